@@ -1,0 +1,202 @@
+"""The one LightningModule: Figure 3 of the paper as a training step."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from asdkit.fields import Field
+from asdkit.generators.base import Generator, Render
+from asdkit.objectives import Weighting, inject, weight
+from asdkit.prior import Noised, Prior
+from asdkit.randomness import generator_for
+from asdkit.timesteps import Timesteps
+from asdkit.views import Views
+
+
+def _nothing() -> None:
+    """Replaces Lightning's step counter for the discriminator's optimiser."""
+
+
+class Distillation(pl.LightningModule):
+    """Score distillation: the generator is pulled by a guidance, whose discriminator learns in alternation.
+
+    One iteration is one global step, whatever the number of optimisers: the generator steps first, then the
+    discriminator `critic_steps` times.
+
+    Args:
+        prompt: what to make, in words.
+        prior: the frozen diffusion model.
+        generator: what is optimised.
+        guidance: an expression of score fields, e.g. ASD, VSD or SDS.
+        timesteps: which t are drawn.
+        weighting: w(t) of Eq. 7.
+        critic_steps: discriminator steps per iteration, at least 0.
+        critic_lr: learning rate of the discriminator's AdamW.
+        critic_clip: largest norm of the discriminator's gradient; 0 for no limit.
+        share_noise: the discriminator learns on the generator step's own draw (t, eps), which saves network calls.
+        random_background: share of the iterations with a random plain background instead of `background`.
+        background: grey level of the plain background, 0 to 1.
+        seed: of every random draw of the run.
+
+    Raises:
+        ValueError: an empty prompt, or numbers out of range.
+    """
+
+    def __init__(
+        self,
+        prompt: str,
+        prior: Prior,
+        generator: Generator,
+        guidance: Field,
+        timesteps: Timesteps | None = None,
+        weighting: Weighting = "sigma2",
+        critic_steps: int = 1,
+        critic_lr: float = 1e-3,
+        critic_clip: float = 0.0,
+        share_noise: bool = True,
+        random_background: float = 0.0,
+        background: float = 0.85,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not prompt.strip():
+            raise ValueError("The prompt is empty; say what to make, e.g. --model.prompt 'a yellow duck'.")
+        if critic_steps < 0 or critic_lr <= 0 or critic_clip < 0:
+            raise ValueError(
+                "critic_steps and critic_clip can't be negative and critic_lr must be positive; "
+                f"got {critic_steps}, {critic_clip} and {critic_lr}."
+            )
+        if not (0 <= random_background <= 1 and 0 <= background <= 1):
+            raise ValueError(
+                f"random_background and background must lie in [0, 1]; got {random_background} and {background}."
+            )
+        timesteps = timesteps or Timesteps()
+        parts = {"prior": prior, "generator": generator, "guidance": guidance, "timesteps": timesteps}
+        plain = dict(
+            prompt=prompt,
+            weighting=weighting,
+            critic_steps=critic_steps,
+            critic_lr=critic_lr,
+            critic_clip=critic_clip,
+            share_noise=share_noise,
+            random_background=random_background,
+            background=background,
+            seed=seed,
+        )
+        specs = {name: part.spec for name, part in parts.items()}
+        self.save_hyperparameters(plain | specs | {"_instantiator": "pytorch_lightning.cli.instantiate_module"})
+        self.prompt, self.prior, self.generator, self.guidance, self.timesteps = prompt, prior, generator, guidance, timesteps
+        self.weighting, self.critic_steps, self.critic_lr, self.critic_clip = weighting, critic_steps, critic_lr, critic_clip
+        self.share_noise, self.random_background, self.background = share_noise, random_background, background
+        self.seed = seed
+        self.automatic_optimization = False
+        self.strict_loading = False
+
+    # ------------------------------------------------------------------------------------------------ set-up
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the prior, give the prompt to the guidance and attach its adapters."""
+        self.prior.setup()
+        self.guidance.bind(self.prompt)
+        self.guidance.setup(self.prior)
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(self.generator.parameter_groups(), eps=1e-15)]
+        phi = [parameter for parameter in self.guidance.parameters() if parameter.requires_grad]
+        if phi and self.critic_steps:
+            optimizers.append(torch.optim.AdamW(phi, lr=self.critic_lr, betas=(0.9, 0.99), weight_decay=0.01))
+        return optimizers
+
+    # ------------------------------------------------------------------------------------------------ the step
+
+    def training_step(self, views: Views, batch_idx: int) -> None:
+        step = self.global_step
+        optimizers = self.optimizers()
+        generator_optimizer, *critic_optimizer = optimizers if isinstance(optimizers, list) else [optimizers]
+
+        # Generator, Eq. 7: x0 is pulled along w(t) (residual of the guidance), which is a constant.
+        render = self.render(views, step)
+        x0 = self.prior.encode(render.image)
+        x = self.draw(x0, views, step, "noise")
+        residual = self.residual(x, keep_graph=bool(critic_optimizer) and self.share_noise)
+        self._descend(generator_optimizer, inject(x0, residual) + self.generator.regularizer(), counts=True)
+        self.generator.after_step(generator_optimizer, step, generator_for(self.seed, step, "density"))
+
+        # Discriminator, Eq. 10: phi learns from what the generator has just shown.
+        logs = {"residual_norm": residual.flatten(1).norm(dim=1).mean()}
+        for k in range(self.critic_steps if critic_optimizer else 0):
+            fake = x if self.share_noise else self.draw(x0, views, step, f"critic noise {k}")
+            loss = self.guidance.loss(fake)
+            self._descend(critic_optimizer[0], loss, counts=False)
+            self.guidance.forget(fake)
+            logs["critic_loss"] = loss.detach()
+        self._report(x, logs)
+
+    def render(self, views: Views, step: int) -> Render:
+        """The generator's views, on this step's background."""
+        random = generator_for(self.seed, step, "background", self.global_rank)
+        grey = torch.rand(2, generator=random)
+        level = 0.5 + 0.5 * grey[1] if grey[0] < self.random_background else torch.tensor(self.background)
+        return self.generator.render(views, level.expand(3).to(self.device))
+
+    def draw(self, x0: Float[Tensor, "B C h w"], views: Views | None, step: int, purpose: str) -> Noised:
+        """One noisy draw of x0, which depends on (seed, rank, step, purpose) alone."""
+        random = generator_for(self.seed, step, purpose, self.global_rank)
+        t = self.timesteps.draw(len(x0), step, len(self.prior.schedule), random).to(self.device)
+        eps = torch.randn(x0.shape, generator=random).to(self.device)
+        return self.prior.draw(x0, t, eps, views)
+
+    def residual(self, x: Noised, keep_graph: bool = False) -> Float[Tensor, "B C h w"]:
+        """w(t) times the guidance at x, Eq. 7; `keep_graph` lets the discriminator's loss reuse the prediction."""
+        with torch.set_grad_enabled(keep_graph):
+            value = self.guidance(x)
+        return (weight(self.weighting, x.alpha, x.sigma) * value).detach()
+
+    def _descend(self, optimizer: Any, loss: Float[Tensor, ""], counts: bool) -> None:
+        """One optimiser step. Only the generator's counts, so that an iteration is one global step."""
+        optimizer.zero_grad(set_to_none=True)
+        with self._no_reducer():
+            self.manual_backward(loss)
+        self._average_gradients(optimizer)
+        if counts:
+            self.generator.before_step()
+        else:
+            optimizer._on_before_step = optimizer._on_after_step = _nothing
+        optimizer.step()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip here, after any unscaling: the only place where the norm is the true one."""
+        if self.critic_clip and not optimizer.param_groups[0].get("name"):
+            self.clip_gradients(optimizer, self.critic_clip, "norm")
+
+    def _no_reducer(self) -> AbstractContextManager:
+        block = getattr(self.trainer.strategy, "block_backward_sync", None)
+        return block() if block else nullcontext()
+
+    def _average_gradients(self, optimizer: Any) -> None:
+        """Mean over ranks, explicitly: right whatever parameters are unused or have grown."""
+        if self.trainer.world_size == 1:
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        torch.distributed.all_reduce(flat)
+        flat /= self.trainer.world_size
+        for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = mean.view_as(parameter).clone()
+
+    def _report(self, x: Noised, logs: dict[str, Tensor]) -> None:
+        if self.global_step % self.trainer.log_every_n_steps:
+            return
+        values = {name: float(value) for name, value in logs.items()} | self.guidance.diagnostics(x)
+        self.log_dict(values, prog_bar=True)
+
+    # ------------------------------------------------------------------------------------------------ checkpoints
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Everything that learns; never the frozen prior."""
+        return {k: v for k, v in super().state_dict(*args, **kwargs).items() if not k.startswith("prior.")}

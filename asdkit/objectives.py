@@ -1,0 +1,57 @@
+"""The equations of the paper as pure functions: Eq. 7, Eq. 10 and the surrogate that injects a gradient."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Weighting = Literal["uniform", "sigma2", "sigma_over_alpha", "alpha_over_sigma"]
+
+_WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "uniform": lambda alpha, sigma: torch.ones_like(sigma),
+    "sigma2": lambda alpha, sigma: sigma**2,
+    "sigma_over_alpha": lambda alpha, sigma: sigma / alpha,
+    "alpha_over_sigma": lambda alpha, sigma: alpha / sigma,
+}
+
+
+def weight(
+    weighting: Weighting, alpha: Float[Tensor, "B 1 1 1"], sigma: Float[Tensor, "B 1 1 1"]
+) -> Float[Tensor, "B 1 1 1"]:
+    """w(t) of Eq. 7.
+
+    Args:
+        weighting: `sigma2` (DreamFusion), `uniform`, `sigma_over_alpha` (the residual in x0 units; the paper's
+            released code), `alpha_over_sigma` (Eq. 7 taken literally).
+        alpha: signal level.
+        sigma: noise level.
+
+    Raises:
+        ValueError: an unknown weighting.
+    """
+    if weighting not in _WEIGHTS:
+        raise ValueError(f"The weighting must be one of {', '.join(_WEIGHTS)}; got {weighting!r}.")
+    return _WEIGHTS[weighting](alpha, sigma)
+
+
+def discriminator_loss(
+    e_phi: Float[Tensor, "B C h w"], eps: Float[Tensor, "B C h w"], e_y: Float[Tensor, "B C h w"], gamma: float
+) -> Float[Tensor, ""]:
+    """Eq. 10: ||e_phi - eps||^2 + gamma ||e_y - e_phi||^2, summed over a sample and averaged over the batch.
+
+    Its pointwise minimiser is (E[eps|x_t] + gamma e_y) / (1 + gamma) when gamma > -1.
+    """
+    per_sample = (e_phi - eps).square() + gamma * (e_y - e_phi).square()
+    return per_sample.flatten(1).sum(1).mean()
+
+
+def inject(x0: Float[Tensor, "B C h w"], gradient: Float[Tensor, "B C h w"]) -> Float[Tensor, ""]:
+    """A scalar whose gradient with respect to x0 is exactly `gradient` / B (sum over a sample, mean over the batch)."""
+    return (x0 * gradient.detach()).sum() / x0.shape[0]
+
+
+def effective_scale(scale: float, gamma: float) -> float:
+    """lambda_eff = 1 + (1 + gamma)(lambda - 1): the CFG scale of the VSD that ASD is at its discriminator's optimum."""
+    return 1 + (1 + gamma) * (scale - 1)

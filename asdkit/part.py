@@ -1,0 +1,60 @@
+"""Parts: objects that remember how they were built, so that a checkpoint can rebuild them without a config file."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+Spec = dict[str, Any]
+
+
+class Part:
+    """Base of everything a recipe names by `class_path`; records `spec`, its class path and arguments."""
+
+    spec: Spec
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        original = cls.__init__
+
+        @functools.wraps(original)
+        def init(self: Any, *args: Any, **kwargs: Any) -> None:
+            if type(self) is cls:
+                object.__setattr__(self, "spec", _spec(cls, inspect.signature(original).bind(self, *args, **kwargs), skip=1))
+            original(self, *args, **kwargs)
+
+        cls.__init__ = init  # type: ignore[method-assign]
+
+
+def records_spec(function: Callable) -> Callable:
+    """Decorator of a preset: the part it returns remembers the preset's name and arguments as its spec."""
+
+    @functools.wraps(function)
+    def build(*args: Any, **kwargs: Any) -> Any:
+        part = function(*args, **kwargs)
+        object.__setattr__(part, "spec", _spec(function, inspect.signature(function).bind(*args, **kwargs)))
+        return part
+
+    return build
+
+
+def _spec(target: Callable, bound: inspect.BoundArguments, skip: int = 0) -> Spec:
+    """Class path and plain arguments of a call, without its first `skip` arguments and without *args, **kwargs."""
+    bound.apply_defaults()
+    named = [
+        name
+        for name, parameter in bound.signature.parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    arguments = {name: _plain(name, bound.arguments[name]) for name in named[skip:]}
+    return {"class_path": f"{target.__module__}.{target.__qualname__}", "init_args": arguments}
+
+
+def _plain(name: str, value: Any) -> Any:
+    if isinstance(value, Part):
+        return value.spec
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(name, item) for item in value]
+    raise TypeError(f"{name} must be a number, a string, a list or another part, to be kept in checkpoints; got {type(value).__name__}.")

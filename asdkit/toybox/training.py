@@ -1,0 +1,37 @@
+"""What the toybox's training modules share."""
+
+import copy
+import math
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int = 200) -> dict:
+    """Lightning's entry for a linear warm-up followed by a cosine to zero at `steps`."""
+
+    def factor(step: int) -> float:
+        return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+    return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}
+
+
+def hold_then_decay(optimizer: torch.optim.Optimizer, steps: int, warmup: int = 200, share: float = 0.25) -> dict:
+    """Lightning's entry for a constant rate that falls linearly to zero over the last `share` of `steps`."""
+
+    def factor(step: int) -> float:
+        return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / (share * steps)))
+
+    return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}
+
+
+def psnr(image: Float[Tensor, "B C H W"], truth: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
+    """Peak signal-to-noise ratio in dB of each image in [0,1]."""
+    return -10 * torch.log10((image - truth).square().flatten(1).mean(1))
+
+
+def save_half(model: nn.Module, folder: Path) -> None:
+    """Write a diffusers or transformers model as fp16 safetensors, leaving the model itself untouched."""
+    copy.deepcopy(model).half().save_pretrained(folder, safe_serialization=True)
