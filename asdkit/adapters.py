@@ -55,14 +55,16 @@ class LoRA(Adapter):
         if self._layers:
             return
         network = prior.network
-        name = f"phi{sum('lora_A' in key and key.endswith('0.weight') for key, _ in network.named_parameters())}"
+        keys = [key for key, _ in network.named_parameters()]
+        name = f"phi{len({key.split('.lora_A.')[1] for key in keys if '.lora_A.' in key})}"
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=list(self.targets), lora_dropout=0.0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.init_seed)
             try:
                 inject_adapter_in_model(config, network, adapter_name=name)
             except ValueError as error:
-                raise ValueError(f"The prior's network has no layer named {', '.join(self.targets)}; set targets.") from error
+                names = ", ".join(self.targets)
+                raise ValueError(f"The prior's network has no layer named {names}; set targets.") from error
             if self._use_camera:
                 self.camera = CameraEmbedding(prior.time_width)
         self._layers = [layer for layer in network.modules() if isinstance(layer, LoraLayer)]

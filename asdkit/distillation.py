@@ -1,5 +1,6 @@
 """The one LightningModule: Figure 3 of the paper as a training step."""
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,6 +16,8 @@ from asdkit.prior import Noised, Prior
 from asdkit.randomness import generator_for
 from asdkit.timesteps import Timesteps
 from asdkit.views import Views
+
+_log = logging.getLogger(__name__)
 
 
 def _nothing() -> None:
@@ -101,6 +104,9 @@ class Distillation(pl.LightningModule):
     def setup(self, stage: str | None = None) -> None:
         """Load the prior, give the prompt to the guidance and attach its adapters."""
         self.prior.setup()
+        unknown = self.prior.unknown_words(self.prompt)
+        if unknown:
+            _log.warning("The prior has never seen %s; expect no likeness.", ", ".join(map(repr, unknown)))
         self.guidance.bind(self.prompt)
         self.guidance.setup(self.prior)
 
@@ -113,7 +119,7 @@ class Distillation(pl.LightningModule):
 
     # ------------------------------------------------------------------------------------------------ the step
 
-    def training_step(self, views: Views, batch_idx: int) -> None:
+    def training_step(self, views: Views, batch_idx: int) -> dict[str, Tensor]:
         step = self.global_step
         optimizers = self.optimizers()
         generator_optimizer, *critic_optimizer = optimizers if isinstance(optimizers, list) else [optimizers]
@@ -135,6 +141,7 @@ class Distillation(pl.LightningModule):
             self.guidance.forget(fake)
             logs["critic_loss"] = loss.detach()
         self._report(x, logs)
+        return logs
 
     def render(self, views: Views, step: int) -> Render:
         """The generator's views, on this step's background."""
@@ -192,8 +199,24 @@ class Distillation(pl.LightningModule):
     def _report(self, x: Noised, logs: dict[str, Tensor]) -> None:
         if self.global_step % self.trainer.log_every_n_steps:
             return
-        values = {name: float(value) for name, value in logs.items()} | self.guidance.diagnostics(x)
-        self.log_dict(values, prog_bar=True)
+        self.log_dict({name: float(value) for name, value in logs.items()}, prog_bar=True)
+        self.log_dict(self.guidance.diagnostics(x))
+        self.log("step", float(self.global_step))  # Lightning's own count of batches starts at 0
+
+    # ------------------------------------------------------------------------------------------------ looking
+
+    def show(self, views: Views) -> Render:
+        """The generator's views on the plain background, which metrics and pictures are made of."""
+        return self.generator.render(views, torch.full((3,), self.background, device=self.device))
+
+    def validation_step(self, views: Views, batch_idx: int) -> Render:
+        return self.show(views)
+
+    def test_step(self, views: Views, batch_idx: int) -> Render:
+        return self.show(views)
+
+    def predict_step(self, views: Views, batch_idx: int) -> Render:
+        return self.show(views)
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 

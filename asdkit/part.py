@@ -20,7 +20,8 @@ class Part:
         @functools.wraps(original)
         def init(self: Any, *args: Any, **kwargs: Any) -> None:
             if type(self) is cls:
-                object.__setattr__(self, "spec", _spec(cls, inspect.signature(original).bind(self, *args, **kwargs), skip=1))
+                bound = inspect.signature(original).bind(self, *args, **kwargs)
+                object.__setattr__(self, "spec", _spec(cls, bound, skip=1))
             original(self, *args, **kwargs)
 
         cls.__init__ = init  # type: ignore[method-assign]
@@ -57,4 +58,9 @@ def _plain(name: str, value: Any) -> Any:
         return value
     if isinstance(value, list | tuple):
         return [_plain(name, item) for item in value]
-    raise TypeError(f"{name} must be a number, a string, a list or another part, to be kept in checkpoints; got {type(value).__name__}.")
+    if isinstance(value, dict):
+        return {str(key): _plain(name, item) for key, item in value.items()}
+    raise TypeError(
+        f"{name} must be a number, a string, a list, a dict or another part, to be kept in checkpoints; "
+        f"got {type(value).__name__}."
+    )

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,7 @@ from asdkit.schedules import Schedule
 from asdkit.views import Views
 
 
+@runtime_checkable
 class Switch(Protocol):
     """What a prior needs of an adapter: a context in which its network predicts with the adapter on."""
 
@@ -55,6 +56,10 @@ class Prior(Part, nn.Module, ABC):
         self, x: "Noised", conditions: Sequence[Condition], adapter: Switch | None = None
     ) -> list[Float[Tensor, "B C h w"]]:
         """Noise predictions for each condition, in ONE batched network call."""
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a prompt that this prior has never seen; none where it does not say what it knows."""
+        return []
 
     @property
     @abstractmethod

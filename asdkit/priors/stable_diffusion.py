@@ -104,12 +104,18 @@ class StableDiffusion(Prior):
             from safetensors.torch import load_file
 
             self.camera = CameraEmbedding(self.time_width)
-            self.camera.load_state_dict(load_file(weights))
+            with self._reading("camera"):
+                self.camera.load_state_dict(load_file(weights))
 
     def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         encoded = self.vae.encode(images * 2 - 1)
         latents = encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latents
         return latents * self.vae.config.scaling_factor
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of an image of this many pixels."""
+        factor = 2 ** (len(self.vae.config.get("block_out_channels") or self.vae.config.encoder_block_out_channels) - 1)
+        return self.vae.config.latent_channels, height // factor, width // factor
 
     def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         with torch.no_grad():
@@ -124,7 +130,8 @@ class StableDiffusion(Prior):
         from transformers import CLIPTextModel, CLIPTokenizer
 
         self._read_json("text_encoder/config.json")
-        tokenizer = CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
+        with self._reading("tokenizer"):
+            tokenizer = CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
         encoder = self._load(CLIPTextModel, "text_encoder").eval()
         tokens = tokenizer(missing, padding="max_length", truncation=True, return_tensors="pt").input_ids
         with torch.no_grad():
@@ -187,7 +194,9 @@ class StableDiffusion(Prior):
     def _read_json(self, name: str) -> dict:
         path = self.folder / name
         if not self.folder.is_dir():
-            raise ValueError(f"There is no prior folder {self.folder}; name a Stable-Diffusion-format folder, or toybox.")
+            raise ValueError(
+                f"There is no prior folder {self.folder}; name a Stable-Diffusion-format folder, or toybox."
+            )
         try:
             return json.loads(path.read_text())
         except FileNotFoundError:
@@ -195,12 +204,27 @@ class StableDiffusion(Prior):
         except ValueError:
             raise ValueError(f"{path} is not valid JSON; copy the prior folder again.") from None
 
-    def _load(self, model_class: type, part: str):
+    def _load(self, model_class: type, part: str) -> nn.Module:
         self._read_json(f"{part}/config.json")
-        try:
-            return model_class.from_pretrained(
-                self.folder / part, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        with self._reading(part):
+            model, info = model_class.from_pretrained(
+                self.folder / part,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
             )
+            missing = sorted(info["missing_keys"])
+            if missing:
+                raise ValueError(f"{len(missing)} tensors are missing, {missing[0]} among them")
+        return model
+
+    @contextmanager
+    def _reading(self, part: str) -> Iterator[None]:
+        """Whatever goes wrong with a part of the folder becomes one sentence."""
+        try:
+            yield
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"The weights in {self.folder / part} can't be loaded ({reason}); copy the prior folder again.") from error
+            message = f"{self.folder / part} can't be loaded ({reason}); copy the prior folder again."
+            raise ValueError(message) from error

@@ -21,16 +21,17 @@ _CHUNK = 250
 
 @dataclass(frozen=True)
 class Batch:
-    """Training examples: which renders they are, their pictures [B,3,H,W] in [0,1], captions and cameras."""
+    """Training examples: which renders they are, their pictures [B,3,H,W] in [0,1], captions, prompts and cameras."""
 
     index: Tensor
     images: Tensor
     captions: list[str]
+    prompts: list[str]
     views: Views
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same examples with their tensors on `device`."""
-        return Batch(self.index.to(device), self.images.to(device), self.captions, self.views.to(device))
+        return Batch(self.index.to(device), self.images.to(device), self.captions, self.prompts, self.views.to(device))
 
 
 class Renders(IterableDataset):
@@ -66,14 +67,15 @@ class Renders(IterableDataset):
         """The renders of given numbers [B], with captions worded by `generator`."""
         images = torch.from_numpy(self.images[index.numpy()]).float().div_(255)
         azimuth, elevation, distance = self.labels["cameras"][index].unbind(1)
+        things = [world.Thing(*self.labels["things"][i]) for i in index.tolist()]
         captions = [
-            world.caption(world.Thing(*self.labels["things"][i]), float(a), float(e), generator)
-            for i, a, e in zip(index.tolist(), azimuth, elevation, strict=True)
+            world.caption(thing, float(a), float(e), generator)
+            for thing, a, e in zip(things, azimuth, elevation, strict=True)
         ]
         size = images.shape[-1]
         eye = torch.eye(4).expand(len(index), 4, 4)
         views = Views(eye, eye[:, :3, :3], azimuth, elevation, distance, size, size)
-        return Batch(index, images, captions, views)
+        return Batch(index, images, captions, [thing.prompt for thing in things], views)
 
 
 def render_cache(folder: Path, count: int, seed: int, held_out: bool = False) -> Path:
@@ -122,7 +124,7 @@ def encode_cache(vae: nn.Module, folder: Path) -> Tensor:
     latents = []
     with torch.no_grad():
         for start in range(0, len(images), _CHUNK):
-            chunk = torch.from_numpy(images[start : start + _CHUNK]).float() / 127.5 - 1
+            chunk = torch.from_numpy(np.array(images[start : start + _CHUNK])).float() / 127.5 - 1
             latents.append((vae.encode(chunk).latents * vae.config.scaling_factor).half())
     torch.save(torch.cat(latents), path)
     return torch.load(path, weights_only=True, mmap=True)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -57,6 +58,7 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
 def save_text_encoder(encoder: CLIPTextModel, folder: Path) -> None:
     """Write fp16 weights under transformers 4's names (prefix `text_model.`), which version 5 reads as well."""
     folder.mkdir(parents=True, exist_ok=True)
+    encoder.config.dtype = torch.float32  # what the fp16 file is to be loaded as
     encoder.config.save_pretrained(folder)
     weights = {}
     for name, tensor in encoder.state_dict().items():

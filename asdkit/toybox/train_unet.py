@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -20,7 +21,7 @@ _BETA_START, _BETA_END = 0.00085, 0.012
 
 
 class Denoiser(nn.Module):
-    """The networks that are trained together.
+    """The networks that are trained together. The UNet attends to the text at its coarsest level.
 
     Args:
         channels: of the UNet's levels.
@@ -36,7 +37,7 @@ class Denoiser(nn.Module):
         from asdkit.toybox.text import MAX_TOKENS, build_tokenizer
 
         self.tokenizer = build_tokenizer()
-        attention = (False, *[True] * (len(channels) - 1))
+        attention = (*[False] * (len(channels) - 1), True)
         self.unet = UNet2DConditionModel(
             sample_size=16,
             in_channels=latent_channels,
@@ -90,7 +91,7 @@ class TrainUNet(pl.LightningModule):
     def __init__(
         self,
         weights: str = "toybox-weights",
-        channels: tuple[int, ...] = (32, 96, 160),
+        channels: tuple[int, ...] = (32, 96, 192),
         text_width: int = 128,
         learning_rate: float = 1e-3,
         ema_decay: float = 0.9995,
@@ -126,7 +127,7 @@ class TrainUNet(pl.LightningModule):
     def training_step(self, batch: Batch) -> Tensor:
         generator = generator_for(self.hparams.seed, self.global_step, "diffusion", self.global_rank)
         loss = self._loss(self.net, batch, self._latents["trained"], generator)
-        self.log("loss", loss, prog_bar=True)
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch.captions))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -145,10 +146,13 @@ class TrainUNet(pl.LightningModule):
         captions = [c if keep else "" for c, keep in zip(batch.captions, has_text.tolist(), strict=True)]
         tokens = net.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         has_camera = (has_text & (drop_camera >= self.hparams.drop_camera)).float().to(self.device)
-        output = net(self.schedule.add_noise(x0, t, eps), t, tokens.to(self.device), batch.views, has_camera)
-        return (output - self.schedule.target(x0, t, eps)).square().mean()
+        x_t = self.schedule.add_noise(x0, t, eps)
+        output = net(x_t, t, tokens.to(self.device), batch.views, has_camera)
+        return (output.float() - self.schedule.target(x0, t, eps)).square().mean()
 
-    def on_train_batch_end(self, *args) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Average at once, so that a checkpoint written at the end of the step holds this step's average."""
+        super().optimizer_step(*args, **kwargs)
         self.average.update_parameters(self.net)
 
     def on_train_end(self) -> None:

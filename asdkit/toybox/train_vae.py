@@ -1,5 +1,6 @@
 """Training of the toybox's autoencoder, in Stable Diffusion's format."""
 
+import json
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -7,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asdkit.files import write_text
 from asdkit.randomness import generator_for
 from asdkit.toybox.data import Batch
 from asdkit.toybox.training import cosine, psnr, save_half
@@ -25,7 +27,6 @@ class TrainVAE(pl.LightningModule):
         learning_rate: of AdamW, at its peak; a cosine to zero follows.
         latent_noise: standard deviation of the disturbance.
         latent_weight: weight of the pull to zero mean and unit variance.
-        mixed_precision: train in bfloat16 where that is safe; faster on processors and cards that have it.
         seed: of the weights and of the noise.
     """
 
@@ -37,7 +38,6 @@ class TrainVAE(pl.LightningModule):
         learning_rate: float = 3e-3,
         latent_noise: float = 0.05,
         latent_weight: float = 0.01,
-        mixed_precision: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -61,18 +61,17 @@ class TrainVAE(pl.LightningModule):
 
     def training_step(self, batch: Batch) -> Tensor:
         images = (batch.images * 2 - 1).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.hparams.mixed_precision):
-            latents = self.vae.encode(images).latents
-            generator = generator_for(self.hparams.seed, self.global_step, "latents", self.global_rank)
-            noise = torch.randn(latents.shape, generator=generator).to(latents)
-            output = self.vae.decode(latents + self.hparams.latent_noise * noise).sample
+        latents = self.vae.encode(images).latents
+        generator = generator_for(self.hparams.seed, self.global_step, "latents", self.global_rank)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        output = self.vae.decode(latents + self.hparams.latent_noise * noise).sample
         error = (output.float() - images).square().mean()
-        self.log_dict({"loss": error, "psnr": 10 * torch.log10(4 / error)}, prog_bar=True)
+        self.log_dict({"loss": error, "psnr": 10 * torch.log10(4 / error)}, prog_bar=True, batch_size=len(images))
         return error + self.hparams.latent_weight * _distance_from_standard(latents.float())
 
     def validation_step(self, batch: Batch) -> None:
         reconstruction = self.vae.decode(self.vae.encode(batch.images * 2 - 1).latents).sample
-        self.log("val_psnr", psnr((reconstruction + 1) / 2, batch.images).mean(), prog_bar=True)
+        self.log("val_psnr", psnr((reconstruction + 1) / 2, batch.images).mean(), prog_bar=True, batch_size=len(batch.captions))
 
     def on_train_end(self) -> None:
         if not self.trainer.is_global_zero:
@@ -81,7 +80,11 @@ class TrainVAE(pl.LightningModule):
             batches = self.trainer.datamodule.val_dataloader()
             latents = torch.cat([self.vae.encode(b.images.to(self.device) * 2 - 1).latents for b in batches])
         self.vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
-        save_half(self.vae, Path(self.hparams.output) / "vae")
+        folder = Path(self.hparams.output) / "vae"
+        save_half(self.vae, folder)
+        config = json.loads((folder / "config.json").read_text())
+        config.pop("block_out_channels")  # diffusers writes it and warns of it when reading
+        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def _distance_from_standard(latents: Float[Tensor, "B C h w"]) -> Float[Tensor, ""]:

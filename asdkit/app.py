@@ -1,0 +1,203 @@
+"""fit, validate, test and predict: LightningCLI with asdkit's run folders, short errors and quiet start."""
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from jsonargparse import Namespace
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+import asdkit.adapters
+import asdkit.data
+import asdkit.distillation
+import asdkit.generators.gaussians
+import asdkit.guidance
+import asdkit.priors.stable_diffusion
+import asdkit.toybox.data  # noqa: F401  (imported for their short class names)
+from asdkit.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
+from asdkit.callbacks.finite import Diverged, StopWhenNotFinite
+from asdkit.callbacks.outputs import Outputs
+from asdkit.callbacks.progress import Progress
+from asdkit.callbacks.run_folder import MetricsCSV, RunFolder, new_run_folder
+from asdkit.callbacks.snapshots import Snapshots
+from asdkit.cli_errors import explain
+from asdkit.files import slug, write_text
+
+MAX_STEPS_LIMIT = 100_000_000
+_HARMLESS = (
+    ".*does not have many workers.*",
+    ".*no pre-optimization state was saved.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*The dirpath has changed.*",
+    ".*Experiment logs directory .* exists.*",
+    ".*Found .* module.s. in eval mode.*",
+)
+_ADVERTS = ("Tip:", "GPU available", "TPU available", "stopped: `max_steps", "Restor", "Loaded model weights")
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, with errors of a few lines."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:
+        """End with one sentence about what was wrong, and the nearest known option."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        print(f"asdkit: {explain(message)}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+class CLI(LightningCLI):
+    """LightningCLI whose runs live in run folders.
+
+    Args:
+        arguments: the command line, the subcommand first.
+        run: the run folder that the command line named, if any.
+    """
+
+    def __init__(self, arguments: list[str], run: Path | None) -> None:
+        self.run_folder = run
+        super().__init__(
+            pl.LightningModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=Parser,
+            auto_configure_optimizers=False,
+            seed_everything_default=False,
+            load_from_checkpoint_support=False,
+            save_config_callback=None,
+            trainer_defaults={
+                "max_steps": 1000,
+                "log_every_n_steps": 10,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+                "check_val_every_n_epoch": None,
+                "val_check_interval": MAX_STEPS_LIMIT,
+            },
+            args=arguments,
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("usage", "asdkit <command> --config RECIPE [--key value ...]")
+        return super().init_parser(**kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(RunFolder, "run")
+        parser.add_lightning_class_args(Checkpoints, "checkpoints")
+        parser.add_lightning_class_args(Snapshots, "snapshots")
+        parser.add_lightning_class_args(Outputs, "outputs")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """The recipe alone says what is built; a checkpoint brings weights, never arguments."""
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        steps = config.trainer.max_steps
+        if not 1 <= steps <= MAX_STEPS_LIMIT:
+            raise ValueError(f"trainer.max_steps must be within 1 and {MAX_STEPS_LIMIT}; got {steps}.")
+        if config.data is None or config.model is None:
+            raise ValueError("The recipe must have a model and data; start from one that `asdkit recipes` lists.")
+        if config.ckpt_path and not Path(config.ckpt_path).is_file():
+            raise ValueError(f"There is no checkpoint {config.ckpt_path}; look into the run's folder checkpoints.")
+        if not config.run.recipe:
+            config.run.recipe = _recipe_name(config)
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        config = self.config[self.subcommand]
+        writes = self.subcommand in ("fit", "predict")
+        folder = self.run_folder or Path(config.run.root)
+        if self.run_folder is None and writes:
+            prompt = config.model.get("init_args", Namespace()).get("prompt") or ""
+            folder = new_run_folder(Path(config.run.root), config.run.recipe, prompt, config.run.name)
+            print(f"Run folder: {folder}", file=sys.stderr)
+        kwargs["default_root_dir"] = str(folder)
+        if config.trainer.logger is None:
+            kwargs["logger"] = MetricsCSV(folder) if self.subcommand == "fit" else False
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except BaseException:
+            if writes and self.run_folder is None:
+                folder.rmdir()
+            raise
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        if self.subcommand == "fit":
+            again = config.clone()
+            again.ckpt_path = None
+            write_text(folder / "config.yaml", self._parser("fit").dump(again, skip_none=False))
+        return trainer
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
+        """The always-present callbacks, in the order they act; checkpoints are last, after the check for NaN."""
+        return super()._instantiate_trainer(config, [StopWhenNotFinite(), Progress(), *callbacks])
+
+
+def _recipe_name(config: Namespace) -> str:
+    """The name of the first recipe on the command line, which names the folder of its runs."""
+    paths = [str(path) for path in config.get("config") or []]
+    path = Path(paths[0]) if paths else Path("run")
+    return slug(f"{path.parent.name}-{path.stem}" if path.parent.name == "toybox" else path.stem)
+
+
+def run_trainer_command(arguments: list[str], run: Path | None) -> int:
+    """Run a subcommand of the trainer; returns the process's exit code.
+
+    Args:
+        arguments: the subcommand and its options, short forms expanded.
+        run: the run folder that the command line named, if any.
+    """
+    _quiet()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("asdkit: %(message)s"))
+    logging.getLogger("asdkit").addHandler(handler)
+    try:
+        CLI(arguments, run)
+        return 0
+    except SIGTERMException:
+        return 143
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else 1
+        return 130 if code == 1 else code
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if os.environ.get("ASDKIT_DEBUG"):
+            traceback.print_exc()
+        print(f"asdkit: {_sentence(error)}", file=sys.stderr)
+        bad_input = isinstance(error, ValueError | MisconfigurationException)
+        return 6 if isinstance(error, Diverged) else 2 if bad_input else 1
+    finally:
+        logging.getLogger("asdkit").removeHandler(handler)
+
+
+def _sentence(error: BaseException) -> str:
+    while error.__cause__ is not None and not isinstance(error, Diverged):
+        error = error.__cause__
+    text = " ".join(str(error).split())
+    if isinstance(error, ValueError | OSError | Diverged | MisconfigurationException) or not text:
+        return text or type(error).__name__
+    return f"{type(error).__name__}: {text[:400]} (ASDKIT_DEBUG=1 shows where.)"
+
+
+class _Adverts(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not any(word in record.getMessage() for word in _ADVERTS)
+
+
+def _quiet() -> None:
+    """Leave only what concerns the user: no adverts, no advice that is wrong here."""
+    for message in _HARMLESS:
+        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(_Adverts())

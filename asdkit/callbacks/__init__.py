@@ -1,0 +1,1 @@
+"""What happens around the training step: progress, pictures, checkpoints, reports and guards."""

@@ -1,0 +1,81 @@
+"""What a finished run leaves: an orbit, a contact sheet, the object in a standard format, and a report."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from asdkit.callbacks.judge import Judge
+from asdkit.data import Cameras
+from asdkit.distillation import Distillation
+from asdkit.files import write_text
+from asdkit.generators.base import Render
+from asdkit.pictures import save_film, save_grid
+
+_CONTACT_VIEWS = 8
+
+
+class Outputs(pl.Callback):
+    """At the end of fit: `orbit.mp4` or `.webp`, `contact.png`, `splats.ply` and `report.md`; in predict: the orbit.
+
+    Args:
+        size: height and width of the orbit's frames in pixels, 16 to 4096.
+        fps: frames per second of the orbit, 1 to 120.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    def __init__(self, size: int = 256, fps: int = 20) -> None:
+        if not (16 <= size <= 4096 and 1 <= fps <= 120):
+            raise ValueError(f"outputs.size must be within 16 and 4096 and fps within 1 and 120; got {size} and {fps}.")
+        self.size, self.fps = size, fps
+        self._frames: list[torch.Tensor] = []
+
+    @rank_zero_only
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        cameras = trainer.datamodule
+        if not (isinstance(pl_module, Distillation) and isinstance(cameras, Cameras)):
+            return
+        folder = Path(trainer.default_root_dir)
+        with torch.no_grad():
+            contact = pl_module.show(cameras.ring(_CONTACT_VIEWS).to(pl_module.device)).image
+            save_grid(contact, folder / "contact.png", _CONTACT_VIEWS // 2, scale=2)
+            views = cameras.ring(cameras.orbit_views, size=self.size).to(pl_module.device)
+            frames = [pl_module.show(views[i : i + 1]).image for i in range(len(views))]
+        files = [save_film(torch.cat(frames), folder, "orbit", self.fps), *pl_module.generator.export(folder)]
+        write_text(folder / "report.md", self._report(trainer, pl_module, [file.name for file in files]))
+        print(f"Report: {folder / 'report.md'}")
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *rest: Any
+    ) -> None:
+        if isinstance(outputs, Render):
+            self._frames.append(outputs.image.cpu())
+
+    @rank_zero_only
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._frames:
+            frames, self._frames = torch.cat(self._frames), []
+            path = save_film(frames, Path(trainer.default_root_dir) / "predict", "orbit", self.fps)
+            print(f"Orbit: {path}")
+
+    def _report(self, trainer: pl.Trainer, module: Distillation, files: list[str]) -> str:
+        results = {name: value for c in trainer.callbacks if isinstance(c, Judge) for name, value in c.results.items()}
+        links = ", ".join(f"[{name}]({name})" for name in [*files, "config.yaml", "run.json"])
+        lines = [
+            f"# {module.prompt.replace('<', '&lt;')}",
+            "",
+            f"{trainer.global_step} iterations, seed {module.seed}, prior `{module.prior.digest}`.",
+            "",
+            "![the object from eight sides](contact.png)",
+            "",
+            f"Files: {links}.",
+            "",
+        ]
+        if results:
+            rows = [f"| {name} | {value:.4g} |" for name, value in results.items()]
+            lines += ["| metric | value |", "|---|---|", *rows, ""]
+        return "\n".join(lines)

@@ -1,0 +1,154 @@
+"""The run folder: its name, `metrics.csv`, and `run.json`, which says how the run stands."""
+
+import json
+import os
+import platform
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+import asdkit
+from asdkit.callbacks.judge import Judge
+from asdkit.distillation import Distillation
+from asdkit.files import slug, write_text
+
+_PACKAGES = ("torch", "pytorch-lightning", "diffusers", "transformers", "peft", "jsonargparse", "numpy", "numba")
+
+
+def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path:
+    """Make `root/recipe/prompt@time`, which no other run has.
+
+    Args:
+        root: folder of all runs.
+        recipe: name of the recipe.
+        prompt: the run's prompt; may be empty.
+        name: the folder's name in the place of `prompt@time`.
+
+    Raises:
+        ValueError: the folder can't be made, or a run of this name exists.
+    """
+    stem = slug(name) if name else f"{slug(prompt)}@{time.strftime('%Y%m%d-%H%M%S')}"
+    for attempt in range(1, 100):
+        folder = root / recipe / (stem if attempt == 1 else f"{stem}-{attempt}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            if name:
+                raise ValueError(
+                    f"The run {folder} exists; choose another --run.name, or go on with asdkit fit {folder}."
+                ) from None
+        except OSError as error:
+            raise ValueError(
+                f"The run folder {folder} can't be made ({error.strerror}); choose another --run.root."
+            ) from None
+    raise ValueError(f"There are too many runs named {stem}; choose another --run.name.")
+
+
+class MetricsCSV(CSVLogger):
+    """`metrics.csv` in the run folder, each row with the prior's digest; a resumed run keeps the older rows beside it.
+
+    Args:
+        folder: the run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        old = folder / "metrics.csv"
+        if old.is_file():
+            old.rename(folder / f"metrics-before-{time.strftime('%Y%m%d-%H%M%S')}.csv")
+        super().__init__(folder, name="", version="")
+        self.digest = ""
+
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        super().log_metrics(metrics | ({"prior": self.digest} if self.digest else {}), step)
+
+    def log_hyperparams(self, params: Any = None) -> None:
+        """Nothing: config.yaml holds them."""
+
+
+class RunFolder(pl.Callback):
+    """Writes `run.json`: status, versions, seed, seconds, iterations, metrics and the prior's digest.
+
+    Args:
+        root: folder of all runs.
+        recipe: name of the recipe, the folder of its runs; that of the first --config when empty.
+        name: name of this run's folder; `<prompt>@<time>` when empty.
+    """
+
+    def __init__(self, root: str = "runs", recipe: str = "", name: str = "") -> None:
+        if not root:
+            raise ValueError("run.root is empty; name the folder of all runs.")
+        self.root, self.recipe, self.name = root, recipe, name
+        self._start = time.time()
+        self._written_before: dict[str, Any] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        path = Path(trainer.default_root_dir) / "run.json"
+        if path.is_file():
+            self._written_before = json.loads(path.read_text())
+        self._write(trainer, pl_module, "running")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if isinstance(trainer.logger, MetricsCSV):
+            trainer.logger.digest = prior_digest(pl_module)
+        self._write(trainer, pl_module, "running")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit" and not trainer.interrupted and trainer.state.status != "interrupted":
+            self._write(trainer, pl_module, "finished")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if trainer.state.fn != "fit":
+            return
+        interrupted = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        reason = " ".join(str(exception).split())[:400]
+        self._write(trainer, pl_module, "interrupted" if interrupted else "failed", reason or type(exception).__name__)
+
+    @rank_zero_only
+    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, status: str, reason: str = "") -> None:
+        numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        for callback in trainer.callbacks:
+            numbers |= callback.results if isinstance(callback, Judge) else {}
+        report = {
+            "status": status,
+            "reason": reason,
+            "command": sys.argv,
+            "recipe": self.recipe,
+            "prompt": pl_module.hparams.get("prompt", ""),
+            "seed": pl_module.hparams.get("seed"),
+            "iterations": trainer.global_step,
+            "max_steps": trainer.max_steps,
+            "seconds": round(time.time() - self._start + self._written_before.get("seconds", 0.0), 1),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(self._start)),
+            "prior": prior_digest(pl_module),
+            "metrics": numbers,
+            "versions": {"asdkit": asdkit.__version__, "python": platform.python_version(), **_versions()},
+            "device": str(pl_module.device),
+            "processes": trainer.world_size,
+            "pid": os.getpid(),
+        }
+        write_text(Path(trainer.default_root_dir) / "run.json", json.dumps(report, indent=2) + "\n")
+
+
+def prior_digest(module: pl.LightningModule) -> str:
+    """The fingerprint of the prior that a module distils; empty for modules without one, or when it is unreadable."""
+    return module.prior.digest if isinstance(module, Distillation) else ""
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,169 @@
+"""The command `asdkit`: answers what needs no torch at once, and hands the rest to LightningCLI."""
+
+import difflib
+import json
+import os
+import sys
+from pathlib import Path
+
+import asdkit
+
+USAGE = """\
+asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by a difference of score fields.
+
+  asdkit fit --config RECIPE [--model.prompt "a yellow duck"] [--key.of.anything value ...]
+  asdkit fit RUN              go on with a run from its last checkpoint, in the same folder
+  asdkit validate RUN         measure a finished run (test does the same and writes the figures down)
+  asdkit test RUN
+  asdkit predict RUN          render an orbit from its last checkpoint
+  asdkit recipes              list the recipes; RECIPE is one of these names or a YAML file
+
+RUN is a folder that fit made, runs/<recipe>/<prompt>@<time>. Other options:
+
+  --version                   print the version
+  <command> --help            every option of a command, and --model.help=CLASS those of one part
+  --print_config              after any options: the resolved recipe, as YAML
+
+ASDKIT_DEBUG=1 shows tracebacks of errors.
+"""
+TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+COMMANDS = (*TRAINER_COMMANDS, "recipes")
+
+
+class UsageError(ValueError):
+    """A command line that can't be carried out; the message is for the user."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; those of the process when None.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 bad input, 6 diverged, 130 interrupted, 143 terminated.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"asdkit {asdkit.__version__}")
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    try:
+        if command not in COMMANDS:
+            raise UsageError(f"There is no command {command!r}{suggestion(command, COMMANDS)}")
+        if command == "recipes":
+            print("\n".join(recipes()))
+            return 0
+        rest, run = expand(command, rest)
+    except UsageError as error:
+        print(f"asdkit: {error}", file=sys.stderr)
+        return 2
+    quiet = {"JSONARGPARSE_DEPRECATION_WARNINGS": "off", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    for name, value in (quiet | {"DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}).items():
+        os.environ.setdefault(name, value)
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    from asdkit.app import run_trainer_command
+
+    return run_trainer_command([command, *rest], run)
+
+
+def recipe_folder() -> Path:
+    """Where the recipes are: inside the package when it was installed, beside it in a checkout."""
+    packaged = Path(__file__).parent / "recipes"
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "recipes"
+
+
+def recipes() -> list[str]:
+    """The names of all recipes, e.g. `gs3d` and `toybox/vae`."""
+    folder = recipe_folder()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe given by a path, by a name, or by its path in the repository from anywhere else.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    short = name.removeprefix("./").removeprefix("recipes/").removesuffix(".yaml")
+    known = recipes()
+    if short in known:
+        return recipe_folder() / f"{short}.yaml"
+    raise UsageError(f"There is no recipe {name!r}{suggestion(short, known)} The recipes are: {', '.join(known)}.")
+
+
+def suggestion(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """The end of a sentence about an unknown word: the nearest known one, if any is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
+    """Replace short forms by what LightningCLI understands: run folders, recipe names and names of guidances.
+
+    Returns:
+        The arguments, and the run folder that was named.
+
+    Raises:
+        UsageError: an unknown recipe or a folder that is no run.
+    """
+    run: Path | None = None
+    if arguments and not arguments[0].startswith("-"):
+        run, arguments = Path(arguments[0]), [*_run_arguments(Path(arguments[0]), arguments[1:]), *arguments[1:]]
+    expanded: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        flag, equals, value = argument.partition("=")
+        if flag not in _SHORT_FORMS:
+            expanded.append(argument)
+        elif equals or (value := next(waiting, None)) is not None:
+            expanded += _SHORT_FORMS[flag](flag, value)
+        else:
+            expanded.append(flag)
+    if run is None and not any(
+        a.split("=")[0] in ("--config", "-c", "-h", "--help", "--print_config") for a in expanded
+    ):
+        raise UsageError(
+            f"{command} needs a recipe: asdkit {command} --config NAME, with one of {', '.join(recipes())}."
+        )
+    return expanded, run
+
+
+def _run_arguments(run: Path, others: list[str]) -> list[str]:
+    """The recipe and the last checkpoint of a run folder."""
+    if not (run / "config.yaml").is_file():
+        raise UsageError(f"{run} is no run folder, for it has no config.yaml; name a folder that asdkit fit made.")
+    found = ["--config", str(run / "config.yaml")]
+    if not any(argument.split("=")[0] == "--ckpt_path" for argument in others):
+        checkpoint = run / "checkpoints" / "last.ckpt"
+        if not checkpoint.is_file():
+            raise UsageError(f"{run} has no checkpoints/last.ckpt; give one with --ckpt_path.")
+        found += ["--ckpt_path", str(checkpoint)]
+    return found
+
+
+def _config(flag: str, value: str) -> list[str]:
+    return [flag, str(find_recipe(value))]
+
+
+def _guidance(flag: str, value: str) -> list[str]:
+    """`VSD` is asdkit.guidance.VSD with its own defaults: a class without arguments first drops the recipe's."""
+    if not value.isidentifier() or value == "null":
+        return [flag, value]
+    return [flag, "asdkit.fields.Noise", flag, f"asdkit.guidance.{value}"]
+
+
+def _prompt(flag: str, value: str) -> list[str]:
+    """A prompt is text, even where YAML would see something else."""
+    if ":" not in value and value[:1] not in "[{" and value.lower() not in ("null", "~"):
+        return [f"{flag}={value}"]
+    return ["--config", json.dumps({"model": {"init_args": {"prompt": value}}})]
+
+
+_SHORT_FORMS = {"--config": _config, "-c": _config, "--model.guidance": _guidance, "--model.prompt": _prompt}

@@ -1,0 +1,81 @@
+"""jsonargparse's nested error messages, in one sentence."""
+
+import difflib
+import importlib
+import inspect
+import re
+
+_OPTION = re.compile(
+    r"Option '([\w.]+)' is not accepted|does not accept option '([\w.]+)'|Key '([\w.]+)' is not expected"
+)
+_CLASS = re.compile(r"Problem with given class_path '([\w.]+)'")
+_GIVEN = re.compile(r"NestedArg\(key='([\w.]+)'")
+_NOISE = ("Subtypes:", "Errors:", "Given value", "Does not validate", "Problem with", "Parser key", "Discriminator")
+
+
+def explain(message: str) -> str:
+    """What was wrong with an option, and the nearest known one.
+
+    Args:
+        message: of jsonargparse's parser.
+    """
+    unrecognised = re.search(r"unrecognized arguments: (.*)", message)
+    if unrecognised:
+        option = unrecognised[1].split()[0].split("=")[0]
+        return f"There is no option {option}{_near(option.lstrip('-'), _trainer_options())}"
+    path = _path(message)
+    unknown = _OPTION.search(message)
+    if unknown:
+        leaf = next(filter(None, unknown.groups()))
+        owners = _CLASS.findall(message)
+        path = path if path.endswith(leaf) else f"{path}.{leaf}".strip(".")
+        prefix = path.removesuffix(leaf.rpartition(".")[2])
+        known = [prefix + name for name in _arguments(owners[-1])] if owners else _trainer_options()
+        return f"There is no option --{path}{_near(path, known)}"
+    lines = [line.strip(" -") for line in message.splitlines()]
+    reasons = [line for line in lines if line and not line.startswith(_NOISE) and "NoneType" not in line]
+    reason = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", reasons[-1] if reasons else lines[0])
+    if reason.startswith("Expected a dot import path string"):
+        name = reason.rpartition(":")[2].strip()
+        reason = f"there is no class {name}; give its full import path, such as my_module.{name}"
+    return f"--{path}: {reason}" if path else reason
+
+
+def _path(message: str) -> str:
+    """The dotted option that a message is about."""
+    keys = re.findall(r'Parser key "([\w.]+)"', message)
+    given = _GIVEN.search(message)
+    if given and keys:
+        return f"{keys[0]}.{given[1]}"
+    return ".".join(keys)
+
+
+def _arguments(class_path: str) -> list[str]:
+    """The names of a part's constructor arguments."""
+    module, _, name = class_path.rpartition(".")
+    target = getattr(importlib.import_module(module), name)
+    return [name for name in inspect.signature(target).parameters if name not in ("args", "kwargs")]
+
+
+def _trainer_options() -> list[str]:
+    from pytorch_lightning import Trainer
+
+    from asdkit.callbacks.checkpoints import Checkpoints
+    from asdkit.callbacks.outputs import Outputs
+    from asdkit.callbacks.run_folder import RunFolder
+    from asdkit.callbacks.snapshots import Snapshots
+
+    groups = {
+        "trainer": Trainer,
+        "run": RunFolder,
+        "checkpoints": Checkpoints,
+        "snapshots": Snapshots,
+        "outputs": Outputs,
+    }
+    options = [f"{key}.{name}" for key, group in groups.items() for name in inspect.signature(group).parameters]
+    return [*options, "config", "ckpt_path", "model", "data", "model.prompt", "print_config"]
+
+
+def _near(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean --{near[0]}?" if near else "; asdkit <command> --help lists them."

@@ -1,0 +1,63 @@
+"""What is optimised: the contract of all generators."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from asdkit.part import Part
+from asdkit.views import Views
+
+
+class Render(NamedTuple):
+    """What B cameras see.
+
+    Shapes:
+        image: colours in [0,1] [B,3,H,W].
+        alpha: opacity in [0,1] [B,1,H,W].
+        depth: expected camera z in world units [B,1,H,W].
+    """
+
+    image: Float[Tensor, "B 3 H W"]
+    alpha: Float[Tensor, "B 1 H W"]
+    depth: Float[Tensor, "B 1 H W"]
+
+
+class Generator(Part, nn.Module, ABC):
+    """Something that renders images and is optimised by one Adam."""
+
+    @abstractmethod
+    def render(self, views: Views, background: Tensor | None = None) -> Render:
+        """What the cameras see, differentiably.
+
+        Args:
+            views: B cameras.
+            background: colour behind the object in [0,1], [3] for all cameras or [B,3]; None for the generator's own.
+        """
+
+    @abstractmethod
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for one Adam: `{"name": "means", "params": [...], "lr": ...}`."""
+
+    def before_step(self) -> None:
+        """Called just before each step of the optimiser, when gradients are there."""
+
+    def after_step(self, optimizer: torch.optim.Optimizer, step: int, generator: torch.Generator) -> None:
+        """Called after each step of the optimiser: learning rates, densification, pruning.
+
+        Args:
+            optimizer: the one that holds `parameter_groups()`, among others perhaps.
+            step: the iteration that just ended, counted from 0.
+            generator: the only source of random draws, the same on every rank.
+        """
+
+    def regularizer(self) -> Tensor | int:
+        """A term that is added to the loss of the generator."""
+        return 0
+
+    def export(self, folder: Path) -> list[Path]:
+        """Write the finished object in the standard formats of its kind; returns the files, none by default."""
+        return []

@@ -1,0 +1,123 @@
+"""Where Gaussians start: a random ball, a 3DGS file, a point cloud or a mesh."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from asdkit import ply
+
+SH_0 = 0.28209479177387814
+NEIGHBOURS = 3
+REFERENCE_LIMIT = 10_000  # points that distances are measured to
+
+
+class Cloud(NamedTuple):
+    """Initial values of the parameters of N Gaussians, in the order of `ply.Splats`."""
+
+    means: Float[Tensor, "N 3"]
+    quats: Float[Tensor, "N 4"]
+    log_scales: Float[Tensor, "N 3"]
+    opacity_logits: Float[Tensor, " N"]
+    sh: Float[Tensor, "N K 3"]
+
+
+def cloud_from(init: str, count: int, radius: float, opacity: float, generator: torch.Generator) -> Cloud:
+    """The initial Gaussians; the arguments are those of `Gaussians`.
+
+    Raises:
+        ValueError: there is no such file, it is broken, or its kind is unknown.
+    """
+    if init == "ball":
+        return _from_points(_ball(count, radius, generator), None, opacity, generator)
+    path = Path(init)
+    if not path.is_file():
+        raise ValueError(f'init must be "ball" or the path of a file, but there is no file {init}.')
+    header = ply.read_header(path) if path.suffix.lower() == ".ply" else None
+    if header is not None and header.is_splats:
+        return Cloud(*(torch.from_numpy(values) for values in ply.read_splats(path)))
+    if header is None or header.is_mesh:
+        points, colors = _sample_mesh(path, count, radius, generator)
+    else:
+        points, colors = _sample_points(path, count, radius, generator)
+    return _from_points(points, colors, opacity, generator)
+
+
+def _ball(count: int, radius: float, generator: torch.Generator) -> Float[Tensor, "N 3"]:
+    direction = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
+    return direction * radius * torch.rand(count, 1, generator=generator) ** (1 / 3)
+
+
+def _from_points(
+    points: Float[Tensor, "N 3"], colors: Float[Tensor, "N 3"] | None, opacity: float, generator: torch.Generator
+) -> Cloud:
+    """Round Gaussians as large as the distance between neighbours; grey with a little noise if there is no colour."""
+    if colors is None:
+        colors = 0.5 + 0.1 * (torch.rand(len(points), 3, generator=generator) - 0.5)
+    return Cloud(
+        means=points,
+        quats=torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(len(points), 1),
+        log_scales=_spacing(points, generator).log()[:, None].repeat(1, 3),
+        opacity_logits=torch.full((len(points),), opacity).logit(),
+        sh=(colors[:, None] - 0.5) / SH_0,
+    )
+
+
+def _spacing(points: Float[Tensor, "N 3"], generator: torch.Generator) -> Float[Tensor, " N"]:
+    """Mean distance to the nearest neighbours, in chunks; estimated from a random subset when there are many points."""
+    count = len(points)
+    if count == 1:
+        return torch.full((1,), 0.1)
+    known = points[torch.randperm(count, generator=generator)[:REFERENCE_LIMIT]] if count > REFERENCE_LIMIT else points
+    nearest = min(NEIGHBOURS + 1, len(known))
+    distances = torch.cat([torch.cdist(part, known).topk(nearest, largest=False).values for part in points.split(1024)])
+    thinning = (len(known) / count) ** (1 / 3)
+    return (distances[:, 1:].mean(1) * thinning).clamp(min=1e-3 * float(points.std(0).max()) + 1e-7)
+
+
+def _fit(points: Float[Tensor, "N 3"], radius: float, path: Path) -> Float[Tensor, "N 3"]:
+    """Centres the bounding box at the origin and scales the farthest point to `radius`."""
+    points = points - (points.amax(0) + points.amin(0)) / 2
+    size = points.norm(dim=1).max()
+    if not 0 < size < float("inf"):
+        raise ValueError(f"{path} has no extent, or points that are not finite.")
+    return points * (radius / size)
+
+
+def _sample_points(
+    path: Path, count: int, radius: float, generator: torch.Generator
+) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]:
+    """At most `count` points of a point cloud, with their colours."""
+    cloud = ply.read_points(path)
+    chosen = torch.randperm(len(cloud.points), generator=generator)[:count]
+    colors = None if cloud.colors is None else torch.from_numpy(cloud.colors)[chosen]
+    return _fit(torch.from_numpy(cloud.points), radius, path)[chosen], colors
+
+
+def _sample_mesh(
+    path: Path, count: int, radius: float, generator: torch.Generator
+) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]:
+    """`count` points spread evenly over the surface, with the mesh's vertex or face colours if it has them."""
+    import trimesh
+
+    try:
+        mesh = trimesh.load(path, force="mesh", process=False)
+    except Exception as error:  # trimesh's readers raise whatever a broken file makes them stumble over
+        raise ValueError(f"{path} cannot be read as a mesh: {error}.") from error
+    if not len(mesh.faces):
+        raise ValueError(f"{path} holds no faces.")
+    corners = _fit(torch.from_numpy(mesh.triangles.copy()).double().flatten(0, 1), radius, path).unflatten(0, (-1, 3))
+    edges = corners[:, 1:] - corners[:, :1]
+    areas = torch.linalg.cross(edges[:, 0], edges[:, 1]).norm(dim=1)
+    if not areas.sum() > 0:
+        raise ValueError(f"{path} has no surface: all its faces are degenerate.")
+    position = torch.rand(count, generator=generator, dtype=torch.float64) * areas.sum()
+    faces = torch.searchsorted(areas.cumsum(0), position).clamp(max=len(areas) - 1)
+    u, v = torch.rand(2, count, 1, generator=generator, dtype=torch.float64)
+    u, v = torch.where(u + v > 1, 1 - u, u), torch.where(u + v > 1, 1 - v, v)
+    points = corners[faces, 0] + u * edges[faces, 0] + v * edges[faces, 1]
+    if mesh.visual.kind not in ("vertex", "face"):
+        return points.float(), None
+    return points.float(), torch.from_numpy(mesh.visual.face_colors[faces.numpy(), :3] / 255).float()

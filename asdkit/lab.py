@@ -1,0 +1,250 @@
+"""The lab: priors whose scores are exact, to debug a method in milliseconds.
+
+With x0 ~ N(mu, s^2) the noise prediction is affine, E[eps|x_t] = sigma (x_t - alpha mu) / (alpha^2 s^2 + sigma^2); with
+x0 uniform on a finite set it is (x_t - alpha sum_i w_i x_i) / sigma, where w is the softmax of
+-|x_t - alpha x_i|^2 / (2 sigma^2). Every method's fixed points on these are closed forms.
+"""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from asdkit.discriminator import Adapter
+from asdkit.fields import Field
+from asdkit.prior import Noised, Prior, Switch
+from asdkit.prompts import Condition
+from asdkit.schedules import Schedule, scaled_linear
+from asdkit.views import Views, ring
+
+
+def gaussian_eps(x_t: Tensor, alpha: Tensor, sigma: Tensor, mean: Tensor | float, spread: Tensor | float) -> Tensor:
+    """E[eps|x_t] when every value of x0 is N(mean, spread^2), independently."""
+    return sigma * (x_t - alpha * mean) / ((alpha * spread) ** 2 + sigma**2)
+
+
+def finite_set_eps(x_t: Tensor, alpha: Tensor, sigma: Tensor, points: Tensor, among: Tensor | None = None) -> Tensor:
+    """E[eps|x_t] when x0 is one of the points [N,C,h,w], or of those `among` [B,N] marks, with equal chance."""
+    flat = points.flatten(1).double()
+    distance = torch.cdist((x_t / alpha).flatten(1).double(), flat, compute_mode="donot_use_mm_for_euclid_dist")
+    logits = -0.5 * (alpha.double() / sigma.double()).flatten(1).square() * distance.square()
+    if among is not None:
+        logits = logits.masked_fill(~among, -torch.inf)
+    x0 = (torch.softmax(logits, dim=1) @ flat).view_as(x_t).to(x_t.dtype)
+    return (x_t - alpha * x0) / sigma
+
+
+class _Exact(nn.Module):
+    """The "network" of a lab prior: what adapters hook. Takes (x_t, t, *facts) and returns eps."""
+
+    def __init__(self, schedule: Schedule, eps: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.schedule, self._eps = schedule, eps
+
+    def forward(self, x_t: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], *facts: Tensor) -> Float[Tensor, "B C h w"]:
+        return self._eps(x_t, self.schedule.alpha(t), self.schedule.sigma(t), *facts)
+
+
+class LabPrior(Prior):
+    """What the lab's priors share: x0 are the images themselves, and nothing is loaded.
+
+    Args:
+        eps: the exact noise prediction, of (x_t, alpha, sigma, *facts).
+        steps: levels of Stable Diffusion's schedule of 1000, evenly thinned out; a divisor of 1000.
+    """
+
+    def __init__(self, eps: Callable[..., Tensor], steps: int) -> None:
+        super().__init__()
+        if steps < 1 or 1000 % steps:
+            raise ValueError(f"steps must divide 1000; got {steps}.")
+        full = scaled_linear().alphas.double().square()
+        self.schedule = Schedule(full[1000 // steps - 1 :: 1000 // steps].float())
+        self.network = _Exact(self.schedule, eps)
+
+    def setup(self) -> None:
+        """Nothing to load."""
+
+    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        return images
+
+    def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+        return x0.detach().clamp(0, 1)
+
+    def prepare(self, conditions: Sequence[Condition]) -> None:
+        for condition in conditions:
+            if condition.text and condition.text not in self.texts():
+                raise ValueError(f"The lab prior doesn't know {condition.text!r}; it knows {', '.join(self.texts())}.")
+
+    @abstractmethod
+    def texts(self) -> list[str]:
+        """The prompts that this prior knows."""
+
+    @abstractmethod
+    def facts(self, x: Noised, condition: Condition) -> tuple[Tensor, ...]:
+        """What the network is told about a condition, a row for each sample of x."""
+
+    def predict(
+        self, x: Noised, conditions: Sequence[Condition], adapter: Switch | None = None
+    ) -> list[Float[Tensor, "B C h w"]]:
+        self.prepare(conditions)
+        copies = len(conditions)
+        facts = [torch.cat(rows) for rows in zip(*(self.facts(x, c) for c in conditions), strict=True)]
+        with nullcontext() if adapter is None else adapter.switched_on(x.views, copies):
+            eps = self.network(x.x_t.repeat(copies, 1, 1, 1), x.t.repeat(copies), *facts)
+        return list(eps.chunk(copies))
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(repr(self.spec).encode()).hexdigest()[:12]
+
+
+class GaussianPrior(LabPrior):
+    """Every value of x0 is N(mean of the prompt, spread^2), independently.
+
+    Args:
+        means: the mean of each prompt: one number, or one for each channel.
+        null_mean: the mean of the null condition.
+        spread: standard deviation of the prompts.
+        null_spread: standard deviation of the null condition; `spread` when 0.
+        steps: levels of the noise schedule, a divisor of 1000.
+    """
+
+    def __init__(
+        self,
+        means: dict[str, float | list[float]],
+        null_mean: float | list[float] = 0.0,
+        spread: float = 0.5,
+        null_spread: float = 0.0,
+        steps: int = 1000,
+    ) -> None:
+        super().__init__(gaussian_eps, steps)
+        self._means: dict[str, float | list[float]] = {"": null_mean, **means}
+        self._spread, self._null_spread = spread, null_spread or spread
+
+    def texts(self) -> list[str]:
+        return [text for text in self._means if text]
+
+    def facts(self, x: Noised, condition: Condition) -> tuple[Tensor, ...]:
+        mean = torch.as_tensor(self._means[condition.text]).to(x.x_t).reshape(1, -1, 1, 1)
+        spread = torch.full_like(x.alpha, self._spread if condition.text else self._null_spread)
+        return mean.expand(len(x.t), x.x_t.shape[1], 1, 1), spread
+
+
+class FiniteSetPrior(LabPrior):
+    """The exact denoiser of finite sets of images: of renders of the toybox, or of any samples given to `add`.
+
+    Args:
+        captions: of toybox things, without view words; each is rendered from `views` cameras around it.
+        views: cameras of each caption's set.
+        size: of the square renders, in pixels.
+        nearest: a view-dependent prompt means its samples from the `nearest` cameras alone; 0 for all samples.
+        steps: levels of the noise schedule, a divisor of 1000.
+    """
+
+    def __init__(
+        self, captions: Sequence[str] = (), views: int = 24, size: int = 32, nearest: int = 1, steps: int = 1000
+    ) -> None:
+        super().__init__(lambda x_t, alpha, sigma, among: finite_set_eps(x_t, alpha, sigma, self.points, among), steps)
+        self._captions, self._views, self._size, self._nearest = list(captions), views, size, nearest
+        self._owners: list[str] = []
+        self.points, self._directions = torch.empty(0), torch.empty(0, 3)
+
+    def setup(self) -> None:
+        """Render the captions' sets."""
+        from asdkit.toybox import world
+
+        cameras = ring(self._views, size=self._size)
+        for caption in self._captions:
+            thing = world.parse(caption)
+            if thing is None:
+                raise ValueError(f"{caption!r} is no thing of the toybox.")
+            if caption not in self._owners:
+                self.add(caption, world.render(thing, cameras).image, cameras)
+
+    def add(self, text: str, samples: Float[Tensor, "N C h w"], views: Views | None = None) -> None:
+        """Further samples of a prompt and, where each belongs to a camera, the cameras."""
+        directions = torch.zeros(len(samples), 3) if views is None else _direction(views)
+        self.points = torch.cat([self.points, samples.detach()] if self._owners else [samples.detach()])
+        self._directions = torch.cat([self._directions, directions])
+        self._owners += [text] * len(samples)
+
+    @property
+    def digest(self) -> str:
+        samples = repr(self._owners).encode() + self.points.numpy().tobytes()
+        return hashlib.sha256(super().digest.encode() + samples).hexdigest()[:12]
+
+    def texts(self) -> list[str]:
+        return list(dict.fromkeys(self._owners))
+
+    def facts(self, x: Noised, condition: Condition) -> tuple[Tensor, ...]:
+        mine = torch.tensor([condition.text in (owner, "") for owner in self._owners])
+        if x.views is None or not (condition.text and condition.view_dependent and self._nearest):
+            return (mine.expand(len(x.t), -1),)
+        alike = (_direction(x.views) @ self._directions.T).masked_fill(~mine, -torch.inf)
+        last = alike.topk(min(self._nearest, len(mine)), dim=1).values[:, -1:]
+        return (mine & ((alike >= last) | (self._directions == 0).all(1)),)
+
+
+def _direction(views: Views) -> Float[Tensor, "B 3"]:
+    return nn.functional.normalize(views.c2w[:, :3, 3], dim=1)
+
+
+class GaussianScore(Field):
+    """The exact fake score of a generator whose values are N(mean, spread^2); tell it where the generator is.
+
+    Args:
+        mean: of the generator's values.
+        spread: their standard deviation; 0 for a generator that shows one image.
+    """
+
+    def __init__(self, mean: float = 0.0, spread: float = 0.0) -> None:
+        super().__init__()
+        self.follow(mean, spread)
+
+    def follow(self, mean: Tensor | float, spread: Tensor | float) -> None:
+        """The generator has moved."""
+        self._mean, self._spread = torch.as_tensor(mean).detach(), torch.as_tensor(spread).detach()
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        return gaussian_eps(x.x_t, x.alpha, x.sigma, self._mean, self._spread)
+
+
+class ParticleScore(Field):
+    """The exact fake score of a generator that shows the samples of the batch and no others."""
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        return finite_set_eps(x.x_t, x.alpha, x.sigma, x.x0)
+
+
+class Affine(Adapter):
+    """phi for a lab prior: e_phi = e_y + slope_t x_t + offset_t, free at every t; holds every Gaussian's exact score.
+
+    Args:
+        steps: of the prior's schedule.
+        channels: how many slopes and offsets each t has; 1 for the same of all.
+    """
+
+    def __init__(self, steps: int = 1000, channels: int = 1) -> None:
+        super().__init__()
+        self.slope, self.offset = (nn.Parameter(torch.zeros(steps, channels, 1, 1)) for _ in range(2))
+        self._on = self._hooked = False
+
+    def setup(self, prior: Prior) -> None:
+        if not self._hooked:
+            prior.network.register_forward_hook(self._bend)
+        self._hooked = True
+
+    def _bend(self, network: nn.Module, args: tuple[Tensor, ...], eps: Tensor) -> Tensor:
+        return eps + self.slope[args[1]] * args[0] + self.offset[args[1]] if self._on else eps
+
+    @contextmanager
+    def switched_on(self, views: Views | None, copies: int) -> Iterator[None]:
+        self._on = True
+        try:
+            yield
+        finally:
+            self._on = False

@@ -1,0 +1,55 @@
+"""Tensors to picture files: grids, animated WebP and MP4."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from asdkit.files import atomic
+
+
+def to_bytes(images: Float[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B H W 3"]:
+    """Images in [0,1], colour or grey, as bytes."""
+    colours = images.detach().float().cpu().clamp(0, 1).expand(-1, 3, -1, -1)
+    return (colours * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def save_grid(images: Float[Tensor, "N C H W"], path: Path, columns: int, scale: int = 1) -> None:
+    """One PNG of many pictures, row by row; a last row that is not full ends in black.
+
+    Args:
+        images: in [0,1], colour or grey.
+        path: the PNG.
+        columns: pictures in a row.
+        scale: each pixel becomes a square of this many.
+    """
+    tiles = to_bytes(images)
+    missing = -len(tiles) % columns
+    tiles = np.concatenate([tiles, np.zeros_like(tiles, shape=(missing, *tiles.shape[1:]))])
+    height, width = tiles.shape[1:3]
+    grid = tiles.reshape(-1, columns, height, width, 3).transpose(0, 2, 1, 3, 4).reshape(-1, columns * width, 3)
+    picture = Image.fromarray(grid)
+    if scale > 1:
+        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    with atomic(path) as temporary:
+        picture.save(temporary)
+
+
+def save_film(frames: Float[Tensor, "T C H W"], folder: Path, name: str, fps: int = 20) -> Path:
+    """`name.mp4` where the extra `video` is installed, an animated `name.webp` elsewhere; returns the file."""
+    pictures = to_bytes(frames)
+    if find_spec("imageio_ffmpeg") and find_spec("imageio"):
+        import imageio
+
+        path = folder / f"{name}.mp4"
+        with atomic(path) as temporary:
+            imageio.mimwrite(temporary, list(pictures), fps=fps, macro_block_size=2, quality=8)
+        return path
+    path = folder / f"{name}.webp"
+    first, *others = [Image.fromarray(picture) for picture in pictures]
+    with atomic(path) as temporary:
+        first.save(temporary, save_all=True, append_images=others, duration=1000 // fps, loop=0, quality=85)
+    return path

@@ -1,0 +1,47 @@
+"""The toybox's judge of prompts: a tiny CLIP."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from asdkit.randomness import generator_for
+from asdkit.toybox import world
+
+
+def candidate_prompts(count: int, seed: int = 0) -> list[str]:
+    """`count` prompts of the world, trained and held out, drawn without repetition."""
+    things = world.things()
+    order = torch.randperm(len(things), generator=generator_for(seed, 0, "candidate prompts"))
+    return [things[i].prompt for i in order[:count].tolist()]
+
+
+class TinyCLIP:
+    """A CLIPModel folder with its tokenizer, for ranking the prompts of a picture.
+
+    Args:
+        folder: `config.json`, `model.safetensors` and the tokenizer's files.
+
+    Raises:
+        ValueError: the folder is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"There is no CLIP in {folder}; train one with recipes/toybox/clip.yaml.")
+        from transformers import CLIPModel, CLIPTokenizer
+
+        self.model = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+    @torch.no_grad()
+    def logits(self, images: Float[Tensor, "B 3 H W"], prompts: list[str]) -> Float[Tensor, "B N"]:
+        """Scaled cosine similarities of pictures in [0,1] and prompts."""
+        tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
+        return self.model(pixel_values=images * 2 - 1, **tokens).logits_per_image
+
+    def is_first(self, image: Float[Tensor, "3 H W"], prompt: str, candidates: int = 200) -> bool:
+        """Whether `prompt` ranks first among itself and `candidates` - 1 other prompts of the world."""
+        others = [other for other in candidate_prompts(candidates) if other != prompt][: candidates - 1]
+        return int(self.logits(image[None], [prompt, *others]).argmax()) == 0

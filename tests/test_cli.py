@@ -1,0 +1,160 @@
+"""The command line: short forms, answers without torch, and one clear sentence for everything that is wrong."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from asdkit.cli import expand, find_recipe, main, recipes
+
+
+def run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def resolved(capsys: pytest.CaptureFixture, *arguments: object) -> dict:
+    code, out, err = run(capsys, "fit", *arguments, "--print_config")
+    assert code == 0, err
+    return yaml.safe_load(out)
+
+
+def test_light_commands_do_not_import_torch() -> None:
+    script = (
+        "import sys; from asdkit.cli import main\n"
+        "assert main(['--help']) == main(['--version']) == main(['recipes']) == 0\n"
+        "assert main(['fitt']) == main(['fit', '--config', 'gs3dd']) == main(['fit']) == 2\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "did you mean 'fit'?" in done.stderr
+    assert "did you mean 'gs3d'? The recipes are: gs3d" in done.stderr
+
+
+def test_recipes_are_found_by_name_and_by_path_from_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert {"gs3d", "toybox/vae", "toybox/unet", "toybox/clip"} <= set(recipes())
+    assert find_recipe("gs3d") == find_recipe("recipes/gs3d.yaml") == find_recipe("./recipes/gs3d.yaml")
+    assert find_recipe("toybox/vae").is_file()
+
+
+def test_short_forms_are_expanded() -> None:
+    arguments, folder = expand("fit", ["--config", "gs3d", "--model.guidance=VSD", "--model.guidance.scale=3"])
+    assert folder is None
+    assert arguments[-2:] == ["asdkit.guidance.VSD", "--model.guidance.scale=3"]
+    arguments, _ = expand("fit", ["--config=gs3d", "--model.guidance", "my_module.Mine"])
+    assert arguments[-2:] == ["--model.guidance", "my_module.Mine"]
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_resolves(capsys: pytest.CaptureFixture, name: str) -> None:
+    config = resolved(capsys, "--config", name)
+    assert config["model"]["class_path"].startswith("asdkit.")
+    assert config["trainer"]["max_steps"] >= 100
+    assert config["seed_everything"] is False
+
+
+def test_the_main_recipe_is_the_papers(capsys: pytest.CaptureFixture) -> None:
+    model = resolved(capsys, "--config", "gs3d")["model"]["init_args"]
+    assert model["guidance"]["class_path"] == "asdkit.guidance.ASD"
+    assert (model["guidance"]["init_args"]["scale"], model["guidance"]["init_args"]["gamma"]) == (7.5, -0.5)
+
+
+@pytest.mark.parametrize(("name", "scale"), [("SDS", 100.0), ("VSD", 7.5)])
+def test_another_guidance_has_its_own_defaults(capsys: pytest.CaptureFixture, name: str, scale: float) -> None:
+    guidance = resolved(capsys, "--config", "gs3d", f"--model.guidance={name}")["model"]["init_args"]["guidance"]
+    assert guidance["class_path"] == f"asdkit.guidance.{name}"
+    assert guidance["init_args"]["scale"] == scale
+
+
+@pytest.mark.parametrize("prompt", ["a red house", "a sign: stop", "null", "[a duck]", "12", "'quoted', \"twice\""])
+def test_any_prompt_is_text(capsys: pytest.CaptureFixture, prompt: str) -> None:
+    assert resolved(capsys, "--config", "gs3d", "--model.prompt", prompt)["model"]["init_args"]["prompt"] == prompt
+
+
+BAD = {
+    "unknown option of the model": (["--model.promt=x"], "did you mean --model.prompt?"),
+    "unknown option of the guidance": (["--model.guidance.gama=1"], "did you mean --model.guidance.gamma?"),
+    "unknown option of the data": (["--data.siz=3"], "did you mean --data.size?"),
+    "an abbreviation": (["--trainer.max_step=4"], "did you mean --trainer.max_steps?"),
+    "unknown option": (["--foo"], "no option --foo"),
+    "no number": (["--model.guidance.scale=abc"], "--model.guidance.scale: Expected a float. Got value: abc"),
+    "unknown guidance": (["--model.guidance=FOO"], "'FOO'"),
+    "unknown class": (["--model.generator=Gausians"], "no class Gausians"),
+    "empty prompt": (["--model.prompt="], "prompt is empty"),
+    "blank prompt": (["--model.prompt", "  "], "prompt is empty"),
+    "no steps": (["--trainer.max_steps=0"], "max_steps must be within 1"),
+    "no views": (["--data.views_per_step=0"], "views_per_step must be within 1"),
+    "absurd views": (["--data.views_per_step=100000"], "views_per_step must be within 1"),
+    "no Gaussians": (["--model.generator.count=0"], "count must be within 1"),
+    "absurd Gaussians": (["--model.generator.count=1000000000"], "count must be within 1"),
+    "no checkpoints": (["--checkpoints.every=0"], "checkpoints.every must be at least 1"),
+    "gamma without a minimum": (["--model.guidance.gamma=-1"], "gamma must be above -1"),
+    "missing checkpoint": (["--ckpt_path=nope.ckpt"], "no checkpoint nope.ckpt"),
+    "no devices": (["--trainer.devices=0"], "devices"),
+    "unwritable root": (["--run.root=/dev/null/runs"], "can't be made"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, case: str
+) -> None:
+    arguments, expected = BAD[case]
+    code, _, err = run(capsys, "fit", "--config", recipe, *arguments)
+    assert code == 2
+    assert expected in err
+    lines = [line for line in err.splitlines() if not line.startswith("Run folder:")]
+    assert len(lines) == 1 and "Traceback" not in err
+    assert not [path for path in tmp_path.joinpath("runs").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "tear", ["unet/diffusion_pytorch_model.safetensors", "model_index.json", "vae/config.json", ""]
+)
+def test_a_torn_prior_fails_in_one_sentence(
+    capsys: pytest.CaptureFixture, recipe: Path, tiny_folder: Path, tmp_path: Path, tear: str
+) -> None:
+    folder = tmp_path / "torn"
+    if tear:
+        shutil.copytree(tiny_folder, folder)
+        (folder / tear).write_bytes((folder / tear).read_bytes()[:40])
+    code, _, err = run(capsys, "fit", "--config", recipe, "--model.prior.path", folder)
+    assert code == 2
+    assert str(folder) in err and "Traceback" not in err
+    (report,) = tmp_path.joinpath("runs").rglob("run.json")
+    assert '"status": "failed"' in report.read_text()
+    assert sorted(path.name for path in report.parent.iterdir()) == ["config.yaml", "run.json"]
+
+
+def test_a_folder_that_is_no_run_is_refused(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    code, _, err = run(capsys, "test", tmp_path)
+    assert code == 2 and "is no run folder" in err
+    (tmp_path / "config.yaml").touch()
+    code, _, err = run(capsys, "test", tmp_path)
+    assert code == 2 and "no checkpoints/last.ckpt" in err
+
+
+@pytest.mark.slow
+def test_a_termination_signal_leaves_an_interrupted_run_that_goes_on(recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "asdkit", "fit", "--config", str(recipe), "--trainer.max_steps=100000"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen([*command, "--run.name=x"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+    folder = tmp_path / "runs" / "small" / "x"
+    deadline = time.monotonic() + 90
+    while not (folder / "checkpoints" / "last.ckpt").is_file() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert '"status": "interrupted"' in (folder / "run.json").read_text()
+    assert (folder / "checkpoints" / "last.ckpt").is_file()

@@ -1,0 +1,105 @@
+"""Eq. 7's weights, Eq. 10 and the injected gradient against slow loops and autograd."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from asdkit.discriminator import Discriminator
+from asdkit.guidance import ASD
+from asdkit.lab import Affine
+from asdkit.objectives import discriminator_loss, effective_scale, inject, weight
+
+GAMMAS = (-0.75, -0.5, 0.0, 0.5, 4.0)
+B = 3
+
+
+def _three() -> list[Tensor]:
+    random = torch.Generator().manual_seed(1)
+    return [torch.randn(B, 2, 3, 4, generator=random, dtype=torch.float64) for _ in range(3)]
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_eq10_is_the_slow_loop(gamma: float) -> None:
+    e_phi, eps, e_y = _three()
+    total = 0.0
+    for row in range(B):
+        for phi, noise, real in zip(e_phi[row].flatten(), eps[row].flatten(), e_y[row].flatten(), strict=True):
+            total += (phi - noise).item() ** 2 + gamma * (real - phi).item() ** 2
+    assert discriminator_loss(e_phi, eps, e_y, gamma).item() == pytest.approx(total / B, rel=1e-12)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_eq10_pulls_to_the_extrapolated_target(gamma: float) -> None:
+    """Its gradient is (1+gamma) 2 (e_phi - target) / B, target = (eps + gamma e_y) / (1+gamma); zero at the target."""
+    e_phi, eps, e_y = _three()
+    target = (eps + gamma * e_y) / (1 + gamma)
+    e_phi.requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator_loss(e_phi, eps, e_y, gamma), e_phi)
+    assert torch.allclose(gradient, (1 + gamma) * 2 * (e_phi.detach() - target) / B, atol=1e-12)
+    (at_target,) = torch.autograd.grad(discriminator_loss(at := target.requires_grad_(), eps, e_y, gamma), at)
+    assert at_target.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_eq10_minimiser_over_noise(gamma: float) -> None:
+    """Over many eps for one x_t the best constant e_phi is (m + gamma e_y) / (1+gamma), m the mean of eps."""
+    random = torch.Generator().manual_seed(2)
+    eps = torch.randn(50, 1, 1, 1, generator=random, dtype=torch.float64) + 0.3
+    e_y = torch.full_like(eps, -0.8)
+    best = (eps.mean() + gamma * -0.8) / (1 + gamma)
+    loss = [discriminator_loss(torch.full_like(eps, best.item() + d), eps, e_y, gamma) for d in (-0.01, 0.0, 0.01)]
+    assert loss[1] < loss[0] and loss[1] < loss[2]
+
+
+def test_eq10_is_affine_at_gamma_minus_one() -> None:
+    e_phi, eps, e_y = _three()
+    direction = torch.ones_like(e_phi)
+    low, middle, high = (discriminator_loss(e_phi + s * direction, eps, e_y, -1.0) for s in (-5.0, 0.0, 5.0))
+    assert (low - 2 * middle + high).abs() < 1e-9
+    assert (high - middle).abs() > 1e-2
+
+
+def test_eq10_is_the_mse_at_gamma_zero() -> None:
+    e_phi, eps, e_y = _three()
+    assert torch.equal(discriminator_loss(e_phi, eps, e_y, 0.0), (e_phi - eps).square().flatten(1).sum(1).mean())
+
+
+def test_injected_gradient_is_exact() -> None:
+    x0, gradient, _ = _three()
+    x0.requires_grad_()
+    gradient.requires_grad_()
+    inject(x0, gradient).backward()
+    assert torch.allclose(x0.grad, gradient.detach() / B, rtol=1e-15, atol=0)
+    assert gradient.grad is None
+
+
+def test_weights() -> None:
+    alpha = torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64).reshape(-1, 1, 1, 1)
+    sigma = (1 - alpha**2).sqrt()
+    expected = {
+        "uniform": torch.ones_like(alpha),
+        "sigma2": 1 - alpha**2,
+        "sigma_over_alpha": sigma / alpha,
+        "alpha_over_sigma": alpha / sigma,
+    }
+    for name, value in expected.items():
+        assert torch.allclose(weight(name, alpha, sigma), value, rtol=1e-14), name
+    with pytest.raises(ValueError, match="must be one of uniform, sigma2, .* got 'sigma'"):
+        weight("sigma", alpha, sigma)
+
+
+def test_effective_scale() -> None:
+    for gamma, expected in ((0.0, 7.5), (-0.5, 4.25), (-0.75, 2.625), (-1.0, 1.0), (1.0, 14.0)):
+        assert effective_scale(7.5, gamma) == pytest.approx(expected)
+    assert effective_scale(1.0, 3.0) == 1.0
+
+
+@pytest.mark.parametrize("gamma", [-1.0, -1.25])
+def test_unbounded_gamma_is_refused_unless_meant(gamma: float) -> None:
+    with pytest.raises(ValueError, match=f"gamma must be above -1.* got {gamma}.*allow_unbounded"):
+        Discriminator(Affine(), gamma)
+    with pytest.raises(ValueError, match="gamma must be above -1"):
+        ASD(gamma=gamma, adapter=Affine())
+    assert Discriminator(Affine(), gamma, allow_unbounded=True).gamma == gamma
+    ASD(gamma=gamma, adapter=Affine(), allow_unbounded=True)
+    Discriminator(Affine(), -0.999)

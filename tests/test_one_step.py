@@ -1,0 +1,260 @@
+"""Whole training steps of `Distillation` against Eq. 7, Eq. 10, Adam and AdamW written out in plain torch."""
+
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from asdkit.distillation import Distillation
+from asdkit.generators.base import Generator, Render
+from asdkit.guidance import ASD, SDS
+from asdkit.lab import Affine, GaussianPrior
+from asdkit.randomness import generator_for
+from asdkit.timesteps import Timesteps
+from asdkit.views import Views, ring
+
+MEAN, NULL_MEAN, SPREAD, NULL_SPREAD = [1.0, -0.5, 0.3], 0.2, 0.5, 0.8
+SCALE, GAMMA, LR, CRITIC_LR, SEED = 3.0, -0.6, (0.05, 0.02), 0.1, 5
+ATOL = 1e-6
+
+
+class Blob(Generator):
+    """A colour, and a contrast that the camera sees more of from the side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colour = nn.Parameter(torch.tensor([0.3, -0.2, 0.1]))
+        self.contrast = nn.Parameter(torch.tensor([0.5, 1.5]))
+        self.calls: list[str] = []
+
+    def render(self, views: Views, background: Tensor | None = None) -> Render:
+        self.background = background
+        self.calls.append("render")
+        return Render(_image(self.colour, self.contrast, views), *torch.zeros(2, len(views), 1, 2, 2))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [
+            {"name": "colour", "params": [self.colour], "lr": LR[0]},
+            {"name": "contrast", "params": [self.contrast], "lr": LR[1]},
+        ]
+
+    def regularizer(self) -> Tensor:
+        return _regularizer(self.contrast)
+
+    def before_step(self) -> None:
+        self.calls.append("before")
+        self.gradients = [self.colour.grad.clone(), self.contrast.grad.clone()]
+
+    def after_step(self, optimizer: torch.optim.Optimizer, step: int, generator: torch.Generator) -> None:
+        self.calls.append(f"after {step}")
+        self.density_seed = generator.initial_seed()
+
+
+def _image(colour: Tensor, contrast: Tensor, views: Views) -> Tensor:
+    pattern = torch.tensor([[0.0, 1.0], [0.5, -1.0]])
+    wave = (contrast[0] * views.azimuth.cos() + contrast[1] * views.azimuth.sin() ** 2)[:, None, None, None]
+    return torch.sigmoid(colour[None, :, None, None] + wave * pattern)
+
+
+def _regularizer(contrast: Tensor) -> Tensor:
+    return 0.3 * contrast.square().sum()
+
+
+def _phi(seed: int = 0) -> Affine:
+    adapter, random = Affine(), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        adapter.slope.copy_(0.2 * torch.randn(adapter.slope.shape, generator=random))
+        adapter.offset.copy_(0.2 * torch.randn(adapter.offset.shape, generator=random))
+    return adapter
+
+
+def _views(step: int) -> Views:
+    return ring(3, size=2, offset_deg=25.0 * step + 10)
+
+
+def _train(steps: int, **settings: Any) -> tuple[Distillation, pl.Trainer]:
+    model = Distillation(
+        "y",
+        GaussianPrior({"y": MEAN}, NULL_MEAN, SPREAD, NULL_SPREAD),
+        Blob(),
+        settings.pop("guidance", None) or ASD(SCALE, GAMMA, _phi()),
+        Timesteps(0.1, 0.9, 0.6, anneal_steps=2),
+        critic_lr=CRITIC_LR,
+        seed=SEED,
+        **settings,
+    )
+    trainer = pl.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+    trainer.fit(model, DataLoader([_views(step) for step in range(steps)], batch_size=None))
+    return model, trainer
+
+
+class ByHand:
+    """The same run without asdkit's fields, objectives, discriminator or Lightning."""
+
+    def __init__(self, weighting: str, share_noise: bool, critic_steps: int, clip: float = 0.0) -> None:
+        self.weighting, self.share_noise, self.critic_steps, self.clip = weighting, share_noise, critic_steps, clip
+        blob, phi = Blob(), _phi()
+        self.theta = [blob.colour.detach().clone(), blob.contrast.detach().clone()]
+        self.phi = [phi.slope.detach().clone(), phi.offset.detach().clone()]
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        cumprod = (1 - betas).cumprod(0)
+        self.alphas, self.sigmas = cumprod.sqrt().float(), (1 - cumprod).sqrt().float()
+        self.moments = [torch.zeros_like(p) for p in self.theta + self.phi]
+        self.squares = [torch.zeros_like(p) for p in self.theta + self.phi]
+        self.counts = [0] * 4
+
+    def draw(self, step: int, purpose: str) -> tuple[Tensor, Tensor]:
+        random = generator_for(SEED, step, purpose, 0)
+        upper = 0.9 - 0.3 * min(1.0, step / 2)
+        share = torch.rand(3, generator=random)
+        share = (torch.randperm(3, generator=random) + share) / 3
+        t = (0.1 * 999 + share * (upper - 0.1) * 999).round().long()
+        return t, torch.randn(3, 3, 2, 2, generator=random)
+
+    def fields(self, x0: Tensor, t: Tensor, eps: Tensor, phi: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        alpha, sigma = (levels[t][:, None, None, None] for levels in (self.alphas, self.sigmas))
+        x_t = alpha * x0 + sigma * eps
+        mean = torch.tensor(MEAN).reshape(1, 3, 1, 1)
+        e_null = sigma * (x_t - alpha * NULL_MEAN) / (alpha**2 * NULL_SPREAD**2 + sigma**2)
+        e_y = sigma * (x_t - alpha * mean) / (alpha**2 * SPREAD**2 + sigma**2)
+        return e_null, e_y, e_y + phi[0][t] * x_t + phi[1][t]
+
+    def adam(self, index: int, p: Tensor, g: Tensor, lr: float, betas: tuple, eps: float, decay: float) -> Tensor:
+        self.counts[index] += 1
+        k, (b1, b2) = self.counts[index], betas
+        self.moments[index] = b1 * self.moments[index] + (1 - b1) * g
+        self.squares[index] = b2 * self.squares[index] + (1 - b2) * g * g
+        p = p * (1 - lr * decay)
+        return p - lr * (self.moments[index] / (1 - b1**k)) / ((self.squares[index] / (1 - b2**k)).sqrt() + eps)
+
+    def step(self, step: int) -> None:
+        theta = [p.clone().requires_grad_() for p in self.theta]
+        x0 = _image(*theta, _views(step))
+        t, eps = self.draw(step, "noise")
+        frozen = x0.detach()
+        e_null, e_y, e_phi = self.fields(frozen, t, eps, self.phi)
+        alpha, sigma = (levels[t][:, None, None, None] for levels in (self.alphas, self.sigmas))
+        w = {"sigma2": sigma**2, "sigma_over_alpha": sigma / alpha, "uniform": 1.0}[self.weighting]
+        gradient_at_x0 = w * (e_null + SCALE * (e_y - e_null) - e_phi) / 3
+        pulled = torch.autograd.grad(x0, theta, grad_outputs=gradient_at_x0, retain_graph=True)
+        (held,) = torch.autograd.grad(_regularizer(theta[1]), theta[1])
+        self.theta_gradients = [pulled[0], pulled[1] + held]
+        for i in range(2):
+            self.theta[i] = self.adam(i, self.theta[i], self.theta_gradients[i], LR[i], (0.9, 0.999), 1e-15, 0.0)
+        for k in range(self.critic_steps):
+            if not self.share_noise:
+                t, eps = self.draw(step, f"critic noise {k}")
+            phi = [p.clone().requires_grad_() for p in self.phi]
+            _, e_y, e_phi = self.fields(frozen, t, eps, phi)
+            loss = 0.0
+            for row in range(3):
+                fake, text = (e_phi[row] - eps[row]) ** 2, (e_y[row] - e_phi[row]) ** 2
+                loss = loss + (fake.sum() + GAMMA * text.sum()) / 3
+            self.phi_gradients = list(torch.autograd.grad(loss, phi))
+            if self.clip:
+                norm = torch.cat([g.flatten() for g in self.phi_gradients]).norm()
+                self.phi_gradients = [g * min(1.0, self.clip / (norm.item() + 1e-6)) for g in self.phi_gradients]
+            for i, g in enumerate(self.phi_gradients):
+                self.phi[i] = self.adam(2 + i, self.phi[i], g, CRITIC_LR, (0.9, 0.99), 1e-8, 0.01)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("critic_steps", [1, 2])
+@pytest.mark.parametrize("share_noise", [True, False])
+@pytest.mark.parametrize("weighting", ["sigma2", "sigma_over_alpha"])
+def test_training_steps_are_the_equations(weighting: str, share_noise: bool, critic_steps: int, steps: int) -> None:
+    model, trainer = _train(steps, weighting=weighting, share_noise=share_noise, critic_steps=critic_steps)
+    hand = ByHand(weighting, share_noise, critic_steps)
+    for step in range(steps):
+        hand.step(step)
+    _compare(model, hand)
+    assert trainer.global_step == steps
+    assert model.generator.calls == [c for step in range(steps) for c in ("render", "before", f"after {step}")]
+    assert model.generator.density_seed == generator_for(SEED, steps - 1, "density").initial_seed()
+
+
+def test_the_discriminators_gradient_is_clipped_and_only_that() -> None:
+    hand = ByHand("uniform", True, 1, clip=0.05)
+    model, _ = _train(2, weighting="uniform", critic_clip=0.05)
+    for step in range(2):
+        hand.step(step)
+    _compare(model, hand)
+    assert torch.cat([g.flatten() for g in hand.phi_gradients]).norm().item() == pytest.approx(0.05, rel=1e-3)
+
+
+def _compare(model: Distillation, hand: ByHand) -> None:
+    """Gradients of the last step, which Adam's scale-free steps would hide, and parameters."""
+    adapter = model.guidance.second.field.adapter
+    for found, expected in zip(model.generator.gradients, hand.theta_gradients, strict=True):
+        assert torch.allclose(found, expected, rtol=1e-4, atol=ATOL)
+    for found, expected in zip([adapter.slope.grad, adapter.offset.grad], hand.phi_gradients, strict=True):
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+    for found, expected in zip([model.generator.colour, model.generator.contrast], hand.theta, strict=True):
+        assert torch.allclose(found, expected, rtol=0, atol=ATOL)
+    for found, expected in zip([adapter.slope, adapter.offset], hand.phi, strict=True):
+        assert torch.allclose(found, expected, rtol=0, atol=ATOL)
+
+
+def test_without_parameters_there_is_one_optimizer_and_the_hand_agrees() -> None:
+    model, trainer = _train(2, guidance=SDS(SCALE))
+    assert len(trainer.optimizers) == 1 and trainer.global_step == 2
+    hand = ByHand("sigma2", True, 0)
+    plain = hand.fields
+    hand.fields = lambda x0, t, eps, phi: (*plain(x0, t, eps, phi)[:2], eps)
+    for step in range(2):
+        hand.step(step)
+    for found, expected in zip([model.generator.colour, model.generator.contrast], hand.theta, strict=True):
+        assert torch.allclose(found, expected, rtol=0, atol=ATOL)
+
+
+def test_no_discriminator_steps_leave_phi_alone() -> None:
+    model, trainer = _train(2, critic_steps=0)
+    assert len(trainer.optimizers) == 1
+    adapter, fresh = model.guidance.second.field.adapter, _phi()
+    assert torch.equal(adapter.slope, fresh.slope) and adapter.slope.grad is None
+
+
+def test_what_is_logged() -> None:
+    _, trainer = _train(2)
+    names = {"residual_norm", "critic_loss", "gap", "distance"}
+    assert names <= set(trainer.callback_metrics)
+    assert all(torch.isfinite(trainer.callback_metrics[name]) for name in names)
+
+
+def test_backgrounds() -> None:
+    model, _ = _train(1)
+    assert torch.allclose(model.generator.background, torch.full((3,), 0.85))
+    model, _ = _train(1, random_background=1.0)
+    grey = torch.rand(2, generator=generator_for(SEED, 0, "background", 0))
+    assert torch.allclose(model.generator.background, (0.5 + 0.5 * grey[1]).expand(3))
+    model, _ = _train(1, background=0.2)
+    assert torch.allclose(model.generator.background, torch.full((3,), 0.2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"critic_steps": -1}, "critic_steps"),
+        ({"critic_clip": -1.0}, "critic_clip"),
+        ({"critic_lr": 0.0}, "critic_lr"),
+        ({"background": 1.5}, "background"),
+        ({"random_background": -0.1}, "random_background"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, float], words: str) -> None:
+    prior = GaussianPrior({"y": MEAN})
+    with pytest.raises(ValueError, match=words):
+        Distillation("y", prior, Blob(), SDS(), **settings)
+    with pytest.raises(ValueError, match="prompt is empty"):
+        Distillation("  ", prior, Blob(), SDS())

@@ -1,0 +1,123 @@
+"""Parts remember how they were built, and can be built again from that."""
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+
+from asdkit.adapters import LoRA
+from asdkit.discriminator import Discriminator
+from asdkit.distillation import Distillation
+from asdkit.fields import CFG, Noise, Prompt
+from asdkit.generators.gaussians import Gaussians
+from asdkit.guidance import ASD, SDS, VSD
+from asdkit.lab import Affine, GaussianPrior
+from asdkit.part import Part, records_spec
+from asdkit.priors.stable_diffusion import StableDiffusion
+from asdkit.timesteps import Timesteps
+
+
+class Base(Part):
+    def __init__(self, a: int, b: tuple[float, ...] = (1.0, 2.0), *, c: str = "x", **rest: Any) -> None:
+        self.a, self.b, self.c = a, b, c
+
+
+class Child(Base):
+    def __init__(self, d: float) -> None:
+        super().__init__(1, c="inner")
+        self.d = d
+
+
+class Silent(Base):
+    """Has no constructor of its own."""
+
+
+def rebuild(value: Any) -> Any:
+    """What a spec stands for."""
+    if not (isinstance(value, dict) and "class_path" in value):
+        return value
+    module, name = value["class_path"].rsplit(".", 1)
+    arguments = {key: rebuild(item) for key, item in value["init_args"].items()}
+    return getattr(importlib.import_module(module), name)(**arguments)
+
+
+def test_arguments_with_defaults() -> None:
+    assert Base(3).spec["init_args"] == {"a": 3, "b": [1.0, 2.0], "c": "x"}
+    assert Base(3, (5.0,), c="y", extra=1).spec == {
+        "class_path": f"{__name__}.Base",
+        "init_args": {"a": 3, "b": [5.0], "c": "y"},
+    }
+
+
+def test_the_outermost_class_is_recorded() -> None:
+    assert Child(0.5).spec == {"class_path": f"{__name__}.Child", "init_args": {"d": 0.5}}
+    assert Silent(4).spec["class_path"].endswith(".Silent") and Silent(4).spec["init_args"]["a"] == 4
+
+
+def test_presets_and_nested_parts() -> None:
+    spec = ASD(scale=3.0, adapter=LoRA(rank=2)).spec
+    assert spec["class_path"] == "asdkit.guidance.ASD"
+    assert spec["init_args"]["scale"] == 3.0 and spec["init_args"]["gamma"] == -0.5
+    assert spec["init_args"]["adapter"]["class_path"] == "asdkit.adapters.LoRA"
+    assert spec["init_args"]["adapter"]["init_args"]["rank"] == 2
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        Child(2.0),
+        Timesteps(0.1, 0.5, 0.3, 7, stratified=False),
+        LoRA(rank=3, targets=("to_q",), camera=False),
+        StableDiffusion("somewhere", use_camera=False),
+        GaussianPrior({"y": [1.0, 2.0], "z": 3.0}, steps=10),
+        ASD(2.0, -0.75, LoRA(rank=2), negative="ugly"),
+        VSD(4.0, Affine(10)),
+        SDS(50.0),
+        CFG("y", 3.0, negative="z") - 0.5 * Noise() + Discriminator(Affine(10), 0.5, "y"),
+    ],
+    ids=lambda part: part.spec["class_path"].rsplit(".", 1)[1],
+)
+def test_specs_rebuild_parts(part: Part) -> None:
+    again = rebuild(part.spec)
+    assert type(again) is type(part)
+    assert again.spec == part.spec
+
+
+def test_a_rebuilt_expression_computes_the_same() -> None:
+    field = CFG("y", 3.0) - 0.5 * Prompt("z")
+    prior = GaussianPrior({"y": 1.0, "z": -1.0})
+    x = prior.draw(torch.zeros(2, 1, 1, 1), torch.tensor([100, 900]), torch.ones(2, 1, 1, 1))
+    assert torch.equal(rebuild(field.spec)(x), field(x))
+
+
+def test_a_whole_model_is_rebuilt_by_lightnings_own_means() -> None:
+    from pytorch_lightning.cli import instantiate_module
+
+    model = Distillation(
+        "y",
+        GaussianPrior({"y": [1.0, 0.5, 0.2]}, steps=10),
+        Gaussians(count=20, capacity=30),
+        ASD(3.0, -0.75, Affine(10)),
+        Timesteps(0.1, 0.9),
+        critic_steps=2,
+    )
+    arguments = dict(model.hparams)
+    assert arguments.pop("_instantiator") == "pytorch_lightning.cli.instantiate_module"
+    again = instantiate_module(Distillation, arguments)
+    assert isinstance(again, Distillation)
+    for name in ("prior", "generator", "guidance", "timesteps"):
+        assert getattr(again, name).spec == getattr(model, name).spec
+    assert again.critic_steps == 2 and again.prompt == "y"
+
+
+def test_what_no_checkpoint_could_hold_is_refused() -> None:
+    with pytest.raises(TypeError, match="a must be a number, .* got Tensor"):
+        Base(torch.zeros(2))
+
+    @records_spec
+    def preset(part: object) -> Base:
+        return Base(1)
+
+    with pytest.raises(TypeError, match="part must be"):
+        preset(object())

@@ -1,0 +1,193 @@
+"""PLY files: the layout of 3DGS, point clouds, and files that want to do harm."""
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asdkit import ply
+
+
+def splats(count: int = 7, coefficients: int = 4) -> ply.Splats:
+    draws = np.random.default_rng(0)
+    shapes = [(count, 3), (count, 4), (count, 3), (count,), (count, coefficients, 3)]
+    return ply.Splats(*(draws.normal(size=shape).astype(np.float32) for shape in shapes))
+
+
+def write(path: Path, properties: list[str], body: bytes, count: object, encoding: str = "ascii") -> Path:
+    lines = ["ply", f"format {encoding} 1.0", "comment made by a test", f"element vertex {count}"]
+    lines += [f"property {line}" for line in properties] + ["end_header", ""]
+    path.write_bytes("\n".join(lines).encode() + body)
+    return path
+
+
+XYZ = ["float x", "float y", "float z"]
+RGB = ["uchar red", "uchar green", "uchar blue"]
+
+
+@pytest.mark.parametrize("coefficients", [1, 4, 9, 16])
+def test_splats_round_trip(tmp_path: Path, coefficients: int) -> None:
+    original = splats(coefficients=coefficients)
+    ply.write_splats(tmp_path / "a.ply", original)
+    for written, read in zip(original, ply.read_splats(tmp_path / "a.ply"), strict=True):
+        np.testing.assert_array_equal(read, written)
+        assert read.dtype == np.float32
+
+
+def test_splats_are_laid_out_as_inria_does(tmp_path: Path) -> None:
+    original = splats(count=2, coefficients=4)
+    ply.write_splats(tmp_path / "a.ply", original)
+    content = (tmp_path / "a.ply").read_bytes()
+    head, body = content.split(b"end_header\n")
+    lines = head.decode().splitlines()
+    names = [line.split()[2] for line in lines if line.startswith("property float ")]
+    rest = [f"f_rest_{i}" for i in range(9)]
+    assert lines[:3] == ["ply", "format binary_little_endian 1.0", "element vertex 2"]
+    assert names == [
+        "x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", *rest,
+        "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3",
+    ]  # fmt: skip
+    row = dict(zip(names, np.frombuffer(body, "<f4").reshape(2, -1)[1], strict=True))
+    assert [row["x"], row["y"], row["z"]] == original.means[1].tolist()
+    assert [row[f"f_dc_{i}"] for i in range(3)] == original.sh[1, 0].tolist()
+    assert [row[f"f_rest_{i}"] for i in range(9)] == original.sh[1, 1:].T.reshape(-1).tolist()  # all of red first
+    assert [row[f"rot_{i}"] for i in range(4)] == original.quats[1].tolist()
+    assert [row[f"scale_{i}"] for i in range(3)] == original.log_scales[1].tolist()
+    assert (row["opacity"], row["nx"], row["nz"]) == (original.opacity_logits[1], 0, 0)
+
+
+def test_properties_are_found_by_name(tmp_path: Path) -> None:
+    original = splats(count=3, coefficients=1)
+    ply.write_splats(tmp_path / "a.ply", original)
+    head, body = (tmp_path / "a.ply").read_bytes().split(b"end_header\n")
+    names = [line.split()[2] for line in head.decode().splitlines() if line.startswith("property")]
+    table = np.frombuffer(body, "<f4").reshape(3, -1)
+    order = np.random.default_rng(1).permutation(len(names))
+    shuffled = table[:, order].astype(">f8")
+    properties = [f"double {names[i]}" for i in order]
+    path = write(tmp_path / "b.ply", properties, shuffled.tobytes(), 3, "binary_big_endian")
+    for written, read in zip(original, ply.read_splats(path), strict=True):
+        np.testing.assert_array_equal(read, written)
+
+
+def test_writing_refuses_what_is_not_finite(tmp_path: Path) -> None:
+    broken = splats()
+    broken.log_scales[3, 1] = np.nan
+    with pytest.raises(ValueError, match=r"a\.ply .*not finite"):
+        ply.write_splats(tmp_path / "a.ply", broken)
+    assert not (tmp_path / "a.ply").exists()
+    with pytest.raises(ValueError, match="not 5"):
+        ply.write_splats(tmp_path / "a.ply", splats(coefficients=5))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "binary_little_endian", "binary_big_endian"])
+def test_points_with_and_without_colours(tmp_path: Path, encoding: str) -> None:
+    points = np.array([[1, 2, 3], [-4, 5.5, 6], [0, 0, 1e-3]])
+    colors = np.array([[255, 0, 51], [1, 2, 3], [128, 128, 0]])
+    order = ">" if "big" in encoding else "<"
+    record = np.dtype([(name, order + "f4") for name in "xyz"] + [(name, "u1") for name in "rgb"])
+    table = np.array([(*p, *c) for p, c in zip(points, colors, strict=True)], dtype=record)
+    text = "\n".join(" ".join(str(value) for value in row) for row in table.tolist()) + "\n"
+    body = text.encode() if encoding == "ascii" else table.tobytes()
+    more = b"7 7 7 7 7 7\n" if encoding == "ascii" else bytes(2 * record.itemsize)  # what follows the vertices
+    cloud = ply.read_points(write(tmp_path / "a.ply", XYZ + RGB, body + more, 3, encoding))
+    np.testing.assert_allclose(cloud.points, points, rtol=1e-6)
+    np.testing.assert_allclose(cloud.colors, colors / 255, rtol=1e-6)
+    plain = points.astype(order + "f4").tobytes() if encoding != "ascii" else b"1 2 3\n-4 5.5 6\n0 0 1e-3"
+    cloud = ply.read_points(write(tmp_path / "b.ply", XYZ, plain, 3, encoding))
+    np.testing.assert_allclose(cloud.points, points, rtol=1e-6)
+    assert cloud.colors is None
+
+
+def test_float_colours_windows_lines_and_no_last_line_end(tmp_path: Path) -> None:
+    properties = [*XYZ, "float red", "float green", "float blue"]
+    path = write(tmp_path / "a.ply", properties, b"1 2 3 0.5 1.5 -1\n", 1)
+    assert ply.read_points(path).colors.tolist() == [[0.5, 1.0, 0.0]]
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert ply.read_points(path).points.tolist() == [[1.0, 2.0, 3.0]]
+    path = write(tmp_path / "b.ply", XYZ, b"1 2 3\n4 5 6", 2)
+    assert ply.read_points(path).points.tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+
+
+def test_faces_are_told_from_points(tmp_path: Path) -> None:
+    path = tmp_path / "a.ply"
+    head = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+    faces = "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    path.write_text(head + faces + "0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
+    assert ply.read_header(path).is_mesh and not ply.read_header(path).is_splats
+    assert len(ply.read_points(path).points) == 3
+    path.write_text(head + "end_header\n0 0 0\n1 0 0\n0 1 0\n")
+    assert not ply.read_header(path).is_mesh
+
+
+TWELVE = np.arange(3, dtype="<f4").tobytes()
+HOSTILE = {
+    "huge count": (XYZ, TWELVE, 10**17, "binary_little_endian", "truncated"),
+    "absurd count": (XYZ, TWELVE, "9" * 400, "binary_little_endian", "cannot be understood"),
+    "huge count in text": (XYZ, b"1 2 3\n", 10**15, "ascii", "truncated"),
+    "negative count": (XYZ, TWELVE, -1, "binary_little_endian", "cannot be understood"),
+    "no count": (XYZ, TWELVE, "many", "ascii", "cannot be understood"),
+    "zero count": (XYZ, b"", 0, "ascii", "no vertices"),
+    "truncated": (XYZ, TWELVE[:-1], 1, "binary_little_endian", "truncated"),
+    "truncated text": (XYZ, b"1 2 3\n4 5 6", 3, "ascii", "truncated"),
+    "short line": (XYZ, b"1 2 3\n4 5\n666666", 2, "ascii", "vertex line"),
+    "missing lines": (XYZ, b"1.000 2.000 3.000\n", 2, "ascii", "2 vertex lines"),
+    "words": (XYZ, b"one two three\n", 1, "ascii", "vertex line"),
+    "binary text": (XYZ, b"\xff\xfe\x00\x01\x02\x03\n", 1, "ascii", "vertex line"),
+    "nan": (XYZ, np.array([0, np.nan, 0], "<f4").tobytes(), 1, "binary_little_endian", "'y'"),
+    "infinity": (XYZ, np.array([np.inf, 0, 0], "<f4").tobytes(), 1, "binary_little_endian", "'x'"),
+    "too large": ([XYZ[0], XYZ[1], "double z"], b"0 0 1e300\n", 1, "ascii", "'z'"),
+    "nan in text": (XYZ, b"0 0 nan\n", 1, "ascii", "'z'"),
+    "no z": (XYZ[:2], b"0 0\n", 1, "ascii", "lacks the vertex property 'z'"),
+    "twice x": ([*XYZ, "float x"], b"0 0 0 0\n", 1, "ascii", "cannot be understood"),
+    "list in vertex": ([*XYZ, "list uchar int more"], b"0 0 0 0\n", 1, "ascii", "plain numbers"),
+    "unknown type": ([*XYZ, "quaternion q"], b"0 0 0 0\n", 1, "ascii", "cannot be understood"),
+    "unknown format": (XYZ, b"0 0 0\n", 1, "hexadecimal", "cannot be understood"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_broken_points_give_one_sentence(tmp_path: Path, case: str) -> None:
+    properties, body, count, encoding, message = HOSTILE[case]
+    path = write(tmp_path / "hostile.ply", properties, body, count, encoding)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=message) as caught:
+        ply.read_points(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "hostile.ply" in str(caught.value) and "\n" not in str(caught.value)
+    assert peak < 10_000_000
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"Dear diary,\n", b"\x89PNG\r\n\x1a\n", b"ply\nformat ascii 1.0\n", b"ply\n" * 99999]
+)
+def test_other_files_named_ply(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "other.ply"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"other\.ply"):
+        ply.read_splats(path)
+
+
+def test_broken_splats_give_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "a.ply"
+    ply.write_splats(path, splats(coefficients=4))
+    good = path.read_bytes()
+    for old, new, message in [
+        (b"property float opacity", b"property float opaqueness", "lacks the vertex property 'opacity'"),
+        (b"property float f_rest_8", b"property float f_last_8", "8 'f_rest'"),
+        (b"f_rest_8", b"f_rest_9", "lacks the vertex property 'f_rest_8'"),
+        (b"element vertex 7", b"element vertex 8", "truncated"),
+    ]:
+        path.write_bytes(good.replace(old, new))
+        with pytest.raises(ValueError, match=message):
+            ply.read_splats(path)
+    zero = splats()
+    zero.quats[2] = 0
+    ply.write_splats(path, zero)
+    with pytest.raises(ValueError, match="rotation that is zero"):
+        ply.read_splats(path)
+    path.write_bytes(good[:-1])
+    with pytest.raises(ValueError, match="truncated"):
+        ply.read_splats(path)

@@ -1,0 +1,71 @@
+"""Which view words belong to which camera."""
+
+import math
+
+import pytest
+import torch
+
+from asdkit.prompts import DREAMFUSION, EIGHT_SECTORS, NULL, Condition, ViewWords
+from asdkit.toybox.world import view_words
+
+
+def _words(words: ViewWords, azimuth_deg: float, elevation_deg: float = 0.0) -> str:
+    azimuth, elevation = (torch.tensor([math.radians(angle)]) for angle in (azimuth_deg, elevation_deg))
+    return words.all[words.index(azimuth, elevation).item()]
+
+
+@pytest.mark.parametrize("turns", [-1, 0, 1])
+def test_eight_sectors_counter_clockwise_from_the_front(turns: int) -> None:
+    for k, expected in enumerate(EIGHT_SECTORS.sectors):
+        for off in (-22.4, 0.0, 22.4):
+            assert _words(EIGHT_SECTORS, 45 * k + off + 360 * turns) == expected
+    assert _words(EIGHT_SECTORS, 90) == "left side view"
+    assert _words(EIGHT_SECTORS, 270) == "right side view"
+    assert _words(EIGHT_SECTORS, 22.6) == "front left view"
+    assert _words(EIGHT_SECTORS, -22.6) == "front right view"
+    assert _words(EIGHT_SECTORS, 180) == "back view"
+
+
+def test_dreamfusions_four() -> None:
+    for azimuth, expected in ((0, "front"), (44.9, "front"), (45.1, "side"), (134.9, "side"), (135.1, "back")):
+        assert _words(DREAMFUSION, azimuth) == f"{expected} view"
+        assert _words(DREAMFUSION, -azimuth) == f"{expected} view"
+    assert DREAMFUSION.all == ("front view", "side view", "back view", "side view", "overhead view")
+
+
+@pytest.mark.parametrize("words", [DREAMFUSION, EIGHT_SECTORS])
+def test_overhead_above_sixty_degrees(words: ViewWords) -> None:
+    assert words.overhead_above_deg == 60
+    for azimuth in (0, 100, 250):
+        assert _words(words, azimuth, 60.1) == "overhead view"
+        assert _words(words, azimuth, 59.9) == _words(words, azimuth, -89) == _words(words, azimuth)
+
+
+def test_a_batch_is_indexed_row_by_row() -> None:
+    azimuth = torch.tensor([0.0, math.pi / 2, math.pi, 0.0])
+    elevation = torch.tensor([0.0, 0.1, 0.2, 1.4])
+    index = EIGHT_SECTORS.index(azimuth, elevation)
+    assert index.dtype == torch.int64
+    assert index.tolist() == [0, 2, 4, 8]
+
+
+def test_suffixes() -> None:
+    assert DREAMFUSION.suffixes("a duck")[1] == "a duck, side view"
+    assert len(EIGHT_SECTORS.suffixes("a duck")) == 9
+    assert EIGHT_SECTORS.suffixes("a duck")[-1] == "a duck, overhead view"
+
+
+def test_the_toybox_teaches_the_same_words() -> None:
+    """The captions the prior was trained on name directions exactly as the prompts do."""
+    random = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        azimuth = (torch.rand(1, generator=random).item() * 2 - 0.5) * 2 * math.pi
+        elevation = torch.rand(1, generator=random).item() * 1.8 - 0.4
+        expected = EIGHT_SECTORS.all[EIGHT_SECTORS.index(torch.tensor([azimuth]), torch.tensor([elevation])).item()]
+        assert view_words(azimuth, elevation) == expected
+
+
+def test_conditions() -> None:
+    assert Condition("", view_dependent=False) == NULL
+    assert Condition("a") == Condition("a", True) != Condition("a", False)
+    assert len({Condition("a"), Condition("a"), NULL}) == 2

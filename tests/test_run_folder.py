@@ -1,0 +1,119 @@
+"""What a run leaves behind, what test, validate and predict make of it, and how a run stops that has diverged."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from asdkit.callbacks.run_folder import new_run_folder
+from asdkit.cli import main
+from asdkit.files import atomic, slug
+from asdkit.ply import read_splats
+
+
+def fit(recipe: Path, *arguments: str) -> Path:
+    assert main(["fit", "--config", str(recipe), "--run.name=one", *arguments]) == 0
+    return recipe.parent / "runs" / recipe.stem / "one"
+
+
+def test_a_finished_run_is_complete(recipe: Path, capsys: pytest.CaptureFixture) -> None:
+    run = fit(recipe)
+    report = json.loads((run / "run.json").read_text())
+    assert report["status"] == "finished"
+    assert (report["iterations"], report["seed"], report["prompt"]) == (10, 0, "a red duck")
+    assert len(report["prior"]) == 12 and report["versions"]["torch"] and report["seconds"] > 0
+    assert {"psnr", "iou", "azimuth"} <= set(report["metrics"])
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["prompt"] == "a red duck"
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    assert {row["prior"] for row in rows} == {report["prior"]}
+    assert [row["step"] for row in rows if row["critic_loss"]] == [str(step) for step in range(1, 11)]
+    assert rows[-1]["step"] == "10" and float(rows[-1]["psnr"]) == pytest.approx(report["metrics"]["psnr"])
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt", "step-000010.ckpt"]
+    assert sorted(path.name for path in (run / "snapshots").iterdir()) == ["step-000005.png", "step-000010.png"]
+    assert Image.open(run / "snapshots" / "step-000010.png").size == (4 * 16 * 2, 4 * 16 * 2)
+    assert Image.open(run / "contact.png").size == (4 * 16 * 2, 2 * 16 * 2)
+    assert len(read_splats(run / "splats.ply").means) > 60
+    assert list(run.glob("orbit.*"))
+    assert "psnr" in (run / "report.md").read_text()
+    assert not [path for path in run.rglob("*") if "tmp" in path.name]
+
+    for command in ("validate", "test"):
+        capsys.readouterr()
+        assert main([command, str(run)]) == 0
+        table = capsys.readouterr().out
+        assert "psnr" in table and report["prior"] in table
+        assert f"{report['metrics']['psnr']:.3f}"[:-1] in table
+    written = json.loads((run / "test.json").read_text())
+    assert written["metrics"]["psnr"] == pytest.approx(report["metrics"]["psnr"], abs=1e-4)
+    assert main(["predict", str(run)]) == 0
+    assert list((run / "predict").glob("orbit.*"))
+    assert json.loads((run / "run.json").read_text()) == report
+
+
+def test_the_orbit_is_webp_without_the_video_extra(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asdkit.pictures.find_spec", lambda name: None)
+    run = fit(recipe, "--trainer.max_steps=1")
+    assert Image.open(run / "orbit.webp").n_frames == 3
+
+
+def test_other_words_are_named_and_have_no_truth(recipe: Path, capsys: pytest.CaptureFixture) -> None:
+    run = fit(recipe, "--trainer.max_steps=1", "--model.prompt", "a red corgi")
+    err = capsys.readouterr().err
+    assert "never seen 'corgi'" in err
+    assert "'a red corgi' is not of the toybox" in err
+    assert "psnr" not in json.loads((run / "run.json").read_text())["metrics"]
+
+
+def test_a_diverged_run_stops_and_names_the_place(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The field comes from a module in the working directory, as users' own parts do."""
+    (tmp_path / "my_field.py").write_text(
+        "from asdkit.fields import Noise\n"
+        "class Breaking(Noise):\n"
+        "    calls = 0\n"
+        "    def forward(self, x):\n"
+        "        self.calls += 1\n"
+        "        return x.eps * (1.0 if self.calls < 7 else float('nan'))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    code = main(["fit", "--config", str(recipe), "--run.name=one", "--model.guidance=my_field.Breaking"])
+    assert code == 6
+    run = tmp_path / "runs" / "small" / "one"
+    report = json.loads((run / "run.json").read_text())
+    assert report["status"] == "failed"
+    assert (
+        "step 7" in report["reason"] and "residual_norm" in report["reason"] and "step-000004.ckpt" in report["reason"]
+    )
+    assert "Not finite at step 7" in capsys.readouterr().err
+    kept = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert kept["global_step"] == 4
+    assert all(bool(value.isfinite().all()) for value in kept["state_dict"].values())
+    assert not (run / "splats.ply").exists() and not (run / "report.md").exists()
+
+
+def test_folders_of_runs_are_unique_and_stay_below_their_root(tmp_path: Path) -> None:
+    folders = [new_run_folder(tmp_path, "r", "../../Évil: duck", "") for _ in range(3)]
+    assert len(set(folders)) == 3
+    assert all(folder.parent == tmp_path / "r" for folder in folders)
+    new_run_folder(tmp_path, "r", "", "named")
+    with pytest.raises(ValueError, match="exists"):
+        new_run_folder(tmp_path, "r", "", "named")
+    assert slug("A  Yellow/duck!") == "a-yellow-duck"
+    assert slug("...") == "run"
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic(path) as temporary:
+        temporary.write_text("ne")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,148 @@
+"""The toybox's own training: small runs end to end, the folder's layout, and the loss."""
+
+import json
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from asdkit.prompts import NULL, Condition
+from asdkit.toybox import world
+from asdkit.toybox.clip import TinyCLIP, candidate_prompts
+from asdkit.toybox.data import Renders, ToyboxData, encode_cache, render_cache
+from asdkit.toybox.text import build_tokenizer
+from asdkit.toybox.train_clip import TrainCLIP
+from asdkit.toybox.train_unet import TrainUNet
+from asdkit.toybox.train_vae import TrainVAE
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def data(cache: Path) -> ToyboxData:
+    return ToyboxData(cache=str(cache), count=24, held_out=8, batch_size=8)
+
+
+def trainer(folder: Path, steps: int, every: int = 100) -> pl.Trainer:
+    saver = pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=every, save_top_k=-1, filename="{step}")
+    return pl.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[saver],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        check_val_every_n_epoch=None,
+        val_check_interval=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def weights(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline folder and a CLIP, trained for a few steps by the very modules that made the shipped ones."""
+    folder = tmp_path_factory.mktemp("weights")
+    trainer(folder / "a", 2).fit(TrainVAE(output=str(folder), width=8, latent_channels=4), data(cache))
+    trainer(folder / "b", 2).fit(TrainUNet(str(folder), channels=(16, 32), text_width=32), data(cache))
+    trainer(folder / "c", 2).fit(TrainCLIP(output=str(folder), width=32, layers=1, patch=16), data(cache))
+    return folder
+
+
+def test_the_cache_is_drawn_statelessly_and_labels_belong_to_pictures(cache: Path) -> None:
+    folder = render_cache(cache, 24, 0)
+    renders = Renders(folder, 8, seed=3)
+    again = Renders(folder, 8, seed=3, first=5)
+    batch, resumed = renders.batch(5), next(iter(again))
+    assert torch.equal(batch.images, resumed.images)
+    assert batch.captions == resumed.captions
+    assert renders.batch(6).captions != batch.captions
+    kind = renders.labels["things"][int(batch.index[0])][0]
+    assert world.parse(batch.prompts[0]).kind == kind
+    for prompt in batch.prompts:
+        assert not world.is_held_out(world.parse(prompt))
+
+
+def test_held_out_renders_are_of_held_out_things(cache: Path) -> None:
+    renders = Renders(render_cache(cache, 8, 0, held_out=True), 8)
+    assert all(world.is_held_out(world.parse(prompt)) for prompt in renders.batch(0).prompts)
+
+
+def test_every_word_of_the_world_is_one_token() -> None:
+    tokenizer = build_tokenizer()
+    assert [word for word in world.vocabulary() if len(tokenizer.tokenize(word)) != 1] == []
+    assert len(tokenizer.tokenize("zebra")) > 1
+
+
+def test_the_folder_has_the_layout_of_transformers_4(weights: Path) -> None:
+    names = load_file(weights / "text_encoder" / "model.safetensors")
+    assert all(name.startswith("text_model.") for name in names)
+    assert all(tensor.dtype == torch.float16 for tensor in names.values() if tensor.is_floating_point())
+    assert {"vocab.json", "merges.txt", "tokenizer_config.json"} <= {p.name for p in (weights / "tokenizer").iterdir()}
+    assert json.loads((weights / "scheduler" / "scheduler_config.json").read_text())["prediction_type"] == "v_prediction"
+
+
+def test_a_plain_stable_diffusion_pipeline_loads_it_and_agrees(weights: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    from asdkit.priors.stable_diffusion import StableDiffusion
+
+    pipeline = StableDiffusionPipeline.from_pretrained(weights, local_files_only=True, safety_checker=None)
+    prior = StableDiffusion(str(weights))
+    prior.setup()
+    x_t = torch.randn(2, *prior.latent_shape(64, 64))
+    x = prior.draw(torch.zeros_like(x_t), torch.tensor([400, 400]), x_t / prior.schedule.sigma(torch.tensor([400, 400])))
+    ours = x.predict(Condition("a red car", view_dependent=False))
+    tokens = pipeline.tokenizer("a red car", padding="max_length", return_tensors="pt").input_ids
+    text = pipeline.text_encoder(tokens).last_hidden_state.expand(2, -1, -1)
+    with torch.no_grad():
+        v = pipeline.unet(x.x_t, x.t, text).sample
+    assert torch.allclose(ours, x.alpha * v + x.sigma * x.x_t, atol=1e-5)
+    assert not torch.allclose(ours, x.predict(NULL))
+
+
+def test_the_tiny_clip_ranks_prompts(weights: Path) -> None:
+    clip = TinyCLIP(weights / "clip")
+    logits = clip.logits(torch.rand(2, 3, 64, 64), ["a red car", "a yellow duck", "a blue chair"])
+    assert logits.shape == (2, 3)
+    assert len(set(candidate_prompts(200))) == 200
+
+
+def test_resuming_the_unet_is_exact(cache: Path, weights: Path, tmp_path: Path) -> None:
+    def module() -> TrainUNet:
+        return TrainUNet(str(weights), channels=(16, 32), text_width=32)
+
+    whole, half = module(), module()
+    trainer(tmp_path / "whole", 4, every=2).fit(whole, data(cache))
+    checkpoint = next((tmp_path / "whole").glob("step=2*.ckpt"))
+    trainer(tmp_path / "half", 4).fit(half, data(cache), ckpt_path=checkpoint)
+    for (name, a), b in zip(whole.state_dict().items(), half.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_the_unets_loss_is_the_squared_error_in_v(cache: Path, weights: Path) -> None:
+    module = TrainUNet(str(weights), channels=(16, 32), text_width=32)
+    latents = encode_cache(module._vae[0], render_cache(cache, 24, 0))
+    batch = Renders(render_cache(cache, 24, 0), 8).batch(0)
+    x0 = latents[batch.index].float()
+    seen = {}
+
+    class Oracle:
+        tokenizer = module.net.tokenizer
+
+        def __call__(self, x_t: Tensor, t: Tensor, tokens: Tensor, views, has_camera: Tensor) -> Tensor:
+            alpha, sigma = module.schedule.alpha(t), module.schedule.sigma(t)
+            eps = (x_t - alpha * x0) / sigma
+            seen.update(t=t, tokens=tokens, has_camera=has_camera)
+            return alpha * eps - sigma * x0 + 0.5
+
+    generator = torch.Generator().manual_seed(0)
+    loss = module._loss(Oracle(), batch, latents, generator)
+    assert loss.item() == pytest.approx(0.25, rel=1e-3)
+    assert torch.equal((seen["t"] * 8 // 1000).sort().values, torch.arange(8))
+    without_text = (seen["tokens"][:, 1] == module.net.tokenizer.eos_token_id).float()
+    assert (seen["has_camera"] * without_text).sum() == 0

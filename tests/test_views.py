@@ -1,0 +1,103 @@
+"""Cameras: where points land, which side is seen, and how batches are cut."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from asdkit.views import Views, orbit, ring
+
+
+def _view(azimuth_deg: float, elevation_deg: float = 0.0, distance: float = 3.0, fov_deg: float = 40.0) -> Views:
+    angles = (torch.tensor([math.radians(a)], dtype=torch.float64) for a in (azimuth_deg, elevation_deg))
+    return orbit(*angles, torch.tensor([distance], dtype=torch.float64), math.radians(fov_deg), 60, 80)
+
+
+def _project(views: Views, point: list[float]) -> tuple[float, float, float]:
+    """Pixel column, pixel row and depth of a world point, in the first camera."""
+    camera = views.w2c[0] @ torch.tensor([*point, 1.0], dtype=torch.float64)
+    u, v, w = (views.K[0] @ camera[:3]).tolist()
+    return u / w, v / w, w
+
+
+@pytest.mark.parametrize("azimuth", [0, 37, 90, 200, -60])
+@pytest.mark.parametrize("elevation", [-30, 0, 50, 89])
+def test_cameras_are_right_handed_and_look_at_the_origin(azimuth: float, elevation: float) -> None:
+    views = _view(azimuth, elevation, 2.5)
+    rotation = views.c2w[0, :3, :3]
+    assert torch.allclose(rotation.T @ rotation, torch.eye(3, dtype=torch.float64), atol=1e-12)
+    assert torch.linalg.det(rotation).item() == pytest.approx(1.0)
+    assert _project(views, [0, 0, 0]) == pytest.approx((40, 30, 2.5))
+    assert views.c2w[0, 3].tolist() == [0, 0, 0, 1]
+    assert rotation[2, 0].item() == pytest.approx(0)  # the image's rows are level
+    assert rotation[2, 1].item() < 0  # and its down is the world's down
+
+
+def test_the_front_is_seen_from_plus_x() -> None:
+    views = _view(0)
+    assert views.c2w[0, :3, 3].tolist() == pytest.approx([3, 0, 0])
+    column, row, depth = _project(views, [0.5, 0.2, 0.1])
+    focal = 30 / math.tan(math.radians(20))
+    assert depth == pytest.approx(2.5)
+    assert column == pytest.approx(40 + focal * 0.2 / 2.5)  # the object's left (+y) is on the image's right
+    assert row == pytest.approx(30 - focal * 0.1 / 2.5)  # up is up
+
+
+def test_azimuth_ninety_sees_the_left_side() -> None:
+    views = _view(90)
+    assert views.c2w[0, :3, 3].tolist() == pytest.approx([0, 3, 0], abs=1e-12)
+    assert _project(views, [0, 0.5, 0])[2] == pytest.approx(2.5)
+    assert _project(views, [0.5, 0, 0])[0] < 40  # the front points to the image's left
+
+
+def test_positive_elevation_looks_down() -> None:
+    views = _view(0, 30)
+    assert views.c2w[0, 2, 3].item() == pytest.approx(1.5)
+    assert views.c2w[0, 2, 2].item() == pytest.approx(-0.5)  # forward goes down
+    assert _project(views, [0, 0, 0.5])[2] < 3
+
+
+@pytest.mark.parametrize("fov", [20.0, 40.0, 90.0])
+def test_focal_length_from_the_vertical_field_of_view(fov: float) -> None:
+    views = _view(0, fov_deg=fov)
+    K = views.K[0]
+    top = 3 * math.tan(math.radians(fov) / 2)
+    assert _project(views, [0, 0, top])[1] == pytest.approx(0, abs=1e-9)
+    assert _project(views, [0, 0, -top])[1] == pytest.approx(60)
+    assert K[0, 0] == K[1, 1]
+    assert K[:2, 2].tolist() == [40, 30]
+
+
+def test_w2c_is_the_inverse() -> None:
+    views = orbit(*(torch.rand(5, dtype=torch.float64) + k for k in (0, -0.5, 2)), 0.7, 32, 32)
+    assert torch.allclose(views.w2c, torch.linalg.inv(views.c2w), atol=1e-12)
+
+
+def test_angles_and_distance_are_kept() -> None:
+    views = ring(4, elevation_deg=15, distance=3.4, offset_deg=10)
+    position: Tensor = views.c2w[:, :3, 3]
+    assert torch.allclose(torch.atan2(position[:, 1], position[:, 0]) % (2 * math.pi), views.azimuth, atol=1e-5)
+    assert torch.allclose(torch.asin(position[:, 2] / 3.4), views.elevation, atol=1e-5)
+    assert torch.allclose(position.norm(dim=1), views.distance)
+
+
+def test_ring() -> None:
+    views = ring(4, elevation_deg=20, offset_deg=30, size=48)
+    assert len(views) == 4
+    assert torch.rad2deg(views.azimuth).tolist() == pytest.approx([30, 120, 210, 300])
+    assert torch.rad2deg(views.elevation).tolist() == pytest.approx([20] * 4)
+    assert (views.height, views.width) == (48, 48)
+    assert views.K[0, 0, 0].item() == pytest.approx(24 / math.tan(math.radians(20)))
+
+
+def test_parts_of_a_batch() -> None:
+    views = ring(5)
+    for index in (slice(1, 3), torch.tensor([4, 0])):
+        part = views[index]
+        assert len(part) == 2
+        assert torch.equal(part.c2w, views.c2w[index])
+        assert torch.equal(part.azimuth, views.azimuth[index])
+        assert (part.height, part.width) == (64, 64)
+    moved = views.to("meta")
+    assert moved.K.device.type == moved.distance.device.type == "meta"
