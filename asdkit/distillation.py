@@ -201,7 +201,6 @@ class Distillation(pl.LightningModule):
             return
         self.log_dict({name: float(value) for name, value in logs.items()}, prog_bar=True)
         self.log_dict(self.guidance.diagnostics(x))
-        self.log("step", float(self.global_step))  # Lightning's own count of batches starts at 0
 
     # ------------------------------------------------------------------------------------------------ looking
 

@@ -1,5 +1,6 @@
 """One iteration is one global step, everywhere, and a run that went on is the run that never stopped, bit by bit."""
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,17 @@ def test_a_run_goes_on_in_a_new_folder_when_the_checkpoint_is_named(recipe: Path
     fit("--config", first / "config.yaml", "--ckpt_path", checkpoint, "--trainer.max_steps=3", "--run.name=second")
     assert last(runs / "second")["global_step"] == 3
     assert (first / "run.json").read_bytes() == before
+
+
+def test_rows_and_names_count_iterations_whatever_is_logged_or_validated_when(recipe: Path) -> None:
+    options = ("--trainer.max_steps=7", "--trainer.log_every_n_steps=3", "--trainer.val_check_interval=2")
+    fit("--config", recipe, "--run.name=one", *options)
+    run = recipe.parent / "runs" / "small" / "one"
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    assert [row["step"] for row in rows if row["residual_norm"]] == ["3", "6"]
+    assert [row["step"] for row in rows if row["psnr"]] == ["2", "4", "6", "7"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt", "step-000007.ckpt"]
+    assert last(run)["global_step"] == 7
 
 
 def test_several_critic_steps_are_still_one_iteration(recipe: Path) -> None:

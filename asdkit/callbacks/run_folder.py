@@ -64,10 +64,16 @@ class MetricsCSV(CSVLogger):
         if old.is_file():
             old.rename(folder / f"metrics-before-{time.strftime('%Y%m%d-%H%M%S')}.csv")
         super().__init__(folder, name="", version="")
-        self.digest = ""
+        self._trainer: pl.Trainer | None = None
+        self._digest = ""
+
+    def follow(self, trainer: pl.Trainer, digest: str) -> None:
+        """Count by the trainer's iterations (Lightning's own count of batches starts at 0) and name the prior."""
+        self._trainer, self._digest = trainer, digest
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        super().log_metrics(metrics | ({"prior": self.digest} if self.digest else {}), step)
+        step = self._trainer.global_step if self._trainer else step
+        super().log_metrics(metrics | ({"prior": self._digest} if self._digest else {}), step)
 
     def log_hyperparams(self, params: Any = None) -> None:
         """Nothing: config.yaml holds them."""
@@ -99,7 +105,7 @@ class RunFolder(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if isinstance(trainer.logger, MetricsCSV):
-            trainer.logger.digest = prior_digest(pl_module)
+            trainer.logger.follow(trainer, prior_digest(pl_module))
         self._write(trainer, pl_module, "running")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -74,12 +74,12 @@ def sheet(results: dict[str, dict[str, dict]], out: Path) -> None:
         truth = world.render(world.parse(prompt), ring(_VIEWS, 20.0, size=_SIZE)).image
         made = [_contact(out / method / slug(prompt) / "contact.png") for method in results]
         rows += [truth, *made]
-    save_grid(rows, out / "sheet.png")
+    save_grid(torch.cat(rows), out / "sheet.png", columns=_VIEWS)
 
 
 def _contact(path: Path) -> torch.Tensor:
     """The eight pictures of a run's contact sheet [8,3,64,64]."""
-    picture = Image.open(path).convert("RGB").resize((_SIZE * _VIEWS // 2, _SIZE * 2))
+    picture = Image.open(path).convert("RGB").resize((_SIZE * _VIEWS // 2, _SIZE * 2), Image.Resampling.BOX)
     pixels = torch.tensor(list(picture.getdata()), dtype=torch.float32).view(2, _SIZE, _VIEWS // 2, _SIZE, 3) / 255
     return pixels.permute(0, 2, 4, 1, 3).reshape(_VIEWS, 3, _SIZE, _SIZE)
 

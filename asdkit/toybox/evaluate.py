@@ -114,7 +114,7 @@ def main() -> None:
     facts = {"prior": prior.digest, "seed": arguments.seed, "load_seconds": round(load_seconds, 2)}
     print(json.dumps(facts | {name: round(value, 3) for name, value in (figures | samples).items()}, indent=2))
     if arguments.sheet:
-        save_grid(pictures, arguments.sheet, columns=10)
+        save_grid(pictures, arguments.sheet, columns=10, scale=2)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asdkit.prompts import EIGHT_SECTORS
 from asdkit.toybox.kinds import KINDS, STACK_BOTTOMS, STACK_TOPS, build, stack
 from asdkit.toybox.shapes import Colour, Scene, pack, shade
 from asdkit.views import Views, orbit
@@ -34,19 +35,8 @@ COLOURS: dict[str, Colour] = {
 }
 BACKGROUND: Colour = (0.85, 0.85, 0.85)
 
-VIEW_WORDS = (
-    "front view",
-    "front left view",
-    "left side view",
-    "back left view",
-    "back view",
-    "back right view",
-    "right side view",
-    "front right view",
-)
-OVERHEAD = "overhead view"
+VIEW_WORDS, OVERHEAD = EIGHT_SECTORS.sectors, EIGHT_SECTORS.overhead
 _SIDE = "side view"
-_OVERHEAD_ABOVE_DEG = 60.0
 
 _WORDINGS = (
     "a {}",
@@ -154,7 +144,7 @@ def view_words(azimuth: float, elevation: float, ways: int = 8) -> str:
     """
     if ways not in (4, 8):
         raise ValueError(f"ways is 4 or 8, not {ways}")
-    if math.degrees(elevation) > _OVERHEAD_ABOVE_DEG:
+    if math.degrees(elevation) > EIGHT_SECTORS.overhead_above_deg:
         return OVERHEAD
     sector = round(azimuth / (2 * math.pi / ways)) % ways
     return VIEW_WORDS[sector] if ways == 8 else ("front view", _SIDE, "back view", _SIDE)[sector]
