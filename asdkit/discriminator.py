@@ -85,5 +85,7 @@ class Discriminator(Field):
 
     def _condition(self) -> Condition:
         if self.text is None:
-            raise ValueError("The discriminator has no text; give it one, or bind the run's prompt with field.bind(prompt).")
+            raise ValueError(
+                "The discriminator has no text; give it one, or bind the run's prompt with field.bind(prompt)."
+            )
         return Condition(self.text)

@@ -12,6 +12,7 @@ from torch import Tensor
 from asdkit.fields import Field
 from asdkit.generators.base import Generator, Render
 from asdkit.objectives import Weighting, inject, weight
+from asdkit.part import Part
 from asdkit.prior import Noised, Prior
 from asdkit.randomness import generator_for
 from asdkit.timesteps import Timesteps
@@ -24,7 +25,7 @@ def _nothing() -> None:
     """Replaces Lightning's step counter for the discriminator's optimiser."""
 
 
-class Distillation(pl.LightningModule):
+class Distillation(Part, pl.LightningModule):
     """Score distillation: the generator is pulled by a guidance, whose discriminator learns in alternation.
 
     One iteration is one global step, whatever the number of optimisers: the generator steps first, then the
@@ -77,23 +78,23 @@ class Distillation(pl.LightningModule):
             raise ValueError(
                 f"random_background and background must lie in [0, 1]; got {random_background} and {background}."
             )
-        timesteps = timesteps or Timesteps()
-        parts = {"prior": prior, "generator": generator, "guidance": guidance, "timesteps": timesteps}
-        plain = dict(
-            prompt=prompt,
-            weighting=weighting,
-            critic_steps=critic_steps,
-            critic_lr=critic_lr,
-            critic_clip=critic_clip,
-            share_noise=share_noise,
-            random_background=random_background,
-            background=background,
-            seed=seed,
+        self.save_hyperparameters(
+            self.spec["init_args"] | {"_instantiator": "pytorch_lightning.cli.instantiate_module"}
         )
-        specs = {name: part.spec for name, part in parts.items()}
-        self.save_hyperparameters(plain | specs | {"_instantiator": "pytorch_lightning.cli.instantiate_module"})
-        self.prompt, self.prior, self.generator, self.guidance, self.timesteps = prompt, prior, generator, guidance, timesteps
-        self.weighting, self.critic_steps, self.critic_lr, self.critic_clip = weighting, critic_steps, critic_lr, critic_clip
+        timesteps = timesteps or Timesteps()
+        self.prompt, self.prior, self.generator, self.guidance, self.timesteps = (
+            prompt,
+            prior,
+            generator,
+            guidance,
+            timesteps,
+        )
+        self.weighting, self.critic_steps, self.critic_lr, self.critic_clip = (
+            weighting,
+            critic_steps,
+            critic_lr,
+            critic_clip,
+        )
         self.share_noise, self.random_background, self.background = share_noise, random_background, background
         self.seed = seed
         self.automatic_optimization = False

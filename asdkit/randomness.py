@@ -1,4 +1,4 @@
-"""Stateless randomness: every draw comes from a generator seeded by (seed, rank, step, purpose), so resuming is exact."""
+"""Stateless randomness: a draw depends on (seed, rank, step, purpose) alone, so that resuming is exact."""
 
 import hashlib
 

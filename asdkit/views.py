@@ -92,7 +92,12 @@ def orbit(
 
 
 def ring(
-    count: int, elevation_deg: float = 15.0, distance: float = 3.4, fov_deg: float = 40.0, size: int = 64, offset_deg: float = 0.0
+    count: int,
+    elevation_deg: float = 15.0,
+    distance: float = 3.4,
+    fov_deg: float = 40.0,
+    size: int = 64,
+    offset_deg: float = 0.0,
 ) -> Views:
     """`count` cameras evenly around the object, the first at azimuth `offset_deg`; square images of `size` pixels."""
     azimuth = torch.arange(count) * (2 * math.pi / count) + math.radians(offset_deg)

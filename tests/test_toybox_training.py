@@ -83,7 +83,9 @@ def test_the_folder_has_the_layout_of_transformers_4(weights: Path) -> None:
     assert all(name.startswith("text_model.") for name in names)
     assert all(tensor.dtype == torch.float16 for tensor in names.values() if tensor.is_floating_point())
     assert {"vocab.json", "merges.txt", "tokenizer_config.json"} <= {p.name for p in (weights / "tokenizer").iterdir()}
-    assert json.loads((weights / "scheduler" / "scheduler_config.json").read_text())["prediction_type"] == "v_prediction"
+    assert (
+        json.loads((weights / "scheduler" / "scheduler_config.json").read_text())["prediction_type"] == "v_prediction"
+    )
 
 
 def test_a_plain_stable_diffusion_pipeline_loads_it_and_agrees(weights: Path) -> None:
@@ -95,7 +97,9 @@ def test_a_plain_stable_diffusion_pipeline_loads_it_and_agrees(weights: Path) ->
     prior = StableDiffusion(str(weights))
     prior.setup()
     x_t = torch.randn(2, *prior.latent_shape(64, 64))
-    x = prior.draw(torch.zeros_like(x_t), torch.tensor([400, 400]), x_t / prior.schedule.sigma(torch.tensor([400, 400])))
+    x = prior.draw(
+        torch.zeros_like(x_t), torch.tensor([400, 400]), x_t / prior.schedule.sigma(torch.tensor([400, 400]))
+    )
     ours = x.predict(Condition("a red car", view_dependent=False))
     tokens = pipeline.tokenizer("a red car", padding="max_length", return_tensors="pt").input_ids
     text = pipeline.text_encoder(tokens).last_hidden_state.expand(2, -1, -1)
@@ -146,3 +150,16 @@ def test_the_unets_loss_is_the_squared_error_in_v(cache: Path, weights: Path) ->
     assert torch.equal((seen["t"] * 8 // 1000).sort().values, torch.arange(8))
     without_text = (seen["tokens"][:, 1] == module.net.tokenizer.eos_token_id).float()
     assert (seen["has_camera"] * without_text).sum() == 0
+
+
+def test_the_averaged_network_sees_its_own_camera(cache: Path, weights: Path) -> None:
+    module = TrainUNet(str(weights), channels=(16, 32), text_width=32)
+    batch = Renders(render_cache(cache, 24, 0), 2).batch(0)
+    for net in (module.net, module.average.module):
+        torch.nn.init.normal_(net.camera.out.weight, generator=torch.Generator().manual_seed(1))
+    x_t, t = torch.randn(2, 4, 16, 16), torch.tensor([100, 700])
+    tokens = module.net.tokenizer(batch.captions, padding="max_length", return_tensors="pt").input_ids
+    module.net(x_t, t, tokens, batch.views, torch.zeros(2))
+    with_camera = module.average.module(x_t, t, tokens, batch.views, torch.ones(2))
+    assert torch.equal(with_camera, module.net(x_t, t, tokens, batch.views, torch.ones(2)))
+    assert not torch.equal(with_camera, module.net(x_t, t, tokens, batch.views, torch.zeros(2)))

@@ -19,9 +19,7 @@ def render(
     height: int,
     background: Float[Tensor, "B D"],
     antialiased: bool,
-) -> tuple[
-    Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"], Float[Tensor, "B N 2"], Int32[Tensor, "B N 2"]
-]:
+) -> tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"], Float[Tensor, "B N 2"], Int32[Tensor, "B N 2"]]:
     """Colours and depth blended on the background, alpha, screen positions and radii; depth is the last feature.
 
     Raises:

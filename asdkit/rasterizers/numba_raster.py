@@ -61,9 +61,7 @@ class _Composite(torch.autograd.Function):
         orders = list(ctx.saved_tensors[7:])
         grads = [torch.zeros_like(tensor) for tensor in inputs[:4]]
         behind = grad_transmittance[..., 0].clone(memory_format=torch.contiguous_format)
-        _each_view(
-            _backward, orders, *inputs, transmittance.clone(), last, grad_blended.contiguous(), behind, *grads
-        )
+        _each_view(_backward, orders, *inputs, transmittance.clone(), last, grad_blended.contiguous(), behind, *grads)
         return *grads, None, None, None, None
 
 

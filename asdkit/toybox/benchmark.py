@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from asdkit.pictures import save_grid
 from asdkit.files import slug, write_text
+from asdkit.pictures import save_grid
 from asdkit.toybox import world
 from asdkit.views import ring
 
@@ -45,7 +45,17 @@ def run(prompt: str, method: str, out: Path, options: list[str]) -> dict:
     folder = out / method / slug(prompt)
     report = folder / "run.json"
     if not report.is_file():
-        command = [sys.executable, "-m", "asdkit", "fit", "--config", "gs3d", "--model.prompt", prompt, *METHODS[method]]
+        command = [
+            sys.executable,
+            "-m",
+            "asdkit",
+            "fit",
+            "--config",
+            "gs3d",
+            "--model.prompt",
+            prompt,
+            *METHODS[method],
+        ]
         command += ["--run.root", str(out), "--run.recipe", method, "--run.name", slug(prompt), *options]
         subprocess.run(command, check=True)
     return json.loads(report.read_text())

@@ -50,7 +50,6 @@ class Renders(IterableDataset):
         self.labels = torch.load(folder / "labels.pt", weights_only=True)
         self.batch_size, self.seed, self.first, self.rank = batch_size, seed, first, rank
 
-
     def __iter__(self) -> Iterator[Batch]:
         step = self.first
         while True:

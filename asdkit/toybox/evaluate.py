@@ -1,4 +1,4 @@
-"""How good the toybox's prior and CLIP are: `python -m asdkit.toybox.evaluate`. Prints the figures of the model card."""
+"""How good the toybox's prior and CLIP are, the figures of the model card: `python -m asdkit.toybox.evaluate`."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ from asdkit.prompts import Condition
 from asdkit.randomness import generator_for
 from asdkit.sampling import ddim
 from asdkit.toybox import world
-from asdkit.toybox.clip import TinyCLIP, candidate_prompts
+from asdkit.toybox.clip import TinyCLIP
 from asdkit.views import Views, ring
 
 SCALE, STEPS, PROMPTS, CANDIDATES, BACKGROUND = 3.0, 50, 50, 200, 0.85
@@ -109,7 +109,10 @@ def main() -> None:
     prior.setup()
     load_seconds = time.perf_counter() - start
     clip = TinyCLIP(prior.folder / "clip")
-    figures = {"vae_psnr_db": evaluate_vae(prior, arguments.seed), "clip_retrieval": evaluate_clip(clip, arguments.seed)}
+    figures = {
+        "vae_psnr_db": evaluate_vae(prior, arguments.seed),
+        "clip_retrieval": evaluate_clip(clip, arguments.seed),
+    }
     samples, pictures = evaluate_samples(prior, clip, arguments.seed)
     facts = {"prior": prior.digest, "seed": arguments.seed, "load_seconds": round(load_seconds, 2)}
     print(json.dumps(facts | {name: round(value, 3) for name, value in (figures | samples).items()}, indent=2))

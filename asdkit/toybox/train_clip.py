@@ -45,7 +45,12 @@ class TrainCLIP(pl.LightningModule):
 
         self.tokenizer = build_tokenizer()
         special = {name: getattr(self.tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        shape = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": 4, "projection_dim": width}
+        shape = {
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_attention_heads": 4,
+            "projection_dim": width,
+        }
         text = shape | special
         text |= {"vocab_size": len(self.tokenizer), "max_position_embeddings": MAX_TOKENS, "num_hidden_layers": 2}
         vision = shape | {"image_size": 64, "patch_size": patch, "num_hidden_layers": layers}
@@ -66,7 +71,9 @@ class TrainCLIP(pl.LightningModule):
         logits = self._logits(batch.images, captions)
         target = torch.arange(len(logits), device=logits.device)
         loss = (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
-        self.log_dict({"loss": loss, "top1": (logits.argmax(1) == target).float().mean()}, prog_bar=True, batch_size=len(target))
+        self.log_dict(
+            {"loss": loss, "top1": (logits.argmax(1) == target).float().mean()}, prog_bar=True, batch_size=len(target)
+        )
         return loss
 
     def validation_step(self, batch: Batch) -> None:

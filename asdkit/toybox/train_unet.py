@@ -1,4 +1,4 @@
-"""Training of the toybox's text-to-image model: text encoder, UNet and camera embedding, in Stable Diffusion's format."""
+"""Training of the toybox's text-to-image model in Stable Diffusion's format: text encoder, UNet, camera embedding."""
 
 import json
 from pathlib import Path
@@ -16,6 +16,7 @@ from asdkit.schedules import scaled_linear
 from asdkit.toybox import world
 from asdkit.toybox.data import Batch, encode_cache
 from asdkit.toybox.training import hold_then_decay, save_half
+from asdkit.views import Views
 
 _BETA_START, _BETA_END = 0.00085, 0.012
 
@@ -65,9 +66,12 @@ class Denoiser(nn.Module):
         self.text_encoder = CLIPTextModel(config)
         self.camera = CameraEmbedding(self.unet.time_embedding.linear_2.out_features)
         self._camera_offset: Tensor | None = None
-        self.unet.time_embedding.register_forward_hook(lambda module, args, out: out + self._camera_offset)
+        self.unet.time_embedding.register_forward_hook(self._add_camera)
 
-    def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, views, has_camera: Tensor) -> Tensor:
+    def _add_camera(self, module: nn.Module, args: tuple, embedding: Tensor) -> Tensor:
+        return embedding + self._camera_offset
+
+    def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, views: Views, has_camera: Tensor) -> Tensor:
         """The network's output [B,C,h,w]; `has_camera` [B] tells which rows know their camera."""
         self._camera_offset = self.camera(views) * has_camera[:, None]
         text = self.text_encoder(tokens).last_hidden_state

@@ -56,7 +56,9 @@ class TrainVAE(pl.LightningModule):
             ).to(memory_format=torch.channels_last)
 
     def configure_optimizers(self) -> dict:
-        optimizer = torch.optim.AdamW(self.vae.parameters(), lr=self.hparams.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+        optimizer = torch.optim.AdamW(
+            self.vae.parameters(), lr=self.hparams.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+        )
         return {"optimizer": optimizer, "lr_scheduler": cosine(optimizer, self.trainer.max_steps)}
 
     def training_step(self, batch: Batch) -> Tensor:
@@ -71,7 +73,12 @@ class TrainVAE(pl.LightningModule):
 
     def validation_step(self, batch: Batch) -> None:
         reconstruction = self.vae.decode(self.vae.encode(batch.images * 2 - 1).latents).sample
-        self.log("val_psnr", psnr((reconstruction + 1) / 2, batch.images).mean(), prog_bar=True, batch_size=len(batch.captions))
+        self.log(
+            "val_psnr",
+            psnr((reconstruction + 1) / 2, batch.images).mean(),
+            prog_bar=True,
+            batch_size=len(batch.captions),
+        )
 
     def on_train_end(self) -> None:
         if not self.trainer.is_global_zero:
