@@ -82,21 +82,10 @@ class Distillation(Part, pl.LightningModule):
             self.spec["init_args"] | {"_instantiator": "pytorch_lightning.cli.instantiate_module"}
         )
         timesteps = timesteps or Timesteps()
-        self.prompt, self.prior, self.generator, self.guidance, self.timesteps = (
-            prompt,
-            prior,
-            generator,
-            guidance,
-            timesteps,
-        )
-        self.weighting, self.critic_steps, self.critic_lr, self.critic_clip = (
-            weighting,
-            critic_steps,
-            critic_lr,
-            critic_clip,
-        )
-        self.share_noise, self.random_background, self.background = share_noise, random_background, background
-        self.seed = seed
+        self.prompt, self.seed, self.background = prompt, seed, background
+        self.prior, self.generator, self.guidance, self.timesteps = prior, generator, guidance, timesteps
+        self.weighting, self.share_noise, self.random_background = weighting, share_noise, random_background
+        self.critic_steps, self.critic_lr, self.critic_clip = critic_steps, critic_lr, critic_clip
         self.automatic_optimization = False
         self.strict_loading = False
 

@@ -114,7 +114,7 @@ class TrainUNet(pl.LightningModule):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.net = Denoiser(tuple(channels), self._vae[0].config.latent_channels, text_width)
-        self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+        self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
         self.schedule = scaled_linear(1000, _BETA_START, _BETA_END, "v_prediction")
 
     def setup(self, stage: str) -> None:
