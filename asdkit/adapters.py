@@ -1,6 +1,6 @@
 """Adapters: where the discriminator's parameters phi live."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,7 +33,7 @@ class LoRA(Adapter):
         self,
         rank: int = 4,
         alpha: float = 0.0,
-        targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0"),
+        targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0"),
         camera: bool = True,
         init_seed: int = 0,
     ) -> None:

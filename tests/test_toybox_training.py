@@ -135,10 +135,10 @@ def test_the_unets_loss_is_the_squared_error_in_v(cache: Path, weights: Path) ->
     x0 = latents[batch.index].float()
     seen = {}
 
-    class Oracle:
+    class Oracle(torch.nn.Module):
         tokenizer = module.net.tokenizer
 
-        def __call__(self, x_t: Tensor, t: Tensor, tokens: Tensor, views, has_camera: Tensor) -> Tensor:
+        def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, views, has_camera: Tensor) -> Tensor:
             alpha, sigma = module.schedule.alpha(t), module.schedule.sigma(t)
             eps = (x_t - alpha * x0) / sigma
             seen.update(t=t, tokens=tokens, has_camera=has_camera)

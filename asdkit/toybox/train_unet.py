@@ -1,6 +1,7 @@
 """Training of the toybox's text-to-image model in Stable Diffusion's format: text encoder, UNet, camera embedding."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class TrainUNet(pl.LightningModule):
     def __init__(
         self,
         weights: str = "toybox-weights",
-        channels: tuple[int, ...] = (32, 96, 192),
+        channels: Sequence[int] = (32, 96, 192),
         text_width: int = 128,
         learning_rate: float = 1e-3,
         ema_decay: float = 0.9995,
@@ -139,7 +140,7 @@ class TrainUNet(pl.LightningModule):
         loss = self._loss(self.average.module, batch, self._latents["held-out"], generator)
         self.log("val_loss", loss, prog_bar=True, batch_size=len(batch.captions))
 
-    def _loss(self, net: Denoiser, batch: Batch, latents: Tensor, generator: torch.Generator) -> Tensor:
+    def _loss(self, net: nn.Module, batch: Batch, latents: Tensor, generator: torch.Generator) -> Tensor:
         x0 = latents[batch.index.cpu()].float().to(self.device)
         count = len(x0)
         strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count
