@@ -17,8 +17,6 @@ from asdkit.toybox.training import hold_then_decay, save_half
 class TrainCLIP(pl.LightningModule):
     """A CLIPModel on pictures of 64 pixels and the toybox's captions, trained by the symmetric contrastive loss.
 
-    Its renders and its seed should differ from the prior's, so that the two share no accidents.
-
     Args:
         output: folder that receives `clip/` when training ends.
         width: of both towers.
