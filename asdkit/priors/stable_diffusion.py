@@ -128,6 +128,9 @@ class StableDiffusion(Prior):
         if not missing:
             return
         from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
 
         self._read_json("text_encoder/config.json")
         with self._reading("tokenizer"):

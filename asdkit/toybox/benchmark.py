@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -77,20 +78,22 @@ def table(results: dict[str, dict[str, dict]]) -> str:
 
 
 def sheet(results: dict[str, dict[str, dict]], out: Path) -> None:
-    """Each prompt's truth from eight azimuths, and under it what each method made of it."""
-    rows = []
-    prompts = next(iter(results.values()))
-    for prompt in prompts:
+    """Each prompt's truth from eight azimuths, and under it what each method made of it; two prompts side by side."""
+    blocks = []
+    for prompt in next(iter(results.values())):
         truth = world.render(world.parse(prompt), ring(_VIEWS, 20.0, size=_SIZE)).image
-        made = [_contact(out / method / slug(prompt) / "contact.png") for method in results]
-        rows += [truth, *made]
-    save_grid(torch.cat(rows), out / "sheet.png", columns=_VIEWS)
+        blocks.append([truth, *(_contact(out / method / slug(prompt) / "contact.png") for method in results)])
+    if len(blocks) % 2 == 0:
+        half = len(blocks) // 2
+        pairs = zip(blocks[:half], blocks[half:], strict=True)
+        blocks = [[torch.cat(side_by_side) for side_by_side in zip(*pair, strict=True)] for pair in pairs]
+    save_grid(torch.cat([row for block in blocks for row in block]), out / "sheet.png", columns=len(blocks[0][0]))
 
 
 def _contact(path: Path) -> torch.Tensor:
     """The eight pictures of a run's contact sheet [8,3,64,64]."""
     picture = Image.open(path).convert("RGB").resize((_SIZE * _VIEWS // 2, _SIZE * 2), Image.Resampling.BOX)
-    pixels = torch.tensor(list(picture.getdata()), dtype=torch.float32).view(2, _SIZE, _VIEWS // 2, _SIZE, 3) / 255
+    pixels = torch.from_numpy(np.array(picture)).float().view(2, _SIZE, _VIEWS // 2, _SIZE, 3) / 255
     return pixels.permute(0, 2, 4, 1, 3).reshape(_VIEWS, 3, _SIZE, _SIZE)
 
 

@@ -31,7 +31,9 @@ class TinyCLIP:
         if not (folder / "config.json").is_file():
             raise ValueError(f"There is no CLIP in {folder}; train one with recipes/toybox/clip.yaml.")
         from transformers import CLIPModel, CLIPTokenizer
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         self.model = CLIPModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
         self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
