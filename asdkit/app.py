@@ -16,9 +16,14 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException, SI
 import asdkit.adapters
 import asdkit.data
 import asdkit.distillation
+import asdkit.elsewhere
+import asdkit.gammas
 import asdkit.generators.gaussians
+import asdkit.generators.images
 import asdkit.guidance
 import asdkit.priors.stable_diffusion
+import asdkit.ramps
+import asdkit.reals
 import asdkit.toybox.data  # noqa: F401  (imported for their short class names)
 from asdkit.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from asdkit.callbacks.finite import Diverged, StopWhenNotFinite
@@ -29,6 +34,7 @@ from asdkit.callbacks.snapshots import Snapshots
 from asdkit.cli_errors import explain
 from asdkit.files import slug, write_text
 
+_FOLDER = "ASDKIT_RUN_FOLDER"
 MAX_STEPS_LIMIT = 100_000_000
 _HARMLESS = (
     ".*does not have many workers.*",
@@ -117,9 +123,7 @@ class CLI(LightningCLI):
         writes = self.subcommand in ("fit", "predict")
         folder = self.run_folder or Path(config.run.root)
         if self.run_folder is None and writes:
-            prompt = config.model.get("init_args", Namespace()).get("prompt") or ""
-            folder = new_run_folder(Path(config.run.root), config.run.recipe, prompt, config.run.name)
-            print(f"Run folder: {folder}", file=sys.stderr)
+            folder = self._new_folder(config)
         kwargs["default_root_dir"] = str(folder)
         if config.trainer.logger is None:
             kwargs["logger"] = MetricsCSV(folder) if self.subcommand == "fit" else False
@@ -135,6 +139,16 @@ class CLI(LightningCLI):
             again.ckpt_path = None
             write_text(folder / "config.yaml", self._parser("fit").dump(again, skip_none=False))
         return trainer
+
+    def _new_folder(self, config: Namespace) -> Path:
+        """A new run folder; the processes that Lightning starts for further ranks find it in their environment."""
+        if os.environ.get("LOCAL_RANK", "0") != "0" and _FOLDER in os.environ:
+            return Path(os.environ[_FOLDER])
+        prompt = config.model.get("init_args", Namespace()).get("prompt") or ""
+        folder = new_run_folder(Path(config.run.root), config.run.recipe, prompt, config.run.name)
+        print(f"Run folder: {folder}", file=sys.stderr)
+        os.environ[_FOLDER] = str(folder)
+        return folder
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
         """The always-present callbacks, in the order they act; checkpoints are last, after the check for NaN."""

@@ -90,7 +90,12 @@ class TrainUNet(pl.LightningModule):
         ema_decay: of the average of the weights that is saved.
         drop_text: share of examples without text and camera, for classifier-free guidance.
         drop_camera: share of the others that know no camera, so that text alone suffices.
+        start: pipeline folder whose `unet/`, `text_encoder/` and `camera/` training starts from; random weights when
+            empty. Their sizes must be those given here.
         seed: of the weights, the noise and the drops.
+
+    Raises:
+        ValueError: there is no autoencoder in `weights`, or `start` does not hold such networks.
     """
 
     def __init__(
@@ -102,6 +107,7 @@ class TrainUNet(pl.LightningModule):
         ema_decay: float = 0.9995,
         drop_text: float = 0.1,
         drop_camera: float = 0.3,
+        start: str = "",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -115,13 +121,19 @@ class TrainUNet(pl.LightningModule):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.net = Denoiser(tuple(channels), self._vae[0].config.latent_channels, text_width)
+        if start:
+            load_pipeline(self.net, Path(start))
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
         self.schedule = scaled_linear(1000, _BETA_START, _BETA_END, "v_prediction")
 
+    def prepare_data(self) -> None:
+        """Encode the renders once, in one process, before the others read them."""
+        for folder in self.trainer.datamodule.folders().values():
+            encode_cache(self._vae[0], folder)
+
     def setup(self, stage: str) -> None:
-        data = self.trainer.datamodule
-        data.prepare_data()
-        self._latents = {split: encode_cache(self._vae[0], folder) for split, folder in data.folders().items()}
+        folders = self.trainer.datamodule.folders()
+        self._latents = {split: encode_cache(self._vae[0], folder) for split, folder in folders.items()}
 
     def configure_optimizers(self) -> dict:
         optimizer = torch.optim.AdamW(
@@ -163,6 +175,28 @@ class TrainUNet(pl.LightningModule):
     def on_train_end(self) -> None:
         if self.trainer.is_global_zero:
             save_pipeline(self.average.module, Path(self.hparams.weights))
+
+
+def load_pipeline(net: Denoiser, folder: Path) -> None:
+    """Read the networks that `save_pipeline` wrote.
+
+    Raises:
+        ValueError: a file is missing, or of other sizes.
+    """
+    from safetensors.torch import load_file
+
+    files = {
+        net.unet: "unet/diffusion_pytorch_model.safetensors",
+        net.text_encoder: "text_encoder/model.safetensors",
+        net.camera: "camera/model.safetensors",
+    }
+    for module, name in files.items():
+        try:
+            weights = {key.removeprefix("text_model."): value for key, value in load_file(folder / name).items()}
+            expected = {key.removeprefix("text_model."): key for key in module.state_dict()}
+            module.load_state_dict({expected.get(key, key): value for key, value in weights.items()})
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"{folder / name} can't be started from: {str(error).splitlines()[0]}") from error
 
 
 def save_pipeline(net: Denoiser, folder: Path) -> None:
