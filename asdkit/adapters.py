@@ -1,7 +1,8 @@
 """Adapters: where the discriminator's parameters phi live."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -13,8 +14,56 @@ from asdkit.prior import Prior
 from asdkit.views import Views
 
 
-class LoRA(Adapter):
-    """Low-rank adapters on the attention layers of the prior's network, through peft.
+class _Attached(Adapter):
+    """What adapters share: the camera's network, and weights that may arrive before there is a prior to attach to."""
+
+    def __init__(self, camera: bool, init_seed: int = 0) -> None:
+        super().__init__()
+        self.init_seed = init_seed
+        self.weights = nn.ParameterDict()
+        self.camera: CameraEmbedding | None = None
+        self._use_camera = camera
+        self._prior: list[Prior] = []  # in a list, so that it is no submodule
+        self._waiting: dict[str, torch.Tensor] = {}
+
+    @abstractmethod
+    def attach(self, prior: Prior) -> None:
+        """Make `weights` (dots in their names written as slashes), such that the prediction does not change."""
+
+    @abstractmethod
+    def within(self, prior: Prior) -> AbstractContextManager:
+        """A context in which the prior predicts with `weights`."""
+
+    def setup(self, prior: Prior) -> None:
+        if self._prior:
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.init_seed)
+            self.attach(prior)
+            if self._use_camera and prior.time_width:
+                self.camera = CameraEmbedding(prior.time_width)
+        self._prior = [prior]
+        if self._waiting:
+            self.load_state_dict(self._waiting)
+            self._waiting = {}
+
+    @contextmanager
+    def switched_on(self, views: Views | None, copies: int) -> Iterator[None]:
+        prior = self._prior[0]
+        offset = None if self.camera is None or views is None else self.camera(views).repeat(copies, 1)
+        with self.within(prior), prior.offset_time(offset):
+            yield
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Weights that arrive before `setup` wait for it; a checkpoint is loaded without its prior."""
+        if not self._prior:
+            mine = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
+            self._waiting = {key.removeprefix(prefix): value.clone() for key, value in mine.items()}
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class LoRA(_Attached):
+    """Low-rank adapters on layers of the prior's network, through peft.
 
     They start at exactly zero, so that e_phi = e_y at step 0. Switching them is a flag on a kept list of layers.
 
@@ -37,57 +86,37 @@ class LoRA(Adapter):
         camera: bool = True,
         init_seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(camera, init_seed)
         if rank < 1:
             raise ValueError(f"The LoRA rank must be at least 1; got {rank}.")
-        self.rank, self.alpha, self.targets, self.init_seed = rank, alpha or float(rank), tuple(targets), init_seed
-        self.weights = nn.ParameterDict()
-        self.camera: CameraEmbedding | None = None
-        self._use_camera = camera
+        self.rank, self.alpha, self.targets = rank, alpha or float(rank), tuple(targets)
         self._layers: list[nn.Module] = []
-        self._prior: list[Prior] = []
-        self._waiting: dict[str, torch.Tensor] = {}
 
-    def setup(self, prior: Prior) -> None:
+    def attach(self, prior: Prior) -> None:
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.lora import LoraLayer
 
-        if self._layers:
-            return
         network = prior.network
         keys = [key for key, _ in network.named_parameters()]
         name = f"phi{len({key.split('.lora_A.')[1] for key in keys if '.lora_A.' in key})}"
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=list(self.targets), lora_dropout=0.0)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.init_seed)
-            try:
-                inject_adapter_in_model(config, network, adapter_name=name)
-            except ValueError as error:
-                names = ", ".join(self.targets)
-                raise ValueError(f"The prior's network has no layer named {names}; set targets.") from error
-            if self._use_camera:
-                self.camera = CameraEmbedding(prior.time_width)
+        try:
+            inject_adapter_in_model(config, network, adapter_name=name)
+        except ValueError as error:
+            names = ", ".join(self.targets)
+            raise ValueError(f"The prior's network has no layer named {names}; set targets.") from error
         self._layers = [layer for layer in network.modules() if isinstance(layer, LoraLayer)]
-        self._prior = [prior]
         self._name = name
         for key, parameter in network.named_parameters():
             if f".{name}." in key:
                 self.weights[key.replace(".", "/")] = parameter.requires_grad_(True)
         self._set(disabled=True)
-        if self._waiting:
-            self.load_state_dict(self._waiting)
-            self._waiting = {}
 
     @contextmanager
-    def switched_on(self, views: Views | None, copies: int) -> Iterator[None]:
-        prior = self._prior[0]
+    def within(self, prior: Prior) -> Iterator[None]:
         self._set(disabled=False)
         try:
-            if self.camera is None or views is None:
-                yield
-            else:
-                with prior.offset_time(self.camera(views).repeat(copies, 1)):
-                    yield
+            yield
         finally:
             self._set(disabled=True)
 
@@ -96,9 +125,69 @@ class LoRA(Adapter):
             layer.__dict__["_disable_adapters"] = disabled
             layer.__dict__["_active_adapter"] = [self._name]
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Weights that arrive before `setup` wait for it; a checkpoint is loaded without its prior."""
-        if not self._layers:
-            mine = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
-            self._waiting = {key.removeprefix(prefix): value.clone() for key, value in mine.items()}
-        super()._load_from_state_dict(state_dict, prefix, *args)
+
+class Embedding(_Attached):
+    """Textual inversion: phi is an offset of the prompt's embedding, zero at first, so that e_phi = e_y at step 0.
+
+    Args:
+        tokens: how many tokens it moves, from the first word on; 0 for the whole sequence.
+        camera: condition e_phi on the camera, by a zero-initialised offset of the time embedding.
+
+    Raises:
+        ValueError: a negative number of tokens, or a prior without an embedding to move (in `setup`).
+    """
+
+    def __init__(self, tokens: int = 0, camera: bool = True) -> None:
+        super().__init__(camera)
+        if tokens < 0:
+            raise ValueError(f"Embedding's tokens can't be negative; got {tokens}.")
+        self.tokens = tokens
+
+    def attach(self, prior: Prior) -> None:
+        shape = prior.condition_shape
+        if not shape:
+            raise ValueError(f"{type(prior).__name__} has no embedding of prompts that could be learned; use a LoRA.")
+        self._rows = slice(1, 1 + self.tokens) if self.tokens else slice(None)
+        self._whole = torch.zeros(shape)
+        self.weights["offset"] = nn.Parameter(self._whole[self._rows].clone())
+
+    @contextmanager
+    def within(self, prior: Prior) -> Iterator[None]:
+        offset = self.weights["offset"]
+        whole = self._whole.to(offset).clone()
+        whole[self._rows] = offset
+        with prior.offset_condition(whole):
+            yield
+
+
+class UNetCopy(_Attached):
+    """phi is a whole copy of the prior's network: as free as a discriminator can be, and as large.
+
+    Args:
+        camera: condition e_phi on the camera, by a zero-initialised offset of the time embedding.
+
+    Raises:
+        ValueError: the prior's network has no parameters (in `setup`).
+    """
+
+    def __init__(self, camera: bool = True) -> None:
+        super().__init__(camera)
+        self._network: list[nn.Module] = []
+
+    def attach(self, prior: Prior) -> None:
+        network = prior.copy_network().requires_grad_(True)
+        for key, parameter in network.named_parameters():
+            self.weights[key.replace(".", "/")] = parameter
+        if not self.weights:
+            raise ValueError(f"The network of {type(prior).__name__} has no parameters that a copy could learn.")
+        self._network = [network]
+
+    def _apply(self, function: Any, recurse: bool = True) -> "UNetCopy":
+        """The copy's buffers move with its parameters."""
+        super()._apply(function, recurse)
+        for network in self._network:
+            network._apply(function, recurse)
+        return self
+
+    def within(self, prior: Prior) -> AbstractContextManager:
+        return prior.swapped(self._network[0])

@@ -166,4 +166,15 @@ def _prompt(flag: str, value: str) -> list[str]:
     return ["--config", json.dumps({"model": {"init_args": {"prompt": value}}})]
 
 
-_SHORT_FORMS = {"--config": _config, "-c": _config, "--model.guidance": _guidance, "--model.prompt": _prompt}
+def _target(flag: str, value: str) -> list[str]:
+    """In editing, the prompt says what the target is."""
+    return _prompt("--model.prompt", value)
+
+
+_SHORT_FORMS = {
+    "--config": _config,
+    "-c": _config,
+    "--model.guidance": _guidance,
+    "--model.prompt": _prompt,
+    "--model.target": _target,
+}

@@ -37,6 +37,8 @@ def explain(message: str) -> str:
     reason = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", reasons[-1] if reasons else lines[0])
     if reason.startswith("Expected a dot import path string"):
         name = reason.rpartition(":")[2].strip()
+        if any("Expected a <class 'float'>" in line for line in reasons):
+            return f"--{path}: Expected a float, or a class such as asdkit.ramps.Ramp. Got value: {name}"
         reason = f"there is no class {name}; give its full import path, such as my_module.{name}"
     return f"--{path}: {reason}" if path else reason
 

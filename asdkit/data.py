@@ -1,5 +1,6 @@
-"""Cameras as a DataModule: random orbits to learn from, fixed novel views to judge by, and an orbit to show."""
+"""What steps look at, as DataModules: random cameras, fixed novel views to judge by and an orbit; or a plain canvas."""
 
+import logging
 import math
 from collections.abc import Iterator
 
@@ -7,10 +8,12 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from asdkit.pictures import read_picture
 from asdkit.randomness import generator_for
-from asdkit.views import Views, orbit, ring
+from asdkit.views import Shot, Views, orbit, ring
 
 NOVEL_VIEWS = 16
+_log = logging.getLogger(__name__)
 
 
 class Cameras(pl.LightningDataModule):
@@ -95,6 +98,10 @@ class Cameras(pl.LightningDataModule):
         """`count` cameras evenly around the object from the front on, at the orbit's height; 0 is the usual size."""
         return ring(count, self.orbit_elevation_deg, sum(self.distance) / 2, self.fov_deg, size or self.size)
 
+    def look(self, count: int) -> Views:
+        """What pictures of the run are taken from: a ring of `count` cameras."""
+        return self.ring(count)
+
     def train_dataloader(self) -> DataLoader:
         """Endless steps from the trainer's current one on."""
         trainer = self.trainer
@@ -117,6 +124,61 @@ class Cameras(pl.LightningDataModule):
 
     def _orbit(self, azimuth: torch.Tensor, elevation_deg: torch.Tensor, distance: torch.Tensor) -> Views:
         return orbit(azimuth, elevation_deg.deg2rad(), distance, math.radians(self.fov_deg), self.size, self.size)
+
+
+class Canvas(pl.LightningDataModule):
+    """No cameras: images, and a source image where there is one.
+
+    Args:
+        image: picture file that methods of editing compare with; its middle square is taken. Empty for none.
+        size: height and width of the source image in pixels, 8 to 4096; that of the generator and of the prior.
+
+    Raises:
+        ValueError: a number out of its range, or a file that is missing, no picture, or smaller than 8 pixels.
+    """
+
+    def __init__(self, image: str = "", size: int = 64) -> None:
+        super().__init__()
+        _require(8 <= size <= 4096, f"data.size must be within 8 and 4096 pixels; got {size}.")
+        self.size = size
+        self.source: torch.Tensor | None = None
+        if image:
+            whole = read_picture(image)
+            shape = f"{whole.shape[2]}x{whole.shape[1]}"
+            _require(min(whole.shape[1:]) >= 8, f"{image} has {shape} pixels; a source image needs 8 at least.")
+            if whole.shape[1:] != (size, size):
+                _log.warning("%s has %s pixels; its middle square is taken at %dx%d.", image, shape, size, size)
+            self.source = read_picture(image, size)[None]
+
+    def look(self, count: int) -> None:
+        """Pictures of the run need no cameras: they show all particles."""
+
+    def train_dataloader(self) -> DataLoader:
+        """The same shot for ever."""
+        return DataLoader(_Forever(Shot(None, self.source)), batch_size=None)
+
+    def val_dataloader(self) -> DataLoader:
+        """The shot, once."""
+        return DataLoader([Shot(None, self.source)], batch_size=None)
+
+    def test_dataloader(self) -> DataLoader:
+        """The shot, once."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader:
+        """The shot, once."""
+        return self.val_dataloader()
+
+
+class _Forever(IterableDataset):
+    """One item, again and again."""
+
+    def __init__(self, item: Shot) -> None:
+        self.item = item
+
+    def __iter__(self) -> Iterator[Shot]:
+        while True:
+            yield self.item
 
 
 class _Steps(IterableDataset):

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from asdkit.fields import Field
 from asdkit.generators.base import Generator, Render
-from asdkit.objectives import Weighting, inject, weight
+from asdkit.objectives import Weighting, inject, saturation, weight
 from asdkit.part import Part
 from asdkit.prior import Noised, Prior
 from asdkit.randomness import generator_for
 from asdkit.timesteps import Timesteps
-from asdkit.views import Views
+from asdkit.views import Shot, Views
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Distillation(Part, pl.LightningModule):
 
     Args:
         prompt: what to make, in words.
+        source: what the source image shows, in words; for methods of editing.
         prior: the frozen diffusion model.
         generator: what is optimised.
         guidance: an expression of score fields, e.g. ASD, VSD or SDS.
@@ -65,6 +66,7 @@ class Distillation(Part, pl.LightningModule):
         random_background: float = 0.0,
         background: float = 0.85,
         seed: int = 0,
+        source: str | None = None,
     ) -> None:
         super().__init__()
         if not prompt.strip():
@@ -82,10 +84,11 @@ class Distillation(Part, pl.LightningModule):
             self.spec["init_args"] | {"_instantiator": "pytorch_lightning.cli.instantiate_module"}
         )
         timesteps = timesteps or Timesteps()
-        self.prompt, self.seed, self.background = prompt, seed, background
+        self.prompt, self.source, self.seed, self.background = prompt, source, seed, background
         self.prior, self.generator, self.guidance, self.timesteps = prior, generator, guidance, timesteps
         self.weighting, self.share_noise, self.random_background = weighting, share_noise, random_background
         self.critic_steps, self.critic_lr, self.critic_clip = critic_steps, critic_lr, critic_clip
+        self._encoded_source: Tensor | None = None
         self.automatic_optimization = False
         self.strict_loading = False
 
@@ -97,8 +100,10 @@ class Distillation(Part, pl.LightningModule):
         unknown = self.prior.unknown_words(self.prompt)
         if unknown:
             _log.warning("The prior has never seen %s; expect no likeness.", ", ".join(map(repr, unknown)))
-        self.guidance.bind(self.prompt)
+        self.guidance.bind(self.prompt, self.source)
         self.guidance.setup(self.prior)
+        data = self._trainer.datamodule if self._trainer else None
+        self.generator.setup(self.prior, getattr(data, "source", None))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(self.generator.parameter_groups(), eps=1e-15)]
@@ -109,43 +114,59 @@ class Distillation(Part, pl.LightningModule):
 
     # ------------------------------------------------------------------------------------------------ the step
 
-    def training_step(self, views: Views, batch_idx: int) -> dict[str, Tensor]:
-        step = self.global_step
+    def training_step(self, batch: Views | Shot, batch_idx: int) -> dict[str, Tensor]:
+        step, shot = self.global_step, batch if isinstance(batch, Shot) else Shot(batch)
         optimizers = self.optimizers()
         generator_optimizer, *critic_optimizer = optimizers if isinstance(optimizers, list) else [optimizers]
 
         # Generator, Eq. 7: x0 is pulled along w(t) (residual of the guidance), which is a constant.
-        render = self.render(views, step)
-        x0 = self.prior.encode(render.image)
-        x = self.draw(x0, views, step, "noise")
+        x0, render = self.generator.encoded(self.prior, shot.views, self.backdrop(step))
+        x = self.draw(x0, shot, step, "noise")
         residual = self.residual(x, keep_graph=bool(critic_optimizer) and self.share_noise)
-        self._descend(generator_optimizer, inject(x0, residual) + self.generator.regularizer(), counts=True)
+        loss = inject(x0, residual) + self.generator.regularizer()
+        norms = {"grad_norm": self._descend(generator_optimizer, loss, counts=True)}
         self.generator.after_step(generator_optimizer, step, generator_for(self.seed, step, "density"))
 
-        # Discriminator, Eq. 10: phi learns from what the generator has just shown.
+        # Discriminator, Eq. 10 or Eq. 9: phi learns from what the generator has just shown.
         logs = {"residual_norm": residual.flatten(1).norm(dim=1).mean()}
         for k in range(self.critic_steps if critic_optimizer else 0):
-            fake = x if self.share_noise else self.draw(x0, views, step, f"critic noise {k}")
+            fake = x if self.share_noise else self.draw(x0, shot, step, f"critic noise {k}")
             loss = self.guidance.loss(fake)
-            self._descend(critic_optimizer[0], loss, counts=False)
+            norms["phi_grad_norm"] = self._descend(critic_optimizer[0], loss, counts=False)
             self.guidance.forget(fake)
             logs["critic_loss"] = loss.detach()
-        self._report(x, logs)
+        if self._reports:
+            self.log_dict({name: float(value) for name, value in logs.items()}, prog_bar=True)
+            self.log_dict(norms | self._diagnostics(x, shot, render))
         return logs
 
-    def render(self, views: Views, step: int) -> Render:
-        """The generator's views, on this step's background."""
+    @property
+    def _reports(self) -> bool:
+        """Whether this iteration is one of those that are logged."""
+        return self.global_step % self.trainer.log_every_n_steps == 0
+
+    def backdrop(self, step: int) -> Float[Tensor, " 3"]:
+        """The colour behind the object in this step."""
         random = generator_for(self.seed, step, "background", self.global_rank)
         grey = torch.rand(2, generator=random)
         level = 0.5 + 0.5 * grey[1] if grey[0] < self.random_background else torch.tensor(self.background)
-        return self.generator.render(views, level.expand(3).to(self.device))
+        return level.expand(3).to(self.device)
 
-    def draw(self, x0: Float[Tensor, "B C h w"], views: Views | None, step: int, purpose: str) -> Noised:
+    def draw(self, x0: Float[Tensor, "B C h w"], shot: Shot, step: int, purpose: str) -> Noised:
         """One noisy draw of x0, which depends on (seed, rank, step, purpose) alone."""
         random = generator_for(self.seed, step, purpose, self.global_rank)
         t = self.timesteps.draw(len(x0), step, len(self.prior.schedule), random).to(self.device)
         eps = torch.randn(x0.shape, generator=random).to(self.device)
-        return self.prior.draw(x0, t, eps, views)
+        return self.prior.draw(x0, t, eps, shot.views, step=step, source=self._source(shot, x0), random=random)
+
+    def _source(self, shot: Shot, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"] | None:
+        """x0 of the source image; of a single image without cameras it is encoded once."""
+        if shot.source is None:
+            return None
+        if shot.views is not None or self._encoded_source is None:
+            with torch.no_grad():
+                self._encoded_source = self.prior.encode(shot.source)
+        return self._encoded_source.expand_as(x0)
 
     def residual(self, x: Noised, keep_graph: bool = False) -> Float[Tensor, "B C h w"]:
         """w(t) times the guidance at x, Eq. 7; `keep_graph` lets the discriminator's loss reuse the prediction."""
@@ -153,8 +174,12 @@ class Distillation(Part, pl.LightningModule):
             value = self.guidance(x)
         return (weight(self.weighting, x.alpha, x.sigma) * value).detach()
 
-    def _descend(self, optimizer: Any, loss: Float[Tensor, ""], counts: bool) -> None:
-        """One optimiser step. Only the generator's counts, so that an iteration is one global step."""
+    def _descend(self, optimizer: Any, loss: Float[Tensor, ""], counts: bool) -> float:
+        """One optimiser step; only the generator's counts, so that an iteration is one global step.
+
+        Returns:
+            The norm of the gradient where this iteration is logged, else 0.
+        """
         optimizer.zero_grad(set_to_none=True)
         with self._no_reducer():
             self.manual_backward(loss)
@@ -163,7 +188,12 @@ class Distillation(Part, pl.LightningModule):
             self.generator.before_step()
         else:
             optimizer._on_before_step = optimizer._on_after_step = _nothing
+        norm = 0.0
+        if self._reports:
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(gradients))
         optimizer.step()
+        return norm
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip here, after any unscaling: the only place where the norm is the true one."""
@@ -186,26 +216,27 @@ class Distillation(Part, pl.LightningModule):
         for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = mean.view_as(parameter).clone()
 
-    def _report(self, x: Noised, logs: dict[str, Tensor]) -> None:
-        if self.global_step % self.trainer.log_every_n_steps:
-            return
-        self.log_dict({name: float(value) for name, value in logs.items()}, prog_bar=True)
-        self.log_dict(self.guidance.diagnostics(x))
+    @torch.no_grad()
+    def _diagnostics(self, x: Noised, shot: Shot, render: Render | None) -> dict[str, float]:
+        """Numbers about the samples, and about the fields that learn."""
+        image = (render or self.show(shot.views)).image
+        facts = {"saturation": saturation(image).mean(), "x0_std": x.x0.flatten(1).std(1).mean()}
+        return {name: float(value) for name, value in facts.items()} | self.guidance.diagnostics(x)
 
     # ------------------------------------------------------------------------------------------------ looking
 
-    def show(self, views: Views) -> Render:
+    def show(self, views: Views | None) -> Render:
         """The generator's views on the plain background, which metrics and pictures are made of."""
         return self.generator.render(views, torch.full((3,), self.background, device=self.device))
 
-    def validation_step(self, views: Views, batch_idx: int) -> Render:
-        return self.show(views)
+    def validation_step(self, batch: Views | Shot, batch_idx: int) -> Render:
+        return self.show(batch.views if isinstance(batch, Shot) else batch)
 
-    def test_step(self, views: Views, batch_idx: int) -> Render:
-        return self.show(views)
+    def test_step(self, batch: Views | Shot, batch_idx: int) -> Render:
+        return self.show(batch.views if isinstance(batch, Shot) else batch)
 
-    def predict_step(self, views: Views, batch_idx: int) -> Render:
-        return self.show(views)
+    def predict_step(self, batch: Views | Shot, batch_idx: int) -> Render:
+        return self.show(batch.views if isinstance(batch, Shot) else batch)
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 

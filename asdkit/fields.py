@@ -7,12 +7,14 @@ E[w(t) residual], Eq. 7.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from asdkit.part import Part
 from asdkit.prior import Noised, Prior
 from asdkit.prompts import NULL, Condition
+from asdkit.ramps import Ramp, value_at
 
 
 class Field(Part, nn.Module, ABC):
@@ -37,11 +39,11 @@ class Field(Part, nn.Module, ABC):
                 seen.add(id(field))
                 yield field
 
-    def bind(self, prompt: str) -> None:
-        """Give the run's prompt to every field that has none of its own."""
+    def bind(self, prompt: str, source: str | None = None) -> None:
+        """Give the run's prompt, and what its source image shows, to every field that has no text of its own."""
         for leaf in self.leaves():
             if leaf is not self:
-                leaf.bind(prompt)
+                leaf.bind(prompt, source)
 
     def setup(self, prior: Prior) -> None:
         """Attach to the prior whatever has parameters, and embed the prompts. Called once, before optimisers exist."""
@@ -51,8 +53,12 @@ class Field(Part, nn.Module, ABC):
                 leaf.setup(prior)
 
     def conditions(self) -> list[Condition]:
-        """What the frozen prior is asked at x, so that one network call answers for a whole expression."""
+        """Every condition the frozen prior may be asked about, here or at another draw."""
         return [condition for part in self.parts() for condition in part.conditions()]
+
+    def asks(self, x: Noised) -> list[Condition]:
+        """What the frozen prior is asked at x itself, so that one network call answers for a whole expression."""
+        return [condition for part in self.parts() for condition in part.asks(x)]
 
     def loss(self, x: Noised) -> Float[Tensor, ""] | None:
         """What the learning fields of the expression minimise; None if nothing learns."""
@@ -75,7 +81,7 @@ class Field(Part, nn.Module, ABC):
     def __sub__(self, other: "Field") -> "Field":
         return Sum(self, Scaled(other, -1.0))
 
-    def __mul__(self, scale: float) -> "Field":
+    def __mul__(self, scale: float | Ramp) -> "Field":
         return Scaled(self, scale)
 
     __rmul__ = __mul__
@@ -95,22 +101,26 @@ class Sum(Field):
         return [self.first, self.second]
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
-        x.prefetch(self.conditions())
+        x.prefetch(self.asks(x))
         return self.first(x) + self.second(x)
 
 
 class Scaled(Field):
-    """A field times a number."""
+    """A field times a number, which may move with the iterations."""
 
-    def __init__(self, field: Field, scale: float) -> None:
+    def __init__(self, field: Field, scale: float | Ramp) -> None:
         super().__init__()
         self.field, self.scale = field, scale
 
     def parts(self) -> list[Field]:
         return [self.field]
 
+    def asks(self, x: Noised) -> list[Condition]:
+        return self.field.asks(x) if value_at(self.scale, x.step) else []
+
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
-        return self.scale * self.field(x)
+        scale = value_at(self.scale, x.step)
+        return scale * self.field(x) if scale else torch.zeros_like(x.eps)
 
 
 class Noise(Field):
@@ -126,22 +136,39 @@ class Prompt(Field):
     Args:
         text: the prompt; the run's own when None.
         view_dependent: add the view's words (and camera, where the prior takes one).
+        of_source: when `text` is None, take the words for the source image instead of the run's prompt.
     """
 
-    def __init__(self, text: str | None = None, view_dependent: bool = True) -> None:
+    def __init__(self, text: str | None = None, view_dependent: bool = True, of_source: bool = False) -> None:
         super().__init__()
-        self.text, self.view_dependent = text, view_dependent
+        self.text, self.view_dependent, self.of_source = text, view_dependent, of_source
 
-    def bind(self, prompt: str) -> None:
-        self.text = prompt if self.text is None else self.text
+    def bind(self, prompt: str, source: str | None = None) -> None:
+        self.text = bound_text(self.text, prompt, source, self.of_source)
 
     def conditions(self) -> list[Condition]:
         if self.text is None:
             raise ValueError("A Prompt has no text; give it one, or bind the run's prompt with field.bind(prompt).")
         return [Condition(self.text, self.view_dependent)]
 
+    def asks(self, x: Noised) -> list[Condition]:
+        return self.conditions()
+
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         return x.predict(self.conditions()[0])
+
+
+def bound_text(text: str | None, prompt: str, source: str | None, of_source: bool) -> str:
+    """A field's own text, else the run's prompt or the words for its source.
+
+    Raises:
+        ValueError: the source's words are needed and not given.
+    """
+    if text is not None:
+        return text
+    if of_source and not source:
+        raise ValueError("This method needs words for what the source shows; give --model.source 'a red car'.")
+    return source if of_source and source else prompt
 
 
 class Null(Field):
@@ -150,20 +177,84 @@ class Null(Field):
     def conditions(self) -> list[Condition]:
         return [NULL]
 
+    def asks(self, x: Noised) -> list[Condition]:
+        return [NULL]
+
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         return x.predict(NULL)
 
 
-def CFG(text: str | None = None, scale: float = 7.5, negative: str | None = None) -> Field:
+class CFG(Field):
     """Classifier-free guidance: e_null + lambda (e_y - e_null).
 
     This is asdkit's one convention (the paper's and diffusers'): scale 1 is the plain conditional prediction, 0 the
-    unconditional one. threestudio's SDS means 1 + s where it writes s.
+    unconditional one, and neither asks the network for the other. threestudio's SDS means 1 + s where it writes s.
 
     Args:
         text: the prompt y; the run's own when None.
-        scale: lambda.
+        scale: lambda, which may move with the iterations.
         negative: a negative prompt in the place of the null condition.
+        null: a field in the place of the null condition, e.g. one that learns; not together with `negative`.
+        of_source: when `text` is None, take the words for the source image instead of the run's prompt.
+
+    Raises:
+        ValueError: both `negative` and `null`.
     """
-    null: Field = Null() if negative is None else Prompt(negative)
-    return null + scale * (Prompt(text) - null)
+
+    def __init__(
+        self,
+        text: str | None = None,
+        scale: float | Ramp = 7.5,
+        negative: str | None = None,
+        null: Field | None = None,
+        of_source: bool = False,
+    ) -> None:
+        super().__init__()
+        if negative is not None and null is not None:
+            raise ValueError("CFG takes a negative prompt or a null field, not both.")
+        self.scale = scale
+        self.prompt = Prompt(text, of_source=of_source)
+        self.null = null or (Null() if negative is None else Prompt(negative))
+
+    def parts(self) -> list[Field]:
+        return [self.null, self.prompt]
+
+    def asks(self, x: Noised) -> list[Condition]:
+        scale = value_at(self.scale, x.step)
+        return (self.null.asks(x) if scale != 1 else []) + (self.prompt.asks(x) if scale != 0 else [])
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        scale = value_at(self.scale, x.step)
+        x.prefetch(self.asks(x))
+        if scale in (0.0, 1.0):
+            return self.prompt(x) if scale else self.null(x)
+        null = self.null(x)
+        return null + scale * (self.prompt(x) - null)
+
+
+class OnSource(Field):
+    """A field at the same t and eps on the source image: a vector field that is subtracted, not differentiated.
+
+    Args:
+        field: what is evaluated there.
+    """
+
+    def __init__(self, field: Field) -> None:
+        super().__init__()
+        self.field = field
+
+    def parts(self) -> list[Field]:
+        return [self.field]
+
+    def asks(self, x: Noised) -> list[Condition]:
+        return []
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        return self.field(x.on_source())
+
+
+class Identity(Field):
+    """x0 - x0 of the source image: a pull back to it (what PDS adds to DDS)."""
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        return x.x0 - x.on_source().x0

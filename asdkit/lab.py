@@ -94,6 +94,7 @@ class LabPrior(Prior):
         copies = len(conditions)
         facts = [torch.cat(rows) for rows in zip(*(self.facts(x, c) for c in conditions), strict=True)]
         with nullcontext() if adapter is None else adapter.switched_on(x.views, copies):
+            facts[0] = self.moved(facts[0]) if self.condition_shape else facts[0]
             eps = self.network(x.x_t.repeat(copies, 1, 1, 1), x.t.repeat(copies), *facts)
         return list(eps.chunk(copies))
 
@@ -123,6 +124,8 @@ class GaussianPrior(LabPrior):
     ) -> None:
         super().__init__(gaussian_eps, steps)
         self._means: dict[str, float | list[float]] = {"": null_mean, **means}
+        self.channels = max(len(mean) if isinstance(mean, list) else 0 for mean in self._means.values())
+        self.condition_shape = (self.channels or 1, 1, 1)
         self._spread, self._null_spread = spread, null_spread or spread
 
     def texts(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The equations of the paper as pure functions: Eq. 7, Eq. 10 and the surrogate that injects a gradient."""
+"""The equations of the paper as pure functions: Eq. 7, Eq. 9, Eq. 10 and the surrogate that injects a gradient."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -37,7 +37,10 @@ def weight(
 
 
 def discriminator_loss(
-    e_phi: Float[Tensor, "B C h w"], eps: Float[Tensor, "B C h w"], e_y: Float[Tensor, "B C h w"], gamma: float
+    e_phi: Float[Tensor, "B C h w"],
+    eps: Float[Tensor, "B C h w"],
+    e_y: Float[Tensor, "B C h w"],
+    gamma: float | Float[Tensor, "B 1 1 1"],
 ) -> Float[Tensor, ""]:
     """Eq. 10: ||e_phi - eps||^2 + gamma ||e_y - e_phi||^2, summed over a sample and averaged over the batch.
 
@@ -45,6 +48,28 @@ def discriminator_loss(
     """
     per_sample = (e_phi - eps).square() + gamma * (e_y - e_phi).square()
     return per_sample.flatten(1).sum(1).mean()
+
+
+def real_loss(
+    e_phi: Float[Tensor, "B C h w"],
+    eps: Float[Tensor, "B C h w"],
+    e_y: Float[Tensor, "B C h w"],
+    eta: float,
+    clip: float = float("inf"),
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """What Eq. 9 adds at real samples: - ||e_phi - eps||^2 + eta ||e_y - e_phi||^2, summed and averaged like Eq. 10.
+
+    Under an exact prior Eq. 9 is Eq. 10 at gamma - (1 - eta) r/q, r and q being the real and the fake density: below
+    eta = 1 it has no minimum where r/q is large. So a sample stops counting in the first term once its error exceeds
+    `clip` times the prior's own, ||e_y - eps||^2, as in a hinge loss.
+
+    Returns:
+        The loss, and the share of samples that no longer count.
+    """
+    error, prior_error = ((e - eps).square().flatten(1).sum(1) for e in (e_phi, e_y))
+    limit = clip * prior_error
+    penalty = (e_y - e_phi).square().flatten(1).sum(1)
+    return (eta * penalty - torch.minimum(error, limit)).mean(), (error > limit).float().mean()
 
 
 def inject(x0: Float[Tensor, "B C h w"], gradient: Float[Tensor, "B C h w"]) -> Float[Tensor, ""]:
@@ -55,3 +80,9 @@ def inject(x0: Float[Tensor, "B C h w"], gradient: Float[Tensor, "B C h w"]) -> 
 def effective_scale(scale: float, gamma: float) -> float:
     """lambda_eff = 1 + (1 + gamma)(lambda - 1): the CFG scale of the VSD that ASD is at its discriminator's optimum."""
     return 1 + (1 + gamma) * (scale - 1)
+
+
+def saturation(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
+    """Mean over an image of HSV's saturation, (max - min) / max over the channels; 0 where a pixel is black."""
+    top, bottom = images.amax(1), images.amin(1)
+    return ((top - bottom) / top.clamp(min=1e-6)).flatten(1).mean(1)

@@ -4,8 +4,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from asdkit.files import atomic
@@ -15,6 +16,26 @@ def to_bytes(images: Float[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B H W 3"]:
     """Images in [0,1], colour or grey, as bytes."""
     colours = images.detach().float().cpu().clamp(0, 1).expand(-1, 3, -1, -1)
     return (colours * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def read_picture(path: str | Path, size: int = 0) -> Float[Tensor, "3 H W"]:
+    """A picture file in [0,1]; its middle square at `size` pixels, or as it is for 0.
+
+    Grey becomes RGB, and what is transparent becomes white.
+
+    Raises:
+        ValueError: the file is missing or no picture.
+    """
+    try:
+        picture = Image.open(path).convert("RGBA")
+    except FileNotFoundError:
+        raise ValueError(f"There is no picture {path}.") from None
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} can't be read as a picture ({error}).") from error
+    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    if size:
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 
 def save_grid(images: Float[Tensor, "N C H W"], path: Path, columns: int, scale: int = 1) -> None:

@@ -1,9 +1,10 @@
 """The frozen diffusion model that pulls (`Prior`) and one noisy draw of it (`Noised`)."""
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -29,11 +30,18 @@ class Prior(Part, nn.Module, ABC):
         schedule: its noise schedule, after `setup`.
         view_words: the words for directions that it knows; None if it knows none.
         network: the denoising network, which adapters attach to.
+        time_width: size of the network's time embedding, which cameras offset; 0 if it has none.
+        condition_shape: of one embedded prompt, which textual inversion moves; empty if there is none.
+        channels: of x0; 0 for any number.
     """
 
     schedule: Schedule
     network: nn.Module
     view_words: ViewWords | None = None
+    time_width: int = 0
+    condition_shape: tuple[int, ...] = ()
+    channels: int = 0
+    _condition_offset: Tensor | None = None
 
     @abstractmethod
     def setup(self) -> None:
@@ -57,6 +65,42 @@ class Prior(Part, nn.Module, ABC):
     ) -> list[Float[Tensor, "B C h w"]]:
         """Noise predictions for each condition, in ONE batched network call."""
 
+    def picture_size(self, x0: Float[Tensor, "B C h w"]) -> int:
+        """Height in pixels of the pictures whose x0 has this shape."""
+        return self.decode(x0[:1].detach()).shape[-2]
+
+    def copy_network(self) -> nn.Module:
+        """A copy of the network that can take its place in `swapped`."""
+        return copy.deepcopy(self.network)
+
+    @contextmanager
+    def swapped(self, network: nn.Module) -> Iterator[None]:
+        """Predict with another network within this context."""
+        mine, self.network = self.network, network
+        try:
+            yield
+        finally:
+            self.network = mine
+
+    def offset_time(self, offset: Float[Tensor, "N width"] | None) -> AbstractContextManager:
+        """Add to the time embedding of each row within this context; contexts add up."""
+        if offset is not None:
+            raise ValueError(f"{type(self).__name__} has no time embedding.")
+        return nullcontext()
+
+    @contextmanager
+    def offset_condition(self, offset: Float[Tensor, "..."]) -> Iterator[None]:
+        """Add to every embedded prompt within this context, a tensor of `condition_shape`."""
+        before, self._condition_offset = self._condition_offset, offset
+        try:
+            yield
+        finally:
+            self._condition_offset = before
+
+    def moved(self, conditions: Float[Tensor, "N ..."]) -> Float[Tensor, "N ..."]:
+        """Embedded prompts, a row for each sample, with the offset of the context."""
+        return conditions if self._condition_offset is None else conditions + self._condition_offset
+
     def unknown_words(self, text: str) -> list[str]:
         """The words of a prompt that this prior has never seen; none where it does not say what it knows."""
         return []
@@ -72,9 +116,10 @@ class Prior(Part, nn.Module, ABC):
         t: Int[Tensor, " B"],
         eps: Float[Tensor, "B C h w"],
         views: Views | None = None,
+        **facts: Any,
     ) -> "Noised":
-        """One noisy draw of x0; gradients do not flow into x0."""
-        return Noised(self, x0.detach(), t, eps, views)
+        """One noisy draw of x0; gradients do not flow into x0. `facts` are Noised's further arguments."""
+        return Noised(self, x0.detach(), t, eps, views, **facts)
 
 
 class Noised:
@@ -82,6 +127,16 @@ class Noised:
 
     Predictions are memoised per (condition, adapter), so that a generator step and a discriminator step that share
     the draw share its network calls.
+
+    Args:
+        prior: whose schedule and network are meant.
+        x0: the clean sample, without gradient.
+        t: noise level of each sample.
+        eps: standard normal noise.
+        views: a camera for each sample, or None.
+        step: the iteration, for numbers that move with it.
+        source: the clean sample of the source image, for methods that compare with one.
+        random: where fields take further random numbers from; torch's global generator when None.
     """
 
     def __init__(
@@ -91,19 +146,53 @@ class Noised:
         t: Int[Tensor, " B"],
         eps: Float[Tensor, "B C h w"],
         views: Views | None = None,
+        step: int = 0,
+        source: Float[Tensor, "B C h w"] | None = None,
+        random: torch.Generator | None = None,
     ) -> None:
         self.prior, self.x0, self.t, self.eps, self.views = prior, x0, t, eps, views
+        self.step, self.source, self.random = step, source, random
         self.alpha, self.sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
         self.x_t = prior.schedule.add_noise(x0, t, eps)
         self._memo: dict[tuple[Condition, Switch | None], Tensor] = {}
+        self._kin: dict[Hashable, Noised] = {}
+
+    def like(self, x0: Tensor, t: Tensor, eps: Tensor, views: Views | None = None) -> "Noised":
+        """Another draw of the same prior, step and source; of the same views where none are given."""
+        views = self.views if views is None else views
+        return Noised(self.prior, x0, t, eps, views, self.step, self.source, self.random)
 
     def on(self, x0: Float[Tensor, "B C h w"]) -> "Noised":
         """The same t, eps and views on another clean sample."""
-        return Noised(self.prior, x0.detach(), self.t, self.eps, self.views)
+        return self.like(x0.detach(), self.t, self.eps)
 
     def at(self, t: Int[Tensor, " B"]) -> "Noised":
         """The same clean sample, eps and views at another t."""
-        return Noised(self.prior, self.x0, t, self.eps, self.views)
+        return self.like(self.x0, t, self.eps)
+
+    def on_source(self) -> "Noised":
+        """The same t and eps on the source image.
+
+        Raises:
+            ValueError: there is no source image.
+        """
+        if self.source is None:
+            raise ValueError("This method compares with a source image, and there is none; give --data.image FILE.")
+        return self.kin("source", lambda: self.on(self.source))
+
+    def kin(self, key: Hashable, make: "Callable[[], Noised]") -> "Noised":
+        """A draw that belongs to this one, made once, so that every field that means it shares its predictions."""
+        if key not in self._kin:
+            self._kin[key] = make()
+        return self._kin[key]
+
+    def rand(self, *shape: int) -> Float[Tensor, "..."]:
+        """Further uniform numbers of this draw, on its device."""
+        return torch.rand(shape, generator=self.random).to(self.eps)
+
+    def randn(self, *shape: int) -> Float[Tensor, "..."]:
+        """Further normal numbers of this draw, on its device."""
+        return torch.randn(shape, generator=self.random).to(self.eps)
 
     def predict(self, condition: Condition, adapter: Switch | None = None) -> Float[Tensor, "B C h w"]:
         """The noise predicted for a condition; frozen without an adapter, with gradient into the adapter otherwise."""
@@ -123,6 +212,8 @@ class Noised:
     def forget(self, adapter: Switch) -> None:
         """Drop the predictions of an adapter whose parameters have changed."""
         self._memo = {key: value for key, value in self._memo.items() if key[1] is not adapter}
+        for kin in self._kin.values():
+            kin.forget(adapter)
 
     def to_x0(self, eps: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         """The clean sample that a noise prediction at this draw stands for."""

@@ -5,47 +5,36 @@ from jaxtyping import Int
 from torch import Tensor
 
 from asdkit.part import Part
+from asdkit.ramps import Ramp, ends, value_at
 
 
 class Timesteps(Part):
-    """t ~ U[t_min, t_max(step)], as shares of the schedule; t_max falls linearly over the first steps.
+    """t ~ U[t_min, t_max], as shares of the schedule; both ends may move with the iterations.
 
     Args:
-        t_min: lower end, within [0, 1).
-        t_max: upper end at step 0, within (t_min, 1].
-        t_max_end: upper end from step `anneal_steps` on; t_max when 0.
-        anneal_steps: over how many steps the upper end falls; 0 for a constant range.
+        t_min: lower end, within [0, 1].
+        t_max: upper end, within [t_min, 1]; equal ends give one t for all samples.
         stratified: one t in each of B equal parts of the range, in random order, instead of B independent ones.
 
     Raises:
-        ValueError: ends that are not 0 <= t_min < t_max <= 1.
+        ValueError: ends that are not 0 <= t_min <= t_max <= 1 at the start and at the end.
     """
 
-    def __init__(
-        self,
-        t_min: float = 0.02,
-        t_max: float = 0.98,
-        t_max_end: float = 0.0,
-        anneal_steps: int = 0,
-        stratified: bool = True,
-    ) -> None:
-        end = t_max_end or t_max
-        if not (0 <= t_min < t_max <= 1 and t_min < end <= 1):
-            raise ValueError(f"The range of t must satisfy 0 <= t_min < t_max <= 1; got {t_min}, {t_max}, {end}.")
-        if anneal_steps < 0:
-            raise ValueError(f"anneal_steps can't be negative; got {anneal_steps}.")
-        self.t_min, self.t_max, self.t_max_end = t_min, t_max, end
-        self.anneal_steps, self.stratified = anneal_steps, stratified
+    def __init__(self, t_min: float | Ramp = 0.02, t_max: float | Ramp = 0.98, stratified: bool = True) -> None:
+        for low, high in zip(ends(t_min), ends(t_max), strict=True):
+            if not 0 <= low <= high <= 1:
+                raise ValueError(f"The range of t must satisfy 0 <= t_min <= t_max <= 1; got {low} and {high}.")
+        self.t_min, self.t_max, self.stratified = t_min, t_max, stratified
 
-    def upper(self, step: int) -> float:
-        """t_max at a step."""
-        progress = min(1.0, step / self.anneal_steps) if self.anneal_steps else 0.0
-        return self.t_max + progress * (self.t_max_end - self.t_max)
+    def range(self, step: int) -> tuple[float, float]:
+        """t_min and t_max at a step."""
+        low = value_at(self.t_min, step)
+        return low, max(low, value_at(self.t_max, step))
 
     def draw(self, count: int, step: int, total: int, generator: torch.Generator) -> Int[Tensor, " B"]:
         """`count` values of t in 0 .. total-1."""
         share = torch.rand(count, generator=generator)
         if self.stratified:
             share = (torch.randperm(count, generator=generator) + share) / count
-        low, high = self.t_min * (total - 1), self.upper(step) * (total - 1)
+        low, high = (end * (total - 1) for end in self.range(step))
         return (low + share * (high - low)).round().long()

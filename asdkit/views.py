@@ -7,6 +7,7 @@ Angles are radians inside the library and degrees (names ending in `_deg`) at th
 
 import math
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -57,6 +58,18 @@ class Views:
         translation = -rotation @ self.c2w[:, :3, 3:]
         top = torch.cat([rotation, translation], dim=2)
         return torch.cat([top, self.c2w[:, 3:]], dim=1)
+
+
+class Shot(NamedTuple):
+    """What a step looks at, where it is not cameras alone.
+
+    Shapes:
+        views: B cameras, or None for images that have none.
+        source: the source image in [0,1] [1 or B,3,H,W], for methods that compare with one.
+    """
+
+    views: Views | None = None
+    source: Float[Tensor, "B 3 H W"] | None = None
 
 
 def orbit(

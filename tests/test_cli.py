@@ -86,7 +86,10 @@ BAD = {
     "unknown option of the data": (["--data.siz=3"], "did you mean --data.size?"),
     "an abbreviation": (["--trainer.max_step=4"], "did you mean --trainer.max_steps?"),
     "unknown option": (["--foo"], "no option --foo"),
-    "no number": (["--model.guidance.scale=abc"], "--model.guidance.scale: Expected a float. Got value: abc"),
+    "no number": (
+        ["--model.guidance.scale=abc"],
+        "--model.guidance.scale: Expected a float, or a class such as asdkit.ramps.Ramp. Got value: abc",
+    ),
     "unknown guidance": (["--model.guidance=FOO"], "'FOO'"),
     "unknown class": (["--model.generator=Gausians"], "no class Gausians"),
     "empty prompt": (["--model.prompt="], "prompt is empty"),

@@ -20,13 +20,20 @@ LAYERS = [
         "files",
         "pictures",
         "ply",
+        "ramps",
     },
-    {"prior", "fields", "discriminator", "generators.base"},
-    {"adapters", "guidance", "sampling", "priors", "generators", "rasterizers"},
+    {"prior", "fields", "elsewhere", "discriminator", "generators.base"},
+    {"adapters", "gammas", "reals", "guidance", "sampling", "priors", "generators", "rasterizers"},
     {"distillation", "data", "callbacks"},
     {"cli", "cli_errors", "app", "__main__", "toybox", "lab"},
 ]
-SIBLINGS = {("generators", "rasterizers"), ("guidance", "adapters")}
+SIBLINGS = {
+    ("generators", "rasterizers"),
+    ("guidance", "adapters"),
+    ("guidance", "reals"),
+    ("gammas", "sampling"),
+    ("reals", "sampling"),
+}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -12,6 +12,7 @@ from asdkit.distillation import Distillation
 from asdkit.generators.base import Generator, Render
 from asdkit.guidance import ASD, SDS
 from asdkit.lab import Affine, GaussianPrior
+from asdkit.ramps import Ramp
 from asdkit.randomness import generator_for
 from asdkit.timesteps import Timesteps
 from asdkit.views import Views, ring
@@ -81,7 +82,7 @@ def _train(steps: int, **settings: Any) -> tuple[Distillation, pl.Trainer]:
         GaussianPrior({"y": MEAN}, NULL_MEAN, SPREAD, NULL_SPREAD),
         Blob(),
         settings.pop("guidance", None) or ASD(SCALE, GAMMA, _phi()),
-        Timesteps(0.1, 0.9, 0.6, anneal_steps=2),
+        Timesteps(0.1, Ramp(0.9, 0.6, 2)),
         critic_lr=CRITIC_LR,
         seed=SEED,
         **settings,

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from asdkit.ramps import Ramp
 from asdkit.randomness import generator_for
 from asdkit.timesteps import Timesteps
 
@@ -23,14 +24,21 @@ def test_range_is_inclusive_and_filled() -> None:
 
 
 def test_upper_end_falls_linearly_and_stays() -> None:
-    timesteps = Timesteps(0.02, 0.98, 0.5, anneal_steps=100)
-    assert [timesteps.upper(step) for step in (0, 50, 100, 1000)] == pytest.approx([0.98, 0.74, 0.5, 0.5])
+    timesteps = Timesteps(0.02, Ramp(0.98, 0.5, 100))
+    assert [timesteps.range(step)[1] for step in (0, 50, 100, 1000)] == pytest.approx([0.98, 0.74, 0.5, 0.5])
     assert _draws(timesteps, step=0).max() > 960
     assert 720 < _draws(timesteps, step=50).max() <= 740
     assert 480 < _draws(timesteps, step=500).max() <= 500
-    constant = Timesteps(0.1, 0.7, anneal_steps=10)
-    assert constant.upper(0) == constant.upper(5) == constant.upper(99) == 0.7
-    assert Timesteps(0.02, 0.98, 0.5).upper(1000) == 0.98
+    constant = Timesteps(0.1, 0.7)
+    assert constant.range(0) == constant.range(5) == constant.range(99) == (0.1, 0.7)
+
+
+def test_equal_ends_give_one_t_for_all() -> None:
+    """A t that falls with the iterations, as score distillation via inversion has it."""
+    falling = Timesteps(Ramp(0.98, 0.25, 100), Ramp(0.98, 0.25, 100))
+    for step, expected in ((0, 979), (50, 614), (100, 250), (500, 250)):
+        t = falling.draw(8, step, 1000, generator_for(0, step, "t"))
+        assert t.unique().tolist() == [expected]
 
 
 @pytest.mark.parametrize("count", [1, 5, 16])
@@ -56,7 +64,7 @@ def test_independent_draws_fill_strata_unevenly() -> None:
 
 
 def test_draw_is_a_function_of_step_and_generator() -> None:
-    timesteps = Timesteps(t_max_end=0.5, anneal_steps=10)
+    timesteps = Timesteps(t_max=Ramp(0.98, 0.5, 10))
     first = [timesteps.draw(8, step, 1000, generator_for(0, step, "t")) for step in (0, 3)]
     again = [timesteps.draw(8, step, 1000, generator_for(0, step, "t")) for step in (3, 0)][::-1]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
@@ -65,9 +73,10 @@ def test_draw_is_a_function_of_step_and_generator() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("ends", [(-0.1, 0.5), (0.5, 0.5), (0.6, 0.5), (0.1, 1.1), (0.5, 0.9, 0.4), (0.1, 0.9, 1.2)])
-def test_impossible_ranges_are_refused(ends: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="0 <= t_min < t_max <= 1"):
+@pytest.mark.parametrize(
+    "ends",
+    [(-0.1, 0.5), (0.6, 0.5), (0.1, 1.1), (0.5, Ramp(0.9, 0.4, 9)), (0.1, Ramp(0.9, 1.2, 9)), (Ramp(0.1, 0.9, 9), 0.5)],
+)
+def test_impossible_ranges_are_refused(ends: tuple[float | Ramp, ...]) -> None:
+    with pytest.raises(ValueError, match="0 <= t_min <= t_max <= 1"):
         Timesteps(*ends)
-    with pytest.raises(ValueError, match="negative"):
-        Timesteps(anneal_steps=-1)

@@ -37,17 +37,22 @@ class Outputs(pl.Callback):
     @rank_zero_only
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         cameras = trainer.datamodule
-        if not (isinstance(pl_module, Distillation) and isinstance(cameras, Cameras)):
+        if not isinstance(pl_module, Distillation):
             return
         folder = Path(trainer.default_root_dir)
         with torch.no_grad():
-            contact = pl_module.show(cameras.ring(_CONTACT_VIEWS).to(pl_module.device)).image
+            views = cameras.look(_CONTACT_VIEWS)
+            contact = pl_module.show(views and views.to(pl_module.device)).image
             save_grid(contact, folder / "contact.png", _CONTACT_VIEWS // 2, scale=2)
-            views = cameras.ring(cameras.orbit_views, size=self.size).to(pl_module.device)
-            frames = [pl_module.show(views[i : i + 1]).image for i in range(len(views))]
-        files = [save_film(torch.cat(frames), folder, "orbit", self.fps), *pl_module.generator.export(folder)]
-        write_text(folder / "report.md", self._report(trainer, pl_module, [file.name for file in files]))
+            orbit = self._orbit(pl_module, cameras, folder) if isinstance(cameras, Cameras) else []
+        files = [file.relative_to(folder).as_posix() for file in [*orbit, *pl_module.generator.export(folder)]]
+        write_text(folder / "report.md", self._report(trainer, pl_module, files))
         print(f"Report: {folder / 'report.md'}")
+
+    def _orbit(self, module: Distillation, cameras: Cameras, folder: Path) -> list[Path]:
+        views = cameras.ring(cameras.orbit_views, size=self.size).to(module.device)
+        frames = [module.show(views[i : i + 1]).image for i in range(len(views))]
+        return [save_film(torch.cat(frames), folder, "orbit", self.fps)]
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *rest: Any
@@ -70,7 +75,7 @@ class Outputs(pl.Callback):
             "",
             f"{trainer.global_step} iterations, seed {module.seed}, prior `{module.prior.digest}`.",
             "",
-            "![the object from eight sides](contact.png)",
+            "![the result](contact.png)",
             "",
             f"Files: {links}.",
             "",

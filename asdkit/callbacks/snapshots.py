@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.data import Cameras
 from asdkit.discriminator import Discriminator
 from asdkit.distillation import Distillation
 from asdkit.fields import CFG, Field
@@ -44,13 +43,14 @@ class Snapshots(pl.Callback):
         step = trainer.global_step
         due = self.every and (step % self.every == 0 or step == trainer.max_steps)
         cameras = trainer.datamodule
-        if due and trainer.is_global_zero and isinstance(pl_module, Distillation) and isinstance(cameras, Cameras):
-            columns = self.columns(pl_module, cameras.ring(_VIEWS).to(pl_module.device))
+        if due and trainer.is_global_zero and isinstance(pl_module, Distillation):
+            views = cameras.look(_VIEWS)
+            columns = self.columns(pl_module, views and views.to(pl_module.device))
             path = Path(trainer.default_root_dir) / "snapshots" / f"step-{step:06d}.png"
             save_grid(torch.stack(columns, dim=1).flatten(0, 1), path, len(columns), scale=2)
 
     @torch.no_grad()
-    def columns(self, module: Distillation, views: Views) -> list[Float[Tensor, "B 3 H W"]]:
+    def columns(self, module: Distillation, views: Views | None) -> list[Float[Tensor, "B 3 H W"]]:
         """The pictures of each view, all from the same noise at every step."""
         render = module.show(views)
         x0 = module.prior.encode(render.image)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asdkit.part import Part
+from asdkit.prior import Prior
 from asdkit.views import Views
 
 
@@ -26,15 +27,39 @@ class Render(NamedTuple):
     depth: Float[Tensor, "B 1 H W"]
 
 
+class Saturate(torch.autograd.Function):
+    """Clamps to [0,1] but lets a gradient through that leads back into the range: nothing gets stuck outside."""
+
+    @staticmethod
+    def forward(ctx, image: Tensor) -> Tensor:
+        ctx.save_for_backward(image)
+        return image.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (image,) = ctx.saved_tensors
+        return grad.where(~(((image > 1) & (grad < 0)) | ((image < 0) & (grad > 0))), torch.zeros_like(grad))
+
+
 class Generator(Part, nn.Module, ABC):
     """Something that renders images and is optimised by one Adam."""
 
+    def setup(self, prior: Prior, source: Float[Tensor, "1 3 H W"] | None = None) -> None:
+        """Called once, before optimisers exist: for what depends on the prior or starts from the source image."""
+
+    def encoded(
+        self, prior: Prior, views: Views | None, background: Tensor | None = None
+    ) -> tuple[Float[Tensor, "B C h w"], Render | None]:
+        """x0 with gradient, and the render it came from, if there is one."""
+        render = self.render(views, background)
+        return prior.encode(render.image), render
+
     @abstractmethod
-    def render(self, views: Views, background: Tensor | None = None) -> Render:
+    def render(self, views: Views | None, background: Tensor | None = None) -> Render:
         """What the cameras see, differentiably.
 
         Args:
-            views: B cameras.
+            views: B cameras; None for images, which have none.
             background: colour behind the object in [0,1], [3] for all cameras or [B,3]; None for the generator's own.
         """
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from asdkit import ply
 from asdkit.files import atomic
-from asdkit.generators.base import Generator, Render
+from asdkit.generators.base import Generator, Render, Saturate
 from asdkit.generators.gaussians_init import Cloud, cloud_from
 from asdkit.rasterizers import rasterize
 from asdkit.rasterizers.projection import rotation_matrices
@@ -161,7 +161,7 @@ class Gaussians(Generator):
         if self.densify_every and raster.means2d.requires_grad:
             raster.means2d.register_hook(self._statistics(slots, raster.radii, views))
         image, alpha, depth = (tensor.permute(0, 3, 1, 2) for tensor in raster[:3])
-        return Render(_Saturate.apply(image), alpha, depth)
+        return Render(Saturate.apply(image), alpha, depth)
 
     def _statistics(self, slots: Int64[Tensor, " N"], radii: Tensor, views: Views) -> Callable[[Tensor], None]:
         """A hook for the gradient of screen positions: it adds up norms, in units of half the image."""
@@ -275,20 +275,6 @@ class Gaussians(Generator):
         with atomic(path) as temporary:
             self.export_ply(temporary)
         return [path]
-
-
-class _Saturate(torch.autograd.Function):
-    """Clamps to [0,1] but lets a gradient through that leads back into the range: nothing gets stuck outside."""
-
-    @staticmethod
-    def forward(ctx, image: Tensor) -> Tensor:
-        ctx.save_for_backward(image)
-        return image.clamp(0, 1)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        (image,) = ctx.saved_tensors
-        return grad.where(~(((image > 1) & (grad < 0)) | ((image < 0) & (grad > 0))), torch.zeros_like(grad))
 
 
 def _require(condition: bool, message: str) -> None:

@@ -1,10 +1,12 @@
 """Any Stable-Diffusion-format folder as a prior, through diffusers."""
 
+import copy
 import hashlib
 import json
 import os
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -60,11 +62,6 @@ class StableDiffusion(Prior):
             self._digest = sha.hexdigest()[:12]
         return self._digest
 
-    @property
-    def time_width(self) -> int:
-        """Size of the network's time embedding."""
-        return self.network.time_embedding.linear_2.out_features
-
     def setup(self) -> None:
         if "network" in self._modules:
             return
@@ -76,6 +73,8 @@ class StableDiffusion(Prior):
         self.vae = self._load(vae_class, "vae")
         self.network = self._load(UNet2DConditionModel, "unet")
         self.network.time_embedding.register_forward_hook(self._add_offset)
+        self.time_width = self.network.time_embedding.linear_2.out_features
+        self.channels = self.vae.config.latent_channels
         self.schedule = self._load_schedule()
         self._load_extras()
         self.requires_grad_(False).eval()
@@ -139,6 +138,7 @@ class StableDiffusion(Prior):
         tokens = tokenizer(missing, padding="max_length", truncation=True, return_tensors="pt").input_ids
         with torch.no_grad():
             embedded = encoder(tokens).last_hidden_state
+        self.condition_shape = tuple(embedded.shape[1:])
         device = self.schedule.alphas.device
         self._embeddings |= {text: row.to(device) for text, row in zip(missing, embedded, strict=True)}
 
@@ -146,6 +146,16 @@ class StableDiffusion(Prior):
         if condition.view_dependent and self.view_words is not None and condition.text:
             return [condition.text, *self.view_words.suffixes(condition.text)]
         return [condition.text]
+
+    def copy_network(self) -> nn.Module:
+        """A copy of the network, hooked like the original, whose hook would drag this whole prior along."""
+        hooks, self.network.time_embedding._forward_hooks = self.network.time_embedding._forward_hooks, OrderedDict()
+        try:
+            copied = copy.deepcopy(self.network)
+        finally:
+            self.network.time_embedding._forward_hooks = hooks
+        copied.time_embedding.register_forward_hook(self._add_offset)
+        return copied
 
     def unknown_words(self, text: str) -> list[str]:
         """The words of a prompt that this prior has never seen; none where it does not say what it knows."""
@@ -159,12 +169,9 @@ class StableDiffusion(Prior):
         copies = len(conditions)
         text = torch.cat([self._text_rows(x, condition) for condition in conditions])
         x_t, t = x.x_t.repeat(copies, 1, 1, 1), x.t.repeat(copies)
-        with self.offset_time(self._camera_rows(x, conditions)):
-            if adapter is None:
-                output = self.network(x_t, t, text).sample
-            else:
-                with adapter.switched_on(x.views, copies):
-                    output = self.network(x_t, t, text).sample
+        adapted = nullcontext() if adapter is None else adapter.switched_on(x.views, copies)
+        with self.offset_time(self._camera_rows(x, conditions)), adapted:
+            output = self.network(x_t, t, self.moved(text)).sample
         return list(self.schedule.to_eps(output, x_t, t).chunk(copies))
 
     def _text_rows(self, x: Noised, condition: Condition) -> Float[Tensor, "B L D"]:

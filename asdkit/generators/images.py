@@ -1,0 +1,159 @@
+"""Images as generators: pixels, or the latents of the prior; several particles at once."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from asdkit.generators.base import Generator, Render, Saturate
+from asdkit.pictures import read_picture, save_grid
+from asdkit.prior import Prior
+from asdkit.views import Views
+
+_PATCHES = 8
+
+
+class _Particles(Generator):
+    """What Pixels and Latents share: how many there are, where they start, and how they are written."""
+
+    def __init__(self, init: str, count: int, size: int, lr: float, init_seed: int) -> None:
+        super().__init__()
+        if not (1 <= count <= 4096 and 8 <= size <= 4096) or lr <= 0:
+            raise ValueError(
+                "Images need a count within 1 and 4096, a size within 8 and 4096 pixels and lr > 0; "
+                f"got {count}, {size} and {lr}."
+            )
+        self.init, self.count, self.size, self.lr, self.init_seed = init, count, size, lr, init_seed
+        self._started = False
+
+    def setup(self, prior: Prior, source: Float[Tensor, "1 3 H W"] | None = None) -> None:
+        if not self._started:
+            self.start(prior, source)
+            self._started = True
+
+    @abstractmethod
+    def start(self, prior: Prior, source: Float[Tensor, "1 3 H W"] | None) -> None:
+        """Fill in what is optimised, unless a checkpoint already has."""
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._started = True
+
+    def _start(self, source: Float[Tensor, "1 3 H W"] | None) -> Float[Tensor, "N 3 H W"]:
+        """The images that `init` means."""
+        shape, random = (self.count, 3, self.size, self.size), torch.Generator().manual_seed(self.init_seed)
+        if self.init == "grey":
+            return torch.full(shape, 0.5)
+        if self.init == "noise":
+            return torch.rand(shape, generator=random)
+        if self.init == "saturated":
+            patches = torch.rand(self.count, 3, _PATCHES, _PATCHES, generator=random).round()
+            return nn.functional.interpolate(patches, (self.size, self.size), mode="bilinear")
+        if self.init == "source":
+            if source is None:
+                raise ValueError("The generator starts from a source image, and there is none; give --data.image FILE.")
+            return source.expand(shape).clone()
+        return read_picture(Path(self.init), self.size).expand(shape).clone()
+
+    def export(self, folder: Path) -> list[Path]:
+        """Writes `images/00.png` and so on."""
+        with torch.no_grad():
+            images = self.render(None).image
+        paths = [folder / "images" / f"{i:02d}.png" for i in range(len(images))]
+        for image, path in zip(images, paths, strict=True):
+            save_grid(image[None], path, columns=1)
+        return paths
+
+
+def _opaque(images: Float[Tensor, "B 3 H W"]) -> Render:
+    ones = torch.ones_like(images[:, :1])
+    return Render(images, ones, torch.zeros_like(ones))
+
+
+class Pixels(_Particles):
+    """Images whose pixels are optimised.
+
+    Args:
+        init: where they start: "grey", "noise", "saturated" (random patches of pure colours), "source" (the source
+            image) or a picture file.
+        count: particles that are optimised side by side, 1 to 4096.
+        size: height and width in pixels, 8 to 4096; the prior's own size.
+        lr: Adam's learning rate.
+        init_seed: of random starts.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    def __init__(
+        self, init: str = "grey", count: int = 4, size: int = 64, lr: float = 0.02, init_seed: int = 0
+    ) -> None:
+        super().__init__(init, count, size, lr, init_seed)
+        self.pixels = nn.Parameter(torch.zeros(count, 3, size, size))
+
+    def start(self, prior: Prior, source: Float[Tensor, "1 3 H W"] | None) -> None:
+        self.pixels.data.copy_(self._start(source))
+
+    def render(self, views: Views | None, background: Tensor | None = None) -> Render:
+        return _opaque(Saturate.apply(self.pixels))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"name": "pixels", "params": [self.pixels], "lr": self.lr}]
+
+
+class Latents(_Particles):
+    """Images whose latents are optimised; the prior's decoder shows them, and no step goes through an autoencoder.
+
+    Args:
+        init: where they start: "normal" (standard normal latents), or an image as for Pixels: "grey", "noise",
+            "saturated", "source" or a picture file.
+        count: particles that are optimised side by side, 1 to 4096.
+        size: height and width of the images in pixels, 8 to 4096; the prior's own size.
+        lr: Adam's learning rate; 0.03 in ProlificDreamer's 2D experiments.
+        init_seed: of random starts.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    def __init__(
+        self, init: str = "normal", count: int = 4, size: int = 64, lr: float = 0.03, init_seed: int = 0
+    ) -> None:
+        super().__init__(init, count, size, lr, init_seed)
+        self.latents = nn.Parameter(torch.zeros(0))
+        self._decode: list[Callable[[Tensor], Tensor]] = []
+
+    def setup(self, prior: Prior, source: Float[Tensor, "1 3 H W"] | None = None) -> None:
+        self._decode = [prior.decode]
+        super().setup(prior, source)
+
+    def start(self, prior: Prior, source: Float[Tensor, "1 3 H W"] | None) -> None:
+        normal = self.init == "normal"
+        images = torch.zeros(1, 3, self.size, self.size) if normal else self._start(source)
+        with torch.no_grad():
+            latents = prior.encode(images.to(prior.schedule.alphas))
+        if normal:
+            random = torch.Generator().manual_seed(self.init_seed)
+            latents = torch.randn(self.count, *latents.shape[1:], generator=random)
+        self.latents = nn.Parameter(latents.clone())
+
+    def encoded(
+        self, prior: Prior, views: Views | None, background: Tensor | None = None
+    ) -> tuple[Float[Tensor, "B C h w"], Render | None]:
+        return self.latents, None
+
+    def render(self, views: Views | None, background: Tensor | None = None) -> Render:
+        return _opaque(self._decode[0](self.latents))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"name": "latents", "params": [self.latents], "lr": self.lr}]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """A checkpoint may be loaded before there is a prior to say what shape latents have."""
+        if not self._started:
+            self.latents = nn.Parameter(torch.empty_like(state_dict[f"{prefix}latents"]))
+        super()._load_from_state_dict(state_dict, prefix, *args)
