@@ -1,5 +1,6 @@
 """Adapters: where the discriminator's parameters phi live."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -101,7 +102,9 @@ class LoRA(_Attached):
         name = f"phi{len({key.split('.lora_A.')[1] for key in keys if '.lora_A.' in key})}"
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=list(self.targets), lora_dropout=0.0)
         try:
-            inject_adapter_in_model(config, network, adapter_name=name)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*multiple adapters in the model.*")
+                inject_adapter_in_model(config, network, adapter_name=name)
         except ValueError as error:
             names = ", ".join(self.targets)
             raise ValueError(f"The prior's network has no layer named {names}; set targets.") from error

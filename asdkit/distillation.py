@@ -89,6 +89,7 @@ class Distillation(Part, pl.LightningModule):
         self.weighting, self.share_noise, self.random_background = weighting, share_noise, random_background
         self.critic_steps, self.critic_lr, self.critic_clip = critic_steps, critic_lr, critic_clip
         self._encoded_source: Tensor | None = None
+        self._reports = False  # whether this iteration is one of those that are logged
         self.automatic_optimization = False
         self.strict_loading = False
 
@@ -116,6 +117,7 @@ class Distillation(Part, pl.LightningModule):
 
     def training_step(self, batch: Views | Shot, batch_idx: int) -> dict[str, Tensor]:
         step, shot = self.global_step, batch if isinstance(batch, Shot) else Shot(batch)
+        self._reports = (step + 1) % self.trainer.log_every_n_steps == 0
         optimizers = self.optimizers()
         generator_optimizer, *critic_optimizer = optimizers if isinstance(optimizers, list) else [optimizers]
 
@@ -139,11 +141,6 @@ class Distillation(Part, pl.LightningModule):
             self.log_dict({name: float(value) for name, value in logs.items()}, prog_bar=True)
             self.log_dict(norms | self._diagnostics(x, shot, render))
         return logs
-
-    @property
-    def _reports(self) -> bool:
-        """Whether this iteration is one of those that are logged."""
-        return self.global_step % self.trainer.log_every_n_steps == 0
 
     def backdrop(self, step: int) -> Float[Tensor, " 3"]:
         """The colour behind the object in this step."""

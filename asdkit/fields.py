@@ -72,8 +72,11 @@ class Field(Part, nn.Module, ABC):
                 leaf.forget(x)
 
     def diagnostics(self, x: Noised) -> dict[str, float]:
-        """Numbers worth logging about the fields that learn."""
-        return {k: v for leaf in self.leaves() if leaf is not self for k, v in leaf.diagnostics(x).items()}
+        """Numbers worth logging about the fields that learn; numbered where there are several."""
+        found = [facts for leaf in self.leaves() if leaf is not self and (facts := leaf.diagnostics(x))]
+        if len(found) < 2:
+            return found[0] if found else {}
+        return {f"{name}_{i}": value for i, facts in enumerate(found, 1) for name, value in facts.items()}
 
     def __add__(self, other: "Field") -> "Field":
         return Sum(self, other)

@@ -32,7 +32,7 @@ def measure(module: Truthful, cameras: Cameras) -> dict[str, float]:
 
 @pytest.fixture(autouse=True)
 def no_clip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(judging, "CLIP", tmp_path)
+    monkeypatch.setattr(judging, "EMBEDDED", tmp_path)
 
 
 def test_the_truth_has_full_marks() -> None:

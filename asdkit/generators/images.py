@@ -52,7 +52,7 @@ class _Particles(Generator):
             return torch.rand(shape, generator=random)
         if self.init == "saturated":
             patches = torch.rand(self.count, 3, _PATCHES, _PATCHES, generator=random).round()
-            return nn.functional.interpolate(patches, (self.size, self.size), mode="bilinear")
+            return nn.functional.interpolate(patches, (self.size, self.size), mode="nearest")
         if self.init == "source":
             if source is None:
                 raise ValueError("The generator starts from a source image, and there is none; give --data.image FILE.")

@@ -6,8 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asdkit.elsewhere import Scorer
 from asdkit.randomness import generator_for
 from asdkit.toybox import world
+
+EMBEDDED = Path(__file__).parent / "weights" / "clip"
 
 
 def candidate_prompts(count: int, seed: int = 0) -> list[str]:
@@ -47,3 +50,20 @@ class TinyCLIP:
         """Whether `prompt` ranks first among itself and `candidates` - 1 other prompts of the world."""
         others = [other for other in candidate_prompts(candidates) if other != prompt][: candidates - 1]
         return int(self.logits(image[None], [prompt, *others]).argmax()) == 0
+
+
+class CLIPScorer(Scorer):
+    """The toybox's CLIP as RewardSDS's judge: the cosine similarity of a picture and the prompt, in [-1, 1].
+
+    Args:
+        folder: of the CLIP; the embedded one when empty.
+    """
+
+    def __init__(self, folder: str = "") -> None:
+        self.folder = Path(folder) if folder else EMBEDDED
+        self._clip: TinyCLIP | None = None
+
+    def __call__(self, images: Float[Tensor, "B 3 H W"], prompt: str) -> Float[Tensor, " B"]:
+        self._clip = self._clip or TinyCLIP(self.folder)
+        scale = self._clip.model.logit_scale.exp()
+        return (self._clip.logits(images.cpu(), [prompt])[:, 0] / scale).to(images)

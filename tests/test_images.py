@@ -1,0 +1,236 @@
+"""Images as generators, the canvas as data, and editing from the command line."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from asdkit.cli import main
+from asdkit.data import Canvas
+from asdkit.distillation import Distillation
+from asdkit.fields import Identity
+from asdkit.generators.images import Latents, Pixels
+from asdkit.guidance import DDS, SDS
+from asdkit.lab import GaussianPrior
+from asdkit.pictures import read_picture
+from asdkit.priors.stable_diffusion import StableDiffusion
+
+
+@pytest.fixture
+def prior() -> GaussianPrior:
+    return GaussianPrior({"y": [0.9, 0.1, 0.2], "z": [0.1, 0.7, 0.2]}, null_mean=0.5, spread=0.2)
+
+
+def picture(path: Path, size: tuple[int, int] = (20, 20), mode: str = "RGB", colour: object = (200, 100, 50)) -> Path:
+    Image.new(mode, size, colour).save(path)
+    return path
+
+
+def test_pixels_show_what_they_hold_and_clamp(prior: GaussianPrior) -> None:
+    pixels = Pixels(count=2, size=8)
+    pixels.setup(prior)
+    assert torch.equal(pixels.render(None).image, torch.full((2, 3, 8, 8), 0.5))
+    pixels.pixels.data.fill_(1.5)
+    x0, render = pixels.encoded(prior, None)
+    assert x0.max() == 1 and torch.equal(render.alpha, torch.ones(2, 1, 8, 8))
+    (-x0).sum().backward()  # would raise the pixels further: no gradient
+    assert pixels.pixels.grad.abs().max() == 0
+    pixels.encoded(prior, None)[0].sum().backward()
+    assert torch.equal(pixels.pixels.grad, torch.ones(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("init", ["grey", "noise", "saturated"])
+def test_starts_depend_on_their_seed_alone(prior: GaussianPrior, init: str) -> None:
+    def start(seed: int) -> torch.Tensor:
+        pixels = Pixels(init, count=3, size=16, init_seed=seed)
+        pixels.setup(prior)
+        return pixels.pixels.detach()
+
+    assert torch.equal(start(0), start(0))
+    assert torch.equal(start(0), start(1)) == (init == "grey")
+    assert start(0).min() >= 0 and start(0).max() <= 1
+    if init == "saturated":
+        assert start(0).unique().tolist() == [0, 1]
+
+
+def test_a_start_from_a_picture_and_from_the_source(prior: GaussianPrior, tmp_path: Path) -> None:
+    path = picture(tmp_path / "a.png")
+    from_file, from_source = Pixels(str(path), count=2, size=16), Pixels("source", count=2, size=16)
+    from_file.setup(prior)
+    from_source.setup(prior, Canvas(str(path), size=16).source)
+    expected = (torch.tensor([200, 100, 50]) / 255).reshape(1, 3, 1, 1).expand(2, 3, 16, 16)
+    assert torch.allclose(from_file.pixels, expected, atol=1e-6)
+    assert torch.equal(from_source.pixels, from_file.pixels)
+    with pytest.raises(ValueError, match="give --data.image FILE"):
+        Pixels("source").setup(prior)
+    with pytest.raises(ValueError, match="no picture nope.png"):
+        Pixels("nope.png").setup(prior)
+
+
+def test_latents_are_x0_itself(tiny_folder: Path) -> None:
+    prior = StableDiffusion(str(tiny_folder))
+    prior.setup()
+    latents = Latents(count=3, size=16)
+    latents.setup(prior)
+    x0, render = latents.encoded(prior, None)
+    assert x0 is latents.latents and render is None
+    assert x0.shape == (3, *prior.latent_shape(16, 16))
+    assert abs(x0.std().item() - 1) < 0.2
+    assert torch.equal(latents.render(None).image, prior.decode(x0))
+    grey = Latents("grey", count=1, size=16)
+    grey.setup(prior)
+    assert torch.allclose(grey.latents, prior.encode(torch.full((1, 3, 16, 16), 0.5)))
+
+
+def test_a_checkpoint_wins_over_the_start(tiny_folder: Path) -> None:
+    prior = StableDiffusion(str(tiny_folder))
+    prior.setup()
+    saved = Latents(count=2, size=16, init_seed=4)
+    saved.setup(prior)
+    loaded = Latents(count=2, size=16)
+    loaded.load_state_dict(saved.state_dict())
+    loaded.setup(prior)
+    assert torch.equal(loaded.latents, saved.latents)
+    pixels, other = Pixels("noise", count=1, size=8), Pixels("noise", count=1, size=8, init_seed=1)
+    pixels.setup(prior)
+    other.load_state_dict(pixels.state_dict())
+    other.setup(prior)
+    assert torch.equal(other.pixels, pixels.pixels)
+
+
+def test_impossible_images_are_refused() -> None:
+    for settings in ({"count": 0}, {"size": 4}, {"lr": 0.0}, {"count": 5000}):
+        with pytest.raises(ValueError, match="Images need a count"):
+            Pixels(**settings)
+
+
+def test_pictures_of_every_kind_become_rgb(tmp_path: Path) -> None:
+    grey = read_picture(picture(tmp_path / "g.png", mode="L", colour=51))
+    assert grey.shape == (3, 20, 20) and torch.allclose(grey, torch.full((3, 20, 20), 0.2))
+    clear = read_picture(picture(tmp_path / "c.png", mode="RGBA", colour=(255, 0, 0, 0)))
+    assert torch.equal(clear, torch.ones(3, 20, 20))
+    half = read_picture(picture(tmp_path / "h.png", mode="RGBA", colour=(255, 0, 0, 128)))
+    assert half[0].min() == 1 and abs(half[1].max().item() - 0.5) < 0.01
+    stripes = np.zeros((10, 30, 3), np.uint8)
+    stripes[:, 10:20] = 255
+    Image.fromarray(stripes).save(tmp_path / "w.png")
+    assert read_picture(tmp_path / "w.png", size=10).min() == 1, "the middle square"
+
+
+def test_bad_sources_are_one_sentence(tmp_path: Path) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    for path, words in ((text, "can't be read as a picture"), (tmp_path / "none.png", "no picture")):
+        with pytest.raises(ValueError, match=words):
+            Canvas(str(path))
+    with pytest.raises(ValueError, match="needs 8 at least"):
+        Canvas(str(picture(tmp_path / "tiny.png", (4, 30))))
+
+
+def test_identity_pulls_back_to_the_source(prior: GaussianPrior) -> None:
+    x0, source, eps = (torch.randn(2, 3, 4, 4) for _ in range(3))
+    x = prior.draw(x0, torch.tensor([100, 800]), eps, source=source)
+    assert torch.equal(Identity()(x), x0 - source)
+
+
+def test_x0_moves_against_the_residual_and_the_source_is_encoded_once(
+    prior: GaussianPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DDS from the source: x0 - x0_source ends at lambda (mu_y - mu_z)."""
+    import pytorch_lightning as pl
+
+    encoded: list[int] = []
+    monkeypatch.setattr(prior, "encode", lambda images: encoded.append(len(images)) or images)
+    canvas = Canvas(str(picture(tmp_path / "a.png", (8, 8), colour=(60, 120, 90))), size=8)
+    pixels = Pixels("source", count=2, size=8, lr=0.02)
+    model = Distillation("y", prior, pixels, DDS(0.4), weighting="uniform", source="z")
+    trainer = pl.Trainer(
+        max_steps=150, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(model, canvas)
+    shift = 0.4 * torch.tensor([0.8, -0.6, 0.0]).reshape(1, 3, 1, 1)
+    assert torch.allclose(pixels.pixels.detach() - canvas.source, shift.expand(2, 3, 8, 8), atol=0.02)
+    assert encoded.count(1) == 1
+
+
+EDIT = """
+model:
+  class_path: asdkit.distillation.Distillation
+  init_args:
+    prompt: ""
+    prior: {{class_path: asdkit.priors.stable_diffusion.StableDiffusion, init_args: {{path: {prior}}}}}
+    generator: {{class_path: asdkit.generators.images.Latents, init_args: {{init: source, count: 1, size: 16}}}}
+    guidance: {{class_path: asdkit.guidance.ASDEdit}}
+data: {{class_path: asdkit.data.Canvas, init_args: {{size: 16}}}}
+trainer: {{max_steps: 4, accelerator: cpu, devices: 1, log_every_n_steps: 1}}
+snapshots: {{every: 2}}
+checkpoints: {{every: 2}}
+run: {{root: {root}}}
+"""
+
+
+@pytest.fixture
+def edit(tiny_folder: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "edit.yaml"
+    path.write_text(EDIT.format(prior=tiny_folder, root=tmp_path / "runs"))
+    return path
+
+
+WORDS = ("--model.source", "a cube", "--model.target", "a red cube")
+
+
+def test_editing_from_the_command_line(edit: Path, tmp_path: Path) -> None:
+    image = picture(tmp_path / "in.png", (16, 16))
+    assert main(["fit", "--config", str(edit), "--data.image", str(image), *WORDS, "--run.name", "one"]) == 0
+    run = tmp_path / "runs" / "edit" / "one"
+    report = json.loads((run / "run.json").read_text())
+    assert report["prompt"] == "a red cube" and report["status"] == "finished" and report["iterations"] == 4
+    assert {"contact.png", "report.md", "images", "snapshots", "metrics.csv"} <= {file.name for file in run.iterdir()}
+    header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
+    logged = {"lambda_eff_1", "lambda_eff_2", "gap_1", "real_clipped_2", "grad_norm", "phi_grad_norm", "saturation"}
+    assert logged <= set(header)
+    assert all(math.isfinite(value) for value in report["metrics"].values())
+    assert main(["fit", str(run), "--trainer.max_steps=6"]) == 0
+    assert json.loads((run / "run.json").read_text())["iterations"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "prompt is empty"),
+        (("--model.target", "a red cube"), "give --model.source"),
+        (WORDS, "give --data.image FILE"),
+        ((*WORDS, "--data.image", "nope.png"), "no picture nope.png"),
+    ],
+)
+def test_what_editing_lacks_is_one_sentence(
+    edit: Path, capsys: pytest.CaptureFixture, arguments: tuple[str, ...], words: str
+) -> None:
+    assert main(["fit", "--config", str(edit), *arguments]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Run folder:")]
+    assert len(lines) == 1 and words in lines[0]
+
+
+def test_a_method_without_its_source_says_so(prior: GaussianPrior) -> None:
+    field = DDS()
+    with pytest.raises(ValueError, match="give --model.source"):
+        field.bind("y")
+    field.bind("y", "z")
+    x = prior.draw(torch.zeros(1, 3, 2, 2), torch.tensor([500]), torch.zeros(1, 3, 2, 2))
+    with pytest.raises(ValueError, match="give --data.image FILE"):
+        field(x)
+    SDS().bind("y")
+
+
+def test_the_toybox_clip_scores_pictures() -> None:
+    from asdkit.toybox import world
+    from asdkit.toybox.clip import CLIPScorer
+    from asdkit.views import ring
+
+    images = torch.cat([world.render(world.parse(p), ring(1)).image for p in ("a red ball", "a blue cube")])
+    scores = CLIPScorer()(images, "a red ball")
+    assert scores.shape == (2,) and scores.abs().max() <= 1 and scores[0] > scores[1] + 0.1
