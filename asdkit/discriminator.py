@@ -104,16 +104,16 @@ class Discriminator(Field):
         prior.prepare(self.conditions())
         self.adapter.setup(prior)
         if isinstance(self.gamma, Gamma):
-            self.gamma.setup(prior, self._condition())
+            self.gamma.setup(prior, self.condition())
 
     def conditions(self) -> list[Condition]:
-        return [self._condition()]
+        return [self.condition()]
 
     def asks(self, x: Noised) -> list[Condition]:
         return []
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
-        return x.predict(self._condition(), self.adapter)
+        return x.predict(self.condition(), self.adapter)
 
     def gamma_at(self, x: Noised) -> float | Float[Tensor, "B 1 1 1"]:
         """gamma at a draw."""
@@ -126,16 +126,17 @@ class Discriminator(Field):
         if isinstance(self.gamma, Gamma):
             self.gamma.observe(x)
         gamma, e_phi = self.gamma_at(x), self(x)
-        e_y = e_phi.detach() if isinstance(gamma, float | int) and gamma == 0 else x.predict(self._condition())
+        e_y = e_phi.detach() if isinstance(gamma, float | int) and gamma == 0 else x.predict(self.condition())
         loss = discriminator_loss(e_phi, x.eps, e_y, gamma)
         if self.real is None:
             return loss
-        real = self._real_draw(x)
-        e_y = real.predict(self._condition())
+        real = self.real_draw(x)
+        e_y = real.predict(self.condition())
         return loss + real_loss(self(real), real.eps, e_y, value_at(self.eta, x.step), self.real_clip)[0]
 
-    def _real_draw(self, x: Noised) -> Noised:
-        return x.kin(self, lambda: self.real.draw(x, self._condition()))
+    def real_draw(self, x: Noised) -> Noised:
+        """Real samples at x's t and eps."""
+        return x.kin(self, lambda: self.real.draw(x, self.condition()))
 
     def forget(self, x: Noised) -> None:
         x.forget(self.adapter)
@@ -149,7 +150,7 @@ class Discriminator(Field):
         samples that no longer count.
         """
         with torch.no_grad():
-            e_phi, e_y = self(x).detach(), x.predict(self._condition())
+            e_phi, e_y = self(x).detach(), x.predict(self.condition())
             fake, text = (e_phi - x.eps).square().mean(), (e_y - x.eps).square().mean()
             distance = (e_phi - e_y).square().mean()
             gamma = float(torch.as_tensor(self.gamma_at(x)).mean())
@@ -161,12 +162,13 @@ class Discriminator(Field):
                 "lambda_eff": effective_scale(value_at(self.scale, x.step), gamma),
             }
             if self.real is not None:
-                real = self._real_draw(x)
-                e_y = real.predict(self._condition())
+                real = self.real_draw(x)
+                e_y = real.predict(self.condition())
                 found["real_clipped"] = real_loss(self(real), real.eps, e_y, 0.0, self.real_clip)[1].item()
             return found
 
-    def _condition(self) -> Condition:
+    def condition(self) -> Condition:
+        """What e_phi is conditioned on: the prompt y."""
         if self.text is None:
             raise ValueError(
                 "The discriminator has no text; give it one, or bind the run's prompt with field.bind(prompt)."

@@ -102,11 +102,11 @@ class SaturationControl(Gamma):
         self.rate, self.samples, self.size, self.steps = rate, samples, size, steps
         self.limits = math.log1p(lowest), math.log1p(highest)
         self.register_buffer("log1p", torch.tensor(math.log1p(start)))
-        self.register_buffer("held", torch.tensor(target))
+        self.register_buffer("held", torch.tensor(float(target)))
 
     def setup(self, prior: Prior, condition: Condition) -> None:
         if self.held == 0:
-            shape = (self.samples, prior.channels, self.size, self.size)
+            shape = (self.samples, prior.channels or 3, self.size, self.size)
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(prior.schedule.alphas)
             x0 = ddim(prior, CFG(condition.text, 1.0), noise, self.steps)
             self.held.fill_(_saturation(x0))

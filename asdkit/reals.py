@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from asdkit.discriminator import Real
@@ -41,7 +42,7 @@ class ImageFolder(Real):
 
     def draw(self, x: Noised, condition: Condition) -> Noised:
         size = x.prior.picture_size(x.x0)
-        chosen = (x.rand(len(x.t)) * len(self._files)).long().tolist()
+        chosen = _chosen(x, len(self._files)).tolist()
         pictures = torch.stack([read_picture(self._files[i], size) for i in chosen])
         with torch.no_grad():
             return x.on(x.prior.encode(pictures.to(x.x0)))
@@ -51,7 +52,7 @@ class PriorSamples(Real):
     """Samples of the prior itself for the prompt, drawn once at the first step.
 
     Args:
-        count: how many, at least 1; where there are cameras, this many for each of them in turn, around the object.
+        count: how many, at least 1.
         scale: their CFG scale.
         steps: DDIM steps, at least 1.
 
@@ -64,14 +65,18 @@ class PriorSamples(Real):
         if count < 1 or steps < 1:
             raise ValueError(f"PriorSamples needs at least one sample and one step; got {count} and {steps}.")
         self.count, self.scale, self.steps = count, scale, steps
-        self._samples: list[Tensor] = []
+        self._samples: dict[Condition, Tensor] = {}
 
     def draw(self, x: Noised, condition: Condition) -> Noised:
         if x.views is not None:
             raise ValueError("PriorSamples has no cameras; use it for images, or give real samples as a folder.")
-        if not self._samples:
+        if condition not in self._samples:
             shape = (self.count, *x.x0.shape[1:])
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(x.x0)
-            self._samples = [ddim(x.prior, CFG(condition.text, self.scale), noise, self.steps)]
-        chosen = (x.rand(len(x.t)) * self.count).long()
-        return x.on(self._samples[0][chosen])
+            self._samples[condition] = ddim(x.prior, CFG(condition.text, self.scale), noise, self.steps)
+        return x.on(self._samples[condition][_chosen(x, self.count)])
+
+
+def _chosen(x: Noised, count: int) -> Int[Tensor, " B"]:
+    """A random index below `count` for each sample of x; in half precision a uniform number may round to 1."""
+    return (x.rand(len(x.t)) * count).long().clamp(max=count - 1)
