@@ -180,7 +180,8 @@ class UNetCopy(_Attached):
     def attach(self, prior: Prior) -> None:
         network = prior.copy_network().requires_grad_(True)
         for key, parameter in network.named_parameters():
-            self.weights[key.replace(".", "/")] = parameter
+            if ".lora_" not in key:  # of another discriminator; it is off in the copy
+                self.weights[key.replace(".", "/")] = parameter
         if not self.weights:
             raise ValueError(f"The network of {type(prior).__name__} has no parameters that a copy could learn.")
         self._network = [network]

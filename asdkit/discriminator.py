@@ -173,4 +173,4 @@ class Discriminator(Field):
             raise ValueError(
                 "The discriminator has no text; give it one, or bind the run's prompt with field.bind(prompt)."
             )
-        return Condition(self.text)
+        return Condition(self.text, view_dependent=bool(self.text))

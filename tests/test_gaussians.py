@@ -10,6 +10,7 @@ from torch import Tensor
 
 from asdkit import ply
 from asdkit.generators.gaussians import Gaussians
+from asdkit.ramps import Ramp
 from asdkit.randomness import generator_for
 from asdkit.rasterizers import rasterize
 from asdkit.views import Views, ring
@@ -135,7 +136,7 @@ def test_the_ball_is_deterministic_and_as_asked() -> None:
         ({"means_lr": 0.0}, "means_lr"), ({"scale_lr": math.nan}, "scale_lr"), ({"background": 2.0}, "background"),
         ({"densify_fraction": 1.5}, "densify_fraction"), ({"prune_opacity": 1.0}, "prune_opacity"),
         ({"init_radius": math.inf}, "init_radius"), ({"densify_every": -1}, "densify_every"),
-        ({"means_lr_final": -1.0}, "means_lr_final"), ({"means_lr_steps": 0}, "means_lr_steps"),
+        ({"means_lr": Ramp(0.1, -1.0, 9)}, "means_lr"), ({"lr_scale": 0.0}, "lr_scale"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_told_in_a_sentence(arguments: dict, message: str) -> None:
@@ -146,7 +147,7 @@ def test_wrong_arguments_are_told_in_a_sentence(arguments: dict, message: str) -
 
 def test_learning_rates_reach_the_optimiser_and_the_positions_decay() -> None:
     rates = {"rotation_lr": 0.2, "scale_lr": 0.3, "opacity_lr": 0.4, "colour_lr": 0.5}
-    gaussians = small(means_lr=0.01, means_lr_final=0.0001, means_lr_steps=100, densify_every=0, **rates)
+    gaussians = small(means_lr=Ramp(0.01, 0.0001, 100, shape="exponential"), densify_every=0, **rates)
     other = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.Adam([{"params": [other], "lr": 7.0}, *gaussians.parameter_groups()])
     rates = {id(group["params"][0]): group["lr"] for group in optimizer.param_groups}
@@ -156,6 +157,10 @@ def test_learning_rates_reach_the_optimiser_and_the_positions_decay() -> None:
         gaussians.after_step(optimizer, step, torch.Generator())
         assert optimizer.param_groups[1]["lr"] == pytest.approx(rate)
         assert [group["lr"] for group in optimizer.param_groups][0:6:2] == [7.0, 0.2, 0.4]
+    gaussians.lr_scale = Ramp(1.0, 0.1, 100, begin=100)
+    gaussians.after_step(optimizer, 149, torch.Generator())
+    found = [group["lr"] for group in optimizer.param_groups]
+    assert found == pytest.approx([7.0, *(0.55 * rate for rate in (0.0001, 0.2, 0.3, 0.4, 0.5))])
 
 
 def test_dead_slots_have_no_influence_and_stay_as_they_are() -> None:
@@ -291,7 +296,7 @@ def test_several_ranks_decide_by_the_sum_of_their_statistics(monkeypatch: pytest
 def test_resuming_between_two_rounds_changes_no_bit(tmp_path: Path) -> None:
     arguments = {
         "densify_every": 5, "densify_from": 5, "densify_until": 100, "densify_fraction": 0.1, "prune_opacity": 0.45,
-        "split_scale": 0.12, "means_lr_final": 1e-5, "means_lr_steps": 20,
+        "split_scale": 0.12, "means_lr": Ramp(1e-3, 1e-5, 20, shape="exponential"),
     }  # fmt: skip
     views = ring(2, distance=2.5, size=16)
     target, whole = sphere_images(views), small(**arguments)

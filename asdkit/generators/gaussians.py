@@ -12,6 +12,7 @@ from asdkit import ply
 from asdkit.files import atomic
 from asdkit.generators.base import Generator, Render, Saturate
 from asdkit.generators.gaussians_init import Cloud, cloud_from
+from asdkit.ramps import Ramp, ends, value_at
 from asdkit.rasterizers import rasterize
 from asdkit.rasterizers.projection import rotation_matrices
 from asdkit.views import Views
@@ -37,13 +38,12 @@ class Gaussians(Generator):
         sh_degree: 0 to 3; colours depend on the direction of view from 1 on.
         background: grey level in [0,1] behind the Gaussians when the caller gives none; 1 is white.
         antialiased: dim Gaussians smaller than a pixel, so that other resolutions look alike.
-        means_lr: learning rate of positions in world units, > 0.
-        means_lr_final: learning rate of positions after `means_lr_steps`, reached exponentially; empty for constant.
-        means_lr_steps: iterations over which the learning rate of positions decays, >= 1.
+        means_lr: learning rate of positions in world units, > 0; like all rates it may move with the iterations.
         colour_lr: learning rate of colours, > 0.
         opacity_lr: learning rate of opacities (logits), > 0.
         scale_lr: learning rate of scales (logarithms), > 0.
         rotation_lr: learning rate of rotations, > 0.
+        lr_scale: factor of all these rates, > 0, e.g. a ramp to 0.1 to settle the noise that distillation leaves.
         densify_every: iterations between two rounds of growing and pruning; 0 for never.
         densify_from: iterations before the first round.
         densify_until: iterations after which there are no more rounds.
@@ -73,13 +73,12 @@ class Gaussians(Generator):
         sh_degree: int = 0,
         background: float = 1.0,
         antialiased: bool = False,
-        means_lr: float = 0.001,
-        means_lr_final: float | None = None,
-        means_lr_steps: int = 1000,
-        colour_lr: float = 0.01,
-        opacity_lr: float = 0.05,
-        scale_lr: float = 0.005,
-        rotation_lr: float = 0.005,
+        means_lr: float | Ramp = 0.001,
+        colour_lr: float | Ramp = 0.01,
+        opacity_lr: float | Ramp = 0.05,
+        scale_lr: float | Ramp = 0.005,
+        rotation_lr: float | Ramp = 0.005,
+        lr_scale: float | Ramp = 1.0,
         densify_every: int = 100,
         densify_from: int = 200,
         densify_until: int = 2000,
@@ -91,10 +90,12 @@ class Gaussians(Generator):
         super().__init__()
         positive = {
             "init_radius": init_radius, "means_lr": means_lr, "colour_lr": colour_lr, "opacity_lr": opacity_lr,
-            "scale_lr": scale_lr, "rotation_lr": rotation_lr, "split_scale": split_scale, "prune_scale": prune_scale,
+            "scale_lr": scale_lr, "rotation_lr": rotation_lr, "lr_scale": lr_scale, "split_scale": split_scale,
+            "prune_scale": prune_scale,
         }  # fmt: skip
-        for name, value in positive.items():
-            _require(0 < value < float("inf"), f"{name} must be a positive number, not {value}.")
+        for name, number in positive.items():
+            for value in ends(number):
+                _require(0 < value < float("inf"), f"{name} must be a positive number, not {value}.")
         for name, value in {"background": background, "densify_fraction": densify_fraction}.items():
             _require(0 <= value <= 1, f"{name} must be within [0,1], not {value}.")
         _require(1 <= count <= COUNT_LIMIT, f"count must be within 1 and 10 million, not {count}.")
@@ -103,14 +104,9 @@ class Gaussians(Generator):
         _require(0 <= prune_opacity < 1, f"prune_opacity must be within [0,1), not {prune_opacity}.")
         _require(sh_degree in range(4), f"sh_degree must be 0, 1, 2 or 3, not {sh_degree}.")
         _require(densify_every >= 0, f"densify_every must not be negative, but is {densify_every}.")
-        _require(means_lr_steps >= 1, f"means_lr_steps must be at least 1, not {means_lr_steps}.")
-        _require(
-            means_lr_final is None or 0 < means_lr_final < float("inf"),
-            f"means_lr_final must be a positive number or empty, not {means_lr_final}.",
-        )
         self.sh_degree, self.background, self.antialiased = sh_degree, background, antialiased
-        self.means_lr, self.means_lr_final, self.means_lr_steps = means_lr, means_lr_final, means_lr_steps
-        self.colour_lr, self.opacity_lr, self.scale_lr, self.rotation_lr = colour_lr, opacity_lr, scale_lr, rotation_lr
+        self.rates = (means_lr, rotation_lr, scale_lr, opacity_lr, colour_lr)  # in the order of the parameters
+        self.lr_scale = lr_scale
         self.densify_every, self.densify_from, self.densify_until = densify_every, densify_from, densify_until
         self.densify_fraction, self.split_scale = densify_fraction, split_scale
         self.prune_opacity, self.prune_scale = prune_opacity, prune_scale
@@ -177,20 +173,20 @@ class Gaussians(Generator):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """One group for each parameter, with its learning rate."""
-        rates = (self.means_lr, self.rotation_lr, self.scale_lr, self.opacity_lr, self.colour_lr)
         names = ("means", "quats", "log_scales", "opacity_logits", "sh")
         return [
             {"name": name, "params": [parameter], "lr": rate}
-            for name, parameter, rate in zip(names, self._parameters_in_order(), rates, strict=True)
+            for name, parameter, rate in zip(names, self._parameters_in_order(), self._rates_at(0), strict=True)
         ]
 
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer, step: int, generator: torch.Generator) -> None:
-        """Sets the next iteration's learning rate, and every `densify_every` iterations prunes and grows."""
+        """Sets the next iteration's learning rates, and every `densify_every` iterations prunes and grows."""
         done = step + 1
-        for group in optimizer.param_groups:
-            if any(parameter is self.means for parameter in group["params"]):
-                group["lr"] = self._means_lr_at(done)
+        for parameter, rate in zip(self._parameters_in_order(), self._rates_at(done), strict=True):
+            for group in optimizer.param_groups:
+                if any(mine is parameter for mine in group["params"]):
+                    group["lr"] = rate
         if not self.densify_every or done % self.densify_every:
             return
         if self.densify_from <= done <= self.densify_until:
@@ -202,11 +198,9 @@ class Gaussians(Generator):
         self.grad_sum.zero_()
         self.grad_count.zero_()
 
-    def _means_lr_at(self, step: int) -> float:
-        if self.means_lr_final is None:
-            return self.means_lr
-        progress = min(step / self.means_lr_steps, 1.0)
-        return self.means_lr ** (1 - progress) * self.means_lr_final**progress
+    def _rates_at(self, step: int) -> list[float]:
+        """The learning rates at a step, in the order of the parameters."""
+        return [value_at(self.lr_scale, step) * value_at(rate, step) for rate in self.rates]
 
     def _prune(self) -> Int64[Tensor, " M"]:
         """Kills faint and huge Gaussians, but never the last one; returns their slots."""
