@@ -92,8 +92,9 @@ class Discriminator(Field):
                 f"gamma must be above -1, where Eq. 10 has a minimum; got {min(ends(gamma))}. "
                 "Set allow_unbounded to true if you mean it."
             )
-        if not all(0 <= end <= 1 for end in ends(eta)) or real_clip <= 1:
-            raise ValueError(f"eta must lie in [0, 1] and real_clip above 1; got {ends(eta)[0]} and {real_clip}.")
+        if min(ends(eta)) < 0 or max(ends(eta)) > 1 or real_clip <= 1:
+            given = " to ".join(str(end) for end in dict.fromkeys(ends(eta)))
+            raise ValueError(f"eta must lie in [0, 1] and real_clip above 1; got {given} and {real_clip}.")
         self.adapter, self.gamma, self.scale, self.text = adapter, gamma, scale, text
         self.real, self.eta, self.real_clip, self.of_source = real, eta, real_clip, of_source
 

@@ -1,4 +1,4 @@
-"""Score fields that look at another draw than the one they are given: later, inverted, or several at once."""
+"""Score fields that look at another draw than the one they are given: the source, later, inverted, several at once."""
 
 from abc import ABC, abstractmethod
 
@@ -35,6 +35,17 @@ class Elsewhere(Field):
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         return self.field(self.there(x))
+
+
+class OnSource(Elsewhere):
+    """A field at the same t and eps on the source image: a vector field that is subtracted, not differentiated.
+
+    Args:
+        field: what is evaluated there.
+    """
+
+    def there(self, x: Noised) -> Noised:
+        return x.on_source()
 
 
 class Later(Elsewhere):

@@ -235,27 +235,6 @@ class CFG(Field):
         return null + scale * (self.prompt(x) - null)
 
 
-class OnSource(Field):
-    """A field at the same t and eps on the source image: a vector field that is subtracted, not differentiated.
-
-    Args:
-        field: what is evaluated there.
-    """
-
-    def __init__(self, field: Field) -> None:
-        super().__init__()
-        self.field = field
-
-    def parts(self) -> list[Field]:
-        return [self.field]
-
-    def asks(self, x: Noised) -> list[Condition]:
-        return []
-
-    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
-        return self.field(x.on_source())
-
-
 class Identity(Field):
     """x0 - x0 of the source image: a pull back to it (what PDS adds to DDS)."""
 

@@ -68,7 +68,7 @@ class SaturationControl(Gamma):
     Args:
         start: gamma at step 0, above -1.
         target: standard deviation of x0 to hold; 0 to measure it on samples of the prior, drawn before the first step.
-        rate: of the integration, per iteration, > 0.
+        rate: of the integration, per discriminator step, > 0.
         lowest: gamma's lower limit, above -1.
         highest: gamma's upper limit, at least `lowest`.
         samples: how many samples of the prior are drawn.

@@ -6,8 +6,8 @@ convention, e_y + s (e_y - e_null), are lambda - 1; each docstring says what was
 
 from asdkit.adapters import Embedding, LoRA
 from asdkit.discriminator import Adapter, Discriminator, Gamma, Real
-from asdkit.elsewhere import Above, Earlier, Inverted, Later, Reweighted, Scorer, Stages
-from asdkit.fields import CFG, Field, Identity, Noise, Null, OnSource, Prompt
+from asdkit.elsewhere import Above, Earlier, Inverted, Later, OnSource, Reweighted, Scorer, Stages
+from asdkit.fields import CFG, Field, Identity, Noise, Null, Prompt
 from asdkit.part import records_spec
 from asdkit.ramps import Ramp
 from asdkit.reals import SourceImage

@@ -36,7 +36,7 @@ def test_light_commands_do_not_import_torch() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "did you mean 'fit'?" in done.stderr
-    assert "did you mean 'gs3d'? The recipes are: gs3d" in done.stderr
+    assert "did you mean 'gs3d'? The recipes are: edit2d, gs3d" in done.stderr
 
 
 def test_recipes_are_found_by_name_and_by_path_from_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -56,7 +56,8 @@ def test_short_forms_are_expanded() -> None:
 
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_resolves(capsys: pytest.CaptureFixture, name: str) -> None:
-    config = resolved(capsys, "--config", name)
+    base = name.rpartition("/")[0]  # image2d/vsd is an overlay of image2d
+    config = resolved(capsys, *(["--config", base] if base in recipes() else []), "--config", name)
     assert config["model"]["class_path"].startswith("asdkit.")
     assert config["trainer"]["max_steps"] >= 100
     assert config["seed_everything"] is False

@@ -1,5 +1,7 @@
 """Eq. 7's weights, Eq. 10 and the injected gradient against slow loops and autograd."""
 
+import colorsys
+
 import pytest
 import torch
 from jaxtyping import TypeCheckError
@@ -8,7 +10,7 @@ from torch import Tensor
 from asdkit.discriminator import Discriminator
 from asdkit.guidance import ASD
 from asdkit.lab import Affine
-from asdkit.objectives import discriminator_loss, effective_scale, inject, weight
+from asdkit.objectives import discriminator_loss, effective_scale, inject, saturation, weight
 
 GAMMAS = (-0.75, -0.5, 0.0, 0.5, 4.0)
 B = 3
@@ -104,3 +106,16 @@ def test_unbounded_gamma_is_refused_unless_meant(gamma: float) -> None:
     assert Discriminator(Affine(), gamma, allow_unbounded=True).gamma == gamma
     ASD(gamma=gamma, adapter=Affine(), allow_unbounded=True)
     Discriminator(Affine(), -0.999)
+
+
+def test_saturation_is_hsvs() -> None:
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(B, 3, 4, 5, generator=random)
+    images[0, :, :2] = 0
+    expected = [sum(colorsys.rgb_to_hsv(*pixel)[1] for pixel in image.flatten(1).T.tolist()) / 20 for image in images]
+    assert saturation(images).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_saturation_of_plain_pictures() -> None:
+    grey, red, black = (torch.tensor(colour).reshape(1, 3, 1, 1) for colour in ([0.4] * 3, [1.0, 0, 0], [0.0] * 3))
+    assert [saturation(picture).item() for picture in (grey, red, black)] == [0.0, 1.0, 0.0]

@@ -1,0 +1,86 @@
+"""Ramps: their values before, while and after they move, their shapes, and what reads them."""
+
+import math
+
+import pytest
+
+from asdkit.ramps import Ramp, ends, value_at
+
+SHAPES = ("linear", "cosine", "exponential")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("begin", [0, 5])
+def test_constant_outside(shape: str, begin: int) -> None:
+    ramp = Ramp(2.0, 0.5, 10, begin, shape)
+    assert [ramp(step) for step in (0, begin)] == [2.0, 2.0]
+    assert [ramp(begin + step) for step in (10, 11, 100000)] == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_moves_one_way_only(shape: str) -> None:
+    up, down = Ramp(1.0, 3.0, 20, 3, shape), Ramp(3.0, 1.0, 20, 3, shape)
+    assert all(up(step) < up(step + 1) and down(step) > down(step + 1) for step in range(3, 23))
+
+
+def test_linear_has_equal_differences() -> None:
+    ramp = Ramp(-1.0, 3.0, 8, begin=2)
+    assert [ramp(step) for step in range(2, 11)] == pytest.approx([-1.0 + 0.5 * k for k in range(9)], abs=1e-12)
+
+
+def test_exponential_has_equal_factors() -> None:
+    ramp = Ramp(8.0, 0.5, 4, shape="exponential")
+    assert [ramp(step) for step in range(5)] == pytest.approx([8.0, 4.0, 2.0, 1.0, 0.5], rel=1e-12)
+
+
+def test_cosine_is_half_a_wave() -> None:
+    ramp = Ramp(1.0, 5.0, 12, shape="cosine")
+    assert [ramp(step) for step in range(13)] == pytest.approx(
+        [3.0 - 2.0 * math.cos(math.pi * k / 12) for k in range(13)], abs=1e-12
+    )
+
+
+def test_cosine_is_flat_at_both_ends_and_steep_between() -> None:
+    ramp, linear = Ramp(0.0, 1.0, 100, shape="cosine"), 0.01
+    assert ramp(1) - ramp(0) < 0.1 * linear and ramp(100) - ramp(99) < 0.1 * linear
+    assert ramp(51) - ramp(50) > 1.5 * linear
+
+
+def test_no_steps_is_a_jump() -> None:
+    for shape in SHAPES:
+        ramp = Ramp(1.0, 2.0, 0, 7, shape)
+        assert [ramp(step) for step in (0, 6, 7, 8)] == [1.0, 1.0, 2.0, 2.0]
+
+
+def test_the_same_step_is_the_same_value() -> None:
+    ramp = Ramp(0.0, 1.0, 3)
+    assert [ramp(step) for step in (2, 1, 2)] == pytest.approx([2 / 3, 1 / 3, 2 / 3])
+
+
+def test_linear_may_cross_zero_and_exponential_may_not() -> None:
+    assert Ramp(-1.0, 1.0, 2)(1) == 0.0
+    for start, end in ((0.0, 1.0), (1.0, 0.0), (-1.0, 1.0), (1.0, -1.0)):
+        with pytest.raises(ValueError, match=f"positive ends; got {start} and {end}"):
+            Ramp(start, end, 2, shape="exponential")
+
+
+@pytest.mark.parametrize(("steps", "begin"), [(-1, 0), (3, -2)])
+def test_negative_times_are_refused(steps: int, begin: int) -> None:
+    with pytest.raises(ValueError, match=f"can't be negative; got {steps} and {begin}"):
+        Ramp(0.0, 1.0, steps, begin)
+
+
+def test_value_at() -> None:
+    assert value_at(7.5, 3) == 7.5
+    assert value_at(Ramp(0.0, 4.0, 4), 3) == 3.0
+
+
+def test_ends() -> None:
+    assert ends(7.5) == (7.5, 7.5)
+    assert ends(Ramp(3.0, -1.0, 4, 9)) == (3.0, -1.0)
+
+
+def test_a_checkpoint_can_rebuild_it() -> None:
+    spec = Ramp(1.0, 2.0, 3, shape="cosine").spec
+    assert spec["class_path"] == "asdkit.ramps.Ramp"
+    assert Ramp(**spec["init_args"])(2) == Ramp(1.0, 2.0, 3, shape="cosine")(2)
