@@ -259,3 +259,18 @@ def test_impossible_settings_are_refused(settings: dict[str, float], words: str)
         Distillation("y", prior, Blob(), SDS(), **settings)
     with pytest.raises(ValueError, match="prompt is empty"):
         Distillation("  ", prior, Blob(), SDS())
+
+
+def test_norms_and_saturation_of_the_last_step_are_logged() -> None:
+    """The gradients that the generator's optimiser saw, and HSV's saturation and the spread of what was rendered."""
+    model, trainer = _train(1)
+    found = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    norm = torch.cat([gradient.flatten() for gradient in model.generator.gradients]).norm()
+    assert found["grad_norm"] == pytest.approx(norm.item(), rel=1e-5)
+    phi = torch.cat([p.grad.flatten() for p in model.guidance.parameters()]).norm()
+    assert found["phi_grad_norm"] == pytest.approx(phi.item(), rel=1e-5)
+    image = _image(Blob().colour, Blob().contrast, _views(0))
+    top, bottom = image.max(1).values, image.min(1).values
+    assert found["saturation"] == pytest.approx(((top - bottom) / top).mean().item(), rel=1e-5)
+    assert found["x0_std"] == pytest.approx(image.flatten(1).std(1).mean().item(), rel=1e-5)
+    assert found["lambda_eff"] == pytest.approx(1 + (1 + GAMMA) * (SCALE - 1))

@@ -163,3 +163,23 @@ def test_the_averaged_network_sees_its_own_camera(cache: Path, weights: Path) ->
     with_camera = module.average.module(x_t, t, tokens, batch.views, torch.ones(2))
     assert torch.equal(with_camera, module.net(x_t, t, tokens, batch.views, torch.ones(2)))
     assert not torch.equal(with_camera, module.net(x_t, t, tokens, batch.views, torch.zeros(2)))
+
+
+def test_training_goes_on_from_a_pipeline_folder(cache: Path, weights: Path, tmp_path: Path) -> None:
+    """Every network starts from the folder's weights, its average too; other sizes or a missing file are refused."""
+    module = TrainUNet(str(weights), channels=(16, 32), text_width=32, start=str(weights), seed=7)
+    files = {
+        "unet": "unet/diffusion_pytorch_model.safetensors",
+        "text_encoder": "text_encoder/model.safetensors",
+        "camera": "camera/model.safetensors",
+    }
+    for name, file in files.items():
+        saved = {key.removeprefix("text_model."): value for key, value in load_file(weights / file).items()}
+        for net in (module.net, module.average.module):
+            mine = {k.removeprefix("text_model."): v for k, v in getattr(net, name).state_dict().items()}
+            assert mine.keys() == saved.keys()
+            assert all(torch.equal(mine[key], saved[key].to(mine[key].dtype)) for key in saved), name
+    with pytest.raises(ValueError, match="can't be started from"):
+        TrainUNet(str(weights), channels=(16, 48), text_width=32, start=str(weights))
+    with pytest.raises(ValueError, match="can't be started from"):
+        TrainUNet(str(weights), channels=(16, 32), text_width=32, start=str(tmp_path))
