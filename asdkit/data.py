@@ -153,6 +153,9 @@ class Canvas(pl.LightningDataModule):
     def look(self, count: int) -> None:
         """Pictures of the run need no cameras: they show all particles."""
 
+    def novel_views(self) -> None:
+        """Nor do metrics."""
+
     def train_dataloader(self) -> DataLoader:
         """The same shot for ever."""
         return DataLoader(_Forever(Shot(None, self.source)), batch_size=None)

@@ -69,6 +69,7 @@ class Discriminator(Field):
         eta: weight of the penalty on real samples, within [0, 1]; 0.5 in the paper's general case, 0 for editing.
         real_clip: see above, > 1.
         of_source: when `text` is None, take the words for the source image instead of the run's prompt.
+        learns_source: its fake samples are the source image, not what the generator shows.
 
     Raises:
         ValueError: gamma <= -1 without `allow_unbounded`, or eta or real_clip out of range.
@@ -85,6 +86,7 @@ class Discriminator(Field):
         eta: float | Ramp = 0.5,
         real_clip: float = 2.0,
         of_source: bool = False,
+        learns_source: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(gamma, Gamma) and min(ends(gamma)) <= -1 and not allow_unbounded:
@@ -97,6 +99,7 @@ class Discriminator(Field):
             raise ValueError(f"eta must lie in [0, 1] and real_clip above 1; got {given} and {real_clip}.")
         self.adapter, self.gamma, self.scale, self.text = adapter, gamma, scale, text
         self.real, self.eta, self.real_clip, self.of_source = real, eta, real_clip, of_source
+        self.learns_source = learns_source
 
     def bind(self, prompt: str, source: str | None = None) -> None:
         self.text = bound_text(self.text, prompt, source, self.of_source)
@@ -124,6 +127,7 @@ class Discriminator(Field):
 
     def loss(self, x: Noised) -> Float[Tensor, ""]:
         """Eq. 10, or Eq. 9 where there are real samples, at one draw; gradients reach the adapter alone."""
+        x = self._fake(x)
         if isinstance(self.gamma, Gamma):
             self.gamma.observe(x)
         gamma, e_phi = self.gamma_at(x), self(x)
@@ -135,12 +139,15 @@ class Discriminator(Field):
         e_y = real.predict(self.condition())
         return loss + real_loss(self(real), real.eps, e_y, value_at(self.eta, x.step), self.real_clip)[0]
 
+    def _fake(self, x: Noised) -> Noised:
+        return x.on_source() if self.learns_source else x
+
     def real_draw(self, x: Noised) -> Noised:
         """Real samples at x's t and eps."""
         return x.kin(self, lambda: self.real.draw(x, self.condition()))
 
     def forget(self, x: Noised) -> None:
-        x.forget(self.adapter)
+        self._fake(x).forget(self.adapter)
 
     def diagnostics(self, x: Noised) -> dict[str, float]:
         """What to log.
@@ -150,6 +157,7 @@ class Discriminator(Field):
         the CFG scale that VSD would have at this gamma's optimum. Of Eq. 9, `real_clipped` is the share of the real
         samples that no longer count.
         """
+        x = self._fake(x)
         with torch.no_grad():
             e_phi, e_y = self(x).detach(), x.predict(self.condition())
             fake, text = (e_phi - x.eps).square().mean(), (e_y - x.eps).square().mean()

@@ -198,6 +198,7 @@ def ASDEdit(
     adapter: Adapter | None = None,
     source_adapter: Adapter | None = None,
     allow_unbounded: bool = True,
+    pull: float | Ramp = 0.0,
 ) -> Field:
     """Editing by adversarial score distillation, Eq. 11: [e_lambda_y - e_phi](x) - [e_lambda_z - e_psi](x_source).
 
@@ -212,12 +213,43 @@ def ASDEdit(
         adapter: where phi lives; a LoRA of rank 4 when left out.
         source_adapter: where psi lives; likewise.
         allow_unbounded: accept the paper's gamma = -1, where Eq. 10 has no minimum.
+        pull: weight of x0 - x0_source, a pull back to the source image; none in the paper.
     """
     phi = Discriminator(adapter or LoRA(), gamma, None, allow_unbounded, scale=scale)
     psi = Discriminator(
         source_adapter or LoRA(), source_gamma, scale=scale, real=SourceImage(), eta=source_eta, of_source=True
     )
-    return (CFG(scale=scale) - phi) - OnSource(CFG(scale=scale, of_source=True) - psi)
+    return (CFG(scale=scale) - phi) - OnSource(CFG(scale=scale, of_source=True) - psi) + pull * Identity()
+
+
+@records_spec
+def DeltaASD(
+    scale: float | Ramp = 7.5,
+    gamma: float | Ramp | Gamma = -0.5,
+    adapter: Adapter | None = None,
+    source_adapter: Adapter | None = None,
+    allow_unbounded: bool = False,
+    pull: float | Ramp = 0.0,
+) -> Field:
+    """ASD of the prompt on the image, less ASD of the source's words on the source image: Eq. 11 with both
+    discriminators trained by Eq. 10, each on its own image.
+
+    Not in the paper. It is zero at the start wherever the prompts agree, and at both optima it is DDS at the scale
+    lambda_eff: of a single image e_phi* = (eps + gamma e_y) / (1 + gamma), and the noise cancels.
+
+    Args:
+        scale: the CFG scale lambda.
+        gamma: of both discriminators.
+        adapter: where phi lives, which learns the image; a LoRA of rank 4 when left out.
+        source_adapter: where psi lives, which learns the source image; likewise.
+        allow_unbounded: accept gamma <= -1, where Eq. 10 has no minimum.
+        pull: weight of x0 - x0_source, a pull back to the source image.
+    """
+    phi = Discriminator(adapter or LoRA(), gamma, None, allow_unbounded, scale=scale)
+    psi = Discriminator(
+        source_adapter or LoRA(), gamma, None, allow_unbounded, scale=scale, of_source=True, learns_source=True
+    )
+    return (CFG(scale=scale) - phi) - OnSource(CFG(scale=scale, of_source=True) - psi) + pull * Identity()
 
 
 @records_spec

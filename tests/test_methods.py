@@ -29,6 +29,7 @@ from asdkit.guidance import (
     ASDEdit,
     AsynchronousSD,
     Bridge,
+    DeltaASD,
     RewardSDS,
 )
 from asdkit.lab import Affine, GaussianPrior
@@ -108,6 +109,16 @@ METHODS: list[tuple[str, Callable[[], Field], Formula]] = [
         "ASDEdit",
         lambda: ASDEdit(adapter=bent(), source_adapter=bent(8)),
         lambda x: dds(x, 7.5) - e_phi(x, bent()) + e_phi(on_source(x), bent(8), "z"),
+    ),
+    (
+        "ASDEdit, pull",
+        lambda: ASDEdit(2.0, adapter=bent(), source_adapter=bent(8), pull=0.5),
+        lambda x: dds(x, 2) - e_phi(x, bent()) + e_phi(on_source(x), bent(8), "z") + 0.5 * (x.x0 - x.source),
+    ),
+    (
+        "DeltaASD",
+        lambda: DeltaASD(adapter=bent(), source_adapter=bent(8), pull=3.0),
+        lambda x: dds(x, 7.5) - e_phi(x, bent()) + e_phi(on_source(x), bent(8), "z") + 3 * (x.x0 - x.source),
     ),
 ]
 
@@ -282,7 +293,7 @@ def test_nothing_to_edit_is_exactly_zero(prior: GaussianPrior) -> None:
     """DDS and PDS of the source image with the source's words."""
     x = draw(prior)
     same = prior.draw(x.source, x.t, x.eps, source=x.source)
-    for field in (DDS(), PDS()):
+    for field in (DDS(), PDS(), DeltaASD(adapter=bent(), source_adapter=bent())):
         field.bind("y", "y")
         field.setup(prior)
         assert torch.equal(field(same), torch.zeros_like(x.eps))
@@ -306,6 +317,39 @@ def test_what_asdedit_minimises(prior: GaussianPrior) -> None:
     error, prior_error = (((value - x.eps) ** 2).flatten(1).sum(1) for value in (e_phi(other, psi, "z"), e(other, "z")))
     expected = (first + second).sum() / B - torch.minimum(error, 2 * prior_error).mean()
     assert close(field.loss(x), expected)
+
+
+def test_what_deltaasd_minimises(prior: GaussianPrior) -> None:
+    """Eq. 10 twice: phi of the image and its words, psi of the source image and its own."""
+    x, phi, psi = draw(prior), bent(), bent(8)
+    field = ready(DeltaASD(gamma=0.25, adapter=phi, source_adapter=psi), prior)
+    other = on_source(x)
+    first = (e_phi(x, phi) - x.eps) ** 2 + 0.25 * (e(x, "y") - e_phi(x, phi)) ** 2
+    second = (e_phi(other, psi, "z") - x.eps) ** 2 + 0.25 * (e(other, "z") - e_phi(other, psi, "z")) ** 2
+    assert close(field.loss(x), (first + second).sum() / B)
+
+
+def test_deltaasd_at_its_optima_is_dds_at_lambda_eff(prior: GaussianPrior) -> None:
+    """Of a single image e_phi* = (eps + gamma e_y) / (1 + gamma): the residual is DDS(lambda_eff) / (1 + gamma)."""
+    x, gamma = draw(prior), -0.5
+    other = on_source(x)
+    phi, psi = ((x.eps + gamma * of) / (1 + gamma) for of in (e(x, "y"), e(other, "z")))
+    residual = (cfg(x, 7.5) - phi) - (cfg(other, 7.5, "z") - psi)
+    assert close(residual, ready(DDS(1 + (1 + gamma) * 6.5), prior)(x) / (1 + gamma), 1e-6)
+
+
+def test_deltaasd_forgets_what_both_discriminators_said(prior: GaussianPrior) -> None:
+    """After a step of phi and psi, the same draw gives what a new one would."""
+    x, phi, psi = draw(prior), bent(), bent(8)
+    field = ready(DeltaASD(adapter=phi, source_adapter=psi), prior)
+    field(x), field.loss(x)
+    with torch.no_grad():
+        phi.offset.add_(0.3), psi.offset.add_(0.7)
+    field.forget(x)
+    assert torch.equal(field.loss(x), field.loss(draw(prior)))
+    logged = field.diagnostics(x)
+    other = on_source(x)
+    assert logged["distance_2"] == pytest.approx((e_phi(other, psi, "z") - e(other, "z")).square().mean().item())
 
 
 def test_what_lods_minimises(prior: GaussianPrior) -> None:
@@ -334,6 +378,7 @@ COUNTS: list[tuple[str, Callable[[], Field], list[float]]] = [
     ("DDS", DDS, [2, 2]),
     ("PDS", PDS, [2, 2]),
     ("ASDEdit", lambda: ASDEdit(adapter=bent(), source_adapter=bent(8)), [2, 1, 2, 1]),
+    ("DeltaASD", lambda: DeltaASD(adapter=bent(), source_adapter=bent(8)), [2, 1, 2, 1]),
     ("ISM", ISM, [1] * 6 + [2]),
     ("ISM, 2 steps", lambda: ISM(steps=2), [1] * 3 + [2]),
     ("SDI", SDI, [2] * 10 + [2]),
@@ -358,8 +403,9 @@ def test_calls(prior: GaussianPrior, calls: list[float], method: Callable[[], Fi
         (lambda: VSD(adapter=bent()), []),
         (lambda: LODS(adapter=bent()), []),
         (lambda: ASDEdit(adapter=bent(), source_adapter=bent(8)), [1, 1]),
+        (lambda: DeltaASD(adapter=bent(), source_adapter=bent(8)), []),
     ],
-    ids=["ASD", "VSD", "LODS", "ASDEdit"],
+    ids=["ASD", "VSD", "LODS", "ASDEdit", "DeltaASD"],
 )
 def test_calls_of_a_loss_on_the_shared_draw(
     prior: GaussianPrior, calls: list[float], method: Callable[[], Field], expected: list[float]

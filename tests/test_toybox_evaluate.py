@@ -47,5 +47,5 @@ def test_the_sheet_puts_a_contact_sheet_back_in_order(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     pictures = (torch.arange(8) / 10)[:, None, None, None].expand(8, 3, 64, 64)
     save_grid(pictures, folder / "contact.png", columns=4, scale=2)
-    read = benchmark._contact(folder / "contact.png")
+    read = benchmark.contact(folder / "contact.png", benchmark.STUDIES["gs3d"])
     assert torch.allclose(read, pictures, atol=0.01)

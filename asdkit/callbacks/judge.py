@@ -8,29 +8,33 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from asdkit.data import Cameras
+from asdkit.data import Cameras, Canvas
 from asdkit.distillation import Distillation
 from asdkit.files import write_text
 from asdkit.generators.base import Render
-from asdkit.views import Views
+from asdkit.views import Shot, Views
 
 
 class Judge(pl.Callback, ABC):
     """Measures at every validation, at the end of fit, and in test; recipes name one among the trainer's callbacks."""
 
+    judges: type[Cameras] | type[Canvas] = Cameras
+
     def __init__(self) -> None:
         self.results: dict[str, float] = {}
-        self._seen: list[tuple[Views, Render]] = []
+        self._seen: list[tuple[Views | Shot, Render]] = []
         self._measured_at = -1
 
     @abstractmethod
-    def measure(self, module: Distillation, cameras: Cameras, views: Views, render: Render) -> dict[str, float]:
+    def measure(
+        self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render
+    ) -> dict[str, float]:
         """The figures of merit.
 
         Args:
             module: the run.
-            cameras: where other views can be taken from.
-            views: the novel views.
+            data: of the type that this judge `judges`: where other views can be taken from, or a source image.
+            views: the novel views; None without cameras.
             render: what they show.
         """
 
@@ -51,8 +55,9 @@ class Judge(pl.Callback, ABC):
         self._conclude(trainer, pl_module, "test")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._measured_at != trainer.global_step and _judgeable(trainer, pl_module):
-            views = trainer.datamodule.novel_views().to(pl_module.device)
+        if self._measured_at != trainer.global_step and self._judgeable(trainer, pl_module):
+            views = trainer.datamodule.novel_views()
+            views = views and views.to(pl_module.device)
             with torch.no_grad():
                 render = pl_module.show(views)
                 self._keep(trainer, self.measure(pl_module, trainer.datamodule, views, render))
@@ -61,9 +66,10 @@ class Judge(pl.Callback, ABC):
 
     def _conclude(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         seen, self._seen = self._seen, []
-        if not seen or not _judgeable(trainer, module):
+        if not seen or not self._judgeable(trainer, module):
             return
-        views, render = seen[0]
+        batch, render = seen[0]
+        views = batch.views if isinstance(batch, Shot) else batch
         self._keep(trainer, self.measure(module, trainer.datamodule, views, render))
         module.log_dict(self.results, rank_zero_only=True)
         if trainer.state.fn != "fit" and trainer.is_global_zero:
@@ -82,6 +88,5 @@ class Judge(pl.Callback, ABC):
             report = {"prior": module.prior.digest, "prompt": module.prompt, "checkpoint": str(trainer.ckpt_path)}
             write_text(folder / "test.json", json.dumps(report | {"metrics": self.results}, indent=2) + "\n")
 
-
-def _judgeable(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
-    return isinstance(module, Distillation) and isinstance(trainer.datamodule, Cameras)
+    def _judgeable(self, trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+        return isinstance(module, Distillation) and isinstance(trainer.datamodule, self.judges)

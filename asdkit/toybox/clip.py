@@ -52,6 +52,11 @@ class TinyCLIP:
         return int(self.logits(image[None], [prompt, *others]).argmax()) == 0
 
 
+def similarity(clip: TinyCLIP, images: Float[Tensor, "B 3 H W"], prompt: str) -> Float[Tensor, " B"]:
+    """Cosine of each picture and the prompt, in [-1, 1]."""
+    return (clip.logits(images.cpu(), [prompt])[:, 0] / clip.model.logit_scale.exp()).detach()
+
+
 class CLIPScorer(Scorer):
     """The toybox's CLIP as RewardSDS's judge: the cosine similarity of a picture and the prompt, in [-1, 1].
 
@@ -65,5 +70,4 @@ class CLIPScorer(Scorer):
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompt: str) -> Float[Tensor, " B"]:
         self._clip = self._clip or TinyCLIP(self.folder)
-        scale = self._clip.model.logit_scale.exp()
-        return (self._clip.logits(images.cpu(), [prompt])[:, 0] / scale).to(images)
+        return similarity(self._clip, images, prompt).to(images)

@@ -21,15 +21,28 @@ _WITHIN_DEG = 45.0
 _log = logging.getLogger(__name__)
 
 
-class ToyboxJudge(Judge):
+class CLIPJudge(Judge):
+    """What the judges of the toybox share: R-precision by its small CLIP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clip: TinyCLIP | None = None
+
+    def precision(self, prompt: str, images: Float[Tensor, "B 3 H W"]) -> dict[str, float]:
+        """R-precision at 1 among 200 prompts, where the package has its CLIP."""
+        if not (EMBEDDED / "config.json").is_file():
+            return {}
+        self.clip = self.clip or TinyCLIP(EMBEDDED)
+        others = [other for other in candidate_prompts(PROMPTS) if other != prompt][: PROMPTS - 1]
+        best = self.clip.logits(resized(images.cpu(), 64), [prompt, *others]).argmax(1)
+        return {"r_precision": (best == 0).float().mean().item()}
+
+
+class ToyboxJudge(CLIPJudge):
     """PSNR, silhouette IoU and azimuths against the true object, and R-precision by the toybox's CLIP.
 
     A prompt that is not of the toybox has no truth: its R-precision alone is measured.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._clip: TinyCLIP | None = None
 
     def measure(self, module: Distillation, cameras: Cameras, views: Views, render: Render) -> dict[str, float]:
         thing = world.parse(module.prompt)
@@ -37,7 +50,7 @@ class ToyboxJudge(Judge):
             _log.warning(
                 "%r is not of the toybox, so there is no truth to measure PSNR, IoU and azimuths by.", module.prompt
             )
-            return self._precision(module.prompt, render.image)
+            return self.precision(module.prompt, render.image)
         background = (module.background,) * 3
         truth = world.render(thing, views, background)
         results = {
@@ -48,16 +61,7 @@ class ToyboxJudge(Judge):
             around = module.show(cameras.ring(_AZIMUTHS).to(module.device)).image.cpu()
             candidates = world.render(thing, cameras.ring(_CANDIDATES), background).image
             results["azimuth"] = azimuths_right(around, candidates).mean().item()
-        return results | self._precision(thing.prompt, render.image)
-
-    def _precision(self, prompt: str, images: Float[Tensor, "B 3 H W"]) -> dict[str, float]:
-        """R-precision at 1 among 200 prompts, where the package has its CLIP."""
-        if not (EMBEDDED / "config.json").is_file():
-            return {}
-        self._clip = self._clip or TinyCLIP(EMBEDDED)
-        others = [other for other in candidate_prompts(PROMPTS) if other != prompt][: PROMPTS - 1]
-        best = self._clip.logits(resized(images.cpu(), 64), [prompt, *others]).argmax(1)
-        return {"r_precision": (best == 0).float().mean().item()}
+        return results | self.precision(thing.prompt, render.image)
 
 
 def resized(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B C size size"]:
