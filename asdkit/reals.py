@@ -12,6 +12,7 @@ from asdkit.pictures import read_picture
 from asdkit.prior import Noised
 from asdkit.prompts import Condition
 from asdkit.sampling import ddim
+from asdkit.views import Views, ring
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -51,30 +52,42 @@ class ImageFolder(Real):
 class PriorSamples(Real):
     """Samples of the prior itself for the prompt, drawn once at the first step.
 
+    Where the generator has cameras, each sample has its own, evenly around the object; it is drawn, and judged by e_y
+    and e_phi, with its own camera's words.
+
     Args:
         count: how many, at least 1.
         scale: their CFG scale.
         steps: DDIM steps, at least 1.
+        elevation_deg: of their cameras, within (-90, 90).
 
     Raises:
-        ValueError: no samples or no steps.
+        ValueError: no samples, no steps, or a camera that stands on its head.
     """
 
-    def __init__(self, count: int = 32, scale: float = 3.0, steps: int = 25) -> None:
+    def __init__(self, count: int = 32, scale: float = 3.0, steps: int = 25, elevation_deg: float = 20.0) -> None:
         super().__init__()
-        if count < 1 or steps < 1:
-            raise ValueError(f"PriorSamples needs at least one sample and one step; got {count} and {steps}.")
-        self.count, self.scale, self.steps = count, scale, steps
+        if count < 1 or steps < 1 or not -90 < elevation_deg < 90:
+            raise ValueError(
+                "PriorSamples needs at least one sample, one step and an elevation within (-90, 90) degrees; "
+                f"got {count}, {steps} and {elevation_deg}."
+            )
+        self.count, self.scale, self.steps, self.elevation_deg = count, scale, steps, elevation_deg
         self._samples: dict[Condition, Tensor] = {}
 
     def draw(self, x: Noised, condition: Condition) -> Noised:
-        if x.views is not None:
-            raise ValueError("PriorSamples has no cameras; use it for images, or give real samples as a folder.")
+        views = self._cameras(x)
         if condition not in self._samples:
             shape = (self.count, *x.x0.shape[1:])
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(x.x0)
-            self._samples[condition] = ddim(x.prior, CFG(condition.text, self.scale), noise, self.steps)
-        return x.on(self._samples[condition][_chosen(x, self.count)])
+            self._samples[condition] = ddim(x.prior, CFG(condition.text, self.scale), noise, self.steps, views)
+        chosen = _chosen(x, self.count).to(x.x0.device)
+        return x.like(self._samples[condition][chosen], x.t, x.eps, views and views[chosen])
+
+    def _cameras(self, x: Noised) -> Views | None:
+        if x.views is None:
+            return None
+        return ring(self.count, self.elevation_deg, size=x.views.height).to(x.x0.device)
 
 
 def _chosen(x: Noised, count: int) -> Int[Tensor, " B"]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from asdkit.discriminator import Discriminator, Real
 from asdkit.guidance import ASD
-from asdkit.lab import Affine, GaussianPrior
+from asdkit.lab import Affine, FiniteSetPrior, GaussianPrior
 from asdkit.objectives import discriminator_loss, real_loss
 from asdkit.prior import Noised
 from asdkit.prompts import Condition
@@ -306,11 +306,22 @@ def test_a_uniform_number_may_round_to_one(
     assert len(PriorSamples(3, 1.0, 2).draw(draw(prior), Y).x0) == B
 
 
-def test_samples_of_the_prior_have_no_cameras(prior: GaussianPrior) -> None:
-    x = draw(prior)
-    x.views = ring(B)
-    with pytest.raises(ValueError, match="PriorSamples has no cameras"):
-        PriorSamples().draw(x, Y)
-    for count, steps in ((0, 25), (3, 0)):
-        with pytest.raises(ValueError, match=f"at least one sample and one step; got {count} and {steps}"):
-            PriorSamples(count, steps=steps)
+def test_samples_of_the_prior_have_cameras_of_their_own() -> None:
+    """Each is drawn and judged with its own camera: of a finite set that knows directions it is the view from there."""
+    prior = FiniteSetPrior(["a yellow duck"], views=8, size=8)
+    prior.setup()
+    duck, around = Condition("a yellow duck", view_dependent=True), ring(8, size=8)
+    x = prior.draw(torch.rand(6, 3, 8, 8), torch.full((6,), 500), torch.randn(6, 3, 8, 8), around[:6])
+    real = PriorSamples(8, 1.0, 20, elevation_deg=15.0).draw(x, duck)
+    assert real.views is not None and not torch.equal(real.views.azimuth, x.views.azimuth)
+    assert torch.equal(real.t, x.t) and torch.equal(real.eps, x.eps)
+    of = (real.views.azimuth[:, None] - around.azimuth).abs().argmin(1)
+    assert torch.allclose(real.x0, prior.points[of], atol=0.02)
+    right, wrong = real.predict(duck), x.like(real.x0, x.t, x.eps, around[(of + 4) % 8]).predict(duck)
+    assert (right - real.eps).square().mean() < 1e-4 < (wrong - real.eps).square().mean()
+
+
+@pytest.mark.parametrize(("count", "steps", "elevation_deg"), [(0, 25, 0.0), (3, 0, 0.0), (3, 5, 90.0)])
+def test_samples_of_the_prior_need_numbers_in_range(count: int, steps: int, elevation_deg: float) -> None:
+    with pytest.raises(ValueError, match=f"got {count}, {steps} and {elevation_deg}"):
+        PriorSamples(count, steps=steps, elevation_deg=elevation_deg)
