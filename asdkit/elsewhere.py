@@ -95,7 +95,7 @@ class Inverted(Elsewhere):
         if steps < 1 or not 0 <= last < 1:
             raise ValueError(f"Inverted needs steps >= 1 and last within [0, 1); got {steps} and {last}.")
         self.steps, self.last = steps, last
-        self.along = CFG(scale=scale)
+        self.along = CFG(scale=scale, allow_negative=True)
 
     def parts(self) -> list[Field]:
         return [self.field, self.along]

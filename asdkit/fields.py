@@ -4,6 +4,7 @@ The residual of a method is one expression, e.g. SDS is `CFG(scale=100) - Noise(
 E[w(t) residual], Eq. 7.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from asdkit.part import Part
 from asdkit.prior import Noised, Prior
 from asdkit.prompts import NULL, Condition
-from asdkit.ramps import Ramp, value_at
+from asdkit.ramps import Ramp, ends, value_at
 
 
 class Field(Part, nn.Module, ABC):
@@ -199,9 +200,10 @@ class CFG(Field):
         negative: a negative prompt in the place of the null condition.
         null: a field in the place of the null condition, e.g. one that learns; not together with `negative`.
         of_source: when `text` is None, take the words for the source image instead of the run's prompt.
+        allow_negative: accept a lambda below 0, which leads away from the prompt.
 
     Raises:
-        ValueError: both `negative` and `null`.
+        ValueError: both `negative` and `null`; or a lambda that is not finite, or negative without `allow_negative`.
     """
 
     def __init__(
@@ -211,8 +213,11 @@ class CFG(Field):
         negative: str | None = None,
         null: Field | None = None,
         of_source: bool = False,
+        allow_negative: bool = False,
     ) -> None:
         super().__init__()
+        if not all(math.isfinite(end) and (end >= 0 or allow_negative) for end in ends(scale)):
+            raise ValueError(f"The CFG scale lambda must be a number of 0 or more; got {min(ends(scale))}.")
         if negative is not None and null is not None:
             raise ValueError("CFG takes a negative prompt or a null field, not both.")
         self.scale = scale

@@ -27,11 +27,14 @@ def read_picture(path: str | Path, size: int = 0) -> Float[Tensor, "3 H W"]:
         ValueError: the file is missing or no picture.
     """
     try:
-        picture = Image.open(path).convert("RGBA")
+        picture = Image.open(path)
+        if picture.mode.startswith("I"):  # 16 bits of grey, which convert would clip
+            picture = Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
+        picture = picture.convert("RGBA")
     except FileNotFoundError:
         raise ValueError(f"There is no picture {path}.") from None
     except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} can't be read as a picture ({error}).") from error
+        raise ValueError(f"{path} can't be read as a picture ({error}).") from None
     picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     if size:
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)

@@ -13,6 +13,7 @@ from asdkit.lab import Affine, GaussianPrior, GaussianScore, ParticleScore
 from asdkit.objectives import discriminator_loss
 from asdkit.prior import Noised
 from asdkit.prompts import NULL, Condition
+from asdkit.ramps import Ramp
 from asdkit.views import ring
 
 B = 4
@@ -137,10 +138,12 @@ def test_algebra(prior: GaussianPrior) -> None:
 def test_cfg_convention(prior: GaussianPrior, scale: float) -> None:
     x = _draw(prior)
     null, y, z = _e(x)
-    assert torch.allclose(CFG("y", scale)(x), null + scale * (y - null), rtol=1e-5, atol=2e-5)
-    assert torch.allclose(CFG("y", scale, negative="z")(x), z + scale * (y - z), rtol=1e-5, atol=2e-5)
+    assert torch.allclose(CFG("y", scale, allow_negative=True)(x), null + scale * (y - null), rtol=1e-5, atol=2e-5)
+    assert torch.allclose(
+        CFG("y", scale, negative="z", allow_negative=True)(x), z + scale * (y - z), rtol=1e-5, atol=2e-5
+    )
     if scale in (0.0, 1.0):
-        assert _close(CFG("y", scale)(x), (null, y)[int(scale)])
+        assert _close(CFG("y", scale, allow_negative=True)(x), (null, y)[int(scale)])
 
 
 def test_each_method_is_its_formula(prior: GaussianPrior) -> None:
@@ -302,3 +305,11 @@ def test_oracles(prior: GaussianPrior) -> None:
     assert torch.allclose(oracle(x), _exact(x, 0.4, 0.7))
     one = prior.draw(x.x0[:1], x.t[:1], x.eps[:1])
     assert torch.allclose(ParticleScore()(one), one.eps, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [-0.5, float("inf"), Ramp(7.5, -1.0, 10)])
+def test_cfg_leads_to_the_prompt(scale: float | Ramp) -> None:
+    with pytest.raises(ValueError, match="The CFG scale lambda must be a number of 0 or more; got"):
+        SDS(scale)
+    if scale != float("inf"):
+        CFG(scale=scale, allow_negative=True)
