@@ -147,7 +147,7 @@ class Discriminator(Field):
         return x.kin(self, lambda: self.real.draw(x, self.condition()))
 
     def forget(self, x: Noised) -> None:
-        self._fake(x).forget(self.adapter)
+        x.forget(self.adapter)
 
     def diagnostics(self, x: Noised) -> dict[str, float]:
         """What to log.

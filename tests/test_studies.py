@@ -196,7 +196,14 @@ def test_a_cell_of_the_sweep_is_a_run_of_image2d(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sweep, "fit", fit)
     assert sweep.trained_run("VSD2", 7.5, 2, "a red car", 300, tmp_path)["psnr"] == 20
     assert seen["folder"] == tmp_path / "VSD2" / "scale-7-5-seed-2"
-    assert {"image2d", "image2d/vsd", "--model.critic_lr=2e-3", "--model.seed=2", "a red car"} <= set(seen["options"])
+    assert {
+        "image2d",
+        "image2d/vsd",
+        "--model.critic_lr=2e-3",
+        "--model.seed=2",
+        "--model.generator.init_seed=2",
+        "a red car",
+    } <= set(seen["options"])
 
 
 def test_the_change_outside_counts_what_is_beyond_the_silhouettes_edge() -> None:
