@@ -1,5 +1,7 @@
 """fit, validate, test and predict: LightningCLI with asdkit's run folders, short errors and quiet start."""
 
+import inspect
+import json
 import logging
 import os
 import sys
@@ -24,7 +26,7 @@ import asdkit.guidance
 import asdkit.priors.stable_diffusion
 import asdkit.ramps
 import asdkit.reals
-import asdkit.toybox.data  # noqa: F401  (imported for their short class names)
+import asdkit.toybox.data  # these are imported for their short class names
 from asdkit.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from asdkit.callbacks.finite import Diverged, StopWhenNotFinite
 from asdkit.callbacks.outputs import Outputs
@@ -157,9 +159,33 @@ class CLI(LightningCLI):
 
 def _recipe_name(config: Namespace) -> str:
     """The name of the first recipe on the command line, which names the folder of its runs."""
-    paths = [str(path) for path in config.get("config") or []]
+    paths = [str(path) for path in config.get("config") or [] if not str(path).startswith("{")]
     path = Path(paths[0]) if paths else Path("run")
     return slug(f"{path.parent.name}-{path.stem}" if path.parent.name == "toybox" else path.stem)
+
+
+def _methods_expanded(arguments: list[str]) -> list[str]:
+    """`--model.guidance VSD` is asdkit.guidance.VSD with its own defaults, but phi lives where the recipe has it."""
+    expanded: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        flag, equals, value = argument.partition("=")
+        if flag != "--model.guidance":
+            expanded.append(argument)
+            continue
+        value = value if equals else next(waiting, "")
+        method = getattr(asdkit.guidance, value, None) if value.isidentifier() else None
+        if method is None:
+            expanded += [flag, value]
+            continue
+        own = {
+            name: parameter.default
+            for name, parameter in inspect.signature(method).parameters.items()
+            if not name.endswith("adapter") and parameter.default is not parameter.empty
+        }
+        guidance = {"class_path": f"asdkit.guidance.{value}", "init_args": own}
+        expanded += ["--config", json.dumps({"model": {"init_args": {"guidance": guidance}}})]
+    return expanded
 
 
 def run_trainer_command(arguments: list[str], run: Path | None) -> int:
@@ -174,7 +200,7 @@ def run_trainer_command(arguments: list[str], run: Path | None) -> int:
     handler.setFormatter(logging.Formatter("asdkit: %(message)s"))
     logging.getLogger("asdkit").addHandler(handler)
     try:
-        CLI(arguments, run)
+        CLI(_methods_expanded(arguments), run)
         return 0
     except SIGTERMException:
         return 143

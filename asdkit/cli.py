@@ -105,7 +105,7 @@ def suggestion(word: str, known: list[str] | tuple[str, ...]) -> str:
 
 
 def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
-    """Replace short forms by what LightningCLI understands: run folders, recipe names and names of guidances.
+    """Replace short forms by what LightningCLI understands: run folders, recipe names and prompts.
 
     Returns:
         The arguments, and the run folder that was named.
@@ -152,13 +152,6 @@ def _config(flag: str, value: str) -> list[str]:
     return [flag, str(find_recipe(value))]
 
 
-def _guidance(flag: str, value: str) -> list[str]:
-    """`VSD` is asdkit.guidance.VSD with its own defaults: a class without arguments first drops the recipe's."""
-    if not value.isidentifier() or value == "null":
-        return [flag, value]
-    return [flag, "asdkit.fields.Noise", flag, f"asdkit.guidance.{value}"]
-
-
 def _prompt(flag: str, value: str) -> list[str]:
     """A prompt is text, even where YAML would see something else."""
     if ":" not in value and value[:1] not in "[{" and value.lower() not in ("null", "~"):
@@ -174,7 +167,6 @@ def _target(flag: str, value: str) -> list[str]:
 _SHORT_FORMS = {
     "--config": _config,
     "-c": _config,
-    "--model.guidance": _guidance,
     "--model.prompt": _prompt,
     "--model.target": _target,
 }

@@ -76,6 +76,26 @@ def test_another_guidance_has_its_own_defaults(capsys: pytest.CaptureFixture, na
     assert guidance["init_args"]["scale"] == scale
 
 
+def test_another_guidance_keeps_phi_where_the_recipe_has_it(capsys: pytest.CaptureFixture) -> None:
+    """The recipe's adapter is tuned to its prior; all else is the method's own, whatever the recipe says."""
+    options = ["--model.guidance.negative=ugly", "--model.guidance.eta=0.1"]
+    guidance = resolved(capsys, "--config", "gs3d", *options, "--model.guidance", "ASD")["model"]["init_args"][
+        "guidance"
+    ]
+    assert guidance["init_args"]["adapter"]["init_args"]["rank"] == 16
+    assert (guidance["init_args"]["negative"], guidance["init_args"]["eta"]) == (None, 0.5)
+    options = ["--model.guidance=VSD", "--model.guidance.scale=3"]
+    guidance = resolved(capsys, "--config", "gs3d", *options)["model"]["init_args"]["guidance"]
+    assert guidance["init_args"]["adapter"]["init_args"]["rank"] == 16
+    assert guidance["init_args"]["scale"] == 3
+    assert (
+        "adapter"
+        not in resolved(capsys, "--config", "gs3d", "--model.guidance=SDS")["model"]["init_args"]["guidance"][
+            "init_args"
+        ]
+    )
+
+
 @pytest.mark.parametrize("prompt", ["a red house", "a sign: stop", "null", "[a duck]", "12", "'quoted', \"twice\""])
 def test_any_prompt_is_text(capsys: pytest.CaptureFixture, prompt: str) -> None:
     assert resolved(capsys, "--config", "gs3d", "--model.prompt", prompt)["model"]["init_args"]["prompt"] == prompt
@@ -91,7 +111,7 @@ BAD = {
         ["--model.guidance.scale=abc"],
         "--model.guidance.scale: Expected a float, or a class such as asdkit.ramps.Ramp. Got value: abc",
     ),
-    "unknown guidance": (["--model.guidance=FOO"], "'FOO'"),
+    "unknown guidance": (["--model.guidance=FOO"], "there is no class FOO"),
     "unknown class": (["--model.generator=Gausians"], "no class Gausians"),
     "empty prompt": (["--model.prompt="], "prompt is empty"),
     "blank prompt": (["--model.prompt", "  "], "prompt is empty"),
