@@ -22,6 +22,7 @@ import asdkit.elsewhere
 import asdkit.gammas
 import asdkit.generators.gaussians
 import asdkit.generators.images
+import asdkit.generators.nerf
 import asdkit.guidance
 import asdkit.priors.stable_diffusion
 import asdkit.ramps

@@ -1,0 +1,184 @@
+"""A neural radiance field as a generator."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from asdkit.generators.base import Generator, Render, Saturate
+from asdkit.generators.encodings import Encoding, Voxels
+from asdkit.generators.volume import Seen, march, rays_of, refined, stratified
+from asdkit.ramps import Ramp, ends, value_at
+from asdkit.randomness import generator_for
+from asdkit.views import Views
+
+_CELLS = 32  # of the occupancy grid, along each axis
+_KEPT = 0.8  # share of a cell's density that is remembered from one look to the next
+_EMPTY = 0.01  # density below which a cell is skipped
+
+
+class NeRF(Generator):
+    """A radiance field in a box: density and colour at every point, seen by volume rendering.
+
+    Args:
+        encoding: where features are kept: Voxels when left out, or TriPlane, HashGrid.
+        half: half the side of the box in world units, > 0.
+        hidden: width of the network that turns features into density and colour; 0 for a linear map.
+        samples: samples along each ray, 2 to 1024.
+        importance: further samples where the first ones have found something, 0 to 1024.
+        blob: density bias at the centre, which falls to 0 at `blob_radius`: something to start from.
+        blob_radius: in world units, > 0.
+        background: grey level in [0,1] behind the field when the caller gives none.
+        lr: learning rate of the encoding, > 0; like all rates and weights it may move with the iterations.
+        network_lr: learning rate of the network, > 0.
+        opacity_weight: of the mean opacity, against fog that fills the box.
+        entropy_weight: of the binary entropy of opacity, against what is neither there nor not.
+        z_variance_weight: of the variance of depth along a ray (HiFA), for thin surfaces.
+        occupancy_every: iterations between two looks at which cells are empty and skipped; 0 for no skipping.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    occupancy: Float[Tensor, "G G G"]
+    iteration: Tensor
+
+    def __init__(
+        self,
+        encoding: Encoding | None = None,
+        half: float = 1.0,
+        hidden: int = 32,
+        samples: int = 32,
+        importance: int = 0,
+        blob: float = 5.0,
+        blob_radius: float = 0.5,
+        background: float = 1.0,
+        lr: float | Ramp = 0.02,
+        network_lr: float | Ramp = 0.002,
+        opacity_weight: float | Ramp = 0.0,
+        entropy_weight: float | Ramp = 0.0,
+        z_variance_weight: float | Ramp = 0.0,
+        occupancy_every: int = 16,
+    ) -> None:
+        super().__init__()
+        positive = {"half": half, "blob_radius": blob_radius, "lr": lr, "network_lr": network_lr}
+        for name, number in positive.items():
+            _require(min(ends(number)) > 0, f"{name} must be positive, not {min(ends(number))}.")
+        weights = {"opacity": opacity_weight, "entropy": entropy_weight, "z_variance": z_variance_weight}
+        for name, number in weights.items():
+            _require(min(ends(number)) >= 0, f"{name}_weight can't be negative; got {min(ends(number))}.")
+        _require(2 <= samples <= 1024, f"samples must be within 2 and 1024, not {samples}.")
+        _require(0 <= importance <= 1024, f"importance must be within 0 and 1024, not {importance}.")
+        _require(0 <= background <= 1, f"background must be within [0,1], not {background}.")
+        _require(min(hidden, occupancy_every) >= 0, "hidden and occupancy_every can't be negative.")
+        self.encoding = encoding or Voxels()
+        self.half, self.samples, self.importance = half, samples, importance
+        self.blob, self.blob_radius, self.background = blob, blob_radius, background
+        self.rates, self.weights, self.occupancy_every = (lr, network_lr), weights, occupancy_every
+        generator = torch.Generator().manual_seed(0)
+        self.network = _network(self.encoding.width, hidden, generator)
+        self.register_buffer("occupancy", torch.zeros(_CELLS, _CELLS, _CELLS))
+        self.register_buffer("iteration", torch.zeros((), dtype=torch.long))
+        self._seen: Seen | None = None
+        self._look(generator)
+
+    def radiance(self, points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
+        """Density per world unit and colour in [0,1] at points in world units."""
+        raw = self.network(self.encoding(points / self.half))
+        bias = self.blob * (1 - points.norm(dim=1) / self.blob_radius)
+        return nn.functional.softplus(raw[:, 0] + bias), raw[:, 1:].sigmoid()
+
+    def render(self, views: Views | None, background: Float[Tensor, "*B 3"] | None = None) -> Render:
+        """What the cameras see; with gradient the samples are jittered, by the iteration's own draw.
+
+        Args:
+            views: B cameras.
+            background: colour in [0,1], [3] or [B,3]; None for the grey level given at construction.
+        """
+        assert views is not None
+        views = views.to(self.occupancy.device)
+        rays, skip = rays_of(views, self.half), self._occupied if self.occupancy_every else None
+        z = stratified(rays, self.samples, self._jitter(len(rays.near), self.samples, "samples"))
+        if self.importance:
+            with torch.no_grad():
+                weights = march(self.radiance, rays, z, skip).weights
+            z = refined(rays, z, weights, self.importance, self._jitter(len(rays.near), self.importance, "importance"))
+        seen = march(self.radiance, rays, z, skip)
+        self._seen = seen if torch.is_grad_enabled() else self._seen
+        if background is None:
+            background = seen.colour.new_full((3,), self.background)
+        shape = (len(views), views.height, views.width, -1)
+        colour, alpha, depth = (part.view(shape).permute(0, 3, 1, 2) for part in seen[:3])
+        behind = background.to(colour).reshape(-1, 3, 1, 1)
+        return Render(Saturate.apply(colour + (1 - alpha) * behind), alpha, depth)
+
+    def _jitter(self, rays: int, count: int, purpose: str) -> Float[Tensor, "R S"] | float:
+        """Random places in the parts of the rays while there is a gradient, their middles elsewhere."""
+        if not torch.is_grad_enabled():
+            return 0.5
+        draws = generator_for(0, int(self.iteration), purpose)
+        return torch.rand(rays, count, generator=draws).to(self.occupancy)
+
+    def _occupied(self, points: Float[Tensor, "N 3"]) -> Bool[Tensor, " N"]:
+        cell = ((points / self.half * 0.5 + 0.5) * _CELLS).long().clamp(0, _CELLS - 1)
+        return self.occupancy[cell[:, 0], cell[:, 1], cell[:, 2]] > _EMPTY
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The encoding's and the network's group."""
+        names = zip(("encoding", "network"), (self.encoding, self.network), self.rates, strict=True)
+        return [{"name": n, "params": list(part.parameters()), "lr": value_at(rate, 0)} for n, part, rate in names]
+
+    def regularizer(self) -> Tensor | int:
+        """The weighted terms, means over the rays that were seen last."""
+        weights = {name: value_at(weight, int(self.iteration)) for name, weight in self.weights.items()}
+        if self._seen is None or not any(weights.values()):
+            return 0
+        seen, total = self._seen, torch.zeros((), device=self.occupancy.device)
+        alpha = seen.alpha.clamp(1e-4, 1 - 1e-4)
+        if weights["opacity"]:
+            total = total + weights["opacity"] * alpha.mean()
+        if weights["entropy"]:
+            total = total - weights["entropy"] * (alpha * alpha.log() + (1 - alpha) * (-alpha).log1p()).mean()
+        if weights["z_variance"]:
+            mean = (seen.depth / alpha)[:, None]
+            variance = (seen.weights * (seen.z - mean).square()).sum(1) / alpha
+            total = total + weights["z_variance"] * variance.mean()
+        return total
+
+    @torch.no_grad()
+    def after_step(self, optimizer: torch.optim.Optimizer, step: int, generator: torch.Generator) -> None:
+        """Sets the next iteration's learning rates and, now and then, looks which cells are empty."""
+        self.iteration.fill_(step + 1)
+        self._seen = None
+        for group in optimizer.param_groups:
+            if group.get("name") in ("encoding", "network"):
+                group["lr"] = value_at(self.rates[group["name"] == "network"], step + 1)
+        if self.occupancy_every and (step + 1) % self.occupancy_every == 0:
+            self._look(generator)
+
+    @torch.no_grad()
+    def _look(self, generator: torch.Generator) -> None:
+        """Remember the density at a random place of each cell."""
+        axes = [torch.arange(_CELLS, device=self.occupancy.device)] * 3
+        cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
+        inside = torch.rand(cells.shape, generator=generator).to(self.occupancy)
+        density, _ = self.radiance(((cells + inside) / _CELLS * 2 - 1) * self.half)
+        torch.maximum(self.occupancy * _KEPT, density.view_as(self.occupancy), out=self.occupancy)
+
+
+def _network(width: int, hidden: int, generator: torch.Generator) -> nn.Module:
+    """Features to one density and three colours."""
+    layers = [nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 4)] if hidden else [nn.Linear(width, 4)]
+    network = nn.Sequential(*layers)
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            bound = (3 / layer.in_features) ** 0.5
+            layer.weight.data.uniform_(-bound, bound, generator=generator)
+            layer.bias.data.zero_()
+    return network
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,326 @@
+"""Volume rendering against closed forms and slow loops, encodings by hand, and NeRF as a whole."""
+
+import copy
+import math
+
+import pytest
+import torch
+from test_gaussians import psnr, sphere_images
+from torch import Tensor
+
+from asdkit.generators.encodings import Encoding, HashGrid, TriPlane, Voxels
+from asdkit.generators.nerf import NeRF
+from asdkit.generators.volume import Rays, march, rays_of, refined, stratified
+from asdkit.ramps import Ramp
+from asdkit.randomness import generator_for
+from asdkit.views import Views, orbit, ring
+
+RADIUS, SIGMA = 0.6, 1.7
+
+
+def beam(offsets: Tensor, slope: float = 1.0) -> Rays:
+    """Rays along x at these distances from the axis, from x = -1 to 1, directions of length `slope`."""
+    zero = torch.zeros_like(offsets)
+    origins = torch.stack([zero - 2, offsets, zero], dim=1)
+    directions = torch.tensor([slope, 0.0, 0.0]).expand(len(offsets), 3)
+    return Rays(origins, directions, (zero + 1) / slope, (zero + 3) / slope)
+
+
+def ball(sigma: float):
+    def radiance(points: Tensor) -> tuple[Tensor, Tensor]:
+        inside = (points.norm(dim=1) < RADIUS).float()
+        return sigma * inside, torch.tensor([0.2, 0.5, 0.9]).expand(len(points), 3)
+
+    return radiance
+
+
+@pytest.mark.parametrize("slope", [1.0, 2.5])
+def test_a_ball_of_constant_density_absorbs_by_its_chord(slope: float) -> None:
+    """alpha = 1 - exp(-sigma chord), whatever the length of the directions."""
+    offsets = torch.tensor([0.0, 0.2, 0.45, 0.7])
+    rays = beam(offsets, slope)
+    seen = march(ball(SIGMA), rays, stratified(rays, 4000))
+    chord = 2 * (RADIUS**2 - offsets**2).clamp(min=0).sqrt()
+    alpha = 1 - torch.exp(-SIGMA * chord)
+    assert torch.allclose(seen.alpha, alpha, atol=2e-3)
+    assert torch.allclose(seen.colour, alpha[:, None] * torch.tensor([0.2, 0.5, 0.9]), atol=2e-3)
+    assert torch.allclose(seen.weights.sum(1), seen.alpha, atol=1e-5)
+
+
+def test_a_hard_sphere_is_seen_where_the_ray_meets_it() -> None:
+    offsets = torch.tensor([0.0, 0.3, 0.59, 0.61])
+    rays = beam(offsets)
+    seen = march(ball(1e5), rays, stratified(rays, 500))
+    front = 2 - (RADIUS**2 - offsets[:3] ** 2).sqrt()
+    assert torch.allclose(seen.depth[:3], front, atol=2 / 500)
+    assert seen.alpha.tolist() == [1, 1, 1, 0]
+
+
+def test_the_quadrature_is_a_slow_loop() -> None:
+    torch.manual_seed(0)
+    rays = beam(torch.rand(5), 1.5)
+    z = stratified(rays, 7, torch.rand(5, 7))
+    sigma, colour = 3 * torch.rand(5, 7), torch.rand(5, 7, 3)
+    seen = march(lambda points: (sigma.flatten(), colour.flatten(0, 1)), rays, z)
+    for r in range(5):
+        through, total, depth = 1.0, torch.zeros(3), 0.0
+        for s in range(7):
+            start = rays.near[r] if s == 0 else (z[r, s - 1] + z[r, s]) / 2
+            stop = rays.far[r] if s == 6 else (z[r, s] + z[r, s + 1]) / 2
+            absorbed = 1 - math.exp(-sigma[r, s] * (stop - start) * 1.5)
+            total, depth = total + through * absorbed * colour[r, s], depth + through * absorbed * z[r, s]
+            through *= 1 - absorbed
+        assert torch.allclose(seen.colour[r], total, atol=1e-5)
+        assert seen.depth[r].item() == pytest.approx(float(depth), abs=1e-5)
+        assert seen.alpha[r].item() == pytest.approx(1 - through, abs=1e-5)
+
+
+def test_what_is_not_occupied_is_not_asked() -> None:
+    rays, asked = beam(torch.tensor([0.0, 0.9])), []
+
+    def radiance(points: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(len(points))
+        return ball(SIGMA)(points)
+
+    z = stratified(rays, 64)
+    free = march(radiance, rays, z)
+    skipped = march(radiance, rays, z, lambda points: points.norm(dim=1) < RADIUS + 0.1)
+    assert asked[0] == 128 and asked[1] < 60
+    assert all(torch.equal(one, other) for one, other in zip(free, skipped, strict=True))
+    nothing = march(radiance, rays, z, lambda points: points[:, 0] > 9)
+    assert len(asked) == 2 and nothing.alpha.tolist() == [0, 0]
+
+
+def test_a_pixel_s_ray_passes_through_what_projects_to_its_centre() -> None:
+    """By the camera's own matrices; the distance along a ray is the camera's z."""
+    views = orbit(torch.tensor([0.3, 2.0]), torch.tensor([0.4, -0.2]), torch.tensor([3.0, 3.5]), 0.7, 6, 5)
+    rays = rays_of(views, 1.0)
+    for b in range(2):
+        for row, column in ((0, 0), (2, 4), (5, 3)):
+            index = (b * 6 + row) * 5 + column
+            point = rays.origins[index] + 2.5 * rays.directions[index]
+            local = views.w2c[b] @ torch.cat([point, torch.ones(1)])
+            pixel = views.K[b] @ local[:3]
+            assert local[2].item() == pytest.approx(2.5, abs=1e-5)
+            assert (pixel[:2] / pixel[2]).tolist() == pytest.approx([column + 0.5, row + 0.5], abs=1e-4)
+
+
+def test_rays_are_cut_to_the_box() -> None:
+    rays = rays_of(ring(3, size=16), 0.7)
+    hits = rays.far > rays.near
+    assert 0 < hits.sum() < len(hits)
+    for distance in (rays.near, rays.far):
+        ends = (rays.origins + distance[:, None] * rays.directions)[hits]
+        assert torch.allclose(ends.abs().amax(1), torch.full((len(ends),), 0.7), atol=1e-4)
+    along = torch.linspace(0, 8, 400)[None, :, None]
+    inside = ((rays.origins[:, None] + along * rays.directions[:, None]).abs() < 0.69).all(-1).any(1)
+    assert not (inside & ~hits).any()
+    within = Rays(torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 1.0]]), torch.zeros(1), torch.zeros(1))
+    assert within.near.item() == 0
+
+
+def test_samples_lie_in_their_parts() -> None:
+    rays = beam(torch.zeros(3), 2.0)
+    assert torch.allclose(stratified(rays, 4)[0], torch.tensor([0.625, 0.875, 1.125, 1.375]))
+    z = stratified(rays, 50, torch.rand(3, 50))
+    edges = torch.linspace(0.5, 1.5, 51)
+    assert (z >= edges[:-1]).all() and (z <= edges[1:]).all()
+
+
+def test_importance_samples_go_where_the_weight_is() -> None:
+    rays = beam(torch.zeros(2))
+    z, weights = stratified(rays, 10), torch.zeros(2, 10)
+    weights[0, 3], weights[1, 2], weights[1, 8] = 1.0, 0.25, 0.75
+    all_of_them = refined(rays, z, weights, 200)
+    assert all_of_them.shape == (2, 210) and (all_of_them.diff(dim=1) >= 0).all()
+    edges = torch.linspace(1, 3, 11)
+    for ray, part, share in ((0, 3, 1.0), (1, 2, 0.25), (1, 8, 0.75)):
+        found = ((all_of_them[ray] > edges[part]) & (all_of_them[ray] < edges[part + 1])).sum().item() - 1
+        assert found == pytest.approx(200 * share, abs=4)
+    inside = all_of_them[0][(all_of_them[0] > edges[3]) & (all_of_them[0] < edges[4])]
+    assert inside.mean().item() == pytest.approx(1.7, abs=0.01)  # evenly, not at an end
+
+
+def trilinear(grid: Tensor, place: Tensor) -> Tensor:
+    """[F,Z,Y,X] at a place in grid units (x, y, z), by hand."""
+    low = place.floor().long().clamp(max=grid.shape[-1] - 2)
+    share, total = place - low, torch.zeros(grid.shape[0])
+    for dx in (0, 1):
+        for dy in (0, 1):
+            for dz in (0, 1):
+                weight = math.prod(share[i] if d else 1 - share[i] for i, d in enumerate((dx, dy, dz)))
+                total = total + weight * grid[:, low[2] + dz, low[1] + dy, low[0] + dx]
+    return total
+
+
+def test_voxels_are_trilinear() -> None:
+    voxels = Voxels((3, 5), 2)
+    points = torch.tensor([[-1.0, -1.0, -1.0], [0.3, -0.6, 0.9], [1.0, 1.0, 1.0]])
+    found = voxels(points)
+    for point, features in zip(points, found, strict=True):
+        expected = [trilinear(grid.detach()[0], (point + 1) / 2 * (grid.shape[-1] - 1)) for grid in voxels.grids]
+        assert torch.allclose(features, torch.cat(expected), atol=1e-6)
+
+
+def test_a_triplane_is_the_product_of_its_planes() -> None:
+    encoding = TriPlane((4,), 3)
+    point = torch.tensor([[0.2, -0.5, 0.7]])
+    place = (point[0] + 1) / 2 * 3
+    product = torch.ones(3)
+    for plane, (u, v) in zip(encoding.planes[0].detach(), ((0, 1), (0, 2), (1, 2)), strict=True):
+        flat = torch.tensor([place[u], place[v], 0.0])
+        product = product * trilinear(plane[:, None].expand(-1, 4, -1, -1), flat)
+    assert torch.allclose(encoding(point)[0], product, atol=1e-5)
+
+
+def test_a_hash_grid_is_trilinear_between_its_table_s_entries() -> None:
+    encoding = HashGrid(levels=2, coarsest=3, finest=40, features=2, log2_size=10)
+    assert encoding.cells == [3, 40] and encoding.width == 4
+    point = torch.tensor([[0.31, -0.52, 0.77]])
+    expected = []
+    for level, cells in enumerate(encoding.cells):
+        place = (point[0] + 1) / 2 * cells
+        low, total = place.floor().long(), torch.zeros(2)
+        for corner in range(8):
+            step = [corner & 1, corner >> 1 & 1, corner >> 2 & 1]
+            x, y, z = (int(low[i]) + step[i] for i in range(3))
+            weight = math.prod(place[i] - low[i] if step[i] else 1 - place[i] + low[i] for i in range(3))
+            dense = (x * 4 + y) * 4 + z
+            slot = dense if level == 0 else (x ^ y * 2654435761 ^ z * 805459861) % 1024
+            total = total + weight * encoding.table.detach()[level, slot]
+        expected.append(total)
+    assert torch.allclose(encoding(point)[0], torch.cat(expected), atol=1e-6)
+    corners = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]])
+    assert torch.isfinite(encoding(corners)).all()
+
+
+ENCODINGS = [Voxels((3, 4), 2), TriPlane((4,), 2), HashGrid(2, 2, 6, 2, 6)]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: type(encoding).__name__)
+def test_gradients_are_finite_differences(encoding: Encoding) -> None:
+    """Of a whole render with respect to the encoding and the network."""
+    nerf = NeRF(copy.deepcopy(encoding), hidden=3, samples=5, occupancy_every=0).double()
+    view = ring(1, size=3)
+    views = Views(**{name: value.double() if torch.is_tensor(value) else value for name, value in vars(view).items()})
+    names = [name for name, _ in nerf.named_parameters()]
+
+    def image(*values: Tensor) -> tuple[Tensor, ...]:
+        return torch.func.functional_call(nerf, dict(zip(names, values, strict=True)), (views,))
+
+    nerf.forward = lambda views: nerf.render(views)[:3]
+    assert torch.autograd.gradcheck(image, tuple(nerf.parameters()), atol=1e-6)
+
+
+def train(nerf: NeRF, optimizer: torch.optim.Adam, steps: range) -> None:
+    views = ring(4, size=16)
+    target = sphere_images(views)
+    for step in steps:
+        optimizer.zero_grad()
+        loss = (nerf.render(views).image - target).square().mean() + nerf.regularizer()
+        loss.backward()
+        optimizer.step()
+        nerf.after_step(optimizer, step, generator_for(0, step, "density"))
+
+
+@pytest.mark.parametrize(
+    "encoding", [Voxels((8, 16)), TriPlane((16, 32)), HashGrid(4, 8, 32)], ids=lambda e: type(e).__name__
+)
+def test_a_sphere_is_learned_from_its_pictures(encoding: Encoding) -> None:
+    nerf, others = NeRF(encoding, importance=8), ring(5, 40.0, size=16)
+    train(nerf, torch.optim.Adam(nerf.parameter_groups()), range(80))
+    with torch.no_grad():
+        render = nerf.render(others)
+    assert psnr(render.image, sphere_images(others)) > 17
+    middle = render.depth[:, 0, 8, 8] / render.alpha[:, 0, 8, 8]
+    assert (middle - (3.4 - 0.55)).abs().max() < 0.45
+
+
+def test_emptiness_is_found_and_skipping_it_changes_nothing_to_see() -> None:
+    nerf = NeRF(Voxels((8, 16)), entropy_weight=0.01, occupancy_every=4)
+    train(nerf, torch.optim.Adam(nerf.parameter_groups()), range(80))
+    views = ring(2, 10.0, size=16)
+    with torch.no_grad():
+        skipped = nerf.render(views)
+        nerf.occupancy_every = 0
+        whole = nerf.render(views)
+    assert (skipped.image - whole.image).abs().max() < 0.03
+    points = torch.rand(5000, 3) * 2 - 1
+    occupied = nerf._occupied(points)
+    assert occupied.float().mean() < 0.6
+    assert occupied[points.norm(dim=1) < 0.5].float().mean() > 0.9
+
+
+def test_going_on_from_a_checkpoint_changes_nothing() -> None:
+    def fresh() -> tuple[NeRF, torch.optim.Adam]:
+        nerf = NeRF(Voxels((4, 8)), lr=Ramp(0.02, 0.01, 8), occupancy_every=3, importance=4, entropy_weight=0.01)
+        return nerf, torch.optim.Adam(nerf.parameter_groups())
+
+    whole, optimizer = fresh()
+    train(whole, optimizer, range(8))
+    first, optimizer = fresh()
+    train(first, optimizer, range(4))
+    second, again = fresh()
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(second, again, range(4, 8))
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+    assert again.param_groups[0]["lr"] == pytest.approx(0.01) and again.param_groups[1]["lr"] == 0.002
+
+
+def test_iterations_jitter_differently_and_looking_does_not() -> None:
+    nerf, views = NeRF(Voxels((4,)), samples=6, occupancy_every=0), ring(1, size=8)
+    first = nerf.render(views).image
+    assert torch.equal(nerf.render(views).image, first)
+    nerf.iteration += 1
+    assert not torch.equal(nerf.render(views).image, first)
+    with torch.no_grad():
+        assert torch.equal(nerf.render(views).image, nerf.render(views).image)
+
+
+def test_the_regularizers_are_their_formulas() -> None:
+    nerf = NeRF(Voxels((4,)), opacity_weight=2.0, entropy_weight=0.5, z_variance_weight=3.0, occupancy_every=0)
+    assert nerf.regularizer() == 0
+    nerf.render(ring(1, size=6))
+    seen = nerf._seen
+    total = 0.0
+    for alpha, weights, z in zip(seen.alpha.tolist(), seen.weights.tolist(), seen.z.tolist(), strict=True):
+        alpha = min(max(alpha, 1e-4), 1 - 1e-4)
+        mean = sum(w * d for w, d in zip(weights, z, strict=True)) / alpha
+        variance = sum(w * (d - mean) ** 2 for w, d in zip(weights, z, strict=True)) / alpha
+        entropy = -(alpha * math.log(alpha) + (1 - alpha) * math.log(1 - alpha))
+        total += 2 * alpha + 0.5 * entropy + 3 * variance
+    assert nerf.regularizer().item() == pytest.approx(total / 36, rel=1e-4)
+    assert NeRF(Voxels((4,))).regularizer() == 0
+
+
+def test_the_start_is_a_blob_over_the_background() -> None:
+    nerf = NeRF(background=0.25)
+    with torch.no_grad():
+        render = nerf.render(ring(1, size=16))
+        red = nerf.render(ring(1, size=16), torch.tensor([1.0, 0.0, 0.0]))
+    assert render.alpha[0, 0, 8, 8] > 0.9 > 0.1 > render.alpha[0, 0, 0, 0]
+    assert torch.allclose(render.image[0, :, 0, 0], torch.full((3,), 0.25), atol=0.03)
+    assert torch.allclose(red.image[0, :, 0, 0], torch.tensor([1.0, 0.0, 0.0]), atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: NeRF(half=0.0), "half must be positive"),
+        (lambda: NeRF(lr=Ramp(0.1, 0.0, 5)), "lr must be positive"),
+        (lambda: NeRF(entropy_weight=-1.0), "entropy_weight can't be negative; got -1"),
+        (lambda: NeRF(samples=1), "samples must be within 2 and 1024, not 1"),
+        (lambda: NeRF(importance=-1), "importance must be within 0 and 1024"),
+        (lambda: NeRF(background=2.0), "background must be within"),
+        (lambda: NeRF(hidden=-1), "hidden and occupancy_every can't be negative"),
+        (lambda: Voxels((1,)), "resolutions within 2 and 512"),
+        (lambda: TriPlane(()), "TriPlane needs resolutions"),
+        (lambda: HashGrid(finest=4), "finest >= coarsest"),
+    ],
+)
+def test_numbers_out_of_range(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
