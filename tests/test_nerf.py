@@ -115,8 +115,25 @@ def test_rays_are_cut_to_the_box() -> None:
     along = torch.linspace(0, 8, 400)[None, :, None]
     inside = ((rays.origins[:, None] + along * rays.directions[:, None]).abs() < 0.69).all(-1).any(1)
     assert not (inside & ~hits).any()
-    within = Rays(torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 1.0]]), torch.zeros(1), torch.zeros(1))
-    assert within.near.item() == 0
+
+
+def test_a_ray_along_an_axis_and_a_camera_inside_the_box() -> None:
+    """On the box's own face and edge there is no 0 / 0."""
+    straight = orbit(torch.zeros(1), torch.zeros(1), torch.tensor([3.0]), 0.5, 3, 3)
+    rays = rays_of(straight, 1.0)
+    assert torch.isfinite(torch.cat([rays.near, rays.far])).all()
+    assert (rays.near[4].item(), rays.far[4].item()) == pytest.approx((2.0, 4.0))
+    c2w = straight.c2w.clone()
+    c2w[:, 1, 3] = 1.0  # the camera is level with the face y = 1, and looks along it
+    face = Views(**(vars(straight) | {"c2w": c2w}))
+    assert torch.isfinite(torch.cat(rays_of(face, 1.0)[2:])).all()
+    inside = rays_of(orbit(torch.zeros(1), torch.zeros(1), torch.tensor([0.5]), 0.5, 3, 3), 1.0)
+    assert inside.near.tolist() == [0.0] * 9 and inside.far[4].item() == pytest.approx(1.5)
+
+
+def test_nerf_needs_cameras() -> None:
+    with pytest.raises(ValueError, match="NeRF needs cameras; take --data=Cameras"):
+        NeRF(Voxels((4,))).render(None)
 
 
 def test_samples_lie_in_their_parts() -> None:

@@ -95,8 +95,12 @@ class NeRF(Generator):
         Args:
             views: B cameras.
             background: colour in [0,1], [3] or [B,3]; None for the grey level given at construction.
+
+        Raises:
+            ValueError: there are no cameras.
         """
-        assert views is not None
+        if views is None:
+            raise ValueError("NeRF needs cameras; take --data=Cameras, or Pixels and Latents for plain images.")
         views = views.to(self.occupancy.device)
         rays, skip = rays_of(views, self.half), self._occupied if self.occupancy_every else None
         z = stratified(rays, self.samples, self._jitter(len(rays.near), self.samples, "samples"))

@@ -58,9 +58,9 @@ def rays_of(views: Views, half: float) -> Rays:
     directions = local @ views.c2w[:, :3, :3].transpose(1, 2)
     origins = views.c2w[:, None, :3, 3].expand_as(directions)
     origins, directions = origins.reshape(-1, 3), directions.reshape(-1, 3)
-    slabs = torch.stack([(side * half - origins) / directions for side in (-1, 1)])
-    near = slabs.amin(0).nan_to_num(nan=-torch.inf).amax(1).clamp(min=0)
-    far = slabs.amax(0).nan_to_num(nan=torch.inf).amin(1)
+    sloping = torch.where(directions == 0, torch.full_like(directions, 1e-12), directions)
+    slabs = torch.stack([(side * half - origins) / sloping for side in (-1, 1)])
+    near, far = slabs.amin(0).amax(1).clamp(min=0), slabs.amax(0).amin(1)
     return Rays(origins, directions, near, far)
 
 

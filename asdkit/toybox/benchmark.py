@@ -38,6 +38,7 @@ METHODS = {
     "ASD": [],
     "SDS7.5": ["--model.guidance=SDS", "--model.guidance.scale=7.5"],
     "SDS100": ["--model.guidance=SDS", "--model.guidance.scale=100"],
+    "NeRF": ["--model.generator=NeRF"],
     "VSD": ["--model.guidance=VSD", "--model.guidance.scale=7.5"],
 }
 IMAGE_PROMPTS = (
