@@ -341,3 +341,25 @@ def test_the_start_is_a_blob_over_the_background() -> None:
 def test_numbers_out_of_range(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_field_is_stretched_over_its_box() -> None:
+    """Features are read at points / half: the same numbers in a box of another size."""
+    small, large = (NeRF(Voxels((4,)), half=half, blob=0.0) for half in (1.0, 3.0))
+    points = torch.rand(20, 3) * 2 - 1
+    assert all(
+        torch.allclose(a, b, atol=1e-6) for a, b in zip(small.radiance(points), large.radiance(3 * points), strict=True)
+    )
+
+
+def test_what_has_become_empty_is_forgotten_after_some_looks() -> None:
+    nerf = NeRF(Voxels((4,)), occupancy_every=1)
+    optimizer = torch.optim.Adam(nerf.parameter_groups())
+    nerf.blob = -20.0
+    nerf.blob_radius = 1e6  # nothing anywhere from now on
+    for step in range(40):
+        nerf.after_step(optimizer, step, generator_for(0, step, "density"))
+        if step == 2:
+            assert nerf._occupied(torch.zeros(1, 3)).all()
+    assert not nerf._occupied(torch.rand(100, 3) * 2 - 1).any()
+    assert nerf.iteration.item() == 40
