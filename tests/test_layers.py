@@ -20,12 +20,13 @@ LAYERS = [
         "files",
         "pictures",
         "ply",
+        "formats",
         "ramps",
     },
     {"prior", "fields", "elsewhere", "discriminator", "generators.base"},
-    {"adapters", "gammas", "reals", "guidance", "sampling", "priors", "generators", "rasterizers"},
-    {"distillation", "data", "callbacks"},
-    {"cli", "cli_errors", "app", "__main__", "toybox", "lab"},
+    {"adapters", "gammas", "reals", "guidance", "sampling", "priors", "generators", "rasterizers", "meshes"},
+    {"distillation", "data", "callbacks", "viewing"},
+    {"cli", "cli_errors", "app", "export", "__main__", "toybox", "lab"},
 ]
 SIBLINGS = {
     ("generators", "rasterizers"),

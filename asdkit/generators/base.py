@@ -1,6 +1,7 @@
 """What is optimised: the contract of all generators."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asdkit.part import Part
+from asdkit.ply import Splats
 from asdkit.prior import Prior
 from asdkit.views import Views
 
@@ -25,6 +27,18 @@ class Render(NamedTuple):
     image: Float[Tensor, "B 3 H W"]
     alpha: Float[Tensor, "B 1 H W"]
     depth: Float[Tensor, "B 1 H W"]
+
+
+class Solid(NamedTuple):
+    """An object as a function of space, which meshes are made from.
+
+    Args:
+        half: half the side of the cube around the origin that holds it, in world units.
+        radiance: density per world unit [N] and colour in [0,1] [N,3] at points in world units [N,3].
+    """
+
+    half: float
+    radiance: Callable[[Float[Tensor, "N 3"]], tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]]
 
 
 class Saturate(torch.autograd.Function):
@@ -82,6 +96,14 @@ class Generator(Part, nn.Module, ABC):
     def regularizer(self) -> Tensor | int:
         """A term that is added to the loss of the generator."""
         return 0
+
+    def splats(self) -> Splats | None:
+        """The object as Gaussians, where it is made of them."""
+        return None
+
+    def solid(self) -> Solid | None:
+        """The object as a density in space, where it is three-dimensional."""
+        return None
 
     def export(self, folder: Path) -> list[Path]:
         """Write the finished object in the standard formats of its kind; returns the files, none by default."""

@@ -254,14 +254,17 @@ class Gaussians(Generator):
                     value[slots] = 0
 
     @torch.no_grad()
+    def splats(self) -> ply.Splats:
+        """The Gaussians that are alive, as files hold them."""
+        return ply.Splats(*(parameter[self.alive].float().cpu().numpy() for parameter in self._parameters_in_order()))
+
     def export_ply(self, path: str | Path) -> None:
         """Writes the Gaussians as a 3DGS file.
 
         Raises:
             ValueError: a value is not finite.
         """
-        arrays = (parameter[self.alive].float().cpu().numpy() for parameter in self._parameters_in_order())
-        ply.write_splats(path, ply.Splats(*arrays))
+        ply.write_splats(path, self.splats())
 
     def export(self, folder: Path) -> list[Path]:
         """Writes `splats.ply`, a 3DGS file."""

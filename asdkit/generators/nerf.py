@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from asdkit.generators.base import Generator, Render, Saturate
+from asdkit.generators.base import Generator, Render, Saturate, Solid
 from asdkit.generators.encodings import Encoding, Voxels
 from asdkit.generators.volume import Seen, march, rays_of, refined, stratified
 from asdkit.ramps import Ramp, ends, value_at
@@ -88,6 +88,10 @@ class NeRF(Generator):
         raw = self.network(self.encoding(points / self.half))
         bias = self.blob * (1 - points.norm(dim=1) / self.blob_radius)
         return nn.functional.softplus(raw[:, 0] + bias), raw[:, 1:].sigmoid()
+
+    def solid(self) -> Solid:
+        """The field in its box."""
+        return Solid(self.half, self.radiance)
 
     def render(self, views: Views | None, background: Float[Tensor, "*B 3"] | None = None) -> Render:
         """What the cameras see; with gradient the samples are jittered, by the iteration's own draw.
