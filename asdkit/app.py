@@ -20,6 +20,8 @@ import asdkit.data
 import asdkit.distillation
 import asdkit.elsewhere
 import asdkit.gammas
+import asdkit.generators.density
+import asdkit.generators.encodings
 import asdkit.generators.gaussians
 import asdkit.generators.images
 import asdkit.generators.nerf

@@ -142,10 +142,12 @@ class Distillation(Part, pl.LightningModule):
             self.log_dict(norms | self._diagnostics(x, shot, render))
         return logs
 
-    def backdrop(self, step: int) -> Float[Tensor, " 3"]:
-        """The colour behind the object in this step."""
+    def backdrop(self, step: int) -> Float[Tensor, " 3"] | None:
+        """The colour behind the object in this step; None for the generator's own background."""
         random = generator_for(self.seed, step, "background", self.global_rank)
         grey = torch.rand(2, generator=random)
+        if grey[0] >= self.random_background and self.generator.owns_background:
+            return None
         level = 0.5 + 0.5 * grey[1] if grey[0] < self.random_background else torch.tensor(self.background)
         return level.expand(3).to(self.device)
 

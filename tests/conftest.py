@@ -30,7 +30,8 @@ model:
     generator:
       class_path: asdkit.generators.gaussians.Gaussians
       init_args:
-        {{count: 60, capacity: 90, init_opacity: 0.5, densify_every: 4, densify_from: 4, densify_fraction: 0.2}}
+        {{count: 60, capacity: 90, init_opacity: 0.5, densify_every: 4, densify_from: 4,
+         density: {{class_path: asdkit.generators.density.Fraction, init_args: {{fraction: 0.2}}}}}}
     guidance: {{class_path: asdkit.guidance.ASD}}
 data: {{class_path: asdkit.data.Cameras, init_args: {{views_per_step: 2, size: 16, orbit_views: 3}}}}
 trainer:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from asdkit import ply
+from asdkit.generators.density import Fraction
 from asdkit.generators.gaussians import Gaussians
 from asdkit.ramps import Ramp
 from asdkit.randomness import generator_for
@@ -134,7 +135,7 @@ def test_the_ball_is_deterministic_and_as_asked() -> None:
         ({"count": 10, "capacity": 9}, "capacity"), ({"capacity": 10**8}, "capacity"), ({"sh_degree": 4}, "sh_degree"),
         ({"sh_degree": -1}, "sh_degree"), ({"init": "no/such.ply"}, "no file"), ({"init_opacity": 1.0}, "init_opacity"),
         ({"means_lr": 0.0}, "means_lr"), ({"scale_lr": math.nan}, "scale_lr"), ({"background": 2.0}, "background"),
-        ({"densify_fraction": 1.5}, "densify_fraction"), ({"prune_opacity": 1.0}, "prune_opacity"),
+        ({"opacity_weight": -1.0}, "opacity_weight"), ({"scale_weight": math.inf}, "scale_weight"),
         ({"init_radius": math.inf}, "init_radius"), ({"densify_every": -1}, "densify_every"),
         ({"means_lr": Ramp(0.1, -1.0, 9)}, "means_lr"), ({"lr_scale": 0.0}, "lr_scale"),
     ],
@@ -181,7 +182,7 @@ def test_the_statistics_are_screen_gradients_of_visible_gaussians() -> None:
     gaussians.alive[5] = False
     gaussians.means.data[7] = torch.tensor([50.0, 0.0, 0.0])  # behind one camera and off the other screens
     slots = gaussians.alive.nonzero().squeeze(1)
-    means, quats, log_scales, logits, sh = (value.detach()[slots] for value in gaussians._parameters_in_order())
+    means, quats, log_scales, logits, sh = (value.detach()[slots] for value in gaussians.in_order())
     shape = quats, log_scales.exp(), logits.sigmoid(), sh
     raster = rasterize(means.requires_grad_(), *shape, views, torch.ones(3), sh_degree=0)
     raster.means2d.retain_grad()
@@ -197,7 +198,7 @@ def test_the_statistics_are_screen_gradients_of_visible_gaussians() -> None:
 
 
 def test_growing_takes_the_largest_mean_gradients_and_zeroes_moments() -> None:
-    gaussians = small(densify_every=10, densify_from=10, densify_fraction=0.1, split_scale=0.1)
+    gaussians = small(densify_every=10, densify_from=10, density=Fraction(0.1, split_scale=0.1))
     gaussians.log_scales.data[:] = math.log(0.05)
     gaussians.log_scales.data[20, 1] = math.log(0.3)  # the only one to be split
     gaussians.grad_sum[:60], gaussians.grad_count[:60] = 1.0, 1.0
@@ -228,14 +229,14 @@ def test_growing_takes_the_largest_mean_gradients_and_zeroes_moments() -> None:
         assert gaussians.opacity_logits[half] == before["opacity_logits"][20]
     assert (gaussians.means[20] != gaussians.means[60]).all()
     assert gaussians.grad_sum.sum() == gaussians.grad_count.sum() == 0
-    gaussians.split_scale = 1.0
+    gaussians.density = Fraction(0.1, split_scale=1.0)
     gaussians.load_state_dict(before)
     gaussians.after_step(optimizer, 9, torch.Generator())
     torch.testing.assert_close(gaussians.render(views).image, image, atol=0.02, rtol=0)  # doubling hardly shows
 
 
 def test_splitting_follows_the_shape_and_the_rotation() -> None:
-    gaussians = Gaussians(count=1000, capacity=2000, densify_every=1, densify_from=1, densify_fraction=1.0)
+    gaussians = Gaussians(count=1000, capacity=2000, densify_every=1, densify_from=1, density=Fraction(1.0))
     gaussians.means.data[:] = torch.tensor([1.0, 2.0, 3.0])
     gaussians.log_scales.data[:] = torch.tensor([0.3, 0.1, 0.02]).log()
     gaussians.quats.data[:] = torch.tensor([math.cos(0.25), 0.0, 0.0, math.sin(0.25)])  # 0.5 radians about z
@@ -251,7 +252,7 @@ def test_splitting_follows_the_shape_and_the_rotation() -> None:
 
 
 def test_pruning_clears_the_mask_and_zeroes_moments() -> None:
-    gaussians = small(densify_every=1, densify_from=1, densify_fraction=0.0, prune_opacity=0.1, prune_scale=0.5)
+    gaussians = small(densify_every=1, densify_from=1, density=Fraction(0.0, prune_opacity=0.1, prune_scale=0.5))
     gaussians.log_scales.data.clamp_(max=math.log(0.4))
     gaussians.opacity_logits.data[4] = torch.tensor(0.09).logit()
     gaussians.opacity_logits.data[5] = torch.tensor(0.11).logit()
@@ -269,7 +270,7 @@ def test_pruning_clears_the_mask_and_zeroes_moments() -> None:
 
 
 def test_capacity_is_never_exceeded_and_rounds_keep_to_their_time() -> None:
-    gaussians = small(densify_every=2, densify_from=4, densify_until=10, densify_fraction=0.3, prune_opacity=0.0)
+    gaussians = small(densify_every=2, densify_from=4, densify_until=10, density=Fraction(0.3, prune_opacity=0.0))
     optimizer, views = optimizer_of(gaussians), ring(2, distance=2.5, size=16)
     counts = []
     for step in range(16):
@@ -277,13 +278,13 @@ def test_capacity_is_never_exceeded_and_rounds_keep_to_their_time() -> None:
         counts.append(gaussians.num_alive)
         assert (gaussians.grad_count.sum() > 0) == (step % 2 == 0)
     assert counts[:5] == [60, 60, 60, 78, 78] and counts[5:] == [90] * 11
-    late = small(densify_every=2, densify_from=4, densify_until=4, densify_fraction=0.01, prune_opacity=0.0)
+    late = small(densify_every=2, densify_from=4, densify_until=4, density=Fraction(0.01, prune_opacity=0.0))
     train(late, optimizer_of(late), torch.zeros(()), views, range(12))
     assert late.num_alive == 61
 
 
 def test_several_ranks_decide_by_the_sum_of_their_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    gaussians = small(densify_every=1, densify_from=1, densify_fraction=1.0, split_scale=9.0)
+    gaussians = small(densify_every=1, densify_from=1, density=Fraction(1.0, split_scale=9.0))
     gaussians.grad_sum[8], gaussians.grad_count[:60] = 10.0, 1.0  # over both ranks: 10 / 2, and 12 / 10 for slot 11
     slot = torch.tensor([11])
     elsewhere = iter([torch.zeros(90).index_fill(0, slot, 12.0), torch.ones(90).index_fill(0, slot, 9.0)])
@@ -295,8 +296,9 @@ def test_several_ranks_decide_by_the_sum_of_their_statistics(monkeypatch: pytest
 
 def test_resuming_between_two_rounds_changes_no_bit(tmp_path: Path) -> None:
     arguments = {
-        "densify_every": 5, "densify_from": 5, "densify_until": 100, "densify_fraction": 0.1, "prune_opacity": 0.45,
-        "split_scale": 0.12, "means_lr": Ramp(1e-3, 1e-5, 20, shape="exponential"),
+        "densify_every": 5, "densify_from": 5, "densify_until": 100,
+        "means_lr": Ramp(1e-3, 1e-5, 20, shape="exponential"),
+        "density": Fraction(0.1, split_scale=0.12, prune_opacity=0.45),
     }  # fmt: skip
     views = ring(2, distance=2.5, size=16)
     target, whole = sphere_images(views), small(**arguments)

@@ -8,9 +8,13 @@ import torch
 from test_gaussians import psnr, sphere_images
 from torch import Tensor
 
+from asdkit.distillation import Distillation
+from asdkit.generators import penalties
 from asdkit.generators.encodings import Encoding, HashGrid, TriPlane, Voxels
 from asdkit.generators.nerf import NeRF
 from asdkit.generators.volume import Rays, march, rays_of, refined, stratified
+from asdkit.guidance import SDS
+from asdkit.lab import GaussianPrior
 from asdkit.ramps import Ramp
 from asdkit.randomness import generator_for
 from asdkit.views import Views, orbit, ring
@@ -234,7 +238,7 @@ def train(nerf: NeRF, optimizer: torch.optim.Adam, steps: range) -> None:
     target = sphere_images(views)
     for step in steps:
         optimizer.zero_grad()
-        loss = (nerf.render(views).image - target).square().mean() + nerf.regularizer()
+        loss = (nerf.render(views).image - target).square().sum() / len(views) + nerf.regularizer()
         loss.backward()
         optimizer.step()
         nerf.after_step(optimizer, step, generator_for(0, step, "density"))
@@ -244,7 +248,7 @@ def train(nerf: NeRF, optimizer: torch.optim.Adam, steps: range) -> None:
     "encoding", [Voxels((8, 16)), TriPlane((16, 32)), HashGrid(4, 8, 32)], ids=lambda e: type(e).__name__
 )
 def test_a_sphere_is_learned_from_its_pictures(encoding: Encoding) -> None:
-    nerf, others = NeRF(encoding, importance=8), ring(5, 40.0, size=16)
+    nerf, others = NeRF(encoding, importance=8, opacity_weight=0.0), ring(5, 40.0, size=16)
     train(nerf, torch.optim.Adam(nerf.parameter_groups()), range(80))
     with torch.no_grad():
         render = nerf.render(others)
@@ -254,7 +258,7 @@ def test_a_sphere_is_learned_from_its_pictures(encoding: Encoding) -> None:
 
 
 def test_emptiness_is_found_and_skipping_it_changes_nothing_to_see() -> None:
-    nerf = NeRF(Voxels((8, 16)), entropy_weight=0.01, occupancy_every=4)
+    nerf = NeRF(Voxels((8, 16)), entropy_weight=0.03, opacity_weight=0.0, occupancy_every=4)
     train(nerf, torch.optim.Adam(nerf.parameter_groups()), range(80))
     views = ring(2, 10.0, size=16)
     with torch.no_grad():
@@ -270,7 +274,7 @@ def test_emptiness_is_found_and_skipping_it_changes_nothing_to_see() -> None:
 
 def test_going_on_from_a_checkpoint_changes_nothing() -> None:
     def fresh() -> tuple[NeRF, torch.optim.Adam]:
-        nerf = NeRF(Voxels((4, 8)), lr=Ramp(0.02, 0.01, 8), occupancy_every=3, importance=4, entropy_weight=0.01)
+        nerf = NeRF(Voxels((4, 8)), lr=Ramp(0.02, 0.01, 8), occupancy_every=3, importance=4, entropy_weight=0.03)
         return nerf, torch.optim.Adam(nerf.parameter_groups())
 
     whole, optimizer = fresh()
@@ -300,8 +304,9 @@ def test_iterations_jitter_differently_and_looking_does_not() -> None:
 def test_the_regularizers_are_their_formulas() -> None:
     nerf = NeRF(Voxels((4,)), opacity_weight=2.0, entropy_weight=0.5, z_variance_weight=3.0, occupancy_every=0)
     assert nerf.regularizer() == 0
-    nerf.render(ring(1, size=6))
-    seen = nerf._seen
+    nerf.render(ring(2, size=6))
+    seen, _, views = nerf._seen
+    assert views == 2
     total = 0.0
     for alpha, weights, z in zip(seen.alpha.tolist(), seen.weights.tolist(), seen.z.tolist(), strict=True):
         alpha = min(max(alpha, 1e-4), 1 - 1e-4)
@@ -309,8 +314,64 @@ def test_the_regularizers_are_their_formulas() -> None:
         variance = sum(w * (d - mean) ** 2 for w, d in zip(weights, z, strict=True)) / alpha
         entropy = -(alpha * math.log(alpha) + (1 - alpha) * math.log(1 - alpha))
         total += 2 * alpha + 0.5 * entropy + 3 * variance
-    assert nerf.regularizer().item() == pytest.approx(total / 36, rel=1e-4)
+    assert nerf.regularizer().item() == pytest.approx(total / 2, rel=1e-4)
     assert NeRF(Voxels((4,))).regularizer() == 0
+
+
+def test_orientation_weighs_what_faces_away() -> None:
+    def density(points: Tensor) -> Tensor:  # a shell: its outer side faces the camera, its inner side does not
+        return 4 * (-((points.norm(dim=1) - 0.5) / 0.1).square()).exp()
+
+    rays = rays_of(ring(2, 30.0, size=5), 1.0)
+    z = stratified(rays, 24)
+    seen = march(lambda points: (density(points), torch.zeros_like(points)), rays, z)
+    expected = torch.zeros(len(z))
+    for r in range(len(z)):
+        for s in range(24):
+            point = (rays.origins[r] + z[r, s] * rays.directions[r]).requires_grad_()
+            if seen.weights[r, s] <= 1e-3:
+                continue
+            (slope,) = torch.autograd.grad(density(point[None])[0], point)
+            normal, ahead = -slope / slope.norm(), rays.directions[r] / rays.directions[r].norm()
+            expected[r] += seen.weights[r, s] * max(0.0, float(normal @ ahead)) ** 2
+    got = penalties.orientation(seen, rays, density, 1 / 64)
+    torch.testing.assert_close(got, expected, atol=2e-3, rtol=2e-3)
+    assert got.max() > 0.02
+    nerf = NeRF(Voxels((4,)), orientation_weight=3.0, opacity_weight=0.0, occupancy_every=0)
+    nerf.render(ring(2, size=6))
+    seen, rays, _ = nerf._seen
+    expected = 3 * penalties.orientation(seen, rays, lambda points: nerf.radiance(points)[0], 1 / 64).sum() / 2
+    torch.testing.assert_close(nerf.regularizer(), expected)
+    nerf.regularizer().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in nerf.parameters() if parameter.requires_grad)
+
+
+def test_normals_lead_out_of_a_ball() -> None:
+    points = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=1) * 0.4
+    found = penalties.normals(lambda p: (-p.norm(dim=1)).exp(), points, 0.01)
+    torch.testing.assert_close(found, points / 0.4, atol=1e-3, rtol=0)
+    assert (penalties.normals(lambda p: torch.ones(len(p)), points, 0.01) == 0).all()
+
+
+def test_a_learned_background_depends_on_the_direction_and_learns() -> None:
+    nerf, views = NeRF(Voxels((4,)), sky_lr=0.1, blob=0.0, opacity_weight=0.0), ring(4, 20.0, size=8)
+    nerf.network[-1].bias.data[0] = -60.0  # nothing in the box
+    assert [group["name"] for group in nerf.parameter_groups()] == ["encoding", "network", "sky"]
+    optimizer = torch.optim.Adam(nerf.parameter_groups())
+    target = (0.5 + 0.3 * rays_of(views, 1.0).directions).view(4, 8, 8, 3).permute(0, 3, 1, 2)
+    for step in range(150):
+        optimizer.zero_grad()
+        (nerf.render(views).image - target).square().mean().backward()
+        optimizer.step()
+        nerf.after_step(optimizer, step, torch.Generator())
+    with torch.no_grad():
+        assert psnr(nerf.render(views).image, target) > 25
+        plain = nerf.render(views, torch.tensor([1.0, 0.0, 0.0])).image
+    assert (plain[:, 0] > 0.95).all() and (plain[:, 1] < 0.05).all()
+    for share, shown in ((0.0, True), (1.0, False)):
+        module = Distillation("y", GaussianPrior({"y": 1.0}), nerf, SDS(), random_background=share)
+        assert (module.backdrop(3) is None) == shown
+    assert not NeRF().owns_background and len(NeRF().parameter_groups()) == 2 and not NeRF().sky.requires_grad
 
 
 def test_the_start_is_a_blob_over_the_background() -> None:

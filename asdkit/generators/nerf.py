@@ -6,15 +6,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from asdkit.generators import penalties
 from asdkit.generators.base import Generator, Render, Saturate, Solid
 from asdkit.generators.encodings import Encoding, Voxels
-from asdkit.generators.volume import Seen, march, rays_of, refined, stratified
+from asdkit.generators.volume import Rays, Seen, march, rays_of, refined, stratified
 from asdkit.ramps import Ramp, ends, value_at
 from asdkit.randomness import generator_for
+from asdkit.rasterizers.projection import spherical_harmonics
 from asdkit.views import Views
 
 _CELLS = 32  # of the occupancy grid, along each axis
 _KEPT = 0.8  # share of a cell's density that is remembered from one look to the next
+_SKY_DEGREE = 2  # of the spherical harmonics of a learned background
 _EMPTY = 0.01  # density below which a cell is skipped
 
 
@@ -32,9 +35,14 @@ class NeRF(Generator):
         background: grey level in [0,1] behind the field when the caller gives none.
         lr: learning rate of the encoding, > 0; like all rates and weights it may move with the iterations.
         network_lr: learning rate of the network, > 0.
-        opacity_weight: of the mean opacity, against fog that fills the box.
+        opacity_weight: of opacity, against fog; like the other weights' terms it is summed over the rays of an image,
+            as Eq. 7's residual is summed over its latents, so that weights keep their meaning at other sizes.
         entropy_weight: of the binary entropy of opacity, against what is neither there nor not.
         z_variance_weight: of the variance of depth along a ray (HiFA), for thin surfaces.
+        orientation_weight: of surfaces that face away from the camera (Ref-NeRF); costs six more looks at the field
+            for each visible sample.
+        sky_lr: learning rate of a background that depends on the direction of view and is seen wherever a step has no
+            random background; 0 for the plain background alone.
         occupancy_every: iterations between two looks at which cells are empty and skipped; 0 for no skipping.
 
     Raises:
@@ -56,18 +64,23 @@ class NeRF(Generator):
         background: float = 1.0,
         lr: float | Ramp = 0.02,
         network_lr: float | Ramp = 0.002,
-        opacity_weight: float | Ramp = 0.0,
+        opacity_weight: float | Ramp = 0.06,
         entropy_weight: float | Ramp = 0.0,
         z_variance_weight: float | Ramp = 0.0,
+        orientation_weight: float | Ramp = 0.0,
+        sky_lr: float | Ramp = 0.0,
         occupancy_every: int = 16,
     ) -> None:
         super().__init__()
         positive = {"half": half, "blob_radius": blob_radius, "lr": lr, "network_lr": network_lr}
         for name, number in positive.items():
             _require(min(ends(number)) > 0, f"{name} must be positive, not {min(ends(number))}.")
-        weights = {"opacity": opacity_weight, "entropy": entropy_weight, "z_variance": z_variance_weight}
-        for name, number in weights.items():
-            _require(min(ends(number)) >= 0, f"{name}_weight can't be negative; got {min(ends(number))}.")
+        weights = {
+            "opacity_weight": opacity_weight, "entropy_weight": entropy_weight, "z_variance_weight": z_variance_weight,
+            "orientation_weight": orientation_weight,
+        }  # fmt: skip
+        for name, number in (weights | {"sky_lr": sky_lr}).items():
+            _require(min(ends(number)) >= 0, f"{name} can't be negative; got {min(ends(number))}.")
         _require(2 <= samples <= 1024, f"samples must be within 2 and 1024, not {samples}.")
         _require(0 <= importance <= 1024, f"importance must be within 0 and 1024, not {importance}.")
         _require(0 <= background <= 1, f"background must be within [0,1], not {background}.")
@@ -75,12 +88,15 @@ class NeRF(Generator):
         self.encoding = encoding or Voxels()
         self.half, self.samples, self.importance = half, samples, importance
         self.blob, self.blob_radius, self.background = blob, blob_radius, background
-        self.rates, self.weights, self.occupancy_every = (lr, network_lr), weights, occupancy_every
+        self.rates = {"encoding": lr, "network": network_lr, "sky": sky_lr}
+        self.weights, self.occupancy_every = weights, occupancy_every
+        self.owns_background = max(ends(sky_lr)) > 0
         generator = torch.Generator().manual_seed(0)
         self.network = _network(self.encoding.width, hidden, generator)
+        self.sky = nn.Parameter(torch.zeros((_SKY_DEGREE + 1) ** 2, 3), requires_grad=self.owns_background)
         self.register_buffer("occupancy", torch.zeros(_CELLS, _CELLS, _CELLS))
         self.register_buffer("iteration", torch.zeros((), dtype=torch.long))
-        self._seen: Seen | None = None
+        self._seen: tuple[Seen, Rays, int] | None = None
         self._look(generator)
 
     def radiance(self, points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
@@ -98,7 +114,8 @@ class NeRF(Generator):
 
         Args:
             views: B cameras.
-            background: colour in [0,1], [3] or [B,3]; None for the grey level given at construction.
+            background: colour in [0,1], [3] or [B,3]; None for the learned background, or without one for the grey
+                level given at construction.
 
         Raises:
             ValueError: there are no cameras.
@@ -113,12 +130,15 @@ class NeRF(Generator):
                 weights = march(self.radiance, rays, z, skip).weights
             z = refined(rays, z, weights, self.importance, self._jitter(len(rays.near), self.importance, "importance"))
         seen = march(self.radiance, rays, z, skip)
-        self._seen = seen if torch.is_grad_enabled() else self._seen
-        if background is None:
-            background = seen.colour.new_full((3,), self.background)
+        self._seen = (seen, rays, len(views)) if torch.is_grad_enabled() else self._seen
         shape = (len(views), views.height, views.width, -1)
         colour, alpha, depth = (part.view(shape).permute(0, 3, 1, 2) for part in seen[:3])
-        behind = background.to(colour).reshape(-1, 3, 1, 1)
+        if background is None and self.owns_background:
+            sky = spherical_harmonics(_SKY_DEGREE, rays.directions, self.sky)
+            behind = sky.view(shape).permute(0, 3, 1, 2)
+        else:
+            plain = colour.new_full((3,), self.background) if background is None else background.to(colour)
+            behind = plain.reshape(-1, 3, 1, 1)
         return Render(Saturate.apply(colour + (1 - alpha) * behind), alpha, depth)
 
     def _jitter(self, rays: int, count: int, purpose: str) -> Float[Tensor, "R S"] | float:
@@ -133,26 +153,27 @@ class NeRF(Generator):
         return self.occupancy[cell[:, 0], cell[:, 1], cell[:, 2]] > _EMPTY
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The encoding's and the network's group."""
-        names = zip(("encoding", "network"), (self.encoding, self.network), self.rates, strict=True)
-        return [{"name": n, "params": list(part.parameters()), "lr": value_at(rate, 0)} for n, part, rate in names]
+        """The encoding's and the network's group, and the learned background's if there is one."""
+        parts = {"encoding": list(self.encoding.parameters()), "network": list(self.network.parameters())}
+        parts |= {"sky": [self.sky]} if self.owns_background else {}
+        return [{"name": n, "params": params, "lr": value_at(self.rates[n], 0)} for n, params in parts.items()]
 
     def regularizer(self) -> Tensor | int:
-        """The weighted terms, means over the rays that were seen last."""
+        """The weighted terms, summed over the rays that were seen last and divided by the number of views."""
         weights = {name: value_at(weight, int(self.iteration)) for name, weight in self.weights.items()}
         if self._seen is None or not any(weights.values()):
             return 0
-        seen, total = self._seen, torch.zeros((), device=self.occupancy.device)
-        alpha = seen.alpha.clamp(1e-4, 1 - 1e-4)
-        if weights["opacity"]:
-            total = total + weights["opacity"] * alpha.mean()
-        if weights["entropy"]:
-            total = total - weights["entropy"] * (alpha * alpha.log() + (1 - alpha) * (-alpha).log1p()).mean()
-        if weights["z_variance"]:
-            mean = (seen.depth / alpha)[:, None]
-            variance = (seen.weights * (seen.z - mean).square()).sum(1) / alpha
-            total = total + weights["z_variance"] * variance.mean()
-        return total
+        seen, rays, views = self._seen
+        terms = {
+            "opacity_weight": lambda: penalties.opacity(seen),
+            "entropy_weight": lambda: penalties.entropy(seen),
+            "z_variance_weight": lambda: penalties.z_variance(seen),
+            "orientation_weight": lambda: penalties.orientation(seen, rays, self._density, self.half / 64),
+        }
+        return sum(weight * terms[name]().sum() / views for name, weight in weights.items() if weight)
+
+    def _density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
+        return self.radiance(points)[0]
 
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer, step: int, generator: torch.Generator) -> None:
@@ -160,8 +181,8 @@ class NeRF(Generator):
         self.iteration.fill_(step + 1)
         self._seen = None
         for group in optimizer.param_groups:
-            if group.get("name") in ("encoding", "network"):
-                group["lr"] = value_at(self.rates[group["name"] == "network"], step + 1)
+            if group.get("name") in self.rates:
+                group["lr"] = value_at(self.rates[group["name"]], step + 1)
         if self.occupancy_every and (step + 1) % self.occupancy_every == 0:
             self._look(generator)
 

@@ -1,0 +1,228 @@
+"""Density control: decision for decision gsplat's DefaultStrategy, and MCMC by the closed forms of its paper."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from gsplat.strategy import DefaultStrategy
+from gsplat.strategy.ops import reset_opa
+from torch import Tensor
+
+from asdkit.generators.density import MCMC, Density, Fraction, Threshold, relocation
+from asdkit.generators.gaussians import Gaussians
+from asdkit.rasterizers.projection import rotation_matrices
+from asdkit.views import ring
+
+NAMES = ("means", "quats", "scales", "opacities", "sh")
+
+
+def cloud(density: Density, count: int = 80, capacity: int = 400, **arguments) -> Gaussians:
+    gaussians = Gaussians(
+        count=count, capacity=capacity, init_radius=0.6, densify_every=10, densify_from=10, density=density, **arguments
+    )
+    draws = torch.Generator().manual_seed(5)
+    gaussians.log_scales.data[:] = (0.01 + 0.2 * torch.rand(capacity, 3, generator=draws)).log()
+    gaussians.quats.data[:] = torch.randn(capacity, 4, generator=draws)
+    gaussians.opacity_logits.data[:] = 3 * torch.randn(capacity, generator=draws)
+    return gaussians
+
+
+def optimizer_of(gaussians: Gaussians) -> torch.optim.Adam:
+    """An Adam that remembers something about every Gaussian."""
+    optimizer = torch.optim.Adam(gaussians.parameter_groups())
+    draws = torch.Generator().manual_seed(6)
+    for parameter in gaussians.in_order():
+        parameter.grad = torch.randn(parameter.shape, generator=draws)
+    before = gaussians.state_dict()
+    before = {name: value.clone() for name, value in before.items()}
+    optimizer.step()
+    gaussians.load_state_dict(before)
+    return optimizer
+
+
+def rows(parts: list[Tensor]) -> Tensor:
+    """Everything about each Gaussian in one row, in an order that does not depend on slots."""
+    table = torch.cat([part.detach().reshape(len(part), -1) for part in parts], dim=1)
+    keys = [tuple(row) for row in table.tolist()]
+    return table[sorted(range(len(keys)), key=keys.__getitem__)]
+
+
+def ours(gaussians: Gaussians, optimizer: torch.optim.Adam) -> Tensor:
+    parts = list(gaussians.in_order()) + [optimizer.state[p]["exp_avg"] for p in gaussians.in_order()]
+    return rows([part[gaussians.alive] for part in parts])
+
+
+def theirs(gaussians: Gaussians, optimizer: torch.optim.Adam) -> tuple[dict, dict]:
+    """The same Gaussians as gsplat's strategies want them: one optimiser for each parameter."""
+    params, optimizers = {}, {}
+    for name, parameter in zip(NAMES, gaussians.in_order(), strict=True):
+        params[name] = torch.nn.Parameter(parameter.detach()[gaussians.alive].clone())
+        optimizers[name] = torch.optim.Adam([params[name]])
+        state = optimizer.state[parameter]
+        kept = {key: state[key][gaussians.alive].clone() for key in ("exp_avg", "exp_avg_sq")}
+        optimizers[name].state[params[name]] = {"step": state["step"].clone(), **kept}
+    return params, optimizers
+
+
+@pytest.mark.parametrize("reset_rounds", [0, 2])
+def test_threshold_decides_as_gsplat_does(reset_rounds: int) -> None:
+    gaussians = cloud(Threshold(2.0, split_scale=0.15, prune_opacity=0.1, prune_scale=0.19, reset_rounds=reset_rounds))
+    optimizer = optimizer_of(gaussians)
+    strategy = DefaultStrategy(prune_opa=0.1, grow_grad2d=2.0, grow_scale3d=0.15, prune_scale3d=0.19, reset_every=1)
+    counts, kinds = [], []
+    for number in range(1, 5):
+        draws = torch.Generator().manual_seed(number)
+        gaussians.grad_sum[:] = (torch.rand(400, generator=draws) * 8 - 2).clamp(min=0)
+        gaussians.grad_count[:] = torch.randint(1, 4, (400,), generator=draws).float()
+        params, optimizers = theirs(gaussians, optimizer)
+        state = {"grad2d": gaussians.grad_sum[gaussians.alive], "count": gaussians.grad_count[gaussians.alive]}
+        state["scene_scale"] = 1.0
+        torch.manual_seed(number)
+        kinds.append(strategy._grow_gs(params, optimizers, state, step=100))
+        strategy._prune_gs(params, optimizers, state, step=100)
+        if reset_rounds and number % reset_rounds == 0:  # gsplat 1.5.3 never gets there by itself
+            reset_opa(params, optimizers, {}, value=0.2)
+        gaussians.after_step(optimizer, 10 * number - 1, torch.Generator().manual_seed(number))
+        expected = [*params.values(), *(optimizers[name].state[params[name]]["exp_avg"] for name in NAMES)]
+        torch.testing.assert_close(ours(gaussians, optimizer), rows(expected), rtol=1e-5, atol=1e-6)
+        counts.append(gaussians.num_alive)
+        pulled_down = (gaussians.opacities[gaussians.alive] <= 0.2001).all()
+        assert bool(pulled_down) == bool(reset_rounds and number >= reset_rounds)  # nothing makes them rise again
+    assert all(min(kind) > 0 for kind in kinds) and len(set(counts)) > 1
+
+
+def test_threshold_keeps_to_the_capacity_and_takes_the_largest_first() -> None:
+    gaussians = cloud(Threshold(1.0, prune_opacity=0.0, prune_scale=9.0), count=80, capacity=83)
+    gaussians.grad_count[:80] = 1.0
+    gaussians.grad_sum[:80] = torch.linspace(2, 3, 80)
+    before = gaussians.sh.detach().clone()
+    gaussians.after_step(optimizer_of(gaussians), 9, torch.Generator())
+    assert gaussians.num_alive == 83 and torch.equal(gaussians.sh[80:], before[77:80])
+
+
+def test_a_reset_happens_within_the_rounds_time_alone() -> None:
+    density = Threshold(1e9, prune_opacity=0.01, prune_scale=9.0, reset_rounds=2)
+    gaussians = cloud(density, densify_until=40, opacity_lr=1e-12)
+    optimizer = optimizer_of(gaussians)
+    for step in range(80):
+        gaussians.opacity_logits.data[:] = 1.0
+        gaussians.after_step(optimizer, step, torch.Generator())
+        assert bool((gaussians.opacity_logits == 1.0).all()) == (step + 1 not in (20, 40))
+    state = optimizer.state[gaussians.opacity_logits]
+    assert (state["exp_avg"] == 0).all() and (state["exp_avg_sq"] == 0).all()
+    assert (optimizer.state[gaussians.means]["exp_avg"] != 0).any()
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 3, 7, 51, 80])
+@pytest.mark.parametrize("opacity", [0.02, 0.4, 0.95])
+def test_relocation_keeps_opacity_and_what_a_line_through_it_absorbs(ratio: int, opacity: float) -> None:
+    new, shrink = relocation(torch.tensor([opacity], dtype=torch.float64), torch.tensor([ratio]))
+    ratio = min(ratio, 51)
+    assert 1 - (1 - float(new)) ** ratio == pytest.approx(opacity, abs=1e-12)
+    x = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
+    one = opacity * (-x.square() / 2).exp()
+    many = 1 - (1 - new * (-(x / shrink).square() / 2).exp()) ** ratio
+    assert float(torch.trapezoid(many, x)) == pytest.approx(float(torch.trapezoid(one, x)), rel=1e-6)
+    assert (ratio == 1) == (float(shrink) == pytest.approx(1.0, abs=1e-12))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_relocation_is_gsplats() -> None:
+    from gsplat.relocation import compute_relocation
+
+    opacity = torch.linspace(0.01, 0.98, 60, device="cuda")
+    ratio = 1 + torch.arange(60, device="cuda") % 12
+    binoms = torch.tensor([[float(math.comb(n, k)) for k in range(51)] for n in range(51)], device="cuda")
+    new, scales = compute_relocation(opacity, torch.ones(60, 3, device="cuda"), ratio.clone(), binoms)
+    expected, shrink = relocation(opacity, ratio)
+    torch.testing.assert_close(expected, new, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(shrink[:, None].expand(-1, 3), scales, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("growth", [0.0, 0.25])
+def test_mcmc_moves_the_faint_to_the_opaque_or_adds_up_to_the_capacity(growth: float) -> None:
+    gaussians = cloud(MCMC(growth=growth, min_opacity=0.05, noise=0.0), capacity=110)
+    gaussians.opacity_logits.data[:] = torch.tensor(0.06).logit()
+    gaussians.opacity_logits.data[:30] = torch.tensor(0.8).logit()
+    if not growth:
+        gaussians.opacity_logits.data[70:80] = torch.tensor(0.0499).logit()
+    before = [parameter.detach().clone() for parameter in gaussians.in_order()]
+    optimizer, views = optimizer_of(gaussians), ring(3, distance=2.5, size=32)
+    image = gaussians.render(views).image
+    gaussians.after_step(optimizer, 9, torch.Generator().manual_seed(0))
+    moved = torch.arange(80, 100) if growth else torch.arange(70, 80)
+    assert gaussians.num_alive == (100 if growth else 80) and gaussians.alive[moved].all()
+    parents = (gaussians.sh[moved][:, None] == before[4][None]).all(-1).all(-1).long().argmax(1)
+    assert torch.equal(before[0][parents], gaussians.means[moved])
+    assert torch.equal(before[1][parents], gaussians.quats[moved]) and (parents < moved[0]).all()
+    assert (parents < 30).float().mean() > 0.7  # they have nine tenths of the opacity
+    for parent in parents.unique():
+        family = torch.cat([parent[None], moved[parents == parent]])
+        assert (gaussians.opacity_logits[family] == gaussians.opacity_logits[parent]).all()
+        both = 1 - (1 - gaussians.opacities[family].double()).prod()
+        assert float(both) >= float(before[3][parent].sigmoid()) - 1e-3
+        assert (gaussians.log_scales[family] == gaussians.log_scales[parent]).all()
+        for parameter in gaussians.in_order():
+            assert (optimizer.state[parameter]["exp_avg"][family] == 0).all()
+    untouched = torch.tensor([slot for slot in range(int(moved[0])) if slot not in parents])
+    for parameter, old in zip(gaussians.in_order(), before, strict=True):
+        assert torch.equal(parameter[untouched], old[untouched])
+        assert (optimizer.state[parameter]["exp_avg"][untouched] != 0).any()
+    assert (gaussians.render(views).image - image).abs().mean() < 0.02
+    gaussians.after_step(optimizer, 19, torch.Generator().manual_seed(1))
+    assert gaussians.num_alive == (110 if growth else 80)
+    assert gaussians.grad_sum.sum() == 0
+
+
+def test_mcmc_trembles_along_the_covariance_and_less_the_more_opaque() -> None:
+    gaussians = cloud(MCMC(noise=2.0), count=20_000, capacity=20_001, means_lr=0.5, densify_until=0)
+    gaussians.log_scales.data[:] = torch.tensor([0.3, 0.1, 0.02]).log()
+    gaussians.quats.data[:] = torch.tensor([math.cos(0.25), 0.0, 0.0, math.sin(0.25)])
+    gaussians.opacity_logits.data[:10_000] = torch.tensor(0.004).logit()
+    gaussians.opacity_logits.data[10_000:] = torch.tensor(0.02).logit()
+    before = gaussians.means.detach().clone()
+    gaussians.after_step(torch.optim.Adam(gaussians.parameter_groups()), 0, torch.Generator().manual_seed(0))
+    offset = (gaussians.means.detach() - before)[:20_000] @ rotation_matrices(gaussians.quats.data[:1])[0]
+    for part, opacity in ((offset[:10_000], 0.004), (offset[10_000:], 0.02)):
+        gate = 1 / (1 + math.exp(-100 * ((1 - opacity) - 0.995)))  # gsplat's
+        expected = torch.tensor([0.09, 0.01, 0.0004]) * 0.5 * 2.0 * gate
+        torch.testing.assert_close(part.std(0), expected, rtol=0.05, atol=1e-6)
+    assert torch.equal(gaussians.means[20_000], before[20_000])  # a dead slot lies still
+
+
+def test_mcmc_without_anything_to_move_to_does_nothing() -> None:
+    gaussians = cloud(MCMC(growth=0.0, noise=0.0))
+    gaussians.opacity_logits.data[:] = -20.0
+    before = {name: value.clone() for name, value in gaussians.state_dict().items()}
+    gaussians.after_step(optimizer_of(gaussians), 9, torch.Generator())
+    assert all(torch.equal(value, before[name]) for name, value in gaussians.state_dict().items())
+
+
+def test_the_weights_are_of_mean_opacity_and_size() -> None:
+    gaussians = cloud(MCMC(), opacity_weight=3.0, scale_weight=5.0)
+    alive = slice(0, 80)
+    expected = 3 * gaussians.opacity_logits[alive].sigmoid().mean() + 5 * gaussians.log_scales[alive].exp().mean()
+    torch.testing.assert_close(gaussians.regularizer(), expected)
+    assert cloud(MCMC()).regularizer() == 0
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Fraction(1.5), "fraction"),
+        (lambda: Fraction(split_scale=0.0), "split_scale"),
+        (lambda: Fraction(prune_opacity=1.0), "prune_opacity"),
+        (lambda: Fraction(prune_scale=math.nan), "prune_scale"),
+        (lambda: Threshold(0.0), "gradient"),
+        (lambda: Threshold(reset_rounds=-1), "reset_rounds"),
+        (lambda: Threshold(prune_opacity=0.0, reset_rounds=3), "prune_opacity"),
+        (lambda: MCMC(growth=-0.1), "growth"),
+        (lambda: MCMC(min_opacity=0.0), "min_opacity"),
+        (lambda: MCMC(noise=math.inf), "noise"),
+    ],
+)
+def test_wrong_arguments_are_told_in_a_sentence(build: Callable[[], Density], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
