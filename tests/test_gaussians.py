@@ -192,6 +192,7 @@ def test_the_statistics_are_screen_gradients_of_visible_gaussians() -> None:
         gaussians.render(views).image.square().mean().backward()
         with torch.no_grad():
             gaussians.render(views)
+        gaussians.after_step(optimizer_of(gaussians), 0, torch.Generator())
         torch.testing.assert_close(gaussians.grad_sum[slots], repeat * expected, rtol=1e-4, atol=1e-9)
         assert gaussians.grad_count[slots].tolist() == [0.0 if slot == 7 else 3.0 * repeat for slot in slots.tolist()]
     assert gaussians.grad_sum[5] == gaussians.grad_count[5] == 0 and (gaussians.grad_count[60:] == 0).all()
@@ -285,11 +286,11 @@ def test_capacity_is_never_exceeded_and_rounds_keep_to_their_time() -> None:
 
 def test_several_ranks_decide_by_the_sum_of_their_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     gaussians = small(densify_every=1, densify_from=1, density=Fraction(1.0, split_scale=9.0))
-    gaussians.grad_sum[8], gaussians.grad_count[:60] = 10.0, 1.0  # over both ranks: 10 / 2, and 12 / 10 for slot 11
+    gaussians.grad_sum[8], gaussians.grad_count[:60] = 10.0, 2.0  # with this step: 10 / 3, and 12 / 11 for slot 11
     slot = torch.tensor([11])
-    elsewhere = iter([torch.zeros(90).index_fill(0, slot, 12.0), torch.ones(90).index_fill(0, slot, 9.0)])
+    elsewhere = torch.stack([torch.zeros(90).index_fill(0, slot, 12.0), torch.ones(90).index_fill(0, slot, 9.0)])
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(next(elsewhere)))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(elsewhere))
     gaussians.after_step(optimizer_of(gaussians), 0, torch.Generator())
     assert gaussians.num_alive == 62 and torch.equal(gaussians.means[60:62], gaussians.means[[8, 11]])
 

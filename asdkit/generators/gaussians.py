@@ -101,6 +101,7 @@ class Gaussians(Store):
         self.density = density or Fraction()
         self.opacity_weight, self.scale_weight = opacity_weight, scale_weight
         draws = torch.Generator().manual_seed(init_seed)
+        self._seen_now = torch.zeros(2, capacity)  # of this step and rank: sums of gradients, and of views
         self.allocate(capacity, sh_degree, cloud_from(init, count, init_radius, init_opacity, draws))
 
     def render(self, views: Views, background: Float[Tensor, "*B 3"] | None = None) -> Render:
@@ -132,8 +133,9 @@ class Gaussians(Store):
             half_size = grad.new_tensor([views.width / 2, views.height / 2])
             norms = (grad * half_size).norm(dim=-1) * len(grad)
             visible = (radii > 0).all(-1)  # the gradient of the others is zero
-            self.grad_sum.index_add_(0, slots, norms.sum(0).to(self.grad_sum.dtype))
-            self.grad_count.index_add_(0, slots, visible.sum(0).to(self.grad_count.dtype))
+            seen = torch.stack([norms.sum(0), visible.sum(0)]).to(self.grad_sum)
+            self._seen_now = self._seen_now.to(seen)
+            self._seen_now.index_add_(1, slots, seen)
 
         return accumulate
 
@@ -162,15 +164,23 @@ class Gaussians(Store):
                     group["lr"] = rate
         if not self.densify_every:
             return
+        self._share_statistics()
         if done % self.densify_every == 0:
             if self.densify_from <= done <= self.densify_until:
-                if torch.distributed.is_available() and torch.distributed.is_initialized():
-                    torch.distributed.all_reduce(self.grad_sum)
-                    torch.distributed.all_reduce(self.grad_count)
                 self.density.round(self, optimizer, done // self.densify_every, generator)
             self.grad_sum.zero_()
             self.grad_count.zero_()
         self.density.every_step(self, self._rates_at(step)[0], generator)
+
+    def _share_statistics(self) -> None:
+        """Adds up this step's gradients of all ranks, so that all decide alike and one checkpoint is everybody's."""
+        if not self.density.follows_gradients:
+            return
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self._seen_now)
+        self.grad_sum += self._seen_now[0].to(self.grad_sum)
+        self.grad_count += self._seen_now[1].to(self.grad_count)
+        self._seen_now = torch.zeros_like(self._seen_now)
 
     def _rates_at(self, step: int) -> list[float]:
         """The learning rates at a step, in the order of the parameters."""
