@@ -10,6 +10,7 @@ _OPTION = re.compile(
 )
 _CLASS = re.compile(r"Problem with given class_path '([\w.]+)'")
 _GIVEN = re.compile(r"NestedArg\(key='([\w.]+)'")
+_ARTICLES = {"float": "a", "int": "an"}
 _NOISE = ("Subtypes:", "Errors:", "Given value", "Does not validate", "Problem with", "Parser key", "Discriminator")
 
 
@@ -37,8 +38,10 @@ def explain(message: str) -> str:
     reason = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", reasons[-1] if reasons else lines[0])
     if reason.startswith("Expected a dot import path string"):
         name = reason.rpartition(":")[2].strip()
-        if any("Expected a <class 'float'>" in line for line in reasons):
-            return f"--{path}: Expected a float, or a class such as asdkit.ramps.Ramp. Got value: {name}"
+        number = next((kind for kind in ("float", "int") if any(f"<class '{kind}'>" in line for line in reasons)), "")
+        if number:
+            expected = f"{_ARTICLES[number]} {number}"
+            return f"--{path}: Expected {expected}, or a class such as asdkit.ramps.Ramp. Got value: {name}"
         reason = f"there is no class {name}; give its full import path, such as my_module.{name}"
     return f"--{path}: {reason}" if path else reason
 

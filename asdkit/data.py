@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from asdkit.pictures import read_picture
+from asdkit.ramps import Ramp, ends, value_at
 from asdkit.randomness import generator_for
 from asdkit.views import Shot, Views, orbit, ring
 
@@ -20,16 +21,18 @@ class Cameras(pl.LightningDataModule):
     """Random cameras around the object.
 
     The azimuths of a step are stratified: each view lies in its own sector of the circle, and all sectors turn by a
-    random angle. The views of step k depend on the run's seed, k and the rank alone, so that resuming is exact.
+    random angle. The views of step k depend on the run's seed, k and the rank alone, so that resuming is exact. Numbers
+    may move with the iterations (Ramp); pictures and metrics are taken with what they end at.
 
     Args:
         views_per_step: cameras per iteration, 1 to 1024.
-        size: height and width of the images in pixels, 8 to 4096; the prior's own size.
+        size: height and width of the images in pixels, 8 to 4096; one that moves goes in steps of 8.
         min_elevation_deg: lowest camera, above -90.
         max_elevation_deg: highest camera that is not overhead, below 90.
         overhead_share: share of the views taken from overhead, in [0, 1].
         min_overhead_deg: lowest overhead camera, above -90.
         max_overhead_deg: highest overhead camera, below 90.
+        azimuth_range_deg: width of the part of the circle that cameras stand on, around the front, within (0, 360].
         min_distance: from the origin, in world units, > 0.
         max_distance: from the origin, in world units, at least `min_distance`.
         fov_deg: vertical field of view in degrees, within (0, 180).
@@ -43,60 +46,70 @@ class Cameras(pl.LightningDataModule):
     def __init__(
         self,
         views_per_step: int = 4,
-        size: int = 64,
-        min_elevation_deg: float = -10.0,
-        max_elevation_deg: float = 60.0,
-        overhead_share: float = 0.1,
-        min_overhead_deg: float = 60.0,
-        max_overhead_deg: float = 85.0,
-        min_distance: float = 3.2,
-        max_distance: float = 3.6,
-        fov_deg: float = 40.0,
+        size: int | Ramp = 64,
+        min_elevation_deg: float | Ramp = -10.0,
+        max_elevation_deg: float | Ramp = 60.0,
+        overhead_share: float | Ramp = 0.1,
+        min_overhead_deg: float | Ramp = 60.0,
+        max_overhead_deg: float | Ramp = 85.0,
+        azimuth_range_deg: float | Ramp = 360.0,
+        min_distance: float | Ramp = 3.2,
+        max_distance: float | Ramp = 3.6,
+        fov_deg: float | Ramp = 40.0,
         orbit_views: int = 60,
         orbit_elevation_deg: float = 20.0,
     ) -> None:
         super().__init__()
         _require(1 <= views_per_step <= 1024, f"data.views_per_step must be within 1 and 1024; got {views_per_step}.")
-        _require(8 <= size <= 4096, f"data.size must be within 8 and 4096 pixels; got {size}.")
         _require(1 <= orbit_views <= 1000, f"data.orbit_views must be within 1 and 1000; got {orbit_views}.")
-        _require(0 <= overhead_share <= 1, f"data.overhead_share must be within [0, 1]; got {overhead_share}.")
-        _require(0 < fov_deg < 180, f"data.fov_deg must be within (0, 180); got {fov_deg}.")
         _require(
-            0 < min_distance <= max_distance < math.inf,
-            f"data.min_distance must be positive and at most max_distance; got {min_distance} and {max_distance}.",
+            -90 < orbit_elevation_deg < 90,
+            f"data.orbit_elevation_deg must satisfy -90 < it < 90; got {orbit_elevation_deg}.",
         )
-        ranges = {
-            "elevation_deg": (min_elevation_deg, max_elevation_deg),
-            "overhead_deg": (min_overhead_deg, max_overhead_deg),
-            "orbit_elevation_deg": (orbit_elevation_deg, orbit_elevation_deg),
-        }
-        for name, (low, high) in ranges.items():
-            _require(-90 < low <= high < 90, f"data's {name} must satisfy -90 < min <= max < 90; got {low} and {high}.")
-        self.views_per_step, self.size, self.overhead_share = views_per_step, size, overhead_share
-        self.elevation_deg, self.overhead_deg = ranges["elevation_deg"], ranges["overhead_deg"]
-        self.distance, self.fov_deg = (min_distance, max_distance), fov_deg
-        self.orbit_views, self.orbit_elevation_deg = orbit_views, orbit_elevation_deg
+        self._numbers = {
+            "size": size, "min_elevation_deg": min_elevation_deg, "max_elevation_deg": max_elevation_deg,
+            "overhead_share": overhead_share, "min_overhead_deg": min_overhead_deg,
+            "max_overhead_deg": max_overhead_deg, "azimuth_range_deg": azimuth_range_deg, "min_distance": min_distance,
+            "max_distance": max_distance, "fov_deg": fov_deg,
+        }  # fmt: skip
+        for end in (0, 1):
+            _check({name: ends(number)[end] for name, number in self._numbers.items()})
+        self.size = int(ends(size)[1])
+        self.views_per_step, self.orbit_views, self.orbit_elevation_deg = (
+            views_per_step,
+            orbit_views,
+            orbit_elevation_deg,
+        )
+        self._settled = {name: ends(number)[1] for name, number in self._numbers.items()}
 
-    def sample(self, generator: torch.Generator) -> Views:
+    def sample(self, generator: torch.Generator, step: int = 0) -> Views:
         """The random cameras of one step."""
+        now = {name: value_at(number, step) for name, number in self._numbers.items()}
         draws = torch.rand(4, self.views_per_step, generator=generator)
         offset = torch.rand((), generator=generator)
-        azimuth = (torch.arange(self.views_per_step) + draws[0]) / self.views_per_step + offset
-        overhead = draws[1] < self.overhead_share
-        elevation_deg = torch.where(overhead, _lerp(self.overhead_deg, draws[2]), _lerp(self.elevation_deg, draws[2]))
-        return self._orbit(2 * math.pi * (azimuth % 1), elevation_deg, _lerp(self.distance, draws[3]))
+        turn = ((torch.arange(self.views_per_step) + draws[0]) / self.views_per_step + offset) % 1
+        if now["azimuth_range_deg"] < 360:
+            turn = (turn - 0.5) * now["azimuth_range_deg"] / 360 % 1
+        overhead = draws[1] < now["overhead_share"]
+        elevation_deg = torch.where(
+            overhead, _between(now, "overhead_deg", draws[2]), _between(now, "elevation_deg", draws[2])
+        )
+        size = now["size"] if now["size"] == self.size else 8 * round(now["size"] / 8)
+        return _orbit(2 * math.pi * turn, elevation_deg, _between(now, "distance", draws[3]), now["fov_deg"], size)
 
     def novel_views(self) -> Views:
         """The fixed cameras that metrics are measured from: a spiral through the elevations, at the middle distance."""
         turns = torch.arange(NOVEL_VIEWS) * (5 / NOVEL_VIEWS)  # 5 and 16 share no factor: every sector is seen
         heights = (torch.arange(NOVEL_VIEWS) + 0.5) / NOVEL_VIEWS
         azimuth = 2 * math.pi * ((turns + 0.37 / NOVEL_VIEWS) % 1)
-        distance = torch.full((NOVEL_VIEWS,), sum(self.distance) / 2)
-        return self._orbit(azimuth, _lerp(self.elevation_deg, heights), distance)
+        distance = _between(self._settled, "distance", torch.full((NOVEL_VIEWS,), 0.5))
+        elevation_deg = _between(self._settled, "elevation_deg", heights)
+        return _orbit(azimuth, elevation_deg, distance, self._settled["fov_deg"], self.size)
 
     def ring(self, count: int, size: int = 0) -> Views:
         """`count` cameras evenly around the object from the front on, at the orbit's height; 0 is the usual size."""
-        return ring(count, self.orbit_elevation_deg, sum(self.distance) / 2, self.fov_deg, size or self.size)
+        distance = (self._settled["min_distance"] + self._settled["max_distance"]) / 2
+        return ring(count, self.orbit_elevation_deg, distance, self._settled["fov_deg"], size or self.size)
 
     def look(self, count: int) -> Views:
         """What pictures of the run are taken from: a ring of `count` cameras."""
@@ -121,9 +134,6 @@ class Cameras(pl.LightningDataModule):
         """An orbit, one frame at a time."""
         frames = self.ring(self.orbit_views)
         return DataLoader([frames[i : i + 1] for i in range(len(frames))], batch_size=None)
-
-    def _orbit(self, azimuth: torch.Tensor, elevation_deg: torch.Tensor, distance: torch.Tensor) -> Views:
-        return orbit(azimuth, elevation_deg.deg2rad(), distance, math.radians(self.fov_deg), self.size, self.size)
 
 
 class Canvas(pl.LightningDataModule):
@@ -193,12 +203,39 @@ class _Steps(IterableDataset):
     def __iter__(self) -> Iterator[Views]:
         step = self.first
         while True:
-            yield self.cameras.sample(generator_for(self.seed, step, "views", self.rank))
+            yield self.cameras.sample(generator_for(self.seed, step, "views", self.rank), step)
             step += 1
 
 
-def _lerp(ends: tuple[float, float], share: torch.Tensor) -> torch.Tensor:
-    return ends[0] + (ends[1] - ends[0]) * share
+def _orbit(
+    azimuth: torch.Tensor, elevation_deg: torch.Tensor, distance: torch.Tensor, fov_deg: float, size: float
+) -> Views:
+    return orbit(azimuth, elevation_deg.deg2rad(), distance, math.radians(fov_deg), int(size), int(size))
+
+
+def _between(numbers: dict[str, float], name: str, share: torch.Tensor) -> torch.Tensor:
+    """From `min_<name>` at share 0 to `max_<name>` at share 1."""
+    low, high = numbers[f"min_{name}"], numbers[f"max_{name}"]
+    return low + (high - low) * share
+
+
+def _check(numbers: dict[str, float]) -> None:
+    """What holds for the cameras of any one step."""
+    size, share, fov_deg, around = (
+        numbers[name] for name in ("size", "overhead_share", "fov_deg", "azimuth_range_deg")
+    )
+    _require(8 <= size <= 4096, f"data.size must be within 8 and 4096 pixels; got {size}.")
+    _require(0 <= share <= 1, f"data.overhead_share must be within [0, 1]; got {share}.")
+    _require(0 < fov_deg < 180, f"data.fov_deg must be within (0, 180); got {fov_deg}.")
+    _require(0 < around <= 360, f"data.azimuth_range_deg must be within (0, 360]; got {around}.")
+    near, far = numbers["min_distance"], numbers["max_distance"]
+    _require(
+        0 < near <= far < math.inf,
+        f"data.min_distance must be positive and at most max_distance; got {near} and {far}.",
+    )
+    for name in ("elevation_deg", "overhead_deg"):
+        low, high = numbers[f"min_{name}"], numbers[f"max_{name}"]
+        _require(-90 < low <= high < 90, f"data's {name} must satisfy -90 < min <= max < 90; got {low} and {high}.")
 
 
 def _require(condition: bool, message: str) -> None:

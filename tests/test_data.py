@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from asdkit.data import Cameras
+from asdkit.ramps import Ramp
 from asdkit.randomness import generator_for
 from asdkit.views import Views
 
@@ -74,7 +75,40 @@ def test_the_orbit_has_one_frame_a_batch() -> None:
     assert Cameras(size=16).ring(2, size=32).width == 32
 
 
+def test_numbers_move_with_the_iterations_and_pictures_are_of_their_end() -> None:
+    cameras = Cameras(
+        views_per_step=64, size=Ramp(32, 64, 10), min_elevation_deg=Ramp(10, -10, 10), max_elevation_deg=20.0,
+        overhead_share=Ramp(0.0, 1.0, 0, begin=20), azimuth_range_deg=Ramp(90, 360, 10), fov_deg=Ramp(60, 40, 10),
+        min_distance=Ramp(2.0, 3.2, 10), max_distance=Ramp(2.2, 3.6, 10),
+    )  # fmt: skip
+    facts = {}
+    for step in (0, 5, 10, 20):
+        views = cameras.sample(generator_for(0, step, "views"), step)
+        facts[step] = views
+        fov_deg = 2 * math.degrees(math.atan(views.height / 2 / float(views.K[0, 1, 1])))
+        assert fov_deg == pytest.approx({0: 60, 5: 50}.get(step, 40), abs=1e-3)
+    assert [facts[step].width for step in (0, 5, 10)] == [32, 48, 64]
+    assert Cameras(size=Ramp(32, 64, 16)).sample(generator_for(0, 0, "views"), 5).height == 40  # 42, in steps of 8
+    around = {step: ((views.azimuth.rad2deg() + 180) % 360 - 180).abs().max() for step, views in facts.items()}
+    assert 40 < around[0] <= 45.001 < 100 < around[5] <= 112.51 < 170 < around[10]
+    low = {step: views.elevation.rad2deg().min() for step, views in facts.items()}
+    assert 9.999 <= low[0] < 11 and -0.001 <= low[5] < 2 and -10.001 <= low[10] < -7 and low[20] > 59.9
+    assert facts[0].distance.min() >= 2.0 and facts[0].distance.max() <= 2.2 < facts[5].distance.min() < 2.7
+    novel, around_it = cameras.novel_views(), cameras.ring(3)
+    assert novel.height == around_it.width == 64 and float(novel.distance[0]) == pytest.approx(3.4)
+    assert torch.equal(novel.K[0], cameras.sample(generator_for(0, 10, "views"), 10).K[0])
+    assert float(around_it.distance[0]) == pytest.approx(3.4)
+    cameras.trainer = SimpleNamespace(lightning_module=SimpleNamespace(seed=0), global_step=5, global_rank=0)
+    stream = iter(cameras.train_dataloader())
+    assert torch.equal(next(stream).c2w, facts[5].c2w)
+    assert torch.equal(next(stream).c2w, cameras.sample(generator_for(0, 6, "views"), 6).c2w)
+
+
 BAD = [
+    {"azimuth_range_deg": 0.0},
+    {"azimuth_range_deg": 400.0},
+    {"size": Ramp(4, 64, 10)},
+    {"max_distance": Ramp(3.0, 3.6, 10)},
     {"views_per_step": 0},
     {"size": 0},
     {"size": 100_000},

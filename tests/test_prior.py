@@ -102,6 +102,24 @@ def test_encode_and_decode_are_the_pipelines(tiny_folder: Path, kl_folder: Path)
         assert _prior(kl_folder).decode(100 * mean).max() == 1 and _prior(kl_folder).decode(100 * mean).min() == 0
 
 
+def test_images_of_another_size_are_resized_before_they_are_encoded(tiny_folder: Path) -> None:
+    plain, fixed = StableDiffusion(str(tiny_folder)), StableDiffusion(str(tiny_folder), image_size=16)
+    plain.setup()
+    fixed.setup()
+    small = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    rows = (torch.arange(16) + 0.5) / 2 - 0.5  # where the new pixels' centres lie among the old ones
+    low, share = rows.clamp(0, 7).floor().long(), rows.clamp(0, 7) % 1
+    high = (low + 1).clamp(max=7)
+    tall = small[:, :, low] * (1 - share)[:, None] + small[:, :, high] * share[:, None]
+    large = tall[..., low] * (1 - share) + tall[..., high] * share
+    torch.testing.assert_close(fixed.encode(small), plain.encode(large), atol=1e-5, rtol=1e-5)
+    assert (
+        torch.equal(fixed.encode(large), plain.encode(large)) and fixed.encode(small).shape != plain.encode(small).shape
+    )
+    with pytest.raises(ValueError, match="image_size"):
+        StableDiffusion(image_size=-1)
+
+
 @pytest.mark.parametrize("which", ["tiny_folder", "kl_folder"])
 def test_encode_carries_the_gradient(which: str, request: pytest.FixtureRequest) -> None:
     prior = _prior(request.getfixturevalue(which)).double()

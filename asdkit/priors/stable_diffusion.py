@@ -28,16 +28,20 @@ class StableDiffusion(Prior):
         path: the folder (`model_index.json`, `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/`), or
             `toybox` for the small model that asdkit ships.
         use_camera: give the camera itself to a model that takes it (a folder `camera/`), beside the view words.
+        image_size: images of another height and width, in pixels, are resized to this before they are encoded, so that
+            early iterations can render small ones (`data.size`); 0 for encoding all as they are.
 
     Raises:
-        ValueError: the folder or a part of it is missing or torn (in `setup`).
+        ValueError: a negative size, or the folder or a part of it is missing or torn (in `setup`).
     """
 
-    def __init__(self, path: str = EMBEDDED, use_camera: bool = True) -> None:
+    def __init__(self, path: str = EMBEDDED, use_camera: bool = True, image_size: int = 0) -> None:
         super().__init__()
+        if image_size < 0:
+            raise ValueError(f"The prior's image_size can't be negative; got {image_size}.")
         if not path:
             raise ValueError("The prior's path is empty; name a Stable-Diffusion-format folder, or toybox.")
-        self.path, self._use_camera = path, use_camera
+        self.path, self._use_camera, self.image_size = path, use_camera, image_size
         self.view_words: ViewWords | None = DREAMFUSION
         self.known_words: frozenset[str] | None = None
         self.camera: CameraEmbedding | None = None
@@ -107,6 +111,9 @@ class StableDiffusion(Prior):
                 self.camera.load_state_dict(load_file(weights))
 
     def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        size = (self.image_size, self.image_size)
+        if self.image_size and images.shape[-2:] != size:
+            images = nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
         encoded = self.vae.encode(images * 2 - 1)
         latents = encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latents
         return latents * self.vae.config.scaling_factor
