@@ -116,3 +116,19 @@ def ring(
     azimuth = torch.arange(count) * (2 * math.pi / count) + math.radians(offset_deg)
     elevation = torch.full((count,), math.radians(elevation_deg))
     return orbit(azimuth, elevation, torch.full((count,), distance), math.radians(fov_deg), size, size)
+
+
+def unproject(depth: Float[Tensor, "B 1 H W"], views: Views) -> Float[Tensor, "B 3 H W"]:
+    """The points in world units that pixels' centres see at a depth (camera z in world units)."""
+    y, x = torch.meshgrid(torch.arange(views.height) + 0.5, torch.arange(views.width) + 0.5, indexing="ij")
+    pixels = torch.stack([x, y, torch.ones_like(x)]).flatten(1).to(views.K)
+    local = torch.linalg.inv(views.K) @ pixels * depth.flatten(2)
+    return (views.c2w[:, :3, :3] @ local + views.c2w[:, :3, 3:]).unflatten(2, depth.shape[2:])
+
+
+def surface_normals(depth: Float[Tensor, "B 1 H W"], views: Views) -> Float[Tensor, "B 3 H W"]:
+    """Unit normals of what a depth map shows, in world axes, towards the camera: of neighbouring pixels' points."""
+    points = torch.nn.functional.pad(unproject(depth, views), (1, 1, 1, 1), mode="replicate")
+    along_x = points[..., 1:-1, 2:] - points[..., 1:-1, :-2]
+    along_y = points[..., 2:, 1:-1] - points[..., :-2, 1:-1]
+    return torch.nn.functional.normalize(torch.linalg.cross(along_y, along_x, dim=1), dim=1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from asdkit.views import Views, orbit, ring
+from asdkit.views import Views, orbit, ring, surface_normals, unproject
 
 
 def _view(azimuth_deg: float, elevation_deg: float = 0.0, distance: float = 3.0, fov_deg: float = 40.0) -> Views:
@@ -101,3 +101,37 @@ def test_parts_of_a_batch() -> None:
         assert (part.height, part.width) == (64, 64)
     moved = views.to("meta")
     assert moved.K.device.type == moved.distance.device.type == "meta"
+
+
+def _ball_depth(views: Views, radius: float) -> Tensor:
+    """Camera z of a ball around the origin, pixel by pixel; 0 where it is missed."""
+    depth = torch.zeros(len(views), 1, views.height, views.width, dtype=views.K.dtype)
+    for b in range(len(views)):
+        for row in range(views.height):
+            for column in range(views.width):
+                ray = torch.tensor([column + 0.5 - views.width / 2, row + 0.5 - views.height / 2, 0]).to(views.K)
+                ray = views.c2w[b, :3, :3] @ (ray / views.K[b, 0, 0] + torch.tensor([0, 0, 1.0]).to(views.K))
+                eye = views.c2w[b, :3, 3]
+                half, rest = ray @ eye / (ray @ ray), (eye @ eye - radius**2) / (ray @ ray)
+                if half**2 > rest:
+                    depth[b, 0, row, column] = -half - (half**2 - rest).sqrt()
+    return depth
+
+
+def test_depth_leads_back_to_the_points_and_their_normals() -> None:
+    azimuth, elevation, distance = (torch.tensor(v, dtype=torch.float64) for v in ([0.3, 4.0], [0.2, -0.9], [3.0, 2.0]))
+    views = orbit(azimuth, elevation, distance, 0.6, 24, 32)
+    depth = _ball_depth(views, 0.5)
+    hit = depth > 0
+    points = unproject(depth, views)
+    radius = points.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(radius[hit], torch.full_like(radius[hit], 0.5), atol=1e-9, rtol=0)
+    for b in range(2):
+        point = points[b, :, 12, 20]
+        x, y, z = _project(views[b : b + 1], point.tolist())
+        assert (x, y, z) == pytest.approx((20.5, 12.5, depth[b, 0, 12, 20].item()), abs=1e-4)
+    inside = -torch.nn.functional.max_pool2d(-hit.double(), 5, 1, 2) > 0
+    normals = surface_normals(depth, views)
+    assert inside.sum() > 50
+    error = (normals - points / 0.5).norm(dim=1, keepdim=True)
+    assert error[inside].max() < 0.06

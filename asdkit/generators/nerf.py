@@ -139,7 +139,7 @@ class NeRF(Generator):
         else:
             plain = colour.new_full((3,), self.background) if background is None else background.to(colour)
             behind = plain.reshape(-1, 3, 1, 1)
-        return Render(Saturate.apply(colour + (1 - alpha) * behind), alpha, depth)
+        return Render(Saturate.apply(colour + (1 - alpha) * behind), alpha, depth / alpha.clamp(min=1e-10))
 
     def _jitter(self, rays: int, count: int, purpose: str) -> Float[Tensor, "R S"] | float:
         """Random places in the parts of the rays while there is a gradient, their middles elsewhere."""
