@@ -172,22 +172,20 @@ def main(path: Path, port: int) -> None:
         ValueError: the file is missing, broken or of something else, or the port is out of range.
         RuntimeError: viser is not installed.
     """
+    check_port(port)
     if not path.exists():
         raise ValueError(f"There is no {path}; name a run folder, a checkpoint or a file of splats.")
     module = load(path) if path.is_dir() or path.suffix == ".ckpt" else None
-    if module is None:
-        splats = read_splats(path)
-        live = LiveView(port)
-        live.show(splats)
-    else:
-        live = view_of(module.to("cuda" if torch.cuda.is_available() else "cpu"), port)
-        live.follow(module)
-    print("Ctrl-C ends it.", flush=True)
+    splats = None if module else read_splats(path)
+    live = view_of(module.to("cuda" if torch.cuda.is_available() else "cpu"), port) if module else LiveView(port)
     try:
+        if splats:
+            live.show(splats)
+        print("Ctrl-C ends it.", flush=True)
         while True:
-            time.sleep(_LOOK_EVERY)
-            if module is not None:
+            if module:
                 live.follow(module, moved=True)
+            time.sleep(_LOOK_EVERY)
     finally:
         live.stop()
 
