@@ -202,7 +202,7 @@ def _run_arguments(run: Path, others: list[str]) -> list[str]:
 def _with_port(arguments: list[str]) -> list[str]:
     """`--viewer` alone names the usual port; `--viewer 9000` and `--viewer=9000` name another."""
     expanded: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         flag, equals, _ = argument.partition("=")
         expanded.append(argument.replace(flag, "--viewer.port", 1) if flag == "--viewer" else argument)
         if flag == "--viewer" and not equals and not following.isdigit():
