@@ -36,6 +36,7 @@ from asdkit.callbacks.outputs import Outputs
 from asdkit.callbacks.progress import Progress
 from asdkit.callbacks.run_folder import MetricsCSV, RunFolder, new_run_folder
 from asdkit.callbacks.snapshots import Snapshots
+from asdkit.callbacks.viewer import Viewer
 from asdkit.cli_errors import explain
 from asdkit.files import slug, write_text
 
@@ -104,6 +105,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.add_lightning_class_args(Snapshots, "snapshots")
         parser.add_lightning_class_args(Outputs, "outputs")
+        parser.add_lightning_class_args(Viewer, "viewer")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)

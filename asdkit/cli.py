@@ -1,10 +1,13 @@
 """The command `asdkit`: answers what needs no torch at once, and hands the rest to LightningCLI."""
 
+import argparse
 import difflib
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
+from typing import NoReturn
 
 import asdkit
 
@@ -16,10 +19,12 @@ asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by 
   asdkit validate RUN         measure a finished run (test does the same and writes the figures down)
   asdkit test RUN
   asdkit predict RUN          render an orbit from its last checkpoint
+  asdkit view RUN|FILE        look at a run, a checkpoint or a file of splats in a browser, on this machine alone
   asdkit recipes              list the recipes; RECIPE is one of these names or a YAML file
 
 RUN is a folder that fit made, runs/<recipe>/<prompt>@<time>. Other options:
 
+  --viewer [PORT]             with fit: look at the object in a browser while it is made (port 8080)
   --version                   print the version
   <command> --help            every option of a command, and --model.help=CLASS those of one part
   --print_config              after any options: the resolved recipe, as YAML
@@ -27,11 +32,19 @@ RUN is a folder that fit made, runs/<recipe>/<prompt>@<time>. Other options:
 ASDKIT_DEBUG=1 shows tracebacks of errors.
 """
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-COMMANDS = (*TRAINER_COMMANDS, "recipes")
+COMMANDS = (*TRAINER_COMMANDS, "view", "recipes")
+PORT = 8080
 
 
 class UsageError(ValueError):
     """A command line that can't be carried out; the message is for the user."""
+
+
+class Arguments(argparse.ArgumentParser):
+    """The options of a command that needs no trainer; what is wrong with them is a UsageError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog.removeprefix('asdkit ')}: {message}; {self.prog} --help tells more.")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,18 +70,56 @@ def main(arguments: list[str] | None = None) -> int:
         if command == "recipes":
             print("\n".join(recipes()))
             return 0
+        if command == "view":
+            return view(rest)
         rest, run = expand(command, rest)
     except UsageError as error:
         print(f"asdkit: {error}", file=sys.stderr)
         return 2
+    _prepare()
+    from asdkit.app import run_trainer_command
+
+    return run_trainer_command([command, *rest], run)
+
+
+def _prepare() -> None:
+    """Before torch is imported: quiet libraries, and users' own modules are found in the working directory."""
     quiet = {"JSONARGPARSE_DEPRECATION_WARNINGS": "off", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     for name, value in (quiet | {"DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}).items():
         os.environ.setdefault(name, value)
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
-    from asdkit.app import run_trainer_command
 
-    return run_trainer_command([command, *rest], run)
+
+def view(arguments: list[str]) -> int:
+    """`asdkit view`; returns the process's exit code.
+
+    Args:
+        arguments: what stands after `view`.
+
+    Raises:
+        UsageError: an unknown option.
+    """
+    parser = Arguments("asdkit view", description="Look at an object in a browser, on this machine alone.")
+    parser.add_argument("what", metavar="RUN|FILE", type=Path, help="a run folder, a checkpoint or a file of splats")
+    parser.add_argument("--port", type=int, default=PORT, help="the next free one when it is taken (default: 8080)")
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit:  # after --help; what is wrong is a UsageError
+        return 0
+    _prepare()
+    try:
+        from asdkit.viewing import main as serve
+
+        serve(options.what, options.port)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("ASDKIT_DEBUG"):
+            traceback.print_exc()
+        print(f"asdkit: {error}", file=sys.stderr)
+        return 1 if isinstance(error, RuntimeError) else 2
+    return 0
 
 
 def recipe_folder() -> Path:
@@ -117,7 +168,7 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
     if arguments and not arguments[0].startswith("-"):
         run, arguments = Path(arguments[0]), [*_run_arguments(Path(arguments[0]), arguments[1:]), *arguments[1:]]
     expanded: list[str] = []
-    waiting = iter(arguments)
+    waiting = iter(_with_port(arguments))
     for argument in waiting:
         flag, equals, value = argument.partition("=")
         if flag not in _SHORT_FORMS:
@@ -146,6 +197,17 @@ def _run_arguments(run: Path, others: list[str]) -> list[str]:
             raise UsageError(f"{run} has no checkpoints/last.ckpt; give one with --ckpt_path.")
         found += ["--ckpt_path", str(checkpoint)]
     return found
+
+
+def _with_port(arguments: list[str]) -> list[str]:
+    """`--viewer` alone names the usual port; `--viewer 9000` and `--viewer=9000` name another."""
+    expanded: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        flag, equals, _ = argument.partition("=")
+        expanded.append(argument.replace(flag, "--viewer.port", 1) if flag == "--viewer" else argument)
+        if flag == "--viewer" and not equals and not following.isdigit():
+            expanded.append(str(PORT))
+    return expanded
 
 
 def _config(flag: str, value: str) -> list[str]:

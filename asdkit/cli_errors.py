@@ -69,6 +69,7 @@ def _trainer_options() -> list[str]:
     from asdkit.callbacks.outputs import Outputs
     from asdkit.callbacks.run_folder import RunFolder
     from asdkit.callbacks.snapshots import Snapshots
+    from asdkit.callbacks.viewer import Viewer
 
     groups = {
         "trainer": Trainer,
@@ -76,6 +77,7 @@ def _trainer_options() -> list[str]:
         "checkpoints": Checkpoints,
         "snapshots": Snapshots,
         "outputs": Outputs,
+        "viewer": Viewer,
     }
     options = [f"{key}.{name}" for key, group in groups.items() for name in inspect.signature(group).parameters]
     return [*options, "config", "ckpt_path", "model", "data", "model.prompt", "print_config"]

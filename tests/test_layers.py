@@ -25,7 +25,7 @@ LAYERS = [
     },
     {"prior", "fields", "elsewhere", "discriminator", "generators.base"},
     {"adapters", "gammas", "reals", "guidance", "sampling", "priors", "generators", "rasterizers", "meshes"},
-    {"distillation", "data", "callbacks", "viewing"},
+    {"distillation", "data", "callbacks", "loading", "viewing"},
     {"cli", "cli_errors", "app", "export", "__main__", "toybox", "lab"},
 ]
 SIBLINGS = {
