@@ -9,8 +9,13 @@ import torch
 from torch import Tensor
 
 from asdkit import ply
+from asdkit.generators.base import Generator
 from asdkit.generators.density import Fraction
+from asdkit.generators.encodings import Voxels
 from asdkit.generators.gaussians import Gaussians
+from asdkit.generators.images import Pixels
+from asdkit.generators.nerf import NeRF
+from asdkit.generators.saved import generator_of
 from asdkit.ramps import Ramp
 from asdkit.randomness import generator_for
 from asdkit.rasterizers import rasterize
@@ -133,7 +138,7 @@ def test_the_ball_is_deterministic_and_as_asked() -> None:
     [
         ({"count": 0}, "count"), ({"count": -3}, "count"), ({"count": 10**9, "capacity": 10**9}, "count"),
         ({"count": 10, "capacity": 9}, "capacity"), ({"capacity": 10**8}, "capacity"), ({"sh_degree": 4}, "sh_degree"),
-        ({"sh_degree": -1}, "sh_degree"), ({"init": "no/such.ply"}, "no file"), ({"init_opacity": 1.0}, "init_opacity"),
+        ({"sh_degree": -1}, "sh_degree"), ({"init": "no/such.ply"}, "there is no no/such.ply"), ({"init_opacity": 1.0}, "init_opacity"),
         ({"means_lr": 0.0}, "means_lr"), ({"scale_lr": math.nan}, "scale_lr"), ({"background": 2.0}, "background"),
         ({"opacity_weight": -1.0}, "opacity_weight"), ({"scale_weight": math.inf}, "scale_weight"),
         ({"init_radius": math.inf}, "init_radius"), ({"densify_every": -1}, "densify_every"),
@@ -406,3 +411,64 @@ def test_export_refuses_what_is_not_finite(tmp_path: Path) -> None:
     gaussians.means.data[7] = float("nan")
     with pytest.raises(ValueError, match="not finite"):
         gaussians.export_ply(tmp_path / "b.ply")
+
+
+def save_run(path: Path, generator: Generator) -> Path:
+    """What a checkpoint holds of a run, as far as its generator goes."""
+    arguments = {"prompt": "y", "prior": {}, "guidance": {}, "generator": generator.spec}
+    weights = {f"generator.{name}": value for name, value in generator.state_dict().items()}
+    torch.save({"hyper_parameters": arguments, "state_dict": weights}, path)
+    return path
+
+
+def test_start_from_a_box() -> None:
+    box = Gaussians(init="box", count=4000, capacity=4000, init_radius=0.3)
+    assert (box.means.abs() <= 0.3).all()
+    torch.testing.assert_close(box.means.detach().std(0), torch.full((3,), 0.3 / math.sqrt(3)), rtol=0.04, atol=0)
+    assert (box.means.abs().amax(1) > 0.27).float().mean() == pytest.approx(1 - 0.9**3, abs=0.03)
+
+
+def test_start_from_a_radiance_field_at_its_surface(tmp_path: Path) -> None:
+    nerf, views = NeRF(Voxels((8, 16)), half=0.8, blob=200.0, blob_radius=0.4), ring(4, 20.0, distance=2.5, size=48)
+    path = save_run(tmp_path / "nerf.ckpt", nerf)
+    gaussians = Gaussians(init=str(path), count=3000, capacity=3000, init_opacity=0.95)
+    assert gaussians.num_alive == 3000
+    radius = gaussians.means.detach().norm(dim=1)
+    assert radius.mean() == pytest.approx(0.36, abs=0.04) and radius.max() < 0.45  # just under the blob's own radius
+    directions = gaussians.means.detach() / radius[:, None]
+    assert directions.mean(0).abs().max() < 0.15  # on all sides
+    with torch.no_grad():
+        colours = 0.28209479 * gaussians.sh[:, 0] + 0.5
+        torch.testing.assert_close(colours, nerf.radiance(gaussians.means.detach())[1])
+        one, two = nerf.render(views, torch.zeros(3)), gaussians.render(views, torch.zeros(3))
+    both, either = ((one.alpha > 0.5) & (two.alpha > 0.5)).sum(), ((one.alpha > 0.5) | (two.alpha > 0.5)).sum()
+    assert both / either > 0.65  # Gaussians as wide as their spacing reach over the edge
+    empty = save_run(tmp_path / "empty.ckpt", NeRF(Voxels((4,)), blob=-50.0, blob_radius=9.0))
+    with pytest.raises(ValueError, match="nothing opaque"):
+        Gaussians(init=str(empty))
+
+
+def test_start_from_another_runs_gaussians(tmp_path: Path) -> None:
+    first = small(init="box", sh_degree=1)
+    first.sh.data.normal_()
+    again = Gaussians(init=str(save_run(tmp_path / "a.ckpt", first)), count=1, capacity=70, sh_degree=1)
+    views = ring(2, distance=2.5, size=24)
+    assert again.num_alive == 60 and torch.equal(again.render(views).image, first.render(views).image)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    save_run(tmp_path / "run" / "checkpoints" / "last.ckpt", again)
+    assert Gaussians(init=str(tmp_path / "run"), count=1, capacity=70).num_alive == 60
+    with pytest.raises(ValueError, match="capacity must be at least 60"):
+        Gaussians(init=str(tmp_path / "run"), count=1, capacity=50)
+    with pytest.raises(ValueError, match="no 3D object"):
+        Gaussians(init=str(save_run(tmp_path / "b.ckpt", Pixels())))
+    for broken in (b"", b"not a checkpoint", (tmp_path / "a.ckpt").read_bytes()[:900]):
+        (tmp_path / "c.ckpt").write_bytes(broken)
+        with pytest.raises(ValueError, match=r"c\.ckpt is broken"):
+            Gaussians(init=str(tmp_path / "c.ckpt"))
+
+
+def test_a_run_can_be_loaded_when_what_it_started_from_is_gone(tmp_path: Path) -> None:
+    small().export_ply(tmp_path / "a.ply")
+    path = save_run(tmp_path / "a.ckpt", Gaussians(init=str(tmp_path / "a.ply"), count=5, capacity=64))
+    (tmp_path / "a.ply").unlink()
+    assert generator_of(path).num_alive == 60

@@ -27,11 +27,12 @@ class Gaussians(Store):
     `capacity` slots are allocated once; Gaussians that come and go do not change the shape of anything.
 
     Args:
-        init: where the Gaussians start: "ball" (random positions), or the path of a 3DGS file (.ply, taken as it is),
-            of a point cloud (.ply) or of a mesh (.obj, .glb, .stl, .ply); clouds and meshes are fitted into the ball.
+        init: where the Gaussians start: "ball" or "box" (random positions), or the path of a 3DGS file (.ply, taken as
+            it is), of a point cloud (.ply) or mesh (.obj, .glb, .stl, .ply), which are fitted into the ball, or of
+            another run (its folder or .ckpt): its Gaussians as they are, or of a NeRF points of the surface.
         count: Gaussians at the start, 1 to 10 million; a 3DGS file brings its own number.
         capacity: Gaussians at most, at least `count`.
-        init_radius: radius of the ball in world units, > 0.
+        init_radius: radius of the ball, or half the side of the box, in world units, > 0.
         init_opacity: opacity at the start, within (0, 1).
         init_seed: seed of the initial positions and colours.
         sh_degree: 0 to 3; colours depend on the direction of view from 1 on.

@@ -1,4 +1,4 @@
-"""Where Gaussians start: a random ball, a 3DGS file, a point cloud or a mesh."""
+"""Where Gaussians start: a random ball or box, a file of splats, a point cloud, a mesh, another run, or Shap-E."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,9 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit import ply
+from asdkit.generators.saved import generator_of
+from asdkit.views import ring, unproject
 
 SH_0 = 0.28209479177387814
 NEIGHBOURS = 3
+_ELEVATIONS_DEG, _AROUND, _PIXELS = (-35.0, 10.0, 55.0), 8, 96  # from where another run's object is looked at
 REFERENCE_LIMIT = 10_000  # points that distances are measured to
 
 
@@ -30,11 +33,14 @@ def cloud_from(init: str, count: int, radius: float, opacity: float, generator: 
     Raises:
         ValueError: there is no such file, it is broken, or its kind is unknown.
     """
-    if init == "ball":
-        return _from_points(_ball(count, radius, generator), None, opacity, generator)
+    if init in ("ball", "box"):
+        start = _ball(count, radius, generator) if init == "ball" else _box(count, radius, generator)
+        return _from_points(start, None, opacity, generator)
     path = Path(init)
+    if path.is_dir() or path.suffix == ".ckpt":
+        return _from_run(path, count, opacity, generator)
     if not path.is_file():
-        raise ValueError(f'init must be "ball" or the path of a file, but there is no file {init}.')
+        raise ValueError(f'init must be "ball", "box", or the path of a file or run, but there is no {init}.')
     header = ply.read_header(path) if path.suffix.lower() == ".ply" else None
     if header is not None and header.is_splats:
         return Cloud(*(torch.from_numpy(values) for values in ply.read_splats(path)))
@@ -48,6 +54,31 @@ def cloud_from(init: str, count: int, radius: float, opacity: float, generator: 
 def _ball(count: int, radius: float, generator: torch.Generator) -> Float[Tensor, "N 3"]:
     direction = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
     return direction * radius * torch.rand(count, 1, generator=generator) ** (1 / 3)
+
+
+def _box(count: int, radius: float, generator: torch.Generator) -> Float[Tensor, "N 3"]:
+    return radius * (2 * torch.rand(count, 3, generator=generator) - 1)
+
+
+@torch.no_grad()
+def _from_run(path: Path, count: int, opacity: float, generator: torch.Generator) -> Cloud:
+    """Another run's Gaussians as they are; of another kind of object, points of the surface that cameras see."""
+    made = generator_of(path)
+    splats, solid = made.splats(), made.solid()
+    if splats is not None:
+        return Cloud(*(torch.from_numpy(values) for values in splats))
+    if solid is None:
+        raise ValueError(f"{path} holds no 3D object for Gaussians to start from.")
+    seen = []
+    for elevation_deg in _ELEVATIONS_DEG:
+        views = ring(_AROUND, elevation_deg, distance=3.4 * solid.half, size=_PIXELS)
+        render = made.render(views, torch.ones(3))
+        seen.append(unproject(render.depth, views).permute(0, 2, 3, 1)[render.alpha[:, 0] > 0.5])
+    points = torch.cat(seen)
+    if not len(points):
+        raise ValueError(f"{path} shows nothing opaque for Gaussians to start from.")
+    points = points[torch.randperm(len(points), generator=generator)[:count]]
+    return _from_points(points, solid.radiance(points)[1], opacity, generator)
 
 
 def _from_points(
