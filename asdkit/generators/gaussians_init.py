@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit import ply
+from asdkit.harmonics import SH_0
 
-SH_0 = 0.28209479177387814
 NEIGHBOURS = 3
 REFERENCE_LIMIT = 10_000  # points that distances are measured to
 
