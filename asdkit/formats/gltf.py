@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, UInt8
 
 from asdkit.files import write_bytes
 from asdkit.formats.turn import turned
@@ -25,7 +25,8 @@ _COLOR_SPACE = "srgb_rec709_display"
 _JSON, _BIN = b"JSON", b"BIN\0"
 _JSON_LIMIT = 1 << 22  # bytes
 _VECTOR_LIMIT = 1e9  # of nodes
-_WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
+_SHAPES = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
+_WIDTHS = {"ROTATION": 4, "OPACITY": 1}  # the others have 3 numbers
 _TYPES = {
     5120: np.dtype("i1"),
     5121: np.dtype("u1"),
@@ -55,11 +56,11 @@ def write_glb(path: str | Path, splats: Splats) -> None:
     for name in arrays:
         values = arrays[name] = arrays[name] if name == "COLOR_0" else arrays[name].astype("<f4")
         accessor = {"bufferView": len(views), "count": len(values), "componentType": 5126}
-        accessor["type"] = {(): "SCALAR", (3,): "VEC3", (4,): "VEC4"}[values.shape[1:]]
+        accessor["type"] = _SHAPES[values.size // len(values)]
         if name == "POSITION":
             accessor |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
         elif name == "COLOR_0":
-            accessor |= {"componentType": 5123, "normalized": True}
+            accessor |= {"componentType": 5121, "normalized": True}
         views.append({"buffer": 0, "byteOffset": offset, "byteLength": values.nbytes, "target": 34962})
         accessors.append(accessor)
         offset += values.nbytes
@@ -83,11 +84,11 @@ def write_glb(path: str | Path, splats: Splats) -> None:
     write_bytes(Path(path), b"".join(parts))
 
 
-def _vertex_colors(dc: Float[np.ndarray, "N 3"], opacities: Float[np.ndarray, " N"]) -> Shaped[np.ndarray, "N 4"]:
-    """Colours from no direction for glTF's COLOR_0, which is linear: red, green, blue, opacity as 16-bit numbers."""
+def _vertex_colors(dc: Float[np.ndarray, "N 3"], opacities: Float[np.ndarray, " N"]) -> UInt8[np.ndarray, "N 4"]:
+    """Colours from no direction for glTF's COLOR_0, which is linear: red, green, blue, opacity as bytes."""
     srgb = (0.5 + SH_0 * dc).clip(0, 1)
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    return np.rint(65535 * np.column_stack([linear, opacities])).astype("<u2")
+    return np.rint(255 * np.column_stack([linear, opacities])).astype(np.uint8)
 
 
 def read_glb(path: str | Path) -> Splats:
@@ -163,20 +164,28 @@ def _gaussians(path: Path, scene: Any, primitive: Any, blob: bytes) -> Activated
     missing = [name for name in names if name not in attributes]
     if missing:
         raise ValueError(f"{path} lacks the attribute {missing[0]!r}.")
-    means, xyzw, scales, opacities, *sh = (_values(path, scene, attributes[name], blob) for name in names)
+    means, xyzw, scales, opacities, *sh = (
+        _values(path, scene, attributes[name], _WIDTHS.get(name.removeprefix(f"{EXTENSION}:"), 3), blob)
+        for name in names
+    )
     if {len(array) for array in (xyzw, scales, opacities, *sh)} != {len(means)}:
         raise ValueError(f"{path} has attributes of different lengths.")
     return Activated(means, np.roll(xyzw, 1, axis=1), scales, opacities[:, 0], np.stack(sh, axis=1))
 
 
-def _values(path: Path, scene: Any, index: Any, blob: bytes) -> Float[np.ndarray, "N D"]:
-    """What an accessor points at, as numbers."""
+def _values(path: Path, scene: Any, index: Any, width: int, blob: bytes) -> Float[np.ndarray, "N D"]:
+    """What an accessor points at, as rows of `width` numbers."""
     accessor = _item(scene["accessors"], index)
     view, kind = _item(scene["bufferViews"], accessor["bufferView"]), _TYPES[accessor["componentType"]]
-    width, count = _WIDTHS[accessor["type"]], _number(accessor["count"])
+    count = _number(accessor["count"])
     start = _number(view.get("byteOffset", 0)) + _number(accessor.get("byteOffset", 0))
     stride = _number(view.get("byteStride", width * kind.itemsize))
-    if "sparse" in accessor or view["buffer"] != 0 or stride < width * kind.itemsize:
+    if (
+        accessor["type"] != _SHAPES[width]
+        or "sparse" in accessor
+        or view["buffer"] != 0
+        or stride < width * kind.itemsize
+    ):
         raise KeyError(index)
     if start + max(count - 1, 0) * stride + width * kind.itemsize > len(blob):
         raise ValueError(f"{path} is truncated: an attribute lies beyond its {len(blob)} bytes of data.")

@@ -67,8 +67,8 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
 
 def _flipped(gaussians: Activated) -> Activated:
     """The same Gaussians where y and z point the other way. Each harmonic is even or odd in that."""
-    here, there = (sh_polynomials(3, *direction) for direction in ([1.0, 2.0, 4.0], [1.0, -2.0, -4.0]))
-    signs = np.sign(np.multiply(here, there))[: gaussians.sh.shape[1]]
+    here, there = np.transpose(sh_polynomials(3, np.array([1.0, 1.0]), np.array([2.0, -2.0]), np.array([4.0, -4.0])))
+    signs = np.sign(here * there)[: gaussians.sh.shape[1]]
     return gaussians._replace(
         means=gaussians.means * _FLIP,
         quats=gaussians.quats * np.append(1, _FLIP),
