@@ -74,9 +74,11 @@ def test_splat_bytes_by_a_slow_loop(tmp_path: Path) -> None:
 
 def test_splat_keeps_the_order_of_equals(tmp_path: Path) -> None:
     original = splats(count=99, degree=0)
-    original.log_scales[:], original.opacity_logits[:] = -3, 1
+    original.log_scales[:], original.opacity_logits[:] = -3, np.arange(99) % 3
     write_splats(tmp_path / "a.splat", original)
-    np.testing.assert_array_equal(read_splats(tmp_path / "a.splat").means, original.means)
+    np.testing.assert_array_equal(
+        read_splats(tmp_path / "a.splat").means, np.concatenate([original.means[first::3] for first in (2, 1, 0)])
+    )
 
 
 def test_splat_is_read_by_us_and_by_splat_transform(tmp_path: Path) -> None:
@@ -94,6 +96,7 @@ def test_splat_is_read_by_us_and_by_splat_transform(tmp_path: Path) -> None:
         near(SH_0 * read.sh, SH_0 * sh[:, :1], BYTE)
     near(ours.sh, theirs.sh, 0)
     near(ours.opacity_logits, theirs.opacity_logits, 0)
+    np.testing.assert_array_equal(128 * ours.quats, np.rint(128 * ours.quats))
     near_quats(ours.quats, quats, 2 * SPLAT_QUAT)  # twice, as rounding also changes the norm
     near_quats(theirs.quats, quats, 3 * SPLAT_QUAT)  # its zero is at 127.5 instead of 128
 
@@ -170,6 +173,9 @@ def test_spz_of_version_2_is_read(tmp_path: Path) -> None:
     x, y, z = 127 / 127.5 - 1, 64 / 127.5 - 1, 191 / 127.5 - 1
     near(read.quats, [[math.sqrt(1 - x * x - y * y - z * z), x, -y, -z]], 0)
     near(read.log_scales, [[-9, 0, 2.5]], 0)
+    half_turn = body[:-12] + bytes([255, 0, 127]) + body[-9:]
+    path.write_bytes(gzip.compress(struct.pack("<4sIIBBBB", b"NGSP", 2, 1, 1, 8, 1, 0) + half_turn))
+    near(read_splats(path).quats, [[0, 1, 1, 0.5 / 127.5]], 0)
     near(opacities(read), [0.2], 0)
     near(read.sh[0, 0], [0.3 / 0.15, -0.5 / 0.15, 0.5 / 0.15], 0)
     near(read.sh[0, 1:], [[0, -0.5, 1], [0.5, 0, 0], [-1, -127 / 128, 127 / 128]], 0)
@@ -177,7 +183,7 @@ def test_spz_of_version_2_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("furthest", "bits"),
-    [(0.49, 24), (0.5, 23), (1 - 2**-23, 23), (1, 22), (2047.9, 12), (2048, 11), (4194303, 1)],
+    [(0.49, 24), (0.5, 23), (1 - 2**-23, 23), (1 - 2**-24, 22), (1, 22), (2047.9, 12), (2048, 11), (4194303, 1)],
 )
 def test_spz_takes_the_finest_grid_that_fits(tmp_path: Path, furthest: float, bits: int) -> None:
     original = splats()

@@ -45,7 +45,7 @@ def read_splat(path: str | Path) -> Splats:
     path = Path(path)
     size = path.stat().st_size
     if size == 0 or size % _RECORD.itemsize:
-        raise ValueError(f"{path} is truncated or no .splat file: {size} bytes are not a multiple of 32.")
+        raise ValueError(f"{path} is truncated or no .splat file: it has {size} bytes, not 32 for each Gaussian.")
     data = path.read_bytes()
     if data.isascii():
         raise ValueError(f"{path} is not a .splat file: all its bytes are ASCII.")
