@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -76,7 +77,7 @@ def node_modules(package: str) -> Path:
     given = os.environ.get("ASDKIT_NODE_MODULES")
     places = [Path(given)] if given else [folder / "node_modules" for folder in Path(__file__).resolve().parents]
     for place in places:
-        if (place / package).is_dir():
+        if shutil.which("node") and (place / package).is_dir():
             return place
     pytest.skip(f"needs node and its package {package}: npm install {package}, or set ASDKIT_NODE_MODULES")
 
