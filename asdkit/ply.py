@@ -20,7 +20,7 @@ _TYPES = {
 }  # fmt: skip
 _ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 _HEADER_LIMIT = 1 << 16  # bytes
-_FLOAT_LIMIT = 1e30
+FLOAT_LIMIT = 1e30  # what files hold must be smaller
 
 
 class Splats(NamedTuple):
@@ -163,7 +163,7 @@ def _read_vertices(header: Header, names: Sequence[str]) -> Float32[np.ndarray, 
     values = np.empty((vertex.count, len(names)), dtype=np.float32)
     for column, name in enumerate(names):
         source = table[name]
-        if not (np.isfinite(source) & (np.abs(source.astype(np.float64)) < _FLOAT_LIMIT)).all():
+        if not (np.isfinite(source) & (np.abs(source.astype(np.float64)) < FLOAT_LIMIT)).all():
             raise ValueError(f"{header.path} has a value of {name!r} that is not a finite number of sensible size.")
         values[:, column] = source
     return values

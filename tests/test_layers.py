@@ -21,6 +21,7 @@ LAYERS = [
         "pictures",
         "ply",
         "formats",
+        "harmonics",
         "ramps",
     },
     {"prior", "fields", "elsewhere", "discriminator", "generators.base"},

@@ -8,10 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit import ply
+<<<<<<< HEAD
 from asdkit.generators.saved import generator_of
 from asdkit.views import ring, unproject
+=======
+from asdkit.harmonics import SH_0
+>>>>>>> h-formats
 
-SH_0 = 0.28209479177387814
 NEIGHBOURS = 3
 _ELEVATIONS_DEG, _AROUND, _PIXELS = (-35.0, 10.0, 55.0), 8, 96  # from where another run's object is looked at
 REFERENCE_LIMIT = 10_000  # points that distances are measured to

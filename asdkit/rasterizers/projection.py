@@ -7,6 +7,8 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 from torch.nn import functional as F
 
+from asdkit.harmonics import SH_0, sh_polynomials
+
 ALPHA_MIN = 1 / 255  # a Gaussian is not drawn on a pixel where its alpha is lower
 ALPHA_MAX = 0.999  # alpha is clamped here; gsplat from 1.6 on clamps at 0.99
 TRANSMITTANCE_MIN = 1e-4  # a pixel is finished before the Gaussian that would let less light than this through
@@ -152,34 +154,11 @@ def spherical_harmonics(
     if coeffs.shape[-2] < needed:
         raise ValueError(f"degree {degree} needs {needed} coefficients per colour, but {coeffs.shape[-2]} were given.")
     if degree == 0:
-        return (0.28209479177387814 * coeffs[..., 0, :] + 0.5).clamp(min=0)
+        return (SH_0 * coeffs[..., 0, :] + 0.5).clamp(min=0)
     basis = torch.stack(sh_basis(degree, dirs), dim=-1)
     return ((basis[..., None] * coeffs[..., :needed, :]).sum(-2) + 0.5).clamp(min=0)
 
 
 def sh_basis(degree: int, dirs: Float[Tensor, "*batch 3"]) -> list[Float[Tensor, "*batch"]]:
-    """The (degree+1)^2 real spherical harmonics in 3DGS's order and signs (Condon-Shortley phase), degree 0 to 3."""
-    x, y, z = F.normalize(dirs, dim=-1).unbind(-1)
-    basis = [torch.full_like(x, 0.28209479177387814)]
-    if degree >= 1:
-        basis += [-0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
-    if degree >= 2:
-        xx, yy, zz = x * x, y * y, z * z
-        basis += [
-            1.0925484305920792 * x * y,
-            -1.0925484305920792 * y * z,
-            0.31539156525252005 * (2 * zz - xx - yy),
-            -1.0925484305920792 * x * z,
-            0.5462742152960396 * (xx - yy),
-        ]
-    if degree >= 3:
-        basis += [
-            -0.5900435899266435 * y * (3 * xx - yy),
-            2.890611442640554 * x * y * z,
-            -0.4570457994644658 * y * (4 * zz - xx - yy),
-            0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
-            -0.4570457994644658 * x * (4 * zz - xx - yy),
-            1.445305721320277 * z * (xx - yy),
-            -0.5900435899266435 * x * (xx - 3 * yy),
-        ]
-    return basis
+    """The (degree+1)^2 real spherical harmonics in 3DGS's order and signs at directions of any norm, degree 0 to 3."""
+    return sh_polynomials(degree, *F.normalize(dirs, dim=-1).unbind(-1))
