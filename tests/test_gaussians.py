@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from asdkit import ply
+from asdkit.formats import write_splats
 from asdkit.generators.base import Generator
 from asdkit.generators.density import Fraction
 from asdkit.generators.encodings import Voxels
@@ -340,6 +341,15 @@ def test_five_hundred_gaussians_become_a_sphere() -> None:
     held_out = ring(3, distance=2.5, size=32, offset_deg=40.0)
     assert psnr(gaussians.render(held_out).image, sphere_images(held_out)) > start + 5
     assert 500 < gaussians.num_alive <= 700
+
+
+@pytest.mark.parametrize("suffix", [".splat", ".spz", ".glb"])
+def test_start_from_other_files_of_gaussians(tmp_path: Path, suffix: str) -> None:
+    gaussians, views = small(init_opacity=0.7), ring(2, distance=2.5, size=24)
+    write_splats(tmp_path / f"a{suffix}", gaussians.splats())
+    again = Gaussians(init=str(tmp_path / f"a{suffix}"), count=1, capacity=64)
+    assert again.num_alive == 60
+    assert psnr(again.render(views).image, gaussians.render(views).image) > 40
 
 
 @pytest.mark.parametrize("sh_degree", [0, 2])

@@ -109,6 +109,14 @@ def read_glb(path: str | Path) -> Splats:
     return _placed(path, deactivated(path, gaussians), placement)
 
 
+def holds_gaussians(path: str | Path) -> bool:
+    """Whether a GLB file speaks of Gaussians; meshes do not."""
+    with Path(path).open("rb") as file:
+        head = file.read(20)
+        length = int.from_bytes(head[12:16], "little")
+        return f'"{EXTENSION}"'.encode() in file.read(min(length, _JSON_LIMIT))
+
+
 def _chunks(path: Path) -> tuple[Any, bytes]:
     """The parsed JSON and the binary chunk."""
     data = path.read_bytes()

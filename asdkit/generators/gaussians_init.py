@@ -8,12 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit import ply
-<<<<<<< HEAD
+from asdkit.formats import read_splats
+from asdkit.formats.gltf import holds_gaussians
 from asdkit.generators.saved import generator_of
-from asdkit.views import ring, unproject
-=======
 from asdkit.harmonics import SH_0
->>>>>>> h-formats
+from asdkit.views import ring, unproject
 
 NEIGHBOURS = 3
 _ELEVATIONS_DEG, _AROUND, _PIXELS = (-35.0, 10.0, 55.0), 8, 96  # from where another run's object is looked at
@@ -44,9 +43,11 @@ def cloud_from(init: str, count: int, radius: float, opacity: float, generator: 
         return _from_run(path, count, opacity, generator)
     if not path.is_file():
         raise ValueError(f'init must be "ball", "box", or the path of a file or run, but there is no {init}.')
-    header = ply.read_header(path) if path.suffix.lower() == ".ply" else None
-    if header is not None and header.is_splats:
-        return Cloud(*(torch.from_numpy(values) for values in ply.read_splats(path)))
+    suffix = path.suffix.lower()
+    header = ply.read_header(path) if suffix == ".ply" else None
+    ours = header.is_splats if header else suffix in (".splat", ".spz") or (suffix == ".glb" and holds_gaussians(path))
+    if ours:
+        return Cloud(*(torch.from_numpy(values) for values in read_splats(path)))
     if header is None or header.is_mesh:
         points, colors = _sample_mesh(path, count, radius, generator)
     else:
