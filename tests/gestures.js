@@ -2,7 +2,7 @@
 "use strict";
 
 canvas.setPointerCapture = () => {};  // there is no pointer of hardware
-const states = {}, pause = time => new Promise(done => setTimeout(done, time));
+const states = {};
 const state = name => { const { eye, ...axes } = look(); states[name] = { ...camera, ...axes, eye }; };
 const pointer = (type, pointerId, clientX, clientY, more) =>
   canvas.dispatchEvent(new PointerEvent("pointer" + type, { pointerId, clientX, clientY, buttons: 1, ...more }));
@@ -16,13 +16,15 @@ function drag(name, x, y, more) {
   canvas.dispatchEvent(new MouseEvent("dblclick"));
 }
 async function play() {
-  while (waiting) await pause(10);
   const original = gl.drawArraysInstanced.bind(gl);
+  const frames = [];
+  window.requestAnimationFrame = callback => frames.push(callback);
+  cancelAnimationFrame(waiting);
+  waiting = null;
   states.draws = 0;
   gl.drawArraysInstanced = (...all) => { states.draws++; original(...all); };
   for (let i = 0; i < 5; i++) drag("turned", 50, 25);
-  while (waiting) await pause(10);
-  await pause(200);
+  while (frames.length && states.draws < 9) frames.shift()();
   gl.drawArraysInstanced = original;
   drag("over the top", 0, 900);
   drag("below", 0, -900);
@@ -39,6 +41,10 @@ async function play() {
   pointer("move", 1, 90, 100);
   pointer("move", 2, 170, 100);
   state("pinched");
+  pointer("move", 2, 90, 100);
+  pointer("move", 2, 90, 100);
+  pointer("move", 2, 170, 100);
+  state("met");
   pointer("cancel", 2, 170, 100);
   pointer("move", 1, 90, 110);
   state("one finger again");
@@ -48,12 +54,13 @@ async function play() {
     state(hash);
   }
   draw();
-  const before = canvas.toDataURL(), loss = gl.getExtension("WEBGL_lose_context");
-  loss.loseContext();
-  await pause(100);
-  loss.restoreContext();
-  await new Promise(done => canvas.addEventListener("webglcontextrestored", done, { once: true }));
-  draw();
+  const before = canvas.toDataURL(), loss = new Event("webglcontextlost", { cancelable: true });
+  states.waits = !canvas.dispatchEvent(loss);
+  gl.bindTexture(gl.TEXTURE_2D, null);
+  frames.length = 0;
+  waiting = null;
+  canvas.dispatchEvent(new Event("webglcontextrestored"));
+  frames.shift()();
   states.restored = canvas.toDataURL() === before && gl.getError() === 0;
 }
 play().catch(error => { states.error = String(error); })

@@ -30,7 +30,7 @@ def splats(count: int = 300, coefficients: int = 1) -> Splats:
     """Random Gaussians of all rotations and opacities, with colours beyond [0,1]."""
     draws = np.random.default_rng(coefficients)
     sh = np.concatenate(
-        [1.5 * draws.normal(size=(count, 1, 3)), 0.4 * draws.normal(size=(count, coefficients - 1, 3))], 1
+        [1.5 * draws.normal(size=(count, 1, 3)), 0.6 * draws.normal(size=(count, coefficients - 1, 3))], 1
     )
     values = (
         0.35 * draws.normal(size=(count, 3)),
@@ -123,6 +123,15 @@ def test_the_data_are_the_gaussians(tmp_path: Path, coefficients: int) -> None:
 def test_three_thousand_gaussians_are_a_small_file(tmp_path: Path) -> None:
     write_html(tmp_path / "a.html", splats(3000), "a red duck")
     assert 3000 * 32 < (tmp_path / "a.html").stat().st_size < 150_000
+    assert "3,000 Gaussians" in Page(tmp_path / "a.html").all("p")[0]
+
+
+def test_a_file_is_whole_or_what_it_was(tmp_path: Path) -> None:
+    write_html(tmp_path / "a.html", splats(2), "old")
+    before = (tmp_path / "a.html").read_bytes()
+    with pytest.raises(ValueError):
+        write_html(tmp_path / "a.html", splats(2), "half of a character: \ud800")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
 
 
 def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
@@ -177,18 +186,18 @@ def camera(azimuth: float, elevation: float, distance: float, fov: float, height
     return orbit(*angles, torch.tensor([distance]), math.radians(fov), height, width)
 
 
-def hard(shown: Splats, eye: np.ndarray, forward: np.ndarray) -> Splats:
-    """Adds what tests each rule: a light behind an opaque wall, Gaussians at and behind the camera, faint and huge."""
-    shown.means[0], shown.sh[0, 0] = 0.7 * forward, 300
-    shown.means[1], shown.opacity_logits[1] = 0.55 * forward, 12
-    shown.log_scales[:2] = math.log(0.15)
-    shown.means[2], shown.log_scales[2] = eye - 0.3 * forward, math.log(0.2)
-    shown.means[3], shown.log_scales[3] = eye + 0.009 * forward, math.log(0.1)
-    shown.means[4], shown.log_scales[4] = eye + 0.4 * forward + np.array([0, 0, 0.5]), math.log(0.25)
-    shown.opacity_logits[2:5] = 2
-    shown.opacity_logits[5:8] = [-5.6, -5.5, -5.0]
-    shown.log_scales[8:12] = math.log(0.002)
-    shown.opacity_logits[8:12] = 5
+def hard(shown: Splats, views: Views) -> Splats:
+    """Adds what tests each rule, in the axes of the camera."""
+    right, down, forward, eye = views.c2w[0, :3].numpy().T
+    means, scales, logits = shown.means, shown.log_scales, shown.opacity_logits
+    means[0], scales[0], logits[0] = eye - 0.3 * forward, math.log(0.2), 2  # behind the camera
+    means[1], scales[1], logits[1] = eye + 0.009 * forward, math.log(0.1), 2  # nearer than is drawn
+    means[2], scales[2], logits[2] = eye + 0.4 * forward - 0.5 * down, math.log(0.25), 2  # where the slope is clamped
+    logits[3:6] = [-5.6, -5.5, -5.0]  # about 1/255
+    means[6], scales[6], logits[6] = eye + forward - 0.2 * down + 0.2 * right, math.log(0.03), -3  # seen to its edge
+    shown.sh[6, 0] = 80
+    scales[10:2000] = np.log(np.geomspace(0.0005, 0.02, 1990))[:, None]  # less than a pixel, most of them
+    logits[10:2000] = 4
     return shown
 
 
@@ -209,8 +218,7 @@ def test_a_browser_shows_what_the_rasterizer_draws(
     height, width = scale * height, scale * width
     narrow = 2 * math.degrees(math.atan(math.tan(math.radians(fov / 2)) * height / min(height, width)))
     views = camera(azimuth, elevation, distance, narrow, height, width)
-    eye, forward = views.c2w[0, :3, 3].numpy(), views.c2w[0, :3, 2].numpy()
-    shown = hard(splats(400, (degree + 1) ** 2), eye, forward)
+    shown = hard(splats(2300, (degree + 1) ** 2), views)
     background = (0.1, 0.6, 0.9)
     address = f"file://{tmp_path}/a.html"
     if degree % 2:  # the camera from the file, or from the address
@@ -226,8 +234,11 @@ def test_a_browser_shows_what_the_rasterizer_draws(
     drawn = raster.image[0].clamp(0, 1).numpy()
     rows = height * 3 // 4  # below is the caption
     psnr = -10 * math.log10(((seen - drawn)[:rows] ** 2).mean())
-    assert seen.shape == drawn.shape and drawn.std() > 0.2
-    assert psnr > 55  # 58.7 by every one of these cameras
+    assert seen.shape == drawn.shape and drawn.std() > 0.15
+    assert psnr > 57  # 57.5 to 58.3; rounding to 8 bits alone allows 59
+
+
+RED, BLUE = np.array([0.9, 0.1, 0]), np.array([0.1, 0.2, 30])
 
 
 def requests(log: dict) -> list[str]:
@@ -245,8 +256,8 @@ def front_and_back(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[
     """
     folder = tmp_path_factory.mktemp("two")
     two = splats(2)
-    two.means[:], two.log_scales[:], two.opacity_logits[:] = [[0.3, 0, 0], [-0.3, 0, 0]], math.log(0.15), 9
-    two.sh[:, 0] = [[1.7, -1.7, -1.7], [-1.7, -1.7, 1.7]]
+    two.means[:], two.log_scales[:], two.opacity_logits[:] = [[0.3, 0, 0], [-0.3, 0, 0]], math.log(0.15), [9, 1.5]
+    two.sh[:, 0] = (np.array([RED, BLUE]) - 0.5) / 0.28209479
     write_html(folder / "a.html", two, EVIL, azimuth_deg=50.0, elevation_deg=0.0)
     page = (folder / "a.html").read_text(encoding="utf-8")
     page = page.replace("<canvas>", '<img src="http://127.0.0.1:9/a.png"><canvas>')
@@ -261,9 +272,12 @@ def front_and_back(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[
 
 @browser
 def test_what_is_near_hides_what_is_far(front_and_back: dict) -> None:
-    for azimuth, color in ((0, [0.98, 0.02, 0.02]), (180, [0.02, 0.02, 0.98])):
+    opacity = 1 / (1 + math.exp(-1.5))
+    from_the_front = 0.999 * RED + 0.001 * (opacity * BLUE + (1 - opacity))  # no Gaussian hides more than that
+    from_the_back = opacity * BLUE + (1 - opacity) * (0.999 * RED + 0.001)
+    for azimuth, color in ((0, from_the_front), (180, from_the_back)):
         seen = front_and_back[azimuth][0]
-        np.testing.assert_allclose(seen[150, 250], color, atol=0.005)
+        np.testing.assert_allclose(seen[150, 250], color.clip(0, 1), atol=0.004)
         np.testing.assert_allclose(seen[20, 250], 1)
 
 
@@ -329,19 +343,21 @@ def test_dragging_turns_the_object_with_the_hand(played: dict) -> None:
 @pytest.mark.parametrize("name", ["moved by shift", "moved by right", "pinched"])
 def test_what_was_seen_moves_with_the_hand(played: dict, name: str) -> None:
     state = played[name]
-    x, y, distance = (10, 0, 3.4 / 2) if name == "pinched" else (40, -30, 3.4)
+    # One finger moves by -10 and the spread of 40 pixels becomes 50; then the other moves by 30, and it becomes 80.
+    x, y, distance = (-10 / 2 * 80 / 50 + 30 / 2, 0, 3.4 / 2) if name == "pinched" else (40, -30, 3.4)
     views = camera(30, 15, 3.4, 40, 300, 400)
     assert state["distance"] == pytest.approx(distance)
     rotation = np.array([state["right"], state["down"], state["forward"]])
     np.testing.assert_allclose(rotation.T, views.c2w[0, :3, :3], atol=1e-6)
     seen = views.K[0].double().numpy() @ rotation @ -np.array(state["eye"])
-    np.testing.assert_allclose(seen / seen[2], [200 + x, 150 + y, 1], rtol=0.02 if name == "pinched" else 1e-5)
+    np.testing.assert_allclose(seen / seen[2], [200 + x, 150 + y, 1], rtol=1e-5)
 
 
 @browser
 def test_wheel_and_fingers_zoom(played: dict) -> None:
     assert played["wheel"]["distance"] == pytest.approx(3.4 * math.exp(0.1))
     assert played["nearest"]["distance"] == 0.01
+    assert angles(played["met"]) == pytest.approx((30, 15, 1.7))
     assert angles(played["one finger again"]) == pytest.approx((30, 15 + 4, 1.7))
 
 
@@ -354,4 +370,4 @@ def test_addresses_hold_numbers_only(played: dict) -> None:
 
 @browser
 def test_a_lost_context_comes_back(played: dict) -> None:
-    assert played["restored"] is True
+    assert played["waits"] and played["restored"]
