@@ -84,7 +84,9 @@ def test_the_page_asks_for_nothing_and_its_policy_allows_nothing_else(tmp_path: 
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    rest = (tmp_path / "a.html").read_text(encoding="utf-8").replace(data, "")
+    rest = (
+        (tmp_path / "a.html").read_text(encoding="utf-8").replace(data, "").replace(policy, "")
+    )  # base64 may hold slashes
     assert not re.search(r"\w+:/|//\S|url\(|@import|import\(|fetch|XMLHttp|WebSocket|Worker", rest)
     assert "a red duck" in page.all("title") and "300 Gaussians" in "".join(page.all("b") + page.all("p"))
 
