@@ -1,0 +1,109 @@
+"""One HTML file that shows Gaussians in a browser: opened by a double click, without network access.
+
+The page, `viewer.html` beside this module, is WebGL2 and JavaScript without any library. It draws by the rules of
+`asdkit.rasterizers`, in 16-bit floats where the browser has them, and sorts at every movement of the camera.
+
+The Gaussians lie in the page as base64 of one record each, little endian: the centre in three float32; float16 numbers
+for three logarithms of standard deviations, the rotation, the opacity in [0,1] and all coefficients of the spherical
+harmonics, coefficient by coefficient (red, green, blue); zeros up to a multiple of 16 bytes. With quaternion (w,v) of
+norm 1 and w >= 0, the rotation is v/(1+w). Degrees 0 to 3 take 32, 64, 80 and 128 bytes.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from asdkit.files import write_text
+from asdkit.ply import Splats
+
+_TEMPLATE = Path(__file__).with_name("viewer.html")
+
+
+def write_html(
+    path: str | Path,
+    splats: Splats,
+    title: str,
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    azimuth_deg: float = 30.0,
+    elevation_deg: float = 15.0,
+    distance: float = 3.4,
+    fov_deg: float = 40.0,
+) -> None:
+    """Writes a page that shows Gaussians and lets one turn, move and enlarge them.
+
+    `#azimuth=90&elevation=20&distance=3.4` after the file's address opens it with another camera.
+
+    Args:
+        path: the file to write, whole or not at all.
+        splats: one Gaussian or more, K = 1, 4, 9 or 16 coefficients.
+        title: any text; it is shown, never interpreted.
+        background: red, green and blue in [0,1].
+        azimuth_deg: of the first camera; 0 sees the front, counter-clockwise from above.
+        elevation_deg: of the first camera, in [-90,90].
+        distance: of the first camera from the origin in world units, > 0.
+        fov_deg: field of view over the shorter side of the window, within (0,180).
+
+    Raises:
+        ValueError: an argument out of its range, no Gaussians, values that are not finite or too large for float16
+            (65504; centres: float32), or rotations that are zero.
+    """
+    path = Path(path)
+    camera = {"azimuth": azimuth_deg, "elevation": elevation_deg, "distance": distance, "fov": fov_deg}
+    for name, value, good in (
+        ("background", background, all(0 <= channel <= 1 for channel in background)),
+        ("azimuth_deg", azimuth_deg, math.isfinite(azimuth_deg)),
+        ("elevation_deg", elevation_deg, -90 <= elevation_deg <= 90),
+        ("distance", distance, 0 < distance < math.inf),
+        ("fov_deg", fov_deg, 0 < fov_deg < 180),
+    ):
+        if not good:
+            raise ValueError(f"{path} was not written: {name} is {value}, which is out of range.")
+    count, coefficients = splats.sh.shape[:2]
+    if count == 0 or coefficients not in (1, 4, 9, 16):
+        raise ValueError(f"{path} was not written: {count} Gaussians of {coefficients} coefficients cannot be shown.")
+    records = _records(splats)
+    if records is None:
+        raise ValueError(
+            f"{path} was not written: some Gaussians have values that are not finite or too large, or no rotation."
+        )
+    data = base64.b64encode(records).decode()
+    scene = camera | {"background": background, "degree": math.isqrt(coefficients) - 1, "data": data}
+    template = _TEMPLATE.read_text(encoding="utf-8")
+    values = {
+        "style_hash": _hash(template, "style"),
+        "script_hash": _hash(template, "script"),
+        "title": html.escape(title),
+        "count": f"{count:,}",
+        "scene": json.dumps(scene),
+    }
+    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template))  # one pass: values stay as is
+
+
+def _records(splats: Splats) -> bytes | None:
+    """The Gaussians as the page holds them; None if a number does not fit."""
+    count = len(splats.means)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        quats = splats.quats.astype(np.float64)
+        quats /= np.copysign(np.linalg.norm(quats, axis=1), quats[:, 0])[:, None]
+        rotations = quats[:, 1:] / (1 + quats[:, :1])
+        opacities = 1 / (1 + np.exp(-splats.opacity_logits[:, None]))
+        halves = [splats.log_scales, rotations, opacities, splats.sh.reshape(count, -1)]
+        halves = np.concatenate(halves, axis=1).astype("<f2")
+    if not all(np.isfinite(array).all() for array in (*splats, halves)):
+        return None
+    layout = {"names": ["centre", "halves"], "formats": [("<f4", 3), ("<f2", halves.shape[1])]}
+    records = np.zeros(count, np.dtype(layout | {"itemsize": math.ceil((12 + 2 * halves.shape[1]) / 16) * 16}))
+    records["centre"], records["halves"] = splats.means, halves
+    return records.tobytes()
+
+
+def _hash(template: str, element: str) -> str:
+    """The hash by which the page's policy allows its one script or style, and nothing else that the page may hold."""
+    content = re.search(f"<{element}>(.*?)</{element}>", template, re.DOTALL)[1]
+    return "'sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode() + "'"
