@@ -22,6 +22,7 @@ LAYERS = [
         "ply",
         "formats",
         "ramps",
+        "volume",
     },
     {"prior", "fields", "elsewhere", "discriminator", "generators.base"},
     {"adapters", "gammas", "reals", "guidance", "sampling", "priors", "generators", "rasterizers", "meshes"},

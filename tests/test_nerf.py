@@ -10,10 +10,10 @@ from torch import Tensor
 
 from asdkit.generators.encodings import Encoding, HashGrid, TriPlane, Voxels
 from asdkit.generators.nerf import NeRF
-from asdkit.generators.volume import Rays, march, rays_of, refined, stratified
 from asdkit.ramps import Ramp
 from asdkit.randomness import generator_for
 from asdkit.views import Views, orbit, ring
+from asdkit.volume import Rays, march, rays_of, refined, stratified
 
 RADIUS, SIGMA = 0.6, 1.7
 

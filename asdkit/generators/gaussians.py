@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from asdkit import ply
 from asdkit.files import atomic
-from asdkit.generators.base import Generator, Render, Saturate
+from asdkit.generators.base import Generator, Render, Saturate, Solid
 from asdkit.generators.gaussians_init import Cloud, cloud_from
+from asdkit.generators.gaussians_solid import solid_of
 from asdkit.ramps import Ramp, ends, value_at
 from asdkit.rasterizers import rasterize
 from asdkit.rasterizers.projection import rotation_matrices
@@ -257,6 +258,10 @@ class Gaussians(Generator):
     def splats(self) -> ply.Splats:
         """The Gaussians that are alive, as files hold them."""
         return ply.Splats(*(parameter[self.alive].float().cpu().numpy() for parameter in self._parameters_in_order()))
+
+    def solid(self) -> Solid:
+        """The Gaussians as a density, see `solid_of`."""
+        return solid_of(self.splats())
 
     def export_ply(self, path: str | Path) -> None:
         """Writes the Gaussians as a 3DGS file.
