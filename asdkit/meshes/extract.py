@@ -17,6 +17,7 @@ _POINTS = 1 << 18  # that a solid is asked for at a time
 _RAYS = 1 << 13
 _SKIN = 1 / 32  # of the cube's half: how far from the surface, on both sides, its colour comes from
 _LAYERS = 6  # of the skin
+_EMPTY = 1e-3  # opacity of a skin that has no colour
 
 
 class Mesh(NamedTuple):
@@ -154,13 +155,20 @@ def _normals(vertices: Float32[np.ndarray, "V 3"], faces: Int64[np.ndarray, "F 3
 def skin(
     solid: Solid, points: Float32[np.ndarray, "N 3"], normals: Float32[np.ndarray, "N 3"]
 ) -> Float32[np.ndarray, "N 3"]:
-    """The colours of points of a solid's surface, seen by cameras that look straight at them, through a thin layer."""
-    depth, colours = _SKIN * solid.half, []
-    for point, normal in zip(
-        *(torch.from_numpy(each).split(_POINTS // _LAYERS) for each in (points, normals)), strict=True
-    ):
-        near = torch.zeros(len(point))
-        rays = Rays(point + depth * normal, -normal, near, near + 2 * depth)
+    """The colours of points of a solid's surface, seen by cameras that look straight at them, through a thin layer.
+
+    Where that is empty, the colour is that of the nearest point where it isn't.
+    """
+    depth, colours, alphas = _SKIN * solid.half, [], []
+    places, directions = (torch.from_numpy(each).split(_POINTS // _LAYERS) for each in (points, normals))
+    for place, outwards in zip(places, directions, strict=True):
+        near = torch.zeros(len(place))
+        rays = Rays(place + depth * outwards, -outwards, near, near + 2 * depth)
         seen = march(solid.radiance, rays, stratified(rays, _LAYERS), lambda at: at.abs().amax(1) <= solid.half)
-        colours.append(seen.colour / seen.alpha.clamp(min=1e-10)[:, None])
-    return torch.cat(colours).clamp(0, 1).numpy()
+        colours.append((seen.colour / seen.alpha.clamp(min=1e-10)[:, None]).clamp(0, 1))
+        alphas.append(seen.alpha)
+    result, full = torch.cat(colours).numpy(), (torch.cat(alphas) > _EMPTY).numpy()
+    if full.any() and not full.all():
+        nearest = extra("scipy.spatial").cKDTree(points[full]).query(points[~full])[1]
+        result[~full] = result[full][nearest]
+    return result
