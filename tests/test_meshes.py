@@ -165,6 +165,15 @@ def test_equal_densities_are_reached_together() -> None:
     assert threshold(torch.ones(8, 8, 8), 0.5, VIEWS, alpha) == 0.5
 
 
+def test_the_union_counts_what_is_not_covered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight pixels that hold all three covered ones, 3/8, are better than one covered pixel, 1/3."""
+    monkeypatch.setattr(extract_module, "_peaks", lambda *_: torch.tensor([1, 1, 5, 1, 1, 0, 1, 1, 1.0]))
+    alpha = torch.tensor([1, 0, 1, 0, 0, 0, 0, 0, 1.0]).view(1, 1, 3, 3)
+    assert threshold(torch.ones(2, 2, 2), 1.0, VIEWS, alpha) == 0.5
+    alpha[0, 0, 2, 2] = 0  # 2/8 against 1/2
+    assert threshold(torch.ones(2, 2, 2), 1.0, VIEWS, alpha) == 3
+
+
 def test_nothing_to_make_a_mesh_of() -> None:
     solid, seen = balls((CENTRE, RADIUS)), (misses() < RADIUS).float()
     with pytest.raises(ValueError, match="nothing to make a mesh of: no camera sees anything more than half opaque"):

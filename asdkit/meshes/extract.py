@@ -60,7 +60,7 @@ def extract(solid: Solid, views: Views, alpha: Float[Tensor, "B 1 H W"], resolut
     smooth = extra("scipy.ndimage").gaussian_filter
     density = density_grid(solid, resolution)
     squeezed = density / (density + threshold(density, solid.half, views, alpha))
-    filled = torch.from_numpy(smooth(squeezed.numpy(), 1, mode="constant"))
+    filled = torch.from_numpy(smooth(squeezed.numpy(), 1))
     vertices, triangles = surface(filled, threshold(filled, solid.half, views, alpha), solid.half)
     if 0 < faces < len(triangles):
         vertices, triangles = extra("fast_simplification").simplify(vertices, triangles, target_count=faces)
@@ -119,7 +119,7 @@ def _peaks(grid: Float[Tensor, "R R R"], half: float, views: Views) -> Float[Ten
     for part in hits.split(_RAYS):
         some = Rays(*(each[part] for each in rays))
         points = some.origins[:, None] + stratified(some, 2 * len(grid))[..., None] * some.directions[:, None]
-        read = grid_sample(values, (points / half)[None, None], padding_mode="border", align_corners=True)
+        read = grid_sample(values, (points / half)[None, None], align_corners=True)
         peaks[part] = read[0, 0, 0].amax(1)
     return peaks
 
