@@ -20,6 +20,7 @@ from asdkit.generators.base import Solid
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.nerf import NeRF
 from asdkit.meshes import extract as extract_module
+from asdkit.meshes import texture as texture_module
 from asdkit.meshes.extract import Mesh, density_grid, extract, skin, surface, threshold
 from asdkit.meshes.files import write_mesh
 from asdkit.meshes.texture import _inside, bake
@@ -86,6 +87,8 @@ def test_fewer_faces_are_the_same_ball(ball: Mesh) -> None:
     assert ((small.normals * outwards).sum(1) / np.linalg.norm(outwards, axis=1)).min() > 0.9
     more = extract(balls((CENTRE, RADIUS)), VIEWS, (misses() < RADIUS).float(), 64, faces=10**6)
     assert len(more.faces) == len(ball.faces)
+    least = extract(balls((CENTRE, RADIUS)), VIEWS, (misses() < RADIUS).float(), 16, faces=100)
+    assert len(least.faces) == 100
 
 
 def test_of_two_balls_the_larger_is_kept_and_cavities_are_filled() -> None:
@@ -344,7 +347,8 @@ def test_vertex_colours_by_side(painted: Mesh) -> None:
     np.testing.assert_allclose(painted.colours[:, 1], 0.5 + 0.7 * z, atol=0.04)
 
 
-def test_pixels_inside_of_triangles_are_those_of_a_slow_loop() -> None:
+def test_pixels_inside_of_triangles_are_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texture_module, "_FACES", 5)
     draws = np.random.default_rng(0)
     corners = np.concatenate([draws.uniform(0, 9, (12, 3, 2)), np.array([[[1, 1], [2, 2], [4, 4]]], float)])
     expected = set()
