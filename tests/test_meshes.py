@@ -236,7 +236,7 @@ def corner() -> Mesh:
     vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]], np.float32)
     faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
     normals = np.array([[-1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
-    colours = np.array([[0.04, 0.5, 1], [1, 0, 0], [0, 0.735, 0], [0, 0, 0.2]], np.float32)
+    colours = np.array([[0.04, 0.5, 1], [1, 0, 0], [0.0245, 0.735, 0], [0, 0, 0.2]], np.float32)
     return Mesh(vertices, faces, normals, colours)
 
 
@@ -262,7 +262,7 @@ def test_a_glb_has_its_axes_and_linear_colours(tmp_path: Path) -> None:
     assert normals.tolist() == [[0, 0, -1], [0, 0, 1], [1, 0, 0], [0, 1, 0]]
     assert [accessors[0][key] for key in ("componentType", "normalized", "type")] == [5121, True, "VEC4"]
     colours = np.frombuffer(binary, np.uint8, 16, starts[0]).reshape(4, 4)
-    # sRGB 0.5 is 0.2140 in linear light, 0.735 is 0.4994, 0.2 is 0.0331 and 0.04 is 0.0031
+    # sRGB 0.5 is 0.2140 in linear light, 0.735 is 0.4994, 0.2 is 0.0331, 0.04 is 0.0031 and 0.0245 is 0.0019
     assert colours.tolist() == [[1, 55, 255, 255], [255, 0, 0, 255], [0, 127, 0, 255], [0, 0, 8, 255]]
     material = document["materials"][primitive["material"]]["pbrMetallicRoughness"]
     assert (material["metallicFactor"], material["roughnessFactor"]) == (0, 1)
@@ -372,6 +372,22 @@ def test_a_texture_without_holes(painted: Mesh) -> None:
     for size in (63, 4097):
         with pytest.raises(ValueError, match=f"within 64 and 4096 pixels, not {size}"):
             bake(painted, half_and_half(), size)
+
+
+def test_a_texture_is_seen_from_outside_like_vertices_and_rounded(painted: Mesh) -> None:
+    def layered(points: Tensor) -> tuple[Tensor, Tensor]:
+        outer = (points.norm(dim=1) > 0.59).float()[:, None]
+        return 100.0 * (points.norm(dim=1) < 0.6), outer * torch.tensor([0, 1, 0]) + (1 - outer) * torch.tensor(
+            [1, 0, 0]
+        )
+
+    solid = Solid(HALF, layered)
+    texture = bake(painted, solid, 128)
+    vertices = skin(solid, painted.vertices, painted.normals)[texture.parents]
+    read = np.stack([bilinear(texture.image, u, v) for u, v in texture.uvs])
+    assert np.abs(read - vertices).mean() < 0.1 and vertices[:, 1].mean() > 0.6
+    plain = Solid(HALF, lambda p: (100.0 * (p.norm(dim=1) < 0.6), torch.tensor([[0.297, 0.903, 1]]).expand(len(p), 3)))
+    assert np.unique(bake(painted, plain, 64).image.reshape(-1, 3), axis=0).tolist() == [[76, 230, 255]]
 
 
 def test_an_obj_with_a_texture_is_three_files_or_none(
