@@ -398,7 +398,10 @@ def test_an_obj_with_a_texture_is_three_files_or_none(
     good, bad = tmp_path / "good", tmp_path / "bad"
     files = write_mesh(good / "a duck.obj", painted, texture)
     assert {file.name for file in files} == {file.name for file in good.iterdir()} == names
-    assert "mtllib a_duck.mtl" in (good / "a duck.obj").read_text()
+    lines = (good / "a duck.obj").read_text().splitlines()
+    normals = [[float(number) for number in line.split()[1:]] for line in lines if line.startswith("vn ")]
+    np.testing.assert_allclose(normals, painted.normals[texture.parents][:, [1, 2, 0]], atol=1e-5)
+    assert "mtllib a_duck.mtl" in lines
     material = (good / "a_duck.mtl").read_text().splitlines()
     assert "map_Kd a_duck.png" in material and "Kd 1.00000000 1.00000000 1.00000000" in material
     np.testing.assert_array_equal(np.asarray(Image.open(good / "a_duck.png")), texture.image)
