@@ -15,9 +15,10 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from asdkit.distillation import Distillation
-from asdkit.generators.gaussians_init import SH_0
+from asdkit.formats import read_splats
+from asdkit.harmonics import SH_0
 from asdkit.loading import load
-from asdkit.ply import Splats, read_splats
+from asdkit.ply import Splats
 from asdkit.rasterizers.projection import rotation_matrices
 from asdkit.views import Views, ring
 

@@ -23,6 +23,7 @@ LAYERS = [
         "formats",
         "harmonics",
         "ramps",
+        "volume",
     },
     {"prior", "fields", "elsewhere", "discriminator", "generators.base"},
     {"adapters", "gammas", "reals", "guidance", "sampling", "priors", "generators", "rasterizers", "meshes"},

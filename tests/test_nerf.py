@@ -12,12 +12,12 @@ from asdkit.distillation import Distillation
 from asdkit.generators import penalties
 from asdkit.generators.encodings import Encoding, HashGrid, TriPlane, Voxels
 from asdkit.generators.nerf import NeRF
-from asdkit.generators.volume import Rays, march, rays_of, refined, stratified
 from asdkit.guidance import SDS
 from asdkit.lab import GaussianPrior
 from asdkit.ramps import Ramp
 from asdkit.randomness import generator_for
 from asdkit.views import Views, orbit, ring
+from asdkit.volume import Rays, march, rays_of, refined, stratified
 
 RADIUS, SIGMA = 0.6, 1.7
 

@@ -34,7 +34,8 @@ class Solid(NamedTuple):
 
     Args:
         half: half the side of the cube around the origin that holds it, in world units.
-        radiance: density per world unit [N] and colour in [0,1] [N,3] at points in world units [N,3].
+        radiance: density per world unit [N] and colour in [0,1] [N,3] at points in world units [N,3], which may be on
+            any device.
     """
 
     half: float

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from asdkit import ply
 from asdkit.files import atomic
-from asdkit.generators.base import Render, Saturate
+from asdkit.generators.base import Render, Saturate, Solid
 from asdkit.generators.density import Density, Fraction
 from asdkit.generators.gaussians_init import cloud_from
+from asdkit.generators.gaussians_solid import solid_of
 from asdkit.generators.store import Store
 from asdkit.ramps import Ramp, ends, value_at
 from asdkit.rasterizers import rasterize
@@ -191,6 +192,10 @@ class Gaussians(Store):
     def splats(self) -> ply.Splats:
         """The Gaussians that are alive, as files hold them."""
         return ply.Splats(*(parameter[self.alive].float().cpu().numpy() for parameter in self.in_order()))
+
+    def solid(self) -> Solid:
+        """The Gaussians as a density, see `solid_of`."""
+        return solid_of(self.splats())
 
     def export_ply(self, path: str | Path) -> None:
         """Writes the Gaussians as a 3DGS file.

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from asdkit.generators import penalties
 from asdkit.generators.base import Generator, Render, Saturate, Solid
 from asdkit.generators.encodings import Encoding, Voxels
-from asdkit.generators.volume import Rays, Seen, march, rays_of, refined, stratified
 from asdkit.ramps import Ramp, ends, value_at
 from asdkit.randomness import generator_for
 from asdkit.rasterizers.projection import spherical_harmonics
 from asdkit.views import Views
+from asdkit.volume import Rays, Seen, march, rays_of, refined, stratified
 
 _CELLS = 32  # of the occupancy grid, along each axis
 _KEPT = 0.8  # share of a cell's density that is remembered from one look to the next
@@ -107,7 +107,12 @@ class NeRF(Generator):
 
     def solid(self) -> Solid:
         """The field in its box."""
-        return Solid(self.half, self.radiance)
+
+        def radiance(points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
+            density, colour = self.radiance(points.to(self.occupancy))
+            return density.to(points), colour.to(points)
+
+        return Solid(self.half, radiance)
 
     def render(self, views: Views | None, background: Float[Tensor, "*B 3"] | None = None) -> Render:
         """What the cameras see; with gradient the samples are jittered, by the iteration's own draw.

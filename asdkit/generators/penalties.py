@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.generators.volume import Rays, Seen
+from asdkit.volume import Rays, Seen
 
 _VISIBLE = 1e-3  # weight below which a sample's slope is not looked at
 _EPSILON = 1e-4

@@ -1,0 +1,1 @@
+"""Meshes out of densities, their textures and their files."""
