@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +20,7 @@ asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by 
   asdkit validate RUN         measure a finished run (test does the same and writes the figures down)
   asdkit test RUN
   asdkit predict RUN          render an orbit from its last checkpoint
+  asdkit export RUN|FILE      write it for other tools: --format ply,splat,spz,glb,mesh-glb,obj,html,mp4,webp,png
   asdkit view RUN|FILE        look at a run, a checkpoint or a file of splats in a browser, on this machine alone
   asdkit recipes              list the recipes; RECIPE is one of these names or a YAML file
 
@@ -31,8 +33,12 @@ RUN is a folder that fit made, runs/<recipe>/<prompt>@<time>. Other options:
 
 ASDKIT_DEBUG=1 shows tracebacks of errors.
 """
+FORMATS = {
+    "ply": "splats.ply", "splat": "splats.splat", "spz": "splats.spz", "glb": "splats.glb", "html": "viewer.html",
+    "mesh-glb": "mesh.glb", "obj": "mesh.obj", "mp4": "orbit.mp4", "webp": "orbit.webp", "png": "views.png",
+}  # fmt: skip
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-COMMANDS = (*TRAINER_COMMANDS, "view", "recipes")
+COMMANDS = (*TRAINER_COMMANDS, "export", "view", "recipes")
 PORT = 8080
 
 
@@ -42,6 +48,17 @@ class UsageError(ValueError):
 
 class Arguments(argparse.ArgumentParser):
     """The options of a command that needs no trainer; what is wrong with them is a UsageError."""
+
+    def parse(self, arguments: list[str]) -> argparse.Namespace | None:
+        """The options, or None after --help.
+
+        Raises:
+            UsageError: an unknown or missing one.
+        """
+        try:
+            return self.parse_args(arguments)
+        except SystemExit:
+            return None
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog.removeprefix('asdkit ')}: {message}; {self.prog} --help tells more.")
@@ -70,8 +87,8 @@ def main(arguments: list[str] | None = None) -> int:
         if command == "recipes":
             print("\n".join(recipes()))
             return 0
-        if command == "view":
-            return view(rest)
+        if command in ("export", "view"):
+            return (export if command == "export" else view)(rest)
         rest, run = expand(command, rest)
     except UsageError as error:
         print(f"asdkit: {error}", file=sys.stderr)
@@ -103,15 +120,60 @@ def view(arguments: list[str]) -> int:
     parser = Arguments("asdkit view", description="Look at an object in a browser, on this machine alone.")
     parser.add_argument("what", metavar="RUN|FILE", type=Path, help="a run folder, a checkpoint or a file of splats")
     parser.add_argument("--port", type=int, default=PORT, help="the next free one when it is taken (default: 8080)")
-    try:
-        options = parser.parse_args(arguments)
-    except SystemExit:  # after --help; what is wrong is a UsageError
+    options = parser.parse(arguments)
+    if options is None:
         return 0
     _prepare()
-    try:
-        from asdkit.viewing import main as serve
 
-        serve(options.what, options.port)
+    def serve() -> None:
+        from asdkit.viewing import main as serve_for_ever
+
+        serve_for_ever(options.what, options.port)
+
+    return _carried_out(serve)
+
+
+def export(arguments: list[str]) -> int:
+    """`asdkit export`; returns the process's exit code.
+
+    Args:
+        arguments: what stands after `export`.
+
+    Raises:
+        UsageError: an unknown option.
+    """
+    parser = Arguments("asdkit export", description="Write an object as files that other tools open.")
+    parser.add_argument("what", metavar="RUN|FILE", type=Path, help="a run folder, a checkpoint or a file of splats")
+    parser.add_argument("--format", required=True, metavar="LIST", help=f"with commas between: {', '.join(FORMATS)}")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the files (default: export, there)")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    parser.add_argument("--up", default="z", metavar="AXIS", help="up in ply, splat and spz: z (default), y or -y")
+    parser.add_argument("--size", type=int, default=512, help="pixels of pictures and films (default: 512)")
+    parser.add_argument("--frames", type=int, default=60, help="of films (default: 60)")
+    parser.add_argument("--resolution", type=int, default=128, help="of the grid for meshes (default: 128)")
+    parser.add_argument("--faces", type=int, default=0, help="of meshes at most (default: 0, all)")
+    parser.add_argument("--texture", type=int, default=0, help="pixels of meshes' texture (default: 0, vertex colours)")
+    options = parser.parse(arguments)
+    if options is None:
+        return 0
+    _prepare()
+
+    def write() -> None:
+        from asdkit.export import Choices
+        from asdkit.export import export as write_files
+
+        how = Choices(options.up, options.size, options.frames, options.resolution, options.faces, options.texture)
+        formats = [name.strip() for name in options.format.split(",") if name.strip()]
+        for file in write_files(options.what, formats, options.out, options.force, how):
+            print(file)
+
+    return _carried_out(write)
+
+
+def _carried_out(act: Callable[[], None]) -> int:
+    """The exit code of a command; what goes wrong is one sentence."""
+    try:
+        act()
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, RuntimeError) as error:

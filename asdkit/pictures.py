@@ -64,16 +64,31 @@ def save_grid(images: Float[Tensor, "N C H W"], path: Path, columns: int, scale:
 
 def save_film(frames: Float[Tensor, "T C H W"], folder: Path, name: str, fps: int = 20) -> Path:
     """`name.mp4` where the extra `video` is installed, an animated `name.webp` elsewhere; returns the file."""
-    pictures = to_bytes(frames)
     if find_spec("imageio_ffmpeg") and find_spec("imageio"):
-        import imageio
-
         path = folder / f"{name}.mp4"
-        with atomic(path) as temporary:
-            imageio.mimwrite(temporary, list(pictures), fps=fps, macro_block_size=2, quality=8)
-        return path
-    path = folder / f"{name}.webp"
-    first, *others = [Image.fromarray(picture) for picture in pictures]
+        save_mp4(frames, path, fps)
+    else:
+        path = folder / f"{name}.webp"
+        save_webp(frames, path, fps)
+    return path
+
+
+def save_mp4(frames: Float[Tensor, "T C H W"], path: Path, fps: int = 20) -> None:
+    """A film in [0,1] as MP4.
+
+    Raises:
+        RuntimeError: the extra `video` is not installed.
+    """
+    if not (find_spec("imageio_ffmpeg") and find_spec("imageio")):
+        raise RuntimeError('MP4 needs imageio and ffmpeg: pip install "asdkit[video]", or take webp.')
+    import imageio
+
+    with atomic(path) as temporary:
+        imageio.mimwrite(temporary, list(to_bytes(frames)), fps=fps, macro_block_size=2, quality=8)
+
+
+def save_webp(frames: Float[Tensor, "T C H W"], path: Path, fps: int = 20) -> None:
+    """A film in [0,1] as an animated WebP that repeats for ever."""
+    first, *others = [Image.fromarray(picture) for picture in to_bytes(frames)]
     with atomic(path) as temporary:
         first.save(temporary, save_all=True, append_images=others, duration=1000 // fps, loop=0, quality=85)
-    return path

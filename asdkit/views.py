@@ -60,6 +60,13 @@ class Views:
         return torch.cat([top, self.c2w[:, 3:]], dim=1)
 
 
+def joined(batches: "list[Views]") -> Views:
+    """Several batches of cameras of one image size as one."""
+    tensors = {field.name for field in fields(Views)} - {"height", "width"}
+    parts = {name: torch.cat([getattr(views, name) for views in batches]) for name in tensors}
+    return Views(**parts, height=batches[0].height, width=batches[0].width)
+
+
 class Shot(NamedTuple):
     """What a step looks at, where it is not cameras alone.
 

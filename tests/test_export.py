@@ -1,0 +1,171 @@
+"""`asdkit export`: what other tools get is what the run shows, and what can't be written is one sentence before."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import RECIPE
+from PIL import Image
+
+from asdkit.cli import FORMATS, main
+from asdkit.export import Choices, export, opened
+from asdkit.formats import read_splats, write_splats
+from asdkit.generators.gaussians import Gaussians
+from asdkit.loading import load
+from asdkit.views import joined, ring
+
+ROOT = Path(__file__).parents[1]
+SMALL = Choices(size=32, frames=3, resolution=32)
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs of the tiny recipe, of Gaussians and of a radiance field; treat them as read-only."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "small.yaml").write_text(RECIPE.format(prior=tiny_folder, root=folder / "runs"))
+    options = ["fit", "--config", str(folder / "small.yaml"), "--trainer.max_steps=1", "--snapshots.every=0"]
+    nerf = ["--model.generator=NeRF", "--model.generator.samples=8", "--model.generator.blob=30"]
+    assert main([*options, "--run.name=gaussians", "--model.generator.sh_degree=1"]) == 0
+    assert main([*options, "--run.name=nerf", *nerf]) == 0
+    return {name: folder / "runs" / "small" / name for name in ("gaussians", "nerf")}
+
+
+def test_all_formats_of_gaussians(runs: dict[str, Path], tmp_path: Path) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    pytest.importorskip("skimage")
+    files = export(runs["gaussians"], [*FORMATS, "ply"], tmp_path, False, SMALL)
+    made = load(runs["gaussians"]).generator.splats()
+    assert {file.name for file in files} >= set(FORMATS.values())
+    exact = read_splats(tmp_path / "splats.ply")
+    assert all(np.array_equal(a, b) for a, b in zip(exact, made, strict=True))
+    for name in ("splats.splat", "splats.spz", "splats.glb"):
+        again = read_splats(tmp_path / name)
+        nearest = np.linalg.norm(again.means[:, None] - made.means[None], axis=2).min(1)
+        assert len(again.means) == len(made.means) and nearest.max() < 1e-3
+    page = (tmp_path / "viewer.html").read_text()
+    assert "a red duck" in page and f"{len(made.means)} Gaussians" in page.replace(",", "")
+    for name in ("mesh.glb", "mesh.obj"):
+        mesh = trimesh.load(tmp_path / name, force="mesh")
+        half = load(runs["gaussians"]).generator.solid().half
+        assert len(mesh.faces) > 50 and np.abs(mesh.vertices).max() <= 1.1 * half
+    assert Image.open(tmp_path / "orbit.webp").n_frames == 3
+    assert Image.open(tmp_path / "views.png").size == (8 * 32, 4 * 32)
+    reader = pytest.importorskip("imageio").get_reader(tmp_path / "orbit.mp4")
+    assert reader.get_data(2).shape == (32, 32, 3)
+
+
+def test_pictures_are_what_the_run_shows(runs: dict[str, Path], tmp_path: Path) -> None:
+    for name, run in runs.items():
+        (file,) = export(run, ["png"], tmp_path / name, False, SMALL)
+        module, views = load(run), ring(8, 20.0, size=32)
+        assert opened(run).distance == pytest.approx(max(3.4, 3.75 * module.generator.solid().half))
+        rows = np.asarray(Image.open(file)).reshape(4, 32, 8, 32, 3).transpose(0, 2, 1, 3, 4) / 255
+        views = ring(8, 20.0, distance=opened(run).distance, size=32)
+        with torch.no_grad():
+            render = module.show(views)
+        shown = render.image.permute(0, 2, 3, 1).numpy()
+        alpha = render.alpha.permute(0, 2, 3, 1).numpy()
+        np.testing.assert_allclose(rows[0], shown, atol=1.01 / 255)
+        np.testing.assert_allclose(rows[1], np.broadcast_to(alpha, shown.shape), atol=1.01 / 255)
+        hit = alpha[..., 0] > 0.5
+        assert hit.any() and (rows[2:][:, ~hit] == 0).all()
+        near, far = (render.depth.permute(0, 2, 3, 1).numpy()[hit].ravel().argsort()[i] for i in (0, -1))
+        assert rows[2][hit][near, 0] > rows[2][hit][far, 0]
+        outwards = views.c2w[:, :3, 3] / views.distance[:, None]  # towards the camera, as normals are on the whole
+        facing = ((2 * rows[3] - 1) * outwards[:, None, None].numpy()).sum(-1)
+        assert facing[hit].mean() > 0.3
+
+
+@pytest.mark.parametrize(("up", "axes"), [("y", (1, 2, 0)), ("-y", (1, 2, 0)), ("z", (0, 1, 2))])
+def test_up_is_where_it_is_asked_for(runs: dict[str, Path], tmp_path: Path, up: str, axes: tuple) -> None:
+    export(runs["gaussians"], ["ply", "glb"], tmp_path, False, SMALL._replace(up=up))
+    made, got = load(runs["gaussians"]).generator.splats(), read_splats(tmp_path / "splats.ply")
+    signs = np.array([1, -1, -1]) if up == "-y" else np.ones(3)
+    np.testing.assert_allclose(got.means, made.means[:, axes] * signs, atol=1e-6)
+    np.testing.assert_allclose(read_splats(tmp_path / "splats.glb").means, made.means, atol=1e-5)
+
+
+def test_a_large_object_is_seen_whole(tmp_path: Path) -> None:
+    gaussians = Gaussians(count=300, capacity=300, init_radius=9.0, init_opacity=0.9)
+    write_splats(tmp_path / "large.ply", gaussians.splats())
+    exported = opened(tmp_path / "large.ply")
+    assert exported.distance > 20 and exported.name == "large"
+    exported.choices = SMALL
+    alpha = exported.render(joined([exported.ring(3, e, 32) for e in (-30.0, 60.0)])).alpha
+    assert alpha.shape == (6, 1, 32, 32) and alpha.amax() > 0.5
+    assert max(alpha[..., 0].max(), alpha[..., -1].max(), alpha[..., 0, :].max(), alpha[..., -1, :].max()) < 0.02
+
+
+def test_a_file_is_turned_into_another(tmp_path: Path) -> None:
+    gaussians = Gaussians(count=30, capacity=30, sh_degree=2)
+    gaussians.sh.data.normal_(std=0.2)
+    write_splats(tmp_path / "a.glb", gaussians.splats())
+    (file,) = export(tmp_path / "a.glb", ["ply"], None, False, SMALL)
+    assert file == tmp_path / "export" / "splats.ply"
+    again, made = read_splats(file), gaussians.splats()
+    assert again.sh.shape == made.sh.shape
+    np.testing.assert_allclose(again.means, made.means, atol=1e-5)
+    np.testing.assert_allclose(again.sh, made.sh, atol=1e-4)
+
+
+def test_what_can_not_be_written_is_said_before_anything_is(
+    runs: dict[str, Path], tmp_path: Path, tiny_folder: Path
+) -> None:
+    def refused(words: str, path: Path, formats: list[str], choices: Choices = SMALL) -> None:
+        with pytest.raises(ValueError, match=words) as caught:
+            export(path, formats, tmp_path / "out", False, choices)
+        assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+    refused("no format 'stl'; there are ply", runs["gaussians"], ["ply", "stl"])
+    refused("no format ''", runs["gaussians"], [])
+    refused("holds Gaussians and .* is made of NeRF", runs["nerf"], ["webp", "ply"])
+    refused("html holds Gaussians", runs["nerf"], ["html"])
+    refused("There is no .*nowhere", tmp_path / "nowhere", ["ply"])
+    refused("--up must be z, y or -y; got x", runs["gaussians"], ["ply"], Choices(up="x"))
+    for name, value in {"size": 15, "frames": 1, "resolution": 9, "faces": 50, "texture": 32}.items():
+        refused(f"--{name} must be .*; got {value}", runs["gaussians"], ["ply"], Choices()._replace(**{name: value}))
+    cameras = "asdkit.data.Cameras, init_args: {views_per_step: 2, size: 16, orbit_views: 3}"
+    recipe = RECIPE.format(prior=tiny_folder, root=tmp_path).replace(cameras, "asdkit.data.Canvas")
+    (tmp_path / "small.yaml").write_text(recipe)
+    image = ["--model.generator=Pixels", "--model.generator.size=16"]
+    command = ["fit", "--config", str(tmp_path / "small.yaml"), "--trainer.max_steps=1", "--run.name=image"]
+    assert main([*command, *image, "--snapshots.every=0"]) == 0
+    refused("mp4 holds 3D objects and .* is made of Pixels; export png", tmp_path / "small" / "image", ["mp4"])
+    (file,) = export(tmp_path / "small" / "image", ["png"], tmp_path / "out", False, SMALL)
+    assert Image.open(file).height == 16
+
+
+def test_files_are_not_replaced_unless_asked(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["export", str(runs["gaussians"]), "--format", "ply, png", "--out", str(tmp_path), "--size=16"]
+    assert main(command) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "splats.ply"), str(tmp_path / "views.png")]
+    (tmp_path / "splats.ply").write_text("mine")
+    (tmp_path / "views.png").unlink()
+    assert main(command) == 2
+    assert "splats.ply exists" in capsys.readouterr().err
+    assert (tmp_path / "splats.ply").read_text() == "mine" and not (tmp_path / "views.png").exists()
+    assert main([*command, "--force"]) == 0
+    assert len(read_splats(tmp_path / "splats.ply").means) > 1
+
+
+def test_films_without_the_extra_are_one_sentence(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("asdkit.pictures.find_spec", lambda name: None)
+    assert main(["export", str(runs["gaussians"]), "--format=mp4", "--out", str(tmp_path), "--size=16"]) == 1
+    assert 'pip install "asdkit[video]"' in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_help_and_wrong_options_need_no_torch(capsys: pytest.CaptureFixture) -> None:
+    program = (
+        "import sys\nfrom asdkit.cli import main\nassert main(['export', '--help']) == 0\n"
+        "assert main(['export', 'x', '--fromat=ply']) == 2\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(name in "".join(done.stdout.split()) for name in FORMATS) and "asdkit: export:" in done.stderr
