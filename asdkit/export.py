@@ -115,6 +115,9 @@ def opened(path: Path) -> Exported:
         degree, count = round(splats.sh.shape[1] ** 0.5) - 1, len(splats.means)
         return Exported(path.stem, Gaussians(str(path), count=1, capacity=count, sh_degree=degree), 1.0)
     module = load(path)
+    if module.generator.solid() is None:  # images may be latents, which the prior decodes
+        module.prior.setup()
+        module.generator.setup(module.prior)
     module.generator.to("cuda" if torch.cuda.is_available() else "cpu")
     return Exported(module.prompt, module.generator, module.background)
 

@@ -111,9 +111,7 @@ def test_a_file_is_turned_into_another(tmp_path: Path) -> None:
     np.testing.assert_allclose(again.sh, made.sh, atol=1e-4)
 
 
-def test_what_can_not_be_written_is_said_before_anything_is(
-    runs: dict[str, Path], tmp_path: Path, tiny_folder: Path
-) -> None:
+def test_what_can_not_be_written_is_said_before_anything_is(runs: dict[str, Path], tmp_path: Path) -> None:
     def refused(words: str, path: Path, formats: list[str], choices: Choices = SMALL) -> None:
         with pytest.raises(ValueError, match=words) as caught:
             export(path, formats, tmp_path / "out", False, choices)
@@ -127,15 +125,22 @@ def test_what_can_not_be_written_is_said_before_anything_is(
     refused("--up must be z, y or -y; got x", runs["gaussians"], ["ply"], Choices(up="x"))
     for name, value in {"size": 15, "frames": 1, "resolution": 9, "faces": 50, "texture": 32}.items():
         refused(f"--{name} must be .*; got {value}", runs["gaussians"], ["ply"], Choices()._replace(**{name: value}))
+
+
+@pytest.mark.parametrize("kind", ["Pixels", "Latents"])
+def test_images_are_exported_as_pictures(tmp_path: Path, tiny_folder: Path, kind: str) -> None:
     cameras = "asdkit.data.Cameras, init_args: {views_per_step: 2, size: 16, orbit_views: 3}"
     recipe = RECIPE.format(prior=tiny_folder, root=tmp_path).replace(cameras, "asdkit.data.Canvas")
     (tmp_path / "small.yaml").write_text(recipe)
-    image = ["--model.generator=Pixels", "--model.generator.size=16"]
+    image = [f"--model.generator={kind}", "--model.generator.size=16", "--model.generator.count=2"]
     command = ["fit", "--config", str(tmp_path / "small.yaml"), "--trainer.max_steps=1", "--run.name=image"]
     assert main([*command, *image, "--snapshots.every=0"]) == 0
-    refused("mp4 holds 3D objects and .* is made of Pixels; export png", tmp_path / "small" / "image", ["mp4"])
+    with pytest.raises(ValueError, match=f"mp4 holds 3D objects and .* is made of {kind}; export png"):
+        export(tmp_path / "small" / "image", ["mp4"], tmp_path / "out", False, SMALL)
     (file,) = export(tmp_path / "small" / "image", ["png"], tmp_path / "out", False, SMALL)
-    assert Image.open(file).height == 16
+    contact = Image.open(tmp_path / "small" / "image" / "contact.png").crop((0, 0, 64, 32))  # each pixel is 2x2 there
+    shown = np.asarray(contact.resize((32, 16), Image.Resampling.NEAREST))
+    np.testing.assert_array_equal(np.asarray(Image.open(file)), shown)
 
 
 def test_files_are_not_replaced_unless_asked(
