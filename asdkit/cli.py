@@ -288,7 +288,13 @@ def _target(flag: str, value: str) -> list[str]:
     return _prompt("--model.prompt", value)
 
 
+def _asset(flag: str, value: str) -> list[str]:
+    """Editing in 3D starts from the object that it compares with."""
+    return ["--data.asset", value, "--model.generator.init", value]
+
+
 _SHORT_FORMS = {
+    "--asset": _asset,
     "--config": _config,
     "-c": _config,
     "--model.prompt": _prompt,

@@ -3,11 +3,14 @@
 import logging
 import math
 from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from asdkit.loading import object_of
 from asdkit.pictures import read_picture
 from asdkit.ramps import Ramp, ends, value_at
 from asdkit.randomness import generator_for
@@ -38,9 +41,11 @@ class Cameras(pl.LightningDataModule):
         fov_deg: vertical field of view in degrees, within (0, 180).
         orbit_views: frames of the orbit that `predict` renders, 1 to 1000.
         orbit_elevation_deg: height of the orbit, within (-90, 90).
+        asset: a 3D object that methods of editing compare with, rendered from the step's cameras: a run folder, a
+            checkpoint or a file of splats. Empty for none.
 
     Raises:
-        ValueError: a number out of its range.
+        ValueError: a number out of its range, or an asset that is missing, broken or no 3D object.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Cameras(pl.LightningDataModule):
         fov_deg: float | Ramp = 40.0,
         orbit_views: int = 60,
         orbit_elevation_deg: float = 20.0,
+        asset: str = "",
     ) -> None:
         super().__init__()
         _require(1 <= views_per_step <= 1024, f"data.views_per_step must be within 1 and 1024; got {views_per_step}.")
@@ -81,6 +87,10 @@ class Cameras(pl.LightningDataModule):
             orbit_elevation_deg,
         )
         self._settled = {name: ends(number)[1] for name, number in self._numbers.items()}
+
+        self.asset = object_of(Path(asset)) if asset else None
+        if self.asset is not None and self.asset.solid() is None:
+            raise ValueError(f"data.asset must be a 3D object, but {asset} is made of {type(self.asset).__name__}.")
 
     def sample(self, generator: torch.Generator, step: int = 0) -> Views:
         """The random cameras of one step."""
@@ -117,10 +127,7 @@ class Cameras(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Endless steps from the trainer's current one on."""
-        trainer = self.trainer
-        return DataLoader(
-            _Steps(self, trainer.lightning_module.seed, trainer.global_step, trainer.global_rank), batch_size=None
-        )
+        return DataLoader(_Steps(self), batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
         """The novel views, in one batch."""
@@ -195,16 +202,23 @@ class _Forever(IterableDataset):
 
 
 class _Steps(IterableDataset):
-    """The cameras of steps first, first + 1, ..."""
+    """The cameras of the trainer's step, of the next one, ...; with what they see of the asset, if there is one."""
 
-    def __init__(self, cameras: Cameras, seed: int, first: int, rank: int) -> None:
-        self.cameras, self.seed, self.first, self.rank = cameras, seed, first, rank
+    def __init__(self, cameras: Cameras) -> None:
+        self.cameras, self.first = cameras, cameras.trainer.global_step
 
-    def __iter__(self) -> Iterator[Views]:
-        step = self.first
-        while True:
-            yield self.cameras.sample(generator_for(self.seed, step, "views", self.rank), step)
-            step += 1
+    def __iter__(self) -> Iterator[Views | Shot]:
+        module, rank = self.cameras.trainer.lightning_module, self.cameras.trainer.global_rank
+        for step in count(self.first):
+            views = self.cameras.sample(generator_for(module.seed, step, "views", rank), step)
+            yield views if self.cameras.asset is None else self.shot(views, step)
+
+    @torch.no_grad()
+    def shot(self, views: Views, step: int) -> Shot:
+        """The cameras, and what they see of the asset before the step's backdrop."""
+        module, asset = self.cameras.trainer.lightning_module, self.cameras.asset
+        views = views.to(module.device)
+        return Shot(views, asset.to(module.device).render(views, module.backdrop(step)).image)
 
 
 def _orbit(

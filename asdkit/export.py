@@ -12,12 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.cli import FORMATS
-from asdkit.formats import SUFFIXES, read_splats, turned, write_splats
+from asdkit.formats import turned, write_splats
 from asdkit.formats.gltf import TO_GLTF
 from asdkit.formats.html import write_html
 from asdkit.generators.base import Generator, Render
-from asdkit.generators.gaussians import Gaussians
-from asdkit.loading import load
+from asdkit.loading import is_splats, load, object_of
 from asdkit.pictures import save_grid, save_mp4, save_webp
 from asdkit.views import Views, joined, ring, surface_normals
 
@@ -108,12 +107,8 @@ def opened(path: Path) -> Exported:
     Raises:
         ValueError: there is none, or it is broken.
     """
-    if not path.exists():
-        raise ValueError(f"There is no {path}; name a run folder, a checkpoint or a file of splats.")
-    if path.is_file() and path.suffix.lower() in SUFFIXES:
-        splats = read_splats(path)
-        degree, count = round(splats.sh.shape[1] ** 0.5) - 1, len(splats.means)
-        return Exported(path.stem, Gaussians(str(path), count=1, capacity=count, sh_degree=degree), 1.0)
+    if is_splats(path) or not path.exists():
+        return Exported(path.stem, object_of(path), 1.0)
     module = load(path)
     if module.generator.solid() is None:  # images may be latents, which the prior decodes
         module.prior.setup()

@@ -26,6 +26,11 @@ def resolved(capsys: pytest.CaptureFixture, *arguments: object) -> dict:
     return yaml.safe_load(out)
 
 
+def test_an_asset_is_compared_with_and_started_from() -> None:
+    arguments, _ = expand("fit", ["--config", "gs3d", "--asset", "duck.ply", "--trainer.max_steps=3"])
+    assert arguments[2:] == ["--data.asset", "duck.ply", "--model.generator.init", "duck.ply", "--trainer.max_steps=3"]
+
+
 def test_light_commands_do_not_import_torch() -> None:
     script = (
         "import sys; from asdkit.cli import main\n"

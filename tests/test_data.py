@@ -1,12 +1,20 @@
 """Cameras: stratified, stateless, within their ranges; and views to judge by that training does not take."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from test_gaussians import save_run
 
 from asdkit.data import Cameras
+from asdkit.distillation import Distillation
+from asdkit.formats import write_splats
+from asdkit.generators.gaussians import Gaussians
+from asdkit.generators.images import Pixels
+from asdkit.guidance import SDS
+from asdkit.lab import GaussianPrior
 from asdkit.ramps import Ramp
 from asdkit.randomness import generator_for
 from asdkit.views import Views
@@ -102,6 +110,28 @@ def test_numbers_move_with_the_iterations_and_pictures_are_of_their_end() -> Non
     stream = iter(cameras.train_dataloader())
     assert torch.equal(next(stream).c2w, facts[5].c2w)
     assert torch.equal(next(stream).c2w, cameras.sample(generator_for(0, 6, "views"), 6).c2w)
+
+
+def test_an_asset_is_seen_from_the_steps_cameras_before_the_steps_backdrop(tmp_path: Path) -> None:
+    gaussians = Gaussians(count=40, capacity=40, init_opacity=0.8)
+    gaussians.sh.data.normal_()
+    write_splats(tmp_path / "a.ply", gaussians.splats())
+    cameras = Cameras(size=16, asset=str(tmp_path / "a.ply"))
+    module = Distillation("y", GaussianPrior({"y": 1.0}), gaussians, SDS(), random_background=0.5, seed=3)
+    cameras.trainer = SimpleNamespace(lightning_module=module, global_step=4, global_rank=0)
+    module._trainer = cameras.trainer
+    greys = set()
+    for step, shot in zip(range(4, 12), cameras.train_dataloader(), strict=False):
+        assert torch.equal(shot.views.c2w, cameras.sample(generator_for(3, step, "views")).c2w)
+        with torch.no_grad():
+            assert torch.equal(shot.source, gaussians.render(shot.views, module.backdrop(step)).image)
+        greys.add(float(shot.source[0, 0, 0, 0]))
+        assert torch.is_grad_enabled()
+    assert len(greys) > 2
+    with pytest.raises(ValueError, match="There is no nowhere.ply"):
+        Cameras(asset="nowhere.ply")
+    with pytest.raises(ValueError, match=r"data.asset must be a 3D object, but .* is made of Pixels"):
+        Cameras(asset=str(save_run(tmp_path / "b.ckpt", Pixels())))
 
 
 BAD = [
