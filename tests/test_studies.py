@@ -16,7 +16,7 @@ from asdkit.generators.base import Render
 from asdkit.generators.images import Pixels
 from asdkit.guidance import DDS
 from asdkit.lab import FiniteSetPrior, finite_set_eps
-from asdkit.toybox import edits, image_judge, runs, sweep, world
+from asdkit.toybox import edits, image_judge, representations, runs, sweep, world
 from asdkit.toybox import judge as judging
 from asdkit.toybox.clip import TinyCLIP, similarity
 from asdkit.toybox.image_judge import ToyboxImageJudge, Truths, figures, sharpness, truths
@@ -227,3 +227,33 @@ def test_the_table_of_edits_has_means() -> None:
     text = edits.table(results)
     assert "| DDS | recolour: a yellow duck → a red duck | 0.5 | 0.5 | 0 | 0.5 | 0.5 | 0.5 |" in text
     assert "| **DDS** | **mean** | **0.5** | **0.5** | **0.01** |" in text
+
+
+def test_a_representation_is_a_run_and_its_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_folder: Path
+) -> None:
+    def small(folder: Path, options: list[str]) -> dict:
+        asked.append(options)
+        tiny = [f"--model.prior.path={tiny_folder}", "--data.size=16", "--data.views_per_step=1"]
+        return fit(folder, [*options, *tiny, "--trainer.max_steps=1", "--snapshots.every=0", "--outputs.size=16"])
+
+    asked, fit = [], runs.fit
+    monkeypatch.setattr(representations, "fit", small)
+    name = "NeRF, then Gaussians"
+    nerf = representations.run("NeRF, voxels", "a red car", tmp_path / "out")
+    both = representations.run(name, "a red car", tmp_path / "out")
+    assert asked[1][:5] == [
+        "--config", "gs3d", "--config", "gs3d/from_nerf", f"--model.generator.init={tmp_path}/out/nerf-voxels",
+    ]  # fmt: skip
+    assert asked[1][-2:] == ["--model.prompt", "a red car"]
+    assert set(nerf["sizes"]) == {"mesh-glb"} and set(both["sizes"]) == {"ply", "spz", "glb", "html", "mesh-glb"}
+    ply = tmp_path / "out" / "nerf-then-gaussians" / "export" / "splats.ply"
+    assert both["sizes"]["ply"] == ply.stat().st_size
+    assert both["numbers"] == 4000 * 14
+    assert 100 < both["peak_mb"]["rss"] < 20_000
+    lines = representations.table({"NeRF, voxels": nerf, name: both}).splitlines()
+    assert len({line.count("|") for line in lines[:4]}) == 1
+    cells = lines[3].split(" | ")
+    assert cells[0] == "| " + name and cells[6] == "56000"
+    assert float(cells[7]) == pytest.approx(ply.stat().st_size / 1000, rel=0.01)
+    assert lines[2].split(" | ")[7] == ""

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import resource
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
@@ -136,6 +138,7 @@ class RunFolder(pl.Callback):
             "seconds": round(time.time() - self._start + self._written_before.get("seconds", 0.0), 1),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(self._start)),
             "prior": prior_digest(pl_module),
+            "peak_mb": {name: round(value / 1e6) for name, value in peak_memory().items()},
             "metrics": numbers,
             "versions": {"asdkit": asdkit.__version__, "python": platform.python_version(), **_versions()},
             "device": str(pl_module.device),
@@ -143,6 +146,13 @@ class RunFolder(pl.Callback):
             "pid": os.getpid(),
         }
         write_text(Path(trainer.default_root_dir) / "run.json", json.dumps(report, indent=2) + "\n")
+
+
+def peak_memory() -> dict[str, int]:
+    """The most bytes this process has held so far, of main memory (`rss`) and, if there is one, of the GPU."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peaks = {"rss": unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    return peaks | ({"cuda": torch.cuda.max_memory_allocated()} if torch.cuda.is_available() else {})
 
 
 def prior_digest(module: pl.LightningModule) -> str:

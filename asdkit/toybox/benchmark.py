@@ -101,9 +101,9 @@ def table(results: dict[str, dict[str, dict]], study: Study = STUDIES["gs3d"]) -
         rows = []
         for prompt, report in runs.items():
             rows.append([*(report["metrics"].get(name) for name in study.figures), report["seconds"]])
-            lines.append(f"| {method} | {prompt} | " + " | ".join(map(_cell, rows[-1])) + " |")
+            lines.append(f"| {method} | {prompt} | " + " | ".join(map(cell, rows[-1])) + " |")
         means = [_mean([value for value in column if value is not None]) for column in zip(*rows, strict=True)]
-        lines.append(f"| **{method}** | **mean** | " + " | ".join(f"**{_cell(mean)}**" for mean in means) + " |")
+        lines.append(f"| **{method}** | **mean** | " + " | ".join(f"**{cell(mean)}**" for mean in means) + " |")
     prior = next(iter(next(iter(results.values())).values()))["prior"]
     return "\n".join([*lines, "", f"Prior `{prior}`."]) + "\n"
 
@@ -137,7 +137,8 @@ def contact(path: Path, study: Study) -> Float[Tensor, "N 3 64 64"]:
     return pixels.permute(0, 2, 4, 1, 3).reshape(study.views, 3, _SIZE, _SIZE)
 
 
-def _cell(value: float | None) -> str:
+def cell(value: float | None) -> str:
+    """A number for a table, to three figures; nothing for None."""
     return "" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
