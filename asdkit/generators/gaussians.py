@@ -49,7 +49,7 @@ class Gaussians(Store):
         densify_from: iterations before the first round.
         densify_until: iterations after which there are no more rounds.
         density: what happens in a round: Fraction when left out, or Threshold, MCMC.
-        opacity_weight: of the mean opacity, at least 0; MCMC needs some, for Gaussians to be freed.
+        opacity_weight: of the mean opacity, at least 0; in long runs MCMC needs some, for Gaussians to be freed.
         scale_weight: of the mean standard deviation, at least 0, against Gaussians that swell.
 
     Raises:

@@ -21,11 +21,7 @@ from asdkit.views import ring
 
 REPRESENTATIONS = {
     "Gaussians": [],
-    "Gaussians, MCMC": [
-        "--model.generator.density=MCMC",
-        "--model.generator.opacity_weight=30",
-        "--model.generator.scale_weight=30",
-    ],
+    "Gaussians, MCMC": ["--model.generator.density=MCMC"],
     "Gaussians, coarse to fine": ["--config", "gs3d/coarse_to_fine"],
     "Surfels": ["--model.generator.surfels=true"],
     "NeRF, voxels": ["--model.generator=NeRF"],
