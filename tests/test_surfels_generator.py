@@ -12,6 +12,7 @@ from asdkit.generators.density import MCMC, Fraction
 from asdkit.generators.encodings import Voxels
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.nerf import NeRF
+from asdkit.generators.saved import generator_of
 from asdkit.ply import read_splats
 from asdkit.randomness import generator_for
 from asdkit.rasterizers import rasterize
@@ -50,6 +51,10 @@ def test_files_and_runs_bring_their_rotations_and_point_clouds_have_none(tmp_pat
         assert torch.equal(discs.quats, first.quats) and torch.equal(discs.log_scales[:, :2], first.log_scales[:, :2])
         smaller = first.log_scales[:, :2].min(1).values
         torch.testing.assert_close(discs.log_scales[:, 2], smaller - math.log(100))
+    again = generator_of(save_run(tmp_path / "c.ckpt", discs))
+    views = ring(2, distance=2.5, size=24)
+    assert torch.equal(again.render(views).image, discs.render(views).image)
+    assert not torch.equal(again.render(views).image, first.render(views).image)
     head = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
     (tmp_path / "b.ply").write_text(head + "0 0 0\n1 0 0\n0 1 1\n")
     field = save_run(tmp_path / "b.ckpt", NeRF(Voxels((4,)), half=0.8, blob=200.0, blob_radius=0.4))

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
-from asdkit.rasterizers.projection import ALPHA_MIN, EXTENT_MAX, NEAR, RADIUS_LIMIT, Projection, rotation_matrices
+from asdkit.rasterizers.projection import ALPHA_MIN, NEAR, RADIUS_LIMIT, Projection, rotation_matrices
 
 FILTER = 2.0  # 1/pixel^2; no footprint is narrower than a Gaussian of this inverse variance
 
@@ -64,7 +64,7 @@ def _box(
     clear = clear.where(clear.abs() > 1e-12, torch.full_like(clear, 1e-12))
     stretch = (sigmas.square() / clear)[..., None]
     middle = -stretch * (axes * slope[:, :, None]).sum(-1)
-    return mean + middle, (middle.square() + stretch * axes.square().sum(-1)).clamp(min=0).sqrt()
+    return mean + middle, (middle.square() + stretch * axes.square().sum(-1)).sqrt()
 
 
 @torch.no_grad()
@@ -76,7 +76,7 @@ def _radii(
     height: int,
 ) -> Int32[Tensor, "B N 2"]:
     """Half sizes in pixels of a box around the centre outside of which alpha is below ALPHA_MIN; 0 where nothing is."""
-    extent = (2 * (opacities / ALPHA_MIN).clamp(min=1).log()).sqrt().clamp(max=EXTENT_MAX)
+    extent = (2 * (opacities / ALPHA_MIN).clamp(min=1).log()).sqrt()
     middle, half = _box(matrices, extent)
     outline = (middle - centres).abs() + half
     reach = torch.maximum(outline, (extent / FILTER**0.5)[..., None])
@@ -86,7 +86,7 @@ def _radii(
     in_front = depth > extent * slope.norm(dim=-1)
     radii = reach.where(in_front[..., None], everywhere).ceil().clamp(max=RADIUS_LIMIT)
     on_screen = ((centres + radii > 0) & (centres - radii < size)).all(-1) & (extent > 0) & (depth > NEAR)
-    return radii.where((on_screen & radii.isfinite().all(-1))[..., None], torch.zeros_like(radii)).to(torch.int32)
+    return radii.where(on_screen[..., None], torch.zeros_like(radii)).to(torch.int32)
 
 
 def footprints(
