@@ -1,9 +1,10 @@
-"""3D Gaussian splatting as a generator, in a store of fixed capacity."""
+"""3D Gaussian splatting, or 2D, as a generator in a store of fixed capacity."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -12,7 +13,7 @@ from asdkit import ply
 from asdkit.files import atomic
 from asdkit.generators.base import Render, Saturate, Solid
 from asdkit.generators.density import Density, Fraction
-from asdkit.generators.gaussians_init import cloud_from
+from asdkit.generators.gaussians_init import cloud_from, thin
 from asdkit.generators.gaussians_solid import solid_of
 from asdkit.generators.store import Store
 from asdkit.ramps import Ramp, ends, value_at
@@ -51,9 +52,11 @@ class Gaussians(Store):
         density: what happens in a round: Fraction when left out, or Threshold, MCMC.
         opacity_weight: of the mean opacity, at least 0; in long runs MCMC needs some, for Gaussians to be freed.
         scale_weight: of the mean standard deviation, at least 0, against Gaussians that swell.
+        surfels: flat discs (2DGS, arXiv 2403.17888) whose third axis is their normal. At the start they point anywhere,
+            unless what they start from has rotations; files hold them as very thin 3D Gaussians.
 
     Raises:
-        ValueError: an argument out of its range, or a missing or broken file.
+        ValueError: an argument out of its range, surfels that are antialiased, or a missing or broken file.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Gaussians(Store):
         density: Density | None = None,
         opacity_weight: float = 0.0,
         scale_weight: float = 0.0,
+        surfels: bool = False,
     ) -> None:
         super().__init__()
         positive = {
@@ -96,7 +100,8 @@ class Gaussians(Store):
         _require(0 < init_opacity < 1, f"init_opacity must be within (0,1), not {init_opacity}.")
         _require(sh_degree in range(4), f"sh_degree must be 0, 1, 2 or 3, not {sh_degree}.")
         _require(densify_every >= 0, f"densify_every must not be negative, but is {densify_every}.")
-        self.sh_degree, self.background, self.antialiased = sh_degree, background, antialiased
+        _require(not (surfels and antialiased), "surfels can't be antialiased: leave out one of the two.")
+        self.sh_degree, self.background, self.antialiased, self.surfels = sh_degree, background, antialiased, surfels
         self.rates = (means_lr, rotation_lr, scale_lr, opacity_lr, colour_lr)  # in the order of the parameters
         self.lr_scale = lr_scale
         self.densify_every, self.densify_from, self.densify_until = densify_every, densify_from, densify_until
@@ -104,7 +109,8 @@ class Gaussians(Store):
         self.opacity_weight, self.scale_weight = opacity_weight, scale_weight
         draws = torch.Generator().manual_seed(init_seed)
         self._seen_now = torch.zeros(2, capacity)  # of this step and rank: sums of gradients, and of views
-        self.allocate(capacity, sh_degree, cloud_from(init, count, init_radius, init_opacity, draws))
+        cloud = cloud_from(init, count, init_radius, init_opacity, draws, turned=surfels)
+        self.allocate(capacity, sh_degree, thin(cloud) if surfels else cloud)
 
     def render(self, views: Views, background: Float[Tensor, "*B 3"] | None = None) -> Render:
         """What the cameras see.
@@ -121,7 +127,7 @@ class Gaussians(Store):
             background = means.new_full((3,), self.background)
         raster = rasterize(
             means, quats, log_scales.exp(), opacity_logits.sigmoid(), sh, views.to(means.device),
-            background.to(means.device), sh_degree=self.sh_degree, antialiased=self.antialiased,
+            background.to(means.device), sh_degree=self.sh_degree, antialiased=self.antialiased, surfels=self.surfels,
         )  # fmt: skip
         if self.densify_every and self.density.follows_gradients and raster.means2d.requires_grad:
             raster.means2d.register_hook(self._statistics(slots, raster.radii, views))
@@ -153,7 +159,8 @@ class Gaussians(Store):
         """The weighted mean opacity and standard deviation of the Gaussians."""
         if not (self.opacity_weight or self.scale_weight):
             return 0
-        opacity, scale = self.opacity_logits[self.alive].sigmoid().mean(), self.log_scales[self.alive].exp().mean()
+        log_scales = self.log_scales[self.alive, :2] if self.surfels else self.log_scales[self.alive]
+        opacity, scale = self.opacity_logits[self.alive].sigmoid().mean(), log_scales.exp().mean()
         return self.opacity_weight * opacity + self.scale_weight * scale
 
     @torch.no_grad()
@@ -194,8 +201,12 @@ class Gaussians(Store):
         return ply.Splats(*(parameter[self.alive].float().cpu().numpy() for parameter in self.in_order()))
 
     def solid(self) -> Solid:
-        """The Gaussians as a density, see `solid_of`."""
-        return solid_of(self.splats())
+        """The Gaussians as a density, see `solid_of`; surfels are as thick as wide, or a grid would miss them."""
+        splats = self.splats()
+        if self.surfels:
+            wide = splats.log_scales[:, :2]
+            splats = splats._replace(log_scales=np.column_stack([wide, wide.mean(1)]))
+        return solid_of(splats)
 
     def export_ply(self, path: str | Path) -> None:
         """Writes the Gaussians as a 3DGS file.

@@ -1,5 +1,6 @@
 """Where Gaussians start: a random ball or box, a file of splats, a point cloud, a mesh, another run, or Shap-E."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from asdkit.harmonics import SH_0
 from asdkit.views import ring, unproject
 
 NEIGHBOURS = 3
+THINNER = 100  # times as wide as thick are surfels, at least
 _ELEVATIONS_DEG, _AROUND, _PIXELS = (-35.0, 10.0, 55.0), 8, 96  # from where another run's object is looked at
 REFERENCE_LIMIT = 10_000  # points that distances are measured to
 
@@ -29,18 +31,20 @@ class Cloud(NamedTuple):
     sh: Float[Tensor, "N K 3"]
 
 
-def cloud_from(init: str, count: int, radius: float, opacity: float, generator: torch.Generator) -> Cloud:
-    """The initial Gaussians; the arguments are those of `Gaussians`.
+def cloud_from(
+    init: str, count: int, radius: float, opacity: float, generator: torch.Generator, turned: bool = False
+) -> Cloud:
+    """The initial Gaussians, as `Gaussians` takes them; `turned` by random rotations where they have none of their own.
 
     Raises:
         ValueError: there is no such file, it is broken, or its kind is unknown.
     """
     if init in ("ball", "box"):
         start = _ball(count, radius, generator) if init == "ball" else _box(count, radius, generator)
-        return _from_points(start, None, opacity, generator)
+        return _from_points(start, None, opacity, generator, turned)
     path = Path(init)
     if path.is_dir() or path.suffix == ".ckpt":
-        return _from_run(path, count, opacity, generator)
+        return _from_run(path, count, opacity, generator, turned)
     if not path.is_file():
         raise ValueError(f'init must be "ball", "box", or the path of a file or run, but there is no {init}.')
     suffix = path.suffix.lower()
@@ -52,7 +56,13 @@ def cloud_from(init: str, count: int, radius: float, opacity: float, generator: 
         points, colors = _sample_mesh(path, count, radius, generator)
     else:
         points, colors = _sample_points(path, count, radius, generator)
-    return _from_points(points, colors, opacity, generator)
+    return _from_points(points, colors, opacity, generator, turned)
+
+
+def thin(cloud: Cloud) -> Cloud:
+    """The Gaussians as discs: their third axis is a hundredth of the smaller of the others."""
+    wide = cloud.log_scales[:, :2]
+    return cloud._replace(log_scales=torch.cat([wide, wide.amin(1, keepdim=True) - math.log(THINNER)], dim=1))
 
 
 def _ball(count: int, radius: float, generator: torch.Generator) -> Float[Tensor, "N 3"]:
@@ -65,7 +75,7 @@ def _box(count: int, radius: float, generator: torch.Generator) -> Float[Tensor,
 
 
 @torch.no_grad()
-def _from_run(path: Path, count: int, opacity: float, generator: torch.Generator) -> Cloud:
+def _from_run(path: Path, count: int, opacity: float, generator: torch.Generator, turned: bool) -> Cloud:
     """Another run's Gaussians as they are; of another kind of object, points of the surface that cameras see."""
     made = generator_of(path)
     splats, solid = made.splats(), made.solid()
@@ -82,18 +92,23 @@ def _from_run(path: Path, count: int, opacity: float, generator: torch.Generator
     if not len(points):
         raise ValueError(f"{path} shows nothing opaque for Gaussians to start from.")
     points = points[torch.randperm(len(points), generator=generator)[:count]]
-    return _from_points(points, solid.radiance(points)[1], opacity, generator)
+    return _from_points(points, solid.radiance(points)[1], opacity, generator, turned)
 
 
 def _from_points(
-    points: Float[Tensor, "N 3"], colors: Float[Tensor, "N 3"] | None, opacity: float, generator: torch.Generator
+    points: Float[Tensor, "N 3"],
+    colors: Float[Tensor, "N 3"] | None,
+    opacity: float,
+    generator: torch.Generator,
+    turned: bool,
 ) -> Cloud:
     """Round Gaussians as large as the distance between neighbours; grey with a little noise if there is no colour."""
     if colors is None:
         colors = 0.5 + 0.1 * (torch.rand(len(points), 3, generator=generator) - 0.5)
+    quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(len(points), 1)
     return Cloud(
         means=points,
-        quats=torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(len(points), 1),
+        quats=torch.randn(len(points), 4, generator=generator) if turned else quats,
         log_scales=_spacing(points, generator).log()[:, None].repeat(1, 3),
         opacity_logits=torch.full((len(points),), opacity).logit(),
         sh=(colors[:, None] - 0.5) / SH_0,

@@ -1,15 +1,17 @@
 """Rasterisers of 3D Gaussians: one function, three backends with the same conventions (those of gsplat).
 
 On a CUDA device gsplat draws; on the CPU a kernel compiled by numba does; the plain PyTorch backend is the readable
-reference of both. gsplat and numba are imported when they are first used.
+reference of both, and draws surfels (2D Gaussians) on the CPU. gsplat and numba are imported when they are first used.
 """
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
+from asdkit.rasterizers import surfels as discs
 from asdkit.rasterizers.projection import project, spherical_harmonics
 from asdkit.views import Views
 
@@ -24,6 +26,7 @@ class Raster(NamedTuple):
         alpha: opacity of the pixel in [0,1] [B,H,W,1].
         depth: expected camera z in world units, 0 where nothing was drawn [B,H,W,1].
         means2d: screen positions in pixels; call `retain_grad()` before backward to read their gradient [B,N,2].
+            Of surfels, zeros with that gradient; gsplat's is coarser: it leaves out a disc's tilt and the filter.
         radii: half sizes of the footprints in pixels, 0 for a Gaussian that was not drawn [B,N,2].
     """
 
@@ -45,6 +48,7 @@ def rasterize(
     sh_degree: int | None = None,
     antialiased: bool = False,
     backend: Backend = "auto",
+    surfels: bool = False,
 ) -> Raster:
     """Draws Gaussians, differentiably in all tensors but the cameras'. float64 stays float64 (not with gsplat).
 
@@ -58,16 +62,21 @@ def rasterize(
         background: features behind the Gaussians, one for all cameras or one for each.
         sh_degree: degree 0 to 3 of the spherical harmonics; None when `colors` are features.
         antialiased: dim Gaussians that are smaller than a pixel (Mip-Splatting).
-        backend: "auto" chooses gsplat on CUDA devices, numba on the CPU and torch elsewhere.
+        backend: "auto" chooses gsplat on CUDA devices, numba on the CPU and torch elsewhere and for surfels.
+        surfels: draw flat discs (2DGS): the third scale is not looked at, nor is the Gaussian blurred; it gets no
+            smaller than a blot on the screen instead. Numba draws none.
 
     Raises:
-        ValueError: shapes that do not fit together, or a degree outside 0 to 3.
+        ValueError: shapes that do not fit together, a degree outside 0 to 3, or surfels with what they do not go with.
         RuntimeError: the backend is not installed, or cannot work on the tensors' device.
     """
     _check(means, quats, scales, opacities, colors, sh_degree)
     dtype = torch.float64 if means.dtype == torch.float64 else torch.float32
     if backend == "auto":
-        backend = {"cuda": "gsplat", "cpu": "numba"}.get(means.device.type, "torch")
+        backend = {"cuda": "gsplat", "cpu": "torch" if surfels else "numba"}.get(means.device.type, "torch")
+    if surfels and (antialiased or backend == "numba"):
+        other = "antialiased" if antialiased else "the numba backend; torch draws them on the CPU"
+        raise ValueError(f"surfels do not go with {other}.")
     with torch.autocast(means.device.type, enabled=False):
         means, quats, scales, opacities, colors, background, w2c, K, eyes = (
             tensor.to(dtype)
@@ -81,13 +90,18 @@ def rasterize(
         if backend == "gsplat":
             from asdkit.rasterizers.gsplat_raster import render
 
-            blended, alpha, means2d, radii = render(*gaussians, colors, *camera, background, antialiased)
+            blended, alpha, means2d, radii = render(*gaussians, colors, *camera, background, antialiased, surfels)
             image, weighted_depth = blended[..., :-1], blended[..., -1:]
         else:
-            projection = project(*gaussians, *camera, antialiased)
-            means2d, radii = projection.means2d, projection.radii
-            features = torch.cat([colors, projection.depths[..., None]], dim=-1)
             composite = _composite(backend, means.device)
+            if surfels:
+                projection, means2d = discs.project(*gaussians, *camera)
+                composite = partial(composite, footprints=discs.footprints)
+            else:
+                projection = project(*gaussians, *camera, antialiased)
+                means2d = projection.means2d
+            radii = projection.radii
+            features = torch.cat([colors, projection.depths[..., None]], dim=-1)
             blended, transmittance = composite(projection, features, views.width, views.height)
             image = blended[..., :-1] + transmittance * background[:, None, None]
             weighted_depth, alpha = blended[..., -1:], 1 - transmittance

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,14 +24,14 @@ class Projection(NamedTuple):
 
     Shapes:
         means2d: centres in pixels, x right and y down [B,N,2].
-        conics: inverse 2D covariance (xx, xy, yy) in 1/pixel^2 [B,N,3].
+        shapes: inverse 2D covariance (xx, xy, yy) in 1/pixel^2 [B,N,3]; of surfels something else, see there.
         depths: camera z in world units [B,N].
         opacities: in [0,1], compensated for the blur when antialiased [B,N].
         radii: half sizes of the footprint's box in pixels, both 0 for a Gaussian that is not drawn [B,N,2].
     """
 
     means2d: Float[Tensor, "B N 2"]
-    conics: Float[Tensor, "B N 3"]
+    shapes: Float[Tensor, "B N S"]
     depths: Float[Tensor, "B N"]
     opacities: Float[Tensor, "B N"]
     radii: Int32[Tensor, "B N 2"]
@@ -133,6 +133,22 @@ def _radii(
     size = torch.tensor([width, height], dtype=means2d.dtype, device=means2d.device)
     on_screen = ((means2d + radii > 0) & (means2d - radii < size) & (radii > 0)).all(-1)
     return radii.where((drawable & on_screen)[..., None], torch.zeros_like(radii)).to(torch.int32)
+
+
+def footprints(
+    means2d: Float[Tensor, "N 2"],
+    shapes: Float[Tensor, "N 3"],
+    opacities: Float[Tensor, " N"],
+    gaussian: Int64[Tensor, " M"],
+    pixel: Int64[Tensor, " M"],
+    width: int,
+) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
+    """The exponent and the unclamped alpha of each (Gaussian, pixel) pair; a pixel's centre is its index + 0.5."""
+    x, y = means2d.index_select(0, gaussian).unbind(-1)
+    xx, xy, yy = shapes.index_select(0, gaussian).unbind(-1)
+    dx, dy = x - (pixel % width + 0.5), y - (pixel // width + 0.5)
+    sigma = 0.5 * (xx * dx * dx + yy * dy * dy) + xy * dx * dy
+    return sigma, opacities.index_select(0, gaussian) * (-sigma).exp()
 
 
 def spherical_harmonics(

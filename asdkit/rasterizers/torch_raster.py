@@ -1,14 +1,22 @@
 """The readable reference: alpha compositing of projected Gaussians in plain PyTorch, ordinary autograd, any device."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from asdkit.rasterizers.projection import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN, Projection
+from asdkit.rasterizers.projection import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN, Projection, footprints
+
+Footprints = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 def composite(
-    projection: Projection, features: Float[Tensor, "B N F"], width: int, height: int
+    projection: Projection,
+    features: Float[Tensor, "B N F"],
+    width: int,
+    height: int,
+    footprints: Footprints = footprints,
 ) -> tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"]]:
     """Blends features front to back, one view at a time (faster than all at once, and half the memory).
 
@@ -17,12 +25,13 @@ def composite(
         features: what is blended: colours, depth.
         width: pixels.
         height: pixels.
+        footprints: what the Gaussians look like: `projection.footprints`, or `surfels.footprints` of discs.
 
     Returns:
         The blended features over nothing, and the transmittance that is left for a background.
     """
     views = [
-        _composite_view(*(field[view] for field in projection), features[view], width, height)
+        _composite_view(*(field[view] for field in projection), features[view], width, height, footprints)
         for view in range(len(features))
     ]
     blended, transmittance = (torch.stack(parts) for parts in zip(*views, strict=True))
@@ -31,24 +40,25 @@ def composite(
 
 def _composite_view(
     means2d: Float[Tensor, "N 2"],
-    conics: Float[Tensor, "N 3"],
+    shapes: Float[Tensor, "N S"],
     depths: Float[Tensor, " N"],
     opacities: Float[Tensor, " N"],
     radii: Tensor,
     features: Float[Tensor, "N F"],
     width: int,
     height: int,
+    footprints: Footprints,
 ) -> tuple[Float[Tensor, "P F"], Float[Tensor, " P"]]:
     """One view: every (Gaussian, pixel) pair becomes a row, sorted by pixel and then by depth."""
     with torch.no_grad():
         gaussian, pixel = _pairs(means2d, depths, radii, width, height)
-        sigma, raw = _footprints(means2d, conics, opacities, gaussian, pixel, width)
+        sigma, raw = footprints(means2d, shapes, opacities, gaussian, pixel, width)
         drawn = ((sigma >= 0) & (raw >= ALPHA_MIN)).nonzero().squeeze(1)
         gaussian, pixel = gaussian.index_select(0, drawn), pixel.index_select(0, drawn)
         by_pixel = pixel.argsort(stable=True)
         gaussian, pixel = gaussian.index_select(0, by_pixel), pixel.index_select(0, by_pixel)
         pairs_before = _exclusive_cumsum(torch.bincount(pixel, minlength=width * height)).index_select(0, pixel)
-    _, raw = _footprints(means2d, conics, opacities, gaussian, pixel, width)
+    _, raw = footprints(means2d, shapes, opacities, gaussian, pixel, width)
     alpha = raw.clamp(max=ALPHA_MAX)
 
     # Transmittance is a product along each pixel's pairs: one running sum of logarithms in float64, less its value
@@ -89,19 +99,3 @@ def _pairs(
 
 def _exclusive_cumsum(values: Int64[Tensor, " M"]) -> Int64[Tensor, " M"]:
     return values.cumsum(0) - values
-
-
-def _footprints(
-    means2d: Float[Tensor, "N 2"],
-    conics: Float[Tensor, "N 3"],
-    opacities: Float[Tensor, " N"],
-    gaussian: Int64[Tensor, " M"],
-    pixel: Int64[Tensor, " M"],
-    width: int,
-) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
-    """The exponent and the unclamped alpha of each pair; a pixel's centre is its index + 0.5."""
-    x, y = means2d.index_select(0, gaussian).unbind(-1)
-    xx, xy, yy = conics.index_select(0, gaussian).unbind(-1)
-    dx, dy = x - (pixel % width + 0.5), y - (pixel // width + 0.5)
-    sigma = 0.5 * (xx * dx * dx + yy * dy * dy) + xy * dx * dy
-    return sigma, opacities.index_select(0, gaussian) * (-sigma).exp()
