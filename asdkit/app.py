@@ -38,6 +38,7 @@ from asdkit.callbacks.run_folder import MetricsCSV, RunFolder, new_run_folder
 from asdkit.callbacks.snapshots import Snapshots
 from asdkit.callbacks.viewer import Viewer
 from asdkit.cli_errors import explain
+from asdkit.extras import MissingExtra
 from asdkit.files import slug, write_text
 
 _FOLDER = "ASDKIT_RUN_FOLDER"
@@ -228,7 +229,7 @@ def _sentence(error: BaseException) -> str:
     while error.__cause__ is not None and not isinstance(error, Diverged):
         error = error.__cause__
     text = " ".join(str(error).split())
-    if isinstance(error, ValueError | OSError | Diverged | MisconfigurationException) or not text:
+    if isinstance(error, ValueError | OSError | Diverged | MisconfigurationException | MissingExtra) or not text:
         return text or type(error).__name__
     return f"{type(error).__name__}: {text[:400]} (ASDKIT_DEBUG=1 shows where.)"
 

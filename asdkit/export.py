@@ -130,7 +130,7 @@ def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, ch
     Raises:
         ValueError: before anything is written: an unknown format, a file that exists, a number out of its range, or an
             object that a format can't hold.
-        RuntimeError: a format needs an extra that is not installed.
+        MissingExtra: a format needs an extra that is not installed.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:

@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from asdkit.extras import MissingExtra
 from asdkit.files import atomic
 
 
@@ -77,10 +78,10 @@ def save_mp4(frames: Float[Tensor, "T C H W"], path: Path, fps: int = 20) -> Non
     """A film in [0,1] as MP4.
 
     Raises:
-        RuntimeError: the extra `video` is not installed.
+        MissingExtra: the extra `video` is not installed.
     """
     if not (find_spec("imageio_ffmpeg") and find_spec("imageio")):
-        raise RuntimeError('MP4 needs imageio and ffmpeg: pip install "asdkit[video]", or take webp.')
+        raise MissingExtra('MP4 needs imageio and ffmpeg: pip install "asdkit[video]", or take webp.')
     import imageio
 
     with atomic(path) as temporary:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from asdkit.distillation import Distillation
+from asdkit.extras import extra
 from asdkit.formats import read_splats
 from asdkit.harmonics import SH_0
 from asdkit.loading import load
@@ -93,7 +94,7 @@ class LiveView:
 
     Raises:
         ValueError: the port is out of range.
-        RuntimeError: viser is not installed.
+        MissingExtra: viser is not installed.
     """
 
     def __init__(self, port: int, background: float = 0.85) -> None:
@@ -155,7 +156,7 @@ def view_of(module: pl.LightningModule, port: int) -> LiveView:
 
     Raises:
         ValueError: there is none in three dimensions, or the port is out of range.
-        RuntimeError: viser is not installed.
+        MissingExtra: viser is not installed.
     """
     if not isinstance(module, Distillation) or (module.generator.splats() or module.generator.solid()) is None:
         raise ValueError("The viewer shows 3D objects, and this run makes none; look at the pictures in its folder.")
@@ -171,7 +172,7 @@ def main(path: Path, port: int) -> None:
 
     Raises:
         ValueError: the file is missing, broken or of something else, or the port is out of range.
-        RuntimeError: viser is not installed.
+        MissingExtra: viser is not installed.
     """
     check_port(port)
     if not path.exists():
@@ -192,10 +193,7 @@ def main(path: Path, port: int) -> None:
 
 
 def _serve(port: int) -> Any:
-    try:
-        import viser
-    except ImportError:
-        raise RuntimeError('Viewing needs viser: pip install "asdkit[viewer]".') from None
+    viser = extra("viser", "viewer")
 
     class Server(viser.ViserServer):
         def request_share_url(self, verbose: bool = True) -> None:

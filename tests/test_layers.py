@@ -18,6 +18,7 @@ LAYERS = [
         "timesteps",
         "camera",
         "files",
+        "extras",
         "pictures",
         "ply",
         "formats",

@@ -195,7 +195,7 @@ def test_nothing_to_make_a_mesh_of() -> None:
 
 def test_an_absent_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage.measure", None)
-    with pytest.raises(RuntimeError, match=r'^Meshes need skimage: pip install "asdkit\[mesh\]"\.$'):
+    with pytest.raises(RuntimeError, match=r'^This needs skimage: pip install "asdkit\[mesh\]"\.$'):
         extract(balls((CENTRE, RADIUS)), VIEWS, (misses() < RADIUS).float(), 16)
 
 

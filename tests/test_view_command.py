@@ -118,10 +118,10 @@ def test_without_viser_fit_ends_before_the_first_step(
     monkeypatch.setitem(sys.modules, "viser", None)
     recipe = run.parents[2] / "small.yaml"
     assert main(["fit", "--config", str(recipe), "--run.name=none", "--viewer"]) == 1
-    assert 'Viewing needs viser: pip install "asdkit[viewer]".' in capsys.readouterr().err
+    assert 'asdkit: This needs viser: pip install "asdkit[viewer]".\n' in capsys.readouterr().err
     assert sorted(path.name for path in (run.parent / "none").iterdir()) == ["config.yaml", "run.json"]
     assert main(["view", str(run)]) == 1
-    assert capsys.readouterr().err == 'asdkit: Viewing needs viser: pip install "asdkit[viewer]".\n'
+    assert capsys.readouterr().err == 'asdkit: This needs viser: pip install "asdkit[viewer]".\n'
 
 
 def test_the_short_form(run: Path, capsys: pytest.CaptureFixture) -> None:

@@ -8,8 +8,8 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from asdkit.extras import extra
 from asdkit.generators.base import Solid
-from asdkit.meshes.extras import extra
 from asdkit.views import Views
 from asdkit.volume import Rays, march, rays_of, stratified
 
@@ -51,19 +51,19 @@ def extract(solid: Solid, views: Views, alpha: Float[Tensor, "B 1 H W"], resolut
 
     Raises:
         ValueError: an argument out of its range, or there is nothing to make a mesh of.
-        RuntimeError: the extra `mesh` is not installed.
+        MissingExtra: the extra `mesh` is not installed.
     """
     if not 16 <= resolution <= 512:
         raise ValueError(f"resolution must be within 16 and 512, not {resolution}.")
     if faces and faces < 100:
         raise ValueError(f"faces must be 0 or at least 100, not {faces}.")
-    smooth = extra("scipy.ndimage").gaussian_filter
+    smooth = extra("scipy.ndimage", "mesh").gaussian_filter
     density = density_grid(solid, resolution)
     squeezed = density / (density + threshold(density, solid.half, views, alpha))
     filled = torch.from_numpy(smooth(squeezed.numpy(), 1))
     vertices, triangles = surface(filled, threshold(filled, solid.half, views, alpha), solid.half)
     if 0 < faces < len(triangles):
-        vertices, triangles = extra("fast_simplification").simplify(vertices, triangles, target_count=faces)
+        vertices, triangles = extra("fast_simplification", "mesh").simplify(vertices, triangles, target_count=faces)
         vertices, triangles = vertices.astype(np.float32), triangles.astype(np.int64)
     normals = _normals(vertices, triangles)
     return Mesh(vertices, triangles, normals, skin(solid, vertices, normals))
@@ -132,10 +132,10 @@ def surface(
     The largest part is the one that encloses the largest volume; a cavity's volume is negative.
     """
     closed = torch.nn.functional.pad(grid, (1,) * 6).numpy()
-    vertices, faces, _, _ = extra("skimage.measure").marching_cubes(closed, level, gradient_direction="ascent")
+    vertices, faces, _, _ = extra("skimage.measure", "mesh").marching_cubes(closed, level, gradient_direction="ascent")
     edges = (np.ones(2 * len(faces)), (faces[:, :2].ravel(), faces[:, 1:].ravel()))
-    links = extra("scipy.sparse").coo_array(edges, shape=(len(vertices),) * 2)
-    part = extra("scipy.sparse.csgraph").connected_components(links, directed=False)[1]
+    links = extra("scipy.sparse", "mesh").coo_array(edges, shape=(len(vertices),) * 2)
+    part = extra("scipy.sparse.csgraph", "mesh").connected_components(links, directed=False)[1]
     a, b, c = vertices[faces].astype(np.float64).transpose(1, 0, 2)
     volumes = np.bincount(part[faces[:, 0]], (a * np.cross(b, c)).sum(1))
     kept = part == volumes.argmax()
@@ -169,6 +169,6 @@ def skin(
         alphas.append(seen.alpha)
     result, full = torch.cat(colours).numpy(), (torch.cat(alphas) > _EMPTY).numpy()
     if full.any() and not full.all():
-        nearest = extra("scipy.spatial").cKDTree(points[full]).query(points[~full])[1]
+        nearest = extra("scipy.spatial", "mesh").cKDTree(points[full]).query(points[~full])[1]
         result[~full] = result[full][nearest]
     return result

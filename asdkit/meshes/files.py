@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from asdkit.extras import extra
 from asdkit.files import atomic
 from asdkit.meshes.extract import Mesh
-from asdkit.meshes.extras import extra
 from asdkit.meshes.texture import Texture
 
 _Y_UP = [1, 2, 0]  # glTF's x, y, z are our y, z, x: y is up and the front faces +z
@@ -29,7 +29,7 @@ def write_mesh(path: Path, mesh: Mesh, texture: Texture | None = None) -> list[P
 
     Raises:
         ValueError: another suffix, or a texture for a .ply.
-        RuntimeError: the extra `mesh` is not installed.
+        MissingExtra: the extra `mesh` is not installed.
     """
     suffix = path.suffix.lower()
     if suffix not in (".glb", ".obj", ".ply"):
@@ -44,7 +44,7 @@ def write_mesh(path: Path, mesh: Mesh, texture: Texture | None = None) -> list[P
 
 
 def _glb(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
-    visual = extra("trimesh.visual")
+    visual = extra("trimesh.visual", "mesh")
     material = visual.material.PBRMaterial(metallicFactor=0.0, roughnessFactor=1.0)
     if texture is None:
         look = visual.TextureVisuals(material=material)
@@ -56,7 +56,7 @@ def _glb(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
 
 
 def _obj(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
-    visual, name = extra("trimesh.visual"), path.stem.replace(" ", "_")  # in an OBJ a space ends a name
+    visual, name = extra("trimesh.visual", "mesh"), path.stem.replace(" ", "_")  # in an OBJ a space ends a name
     if texture is None:
         look = visual.ColorVisuals(vertex_colors=_bytes(mesh.colours))
     else:
@@ -64,14 +64,14 @@ def _obj(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
         picture = Image.fromarray(texture.image)
         material = visual.material.SimpleMaterial(picture, white, white, black, 0.0, name)
         look = visual.TextureVisuals(uv=texture.uvs, material=material)
-    text, others = extra("trimesh.exchange.obj").export_obj(
+    text, others = extra("trimesh.exchange.obj", "mesh").export_obj(
         _model(mesh, texture, look, _Y_UP), True, return_texture=True, mtl_name=f"{name}.mtl", header=None
     )
     return {path: text.encode()} | {path.with_name(other): content for other, content in others.items()}
 
 
 def _ply(path: Path, mesh: Mesh, texture: None) -> dict[Path, bytes]:
-    look = extra("trimesh.visual").ColorVisuals(vertex_colors=_bytes(mesh.colours))
+    look = extra("trimesh.visual", "mesh").ColorVisuals(vertex_colors=_bytes(mesh.colours))
     return {path: _model(mesh, texture, look, [0, 1, 2]).export(file_type="ply")}
 
 
@@ -80,7 +80,7 @@ def _model(mesh: Mesh, texture: Texture | None, look, axes: list[int]):
     vertices, normals, faces = mesh.vertices[:, axes], mesh.normals[:, axes], mesh.faces
     if texture is not None:
         vertices, normals, faces = vertices[texture.parents], normals[texture.parents], texture.faces
-    return extra("trimesh").Trimesh(vertices, faces, vertex_normals=normals, visual=look, process=False)
+    return extra("trimesh", "mesh").Trimesh(vertices, faces, vertex_normals=normals, visual=look, process=False)
 
 
 def _bytes(colours: Float[np.ndarray, "V 3"]) -> np.ndarray:

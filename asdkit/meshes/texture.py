@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
+from asdkit.extras import extra
 from asdkit.generators.base import Solid
 from asdkit.meshes.extract import Mesh, skin
-from asdkit.meshes.extras import extra
 
 _PADDING = 4  # pixels between charts, about
 _FACES = 1 << 13  # that are painted at a time
@@ -41,11 +41,11 @@ def bake(mesh: Mesh, solid: Solid, size: int = 1024) -> Texture:
 
     Raises:
         ValueError: the size is out of its range.
-        RuntimeError: the extra `mesh` is not installed.
+        MissingExtra: the extra `mesh` is not installed.
     """
     if not 64 <= size <= 4096:
         raise ValueError(f"a texture must have within 64 and 4096 pixels, not {size}.")
-    xatlas, spread = extra("xatlas"), extra("scipy.ndimage").distance_transform_edt
+    xatlas, spread = extra("xatlas", "mesh"), extra("scipy.ndimage", "mesh").distance_transform_edt
     atlas, packing = xatlas.Atlas(), xatlas.PackOptions()
     packing.resolution, packing.padding = size, _PADDING
     atlas.add_mesh(mesh.vertices, mesh.faces.astype(np.uint32))

@@ -1,0 +1,25 @@
+"""Optional packages, imported when they are first needed."""
+
+from importlib import import_module
+from types import ModuleType
+
+
+class MissingExtra(RuntimeError):
+    """An optional package is not installed; the message says how to install it."""
+
+
+def extra(module: str, name: str) -> ModuleType:
+    """The module of an optional package.
+
+    Args:
+        module: its import path.
+        name: the extra of asdkit that brings it.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise MissingExtra(f'This needs {package}: pip install "asdkit[{name}]".') from None
