@@ -23,6 +23,7 @@ LAYERS = [
         "formats",
         "harmonics",
         "ramps",
+        "srgb",
         "volume",
     },
     {"prior", "fields", "elsewhere", "discriminator", "generators.base"},
