@@ -151,6 +151,7 @@ def png(tmp_path: Path, *colours: list[int]) -> bytes:
     [
         # linear light 0.2140 is sRGB 0.5, 0.5 is 0.7354, 0.0331 is 0.2
         (np.array([[0.2140411, 0.5, 0.0331048, 1.0]] * 3, "<f4"), [0.5, 0.735357, 0.2]),
+        (np.array([[1.5, 0.0, -0.5]] * 3, "<f4"), [1, 0, 0]),
         (np.array([[14027, 32768, 2170]] * 3, "<u2"), [0.5, 0.735357, 0.2]),
         (np.array([[55, 128, 255, 0]] * 3, "u1"), [0.5018, 0.7366, 1.0]),
     ],
@@ -168,6 +169,8 @@ def test_a_glbs_material_texture_and_vertex_colours_are_multiplied(tmp_path: Pat
     material = {"pbrMetallicRoughness": {"baseColorFactor": [128 / 255, 1.0, 1.0, 1.0]}}
     glb(tmp_path / "a.glb", material, {})
     np.testing.assert_allclose(start(tmp_path / "a.glb", 5)[1], [[0.7366, 1, 1]] * 5, atol=1e-3)
+    glb(tmp_path / "a.glb", material, {}, png(tmp_path, [128, 255, 51]))  # no place in the picture is said
+    np.testing.assert_allclose(start(tmp_path / "a.glb", 5)[1], [[0.7366, 1, 1]] * 5, atol=1e-3)
     uvs = {"TEXCOORD_0": np.full((3, 2), 0.5, "<f4")}
     glb(tmp_path / "a.glb", material, uvs, png(tmp_path, [128, 255, 51]))
     np.testing.assert_allclose(start(tmp_path / "a.glb", 5)[1], [[0.3629, 1, 0.2]] * 5, atol=1e-3)
@@ -176,9 +179,10 @@ def test_a_glbs_material_texture_and_vertex_colours_are_multiplied(tmp_path: Pat
     np.testing.assert_allclose(start(tmp_path / "a.glb", 5)[1], [[0.2303, 1, 0.2]] * 5, atol=1e-3)
 
 
-def test_textures_are_repeated_and_vary_between_pixels(tmp_path: Path) -> None:
-    """A row of a black and a white pixel, of which the triangle sees u from 1.25 to 1.75: the file's x is u - 1.25."""
-    uvs = np.array([[1.25, 0.5], [1.75, 0.5], [1.25, 0.5]], "<f4")
+@pytest.mark.parametrize("period", [-3, 0, 1])
+def test_textures_are_repeated_and_vary_between_pixels(tmp_path: Path, period: int) -> None:
+    """A row of a black and a white pixel, of which the triangle sees the part between their middles, along its x."""
+    uvs = np.array([[period + 0.25, 0.5], [period + 0.75, 0.5], [period + 0.25, 0.5]], "<f4")
     glb(tmp_path / "a.glb", {"pbrMetallicRoughness": {}}, {"TEXCOORD_0": uvs}, png(tmp_path, [0] * 3, [255] * 3))
     points, colours = start(tmp_path / "a.glb", 500)
     across = points[:, 1] / (2 * RADIUS / math.sqrt(2)) + 0.5  # the world's y
@@ -201,6 +205,18 @@ def test_parts_of_a_scene_have_colours_of_their_own(tmp_path: Path) -> None:
     for part, colour in enumerate([[0.5018, 0.7366, 1], [1, 0, 0.5018], [0.5, 0.5, 0.5]]):
         assert (parts == part).mean() == pytest.approx(1 / 3, abs=0.03)
         np.testing.assert_allclose(colours[parts == part], [colour] * (parts == part).sum(), atol=1e-3)
+
+
+def test_a_node_may_turn_its_mesh(tmp_path: Path) -> None:
+    """By 30 degrees about the file's y axis, which is the world's z: from its z axis, the front, to its x, the left."""
+    scene, turn = trimesh.Scene(), trimesh.transformations.rotation_matrix(math.radians(30), [0, 1, 0])
+    scene.add_geometry(trimesh.creation.box(extents=[0.1, 0.2, 2.0]), transform=turn)
+    scene.export(tmp_path / "a.glb")
+    points, _ = start(tmp_path / "a.glb")
+    cos, sin = math.cos(math.radians(30)), math.sin(math.radians(30))
+    back = points @ np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    extents = 2 * np.abs(back).max(0)
+    np.testing.assert_allclose(extents / extents[0], [1, 0.05, 0.1], atol=1e-3)
 
 
 def test_an_objs_materials_are_srgb(tmp_path: Path) -> None:
@@ -241,6 +257,9 @@ def test_meshes_that_give_no_points_are_told_in_a_sentence(tmp_path: Path, monke
     (tmp_path / "d.obj").write_text("v 0 0 0\nv 1 0 0\nv 2 0 0\n")
     with pytest.raises(ValueError, match=r"d\.obj holds no faces"):
         start(tmp_path / "d.obj")
+    (tmp_path / "d.off").write_text("OFF\n3 0 0\n0 0 0\n1 0 0\n2 0 0\n")
+    with pytest.raises(ValueError, match=r"d\.off holds no faces"):
+        start(tmp_path / "d.off")
     (tmp_path / "e.obj").write_text("v 0 0 0\nv 0 0 0\nv 0 0 0\nf 1 2 3\n")
     with pytest.raises(ValueError, match=r"e\.obj has no extent"):
         start(tmp_path / "e.obj")
