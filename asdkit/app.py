@@ -25,6 +25,7 @@ import asdkit.generators.encodings
 import asdkit.generators.gaussians
 import asdkit.generators.images
 import asdkit.generators.nerf
+import asdkit.generators.shap_e
 import asdkit.guidance
 import asdkit.priors.stable_diffusion
 import asdkit.ramps

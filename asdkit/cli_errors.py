@@ -49,9 +49,9 @@ def explain(message: str) -> str:
 def _path(message: str) -> str:
     """The dotted option that a message is about."""
     keys = re.findall(r'Parser key "([\w.]+)"', message)
-    given = _GIVEN.search(message)
+    given = _GIVEN.findall(message)
     if given and keys:
-        return f"{keys[0]}.{given[1]}"
+        return f"{keys[0]}.{max(given, key=len)}"  # shorter ones lack the parts that they lie in
     return ".".join(keys)
 
 

@@ -34,6 +34,8 @@ def _losses(run: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[3].split("=")[1])
 def test_an_example_runs_by_its_command(outside: Path, command: list[str]) -> None:
     quick = ["--trainer.max_steps=3", "--trainer.log_every_n_steps=1", "--run.name=one", "--run.recipe=own"]
+    if "gs3d" in command:
+        quick += ["--data.orbit_views=3", "--outputs.size=16", "--model.generator.count=100"]
     assert main([*command, *quick]) == 0
     report = json.loads((outside / "runs" / "own" / "one" / "run.json").read_text())
     assert report["status"] == "finished" and report["iterations"] == 3
@@ -45,7 +47,7 @@ def test_an_example_runs_by_its_command(outside: Path, command: list[str]) -> No
 
 
 def test_there_is_an_example_of_each_kind() -> None:
-    assert len(FILES) == len(COMMANDS) == 4
+    assert len(FILES) == len(COMMANDS) == 5
     for name in FILES:
         assert any(name.removesuffix(".py") + "." in argument for command in COMMANDS for argument in command)
 

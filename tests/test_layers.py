@@ -24,6 +24,7 @@ LAYERS = [
         "formats",
         "harmonics",
         "ramps",
+        "srgb",
         "volume",
     },
     {"prior", "fields", "elsewhere", "discriminator", "generators.base"},

@@ -11,6 +11,7 @@ from asdkit.discriminator import Discriminator
 from asdkit.distillation import Distillation
 from asdkit.fields import CFG, Noise, Prompt
 from asdkit.generators.gaussians import Gaussians
+from asdkit.generators.shap_e import ShapE
 from asdkit.guidance import ASD, SDS, VSD
 from asdkit.lab import Affine, GaussianPrior
 from asdkit.part import Part, records_spec
@@ -75,6 +76,7 @@ def test_presets_and_nested_parts() -> None:
         ASD(2.0, -0.75, LoRA(rank=2), negative="ugly"),
         VSD(4.0, Affine(10)),
         SDS(50.0),
+        ShapE("a duck", "somewhere", steps=8, turn_deg=90.0),
         CFG("y", 3.0, negative="z") - 0.5 * Noise() + Discriminator(Affine(10), 0.5, "y"),
     ],
     ids=lambda part: part.spec["class_path"].rsplit(".", 1)[1],

@@ -1,9 +1,11 @@
-"""A random model in Stable Diffusion's folder format, small enough to save and load in a second."""
+"""Small models in the folder formats of Stable Diffusion and Shap-E, which are saved and loaded in a second."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from asdkit.camera import CameraEmbedding
 from asdkit.prompts import EIGHT_SECTORS
@@ -116,3 +118,86 @@ def save_tiny_pipeline(
     }
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
+
+
+def save_tiny_shap_e(folder: Path) -> Path:
+    """Write a Shap-E whose every object is the part z < 0.3 of its cube; its sRGB is sigmoid(2 x, 2 y, 2 z)."""
+    from diffusers import HeunDiscreteScheduler, PriorTransformer, ShapEPipeline
+    from diffusers.pipelines.shap_e import ShapERenderer
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    from asdkit.toybox.text import MAX_TOKENS, build_tokenizer
+
+    tokenizer = build_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        prior = PriorTransformer(
+            num_attention_heads=2,
+            attention_head_dim=4,
+            num_layers=1,
+            embedding_dim=8,
+            num_embeddings=4,
+            additional_embeddings=0,
+            embedding_proj_dim=8,
+            time_embed_dim=16,
+            clip_embed_dim=16,
+            time_embed_act_fn="gelu",
+            norm_in_type="layer",
+            encoder_hid_proj_type=None,
+            added_emb_type=None,
+        )
+        config = CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=8,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        renderer = ShapERenderer(
+            param_names=("nerstf.none",),  # what latents say is left out
+            param_shapes=((1, 1),),
+            d_latent=8,
+            d_hidden=3,
+            n_hidden_layers=1,
+            insert_direction_at=None,
+        )
+        text_encoder = CLIPTextModelWithProjection(config)
+    hidden, out = renderer.mlp.mlp
+    with torch.no_grad():
+        for layer in (hidden, out):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        hidden.weight[:, :3], hidden.bias[:] = torch.eye(3), 30.0  # so far up, the activation is the identity
+        out.weight[0, 2], out.bias[0] = -8.0, 242.4  # signed distance: tanh(8 (0.3 - z))
+        out.weight[3:6], out.bias[3:6] = 2 * torch.eye(3), -60.0  # colours
+    renderer.mesh_decoder.cases[:], renderer.mesh_decoder.masks[:] = _marching_cubes()
+    scheduler = HeunDiscreteScheduler(beta_schedule="exp", prediction_type="sample", use_karras_sigmas=True)
+    pipeline = ShapEPipeline(prior, text_encoder, tokenizer, scheduler, renderer)
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def _marching_cubes() -> tuple[Tensor, Tensor]:
+    """Shap-E's table, for cubes that a plane cuts: the polygon of cut edges as a fan. A corner is bit x + 2y + 4z."""
+    corners = torch.tensor(list(product((0, 1), repeat=3))).flip(1)  # x first
+    edges = [(a, a + step) for step in (1, 2, 4) for a in range(8) if not a & step]
+    cases, masks = torch.zeros(256, 5, 3, dtype=torch.long), torch.zeros(256, 5, dtype=torch.bool)
+    for case in range(1, 255):
+        inside = torch.tensor([case >> corner & 1 for corner in range(8)], dtype=torch.bool)
+        cut = [index for index, (a, b) in enumerate(edges) if inside[a] != inside[b]]
+        out = corners[~inside].float().mean(0) - corners[inside].float().mean(0)
+        if len(cut) > 6 or not out.any():
+            continue  # no plane
+        middles = torch.stack([corners[list(edges[index])].float().mean(0) for index in cut])
+        across = torch.linalg.cross(out, torch.tensor([0.31, 0.53, 0.79]))
+        offset = middles - middles.mean(0)
+        order = torch.atan2(offset @ torch.linalg.cross(out, across) / out.norm(), offset @ across).argsort().tolist()
+        for triangle in range(len(cut) - 2):
+            cases[case, triangle] = torch.tensor([cut[order[i]] for i in (0, triangle + 1, triangle + 2)])
+            masks[case, triangle] = True
+    return cases, masks

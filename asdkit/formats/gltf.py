@@ -17,6 +17,7 @@ from asdkit.formats.turn import turned
 from asdkit.formats.values import Activated, activated, check, deactivated
 from asdkit.harmonics import SH_0
 from asdkit.ply import Splats
+from asdkit.srgb import linear_light
 
 EXTENSION = "KHR_gaussian_splatting"
 TO_GLTF = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])  # from z up, front +x to y up, front +z
@@ -87,8 +88,7 @@ def write_glb(path: str | Path, splats: Splats) -> None:
 def _vertex_colors(dc: Float[np.ndarray, "N 3"], opacities: Float[np.ndarray, " N"]) -> UInt8[np.ndarray, "N 4"]:
     """Colours from no direction for glTF's COLOR_0, which is linear: red, green, blue, opacity as bytes."""
     srgb = (0.5 + SH_0 * dc).clip(0, 1)
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    return np.rint(255 * np.column_stack([linear, opacities])).astype(np.uint8)
+    return np.rint(255 * np.column_stack([linear_light(srgb), opacities])).astype(np.uint8)
 
 
 def read_glb(path: str | Path) -> Splats:

@@ -13,7 +13,7 @@ from asdkit import ply
 from asdkit.files import atomic
 from asdkit.generators.base import Render, Saturate, Solid
 from asdkit.generators.density import Density, Fraction
-from asdkit.generators.gaussians_init import cloud_from, thin
+from asdkit.generators.gaussians_init import Start, cloud_from, thin
 from asdkit.generators.gaussians_solid import solid_of
 from asdkit.generators.store import Store
 from asdkit.ramps import Ramp, ends, value_at
@@ -29,9 +29,11 @@ class Gaussians(Store):
     `capacity` slots are allocated once; Gaussians that come and go do not change the shape of anything.
 
     Args:
-        init: where the Gaussians start: "ball" or "box" (random positions), or the path of a 3DGS file (.ply, taken as
-            it is), of a point cloud (.ply) or mesh (.obj, .glb, .stl, .ply), which are fitted into the ball, or of
-            another run (its folder or .ckpt): its Gaussians as they are, or of a NeRF points of the surface.
+        init: where the Gaussians start: "ball" or "box" (random positions), or the path of a file of splats (.ply,
+            .splat, .spz, .glb, taken as they are), of a point cloud (.ply) or mesh (.obj, .glb, .stl, .ply), which are
+            fitted into the ball, or of another run (its folder or .ckpt): its Gaussians as they are, or of a NeRF
+            points of the surface. A mesh's y axis points up and its front faces +z in .glb, .gltf and .obj; other
+            files have the world's axes. Or a `Start`, such as `ShapE`, which is fitted into the ball as well.
         count: Gaussians at the start, 1 to 10 million; a 3DGS file brings its own number.
         capacity: Gaussians at most, at least `count`.
         init_radius: radius of the ball, or half the side of the box, in world units, > 0.
@@ -61,7 +63,7 @@ class Gaussians(Store):
 
     def __init__(
         self,
-        init: str = "ball",
+        init: str | Start = "ball",
         count: int = 2000,
         capacity: int = 4000,
         init_radius: float = 0.5,

@@ -1,6 +1,7 @@
-"""Where Gaussians start: a random ball or box, a file of splats, a point cloud, a mesh, another run, or Shap-E."""
+"""Where Gaussians start: a random ball or box, a file of splats, a point cloud, a mesh, another run, or a `Start`."""
 
 import math
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,9 @@ from asdkit import ply
 from asdkit.formats import read_splats
 from asdkit.formats.gltf import holds_gaussians
 from asdkit.generators.saved import generator_of
+from asdkit.generators.surfaces import fit, sample_mesh
 from asdkit.harmonics import SH_0
+from asdkit.part import Part
 from asdkit.views import ring, unproject
 
 NEIGHBOURS = 3
@@ -31,14 +34,34 @@ class Cloud(NamedTuple):
     sh: Float[Tensor, "N K 3"]
 
 
+class Start(Part, ABC):
+    """Where Gaussians start, for starts of your own; `ShapE` is one."""
+
+    @abstractmethod
+    def points(
+        self, count: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]:
+        """Points in the world's axes and their sRGB colours in [0,1]; None for grey.
+
+        Their size and place do not matter, for they are fitted into the ball of `init_radius`, as those of files are.
+
+        Args:
+            count: how many are asked for.
+            generator: of all draws.
+        """
+
+
 def cloud_from(
-    init: str, count: int, radius: float, opacity: float, generator: torch.Generator, turned: bool = False
+    init: str | Start, count: int, radius: float, opacity: float, generator: torch.Generator, turned: bool = False
 ) -> Cloud:
     """The initial Gaussians, as `Gaussians` takes them; `turned` by random rotations where they have none of their own.
 
     Raises:
         ValueError: there is no such file, it is broken, or its kind is unknown.
     """
+    if isinstance(init, Start):
+        points, colors = init.points(count, generator)
+        return _from_points(fit(points, radius, type(init).__name__), colors, opacity, generator, turned)
     if init in ("ball", "box"):
         start = _ball(count, radius, generator) if init == "ball" else _box(count, radius, generator)
         return _from_points(start, None, opacity, generator, turned)
@@ -46,14 +69,15 @@ def cloud_from(
     if path.is_dir() or path.suffix == ".ckpt":
         return _from_run(path, count, opacity, generator, turned)
     if not path.is_file():
-        raise ValueError(f'init must be "ball", "box", or the path of a file or run, but there is no {init}.')
+        known = '"ball", "box", the path of a file or run, or a Start with all its arguments'
+        raise ValueError(f"init must be {known}, but there is no {init}.")
     suffix = path.suffix.lower()
     header = ply.read_header(path) if suffix == ".ply" else None
     ours = header.is_splats if header else suffix in (".splat", ".spz") or (suffix == ".glb" and holds_gaussians(path))
     if ours:
         return Cloud(*(torch.from_numpy(values) for values in read_splats(path)))
     if header is None or header.is_mesh:
-        points, colors = _sample_mesh(path, count, radius, generator)
+        points, colors = sample_mesh(path, count, radius, generator)
     else:
         points, colors = _sample_points(path, count, radius, generator)
     return _from_points(points, colors, opacity, generator, turned)
@@ -127,15 +151,6 @@ def _spacing(points: Float[Tensor, "N 3"], generator: torch.Generator) -> Float[
     return (distances[:, 1:].mean(1) * thinning).clamp(min=1e-3 * float(points.std(0).max()) + 1e-7)
 
 
-def _fit(points: Float[Tensor, "N 3"], radius: float, path: Path) -> Float[Tensor, "N 3"]:
-    """Centres the bounding box at the origin and scales the farthest point to `radius`."""
-    points = points - (points.amax(0) + points.amin(0)) / 2
-    size = points.norm(dim=1).max()
-    if not 0 < size < float("inf"):
-        raise ValueError(f"{path} has no extent, or points that are not finite.")
-    return points * (radius / size)
-
-
 def _sample_points(
     path: Path, count: int, radius: float, generator: torch.Generator
 ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]:
@@ -143,31 +158,4 @@ def _sample_points(
     cloud = ply.read_points(path)
     chosen = torch.randperm(len(cloud.points), generator=generator)[:count]
     colors = None if cloud.colors is None else torch.from_numpy(cloud.colors)[chosen]
-    return _fit(torch.from_numpy(cloud.points), radius, path)[chosen], colors
-
-
-def _sample_mesh(
-    path: Path, count: int, radius: float, generator: torch.Generator
-) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]:
-    """`count` points spread evenly over the surface, with the mesh's vertex or face colours if it has them."""
-    import trimesh
-
-    try:
-        mesh = trimesh.load(path, force="mesh", process=False)
-    except Exception as error:  # trimesh's readers raise whatever a broken file makes them stumble over
-        raise ValueError(f"{path} cannot be read as a mesh: {error}.") from error
-    if not len(mesh.faces):
-        raise ValueError(f"{path} holds no faces.")
-    corners = _fit(torch.from_numpy(mesh.triangles.copy()).double().flatten(0, 1), radius, path).unflatten(0, (-1, 3))
-    edges = corners[:, 1:] - corners[:, :1]
-    areas = torch.linalg.cross(edges[:, 0], edges[:, 1]).norm(dim=1)
-    if not areas.sum() > 0:
-        raise ValueError(f"{path} has no surface: all its faces are degenerate.")
-    position = torch.rand(count, generator=generator, dtype=torch.float64) * areas.sum()
-    faces = torch.searchsorted(areas.cumsum(0), position).clamp(max=len(areas) - 1)
-    u, v = torch.rand(2, count, 1, generator=generator, dtype=torch.float64)
-    u, v = torch.where(u + v > 1, 1 - u, u), torch.where(u + v > 1, 1 - v, v)
-    points = corners[faces, 0] + u * edges[faces, 0] + v * edges[faces, 1]
-    if mesh.visual.kind not in ("vertex", "face"):
-        return points.float(), None
-    return points.float(), torch.from_numpy(mesh.visual.face_colors[faces.numpy(), :3] / 255).float()
+    return fit(torch.from_numpy(cloud.points), radius, path)[chosen], colors

@@ -9,10 +9,10 @@ from PIL import Image
 
 from asdkit.extras import extra
 from asdkit.files import atomic
+from asdkit.formats.gltf import TO_GLTF
 from asdkit.meshes.extract import Mesh
 from asdkit.meshes.texture import Texture
-
-_Y_UP = [1, 2, 0]  # glTF's x, y, z are our y, z, x: y is up and the front faces +z
+from asdkit.srgb import linear_light
 
 
 def write_mesh(path: Path, mesh: Mesh, texture: Texture | None = None) -> list[Path]:
@@ -48,11 +48,11 @@ def _glb(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
     material = visual.material.PBRMaterial(metallicFactor=0.0, roughnessFactor=1.0)
     if texture is None:
         look = visual.TextureVisuals(material=material)
-        look.vertex_attributes["color"] = _bytes(_linear(mesh.colours))
+        look.vertex_attributes["color"] = _bytes(linear_light(mesh.colours))
     else:
         material.baseColorTexture = Image.fromarray(texture.image)
         look = visual.TextureVisuals(uv=texture.uvs, material=material)
-    return {path: _model(mesh, texture, look, _Y_UP).export(file_type="glb", include_normals=True)}
+    return {path: _model(mesh, texture, look, TO_GLTF).export(file_type="glb", include_normals=True)}
 
 
 def _obj(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
@@ -65,19 +65,19 @@ def _obj(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
         material = visual.material.SimpleMaterial(picture, white, white, black, 0.0, name)
         look = visual.TextureVisuals(uv=texture.uvs, material=material)
     text, others = extra("trimesh.exchange.obj", "mesh").export_obj(
-        _model(mesh, texture, look, _Y_UP), True, return_texture=True, mtl_name=f"{name}.mtl", header=None
+        _model(mesh, texture, look, TO_GLTF), True, return_texture=True, mtl_name=f"{name}.mtl", header=None
     )
     return {path: text.encode()} | {path.with_name(other): content for other, content in others.items()}
 
 
 def _ply(path: Path, mesh: Mesh, texture: None) -> dict[Path, bytes]:
     look = extra("trimesh.visual", "mesh").ColorVisuals(vertex_colors=_bytes(mesh.colours))
-    return {path: _model(mesh, texture, look, [0, 1, 2]).export(file_type="ply")}
+    return {path: _model(mesh, texture, look, np.eye(3)).export(file_type="ply")}
 
 
-def _model(mesh: Mesh, texture: Texture | None, look, axes: list[int]):
-    """The mesh as trimesh's."""
-    vertices, normals, faces = mesh.vertices[:, axes], mesh.normals[:, axes], mesh.faces
+def _model(mesh: Mesh, texture: Texture | None, look, axes: Float[np.ndarray, "3 3"]):
+    """The mesh as trimesh's, turned from the world's axes."""
+    vertices, normals, faces = mesh.vertices @ axes.T, mesh.normals @ axes.T, mesh.faces
     if texture is not None:
         vertices, normals, faces = vertices[texture.parents], normals[texture.parents], texture.faces
     return extra("trimesh", "mesh").Trimesh(vertices, faces, vertex_normals=normals, visual=look, process=False)
@@ -86,8 +86,3 @@ def _model(mesh: Mesh, texture: Texture | None, look, axes: list[int]):
 def _bytes(colours: Float[np.ndarray, "V 3"]) -> np.ndarray:
     """Colours in [0,1] as opaque RGBA."""
     return np.pad((colours * 255).round().astype(np.uint8), ((0, 0), (0, 1)), constant_values=255)
-
-
-def _linear(colours: Float[np.ndarray, "V 3"]) -> Float[np.ndarray, "V 3"]:
-    """Linear light of sRGB colours."""
-    return np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)

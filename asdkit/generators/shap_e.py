@@ -1,0 +1,103 @@
+"""Gaussians start from what Shap-E makes of a prompt, by diffusers and a folder of weights."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from asdkit.generators.gaussians_init import Start
+from asdkit.generators.surfaces import blend, scatter
+from asdkit.srgb import from_linear_light
+
+_PARTS = ("model_index.json", "prior", "text_encoder", "tokenizer", "scheduler", "shap_e_renderer")
+
+
+class ShapE(Start):
+    """Points of the coloured surface that Shap-E (https://arxiv.org/abs/2305.02463) makes of a prompt.
+
+    Shap-E's z axis points up, as the world's does. Its objects need not all face the same way: without a turn, the
+    front is what the first of diffusers' pictures shows, which looks along Shap-E's +y. It runs on a GPU if there is
+    one, and its memory is freed afterwards.
+
+    Args:
+        prompt: what to make, in words.
+        path: the folder of openai/shap-e in diffusers' format: `model_index.json`, `prior`, `text_encoder`,
+            `tokenizer`, `scheduler` and `shap_e_renderer`.
+        steps: denoising steps, at least 1.
+        scale: of classifier-free guidance, at least 0; 1 or less for none.
+        turn_deg: a turn about the vertical axis, counter-clockwise seen from above, for the front to face +x.
+        seed: of what Shap-E draws.
+
+    Raises:
+        ValueError: an argument out of its range; in `points`, a missing or broken folder, or no surface.
+    """
+
+    def __init__(
+        self, prompt: str, path: str, steps: int = 64, scale: float = 15.0, turn_deg: float = 0.0, seed: int = 0
+    ) -> None:
+        if not prompt.strip():
+            raise ValueError("Shap-E's prompt is empty; say what to make.")
+        if steps < 1:
+            raise ValueError(f"Shap-E's steps must be at least 1, not {steps}.")
+        if not (0 <= scale < math.inf and math.isfinite(turn_deg)):
+            raise ValueError(f"Shap-E's scale can't be negative and turn_deg is a number, not {scale} and {turn_deg}.")
+        self._prompt, self._folder = prompt, Path(path).expanduser()
+        self._steps, self._scale, self._turn_deg, self._seed = steps, scale, turn_deg, seed
+
+    def points(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
+        vertices, light, faces = self._mesh()
+        chosen, weights = scatter(vertices[faces], count, generator, f"What Shap-E made of {self._prompt!r}")
+        weights = weights.float()
+        points = blend(vertices[faces[chosen]], weights)
+        colours = from_linear_light(blend(light[faces[chosen]], weights).clamp(0, 1).numpy())
+        return self._turned(points), torch.from_numpy(colours).float()
+
+    def _turned(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """From Shap-E's axes to the world's: a quarter turn takes its -y to +x, then comes `turn_deg`."""
+        angle = math.radians(90 + self._turn_deg)
+        x, y, z = points.unbind(1)
+        return torch.stack(
+            [math.cos(angle) * x - math.sin(angle) * y, math.sin(angle) * x + math.cos(angle) * y, z], dim=1
+        )
+
+    def _mesh(self) -> tuple[Float[Tensor, "V 3"], Float[Tensor, "V 3"], Int64[Tensor, "F 3"]]:
+        """Vertices, their colours in linear light, and faces; the pipeline lives in here only."""
+        pipeline = self._pipeline()
+        pipeline.set_progress_bar_config(desc="Shap-E", disable=None)  # None: shown on a terminal only
+        try:
+            (mesh,) = pipeline(
+                self._prompt,
+                num_inference_steps=self._steps,
+                generator=torch.Generator().manual_seed(self._seed),
+                guidance_scale=self._scale,
+                output_type="mesh",
+            ).images
+        except (RuntimeError, ValueError) as error:
+            if "non-empty list" not in str(error):  # what torch.cat says of the colours of no vertex
+                raise
+            raise ValueError(f"Shap-E made nothing of {self._prompt!r}; try another seed or prompt.") from None
+        light = torch.stack([mesh.vertex_channels[channel] for channel in "RGB"], dim=1)
+        return mesh.verts.float().cpu(), light.float().cpu(), mesh.faces.cpu()
+
+    def _pipeline(self) -> Any:
+        """Diffusers' pipeline, on the GPU if there is one."""
+        missing = [part for part in _PARTS if not (self._folder / part).exists()]
+        if missing:
+            raise ValueError(
+                f"{self._folder} has no {missing[0]}; give the whole folder of openai/shap-e in diffusers' format."
+            )
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        from diffusers import ShapEPipeline
+        from diffusers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        try:
+            pipeline = ShapEPipeline.from_pretrained(self._folder, local_files_only=True, dtype=torch.float32)
+            return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+        except Exception as error:  # diffusers' readers raise whatever a broken folder makes them stumble over
+            reason = str(error).splitlines()[0].strip(" .") if str(error) else type(error).__name__
+            raise ValueError(f"{self._folder} can't be loaded as Shap-E ({reason}); copy the folder again.") from None

@@ -1,0 +1,268 @@
+"""Gaussians that start from meshes: where files put their surfaces, and which colours they have there."""
+
+import json
+import math
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from asdkit.generators.gaussians import Gaussians
+from asdkit.meshes.extract import Mesh
+from asdkit.meshes.files import write_mesh
+from asdkit.meshes.texture import Texture
+
+trimesh = pytest.importorskip("trimesh")
+RADIUS = math.sqrt(1 + 0.36 + 0.16)  # of what is fitted to its own size
+
+
+def start(path: Path, count: int = 3000) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and colours of the Gaussians that start from a file."""
+    gaussians = Gaussians(init=str(path), count=count, init_radius=RADIUS)
+    assert gaussians.num_alive == count
+    colours = 0.5 + 0.28209479 * gaussians.sh[:count, 0]
+    return gaussians.means[:count].detach().numpy(), colours.detach().numpy()
+
+
+def colour_at(points: np.ndarray) -> np.ndarray:
+    """The sRGB of the solid: red grows towards the front, green to the left, blue upwards."""
+    return 0.5 + points / np.array([2.5, 1.5, 1.0])
+
+
+def boxlike(steps: int = 12) -> Mesh:
+    """A box of half sizes 1, 0.6 and 0.4 without its right side, in small triangles that share no vertices."""
+    axis = np.linspace(-1, 1, steps + 1)
+    cells = np.array([(a, b) for a in range(steps) for b in range(steps)])
+    triangles = []
+    for normal in range(3):
+        for side in (-1.0, 1.0):
+            if (normal, side) == (1, -1.0):
+                continue
+            for order in ([(0, 0), (1, 0), (1, 1)], [(0, 0), (1, 1), (0, 1)]):
+                corner = np.full((len(cells), 3, 3), side)
+                for i, shift in enumerate(order):
+                    corner[:, i, (normal + 1) % 3] = axis[cells[:, 0] + shift[0]]
+                    corner[:, i, (normal + 2) % 3] = axis[cells[:, 1] + shift[1]]
+                triangles.append(corner)
+    vertices = np.concatenate(triangles).reshape(-1, 3) * np.array([1.0, 0.6, 0.4])
+    faces = np.arange(len(vertices)).reshape(-1, 3)
+    return Mesh(vertices.astype(np.float32), faces, vertices.astype(np.float32), colour_at(vertices).astype(np.float32))
+
+
+def at_the_solid(points: np.ndarray) -> None:
+    """On all sides of the box but its right one, by their areas."""
+    sides = {}
+    for normal, half in enumerate((1.0, 0.6, 0.4)):
+        for side in (-1, 1):
+            sides[normal, side] = np.abs(points[:, normal] - side * half) < 1e-4
+    assert np.abs(points).max(0) == pytest.approx([1, 0.6, 0.4], abs=1e-4)
+    assert np.any(list(sides.values()), axis=0).all()
+    areas = {0: 0.6 * 0.4, 1: 1 * 0.4, 2: 1 * 0.6}
+    total = 2 * areas[0] + areas[1] + 2 * areas[2]
+    for (normal, side), here in sides.items():
+        assert here.mean() == pytest.approx(0 if (normal, side) == (1, -1) else areas[normal] / total, abs=0.03)
+
+
+@pytest.mark.parametrize("suffix", ["glb", "obj", "ply"])
+def test_what_is_written_comes_back_where_it_was(tmp_path: Path, suffix: str) -> None:
+    write_mesh(tmp_path / f"a.{suffix}", boxlike())
+    points, colours = start(tmp_path / f"a.{suffix}")
+    at_the_solid(points)
+    # a GLB's vertex colours are bytes of linear light, coarse where it is dark: 12.92 / 255 / 2 at worst
+    atol = 0.03 if suffix == "glb" else 0.005
+    np.testing.assert_allclose(colours, colour_at(points), atol=atol)
+    bright = colour_at(points) > 0.3
+    np.testing.assert_allclose(colours[bright], colour_at(points)[bright], atol=0.01)
+
+
+@pytest.mark.parametrize("suffix", ["glb", "obj"])
+def test_what_is_written_with_a_texture_comes_back_where_it_was(tmp_path: Path, suffix: str) -> None:
+    """The texture alone has the colours: each side of the box is a strip of it, in which two coordinates grow."""
+    mesh = boxlike(steps=3)
+    vertices = mesh.vertices.astype(np.float64)
+    size, strips = 64, [(0, -1), (0, 1), (1, 1), (2, -1), (2, 1)]
+    image, uvs = np.zeros((size, size * len(strips), 3)), np.zeros((len(vertices), 2))
+    per_strip, half = len(vertices) // len(strips), np.array([1.0, 0.6, 0.4])
+    grow = (np.arange(size) + 0.5) / size * 2 - 1
+    for k, (normal, side) in enumerate(strips):
+        others = [(normal + 1) % 3, (normal + 2) % 3]
+        place = np.zeros((size, size, 3))
+        place[..., normal] = side * half[normal]
+        place[..., others[0]], place[..., others[1]] = half[others[0]] * grow, half[others[1]] * -grow[:, None]
+        image[:, k * size : (k + 1) * size] = colour_at(place)
+        mine = slice(k * per_strip, (k + 1) * per_strip)
+        assert (vertices[mine, normal] == np.float32(side * half[normal])).all()
+        across = (vertices[mine][:, others] / half[others] + 1) / 2 * (1 - 2 / size) + 1 / size
+        uvs[mine] = np.stack([(k + across[:, 0]) / len(strips), across[:, 1]], axis=1)
+    texture = Texture(
+        parents=np.arange(len(vertices)),
+        faces=mesh.faces,
+        uvs=uvs.astype(np.float32),
+        image=np.rint(255 * image).astype(np.uint8),
+    )
+    write_mesh(tmp_path / f"a.{suffix}", mesh._replace(colours=np.zeros_like(mesh.colours)), texture)
+    points, colours = start(tmp_path / f"a.{suffix}")
+    at_the_solid(points)
+    np.testing.assert_allclose(colours, colour_at(points), atol=0.02)
+
+
+def glb(path: Path, material: dict, attributes: dict[str, np.ndarray], picture: bytes = b"") -> None:
+    """A GLB with one triangle at z = 0, x from 0 to 1 and y from 0 to 1, written by hand."""
+    attributes = {"POSITION": np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], "<f4"), **attributes}
+    kinds = {"f4": 5126, "u1": 5121, "u2": 5123}
+    accessors, views, data = [], [], b""
+    for values in attributes.values():
+        accessors.append(
+            {
+                "bufferView": len(views), "componentType": kinds[values.dtype.str[1:]], "count": 3,
+                "type": f"VEC{values.shape[1]}", "normalized": values.dtype.kind == "u",
+            }
+        )  # fmt: skip
+        views.append({"buffer": 0, "byteOffset": len(data), "byteLength": values.nbytes})
+        data += values.tobytes() + b"\0" * (-values.nbytes % 4)
+    if picture:
+        views.append({"buffer": 0, "byteOffset": len(data), "byteLength": len(picture)})
+        data += picture + b"\0" * (-len(picture) % 4)
+        material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
+    scene = {
+        "asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {n: i for i, n in enumerate(attributes)}, "material": 0}]}],
+        "materials": [material], "accessors": accessors, "bufferViews": views, "buffers": [{"byteLength": len(data)}],
+    }  # fmt: skip
+    if picture:
+        scene |= {"textures": [{"source": 0}], "images": [{"bufferView": len(views) - 1, "mimeType": "image/png"}]}
+    text = json.dumps(scene).encode()
+    text += b" " * (-len(text) % 4)
+    head = struct.pack("<4sIIII", b"glTF", 2, 28 + len(text) + len(data), len(text), 0x4E4F534A)
+    path.write_bytes(head + text + struct.pack("<II", len(data), 0x004E4942) + data)
+
+
+def png(tmp_path: Path, *colours: list[int]) -> bytes:
+    """A picture of one row."""
+    Image.fromarray(np.array([colours], np.uint8)).save(tmp_path / "row.png")
+    return (tmp_path / "row.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("values", "srgb"),
+    [
+        # linear light 0.2140 is sRGB 0.5, 0.5 is 0.7354, 0.0331 is 0.2
+        (np.array([[0.2140411, 0.5, 0.0331048, 1.0]] * 3, "<f4"), [0.5, 0.735357, 0.2]),
+        (np.array([[1.5, 0.0, -0.5]] * 3, "<f4"), [1, 0, 0]),
+        (np.array([[14027, 32768, 2170]] * 3, "<u2"), [0.5, 0.735357, 0.2]),
+        (np.array([[55, 128, 255, 0]] * 3, "u1"), [0.5018, 0.7366, 1.0]),
+    ],
+)
+@pytest.mark.parametrize("material", [{}, {"pbrMetallicRoughness": {}}])
+def test_a_glbs_vertex_colours_are_linear_light(tmp_path: Path, material: dict, values: np.ndarray, srgb: list) -> None:
+    if values.dtype.str[1:] == "u2":
+        values = np.pad(values, ((0, 0), (0, 1)), constant_values=65535)
+    glb(tmp_path / "a.glb", material, {"COLOR_0": values})
+    np.testing.assert_allclose(start(tmp_path / "a.glb", 10)[1], [srgb] * 10, atol=1e-3)
+
+
+def test_a_glbs_material_texture_and_vertex_colours_are_multiplied(tmp_path: Path) -> None:
+    """In linear light: 0.5020 (material) is sRGB 0.7366, times 0.2159 (texel) 0.3629, times 0.4 (vertices) 0.2303."""
+    material = {"pbrMetallicRoughness": {"baseColorFactor": [128 / 255, 1.0, 1.0, 1.0]}}
+    glb(tmp_path / "a.glb", material, {})
+    np.testing.assert_allclose(start(tmp_path / "a.glb", 5)[1], [[0.7366, 1, 1]] * 5, atol=1e-3)
+    glb(tmp_path / "a.glb", material, {}, png(tmp_path, [128, 255, 51]))  # no place in the picture is said
+    np.testing.assert_allclose(start(tmp_path / "a.glb", 5)[1], [[0.7366, 1, 1]] * 5, atol=1e-3)
+    uvs = {"TEXCOORD_0": np.full((3, 2), 0.5, "<f4")}
+    glb(tmp_path / "a.glb", material, uvs, png(tmp_path, [128, 255, 51]))
+    np.testing.assert_allclose(start(tmp_path / "a.glb", 5)[1], [[0.3629, 1, 0.2]] * 5, atol=1e-3)
+    shade = {"COLOR_0": np.array([[0.4, 1, 1, 1]] * 3, "<f4")}
+    glb(tmp_path / "a.glb", material, uvs | shade, png(tmp_path, [128, 255, 51]))
+    np.testing.assert_allclose(start(tmp_path / "a.glb", 5)[1], [[0.2303, 1, 0.2]] * 5, atol=1e-3)
+
+
+@pytest.mark.parametrize("period", [-3, 0, 1])
+def test_textures_are_repeated_and_vary_between_pixels(tmp_path: Path, period: int) -> None:
+    """A row of a black and a white pixel, of which the triangle sees the part between their middles, along its x."""
+    uvs = np.array([[period + 0.25, 0.5], [period + 0.75, 0.5], [period + 0.25, 0.5]], "<f4")
+    glb(tmp_path / "a.glb", {"pbrMetallicRoughness": {}}, {"TEXCOORD_0": uvs}, png(tmp_path, [0] * 3, [255] * 3))
+    points, colours = start(tmp_path / "a.glb", 500)
+    across = points[:, 1] / (2 * RADIUS / math.sqrt(2)) + 0.5  # the world's y
+    np.testing.assert_allclose(colours, np.repeat(across[:, None], 3, axis=1), atol=1e-4)
+
+
+def test_parts_of_a_scene_have_colours_of_their_own(tmp_path: Path) -> None:
+    """One with a plain material, one with vertex colours and one with none, each where its node puts it."""
+    plain, painted, bare = (trimesh.creation.box(extents=[0.2] * 3) for _ in range(3))
+    material = trimesh.visual.material.PBRMaterial(baseColorFactor=[55, 128, 255, 255])
+    plain.visual = trimesh.visual.TextureVisuals(material=material)
+    painted.visual.vertex_colors = [255, 0, 55, 255]
+    scene = trimesh.Scene()
+    for part, x in ((plain, -0.5), (painted, 0.0), (bare, 0.5)):
+        scene.add_geometry(part, transform=trimesh.transformations.translation_matrix([x, 0, 0]))
+    scene.add_geometry(trimesh.points.PointCloud(np.array([[9.0, 9.0, 9.0], [0, 0, 0]])))
+    scene.export(tmp_path / "a.glb")
+    points, colours = start(tmp_path / "a.glb")
+    parts = np.digitize(points[:, 1], np.array([-0.25, 0.25]) * RADIUS / math.sqrt(0.6**2 + 2 * 0.1**2))
+    for part, colour in enumerate([[0.5018, 0.7366, 1], [1, 0, 0.5018], [0.5, 0.5, 0.5]]):
+        assert (parts == part).mean() == pytest.approx(1 / 3, abs=0.03)
+        np.testing.assert_allclose(colours[parts == part], [colour] * (parts == part).sum(), atol=1e-3)
+
+
+def test_a_node_may_turn_its_mesh(tmp_path: Path) -> None:
+    """By 30 degrees about the file's y axis, which is the world's z: from its z axis, the front, to its x, the left."""
+    scene, turn = trimesh.Scene(), trimesh.transformations.rotation_matrix(math.radians(30), [0, 1, 0])
+    scene.add_geometry(trimesh.creation.box(extents=[0.1, 0.2, 2.0]), transform=turn)
+    scene.export(tmp_path / "a.glb")
+    points, _ = start(tmp_path / "a.glb")
+    cos, sin = math.cos(math.radians(30)), math.sin(math.radians(30))
+    back = points @ np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    extents = 2 * np.abs(back).max(0)
+    np.testing.assert_allclose(extents / extents[0], [1, 0.05, 0.1], atol=1e-3)
+
+
+def test_an_objs_materials_are_srgb(tmp_path: Path) -> None:
+    triangle = "mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nusemtl m\nf 1/1 2/2 3/3\n"
+    (tmp_path / "a.obj").write_text(triangle)
+    (tmp_path / "a.mtl").write_text("newmtl m\nKd 0.2 0.4 0.6\n")
+    np.testing.assert_allclose(start(tmp_path / "a.obj", 5)[1], [[0.2, 0.4, 0.6]] * 5, atol=1e-4)
+    png(tmp_path, [102, 153, 204])
+    (tmp_path / "a.mtl").write_text("newmtl m\nKd 0.2 0.4 0.6\nmap_Kd row.png\n")
+    np.testing.assert_allclose(start(tmp_path / "a.obj", 5)[1], [[0.4, 0.6, 0.8]] * 5, atol=1e-4)
+
+
+def test_faces_colours_are_srgb_and_meshes_without_any_are_grey(tmp_path: Path) -> None:
+    box = trimesh.creation.box(extents=[2, 2, 2])
+    box.visual.face_colors = np.where(box.face_normals[:, [0]] > 0.5, [[255, 0, 51, 255]], [[0, 102, 255, 255]])
+    box.export(tmp_path / "a.ply")
+    points, colours = start(tmp_path / "a.ply", 500)
+    front = points[:, 0] > RADIUS / math.sqrt(3) - 1e-4
+    np.testing.assert_allclose(colours, np.where(front[:, None], [1, 0, 0.2], [0, 0.4, 1]), atol=1e-4)
+    trimesh.creation.box().export(tmp_path / "b.glb")
+    grey = start(tmp_path / "b.glb", 500)[1]
+    assert np.abs(grey - 0.5).max() < 0.06 and grey.std() > 0.02
+
+
+def test_meshes_that_give_no_points_are_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nan = {"COLOR_0": np.array([[math.nan, 1, 1, 1]] * 3, "<f4")}
+    glb(tmp_path / "a.glb", {"pbrMetallicRoughness": {}}, nan)
+    with pytest.raises(ValueError, match=r"a\.glb has colours that are not finite"):
+        start(tmp_path / "a.glb")
+    picture = png(tmp_path, *np.random.default_rng(0).integers(0, 255, (999, 3)).tolist())
+    uvs = {"TEXCOORD_0": np.full((3, 2), 0.5, "<f4")}
+    glb(tmp_path / "b.glb", {"pbrMetallicRoughness": {}}, uvs, picture[:500])
+    with pytest.raises(ValueError, match=r"b\.glb has a texture that can't be read"):
+        start(tmp_path / "b.glb")
+    (tmp_path / "c.obj").write_text("v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n")
+    with pytest.raises(ValueError, match=r"c\.obj has no surface"):
+        start(tmp_path / "c.obj")
+    (tmp_path / "d.obj").write_text("v 0 0 0\nv 1 0 0\nv 2 0 0\n")
+    with pytest.raises(ValueError, match=r"d\.obj holds no faces"):
+        start(tmp_path / "d.obj")
+    (tmp_path / "d.off").write_text("OFF\n3 0 0\n0 0 0\n1 0 0\n2 0 0\n")
+    with pytest.raises(ValueError, match=r"d\.off holds no faces"):
+        start(tmp_path / "d.off")
+    (tmp_path / "e.obj").write_text("v 0 0 0\nv 0 0 0\nv 0 0 0\nf 1 2 3\n")
+    with pytest.raises(ValueError, match=r"e\.obj has no extent"):
+        start(tmp_path / "e.obj")
+    monkeypatch.setitem(sys.modules, "trimesh", None)
+    with pytest.raises(RuntimeError, match=r'^This needs trimesh: pip install "asdkit\[mesh\]"\.$'):
+        start(tmp_path / "c.obj")
