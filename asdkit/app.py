@@ -41,6 +41,7 @@ from asdkit.callbacks.viewer import Viewer
 from asdkit.cli_errors import explain
 from asdkit.extras import MissingExtra
 from asdkit.files import slug, write_text
+from asdkit.part import unwrapped
 
 _FOLDER = "ASDKIT_RUN_FOLDER"
 MAX_STEPS_LIMIT = 100_000_000
@@ -227,8 +228,7 @@ def run_trainer_command(arguments: list[str], run: Path | None) -> int:
 
 
 def _sentence(error: BaseException) -> str:
-    while error.__cause__ is not None and not isinstance(error, Diverged):
-        error = error.__cause__
+    error = unwrapped(error)
     text = " ".join(str(error).split())
     if isinstance(error, ValueError | OSError | Diverged | MisconfigurationException | MissingExtra) or not text:
         return text or type(error).__name__

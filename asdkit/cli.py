@@ -224,7 +224,7 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
         The arguments, and the run folder that was named.
 
     Raises:
-        UsageError: an unknown recipe or a folder that is no run.
+        UsageError: an unknown recipe, a folder that is no run, or a short form without its value.
     """
     run: Path | None = None
     if arguments and not arguments[0].startswith("-"):
@@ -238,7 +238,7 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
         elif equals or (value := next(waiting, None)) is not None:
             expanded += _SHORT_FORMS[flag](flag, value)
         else:
-            expanded.append(flag)
+            raise UsageError(f"{flag} needs a value.")
     if run is None and not any(
         a.split("=")[0] in ("--config", "-c", "-h", "--help", "--print_config") for a in expanded
     ):

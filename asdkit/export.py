@@ -139,6 +139,8 @@ def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, ch
     exported = opened(path)
     exported.choices = choices
     out = out or (path if path.is_dir() else path.parent) / "export"
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; name a folder with --out.")
     targets = {name: out / FORMATS[name] for name in dict.fromkeys(formats)}
     there = [str(target) for target in targets.values() if target.exists()]
     if there and not force:
@@ -151,13 +153,13 @@ def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, ch
 def _refuse(name: str, exported: Exported, path: Path) -> None:
     """Says what a format can't hold."""
     kind = type(exported.generator).__name__
+    if name != "png" and exported.generator.solid() is None:
+        raise ValueError(f"{name} holds 3D objects and {path} is made of {kind}; export png.")
     if _WRITERS[name] in (_splats, _html) and exported.generator.splats() is None:
         raise ValueError(
             f"{name} holds Gaussians and {path} is made of {kind}; export mesh-glb, or let Gaussians start from it "
             f"with --model.generator.init={path}."
         )
-    if name != "png" and exported.generator.solid() is None:
-        raise ValueError(f"{name} holds 3D objects and {path} is made of {kind}; export png.")
 
 
 def _check(choices: Choices) -> None:

@@ -39,6 +39,13 @@ def records_spec(function: Callable) -> Callable:
     return build
 
 
+def unwrapped(error: BaseException) -> BaseException:
+    """What a part has said: jsonargparse wraps it in errors of many lines."""
+    while error.__cause__ is not None and "\n" in str(error):
+        error = error.__cause__
+    return error
+
+
 def _spec(target: Callable, bound: inspect.BoundArguments, skip: int = 0) -> Spec:
     """Class path and plain arguments of a call, without its first `skip` arguments and without *args, **kwargs."""
     bound.apply_defaults()

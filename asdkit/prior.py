@@ -177,7 +177,10 @@ class Noised:
             ValueError: there is no source image.
         """
         if self.source is None:
-            raise ValueError("This method compares with a source image, and there is none; give --data.image FILE.")
+            raise ValueError(
+                "This method compares with a source, and there is none; give an image with --data.image FILE, "
+                "or in 3D an object with --asset RUN|FILE."
+            )
         return self.kin("source", lambda: self.on(self.source))
 
     def kin(self, key: Hashable, make: "Callable[[], Noised]") -> "Noised":

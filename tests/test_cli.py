@@ -146,6 +146,26 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     assert not [path for path in tmp_path.joinpath("runs").rglob("*") if path.is_file()]
 
 
+def test_a_broken_file_to_start_from_is_named(
+    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("t.ply", "t.spz", "t.splat", "t.ckpt", "t.glb", "t.obj", "t.txt"):
+        (tmp_path / name).write_text("Dear diary,\n")
+        for option in ("--asset", "--model.generator.init"):
+            code, _, err = run(capsys, "fit", "--config", recipe, option, name)
+            assert code == 2 and len(err.splitlines()) == 1 and err.startswith("asdkit: ") and name in err, err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_editing_in_3d_without_an_object_names_the_option(capsys: pytest.CaptureFixture, recipe: Path) -> None:
+    words = ["--model.source=a red duck", "--model.target=a red cube"]
+    code, _, err = run(capsys, "fit", "--config", recipe, "--model.guidance=ASDEdit", *words)
+    assert code == 2 and "--asset RUN|FILE" in err
+    code, _, err = run(capsys, "fit", "--config", recipe, "--asset")
+    assert code == 2 and err == "asdkit: --asset needs a value.\n"
+
+
 @pytest.mark.parametrize(
     "tear", ["unet/diffusion_pytorch_model.safetensors", "model_index.json", "vae/config.json", ""]
 )

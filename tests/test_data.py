@@ -97,6 +97,7 @@ def test_numbers_move_with_the_iterations_and_pictures_are_of_their_end() -> Non
         assert fov_deg == pytest.approx({0: 60, 5: 50}.get(step, 40), abs=1e-3)
     assert [facts[step].width for step in (0, 5, 10)] == [32, 48, 64]
     assert Cameras(size=Ramp(32, 64, 16)).sample(generator_for(0, 0, "views"), 5).height == 40  # 42, in steps of 8
+    assert Cameras(size=50).sample(generator_for(0, 0, "views")).height == 50  # one that stands still may be any
     around = {step: ((views.azimuth.rad2deg() + 180) % 360 - 180).abs().max() for step, views in facts.items()}
     assert 40 < around[0] <= 45.001 < 100 < around[5] <= 112.51 < 170 < around[10]
     low = {step: views.elevation.rad2deg().min() for step, views in facts.items()}

@@ -1,5 +1,7 @@
 """`asdkit export`: what other tools get is what the run shows, and what can't be written is one sentence before."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from asdkit.export import Choices, export, opened
 from asdkit.formats import read_splats, write_splats
 from asdkit.generators.gaussians import Gaussians
 from asdkit.loading import load
+from asdkit.priors.stable_diffusion import StableDiffusion
 from asdkit.views import joined, ring
 
 ROOT = Path(__file__).parents[1]
@@ -88,6 +91,29 @@ def test_up_is_where_it_is_asked_for(runs: dict[str, Path], tmp_path: Path, up: 
     np.testing.assert_allclose(read_splats(tmp_path / "splats.glb").means, made.means, atol=1e-5)
 
 
+def test_films_and_meshes_are_as_asked(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    pytest.importorskip("skimage")
+    monkeypatch.setattr(StableDiffusion, "setup", lambda self: pytest.fail("3D needs no prior"))
+    monkeypatch.setattr("asdkit.export._LOOKS", ((10.0, 2),))  # fewer silhouettes, for speed
+    exported = opened(runs["gaussians"])
+    exported.choices = SMALL
+    with torch.no_grad():
+        expected = load(runs["gaussians"]).show(ring(3, 20.0, distance=exported.distance, size=32)).image
+    torch.testing.assert_close(exported.film, expected)
+    counts = {}
+    for name, choices in {"fine": SMALL, "coarse": SMALL._replace(resolution=16)}.items():
+        (file,) = export(runs["nerf"], ["mesh-glb"], tmp_path / name, False, choices)
+        counts[name] = len(trimesh.load(file, force="mesh").faces)
+    assert 2.5 < counts["fine"] / counts["coarse"] < 6  # triangles go with the square of the resolution
+    (file,) = export(runs["nerf"], ["mesh-glb"], tmp_path / "few", False, SMALL._replace(faces=100))
+    assert len(trimesh.load(file, force="mesh").faces) <= 100 < counts["fine"]
+    (file,) = export(runs["gaussians"], ["html"], None, False, SMALL)
+    assert file == runs["gaussians"] / "export" / "viewer.html"
+    scene = json.loads(re.search(r'\{"azimuth".*?"degree": \d', file.read_text())[0] + "}")
+    assert scene["background"] == [0.85] * 3 and scene["distance"] == exported.distance
+
+
 def test_a_large_object_is_seen_whole(tmp_path: Path) -> None:
     gaussians = Gaussians(count=300, capacity=300, init_radius=9.0, init_opacity=0.9)
     write_splats(tmp_path / "large.ply", gaussians.splats())
@@ -102,8 +128,8 @@ def test_a_large_object_is_seen_whole(tmp_path: Path) -> None:
 def test_a_file_is_turned_into_another(tmp_path: Path) -> None:
     gaussians = Gaussians(count=30, capacity=30, sh_degree=2)
     gaussians.sh.data.normal_(std=0.2)
-    write_splats(tmp_path / "a.glb", gaussians.splats())
-    (file,) = export(tmp_path / "a.glb", ["ply"], None, False, SMALL)
+    write_splats(tmp_path / "a.GLB", gaussians.splats())
+    (file,) = export(tmp_path / "a.GLB", ["ply"], None, False, SMALL)
     assert file == tmp_path / "export" / "splats.ply"
     again, made = read_splats(file), gaussians.splats()
     assert again.sh.shape == made.sh.shape
@@ -123,7 +149,8 @@ def test_what_can_not_be_written_is_said_before_anything_is(runs: dict[str, Path
     refused("html holds Gaussians", runs["nerf"], ["html"])
     refused("There is no .*nowhere", tmp_path / "nowhere", ["ply"])
     refused("--up must be z, y or -y; got x", runs["gaussians"], ["ply"], Choices(up="x"))
-    for name, value in {"size": 15, "frames": 1, "resolution": 9, "faces": 50, "texture": 32}.items():
+    out_of_range = [("size", 15), ("size", 4097), ("frames", 1), ("frames", 1001), ("resolution", 9)]
+    for name, value in [*out_of_range, ("resolution", 513), ("faces", 50), ("texture", 32), ("texture", 4097)]:
         refused(f"--{name} must be .*; got {value}", runs["gaussians"], ["ply"], Choices()._replace(**{name: value}))
 
 
@@ -137,6 +164,8 @@ def test_images_are_exported_as_pictures(tmp_path: Path, tiny_folder: Path, kind
     assert main([*command, *image, "--snapshots.every=0"]) == 0
     with pytest.raises(ValueError, match=f"mp4 holds 3D objects and .* is made of {kind}; export png"):
         export(tmp_path / "small" / "image", ["mp4"], tmp_path / "out", False, SMALL)
+    with pytest.raises(ValueError, match=f"ply holds 3D objects and .* is made of {kind}; export png"):
+        export(tmp_path / "small" / "image", ["ply"], tmp_path / "out", False, SMALL)
     (file,) = export(tmp_path / "small" / "image", ["png"], tmp_path / "out", False, SMALL)
     contact = Image.open(tmp_path / "small" / "image" / "contact.png").crop((0, 0, 64, 32))  # each pixel is 2x2 there
     shown = np.asarray(contact.resize((32, 16), Image.Resampling.NEAREST))
@@ -154,8 +183,20 @@ def test_files_are_not_replaced_unless_asked(
     assert main(command) == 2
     assert "splats.ply exists" in capsys.readouterr().err
     assert (tmp_path / "splats.ply").read_text() == "mine" and not (tmp_path / "views.png").exists()
+    assert main(["export", str(runs["gaussians"]), "--format=ply", "--out", str(tmp_path / "splats.ply")]) == 2
+    assert "splats.ply is a file; name a folder with --out" in capsys.readouterr().err
+    assert main([*command[:5], str(tmp_path / "splats.ply" / "below"), "--size=16"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
     assert main([*command, "--force"]) == 0
     assert len(read_splats(tmp_path / "splats.ply").means) > 1
+
+
+def test_options_reach_what_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    got = []
+    monkeypatch.setattr("asdkit.export.export", lambda *arguments: got.append(arguments) or [])
+    options = ["--up=y", "--size=17", "--frames=3", "--resolution=18", "--faces=200", "--texture=64", "--force"]
+    assert main(["export", "x", "--format= ply,, obj ", "--out=y", *options]) == 0
+    assert got == [(Path("x"), ["ply", "obj"], Path("y"), True, Choices("y", 17, 3, 18, 200, 64))]
 
 
 def test_films_without_the_extra_are_one_sentence(

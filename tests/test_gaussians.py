@@ -20,7 +20,7 @@ from asdkit.generators.saved import generator_of
 from asdkit.ramps import Ramp
 from asdkit.randomness import generator_for
 from asdkit.rasterizers import rasterize
-from asdkit.views import Views, ring
+from asdkit.views import Views, orbit, ring
 
 
 def small(**arguments) -> Gaussians:
@@ -185,7 +185,8 @@ def test_dead_slots_have_no_influence_and_stay_as_they_are() -> None:
 
 
 def test_the_statistics_are_screen_gradients_of_visible_gaussians() -> None:
-    gaussians, views = small(), ring(3, distance=2.5, size=24)
+    around = ring(3, distance=2.5)
+    gaussians, views = small(), orbit(around.azimuth, around.elevation, around.distance, math.radians(40), 24, 32)
     gaussians.alive[5] = False
     gaussians.means.data[7] = torch.tensor([50.0, 0.0, 0.0])  # behind one camera and off the other screens
     slots = gaussians.alive.nonzero().squeeze(1)
@@ -194,7 +195,7 @@ def test_the_statistics_are_screen_gradients_of_visible_gaussians() -> None:
     raster = rasterize(means.requires_grad_(), *shape, views, torch.ones(3), sh_degree=0)
     raster.means2d.retain_grad()
     raster.image.square().mean().backward()
-    expected = (3 * 12 * raster.means2d.grad.norm(dim=-1)).sum(0)
+    expected = (3 * (raster.means2d.grad * torch.tensor([16.0, 12.0])).norm(dim=-1)).sum(0)
     for repeat in (1, 2):
         gaussians.render(views).image.square().mean().backward()
         with torch.no_grad():
@@ -273,8 +274,17 @@ def test_pruning_clears_the_mask_and_zeroes_moments() -> None:
         assert (moments(optimizer, parameter)[[4, 6]] == 0).all() and (moments(optimizer, parameter)[[5, 7]] > 0).all()
     gaussians.opacity_logits.data[:] = -9.0
     gaussians.opacity_logits.data[33] = -8.0
+    gaussians.opacity_logits.data[[4, 80]] = 5.0  # dead slots save nobody
     gaussians.after_step(optimizer, 1, torch.Generator())
     assert gaussians.alive.nonzero().squeeze(1).tolist() == [33]
+
+
+def test_doubling_keeps_the_faintest_and_the_most_opaque_finite() -> None:
+    gaussians = small(densify_every=1, densify_from=1, density=Fraction(0.5, split_scale=9.0, prune_opacity=0.0))
+    gaussians.opacity_logits.data[:30], gaussians.opacity_logits.data[30:60] = -200.0, 200.0
+    gaussians.grad_sum[15:45], gaussians.grad_count[:60] = 1.0, 1.0
+    gaussians.after_step(optimizer_of(gaussians), 0, torch.Generator())
+    assert gaussians.num_alive == 90 and gaussians.opacity_logits.isfinite().all()
 
 
 def test_capacity_is_never_exceeded_and_rounds_keep_to_their_time() -> None:
@@ -344,7 +354,7 @@ def test_five_hundred_gaussians_become_a_sphere() -> None:
     assert 500 < gaussians.num_alive <= 700
 
 
-@pytest.mark.parametrize("suffix", [".splat", ".spz", ".glb"])
+@pytest.mark.parametrize("suffix", [".splat", ".spz", ".glb", ".GLB"])
 def test_start_from_other_files_of_gaussians(tmp_path: Path, suffix: str) -> None:
     gaussians, views = small(init_opacity=0.7), ring(2, distance=2.5, size=24)
     write_splats(tmp_path / f"a{suffix}", gaussians.splats())
@@ -456,6 +466,12 @@ def test_start_from_a_radiance_field_at_its_surface(tmp_path: Path) -> None:
         one, two = nerf.render(views, torch.zeros(3)), gaussians.render(views, torch.zeros(3))
     both, either = ((one.alpha > 0.5) & (two.alpha > 0.5)).sum(), ((one.alpha > 0.5) | (two.alpha > 0.5)).sum()
     assert both / either > 0.65  # Gaussians as wide as their spacing reach over the edge
+    full = NeRF(Voxels((4,)), half=3.0, blob=500.0, blob_radius=9.0)  # fills its box to the corners
+    again, means = (Gaussians(init=str(save_run(tmp_path / "full.ckpt", full)), count=3000).means for _ in range(2))
+    assert torch.equal(means, again), "the points are drawn by init_seed"
+    means = means[:3000].detach().abs() / 3
+    assert means.amax(1).mean() == pytest.approx(1.0, abs=0.04)
+    assert (means > 0.9).sum(1).float().mean() == pytest.approx(1.2, abs=0.1)  # as far out as evenly on a cube
     empty = save_run(tmp_path / "empty.ckpt", NeRF(Voxels((4,)), blob=-50.0, blob_radius=9.0))
     with pytest.raises(ValueError, match="nothing opaque"):
         Gaussians(init=str(empty))
@@ -472,12 +488,35 @@ def test_start_from_another_runs_gaussians(tmp_path: Path) -> None:
     assert Gaussians(init=str(tmp_path / "run"), count=1, capacity=70).num_alive == 60
     with pytest.raises(ValueError, match="capacity must be at least 60"):
         Gaussians(init=str(tmp_path / "run"), count=1, capacity=50)
+    saved = torch.load(tmp_path / "a.ckpt")
+    saved["hyper_parameters"]["generator"]["init_args"]["count"] = 0
+    torch.save(saved, tmp_path / "d.ckpt")
+    with pytest.raises(ValueError, match=r"d\.ckpt names a part that can't be built: .*count must be") as caught:
+        Gaussians(init=str(tmp_path / "d.ckpt"))
+    assert "\n" not in str(caught.value)
+    saved["hyper_parameters"]["generator"]["class_path"] = "os.system"
+    torch.save(saved, tmp_path / "d.ckpt")
+    with pytest.raises(ValueError, match=r"d\.ckpt names a part that can't be built: .*Generator") as caught:
+        generator_of(tmp_path / "d.ckpt")
+    assert "\n" not in str(caught.value) and "Namespace" not in str(caught.value)
     with pytest.raises(ValueError, match="no 3D object"):
         Gaussians(init=str(save_run(tmp_path / "b.ckpt", Pixels())))
     for broken in (b"", b"not a checkpoint", (tmp_path / "a.ckpt").read_bytes()[:900]):
         (tmp_path / "c.ckpt").write_bytes(broken)
         with pytest.raises(ValueError, match=r"c\.ckpt is broken"):
             Gaussians(init=str(tmp_path / "c.ckpt"))
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("not yours")
+
+    path = save_run(tmp_path / "a.ckpt", small())
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(PermissionError, match="not yours"):
+        generator_of(path)
 
 
 def test_a_run_can_be_loaded_when_what_it_started_from_is_gone(tmp_path: Path) -> None:

@@ -413,6 +413,53 @@ def test_the_field_is_stretched_over_its_box() -> None:
     )
 
 
+def test_cells_and_what_others_are_told_are_of_the_box() -> None:
+    nerf = NeRF(Voxels((4,)), half=3.0, blob=200.0, blob_radius=1.0)
+    assert nerf.solid().half == 3.0
+    points = 6 * torch.rand(4000, 3, generator=torch.Generator().manual_seed(0)) - 3
+    radius, occupied = points.norm(dim=1), nerf._occupied(points)
+    assert occupied[radius < 0.9].all() and not occupied[radius > 1.5].any()
+
+
+def test_cells_are_looked_at_every_so_many_iterations() -> None:
+    nerf = NeRF(Voxels((4,)), occupancy_every=3)
+    optimizer, looked = torch.optim.Adam(nerf.parameter_groups()), []
+    for step in range(7):
+        before = nerf.occupancy.clone()
+        nerf.after_step(optimizer, step, generator_for(0, step, "density"))
+        looked += [] if torch.equal(nerf.occupancy, before) else [step + 1]
+    assert looked == [3, 6]
+
+
+def test_further_samples_go_to_the_surface() -> None:
+    nerf, views = NeRF(Voxels((4,)), samples=16, importance=48, blob=200.0, blob_radius=0.4), ring(1, 0.0, size=1)
+    nerf.render(views)
+    seen = nerf._seen[0]
+    assert seen.z.shape == (1, 64)
+    assert ((seen.z - (3.4 - 0.4)).abs() < 0.15).sum() > 30  # evenly they would be a tenth, 6 or 7
+
+
+def test_a_look_from_elsewhere_does_not_move_the_regularizer() -> None:
+    nerf = NeRF(Voxels((4,)))
+    nerf.render(ring(2, size=6))
+    expected = nerf.regularizer().detach().clone()
+    with torch.no_grad():
+        nerf.render(ring(1, 50.0, size=9))
+    assert torch.equal(nerf.regularizer(), expected)
+
+
+def test_a_learned_background_is_harmonics_of_the_direction() -> None:
+    nerf, views = NeRF(Voxels((4,)), sky_lr=Ramp(0.0, 0.1, 9), blob=0.0), ring(2, 20.0, size=6)
+    assert nerf.owns_background
+    nerf.network[-1].bias.data[0] = -60.0  # nothing in the box
+    nerf.sky.data[2] = torch.tensor([0.4, 0.8, -0.4])  # of degree 1 along z: sqrt(3 / 4 pi) z
+    with torch.no_grad():
+        image = nerf.render(views).image
+    directions = torch.nn.functional.normalize(rays_of(views, 1.0).directions, dim=1)
+    expected = 0.5 + math.sqrt(3 / (4 * math.pi)) * directions[:, 2:] * torch.tensor([0.4, 0.8, -0.4])
+    torch.testing.assert_close(image, expected.view(2, 6, 6, 3).permute(0, 3, 1, 2))
+
+
 def test_what_has_become_empty_is_forgotten_after_some_looks() -> None:
     nerf = NeRF(Voxels((4,)), occupancy_every=1)
     optimizer = torch.optim.Adam(nerf.parameter_groups())

@@ -116,6 +116,14 @@ def test_images_of_another_size_are_resized_before_they_are_encoded(tiny_folder:
     assert (
         torch.equal(fixed.encode(large), plain.encode(large)) and fixed.encode(small).shape != plain.encode(small).shape
     )
+    big = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    tents = torch.zeros(16, 32)  # half the size: each new pixel is a tent over four old ones
+    for i in range(16):
+        for j, share in zip(range(2 * i - 1, 2 * i + 3), (1, 3, 3, 1), strict=True):
+            if 0 <= j < 32:
+                tents[i, j] = share
+    tents /= tents.sum(1, keepdim=True)
+    torch.testing.assert_close(fixed.encode(big), plain.encode(tents @ big @ tents.T), atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="image_size"):
         StableDiffusion(image_size=-1)
 

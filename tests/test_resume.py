@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from asdkit.cli import main
+from asdkit.generators.gaussians import Gaussians
 
 
 def last(run: Path) -> dict:
@@ -25,23 +26,53 @@ def fit(*arguments: object) -> None:
     assert main(["fit", *map(str, arguments)]) == 0
 
 
-@pytest.mark.parametrize("method", ["ASD", "SDS"])
-def test_resuming_is_exact(recipe: Path, method: str) -> None:
+def assert_resuming_is_exact(recipe: Path, *options: object, half: int = 6, steps: int = 10) -> dict:
+    """A run of `steps` iterations against one that stopped after `half`; returns the checkpoint."""
     runs = recipe.parent / "runs" / "small"
-    options = ("--config", recipe, "--model.guidance", method)
-    fit(*options, "--run.name=straight")
-    fit(*options, "--run.name=halves", "--trainer.max_steps=6")
-    assert last(runs / "halves")["global_step"] == 6
-    fit(runs / "halves", "--trainer.max_steps=10")
+    options = ("--config", recipe, *options)
+    fit(*options, "--run.name=straight", f"--trainer.max_steps={steps}")
+    fit(*options, "--run.name=halves", f"--trainer.max_steps={half}")
+    assert last(runs / "halves")["global_step"] == half
+    fit(runs / "halves", f"--trainer.max_steps={steps}")
     straight, halves = last(runs / "straight"), last(runs / "halves")
-    assert straight["global_step"] == halves["global_step"] == 10
-    assert int(straight["state_dict"]["generator.alive"].sum()) > 60, "nothing has grown"
+    assert straight["global_step"] == halves["global_step"] == steps
     for part in ("state_dict", "optimizer_states"):
         expected, got = flat(straight[part]), flat(halves[part])
         assert expected.keys() == got.keys()
         for name, value in expected.items():
             same = torch.equal(value, got[name]) if isinstance(value, torch.Tensor) else value == got[name]
             assert same, f"{part}{name}"
+    return straight
+
+
+@pytest.mark.parametrize("method", ["ASD", "SDS"])
+def test_resuming_is_exact(recipe: Path, method: str) -> None:
+    straight = assert_resuming_is_exact(recipe, "--model.guidance", method)
+    assert int(straight["state_dict"]["generator.alive"].sum()) > 60, "nothing has grown"
+
+
+SHORT = ("--snapshots.every=0", "--outputs.size=16", "--trainer.callbacks=[]", "--data.views_per_step=1")
+
+
+@pytest.mark.parametrize(("density", "option"), [("MCMC", "growth=0.2"), ("Threshold", "gradient=1e-7")])
+def test_resuming_is_exact_with_other_densities(recipe: Path, density: str, option: str) -> None:
+    own = (f"--model.generator.density={density}", f"--model.generator.density.{option}")
+    rounds = ("--model.generator.densify_every=2", "--model.generator.densify_from=2")
+    straight = assert_resuming_is_exact(recipe, *own, *rounds, *SHORT, half=3, steps=6)
+    assert int(straight["state_dict"]["generator.alive"].sum()) > 60, "nothing has grown"
+
+
+def test_resuming_is_exact_when_an_object_is_edited(recipe: Path) -> None:
+    asset = Gaussians(count=50, capacity=50, init_opacity=0.8)
+    asset.sh.data.normal_(generator=torch.Generator().manual_seed(0))
+    asset.export_ply(recipe.parent / "asset.ply")
+    words = ("--model.guidance=ASDEdit", "--model.source=a red duck", "--model.target=a red cube")
+    moving = "--data.size={class_path: Ramp, init_args: {start: 8, end: 16, steps: 4}}"
+    options = ("--asset", recipe.parent / "asset.ply", *words, moving, "--model.prior.image_size=16", *SHORT)
+    options += ("--model.generator.densify_every=0",)
+    straight = assert_resuming_is_exact(recipe, *options, half=3, steps=6)
+    moved = straight["state_dict"]["generator.means"][:50]
+    assert 0 < (moved - asset.means).abs().max() < 0.1  # it started from the asset
 
 
 def test_a_run_goes_on_in_a_new_folder_when_the_checkpoint_is_named(recipe: Path) -> None:

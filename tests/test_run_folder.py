@@ -38,6 +38,8 @@ def test_a_finished_run_is_complete(recipe: Path, capsys: pytest.CaptureFixture)
     assert Image.open(run / "snapshots" / "step-000010.png").size == (4 * 16 * 2, 4 * 16 * 2)
     assert Image.open(run / "contact.png").size == (4 * 16 * 2, 2 * 16 * 2)
     assert len(read_splats(run / "splats.ply").means) > 60
+    assert "a red duck" in (run / "viewer.html").read_text()
+    assert 100 < report["peak_mb"]["rss"] < 20_000
     assert list(run.glob("orbit.*"))
     assert "psnr" in (run / "report.md").read_text()
     assert not [path for path in run.rglob("*") if "tmp" in path.name]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from asdkit.views import Views, orbit, ring, surface_normals, unproject
+from asdkit.views import Views, joined, orbit, ring, surface_normals, unproject
 
 
 def _view(azimuth_deg: float, elevation_deg: float = 0.0, distance: float = 3.0, fov_deg: float = 40.0) -> Views:
@@ -101,6 +101,14 @@ def test_parts_of_a_batch() -> None:
         assert (part.height, part.width) == (64, 64)
     moved = views.to("meta")
     assert moved.K.device.type == moved.distance.device.type == "meta"
+
+
+def test_batches_are_joined_in_order() -> None:
+    whole = orbit(*(torch.rand(5) + k for k in (0, -0.5, 2)), 0.7, 24, 32)
+    again = joined([whole[:2], whole[2:4], whole[4:]])
+    assert len(again) == 5 and (again.height, again.width) == (24, 32)
+    for name in ("c2w", "K", "azimuth", "elevation", "distance"):
+        assert torch.equal(getattr(again, name), getattr(whole, name))
 
 
 def _ball_depth(views: Views, radius: float) -> Tensor:

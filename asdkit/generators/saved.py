@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from asdkit.generators.base import Generator
+from asdkit.part import unwrapped
 
 _NEEDED = {"prompt", "prior", "generator", "guidance"}
 
@@ -90,5 +91,6 @@ def started_anyhow(spec: dict[str, Any]) -> dict[str, Any]:
 
 def cannot_build(file: Path, error: Exception) -> ValueError:
     """The sentence for a checkpoint that names a part which can't be built."""
-    reason = str(error).strip().splitlines()[-1].strip(" -")
+    lines = [line.strip(" -") for line in str(unwrapped(error)).splitlines()]
+    reason = [line for line in lines if line and not line.startswith("Given value")][-1]
     return ValueError(f"{file} names a part that can't be built: {reason}")
