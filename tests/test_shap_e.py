@@ -151,7 +151,7 @@ def test_points_are_spread_by_area_and_have_the_colours_of_their_places(monkeypa
 
 def test_gaussians_start_there_fitted_into_the_ball(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     start = made(monkeypatch, BOX + 7, BOX_FACES, torch.full((8, 3), 0.2158605))  # sRGB 0.502
-    gaussians = Gaussians(init=start, count=4000, capacity=4100, init_radius=0.7)
+    gaussians = Gaussians(start=start, count=4000, capacity=4100, init_radius=0.7)
     means, radius = gaussians.means[:4000].detach(), math.hypot(4, 2, 1) / 2
     assert gaussians.num_alive == 4000 and float(means.norm(dim=1).max()) == pytest.approx(0.7)
     half = torch.tensor([2.0, 4.0, 1.0]) / torch.tensor([2.0, 2.0, 2.0]) * 0.7 / radius  # Shap-E's x is the world's y
@@ -160,7 +160,7 @@ def test_gaussians_start_there_fitted_into_the_ball(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(
         0.5 + 0.28209479 * gaussians.sh[:4000, 0], torch.full((4000, 3), 0.502), atol=1e-4, rtol=0
     )
-    assert gaussians.spec["init_args"]["init"] == {
+    assert gaussians.spec["init_args"]["start"] == {
         "class_path": "asdkit.generators.shap_e.ShapE",
         "init_args": {
             "prompt": "a box", "path": "nowhere", "steps": 64, "scale": 15.0, "turn_deg": 0.0, "seed": 0
@@ -218,17 +218,17 @@ def test_broken_folders_are_told_in_a_sentence(
     spoiled = shutil.copytree(folder, tmp_path / "shap-e")
     spoil(spoiled)
     with pytest.raises(ValueError, match=message) as caught:
-        Gaussians(init=ShapE("a red cube", str(spoiled), steps=1))
+        Gaussians(start=ShapE("a red cube", str(spoiled), steps=1))
     assert "\n" not in str(caught.value)
 
 
 def test_a_mesh_without_area_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     start = made(monkeypatch, torch.zeros(3, 3), torch.tensor([[0, 1, 2]]), torch.zeros(3, 3))
     with pytest.raises(ValueError, match="What Shap-E made of 'a box' has no surface"):
-        Gaussians(init=start)
+        Gaussians(start=start)
     start = made(monkeypatch, BOX * math.nan, BOX_FACES, torch.zeros(8, 3))
     with pytest.raises(ValueError, match="no surface"):
-        Gaussians(init=start)
+        Gaussians(start=start)
 
 
 @pytest.mark.parametrize("init", ["ball", "chair.ply", "5", "runs/asdkit.generators/a", "asdkit", "torch.nn.Linear"])
@@ -238,37 +238,34 @@ def test_at_the_command_line_a_string_stays_a_string(capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize("name", ["asdkit.generators.shap_e.ShapE", "ShapE"])
 def test_at_the_command_line_shap_e_has_its_arguments(capsys: pytest.CaptureFixture, name: str) -> None:
-    own = ["--model.generator.init.path=some/folder", "--model.generator.init.prompt", "a duck"]
-    found = _resolved(capsys, f"--model.generator.init={name}", *own, "--model.generator.init.turn_deg=45")
+    own = ["--model.generator.start.path=some/folder", "--model.generator.start.prompt", "a duck"]
+    options = [f"--model.generator.start={name}", *own, "--model.generator.start.turn_deg=45"]
+    found = _resolved(capsys, *options, name="start")
     assert found["class_path"] == "asdkit.generators.shap_e.ShapE"
     assert found["init_args"] == {
         "prompt": "a duck", "path": "some/folder", "steps": 64, "scale": 15.0, "turn_deg": 45.0, "seed": 0
     }  # fmt: skip
 
 
-def _resolved(capsys: pytest.CaptureFixture, *arguments: str) -> object:
+def _resolved(capsys: pytest.CaptureFixture, *arguments: str, name: str = "init") -> object:
     assert main(["fit", "--config", "gs3d", *arguments, "--print_config"]) == 0
-    return yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["generator"]["init_args"]["init"]
+    return yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["generator"]["init_args"][name]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            ["=asdkit.generators.shap_e.ShapX"],
-            "Start with all its arguments, but there is no asdkit.generators.shap_e.",
-        ),
-        (["=ShapE", ".path=x"], "--model.generator.init: the following arguments are required: prompt"),
+        (["=ShapE", ".path=x"], "--model.generator.start: the following arguments are required: prompt"),
         (["=ShapE", ".path=x", ".prompt=y"], "x has no model_index.json"),
-        (["=ShapE", ".path=x", ".prompt=y", ".step=3"], "did you mean --model.generator.init.steps?"),
-        (["=ShapE", ".path=x", ".prompt=y", ".steps=few"], "--model.generator.init.steps: Expected a int"),
-        (["=ShapX", ".path=x"], "--model.generator.init.path: there is no class ShapX"),
+        (["=ShapE", ".path=x", ".prompt=y", ".step=3"], "did you mean --model.generator.start.steps?"),
+        (["=ShapE", ".path=x", ".prompt=y", ".steps=few"], "--model.generator.start.steps: Expected a int"),
+        (["=ShapX", ".path=x"], "--model.generator.start: there is no class ShapX"),
     ],
 )
 def test_at_the_command_line_errors_are_one_sentence(
     recipe: Path, capsys: pytest.CaptureFixture, options: list[str], message: str
 ) -> None:
-    assert main(["fit", "--config", str(recipe), *(f"--model.generator.init{option}" for option in options)]) == 2
+    assert main(["fit", "--config", str(recipe), *(f"--model.generator.start{option}" for option in options)]) == 2
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("asdkit:")]
     assert len(told) == 1 and message in told[0]
 
@@ -276,7 +273,7 @@ def test_at_the_command_line_errors_are_one_sentence(
 def test_a_run_from_shap_e_begins_and_is_loaded_without_it(folder: Path, recipe: Path, tmp_path: Path) -> None:
     weights = shutil.copytree(folder, tmp_path / "weights")
     start = ["=ShapE", f".path={weights}", ".prompt=a red cube", ".steps=2"]
-    quick = [*(f"--model.generator.init{option}" for option in start), "--trainer.max_steps=1", "--run.name=one"]
+    quick = [*(f"--model.generator.start{option}" for option in start), "--trainer.max_steps=1", "--run.name=one"]
     assert main(["fit", "--config", str(recipe), *quick]) == 0
     shutil.rmtree(weights)
     (run,) = (tmp_path / "runs").glob("*/one")

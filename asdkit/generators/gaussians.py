@@ -33,7 +33,7 @@ class Gaussians(Store):
             .splat, .spz, .glb, taken as they are), of a point cloud (.ply) or mesh (.obj, .glb, .stl, .ply), which are
             fitted into the ball, or of another run (its folder or .ckpt): its Gaussians as they are, or of a NeRF
             points of the surface. A mesh's y axis points up and its front faces +z in .glb, .gltf and .obj; other
-            files have the world's axes. Or a `Start`, such as `ShapE`, which is fitted into the ball as well.
+            files have the world's axes.
         count: Gaussians at the start, 1 to 10 million; a 3DGS file brings its own number.
         capacity: Gaussians at most, at least `count`.
         init_radius: radius of the ball, or half the side of the box, in world units, > 0.
@@ -54,6 +54,7 @@ class Gaussians(Store):
         density: what happens in a round: Fraction when left out, or Threshold, MCMC.
         opacity_weight: of the mean opacity, at least 0; in long runs MCMC needs some, for Gaussians to be freed.
         scale_weight: of the mean standard deviation, at least 0, against Gaussians that swell.
+        start: what makes points to start from in the place of `init`, such as ShapE; fitted into the ball as well.
         surfels: flat discs (2DGS, arXiv 2403.17888) whose third axis is their normal. At the start they point anywhere,
             unless what they start from has rotations; files hold them as very thin 3D Gaussians.
 
@@ -63,7 +64,7 @@ class Gaussians(Store):
 
     def __init__(
         self,
-        init: str | Start = "ball",
+        init: str = "ball",
         count: int = 2000,
         capacity: int = 4000,
         init_radius: float = 0.5,
@@ -84,6 +85,7 @@ class Gaussians(Store):
         density: Density | None = None,
         opacity_weight: float = 0.0,
         scale_weight: float = 0.0,
+        start: Start | None = None,
         surfels: bool = False,
     ) -> None:
         super().__init__()
@@ -111,7 +113,7 @@ class Gaussians(Store):
         self.opacity_weight, self.scale_weight = opacity_weight, scale_weight
         draws = torch.Generator().manual_seed(init_seed)
         self._seen_now = torch.zeros(2, capacity)  # of this step and rank: sums of gradients, and of views
-        cloud = cloud_from(init, count, init_radius, init_opacity, draws, turned=surfels)
+        cloud = cloud_from(start or init, count, init_radius, init_opacity, draws, turned=surfels)
         self.allocate(capacity, sh_degree, thin(cloud) if surfels else cloud)
 
     def render(self, views: Views, background: Float[Tensor, "*B 3"] | None = None) -> Render:

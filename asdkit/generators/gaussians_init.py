@@ -69,8 +69,7 @@ def cloud_from(
     if path.is_dir() or path.suffix == ".ckpt":
         return _from_run(path, count, opacity, generator, turned)
     if not path.is_file():
-        known = '"ball", "box", the path of a file or run, or a Start with all its arguments'
-        raise ValueError(f"init must be {known}, but there is no {init}.")
+        raise ValueError(f'init must be "ball", "box", or the path of a file or run, but there is no {init}.')
     suffix = path.suffix.lower()
     header = ply.read_header(path) if suffix == ".ply" else None
     ours = header.is_splats if header else suffix in (".splat", ".spz") or (suffix == ".glb" and holds_gaussians(path))

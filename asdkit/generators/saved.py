@@ -85,7 +85,7 @@ def generator_of(path: Path) -> Generator:
 
 def started_anyhow(spec: dict[str, Any]) -> dict[str, Any]:
     """A generator's class path and arguments, without the file that it started from, which may be gone by now."""
-    arguments = {name: value for name, value in spec.get("init_args", {}).items() if name != "init"}
+    arguments = {name: value for name, value in spec.get("init_args", {}).items() if name not in ("init", "start")}
     return {"class_path": spec.get("class_path"), "init_args": arguments}
 
 
