@@ -439,6 +439,13 @@ def test_further_samples_go_to_the_surface() -> None:
     assert ((seen.z - (3.4 - 0.4)).abs() < 0.15).sum() > 30  # evenly they would be a tenth, 6 or 7
 
 
+def test_depth_is_a_mean_over_what_is_seen_however_thin() -> None:
+    nerf = NeRF(Voxels((4,)), blob=-2.0, blob_radius=1e6, occupancy_every=0)
+    with torch.no_grad():
+        render = nerf.render(ring(1, 0.0, size=1))
+    assert 0.05 < render.alpha.item() < 0.5 and render.depth.item() == pytest.approx(3.4, abs=0.15)
+
+
 def test_a_look_from_elsewhere_does_not_move_the_regularizer() -> None:
     nerf = NeRF(Voxels((4,)))
     nerf.render(ring(2, size=6))
