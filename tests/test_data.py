@@ -48,6 +48,7 @@ def test_azimuths_are_uniform_and_elevations_as_asked() -> None:
     assert torch.allclose(sectors, torch.full((8,), 1 / 8), atol=0.015)
     assert (elevation > 60).float().mean().item() == pytest.approx(0.25, abs=0.02)
     assert -10 <= elevation.min() < -8 and 83 < elevation.max() <= 85.001
+    assert torch.corrcoef(torch.stack([azimuth, elevation, distance])).triu(1).abs().max() < 0.04
     assert 3.2 <= distance.min() < 3.21 and 3.59 < distance.max() <= 3.6
 
 
@@ -98,6 +99,7 @@ def test_numbers_move_with_the_iterations_and_pictures_are_of_their_end() -> Non
     assert [facts[step].width for step in (0, 5, 10)] == [32, 48, 64]
     assert Cameras(size=Ramp(32, 64, 16)).sample(generator_for(0, 0, "views"), 5).height == 40  # 42, in steps of 8
     assert Cameras(size=50).sample(generator_for(0, 0, "views")).height == 50  # one that stands still may be any
+    assert all(((views.azimuth >= 0) & (views.azimuth < 2 * math.pi)).all() for views in facts.values())
     around = {step: ((views.azimuth.rad2deg() + 180) % 360 - 180).abs().max() for step, views in facts.items()}
     assert 40 < around[0] <= 45.001 < 100 < around[5] <= 112.51 < 170 < around[10]
     low = {step: views.elevation.rad2deg().min() for step, views in facts.items()}
@@ -126,6 +128,7 @@ def test_an_asset_is_seen_from_the_steps_cameras_before_the_steps_backdrop(tmp_p
         assert torch.equal(shot.views.c2w, cameras.sample(generator_for(3, step, "views")).c2w)
         with torch.no_grad():
             assert torch.equal(shot.source, gaussians.render(shot.views, module.backdrop(step)).image)
+        assert not shot.source.requires_grad
         greys.add(float(shot.source[0, 0, 0, 0]))
         assert torch.is_grad_enabled()
     assert len(greys) > 2
@@ -139,6 +142,7 @@ BAD = [
     {"azimuth_range_deg": 0.0},
     {"azimuth_range_deg": 400.0},
     {"size": Ramp(4, 64, 10)},
+    {"size": Ramp(64, 4, 10)},
     {"max_distance": Ramp(3.0, 3.6, 10)},
     {"views_per_step": 0},
     {"size": 0},

@@ -148,6 +148,8 @@ def test_what_can_not_be_written_is_said_before_anything_is(runs: dict[str, Path
     refused("holds Gaussians and .* is made of NeRF", runs["nerf"], ["webp", "ply"])
     refused("html holds Gaussians", runs["nerf"], ["html"])
     refused("There is no .*nowhere", tmp_path / "nowhere", ["ply"])
+    (tmp_path / "run.ply").mkdir()
+    refused("There is no checkpoint .*run.ply", tmp_path / "run.ply", ["ply"])
     refused("--up must be z, y or -y; got x", runs["gaussians"], ["ply"], Choices(up="x"))
     out_of_range = [("size", 15), ("size", 4097), ("frames", 1), ("frames", 1001), ("resolution", 9)]
     for name, value in [*out_of_range, ("resolution", 513), ("faces", 50), ("texture", 32), ("texture", 4097)]:

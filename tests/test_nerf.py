@@ -337,6 +337,8 @@ def test_orientation_weighs_what_faces_away() -> None:
     got = penalties.orientation(seen, rays, density, 1 / 64)
     torch.testing.assert_close(got, expected, atol=2e-3, rtol=2e-3)
     assert got.max() > 0.02
+    longer = rays._replace(directions=3 * rays.directions)
+    torch.testing.assert_close(penalties.orientation(seen._replace(z=seen.z / 3), longer, density, 1 / 64), got)
     nerf = NeRF(Voxels((4,)), orientation_weight=3.0, opacity_weight=0.0, occupancy_every=0)
     nerf.render(ring(2, size=6))
     seen, rays, _ = nerf._seen
@@ -439,13 +441,24 @@ def test_further_samples_go_to_the_surface() -> None:
     assert ((seen.z - (3.4 - 0.4)).abs() < 0.15).sum() > 30  # evenly they would be a tenth, 6 or 7
 
 
+def test_depth_is_a_mean_over_what_is_seen_however_thin() -> None:
+    nerf = NeRF(Voxels((4,)), blob=-2.0, blob_radius=1e6, occupancy_every=0)
+    with torch.no_grad():
+        render = nerf.render(ring(1, 0.0, size=1))
+    assert 0.05 < render.alpha.item() < 0.5 and render.depth.item() == pytest.approx(3.4, abs=0.15)
+
+
 def test_a_look_from_elsewhere_does_not_move_the_regularizer() -> None:
-    nerf = NeRF(Voxels((4,)))
+    nerf = NeRF(Voxels((4,)), opacity_weight=Ramp(0.1, 0.4, 4), occupancy_every=0)
     nerf.render(ring(2, size=6))
     expected = nerf.regularizer().detach().clone()
     with torch.no_grad():
         nerf.render(ring(1, 50.0, size=9))
     assert torch.equal(nerf.regularizer(), expected)
+    nerf.iteration.fill_(4)  # the weight is of the iteration
+    torch.testing.assert_close(nerf.regularizer(), 4 * expected)
+    nerf.after_step(torch.optim.Adam(nerf.parameter_groups()), 4, torch.Generator())
+    assert nerf.regularizer() == 0, "what was seen belongs to a step that has ended"
 
 
 def test_a_learned_background_is_harmonics_of_the_direction() -> None:

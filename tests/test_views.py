@@ -143,3 +143,9 @@ def test_depth_leads_back_to_the_points_and_their_normals() -> None:
     assert inside.sum() > 50
     error = (normals - points / 0.5).norm(dim=1, keepdim=True)
     assert error[inside].max() < 0.06
+
+
+def test_a_wall_faces_the_camera_up_to_the_pictures_edge() -> None:
+    views = orbit(torch.tensor([0.3, 4.0]), torch.tensor([0.2, -0.9]), torch.tensor([3.0, 2.0]), 0.6, 6, 8)
+    normals = surface_normals(torch.full((2, 1, 6, 8), 2.0), views)
+    torch.testing.assert_close(normals, -views.c2w[:, :3, 2][..., None, None].expand(2, 3, 6, 8), atol=1e-4, rtol=0)

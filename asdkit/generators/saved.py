@@ -92,5 +92,5 @@ def started_anyhow(spec: dict[str, Any]) -> dict[str, Any]:
 def cannot_build(file: Path, error: Exception) -> ValueError:
     """The sentence for a checkpoint that names a part which can't be built."""
     lines = [line.strip(" -") for line in str(unwrapped(error)).splitlines()]
-    reason = [line for line in lines if line and not line.startswith("Given value")][-1]
+    reason = [type(error).__name__, *(line for line in lines if line and not line.startswith("Given value"))][-1]
     return ValueError(f"{file} names a part that can't be built: {reason}")
