@@ -111,7 +111,7 @@ def test_without_a_source_image_methods_of_editing_say_so(prior: GaussianPrior) 
     x = draw(prior)
     bare = prior.draw(x.x0, x.t, x.eps)
     for field in (Identity(), OnSource(Noise())):
-        with pytest.raises(ValueError, match="source image, and there is none; give --data.image"):
+        with pytest.raises(ValueError, match="source, and there is none; give an image with --data.image"):
             field(bare)
 
 

@@ -221,7 +221,7 @@ def test_a_method_without_its_source_says_so(prior: GaussianPrior) -> None:
         field.bind("y")
     field.bind("y", "z")
     x = prior.draw(torch.zeros(1, 3, 2, 2), torch.tensor([500]), torch.zeros(1, 3, 2, 2))
-    with pytest.raises(ValueError, match="give --data.image FILE"):
+    with pytest.raises(ValueError, match="give an image with --data.image FILE"):
         field(x)
     SDS().bind("y")
 

@@ -1,5 +1,6 @@
 """`--viewer`, `asdkit view` and loading: looking changes nothing, and what can't be looked at is one sentence."""
 
+import functools
 import math
 import signal
 import subprocess
@@ -249,7 +250,9 @@ def test_help_needs_no_torch_and_control_c_ends_a_real_viewer(run: Path) -> None
     assert done.returncode == 0, done.stderr
     assert "--port" in done.stdout and "asdkit view RUN|FILE" in done.stdout
     command = [sys.executable, "-m", "asdkit", "view", str(run), "--port=0"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells make background jobs ignore it
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, preexec_fn=heed, **pipes)
     assert process.stdout.readline().startswith("Viewer: http://127.0.0.1:")
     assert process.stdout.readline() == "Ctrl-C ends it.\n"
     process.send_signal(signal.SIGINT)
