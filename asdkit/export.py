@@ -141,7 +141,7 @@ def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, ch
     out = out or (path if path.is_dir() else path.parent) / "export"
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; name a folder with --out.")
-    targets = {name: out / FORMATS[name] for name in dict.fromkeys(formats)}
+    targets = {name: out / FORMATS[name] for name in formats}
     there = [str(target) for target in targets.values() if target.exists()]
     if there and not force:
         raise ValueError(f"{there[0]} exists; name another folder with --out, or give --force to replace it.")

@@ -77,6 +77,9 @@ def test_pictures_are_what_the_run_shows(runs: dict[str, Path], tmp_path: Path) 
         assert hit.any() and (rows[2:][:, ~hit] == 0).all()
         near, far = (render.depth.permute(0, 2, 3, 1).numpy()[hit].ravel().argsort()[i] for i in (0, -1))
         assert rows[2][hit][near, 0] > rows[2][hit][far, 0]
+        depth, half = render.depth.permute(0, 2, 3, 1).numpy()[hit], module.generator.solid().half
+        nearness = (1 + (opened(run).distance - depth) / half) / 2  # 1 at the cube's near side, 0 at its far side
+        np.testing.assert_allclose(rows[2][hit], nearness.clip(0, 1).repeat(3, 1), atol=1.01 / 255)
         outwards = views.c2w[:, :3, 3] / views.distance[:, None]  # towards the camera, as normals are on the whole
         facing = ((2 * rows[3] - 1) * outwards[:, None, None].numpy()).sum(-1)
         assert facing[hit].mean() > 0.3
@@ -108,6 +111,10 @@ def test_films_and_meshes_are_as_asked(runs: dict[str, Path], tmp_path: Path, mo
     assert 2.5 < counts["fine"] / counts["coarse"] < 6  # triangles go with the square of the resolution
     (file,) = export(runs["nerf"], ["mesh-glb"], tmp_path / "few", False, SMALL._replace(faces=100))
     assert len(trimesh.load(file, force="mesh").faces) <= 100 < counts["fine"]
+    pytest.importorskip("xatlas")
+    files = export(runs["nerf"], ["obj"], tmp_path / "painted", False, SMALL._replace(resolution=16, texture=64))
+    (picture,) = (file for file in files if file.suffix == ".png")
+    assert len(files) == 3 and Image.open(picture).size == (64, 64)
     (file,) = export(runs["gaussians"], ["html"], None, False, SMALL)
     assert file == runs["gaussians"] / "export" / "viewer.html"
     scene = json.loads(re.search(r'\{"azimuth".*?"degree": \d', file.read_text())[0] + "}")
@@ -118,7 +125,7 @@ def test_a_large_object_is_seen_whole(tmp_path: Path) -> None:
     gaussians = Gaussians(count=300, capacity=300, init_radius=9.0, init_opacity=0.9)
     write_splats(tmp_path / "large.ply", gaussians.splats())
     exported = opened(tmp_path / "large.ply")
-    assert exported.distance > 20 and exported.name == "large"
+    assert exported.distance > 20 and exported.name == "large" and exported.background == 1.0
     exported.choices = SMALL
     alpha = exported.render(joined([exported.ring(3, e, 32) for e in (-30.0, 60.0)])).alpha
     assert alpha.shape == (6, 1, 32, 32) and alpha.amax() > 0.5

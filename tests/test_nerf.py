@@ -17,7 +17,7 @@ from asdkit.lab import GaussianPrior
 from asdkit.ramps import Ramp
 from asdkit.randomness import generator_for
 from asdkit.views import Views, orbit, ring
-from asdkit.volume import Rays, march, rays_of, refined, stratified
+from asdkit.volume import Rays, Seen, march, rays_of, refined, stratified
 
 RADIUS, SIGMA = 0.6, 1.7
 
@@ -316,6 +316,12 @@ def test_the_regularizers_are_their_formulas() -> None:
         total += 2 * alpha + 0.5 * entropy + 3 * variance
     assert nerf.regularizer().item() == pytest.approx(total / 2, rel=1e-4)
     assert NeRF(Voxels((4,))).regularizer() == 0
+
+
+def test_opacity_stops_pulling_at_its_ends() -> None:
+    alpha, none = torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3, 1)
+    found = penalties.opacity(Seen(torch.zeros(3, 3), alpha, torch.zeros(3), none, none))
+    torch.testing.assert_close(found, torch.tensor([1e-4, 0.5, 1 - 1e-4]), atol=1e-7, rtol=0)
 
 
 def test_orientation_weighs_what_faces_away() -> None:

@@ -10,7 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
-from asdkit.callbacks.run_folder import new_run_folder
+from asdkit.callbacks.run_folder import new_run_folder, peak_memory
 from asdkit.cli import main
 from asdkit.files import atomic, slug
 from asdkit.ply import read_splats
@@ -38,7 +38,9 @@ def test_a_finished_run_is_complete(recipe: Path, capsys: pytest.CaptureFixture)
     assert Image.open(run / "snapshots" / "step-000010.png").size == (4 * 16 * 2, 4 * 16 * 2)
     assert Image.open(run / "contact.png").size == (4 * 16 * 2, 2 * 16 * 2)
     assert len(read_splats(run / "splats.ply").means) > 60
-    assert "a red duck" in (run / "viewer.html").read_text()
+    page = (run / "viewer.html").read_text()
+    assert "a red duck" in page and '"background": [0.85, 0.85, 0.85]' in page
+    assert "(viewer.html)" in (run / "report.md").read_text()
     assert 100 < report["peak_mb"]["rss"] < 20_000
     assert list(run.glob("orbit.*"))
     assert "psnr" in (run / "report.md").read_text()
@@ -55,6 +57,12 @@ def test_a_finished_run_is_complete(recipe: Path, capsys: pytest.CaptureFixture)
     assert main(["predict", str(run)]) == 0
     assert list((run / "predict").glob("orbit.*"))
     assert json.loads((run / "run.json").read_text()) == report
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's own account of the process")
+def test_the_peak_of_memory_is_the_systems() -> None:
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    assert peak_memory()["rss"] == pytest.approx(1024 * int(line.split()[1]), rel=0.05)
 
 
 def test_the_orbit_is_webp_without_the_video_extra(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
