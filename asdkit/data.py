@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from asdkit.loading import object_of
+from asdkit.part import require
 from asdkit.pictures import read_picture
 from asdkit.ramps import Ramp, ends, value_at
 from asdkit.randomness import generator_for
@@ -66,9 +67,9 @@ class Cameras(pl.LightningDataModule):
         asset: str = "",
     ) -> None:
         super().__init__()
-        _require(1 <= views_per_step <= 1024, f"data.views_per_step must be within 1 and 1024; got {views_per_step}.")
-        _require(1 <= orbit_views <= 1000, f"data.orbit_views must be within 1 and 1000; got {orbit_views}.")
-        _require(
+        require(1 <= views_per_step <= 1024, f"data.views_per_step must be within 1 and 1024; got {views_per_step}.")
+        require(1 <= orbit_views <= 1000, f"data.orbit_views must be within 1 and 1000; got {orbit_views}.")
+        require(
             -90 < orbit_elevation_deg < 90,
             f"data.orbit_elevation_deg must satisfy -90 < it < 90; got {orbit_elevation_deg}.",
         )
@@ -156,13 +157,13 @@ class Canvas(pl.LightningDataModule):
 
     def __init__(self, image: str = "", size: int = 64) -> None:
         super().__init__()
-        _require(8 <= size <= 4096, f"data.size must be within 8 and 4096 pixels; got {size}.")
+        require(8 <= size <= 4096, f"data.size must be within 8 and 4096 pixels; got {size}.")
         self.size = size
         self.source: torch.Tensor | None = None
         if image:
             whole = read_picture(image)
             shape = f"{whole.shape[2]}x{whole.shape[1]}"
-            _require(min(whole.shape[1:]) >= 8, f"{image} has {shape} pixels; a source image needs 8 at least.")
+            require(min(whole.shape[1:]) >= 8, f"{image} has {shape} pixels; a source image needs 8 at least.")
             if whole.shape[1:] != (size, size):
                 _log.warning("%s has %s pixels; its middle square is taken at %dx%d.", image, shape, size, size)
             self.source = read_picture(image, size)[None]
@@ -238,20 +239,15 @@ def _check(numbers: dict[str, float]) -> None:
     size, share, fov_deg, around = (
         numbers[name] for name in ("size", "overhead_share", "fov_deg", "azimuth_range_deg")
     )
-    _require(8 <= size <= 4096, f"data.size must be within 8 and 4096 pixels; got {size}.")
-    _require(0 <= share <= 1, f"data.overhead_share must be within [0, 1]; got {share}.")
-    _require(0 < fov_deg < 180, f"data.fov_deg must be within (0, 180); got {fov_deg}.")
-    _require(0 < around <= 360, f"data.azimuth_range_deg must be within (0, 360]; got {around}.")
+    require(8 <= size <= 4096, f"data.size must be within 8 and 4096 pixels; got {size}.")
+    require(0 <= share <= 1, f"data.overhead_share must be within [0, 1]; got {share}.")
+    require(0 < fov_deg < 180, f"data.fov_deg must be within (0, 180); got {fov_deg}.")
+    require(0 < around <= 360, f"data.azimuth_range_deg must be within (0, 360]; got {around}.")
     near, far = numbers["min_distance"], numbers["max_distance"]
-    _require(
+    require(
         0 < near <= far < math.inf,
         f"data.min_distance must be positive and at most max_distance; got {near} and {far}.",
     )
     for name in ("elevation_deg", "overhead_deg"):
         low, high = numbers[f"min_{name}"], numbers[f"max_{name}"]
-        _require(-90 < low <= high < 90, f"data's {name} must satisfy -90 < min <= max < 90; got {low} and {high}.")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+        require(-90 < low <= high < 90, f"data's {name} must satisfy -90 < min <= max < 90; got {low} and {high}.")

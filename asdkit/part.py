@@ -39,6 +39,12 @@ def records_spec(function: Callable) -> Callable:
     return build
 
 
+def require(condition: bool, message: str) -> None:
+    """Raise a ValueError with this message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
 def unwrapped(error: BaseException) -> BaseException:
     """What a part has said: jsonargparse wraps it in errors of many lines."""
     while error.__cause__ is not None and "\n" in str(error):

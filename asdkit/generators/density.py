@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from asdkit.generators.store import Store
-from asdkit.part import Part
+from asdkit.part import Part, require
 from asdkit.rasterizers.projection import rotation_matrices
 
 RATIO_LIMIT = 51  # Gaussians that one relocated Gaussian is counted as, at most; as in gsplat
@@ -63,7 +63,7 @@ class Fraction(Density):
         prune_opacity: float = 0.01,
         prune_scale: float = 0.5,
     ) -> None:
-        _require(0 <= fraction <= 1, f"densify_fraction must be within [0,1], not {fraction}.")
+        require(0 <= fraction <= 1, f"fraction must be within [0,1], not {fraction}.")
         _check_sizes(split_scale, prune_opacity, prune_scale)
         self.fraction, self.split_scale = fraction, split_scale
         self.prune_opacity, self.prune_scale = prune_opacity, prune_scale
@@ -113,9 +113,9 @@ class Threshold(Density):
         prune_scale: float = 0.5,
         reset_rounds: int = 0,
     ) -> None:
-        _require(0 < gradient < math.inf, f"gradient must be a positive number, not {gradient}.")
-        _require(reset_rounds >= 0, f"reset_rounds must not be negative, but is {reset_rounds}.")
-        _require(not reset_rounds or 0 < prune_opacity < 0.5, "a reset of opacity needs a prune_opacity in (0, 0.5).")
+        require(0 < gradient < math.inf, f"gradient must be a positive number, not {gradient}.")
+        require(reset_rounds >= 0, f"reset_rounds must not be negative, but is {reset_rounds}.")
+        require(not reset_rounds or 0 < prune_opacity < 0.5, "a reset of opacity needs a prune_opacity in (0, 0.5).")
         _check_sizes(split_scale, prune_opacity, prune_scale)
         self.gradient, self.split_scale, self.reset_rounds = gradient, split_scale, reset_rounds
         self.prune_opacity, self.prune_scale = prune_opacity, prune_scale
@@ -154,9 +154,9 @@ class MCMC(Density):
     follows_gradients = False
 
     def __init__(self, growth: float = 0.05, min_opacity: float = 0.005, noise: float = 5e5) -> None:
-        _require(0 <= growth <= 1, f"growth must be within [0,1], not {growth}.")
-        _require(0 < min_opacity < 1, f"min_opacity must be within (0,1), not {min_opacity}.")
-        _require(0 <= noise < math.inf, f"noise must be a number that is not negative, not {noise}.")
+        require(0 <= growth <= 1, f"growth must be within [0,1], not {growth}.")
+        require(0 < min_opacity < 1, f"min_opacity must be within (0,1), not {min_opacity}.")
+        require(0 <= noise < math.inf, f"noise must be a number that is not negative, not {noise}.")
         self.growth, self.min_opacity, self.noise = growth, min_opacity, noise
 
     def round(self, store: Store, optimizer: torch.optim.Optimizer, number: int, generator: torch.Generator) -> None:
@@ -213,10 +213,5 @@ def relocation(
 
 def _check_sizes(split_scale: float, prune_opacity: float, prune_scale: float) -> None:
     for name, value in {"split_scale": split_scale, "prune_scale": prune_scale}.items():
-        _require(0 < value < math.inf, f"{name} must be a positive number, not {value}.")
-    _require(0 <= prune_opacity < 1, f"prune_opacity must be within [0,1), not {prune_opacity}.")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+        require(0 < value < math.inf, f"{name} must be a positive number, not {value}.")
+    require(0 <= prune_opacity < 1, f"prune_opacity must be within [0,1), not {prune_opacity}.")

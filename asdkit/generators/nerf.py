@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from asdkit.generators import penalties
 from asdkit.generators.base import Generator, Render, Saturate, Solid
 from asdkit.generators.encodings import Encoding, Voxels
+from asdkit.part import require
 from asdkit.ramps import Ramp, ends, value_at
 from asdkit.randomness import generator_for
 from asdkit.rasterizers.projection import spherical_harmonics
@@ -74,17 +75,17 @@ class NeRF(Generator):
         super().__init__()
         positive = {"half": half, "blob_radius": blob_radius, "lr": lr, "network_lr": network_lr}
         for name, number in positive.items():
-            _require(min(ends(number)) > 0, f"{name} must be positive, not {min(ends(number))}.")
+            require(min(ends(number)) > 0, f"{name} must be positive, not {min(ends(number))}.")
         weights = {
             "opacity_weight": opacity_weight, "entropy_weight": entropy_weight, "z_variance_weight": z_variance_weight,
             "orientation_weight": orientation_weight,
         }  # fmt: skip
         for name, number in (weights | {"sky_lr": sky_lr}).items():
-            _require(min(ends(number)) >= 0, f"{name} can't be negative; got {min(ends(number))}.")
-        _require(2 <= samples <= 1024, f"samples must be within 2 and 1024, not {samples}.")
-        _require(0 <= importance <= 1024, f"importance must be within 0 and 1024, not {importance}.")
-        _require(0 <= background <= 1, f"background must be within [0,1], not {background}.")
-        _require(min(hidden, occupancy_every) >= 0, "hidden and occupancy_every can't be negative.")
+            require(min(ends(number)) >= 0, f"{name} can't be negative; got {min(ends(number))}.")
+        require(2 <= samples <= 1024, f"samples must be within 2 and 1024, not {samples}.")
+        require(0 <= importance <= 1024, f"importance must be within 0 and 1024, not {importance}.")
+        require(0 <= background <= 1, f"background must be within [0,1], not {background}.")
+        require(min(hidden, occupancy_every) >= 0, "hidden and occupancy_every can't be negative.")
         self.encoding = encoding or Voxels()
         self.half, self.samples, self.importance = half, samples, importance
         self.blob, self.blob_radius, self.background = blob, blob_radius, background
@@ -211,8 +212,3 @@ def _network(width: int, hidden: int, generator: torch.Generator) -> nn.Module:
             layer.weight.data.uniform_(-bound, bound, generator=generator)
             layer.bias.data.zero_()
     return network
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
