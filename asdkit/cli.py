@@ -49,17 +49,6 @@ class UsageError(ValueError):
 class Arguments(argparse.ArgumentParser):
     """The options of a command that needs no trainer; what is wrong with them is a UsageError."""
 
-    def parse(self, arguments: list[str]) -> argparse.Namespace | None:
-        """The options, or None after --help.
-
-        Raises:
-            UsageError: an unknown or missing one.
-        """
-        try:
-            return self.parse_args(arguments)
-        except SystemExit:
-            return None
-
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog.removeprefix('asdkit ')}: {message}; {self.prog} --help tells more.")
 
@@ -120,17 +109,13 @@ def view(arguments: list[str]) -> int:
     parser = Arguments("asdkit view", description="Look at an object in a browser, on this machine alone.")
     parser.add_argument("what", metavar="RUN|FILE", type=Path, help="a run folder, a checkpoint or a file of splats")
     parser.add_argument("--port", type=int, default=PORT, help="the next free one when it is taken (default: 8080)")
-    options = parser.parse(arguments)
-    if options is None:
-        return 0
-    _prepare()
 
-    def serve() -> None:
+    def serve(options: argparse.Namespace) -> None:
         from asdkit.viewing import main as serve_for_ever
 
         serve_for_ever(options.what, options.port)
 
-    return _carried_out(serve)
+    return _carried_out(parser, arguments, serve)
 
 
 def export(arguments: list[str]) -> int:
@@ -153,12 +138,8 @@ def export(arguments: list[str]) -> int:
     parser.add_argument("--resolution", type=int, default=128, help="of the grid for meshes (default: 128)")
     parser.add_argument("--faces", type=int, default=0, help="of meshes at most (default: 0, all)")
     parser.add_argument("--texture", type=int, default=0, help="pixels of meshes' texture (default: 0, vertex colours)")
-    options = parser.parse(arguments)
-    if options is None:
-        return 0
-    _prepare()
 
-    def write() -> None:
+    def write(options: argparse.Namespace) -> None:
         from asdkit.export import Choices
         from asdkit.export import export as write_files
 
@@ -167,13 +148,18 @@ def export(arguments: list[str]) -> int:
         for file in write_files(options.what, formats, options.out, options.force, how):
             print(file)
 
-    return _carried_out(write)
+    return _carried_out(parser, arguments, write)
 
 
-def _carried_out(act: Callable[[], None]) -> int:
-    """The exit code of a command; what goes wrong is one sentence."""
+def _carried_out(parser: Arguments, arguments: list[str], act: Callable[[argparse.Namespace], None]) -> int:
+    """The exit code of a command that acts on its options; what goes wrong is one sentence."""
     try:
-        act()
+        options = parser.parse_args(arguments)
+    except SystemExit:  # after --help; what is wrong with the options is a UsageError
+        return 0
+    _prepare()
+    try:
+        act(options)
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, RuntimeError) as error:

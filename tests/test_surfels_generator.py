@@ -96,7 +96,7 @@ def test_three_hundred_surfels_become_a_sphere_that_other_viewers_show_alike(tmp
     assert 300 < ball.num_alive <= 450
     log_scales = ball.log_scales[ball.alive].detach()
     assert (log_scales[:, :2].min(1).values - log_scales[:, 2]).min() > math.log(20)
-    ball.export(tmp_path)
+    ball.export_ply(tmp_path / "splats.ply")
     means, quats, log_scales, logits, sh = (torch.from_numpy(values) for values in read_splats(tmp_path / "splats.ply"))
     large = ring(2, distance=2.5, size=160, offset_deg=20.0)
     shape = means, quats, log_scales.exp(), logits.sigmoid(), sh

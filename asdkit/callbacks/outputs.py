@@ -11,6 +11,7 @@ from asdkit.callbacks.judge import Judge
 from asdkit.data import Cameras
 from asdkit.distillation import Distillation
 from asdkit.files import write_text
+from asdkit.formats import write_splats
 from asdkit.formats.html import write_html
 from asdkit.generators.base import Render
 from asdkit.pictures import save_film, save_grid
@@ -46,7 +47,7 @@ class Outputs(pl.Callback):
             contact = pl_module.show(views and views.to(pl_module.device)).image
             save_grid(contact, folder / "contact.png", _CONTACT_VIEWS // 2, scale=2)
             orbit = self._orbit(pl_module, cameras, folder) if isinstance(cameras, Cameras) else []
-        exported = [*orbit, *pl_module.generator.export(folder), *self._viewer(pl_module, folder)]
+        exported = [*orbit, *pl_module.generator.export(folder), *self._splats(pl_module, folder)]
         files = [file.relative_to(folder).as_posix() for file in exported]
         write_text(folder / "report.md", self._report(trainer, pl_module, files))
         print(f"Report: {folder / 'report.md'}")
@@ -56,12 +57,14 @@ class Outputs(pl.Callback):
         frames = [module.show(views[i : i + 1]).image for i in range(len(views))]
         return [save_film(torch.cat(frames), folder, "orbit", self.fps)]
 
-    def _viewer(self, module: Distillation, folder: Path) -> list[Path]:
+    def _splats(self, module: Distillation, folder: Path) -> list[Path]:
         splats = module.generator.splats()
         if splats is None:
             return []
-        write_html(folder / "viewer.html", splats, module.prompt, (module.background,) * 3)
-        return [folder / "viewer.html"]
+        file, page = folder / "splats.ply", folder / "viewer.html"
+        write_splats(file, splats)
+        write_html(page, splats, module.prompt, (module.background,) * 3)
+        return [file, page]
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *rest: Any

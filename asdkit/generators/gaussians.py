@@ -10,12 +10,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from asdkit import ply
-from asdkit.files import atomic
 from asdkit.generators.base import Render, Saturate, Solid
 from asdkit.generators.density import Density, Fraction
 from asdkit.generators.gaussians_init import Start, cloud_from, thin
 from asdkit.generators.gaussians_solid import solid_of
 from asdkit.generators.store import Store
+from asdkit.part import require
 from asdkit.ramps import Ramp, ends, value_at
 from asdkit.rasterizers import rasterize
 from asdkit.views import Views
@@ -95,16 +95,16 @@ class Gaussians(Store):
         }  # fmt: skip
         for name, number in positive.items():
             for value in ends(number):
-                _require(0 < value < float("inf"), f"{name} must be a positive number, not {value}.")
+                require(0 < value < float("inf"), f"{name} must be a positive number, not {value}.")
         for name, weight in {"opacity_weight": opacity_weight, "scale_weight": scale_weight}.items():
-            _require(0 <= weight < float("inf"), f"{name} must be a number that is not negative, not {weight}.")
-        _require(0 <= background <= 1, f"background must be within [0,1], not {background}.")
-        _require(1 <= count <= COUNT_LIMIT, f"count must be within 1 and 10 million, not {count}.")
-        _require(count <= capacity <= COUNT_LIMIT, f"capacity must be within {count} and 10 million, not {capacity}.")
-        _require(0 < init_opacity < 1, f"init_opacity must be within (0,1), not {init_opacity}.")
-        _require(sh_degree in range(4), f"sh_degree must be 0, 1, 2 or 3, not {sh_degree}.")
-        _require(densify_every >= 0, f"densify_every must not be negative, but is {densify_every}.")
-        _require(not (surfels and antialiased), "surfels can't be antialiased: leave out one of the two.")
+            require(0 <= weight < float("inf"), f"{name} must be a number that is not negative, not {weight}.")
+        require(0 <= background <= 1, f"background must be within [0,1], not {background}.")
+        require(1 <= count <= COUNT_LIMIT, f"count must be within 1 and 10 million, not {count}.")
+        require(count <= capacity <= COUNT_LIMIT, f"capacity must be within {count} and 10 million, not {capacity}.")
+        require(0 < init_opacity < 1, f"init_opacity must be within (0,1), not {init_opacity}.")
+        require(sh_degree in range(4), f"sh_degree must be 0, 1, 2 or 3, not {sh_degree}.")
+        require(densify_every >= 0, f"densify_every must not be negative, but is {densify_every}.")
+        require(not (surfels and antialiased), "surfels can't be antialiased: leave out one of the two.")
         self.sh_degree, self.background, self.antialiased, self.surfels = sh_degree, background, antialiased, surfels
         self.rates = (means_lr, rotation_lr, scale_lr, opacity_lr, colour_lr)  # in the order of the parameters
         self.lr_scale = lr_scale
@@ -219,15 +219,3 @@ class Gaussians(Store):
             ValueError: a value is not finite.
         """
         ply.write_splats(path, self.splats())
-
-    def export(self, folder: Path) -> list[Path]:
-        """Writes `splats.ply`, a 3DGS file."""
-        path = folder / "splats.ply"
-        with atomic(path) as temporary:
-            self.export_ply(temporary)
-        return [path]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
