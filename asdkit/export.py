@@ -142,7 +142,8 @@ def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, ch
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; name a folder with --out.")
     targets = {name: out / FORMATS[name] for name in formats}
-    there = [str(target) for target in targets.values() if target.exists()]
+    beside = [out / f"mesh{suffix}" for suffix in (".mtl", ".png") if choices.texture and "obj" in targets]
+    there = [str(target) for target in (*targets.values(), *beside) if target.exists()]
     if there and not force:
         raise ValueError(f"{there[0]} exists; name another folder with --out, or give --force to replace it.")
     for name in targets:

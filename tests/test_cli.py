@@ -31,6 +31,13 @@ def test_an_asset_is_compared_with_and_started_from() -> None:
     assert arguments[2:] == ["--data.asset", "duck.ply", "--model.generator.init", "duck.ply", "--trainer.max_steps=3"]
 
 
+@pytest.mark.parametrize("options", [["edit3d", "--asset", ""], ["edit3d"], ["gs3d", "--config", "gs3d/from_nerf"]])
+def test_a_second_stage_needs_its_first(tmp_path: Path, capsys: pytest.CaptureFixture, options: list[str]) -> None:
+    words = ["--model.source", "a yellow duck", "--model.target", "a red duck"]
+    assert main(["fit", "--config", *options, *words, "--run.root", str(tmp_path / "runs")]) == 2
+    assert "init is empty; say what to start from" in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
 def test_light_commands_do_not_import_torch() -> None:
     script = (
         "import sys; from asdkit.cli import main\n"

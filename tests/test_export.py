@@ -208,6 +208,15 @@ def test_options_reach_what_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert got == [(Path("x"), ["ply", "obj"], Path("y"), True, Choices("y", 17, 3, 18, 200, 64))]
 
 
+def test_what_belongs_to_an_obj_is_not_replaced_either(runs: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("mesh.mtl", "mesh.png"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(ValueError, match=f"{name} exists"):
+            export(runs["gaussians"], ["obj"], tmp_path, False, SMALL._replace(texture=64))
+        assert [file.name for file in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+
+
 def test_films_without_the_extra_are_one_sentence(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

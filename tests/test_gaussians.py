@@ -140,7 +140,7 @@ def test_the_ball_is_deterministic_and_as_asked() -> None:
         ({"count": 0}, "count"), ({"count": -3}, "count"), ({"count": 10**9, "capacity": 10**9}, "count"),
         ({"count": 10, "capacity": 9}, "capacity"), ({"capacity": 10**8}, "capacity"), ({"sh_degree": 4}, "sh_degree"),
         ({"sh_degree": -1}, "sh_degree"), ({"init_opacity": 1.0}, "init_opacity"),
-        ({"init": "no/such.ply"}, "there is no no/such.ply"),
+        ({"init": "no/such.ply"}, "there is no no/such.ply"), ({"init": ""}, "init is empty"),
         ({"means_lr": 0.0}, "means_lr"), ({"scale_lr": math.nan}, "scale_lr"), ({"background": 2.0}, "background"),
         ({"opacity_weight": -1.0}, "opacity_weight"), ({"scale_weight": math.inf}, "scale_weight"),
         ({"init_radius": math.inf}, "init_radius"), ({"densify_every": -1}, "densify_every"),

@@ -62,6 +62,8 @@ def cloud_from(
     if isinstance(init, Start):
         points, colors = init.points(count, generator)
         return _from_points(fit(points, radius, type(init).__name__), colors, opacity, generator, turned)
+    if not init:
+        raise ValueError("init is empty; say what to start from, e.g. --model.generator.init=RUN or FILE, or ball.")
     if init in ("ball", "box"):
         start = _ball(count, radius, generator) if init == "ball" else _box(count, radius, generator)
         return _from_points(start, None, opacity, generator, turned)
