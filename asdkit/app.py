@@ -27,7 +27,7 @@ import asdkit.generators.images
 import asdkit.generators.nerf
 import asdkit.generators.shap_e
 import asdkit.guidance
-import asdkit.priors.stable_diffusion
+import asdkit.priors.pretrained
 import asdkit.ramps
 import asdkit.reals
 import asdkit.toybox.data  # these are imported for their short class names

@@ -26,7 +26,7 @@ model:
   class_path: asdkit.distillation.Distillation
   init_args:
     prompt: a red duck
-    prior: {{class_path: asdkit.priors.stable_diffusion.StableDiffusion, init_args: {{path: {prior}}}}}
+    prior: {{class_path: asdkit.priors.pretrained.Pretrained, init_args: {{path: {prior}}}}}
     generator:
       class_path: asdkit.generators.gaussians.Gaussians
       init_args:

@@ -14,7 +14,7 @@ from asdkit.fields import Field
 from asdkit.guidance import LODS, SDS
 from asdkit.lab import Affine, FiniteSetPrior, GaussianPrior, gaussian_eps
 from asdkit.prior import Noised
-from asdkit.priors.stable_diffusion import StableDiffusion
+from asdkit.priors.pretrained import Pretrained
 from asdkit.prompts import Condition
 from asdkit.views import Views, ring
 
@@ -25,24 +25,24 @@ Make = Callable[..., _Attached]
 
 
 @pytest.fixture
-def prior(tiny_folder: Path) -> StableDiffusion:
-    prior = StableDiffusion(str(tiny_folder))
+def prior(tiny_folder: Path) -> Pretrained:
+    prior = Pretrained(str(tiny_folder))
     prior.setup()
     return prior
 
 
-def draw(prior: StableDiffusion, views: Views | None = None, seed: int = 0) -> Noised:
+def draw(prior: Pretrained, views: Views | None = None, seed: int = 0) -> Noised:
     x0, eps = randn(2, B, 4, 8, 8, seed=seed).float()
     return prior.draw(x0, torch.tensor([20, 500, 970]), eps, ring(B) if views is None else views)
 
 
-def attached(adapter: _Attached, prior: StableDiffusion) -> Discriminator:
+def attached(adapter: _Attached, prior: Pretrained) -> Discriminator:
     phi = Discriminator(adapter, text=Y.text)
     phi.setup(prior)
     return phi
 
 
-def learn(phi: Field, prior: StableDiffusion, steps: int = 2) -> None:
+def learn(phi: Field, prior: Pretrained, steps: int = 2) -> None:
     optimizer = torch.optim.AdamW([p for p in phi.parameters() if p.requires_grad], lr=0.05)
     for step in range(steps):
         optimizer.zero_grad()
@@ -52,7 +52,7 @@ def learn(phi: Field, prior: StableDiffusion, steps: int = 2) -> None:
 
 @BOTH
 @pytest.mark.parametrize("camera", [True, False])
-def test_starts_at_the_prior_bitwise(prior: StableDiffusion, make: Make, camera: bool) -> None:
+def test_starts_at_the_prior_bitwise(prior: Pretrained, make: Make, camera: bool) -> None:
     before = draw(prior).predict(Y)
     adapter = make(camera=camera)
     attached(adapter, prior)
@@ -62,7 +62,7 @@ def test_starts_at_the_prior_bitwise(prior: StableDiffusion, make: Make, camera:
 
 
 @BOTH
-def test_learns_and_leaves_the_prior_alone(prior: StableDiffusion, make: Make) -> None:
+def test_learns_and_leaves_the_prior_alone(prior: Pretrained, make: Make) -> None:
     before, base = draw(prior).predict(Y), {key: value.clone() for key, value in prior.state_dict().items()}
     embeddings = {text: row.clone() for text, row in prior._embeddings.items()}
     phi = attached(make(), prior)
@@ -80,7 +80,7 @@ def test_learns_and_leaves_the_prior_alone(prior: StableDiffusion, make: Make) -
 
 
 @BOTH
-def test_switches_off_even_after_an_error(prior: StableDiffusion, make: Make) -> None:
+def test_switches_off_even_after_an_error(prior: Pretrained, make: Make) -> None:
     phi = attached(make(), prior)
     learn(phi, prior)
     before, network = draw(prior).predict(Y), prior.network
@@ -89,7 +89,7 @@ def test_switches_off_even_after_an_error(prior: StableDiffusion, make: Make) ->
     assert prior.network is network and torch.equal(draw(prior).predict(Y), before)
 
 
-def test_gradients_reach_every_part_of_phi(prior: StableDiffusion) -> None:
+def test_gradients_reach_every_part_of_phi(prior: Pretrained) -> None:
     for make in (Embedding, UNetCopy):
         phi = attached(make(), prior)
         phi.loss(draw(prior)).backward()
@@ -98,7 +98,7 @@ def test_gradients_reach_every_part_of_phi(prior: StableDiffusion) -> None:
 
 
 @BOTH
-def test_the_camera_matters_after_training(prior: StableDiffusion, make: Make) -> None:
+def test_the_camera_matters_after_training(prior: Pretrained, make: Make) -> None:
     """Only through phi's own camera network: view words are the same in both."""
     phi = attached(make(), prior)
     learn(phi, prior)
@@ -112,7 +112,7 @@ def test_the_camera_matters_after_training(prior: StableDiffusion, make: Make) -
 
 
 @BOTH
-def test_several_conditions_in_one_call(prior: StableDiffusion, make: Make) -> None:
+def test_several_conditions_in_one_call(prior: Pretrained, make: Make) -> None:
     phi = attached(make(), prior)
     learn(phi, prior)
     conditions = [Y, Condition("a blue ball"), Condition("a red cube", view_dependent=False)]
@@ -123,12 +123,12 @@ def test_several_conditions_in_one_call(prior: StableDiffusion, make: Make) -> N
 
 @BOTH
 @pytest.mark.parametrize("before_setup", [True, False])
-def test_state_dict_round_trip(prior: StableDiffusion, tiny_folder: Path, make: Make, before_setup: bool) -> None:
+def test_state_dict_round_trip(prior: Pretrained, tiny_folder: Path, make: Make, before_setup: bool) -> None:
     phi = attached(make(), prior)
     learn(phi, prior)
     expected, state = draw(prior).predict(Y, phi.adapter), phi.state_dict()
     assert any("camera" in key for key in state) and any("weights" in key for key in state)
-    other = StableDiffusion(str(tiny_folder))
+    other = Pretrained(str(tiny_folder))
     other.setup()
     base, again = draw(other).predict(Y), Discriminator(make(), text=Y.text)
     if before_setup:
@@ -143,7 +143,7 @@ def test_state_dict_round_trip(prior: StableDiffusion, tiny_folder: Path, make: 
 
 
 @BOTH
-def test_set_up_twice_is_set_up_once(prior: StableDiffusion, make: Make) -> None:
+def test_set_up_twice_is_set_up_once(prior: Pretrained, make: Make) -> None:
     phi = attached(make(), prior)
     learn(phi, prior)
     before, weights = draw(prior).predict(Y, phi.adapter), list(phi.parameters())
@@ -156,7 +156,7 @@ def test_set_up_twice_is_set_up_once(prior: StableDiffusion, make: Make) -> None
 
 
 @pytest.mark.parametrize("tokens", [1, 3])
-def test_an_embedding_moves_the_first_words_alone(prior: StableDiffusion, tokens: int) -> None:
+def test_an_embedding_moves_the_first_words_alone(prior: Pretrained, tokens: int) -> None:
     phi = attached(Embedding(tokens, camera=False), prior)
     assert phi.adapter.weights["offset"].shape == (tokens, 16)
     learn(phi, prior)
@@ -168,7 +168,7 @@ def test_an_embedding_moves_the_first_words_alone(prior: StableDiffusion, tokens
     assert (moved[1 : 1 + tokens] != rows[0, 1 : 1 + tokens]).any(1).all()
 
 
-def test_an_embedding_moves_the_whole_sequence_otherwise(prior: StableDiffusion) -> None:
+def test_an_embedding_moves_the_whole_sequence_otherwise(prior: Pretrained) -> None:
     phi = attached(Embedding(), prior)
     assert phi.adapter.weights["offset"].shape == prior.condition_shape == prior._embeddings[Y.text].shape
 
@@ -193,7 +193,7 @@ def test_an_embedding_on_a_gaussian_prior_learns_the_generators_mean() -> None:
     assert torch.allclose(phi(x), gaussian_eps(x.x_t, x.alpha, x.sigma, mean, 0.5), atol=1e-6)
 
 
-def test_lods_starts_as_sds(prior: StableDiffusion) -> None:
+def test_lods_starts_as_sds(prior: Pretrained) -> None:
     """Its null condition starts at the prior's, which knows no camera, even where cameras are given."""
     lods, sds = LODS(), SDS(40.0)
     for field in (lods, sds):
@@ -205,14 +205,14 @@ def test_lods_starts_as_sds(prior: StableDiffusion) -> None:
 # ---------------------------------------------------------------------------------------------- UNetCopy
 
 
-def test_a_copy_is_as_large_as_the_network_and_shares_nothing(prior: StableDiffusion) -> None:
+def test_a_copy_is_as_large_as_the_network_and_shares_nothing(prior: Pretrained) -> None:
     phi = attached(UNetCopy(camera=False), prior)
     theirs = {parameter.data_ptr() for parameter in prior.parameters()}
     assert sum(p.numel() for p in phi.parameters()) == sum(p.numel() for p in prior.network.parameters())
     assert not theirs & {parameter.data_ptr() for parameter in phi.parameters()}
 
 
-def test_a_copy_moves_with_its_parameters(prior: StableDiffusion) -> None:
+def test_a_copy_moves_with_its_parameters(prior: Pretrained) -> None:
     phi = attached(UNetCopy(camera=False), prior)
     phi.adapter._network[0].register_buffer("level", torch.ones(1))
     phi.double()
@@ -222,7 +222,7 @@ def test_a_copy_moves_with_its_parameters(prior: StableDiffusion) -> None:
     assert all(p.dtype == torch.float32 for p in prior.network.parameters())
 
 
-def test_a_copy_hears_the_camera_of_the_prior(prior: StableDiffusion) -> None:
+def test_a_copy_hears_the_camera_of_the_prior(prior: Pretrained) -> None:
     """The prior's own camera network offsets the copy's time embedding, as it does the original's."""
     phi = attached(UNetCopy(camera=False), prior)
     one, two = draw(prior, ring(B)), draw(prior, ring(B, distance=9.0))
@@ -234,7 +234,7 @@ def test_a_copy_hears_the_camera_of_the_prior(prior: StableDiffusion) -> None:
 # ---------------------------------------------------------------------------------------------- two at once
 
 
-def _predictions(prior: StableDiffusion, fields: list[Discriminator]) -> list[Tensor]:
+def _predictions(prior: Pretrained, fields: list[Discriminator]) -> list[Tensor]:
     return [draw(prior).predict(Y, phi.adapter).detach() for phi in fields]
 
 
@@ -249,7 +249,7 @@ def _predictions(prior: StableDiffusion, fields: list[Discriminator]) -> list[Te
         lambda: [Embedding(), Embedding()],
     ],
 )
-def test_adapters_on_one_prior_do_not_disturb_each_other(prior: StableDiffusion, make: Callable[[], list]) -> None:
+def test_adapters_on_one_prior_do_not_disturb_each_other(prior: Pretrained, make: Callable[[], list]) -> None:
     plain = draw(prior).predict(Y)
     fields = [attached(adapter, prior) for adapter in make()]
     assert all(torch.allclose(value, plain, atol=1e-6) for value in _predictions(prior, fields))
@@ -263,7 +263,7 @@ def test_adapters_on_one_prior_do_not_disturb_each_other(prior: StableDiffusion,
     assert torch.equal(draw(prior).predict(Y), plain)
 
 
-def test_a_copy_made_after_a_trained_lora_starts_at_the_prior(prior: StableDiffusion) -> None:
+def test_a_copy_made_after_a_trained_lora_starts_at_the_prior(prior: Pretrained) -> None:
     """Not at the LoRA's prediction; and it is as large as the network, without the LoRA."""
     plain, lora = draw(prior).predict(Y), attached(LoRA(2), prior)
     learn(lora, prior)

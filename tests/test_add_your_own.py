@@ -56,10 +56,10 @@ def test_the_gan_heads_field_is_the_gradient_of_its_loss(outside: Path, tiny_fol
     """By finite differences along a random direction of x0."""
     import gan_head
 
-    from asdkit.priors.stable_diffusion import StableDiffusion
+    from asdkit.priors.pretrained import Pretrained
     from asdkit.reals import SourceImage
 
-    prior = StableDiffusion(str(tiny_folder))
+    prior = Pretrained(str(tiny_folder))
     prior.setup()
     phi = gan_head.Discriminator(gan_head.LoRA(), 0.0, "a red cube")
     head = gan_head.GANHead(phi, SourceImage())

@@ -17,7 +17,7 @@ from asdkit.export import Choices, export, opened
 from asdkit.formats import read_splats, write_splats
 from asdkit.generators.gaussians import Gaussians
 from asdkit.loading import load
-from asdkit.priors.stable_diffusion import StableDiffusion
+from asdkit.priors.pretrained import Pretrained
 from asdkit.views import joined, ring
 
 ROOT = Path(__file__).parents[1]
@@ -97,7 +97,7 @@ def test_up_is_where_it_is_asked_for(runs: dict[str, Path], tmp_path: Path, up: 
 def test_films_and_meshes_are_as_asked(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trimesh = pytest.importorskip("trimesh")
     pytest.importorskip("skimage")
-    monkeypatch.setattr(StableDiffusion, "setup", lambda self: pytest.fail("3D needs no prior"))
+    monkeypatch.setattr(Pretrained, "setup", lambda self: pytest.fail("3D needs no prior"))
     monkeypatch.setattr("asdkit.export._LOOKS", ((10.0, 2),))  # fewer silhouettes, for speed
     exported = opened(runs["gaussians"])
     exported.choices = SMALL

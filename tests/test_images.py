@@ -17,7 +17,7 @@ from asdkit.generators.images import Latents, Pixels
 from asdkit.guidance import DDS, SDS
 from asdkit.lab import GaussianPrior
 from asdkit.pictures import read_picture
-from asdkit.priors.stable_diffusion import StableDiffusion
+from asdkit.priors.pretrained import Pretrained
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_start_from_a_picture_and_from_the_source(prior: GaussianPrior, tmp_pa
 
 
 def test_latents_are_x0_itself(tiny_folder: Path) -> None:
-    prior = StableDiffusion(str(tiny_folder))
+    prior = Pretrained(str(tiny_folder))
     prior.setup()
     latents = Latents(count=3, size=16)
     latents.setup(prior)
@@ -87,7 +87,7 @@ def test_latents_are_x0_itself(tiny_folder: Path) -> None:
 
 
 def test_a_checkpoint_wins_over_the_start(tiny_folder: Path) -> None:
-    prior = StableDiffusion(str(tiny_folder))
+    prior = Pretrained(str(tiny_folder))
     prior.setup()
     saved = Latents(count=2, size=16, init_seed=4)
     saved.setup(prior)
@@ -162,7 +162,7 @@ model:
   class_path: asdkit.distillation.Distillation
   init_args:
     prompt: ""
-    prior: {{class_path: asdkit.priors.stable_diffusion.StableDiffusion, init_args: {{path: {prior}}}}}
+    prior: {{class_path: asdkit.priors.pretrained.Pretrained, init_args: {{path: {prior}}}}}
     generator: {{class_path: asdkit.generators.images.Latents, init_args: {{init: source, count: 1, size: 16}}}}
     guidance: {{class_path: asdkit.guidance.ASDEdit}}
 data: {{class_path: asdkit.data.Canvas, init_args: {{size: 16}}}}

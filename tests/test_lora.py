@@ -13,7 +13,7 @@ from asdkit.fields import Field
 from asdkit.generators.gaussians import Gaussians
 from asdkit.guidance import ASD
 from asdkit.prior import Noised
-from asdkit.priors.stable_diffusion import StableDiffusion
+from asdkit.priors.pretrained import Pretrained
 from asdkit.prompts import Condition
 from asdkit.views import Views, ring
 
@@ -22,25 +22,25 @@ B = 3
 
 
 @pytest.fixture
-def prior(tiny_folder: Path) -> StableDiffusion:
-    prior = StableDiffusion(str(tiny_folder))
+def prior(tiny_folder: Path) -> Pretrained:
+    prior = Pretrained(str(tiny_folder))
     prior.setup()
     return prior
 
 
-def _draw(prior: StableDiffusion, views: Views | None = None, seed: int = 0) -> Noised:
+def _draw(prior: Pretrained, views: Views | None = None, seed: int = 0) -> Noised:
     random = torch.Generator().manual_seed(seed)
     x0, eps = (torch.randn(B, 4, 8, 8, generator=random) for _ in range(2))
     return prior.draw(x0, torch.tensor([20, 500, 970]), eps, ring(B) if views is None else views)
 
 
-def _attached(adapter: LoRA, prior: StableDiffusion) -> Discriminator:
+def _attached(adapter: LoRA, prior: Pretrained) -> Discriminator:
     phi = Discriminator(adapter, text=Y.text)
     phi.setup(prior)
     return phi
 
 
-def _learn(phi: Field, prior: StableDiffusion, steps: int = 2) -> None:
+def _learn(phi: Field, prior: Pretrained, steps: int = 2) -> None:
     optimizer = torch.optim.AdamW([p for p in phi.parameters() if p.requires_grad], lr=0.05)
     for step in range(steps):
         optimizer.zero_grad()
@@ -48,12 +48,12 @@ def _learn(phi: Field, prior: StableDiffusion, steps: int = 2) -> None:
         optimizer.step()
 
 
-def _base(prior: StableDiffusion) -> dict[str, Tensor]:
+def _base(prior: Pretrained) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in prior.state_dict().items() if "lora" not in key}
 
 
 @pytest.mark.parametrize("camera", [True, False])
-def test_starts_at_the_prior_bitwise(prior: StableDiffusion, camera: bool) -> None:
+def test_starts_at_the_prior_bitwise(prior: Pretrained, camera: bool) -> None:
     x = _draw(prior)
     before = x.predict(Y)
     adapter = LoRA(camera=camera)
@@ -64,7 +64,7 @@ def test_starts_at_the_prior_bitwise(prior: StableDiffusion, camera: bool) -> No
     assert (adapter.camera is not None) == camera
 
 
-def test_learns_and_leaves_the_base_alone(prior: StableDiffusion) -> None:
+def test_learns_and_leaves_the_base_alone(prior: Pretrained) -> None:
     adapter = LoRA(rank=2)
     before = _draw(prior).predict(Y)
     phi = _attached(adapter, prior)
@@ -80,7 +80,7 @@ def test_learns_and_leaves_the_base_alone(prior: StableDiffusion) -> None:
     assert (x.predict(Y, adapter) - before).abs().max() > 1e-3
 
 
-def test_switches_off_even_after_an_error(prior: StableDiffusion) -> None:
+def test_switches_off_even_after_an_error(prior: Pretrained) -> None:
     adapter = LoRA()
     phi = _attached(adapter, prior)
     _learn(phi, prior)
@@ -90,7 +90,7 @@ def test_switches_off_even_after_an_error(prior: StableDiffusion) -> None:
     assert torch.equal(_draw(prior).predict(Y), before)
 
 
-def test_the_camera_matters_after_training(prior: StableDiffusion) -> None:
+def test_the_camera_matters_after_training(prior: Pretrained) -> None:
     """Only through phi's own camera network: view words and the prior's camera are the same in both."""
     adapter = LoRA(camera=True)
     phi = _attached(adapter, prior)
@@ -108,7 +108,7 @@ def test_the_camera_matters_after_training(prior: StableDiffusion) -> None:
     assert torch.equal(one.predict(Y, adapter), two.predict(Y, adapter))
 
 
-def test_without_a_camera_network_only_the_text_knows_the_view(prior: StableDiffusion) -> None:
+def test_without_a_camera_network_only_the_text_knows_the_view(prior: Pretrained) -> None:
     adapter = LoRA(camera=False)
     _learn(_attached(adapter, prior), prior)
     prior.camera = None
@@ -116,7 +116,7 @@ def test_without_a_camera_network_only_the_text_knows_the_view(prior: StableDiff
     assert torch.equal(_draw(prior, near).predict(Y, adapter), _draw(prior, far).predict(Y, adapter))
 
 
-def test_each_row_has_its_own_camera_offset(prior: StableDiffusion) -> None:
+def test_each_row_has_its_own_camera_offset(prior: Pretrained) -> None:
     """A batch of several conditions repeats the cameras in the order of the rows."""
     adapter = LoRA(camera=True)
     _learn(_attached(adapter, prior), prior)
@@ -127,12 +127,12 @@ def test_each_row_has_its_own_camera_offset(prior: StableDiffusion) -> None:
 
 
 @pytest.mark.parametrize("before_setup", [True, False])
-def test_state_dict_round_trip(prior: StableDiffusion, tiny_folder: Path, before_setup: bool) -> None:
+def test_state_dict_round_trip(prior: Pretrained, tiny_folder: Path, before_setup: bool) -> None:
     phi = _attached(LoRA(rank=2), prior)
     _learn(phi, prior)
     expected, state = _draw(prior).predict(Y, phi.adapter), phi.state_dict()
     assert state and any("lora_A" in key for key in state) and any("camera" in key for key in state)
-    other = StableDiffusion(str(tiny_folder))
+    other = Pretrained(str(tiny_folder))
     other.setup()
     base = _draw(other).predict(Y)
     copy = Discriminator(LoRA(rank=2, init_seed=9), text=Y.text)
@@ -151,7 +151,7 @@ def test_state_dict_round_trip(prior: StableDiffusion, tiny_folder: Path, before
 def test_alpha_scales_the_update(tiny_folder: Path) -> None:
     changes = []
     for alpha in (0.0, 2.0, 4.0):
-        prior = StableDiffusion(str(tiny_folder))
+        prior = Pretrained(str(tiny_folder))
         prior.setup()
         adapter = LoRA(rank=2, alpha=alpha, camera=False, targets=("attn2.to_out.0",))
         _attached(adapter, prior)
@@ -167,7 +167,7 @@ def test_alpha_scales_the_update(tiny_folder: Path) -> None:
 def test_init_seed_and_the_global_random_state(tiny_folder: Path) -> None:
     weights = []
     for seed in (0, 0, 1):
-        prior = StableDiffusion(str(tiny_folder))
+        prior = Pretrained(str(tiny_folder))
         prior.setup()
         adapter, before = LoRA(init_seed=seed), torch.random.get_rng_state()
         adapter.setup(prior)
@@ -177,7 +177,7 @@ def test_init_seed_and_the_global_random_state(tiny_folder: Path) -> None:
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
-def test_several_adapters_on_one_network_do_not_disturb_each_other(prior: StableDiffusion) -> None:
+def test_several_adapters_on_one_network_do_not_disturb_each_other(prior: Pretrained) -> None:
     plain = _draw(prior).predict(Y)
     fields = [_attached(LoRA(rank=2, init_seed=k), prior) for k in range(3)]
     assert all(p.requires_grad for phi in fields for p in phi.parameters())
@@ -194,7 +194,7 @@ def test_several_adapters_on_one_network_do_not_disturb_each_other(prior: Stable
 
 
 def test_the_prior_is_never_in_a_checkpoint(tiny_folder: Path) -> None:
-    model = Distillation("a red cube", StableDiffusion(str(tiny_folder)), Gaussians(count=20, capacity=30), ASD())
+    model = Distillation("a red cube", Pretrained(str(tiny_folder)), Gaussians(count=20, capacity=30), ASD())
     model.setup()
     state = model.state_dict()
     assert not [key for key in state if key.startswith("prior")]
@@ -204,7 +204,7 @@ def test_the_prior_is_never_in_a_checkpoint(tiny_folder: Path) -> None:
     assert {id(p) for p in model.guidance.parameters()} <= {id(p) for p in model.parameters()}
 
 
-def test_impossible_adapters_are_refused(prior: StableDiffusion) -> None:
+def test_impossible_adapters_are_refused(prior: Pretrained) -> None:
     with pytest.raises(ValueError, match="rank must be at least 1; got 0"):
         LoRA(rank=0)
     with pytest.raises(ValueError, match="no layer named nothing, nowhere; set targets"):

@@ -15,7 +15,7 @@ from asdkit.generators.shap_e import ShapE
 from asdkit.guidance import ASD, SDS, VSD
 from asdkit.lab import Affine, GaussianPrior
 from asdkit.part import Part, records_spec
-from asdkit.priors.stable_diffusion import StableDiffusion
+from asdkit.priors.pretrained import Pretrained
 from asdkit.ramps import Ramp
 from asdkit.timesteps import Timesteps
 
@@ -71,7 +71,7 @@ def test_presets_and_nested_parts() -> None:
         Child(2.0),
         Timesteps(0.1, Ramp(0.5, 0.3, 7), stratified=False),
         LoRA(rank=3, targets=("to_q",), camera=False),
-        StableDiffusion("somewhere", use_camera=False),
+        Pretrained("somewhere", use_camera=False),
         GaussianPrior({"y": [1.0, 2.0], "z": 3.0}, steps=10),
         ASD(2.0, -0.75, LoRA(rank=2), negative="ugly"),
         VSD(4.0, Affine(10)),

@@ -11,7 +11,7 @@ from torch import Tensor
 from asdkit.fields import CFG, Prompt
 from asdkit.lab import GaussianPrior
 from asdkit.prior import Noised
-from asdkit.priors.stable_diffusion import StableDiffusion
+from asdkit.priors.pretrained import Pretrained
 from asdkit.prompts import DREAMFUSION, EIGHT_SECTORS, NULL, Condition
 from asdkit.sampling import ddim
 from asdkit.views import Views, ring
@@ -29,13 +29,13 @@ def kl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def _prior(tiny_folder: Path, **arguments: bool) -> StableDiffusion:
-    prior = StableDiffusion(str(tiny_folder), **arguments)
+def _prior(tiny_folder: Path, **arguments: bool) -> Pretrained:
+    prior = Pretrained(str(tiny_folder), **arguments)
     prior.setup()
     return prior
 
 
-def _draw(prior: StableDiffusion, views: Views | None = None) -> Noised:
+def _draw(prior: Pretrained, views: Views | None = None) -> Noised:
     random = torch.Generator().manual_seed(0)
     x0, eps = (torch.randn(B, 4, 8, 8, generator=random) for _ in range(2))
     return prior.draw(x0, torch.tensor([20, 300, 700, 970]), eps, views)
@@ -74,7 +74,7 @@ def test_loaded_frozen_and_in_eval_mode(tiny_folder: Path) -> None:
 
 
 def test_construction_loads_nothing() -> None:
-    assert not list(StableDiffusion("/nowhere").parameters())
+    assert not list(Pretrained("/nowhere").parameters())
 
 
 def test_schedule_is_the_folders(tiny_folder: Path, kl_folder: Path) -> None:
@@ -103,7 +103,7 @@ def test_encode_and_decode_are_the_pipelines(tiny_folder: Path, kl_folder: Path)
 
 
 def test_images_of_another_size_are_resized_before_they_are_encoded(tiny_folder: Path) -> None:
-    plain, fixed = StableDiffusion(str(tiny_folder)), StableDiffusion(str(tiny_folder), image_size=16)
+    plain, fixed = Pretrained(str(tiny_folder)), Pretrained(str(tiny_folder), image_size=16)
     plain.setup()
     fixed.setup()
     small = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -125,7 +125,7 @@ def test_images_of_another_size_are_resized_before_they_are_encoded(tiny_folder:
     tents /= tents.sum(1, keepdim=True)
     torch.testing.assert_close(fixed.encode(big), plain.encode(tents @ big @ tents.T), atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="image_size"):
-        StableDiffusion(image_size=-1)
+        Pretrained(image_size=-1)
 
 
 @pytest.mark.parametrize("which", ["tiny_folder", "kl_folder"])
@@ -254,24 +254,24 @@ def test_unknown_words(tiny_folder: Path, kl_folder: Path) -> None:
 def test_the_digest_is_of_the_weights(tiny_folder: Path, kl_folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    digest = StableDiffusion(str(tiny_folder)).digest
-    assert len(digest) == 12 and digest == StableDiffusion(str(tiny_folder)).digest
-    assert digest != StableDiffusion(str(kl_folder)).digest
+    digest = Pretrained(str(tiny_folder)).digest
+    assert len(digest) == 12 and digest == Pretrained(str(tiny_folder)).digest
+    assert digest != Pretrained(str(kl_folder)).digest
     copy = shutil.copytree(tiny_folder, tmp_path / "copy")
-    assert StableDiffusion(str(copy)).digest == digest
+    assert Pretrained(str(copy)).digest == digest
     for part in ("unet/diffusion_pytorch_model", "text_encoder/model", "camera/model"):
         file = copy / f"{part}.safetensors"
         weights = load_file(file)
         next(iter(weights.values())).view(-1)[0] += 1
         save_file(weights, file, metadata={"format": "pt"})
-        changed = StableDiffusion(str(copy)).digest
+        changed = Pretrained(str(copy)).digest
         assert changed != digest
         digest = changed
 
 
 def _message(path: Path) -> str:
     with pytest.raises(ValueError) as caught:
-        prior = StableDiffusion(str(path))
+        prior = Pretrained(str(path))
         prior.setup()
         prior.prepare([Y])
     message = str(caught.value)
@@ -282,7 +282,7 @@ def _message(path: Path) -> str:
 def test_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:
     assert "There is no prior folder" in _message(tmp_path / "none")
     with pytest.raises(ValueError, match="path is empty"):
-        StableDiffusion("")
+        Pretrained("")
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "scheduler", "text_encoder", "model_index.json", "tokenizer"])

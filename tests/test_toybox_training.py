@@ -91,10 +91,10 @@ def test_the_folder_has_the_layout_of_transformers_4(weights: Path) -> None:
 def test_a_plain_stable_diffusion_pipeline_loads_it_and_agrees(weights: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
-    from asdkit.priors.stable_diffusion import StableDiffusion
+    from asdkit.priors.pretrained import Pretrained
 
     pipeline = StableDiffusionPipeline.from_pretrained(weights, local_files_only=True, safety_checker=None)
-    prior = StableDiffusion(str(weights))
+    prior = Pretrained(str(weights))
     prior.setup()
     x_t = torch.randn(2, *prior.latent_shape(64, 64))
     x = prior.draw(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asdkit.fields import CFG
 from asdkit.pictures import save_grid
-from asdkit.priors.stable_diffusion import EMBEDDED, StableDiffusion
+from asdkit.priors.pretrained import EMBEDDED, Pretrained
 from asdkit.prompts import Condition
 from asdkit.randomness import generator_for
 from asdkit.sampling import ddim
@@ -23,7 +23,7 @@ SCALE, STEPS, PROMPTS, CANDIDATES, BACKGROUND = 3.0, 50, 50, 200, 0.85
 _AZIMUTHS = 24
 
 
-def sample(prior: StableDiffusion, prompts: list[str], views: Views, seed: int) -> Float[Tensor, "N 3 H W"]:
+def sample(prior: Pretrained, prompts: list[str], views: Views, seed: int) -> Float[Tensor, "N 3 H W"]:
     """One picture per prompt, each from its own camera; DDIM at CFG 3."""
     generator = generator_for(seed, 0, "samples")
     images = []
@@ -57,7 +57,7 @@ def sector_views(count: int) -> Views:
     return ring(8)[torch.arange(count) % 8]
 
 
-def evaluate_samples(prior: StableDiffusion, clip: TinyCLIP, seed: int) -> tuple[dict[str, float], Tensor]:
+def evaluate_samples(prior: Pretrained, clip: TinyCLIP, seed: int) -> tuple[dict[str, float], Tensor]:
     """R-precision of samples of trained and held-out prompts, the share of right sectors, and the pictures."""
     figures, sheets, right = {}, [], []
     for name, held_out in (("trained", False), ("held_out", True)):
@@ -84,7 +84,7 @@ def evaluate_clip(clip: TinyCLIP, seed: int, count: int = 200) -> float:
     return sum(hits) / len(hits)
 
 
-def evaluate_vae(prior: StableDiffusion, seed: int, count: int = 200) -> float:
+def evaluate_vae(prior: Pretrained, seed: int, count: int = 200) -> float:
     """Mean PSNR in dB of decoded encodings of held-out renders."""
     generator = generator_for(seed, 0, "vae renders")
     values = []
@@ -104,9 +104,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of prompts and noise")
     parser.add_argument("--sheet", type=Path, help="write the samples there as a PNG: 50 trained prompts, 50 held out")
     arguments = parser.parse_args()
-    StableDiffusion(arguments.weights).setup()  # imports the libraries, which is not what is timed
+    Pretrained(arguments.weights).setup()  # imports the libraries, which is not what is timed
     start = time.perf_counter()
-    prior = StableDiffusion(arguments.weights)
+    prior = Pretrained(arguments.weights)
     prior.setup()
     load_seconds = time.perf_counter() - start
     clip = TinyCLIP(prior.folder / "clip")

@@ -22,7 +22,7 @@ from asdkit.files import atomic, write_text
 from asdkit.generators.images import Latents
 from asdkit.lab import FiniteSetPrior, ParticleScore
 from asdkit.objectives import effective_scale, inject, weight
-from asdkit.priors.stable_diffusion import StableDiffusion
+from asdkit.priors.pretrained import Pretrained
 from asdkit.randomness import generator_for
 from asdkit.timesteps import Timesteps
 from asdkit.toybox import world
@@ -64,9 +64,9 @@ def exact_fields(method: str, scale: float, prompt: str) -> Field:
 
 
 @cache
-def embedded() -> StableDiffusion:
+def embedded() -> Pretrained:
     """The embedded prior, whose autoencoder the exact scores share."""
-    prior = StableDiffusion("toybox")
+    prior = Pretrained("toybox")
     prior.setup()
     return prior
 

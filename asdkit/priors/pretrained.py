@@ -21,7 +21,7 @@ from asdkit.schedules import Schedule
 EMBEDDED = "toybox"
 
 
-class StableDiffusion(Prior):
+class Pretrained(Prior):
     """A frozen text-to-image model in Stable Diffusion's folder format.
 
     Args:
@@ -83,7 +83,7 @@ class StableDiffusion(Prior):
         self._load_extras()
         self.requires_grad_(False).eval()
 
-    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "StableDiffusion":
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "Pretrained":
         """Prompt embeddings move with the weights."""
         super()._apply(function, recurse)
         self._embeddings = {text: function(row) for text, row in self._embeddings.items()}
