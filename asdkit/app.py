@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ class CLI(LightningCLI):
                 "check_val_every_n_epoch": None,
                 "val_check_interval": MAX_STEPS_LIMIT,
             },
-            args=arguments,
+            args=_methods_expanded(arguments),
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -203,12 +204,17 @@ def run_trainer_command(arguments: list[str], run: Path | None) -> int:
         arguments: the subcommand and its options, short forms expanded.
         run: the run folder that the command line named, if any.
     """
+    return answered(lambda: CLI(arguments, run))
+
+
+def answered(act: Callable[[], object]) -> int:
+    """Do something with a trainer; whatever goes wrong becomes one sentence and the process's exit code."""
     _quiet()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("asdkit: %(message)s"))
     logging.getLogger("asdkit").addHandler(handler)
     try:
-        CLI(_methods_expanded(arguments), run)
+        act()
         return 0
     except SIGTERMException:
         return 143

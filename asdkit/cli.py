@@ -22,6 +22,7 @@ asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by 
   asdkit predict RUN          render an orbit from its last checkpoint
   asdkit export RUN|FILE      write it for other tools: --format ply,splat,spz,glb,mesh-glb,obj,html,mp4,webp,png
   asdkit view RUN|FILE        look at a run, a checkpoint or a file of splats in a browser, on this machine alone
+  asdkit bench --config RECIPE [--prior random:sd21]   time the parts of a step: --steps N, --json, any option of fit
   asdkit recipes              list the recipes; RECIPE is one of these names or a YAML file
 
 RUN is a folder that fit made, runs/<recipe>/<prompt>@<time>. Other options:
@@ -38,7 +39,7 @@ FORMATS = {
     "mesh-glb": "mesh.glb", "obj": "mesh.obj", "mp4": "orbit.mp4", "webp": "orbit.webp", "png": "views.png",
 }  # fmt: skip
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-COMMANDS = (*TRAINER_COMMANDS, "export", "view", "recipes")
+COMMANDS = (*TRAINER_COMMANDS, "export", "view", "bench", "recipes")
 PORT = 8080
 
 
@@ -78,6 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if command in ("export", "view"):
             return (export if command == "export" else view)(rest)
+        if command == "bench":
+            return bench(rest)
         rest, run = expand(command, rest)
     except UsageError as error:
         print(f"asdkit: {error}", file=sys.stderr)
@@ -149,6 +152,32 @@ def export(arguments: list[str]) -> int:
             print(file)
 
     return _carried_out(parser, arguments, write)
+
+
+def bench(arguments: list[str]) -> int:
+    """`asdkit bench`; returns the process's exit code.
+
+    Args:
+        arguments: what stands after `bench`.
+
+    Raises:
+        UsageError: an unknown recipe, or none.
+    """
+    usage = "asdkit bench --config RECIPE [--prior random:sd21] [--steps N] [--json] [--key.of.anything value ...]"
+    parser = Arguments("asdkit bench", usage, "Time the parts of a recipe's step.", allow_abbrev=False)
+    parser.add_argument("--steps", type=int, default=50, metavar="N", help="to time of each kind (default: 50)")
+    parser.add_argument("--json", action="store_true", help="print all facts as JSON, and nothing else")
+    try:
+        options, others = parser.parse_known_args(arguments)
+    except SystemExit:  # after --help
+        return 0
+    others, run = expand("bench", others)
+    if run is not None:
+        raise UsageError(f"bench times recipes, not runs; name one with --config {run / 'config.yaml'}.")
+    _prepare()
+    from asdkit.bench import run_bench_command
+
+    return run_bench_command(others, options.steps, options.json)
 
 
 def _carried_out(parser: Arguments, arguments: list[str], act: Callable[[argparse.Namespace], None]) -> int:
@@ -274,6 +303,11 @@ def _target(flag: str, value: str) -> list[str]:
     return _prompt("--model.prompt", value)
 
 
+def _prior(flag: str, value: str) -> list[str]:
+    """One setting for all that belongs to the prior."""
+    return [f"--model.prior.path={value}"]
+
+
 def _asset(flag: str, value: str) -> list[str]:
     """Editing in 3D starts from the object that it compares with."""
     return ["--data.asset", value, "--model.generator.init", value]
@@ -285,4 +319,5 @@ _SHORT_FORMS = {
     "-c": _config,
     "--model.prompt": _prompt,
     "--model.target": _target,
+    "--prior": _prior,
 }

@@ -30,7 +30,7 @@ LAYERS = [
     {"prior", "fields", "elsewhere", "discriminator", "generators.base"},
     {"adapters", "gammas", "reals", "guidance", "sampling", "priors", "generators", "rasterizers", "meshes"},
     {"distillation", "data", "callbacks", "loading", "viewing"},
-    {"cli", "cli_errors", "app", "export", "__main__", "toybox", "lab"},
+    {"cli", "cli_errors", "app", "export", "__main__", "toybox", "lab", "bench", "stepping"},
 ]
 SIBLINGS = {
     ("generators", "rasterizers"),

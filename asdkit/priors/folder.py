@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from asdkit.priors.families import Embedded, Family
+
 TOKENIZERS = ("CLIPTokenizer", "T5Tokenizer")
 TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
 
@@ -29,6 +31,10 @@ class ModelFolder:
         self.path = path
         if not path.is_dir():
             raise ValueError(f"There is no prior folder {path}; name a folder in diffusers' layout, or toybox.")
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return (self.path / name).is_file()
 
     def json(self, name: str) -> dict[str, Any]:
         """A JSON file of the folder."""
@@ -60,6 +66,10 @@ class ModelFolder:
             if missing:
                 raise ValueError(f"{len(missing)} tensors are missing, {missing[0]} among them")
         return model.requires_grad_(False).eval()
+
+    def embed(self, family: Family, parts: dict[str, Any], texts: list[str], dtype: torch.dtype) -> Embedded:
+        """Prompts through the folder's text encoders, which are loaded for that and let go."""
+        return family.embed(self.text_pipeline(parts, dtype), texts)
 
     def text_pipeline(self, parts: dict[str, Any], dtype: torch.dtype) -> Any:
         """diffusers' pipeline of the folder with these components and its text encoders, for embedding prompts."""

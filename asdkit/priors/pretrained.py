@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from asdkit.camera import CameraEmbedding
 from asdkit.prior import Noised, Prior, Switch
+from asdkit.priors.architectures import RANDOM, RandomModel
 from asdkit.priors.families import Embedded, Family, Flux, family_of
 from asdkit.priors.folder import ModelFolder
 from asdkit.prompts import DREAMFUSION, Condition, ViewWords
@@ -24,7 +25,8 @@ class Pretrained(Prior):
     """A frozen text-to-image model: Stable Diffusion 1 to 3.5, XL, FLUX.1, PixArt, or the first stage of DeepFloyd IF.
 
     Args:
-        path: a folder in diffusers' layout, or `toybox` for the small model that asdkit ships.
+        path: a folder in diffusers' layout, or `toybox` for the small model that asdkit ships; `random:sd21` and the
+            like are random weights of that architecture, for measuring.
         use_camera: give the camera itself to a model that takes it (a folder `camera/`), beside the view words.
         image_size: images of another height and width, in pixels, are resized to this before they are encoded, so that
             early iterations can render small ones (`data.size`); 0 for encoding all as they are.
@@ -71,13 +73,19 @@ class Pretrained(Prior):
     def digest(self) -> str:
         """The first 12 hex digits of the SHA-256 over the names and contents of all weight files."""
         if not self._digest:
-            self._digest = ModelFolder(self.folder).digest()
+            self._digest = self.source().digest()
         return self._digest
+
+    def source(self) -> ModelFolder:
+        """Where components come from."""
+        if self.path.startswith(RANDOM):
+            return RandomModel(self.path.removeprefix(RANDOM))
+        return ModelFolder(self.folder)
 
     def setup(self) -> None:
         if "network" in self._modules:
             return
-        folder = ModelFolder(self.folder)
+        folder = self.source()
         index = folder.json("model_index.json")
         self.family = self._family(index)
         if self.family.has_vae:
@@ -88,7 +96,7 @@ class Pretrained(Prior):
         self.adapter_targets = self.family.targets
         self.family.time_module(self.network).register_forward_hook(self._add_offset)
         self.time_width = self.family.time_width(self.network)
-        size = self.image_size or 8 * self.network.config.sample_size
+        size = self.image_size or 8 * (self.network.config.get("sample_size") or 128)
         self.schedule = self.family.schedule(folder.json("scheduler/scheduler_config.json"), (size // 16) ** 2)
         self._load_extras(folder)
         self.requires_grad_(False).eval()
@@ -116,17 +124,16 @@ class Pretrained(Prior):
 
     def _load_extras(self, folder: ModelFolder) -> None:
         """What asdkit's own priors tell beside diffusers' files: view words, vocabulary, a camera network."""
-        if (folder.path / "asdkit.json").is_file():
+        if folder.has("asdkit.json"):
             facts = folder.json("asdkit.json")
             self.view_words = ViewWords(tuple(facts["view_words"]), facts["overhead_word"], facts["overhead_above_deg"])
             self.known_words = frozenset(facts["words"])
-        weights = folder.path / "camera" / "model.safetensors"
-        if self._use_camera and weights.is_file():
+        if self._use_camera and folder.has("camera/model.safetensors"):
             from safetensors.torch import load_file
 
             self.camera = CameraEmbedding(self.time_width)
             with folder.reading("camera"):
-                self.camera.load_state_dict(load_file(weights))
+                self.camera.load_state_dict(load_file(folder.path / "camera" / "model.safetensors"))
 
     # ------------------------------------------------------------------------------------------------ images
 
@@ -176,8 +183,8 @@ class Pretrained(Prior):
     def _embed(self, texts: list[str]) -> Embedded:
         """Prompts through the text encoders, which are loaded for that and let go."""
         parts = {self.family.network_part: self.network, "vae": self.vae}
-        pipeline = ModelFolder(self.folder).text_pipeline(parts, self.dtype)
-        return {name: _wide(value) for name, value in self.family.embed(pipeline, texts).items()}
+        embedded = self.source().embed(self.family, parts, texts, self.dtype)
+        return {name: _wide(value) for name, value in embedded.items()}
 
     def _texts(self, condition: Condition) -> list[str]:
         if condition.view_dependent and self.view_words is not None and condition.text:
