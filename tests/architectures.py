@@ -1,0 +1,84 @@
+"""Operations of the named architectures, counted on torch's meta device: `python tests/architectures.py`, from the
+repository, prints the table of docs/benchmarks.md.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from asdkit.adapters import LoRA
+from asdkit.priors.architectures import ARCHITECTURES
+from asdkit.priors.families import Family
+from asdkit.priors.pretrained import Pretrained
+
+RANK = 4
+
+
+def on_meta(name: str) -> Pretrained:
+    """A prior whose tensors take no memory; its schedule is real."""
+    schedule = Family.schedule
+
+    def real(self: Family, *args: object) -> object:
+        with torch.device("cpu"):
+            return schedule(self, *args)
+
+    prior = Pretrained(f"random:{name}")
+    Family.schedule = real
+    try:
+        with torch.device("meta"):
+            prior.setup()
+    finally:
+        Family.schedule = schedule
+    return prior
+
+
+def operations_of(prior: Pretrained, size: int) -> dict[str, float]:
+    """Of one sample: f, a forward pass of the network; e and E, forward and backward through the encoder."""
+    with torch.no_grad():
+        found = {"f": counted(lambda: predicted(prior, size))}
+    if prior.vae is not None:
+        image = torch.zeros(1, 3, size, size, device="meta", requires_grad=True)
+        latents: list[Tensor] = []
+        found["e"] = counted(lambda: latents.append(prior.encode(image)))
+        found["E"] = counted(lambda: latents[0].sum().backward())
+    return found
+
+
+def learning(prior: Pretrained, size: int) -> float:
+    """Of one sample, L: forward and backward of the network with a LoRA of the paper's rank, whose weights learn."""
+    lora = LoRA(RANK, camera=False)
+    with torch.device("meta"):
+        lora.attach(prior)
+    with lora.within(prior):
+        return counted(lambda: predicted(prior, size).sum().backward())
+
+
+def predicted(prior: Pretrained, size: int) -> Tensor:
+    embedded = prior.source().embed(prior.family, {}, ["a duck"], torch.float32)
+    embedded = {name: value.to("meta") for name, value in embedded.items()}
+    x_t = torch.zeros(1, *prior.latent_shape(size, size), device="meta")
+    return prior.family.call(prior.network, x_t, torch.zeros(1, device="meta"), embedded)
+
+
+def counted(act: object) -> float:
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        act()
+    return counter.get_total_flops()
+
+
+def documented_row(name: str) -> str:
+    """A row of the table: TFLOP of the parts, and of a sample in a step of SDS, VSD, ASD in the fast, the
+    paper-faithful and the released code's way; and the fast way's share of the paper's."""
+    prior, size = on_meta(name), 64 if name in ("if", "toybox") else 512
+    parts = operations_of(prior, size)
+    f, step, encoder = parts["f"], learning(prior, size), parts.get("e", 0) + parts.get("E", 0)
+    calls = (2 * f, 3 * f + step, 2 * f + step, 4 * f + step, 5 * f + step)
+    columns = (f, step, encoder, *(call + encoder for call in calls))
+    numbers = " | ".join(f"{column / 1e12:.3g}" for column in columns)
+    return f"| `{name}` | {size} | {numbers} | {columns[5] / columns[6]:.2f} |"
+
+
+if __name__ == "__main__":
+    for name in ARCHITECTURES:
+        print(documented_row(name))
