@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -25,7 +26,7 @@ from asdkit.machine import cores, gpus, is_launchers, rank_of
 
 DESCRIPTION = """A run for each line of a file, in a process of its own. Started again with the same options, it goes
 on: finished prompts are left alone, others continue from their last checkpoint. All further options are those of
-asdkit fit. Started by torchrun, srun or mpirun, each rank takes its share."""
+asdkit fit. Started by torchrun or srun, each rank takes its share."""
 COLUMNS = ("prompt", "status", "exit_code", "seconds", "iterations", "folder", "reason")
 _POLL_SECONDS = 0.1
 
@@ -206,6 +207,8 @@ class Sweep:
                 signal.signal(number, handler)
         if self.signals:
             return 128 + self.signals[0]
+        if share.ranks > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+            _leave_together()
         return next((codes[prompt] for prompt in self.prompts if codes.get(prompt)), 0)
 
     def _work(self, waiting: list[str], share: Share, codes: dict[str, int]) -> None:
@@ -317,6 +320,15 @@ class Sweep:
             }
             rows.append(json.loads(record.read_text()) if record.is_file() else nothing)
         return rows
+
+
+def _leave_together() -> None:
+    """Wait for the other ranks: torchrun stops all of them when one ends with an exit code."""
+    from torch import distributed
+
+    distributed.init_process_group("gloo", timeout=timedelta(days=14))
+    distributed.barrier()
+    distributed.destroy_process_group()
 
 
 def _report(run: Path) -> dict[str, Any]:

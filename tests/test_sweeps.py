@@ -26,18 +26,20 @@ run, prompt = pathlib.Path(sys.argv[1]), sys.argv[2]
 run.mkdir(parents=True, exist_ok=True)
 def report(status, **more):
     (run / "run.json").write_text(json.dumps({"status": status, "seconds": 2.5, "iterations": 7, **more}))
-def stop(number, frame):
+caught = []
+if prompt == "waits":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: caught.append(number))
+    report("running")
+    (run / "ready").touch()
+    while not caught:
+        time.sleep(0.02)
+    time.sleep(0.4)  # more would be counted
     report("interrupted")
     (run / "checkpoints").mkdir(exist_ok=True)
     (run / "checkpoints" / "last.ckpt").touch()
-    print("saved", number)
-    sys.exit(128 + number)
-if prompt == "waits":
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    report("running")
-    (run / "ready").touch()
-    time.sleep(60)
+    print("saved after", *map(int, caught))
+    sys.exit(128 + caught[0])
 elif prompt == "dies":
     signal.raise_signal(signal.SIGKILL)
 elif prompt.startswith("code"):
@@ -46,6 +48,7 @@ elif prompt.startswith("code"):
     report("failed")
     sys.exit(int(prompt[4:]))
 elif prompt != "nothing":
+    time.sleep(2 if prompt == "late" else 0)
     report("finished", metrics={prompt[:2]: 1.25})
 """
 ONE = Share(0, 1, (None,), 1)
@@ -268,6 +271,18 @@ def test_a_run_that_another_process_makes_is_left_alone(base: Path, stub: list[l
     assert one.run(ONE) == 0
 
 
+def test_a_run_that_outlives_its_sweep_is_left_alone(base: Path, stub: list[list[str]]) -> None:
+    """A sweep that was killed lets go of its files; the run still holds the lock."""
+    one = sweep(base, "waits")
+    one.folder.mkdir(parents=True)
+    job = one._start("waits", None, 1)
+    job.log.close()
+    assert sweep(base, "waits").run(ONE) == 1 and "another process" in rows(one)["waits"]["reason"]
+    until(one.run_folder("waits") / "ready")
+    job.process.terminate()
+    assert job.process.wait(30) == 143
+
+
 def test_a_disk_that_is_full_ends_the_runs_with_the_sweep(
     base: Path, stub: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,7 +318,7 @@ def test_signals_reach_the_runs_which_save(base: Path, stub: list[list[str]], nu
     assert signal.getsignal(number) == before
     found = rows(one)
     assert (found["waits"]["status"], found["waits"]["exit_code"]) == ("interrupted", code)
-    assert found["waits"]["reason"] == f"saved {int(number)}" and found["ok"]["status"] == "waiting"
+    assert found["waits"]["reason"] == f"saved after {int(number)}" and found["ok"]["status"] == "waiting"
     sweep(base, "waits").command("waits")  # the next start goes on with it
     assert len(stub) == 2 and stub[1][4:] == [str(one.run_folder("waits"))]
 
@@ -385,3 +400,33 @@ def test_real_runs_finish_fail_and_are_stopped(recipe: Path, tmp_path: Path) -> 
     assert process.returncode == 143
     assert [row["status"] for row in rows(long).values()] == ["interrupted", "waiting"]
     assert json.loads((long.run_folder("a red duck") / "run.json").read_text())["status"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_failure_on_one_rank_does_not_stop_the_others(base: Path) -> None:
+    """torchrun would; the rank that is done first waits for the other."""
+    script = base / "stubbed.py"
+    script.write_text(
+        f"import os, sys\nfrom asdkit.cli import main\nfrom asdkit.sweeps import Sweep\nSTUB = {STUB!r}\n"
+        "def command(self, prompt):\n"
+        "    assert not [name for name in ('RANK', 'WORLD_SIZE') if name not in os.environ]\n"
+        '    code = \'import os; assert not {"RANK", "MASTER_PORT"} & set(os.environ)\\n\' + STUB\n'
+        "    return [sys.executable, '-S', '-c', code, str(self.run_folder(prompt)), prompt]\n"
+        "Sweep.command = command\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    (base / "list.txt").write_text("code3\nlate\nok\n")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*torchrun, "sweep", "list.txt", "--config", str(base / "my.yaml")],
+        env=environment,
+        cwd=base,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 1 and "exitcode  : 3" in done.stderr, done.stderr
+    assert done.stdout.count(" of 3 prompts, 1 at a time") == 2
+    found = rows(sweep(base, "code3", "late", "ok"))
+    assert [row["status"] for row in found.values()] == ["failed", "finished", "finished"]
