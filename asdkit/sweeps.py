@@ -28,6 +28,7 @@ DESCRIPTION = """A run for each line of a file, in a process of its own. Started
 on: finished prompts are left alone, others continue from their last checkpoint. All further options are those of
 asdkit fit. Started by torchrun or srun, each rank takes its share."""
 COLUMNS = ("prompt", "status", "exit_code", "seconds", "iterations", "folder", "reason")
+CANNOT_WRITE = 7
 _POLL_SECONDS = 0.1
 
 
@@ -119,7 +120,12 @@ def main(arguments: list[str]) -> int:
         if values(options, flag):
             raise UsageError(f"sweep: {flag} is different for each run, so it can't be given.")
     share = plan(os.environ, gpus(os.environ), cores(), chosen.jobs)
-    return Sweep(read_prompts(chosen.prompts), options, Path(chosen.prompts).stem).run(share)
+    sweep = Sweep(read_prompts(chosen.prompts), options, Path(chosen.prompts).stem)
+    try:
+        return sweep.run(share)
+    except OSError as error:
+        print(f"asdkit: sweep: {error}; started again, it goes on.", file=sys.stderr)
+        return CANNOT_WRITE
 
 
 def values(options: list[str], flag: str) -> list[str]:
@@ -167,7 +173,7 @@ class Sweep:
         given = {key: value for text in texts for key, value in _section(text, "run").items() if value}
         given |= {key: value[-1] for key in ("root", "recipe") if (value := values(expanded, f"--run.{key}"))}
         self.parent = Path(given.get("root", "runs"), given.get("recipe") or recipe_slug(paths[0]))
-        self.key = hashlib.sha256(b"\0".join([*(option.encode() for option in options), *texts])).hexdigest()
+        self.key = hashlib.sha256(b"\0".join([*map(os.fsencode, options), *texts])).hexdigest()
         self.folder = self.parent / f"sweep-{slug(title)}-{self.key[:8]}"
         self.prompts, self.options = prompts, options
         self.signals: list[int] = []
@@ -197,7 +203,10 @@ class Sweep:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{self.folder} can't be made ({error.strerror}); choose another --run.root.") from None
-        print(f"{len(waiting)} of {len(self.prompts)} prompts, {len(share.devices)} at a time; {self.folder}/sweep.csv")
+        print(
+            f"{len(waiting)} of {len(self.prompts)} prompts, {len(share.devices)} at a time; {self.folder}/sweep.csv",
+            flush=True,
+        )
         codes: dict[str, int] = {}
         heed = {number: signal.signal(number, self._heed) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

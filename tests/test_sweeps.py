@@ -114,7 +114,7 @@ def test_every_process_knows_its_share(
 
 def test_runs_of_a_rank_do_not_join_its_group() -> None:
     own = {"PATH": "/bin", "HF_HOME": "/models", "SLURMISH": "1", "LOCAL_MODELS": "x", "ASDKIT_DEBUG": "1"}
-    joined = own | TORCHRUN | SRUN | MPIRUN | {"ASDKIT_RUN_FOLDER": "/runs/one", "MASTER_ADDR": "n1", "PMI_RANK": "0"}
+    joined = own | TORCHRUN | SRUN | MPIRUN | {"MASTER_ADDR": "n1", "PMI_RANK": "0"}
     joined |= {"MASTER_PORT": "1", "NODE_RANK": "0", "GROUP_RANK": "0", "ROLE_RANK": "5", "PMIX_RANK": "1"}
     assert child_environment(joined, None, 3) == own | {"OMP_NUM_THREADS": "3"}
     assert child_environment(own | {"OMP_NUM_THREADS": "5"}, "2", 3) == own | {
@@ -284,7 +284,7 @@ def test_a_run_that_outlives_its_sweep_is_left_alone(base: Path, stub: list[list
 
 
 def test_a_disk_that_is_full_ends_the_runs_with_the_sweep(
-    base: Path, stub: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    base: Path, stub: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def full(path: Path, text: str) -> None:
         until(one.run_folder("waits") / "ready")
@@ -292,8 +292,9 @@ def test_a_disk_that_is_full_ends_the_runs_with_the_sweep(
 
     one = sweep(base, "waits", "ok")
     monkeypatch.setattr(sweeps, "write_text", full)
-    with pytest.raises(OSError, match="No space"):
-        one.run(Share(0, 1, (None, None), 1))
+    (base / "list.txt").write_text("waits\nok\n")
+    assert main(["sweep", str(base / "list.txt"), "--config", str(base / "my.yaml"), "--jobs=2"]) == 7
+    assert "No space left on device; started again, it goes on" in capsys.readouterr().err
     assert json.loads((one.run_folder("waits") / "run.json").read_text())["status"] == "interrupted"
 
 
@@ -357,7 +358,7 @@ def test_the_command_line_arrives(
 ) -> None:
     monkeypatch.chdir(base)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"ok\nfine\n")))
-    options = ["--config", "my.yaml", "--model.guidance", "SDS", "--model.source", "-a b", "--seed=3"]
+    options = ["--config", "my.yaml", "--model.guidance", "SDS", "--model.source", "-a b", "--jo=3"]
     assert main(["sweep", "-", *options[:4], "--jobs", "2", *options[4:]]) == 0
     assert stub[0][4:12] == [*options, f"--run.root={base / 'runs'}"] and "2 at a time" in capsys.readouterr().out
     assert main(["sweep", "--help"]) == 0 and "--jobs N" in capsys.readouterr().out
