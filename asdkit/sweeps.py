@@ -186,7 +186,7 @@ class Sweep:
     def command(self, prompt: str) -> list[str]:
         """What makes the run of a prompt, or goes on with it from its last checkpoint."""
         run = self.run_folder(prompt)
-        fit = [sys.executable, "-m", "asdkit", "fit"]
+        fit = [sys.executable, "-P", "-m", "asdkit", "fit"]  # no file in this folder takes the place of a library
         if (run / "checkpoints" / "last.ckpt").is_file():
             return [*fit, str(run), *(f"--trust={package}" for package in values(self.options, "--trust"))]
         place = [f"--run.root={self.parent.parent}", f"--run.recipe={self.parent.name}", f"--run.name={run.name}"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub.constants
 import pytest
 import torch
 
@@ -283,6 +285,10 @@ def test_kernels_are_found_where_torch_and_gsplat_keep_them(monkeypatch: pytest.
     assert finding.state == NOTE and "compiled once" in finding.text and str(tmp_path / "cuda" / "bin") in finding.text
     (tmp_path / "cuda").rename(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "bin" / "nvcc").chmod(0o755)
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path / "elsewhere"))
+    monkeypatch.delenv("CUDA_HOME")
+    assert hardware.gsplat(tmp_path).facts["nvcc"] == str(tmp_path / "elsewhere" / "bin" / "nvcc")
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path / "none"))
     monkeypatch.setenv("PATH", str(tmp_path / "elsewhere" / "bin"))
     assert hardware.gsplat(tmp_path).facts["nvcc"] == str(tmp_path / "elsewhere" / "bin" / "nvcc")
 
@@ -296,6 +302,13 @@ def test_kernels_are_found_where_torch_and_gsplat_keep_them(monkeypatch: pytest.
     assert hardware.gsplat(tmp_path).state == NOTE
     Path(_get_build_directory("gsplat_cuda", False), "gsplat_cuda.so").touch()
     assert str(tmp_path / "ext") in hardware.gsplat(tmp_path).text
+    wheel = tmp_path / "gsplat" / "csrc.cpython-311.so"  # a build that was installed with the package comes first
+    wheel.parent.mkdir()
+    wheel.touch()
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: SimpleNamespace(submodule_search_locations=[wheel.parent])
+    )
+    assert hardware.gsplat(tmp_path).text == f"kernels are compiled: {wheel}"
 
 
 def test_more_threads_than_cores_are_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -364,6 +377,33 @@ def test_the_hub_is_asked_unless_told_to_be_offline(tmp_path: Path, monkeypatch:
     finding = places.hub(tmp_path)
     assert finding.state == OK and "offline" in finding.text
     assert (finding.facts["answers"], finding.facts["models"]) == (None, ["org/some-model"])
+    for name in "abc":
+        (tmp_path / "hub" / f"models--{name}").mkdir()
+    assert "4 models" in places.hub(tmp_path).text and places.hub(tmp_path).text.endswith("hub: a, b, c, ...")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"HF_HUB_OFFLINE": "true"},
+        {"TRANSFORMERS_OFFLINE": "on"},
+        {"HF_HUB_OFFLINE": "0", "XDG_CACHE_HOME": "/xdg"},
+        {"HF_HUB_OFFLINE": "Yes", "HF_HOME": "~/models", "XDG_CACHE_HOME": "/xdg"},
+        {"HF_HUB_CACHE": "/there", "HF_HOME": "/models"},
+    ],
+)
+def test_the_hub_is_understood_as_its_own_library_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, str]
+) -> None:
+    for name in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(places, "_answers", lambda endpoint: True)
+    own = runpy.run_path(huggingface_hub.constants.__file__)
+    facts = places.hub(tmp_path).facts
+    assert (facts["cache"], facts["offline"]) == (own["HF_HUB_CACHE"], own["HF_HUB_OFFLINE"])
 
 
 def test_an_answer_of_any_kind_is_one_and_waiting_is_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -191,12 +191,12 @@ def test_a_run_is_made_once_and_then_continued(base: Path) -> None:
     one = sweep(base, "a: duck", options=("--trust", "mine", "--trust=yours", "--seed=3"))
     run = one.run_folder("a: duck")
     made = one.command("a: duck")
-    assert made[:4] == [sys.executable, "-m", "asdkit", "fit"] and made[4:10] == one.options[:6]
+    assert made[:5] == [sys.executable, "-P", "-m", "asdkit", "fit"] and made[5:11] == one.options[:6]
     places = [f"--run.root={base / 'runs'}", "--run.recipe=my", f"--run.name={run.name}"]
     assert made[-5:] == [*places, "--model.prompt", "a: duck"]
     (run / "checkpoints").mkdir(parents=True)
     (run / "checkpoints" / "last.ckpt").touch()
-    assert one.command("a: duck")[4:] == [str(run), "--trust=mine", "--trust=yours"]
+    assert one.command("a: duck")[5:] == [str(run), "--trust=mine", "--trust=yours"]
 
 
 # ---------------------------------------------------------------------------------------------- carrying it out
@@ -321,7 +321,7 @@ def test_signals_reach_the_runs_which_save(base: Path, stub: list[list[str]], nu
     assert (found["waits"]["status"], found["waits"]["exit_code"]) == ("interrupted", code)
     assert found["waits"]["reason"] == f"saved after {int(number)}" and found["ok"]["status"] == "waiting"
     sweep(base, "waits").command("waits")  # the next start goes on with it
-    assert len(stub) == 2 and stub[1][4:] == [str(one.run_folder("waits"))]
+    assert len(stub) == 2 and stub[1][5:] == [str(one.run_folder("waits"))]
 
 
 BAD = {
@@ -360,7 +360,10 @@ def test_the_command_line_arrives(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"ok\nfine\n")))
     options = ["--config", "my.yaml", "--model.guidance", "SDS", "--model.source", "-a b", "--jo=3"]
     assert main(["sweep", "-", *options[:4], "--jobs", "2", *options[4:]]) == 0
-    assert stub[0][4:12] == [*options, f"--run.root={base / 'runs'}"] and "2 at a time" in capsys.readouterr().out
+    assert stub[0][5:13] == [*options, f"--run.root={base / 'runs'}"] and "2 at a time" in capsys.readouterr().out
+    (base / "one.txt").write_text("ok\n")
+    assert main(["sweep", "one.txt", *options, "--jobs=1"]) == 0 and len(stub) == 2  # it is finished
+    capsys.readouterr()
     assert main(["sweep", "--help"]) == 0 and "--jobs N" in capsys.readouterr().out
     for name, value in SRUN.items():
         monkeypatch.setenv(name, value)

@@ -23,7 +23,8 @@ def hub(root: Path) -> Finding:
     """The model hub and what of it is on this disk; one question, none when told to be offline."""
     cache = _hub_cache()
     models = sorted(folder.name[8:].replace("--", "/") for folder in cache.glob("models--*"))
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    said = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    offline = said.upper() in ("1", "ON", "YES", "TRUE")
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     answers = None if offline else _answers(endpoint)
     facts = {"offline": offline, "answers": answers, "endpoint": endpoint, "cache": str(cache), "models": models}
