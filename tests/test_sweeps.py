@@ -299,7 +299,7 @@ def test_a_disk_that_is_full_ends_the_runs_with_the_sweep(
 
 
 def until(path: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while not path.exists():
         assert time.monotonic() < deadline, path
         time.sleep(0.02)
