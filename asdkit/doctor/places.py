@@ -81,7 +81,7 @@ def prior(root: Path) -> Finding:
 
 def _existing(path: Path) -> Path:
     """The path, or the nearest folder above it that exists."""
-    path = path.expanduser().absolute()
+    path = path.absolute()
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
