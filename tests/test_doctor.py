@@ -426,7 +426,7 @@ def test_an_answer_of_any_kind_is_one_and_waiting_is_limited(monkeypatch: pytest
         finding = places.hub(tmp_path)
         assert finding.state == OK and finding.text.startswith("https://hub answers")
     assert asked == [("https://hub", "HEAD", 3.0)]
-    monkeypatch.setattr(places, "urlopen", lambda request, timeout: time.sleep(30))
+    monkeypatch.setattr(places, "urlopen", lambda request, timeout: time.sleep(8) or nullcontext())
     monkeypatch.setattr(places, "PROBE_SECONDS", 0.1)
     start = time.monotonic()
     assert places.hub(tmp_path).state == NOTE and time.monotonic() - start < 5
