@@ -18,6 +18,7 @@ LAYERS = [
         "timesteps",
         "camera",
         "files",
+        "trust",
         "extras",
         "pictures",
         "ply",
