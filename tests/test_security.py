@@ -15,11 +15,15 @@ import pytest
 import torch
 import yaml
 from conftest import RECIPE
+from tiny import save_tiny_shap_e
 
 from asdkit.cli import main
 from asdkit.distillation import Distillation
 from asdkit.files import local, shown
+from asdkit.generators.shap_e import ShapE
 from asdkit.loading import load, object_of
+from asdkit.priors.pretrained import Pretrained
+from asdkit.prompts import Condition
 from asdkit.trust import refusal, trusting
 
 ROOT = Path(__file__).parents[1]
@@ -329,6 +333,99 @@ def test_a_checkpoint_can_have_nothing_deleted(tampered: Callable, tmp_path: Pat
     assert main(["fit", str(run), "--trainer.max_steps=6", f"--run.root={tmp_path / 'shared'}"]) == 0
     assert (run / "checkpoints" / "step-000006.ckpt").is_file()
     assert (victim / "sub.ckpt" / "kept.ckpt").is_file()
+
+
+# ------------------------------------------------------------------------------------------------ priors
+
+WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+
+
+@pytest.fixture
+def foreign(tiny_folder: Path, tmp_path: Path, evil: Path) -> Path:
+    """A prior folder that may be changed, with code in each of its folders."""
+    folder = tmp_path / "foreign"
+    shutil.copytree(tiny_folder, folder)
+    for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+        for name in ("evil", "modeling_evil", "pipeline", place.name):
+            (place / f"{name}.py").write_text(f"open({str(evil)!r}, 'w')\nclass Evil: pass\n")
+    return folder
+
+
+def rewritten(path: Path, **settings: Any) -> None:
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.is_file() else {}) | settings))
+
+
+def used(folder: Path) -> None:
+    prior = Pretrained(str(folder))
+    prior.setup()
+    prior.prepare([Condition("a red duck")])
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors", ".pt"])
+def test_weights_are_never_unpickled(foreign: Path, evil: Path, part: str, suffix: str) -> None:
+    name = {".bin": "pytorch_model"}.get(suffix, WEIGHTS[part]) if part == "text_encoder" else WEIGHTS[part]
+    (foreign / part / f"{WEIGHTS[part]}.safetensors").unlink()
+    torch.save({"weight": Payload(evil)}, foreign / part / f"{name}{suffix}")
+    with pytest.raises(ValueError, match=f"{part} can't be loaded"):
+        used(foreign)
+    assert not evil.exists()
+
+
+AUTO = {"auto_map": dict.fromkeys(("AutoModel", "AutoConfig", "AutoTokenizer", "CLIPTextModel"), "evil.Evil")}
+FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
+    "a pipeline's file": ("model_index.json", {"_class_name": ["evil", "Evil"]}),
+    "a pipeline's path": ("model_index.json", {"_class_name": "evil.Evil"}),
+    "a pipeline that is a module": ("model_index.json", {"_class_name": "os"}),
+    "a module of the folder": ("model_index.json", {"unet": ["evil", "Evil"]}),
+    "a network of os": ("model_index.json", {"unet": ["os", "system"], "vae": ["os", "system"]}),
+    "a text encoder of os": ("model_index.json", {"text_encoder": ["os", "system"]}),
+    "a tokenizer of subprocess": ("model_index.json", {"tokenizer": ["subprocess", "Popen"]}),
+    "the network's class": ("unet/config.json", {"_class_name": "Evil"} | AUTO),
+    "the autoencoder's class": ("vae/config.json", {"_class_name": ["evil", "Evil"]} | AUTO),
+    "the text encoder's": ("text_encoder/config.json", {"architectures": ["Evil"], "model_type": "evil"} | AUTO),
+    "the tokenizer's": ("tokenizer/tokenizer_config.json", {"tokenizer_class": "Evil"} | AUTO),
+    "the scheduler's": ("scheduler/scheduler_config.json", {"_class_name": ["evil", "Evil"]}),
+    "an adapter's base": ("text_encoder/adapter_config.json", {"base_model_name_or_path": "evil", "peft_type": "LORA"}),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_no_code_of_a_priors_folder_is_run(foreign: Path, evil: Path, case: str) -> None:
+    """What names foreign code is refused, or passed over."""
+    file, settings = FOREIGN[case]
+    rewritten(foreign / file, **settings)
+    try:
+        used(foreign)
+    except ValueError as error:
+        assert str(foreign) in str(error) or "doesn't know models of the kind" in str(error)
+    assert not evil.exists() and "evil" not in sys.modules
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{" + 10**6 * " ", "[1]", "\0", '{"a": ' * 5_000])
+def test_settings_that_are_none_are_one_sentence(foreign: Path, text: str) -> None:
+    for name in ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json"):
+        before = (foreign / name).read_text()
+        (foreign / name).write_text(text)
+        with pytest.raises(ValueError, match="is not valid JSON|holds no settings"):
+            used(foreign)
+        (foreign / name).write_text(before)
+
+
+@pytest.mark.parametrize("part", ["prior", "text_encoder"])
+def test_no_code_of_a_shap_e_folder_is_run(tmp_path: Path, evil: Path, part: str) -> None:
+    folder = save_tiny_shap_e(tmp_path / "shap_e")
+    (weights,) = (folder / part).glob("*.safetensors")
+    weights.unlink()
+    name = "pytorch_model" if part == "text_encoder" else "diffusion_pytorch_model"
+    torch.save({"weight": Payload(evil)}, folder / part / f"{name}.bin")
+    start = ShapE("a red cube", str(folder), steps=1)
+    with pytest.raises(ValueError, match="can't be loaded as Shap-E"):
+        start.points(3, torch.Generator())
+    rewritten(folder / "model_index.json", **{part: ["evil", "Evil"]})
+    with pytest.raises(ValueError, match="can't be loaded as Shap-E"):
+        start.points(3, torch.Generator())
+    assert not evil.exists() and "evil" not in sys.modules
 
 
 # ------------------------------------------------------------------------------------------------ addresses

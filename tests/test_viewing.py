@@ -181,7 +181,7 @@ def test_it_talks_only_to_pages_of_this_machine(live: viewing.LiveView) -> None:
         "import socket, sys\n"
         "for origin in sys.argv[2:]:\n"
         "    with socket.create_connection(('127.0.0.1', int(sys.argv[1])), 9) as s:\n"
-        "        s.sendall(('GET / HTTP/1.1\\r\\nHost: localhost\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n'\n"
+        "        s.sendall(('GET / HTTP/1.1\\r\\nHost: x\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n'\n"
         "            'Sec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\\r\\n'\n"
         "            f'Origin: {origin}\\r\\n\\r\\n').encode())\n"
         "        print(s.recv(99).split()[1].decode())\n"
