@@ -17,6 +17,7 @@ import yaml
 from conftest import RECIPE
 from tiny import save_tiny_shap_e
 
+from asdkit.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from asdkit.cli import main
 from asdkit.distillation import Distillation
 from asdkit.files import local, shown
@@ -333,6 +334,22 @@ def test_a_checkpoint_can_have_nothing_deleted(tampered: Callable, tmp_path: Pat
     assert main(["fit", str(run), "--trainer.max_steps=6", f"--run.root={tmp_path / 'shared'}"]) == 0
     assert (run / "checkpoints" / "step-000006.ckpt").is_file()
     assert (victim / "sub.ckpt" / "kept.ckpt").is_file()
+
+
+def test_each_guard_against_deletion_holds_alone(tmp_path: Path) -> None:
+    checkpoints = Checkpoints()
+    checkpoints.dirpath = str(tmp_path)
+    own = str(tmp_path / "step-000004.ckpt")
+    for path, kept in ((own, own), (f"local://{own}", ""), (str(tmp_path / "a" / ".." / "x.ckpt"), ""), ("", "")):
+        checkpoints.load_state_dict({"best_model_path": path, "last_model_path": path, "dirpath": str(tmp_path)})
+        assert (checkpoints.best_model_path, checkpoints.last_model_path) == (kept, "")
+    for name in ("a.ckpt", "a.txt"):
+        (tmp_path / name).touch()
+        for path in (f"local://{tmp_path / name}", tmp_path / name):
+            AtomicCheckpointIO().remove_checkpoint(path)
+            assert (tmp_path / name).exists() == (path != tmp_path / "a.ckpt")
+    AtomicCheckpointIO().remove_checkpoint(str(tmp_path))
+    assert tmp_path.is_dir()
 
 
 # ------------------------------------------------------------------------------------------------ priors
