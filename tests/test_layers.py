@@ -19,6 +19,7 @@ LAYERS = [
         "camera",
         "files",
         "trust",
+        "machine",
         "extras",
         "pictures",
         "ply",
@@ -31,7 +32,7 @@ LAYERS = [
     {"prior", "fields", "elsewhere", "discriminator", "generators.base"},
     {"adapters", "gammas", "reals", "guidance", "sampling", "priors", "generators", "rasterizers", "meshes"},
     {"distillation", "data", "callbacks", "loading", "viewing"},
-    {"cli", "cli_errors", "app", "export", "__main__", "toybox", "lab"},
+    {"cli", "cli_errors", "app", "export", "__main__", "toybox", "lab", "doctor", "sweeps"},
 ]
 SIBLINGS = {
     ("generators", "rasterizers"),
