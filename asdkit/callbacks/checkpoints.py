@@ -1,5 +1,6 @@
 """Checkpoints by iterations, written whole or not at all."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -71,5 +72,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a checkpoint of this machine and nothing else, for its path may come from a checkpoint."""
-        if Path(path).suffix == ".ckpt":
-            super().remove_checkpoint(Path(path))
+        path = Path(path)
+        if path.suffix == ".ckpt" and path.is_dir():  # a sharded one
+            shutil.rmtree(path)
+        elif path.suffix == ".ckpt":
+            path.unlink(missing_ok=True)
