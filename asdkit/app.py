@@ -40,7 +40,7 @@ from asdkit.callbacks.snapshots import Snapshots
 from asdkit.callbacks.viewer import Viewer
 from asdkit.cli_errors import explain
 from asdkit.extras import MissingExtra
-from asdkit.files import recipe_slug, write_text
+from asdkit.files import local, recipe_slug, shown, write_text
 from asdkit.part import unwrapped
 
 _FOLDER = "ASDKIT_RUN_FOLDER"
@@ -63,7 +63,7 @@ class Parser(LightningArgumentParser):
         """End with one sentence about what was wrong, and the nearest known option."""
         if not self.exit_on_error:
             super().error(message, ex)
-        print(f"asdkit: {explain(message)}", file=sys.stderr)
+        print(f"asdkit: {shown(explain(message))}", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -98,6 +98,14 @@ class CLI(LightningCLI):
             args=arguments,
         )
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, without the option that lets checkpoints be unpickled."""
+        return {name: skipped | {"weights_only"} for name, skipped in LightningCLI.subcommands().items()}
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
+
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         kwargs.setdefault("allow_abbrev", False)
         kwargs.setdefault("usage", "asdkit <command> --config RECIPE [--key value ...]")
@@ -123,7 +131,7 @@ class CLI(LightningCLI):
             raise ValueError(f"trainer.max_steps must be within 1 and {MAX_STEPS_LIMIT}; got {steps}.")
         if config.data is None or config.model is None:
             raise ValueError("The recipe must have a model and data; start from one that `asdkit recipes` lists.")
-        if config.ckpt_path and not Path(config.ckpt_path).is_file():
+        if config.ckpt_path and not local(config.ckpt_path).is_file():
             raise ValueError(f"There is no checkpoint {config.ckpt_path}; look into the run's folder checkpoints.")
         if not config.run.recipe:
             config.run.recipe = _recipe_name(config)
@@ -131,7 +139,7 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self.config[self.subcommand]
         writes = self.subcommand in ("fit", "predict")
-        folder = self.run_folder or Path(config.run.root)
+        folder = self.run_folder or local(config.run.root)
         if self.run_folder is None and writes:
             folder = self._new_folder(config)
         kwargs["default_root_dir"] = str(folder)
@@ -156,7 +164,7 @@ class CLI(LightningCLI):
             return Path(os.environ[_FOLDER])
         prompt = config.model.get("init_args", Namespace()).get("prompt") or ""
         folder = new_run_folder(Path(config.run.root), config.run.recipe, prompt, config.run.name)
-        print(f"Run folder: {folder}", file=sys.stderr)
+        print(f"Run folder: {shown(str(folder))}", file=sys.stderr)
         os.environ[_FOLDER] = str(folder)
         return folder
 
@@ -228,7 +236,7 @@ def run_trainer_command(arguments: list[str], run: Path | None) -> int:
 
 def _sentence(error: BaseException) -> str:
     error = unwrapped(error)
-    text = " ".join(str(error).split())
+    text = shown(str(error))
     if isinstance(error, ValueError | OSError | Diverged | MisconfigurationException | MissingExtra) or not text:
         return text or type(error).__name__
     return f"{type(error).__name__}: {text[:400]} (ASDKIT_DEBUG=1 shows where.)"

@@ -18,6 +18,7 @@ LAYERS = [
         "timesteps",
         "camera",
         "files",
+        "trust",
         "machine",
         "extras",
         "pictures",
