@@ -1,7 +1,6 @@
 """The one LightningModule: Figure 3 of the paper as a training step."""
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,6 +14,7 @@ from asdkit.objectives import Weighting, inject, saturation, weight
 from asdkit.part import Part
 from asdkit.prior import Noised, Prior
 from asdkit.randomness import generator_for
+from asdkit.ranks import Sharded, average_gradients, check_precision, check_strategy, shard, without_reducer
 from asdkit.timesteps import Timesteps
 from asdkit.views import Shot, Views
 
@@ -96,7 +96,15 @@ class Distillation(Part, pl.LightningModule):
     # ------------------------------------------------------------------------------------------------ set-up
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the prior, give the prompt to the guidance and attach its adapters."""
+        """Load the prior, give the prompt to the guidance and attach its adapters.
+
+        Raises:
+            ValueError: a strategy or precision that can't work, or what a part says of its arguments.
+        """
+        if self._trainer:
+            check_strategy(type(self.trainer.strategy))
+            check_precision(self.trainer.precision)
+            self.generator.rank = self.global_rank
         self.prior.setup()
         unknown = self.prior.unknown_words(self.prompt)
         if unknown:
@@ -105,6 +113,13 @@ class Distillation(Part, pl.LightningModule):
         self.guidance.setup(self.prior)
         data = self._trainer.datamodule if self._trainer else None
         self.generator.setup(self.prior, getattr(data, "source", None))
+
+    def configure_model(self) -> None:
+        """Spread the prior's network over the ranks, where the strategy is to; called after `setup`."""
+        strategy = self._trainer and self.trainer.strategy
+        if isinstance(strategy, Sharded) and not self.prior.sharded:
+            shard(self.prior.network, strategy.device_mesh, self.guidance)
+            self.prior.sharded = True
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(self.generator.parameter_groups(), eps=1e-15)]
@@ -180,9 +195,9 @@ class Distillation(Part, pl.LightningModule):
             The norm of the gradient where this iteration is logged, else 0.
         """
         optimizer.zero_grad(set_to_none=True)
-        with self._no_reducer():
+        with without_reducer(self.trainer.strategy):
             self.manual_backward(loss)
-        self._average_gradients(optimizer)
+        average_gradients(optimizer, self.trainer.world_size)
         if counts:
             self.generator.before_step()
         else:
@@ -198,22 +213,6 @@ class Distillation(Part, pl.LightningModule):
         """Clip here, after any unscaling: the only place where the norm is the true one."""
         if self.critic_clip and not optimizer.param_groups[0].get("name"):
             self.clip_gradients(optimizer, self.critic_clip, "norm")
-
-    def _no_reducer(self) -> AbstractContextManager:
-        block = getattr(self.trainer.strategy, "block_backward_sync", None)
-        return block() if block else nullcontext()
-
-    def _average_gradients(self, optimizer: Any) -> None:
-        """Mean over ranks, explicitly: right whatever parameters are unused or have grown."""
-        if self.trainer.world_size == 1:
-            return
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        torch.distributed.all_reduce(flat)
-        flat /= self.trainer.world_size
-        for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad = mean.view_as(parameter).clone()
 
     @torch.no_grad()
     def _diagnostics(self, x: Noised, shot: Shot, render: Render | None) -> dict[str, float]:

@@ -33,6 +33,7 @@ class Prior(Part, nn.Module, ABC):
         time_width: size of the network's time embedding, which cameras offset; 0 if it has none.
         condition_shape: of one embedded prompt, which textual inversion moves; empty if there is none.
         channels: of x0; 0 for any number.
+        sharded: the network is spread over several ranks, which must all call it equally often.
     """
 
     schedule: Schedule
@@ -41,6 +42,7 @@ class Prior(Part, nn.Module, ABC):
     time_width: int = 0
     condition_shape: tuple[int, ...] = ()
     channels: int = 0
+    sharded: bool = False
     _condition_offset: Tensor | None = None
 
     @abstractmethod

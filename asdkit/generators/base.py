@@ -59,10 +59,12 @@ class Saturate(torch.autograd.Function):
 class Generator(Part, nn.Module, ABC):
     """Something that renders images and is optimised by one Adam.
 
-    `owns_background` says that the generator has a background of its own, which it shows when it is given none.
+    `owns_background` says that the generator has a background of its own, which it shows when it is given none; `rank`
+    is the process among several, for what each must draw on its own.
     """
 
     owns_background = False
+    rank = 0
 
     def setup(self, prior: Prior, source: Float[Tensor, "1 3 H W"] | None = None) -> None:
         """Called once, before optimisers exist: for what depends on the prior or starts from the source image."""

@@ -116,7 +116,7 @@ class NeRF(Generator):
         return Solid(self.half, radiance)
 
     def render(self, views: Views | None, background: Float[Tensor, "*B 3"] | None = None) -> Render:
-        """What the cameras see; with gradient the samples are jittered, by the iteration's own draw.
+        """What the cameras see; with gradient the samples are jittered, by the iteration's and the rank's own draw.
 
         Args:
             views: B cameras.
@@ -151,7 +151,7 @@ class NeRF(Generator):
         """Random places in the parts of the rays while there is a gradient, their middles elsewhere."""
         if not torch.is_grad_enabled():
             return 0.5
-        draws = generator_for(0, int(self.iteration), purpose)
+        draws = generator_for(0, int(self.iteration), purpose, self.rank)
         return torch.rand(rays, count, generator=draws).to(self.occupancy)
 
     def _occupied(self, points: Float[Tensor, "N 3"]) -> Bool[Tensor, " N"]:
