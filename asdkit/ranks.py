@@ -66,18 +66,18 @@ def check_strategy(strategy: type) -> None:
 
 
 def check_precision(precision: str | int | None) -> None:
-    """Refuse what would round the generator, its gradients or its density control.
+    """Refuse what would round the generator, its rendering and its density control to 16 bits.
 
     Args:
         precision: the trainer's, e.g. "32-true".
 
     Raises:
-        ValueError: anything but single and double precision.
+        ValueError: anything but single precision.
     """
-    if str(precision) not in ("None", "32", "32-true", "64", "64-true"):
+    if str(precision) not in ("None", "32", "32-true"):
         raise ValueError(
-            f"trainer.precision {precision} would round the generator and its rendering to 16 bits; leave it at "
-            "32-true, and give the prior alone a smaller type with --model.prior.dtype=bfloat16."
+            f"trainer.precision must stay 32-true for the sake of the generator, but is {precision}; give the prior "
+            "alone another type, e.g. --model.prior.dtype=bfloat16."
         )
 
 
@@ -87,7 +87,9 @@ def without_reducer(strategy: Strategy) -> AbstractContextManager:
 
 
 def average_gradients(optimizer: Any, world_size: int) -> None:
-    """Mean over ranks in one all-reduce; a missing gradient counts as zero, so that all ranks take the same step.
+    """Mean over ranks in one all-reduce; a gradient that only some ranks have counts as zero on the others.
+
+    A parameter without a gradient on any rank stays without one, as in a single process: weight decay spares it.
 
     Args:
         optimizer: whose parameters are meant; those that FSDP2 has sharded have been averaged by it.
@@ -97,11 +99,14 @@ def average_gradients(optimizer: Any, world_size: int) -> None:
     if world_size == 1 or not parameters:
         return
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    given = gradients[0].new_tensor([p.grad is not None for p in parameters])
+    flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), given])
     torch.distributed.all_reduce(flat)
     flat /= world_size
-    for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = mean.view_as(parameter).to(parameter.dtype)
+    *means, given = flat.split([*(p.numel() for p in parameters), len(parameters)])
+    for parameter, mean, somewhere in zip(parameters, means, given.unbind(), strict=True):
+        if parameter.grad is not None or somewhere > 0:  # asked only where it is missing, for it waits for the device
+            parameter.grad = mean.view_as(parameter).to(parameter.dtype)
 
 
 def shard(network: nn.Module, mesh: Any, learning: nn.Module) -> None:
