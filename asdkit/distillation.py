@@ -195,8 +195,9 @@ class Distillation(Part, pl.LightningModule):
             The norm of the gradient where this iteration is logged, else 0.
         """
         optimizer.zero_grad(set_to_none=True)
-        with without_reducer(self.trainer.strategy):
-            self.manual_backward(loss)
+        if loss.requires_grad:  # else nothing was seen, and no gradient is zero
+            with without_reducer(self.trainer.strategy):
+                self.manual_backward(loss)
         average_gradients(optimizer, self.trainer.world_size)
         if counts:
             self.generator.before_step()

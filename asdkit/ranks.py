@@ -129,7 +129,7 @@ def shard(network: nn.Module, mesh: Any, learning: nn.Module) -> None:
         for block in child if isinstance(child, nn.ModuleList) else [child]:
             if any(isinstance(module, nn.ModuleList) for module in block.modules()) or block is not child:
                 fully_shard(block, mesh=mesh, ignored_params=whole)
-    fully_shard(network, mesh=mesh, ignored_params=whole)
+    fully_shard(network, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
 
 
 def checksums(state: dict[str, Tensor]) -> tuple[list[str], Tensor]:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from asdkit.data import Cameras, Canvas
 from asdkit.distillation import Distillation
-from asdkit.ranks import Sharded
 from asdkit.views import Shot, Views
 
 SECONDS = 60
@@ -28,7 +27,10 @@ def on_two_ranks(act: Callable[[int], Any], folder: Path) -> list[Any]:
         port = free.getsockname()[1]
     elastic = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     elastic |= {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "two"}
-    children = [_forked(act, rank, folder / f"rank{rank}.result", elastic) for rank in (0, 1)]
+    files = [folder / f"rank{rank}.result" for rank in (0, 1)]
+    for file in files:
+        file.unlink(missing_ok=True)
+    children = [_forked(act, rank, file, elastic) for rank, file in enumerate(files)]
     waiting, end = set(children), time.monotonic() + SECONDS
     while waiting and time.monotonic() < end:
         waiting -= {child for child in waiting if os.waitpid(child, os.WNOHANG)[0]}
@@ -37,7 +39,6 @@ def on_two_ranks(act: Callable[[int], Any], folder: Path) -> list[Any]:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     assert not waiting, f"{len(waiting)} of two processes hung for {SECONDS} s"
-    files = [folder / f"rank{rank}.result" for rank in (0, 1)]
     return [torch.load(file, weights_only=False) if file.is_file() else "it died" for file in files]
 
 
@@ -71,13 +72,20 @@ def doubled(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def fit(module: Distillation, data: Cameras | Canvas, strategy: str = "", steps: int = 6, **options: Any) -> pl.Trainer:
-    """`steps` iterations in this process, or as one of two ranks where a strategy is given."""
+def fit(
+    module: Distillation,
+    data: Cameras | Canvas,
+    strategy: str = "",
+    steps: int = 6,
+    start: Path | None = None,
+    **options: Any,
+) -> pl.Trainer:
+    """`steps` iterations in this process, or as one of two ranks where a strategy is given; on from a checkpoint."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
     options = {"enable_checkpointing": False, "callbacks": []} | options
     among = {"devices": 2, "strategy": strategy} if strategy else {"devices": 1}
     trainer = pl.Trainer(accelerator="cpu", max_steps=steps, log_every_n_steps=4, **among, **quiet, **options)
-    trainer.fit(module, data)
+    trainer.fit(module, data, ckpt_path=start, weights_only=True)
     return trainer
 
 
@@ -94,6 +102,3 @@ def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> tuple[float, s
     """The largest difference of any value, and where it is."""
     assert one.keys() == other.keys()
     return max((float((one[name].double() - other[name].double()).abs().max()), name) for name in one)
-
-
-assert Sharded  # its strategy has a name once it is imported
