@@ -21,6 +21,7 @@ _REASONS = {
     "DeepSpeedStrategy": "it takes one optimiser alone, and a discriminator has its own",
     "FSDPStrategy": "it replaces parameters by flat ones, which density control can't write into",
     "ModelParallelStrategy": "its checkpoints are folders, which no other strategy can resume from",
+    "XLAStrategy": "it does not reduce through torch.distributed, by which gradients are averaged",
 }
 
 
@@ -53,7 +54,7 @@ def check_strategy(strategy: type) -> None:
     Raises:
         ValueError: the strategy is none of SingleDevice, DDP in its forms, and `Sharded`.
     """
-    for base in strategy.__mro__:  # DeepSpeedStrategy is a DDPStrategy by name
+    for base in strategy.__mro__:  # the strategies of DeepSpeed and XLA are subclasses of DDP's
         if base in (SingleDeviceStrategy, DDPStrategy, Sharded):
             return
         if base.__name__ in _REASONS:

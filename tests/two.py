@@ -22,10 +22,7 @@ SECONDS = 60
 
 def on_two_ranks(act: Callable[[int], Any], folder: Path) -> list[Any]:
     """What `act(rank)` returns in each of two processes; a string that ends in the traceback where it raises."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    elastic = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    elastic = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     elastic |= {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "two"}
     files = [folder / f"rank{rank}.result" for rank in (0, 1)]
     for file in files:
@@ -40,6 +37,13 @@ def on_two_ranks(act: Callable[[int], Any], folder: Path) -> list[Any]:
         os.waitpid(child, 0)
     assert not waiting, f"{len(waiting)} of two processes hung for {SECONDS} s"
     return [torch.load(file, weights_only=False) if file.is_file() else "it died" for file in files]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _forked(act: Callable[[int], Any], rank: int, file: Path, variables: dict[str, str]) -> int:
