@@ -1,5 +1,6 @@
 """Two processes against one that sees both their cameras, noise levels and noises at once."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +49,13 @@ class Together(Exact):
             colours.append(level.expand(2, 3))
         return torch.cat(colours)
 
-    def draw(self, x0: Tensor, shot: Shot, step: int, purpose: str) -> Noised:
+    def draw(self, x0: Tensor, shot: Shot, step: int, purpose: str, rows: slice = slice(0, None)) -> Noised:
         t, eps = [], []
         for half, rank in zip(x0.chunk(2), (0, 1), strict=True):
             random = generator_for(SEED, step, purpose, rank)
             t.append(self.timesteps.draw(len(half), step, len(self.prior.schedule), random))
             eps.append(torch.randn(half.shape, generator=random))
         return self.prior.draw(x0, torch.cat(t), torch.cat(eps), shot.views, step=step)
-
-
-class BothNeRF(NeRF):
-    def _jitter(self, rays: int, count: int, purpose: str) -> Tensor | float:
-        if not torch.is_grad_enabled():
-            return 0.5
-        draws = [generator_for(0, int(self.iteration), purpose, rank) for rank in (0, 1)]
-        return torch.cat([torch.rand(rays // 2, count, generator=random) for random in draws]).double()
 
 
 class BothPixels(Pixels):
@@ -88,8 +81,7 @@ def gaussians_by_chance(together: bool) -> Generator:
 
 
 def nerf(together: bool) -> Generator:
-    kind = BothNeRF if together else NeRF
-    return kind(Voxels(resolutions=(4, 8)), samples=8, importance=4, hidden=8, occupancy_every=2, z_variance_weight=0.1)
+    return NeRF(Voxels(resolutions=(4, 8)), samples=8, importance=4, hidden=8, occupancy_every=2, z_variance_weight=0.1)
 
 
 def pixels(together: bool) -> Generator:
@@ -126,6 +118,8 @@ def both(prior: Path, folder: Path, kind: str, strategy: str = "ddp", **options:
 
 CASES = [(kind, {"critic_steps": steps}) for kind in ("gaussians", "nerf", "pixels") for steps in (1, 2)]
 CASES += [("mcmc", {}), ("pixels", {"share_noise": False})]
+CASES += [(kind, {"critic_every": 2}) for kind in ("gaussians", "nerf", "pixels")]
+CASES += [(kind, {"chunk": 1}) for kind in ("gaussians", "nerf")]
 
 
 @pytest.mark.parametrize(("kind", "options"), CASES)
@@ -134,7 +128,7 @@ def test_two_ranks_are_one_process_with_both_batches(
 ) -> None:
     first, second = both(tiny_folder, tmp_path, kind, **options)
     assert isinstance(first, dict), first
-    alone = run(tiny_folder, kind, **options)
+    alone = run(tiny_folder, kind, **options | {"chunk": 0})
     difference, where = furthest(first, alone)
     assert difference < 1e-6, where
     assert furthest(first, second)[0] == 0
@@ -202,6 +196,25 @@ def test_a_broken_average_is_seen(tiny_folder: Path, tmp_path: Path, monkeypatch
     assert furthest(first, second)[0] > 1e-4
     for report in both(tiny_folder, tmp_path, "pixels", fits={"callbacks": [Agreement(check_every=2)]}):
         assert "RanksDiffer: After 2 iterations the ranks no longer agree on guidance." in report
+
+
+def test_a_rank_that_sees_nothing_adds_zeros(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gradients(blind: int) -> dict[str, Tensor]:
+        def occupied(self: NeRF, points: Tensor) -> Tensor:
+            return torch.full((len(points),), int(os.environ["RANK"]) != blind)
+
+        monkeypatch.setattr(NeRF, "_occupied", occupied)
+        first, second = both(tiny_folder, tmp_path, "nerf", fits={"steps": 1})
+        assert isinstance(first, dict), first
+        assert furthest(first, second)[0] == 0
+        return {name: value for name, value in first.items() if name.endswith("/exp_avg") and "er 0/" in name}
+
+    seen_by_0, seen_by_1, seen = gradients(1), gradients(0), gradients(2)
+    assert min(float(sum(value.abs().sum() for value in part.values())) for part in (seen_by_0, seen_by_1)) > 0
+    for name, value in seen.items():
+        assert torch.allclose(seen_by_0[name] + seen_by_1[name], value, atol=1e-12)
 
 
 class Nudge(pl.Callback):
