@@ -43,7 +43,7 @@ from asdkit.callbacks.snapshots import Snapshots
 from asdkit.callbacks.viewer import Viewer
 from asdkit.cli_errors import explain
 from asdkit.extras import MissingExtra
-from asdkit.files import slug, write_text
+from asdkit.files import recipe_slug, write_text
 from asdkit.part import unwrapped
 from asdkit.ranks import check_precision, check_strategy
 
@@ -185,8 +185,7 @@ def _strategy_class(value: str | Namespace) -> type | None:
 def _recipe_name(config: Namespace) -> str:
     """The name of the first recipe on the command line, which names the folder of its runs."""
     paths = [str(path) for path in config.get("config") or [] if not str(path).startswith("{")]
-    path = Path(paths[0]) if paths else Path("run")
-    return slug(f"{path.parent.name}-{path.stem}" if path.parent.name == "toybox" else path.stem)
+    return recipe_slug(Path(paths[0]) if paths else Path("run"))
 
 
 def _methods_expanded(arguments: list[str]) -> list[str]:
