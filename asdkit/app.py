@@ -7,12 +7,14 @@ import os
 import sys
 import traceback
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.strategies import StrategyRegistry
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 import asdkit.adapters
@@ -31,6 +33,7 @@ import asdkit.priors.pretrained
 import asdkit.ramps
 import asdkit.reals
 import asdkit.toybox.data  # these are imported for their short class names
+from asdkit.callbacks.agreement import Agreement
 from asdkit.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from asdkit.callbacks.finite import Diverged, StopWhenNotFinite
 from asdkit.callbacks.outputs import Outputs
@@ -42,6 +45,7 @@ from asdkit.cli_errors import explain
 from asdkit.extras import MissingExtra
 from asdkit.files import local, recipe_slug, shown, write_text
 from asdkit.part import unwrapped
+from asdkit.ranks import check_precision, check_strategy
 
 _FOLDER = "ASDKIT_RUN_FOLDER"
 MAX_STEPS_LIMIT = 100_000_000
@@ -94,6 +98,7 @@ class CLI(LightningCLI):
                 "enable_model_summary": False,
                 "check_val_every_n_epoch": None,
                 "val_check_interval": MAX_STEPS_LIMIT,
+                "use_distributed_sampler": False,
             },
             args=arguments,
         )
@@ -117,6 +122,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(Snapshots, "snapshots")
         parser.add_lightning_class_args(Outputs, "outputs")
         parser.add_lightning_class_args(Viewer, "viewer")
+        parser.add_lightning_class_args(Agreement, "ranks")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
@@ -133,6 +139,9 @@ class CLI(LightningCLI):
             raise ValueError("The recipe must have a model and data; start from one that `asdkit recipes` lists.")
         if config.ckpt_path and not local(config.ckpt_path).is_file():
             raise ValueError(f"There is no checkpoint {config.ckpt_path}; look into the run's folder checkpoints.")
+        if strategy := _strategy_class(config.trainer.strategy):
+            check_strategy(strategy)
+        check_precision(config.trainer.precision)
         if not config.run.recipe:
             config.run.recipe = _recipe_name(config)
 
@@ -171,6 +180,14 @@ class CLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
         """The always-present callbacks, in the order they act; checkpoints are last, after the check for NaN."""
         return super()._instantiate_trainer(config, [StopWhenNotFinite(), Progress(), *callbacks])
+
+
+def _strategy_class(value: str | Namespace) -> type | None:
+    """The class that `trainer.strategy` means; None where Lightning chooses, or knows no such name."""
+    if isinstance(value, str):
+        return StrategyRegistry[value]["strategy"] if value in StrategyRegistry else None
+    module, _, name = value.class_path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def _recipe_name(config: Namespace) -> str:

@@ -31,7 +31,7 @@ LAYERS = [
     },
     {"prior", "fields", "elsewhere", "discriminator", "generators.base"},
     {"adapters", "gammas", "reals", "guidance", "sampling", "priors", "generators", "rasterizers", "meshes"},
-    {"distillation", "data", "callbacks", "loading", "viewing"},
+    {"distillation", "data", "callbacks", "loading", "viewing", "ranks"},
     {"cli", "cli_errors", "app", "export", "__main__", "toybox", "lab", "doctor", "sweeps"},
 ]
 SIBLINGS = {
