@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asdkit.fields import Field
 from asdkit.generators.base import Generator, Render
+from asdkit.generators.saved import started_anyhow
 from asdkit.objectives import Weighting, inject, saturation, weight
 from asdkit.part import Part
 from asdkit.prior import Noised, Prior
@@ -140,7 +141,7 @@ class Distillation(Part, pl.LightningModule):
         if self._reports:
             self.log_dict({name: float(value) for name, value in logs.items()}, prog_bar=True)
             self.log_dict(norms | self._diagnostics(x, shot, render))
-        return logs
+        return {"x0": x.x0} | logs | {"t": x.t}
 
     def backdrop(self, step: int) -> Float[Tensor, " 3"] | None:
         """The colour behind the object in this step; None for the generator's own background."""
@@ -242,3 +243,7 @@ class Distillation(Part, pl.LightningModule):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Everything that learns; never the frozen prior."""
         return {k: v for k, v in super().state_dict(*args, **kwargs).items() if not k.startswith("prior.")}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint has its own weights: it does not name the file that the generator once started from."""
+        checkpoint["hyper_parameters"]["generator"] = started_anyhow(self.generator.spec)

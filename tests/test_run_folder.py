@@ -97,7 +97,7 @@ def test_a_diverged_run_stops_and_names_the_place(
     assert code == 6
     run = tmp_path / "runs" / "small" / "one"
     report = json.loads((run / "run.json").read_text())
-    assert report["status"] == "failed"
+    assert (report["status"], report["exit_code"]) == ("diverged", 6)
     assert (
         "step 7" in report["reason"] and "residual_norm" in report["reason"] and "step-000004.ckpt" in report["reason"]
     )
