@@ -224,6 +224,7 @@ def run_trainer_command(arguments: list[str], run: Path | None) -> int:
         # Lightning kills its first process as soon as a further one fails, but here all have agreed to end.
         return 0 if further and isinstance(error, Interrupted | Diverged) else code
     finally:
+        os.environ.pop(_LAUNCHER, None)
         logging.getLogger("asdkit").removeHandler(handler)
 
 

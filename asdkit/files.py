@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+_WEIGHTS = (".ckpt", ".safetensors")
 
 
 class CannotWrite(OSError):
@@ -31,7 +32,9 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder, of the same suffix, that takes the place of `path` when the block succeeds.
+    """A temporary path in the same folder that takes the place of `path` when the block succeeds.
+
+    It has the suffix of `path`, unless it might be taken for whole weights then.
 
     The file and its name are on the disk when this returns, whatever happens to the machine next.
 
@@ -41,7 +44,8 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         CannotWrite: the system refuses it; what was at `path` is still there.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    suffix = "" if path.suffix in _WEIGHTS else path.suffix  # which writers of pictures go by
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{suffix}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

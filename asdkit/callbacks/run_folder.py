@@ -142,7 +142,7 @@ class RunFolder(pl.Callback):
             return
         code = exit_code(exception)
         try:
-            self._write(trainer, pl_module, status(code), sentence(exception)[:600], code)
+            self._write(trainer, pl_module, status(code), sentence(exception)[:2000], code)
         except OSError as error:  # the end of the run may be that nothing can be written
             _log.warning("%s", sentence(error))
 
