@@ -10,16 +10,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from conftest import RECIPE
 from forked import Forked, wait_for
 
 from asdkit.callbacks.checkpoints import is_whole
+from asdkit.callbacks.watch import Watch, _Verdict
 from asdkit.cli import main
-from asdkit.ends import sentence
+from asdkit.ends import Diverged, sentence
 
 OPTIONS = (
     "--data.views_per_step=1",
@@ -352,3 +355,41 @@ def test_a_rank_that_diverges_stops_all_at_the_same_step(recipe: Path, parts: No
     one, two = (child.text() for child in children)
     assert "Not finite at step 3: residual_norm" in one and "of rank 1, which tells where" in one
     assert "Not finite at step 3: residual_norm" in two and ", t " in two and "azimuth" in two
+
+
+class Later:
+    """Stands for what a GPU has not finished yet; reading before waiting is an error."""
+
+    def __init__(self, flags: list[float]) -> None:
+        self.flags, self.waited = flags, False
+
+    def synchronize(self) -> None:
+        self.waited = True
+
+    def tolist(self) -> list[float]:
+        assert self.waited, "read before it is there"
+        return self.flags
+
+
+def test_a_verdict_that_comes_later_is_heeded_a_step_later_and_before_a_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module, trainer = pl.LightningModule(), SimpleNamespace(global_rank=0)
+    flags = iter([[0.0, 0.0], [15.0, 0.0], [0.0, 1.0]])
+
+    def look(self: Watch, *given: object) -> _Verdict:
+        later = Later(next(flags))
+        return _Verdict(later, later, ["residual_norm"], 7, (None, None))
+
+    monkeypatch.setattr(Watch, "_look", look)
+    watch = Watch()
+    stops = []
+    for _ in range(2):
+        watch.on_train_batch_end(trainer, module, {}, None, 0)
+        stops.append(watch.stop)
+    assert stops == [0, 0]
+    watch.on_train_batch_end(trainer, module, {}, None, 0)
+    assert watch.stop == 15
+    with pytest.raises(Diverged, match="step 7: residual_norm"):
+        watch.settle(trainer, module)
+    watch.settle(trainer, module)  # there is nothing left to wait for

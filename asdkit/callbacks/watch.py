@@ -113,8 +113,11 @@ class Watch(pl.Callback):
         """Every sentence about the end of a run says what is left of it."""
         if trainer.state.fn == "fit":
             kept = sorted(Path(trainer.default_root_dir, "checkpoints").glob("step-*.ckpt"))
-            good = kept and f"The last good checkpoint is {kept[-1]}; go on with asdkit fit {trainer.default_root_dir}."
-            exception.add_note(good or "There is no checkpoint yet.")
+            if kept:
+                go_on = f"go on with asdkit fit {trainer.default_root_dir}."
+                exception.add_note(f"The last good checkpoint is {kept[-1]}; {go_on}")
+            elif self._signals.armed:
+                exception.add_note("There is no checkpoint yet.")
         if isinstance(exception, Interrupted) and not self._signals.armed and trainer.strategy.launcher:
             trainer.strategy.launcher.kill(exception.signum)  # no step will tell the processes that it has started
 
