@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -374,7 +373,7 @@ class Later:
 def test_a_verdict_that_comes_later_is_heeded_a_step_later_and_before_a_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    module, trainer = pl.LightningModule(), SimpleNamespace(global_rank=0)
+    module, trainer = pl.LightningModule(), pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     flags = iter([[0.0, 0.0], [15.0, 0.0], [0.0, 1.0]])
 
     def look(self: Watch, *given: object) -> _Verdict:
