@@ -11,16 +11,20 @@ from torch import nn
 
 from asdkit.camera import CameraEmbedding
 from asdkit.discriminator import Adapter
+from asdkit.part import require
 from asdkit.prior import Prior
 from asdkit.views import Views
 
 
 class _Attached(Adapter):
-    """What adapters share: the camera's network, and weights that may arrive before there is a prior to attach to."""
+    """What adapters share: the camera's network, weights that may arrive before there is a prior to attach to, and
+    whether they adapt the prior itself or another model, whose frozen weights are in no checkpoint.
+    """
 
-    def __init__(self, camera: bool, init_seed: int = 0) -> None:
+    def __init__(self, camera: bool, init_seed: int = 0, prior: Prior | None = None) -> None:
         super().__init__()
         self.init_seed = init_seed
+        self._other = [] if prior is None else [prior]  # in a list, so that it is no submodule
         self.weights = nn.ParameterDict()
         self.camera: CameraEmbedding | None = None
         self._use_camera = camera
@@ -38,6 +42,10 @@ class _Attached(Adapter):
     def setup(self, prior: Prior) -> None:
         if self._prior:
             return
+        for other in self._other:
+            other.setup()
+            _require_alike(prior, other)
+        prior = self.model(prior)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.init_seed)
             self.attach(prior)
@@ -47,6 +55,16 @@ class _Attached(Adapter):
         if self._waiting:
             self.load_state_dict(self._waiting)
             self._waiting = {}
+
+    def model(self, prior: Prior) -> Prior:
+        return self._other[0] if self._other else prior
+
+    def _apply(self, function: Any, recurse: bool = True) -> "_Attached":
+        """The other model moves with the adapter."""
+        super()._apply(function, recurse)
+        for other in self._other:
+            other._apply(function, recurse)
+        return self
 
     @contextmanager
     def switched_on(self, views: Views | None, copies: int) -> Iterator[None]:
@@ -63,17 +81,30 @@ class _Attached(Adapter):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def _require_alike(prior: Prior, other: Prior) -> None:
+    """Another model answers for the same x_t only if x0 and noise levels are the same."""
+    mine, its = prior.schedule.alphas, other.schedule.alphas
+    require(
+        mine.shape == its.shape and bool(torch.allclose(mine, its, atol=1e-4)) and prior.channels == other.channels,
+        "The model that phi adapts must have the prior's own latents and noise levels; choose one of the same family, "
+        "such as Stable Diffusion 2.1 beside 2.1-base.",
+    )
+
+
 class LoRA(_Attached):
     """Low-rank adapters on layers of the prior's network, through peft.
 
-    They start at exactly zero, so that e_phi = e_y at step 0. Switching them is a flag on a kept list of layers.
+    They start at exactly zero, so that e_phi = e_y at step 0. Switching them is a flag on a kept list of layers. Their
+    weights are in single precision, whatever the network computes in.
 
     Args:
         rank: of the updates; the paper's code uses 4.
         alpha: scale of the updates times rank; alpha = rank (the default when 0) means a scale of 1.
-        targets: endings of the layer names that get an update.
+        targets: endings of the layer names that get an update; the attention of the model's family when left out.
         camera: condition e_phi on the camera, by a zero-initialised offset of the time embedding.
         init_seed: of the random half of each update.
+        prior: another model that phi adapts (in the paper's code Stable Diffusion 2.1, which predicts v, beside
+            2.1-base as prior); the prior itself when left out. e_phi then starts as that model's own prediction.
 
     Raises:
         ValueError: a rank below 1, or no layer of the network has such a name (in `setup`).
@@ -83,11 +114,12 @@ class LoRA(_Attached):
         self,
         rank: int = 4,
         alpha: float = 0.0,
-        targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0"),
+        targets: Sequence[str] = (),
         camera: bool = True,
         init_seed: int = 0,
+        prior: Prior | None = None,
     ) -> None:
-        super().__init__(camera, init_seed)
+        super().__init__(camera, init_seed, prior)
         if rank < 1:
             raise ValueError(f"The LoRA rank must be at least 1; got {rank}.")
         self.rank, self.alpha, self.targets = rank, alpha or float(rank), tuple(targets)
@@ -100,18 +132,20 @@ class LoRA(_Attached):
         network = prior.network
         keys = [key for key, _ in network.named_parameters()]
         name = f"phi{len({key.split('.lora_A.')[1] for key in keys if '.lora_A.' in key})}"
-        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=list(self.targets), lora_dropout=0.0)
+        targets = list(self.targets or prior.adapter_targets)
+        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=targets, lora_dropout=0.0)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".*multiple adapters in the model.*")
                 inject_adapter_in_model(config, network, adapter_name=name)
         except ValueError as error:
-            names = ", ".join(self.targets)
+            names = ", ".join(targets)
             raise ValueError(f"The prior's network has no layer named {names}; set targets.") from error
         self._layers = [layer for layer in network.modules() if isinstance(layer, LoraLayer)]
         self._name = name
         for key, parameter in network.named_parameters():
             if f".{name}." in key:
+                parameter.data = parameter.data.float()
                 self.weights[key.replace(".", "/")] = parameter.requires_grad_(True)
         self._set(disabled=True)
 
@@ -135,13 +169,14 @@ class Embedding(_Attached):
     Args:
         tokens: how many tokens it moves, from the first word on; 0 for the whole sequence.
         camera: condition e_phi on the camera, by a zero-initialised offset of the time embedding.
+        prior: another model that phi adapts; the prior itself when left out.
 
     Raises:
         ValueError: a negative number of tokens, or a prior without an embedding to move (in `setup`).
     """
 
-    def __init__(self, tokens: int = 0, camera: bool = True) -> None:
-        super().__init__(camera)
+    def __init__(self, tokens: int = 0, camera: bool = True, prior: Prior | None = None) -> None:
+        super().__init__(camera, prior=prior)
         if tokens < 0:
             raise ValueError(f"Embedding's tokens can't be negative; got {tokens}.")
         self.tokens = tokens

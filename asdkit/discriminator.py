@@ -27,6 +27,10 @@ class Adapter(Part, nn.Module, ABC):
     def switched_on(self, views: Views | None, copies: int) -> AbstractContextManager:
         """A context in which the prior predicts e_phi, for `copies` conditions of these views."""
 
+    def model(self, prior: Prior) -> Prior:
+        """The prior whose network is adapted."""
+        return prior
+
 
 class Gamma(Part, nn.Module, ABC):
     """A gamma that depends on the draw: a weight of Eq. 10's penalty for each sample."""
@@ -107,6 +111,7 @@ class Discriminator(Field):
     def setup(self, prior: Prior) -> None:
         prior.prepare(self.conditions())
         self.adapter.setup(prior)
+        self.adapter.model(prior).prepare(self.conditions())
         if isinstance(self.gamma, Gamma):
             self.gamma.setup(prior, self.condition())
 

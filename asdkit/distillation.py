@@ -47,6 +47,10 @@ class Distillation(Part, pl.LightningModule):
         random_background: share of the iterations with a random plain background instead of `background`.
         background: grey level of the plain background, 0 to 1.
         seed: of every random draw of the run.
+        chunk: how many views are rendered and denoised at a time, a divisor of their number; gradients add up, so that
+            the step is the same in less memory. 0 for all at once. Images without cameras are always done at once.
+        rerender: render a second time for the generator's gradient, instead of keeping what the first time computed
+            while the prior works: less memory for one more render.
 
     Raises:
         ValueError: an empty prompt, or numbers out of range.
@@ -68,14 +72,16 @@ class Distillation(Part, pl.LightningModule):
         background: float = 0.85,
         seed: int = 0,
         source: str | None = None,
+        chunk: int = 0,
+        rerender: bool = False,
     ) -> None:
         super().__init__()
         if not prompt.strip():
             raise ValueError("The prompt is empty; say what to make, e.g. --model.prompt 'a yellow duck'.")
-        if critic_steps < 0 or critic_lr <= 0 or critic_clip < 0:
+        if min(critic_steps, critic_clip, chunk) < 0 or critic_lr <= 0:
             raise ValueError(
-                "critic_steps and critic_clip can't be negative and critic_lr must be positive; "
-                f"got {critic_steps}, {critic_clip} and {critic_lr}."
+                "critic_steps, critic_clip and chunk can't be negative and critic_lr must be positive; "
+                f"got {critic_steps}, {critic_clip}, {chunk} and {critic_lr}."
             )
         if not (0 <= random_background <= 1 and 0 <= background <= 1):
             raise ValueError(
@@ -89,6 +95,7 @@ class Distillation(Part, pl.LightningModule):
         self.prior, self.generator, self.guidance, self.timesteps = prior, generator, guidance, timesteps
         self.weighting, self.share_noise, self.random_background = weighting, share_noise, random_background
         self.critic_steps, self.critic_lr, self.critic_clip = critic_steps, critic_lr, critic_clip
+        self.chunk, self.rerender = chunk, rerender
         self._encoded_source: Tensor | None = None
         self._reports = False  # whether this iteration is one of those that are logged
         self.automatic_optimization = False
@@ -120,28 +127,69 @@ class Distillation(Part, pl.LightningModule):
         step, shot = self.global_step, batch if isinstance(batch, Shot) else Shot(batch)
         self._reports = (step + 1) % self.trainer.log_every_n_steps == 0
         optimizers = self.optimizers()
-        generator_optimizer, *critic_optimizer = optimizers if isinstance(optimizers, list) else [optimizers]
+        pulling, *learning = optimizers if isinstance(optimizers, list) else [optimizers]
+        learning = learning if self.critic_steps else []
+        for optimizer in (pulling, *learning):
+            optimizer.zero_grad(set_to_none=True)
 
-        # Generator, Eq. 7: x0 is pulled along w(t) (residual of the guidance), which is a constant.
-        x0, render = self.generator.encoded(self.prior, shot.views, self.backdrop(step))
-        x = self.draw(x0, shot, step, "noise")
-        residual = self.residual(x, keep_graph=bool(critic_optimizer) and self.share_noise)
-        loss = inject(x0, residual) + self.generator.regularizer()
-        norms = {"grad_norm": self._descend(generator_optimizer, loss, counts=True)}
-        self.generator.after_step(generator_optimizer, step, generator_for(self.seed, step, "density"))
+        # Generator, Eq. 7, and discriminator, Eq. 10 or Eq. 9, on the same draws; the gradients of all parts add up.
+        parts = shot.split(self.chunk)
+        draws, sizes, losses = [], [], []
+        for rows, part in parts:
+            x, residual, render = self._pull(part, step, rows, keep_graph=bool(learning) and self.share_noise)
+            draws.append(x)
+            sizes.append(residual.flatten(1).norm(dim=1).mean())
+            if learning and self.share_noise:
+                losses.append(self._learn(x))
+        norms = {"grad_norm": self._descend(pulling, len(parts), counts=True)}
+        self.generator.after_step(pulling, step, generator_for(self.seed, step, "density"))
 
-        # Discriminator, Eq. 10 or Eq. 9: phi learns from what the generator has just shown.
-        logs = {"residual_norm": residual.flatten(1).norm(dim=1).mean()}
-        for k in range(self.critic_steps if critic_optimizer else 0):
-            fake = x if self.share_noise else self.draw(x0, shot, step, f"critic noise {k}")
-            loss = self.guidance.loss(fake)
-            norms["phi_grad_norm"] = self._descend(critic_optimizer[0], loss, counts=False)
-            self.guidance.forget(fake)
-            logs["critic_loss"] = loss.detach()
+        for k in range(self.critic_steps if learning else 0):
+            if k or not self.share_noise:
+                learning[0].zero_grad(set_to_none=True)
+                losses = [
+                    self._learn(self._again(x, part, step, k, rows))
+                    for x, (rows, part) in zip(draws, parts, strict=True)
+                ]
+            norms["phi_grad_norm"] = self._descend(learning[0], len(parts), counts=False)
+            for x in draws:
+                self.guidance.forget(x)
+
+        logs = {"residual_norm": torch.stack(sizes).mean()}
+        if losses:
+            logs["critic_loss"] = torch.stack(losses).mean()
         if self._reports:
             self.log_dict({name: float(value) for name, value in logs.items()}, prog_bar=True)
-            self.log_dict(norms | self._diagnostics(x, shot, render))
-        return {"x0": x.x0} | logs | {"t": x.t}
+            self.log_dict(norms | self._diagnostics(x, part, render))
+        return {"x0": torch.cat([x.x0 for x in draws])} | logs | {"t": torch.cat([x.t for x in draws])}
+
+    def _pull(
+        self, part: Shot, step: int, rows: slice, keep_graph: bool
+    ) -> tuple[Noised, Float[Tensor, "B C h w"], Render | None]:
+        """Backward of Eq. 7: x0 is pulled along w(t) (residual of the guidance), which is a constant.
+
+        The gradient goes from x0 to the image first, so that the prior's part of the graph is gone when the generator's
+        own begins.
+        """
+        x0, render = self.generator.encoded(self.prior, part.views, self.backdrop(step), self.rerender)
+        x = self.draw(x0, part, step, "noise", rows)
+        residual = self.residual(x, keep_graph)
+        loss = inject(x0, residual)
+        if render is not None:
+            (gradient,) = torch.autograd.grad(loss, render.image)
+            loss = (render.image * gradient).sum()
+        self._backward(loss + self.generator.regularizer())
+        return x, residual, render
+
+    def _learn(self, x: Noised) -> Float[Tensor, ""]:
+        """Backward of the discriminator's loss at a draw."""
+        loss = self.guidance.loss(x)
+        self._backward(loss)
+        return loss.detach()
+
+    def _again(self, x: Noised, part: Shot, step: int, k: int, rows: slice) -> Noised:
+        """What the discriminator learns on in its k-th step."""
+        return x if self.share_noise else self.draw(x.x0, part, step, f"critic noise {k}", rows)
 
     def backdrop(self, step: int) -> Float[Tensor, " 3"] | None:
         """The colour behind the object in this step; None for the generator's own background."""
@@ -152,11 +200,27 @@ class Distillation(Part, pl.LightningModule):
         level = 0.5 + 0.5 * grey[1] if grey[0] < self.random_background else torch.tensor(self.background)
         return level.expand(3).to(self.device)
 
-    def draw(self, x0: Float[Tensor, "B C h w"], shot: Shot, step: int, purpose: str) -> Noised:
-        """One noisy draw of x0, which depends on (seed, rank, step, purpose) alone."""
+    def draw(
+        self, x0: Float[Tensor, "B C h w"], shot: Shot, step: int, purpose: str, rows: slice = slice(0, None)
+    ) -> Noised:
+        """One noisy draw of x0, which depends on (seed, rank, step, purpose) alone.
+
+        Args:
+            x0: the samples.
+            shot: their cameras and source.
+            step: the iteration.
+            purpose: what the draw is for.
+            rows: which rows of the step's numbers these samples take; numbers are drawn for `rows.step` samples, those
+                of the whole step, where there are more of them.
+        """
+        total = rows.step or len(x0)
         random = generator_for(self.seed, step, purpose, self.global_rank)
-        t = self.timesteps.draw(len(x0), step, len(self.prior.schedule), random).to(self.device)
-        eps = torch.randn(x0.shape, generator=random).to(self.device)
+        t = self.timesteps.draw(total, step, len(self.prior.schedule), random)
+        eps = torch.randn((total, *x0.shape[1:]), generator=random)
+        if rows.start:
+            random = generator_for(self.seed, step, f"{purpose}, from {rows.start} on", self.global_rank)
+        mine = slice(rows.start, rows.stop)
+        t, eps = t[mine].to(self.device), eps[mine].to(self.device)
         return self.prior.draw(x0, t, eps, shot.views, step=step, source=self._source(shot, x0), random=random)
 
     def _source(self, shot: Shot, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"] | None:
@@ -172,26 +236,28 @@ class Distillation(Part, pl.LightningModule):
         """w(t) times the guidance at x, Eq. 7; `keep_graph` lets the discriminator's loss reuse the prediction."""
         with torch.set_grad_enabled(keep_graph):
             value = self.guidance(x)
-        return (weight(self.weighting, x.alpha, x.sigma) * value).detach()
+        return (weight(self.weighting, x.alpha, x.sigma) * value).detach().to(x.x0.dtype)
 
-    def _descend(self, optimizer: Any, loss: Float[Tensor, ""], counts: bool) -> float:
-        """One optimiser step; only the generator's counts, so that an iteration is one global step.
+    def _backward(self, loss: Float[Tensor, ""]) -> None:
+        with self._no_reducer():
+            self.manual_backward(loss)
+
+    def _descend(self, optimizer: Any, parts: int, counts: bool) -> float:
+        """One optimiser step along the mean of the gradients of `parts` backward passes; only the generator's counts,
+        so that an iteration is one global step.
 
         Returns:
             The norm of the gradient where this iteration is logged, else 0.
         """
-        optimizer.zero_grad(set_to_none=True)
-        with self._no_reducer():
-            self.manual_backward(loss)
         self._average_gradients(optimizer)
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if parts > 1:
+            torch._foreach_div_(gradients, parts)
         if counts:
             self.generator.before_step()
         else:
             optimizer._on_before_step = optimizer._on_after_step = _nothing
-        norm = 0.0
-        if self._reports:
-            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            norm = float(torch.nn.utils.get_total_norm(gradients))
+        norm = float(torch.nn.utils.get_total_norm(gradients)) if self._reports else 0.0
         optimizer.step()
         return norm
 

@@ -107,7 +107,7 @@ class SaturationControl(Gamma):
     def setup(self, prior: Prior, condition: Condition) -> None:
         if self.held == 0:
             shape = (self.samples, prior.channels or 3, self.size, self.size)
-            noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(prior.schedule.alphas)
+            noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(prior.schedule.alphas.device)
             x0 = ddim(prior, CFG(condition.text, 1.0), noise, self.steps)
             self.held.fill_(_saturation(x0))
 

@@ -18,7 +18,7 @@ from asdkit.discriminator import Adapter
 from asdkit.fields import Field
 from asdkit.prior import Noised, Prior, Switch
 from asdkit.prompts import Condition
-from asdkit.schedules import Schedule, scaled_linear
+from asdkit.schedules import Schedule, scaled_linear, variance_preserving
 from asdkit.views import Views, ring
 
 
@@ -61,8 +61,8 @@ class LabPrior(Prior):
         super().__init__()
         if steps < 1 or 1000 % steps:
             raise ValueError(f"steps must divide 1000; got {steps}.")
-        full = scaled_linear().alphas.double().square()
-        self.schedule = Schedule(full[1000 // steps - 1 :: 1000 // steps].float())
+        full = scaled_linear().alphas.square()
+        self.schedule = variance_preserving(full[1000 // steps - 1 :: 1000 // steps])
         self.network = _Exact(self.schedule, eps)
 
     def setup(self) -> None:

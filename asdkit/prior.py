@@ -22,6 +22,9 @@ class Switch(Protocol):
 
     def switched_on(self, views: Views | None, copies: int) -> AbstractContextManager: ...
 
+    def model(self, prior: "Prior") -> "Prior":
+        """The prior whose network the adapter adapts: this one, or another of the same x0 and noise levels."""
+
 
 class Prior(Part, nn.Module, ABC):
     """A frozen score model. Weights are loaded by `setup`, never by the constructor.
@@ -33,6 +36,7 @@ class Prior(Part, nn.Module, ABC):
         time_width: size of the network's time embedding, which cameras offset; 0 if it has none.
         condition_shape: of one embedded prompt, which textual inversion moves; empty if there is none.
         channels: of x0; 0 for any number.
+        adapter_targets: endings of the names of the layers that a LoRA adapts.
     """
 
     schedule: Schedule
@@ -41,6 +45,7 @@ class Prior(Part, nn.Module, ABC):
     time_width: int = 0
     condition_shape: tuple[int, ...] = ()
     channels: int = 0
+    adapter_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     _condition_offset: Tensor | None = None
 
     @abstractmethod
@@ -123,7 +128,7 @@ class Prior(Part, nn.Module, ABC):
 
 
 class Noised:
-    """One draw: (x0, t, eps) and x_t = alpha_t x0 + sigma_t eps.
+    """One draw: (x0, t, eps) and x_t = alpha_t x0 + sigma_t eps, the latter in double precision (see `schedules`).
 
     Predictions are memoised per (condition, adapter), so that a generator step and a discriminator step that share
     the draw share its network calls.
@@ -208,7 +213,8 @@ class Noised:
         if not missing:
             return
         with torch.set_grad_enabled(adapter is not None and torch.is_grad_enabled()):
-            predictions = self.prior.predict(self, missing, adapter)
+            model = self.prior if adapter is None else adapter.model(self.prior)
+            predictions = model.predict(self, missing, adapter)
         for condition, prediction in zip(missing, predictions, strict=True):
             self._memo[condition, adapter] = prediction
 

@@ -35,4 +35,4 @@ def ddim(
         x0 = (x_t - sigma * eps) / alpha
         t_after = after.expand(len(noise))
         x_t = prior.schedule.add_noise(x0, t_after, eps)
-    return x0
+    return x0.to(noise.dtype)

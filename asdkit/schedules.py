@@ -2,38 +2,69 @@
 
 Every network output is o = p x0 + q eps; with D = alpha q - sigma p,
     eps = (alpha o - p x_t) / D        x0 = (q x_t - sigma o) / D
-(epsilon: p, q = 0, 1; v: -sigma, alpha; sample: 1, 0).
+(epsilon: p, q = 0, 1; v: -sigma, alpha; flow, eps - x0: -1, 1; sample: 1, 0).
+
+Levels and conversions are in double precision, whatever the network computes in. A difference of two converted
+predictions is then as exact as the converted difference, (alpha / D) times that of the outputs, at every t; and where
+alpha is 0 (zero terminal SNR, the end of a flow) it is held at 2^-24, which no x_t in single precision shows, so that
+weights that divide by alpha give the finite limit.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-Prediction = Literal["epsilon", "v_prediction", "sample"]
+Prediction = Literal["epsilon", "v_prediction", "flow_prediction", "sample"]
+ALPHA_FLOOR = 2.0**-24
 
 
 class Schedule(nn.Module):
-    """A discrete, variance-preserving noise schedule.
+    """A discrete noise schedule, t = 0 .. T-1.
 
     Args:
-        alphas_cumprod: alpha_t^2 for t = 0 .. T-1 [T], decreasing, within (0, 1].
-        prediction: what the network's output means, in diffusers' words.
+        alphas: signal levels [T], within [0, 1] and not increasing; zeros are held at 2^-24.
+        sigmas: noise levels [T], within (0, 1].
+        prediction: what the network's output means: diffusers' words, and `flow_prediction` for eps - x0.
+        times: what the network is told for each t [T]; t itself when None.
 
     Raises:
-        ValueError: an unknown prediction type, or alphas_cumprod outside (0, 1].
+        ValueError: an unknown prediction type, or levels out of range.
     """
 
-    def __init__(self, alphas_cumprod: Float[Tensor, " T"], prediction: Prediction = "epsilon") -> None:
+    alphas: Tensor
+    sigmas: Tensor
+    times: Tensor
+
+    def __init__(
+        self,
+        alphas: Float[Tensor, " T"],
+        sigmas: Float[Tensor, " T"],
+        prediction: Prediction = "epsilon",
+        times: Float[Tensor, " T"] | Int[Tensor, " T"] | None = None,
+    ) -> None:
         super().__init__()
-        if prediction not in ("epsilon", "v_prediction", "sample"):
-            raise ValueError(f"The prediction type must be epsilon, v_prediction or sample; got {prediction!r}.")
-        if not bool(((alphas_cumprod > 0) & (alphas_cumprod <= 1)).all()):
-            raise ValueError("alphas_cumprod must lie within (0, 1]; a zero terminal SNR is not supported.")
+        if prediction not in ("epsilon", "v_prediction", "flow_prediction", "sample"):
+            raise ValueError(
+                f"The prediction type must be epsilon, v_prediction, flow_prediction or sample; got {prediction!r}."
+            )
+        if not bool(((alphas >= 0) & (alphas <= 1)).all() and ((sigmas > 0) & (sigmas <= 1)).all()):
+            raise ValueError("The signal levels of a schedule must lie within [0, 1] and its noise levels in (0, 1].")
         self.prediction = prediction
-        self.register_buffer("alphas", alphas_cumprod.double().sqrt().to(alphas_cumprod.dtype), persistent=False)
-        self.register_buffer("sigmas", (1 - alphas_cumprod.double()).sqrt().to(alphas_cumprod.dtype), persistent=False)
+        times = torch.arange(len(alphas)) if times is None else times
+        self.register_buffer("alphas", alphas.double().clamp(min=ALPHA_FLOOR), persistent=False)
+        self.register_buffer("sigmas", sigmas.double(), persistent=False)
+        self.register_buffer("times", times, persistent=False)
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "Schedule":
+        """Levels move with the prior, but keep their precision when it is cast (on Apple's GPUs there is no double)."""
+        device = function(torch.zeros(1)).device
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.alphas, self.sigmas = (levels.to(device, dtype) for levels in (self.alphas, self.sigmas))
+        self.times = self.times.to(device)
+        return self
 
     def __len__(self) -> int:
         """T, the number of training steps of the prior."""
@@ -53,16 +84,25 @@ class Schedule(nn.Module):
         """x_t = alpha_t x0 + sigma_t eps."""
         return self.alpha(t) * x0 + self.sigma(t) * eps
 
+    def coefficients(self, t: Int[Tensor, " B"]) -> tuple[Any, Any]:
+        """p and q of what the network puts out at t, p x0 + q eps."""
+        if self.prediction == "v_prediction":
+            return -self.sigma(t), self.alpha(t)
+        return {"epsilon": (0.0, 1.0), "flow_prediction": (-1.0, 1.0), "sample": (1.0, 0.0)}[self.prediction]
+
+    def target(
+        self, x0: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], eps: Float[Tensor, "B C h w"]
+    ) -> Float[Tensor, "B C h w"]:
+        """What a network of this prediction type is trained to put out: p x0 + q eps."""
+        p, q = self.coefficients(t)
+        return p * x0 + q * eps
+
     def to_eps(
         self, output: Float[Tensor, "B C h w"], x_t: Float[Tensor, "B C h w"], t: Int[Tensor, " B"]
     ) -> Float[Tensor, "B C h w"]:
-        """The noise that a network output stands for."""
-        alpha, sigma = self.alpha(t), self.sigma(t)
-        if self.prediction == "epsilon":
-            return output
-        if self.prediction == "v_prediction":
-            return alpha * output + sigma * x_t
-        return (x_t - alpha * output) / sigma
+        """The noise that a network output stands for, (alpha o - p x_t) / D."""
+        (p, q), alpha, sigma = self.coefficients(t), self.alpha(t), self.sigma(t)
+        return (alpha * output - p * x_t) / (alpha * q - sigma * p)
 
     def eps_to_x0(
         self, eps: Float[Tensor, "B C h w"], x_t: Float[Tensor, "B C h w"], t: Int[Tensor, " B"]
@@ -70,15 +110,15 @@ class Schedule(nn.Module):
         """x0 = (x_t - sigma eps) / alpha, the clean sample a noise prediction stands for."""
         return (x_t - self.sigma(t) * eps) / self.alpha(t)
 
-    def target(
-        self, x0: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], eps: Float[Tensor, "B C h w"]
-    ) -> Float[Tensor, "B C h w"]:
-        """What a network of this prediction type is trained to put out: p x0 + q eps."""
-        if self.prediction == "epsilon":
-            return eps
-        if self.prediction == "v_prediction":
-            return self.alpha(t) * eps - self.sigma(t) * x0
-        return x0
+
+def variance_preserving(alphas_cumprod: Float[Tensor, " T"], prediction: Prediction = "epsilon") -> Schedule:
+    """alpha_t^2 = alphas_cumprod, sigma_t^2 = 1 - alpha_t^2: what diffusers' DDPM and DDIM schedulers hold.
+
+    Raises:
+        ValueError: alphas_cumprod outside [0, 1].
+    """
+    squares = alphas_cumprod.double()
+    return Schedule(squares.sqrt(), (1 - squares).sqrt(), prediction)
 
 
 def scaled_linear(
@@ -86,4 +126,15 @@ def scaled_linear(
 ) -> Schedule:
     """Stable Diffusion's schedule: the roots of beta_t grow linearly."""
     betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
-    return Schedule((1 - betas).cumprod(0).float(), prediction)
+    return variance_preserving((1 - betas).cumprod(0), prediction)
+
+
+def rectified_flow(sigmas: Float[Tensor, " T"], steps: int = 1000) -> Schedule:
+    """x_t = (1 - s) x0 + s eps, and the network predicts eps - x0 (Stable Diffusion 3, FLUX).
+
+    Args:
+        sigmas: s at t = 0 .. T-1, increasing, as diffusers' FlowMatchEulerDiscreteScheduler holds them in reverse.
+        steps: the network is told s times this.
+    """
+    sigmas = sigmas.double()
+    return Schedule(1 - sigmas, sigmas, "flow_prediction", (sigmas * steps).float())

@@ -78,6 +78,32 @@ class Shot(NamedTuple):
     views: Views | None = None
     source: Float[Tensor, "B 3 H W"] | None = None
 
+    def split(self, count: int) -> "list[tuple[slice, Shot]]":
+        """Parts of `count` cameras each, and which rows of the whole they are: slices whose step is the whole's length.
+
+        Args:
+            count: a divisor of the number of cameras; 0 for one part. Without cameras there is one part.
+
+        Raises:
+            ValueError: `count` is no divisor.
+        """
+        if self.views is None or not count or count >= len(self.views):
+            return [(slice(0, None), self)]
+        total = len(self.views)
+        if total % count:
+            raise ValueError(f"chunk must divide the number of views per step, {total}; got {count}.")
+        found = []
+        for start in range(0, total, count):
+            rows = slice(start, start + count)
+            several = self.source is not None and len(self.source) == total
+            found.append(
+                (
+                    slice(start, start + count, total),
+                    Shot(self.views[rows], self.source[rows] if several else self.source),
+                )
+            )
+        return found
+
 
 def orbit(
     azimuth: Float[Tensor, " B"],

@@ -256,14 +256,14 @@ def test_a_finite_set_knows_its_cameras() -> None:
     x.views = views
     for text, first in (("a red cube", 0), ("a blue ball", 8)):
         x0 = x.to_x0(_ready(CFG(text, 1.0), prior)(x))
-        assert torch.allclose(x0, prior.points[first : first + 8 : 2], atol=1e-4)
+        assert torch.allclose(x0, prior.points[first : first + 8 : 2].double(), atol=1e-4)
     noisy = prior.draw(x.x0, torch.full((4,), 999), x.eps)
     mean = noisy.to_x0(_ready(CFG("a red cube", 1.0), prior)(noisy))
     assert (mean - prior.points[:8].mean(0)).abs().mean() < 0.1
     digest = prior.digest
     prior.add("dot", torch.zeros(2, 3, 16, 16))
     assert prior.digest != digest
-    assert torch.allclose(x.to_x0(_ready(CFG("dot", 1.0), prior)(x)), torch.zeros(4, 3, 16, 16), atol=1e-4)
+    assert torch.allclose(x.to_x0(_ready(CFG("dot", 1.0), prior)(x)), torch.zeros(4, 3, 16, 16).double(), atol=1e-4)
     with pytest.raises(ValueError, match="no thing of the toybox"):
         FiniteSetPrior(["a purple idea"]).setup()
 

@@ -15,7 +15,7 @@ from asdkit.lab import Affine, GaussianPrior
 from asdkit.ramps import Ramp
 from asdkit.randomness import generator_for
 from asdkit.timesteps import Timesteps
-from asdkit.views import Views, ring
+from asdkit.views import Shot, Views, ring
 
 MEAN, NULL_MEAN, SPREAD, NULL_SPREAD = [1.0, -0.5, 0.3], 0.2, 0.5, 0.8
 SCALE, GAMMA, LR, CRITIC_LR, SEED = 3.0, -0.6, (0.05, 0.02), 0.1, 5
@@ -110,7 +110,7 @@ class ByHand:
         self.phi = [phi.slope.detach().clone(), phi.offset.detach().clone()]
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         cumprod = (1 - betas).cumprod(0)
-        self.alphas, self.sigmas = cumprod.sqrt().float(), (1 - cumprod).sqrt().float()
+        self.alphas, self.sigmas = cumprod.sqrt(), (1 - cumprod).sqrt()
         self.moments = [torch.zeros_like(p) for p in self.theta + self.phi]
         self.squares = [torch.zeros_like(p) for p in self.theta + self.phi]
         self.counts = [0] * 4
@@ -185,6 +185,45 @@ def test_training_steps_are_the_equations(weighting: str, share_noise: bool, cri
     assert model.generator.density_seed == generator_for(SEED, steps - 1, "density").initial_seed()
 
 
+@pytest.mark.parametrize("critic_steps", [1, 2])
+@pytest.mark.parametrize("share_noise", [True, False])
+def test_views_in_parts_and_rendered_twice_are_the_same_step(share_noise: bool, critic_steps: int) -> None:
+    model, _ = _train(2, weighting="sigma2", share_noise=share_noise, critic_steps=critic_steps, chunk=1, rerender=True)
+    hand = ByHand("sigma2", share_noise, critic_steps)
+    for step in range(2):
+        hand.step(step)
+    _compare(model, hand)
+    once = ["render"] * 6 + ["before", "after 0"]  # three parts, each rendered again for its gradient
+    assert model.generator.calls[:8] == once
+
+
+def test_parts_are_equal() -> None:
+    with pytest.raises(ValueError, match="chunk must divide the number of views per step, 3; got 2"):
+        _train(1, chunk=2)
+
+
+def test_parts_know_their_rows() -> None:
+    views, source = _views(0), torch.rand(3, 3, 2, 2)
+    for rows, part in Shot(views, source).split(1):
+        mine = slice(rows.start, rows.stop)
+        assert torch.equal(part.views.c2w, views.c2w[mine]) and torch.equal(part.source, source[mine])
+        assert rows.step == 3
+    assert [len(part.views) for _, part in Shot(views, source[:1]).split(1)] == [1, 1, 1]
+    assert all(part.source is not None and len(part.source) == 1 for _, part in Shot(views, source[:1]).split(1))
+    assert len(Shot(None, source).split(1)) == len(Shot(views).split(0)) == len(Shot(views).split(3)) == 1
+
+
+def test_further_draws_of_parts_differ() -> None:
+    model, _ = _train(1)
+    shot = Shot(_views(0))
+    x0 = torch.zeros(1, 3, 2, 2)
+    whole = model.draw(x0.expand(3, -1, -1, -1), shot, 5, "noise")
+    parts = [model.draw(x0, part, 5, "noise", rows) for rows, part in shot.split(1)]
+    assert torch.equal(torch.cat([x.eps for x in parts]), whole.eps)
+    assert torch.equal(torch.cat([x.t for x in parts]), whole.t)
+    assert len({float(x.rand(1)) for x in parts}) == 3
+
+
 def test_the_discriminators_gradient_is_clipped_and_only_that() -> None:
     hand = ByHand("uniform", True, 1, clip=0.05)
     model, _ = _train(2, weighting="uniform", critic_clip=0.05)
@@ -248,6 +287,7 @@ def test_backgrounds() -> None:
     [
         ({"critic_steps": -1}, "critic_steps"),
         ({"critic_clip": -1.0}, "critic_clip"),
+        ({"chunk": -1}, "chunk"),
         ({"critic_lr": 0.0}, "critic_lr"),
         ({"background": 1.5}, "background"),
         ({"random_background": -0.1}, "random_background"),

@@ -83,7 +83,7 @@ def test_schedule_is_the_folders(tiny_folder: Path, kl_folder: Path) -> None:
     for path, kind in ((tiny_folder, "v_prediction"), (kl_folder, "epsilon")):
         schedule = _prior(path).schedule
         expected = DDIMScheduler.from_pretrained(path / "scheduler").alphas_cumprod
-        assert torch.allclose(schedule.alphas**2, expected, atol=1e-6)
+        assert torch.allclose(schedule.alphas**2, expected.double(), atol=1e-6)
         assert schedule.prediction == kind and len(schedule) == 1000
 
 
@@ -149,8 +149,8 @@ def test_predict_is_the_unet(which: str, request: pytest.FixtureRequest) -> None
     x = _draw(prior)
     with torch.no_grad():
         for text, condition in ((TEXT, Y), ("", NULL)):
-            output = _unet(path)(x.x_t, x.t, _embedding(path, text).expand(B, -1, -1)).sample
-            expected = x.alpha * output + x.sigma * x.x_t if which == "tiny_folder" else output
+            output = _unet(path)(x.x_t.float(), x.t, _embedding(path, text).expand(B, -1, -1)).sample
+            expected = x.alpha * output + x.sigma * x.x_t if which == "tiny_folder" else output.double()
             assert torch.allclose(x.predict(condition), expected, atol=1e-5)
 
 
@@ -182,8 +182,10 @@ def test_view_words_choose_the_embedding_of_each_row(which: str, request: pytest
     )
     with torch.no_grad():
         text = torch.cat([_embedding(path, f"{TEXT}, {suffix} view") for suffix in suffixes])
-        expected = prior.schedule.to_eps(unet(x.x_t, x.t, text).sample, x.x_t, x.t)
-        plain = prior.schedule.to_eps(unet(x.x_t, x.t, _embedding(path, TEXT).expand(B, -1, -1)).sample, x.x_t, x.t)
+        expected = prior.schedule.to_eps(unet(x.x_t.float(), x.t, text).sample, x.x_t, x.t)
+        plain = prior.schedule.to_eps(
+            unet(x.x_t.float(), x.t, _embedding(path, TEXT).expand(B, -1, -1)).sample, x.x_t, x.t
+        )
     assert torch.allclose(x.predict(Y), expected, atol=1e-5)
     assert torch.allclose(x.predict(Condition(TEXT, view_dependent=False)), plain, atol=1e-5)
 
@@ -208,7 +210,7 @@ def test_the_camera_is_an_offset_of_the_time_embedding(tiny_folder: Path) -> Non
     suffixes = ["front", "left side", "back", "right side"]
     text = torch.cat([_embedding(tiny_folder, f"{TEXT}, {suffix} view") for suffix in suffixes])
     with torch.no_grad():
-        expected = prior.schedule.to_eps(unet(x.x_t, x.t, text).sample, x.x_t, x.t)
+        expected = prior.schedule.to_eps(unet(x.x_t.float(), x.t, text).sample, x.x_t, x.t)
     assert torch.allclose(x.predict(Y), expected, atol=1e-5)
 
 

@@ -5,10 +5,12 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from asdkit.schedules import Schedule, scaled_linear
+from asdkit.objectives import weight
+from asdkit.schedules import ALPHA_FLOOR, Schedule, rectified_flow, scaled_linear, variance_preserving
 
 T = torch.tensor([0, 1, 137, 500, 998, 999])
 KINDS = ("epsilon", "v_prediction", "sample")
+ALL_KINDS = (*KINDS, "flow_prediction")
 
 
 def _draw(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -16,42 +18,55 @@ def _draw(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
     return tuple(torch.randn(len(T), 4, 3, 5, generator=random, dtype=torch.float64).to(dtype) for _ in range(3))
 
 
-def _scheduler(kind: str):
+def _scheduler(kind: str, zero_snr: bool = False):
     from diffusers import DDPMScheduler
 
     return DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=kind, clip_sample=False
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=kind,
+        clip_sample=False,
+        rescale_betas_zero_snr=zero_snr,
     )
 
 
-def _exact(kind: str) -> Schedule:
-    """The schedule in float64."""
-    return Schedule(scaled_linear().alphas.double().square(), kind)
+def _schedule(kind: str, zero_snr: bool = False) -> Schedule:
+    if kind == "flow_prediction":
+        return rectified_flow(torch.linspace(1, 1000, 1000) / 1000)
+    return variance_preserving(_scheduler(kind, zero_snr).alphas_cumprod, kind)
+
+
+def _flow(shift: float = 3.0):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(shift=shift)
 
 
 def test_levels_are_diffusers_and_preserve_variance() -> None:
     schedule, reference = scaled_linear(), _scheduler("epsilon")
     assert len(schedule) == 1000
     assert schedule.alpha(T).shape == (6, 1, 1, 1)
-    assert torch.allclose(schedule.alphas**2, reference.alphas_cumprod, atol=1e-6)
-    assert torch.allclose(schedule.alpha(T).flatten() ** 2 + schedule.sigma(T).flatten() ** 2, torch.ones(6), atol=1e-6)
+    assert torch.allclose(schedule.alphas**2, reference.alphas_cumprod.double(), atol=1e-6)
+    assert torch.allclose(schedule.alpha(T) ** 2 + schedule.sigma(T) ** 2, torch.ones(6, 1, 1, 1).double(), atol=1e-12)
     assert schedule.alphas[-1].item() == pytest.approx(0.0683, abs=1e-4)
     assert (schedule.alphas.diff() < 0).all() and (schedule.sigmas.diff() > 0).all()
+    assert torch.equal(schedule.times, torch.arange(1000))
 
 
 def test_small_sigma_keeps_its_digits() -> None:
     cumprod = torch.tensor([0.99915], dtype=torch.float32)
     expected = (1 - cumprod.double()).sqrt()
-    assert torch.allclose(Schedule(cumprod).sigmas.double(), expected, rtol=1e-7, atol=0)
+    assert torch.allclose(variance_preserving(cumprod).sigmas, expected, rtol=1e-15, atol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_noise_and_targets_are_diffusers(kind: str) -> None:
     x0, eps, _ = _draw()
     schedule, reference = scaled_linear(prediction=kind), _scheduler(kind)
-    assert torch.allclose(schedule.add_noise(x0, T, eps), reference.add_noise(x0, eps, T), atol=2e-6)
+    assert torch.allclose(schedule.add_noise(x0, T, eps), reference.add_noise(x0, eps, T).double(), atol=2e-6)
     expected = {"epsilon": eps, "v_prediction": reference.get_velocity(x0, eps, T), "sample": x0}[kind]
-    assert torch.allclose(schedule.target(x0, T, eps), expected, atol=2e-6)
+    assert torch.allclose(schedule.target(x0, T, eps).double(), expected.double(), atol=2e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,42 +76,132 @@ def test_conversions_are_those_of_diffusers_step(kind: str) -> None:
     x0 = schedule.eps_to_x0(schedule.to_eps(output, x_t, T), x_t, T)
     for row, t in enumerate(T.tolist()):
         expected = reference.step(output[row : row + 1], t, x_t[row : row + 1]).pred_original_sample[0]
-        assert torch.allclose(x0[row], expected, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(x0[row], expected.double(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_round_trips_in_float64(kind: str) -> None:
+def test_a_flow_is_diffusers() -> None:
+    """Levels, times and noising; and an Euler step of x_t along an output is a step of the schedule."""
+    x0, eps, output = _draw()
+    reference = _flow()
+    schedule = rectified_flow(reference.sigmas.flip(0))
+    assert len(schedule) == 1000 and (schedule.sigmas.diff() > 0).all()
+    assert torch.allclose(schedule.alphas + schedule.sigmas, torch.ones(1000).double(), atol=1e-7)
+    assert schedule.sigmas[499].item() == pytest.approx(0.75, abs=1e-6)  # 3 (1/2) / (1 + 2 (1/2))
+    assert torch.allclose(schedule.times, reference.timesteps.flip(0), atol=1e-3)
+    noised = reference.scale_noise(x0, reference.timesteps[999 - T], eps)
+    assert torch.allclose(schedule.add_noise(x0, T, eps), noised.double(), atol=1e-6)
+    assert torch.allclose(schedule.target(x0, T, eps), eps - x0)
+    x_t, t, after = schedule.add_noise(x0, T, eps)[1:], T[1:], T[1:] - 1
+    e = schedule.to_eps(output[1:], x_t, t)
+    step = schedule.add_noise(schedule.eps_to_x0(e, x_t, t), after, e)
+    s = reference.sigmas.flip(0).double()
+    euler = x_t + (s[after] - s[t])[:, None, None, None] * output[1:]
+    assert torch.allclose(step, euler, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_round_trips(kind: str) -> None:
     x0, eps, _ = _draw(torch.float64)
-    schedule = _exact(kind)
+    schedule = _schedule(kind)
     assert schedule.alphas.dtype == torch.float64
     x_t = schedule.add_noise(x0, T, eps)
     alpha, sigma = schedule.alpha(T), schedule.sigma(T)
     assert torch.equal(x_t, alpha * x0 + sigma * eps)
     found = schedule.to_eps(schedule.target(x0, T, eps), x_t, T)
     assert torch.allclose(found, eps, atol=1e-11)
-    assert torch.allclose(schedule.eps_to_x0(found, x_t, T), x0, atol=1e-11)
+    within = T if kind != "flow_prediction" else T[:-1]  # at its end a flow holds no x0 to be found
+    assert torch.allclose(schedule.eps_to_x0(found, x_t, T)[: len(within)], x0[: len(within)], atol=1e-11)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_any_output_converts_by_the_affine_formula(kind: str) -> None:
     """eps = (alpha o - p x_t) / (alpha q - sigma p), for outputs that belong to no x0."""
     output, x_t, _ = _draw(torch.float64)
-    schedule = _exact(kind)
+    schedule = _schedule(kind)
     alpha, sigma = schedule.alpha(T), schedule.sigma(T)
-    p, q = {"epsilon": (0.0, 1.0), "v_prediction": (-sigma, alpha), "sample": (1.0, 0.0)}[kind]
+    p, q = {
+        "epsilon": (0.0, 1.0),
+        "v_prediction": (-sigma, alpha),
+        "sample": (1.0, 0.0),
+        "flow_prediction": (-1.0, 1.0),
+    }[kind]
     divisor = alpha * q - sigma * p
     eps = schedule.to_eps(output, x_t, T)
-    assert torch.allclose(eps, (alpha * output - p * x_t) / divisor, atol=1e-11)
-    assert torch.allclose(schedule.eps_to_x0(eps, x_t, T), (q * x_t - sigma * output) / divisor, atol=1e-11)
+    assert torch.allclose(eps, (alpha * output - p * x_t) / divisor, rtol=1e-12, atol=1e-11)
+    x0 = schedule.eps_to_x0(eps, x_t, T)
+    assert torch.allclose(x0, (q * x_t - sigma * output) / divisor, rtol=1e-7, atol=1e-8)
+
+
+def _gaussian_outputs(schedule: Schedule, x_t: Tensor, t: Tensor, mean: float, spread: float) -> Tensor:
+    """What an ideal network of the schedule's kind puts out for x0 ~ N(mean, spread^2), rounded to single precision."""
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    variance = alpha**2 * spread**2 + sigma**2
+    x0 = mean + alpha * spread**2 / variance * (x_t - alpha * mean)
+    eps = sigma * (x_t - alpha * mean) / variance
+    p, q = {"epsilon": (0, 1), "v_prediction": (-sigma, alpha), "sample": (1, 0), "flow_prediction": (-1, 1)}[
+        schedule.prediction
+    ]
+    return (p * x0 + q * eps).float()
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+def test_networks_of_all_kinds_give_the_same_residual_at_every_t(kind: str) -> None:
+    """To 1e-5 in eps-space: e_one - e_two of the same two analytic scores, from outputs in single precision."""
+    t = torch.arange(1000)
+    random = torch.Generator().manual_seed(0)
+    x_t = torch.randn(1000, 1, 4, 4, generator=random).double()
+    residuals = []
+    for prediction in ("epsilon", kind):
+        schedule = scaled_linear(prediction=prediction)
+        one, two = (_gaussian_outputs(schedule, x_t, t, mean, spread) for mean, spread in ((0.8, 0.4), (-0.3, 0.9)))
+        residuals.append(schedule.to_eps(one, x_t, t) - schedule.to_eps(two, x_t, t))
+    assert (residuals[0] - residuals[1]).abs().max() < (1e-5 if kind == "v_prediction" else 2e-5)
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "flow_prediction"])
+def test_a_difference_keeps_its_digits_up_to_no_signal_at_all(kind: str) -> None:
+    """The residual in x0's units, (sigma / alpha) (e_one - e_two), is -(sigma / D) times that of the outputs, at every
+    t of a schedule of zero terminal SNR; through predictions in single precision half of the digits would be lost.
+    """
+    t = torch.arange(1000)
+    schedule = _schedule(kind, zero_snr=True)
+    assert schedule.alphas[-1] == ALPHA_FLOOR
+    random = torch.Generator().manual_seed(0)
+    x_t, one, two = (torch.randn(1000, 1, 4, 4, generator=random) for _ in range(3))
+    x_t = x_t.double()
+    residual = schedule.to_eps(one, x_t, t) - schedule.to_eps(two, x_t, t)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    divisor = 1.0 if kind == "v_prediction" else alpha + sigma
+    found = weight("sigma_over_alpha", alpha, sigma) * residual
+    assert torch.allclose(found, sigma / divisor * (one.double() - two.double()), rtol=1e-6, atol=1e-6)
+    assert torch.allclose(residual, alpha / divisor * (one.double() - two.double()), rtol=1e-6, atol=1e-15)
+
+
+def test_zero_terminal_snr_is_diffusers() -> None:
+    x0, eps, _ = _draw()
+    reference = _scheduler("v_prediction", zero_snr=True)
+    schedule = _schedule("v_prediction", zero_snr=True)
+    assert reference.alphas_cumprod[-1] == 0
+    assert torch.allclose(schedule.add_noise(x0, T, eps), reference.add_noise(x0, eps, T).double(), atol=1e-6)
+    assert torch.allclose(schedule.target(x0, T, eps), reference.get_velocity(x0, eps, T).double(), atol=1e-6)
+    v, x_t = _draw()[:2]
+    clean = schedule.eps_to_x0(schedule.to_eps(v, x_t, T), x_t, T)
+    assert torch.allclose(clean[-1], -v[-1].double(), atol=1e-5)  # alpha x_t - sigma v
+
+
+def test_casts_leave_the_levels_in_double() -> None:
+    schedule = torch.nn.Sequential(scaled_linear()).to(torch.bfloat16)[0]
+    assert schedule.alphas.dtype == schedule.sigmas.dtype == torch.float64
+    assert torch.equal(schedule.alphas, scaled_linear().alphas) and schedule.times.dtype == torch.int64
 
 
 def test_wrong_schedules_are_refused() -> None:
     good = torch.tensor([0.9, 0.5])
-    with pytest.raises((ValueError, TypeCheckError), match="flow"):
-        Schedule(good, "flow")
-    for bad in ([0.9, 0.0], [1.1, 0.5], [0.9, float("nan")]):
+    with pytest.raises((ValueError, TypeCheckError), match="velocity"):
+        variance_preserving(good, "velocity")
+    for bad in ([1.1, 0.5], [0.9, float("nan")], [0.9, -0.1]):
         with pytest.raises(ValueError, match="within"):
-            Schedule(torch.tensor(bad))
+            variance_preserving(torch.tensor(bad))
 
 
 def test_schedule_is_no_checkpoint_content() -> None:

@@ -104,7 +104,7 @@ def test_a_plain_stable_diffusion_pipeline_loads_it_and_agrees(weights: Path) ->
     tokens = pipeline.tokenizer("a red car", padding="max_length", return_tensors="pt").input_ids
     text = pipeline.text_encoder(tokens).last_hidden_state.expand(2, -1, -1)
     with torch.no_grad():
-        v = pipeline.unet(x.x_t, x.t, text).sample
+        v = pipeline.unet(x.x_t.float(), x.t, text).sample
     assert torch.allclose(ours, x.alpha * v + x.sigma * x.x_t, atol=1e-5)
     assert not torch.allclose(ours, x.predict(NULL))
 

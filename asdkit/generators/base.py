@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from asdkit.part import Part
 from asdkit.ply import Splats
@@ -68,10 +69,20 @@ class Generator(Part, nn.Module, ABC):
         """Called once, before optimisers exist: for what depends on the prior or starts from the source image."""
 
     def encoded(
-        self, prior: Prior, views: Views | None, background: Tensor | None = None
+        self, prior: Prior, views: Views | None, background: Tensor | None = None, rerender: bool = False
     ) -> tuple[Float[Tensor, "B C h w"], Render | None]:
-        """x0 with gradient, and the render it came from, if there is one."""
-        render = self.render(views, background)
+        """x0 with gradient, and the render it came from, if there is one.
+
+        Args:
+            prior: what encodes.
+            views: the cameras.
+            background: see `render`.
+            rerender: render again in the backward pass, instead of keeping what the first time computed.
+        """
+        if rerender:
+            render = checkpoint(self.render, views, background, use_reentrant=False, preserve_rng_state=False)
+        else:
+            render = self.render(views, background)
         return prior.encode(render.image), render
 
     @abstractmethod

@@ -135,14 +135,14 @@ class Latents(_Particles):
         normal = self.init == "normal"
         images = torch.zeros(1, 3, self.size, self.size) if normal else self._start(source)
         with torch.no_grad():
-            latents = prior.encode(images.to(prior.schedule.alphas))
+            latents = prior.encode(images.to(prior.schedule.alphas.device))
         if normal:
             random = torch.Generator().manual_seed(self.init_seed)
             latents = torch.randn(self.count, *latents.shape[1:], generator=random)
         self.latents = nn.Parameter(latents.clone())
 
     def encoded(
-        self, prior: Prior, views: Views | None, background: Tensor | None = None
+        self, prior: Prior, views: Views | None, background: Tensor | None = None, rerender: bool = False
     ) -> tuple[Float[Tensor, "B C h w"], Render | None]:
         return self.latents, None
 

@@ -1,13 +1,11 @@
-"""Any Stable-Diffusion-format folder as a prior, through diffusers."""
+"""Pretrained text-to-image models as priors, through diffusers."""
 
 import copy
-import hashlib
-import json
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -15,38 +13,51 @@ from torch import Tensor, nn
 
 from asdkit.camera import CameraEmbedding
 from asdkit.prior import Noised, Prior, Switch
+from asdkit.priors.families import Embedded, Family, Flux, family_of
+from asdkit.priors.folder import ModelFolder
 from asdkit.prompts import DREAMFUSION, Condition, ViewWords
-from asdkit.schedules import Schedule
 
 EMBEDDED = "toybox"
 
 
 class Pretrained(Prior):
-    """A frozen text-to-image model in Stable Diffusion's folder format.
+    """A frozen text-to-image model: Stable Diffusion 1 to 3.5, XL, FLUX.1, PixArt, or the first stage of DeepFloyd IF.
 
     Args:
-        path: the folder (`model_index.json`, `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, `scheduler/`), or
-            `toybox` for the small model that asdkit ships.
+        path: a folder in diffusers' layout, or `toybox` for the small model that asdkit ships.
         use_camera: give the camera itself to a model that takes it (a folder `camera/`), beside the view words.
         image_size: images of another height and width, in pixels, are resized to this before they are encoded, so that
             early iterations can render small ones (`data.size`); 0 for encoding all as they are.
+        dtype: what the frozen networks compute in; schedule, phi and generator stay in single precision or better.
+        distilled_guidance: the guidance scale that a guidance-distilled network (FLUX.1 dev) is told.
 
     Raises:
-        ValueError: a negative size, or the folder or a part of it is missing or torn (in `setup`).
+        ValueError: a negative size, an unknown kind of model, or the folder or a part of it is missing or torn (in
+            `setup`).
     """
 
-    def __init__(self, path: str = EMBEDDED, use_camera: bool = True, image_size: int = 0) -> None:
+    def __init__(
+        self,
+        path: str = EMBEDDED,
+        use_camera: bool = True,
+        image_size: int = 0,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        distilled_guidance: float = 3.5,
+    ) -> None:
         super().__init__()
         if image_size < 0:
             raise ValueError(f"The prior's image_size can't be negative; got {image_size}.")
         if not path:
-            raise ValueError("The prior's path is empty; name a Stable-Diffusion-format folder, or toybox.")
+            raise ValueError("The prior's path is empty; name a folder in diffusers' layout, or toybox.")
         self.path, self._use_camera, self.image_size = path, use_camera, image_size
+        self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+        self._distilled_guidance = distilled_guidance
         self.view_words: ViewWords | None = DREAMFUSION
         self.known_words: frozenset[str] | None = None
         self.camera: CameraEmbedding | None = None
+        self.vae: nn.Module | None = None
         self._digest = ""
-        self._embeddings: dict[str, Tensor] = {}
+        self._embeddings: dict[str, Embedded] = {}
         self._offset: Tensor | None = None
 
     @property
@@ -60,133 +71,150 @@ class Pretrained(Prior):
     def digest(self) -> str:
         """The first 12 hex digits of the SHA-256 over the names and contents of all weight files."""
         if not self._digest:
-            sha = hashlib.sha256()
-            for file in sorted(self.folder.rglob("*.safetensors")):
-                sha.update(file.relative_to(self.folder).as_posix().encode() + file.read_bytes())
-            self._digest = sha.hexdigest()[:12]
+            self._digest = ModelFolder(self.folder).digest()
         return self._digest
 
     def setup(self) -> None:
         if "network" in self._modules:
             return
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-
-        index = self._read_json("model_index.json")
-        vae_class = AutoencoderTiny if index.get("vae", ["", ""])[1] == "AutoencoderTiny" else AutoencoderKL
-        self.vae = self._load(vae_class, "vae")
-        self.network = self._load(UNet2DConditionModel, "unet")
-        self.network.time_embedding.register_forward_hook(self._add_offset)
-        self.time_width = self.network.time_embedding.linear_2.out_features
-        self.channels = self.vae.config.latent_channels
-        self.schedule = self._load_schedule()
-        self._load_extras()
+        folder = ModelFolder(self.folder)
+        index = folder.json("model_index.json")
+        self.family = self._family(index)
+        if self.family.has_vae:
+            self.vae = self._load_vae(folder, index)
+            self.channels = self.vae.config.latent_channels
+        self.network = folder.model(self.family.network_class(), self.family.network_part, self.dtype)
+        self.channels = self.channels or self.network.config.in_channels
+        self.adapter_targets = self.family.targets
+        self.family.time_module(self.network).register_forward_hook(self._add_offset)
+        self.time_width = self.family.time_width(self.network)
+        size = self.image_size or 8 * self.network.config.sample_size
+        self.schedule = self.family.schedule(folder.json("scheduler/scheduler_config.json"), (size // 16) ** 2)
+        self._load_extras(folder)
         self.requires_grad_(False).eval()
+
+    def _family(self, index: dict[str, Any]) -> Family:
+        kind = family_of(str(index.get("_class_name")))
+        return kind(self._distilled_guidance) if kind is Flux else kind()
+
+    def _load_vae(self, folder: ModelFolder, index: dict[str, Any]) -> nn.Module:
+        from diffusers import AutoencoderKL, AutoencoderTiny
+
+        tiny = index.get("vae", ["", ""])[1] == "AutoencoderTiny"
+        overflows = folder.json("vae/config.json").get("force_upcast", False) and self.dtype == torch.float16
+        dtype = torch.float32 if overflows else self.dtype
+        return folder.model(AutoencoderTiny if tiny else AutoencoderKL, "vae", dtype)
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "Pretrained":
         """Prompt embeddings move with the weights."""
         super()._apply(function, recurse)
-        self._embeddings = {text: function(row) for text, row in self._embeddings.items()}
+        self._embeddings = {
+            text: {name: value.to(function(torch.zeros(1)).device) for name, value in embedded.items()}
+            for text, embedded in self._embeddings.items()
+        }
         return self
 
-    def _load_schedule(self) -> Schedule:
-        from diffusers import DDPMScheduler
-
-        self._read_json("scheduler/scheduler_config.json")
-        scheduler = DDPMScheduler.from_pretrained(self.folder, subfolder="scheduler", local_files_only=True)
-        return Schedule(scheduler.alphas_cumprod, scheduler.config.prediction_type)
-
-    def _load_extras(self) -> None:
-        """What asdkit's own priors tell beside Stable Diffusion's files: view words, vocabulary, a camera network."""
-        if (self.folder / "asdkit.json").is_file():
-            facts = self._read_json("asdkit.json")
+    def _load_extras(self, folder: ModelFolder) -> None:
+        """What asdkit's own priors tell beside diffusers' files: view words, vocabulary, a camera network."""
+        if (folder.path / "asdkit.json").is_file():
+            facts = folder.json("asdkit.json")
             self.view_words = ViewWords(tuple(facts["view_words"]), facts["overhead_word"], facts["overhead_above_deg"])
             self.known_words = frozenset(facts["words"])
-        weights = self.folder / "camera" / "model.safetensors"
+        weights = folder.path / "camera" / "model.safetensors"
         if self._use_camera and weights.is_file():
             from safetensors.torch import load_file
 
             self.camera = CameraEmbedding(self.time_width)
-            with self._reading("camera"):
+            with folder.reading("camera"):
                 self.camera.load_state_dict(load_file(weights))
 
-    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        size = (self.image_size, self.image_size)
-        if self.image_size and images.shape[-2:] != size:
-            images = nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
-        encoded = self.vae.encode(images * 2 - 1)
-        latents = encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latents
-        return latents * self.vae.config.scaling_factor
+    # ------------------------------------------------------------------------------------------------ images
 
-    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Channels, height and width of the latents of an image of this many pixels."""
-        factor = 2 ** (len(self.vae.config.get("block_out_channels") or self.vae.config.encoder_block_out_channels) - 1)
-        return self.vae.config.latent_channels, height // factor, width // factor
+    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """Images in [0,1] to x0: (z - shift) scale of the autoencoder's mean z, or the images within [-1,1]."""
+        side = self.image_size or (0 if self.vae else self.network.config.sample_size)
+        if side and images.shape[-2:] != (side, side):
+            images = nn.functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+        if self.vae is None:
+            return images * 2 - 1
+        encoded = self.vae.encode((images * 2 - 1).to(self.vae.dtype))
+        latents = encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latents
+        return (_wide(latents) - self._shift()) * self.vae.config.scaling_factor
 
     def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
-        with torch.no_grad():
-            images = self.vae.decode(x0 / self.vae.config.scaling_factor).sample
-        return (images / 2 + 0.5).clamp(0, 1)
+        images = x0.detach()
+        if self.vae is not None:
+            latents = images / self.vae.config.scaling_factor + self._shift()
+            with torch.no_grad():
+                images = self.vae.decode(latents.to(self.vae.dtype)).sample
+        return (_wide(images) / 2 + 0.5).clamp(0, 1)
+
+    def _shift(self) -> float:
+        return self.vae.config.get("shift_factor") or 0.0
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Channels, height and width of the x0 of an image of this many pixels."""
+        if self.vae is None:
+            return self.channels, height, width
+        factor = 2 ** (len(self.vae.config.get("block_out_channels") or self.vae.config.encoder_block_out_channels) - 1)
+        return self.channels, height // factor, width // factor
+
+    # ------------------------------------------------------------------------------------------------ prompts
 
     def prepare(self, conditions: Sequence[Condition]) -> None:
         texts = [text for condition in conditions for text in self._texts(condition)]
         missing = [text for text in dict.fromkeys(texts) if text not in self._embeddings]
         if not missing:
             return
-        from transformers import CLIPTextModel, CLIPTokenizer
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()
-
-        self._read_json("text_encoder/config.json")
-        with self._reading("tokenizer"):
-            tokenizer = CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
-        encoder = self._load(CLIPTextModel, "text_encoder").eval()
-        tokens = tokenizer(missing, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        with torch.no_grad():
-            embedded = encoder(tokens).last_hidden_state
-        self.condition_shape = tuple(embedded.shape[1:])
+        embedded = self._embed(missing)
+        self.condition_shape = tuple(embedded["text"].shape[1:])
         device = self.schedule.alphas.device
-        self._embeddings |= {text: row.to(device) for text, row in zip(missing, embedded, strict=True)}
+        for row, text in enumerate(missing):
+            self._embeddings[text] = {name: value[row].to(device) for name, value in embedded.items()}
+
+    @torch.no_grad()
+    def _embed(self, texts: list[str]) -> Embedded:
+        """Prompts through the text encoders, which are loaded for that and let go."""
+        parts = {self.family.network_part: self.network, "vae": self.vae}
+        pipeline = ModelFolder(self.folder).text_pipeline(parts, self.dtype)
+        return {name: _wide(value) for name, value in self.family.embed(pipeline, texts).items()}
 
     def _texts(self, condition: Condition) -> list[str]:
         if condition.view_dependent and self.view_words is not None and condition.text:
             return [condition.text, *self.view_words.suffixes(condition.text)]
         return [condition.text]
 
-    def copy_network(self) -> nn.Module:
-        """A copy of the network, hooked like the original, whose hook would drag this whole prior along."""
-        hooks, self.network.time_embedding._forward_hooks = self.network.time_embedding._forward_hooks, OrderedDict()
-        try:
-            copied = copy.deepcopy(self.network)
-        finally:
-            self.network.time_embedding._forward_hooks = hooks
-        copied.time_embedding.register_forward_hook(self._add_offset)
-        return copied
-
     def unknown_words(self, text: str) -> list[str]:
         """The words of a prompt that this prior has never seen; none where it does not say what it knows."""
         words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
         return [] if self.known_words is None else [word for word in words if word not in self.known_words]
+
+    # ------------------------------------------------------------------------------------------------ predictions
 
     def predict(
         self, x: Noised, conditions: Sequence[Condition], adapter: Switch | None = None
     ) -> list[Float[Tensor, "B C h w"]]:
         self.prepare(conditions)
         copies = len(conditions)
-        text = torch.cat([self._text_rows(x, condition) for condition in conditions])
+        dtype = next(self.network.parameters()).dtype
+        rows = [self._rows(x, condition) for condition in conditions]
+        prompts = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
         x_t, t = x.x_t.repeat(copies, 1, 1, 1), x.t.repeat(copies)
         adapted = nullcontext() if adapter is None else adapter.switched_on(x.views, copies)
         with self.offset_time(self._camera_rows(x, conditions)), adapted:
-            output = self.network(x_t, t, self.moved(text)).sample
-        return list(self.schedule.to_eps(output, x_t, t).chunk(copies))
+            prompts["text"] = self.moved(prompts["text"])
+            prompts = {name: value.to(dtype) for name, value in prompts.items()}
+            output = self.family.call(self.network, x_t.to(dtype), self.schedule.times[t], prompts)
+        return list(self.schedule.to_eps(_wide(output), x_t, t).chunk(copies))
 
-    def _text_rows(self, x: Noised, condition: Condition) -> Float[Tensor, "B L D"]:
+    def _rows(self, x: Noised, condition: Condition) -> Embedded:
+        """A condition's embedding for each sample of x."""
         texts = self._texts(condition)
         if len(texts) == 1 or x.views is None:
-            return self._embeddings[texts[0]].expand(len(x.t), -1, -1)
-        rows = torch.stack([self._embeddings[text] for text in texts[1:]])
-        return rows[self.view_words.index(x.views.azimuth, x.views.elevation)]
+            return {name: value.expand(len(x.t), *value.shape) for name, value in self._embeddings[texts[0]].items()}
+        chosen = self.view_words.index(x.views.azimuth, x.views.elevation)
+        words = [self._embeddings[text] for text in texts[1:]]
+        return {name: torch.stack([embedded[name] for embedded in words])[chosen] for name in words[0]}
 
     def _camera_rows(self, x: Noised, conditions: Sequence[Condition]) -> Float[Tensor, "N width"] | None:
         if self.camera is None or x.views is None:
@@ -206,42 +234,20 @@ class Pretrained(Prior):
             self._offset = before
 
     def _add_offset(self, module: nn.Module, args: tuple, embedding: Tensor) -> Tensor:
-        return embedding if self._offset is None else embedding + self._offset
+        return embedding if self._offset is None else embedding + self._offset.to(embedding)
 
-    def _read_json(self, name: str) -> dict:
-        path = self.folder / name
-        if not self.folder.is_dir():
-            raise ValueError(
-                f"There is no prior folder {self.folder}; name a Stable-Diffusion-format folder, or toybox."
-            )
+    def copy_network(self) -> nn.Module:
+        """A copy of the network, hooked like the original, whose hook would drag this whole prior along."""
+        time_module = self.family.time_module(self.network)
+        hooks, time_module._forward_hooks = time_module._forward_hooks, OrderedDict()
         try:
-            return json.loads(path.read_text())
-        except FileNotFoundError:
-            raise ValueError(f"The prior folder {self.folder} has no {name}; copy the whole folder again.") from None
-        except ValueError:
-            raise ValueError(f"{path} is not valid JSON; copy the prior folder again.") from None
+            copied = copy.deepcopy(self.network).float()
+        finally:
+            time_module._forward_hooks = hooks
+        self.family.time_module(copied).register_forward_hook(self._add_offset)
+        return copied
 
-    def _load(self, model_class: type, part: str) -> nn.Module:
-        self._read_json(f"{part}/config.json")
-        with self._reading(part):
-            model, info = model_class.from_pretrained(
-                self.folder / part,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-            missing = sorted(info["missing_keys"])
-            if missing:
-                raise ValueError(f"{len(missing)} tensors are missing, {missing[0]} among them")
-        return model
 
-    @contextmanager
-    def _reading(self, part: str) -> Iterator[None]:
-        """Whatever goes wrong with a part of the folder becomes one sentence."""
-        try:
-            yield
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            message = f"{self.folder / part} can't be loaded ({reason}); copy the prior folder again."
-            raise ValueError(message) from error
+def _wide(values: Tensor) -> Tensor:
+    """In single precision, if they are in half."""
+    return values.float() if values.itemsize < 4 else values

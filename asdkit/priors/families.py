@@ -1,0 +1,249 @@
+"""What differs between families of diffusion models: which components they have, how the network is called."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from asdkit.schedules import Schedule, rectified_flow, variance_preserving
+
+Embedded = dict[str, Tensor]  # of prompts, a row for each: `text` [N L D], and what else a family needs
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+
+
+class Family(ABC):
+    """How to use one family of models.
+
+    Attributes:
+        pipelines: diffusers' names of the pipelines of this family.
+        network_part: the component that denoises.
+        targets: endings of the names of its layers that a LoRA adapts.
+        has_vae: x0 are latents; images themselves otherwise.
+    """
+
+    pipelines: tuple[str, ...]
+    network_part = "transformer"
+    targets: tuple[str, ...] = JOINT_ATTENTION
+    has_vae = True
+
+    @abstractmethod
+    def network_class(self) -> type:
+        """diffusers' class of the network."""
+
+    @abstractmethod
+    def time_module(self, network: nn.Module) -> nn.Module:
+        """The module whose output [N width] is the embedding of t."""
+
+    def time_width(self, network: nn.Module) -> int:
+        """Size of the embedding of t."""
+        return self.time_module(network).timestep_embedder.linear_2.out_features
+
+    @abstractmethod
+    def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
+        """Prompts through the pipeline's own text encoders."""
+
+    @abstractmethod
+    def call(
+        self, network: nn.Module, x_t: Float[Tensor, "N C h w"], time: Float[Tensor, " N"], prompts: Embedded
+    ) -> Float[Tensor, "N C h w"]:
+        """The network's output; `time` is of the schedule's `times`."""
+
+    def schedule(self, scheduler: dict[str, Any], tokens: int) -> Schedule:
+        """The noise schedule of a scheduler's settings; `tokens` of an image, for flows that are shifted by them."""
+        from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+
+        if "FlowMatch" not in str(scheduler.get("_class_name")):
+            ddpm = DDPMScheduler.from_config(scheduler)
+            return variance_preserving(ddpm.alphas_cumprod, ddpm.config.prediction_type)
+        flow = FlowMatchEulerDiscreteScheduler.from_config(scheduler)
+        steps = flow.config.num_train_timesteps
+        sigmas = flow.sigmas.flip(0).double()
+        if flow.config.use_dynamic_shifting:
+            sigmas = torch.as_tensor(flow.time_shift(_mu(flow.config, tokens), 1.0, sigmas))
+        return rectified_flow(sigmas, steps)
+
+
+def _mu(config: Any, tokens: int) -> float:
+    """By how much diffusers' pipelines shift the schedule of a flow for an image of so many tokens."""
+    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+    return config.base_shift + slope * (tokens - config.base_image_seq_len)
+
+
+class _UNet(Family):
+    network_part = "unet"
+    targets = ATTENTION
+
+    def network_class(self) -> type:
+        from diffusers import UNet2DConditionModel
+
+        return UNet2DConditionModel
+
+    def time_module(self, network: nn.Module) -> nn.Module:
+        return network.time_embedding
+
+    def time_width(self, network: nn.Module) -> int:
+        return network.time_embedding.linear_2.out_features
+
+    def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
+        return network(x_t, time, prompts["text"]).sample
+
+
+class StableDiffusion(_UNet):
+    """Stable Diffusion 1.x and 2.x, and asdkit's own embedded prior."""
+
+    pipelines = ("StableDiffusionPipeline",)
+
+    def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
+        return {"text": pipeline.encode_prompt(texts, "cpu", 1, False)[0]}
+
+
+class StableDiffusionXL(_UNet):
+    """Stable Diffusion XL: two text encoders, a pooled embedding, and the size of the image."""
+
+    pipelines = ("StableDiffusionXLPipeline",)
+
+    def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
+        text, _, pooled, _ = pipeline.encode_prompt(texts, device="cpu", do_classifier_free_guidance=False)
+        if pipeline.config.force_zeros_for_empty_prompt:
+            given = torch.tensor([bool(t) for t in texts])
+            text, pooled = text * given[:, None, None], pooled * given[:, None]
+        return {"text": text, "pooled": pooled}
+
+    def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
+        height, width = (8 * side for side in x_t.shape[-2:])
+        sizes = torch.tensor([height, width, 0, 0, height, width], device=x_t.device, dtype=x_t.dtype)
+        added = {"text_embeds": prompts["pooled"], "time_ids": sizes.expand(len(x_t), -1)}
+        return network(x_t, time, prompts["text"], added_cond_kwargs=added).sample
+
+
+class DeepFloydIF(_UNet):
+    """The first stage of DeepFloyd IF: pixels of 64 x 64, and a predicted variance that is left out."""
+
+    pipelines = ("IFPipeline",)
+    targets = (*ATTENTION, "add_k_proj", "add_v_proj")
+    has_vae = False
+
+    def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
+        return {"text": pipeline.encode_prompt(texts, False, device="cpu")[0]}
+
+    def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
+        return super().call(network, x_t, time, prompts)[:, : x_t.shape[1]]
+
+
+class PixArt(Family):
+    """PixArt-alpha and PixArt-sigma: a transformer on T5's text, and a predicted variance that is left out."""
+
+    pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
+    targets = ATTENTION
+
+    def network_class(self) -> type:
+        from diffusers import PixArtTransformer2DModel
+
+        return PixArtTransformer2DModel
+
+    def time_module(self, network: nn.Module) -> nn.Module:
+        return network.adaln_single.emb
+
+    def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
+        length = {} if "Alpha" in type(pipeline).__name__ else {"max_sequence_length": 300}
+        text, mask, _, _ = pipeline.encode_prompt(texts, False, device="cpu", **length)
+        return {"text": text, "mask": mask}
+
+    def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
+        sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
+        if network.use_additional_conditions:
+            height, width = (8 * side for side in x_t.shape[-2:])
+            sizes["resolution"] = torch.tensor([height, width], device=x_t.device, dtype=x_t.dtype).repeat(len(x_t), 1)
+            sizes["aspect_ratio"] = torch.full_like(sizes["resolution"][:, :1], height / width)
+        output = network(
+            x_t,
+            encoder_hidden_states=prompts["text"],
+            encoder_attention_mask=prompts["mask"],
+            timestep=time,
+            added_cond_kwargs=sizes,
+        ).sample
+        return output[:, : x_t.shape[1]]
+
+
+class StableDiffusion3(Family):
+    """Stable Diffusion 3 and 3.5: a flow, three text encoders (T5 may be left out), a pooled embedding."""
+
+    pipelines = ("StableDiffusion3Pipeline",)
+
+    def network_class(self) -> type:
+        from diffusers import SD3Transformer2DModel
+
+        return SD3Transformer2DModel
+
+    def time_module(self, network: nn.Module) -> nn.Module:
+        return network.time_text_embed
+
+    def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
+        text, _, pooled, _ = pipeline.encode_prompt(texts, None, None, device="cpu", do_classifier_free_guidance=False)
+        return {"text": text, "pooled": pooled}
+
+    def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
+        return network(
+            x_t, encoder_hidden_states=prompts["text"], pooled_projections=prompts["pooled"], timestep=time
+        ).sample
+
+
+class Flux(Family):
+    """FLUX.1: a flow on patches of 2 x 2; `dev` is told the guidance scale that it was distilled for.
+
+    Args:
+        guidance: that scale; 3.5 is what its pipeline uses.
+    """
+
+    pipelines = ("FluxPipeline",)
+
+    def __init__(self, guidance: float = 3.5) -> None:
+        self.guidance = guidance
+
+    def network_class(self) -> type:
+        from diffusers import FluxTransformer2DModel
+
+        return FluxTransformer2DModel
+
+    def time_module(self, network: nn.Module) -> nn.Module:
+        return network.time_text_embed
+
+    def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
+        text, pooled, _ = pipeline.encode_prompt(texts, None, device="cpu")
+        return {"text": text, "pooled": pooled}
+
+    def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
+        from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+        rows, columns = (side // 2 for side in x_t.shape[-2:])
+        grid = torch.cartesian_prod(torch.arange(1), torch.arange(rows), torch.arange(columns)).to(x_t)
+        told = torch.full_like(time, self.guidance).to(x_t.dtype) if network.config.guidance_embeds else None
+        output = network(
+            pixel_unshuffle(x_t, 2).flatten(2).mT,
+            encoder_hidden_states=prompts["text"],
+            pooled_projections=prompts["pooled"],
+            timestep=(time / 1000).to(x_t.dtype),
+            img_ids=grid,
+            txt_ids=grid.new_zeros(prompts["text"].shape[1], 3),
+            guidance=told,
+        ).sample
+        return pixel_shuffle(output.mT.unflatten(2, (rows, columns)), 2)
+
+
+FAMILIES = (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, DeepFloydIF)
+
+
+def family_of(pipeline: str) -> type[Family]:
+    """The family of a pipeline, by its name in `model_index.json`.
+
+    Raises:
+        ValueError: none of them.
+    """
+    for family in FAMILIES:
+        if pipeline in family.pipelines:
+            return family
+    known = ", ".join(name for family in FAMILIES for name in family.pipelines)
+    raise ValueError(f"asdkit doesn't know models of the kind {pipeline!r}; it knows {known}.")
