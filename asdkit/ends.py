@@ -14,7 +14,7 @@ _NO_DEVICE = ("can not run on your system", "No supported gpu backend", "You req
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _LESS_MEMORY = (
     "lower --data.views_per_step, --model.chunk, --data.size and --model.generator.capacity, in this order, or set "
-    "--model.prior.dtype=bfloat16 and --model.prior.checkpointing=true"
+    "--model.rerender=true and --model.prior.dtype=bfloat16"
 )
 
 
