@@ -40,7 +40,7 @@ from asdkit.callbacks.viewer import Viewer
 from asdkit.callbacks.watch import Watch
 from asdkit.cli_errors import explain
 from asdkit.ends import Diverged, Interrupted, end
-from asdkit.files import slug, write_text
+from asdkit.files import recipe_slug, write_text
 from asdkit.signals import Signals, requeue, slurm_job
 
 _LAUNCHER = "ASDKIT_LAUNCHER"
@@ -172,8 +172,7 @@ class CLI(LightningCLI):
 def _recipe_name(config: Namespace) -> str:
     """The name of the first recipe on the command line, which names the folder of its runs."""
     paths = [str(path) for path in config.get("config") or [] if not str(path).startswith("{")]
-    path = Path(paths[0]) if paths else Path("run")
-    return slug(f"{path.parent.name}-{path.stem}" if path.parent.name == "toybox" else path.stem)
+    return recipe_slug(Path(paths[0]) if paths else Path("run"))
 
 
 def _methods_expanded(arguments: list[str]) -> list[str]:

@@ -22,6 +22,8 @@ asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by 
   asdkit export RUN|FILE      write it for other tools: --format ply,splat,spz,glb,mesh-glb,obj,html,mp4,webp,png
   asdkit view RUN|FILE        look at a run, a checkpoint or a file of splats in a browser, on this machine alone
   asdkit recipes              list the recipes; RECIPE is one of these names or a YAML file
+  asdkit sweep PROMPTS.txt --config RECIPE    a run for each line of a file; started again, it goes on
+  asdkit doctor               what works on this machine, what does not, and what to do about it
 
 RUN is a folder that fit made, runs/<recipe>/<prompt>@<time>. Other options:
 
@@ -39,7 +41,7 @@ FORMATS = {
     "mesh-glb": "mesh.glb", "obj": "mesh.obj", "mp4": "orbit.mp4", "webp": "orbit.webp", "png": "views.png",
 }  # fmt: skip
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-COMMANDS = (*TRAINER_COMMANDS, "export", "view", "recipes")
+COMMANDS = (*TRAINER_COMMANDS, "export", "view", "recipes", "doctor", "sweep")
 PORT = 8080
 
 
@@ -79,6 +81,14 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if command in ("export", "view"):
             return (export if command == "export" else view)(rest)
+        if command == "doctor":
+            from asdkit.doctor import main as examine
+
+            return examine(rest)
+        if command == "sweep":
+            from asdkit.sweeps import main as sweep
+
+            return sweep(rest)
         rest, run = expand(command, rest)
     except UsageError as error:
         print(f"asdkit: {error}", file=sys.stderr)

@@ -102,3 +102,8 @@ def slug(text: str, limit: int = 48) -> str:
     """A text as a folder name: lower-case letters, digits and hyphens."""
     words = "".join(c if c.isascii() and c.isalnum() else " " for c in text.lower()).split()
     return "-".join(words)[:limit].strip("-") or "run"
+
+
+def recipe_slug(path: Path) -> str:
+    """The name of the folder that the runs of a recipe go to."""
+    return slug(f"{path.parent.name}-{path.stem}" if path.parent.name == "toybox" else path.stem)

@@ -20,6 +20,7 @@ LAYERS = [
         "timesteps",
         "camera",
         "files",
+        "machine",
         "extras",
         "pictures",
         "ply",
@@ -32,7 +33,7 @@ LAYERS = [
     {"prior", "fields", "elsewhere", "discriminator", "generators.base"},
     {"adapters", "gammas", "reals", "guidance", "sampling", "priors", "generators", "rasterizers", "meshes"},
     {"distillation", "data", "callbacks", "loading", "viewing"},
-    {"cli", "cli_errors", "app", "export", "__main__", "toybox", "lab"},
+    {"cli", "cli_errors", "app", "export", "__main__", "toybox", "lab", "doctor", "sweeps"},
 ]
 SIBLINGS = {
     ("generators", "rasterizers"),
