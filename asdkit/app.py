@@ -40,7 +40,7 @@ from asdkit.callbacks.viewer import Viewer
 from asdkit.callbacks.watch import Watch
 from asdkit.cli_errors import explain
 from asdkit.ends import Diverged, Interrupted, end
-from asdkit.files import recipe_slug, write_text
+from asdkit.files import local, recipe_slug, shown, write_text
 from asdkit.signals import Signals, requeue, slurm_job
 
 _LAUNCHER = "ASDKIT_LAUNCHER"
@@ -63,7 +63,7 @@ class Parser(LightningArgumentParser):
         """End with one sentence about what was wrong, and the nearest known option."""
         if not self.exit_on_error:
             super().error(message, ex)
-        print(f"asdkit: {explain(message)}", file=sys.stderr)
+        print(f"asdkit: {shown(explain(message))}", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -99,6 +99,14 @@ class CLI(LightningCLI):
             args=arguments,
         )
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, without the option that lets checkpoints be unpickled."""
+        return {name: skipped | {"weights_only"} for name, skipped in LightningCLI.subcommands().items()}
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
+
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         kwargs.setdefault("allow_abbrev", False)
         kwargs.setdefault("usage", "asdkit <command> --config RECIPE [--key value ...]")
@@ -124,14 +132,14 @@ class CLI(LightningCLI):
             raise ValueError(f"trainer.max_steps must be within 1 and {MAX_STEPS_LIMIT}; got {steps}.")
         if config.data is None or config.model is None:
             raise ValueError("The recipe must have a model and data; start from one that `asdkit recipes` lists.")
-        if config.ckpt_path and not Path(config.ckpt_path).is_file():
+        if config.ckpt_path and not local(config.ckpt_path).is_file():
             raise ValueError(f"There is no checkpoint {config.ckpt_path}; look into the run's folder checkpoints.")
         if not config.run.recipe:
             config.run.recipe = _recipe_name(config)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self.config[self.subcommand]
-        kwargs["default_root_dir"] = str(self.run_folder or config.run.root)
+        kwargs["default_root_dir"] = str(self.run_folder or local(config.run.root))
         if config.trainer.logger is None:
             kwargs["logger"] = False
         trainer = super().instantiate_trainer(**kwargs)
@@ -162,7 +170,7 @@ class CLI(LightningCLI):
         if goes_on:
             self.config_init[self.subcommand].ckpt_path = str(last)
         if trainer.is_global_zero:
-            print(f"Run folder: {folder}{', from its last checkpoint' if goes_on else ''}", file=sys.stderr)
+            print(f"Run folder: {shown(str(folder))}{', from its last checkpoint' if goes_on else ''}", file=sys.stderr)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
         """The always-present callbacks, in the order they act; checkpoints are last, after the check for NaN."""

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import asdkit
+from asdkit.files import local, shown
+from asdkit.trust import trusting
 
 USAGE = """\
 asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by a difference of score fields.
@@ -27,6 +29,7 @@ asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by 
 
 RUN is a folder that fit made, runs/<recipe>/<prompt>@<time>. Other options:
 
+  --trust PACKAGE             let recipes and checkpoints name its classes, also a module's in this folder; repeatable
   --viewer [PORT]             with fit: look at the object in a browser while it is made (port 8080)
   --version                   print the version
   <command> --help            every option of a command, and --model.help=CLASS those of one part
@@ -89,23 +92,42 @@ def main(arguments: list[str] | None = None) -> int:
             from asdkit.sweeps import main as sweep
 
             return sweep(rest)
+        packages, rest = _trusted(rest)
         rest, run = expand(command, rest)
-    except UsageError as error:
-        print(f"asdkit: {error}", file=sys.stderr)
+    except ValueError as error:
+        print(f"asdkit: {shown(str(error))}", file=sys.stderr)
         return 2
-    _prepare()
+    _prepare(packages)
     from asdkit.app import run_trainer_command
 
-    return run_trainer_command([command, *rest], run)
+    with trusting(packages):
+        return run_trainer_command([command, *rest], run)
 
 
-def _prepare() -> None:
-    """Before torch is imported: quiet libraries, and users' own modules are found in the working directory."""
+def _trusted(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The packages that `--trust` names, and the other arguments."""
+    packages: list[str] = []
+    others: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        flag, equals, value = argument.partition("=")
+        if flag == "--trust":
+            packages.append(value if equals else next(waiting, ""))
+        else:
+            others.append(argument)
+    for name in packages:
+        if not all(part.isidentifier() for part in name.split(".")) or name.split(".")[0] == "jsonargparse":
+            raise UsageError(f"--trust needs a package that may be imported, such as my_module; got {name!r}.")
+    return packages, others
+
+
+def _prepare(packages: list[str]) -> None:
+    """Before torch is imported: quiet libraries, and let a trusted module be found in the working directory."""
     quiet = {"JSONARGPARSE_DEPRECATION_WARNINGS": "off", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     for name, value in (quiet | {"DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}).items():
         os.environ.setdefault(name, value)
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if packages and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: no file there takes the place of a library
 
 
 def view(arguments: list[str]) -> int:
@@ -164,13 +186,16 @@ def export(arguments: list[str]) -> int:
 
 def _carried_out(parser: Arguments, arguments: list[str], act: Callable[[argparse.Namespace], None]) -> int:
     """The exit code of a command that acts on its options; what goes wrong is one sentence."""
+    packages, arguments = _trusted(arguments)
+    parser.epilog = "--trust PACKAGE: let checkpoints name its classes, also a module's in this folder; repeatable"
     try:
         options = parser.parse_args(arguments)
     except SystemExit:  # after --help; what is wrong with the options is a UsageError
         return 0
-    _prepare()
+    _prepare(packages)
     try:
-        act(options)
+        with trusting(packages):
+            act(options)
     except (KeyboardInterrupt, Exception) as error:
         from asdkit.ends import end
 
@@ -196,7 +221,7 @@ def find_recipe(name: str) -> Path:
     Raises:
         UsageError: there is none.
     """
-    if Path(name).is_file():
+    if local(name).is_file():
         return Path(name)
     short = name.removeprefix("./").removeprefix("recipes/").removesuffix(".yaml")
     known = recipes()
@@ -244,7 +269,7 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
 
 def _run_arguments(run: Path, others: list[str]) -> list[str]:
     """The recipe and the last checkpoint of a run folder."""
-    if not (run / "config.yaml").is_file():
+    if not (local(run) / "config.yaml").is_file():
         raise UsageError(f"{run} is no run folder, for it has no config.yaml; name a folder that asdkit fit made.")
     found = ["--config", str(run / "config.yaml")]
     if not any(argument.split("=")[0] == "--ckpt_path" for argument in others):

@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,12 +12,13 @@ from torch import Tensor
 
 from asdkit.fields import Field
 from asdkit.generators.base import Generator, Render
-from asdkit.generators.saved import started_anyhow
+from asdkit.generators.saved import INSTANTIATOR, read, started_anyhow
 from asdkit.objectives import Weighting, inject, saturation, weight
 from asdkit.part import Part
 from asdkit.prior import Noised, Prior
 from asdkit.randomness import generator_for
 from asdkit.timesteps import Timesteps
+from asdkit.trust import refusal, trusting
 from asdkit.views import Shot, Views
 
 _log = logging.getLogger(__name__)
@@ -87,9 +89,7 @@ class Distillation(Part, pl.LightningModule):
             raise ValueError(
                 f"random_background and background must lie in [0, 1]; got {random_background} and {background}."
             )
-        self.save_hyperparameters(
-            self.spec["init_args"] | {"_instantiator": "pytorch_lightning.cli.instantiate_module"}
-        )
+        self.save_hyperparameters(self.spec["init_args"] | {"_instantiator": INSTANTIATOR})
         timesteps = timesteps or Timesteps()
         self.prompt, self.source, self.seed, self.background = prompt, source, seed, background
         self.prior, self.generator, self.guidance, self.timesteps = prior, generator, guidance, timesteps
@@ -305,6 +305,22 @@ class Distillation(Part, pl.LightningModule):
         return self.show(batch.views if isinstance(batch, Shot) else batch)
 
     # ------------------------------------------------------------------------------------------------ checkpoints
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, **options: Any) -> "Distillation":
+        """Lightning's, for files of this machine: nothing in them is executed, and `asdkit.trust` says what is named.
+
+        Raises:
+            ValueError: the file is missing, broken, of something else, or names a class that is not trusted.
+        """
+        file = read(Path(checkpoint_path)).file
+        try:
+            with trusting():
+                return super().load_from_checkpoint(file, **options | {"weights_only": True})
+        except Exception as error:
+            if refused := refusal(str(error), str(file)):
+                raise ValueError(refused) from None
+            raise
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Everything that learns; never the frozen prior."""

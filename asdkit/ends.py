@@ -7,7 +7,7 @@ import sys
 import traceback
 
 from asdkit.extras import MissingExtra
-from asdkit.files import CannotWrite
+from asdkit.files import CannotWrite, shown
 from asdkit.part import PriorUnavailable, unwrapped
 
 _NO_DEVICE = ("can not run on your system", "No supported gpu backend", "You requested gpu", "no NVIDIA driver")
@@ -60,7 +60,7 @@ def status(code: int) -> str:
 def sentence(error: BaseException) -> str:
     """What has happened and what to do, in a line."""
     error = unwrapped(error)
-    text = " ".join(str(error).split())
+    text = shown(str(error))
     code = exit_code(error)
     if isinstance(error, Interrupted):
         text = f"Stopped by {error.signum.name}."

@@ -172,7 +172,7 @@ class Sweep:
         texts = [path.read_bytes() for path in paths]
         given = {key: value for text in texts for key, value in _section(text, "run").items() if value}
         given |= {key: value[-1] for key in ("root", "recipe") if (value := values(expanded, f"--run.{key}"))}
-        self.parent = Path(given.get("root", "runs"), given.get("recipe") or recipe_slug(paths[0]))
+        self.parent = Path(given.get("root", "runs"), slug(given.get("recipe") or recipe_slug(paths[0])))
         self.key = hashlib.sha256(b"\0".join([*map(os.fsencode, options), *texts])).hexdigest()
         self.folder = self.parent / f"sweep-{slug(title)}-{self.key[:8]}"
         self.prompts, self.options = prompts, options

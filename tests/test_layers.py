@@ -20,6 +20,7 @@ LAYERS = [
         "timesteps",
         "camera",
         "files",
+        "trust",
         "machine",
         "extras",
         "pictures",

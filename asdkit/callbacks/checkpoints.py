@@ -1,6 +1,7 @@
 """Checkpoints by iterations, written whole or not at all, and the weights alone as safetensors."""
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors.torch import save
 from asdkit.callbacks.watch import Watch
 from asdkit.distillation import Distillation
 from asdkit.ends import Interrupted
-from asdkit.files import atomic, write_bytes
+from asdkit.files import atomic, local, write_bytes
 
 
 class Checkpoints(ModelCheckpoint):
@@ -43,6 +44,11 @@ class Checkpoints(ModelCheckpoint):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.dirpath = str(Path(trainer.default_root_dir).absolute() / "checkpoints")
         super().setup(trainer, pl_module, stage)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """A checkpoint comes from anywhere: of what it calls its predecessor only a file beside it is ever replaced."""
+        path = Path(state_dict["best_model_path"])
+        self.best_model_path = str(path) if str(path.parent) == self.dirpath else ""
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
         """The last iteration is kept too, before anything is made of it, and so is one that a signal makes the last."""
@@ -86,13 +92,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """What a checkpoint holds; no code in it is ever executed.
 
         Raises:
-            ValueError: the file is damaged.
+            ValueError: the file is damaged, no checkpoint, or not of this machine.
         """
-        if not is_whole(Path(path)):
-            whole = [str(other) for other in sorted(Path(path).parent.glob("step-*.ckpt")) if is_whole(other)]
-            advice = f"the newest whole one is --ckpt_path {whole[-1]}" if whole else "there is no whole one beside it"
-            raise ValueError(f"The checkpoint {path} is damaged; {advice}.")
-        return super().load_checkpoint(path, map_location, weights_only=True)
+        path = local(path)
+        try:
+            if is_whole(path):
+                return super().load_checkpoint(path, map_location, weights_only=True)
+        except OSError:
+            raise
+        except Exception:  # torch's reader raises whatever a broken file makes it stumble over
+            pass
+        whole = [other for other in sorted(path.parent.glob("step-*.ckpt")) if other != path and is_whole(other)]
+        advice = f" The newest whole one beside it is --ckpt_path {whole[-1]}." if whole else ""
+        raise ValueError(f"{path} is broken, or no checkpoint of asdkit.{advice}")
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint of this machine and nothing else, for its path may come from a checkpoint."""
+        path = Path(path)
+        if path.suffix == ".ckpt" and path.is_dir():  # a sharded one
+            shutil.rmtree(path)
+        elif path.suffix == ".ckpt":
+            path.unlink(missing_ok=True)
 
 
 def is_whole(path: Path) -> bool:

@@ -45,7 +45,7 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
     job = slurm_job()
     stem = slug(name) if name else f"{slug(prompt)}@{f'job{job}' if job else time.strftime('%Y%m%d-%H%M%S')}"
     for attempt in range(1, 100):
-        folder = root / recipe / (stem if attempt == 1 else f"{stem}-{attempt}")
+        folder = root / slug(recipe) / (stem if attempt == 1 else f"{stem}-{attempt}")
         try:
             with writing(folder):
                 folder.mkdir(parents=True)
