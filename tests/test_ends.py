@@ -50,6 +50,8 @@ def nothing_is_left_running() -> Iterator[None]:
 
 def process(recipe: Path, *options: str, name: str = "one", **environment: str) -> Forked:
     arguments = ["fit", "--config", str(recipe), *OPTIONS, *([f"--run.name={name}"] if name else []), *options]
+    own = {module for module in ("ending_parts", "slow_part", "stuck") if any(module in option for option in options)}
+    arguments += [f"--trust={module}" for module in own]
     log = recipe.parent / f"{name}{environment.get('RANK', '')}.log"
     return Forked(lambda: main(arguments), log, environment)
 
