@@ -21,9 +21,10 @@ from pytorch_lightning.cli import LightningCLI
 from torch.utils.flop_counter import FlopCounterMode
 
 from asdkit.app import CLI, answered
-from asdkit.callbacks.finite import StopWhenNotFinite
 from asdkit.callbacks.run_folder import MetricsCSV
+from asdkit.callbacks.watch import Watch
 from asdkit.distillation import Distillation
+from asdkit.signals import Signals
 from asdkit.stepping import LOGGING, NEVER, OTHER, Plain, Sections, apart, counted, paper_faithful, seconds
 
 PACKAGES = ("torch", "pytorch-lightning", "diffusers", "peft", "gsplat", "numba")
@@ -44,20 +45,21 @@ def run_bench_command(arguments: list[str], steps: int, as_json: bool) -> int:
         as_json: print facts as JSON instead of a table.
     """
 
-    def act() -> None:
+    def act(signals: Signals) -> None:
         with redirect_stdout(sys.stderr):
-            facts = measured(arguments, steps)
+            facts = measured(arguments, steps, signals)
         print(json.dumps(facts, indent=2) if as_json else table(facts))
 
     return answered(act)
 
 
-def measured(arguments: list[str], steps: int) -> dict[str, Any]:
+def measured(arguments: list[str], steps: int, signals: Signals) -> dict[str, Any]:
     """Facts about the steps of a recipe.
 
     Args:
         arguments: options of `fit`, short forms expanded.
         steps: how many of each kind are timed.
+        signals: of the process.
 
     Raises:
         ValueError: `steps` below 1.
@@ -65,7 +67,7 @@ def measured(arguments: list[str], steps: int) -> dict[str, Any]:
     if steps < 1:
         raise ValueError(f"bench needs at least one step; got --steps {steps}.")
     with TemporaryDirectory() as folder:
-        recipe = Measuring(arguments, steps, Path(folder))
+        recipe = Measuring(arguments, steps, Path(folder), signals)
     return {"recipe": recipe.name, **recipe.bench.facts}
 
 
@@ -76,11 +78,12 @@ class Measuring(CLI):
         arguments: options of `fit`.
         steps: how many of each kind are timed.
         folder: for Lightning's metrics.
+        signals: of the process.
     """
 
-    def __init__(self, arguments: list[str], steps: int, folder: Path) -> None:
+    def __init__(self, arguments: list[str], steps: int, folder: Path, signals: Signals) -> None:
         self.steps, self.folder = steps, folder
-        super().__init__(["fit", *arguments], None)
+        super().__init__(["fit", *arguments], None, signals)
 
     @property
     def name(self) -> str:
@@ -97,7 +100,7 @@ class Measuring(CLI):
         changes = {
             "max_steps": self.bench.total,
             "logger": MetricsCSV(self.folder),
-            "callbacks": [StopWhenNotFinite(), self.bench],
+            "callbacks": [Watch(self._signals), self.bench],
             "default_root_dir": str(self.folder),
             "devices": 1,
             "enable_checkpointing": False,

@@ -70,10 +70,10 @@ class Plain:
 
     @contextmanager
     def _alone(self) -> Iterator[SimpleNamespace]:
-        """The module meets a stand-in for its trainer, which counts, and nothing of Lightning's."""
+        """The module meets a stand-in for its trainer, which counts and does nothing else."""
         optimizers, clip = self.trainer.optimizers, torch.nn.utils.clip_grad_norm_
         stand_in = SimpleNamespace(
-            global_step=0, global_rank=0, world_size=1, strategy=None, log_every_n_steps=self.every
+            global_step=0, global_rank=0, world_size=1, strategy=self.trainer.strategy, log_every_n_steps=self.every
         )
         hooks = [
             optimizer.register_step_pre_hook(lambda o, *_: self.module.on_before_optimizer_step(o))

@@ -23,6 +23,7 @@ from asdkit.generators.images import Latents
 from asdkit.guidance import ASD, SDS
 from asdkit.priors.families import StableDiffusion
 from asdkit.priors.pretrained import Pretrained
+from asdkit.signals import Signals
 from asdkit.stepping import LOGGING, Plain, Sections, counted, paper_faithful, priors_of, replaced
 
 VIEWS, SIZE = 2, 16
@@ -36,7 +37,7 @@ def measuring(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Me
     folder = tmp_path_factory.mktemp("bench")
     path = folder / "small.yaml"
     path.write_text(RECIPE.format(prior=tiny_folder, root=folder / "runs"))
-    found = Measuring(["--config", str(path), "--trainer.log_every_n_steps=2"], 5, folder / "metrics")
+    found = Measuring(["--config", str(path), "--trainer.log_every_n_steps=2"], 5, folder / "metrics", Signals())
     assert not (folder / "runs").exists()
     return found
 
