@@ -1,12 +1,15 @@
 """Named architectures: the published models' sizes and operations, and random weights that stay finite."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from architectures import on_meta, operations_of
 
+from asdkit.cli import main
 from asdkit.priors.architectures import ARCHITECTURES, RandomModel
 from asdkit.priors.families import family_of
 from asdkit.priors.pretrained import Pretrained
@@ -122,3 +125,16 @@ def test_the_table_in_the_documentation() -> None:
 
     text = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text()
     assert documented_row("sd21") in text
+
+
+@pytest.mark.parametrize("views", [1, 4])
+def test_the_commands_in_the_documentation_resolve(views: int, capsys: pytest.CaptureFixture) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text()
+    common = re.search(r"`COMMON` stands for `([^`]*)`", text)[1].split()
+    options = re.search(r"`asdkit bench COMMON --steps 100 (--data.views_per_step 4 --model[^`]*)`", text)[1].split()
+    assert main(["fit", *common, *options, f"--data.views_per_step={views}", "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    model = config["model"]["init_args"]
+    assert model["prior"]["init_args"]["path"] == "random:sd21" and model["prior"]["init_args"]["dtype"] == "bfloat16"
+    assert model["generator"]["init_args"]["count"] == 100_000
+    assert (config["data"]["init_args"]["size"], config["data"]["init_args"]["views_per_step"]) == (512, views)
