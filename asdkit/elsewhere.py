@@ -173,17 +173,19 @@ class Above(Field):
     def parts(self) -> list[Field]:
         return [self.field]
 
-    def _above(self, x: Noised) -> Bool[Tensor, " B"]:
-        return x.t >= self.t_from * len(x.prior.schedule)
+    def _above(self, x: Noised, t: Int[Tensor, " B"]) -> Bool[Tensor, " B"]:
+        return t >= self.t_from * len(x.prior.schedule)
+
+    def _counts(self, x: Noised) -> bool:
+        return bool(self._above(x, x.drawn_t).any())
 
     def asks(self, x: Noised) -> list[Condition]:
-        return self.field.asks(x) if bool(self._above(x).any()) else []
+        return self.field.asks(x) if self._counts(x) else []
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
-        above = self._above(x)
-        if not bool(above.any()):
+        if not self._counts(x):
             return torch.zeros_like(x.eps)
-        return torch.where(above[:, None, None, None], self.field(x), 0.0)
+        return torch.where(self._above(x, x.t)[:, None, None, None], self.field(x), 0.0)
 
 
 class Scorer(Part, ABC):
