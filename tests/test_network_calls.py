@@ -1,4 +1,4 @@
-"""How often the network is asked, and about how many samples: counted on a real one, against numbers counted by hand."""
+"""How often the network is asked, and about how many samples: counted, against numbers counted by hand."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from asdkit.adapters import Embedding, LoRA, UNetCopy
+from asdkit.adapters import Embedding, UNetCopy
 from asdkit.data import Cameras, Canvas
 from asdkit.distillation import Distillation
 from asdkit.fields import Field

@@ -1,7 +1,8 @@
 """What makes real priors fit and run: half precision, checkpointing, compilation, tiny autoencoders, no waiting."""
 
+import inspect
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from asdkit.discriminator import Adapter
 from asdkit.distillation import Distillation
 from asdkit.fields import Field
 from asdkit.generators.base import Generator
+from asdkit.generators.density import MCMC
+from asdkit.generators.encodings import Voxels
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Latents, Pixels
-from asdkit.guidance import ASD, DeltaASD, SDS
+from asdkit.generators.nerf import NeRF
+from asdkit.guidance import ASD, DeltaASD
 from asdkit.prior import Noised
 from asdkit.priors import families, pretrained
 from asdkit.priors.pretrained import Pretrained
@@ -165,20 +169,30 @@ GUIDANCES: dict[str, Callable[[], Field]] = {
 }
 
 
-def _kept(field: Field, prior: Pretrained) -> tuple[dict[str, Tensor], int]:
-    """Gradients, and how many numbers were kept for the backward pass (those within blocks that are computed again
-    are not, but what is asked for inside torch's own checkpoint is no business of outer hooks)."""
-    kept: dict[int, int] = {}
+class _Kept(torch.autograd.graph.saved_tensors_hooks):
+    """Adds up what is kept for the backward pass."""
 
-    def keep(tensor: Tensor) -> Tensor:
+    def __init__(self) -> None:
+        super().__init__(self._keep, lambda tensor: tensor)
+        self._storages: dict[int, int] = {}
+
+    def _keep(self, tensor: Tensor) -> Tensor:
         if not isinstance(tensor, nn.Parameter):
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            self._storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    @property
+    def bytes(self) -> int:
+        return sum(self._storages.values())
+
+
+def _kept(field: Field, prior: Pretrained) -> tuple[dict[str, Tensor], int]:
+    """Gradients, and how many bytes were kept for them."""
+    kept = _Kept()
+    with kept:
         loss = field.loss(_draw(prior))
     loss.backward()
-    return {name: p.grad for name, p in field.named_parameters() if p.grad is not None}, sum(kept.values())
+    return {name: p.grad for name, p in field.named_parameters() if p.grad is not None}, kept.bytes
 
 
 @pytest.mark.parametrize("name", GUIDANCES)
@@ -200,12 +214,11 @@ def test_checkpointing_covers_the_autoencoder(deep_folder: Path) -> None:
     found = []
     for checkpointing in (False, True):
         prior, mine = _prior(deep_folder, checkpointing=checkpointing), images.clone().requires_grad_()
-        kept: list[int] = []
-        keep = lambda tensor: kept.append(tensor.nbytes) or tensor  # noqa: E731
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        kept = _Kept()
+        with kept:
             x0 = prior.encode(mine)
         x0.square().sum().backward()
-        found.append((mine.grad, sum(kept)))
+        found.append((mine.grad, kept.bytes))
     assert torch.allclose(found[0][0], found[1][0], rtol=1e-5, atol=1e-7)
     assert found[1][1] < 0.7 * found[0][1]
 
@@ -305,6 +318,8 @@ class Graphs:
 def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Graphs]:
     torch._dynamo.reset()
     backend, compiled = Graphs(), torch.compile
+    for name in ("_add_offset", "_checkpointed"):  # type checks of the tests themselves would be compiled, too
+        monkeypatch.setattr(Pretrained, name, inspect.unwrap(getattr(Pretrained, name)))
     monkeypatch.setattr(torch, "compile", lambda *args, **settings: compiled(*args, backend=backend, **settings))
     yield backend
     torch._dynamo.reset()
@@ -325,19 +340,18 @@ class Glances(pl.Callback):
         self.counts.append(self.graphs.count)
 
 
-COMPILED: dict[str, tuple[Callable[[], Field], dict[str, Any], int]] = {
-    "ASD": (lambda: ASD(), {}, 2),  # the frozen network on two conditions, the adapted one with gradient
-    "ASD, two steps": (lambda: ASD(), {"critic_steps": 2}, 2),
-    "ASD, embedding": (lambda: ASD(adapter=Embedding()), {}, 2),
-    "ASD, own draws": (lambda: ASD(), {"share_noise": False}, 4),  # e_phi without gradient, e_y of one condition
-    "SDS": (lambda: SDS(), {}, 1),
+COMPILED: dict[str, tuple[Callable[[], Field], dict[str, Any], bool, int]] = {
+    # name: guidance, settings, whether there are cameras, graphs
+    "shared": (lambda: ASD(), {"critic_steps": 2}, True, 2),  # the frozen network on two conditions; the adapted one
+    "embedding": (lambda: ASD(adapter=Embedding()), {}, False, 2),
+    "own draws": (lambda: ASD(), {"share_noise": False}, False, 4),  # e_phi without gradient, e_y of one condition
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPILED)
-@pytest.mark.parametrize("cameras", [False, True])
-def test_training_has_two_graphs_and_no_more(tiny_folder: Path, graphs: Graphs, name: str, cameras: bool) -> None:
-    guidance, settings, expected = COMPILED[name]
+def test_training_has_two_graphs_and_no_more(tiny_folder: Path, graphs: Graphs, name: str) -> None:
+    guidance, settings, cameras, expected = COMPILED[name]
 
     def fit(compile: bool) -> Distillation:
         torch.manual_seed(0)
@@ -368,3 +382,211 @@ def test_checkpointing_and_compiling_go_together(tiny_folder: Path, graphs: Grap
     assert graphs.count >= 1
     for key, gradient in expected.items():
         assert torch.allclose(gradients[key], gradient, rtol=1e-4, atol=1e-6), key
+
+
+# ------------------------------------------------------------------------------------------------- layout, attention
+
+
+def test_convolutions_change_their_order_of_axes_on_cuda_alone(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, expected = torch.rand(1, 3, 16, 16), []
+    for devices in (("cuda",), ("cpu",)):
+        monkeypatch.setattr(pretrained, "CHANNELS_LAST_ON", devices)
+        prior = _prior(tiny_folder)
+        field = _roused(_ready(ASD(), prior))
+        prior.to("cpu")
+        for part in (prior.network, prior.vae):
+            weights = [m.weight for m in part.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+            last = [w for w in weights if w.is_contiguous(memory_format=torch.channels_last) and not w.is_contiguous()]
+            assert len(last) == (sum(min(w.shape[:2]) > 1 for w in weights) if "cpu" in devices else 0)
+        expected.append((field(_draw(prior)).detach(), prior.encode(images)))
+    (plain, x0), (last, its) = expected
+    assert torch.allclose(plain, last, atol=1e-4) and torch.allclose(x0, its, atol=1e-5)
+
+
+class Attentions(TorchFunctionMode):
+    """Counts calls of torch's own attention, whose kernels never hold a matrix of tokens by tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is nn.functional.scaled_dot_product_attention
+        return function(*args, **(kwargs or {}))
+
+
+def _attention_layers(network: nn.Module) -> int:
+    return sum(hasattr(module, "to_out") or hasattr(module, "add_q_proj") for module in network.modules())
+
+
+def test_attention_is_torchs_own(tiny_folder: Path) -> None:
+    priors = [_prior(tiny_folder), *(_transformer(kind, False) for kind in ("sd3", "pixart"))]
+    for prior in priors:
+        field = _ready(ASD(), prior)
+        layers = _attention_layers(prior.network)
+        assert layers > 0
+        for adapter in (None, _adapter(field)):
+            x = _draw(prior)
+            with Attentions() as mode:
+                x.predict(*_condition(field), adapter)
+            assert mode.count == layers
+
+
+# --------------------------------------------------------------------------------------------------- tiny autoencoder
+
+
+def _tiny_vae(folder: Path, channels: int = 4) -> Path:
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(5)
+    AutoencoderTiny(
+        encoder_block_out_channels=(4, 4), decoder_block_out_channels=(4, 4), num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1), latent_channels=channels,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scaled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_pipeline(tmp_path_factory.mktemp("scaled"), kl=True, scaling_factor=0.18215)
+
+
+def test_a_tiny_autoencoder_speaks_scaled_latents(scaled_folder: Path, tmp_path: Path) -> None:
+    from diffusers import AutoencoderTiny
+
+    tiny = AutoencoderTiny.from_pretrained(_tiny_vae(tmp_path)).eval()
+    prior = _prior(scaled_folder, tiny_vae=str(tmp_path))
+    images = torch.rand(2, 3, 16, 16, requires_grad=True)
+    x0 = prior.encode(images)
+    expected = tiny.encode(2 * images - 1).latents  # its scaling factor is 1: no 0.18215
+    assert torch.allclose(x0, expected, atol=1e-6) and x0.shape[1:] == prior.latent_shape(16, 16)
+    (gradient,) = torch.autograd.grad(x0.square().sum(), images)
+    (its,) = torch.autograd.grad(expected.square().sum(), images)
+    assert torch.allclose(gradient, its, atol=1e-5) and gradient.abs().max() > 0
+    with torch.no_grad():
+        shown = (tiny.decode(x0).sample / 2 + 0.5).clamp(0, 1)
+    assert torch.allclose(prior.decode(x0), shown, atol=1e-6)
+    assert not any(p.requires_grad for p in prior.parameters())
+    own = _prior(scaled_folder)
+    assert not torch.allclose(own.encode(images), x0, atol=1e-2)
+    assert prior.digest != own.digest and prior.digest.startswith(own.digest)
+
+
+def test_a_tiny_autoencoder_that_does_not_fit_is_one_sentence(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"16 channels and the prior's latents 4; name one of its family\.$"):
+        _prior(tiny_folder, tiny_vae=str(_tiny_vae(tmp_path, 16)))
+    with pytest.raises(ValueError, match="There is no"):
+        _prior(tiny_folder, tiny_vae=str(tmp_path / "none"))
+
+
+# -------------------------------------------------------------------------------------------------------- no waiting
+
+WAITS = {
+    torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.is_nonzero, torch.ops.aten.equal,
+    torch.ops.aten.masked_select, torch.ops.aten.unique_dim, torch.ops.aten._unique2, torch.ops.aten.bincount,
+    torch.ops.aten._linalg_check_errors,
+}  # fmt: skip
+
+
+class Waits(TorchDispatchMode):
+    """Notes operations whose result a GPU would have to be waited for: numbers, and tensors whose size is a result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        packet = function.overloadpacket
+        masks = packet in (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_) and any(
+            mask is not None and mask.dtype == torch.bool for mask in args[1]
+        )
+        if (packet in WAITS or masks) and not _in_optimizer():
+            self.found.append(str(packet))
+        return function(*args, **(kwargs or {}))
+
+
+def _in_optimizer() -> bool:
+    """Adam's count of steps is a number on the CPU, wherever its parameters are."""
+    return any("/torch/optim/" in frame.f_code.co_filename for frame, _ in traceback.walk_stack(None))
+
+
+class Watch(pl.Callback):
+    """Notes, for each iteration, what would be waited for in the training step."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[str]] = []
+
+    def on_train_batch_start(self, *rest: Any) -> None:
+        self.mode = Waits()
+        self.mode.__enter__()
+
+    def on_train_batch_end(self, *rest: Any) -> None:
+        self.mode.__exit__(None, None, None)
+        self.steps.append(self.mode.found)
+
+
+def test_what_counts_as_waiting() -> None:
+    mask, values = torch.tensor([True, False]), torch.rand(2)
+    for wait in (
+        lambda: float(values.sum()),
+        lambda: bool(mask.any()),
+        lambda: mask.nonzero(),
+        lambda: values[mask],
+        lambda: torch.linalg.inv(torch.eye(2)),
+    ):
+        with Waits() as mode:
+            wait()
+        assert mode.found
+    with Waits() as mode:
+        values.masked_fill(mask, 0.0)[torch.tensor([1])]
+    assert not mode.found
+
+
+@pytest.mark.parametrize("settings", [{}, {"share_noise": False, "critic_steps": 2, "critic_clip": 1.0}])
+@pytest.mark.parametrize("kind", ["pixels", "latents", "gaussians", "nerf"])
+def test_a_step_waits_for_nothing_unless_it_is_logged(tiny_folder: Path, kind: str, settings: dict[str, Any]) -> None:
+    """On the CPU the rasteriser and the loader are the CPU's own; Gaussians are looked up after a round of density."""
+    growing = {"densify_every": 4, "densify_from": 4, "density": MCMC(growth=0.5)}
+    generator: Generator = {
+        "pixels": lambda: Pixels(count=2, size=16),
+        "latents": lambda: Latents(count=2, size=16),
+        "gaussians": lambda: Gaussians(count=20, capacity=40, opacity_weight=0.1, scale_weight=0.1, **growing),
+        "nerf": lambda: NeRF(Voxels((4,)), samples=4, opacity_weight=0.1, occupancy_every=3),
+    }[kind]()
+    watch, guidance = Watch(), ASD(adapter=LoRA())
+    _fit(Pretrained(str(tiny_folder)), generator, guidance, 7, log_every=3, callbacks=(watch,), **settings)
+    logged = {2, 5}
+    rounds = {"gaussians": {0, 3, 4}}.get(kind, set())  # the first look, a round of density, the look after it
+    march = ["aten.nonzero"] if kind == "nerf" else []  # which samples are not in empty space
+    for step, found in enumerate(watch.steps):
+        if step in logged:
+            assert "aten._local_scalar_dense" in found
+        elif step not in rounds:
+            assert found == march, step
+    if kind == "gaussians":
+        assert watch.steps[4] == ["aten.nonzero"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["pixels", "latents"])
+def test_a_step_on_cuda_does_not_wait(tiny_folder: Path, kind: str) -> None:
+    class Strict(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *rest: Any) -> None:
+            torch.cuda.set_sync_debug_mode("error" if trainer.global_step > 2 else "default")
+
+        def on_train_batch_end(self, *rest: Any) -> None:
+            torch.cuda.set_sync_debug_mode("default")
+
+    generator = Pixels(count=2, size=16) if kind == "pixels" else Latents(count=2, size=16)
+    prior = Pretrained(str(tiny_folder), dtype="bfloat16")
+    _fit(prior, generator, ASD(), 6, callbacks=(Strict(),), accelerator="cuda")
+
+
+def test_numbers_are_logged_every_so_many_steps_alone(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[int] = []
+    monkeypatch.setattr(Distillation, "log_dict", lambda self, *args, **rest: logged.append(self.global_step))
+    _fit(Pretrained(str(tiny_folder)), Latents(count=2, size=16), ASD(), 7, log_every=3)
+    assert logged == [3, 3, 6, 6]  # after the step of the optimiser, which counts

@@ -82,9 +82,12 @@ class Pretrained(Prior):
 
     @property
     def digest(self) -> str:
-        """The first 12 hex digits of the SHA-256 over the names and contents of all weight files."""
+        """The first 12 hex digits of the SHA-256 over the names and contents of all weight files; with a tiny
+        autoencoder its own after them.
+        """
         if not self._digest:
-            self._digest = ModelFolder(self.folder).digest()
+            folders = [self.folder, *([Path(self.tiny_vae).expanduser()] if self.tiny_vae else [])]
+            self._digest = "+".join(ModelFolder(folder).digest() for folder in folders)
         return self._digest
 
     def setup(self) -> None:
