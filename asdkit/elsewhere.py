@@ -176,14 +176,14 @@ class Above(Field):
     def _above(self, x: Noised, t: Int[Tensor, " B"]) -> Bool[Tensor, " B"]:
         return t >= self.t_from * len(x.prior.schedule)
 
-    def _counts(self, x: Noised) -> bool:
-        return bool(self._above(x, x.drawn_t).any())
+    def _asked(self, x: Noised) -> bool:
+        return x.prior.sharded or bool(self._above(x, x.drawn_t).any())
 
     def asks(self, x: Noised) -> list[Condition]:
-        return self.field.asks(x) if self._counts(x) else []
+        return self.field.asks(x) if self._asked(x) else []
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
-        if not self._counts(x):
+        if not self._asked(x):
             return torch.zeros_like(x.eps)
         return torch.where(self._above(x, x.t)[:, None, None, None], self.field(x), 0.0)
 
