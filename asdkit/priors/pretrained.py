@@ -1,15 +1,16 @@
 """Pretrained text-to-image models as priors, through diffusers."""
 
 import copy
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from asdkit.camera import CameraEmbedding
 from asdkit.prior import Noised, Prior, Switch
@@ -18,6 +19,7 @@ from asdkit.priors.folder import ModelFolder
 from asdkit.prompts import DREAMFUSION, Condition, ViewWords
 
 EMBEDDED = "toybox"
+CHANNELS_LAST_ON = ("cuda",)  # devices on which convolutions are faster that way
 
 
 class Pretrained(Prior):
@@ -30,6 +32,11 @@ class Pretrained(Prior):
             early iterations can render small ones (`data.size`); 0 for encoding all as they are.
         dtype: what the frozen networks compute in; schedule, phi and generator stay in single precision or better.
         distilled_guidance: the guidance scale that a guidance-distilled network (FLUX.1 dev) is told.
+        checkpointing: compute what lies within the networks' blocks again in the backward pass, instead of keeping it:
+            less memory for about one more forward pass of what learns, and of the autoencoder.
+        compile: compile the network with torch.compile, at the first iterations; not what pictures are made of.
+        tiny_vae: a folder with an `AutoencoderTiny` (TAESD and its kin) that takes the place of the model's own
+            autoencoder, of which it is an approximation; empty for none.
 
     Raises:
         ValueError: a negative size, an unknown kind of model, or the folder or a part of it is missing or torn (in
@@ -43,6 +50,9 @@ class Pretrained(Prior):
         image_size: int = 0,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         distilled_guidance: float = 3.5,
+        checkpointing: bool = False,
+        compile: bool = False,
+        tiny_vae: str = "",
     ) -> None:
         super().__init__()
         if image_size < 0:
@@ -51,7 +61,8 @@ class Pretrained(Prior):
             raise ValueError("The prior's path is empty; name a folder in diffusers' layout, or toybox.")
         self.path, self._use_camera, self.image_size = path, use_camera, image_size
         self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-        self._distilled_guidance = distilled_guidance
+        self._distilled_guidance, self.tiny_vae = distilled_guidance, tiny_vae
+        self.checkpointing, self.compile_network = checkpointing, compile
         self.view_words: ViewWords | None = DREAMFUSION
         self.known_words: frozenset[str] | None = None
         self.camera: CameraEmbedding | None = None
@@ -59,6 +70,8 @@ class Pretrained(Prior):
         self._digest = ""
         self._embeddings: dict[str, Embedded] = {}
         self._offset: Tensor | None = None
+        self._again: Callable[[], AbstractContextManager] = nullcontext  # what a block is computed again in
+        self._hot = False
 
     @property
     def folder(self) -> Path:
@@ -69,9 +82,12 @@ class Pretrained(Prior):
 
     @property
     def digest(self) -> str:
-        """The first 12 hex digits of the SHA-256 over the names and contents of all weight files."""
+        """The first 12 hex digits of the SHA-256 over the names and contents of all weight files; with a tiny
+        autoencoder its own after them.
+        """
         if not self._digest:
-            self._digest = ModelFolder(self.folder).digest()
+            folders = [self.folder, *([Path(self.tiny_vae).expanduser()] if self.tiny_vae else [])]
+            self._digest = "+".join(ModelFolder(folder).digest() for folder in folders)
         return self._digest
 
     def setup(self) -> None:
@@ -92,6 +108,9 @@ class Pretrained(Prior):
         self.schedule = self.family.schedule(folder.json("scheduler/scheduler_config.json"), (size // 16) ** 2)
         self._load_extras(folder)
         self.requires_grad_(False).eval()
+        self._hasten(self.network)
+        if self.checkpointing and self.vae is not None:
+            self.vae.enable_gradient_checkpointing(self._checkpointed)
 
     def _family(self, index: dict[str, Any]) -> Family:
         kind = family_of(str(index.get("_class_name")))
@@ -100,16 +119,26 @@ class Pretrained(Prior):
     def _load_vae(self, folder: ModelFolder, index: dict[str, Any]) -> nn.Module:
         from diffusers import AutoencoderKL, AutoencoderTiny
 
+        if self.tiny_vae:
+            vae = ModelFolder(Path(self.tiny_vae).expanduser()).model(AutoencoderTiny, ".", self.dtype)
+            mine, its = folder.json("vae/config.json")["latent_channels"], vae.config.latent_channels
+            if mine != its:
+                raise ValueError(f"tiny_vae has {its} channels and the prior's latents {mine}; name one of its family.")
+            return vae
         tiny = index.get("vae", ["", ""])[1] == "AutoencoderTiny"
         overflows = folder.json("vae/config.json").get("force_upcast", False) and self.dtype == torch.float16
         dtype = torch.float32 if overflows else self.dtype
         return folder.model(AutoencoderTiny if tiny else AutoencoderKL, "vae", dtype)
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "Pretrained":
-        """Prompt embeddings move with the weights."""
+        """Prompt embeddings move with the weights; convolutions take the order of axes that is fast there."""
         super()._apply(function, recurse)
+        device = function(torch.zeros(1)).device
+        if device.type in CHANNELS_LAST_ON:
+            for part in filter(None, (self._modules.get("network"), self.vae)):
+                part.to(memory_format=torch.channels_last)
         self._embeddings = {
-            text: {name: value.to(function(torch.zeros(1)).device) for name, value in embedded.items()}
+            text: {name: value.to(device) for name, value in embedded.items()}
             for text, embedded in self._embeddings.items()
         }
         return self
@@ -196,12 +225,12 @@ class Pretrained(Prior):
     ) -> list[Float[Tensor, "B C h w"]]:
         self.prepare(conditions)
         copies = len(conditions)
-        dtype = next(self.network.parameters()).dtype
         rows = [self._rows(x, condition) for condition in conditions]
         prompts = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
         x_t, t = x.x_t.repeat(copies, 1, 1, 1), x.t.repeat(copies)
         adapted = nullcontext() if adapter is None else adapter.switched_on(x.views, copies)
-        with self.offset_time(self._camera_rows(x, conditions)), adapted:
+        with self.offset_time(self._camera_rows(x, conditions)), adapted, self._graphs(adapter):
+            dtype = next(self.network.parameters()).dtype
             prompts["text"] = self.moved(prompts["text"])
             prompts = {name: value.to(dtype) for name, value in prompts.items()}
             output = self.family.call(self.network, x_t.to(dtype), self.schedule.times[t], prompts)
@@ -237,17 +266,51 @@ class Pretrained(Prior):
         return embedding if self._offset is None else embedding + self._offset.to(embedding)
 
     def copy_network(self) -> nn.Module:
-        """A copy of the network, hooked like the original, whose hook would drag this whole prior along."""
-        time_module = self.family.time_module(self.network)
-        hooks, time_module._forward_hooks = time_module._forward_hooks, OrderedDict()
-        try:
-            copied = copy.deepcopy(self.network).float()
-        finally:
-            time_module._forward_hooks = hooks
-        self.family.time_module(copied).register_forward_hook(self._add_offset)
+        """A copy of the network in single precision; its hooks, like the original's, are methods of this prior."""
+        copied = copy.deepcopy(self.network, {id(self): self}).float()
+        self._hasten(copied)
         return copied
+
+    # ------------------------------------------------------------------------------------------------ speed and memory
+
+    def _hasten(self, network: nn.Module) -> None:
+        if self.checkpointing:
+            network.enable_gradient_checkpointing(self._checkpointed)
+        if self.compile_network:
+            network.compile(dynamic=False)
+
+    def _checkpointed(self, block: nn.Module, *args: Any) -> Any:
+        """A block's output, which is computed again in the backward pass, with the adapter that is on now."""
+        if torch.compiler.is_compiling():  # the graph holds the adapter
+            return checkpoint(block, *args, use_reentrant=False)
+        contexts = partial(_then, self._again)
+        return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+    @contextmanager
+    def _graphs(self, adapter: Switch | None) -> Iterator[None]:
+        """Compiled graphs are for training steps alone; what is computed again there has this adapter on."""
+        eager = self.compile_network and not self._hot
+        self._again = nullcontext if adapter is None else partial(adapter.switched_on, None, 1)
+        with torch.compiler.set_stance("force_eager") if eager else nullcontext():
+            try:
+                yield
+            finally:
+                self._again = nullcontext
+
+    @contextmanager
+    def in_step(self) -> Iterator[None]:
+        self._hot = True
+        try:
+            yield
+        finally:
+            self._hot = False
 
 
 def _wide(values: Tensor) -> Tensor:
     """In single precision, if they are in half."""
     return values.float() if values.itemsize < 4 else values
+
+
+def _then(again: Callable[[], AbstractContextManager]) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """The contexts of a block's first and second computation."""
+    return nullcontext(), again()
