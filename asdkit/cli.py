@@ -26,6 +26,7 @@ asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by 
 
 RUN is a folder that fit made, runs/<recipe>/<prompt>@<time>. Other options:
 
+  --prior PRIOR               toybox, sd21-base and other aliases, a hub's owner/name[@revision], a folder or a file
   --viewer [PORT]             with fit: look at the object in a browser while it is made (port 8080)
   --version                   print the version
   <command> --help            every option of a command, and --model.help=CLASS those of one part
@@ -90,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _prepare() -> None:
     """Before torch is imported: quiet libraries, and users' own modules are found in the working directory."""
-    quiet = {"JSONARGPARSE_DEPRECATION_WARNINGS": "off", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    quiet = {"JSONARGPARSE_DEPRECATION_WARNINGS": "off", "HF_HUB_DISABLE_TELEMETRY": "1"}
     for name, value in (quiet | {"DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}).items():
         os.environ.setdefault(name, value)
     if os.getcwd() not in sys.path and "" not in sys.path:
@@ -279,10 +280,16 @@ def _asset(flag: str, value: str) -> list[str]:
     return ["--data.asset", value, "--model.generator.init", value]
 
 
+def _prior(flag: str, value: str) -> list[str]:
+    """Every component comes from one place."""
+    return [f"--model.prior.path={value}"]
+
+
 _SHORT_FORMS = {
     "--asset": _asset,
     "--config": _config,
     "-c": _config,
     "--model.prompt": _prompt,
     "--model.target": _target,
+    "--prior": _prior,
 }

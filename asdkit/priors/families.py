@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from asdkit.part import PriorUnavailable
 from asdkit.schedules import Schedule, rectified_flow, variance_preserving
 
 Embedded = dict[str, Tensor]  # of prompts, a row for each: `text` [N L D], and what else a family needs
@@ -240,10 +241,10 @@ def family_of(pipeline: str) -> type[Family]:
     """The family of a pipeline, by its name in `model_index.json`.
 
     Raises:
-        ValueError: none of them.
+        PriorUnavailable: none of them.
     """
     for family in FAMILIES:
         if pipeline in family.pipelines:
             return family
     known = ", ".join(name for family in FAMILIES for name in family.pipelines)
-    raise ValueError(f"asdkit doesn't know models of the kind {pipeline!r}; it knows {known}.")
+    raise PriorUnavailable(f"asdkit doesn't know models of the kind {pipeline!r}; it knows {known}.")

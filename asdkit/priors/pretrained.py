@@ -4,6 +4,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,18 +14,26 @@ from torch import Tensor, nn
 
 from asdkit.camera import CameraEmbedding
 from asdkit.prior import Noised, Prior, Switch
+from asdkit.priors.contents import fingerprint
 from asdkit.priors.families import Embedded, Family, Flux, family_of
 from asdkit.priors.folder import ModelFolder
+from asdkit.priors.hub import lora_file
+from asdkit.priors.lora import add_lora
+from asdkit.priors.sources import EMBEDDED, source
 from asdkit.prompts import DREAMFUSION, Condition, ViewWords
-
-EMBEDDED = "toybox"
 
 
 class Pretrained(Prior):
     """A frozen text-to-image model: Stable Diffusion 1 to 3.5, XL, FLUX.1, PixArt, or the first stage of DeepFloyd IF.
 
     Args:
-        path: a folder in diffusers' layout, or `toybox` for the small model that asdkit ships.
+        path: `toybox` for the small model that asdkit ships, a folder in diffusers' layout, a .safetensors file with
+            a whole model, an id of the hub (`owner/name` or `owner/name@revision`), or its alias such as `sd21-base`.
+        revision: of an id: a branch, a tag or a commit; what the alias pins, or the main branch, when empty.
+        variant: weights whose files' names say so are preferred, such as `fp16`.
+        config: of a single file: the model whose settings and vocabularies it shares, named as in `path`.
+        lora: a LoRA that is added to the frozen weights: a .safetensors file, its folder, or an id.
+        lora_scale: how much of it.
         use_camera: give the camera itself to a model that takes it (a folder `camera/`), beside the view words.
         image_size: images of another height and width, in pixels, are resized to this before they are encoded, so that
             early iterations can render small ones (`data.size`); 0 for encoding all as they are.
@@ -32,13 +41,18 @@ class Pretrained(Prior):
         distilled_guidance: the guidance scale that a guidance-distilled network (FLUX.1 dev) is told.
 
     Raises:
-        ValueError: a negative size, an unknown kind of model, or the folder or a part of it is missing or torn (in
-            `setup`).
+        ValueError: a negative size, an empty path, or two revisions.
+        PriorUnavailable: (in `setup`) it is missing, torn, gated, withdrawn, of an unknown kind, or out of reach.
     """
 
     def __init__(
         self,
         path: str = EMBEDDED,
+        revision: str = "",
+        variant: str = "",
+        config: str = "",
+        lora: str = "",
+        lora_scale: float = 1.0,
         use_camera: bool = True,
         image_size: int = 0,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
@@ -49,6 +63,7 @@ class Pretrained(Prior):
             raise ValueError(f"The prior's image_size can't be negative; got {image_size}.")
         if not path:
             raise ValueError("The prior's path is empty; name a folder in diffusers' layout, or toybox.")
+        self._source, self._lora, self._lora_scale = (path, revision, variant, config), lora, lora_scale
         self.path, self._use_camera, self.image_size = path, use_camera, image_size
         self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
         self._distilled_guidance = distilled_guidance
@@ -60,30 +75,37 @@ class Pretrained(Prior):
         self._embeddings: dict[str, Embedded] = {}
         self._offset: Tensor | None = None
 
+    @cached_property
+    def files(self) -> ModelFolder:
+        """Where the weights are; an id that is not in the hub's cache is fetched when this is first asked for."""
+        return source(*self._source)
+
     @property
     def folder(self) -> Path:
-        """Where the weights are."""
-        if self.path == EMBEDDED:
-            return Path(__file__).parents[1] / "toybox" / "weights"
-        return Path(self.path).expanduser()
+        """Their folder; that of the settings, if the weights are in a single file."""
+        return self.files.path
 
     @property
     def digest(self) -> str:
-        """The first 12 hex digits of the SHA-256 over the names and contents of all weight files."""
+        """A fingerprint of 12 hex digits of the weights, and of the LoRA that is added to them."""
         if not self._digest:
-            self._digest = ModelFolder(self.folder).digest()
+            self._digest = self.files.digest()
+            if self._lora:
+                lora = {"lora": lora_file(self._lora)}
+                self._digest = fingerprint(lora, lora, f"{self._digest} {self._lora_scale}")
         return self._digest
 
     def setup(self) -> None:
         if "network" in self._modules:
             return
-        folder = ModelFolder(self.folder)
+        folder = self.files
         index = folder.json("model_index.json")
         self.family = self._family(index)
         if self.family.has_vae:
             self.vae = self._load_vae(folder, index)
             self.channels = self.vae.config.latent_channels
         self.network = folder.model(self.family.network_class(), self.family.network_part, self.dtype)
+        self._add_lora(self.family.network_part, self.network)
         self.channels = self.channels or self.network.config.in_channels
         self.adapter_targets = self.family.targets
         self.family.time_module(self.network).register_forward_hook(self._add_offset)
@@ -92,6 +114,11 @@ class Pretrained(Prior):
         self.schedule = self.family.schedule(folder.json("scheduler/scheduler_config.json"), (size // 16) ** 2)
         self._load_extras(folder)
         self.requires_grad_(False).eval()
+
+    def _add_lora(self, part: str, model: nn.Module | None) -> None:
+        if self._lora and model is not None:
+            index = self.files.json("model_index.json")
+            add_lora(lora_file(self._lora), index["_class_name"], part, model, self.network.config, self._lora_scale)
 
     def _family(self, index: dict[str, Any]) -> Family:
         kind = family_of(str(index.get("_class_name")))
@@ -176,7 +203,9 @@ class Pretrained(Prior):
     def _embed(self, texts: list[str]) -> Embedded:
         """Prompts through the text encoders, which are loaded for that and let go."""
         parts = {self.family.network_part: self.network, "vae": self.vae}
-        pipeline = ModelFolder(self.folder).text_pipeline(parts, self.dtype)
+        pipeline = self.files.text_pipeline(parts, self.dtype)
+        for part in ("text_encoder", "text_encoder_2"):
+            self._add_lora(part, getattr(pipeline, part, None))
         return {name: _wide(value) for name, value in self.family.embed(pipeline, texts).items()}
 
     def _texts(self, condition: Condition) -> list[str]:
