@@ -43,7 +43,6 @@ class _Attached(Adapter):
         if self._prior:
             return
         for other in self._other:
-            other.setup()
             _require_alike(prior, other)
         prior = self.model(prior)
         with torch.random.fork_rng(devices=[]):

@@ -68,7 +68,7 @@ def test_short_forms_are_expanded() -> None:
 
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_resolves(capsys: pytest.CaptureFixture, name: str) -> None:
-    base = name.rpartition("/")[0]  # image2d/vsd is an overlay of image2d
+    base = name.rpartition("/")[0].replace("priors", "gs3d")  # image2d/vsd is an overlay of image2d
     config = resolved(capsys, *(["--config", base] if base in recipes() else []), "--config", name)
     assert config["model"]["class_path"].startswith("asdkit.")
     assert config["trainer"]["max_steps"] >= 100
@@ -183,8 +183,8 @@ def test_a_torn_prior_fails_in_one_sentence(
     if tear:
         shutil.copytree(tiny_folder, folder)
         (folder / tear).write_bytes((folder / tear).read_bytes()[:40])
-    code, _, err = run(capsys, "fit", "--config", recipe, "--model.prior.path", folder)
-    assert code == 2
+    code, _, err = run(capsys, "fit", "--config", recipe, "--prior", folder)
+    assert code == 4
     assert str(folder) in err and "Traceback" not in err
     (report,) = tmp_path.joinpath("runs").rglob("run.json")
     assert '"status": "failed"' in report.read_text()

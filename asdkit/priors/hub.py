@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from asdkit.files import local
 from asdkit.part import PriorUnavailable
 from asdkit.priors.contents import LORA, Read, names_in, read_json
 
@@ -184,7 +185,7 @@ def lora_file(name: str) -> Path:
     Raises:
         PriorUnavailable: there is none, or not one alone.
     """
-    path = Path(name).expanduser()
+    path = local(name).expanduser()
     if path.is_file():
         if path.suffix != ".safetensors":
             raise PriorUnavailable(f"The LoRA {path} is no .safetensors file; asdkit opens no pickles, so convert it.")

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from asdkit.files import local
 from asdkit.part import PriorUnavailable
 from asdkit.priors.contents import check_length, fingerprint, needed
 from asdkit.priors.folder import ModelFolder, check_complete
@@ -42,19 +43,19 @@ def source(path: str, revision: str = "", variant: str = "", config: str = "") -
     Raises:
         PriorUnavailable: it is missing, torn, gated, withdrawn, of an unknown kind, or the hub is out of reach.
     """
-    local = Path(path).expanduser()
     if path == EMBEDDED:
         return ModelFolder(Path(__file__).parents[1] / "toybox" / "weights")
-    if local.is_file():
-        return _single(local, config)
+    file = local(path).expanduser()
+    if file.is_file():
+        return _single(file, config)
     return ModelFolder(_folder(path, revision, variant), variant)
 
 
 def _folder(path: str, revision: str = "", variant: str = "", without: tuple[str, ...] = ()) -> Path:
-    local = Path(path).expanduser()
-    found = None if local.is_dir() else parse(path, revision)
+    folder = local(path).expanduser()
+    found = None if folder.is_dir() else parse(path, revision)
     if found is None:
-        return local
+        return folder
     return snapshot(*found, lambda names, read: needed(found[0], names, read, variant, without))
 
 
