@@ -10,6 +10,8 @@ LAYERS = [
     {
         "",
         "part",
+        "ends",
+        "signals",
         "schedules",
         "views",
         "prompts",

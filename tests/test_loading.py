@@ -326,6 +326,7 @@ def test_the_command_says_it_in_one_sentence(
     online.error = errors.GatedRepoError("x", response=_answer(403))
     code = main(["fit", "--config", str(recipe), "--prior", "owner/name"])
     err = capsys.readouterr().err
+    assert online.revisions == [None]  # it is asked once
     assert code == CODE and "asdkit: owner/name is gated: accept its licence" in err and "Traceback" not in err
 
 

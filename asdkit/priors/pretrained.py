@@ -4,7 +4,6 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asdkit.camera import CameraEmbedding
+from asdkit.part import PriorUnavailable
 from asdkit.prior import Noised, Prior, Switch
 from asdkit.priors.contents import fingerprint
 from asdkit.priors.families import Embedded, Family, Flux, family_of
@@ -71,14 +71,30 @@ class Pretrained(Prior):
         self.known_words: frozenset[str] | None = None
         self.camera: CameraEmbedding | None = None
         self.vae: nn.Module | None = None
+        self._files: ModelFolder | None = None
+        self._lora_file: Path | None = None
+        self._unavailable: PriorUnavailable | None = None
         self._digest = ""
         self._embeddings: dict[str, Embedded] = {}
         self._offset: Tensor | None = None
 
-    @cached_property
+    @property
     def files(self) -> ModelFolder:
-        """Where the weights are; an id that is not in the hub's cache is fetched when this is first asked for."""
-        return source(*self._source)
+        """Where the weights are; an id that is not in the hub's cache is fetched when this is first asked for.
+
+        Raises:
+            PriorUnavailable: it can't be had; the hub isn't asked a second time.
+        """
+        if self._unavailable is not None:
+            raise self._unavailable
+        if self._files is None:
+            try:
+                self._lora_file = lora_file(self._lora) if self._lora else None
+                self._files = source(*self._source)
+            except PriorUnavailable as error:
+                self._unavailable = error
+                raise
+        return self._files
 
     @property
     def folder(self) -> Path:
@@ -90,8 +106,8 @@ class Pretrained(Prior):
         """A fingerprint of 12 hex digits of the weights, and of the LoRA that is added to them."""
         if not self._digest:
             self._digest = self.files.digest()
-            if self._lora:
-                lora = {"lora": lora_file(self._lora)}
+            if self._lora_file:
+                lora = {"lora": self._lora_file}
                 self._digest = fingerprint(lora, lora, f"{self._digest} {self._lora_scale}")
         return self._digest
 
@@ -116,9 +132,9 @@ class Pretrained(Prior):
         self.requires_grad_(False).eval()
 
     def _add_lora(self, part: str, model: nn.Module | None) -> None:
-        if self._lora and model is not None:
-            index = self.files.json("model_index.json")
-            add_lora(lora_file(self._lora), index["_class_name"], part, model, self.network.config, self._lora_scale)
+        if self._lora_file and model is not None:
+            pipeline = self.files.json("model_index.json")["_class_name"]
+            add_lora(self._lora_file, pipeline, part, model, self.network.config, self._lora_scale)
 
     def _family(self, index: dict[str, Any]) -> Family:
         kind = family_of(str(index.get("_class_name")))
