@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny import save_tiny_pipeline
+from tiny_families import make
 from torch import Tensor, nn
 
 from asdkit.adapters import LoRA
@@ -241,6 +242,27 @@ def test_a_lora_for_a_convolution(folder: Path, base: Pretrained, tmp_path: Path
     images = torch.randn(2, 4, 8, 8, generator=random)
     convolved = nn.functional.conv2d(nn.functional.conv2d(images, down, padding=1), up)
     assert torch.allclose(found(images), plain(images) + convolved, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux", "deepfloyd"])
+def test_every_family(tmp_path: Path, family: str) -> None:
+    path, pipeline = make(family, tmp_path / "model")
+    part = "unet" if hasattr(pipeline, "unet") else "transformer"
+    network = getattr(pipeline, part)
+    name = next(name for name, _ in network.named_modules() if name.endswith("to_q"))
+    weight = network.get_submodule(name).weight
+    up, down = _factors(network.get_submodule(name))
+    save_file({f"{part}.{name}.lora_B.weight": up, f"{part}.{name}.lora_A.weight": down}, tmp_path / "l.safetensors")
+    found = _loaded(path, tmp_path / "l.safetensors", 0.5).network.state_dict()
+    assert torch.allclose(found.pop(f"{name}.weight"), weight + 0.5 * up @ down, atol=1e-5)
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in found.items())
+
+
+def test_pixart_takes_none(tmp_path: Path, folder: Path) -> None:
+    path, _ = make("pixart", tmp_path / "model")
+    save_file({"transformer.a.lora_A.weight": torch.ones(1, 1)}, tmp_path / "l.safetensors")
+    with pytest.raises(PriorUnavailable, match="reads no LoRAs for a PixArt"):
+        _loaded(path, tmp_path / "l.safetensors")
 
 
 def test_the_file_of_a_lora(tmp_path: Path) -> None:
