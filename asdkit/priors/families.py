@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from asdkit.part import PriorUnavailable
 from asdkit.randomness import sent
 from asdkit.schedules import Schedule, rectified_flow, variance_preserving
 
@@ -242,10 +243,10 @@ def family_of(pipeline: str) -> type[Family]:
     """The family of a pipeline, by its name in `model_index.json`.
 
     Raises:
-        ValueError: none of them.
+        PriorUnavailable: none of them.
     """
     for family in FAMILIES:
         if pipeline in family.pipelines:
             return family
     known = ", ".join(name for family in FAMILIES for name in family.pipelines)
-    raise ValueError(f"asdkit doesn't know models of the kind {pipeline!r}; it knows {known}.")
+    raise PriorUnavailable(f"asdkit doesn't know models of the kind {pipeline!r}; it knows {known}.")

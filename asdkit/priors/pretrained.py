@@ -13,12 +13,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from asdkit.camera import CameraEmbedding
+from asdkit.part import PriorUnavailable
 from asdkit.prior import Noised, Prior, Switch
+from asdkit.priors.contents import fingerprint
 from asdkit.priors.families import Embedded, Family, Flux, family_of
 from asdkit.priors.folder import ModelFolder
+from asdkit.priors.hub import lora_file
+from asdkit.priors.lora import add_lora
+from asdkit.priors.sources import EMBEDDED, Alone, source
 from asdkit.prompts import DREAMFUSION, Condition, ViewWords
 
-EMBEDDED = "toybox"
 CHANNELS_LAST_ON = ("cuda",)  # devices on which convolutions are faster that way
 
 
@@ -26,7 +30,13 @@ class Pretrained(Prior):
     """A frozen text-to-image model: Stable Diffusion 1 to 3.5, XL, FLUX.1, PixArt, or the first stage of DeepFloyd IF.
 
     Args:
-        path: a folder in diffusers' layout, or `toybox` for the small model that asdkit ships.
+        path: `toybox` for the small model that asdkit ships, a folder in diffusers' layout, a .safetensors file with
+            a whole model, an id of the hub (`owner/name` or `owner/name@revision`), or its alias such as `sd21-base`.
+        revision: of an id: a branch, a tag or a commit; what the alias pins, or the main branch, when empty.
+        variant: weights whose files' names say so are preferred, such as `fp16`.
+        config: of a single file: the model whose settings and vocabularies it shares, named as in `path`.
+        lora: a LoRA that is added to the frozen weights: a .safetensors file, its folder, or an id.
+        lora_scale: how much of it.
         use_camera: give the camera itself to a model that takes it (a folder `camera/`), beside the view words.
         image_size: images of another height and width, in pixels, are resized to this before they are encoded, so that
             early iterations can render small ones (`data.size`); 0 for encoding all as they are.
@@ -35,17 +45,22 @@ class Pretrained(Prior):
         checkpointing: compute what lies within the networks' blocks again in the backward pass, instead of keeping it:
             less memory for about one more forward pass of what learns, and of the autoencoder.
         compile: compile the network with torch.compile, at the first iterations; not what pictures are made of.
-        tiny_vae: a folder with an `AutoencoderTiny` (TAESD and its kin) that takes the place of the model's own
-            autoencoder, of which it is an approximation; empty for none.
+        tiny_vae: a folder, or an id of the hub, with an `AutoencoderTiny` (TAESD and its kin) that takes the place of
+            the model's own autoencoder, of which it is an approximation; empty for none.
 
     Raises:
-        ValueError: a negative size, an unknown kind of model, or the folder or a part of it is missing or torn (in
-            `setup`).
+        ValueError: a negative size, an empty path, or two revisions.
+        PriorUnavailable: (in `setup`) it is missing, torn, gated, withdrawn, of an unknown kind, or out of reach.
     """
 
     def __init__(
         self,
         path: str = EMBEDDED,
+        revision: str = "",
+        variant: str = "",
+        config: str = "",
+        lora: str = "",
+        lora_scale: float = 1.0,
         use_camera: bool = True,
         image_size: int = 0,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
@@ -59,6 +74,7 @@ class Pretrained(Prior):
             raise ValueError(f"The prior's image_size can't be negative; got {image_size}.")
         if not path:
             raise ValueError("The prior's path is empty; name a folder in diffusers' layout, or toybox.")
+        self._source, self._lora, self._lora_scale = (path, revision, variant, config), lora, lora_scale
         self.path, self._use_camera, self.image_size = path, use_camera, image_size
         self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
         self._distilled_guidance, self.tiny_vae = distilled_guidance, tiny_vae
@@ -67,6 +83,9 @@ class Pretrained(Prior):
         self.known_words: frozenset[str] | None = None
         self.camera: CameraEmbedding | None = None
         self.vae: nn.Module | None = None
+        self._files: ModelFolder | None = None
+        self._lora_file: Path | None = None
+        self._unavailable: PriorUnavailable | None = None
         self._digest = ""
         self._embeddings: dict[str, Embedded] = {}
         self._offset: Tensor | None = None
@@ -74,32 +93,52 @@ class Pretrained(Prior):
         self._hot = False
 
     @property
+    def files(self) -> ModelFolder:
+        """Where the weights are; an id that is not in the hub's cache is fetched when this is first asked for.
+
+        Raises:
+            PriorUnavailable: it can't be had; the hub isn't asked a second time.
+        """
+        if self._unavailable is not None:
+            raise self._unavailable
+        if self._files is None:
+            try:
+                self._lora_file = lora_file(self._lora) if self._lora else None
+                self._files = source(*self._source)
+            except PriorUnavailable as error:
+                self._unavailable = error
+                raise
+        return self._files
+
+    @property
     def folder(self) -> Path:
-        """Where the weights are."""
-        if self.path == EMBEDDED:
-            return Path(__file__).parents[1] / "toybox" / "weights"
-        return Path(self.path).expanduser()
+        """Their folder; that of the settings, if the weights are in a single file."""
+        return self.files.path
 
     @property
     def digest(self) -> str:
-        """The first 12 hex digits of the SHA-256 over the names and contents of all weight files; with a tiny
-        autoencoder its own after them.
+        """A fingerprint of 12 hex digits of the weights, and of the LoRA that is added to them; with a tiny autoencoder
+        its own after them.
         """
         if not self._digest:
-            folders = [self.folder, *([Path(self.tiny_vae).expanduser()] if self.tiny_vae else [])]
-            self._digest = "+".join(ModelFolder(folder).digest() for folder in folders)
+            digest = self.files.digest()
+            if self._lora_file:
+                lora = {"lora": self._lora_file}
+                digest = fingerprint(lora, lora, f"{digest} {self._lora_scale}")
+            self._digest = f"{digest}+{Alone(self.tiny_vae).digest()}" if self.tiny_vae else digest
         return self._digest
 
     def setup(self) -> None:
         if "network" in self._modules:
             return
-        folder = ModelFolder(self.folder)
+        folder = self.files
         index = folder.json("model_index.json")
         self.family = self._family(index)
         if self.family.has_vae:
             self.vae = self._load_vae(folder, index)
             self.channels = self.vae.config.latent_channels
         self.network = folder.model(self.family.network_class(), self.family.network_part, self.dtype)
+        self._add_lora(self.family.network_part, self.network)
         self.channels = self.channels or self.network.config.in_channels
         self.adapter_targets = self.family.targets
         self.family.time_module(self.network).register_forward_hook(self._add_offset)
@@ -112,6 +151,11 @@ class Pretrained(Prior):
         if self.checkpointing and self.vae is not None:
             self.vae.enable_gradient_checkpointing(self._checkpointed)
 
+    def _add_lora(self, part: str, model: nn.Module | None) -> None:
+        if self._lora_file and model is not None:
+            pipeline = self.files.json("model_index.json")["_class_name"]
+            add_lora(self._lora_file, pipeline, part, model, self.network.config, self._lora_scale)
+
     def _family(self, index: dict[str, Any]) -> Family:
         kind = family_of(str(index.get("_class_name")))
         return kind(self._distilled_guidance) if kind is Flux else kind()
@@ -120,7 +164,7 @@ class Pretrained(Prior):
         from diffusers import AutoencoderKL, AutoencoderTiny
 
         if self.tiny_vae:
-            vae = ModelFolder(Path(self.tiny_vae).expanduser()).model(AutoencoderTiny, ".", self.dtype)
+            vae = Alone(self.tiny_vae).model(AutoencoderTiny, ".", self.dtype)
             mine, its = folder.json("vae/config.json")["latent_channels"], vae.config.latent_channels
             if mine != its:
                 raise ValueError(f"tiny_vae has {its} channels and the prior's latents {mine}; name one of its family.")
@@ -205,7 +249,9 @@ class Pretrained(Prior):
     def _embed(self, texts: list[str]) -> Embedded:
         """Prompts through the text encoders, which are loaded for that and let go."""
         parts = {self.family.network_part: self.network, "vae": self.vae}
-        pipeline = ModelFolder(self.folder).text_pipeline(parts, self.dtype)
+        pipeline = self.files.text_pipeline(parts, self.dtype)
+        for part in ("text_encoder", "text_encoder_2"):
+            self._add_lora(part, getattr(pipeline, part, None))
         return {name: _wide(value) for name, value in self.family.embed(pipeline, texts).items()}
 
     def _texts(self, condition: Condition) -> list[str]:
