@@ -185,13 +185,13 @@ class Embedding(_Attached):
         if not shape:
             raise ValueError(f"{type(prior).__name__} has no embedding of prompts that could be learned; use a LoRA.")
         self._rows = slice(1, 1 + self.tokens) if self.tokens else slice(None)
-        self._whole = torch.zeros(shape)
-        self.weights["offset"] = nn.Parameter(self._whole[self._rows].clone())
+        self._shape = shape
+        self.weights["offset"] = nn.Parameter(torch.zeros(shape)[self._rows].clone())
 
     @contextmanager
     def within(self, prior: Prior) -> Iterator[None]:
         offset = self.weights["offset"]
-        whole = self._whole.to(offset).clone()
+        whole = offset.new_zeros(self._shape)
         whole[self._rows] = offset
         with prior.offset_condition(whole):
             yield

@@ -30,6 +30,7 @@ asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by 
 
 RUN is a folder that fit made, runs/<recipe>/<prompt>@<time>. Other options:
 
+  --prior PRIOR               toybox, sd21-base and other aliases, a hub's owner/name[@revision], a folder or a file
   --trust PACKAGE             let recipes and checkpoints name its classes, also a module's in this folder; repeatable
   --viewer [PORT]             with fit: look at the object in a browser while it is made (port 8080)
   --version                   print the version
@@ -126,7 +127,7 @@ def _trusted(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _prepare(packages: list[str]) -> None:
     """Before torch is imported: quiet libraries, and let a trusted module be found in the working directory."""
-    quiet = {"JSONARGPARSE_DEPRECATION_WARNINGS": "off", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    quiet = {"JSONARGPARSE_DEPRECATION_WARNINGS": "off", "HF_HUB_DISABLE_TELEMETRY": "1"}
     for name, value in (quiet | {"DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}).items():
         os.environ.setdefault(name, value)
     if packages and os.getcwd() not in sys.path:
@@ -346,6 +347,11 @@ def _prior(flag: str, value: str) -> list[str]:
 def _asset(flag: str, value: str) -> list[str]:
     """Editing in 3D starts from the object that it compares with."""
     return ["--data.asset", value, "--model.generator.init", value]
+
+
+def _prior(flag: str, value: str) -> list[str]:
+    """Every component comes from one place."""
+    return [f"--model.prior.path={value}"]
 
 
 _SHORT_FORMS = {

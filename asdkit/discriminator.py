@@ -160,7 +160,7 @@ class Discriminator(Field):
     def forget(self, x: Noised) -> None:
         x.forget(self.adapter)
 
-    def diagnostics(self, x: Noised) -> dict[str, float]:
+    def diagnostics(self, x: Noised, ask: bool = True) -> dict[str, float]:
         """What to log.
 
         `gap` is ||e_phi - eps||^2 - ||e_y - eps||^2 per value (the discriminator's estimate of a log-density ratio),
@@ -169,6 +169,8 @@ class Discriminator(Field):
         samples that no longer count.
         """
         x = self._fake(x)
+        if not (ask or self._known(x)):
+            return {}
         with torch.no_grad():
             e_phi, e_y = self(x).detach(), x.predict(self.condition())
             fake, text = (e_phi - x.eps).square().mean(), (e_y - x.eps).square().mean()
@@ -181,11 +183,14 @@ class Discriminator(Field):
                 "gamma": gamma,
                 "lambda_eff": effective_scale(value_at(self.scale, x.step), gamma),
             }
-            if self.real is not None:
+            if self.real is not None and (ask or self._known(self.real_draw(x))):
                 real = self.real_draw(x)
                 e_y = real.predict(self.condition())
                 found["real_clipped"] = real_loss(self(real), real.eps, e_y, 0.0, self.real_clip)[1].item()
             return found
+
+    def _known(self, x: Noised) -> bool:
+        return x.knows(self.condition()) and x.knows(self.condition(), self.adapter)
 
     def condition(self) -> Condition:
         """What e_phi is conditioned on: the prompt y."""

@@ -15,7 +15,7 @@ from asdkit.generators.saved import INSTANTIATOR, read, started_anyhow
 from asdkit.objectives import Weighting, inject, saturation, weight
 from asdkit.part import Part, require
 from asdkit.prior import Noised, Prior
-from asdkit.randomness import generator_for
+from asdkit.randomness import generator_for, sent
 from asdkit.ranks import Sharded, average_gradients, check_precision, check_strategy, shard, without_reducer
 from asdkit.timesteps import Timesteps
 from asdkit.trust import refusal, trusting
@@ -141,7 +141,10 @@ class Distillation(Part, pl.LightningModule):
     # ------------------------------------------------------------------------------------------------ the step
 
     def training_step(self, batch: Views | Shot, batch_idx: int) -> dict[str, Tensor]:
-        step, shot = self.global_step, batch if isinstance(batch, Shot) else Shot(batch)
+        with self.prior.in_step():
+            return self._step(batch if isinstance(batch, Shot) else Shot(batch), self.global_step)
+
+    def _step(self, shot: Shot, step: int) -> dict[str, Tensor]:
         self._reports = (step + 1) % self.trainer.log_every_n_steps == 0
         optimizers = self.optimizers()
         pulling, *learning = optimizers if isinstance(optimizers, list) else [optimizers]
@@ -160,24 +163,25 @@ class Distillation(Part, pl.LightningModule):
                 losses.append(self._learn(x))
         norms = {"grad_norm": self._descend(pulling, len(parts), counts=True)}
         self.generator.after_step(pulling, step, generator_for(self.seed, step, "density"))
+        facts = self._diagnostics(x, part, render) if self._reports else {}
 
         for k in range(self.critic_steps if learning else 0):
             if k or not self.share_noise:
                 learning[0].zero_grad(set_to_none=True)
+                for x in draws:
+                    self.guidance.forget(x)
                 losses = [
                     self._learn(self._again(x, part, step, k, rows))
                     for x, (rows, part) in zip(draws, parts, strict=True)
                 ]
             norms["phi_grad_norm"] = self._descend(learning[0], len(parts), counts=False)
-            for x in draws:
-                self.guidance.forget(x)
 
         logs = {"residual_norm": torch.stack(sizes).mean()}
         if losses:
             logs["critic_loss"] = torch.stack(losses).mean()
         if self._reports:
             self.log_dict({name: float(value) for name, value in logs.items()}, prog_bar=True)
-            self.log_dict(norms | self._diagnostics(x, part, render))
+            self.log_dict(norms | facts)
         return {"x0": torch.cat([x.x0 for x in draws])} | logs | {"t": torch.cat([x.t for x in draws])}
 
     def _pull(
@@ -211,11 +215,11 @@ class Distillation(Part, pl.LightningModule):
     def backdrop(self, step: int) -> Float[Tensor, " 3"] | None:
         """The colour behind the object in this step; None for the generator's own background."""
         random = generator_for(self.seed, step, "background", self.global_rank)
-        grey = torch.rand(2, generator=random)
-        if grey[0] >= self.random_background and self.generator.owns_background:
+        plain, grey = torch.rand(2, generator=random).tolist()
+        if plain >= self.random_background and self.generator.owns_background:
             return None
-        level = 0.5 + 0.5 * grey[1] if grey[0] < self.random_background else torch.tensor(self.background)
-        return level.expand(3).to(self.device)
+        level = 0.5 + 0.5 * grey if plain < self.random_background else self.background
+        return torch.full((3,), level, device=self.device)
 
     def draw(
         self, x0: Float[Tensor, "B C h w"], shot: Shot, step: int, purpose: str, rows: slice = slice(0, None)
@@ -237,8 +241,8 @@ class Distillation(Part, pl.LightningModule):
         if rows.start:
             random = generator_for(self.seed, step, f"{purpose}, from {rows.start} on", self.global_rank)
         mine = slice(rows.start, rows.stop)
-        t, eps = t[mine].to(self.device), eps[mine].to(self.device)
-        return self.prior.draw(x0, t, eps, shot.views, step=step, source=self._source(shot, x0), random=random)
+        eps = sent(eps[mine], self.device)
+        return self.prior.draw(x0, t[mine], eps, shot.views, step=step, source=self._source(shot, x0), random=random)
 
     def _source(self, shot: Shot, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"] | None:
         """x0 of the source image; of a single image without cameras it is encoded once."""
@@ -286,10 +290,10 @@ class Distillation(Part, pl.LightningModule):
 
     @torch.no_grad()
     def _diagnostics(self, x: Noised, shot: Shot, render: Render | None) -> dict[str, float]:
-        """Numbers about the samples, and about the fields that learn."""
+        """Numbers about the samples, and about the fields that learn; the network is not asked anything for them."""
         image = (render or self.show(shot.views)).image
         facts = {"saturation": saturation(image).mean(), "x0_std": x.x0.flatten(1).std(1).mean()}
-        return {name: float(value) for name, value in facts.items()} | self.guidance.diagnostics(x)
+        return {name: float(value) for name, value in facts.items()} | self.guidance.diagnostics(x, ask=False)
 
     # ------------------------------------------------------------------------------------------------ looking
 

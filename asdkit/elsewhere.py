@@ -173,11 +173,11 @@ class Above(Field):
     def parts(self) -> list[Field]:
         return [self.field]
 
-    def _above(self, x: Noised) -> Bool[Tensor, " B"]:
-        return x.t >= self.t_from * len(x.prior.schedule)
+    def _above(self, x: Noised, t: Int[Tensor, " B"]) -> Bool[Tensor, " B"]:
+        return t >= self.t_from * len(x.prior.schedule)
 
     def _asked(self, x: Noised) -> bool:
-        return x.prior.sharded or bool(self._above(x).any())
+        return x.prior.sharded or bool(self._above(x, x.drawn_t).any())
 
     def asks(self, x: Noised) -> list[Condition]:
         return self.field.asks(x) if self._asked(x) else []
@@ -185,8 +185,7 @@ class Above(Field):
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         if not self._asked(x):
             return torch.zeros_like(x.eps)
-        above = self._above(x)
-        return torch.where(above[:, None, None, None], self.field(x), 0.0)
+        return torch.where(self._above(x, x.t)[:, None, None, None], self.field(x), 0.0)
 
 
 class Scorer(Part, ABC):

@@ -72,9 +72,14 @@ class Field(Part, nn.Module, ABC):
             if leaf is not self:
                 leaf.forget(x)
 
-    def diagnostics(self, x: Noised) -> dict[str, float]:
-        """Numbers worth logging about the fields that learn; numbered where there are several."""
-        found = [facts for leaf in self.leaves() if leaf is not self and (facts := leaf.diagnostics(x))]
+    def diagnostics(self, x: Noised, ask: bool = True) -> dict[str, float]:
+        """Numbers worth logging about the fields that learn; numbered where there are several.
+
+        Args:
+            x: a draw.
+            ask: ask the network for what is not known at x; without, numbers that need it are left out.
+        """
+        found = [facts for leaf in self.leaves() if leaf is not self and (facts := leaf.diagnostics(x, ask))]
         if len(found) < 2:
             return found[0] if found else {}
         return {f"{name}_{i}": value for i, facts in enumerate(found, 1) for name, value in facts.items()}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from asdkit.part import Part
 from asdkit.prompts import Condition, ViewWords
+from asdkit.randomness import sent
 from asdkit.schedules import Schedule
 from asdkit.views import Views
 
@@ -80,6 +81,10 @@ class Prior(Part, nn.Module, ABC):
         """A copy of the network that can take its place in `swapped`."""
         return copy.deepcopy(self.network)
 
+    def in_step(self) -> AbstractContextManager:
+        """A context of one training step, whose shapes come again: what is worth compiling."""
+        return nullcontext()
+
     @contextmanager
     def swapped(self, network: nn.Module) -> Iterator[None]:
         """Predict with another network within this context."""
@@ -138,7 +143,7 @@ class Noised:
     Args:
         prior: whose schedule and network are meant.
         x0: the clean sample, without gradient.
-        t: noise level of each sample.
+        t: noise level of each sample, on any device.
         eps: standard normal noise.
         views: a camera for each sample, or None.
         step: the iteration, for numbers that move with it.
@@ -157,7 +162,9 @@ class Noised:
         source: Float[Tensor, "B C h w"] | None = None,
         random: torch.Generator | None = None,
     ) -> None:
-        self.prior, self.x0, self.t, self.eps, self.views = prior, x0, t, eps, views
+        self.prior, self.x0, self.eps, self.views = prior, x0, eps, views
+        self.drawn_t, self.t = t, sent(t, x0.device)  # where it was drawn, and where it is used
+        t = self.t
         self.step, self.source, self.random = step, source, random
         self.alpha, self.sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
         self.x_t = prior.schedule.add_noise(x0, t, eps)
@@ -171,7 +178,7 @@ class Noised:
 
     def on(self, x0: Float[Tensor, "B C h w"]) -> "Noised":
         """The same t, eps and views on another clean sample."""
-        return self.like(x0.detach(), self.t, self.eps)
+        return self.like(x0.detach(), self.drawn_t, self.eps)
 
     def at(self, t: Int[Tensor, " B"]) -> "Noised":
         """The same clean sample, eps and views at another t."""
@@ -198,16 +205,20 @@ class Noised:
 
     def rand(self, *shape: int) -> Float[Tensor, "..."]:
         """Further uniform numbers of this draw, on its device."""
-        return torch.rand(shape, generator=self.random).to(self.eps)
+        return sent(torch.rand(shape, generator=self.random), self.eps.device).to(self.eps)
 
     def randn(self, *shape: int) -> Float[Tensor, "..."]:
         """Further normal numbers of this draw, on its device."""
-        return torch.randn(shape, generator=self.random).to(self.eps)
+        return sent(torch.randn(shape, generator=self.random), self.eps.device).to(self.eps)
 
     def predict(self, condition: Condition, adapter: Switch | None = None) -> Float[Tensor, "B C h w"]:
         """The noise predicted for a condition; frozen without an adapter, with gradient into the adapter otherwise."""
         self.prefetch([condition], adapter)
         return self._memo[condition, adapter]
+
+    def knows(self, condition: Condition, adapter: Switch | None = None) -> bool:
+        """Whether `predict` needs no network call."""
+        return (condition, adapter) in self._memo
 
     def prefetch(self, conditions: Sequence[Condition], adapter: Switch | None = None) -> None:
         """Predict all of these conditions in one network call, unless they are known already."""

@@ -3,6 +3,7 @@
 import hashlib
 
 import torch
+from torch import Tensor
 
 
 def generator_for(seed: int, step: int, purpose: str, rank: int = 0) -> torch.Generator:
@@ -16,3 +17,10 @@ def generator_for(seed: int, step: int, purpose: str, rank: int = 0) -> torch.Ge
     """
     digest = hashlib.blake2b(f"{seed}/{rank}/{step}/{purpose}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Values on a device. From the CPU to CUDA they travel by themselves: nobody waits for them."""
+    if values.device.type == "cpu" and device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)

@@ -11,6 +11,7 @@ from asdkit.fields import CFG
 from asdkit.pictures import read_picture
 from asdkit.prior import Noised
 from asdkit.prompts import Condition
+from asdkit.randomness import sent
 from asdkit.sampling import ddim
 from asdkit.views import Views, ring
 
@@ -46,7 +47,7 @@ class ImageFolder(Real):
         chosen = _chosen(x, len(self._files)).tolist()
         pictures = torch.stack([read_picture(self._files[i], size) for i in chosen])
         with torch.no_grad():
-            return x.on(x.prior.encode(pictures.to(x.x0)))
+            return x.on(x.prior.encode(sent(pictures, x.x0.device).to(x.x0)))
 
 
 class PriorSamples(Real):
@@ -81,7 +82,7 @@ class PriorSamples(Real):
             shape = (self.count, *x.x0.shape[1:])
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(x.x0)
             self._samples[condition] = ddim(x.prior, CFG(condition.text, self.scale), noise, self.steps, views)
-        chosen = _chosen(x, self.count).to(x.x0.device)
+        chosen = sent(_chosen(x, self.count), x.x0.device)
         return x.like(self._samples[condition][chosen], x.t, x.eps, views and views[chosen])
 
     def _cameras(self, x: Noised) -> Views | None:
@@ -91,5 +92,5 @@ class PriorSamples(Real):
 
 
 def _chosen(x: Noised, count: int) -> Int[Tensor, " B"]:
-    """A random index below `count` for each sample of x; in half precision a uniform number may round to 1."""
-    return (x.rand(len(x.t)) * count).long().clamp(max=count - 1)
+    """A random index below `count` for each sample of x, on the CPU; a uniform number times it may round up to it."""
+    return (torch.rand(len(x.t), generator=x.random) * count).long().clamp(max=count - 1)

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asdkit.randomness import sent
+
 
 @dataclass(frozen=True)
 class Views:
@@ -45,7 +47,7 @@ class Views:
 
     def to(self, device: torch.device | str) -> "Views":
         """The same cameras with their tensors on `device`."""
-        return self._map(lambda tensor: tensor.to(device))
+        return self._map(lambda tensor: sent(tensor, torch.device(device)))
 
     def _map(self, function) -> "Views":
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -155,7 +157,7 @@ def unproject(depth: Float[Tensor, "B 1 H W"], views: Views) -> Float[Tensor, "B
     """The points in world units that pixels' centres see at a depth (camera z in world units)."""
     y, x = torch.meshgrid(torch.arange(views.height) + 0.5, torch.arange(views.width) + 0.5, indexing="ij")
     pixels = torch.stack([x, y, torch.ones_like(x)]).flatten(1).to(views.K)
-    local = torch.linalg.inv(views.K) @ pixels * depth.flatten(2)
+    local = torch.linalg.inv_ex(views.K).inverse @ pixels * depth.flatten(2)
     return (views.c2w[:, :3, :3] @ local + views.c2w[:, :3, 3:]).unflatten(2, depth.shape[2:])
 
 

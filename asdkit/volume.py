@@ -54,7 +54,7 @@ def rays_of(views: Views, half: float) -> Rays:
         indexing="ij",
     )
     pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(1, -1, 3).to(views.K)
-    local = pixels @ torch.linalg.inv(views.K).transpose(1, 2)
+    local = pixels @ torch.linalg.inv_ex(views.K).inverse.transpose(1, 2)
     directions = local @ views.c2w[:, :3, :3].transpose(1, 2)
     origins = views.c2w[:, None, :3, 3].expand_as(directions)
     origins, directions = origins.reshape(-1, 3), directions.reshape(-1, 3)
@@ -109,11 +109,12 @@ def march(
     asked = (rays.far > rays.near)[:, None].expand(z.shape)
     if occupied is not None:
         asked = asked & occupied(points.reshape(-1, 3)).view(z.shape)
-    sigma, colour = z.new_zeros(z.shape), z.new_zeros(*z.shape, 3)
-    if bool(asked.any()):
-        some_sigma, some_colour = radiance(points[asked])
-        sigma = sigma.masked_scatter(asked, some_sigma)
-        colour = colour.masked_scatter(asked[..., None].expand(colour.shape), some_colour)
+    sigma, colour = z.new_zeros(z.numel()), z.new_zeros(z.numel(), 3)
+    places = asked.flatten().nonzero().squeeze(1)  # how many there are is what a GPU must be waited for
+    if len(places):
+        some_sigma, some_colour = radiance(points.flatten(0, 1).index_select(0, places))
+        sigma, colour = sigma.index_copy(0, places, some_sigma), colour.index_copy(0, places, some_colour)
+    sigma, colour = sigma.view(z.shape), colour.view(*z.shape, 3)
     middles = (z[:, 1:] + z[:, :-1]) / 2
     edges = torch.cat([rays.near[:, None], middles, rays.far[:, None]], dim=1)
     optical = sigma * (edges[:, 1:] - edges[:, :-1]).clamp(min=0) * rays.directions.norm(dim=1, keepdim=True)

@@ -184,8 +184,8 @@ def test_a_torn_prior_fails_in_one_sentence(
     if tear:
         shutil.copytree(tiny_folder, folder)
         (folder / tear).write_bytes((folder / tear).read_bytes()[:40])
-    code, _, err = run(capsys, "fit", "--config", recipe, "--model.prior.path", folder)
-    assert code == 2
+    code, _, err = run(capsys, "fit", "--config", recipe, "--prior", folder)
+    assert code == 4
     assert str(folder) in err and "Traceback" not in err
     (report,) = tmp_path.joinpath("runs").rglob("run.json")
     assert '"status": "failed"' in report.read_text()

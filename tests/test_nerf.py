@@ -296,7 +296,7 @@ def test_iterations_jitter_differently_and_looking_does_not() -> None:
     nerf, views = NeRF(Voxels((4,)), samples=6, occupancy_every=0), ring(1, size=8)
     first = nerf.render(views).image
     assert torch.equal(nerf.render(views).image, first)
-    nerf.iteration += 1
+    nerf._step += 1
     assert not torch.equal(nerf.render(views).image, first)
     with torch.no_grad():
         assert torch.equal(nerf.render(views).image, nerf.render(views).image)
@@ -462,7 +462,7 @@ def test_a_look_from_elsewhere_does_not_move_the_regularizer() -> None:
     with torch.no_grad():
         nerf.render(ring(1, 50.0, size=9))
     assert torch.equal(nerf.regularizer(), expected)
-    nerf.iteration.fill_(4)  # the weight is of the iteration
+    nerf._step = 4  # the weight is of the iteration
     torch.testing.assert_close(nerf.regularizer(), 4 * expected)
     nerf.after_step(torch.optim.Adam(nerf.parameter_groups()), 4, torch.Generator())
     assert nerf.regularizer() == 0, "what was seen belongs to a step that has ended"

@@ -1,5 +1,6 @@
 """The overlays for real priors, run on tiny random pipelines of their families."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from asdkit.cli import recipe_folder
 
 FAMILY = {"sd15": "sd", "sd21": "sd", "sdxl": "sdxl", "sd35": "sd3", "flux": "flux"}
 SMALL = (
-    "--config=gs3d", "--model.prior.image_size=32", "--model.prior.dtype=float32", "--data.size=16",
+    "--model.prior.image_size=32", "--model.prior.dtype=float32", "--data.size=16",
     "--data.views_per_step=2", "--model.generator.count=50", "--model.generator.capacity=60", "--snapshots.every=0",
     "--outputs.size=16", "--trainer.accelerator=cpu", "--data.orbit_views=2",
 )  # fmt: skip
@@ -20,9 +21,11 @@ SMALL = (
 @pytest.mark.parametrize("name", FAMILY)
 def test_every_overlay_runs_and_resumes_exactly(name: str, tmp_path: Path) -> None:
     prior = make(FAMILY[name], tmp_path / "prior")[0]
-    overlay = recipe_folder() / "priors" / f"{name}.yaml"
-    options = (*SMALL, "--config", overlay, f"--model.prior.path={prior}", f"--run.root={tmp_path / 'runs'}")
-    last = assert_resuming_is_exact(tmp_path / "runs" / "gs3d", *options, half=1, steps=2)
+    recipe = tmp_path / "small.yaml"
+    shutil.copy(recipe_folder() / "gs3d.yaml", recipe)
+    overlay = ("--config", recipe_folder() / "priors" / f"{name}.yaml")
+    options = (*overlay, *SMALL, f"--model.prior.path={prior}", f"--run.root={tmp_path / 'runs'}")
+    last = assert_resuming_is_exact(recipe, *options, half=1, steps=2)
     learned = [key for key in last["state_dict"] if "lora_B" in key]
     assert learned and all(torch.isfinite(last["state_dict"][key]).all() for key in learned)
 

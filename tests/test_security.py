@@ -388,7 +388,7 @@ def test_weights_are_never_unpickled(foreign: Path, evil: Path, part: str, suffi
     name = {".bin": "pytorch_model"}.get(suffix, WEIGHTS[part]) if part == "text_encoder" else WEIGHTS[part]
     (foreign / part / f"{WEIGHTS[part]}.safetensors").unlink()
     torch.save({"weight": Payload(evil)}, foreign / part / f"{name}{suffix}")
-    with pytest.raises(ValueError, match=f"{part} can't be loaded"):
+    with pytest.raises(ValueError, match=f"{part}.* (pickled weights only|is torn)"):
         used(foreign)
     assert not evil.exists()
 

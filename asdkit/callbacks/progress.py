@@ -22,6 +22,7 @@ class Progress(ProgressBar):
         self._enabled = True
         self._start = self._last_line = 0.0
         self._first_step = 0
+        self._metrics: dict[str, Any] = {}
 
     def disable(self) -> None:
         self._enabled = False
@@ -43,6 +44,8 @@ class Progress(ProgressBar):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # asking oftener would make a GPU wait
+            self._metrics = dict(trainer.progress_bar_metrics)
         if self._bar:
             self._bar.update(self._task, completed=trainer.global_step, info=self._info(trainer))
         elif self._enabled and time.monotonic() - self._last_line > _PLAIN_EVERY_SECONDS:
@@ -69,5 +72,5 @@ class Progress(ProgressBar):
         done = trainer.global_step - self._first_step
         rate = done / max(time.monotonic() - self._start, 1e-6)
         left = (trainer.max_steps - trainer.global_step) / rate if rate else 0.0
-        metrics = "  ".join(f"{name} {float(value):.3g}" for name, value in trainer.progress_bar_metrics.items())
+        metrics = "  ".join(f"{name} {float(value):.3g}" for name, value in self._metrics.items())
         return f"{rate:.2f} it/s  eta {int(left // 60)}:{int(left % 60):02d}  {metrics}"

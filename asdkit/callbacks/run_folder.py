@@ -21,6 +21,7 @@ from asdkit.callbacks.judge import Judge
 from asdkit.distillation import Distillation
 from asdkit.ends import exit_code, sentence, status
 from asdkit.files import CannotWrite, remove_leftovers, slug, write_text, writing
+from asdkit.part import PriorUnavailable
 from asdkit.signals import slurm_job
 
 _log = logging.getLogger(__name__)
@@ -185,7 +186,10 @@ def peak_memory() -> dict[str, int]:
 
 def prior_digest(module: pl.LightningModule) -> str:
     """The fingerprint of the prior that a module distils; empty for modules without one, or when it is unreadable."""
-    return module.prior.digest if isinstance(module, Distillation) else ""
+    try:
+        return module.prior.digest if isinstance(module, Distillation) else ""
+    except PriorUnavailable:
+        return ""
 
 
 def _versions() -> dict[str, str]:

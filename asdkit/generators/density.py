@@ -9,6 +9,7 @@ from torch import Tensor
 
 from asdkit.generators.store import Store
 from asdkit.part import Part, require
+from asdkit.randomness import sent
 from asdkit.rasterizers.projection import rotation_matrices
 
 RATIO_LIMIT = 51  # Gaussians that one relocated Gaussian is counted as, at most; as in gsplat
@@ -166,7 +167,7 @@ class MCMC(Density):
         store.forget(optimizer, self._relocate(store, new, generator))
 
     def every_step(self, store: Store, lr: float, generator: torch.Generator) -> None:
-        draws = torch.randn(store.means.shape, generator=generator).to(store.means)
+        draws = sent(torch.randn(store.means.shape, generator=generator), store.means.device).to(store.means)
         axes = rotation_matrices(store.quats.data) * store.log_scales.data.exp()[:, None]
         tremor = (100 * (0.005 - store.opacities)).sigmoid() * (lr * self.noise)
         moves = (axes @ (axes.transpose(1, 2) @ (draws * tremor[:, None])[..., None])).squeeze(-1)

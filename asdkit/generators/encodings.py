@@ -114,6 +114,8 @@ class HashGrid(Encoding):
         table = torch.rand(levels, 2**log2_size, features, generator=torch.Generator().manual_seed(0))
         self.table = nn.Parameter(2e-2 * table - 1e-2)
         self.width = levels * features
+        corners = torch.tensor([[bits >> axis & 1 for axis in range(3)] for bits in range(8)])
+        self.register_buffer("corners", corners, persistent=False)
 
     def forward(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N width"]:
         found = []
@@ -122,8 +124,7 @@ class HashGrid(Encoding):
             corner = place.floor()
             share = place - corner
             features = points.new_zeros(len(points), table.shape[1])
-            for bits in range(8):
-                step = torch.tensor([bits >> axis & 1 for axis in range(3)], device=points.device)
+            for step in self.corners:
                 weight = torch.where(step.bool(), share, 1 - share).prod(1, keepdim=True)
                 features = features + weight * table[_slot(corner.long() + step, cells, len(table))]
             found.append(features)

@@ -123,7 +123,7 @@ class Gaussians(Store):
             views: B cameras.
             background: colour in [0,1], [3] or [B,3]; None for the grey level given at construction.
         """
-        slots = self.alive.nonzero().squeeze(1)
+        slots = self.slots()
         means, quats, log_scales, opacity_logits, sh = (
             parameter.index_select(0, slots) for parameter in self.in_order()
         )
@@ -142,7 +142,7 @@ class Gaussians(Store):
         """A hook for the gradient of screen positions: it adds up norms, in units of half the image."""
 
         def accumulate(grad: Float[Tensor, "B N 2"]) -> None:
-            half_size = grad.new_tensor([views.width / 2, views.height / 2])
+            half_size = torch.stack([grad.new_full((), side / 2) for side in (views.width, views.height)])
             norms = (grad * half_size).norm(dim=-1) * len(grad)
             visible = (radii > 0).all(-1)  # the gradient of the others is zero
             seen = torch.stack([norms.sum(0), visible.sum(0)]).to(self.grad_sum)
@@ -163,8 +163,9 @@ class Gaussians(Store):
         """The weighted mean opacity and standard deviation of the Gaussians."""
         if not (self.opacity_weight or self.scale_weight):
             return 0
-        log_scales = self.log_scales[self.alive, :2] if self.surfels else self.log_scales[self.alive]
-        opacity, scale = self.opacity_logits[self.alive].sigmoid().mean(), log_scales.exp().mean()
+        opacity_logits, log_scales = (p.index_select(0, self.slots()) for p in (self.opacity_logits, self.log_scales))
+        log_scales = log_scales[:, :2] if self.surfels else log_scales
+        opacity, scale = opacity_logits.sigmoid().mean(), log_scales.exp().mean()
         return self.opacity_weight * opacity + self.scale_weight * scale
 
     @torch.no_grad()

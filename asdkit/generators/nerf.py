@@ -11,7 +11,7 @@ from asdkit.generators.base import Generator, Render, Saturate, Solid
 from asdkit.generators.encodings import Encoding, Voxels
 from asdkit.part import require
 from asdkit.ramps import Ramp, ends, value_at
-from asdkit.randomness import generator_for
+from asdkit.randomness import generator_for, sent
 from asdkit.rasterizers.projection import spherical_harmonics
 from asdkit.views import Views
 from asdkit.volume import Rays, Seen, march, rays_of, refined, stratified
@@ -97,6 +97,7 @@ class NeRF(Generator):
         self.sky = nn.Parameter(torch.zeros((_SKY_DEGREE + 1) ** 2, 3), requires_grad=self.owns_background)
         self.register_buffer("occupancy", torch.zeros(_CELLS, _CELLS, _CELLS))
         self.register_buffer("iteration", torch.zeros((), dtype=torch.long))
+        self._step = 0  # what `iteration` holds, for a GPU would have to be waited for
         self._seen: tuple[Seen, Rays, int] | None = None
         self._look(generator)
 
@@ -153,9 +154,9 @@ class NeRF(Generator):
         if not torch.is_grad_enabled():
             return 0.5
         cameras = torch.stack([views.azimuth, views.elevation, views.distance], dim=1).tolist()
-        random = [generator_for(0, int(self.iteration), f"{purpose} {camera}") for camera in cameras]
+        random = [generator_for(0, self._step, f"{purpose} {camera}") for camera in cameras]
         draws = [torch.rand(views.height * views.width, count, generator=generator) for generator in random]
-        return torch.cat(draws).to(self.occupancy)
+        return sent(torch.cat(draws), self.occupancy.device).to(self.occupancy)
 
     def _occupied(self, points: Float[Tensor, "N 3"]) -> Bool[Tensor, " N"]:
         cell = ((points / self.half * 0.5 + 0.5) * _CELLS).long().clamp(0, _CELLS - 1)
@@ -169,7 +170,7 @@ class NeRF(Generator):
 
     def regularizer(self) -> Tensor | int:
         """The weighted terms, summed over the rays that were seen last and divided by the number of views."""
-        weights = {name: value_at(weight, int(self.iteration)) for name, weight in self.weights.items()}
+        weights = {name: value_at(weight, self._step) for name, weight in self.weights.items()}
         if self._seen is None or not any(weights.values()):
             return 0
         seen, rays, views = self._seen
@@ -184,10 +185,15 @@ class NeRF(Generator):
     def _density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         return self.radiance(points)[0]
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._step = int(self.iteration)
+
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer, step: int, generator: torch.Generator) -> None:
         """Sets the next iteration's learning rates and, now and then, looks which cells are empty."""
-        self.iteration.fill_(step + 1)
+        self._step = step + 1
+        self.iteration.fill_(self._step)
         self._seen = None
         for group in optimizer.param_groups:
             if group.get("name") in self.rates:

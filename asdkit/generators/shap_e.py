@@ -1,7 +1,6 @@
 """Gaussians start from what Shap-E makes of a prompt, by diffusers and a folder of weights."""
 
 import math
-import os
 from typing import Any
 
 import torch
@@ -90,7 +89,6 @@ class ShapE(Start):
             raise ValueError(
                 f"{self._folder} has no {missing[0]}; give the whole folder of openai/shap-e in diffusers' format."
             )
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
         from diffusers import ShapEPipeline
         from diffusers.utils.logging import disable_progress_bar
 

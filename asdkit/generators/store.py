@@ -29,6 +29,7 @@ class Store(Generator, ABC):
     alive: Bool[Tensor, " C"]
     grad_sum: Float[Tensor, " C"]
     grad_count: Float[Tensor, " C"]
+    _slots: tuple[Tensor, int, Tensor] | None = None
 
     def allocate(self, capacity: int, sh_degree: int, cloud: Cloud) -> None:
         """Make `capacity` slots, the first of which hold `cloud`.
@@ -54,6 +55,13 @@ class Store(Generator, ABC):
     def in_order(self) -> tuple[nn.Parameter, ...]:
         """All parameters, in the order of `Cloud` and `ply.Splats`."""
         return self.means, self.quats, self.log_scales, self.opacity_logits, self.sh
+
+    def slots(self) -> Int64[Tensor, " N"]:
+        """Where the Gaussians are; looked up only after `alive` has changed, for a GPU must be waited for."""
+        version = 0 if self.alive.is_inference() else self.alive._version
+        if self._slots is None or self._slots[0] is not self.alive or self._slots[1] != version:
+            self._slots = self.alive, version, self.alive.nonzero().squeeze(1)
+        return self._slots[2]
 
     @property
     def num_alive(self) -> int:

@@ -188,7 +188,8 @@ class RandomModel(ModelFolder):
     def __init__(self, name: str) -> None:
         if name not in ARCHITECTURES:
             raise ValueError(f"There is no architecture {name!r}; random: is followed by {', '.join(ARCHITECTURES)}.")
-        self.path, self.known = Path(f"{RANDOM}{name}"), ARCHITECTURES[name]
+        self.path, self.variant, self.names = Path(f"{RANDOM}{name}"), "", []
+        self.known = ARCHITECTURES[name]
 
     def has(self, name: str) -> bool:
         return False
@@ -216,7 +217,7 @@ class RandomModel(ModelFolder):
                 some.copy_(values[: len(some)])
         return model
 
-    def embed(self, family: Family, parts: dict[str, Any], texts: list[str], dtype: torch.dtype) -> Embedded:
+    def embed(self, family: Family, parts: dict[str, Any], texts: list[str], dtype: torch.dtype, *_: Any) -> Embedded:
         """Normal numbers of a prompt's true shapes, and a mask of ones; the same text has the same ones."""
         rows = [torch.Generator().manual_seed(zlib.crc32(text.encode())) for text in texts]
         return {

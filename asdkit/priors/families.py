@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from asdkit.part import PriorUnavailable
+from asdkit.randomness import sent
 from asdkit.schedules import Schedule, rectified_flow, variance_preserving
 
 Embedded = dict[str, Tensor]  # of prompts, a row for each: `text` [N L D], and what else a family needs
@@ -114,7 +116,7 @@ class StableDiffusionXL(_UNet):
 
     def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
         height, width = (8 * side for side in x_t.shape[-2:])
-        sizes = torch.tensor([height, width, 0, 0, height, width], device=x_t.device, dtype=x_t.dtype)
+        sizes = sent(torch.tensor([height, width, 0, 0, height, width], dtype=x_t.dtype), x_t.device)
         added = {"text_embeds": prompts["pooled"], "time_ids": sizes.expand(len(x_t), -1)}
         return network(x_t, time, prompts["text"], added_cond_kwargs=added).sample
 
@@ -156,7 +158,7 @@ class PixArt(Family):
         sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if network.use_additional_conditions:
             height, width = (8 * side for side in x_t.shape[-2:])
-            sizes["resolution"] = torch.tensor([height, width], device=x_t.device, dtype=x_t.dtype).repeat(len(x_t), 1)
+            sizes["resolution"] = sent(torch.tensor([height, width], dtype=x_t.dtype), x_t.device).repeat(len(x_t), 1)
             sizes["aspect_ratio"] = torch.full_like(sizes["resolution"][:, :1], height / width)
         output = network(
             x_t,
@@ -219,7 +221,8 @@ class Flux(Family):
         from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
         rows, columns = (side // 2 for side in x_t.shape[-2:])
-        grid = torch.cartesian_prod(torch.arange(1), torch.arange(rows), torch.arange(columns)).to(x_t)
+        axes = (torch.arange(size, device=x_t.device) for size in (1, rows, columns))
+        grid = torch.cartesian_prod(*axes).to(x_t)
         told = torch.full_like(time, self.guidance).to(x_t.dtype) if network.config.guidance_embeds else None
         output = network(
             pixel_unshuffle(x_t, 2).flatten(2).mT,
@@ -240,10 +243,10 @@ def family_of(pipeline: str) -> type[Family]:
     """The family of a pipeline, by its name in `model_index.json`.
 
     Raises:
-        ValueError: none of them.
+        PriorUnavailable: none of them.
     """
     for family in FAMILIES:
         if pipeline in family.pipelines:
             return family
     known = ", ".join(name for family in FAMILIES for name in family.pipelines)
-    raise ValueError(f"asdkit doesn't know models of the kind {pipeline!r}; it knows {known}.")
+    raise PriorUnavailable(f"asdkit doesn't know models of the kind {pipeline!r}; it knows {known}.")

@@ -1,9 +1,7 @@
 """A model's folder in diffusers' layout: `model_index.json` and a folder for each component."""
 
-import hashlib
 import inspect
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from asdkit.extras import extra
+from asdkit.part import PriorUnavailable
+from asdkit.priors.contents import check_whole, fingerprint, names_in, needed, read_json
 from asdkit.priors.families import Embedded, Family
 
 TOKENIZERS = ("CLIPTokenizer", "T5Tokenizer")
@@ -18,19 +19,23 @@ TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel
 
 
 class ModelFolder:
-    """Reads components; whatever is missing or torn is a ValueError of one sentence.
+    """Reads components; whatever is missing or torn is a PriorUnavailable of one sentence.
 
     Args:
         path: the folder.
+        variant: weights whose names say so are preferred, such as `fp16`.
+        without: parts whose weights come from elsewhere.
 
     Raises:
-        ValueError: there is no such folder.
+        PriorUnavailable: there is no such folder, or it is no whole model.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, variant: str = "", without: tuple[str, ...] = ()) -> None:
+        self.path, self.variant = path, variant
         if not path.is_dir():
-            raise ValueError(f"There is no prior folder {path}; name a folder in diffusers' layout, or toybox.")
+            raise PriorUnavailable(f"There is no prior folder {path}; name a folder in diffusers' layout, or toybox.")
+        self.names = needed(str(path), names_in(path), self.json, variant, without)
+        check_whole(path, self.names)
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
@@ -38,38 +43,43 @@ class ModelFolder:
 
     def json(self, name: str) -> dict[str, Any]:
         """A JSON file of the folder."""
-        try:
-            found = json.loads((self.path / name).read_text())
-        except FileNotFoundError:
-            raise ValueError(f"The prior folder {self.path} has no {name}; copy the whole folder again.") from None
-        except (ValueError, RecursionError):  # a file can be nested deeper than Python's stack
-            raise ValueError(f"{self.path / name} is not valid JSON; copy the prior folder again.") from None
-        if not isinstance(found, dict):
-            raise ValueError(f"{self.path / name} holds no settings; copy the prior folder again.")
-        return found
+        return read_json(self.path / name)
 
     def digest(self) -> str:
-        """The first 12 hex digits of the SHA-256 over the names and contents of all weight files."""
-        sha = hashlib.sha256()
-        for file in sorted(self.path.rglob("*.safetensors")):
-            sha.update(file.relative_to(self.path).as_posix().encode() + file.read_bytes())
-        return sha.hexdigest()[:12]
+        """A fingerprint of the weights."""
+        files = {file.relative_to(self.path).as_posix(): file for file in self.path.rglob("*.safetensors")}
+        used = {name: file for name, file in files.items() if name in self.names}
+        return fingerprint(files, used, self.variant)
 
     def model(self, model_class: type, part: str, dtype: torch.dtype = torch.float32) -> nn.Module:
         """A component with weights, all of which must be there."""
         self.json(f"{part}/config.json")
+        named = any(name.startswith(f"{part}/") and f".{self.variant}" in name for name in self.names)
         with self.reading(part):
             model, info = model_class.from_pretrained(
-                self.path / part, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
+                self.path / part,
+                local_files_only=True,
+                use_safetensors=True,
+                variant=self.variant if self.variant and named else None,
+                dtype=dtype,
+                output_loading_info=True,
             )
-            missing = sorted(info["missing_keys"])
-            if missing:
-                raise ValueError(f"{len(missing)} tensors are missing, {missing[0]} among them")
+            check_complete(info["missing_keys"])
         return model.requires_grad_(False).eval()
 
-    def embed(self, family: Family, parts: dict[str, Any], texts: list[str], dtype: torch.dtype) -> Embedded:
-        """Prompts through the folder's text encoders, which are loaded for that and let go."""
-        return family.embed(self.text_pipeline(parts, dtype), texts)
+    def embed(
+        self,
+        family: Family,
+        parts: dict[str, Any],
+        texts: list[str],
+        dtype: torch.dtype,
+        adapt: Callable[[str, nn.Module | None], None],
+    ) -> Embedded:
+        """Prompts through the folder's text encoders, which are loaded and adapted for that and let go."""
+        pipeline = self.text_pipeline(parts, dtype)
+        for part in ("text_encoder", "text_encoder_2"):
+            adapt(part, getattr(pipeline, part, None))
+        return family.embed(pipeline, texts)
 
     def text_pipeline(self, parts: dict[str, Any], dtype: torch.dtype) -> Any:
         """diffusers' pipeline of the folder with these components and its text encoders, for embedding prompts."""
@@ -97,18 +107,30 @@ class ModelFolder:
             elif name in TEXT_ENCODERS:
                 found[part] = self.model(getattr(transformers, name), part, dtype)
             elif name in TOKENIZERS:
+                if not {f"{part}/tokenizer.json", f"{part}/vocab.json"} & set(self.names):
+                    extra("sentencepiece", "t5"), extra("google.protobuf", "t5")
                 with self.reading(part):
                     found[part] = getattr(transformers, name).from_pretrained(self.path / part, local_files_only=True)
             else:
-                raise ValueError(f"{self.path}'s {part} is a {name}; asdkit reads {', '.join(TEXT_ENCODERS)}.")
+                raise PriorUnavailable(f"{self.path}'s {part} is a {name}; asdkit reads {', '.join(TEXT_ENCODERS)}.")
         return found
 
     @contextmanager
-    def reading(self, part: str) -> Iterator[None]:
-        """Whatever goes wrong with a component becomes one sentence."""
+    def reading(self, part: str, file: Path | None = None) -> Iterator[None]:
+        """Whatever goes wrong with a component, or with what a file holds of it, becomes one sentence."""
         try:
             yield
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            message = f"{self.path / part} can't be loaded ({reason}); copy the prior folder again."
-            raise ValueError(message) from error
+            where = f"{file}'s {part}" if file else f"{self.path / part}"
+            message = (
+                f"{where} can't be loaded ({reason.strip(' .')}); copy the prior {'' if file else 'folder '}again."
+            )
+            raise PriorUnavailable(message) from error
+
+
+def check_complete(missing: Iterable[str]) -> None:
+    """Raise a ValueError that names the first of the tensors that a file lacks, if it lacks any."""
+    names = sorted(missing)
+    if names:
+        raise ValueError(f"{len(names)} tensors are missing, {names[0]} among them")

@@ -1,0 +1,130 @@
+"""How often the network is asked, and about how many samples: counted, against numbers counted by hand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from asdkit.adapters import Embedding, UNetCopy
+from asdkit.data import Cameras, Canvas
+from asdkit.distillation import Distillation
+from asdkit.fields import Field
+from asdkit.gammas import Alpha2
+from asdkit.generators.gaussians import Gaussians
+from asdkit.generators.images import Latents
+from asdkit.guidance import ASD, CSD, DDS, LODS, NFSD, SDS, VSD, ASDEdit
+from asdkit.priors.pretrained import Pretrained
+from asdkit.timesteps import Timesteps
+
+B = 3
+STEPS = 2
+
+
+@dataclass
+class Counter:
+    """Rows of every call without a gradient, of every call with one, and of every backward pass."""
+
+    frozen: list[int] = field(default_factory=list)
+    learning: list[int] = field(default_factory=list)
+    back: list[int] = field(default_factory=list)
+
+    def watch(self, network: nn.Module) -> None:
+        network.register_forward_hook(self._called)
+
+    def _called(self, network: nn.Module, args: tuple, output: Any) -> None:
+        rows = len(args[0])
+        if not torch.is_grad_enabled():
+            self.frozen.append(rows)
+            return
+        self.learning.append(rows)
+        output.sample.register_hook(lambda gradient: self.back.append(len(gradient)))
+
+
+def _counted(tiny_folder: Path, guidance: Field, log_every: int = 100, **settings: Any) -> Counter:
+    """Of STEPS iterations of B images' latents, none of which is logged unless `log_every` says so."""
+    cameras = settings.pop("cameras", False)
+    data = Cameras(views_per_step=4, size=16) if cameras else Canvas(size=16)
+    if settings.pop("with_source", False):
+        data.source = torch.rand(1, 3, 16, 16)
+        settings["source"] = "a red cube"
+    generator = Gaussians(count=20, capacity=20, densify_every=0) if cameras else Latents(count=B, size=16)
+    module = Distillation("a yellow duck", Pretrained(str(tiny_folder)), generator, guidance, **settings)
+    counter = Counter()
+    trainer = pl.Trainer(
+        max_steps=STEPS,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=log_every,
+        callbacks=[_Watcher(counter)],
+    )
+    trainer.fit(module, datamodule=data)
+    return counter
+
+
+class _Watcher(pl.Callback):
+    def __init__(self, counter: Counter) -> None:
+        self.counter = counter
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.counter.watch(pl_module.prior.network)
+        for leaf in pl_module.guidance.leaves():
+            for network in getattr(getattr(leaf, "adapter", None), "_network", []):
+                self.counter.watch(network)
+
+
+ONCE = {"with_source": True}
+CASES: dict[str, tuple[Callable[[], Field], dict[str, Any], list[int], list[int]]] = {
+    # name: guidance, settings, rows of the calls of an iteration without gradient, and of those with one
+    "SDS": (lambda: SDS(100.0), {}, [6], []),  # null and prompt
+    "SDS without guidance": (lambda: SDS(1.0), {}, [3], []),  # prompt alone
+    "SDS of the null condition": (lambda: SDS(0.0), {}, [3], []),
+    "SDS with a negative prompt": (lambda: SDS(100.0, "ugly"), {}, [6], []),  # negative and prompt
+    "CSD": (lambda: CSD(), {}, [6], []),
+    "CSD with a negative prompt": (lambda: CSD(1.0, 0.5, "ugly"), {}, [9], []),  # null, prompt, negative
+    "NFSD below its t": (lambda: NFSD(), {"timesteps": Timesteps(0.05, 0.1)}, [6], []),
+    "NFSD above its t": (lambda: NFSD(), {"timesteps": Timesteps(0.5, 0.9)}, [9], []),
+    "VSD": (lambda: VSD(), {}, [6], [3]),
+    "VSD, own draws": (lambda: VSD(), {"share_noise": False}, [6, 3], [3]),  # gamma 0 does not ask for e_y
+    "ASD": (lambda: ASD(), {}, [6], [3]),
+    "ASD without guidance": (lambda: ASD(1.0), {}, [3], [3]),
+    "ASD with a negative prompt": (lambda: ASD(negative="ugly"), {}, [6], [3]),
+    "ASD, a gamma of the draw": (lambda: ASD(gamma=Alpha2()), {}, [6], [3]),
+    "ASD, embedding": (lambda: ASD(adapter=Embedding()), {}, [6], [3]),
+    "ASD, copy": (lambda: ASD(adapter=UNetCopy()), {}, [6], [3]),
+    "ASD, two discriminator steps": (lambda: ASD(), {"critic_steps": 2}, [6], [3, 3]),  # e_y is known
+    "ASD, no discriminator steps": (lambda: ASD(), {"critic_steps": 0}, [6, 3], []),
+    "ASD, own draws": (lambda: ASD(), {"share_noise": False}, [6, 3, 3], [3]),  # e_null and e_y, e_phi; e_y
+    "ASD, own draws, embedding": (lambda: ASD(adapter=Embedding()), {"share_noise": False}, [6, 3, 3], [3]),
+    "ASD, own draws, two steps": (lambda: ASD(), {"share_noise": False, "critic_steps": 2}, [6, 3, 3, 3], [3, 3]),
+    "ASD of four views": (lambda: ASD(), {"cameras": True}, [8], [4]),
+    "ASD of four views in two parts": (lambda: ASD(), {"cameras": True, "chunk": 2}, [4, 4], [2, 2]),
+    "LODS": (lambda: LODS(), {}, [3], [3]),  # the prompt; the learned null
+    "DDS": (lambda: DDS(), ONCE, [6, 6], []),  # here and on the source
+    "ASDEdit": (lambda: ASDEdit(), ONCE, [6, 6, 3], [3, 3, 3]),  # phi here, psi there; psi and e_z here, its fake
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_iteration_asks_for_this_much(tiny_folder: Path, name: str) -> None:
+    guidance, settings, frozen, learning = CASES[name]
+    found = _counted(tiny_folder, guidance(), **settings)
+    assert sorted(found.frozen) == sorted(frozen * STEPS)
+    assert sorted(found.learning) == sorted(learning * STEPS)
+    assert sorted(found.back) == sorted(found.learning), "every call with a graph is needed once for a gradient"
+
+
+@pytest.mark.parametrize("settings", [{}, {"critic_steps": 2}, {"share_noise": False}, {"critic_steps": 0}])
+@pytest.mark.parametrize("guidance", [ASD, VSD, ASDEdit, SDS])
+def test_logging_asks_for_no_more(tiny_folder: Path, guidance: Callable[[], Field], settings: dict[str, Any]) -> None:
+    source = ONCE if guidance is ASDEdit else {}
+    plain = _counted(tiny_folder, guidance(), **settings | source)
+    logged = _counted(tiny_folder, guidance(), log_every=1, **settings | source)
+    assert logged == plain
