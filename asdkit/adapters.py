@@ -45,6 +45,7 @@ class _Attached(Adapter):
         for other in self._other:
             other.setup()
             _require_alike(prior, other)
+            other.view_prompts = prior.view_prompts
         prior = self.model(prior)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.init_seed)
