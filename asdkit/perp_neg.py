@@ -1,12 +1,14 @@
 """Perp-Neg: what other directions' prompts have in common with the wanted one is spared, the rest is pushed away."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.part import Part
+from asdkit.part import Part, require
 
-Decay = tuple[float, float, float]
+Decay = Sequence[float]
 
 
 class PerpNeg(Part):
@@ -22,6 +24,9 @@ class PerpNeg(Part):
         f_sf: of the side's weight there, where r is 1 at the side and 0 at the front.
         f_sb: of the side's weight between side and back, where r is 1 at the side and 0 at the back.
         f_fsb: of the front's weight there, with the same r.
+
+    Raises:
+        ValueError: other than three numbers.
     """
 
     def __init__(
@@ -31,6 +36,8 @@ class PerpNeg(Part):
         f_sb: Decay = (1.0, 0.5, -0.606),
         f_fsb: Decay = (1.0, 0.5, 0.967),
     ) -> None:
+        for given in (f_fs, f_sf, f_sb, f_fsb):
+            require(len(given) == 3, f"Each weight of PerpNeg takes three numbers a, b, c; got {list(given)}.")
         self.f_fs, self.f_sf, self.f_sb, self.f_fsb = f_fs, f_sf, f_sb, f_fsb
 
     def weights(self, azimuth: Float[Tensor, " B"]) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:

@@ -207,6 +207,11 @@ def test_each_decay_has_its_place() -> None:
     assert side.tolist() == pytest.approx([-2 * math.exp(-2 / 3) - 1, -3 * math.exp(-1) - 2], rel=1e-5)
 
 
+def test_a_decay_has_three_numbers() -> None:
+    with pytest.raises(ValueError, match=r"three numbers a, b, c; got \[1.0, 2.0\]"):
+        PerpNeg(f_fsb=(1.0, 2.0))
+
+
 def test_perpendicular_of_each_sample() -> None:
     a, b = randn(2, B, 4, 5, 6)
     a[1], b[2] = -2.5 * b[1], 0
@@ -269,8 +274,8 @@ def test_every_method_passes_it_on(four_folder: Path, method: Callable[..., Fiel
 
 def test_all_methods_from_text_take_it() -> None:
     names = {method.__name__ for method in methods()}
-    editing = {"DDS", "PDS", "ASDEdit", "DeltaASD"}
-    assert names == {name for name, value in vars(guidance).items() if hasattr(value, "__wrapped__")} - editing
+    others = {"DDS", "PDS", "ASDEdit", "DeltaASD", "records_spec"}
+    assert names == {name for name, value in vars(guidance).items() if hasattr(value, "__wrapped__")} - others
 
 
 def test_csd_is_the_perpendicular_pull_alone(four_folder: Path) -> None:
