@@ -222,7 +222,6 @@ class PerpNegPrompt(Field):
         words, views = x.prior.view_words, x.views
         if words is None or views is None:
             raise ValueError("Perp-Neg needs cameras and a prior that knows words for directions; leave perp_neg out.")
-        x.prefetch(self.asks(x))
         null = self.null(x)
         wanted = self.prompt(x) - null
         value = null + wanted
