@@ -1,6 +1,10 @@
 """`python -m asdkit` is the command `asdkit`."""
 
+import os
 import sys
+
+if not sys.flags.safe_path and sys.path[0] == os.getcwd():
+    del sys.path[0]  # no file there takes the place of a library; `--trust` lets modules there be found, last
 
 from asdkit.cli import main
 

@@ -43,7 +43,6 @@ class _Attached(Adapter):
         if self._prior:
             return
         for other in self._other:
-            other.setup()
             _require_alike(prior, other)
             other.view_prompts = prior.view_prompts
         prior = self.model(prior)

@@ -7,12 +7,14 @@ import os
 import sys
 import traceback
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.strategies import StrategyRegistry
 from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 import asdkit.adapters
@@ -31,6 +33,7 @@ import asdkit.priors.pretrained
 import asdkit.ramps
 import asdkit.reals
 import asdkit.toybox.data  # these are imported for their short class names
+from asdkit.callbacks.agreement import Agreement
 from asdkit.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
 from asdkit.callbacks.finite import Diverged, StopWhenNotFinite
 from asdkit.callbacks.outputs import Outputs
@@ -40,8 +43,9 @@ from asdkit.callbacks.snapshots import Snapshots
 from asdkit.callbacks.viewer import Viewer
 from asdkit.cli_errors import explain
 from asdkit.extras import MissingExtra
-from asdkit.files import slug, write_text
+from asdkit.files import local, recipe_slug, shown, write_text
 from asdkit.part import unwrapped
+from asdkit.ranks import check_precision, check_strategy
 
 _FOLDER = "ASDKIT_RUN_FOLDER"
 MAX_STEPS_LIMIT = 100_000_000
@@ -63,7 +67,7 @@ class Parser(LightningArgumentParser):
         """End with one sentence about what was wrong, and the nearest known option."""
         if not self.exit_on_error:
             super().error(message, ex)
-        print(f"asdkit: {explain(message)}", file=sys.stderr)
+        print(f"asdkit: {shown(explain(message))}", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -94,9 +98,18 @@ class CLI(LightningCLI):
                 "enable_model_summary": False,
                 "check_val_every_n_epoch": None,
                 "val_check_interval": MAX_STEPS_LIMIT,
+                "use_distributed_sampler": False,
             },
             args=arguments,
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, without the option that lets checkpoints be unpickled."""
+        return {name: skipped | {"weights_only"} for name, skipped in LightningCLI.subcommands().items()}
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         kwargs.setdefault("allow_abbrev", False)
@@ -109,6 +122,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(Snapshots, "snapshots")
         parser.add_lightning_class_args(Outputs, "outputs")
         parser.add_lightning_class_args(Viewer, "viewer")
+        parser.add_lightning_class_args(Agreement, "ranks")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
@@ -123,15 +137,18 @@ class CLI(LightningCLI):
             raise ValueError(f"trainer.max_steps must be within 1 and {MAX_STEPS_LIMIT}; got {steps}.")
         if config.data is None or config.model is None:
             raise ValueError("The recipe must have a model and data; start from one that `asdkit recipes` lists.")
-        if config.ckpt_path and not Path(config.ckpt_path).is_file():
+        if config.ckpt_path and not local(config.ckpt_path).is_file():
             raise ValueError(f"There is no checkpoint {config.ckpt_path}; look into the run's folder checkpoints.")
+        if strategy := _strategy_class(config.trainer.strategy):
+            check_strategy(strategy)
+        check_precision(config.trainer.precision)
         if not config.run.recipe:
             config.run.recipe = _recipe_name(config)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self.config[self.subcommand]
         writes = self.subcommand in ("fit", "predict")
-        folder = self.run_folder or Path(config.run.root)
+        folder = self.run_folder or local(config.run.root)
         if self.run_folder is None and writes:
             folder = self._new_folder(config)
         kwargs["default_root_dir"] = str(folder)
@@ -156,7 +173,7 @@ class CLI(LightningCLI):
             return Path(os.environ[_FOLDER])
         prompt = config.model.get("init_args", Namespace()).get("prompt") or ""
         folder = new_run_folder(Path(config.run.root), config.run.recipe, prompt, config.run.name)
-        print(f"Run folder: {folder}", file=sys.stderr)
+        print(f"Run folder: {shown(str(folder))}", file=sys.stderr)
         os.environ[_FOLDER] = str(folder)
         return folder
 
@@ -165,11 +182,18 @@ class CLI(LightningCLI):
         return super()._instantiate_trainer(config, [StopWhenNotFinite(), Progress(), *callbacks])
 
 
+def _strategy_class(value: str | Namespace) -> type | None:
+    """The class that `trainer.strategy` means; None where Lightning chooses, or knows no such name."""
+    if isinstance(value, str):
+        return StrategyRegistry[value]["strategy"] if value in StrategyRegistry else None
+    module, _, name = value.class_path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
 def _recipe_name(config: Namespace) -> str:
     """The name of the first recipe on the command line, which names the folder of its runs."""
     paths = [str(path) for path in config.get("config") or [] if not str(path).startswith("{")]
-    path = Path(paths[0]) if paths else Path("run")
-    return slug(f"{path.parent.name}-{path.stem}" if path.parent.name == "toybox" else path.stem)
+    return recipe_slug(Path(paths[0]) if paths else Path("run"))
 
 
 def _methods_expanded(arguments: list[str]) -> list[str]:
@@ -229,7 +253,7 @@ def run_trainer_command(arguments: list[str], run: Path | None) -> int:
 
 def _sentence(error: BaseException) -> str:
     error = unwrapped(error)
-    text = " ".join(str(error).split())
+    text = shown(str(error))
     if isinstance(error, ValueError | OSError | Diverged | MisconfigurationException | MissingExtra) or not text:
         return text or type(error).__name__
     return f"{type(error).__name__}: {text[:400]} (ASDKIT_DEBUG=1 shows where.)"

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import asdkit
+from asdkit.files import local, shown
+from asdkit.trust import trusting
 
 USAGE = """\
 asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by a difference of score fields.
@@ -23,9 +25,12 @@ asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by 
   asdkit export RUN|FILE      write it for other tools: --format ply,splat,spz,glb,mesh-glb,obj,html,mp4,webp,png
   asdkit view RUN|FILE        look at a run, a checkpoint or a file of splats in a browser, on this machine alone
   asdkit recipes              list the recipes; RECIPE is one of these names or a YAML file
+  asdkit sweep PROMPTS.txt --config RECIPE    a run for each line of a file; started again, it goes on
+  asdkit doctor               what works on this machine, what does not, and what to do about it
 
 RUN is a folder that fit made, runs/<recipe>/<prompt>@<time>. Other options:
 
+  --trust PACKAGE             let recipes and checkpoints name its classes, also a module's in this folder; repeatable
   --viewer [PORT]             with fit: look at the object in a browser while it is made (port 8080)
   --version                   print the version
   <command> --help            every option of a command, and --model.help=CLASS those of one part
@@ -38,7 +43,7 @@ FORMATS = {
     "mesh-glb": "mesh.glb", "obj": "mesh.obj", "mp4": "orbit.mp4", "webp": "orbit.webp", "png": "views.png",
 }  # fmt: skip
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-COMMANDS = (*TRAINER_COMMANDS, "export", "view", "recipes")
+COMMANDS = (*TRAINER_COMMANDS, "export", "view", "recipes", "doctor", "sweep")
 PORT = 8080
 
 
@@ -78,23 +83,50 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if command in ("export", "view"):
             return (export if command == "export" else view)(rest)
+        if command == "doctor":
+            from asdkit.doctor import main as examine
+
+            return examine(rest)
+        if command == "sweep":
+            from asdkit.sweeps import main as sweep
+
+            return sweep(rest)
+        packages, rest = _trusted(rest)
         rest, run = expand(command, rest)
-    except UsageError as error:
-        print(f"asdkit: {error}", file=sys.stderr)
+    except ValueError as error:
+        print(f"asdkit: {shown(str(error))}", file=sys.stderr)
         return 2
-    _prepare()
+    _prepare(packages)
     from asdkit.app import run_trainer_command
 
-    return run_trainer_command([command, *rest], run)
+    with trusting(packages):
+        return run_trainer_command([command, *rest], run)
 
 
-def _prepare() -> None:
-    """Before torch is imported: quiet libraries, and users' own modules are found in the working directory."""
+def _trusted(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The packages that `--trust` names, and the other arguments."""
+    packages: list[str] = []
+    others: list[str] = []
+    waiting = iter(arguments)
+    for argument in waiting:
+        flag, equals, value = argument.partition("=")
+        if flag == "--trust":
+            packages.append(value if equals else next(waiting, ""))
+        else:
+            others.append(argument)
+    for name in packages:
+        if not all(part.isidentifier() for part in name.split(".")) or name.split(".")[0] == "jsonargparse":
+            raise UsageError(f"--trust needs a package that may be imported, such as my_module; got {name!r}.")
+    return packages, others
+
+
+def _prepare(packages: list[str]) -> None:
+    """Before torch is imported: quiet libraries, and let a trusted module be found in the working directory."""
     quiet = {"JSONARGPARSE_DEPRECATION_WARNINGS": "off", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     for name, value in (quiet | {"DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}).items():
         os.environ.setdefault(name, value)
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if packages and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: no file there takes the place of a library
 
 
 def view(arguments: list[str]) -> int:
@@ -153,19 +185,22 @@ def export(arguments: list[str]) -> int:
 
 def _carried_out(parser: Arguments, arguments: list[str], act: Callable[[argparse.Namespace], None]) -> int:
     """The exit code of a command that acts on its options; what goes wrong is one sentence."""
+    packages, arguments = _trusted(arguments)
+    parser.epilog = "--trust PACKAGE: let checkpoints name its classes, also a module's in this folder; repeatable"
     try:
         options = parser.parse_args(arguments)
     except SystemExit:  # after --help; what is wrong with the options is a UsageError
         return 0
-    _prepare()
+    _prepare(packages)
     try:
-        act(options)
+        with trusting(packages):
+            act(options)
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("ASDKIT_DEBUG"):
             traceback.print_exc()
-        print(f"asdkit: {error}", file=sys.stderr)
+        print(f"asdkit: {shown(str(error))}", file=sys.stderr)
         return 1 if isinstance(error, RuntimeError) else 2
     return 0
 
@@ -188,7 +223,7 @@ def find_recipe(name: str) -> Path:
     Raises:
         UsageError: there is none.
     """
-    if Path(name).is_file():
+    if local(name).is_file():
         return Path(name)
     short = name.removeprefix("./").removeprefix("recipes/").removesuffix(".yaml")
     known = recipes()
@@ -236,7 +271,7 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
 
 def _run_arguments(run: Path, others: list[str]) -> list[str]:
     """The recipe and the last checkpoint of a run folder."""
-    if not (run / "config.yaml").is_file():
+    if not (local(run) / "config.yaml").is_file():
         raise UsageError(f"{run} is no run folder, for it has no config.yaml; name a folder that asdkit fit made.")
     found = ["--config", str(run / "config.yaml")]
     if not any(argument.split("=")[0] == "--ckpt_path" for argument in others):

@@ -1,9 +1,11 @@
 """jsonargparse's nested error messages, in one sentence."""
 
 import difflib
-import importlib
 import inspect
 import re
+import sys
+
+from asdkit.trust import refusal
 
 _OPTION = re.compile(
     r"Option '([\w.]+)' is not accepted|does not accept option '([\w.]+)'|Key '([\w.]+)' is not expected"
@@ -24,7 +26,11 @@ def explain(message: str) -> str:
     if unrecognised:
         option = unrecognised[1].split()[0].split("=")[0]
         return f"There is no option {option}{_near(option.lstrip('-'), _trainer_options())}"
+    if tag := re.search(r"constructor for the tag '(?:tag:yaml.org,2002:)?([^']+)'", message):
+        return f"The recipe has the YAML tag {tag[1]}; recipes are plain YAML, without tags."
     path = _path(message)
+    if refused := refusal(message, f"--{path}" if path else "The command line"):
+        return refused
     unknown = _OPTION.search(message)
     if unknown:
         leaf = next(filter(None, unknown.groups()))
@@ -58,7 +64,7 @@ def _path(message: str) -> str:
 def _arguments(class_path: str) -> list[str]:
     """The names of a part's constructor arguments."""
     module, _, name = class_path.rpartition(".")
-    target = getattr(importlib.import_module(module), name)
+    target = getattr(sys.modules.get(module), name, lambda: None)  # nothing is imported for what a message says
     return [name for name in inspect.signature(target).parameters if name not in ("args", "kwargs")]
 
 

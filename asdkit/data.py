@@ -4,12 +4,12 @@ import logging
 import math
 from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from asdkit.files import local
 from asdkit.loading import object_of
 from asdkit.part import require
 from asdkit.pictures import read_picture
@@ -89,7 +89,7 @@ class Cameras(pl.LightningDataModule):
         )
         self._settled = {name: ends(number)[1] for name, number in self._numbers.items()}
 
-        self.asset = object_of(Path(asset)) if asset else None
+        self.asset = object_of(local(asset)) if asset else None
         if self.asset is not None and self.asset.solid() is None:
             raise ValueError(f"data.asset must be a 3D object, but {asset} is made of {type(self.asset).__name__}.")
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asdkit.fields import Field, bound_text
-from asdkit.objectives import discriminator_loss, effective_scale, real_loss
+from asdkit.objectives import discriminator_loss, effective_scale, real_loss, released_loss
 from asdkit.part import Part
 from asdkit.prior import Noised, Prior
 from asdkit.prompts import Condition
@@ -74,6 +74,7 @@ class Discriminator(Field):
         real_clip: see above, > 1.
         of_source: when `text` is None, take the words for the source image instead of the run's prompt.
         learns_source: its fake samples are the source image, not what the generator shows.
+        released: learn by the loss of the paper's released code in the place of Eq. 10.
 
     Raises:
         ValueError: gamma <= -1 without `allow_unbounded`, or eta or real_clip out of range.
@@ -91,6 +92,7 @@ class Discriminator(Field):
         real_clip: float = 2.0,
         of_source: bool = False,
         learns_source: bool = False,
+        released: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(gamma, Gamma) and min(ends(gamma)) <= -1 and not allow_unbounded:
@@ -103,15 +105,16 @@ class Discriminator(Field):
             raise ValueError(f"eta must lie in [0, 1] and real_clip above 1; got {given} and {real_clip}.")
         self.adapter, self.gamma, self.scale, self.text = adapter, gamma, scale, text
         self.real, self.eta, self.real_clip, self.of_source = real, eta, real_clip, of_source
-        self.learns_source = learns_source
+        self.learns_source, self.released = learns_source, released
 
     def bind(self, prompt: str, source: str | None = None) -> None:
         self.text = bound_text(self.text, prompt, source, self.of_source)
 
     def setup(self, prior: Prior) -> None:
-        prior.prepare(self.conditions())
+        for model in (prior, self.adapter.model(prior)):
+            model.setup()
+            model.prepare(self.conditions())
         self.adapter.setup(prior)
-        self.adapter.model(prior).prepare(self.conditions())
         if isinstance(self.gamma, Gamma):
             self.gamma.setup(prior, self.condition())
 
@@ -137,7 +140,10 @@ class Discriminator(Field):
             self.gamma.observe(x)
         gamma, e_phi = self.gamma_at(x), self(x)
         e_y = e_phi.detach() if isinstance(gamma, float | int) and gamma == 0 else x.predict(self.condition())
-        loss = discriminator_loss(e_phi, x.eps, e_y, gamma)
+        if self.released:
+            loss = released_loss(e_phi, x.eps, e_y, gamma, x.alpha)
+        else:
+            loss = discriminator_loss(e_phi, x.eps, e_y, gamma)
         if self.real is None:
             return loss
         real = self.real_draw(x)

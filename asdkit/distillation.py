@@ -1,7 +1,7 @@
 """The one LightningModule: Figure 3 of the paper as a training step."""
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,11 +11,14 @@ from torch import Tensor
 
 from asdkit.fields import Field
 from asdkit.generators.base import Generator, Render
+from asdkit.generators.saved import INSTANTIATOR, read
 from asdkit.objectives import Weighting, inject, saturation, weight
-from asdkit.part import Part
+from asdkit.part import Part, require
 from asdkit.prior import Noised, Prior
 from asdkit.randomness import generator_for
+from asdkit.ranks import Sharded, average_gradients, check_precision, check_strategy, shard, without_reducer
 from asdkit.timesteps import Timesteps
+from asdkit.trust import refusal, trusting
 from asdkit.views import Shot, Views
 
 _log = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ class Distillation(Part, pl.LightningModule):
         timesteps: which t are drawn.
         weighting: w(t) of Eq. 7.
         critic_steps: discriminator steps per iteration, at least 0.
+        critic_every: iterations from one turn of the discriminator to the next, at least 1.
         critic_lr: learning rate of the discriminator's AdamW.
         critic_clip: largest norm of the discriminator's gradient; 0 for no limit.
         share_noise: the discriminator learns on the generator step's own draw (t, eps), which saves network calls.
@@ -75,6 +79,7 @@ class Distillation(Part, pl.LightningModule):
         source: str | None = None,
         chunk: int = 0,
         rerender: bool = False,
+        critic_every: int = 1,
         view_prompts: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
@@ -85,19 +90,19 @@ class Distillation(Part, pl.LightningModule):
                 "critic_steps, critic_clip and chunk can't be negative and critic_lr must be positive; "
                 f"got {critic_steps}, {critic_clip}, {chunk} and {critic_lr}."
             )
+        require(critic_every >= 1, f"critic_every must be at least 1; got {critic_every}.")
         if not (0 <= random_background <= 1 and 0 <= background <= 1):
             raise ValueError(
                 f"random_background and background must lie in [0, 1]; got {random_background} and {background}."
             )
-        self.save_hyperparameters(
-            self.spec["init_args"] | {"_instantiator": "pytorch_lightning.cli.instantiate_module"}
-        )
+        self.save_hyperparameters(self.spec["init_args"] | {"_instantiator": INSTANTIATOR})
         timesteps = timesteps or Timesteps()
         self.prompt, self.source, self.seed, self.background = prompt, source, seed, background
         self.prior, self.generator, self.guidance, self.timesteps = prior, generator, guidance, timesteps
         self.weighting, self.share_noise, self.random_background = weighting, share_noise, random_background
         self.critic_steps, self.critic_lr, self.critic_clip = critic_steps, critic_lr, critic_clip
-        self.chunk, self.rerender, self._view_prompts = chunk, rerender, view_prompts or {}
+        self.chunk, self.rerender, self.critic_every = chunk, rerender, critic_every
+        self._view_prompts = view_prompts or {}
         self._encoded_source: Tensor | None = None
         self._reports = False  # whether this iteration is one of those that are logged
         self.automatic_optimization = False
@@ -106,7 +111,14 @@ class Distillation(Part, pl.LightningModule):
     # ------------------------------------------------------------------------------------------------ set-up
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the prior, give the prompt to the guidance and attach its adapters."""
+        """Load the prior, give the prompt to the guidance and attach its adapters.
+
+        Raises:
+            ValueError: a strategy or precision that can't work, or what a part says of its arguments.
+        """
+        if self._trainer:
+            check_strategy(type(self.trainer.strategy))
+            check_precision(self.trainer.precision)
         self.prior.setup()
         unknown = self.prior.unknown_words(self.prompt)
         if unknown:
@@ -116,6 +128,13 @@ class Distillation(Part, pl.LightningModule):
         self.guidance.setup(self.prior)
         data = self._trainer.datamodule if self._trainer else None
         self.generator.setup(self.prior, getattr(data, "source", None))
+
+    def configure_model(self) -> None:
+        """Spread the prior's network over the ranks, where the strategy is to; called after `setup`."""
+        strategy = self._trainer and self.trainer.strategy
+        if isinstance(strategy, Sharded) and not self.prior.sharded:
+            shard(self.prior.network, strategy.device_mesh, self.guidance)
+            self.prior.sharded = True
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(self.generator.parameter_groups(), eps=1e-15)]
@@ -131,7 +150,7 @@ class Distillation(Part, pl.LightningModule):
         self._reports = (step + 1) % self.trainer.log_every_n_steps == 0
         optimizers = self.optimizers()
         pulling, *learning = optimizers if isinstance(optimizers, list) else [optimizers]
-        learning = learning if self.critic_steps else []
+        learning = learning if self.critic_steps and step % self.critic_every == 0 else []
         for optimizer in (pulling, *learning):
             optimizer.zero_grad(set_to_none=True)
 
@@ -177,7 +196,7 @@ class Distillation(Part, pl.LightningModule):
         x = self.draw(x0, part, step, "noise", rows)
         residual = self.residual(x, keep_graph)
         loss = inject(x0, residual)
-        if render is not None:
+        if render is not None and render.image.requires_grad:
             (gradient,) = torch.autograd.grad(loss, render.image)
             loss = (render.image * gradient).sum()
         self._backward(loss + self.generator.regularizer())
@@ -241,8 +260,9 @@ class Distillation(Part, pl.LightningModule):
         return (weight(self.weighting, x.alpha, x.sigma) * value).detach().to(x.x0.dtype)
 
     def _backward(self, loss: Float[Tensor, ""]) -> None:
-        with self._no_reducer():
-            self.manual_backward(loss)
+        if loss.requires_grad:  # else no camera saw anything
+            with without_reducer(self.trainer.strategy):
+                self.manual_backward(loss)
 
     def _descend(self, optimizer: Any, parts: int, counts: bool) -> float:
         """One optimiser step along the mean of the gradients of `parts` backward passes; only the generator's counts,
@@ -251,7 +271,7 @@ class Distillation(Part, pl.LightningModule):
         Returns:
             The norm of the gradient where this iteration is logged, else 0.
         """
-        self._average_gradients(optimizer)
+        average_gradients(optimizer, self.trainer.world_size)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if parts > 1:
             torch._foreach_div_(gradients, parts)
@@ -267,22 +287,6 @@ class Distillation(Part, pl.LightningModule):
         """Clip here, after any unscaling: the only place where the norm is the true one."""
         if self.critic_clip and not optimizer.param_groups[0].get("name"):
             self.clip_gradients(optimizer, self.critic_clip, "norm")
-
-    def _no_reducer(self) -> AbstractContextManager:
-        block = getattr(self.trainer.strategy, "block_backward_sync", None)
-        return block() if block else nullcontext()
-
-    def _average_gradients(self, optimizer: Any) -> None:
-        """Mean over ranks, explicitly: right whatever parameters are unused or have grown."""
-        if self.trainer.world_size == 1:
-            return
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        torch.distributed.all_reduce(flat)
-        flat /= self.trainer.world_size
-        for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad = mean.view_as(parameter).clone()
 
     @torch.no_grad()
     def _diagnostics(self, x: Noised, shot: Shot, render: Render | None) -> dict[str, float]:
@@ -307,6 +311,22 @@ class Distillation(Part, pl.LightningModule):
         return self.show(batch.views if isinstance(batch, Shot) else batch)
 
     # ------------------------------------------------------------------------------------------------ checkpoints
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, **options: Any) -> "Distillation":
+        """Lightning's, for files of this machine: nothing in them is executed, and `asdkit.trust` says what is named.
+
+        Raises:
+            ValueError: the file is missing, broken, of something else, or names a class that is not trusted.
+        """
+        file = read(Path(checkpoint_path)).file
+        try:
+            with trusting():
+                return super().load_from_checkpoint(file, **options | {"weights_only": True})
+        except Exception as error:
+            if refused := refusal(str(error), str(file)):
+                raise ValueError(refused) from None
+            raise
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Everything that learns; never the frozen prior."""

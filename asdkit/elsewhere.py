@@ -176,13 +176,16 @@ class Above(Field):
     def _above(self, x: Noised) -> Bool[Tensor, " B"]:
         return x.t >= self.t_from * len(x.prior.schedule)
 
+    def _asked(self, x: Noised) -> bool:
+        return x.prior.sharded or bool(self._above(x).any())
+
     def asks(self, x: Noised) -> list[Condition]:
-        return self.field.asks(x) if bool(self._above(x).any()) else []
+        return self.field.asks(x) if self._asked(x) else []
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
-        above = self._above(x)
-        if not bool(above.any()):
+        if not self._asked(x):
             return torch.zeros_like(x.eps)
+        above = self._above(x)
         return torch.where(above[:, None, None, None], self.field(x), 0.0)
 
 

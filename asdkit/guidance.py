@@ -50,6 +50,30 @@ def ASD(
 
 
 @records_spec
+def ReleasedASD(
+    scale: float | Ramp = 7.5,
+    gamma: float | Ramp = -0.75,
+    adapter: Adapter | None = None,
+    negative: str | None = None,
+    perp_neg: PerpNeg | None = None,
+) -> Field:
+    """ASD as the paper's released code trains it, whose gamma is in effect smaller where there is more noise.
+
+    There phi is a LoRA on Stable Diffusion 2.1, which predicts v, beside 2.1-base as the prior: give the adapter a
+    `prior` of its own for that.
+
+    Args:
+        scale: the CFG scale lambda; 7.5 in its settings.
+        gamma: weight of the discriminator's penalty; -0.75 in its settings.
+        adapter: where phi lives; a LoRA of rank 4 when left out.
+        negative: a negative prompt in the place of the null condition.
+        perp_neg: against several faces; see `PerpNeg`.
+    """
+    phi = Discriminator(adapter or LoRA(), gamma, scale=scale, released=True)
+    return CFG(scale=scale, negative=negative, perp_neg=perp_neg) - phi
+
+
+@records_spec
 def VSD(
     scale: float | Ramp = 7.5,
     adapter: Adapter | None = None,

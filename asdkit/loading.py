@@ -7,10 +7,12 @@ from pathlib import Path
 from pytorch_lightning.cli import instantiate_module
 
 from asdkit.distillation import Distillation
+from asdkit.files import local
 from asdkit.formats import SUFFIXES, read_splats
 from asdkit.generators import saved as checkpoints
 from asdkit.generators.base import Generator
 from asdkit.generators.gaussians import Gaussians
+from asdkit.trust import trusting
 
 
 def load(path: Path) -> Distillation:
@@ -29,7 +31,8 @@ def load(path: Path) -> Distillation:
         raise ValueError(f"{saved.file} is the checkpoint of something else than a distillation.")
     try:
         generator = checkpoints.started_anyhow(saved.arguments["generator"])
-        module = instantiate_module(Distillation, saved.arguments | {"generator": generator})
+        with trusting():
+            module = instantiate_module(Distillation, saved.arguments | {"generator": generator})
     except Exception as error:  # of jsonargparse, or of a part that does not like its arguments
         raise checkpoints.cannot_build(saved.file, error) from None
     checkpoints.restore(module.generator, saved)
@@ -47,7 +50,7 @@ def object_of(path: Path) -> Generator:
     Raises:
         ValueError: there is none, or it is broken.
     """
-    if not path.exists():
+    if not local(path).exists():
         raise ValueError(f"There is no {path}; name a run folder, a checkpoint or a file of splats.")
     if not is_splats(path):
         return checkpoints.generator_of(path)

@@ -50,6 +50,25 @@ def discriminator_loss(
     return per_sample.flatten(1).sum(1).mean()
 
 
+def released_loss(
+    e_phi: Float[Tensor, "B C h w"],
+    eps: Float[Tensor, "B C h w"],
+    e_y: Float[Tensor, "B C h w"],
+    gamma: float | Float[Tensor, "B 1 1 1"],
+    alpha: Float[Tensor, "B 1 1 1"],
+) -> Float[Tensor, ""]:
+    """What the paper's released code minimises, whose phi predicts v: ||v_phi - v||^2 + gamma ||v_phi - v_y'||^2.
+
+    Its v_y' = alpha e_y - sigma x0 is made of the true x0, where the v that belongs to e_y would take the one that e_y
+    stands for. In eps-space it is (||e_phi - eps||^2 + gamma ||e_phi - eps - alpha^2 (e_y - eps)||^2) / alpha^2, with
+    the minimiser eps + alpha^2 gamma / (1 + gamma) (e_y - eps): Eq. 10 with a gamma that fades as the noise grows.
+    Summed over a sample and averaged over the batch, like Eq. 10.
+    """
+    error = e_phi - eps
+    per_sample = (error.square() + gamma * (error - alpha.square() * (e_y - eps)).square()) / alpha.square()
+    return per_sample.flatten(1).sum(1).mean()
+
+
 def real_loss(
     e_phi: Float[Tensor, "B C h w"],
     eps: Float[Tensor, "B C h w"],

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from asdkit.extras import MissingExtra
-from asdkit.files import atomic
+from asdkit.files import atomic, local
 
 
 def to_bytes(images: Float[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B H W 3"]:
@@ -28,7 +28,7 @@ def read_picture(path: str | Path, size: int = 0) -> Float[Tensor, "3 H W"]:
         ValueError: the file is missing or no picture.
     """
     try:
-        picture = Image.open(path)
+        picture = Image.open(local(path))
         if picture.mode.startswith("I"):  # 16 bits of grey, which convert would clip
             picture = Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
         picture = picture.convert("RGBA")

@@ -38,6 +38,7 @@ class Prior(Part, nn.Module, ABC):
         condition_shape: of one embedded prompt, which textual inversion moves; empty if there is none.
         channels: of x0; 0 for any number.
         adapter_targets: endings of the names of the layers that a LoRA adapts.
+        sharded: the network is spread over several ranks, which must all call it equally often.
     """
 
     schedule: Schedule
@@ -48,6 +49,7 @@ class Prior(Part, nn.Module, ABC):
     condition_shape: tuple[int, ...] = ()
     channels: int = 0
     adapter_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    sharded: bool = False
     _condition_offset: Tensor | None = None
 
     @abstractmethod

@@ -1,7 +1,9 @@
 """An object in a browser, while it is being made or afterwards; served on this machine alone, by viser."""
 
+import functools
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from asdkit.distillation import Distillation
 from asdkit.extras import extra
+from asdkit.files import local
 from asdkit.formats import read_splats
 from asdkit.harmonics import SH_0
 from asdkit.loading import load
@@ -24,6 +27,7 @@ from asdkit.rasterizers.projection import rotation_matrices
 from asdkit.views import Views, ring
 
 HOST = "127.0.0.1"
+_ORIGIN = re.compile(r"http://(127\.0\.0\.1|localhost)(:\d+)?")  # of the pages that may talk to the server
 _LAST_PORT = 65535 - 999  # viser tries this port and the 999 above it
 _PICTURE_HEIGHT = 128  # pixels
 _LOG_SCALE_MAX = 5.0  # the browser's variances are half floats, which end at 65504
@@ -175,7 +179,7 @@ def main(path: Path, port: int) -> None:
         MissingExtra: viser is not installed.
     """
     check_port(port)
-    if not path.exists():
+    if not local(path).exists():
         raise ValueError(f"There is no {path}; name a run folder, a checkpoint or a file of splats.")
     module = load(path) if path.is_dir() or path.suffix == ".ckpt" else None
     splats = None if module else read_splats(path)
@@ -199,9 +203,16 @@ def _serve(port: int) -> Any:
         def request_share_url(self, verbose: bool = True) -> None:
             """Any page in a browser may ask for a public address of the server; there is none."""
 
+    from websockets.asyncio import server as sockets
+
     logging.getLogger("websockets").setLevel(logging.CRITICAL)  # browsers leave connections that they don't need
-    with _silence():
-        return Server(host=HOST, port=port, verbose=False)
+    listen = sockets.serve
+    sockets.serve = functools.partial(listen, origins=[_ORIGIN, None])  # viser lets pages of any address in
+    try:
+        with _silence():
+            return Server(host=HOST, port=port, verbose=False)
+    finally:
+        sockets.serve = listen
 
 
 @contextmanager

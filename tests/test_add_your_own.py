@@ -46,6 +46,16 @@ def test_an_example_runs_by_its_command(outside: Path, command: list[str]) -> No
         assert rows[0]["critic_loss"] != rows[-1]["critic_loss"]
 
 
+def test_without_trust_an_example_is_told_what_to_add(outside: Path, capsys: pytest.CaptureFixture) -> None:
+    for command in COMMANDS:
+        module = command[-1]
+        assert command[-2] == "--trust" and f"{module}.py" in FILES
+        assert main(command[:-2]) == 2
+        err = capsys.readouterr().err
+        assert f"names {module}." in err and f"add --trust {module}." in err and len(err.splitlines()) == 1
+    assert not (outside / "runs").exists()
+
+
 def test_there_is_an_example_of_each_kind() -> None:
     assert len(FILES) == len(COMMANDS) == 5
     for name in FILES:

@@ -68,7 +68,7 @@ def test_short_forms_are_expanded() -> None:
 
 @pytest.mark.parametrize("name", recipes())
 def test_every_recipe_resolves(capsys: pytest.CaptureFixture, name: str) -> None:
-    base = name.rpartition("/")[0]  # image2d/vsd is an overlay of image2d
+    base = name.rpartition("/")[0].replace("priors", "gs3d")  # image2d/vsd is an overlay of image2d
     config = resolved(capsys, *(["--config", base] if base in recipes() else []), "--config", name)
     assert config["model"]["class_path"].startswith("asdkit.")
     assert config["trainer"]["max_steps"] >= 100

@@ -19,6 +19,8 @@ LAYERS = [
         "timesteps",
         "camera",
         "files",
+        "trust",
+        "machine",
         "extras",
         "pictures",
         "ply",
@@ -30,8 +32,8 @@ LAYERS = [
     },
     {"prior", "fields", "elsewhere", "discriminator", "generators.base"},
     {"adapters", "gammas", "reals", "guidance", "sampling", "priors", "generators", "rasterizers", "meshes"},
-    {"distillation", "data", "callbacks", "loading", "viewing"},
-    {"cli", "cli_errors", "app", "export", "__main__", "toybox", "lab"},
+    {"distillation", "data", "callbacks", "loading", "viewing", "ranks"},
+    {"cli", "cli_errors", "app", "export", "__main__", "toybox", "lab", "doctor", "sweeps"},
 ]
 SIBLINGS = {
     ("generators", "rasterizers"),

@@ -30,6 +30,7 @@ from asdkit.guidance import (
     AsynchronousSD,
     Bridge,
     DeltaASD,
+    ReleasedASD,
     RewardSDS,
 )
 from asdkit.lab import Affine, GaussianPrior
@@ -100,6 +101,12 @@ METHODS: list[tuple[str, Callable[[], Field], Formula]] = [
     ("NFSD 3", lambda: NFSD(3.0, "ugly", 0.5), lambda x: cfg(x, 3) - above(x, 500, e(x, "ugly"))),
     ("Bridge, first", lambda: Bridge("ugly", at=4), lambda x: cfg(x, 100) - x.eps),
     ("Bridge, second", lambda: Bridge("ugly", 30.0, 2.5, 3), lambda x: 2.5 * (e(x, "y") - e(x, "ugly"))),
+    ("ReleasedASD", lambda: ReleasedASD(adapter=bent()), lambda x: cfg(x, 7.5) - e_phi(x, bent())),
+    (
+        "ReleasedASD 2",
+        lambda: ReleasedASD(2.0, negative="ugly", adapter=bent()),
+        lambda x: cfg_of(e(x, "ugly"), e(x, "y"), 2) - e_phi(x, bent()),
+    ),
     ("DDS", DDS, lambda x: dds(x, 7.5)),
     ("DDS 2", lambda: DDS(2.0), lambda x: dds(x, 2)),
     ("PDS", PDS, lambda x: dds(x, 7.5) + 0.1 * (x.x0 - x.source)),

@@ -93,7 +93,9 @@ def test_a_diverged_run_stops_and_names_the_place(
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    code = main(["fit", "--config", str(recipe), "--run.name=one", "--model.guidance=my_field.Breaking"])
+    code = main(
+        ["fit", "--config", str(recipe), "--run.name=one", "--model.guidance=my_field.Breaking", "--trust=my_field"]
+    )
     assert code == 6
     run = tmp_path / "runs" / "small" / "one"
     report = json.loads((run / "run.json").read_text())

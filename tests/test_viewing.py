@@ -174,6 +174,25 @@ def test_a_page_that_asks_for_a_public_address_gets_none(
     assert live.server.request_share_url() is None and asked == []
 
 
+def test_it_talks_only_to_pages_of_this_machine(live: viewing.LiveView) -> None:
+    """A page from anywhere, open in the same browser, could read the object; browsers say where a page is from."""
+    port = live.server.get_port()
+    ask = (
+        "import socket, sys\n"
+        "for origin in sys.argv[2:]:\n"
+        "    with socket.create_connection(('127.0.0.1', int(sys.argv[1])), 9) as s:\n"
+        "        s.sendall(('GET / HTTP/1.1\\r\\nHost: x\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n'\n"
+        "            'Sec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\\r\\n'\n"
+        "            f'Origin: {origin}\\r\\n\\r\\n').encode())\n"
+        "        print(s.recv(99).split()[1].decode())\n"
+    )
+    good = [live.address, f"http://localhost:{port}"]
+    evil = ["http://evil.example", f"http://evil.example:{port}", f"http://localhost:{port}.evil.example", "null",
+            f"http://127.0.0.1.evil.example:{port}", f"https://127x0x0x1:{port}"]  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", ask, str(port), *good, *evil], capture_output=True, text=True)
+    assert done.stdout.split() == ["101"] * len(good) + ["403"] * len(evil), done.stderr
+
+
 def test_ports_are_checked() -> None:
     for port in (0, 1024, 64536):
         viewing.check_port(port)

@@ -1,5 +1,6 @@
 """Checkpoints by iterations, written whole or not at all."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from asdkit.files import atomic
+from asdkit.files import atomic, local
 
 
 class Checkpoints(ModelCheckpoint):
@@ -36,6 +37,11 @@ class Checkpoints(ModelCheckpoint):
         self.dirpath = str(Path(trainer.default_root_dir).absolute() / "checkpoints")
         super().setup(trainer, pl_module, stage)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """A checkpoint comes from anywhere: of what it calls its predecessor only a file beside it is ever replaced."""
+        path = Path(state_dict["best_model_path"])
+        self.best_model_path = str(path) if str(path.parent) == self.dirpath else ""
+
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """A termination signal is heeded between two iterations, where the state is whole: keep it."""
         if isinstance(exception, SIGTERMException) and trainer.state.fn == "fit":
@@ -54,3 +60,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         with atomic(Path(path)) as temporary:
             torch.save(checkpoint, temporary)
+
+    def load_checkpoint(self, path: Any, **options: Any) -> dict[str, Any]:
+        """The tensors and plain values of a file of this machine; nothing in it is executed."""
+        try:
+            return super().load_checkpoint(local(path), **options | {"weights_only": True})
+        except OSError:
+            raise
+        except Exception:  # torch's reader raises whatever a broken file makes it stumble over
+            raise ValueError(f"{path} is broken, or no checkpoint of asdkit.") from None
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint of this machine and nothing else, for its path may come from a checkpoint."""
+        path = Path(path)
+        if path.suffix == ".ckpt" and path.is_dir():  # a sharded one
+            shutil.rmtree(path)
+        elif path.suffix == ".ckpt":
+            path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import torch
 
 from asdkit.data import Cameras, Canvas
 from asdkit.distillation import Distillation
-from asdkit.files import write_text
+from asdkit.files import shown, write_text
 from asdkit.generators.base import Render
 from asdkit.views import Shot, Views
 
@@ -80,7 +80,7 @@ class Judge(pl.Callback, ABC):
 
     def _show(self, trainer: pl.Trainer, module: Distillation, stage: str) -> None:
         """Say what the table that Lightning prints next is about, and write test's figures into the run folder."""
-        print(f"{module.prompt}, from {trainer.ckpt_path or 'the start'}, prior {module.prior.digest}")
+        print(f"{shown(module.prompt)}, from {trainer.ckpt_path or 'the start'}, prior {module.prior.digest}")
         if not self.results:
             print("Nothing could be measured.")
         folder = Path(trainer.default_root_dir)

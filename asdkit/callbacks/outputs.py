@@ -1,5 +1,6 @@
 """What a finished run leaves: an orbit, a contact sheet, the object in a standard format, and a report."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from asdkit.callbacks.judge import Judge
 from asdkit.data import Cameras
 from asdkit.distillation import Distillation
-from asdkit.files import write_text
+from asdkit.files import shown, write_text
 from asdkit.formats import write_splats
 from asdkit.formats.html import write_html
 from asdkit.generators.base import Render
@@ -82,8 +83,11 @@ class Outputs(pl.Callback):
     def _report(self, trainer: pl.Trainer, module: Distillation, files: list[str]) -> str:
         results = {name: value for c in trainer.callbacks if isinstance(c, Judge) for name, value in c.results.items()}
         links = ", ".join(f"[{name}]({name})" for name in [*files, "config.yaml", "run.json"])
+        title = re.sub(
+            r"[^\w\s.,;:?'\"()-]", lambda found: "\\" + found[0], shown(module.prompt)
+        )  # as it is, no Markdown
         lines = [
-            f"# {module.prompt.replace('<', '&lt;')}",
+            f"# {title}",
             "",
             f"{trainer.global_step} iterations, seed {module.seed}, prior `{module.prior.digest}`.",
             "",

@@ -38,7 +38,7 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
     """
     stem = slug(name) if name else f"{slug(prompt)}@{time.strftime('%Y%m%d-%H%M%S')}"
     for attempt in range(1, 100):
-        folder = root / recipe / (stem if attempt == 1 else f"{stem}-{attempt}")
+        folder = root / slug(recipe) / (stem if attempt == 1 else f"{stem}-{attempt}")
         try:
             folder.mkdir(parents=True)
             return folder

@@ -43,11 +43,12 @@ class Snapshots(pl.Callback):
         step = trainer.global_step
         due = self.every and (step % self.every == 0 or step == trainer.max_steps)
         cameras = trainer.datamodule
-        if due and trainer.is_global_zero and isinstance(pl_module, Distillation):
+        if due and isinstance(pl_module, Distillation) and (trainer.is_global_zero or pl_module.prior.sharded):
             views = cameras.look(_VIEWS)
             columns = self.columns(pl_module, views and views.to(pl_module.device))
             path = Path(trainer.default_root_dir) / "snapshots" / f"step-{step:06d}.png"
-            save_grid(torch.stack(columns, dim=1).flatten(0, 1), path, len(columns), scale=2)
+            if trainer.is_global_zero:
+                save_grid(torch.stack(columns, dim=1).flatten(0, 1), path, len(columns), scale=2)
 
     @torch.no_grad()
     def columns(self, module: Distillation, views: Views | None) -> list[Float[Tensor, "B 3 H W"]]:

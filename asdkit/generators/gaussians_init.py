@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit import ply
+from asdkit.files import local
 from asdkit.formats import read_splats
 from asdkit.formats.gltf import holds_gaussians
 from asdkit.generators.saved import generator_of
@@ -67,7 +68,7 @@ def cloud_from(
     if init in ("ball", "box"):
         start = _ball(count, radius, generator) if init == "ball" else _box(count, radius, generator)
         return _from_points(start, None, opacity, generator, turned)
-    path = Path(init)
+    path = local(init)
     if path.is_dir() or path.suffix == ".ckpt":
         return _from_run(path, count, opacity, generator, turned)
     if not path.is_file():

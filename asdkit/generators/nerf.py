@@ -116,7 +116,8 @@ class NeRF(Generator):
         return Solid(self.half, radiance)
 
     def render(self, views: Views | None, background: Float[Tensor, "*B 3"] | None = None) -> Render:
-        """What the cameras see; with gradient the samples are jittered, by the iteration's own draw.
+        """What the cameras see; with gradient the samples are jittered, by the iteration's and the camera's
+        own draw, whatever part of the step's cameras is seen at a time and by which process.
 
         Args:
             views: B cameras.
@@ -130,11 +131,11 @@ class NeRF(Generator):
             raise ValueError("NeRF needs cameras; take --data=Cameras, or Pixels and Latents for plain images.")
         views = views.to(self.occupancy.device)
         rays, skip = rays_of(views, self.half), self._occupied if self.occupancy_every else None
-        z = stratified(rays, self.samples, self._jitter(len(rays.near), self.samples, "samples"))
+        z = stratified(rays, self.samples, self._jitter(views, self.samples, "samples"))
         if self.importance:
             with torch.no_grad():
                 weights = march(self.radiance, rays, z, skip).weights
-            z = refined(rays, z, weights, self.importance, self._jitter(len(rays.near), self.importance, "importance"))
+            z = refined(rays, z, weights, self.importance, self._jitter(views, self.importance, "importance"))
         seen = march(self.radiance, rays, z, skip)
         self._seen = (seen, rays, len(views)) if torch.is_grad_enabled() else self._seen
         shape = (len(views), views.height, views.width, -1)
@@ -147,12 +148,14 @@ class NeRF(Generator):
             behind = plain.reshape(-1, 3, 1, 1)
         return Render(Saturate.apply(colour + (1 - alpha) * behind), alpha, depth / alpha.clamp(min=1e-10))
 
-    def _jitter(self, rays: int, count: int, purpose: str) -> Float[Tensor, "R S"] | float:
+    def _jitter(self, views: Views, count: int, purpose: str) -> Float[Tensor, "R S"] | float:
         """Random places in the parts of the rays while there is a gradient, their middles elsewhere."""
         if not torch.is_grad_enabled():
             return 0.5
-        draws = generator_for(0, int(self.iteration), purpose)
-        return torch.rand(rays, count, generator=draws).to(self.occupancy)
+        cameras = torch.stack([views.azimuth, views.elevation, views.distance], dim=1).tolist()
+        random = [generator_for(0, int(self.iteration), f"{purpose} {camera}") for camera in cameras]
+        draws = [torch.rand(views.height * views.width, count, generator=generator) for generator in random]
+        return torch.cat(draws).to(self.occupancy)
 
     def _occupied(self, points: Float[Tensor, "N 3"]) -> Bool[Tensor, " N"]:
         cell = ((points / self.half * 0.5 + 0.5) * _CELLS).long().clamp(0, _CELLS - 1)

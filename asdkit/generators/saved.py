@@ -6,9 +6,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from asdkit.files import local
 from asdkit.generators.base import Generator
 from asdkit.part import unwrapped
+from asdkit.trust import refusal, trusting
 
+INSTANTIATOR = "pytorch_lightning.cli.instantiate_module"  # how Lightning builds a module from its arguments
 _NEEDED = {"prompt", "prior", "generator", "guidance"}
 
 
@@ -32,6 +35,7 @@ def read(path: Path) -> Saved:
     Raises:
         ValueError: there is none, or it is broken or of something else.
     """
+    path = local(path)
     file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"There is no checkpoint {file}; name a folder that asdkit fit made, or a checkpoint in it.")
@@ -42,8 +46,7 @@ def read(path: Path) -> Saved:
         raise
     except Exception:  # torch's reader raises whatever a broken file makes it stumble over
         raise ValueError(f"{file} is broken, or no checkpoint of asdkit.") from None
-    arguments.pop("_instantiator", None)
-    if not arguments.keys() >= _NEEDED:
+    if arguments.pop("_instantiator", INSTANTIATOR) != INSTANTIATOR or not arguments.keys() >= _NEEDED:
         raise ValueError(f"{file} is the checkpoint of something else than a distillation.")
     mine = {name.removeprefix("generator."): value for name, value in weights.items() if name.startswith("generator.")}
     return Saved(file, arguments, mine)
@@ -75,8 +78,9 @@ def generator_of(path: Path) -> Generator:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Generator, "generator")
     try:
-        parsed = parser.parse_object({"generator": started_anyhow(saved.arguments["generator"])})
-        generator = parser.instantiate_classes(parsed).generator
+        with trusting():
+            parsed = parser.parse_object({"generator": started_anyhow(saved.arguments["generator"])})
+            generator = parser.instantiate_classes(parsed).generator
     except Exception as error:  # of jsonargparse, or of a part that does not like its arguments
         raise cannot_build(saved.file, error) from None
     restore(generator, saved)
@@ -91,6 +95,8 @@ def started_anyhow(spec: dict[str, Any]) -> dict[str, Any]:
 
 def cannot_build(file: Path, error: Exception) -> ValueError:
     """The sentence for a checkpoint that names a part which can't be built."""
+    if refused := refusal(str(error), str(file)):
+        return ValueError(refused)
     lines = [line.strip(" -") for line in str(unwrapped(error)).splitlines()]
     reason = [type(error).__name__, *(line for line in lines if line and not line.startswith("Given value"))][-1]
     return ValueError(f"{file} names a part that can't be built: {reason}")

@@ -2,13 +2,13 @@
 
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from asdkit.files import local
 from asdkit.generators.gaussians_init import Start
 from asdkit.generators.surfaces import blend, scatter
 from asdkit.srgb import from_linear_light
@@ -45,7 +45,7 @@ class ShapE(Start):
             raise ValueError(f"Shap-E's steps must be at least 1, not {steps}.")
         if not (0 <= scale < math.inf and math.isfinite(turn_deg)):
             raise ValueError(f"Shap-E's scale can't be negative and turn_deg is a number, not {scale} and {turn_deg}.")
-        self._prompt, self._folder = prompt, Path(path).expanduser()
+        self._prompt, self._folder = prompt, local(path).expanduser()
         self._steps, self._scale, self._turn_deg, self._seed = steps, scale, turn_deg, seed
 
     def points(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:

@@ -36,7 +36,7 @@ class ModelFolder:
             found = json.loads((self.path / name).read_text())
         except FileNotFoundError:
             raise ValueError(f"The prior folder {self.path} has no {name}; copy the whole folder again.") from None
-        except ValueError:
+        except (ValueError, RecursionError):  # a file can be nested deeper than Python's stack
             raise ValueError(f"{self.path / name} is not valid JSON; copy the prior folder again.") from None
         if not isinstance(found, dict):
             raise ValueError(f"{self.path / name} holds no settings; copy the prior folder again.")

@@ -89,7 +89,7 @@ class Pretrained(Prior):
         self.adapter_targets = self.family.targets
         self.family.time_module(self.network).register_forward_hook(self._add_offset)
         self.time_width = self.family.time_width(self.network)
-        size = self.image_size or 8 * self.network.config.sample_size
+        size = self.image_size or 8 * (self.network.config.get("sample_size") or 128)
         self.schedule = self.family.schedule(folder.json("scheduler/scheduler_config.json"), (size // 16) ** 2)
         self._load_extras(folder)
         self.requires_grad_(False).eval()

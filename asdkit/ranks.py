@@ -1,0 +1,148 @@
+"""Several processes: strategies that can work, what is averaged, and a prior that is spread over the ranks."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from pytorch_lightning.strategies import (
+    DDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+    StrategyRegistry,
+)
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from asdkit.adapters import UNetCopy
+
+_REASONS = {
+    "DeepSpeedStrategy": "it takes one optimiser alone, and a discriminator has its own",
+    "FSDPStrategy": "it replaces parameters by flat ones, which density control can't write into",
+    "ModelParallelStrategy": "its checkpoints are folders, which no other strategy can resume from",
+    "XLAStrategy": "it does not reduce through torch.distributed, by which gradients are averaged",
+}
+
+
+class Sharded(ModelParallelStrategy):
+    """FSDP2 for a large prior: its network is spread over the devices of a node; what learns is whole on every rank.
+
+    It is `--trainer.strategy=model_parallel`. Nothing that is in a checkpoint is spread, so that checkpoints are those
+    of every other strategy.
+    """
+
+    restore_checkpoint_after_setup = False
+    lightning_restore_optimizer = True
+    lightning_module_state_dict = Strategy.lightning_module_state_dict
+    load_model_state_dict = Strategy.load_model_state_dict
+    optimizer_state = Strategy.optimizer_state
+    load_optimizer_state_dict = Strategy.load_optimizer_state_dict
+    save_checkpoint = Strategy.save_checkpoint
+    load_checkpoint = Strategy.load_checkpoint
+
+
+StrategyRegistry.register("model_parallel", Sharded, "FSDP2: the prior's network is spread over the devices.")
+
+
+def check_strategy(strategy: type) -> None:
+    """Refuse what can't work with two optimisers and parameters that density control writes into.
+
+    Args:
+        strategy: the class of the trainer's strategy.
+
+    Raises:
+        ValueError: the strategy is none of SingleDevice, DDP in its forms, and `Sharded`.
+    """
+    for base in strategy.__mro__:  # the strategies of DeepSpeed and XLA are subclasses of DDP's
+        if base in (SingleDeviceStrategy, DDPStrategy, Sharded):
+            return
+        if base.__name__ in _REASONS:
+            break
+    reason = _REASONS.get(base.__name__, "it is not known to average the gradients of two optimisers")
+    raise ValueError(
+        f"trainer.strategy {strategy.__name__} can't be used, for {reason}; take --trainer.strategy=ddp, "
+        "or model_parallel for a prior that is too large for one device."
+    )
+
+
+def check_precision(precision: str | int | None) -> None:
+    """Refuse what would round the generator, its rendering and its density control to 16 bits.
+
+    Args:
+        precision: the trainer's, e.g. "32-true".
+
+    Raises:
+        ValueError: anything but single precision.
+    """
+    if str(precision) not in ("None", "32", "32-true"):
+        raise ValueError(
+            f"trainer.precision must stay 32-true for the sake of the generator, but is {precision}; give the prior "
+            "alone another type, e.g. --model.prior.dtype=bfloat16."
+        )
+
+
+def without_reducer(strategy: Strategy) -> AbstractContextManager:
+    """A context in which DDP leaves gradients alone: its reducer can't follow two optimisers."""
+    return strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) else nullcontext()
+
+
+def average_gradients(optimizer: Any, world_size: int) -> None:
+    """Mean over ranks in one all-reduce; a gradient that only some ranks have counts as zero on the others.
+
+    A parameter without a gradient on any rank stays without one, as in a single process: weight decay spares it.
+
+    Args:
+        optimizer: whose parameters are meant; those that FSDP2 has sharded have been averaged by it.
+        world_size: number of ranks.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if not isinstance(p, DTensor)]
+    if world_size == 1 or not parameters:
+        return
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    given = gradients[0].new_tensor([p.grad is not None for p in parameters])
+    flat = torch.cat([*(gradient.reshape(-1) for gradient in gradients), given])
+    torch.distributed.all_reduce(flat)
+    flat /= world_size
+    *means, given = flat.split([*(p.numel() for p in parameters), len(parameters)])
+    for parameter, mean, somewhere in zip(parameters, means, given.unbind(), strict=True):
+        if parameter.grad is not None or somewhere > 0:  # asked only where it is missing, for it waits for the device
+            parameter.grad = mean.view_as(parameter).to(parameter.dtype)
+
+
+def shard(network: nn.Module, mesh: Any, learning: nn.Module) -> None:
+    """Spread a frozen network over the ranks, block by block; each block is whole only while it computes.
+
+    Args:
+        network: whose lists of blocks, and other large parts, are spread.
+        mesh: of devices; the first of two dimensions holds copies, the last the pieces.
+        learning: a module whose parameters stay whole, wherever in the network they live.
+
+    Raises:
+        ValueError: the discriminator is a whole copy of the network, which would not be spread.
+    """
+    if any(isinstance(module, UNetCopy) for module in learning.modules()):
+        raise ValueError(
+            "UNetCopy can't be used with model_parallel, for the copy would be whole on every device; take a LoRA."
+        )
+    whole = set(learning.parameters())
+    for child in network.children():
+        for block in child if isinstance(child, nn.ModuleList) else [child]:
+            if any(isinstance(module, nn.ModuleList) for module in block.modules()) or block is not child:
+                fully_shard(block, mesh=mesh, ignored_params=whole)
+    fully_shard(network, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
+
+
+def checksums(state: dict[str, Tensor]) -> tuple[list[str], Tensor]:
+    """Names, and an integer for each tensor that depends on every bit and its place [N]."""
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor) and value.numel()}
+    return list(tensors), torch.stack([_checksum(tensor) for tensor in tensors.values()])
+
+
+def _checksum(tensor: Tensor) -> Tensor:
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    for part in tensor.detach().contiguous().reshape(-1).view(integers).split(2**20):
+        places = torch.arange(1, 2 * len(part), 2, device=tensor.device)  # odd: no bit is lost modulo 2^64
+        total = total * 31 + (part.to(torch.int64) * places).sum()
+    return total

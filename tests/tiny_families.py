@@ -1,0 +1,312 @@
+"""A tiny random pipeline of every family, made of diffusers' own classes, in diffusers' own folder layout."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WORDS = [
+    "a",
+    "red",
+    "duck",
+    "cube",
+    "ball",
+    "with",
+    "hat",
+    "front",
+    "side",
+    "back",
+    "overhead",
+    "left",
+    "right",
+    "view",
+    ",",
+    "ugly",
+    "blurry",
+    "DSLR",
+    "photo",
+    "of",
+    "the",
+]
+
+
+def _clip_tokenizer() -> Any:
+    from asdkit.toybox.text import build_tokenizer
+
+    return build_tokenizer()
+
+
+def _t5_tokenizer() -> Any:
+    from transformers import T5Tokenizer
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0), *((f"▁{word}", -2.0) for word in WORDS)]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=77)
+
+
+def _clip(width: int, projected: bool = False, layers: int = 2) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    tokenizer = _clip_tokenizer()
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        projection_dim=width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
+
+
+def _t5(width: int) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        vocab_size=len(_t5_tokenizer()), d_model=width, d_kv=4, d_ff=16, num_layers=1, num_heads=2, dropout_rate=0.0
+    )
+    return T5EncoderModel(config).eval()
+
+
+def _vae(channels: int = 4, scale: float = 0.18215, shift: float | None = None) -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(4, 4, 4, 4),
+        latent_channels=channels,
+        norm_num_groups=2,
+        layers_per_block=1,
+        scaling_factor=scale,
+        shift_factor=shift,
+    )
+
+
+def _unet(text_width: int, channels: int = 4, **more: Any) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    settings: dict[str, Any] = {
+        "sample_size": 8,
+        "in_channels": channels,
+        "out_channels": channels,
+        "layers_per_block": 1,
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": text_width,
+        "attention_head_dim": 8,
+        "norm_num_groups": 4,
+    }
+    return UNet2DConditionModel(**(settings | more))
+
+
+def _ddim(kind: str = "epsilon", **more: Any) -> Any:
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=kind,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        **more,
+    )
+
+
+def sd(kind: str = "epsilon", **more: Any) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline(
+        vae=_vae(),
+        text_encoder=_clip(16),
+        tokenizer=_clip_tokenizer(),
+        unet=_unet(16),
+        scheduler=_ddim(kind, **more),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def sd_v() -> Any:
+    return sd("v_prediction")
+
+
+def sd_zero_snr() -> Any:
+    return sd("v_prediction", rescale_betas_zero_snr=True)
+
+
+def sdxl() -> Any:
+    from diffusers import StableDiffusionXLPipeline
+
+    unet = _unet(
+        32,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=16 + 6 * 4,
+        transformer_layers_per_block=(1, 1),
+        use_linear_projection=True,
+    )
+    return StableDiffusionXLPipeline(
+        vae=_vae(scale=0.13025),
+        text_encoder=_clip(16),
+        text_encoder_2=_clip(16, projected=True),
+        tokenizer=_clip_tokenizer(),
+        tokenizer_2=_clip_tokenizer(),
+        unet=unet,
+        scheduler=_ddim(),
+    )
+
+
+def sd3() -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=32,
+        pos_embed_max_size=16,
+    )
+    return StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_vae(scale=1.5305, shift=0.0609),
+        text_encoder=_clip(16, projected=True),
+        tokenizer=_clip_tokenizer(),
+        text_encoder_2=_clip(16, projected=True),
+        tokenizer_2=_clip_tokenizer(),
+        text_encoder_3=_t5(32),
+        tokenizer_3=_t5_tokenizer(),
+    )
+
+
+def flux() -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=16,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 4, 8),
+    )
+    return FluxPipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=_vae(scale=0.3611, shift=0.1159),
+        text_encoder=_clip(16),
+        tokenizer=_clip_tokenizer(),
+        text_encoder_2=_t5(32),
+        tokenizer_2=_t5_tokenizer(),
+    )
+
+
+def pixart() -> Any:
+    from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
+
+    transformer = PixArtTransformer2DModel(
+        sample_size=8,
+        num_layers=2,
+        patch_size=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        in_channels=4,
+        out_channels=8,
+        cross_attention_dim=16,
+        caption_channels=32,
+        attention_bias=True,
+        activation_fn="gelu-approximate",
+        norm_type="ada_norm_single",
+        num_embeds_ada_norm=1000,
+        norm_elementwise_affine=False,
+        norm_eps=1e-6,
+        use_additional_conditions=False,
+    )
+    return PixArtAlphaPipeline(
+        tokenizer=_t5_tokenizer(),
+        text_encoder=_t5(32),
+        vae=_vae(),
+        transformer=transformer,
+        scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"),
+    )
+
+
+def deepfloyd() -> Any:
+    from diffusers import DDPMScheduler, IFPipeline
+
+    unet = _unet(
+        32,
+        channels=3,
+        out_channels=6,
+        sample_size=16,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=2,
+        encoder_hid_dim=32,
+        encoder_hid_dim_type="text_proj",
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        resnet_time_scale_shift="scale_shift",
+        time_embedding_type="positional",
+        cross_attention_norm="group_norm",
+        act_fn="gelu",
+        class_embed_type=None,
+        only_cross_attention=False,
+    )
+    return IFPipeline(
+        tokenizer=_t5_tokenizer(),
+        text_encoder=_t5(32),
+        unet=unet,
+        scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range", clip_sample=True),
+        safety_checker=None,
+        feature_extractor=None,
+        watermarker=None,
+        requires_safety_checker=False,
+    )
+
+
+PIPELINES: dict[str, Callable[[], Any]] = {
+    "sd": sd,
+    "sd_v": sd_v,
+    "sdxl": sdxl,
+    "sd3": sd3,
+    "flux": flux,
+    "pixart": pixart,
+    "deepfloyd": deepfloyd,
+}
+
+
+def make(name: str, folder: Path, seed: int = 0) -> tuple[Path, Any]:
+    """Save the tiny pipeline of a family; returns its folder and the pipeline itself.
+
+    Layers that start as zero (of transformers' adaptive norms) are random, or nothing would depend on anything.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pipeline = PIPELINES[name]() if name in PIPELINES else globals()[name]()
+        network = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
+        for parameter in network.parameters():
+            if parameter.std() == 0 and parameter.dim() > 1 or not bool(parameter.any()):
+                torch.nn.init.normal_(parameter, std=0.2)
+    network.eval()
+    pipeline.save_pretrained(folder)
+    return folder, pipeline

@@ -1,0 +1,108 @@
+"""Two forked processes of one warm one, as torchrun would start them; and small modules in double precision."""
+
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from asdkit.data import Cameras, Canvas
+from asdkit.distillation import Distillation
+from asdkit.views import Shot, Views
+
+SECONDS = 60
+
+
+def on_two_ranks(act: Callable[[int], Any], folder: Path) -> list[Any]:
+    """What `act(rank)` returns in each of two processes; a string that ends in the traceback where it raises."""
+    elastic = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    elastic |= {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "two"}
+    files = [folder / f"rank{rank}.result" for rank in (0, 1)]
+    for file in files:
+        file.unlink(missing_ok=True)
+    children = [_forked(act, rank, file, elastic) for rank, file in enumerate(files)]
+    waiting, end = set(children), time.monotonic() + SECONDS
+    while waiting and time.monotonic() < end:
+        waiting -= {child for child in waiting if os.waitpid(child, os.WNOHANG)[0]}
+        time.sleep(0.02)
+    for child in waiting:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert not waiting, f"{len(waiting)} of two processes hung for {SECONDS} s"
+    return [torch.load(file, weights_only=False) if file.is_file() else "it died" for file in files]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _forked(act: Callable[[int], Any], rank: int, file: Path, variables: dict[str, str]) -> int:
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.environ |= variables | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        try:
+            result = act(rank)
+        except BaseException:
+            result = traceback.format_exc()
+        torch.save(result, file)
+    finally:
+        os._exit(0)
+
+
+class Exact(Distillation):
+    """In double precision: Adam divides small gradients by themselves, and would show single precision's rounding."""
+
+    def setup(self, stage: str | None = None) -> None:
+        super().setup(stage)
+        self.double()
+
+    def training_step(self, batch: Views | Shot, batch_idx: int) -> dict[str, Tensor]:
+        return super().training_step(batch._map(doubled) if isinstance(batch, Views) else batch, batch_idx)
+
+
+def doubled(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def fit(
+    module: Distillation,
+    data: Cameras | Canvas,
+    strategy: str = "",
+    steps: int = 6,
+    start: Path | None = None,
+    **options: Any,
+) -> pl.Trainer:
+    """`steps` iterations in this process, or as one of two ranks where a strategy is given; on from a checkpoint."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
+    options = {"enable_checkpointing": False, "callbacks": []} | options
+    among = {"devices": 2, "strategy": strategy} if strategy else {"devices": 1}
+    trainer = pl.Trainer(accelerator="cpu", max_steps=steps, log_every_n_steps=4, **among, **quiet, **options)
+    trainer.fit(module, data, ckpt_path=start, weights_only=True)
+    return trainer
+
+
+def learned(trainer: pl.Trainer) -> dict[str, Tensor]:
+    """Everything that learns, and both optimisers' memories, without gradients."""
+    found = {name: value.detach().clone() for name, value in trainer.lightning_module.state_dict().items()}
+    for number, optimizer in enumerate(trainer.optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            found |= {f"optimizer {number}/{index}/{name}": value for name, value in state.items()}
+    return found
+
+
+def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> tuple[float, str]:
+    """The largest difference of any value, and where it is."""
+    assert one.keys() == other.keys()
+    return max((float((one[name].double() - other[name].double()).abs().max()), name) for name in one)
