@@ -4,8 +4,8 @@ import inspect
 import json
 import logging
 import os
+import signal
 import sys
-import traceback
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import StrategyRegistry
-from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 import asdkit.adapters
 import asdkit.data
@@ -35,19 +35,19 @@ import asdkit.reals
 import asdkit.toybox.data  # these are imported for their short class names
 from asdkit.callbacks.agreement import Agreement
 from asdkit.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
-from asdkit.callbacks.finite import Diverged, StopWhenNotFinite
 from asdkit.callbacks.outputs import Outputs
 from asdkit.callbacks.progress import Progress
 from asdkit.callbacks.run_folder import MetricsCSV, RunFolder, new_run_folder
 from asdkit.callbacks.snapshots import Snapshots
 from asdkit.callbacks.viewer import Viewer
+from asdkit.callbacks.watch import Watch
 from asdkit.cli_errors import explain
-from asdkit.extras import MissingExtra
+from asdkit.ends import Diverged, Interrupted, end
 from asdkit.files import local, recipe_slug, shown, write_text
-from asdkit.part import unwrapped
 from asdkit.ranks import check_precision, check_strategy
+from asdkit.signals import Signals, requeue, slurm_job
 
-_FOLDER = "ASDKIT_RUN_FOLDER"
+_LAUNCHER = "ASDKIT_LAUNCHER"
 MAX_STEPS_LIMIT = 100_000_000
 _HARMLESS = (
     ".*does not have many workers.*",
@@ -77,10 +77,11 @@ class CLI(LightningCLI):
     Args:
         arguments: the command line, the subcommand first.
         run: the run folder that the command line named, if any.
+        signals: of the process.
     """
 
-    def __init__(self, arguments: list[str], run: Path | None) -> None:
-        self.run_folder = run
+    def __init__(self, arguments: list[str], run: Path | None, signals: Signals) -> None:
+        self.run_folder, self._signals = run, signals
         super().__init__(
             pl.LightningModule,
             pl.LightningDataModule,
@@ -147,39 +148,42 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self.config[self.subcommand]
-        writes = self.subcommand in ("fit", "predict")
-        folder = self.run_folder or local(config.run.root)
-        if self.run_folder is None and writes:
-            folder = self._new_folder(config)
-        kwargs["default_root_dir"] = str(folder)
+        kwargs["default_root_dir"] = str(self.run_folder or local(config.run.root))
         if config.trainer.logger is None:
-            kwargs["logger"] = MetricsCSV(folder) if self.subcommand == "fit" else False
-        try:
-            trainer = super().instantiate_trainer(**kwargs)
-        except BaseException:
-            if writes and self.run_folder is None:
-                folder.rmdir()
-            raise
+            kwargs["logger"] = False
+        trainer = super().instantiate_trainer(**kwargs)
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-        if self.subcommand == "fit":
+        if self.run_folder is None and self.subcommand in ("fit", "predict"):
+            self._open_folder(trainer, config)
+        folder = Path(trainer.default_root_dir)
+        if self.subcommand == "fit" and config.trainer.logger is None:
+            trainer.logger = MetricsCSV(folder)
+        if self.subcommand == "fit" and trainer.is_global_zero:
             again = config.clone()
             again.ckpt_path = None
             write_text(folder / "config.yaml", self._parser("fit").dump(again, skip_none=False))
         return trainer
 
-    def _new_folder(self, config: Namespace) -> Path:
-        """A new run folder; the processes that Lightning starts for further ranks find it in their environment."""
-        if os.environ.get("LOCAL_RANK", "0") != "0" and _FOLDER in os.environ:
-            return Path(os.environ[_FOLDER])
+    def _open_folder(self, trainer: pl.Trainer, config: Namespace) -> None:
+        """Make the first rank's run folder, which the others hear of in `RunFolder.setup`.
+
+        A SLURM job's is known to every rank: where the job was requeued, it goes on from there.
+        """
+        if not (trainer.is_global_zero or slurm_job()):
+            return
         prompt = config.model.get("init_args", Namespace()).get("prompt") or ""
         folder = new_run_folder(Path(config.run.root), config.run.recipe, prompt, config.run.name)
-        print(f"Run folder: {shown(str(folder))}", file=sys.stderr)
-        os.environ[_FOLDER] = str(folder)
-        return folder
+        trainer._default_root_dir = str(folder)
+        last = folder / "checkpoints" / "last.ckpt"
+        goes_on = self.subcommand == "fit" and config.ckpt_path is None and last.is_file()
+        if goes_on:
+            self.config_init[self.subcommand].ckpt_path = str(last)
+        if trainer.is_global_zero:
+            print(f"Run folder: {shown(str(folder))}{', from its last checkpoint' if goes_on else ''}", file=sys.stderr)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
         """The always-present callbacks, in the order they act; checkpoints are last, after the check for NaN."""
-        return super()._instantiate_trainer(config, [StopWhenNotFinite(), Progress(), *callbacks])
+        return super()._instantiate_trainer(config, [Watch(self._signals), Progress(), *callbacks])
 
 
 def _strategy_class(value: str | Namespace) -> type | None:
@@ -231,32 +235,21 @@ def run_trainer_command(arguments: list[str], run: Path | None) -> int:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("asdkit: %(message)s"))
     logging.getLogger("asdkit").addHandler(handler)
+    further = os.environ.get("LOCAL_RANK", "0") != "0" and os.environ.get(_LAUNCHER) == str(os.getppid())
+    os.environ[_LAUNCHER] = str(os.getpid())
     try:
-        CLI(_methods_expanded(arguments), run)
+        with Signals() as signals:
+            CLI(_methods_expanded(arguments), run, signals)
         return 0
-    except SIGTERMException:
-        return 143
-    except SystemExit as exit_:
-        code = exit_.code if isinstance(exit_.code, int) else 1
-        return 130 if code == 1 else code
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        if os.environ.get("ASDKIT_DEBUG"):
-            traceback.print_exc()
-        print(f"asdkit: {_sentence(error)}", file=sys.stderr)
-        bad_input = isinstance(error, ValueError | MisconfigurationException)
-        return 6 if isinstance(error, Diverged) else 2 if bad_input else 1
+    except BaseException as error:
+        if isinstance(error, Interrupted) and error.signum == signal.SIGUSR1 and rank_zero_only.rank == 0:
+            error.add_note(requeue())
+        code = end(error)
+        # Lightning kills its first process as soon as a further one fails, but here all have agreed to end.
+        return 0 if further and isinstance(error, Interrupted | Diverged) else code
     finally:
+        os.environ.pop(_LAUNCHER, None)
         logging.getLogger("asdkit").removeHandler(handler)
-
-
-def _sentence(error: BaseException) -> str:
-    error = unwrapped(error)
-    text = shown(str(error))
-    if isinstance(error, ValueError | OSError | Diverged | MisconfigurationException | MissingExtra) or not text:
-        return text or type(error).__name__
-    return f"{type(error).__name__}: {text[:400]} (ASDKIT_DEBUG=1 shows where.)"
 
 
 class _Adverts(logging.Filter):

@@ -5,7 +5,6 @@ import difflib
 import json
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -36,6 +35,8 @@ RUN is a folder that fit made, runs/<recipe>/<prompt>@<time>. Other options:
   <command> --help            every option of a command, and --model.help=CLASS those of one part
   --print_config              after any options: the resolved recipe, as YAML
 
+Exit codes: 0 done, 1 unexpected, 2 usage, 3 environment (no such device, a missing extra), 4 prior unavailable,
+5 out of memory, 6 diverged, 7 cannot write, 130 Ctrl-C, 143 SIGTERM or SIGUSR1 (after saving, as 130).
 ASDKIT_DEBUG=1 shows tracebacks of errors.
 """
 FORMATS = {
@@ -65,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: without the program's name; those of the process when None.
 
     Returns:
-        The exit code: 0 done, 1 failed, 2 bad input, 6 diverged, 130 interrupted, 143 terminated.
+        The exit code, which `USAGE` explains.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -195,13 +196,10 @@ def _carried_out(parser: Arguments, arguments: list[str], act: Callable[[argpars
     try:
         with trusting(packages):
             act(options)
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, OSError, RuntimeError) as error:
-        if os.environ.get("ASDKIT_DEBUG"):
-            traceback.print_exc()
-        print(f"asdkit: {shown(str(error))}", file=sys.stderr)
-        return 1 if isinstance(error, RuntimeError) else 2
+    except (KeyboardInterrupt, Exception) as error:
+        from asdkit.ends import end
+
+        return end(error)
     return 0
 
 

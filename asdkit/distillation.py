@@ -11,7 +11,7 @@ from torch import Tensor
 
 from asdkit.fields import Field
 from asdkit.generators.base import Generator, Render
-from asdkit.generators.saved import INSTANTIATOR, read
+from asdkit.generators.saved import INSTANTIATOR, read, started_anyhow
 from asdkit.objectives import Weighting, inject, saturation, weight
 from asdkit.part import Part, require
 from asdkit.prior import Noised, Prior
@@ -156,10 +156,11 @@ class Distillation(Part, pl.LightningModule):
 
         # Generator, Eq. 7, and discriminator, Eq. 10 or Eq. 9, on the same draws; the gradients of all parts add up.
         parts = shot.split(self.chunk)
-        draws, losses = [], []
+        draws, sizes, losses = [], [], []
         for rows, part in parts:
             x, residual, render = self._pull(part, step, rows, keep_graph=bool(learning) and self.share_noise)
             draws.append(x)
+            sizes.append(residual.flatten(1).norm(dim=1).mean())
             if learning and self.share_noise:
                 losses.append(self._learn(x))
         norms = {"grad_norm": self._descend(pulling, len(parts), counts=True)}
@@ -176,13 +177,13 @@ class Distillation(Part, pl.LightningModule):
             for x in draws:
                 self.guidance.forget(x)
 
-        logs = {"residual_norm": residual.flatten(1).norm(dim=1).mean()}
+        logs = {"residual_norm": torch.stack(sizes).mean()}
         if losses:
             logs["critic_loss"] = torch.stack(losses).mean()
         if self._reports:
             self.log_dict({name: float(value) for name, value in logs.items()}, prog_bar=True)
             self.log_dict(norms | self._diagnostics(x, part, render))
-        return logs
+        return {"x0": torch.cat([x.x0 for x in draws])} | logs | {"t": torch.cat([x.t for x in draws])}
 
     def _pull(
         self, part: Shot, step: int, rows: slice, keep_graph: bool
@@ -331,3 +332,7 @@ class Distillation(Part, pl.LightningModule):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Everything that learns; never the frozen prior."""
         return {k: v for k, v in super().state_dict(*args, **kwargs).items() if not k.startswith("prior.")}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint has its own weights: it does not name the file that the generator once started from."""
+        checkpoint["hyper_parameters"]["generator"] = started_anyhow(self.generator.spec)

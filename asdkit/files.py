@@ -1,28 +1,89 @@
 """Files that are whole or absent: everything asdkit writes is first written beside its place, then renamed."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+_WEIGHTS = (".ckpt", ".safetensors")
+
+
+class CannotWrite(OSError):
+    """A file can't be written: the disk is full or read-only, or the folder is somebody else's."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system refuses within this context is that `path` be written.
+
+    Raises:
+        CannotWrite: it refused.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, CannotWrite) or error.errno not in _REFUSED:
+            raise
+        raise CannotWrite(error.errno, error.strerror, str(path)) from error
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder, of the same suffix, that takes the place of `path` when the block succeeds.
+    """A temporary path in the same folder that takes the place of `path` when the block succeeds.
+
+    It has the suffix of `path`, unless it might be taken for whole weights then.
+
+    The file and its name are on the disk when this returns, whatever happens to the machine next.
 
     Args:
         path: the file to write; its folder is made if it is missing.
+
+    Raises:
+        CannotWrite: the system refuses it; what was at `path` is still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    suffix = "" if path.suffix in _WEIGHTS else path.suffix  # which writers of pictures go by
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{suffix}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _to_disk(temporary)
+            os.replace(temporary, path)
+            _to_disk(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; not every system opens folders."""
+    if path.is_dir() and os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.fsync(handle)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what processes that were killed have left half written below a folder."""
+    for path in folder.rglob(".*.tmp*"):
+        name = re.fullmatch(r"\..+\.(\d+)\.tmp(\.\w+)?", path.name)
+        if name and not _is_another_process(int(name[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_another_process(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it runs, and is somebody else's
+        return True
+    return pid != os.getpid()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -8,6 +8,10 @@ from typing import Any
 Spec = dict[str, Any]
 
 
+class PriorUnavailable(ValueError):
+    """The prior can't be had: no network, a gate, withdrawn, or torn."""
+
+
 class Part:
     """Base of everything a recipe names by `class_path`; records `spec`, its class path and arguments."""
 

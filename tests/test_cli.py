@@ -1,5 +1,6 @@
 """The command line: short forms, answers without torch, and one clear sentence for everything that is wrong."""
 
+import json
 import os
 import shutil
 import signal
@@ -200,17 +201,20 @@ def test_a_folder_that_is_no_run_is_refused(capsys: pytest.CaptureFixture, tmp_p
 
 
 @pytest.mark.slow
-def test_a_termination_signal_leaves_an_interrupted_run_that_goes_on(recipe: Path, tmp_path: Path) -> None:
+def test_processes_that_lightning_starts_stop_together(recipe: Path, tmp_path: Path) -> None:
+    """The first process alone is told, as by `kill`; a further one that fails would have it killed by Lightning."""
     command = [sys.executable, "-m", "asdkit", "fit", "--config", str(recipe), "--trainer.max_steps=100000"]
+    command += ["--run.name=x", "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.callbacks=[]"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    process = subprocess.Popen([*command, "--run.name=x"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     folder = tmp_path / "runs" / "small" / "x"
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 120
     while not (folder / "checkpoints" / "last.ckpt").is_file() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
-    assert '"status": "interrupted"' in (folder / "run.json").read_text()
-    assert (folder / "checkpoints" / "last.ckpt").is_file()
+    report = json.loads((folder / "run.json").read_text())
+    assert (report["status"], report["exit_code"], report["processes"]) == ("interrupted", 143, 2)
+    assert f"step-{report['iterations']:06d}.ckpt" in report["reason"]

@@ -221,7 +221,7 @@ def test_films_without_the_extra_are_one_sentence(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr("asdkit.pictures.find_spec", lambda name: None)
-    assert main(["export", str(runs["gaussians"]), "--format=mp4", "--out", str(tmp_path), "--size=16"]) == 1
+    assert main(["export", str(runs["gaussians"]), "--format=mp4", "--out", str(tmp_path), "--size=16"]) == 3
     assert 'pip install "asdkit[video]"' in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 

@@ -11,6 +11,8 @@ LAYERS = [
         "",
         "part",
         "perp_neg",
+        "ends",
+        "signals",
         "schedules",
         "views",
         "prompts",

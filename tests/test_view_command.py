@@ -118,10 +118,10 @@ def test_without_viser_fit_ends_before_the_first_step(
 ) -> None:
     monkeypatch.setitem(sys.modules, "viser", None)
     recipe = run.parents[2] / "small.yaml"
-    assert main(["fit", "--config", str(recipe), "--run.name=none", "--viewer"]) == 1
+    assert main(["fit", "--config", str(recipe), "--run.name=none", "--viewer"]) == 3
     assert 'asdkit: This needs viser: pip install "asdkit[viewer]".\n' in capsys.readouterr().err
     assert sorted(path.name for path in (run.parent / "none").iterdir()) == ["config.yaml", "run.json"]
-    assert main(["view", str(run)]) == 1
+    assert main(["view", str(run)]) == 3
     assert capsys.readouterr().err == 'asdkit: This needs viser: pip install "asdkit[viewer]".\n'
 
 

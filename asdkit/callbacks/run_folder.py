@@ -1,6 +1,7 @@
 """The run folder: its name, `metrics.csv`, and `run.json`, which says how the run stands."""
 
 import json
+import logging
 import os
 import platform
 import resource
@@ -13,19 +14,23 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 import asdkit
 from asdkit.callbacks.judge import Judge
 from asdkit.distillation import Distillation
-from asdkit.files import slug, write_text
+from asdkit.ends import exit_code, sentence, status
+from asdkit.files import CannotWrite, remove_leftovers, slug, write_text, writing
+from asdkit.signals import slurm_job
 
+_log = logging.getLogger(__name__)
 _PACKAGES = ("torch", "pytorch-lightning", "diffusers", "transformers", "peft", "jsonargparse", "numpy", "numba")
 
 
 def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path:
     """Make `root/recipe/prompt@time`, which no other run has.
+
+    In a SLURM job it is `prompt@job<ID>`, and what the same command has made before in the same job is found again.
 
     Args:
         root: folder of all runs.
@@ -35,14 +40,23 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
 
     Raises:
         ValueError: the folder can't be made, or a run of this name exists.
+        CannotWrite: the disk is full or read-only, or the root is somebody else's.
     """
-    stem = slug(name) if name else f"{slug(prompt)}@{time.strftime('%Y%m%d-%H%M%S')}"
+    job = slurm_job()
+    stem = slug(name) if name else f"{slug(prompt)}@{f'job{job}' if job else time.strftime('%Y%m%d-%H%M%S')}"
     for attempt in range(1, 100):
         folder = root / slug(recipe) / (stem if attempt == 1 else f"{stem}-{attempt}")
         try:
-            folder.mkdir(parents=True)
+            with writing(folder):
+                folder.mkdir(parents=True)
+            if job:
+                write_text(folder / "run.json", json.dumps({"status": "starting", "command": sys.argv}) + "\n")
             return folder
+        except CannotWrite:
+            raise
         except FileExistsError:
+            if job and _command(folder) in ([], sys.argv):
+                return folder
             if name:
                 raise ValueError(
                     f"The run {folder} exists; choose another --run.name, or go on with asdkit fit {folder}."
@@ -54,6 +68,12 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
     raise ValueError(f"There are too many runs named {stem}; choose another --run.name.")
 
 
+def _command(folder: Path) -> list[str]:
+    """The command line of a run; empty where another rank has just made its folder."""
+    path = folder / "run.json"
+    return json.loads(path.read_text()).get("command", []) if path.is_file() else []
+
+
 class MetricsCSV(CSVLogger):
     """`metrics.csv` in the run folder, each row with the prior's digest; a resumed run keeps the older rows beside it.
 
@@ -63,7 +83,7 @@ class MetricsCSV(CSVLogger):
 
     def __init__(self, folder: Path) -> None:
         old = folder / "metrics.csv"
-        if old.is_file():
+        if rank_zero_only.rank == 0 and old.is_file():
             old.rename(folder / f"metrics-before-{time.strftime('%Y%m%d-%H%M%S')}.csv")
         super().__init__(folder, name="", version="")
         self._trainer: pl.Trainer | None = None
@@ -98,8 +118,11 @@ class RunFolder(pl.Callback):
         self._written_before: dict[str, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        trainer._default_root_dir = trainer.strategy.broadcast(trainer.default_root_dir)
         if stage != "fit":
             return
+        if trainer.is_global_zero:
+            remove_leftovers(Path(trainer.default_root_dir))
         path = Path(trainer.default_root_dir) / "run.json"
         if path.is_file():
             self._written_before = json.loads(path.read_text())
@@ -112,22 +135,27 @@ class RunFolder(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and not trainer.interrupted and trainer.state.status != "interrupted":
-            self._write(trainer, pl_module, "finished")
+            self._write(trainer, pl_module, "finished", code=0)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if trainer.state.fn != "fit":
             return
-        interrupted = isinstance(exception, KeyboardInterrupt | SIGTERMException)
-        reason = " ".join(str(exception).split())[:400]
-        self._write(trainer, pl_module, "interrupted" if interrupted else "failed", reason or type(exception).__name__)
+        code = exit_code(exception)
+        try:
+            self._write(trainer, pl_module, status(code), sentence(exception)[:2000], code)
+        except OSError as error:  # the end of the run may be that nothing can be written
+            _log.warning("%s", sentence(error))
 
     @rank_zero_only
-    def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, status: str, reason: str = "") -> None:
+    def _write(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, state: str, reason: str = "", code: int | None = None
+    ) -> None:
         numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
         for callback in trainer.callbacks:
             numbers |= callback.results if isinstance(callback, Judge) else {}
         report = {
-            "status": status,
+            "status": state,
+            "exit_code": code,
             "reason": reason,
             "command": sys.argv,
             "recipe": self.recipe,
