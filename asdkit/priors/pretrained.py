@@ -16,11 +16,12 @@ from asdkit.camera import CameraEmbedding
 from asdkit.part import PriorUnavailable
 from asdkit.prior import Noised, Prior, Switch
 from asdkit.priors.contents import fingerprint
+from asdkit.priors.embeddings import EmbeddingCache, blended
 from asdkit.priors.families import Embedded, Family, Flux, family_of
 from asdkit.priors.folder import ModelFolder
 from asdkit.priors.hub import lora_file
 from asdkit.priors.lora import add_lora
-from asdkit.priors.sources import EMBEDDED, Alone, source
+from asdkit.priors.sources import EMBEDDED, Alone, SingleFile, source
 from asdkit.prompts import DREAMFUSION, Condition, ViewWords
 
 CHANNELS_LAST_ON = ("cuda",)  # devices on which convolutions are faster that way
@@ -239,24 +240,42 @@ class Pretrained(Prior):
         missing = [text for text in dict.fromkeys(texts) if text not in self._embeddings]
         if not missing:
             return
-        embedded = self._embed(missing)
-        self.condition_shape = tuple(embedded["text"].shape[1:])
         device = self.schedule.alphas.device
-        for row, text in enumerate(missing):
-            self._embeddings[text] = {name: value[row].to(device) for name, value in embedded.items()}
+        for text, embedded in self._embed(missing).items():
+            self._embeddings[text] = {name: _wide(value).to(device) for name, value in embedded.items()}
+        self.condition_shape = tuple(self._embeddings[missing[0]]["text"].shape)
+
+    def _embed(self, texts: list[str]) -> dict[str, Embedded]:
+        """Prompts, each embedded; those of other models than the embedded one are remembered on disk."""
+        if self.path == EMBEDDED:
+            return self._encode_texts(texts)
+        beyond = self._lora_file is not None or isinstance(self.files, SingleFile)  # more than the folder's files
+        also = [str(self.dtype), self.files.variant, self.digest if beyond else ""]
+        cache = EmbeddingCache(self.folder, type(self.family).__name__, ", ".join(filter(None, also)))
+        return cache.recall(texts, self._encode_texts)
 
     @torch.no_grad()
-    def _embed(self, texts: list[str]) -> Embedded:
-        """Prompts through the text encoders, which are loaded for that and let go."""
+    def _encode_texts(self, texts: list[str]) -> dict[str, Embedded]:
+        """Prompts through the text encoders, which are loaded for that, onto a GPU with room for them, and let go."""
         parts = {self.family.network_part: self.network, "vae": self.vae}
         pipeline = self.files.text_pipeline(parts, self.dtype)
-        for part in ("text_encoder", "text_encoder_2"):
-            self._add_lora(part, getattr(pipeline, part, None))
-        return {name: _wide(value) for name, value in self.family.embed(pipeline, texts).items()}
+        encoders = {
+            name: part for name, part in pipeline.components.items() if part and name.startswith("text_encoder")
+        }
+        for name in encoders.keys() & {"text_encoder", "text_encoder_2"}:
+            self._add_lora(name, encoders[name])
+        size = sum(weights.nbytes for encoder in encoders.values() for weights in encoder.parameters())
+        if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 1.5 * size:
+            for encoder in encoders.values():
+                encoder.to("cuda")
+        embedded = {name: value.cpu() for name, value in self.family.embed(pipeline, texts).items()}
+        return {text: {name: value[row] for name, value in embedded.items()} for row, text in enumerate(texts)}
 
     def _texts(self, condition: Condition) -> list[str]:
+        """What is embedded for a condition: its text, and if it depends on the view that of each direction."""
         if condition.view_dependent and self.view_words is not None and condition.text:
-            return [condition.text, *self.view_words.suffixes(condition.text)]
+            named = self.view_prompts.get(condition.text)
+            return [condition.text, *self.view_words.prompts(condition.text, named)]
         return [condition.text]
 
     def unknown_words(self, text: str) -> list[str]:
@@ -287,15 +306,23 @@ class Pretrained(Prior):
         texts = self._texts(condition)
         if len(texts) == 1 or x.views is None:
             return {name: value.expand(len(x.t), *value.shape) for name, value in self._embeddings[texts[0]].items()}
-        chosen = self.view_words.index(x.views.azimuth, x.views.elevation)
-        words = [self._embeddings[text] for text in texts[1:]]
-        return {name: torch.stack([embedded[name] for embedded in words])[chosen] for name in words[0]}
+        rows = [self._embeddings[text] for text in texts[1:]]
+        directions = {name: torch.stack([embedded[name] for embedded in rows]) for name in rows[0]}
+        azimuth, elevation = x.views.azimuth, x.views.elevation
+        if condition.words == "blended":
+            first, second, share = self.view_words.neighbours(azimuth, elevation)
+            return {name: blended(value[first], value[second], share) for name, value in directions.items()}
+        if condition.words == "nearest":
+            chosen = self.view_words.index(azimuth, elevation)
+        else:
+            chosen = self.view_words.opposed(azimuth, condition.words)
+        return {name: value[chosen] for name, value in directions.items()}
 
     def _camera_rows(self, x: Noised, conditions: Sequence[Condition]) -> Float[Tensor, "N width"] | None:
         if self.camera is None or x.views is None:
             return None
         offset = self.camera(x.views)
-        return torch.cat([offset if c.view_dependent else torch.zeros_like(offset) for c in conditions])
+        return torch.cat([offset if c.sees_camera else torch.zeros_like(offset) for c in conditions])
 
     @contextmanager
     def offset_time(self, offset: Float[Tensor, "N width"] | None) -> Iterator[None]:
