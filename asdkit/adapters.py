@@ -44,6 +44,7 @@ class _Attached(Adapter):
             return
         for other in self._other:
             _require_alike(prior, other)
+            other.view_prompts = prior.view_prompts
         prior = self.model(prior)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.init_seed)

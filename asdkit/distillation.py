@@ -54,6 +54,8 @@ class Distillation(Part, pl.LightningModule):
             the step is the same in less memory. 0 for all at once. Images without cameras are always done at once.
         rerender: render a second time for the generator's gradient, instead of keeping what the first time computed
             while the prior works: less memory for one more render.
+        view_prompts: the whole prompt for single views (front, side, back, overhead, or the prior's further
+            directions), in the place of the prompt with the view's words.
 
     Raises:
         ValueError: an empty prompt, or numbers out of range.
@@ -78,6 +80,7 @@ class Distillation(Part, pl.LightningModule):
         chunk: int = 0,
         rerender: bool = False,
         critic_every: int = 1,
+        view_prompts: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         if not prompt.strip():
@@ -99,6 +102,7 @@ class Distillation(Part, pl.LightningModule):
         self.weighting, self.share_noise, self.random_background = weighting, share_noise, random_background
         self.critic_steps, self.critic_lr, self.critic_clip = critic_steps, critic_lr, critic_clip
         self.chunk, self.rerender, self.critic_every = chunk, rerender, critic_every
+        self._view_prompts = view_prompts or {}
         self._encoded_source: Tensor | None = None
         self._reports = False  # whether this iteration is one of those that are logged
         self.automatic_optimization = False
@@ -119,6 +123,7 @@ class Distillation(Part, pl.LightningModule):
         unknown = self.prior.unknown_words(self.prompt)
         if unknown:
             _log.warning("The prior has never seen %s; expect no likeness.", ", ".join(map(repr, unknown)))
+        self.prior.name_views(self.prompt, self._view_prompts)
         self.guidance.bind(self.prompt, self.source)
         self.guidance.setup(self.prior)
         data = self._trainer.datamodule if self._trainer else None

@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asdkit.part import Part
+from asdkit.perp_neg import PerpNeg, perpendicular
 from asdkit.prior import Noised, Prior
-from asdkit.prompts import NULL, Condition
+from asdkit.prompts import NULL, Condition, Words
 from asdkit.ramps import Ramp, ends, value_at
 
 
@@ -146,11 +147,18 @@ class Prompt(Field):
         text: the prompt; the run's own when None.
         view_dependent: add the view's words (and camera, where the prior takes one).
         of_source: when `text` is None, take the words for the source image instead of the run's prompt.
+        words: which words those are; see `Condition`.
     """
 
-    def __init__(self, text: str | None = None, view_dependent: bool = True, of_source: bool = False) -> None:
+    def __init__(
+        self,
+        text: str | None = None,
+        view_dependent: bool = True,
+        of_source: bool = False,
+        words: Words = "nearest",
+    ) -> None:
         super().__init__()
-        self.text, self.view_dependent, self.of_source = text, view_dependent, of_source
+        self.text, self.view_dependent, self.of_source, self.words = text, view_dependent, of_source, words
 
     def bind(self, prompt: str, source: str | None = None) -> None:
         self.text = bound_text(self.text, prompt, source, self.of_source)
@@ -158,7 +166,7 @@ class Prompt(Field):
     def conditions(self) -> list[Condition]:
         if self.text is None:
             raise ValueError("A Prompt has no text; give it one, or bind the run's prompt with field.bind(prompt).")
-        return [Condition(self.text, self.view_dependent)]
+        return [Condition(self.text, self.view_dependent, self.words)]
 
     def asks(self, x: Noised) -> list[Condition]:
         return self.conditions()
@@ -193,6 +201,42 @@ class Null(Field):
         return x.predict(NULL)
 
 
+class PerpNegPrompt(Field):
+    """e_y with Perp-Neg: see `PerpNeg`, which says how much of the other directions' prompts is subtracted.
+
+    Args:
+        weights: of the negative prompts.
+        text: the prompt y; the run's own when None.
+        of_source: when `text` is None, take the words for the source image instead of the run's prompt.
+        null: what differences are taken from; the null condition when left out.
+    """
+
+    def __init__(
+        self, weights: PerpNeg, text: str | None = None, of_source: bool = False, null: Field | None = None
+    ) -> None:
+        super().__init__()
+        self.weights, self.null = weights, null or Null()
+        self.prompt, self.front, self.side = (
+            Prompt(text, of_source=of_source, words=words) for words in ("blended", "front", "side")
+        )
+
+    def parts(self) -> list[Field]:
+        return [self.null, self.prompt, self.front, self.side]
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        words, views = x.prior.view_words, x.views
+        if words is None or views is None:
+            raise ValueError("Perp-Neg needs cameras and a prior that knows words for directions; leave perp_neg out.")
+        null = self.null(x)
+        wanted = self.prompt(x) - null
+        value = null + wanted
+        overhead = words.overhead_from(views.elevation)
+        for field, weight in zip((self.front, self.side), self.weights.weights(views.azimuth), strict=True):
+            weight = weight.masked_fill(overhead, 0.0)[:, None, None, None]
+            value = value + weight * perpendicular(field(x) - null, wanted)
+        return value
+
+
 class CFG(Field):
     """Classifier-free guidance: e_null + lambda (e_y - e_null).
 
@@ -202,10 +246,11 @@ class CFG(Field):
     Args:
         text: the prompt y; the run's own when None.
         scale: lambda, which may move with the iterations.
-        negative: a negative prompt in the place of the null condition.
+        negative: a negative prompt in the place of the null condition; it gets no words for the view.
         null: a field in the place of the null condition, e.g. one that learns; not together with `negative`.
         of_source: when `text` is None, take the words for the source image instead of the run's prompt.
         allow_negative: accept a lambda below 0, which leads away from the prompt.
+        perp_neg: against several faces; none when left out.
 
     Raises:
         ValueError: both `negative` and `null`; or a lambda that is not finite, or negative without `allow_negative`.
@@ -219,6 +264,7 @@ class CFG(Field):
         null: Field | None = None,
         of_source: bool = False,
         allow_negative: bool = False,
+        perp_neg: PerpNeg | None = None,
     ) -> None:
         super().__init__()
         if not all(math.isfinite(end) and (end >= 0 or allow_negative) for end in ends(scale)):
@@ -226,8 +272,10 @@ class CFG(Field):
         if negative is not None and null is not None:
             raise ValueError("CFG takes a negative prompt or a null field, not both.")
         self.scale = scale
-        self.prompt = Prompt(text, of_source=of_source)
-        self.null = null or (Null() if negative is None else Prompt(negative))
+        self.null = null or (Null() if negative is None else Prompt(negative, view_dependent=False))
+        self.prompt: Field = Prompt(text, of_source=of_source)
+        if perp_neg is not None:
+            self.prompt = PerpNegPrompt(perp_neg, text, of_source, self.null)
 
     def parts(self) -> list[Field]:
         return [self.null, self.prompt]

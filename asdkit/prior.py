@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
@@ -33,6 +33,7 @@ class Prior(Part, nn.Module, ABC):
     Attributes:
         schedule: its noise schedule, after `setup`.
         view_words: the words for directions that it knows; None if it knows none.
+        view_prompts: of a prompt, the whole prompts that stand for it in some directions.
         network: the denoising network, which adapters attach to.
         time_width: size of the network's time embedding, which cameras offset; 0 if it has none.
         condition_shape: of one embedded prompt, which textual inversion moves; empty if there is none.
@@ -44,6 +45,7 @@ class Prior(Part, nn.Module, ABC):
     schedule: Schedule
     network: nn.Module
     view_words: ViewWords | None = None
+    view_prompts: Mapping[str, Mapping[str, str]] = {}
     time_width: int = 0
     condition_shape: tuple[int, ...] = ()
     channels: int = 0
@@ -62,6 +64,23 @@ class Prior(Part, nn.Module, ABC):
     @abstractmethod
     def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         """x0 to images in [0,1], for looking at."""
+
+    def name_views(self, prompt: str, views: Mapping[str, str]) -> None:
+        """Say a prompt's view-dependent form in some directions in whole, in the place of adding the direction's words.
+
+        Args:
+            prompt: which prompt.
+            views: of `view_words.names`, what is said there.
+
+        Raises:
+            ValueError: an unknown direction.
+        """
+        known = self.view_words.names if self.view_words else ()
+        unknown = [name for name in views if name not in known]
+        if unknown:
+            names = f"it knows {', '.join(known)}" if known else "it knows none"
+            raise ValueError(f"The prior doesn't know the direction {unknown[0]!r} of view_prompts; {names}.")
+        self.view_prompts = {**self.view_prompts, prompt: dict(views)}
 
     @abstractmethod
     def prepare(self, conditions: Sequence[Condition]) -> None:

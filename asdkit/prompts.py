@@ -1,11 +1,15 @@
 """View-dependent prompts: which view words belong to which camera. Front is azimuth 0."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+Words = Literal["nearest", "blended", "front", "side"]
 
 
 @dataclass(frozen=True)
@@ -27,15 +31,51 @@ class ViewWords:
         """Every suffix, the sectors first, then overhead."""
         return (*self.sectors, self.overhead)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What prompts for single views may be called: each entry of `all` without its "view", and `side` for both."""
+        return tuple(dict.fromkeys([*(words.removesuffix(" view") for words in self.all), "side"]))
+
+    def overhead_from(self, elevation: Float[Tensor, " B"]) -> Bool[Tensor, " B"]:
+        """Which cameras look from overhead; elevation in radians."""
+        return elevation > math.radians(self.overhead_above_deg)
+
     def index(self, azimuth: Float[Tensor, " B"], elevation: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
         """Which entry of `all` a camera takes; angles in radians."""
         count = len(self.sectors)
         sector = torch.round(azimuth * (count / (2 * math.pi))).long() % count
-        return torch.where(elevation > math.radians(self.overhead_above_deg), count, sector)
+        return torch.where(self.overhead_from(elevation), count, sector)
 
-    def suffixes(self, text: str) -> list[str]:
-        """The prompt with each entry of `all`."""
-        return [f"{text}, {words}" for words in self.all]
+    def neighbours(
+        self, azimuth: Float[Tensor, " B"], elevation: Float[Tensor, " B"]
+    ) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"], Float[Tensor, " B"]]:
+        """The two entries of `all` whose sectors' centres a camera stands between, and how far it is from the first to
+        the second, 0 to 1; overhead cameras have that entry twice. Angles in radians.
+        """
+        count = len(self.sectors)
+        place = azimuth * (count / (2 * math.pi))
+        first, overhead = place.floor().long() % count, self.overhead_from(elevation)
+        return (
+            torch.where(overhead, count, first),
+            torch.where(overhead, count, (first + 1) % count),
+            place - place.floor(),
+        )
+
+    def opposed(self, azimuth: Float[Tensor, " B"], words: Literal["front", "side"]) -> Int[Tensor, " B"]:
+        """The entry of `all` for the front, or for the side that a camera is on, whichever way it looks."""
+        count = len(self.sectors)
+        if words == "front":
+            return torch.zeros_like(azimuth, dtype=torch.long)
+        return torch.where(azimuth.sin() >= 0, count // 4, 3 * count // 4)
+
+    def prompts(self, text: str, named: Mapping[str, str] | None = None) -> list[str]:
+        """The prompt with each entry of `all`, or what `named` has in its place."""
+        whole, found = named or {}, []
+        for words in self.all:
+            name = words.removesuffix(" view")
+            names = (name, "side") if name.endswith("side") else (name,)
+            found.append(next((whole[n] for n in names if n in whole), f"{text}, {words}"))
+        return found
 
 
 DREAMFUSION = ViewWords(("front view", "side view", "back view", "side view"), "overhead view")
@@ -61,10 +101,19 @@ class Condition:
     Args:
         text: the prompt without view words; empty for the null condition.
         view_dependent: whether the view's words (and its camera, where the prior takes one) are added.
+        words: which words a view-dependent prompt gets: of the `nearest` direction; `blended`, the embedding between
+            those of the two directions on either side of the camera; or of the `front` or the camera's own `side`,
+            wherever it stands and without the camera itself.
     """
 
     text: str
     view_dependent: bool = True
+    words: Words = "nearest"
+
+    @property
+    def sees_camera(self) -> bool:
+        """Whether the camera itself belongs to the condition."""
+        return self.view_dependent and self.words in ("nearest", "blended")
 
 
 NULL = Condition("", view_dependent=False)

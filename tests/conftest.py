@@ -1,4 +1,4 @@
-"""What all tests share: one thread, no network, and a tiny random prior."""
+"""What all tests share: one thread, no network, nothing in the home directory, and a tiny random prior."""
 
 import os
 import socket
@@ -48,7 +48,7 @@ run: {{root: {root}}}
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread_and_no_network() -> Iterator[None]:
+def one_thread_and_no_network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     torch.set_num_threads(1)
     connect: Callable = socket.socket.connect
 
@@ -59,6 +59,7 @@ def one_thread_and_no_network() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", refuse)
+        patch.setenv("ASDKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

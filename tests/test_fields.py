@@ -192,7 +192,7 @@ def test_one_call_for_a_whole_expression(prior: GaussianPrior, calls: list[int])
     x = _draw(prior)
     (CFG("y", 3.0) - Prompt("z") + 2 * (CFG("z", 2.0) - Noise()))(x)
     assert calls == [3 * B]
-    (CFG("z", 9.0, negative="y") + Null())(x)
+    (CFG("z", 9.0) + 0.5 * Prompt("y") + Null())(x)
     assert calls == [3 * B]
 
 

@@ -10,6 +10,7 @@ LAYERS = [
     {
         "",
         "part",
+        "perp_neg",
         "ends",
         "signals",
         "schedules",

@@ -15,6 +15,7 @@ from asdkit.generators.shap_e import ShapE
 from asdkit.guidance import ASD, SDS, VSD
 from asdkit.lab import Affine, GaussianPrior
 from asdkit.part import Part, records_spec
+from asdkit.perp_neg import PerpNeg
 from asdkit.priors.pretrained import Pretrained
 from asdkit.ramps import Ramp
 from asdkit.timesteps import Timesteps
@@ -73,7 +74,7 @@ def test_presets_and_nested_parts() -> None:
         LoRA(rank=3, targets=("to_q",), camera=False),
         Pretrained("somewhere", use_camera=False),
         GaussianPrior({"y": [1.0, 2.0], "z": 3.0}, steps=10),
-        ASD(2.0, -0.75, LoRA(rank=2), negative="ugly"),
+        ASD(2.0, -0.75, LoRA(rank=2), negative="ugly", perp_neg=PerpNeg(f_sb=(1.0, 2.0, 3.0))),
         VSD(4.0, Affine(10)),
         SDS(50.0),
         ShapE("a duck", "somewhere", steps=8, turn_deg=90.0),

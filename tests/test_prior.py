@@ -233,11 +233,12 @@ def test_offsets_add_up_and_end_with_their_context(tiny_folder: Path) -> None:
     assert torch.equal(seen[3], seen[0])
 
 
-def test_the_text_encoder_is_freed(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_text_encoder_is_freed(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gc
 
     from transformers import CLIPTextModel
 
+    monkeypatch.setenv("ASDKIT_CACHE", str(tmp_path))
     prior = _prior(tiny_folder)
     prior.prepare([NULL, Y])
     gc.collect()

@@ -50,9 +50,9 @@ def test_a_batch_is_indexed_row_by_row() -> None:
 
 
 def test_suffixes() -> None:
-    assert DREAMFUSION.suffixes("a duck")[1] == "a duck, side view"
-    assert len(EIGHT_SECTORS.suffixes("a duck")) == 9
-    assert EIGHT_SECTORS.suffixes("a duck")[-1] == "a duck, overhead view"
+    assert DREAMFUSION.prompts("a duck")[1] == "a duck, side view"
+    assert len(EIGHT_SECTORS.prompts("a duck")) == 9
+    assert EIGHT_SECTORS.prompts("a duck")[-1] == "a duck, overhead view"
 
 
 def test_the_toybox_teaches_the_same_words() -> None:

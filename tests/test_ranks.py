@@ -51,7 +51,7 @@ def assert_the_same_gaussians(folder: Path) -> None:
 def test_ddp_runs_a_recipe_as_it_is(recipe: Path) -> None:
     folder = recipe.parent
     (folder / "dump.py").write_text(DUMP)
-    options = [*TWO, "--trainer.strategy=ddp", "--trainer.callbacks+=dump.Dump"]
+    options = [*TWO, "--trainer.strategy=ddp", "--trainer.callbacks+=dump.Dump", "--trust=dump"]
     command = [sys.executable, "-m", "asdkit", "fit", "--config", str(recipe), "--run.name=two", *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
@@ -66,7 +66,13 @@ def test_forked_processes_run_a_recipe_as_it_is(recipe: Path, monkeypatch: pytes
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
-    options = [*TWO, "--trainer.strategy=ddp_fork", "--trainer.callbacks+=dumped.Dump", "--outputs.size=16"]
+    options = [
+        *TWO,
+        "--trainer.strategy=ddp_fork",
+        "--trainer.callbacks+=dumped.Dump",
+        "--trust=dumped",
+        "--outputs.size=16",
+    ]
     assert main(["fit", "--config", str(recipe), "--run.name=two", *options]) == 0
     assert_the_same_gaussians(folder)
     assert (folder / "runs" / "small" / "two" / "report.md").is_file()

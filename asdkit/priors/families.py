@@ -16,6 +16,11 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
+def _device(pipeline: Any) -> torch.device:
+    """Where its text encoders are."""
+    return pipeline.text_encoder.device
+
+
 class Family(ABC):
     """How to use one family of models.
 
@@ -99,7 +104,7 @@ class StableDiffusion(_UNet):
     pipelines = ("StableDiffusionPipeline",)
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
-        return {"text": pipeline.encode_prompt(texts, "cpu", 1, False)[0]}
+        return {"text": pipeline.encode_prompt(texts, _device(pipeline), 1, False)[0]}
 
 
 class StableDiffusionXL(_UNet):
@@ -108,9 +113,9 @@ class StableDiffusionXL(_UNet):
     pipelines = ("StableDiffusionXLPipeline",)
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
-        text, _, pooled, _ = pipeline.encode_prompt(texts, device="cpu", do_classifier_free_guidance=False)
+        text, _, pooled, _ = pipeline.encode_prompt(texts, device=_device(pipeline), do_classifier_free_guidance=False)
         if pipeline.config.force_zeros_for_empty_prompt:
-            given = torch.tensor([bool(t) for t in texts])
+            given = torch.tensor([bool(t) for t in texts], device=text.device)
             text, pooled = text * given[:, None, None], pooled * given[:, None]
         return {"text": text, "pooled": pooled}
 
@@ -129,7 +134,7 @@ class DeepFloydIF(_UNet):
     has_vae = False
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
-        return {"text": pipeline.encode_prompt(texts, False, device="cpu")[0]}
+        return {"text": pipeline.encode_prompt(texts, False, device=_device(pipeline))[0]}
 
     def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
         return super().call(network, x_t, time, prompts)[:, : x_t.shape[1]]
@@ -151,7 +156,7 @@ class PixArt(Family):
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
         length = {} if "Alpha" in type(pipeline).__name__ else {"max_sequence_length": 300}
-        text, mask, _, _ = pipeline.encode_prompt(texts, False, device="cpu", **length)
+        text, mask, _, _ = pipeline.encode_prompt(texts, False, device=_device(pipeline), **length)
         return {"text": text, "mask": mask}
 
     def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
@@ -184,7 +189,9 @@ class StableDiffusion3(Family):
         return network.time_text_embed
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
-        text, _, pooled, _ = pipeline.encode_prompt(texts, None, None, device="cpu", do_classifier_free_guidance=False)
+        text, _, pooled, _ = pipeline.encode_prompt(
+            texts, None, None, device=_device(pipeline), do_classifier_free_guidance=False
+        )
         return {"text": text, "pooled": pooled}
 
     def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
@@ -214,7 +221,7 @@ class Flux(Family):
         return network.time_text_embed
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
-        text, pooled, _ = pipeline.encode_prompt(texts, None, device="cpu")
+        text, pooled, _ = pipeline.encode_prompt(texts, None, device=_device(pipeline))
         return {"text": text, "pooled": pooled}
 
     def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
