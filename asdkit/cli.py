@@ -339,11 +339,6 @@ def _target(flag: str, value: str) -> list[str]:
     return _prompt("--model.prompt", value)
 
 
-def _prior(flag: str, value: str) -> list[str]:
-    """One setting for all that belongs to the prior."""
-    return [f"--model.prior.path={value}"]
-
-
 def _asset(flag: str, value: str) -> list[str]:
     """Editing in 3D starts from the object that it compares with."""
     return ["--data.asset", value, "--model.generator.init", value]

@@ -55,8 +55,8 @@ def learning(prior: Pretrained, size: int) -> float:
 
 
 def predicted(prior: Pretrained, size: int) -> Tensor:
-    embedded = prior.files.embed(prior.family, {}, ["a duck"], torch.float32)
-    embedded = {name: value.to("meta") for name, value in embedded.items()}
+    embedded = prior.files.embedded("a duck")
+    embedded = {name: value[None].to("meta") for name, value in embedded.items()}
     x_t = torch.zeros(1, *prior.latent_shape(size, size), device="meta")
     return prior.family.call(prior.network, x_t, torch.zeros(1, device="meta"), embedded)
 

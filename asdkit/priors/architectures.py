@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from asdkit.priors.families import Embedded, Family
+from asdkit.priors.families import Embedded
 from asdkit.priors.folder import ModelFolder
 
 RANDOM = "random:"
@@ -217,12 +217,15 @@ class RandomModel(ModelFolder):
                 some.copy_(values[: len(some)])
         return model
 
-    def embed(self, family: Family, parts: dict[str, Any], texts: list[str], dtype: torch.dtype, *_: Any) -> Embedded:
+    def embedded(self, text: str) -> Embedded:
         """Normal numbers of a prompt's true shapes, and a mask of ones; the same text has the same ones."""
-        rows = [torch.Generator().manual_seed(zlib.crc32(text.encode())) for text in texts]
+        random = torch.Generator("cpu").manual_seed(zlib.crc32(text.encode()))
+        shapes = self.known.embeds.items()
         return {
-            name: torch.stack([torch.ones(shape) if name == "mask" else torch.randn(shape, generator=r) for r in rows])
-            for name, shape in self.known.embeds.items()
+            name: torch.ones(shape, device="cpu")
+            if name == "mask"
+            else torch.randn(shape, generator=random, device="cpu")
+            for name, shape in shapes
         }
 
 

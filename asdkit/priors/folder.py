@@ -1,7 +1,7 @@
 """A model's folder in diffusers' layout: `model_index.json` and a folder for each component."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import nn
 from asdkit.extras import extra
 from asdkit.part import PriorUnavailable
 from asdkit.priors.contents import check_whole, fingerprint, names_in, needed, read_json
-from asdkit.priors.families import Embedded, Family
+from asdkit.priors.families import Embedded
 
 TOKENIZERS = ("CLIPTokenizer", "T5Tokenizer")
 TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
@@ -67,19 +67,9 @@ class ModelFolder:
             check_complete(info["missing_keys"])
         return model.requires_grad_(False).eval()
 
-    def embed(
-        self,
-        family: Family,
-        parts: dict[str, Any],
-        texts: list[str],
-        dtype: torch.dtype,
-        adapt: Callable[[str, nn.Module | None], None],
-    ) -> Embedded:
-        """Prompts through the folder's text encoders, which are loaded and adapted for that and let go."""
-        pipeline = self.text_pipeline(parts, dtype)
-        for part in ("text_encoder", "text_encoder_2"):
-            adapt(part, getattr(pipeline, part, None))
-        return family.embed(pipeline, texts)
+    def embedded(self, text: str) -> Embedded | None:
+        """A prompt that needs no text encoder; None if it does."""
+        return None
 
     def text_pipeline(self, parts: dict[str, Any], dtype: torch.dtype) -> Any:
         """diffusers' pipeline of the folder with these components and its text encoders, for embedding prompts."""

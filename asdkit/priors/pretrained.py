@@ -249,6 +249,9 @@ class Pretrained(Prior):
         """Prompts, each embedded; those of other models than the embedded one are remembered on disk."""
         if self.path == EMBEDDED:
             return self._encode_texts(texts)
+        given = {text: self.files.embedded(text) for text in texts}
+        if None not in given.values():
+            return given
         beyond = self._lora_file is not None or isinstance(self.files, SingleFile)  # more than the folder's files
         also = [str(self.dtype), self.files.variant, self.digest if beyond else ""]
         cache = EmbeddingCache(self.folder, type(self.family).__name__, ", ".join(filter(None, also)))

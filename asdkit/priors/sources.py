@@ -37,8 +37,8 @@ def source(path: str, revision: str = "", variant: str = "", config: str = "") -
     """The files of a prior, fetched from the hub if it is an id that is not in the hub's cache.
 
     Args:
-        path: `toybox`, a folder in diffusers' layout, a .safetensors file with a whole model, an alias, an id, or `random:`
-            and an architecture.
+        path: `toybox`, a folder in diffusers' layout, a .safetensors file with a whole model, an alias, an id,
+            or `random:` and an architecture.
         revision: of an id; what the alias pins, or the main branch, when empty.
         variant: weights whose names say so are preferred, such as `fp16`.
         config: of a single file: the model whose settings and vocabularies it shares, named in the same way.
