@@ -160,7 +160,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("arguments", BAD, ids=str)
+@pytest.mark.parametrize("arguments", BAD, ids=[f"{number} {' '.join(bad)}" for number, bad in enumerate(BAD)])
 def test_numbers_out_of_range_are_refused(arguments: dict) -> None:
     with pytest.raises(ValueError, match="must"):
         Cameras(**arguments)
