@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent whatever kills the writer, loadable without code or recipe, and never the prior."""
 
+import errno
 import json
 import os
 import random
@@ -151,6 +152,9 @@ def test_what_cannot_be_written_is_named_and_the_old_file_stays(tmp_path: Path) 
         temporary.write_text("ne")
         raise OSError(28, "No space left on device")
     assert raised.value.filename == str(tmp_path / "file.txt") and raised.value.errno == 28
+    for number in (errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
+        with pytest.raises(CannotWrite), atomic(tmp_path / "file.txt"):
+            raise OSError(number, os.strerror(number))
     with pytest.raises(OSError) as raised, atomic(tmp_path / "file.txt"):
         raise FileNotFoundError(2, "of something else", "other")
     assert not isinstance(raised.value, CannotWrite)
@@ -160,13 +164,35 @@ def test_what_cannot_be_written_is_named_and_the_old_file_stays(tmp_path: Path) 
 def test_leftovers_of_dead_processes_are_removed_and_nothing_else(tmp_path: Path) -> None:
     child = Forked(lambda: 0, tmp_path / "log")
     child.wait()
-    gone = [f".last.{child.pid}.tmp.ckpt", f".run.{os.getpid()}.tmp.json", f".noending.{child.pid}.tmp"]
+    gone = [
+        f".last.{child.pid}.tmp.ckpt",
+        f".run.{os.getpid()}.tmp.json",
+        f".noending.{child.pid}.tmp",
+        f".no.{10**20}.tmp",
+    ]
     stay = [f".last.{os.getppid()}.tmp.ckpt", "last.ckpt", ".hidden.tmp.txt", "a.1.tmp.b"]
     (tmp_path / "checkpoints").mkdir()
     for name in (*gone, *stay):
         (tmp_path / "checkpoints" / name).touch()
     remove_leftovers(tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == sorted(stay)
+
+
+def test_leftovers_of_other_peoples_processes_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int, signum: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "kill", refuse)
+    (tmp_path / ".last.1.tmp").touch()
+    remove_leftovers(tmp_path)
+    assert (tmp_path / ".last.1.tmp").exists()
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("a.ckpt", ".tmp"), ("a.safetensors", ".tmp"), ("a.webp", ".webp")])
+def test_half_a_file_of_weights_does_not_look_whole(tmp_path: Path, name: str, suffix: str) -> None:
+    with atomic(tmp_path / name) as temporary:
+        temporary.touch()
+        assert temporary.suffix == suffix and temporary.name.startswith(".a.")
 
 
 # -------------------------------------------------------------------------------------------------- what they hold

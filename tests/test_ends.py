@@ -1,5 +1,6 @@
 """How runs end: exit codes by real signals and real full disks in real processes, and what is left of the run."""
 
+import errno
 import json
 import os
 import re
@@ -21,7 +22,8 @@ from forked import Forked, wait_for
 from asdkit.callbacks.checkpoints import is_whole
 from asdkit.callbacks.watch import Watch, _Verdict
 from asdkit.cli import main
-from asdkit.ends import Diverged, sentence
+from asdkit.ends import Diverged, Interrupted, exit_code, sentence
+from asdkit.files import CannotWrite
 
 OPTIONS = (
     "--data.views_per_step=1",
@@ -307,6 +309,39 @@ def test_every_end_has_its_code_and_names_the_last_checkpoint(recipe: Path, part
     assert f"The last good checkpoint is {run}/checkpoints/step-000002.ckpt; go on with asdkit fit {run}." in line
     assert (report(run)["status"], report(run)["exit_code"]) == ("failed", code)
     assert f"asdkit: {report(run)['reason']}" == line and "Traceback" not in child.text()
+
+
+MISTAKE = type("MisconfigurationException", (Exception,), {})
+OTHER_ENDS = [
+    (FileNotFoundError(errno.ENOENT, "No such file", "recipe.yaml"), 2),
+    (MISTAKE("Trainer was configured with ..."), 2),
+    (MISTAKE("You requested gpu: [3]"), 3),
+    (RuntimeError("Found no NVIDIA driver on your system"), 3),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 5),
+    (RuntimeError("CUDA error: out of memory"), 5),
+    *((OSError(number, os.strerror(number)), 7) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)),
+    (CannotWrite(errno.EFBIG, "File too large", "last.ckpt"), 7),
+    (OSError(errno.EIO, "Input/output error"), 1),
+    (KeyboardInterrupt(), 130),
+    (SystemExit(3), 3),
+    (SystemExit("words"), 1),
+    (Interrupted(signal.SIGTERM), 143),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), OTHER_ENDS, ids=lambda value: repr(value)[:40])
+def test_other_ends_have_their_codes(error: BaseException, code: int) -> None:
+    assert exit_code(error) == code
+
+
+def test_what_fails_because_of_ctrl_c_ends_as_ctrl_c() -> None:
+    """Lightning turns it into SystemExit(1) while it handles it."""
+    with pytest.raises(SystemExit) as raised:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise SystemExit(1)  # noqa: B904
+    assert exit_code(raised.value) == 130
 
 
 def test_the_advice_on_memory_is_of_options_that_exist(recipe: Path, capsys: pytest.CaptureFixture) -> None:

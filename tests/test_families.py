@@ -53,21 +53,21 @@ def first_call(name: str, pipeline: Any, x_t: Tensor) -> tuple[Tensor, Tensor]:
 
     hook = network_of(pipeline).register_forward_hook(record, with_kwargs=True)
     pipeline.set_progress_bar_config(disable=True)
-    size = 8 * x_t.shape[-1]
-    extra: dict[str, Any] = {"height": size, "width": size, "latents": x_t, "output_type": "latent"}
+    height, width = (8 * side for side in x_t.shape[-2:])
+    extra: dict[str, Any] = {"height": height, "width": width, "latents": x_t, "output_type": "latent"}
     if name == "flux":
         extra["latents"] = pipeline._pack_latents(x_t, 1, *x_t.shape[1:])
     if name == "pixart":
         extra |= {"use_resolution_binning": False, "clean_caption": False}
     if name == "deepfloyd":
-        extra = {"output_type": "pt", "clean_caption": False, "height": x_t.shape[-1], "width": x_t.shape[-1]}
+        extra = {"output_type": "pt", "clean_caption": False, "height": height // 8, "width": width // 8}
         pipeline.prepare_intermediate_images = lambda *args, **kwargs: x_t
     guidance = 3.5 if name == "flux" else 1.0
     pipeline(PROMPT, num_inference_steps=2, guidance_scale=guidance, **extra)
     hook.remove()
     time, output = seen[0]
     if name == "flux":
-        output = pipeline._unpack_latents(output, size, size, 8)
+        output = pipeline._unpack_latents(output, height, width, 8)
         time = time * 1000
     return torch.as_tensor(time).expand(1), output[:, : x_t.shape[1]]
 
@@ -77,8 +77,8 @@ def test_the_network_is_called_as_its_own_pipeline_calls_it(name: str, made: dic
     folder, pipeline = made[name]
     prior = loaded(folder)
     prior.prepare([Y])
-    side = 16 if name == "deepfloyd" else 4
-    x_t = torch.randn(1, prior.channels, side, side, generator=torch.Generator().manual_seed(1))
+    height, width = (16, 32) if name == "deepfloyd" else (4, 8)
+    x_t = torch.randn(1, prior.channels, height, width, generator=torch.Generator().manual_seed(1))
     time, expected = first_call(name, pipeline, x_t)
     prompts = {key: value[None] for key, value in prior._embeddings[Y.text].items()}
     with torch.no_grad():
@@ -124,6 +124,15 @@ def test_a_flow_that_shifts_by_the_size_of_the_image_is_the_pipelines(made: dict
     scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=mu)
     ours = prior.schedule.sigmas[torch.tensor([999, 749, 499, 249])]
     assert torch.allclose(ours.float(), scheduler.sigmas[:4], atol=1e-6)
+
+
+def test_a_flow_of_fewer_steps_is_told_its_own_times(made: dict) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=500, shift=3.0)
+    settings = dict(scheduler.config) | {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    times = loaded(made["sd3"][0]).family.schedule(settings, 64).times
+    assert torch.allclose(times.flip(0), scheduler.timesteps, atol=1e-3) and len(times) == 500
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -224,6 +224,21 @@ def test_further_draws_of_parts_differ() -> None:
     assert len({float(x.rand(1)) for x in parts}) == 3
 
 
+def test_a_source_is_the_steps_own_with_cameras_and_encoded_once_without() -> None:
+    model, _ = _train(1)
+    x0, calls, encode = torch.zeros(3, 3, 2, 2), [], model.prior.encode
+    model.prior.encode = lambda images: (calls.append(1), encode(images))[1]
+    sources = torch.rand(2, 3, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    for step, source in enumerate(sources):
+        assert torch.equal(model.draw(x0, Shot(_views(step), source), step, "noise").source, encode(source))
+    model._encoded_source = None
+    calls.clear()
+    for step in range(2):
+        found = model.draw(x0, Shot(None, sources[0, :1]), step, "noise").source
+        assert torch.equal(found, encode(sources[0, :1]).expand_as(x0))
+    assert len(calls) == 1
+
+
 def test_the_discriminators_gradient_is_clipped_and_only_that() -> None:
     hand = ByHand("uniform", True, 1, clip=0.05)
     model, _ = _train(2, weighting="uniform", critic_clip=0.05)
@@ -231,6 +246,15 @@ def test_the_discriminators_gradient_is_clipped_and_only_that() -> None:
         hand.step(step)
     _compare(model, hand)
     assert torch.cat([g.flatten() for g in hand.phi_gradients]).norm().item() == pytest.approx(0.05, rel=1e-3)
+
+
+def test_the_discriminator_learns_every_so_many_iterations_from_the_first_on() -> None:
+    model, _ = _train(3, critic_every=2)
+    hand = ByHand("sigma2", True, 1)
+    for step in range(3):
+        hand.critic_steps = int(step in (0, 2))
+        hand.step(step)
+    _compare(model, hand)
 
 
 def _compare(model: Distillation, hand: ByHand) -> None:

@@ -55,6 +55,19 @@ def test_phi_starts_as_the_other_model_and_stays_in_the_priors_space(adapter: ty
     assert not any(p.requires_grad for p in prior.parameters())
 
 
+def test_the_other_model_hears_the_runs_words_for_single_views(folders: tuple) -> None:
+    prior, other = ready(folders[0]), ready(folders[1])
+    for model in (prior, other):
+        model.name_views(TEXT, {"front": "a blue ball"})
+    guidance = ASD(adapter=LoRA(prior=Pretrained(str(folders[1])), camera=False))
+    guidance.bind(TEXT)
+    guidance.setup(prior)
+    x = prior.draw(torch.randn(3, 4, 8, 8), T, torch.randn(3, 4, 8, 8), ring(3))  # of which the first is the front
+    found = guidance.second.field(x).detach()
+    assert torch.allclose(found, other.predict(x, [Y])[0], atol=1e-6)
+    assert not torch.allclose(found[0], ready(folders[1]).predict(x, [Y])[0][0], atol=1e-3)
+
+
 def test_the_other_models_frozen_weights_are_in_no_checkpoint_and_move_with_phi(folders: tuple) -> None:
     guidance = ASD(adapter=LoRA(prior=Pretrained(str(folders[1]))))
     guidance.bind(TEXT)
@@ -68,8 +81,11 @@ def test_the_other_models_frozen_weights_are_in_no_checkpoint_and_move_with_phi(
 def test_a_model_of_other_levels_or_latents_is_refused(folders: tuple, tmp_path: Path) -> None:
     flow = make("sd3", tmp_path / "flow")[0]
     pixels = make("deepfloyd", tmp_path / "pixels")[0]
-    for other in (flow, pixels):
-        guidance = ASD(adapter=LoRA(prior=Pretrained(str(other))))
+    channels, levels = ready(folders[1]), ready(folders[1])
+    channels.channels = 16
+    levels.schedule = scaled_linear(beta_end=0.0125, prediction="v_prediction")
+    for other in (Pretrained(str(flow)), Pretrained(str(pixels)), channels, levels):
+        guidance = ASD(adapter=LoRA(prior=other))
         guidance.bind(TEXT)
         with pytest.raises(ValueError, match="the prior's own latents and noise levels; choose one of the same family"):
             guidance.setup(ready(folders[0]))

@@ -58,6 +58,8 @@ def test_small_sigma_keeps_its_digits() -> None:
     cumprod = torch.tensor([0.99915], dtype=torch.float32)
     expected = (1 - cumprod.double()).sqrt()
     assert torch.allclose(variance_preserving(cumprod).sigmas, expected, rtol=1e-15, atol=0)
+    late = torch.tensor([0.25, 0.9991], dtype=torch.float32)
+    assert torch.equal(rectified_flow(late).alphas, 1 - late.double())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -193,6 +195,8 @@ def test_casts_leave_the_levels_in_double() -> None:
     schedule = torch.nn.Sequential(scaled_linear()).to(torch.bfloat16)[0]
     assert schedule.alphas.dtype == schedule.sigmas.dtype == torch.float64
     assert torch.equal(schedule.alphas, scaled_linear().alphas) and schedule.times.dtype == torch.int64
+    flow = torch.nn.Sequential(_schedule("flow_prediction")).to(torch.bfloat16)[0]
+    assert torch.equal(flow.times, torch.arange(1, 1001).float())
 
 
 def test_wrong_schedules_are_refused() -> None:
@@ -202,6 +206,8 @@ def test_wrong_schedules_are_refused() -> None:
     for bad in ([1.1, 0.5], [0.9, float("nan")], [0.9, -0.1]):
         with pytest.raises(ValueError, match="within"):
             variance_preserving(torch.tensor(bad))
+    with pytest.raises(ValueError, match="within"):
+        variance_preserving(torch.tensor([1.0, 0.5]))  # no noise at all: nothing to predict
 
 
 def test_schedule_is_no_checkpoint_content() -> None:

@@ -96,8 +96,11 @@ def test_diffusers_layout(folder: Path, base: Pretrained, tmp_path: Path, scale:
     )
 
 
-def test_the_alpha_of_diffusers_own_files(folder: Path, base: Pretrained, tmp_path: Path) -> None:
-    """As its training scripts write them."""
+@pytest.mark.parametrize(
+    "settings", [{}, {"use_rslora": True}, {"alpha_pattern": {"to_out.0": 7, "mid_block.*to_k": 5, "to_q.none|to": 9}}]
+)
+def test_the_alpha_of_diffusers_own_files(folder: Path, base: Pretrained, tmp_path: Path, settings: dict) -> None:
+    """As its training scripts write them; the strength of each layer is peft's own."""
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig
@@ -105,7 +108,7 @@ def test_the_alpha_of_diffusers_own_files(folder: Path, base: Pretrained, tmp_pa
 
     unet = copy.deepcopy(base.network)
     unet.time_embedding._forward_hooks.clear()
-    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=LAYERS)
+    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=LAYERS, **settings)
     unet.add_adapter(config)
     for name in LAYERS:
         layer = unet.get_submodule(name)
@@ -113,7 +116,9 @@ def test_the_alpha_of_diffusers_own_files(folder: Path, base: Pretrained, tmp_pa
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
     metadata = json.loads(json.dumps(config.to_dict(), default=sorted))
     StableDiffusionPipeline.save_lora_weights(tmp_path, layers, unet_lora_adapter_metadata=metadata)
-    _same(_loaded(folder, tmp_path / "pytorch_lora_weights.safetensors"), _expected(base, 2.0))
+    strengths = [unet.get_submodule(name).scaling["default"] for name in LAYERS]
+    assert len(set(strengths)) == (3 if "alpha_pattern" in settings else 1)
+    _same(_loaded(folder, tmp_path / "pytorch_lora_weights.safetensors"), _expected(base, *strengths))
 
 
 def test_kohyas_layout(folder: Path, base: Pretrained, text_encoder: nn.Module, tmp_path: Path) -> None:
