@@ -89,6 +89,12 @@ def test_the_network_is_called_as_its_own_pipeline_calls_it(name: str, made: dic
     assert not torch.allclose(elsewhere, expected, atol=1e-3)
 
 
+def test_pixart_of_1024_pixels_is_told_the_size_of_the_image(tmp_path: Path) -> None:
+    folder, pipeline = make("pixart_1024", tmp_path / "pixart")
+    assert pipeline.transformer.use_additional_conditions
+    test_the_network_is_called_as_its_own_pipeline_calls_it("pixart", {"pixart": (folder, pipeline)})
+
+
 @pytest.mark.parametrize("name", PIPELINES)
 def test_levels_and_times_are_the_schedulers(name: str, made: dict) -> None:
     folder, pipeline = made[name]

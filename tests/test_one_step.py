@@ -270,6 +270,15 @@ def _compare(model: Distillation, hand: ByHand) -> None:
         assert torch.allclose(found, expected, rtol=0, atol=ATOL)
 
 
+def test_a_tiny_gradient_moves_the_generator_by_the_whole_rate() -> None:
+    """Adam's epsilon is far below what many views of one small splat give."""
+    model, _ = _train(1)
+    colour, optimizer = model.generator.colour, model.configure_optimizers()[0]
+    before, colour.grad = colour.detach().clone(), torch.full((3,), 1e-9)
+    optimizer.step()
+    assert torch.allclose(before - colour, torch.full((3,), LR[0]), rtol=1e-3)
+
+
 def test_without_parameters_there_is_one_optimizer_and_the_hand_agrees() -> None:
     model, trainer = _train(2, guidance=SDS(SCALE))
     assert len(trainer.optimizers) == 1 and trainer.global_step == 2

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 from pytorch_lightning.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -142,3 +144,17 @@ def test_one_process_averages_nothing() -> None:
     weight = torch.nn.Parameter(torch.ones(2))
     average_gradients(torch.optim.SGD([weight]), 1)
     assert weight.grad is None
+
+
+def test_two_processes_average_what_either_has_and_leave_alone_what_none_has(tmp_path: Path) -> None:
+    def average(rank: int) -> int:
+        torch.distributed.init_process_group("gloo", f"file://{tmp_path}/meet", rank=rank, world_size=2)
+        both, one, none = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+        both.grad = torch.tensor([1.0, 2.0]) * (1 + 2 * rank)
+        one.grad = torch.tensor([4.0, 6.0]) if rank else None
+        average_gradients(torch.optim.SGD([both, one, none]), 2)
+        assert both.grad.tolist() == [2.0, 4.0] and one.grad.tolist() == [2.0, 3.0] and none.grad is None
+        return 0
+
+    children = [Forked(partial(average, rank), tmp_path / f"{rank}.log") for rank in (0, 1)]
+    assert [child.wait() for child in children] == [0, 0], [child.text() for child in children]

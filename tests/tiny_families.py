@@ -220,18 +220,18 @@ def flux() -> Any:
     )
 
 
-def pixart() -> Any:
+def pixart(sample_size: int = 8, heads: int = 2) -> Any:
     from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
 
     transformer = PixArtTransformer2DModel(
-        sample_size=8,
+        sample_size=sample_size,
         num_layers=2,
         patch_size=2,
         attention_head_dim=8,
-        num_attention_heads=2,
+        num_attention_heads=heads,
         in_channels=4,
         out_channels=8,
-        cross_attention_dim=16,
+        cross_attention_dim=8 * heads,
         caption_channels=32,
         attention_bias=True,
         activation_fn="gelu-approximate",
@@ -239,7 +239,6 @@ def pixart() -> Any:
         num_embeds_ada_norm=1000,
         norm_elementwise_affine=False,
         norm_eps=1e-6,
-        use_additional_conditions=False,
     )
     return PixArtAlphaPipeline(
         tokenizer=_t5_tokenizer(),
@@ -248,6 +247,11 @@ def pixart() -> Any:
         transformer=transformer,
         scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"),
     )
+
+
+def pixart_1024() -> Any:
+    """It is told the size of the image."""
+    return pixart(128, 3)
 
 
 def deepfloyd() -> Any:
