@@ -312,3 +312,9 @@ def test_the_discriminators_penalty_has_the_plain_prompt_of_the_nearest_directio
         e_phi = phi(x)
         expected = (e_phi - x.eps).square().sum() / B - 0.5 * (e_y - e_phi).square().sum() / B
     torch.testing.assert_close(field.loss(x).detach(), expected)
+
+
+def test_perp_neg_of_the_source_takes_the_sources_words() -> None:
+    field = CFG(of_source=True, perp_neg=PerpNeg())
+    field.bind(TEXT, "a blue ball")
+    assert {condition.text for condition in field.conditions()} == {"", "a blue ball"}

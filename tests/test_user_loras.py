@@ -136,6 +136,18 @@ def test_kohyas_layout(folder: Path, base: Pretrained, text_encoder: nn.Module, 
     _check_text(prior, base, text_encoder, *factors[3:])
 
 
+def test_kohyas_layout_of_flux(tmp_path: Path) -> None:
+    """Its reader in diffusers multiplies by alpha / rank itself, which must not be done twice."""
+    folder, pipeline = make("flux", tmp_path / "flux")
+    layer, name = "transformer_blocks.0.attn.to_out.0", "lora_unet_double_blocks_0_img_attn_proj"
+    up, down = _factors(pipeline.transformer.get_submodule(layer))
+    factors = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(1.5)}
+    save_file(factors, tmp_path / "kohya.safetensors")
+    weights = {key: value.clone() for key, value in pipeline.transformer.state_dict().items()}
+    weights[f"{layer}.weight"] += 1.5 / RANK * up @ down
+    _same(_loaded(folder, tmp_path / "kohya.safetensors"), weights)
+
+
 def _check_text(prior: Pretrained, base: Pretrained, text_encoder: nn.Module, *factors: float) -> None:
     """Prompts are embedded by an encoder with changed matrices."""
     changed = copy.deepcopy(text_encoder)
@@ -277,6 +289,9 @@ def test_the_file_of_a_lora(tmp_path: Path) -> None:
         return str(caught.value)
 
     assert "There is no LoRA" in message(str(tmp_path / "none"))
+    assert "holds no .safetensors file" in message(str(tmp_path))
+    (tmp_path / "checkpoint-500").mkdir()
+    (tmp_path / "checkpoint-500" / "c.safetensors").touch()
     assert "holds no .safetensors file" in message(str(tmp_path))
     (tmp_path / "a.safetensors").touch()
     assert lora_file(str(tmp_path)) == lora_file(str(tmp_path / "a.safetensors")) == tmp_path / "a.safetensors"
