@@ -89,6 +89,15 @@ def test_the_network_is_called_as_its_own_pipeline_calls_it(name: str, made: dic
     assert not torch.allclose(elsewhere, expected, atol=1e-3)
 
 
+def test_flux_is_told_the_guidance_that_is_asked_for(made: dict) -> None:
+    prior = Pretrained(str(made["flux"][0]), distilled_guidance=2.0)
+    prior.setup()
+    told: list[Tensor] = []
+    prior.network.register_forward_pre_hook(lambda *given: told.append(given[2]["guidance"]), with_kwargs=True)
+    prior.predict(prior.draw(torch.zeros(2, prior.channels, 4, 4), torch.tensor([5, 9]), torch.zeros(2, 4, 4, 4)), [Y])
+    assert told[0].tolist() == [2.0, 2.0]
+
+
 def test_pixart_of_1024_pixels_is_told_the_size_of_the_image(tmp_path: Path) -> None:
     folder, pipeline = make("pixart_1024", tmp_path / "pixart")
     assert pipeline.transformer.use_additional_conditions
