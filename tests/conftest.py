@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Before torch and numba count the cores: tests run side by side. And numba (in gsply) tells OpenMP how many threads there
-# are, torch's too; once there are several, forked processes wait for them for ever.
+# Before torch and numba count the cores: tests run side by side. And numba (in gsply) tells OpenMP how many threads
+# there are, torch's too; once there are several, forked processes wait for them for ever.
 os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 import pytest
