@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,10 @@ from forked import Forked, wait_for
 from asdkit.callbacks.checkpoints import is_whole
 from asdkit.callbacks.watch import Watch, _Verdict
 from asdkit.cli import main
-from asdkit.ends import Diverged, sentence
+from asdkit.ends import Diverged, exit_code, sentence
+from asdkit.extras import extra
+from asdkit.files import CannotWrite
+from asdkit.priors.pretrained import Pretrained
 
 OPTIONS = (
     "--data.views_per_step=1",
@@ -307,6 +310,43 @@ def test_every_end_has_its_code_and_names_the_last_checkpoint(recipe: Path, part
     assert f"The last good checkpoint is {run}/checkpoints/step-000002.ckpt; go on with asdkit fit {run}." in line
     assert (report(run)["status"], report(run)["exit_code"]) == ("failed", code)
     assert f"asdkit: {report(run)['reason']}" == line and "Traceback" not in child.text()
+
+
+SAID: dict[str, tuple[Callable[[], object], int]] = {
+    "gone": (lambda: Pretrained("/no/such/folder").setup(), 4),
+    "diverged": (lambda: _raise(Diverged("Not finite at step 3: x0,\n  and more:\nof rank 1.")), 6),
+    "lacks": (lambda: extra("no_such_package", "video"), 3),
+    "memory": (lambda: torch.empty(10**15), 5),
+    "Python's memory": (lambda: _raise(MemoryError()), 5),
+    "full": (lambda: _raise(CannotWrite(28, "No space left on device", "/runs/a file")), 7),
+    "full, nameless": (lambda: _raise(OSError(28, "No space left on device")), 7),
+    "value": (lambda: _raise(ValueError("gamma must be: above -1.")), 2),
+    "no file": (lambda: Path("/no/such/file").read_text(), 2),
+    "bug": (lambda: 1 / 0, 1),
+}
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_what_a_forked_rank_says_is_passed_on(case: str) -> None:
+    act, code = SAID[case]
+    with pytest.raises(Exception) as own:
+        act()
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException) as passed_on:
+        torch.multiprocessing.start_processes(lambda rank: act(), nprocs=1, start_method="fork")
+    for error in (own.value, passed_on.value):
+        error.add_note("There is no checkpoint yet.")
+        assert exit_code(error) == code
+    assert sentence(passed_on.value) == sentence(own.value)
+
+
+def test_a_traceback_of_unknown_classes_stays_what_it_is() -> None:
+    text = "-- Process 0 terminated with the following error:\nTraceback\n  File\nelsewhere.Odd: what is it?\n"
+    error = torch.multiprocessing.ProcessRaisedException(text, 0, 1)
+    assert exit_code(error) == 1 and "elsewhere.Odd: what is it?" in sentence(error)
 
 
 def test_the_advice_on_memory_is_of_options_that_exist(recipe: Path, capsys: pytest.CaptureFixture) -> None:
