@@ -17,14 +17,16 @@ import torch
 import yaml
 from conftest import RECIPE
 from forked import Forked, wait_for
+from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
 from asdkit.callbacks.checkpoints import is_whole
 from asdkit.callbacks.watch import Watch, _Verdict
 from asdkit.cli import main
-from asdkit.ends import Diverged, exit_code, sentence
+from asdkit.ends import Diverged, Interrupted, exit_code, sentence
 from asdkit.extras import extra
 from asdkit.files import CannotWrite
 from asdkit.priors.pretrained import Pretrained
+from asdkit.signals import Signals
 
 OPTIONS = (
     "--data.views_per_step=1",
@@ -310,6 +312,39 @@ def test_every_end_has_its_code_and_names_the_last_checkpoint(recipe: Path, part
     assert f"The last good checkpoint is {run}/checkpoints/step-000002.ckpt; go on with asdkit fit {run}." in line
     assert (report(run)["status"], report(run)["exit_code"]) == ("failed", code)
     assert f"asdkit: {report(run)['reason']}" == line and "Traceback" not in child.text()
+
+
+def _saves_slowly(ready: Path, checkpoint: Path) -> None:
+    with Signals() as signals:
+        signals.arm()
+        ready.touch()
+        wait_for(lambda: signals.received)
+        time.sleep(0.3)
+        checkpoint.touch()
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_forked_ranks_save_when_their_parent_is_told_whether_a_ctrl_c_has_reached_them_or_not(
+    tmp_path: Path, reached: bool
+) -> None:
+    checkpoint = tmp_path / "checkpoints" / "step-000003.ckpt"
+    checkpoint.parent.mkdir()
+    launcher = _MultiProcessingLauncher(None, start_method="fork")
+    process = torch.multiprocessing.get_context("fork").Process(
+        target=_saves_slowly, args=(tmp_path / "ready", checkpoint)
+    )
+    process.start()
+    launcher.procs = [process]
+    wait_for((tmp_path / "ready").exists)
+    if reached:
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.1)
+    trainer = pl.Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer.strategy._launcher, trainer.state.fn = launcher, "fit"
+    stopped = Interrupted(signal.SIGINT)
+    Watch().on_exception(trainer, pl.LightningModule(), stopped)
+    assert process.exitcode == 0 and exit_code(stopped) == 130
+    assert f"The last good checkpoint is {checkpoint}" in sentence(stopped)
 
 
 SAID: dict[str, tuple[Callable[[], object], int]] = {
