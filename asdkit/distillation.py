@@ -1,6 +1,7 @@
 """The one LightningModule: Figure 3 of the paper as a training step."""
 
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asdkit.discriminator import Adapter
 from asdkit.fields import Field
 from asdkit.generators.base import Generator, Render
 from asdkit.generators.saved import INSTANTIATOR, read, started_anyhow
@@ -130,11 +132,19 @@ class Distillation(Part, pl.LightningModule):
         self.generator.setup(self.prior, getattr(data, "source", None))
 
     def configure_model(self) -> None:
-        """Spread the prior's network over the ranks, where the strategy is to; called after `setup`."""
+        """Spread the priors' networks over the ranks, where the strategy is to; called after `setup`."""
         strategy = self._trainer and self.trainer.strategy
-        if isinstance(strategy, Sharded) and not self.prior.sharded:
-            shard(self.prior.network, strategy.device_mesh, self.guidance)
-            self.prior.sharded = True
+        if isinstance(strategy, Sharded):
+            for prior in self.priors:
+                if not prior.sharded:
+                    shard(prior.network, strategy.device_mesh, self.guidance)
+                    prior.sharded = True
+
+    @property
+    def priors(self) -> list[Prior]:
+        """The prior, and the other models that discriminators adapt."""
+        adapters = [part for part in self.guidance.modules() if isinstance(part, Adapter)]
+        return list(dict.fromkeys([self.prior, *(adapter.model(self.prior) for adapter in adapters)]))
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(self.generator.parameter_groups(), eps=1e-15)]
@@ -146,7 +156,9 @@ class Distillation(Part, pl.LightningModule):
     # ------------------------------------------------------------------------------------------------ the step
 
     def training_step(self, batch: Views | Shot, batch_idx: int) -> dict[str, Tensor]:
-        with self.prior.in_step():
+        with ExitStack() as stack:
+            for prior in self.priors:
+                stack.enter_context(prior.in_step())
             return self._step(batch if isinstance(batch, Shot) else Shot(batch), self.global_step)
 
     def _step(self, shot: Shot, step: int) -> dict[str, Tensor]:

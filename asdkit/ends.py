@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import sys
 import traceback
@@ -12,9 +13,11 @@ from asdkit.part import PriorUnavailable, unwrapped
 
 _NO_DEVICE = ("can not run on your system", "No supported gpu backend", "You requested gpu", "no NVIDIA driver")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_TRACEBACK = re.compile(r".*\n +[^\n]*\n([\w.]+)(?:: (.*))?", re.DOTALL)  # the exception's class and its text
+_OF_SYSTEM = re.compile(r"\[Errno (\d+)\] (.*?)(?:: '(.*)')?")
 _LESS_MEMORY = (
     "lower --data.views_per_step, --model.chunk, --data.size and --model.generator.capacity, in this order, or set "
-    "--model.rerender=true and --model.prior.dtype=bfloat16"
+    "--model.rerender=true, --model.prior.checkpointing=true and --model.prior.dtype=bfloat16"
 )
 
 
@@ -36,7 +39,7 @@ class Interrupted(SystemExit):
 
 def exit_code(error: BaseException) -> int:
     """The exit code of a command that ended with this: see `asdkit --help`."""
-    error = unwrapped(error)
+    error = _heard(error)
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         return 130
     if isinstance(error, SystemExit):
@@ -59,7 +62,7 @@ def status(code: int) -> str:
 
 def sentence(error: BaseException) -> str:
     """What has happened and what to do, in a line."""
-    error = unwrapped(error)
+    error = _heard(error)
     text = shown(str(error))
     code = exit_code(error)
     if isinstance(error, Interrupted):
@@ -82,6 +85,22 @@ def end(error: BaseException) -> int:
     if isinstance(error, Interrupted) or not isinstance(error, SystemExit | KeyboardInterrupt):
         print(f"asdkit: {sentence(error)}", file=sys.stderr)
     return exit_code(error)
+
+
+def _heard(error: BaseException) -> BaseException:
+    """The error itself; of a process that was forked or spawned torch passes on the text of a traceback."""
+    error = unwrapped(error)
+    told = _TRACEBACK.fullmatch(str(error).strip()) if _is_a(error, "ProcessRaisedException") else None
+    module, _, name = told[1].rpartition(".") if told else ("", "", "")
+    kind = getattr(sys.modules.get(module or "builtins"), name, None)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        return error
+    text = told[2] or ""
+    system = _OF_SYSTEM.fullmatch(text) if issubclass(kind, OSError) else None
+    arguments = (int(system[1]), *filter(None, system.groups()[1:])) if system else (text,)
+    heard = kind.__new__(kind, *arguments)
+    heard.__notes__ = getattr(error, "__notes__", [])
+    return heard
 
 
 def _is_a(error: BaseException, name: str) -> bool:

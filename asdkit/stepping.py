@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 
-from asdkit.discriminator import Adapter
 from asdkit.distillation import Distillation
-from asdkit.prior import Prior
 from asdkit.views import Shot, Views
 
 NEVER = 10**12
@@ -34,12 +32,6 @@ def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
                 setattr(owner, name, before[name])
             else:
                 delattr(owner, name)
-
-
-def priors_of(module: Distillation) -> list[Prior]:
-    """The prior, and the other models that discriminators adapt."""
-    adapters = [part for part in module.guidance.modules() if isinstance(part, Adapter)]
-    return list(dict.fromkeys([module.prior, *(adapter.model(module.prior) for adapter in adapters)]))
 
 
 # ------------------------------------------------------------------------------------------------ without Lightning
@@ -105,7 +97,7 @@ def _moved(batch: Views | Shot, device: torch.device) -> Views | Shot:
 def paper_faithful(module: Distillation) -> Iterator[None]:
     """The discriminator learns on draws of its own, and each prediction is a call of the network of its own."""
     with ExitStack() as stack:
-        for prior in priors_of(module):
+        for prior in module.priors:
             stack.enter_context(replaced(prior, predict=_one_at_a_time(prior.predict)))
         stack.enter_context(replaced(module, share_noise=False))
         yield
@@ -130,7 +122,7 @@ def counted(module: Distillation) -> Iterator[list[dict[str, Any]]]:
         return counts
 
     with ExitStack() as stack:
-        for prior in priors_of(module):
+        for prior in module.priors:
             stack.enter_context(replaced(prior, predict=counting(prior.predict)))
         yield calls
 
@@ -204,7 +196,7 @@ def apart(module: Distillation, sections: Sections) -> Iterator[None]:
     names: list[tuple[Any, dict[str, str | Callable[..., str]]]] = [
         (module.generator, {"render": "render", "after_step": "density control"}),
         (module, {"_learn": LEARNING, "_backward": backward, "_descend": descent, "_diagnostics": LOGGING}),
-        *((prior, {"encode": "encode", "predict": forward}) for prior in priors_of(module)),
+        *((prior, {"encode": "encode", "predict": forward}) for prior in module.priors),
         (torch.autograd, {"grad": "encode backward"}),
     ]
     with ExitStack() as stack:

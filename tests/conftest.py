@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch counts the cores: processes of tests run side by side
+# Before torch and numba count the cores: tests run side by side. And numba (in gsply) tells OpenMP how many threads
+# there are, torch's too; once there are several, forked processes wait for them for ever.
+os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 import pytest
 import torch

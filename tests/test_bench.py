@@ -24,7 +24,7 @@ from asdkit.guidance import ASD, SDS
 from asdkit.priors.families import StableDiffusion
 from asdkit.priors.pretrained import Pretrained
 from asdkit.signals import Signals
-from asdkit.stepping import LOGGING, Plain, Sections, counted, paper_faithful, priors_of, replaced
+from asdkit.stepping import LOGGING, Plain, Sections, counted, paper_faithful, replaced
 
 VIEWS, SIZE = 2, 16
 
@@ -268,8 +268,8 @@ def test_another_model_of_phi_is_counted_and_split_too(tiny_folder: Path, module
     other = Pretrained(str(tiny_folder))
     guidance = ASD(adapter=LoRA(prior=other))
     two = Distillation("a red duck", Pretrained(str(tiny_folder)), Gaussians(count=9, capacity=9), guidance)
-    assert priors_of(two) == [two.prior, other]
-    assert priors_of(module) == [module.prior]
+    assert two.priors == [two.prior, other]
+    assert module.priors == [module.prior]
 
 
 # ------------------------------------------------------------------------------------------------ without Lightning

@@ -19,6 +19,7 @@ from asdkit import doctor
 from asdkit.cli import main
 from asdkit.doctor import hardware, places, software
 from asdkit.doctor.finding import BAD, NOTE, OK, WIDTH, Finding
+from asdkit.priors import hub
 
 METADATA = """torch>=2.6 | pytorch-lightning<3,>=2.6.6 | diffusers>=0.42 | old-thing>=1; python_version < "3"
 | viser>=1.1; extra == "viewer" | imageio>=2.34; extra == "video" | asdkit[viewer]; extra == "dev" """
@@ -372,7 +373,7 @@ def test_the_hub_is_asked_unless_told_to_be_offline(tmp_path: Path, monkeypatch:
     assert (
         f"1 models are in {tmp_path / 'hub'}: org/some-model" in finding.text and "HF_HUB_OFFLINE=1" in finding.remedy
     )
-    monkeypatch.setattr(places, "urlopen", None)  # to ask would fail
+    monkeypatch.setattr(hub, "urlopen", None)  # to ask would fail
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     finding = places.hub(tmp_path)
     assert finding.state == OK and "offline" in finding.text
@@ -400,7 +401,7 @@ def test_the_hub_is_understood_as_its_own_library_does(
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(places, "_answers", lambda endpoint: True)
+    monkeypatch.setattr(places, "hub_answers", lambda endpoint: True)
     own = runpy.run_path(huggingface_hub.constants.__file__)
     facts = places.hub(tmp_path).facts
     assert (facts["cache"], facts["offline"]) == (own["HF_HUB_CACHE"], own["HF_HUB_OFFLINE"])
@@ -422,12 +423,12 @@ def test_an_answer_of_any_kind_is_one_and_waiting_is_limited(monkeypatch: pytest
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "https://hub")
     for behaviour in (answer, refused):
-        monkeypatch.setattr(places, "urlopen", behaviour)
+        monkeypatch.setattr(hub, "urlopen", behaviour)
         finding = places.hub(tmp_path)
         assert finding.state == OK and finding.text.startswith("https://hub answers")
     assert asked == [("https://hub", "HEAD", 3.0)]
-    monkeypatch.setattr(places, "urlopen", lambda request, timeout: time.sleep(8) or nullcontext())
-    monkeypatch.setattr(places, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(hub, "urlopen", lambda request, timeout: time.sleep(8) or nullcontext())
+    monkeypatch.setattr(hub, "PROBE_SECONDS", 0.1)
     start = time.monotonic()
     assert places.hub(tmp_path).state == NOTE and time.monotonic() - start < 5
 

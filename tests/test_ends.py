@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +18,16 @@ import torch
 import yaml
 from conftest import RECIPE
 from forked import Forked, wait_for
+from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
 from asdkit.callbacks.checkpoints import is_whole
 from asdkit.callbacks.watch import Watch, _Verdict
 from asdkit.cli import main
 from asdkit.ends import Diverged, Interrupted, exit_code, sentence
+from asdkit.extras import extra
 from asdkit.files import CannotWrite
+from asdkit.priors.pretrained import Pretrained
+from asdkit.signals import Signals
 
 OPTIONS = (
     "--data.views_per_step=1",
@@ -342,6 +346,76 @@ def test_what_fails_because_of_ctrl_c_ends_as_ctrl_c() -> None:
         except KeyboardInterrupt:
             raise SystemExit(1)  # noqa: B904
     assert exit_code(raised.value) == 130
+
+
+def _saves_slowly(ready: Path, checkpoint: Path) -> None:
+    with Signals() as signals:
+        signals.arm()
+        ready.touch()
+        wait_for(lambda: signals.received)
+        time.sleep(0.3)
+        checkpoint.touch()
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_forked_ranks_save_when_their_parent_is_told_whether_a_ctrl_c_has_reached_them_or_not(
+    tmp_path: Path, reached: bool
+) -> None:
+    checkpoint = tmp_path / "checkpoints" / "step-000003.ckpt"
+    checkpoint.parent.mkdir()
+    launcher = _MultiProcessingLauncher(None, start_method="fork")
+    process = torch.multiprocessing.get_context("fork").Process(
+        target=_saves_slowly, args=(tmp_path / "ready", checkpoint)
+    )
+    process.start()
+    launcher.procs = [process]
+    wait_for((tmp_path / "ready").exists)
+    if reached:
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.1)
+    trainer = pl.Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer.strategy._launcher, trainer.state.fn = launcher, "fit"
+    stopped = Interrupted(signal.SIGINT)
+    Watch().on_exception(trainer, pl.LightningModule(), stopped)
+    assert process.exitcode == 0 and exit_code(stopped) == 130
+    assert f"The last good checkpoint is {checkpoint}" in sentence(stopped)
+
+
+SAID: dict[str, tuple[Callable[[], object], int]] = {
+    "gone": (lambda: Pretrained("/no/such/folder").setup(), 4),
+    "diverged": (lambda: _raise(Diverged("Not finite at step 3: x0,\n  and more:\nof rank 1.")), 6),
+    "lacks": (lambda: extra("no_such_package", "video"), 3),
+    "memory": (lambda: torch.empty(10**15), 5),
+    "Python's memory": (lambda: _raise(MemoryError()), 5),
+    "full": (lambda: _raise(CannotWrite(28, "No space left on device", "/runs/a file")), 7),
+    "full, nameless": (lambda: _raise(OSError(28, "No space left on device")), 7),
+    "value": (lambda: _raise(ValueError("gamma must be: above -1.")), 2),
+    "no file": (lambda: Path("/no/such/file").read_text(), 2),
+    "bug": (lambda: 1 / 0, 1),
+}
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_what_a_forked_rank_says_is_passed_on(case: str) -> None:
+    act, code = SAID[case]
+    with pytest.raises(Exception) as own:
+        act()
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException) as passed_on:
+        torch.multiprocessing.start_processes(lambda rank: act(), nprocs=1, start_method="fork")
+    for error in (own.value, passed_on.value):
+        error.add_note("There is no checkpoint yet.")
+        assert exit_code(error) == code
+    assert sentence(passed_on.value) == sentence(own.value)
+
+
+def test_a_traceback_of_unknown_classes_stays_what_it_is() -> None:
+    text = "-- Process 0 terminated with the following error:\nTraceback\n  File\nelsewhere.Odd: what is it?\n"
+    error = torch.multiprocessing.ProcessRaisedException(text, 0, 1)
+    assert exit_code(error) == 1 and "elsewhere.Odd: what is it?" in sentence(error)
 
 
 def test_the_advice_on_memory_is_of_options_that_exist(recipe: Path, capsys: pytest.CaptureFixture) -> None:

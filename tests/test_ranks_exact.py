@@ -140,13 +140,15 @@ class Weigh(pl.Callback):
     """Looks what of the prior's network a rank holds between two steps: half, and phi whole."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
-        named = dict(pl_module.prior.network.named_parameters())
-        phi = {name for name in named if "lora_" in name}
-        assert phi and not any(isinstance(named[name], DTensor) for name in phi)
-        spread = [named[name] for name in named.keys() - phi]
-        whole = [name for name in named.keys() - phi if not isinstance(named[name], DTensor)]
-        assert not whole, whole
-        assert sum(p.to_local().numel() for p in spread) < 0.55 * sum(p.numel() for p in spread)
+        for prior in pl_module.priors:
+            named = dict(prior.network.named_parameters())
+            phi = {name for name in named if "lora_" in name}
+            assert bool(phi) == (prior is pl_module.priors[-1]), "phi is in the last of them"
+            assert not any(isinstance(named[name], DTensor) for name in phi)
+            spread = [named[name] for name in named.keys() - phi]
+            whole = [name for name in named.keys() - phi if not isinstance(named[name], DTensor)]
+            assert not whole, whole
+            assert sum(p.to_local().numel() for p in spread) < 0.55 * sum(p.numel() for p in spread)
 
 
 @pytest.mark.parametrize("kind", ["gaussians", "pixels"])
@@ -154,6 +156,18 @@ def test_a_spread_prior_is_the_whole_one(tiny_folder: Path, tmp_path: Path, kind
     first, second = both(tiny_folder, tmp_path, kind, "model_parallel", fits={"callbacks": [Weigh()]})
     assert isinstance(first, dict), first
     difference, where = furthest(first, run(tiny_folder, kind))
+    assert difference < 1e-6, where
+    assert furthest(first, second)[0] == 0
+
+
+def test_a_spread_model_that_phi_adapts_beside_the_prior(tiny_folder: Path, tmp_path: Path) -> None:
+    def adapter() -> LoRA:
+        return LoRA(rank=2, targets=("to_q", "to_v"), prior=Pretrained(str(tiny_folder), checkpointing=True))
+
+    options = {"fits": {"callbacks": [Weigh()]}, "adapter": adapter()}
+    first, second = both(tiny_folder, tmp_path, "pixels", "model_parallel", **options)
+    assert isinstance(first, dict), first
+    difference, where = furthest(first, run(tiny_folder, "pixels", adapter=adapter()))
     assert difference < 1e-6, where
     assert furthest(first, second)[0] == 0
 

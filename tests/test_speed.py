@@ -371,6 +371,13 @@ def test_training_has_two_graphs_and_no_more(tiny_folder: Path, graphs: Graphs, 
     assert not learned or any(p.abs().max() > 0.01 for p in learned)
 
 
+def test_another_model_that_phi_adapts_is_compiled_in_a_step_too(tiny_folder: Path, graphs: Graphs) -> None:
+    other = Pretrained(str(tiny_folder), compile=True)
+    guidance = ASD(adapter=LoRA(prior=other))
+    _fit(Pretrained(str(tiny_folder)), Latents(count=2, size=16), guidance, 1)
+    assert graphs.count == 1
+
+
 def test_checkpointing_and_compiling_go_together(tiny_folder: Path, graphs: Graphs) -> None:
     found = []
     for together in (False, True):

@@ -1,6 +1,8 @@
 """After every step: is every value finite, and has a signal come? All ranks hear the same answer at the same step."""
 
 import math
+import signal
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,6 +113,8 @@ class Watch(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Every sentence about the end of a run says what is left of it."""
+        if isinstance(exception, Interrupted) and not self._signals.armed and trainer.strategy.launcher:
+            _told(trainer.strategy.launcher)  # no step will tell the processes that it has started
         if trainer.state.fn == "fit":
             kept = sorted(Path(trainer.default_root_dir, "checkpoints").glob("step-*.ckpt"))
             if kept:
@@ -118,8 +122,16 @@ class Watch(pl.Callback):
                 exception.add_note(f"The last good checkpoint is {kept[-1]}; {go_on}")
             elif self._signals.armed:
                 exception.add_note("There is no checkpoint yet.")
-        if isinstance(exception, Interrupted) and not self._signals.armed and trainer.strategy.launcher:
-            trainer.strategy.launcher.kill(exception.signum)  # no step will tell the processes that it has started
+
+
+def _told(launcher: Any) -> None:
+    """End the processes that a launcher has started, by the signal whose repetition changes nothing, for a terminal's
+    Ctrl-C has reached them already. Those that it has forked save first, and are waited for.
+    """
+    launcher.kill(signal.SIGTERM)
+    for process in launcher.procs:
+        if isinstance(process, BaseProcess):
+            process.join()
 
 
 def _where(t: Tensor | None, batch: Any) -> str:

