@@ -256,3 +256,17 @@ def _base(network: torch.nn.Module) -> dict[str, Tensor]:
     """The network's own weights, under the names that they had before adapters came."""
     own = {key: value for key, value in network.state_dict().items() if ".lora_" not in key}
     return {key.replace(".base_layer", ""): value for key, value in own.items()}
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("float16", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_an_autoencoder_that_overflows_in_half_precision_is_kept_in_single(
+    dtype: str, expected: torch.dtype, made: dict
+) -> None:
+    """SDXL's says so by `force_upcast`; bfloat16 has the range."""
+    folder, pipeline = made["sdxl"]
+    assert pipeline.vae.config.force_upcast
+    prior = Pretrained(str(folder), dtype=dtype)
+    prior.setup()
+    assert prior.vae.dtype == expected and prior.network.dtype == getattr(torch, dtype)
+    x0 = prior.encode(torch.rand(1, 3, 32, 32))
+    assert x0.dtype == torch.float32 and prior.decode(x0).dtype == torch.float32
