@@ -48,6 +48,7 @@ from asdkit.files import local, recipe_slug, shown, write_text
 from asdkit.ranks import check_precision, check_strategy
 from asdkit.signals import Signals, requeue, slurm_job
 
+_DISTILLATION = "asdkit.distillation.Distillation"
 _LAUNCHER = "ASDKIT_LAUNCHER"
 MAX_STEPS_LIMIT = 100_000_000
 _HARMLESS = (
@@ -143,7 +144,10 @@ class CLI(LightningCLI):
             raise ValueError(f"There is no checkpoint {config.ckpt_path}; look into the run's folder checkpoints.")
         if strategy := _strategy_class(config.trainer.strategy):
             check_strategy(strategy)
-        check_precision(config.trainer.precision)
+        if (
+            config.model.class_path == _DISTILLATION
+        ):  # others train networks alone
+            check_precision(config.trainer.precision)
         if not config.run.recipe:
             config.run.recipe = _recipe_name(config)
 
