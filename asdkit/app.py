@@ -144,9 +144,7 @@ class CLI(LightningCLI):
             raise ValueError(f"There is no checkpoint {config.ckpt_path}; look into the run's folder checkpoints.")
         if strategy := _strategy_class(config.trainer.strategy):
             check_strategy(strategy)
-        if (
-            config.model.class_path == _DISTILLATION
-        ):  # others train networks alone
+        if config.model.class_path == _DISTILLATION:  # others train networks alone
             check_precision(config.trainer.precision)
         if not config.run.recipe:
             config.run.recipe = _recipe_name(config)
