@@ -9,13 +9,13 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from asdkit.files import local
-from asdkit.loading import object_of
-from asdkit.part import require
-from asdkit.pictures import read_picture
-from asdkit.ramps import Ramp, ends, value_at
-from asdkit.randomness import generator_for
-from asdkit.views import Shot, Views, orbit, ring
+from asdkit.core.atomic import local
+from asdkit.core.parts import require
+from asdkit.core.ramps import Ramp, ends, value_at
+from asdkit.core.randomness import generator_for
+from asdkit.formats.pictures import read_picture
+from asdkit.rendering.cameras import Shot, Views, orbit, ring
+from asdkit.run.loading import object_of
 
 NOVEL_VIEWS = 16
 _log = logging.getLogger(__name__)

@@ -10,18 +10,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.discriminator import Adapter
-from asdkit.fields import Field
+from asdkit.core.parts import Part, require
+from asdkit.core.randomness import generator_for, sent
+from asdkit.core.trust import refusal, trusting
+from asdkit.discriminators.base import Adapter
 from asdkit.generators.base import Generator, Render
-from asdkit.generators.saved import INSTANTIATOR, read, started_anyhow
-from asdkit.objectives import Weighting, inject, saturation, weight
-from asdkit.part import Part, require
-from asdkit.prior import Noised, Prior
-from asdkit.randomness import generator_for, sent
+from asdkit.generators.from_checkpoint import INSTANTIATOR, read, started_anyhow
 from asdkit.ranks import Sharded, average_gradients, check_precision, check_strategy, shard, without_reducer
-from asdkit.timesteps import Timesteps
-from asdkit.trust import refusal, trusting
-from asdkit.views import Shot, Views
+from asdkit.rendering.cameras import Shot, Views
+from asdkit.scores.equations import Weighting, inject, saturation, weight
+from asdkit.scores.fields import Field
+from asdkit.scores.prior import Noised, Prior
+from asdkit.scores.timesteps import Timesteps
 
 _log = logging.getLogger(__name__)
 
@@ -331,7 +331,7 @@ class Distillation(Part, pl.LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, **options: Any) -> "Distillation":
-        """Lightning's, for files of this machine: nothing in them is executed, and `asdkit.trust` says what is named.
+        """Lightning's, for files of this machine: nothing in them is executed, see `core.trust`.
 
         Raises:
             ValueError: the file is missing, broken, of something else, or names a class that is not trusted.

@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from asdkit.discriminator import Adapter
-from asdkit.fields import Field
-from asdkit.prior import Noised, Prior, Switch
-from asdkit.prompts import Condition
-from asdkit.schedules import Schedule, scaled_linear, variance_preserving
-from asdkit.views import Views, ring
+from asdkit.discriminators.base import Adapter
+from asdkit.rendering.cameras import Views, ring
+from asdkit.scores.conditions import Condition
+from asdkit.scores.fields import Field
+from asdkit.scores.prior import Noised, Prior, Switch
+from asdkit.scores.schedules import Schedule, scaled_linear, variance_preserving
 
 
 def gaussian_eps(x_t: Tensor, alpha: Tensor, sigma: Tensor, mean: Tensor | float, spread: Tensor | float) -> Tensor:

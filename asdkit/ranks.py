@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from asdkit.adapters import UNetCopy
+from asdkit.discriminators.adapters import UNetCopy
 
 _REASONS = {
     "DeepSpeedStrategy": "it takes one optimiser alone, and a discriminator has its own",

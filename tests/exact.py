@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from asdkit.fields import Field
 from asdkit.lab import Affine, GaussianPrior
-from asdkit.prior import Noised
+from asdkit.scores.fields import Field
+from asdkit.scores.prior import Noised
 
 B = 4
 LEVELS = (20, 300, 700, 979)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from asdkit.ply import Splats
-from asdkit.rasterizers import rasterize
-from asdkit.views import Views
+from asdkit.formats.ply import Splats
+from asdkit.rendering.cameras import Views
+from asdkit.rendering.rasterize import rasterize
 
 SH_0 = 0.5 * math.sqrt(1 / math.pi)
 UPRIGHT = np.array([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]])  # glTF's x, y, z are our y, z, x

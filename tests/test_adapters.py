@@ -8,15 +8,15 @@ import torch
 from exact import exact_prior, randn, ready
 from torch import Tensor
 
-from asdkit.adapters import Embedding, LoRA, UNetCopy, _Attached
-from asdkit.discriminator import Discriminator
-from asdkit.fields import Field
-from asdkit.guidance import LODS, SDS
+from asdkit.discriminators.adapters import Embedding, LoRA, UNetCopy, _Attached
+from asdkit.discriminators.base import Discriminator
 from asdkit.lab import Affine, FiniteSetPrior, GaussianPrior, gaussian_eps
-from asdkit.prior import Noised
+from asdkit.methods import LODS, SDS
 from asdkit.priors.pretrained import Pretrained
-from asdkit.prompts import Condition
-from asdkit.views import Views, ring
+from asdkit.rendering.cameras import Views, ring
+from asdkit.scores.conditions import Condition
+from asdkit.scores.fields import Field
+from asdkit.scores.prior import Noised
 
 Y = Condition("a red cube")
 B = 3

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from asdkit.cli import main
+from asdkit.commands.main import main
 
 PAGE = (Path(__file__).parents[1] / "docs" / "add_your_own.md").read_text()
 FILES = dict(re.findall(r"```python file=(\S+)\n(.*?)```", PAGE, re.DOTALL))
@@ -66,8 +66,8 @@ def test_the_gan_heads_field_is_the_gradient_of_its_loss(outside: Path, tiny_fol
     """By finite differences along a random direction of x0."""
     import gan_head
 
+    from asdkit.discriminators.real_samples import SourceImage
     from asdkit.priors.pretrained import Pretrained
-    from asdkit.reals import SourceImage
 
     prior = Pretrained(str(tiny_folder))
     prior.setup()

@@ -9,11 +9,11 @@ import torch
 import yaml
 from architectures import on_meta, operations_of
 
-from asdkit.cli import main
-from asdkit.priors.architectures import ARCHITECTURES, RandomModel
+from asdkit.commands.main import main
 from asdkit.priors.families import family_of
 from asdkit.priors.pretrained import Pretrained
-from asdkit.prompts import Condition
+from asdkit.priors.random_models import ARCHITECTURES, RandomModel
+from asdkit.scores.conditions import Condition
 
 # Millions of parameters of the network and of the autoencoder, and TFLOP of a forward pass at 512 pixels where known.
 PUBLISHED = {
@@ -92,7 +92,7 @@ def test_no_two_layers_and_no_two_rows_are_alike() -> None:
 
 
 def test_a_weight_larger_than_the_noise_repeats_it() -> None:
-    from asdkit.priors import architectures
+    from asdkit.priors import random_models as architectures
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(architectures, "_NOISE", 101)

@@ -12,19 +12,19 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from asdkit import bench
-from asdkit.adapters import LoRA
-from asdkit.bench import Bench, Measuring, matmul_peak, operations, spread, table
-from asdkit.cli import main
+from asdkit.commands import bench
+from asdkit.commands.bench import Bench, Measuring, matmul_peak, operations, spread, table
+from asdkit.commands.bench_sections import LOGGING, Plain, Sections, counted, paper_faithful, replaced
+from asdkit.commands.main import main
 from asdkit.data import Cameras, Canvas
+from asdkit.discriminators.adapters import LoRA
 from asdkit.distillation import Distillation
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Latents
-from asdkit.guidance import ASD, SDS
+from asdkit.methods import ASD, SDS
 from asdkit.priors.families import StableDiffusion
 from asdkit.priors.pretrained import Pretrained
-from asdkit.signals import Signals
-from asdkit.stepping import LOGGING, Plain, Sections, counted, paper_faithful, replaced
+from asdkit.run.signals import Signals
 
 VIEWS, SIZE = 2, 16
 

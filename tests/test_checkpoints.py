@@ -18,12 +18,12 @@ from forked import Forked, wait_for
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from asdkit.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints, is_whole
-from asdkit.callbacks.run_folder import RunFolder
-from asdkit.callbacks.watch import Watch
-from asdkit.cli import main
+from asdkit.commands.main import main
+from asdkit.core.atomic import CannotWrite, atomic, remove_leftovers, write_text
 from asdkit.distillation import Distillation
-from asdkit.files import CannotWrite, atomic, remove_leftovers, write_text
+from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints, is_whole
+from asdkit.run.guard import Watch
+from asdkit.run.run_folder import RunFolder
 
 KILLS = 32
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from asdkit.cli import expand, find_recipe, main, recipes
+from asdkit.commands.main import expand, find_recipe, main, recipes
 
 
 def run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
@@ -41,7 +41,7 @@ def test_a_second_stage_needs_its_first(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_light_commands_do_not_import_torch() -> None:
     script = (
-        "import sys; from asdkit.cli import main\n"
+        "import sys; from asdkit.commands.main import main\n"
         "assert main(['--help']) == main(['--version']) == main(['recipes']) == 0\n"
         "assert main(['fitt']) == main(['fit', '--config', 'gs3dd']) == main(['fit']) == 2\n"
         "assert 'torch' not in sys.modules"
@@ -78,14 +78,14 @@ def test_every_recipe_resolves(capsys: pytest.CaptureFixture, name: str) -> None
 
 def test_the_main_recipe_is_the_papers(capsys: pytest.CaptureFixture) -> None:
     model = resolved(capsys, "--config", "gs3d")["model"]["init_args"]
-    assert model["guidance"]["class_path"] == "asdkit.guidance.ASD"
+    assert model["guidance"]["class_path"] == "asdkit.methods.ASD"
     assert (model["guidance"]["init_args"]["scale"], model["guidance"]["init_args"]["gamma"]) == (7.5, -0.5)
 
 
 @pytest.mark.parametrize(("name", "scale"), [("SDS", 100.0), ("VSD", 7.5)])
 def test_another_guidance_has_its_own_defaults(capsys: pytest.CaptureFixture, name: str, scale: float) -> None:
     guidance = resolved(capsys, "--config", "gs3d", f"--model.guidance={name}")["model"]["init_args"]["guidance"]
-    assert guidance["class_path"] == f"asdkit.guidance.{name}"
+    assert guidance["class_path"] == f"asdkit.methods.{name}"
     assert guidance["init_args"]["scale"] == scale
 
 
@@ -122,7 +122,7 @@ BAD = {
     "unknown option": (["--foo"], "no option --foo"),
     "no number": (
         ["--model.guidance.scale=abc"],
-        "--model.guidance.scale: Expected a float, or a class such as asdkit.ramps.Ramp. Got value: abc",
+        "--model.guidance.scale: Expected a float, or a class such as asdkit.core.ramps.Ramp. Got value: abc",
     ),
     "unknown guidance": (["--model.guidance=FOO"], "there is no class FOO"),
     "unknown class": (["--model.generator=Gausians"], "no class Gausians"),

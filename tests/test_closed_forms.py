@@ -13,15 +13,15 @@ from exact import close, randn
 from test_fixed_points import MU, SPREAD, WEIGHTINGS, _descend, _draw, _ready
 from torch import Tensor
 
-from asdkit.elsewhere import Inverted
-from asdkit.fields import CFG, Noise, Prompt
-from asdkit.gammas import Alpha2
-from asdkit.guidance import ASD, CSD, DDS, ISM, SDI, SDS, AsynchronousSD
+from asdkit.discriminators.gammas import Alpha2
 from asdkit.lab import Affine, GaussianPrior, GaussianScore, gaussian_eps
-from asdkit.objectives import discriminator_loss, inject, real_loss, weight
-from asdkit.prior import Noised
-from asdkit.prompts import Condition
-from asdkit.schedules import scaled_linear, variance_preserving
+from asdkit.methods import ASD, CSD, DDS, ISM, SDI, SDS, AsynchronousSD
+from asdkit.scores.conditions import Condition
+from asdkit.scores.equations import discriminator_loss, inject, real_loss, weight
+from asdkit.scores.fields import CFG, Noise, Prompt
+from asdkit.scores.prior import Noised
+from asdkit.scores.redrawn import Inverted
+from asdkit.scores.schedules import scaled_linear, variance_preserving
 
 
 @pytest.fixture

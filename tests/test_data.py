@@ -8,16 +8,16 @@ import pytest
 import torch
 from test_gaussians import save_run
 
+from asdkit.core.ramps import Ramp
+from asdkit.core.randomness import generator_for
 from asdkit.data import Cameras
 from asdkit.distillation import Distillation
 from asdkit.formats import write_splats
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Pixels
-from asdkit.guidance import SDS
 from asdkit.lab import GaussianPrior
-from asdkit.ramps import Ramp
-from asdkit.randomness import generator_for
-from asdkit.views import Views
+from asdkit.methods import SDS
+from asdkit.rendering.cameras import Views
 
 
 def draws(cameras: Cameras, count: int) -> Views:

@@ -9,11 +9,11 @@ from gsplat.strategy import DefaultStrategy
 from gsplat.strategy.ops import reset_opa
 from torch import Tensor
 
-from asdkit.generators.density import MCMC, Density, Fraction, Threshold, relocation
+from asdkit.core.ramps import Ramp
+from asdkit.generators.density_control import MCMC, Density, Fraction, Threshold, relocation
 from asdkit.generators.gaussians import Gaussians
-from asdkit.ramps import Ramp
-from asdkit.rasterizers.projection import rotation_matrices
-from asdkit.views import ring
+from asdkit.rendering.cameras import ring
+from asdkit.rendering.projection import rotation_matrices
 
 NAMES = ("means", "quats", "scales", "opacities", "sh")
 

@@ -15,10 +15,10 @@ import huggingface_hub.constants
 import pytest
 import torch
 
-from asdkit import doctor
-from asdkit.cli import main
-from asdkit.doctor import hardware, places, software
-from asdkit.doctor.finding import BAD, NOTE, OK, WIDTH, Finding
+from asdkit.commands import doctor
+from asdkit.commands.doctor import hardware, places, software
+from asdkit.commands.doctor.finding import BAD, NOTE, OK, WIDTH, Finding
+from asdkit.commands.main import main
 from asdkit.priors import hub
 
 METADATA = """torch>=2.6 | pytorch-lightning<3,>=2.6.6 | diffusers>=0.42 | old-thing>=1; python_version < "3"
@@ -76,7 +76,7 @@ def test_a_real_machine_in_one_screen(tmp_path: Path) -> None:
         "    assert 'torch' not in sys.modules and text.startswith('asdkit '), text\n"
         "    return write(text)\n"
         "sys.stdout.write = first\n"
-        "from asdkit.cli import main\n"
+        "from asdkit.commands.main import main\n"
         "code = main(['doctor'])\n"
         "assert not {'pytorch_lightning', 'gsplat', 'viser'} & set(sys.modules)\n"  # might be malware, or compile
         "sys.exit(code)"

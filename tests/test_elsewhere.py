@@ -5,14 +5,14 @@ import torch
 from exact import LEVELS, B, bent, cfg, close, draw, e, e_phi, exact_prior, randn, ready, state
 from torch import Tensor, nn
 
-from asdkit.discriminator import Discriminator
-from asdkit.elsewhere import Above, Earlier, Inverted, Later, OnSource, Reweighted, Scorer, Stages
-from asdkit.fields import CFG, Identity, Noise, Null, Prompt
+from asdkit.core.ramps import Ramp
+from asdkit.discriminators.base import Discriminator
 from asdkit.lab import GaussianPrior
-from asdkit.prior import Noised
-from asdkit.prompts import NULL, Condition
-from asdkit.ramps import Ramp
-from asdkit.views import ring
+from asdkit.rendering.cameras import ring
+from asdkit.scores.conditions import NULL, Condition
+from asdkit.scores.fields import CFG, Identity, Noise, Null, Prompt
+from asdkit.scores.prior import Noised
+from asdkit.scores.redrawn import Above, Earlier, Inverted, Later, OnSource, Reweighted, Scorer, Stages
 
 Y, Z = Condition("y"), Condition("z")
 

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from asdkit.fields import CFG
 from asdkit.priors.pretrained import Pretrained
-from asdkit.prompts import EIGHT_SECTORS
-from asdkit.sampling import ddim
-from asdkit.toybox import evaluate, world
+from asdkit.rendering.cameras import ring
+from asdkit.scores.conditions import EIGHT_SECTORS
+from asdkit.scores.ddim import ddim
+from asdkit.scores.fields import CFG
+from asdkit.toybox import world
 from asdkit.toybox.clip import TinyCLIP
-from asdkit.views import ring
+from asdkit.toybox.training.common import model_card as evaluate
 
 
 @pytest.fixture(scope="module")

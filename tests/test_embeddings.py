@@ -11,17 +11,17 @@ from test_perp_neg import TEXT, Loop, cameras, drawn, four_folder, prior_of, rea
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from asdkit.adapters import LoRA
-from asdkit.cli import main
-from asdkit.discriminator import Discriminator
+from asdkit.commands.main import main
+from asdkit.discriminators.adapters import LoRA
+from asdkit.discriminators.base import Discriminator
 from asdkit.distillation import Distillation
-from asdkit.fields import CFG, Prompt
 from asdkit.generators.images import Latents
-from asdkit.guidance import ASD, SDS
 from asdkit.lab import GaussianPrior
-from asdkit.priors.embeddings import EmbeddingCache, blended, fingerprint
+from asdkit.methods import ASD, SDS
 from asdkit.priors.pretrained import Pretrained
-from asdkit.prompts import DREAMFUSION, EIGHT_SECTORS, NULL, Condition
+from asdkit.priors.prompt_cache import EmbeddingCache, blended, fingerprint
+from asdkit.scores.conditions import DREAMFUSION, EIGHT_SECTORS, NULL, Condition
+from asdkit.scores.fields import CFG, Prompt
 
 Y = Condition(TEXT)
 
@@ -85,7 +85,7 @@ def test_from_the_command_line(capsys: pytest.CaptureFixture, tmp_path: Path) ->
     assert main(["fit", "--config", "gs3d", "--config", str(overlay), *options, "--print_config"]) == 0
     model = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
     assert model["view_prompts"] == {"front": "a face", "left side": "an ear"}
-    assert model["guidance"]["init_args"]["perp_neg"]["class_path"] == "asdkit.perp_neg.PerpNeg"
+    assert model["guidance"]["init_args"]["perp_neg"]["class_path"] == "asdkit.scores.perp_neg.PerpNeg"
     weights = model["guidance"]["init_args"]["perp_neg"]["init_args"]
     assert list(weights["f_fs"]) == [1, 2, 3] and list(weights["f_fsb"]) == [1, 0.5, 0.967]
 
@@ -168,10 +168,10 @@ def test_a_file_is_named_by_all_that_an_embedding_depends_on(
     seen.add(path())
     for package in ("diffusers", "transformers"):
         with monkeypatch.context() as patch:
-            patch.setattr("asdkit.priors.embeddings.version", lambda name, p=package: "9" if name == p else "1")
+            patch.setattr("asdkit.priors.prompt_cache.version", lambda name, p=package: "9" if name == p else "1")
             seen.add(path())
     with monkeypatch.context() as patch:
-        patch.setattr("asdkit.priors.embeddings.__version__", "9")
+        patch.setattr("asdkit.priors.prompt_cache.__version__", "9")
         seen.add(path())
     assert len(seen) == 12
 
@@ -222,7 +222,7 @@ def test_a_file_that_is_not_right_is_made_again(
         a.write_bytes(wrong[harm])
     with caplog.at_level(logging.WARNING):
         assert same(embedded(tiny_folder, *conditions), first) and len(loads) == 2
-    ours = [record.getMessage() for record in caplog.records if record.name == "asdkit.priors.embeddings"]
+    ours = [record.getMessage() for record in caplog.records if record.name == "asdkit.priors.prompt_cache"]
     assert len(ours) == 1 and ("can't be kept" if harm == "a folder" else f"{a} is no embedding of 'a'") in ours[0]
     if harm != "a folder":
         assert a.read_bytes() == content

@@ -20,14 +20,14 @@ from conftest import RECIPE
 from forked import Forked, wait_for
 from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
-from asdkit.callbacks.checkpoints import is_whole
-from asdkit.callbacks.watch import Watch, _Verdict
-from asdkit.cli import main
-from asdkit.ends import Diverged, Interrupted, exit_code, sentence
-from asdkit.extras import extra
-from asdkit.files import CannotWrite
+from asdkit.commands.main import main
+from asdkit.core.atomic import CannotWrite
+from asdkit.core.optional import extra
 from asdkit.priors.pretrained import Pretrained
-from asdkit.signals import Signals
+from asdkit.run.checkpoints import is_whole
+from asdkit.run.exits import Diverged, Interrupted, exit_code, sentence
+from asdkit.run.guard import Watch, _Verdict
+from asdkit.run.signals import Signals
 
 OPTIONS = (
     "--data.views_per_step=1",
@@ -97,7 +97,7 @@ def test_a_signal_saves_the_step_and_ends_with_its_code(recipe: Path, signum: st
 
 def test_a_signal_before_training_ends_at_once(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "slow_part.py").write_text(
-        "import time\nfrom asdkit.fields import Noise\nclass Slow(Noise):\n"
+        "import time\nfrom asdkit.scores.fields import Noise\nclass Slow(Noise):\n"
         "    def setup(self, prior):\n        print('setting up', flush=True)\n        time.sleep(60)\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -110,7 +110,7 @@ def test_a_signal_before_training_ends_at_once(recipe: Path, tmp_path: Path, mon
 
 def test_a_second_ctrl_c_quits_at_once(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "stuck.py").write_text(
-        "import time\nfrom asdkit.fields import Noise\nclass Stuck(Noise):\n"
+        "import time\nfrom asdkit.scores.fields import Noise\nclass Stuck(Noise):\n"
         "    def forward(self, x):\n        print('stepping', flush=True)\n        time.sleep(60)\n"
     )
     monkeypatch.chdir(tmp_path)
@@ -246,10 +246,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(recipe: Path, small_disk: Path) -
 
 PARTS = """
 import os, torch
-from asdkit.extras import extra
-from asdkit.fields import Noise
+from asdkit.core.optional import extra
+from asdkit.scores.fields import Noise
 from asdkit.generators.gaussians import Gaussians
-from asdkit.part import PriorUnavailable
+from asdkit.core.parts import PriorUnavailable
 
 class Ends(Noise):
     def forward(self, x):

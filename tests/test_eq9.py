@@ -8,15 +8,15 @@ from exact import B, bent, close, draw, e, e_phi, exact_prior, randn, ready, sta
 from PIL import Image
 from torch import Tensor
 
-from asdkit.discriminator import Discriminator, Real
-from asdkit.guidance import ASD
+from asdkit.core.ramps import Ramp
+from asdkit.discriminators.base import Discriminator, Real
+from asdkit.discriminators.real_samples import ImageFolder, PriorSamples, SourceImage
 from asdkit.lab import Affine, FiniteSetPrior, GaussianPrior
-from asdkit.objectives import discriminator_loss, real_loss
-from asdkit.prior import Noised
-from asdkit.prompts import Condition
-from asdkit.ramps import Ramp
-from asdkit.reals import ImageFolder, PriorSamples, SourceImage
-from asdkit.views import ring
+from asdkit.methods import ASD
+from asdkit.rendering.cameras import ring
+from asdkit.scores.conditions import Condition
+from asdkit.scores.equations import discriminator_loss, real_loss
+from asdkit.scores.prior import Noised
 
 ETAS = (0.0, 0.25, 0.5, 1.0)
 CLIPS = (0.25, 0.8, 1.2, 1e6)

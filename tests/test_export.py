@@ -12,13 +12,13 @@ import torch
 from conftest import RECIPE
 from PIL import Image
 
-from asdkit.cli import FORMATS, main
-from asdkit.export import Choices, export, opened
+from asdkit.commands.main import FORMATS, main
 from asdkit.formats import read_splats, write_splats
 from asdkit.generators.gaussians import Gaussians
-from asdkit.loading import load
 from asdkit.priors.pretrained import Pretrained
-from asdkit.views import joined, ring
+from asdkit.rendering.cameras import joined, ring
+from asdkit.run.export import Choices, export, opened
+from asdkit.run.loading import load
 
 ROOT = Path(__file__).parents[1]
 SMALL = Choices(size=32, frames=3, resolution=32)
@@ -98,7 +98,7 @@ def test_films_and_meshes_are_as_asked(runs: dict[str, Path], tmp_path: Path, mo
     trimesh = pytest.importorskip("trimesh")
     pytest.importorskip("skimage")
     monkeypatch.setattr(Pretrained, "setup", lambda self: pytest.fail("3D needs no prior"))
-    monkeypatch.setattr("asdkit.export._LOOKS", ((10.0, 2),))  # fewer silhouettes, for speed
+    monkeypatch.setattr("asdkit.run.export._LOOKS", ((10.0, 2),))  # fewer silhouettes, for speed
     exported = opened(runs["gaussians"])
     exported.choices = SMALL
     with torch.no_grad():
@@ -202,7 +202,7 @@ def test_files_are_not_replaced_unless_asked(
 
 def test_options_reach_what_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
     got = []
-    monkeypatch.setattr("asdkit.export.export", lambda *arguments: got.append(arguments) or [])
+    monkeypatch.setattr("asdkit.run.export.export", lambda *arguments: got.append(arguments) or [])
     options = ["--up=y", "--size=17", "--frames=3", "--resolution=18", "--faces=200", "--texture=64", "--force"]
     assert main(["export", "x", "--format= ply,, obj ", "--out=y", *options]) == 0
     assert got == [(Path("x"), ["ply", "obj"], Path("y"), True, Choices("y", 17, 3, 18, 200, 64))]
@@ -220,14 +220,14 @@ def test_what_belongs_to_an_obj_is_not_replaced_either(runs: dict[str, Path], tm
 def test_films_without_the_extra_are_one_sentence(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("asdkit.pictures.find_spec", lambda name: None)
+    monkeypatch.setattr("asdkit.formats.pictures.find_spec", lambda name: None)
     assert main(["export", str(runs["gaussians"]), "--format=mp4", "--out", str(tmp_path), "--size=16"]) == 3
     assert 'pip install "asdkit[video]"' in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_help_and_wrong_options_need_no_torch(capsys: pytest.CaptureFixture) -> None:
     program = (
-        "import sys\nfrom asdkit.cli import main\nassert main(['export', '--help']) == 0\n"
+        "import sys\nfrom asdkit.commands.main import main\nassert main(['export', '--help']) == 0\n"
         "assert main(['export', 'x', '--fromat=ply']) == 2\nassert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

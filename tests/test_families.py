@@ -10,17 +10,17 @@ from tiny_families import PIPELINES, make
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from asdkit.adapters import Embedding, LoRA
+from asdkit.discriminators.adapters import Embedding, LoRA
 from asdkit.distillation import Distillation
-from asdkit.fields import Field
 from asdkit.generators.base import Generator
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Pixels
-from asdkit.guidance import ASD, SDS, VSD
+from asdkit.methods import ASD, SDS, VSD
 from asdkit.priors.families import family_of
 from asdkit.priors.pretrained import Pretrained
-from asdkit.prompts import NULL, Condition
-from asdkit.views import Shot, ring
+from asdkit.rendering.cameras import Shot, ring
+from asdkit.scores.conditions import NULL, Condition
+from asdkit.scores.fields import Field
 
 PROMPT = "a red duck"
 Y = Condition(PROMPT, view_dependent=False)

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from asdkit.discriminator import Discriminator
-from asdkit.fields import CFG, Field, Noise, Null, Prompt
-from asdkit.guidance import ASD, SDS, VSD
+from asdkit.core.ramps import Ramp
+from asdkit.discriminators.base import Discriminator
 from asdkit.lab import Affine, GaussianPrior, GaussianScore, ParticleScore
-from asdkit.objectives import discriminator_loss
-from asdkit.prior import Noised
-from asdkit.prompts import NULL, Condition
-from asdkit.ramps import Ramp
-from asdkit.views import ring
+from asdkit.methods import ASD, SDS, VSD
+from asdkit.rendering.cameras import ring
+from asdkit.scores.conditions import NULL, Condition
+from asdkit.scores.equations import discriminator_loss
+from asdkit.scores.fields import CFG, Field, Noise, Null, Prompt
+from asdkit.scores.prior import Noised
 
 B = 4
 Y, Z = Condition("y"), Condition("z")

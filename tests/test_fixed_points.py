@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from asdkit.discriminator import Discriminator
-from asdkit.fields import CFG, Field
-from asdkit.guidance import ASD, SDS, VSD
+from asdkit.discriminators.base import Discriminator
 from asdkit.lab import Affine, FiniteSetPrior, GaussianPrior, GaussianScore, ParticleScore, finite_set_eps, gaussian_eps
-from asdkit.objectives import effective_scale, inject, weight
-from asdkit.prior import Noised, Prior
-from asdkit.schedules import scaled_linear
-from asdkit.views import ring
+from asdkit.methods import ASD, SDS, VSD
+from asdkit.rendering.cameras import ring
+from asdkit.scores.equations import effective_scale, inject, weight
+from asdkit.scores.fields import CFG, Field
+from asdkit.scores.prior import Noised, Prior
+from asdkit.scores.schedules import scaled_linear
 
 MU, SPREAD = 1.0, 0.5
 LEVELS = torch.tensor([2, 5, 8])

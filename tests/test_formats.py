@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from splat_tools import FLIP, SH_0, drawn, near, near_quats, opacities, splat_transform, splats
 
-from asdkit import ply
-from asdkit.formats import SUFFIXES, read_splats, write_splats
+from asdkit.formats import SUFFIXES, ply, read_splats, write_splats
+from asdkit.formats.ply import Splats
 from asdkit.formats.spz import read_spz
-from asdkit.ply import Splats
-from asdkit.views import ring
+from asdkit.rendering.cameras import ring
 
 # y and z change sign from SPZ's axes to PLY's; odd harmonics do: y z x | xy yz zz xz xx-yy | y xyz y z x z x
 PARITY = np.array([1, -1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1])

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from splat_tools import glb_file, glb_parts, splats
 
-from asdkit import ply
-from asdkit.formats import SUFFIXES, read_splats, write_splats
+from asdkit.formats import SUFFIXES, ply, read_splats, write_splats
 
 MEMORY = 6_000_000  # bytes
 

@@ -7,14 +7,14 @@ import torch
 from exact import B, bent, close, draw, e, e_phi, exact_prior, randn, ready
 from torch import Tensor
 
-from asdkit.discriminator import Discriminator, Gamma
-from asdkit.gammas import Alpha2, SaturationControl, TargetScale
-from asdkit.guidance import ASD, LODS, VSD, ASDEdit
+from asdkit.core.ramps import Ramp
+from asdkit.discriminators.base import Discriminator, Gamma
+from asdkit.discriminators.gammas import Alpha2, SaturationControl, TargetScale
 from asdkit.lab import FiniteSetPrior, GaussianPrior
-from asdkit.objectives import effective_scale
-from asdkit.prior import Noised
-from asdkit.prompts import Condition
-from asdkit.ramps import Ramp
+from asdkit.methods import ASD, LODS, VSD, ASDEdit
+from asdkit.scores.conditions import Condition
+from asdkit.scores.equations import effective_scale
+from asdkit.scores.prior import Noised
 
 Y = Condition("y")
 

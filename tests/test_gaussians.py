@@ -8,19 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from asdkit import ply
-from asdkit.formats import write_splats
+from asdkit.core.ramps import Ramp
+from asdkit.core.randomness import generator_for
+from asdkit.formats import ply, write_splats
 from asdkit.generators.base import Generator
-from asdkit.generators.density import Fraction
-from asdkit.generators.encodings import Voxels
+from asdkit.generators.density_control import Fraction
+from asdkit.generators.from_checkpoint import generator_of
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Pixels
 from asdkit.generators.nerf import NeRF
-from asdkit.generators.saved import generator_of
-from asdkit.ramps import Ramp
-from asdkit.randomness import generator_for
-from asdkit.rasterizers import rasterize
-from asdkit.views import Views, orbit, ring
+from asdkit.generators.nerf_encodings import Voxels
+from asdkit.rendering.cameras import Views, orbit, ring
+from asdkit.rendering.rasterize import rasterize
 
 
 def small(**arguments) -> Gaussians:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from asdkit.formats.ply import Splats
+from asdkit.generators.gaussian_volume import solid_of
 from asdkit.generators.gaussians import Gaussians
-from asdkit.generators.gaussians_solid import solid_of
-from asdkit.ply import Splats
-from asdkit.views import ring
+from asdkit.rendering.cameras import ring
 
 
 def some_splats(count: int = 40) -> Splats:

@@ -22,8 +22,7 @@ from splat_tools import (
     validated,
 )
 
-from asdkit import ply
-from asdkit.formats import read_splats, turned, write_splats
+from asdkit.formats import ply, read_splats, turned, write_splats
 
 EXTENSION = "KHR_gaussian_splatting"
 BYTE = 0.5 / 255

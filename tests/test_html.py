@@ -17,9 +17,9 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from asdkit.formats.html import write_html
-from asdkit.ply import Splats
-from asdkit.rasterizers import rasterize
-from asdkit.views import Views, orbit
+from asdkit.formats.ply import Splats
+from asdkit.rendering.cameras import Views, orbit
+from asdkit.rendering.rasterize import rasterize
 
 EVIL = """</title></script><script>document.title = 1</script>"'><img src=x onerror=alert(1)> {{scene}} \\1 &amp; 鴨"""
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)

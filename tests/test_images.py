@@ -9,15 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from asdkit.cli import main
+from asdkit.commands.main import main
 from asdkit.data import Canvas
 from asdkit.distillation import Distillation
-from asdkit.fields import Identity
+from asdkit.formats.pictures import read_picture
 from asdkit.generators.images import Latents, Pixels
-from asdkit.guidance import DDS, SDS
 from asdkit.lab import GaussianPrior
-from asdkit.pictures import read_picture
+from asdkit.methods import DDS, SDS
 from asdkit.priors.pretrained import Pretrained
+from asdkit.scores.fields import Identity
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ model:
     prompt: ""
     prior: {{class_path: asdkit.priors.pretrained.Pretrained, init_args: {{path: {prior}}}}}
     generator: {{class_path: asdkit.generators.images.Latents, init_args: {{init: source, count: 1, size: 16}}}}
-    guidance: {{class_path: asdkit.guidance.ASDEdit}}
+    guidance: {{class_path: asdkit.methods.ASDEdit}}
 data: {{class_path: asdkit.data.Canvas, init_args: {{size: 16}}}}
 trainer: {{max_steps: 4, accelerator: cpu, devices: 1, log_every_n_steps: 1}}
 snapshots: {{every: 2}}
@@ -227,9 +227,9 @@ def test_a_method_without_its_source_says_so(prior: GaussianPrior) -> None:
 
 
 def test_the_toybox_clip_scores_pictures() -> None:
+    from asdkit.rendering.cameras import ring
     from asdkit.toybox import world
     from asdkit.toybox.clip import CLIPScorer
-    from asdkit.views import ring
 
     images = torch.cat([world.render(world.parse(p), ring(1)).image for p in ("a red ball", "a blue cube")])
     scores = CLIPScorer()(images, "a red ball")

@@ -8,10 +8,10 @@ import torch
 
 from asdkit.data import Cameras
 from asdkit.generators.base import Render
-from asdkit.toybox import judge as judging
+from asdkit.rendering.cameras import Views, ring
+from asdkit.toybox import evaluation as judging
 from asdkit.toybox import world
-from asdkit.toybox.judge import ToyboxJudge, azimuths_right, silhouette_iou
-from asdkit.views import Views, ring
+from asdkit.toybox.evaluation import ToyboxJudge, azimuths_right, silhouette_iou
 
 
 class Truthful:

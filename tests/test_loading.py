@@ -19,13 +19,14 @@ from huggingface_hub import constants, errors
 from safetensors.torch import load_file, save_file
 from tiny import save_tiny_pipeline
 
-from asdkit.cli import expand, main
-from asdkit.part import PriorUnavailable
-from asdkit.priors import contents, hub
+from asdkit.commands.main import expand, main
+from asdkit.core.parts import PriorUnavailable
+from asdkit.priors import hub
+from asdkit.priors import required_files as contents
 from asdkit.priors.hub import ALIASES, lora_file, parse
+from asdkit.priors.locate import source
 from asdkit.priors.pretrained import Pretrained
-from asdkit.priors.sources import source
-from asdkit.prompts import Condition
+from asdkit.scores.conditions import Condition
 
 Y = Condition("a red cube")
 COMMIT = "0123456789012345678901234567890123456789"
@@ -423,7 +424,7 @@ def test_a_tokenizer_without_words_is_not_made_up(tiny_folder: Path, tmp_path: P
 
 
 def test_sentencepiece_is_asked_for_where_it_is_needed(tiny_folder: Path, tmp_path: Path) -> None:
-    from asdkit.extras import MissingExtra
+    from asdkit.core.optional import MissingExtra
 
     copy = shutil.copytree(tiny_folder, tmp_path / "copy")
     index = json.loads((copy / "model_index.json").read_text())

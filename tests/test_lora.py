@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from asdkit.adapters import LoRA
-from asdkit.discriminator import Discriminator
+from asdkit.discriminators.adapters import LoRA
+from asdkit.discriminators.base import Discriminator
 from asdkit.distillation import Distillation
-from asdkit.fields import Field
 from asdkit.generators.gaussians import Gaussians
-from asdkit.guidance import ASD
-from asdkit.prior import Noised
+from asdkit.methods import ASD
 from asdkit.priors.pretrained import Pretrained
-from asdkit.prompts import Condition
-from asdkit.views import Views, ring
+from asdkit.rendering.cameras import Views, ring
+from asdkit.scores.conditions import Condition
+from asdkit.scores.fields import Field
+from asdkit.scores.prior import Noised
 
 Y = Condition("a red cube")
 B = 3

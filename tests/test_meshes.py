@@ -16,16 +16,16 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
+from asdkit.formats.mesh import extract as extract_module
+from asdkit.formats.mesh import texture as texture_module
+from asdkit.formats.mesh.extract import Mesh, density_grid, extract, skin, surface, threshold
+from asdkit.formats.mesh.texture import _inside, bake
+from asdkit.formats.mesh.write import write_mesh
 from asdkit.generators.base import Solid
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.nerf import NeRF
-from asdkit.meshes import extract as extract_module
-from asdkit.meshes import texture as texture_module
-from asdkit.meshes.extract import Mesh, density_grid, extract, skin, surface, threshold
-from asdkit.meshes.files import write_mesh
-from asdkit.meshes.texture import _inside, bake
-from asdkit.views import Views, orbit
-from asdkit.volume import rays_of
+from asdkit.rendering.cameras import Views, orbit
+from asdkit.rendering.rays import rays_of
 
 trimesh = pytest.importorskip("trimesh")
 pytest.importorskip("skimage")

@@ -1,4 +1,4 @@
-"""Every method of asdkit.guidance is its formula, written out by hand, and asks the network for no more than it needs.
+"""Every method of asdkit.methods is its formula, written out by hand, and asks the network for no more than it needs.
 
 tests/test_elsewhere.py has what methods are made of, tests/test_closed_forms.py where they lead.
 """
@@ -11,10 +11,10 @@ import torch
 from exact import B, bent, cfg, close, draw, e, e_phi, exact_prior, ready, state
 from torch import Tensor
 
-from asdkit import guidance
-from asdkit.elsewhere import Scorer
-from asdkit.fields import Field
-from asdkit.guidance import (
+from asdkit import methods as guidance
+from asdkit.core.ramps import Ramp
+from asdkit.lab import Affine, GaussianPrior
+from asdkit.methods import (
     ASD,
     CSD,
     DDS,
@@ -33,9 +33,9 @@ from asdkit.guidance import (
     ReleasedASD,
     RewardSDS,
 )
-from asdkit.lab import Affine, GaussianPrior
-from asdkit.prior import Noised
-from asdkit.ramps import Ramp
+from asdkit.scores.fields import Field
+from asdkit.scores.prior import Noised
+from asdkit.scores.redrawn import Scorer
 
 
 class Brightness(Scorer):

@@ -8,16 +8,16 @@ import torch
 from test_gaussians import psnr, sphere_images
 from torch import Tensor
 
+from asdkit.core.ramps import Ramp
+from asdkit.core.randomness import generator_for
 from asdkit.distillation import Distillation
-from asdkit.generators import penalties
-from asdkit.generators.encodings import Encoding, HashGrid, TriPlane, Voxels
+from asdkit.generators import nerf_penalties as penalties
 from asdkit.generators.nerf import NeRF
-from asdkit.guidance import SDS
+from asdkit.generators.nerf_encodings import Encoding, HashGrid, TriPlane, Voxels
 from asdkit.lab import GaussianPrior
-from asdkit.ramps import Ramp
-from asdkit.randomness import generator_for
-from asdkit.views import Views, orbit, ring
-from asdkit.volume import Rays, Seen, march, rays_of, refined, stratified
+from asdkit.methods import SDS
+from asdkit.rendering.cameras import Views, orbit, ring
+from asdkit.rendering.rays import Rays, Seen, march, rays_of, refined, stratified
 
 RADIUS, SIGMA = 0.6, 1.7
 

@@ -10,16 +10,16 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from asdkit.adapters import Embedding, UNetCopy
 from asdkit.data import Cameras, Canvas
+from asdkit.discriminators.adapters import Embedding, UNetCopy
+from asdkit.discriminators.gammas import Alpha2
 from asdkit.distillation import Distillation
-from asdkit.fields import Field
-from asdkit.gammas import Alpha2
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Latents
-from asdkit.guidance import ASD, CSD, DDS, LODS, NFSD, SDS, VSD, ASDEdit
+from asdkit.methods import ASD, CSD, DDS, LODS, NFSD, SDS, VSD, ASDEdit
 from asdkit.priors.pretrained import Pretrained
-from asdkit.timesteps import Timesteps
+from asdkit.scores.fields import Field
+from asdkit.scores.timesteps import Timesteps
 
 B = 3
 STEPS = 2

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from asdkit.discriminator import Discriminator
-from asdkit.guidance import ASD
+from asdkit.discriminators.base import Discriminator
 from asdkit.lab import Affine
-from asdkit.objectives import discriminator_loss, effective_scale, inject, saturation, weight
+from asdkit.methods import ASD
+from asdkit.scores.equations import discriminator_loss, effective_scale, inject, saturation, weight
 
 GAMMAS = (-0.75, -0.5, 0.0, 0.5, 4.0)
 B = 3

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from asdkit.core.ramps import Ramp
+from asdkit.core.randomness import generator_for
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Generator, Render
-from asdkit.guidance import ASD, SDS
 from asdkit.lab import Affine, GaussianPrior
-from asdkit.ramps import Ramp
-from asdkit.randomness import generator_for
-from asdkit.timesteps import Timesteps
-from asdkit.views import Shot, Views, ring
+from asdkit.methods import ASD, SDS
+from asdkit.rendering.cameras import Shot, Views, ring
+from asdkit.scores.timesteps import Timesteps
 
 MEAN, NULL_MEAN, SPREAD, NULL_SPREAD = [1.0, -0.5, 0.3], 0.2, 0.5, 0.8
 SCALE, GAMMA, LR, CRITIC_LR, SEED = 3.0, -0.6, (0.05, 0.02), 0.1, 5

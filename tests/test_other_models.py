@@ -7,13 +7,13 @@ import torch
 from tiny import save_tiny_pipeline
 from tiny_families import make
 
-from asdkit.adapters import Embedding, LoRA, UNetCopy
-from asdkit.guidance import ASD, ReleasedASD
-from asdkit.objectives import discriminator_loss, released_loss
+from asdkit.discriminators.adapters import Embedding, LoRA, UNetCopy
+from asdkit.methods import ASD, ReleasedASD
 from asdkit.priors.pretrained import Pretrained
-from asdkit.prompts import Condition
-from asdkit.schedules import Schedule, scaled_linear
-from asdkit.views import ring
+from asdkit.rendering.cameras import ring
+from asdkit.scores.conditions import Condition
+from asdkit.scores.equations import discriminator_loss, released_loss
+from asdkit.scores.schedules import Schedule, scaled_linear
 
 TEXT = "a red cube"
 Y = Condition(TEXT)

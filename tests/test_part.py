@@ -6,19 +6,19 @@ from typing import Any
 import pytest
 import torch
 
-from asdkit.adapters import LoRA
-from asdkit.discriminator import Discriminator
+from asdkit.core.parts import Part, records_spec
+from asdkit.core.ramps import Ramp
+from asdkit.discriminators.adapters import LoRA
+from asdkit.discriminators.base import Discriminator
 from asdkit.distillation import Distillation
-from asdkit.fields import CFG, Noise, Prompt
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.shap_e import ShapE
-from asdkit.guidance import ASD, SDS, VSD
 from asdkit.lab import Affine, GaussianPrior
-from asdkit.part import Part, records_spec
-from asdkit.perp_neg import PerpNeg
+from asdkit.methods import ASD, SDS, VSD
 from asdkit.priors.pretrained import Pretrained
-from asdkit.ramps import Ramp
-from asdkit.timesteps import Timesteps
+from asdkit.scores.fields import CFG, Noise, Prompt
+from asdkit.scores.perp_neg import PerpNeg
+from asdkit.scores.timesteps import Timesteps
 
 
 class Base(Part):
@@ -60,9 +60,9 @@ def test_the_outermost_class_is_recorded() -> None:
 
 def test_presets_and_nested_parts() -> None:
     spec = ASD(scale=3.0, adapter=LoRA(rank=2)).spec
-    assert spec["class_path"] == "asdkit.guidance.ASD"
+    assert spec["class_path"] == "asdkit.methods.ASD"
     assert spec["init_args"]["scale"] == 3.0 and spec["init_args"]["gamma"] == -0.5
-    assert spec["init_args"]["adapter"]["class_path"] == "asdkit.adapters.LoRA"
+    assert spec["init_args"]["adapter"]["class_path"] == "asdkit.discriminators.adapters.LoRA"
     assert spec["init_args"]["adapter"]["init_args"]["rank"] == 2
 
 

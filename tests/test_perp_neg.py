@@ -11,16 +11,16 @@ from exact import exact_prior, randn
 from tiny import save_tiny_pipeline
 from torch import Tensor
 
-from asdkit import guidance
-from asdkit.adapters import Embedding
-from asdkit.elsewhere import Scorer
-from asdkit.fields import CFG, Field, Null
-from asdkit.guidance import ASD, CSD, LODS, NFSD, SDS, VSD
-from asdkit.perp_neg import PerpNeg, perpendicular
-from asdkit.prior import Noised
+from asdkit import methods as guidance
+from asdkit.discriminators.adapters import Embedding
+from asdkit.methods import ASD, CSD, LODS, NFSD, SDS, VSD
 from asdkit.priors.pretrained import Pretrained
-from asdkit.prompts import Condition
-from asdkit.views import Views, ring
+from asdkit.rendering.cameras import Views, ring
+from asdkit.scores.conditions import Condition
+from asdkit.scores.fields import CFG, Field, Null
+from asdkit.scores.perp_neg import PerpNeg, perpendicular
+from asdkit.scores.prior import Noised
+from asdkit.scores.redrawn import Scorer
 
 TEXT, UGLY, B = "a red cube", "a blue ball", 3
 NEUTRAL = PerpNeg(*[(0.0, 0.0, 0.0)] * 4)

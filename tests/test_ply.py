@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asdkit import ply
+from asdkit.formats import ply
 
 
 def splats(count: int = 7, coefficients: int = 4) -> ply.Splats:

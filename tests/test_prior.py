@@ -8,13 +8,13 @@ import torch
 from tiny import save_tiny_pipeline
 from torch import Tensor
 
-from asdkit.fields import CFG, Prompt
 from asdkit.lab import GaussianPrior
-from asdkit.prior import Noised
 from asdkit.priors.pretrained import Pretrained
-from asdkit.prompts import DREAMFUSION, EIGHT_SECTORS, NULL, Condition
-from asdkit.sampling import ddim
-from asdkit.views import Views, ring
+from asdkit.rendering.cameras import Views, ring
+from asdkit.scores.conditions import DREAMFUSION, EIGHT_SECTORS, NULL, Condition
+from asdkit.scores.ddim import ddim
+from asdkit.scores.fields import CFG, Prompt
+from asdkit.scores.prior import Noised
 
 TEXT = "a red cube"
 Y = Condition(TEXT)

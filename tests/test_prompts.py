@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from asdkit.prompts import DREAMFUSION, EIGHT_SECTORS, NULL, Condition, ViewWords
+from asdkit.scores.conditions import DREAMFUSION, EIGHT_SECTORS, NULL, Condition, ViewWords
 from asdkit.toybox.world import view_words
 
 

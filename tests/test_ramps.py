@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from asdkit.ramps import Ramp, ends, value_at
+from asdkit.core.ramps import Ramp, ends, value_at
 
 SHAPES = ("linear", "cosine", "exponential")
 
@@ -82,5 +82,5 @@ def test_ends() -> None:
 
 def test_a_checkpoint_can_rebuild_it() -> None:
     spec = Ramp(1.0, 2.0, 3, shape="cosine").spec
-    assert spec["class_path"] == "asdkit.ramps.Ramp"
+    assert spec["class_path"] == "asdkit.core.ramps.Ramp"
     assert Ramp(**spec["init_args"])(2) == Ramp(1.0, 2.0, 3, shape="cosine")(2)

@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from asdkit.randomness import generator_for
+from asdkit.core.randomness import generator_for
 
 
 def test_same_arguments_same_draws() -> None:

@@ -21,7 +21,7 @@ from pytorch_lightning.strategies import (
 )
 from two import free_port
 
-from asdkit.cli import main
+from asdkit.commands.main import main
 from asdkit.ranks import Sharded, average_gradients, check_precision, check_strategy, checksums
 
 DUMP = """
@@ -109,7 +109,7 @@ def test_a_module_from_python_refuses_too_before_the_prior_is_loaded(tmp_path: P
     from asdkit.data import Canvas
     from asdkit.distillation import Distillation
     from asdkit.generators.images import Pixels
-    from asdkit.guidance import SDS
+    from asdkit.methods import SDS
     from asdkit.priors.pretrained import Pretrained
 
     module = Distillation("a red cube", Pretrained("/nowhere"), Pixels(), SDS())

@@ -12,22 +12,22 @@ from torch.distributed.tensor import DTensor
 from two import Exact, fit, furthest, learned, on_two_ranks
 
 from asdkit import distillation
-from asdkit.adapters import LoRA, UNetCopy
-from asdkit.callbacks.agreement import Agreement
+from asdkit.core.randomness import generator_for
 from asdkit.data import Cameras, Canvas
-from asdkit.discriminator import Adapter
+from asdkit.discriminators.adapters import LoRA, UNetCopy
+from asdkit.discriminators.base import Adapter
 from asdkit.generators.base import Generator, Render, Saturate
-from asdkit.generators.density import MCMC, Density, Threshold
-from asdkit.generators.encodings import Voxels
+from asdkit.generators.density_control import MCMC, Density, Threshold
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Pixels
 from asdkit.generators.nerf import NeRF
-from asdkit.guidance import ASD
-from asdkit.prior import Noised
+from asdkit.generators.nerf_encodings import Voxels
+from asdkit.methods import ASD
 from asdkit.priors.pretrained import Pretrained
-from asdkit.randomness import generator_for
 from asdkit.ranks import average_gradients
-from asdkit.views import Shot, Views, joined
+from asdkit.rendering.cameras import Shot, Views, joined
+from asdkit.run.rank_agreement import Agreement
+from asdkit.scores.prior import Noised
 
 SEED = 3
 

@@ -12,9 +12,9 @@ from scipy.spatial.transform import Rotation
 from scipy.special import sph_harm_y
 from torch import Tensor
 
-from asdkit.rasterizers import Raster, rasterize
-from asdkit.rasterizers.projection import Projection, project, sh_basis, spherical_harmonics
-from asdkit.views import Views, orbit, ring
+from asdkit.rendering.cameras import Views, orbit, ring
+from asdkit.rendering.projection import Projection, project, sh_basis, spherical_harmonics
+from asdkit.rendering.rasterize import Raster, rasterize
 
 CPU_BACKENDS = ["torch", "numba"]
 
@@ -271,7 +271,7 @@ def test_repeats_bit_by_bit() -> None:
 
 
 def test_the_numba_kernel_does_not_depend_on_the_number_of_threads() -> None:
-    from asdkit.rasterizers.numba_raster import composite
+    from asdkit.rendering.numba_backend import composite
 
     views = cameras(3, size=24, dtype=torch.float32)
     inputs = scene(300, dtype=torch.float32)
@@ -348,7 +348,7 @@ def test_wrong_arguments_are_told_in_a_sentence() -> None:
 
 
 def test_a_missing_package_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "asdkit.rasterizers.numba_raster", raising=False)
+    monkeypatch.delitem(sys.modules, "asdkit.rendering.numba_backend", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(RuntimeError, match="pip install numba"):
         rasterize(*scene(4), cameras(1), torch.zeros(3), backend="numba")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from asdkit.cli import main, recipes
+from asdkit.commands.main import main, recipes
 
 QUICK = ("--snapshots.every=0", "--outputs.size=16", "--checkpoints.every=1", "--checkpoints.keep_all=true")
 ALONE = (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from asdkit.cli import main
+from asdkit.commands.main import main
 from asdkit.generators.gaussians import Gaussians
 
 

@@ -10,10 +10,10 @@ import torch
 import yaml
 from PIL import Image
 
-from asdkit.callbacks.run_folder import new_run_folder, peak_memory
-from asdkit.cli import main
-from asdkit.files import atomic, slug
-from asdkit.ply import read_splats
+from asdkit.commands.main import main
+from asdkit.core.atomic import atomic, slug
+from asdkit.formats.ply import read_splats
+from asdkit.run.run_folder import new_run_folder, peak_memory
 
 
 def fit(recipe: Path, *arguments: str) -> Path:
@@ -66,7 +66,7 @@ def test_the_peak_of_memory_is_the_systems() -> None:
 
 
 def test_the_orbit_is_webp_without_the_video_extra(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asdkit.pictures.find_spec", lambda name: None)
+    monkeypatch.setattr("asdkit.formats.pictures.find_spec", lambda name: None)
     run = fit(recipe, "--trainer.max_steps=1")
     assert Image.open(run / "orbit.webp").n_frames == 3
 
@@ -84,7 +84,7 @@ def test_a_diverged_run_stops_and_names_the_place(
 ) -> None:
     """The field comes from a module in the working directory, as users' own parts do."""
     (tmp_path / "my_field.py").write_text(
-        "from asdkit.fields import Noise\n"
+        "from asdkit.scores.fields import Noise\n"
         "class Breaking(Noise):\n"
         "    calls = 0\n"
         "    def forward(self, x):\n"

@@ -5,8 +5,8 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from asdkit.objectives import weight
-from asdkit.schedules import ALPHA_FLOOR, Schedule, rectified_flow, scaled_linear, variance_preserving
+from asdkit.scores.equations import weight
+from asdkit.scores.schedules import ALPHA_FLOOR, Schedule, rectified_flow, scaled_linear, variance_preserving
 
 T = torch.tensor([0, 1, 137, 500, 998, 999])
 KINDS = ("epsilon", "v_prediction", "sample")

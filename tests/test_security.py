@@ -17,15 +17,15 @@ import yaml
 from conftest import RECIPE
 from tiny import save_tiny_shap_e
 
-from asdkit.callbacks.checkpoints import AtomicCheckpointIO, Checkpoints
-from asdkit.cli import main
+from asdkit.commands.main import main
+from asdkit.core.atomic import local, shown
+from asdkit.core.trust import refusal, trusting
 from asdkit.distillation import Distillation
-from asdkit.files import local, shown
 from asdkit.generators.shap_e import ShapE
-from asdkit.loading import load, object_of
 from asdkit.priors.pretrained import Pretrained
-from asdkit.prompts import Condition
-from asdkit.trust import refusal, trusting
+from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints
+from asdkit.run.loading import load, object_of
+from asdkit.scores.conditions import Condition
 
 ROOT = Path(__file__).parents[1]
 EVIL = """
@@ -136,9 +136,9 @@ def test_an_option_imports_nothing_that_is_not_trusted(
 @pytest.mark.parametrize(
     ("path", "arguments", "named"),
     [
-        ("asdkit.cli.os.system", {"command": "{touch}"}, "posix.system"),
-        ("asdkit.toybox.runs.subprocess.Popen", {"args": "{touch}", "shell": True}, "subprocess.Popen"),
-        ("asdkit.extras.import_module", {"name": "evil"}, "importlib.import_module"),
+        ("asdkit.commands.main.os.system", {"command": "{touch}"}, "posix.system"),
+        ("asdkit.toybox.studies.runs.subprocess.Popen", {"args": "{touch}", "shell": True}, "subprocess.Popen"),
+        ("asdkit.core.optional.import_module", {"name": "evil"}, "importlib.import_module"),
         ("pytorch_lightning.callbacks.lambda_function.Callable", {}, "Callable"),
         ("torch.optim.lr_scheduler.partial", {}, "functools.partial"),
         ("asdkit.data.Cameras.load_from_checkpoint", {"checkpoint_path": "x.ckpt"}, "pytorch_lightning.core"),
@@ -161,7 +161,7 @@ def test_a_trusted_package_leads_to_nothing_foreign(
 def test_a_function_that_imports_is_no_part(
     capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, evil: Path
 ) -> None:
-    part = {"class_path": "asdkit.extras.extra", "init_args": {"module": "evil", "extra": "video"}}
+    part = {"class_path": "asdkit.core.optional.extra", "init_args": {"module": "evil", "extra": "video"}}
     (tmp_path / "evil.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"generator": part}}}))
     assert "does not correspond to a subclass" in refused(
         capsys, "fit", "--config", recipe, "--config", tmp_path / "evil.yaml"

@@ -18,11 +18,11 @@ from test_gaussians import save_run
 from tiny import save_tiny_shap_e
 from torch import Tensor
 
-from asdkit.cli import main
+from asdkit.commands.main import main
+from asdkit.formats.colour import from_linear_light, linear_light
+from asdkit.generators.from_checkpoint import generator_of
 from asdkit.generators.gaussians import Gaussians
-from asdkit.generators.saved import generator_of
 from asdkit.generators.shap_e import ShapE
-from asdkit.srgb import from_linear_light, linear_light
 
 GRID = 16
 

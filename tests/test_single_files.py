@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from tiny import save_tiny_pipeline
 from torch import Tensor
 
-from asdkit.part import PriorUnavailable
+from asdkit.core.parts import PriorUnavailable
 from asdkit.priors import hub
 from asdkit.priors.pretrained import Pretrained
-from asdkit.prompts import Condition
+from asdkit.scores.conditions import Condition
 
 Y = Condition("a red cube")
 BLOCKS = {  # of the tiny UNet
@@ -159,7 +159,7 @@ def test_the_settings_come_from_the_hub_without_weights(
         assert (repository, revision) == ("stable-diffusion-v1-5/stable-diffusion-v1-5", "")
         return folder
 
-    monkeypatch.setattr("asdkit.priors.sources.snapshot", snapshot)
+    monkeypatch.setattr("asdkit.priors.locate.snapshot", snapshot)
     prior = Pretrained(str(file))
     prior.setup()
     assert {"unet/config.json", "tokenizer/vocab.json", "scheduler/scheduler_config.json"} <= set(asked[0])

@@ -14,23 +14,23 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from asdkit.adapters import Embedding, LoRA, UNetCopy
 from asdkit.data import Cameras, Canvas
-from asdkit.discriminator import Adapter
+from asdkit.discriminators.adapters import Embedding, LoRA, UNetCopy
+from asdkit.discriminators.base import Adapter
 from asdkit.distillation import Distillation
-from asdkit.fields import Field
 from asdkit.generators.base import Generator
-from asdkit.generators.density import MCMC
-from asdkit.generators.encodings import Voxels
+from asdkit.generators.density_control import MCMC
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Latents, Pixels
 from asdkit.generators.nerf import NeRF
-from asdkit.guidance import ASD, DeltaASD
-from asdkit.prior import Noised
+from asdkit.generators.nerf_encodings import Voxels
+from asdkit.methods import ASD, DeltaASD
 from asdkit.priors import families, pretrained
 from asdkit.priors.pretrained import Pretrained
-from asdkit.schedules import rectified_flow, scaled_linear
-from asdkit.views import ring
+from asdkit.rendering.cameras import ring
+from asdkit.scores.fields import Field
+from asdkit.scores.prior import Noised
+from asdkit.scores.schedules import rectified_flow, scaled_linear
 
 B = 2
 

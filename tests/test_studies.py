@@ -14,13 +14,16 @@ from asdkit.data import Canvas
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
 from asdkit.generators.images import Pixels
-from asdkit.guidance import DDS
 from asdkit.lab import FiniteSetPrior, finite_set_eps
-from asdkit.toybox import edits, image_judge, representations, runs, sweep, world
-from asdkit.toybox import judge as judging
+from asdkit.methods import DDS
+from asdkit.toybox import evaluation as judging
+from asdkit.toybox import image_evaluation as image_judge
+from asdkit.toybox import world
 from asdkit.toybox.clip import TinyCLIP, similarity
-from asdkit.toybox.image_judge import ToyboxImageJudge, Truths, figures, sharpness, truths
-from asdkit.toybox.judge import EMBEDDED
+from asdkit.toybox.evaluation import EMBEDDED
+from asdkit.toybox.image_evaluation import ToyboxImageJudge, Truths, figures, sharpness, truths
+from asdkit.toybox.studies import cfg_sweep as sweep
+from asdkit.toybox.studies import edits, representations, runs
 
 
 def on(bank: Truths, index: int, colour: tuple[float, float, float]) -> Tensor:

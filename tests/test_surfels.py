@@ -13,8 +13,10 @@ from test_rasterizers import cameras, gradients, hard_scene, leaves, scene
 from torch import Tensor
 
 from asdkit.generators.gaussians import Gaussians
-from asdkit.rasterizers import projection, rasterize, surfels, torch_raster
-from asdkit.views import Views, ring
+from asdkit.rendering import projection, surfels
+from asdkit.rendering import torch_backend as torch_raster
+from asdkit.rendering.cameras import Views, ring
+from asdkit.rendering.rasterize import rasterize
 
 FACING_X = [0.5, 0.5, 0.5, 0.5]  # x -> y, y -> z, z -> x: the disc's axes are y and z, its normal is x
 

@@ -8,16 +8,16 @@ import torch
 from test_gaussians import optimizer_of, psnr, save_run, sphere_images, train
 from test_surfels import FACING_X
 
-from asdkit.generators.density import MCMC, Fraction
-from asdkit.generators.encodings import Voxels
+from asdkit.core.randomness import generator_for
+from asdkit.formats.ply import read_splats
+from asdkit.generators.density_control import MCMC, Fraction
+from asdkit.generators.from_checkpoint import generator_of
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.nerf import NeRF
-from asdkit.generators.saved import generator_of
-from asdkit.ply import read_splats
-from asdkit.randomness import generator_for
-from asdkit.rasterizers import rasterize
-from asdkit.rasterizers.projection import rotation_matrices
-from asdkit.views import ring
+from asdkit.generators.nerf_encodings import Voxels
+from asdkit.rendering.cameras import ring
+from asdkit.rendering.projection import rotation_matrices
+from asdkit.rendering.rasterize import rasterize
 
 
 def surfel_ball(**arguments) -> Gaussians:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from asdkit import machine, sweeps
-from asdkit.cli import UsageError, main
-from asdkit.sweeps import Share, Sweep, child_environment, plan, read_prompts, values
+from asdkit.commands import machine
+from asdkit.commands import sweep as sweeps
+from asdkit.commands.main import UsageError, main
+from asdkit.commands.sweep import Share, Sweep, child_environment, plan, read_prompts, values
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x"}
 SRUN = {"SLURM_PROCID": "2", "SLURM_NTASKS": "3", "SLURM_STEP_NUM_TASKS": "3", "SLURM_LOCALID": "2"}
@@ -411,7 +412,8 @@ def test_a_failure_on_one_rank_does_not_stop_the_others(base: Path) -> None:
     """torchrun would; the rank that is done first waits for the other."""
     script = base / "stubbed.py"
     script.write_text(
-        f"import os, sys\nfrom asdkit.cli import main\nfrom asdkit.sweeps import Sweep\nSTUB = {STUB!r}\n"
+        "import os, sys\nfrom asdkit.commands.main import main\nfrom asdkit.commands.sweep import Sweep\n"
+        f"STUB = {STUB!r}\n"
         "def command(self, prompt):\n"
         "    assert not [name for name in ('RANK', 'WORLD_SIZE') if name not in os.environ]\n"
         '    code = \'import os; assert not {"RANK", "MASTER_PORT"} & set(os.environ)\\n\' + STUB\n'

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from asdkit.ramps import Ramp
-from asdkit.randomness import generator_for
-from asdkit.timesteps import Timesteps
+from asdkit.core.ramps import Ramp
+from asdkit.core.randomness import generator_for
+from asdkit.scores.timesteps import Timesteps
 
 
 def _draws(timesteps: Timesteps, step: int = 0, count: int = 64, total: int = 1000, rounds: int = 40) -> torch.Tensor:

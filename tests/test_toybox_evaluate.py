@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from asdkit.pictures import save_grid
-from asdkit.toybox import benchmark, evaluate, world
-from asdkit.views import ring
+from asdkit.formats.pictures import save_grid
+from asdkit.rendering.cameras import ring
+from asdkit.toybox import world
+from asdkit.toybox.studies import benchmark
+from asdkit.toybox.training.common import model_card as evaluate
 
 DUCK = world.parse("a yellow duck")
 

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from asdkit.prompts import NULL, Condition
+from asdkit.scores.conditions import NULL, Condition
 from asdkit.toybox import world
 from asdkit.toybox.clip import TinyCLIP, candidate_prompts
-from asdkit.toybox.data import Renders, ToyboxData, encode_cache, render_cache
-from asdkit.toybox.text import build_tokenizer
-from asdkit.toybox.train_clip import TrainCLIP
-from asdkit.toybox.train_unet import TrainUNet
-from asdkit.toybox.train_vae import TrainVAE
+from asdkit.toybox.tokenizer import build_tokenizer
+from asdkit.toybox.training.clip import TrainCLIP
+from asdkit.toybox.training.data import Renders, ToyboxData, encode_cache, render_cache
+from asdkit.toybox.training.unet import TrainUNet
+from asdkit.toybox.training.vae import TrainVAE
 
 
 @pytest.fixture(scope="module")

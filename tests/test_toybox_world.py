@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from asdkit.toybox import shapes
-from asdkit.toybox.kinds import KINDS
+from asdkit.rendering.cameras import Views, ring
+from asdkit.toybox import raycaster as shapes
+from asdkit.toybox.objects import KINDS
 from asdkit.toybox.world import (
     COLOURS,
     OVERHEAD,
@@ -25,7 +26,6 @@ from asdkit.toybox.world import (
     view_words,
     vocabulary,
 )
-from asdkit.views import Views, ring
 
 FRONTED = [kind for kind, entry in KINDS.items() if entry.front]
 

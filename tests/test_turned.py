@@ -9,9 +9,8 @@ import torch
 from scipy.spatial.transform import Rotation
 from splat_tools import UPRIGHT, covariances, drawn, matrices, splat_transform, splats
 
-from asdkit import ply
-from asdkit.formats import turned, write_splats
-from asdkit.views import Views, ring
+from asdkit.formats import ply, turned, write_splats
+from asdkit.rendering.cameras import Views, ring
 
 HALF_TURNS = [Rotation.from_rotvec(math.pi * axis) for axis in np.eye(3)]
 TURNS = [Rotation.from_matrix(UPRIGHT), *HALF_TURNS, *(Rotation.random(random_state=seed) for seed in range(4))]

@@ -11,12 +11,12 @@ from tiny import save_tiny_pipeline
 from tiny_families import make
 from torch import Tensor, nn
 
-from asdkit.adapters import LoRA
-from asdkit.discriminator import Discriminator
-from asdkit.part import PriorUnavailable
+from asdkit.core.parts import PriorUnavailable
+from asdkit.discriminators.adapters import LoRA
+from asdkit.discriminators.base import Discriminator
 from asdkit.priors.hub import lora_file
 from asdkit.priors.pretrained import Pretrained
-from asdkit.prompts import Condition
+from asdkit.scores.conditions import Condition
 
 Y = Condition("a red cube")
 LAYERS = [

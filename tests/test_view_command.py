@@ -16,11 +16,11 @@ import yaml
 from conftest import RECIPE
 from test_viewing import client, listening, random_splats
 
-from asdkit import viewing
-from asdkit.callbacks.viewer import Viewer
-from asdkit.cli import expand, main
-from asdkit.loading import load
-from asdkit.ply import write_splats
+from asdkit.commands.main import expand, main
+from asdkit.formats.ply import write_splats
+from asdkit.run import live_view as viewing
+from asdkit.run.loading import load
+from asdkit.run.viewer import Viewer
 
 viser = pytest.importorskip("viser")
 ROOT = Path(__file__).parents[1]
@@ -95,7 +95,7 @@ def test_looking_at_a_radiance_field_changes_nothing(run: Path, monkeypatch: pyt
 
 def test_other_ranks_and_other_commands_open_no_viewer(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, trainer = load(run), pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    monkeypatch.setattr("asdkit.callbacks.viewer.view_of", lambda *arguments: pytest.fail("opened a viewer"))
+    monkeypatch.setattr("asdkit.run.viewer.view_of", lambda *arguments: pytest.fail("opened a viewer"))
     Viewer(0).setup(trainer, module, "fit")
     for stage in ("validate", "test", "predict"):
         Viewer(8080).setup(trainer, module, stage)
@@ -242,7 +242,7 @@ def test_what_cannot_be_viewed_is_one_sentence(run: Path, tmp_path: Path, capsys
 
 def test_help_needs_no_torch_and_control_c_ends_a_real_viewer(run: Path) -> None:
     script = (
-        "import sys; from asdkit.cli import main\n"
+        "import sys; from asdkit.commands.main import main\n"
         "assert main(['view', '--help']) == main(['--help']) == 0 and main(['view']) == 2\n"
         "assert 'torch' not in sys.modules and 'viser' not in sys.modules"
     )

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from asdkit import viewing
-from asdkit.callbacks.viewer import Viewer
-from asdkit.ply import Splats
-from asdkit.rasterizers import rasterize
-from asdkit.views import orbit
+from asdkit.formats.ply import Splats
+from asdkit.rendering.cameras import orbit
+from asdkit.rendering.rasterize import rasterize
+from asdkit.run import live_view as viewing
+from asdkit.run.viewer import Viewer
 
 viser = pytest.importorskip("viser")
 C0 = 0.5 / math.sqrt(math.pi)  # the first spherical harmonic

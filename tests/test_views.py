@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from asdkit.views import Views, joined, orbit, ring, surface_normals, unproject
+from asdkit.rendering.cameras import Views, joined, orbit, ring, surface_normals, unproject
 
 
 def _view(azimuth_deg: float, elevation_deg: float = 0.0, distance: float = 3.0, fov_deg: float = 40.0) -> Views:

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from asdkit.camera import CameraEmbedding
-from asdkit.prompts import EIGHT_SECTORS
+from asdkit.scores.camera_embedding import CameraEmbedding
+from asdkit.scores.conditions import EIGHT_SECTORS
 
 
 def save_tiny_pipeline(
@@ -35,7 +35,7 @@ def save_tiny_pipeline(
     from safetensors.torch import save_file
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from asdkit.toybox.text import MAX_TOKENS, build_tokenizer, save_text_encoder, save_tokenizer
+    from asdkit.toybox.tokenizer import MAX_TOKENS, build_tokenizer, save_text_encoder, save_tokenizer
 
     folder = Path(folder)
     tokenizer = build_tokenizer()
@@ -126,7 +126,7 @@ def save_tiny_shap_e(folder: Path) -> Path:
     from diffusers.pipelines.shap_e import ShapERenderer
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    from asdkit.toybox.text import MAX_TOKENS, build_tokenizer
+    from asdkit.toybox.tokenizer import MAX_TOKENS, build_tokenizer
 
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):

@@ -32,7 +32,7 @@ WORDS = [
 
 
 def _clip_tokenizer() -> Any:
-    from asdkit.toybox.text import build_tokenizer
+    from asdkit.toybox.tokenizer import build_tokenizer
 
     return build_tokenizer()
 

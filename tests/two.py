@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asdkit.data import Cameras, Canvas
 from asdkit.distillation import Distillation
-from asdkit.views import Shot, Views
+from asdkit.rendering.cameras import Shot, Views
 
 SECONDS = 60
 

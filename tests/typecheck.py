@@ -6,8 +6,8 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
 PACKAGE = Path(__file__).parents[1] / "asdkit"
-COMPILED = {"asdkit.rasterizers.numba_raster", "asdkit.toybox.shapes"}  # numba can't take wrapped functions
-STOOD_IN = {"asdkit.toybox.judge"}  # whose tests judge stand-ins instead of whole runs
+COMPILED = {"asdkit.rendering.numba_backend", "asdkit.toybox.raycaster"}  # numba can't take wrapped functions
+STOOD_IN = {"asdkit.toybox.evaluation"}  # whose tests judge stand-ins instead of whole runs
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 

@@ -6,14 +6,14 @@ wrong is told in one sentence (a ValueError that names the file).
 
 from pathlib import Path
 
-from asdkit import ply
-from asdkit.files import atomic
-from asdkit.formats.gltf import read_glb, write_glb
-from asdkit.formats.splat import read_splat, write_splat
+from asdkit.core.atomic import atomic
+from asdkit.formats import ply
+from asdkit.formats.activation import check
+from asdkit.formats.dot_splat import read_splat, write_splat
+from asdkit.formats.glb import read_glb, write_glb
+from asdkit.formats.ply import Splats
+from asdkit.formats.rotation import turned
 from asdkit.formats.spz import read_spz, write_spz
-from asdkit.formats.turn import turned
-from asdkit.formats.values import check
-from asdkit.ply import Splats
 
 __all__ = ["SUFFIXES", "read_splats", "turned", "write_splats"]
 

@@ -1,7 +1,7 @@
 """One HTML file that shows Gaussians in a browser: opened by a double click, without network access.
 
 The page, `viewer.html` beside this module, is WebGL2 and JavaScript without any library. It draws by the rules of
-`asdkit.rasterizers`, in 16-bit floats where the browser has them, and sorts at every movement of the camera.
+`asdkit.rendering.rasterize`, in 16-bit floats where the browser has them, and sorts at every movement of the camera.
 
 The Gaussians lie in the page as base64 of one record each, little endian: the centre in three float32; float16 numbers
 for three logarithms of standard deviations, the rotation, the opacity in [0,1] and all coefficients of the spherical
@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from asdkit.files import write_text
-from asdkit.ply import Splats
+from asdkit.core.atomic import write_text
+from asdkit.formats.ply import Splats
 
 _TEMPLATE = Path(__file__).with_name("viewer.html")
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from asdkit.files import write_bytes
-from asdkit.formats.values import Activated, activated, deactivated
-from asdkit.harmonics import sh_polynomials
-from asdkit.ply import Splats
+from asdkit.core.atomic import write_bytes
+from asdkit.formats.activation import Activated, activated, deactivated
+from asdkit.formats.ply import Splats
+from asdkit.rendering.spherical_harmonics import sh_polynomials
 
 COUNT_LIMIT = 10_000_000
 _HEADER = struct.Struct("<4sIIBBBB")  # magic, version, count, degree, fractional bits, flags, reserved

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from asdkit.part import Part
-from asdkit.ply import Splats
-from asdkit.prior import Prior
-from asdkit.views import Views
+from asdkit.core.parts import Part
+from asdkit.formats.ply import Splats
+from asdkit.rendering.cameras import Views
+from asdkit.scores.prior import Prior
 
 
 class Render(NamedTuple):

@@ -9,16 +9,16 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from asdkit import ply
+from asdkit.core.parts import require
+from asdkit.core.ramps import Ramp, ends, value_at
+from asdkit.formats import ply
 from asdkit.generators.base import Render, Saturate, Solid
-from asdkit.generators.density import Density, Fraction
-from asdkit.generators.gaussians_init import Start, cloud_from, thin
-from asdkit.generators.gaussians_solid import solid_of
-from asdkit.generators.store import Store
-from asdkit.part import require
-from asdkit.ramps import Ramp, ends, value_at
-from asdkit.rasterizers import rasterize
-from asdkit.views import Views
+from asdkit.generators.density_control import Density, Fraction
+from asdkit.generators.gaussian_start import Start, cloud_from, thin
+from asdkit.generators.gaussian_store import Store
+from asdkit.generators.gaussian_volume import solid_of
+from asdkit.rendering.cameras import Views
+from asdkit.rendering.rasterize import rasterize
 
 COUNT_LIMIT = 10_000_000
 

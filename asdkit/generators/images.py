@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from asdkit.formats.pictures import read_picture, save_grid
 from asdkit.generators.base import Generator, Render, Saturate
-from asdkit.pictures import read_picture, save_grid
-from asdkit.prior import Prior
-from asdkit.views import Views
+from asdkit.rendering.cameras import Views
+from asdkit.scores.prior import Prior
 
 _PATCHES = 8
 

@@ -6,15 +6,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from asdkit.generators import penalties
+from asdkit.core.parts import require
+from asdkit.core.ramps import Ramp, ends, value_at
+from asdkit.core.randomness import generator_for, sent
+from asdkit.generators import nerf_penalties as penalties
 from asdkit.generators.base import Generator, Render, Saturate, Solid
-from asdkit.generators.encodings import Encoding, Voxels
-from asdkit.part import require
-from asdkit.ramps import Ramp, ends, value_at
-from asdkit.randomness import generator_for, sent
-from asdkit.rasterizers.projection import spherical_harmonics
-from asdkit.views import Views
-from asdkit.volume import Rays, Seen, march, rays_of, refined, stratified
+from asdkit.generators.nerf_encodings import Encoding, Voxels
+from asdkit.rendering.cameras import Views
+from asdkit.rendering.projection import spherical_harmonics
+from asdkit.rendering.rays import Rays, Seen, march, rays_of, refined, stratified
 
 _CELLS = 32  # of the occupancy grid, along each axis
 _KEPT = 0.8  # share of a cell's density that is remembered from one look to the next

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from asdkit.files import local
-from asdkit.generators.gaussians_init import Start
-from asdkit.generators.surfaces import blend, scatter
-from asdkit.srgb import from_linear_light
+from asdkit.core.atomic import local
+from asdkit.formats.colour import from_linear_light
+from asdkit.formats.mesh.sample import blend, scatter
+from asdkit.generators.gaussian_start import Start
 
 _PARTS = ("model_index.json", "prior", "text_encoder", "tokenizer", "scheduler", "shap_e_renderer")
 

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from asdkit.part import PriorUnavailable
-from asdkit.randomness import sent
-from asdkit.schedules import Schedule, rectified_flow, variance_preserving
+from asdkit.core.parts import PriorUnavailable
+from asdkit.core.randomness import sent
+from asdkit.scores.schedules import Schedule, rectified_flow, variance_preserving
 
 Embedded = dict[str, Tensor]  # of prompts, a row for each: `text` [N L D], and what else a family needs
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")

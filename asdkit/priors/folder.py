@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from asdkit.extras import extra
-from asdkit.part import PriorUnavailable
-from asdkit.priors.contents import check_whole, fingerprint, names_in, needed, read_json
+from asdkit.core.optional import extra
+from asdkit.core.parts import PriorUnavailable
 from asdkit.priors.families import Embedded
+from asdkit.priors.required_files import check_whole, fingerprint, names_in, needed, read_json
 
 TOKENIZERS = ("CLIPTokenizer", "T5Tokenizer")
 TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")

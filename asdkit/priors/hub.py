@@ -9,9 +9,9 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from asdkit.files import local
-from asdkit.part import PriorUnavailable
-from asdkit.priors.contents import LORA, Read, names_in, read_json
+from asdkit.core.atomic import local
+from asdkit.core.parts import PriorUnavailable
+from asdkit.priors.required_files import LORA, Read, names_in, read_json
 
 ALIASES = {  # short names, and the revisions that are known to work
     "sd15": ("stable-diffusion-v1-5/stable-diffusion-v1-5", ""),

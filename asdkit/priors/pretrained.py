@@ -12,17 +12,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from asdkit.camera import CameraEmbedding
-from asdkit.part import PriorUnavailable
-from asdkit.prior import Noised, Prior, Switch
-from asdkit.priors.contents import fingerprint
-from asdkit.priors.embeddings import EmbeddingCache, blended
+from asdkit.core.parts import PriorUnavailable
 from asdkit.priors.families import Embedded, Family, Flux, family_of
 from asdkit.priors.folder import ModelFolder
 from asdkit.priors.hub import lora_file
-from asdkit.priors.lora import add_lora
-from asdkit.priors.sources import EMBEDDED, Alone, SingleFile, source
-from asdkit.prompts import DREAMFUSION, Condition, ViewWords
+from asdkit.priors.locate import EMBEDDED, Alone, SingleFile, source
+from asdkit.priors.prompt_cache import EmbeddingCache, blended
+from asdkit.priors.required_files import fingerprint
+from asdkit.priors.user_lora import add_lora
+from asdkit.scores.camera_embedding import CameraEmbedding
+from asdkit.scores.conditions import DREAMFUSION, Condition, ViewWords
+from asdkit.scores.prior import Noised, Prior, Switch
 
 CHANNELS_LAST_ON = ("cuda",)  # devices on which convolutions are faster that way
 

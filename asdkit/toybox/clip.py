@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.elsewhere import Scorer
-from asdkit.randomness import generator_for
+from asdkit.core.randomness import generator_for
+from asdkit.scores.redrawn import Scorer
 from asdkit.toybox import world
 
 EMBEDDED = Path(__file__).parent / "weights" / "clip"

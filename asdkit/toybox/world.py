@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.prompts import EIGHT_SECTORS
-from asdkit.toybox.kinds import KINDS, STACK_BOTTOMS, STACK_TOPS, build, stack
-from asdkit.toybox.shapes import Colour, Scene, pack, shade
-from asdkit.views import Views, orbit
+from asdkit.rendering.cameras import Views, orbit
+from asdkit.scores.conditions import EIGHT_SECTORS
+from asdkit.toybox.objects import KINDS, STACK_BOTTOMS, STACK_TOPS, build, stack
+from asdkit.toybox.raycaster import Colour, Scene, pack, shade
 
 COLOURS: dict[str, Colour] = {
     "red": (0.85, 0.10, 0.09),

@@ -1,0 +1,79 @@
+"""`asdkit doctor`: what works here, what does not, and what to do about it."""
+
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import asdkit
+from asdkit.commands.doctor import hardware, places, software
+from asdkit.commands.doctor.finding import BAD, Finding
+from asdkit.commands.main import Arguments
+
+BROKEN = 3
+CHECKS: dict[str, Callable[[Path], Finding]] = {
+    "python": software.python,
+    "packages": software.packages,
+    "releases": software.releases,
+    "extras": software.extras,
+    "disk": places.disk,
+    "runs": places.runs,
+    "launcher": hardware.launcher,
+    "hub": places.hub,
+    "torch": hardware.cpu,
+    "cuda": hardware.cuda,
+    "gsplat": hardware.gsplat,
+    "cores": hardware.cores,
+    "numba": hardware.numba,
+    "prior": places.prior,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """`asdkit doctor`; returns the process's exit code: 0, or 3 when something required is broken.
+
+    Args:
+        arguments: what stands after `doctor`.
+    """
+    parser = Arguments("asdkit doctor", description="What works here, what does not, and what to do about it.")
+    parser.add_argument("--json", action="store_true", help="the same for programs")
+    parser.add_argument("--run.root", dest="root", type=Path, default="runs", metavar="DIR", help="folder of all runs")
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit:  # after --help; what is wrong with the options is a UsageError
+        return 0
+    first = f"asdkit {asdkit.__version__} on {platform.system()} {platform.machine()}, {sys.executable}"
+    if not options.json:
+        print(first, flush=True)
+    findings: list[Finding] = []
+    for finding in examine(options.root):
+        findings.append(finding)
+        if not options.json:
+            print("\n".join(finding.lines()), flush=True)
+    broken = [finding.name for finding in findings if finding.state == BAD]
+    if options.json:
+        checks = {f.name: {"state": f.state, "text": f.text, "remedy": f.remedy, "facts": f.facts} for f in findings}
+        report = {"asdkit": asdkit.__version__, "executable": sys.executable, "broken": broken, "checks": checks}
+        print(json.dumps(report, indent=2))
+    else:
+        print(f"Broken: {', '.join(broken)}." if broken else "All that is required works.")
+    return BROKEN if broken else 0
+
+
+def examine(root: Path) -> Iterator[Finding]:
+    """All findings, one after the other, the quick ones first; a check that fails unexpectedly is a broken one.
+
+    Args:
+        root: folder of all runs.
+    """
+    for name, check in CHECKS.items():
+        try:
+            with redirect_stdout(sys.stderr):  # libraries greet
+                finding = check(root)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            finding = Finding(f"the check failed ({reason})", BAD, "install what it names again, or report this")
+        finding.name = name
+        yield finding

@@ -1,0 +1,63 @@
+"""Whose code recipes and checkpoints may name: asdkit's, Lightning's parts, torch's optimisers, and what the user adds.
+
+A class path is an import, and an import is execution. jsonargparse asks before each one, and asks again where what was
+found is defined, so that `asdkit.commands.main.os.system` is `posix.system`.
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+_LIGHTNING = ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies")
+ALLOWED = (
+    "asdkit",
+    *(f"pytorch_lightning.{part}" for part in _LIGHTNING),
+    "lightning_fabric.plugins",  # where Lightning defines some of its plugins
+    "torch.optim",
+)
+_DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
+
+
+@contextmanager
+def trusting(packages: Iterable[str] = ()) -> Iterator[None]:
+    """Inside, recipes and checkpoints can name classes of `ALLOWED`, of `packages`, and of nothing else.
+
+    Blocks add up: what an outer one trusts, an inner one trusts as well.
+
+    Args:
+        packages: import paths, such as `my_module`; what is under them is trusted too.
+
+    Raises:
+        ValueError: no import path, or jsonargparse itself.
+    """
+    from jsonargparse import set_parsing_settings
+    from jsonargparse._common import parsing_settings  # there is no public way back
+
+    before = dict(parsing_settings)
+    inside = before["import_path_verdicts"].get("*") is False
+    try:
+        set_parsing_settings(
+            import_path_denylist=["*"],
+            import_path_allowlist=[*(() if inside else ALLOWED), *packages],
+            instantiate_subclass_spec_in_any=False,
+        )
+        yield
+    finally:
+        parsing_settings.update(before)
+
+
+def refusal(message: str, where: str) -> str:
+    """The sentence about an import that was refused, or nothing if `message` is not about one.
+
+    Args:
+        message: of jsonargparse.
+        where: what names the class.
+    """
+    denied = _DENIED.search(message)
+    if not denied:
+        return ""
+    package = denied[1].split(".")[0]
+    known = package in sys.stdlib_module_names
+    advice = "" if known else f"; if you trust {package}, add --trust {package}"
+    return f"{where} names {denied[1]}, but only classes of asdkit, Lightning and torch.optim are imported{advice}."

@@ -1,0 +1,96 @@
+"""Where the real samples of Eq. 9 come from."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from asdkit.core.randomness import sent
+from asdkit.discriminators.base import Real
+from asdkit.formats.pictures import read_picture
+from asdkit.rendering.cameras import Views, ring
+from asdkit.scores.conditions import Condition
+from asdkit.scores.ddim import ddim
+from asdkit.scores.fields import CFG
+from asdkit.scores.prior import Noised
+
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+class SourceImage(Real):
+    """The source image is the one real sample (Eq. 11)."""
+
+    def draw(self, x: Noised, condition: Condition) -> Noised:
+        return x.on_source()
+
+
+class ImageFolder(Real):
+    """Random pictures of a folder, the same ones in every run of the same seed.
+
+    Args:
+        path: the folder; pictures in its subfolders count, too. They are cropped to squares and resized.
+
+    Raises:
+        ValueError: the folder is missing or has no picture in it.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+        self._files = sorted(file for file in Path(path).rglob("*") if file.suffix.lower() in _ENDINGS)
+        if not self._files:
+            raise ValueError(f"{path!r} is no folder with pictures ({', '.join(_ENDINGS)}); Eq. 9 needs real samples.")
+
+    def draw(self, x: Noised, condition: Condition) -> Noised:
+        size = x.prior.picture_size(x.x0)
+        chosen = _chosen(x, len(self._files)).tolist()
+        pictures = torch.stack([read_picture(self._files[i], size) for i in chosen])
+        with torch.no_grad():
+            return x.on(x.prior.encode(sent(pictures, x.x0.device).to(x.x0)))
+
+
+class PriorSamples(Real):
+    """Samples of the prior itself for the prompt, drawn once at the first step.
+
+    Where the generator has cameras, each sample has its own, evenly around the object; it is drawn, and judged by e_y
+    and e_phi, with its own camera's words.
+
+    Args:
+        count: how many, at least 1.
+        scale: their CFG scale.
+        steps: DDIM steps, at least 1.
+        elevation_deg: of their cameras, within (-90, 90).
+
+    Raises:
+        ValueError: no samples, no steps, or a camera that stands on its head.
+    """
+
+    def __init__(self, count: int = 32, scale: float = 3.0, steps: int = 25, elevation_deg: float = 20.0) -> None:
+        super().__init__()
+        if count < 1 or steps < 1 or not -90 < elevation_deg < 90:
+            raise ValueError(
+                "PriorSamples needs at least one sample, one step and an elevation within (-90, 90) degrees; "
+                f"got {count}, {steps} and {elevation_deg}."
+            )
+        self.count, self.scale, self.steps, self.elevation_deg = count, scale, steps, elevation_deg
+        self._samples: dict[Condition, Tensor] = {}
+
+    def draw(self, x: Noised, condition: Condition) -> Noised:
+        views = self._cameras(x)
+        if condition not in self._samples:
+            shape = (self.count, *x.x0.shape[1:])
+            noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(x.x0)
+            self._samples[condition] = ddim(x.prior, CFG(condition.text, self.scale), noise, self.steps, views)
+        chosen = sent(_chosen(x, self.count), x.x0.device)
+        return x.like(self._samples[condition][chosen], x.t, x.eps, views and views[chosen])
+
+    def _cameras(self, x: Noised) -> Views | None:
+        if x.views is None:
+            return None
+        return ring(self.count, self.elevation_deg, size=x.views.height).to(x.x0.device)
+
+
+def _chosen(x: Noised, count: int) -> Int[Tensor, " B"]:
+    """A random index below `count` for each sample of x, on the CPU; a uniform number times it may round up to it."""
+    return (torch.rand(len(x.t), generator=x.random) * count).long().clamp(max=count - 1)

@@ -1,0 +1,58 @@
+"""`.splat` files, 32 bytes for each Gaussian: the format of antimatter15's viewer. Colours depend on no direction."""
+
+from pathlib import Path
+
+import numpy as np
+
+from asdkit.core.atomic import write_bytes
+from asdkit.formats.activation import Activated, activated, deactivated
+from asdkit.formats.ply import Splats
+from asdkit.rendering.spherical_harmonics import SH_0
+
+_RECORD = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("colors", "u1", 4), ("quats", "u1", 4)])
+_NORM_ERROR = 0.1  # far more than rounding to bytes can do
+
+
+def write_splat(path: str | Path, splats: Splats) -> None:
+    """Writes the Gaussians, the largest and most opaque first, without the higher bands of their colours.
+
+    Colours are clipped to [0,1]; colours, opacities and rotations are rounded to bytes.
+
+    Raises:
+        ValueError: a value is not finite, or there are no Gaussians.
+    """
+    gaussians = activated(Path(path), splats)
+    table = np.empty(len(gaussians.means), _RECORD)
+    table["means"], table["scales"] = gaussians.means, gaussians.scales
+    table["colors"][:, :3] = _to_bytes(255 * (0.5 + SH_0 * gaussians.sh[:, 0]))
+    table["colors"][:, 3] = _to_bytes(255 * gaussians.opacities)
+    table["quats"] = _to_bytes(128 + 128 * gaussians.quats)
+    log_weight = splats.log_scales.sum(axis=1, dtype=np.float64) + np.log(gaussians.opacities)
+    write_bytes(Path(path), table[np.argsort(-log_weight, kind="stable")].tobytes())
+
+
+def _to_bytes(values: np.ndarray) -> np.ndarray:
+    return np.rint(values).clip(0, 255).astype(np.uint8)
+
+
+def read_splat(path: str | Path) -> Splats:
+    """Reads Gaussians of degree 0, in the file's order.
+
+    Raises:
+        ValueError: the file is broken or of another kind.
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    if size == 0 or size % _RECORD.itemsize:
+        raise ValueError(f"{path} is truncated or no .splat file: it has {size} bytes, not 32 for each Gaussian.")
+    data = path.read_bytes()
+    if data.isascii():
+        raise ValueError(f"{path} is not a .splat file: all its bytes are ASCII.")
+    table = np.frombuffer(data, _RECORD)
+    quats = table["quats"] / 128 - 1
+    if not (np.abs(np.linalg.norm(quats, axis=1) - 1) < _NORM_ERROR).all():
+        raise ValueError(f"{path} is not a .splat file: some of its rotations are far from unit length.")
+    colors = table["colors"] / 255
+    sh = (colors[:, None, :3] - 0.5) / SH_0
+    return deactivated(path, Activated(table["means"], quats, table["scales"], colors[:, 3], sh))

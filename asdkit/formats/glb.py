@@ -1,0 +1,253 @@
+"""GLB files with Gaussians: glTF 2.0 with the ratified extension KHR_gaussian_splatting.
+
+glTF's y points up and its front faces +z. A file's numbers are the world's as they are, and a node turns them.
+"""
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from asdkit.core.atomic import write_bytes
+from asdkit.formats.activation import Activated, activated, check, deactivated
+from asdkit.formats.colour import linear_light
+from asdkit.formats.ply import Splats
+from asdkit.formats.rotation import turned
+from asdkit.rendering.spherical_harmonics import SH_0
+
+EXTENSION = "KHR_gaussian_splatting"
+TO_GLTF = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])  # from z up, front +x to y up, front +z
+_TO_GLTF_XYZW = [-0.5, -0.5, -0.5, 0.5]
+_COLOR_SPACE = "srgb_rec709_display"
+_JSON, _BIN = b"JSON", b"BIN\0"
+_JSON_LIMIT = 1 << 22  # bytes
+_VECTOR_LIMIT = 1e9  # of nodes
+_SHAPES = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
+_WIDTHS = {"ROTATION": 4, "OPACITY": 1}  # the others have 3 numbers
+_TYPES = {
+    5120: np.dtype("i1"),
+    5121: np.dtype("u1"),
+    5122: np.dtype("<i2"),
+    5123: np.dtype("<u2"),
+    5126: np.dtype("<f4"),
+}
+
+
+def _names(degree: int) -> list[str]:
+    """The attributes of rotation, scale, opacity and all coefficients."""
+    coefficients = [f"SH_DEGREE_{band}_COEF_{n}" for band in range(degree + 1) for n in range(2 * band + 1)]
+    return [f"{EXTENSION}:{name}" for name in ("ROTATION", "SCALE", "OPACITY", *coefficients)]
+
+
+def write_glb(path: str | Path, splats: Splats) -> None:
+    """Writes the Gaussians in their order; viewers that do not know the extension see coloured points.
+
+    Raises:
+        ValueError: a value is not finite, or there are no Gaussians.
+    """
+    means, quats, scales, opacities, sh = activated(Path(path), splats)
+    names = _names(math.isqrt(sh.shape[1]) - 1)
+    arrays = {"POSITION": means, "COLOR_0": _vertex_colors(sh[:, 0], opacities)}
+    arrays |= dict(zip(names, [np.roll(quats, -1, axis=1), scales, opacities, *sh.transpose(1, 0, 2)], strict=True))
+    offset, views, accessors = 0, [], []
+    for name in arrays:
+        values = arrays[name] = arrays[name] if name == "COLOR_0" else arrays[name].astype("<f4")
+        accessor = {"bufferView": len(views), "count": len(values), "componentType": 5126}
+        accessor["type"] = _SHAPES[values.size // len(values)]
+        if name == "POSITION":
+            accessor |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
+        elif name == "COLOR_0":
+            accessor |= {"componentType": 5121, "normalized": True}
+        views.append({"buffer": 0, "byteOffset": offset, "byteLength": values.nbytes, "target": 34962})
+        accessors.append(accessor)
+        offset += values.nbytes
+    primitive = {"mode": 0, "attributes": {name: index for index, name in enumerate(arrays)}}
+    primitive["extensions"] = {EXTENSION: {"kernel": "ellipse", "colorSpace": _COLOR_SPACE}}
+    scene = {
+        "asset": {"version": "2.0", "generator": "asdkit"},
+        "extensionsUsed": [EXTENSION],
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0, "rotation": _TO_GLTF_XYZW}],
+        "meshes": [{"primitives": [primitive]}],
+        "buffers": [{"byteLength": offset}],
+        "bufferViews": views,
+        "accessors": accessors,
+    }
+    text = json.dumps(scene).encode()
+    text += b" " * (-len(text) % 4)
+    head = struct.pack("<4sII", b"glTF", 2, 28 + len(text) + offset) + struct.pack("<I4s", len(text), _JSON) + text
+    parts = [head, struct.pack("<I4s", offset, _BIN), *(values.tobytes() for values in arrays.values())]
+    write_bytes(Path(path), b"".join(parts))
+
+
+def _vertex_colors(dc: Float[np.ndarray, "N 3"], opacities: Float[np.ndarray, " N"]) -> UInt8[np.ndarray, "N 4"]:
+    """Colours from no direction for glTF's COLOR_0, which is linear: red, green, blue, opacity as bytes."""
+    srgb = (0.5 + SH_0 * dc).clip(0, 1)
+    return np.rint(255 * np.column_stack([linear_light(srgb), opacities])).astype(np.uint8)
+
+
+def read_glb(path: str | Path) -> Splats:
+    """Reads the one set of Gaussians of a file, where its node puts them, in the world's axes (z up, front +x).
+
+    Raises:
+        ValueError: the file is broken, holds no or several sets of Gaussians, or has parts that are not supported.
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path)
+    scene, blob = _chunks(path)
+    try:
+        primitive, node = _find(path, scene)
+        placement = _placement(scene["nodes"], node)
+        gaussians = _gaussians(path, scene, primitive, blob)
+    except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{path} has a glTF structure that is broken or not supported.") from error
+    return _placed(path, deactivated(path, gaussians), placement)
+
+
+def holds_gaussians(path: str | Path) -> bool:
+    """Whether a GLB file speaks of Gaussians; meshes do not."""
+    with Path(path).open("rb") as file:
+        head = file.read(20)
+        length = int.from_bytes(head[12:16], "little")
+        return f'"{EXTENSION}"'.encode() in file.read(min(length, _JSON_LIMIT))
+
+
+def _chunks(path: Path) -> tuple[Any, bytes]:
+    """The parsed JSON and the binary chunk."""
+    data = path.read_bytes()
+    if len(data) < 20 or data[:4] != b"glTF" or data[4:8] != b"\2\0\0\0" or data[16:20] != _JSON:
+        raise ValueError(f"{path} is not a GLB file of glTF 2.0.")
+    total, length = struct.unpack("<II", data[8:16])
+    if total > len(data) or 20 + length > len(data):
+        raise ValueError(f"{path} is truncated: its header promises more than {len(data)} bytes.")
+    if length > _JSON_LIMIT:
+        raise ValueError(f"{path} has a JSON part of {length} bytes; at most {_JSON_LIMIT} are read.")
+    try:
+        scene = json.loads(data[20 : 20 + length])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} has a JSON part that cannot be parsed.") from error
+    rest = data[20 + length :]
+    if len(rest) < 8 or rest[4:8] != _BIN or 8 + int.from_bytes(rest[:4], "little") > len(rest):
+        raise ValueError(f"{path} has no binary part, or a truncated one.")
+    return scene, rest[8 : 8 + int.from_bytes(rest[:4], "little")]
+
+
+def _find(path: Path, scene: Any) -> tuple[Any, int]:
+    """The primitive with Gaussians and the index of the node that shows it."""
+    found = [
+        (primitive, index)
+        for index, node in enumerate(scene["nodes"])
+        if "mesh" in node
+        for primitive in _item(scene["meshes"], node["mesh"])["primitives"]
+        if EXTENSION in primitive.get("extensions", {})
+    ]
+    if len(found) != 1:
+        raise ValueError(f"{path} must hold one set of Gaussians ({EXTENSION}), but holds {len(found)}.")
+    color_space = found[0][0]["extensions"][EXTENSION].get("colorSpace", _COLOR_SPACE)
+    if color_space != _COLOR_SPACE:
+        raise ValueError(f"{path} has colours in the space {str(color_space)[:40]!r}; only {_COLOR_SPACE!r} is read.")
+    return found[0]
+
+
+def _item(items: Any, index: Any) -> Any:
+    return items[_number(index)]
+
+
+def _number(value: Any) -> int:
+    """A whole number that is not negative; anything else is a broken structure."""
+    if type(value) is not int or value < 0:
+        raise TypeError(value)
+    return value
+
+
+def _gaussians(path: Path, scene: Any, primitive: Any, blob: bytes) -> Activated:
+    attributes = primitive["attributes"]
+    degree = max(band for band in range(4) if band == 0 or f"{EXTENSION}:SH_DEGREE_{band}_COEF_0" in attributes)
+    names = ["POSITION", *_names(degree)]
+    missing = [name for name in names if name not in attributes]
+    if missing:
+        raise ValueError(f"{path} lacks the attribute {missing[0]!r}.")
+    means, xyzw, scales, opacities, *sh = (
+        _values(path, scene, attributes[name], _WIDTHS.get(name.removeprefix(f"{EXTENSION}:"), 3), blob)
+        for name in names
+    )
+    if {len(array) for array in (xyzw, scales, opacities, *sh)} != {len(means)}:
+        raise ValueError(f"{path} has attributes of different lengths.")
+    return Activated(means, np.roll(xyzw, 1, axis=1), scales, opacities[:, 0], np.stack(sh, axis=1))
+
+
+def _values(path: Path, scene: Any, index: Any, width: int, blob: bytes) -> Float[np.ndarray, "N D"]:
+    """What an accessor points at, as rows of `width` numbers."""
+    accessor = _item(scene["accessors"], index)
+    view, kind = _item(scene["bufferViews"], accessor["bufferView"]), _TYPES[accessor["componentType"]]
+    count = _number(accessor["count"])
+    start = _number(view.get("byteOffset", 0)) + _number(accessor.get("byteOffset", 0))
+    stride = _number(view.get("byteStride", width * kind.itemsize))
+    if (
+        accessor["type"] != _SHAPES[width]
+        or "sparse" in accessor
+        or view["buffer"] != 0
+        or stride < width * kind.itemsize
+    ):
+        raise KeyError(index)
+    if start + max(count - 1, 0) * stride + width * kind.itemsize > len(blob):
+        raise ValueError(f"{path} is truncated: an attribute lies beyond its {len(blob)} bytes of data.")
+    values = np.ndarray((count, width), kind, blob, start, (stride, kind.itemsize)).astype(np.float32)
+    if accessor.get("normalized") and kind.kind != "f":
+        values = (values / np.iinfo(kind).max).clip(-1)
+    return values
+
+
+def _placement(nodes: Any, index: int) -> Float[np.ndarray, "4 4"]:
+    """A node's matrix, its own and those of all its parents."""
+    parents = {child: parent for parent, node in enumerate(nodes) for child in node.get("children", [])}
+    matrix = _matrix(nodes[index])
+    for _ in nodes:
+        if index not in parents:
+            return matrix
+        index = parents[index]
+        matrix = _matrix(nodes[index]) @ matrix
+    raise KeyError(index)  # a node is its own ancestor
+
+
+def _matrix(node: Any) -> Float[np.ndarray, "4 4"]:
+    if "matrix" in node:
+        return _vector(node["matrix"], 16).reshape(4, 4).T
+    x, y, z, w = _vector(node.get("rotation", [0, 0, 0, 1]), 4)
+    matrix = np.eye(4)
+    matrix[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    matrix[:3, :3] *= _vector(node.get("scale", [1, 1, 1]), 3)
+    matrix[:3, 3] = _vector(node.get("translation", [0, 0, 0]), 3)
+    return matrix
+
+
+def _vector(values: Any, length: int) -> Float[np.ndarray, " D"]:
+    if type(values) is not list or len(values) != length or not all(type(value) in (int, float) for value in values):
+        raise TypeError(values)
+    if not all(abs(value) < _VECTOR_LIMIT for value in values):
+        raise OverflowError(values)
+    return np.array(values, np.float64)
+
+
+def _placed(path: Path, splats: Splats, placement: Float[np.ndarray, "4 4"]) -> Splats:
+    """The Gaussians where a node of glTF's world puts them, in the world's axes."""
+    linear, offset = TO_GLTF.T @ placement[:3, :3], TO_GLTF.T @ placement[:3, 3]
+    if np.array_equal(linear, np.eye(3)) and not offset.any():
+        return splats
+    scale = np.cbrt(np.linalg.det(linear))
+    if not (scale > 0 and np.allclose(linear @ linear.T, scale**2 * np.eye(3), atol=1e-4 * scale**2)):
+        raise ValueError(f"{path} has a node that mirrors, or does not scale all directions alike.")
+    splats = turned(splats, linear / scale)
+    means = (scale * splats.means + offset).astype(np.float32)
+    splats = splats._replace(means=means, log_scales=(splats.log_scales + np.log(scale)).astype(np.float32))
+    check(splats, f"{path} has")
+    return splats

@@ -1,0 +1,174 @@
+"""A density's surface as a mesh: marching cubes at the density that looks most like the renders."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from asdkit.core.optional import extra
+from asdkit.generators.base import Solid
+from asdkit.rendering.cameras import Views
+from asdkit.rendering.rays import Rays, march, rays_of, stratified
+
+_POINTS = 1 << 18  # that a solid is asked for at a time
+_RAYS = 1 << 13
+_SKIN = 1 / 32  # of the cube's half: how far from the surface, on both sides, its colour comes from
+_LAYERS = 6  # of the skin
+_EMPTY = 1e-3  # opacity of a skin that has no colour
+
+
+class Mesh(NamedTuple):
+    """A closed surface of triangles.
+
+    Shapes:
+        vertices: world units [V,3].
+        faces: indices of vertices, counter-clockwise seen from outside [F,3].
+        normals: unit vectors that point outwards [V,3].
+        colours: in [0,1], as displays take them (sRGB) [V,3].
+    """
+
+    vertices: Float32[np.ndarray, "V 3"]
+    faces: Int64[np.ndarray, "F 3"]
+    normals: Float32[np.ndarray, "V 3"]
+    colours: Float32[np.ndarray, "V 3"]
+
+
+def extract(solid: Solid, views: Views, alpha: Float[Tensor, "B 1 H W"], resolution: int = 128, faces: int = 0) -> Mesh:
+    """The surface of a solid, at the density that gives it the silhouettes of its renders; its largest connected part.
+
+    Densities have no surface, and span such a range that straight lines between grid points miss it. So the density d
+    is squeezed to d / (d + t), t the `threshold`, smoothed over a grid step, and cut at the threshold of that.
+
+    Args:
+        solid: what to make a mesh of.
+        views: cameras that see it from all sides.
+        alpha: the opacity they see.
+        resolution: points along each axis of the cube, 16 to 512.
+        faces: triangles at most, from 100 on; 0 for as many as there are.
+
+    Raises:
+        ValueError: an argument out of its range, or there is nothing to make a mesh of.
+        MissingExtra: the extra `mesh` is not installed.
+    """
+    if not 16 <= resolution <= 512:
+        raise ValueError(f"resolution must be within 16 and 512, not {resolution}.")
+    if faces and faces < 100:
+        raise ValueError(f"faces must be 0 or at least 100, not {faces}.")
+    smooth = extra("scipy.ndimage", "mesh").gaussian_filter
+    density = density_grid(solid, resolution)
+    squeezed = density / (density + threshold(density, solid.half, views, alpha))
+    filled = torch.from_numpy(smooth(squeezed.numpy(), 1))
+    vertices, triangles = surface(filled, threshold(filled, solid.half, views, alpha), solid.half)
+    if 0 < faces < len(triangles):
+        vertices, triangles = extra("fast_simplification", "mesh").simplify(vertices, triangles, target_count=faces)
+        vertices, triangles = vertices.astype(np.float32), triangles.astype(np.int64)
+    normals = _normals(vertices, triangles)
+    return Mesh(vertices, triangles, normals, skin(solid, vertices, normals))
+
+
+@torch.no_grad()
+def density_grid(solid: Solid, resolution: int) -> Float[Tensor, "R R R"]:
+    """The density at resolution^3 points of the cube, x first, from face to face.
+
+    Raises:
+        ValueError: a density that is not finite.
+    """
+    axis = torch.linspace(-solid.half, solid.half, resolution)
+    points = torch.cartesian_prod(axis, axis, axis)
+    density = torch.cat([solid.radiance(part)[0] for part in points.split(_POINTS)])
+    if not bool(density.isfinite().all()):
+        raise ValueError("there is nothing to make a mesh of: the density is not finite everywhere.")
+    return density.view(resolution, resolution, resolution)
+
+
+def threshold(grid: Float[Tensor, "R R R"], half: float, views: Views, alpha: Float[Tensor, "B 1 H W"]) -> float:
+    """The value whose surface has the silhouettes that agree best with the pixels of opacity above 1/2.
+
+    A pixel belongs to a surface's silhouette if the largest value along its ray reaches the threshold. All thresholds
+    are tried; the best one has the largest intersection over union.
+
+    Args:
+        grid: at the points of a cube, at least 0.
+        half: half its side in world units.
+        views: cameras.
+        alpha: the opacity they see.
+
+    Raises:
+        ValueError: no threshold has any silhouette in common with the pixels.
+    """
+    covered = alpha.detach().cpu().flatten() > 0.5
+    peaks, order = _peaks(grid, half, views.to("cpu")).sort(descending=True)
+    both = covered[order].double().cumsum(0)
+    either = torch.arange(1, len(peaks) + 1) + covered.sum() - both
+    following = torch.cat([peaks[1:], peaks.new_zeros(1)])
+    iou = (both / either).where(peaks > following, 0)  # equal peaks are reached together
+    best = int(iou.argmax())
+    if iou[best] == 0:
+        raise ValueError("there is nothing to make a mesh of: no camera sees anything more than half opaque.")
+    return float(peaks[best] + following[best]) / 2
+
+
+def _peaks(grid: Float[Tensor, "R R R"], half: float, views: Views) -> Float[Tensor, " N"]:
+    """The largest value along the ray of each pixel; 0 for rays that miss the cube."""
+    rays = rays_of(views, half)
+    peaks, hits = torch.zeros_like(rays.near), (rays.far > rays.near).nonzero().squeeze(1)
+    values = grid.permute(2, 1, 0)[None, None]  # grid_sample's last axis is x
+    for part in hits.split(_RAYS):
+        some = Rays(*(each[part] for each in rays))
+        points = some.origins[:, None] + stratified(some, 2 * len(grid))[..., None] * some.directions[:, None]
+        read = grid_sample(values, (points / half)[None, None], align_corners=True)
+        peaks[part] = read[0, 0, 0].amax(1)
+    return peaks
+
+
+def surface(
+    grid: Float[Tensor, "R R R"], level: float, half: float
+) -> tuple[Float32[np.ndarray, "V 3"], Int64[np.ndarray, "F 3"]]:
+    """Vertices and faces of the closed surface where the grid's value is `level`: the largest connected part.
+
+    The largest part is the one that encloses the largest volume; a cavity's volume is negative.
+    """
+    closed = torch.nn.functional.pad(grid, (1,) * 6).numpy()
+    vertices, faces, _, _ = extra("skimage.measure", "mesh").marching_cubes(closed, level, gradient_direction="ascent")
+    edges = (np.ones(2 * len(faces)), (faces[:, :2].ravel(), faces[:, 1:].ravel()))
+    links = extra("scipy.sparse", "mesh").coo_array(edges, shape=(len(vertices),) * 2)
+    part = extra("scipy.sparse.csgraph", "mesh").connected_components(links, directed=False)[1]
+    a, b, c = vertices[faces].astype(np.float64).transpose(1, 0, 2)
+    volumes = np.bincount(part[faces[:, 0]], (a * np.cross(b, c)).sum(1))
+    kept = part == volumes.argmax()
+    places = (vertices[kept] - 1) * (2 * half / (len(grid) - 1)) - half
+    return places.astype(np.float32), (kept.cumsum() - 1)[faces[kept[faces[:, 0]]]]
+
+
+def _normals(vertices: Float32[np.ndarray, "V 3"], faces: Int64[np.ndarray, "F 3"]) -> Float32[np.ndarray, "V 3"]:
+    """Means of the faces' normals, weighted by area."""
+    a, b, c = vertices[faces].astype(np.float64).transpose(1, 0, 2)
+    cross = np.repeat(np.cross(b - a, c - a), 3, axis=0)
+    sums = np.stack([np.bincount(faces.ravel(), cross[:, axis], len(vertices)) for axis in range(3)], axis=1)
+    return (sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-20)).astype(np.float32)
+
+
+@torch.no_grad()
+def skin(
+    solid: Solid, points: Float32[np.ndarray, "N 3"], normals: Float32[np.ndarray, "N 3"]
+) -> Float32[np.ndarray, "N 3"]:
+    """The colours of points of a solid's surface, seen by cameras that look straight at them, through a thin layer.
+
+    Where that is empty, the colour is that of the nearest point where it isn't.
+    """
+    depth, colours, alphas = _SKIN * solid.half, [], []
+    places, directions = (torch.from_numpy(each).split(_POINTS // _LAYERS) for each in (points, normals))
+    for place, outwards in zip(places, directions, strict=True):
+        near = torch.zeros(len(place))
+        rays = Rays(place + depth * outwards, -outwards, near, near + 2 * depth)
+        seen = march(solid.radiance, rays, stratified(rays, _LAYERS), lambda at: at.abs().amax(1) <= solid.half)
+        colours.append((seen.colour / seen.alpha.clamp(min=1e-10)[:, None]).clamp(0, 1))
+        alphas.append(seen.alpha)
+    result, full = torch.cat(colours).numpy(), (torch.cat(alphas) > _EMPTY).numpy()
+    if full.any() and not full.all():
+        nearest = extra("scipy.spatial", "mesh").cKDTree(points[full]).query(points[~full])[1]
+        result[~full] = result[full][nearest]
+    return result

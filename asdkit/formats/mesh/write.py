@@ -1,0 +1,88 @@
+"""Meshes as files that other programs read."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from asdkit.core.atomic import atomic
+from asdkit.core.optional import extra
+from asdkit.formats.colour import linear_light
+from asdkit.formats.glb import TO_GLTF
+from asdkit.formats.mesh.extract import Mesh
+from asdkit.formats.mesh.texture import Texture
+
+
+def write_mesh(path: Path, mesh: Mesh, texture: Texture | None = None) -> list[Path]:
+    """Write a mesh, with a colour at each vertex or with a texture; returns the files.
+
+    GLB and OBJ are y-up with the front towards +z; PLY keeps the world's axes, z-up with the front towards +x. A GLB
+    is one file; an OBJ's texture lies beside it (.mtl and .png), and all three files are written or none. A GLB's
+    vertex colours are linear light, as glTF wants them, all others are sRGB.
+
+    Args:
+        path: its suffix .glb, .obj or .ply says the format.
+        mesh: what to write.
+        texture: of this mesh, for .glb and .obj.
+
+    Raises:
+        ValueError: another suffix, or a texture for a .ply.
+        MissingExtra: the extra `mesh` is not installed.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".glb", ".obj", ".ply"):
+        raise ValueError(f"{path} must end in .glb, .obj or .ply to be a mesh.")
+    if suffix == ".ply" and texture is not None:
+        raise ValueError(f"{path} can't hold a texture; take .glb or .obj.")
+    files = {".glb": _glb, ".obj": _obj, ".ply": _ply}[suffix](path, mesh, texture)
+    with ExitStack() as stack:  # renames the last file first: when the mesh is there, so is what belongs to it
+        for file, content in files.items():
+            stack.enter_context(atomic(file)).write_bytes(content)
+    return list(files)
+
+
+def _glb(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
+    visual = extra("trimesh.visual", "mesh")
+    material = visual.material.PBRMaterial(metallicFactor=0.0, roughnessFactor=1.0)
+    if texture is None:
+        look = visual.TextureVisuals(material=material)
+        look.vertex_attributes["color"] = _bytes(linear_light(mesh.colours))
+    else:
+        material.baseColorTexture = Image.fromarray(texture.image)
+        look = visual.TextureVisuals(uv=texture.uvs, material=material)
+    return {path: _model(mesh, texture, look, TO_GLTF).export(file_type="glb", include_normals=True)}
+
+
+def _obj(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
+    visual, name = extra("trimesh.visual", "mesh"), path.stem.replace(" ", "_")  # in an OBJ a space ends a name
+    if texture is None:
+        look = visual.ColorVisuals(vertex_colors=_bytes(mesh.colours))
+    else:
+        white, black = [255, 255, 255], [0, 0, 0]
+        picture = Image.fromarray(texture.image)
+        material = visual.material.SimpleMaterial(picture, white, white, black, 0.0, name)
+        look = visual.TextureVisuals(uv=texture.uvs, material=material)
+    text, others = extra("trimesh.exchange.obj", "mesh").export_obj(
+        _model(mesh, texture, look, TO_GLTF), True, return_texture=True, mtl_name=f"{name}.mtl", header=None
+    )
+    return {path: text.encode()} | {path.with_name(other): content for other, content in others.items()}
+
+
+def _ply(path: Path, mesh: Mesh, texture: None) -> dict[Path, bytes]:
+    look = extra("trimesh.visual", "mesh").ColorVisuals(vertex_colors=_bytes(mesh.colours))
+    return {path: _model(mesh, texture, look, np.eye(3)).export(file_type="ply")}
+
+
+def _model(mesh: Mesh, texture: Texture | None, look, axes: Float[np.ndarray, "3 3"]):
+    """The mesh as trimesh's, turned from the world's axes."""
+    vertices, normals, faces = mesh.vertices @ axes.T, mesh.normals @ axes.T, mesh.faces
+    if texture is not None:
+        vertices, normals, faces = vertices[texture.parents], normals[texture.parents], texture.faces
+    return extra("trimesh", "mesh").Trimesh(vertices, faces, vertex_normals=normals, visual=look, process=False)
+
+
+def _bytes(colours: Float[np.ndarray, "V 3"]) -> np.ndarray:
+    """Colours in [0,1] as opaque RGBA."""
+    return np.pad((colours * 255).round().astype(np.uint8), ((0, 0), (0, 1)), constant_values=255)

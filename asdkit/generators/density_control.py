@@ -1,0 +1,218 @@
+"""Density control: how the number of Gaussians changes. Whatever is drawn is drawn alike on every rank."""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from asdkit.core.parts import Part, require
+from asdkit.core.randomness import sent
+from asdkit.generators.gaussian_store import Store
+from asdkit.rendering.projection import rotation_matrices
+
+RATIO_LIMIT = 51  # Gaussians that one relocated Gaussian is counted as, at most; as in gsplat
+
+
+class Density(Part, ABC):
+    """What happens in a round of density control, every `densify_every` iterations."""
+
+    follows_gradients = True  # whether the gradients of screen positions are added up
+
+    @abstractmethod
+    def round(self, store: Store, optimizer: torch.optim.Optimizer, number: int, generator: torch.Generator) -> None:
+        """Grow, prune or move Gaussians.
+
+        Args:
+            store: the Gaussians.
+            optimizer: forgets about what has changed.
+            number: rounds that there could have been so far, this one among them.
+            generator: the only source of random draws.
+        """
+
+    def every_step(self, store: Store, lr: float, generator: torch.Generator) -> None:
+        """Called after every step of the optimiser and after the round, if there is one.
+
+        Args:
+            store: the Gaussians.
+            lr: learning rate of the positions in this step.
+            generator: the only source of random draws.
+        """
+
+
+class Fraction(Density):
+    """Prunes, then grows a fixed share of the Gaussians: those with the largest mean gradient on the screen.
+
+    The scale of gradients differs a hundredfold between methods and priors; a share needs no tuning to it.
+
+    Args:
+        fraction: share of the Gaussians that grows in a round, in [0,1].
+        split_scale: a growing Gaussian is split in two smaller ones if its largest standard deviation is above this
+            (world units, > 0), and is doubled otherwise.
+        prune_opacity: Gaussians less opaque than this die in a round, in [0,1).
+        prune_scale: Gaussians with a standard deviation above this die in a round, world units, > 0.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        fraction: float = 0.05,
+        split_scale: float = 0.03,
+        prune_opacity: float = 0.01,
+        prune_scale: float = 0.5,
+    ) -> None:
+        require(0 <= fraction <= 1, f"fraction must be within [0,1], not {fraction}.")
+        _check_sizes(split_scale, prune_opacity, prune_scale)
+        self.fraction, self.split_scale = fraction, split_scale
+        self.prune_opacity, self.prune_scale = prune_opacity, prune_scale
+
+    def round(self, store: Store, optimizer: torch.optim.Optimizer, number: int, generator: torch.Generator) -> None:
+        doomed = (store.opacities < self.prune_opacity) | (store.sizes > self.prune_scale)
+        store.forget(optimizer, store.kill(doomed))
+        gradients = store.mean_gradients()
+        count = min(round(self.fraction * store.num_alive), int((~store.alive).sum()), int((gradients > 0).sum()))
+        parents = gradients.argsort(descending=True, stable=True)[:count]
+        large = store.sizes[parents] > self.split_scale
+        children = store.copy(parents)
+        draws = torch.randn(2, count, 3, generator=generator).to(store.means)
+        store.split(parents[large], children[large], draws[:, large])
+        self._double(store, parents[~large], children[~large])
+        store.forget(optimizer, torch.cat([children, parents[large]]))
+
+    def _double(self, store: Store, parents: Int64[Tensor, " M"], children: Int64[Tensor, " M"]) -> None:
+        """Makes parent and child so faint that together they look like the parent did: 1 - (1-o)^2 = the old o."""
+        opacity = 1 - (1 - store.opacities[parents]).sqrt()
+        for slots in (parents, children):
+            store.opacity_logits.data[slots] = opacity.clamp(1e-6, 1 - 1e-6).logit()
+
+
+class Threshold(Density):
+    """The density control of 3D Gaussian splatting, decision for decision that of gsplat's DefaultStrategy.
+
+    Gaussians above a gradient are copied or, if large, split; then faint and huge ones die; and now and then all
+    opacities are pulled down. Where the capacity is too small, the largest gradients go first.
+
+    Args:
+        gradient: mean gradient on the screen, in units of half the image, above which a Gaussian grows, > 0.
+        split_scale: growing Gaussians with a standard deviation above this are split, world units, > 0.
+        prune_opacity: Gaussians less opaque than this die in a round, in [0,1).
+        prune_scale: Gaussians with a standard deviation above this die in a round, world units, > 0.
+        reset_rounds: rounds between two resets of opacity to twice `prune_opacity`; 0 for never.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(
+        self,
+        gradient: float = 2e-4,
+        split_scale: float = 0.03,
+        prune_opacity: float = 0.005,
+        prune_scale: float = 0.5,
+        reset_rounds: int = 0,
+    ) -> None:
+        require(0 < gradient < math.inf, f"gradient must be a positive number, not {gradient}.")
+        require(reset_rounds >= 0, f"reset_rounds must not be negative, but is {reset_rounds}.")
+        require(not reset_rounds or 0 < prune_opacity < 0.5, "a reset of opacity needs a prune_opacity in (0, 0.5).")
+        _check_sizes(split_scale, prune_opacity, prune_scale)
+        self.gradient, self.split_scale, self.reset_rounds = gradient, split_scale, reset_rounds
+        self.prune_opacity, self.prune_scale = prune_opacity, prune_scale
+
+    def round(self, store: Store, optimizer: torch.optim.Optimizer, number: int, generator: torch.Generator) -> None:
+        gradients = store.mean_gradients()
+        wanted = gradients > self.gradient
+        parents = gradients.argsort(descending=True, stable=True)[: min(int(wanted.sum()), int((~store.alive).sum()))]
+        parents = parents.sort().values
+        large = store.sizes[parents] > self.split_scale
+        children = store.copy(parents)
+        draws = torch.randn(2, int(large.sum()), 3, generator=generator).to(store.means)
+        store.split(parents[large], children[large], draws)
+        store.forget(optimizer, torch.cat([children, parents[large]]))
+        doomed = (store.opacities < self.prune_opacity) | (store.sizes > self.prune_scale)
+        store.forget(optimizer, store.kill(doomed))
+        if self.reset_rounds and number % self.reset_rounds == 0:
+            store.reset_opacities(optimizer, 2 * self.prune_opacity)
+
+
+class MCMC(Density):
+    """3D Gaussian splatting as Markov chain Monte Carlo (arXiv 2404.09591), as gsplat's MCMCStrategy.
+
+    Faint Gaussians move to where opaque ones are, new ones are added there up to the capacity, and the more transparent
+    a Gaussian is the more its position trembles. The sum looks the same after a move as before it (Eq. 9 there).
+
+    Args:
+        growth: share of the Gaussians that a round adds, in [0,1].
+        min_opacity: Gaussians at most this opaque are moved, in (0,1).
+        noise: factor of the tremor, at least 0; it is multiplied by the learning rate of positions.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    follows_gradients = False
+
+    def __init__(self, growth: float = 0.05, min_opacity: float = 0.005, noise: float = 5e5) -> None:
+        require(0 <= growth <= 1, f"growth must be within [0,1], not {growth}.")
+        require(0 < min_opacity < 1, f"min_opacity must be within (0,1), not {min_opacity}.")
+        require(0 <= noise < math.inf, f"noise must be a number that is not negative, not {noise}.")
+        self.growth, self.min_opacity, self.noise = growth, min_opacity, noise
+
+    def round(self, store: Store, optimizer: torch.optim.Optimizer, number: int, generator: torch.Generator) -> None:
+        store.forget(optimizer, self._relocate(store, store.alive & (store.opacities <= self.min_opacity), generator))
+        free = (~store.alive).nonzero().squeeze(1)[: int(self.growth * store.num_alive)]
+        new = torch.zeros_like(store.alive).index_fill(0, free, True)
+        store.forget(optimizer, self._relocate(store, new, generator))
+
+    def every_step(self, store: Store, lr: float, generator: torch.Generator) -> None:
+        draws = sent(torch.randn(store.means.shape, generator=generator), store.means.device).to(store.means)
+        axes = rotation_matrices(store.quats.data) * store.log_scales.data.exp()[:, None]
+        tremor = (100 * (0.005 - store.opacities)).sigmoid() * (lr * self.noise)
+        moves = (axes @ (axes.transpose(1, 2) @ (draws * tremor[:, None])[..., None])).squeeze(-1)
+        store.means.data += moves.where(store.alive[:, None], torch.zeros_like(moves))
+
+    def _relocate(self, store: Store, taken: Tensor, generator: torch.Generator) -> Int64[Tensor, " M"]:
+        """Fills the slots `taken` from the other Gaussians, drawn by opacity; returns all slots that have changed."""
+        targets, sources = taken.nonzero().squeeze(1), (store.alive & ~taken).nonzero().squeeze(1)
+        if not len(targets) or not len(sources):
+            return targets[:0]
+        odds = store.opacities[sources].cpu()
+        parents = sources[torch.multinomial(odds, len(targets), True, generator=generator).to(sources.device)]
+        ratio = 1 + torch.bincount(parents, minlength=len(taken))[parents]
+        opacity, shrink = relocation(store.opacities[parents], ratio)
+        store.opacity_logits.data[parents] = opacity.clamp(self.min_opacity, 1 - 1e-7).logit()
+        store.log_scales.data[parents] += shrink.log()[:, None]
+        for parameter in store.in_order():
+            parameter.data[targets] = parameter.data[parents]
+        store.alive[targets] = True
+        return torch.cat([targets, parents])
+
+
+def relocation(
+    opacity: Float[Tensor, " M"], ratio: Int64[Tensor, " M"]
+) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
+    """What `ratio` equal Gaussians in one place must be to look like one: Eq. 9 of arXiv 2404.09591.
+
+    Args:
+        opacity: of the one, in (0,1).
+        ratio: how many, at least 1; 51 at most count.
+
+    Returns:
+        The opacity of each, 1 - (1 - opacity)^(1/ratio), and the factor of its standard deviations.
+    """
+    n = ratio.clamp(1, RATIO_LIMIT).double()
+    old = opacity.double()
+    new = 1 - (1 - old) ** (1 / n)
+    k = torch.arange(1, RATIO_LIMIT + 1, device=opacity.device, dtype=torch.float64)
+    log_choose = torch.lgamma(n + 1)[:, None] - torch.lgamma(k + 1) - torch.lgamma((n[:, None] - k).clamp(min=0) + 1)
+    terms = (-1) ** (k + 1) * log_choose.exp() * new[:, None] ** k / k.sqrt()
+    total = terms.where(k <= n[:, None], torch.zeros_like(terms)).sum(1)
+    return new.to(opacity), (old / total).to(opacity)
+
+
+def _check_sizes(split_scale: float, prune_opacity: float, prune_scale: float) -> None:
+    for name, value in {"split_scale": split_scale, "prune_scale": prune_scale}.items():
+        require(0 < value < math.inf, f"{name} must be a positive number, not {value}.")
+    require(0 <= prune_opacity < 1, f"prune_opacity must be within [0,1), not {prune_opacity}.")

@@ -1,0 +1,102 @@
+"""What checkpoints hold of generators. A checkpoint comes from anywhere: nothing in it is executed."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from asdkit.core.atomic import local
+from asdkit.core.parts import unwrapped
+from asdkit.core.trust import refusal, trusting
+from asdkit.generators.base import Generator
+
+INSTANTIATOR = "pytorch_lightning.cli.instantiate_module"  # how Lightning builds a module from its arguments
+_NEEDED = {"prompt", "prior", "generator", "guidance"}
+
+
+class Saved(NamedTuple):
+    """A run's arguments and its generator's weights.
+
+    Args:
+        file: the checkpoint.
+        arguments: of `Distillation`; parts are class paths and arguments.
+        weights: of the generator.
+    """
+
+    file: Path
+    arguments: dict[str, Any]
+    weights: dict[str, Tensor]
+
+
+def read(path: Path) -> Saved:
+    """What the last checkpoint of a run folder, or a checkpoint, holds.
+
+    Raises:
+        ValueError: there is none, or it is broken or of something else.
+    """
+    path = local(path)
+    file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"There is no checkpoint {file}; name a folder that asdkit fit made, or a checkpoint in it.")
+    try:
+        saved = torch.load(file, map_location="cpu", weights_only=True)
+        arguments, weights = dict(saved["hyper_parameters"]), dict(saved["state_dict"])
+    except OSError:
+        raise
+    except Exception:  # torch's reader raises whatever a broken file makes it stumble over
+        raise ValueError(f"{file} is broken, or no checkpoint of asdkit.") from None
+    if arguments.pop("_instantiator", INSTANTIATOR) != INSTANTIATOR or not arguments.keys() >= _NEEDED:
+        raise ValueError(f"{file} is the checkpoint of something else than a distillation.")
+    mine = {name.removeprefix("generator."): value for name, value in weights.items() if name.startswith("generator.")}
+    return Saved(file, arguments, mine)
+
+
+def restore(generator: Generator, saved: Saved) -> None:
+    """Give a generator the weights that were saved.
+
+    Raises:
+        ValueError: they are another generator's, or not finite.
+    """
+    try:
+        generator.load_state_dict(saved.weights)
+    except (RuntimeError, KeyError):
+        raise ValueError(f"{saved.file} does not hold the weights of the generator that it names.") from None
+    if not all(bool(value.isfinite().all()) for value in generator.state_dict().values()):
+        raise ValueError(f"{saved.file} holds weights that are not finite.")
+
+
+def generator_of(path: Path) -> Generator:
+    """The generator of a run folder or a checkpoint.
+
+    Raises:
+        ValueError: there is none, or it is broken or can't be built.
+    """
+    from jsonargparse import ArgumentParser
+
+    saved = read(path)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Generator, "generator")
+    try:
+        with trusting():
+            parsed = parser.parse_object({"generator": started_anyhow(saved.arguments["generator"])})
+            generator = parser.instantiate_classes(parsed).generator
+    except Exception as error:  # of jsonargparse, or of a part that does not like its arguments
+        raise cannot_build(saved.file, error) from None
+    restore(generator, saved)
+    return generator
+
+
+def started_anyhow(spec: dict[str, Any]) -> dict[str, Any]:
+    """A generator's class path and arguments, without the file that it started from, which may be gone by now."""
+    arguments = {name: value for name, value in spec.get("init_args", {}).items() if name not in ("init", "start")}
+    return {"class_path": spec.get("class_path"), "init_args": arguments}
+
+
+def cannot_build(file: Path, error: Exception) -> ValueError:
+    """The sentence for a checkpoint that names a part which can't be built."""
+    if refused := refusal(str(error), str(file)):
+        return ValueError(refused)
+    lines = [line.strip(" -") for line in str(unwrapped(error)).splitlines()]
+    reason = [type(error).__name__, *(line for line in lines if line and not line.startswith("Given value"))][-1]
+    return ValueError(f"{file} names a part that can't be built: {reason}")

@@ -1,0 +1,162 @@
+"""Where Gaussians start: a random ball or box, a file of splats, a point cloud, a mesh, another run, or a `Start`."""
+
+import math
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from asdkit.core.atomic import local
+from asdkit.core.parts import Part
+from asdkit.formats import ply, read_splats
+from asdkit.formats.glb import holds_gaussians
+from asdkit.formats.mesh.sample import fit, sample_mesh
+from asdkit.generators.from_checkpoint import generator_of
+from asdkit.rendering.cameras import ring, unproject
+from asdkit.rendering.spherical_harmonics import SH_0
+
+NEIGHBOURS = 3
+THINNER = 100  # times as wide as thick are surfels, at least
+_ELEVATIONS_DEG, _AROUND, _PIXELS = (-35.0, 10.0, 55.0), 8, 96  # from where another run's object is looked at
+REFERENCE_LIMIT = 10_000  # points that distances are measured to
+
+
+class Cloud(NamedTuple):
+    """Initial values of the parameters of N Gaussians, in the order of `ply.Splats`."""
+
+    means: Float[Tensor, "N 3"]
+    quats: Float[Tensor, "N 4"]
+    log_scales: Float[Tensor, "N 3"]
+    opacity_logits: Float[Tensor, " N"]
+    sh: Float[Tensor, "N K 3"]
+
+
+class Start(Part, ABC):
+    """Where Gaussians start, for starts of your own; `ShapE` is one."""
+
+    @abstractmethod
+    def points(
+        self, count: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]:
+        """Points in the world's axes and their sRGB colours in [0,1]; None for grey.
+
+        Their size and place do not matter, for they are fitted into the ball of `init_radius`, as those of files are.
+
+        Args:
+            count: how many are asked for.
+            generator: of all draws.
+        """
+
+
+def cloud_from(
+    init: str | Start, count: int, radius: float, opacity: float, generator: torch.Generator, turned: bool = False
+) -> Cloud:
+    """The initial Gaussians, as `Gaussians` takes them; `turned` by random rotations where they have none of their own.
+
+    Raises:
+        ValueError: there is no such file, it is broken, or its kind is unknown.
+    """
+    if isinstance(init, Start):
+        points, colors = init.points(count, generator)
+        return _from_points(fit(points, radius, type(init).__name__), colors, opacity, generator, turned)
+    if not init:
+        raise ValueError("init is empty; say what to start from, e.g. --model.generator.init=RUN or FILE, or ball.")
+    if init in ("ball", "box"):
+        start = _ball(count, radius, generator) if init == "ball" else _box(count, radius, generator)
+        return _from_points(start, None, opacity, generator, turned)
+    path = local(init)
+    if path.is_dir() or path.suffix == ".ckpt":
+        return _from_run(path, count, opacity, generator, turned)
+    if not path.is_file():
+        raise ValueError(f'init must be "ball", "box", or the path of a file or run, but there is no {init}.')
+    suffix = path.suffix.lower()
+    header = ply.read_header(path) if suffix == ".ply" else None
+    ours = header.is_splats if header else suffix in (".splat", ".spz") or (suffix == ".glb" and holds_gaussians(path))
+    if ours:
+        return Cloud(*(torch.from_numpy(values) for values in read_splats(path)))
+    if header is None or header.is_mesh:
+        points, colors = sample_mesh(path, count, radius, generator)
+    else:
+        points, colors = _sample_points(path, count, radius, generator)
+    return _from_points(points, colors, opacity, generator, turned)
+
+
+def thin(cloud: Cloud) -> Cloud:
+    """The Gaussians as discs: their third axis is a hundredth of the smaller of the others."""
+    wide = cloud.log_scales[:, :2]
+    return cloud._replace(log_scales=torch.cat([wide, wide.amin(1, keepdim=True) - math.log(THINNER)], dim=1))
+
+
+def _ball(count: int, radius: float, generator: torch.Generator) -> Float[Tensor, "N 3"]:
+    direction = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
+    return direction * radius * torch.rand(count, 1, generator=generator) ** (1 / 3)
+
+
+def _box(count: int, radius: float, generator: torch.Generator) -> Float[Tensor, "N 3"]:
+    return radius * (2 * torch.rand(count, 3, generator=generator) - 1)
+
+
+@torch.no_grad()
+def _from_run(path: Path, count: int, opacity: float, generator: torch.Generator, turned: bool) -> Cloud:
+    """Another run's Gaussians as they are; of another kind of object, points of the surface that cameras see."""
+    made = generator_of(path)
+    splats, solid = made.splats(), made.solid()
+    if splats is not None:
+        return Cloud(*(torch.from_numpy(values) for values in splats))
+    if solid is None:
+        raise ValueError(f"{path} holds no 3D object for Gaussians to start from.")
+    seen = []
+    for elevation_deg in _ELEVATIONS_DEG:
+        views = ring(_AROUND, elevation_deg, distance=3.4 * solid.half, size=_PIXELS)
+        render = made.render(views, torch.ones(3))
+        seen.append(unproject(render.depth, views).permute(0, 2, 3, 1)[render.alpha[:, 0] > 0.5])
+    points = torch.cat(seen)
+    if not len(points):
+        raise ValueError(f"{path} shows nothing opaque for Gaussians to start from.")
+    points = points[torch.randperm(len(points), generator=generator)[:count]]
+    return _from_points(points, solid.radiance(points)[1], opacity, generator, turned)
+
+
+def _from_points(
+    points: Float[Tensor, "N 3"],
+    colors: Float[Tensor, "N 3"] | None,
+    opacity: float,
+    generator: torch.Generator,
+    turned: bool,
+) -> Cloud:
+    """Round Gaussians as large as the distance between neighbours; grey with a little noise if there is no colour."""
+    if colors is None:
+        colors = 0.5 + 0.1 * (torch.rand(len(points), 3, generator=generator) - 0.5)
+    quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(len(points), 1)
+    return Cloud(
+        means=points,
+        quats=torch.randn(len(points), 4, generator=generator) if turned else quats,
+        log_scales=_spacing(points, generator).log()[:, None].repeat(1, 3),
+        opacity_logits=torch.full((len(points),), opacity).logit(),
+        sh=(colors[:, None] - 0.5) / SH_0,
+    )
+
+
+def _spacing(points: Float[Tensor, "N 3"], generator: torch.Generator) -> Float[Tensor, " N"]:
+    """Mean distance to the nearest neighbours, in chunks; estimated from a random subset when there are many points."""
+    count = len(points)
+    if count == 1:
+        return torch.full((1,), 0.1)
+    known = points[torch.randperm(count, generator=generator)[:REFERENCE_LIMIT]] if count > REFERENCE_LIMIT else points
+    nearest = min(NEIGHBOURS + 1, len(known))
+    distances = torch.cat([torch.cdist(part, known).topk(nearest, largest=False).values for part in points.split(1024)])
+    thinning = (len(known) / count) ** (1 / 3)
+    return (distances[:, 1:].mean(1) * thinning).clamp(min=1e-3 * float(points.std(0).max()) + 1e-7)
+
+
+def _sample_points(
+    path: Path, count: int, radius: float, generator: torch.Generator
+) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]:
+    """At most `count` points of a point cloud, with their colours."""
+    cloud = ply.read_points(path)
+    chosen = torch.randperm(len(cloud.points), generator=generator)[:count]
+    colors = None if cloud.colors is None else torch.from_numpy(cloud.colors)[chosen]
+    return fit(torch.from_numpy(cloud.points), radius, path)[chosen], colors

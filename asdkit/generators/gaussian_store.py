@@ -1,0 +1,124 @@
+"""Gaussians in a store of fixed capacity: what density control works on."""
+
+from abc import ABC
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from asdkit.generators.base import Generator
+from asdkit.generators.gaussian_start import Cloud
+from asdkit.rendering.projection import rotation_matrices
+
+SPLIT_SHRINK = 1.6  # the halves of a split Gaussian are this much smaller
+
+
+class Store(Generator, ABC):
+    """Slots for Gaussians, and a mask of those that are alive.
+
+    Growing writes into dead slots and dying clears the mask, so that parameters, the optimiser's state and checkpoints
+    never change their shape. `grad_sum` and `grad_count` hold what the screen positions' gradients have added up to.
+    """
+
+    means: nn.Parameter
+    quats: nn.Parameter
+    log_scales: nn.Parameter
+    opacity_logits: nn.Parameter
+    sh: nn.Parameter
+    alive: Bool[Tensor, " C"]
+    grad_sum: Float[Tensor, " C"]
+    grad_count: Float[Tensor, " C"]
+    _slots: tuple[Tensor, int, Tensor] | None = None
+
+    def allocate(self, capacity: int, sh_degree: int, cloud: Cloud) -> None:
+        """Make `capacity` slots, the first of which hold `cloud`.
+
+        Raises:
+            ValueError: there are more Gaussians than slots.
+        """
+        count = len(cloud.means)
+        if count > capacity:
+            raise ValueError(f"capacity must be at least {count}, the file's number of Gaussians.")
+        self.means = nn.Parameter(torch.zeros(capacity, 3))
+        self.quats = nn.Parameter(torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(capacity, 1))
+        self.log_scales = nn.Parameter(torch.zeros(capacity, 3))
+        self.opacity_logits = nn.Parameter(torch.zeros(capacity))
+        self.sh = nn.Parameter(torch.zeros(capacity, (sh_degree + 1) ** 2, 3))
+        self.register_buffer("alive", torch.arange(capacity) < count)
+        self.register_buffer("grad_sum", torch.zeros(capacity))
+        self.register_buffer("grad_count", torch.zeros(capacity))
+        for parameter, values in zip(self.in_order(), cloud, strict=True):
+            values = values[:, : parameter.shape[1]] if parameter is self.sh else values
+            parameter.data[(slice(count), *(slice(size) for size in values.shape[1:]))] = values
+
+    def in_order(self) -> tuple[nn.Parameter, ...]:
+        """All parameters, in the order of `Cloud` and `ply.Splats`."""
+        return self.means, self.quats, self.log_scales, self.opacity_logits, self.sh
+
+    def slots(self) -> Int64[Tensor, " N"]:
+        """Where the Gaussians are; looked up only after `alive` has changed, for a GPU must be waited for."""
+        version = 0 if self.alive.is_inference() else self.alive._version
+        if self._slots is None or self._slots[0] is not self.alive or self._slots[1] != version:
+            self._slots = self.alive, version, self.alive.nonzero().squeeze(1)
+        return self._slots[2]
+
+    @property
+    def num_alive(self) -> int:
+        """The number of Gaussians."""
+        return int(self.alive.sum())
+
+    @property
+    def opacities(self) -> Float[Tensor, " C"]:
+        """Opacities of all slots, in (0,1)."""
+        return self.opacity_logits.data.sigmoid()
+
+    @property
+    def sizes(self) -> Float[Tensor, " C"]:
+        """Largest standard deviation of each slot, in world units."""
+        return self.log_scales.data.amax(1).exp()
+
+    def mean_gradients(self) -> Float[Tensor, " C"]:
+        """Mean norm of the gradients on the screen over the views that saw a Gaussian; -1 where there was none."""
+        seen = self.alive & (self.grad_sum > 0)
+        return (self.grad_sum / self.grad_count.clamp(min=1)).where(seen, -torch.ones_like(self.grad_sum))
+
+    def kill(self, doomed: Bool[Tensor, " C"]) -> Int64[Tensor, " M"]:
+        """Empty slots, but never that of the most opaque Gaussian; returns those emptied."""
+        doomed = doomed & self.alive
+        doomed[self.opacities.where(self.alive, -torch.ones_like(self.grad_sum)).argmax()] = False
+        self.alive &= ~doomed
+        return doomed.nonzero().squeeze(1)
+
+    def copy(self, parents: Int64[Tensor, " M"]) -> Int64[Tensor, " M"]:
+        """Fill as many free slots with copies of the parents, in order; returns these slots."""
+        children = (~self.alive).nonzero().squeeze(1)[: len(parents)]
+        for parameter in self.in_order():
+            parameter.data[children] = parameter.data[parents]
+        self.alive[children] = True
+        return children
+
+    def split(self, parents: Int64[Tensor, " M"], children: Int64[Tensor, " M"], draws: Float[Tensor, "2 M 3"]) -> None:
+        """Moves parent and child to two draws from the parent's Gaussian and makes both smaller."""
+        rotation = rotation_matrices(self.quats.data[parents])
+        offsets = (rotation @ (draws * self.log_scales.data[parents].exp())[..., None]).squeeze(-1)
+        for slots, offset in zip((parents, children), offsets, strict=True):
+            self.means.data[slots] += offset
+            self.log_scales.data[slots] -= torch.tensor(SPLIT_SHRINK).log().to(self.log_scales)
+
+    def forget(self, optimizer: torch.optim.Optimizer, slots: Int64[Tensor, " M"]) -> None:
+        """Zeroes what the optimiser remembers about slots."""
+        for parameter in self.in_order():
+            for value in self._moments(optimizer, parameter):
+                value[slots] = 0
+
+    def reset_opacities(self, optimizer: torch.optim.Optimizer, opacity: float) -> None:
+        """Makes every Gaussian at most this opaque, and forgets where opacities were going."""
+        self.opacity_logits.data.clamp_(max=float(torch.tensor(opacity).logit()))
+        for value in self._moments(optimizer, self.opacity_logits):
+            value.zero_()
+
+    def _moments(self, optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Iterator[Tensor]:
+        for value in optimizer.state.get(parameter, {}).values():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                yield value

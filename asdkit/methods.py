@@ -1,0 +1,334 @@
+"""Methods as one-line expressions of score fields. The residual of each is what Eq. 7 weighs with w(t).
+
+One convention for all: lambda = `scale` as in e_null + lambda (e_y - e_null). Published numbers of the other
+convention, e_y + s (e_y - e_null), are lambda - 1; each docstring says what was converted.
+"""
+
+from asdkit.core.parts import records_spec
+from asdkit.core.ramps import Ramp
+from asdkit.discriminators.adapters import Embedding, LoRA
+from asdkit.discriminators.base import Adapter, Discriminator, Gamma, Real
+from asdkit.discriminators.real_samples import SourceImage
+from asdkit.scores.fields import CFG, Field, Identity, Noise, Null, Prompt
+from asdkit.scores.perp_neg import PerpNeg
+from asdkit.scores.redrawn import Above, Earlier, Inverted, Later, OnSource, Reweighted, Scorer, Stages
+
+_UGLY = "oversaturated color, ugly, tiling, low quality, noisy"
+_UNREAL = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
+
+
+@records_spec
+def ASD(
+    scale: float | Ramp = 7.5,
+    gamma: float | Ramp | Gamma = -0.5,
+    adapter: Adapter | None = None,
+    negative: str | None = None,
+    real: Real | None = None,
+    eta: float | Ramp = 0.5,
+    real_clip: float = 2.0,
+    allow_unbounded: bool = False,
+    perp_neg: PerpNeg | None = None,
+) -> Field:
+    """Adversarial score distillation: e_null + lambda (e_y - e_null) - e_phi, phi trained by Eq. 10 or, with real
+    samples, Eq. 9.
+
+    Args:
+        scale: the CFG scale lambda; 7.5 in the paper.
+        gamma: weight of the discriminator's penalty; -0.5 in the paper's 3D experiments, -1 in its 2D ones.
+        adapter: where phi lives; a LoRA of rank 4 when left out.
+        negative: a negative prompt in the place of the null condition.
+        real: real samples, which make it Eq. 9.
+        eta: weight of the penalty on real samples; 0.5 in the paper's general case.
+        real_clip: a real sample whose error has grown to so many times the prior's own no longer counts.
+        allow_unbounded: accept gamma <= -1, where Eq. 10 has no minimum.
+        perp_neg: against several faces; see `PerpNeg`.
+    """
+    phi = Discriminator(
+        adapter or LoRA(), gamma, None, allow_unbounded, scale=scale, real=real, eta=eta, real_clip=real_clip
+    )
+    return CFG(scale=scale, negative=negative, perp_neg=perp_neg) - phi
+
+
+@records_spec
+def ReleasedASD(
+    scale: float | Ramp = 7.5,
+    gamma: float | Ramp = -0.75,
+    adapter: Adapter | None = None,
+    negative: str | None = None,
+    perp_neg: PerpNeg | None = None,
+) -> Field:
+    """ASD as the paper's released code trains it, whose gamma is in effect smaller where there is more noise.
+
+    There phi is a LoRA on Stable Diffusion 2.1, which predicts v, beside 2.1-base as the prior: give the adapter a
+    `prior` of its own for that.
+
+    Args:
+        scale: the CFG scale lambda; 7.5 in its settings.
+        gamma: weight of the discriminator's penalty; -0.75 in its settings.
+        adapter: where phi lives; a LoRA of rank 4 when left out.
+        negative: a negative prompt in the place of the null condition.
+        perp_neg: against several faces; see `PerpNeg`.
+    """
+    phi = Discriminator(adapter or LoRA(), gamma, scale=scale, released=True)
+    return CFG(scale=scale, negative=negative, perp_neg=perp_neg) - phi
+
+
+@records_spec
+def VSD(
+    scale: float | Ramp = 7.5,
+    adapter: Adapter | None = None,
+    negative: str | None = None,
+    perp_neg: PerpNeg | None = None,
+) -> Field:
+    """Variational score distillation (ProlificDreamer): ASD with gamma = 0.
+
+    Args:
+        scale: the CFG scale lambda; 7.5 in ProlificDreamer.
+        adapter: where phi lives; a LoRA of rank 4 when left out.
+        negative: a negative prompt in the place of the null condition.
+        perp_neg: against several faces; see `PerpNeg`.
+    """
+    return CFG(scale=scale, negative=negative, perp_neg=perp_neg) - Discriminator(adapter or LoRA(), 0.0, scale=scale)
+
+
+@records_spec
+def SDS(scale: float | Ramp = 100.0, negative: str | None = None, perp_neg: PerpNeg | None = None) -> Field:
+    """Score distillation sampling (DreamFusion): e_null + lambda (e_y - e_null) - eps.
+
+    Args:
+        scale: the CFG scale lambda; 100 in DreamFusion (threestudio's guidance_scale 100 is 101 here).
+        negative: a negative prompt in the place of the null condition.
+        perp_neg: against several faces; see `PerpNeg`.
+    """
+    return CFG(scale=scale, negative=negative, perp_neg=perp_neg) - Noise()
+
+
+@records_spec
+def SJC(scale: float | Ramp = 101.0, reduce_variance: bool = True, perp_neg: PerpNeg | None = None) -> Field:
+    """Score Jacobian chaining: the score at a noised image, with or without the noise as a control variate.
+
+    Args:
+        scale: the CFG scale lambda (the published 100 is of the other convention).
+        reduce_variance: subtract eps, as the published default does; without it the residual is e_lambda alone.
+        perp_neg: against several faces; see `PerpNeg`.
+    """
+    return CFG(scale=scale, perp_neg=perp_neg) - Noise() if reduce_variance else CFG(scale=scale, perp_neg=perp_neg)
+
+
+@records_spec
+def CSD(
+    scale: float | Ramp = 1.0,
+    negative_scale: float | Ramp = 0.0,
+    negative: str = _UGLY,
+    perp_neg: PerpNeg | None = None,
+) -> Field:
+    """Classifier score distillation: a (e_y - e_null) + b (e_null - e_neg), the text's pull alone.
+
+    Args:
+        scale: the coefficient a.
+        negative_scale: the coefficient b of the negative prompt; refinements move it, e.g. Ramp(1, 0.5, 10000).
+        negative: the negative prompt.
+        perp_neg: against several faces; see `PerpNeg`.
+    """
+    towards = scale * (CFG(scale=1.0, perp_neg=perp_neg) - Null())
+    away = negative_scale * (Null() - Prompt(negative, view_dependent=False))
+    return towards if negative_scale == 0 else towards + away
+
+
+@records_spec
+def NFSD(
+    scale: float | Ramp = 7.5, negative: str = _UNREAL, t_from: float = 0.2, perp_neg: PerpNeg | None = None
+) -> Field:
+    """Noise-free score distillation: e_lambda, less the negative prompt's prediction where there is much noise.
+
+    Args:
+        scale: the CFG scale lambda; 7.5 in the paper.
+        negative: the prompt of what is out of the distribution.
+        t_from: from which share of the schedule on it is subtracted; 0.2 in the paper.
+        perp_neg: against several faces; see `PerpNeg`.
+    """
+    return CFG(scale=scale, perp_neg=perp_neg) - Above(Prompt(negative, view_dependent=False), t_from)
+
+
+@records_spec
+def Bridge(
+    source: str,
+    scale: float | Ramp = 100.0,
+    bridge_scale: float = 1.0,
+    at: int = 20000,
+    perp_neg: PerpNeg | None = None,
+) -> Field:
+    """Score bridge (SDS-Bridge): SDS first, then from what the image is, in words, to what it shall be.
+
+    Args:
+        source: words for what is wrong with the image so far, added to the prompt in the paper's recipes.
+        scale: the CFG scale lambda of the first stage; 100 in 3D, 30 in 2D.
+        bridge_scale: factor of e_y - e_source in the second stage.
+        at: the iteration at which the second stage begins; 20000 of 25000 in 3D.
+        perp_neg: against several faces; see `PerpNeg`.
+    """
+    return Stages(CFG(scale=scale, perp_neg=perp_neg) - Noise(), bridge_scale * (Prompt() - Prompt(source)), at)
+
+
+@records_spec
+def ISM(scale: float | Ramp = 7.5, delta: float = 0.05, steps: int = 5, perp_neg: PerpNeg | None = None) -> Field:
+    """Interval score matching (LucidDreamer): e_lambda(x_t) - e_null(x_s), where x0 is inverted to x_s, and x_s to x_t.
+
+    Args:
+        scale: the CFG scale lambda; 7.5 in the paper.
+        delta: t - s as a share of the schedule; 0.025 to 0.08 in the paper.
+        steps: network calls of the inversion up to s; at most 5 in the paper.
+        perp_neg: against several faces; see `PerpNeg`.
+    """
+    return Inverted(CFG(scale=scale, perp_neg=perp_neg) - Earlier(Null()), scale=0.0, steps=steps, last=delta)
+
+
+@records_spec
+def SDI(
+    scale: float | Ramp = 7.5, inversion_scale: float = -7.5, steps: int = 10, perp_neg: PerpNeg | None = None
+) -> Field:
+    """Score distillation via inversion: SDS with the noise that DDIM inversion finds for the image.
+
+    Args:
+        scale: the CFG scale lambda; 7.5 (with the published config's Perp-Neg, whose convention is this one).
+        inversion_scale: the CFG scale of the inversion; -7.5.
+        steps: network calls of the inversion; 10.
+        perp_neg: against several faces; see `PerpNeg`.
+    """
+    return Inverted(CFG(scale=scale, perp_neg=perp_neg) - Noise(), scale=inversion_scale, steps=steps)
+
+
+@records_spec
+def AsynchronousSD(
+    scale: float | Ramp = 7.5, ratio: float = 0.1, t_min: float = 0.02, perp_neg: PerpNeg | None = None
+) -> Field:
+    """Asynchronous score distillation (ScaleDreamer, not the paper's ASD): the prior a little later stands for e_phi.
+
+    It is the discriminator that needs no training, which the paper's limitations ask for.
+
+    Args:
+        scale: the CFG scale lambda, above 1; 7.5 in the paper.
+        ratio: how much later at most, as a share of t - t_min; 0.1 in the paper.
+        t_min: the smallest t that is drawn, as a share of the schedule.
+        perp_neg: against several faces; see `PerpNeg`.
+    """
+    return CFG(scale=scale, perp_neg=perp_neg) - Later(Prompt(), ratio, t_min)
+
+
+@records_spec
+def LODS(scale: float | Ramp = 40.0, adapter: Adapter | None = None, perp_neg: PerpNeg | None = None) -> Field:
+    """Learned null embedding (LODS): SDS whose null condition is trained on what the generator shows.
+
+    Args:
+        scale: the CFG scale lambda.
+        adapter: where the null condition lives; an Embedding when left out.
+        perp_neg: against several faces; see `PerpNeg`.
+    """
+    null = Discriminator(adapter or Embedding(), 0.0, text="", scale=scale)
+    return CFG(scale=scale, null=null, perp_neg=perp_neg) - Noise()
+
+
+@records_spec
+def DDS(scale: float | Ramp = 7.5) -> Field:
+    """Delta denoising score: SDS of the prompt, less SDS of the source's words on the source image; the noise cancels.
+
+    Args:
+        scale: the CFG scale lambda of both; 7.5 in the paper.
+    """
+    return CFG(scale=scale) - OnSource(CFG(scale=scale, of_source=True))
+
+
+@records_spec
+def PDS(scale: float | Ramp = 7.5, pull: float | Ramp = 0.1) -> Field:
+    """DDS with a pull back to the source image, which is what posterior distillation adds to it.
+
+    Args:
+        scale: the CFG scale lambda; the published 2D value is 100, with a pull that its stride happens to give.
+        pull: weight of x0 - x0_source.
+    """
+    return CFG(scale=scale) - OnSource(CFG(scale=scale, of_source=True)) + pull * Identity()
+
+
+@records_spec
+def ASDEdit(
+    scale: float | Ramp = 7.5,
+    gamma: float | Ramp | Gamma = -1.0,
+    source_gamma: float | Ramp | Gamma = 1.0,
+    source_eta: float | Ramp = 0.0,
+    adapter: Adapter | None = None,
+    source_adapter: Adapter | None = None,
+    allow_unbounded: bool = True,
+    pull: float | Ramp = 0.0,
+) -> Field:
+    """Editing by adversarial score distillation, Eq. 11: [e_lambda_y - e_phi](x) - [e_lambda_z - e_psi](x_source).
+
+    phi learns by Eq. 10 what the image shows; psi, which speaks for the source's words z, by Eq. 9 with the source
+    image as its one real sample x^r and the image as its fake.
+
+    Args:
+        scale: the CFG scale lambda; 7.5 in the paper.
+        gamma: of phi; -1 in the paper.
+        source_gamma: of psi; 1 in the paper.
+        source_eta: of psi; 0 in the paper.
+        adapter: where phi lives; a LoRA of rank 4 when left out.
+        source_adapter: where psi lives; likewise.
+        allow_unbounded: accept the paper's gamma = -1, where Eq. 10 has no minimum.
+        pull: weight of x0 - x0_source, a pull back to the source image; none in the paper.
+    """
+    phi = Discriminator(adapter or LoRA(), gamma, None, allow_unbounded, scale=scale)
+    psi = Discriminator(
+        source_adapter or LoRA(), source_gamma, scale=scale, real=SourceImage(), eta=source_eta, of_source=True
+    )
+    return (CFG(scale=scale) - phi) - OnSource(CFG(scale=scale, of_source=True) - psi) + pull * Identity()
+
+
+@records_spec
+def DeltaASD(
+    scale: float | Ramp = 7.5,
+    gamma: float | Ramp | Gamma = -0.5,
+    adapter: Adapter | None = None,
+    source_adapter: Adapter | None = None,
+    allow_unbounded: bool = False,
+    pull: float | Ramp = 0.0,
+) -> Field:
+    """ASD of the prompt on the image, less ASD of the source's words on the source image: Eq. 11 with both
+    discriminators trained by Eq. 10, each on its own image.
+
+    Not in the paper. It is zero at the start wherever the prompts agree, and at both optima it is DDS at the scale
+    lambda_eff: of a single image e_phi* = (eps + gamma e_y) / (1 + gamma), and the noise cancels.
+
+    Args:
+        scale: the CFG scale lambda.
+        gamma: of both discriminators.
+        adapter: where phi lives, which learns the image; a LoRA of rank 4 when left out.
+        source_adapter: where psi lives, which learns the source image; likewise.
+        allow_unbounded: accept gamma <= -1, where Eq. 10 has no minimum.
+        pull: weight of x0 - x0_source, a pull back to the source image.
+    """
+    phi = Discriminator(adapter or LoRA(), gamma, None, allow_unbounded, scale=scale)
+    psi = Discriminator(
+        source_adapter or LoRA(), gamma, None, allow_unbounded, scale=scale, of_source=True, learns_source=True
+    )
+    return (CFG(scale=scale) - phi) - OnSource(CFG(scale=scale, of_source=True) - psi) + pull * Identity()
+
+
+@records_spec
+def RewardSDS(
+    scorer: Scorer,
+    scale: float | Ramp = 100.0,
+    draws: int = 4,
+    temperature: float = 0.1,
+    judged_scale: float = 7.5,
+    perp_neg: PerpNeg | None = None,
+) -> Field:
+    """SDS whose noises are weighted by how a scorer likes what each denoises to.
+
+    Args:
+        scorer: what judges pictures, e.g. asdkit.toybox.clip.CLIPScorer.
+        scale: the CFG scale lambda.
+        draws: noises for each image; 4 to 8 in the paper.
+        temperature: of the softmax over the scores.
+        judged_scale: the CFG scale of the pictures that are judged.
+        perp_neg: against several faces; see `PerpNeg`.
+    """
+    return Reweighted(CFG(scale=scale, perp_neg=perp_neg) - Noise(), scorer, draws, temperature, judged_scale)

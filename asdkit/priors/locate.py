@@ -1,0 +1,174 @@
+"""Where a prior comes from: the embedded one, a folder, a single file, or the hub."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from asdkit.core.atomic import local
+from asdkit.core.parts import PriorUnavailable
+from asdkit.priors.folder import ModelFolder, check_complete
+from asdkit.priors.hub import parse, snapshot
+from asdkit.priors.random_models import RANDOM, RandomModel
+from asdkit.priors.required_files import check_length, check_whole, fingerprint, names_in, needed
+
+EMBEDDED = "toybox"
+_BASES = {  # which models' small files fit a single file, by what diffusers takes it for
+    "v1": "sd15",
+    "xl_base": "sdxl",
+    "sd3": "sd3",
+    "sd35_medium": "sd35",
+    "sd35_large": "sd35-large",
+    "flux-dev": "flux",
+    "flux-schnell": "flux-schnell",
+}
+_INSIDE = {  # how the names of a part's tensors start; a network's names have no start in common
+    "unet": "",
+    "transformer": "",
+    "vae": ("first_stage_model.", "vae."),
+    "text_encoder": ("cond_stage_model.", "conditioner.embedders.0.", "text_encoders.clip_l."),
+    "text_encoder_2": ("conditioner.embedders.1.", "text_encoders.clip_g."),
+    "text_encoder_3": "text_encoders.t5xxl.",
+}
+
+
+def source(path: str, revision: str = "", variant: str = "", config: str = "") -> ModelFolder:
+    """The files of a prior, fetched from the hub if it is an id that is not in the hub's cache.
+
+    Args:
+        path: `toybox`, a folder in diffusers' layout, a .safetensors file with a whole model, an alias, an id,
+            or `random:` and an architecture.
+        revision: of an id; what the alias pins, or the main branch, when empty.
+        variant: weights whose names say so are preferred, such as `fp16`.
+        config: of a single file: the model whose settings and vocabularies it shares, named in the same way.
+
+    Raises:
+        PriorUnavailable: it is missing, torn, gated, withdrawn, of an unknown kind, or the hub is out of reach.
+    """
+    if path == EMBEDDED:
+        return ModelFolder(Path(__file__).parents[1] / "toybox" / "weights")
+    if path.startswith(RANDOM):
+        return RandomModel(path.removeprefix(RANDOM))
+    file = local(path).expanduser()
+    if file.is_file():
+        return _single(file, config)
+    return ModelFolder(_folder(path, revision, variant), variant)
+
+
+def _folder(path: str, revision: str = "", variant: str = "", without: tuple[str, ...] = ()) -> Path:
+    folder = local(path).expanduser()
+    found = None if folder.is_dir() else parse(path, revision)
+    if found is None:
+        return folder
+    return snapshot(*found, lambda names, read: needed(found[0], names, read, variant, without))
+
+
+class Alone(ModelFolder):
+    """A folder, or an id of the hub, that holds a single component and no index: an autoencoder.
+
+    Args:
+        path: where it is.
+
+    Raises:
+        PriorUnavailable: it is missing, torn or out of reach.
+    """
+
+    def __init__(self, path: str) -> None:
+        folder = local(path).expanduser()
+        found = None if folder.is_dir() else parse(path)
+        self.path, self.variant = snapshot(*found, lambda names, read: _alone(names)) if found else folder, ""
+        if not self.path.is_dir():
+            raise PriorUnavailable(
+                f"There is no folder {self.path}; name one with an autoencoder, or an id of the hub."
+            )
+        self.names = _alone(names_in(self.path))
+        check_whole(self.path, self.names)
+
+
+def _alone(names: Iterable[str]) -> list[str]:
+    """The files of a component without a folder of its own."""
+    top = [name for name in names if "/" not in name]
+    weights = [name for name in top if name.endswith(".safetensors")]
+    if "config.json" not in top or not weights:
+        raise PriorUnavailable("A component's folder has a config.json and safetensors; name one that does.")
+    return ["config.json", *weights]
+
+
+class SingleFile(ModelFolder):
+    """A .safetensors file in the layout that a model was trained in; what it lacks is in a folder of its kind.
+
+    Args:
+        file: the file.
+        path: that folder.
+        holds: the parts whose weights are in the file.
+    """
+
+    def __init__(self, file: Path, path: Path, holds: tuple[str, ...]) -> None:
+        super().__init__(path, without=holds)
+        self.file, self._holds = file, holds
+
+    def digest(self) -> str:
+        """A fingerprint of the weights in the file and in the folder."""
+        used = {name: self.path / name for name in self.names if name.endswith(".safetensors")} | {"": self.file}
+        return fingerprint(used, used)
+
+    def model(self, model_class: type, part: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """A component with weights, all of which must be there."""
+        if part not in self._holds:
+            return super().model(model_class, part, dtype)
+        from diffusers.loaders import single_file_utils as utils
+        from safetensors.torch import load_file
+
+        at = {"config": str(self.path), "subfolder": part, "torch_dtype": dtype, "local_files_only": True}
+        with self.reading(part, self.file):
+            tensors = load_file(self.file)
+            if not part.startswith("text_encoder"):
+                model = model_class.from_single_file(tensors, **at)
+            elif model_class.__name__ == "T5EncoderModel":
+                model = utils.create_diffusers_t5_model_from_checkpoint(model_class, tensors, **at)
+            else:
+                model = utils.create_diffusers_clip_model_from_ldm(model_class, tensors, **at)
+            check_complete(name for name, value in model.named_parameters() if value.is_meta)
+        return model.requires_grad_(False).eval()
+
+
+def _single(file: Path, config: str) -> SingleFile:
+    """The model in a file, whose settings and vocabularies come from another model's folder."""
+    if file.suffix != ".safetensors":
+        raise PriorUnavailable(
+            f"{file} is no .safetensors file, and asdkit opens no pickles; look for a safetensors copy, or convert it."
+        )
+    check_length(file)
+    shapes = _shapes(file)
+    if any("lora" in name for name in shapes):
+        raise PriorUnavailable(f"{file} is a LoRA; name it with prior.lora, and its model with prior.path.")
+    holds = tuple(part for part, starts in _INSIDE.items() if any(name.startswith(starts) for name in shapes))
+    return SingleFile(file, _folder(config or _base(file, shapes), without=holds), holds)
+
+
+def _shapes(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file, without their values."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        return {name: torch.empty(opened.get_slice(name).get_shape(), device="meta") for name in opened.keys()}  # noqa: SIM118
+
+
+def _base(file: Path, shapes: dict[str, torch.Tensor]) -> str:
+    """The alias of the model whose kind a file is of."""
+    from diffusers.loaders.single_file_utils import infer_diffusers_model_type
+
+    kind = infer_diffusers_model_type(shapes)
+    if kind == "v2":
+        raise PriorUnavailable(
+            f"{file} is a Stable Diffusion 2, and the file doesn't say whether it predicts noise or velocity; "
+            "say prior.config=sd21-base (noise, 512 pixels) or prior.config=sd21 (velocity, 768 pixels)."
+        )
+    known = kind != "v1" or any(name.startswith("model.diffusion_model.") for name in shapes)
+    if kind not in _BASES or not known:
+        raise PriorUnavailable(
+            f"{file} is not known as a whole model; name in prior.config the model whose settings, vocabularies and "
+            "missing parts it shares, or name a folder in diffusers' layout."
+        )
+    return _BASES[kind]

@@ -1,0 +1,169 @@
+"""Cameras. OpenCV axes (x right, y down, z forward), camera-to-world; the world is z-up, its front faces +x.
+
+Azimuth 0 looks at the front of the object from +x and grows counter-clockwise seen from above: at azimuth +90
+degrees the camera stands at +y and sees the object's left side. Elevation is positive above the ground plane.
+Angles are radians inside the library and degrees (names ending in `_deg`) at the command line.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from asdkit.core.randomness import sent
+
+
+@dataclass(frozen=True)
+class Views:
+    """A batch of B pinhole cameras that look at one scene.
+
+    Args:
+        c2w: camera-to-world, OpenCV axes [B,4,4].
+        K: intrinsics in pixels [B,3,3]; a pixel's centre is its index + 0.5.
+        azimuth: radians [B].
+        elevation: radians [B].
+        distance: from the origin, in world units [B].
+        height: image height in pixels.
+        width: image width in pixels.
+    """
+
+    c2w: Float[Tensor, "B 4 4"]
+    K: Float[Tensor, "B 3 3"]
+    azimuth: Float[Tensor, " B"]
+    elevation: Float[Tensor, " B"]
+    distance: Float[Tensor, " B"]
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return self.azimuth.shape[0]
+
+    def __getitem__(self, index: slice | Tensor) -> "Views":
+        """A part of the batch, by a slice or an index tensor."""
+        return self._map(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device | str) -> "Views":
+        """The same cameras with their tensors on `device`."""
+        return self._map(lambda tensor: sent(tensor, torch.device(device)))
+
+    def _map(self, function) -> "Views":
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Views(**{k: function(v) if isinstance(v, Tensor) else v for k, v in values.items()})
+
+    @property
+    def w2c(self) -> Float[Tensor, "B 4 4"]:
+        """World-to-camera matrices, the inverse of `c2w`."""
+        rotation = self.c2w[:, :3, :3].transpose(1, 2)
+        translation = -rotation @ self.c2w[:, :3, 3:]
+        top = torch.cat([rotation, translation], dim=2)
+        return torch.cat([top, self.c2w[:, 3:]], dim=1)
+
+
+def joined(batches: "list[Views]") -> Views:
+    """Several batches of cameras of one image size as one."""
+    tensors = {field.name for field in fields(Views)} - {"height", "width"}
+    parts = {name: torch.cat([getattr(views, name) for views in batches]) for name in tensors}
+    return Views(**parts, height=batches[0].height, width=batches[0].width)
+
+
+class Shot(NamedTuple):
+    """What a step looks at, where it is not cameras alone.
+
+    Shapes:
+        views: B cameras, or None for images that have none.
+        source: the source image in [0,1] [1 or B,3,H,W], for methods that compare with one.
+    """
+
+    views: Views | None = None
+    source: Float[Tensor, "B 3 H W"] | None = None
+
+    def split(self, count: int) -> "list[tuple[slice, Shot]]":
+        """Parts of `count` cameras each, and which rows of the whole they are: slices whose step is the whole's length.
+
+        Args:
+            count: a divisor of the number of cameras; 0 for one part. Without cameras there is one part.
+
+        Raises:
+            ValueError: `count` is no divisor.
+        """
+        if self.views is None or not count or count >= len(self.views):
+            return [(slice(0, None), self)]
+        total = len(self.views)
+        if total % count:
+            raise ValueError(f"chunk must divide the number of views per step, {total}; got {count}.")
+        found = []
+        for start in range(0, total, count):
+            rows = slice(start, start + count)
+            several = self.source is not None and len(self.source) == total
+            found.append(
+                (
+                    slice(start, start + count, total),
+                    Shot(self.views[rows], self.source[rows] if several else self.source),
+                )
+            )
+        return found
+
+
+def orbit(
+    azimuth: Float[Tensor, " B"],
+    elevation: Float[Tensor, " B"],
+    distance: Float[Tensor, " B"],
+    fov: float,
+    height: int,
+    width: int,
+) -> Views:
+    """Cameras on a sphere that look at the origin, z up.
+
+    Args:
+        azimuth: radians; 0 sees the front.
+        elevation: radians, within (-pi/2, pi/2).
+        distance: world units, > 0.
+        fov: vertical field of view in radians, within (0, pi).
+        height: pixels.
+        width: pixels.
+    """
+    cos_el = elevation.cos()
+    outward = torch.stack([azimuth.cos() * cos_el, azimuth.sin() * cos_el, elevation.sin()], dim=1)
+    forward = -outward
+    right = torch.stack([-azimuth.sin(), azimuth.cos(), torch.zeros_like(azimuth)], dim=1)
+    down = torch.linalg.cross(forward, right)
+    c2w = torch.zeros(len(azimuth), 4, 4, dtype=azimuth.dtype, device=azimuth.device)
+    c2w[:, :3, :3] = torch.stack([right, down, forward], dim=2)
+    c2w[:, :3, 3] = outward * distance[:, None]
+    c2w[:, 3, 3] = 1.0
+    focal = 0.5 * height / math.tan(0.5 * fov)
+    K = torch.tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]], dtype=azimuth.dtype)
+    return Views(c2w, K.to(azimuth.device).expand(len(azimuth), 3, 3), azimuth, elevation, distance, height, width)
+
+
+def ring(
+    count: int,
+    elevation_deg: float = 15.0,
+    distance: float = 3.4,
+    fov_deg: float = 40.0,
+    size: int = 64,
+    offset_deg: float = 0.0,
+) -> Views:
+    """`count` cameras evenly around the object, the first at azimuth `offset_deg`; square images of `size` pixels."""
+    azimuth = torch.arange(count) * (2 * math.pi / count) + math.radians(offset_deg)
+    elevation = torch.full((count,), math.radians(elevation_deg))
+    return orbit(azimuth, elevation, torch.full((count,), distance), math.radians(fov_deg), size, size)
+
+
+def unproject(depth: Float[Tensor, "B 1 H W"], views: Views) -> Float[Tensor, "B 3 H W"]:
+    """The points in world units that pixels' centres see at a depth (camera z in world units)."""
+    y, x = torch.meshgrid(torch.arange(views.height) + 0.5, torch.arange(views.width) + 0.5, indexing="ij")
+    pixels = torch.stack([x, y, torch.ones_like(x)]).flatten(1).to(views.K)
+    local = torch.linalg.inv_ex(views.K).inverse @ pixels * depth.flatten(2)
+    return (views.c2w[:, :3, :3] @ local + views.c2w[:, :3, 3:]).unflatten(2, depth.shape[2:])
+
+
+def surface_normals(depth: Float[Tensor, "B 1 H W"], views: Views) -> Float[Tensor, "B 3 H W"]:
+    """Unit normals of what a depth map shows, in world axes, towards the camera: of neighbouring pixels' points."""
+    points = torch.nn.functional.pad(unproject(depth, views), (1, 1, 1, 1), mode="replicate")
+    along_x = points[..., 1:-1, 2:] - points[..., 1:-1, :-2]
+    along_y = points[..., 2:, 1:-1] - points[..., :-2, 1:-1]
+    return torch.nn.functional.normalize(torch.linalg.cross(along_y, along_x, dim=1), dim=1)

@@ -1,0 +1,64 @@
+"""The CUDA backend: gsplat 1.5's `rasterization`s, called so that every backend means the same thing."""
+
+import torch
+from jaxtyping import Float, Int32
+from torch import Tensor
+from torch.nn import functional as F
+
+from asdkit.rendering.projection import BLUR, NEAR, camera_depths
+
+
+def render(
+    means: Float[Tensor, "N 3"],
+    quats: Float[Tensor, "N 4"],
+    scales: Float[Tensor, "N 3"],
+    opacities: Float[Tensor, " N"],
+    colors: Float[Tensor, "B N D"],
+    w2c: Float[Tensor, "B 4 4"],
+    K: Float[Tensor, "B 3 3"],
+    width: int,
+    height: int,
+    background: Float[Tensor, "B D"],
+    antialiased: bool,
+    surfels: bool,
+) -> tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"], Float[Tensor, "B N 2"], Int32[Tensor, "B N 2"]]:
+    """Colours and depth blended on the background, alpha, screen positions and radii; depth is the last feature.
+
+    Of surfels the positions are zeros, which get what gsplat has for their gradient.
+
+    Raises:
+        RuntimeError: gsplat is missing, or the tensors are not on a CUDA device.
+    """
+    if not means.is_cuda:
+        raise RuntimeError(f"The gsplat backend needs tensors on a CUDA device, not on {means.device}.")
+    try:
+        from gsplat import rasterization, rasterization_2dgs
+    except ImportError as error:
+        raise RuntimeError("Drawing Gaussians on CUDA needs gsplat: install it with `pip install gsplat`.") from error
+    features = torch.cat([colors, camera_depths(means, w2c)[..., None]], dim=-1)
+    count = features.shape[-1]
+    padding = (0, (1 << (count - 1).bit_length()) - count)  # the surfels' kernel fills up with what it finds in memory
+    behind = torch.cat([background, background.new_zeros(len(background), 1)], dim=-1)
+    scene = {
+        "means": means.contiguous(),
+        "quats": quats.contiguous(),
+        "scales": scales.contiguous(),
+        "opacities": opacities.contiguous(),
+        "colors": F.pad(features, padding),
+        "viewmats": w2c.contiguous(),
+        "Ks": K.contiguous(),
+        "width": width,
+        "height": height,
+        "near_plane": NEAR,
+        "packed": False,
+        "backgrounds": F.pad(behind, padding),
+        "render_mode": "RGB",
+    }
+    if surfels:
+        blended, alpha, *_, meta = rasterization_2dgs(**scene)
+        positions = meta["gradient_2dgs"]
+    else:
+        mode = "antialiased" if antialiased else "classic"
+        blended, alpha, meta = rasterization(**scene, eps2d=BLUR, rasterize_mode=mode)
+        positions = meta["means2d"]
+    return blended[..., :count], alpha, positions, meta["radii"]

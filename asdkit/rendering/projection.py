@@ -1,0 +1,180 @@
+"""Perspective projection of Gaussians (EWA splatting) and spherical-harmonic colours, with gsplat's conventions."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int32, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from asdkit.rendering.spherical_harmonics import SH_0, sh_polynomials
+
+ALPHA_MIN = 1 / 255  # a Gaussian is not drawn on a pixel where its alpha is lower
+ALPHA_MAX = 0.999  # alpha is clamped here; gsplat from 1.6 on clamps at 0.99
+TRANSMITTANCE_MIN = 1e-4  # a pixel is finished before the Gaussian that would let less light than this through
+BLUR = 0.3  # squared pixels added to each variance on the screen (gsplat's eps2d)
+NEAR = 0.01  # world units; Gaussians nearer to the camera plane are not drawn
+EXTENT_MAX = 3.33  # standard deviations that a footprint covers at most
+TANGENT_MARGIN = 0.3  # the projection is linearised within 1 + this times the field of view
+RADIUS_LIMIT = 2.0**30  # pixels; keeps the integer radii in range
+
+
+class Projection(NamedTuple):
+    """Gaussians on the screens of B cameras.
+
+    Shapes:
+        means2d: centres in pixels, x right and y down [B,N,2].
+        shapes: inverse 2D covariance (xx, xy, yy) in 1/pixel^2 [B,N,3]; of surfels something else, see there.
+        depths: camera z in world units [B,N].
+        opacities: in [0,1], compensated for the blur when antialiased [B,N].
+        radii: half sizes of the footprint's box in pixels, both 0 for a Gaussian that is not drawn [B,N,2].
+    """
+
+    means2d: Float[Tensor, "B N 2"]
+    shapes: Float[Tensor, "B N S"]
+    depths: Float[Tensor, "B N"]
+    opacities: Float[Tensor, "B N"]
+    radii: Int32[Tensor, "B N 2"]
+
+
+def rotation_matrices(quats: Float[Tensor, "N 4"]) -> Float[Tensor, "N 3 3"]:
+    """Rotation matrices of quaternions wxyz of any norm but zero."""
+    w, x, y, z = F.normalize(quats, dim=-1).unbind(-1)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+
+
+def camera_depths(means: Float[Tensor, "N 3"], w2c: Float[Tensor, "B 4 4"]) -> Float[Tensor, "B N"]:
+    """Camera z of world points, in world units."""
+    return w2c[:, 2, :3] @ means.T + w2c[:, 2, 3:]
+
+
+def project(
+    means: Float[Tensor, "N 3"],
+    quats: Float[Tensor, "N 4"],
+    scales: Float[Tensor, "N 3"],
+    opacities: Float[Tensor, " N"],
+    w2c: Float[Tensor, "B 4 4"],
+    K: Float[Tensor, "B 3 3"],
+    width: int,
+    height: int,
+    antialiased: bool = False,
+) -> Projection:
+    """Projects Gaussians to the screens of B cameras, differentiably but for the radii.
+
+    Args:
+        means: centres in world units.
+        quats: wxyz, any norm but zero.
+        scales: standard deviations in world units, > 0.
+        opacities: in (0,1).
+        w2c: world-to-camera, OpenCV axes.
+        K: intrinsics in pixels.
+        width: pixels.
+        height: pixels.
+        antialiased: dim each Gaussian by what the blur added to its area (Mip-Splatting).
+    """
+    batch, count = len(w2c), len(means)
+    x, y = (torch.addmm(w2c[:, i, 3:], w2c[:, i, :3], means.T) for i in range(2))
+    z = camera_depths(means, w2c)
+    in_front = z > NEAR
+    z = z.where(in_front, torch.ones_like(z))
+    focal_x, focal_y, centre_x, centre_y = (K[:, i, j, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    slope_x, slope_y = x / z, y / z
+    means2d = torch.stack([focal_x * slope_x + centre_x, focal_y * slope_y + centre_y], dim=-1)
+
+    # Rows of rotation * scale in camera axes, then the Jacobian of the projection: cov = u u^T is never indefinite.
+    factor = (rotation_matrices(quats) * scales[:, None, :]).permute(1, 0, 2).reshape(3, count * 3)
+    row_x, row_y, row_z = (w2c[:, :3, :3].reshape(batch * 3, 3) @ factor).view(batch, 3, count, 3).unbind(1)
+    slope_x = _clamp_slope(slope_x, focal_x, centre_x, width)
+    slope_y = _clamp_slope(slope_y, focal_y, centre_y, height)
+    u_x = (focal_x / z)[..., None] * (row_x - slope_x[..., None] * row_z)
+    u_y = (focal_y / z)[..., None] * (row_y - slope_y[..., None] * row_z)
+    cov_xx, cov_xy, cov_yy = (u_x * u_x).sum(-1), (u_x * u_y).sum(-1), (u_y * u_y).sum(-1)
+
+    sharp_determinant = cov_xx * cov_yy - cov_xy * cov_xy
+    cov_xx, cov_yy = cov_xx + BLUR, cov_yy + BLUR
+    determinant = cov_xx * cov_yy - cov_xy * cov_xy
+    drawable = in_front & (determinant > 0) & determinant.isfinite()
+    determinant = determinant.where(drawable, torch.ones_like(determinant))
+    conics = torch.stack([cov_yy, -cov_xy, cov_xx], dim=-1) / determinant[..., None]
+    if antialiased:
+        opacities = opacities * (sharp_determinant / determinant).clamp(min=1e-12).sqrt()
+    else:
+        opacities = opacities.expand(batch, count)
+    radii = _radii(means2d, cov_xx, cov_yy, opacities, drawable, width, height)
+    return Projection(means2d, conics, z, opacities, radii)
+
+
+def _clamp_slope(
+    slope: Float[Tensor, "B N"], focal: Float[Tensor, "B 1"], centre: Float[Tensor, "B 1"], size: int
+) -> Float[Tensor, "B N"]:
+    """Keeps x/z (or y/z) near the field of view, where linearising the projection makes sense."""
+    margin = TANGENT_MARGIN * 0.5 * size / focal
+    return torch.minimum(torch.maximum(slope, -centre / focal - margin), (size - centre) / focal + margin)
+
+
+@torch.no_grad()
+def _radii(
+    means2d: Float[Tensor, "B N 2"],
+    cov_xx: Float[Tensor, "B N"],
+    cov_yy: Float[Tensor, "B N"],
+    opacities: Float[Tensor, "B N"],
+    drawable: Tensor,
+    width: int,
+    height: int,
+) -> Int32[Tensor, "B N 2"]:
+    """Half sizes in pixels of the box outside of which alpha is below ALPHA_MIN; 0 where it is so on all the screen."""
+    extent = (2 * (opacities / ALPHA_MIN).clamp(min=1).log()).sqrt().clamp(max=EXTENT_MAX)
+    radii = (extent[..., None] * torch.stack([cov_xx, cov_yy], dim=-1).sqrt()).ceil().clamp(max=RADIUS_LIMIT)
+    size = torch.tensor([width, height], dtype=means2d.dtype, device=means2d.device)
+    on_screen = ((means2d + radii > 0) & (means2d - radii < size) & (radii > 0)).all(-1)
+    return radii.where((drawable & on_screen)[..., None], torch.zeros_like(radii)).to(torch.int32)
+
+
+def footprints(
+    means2d: Float[Tensor, "N 2"],
+    shapes: Float[Tensor, "N 3"],
+    opacities: Float[Tensor, " N"],
+    gaussian: Int64[Tensor, " M"],
+    pixel: Int64[Tensor, " M"],
+    width: int,
+) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
+    """The exponent and the unclamped alpha of each (Gaussian, pixel) pair; a pixel's centre is its index + 0.5."""
+    x, y = means2d.index_select(0, gaussian).unbind(-1)
+    xx, xy, yy = shapes.index_select(0, gaussian).unbind(-1)
+    dx, dy = x - (pixel % width + 0.5), y - (pixel // width + 0.5)
+    sigma = 0.5 * (xx * dx * dx + yy * dy * dy) + xy * dx * dy
+    return sigma, opacities.index_select(0, gaussian) * (-sigma).exp()
+
+
+def spherical_harmonics(
+    degree: int, dirs: Float[Tensor, "*batch 3"], coeffs: Float[Tensor, "*coeffs K 3"]
+) -> Float[Tensor, "*out 3"]:
+    """Colours seen along directions: clamp_min(sum of coefficient * basis + 0.5, 0).
+
+    Args:
+        degree: 0 to 3; the first (degree+1)^2 coefficients are used.
+        dirs: from the camera to the Gaussian in world axes, any norm; not looked at when the degree is 0.
+        coeffs: K >= (degree+1)^2 coefficients of three colours; its batch dimensions broadcast with those of `dirs`.
+
+    Raises:
+        ValueError: a degree outside 0 to 3, or fewer coefficients than it needs.
+    """
+    needed = (degree + 1) ** 2
+    if not 0 <= degree <= 3:
+        raise ValueError(f"spherical harmonics of degree 0 to 3 are supported, not {degree}.")
+    if coeffs.shape[-2] < needed:
+        raise ValueError(f"degree {degree} needs {needed} coefficients per colour, but {coeffs.shape[-2]} were given.")
+    if degree == 0:
+        return (SH_0 * coeffs[..., 0, :] + 0.5).clamp(min=0)
+    basis = torch.stack(sh_basis(degree, dirs), dim=-1)
+    return ((basis[..., None] * coeffs[..., :needed, :]).sum(-2) + 0.5).clamp(min=0)
+
+
+def sh_basis(degree: int, dirs: Float[Tensor, "*batch 3"]) -> list[Float[Tensor, "*batch"]]:
+    """The (degree+1)^2 real spherical harmonics in 3DGS's order and signs at directions of any norm, degree 0 to 3."""
+    return sh_polynomials(degree, *F.normalize(dirs, dim=-1).unbind(-1))

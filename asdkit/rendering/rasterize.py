@@ -1,0 +1,141 @@
+"""Rasterisers of 3D Gaussians: one function, three backends with the same conventions (those of gsplat).
+
+On a CUDA device gsplat draws; on the CPU a kernel compiled by numba does; the plain PyTorch backend is the readable
+reference of both, and draws surfels (2D Gaussians) on the CPU. gsplat and numba are imported when they are first used.
+"""
+
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int32
+from torch import Tensor
+
+from asdkit.rendering import surfels as discs
+from asdkit.rendering.cameras import Views
+from asdkit.rendering.projection import project, spherical_harmonics
+
+Backend = Literal["auto", "torch", "numba", "gsplat"]
+
+
+class Raster(NamedTuple):
+    """What B cameras see, D features per pixel.
+
+    Shapes:
+        image: features blended on the background [B,H,W,D].
+        alpha: opacity of the pixel in [0,1] [B,H,W,1].
+        depth: expected camera z in world units, 0 where nothing was drawn [B,H,W,1].
+        means2d: screen positions in pixels; call `retain_grad()` before backward to read their gradient [B,N,2].
+            Of surfels, zeros with that gradient; gsplat's is coarser: it leaves out a disc's tilt and the filter.
+        radii: half sizes of the footprints in pixels, 0 for a Gaussian that was not drawn [B,N,2].
+    """
+
+    image: Float[Tensor, "B H W D"]
+    alpha: Float[Tensor, "B H W 1"]
+    depth: Float[Tensor, "B H W 1"]
+    means2d: Float[Tensor, "B N 2"]
+    radii: Int32[Tensor, "B N 2"]
+
+
+def rasterize(
+    means: Float[Tensor, "N 3"],
+    quats: Float[Tensor, "N 4"],
+    scales: Float[Tensor, "N 3"],
+    opacities: Float[Tensor, " N"],
+    colors: Float[Tensor, "N D"] | Float[Tensor, "N K 3"],
+    views: Views,
+    background: Float[Tensor, " D"] | Float[Tensor, "B D"],
+    sh_degree: int | None = None,
+    antialiased: bool = False,
+    backend: Backend = "auto",
+    surfels: bool = False,
+) -> Raster:
+    """Draws Gaussians, differentiably in all tensors but the cameras'. float64 stays float64 (not with gsplat).
+
+    Args:
+        means: centres in world units.
+        quats: rotations wxyz, any norm but zero.
+        scales: standard deviations in world units, > 0.
+        opacities: in (0,1); those below 1/255 are not drawn.
+        colors: features [N,D], or coefficients of spherical harmonics [N,K,3] with `sh_degree`.
+        views: B cameras.
+        background: features behind the Gaussians, one for all cameras or one for each.
+        sh_degree: degree 0 to 3 of the spherical harmonics; None when `colors` are features.
+        antialiased: dim Gaussians that are smaller than a pixel (Mip-Splatting).
+        backend: "auto" chooses gsplat on CUDA devices, numba on the CPU and torch elsewhere and for surfels.
+        surfels: draw flat discs (2DGS): the third scale is not looked at, nor is the Gaussian blurred; it gets no
+            smaller than a blot on the screen instead. Numba draws none.
+
+    Raises:
+        ValueError: shapes that do not fit together, a degree outside 0 to 3, or surfels with what they do not go with.
+        RuntimeError: the backend is not installed, or cannot work on the tensors' device.
+    """
+    _check(means, quats, scales, opacities, colors, sh_degree)
+    dtype = torch.float64 if means.dtype == torch.float64 else torch.float32
+    if backend == "auto":
+        backend = {"cuda": "gsplat", "cpu": "torch" if surfels else "numba"}.get(means.device.type, "torch")
+    if surfels and (antialiased or backend == "numba"):
+        other = "antialiased" if antialiased else "the numba backend; torch draws them on the CPU"
+        raise ValueError(f"surfels do not go with {other}.")
+    with torch.autocast(means.device.type, enabled=False):
+        means, quats, scales, opacities, colors, background, w2c, K, eyes = (
+            tensor.to(dtype)
+            for tensor in (means, quats, scales, opacities, colors, background, views.w2c, views.K, views.c2w[:, :3, 3])
+        )
+        if sh_degree is not None:
+            colors = spherical_harmonics(sh_degree, means - eyes[:, None] if sh_degree else means, colors)
+        colors = colors.expand(len(views), *colors.shape[-2:])
+        background = background.expand(len(views), colors.shape[-1])
+        gaussians, camera = (means, quats, scales, opacities), (w2c, K, views.width, views.height)
+        if backend == "gsplat":
+            from asdkit.rendering.gsplat_backend import render
+
+            blended, alpha, means2d, radii = render(*gaussians, colors, *camera, background, antialiased, surfels)
+            image, weighted_depth = blended[..., :-1], blended[..., -1:]
+        else:
+            composite = _composite(backend, means.device)
+            if surfels:
+                projection, means2d = discs.project(*gaussians, *camera)
+                composite = partial(composite, footprints=discs.footprints)
+            else:
+                projection = project(*gaussians, *camera, antialiased)
+                means2d = projection.means2d
+            radii = projection.radii
+            features = torch.cat([colors, projection.depths[..., None]], dim=-1)
+            blended, transmittance = composite(projection, features, views.width, views.height)
+            image = blended[..., :-1] + transmittance * background[:, None, None]
+            weighted_depth, alpha = blended[..., -1:], 1 - transmittance
+        return Raster(image, alpha, weighted_depth / alpha.clamp(min=1e-10), means2d, radii)
+
+
+def _composite(backend: Backend, device: torch.device):
+    """The compositing function of a backend, imported on first use."""
+    if backend == "torch":
+        from asdkit.rendering.torch_backend import composite
+
+        return composite
+    if backend != "numba":
+        raise ValueError(f'the backend of rasterize must be "auto", "torch", "numba" or "gsplat", not {backend!r}.')
+    if device.type != "cpu":
+        raise RuntimeError(f"The numba backend draws on the CPU only, but the Gaussians are on {device}.")
+    try:
+        from asdkit.rendering.numba_backend import composite
+    except ImportError as error:
+        raise RuntimeError("Drawing Gaussians on the CPU needs numba: install it with `pip install numba`.") from error
+    return composite
+
+
+def _check(
+    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, sh_degree: int | None
+) -> None:
+    """Kernels do not look at shapes; a wrong one must not reach them."""
+    count = len(means)
+    expected = {"means": (means, (count, 3)), "quats": (quats, (count, 4)), "scales": (scales, (count, 3))}
+    expected["opacities"] = (opacities, (count,))
+    for name, (tensor, shape) in expected.items():
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must have the shape {list(shape)}, not {list(tensor.shape)}.")
+    dimensions = 2 if sh_degree is None else 3
+    if colors.dim() != dimensions or len(colors) != count:
+        wanted = "[N,D] features" if sh_degree is None else "[N,K,3] coefficients"
+        raise ValueError(f"colors must be {wanted} of {count} Gaussians, but the shape is {list(colors.shape)}.")

@@ -1,0 +1,92 @@
+"""Judges: callbacks that measure what a run has made, and put figures beside the prior's digest."""
+
+import json
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from asdkit.core.atomic import shown, write_text
+from asdkit.data import Cameras, Canvas
+from asdkit.distillation import Distillation
+from asdkit.generators.base import Render
+from asdkit.rendering.cameras import Shot, Views
+
+
+class Judge(pl.Callback, ABC):
+    """Measures at every validation, at the end of fit, and in test; recipes name one among the trainer's callbacks."""
+
+    judges: type[Cameras] | type[Canvas] = Cameras
+
+    def __init__(self) -> None:
+        self.results: dict[str, float] = {}
+        self._seen: list[tuple[Views | Shot, Render]] = []
+        self._measured_at = -1
+
+    @abstractmethod
+    def measure(
+        self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render
+    ) -> dict[str, float]:
+        """The figures of merit.
+
+        Args:
+            module: the run.
+            data: of the type that this judge `judges`: where other views can be taken from, or a source image.
+            views: the novel views; None without cameras.
+            render: what they show.
+        """
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *rest: Any
+    ) -> None:
+        self._seen.append((batch, outputs))
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *rest: Any
+    ) -> None:
+        self._seen.append((batch, outputs))
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._conclude(trainer, pl_module, "validate")
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._conclude(trainer, pl_module, "test")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._measured_at != trainer.global_step and self._judgeable(trainer, pl_module):
+            views = trainer.datamodule.novel_views()
+            views = views and views.to(pl_module.device)
+            with torch.no_grad():
+                render = pl_module.show(views)
+                self._keep(trainer, self.measure(pl_module, trainer.datamodule, views, render))
+            for logger in trainer.loggers:
+                logger.log_metrics(self.results, trainer.global_step)
+
+    def _conclude(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        seen, self._seen = self._seen, []
+        if not seen or not self._judgeable(trainer, module):
+            return
+        batch, render = seen[0]
+        views = batch.views if isinstance(batch, Shot) else batch
+        self._keep(trainer, self.measure(module, trainer.datamodule, views, render))
+        module.log_dict(self.results, rank_zero_only=True)
+        if trainer.state.fn != "fit" and trainer.is_global_zero:
+            self._show(trainer, module, stage)
+
+    def _keep(self, trainer: pl.Trainer, results: dict[str, float]) -> None:
+        self.results, self._measured_at = results, trainer.global_step
+
+    def _show(self, trainer: pl.Trainer, module: Distillation, stage: str) -> None:
+        """Say what the table that Lightning prints next is about, and write test's figures into the run folder."""
+        print(f"{shown(module.prompt)}, from {trainer.ckpt_path or 'the start'}, prior {module.prior.digest}")
+        if not self.results:
+            print("Nothing could be measured.")
+        folder = Path(trainer.default_root_dir)
+        if stage == "test" and (folder / "run.json").is_file():
+            report = {"prior": module.prior.digest, "prompt": module.prompt, "checkpoint": str(trainer.ckpt_path)}
+            write_text(folder / "test.json", json.dumps(report | {"metrics": self.results}, indent=2) + "\n")
+
+    def _judgeable(self, trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+        return isinstance(module, Distillation) and isinstance(trainer.datamodule, self.judges)

@@ -1,0 +1,144 @@
+"""After every step: is every value finite, and has a signal come? All ranks hear the same answer at the same step."""
+
+import math
+import signal
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from asdkit.rendering.cameras import Shot, Views
+from asdkit.run.exits import Diverged, Interrupted
+from asdkit.run.signals import Signals
+
+
+class _Verdict(NamedTuple):
+    """One step's verdict, on its way to the host.
+
+    Args:
+        flags: the signal, then for every name 1 + the rank where it is not finite, or 0.
+        ready: what to wait for on a GPU.
+        names: what was looked at, causes first.
+        step: the iteration, counted from 1.
+        where: the timesteps and cameras of the samples.
+    """
+
+    flags: Tensor
+    ready: torch.cuda.Event | None
+    names: list[str]
+    step: int
+    where: tuple[Tensor | None, Any]
+
+
+class Watch(pl.Callback):
+    """Stops at the first step with a value that is not finite, before a checkpoint holds it; passes signals on.
+
+    Looked at are what `training_step` returns, in its order, then the gradients and the parameters of each optimiser.
+    The verdict is one small tensor, which on a GPU is read a step later, so that the device never waits for the host.
+
+    Args:
+        signals: of the process; None for none.
+    """
+
+    def __init__(self, signals: Signals | None = None) -> None:
+        self.stop = 0  # the signal that all ranks have agreed on
+        self._signals = signals or Signals()
+        self._pending: _Verdict | None = None
+        self._names: dict[int, str] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._signals.arm()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        due, self._pending = self._pending, self._look(trainer, pl_module, outputs, batch)
+        if due:
+            self._heed(trainer, pl_module, due)
+        if self._pending.ready is None:
+            self.settle(trainer, pl_module)
+
+    def settle(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Wait for the verdict on the last step.
+
+        Raises:
+            Diverged: something was not finite.
+        """
+        due, self._pending = self._pending, None
+        if due:
+            self._heed(trainer, pl_module, due)
+
+    @torch.no_grad()
+    def _look(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any) -> _Verdict:
+        outputs = outputs if isinstance(outputs, dict) else {}
+        values = {name: v for name, v in outputs.items() if isinstance(v, Tensor) and v.is_floating_point()}
+        for optimizer in trainer.optimizers:
+            learning = [p for group in optimizer.param_groups for p in group["params"]]
+            values |= {f"the gradient of {self._name(module, p)}": p.grad for p in learning if p.grad is not None}
+            values |= {self._name(module, p): p for p in learning}
+        values = {name: getattr(v, "to_local", lambda v=v: v)() for name, v in values.items() if v.numel()}
+        largest = torch.stack([size.float() for size in torch._foreach_norm(list(values.values()), math.inf)])
+        broken = (~largest.isfinite()).float() * (1 + trainer.global_rank)
+        flags = torch.cat([torch.full_like(broken[:1], float(self._signals.received)), broken])
+        if trainer.world_size > 1:
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        flags, ready = flags.to("cpu", non_blocking=True), None
+        if module.device.type == "cuda":
+            ready = torch.cuda.Event()
+            ready.record()
+        return _Verdict(flags, ready, list(values), trainer.global_step, (outputs.get("t"), batch))
+
+    def _name(self, module: pl.LightningModule, parameter: Tensor) -> str:
+        if id(parameter) not in self._names:
+            named = module.named_parameters(remove_duplicate=False)
+            self._names = {id(p): name for name, p in named if not name.startswith("prior.")}
+        return self._names.get(id(parameter), "a parameter")
+
+    def _heed(self, trainer: pl.Trainer, module: pl.LightningModule, verdict: _Verdict) -> None:
+        if verdict.ready:
+            verdict.ready.synchronize()
+        signal, *ranks = verdict.flags.tolist()
+        broken = [(name, int(rank) - 1) for name, rank in zip(verdict.names, ranks, strict=True) if rank]
+        self.stop = int(signal)
+        if broken:
+            name, rank = broken[0]
+            others = f" and {len(broken) - 1} more after it" if broken[1:] else ""
+            mine = rank == trainer.global_rank
+            where = _where(*verdict.where) if mine else f" of rank {rank}, which tells where"
+            prompt = f", prompt {module.hparams['prompt']!r}" if "prompt" in module.hparams else ""
+            raise Diverged(f"Not finite at step {verdict.step}: {name}{others}{where}{prompt}.")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Every sentence about the end of a run says what is left of it."""
+        if isinstance(exception, Interrupted) and not self._signals.armed and trainer.strategy.launcher:
+            _told(trainer.strategy.launcher)  # no step will tell the processes that it has started
+        if trainer.state.fn == "fit":
+            kept = sorted(Path(trainer.default_root_dir, "checkpoints").glob("step-*.ckpt"))
+            if kept:
+                go_on = f"go on with asdkit fit {trainer.default_root_dir}."
+                exception.add_note(f"The last good checkpoint is {kept[-1]}; {go_on}")
+            elif self._signals.armed:
+                exception.add_note("There is no checkpoint yet.")
+
+
+def _told(launcher: Any) -> None:
+    """End the processes that a launcher has started, by the signal whose repetition changes nothing, for a terminal's
+    Ctrl-C has reached them already. Those that it has forked save first, and are waited for.
+    """
+    launcher.kill(signal.SIGTERM)
+    for process in launcher.procs:
+        if isinstance(process, BaseProcess):
+            process.join()
+
+
+def _where(t: Tensor | None, batch: Any) -> str:
+    """The samples of a step, in words."""
+    views = batch.views if isinstance(batch, Shot) else batch
+    words = f", t {', '.join(map(str, t.flatten().tolist()))}" if isinstance(t, Tensor) else ""
+    if isinstance(views, Views):
+        angles = zip(views.azimuth.rad2deg().tolist(), views.elevation.rad2deg().tolist(), strict=True)
+        words += f", azimuth/elevation {', '.join(f'{a:.0f}/{e:.0f}' for a, e in angles)} degrees"
+    return words

@@ -1,0 +1,228 @@
+"""An object in a browser, while it is being made or afterwards; served on this machine alone, by viser."""
+
+import functools
+import logging
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from asdkit.core.atomic import local
+from asdkit.core.optional import extra
+from asdkit.distillation import Distillation
+from asdkit.formats import read_splats
+from asdkit.formats.ply import Splats
+from asdkit.rendering.cameras import Views, ring
+from asdkit.rendering.projection import rotation_matrices
+from asdkit.rendering.spherical_harmonics import SH_0
+from asdkit.run.loading import load
+
+HOST = "127.0.0.1"
+_ORIGIN = re.compile(r"http://(127\.0\.0\.1|localhost)(:\d+)?")  # of the pages that may talk to the server
+_LAST_PORT = 65535 - 999  # viser tries this port and the 999 above it
+_PICTURE_HEIGHT = 128  # pixels
+_LOG_SCALE_MAX = 5.0  # the browser's variances are half floats, which end at 65504
+_LOOK_EVERY = 0.05  # seconds between two looks at where the browsers' cameras are
+
+
+class Activated(NamedTuple):
+    """Gaussians as they are drawn.
+
+    Shapes:
+        centers: in world units [N,3].
+        covariances: in squared world units [N,3,3].
+        rgbs: colours in [0,1], from the first coefficient alone [N,3].
+        opacities: in [0,1] [N,1].
+    """
+
+    centers: Float32[np.ndarray, "N 3"]
+    covariances: Float32[np.ndarray, "N 3 3"]
+    rgbs: Float32[np.ndarray, "N 3"]
+    opacities: Float32[np.ndarray, "N 1"]
+
+
+def activated(splats: Splats) -> Activated:
+    """Gaussians as they are drawn, from what files hold; a covariance is R S S^T R^T."""
+    means, quats, log_scales, logits, sh = (torch.from_numpy(part).double() for part in splats)
+    axes = rotation_matrices(quats) * log_scales.clamp(max=_LOG_SCALE_MAX).exp()[:, None, :]
+    colours = (0.5 + SH_0 * sh[:, 0]).clamp(0, 1)
+    parts = (means, axes @ axes.transpose(1, 2), colours, logits.sigmoid()[:, None])
+    return Activated(*(part.float().numpy() for part in parts))
+
+
+def views_at(
+    wxyz: Float[np.ndarray, " 4"], position: Float[np.ndarray, " 3"], fov: float, height: int, width: int
+) -> Views:
+    """One camera of viser's, whose axes are OpenCV's as ours are.
+
+    Args:
+        wxyz: rotation from camera to world.
+        position: of the camera, in world units.
+        fov: vertical field of view in radians, within (0, pi).
+        height: pixels.
+        width: pixels.
+    """
+    c2w = torch.eye(4)[None].clone()
+    c2w[0, :3, :3] = rotation_matrices(torch.as_tensor(wxyz)[None])[0]
+    c2w[0, :3, 3] = torch.as_tensor(position)
+    x, y, z = c2w[0, :3, 3]
+    focal = 0.5 * height / math.tan(0.5 * fov)
+    K = torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]])
+    elevation = torch.atan2(z, torch.hypot(x, y))
+    return Views(c2w, K, torch.atan2(y, x)[None], elevation[None], c2w[:, :3, 3].norm(dim=1), height, width)
+
+
+def check_port(port: int) -> None:
+    """Raises a ValueError for a port that can't be taken; 0 may be."""
+    if port != 0 and not 1024 <= port <= _LAST_PORT:
+        raise ValueError(f"The viewer's port must be 0 or within 1024 and {_LAST_PORT}; got {port}.")
+
+
+class LiveView:
+    """A page at http://127.0.0.1:port that shows one object, z up, at first from the front and a little above.
+
+    Gaussians are drawn by the browser. Other objects are rendered here, from where each browser's camera is.
+
+    Args:
+        port: where to listen; the next free one above it when it is taken, and any free one for 0.
+        background: grey level behind the object, in [0,1].
+
+    Raises:
+        ValueError: the port is out of range.
+        MissingExtra: viser is not installed.
+    """
+
+    def __init__(self, port: int, background: float = 0.85) -> None:
+        check_port(port)
+        self.server = _serve(port)
+        self.address = f"http://{HOST}:{self.server.get_port()}"
+        self._draws = False
+        self._seen: dict[int, float] = {}
+        front = ring(1)
+        self.server.scene.set_up_direction("+z")
+        self.server.initial_camera.position = tuple(front.c2w[0, :3, 3].tolist())
+        self.server.initial_camera.look_at = (0.0, 0.0, 0.0)
+        self.server.initial_camera.fov = 2 * math.atan(0.5 * front.height / float(front.K[0, 1, 1]))
+        self.server.gui.configure_theme(show_logo=False, show_share_button=False)
+        self.server.scene.set_background_image(np.full((1, 1, 3), round(255 * background), dtype=np.uint8))
+        print(f"Viewer: {self.address}", flush=True)
+
+    def show(self, splats: Splats) -> None:
+        """Show these Gaussians in the place of what was shown."""
+        self._draws = True
+        self.server.scene.add_gaussian_splats("/object", **activated(splats)._asdict())
+
+    def show_pictures(self, render: Callable[[Views], Float[Tensor, "1 3 H W"]], moved: bool = False) -> None:
+        """Show each browser a picture from its own camera.
+
+        Args:
+            render: what a camera sees, in [0,1].
+            moved: only for cameras that have moved since their last picture.
+        """
+        for client in self.server.get_clients().values():
+            camera, stamp = client.camera, client.camera.update_timestamp
+            if moved and self._seen.get(client.client_id) == stamp:
+                continue
+            self._seen[client.client_id] = stamp
+            width = round(_PICTURE_HEIGHT * min(max(camera.image_width / max(camera.image_height, 1), 0.1), 4.0))
+            picture = render(views_at(camera.wxyz, camera.position, camera.fov, _PICTURE_HEIGHT, width))[0]
+            pixels = (255 * picture.clamp(0, 1)).round().byte().permute(1, 2, 0).cpu().numpy()
+            client.scene.set_background_image(pixels, format="png")
+
+    @torch.no_grad()
+    def follow(self, module: Distillation, moved: bool = False) -> None:
+        """Show a run's object as it is now, or only `moved` cameras what they see of it."""
+        if moved and self._draws:
+            return
+        splats = module.generator.splats()
+        if splats is not None:
+            self.show(splats)
+        else:
+            self.show_pictures(lambda views: module.show(views.to(module.device)).image, moved)
+
+    def stop(self) -> None:
+        """Close the page; browsers keep what they show."""
+        with _silence():
+            self.server.stop()
+
+
+def view_of(module: pl.LightningModule, port: int) -> LiveView:
+    """A page for the object that a module makes, without it so far.
+
+    Raises:
+        ValueError: there is none in three dimensions, or the port is out of range.
+        MissingExtra: viser is not installed.
+    """
+    if not isinstance(module, Distillation) or (module.generator.splats() or module.generator.solid()) is None:
+        raise ValueError("The viewer shows 3D objects, and this run makes none; look at the pictures in its folder.")
+    return LiveView(port, module.background)
+
+
+def main(path: Path, port: int) -> None:
+    """`asdkit view`: serve an object until interrupted.
+
+    Args:
+        path: a run folder, a checkpoint (.ckpt) or a file of splats.
+        port: where to listen.
+
+    Raises:
+        ValueError: the file is missing, broken or of something else, or the port is out of range.
+        MissingExtra: viser is not installed.
+    """
+    check_port(port)
+    if not local(path).exists():
+        raise ValueError(f"There is no {path}; name a run folder, a checkpoint or a file of splats.")
+    module = load(path) if path.is_dir() or path.suffix == ".ckpt" else None
+    splats = None if module else read_splats(path)
+    live = view_of(module.to("cuda" if torch.cuda.is_available() else "cpu"), port) if module else LiveView(port)
+    try:
+        if splats:
+            live.show(splats)
+        print("Ctrl-C ends it.", flush=True)
+        while True:
+            if module:
+                live.follow(module, moved=True)
+            time.sleep(_LOOK_EVERY)
+    finally:
+        live.stop()
+
+
+def _serve(port: int) -> Any:
+    viser = extra("viser", "viewer")
+
+    class Server(viser.ViserServer):
+        def request_share_url(self, verbose: bool = True) -> None:
+            """Any page in a browser may ask for a public address of the server; there is none."""
+
+    from websockets.asyncio import server as sockets
+
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)  # browsers leave connections that they don't need
+    listen = sockets.serve
+    sockets.serve = functools.partial(listen, origins=[_ORIGIN, None])  # viser lets pages of any address in
+    try:
+        with _silence():
+            return Server(host=HOST, port=port, verbose=False)
+    finally:
+        sockets.serve = listen
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps viser's own announcements from the terminal; it makes them through rich's console."""
+    import rich
+
+    console = rich.get_console()
+    before, console.quiet = console.quiet, True
+    try:
+        yield
+    finally:
+        console.quiet = before

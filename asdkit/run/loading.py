@@ -1,0 +1,59 @@
+"""Runs and objects, brought back from their files."""
+
+import inspect
+import math
+from pathlib import Path
+
+from pytorch_lightning.cli import instantiate_module
+
+from asdkit.core.atomic import local
+from asdkit.core.trust import trusting
+from asdkit.distillation import Distillation
+from asdkit.formats import SUFFIXES, read_splats
+from asdkit.generators import from_checkpoint as checkpoints
+from asdkit.generators.base import Generator
+from asdkit.generators.gaussians import Gaussians
+
+
+def load(path: Path) -> Distillation:
+    """A run with its generator's weights, on the CPU. The prior and what the discriminator has learned stay away.
+
+    A checkpoint may name the classes of its parts, as a recipe does, and nothing in it is executed.
+
+    Args:
+        path: a run folder, whose last checkpoint is taken, or a checkpoint.
+
+    Raises:
+        ValueError: there is none, or it is broken or of something else.
+    """
+    saved = checkpoints.read(path)
+    if not saved.arguments.keys() <= inspect.signature(Distillation).parameters.keys():
+        raise ValueError(f"{saved.file} is the checkpoint of something else than a distillation.")
+    try:
+        generator = checkpoints.started_anyhow(saved.arguments["generator"])
+        with trusting():
+            module = instantiate_module(Distillation, saved.arguments | {"generator": generator})
+    except Exception as error:  # of jsonargparse, or of a part that does not like its arguments
+        raise checkpoints.cannot_build(saved.file, error) from None
+    checkpoints.restore(module.generator, saved)
+    return module
+
+
+def is_splats(path: Path) -> bool:
+    """Whether a path is a file of Gaussians, rather than a run or a checkpoint."""
+    return path.is_file() and path.suffix.lower() in SUFFIXES
+
+
+def object_of(path: Path) -> Generator:
+    """The object in a run folder, a checkpoint, or a file of Gaussians.
+
+    Raises:
+        ValueError: there is none, or it is broken.
+    """
+    if not local(path).exists():
+        raise ValueError(f"There is no {path}; name a run folder, a checkpoint or a file of splats.")
+    if not is_splats(path):
+        return checkpoints.generator_of(path)
+    splats = read_splats(path)
+    count, coefficients = splats.sh.shape[:2]
+    return Gaussians(str(path), count=1, capacity=count, sh_degree=math.isqrt(coefficients) - 1)

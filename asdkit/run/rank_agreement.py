@@ -1,0 +1,56 @@
+"""All ranks hold the same: what learns is compared between them now and then."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from asdkit.core.parts import require
+from asdkit.ranks import checksums
+
+
+class RanksDiffer(RuntimeError):
+    """What learns is no longer the same on all ranks."""
+
+
+class Agreement(pl.Callback):
+    """Compares checksums of all that a checkpoint's `state_dict` holds between the ranks, and stops at a difference.
+
+    Args:
+        check_every: iterations between two comparisons; there is one before the first, too. 0 for none.
+
+    Raises:
+        ValueError: a negative number.
+    """
+
+    def __init__(self, check_every: int = 100) -> None:
+        require(check_every >= 0, f"ranks.check_every can't be negative; got {check_every}.")
+        self.check_every = check_every
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.check_every:
+            self.compare(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.check_every and trainer.global_step % self.check_every == 0:
+            self.compare(trainer, pl_module)
+
+    def compare(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """One all-reduce, after which every rank knows and stops alike.
+
+        Raises:
+            RanksDiffer: a tensor differs.
+        """
+        if trainer.world_size == 1:
+            return
+        names, sums = checksums(module.state_dict())
+        ends = torch.stack([sums, ~sums])  # the largest ~x is ~ of the smallest x
+        torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX)
+        differing = [name for name, same in zip(names, (ends[0] == ~ends[1]).tolist(), strict=True) if not same]
+        if differing:
+            raise RanksDiffer(
+                f"After {trainer.global_step} iterations the ranks no longer agree on {differing[0]} and "
+                f"{len(differing) - 1} other tensors; a callback or part changes them on one rank alone."
+            )

@@ -1,0 +1,102 @@
+"""What a finished run leaves: an orbit, a contact sheet, the object in a standard format, and a report."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from asdkit.core.atomic import shown, write_text
+from asdkit.data import Cameras
+from asdkit.distillation import Distillation
+from asdkit.formats import write_splats
+from asdkit.formats.html import write_html
+from asdkit.formats.pictures import save_film, save_grid
+from asdkit.generators.base import Render
+from asdkit.run.evaluation import Judge
+
+_CONTACT_VIEWS = 8
+
+
+class Outputs(pl.Callback):
+    """At the end of fit an orbit, `contact.png`, `splats.ply`, `viewer.html` and `report.md`; in predict an orbit.
+
+    Args:
+        size: height and width of the orbit's frames in pixels, 16 to 4096.
+        fps: frames per second of the orbit, 1 to 120.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    def __init__(self, size: int = 256, fps: int = 20) -> None:
+        if not (16 <= size <= 4096 and 1 <= fps <= 120):
+            raise ValueError(f"outputs.size must be within 16 and 4096 and fps within 1 and 120; got {size} and {fps}.")
+        self.size, self.fps = size, fps
+        self._frames: list[torch.Tensor] = []
+
+    @rank_zero_only
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        cameras = trainer.datamodule
+        if not isinstance(pl_module, Distillation):
+            return
+        folder = Path(trainer.default_root_dir)
+        with torch.no_grad():
+            views = cameras.look(_CONTACT_VIEWS)
+            contact = pl_module.show(views and views.to(pl_module.device)).image
+            save_grid(contact, folder / "contact.png", _CONTACT_VIEWS // 2, scale=2)
+            orbit = self._orbit(pl_module, cameras, folder) if isinstance(cameras, Cameras) else []
+        exported = [*orbit, *pl_module.generator.export(folder), *self._splats(pl_module, folder)]
+        files = [file.relative_to(folder).as_posix() for file in exported]
+        write_text(folder / "report.md", self._report(trainer, pl_module, files))
+        print(f"Report: {folder / 'report.md'}")
+
+    def _orbit(self, module: Distillation, cameras: Cameras, folder: Path) -> list[Path]:
+        views = cameras.ring(cameras.orbit_views, size=self.size).to(module.device)
+        frames = [module.show(views[i : i + 1]).image for i in range(len(views))]
+        return [save_film(torch.cat(frames), folder, "orbit", self.fps)]
+
+    def _splats(self, module: Distillation, folder: Path) -> list[Path]:
+        splats = module.generator.splats()
+        if splats is None:
+            return []
+        file, page = folder / "splats.ply", folder / "viewer.html"
+        write_splats(file, splats)
+        write_html(page, splats, module.prompt, (module.background,) * 3)
+        return [file, page]
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *rest: Any
+    ) -> None:
+        if isinstance(outputs, Render):
+            self._frames.append(outputs.image.cpu())
+
+    @rank_zero_only
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._frames:
+            frames, self._frames = torch.cat(self._frames), []
+            path = save_film(frames, Path(trainer.default_root_dir) / "predict", "orbit", self.fps)
+            print(f"Orbit: {path}")
+
+    def _report(self, trainer: pl.Trainer, module: Distillation, files: list[str]) -> str:
+        results = {name: value for c in trainer.callbacks if isinstance(c, Judge) for name, value in c.results.items()}
+        links = ", ".join(f"[{name}]({name})" for name in [*files, "config.yaml", "run.json"])
+        title = re.sub(
+            r"[^\w\s.,;:?'\"()-]", lambda found: "\\" + found[0], shown(module.prompt)
+        )  # as it is, no Markdown
+        lines = [
+            f"# {title}",
+            "",
+            f"{trainer.global_step} iterations, seed {module.seed}, prior `{module.prior.digest}`.",
+            "",
+            "![the result](contact.png)",
+            "",
+            f"Files: {links}.",
+            "",
+        ]
+        if results:
+            rows = [f"| {name} | {value:.4g} |" for name, value in results.items()]
+            lines += ["| metric | value |", "|---|---|", *rows, ""]
+        return "\n".join(lines)

@@ -1,0 +1,52 @@
+"""The object in a browser while it is being made."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+
+from asdkit.run.live_view import LiveView, check_port, view_of
+
+
+class Viewer(pl.Callback):
+    """Serves the object at http://127.0.0.1:port during fit; looking changes nothing.
+
+    Args:
+        port: where to listen, the next free one when it is taken; 0 for no viewer.
+        every: iterations between two updates, at least 1.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    def __init__(self, port: int = 0, every: int = 10) -> None:
+        check_port(port)
+        if every < 1:
+            raise ValueError(f"viewer.every must be at least 1; got {every}.")
+        self.port, self.every = port, every
+        self._live: LiveView | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit" and self.port and trainer.is_global_zero:
+            self._live = view_of(pl_module, self.port)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._live:
+            self._live.follow(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._live:
+            due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
+            self._live.follow(pl_module, moved=not due)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._live:
+            self._live.stop()
+            self._live = None

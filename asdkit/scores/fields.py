@@ -1,0 +1,300 @@
+"""Score fields: maps from a noisy draw to an eps-space tensor. They add, subtract and scale.
+
+The residual of a method is one expression, e.g. SDS is `CFG(scale=100) - Noise()`. The generator's gradient is
+E[w(t) residual], Eq. 7.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from asdkit.core.parts import Part
+from asdkit.core.ramps import Ramp, ends, value_at
+from asdkit.scores.conditions import NULL, Condition, Words
+from asdkit.scores.perp_neg import PerpNeg, perpendicular
+from asdkit.scores.prior import Noised, Prior
+
+
+class Field(Part, nn.Module, ABC):
+    """A map from a noisy draw to a tensor of the shape of its eps."""
+
+    @abstractmethod
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        """The field's value at x."""
+
+    def parts(self) -> "list[Field]":
+        """The fields this one is made of; none for a leaf."""
+        return []
+
+    def leaves(self) -> "Iterator[Field]":
+        """Every field of the expression that is not itself an expression, once each."""
+        seen: set[int] = set()
+        stack: list[Field] = [self]
+        while stack:
+            field = stack.pop()
+            stack.extend(reversed(field.parts()))
+            if not field.parts() and id(field) not in seen:
+                seen.add(id(field))
+                yield field
+
+    def bind(self, prompt: str, source: str | None = None) -> None:
+        """Give the run's prompt, and what its source image shows, to every field that has no text of its own."""
+        for leaf in self.leaves():
+            if leaf is not self:
+                leaf.bind(prompt, source)
+
+    def setup(self, prior: Prior) -> None:
+        """Attach to the prior whatever has parameters, and embed the prompts. Called once, before optimisers exist."""
+        prior.prepare(self.conditions())
+        for leaf in self.leaves():
+            if leaf is not self:
+                leaf.setup(prior)
+
+    def conditions(self) -> list[Condition]:
+        """Every condition the frozen prior may be asked about, here or at another draw."""
+        return [condition for part in self.parts() for condition in part.conditions()]
+
+    def asks(self, x: Noised) -> list[Condition]:
+        """What the frozen prior is asked at x itself, so that one network call answers for a whole expression."""
+        return [condition for part in self.parts() for condition in part.asks(x)]
+
+    def loss(self, x: Noised) -> Float[Tensor, ""] | None:
+        """What the learning fields of the expression minimise; None if nothing learns."""
+        losses = [loss for leaf in self.leaves() if leaf is not self and (loss := leaf.loss(x)) is not None]
+        return sum(losses[1:], losses[0]) if losses else None
+
+    def forget(self, x: Noised) -> None:
+        """Drop what x remembers of fields that have learned since."""
+        for leaf in self.leaves():
+            if leaf is not self:
+                leaf.forget(x)
+
+    def diagnostics(self, x: Noised, ask: bool = True) -> dict[str, float]:
+        """Numbers worth logging about the fields that learn; numbered where there are several.
+
+        Args:
+            x: a draw.
+            ask: ask the network for what is not known at x; without, numbers that need it are left out.
+        """
+        found = [facts for leaf in self.leaves() if leaf is not self and (facts := leaf.diagnostics(x, ask))]
+        if len(found) < 2:
+            return found[0] if found else {}
+        return {f"{name}_{i}": value for i, facts in enumerate(found, 1) for name, value in facts.items()}
+
+    def __add__(self, other: "Field") -> "Field":
+        return Sum(self, other)
+
+    def __sub__(self, other: "Field") -> "Field":
+        return Sum(self, Scaled(other, -1.0))
+
+    def __mul__(self, scale: float | Ramp) -> "Field":
+        return Scaled(self, scale)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Field":
+        return Scaled(self, -1.0)
+
+
+class Sum(Field):
+    """The sum of two fields; asks the prior for all that its terms need at once."""
+
+    def __init__(self, first: Field, second: Field) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def parts(self) -> list[Field]:
+        return [self.first, self.second]
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        x.prefetch(self.asks(x))
+        return self.first(x) + self.second(x)
+
+
+class Scaled(Field):
+    """A field times a number, which may move with the iterations."""
+
+    def __init__(self, field: Field, scale: float | Ramp) -> None:
+        super().__init__()
+        self.field, self.scale = field, scale
+
+    def parts(self) -> list[Field]:
+        return [self.field]
+
+    def asks(self, x: Noised) -> list[Condition]:
+        return self.field.asks(x) if value_at(self.scale, x.step) else []
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        scale = value_at(self.scale, x.step)
+        return scale * self.field(x) if scale else torch.zeros_like(x.eps)
+
+
+class Noise(Field):
+    """The noise that was drawn: SDS's fake score."""
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        return x.eps
+
+
+class Prompt(Field):
+    """The prior's prediction for a prompt, e_y.
+
+    Args:
+        text: the prompt; the run's own when None.
+        view_dependent: add the view's words (and camera, where the prior takes one).
+        of_source: when `text` is None, take the words for the source image instead of the run's prompt.
+        words: which words those are; see `Condition`.
+    """
+
+    def __init__(
+        self,
+        text: str | None = None,
+        view_dependent: bool = True,
+        of_source: bool = False,
+        words: Words = "nearest",
+    ) -> None:
+        super().__init__()
+        self.text, self.view_dependent, self.of_source, self.words = text, view_dependent, of_source, words
+
+    def bind(self, prompt: str, source: str | None = None) -> None:
+        self.text = bound_text(self.text, prompt, source, self.of_source)
+
+    def conditions(self) -> list[Condition]:
+        if self.text is None:
+            raise ValueError("A Prompt has no text; give it one, or bind the run's prompt with field.bind(prompt).")
+        return [Condition(self.text, self.view_dependent, self.words)]
+
+    def asks(self, x: Noised) -> list[Condition]:
+        return self.conditions()
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        return x.predict(self.conditions()[0])
+
+
+def bound_text(text: str | None, prompt: str, source: str | None, of_source: bool) -> str:
+    """A field's own text, else the run's prompt or the words for its source.
+
+    Raises:
+        ValueError: the source's words are needed and not given.
+    """
+    if text is not None:
+        return text
+    if of_source and not source:
+        raise ValueError("This method needs words for what the source shows; give --model.source 'a red car'.")
+    return source if of_source and source else prompt
+
+
+class Null(Field):
+    """The prior's unconditional prediction, e_null."""
+
+    def conditions(self) -> list[Condition]:
+        return [NULL]
+
+    def asks(self, x: Noised) -> list[Condition]:
+        return [NULL]
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        return x.predict(NULL)
+
+
+class PerpNegPrompt(Field):
+    """e_y with Perp-Neg: see `PerpNeg`, which says how much of the other directions' prompts is subtracted.
+
+    Args:
+        weights: of the negative prompts.
+        text: the prompt y; the run's own when None.
+        of_source: when `text` is None, take the words for the source image instead of the run's prompt.
+        null: what differences are taken from; the null condition when left out.
+    """
+
+    def __init__(
+        self, weights: PerpNeg, text: str | None = None, of_source: bool = False, null: Field | None = None
+    ) -> None:
+        super().__init__()
+        self.weights, self.null = weights, null or Null()
+        self.prompt, self.front, self.side = (
+            Prompt(text, of_source=of_source, words=words) for words in ("blended", "front", "side")
+        )
+
+    def parts(self) -> list[Field]:
+        return [self.null, self.prompt, self.front, self.side]
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        words, views = x.prior.view_words, x.views
+        if words is None or views is None:
+            raise ValueError("Perp-Neg needs cameras and a prior that knows words for directions; leave perp_neg out.")
+        null = self.null(x)
+        wanted = self.prompt(x) - null
+        value = null + wanted
+        overhead = words.overhead_from(views.elevation)
+        for field, weight in zip((self.front, self.side), self.weights.weights(views.azimuth), strict=True):
+            weight = weight.masked_fill(overhead, 0.0)[:, None, None, None]
+            value = value + weight * perpendicular(field(x) - null, wanted)
+        return value
+
+
+class CFG(Field):
+    """Classifier-free guidance: e_null + lambda (e_y - e_null).
+
+    This is asdkit's one convention (the paper's and diffusers'): scale 1 is the plain conditional prediction, 0 the
+    unconditional one, and neither asks the network for the other. threestudio's SDS means 1 + s where it writes s.
+
+    Args:
+        text: the prompt y; the run's own when None.
+        scale: lambda, which may move with the iterations.
+        negative: a negative prompt in the place of the null condition; it gets no words for the view.
+        null: a field in the place of the null condition, e.g. one that learns; not together with `negative`.
+        of_source: when `text` is None, take the words for the source image instead of the run's prompt.
+        allow_negative: accept a lambda below 0, which leads away from the prompt.
+        perp_neg: against several faces; none when left out.
+
+    Raises:
+        ValueError: both `negative` and `null`; or a lambda that is not finite, or negative without `allow_negative`.
+    """
+
+    def __init__(
+        self,
+        text: str | None = None,
+        scale: float | Ramp = 7.5,
+        negative: str | None = None,
+        null: Field | None = None,
+        of_source: bool = False,
+        allow_negative: bool = False,
+        perp_neg: PerpNeg | None = None,
+    ) -> None:
+        super().__init__()
+        if not all(math.isfinite(end) and (end >= 0 or allow_negative) for end in ends(scale)):
+            raise ValueError(f"The CFG scale lambda must be a number of 0 or more; got {min(ends(scale))}.")
+        if negative is not None and null is not None:
+            raise ValueError("CFG takes a negative prompt or a null field, not both.")
+        self.scale = scale
+        self.null = null or (Null() if negative is None else Prompt(negative, view_dependent=False))
+        self.prompt: Field = Prompt(text, of_source=of_source)
+        if perp_neg is not None:
+            self.prompt = PerpNegPrompt(perp_neg, text, of_source, self.null)
+
+    def parts(self) -> list[Field]:
+        return [self.null, self.prompt]
+
+    def asks(self, x: Noised) -> list[Condition]:
+        scale = value_at(self.scale, x.step)
+        return (self.null.asks(x) if scale != 1 else []) + (self.prompt.asks(x) if scale != 0 else [])
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        scale = value_at(self.scale, x.step)
+        x.prefetch(self.asks(x))
+        if scale in (0.0, 1.0):
+            return self.prompt(x) if scale else self.null(x)
+        null = self.null(x)
+        return null + scale * (self.prompt(x) - null)
+
+
+class Identity(Field):
+    """x0 - x0 of the source image: a pull back to it (what PDS adds to DDS)."""
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        return x.x0 - x.on_source().x0

@@ -1,0 +1,261 @@
+"""The frozen diffusion model that pulls (`Prior`) and one noisy draw of it (`Noised`)."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from asdkit.core.parts import Part
+from asdkit.core.randomness import sent
+from asdkit.rendering.cameras import Views
+from asdkit.scores.conditions import Condition, ViewWords
+from asdkit.scores.schedules import Schedule
+
+
+@runtime_checkable
+class Switch(Protocol):
+    """What a prior needs of an adapter: a context in which its network predicts with the adapter on."""
+
+    def switched_on(self, views: Views | None, copies: int) -> AbstractContextManager: ...
+
+    def model(self, prior: "Prior") -> "Prior":
+        """The prior whose network the adapter adapts: this one, or another of the same x0 and noise levels."""
+
+
+class Prior(Part, nn.Module, ABC):
+    """A frozen score model. Weights are loaded by `setup`, never by the constructor.
+
+    Attributes:
+        schedule: its noise schedule, after `setup`.
+        view_words: the words for directions that it knows; None if it knows none.
+        view_prompts: of a prompt, the whole prompts that stand for it in some directions.
+        network: the denoising network, which adapters attach to.
+        time_width: size of the network's time embedding, which cameras offset; 0 if it has none.
+        condition_shape: of one embedded prompt, which textual inversion moves; empty if there is none.
+        channels: of x0; 0 for any number.
+        adapter_targets: endings of the names of the layers that a LoRA adapts.
+        sharded: the network is spread over several ranks, which must all call it equally often.
+    """
+
+    schedule: Schedule
+    network: nn.Module
+    view_words: ViewWords | None = None
+    view_prompts: Mapping[str, Mapping[str, str]] = {}
+    time_width: int = 0
+    condition_shape: tuple[int, ...] = ()
+    channels: int = 0
+    adapter_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    sharded: bool = False
+    _condition_offset: Tensor | None = None
+
+    @abstractmethod
+    def setup(self) -> None:
+        """Load the weights. Called once, before anything else; a second call does nothing."""
+
+    @abstractmethod
+    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """Images in [0,1] to x0, with gradient."""
+
+    @abstractmethod
+    def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+        """x0 to images in [0,1], for looking at."""
+
+    def name_views(self, prompt: str, views: Mapping[str, str]) -> None:
+        """Say a prompt's view-dependent form in some directions in whole, in the place of adding the direction's words.
+
+        Args:
+            prompt: which prompt.
+            views: of `view_words.names`, what is said there.
+
+        Raises:
+            ValueError: an unknown direction.
+        """
+        known = self.view_words.names if self.view_words else ()
+        unknown = [name for name in views if name not in known]
+        if unknown:
+            names = f"it knows {', '.join(known)}" if known else "it knows none"
+            raise ValueError(f"The prior doesn't know the direction {unknown[0]!r} of view_prompts; {names}.")
+        self.view_prompts = {**self.view_prompts, prompt: dict(views)}
+
+    @abstractmethod
+    def prepare(self, conditions: Sequence[Condition]) -> None:
+        """Embed prompts once, for all views, and free the text encoder."""
+
+    @abstractmethod
+    def predict(
+        self, x: "Noised", conditions: Sequence[Condition], adapter: Switch | None = None
+    ) -> list[Float[Tensor, "B C h w"]]:
+        """Noise predictions for each condition, in ONE batched network call."""
+
+    def picture_size(self, x0: Float[Tensor, "B C h w"]) -> int:
+        """Height in pixels of the pictures whose x0 has this shape."""
+        return self.decode(x0[:1].detach()).shape[-2]
+
+    def copy_network(self) -> nn.Module:
+        """A copy of the network that can take its place in `swapped`."""
+        return copy.deepcopy(self.network)
+
+    def in_step(self) -> AbstractContextManager:
+        """A context of one training step, whose shapes come again: what is worth compiling."""
+        return nullcontext()
+
+    @contextmanager
+    def swapped(self, network: nn.Module) -> Iterator[None]:
+        """Predict with another network within this context."""
+        mine, self.network = self.network, network
+        try:
+            yield
+        finally:
+            self.network = mine
+
+    def offset_time(self, offset: Float[Tensor, "N width"] | None) -> AbstractContextManager:
+        """Add to the time embedding of each row within this context; contexts add up."""
+        if offset is not None:
+            raise ValueError(f"{type(self).__name__} has no time embedding.")
+        return nullcontext()
+
+    @contextmanager
+    def offset_condition(self, offset: Float[Tensor, "..."]) -> Iterator[None]:
+        """Add to every embedded prompt within this context, a tensor of `condition_shape`."""
+        before, self._condition_offset = self._condition_offset, offset
+        try:
+            yield
+        finally:
+            self._condition_offset = before
+
+    def moved(self, conditions: Float[Tensor, "N ..."]) -> Float[Tensor, "N ..."]:
+        """Embedded prompts, a row for each sample, with the offset of the context."""
+        return conditions if self._condition_offset is None else conditions + self._condition_offset
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a prompt that this prior has never seen; none where it does not say what it knows."""
+        return []
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """A short fingerprint of the weights; it stands beside every metric."""
+
+    def draw(
+        self,
+        x0: Float[Tensor, "B C h w"],
+        t: Int[Tensor, " B"],
+        eps: Float[Tensor, "B C h w"],
+        views: Views | None = None,
+        **facts: Any,
+    ) -> "Noised":
+        """One noisy draw of x0; gradients do not flow into x0. `facts` are Noised's further arguments."""
+        return Noised(self, x0.detach(), t, eps, views, **facts)
+
+
+class Noised:
+    """One draw: (x0, t, eps) and x_t = alpha_t x0 + sigma_t eps, the latter in double precision (see `schedules`).
+
+    Predictions are memoised per (condition, adapter), so that a generator step and a discriminator step that share
+    the draw share its network calls.
+
+    Args:
+        prior: whose schedule and network are meant.
+        x0: the clean sample, without gradient.
+        t: noise level of each sample, on any device.
+        eps: standard normal noise.
+        views: a camera for each sample, or None.
+        step: the iteration, for numbers that move with it.
+        source: the clean sample of the source image, for methods that compare with one.
+        random: where fields take further random numbers from; torch's global generator when None.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        x0: Float[Tensor, "B C h w"],
+        t: Int[Tensor, " B"],
+        eps: Float[Tensor, "B C h w"],
+        views: Views | None = None,
+        step: int = 0,
+        source: Float[Tensor, "B C h w"] | None = None,
+        random: torch.Generator | None = None,
+    ) -> None:
+        self.prior, self.x0, self.eps, self.views = prior, x0, eps, views
+        self.drawn_t, self.t = t, sent(t, x0.device)  # where it was drawn, and where it is used
+        t = self.t
+        self.step, self.source, self.random = step, source, random
+        self.alpha, self.sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
+        self.x_t = prior.schedule.add_noise(x0, t, eps)
+        self._memo: dict[tuple[Condition, Switch | None], Tensor] = {}
+        self._kin: dict[Hashable, Noised] = {}
+
+    def like(self, x0: Tensor, t: Tensor, eps: Tensor, views: Views | None = None) -> "Noised":
+        """Another draw of the same prior, step and source; of the same views where none are given."""
+        views = self.views if views is None else views
+        return Noised(self.prior, x0, t, eps, views, self.step, self.source, self.random)
+
+    def on(self, x0: Float[Tensor, "B C h w"]) -> "Noised":
+        """The same t, eps and views on another clean sample."""
+        return self.like(x0.detach(), self.drawn_t, self.eps)
+
+    def at(self, t: Int[Tensor, " B"]) -> "Noised":
+        """The same clean sample, eps and views at another t."""
+        return self.like(self.x0, t, self.eps)
+
+    def on_source(self) -> "Noised":
+        """The same t and eps on the source image.
+
+        Raises:
+            ValueError: there is no source image.
+        """
+        if self.source is None:
+            raise ValueError(
+                "This method compares with a source, and there is none; give an image with --data.image FILE, "
+                "or in 3D an object with --asset RUN|FILE."
+            )
+        return self.kin("source", lambda: self.on(self.source))
+
+    def kin(self, key: Hashable, make: "Callable[[], Noised]") -> "Noised":
+        """A draw that belongs to this one, made once, so that every field that means it shares its predictions."""
+        if key not in self._kin:
+            self._kin[key] = make()
+        return self._kin[key]
+
+    def rand(self, *shape: int) -> Float[Tensor, "..."]:
+        """Further uniform numbers of this draw, on its device."""
+        return sent(torch.rand(shape, generator=self.random), self.eps.device).to(self.eps)
+
+    def randn(self, *shape: int) -> Float[Tensor, "..."]:
+        """Further normal numbers of this draw, on its device."""
+        return sent(torch.randn(shape, generator=self.random), self.eps.device).to(self.eps)
+
+    def predict(self, condition: Condition, adapter: Switch | None = None) -> Float[Tensor, "B C h w"]:
+        """The noise predicted for a condition; frozen without an adapter, with gradient into the adapter otherwise."""
+        self.prefetch([condition], adapter)
+        return self._memo[condition, adapter]
+
+    def knows(self, condition: Condition, adapter: Switch | None = None) -> bool:
+        """Whether `predict` needs no network call."""
+        return (condition, adapter) in self._memo
+
+    def prefetch(self, conditions: Sequence[Condition], adapter: Switch | None = None) -> None:
+        """Predict all of these conditions in one network call, unless they are known already."""
+        missing = [c for c in dict.fromkeys(conditions) if (c, adapter) not in self._memo]
+        if not missing:
+            return
+        with torch.set_grad_enabled(adapter is not None and torch.is_grad_enabled()):
+            model = self.prior if adapter is None else adapter.model(self.prior)
+            predictions = model.predict(self, missing, adapter)
+        for condition, prediction in zip(missing, predictions, strict=True):
+            self._memo[condition, adapter] = prediction
+
+    def forget(self, adapter: Switch) -> None:
+        """Drop the predictions of an adapter whose parameters have changed."""
+        self._memo = {key: value for key, value in self._memo.items() if key[1] is not adapter}
+        for kin in self._kin.values():
+            kin.forget(adapter)
+
+    def to_x0(self, eps: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        """The clean sample that a noise prediction at this draw stands for."""
+        return self.prior.schedule.eps_to_x0(eps, self.x_t, self.t)

@@ -1,0 +1,40 @@
+"""Which t a draw takes: a pure function of the step and a random number."""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from asdkit.core.parts import Part
+from asdkit.core.ramps import Ramp, ends, value_at
+
+
+class Timesteps(Part):
+    """t ~ U[t_min, t_max], as shares of the schedule; both ends may move with the iterations.
+
+    Args:
+        t_min: lower end, within [0, 1].
+        t_max: upper end, within [t_min, 1]; equal ends give one t for all samples.
+        stratified: one t in each of B equal parts of the range, in random order, instead of B independent ones.
+
+    Raises:
+        ValueError: ends that are not 0 <= t_min <= t_max <= 1 at the start and at the end.
+    """
+
+    def __init__(self, t_min: float | Ramp = 0.02, t_max: float | Ramp = 0.98, stratified: bool = True) -> None:
+        for low, high in zip(ends(t_min), ends(t_max), strict=True):
+            if not 0 <= low <= high <= 1:
+                raise ValueError(f"The range of t must satisfy 0 <= t_min <= t_max <= 1; got {low} and {high}.")
+        self.t_min, self.t_max, self.stratified = t_min, t_max, stratified
+
+    def range(self, step: int) -> tuple[float, float]:
+        """t_min and t_max at a step."""
+        low = value_at(self.t_min, step)
+        return low, max(low, value_at(self.t_max, step))
+
+    def draw(self, count: int, step: int, total: int, generator: torch.Generator) -> Int[Tensor, " B"]:
+        """`count` values of t in 0 .. total-1."""
+        share = torch.rand(count, generator=generator)
+        if self.stratified:
+            share = (torch.randperm(count, generator=generator) + share) / count
+        low, high = (end * (total - 1) for end in self.range(step))
+        return (low + share * (high - low)).round().long()

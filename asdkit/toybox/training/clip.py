@@ -1,0 +1,94 @@
+"""Training of the toybox's judge: a tiny CLIP that tells which prompt a picture shows."""
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from asdkit.core.randomness import generator_for
+from asdkit.toybox.clip import candidate_prompts
+from asdkit.toybox.tokenizer import MAX_TOKENS, build_tokenizer, save_tokenizer
+from asdkit.toybox.training.common import hold_then_decay, save_half
+from asdkit.toybox.training.data import Batch
+
+
+class TrainCLIP(pl.LightningModule):
+    """A CLIPModel on pictures of 64 pixels and the toybox's captions, trained by the symmetric contrastive loss.
+
+    Args:
+        output: folder that receives `clip/` when training ends.
+        width: of both towers.
+        layers: of the image tower; the text tower has two.
+        patch: edge of an image patch in pixels.
+        learning_rate: of AdamW; held, then brought to zero linearly over the last quarter of the steps.
+        plain_captions: share of examples captioned by the bare prompt, without free wording and view words.
+        seed: of the weights and of the choice of captions.
+    """
+
+    def __init__(
+        self,
+        output: str = "toybox-weights",
+        width: int = 128,
+        layers: int = 4,
+        patch: int = 8,
+        learning_rate: float = 1e-3,
+        plain_captions: float = 0.5,
+        seed: int = 1,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        from transformers import CLIPConfig, CLIPModel
+
+        self.tokenizer = build_tokenizer()
+        special = {name: getattr(self.tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        shape = {
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_attention_heads": 4,
+            "projection_dim": width,
+        }
+        text = shape | special
+        text |= {"vocab_size": len(self.tokenizer), "max_position_embeddings": MAX_TOKENS, "num_hidden_layers": 2}
+        vision = shape | {"image_size": 64, "patch_size": patch, "num_hidden_layers": layers}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
+
+    def configure_optimizers(self) -> dict:
+        optimizer = torch.optim.AdamW(
+            self.clip.parameters(), lr=self.hparams.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
+        )
+        return {"optimizer": optimizer, "lr_scheduler": hold_then_decay(optimizer, self.trainer.max_steps)}
+
+    def training_step(self, batch: Batch) -> Tensor:
+        generator = generator_for(self.hparams.seed, self.global_step, "captions", self.global_rank)
+        plain = torch.rand(len(batch.captions), generator=generator) < self.hparams.plain_captions
+        captions = [p if bare else c for p, c, bare in zip(batch.prompts, batch.captions, plain.tolist(), strict=True)]
+        logits = self._logits(batch.images, captions)
+        target = torch.arange(len(logits), device=logits.device)
+        loss = (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+        self.log_dict(
+            {"loss": loss, "top1": (logits.argmax(1) == target).float().mean()}, prog_bar=True, batch_size=len(target)
+        )
+        return loss
+
+    def validation_step(self, batch: Batch) -> None:
+        """Retrieval of a held-out render's prompt among the 200 of `asdkit.toybox.clip`."""
+        others = candidate_prompts(200)
+        hits = []
+        for image, prompt in zip(batch.images, batch.prompts, strict=True):
+            choices = [prompt, *[other for other in others if other != prompt][:199]]
+            hits.append(float(self._logits(image[None], choices)[0].argmax() == 0))
+        self.log("val_retrieval", sum(hits) / len(hits), prog_bar=True, batch_size=len(hits))
+
+    def _logits(self, images: Tensor, captions: list[str]) -> Tensor:
+        tokens = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").to(self.device)
+        return self.clip(pixel_values=images * 2 - 1, **tokens).logits_per_image
+
+    def on_train_end(self) -> None:
+        if self.trainer.is_global_zero:
+            folder = Path(self.hparams.output) / "clip"
+            save_half(self.clip, folder)
+            save_tokenizer(self.tokenizer, folder)

@@ -1,0 +1,245 @@
+"""Training of the toybox's text-to-image model in Stable Diffusion's format: text encoder, UNet, camera embedding."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from asdkit.core.randomness import generator_for
+from asdkit.rendering.cameras import Views
+from asdkit.scores.camera_embedding import CameraEmbedding
+from asdkit.scores.conditions import EIGHT_SECTORS
+from asdkit.scores.schedules import scaled_linear
+from asdkit.toybox import world
+from asdkit.toybox.training.common import hold_then_decay, save_half
+from asdkit.toybox.training.data import Batch, encode_cache
+
+_BETA_START, _BETA_END = 0.00085, 0.012
+
+
+class Denoiser(nn.Module):
+    """The networks that are trained together. The UNet attends to the text at its coarsest level.
+
+    Args:
+        channels: of the UNet's levels.
+        latent_channels: of the autoencoder.
+        text_width: of the text encoder.
+    """
+
+    def __init__(self, channels: tuple[int, ...], latent_channels: int, text_width: int) -> None:
+        super().__init__()
+        from diffusers import UNet2DConditionModel
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        from asdkit.toybox.tokenizer import MAX_TOKENS, build_tokenizer
+
+        self.tokenizer = build_tokenizer()
+        attention = (*[False] * (len(channels) - 1), True)
+        self.unet = UNet2DConditionModel(
+            sample_size=16,
+            in_channels=latent_channels,
+            out_channels=latent_channels,
+            layers_per_block=1,
+            block_out_channels=channels,
+            down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
+            up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in attention[::-1]),
+            cross_attention_dim=text_width,
+            attention_head_dim=32,
+            norm_num_groups=8,
+        )
+        config = CLIPTextConfig(
+            vocab_size=len(self.tokenizer),
+            hidden_size=text_width,
+            intermediate_size=4 * text_width,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=text_width,
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        self.text_encoder = CLIPTextModel(config)
+        self.camera = CameraEmbedding(self.unet.time_embedding.linear_2.out_features)
+        self._camera_offset: Tensor | None = None
+        self.unet.time_embedding.register_forward_hook(self._add_camera)
+
+    def _add_camera(self, module: nn.Module, args: tuple, embedding: Tensor) -> Tensor:
+        return embedding + self._camera_offset
+
+    def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, views: Views, has_camera: Tensor) -> Tensor:
+        """The network's output [B,C,h,w]; `has_camera` [B] tells which rows know their camera."""
+        self._camera_offset = self.camera(views) * has_camera[:, None]
+        text = self.text_encoder(tokens).last_hidden_state
+        return self.unet(x_t, t, text).sample
+
+
+class TrainUNet(pl.LightningModule):
+    """A UNet2DConditionModel on the toybox's latents, v-prediction, with text and camera conditions.
+
+    Args:
+        weights: folder that holds `vae/` and receives `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`, `camera/`.
+        channels: of the UNet's levels, at 16, 8 and 4 pixels.
+        text_width: of the text encoder.
+        learning_rate: of AdamW; held, then brought to zero linearly over the last quarter of the steps.
+        ema_decay: of the average of the weights that is saved.
+        drop_text: share of examples without text and camera, for classifier-free guidance.
+        drop_camera: share of the others that know no camera, so that text alone suffices.
+        start: pipeline folder whose `unet/`, `text_encoder/` and `camera/` training starts from; random weights when
+            empty. Their sizes must be those given here.
+        seed: of the weights, the noise and the drops.
+
+    Raises:
+        ValueError: there is no autoencoder in `weights`, or `start` does not hold such networks.
+    """
+
+    def __init__(
+        self,
+        weights: str = "toybox-weights",
+        channels: Sequence[int] = (32, 96, 192),
+        text_width: int = 128,
+        learning_rate: float = 1e-3,
+        ema_decay: float = 0.9995,
+        drop_text: float = 0.1,
+        drop_camera: float = 0.3,
+        start: str = "",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        from diffusers import AutoencoderTiny
+
+        vae = Path(weights) / "vae"
+        if not (vae / "config.json").is_file():
+            raise ValueError(f"{vae} holds no autoencoder; train it first with recipes/toybox/vae.yaml.")
+        self._vae = [AutoencoderTiny.from_pretrained(vae).requires_grad_(False)]
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.net = Denoiser(tuple(channels), self._vae[0].config.latent_channels, text_width)
+        if start:
+            load_pipeline(self.net, Path(start))
+        self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
+        self.schedule = scaled_linear(1000, _BETA_START, _BETA_END, "v_prediction")
+
+    def prepare_data(self) -> None:
+        """Encode the renders once, in one process, before the others read them."""
+        for folder in self.trainer.datamodule.folders().values():
+            encode_cache(self._vae[0], folder)
+
+    def setup(self, stage: str) -> None:
+        folders = self.trainer.datamodule.folders()
+        self._latents = {split: encode_cache(self._vae[0], folder) for split, folder in folders.items()}
+
+    def configure_optimizers(self) -> dict:
+        optimizer = torch.optim.AdamW(
+            self.net.parameters(), lr=self.hparams.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
+        )
+        return {"optimizer": optimizer, "lr_scheduler": hold_then_decay(optimizer, self.trainer.max_steps)}
+
+    def training_step(self, batch: Batch) -> Tensor:
+        generator = generator_for(self.hparams.seed, self.global_step, "diffusion", self.global_rank)
+        loss = self._loss(self.net, batch, self._latents["trained"], generator)
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch.captions))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        generator = generator_for(self.hparams.seed, batch_idx, "validation")
+        loss = self._loss(self.average.module, batch, self._latents["held-out"], generator)
+        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch.captions))
+
+    def _loss(self, net: nn.Module, batch: Batch, latents: Tensor, generator: torch.Generator) -> Tensor:
+        x0 = latents[batch.index.cpu()].float().to(self.device)
+        count = len(x0)
+        strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+        t = (strata * len(self.schedule)).long().to(self.device)
+        eps = torch.randn(x0.shape, generator=generator).to(self.device)
+        drop_text, drop_camera = torch.rand(2, count, generator=generator)
+        has_text = drop_text >= self.hparams.drop_text
+        captions = [c if keep else "" for c, keep in zip(batch.captions, has_text.tolist(), strict=True)]
+        tokens = net.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        has_camera = (has_text & (drop_camera >= self.hparams.drop_camera)).float().to(self.device)
+        x_t = self.schedule.add_noise(x0, t, eps).float()
+        output = net(x_t, t, tokens.to(self.device), batch.views, has_camera)
+        return (output.float() - self.schedule.target(x0, t, eps)).square().mean()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Average at once, so that a checkpoint written at the end of the step holds this step's average."""
+        super().optimizer_step(*args, **kwargs)
+        self.average.update_parameters(self.net)
+
+    def on_train_end(self) -> None:
+        if self.trainer.is_global_zero:
+            save_pipeline(self.average.module, Path(self.hparams.weights))
+
+
+def load_pipeline(net: Denoiser, folder: Path) -> None:
+    """Read the networks that `save_pipeline` wrote.
+
+    Raises:
+        ValueError: a file is missing, or of other sizes.
+    """
+    from safetensors.torch import load_file
+
+    files = {
+        net.unet: "unet/diffusion_pytorch_model.safetensors",
+        net.text_encoder: "text_encoder/model.safetensors",
+        net.camera: "camera/model.safetensors",
+    }
+    for module, name in files.items():
+        try:
+            weights = {key.removeprefix("text_model."): value for key, value in load_file(folder / name).items()}
+            expected = {key.removeprefix("text_model."): key for key in module.state_dict()}
+            module.load_state_dict({expected.get(key, key): value for key, value in weights.items()})
+        except (OSError, RuntimeError) as error:
+            raise ValueError(f"{folder / name} can't be started from: {str(error).splitlines()[0]}") from error
+
+
+def save_pipeline(net: Denoiser, folder: Path) -> None:
+    """Write the networks beside `vae/` as a Stable Diffusion pipeline folder that transformers 4 and 5 both read."""
+    from diffusers import DDIMScheduler
+    from safetensors.torch import save_file
+
+    from asdkit.toybox.tokenizer import save_text_encoder, save_tokenizer
+
+    save_half(net.unet, folder / "unet")
+    save_text_encoder(net.text_encoder, folder / "text_encoder")
+    save_tokenizer(net.tokenizer, folder / "tokenizer")
+    scheduler = DDIMScheduler(
+        beta_start=_BETA_START,
+        beta_end=_BETA_END,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    scheduler.save_pretrained(folder / "scheduler")
+    (folder / "camera").mkdir(exist_ok=True)
+    weights = {name: tensor.half().contiguous() for name, tensor in net.camera.state_dict().items()}
+    save_file(weights, folder / "camera" / "model.safetensors")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.42.0",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderTiny"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    facts = {
+        "view_words": EIGHT_SECTORS.sectors,
+        "overhead_word": EIGHT_SECTORS.overhead,
+        "overhead_above_deg": EIGHT_SECTORS.overhead_above_deg,
+        "words": world.vocabulary(),
+    }
+    (folder / "asdkit.json").write_text(json.dumps(facts, indent=2) + "\n")
