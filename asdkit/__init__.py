@@ -1,3 +1,24 @@
-"""Adversarial score distillation on PyTorch Lightning: a generator is pulled by a difference of score fields."""
+"""Adversarial score distillation on PyTorch Lightning: a generator is pulled by a difference of score fields.
 
-__version__ = "0.1.0"
+Every public name is an attribute of this module, e.g. `asdkit.ASD`; its file is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from asdkit.core.names import PUBLIC_NAMES
+from asdkit.core.version import __version__ as __version__
+
+__all__ = sorted(PUBLIC_NAMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC_NAMES:
+        raise AttributeError(f"module 'asdkit' has no attribute {name!r}")
+    value = getattr(import_module(PUBLIC_NAMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PUBLIC_NAMES})

@@ -9,13 +9,13 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from asdkit.core.atomic import local
 from asdkit.core.parts import require
 from asdkit.core.ramps import Ramp, ends, value_at
 from asdkit.core.randomness import generator_for
+from asdkit.core.text import local
 from asdkit.formats.pictures import read_picture
-from asdkit.rendering.cameras import Shot, Views, orbit, ring
-from asdkit.run.loading import object_of
+from asdkit.generators.from_file import object_of
+from asdkit.rendering.cameras import Batch, Views, orbit, ring
 
 NOVEL_VIEWS = 16
 _log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Cameras(pl.LightningDataModule):
         self._settled = {name: ends(number)[1] for name, number in self._numbers.items()}
 
         self.asset = object_of(local(asset)) if asset else None
-        if self.asset is not None and self.asset.solid() is None:
+        if self.asset is not None and self.asset.volume() is None:
             raise ValueError(f"data.asset must be a 3D object, but {asset} is made of {type(self.asset).__name__}.")
 
     def sample(self, generator: torch.Generator, step: int = 0) -> Views:
@@ -176,11 +176,11 @@ class Canvas(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """The same shot for ever."""
-        return DataLoader(_Forever(Shot(None, self.source)), batch_size=None)
+        return DataLoader(_Forever(Batch(None, self.source)), batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
         """The shot, once."""
-        return DataLoader([Shot(None, self.source)], batch_size=None)
+        return DataLoader([Batch(None, self.source)], batch_size=None)
 
     def test_dataloader(self) -> DataLoader:
         """The shot, once."""
@@ -194,10 +194,10 @@ class Canvas(pl.LightningDataModule):
 class _Forever(IterableDataset):
     """One item, again and again."""
 
-    def __init__(self, item: Shot) -> None:
+    def __init__(self, item: Batch) -> None:
         self.item = item
 
-    def __iter__(self) -> Iterator[Shot]:
+    def __iter__(self) -> Iterator[Batch]:
         while True:
             yield self.item
 
@@ -208,18 +208,18 @@ class _Steps(IterableDataset):
     def __init__(self, cameras: Cameras) -> None:
         self.cameras, self.first = cameras, cameras.trainer.global_step
 
-    def __iter__(self) -> Iterator[Views | Shot]:
+    def __iter__(self) -> Iterator[Views | Batch]:
         module, rank = self.cameras.trainer.lightning_module, self.cameras.trainer.global_rank
         for step in count(self.first):
             views = self.cameras.sample(generator_for(module.seed, step, "views", rank), step)
             yield views if self.cameras.asset is None else self.shot(views, step)
 
     @torch.no_grad()
-    def shot(self, views: Views, step: int) -> Shot:
+    def shot(self, views: Views, step: int) -> Batch:
         """The cameras, and what they see of the asset before the step's backdrop."""
         module, asset = self.cameras.trainer.lightning_module, self.cameras.asset
         views = views.to(module.device)
-        return Shot(views, asset.to(module.device).render(views, module.backdrop(step)).image)
+        return Batch(views, asset.to(module.device).render(views, module.backdrop(step)).image)
 
 
 def _orbit(

@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.core.parts import Part, require
-from asdkit.core.randomness import generator_for, sent
+from asdkit.core.randomness import generator_for, to_device
 from asdkit.core.trust import refusal, trusting
 from asdkit.discriminators.base import Adapter
 from asdkit.generators.base import Generator, Render
 from asdkit.generators.from_checkpoint import INSTANTIATOR, read, started_anyhow
 from asdkit.ranks import Sharded, average_gradients, check_precision, check_strategy, shard, without_reducer
-from asdkit.rendering.cameras import Shot, Views
+from asdkit.rendering.cameras import Batch, Views
 from asdkit.scores.equations import Weighting, inject, saturation, weight
 from asdkit.scores.fields import Field
 from asdkit.scores.prior import Noised, Prior
@@ -34,7 +34,7 @@ class Distillation(Part, pl.LightningModule):
     """Score distillation: the generator is pulled by a guidance, whose discriminator learns in alternation.
 
     One iteration is one global step, whatever the number of optimisers: the generator steps first, then the
-    discriminator `critic_steps` times.
+    discriminator `discriminator_steps` times.
 
     Args:
         prompt: what to make, in words.
@@ -44,10 +44,10 @@ class Distillation(Part, pl.LightningModule):
         guidance: an expression of score fields, e.g. ASD, VSD or SDS.
         timesteps: which t are drawn.
         weighting: w(t) of Eq. 7.
-        critic_steps: discriminator steps per iteration, at least 0.
-        critic_every: iterations from one turn of the discriminator to the next, at least 1.
-        critic_lr: learning rate of the discriminator's AdamW.
-        critic_clip: largest norm of the discriminator's gradient; 0 for no limit.
+        discriminator_steps: discriminator steps per iteration, at least 0.
+        discriminator_every: iterations from one turn of the discriminator to the next, at least 1.
+        discriminator_lr: learning rate of the discriminator's AdamW.
+        discriminator_clip: largest norm of the discriminator's gradient; 0 for no limit.
         share_noise: the discriminator learns on the generator step's own draw (t, eps), which saves network calls.
         random_background: share of the iterations with a random plain background instead of `background`.
         background: grey level of the plain background, 0 to 1.
@@ -71,9 +71,9 @@ class Distillation(Part, pl.LightningModule):
         guidance: Field,
         timesteps: Timesteps | None = None,
         weighting: Weighting = "sigma2",
-        critic_steps: int = 1,
-        critic_lr: float = 1e-3,
-        critic_clip: float = 0.0,
+        discriminator_steps: int = 1,
+        discriminator_lr: float = 1e-3,
+        discriminator_clip: float = 0.0,
         share_noise: bool = True,
         random_background: float = 0.0,
         background: float = 0.85,
@@ -81,18 +81,18 @@ class Distillation(Part, pl.LightningModule):
         source: str | None = None,
         chunk: int = 0,
         rerender: bool = False,
-        critic_every: int = 1,
+        discriminator_every: int = 1,
         view_prompts: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         if not prompt.strip():
             raise ValueError("The prompt is empty; say what to make, e.g. --model.prompt 'a yellow duck'.")
-        if min(critic_steps, critic_clip, chunk) < 0 or critic_lr <= 0:
+        if min(discriminator_steps, discriminator_clip, chunk) < 0 or discriminator_lr <= 0:
             raise ValueError(
-                "critic_steps, critic_clip and chunk can't be negative and critic_lr must be positive; "
-                f"got {critic_steps}, {critic_clip}, {chunk} and {critic_lr}."
+                "discriminator_steps, discriminator_clip and chunk can't be negative, discriminator_lr is above 0; "
+                f"got {discriminator_steps}, {discriminator_clip}, {chunk} and {discriminator_lr}."
             )
-        require(critic_every >= 1, f"critic_every must be at least 1; got {critic_every}.")
+        require(discriminator_every >= 1, f"discriminator_every must be at least 1; got {discriminator_every}.")
         if not (0 <= random_background <= 1 and 0 <= background <= 1):
             raise ValueError(
                 f"random_background and background must lie in [0, 1]; got {random_background} and {background}."
@@ -102,8 +102,12 @@ class Distillation(Part, pl.LightningModule):
         self.prompt, self.source, self.seed, self.background = prompt, source, seed, background
         self.prior, self.generator, self.guidance, self.timesteps = prior, generator, guidance, timesteps
         self.weighting, self.share_noise, self.random_background = weighting, share_noise, random_background
-        self.critic_steps, self.critic_lr, self.critic_clip = critic_steps, critic_lr, critic_clip
-        self.chunk, self.rerender, self.critic_every = chunk, rerender, critic_every
+        self.discriminator_steps, self.discriminator_lr, self.discriminator_clip = (
+            discriminator_steps,
+            discriminator_lr,
+            discriminator_clip,
+        )
+        self.chunk, self.rerender, self.discriminator_every = chunk, rerender, discriminator_every
         self._view_prompts = view_prompts or {}
         self._encoded_source: Tensor | None = None
         self._reports = False  # whether this iteration is one of those that are logged
@@ -149,23 +153,23 @@ class Distillation(Part, pl.LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(self.generator.parameter_groups(), eps=1e-15)]
         phi = [parameter for parameter in self.guidance.parameters() if parameter.requires_grad]
-        if phi and self.critic_steps:
-            optimizers.append(torch.optim.AdamW(phi, lr=self.critic_lr, betas=(0.9, 0.99), weight_decay=0.01))
+        if phi and self.discriminator_steps:
+            optimizers.append(torch.optim.AdamW(phi, lr=self.discriminator_lr, betas=(0.9, 0.99), weight_decay=0.01))
         return optimizers
 
     # ------------------------------------------------------------------------------------------------ the step
 
-    def training_step(self, batch: Views | Shot, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Views | Batch, batch_idx: int) -> dict[str, Tensor]:
         with ExitStack() as stack:
             for prior in self.priors:
                 stack.enter_context(prior.in_step())
-            return self._step(batch if isinstance(batch, Shot) else Shot(batch), self.global_step)
+            return self._step(batch if isinstance(batch, Batch) else Batch(batch), self.global_step)
 
-    def _step(self, shot: Shot, step: int) -> dict[str, Tensor]:
+    def _step(self, shot: Batch, step: int) -> dict[str, Tensor]:
         self._reports = (step + 1) % self.trainer.log_every_n_steps == 0
         optimizers = self.optimizers()
         pulling, *learning = optimizers if isinstance(optimizers, list) else [optimizers]
-        learning = learning if self.critic_steps and step % self.critic_every == 0 else []
+        learning = learning if self.discriminator_steps and step % self.discriminator_every == 0 else []
         for optimizer in (pulling, *learning):
             optimizer.zero_grad(set_to_none=True)
 
@@ -182,7 +186,7 @@ class Distillation(Part, pl.LightningModule):
         self.generator.after_step(pulling, step, generator_for(self.seed, step, "density"))
         facts = self._diagnostics(x, part, render) if self._reports else {}
 
-        for k in range(self.critic_steps if learning else 0):
+        for k in range(self.discriminator_steps if learning else 0):
             if k or not self.share_noise:
                 learning[0].zero_grad(set_to_none=True)
                 for x in draws:
@@ -191,18 +195,18 @@ class Distillation(Part, pl.LightningModule):
                     self._learn(self._again(x, part, step, k, rows))
                     for x, (rows, part) in zip(draws, parts, strict=True)
                 ]
-            norms["phi_grad_norm"] = self._descend(learning[0], len(parts), counts=False)
+            norms["discriminator_grad_norm"] = self._descend(learning[0], len(parts), counts=False)
 
         logs = {"residual_norm": torch.stack(sizes).mean()}
         if losses:
-            logs["critic_loss"] = torch.stack(losses).mean()
+            logs["discriminator_loss"] = torch.stack(losses).mean()
         if self._reports:
             self.log_dict({name: float(value) for name, value in logs.items()}, prog_bar=True)
             self.log_dict(norms | facts)
         return {"x0": torch.cat([x.x0 for x in draws])} | logs | {"t": torch.cat([x.t for x in draws])}
 
     def _pull(
-        self, part: Shot, step: int, rows: slice, keep_graph: bool
+        self, part: Batch, step: int, rows: slice, keep_graph: bool
     ) -> tuple[Noised, Float[Tensor, "B C h w"], Render | None]:
         """Backward of Eq. 7: x0 is pulled along w(t) (residual of the guidance), which is a constant.
 
@@ -225,9 +229,9 @@ class Distillation(Part, pl.LightningModule):
         self._backward(loss)
         return loss.detach()
 
-    def _again(self, x: Noised, part: Shot, step: int, k: int, rows: slice) -> Noised:
+    def _again(self, x: Noised, part: Batch, step: int, k: int, rows: slice) -> Noised:
         """What the discriminator learns on in its k-th step."""
-        return x if self.share_noise else self.draw(x.x0, part, step, f"critic noise {k}", rows)
+        return x if self.share_noise else self.draw(x.x0, part, step, f"discriminator noise {k}", rows)
 
     def backdrop(self, step: int) -> Float[Tensor, " 3"] | None:
         """The colour behind the object in this step; None for the generator's own background."""
@@ -239,7 +243,7 @@ class Distillation(Part, pl.LightningModule):
         return torch.full((3,), level, device=self.device)
 
     def draw(
-        self, x0: Float[Tensor, "B C h w"], shot: Shot, step: int, purpose: str, rows: slice = slice(0, None)
+        self, x0: Float[Tensor, "B C h w"], shot: Batch, step: int, purpose: str, rows: slice = slice(0, None)
     ) -> Noised:
         """One noisy draw of x0, which depends on (seed, rank, step, purpose) alone.
 
@@ -258,10 +262,10 @@ class Distillation(Part, pl.LightningModule):
         if rows.start:
             random = generator_for(self.seed, step, f"{purpose}, from {rows.start} on", self.global_rank)
         mine = slice(rows.start, rows.stop)
-        eps = sent(eps[mine], self.device)
+        eps = to_device(eps[mine], self.device)
         return self.prior.draw(x0, t[mine], eps, shot.views, step=step, source=self._source(shot, x0), random=random)
 
-    def _source(self, shot: Shot, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"] | None:
+    def _source(self, shot: Batch, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"] | None:
         """x0 of the source image; of a single image without cameras it is encoded once."""
         if shot.source is None:
             return None
@@ -302,11 +306,11 @@ class Distillation(Part, pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip here, after any unscaling: the only place where the norm is the true one."""
-        if self.critic_clip and not optimizer.param_groups[0].get("name"):
-            self.clip_gradients(optimizer, self.critic_clip, "norm")
+        if self.discriminator_clip and not optimizer.param_groups[0].get("name"):
+            self.clip_gradients(optimizer, self.discriminator_clip, "norm")
 
     @torch.no_grad()
-    def _diagnostics(self, x: Noised, shot: Shot, render: Render | None) -> dict[str, float]:
+    def _diagnostics(self, x: Noised, shot: Batch, render: Render | None) -> dict[str, float]:
         """Numbers about the samples, and about the fields that learn; the network is not asked anything for them."""
         image = (render or self.show(shot.views)).image
         facts = {"saturation": saturation(image).mean(), "x0_std": x.x0.flatten(1).std(1).mean()}
@@ -318,14 +322,14 @@ class Distillation(Part, pl.LightningModule):
         """The generator's views on the plain background, which metrics and pictures are made of."""
         return self.generator.render(views, torch.full((3,), self.background, device=self.device))
 
-    def validation_step(self, batch: Views | Shot, batch_idx: int) -> Render:
-        return self.show(batch.views if isinstance(batch, Shot) else batch)
+    def validation_step(self, batch: Views | Batch, batch_idx: int) -> Render:
+        return self.show(batch.views if isinstance(batch, Batch) else batch)
 
-    def test_step(self, batch: Views | Shot, batch_idx: int) -> Render:
-        return self.show(batch.views if isinstance(batch, Shot) else batch)
+    def test_step(self, batch: Views | Batch, batch_idx: int) -> Render:
+        return self.show(batch.views if isinstance(batch, Batch) else batch)
 
-    def predict_step(self, batch: Views | Shot, batch_idx: int) -> Render:
-        return self.show(batch.views if isinstance(batch, Shot) else batch)
+    def predict_step(self, batch: Views | Batch, batch_idx: int) -> Render:
+        return self.show(batch.views if isinstance(batch, Batch) else batch)
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 

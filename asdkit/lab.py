@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from asdkit.discriminators.base import Adapter
-from asdkit.rendering.cameras import Views, ring
+from asdkit.rendering.cameras import Views
 from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import Field
 from asdkit.scores.prior import Noised, Prior, Switch
@@ -138,35 +138,18 @@ class GaussianPrior(LabPrior):
 
 
 class FiniteSetPrior(LabPrior):
-    """The exact denoiser of finite sets of images: of renders of the toybox, or of any samples given to `add`.
+    """The exact denoiser of finite sets of images, one set for each prompt, given to `add`.
 
     Args:
-        captions: of toybox things, without view words; each is rendered from `views` cameras around it.
-        views: cameras of each caption's set.
-        size: of the square renders, in pixels.
         nearest: a view-dependent prompt means its samples from the `nearest` cameras alone; 0 for all samples.
         steps: levels of the noise schedule, a divisor of 1000.
     """
 
-    def __init__(
-        self, captions: Sequence[str] = (), views: int = 24, size: int = 32, nearest: int = 1, steps: int = 1000
-    ) -> None:
+    def __init__(self, nearest: int = 1, steps: int = 1000) -> None:
         super().__init__(lambda x_t, alpha, sigma, among: finite_set_eps(x_t, alpha, sigma, self.points, among), steps)
-        self._captions, self._views, self._size, self._nearest = list(captions), views, size, nearest
+        self._nearest = nearest
         self._owners: list[str] = []
         self.points, self._directions = torch.empty(0), torch.empty(0, 3)
-
-    def setup(self) -> None:
-        """Render the captions' sets."""
-        from asdkit.toybox import world
-
-        cameras = ring(self._views, size=self._size)
-        for caption in self._captions:
-            thing = world.parse(caption)
-            if thing is None:
-                raise ValueError(f"{caption!r} is no thing of the toybox.")
-            if caption not in self._owners:
-                self.add(caption, world.render(thing, cameras).image, cameras)
 
     def add(self, text: str, samples: Float[Tensor, "N C h w"], views: Views | None = None) -> None:
         """Further samples of a prompt and, where each belongs to a camera, the cameras."""

@@ -4,26 +4,28 @@ One convention for all: lambda = `scale` as in e_null + lambda (e_y - e_null). P
 convention, e_y + s (e_y - e_null), are lambda - 1; each docstring says what was converted.
 """
 
-from asdkit.core.parts import records_spec
+from asdkit.core.parts import preset
 from asdkit.core.ramps import Ramp
 from asdkit.discriminators.adapters import Embedding, LoRA
-from asdkit.discriminators.base import Adapter, Discriminator, Gamma, Real
+from asdkit.discriminators.base import Adapter, Discriminator, Gamma, RealSamples
 from asdkit.discriminators.real_samples import SourceImage
 from asdkit.scores.fields import CFG, Field, Identity, Noise, Null, Prompt
+from asdkit.scores.gated import Above, Stages
 from asdkit.scores.perp_neg import PerpNeg
-from asdkit.scores.redrawn import Above, Earlier, Inverted, Later, OnSource, Reweighted, Scorer, Stages
+from asdkit.scores.redrawn import Earlier, Inverted, Later, OnSource
+from asdkit.scores.reweighted import Reweighted, Scorer
 
 _UGLY = "oversaturated color, ugly, tiling, low quality, noisy"
 _UNREAL = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 
 
-@records_spec
+@preset
 def ASD(
     scale: float | Ramp = 7.5,
     gamma: float | Ramp | Gamma = -0.5,
     adapter: Adapter | None = None,
     negative: str | None = None,
-    real: Real | None = None,
+    real: RealSamples | None = None,
     eta: float | Ramp = 0.5,
     real_clip: float = 2.0,
     allow_unbounded: bool = False,
@@ -49,7 +51,7 @@ def ASD(
     return CFG(scale=scale, negative=negative, perp_neg=perp_neg) - phi
 
 
-@records_spec
+@preset
 def ReleasedASD(
     scale: float | Ramp = 7.5,
     gamma: float | Ramp = -0.75,
@@ -73,7 +75,7 @@ def ReleasedASD(
     return CFG(scale=scale, negative=negative, perp_neg=perp_neg) - phi
 
 
-@records_spec
+@preset
 def VSD(
     scale: float | Ramp = 7.5,
     adapter: Adapter | None = None,
@@ -91,7 +93,7 @@ def VSD(
     return CFG(scale=scale, negative=negative, perp_neg=perp_neg) - Discriminator(adapter or LoRA(), 0.0, scale=scale)
 
 
-@records_spec
+@preset
 def SDS(scale: float | Ramp = 100.0, negative: str | None = None, perp_neg: PerpNeg | None = None) -> Field:
     """Score distillation sampling (DreamFusion): e_null + lambda (e_y - e_null) - eps.
 
@@ -103,7 +105,7 @@ def SDS(scale: float | Ramp = 100.0, negative: str | None = None, perp_neg: Perp
     return CFG(scale=scale, negative=negative, perp_neg=perp_neg) - Noise()
 
 
-@records_spec
+@preset
 def SJC(scale: float | Ramp = 101.0, reduce_variance: bool = True, perp_neg: PerpNeg | None = None) -> Field:
     """Score Jacobian chaining: the score at a noised image, with or without the noise as a control variate.
 
@@ -115,7 +117,7 @@ def SJC(scale: float | Ramp = 101.0, reduce_variance: bool = True, perp_neg: Per
     return CFG(scale=scale, perp_neg=perp_neg) - Noise() if reduce_variance else CFG(scale=scale, perp_neg=perp_neg)
 
 
-@records_spec
+@preset
 def CSD(
     scale: float | Ramp = 1.0,
     negative_scale: float | Ramp = 0.0,
@@ -135,7 +137,7 @@ def CSD(
     return towards if negative_scale == 0 else towards + away
 
 
-@records_spec
+@preset
 def NFSD(
     scale: float | Ramp = 7.5, negative: str = _UNREAL, t_from: float = 0.2, perp_neg: PerpNeg | None = None
 ) -> Field:
@@ -150,7 +152,7 @@ def NFSD(
     return CFG(scale=scale, perp_neg=perp_neg) - Above(Prompt(negative, view_dependent=False), t_from)
 
 
-@records_spec
+@preset
 def Bridge(
     source: str,
     scale: float | Ramp = 100.0,
@@ -170,7 +172,7 @@ def Bridge(
     return Stages(CFG(scale=scale, perp_neg=perp_neg) - Noise(), bridge_scale * (Prompt() - Prompt(source)), at)
 
 
-@records_spec
+@preset
 def ISM(scale: float | Ramp = 7.5, delta: float = 0.05, steps: int = 5, perp_neg: PerpNeg | None = None) -> Field:
     """Interval score matching (LucidDreamer): e_lambda(x_t) - e_null(x_s), where x0 is inverted to x_s, and x_s to x_t.
 
@@ -183,7 +185,7 @@ def ISM(scale: float | Ramp = 7.5, delta: float = 0.05, steps: int = 5, perp_neg
     return Inverted(CFG(scale=scale, perp_neg=perp_neg) - Earlier(Null()), scale=0.0, steps=steps, last=delta)
 
 
-@records_spec
+@preset
 def SDI(
     scale: float | Ramp = 7.5, inversion_scale: float = -7.5, steps: int = 10, perp_neg: PerpNeg | None = None
 ) -> Field:
@@ -198,7 +200,7 @@ def SDI(
     return Inverted(CFG(scale=scale, perp_neg=perp_neg) - Noise(), scale=inversion_scale, steps=steps)
 
 
-@records_spec
+@preset
 def AsynchronousSD(
     scale: float | Ramp = 7.5, ratio: float = 0.1, t_min: float = 0.02, perp_neg: PerpNeg | None = None
 ) -> Field:
@@ -215,7 +217,7 @@ def AsynchronousSD(
     return CFG(scale=scale, perp_neg=perp_neg) - Later(Prompt(), ratio, t_min)
 
 
-@records_spec
+@preset
 def LODS(scale: float | Ramp = 40.0, adapter: Adapter | None = None, perp_neg: PerpNeg | None = None) -> Field:
     """Learned null embedding (LODS): SDS whose null condition is trained on what the generator shows.
 
@@ -228,7 +230,7 @@ def LODS(scale: float | Ramp = 40.0, adapter: Adapter | None = None, perp_neg: P
     return CFG(scale=scale, null=null, perp_neg=perp_neg) - Noise()
 
 
-@records_spec
+@preset
 def DDS(scale: float | Ramp = 7.5) -> Field:
     """Delta denoising score: SDS of the prompt, less SDS of the source's words on the source image; the noise cancels.
 
@@ -238,7 +240,7 @@ def DDS(scale: float | Ramp = 7.5) -> Field:
     return CFG(scale=scale) - OnSource(CFG(scale=scale, of_source=True))
 
 
-@records_spec
+@preset
 def PDS(scale: float | Ramp = 7.5, pull: float | Ramp = 0.1) -> Field:
     """DDS with a pull back to the source image, which is what posterior distillation adds to it.
 
@@ -249,7 +251,7 @@ def PDS(scale: float | Ramp = 7.5, pull: float | Ramp = 0.1) -> Field:
     return CFG(scale=scale) - OnSource(CFG(scale=scale, of_source=True)) + pull * Identity()
 
 
-@records_spec
+@preset
 def ASDEdit(
     scale: float | Ramp = 7.5,
     gamma: float | Ramp | Gamma = -1.0,
@@ -282,7 +284,7 @@ def ASDEdit(
     return (CFG(scale=scale) - phi) - OnSource(CFG(scale=scale, of_source=True) - psi) + pull * Identity()
 
 
-@records_spec
+@preset
 def DeltaASD(
     scale: float | Ramp = 7.5,
     gamma: float | Ramp | Gamma = -0.5,
@@ -312,7 +314,7 @@ def DeltaASD(
     return (CFG(scale=scale) - phi) - OnSource(CFG(scale=scale, of_source=True) - psi) + pull * Identity()
 
 
-@records_spec
+@preset
 def RewardSDS(
     scorer: Scorer,
     scale: float | Ramp = 100.0,

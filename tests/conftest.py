@@ -27,23 +27,23 @@ os.environ |= {
 
 RECIPE = """
 model:
-  class_path: asdkit.distillation.Distillation
+  class_path: asdkit.Distillation
   init_args:
     prompt: a red duck
-    prior: {{class_path: asdkit.priors.pretrained.Pretrained, init_args: {{path: {prior}}}}}
+    prior: {{class_path: asdkit.Pretrained, init_args: {{path: {prior}}}}}
     generator:
-      class_path: asdkit.generators.gaussians.Gaussians
+      class_path: asdkit.Gaussians
       init_args:
         {{count: 60, capacity: 90, init_opacity: 0.5, densify_every: 4, densify_from: 4,
-         density: {{class_path: asdkit.generators.density_control.Fraction, init_args: {{fraction: 0.2}}}}}}
-    guidance: {{class_path: asdkit.methods.ASD}}
-data: {{class_path: asdkit.data.Cameras, init_args: {{views_per_step: 2, size: 16, orbit_views: 3}}}}
+         density: {{class_path: asdkit.Fraction, init_args: {{fraction: 0.2}}}}}}
+    guidance: {{class_path: asdkit.ASD}}
+data: {{class_path: asdkit.Cameras, init_args: {{views_per_step: 2, size: 16, orbit_views: 3}}}}
 trainer:
   max_steps: 10
   accelerator: cpu
   devices: 1
   log_every_n_steps: 1
-  callbacks: [{{class_path: asdkit.toybox.evaluation.ToyboxJudge}}]
+  callbacks: [{{class_path: asdkit.ToyboxJudge}}]
 checkpoints: {{every: 4}}
 snapshots: {{every: 5}}
 outputs: {{size: 16}}

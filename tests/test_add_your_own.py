@@ -42,8 +42,8 @@ def test_an_example_runs_by_its_command(outside: Path, command: list[str]) -> No
     rows = _losses(outside / "runs" / "own" / "one")
     assert float(rows[-1]["grad_norm"]) > 0
     if "hinge" in command[3] or "gan_head" in command[3]:
-        assert float(rows[-1]["phi_grad_norm"]) > 0
-        assert rows[0]["critic_loss"] != rows[-1]["critic_loss"]
+        assert float(rows[-1]["discriminator_grad_norm"]) > 0
+        assert rows[0]["discriminator_loss"] != rows[-1]["discriminator_loss"]
 
 
 def test_without_trust_an_example_is_told_what_to_add(outside: Path, capsys: pytest.CaptureFixture) -> None:

@@ -298,8 +298,8 @@ def trained(tiny_folder: Path, folder: Path, steps: int, *callbacks: pl.Callback
         Pretrained(str(tiny_folder)),
         Gaussians(count=40, capacity=40, init_opacity=0.5),
         ASD(),
-        critic_steps=2,
-        critic_clip=0.05,
+        discriminator_steps=2,
+        discriminator_clip=0.05,
     )
     trainer = pl.Trainer(
         max_steps=steps,

@@ -19,10 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from asdkit.commands.main import main
-from asdkit.core.atomic import CannotWrite, atomic, remove_leftovers, write_text
+from asdkit.core.atomic import atomic, remove_leftovers, write_text
+from asdkit.core.errors import CannotWrite
 from asdkit.distillation import Distillation
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints, is_whole
-from asdkit.run.guard import Watch
+from asdkit.run.guard import Guard
 from asdkit.run.run_folder import RunFolder
 
 KILLS = 32
@@ -52,7 +53,7 @@ class Counter(pl.LightningModule):
 def count(run: Path, temporary: Path) -> int:
     """Train for ever in a run folder, from its last checkpoint if there is one, and save after every step."""
     os.environ["TMPDIR"], tempfile.tempdir = str(temporary), None
-    callbacks = [Watch(), Checkpoints(every=1), RunFolder()]
+    callbacks = [Guard(), Checkpoints(every=1), RunFolder()]
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(max_steps=10**6, accelerator="cpu", default_root_dir=run, callbacks=callbacks, **quiet)
     trainer.strategy.checkpoint_io = AtomicCheckpointIO()

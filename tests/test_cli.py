@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from asdkit.commands.main import expand, find_recipe, main, recipes
+from asdkit.commands.arguments import expand, find_recipe, recipes
+from asdkit.commands.main import main
 
 
 def run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
@@ -78,14 +79,14 @@ def test_every_recipe_resolves(capsys: pytest.CaptureFixture, name: str) -> None
 
 def test_the_main_recipe_is_the_papers(capsys: pytest.CaptureFixture) -> None:
     model = resolved(capsys, "--config", "gs3d")["model"]["init_args"]
-    assert model["guidance"]["class_path"] == "asdkit.methods.ASD"
+    assert model["guidance"]["class_path"] == "asdkit.ASD"
     assert (model["guidance"]["init_args"]["scale"], model["guidance"]["init_args"]["gamma"]) == (7.5, -0.5)
 
 
 @pytest.mark.parametrize(("name", "scale"), [("SDS", 100.0), ("VSD", 7.5)])
 def test_another_guidance_has_its_own_defaults(capsys: pytest.CaptureFixture, name: str, scale: float) -> None:
     guidance = resolved(capsys, "--config", "gs3d", f"--model.guidance={name}")["model"]["init_args"]["guidance"]
-    assert guidance["class_path"] == f"asdkit.methods.{name}"
+    assert guidance["class_path"] == f"asdkit.{name}"
     assert guidance["init_args"]["scale"] == scale
 
 

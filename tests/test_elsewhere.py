@@ -11,8 +11,10 @@ from asdkit.lab import GaussianPrior
 from asdkit.rendering.cameras import ring
 from asdkit.scores.conditions import NULL, Condition
 from asdkit.scores.fields import CFG, Identity, Noise, Null, Prompt
+from asdkit.scores.gated import Above, Stages
 from asdkit.scores.prior import Noised
-from asdkit.scores.redrawn import Above, Earlier, Inverted, Later, OnSource, Reweighted, Scorer, Stages
+from asdkit.scores.redrawn import Earlier, Inverted, Later, OnSource
+from asdkit.scores.reweighted import Reweighted, Scorer
 
 Y, Z = Condition("y"), Condition("z")
 
@@ -36,7 +38,7 @@ def test_cfg_with_a_field_for_the_null_condition(prior: GaussianPrior) -> None:
     x, phi = draw(prior), bent()
     field = ready(CFG(scale=3.0, null=Discriminator(phi, text="z")), prior)
     assert close(field(x), e_phi(x, phi, "z") + 3 * (e(x, "y") - e_phi(x, phi, "z")))
-    assert field.conditions() == [Z, Y] and field.asks(x) == [Y]
+    assert field.conditions() == [Z, Y] and field.needs(x) == [Y]
     assert close(ready(CFG(scale=2.0, null=Noise()), prior)(x), 2 * e(x, "y") - x.eps)
 
 
@@ -68,7 +70,7 @@ def test_cfg_asks_for_what_its_scale_needs(prior: GaussianPrior, scale: float, a
     x = draw(prior, step=4)
     for number in (scale, Ramp(9.0, scale, 4), Ramp(scale, 9.0, 4, begin=4)):
         field = ready(CFG(scale=number), prior)
-        assert field.asks(x) == asked and close(field(x), cfg(x, scale))
+        assert field.needs(x) == asked and close(field(x), cfg(x, scale))
         assert field.conditions() == [NULL, Y]
 
 
@@ -76,7 +78,7 @@ def test_a_scale_that_moves(prior: GaussianPrior) -> None:
     field = ready(Ramp(0.0, 4.0, 4) * Prompt(), prior)
     for step, factor in enumerate((0, 1, 2, 3, 4, 4)):
         assert close(field(draw(prior, step=step)), factor * e(draw(prior), "y"))
-    assert field.asks(draw(prior)) == [] and field.asks(draw(prior, step=1)) == [Y]
+    assert field.needs(draw(prior)) == [] and field.needs(draw(prior, step=1)) == [Y]
     assert field.conditions() == [Y]
 
 
@@ -91,7 +93,7 @@ def test_on_source_is_the_same_noise_on_the_source(prior: GaussianPrior) -> None
     other = state(x, x0=x.source)
     assert close(ready(OnSource(Prompt()), prior)(x), e(other, "y"))
     assert torch.equal(OnSource(Noise())(x), x.eps)
-    assert OnSource(Prompt("y")).asks(x) == [] and OnSource(Prompt("y")).conditions() == [Y]
+    assert OnSource(Prompt("y")).needs(x) == [] and OnSource(Prompt("y")).conditions() == [Y]
 
 
 def test_one_draw_of_the_source_for_all(prior: GaussianPrior, calls: list[float]) -> None:
@@ -104,7 +106,7 @@ def test_one_draw_of_the_source_for_all(prior: GaussianPrior, calls: list[float]
 def test_identity_is_the_way_from_the_source(prior: GaussianPrior) -> None:
     x = draw(prior)
     assert torch.equal(Identity()(x), x.x0 - x.source)
-    assert Identity().conditions() == [] and Identity().asks(x) == []
+    assert Identity().conditions() == [] and Identity().needs(x) == []
 
 
 def test_without_a_source_image_methods_of_editing_say_so(prior: GaussianPrior) -> None:
@@ -122,7 +124,7 @@ def test_stages(prior: GaussianPrior) -> None:
     field = ready(Stages(Prompt(), Null(), 3), prior)
     for step, text in ((0, "y"), (2, "y"), (3, ""), (9, "")):
         x = draw(prior, step=step)
-        assert close(field(x), e(x, text)) and field.asks(x) == ([Y] if text else [NULL])
+        assert close(field(x), e(x, text)) and field.needs(x) == ([Y] if text else [NULL])
     assert field.conditions() == [Y, NULL]
 
 
@@ -135,7 +137,7 @@ def test_above_is_per_sample(prior: GaussianPrior) -> None:
 
 def test_above_asks_nothing_below(prior: GaussianPrior, calls: list[float]) -> None:
     field, low, high = ready(Above(Prompt(), 0.98), prior), draw(prior), draw(prior, levels=(20, 30, 40, 980))
-    assert field.asks(low) == [] and field.asks(high) == [Y] and field.conditions() == [Y]
+    assert field.needs(low) == [] and field.needs(high) == [Y] and field.conditions() == [Y]
     assert torch.equal(field(low), torch.zeros_like(low.eps)) and not calls
     assert field(high)[3].abs().min() > 0 and calls == [1]
 
@@ -166,14 +168,14 @@ def test_later_keeps_x0_and_noise_and_is_drawn_once(prior: GaussianPrior) -> Non
     assert torch.equal(there.x0, x.x0) and torch.equal(there.eps, x.eps) and (there.t > x.t)[1:3].all()
     assert later.there(x) is there and Later(Null()).there(x) is there
     assert Later(Null(), 0.3).there(x) is not there and Later(Null(), t_min=0.1).there(x) is not there
-    assert later.asks(x) == [] and later.conditions() == [Y]
+    assert later.needs(x) == [] and later.conditions() == [Y]
 
 
 def test_an_inversion_is_made_once_and_shared(prior: GaussianPrior, calls: list[float]) -> None:
     field, x = ready(Inverted(Prompt() - Earlier(Prompt()), steps=3, last=0.1), prior), draw(prior)
     field(x)
     assert field.there(x) is field.there(x) and calls == [1] * 5
-    assert field.asks(x) == [] and Y in field.conditions()
+    assert field.needs(x) == [] and Y in field.conditions()
 
 
 def test_inverted_noise_is_what_leads_back(prior: GaussianPrior) -> None:
@@ -260,7 +262,7 @@ def test_kin_is_made_once_for_each_key(prior: GaussianPrior) -> None:
         made.append(1)
         return x.on(x.x0)
 
-    assert x.kin("a", make) is x.kin("a", make) and x.kin("b", make) is not x.kin("a", make)
+    assert x.derived("a", make) is x.derived("a", make) and x.derived("b", make) is not x.derived("a", make)
     assert len(made) == 2
 
 

@@ -85,7 +85,7 @@ def test_from_the_command_line(capsys: pytest.CaptureFixture, tmp_path: Path) ->
     assert main(["fit", "--config", "gs3d", "--config", str(overlay), *options, "--print_config"]) == 0
     model = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
     assert model["view_prompts"] == {"front": "a face", "left side": "an ear"}
-    assert model["guidance"]["init_args"]["perp_neg"]["class_path"] == "asdkit.scores.perp_neg.PerpNeg"
+    assert model["guidance"]["init_args"]["perp_neg"]["class_path"] == "asdkit.PerpNeg"
     weights = model["guidance"]["init_args"]["perp_neg"]["init_args"]
     assert list(weights["f_fs"]) == [1, 2, 3] and list(weights["f_fsb"]) == [1, 0.5, 0.967]
 

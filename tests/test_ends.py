@@ -21,12 +21,12 @@ from forked import Forked, wait_for
 from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
 from asdkit.commands.main import main
-from asdkit.core.atomic import CannotWrite
-from asdkit.core.optional import extra
+from asdkit.core.errors import CannotWrite, Diverged, Interrupted
+from asdkit.core.optional import require_package
 from asdkit.priors.pretrained import Pretrained
 from asdkit.run.checkpoints import is_whole
-from asdkit.run.exits import Diverged, Interrupted, exit_code, sentence
-from asdkit.run.guard import Watch, _Verdict
+from asdkit.run.exits import exit_code, sentence
+from asdkit.run.guard import Guard, _Verdict
 from asdkit.run.signals import Signals
 
 OPTIONS = (
@@ -246,10 +246,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(recipe: Path, small_disk: Path) -
 
 PARTS = """
 import os, torch
-from asdkit.core.optional import extra
+from asdkit.core.optional import require_package
 from asdkit.scores.fields import Noise
 from asdkit.generators.gaussians import Gaussians
-from asdkit.core.parts import PriorUnavailable
+from asdkit.core.errors import PriorUnavailable
 
 class Ends(Noise):
     def forward(self, x):
@@ -260,7 +260,7 @@ class Ends(Noise):
 class Broken(Ends):
     def end(self): raise RuntimeError("something is broken")
 class Lacks(Ends):
-    def end(self): extra("no_such_package", "video")
+    def end(self): require_package("no_such_package", "video")
 class Gone(Ends):
     def end(self): raise PriorUnavailable("the hub can't be reached")
 class Hungry(Ends):
@@ -376,7 +376,7 @@ def test_forked_ranks_save_when_their_parent_is_told_whether_a_ctrl_c_has_reache
     trainer = pl.Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False)
     trainer.strategy._launcher, trainer.state.fn = launcher, "fit"
     stopped = Interrupted(signal.SIGINT)
-    Watch().on_exception(trainer, pl.LightningModule(), stopped)
+    Guard().on_exception(trainer, pl.LightningModule(), stopped)
     assert process.exitcode == 0 and exit_code(stopped) == 130
     assert f"The last good checkpoint is {checkpoint}" in sentence(stopped)
 
@@ -384,7 +384,7 @@ def test_forked_ranks_save_when_their_parent_is_told_whether_a_ctrl_c_has_reache
 SAID: dict[str, tuple[Callable[[], object], int]] = {
     "gone": (lambda: Pretrained("/no/such/folder").setup(), 4),
     "diverged": (lambda: _raise(Diverged("Not finite at step 3: x0,\n  and more:\nof rank 1.")), 6),
-    "lacks": (lambda: extra("no_such_package", "video"), 3),
+    "lacks": (lambda: require_package("no_such_package", "video"), 3),
     "memory": (lambda: torch.empty(10**15), 5),
     "Python's memory": (lambda: _raise(MemoryError()), 5),
     "full": (lambda: _raise(CannotWrite(28, "No space left on device", "/runs/a file")), 7),
@@ -486,12 +486,12 @@ def test_a_verdict_that_comes_later_is_heeded_a_step_later_and_before_a_checkpoi
     module, trainer = pl.LightningModule(), pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     flags = iter([[0.0, 0.0], [15.0, 0.0], [0.0, 1.0]])
 
-    def look(self: Watch, *given: object) -> _Verdict:
+    def look(self: Guard, *given: object) -> _Verdict:
         later = Later(next(flags))
         return _Verdict(later, later, ["residual_norm"], 7, (None, None))
 
-    monkeypatch.setattr(Watch, "_look", look)
-    watch = Watch()
+    monkeypatch.setattr(Guard, "_look", look)
+    watch = Guard()
     stops = []
     for _ in range(2):
         watch.on_train_batch_end(trainer, module, {}, None, 0)

@@ -9,14 +9,15 @@ from PIL import Image
 from torch import Tensor
 
 from asdkit.core.ramps import Ramp
-from asdkit.discriminators.base import Discriminator, Real
+from asdkit.discriminators.base import Discriminator, RealSamples
 from asdkit.discriminators.real_samples import ImageFolder, PriorSamples, SourceImage
-from asdkit.lab import Affine, FiniteSetPrior, GaussianPrior
+from asdkit.lab import Affine, GaussianPrior
 from asdkit.methods import ASD
 from asdkit.rendering.cameras import ring
 from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import discriminator_loss, real_loss
 from asdkit.scores.prior import Noised
+from asdkit.toybox.exact_prior import prior_of_renders
 
 ETAS = (0.0, 0.25, 0.5, 1.0)
 CLIPS = (0.25, 0.8, 1.2, 1e6)
@@ -28,7 +29,7 @@ def prior() -> GaussianPrior:
     return exact_prior()
 
 
-class Itself(Real):
+class Itself(RealSamples):
     """The fake is its own real sample."""
 
     def draw(self, x: Noised, condition: Condition) -> Noised:
@@ -308,7 +309,7 @@ def test_a_uniform_number_may_round_to_one(
 
 def test_samples_of_the_prior_have_cameras_of_their_own() -> None:
     """Each is drawn and judged with its own camera: of a finite set that knows directions it is the view from there."""
-    prior = FiniteSetPrior(["a yellow duck"], views=8, size=8)
+    prior = prior_of_renders(["a yellow duck"], views=8, size=8)
     prior.setup()
     duck, around = Condition("a yellow duck", view_dependent=True), ring(8, size=8)
     x = prior.draw(torch.rand(6, 3, 8, 8), torch.full((6,), 500), torch.randn(6, 3, 8, 8), around[:6])

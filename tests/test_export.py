@@ -12,8 +12,9 @@ import torch
 from conftest import RECIPE
 from PIL import Image
 
-from asdkit.commands.main import FORMATS, main
+from asdkit.commands.main import main
 from asdkit.formats import read_splats, write_splats
+from asdkit.formats.names import FORMATS
 from asdkit.generators.gaussians import Gaussians
 from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import joined, ring
@@ -52,7 +53,7 @@ def test_all_formats_of_gaussians(runs: dict[str, Path], tmp_path: Path) -> None
     assert "a red duck" in page and f"{len(made.means)} Gaussians" in page.replace(",", "")
     for name in ("mesh.glb", "mesh.obj"):
         mesh = trimesh.load(tmp_path / name, force="mesh")
-        half = load(runs["gaussians"]).generator.solid().half
+        half = load(runs["gaussians"]).generator.volume().half
         assert len(mesh.faces) > 50 and np.abs(mesh.vertices).max() <= 1.1 * half
     assert Image.open(tmp_path / "orbit.webp").n_frames == 3
     assert Image.open(tmp_path / "views.png").size == (8 * 32, 4 * 32)
@@ -64,7 +65,7 @@ def test_pictures_are_what_the_run_shows(runs: dict[str, Path], tmp_path: Path) 
     for name, run in runs.items():
         (file,) = export(run, ["png"], tmp_path / name, False, SMALL)
         module, views = load(run), ring(8, 20.0, size=32)
-        assert opened(run).distance == pytest.approx(max(3.4, 3.75 * module.generator.solid().half))
+        assert opened(run).distance == pytest.approx(max(3.4, 3.75 * module.generator.volume().half))
         rows = np.asarray(Image.open(file)).reshape(4, 32, 8, 32, 3).transpose(0, 2, 1, 3, 4) / 255
         views = ring(8, 20.0, distance=opened(run).distance, size=32)
         with torch.no_grad():
@@ -77,7 +78,7 @@ def test_pictures_are_what_the_run_shows(runs: dict[str, Path], tmp_path: Path) 
         assert hit.any() and (rows[2:][:, ~hit] == 0).all()
         near, far = (render.depth.permute(0, 2, 3, 1).numpy()[hit].ravel().argsort()[i] for i in (0, -1))
         assert rows[2][hit][near, 0] > rows[2][hit][far, 0]
-        depth, half = render.depth.permute(0, 2, 3, 1).numpy()[hit], module.generator.solid().half
+        depth, half = render.depth.permute(0, 2, 3, 1).numpy()[hit], module.generator.volume().half
         nearness = (1 + (opened(run).distance - depth) / half) / 2  # 1 at the cube's near side, 0 at its far side
         np.testing.assert_allclose(rows[2][hit], nearness.clip(0, 1).repeat(3, 1), atol=1.01 / 255)
         outwards = views.c2w[:, :3, 3] / views.distance[:, None]  # towards the camera, as normals are on the whole
@@ -165,8 +166,8 @@ def test_what_can_not_be_written_is_said_before_anything_is(runs: dict[str, Path
 
 @pytest.mark.parametrize("kind", ["Pixels", "Latents"])
 def test_images_are_exported_as_pictures(tmp_path: Path, tiny_folder: Path, kind: str) -> None:
-    cameras = "asdkit.data.Cameras, init_args: {views_per_step: 2, size: 16, orbit_views: 3}"
-    recipe = RECIPE.format(prior=tiny_folder, root=tmp_path).replace(cameras, "asdkit.data.Canvas")
+    cameras = "asdkit.Cameras, init_args: {views_per_step: 2, size: 16, orbit_views: 3}"
+    recipe = RECIPE.format(prior=tiny_folder, root=tmp_path).replace(cameras, "asdkit.Canvas")
     (tmp_path / "small.yaml").write_text(recipe)
     image = [f"--model.generator={kind}", "--model.generator.size=16", "--model.generator.count=2"]
     command = ["fit", "--config", str(tmp_path / "small.yaml"), "--trainer.max_steps=1", "--run.name=image"]

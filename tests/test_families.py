@@ -18,7 +18,7 @@ from asdkit.generators.images import Pixels
 from asdkit.methods import ASD, SDS, VSD
 from asdkit.priors.families import family_of
 from asdkit.priors.pretrained import Pretrained
-from asdkit.rendering.cameras import Shot, ring
+from asdkit.rendering.cameras import Batch, ring
 from asdkit.scores.conditions import NULL, Condition
 from asdkit.scores.fields import Field
 
@@ -207,7 +207,7 @@ def new_generator(space: str) -> Generator:
 
 
 def train(prior: Pretrained, guidance: Field, space: str, steps: int = 5) -> Distillation:
-    model = Distillation(PROMPT, prior, new_generator(space), guidance, critic_lr=1e-2, weighting="sigma2")
+    model = Distillation(PROMPT, prior, new_generator(space), guidance, discriminator_lr=1e-2, weighting="sigma2")
     trainer = pl.Trainer(
         max_steps=steps,
         accelerator="cpu",
@@ -217,7 +217,7 @@ def train(prior: Pretrained, guidance: Field, space: str, steps: int = 5) -> Dis
         enable_model_summary=False,
         log_every_n_steps=steps,
     )
-    shots = [Shot() if space == "2D" else Shot(ring(2, size=32, offset_deg=30.0 * step)) for step in range(steps)]
+    shots = [Batch() if space == "2D" else Batch(ring(2, size=32, offset_deg=30.0 * step)) for step in range(steps)]
     trainer.fit(model, DataLoader(shots, batch_size=None))
     assert trainer.global_step == steps
     return model

@@ -16,6 +16,7 @@ from asdkit.scores.equations import effective_scale, inject, weight
 from asdkit.scores.fields import CFG, Field
 from asdkit.scores.prior import Noised, Prior
 from asdkit.scores.schedules import scaled_linear
+from asdkit.toybox.exact_prior import prior_of_renders
 
 MU, SPREAD = 1.0, 0.5
 LEVELS = torch.tensor([2, 5, 8])
@@ -247,7 +248,7 @@ def test_particles_cover_two_modes_where_sds_collapses() -> None:
 
 def test_a_finite_set_knows_its_cameras() -> None:
     """A view-dependent prompt means the renders of the nearest camera; the null condition all renders."""
-    prior = FiniteSetPrior(["a red cube", "a blue ball"], views=8, size=16, nearest=1)
+    prior = prior_of_renders(["a red cube", "a blue ball"], views=8, size=16)
     prior.setup()
     prior.setup()
     assert prior.texts() == ["a red cube", "a blue ball"] and len(prior.points) == 16
@@ -265,7 +266,7 @@ def test_a_finite_set_knows_its_cameras() -> None:
     assert prior.digest != digest
     assert torch.allclose(x.to_x0(_ready(CFG("dot", 1.0), prior)(x)), torch.zeros(4, 3, 16, 16).double(), atol=1e-4)
     with pytest.raises(ValueError, match="no thing of the toybox"):
-        FiniteSetPrior(["a purple idea"]).setup()
+        prior_of_renders(["a purple idea"])
 
 
 def test_lab_priors_are_part_of_the_contract() -> None:

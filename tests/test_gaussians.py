@@ -495,7 +495,7 @@ def test_start_from_another_runs_gaussians(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     saved["hyper_parameters"]["generator"]["class_path"] = "os.system"
     torch.save(saved, tmp_path / "d.ckpt")
-    with pytest.raises(ValueError, match=r"d\.ckpt names os\.system, but only classes of asdkit") as caught:
+    with pytest.raises(ValueError, match=r"d\.ckpt names os\.system, but only public parts of asdkit") as caught:
         generator_of(tmp_path / "d.ckpt")
     assert "\n" not in str(caught.value) and "Namespace" not in str(caught.value)
     with pytest.raises(ValueError, match="no 3D object"):

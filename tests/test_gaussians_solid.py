@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from asdkit.formats.ply import Splats
-from asdkit.generators.gaussian_volume import solid_of
+from asdkit.generators.gaussian_volume import volume_of
 from asdkit.generators.gaussians import Gaussians
 from asdkit.rendering.cameras import ring
 
@@ -26,7 +26,7 @@ def some_splats(count: int = 40) -> Splats:
 def test_gaussians_as_a_solid_by_a_slow_loop() -> None:
     """Covariances, their inverses and rotations by other libraries, in float64."""
     splats = some_splats()
-    solid = solid_of(splats)
+    solid = volume_of(splats)
     points = np.random.default_rng(2).uniform(-0.6, 0.6, (300, 3))
     density, colour = np.zeros(300), np.zeros((300, 3))
     for mean, quat, log_scale, logit, sh in zip(*(np.float64(values) for values in splats), strict=True):
@@ -59,7 +59,7 @@ def one(opacity: float, scale: float, mean: tuple[float, float, float] = (0, 0, 
 @pytest.mark.parametrize("opacity", [0.2, 0.7, 0.99])
 def test_a_round_gaussian_is_as_opaque_as_on_the_screen(opacity: float) -> None:
     generator = one(opacity, 0.2)
-    solid, views = generator.solid(), ring(1, 0.0, size=65)
+    solid, views = generator.volume(), ring(1, 0.0, size=65)
     along = torch.linspace(-1, 1, 4001)[:, None] * torch.tensor([0.6, 0.0, 0.8])
     depth = float(torch.trapezoid(solid.radiance(along)[0], dx=2 / 4000))
     assert 1 - math.exp(-depth) == pytest.approx(opacity, abs=0.005)
@@ -70,13 +70,13 @@ def test_a_round_gaussian_is_as_opaque_as_on_the_screen(opacity: float) -> None:
 def test_the_cube_holds_what_matters() -> None:
     """A Gaussian of opacity o reaches sqrt(2 log(255 o)) standard deviations along an axis."""
     reach = math.sqrt(2 * math.log(255 * 0.7))
-    assert one(0.7, 0.1, (0.1, -0.5, 0.2)).solid().half == pytest.approx(0.5 + 0.1 * reach, rel=1e-5)
+    assert one(0.7, 0.1, (0.1, -0.5, 0.2)).volume().half == pytest.approx(0.5 + 0.1 * reach, rel=1e-5)
     splats = some_splats()
-    alone = solid_of(splats)
+    alone = volume_of(splats)
     for place, logit, grows in ((30.0, 3.0, False), (1.3, 3.0, True), (1.3, -7.0, False)):
         means, logits, scales = (values.copy() for values in (splats.means, splats.opacity_logits, splats.log_scales))
         means[7], logits[7], scales[7] = [0, 0, -place], logit, math.log(0.05)
-        solid = solid_of(splats._replace(means=means, opacity_logits=logits, log_scales=scales))
+        solid = volume_of(splats._replace(means=means, opacity_logits=logits, log_scales=scales))
         reach = math.sqrt(2 * max(math.log(255 / (1 + math.exp(-logit))), 0))
         assert solid.half == pytest.approx(place + 0.05 * reach if grows else alone.half, rel=1e-4)
         density, _ = solid.radiance(torch.tensor([[0.0, 0.0, -place], [solid.half * 1.001, 0, 0]]))
@@ -86,7 +86,7 @@ def test_the_cube_holds_what_matters() -> None:
 def test_opacity_near_one_is_finite_and_nothing_is_nothing() -> None:
     generator = one(0.5, 0.1)
     generator.opacity_logits.data[0] = 60
-    density, _ = generator.solid().radiance(torch.zeros(1, 3))
+    density, _ = generator.volume().radiance(torch.zeros(1, 3))
     assert float(density) == pytest.approx(-math.log(0.001) / (math.sqrt(2 * math.pi) * 0.1), rel=1e-3)
-    solid = one(0.003, 0.1).solid()
+    solid = one(0.003, 0.1).volume()
     assert solid.half == 1 and not solid.radiance(torch.rand(9, 3))[0].any()

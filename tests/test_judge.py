@@ -11,7 +11,7 @@ from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views, ring
 from asdkit.toybox import evaluation as judging
 from asdkit.toybox import world
-from asdkit.toybox.evaluation import ToyboxJudge, azimuths_right, silhouette_iou
+from asdkit.toybox.judge import ToyboxJudge, azimuths_right, silhouette_iou
 
 
 class Truthful:

@@ -1,4 +1,4 @@
-"""A file imports only from layers above its own line (docs/architecture.md)."""
+"""Rooms import one way (docs/architecture.md), and files and functions stay small."""
 
 import ast
 from pathlib import Path
@@ -6,84 +6,70 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "asdkit"
-LAYERS = [
-    {
-        "",
-        "part",
-        "perp_neg",
-        "ends",
-        "signals",
-        "schedules",
-        "views",
-        "prompts",
-        "objectives",
-        "randomness",
-        "timesteps",
-        "camera",
-        "files",
-        "trust",
-        "machine",
-        "extras",
-        "pictures",
-        "ply",
-        "formats",
-        "harmonics",
-        "ramps",
-        "srgb",
-        "volume",
-    },
-    {"prior", "fields", "elsewhere", "discriminator", "generators.base"},
-    {"adapters", "gammas", "reals", "guidance", "sampling", "priors", "generators", "rasterizers", "meshes"},
-    {"distillation", "data", "callbacks", "loading", "viewing", "ranks"},
-    {"cli", "cli_errors", "app", "export", "__main__", "toybox", "lab", "bench", "stepping", "doctor", "sweeps"},
-]
-SIBLINGS = {
-    ("generators", "rasterizers"),
-    ("guidance", "adapters"),
-    ("guidance", "reals"),
-    ("gammas", "sampling"),
-    ("reals", "sampling"),
+_MATHS = {"core", "rendering", "scores"}
+_PARTS = {*_MATHS, "formats", "discriminators", "generators"}
+RULE = {  # room: the rooms that it may import, inside functions included
+    "core": set(),
+    "rendering": {"core"},
+    "scores": {"core", "rendering"},
+    "formats": {"core", "rendering"},
+    "discriminators": {*_MATHS, "formats"},
+    "generators": {*_MATHS, "formats"},
+    "priors": _MATHS,
+    "methods": {"core", "scores", "discriminators"},
+    "ranks": {"core", "discriminators"},
+    "data": {"core", "rendering", "formats", "generators"},
+    "distillation": {*_MATHS, "discriminators", "generators", "ranks"},
+    "lab": {*_MATHS, "discriminators"},
+    "run": {*_PARTS, "data", "ranks", "distillation"},
+    "toybox": {*_PARTS, "priors", "methods", "lab", "data", "distillation", "run", "asdkit"},
+    "commands": {*_PARTS, "priors", "methods", "data", "ranks", "distillation", "run", "asdkit"},
+    "asdkit": {"core"},  # the face, which imports the rest when it is asked for it
+    "__main__": {"commands"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def place(module: str) -> tuple[int, str]:
-    """Layer and name of the longest entry of LAYERS that `module` belongs to."""
+def room(module: str) -> str:
+    """The room of a dotted name of the package: its first folder or top file; `asdkit` for the face."""
     parts = module.split(".")
-    for length in range(len(parts), -1, -1):
-        name = ".".join(parts[:length])
-        for level, names in enumerate(LAYERS):
-            if name in names and (name or not module):
-                return level, name
-    raise AssertionError(f"asdkit.{module} has no layer; add it to LAYERS")
+    named = len(parts) > 1 and ((PACKAGE / parts[1]).is_dir() or (PACKAGE / f"{parts[1]}.py").is_file())
+    return parts[1] if named else "asdkit"
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
+def imported_rooms(path: Path) -> set[str]:
+    """The other rooms that a file imports, wherever the import stands."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
-            known = {name for name in submodules if is_module(name)}
-            found |= known or {node.module}
-    return {name.removeprefix("asdkit").lstrip(".") for name in found if name.split(".")[0] == "asdkit"}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {room(name) for name in names if name.split(".")[0] == "asdkit"}
 
 
-def is_module(name: str) -> bool:
-    base = PACKAGE.parent / name.replace(".", "/")
-    return base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()
+def home(path: Path) -> str:
+    relative = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return room(".".join(relative)) if relative[-1] != "__init__" or len(relative) > 2 else "asdkit"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_imports_go_up(path: Path) -> None:
-    module = path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".").removesuffix("__init__").rstrip(".")
-    level, name = place(module)
-    for imported in imports(path):
-        other_level, other = place(imported)
-        assert other_level <= level, f"{module} (L{level}) imports {imported} (L{other_level})"
-        if level == other_level == 2:
-            assert other == name or (name, other) in SIBLINGS, f"{module} imports its sibling {imported}"
+def test_rooms_import_one_way(path: Path) -> None:
+    own = home(path)
+    assert imported_rooms(path) - {own} <= RULE[own]
+
+
+def test_the_rule_has_no_circle_and_few_floors() -> None:
+    """At most 18 rooms on 10 floors, where a room stands one floor above the highest that it imports in fact."""
+    arrows: dict[str, set[str]] = {name: set() for name in RULE}
+    for path in MODULES:
+        arrows[home(path)] |= imported_rooms(path) - {home(path)}
+    floors: dict[str, int] = {}
+    while len(floors) < len(arrows):
+        ready = {name for name, below in arrows.items() if name not in floors and below <= floors.keys()}
+        assert ready, f"a circle among {arrows.keys() - floors.keys()}"
+        floors |= {name: 1 + max((floors[other] for other in arrows[name]), default=0) for name in ready}
+    assert len(floors) <= 18 and max(floors.values()) <= 10
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())

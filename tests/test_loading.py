@@ -19,11 +19,12 @@ from huggingface_hub import constants, errors
 from safetensors.torch import load_file, save_file
 from tiny import save_tiny_pipeline
 
-from asdkit.commands.main import expand, main
-from asdkit.core.parts import PriorUnavailable
+from asdkit.commands.arguments import expand
+from asdkit.commands.main import main
+from asdkit.core.errors import PriorUnavailable
 from asdkit.priors import hub
 from asdkit.priors import required_files as contents
-from asdkit.priors.hub import ALIASES, lora_file, parse
+from asdkit.priors.hub import ALIASES, finetune_file, parse
 from asdkit.priors.locate import source
 from asdkit.priors.pretrained import Pretrained
 from asdkit.scores.conditions import Condition
@@ -192,10 +193,10 @@ def test_a_variant_is_fetched_instead(online: Hub) -> None:
 def test_a_lora_of_the_hub(online: Hub) -> None:
     for name in ("pytorch_lora_weights.safetensors", "other.safetensors"):
         save_file({"unet.a.lora_A.weight": torch.ones(1, 1)}, online.files / name)
-    assert lora_file("owner/name") == online.snapshot / "pytorch_lora_weights.safetensors"
+    assert finetune_file("owner/name") == online.snapshot / "pytorch_lora_weights.safetensors"
     assert online.fetched == ["pytorch_lora_weights.safetensors"]
     online.error = AssertionError("the cache is enough")
-    assert lora_file("owner/name@main").is_file()
+    assert finetune_file("owner/name@main").is_file()
 
 
 def test_an_unfinished_cache_is_completed(online: Hub) -> None:
@@ -396,8 +397,8 @@ def test_variants_alone(tiny_folder: Path, tmp_path: Path) -> None:
 
 
 WRONG = {
-    "LoRA": ({"pytorch_lora_weights.safetensors": ""}, "is a LoRA; name it with prior.lora"),
-    "peft's LoRA": ({"adapter_config.json": "{}"}, "is a LoRA; name it with prior.lora"),
+    "LoRA": ({"pytorch_lora_weights.safetensors": ""}, "is a LoRA; name it with prior.finetune"),
+    "peft's LoRA": ({"adapter_config.json": "{}"}, "is a LoRA; name it with prior.finetune"),
     "ControlNet": ({"config.json": '{"_class_name": "ControlNetModel"}'}, "is a ControlNet; "),
     "UNet": ({"config.json": '{"_class_name": "UNet2DConditionModel"}'}, "is a network alone (UNet2DConditionModel)"),
     "transformer": ({"config.json": '{"_class_name": "SD3Transformer2DModel"}'}, "is a network alone"),
@@ -424,7 +425,7 @@ def test_a_tokenizer_without_words_is_not_made_up(tiny_folder: Path, tmp_path: P
 
 
 def test_sentencepiece_is_asked_for_where_it_is_needed(tiny_folder: Path, tmp_path: Path) -> None:
-    from asdkit.core.optional import MissingExtra
+    from asdkit.core.errors import MissingExtra
 
     copy = shutil.copytree(tiny_folder, tmp_path / "copy")
     index = json.loads((copy / "model_index.json").read_text())

@@ -21,11 +21,10 @@ from asdkit.formats.mesh import texture as texture_module
 from asdkit.formats.mesh.extract import Mesh, density_grid, extract, skin, surface, threshold
 from asdkit.formats.mesh.texture import _inside, bake
 from asdkit.formats.mesh.write import write_mesh
-from asdkit.generators.base import Solid
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.nerf import NeRF
 from asdkit.rendering.cameras import Views, orbit
-from asdkit.rendering.rays import rays_of
+from asdkit.rendering.rays import Volume, rays_of
 
 trimesh = pytest.importorskip("trimesh")
 pytest.importorskip("skimage")
@@ -35,14 +34,14 @@ CENTRE, RADIUS, HALF = torch.tensor([0.1, -0.2, 0.3]), 0.55, 0.9
 VIEWS = orbit(torch.arange(6) * 1.1, torch.tensor([-0.9, -0.3, 0.0, 0.4, 0.7, 1.2]), torch.full((6,), 3.4), 0.7, 64, 64)
 
 
-def balls(*placed: tuple[Tensor, float], density: float = 100.0) -> Solid:
+def balls(*placed: tuple[Tensor, float], density: float = 100.0) -> Volume:
     """Balls whose colour is linear in space."""
 
     def radiance(points: Tensor) -> tuple[Tensor, Tensor]:
         inside = torch.stack([(points - centre).norm(dim=1) < radius for centre, radius in placed])
         return density * inside.any(0).float(), 0.5 + 0.4 * points
 
-    return Solid(HALF, radiance)
+    return Volume(HALF, radiance)
 
 
 def misses(centre: Tensor = CENTRE, views: Views = VIEWS) -> Tensor:
@@ -103,13 +102,13 @@ def test_of_two_balls_the_larger_is_kept_and_cavities_are_filled() -> None:
         distance = (points - CENTRE).norm(dim=1)
         return 100.0 * ((distance < RADIUS) & (distance > 0.4)), points.abs()
 
-    model = closed(extract(Solid(HALF, shell), VIEWS, (misses() < RADIUS).float(), 48))
+    model = closed(extract(Volume(HALF, shell), VIEWS, (misses() < RADIUS).float(), 48))
     assert model.euler_number == 2
     assert model.volume == pytest.approx(4 / 3 * math.pi * RADIUS**3, rel=0.02)
 
 
 def test_at_the_cube_s_faces_the_mesh_is_closed() -> None:
-    full = Solid(0.5, lambda points: (torch.full((len(points),), 9.0), points.abs()))
+    full = Volume(0.5, lambda points: (torch.full((len(points),), 9.0), points.abs()))
     mesh, step = extract(full, VIEWS, torch.ones(6, 1, 64, 64), 32), 1 / 31
     assert 0.5 < np.abs(mesh.vertices).max() < 0.5 + step
     assert 1 < closed(mesh).volume < (1 + 2 * step) ** 3
@@ -129,7 +128,7 @@ def test_the_surface_lies_where_the_grid_says() -> None:
 
 def test_the_threshold_is_the_density_at_the_silhouette() -> None:
     """A Gaussian of density 30 and standard deviation 0.3 that is seen as a ball of radius 0.5."""
-    solid = Solid(HALF, lambda p: (30 * torch.exp(-(p - CENTRE).square().sum(1) / 0.18), p.abs()))
+    solid = Volume(HALF, lambda p: (30 * torch.exp(-(p - CENTRE).square().sum(1) / 0.18), p.abs()))
     alpha = torch.where(misses() < 0.5, 0.51, 0.49)
     found = threshold(density_grid(solid, 64), HALF, VIEWS, alpha)
     assert found == pytest.approx(30 * math.exp(-(0.5**2) / 0.18), rel=0.02)
@@ -209,7 +208,7 @@ def test_the_skin_is_seen_from_outside() -> None:
         return 40.0 * (points[:, 2] < 0), torch.cat([red, 0 * red, 1 - red], dim=1)
 
     up = np.array([[0, 0, 1]], np.float32)
-    (colour,) = skin(Solid(half, radiance), np.zeros((1, 3), np.float32), up)
+    (colour,) = skin(Volume(half, radiance), np.zeros((1, 3), np.float32), up)
     layers = [math.exp(-40 * step * i) * (1 - math.exp(-40 * step)) for i in range(3)]
     share = layers[0] / sum(layers)
     np.testing.assert_allclose(colour, [share, 0, 1 - share], atol=1e-5)
@@ -224,10 +223,10 @@ def test_the_skin_ends_at_the_cube_and_has_a_colour_everywhere(monkeypatch: pyte
         return 50.0 * (points[:, 1] > -0.5), torch.cat([left, green, 1 - left], dim=1)
 
     places = np.array([[-0.5, 0, 1], [0.5, 0, 1], [-0.4, -0.9, 1], [0.4, -0.9, 1], [0.5, 0, 1]], np.float32)
-    colours = skin(Solid(1.0, radiance), places, np.tile(np.array([0, 0, 1], np.float32), (5, 1)))
+    colours = skin(Volume(1.0, radiance), places, np.tile(np.array([0, 0, 1], np.float32), (5, 1)))
     red, blue = [1, 0, 0], [0, 0, 1]
     np.testing.assert_allclose(colours, [red, blue, red, blue, blue], atol=1e-5)
-    empty = Solid(1.0, lambda points: (0 * points[:, 0], points.abs()))
+    empty = Volume(1.0, lambda points: (0 * points[:, 0], points.abs()))
     assert skin(empty, places, places).max() == 0
 
 
@@ -287,14 +286,14 @@ def test_a_ply_keeps_the_world_s_axes(tmp_path: Path) -> None:
     assert model.visual.vertex_colors[0].tolist() == [10, 128, 255, 255]
 
 
-def half_and_half() -> Solid:
+def half_and_half() -> Volume:
     """A ball that is red for x > 0 and blue for x < 0, and whose green grows with z."""
 
     def radiance(points: Tensor) -> tuple[Tensor, Tensor]:
         red = (points[:, 0] > 0).float()
         return 100.0 * (points.norm(dim=1) < 0.6), torch.stack([red, 0.5 + 0.7 * points[:, 2], 1 - red], dim=1)
 
-    return Solid(HALF, radiance)
+    return Volume(HALF, radiance)
 
 
 @pytest.fixture(scope="module")
@@ -381,12 +380,12 @@ def test_a_texture_is_seen_from_outside_like_vertices_and_rounded(painted: Mesh)
             [1, 0, 0]
         )
 
-    solid = Solid(HALF, layered)
+    solid = Volume(HALF, layered)
     texture = bake(painted, solid, 128)
     vertices = skin(solid, painted.vertices, painted.normals)[texture.parents]
     read = np.stack([bilinear(texture.image, u, v) for u, v in texture.uvs])
     assert np.abs(read - vertices).mean() < 0.1 and vertices[:, 1].mean() > 0.6
-    plain = Solid(HALF, lambda p: (100.0 * (p.norm(dim=1) < 0.6), torch.tensor([[0.297, 0.903, 1]]).expand(len(p), 3)))
+    plain = Volume(HALF, lambda p: (100.0 * (p.norm(dim=1) < 0.6), torch.tensor([[0.297, 0.903, 1]]).expand(len(p), 3)))
     assert np.unique(bake(painted, plain, 64).image.reshape(-1, 3), axis=0).tolist() == [[76, 230, 255]]
 
 
@@ -463,7 +462,7 @@ def test_a_mesh_has_the_silhouettes_of_its_generator(generator: NeRF | str) -> N
         generator = Gaussians(count=400, init_radius=0.6, init_opacity=0.8)
     with torch.no_grad():
         seen = generator.render(VIEWS)
-    mesh = extract(generator.solid(), VIEWS, seen.alpha, 64)
+    mesh = extract(generator.volume(), VIEWS, seen.alpha, 64)
     covered, mine = (seen.alpha[:, 0] > 0.5).numpy(), silhouettes(mesh, VIEWS)
     assert 0.05 < covered.mean() < 0.5
     assert (covered & mine).sum() / (covered | mine).sum() > 0.95

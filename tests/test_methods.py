@@ -35,7 +35,7 @@ from asdkit.methods import (
 )
 from asdkit.scores.fields import Field
 from asdkit.scores.prior import Noised
-from asdkit.scores.redrawn import Scorer
+from asdkit.scores.reweighted import Scorer
 
 
 class Brightness(Scorer):

@@ -424,7 +424,7 @@ def test_the_field_is_stretched_over_its_box() -> None:
 
 def test_cells_and_what_others_are_told_are_of_the_box() -> None:
     nerf = NeRF(Voxels((4,)), half=3.0, blob=200.0, blob_radius=1.0)
-    assert nerf.solid().half == 3.0
+    assert nerf.volume().half == 3.0
     points = 6 * torch.rand(4000, 3, generator=torch.Generator().manual_seed(0)) - 3
     radius, occupied = points.norm(dim=1), nerf._occupied(points)
     assert occupied[radius < 0.9].all() and not occupied[radius > 1.5].any()

@@ -99,11 +99,16 @@ CASES: dict[str, tuple[Callable[[], Field], dict[str, Any], list[int], list[int]
     "ASD, a gamma of the draw": (lambda: ASD(gamma=Alpha2()), {}, [6], [3]),
     "ASD, embedding": (lambda: ASD(adapter=Embedding()), {}, [6], [3]),
     "ASD, copy": (lambda: ASD(adapter=UNetCopy()), {}, [6], [3]),
-    "ASD, two discriminator steps": (lambda: ASD(), {"critic_steps": 2}, [6], [3, 3]),  # e_y is known
-    "ASD, no discriminator steps": (lambda: ASD(), {"critic_steps": 0}, [6, 3], []),
+    "ASD, two discriminator steps": (lambda: ASD(), {"discriminator_steps": 2}, [6], [3, 3]),  # e_y is known
+    "ASD, no discriminator steps": (lambda: ASD(), {"discriminator_steps": 0}, [6, 3], []),
     "ASD, own draws": (lambda: ASD(), {"share_noise": False}, [6, 3, 3], [3]),  # e_null and e_y, e_phi; e_y
     "ASD, own draws, embedding": (lambda: ASD(adapter=Embedding()), {"share_noise": False}, [6, 3, 3], [3]),
-    "ASD, own draws, two steps": (lambda: ASD(), {"share_noise": False, "critic_steps": 2}, [6, 3, 3, 3], [3, 3]),
+    "ASD, own draws, two steps": (
+        lambda: ASD(),
+        {"share_noise": False, "discriminator_steps": 2},
+        [6, 3, 3, 3],
+        [3, 3],
+    ),
     "ASD of four views": (lambda: ASD(), {"cameras": True}, [8], [4]),
     "ASD of four views in two parts": (lambda: ASD(), {"cameras": True, "chunk": 2}, [4, 4], [2, 2]),
     "LODS": (lambda: LODS(), {}, [3], [3]),  # the prompt; the learned null
@@ -121,7 +126,9 @@ def test_an_iteration_asks_for_this_much(tiny_folder: Path, name: str) -> None:
     assert sorted(found.back) == sorted(found.learning), "every call with a graph is needed once for a gradient"
 
 
-@pytest.mark.parametrize("settings", [{}, {"critic_steps": 2}, {"share_noise": False}, {"critic_steps": 0}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"discriminator_steps": 2}, {"share_noise": False}, {"discriminator_steps": 0}]
+)
 @pytest.mark.parametrize("guidance", [ASD, VSD, ASDEdit, SDS])
 def test_logging_asks_for_no_more(tiny_folder: Path, guidance: Callable[[], Field], settings: dict[str, Any]) -> None:
     source = ONCE if guidance is ASDEdit else {}

@@ -14,7 +14,7 @@ from asdkit.distillation import Distillation
 from asdkit.generators.base import Generator, Render
 from asdkit.lab import Affine, GaussianPrior
 from asdkit.methods import ASD, SDS
-from asdkit.rendering.cameras import Shot, Views, ring
+from asdkit.rendering.cameras import Batch, Views, ring
 from asdkit.scores.timesteps import Timesteps
 
 MEAN, NULL_MEAN, SPREAD, NULL_SPREAD = [1.0, -0.5, 0.3], 0.2, 0.5, 0.8
@@ -83,7 +83,7 @@ def _train(steps: int, **settings: Any) -> tuple[Distillation, pl.Trainer]:
         Blob(),
         settings.pop("guidance", None) or ASD(SCALE, GAMMA, _phi()),
         Timesteps(0.1, Ramp(0.9, 0.6, 2)),
-        critic_lr=CRITIC_LR,
+        discriminator_lr=CRITIC_LR,
         seed=SEED,
         **settings,
     )
@@ -103,8 +103,13 @@ def _train(steps: int, **settings: Any) -> tuple[Distillation, pl.Trainer]:
 class ByHand:
     """The same run without asdkit's fields, objectives, discriminator or Lightning."""
 
-    def __init__(self, weighting: str, share_noise: bool, critic_steps: int, clip: float = 0.0) -> None:
-        self.weighting, self.share_noise, self.critic_steps, self.clip = weighting, share_noise, critic_steps, clip
+    def __init__(self, weighting: str, share_noise: bool, discriminator_steps: int, clip: float = 0.0) -> None:
+        self.weighting, self.share_noise, self.discriminator_steps, self.clip = (
+            weighting,
+            share_noise,
+            discriminator_steps,
+            clip,
+        )
         blob, phi = Blob(), _phi()
         self.theta = [blob.colour.detach().clone(), blob.contrast.detach().clone()]
         self.phi = [phi.slope.detach().clone(), phi.offset.detach().clone()]
@@ -153,9 +158,9 @@ class ByHand:
         self.theta_gradients = [pulled[0], pulled[1] + held]
         for i in range(2):
             self.theta[i] = self.adam(i, self.theta[i], self.theta_gradients[i], LR[i], (0.9, 0.999), 1e-15, 0.0)
-        for k in range(self.critic_steps):
+        for k in range(self.discriminator_steps):
             if not self.share_noise:
-                t, eps = self.draw(step, f"critic noise {k}")
+                t, eps = self.draw(step, f"discriminator noise {k}")
             phi = [p.clone().requires_grad_() for p in self.phi]
             _, e_y, e_phi = self.fields(frozen, t, eps, phi)
             loss = 0.0
@@ -171,12 +176,16 @@ class ByHand:
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("critic_steps", [1, 2])
+@pytest.mark.parametrize("discriminator_steps", [1, 2])
 @pytest.mark.parametrize("share_noise", [True, False])
 @pytest.mark.parametrize("weighting", ["sigma2", "sigma_over_alpha"])
-def test_training_steps_are_the_equations(weighting: str, share_noise: bool, critic_steps: int, steps: int) -> None:
-    model, trainer = _train(steps, weighting=weighting, share_noise=share_noise, critic_steps=critic_steps)
-    hand = ByHand(weighting, share_noise, critic_steps)
+def test_training_steps_are_the_equations(
+    weighting: str, share_noise: bool, discriminator_steps: int, steps: int
+) -> None:
+    model, trainer = _train(
+        steps, weighting=weighting, share_noise=share_noise, discriminator_steps=discriminator_steps
+    )
+    hand = ByHand(weighting, share_noise, discriminator_steps)
     for step in range(steps):
         hand.step(step)
     _compare(model, hand)
@@ -185,11 +194,13 @@ def test_training_steps_are_the_equations(weighting: str, share_noise: bool, cri
     assert model.generator.density_seed == generator_for(SEED, steps - 1, "density").initial_seed()
 
 
-@pytest.mark.parametrize("critic_steps", [1, 2])
+@pytest.mark.parametrize("discriminator_steps", [1, 2])
 @pytest.mark.parametrize("share_noise", [True, False])
-def test_views_in_parts_and_rendered_twice_are_the_same_step(share_noise: bool, critic_steps: int) -> None:
-    model, _ = _train(2, weighting="sigma2", share_noise=share_noise, critic_steps=critic_steps, chunk=1, rerender=True)
-    hand = ByHand("sigma2", share_noise, critic_steps)
+def test_views_in_parts_and_rendered_twice_are_the_same_step(share_noise: bool, discriminator_steps: int) -> None:
+    model, _ = _train(
+        2, weighting="sigma2", share_noise=share_noise, discriminator_steps=discriminator_steps, chunk=1, rerender=True
+    )
+    hand = ByHand("sigma2", share_noise, discriminator_steps)
     for step in range(2):
         hand.step(step)
     _compare(model, hand)
@@ -204,18 +215,18 @@ def test_parts_are_equal() -> None:
 
 def test_parts_know_their_rows() -> None:
     views, source = _views(0), torch.rand(3, 3, 2, 2)
-    for rows, part in Shot(views, source).split(1):
+    for rows, part in Batch(views, source).split(1):
         mine = slice(rows.start, rows.stop)
         assert torch.equal(part.views.c2w, views.c2w[mine]) and torch.equal(part.source, source[mine])
         assert rows.step == 3
-    assert [len(part.views) for _, part in Shot(views, source[:1]).split(1)] == [1, 1, 1]
-    assert all(part.source is not None and len(part.source) == 1 for _, part in Shot(views, source[:1]).split(1))
-    assert len(Shot(None, source).split(1)) == len(Shot(views).split(0)) == len(Shot(views).split(3)) == 1
+    assert [len(part.views) for _, part in Batch(views, source[:1]).split(1)] == [1, 1, 1]
+    assert all(part.source is not None and len(part.source) == 1 for _, part in Batch(views, source[:1]).split(1))
+    assert len(Batch(None, source).split(1)) == len(Batch(views).split(0)) == len(Batch(views).split(3)) == 1
 
 
 def test_further_draws_of_parts_differ() -> None:
     model, _ = _train(1)
-    shot = Shot(_views(0))
+    shot = Batch(_views(0))
     x0 = torch.zeros(1, 3, 2, 2)
     whole = model.draw(x0.expand(3, -1, -1, -1), shot, 5, "noise")
     parts = [model.draw(x0, part, 5, "noise", rows) for rows, part in shot.split(1)]
@@ -230,18 +241,18 @@ def test_a_source_is_the_steps_own_with_cameras_and_encoded_once_without() -> No
     model.prior.encode = lambda images: (calls.append(1), encode(images))[1]
     sources = torch.rand(2, 3, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     for step, source in enumerate(sources):
-        assert torch.equal(model.draw(x0, Shot(_views(step), source), step, "noise").source, encode(source))
+        assert torch.equal(model.draw(x0, Batch(_views(step), source), step, "noise").source, encode(source))
     model._encoded_source = None
     calls.clear()
     for step in range(2):
-        found = model.draw(x0, Shot(None, sources[0, :1]), step, "noise").source
+        found = model.draw(x0, Batch(None, sources[0, :1]), step, "noise").source
         assert torch.equal(found, encode(sources[0, :1]).expand_as(x0))
     assert len(calls) == 1
 
 
 def test_the_discriminators_gradient_is_clipped_and_only_that() -> None:
     hand = ByHand("uniform", True, 1, clip=0.05)
-    model, _ = _train(2, weighting="uniform", critic_clip=0.05)
+    model, _ = _train(2, weighting="uniform", discriminator_clip=0.05)
     for step in range(2):
         hand.step(step)
     _compare(model, hand)
@@ -249,10 +260,10 @@ def test_the_discriminators_gradient_is_clipped_and_only_that() -> None:
 
 
 def test_the_discriminator_learns_every_so_many_iterations_from_the_first_on() -> None:
-    model, _ = _train(3, critic_every=2)
+    model, _ = _train(3, discriminator_every=2)
     hand = ByHand("sigma2", True, 1)
     for step in range(3):
-        hand.critic_steps = int(step in (0, 2))
+        hand.discriminator_steps = int(step in (0, 2))
         hand.step(step)
     _compare(model, hand)
 
@@ -292,7 +303,7 @@ def test_without_parameters_there_is_one_optimizer_and_the_hand_agrees() -> None
 
 
 def test_no_discriminator_steps_leave_phi_alone() -> None:
-    model, trainer = _train(2, critic_steps=0)
+    model, trainer = _train(2, discriminator_steps=0)
     assert len(trainer.optimizers) == 1
     adapter, fresh = model.guidance.second.field.adapter, _phi()
     assert torch.equal(adapter.slope, fresh.slope) and adapter.slope.grad is None
@@ -300,7 +311,7 @@ def test_no_discriminator_steps_leave_phi_alone() -> None:
 
 def test_what_is_logged() -> None:
     _, trainer = _train(2)
-    names = {"residual_norm", "critic_loss", "gap", "distance"}
+    names = {"residual_norm", "discriminator_loss", "gap", "distance"}
     assert names <= set(trainer.callback_metrics)
     assert all(torch.isfinite(trainer.callback_metrics[name]) for name in names)
 
@@ -318,10 +329,10 @@ def test_backgrounds() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"critic_steps": -1}, "critic_steps"),
-        ({"critic_clip": -1.0}, "critic_clip"),
+        ({"discriminator_steps": -1}, "discriminator_steps"),
+        ({"discriminator_clip": -1.0}, "discriminator_clip"),
         ({"chunk": -1}, "chunk"),
-        ({"critic_lr": 0.0}, "critic_lr"),
+        ({"discriminator_lr": 0.0}, "discriminator_lr"),
         ({"background": 1.5}, "background"),
         ({"random_background": -0.1}, "random_background"),
     ],
@@ -341,7 +352,7 @@ def test_norms_and_saturation_of_the_last_step_are_logged() -> None:
     norm = torch.cat([gradient.flatten() for gradient in model.generator.gradients]).norm()
     assert found["grad_norm"] == pytest.approx(norm.item(), rel=1e-5)
     phi = torch.cat([p.grad.flatten() for p in model.guidance.parameters()]).norm()
-    assert found["phi_grad_norm"] == pytest.approx(phi.item(), rel=1e-5)
+    assert found["discriminator_grad_norm"] == pytest.approx(phi.item(), rel=1e-5)
     image = _image(Blob().colour, Blob().contrast, _views(0))
     top, bottom = image.max(1).values, image.min(1).values
     assert found["saturation"] == pytest.approx(((top - bottom) / top).mean().item(), rel=1e-5)

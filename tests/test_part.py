@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from asdkit.core.parts import Part, records_spec
+from asdkit.core.parts import Part, preset
 from asdkit.core.ramps import Ramp
 from asdkit.discriminators.adapters import LoRA
 from asdkit.discriminators.base import Discriminator
@@ -60,9 +60,9 @@ def test_the_outermost_class_is_recorded() -> None:
 
 def test_presets_and_nested_parts() -> None:
     spec = ASD(scale=3.0, adapter=LoRA(rank=2)).spec
-    assert spec["class_path"] == "asdkit.methods.ASD"
+    assert spec["class_path"] == "asdkit.ASD"
     assert spec["init_args"]["scale"] == 3.0 and spec["init_args"]["gamma"] == -0.5
-    assert spec["init_args"]["adapter"]["class_path"] == "asdkit.discriminators.adapters.LoRA"
+    assert spec["init_args"]["adapter"]["class_path"] == "asdkit.LoRA"
     assert spec["init_args"]["adapter"]["init_args"]["rank"] == 2
 
 
@@ -104,7 +104,7 @@ def test_a_whole_model_is_rebuilt_by_lightnings_own_means() -> None:
         Gaussians(count=20, capacity=30),
         ASD(3.0, -0.75, Affine(10)),
         Timesteps(0.1, 0.9),
-        critic_steps=2,
+        discriminator_steps=2,
     )
     arguments = dict(model.hparams)
     assert arguments.pop("_instantiator") == "pytorch_lightning.cli.instantiate_module"
@@ -112,16 +112,16 @@ def test_a_whole_model_is_rebuilt_by_lightnings_own_means() -> None:
     assert isinstance(again, Distillation)
     for name in ("prior", "generator", "guidance", "timesteps"):
         assert getattr(again, name).spec == getattr(model, name).spec
-    assert again.critic_steps == 2 and again.prompt == "y"
+    assert again.discriminator_steps == 2 and again.prompt == "y"
 
 
 def test_what_no_checkpoint_could_hold_is_refused() -> None:
     with pytest.raises(TypeError, match="a must be a number, .* got Tensor"):
         Base(torch.zeros(2))
 
-    @records_spec
-    def preset(part: object) -> Base:
+    @preset
+    def build(part: object) -> Base:
         return Base(1)
 
     with pytest.raises(TypeError, match="part must be"):
-        preset(object())
+        build(object())

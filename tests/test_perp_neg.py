@@ -20,7 +20,7 @@ from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import CFG, Field, Null
 from asdkit.scores.perp_neg import PerpNeg, perpendicular
 from asdkit.scores.prior import Noised
-from asdkit.scores.redrawn import Scorer
+from asdkit.scores.reweighted import Scorer
 
 TEXT, UGLY, B = "a red cube", "a blue ball", 3
 NEUTRAL = PerpNeg(*[(0.0, 0.0, 0.0)] * 4)
@@ -274,7 +274,7 @@ def test_every_method_passes_it_on(four_folder: Path, method: Callable[..., Fiel
 
 def test_all_methods_from_text_take_it() -> None:
     names = {method.__name__ for method in methods()}
-    others = {"DDS", "PDS", "ASDEdit", "DeltaASD", "records_spec"}
+    others = {"DDS", "PDS", "ASDEdit", "DeltaASD", "preset"}
     assert names == {name for name, value in vars(guidance).items() if hasattr(value, "__wrapped__")} - others
 
 

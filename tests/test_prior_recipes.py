@@ -8,7 +8,7 @@ import torch
 from test_resume import assert_resuming_is_exact
 from tiny_families import make
 
-from asdkit.commands.main import recipe_folder
+from asdkit.commands.arguments import recipe_folder
 
 FAMILY = {"sd15": "sd", "sd21": "sd", "sdxl": "sdxl", "sd35": "sd3", "flux": "flux"}
 SMALL = (

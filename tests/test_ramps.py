@@ -82,5 +82,5 @@ def test_ends() -> None:
 
 def test_a_checkpoint_can_rebuild_it() -> None:
     spec = Ramp(1.0, 2.0, 3, shape="cosine").spec
-    assert spec["class_path"] == "asdkit.core.ramps.Ramp"
+    assert spec["class_path"] == "asdkit.Ramp"
     assert Ramp(**spec["init_args"])(2) == Ramp(1.0, 2.0, 3, shape="cosine")(2)

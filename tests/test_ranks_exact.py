@@ -25,8 +25,8 @@ from asdkit.generators.nerf_encodings import Voxels
 from asdkit.methods import ASD
 from asdkit.priors.pretrained import Pretrained
 from asdkit.ranks import average_gradients
-from asdkit.rendering.cameras import Shot, Views, joined
-from asdkit.run.rank_agreement import Agreement
+from asdkit.rendering.cameras import Batch, Views, joined
+from asdkit.run.rank_agreement import RankAgreement
 from asdkit.scores.prior import Noised
 
 SEED = 3
@@ -35,7 +35,7 @@ SEED = 3
 class Together(Exact):
     """Draws what two ranks draw, one after the other, and takes both for one batch."""
 
-    def training_step(self, batch: Views | Shot, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Views | Batch, batch_idx: int) -> dict[str, Tensor]:
         if isinstance(batch, Views):
             cameras, step = self.trainer.datamodule, self.global_step
             batch = joined([cameras.sample(generator_for(SEED, step, "views", rank), step) for rank in (0, 1)])
@@ -49,7 +49,7 @@ class Together(Exact):
             colours.append(level.expand(2, 3))
         return torch.cat(colours)
 
-    def draw(self, x0: Tensor, shot: Shot, step: int, purpose: str, rows: slice = slice(0, None)) -> Noised:
+    def draw(self, x0: Tensor, shot: Batch, step: int, purpose: str, rows: slice = slice(0, None)) -> Noised:
         t, eps = [], []
         for half, rank in zip(x0.chunk(2), (0, 1), strict=True):
             random = generator_for(SEED, step, purpose, rank)
@@ -116,9 +116,9 @@ def both(prior: Path, folder: Path, kind: str, strategy: str = "ddp", **options:
     return on_two_ranks(lambda rank: run(prior, kind, strategy, **options), folder)
 
 
-CASES = [(kind, {"critic_steps": steps}) for kind in ("gaussians", "nerf", "pixels") for steps in (1, 2)]
+CASES = [(kind, {"discriminator_steps": steps}) for kind in ("gaussians", "nerf", "pixels") for steps in (1, 2)]
 CASES += [("mcmc", {}), ("pixels", {"share_noise": False})]
-CASES += [(kind, {"critic_every": 2}) for kind in ("gaussians", "nerf", "pixels")]
+CASES += [(kind, {"discriminator_every": 2}) for kind in ("gaussians", "nerf", "pixels")]
 CASES += [(kind, {"chunk": 1}) for kind in ("gaussians", "nerf")]
 
 
@@ -208,7 +208,7 @@ def test_a_broken_average_is_seen(tiny_folder: Path, tmp_path: Path, monkeypatch
     first, second = both(tiny_folder, tmp_path, "pixels")
     assert furthest(first, run(tiny_folder, "pixels"))[0] > 1e-4
     assert furthest(first, second)[0] > 1e-4
-    for report in both(tiny_folder, tmp_path, "pixels", fits={"callbacks": [Agreement(check_every=2)]}):
+    for report in both(tiny_folder, tmp_path, "pixels", fits={"callbacks": [RankAgreement(check_every=2)]}):
         assert "RanksDiffer: After 2 iterations the ranks no longer agree on guidance." in report
 
 
@@ -249,7 +249,7 @@ class Stop(pl.Callback):
 
 
 def test_one_bit_on_one_rank_is_seen_by_all(tiny_folder: Path, tmp_path: Path) -> None:
-    fits = {"callbacks": [Nudge(), Agreement(check_every=1)]}
+    fits = {"callbacks": [Nudge(), RankAgreement(check_every=1)]}
     for report in both(tiny_folder, tmp_path, "gaussians", fits=fits):
         assert "RanksDiffer: After 3 iterations the ranks no longer agree on generator.means and 0 other" in report
 
@@ -259,11 +259,11 @@ def test_a_mask_is_compared_too(tiny_folder: Path, tmp_path: Path) -> None:
         def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             pl_module.generator.alive[trainer.global_rank] = False
 
-    for report in both(tiny_folder, tmp_path, "gaussians", fits={"callbacks": [Kill(), Agreement(check_every=4)]}):
+    for report in both(tiny_folder, tmp_path, "gaussians", fits={"callbacks": [Kill(), RankAgreement(check_every=4)]}):
         assert "RanksDiffer: After 0 iterations the ranks no longer agree on generator.alive" in report
 
 
 def test_nobody_waits_for_a_rank_that_has_stopped(tiny_folder: Path, tmp_path: Path) -> None:
-    first, second = both(tiny_folder, tmp_path, "pixels", fits={"callbacks": [Stop(), Agreement(check_every=1)]})
+    first, second = both(tiny_folder, tmp_path, "pixels", fits={"callbacks": [Stop(), RankAgreement(check_every=1)]})
     assert "rank 1 has stopped" in second
     assert "Traceback" in first and "RanksDiffer" not in first

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from asdkit.commands.main import main, recipes
+from asdkit.commands.arguments import recipes
+from asdkit.commands.main import main
 
 QUICK = ("--snapshots.every=0", "--outputs.size=16", "--checkpoints.every=1", "--checkpoints.keep_all=true")
 ALONE = (
@@ -29,7 +30,7 @@ FAMILIES = {
     "toybox/clip": ("--model.width=32", "--model.layers=1", "--model.patch=16", "--model.output=weights", *FEW),
 }
 OWN = {
-    "image2d/steps50": ("--model.critic_steps=3",),
+    "image2d/steps50": ("--model.discriminator_steps=3",),
     "gs3d/coarse_to_fine": ("--data.size={class_path: Ramp, init_args: {start: 8, end: 16, steps: 2}}",),
 }
 

@@ -103,14 +103,14 @@ def test_several_critic_steps_are_still_one_iteration(recipe: Path) -> None:
         recipe,
         "--run.name=one",
         "--trainer.max_steps=3",
-        "--model.critic_steps=3",
+        "--model.discriminator_steps=3",
         "--model.share_noise=false",
     )
     checkpoint = last(recipe.parent / "runs" / "small" / "one")
     assert checkpoint["global_step"] == 3
-    generator, critic = checkpoint["optimizer_states"]
+    generator, discriminator = checkpoint["optimizer_states"]
     assert {int(state["step"]) for state in generator["state"].values()} == {3}
-    assert {int(state["step"]) for state in critic["state"].values()} == {9}
+    assert {int(state["step"]) for state in discriminator["state"].values()} == {9}
 
 
 def test_a_checkpoint_holds_what_learns_and_never_the_prior(recipe: Path) -> None:

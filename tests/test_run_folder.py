@@ -11,7 +11,8 @@ import yaml
 from PIL import Image
 
 from asdkit.commands.main import main
-from asdkit.core.atomic import atomic, slug
+from asdkit.core.atomic import atomic
+from asdkit.core.text import slug
 from asdkit.formats.ply import read_splats
 from asdkit.run.run_folder import new_run_folder, peak_memory
 
@@ -31,7 +32,7 @@ def test_a_finished_run_is_complete(recipe: Path, capsys: pytest.CaptureFixture)
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["prompt"] == "a red duck"
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     assert {row["prior"] for row in rows} == {report["prior"]}
-    assert [row["step"] for row in rows if row["critic_loss"]] == [str(step) for step in range(1, 11)]
+    assert [row["step"] for row in rows if row["discriminator_loss"]] == [str(step) for step in range(1, 11)]
     assert rows[-1]["step"] == "10" and float(rows[-1]["psnr"]) == pytest.approx(report["metrics"]["psnr"])
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt", "step-000010.ckpt"]
     assert sorted(path.name for path in (run / "snapshots").iterdir()) == ["step-000005.png", "step-000010.png"]

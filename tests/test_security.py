@@ -18,13 +18,14 @@ from conftest import RECIPE
 from tiny import save_tiny_shap_e
 
 from asdkit.commands.main import main
-from asdkit.core.atomic import local, shown
+from asdkit.core.text import local, shown
 from asdkit.core.trust import refusal, trusting
 from asdkit.distillation import Distillation
+from asdkit.generators.from_file import object_of
 from asdkit.generators.shap_e import ShapE
 from asdkit.priors.pretrained import Pretrained
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints
-from asdkit.run.loading import load, object_of
+from asdkit.run.loading import load
 from asdkit.scores.conditions import Condition
 
 ROOT = Path(__file__).parents[1]
@@ -136,9 +137,13 @@ def test_an_option_imports_nothing_that_is_not_trusted(
 @pytest.mark.parametrize(
     ("path", "arguments", "named"),
     [
-        ("asdkit.commands.main.os.system", {"command": "{touch}"}, "posix.system"),
-        ("asdkit.toybox.studies.runs.subprocess.Popen", {"args": "{touch}", "shell": True}, "subprocess.Popen"),
-        ("asdkit.core.optional.import_module", {"name": "evil"}, "importlib.import_module"),
+        ("asdkit.commands.main.os.system", {"command": "{touch}"}, "asdkit.commands.main.os.system"),
+        (
+            "asdkit.toybox.studies.runs.subprocess.Popen",
+            {"args": "{touch}", "shell": True},
+            "asdkit.toybox.studies.runs.subprocess.Popen",
+        ),
+        ("asdkit.core.optional.import_module", {"name": "evil"}, "asdkit.core.optional.import_module"),
         ("pytorch_lightning.callbacks.lambda_function.Callable", {}, "Callable"),
         ("torch.optim.lr_scheduler.partial", {}, "functools.partial"),
         ("asdkit.data.Cameras.load_from_checkpoint", {"checkpoint_path": "x.ckpt"}, "pytorch_lightning.core"),
@@ -161,11 +166,10 @@ def test_a_trusted_package_leads_to_nothing_foreign(
 def test_a_function_that_imports_is_no_part(
     capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, evil: Path
 ) -> None:
-    part = {"class_path": "asdkit.core.optional.extra", "init_args": {"module": "evil", "extra": "video"}}
+    part = {"class_path": "asdkit.core.optional.require_package", "init_args": {"module": "evil", "name": "video"}}
     (tmp_path / "evil.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"generator": part}}}))
-    assert "does not correspond to a subclass" in refused(
-        capsys, "fit", "--config", recipe, "--config", tmp_path / "evil.yaml"
-    )
+    sentence = refused(capsys, "fit", "--config", recipe, "--config", tmp_path / "evil.yaml")
+    assert "names asdkit.core.optional.require_package, but only public parts" in sentence and "--trust" not in sentence
     assert not evil.exists()
 
 
@@ -201,9 +205,16 @@ def test_inner_blocks_keep_what_outer_ones_trust_and_give_it_back() -> None:
     before = dict(parsing_settings)
     with trusting(["evil"]):
         with trusting(["more.of"]):
-            for path in ("evil.x", "more.of.x", "asdkit.x", "torch.optim.x", "pytorch_lightning.callbacks.x"):
+            for path in (
+                "evil.x",
+                "more.of.x",
+                "asdkit.ASD",
+                "asdkit.methods.x",
+                "torch.optim.x",
+                "pytorch_lightning.callbacks.x",
+            ):
                 check_import_path(path)
-            for path in ("more.x", "evilest.x", "os.x", "torch.x", "pytorch_lightning.x", "jsonargparse.x"):
+            for path in ("more.x", "evilest.x", "os.x", "asdkit.x", "torch.x", "pytorch_lightning.x", "jsonargparse.x"):
                 with pytest.raises(ImportError, match="not allowed"):
                     check_import_path(path)
         check_import_path("evil.x")

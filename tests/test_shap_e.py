@@ -161,7 +161,7 @@ def test_gaussians_start_there_fitted_into_the_ball(monkeypatch: pytest.MonkeyPa
         0.5 + 0.28209479 * gaussians.sh[:4000, 0], torch.full((4000, 3), 0.502), atol=1e-4, rtol=0
     )
     assert gaussians.spec["init_args"]["start"] == {
-        "class_path": "asdkit.generators.shap_e.ShapE",
+        "class_path": "asdkit.ShapE",
         "init_args": {
             "prompt": "a box", "path": "nowhere", "steps": 64, "scale": 15.0, "turn_deg": 0.0, "seed": 0
         },
@@ -236,12 +236,12 @@ def test_at_the_command_line_a_string_stays_a_string(capsys: pytest.CaptureFixtu
     assert _resolved(capsys, f"--model.generator.init={init}") == init
 
 
-@pytest.mark.parametrize("name", ["asdkit.generators.shap_e.ShapE", "ShapE"])
+@pytest.mark.parametrize("name", ["asdkit.ShapE", "ShapE"])
 def test_at_the_command_line_shap_e_has_its_arguments(capsys: pytest.CaptureFixture, name: str) -> None:
     own = ["--model.generator.start.path=some/folder", "--model.generator.start.prompt", "a duck"]
     options = [f"--model.generator.start={name}", *own, "--model.generator.start.turn_deg=45"]
     found = _resolved(capsys, *options, name="start")
-    assert found["class_path"] == "asdkit.generators.shap_e.ShapE"
+    assert found["class_path"] == "asdkit.ShapE"
     assert found["init_args"] == {
         "prompt": "a duck", "path": "some/folder", "steps": 64, "scale": 15.0, "turn_deg": 45.0, "seed": 0
     }  # fmt: skip

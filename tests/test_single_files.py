@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny import save_tiny_pipeline
 from torch import Tensor
 
-from asdkit.core.parts import PriorUnavailable
+from asdkit.core.errors import PriorUnavailable
 from asdkit.priors import hub
 from asdkit.priors.pretrained import Pretrained
 from asdkit.scores.conditions import Condition
@@ -189,7 +189,7 @@ def test_files_that_are_no_models(file: Path, tmp_path: Path) -> None:
     assert "opens no pickles" in message("model.ckpt", b"PK")
     assert "is torn: " in message("torn.safetensors", file.read_bytes()[:-1])
     assert "or no safetensors file" in message("text.safetensors", b"Dear diary,\n" * 9)
-    assert "prior.lora" in message("lora.safetensors", {"unet.a.lora_A.weight": one})
+    assert "prior.finetune" in message("lora.safetensors", {"unet.a.lora_A.weight": one})
     assert "prior.config the model" in message("any.safetensors", {"a": one})
     assert "prior.config the model" in message(
         "xl_refiner.safetensors", {"conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias": one}

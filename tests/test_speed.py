@@ -282,7 +282,7 @@ def _transformer(kind: str, checkpointing: bool) -> Pretrained:
     prior.time_width, prior.view_words = family.time_width(network), None
     prior.schedule = rectified_flow(torch.linspace(0.001, 1, 1000)) if pooled else scaled_linear()
     prior._embeddings = dict.fromkeys(("", "a red cube", "a red cone"), prompts)
-    prior._hasten(network)
+    prior._speed_up(network)
     return prior
 
 
@@ -342,7 +342,12 @@ class Glances(pl.Callback):
 
 COMPILED: dict[str, tuple[Callable[[], Field], dict[str, Any], bool, int]] = {
     # name: guidance, settings, whether there are cameras, graphs
-    "shared": (lambda: ASD(), {"critic_steps": 2}, True, 2),  # the frozen network on two conditions; the adapted one
+    "shared": (
+        lambda: ASD(),
+        {"discriminator_steps": 2},
+        True,
+        2,
+    ),  # the frozen network on two conditions; the adapted one
     "embedding": (lambda: ASD(adapter=Embedding()), {}, False, 2),
     "own draws": (lambda: ASD(), {"share_noise": False}, False, 4),  # e_phi without gradient, e_y of one condition
 }
@@ -519,7 +524,7 @@ def _in_optimizer() -> bool:
     return any("/torch/optim/" in frame.f_code.co_filename for frame, _ in traceback.walk_stack(None))
 
 
-class Watch(pl.Callback):
+class Guard(pl.Callback):
     """Notes, for each iteration, what would be waited for in the training step."""
 
     def __init__(self) -> None:
@@ -551,7 +556,7 @@ def test_what_counts_as_waiting() -> None:
     assert not mode.found
 
 
-@pytest.mark.parametrize("settings", [{}, {"share_noise": False, "critic_steps": 2, "critic_clip": 1.0}])
+@pytest.mark.parametrize("settings", [{}, {"share_noise": False, "discriminator_steps": 2, "discriminator_clip": 1.0}])
 @pytest.mark.parametrize("kind", ["pixels", "latents", "gaussians", "nerf"])
 def test_a_step_waits_for_nothing_unless_it_is_logged(tiny_folder: Path, kind: str, settings: dict[str, Any]) -> None:
     """On the CPU the rasteriser and the loader are the CPU's own; Gaussians are looked up after a round of density."""
@@ -562,7 +567,7 @@ def test_a_step_waits_for_nothing_unless_it_is_logged(tiny_folder: Path, kind: s
         "gaussians": lambda: Gaussians(count=20, capacity=40, opacity_weight=0.1, scale_weight=0.1, **growing),
         "nerf": lambda: NeRF(Voxels((4,)), samples=4, opacity_weight=0.1, occupancy_every=3),
     }[kind]()
-    watch, guidance = Watch(), ASD(adapter=LoRA())
+    watch, guidance = Guard(), ASD(adapter=LoRA())
     _fit(Pretrained(str(tiny_folder)), generator, guidance, 7, log_every=3, callbacks=(watch,), **settings)
     logged = {2, 5}
     rounds = {"gaussians": {0, 3, 4}}.get(kind, set())  # the first look, a round of density, the look after it

@@ -20,8 +20,8 @@ from asdkit.toybox import evaluation as judging
 from asdkit.toybox import image_evaluation as image_judge
 from asdkit.toybox import world
 from asdkit.toybox.clip import TinyCLIP, similarity
-from asdkit.toybox.evaluation import EMBEDDED
-from asdkit.toybox.image_evaluation import ToyboxImageJudge, Truths, figures, sharpness, truths
+from asdkit.toybox.image_judge import ToyboxImageJudge, Truths, figures, sharpness, truths
+from asdkit.toybox.judge import EMBEDDED
 from asdkit.toybox.studies import cfg_sweep as sweep
 from asdkit.toybox.studies import edits, representations, runs
 
@@ -202,7 +202,7 @@ def test_a_cell_of_the_sweep_is_a_run_of_image2d(monkeypatch: pytest.MonkeyPatch
     assert {
         "image2d",
         "image2d/vsd",
-        "--model.critic_lr=2e-3",
+        "--model.discriminator_lr=2e-3",
         "--model.seed=2",
         "--model.generator.init_seed=2",
         "a red car",

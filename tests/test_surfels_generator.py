@@ -135,12 +135,12 @@ def test_the_solid_of_a_disc_is_as_opaque_as_the_disc_and_as_thick_as_wide() -> 
     disc = surfel_ball(count=1, capacity=1)
     disc.means.data[:], disc.quats.data[0], disc.opacity_logits.data[:] = 0.0, torch.tensor(FACING_X), 1.0
     disc.log_scales.data[0] = torch.tensor([0.1, 0.1, 0.001]).log()
-    solid = disc.solid()
+    solid = disc.volume()
     along = torch.linspace(-0.5, 0.5, 2001)
     density, _ = solid.radiance(torch.stack([along, 0 * along, 0 * along], 1))
     depth = float(density.sum() * (along[1] - along[0]))
     assert 1 - math.exp(-depth) == pytest.approx(1 / (1 + math.exp(-1)), abs=0.01)
     assert density[1200] / density[1000] == pytest.approx(math.exp(-0.5), abs=0.01)  # one deviation in front of it
     disc.log_scales.data[0] = torch.tensor([0.1, 0.4, 0.001]).log()
-    density, _ = disc.solid().radiance(torch.stack([along, 0 * along, 0 * along], 1))
+    density, _ = disc.volume().radiance(torch.stack([along, 0 * along, 0 * along], 1))
     assert density[1400] / density[1000] == pytest.approx(math.exp(-0.5), abs=0.01)  # the mean of the logarithms: 0.2

@@ -15,7 +15,8 @@ import pytest
 
 from asdkit.commands import machine
 from asdkit.commands import sweep as sweeps
-from asdkit.commands.main import UsageError, main
+from asdkit.commands.arguments import UsageError
+from asdkit.commands.main import main
 from asdkit.commands.sweep import Share, Sweep, child_environment, plan, read_prompts, values
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x"}

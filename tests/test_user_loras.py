@@ -11,10 +11,10 @@ from tiny import save_tiny_pipeline
 from tiny_families import make
 from torch import Tensor, nn
 
-from asdkit.core.parts import PriorUnavailable
+from asdkit.core.errors import PriorUnavailable
 from asdkit.discriminators.adapters import LoRA
 from asdkit.discriminators.base import Discriminator
-from asdkit.priors.hub import lora_file
+from asdkit.priors.hub import finetune_file
 from asdkit.priors.pretrained import Pretrained
 from asdkit.scores.conditions import Condition
 
@@ -74,7 +74,7 @@ def _expected(base: Pretrained, *factors: float) -> dict[str, Tensor]:
 
 
 def _loaded(folder: Path, lora: Path, scale: float = 1.0) -> Pretrained:
-    prior = Pretrained(str(folder), lora=str(lora), lora_scale=scale)
+    prior = Pretrained(str(folder), lora=str(lora), finetune_scale=scale)
     prior.setup()
     return prior
 
@@ -213,7 +213,7 @@ def test_a_discriminator_starts_from_the_fused_weights(folder: Path, base: Pretr
 def test_the_digest_tells_loras_and_scales_apart(folder: Path, base: Pretrained, tmp_path: Path) -> None:
     file = tmp_path / "mine.safetensors"
     save_file(_diffusers(base), file)
-    digests = [Pretrained(str(folder), lora=str(file), lora_scale=scale).digest for scale in (1.0, 1.0, 0.5)]
+    digests = [Pretrained(str(folder), lora=str(file), finetune_scale=scale).digest for scale in (1.0, 1.0, 0.5)]
     assert digests[0] == digests[1] != digests[2] and base.digest not in digests
     save_file({name: 2 * value for name, value in _diffusers(base).items()}, file)
     assert Pretrained(str(folder), lora=str(file)).digest not in digests
@@ -285,7 +285,7 @@ def test_pixart_takes_none(tmp_path: Path, folder: Path) -> None:
 def test_the_file_of_a_lora(tmp_path: Path) -> None:
     def message(name: str) -> str:
         with pytest.raises(PriorUnavailable) as caught:
-            lora_file(name)
+            finetune_file(name)
         return str(caught.value)
 
     assert "There is no LoRA" in message(str(tmp_path / "none"))
@@ -294,10 +294,10 @@ def test_the_file_of_a_lora(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-500" / "c.safetensors").touch()
     assert "holds no .safetensors file" in message(str(tmp_path))
     (tmp_path / "a.safetensors").touch()
-    assert lora_file(str(tmp_path)) == lora_file(str(tmp_path / "a.safetensors")) == tmp_path / "a.safetensors"
+    assert finetune_file(str(tmp_path)) == finetune_file(str(tmp_path / "a.safetensors")) == tmp_path / "a.safetensors"
     (tmp_path / "b.safetensors").touch()
     assert "holds a.safetensors, b.safetensors" in message(str(tmp_path))
     (tmp_path / "pytorch_lora_weights.safetensors").touch()
-    assert lora_file(str(tmp_path)).name == "pytorch_lora_weights.safetensors"
+    assert finetune_file(str(tmp_path)).name == "pytorch_lora_weights.safetensors"
     (tmp_path / "a.bin").touch()
     assert "opens no pickles" in message(str(tmp_path / "a.bin"))

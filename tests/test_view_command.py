@@ -16,7 +16,8 @@ import yaml
 from conftest import RECIPE
 from test_viewing import client, listening, random_splats
 
-from asdkit.commands.main import expand, main
+from asdkit.commands.arguments import expand
+from asdkit.commands.main import main
 from asdkit.formats.ply import write_splats
 from asdkit.run import live_view as viewing
 from asdkit.run.loading import load

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asdkit.data import Cameras, Canvas
 from asdkit.distillation import Distillation
-from asdkit.rendering.cameras import Shot, Views
+from asdkit.rendering.cameras import Batch, Views
 
 SECONDS = 60
 
@@ -68,7 +68,7 @@ class Exact(Distillation):
         super().setup(stage)
         self.double()
 
-    def training_step(self, batch: Views | Shot, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Views | Batch, batch_idx: int) -> dict[str, Tensor]:
         return super().training_step(batch._map(doubled) if isinstance(batch, Views) else batch, batch_idx)
 
 

@@ -7,7 +7,7 @@ from jaxtyping import install_import_hook
 
 PACKAGE = Path(__file__).parents[1] / "asdkit"
 COMPILED = {"asdkit.rendering.numba_backend", "asdkit.toybox.raycaster"}  # numba can't take wrapped functions
-STOOD_IN = {"asdkit.toybox.evaluation"}  # whose tests judge stand-ins instead of whole runs
+STOOD_IN = {"asdkit.toybox.judge"}  # whose tests judge stand-ins instead of whole runs
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 

@@ -33,7 +33,7 @@ from asdkit.commands.bench_sections import (
 )
 from asdkit.commands.fit import CLI, answered
 from asdkit.distillation import Distillation
-from asdkit.run.guard import Watch
+from asdkit.run.guard import Guard
 from asdkit.run.run_folder import MetricsCSV
 from asdkit.run.signals import Signals
 
@@ -110,7 +110,7 @@ class Measuring(CLI):
         changes = {
             "max_steps": self.bench.total,
             "logger": MetricsCSV(self.folder),
-            "callbacks": [Watch(self._signals), self.bench],
+            "callbacks": [Guard(self._signals), self.bench],
             "default_root_dir": str(self.folder),
             "devices": 1,
             "enable_checkpointing": False,

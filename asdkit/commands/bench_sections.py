@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from asdkit.distillation import Distillation
-from asdkit.rendering.cameras import Shot, Views
+from asdkit.rendering.cameras import Batch, Views
 
 NEVER = 10**12
 OTHER = "other"
@@ -84,9 +84,9 @@ class Plain:
             hook.remove()
 
 
-def _moved(batch: Views | Shot, device: torch.device) -> Views | Shot:
-    if isinstance(batch, Shot):
-        return Shot(*(None if item is None else item.to(device) for item in batch))
+def _moved(batch: Views | Batch, device: torch.device) -> Views | Batch:
+    if isinstance(batch, Batch):
+        return Batch(*(None if item is None else item.to(device) for item in batch))
     return batch.to(device)
 
 

@@ -18,37 +18,28 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import StrategyRegistry
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-import asdkit.core.ramps
-import asdkit.data
-import asdkit.discriminators.adapters
-import asdkit.discriminators.gammas
-import asdkit.discriminators.real_samples
-import asdkit.distillation
-import asdkit.generators.density_control
-import asdkit.generators.gaussians
-import asdkit.generators.images
-import asdkit.generators.nerf
-import asdkit.generators.nerf_encodings
-import asdkit.generators.shap_e
-import asdkit.methods
-import asdkit.priors.pretrained
-import asdkit.scores.redrawn
-import asdkit.toybox.training.data  # these are imported for their short class names
+import asdkit
 from asdkit.commands.messages import explain
-from asdkit.core.atomic import local, recipe_slug, shown, write_text
+from asdkit.core.atomic import write_text
+from asdkit.core.errors import Diverged, Interrupted
+from asdkit.core.names import PUBLIC_NAMES
+from asdkit.core.text import local, recipe_slug, shown
 from asdkit.ranks import check_precision, check_strategy
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints
-from asdkit.run.exits import Diverged, Interrupted, end
-from asdkit.run.guard import Watch
+from asdkit.run.exits import end
+from asdkit.run.guard import Guard
 from asdkit.run.progress import Progress
-from asdkit.run.rank_agreement import Agreement
+from asdkit.run.rank_agreement import RankAgreement
 from asdkit.run.report import Outputs
 from asdkit.run.run_folder import MetricsCSV, RunFolder, new_run_folder
 from asdkit.run.signals import Signals, requeue, slurm_job
 from asdkit.run.snapshots import Snapshots
 from asdkit.run.viewer import Viewer
 
-_DISTILLATION = "asdkit.distillation.Distillation"
+_DISTILLATION = "asdkit.Distillation"
+for _name in asdkit.__all__:
+    getattr(asdkit, _name)  # imported for its short name on the command line
+
 _LAUNCHER = "ASDKIT_LAUNCHER"
 MAX_STEPS_LIMIT = 100_000_000
 _HARMLESS = (
@@ -125,7 +116,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(Snapshots, "snapshots")
         parser.add_lightning_class_args(Outputs, "outputs")
         parser.add_lightning_class_args(Viewer, "viewer")
-        parser.add_lightning_class_args(Agreement, "ranks")
+        parser.add_lightning_class_args(RankAgreement, "ranks")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
@@ -186,7 +177,7 @@ class CLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
         """The always-present callbacks, in the order they act; checkpoints are last, after the check for NaN."""
-        return super()._instantiate_trainer(config, [Watch(self._signals), Progress(), *callbacks])
+        return super()._instantiate_trainer(config, [Guard(self._signals), Progress(), *callbacks])
 
 
 def _strategy_class(value: str | Namespace) -> type | None:
@@ -204,7 +195,7 @@ def _recipe_name(config: Namespace) -> str:
 
 
 def _methods_expanded(arguments: list[str]) -> list[str]:
-    """`--model.guidance VSD` is asdkit.methods.VSD with its own defaults, but phi lives where the recipe has it."""
+    """`--model.guidance VSD` is asdkit.VSD with its own defaults, but phi lives where the recipe has it."""
     expanded: list[str] = []
     waiting = iter(arguments)
     for argument in waiting:
@@ -213,16 +204,15 @@ def _methods_expanded(arguments: list[str]) -> list[str]:
             expanded.append(argument)
             continue
         value = value if equals else next(waiting, "")
-        method = getattr(asdkit.methods, value, None) if value.isidentifier() else None
-        if method is None:
+        if PUBLIC_NAMES.get(value) != "asdkit.methods":
             expanded += [flag, value]
             continue
         own = {
             name: parameter.default
-            for name, parameter in inspect.signature(method).parameters.items()
+            for name, parameter in inspect.signature(getattr(asdkit, value)).parameters.items()
             if not name.endswith("adapter") and parameter.default is not parameter.empty
         }
-        guidance = {"class_path": f"asdkit.methods.{value}", "init_args": own}
+        guidance = {"class_path": f"asdkit.{value}", "init_args": own}
         expanded += ["--config", json.dumps({"model": {"init_args": {"guidance": guidance}}})]
     return expanded
 

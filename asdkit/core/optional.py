@@ -3,12 +3,10 @@
 from importlib import import_module
 from types import ModuleType
 
-
-class MissingExtra(RuntimeError):
-    """An optional package is not installed; the message says how to install it."""
+from asdkit.core.errors import MissingExtra
 
 
-def extra(module: str, name: str) -> ModuleType:
+def require_package(module: str, name: str) -> ModuleType:
     """The module of an optional package.
 
     Args:

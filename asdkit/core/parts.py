@@ -5,11 +5,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from asdkit.core.names import public_path
+
 Spec = dict[str, Any]
-
-
-class PriorUnavailable(ValueError):
-    """The prior can't be had: no network, a gate, withdrawn, or torn."""
 
 
 class Part:
@@ -31,7 +29,7 @@ class Part:
         cls.__init__ = init  # type: ignore[method-assign]
 
 
-def records_spec(function: Callable) -> Callable:
+def preset(function: Callable) -> Callable:
     """Decorator of a preset: the part it returns remembers the preset's name and arguments as its spec."""
 
     @functools.wraps(function)
@@ -49,13 +47,6 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def unwrapped(error: BaseException) -> BaseException:
-    """What a part has said: jsonargparse wraps it in errors of many lines."""
-    while error.__cause__ is not None and "\n" in str(error):
-        error = error.__cause__
-    return error
-
-
 def _spec(target: Callable, bound: inspect.BoundArguments, skip: int = 0) -> Spec:
     """Class path and plain arguments of a call, without its first `skip` arguments and without *args, **kwargs."""
     bound.apply_defaults()
@@ -65,7 +56,7 @@ def _spec(target: Callable, bound: inspect.BoundArguments, skip: int = 0) -> Spe
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
     arguments = {name: _plain(name, bound.arguments[name]) for name in named[skip:]}
-    return {"class_path": f"{target.__module__}.{target.__qualname__}", "init_args": arguments}
+    return {"class_path": public_path(target), "init_args": arguments}
 
 
 def _plain(name: str, value: Any) -> Any:

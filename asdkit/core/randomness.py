@@ -19,7 +19,7 @@ def generator_for(seed: int, step: int, purpose: str, rank: int = 0) -> torch.Ge
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def sent(values: Tensor, device: torch.device) -> Tensor:
+def to_device(values: Tensor, device: torch.device) -> Tensor:
     """Values on a device. From the CPU to CUDA they travel by themselves: nobody waits for them."""
     if values.device.type == "cpu" and device.type == "cuda":
         return values.pin_memory().to(device, non_blocking=True)

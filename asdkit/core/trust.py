@@ -1,4 +1,4 @@
-"""Whose code recipes and checkpoints may name: asdkit's, Lightning's parts, torch's optimisers, and what the user adds.
+"""Whose code recipes and checkpoints may name: asdkit's public parts, Lightning's, torch's optimisers, and the user's.
 
 A class path is an import, and an import is execution. jsonargparse asks before each one, and asks again where what was
 found is defined, so that `asdkit.commands.main.os.system` is `posix.system`.
@@ -9,9 +9,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from asdkit.core.names import PUBLIC_NAMES
+
 _LIGHTNING = ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies")
 ALLOWED = (
-    "asdkit",
+    *(f"asdkit.{name}" for name in PUBLIC_NAMES),
+    *sorted(set(PUBLIC_NAMES.values())),  # where they are defined
     *(f"pytorch_lightning.{part}" for part in _LIGHTNING),
     "lightning_fabric.plugins",  # where Lightning defines some of its plugins
     "torch.optim",
@@ -58,6 +61,7 @@ def refusal(message: str, where: str) -> str:
     if not denied:
         return ""
     package = denied[1].split(".")[0]
-    known = package in sys.stdlib_module_names
+    known = package in sys.stdlib_module_names or package == "asdkit"
     advice = "" if known else f"; if you trust {package}, add --trust {package}"
-    return f"{where} names {denied[1]}, but only classes of asdkit, Lightning and torch.optim are imported{advice}."
+    allowed = "public parts of asdkit, Lightning and torch.optim"
+    return f"{where} names {denied[1]}, but only {allowed} are imported{advice}."

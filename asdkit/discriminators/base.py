@@ -46,7 +46,7 @@ class Gamma(Part, nn.Module, ABC):
         """gamma at a draw of the generator, above -1; `scale` is the CFG scale lambda of the expression."""
 
 
-class Real(Part, nn.Module, ABC):
+class RealSamples(Part, nn.Module, ABC):
     """Where Eq. 9's real samples come from."""
 
     @abstractmethod
@@ -87,7 +87,7 @@ class Discriminator(Field):
         text: str | None = None,
         allow_unbounded: bool = False,
         scale: float | Ramp = 7.5,
-        real: Real | None = None,
+        real: RealSamples | None = None,
         eta: float | Ramp = 0.5,
         real_clip: float = 2.0,
         of_source: bool = False,
@@ -121,7 +121,7 @@ class Discriminator(Field):
     def conditions(self) -> list[Condition]:
         return [self.condition()]
 
-    def asks(self, x: Noised) -> list[Condition]:
+    def needs(self, x: Noised) -> list[Condition]:
         return []
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
@@ -155,7 +155,7 @@ class Discriminator(Field):
 
     def real_draw(self, x: Noised) -> Noised:
         """Real samples at x's t and eps."""
-        return x.kin(self, lambda: self.real.draw(x, self.condition()))
+        return x.derived(self, lambda: self.real.draw(x, self.condition()))
 
     def forget(self, x: Noised) -> None:
         x.forget(self.adapter)

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from asdkit.core.randomness import sent
-from asdkit.discriminators.base import Real
+from asdkit.core.randomness import to_device
+from asdkit.discriminators.base import RealSamples
 from asdkit.formats.pictures import read_picture
 from asdkit.rendering.cameras import Views, ring
 from asdkit.scores.conditions import Condition
@@ -18,14 +18,14 @@ from asdkit.scores.prior import Noised
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
-class SourceImage(Real):
+class SourceImage(RealSamples):
     """The source image is the one real sample (Eq. 11)."""
 
     def draw(self, x: Noised, condition: Condition) -> Noised:
         return x.on_source()
 
 
-class ImageFolder(Real):
+class ImageFolder(RealSamples):
     """Random pictures of a folder, the same ones in every run of the same seed.
 
     Args:
@@ -47,10 +47,10 @@ class ImageFolder(Real):
         chosen = _chosen(x, len(self._files)).tolist()
         pictures = torch.stack([read_picture(self._files[i], size) for i in chosen])
         with torch.no_grad():
-            return x.on(x.prior.encode(sent(pictures, x.x0.device).to(x.x0)))
+            return x.on(x.prior.encode(to_device(pictures, x.x0.device).to(x.x0)))
 
 
-class PriorSamples(Real):
+class PriorSamples(RealSamples):
     """Samples of the prior itself for the prompt, drawn once at the first step.
 
     Where the generator has cameras, each sample has its own, evenly around the object; it is drawn, and judged by e_y
@@ -82,7 +82,7 @@ class PriorSamples(Real):
             shape = (self.count, *x.x0.shape[1:])
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(x.x0)
             self._samples[condition] = ddim(x.prior, CFG(condition.text, self.scale), noise, self.steps, views)
-        chosen = sent(_chosen(x, self.count), x.x0.device)
+        chosen = to_device(_chosen(x, self.count), x.x0.device)
         return x.like(self._samples[condition][chosen], x.t, x.eps, views and views[chosen])
 
     def _cameras(self, x: Noised) -> Views | None:

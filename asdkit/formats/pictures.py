@@ -9,8 +9,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from asdkit.core.atomic import atomic, local
-from asdkit.core.optional import MissingExtra
+from asdkit.core.atomic import atomic
+from asdkit.core.errors import MissingExtra
+from asdkit.core.text import local
 
 
 def to_bytes(images: Float[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B H W 3"]:

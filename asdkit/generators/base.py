@@ -1,7 +1,6 @@
 """What is optimised: the contract of all generators."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from asdkit.core.parts import Part
 from asdkit.formats.ply import Splats
 from asdkit.rendering.cameras import Views
+from asdkit.rendering.rays import Volume
 from asdkit.scores.prior import Prior
 
 
@@ -28,19 +28,6 @@ class Render(NamedTuple):
     image: Float[Tensor, "B 3 H W"]
     alpha: Float[Tensor, "B 1 H W"]
     depth: Float[Tensor, "B 1 H W"]
-
-
-class Solid(NamedTuple):
-    """An object as a function of space, which meshes are made from.
-
-    Args:
-        half: half the side of the cube around the origin that holds it, in world units.
-        radiance: density per world unit [N] and colour in [0,1] [N,3] at points in world units [N,3], which may be on
-            any device.
-    """
-
-    half: float
-    radiance: Callable[[Float[Tensor, "N 3"]], tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]]
 
 
 class Saturate(torch.autograd.Function):
@@ -118,7 +105,7 @@ class Generator(Part, nn.Module, ABC):
         """The object as Gaussians, where it is made of them."""
         return None
 
-    def solid(self) -> Solid | None:
+    def volume(self) -> Volume | None:
         """The object as a density in space, where it is three-dimensional."""
         return None
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from asdkit.core.parts import Part, require
-from asdkit.core.randomness import sent
+from asdkit.core.randomness import to_device
 from asdkit.generators.gaussian_store import Store
 from asdkit.rendering.projection import rotation_matrices
 
@@ -167,7 +167,7 @@ class MCMC(Density):
         store.forget(optimizer, self._relocate(store, new, generator))
 
     def every_step(self, store: Store, lr: float, generator: torch.Generator) -> None:
-        draws = sent(torch.randn(store.means.shape, generator=generator), store.means.device).to(store.means)
+        draws = to_device(torch.randn(store.means.shape, generator=generator), store.means.device).to(store.means)
         axes = rotation_matrices(store.quats.data) * store.log_scales.data.exp()[:, None]
         tremor = (100 * (0.005 - store.opacities)).sigmoid() * (lr * self.noise)
         moves = (axes @ (axes.transpose(1, 2) @ (draws * tremor[:, None])[..., None])).squeeze(-1)

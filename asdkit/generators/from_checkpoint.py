@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from asdkit.core.atomic import local
-from asdkit.core.parts import unwrapped
+from asdkit.core.errors import unwrapped
+from asdkit.core.text import local
 from asdkit.core.trust import refusal, trusting
 from asdkit.generators.base import Generator
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.core.atomic import local
 from asdkit.core.parts import Part
+from asdkit.core.text import local
 from asdkit.formats import ply, read_splats
 from asdkit.formats.glb import holds_gaussians
 from asdkit.formats.mesh.sample import fit, sample_mesh
@@ -103,7 +103,7 @@ def _box(count: int, radius: float, generator: torch.Generator) -> Float[Tensor,
 def _from_run(path: Path, count: int, opacity: float, generator: torch.Generator, turned: bool) -> Cloud:
     """Another run's Gaussians as they are; of another kind of object, points of the surface that cameras see."""
     made = generator_of(path)
-    splats, solid = made.splats(), made.solid()
+    splats, solid = made.splats(), made.volume()
     if splats is not None:
         return Cloud(*(torch.from_numpy(values) for values in splats))
     if solid is None:

@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from asdkit.formats.ply import Splats
-from asdkit.generators.base import Solid
 from asdkit.rendering.projection import ALPHA_MAX, ALPHA_MIN, rotation_matrices
+from asdkit.rendering.rays import Volume
 from asdkit.rendering.spherical_harmonics import SH_0
 
 _CELLS = 32  # along each axis of the cube, in which Gaussians are looked up
@@ -40,7 +40,7 @@ class _Blobs(NamedTuple):
         return _Blobs(*(values[chosen] for values in self))
 
 
-def solid_of(splats: Splats) -> Solid:
+def volume_of(splats: Splats) -> Volume:
     """The density whose optical depth along a ray through the centre of a Gaussian of opacity o is -log(1 - o).
 
     This is exact for round Gaussians. Others have one opacity for all directions, which no density has; they get the
@@ -62,7 +62,7 @@ def solid_of(splats: Splats) -> Solid:
     half = _half(furthest[reach > 0], (depth * mean_scale**2)[reach > 0])
     blobs = blobs.some((reach > 0) & (furthest <= half))
     members, starts = _cells(blobs, half)
-    return Solid(half, lambda points: _radiance(points, blobs, half, members, starts))
+    return Volume(half, lambda points: _radiance(points, blobs, half, members, starts))
 
 
 def _half(furthest: Float[Tensor, " N"], mass: Float[Tensor, " N"]) -> float:

@@ -12,13 +12,14 @@ from torch import Tensor
 from asdkit.core.parts import require
 from asdkit.core.ramps import Ramp, ends, value_at
 from asdkit.formats import ply
-from asdkit.generators.base import Render, Saturate, Solid
+from asdkit.generators.base import Render, Saturate
 from asdkit.generators.density_control import Density, Fraction
 from asdkit.generators.gaussian_start import Start, cloud_from, thin
 from asdkit.generators.gaussian_store import Store
-from asdkit.generators.gaussian_volume import solid_of
+from asdkit.generators.gaussian_volume import volume_of
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.rasterize import rasterize
+from asdkit.rendering.rays import Volume
 
 COUNT_LIMIT = 10_000_000
 
@@ -205,13 +206,13 @@ class Gaussians(Store):
         """The Gaussians that are alive, as files hold them."""
         return ply.Splats(*(parameter[self.alive].float().cpu().numpy() for parameter in self.in_order()))
 
-    def solid(self) -> Solid:
-        """The Gaussians as a density, see `solid_of`; surfels are as thick as wide, or a grid would miss them."""
+    def volume(self) -> Volume:
+        """The Gaussians as a density, see `volume_of`; surfels are as thick as wide, or a grid would miss them."""
         splats = self.splats()
         if self.surfels:
             wide = splats.log_scales[:, :2]
             splats = splats._replace(log_scales=np.column_stack([wide, wide.mean(1)]))
-        return solid_of(splats)
+        return volume_of(splats)
 
     def export_ply(self, path: str | Path) -> None:
         """Writes the Gaussians as a 3DGS file.

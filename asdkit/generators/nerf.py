@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from asdkit.core.parts import require
 from asdkit.core.ramps import Ramp, ends, value_at
-from asdkit.core.randomness import generator_for, sent
+from asdkit.core.randomness import generator_for, to_device
 from asdkit.generators import nerf_penalties as penalties
-from asdkit.generators.base import Generator, Render, Saturate, Solid
+from asdkit.generators.base import Generator, Render, Saturate
 from asdkit.generators.nerf_encodings import Encoding, Voxels
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.projection import spherical_harmonics
-from asdkit.rendering.rays import Rays, Seen, march, rays_of, refined, stratified
+from asdkit.rendering.rays import Rays, Seen, Volume, march, rays_of, refined, stratified
 
 _CELLS = 32  # of the occupancy grid, along each axis
 _KEPT = 0.8  # share of a cell's density that is remembered from one look to the next
@@ -107,14 +107,14 @@ class NeRF(Generator):
         bias = self.blob * (1 - points.norm(dim=1) / self.blob_radius)
         return nn.functional.softplus(raw[:, 0] + bias), raw[:, 1:].sigmoid()
 
-    def solid(self) -> Solid:
+    def volume(self) -> Volume:
         """The field in its box."""
 
         def radiance(points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
             density, colour = self.radiance(points.to(self.occupancy))
             return density.to(points), colour.to(points)
 
-        return Solid(self.half, radiance)
+        return Volume(self.half, radiance)
 
     def render(self, views: Views | None, background: Float[Tensor, "*B 3"] | None = None) -> Render:
         """What the cameras see; with gradient the samples are jittered, by the iteration's and the camera's
@@ -156,7 +156,7 @@ class NeRF(Generator):
         cameras = torch.stack([views.azimuth, views.elevation, views.distance], dim=1).tolist()
         random = [generator_for(0, self._step, f"{purpose} {camera}") for camera in cameras]
         draws = [torch.rand(views.height * views.width, count, generator=generator) for generator in random]
-        return sent(torch.cat(draws), self.occupancy.device).to(self.occupancy)
+        return to_device(torch.cat(draws), self.occupancy.device).to(self.occupancy)
 
     def _occupied(self, points: Float[Tensor, "N 3"]) -> Bool[Tensor, " N"]:
         cell = ((points / self.half * 0.5 + 0.5) * _CELLS).long().clamp(0, _CELLS - 1)

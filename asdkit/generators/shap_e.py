@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from asdkit.core.atomic import local
+from asdkit.core.text import local
 from asdkit.formats.colour import from_linear_light
 from asdkit.formats.mesh.sample import blend, scatter
 from asdkit.generators.gaussian_start import Start

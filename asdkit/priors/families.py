@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from asdkit.core.parts import PriorUnavailable
-from asdkit.core.randomness import sent
+from asdkit.core.errors import PriorUnavailable
+from asdkit.core.randomness import to_device
 from asdkit.scores.schedules import Schedule, rectified_flow, variance_preserving
 
 Embedded = dict[str, Tensor]  # of prompts, a row for each: `text` [N L D], and what else a family needs
@@ -121,7 +121,7 @@ class StableDiffusionXL(_UNet):
 
     def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
         height, width = (8 * side for side in x_t.shape[-2:])
-        sizes = sent(torch.tensor([height, width, 0, 0, height, width], dtype=x_t.dtype), x_t.device)
+        sizes = to_device(torch.tensor([height, width, 0, 0, height, width], dtype=x_t.dtype), x_t.device)
         added = {"text_embeds": prompts["pooled"], "time_ids": sizes.expand(len(x_t), -1)}
         return network(x_t, time, prompts["text"], added_cond_kwargs=added).sample
 
@@ -163,7 +163,9 @@ class PixArt(Family):
         sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if network.use_additional_conditions:
             height, width = (8 * side for side in x_t.shape[-2:])
-            sizes["resolution"] = sent(torch.tensor([height, width], dtype=x_t.dtype), x_t.device).repeat(len(x_t), 1)
+            sizes["resolution"] = to_device(torch.tensor([height, width], dtype=x_t.dtype), x_t.device).repeat(
+                len(x_t), 1
+            )
             sizes["aspect_ratio"] = torch.full_like(sizes["resolution"][:, :1], height / width)
         output = network(
             x_t,

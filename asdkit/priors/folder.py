@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from asdkit.core.optional import extra
-from asdkit.core.parts import PriorUnavailable
+from asdkit.core.errors import PriorUnavailable
+from asdkit.core.optional import require_package
 from asdkit.priors.families import Embedded
 from asdkit.priors.required_files import check_whole, fingerprint, names_in, needed, read_json
 
@@ -98,7 +98,7 @@ class ModelFolder:
                 found[part] = self.model(getattr(transformers, name), part, dtype)
             elif name in TOKENIZERS:
                 if not {f"{part}/tokenizer.json", f"{part}/vocab.json"} & set(self.names):
-                    extra("sentencepiece", "t5"), extra("google.protobuf", "t5")
+                    require_package("sentencepiece", "t5"), require_package("google.protobuf", "t5")
                 with self.reading(part):
                     found[part] = getattr(transformers, name).from_pretrained(self.path / part, local_files_only=True)
             else:

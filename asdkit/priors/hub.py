@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from asdkit.core.atomic import local
-from asdkit.core.parts import PriorUnavailable
+from asdkit.core.errors import PriorUnavailable
+from asdkit.core.text import local
 from asdkit.priors.required_files import LORA, Read, names_in, read_json
 
 ALIASES = {  # short names, and the revisions that are known to work
@@ -177,7 +177,7 @@ def _sentence(repository: str, revision: str, error: Exception) -> str:
     return f"{repository} could not be fetched ({reason}); start again to go on with it, or name a folder with --prior."
 
 
-def lora_file(name: str) -> Path:
+def finetune_file(name: str) -> Path:
     """The .safetensors file of a LoRA: that file, or the one in a folder or in a repository of the hub.
 
     Args:

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from asdkit.core.atomic import local
-from asdkit.core.parts import PriorUnavailable
+from asdkit.core.errors import PriorUnavailable
+from asdkit.core.text import local
 from asdkit.priors.folder import ModelFolder, check_complete
 from asdkit.priors.hub import parse, snapshot
 from asdkit.priors.random_models import RANDOM, RandomModel
@@ -142,7 +142,7 @@ def _single(file: Path, config: str) -> SingleFile:
     check_length(file)
     shapes = _shapes(file)
     if any("lora" in name for name in shapes):
-        raise PriorUnavailable(f"{file} is a LoRA; name it with prior.lora, and its model with prior.path.")
+        raise PriorUnavailable(f"{file} is a LoRA; name it with prior.finetune, and its model with prior.path.")
     holds = tuple(part for part, starts in _INSIDE.items() if any(name.startswith(starts) for name in shapes))
     return SingleFile(file, _folder(config or _base(file, shapes), without=holds), holds)
 

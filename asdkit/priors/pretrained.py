@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from asdkit.core.parts import PriorUnavailable
+from asdkit.core.errors import PriorUnavailable
 from asdkit.priors.families import Embedded, Family, Flux, family_of
+from asdkit.priors.finetune import add_lora
 from asdkit.priors.folder import ModelFolder
-from asdkit.priors.hub import lora_file
+from asdkit.priors.hub import finetune_file
 from asdkit.priors.locate import EMBEDDED, Alone, SingleFile, source
 from asdkit.priors.prompt_cache import EmbeddingCache, blended
 from asdkit.priors.required_files import fingerprint
-from asdkit.priors.user_lora import add_lora
 from asdkit.scores.camera_embedding import CameraEmbedding
 from asdkit.scores.conditions import DREAMFUSION, Condition, ViewWords
 from asdkit.scores.prior import Noised, Prior, Switch
@@ -37,8 +37,8 @@ class Pretrained(Prior):
         revision: of an id: a branch, a tag or a commit; what the alias pins, or the main branch, when empty.
         variant: weights whose files' names say so are preferred, such as `fp16`.
         config: of a single file: the model whose settings and vocabularies it shares, named as in `path`.
-        lora: a LoRA that is added to the frozen weights: a .safetensors file, its folder, or an id.
-        lora_scale: how much of it.
+        finetune: a LoRA that is added to the frozen weights: a .safetensors file, its folder, or an id.
+        finetune_scale: how much of it.
         use_camera: give the camera itself to a model that takes it (a folder `camera/`), beside the view words.
         image_size: images of another height and width, in pixels, are resized to this before they are encoded, so that
             early iterations can render small ones (`data.size`); 0 for encoding all as they are.
@@ -61,8 +61,8 @@ class Pretrained(Prior):
         revision: str = "",
         variant: str = "",
         config: str = "",
-        lora: str = "",
-        lora_scale: float = 1.0,
+        finetune: str = "",
+        finetune_scale: float = 1.0,
         use_camera: bool = True,
         image_size: int = 0,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
@@ -76,7 +76,7 @@ class Pretrained(Prior):
             raise ValueError(f"The prior's image_size can't be negative; got {image_size}.")
         if not path:
             raise ValueError("The prior's path is empty; name a folder in diffusers' layout, or toybox.")
-        self._source, self._lora, self._lora_scale = (path, revision, variant, config), lora, lora_scale
+        self._source, self._finetune, self._finetune_scale = (path, revision, variant, config), finetune, finetune_scale
         self.path, self._use_camera, self.image_size = path, use_camera, image_size
         self.dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
         self._distilled_guidance, self.tiny_vae = distilled_guidance, tiny_vae
@@ -86,13 +86,13 @@ class Pretrained(Prior):
         self.camera: CameraEmbedding | None = None
         self.vae: nn.Module | None = None
         self._files: ModelFolder | None = None
-        self._lora_file: Path | None = None
+        self._finetune_file: Path | None = None
         self._unavailable: PriorUnavailable | None = None
         self._digest = ""
         self._embeddings: dict[str, Embedded] = {}
         self._offset: Tensor | None = None
         self._again: Callable[[], AbstractContextManager] = nullcontext  # what a block is computed again in
-        self._hot = False
+        self._compiled_region = False
 
     @property
     def files(self) -> ModelFolder:
@@ -105,7 +105,7 @@ class Pretrained(Prior):
             raise self._unavailable
         if self._files is None:
             try:
-                self._lora_file = lora_file(self._lora) if self._lora else None
+                self._finetune_file = finetune_file(self._finetune) if self._finetune else None
                 self._files = source(*self._source)
             except PriorUnavailable as error:
                 self._unavailable = error
@@ -124,9 +124,9 @@ class Pretrained(Prior):
         """
         if not self._digest:
             digest = self.files.digest()
-            if self._lora_file:
-                lora = {"lora": self._lora_file}
-                digest = fingerprint(lora, lora, f"{digest} {self._lora_scale}")
+            if self._finetune_file:
+                lora = {"lora": self._finetune_file}
+                digest = fingerprint(lora, lora, f"{digest} {self._finetune_scale}")
             self._digest = f"{digest}+{Alone(self.tiny_vae).digest()}" if self.tiny_vae else digest
         return self._digest
 
@@ -149,14 +149,14 @@ class Pretrained(Prior):
         self.schedule = self.family.schedule(folder.json("scheduler/scheduler_config.json"), (size // 16) ** 2)
         self._load_extras(folder)
         self.requires_grad_(False).eval()
-        self._hasten(self.network)
+        self._speed_up(self.network)
         if self.checkpointing and self.vae is not None:
             self.vae.enable_gradient_checkpointing(self._checkpointed)
 
     def _add_lora(self, part: str, model: nn.Module | None) -> None:
-        if self._lora_file and model is not None:
+        if self._finetune_file and model is not None:
             pipeline = self.files.json("model_index.json")["_class_name"]
-            add_lora(self._lora_file, pipeline, part, model, self.network.config, self._lora_scale)
+            add_lora(self._finetune_file, pipeline, part, model, self.network.config, self._finetune_scale)
 
     def _family(self, index: dict[str, Any]) -> Family:
         kind = family_of(str(index.get("_class_name")))
@@ -213,7 +213,7 @@ class Pretrained(Prior):
             return images * 2 - 1
         encoded = self.vae.encode((images * 2 - 1).to(self.vae.dtype))
         latents = encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latents
-        return (_wide(latents) - self._shift()) * self.vae.config.scaling_factor
+        return (_to_float32(latents) - self._shift()) * self.vae.config.scaling_factor
 
     def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         images = x0.detach()
@@ -221,7 +221,7 @@ class Pretrained(Prior):
             latents = images / self.vae.config.scaling_factor + self._shift()
             with torch.no_grad():
                 images = self.vae.decode(latents.to(self.vae.dtype)).sample
-        return (_wide(images) / 2 + 0.5).clamp(0, 1)
+        return (_to_float32(images) / 2 + 0.5).clamp(0, 1)
 
     def _shift(self) -> float:
         return self.vae.config.get("shift_factor") or 0.0
@@ -242,7 +242,7 @@ class Pretrained(Prior):
             return
         device = self.schedule.alphas.device
         for text, embedded in self._embed(missing).items():
-            self._embeddings[text] = {name: _wide(value).to(device) for name, value in embedded.items()}
+            self._embeddings[text] = {name: _to_float32(value).to(device) for name, value in embedded.items()}
         self.condition_shape = tuple(self._embeddings[missing[0]]["text"].shape)
 
     def _embed(self, texts: list[str]) -> dict[str, Embedded]:
@@ -252,7 +252,7 @@ class Pretrained(Prior):
         given = {text: self.files.embedded(text) for text in texts}
         if None not in given.values():
             return given
-        beyond = self._lora_file is not None or isinstance(self.files, SingleFile)  # more than the folder's files
+        beyond = self._finetune_file is not None or isinstance(self.files, SingleFile)  # more than the folder's files
         also = [str(self.dtype), self.files.variant, self.digest if beyond else ""]
         cache = EmbeddingCache(self.folder, type(self.family).__name__, ", ".join(filter(None, also)))
         return cache.recall(texts, self._encode_texts)
@@ -302,7 +302,7 @@ class Pretrained(Prior):
             prompts["text"] = self.moved(prompts["text"])
             prompts = {name: value.to(dtype) for name, value in prompts.items()}
             output = self.family.call(self.network, x_t.to(dtype), self.schedule.times[t], prompts)
-        return list(self.schedule.to_eps(_wide(output), x_t, t).chunk(copies))
+        return list(self.schedule.to_eps(_to_float32(output), x_t, t).chunk(copies))
 
     def _rows(self, x: Noised, condition: Condition) -> Embedded:
         """A condition's embedding for each sample of x."""
@@ -344,12 +344,12 @@ class Pretrained(Prior):
     def copy_network(self) -> nn.Module:
         """A copy of the network in single precision; its hooks, like the original's, are methods of this prior."""
         copied = copy.deepcopy(self.network, {id(self): self}).float()
-        self._hasten(copied)
+        self._speed_up(copied)
         return copied
 
     # ------------------------------------------------------------------------------------------------ speed and memory
 
-    def _hasten(self, network: nn.Module) -> None:
+    def _speed_up(self, network: nn.Module) -> None:
         if self.checkpointing:
             network.enable_gradient_checkpointing(self._checkpointed)
         if self.compile_network:
@@ -359,13 +359,13 @@ class Pretrained(Prior):
         """A block's output, which is computed again in the backward pass, with the adapter that is on now."""
         if torch.compiler.is_compiling():  # the graph holds the adapter
             return checkpoint(block, *args, use_reentrant=False)
-        contexts = partial(_then, self._again)
+        contexts = partial(_checkpoint_contexts, self._again)
         return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
     @contextmanager
     def _graphs(self, adapter: Switch | None) -> Iterator[None]:
         """Compiled graphs are for training steps alone; what is computed again there has this adapter on."""
-        eager = self.compile_network and not self._hot
+        eager = self.compile_network and not self._compiled_region
         self._again = nullcontext if adapter is None else partial(adapter.switched_on, None, 1)
         with torch.compiler.set_stance("force_eager") if eager else nullcontext():
             try:
@@ -375,18 +375,20 @@ class Pretrained(Prior):
 
     @contextmanager
     def in_step(self) -> Iterator[None]:
-        self._hot = True
+        self._compiled_region = True
         try:
             yield
         finally:
-            self._hot = False
+            self._compiled_region = False
 
 
-def _wide(values: Tensor) -> Tensor:
+def _to_float32(values: Tensor) -> Tensor:
     """In single precision, if they are in half."""
     return values.float() if values.itemsize < 4 else values
 
 
-def _then(again: Callable[[], AbstractContextManager]) -> tuple[AbstractContextManager, AbstractContextManager]:
+def _checkpoint_contexts(
+    again: Callable[[], AbstractContextManager],
+) -> tuple[AbstractContextManager, AbstractContextManager]:
     """The contexts of a block's first and second computation."""
     return nullcontext(), again()

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from asdkit import __version__
 from asdkit.core.atomic import atomic
+from asdkit.core.version import __version__
 from asdkit.priors.families import Embedded
 
 _log = logging.getLogger(__name__)

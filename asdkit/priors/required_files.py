@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from asdkit.core.parts import PriorUnavailable
+from asdkit.core.errors import PriorUnavailable
 
 Read = Callable[[str], dict[str, Any]]  # the settings in a JSON file of the folder
 LORA = "pytorch_lora_weights.safetensors"
@@ -63,7 +63,7 @@ def needed(
 def _is_instead(names: Collection[str], read: Read) -> str:
     """What a folder without `model_index.json` seems to be."""
     if LORA in names or "adapter_config.json" in names:
-        return "is a LoRA; name it with prior.lora, and the model that it was made for with prior.path"
+        return "is a LoRA; name it with prior.finetune, and the model that it was made for with prior.path"
     kind = str(read("config.json").get("_class_name")) if "config.json" in names else ""
     if "ControlNet" in kind:
         return "is a ControlNet; asdkit needs the whole model that it was made for"

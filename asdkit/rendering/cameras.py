@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.core.randomness import sent
+from asdkit.core.randomness import to_device
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Views:
 
     def to(self, device: torch.device | str) -> "Views":
         """The same cameras with their tensors on `device`."""
-        return self._map(lambda tensor: sent(tensor, torch.device(device)))
+        return self._map(lambda tensor: to_device(tensor, torch.device(device)))
 
     def _map(self, function) -> "Views":
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -69,7 +69,7 @@ def joined(batches: "list[Views]") -> Views:
     return Views(**parts, height=batches[0].height, width=batches[0].width)
 
 
-class Shot(NamedTuple):
+class Batch(NamedTuple):
     """What a step looks at, where it is not cameras alone.
 
     Shapes:
@@ -80,7 +80,7 @@ class Shot(NamedTuple):
     views: Views | None = None
     source: Float[Tensor, "B 3 H W"] | None = None
 
-    def split(self, count: int) -> "list[tuple[slice, Shot]]":
+    def split(self, count: int) -> "list[tuple[slice, Batch]]":
         """Parts of `count` cameras each, and which rows of the whole they are: slices whose step is the whole's length.
 
         Args:
@@ -101,7 +101,7 @@ class Shot(NamedTuple):
             found.append(
                 (
                     slice(start, start + count, total),
-                    Shot(self.views[rows], self.source[rows] if several else self.source),
+                    Batch(self.views[rows], self.source[rows] if several else self.source),
                 )
             )
         return found

@@ -121,3 +121,16 @@ def march(
     before = torch.cumsum(optical, dim=1) - optical
     weights = torch.exp(-before) * -torch.expm1(-optical)
     return Seen((weights[..., None] * colour).sum(1), -torch.expm1(-optical.sum(1)), (weights * z).sum(1), weights, z)
+
+
+class Volume(NamedTuple):
+    """An object as a function of space, which meshes are made from.
+
+    Args:
+        half: half the side of the cube around the origin that holds it, in world units.
+        radiance: density per world unit [N] and colour in [0,1] [N,3] at points in world units [N,3], which may be on
+            any device.
+    """
+
+    half: float
+    radiance: Callable[[Float[Tensor, "N 3"]], tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]]

@@ -11,10 +11,11 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors.torch import save
 
-from asdkit.core.atomic import atomic, local, write_bytes
+from asdkit.core.atomic import atomic, write_bytes
+from asdkit.core.errors import Interrupted
+from asdkit.core.text import local
 from asdkit.distillation import Distillation
-from asdkit.run.exits import Interrupted
-from asdkit.run.guard import Watch
+from asdkit.run.guard import Guard
 
 
 class Checkpoints(ModelCheckpoint):
@@ -52,7 +53,7 @@ class Checkpoints(ModelCheckpoint):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
         """The last iteration is kept too, before anything is made of it, and so is one that a signal makes the last."""
-        watch = next((callback for callback in trainer.callbacks if isinstance(callback, Watch)), None)
+        watch = next((callback for callback in trainer.callbacks if isinstance(callback, Guard)), None)
         stop = watch.stop if watch else 0
         final = bool(stop) or 0 < trainer.max_steps <= trainer.global_step
         if watch and (final or trainer.global_step % self._every == 0):

@@ -3,13 +3,11 @@
 import errno
 import os
 import re
-import signal
 import sys
 import traceback
 
-from asdkit.core.atomic import CannotWrite, shown
-from asdkit.core.optional import MissingExtra
-from asdkit.core.parts import PriorUnavailable, unwrapped
+from asdkit.core.errors import CannotWrite, Diverged, Interrupted, MissingExtra, PriorUnavailable, unwrapped
+from asdkit.core.text import shown
 
 _NO_DEVICE = ("can not run on your system", "No supported gpu backend", "You requested gpu", "no NVIDIA driver")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -19,22 +17,6 @@ _LESS_MEMORY = (
     "lower --data.views_per_step, --model.chunk, --data.size and --model.generator.capacity, in this order, or set "
     "--model.rerender=true, --model.prior.checkpointing=true and --model.prior.dtype=bfloat16"
 )
-
-
-class Diverged(RuntimeError):
-    """Training produced a loss, a gradient or a parameter that is not finite."""
-
-
-class Interrupted(SystemExit):
-    """A signal has ended the command; its exit code is 130 for Ctrl-C and 143 for the others.
-
-    Args:
-        signum: the signal.
-    """
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(130 if signum == signal.SIGINT else 143)
-        self.signum = signal.Signals(signum)
 
 
 def exit_code(error: BaseException) -> int:

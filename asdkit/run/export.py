@@ -11,14 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.commands.main import FORMATS
 from asdkit.formats import turned, write_splats
 from asdkit.formats.glb import TO_GLTF
 from asdkit.formats.html import write_html
+from asdkit.formats.names import FORMATS
 from asdkit.formats.pictures import save_grid, save_mp4, save_webp
 from asdkit.generators.base import Generator, Render
+from asdkit.generators.from_file import is_splats, object_of
 from asdkit.rendering.cameras import Views, joined, ring, surface_normals
-from asdkit.run.loading import is_splats, load, object_of
+from asdkit.run.loading import load
 
 _FOV_DEG, _DISTANCE, _ELEVATION_DEG = 40.0, 3.4, 20.0
 _ROOM = 3.75  # distance, in half sides of the cube that holds the object, from which it is seen whole
@@ -66,7 +67,7 @@ class Exported:
     @cached_property
     def distance(self) -> float:
         """From where the whole object is seen; that of training where this is enough."""
-        solid = self.generator.solid()
+        solid = self.generator.volume()
         return max(_DISTANCE, _ROOM * solid.half) if solid else _DISTANCE
 
     def ring(self, count: int, elevation_deg: float, size: int) -> Views:
@@ -95,7 +96,7 @@ class Exported:
         from asdkit.formats.mesh.texture import bake
 
         seen = [(views, self.render(views).alpha) for views in (self.ring(n, e, 128) for e, n in _LOOKS)]
-        solid, views = self.generator.solid(), joined([views for views, _ in seen])
+        solid, views = self.generator.volume(), joined([views for views, _ in seen])
         alpha = torch.cat([alpha for _, alpha in seen])
         mesh = extract(solid, views, alpha, self.choices.resolution, self.choices.faces)
         return mesh, bake(mesh, solid, self.choices.texture) if self.choices.texture else None
@@ -110,7 +111,7 @@ def opened(path: Path) -> Exported:
     if is_splats(path) or not path.exists():
         return Exported(path.stem, object_of(path), 1.0)
     module = load(path)
-    if module.generator.solid() is None:  # images may be latents, which the prior decodes
+    if module.generator.volume() is None:  # images may be latents, which the prior decodes
         module.prior.setup()
         module.generator.setup(module.prior)
     module.generator.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -154,7 +155,7 @@ def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, ch
 def _refuse(name: str, exported: Exported, path: Path) -> None:
     """Says what a format can't hold."""
     kind = type(exported.generator).__name__
-    if name != "png" and exported.generator.solid() is None:
+    if name != "png" and exported.generator.volume() is None:
         raise ValueError(f"{name} holds 3D objects and {path} is made of {kind}; export png.")
     if _WRITERS[name] in (_splats, _html) and exported.generator.splats() is None:
         raise ValueError(
@@ -208,7 +209,7 @@ def _webp(exported: Exported, path: Path) -> list[Path]:
 
 def _png(exported: Exported, path: Path) -> list[Path]:
     """A row of views each of the picture, the opacity, the depth (near is bright) and the normals."""
-    solid = exported.generator.solid()
+    solid = exported.generator.volume()
     if solid is None:
         images = exported.render(None).image
         save_grid(images, path, min(len(images), _COLUMNS))

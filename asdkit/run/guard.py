@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from asdkit.rendering.cameras import Shot, Views
-from asdkit.run.exits import Diverged, Interrupted
+from asdkit.core.errors import Diverged, Interrupted
+from asdkit.rendering.cameras import Batch, Views
 from asdkit.run.signals import Signals
 
 
@@ -33,7 +33,7 @@ class _Verdict(NamedTuple):
     where: tuple[Tensor | None, Any]
 
 
-class Watch(pl.Callback):
+class Guard(pl.Callback):
     """Stops at the first step with a value that is not finite, before a checkpoint holds it; passes signals on.
 
     Looked at are what `training_step` returns, in its order, then the gradients and the parameters of each optimiser.
@@ -136,7 +136,7 @@ def _told(launcher: Any) -> None:
 
 def _where(t: Tensor | None, batch: Any) -> str:
     """The samples of a step, in words."""
-    views = batch.views if isinstance(batch, Shot) else batch
+    views = batch.views if isinstance(batch, Batch) else batch
     words = f", t {', '.join(map(str, t.flatten().tolist()))}" if isinstance(t, Tensor) else ""
     if isinstance(views, Views):
         angles = zip(views.azimuth.rad2deg().tolist(), views.elevation.rad2deg().tolist(), strict=True)

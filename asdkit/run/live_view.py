@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from asdkit.core.atomic import local
-from asdkit.core.optional import extra
+from asdkit.core.optional import require_package
+from asdkit.core.text import local
 from asdkit.distillation import Distillation
 from asdkit.formats import read_splats
 from asdkit.formats.ply import Splats
@@ -162,7 +162,7 @@ def view_of(module: pl.LightningModule, port: int) -> LiveView:
         ValueError: there is none in three dimensions, or the port is out of range.
         MissingExtra: viser is not installed.
     """
-    if not isinstance(module, Distillation) or (module.generator.splats() or module.generator.solid()) is None:
+    if not isinstance(module, Distillation) or (module.generator.splats() or module.generator.volume()) is None:
         raise ValueError("The viewer shows 3D objects, and this run makes none; look at the pictures in its folder.")
     return LiveView(port, module.background)
 
@@ -197,7 +197,7 @@ def main(path: Path, port: int) -> None:
 
 
 def _serve(port: int) -> Any:
-    viser = extra("viser", "viewer")
+    viser = require_package("viser", "viewer")
 
     class Server(viser.ViserServer):
         def request_share_url(self, verbose: bool = True) -> None:

@@ -13,7 +13,7 @@ class RanksDiffer(RuntimeError):
     """What learns is no longer the same on all ranks."""
 
 
-class Agreement(pl.Callback):
+class RankAgreement(pl.Callback):
     """Compares checksums of all that a checkpoint's `state_dict` holds between the ranks, and stops at a difference.
 
     Args:

@@ -8,14 +8,15 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from asdkit.core.atomic import shown, write_text
+from asdkit.core.atomic import write_text
+from asdkit.core.text import shown
 from asdkit.data import Cameras
 from asdkit.distillation import Distillation
 from asdkit.formats import write_splats
 from asdkit.formats.html import write_html
 from asdkit.formats.pictures import save_film, save_grid
 from asdkit.generators.base import Render
-from asdkit.run.evaluation import Judge
+from asdkit.run.judge import Judge
 
 _CONTACT_VIEWS = 8
 

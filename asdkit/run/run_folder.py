@@ -16,12 +16,13 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-import asdkit
-from asdkit.core.atomic import CannotWrite, remove_leftovers, slug, write_text, writing
-from asdkit.core.parts import PriorUnavailable
+from asdkit.core.atomic import remove_leftovers, write_text, writing
+from asdkit.core.errors import CannotWrite, PriorUnavailable
+from asdkit.core.text import slug
+from asdkit.core.version import __version__
 from asdkit.distillation import Distillation
-from asdkit.run.evaluation import Judge
 from asdkit.run.exits import exit_code, sentence, status
+from asdkit.run.judge import Judge
 from asdkit.run.signals import slurm_job
 
 _log = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ class RunFolder(pl.Callback):
             "prior": prior_digest(pl_module),
             "peak_mb": {name: round(value / 1e6) for name, value in peak_memory().items()},
             "metrics": numbers,
-            "versions": {"asdkit": asdkit.__version__, "python": platform.python_version(), **_versions()},
+            "versions": {"asdkit": __version__, "python": platform.python_version(), **_versions()},
             "device": str(pl_module.device),
             "processes": trainer.world_size,
             "pid": os.getpid(),

@@ -8,7 +8,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from asdkit.run.exits import Interrupted
+from asdkit.core.errors import Interrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _SAVING = b"asdkit: Finishing this step and saving; Ctrl-C again quits at once.\n"

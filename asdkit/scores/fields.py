@@ -58,9 +58,9 @@ class Field(Part, nn.Module, ABC):
         """Every condition the frozen prior may be asked about, here or at another draw."""
         return [condition for part in self.parts() for condition in part.conditions()]
 
-    def asks(self, x: Noised) -> list[Condition]:
+    def needs(self, x: Noised) -> list[Condition]:
         """What the frozen prior is asked at x itself, so that one network call answers for a whole expression."""
-        return [condition for part in self.parts() for condition in part.asks(x)]
+        return [condition for part in self.parts() for condition in part.needs(x)]
 
     def loss(self, x: Noised) -> Float[Tensor, ""] | None:
         """What the learning fields of the expression minimise; None if nothing learns."""
@@ -111,7 +111,7 @@ class Sum(Field):
         return [self.first, self.second]
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
-        x.prefetch(self.asks(x))
+        x.prefetch(self.needs(x))
         return self.first(x) + self.second(x)
 
 
@@ -125,8 +125,8 @@ class Scaled(Field):
     def parts(self) -> list[Field]:
         return [self.field]
 
-    def asks(self, x: Noised) -> list[Condition]:
-        return self.field.asks(x) if value_at(self.scale, x.step) else []
+    def needs(self, x: Noised) -> list[Condition]:
+        return self.field.needs(x) if value_at(self.scale, x.step) else []
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         scale = value_at(self.scale, x.step)
@@ -168,7 +168,7 @@ class Prompt(Field):
             raise ValueError("A Prompt has no text; give it one, or bind the run's prompt with field.bind(prompt).")
         return [Condition(self.text, self.view_dependent, self.words)]
 
-    def asks(self, x: Noised) -> list[Condition]:
+    def needs(self, x: Noised) -> list[Condition]:
         return self.conditions()
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
@@ -194,7 +194,7 @@ class Null(Field):
     def conditions(self) -> list[Condition]:
         return [NULL]
 
-    def asks(self, x: Noised) -> list[Condition]:
+    def needs(self, x: Noised) -> list[Condition]:
         return [NULL]
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
@@ -280,13 +280,13 @@ class CFG(Field):
     def parts(self) -> list[Field]:
         return [self.null, self.prompt]
 
-    def asks(self, x: Noised) -> list[Condition]:
+    def needs(self, x: Noised) -> list[Condition]:
         scale = value_at(self.scale, x.step)
-        return (self.null.asks(x) if scale != 1 else []) + (self.prompt.asks(x) if scale != 0 else [])
+        return (self.null.needs(x) if scale != 1 else []) + (self.prompt.needs(x) if scale != 0 else [])
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         scale = value_at(self.scale, x.step)
-        x.prefetch(self.asks(x))
+        x.prefetch(self.needs(x))
         if scale in (0.0, 1.0):
             return self.prompt(x) if scale else self.null(x)
         null = self.null(x)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from asdkit.core.parts import Part
-from asdkit.core.randomness import sent
+from asdkit.core.randomness import to_device
 from asdkit.rendering.cameras import Views
 from asdkit.scores.conditions import Condition, ViewWords
 from asdkit.scores.schedules import Schedule
@@ -182,13 +182,13 @@ class Noised:
         random: torch.Generator | None = None,
     ) -> None:
         self.prior, self.x0, self.eps, self.views = prior, x0, eps, views
-        self.drawn_t, self.t = t, sent(t, x0.device)  # where it was drawn, and where it is used
+        self.drawn_t, self.t = t, to_device(t, x0.device)  # where it was drawn, and where it is used
         t = self.t
         self.step, self.source, self.random = step, source, random
         self.alpha, self.sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
         self.x_t = prior.schedule.add_noise(x0, t, eps)
         self._memo: dict[tuple[Condition, Switch | None], Tensor] = {}
-        self._kin: dict[Hashable, Noised] = {}
+        self._derived: dict[Hashable, Noised] = {}
 
     def like(self, x0: Tensor, t: Tensor, eps: Tensor, views: Views | None = None) -> "Noised":
         """Another draw of the same prior, step and source; of the same views where none are given."""
@@ -214,21 +214,21 @@ class Noised:
                 "This method compares with a source, and there is none; give an image with --data.image FILE, "
                 "or in 3D an object with --asset RUN|FILE."
             )
-        return self.kin("source", lambda: self.on(self.source))
+        return self.derived("source", lambda: self.on(self.source))
 
-    def kin(self, key: Hashable, make: "Callable[[], Noised]") -> "Noised":
+    def derived(self, key: Hashable, make: "Callable[[], Noised]") -> "Noised":
         """A draw that belongs to this one, made once, so that every field that means it shares its predictions."""
-        if key not in self._kin:
-            self._kin[key] = make()
-        return self._kin[key]
+        if key not in self._derived:
+            self._derived[key] = make()
+        return self._derived[key]
 
     def rand(self, *shape: int) -> Float[Tensor, "..."]:
         """Further uniform numbers of this draw, on its device."""
-        return sent(torch.rand(shape, generator=self.random), self.eps.device).to(self.eps)
+        return to_device(torch.rand(shape, generator=self.random), self.eps.device).to(self.eps)
 
     def randn(self, *shape: int) -> Float[Tensor, "..."]:
         """Further normal numbers of this draw, on its device."""
-        return sent(torch.randn(shape, generator=self.random), self.eps.device).to(self.eps)
+        return to_device(torch.randn(shape, generator=self.random), self.eps.device).to(self.eps)
 
     def predict(self, condition: Condition, adapter: Switch | None = None) -> Float[Tensor, "B C h w"]:
         """The noise predicted for a condition; frozen without an adapter, with gradient into the adapter otherwise."""
@@ -253,7 +253,7 @@ class Noised:
     def forget(self, adapter: Switch) -> None:
         """Drop the predictions of an adapter whose parameters have changed."""
         self._memo = {key: value for key, value in self._memo.items() if key[1] is not adapter}
-        for kin in self._kin.values():
+        for kin in self._derived.values():
             kin.forget(adapter)
 
     def to_x0(self, eps: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.core.randomness import generator_for
-from asdkit.scores.redrawn import Scorer
+from asdkit.scores.reweighted import Scorer
 from asdkit.toybox import world
 
 EMBEDDED = Path(__file__).parent / "weights" / "clip"

@@ -8,9 +8,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import asdkit
+from asdkit.commands.arguments import Arguments
 from asdkit.commands.doctor import hardware, places, software
 from asdkit.commands.doctor.finding import BAD, Finding
-from asdkit.commands.main import Arguments
 
 BROKEN = 3
 CHECKS: dict[str, Callable[[Path], Finding]] = {

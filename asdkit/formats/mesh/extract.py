@@ -8,10 +8,9 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from asdkit.core.optional import extra
-from asdkit.generators.base import Solid
+from asdkit.core.optional import require_package
 from asdkit.rendering.cameras import Views
-from asdkit.rendering.rays import Rays, march, rays_of, stratified
+from asdkit.rendering.rays import Rays, Volume, march, rays_of, stratified
 
 _POINTS = 1 << 18  # that a solid is asked for at a time
 _RAYS = 1 << 13
@@ -36,7 +35,9 @@ class Mesh(NamedTuple):
     colours: Float32[np.ndarray, "V 3"]
 
 
-def extract(solid: Solid, views: Views, alpha: Float[Tensor, "B 1 H W"], resolution: int = 128, faces: int = 0) -> Mesh:
+def extract(
+    solid: Volume, views: Views, alpha: Float[Tensor, "B 1 H W"], resolution: int = 128, faces: int = 0
+) -> Mesh:
     """The surface of a solid, at the density that gives it the silhouettes of its renders; its largest connected part.
 
     Densities have no surface, and span such a range that straight lines between grid points miss it. So the density d
@@ -57,20 +58,22 @@ def extract(solid: Solid, views: Views, alpha: Float[Tensor, "B 1 H W"], resolut
         raise ValueError(f"resolution must be within 16 and 512, not {resolution}.")
     if faces and faces < 100:
         raise ValueError(f"faces must be 0 or at least 100, not {faces}.")
-    smooth = extra("scipy.ndimage", "mesh").gaussian_filter
+    smooth = require_package("scipy.ndimage", "mesh").gaussian_filter
     density = density_grid(solid, resolution)
     squeezed = density / (density + threshold(density, solid.half, views, alpha))
     filled = torch.from_numpy(smooth(squeezed.numpy(), 1))
     vertices, triangles = surface(filled, threshold(filled, solid.half, views, alpha), solid.half)
     if 0 < faces < len(triangles):
-        vertices, triangles = extra("fast_simplification", "mesh").simplify(vertices, triangles, target_count=faces)
+        vertices, triangles = require_package("fast_simplification", "mesh").simplify(
+            vertices, triangles, target_count=faces
+        )
         vertices, triangles = vertices.astype(np.float32), triangles.astype(np.int64)
     normals = _normals(vertices, triangles)
     return Mesh(vertices, triangles, normals, skin(solid, vertices, normals))
 
 
 @torch.no_grad()
-def density_grid(solid: Solid, resolution: int) -> Float[Tensor, "R R R"]:
+def density_grid(solid: Volume, resolution: int) -> Float[Tensor, "R R R"]:
     """The density at resolution^3 points of the cube, x first, from face to face.
 
     Raises:
@@ -132,10 +135,12 @@ def surface(
     The largest part is the one that encloses the largest volume; a cavity's volume is negative.
     """
     closed = torch.nn.functional.pad(grid, (1,) * 6).numpy()
-    vertices, faces, _, _ = extra("skimage.measure", "mesh").marching_cubes(closed, level, gradient_direction="ascent")
+    vertices, faces, _, _ = require_package("skimage.measure", "mesh").marching_cubes(
+        closed, level, gradient_direction="ascent"
+    )
     edges = (np.ones(2 * len(faces)), (faces[:, :2].ravel(), faces[:, 1:].ravel()))
-    links = extra("scipy.sparse", "mesh").coo_array(edges, shape=(len(vertices),) * 2)
-    part = extra("scipy.sparse.csgraph", "mesh").connected_components(links, directed=False)[1]
+    links = require_package("scipy.sparse", "mesh").coo_array(edges, shape=(len(vertices),) * 2)
+    part = require_package("scipy.sparse.csgraph", "mesh").connected_components(links, directed=False)[1]
     a, b, c = vertices[faces].astype(np.float64).transpose(1, 0, 2)
     volumes = np.bincount(part[faces[:, 0]], (a * np.cross(b, c)).sum(1))
     kept = part == volumes.argmax()
@@ -153,7 +158,7 @@ def _normals(vertices: Float32[np.ndarray, "V 3"], faces: Int64[np.ndarray, "F 3
 
 @torch.no_grad()
 def skin(
-    solid: Solid, points: Float32[np.ndarray, "N 3"], normals: Float32[np.ndarray, "N 3"]
+    solid: Volume, points: Float32[np.ndarray, "N 3"], normals: Float32[np.ndarray, "N 3"]
 ) -> Float32[np.ndarray, "N 3"]:
     """The colours of points of a solid's surface, seen by cameras that look straight at them, through a thin layer.
 
@@ -169,6 +174,6 @@ def skin(
         alphas.append(seen.alpha)
     result, full = torch.cat(colours).numpy(), (torch.cat(alphas) > _EMPTY).numpy()
     if full.any() and not full.all():
-        nearest = extra("scipy.spatial", "mesh").cKDTree(points[full]).query(points[~full])[1]
+        nearest = require_package("scipy.spatial", "mesh").cKDTree(points[full]).query(points[~full])[1]
         result[~full] = result[full][nearest]
     return result

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from PIL import Image
 from torch import Tensor
 
-from asdkit.core.optional import extra
+from asdkit.core.optional import require_package
 from asdkit.formats.colour import from_linear_light, linear_light
 from asdkit.formats.glb import TO_GLTF
 
@@ -88,7 +88,7 @@ def sample_mesh(
 
 def _parts(path: Path) -> list[tuple[Any, Float[np.ndarray, "F 3 3"]]]:
     """The meshes of a file as trimesh's, and their triangles where the file's scene puts them."""
-    trimesh = extra("trimesh", "mesh")
+    trimesh = require_package("trimesh", "mesh")
     parts = []
     try:
         scene = trimesh.load(path, force="scene", process=False)

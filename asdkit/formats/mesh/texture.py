@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
-from asdkit.core.optional import extra
+from asdkit.core.optional import require_package
 from asdkit.formats.mesh.extract import Mesh, skin
-from asdkit.generators.base import Solid
+from asdkit.rendering.rays import Volume
 
 _PADDING = 4  # pixels between charts, about
 _FACES = 1 << 13  # that are painted at a time
@@ -29,7 +29,7 @@ class Texture(NamedTuple):
     image: UInt8[np.ndarray, "S S 3"]
 
 
-def bake(mesh: Mesh, solid: Solid, size: int = 1024) -> Texture:
+def bake(mesh: Mesh, solid: Volume, size: int = 1024) -> Texture:
     """A texture with the solid's colours, which carry on beyond the charts' borders.
 
     Unwrapping takes 2 s for 20,000 faces but 17 s for 80,000: let `extract` make do with few.
@@ -45,7 +45,7 @@ def bake(mesh: Mesh, solid: Solid, size: int = 1024) -> Texture:
     """
     if not 64 <= size <= 4096:
         raise ValueError(f"a texture must have within 64 and 4096 pixels, not {size}.")
-    xatlas, spread = extra("xatlas", "mesh"), extra("scipy.ndimage", "mesh").distance_transform_edt
+    xatlas, spread = require_package("xatlas", "mesh"), require_package("scipy.ndimage", "mesh").distance_transform_edt
     atlas, packing = xatlas.Atlas(), xatlas.PackOptions()
     packing.resolution, packing.padding = size, _PADDING
     atlas.add_mesh(mesh.vertices, mesh.faces.astype(np.uint32))

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from asdkit.core.atomic import atomic
-from asdkit.core.optional import extra
+from asdkit.core.optional import require_package
 from asdkit.formats.colour import linear_light
 from asdkit.formats.glb import TO_GLTF
 from asdkit.formats.mesh.extract import Mesh
@@ -44,7 +44,7 @@ def write_mesh(path: Path, mesh: Mesh, texture: Texture | None = None) -> list[P
 
 
 def _glb(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
-    visual = extra("trimesh.visual", "mesh")
+    visual = require_package("trimesh.visual", "mesh")
     material = visual.material.PBRMaterial(metallicFactor=0.0, roughnessFactor=1.0)
     if texture is None:
         look = visual.TextureVisuals(material=material)
@@ -56,7 +56,10 @@ def _glb(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
 
 
 def _obj(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
-    visual, name = extra("trimesh.visual", "mesh"), path.stem.replace(" ", "_")  # in an OBJ a space ends a name
+    visual, name = (
+        require_package("trimesh.visual", "mesh"),
+        path.stem.replace(" ", "_"),
+    )  # in an OBJ a space ends a name
     if texture is None:
         look = visual.ColorVisuals(vertex_colors=_bytes(mesh.colours))
     else:
@@ -64,14 +67,14 @@ def _obj(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
         picture = Image.fromarray(texture.image)
         material = visual.material.SimpleMaterial(picture, white, white, black, 0.0, name)
         look = visual.TextureVisuals(uv=texture.uvs, material=material)
-    text, others = extra("trimesh.exchange.obj", "mesh").export_obj(
+    text, others = require_package("trimesh.exchange.obj", "mesh").export_obj(
         _model(mesh, texture, look, TO_GLTF), True, return_texture=True, mtl_name=f"{name}.mtl", header=None
     )
     return {path: text.encode()} | {path.with_name(other): content for other, content in others.items()}
 
 
 def _ply(path: Path, mesh: Mesh, texture: None) -> dict[Path, bytes]:
-    look = extra("trimesh.visual", "mesh").ColorVisuals(vertex_colors=_bytes(mesh.colours))
+    look = require_package("trimesh.visual", "mesh").ColorVisuals(vertex_colors=_bytes(mesh.colours))
     return {path: _model(mesh, texture, look, np.eye(3)).export(file_type="ply")}
 
 
@@ -80,7 +83,9 @@ def _model(mesh: Mesh, texture: Texture | None, look, axes: Float[np.ndarray, "3
     vertices, normals, faces = mesh.vertices @ axes.T, mesh.normals @ axes.T, mesh.faces
     if texture is not None:
         vertices, normals, faces = vertices[texture.parents], normals[texture.parents], texture.faces
-    return extra("trimesh", "mesh").Trimesh(vertices, faces, vertex_normals=normals, visual=look, process=False)
+    return require_package("trimesh", "mesh").Trimesh(
+        vertices, faces, vertex_normals=normals, visual=look, process=False
+    )
 
 
 def _bytes(colours: Float[np.ndarray, "V 3"]) -> np.ndarray:

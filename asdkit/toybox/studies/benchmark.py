@@ -15,11 +15,12 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from asdkit.core.atomic import slug, write_text
+from asdkit.core.atomic import write_text
+from asdkit.core.text import slug
 from asdkit.formats.pictures import save_grid
 from asdkit.rendering.cameras import ring
 from asdkit.toybox import world
-from asdkit.toybox.image_evaluation import truths
+from asdkit.toybox.image_judge import truths
 from asdkit.toybox.studies.runs import fit
 
 PROMPTS = (

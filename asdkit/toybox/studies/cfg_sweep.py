@@ -26,7 +26,7 @@ from asdkit.scores.equations import effective_scale, inject, weight
 from asdkit.scores.fields import CFG, Field, Noise, Prompt
 from asdkit.scores.timesteps import Timesteps
 from asdkit.toybox import world
-from asdkit.toybox.image_evaluation import DRIFT_FROM, figures, truths
+from asdkit.toybox.image_judge import DRIFT_FROM, figures, truths
 from asdkit.toybox.studies.runs import fit, side_by_side
 
 SCALES = (1.0, 3.0, 7.5, 15.0, 30.0, 100.0)
@@ -34,9 +34,9 @@ GAMMA = -0.5
 METHODS = {
     "SDS": ["--config", "image2d/sds"],
     "VSD": ["--config", "image2d/vsd"],
-    "VSD2": ["--config", "image2d/vsd", "--model.critic_lr=2e-3"],
+    "VSD2": ["--config", "image2d/vsd", "--model.discriminator_lr=2e-3"],
     "ASD": [f"--model.guidance.gamma={GAMMA}"],
-    "alpha2": ["--model.guidance.gamma=asdkit.discriminators.gammas.Alpha2"],
+    "alpha2": ["--model.guidance.gamma=asdkit.Alpha2"],
 }
 EXACT = ("exact-SDS", "exact-VSD", "exact-ASD")
 STYLES = {

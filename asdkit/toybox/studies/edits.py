@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from asdkit.core.atomic import slug, write_text
+from asdkit.core.atomic import write_text
+from asdkit.core.text import slug
 from asdkit.formats.pictures import read_picture, save_grid
 from asdkit.rendering.cameras import orbit
 from asdkit.toybox import world

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from asdkit.commands.main import FORMATS
 from asdkit.core.atomic import write_text
+from asdkit.formats.names import FORMATS
 from asdkit.formats.pictures import save_grid
 from asdkit.rendering.cameras import ring
 from asdkit.run.export import Choices, export

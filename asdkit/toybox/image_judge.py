@@ -15,7 +15,7 @@ from asdkit.generators.base import Render
 from asdkit.scores.equations import saturation
 from asdkit.toybox import world
 from asdkit.toybox.clip import similarity
-from asdkit.toybox.evaluation import CLIPJudge, resized
+from asdkit.toybox.judge import CLIPJudge, resized
 from asdkit.toybox.training.common import psnr
 
 TRUTHS, DRIFT_FROM = 256, 0.8

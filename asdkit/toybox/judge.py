@@ -10,7 +10,7 @@ from asdkit.data import Cameras
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views
-from asdkit.run.evaluation import Judge
+from asdkit.run.judge import Judge
 from asdkit.toybox import world
 from asdkit.toybox.clip import EMBEDDED, TinyCLIP, candidate_prompts
 from asdkit.toybox.training.common import psnr

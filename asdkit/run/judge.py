@@ -8,11 +8,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from asdkit.core.atomic import shown, write_text
+from asdkit.core.atomic import write_text
+from asdkit.core.text import shown
 from asdkit.data import Cameras, Canvas
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
-from asdkit.rendering.cameras import Shot, Views
+from asdkit.rendering.cameras import Batch, Views
 
 
 class Judge(pl.Callback, ABC):
@@ -22,7 +23,7 @@ class Judge(pl.Callback, ABC):
 
     def __init__(self) -> None:
         self.results: dict[str, float] = {}
-        self._seen: list[tuple[Views | Shot, Render]] = []
+        self._seen: list[tuple[Views | Batch, Render]] = []
         self._measured_at = -1
 
     @abstractmethod
@@ -69,7 +70,7 @@ class Judge(pl.Callback, ABC):
         if not seen or not self._judgeable(trainer, module):
             return
         batch, render = seen[0]
-        views = batch.views if isinstance(batch, Shot) else batch
+        views = batch.views if isinstance(batch, Batch) else batch
         self._keep(trainer, self.measure(module, trainer.datamodule, views, render))
         module.log_dict(self.results, rank_zero_only=True)
         if trainer.state.fn != "fit" and trainer.is_global_zero:

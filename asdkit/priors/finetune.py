@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from asdkit.core.parts import PriorUnavailable
+from asdkit.core.errors import PriorUnavailable
 from asdkit.priors.required_files import check_length
 
 
@@ -32,7 +32,7 @@ def add_lora(file: Path, pipeline: str, part: str, model: nn.Module, network: An
 
     kind = getattr(diffusers, pipeline)
     if not hasattr(kind, "lora_state_dict"):
-        raise PriorUnavailable(f"diffusers reads no LoRAs for a {pipeline}; leave prior.lora out.")
+        raise PriorUnavailable(f"diffusers reads no LoRAs for a {pipeline}; leave prior.finetune out.")
     check_length(file)
     try:
         tensors, settings = _read(kind, file, network)

@@ -1,0 +1,38 @@
+"""Errors that several rooms raise or catch; the exit code of each is in `run.exits`."""
+
+import signal
+
+
+class PriorUnavailable(ValueError):
+    """The prior can't be had: no network, a gate, withdrawn, or torn."""
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """What a part has said: jsonargparse wraps it in errors of many lines."""
+    while error.__cause__ is not None and "\n" in str(error):
+        error = error.__cause__
+    return error
+
+
+class MissingExtra(RuntimeError):
+    """An optional package is not installed; the message says how to install it."""
+
+
+class CannotWrite(OSError):
+    """A file can't be written: the disk is full or read-only, or the folder is somebody else's."""
+
+
+class Diverged(RuntimeError):
+    """Training produced a loss, a gradient or a parameter that is not finite."""
+
+
+class Interrupted(SystemExit):
+    """A signal has ended the command; its exit code is 130 for Ctrl-C and 143 for the others.
+
+    Args:
+        signum: the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(130 if signum == signal.SIGINT else 143)
+        self.signum = signal.Signals(signum)

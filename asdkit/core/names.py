@@ -1,0 +1,54 @@
+"""The public names of asdkit, and the module that each is defined in.
+
+Recipes, checkpoints and documents say `asdkit.ASD`, never where ASD is defined; so files may move. This table is plain
+data: the face (`asdkit/__init__.py`), the specs of parts and the check of what recipes may import all read it.
+"""
+
+from collections.abc import Callable
+
+_MODULES = {
+    "distillation": "Distillation",
+    "methods": "ASD ReleasedASD VSD SDS SJC CSD NFSD Bridge ISM SDI AsynchronousSD LODS RewardSDS DDS PDS ASDEdit "
+    "DeltaASD",
+    "scores.fields": "Field Noise Null Prompt CFG Identity",
+    "scores.redrawn": "OnSource Later Inverted Earlier",
+    "scores.gated": "Stages Above",
+    "scores.reweighted": "Reweighted Scorer",
+    "scores.perp_neg": "PerpNeg",
+    "scores.timesteps": "Timesteps",
+    "scores.prior": "Prior",
+    "discriminators.base": "Discriminator Adapter Gamma RealSamples",
+    "discriminators.adapters": "LoRA Embedding UNetCopy",
+    "discriminators.gammas": "Alpha2 TargetScale SaturationControl",
+    "discriminators.real_samples": "SourceImage ImageFolder PriorSamples",
+    "generators.base": "Generator",
+    "generators.images": "Pixels Latents",
+    "generators.gaussians": "Gaussians",
+    "generators.gaussian_start": "Start",
+    "generators.shap_e": "ShapE",
+    "generators.density_control": "Density Fraction Threshold MCMC",
+    "generators.nerf": "NeRF",
+    "generators.nerf_encodings": "Encoding Voxels TriPlane HashGrid",
+    "priors.pretrained": "Pretrained",
+    "lab": "GaussianPrior FiniteSetPrior GaussianScore ParticleScore",
+    "data": "Cameras Canvas",
+    "core.ramps": "Ramp",
+    "toybox.clip": "CLIPScorer",
+    "toybox.judge": "ToyboxJudge",
+    "toybox.image_judge": "ToyboxImageJudge",
+    "toybox.training.data": "ToyboxData",
+    "toybox.training.vae": "TrainVAE",
+    "toybox.training.unet": "TrainUNet",
+    "toybox.training.clip": "TrainCLIP",
+}
+PUBLIC_NAMES = {name: f"asdkit.{module}" for module, names in _MODULES.items() for name in names.split()}
+
+
+def public_path(target: Callable) -> str:
+    """The import path of a class or function by which recipes and checkpoints name it.
+
+    Args:
+        target: a class or function; one that asdkit exports is named by the face, any other by its module.
+    """
+    module, name = target.__module__, target.__qualname__
+    return f"asdkit.{name}" if PUBLIC_NAMES.get(name) == module else f"{module}.{name}"

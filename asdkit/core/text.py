@@ -1,0 +1,34 @@
+"""Texts that become paths, folder names and lines on a terminal."""
+
+import re
+from pathlib import Path
+
+
+def local(path: str | Path) -> Path:
+    """A path on this machine.
+
+    Raises:
+        ValueError: it is an address; nothing is fetched.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):  # a Path has one slash left of the two
+        address = re.sub(":/+", "://", str(path), count=1)
+        raise ValueError(
+            f"{address} is an address, and asdkit opens only files of this machine; fetch it and name the file."
+        )
+    return Path(path)
+
+
+def shown(text: str) -> str:
+    """A text as a terminal may show it: on one line, without characters that move the cursor or turn the writing."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def slug(text: str, limit: int = 48) -> str:
+    """A text as a folder name: lower-case letters, digits and hyphens."""
+    words = "".join(c if c.isascii() and c.isalnum() else " " for c in text.lower()).split()
+    return "-".join(words)[:limit].strip("-") or "run"
+
+
+def recipe_slug(path: Path) -> str:
+    """The name of the folder that the runs of a recipe go to."""
+    return slug(f"{path.parent.name}-{path.stem}" if path.parent.name == "toybox" else path.stem)

@@ -1,0 +1,6 @@
+"""The formats that objects are exported to, and the file that each is written to."""
+
+FORMATS = {
+    "ply": "splats.ply", "splat": "splats.splat", "spz": "splats.spz", "glb": "splats.glb", "html": "viewer.html",
+    "mesh-glb": "mesh.glb", "obj": "mesh.obj", "mp4": "orbit.mp4", "webp": "orbit.webp", "png": "views.png",
+}  # fmt: skip

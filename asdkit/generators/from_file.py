@@ -1,0 +1,30 @@
+"""The object that a run folder, a checkpoint or a file of Gaussians holds."""
+
+import math
+from pathlib import Path
+
+from asdkit.core.text import local
+from asdkit.formats import SUFFIXES, read_splats
+from asdkit.generators import from_checkpoint as checkpoints
+from asdkit.generators.base import Generator
+from asdkit.generators.gaussians import Gaussians
+
+
+def is_splats(path: Path) -> bool:
+    """Whether a path is a file of Gaussians, rather than a run or a checkpoint."""
+    return path.is_file() and path.suffix.lower() in SUFFIXES
+
+
+def object_of(path: Path) -> Generator:
+    """The object in a run folder, a checkpoint, or a file of Gaussians.
+
+    Raises:
+        ValueError: there is none, or it is broken.
+    """
+    if not local(path).exists():
+        raise ValueError(f"There is no {path}; name a run folder, a checkpoint or a file of splats.")
+    if not is_splats(path):
+        return checkpoints.generator_of(path)
+    splats = read_splats(path)
+    count, coefficients = splats.sh.shape[:2]
+    return Gaussians(str(path), count=1, capacity=count, sh_degree=math.isqrt(coefficients) - 1)

@@ -1,0 +1,66 @@
+"""Score fields that act at some iterations or noise levels alone."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from asdkit.scores.conditions import Condition
+from asdkit.scores.fields import Field
+from asdkit.scores.prior import Noised
+
+
+class Stages(Field):
+    """One field until an iteration, another from it on.
+
+    Args:
+        first: the field before `at`.
+        second: the field from `at` on.
+        at: the iteration of the change.
+    """
+
+    def __init__(self, first: Field, second: Field, at: int) -> None:
+        super().__init__()
+        self.first, self.second, self.at = first, second, at
+
+    def parts(self) -> list[Field]:
+        return [self.first, self.second]
+
+    def now(self, x: Noised) -> Field:
+        """The field of x's iteration."""
+        return self.first if x.step < self.at else self.second
+
+    def needs(self, x: Noised) -> list[Condition]:
+        return self.now(x).needs(x)
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        return self.now(x)(x)
+
+
+class Above(Field):
+    """A field where t is at least `t_from`, zero below; asked only if some sample is above.
+
+    Args:
+        field: what is evaluated.
+        t_from: as a share of the schedule.
+    """
+
+    def __init__(self, field: Field, t_from: float) -> None:
+        super().__init__()
+        self.field, self.t_from = field, t_from
+
+    def parts(self) -> list[Field]:
+        return [self.field]
+
+    def _above(self, x: Noised, t: Int[Tensor, " B"]) -> Bool[Tensor, " B"]:
+        return t >= self.t_from * len(x.prior.schedule)
+
+    def _asked(self, x: Noised) -> bool:
+        return x.prior.sharded or bool(self._above(x, x.drawn_t).any())
+
+    def needs(self, x: Noised) -> list[Condition]:
+        return self.field.needs(x) if self._asked(x) else []
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        if not self._asked(x):
+            return torch.zeros_like(x.eps)
+        return torch.where(self._above(x, x.t)[:, None, None, None], self.field(x), 0.0)

@@ -1,0 +1,68 @@
+"""Score fields averaged over several noises, weighted by how a scorer likes what each denoises to."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from asdkit.core.parts import Part
+from asdkit.scores.conditions import Condition
+from asdkit.scores.fields import CFG, Field
+from asdkit.scores.prior import Noised
+
+
+class Scorer(Part, ABC):
+    """What judges pictures."""
+
+    @abstractmethod
+    def __call__(self, images: Float[Tensor, "B 3 H W"], prompt: str) -> Float[Tensor, " B"]:
+        """How well images in [0,1] fit a prompt, the larger the better."""
+
+
+class Reweighted(Field):
+    """RewardSDS: several noises for each x0, their residuals weighted by how a scorer likes what each denoises to.
+
+    Args:
+        field: the residual.
+        scorer: what judges the denoised pictures.
+        draws: noises for each x0, the given one among them, at least 1.
+        temperature: of the softmax; small follows the best draw alone, large is the plain mean.
+        scale: the CFG scale of the denoised pictures.
+
+    Raises:
+        ValueError: fewer than one draw, or a temperature that is not positive.
+    """
+
+    def __init__(
+        self, field: Field, scorer: Scorer, draws: int = 4, temperature: float = 0.1, scale: float = 7.5
+    ) -> None:
+        super().__init__()
+        if draws < 1 or temperature <= 0:
+            raise ValueError(f"Reweighted needs draws >= 1 and temperature > 0; got {draws} and {temperature}.")
+        self.field, self.scorer, self.draws, self.temperature = field, scorer, draws, temperature
+        self.judged = CFG(scale=scale)
+
+    def parts(self) -> list[Field]:
+        return [self.field, self.judged]
+
+    def needs(self, x: Noised) -> list[Condition]:
+        return []
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        many = x.derived(self, lambda: self._many(x))
+        many.prefetch(self.field.needs(many) + self.judged.needs(many))
+        residual = self.field(many).unflatten(0, (self.draws, -1))
+        with torch.no_grad():
+            pictures = x.prior.decode(many.to_x0(self.judged(many)))
+            scores = self.scorer(pictures, str(self.judged.prompt.text)).unflatten(0, (self.draws, -1))
+        weights = torch.softmax(scores / self.temperature, dim=0)
+        return (weights[:, :, None, None, None].to(residual) * residual).sum(0)
+
+    def _many(self, x: Noised) -> Noised:
+        """`draws` copies of the batch, the first with its own eps."""
+        n = self.draws
+        eps = torch.cat([x.eps, x.randn((n - 1) * len(x.t), *x.eps.shape[1:])])
+        views = None if x.views is None else x.views[torch.arange(len(x.t)).repeat(n)]
+        source = None if x.source is None else x.source.repeat(n, 1, 1, 1)
+        return Noised(x.prior, x.x0.repeat(n, 1, 1, 1), x.t.repeat(n), eps, views, x.step, source, x.random)
