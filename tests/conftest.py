@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,10 +11,8 @@ os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from typecheck import check_types
+from support.recipe import RECIPE
+from support.typecheck import check_types
 
 check_types()
 os.environ |= {
@@ -24,31 +21,6 @@ os.environ |= {
     "DIFFUSERS_VERBOSITY": "error",
     "JSONARGPARSE_DEPRECATION_WARNINGS": "off",
 }
-
-RECIPE = """
-model:
-  class_path: asdkit.Distillation
-  init_args:
-    prompt: a red duck
-    prior: {{class_path: asdkit.Pretrained, init_args: {{path: {prior}}}}}
-    generator:
-      class_path: asdkit.Gaussians
-      init_args:
-        {{count: 60, capacity: 90, init_opacity: 0.5, densify_every: 4, densify_from: 4,
-         density: {{class_path: asdkit.Fraction, init_args: {{fraction: 0.2}}}}}}
-    guidance: {{class_path: asdkit.ASD}}
-data: {{class_path: asdkit.Cameras, init_args: {{views_per_step: 2, size: 16, orbit_views: 3}}}}
-trainer:
-  max_steps: 10
-  accelerator: cpu
-  devices: 1
-  log_every_n_steps: 1
-  callbacks: [{{class_path: asdkit.ToyboxJudge}}]
-checkpoints: {{every: 4}}
-snapshots: {{every: 5}}
-outputs: {{size: 16}}
-run: {{root: {root}}}
-"""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,7 +42,7 @@ def one_thread_and_no_network(tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random prior in Stable Diffusion's folder format; treat it as read-only."""
-    from tiny import save_tiny_pipeline
+    from support.tiny import save_tiny_pipeline
 
     return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "prior")
 

@@ -1,0 +1,87 @@
+"""The examples of docs/add_your_own.md, each one file outside the package, run by the commands that the page gives."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from asdkit.commands.main import main
+
+PAGE = (Path(__file__).parents[2] / "docs" / "add_your_own.md").read_text()
+FILES = dict(re.findall(r"```python file=(\S+)\n(.*?)```", PAGE, re.DOTALL))
+COMMANDS = [shlex.split(block.replace("\\\n", " "))[1:] for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)]
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def _losses(run: Path) -> list[dict[str, str]]:
+    """The rows of the iterations; the judge's own row, at the end, has no losses."""
+    header, *rows = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
+    found = [dict(zip(header, row, strict=True)) for row in rows]
+    return [row for row in found if row["grad_norm"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[3].split("=")[1])
+def test_an_example_runs_by_its_command(outside: Path, command: list[str]) -> None:
+    quick = ["--trainer.max_steps=3", "--trainer.log_every_n_steps=1", "--run.name=one", "--run.recipe=own"]
+    if "gs3d" in command:
+        quick += ["--data.orbit_views=3", "--outputs.size=16", "--model.generator.count=100"]
+    assert main([*command, *quick]) == 0
+    report = json.loads((outside / "runs" / "own" / "one" / "run.json").read_text())
+    assert report["status"] == "finished" and report["iterations"] == 3
+    rows = _losses(outside / "runs" / "own" / "one")
+    assert float(rows[-1]["grad_norm"]) > 0
+    if "hinge" in command[3] or "gan_head" in command[3]:
+        assert float(rows[-1]["discriminator_grad_norm"]) > 0
+        assert rows[0]["discriminator_loss"] != rows[-1]["discriminator_loss"]
+
+
+def test_without_trust_an_example_is_told_what_to_add(outside: Path, capsys: pytest.CaptureFixture) -> None:
+    for command in COMMANDS:
+        module = command[-1]
+        assert command[-2] == "--trust" and f"{module}.py" in FILES
+        assert main(command[:-2]) == 2
+        err = capsys.readouterr().err
+        assert f"names {module}." in err and f"add --trust {module}." in err and len(err.splitlines()) == 1
+    assert not (outside / "runs").exists()
+
+
+def test_there_is_an_example_of_each_kind() -> None:
+    assert len(FILES) == len(COMMANDS) == 5
+    for name in FILES:
+        assert any(name.removesuffix(".py") + "." in argument for command in COMMANDS for argument in command)
+
+
+def test_the_gan_heads_field_is_the_gradient_of_its_loss(outside: Path, tiny_folder: Path) -> None:
+    """By finite differences along a random direction of x0."""
+    import gan_head
+
+    from asdkit.discriminators.real_samples import SourceImage
+    from asdkit.priors.pretrained import Pretrained
+
+    prior = Pretrained(str(tiny_folder))
+    prior.setup()
+    phi = gan_head.Discriminator(gan_head.LoRA(), 0.0, "a red cube")
+    head = gan_head.GANHead(phi, SourceImage())
+    head.setup(prior)
+    prior.double(), head.double(), phi.double()
+    x0, eps, direction = (torch.randn(1, 4, 8, 8, dtype=torch.float64) for _ in range(3))
+    t = torch.tensor([300])
+
+    def loss(shift: float) -> float:
+        with torch.no_grad():
+            return torch.nn.functional.softplus(-head.logits(prior.draw(x0 + shift * direction, t, eps))).item()
+
+    along = (head(prior.draw(x0, t, eps)) * direction).sum().item()
+    assert along == pytest.approx((loss(1e-4) - loss(-1e-4)) / 2e-4, rel=1e-4)
+    assert abs(along) > 1e-8

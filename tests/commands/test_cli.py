@@ -1,0 +1,221 @@
+"""The command line: short forms, answers without torch, and one clear sentence for everything that is wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from asdkit.commands.arguments import expand, find_recipe, recipes
+from asdkit.commands.main import main
+
+
+def run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def resolved(capsys: pytest.CaptureFixture, *arguments: object) -> dict:
+    code, out, err = run(capsys, "fit", *arguments, "--print_config")
+    assert code == 0, err
+    return yaml.safe_load(out)
+
+
+def test_an_asset_is_compared_with_and_started_from() -> None:
+    arguments, _ = expand("fit", ["--config", "gs3d", "--asset", "duck.ply", "--trainer.max_steps=3"])
+    assert arguments[2:] == ["--data.asset", "duck.ply", "--model.generator.init", "duck.ply", "--trainer.max_steps=3"]
+
+
+@pytest.mark.parametrize("options", [["edit3d", "--asset", ""], ["edit3d"], ["gs3d", "--config", "gs3d/from_nerf"]])
+def test_a_second_stage_needs_its_first(tmp_path: Path, capsys: pytest.CaptureFixture, options: list[str]) -> None:
+    words = ["--model.source", "a yellow duck", "--model.target", "a red duck"]
+    assert main(["fit", "--config", *options, *words, "--run.root", str(tmp_path / "runs")]) == 2
+    assert "init is empty; say what to start from" in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+def test_light_commands_do_not_import_torch() -> None:
+    script = (
+        "import sys; from asdkit.commands.main import main\n"
+        "assert main(['--help']) == main(['--version']) == main(['recipes']) == 0\n"
+        "assert main(['fitt']) == main(['fit', '--config', 'gs3dd']) == main(['fit']) == 2\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "did you mean 'fit'?" in done.stderr
+    assert "did you mean 'gs3d'? The recipes are: edit2d, edit2d/dds" in done.stderr
+
+
+def test_recipes_are_found_by_name_and_by_path_from_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert {"gs3d", "toybox/vae", "toybox/unet", "toybox/clip"} <= set(recipes())
+    assert find_recipe("gs3d") == find_recipe("recipes/gs3d.yaml") == find_recipe("./recipes/gs3d.yaml")
+    assert find_recipe("toybox/vae").is_file()
+
+
+def test_short_forms_are_expanded() -> None:
+    arguments, folder = expand("fit", ["--config", "gs3d", "--model.guidance.scale=3"])
+    assert folder is None
+    assert arguments[-1:] == ["--model.guidance.scale=3"]
+    arguments, _ = expand("fit", ["--config=gs3d", "--model.guidance", "my_module.Mine"])
+    assert arguments[-2:] == ["--model.guidance", "my_module.Mine"]
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_resolves(capsys: pytest.CaptureFixture, name: str) -> None:
+    base = name.rpartition("/")[0].replace("priors", "gs3d")  # image2d/vsd is an overlay of image2d
+    config = resolved(capsys, *(["--config", base] if base in recipes() else []), "--config", name)
+    assert config["model"]["class_path"].startswith("asdkit.")
+    assert config["trainer"]["max_steps"] >= 100
+    assert config["seed_everything"] is False
+
+
+def test_the_main_recipe_is_the_papers(capsys: pytest.CaptureFixture) -> None:
+    model = resolved(capsys, "--config", "gs3d")["model"]["init_args"]
+    assert model["guidance"]["class_path"] == "asdkit.ASD"
+    assert (model["guidance"]["init_args"]["scale"], model["guidance"]["init_args"]["gamma"]) == (7.5, -0.5)
+
+
+@pytest.mark.parametrize(("name", "scale"), [("SDS", 100.0), ("VSD", 7.5)])
+def test_another_guidance_has_its_own_defaults(capsys: pytest.CaptureFixture, name: str, scale: float) -> None:
+    guidance = resolved(capsys, "--config", "gs3d", f"--model.guidance={name}")["model"]["init_args"]["guidance"]
+    assert guidance["class_path"] == f"asdkit.{name}"
+    assert guidance["init_args"]["scale"] == scale
+
+
+def test_another_guidance_keeps_phi_where_the_recipe_has_it(capsys: pytest.CaptureFixture) -> None:
+    """The recipe's adapter is tuned to its prior; all else is the method's own, whatever the recipe says."""
+    options = ["--model.guidance.negative=ugly", "--model.guidance.eta=0.1"]
+    guidance = resolved(capsys, "--config", "gs3d", *options, "--model.guidance", "ASD")["model"]["init_args"][
+        "guidance"
+    ]
+    assert guidance["init_args"]["adapter"]["init_args"]["rank"] == 16
+    assert (guidance["init_args"]["negative"], guidance["init_args"]["eta"]) == (None, 0.5)
+    options = ["--model.guidance=VSD", "--model.guidance.scale=3"]
+    guidance = resolved(capsys, "--config", "gs3d", *options)["model"]["init_args"]["guidance"]
+    assert guidance["init_args"]["adapter"]["init_args"]["rank"] == 16
+    assert guidance["init_args"]["scale"] == 3
+    assert (
+        "adapter"
+        not in resolved(capsys, "--config", "gs3d", "--model.guidance=SDS")["model"]["init_args"]["guidance"][
+            "init_args"
+        ]
+    )
+
+
+@pytest.mark.parametrize("prompt", ["a red house", "a sign: stop", "null", "[a duck]", "12", "'quoted', \"twice\""])
+def test_any_prompt_is_text(capsys: pytest.CaptureFixture, prompt: str) -> None:
+    assert resolved(capsys, "--config", "gs3d", "--model.prompt", prompt)["model"]["init_args"]["prompt"] == prompt
+
+
+BAD = {
+    "unknown option of the model": (["--model.promt=x"], "did you mean --model.prompt?"),
+    "unknown option of the guidance": (["--model.guidance.gama=1"], "did you mean --model.guidance.gamma?"),
+    "unknown option of the data": (["--data.siz=3"], "did you mean --data.size?"),
+    "an abbreviation": (["--trainer.max_step=4"], "did you mean --trainer.max_steps?"),
+    "unknown option": (["--foo"], "no option --foo"),
+    "no number": (
+        ["--model.guidance.scale=abc"],
+        "--model.guidance.scale: Expected a float, or a class such as asdkit.core.ramps.Ramp. Got value: abc",
+    ),
+    "unknown guidance": (["--model.guidance=FOO"], "there is no class FOO"),
+    "unknown class": (["--model.generator=Gausians"], "no class Gausians"),
+    "empty prompt": (["--model.prompt="], "prompt is empty"),
+    "blank prompt": (["--model.prompt", "  "], "prompt is empty"),
+    "no steps": (["--trainer.max_steps=0"], "max_steps must be within 1"),
+    "no views": (["--data.views_per_step=0"], "views_per_step must be within 1"),
+    "absurd views": (["--data.views_per_step=100000"], "views_per_step must be within 1"),
+    "no Gaussians": (["--model.generator.count=0"], "count must be within 1"),
+    "absurd Gaussians": (["--model.generator.count=1000000000"], "count must be within 1"),
+    "no checkpoints": (["--checkpoints.every=0"], "checkpoints.every must be at least 1"),
+    "gamma without a minimum": (["--model.guidance.gamma=-1"], "gamma must be above -1"),
+    "missing checkpoint": (["--ckpt_path=nope.ckpt"], "no checkpoint nope.ckpt"),
+    "no devices": (["--trainer.devices=0"], "devices"),
+    "unwritable root": (["--run.root=/dev/null/runs"], "can't be made"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, case: str
+) -> None:
+    arguments, expected = BAD[case]
+    code, _, err = run(capsys, "fit", "--config", recipe, *arguments)
+    assert code == 2
+    assert expected in err
+    lines = [line for line in err.splitlines() if not line.startswith("Run folder:")]
+    assert len(lines) == 1 and "Traceback" not in err
+    assert not [path for path in tmp_path.joinpath("runs").rglob("*") if path.is_file()]
+
+
+def test_a_broken_file_to_start_from_is_named(
+    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("t.ply", "t.spz", "t.splat", "t.ckpt", "t.glb", "t.obj", "t.txt"):
+        (tmp_path / name).write_text("Dear diary,\n")
+        for option in ("--asset", "--model.generator.init"):
+            code, _, err = run(capsys, "fit", "--config", recipe, option, name)
+            assert code == 2 and len(err.splitlines()) == 1 and err.startswith("asdkit: ") and name in err, err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_editing_in_3d_without_an_object_names_the_option(capsys: pytest.CaptureFixture, recipe: Path) -> None:
+    words = ["--model.source=a red duck", "--model.target=a red cube"]
+    code, _, err = run(capsys, "fit", "--config", recipe, "--model.guidance=ASDEdit", *words)
+    assert code == 2 and "--asset RUN|FILE" in err
+    code, _, err = run(capsys, "fit", "--config", recipe, "--asset")
+    assert code == 2 and err == "asdkit: --asset needs a value.\n"
+
+
+@pytest.mark.parametrize(
+    "tear", ["unet/diffusion_pytorch_model.safetensors", "model_index.json", "vae/config.json", ""]
+)
+def test_a_torn_prior_fails_in_one_sentence(
+    capsys: pytest.CaptureFixture, recipe: Path, tiny_folder: Path, tmp_path: Path, tear: str
+) -> None:
+    folder = tmp_path / "torn"
+    if tear:
+        shutil.copytree(tiny_folder, folder)
+        (folder / tear).write_bytes((folder / tear).read_bytes()[:40])
+    code, _, err = run(capsys, "fit", "--config", recipe, "--prior", folder)
+    assert code == 4
+    assert str(folder) in err and "Traceback" not in err
+    (report,) = tmp_path.joinpath("runs").rglob("run.json")
+    assert '"status": "failed"' in report.read_text()
+    assert sorted(path.name for path in report.parent.iterdir()) == ["config.yaml", "run.json"]
+
+
+def test_a_folder_that_is_no_run_is_refused(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    code, _, err = run(capsys, "test", tmp_path)
+    assert code == 2 and "is no run folder" in err
+    (tmp_path / "config.yaml").touch()
+    code, _, err = run(capsys, "test", tmp_path)
+    assert code == 2 and "no checkpoints/last.ckpt" in err
+
+
+@pytest.mark.slow
+def test_processes_that_lightning_starts_stop_together(recipe: Path, tmp_path: Path) -> None:
+    """The first process alone is told, as by `kill`; a further one that fails would have it killed by Lightning."""
+    command = [sys.executable, "-m", "asdkit", "fit", "--config", str(recipe), "--trainer.max_steps=100000"]
+    command += ["--run.name=x", "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.callbacks=[]"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    folder = tmp_path / "runs" / "small" / "x"
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints" / "last.ckpt").is_file() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    report = json.loads((folder / "run.json").read_text())
+    assert (report["status"], report["exit_code"], report["processes"]) == ("interrupted", 143, 2)
+    assert f"step-{report['iterations']:06d}.ckpt" in report["reason"]

@@ -1,0 +1,460 @@
+"""`asdkit doctor`: what it finds by itself, and that each thing that is broken gives exit code 3 and a remedy."""
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub.constants
+import pytest
+import torch
+
+from asdkit.commands import doctor
+from asdkit.commands.doctor import hardware, places, software
+from asdkit.commands.doctor.finding import BAD, NOTE, OK, WIDTH, Finding
+from asdkit.commands.main import main
+from asdkit.priors import hub
+
+METADATA = """torch>=2.6 | pytorch-lightning<3,>=2.6.6 | diffusers>=0.42 | old-thing>=1; python_version < "3"
+| viser>=1.1; extra == "viewer" | imageio>=2.34; extra == "video" | asdkit[viewer]; extra == "dev" """
+GOOD = {"torch": "2.13.0+cpu", "pytorch-lightning": "2.6.6", "diffusers": "0.42.1", "viser": "1.1.0", "imageio": "2.40"}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The versions that are found, over a small list of requirements."""
+    versions = dict(GOOD)
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(software, "version", version)
+    monkeypatch.setattr(software, "requires", lambda name: [text.strip() for text in METADATA.split("|")])
+    monkeypatch.setattr(software, "metadata", lambda name: Metadata())
+    return versions
+
+
+class Metadata:
+    def __getitem__(self, key: str) -> str:
+        return {"Requires-Python": ">=3.11"}[key]
+
+    def get_all(self, key: str) -> list[str]:
+        return {"Provides-Extra": ["dev", "viewer", "video"]}[key]
+
+
+def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(doctor, "CHECKS", {name: check for name, check in doctor.CHECKS.items() if name in names})
+
+
+def fake_torch(**facts: object) -> dict[str, object]:
+    """What replaces parts of torch.cuda, for a machine with two cards."""
+    card = SimpleNamespace(name="Card", total_memory=80 * 2**30, major=9, minor=0)
+    usual = {"is_available": lambda: True, "device_count": lambda: 2, "get_device_properties": lambda index: card}
+    return usual | facts
+
+
+# ---------------------------------------------------------------------------------------------- as it is
+
+
+@pytest.mark.slow
+def test_a_real_machine_in_one_screen(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    script = (
+        "import sys\n"
+        "write = sys.stdout.write\n"
+        "def first(text):\n"
+        "    sys.stdout.write = write\n"
+        "    assert 'torch' not in sys.modules and text.startswith('asdkit '), text\n"
+        "    return write(text)\n"
+        "sys.stdout.write = first\n"
+        "from asdkit.commands.main import main\n"
+        "code = main(['doctor'])\n"
+        "assert not {'pytorch_lightning', 'gsplat', 'viser'} & set(sys.modules)\n"  # might be malware, or compile
+        "sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 100
+    assert lines[-1] == "All that is required works."
+    assert [line[5:15].strip() for line in lines[1:-1] if not line.startswith(" ")] == list(doctor.CHECKS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_is_all_that_is_printed(
+    installed: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    def chatty(root: Path) -> Finding:
+        print("hello")
+        return Finding("fine", facts={"root": str(root)})
+
+    only(monkeypatch, "packages")
+    monkeypatch.setitem(doctor.CHECKS, "chatty", chatty)
+    assert main(["doctor", "--json", "--run.root", str(tmp_path)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["broken"] == [] and report["checks"]["packages"]["facts"]["versions"] == {
+        name: GOOD[name] for name in ("torch", "pytorch-lightning", "diffusers")
+    }
+    assert report["checks"]["chatty"] == {"state": "ok", "text": "fine", "remedy": "", "facts": {"root": str(tmp_path)}}
+    del installed["torch"]
+    assert main(["doctor", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["broken"] == ["packages"]
+
+
+def test_long_findings_are_wrapped_and_aligned() -> None:
+    text, remedy = "word " * 40, "todo " * 40
+    lines = Finding(text.strip(), NOTE, remedy.strip(), name="thing").lines()
+    assert lines[0].startswith("note thing     word") and lines[1].startswith(" " * 15 + "word")
+    assert max(map(len, lines)) <= WIDTH and " ".join(" ".join(lines).split()).count("word") == 40
+    assert [line[:18] for line in lines if "todo" in line][:2] == [" " * 15 + "-> ", " " * 18]
+
+
+def test_options(capsys: pytest.CaptureFixture) -> None:
+    assert main(["doctor", "--help"]) == 0 and "--json" in capsys.readouterr().out
+    assert main(["doctor", "--jsn"]) == 2 and "unrecognized arguments: --jsn" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------- what is broken
+
+
+@pytest.mark.parametrize(
+    ("package", "found", "check", "says"),
+    [
+        ("torch", "2.5.1", "packages", ["torch 2.5.1, needed: >=2.6", '-> pip install -U "torch>=2.6"']),
+        ("diffusers", None, "packages", ["diffusers is missing", '-> pip install -U "diffusers>=0.42"']),
+        ("pytorch-lightning", "3.0", "packages", ["pytorch-lightning 3.0, needed: <3,>=2.6.6"]),
+        ("pytorch-lightning", "2.6.2", "releases", ["pytorch-lightning 2.6.2 is malware", "change every password"]),
+        ("lightning", "2.6.3", "releases", ["lightning 2.6.3 is malware", "pip uninstall lightning"]),
+        ("diffusers", "0.37.1", "releases", ["CVE-2026-44513", "-> pip uninstall diffusers; then pip install -U"]),
+        ("transformers", "5.2.0", "releases", ["CVE-2026-4372"]),
+    ],
+)
+def test_bad_versions(
+    installed: dict,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    package: str,
+    found: str | None,
+    check: str,
+    says: list[str],
+) -> None:
+    only(monkeypatch, check)
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "All that is required works."
+    installed.pop(package, None)
+    installed |= {} if found is None else {package: found}
+    assert main(["doctor"]) == 3
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(text in out for text in says) and out.endswith(f"Broken: {check}.")
+
+
+def test_good_neighbours_of_bad_releases(installed: dict, tmp_path: Path) -> None:
+    installed |= {"lightning": "2.6.1", "pytorch-lightning": "2.6.4", "transformers": "5.3", "diffusers": "0.38"}
+    assert software.releases(tmp_path).state == OK
+    installed |= GOOD | {"torch": "2.14.0.dev20260101+cu130"}
+    assert software.packages(tmp_path).state == OK
+
+
+def test_an_old_python(installed: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert software.python(tmp_path).state == OK
+    monkeypatch.setattr("platform.python_version", lambda: "3.10.9")
+    finding = software.python(tmp_path)
+    assert finding.state == BAD and "3.10.9, but asdkit needs >=3.11" in finding.text and finding.remedy
+
+
+def test_extras_are_notes(installed: dict, tmp_path: Path) -> None:
+    assert software.extras(tmp_path).text == "there: viewer, video"
+    installed["viser"] = "1.0.16"
+    del installed["imageio"]
+    finding = software.extras(tmp_path)
+    assert (finding.state, finding.remedy) == (NOTE, 'pip install "asdkit[viewer,video]"')
+    assert finding.text == "there: none; viewer lacks viser; video lacks imageio"
+    installed["imageio"] = "2.34"
+    assert software.extras(tmp_path).remedy == 'pip install "asdkit[viewer]"'
+
+
+def test_the_real_requirements_are_those_of_pyproject(tmp_path: Path) -> None:
+    assert "torch" in software.packages(tmp_path).facts["versions"]
+    assert not {"pytest", "viser"} & set(software.packages(tmp_path).facts["versions"])
+    assert software.packages(tmp_path).state == software.releases(tmp_path).state == OK
+
+
+def test_a_check_that_fails_is_a_broken_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def fails(root: Path) -> Finding:
+        raise ImportError("libthing.so: cannot open\nshared object")
+
+    monkeypatch.setattr(doctor, "CHECKS", {"torch": fails, "cuda": lambda root: Finding("fine")})
+    assert main(["doctor"]) == 3
+    out = " ".join(capsys.readouterr().out.split())
+    assert "ImportError: libthing.so: cannot open shared object" in out and "ok cuda fine" in out
+
+
+def test_torch_that_computes_wrongly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert hardware.cpu(tmp_path).state == OK and torch.__version__ in hardware.cpu(tmp_path).text
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *size, device: 1.5 * ones(*size, device=device))
+    finding = hardware.cpu(tmp_path)
+    assert finding.state == BAD and "reinstall torch" in finding.remedy
+
+
+# ---------------------------------------------------------------------------------------------- CUDA
+
+
+@pytest.mark.parametrize(
+    ("seen", "build", "visible", "text", "remedy"),
+    [
+        ([], None, None, "no GPU", ""),
+        ([["Card", "580.1"]], None, None, "Card is there (driver 580.1)", "built without CUDA"),
+        ([["Card", "510.1"]], "13.0", None, "Card is there (driver 510.1)", "too new for the driver"),
+        ([["Card", "580.1"]], "13.0", "", "Card is there", "unset CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_no_cuda_is_a_note(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    seen: list,
+    build: str | None,
+    visible: str | None,
+    text: str,
+    remedy: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", build)
+    monkeypatch.setattr(hardware, "nvidia_smi", lambda *fields: seen)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    finding = hardware.cuda(tmp_path)
+    assert finding.state == NOTE and text in finding.text and remedy in finding.remedy
+    assert bool(remedy) == bool(finding.remedy)
+    assert hardware.gsplat(tmp_path).state == OK and "not needed" in hardware.gsplat(tmp_path).text
+
+
+def test_cuda_must_compute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def computes(device: str) -> bool:
+        asked.append(device)
+        return True
+
+    for name, value in fake_torch().items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(hardware, "nvidia_smi", lambda *fields: [["Card", "580.1"], ["Card", "580.1"]])
+    monkeypatch.setattr(hardware, "_computes", computes)
+    finding = hardware.cuda(tmp_path)
+    assert (finding.state, finding.text) == (OK, "2 x Card, 80 GB, capability 9.0; driver 580.1; computes")
+    assert asked == ["cuda:0", "cuda:1"]
+    assert finding.facts["devices"] == [{"name": "Card", "memory_gb": 80, "capability": "9.0"}] * 2
+
+    def fails(device: str) -> bool:
+        raise RuntimeError("no kernel image is available\nmore")
+
+    for broken, reason in (
+        (fails, "no kernel image is available)"),
+        (lambda device: device == "cuda:0", "it is wrong"),
+    ):
+        monkeypatch.setattr(hardware, "_computes", broken)
+        finding = hardware.cuda(tmp_path)
+        assert finding.state == BAD and reason in finding.text and "CUDA_VISIBLE_DEVICES=" in finding.remedy
+
+
+def test_kernels_are_found_where_torch_and_gsplat_keep_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    for name in ("CUDA_HOME", "CUDA_PATH", "TORCH_EXTENSIONS_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    finding = hardware.gsplat(tmp_path)
+    assert finding.state == NOTE and "no nvcc" in finding.text and "CUDA toolkit 13.0" in finding.remedy
+
+    (tmp_path / "cuda" / "bin").mkdir(parents=True)
+    (tmp_path / "cuda" / "bin" / "nvcc").touch()
+    finding = hardware.gsplat(tmp_path)
+    assert finding.state == NOTE and "compiled once" in finding.text and str(tmp_path / "cuda" / "bin") in finding.text
+    (tmp_path / "cuda").rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "bin" / "nvcc").chmod(0o755)
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path / "elsewhere"))
+    monkeypatch.delenv("CUDA_HOME")
+    assert hardware.gsplat(tmp_path).facts["nvcc"] == str(tmp_path / "elsewhere" / "bin" / "nvcc")
+    monkeypatch.setenv("CUDA_PATH", str(tmp_path / "none"))
+    monkeypatch.setenv("PATH", str(tmp_path / "elsewhere" / "bin"))
+    assert hardware.gsplat(tmp_path).facts["nvcc"] == str(tmp_path / "elsewhere" / "bin" / "nvcc")
+
+    from torch.utils.cpp_extension import _get_build_directory
+
+    built = Path(_get_build_directory("gsplat_cuda", False), "gsplat_cuda.so")
+    assert tmp_path in built.parents
+    built.touch()
+    assert hardware.gsplat(tmp_path).text == f"kernels are compiled: {built}"
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "ext"))
+    assert hardware.gsplat(tmp_path).state == NOTE
+    Path(_get_build_directory("gsplat_cuda", False), "gsplat_cuda.so").touch()
+    assert str(tmp_path / "ext") in hardware.gsplat(tmp_path).text
+    wheel = tmp_path / "gsplat" / "csrc.cpython-311.so"  # a build that was installed with the package comes first
+    wheel.parent.mkdir()
+    wheel.touch()
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: SimpleNamespace(submodule_search_locations=[wheel.parent])
+    )
+    assert hardware.gsplat(tmp_path).text == f"kernels are compiled: {wheel}"
+
+
+def test_more_threads_than_cores_are_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(hardware, "usable_cores", lambda: 3)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert hardware.cores(tmp_path).state == OK
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert hardware.cores(tmp_path).remedy.startswith("export OMP_NUM_THREADS=3:")
+    assert hardware.numba(tmp_path).state == OK
+
+
+def test_a_launcher_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if hardware.is_launchers(name):
+            monkeypatch.delenv(name)
+    assert hardware.launcher(tmp_path).text == "none: this is a process of its own"
+    for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "SLURM_JOB_ID": "42"}.items():
+        monkeypatch.setenv(name, value)
+    finding = hardware.launcher(tmp_path)
+    assert finding.text == "rank 1 of 4, LOCAL_RANK=1, RANK=1, SLURM_JOB_ID=42, WORLD_SIZE=4"
+    assert (finding.facts["rank"], finding.facts["ranks"]) == (1, 4)
+
+
+# ---------------------------------------------------------------------------------------------- places
+
+
+def test_a_run_root_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert places.runs(tmp_path / "not" / "yet").state == OK and not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    finding = places.runs(tmp_path / "file" / "runs")
+    assert finding.state == BAD and "--run.root" in finding.remedy and str(tmp_path / "file") in finding.text
+    only(monkeypatch, "runs")
+    assert main(["doctor", "--run.root", "/proc/runs"]) == 3
+
+
+def test_little_room_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"runs": 1.2, "cache": 6.1, "tmp": 1.5}
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "tmp"))
+    for name in free:
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free[Path(path).name] * 2**30))
+    finding = places.disk(tmp_path / "runs" / "deeper")
+    assert finding.state == OK and f"runs 1.2 GB free ({tmp_path / 'runs' / 'deeper'})" in finding.text
+    assert finding.facts["free_gb"] == {"runs": 1.2, "temporary files": 1.5, "model cache": 6.1}
+    free |= {"runs": 0.9, "cache": 5.9}
+    finding = places.disk(tmp_path / "runs")
+    assert finding.state == NOTE and finding.remedy.startswith("make room for runs (1 GB), model cache (6 GB); ")
+
+
+def test_the_hub_is_asked_unless_told_to_be_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests refuse the network, which is what a machine without it does."""
+    for name in ("HF_HUB_CACHE", "HF_ENDPOINT", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    (tmp_path / "hub" / "models--org--some-model").mkdir(parents=True)
+    (tmp_path / "hub" / "datasets--org--data").mkdir()
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    finding = places.hub(tmp_path)
+    assert finding.state == NOTE and "https://huggingface.co does not answer" in finding.text
+    assert (
+        f"1 models are in {tmp_path / 'hub'}: org/some-model" in finding.text and "HF_HUB_OFFLINE=1" in finding.remedy
+    )
+    monkeypatch.setattr(hub, "urlopen", None)  # to ask would fail
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    finding = places.hub(tmp_path)
+    assert finding.state == OK and "offline" in finding.text
+    assert (finding.facts["answers"], finding.facts["models"]) == (None, ["org/some-model"])
+    for name in "abc":
+        (tmp_path / "hub" / f"models--{name}").mkdir()
+    assert "4 models" in places.hub(tmp_path).text and places.hub(tmp_path).text.endswith("hub: a, b, c, ...")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"HF_HUB_OFFLINE": "true"},
+        {"TRANSFORMERS_OFFLINE": "on"},
+        {"HF_HUB_OFFLINE": "0", "XDG_CACHE_HOME": "/xdg"},
+        {"HF_HUB_OFFLINE": "Yes", "HF_HOME": "~/models", "XDG_CACHE_HOME": "/xdg"},
+        {"HF_HUB_CACHE": "/there", "HF_HOME": "/models"},
+    ],
+)
+def test_the_hub_is_understood_as_its_own_library_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, str]
+) -> None:
+    for name in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(places, "hub_answers", lambda endpoint: True)
+    own = runpy.run_path(huggingface_hub.constants.__file__)
+    facts = places.hub(tmp_path).facts
+    assert (facts["cache"], facts["offline"]) == (own["HF_HUB_CACHE"], own["HF_HUB_OFFLINE"])
+
+
+def test_an_answer_of_any_kind_is_one_and_waiting_is_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from contextlib import nullcontext
+    from urllib.error import HTTPError
+
+    asked = []
+
+    def answer(request: object, timeout: float) -> object:
+        asked.append((request.full_url, request.get_method(), timeout))
+        return nullcontext()
+
+    def refused(request: object, timeout: float) -> object:
+        raise HTTPError("https://hub", 403, "no", None, None)
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub")
+    for behaviour in (answer, refused):
+        monkeypatch.setattr(hub, "urlopen", behaviour)
+        finding = places.hub(tmp_path)
+        assert finding.state == OK and finding.text.startswith("https://hub answers")
+    assert asked == [("https://hub", "HEAD", 3.0)]
+    monkeypatch.setattr(hub, "urlopen", lambda request, timeout: time.sleep(8) or nullcontext())
+    monkeypatch.setattr(hub, "PROBE_SECONDS", 0.1)
+    start = time.monotonic()
+    assert places.hub(tmp_path).state == NOTE and time.monotonic() - start < 5
+
+
+def test_the_embedded_prior_is_looked_into(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from asdkit.priors.folder import ModelFolder
+    from asdkit.priors.pretrained import Pretrained
+
+    real = Pretrained().folder
+    copy = tmp_path / "weights"
+    shutil.copytree(real, copy)
+    monkeypatch.setattr("asdkit.priors.pretrained.source", lambda *args: ModelFolder(copy))
+    finding = places.prior(tmp_path)
+    assert finding.state == OK and finding.facts["digest"] in (real / "README.md").read_text()
+    for name in ("tokenizer/vocab.json", "unet/config.json"):
+        content = (copy / name).read_bytes()
+        (copy / name).unlink()
+        finding = places.prior(tmp_path)
+        assert finding.state == BAD and name.split("/")[0] in finding.text and "reinstall" in finding.remedy
+        (copy / name).write_bytes(content)
+    assert places.prior(tmp_path).state == OK
+    weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    finding = places.prior(tmp_path)
+    assert finding.state == BAD and "not those of this release" in finding.text
+    shutil.rmtree(copy)
+    assert places.prior(tmp_path).state == BAD

@@ -1,0 +1,111 @@
+"""Every shipped recipe runs, and two steps are one step, a checkpoint, and one more: bit by bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from asdkit.commands.arguments import recipes
+from asdkit.commands.main import main
+
+QUICK = ("--snapshots.every=0", "--outputs.size=16", "--checkpoints.every=1", "--checkpoints.keep_all=true")
+ALONE = (
+    "--trainer.accelerator=cpu",
+    "--trainer.devices=1",
+    "--trainer.strategy=auto",
+    "--trainer.val_check_interval=99",
+)
+WORDS = ("--model.source", "a yellow duck", "--model.target", "a red duck")
+SPLATS = ("--model.generator.count=60", "--model.generator.capacity=90")
+CAMERAS = ("--data.views_per_step=2", "--data.orbit_views=2")
+FEW = ("--data.count=8", "--data.held_out=4", "--data.batch_size=4")
+FAMILIES = {
+    "image2d": ("--model.generator.size=16", "--model.generator.count=2"),
+    "edit2d": ("--model.generator.size=16", "--data.size=16", *WORDS),
+    "gs3d": (*SPLATS, *CAMERAS, "--data.size=16"),
+    "nerf3d": (*CAMERAS, "--data.size=16", "--model.generator.samples=8"),
+    "edit3d": (*SPLATS, *CAMERAS, "--data.size=16", *WORDS),
+    "toybox/vae": ("--model.width=8", "--model.output=weights", *FEW),
+    "toybox/unet": ("--model.channels=[16,32]", "--model.text_width=32", *FEW),
+    "toybox/clip": ("--model.width=32", "--model.layers=1", "--model.patch=16", "--model.output=weights", *FEW),
+}
+OWN = {
+    "image2d/steps50": ("--model.discriminator_steps=3",),
+    "gs3d/coarse_to_fine": ("--data.size={class_path: Ramp, init_args: {start: 8, end: 16, steps: 2}}",),
+}
+
+
+def fit(folder: Path, *options: object, code: int = 0) -> Path:
+    """Run it quickly, without what looks at the result; returns the run folder."""
+    quick = (*QUICK, *ALONE, "--trainer.val_check_interval=99", "--run.recipe=r", f"--run.root={folder}")
+    assert main(["fit", *map(str, [*options, *quick])]) == code
+    return max((folder / "r").iterdir(), key=lambda run: run.stat().st_mtime_ns)
+
+
+def assert_same(a: object, b: object, place: str) -> None:
+    """Two nests of dictionaries and lists hold equal leaves."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), place
+    if isinstance(a, dict | list | tuple):
+        assert len(a) == len(b), place
+        for key in a if isinstance(a, dict) else range(len(a)):
+            assert_same(a[key], b[key], f"{place}/{key}")
+    else:
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, place
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """What second stages and edits start from: an object, a radiance field, a picture, a trained autoencoder."""
+    folder = tmp_path_factory.mktemp("made")
+    prior = f"--model.prior.path={tiny_folder}"
+    for name, recipe in {"object": "gs3d", "field": "nerf3d"}.items():
+        steps = ("--trainer.max_steps=1", f"--run.name={name}")
+        fit(folder, "--config", recipe, prior, *FAMILIES[recipe], *steps)
+    return folder
+
+
+def options_of(name: str, made: Path, tiny: Path, folder: Path) -> list[object]:
+    """The options that make a recipe small, and give it what it needs."""
+    base = name.split("/")[0]
+    if base == "toybox":
+        family = "toybox/unet" if name == "toybox/unet_more" else name
+        return ["--config", name, *FAMILIES[family], f"--data.cache={folder / 'cache'}"]
+    needs = {
+        "gs3d/from_nerf": (f"--model.generator.init={made / 'r' / 'field'}",),
+        "edit3d": ("--asset", made / "r" / "object"),
+        "edit2d": (f"--data.image={Path(__file__).parents[2] / 'docs' / 'images' / 'duck.png'}",),
+    }
+    overlay = ["--config", name] if name != base else []
+    own = (*needs.get(base, ()), *needs.get(name, ()), *FAMILIES[base], *OWN.get(name, ()))
+    own += ("--model.prior.image_size=16",) if name == "gs3d/coarse_to_fine" else ()
+    return ["--config", base, *overlay, f"--model.prior.path={tiny}", *own]
+
+
+@pytest.mark.parametrize("name", [name for name in recipes() if not name.startswith("priors/")])
+def test_every_recipe_resumes_exactly(
+    name: str, made: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = options_of(name, made, tiny_folder, tmp_path)
+    for earlier in {"toybox/unet": ["toybox/vae"], "toybox/unet_more": ["toybox/vae", "toybox/unet"]}.get(name, []):
+        weights = [f"--model.weights={tmp_path / 'weights'}"] if earlier == "toybox/unet" else []
+        small = options_of(earlier, made, tiny_folder, tmp_path)
+        fit(tmp_path / earlier, *small, *weights, "--trainer.max_steps=1")
+    if name.startswith("toybox/unet"):
+        options.append(f"--model.weights={tmp_path / 'weights'}")
+    if name == "toybox/unet_more":
+        options.append(f"--model.start={tmp_path / 'weights'}")
+    options.append("--trainer.max_steps=2")
+    one, two = (f"checkpoints/step-00000{step}.ckpt" for step in (1, 2))
+    straight = fit(tmp_path / "straight", *options)
+    resumed = fit(tmp_path / "resumed", *options, "--ckpt_path", straight / one)
+    assert not (resumed / one).exists()
+    first, last, again = (
+        torch.load(file, weights_only=True) for file in (straight / one, straight / two, resumed / two)
+    )
+    assert last["global_step"] == 2 and last["optimizer_states"]
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert_same(last[part], again[part], part)
+    learned = [key for key, value in first["state_dict"].items() if not torch.equal(value, last["state_dict"][key])]
+    assert learned, "nothing has moved"

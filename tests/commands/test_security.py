@@ -1,0 +1,526 @@
+"""Evil recipes, checkpoints, priors and prompts: nothing is executed, and one sentence says why."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from support.recipe import RECIPE
+from support.tiny import save_tiny_shap_e
+
+from asdkit.commands.main import main
+from asdkit.core.text import local, shown
+from asdkit.core.trust import refusal, trusting
+from asdkit.distillation import Distillation
+from asdkit.generators.from_file import object_of
+from asdkit.generators.shap_e import ShapE
+from asdkit.priors.pretrained import Pretrained
+from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints
+from asdkit.run.loading import load
+from asdkit.scores.conditions import Condition
+
+ROOT = Path(__file__).parents[2]
+EVIL = """
+from pathlib import Path
+Path(__file__).with_name("executed").touch()
+from asdkit.generators.images import Pixels
+class Evil(Pixels): pass
+def go(*args, **kwargs) -> Pixels: return Evil()
+"""
+
+
+@pytest.fixture
+def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A marker that appears when the module `evil`, which can be found, is imported or anything touches it."""
+    folder = tmp_path / "evil"
+    folder.mkdir()
+    (folder / "evil.py").write_text(EVIL)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "evil", raising=False)
+    return folder / "executed"
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four iterations; treat it as read-only."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "small.yaml").write_text(RECIPE.format(prior=tiny_folder, root=folder / "runs"))
+    quick = ["--trainer.max_steps=4", "--trainer.callbacks=[]", "--snapshots.every=0", "--run.name=one"]
+    assert main(["fit", "--config", str(folder / "small.yaml"), *quick]) == 0
+    return folder / "runs" / "small" / "one"
+
+
+@pytest.fixture
+def tampered(finished: Path, tmp_path: Path) -> Callable[[Callable[[dict], Any]], Path]:
+    """A copy of the finished run whose last checkpoint a function has changed."""
+
+    def make(change: Callable[[dict], Any]) -> Path:
+        run = tmp_path / "shared" / "small" / "one"
+        shutil.copytree(finished, run)
+        path = run / "checkpoints" / "last.ckpt"
+        saved = torch.load(path, weights_only=True)
+        saved = change(saved) or saved
+        path.unlink()
+        torch.save(saved, path)
+        return run
+
+    return make
+
+
+def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    """The one sentence with which a command line is refused."""
+    assert main([str(argument) for argument in arguments]) == 2
+    before = ("Run folder:", "asdkit: The prior has never seen")
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(before)]
+    assert len(lines) == 1 and lines[0].startswith("asdkit: "), lines
+    return lines[0].removeprefix("asdkit: ")
+
+
+def touch(marker: Path) -> str:
+    return f"touch {marker}"
+
+
+# ------------------------------------------------------------------------------------------------ recipes
+
+PART = {"class_path": "evil.Evil", "init_args": {"size": 16}}
+CALLBACK = "pytorch_lightning.callbacks.LambdaCallback"
+RECIPES: dict[str, dict] = {
+    "the model": {"model": PART},
+    "the generator": {"model": {"init_args": {"generator": PART}}},
+    "its name alone": {"model": {"init_args": {"generator": "evil.Evil"}}},
+    "a part of a part": {"model": {"init_args": {"generator": {"init_args": {"start": PART}}}}},
+    "a function": {"model": {"init_args": {"guidance": {"class_path": "evil.go"}}}},
+    "the prior": {"model": {"init_args": {"prior": PART}}},
+    "the data": {"data": PART},
+    "a callback": {"trainer": {"callbacks": [PART]}},
+    "a callback's function": {"trainer": {"callbacks": [{"class_path": CALLBACK, "init_args": {"setup": "evil.go"}}]}},
+    "a logger": {"trainer": {"logger": PART}},
+    "a plugin": {"trainer": {"plugins": [PART]}},
+    "a strategy": {"trainer": {"strategy": PART}},
+    "a profiler": {"trainer": {"profiler": PART}},
+    "an accelerator": {"trainer": {"accelerator": PART}},
+}
+
+
+@pytest.mark.parametrize("where", RECIPES)
+def test_a_recipe_imports_nothing_that_is_not_trusted(
+    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, evil: Path, where: str
+) -> None:
+    (tmp_path / "evil.yaml").write_text(yaml.safe_dump(RECIPES[where]))
+    for last in ([], ["--print_config"]):
+        sentence = refused(capsys, "fit", "--config", recipe, "--config", tmp_path / "evil.yaml", *last)
+        assert "names evil." in sentence and sentence.endswith("if you trust evil, add --trust evil."), sentence
+    assert not evil.exists() and "evil" not in sys.modules and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--model", "--model.generator", "--data", "--trainer.callbacks", "--trainer.logger", "--model.help",
+     "--model.generator.help", "--trainer.callbacks.help", "--trainer.callbacks+"],
+)  # fmt: skip
+def test_an_option_imports_nothing_that_is_not_trusted(
+    capsys: pytest.CaptureFixture, recipe: Path, evil: Path, option: str
+) -> None:
+    assert "names evil.Evil, but only" in refused(capsys, "fit", "--config", recipe, f"{option}=evil.Evil")
+    assert not evil.exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments", "named"),
+    [
+        ("asdkit.commands.main.os.system", {"command": "{touch}"}, "asdkit.commands.main.os.system"),
+        (
+            "asdkit.toybox.studies.runs.subprocess.Popen",
+            {"args": "{touch}", "shell": True},
+            "asdkit.toybox.studies.runs.subprocess.Popen",
+        ),
+        ("asdkit.core.optional.import_module", {"name": "evil"}, "asdkit.core.optional.import_module"),
+        ("pytorch_lightning.callbacks.lambda_function.Callable", {}, "Callable"),
+        ("torch.optim.lr_scheduler.partial", {}, "functools.partial"),
+        ("asdkit.data.Cameras.load_from_checkpoint", {"checkpoint_path": "x.ckpt"}, "pytorch_lightning.core"),
+        ("pytorch_lightning.cli.instantiate_module", {}, "pytorch_lightning.cli"),
+        ("jsonargparse.set_parsing_settings", {}, "jsonargparse"),
+        ("builtins.exec", {}, "builtins.exec"),
+    ],
+)
+def test_a_trusted_package_leads_to_nothing_foreign(
+    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, evil: Path, path: str, arguments: dict, named: str
+) -> None:
+    arguments = {name: touch(evil) if value == "{touch}" else value for name, value in arguments.items()}
+    part = {"class_path": path, "init_args": arguments}
+    for overlay in ({"model": {"init_args": {"generator": part}}}, {"trainer": {"callbacks": [part]}}):
+        (tmp_path / "evil.yaml").write_text(yaml.safe_dump(overlay))
+        assert named in refused(capsys, "fit", "--config", recipe, "--config", tmp_path / "evil.yaml")
+    assert not evil.exists()
+
+
+def test_a_function_that_imports_is_no_part(
+    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, evil: Path
+) -> None:
+    part = {"class_path": "asdkit.core.optional.require_package", "init_args": {"module": "evil", "name": "video"}}
+    (tmp_path / "evil.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"generator": part}}}))
+    sentence = refused(capsys, "fit", "--config", recipe, "--config", tmp_path / "evil.yaml")
+    assert "names asdkit.core.optional.require_package, but only public parts" in sentence and "--trust" not in sentence
+    assert not evil.exists()
+
+
+@pytest.mark.parametrize("tag", ["python/object/apply:os.system", "python/object/new:os.system", "python/name:evil.go"])
+def test_yaml_has_no_tags(capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, evil: Path, tag: str) -> None:
+    (tmp_path / "evil.yaml").write_text(f"model: !!{tag} [{touch(evil)}]\n")
+    sentence = refused(capsys, "fit", "--config", recipe, "--config", tmp_path / "evil.yaml")
+    assert sentence == f"The recipe has the YAML tag {tag}; recipes are plain YAML, without tags."
+    assert not evil.exists()
+
+
+def test_what_an_error_quotes_is_not_imported(capsys: pytest.CaptureFixture, recipe: Path, evil: Path) -> None:
+    quoted = "Option 'x' is not accepted. Problem with given class_path 'evil.Evil'"
+    refused(capsys, "fit", "--config", recipe, f"--trainer.max_steps={quoted}")
+    assert not evil.exists()
+
+
+def test_trust_lasts_for_one_command(capsys: pytest.CaptureFixture, recipe: Path, evil: Path) -> None:
+    options = ["fit", "--config", str(recipe), "--model.generator=evil.Evil", "--print_config"]
+    assert main([*options, "--trust", "evil"]) == 0
+    assert "class_path: evil.Evil" in capsys.readouterr().out and evil.exists()
+    assert "names evil.Evil" in refused(capsys, *options)
+    assert main([*options, "--trust=other", "--trust=evil"]) == 0
+    for name in ("", "*", "../evil", "jsonargparse", "jsonargparse.typing", "--config"):
+        assert "--trust needs a package" in refused(capsys, *options, f"--trust={name}")
+        assert "--trust needs a package" in refused(capsys, "view", "x.ply", f"--trust={name}")
+    assert "--trust needs a package" in refused(capsys, *options, "--trust")
+
+
+def test_inner_blocks_keep_what_outer_ones_trust_and_give_it_back() -> None:
+    from jsonargparse._common import check_import_path, parsing_settings
+
+    before = dict(parsing_settings)
+    with trusting(["evil"]):
+        with trusting(["more.of"]):
+            for path in (
+                "evil.x",
+                "more.of.x",
+                "asdkit.ASD",
+                "asdkit.methods.x",
+                "torch.optim.x",
+                "pytorch_lightning.callbacks.x",
+            ):
+                check_import_path(path)
+            for path in ("more.x", "evilest.x", "os.x", "asdkit.x", "torch.x", "pytorch_lightning.x", "jsonargparse.x"):
+                with pytest.raises(ImportError, match="not allowed"):
+                    check_import_path(path)
+        check_import_path("evil.x")
+        with pytest.raises(ImportError):
+            check_import_path("more.of.x")
+    assert parsing_settings == before
+    with pytest.raises(ZeroDivisionError), trusting():
+        raise ZeroDivisionError
+    assert parsing_settings == before and refusal("Something else.", "x") == ""
+
+
+def test_a_file_in_the_working_directory_is_no_library(
+    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("torch", "json", "argparse", "os", "own"):
+        (tmp_path / f"{name}.py").write_text(f"open('executed-{name}', 'w')\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    command = [sys.executable, "-m", "asdkit", "recipes"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == 0 and b"gs3d" in done.stdout
+    assert not list(tmp_path.glob("executed-*"))
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    options = ["fit", "--config", recipe, "--model.generator=own.Own"]
+    assert "add --trust own" in refused(capsys, *options) and str(tmp_path) not in sys.path
+    assert "own" in refused(capsys, *options, "--trust=own") and sys.path[-1] == str(tmp_path)
+    assert [path.name for path in tmp_path.glob("executed-*")] == ["executed-own"]
+
+
+# ------------------------------------------------------------------------------------------------ checkpoints
+
+
+class Payload:
+    """Unpickling it touches a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple:
+        return os.system, (touch(self.marker),)
+
+
+def test_checkpoints_are_never_unpickled(
+    capsys: pytest.CaptureFixture, recipe: Path, evil: Path, tampered: Callable
+) -> None:
+    run = tampered(lambda saved: saved | {"hyper_parameters": saved["hyper_parameters"] | {"x": Payload(evil)}})
+    file = run / "checkpoints" / "last.ckpt"
+    (bare := file.with_name("bare.ckpt")).write_bytes(pickle.dumps(Payload(evil)))
+    for path in (file, bare):
+        for arguments in (
+            ["fit", "--config", recipe, "--ckpt_path", path], ["test", "--config", recipe, "--ckpt_path", path],
+            ["fit", "--config", recipe, "--model.generator.init", path], ["view", path],
+            ["fit", "--config", recipe, "--data.asset", path], ["export", path, "--format=ply"],
+        ):  # fmt: skip
+            assert f"{path} is broken, or no checkpoint of asdkit." in refused(capsys, *arguments)
+        for opened in (load, object_of, Distillation.load_from_checkpoint):
+            with pytest.raises(ValueError, match="is broken, or no checkpoint"):
+                opened(path)
+    for command in ("fit", "validate", "predict"):
+        assert "is broken" in refused(capsys, command, run)
+    with pytest.raises(ValueError, match="is broken"):
+        Distillation.load_from_checkpoint(file, weights_only=False)
+    assert not evil.exists()
+    torch.load(file, weights_only=False)
+    assert evil.exists(), "the payload would have worked"
+
+
+def test_unpickling_is_no_option(capsys: pytest.CaptureFixture, recipe: Path) -> None:
+    for command in ("fit", "validate", "test", "predict"):
+        assert "no option --weights_only" in refused(capsys, command, "--config", recipe, "--weights_only=false")
+
+
+@pytest.mark.parametrize("part", ["generator", "prior", "guidance", "timesteps"])
+@pytest.mark.parametrize("spec", [PART, "evil.Evil"], ids=["dict", "name"])
+def test_the_classes_of_a_checkpoint_obey_the_list(
+    capsys: pytest.CaptureFixture, evil: Path, tampered: Callable, part: str, spec: Any
+) -> None:
+    run = tampered(lambda saved: saved["hyper_parameters"].update({part: spec}))
+    for opened in (load, Distillation.load_from_checkpoint, *([object_of] if part == "generator" else [])):
+        with pytest.raises(ValueError, match="can't be built|names evil.Evil, but"):
+            opened(run)
+    assert str(run) in refused(capsys, "export", run, "--format=ply")
+    assert not evil.exists()
+
+
+def test_trust_reaches_a_checkpoints_classes(evil: Path, tampered: Callable) -> None:
+    def change(saved: dict) -> None:
+        saved["hyper_parameters"]["generator"] = PART
+        saved["state_dict"] = {"generator.logits": torch.zeros(1)}
+
+    run = tampered(change)
+    with trusting(["evil"]), pytest.raises(ValueError, match="does not hold the weights of the generator"):
+        object_of(run)
+    assert evil.exists()
+
+
+@pytest.mark.parametrize("name", ["os.system", "evil.go", "pytorch_lightning.cli.instantiate_class", 3])
+def test_other_ways_to_build_a_module_are_refused(evil: Path, tampered: Callable, name: Any) -> None:
+    run = tampered(lambda saved: saved["hyper_parameters"].update(_instantiator=name))
+    for opened in (load, object_of, Distillation.load_from_checkpoint):
+        with pytest.raises(ValueError, match="checkpoint of something else"):
+            opened(run)
+    assert not evil.exists()
+
+
+def test_a_checkpoint_of_a_run_is_still_loaded(finished: Path) -> None:
+    module = Distillation.load_from_checkpoint(finished / "checkpoints" / "last.ckpt")
+    weights = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert module.prompt == "a red duck" and torch.equal(module.generator.means, weights["generator.means"])
+
+
+@pytest.mark.parametrize("name", ["local://{victim}", "{victim}", "{run}/checkpoints/../../../../victim", "{folder}"])
+def test_a_checkpoint_can_have_nothing_deleted(tampered: Callable, tmp_path: Path, name: str) -> None:
+    """Lightning removes what a checkpoint calls the run's best one, with all that is below it."""
+    victim = tmp_path / "victim"
+    (victim / "sub.ckpt").mkdir(parents=True)
+    (victim / "sub.ckpt" / "kept.ckpt").touch()
+
+    def change(saved: dict) -> None:
+        (state,) = (state for key, state in saved["callbacks"].items() if "Checkpoints" in key)
+        run = tmp_path / "shared" / "small" / "one"
+        path = name.format(victim=victim, run=run, folder=victim / "sub.ckpt")
+        state.update(best_model_path=path, last_model_path=path, dirpath=str(run / "checkpoints"))
+        state.update(best_k_models={path: torch.tensor(0.0)}, kth_best_model_path=path)
+
+    run = tampered(change)
+    assert main(["fit", str(run), "--trainer.max_steps=6", f"--run.root={tmp_path / 'shared'}"]) == 0
+    assert (run / "checkpoints" / "step-000006.ckpt").is_file()
+    assert (victim / "sub.ckpt" / "kept.ckpt").is_file()
+
+
+def test_each_guard_against_deletion_holds_alone(tmp_path: Path) -> None:
+    checkpoints = Checkpoints()
+    checkpoints.dirpath = str(tmp_path)
+    own = str(tmp_path / "step-000004.ckpt")
+    for path, kept in ((own, own), (f"local://{own}", ""), (str(tmp_path / "a" / ".." / "x.ckpt"), ""), ("", "")):
+        checkpoints.load_state_dict({"best_model_path": path, "last_model_path": path, "dirpath": str(tmp_path)})
+        assert (checkpoints.best_model_path, checkpoints.last_model_path) == (kept, "")
+    for name in ("a.ckpt", "a.txt"):
+        (tmp_path / name).touch()
+        for path in (f"local://{tmp_path / name}", tmp_path / name):
+            AtomicCheckpointIO().remove_checkpoint(path)
+            assert (tmp_path / name).exists() == (path != tmp_path / "a.ckpt")
+    (tmp_path / "sharded.ckpt").mkdir()
+    (tmp_path / "sharded.ckpt" / "part").touch()
+    for path in (str(tmp_path), str(tmp_path / "sharded.ckpt")):
+        AtomicCheckpointIO().remove_checkpoint(path)
+    assert not (tmp_path / "sharded.ckpt").exists()
+    assert tmp_path.is_dir()
+
+
+# ------------------------------------------------------------------------------------------------ priors
+
+WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+
+
+@pytest.fixture
+def foreign(tiny_folder: Path, tmp_path: Path, evil: Path) -> Path:
+    """A prior folder that may be changed, with code in each of its folders."""
+    folder = tmp_path / "foreign"
+    shutil.copytree(tiny_folder, folder)
+    for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+        for name in ("evil", "modeling_evil", "pipeline", place.name):
+            (place / f"{name}.py").write_text(f"open({str(evil)!r}, 'w')\nclass Evil: pass\n")
+    return folder
+
+
+def rewritten(path: Path, **settings: Any) -> None:
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.is_file() else {}) | settings))
+
+
+def used(folder: Path) -> None:
+    prior = Pretrained(str(folder))
+    prior.setup()
+    prior.prepare([Condition("a red duck")])
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors", ".pt"])
+def test_weights_are_never_unpickled(foreign: Path, evil: Path, part: str, suffix: str) -> None:
+    name = {".bin": "pytorch_model"}.get(suffix, WEIGHTS[part]) if part == "text_encoder" else WEIGHTS[part]
+    (foreign / part / f"{WEIGHTS[part]}.safetensors").unlink()
+    torch.save({"weight": Payload(evil)}, foreign / part / f"{name}{suffix}")
+    with pytest.raises(ValueError, match=f"{part}.* (pickled weights only|is torn)"):
+        used(foreign)
+    assert not evil.exists()
+
+
+AUTO = {"auto_map": dict.fromkeys(("AutoModel", "AutoConfig", "AutoTokenizer", "CLIPTextModel"), "evil.Evil")}
+FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
+    "a pipeline's file": ("model_index.json", {"_class_name": ["evil", "Evil"]}),
+    "a pipeline's path": ("model_index.json", {"_class_name": "evil.Evil"}),
+    "a pipeline that is a module": ("model_index.json", {"_class_name": "os"}),
+    "a module of the folder": ("model_index.json", {"unet": ["evil", "Evil"]}),
+    "a network of os": ("model_index.json", {"unet": ["os", "system"], "vae": ["os", "system"]}),
+    "a text encoder of os": ("model_index.json", {"text_encoder": ["os", "system"]}),
+    "a tokenizer of subprocess": ("model_index.json", {"tokenizer": ["subprocess", "Popen"]}),
+    "the network's class": ("unet/config.json", {"_class_name": "Evil"} | AUTO),
+    "the autoencoder's class": ("vae/config.json", {"_class_name": ["evil", "Evil"]} | AUTO),
+    "the text encoder's": ("text_encoder/config.json", {"architectures": ["Evil"], "model_type": "evil"} | AUTO),
+    "the tokenizer's": ("tokenizer/tokenizer_config.json", {"tokenizer_class": "Evil"} | AUTO),
+    "the scheduler's": ("scheduler/scheduler_config.json", {"_class_name": ["evil", "Evil"]}),
+    "an adapter's base": ("text_encoder/adapter_config.json", {"base_model_name_or_path": "evil", "peft_type": "LORA"}),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_no_code_of_a_priors_folder_is_run(foreign: Path, evil: Path, case: str) -> None:
+    """What names foreign code is refused, or passed over."""
+    file, settings = FOREIGN[case]
+    rewritten(foreign / file, **settings)
+    try:
+        used(foreign)
+    except ValueError as error:
+        assert str(foreign) in str(error) or "doesn't know models of the kind" in str(error)
+    assert not evil.exists() and "evil" not in sys.modules
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{" + 10**6 * " ", "[1]", "\0", '{"a": ' * 5_000])
+def test_settings_that_are_none_are_one_sentence(foreign: Path, text: str) -> None:
+    for name in ("model_index.json", "unet/config.json", "scheduler/scheduler_config.json"):
+        before = (foreign / name).read_text()
+        (foreign / name).write_text(text)
+        with pytest.raises(ValueError, match="is not valid JSON|holds no settings"):
+            used(foreign)
+        (foreign / name).write_text(before)
+
+
+@pytest.mark.parametrize("part", ["prior", "text_encoder"])
+def test_no_code_of_a_shap_e_folder_is_run(tmp_path: Path, evil: Path, part: str) -> None:
+    folder = save_tiny_shap_e(tmp_path / "shap_e")
+    (weights,) = (folder / part).glob("*.safetensors")
+    weights.unlink()
+    name = "pytorch_model" if part == "text_encoder" else "diffusion_pytorch_model"
+    torch.save({"weight": Payload(evil)}, folder / part / f"{name}.bin")
+    start = ShapE("a red cube", str(folder), steps=1)
+    with pytest.raises(ValueError, match="can't be loaded as Shap-E"):
+        start.points(3, torch.Generator())
+    rewritten(folder / "model_index.json", **{part: ["evil", "Evil"]})
+    with pytest.raises(ValueError, match="can't be loaded as Shap-E"):
+        start.points(3, torch.Generator())
+    assert not evil.exists() and "evil" not in sys.modules
+
+
+# ------------------------------------------------------------------------------------------------ addresses
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1/x", "s3://b/x"])
+def test_addresses_are_refused(capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, address: str) -> None:
+    fit = ["fit", "--config", recipe]
+    for arguments in (
+        ["fit", "--config", f"{address}.yaml"], ["fit", address], [*fit, f"--ckpt_path={address}.ckpt"],
+        [*fit, "--data.asset", f"{address}.ply"], [*fit, f"--model.generator.init={address}.ckpt"],
+        [*fit, f"--run.root={address}"], ["view", f"{address}.ply"], ["view", f"{address}.ckpt"],
+        ["export", f"{address}.ckpt", "--format=ply"],
+        ["fit", "--config", "image2d", "--model.generator=Pixels", f"--model.generator.init={address}.png"],
+    ):  # fmt: skip
+        assert "is an address, and asdkit opens only files of this machine" in refused(capsys, *arguments), arguments
+    with pytest.raises(ValueError, match="is an address"):
+        Distillation.load_from_checkpoint(f"{address}.ckpt")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_paths_are_no_addresses() -> None:
+    for path in ("a/b", "/a/b", "C:/a", "a:b/c", "runs/gs3d/a-duck@20260101-101500", "~/x", "3:/x"):
+        assert local(path) == Path(path)
+    for address in ("https://h/x", "file:///etc/x", "GS://b/x", "a+b-c.d://x", Path("http://h/x")):
+        with pytest.raises(ValueError, match="is an address"):
+            local(address)
+
+
+# ------------------------------------------------------------------------------------------------ prompts
+
+PROMPT = (
+    "../../../x /etc/passwd\n## head\r$(touch x) `touch x` <script>alert(1)</script>\x1b]0;title\x07\x1b[2J\u202e\0 "
+    "![i](http://evil) {{scene}} {a: !!python/name:os.system b}: [" + 10_000 * "z"
+)
+
+
+def test_a_prompt_is_text_everywhere(capfd: pytest.CaptureFixture, recipe: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "prompt.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"prompt": PROMPT}}}))
+    before = set(tmp_path.iterdir())
+    options = ["--trainer.max_steps=2", "--run.recipe=../../Up", "--snapshots.every=0"]
+    assert main(["fit", "--config", str(recipe), "--config", str(work / "prompt.yaml"), *options]) == 0
+    (run,) = (tmp_path / "runs" / "up").iterdir()
+    assert re.fullmatch(r"x-etc-passwd-head-touch-x-touch-x-script-alert-1?@\d{8}-\d{6}", run.name), run.name
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "runs"} and not list(tmp_path.rglob("x"))
+    assert json.loads((run / "run.json").read_text())["prompt"] == PROMPT
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["prompt"] == PROMPT
+    page = (run / "viewer.html").read_text()
+    assert page.count("<script") == 2 and "&lt;script&gt;alert(1)" in page and "Content-Security-Policy" in page
+    report = (run / "report.md").read_text()
+    assert report.startswith("# ..\\/..\\/..\\/x") and "<script" not in report.replace("\\<", "")
+    assert "\n#" not in report and r"\!\[i\](http" in report
+    assert main(["validate", str(run)]) == 0
+    printed = "".join(capfd.readouterr())
+    assert "../../../x /etc/passwd ## head" in printed
+    assert not set(printed) & {"\x1b", "\x07", "\0", "\u202e"}
+
+
+def test_what_is_printed_cannot_steer_a_terminal(capsys: pytest.CaptureFixture, recipe: Path) -> None:
+    assert shown("a\x1b[2J\tb\r\nc\x9b\u202ed\0  é鴨") == "a [2J b c d é鴨"
+    for arguments in (["x\x1b[2J"], ["fit", "--config=\x1b[2J"], ["fit", "--config", recipe, "--\x1b[2J=3"]):
+        assert "\x1b" not in refused(capsys, *arguments)
+    assert "\x1b" not in refused(capsys, "fit", "--config", recipe, "--ckpt_path=\x1b[2J")
+    assert "\x1b" not in refused(capsys, "view", "\x1b[2J.ply")

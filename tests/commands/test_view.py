@@ -1,0 +1,261 @@
+"""`--viewer`, `asdkit view` and loading: looking changes nothing, and what can't be looked at is one sentence."""
+
+import functools
+import math
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from support.recipe import RECIPE
+from support.viewing import client, listening, random_splats
+
+from asdkit.commands.arguments import expand
+from asdkit.commands.main import main
+from asdkit.formats.ply import write_splats
+from asdkit.run import live_view as viewing
+from asdkit.run.loading import load
+from asdkit.run.viewer import Viewer
+
+viser = pytest.importorskip("viser")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the tiny recipe; treat it as read-only."""
+    folder = tmp_path_factory.mktemp("view")
+    (folder / "small.yaml").write_text(RECIPE.format(prior=tiny_folder, root=folder / "runs"))
+    return fit(folder / "small.yaml", "plain")
+
+
+def fit(recipe: Path, name: str, *options: str) -> Path:
+    assert main(["fit", "--config", str(recipe), f"--run.name={name}", *options]) == 0
+    return recipe.parent / "runs" / "small" / name
+
+
+def interrupted_at(count: int) -> Callable[[float], None]:
+    """A `sleep` that is interrupted by Ctrl-C at its `count`-th call."""
+    calls = []
+
+    def sleep(seconds: float) -> None:
+        calls.append(seconds)
+        if len(calls) == count:
+            raise KeyboardInterrupt
+
+    return sleep
+
+
+# ---------------------------------------------------------------------------------------------- fit
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_looking_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    updates = []
+    follow = viewing.LiveView.follow
+    monkeypatch.setattr(
+        viewing.LiveView,
+        "follow",
+        lambda self, module, moved=False: updates.append(moved) or follow(self, module, moved),
+    )
+    before = listening()
+    watched = fit(run.parents[2] / "small.yaml", "watched", "--viewer=8180", "--viewer.every=3")
+    assert listening() == before
+    assert [i for i, moved in enumerate(updates) if not moved] == [0, 3, 6, 9, 10] and len(updates) == 11
+    expected, got = weights(run), weights(watched)
+    assert expected.keys() == got.keys() and all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_looking_at_a_radiance_field_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("--model.generator=NeRF", "--model.generator.entropy_weight=0.1", "--trainer.max_steps=3")
+    recipe = run.parents[2] / "small.yaml"
+    alone = fit(recipe, "alone", *options)
+    browser = client(0, 1.0, (100, 800))
+    monkeypatch.setattr(viser.ViserServer, "get_clients", lambda self: {0: browser})
+    watched = fit(recipe, "nerf", *options, "--viewer", "8280", "--viewer.every=2")
+    assert len(browser.pictures) == 3  # at the start, after two steps, and at the end
+    assert (browser.pictures[0] != browser.pictures[2]).any()
+    expected, got = weights(alone), weights(watched)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    monkeypatch.setattr(viewing.time, "sleep", interrupted_at(3))
+    assert main(["view", str(alone), "--port=0"]) == 130
+    assert len(browser.pictures) == 4  # it has not moved since the first
+    np.testing.assert_array_equal(browser.pictures[3], browser.pictures[2])
+    grey = round(255 * load(alone).background)
+    assert browser.pictures[0][0, 0].tolist() == pytest.approx([grey] * 3, abs=6)
+
+
+def test_other_ranks_and_other_commands_open_no_viewer(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, trainer = load(run), pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    monkeypatch.setattr("asdkit.run.viewer.view_of", lambda *arguments: pytest.fail("opened a viewer"))
+    Viewer(0).setup(trainer, module, "fit")
+    for stage in ("validate", "test", "predict"):
+        Viewer(8080).setup(trainer, module, stage)
+    monkeypatch.setattr(pl.Trainer, "is_global_zero", False)
+    Viewer(8080).setup(trainer, module, "fit")
+
+
+def test_a_run_that_fails_closes_its_viewer(run: Path) -> None:
+    module, trainer = load(run), pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    before, viewer = listening(), Viewer(8380)
+    viewer.setup(trainer, module, "fit")
+    assert len(listening() - before) == 1
+    viewer.on_exception(trainer, module, KeyboardInterrupt())
+    assert listening() == before
+    viewer.teardown(trainer, module, "fit")
+
+
+def test_without_viser_fit_ends_before_the_first_step(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "viser", None)
+    recipe = run.parents[2] / "small.yaml"
+    assert main(["fit", "--config", str(recipe), "--run.name=none", "--viewer"]) == 3
+    assert 'asdkit: This needs viser: pip install "asdkit[viewer]".\n' in capsys.readouterr().err
+    assert sorted(path.name for path in (run.parent / "none").iterdir()) == ["config.yaml", "run.json"]
+    assert main(["view", str(run)]) == 3
+    assert capsys.readouterr().err == 'asdkit: This needs viser: pip install "asdkit[viewer]".\n'
+
+
+def test_the_short_form(run: Path, capsys: pytest.CaptureFixture) -> None:
+    def expanded(*arguments: str) -> list[str]:
+        return expand("fit", ["--config=gs3d", *arguments])[0][2:]
+
+    with pytest.raises(ValueError, match="fit needs a recipe"):
+        expand("fit", [])
+    assert expanded("--viewer") == ["--viewer.port", "8080"]
+    assert expanded("--viewer", "--x=3") == ["--viewer.port", "8080", "--x=3"]
+    assert expanded("--viewer", "9000", "--x=3") == ["--viewer.port", "9000", "--x=3"]
+    assert expanded("--viewer=9000", "--viewer.every", "5") == ["--viewer.port=9000", "--viewer.every", "5"]
+    assert expanded("--viewer", "--model.prompt", "a") == ["--viewer.port", "8080", "--model.prompt=a"]
+    assert main(["fit", "--config", "gs3d", "--viewer", "--print_config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["viewer"] == {"port": 8080, "every": 10}
+    assert main(["fit", "--config", "gs3d", "--viewer=80"]) == 2
+    assert "within 1024 and 64536; got 80" in capsys.readouterr().err
+    assert main(["fit", "--config", "gs3d", "--viewer.evry=8"]) == 2
+    assert "did you mean --viewer.every?" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------- load and view
+
+
+def test_loading_brings_the_generator_and_no_prior(run: Path) -> None:
+    module = load(run)
+    saved = weights(run)
+    mine = {f"generator.{name}": value for name, value in module.generator.state_dict().items()}
+    assert mine and all(torch.equal(value, saved[name]) for name, value in mine.items())
+    assert (module.prompt, module.background) == ("a red duck", 0.85)
+    assert not list(module.prior.parameters())
+    other = load(run / "checkpoints" / "last.ckpt")
+    assert torch.equal(other.generator.means, module.generator.means)
+
+
+class Evil:
+    """Its unpickling makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def test_broken_and_hostile_checkpoints_give_one_sentence(run: Path, tmp_path: Path) -> None:
+    whole = (run / "checkpoints" / "last.ckpt").read_bytes()
+    path, mark = tmp_path / "x.ckpt", tmp_path / "mark"
+
+    def refused(words: str) -> None:
+        with pytest.raises(ValueError, match=words) as caught:
+            load(path)
+        assert "x.ckpt" in str(caught.value) and "\n" not in str(caught.value)
+
+    for content in (b"", whole[: len(whole) // 2], b"PK\x03\x04" + bytes(50), b"hello"):
+        path.write_bytes(content)
+        refused("is broken, or no checkpoint")
+    torch.save({"hyper_parameters": Evil(mark), "state_dict": {}}, path)
+    refused("is broken, or no checkpoint")
+    assert not mark.exists()
+
+    def changed(words: str, change) -> None:
+        saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+        change(saved["hyper_parameters"], saved["state_dict"])
+        torch.save(saved, path)
+        refused(words)
+
+    generator = ("generator", "init_args")
+    changed("something else than a distillation", lambda h, s: h.pop("guidance"))
+    changed("something else than a distillation", lambda h, s: h.update(width=3))
+    changed("can't be built.*count must", lambda h, s: h[generator[0]][generator[1]].update(count=0))
+    changed("names os.system, but only classes of", lambda h, s: h["generator"].update(class_path="os.system"))
+    changed("does not hold the weights", lambda h, s: h[generator[0]][generator[1]].update(capacity=99))
+    changed("does not hold the weights", lambda h, s: s.pop("generator.means"))
+    changed("not finite", lambda h, s: s["generator.sh"].fill_(math.inf))
+
+
+def test_view_serves_until_interrupted(run: Path, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path) -> None:
+    write_splats(tmp_path / "a.ply", random_splats())
+    shown = []
+    monkeypatch.setattr(viewing.LiveView, "show", lambda self, splats: shown.append(splats))
+    before = listening()
+    for target in (tmp_path / "a.ply", run, run / "checkpoints" / "last.ckpt"):
+        monkeypatch.setattr(viewing.time, "sleep", interrupted_at(3))
+        assert main(["view", str(target), "--port=0"]) == 130
+        assert "Viewer: http://127.0.0.1:" in capsys.readouterr().out and listening() == before
+    np.testing.assert_array_equal(shown[0].means, random_splats().means)
+    np.testing.assert_array_equal(shown[-1].means, load(run).generator.splats().means)
+
+
+def test_what_cannot_be_viewed_is_one_sentence(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "note.ply").write_text("Dear diary,\n")
+    (tmp_path / "x.ckpt").write_text("PK")
+    pictures = ("--model.generator=Pixels", "--model.generator.size=16", "--data=Canvas", "--data.size=16")
+    recipe = run.parents[2] / "small.yaml"
+    flat = fit(recipe, "flat", *pictures, "--model.generator.count=2", "--trainer.max_steps=1")
+    cases = {
+        ("nowhere",): "There is no nowhere",
+        (str(tmp_path),): "no checkpoint",
+        (str(tmp_path / "note.ply"),): "note.ply is not a PLY file",
+        (str(tmp_path / "x.ckpt"),): "x.ckpt is broken",
+        (str(flat),): "shows 3D objects, and this run makes none",
+        (str(run), "--port=80"): "within 1024 and 64536; got 80",
+        (str(run), "--port=x"): "invalid int value: 'x'",
+        (str(run), "--prot=3"): "unrecognized arguments: --prot=3",
+        (): "required: RUN|FILE",
+        ("http://example.com/x.ckpt",): "http://example.com/x.ckpt is an address",
+    }
+    capsys.readouterr()
+    for arguments, words in cases.items():
+        assert main(["view", *arguments]) == 2, arguments
+        err = capsys.readouterr().err
+        assert words in err and len(err.splitlines()) == 1, err
+    assert main(["fit", "--config", str(recipe), "--run.name=flat2", *pictures, "--viewer"]) == 2
+    assert "this run makes none" in capsys.readouterr().err
+
+
+def test_help_needs_no_torch_and_control_c_ends_a_real_viewer(run: Path) -> None:
+    script = (
+        "import sys; from asdkit.commands.main import main\n"
+        "assert main(['view', '--help']) == main(['--help']) == 0 and main(['view']) == 2\n"
+        "assert 'torch' not in sys.modules and 'viser' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--port" in done.stdout and "asdkit view RUN|FILE" in done.stdout
+    command = [sys.executable, "-m", "asdkit", "view", str(run), "--port=0"]
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells make background jobs ignore it
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, preexec_fn=heed, **pipes)
+    assert process.stdout.readline().startswith("Viewer: http://127.0.0.1:")
+    assert process.stdout.readline() == "Ctrl-C ends it.\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "")

@@ -1,0 +1,301 @@
+"""Embedding and UNetCopy on a tiny UNet: exact at the start, learn alone, leave the prior as it was, bear a LoRA."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from support.exact import exact_prior, randn, ready
+from torch import Tensor
+
+from asdkit.discriminators.adapters import Embedding, LoRA, UNetCopy, _Attached
+from asdkit.discriminators.base import Discriminator
+from asdkit.lab import Affine, FiniteSetPrior, GaussianPrior, gaussian_eps
+from asdkit.methods import LODS, SDS
+from asdkit.priors.pretrained import Pretrained
+from asdkit.rendering.cameras import Views, ring
+from asdkit.scores.conditions import Condition
+from asdkit.scores.fields import Field
+from asdkit.scores.prior import Noised
+
+Y = Condition("a red cube")
+B = 3
+BOTH = pytest.mark.parametrize("make", [Embedding, UNetCopy])
+Make = Callable[..., _Attached]
+
+
+@pytest.fixture
+def prior(tiny_folder: Path) -> Pretrained:
+    prior = Pretrained(str(tiny_folder))
+    prior.setup()
+    return prior
+
+
+def draw(prior: Pretrained, views: Views | None = None, seed: int = 0) -> Noised:
+    x0, eps = randn(2, B, 4, 8, 8, seed=seed).float()
+    return prior.draw(x0, torch.tensor([20, 500, 970]), eps, ring(B) if views is None else views)
+
+
+def attached(adapter: _Attached, prior: Pretrained) -> Discriminator:
+    phi = Discriminator(adapter, text=Y.text)
+    phi.setup(prior)
+    return phi
+
+
+def learn(phi: Field, prior: Pretrained, steps: int = 2) -> None:
+    optimizer = torch.optim.AdamW([p for p in phi.parameters() if p.requires_grad], lr=0.05)
+    for step in range(steps):
+        optimizer.zero_grad()
+        phi.loss(draw(prior, seed=step)).backward()
+        optimizer.step()
+
+
+@BOTH
+@pytest.mark.parametrize("camera", [True, False])
+def test_starts_at_the_prior_bitwise(prior: Pretrained, make: Make, camera: bool) -> None:
+    before = draw(prior).predict(Y)
+    adapter = make(camera=camera)
+    attached(adapter, prior)
+    x = draw(prior)
+    assert torch.equal(x.predict(Y), before) and torch.equal(x.predict(Y, adapter), before)
+    assert (adapter.camera is not None) == camera
+
+
+@BOTH
+def test_learns_and_leaves_the_prior_alone(prior: Pretrained, make: Make) -> None:
+    before, base = draw(prior).predict(Y), {key: value.clone() for key, value in prior.state_dict().items()}
+    embeddings = {text: rows["text"].clone() for text, rows in prior._embeddings.items()}
+    phi = attached(make(), prior)
+    weights = {key: parameter.detach().clone() for key, parameter in phi.named_parameters()}
+    assert weights and all(p.requires_grad for p in phi.parameters())
+    learn(phi, prior)
+    assert not [key for key, parameter in phi.named_parameters() if torch.equal(parameter, weights[key])]
+    now = prior.state_dict()
+    assert now.keys() == base.keys() and all(torch.equal(now[key], base[key]) for key in base)
+    assert all(torch.equal(prior._embeddings[text]["text"], row) for text, row in embeddings.items())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in prior.parameters())
+    x = draw(prior)
+    assert torch.equal(x.predict(Y), before)
+    assert (x.predict(Y, phi.adapter) - before).abs().max() > 1e-3
+
+
+@BOTH
+def test_switches_off_even_after_an_error(prior: Pretrained, make: Make) -> None:
+    phi = attached(make(), prior)
+    learn(phi, prior)
+    before, network = draw(prior).predict(Y), prior.network
+    with pytest.raises(RuntimeError, match="in between"), phi.adapter.switched_on(ring(B), 1):
+        raise RuntimeError("in between")
+    assert prior.network is network and torch.equal(draw(prior).predict(Y), before)
+
+
+def test_gradients_reach_every_part_of_phi(prior: Pretrained) -> None:
+    for make in (Embedding, UNetCopy):
+        phi = attached(make(), prior)
+        phi.loss(draw(prior)).backward()
+        assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in phi.adapter.weights.values())
+        assert phi.adapter.camera.out.weight.grad.abs().sum() > 0
+
+
+@BOTH
+def test_the_camera_matters_after_training(prior: Pretrained, make: Make) -> None:
+    """Only through phi's own camera network: view words are the same in both."""
+    phi = attached(make(), prior)
+    learn(phi, prior)
+    prior.camera = None
+    one, two = draw(prior, ring(B)), draw(prior, ring(B, distance=9.0))
+    assert torch.equal(one.predict(Y), two.predict(Y))
+    assert not torch.allclose(one.predict(Y, phi.adapter), two.predict(Y, phi.adapter), atol=1e-4)
+    blind = attached(make(camera=False), prior)
+    learn(blind, prior)
+    assert torch.equal(one.predict(Y, blind.adapter), two.predict(Y, blind.adapter))
+
+
+@BOTH
+def test_several_conditions_in_one_call(prior: Pretrained, make: Make) -> None:
+    phi = attached(make(), prior)
+    learn(phi, prior)
+    conditions = [Y, Condition("a blue ball"), Condition("a red cube", view_dependent=False)]
+    together = prior.predict(draw(prior), conditions, phi.adapter)
+    for condition, rows in zip(conditions, together, strict=True):
+        assert torch.allclose(prior.predict(draw(prior), [condition], phi.adapter)[0], rows, atol=1e-5)
+
+
+@BOTH
+@pytest.mark.parametrize("before_setup", [True, False])
+def test_state_dict_round_trip(prior: Pretrained, tiny_folder: Path, make: Make, before_setup: bool) -> None:
+    phi = attached(make(), prior)
+    learn(phi, prior)
+    expected, state = draw(prior).predict(Y, phi.adapter), phi.state_dict()
+    assert any("camera" in key for key in state) and any("weights" in key for key in state)
+    other = Pretrained(str(tiny_folder))
+    other.setup()
+    base, again = draw(other).predict(Y), Discriminator(make(), text=Y.text)
+    if before_setup:
+        again.load_state_dict(state, strict=False)
+        again.setup(other)
+    else:
+        again.setup(other)
+        again.load_state_dict(state)
+    assert torch.equal(draw(other).predict(Y), base)
+    assert torch.equal(draw(other).predict(Y, again.adapter), expected)
+    assert again.state_dict().keys() == state.keys()
+
+
+@BOTH
+def test_set_up_twice_is_set_up_once(prior: Pretrained, make: Make) -> None:
+    phi = attached(make(), prior)
+    learn(phi, prior)
+    before, weights = draw(prior).predict(Y, phi.adapter), list(phi.parameters())
+    phi.setup(prior)
+    assert all(one is two for one, two in zip(phi.parameters(), weights, strict=True))
+    assert torch.equal(draw(prior).predict(Y, phi.adapter), before)
+
+
+# ---------------------------------------------------------------------------------------------- Embedding
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_an_embedding_moves_the_first_words_alone(prior: Pretrained, tokens: int) -> None:
+    phi = attached(Embedding(tokens, camera=False), prior)
+    assert phi.adapter.weights["offset"].shape == (tokens, 16)
+    learn(phi, prior)
+    rows = prior._embeddings[Y.text]["text"][None]
+    with phi.adapter.within(prior):
+        moved = prior.moved(rows)[0]
+    assert torch.equal(moved[0], rows[0, 0]) and torch.equal(moved[1 + tokens :], rows[0, 1 + tokens :])
+    assert torch.equal(moved[1 : 1 + tokens], rows[0, 1 : 1 + tokens] + phi.adapter.weights["offset"])
+    assert (moved[1 : 1 + tokens] != rows[0, 1 : 1 + tokens]).any(1).all()
+
+
+def test_an_embedding_moves_the_whole_sequence_otherwise(prior: Pretrained) -> None:
+    phi = attached(Embedding(), prior)
+    assert phi.adapter.weights["offset"].shape == prior.condition_shape == prior._embeddings[Y.text]["text"].shape
+
+
+def test_an_embedding_on_a_gaussian_prior_learns_the_generators_mean() -> None:
+    """Where the spreads are equal, moving the mean is all that e_phi needs: e_phi* is the generator's own score."""
+    prior = GaussianPrior({"y": [1.0, -1.0, 0.5]}, spread=0.5, steps=10).double()
+    adapter = Embedding()
+    phi = ready(Discriminator(adapter, 0.0), prior)
+    z, eps = (torch.tensor([1.0, 1, -1, -1]).double(), torch.tensor([1.0, -1, 1, -1]).double())
+    shape, levels = (12, 1, 1, 1), torch.tensor([2, 5, 8]).repeat_interleave(4)
+    mean = torch.tensor([0.25, 0.75, -2.0], dtype=torch.float64).reshape(1, 3, 1, 1)
+    x = prior.draw(mean + 0.5 * z.repeat(3).reshape(shape), levels, eps.repeat(3).reshape(shape).expand(12, 3, 1, 1))
+    optimizer = torch.optim.SGD(phi.parameters(), lr=0.5)
+    for _ in range(300):
+        optimizer.zero_grad()
+        phi.loss(x).backward()
+        optimizer.step()
+        phi.forget(x)
+    shift = mean[0] - torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64).reshape(3, 1, 1)
+    assert torch.allclose(adapter.weights["offset"], shift, atol=1e-6)
+    assert torch.allclose(phi(x), gaussian_eps(x.x_t, x.alpha, x.sigma, mean, 0.5), atol=1e-6)
+
+
+def test_lods_starts_as_sds(prior: Pretrained) -> None:
+    """Its null condition starts at the prior's, which knows no camera, even where cameras are given."""
+    lods, sds = LODS(), SDS(40.0)
+    for field in (lods, sds):
+        field.bind(Y.text)
+        field.setup(prior)
+    assert torch.allclose(lods(draw(prior)), sds(draw(prior)), atol=1e-3)
+
+
+# ---------------------------------------------------------------------------------------------- UNetCopy
+
+
+def test_a_copy_is_as_large_as_the_network_and_shares_nothing(prior: Pretrained) -> None:
+    phi = attached(UNetCopy(camera=False), prior)
+    theirs = {parameter.data_ptr() for parameter in prior.parameters()}
+    assert sum(p.numel() for p in phi.parameters()) == sum(p.numel() for p in prior.network.parameters())
+    assert not theirs & {parameter.data_ptr() for parameter in phi.parameters()}
+
+
+def test_a_copy_moves_with_its_parameters(prior: Pretrained) -> None:
+    phi = attached(UNetCopy(camera=False), prior)
+    phi.adapter._network[0].register_buffer("level", torch.ones(1))
+    phi.double()
+    assert phi.adapter._network[0].level.dtype == torch.float64
+    assert all(p.dtype == torch.float64 for p in phi.adapter._network[0].parameters())
+    assert {id(p) for p in phi.parameters()} == {id(p) for p in phi.adapter._network[0].parameters()}
+    assert all(p.dtype == torch.float32 for p in prior.network.parameters())
+
+
+def test_a_copy_hears_the_camera_of_the_prior(prior: Pretrained) -> None:
+    """The prior's own camera network offsets the copy's time embedding, as it does the original's."""
+    phi = attached(UNetCopy(camera=False), prior)
+    one, two = draw(prior, ring(B)), draw(prior, ring(B, distance=9.0))
+    assert not torch.allclose(one.predict(Y), two.predict(Y), atol=1e-4)
+    assert torch.equal(two.predict(Y, phi.adapter), two.predict(Y))
+    assert len(prior.network.time_embedding._forward_hooks) == 1
+
+
+# ---------------------------------------------------------------------------------------------- two at once
+
+
+def _predictions(prior: Pretrained, fields: list[Discriminator]) -> list[Tensor]:
+    return [draw(prior).predict(Y, phi.adapter).detach() for phi in fields]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: [LoRA(2), Embedding()],
+        lambda: [Embedding(), LoRA(2)],
+        lambda: [LoRA(2), UNetCopy()],
+        lambda: [UNetCopy(), LoRA(2)],
+        lambda: [UNetCopy(), Embedding(2), UNetCopy()],
+        lambda: [Embedding(), Embedding()],
+    ],
+)
+def test_adapters_on_one_prior_do_not_disturb_each_other(prior: Pretrained, make: Callable[[], list]) -> None:
+    plain = draw(prior).predict(Y)
+    fields = [attached(adapter, prior) for adapter in make()]
+    assert all(torch.allclose(value, plain, atol=1e-6) for value in _predictions(prior, fields))
+    for trained in range(len(fields)):
+        before = _predictions(prior, fields)
+        learn(fields[trained], prior, steps=1 + trained)
+        after = _predictions(prior, fields)
+        assert [torch.equal(a, b) for a, b in zip(before, after, strict=True)] == [
+            k != trained for k in range(len(fields))
+        ]
+    assert torch.equal(draw(prior).predict(Y), plain)
+
+
+def test_a_copy_made_after_a_trained_lora_starts_at_the_prior(prior: Pretrained) -> None:
+    """Not at the LoRA's prediction; and it is as large as the network, without the LoRA."""
+    plain, lora = draw(prior).predict(Y), attached(LoRA(2), prior)
+    learn(lora, prior)
+    count = sum(p.numel() for p in prior.network.parameters()) - sum(p.numel() for p in lora.adapter.weights.values())
+    phi = attached(UNetCopy(), prior)
+    assert torch.equal(draw(prior).predict(Y, phi.adapter), plain)
+    assert sum(p.numel() for p in phi.adapter.weights.values()) == count
+
+
+# ---------------------------------------------------------------------------------------------- refused
+
+
+def test_impossible_adapters_are_refused() -> None:
+    finite = FiniteSetPrior()
+    finite.add("y", torch.zeros(2, 3, 4, 4))
+    for prior in (finite, exact_prior()):
+        with pytest.raises(ValueError, match="has no parameters that a copy could learn"):
+            UNetCopy().setup(prior)
+    with pytest.raises(
+        ValueError, match="FiniteSetPrior has no embedding of prompts that could be learned; use a LoRA"
+    ):
+        Embedding().setup(finite)
+    with pytest.raises(ValueError, match="tokens can't be negative; got -1"):
+        Embedding(-1)
+
+
+def test_an_affine_adapter_beside_an_embedding() -> None:
+    """The lab's own adapter hooks the network, an Embedding what goes into it."""
+    prior = exact_prior()
+    fields = [ready(Discriminator(adapter, 0.0), prior) for adapter in (Affine(), Embedding())]
+    x = prior.draw(randn(4, 3, 2, 2), torch.tensor([20, 300, 700, 979]), randn(4, 3, 2, 2, seed=1))
+    plain = x.predict(Condition("y"))
+    with torch.no_grad():
+        fields[0].adapter.offset.fill_(0.5)
+    assert torch.allclose(fields[0](x), plain + 0.5) and torch.equal(fields[1](x), plain)

@@ -1,0 +1,308 @@
+"""Gammas that depend on the draw: their values, the CFG scale that they amount to, and the feedback of one of them."""
+
+import math
+
+import pytest
+import torch
+from support.exact import B, bent, close, draw, e, e_phi, exact_prior, randn, ready
+from torch import Tensor
+
+from asdkit.core.ramps import Ramp
+from asdkit.discriminators.base import Discriminator, Gamma
+from asdkit.discriminators.gammas import Alpha2, SaturationControl, TargetScale
+from asdkit.lab import FiniteSetPrior, GaussianPrior
+from asdkit.methods import ASD, LODS, VSD, ASDEdit
+from asdkit.scores.conditions import Condition
+from asdkit.scores.equations import effective_scale
+from asdkit.scores.prior import Noised
+
+Y = Condition("y")
+
+
+@pytest.fixture
+def prior() -> GaussianPrior:
+    return exact_prior()
+
+
+class Fixed(Gamma):
+    """A different gamma for every sample, which counts what it observes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observed: list[Noised] = []
+        self.scales: list[float] = []
+
+    def observe(self, x: Noised) -> None:
+        self.observed.append(x)
+
+    def forward(self, x: Noised, scale: float) -> Tensor:
+        self.scales.append(scale)
+        return torch.tensor([-0.5, 0.0, 1.0, 4.0]).to(x.alpha).reshape(-1, 1, 1, 1)
+
+
+# ---------------------------------------------------------------------------------------------- in the discriminator
+
+
+def test_each_sample_has_its_own_gamma(prior: GaussianPrior) -> None:
+    x, phi = draw(prior), bent()
+    expected = sum(
+        ((e_phi(x, phi) - x.eps)[b] ** 2 + gamma * (e(x, "y") - e_phi(x, phi))[b] ** 2).sum()
+        for b, gamma in enumerate((-0.5, 0.0, 1.0, 4.0))
+    )
+    assert close(ready(ASD(7.5, Fixed(), phi), prior).loss(x), expected / B)
+
+
+def test_it_observes_losses_and_not_diagnostics(prior: GaussianPrior) -> None:
+    gamma = Fixed()
+    field, x, other = ready(ASD(Ramp(1.0, 9.0, 4), gamma, bent()), prior), draw(prior, step=1), draw(prior, 1, step=3)
+    field(x)
+    field.diagnostics(x)
+    assert not gamma.observed
+    field.loss(x)
+    field.loss(other)
+    assert gamma.observed == [x, other] and gamma.scales == [3.0, 3.0, 7.0]
+
+
+def test_diagnostics_have_the_mean_gamma_and_its_scale(prior: GaussianPrior) -> None:
+    found = ready(ASD(9.0, Fixed(), bent()), prior).diagnostics(draw(prior))
+    assert found["gamma"] == pytest.approx(1.125) and found["lambda_eff"] == pytest.approx(1 + 2.125 * 8)
+
+
+@pytest.mark.parametrize(("step", "gamma", "scale"), [(0, 0.0, 5.0), (5, -0.25, 7.0), (10, -0.5, 9.0)])
+def test_diagnostics_follow_ramps(prior: GaussianPrior, step: int, gamma: float, scale: float) -> None:
+    field = ready(ASD(Ramp(5.0, 9.0, 10), Ramp(0.0, -0.5, 10), bent()), prior)
+    found = field.diagnostics(draw(prior, step=step))
+    assert found["gamma"] == pytest.approx(gamma)
+    assert found["lambda_eff"] == pytest.approx(effective_scale(scale, gamma))
+
+
+def test_two_that_learn_are_told_apart(prior: GaussianPrior) -> None:
+    """Of ASDEdit phi is logged as the first, psi as the second."""
+    field, x = ready(ASDEdit(adapter=bent(), source_adapter=bent(8)), prior), draw(prior)
+    found, phi = field.diagnostics(x), ready(ASD(gamma=-1.0, adapter=bent(), allow_unbounded=True), prior)
+    assert {key: found[f"{key}_1"] for key in phi.diagnostics(x)} == pytest.approx(phi.diagnostics(x))
+    assert (found["gamma_1"], found["lambda_eff_1"]) == (-1.0, 1.0)
+    assert (found["gamma_2"], found["lambda_eff_2"]) == (1.0, 14.0) and "real_clipped_2" in found
+
+
+def test_every_method_tells_its_discriminators_the_scale(prior: GaussianPrior) -> None:
+    x = draw(prior)
+    edit = ASDEdit(3.0, 0.0, adapter=bent(), source_adapter=bent(8))
+    for field, name, expected in (
+        (VSD(3.0, bent()), "lambda_eff", 3.0),
+        (LODS(3.0, bent()), "lambda_eff", 3.0),
+        (edit, "lambda_eff_1", 3.0),
+        (edit, "lambda_eff_2", 5.0),
+    ):
+        assert ready(field, prior).diagnostics(x)[name] == expected
+
+
+def test_rho_is_the_ratio_of_norms(prior: GaussianPrior) -> None:
+    x, phi = draw(prior), bent()
+    found = ready(ASD(adapter=phi), prior).diagnostics(x)
+    ratio = (e_phi(x, phi) - e(x, "y")).norm() / (e_phi(x, phi) - x.eps).norm()
+    assert found["rho"] == pytest.approx(ratio.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize(("step", "gamma"), [(0, 1.0), (5, 0.25), (10, -0.5)])
+def test_a_ramp_of_gamma_is_eq10_at_its_value(prior: GaussianPrior, step: int, gamma: float) -> None:
+    x = draw(prior, step=step)
+    moving, fixed = (ready(ASD(7.5, value, bent()), prior) for value in (Ramp(1.0, -0.5, 10), gamma))
+    assert close(moving.loss(x), fixed.loss(draw(prior)))
+
+
+def test_a_ramp_into_the_unbounded_is_refused() -> None:
+    for ramp in (Ramp(0.0, -1.0, 10), Ramp(-2.0, 0.0, 10)):
+        with pytest.raises(ValueError, match="gamma must be above -1"):
+            Discriminator(bent(), ramp)
+    Discriminator(bent(), Ramp(0.0, -1.0, 10), allow_unbounded=True)
+
+
+# ---------------------------------------------------------------------------------------------- Alpha2
+
+
+@pytest.mark.parametrize(("t", "expected"), [(50, 2.69), (250, 3.15), (500, 4.55), (750, 6.56), (950, 7.34)])
+def test_alpha2_on_stable_diffusions_schedule(prior: GaussianPrior, t: int, expected: float) -> None:
+    """lambda_eff at lambda 7.5 of the released code's gamma -0.75, as measured there."""
+    gamma = Alpha2()(draw(prior, levels=(t,) * B), 7.5)
+    assert gamma.shape == (B, 1, 1, 1)
+    assert effective_scale(7.5, gamma[0].item()) == pytest.approx(expected, abs=0.006)
+
+
+@pytest.mark.parametrize("gamma", [-0.75, -0.5, 0.0, 3.0])
+def test_alpha2_is_k_times_alpha_squared(prior: GaussianPrior, gamma: float) -> None:
+    """gamma_t / (1 + gamma_t) = alpha_t^2 gamma / (1 + gamma): the extrapolation shrinks with the signal."""
+    x = draw(prior)
+    found = Alpha2(gamma)(x, 7.5)
+    assert close(found / (1 + found), x.alpha**2 * gamma / (1 + gamma), 1e-12)
+    assert (found > -1).all()
+
+
+# ---------------------------------------------------------------------------------------------- TargetScale
+
+
+@pytest.mark.parametrize("target", [1.5, 4.25, 7.5, 12.0])
+@pytest.mark.parametrize("scale", [3.0, 7.5])
+def test_target_scale_is_what_comes_out(prior: GaussianPrior, target: float, scale: float) -> None:
+    found = ready(ASD(scale, TargetScale(target), bent()), prior).diagnostics(draw(prior))
+    assert found["lambda_eff"] == pytest.approx(target) and found["gamma"] > -1
+
+
+def test_target_scale_follows_its_ramp_and_the_expressions(prior: GaussianPrior) -> None:
+    field = ready(ASD(Ramp(3.0, 7.0, 4), TargetScale(Ramp(6.0, 2.0, 4)), bent()), prior)
+    found = [field.diagnostics(draw(prior, step=step))["lambda_eff"] for step in range(6)]
+    assert found == pytest.approx([6.0, 5.0, 4.0, 3.0, 2.0, 2.0])
+
+
+def test_target_scale_has_one_gamma_for_all_samples(prior: GaussianPrior) -> None:
+    gamma = TargetScale(4.25)(draw(prior), 7.5)
+    assert gamma.shape == (B, 1, 1, 1) and gamma.flatten().tolist() == [-0.5] * B
+
+
+# ---------------------------------------------------------------------------------------------- SaturationControl
+
+
+def sample(prior: GaussianPrior, std: float) -> Noised:
+    """A draw whose samples each have this standard deviation."""
+    x0 = randn(B, 3, 4, 4)
+    x0 = x0 / x0.flatten(1).std(1)[:, None, None, None] * std + 7
+    return prior.draw(x0, torch.tensor([20, 300, 700, 979]), torch.zeros_like(x0))
+
+
+def control(start: float = -0.5, target: float = 0.4, **options: float) -> SaturationControl:
+    return SaturationControl(start, target, **options).double()
+
+
+def value(gamma: Gamma, prior: GaussianPrior) -> float:
+    found = gamma(draw(prior), 7.5)
+    assert found.shape == (B, 1, 1, 1) and (found == found[0]).all()
+    return found[0].item()
+
+
+def test_control_starts_where_it_is_told(prior: GaussianPrior) -> None:
+    for start in (-0.9, -0.5, 0.0, 3.0):
+        assert value(control(start), prior) == pytest.approx(start, abs=1e-6)
+
+
+@pytest.mark.parametrize("std", [0.1, 0.4, 2.0])
+def test_control_integrates_the_logarithm_of_the_ratio(prior: GaussianPrior, std: float) -> None:
+    gamma = control(rate=0.1)
+    for steps in range(1, 4):
+        gamma.observe(sample(prior, std))
+        expected = 0.5 * (0.4 / std) ** (0.1 * steps) - 1
+        assert value(gamma, prior) == pytest.approx(expected, abs=1e-6)
+
+
+def test_control_falls_while_too_saturated_and_rises_while_too_pale(prior: GaussianPrior) -> None:
+    strong, pale, even = control(), control(), control()
+    strong.observe(sample(prior, 0.8))
+    pale.observe(sample(prior, 0.2))
+    even.observe(sample(prior, 0.4))
+    assert value(strong, prior) < value(even, prior) < value(pale, prior)
+
+
+def test_control_stays_within_its_limits(prior: GaussianPrior) -> None:
+    gamma = control(rate=1.0, lowest=-0.8, highest=0.5)
+    for std, limit in ((40.0, -0.8), (0.001, 0.5)):
+        for _ in range(10):
+            gamma.observe(sample(prior, std))
+        assert value(gamma, prior) == pytest.approx(limit, abs=1e-6)
+
+
+def test_control_moves_once_for_each_loss(prior: GaussianPrior) -> None:
+    gamma = control(rate=0.1)
+    field, x = ready(ASD(7.5, gamma, bent()), prior), sample(prior, 0.8)
+    field(x)
+    field.diagnostics(x)
+    assert gamma.log1p.item() == pytest.approx(math.log(0.5), abs=1e-6)
+    field.loss(x)
+    assert gamma.log1p.item() == pytest.approx(math.log(0.5) - 0.1 * math.log(2), abs=1e-6)
+    field.diagnostics(x)
+    assert field.diagnostics(x)["gamma"] == pytest.approx(0.5 * 0.5**0.1 - 1, abs=1e-6)
+
+
+def test_control_does_not_learn_by_gradient(prior: GaussianPrior) -> None:
+    field = ready(ASD(7.5, control(), bent()), prior)
+    assert len(list(field.parameters())) == 2 and not field.second.field.gamma.log1p.requires_grad
+
+
+@pytest.mark.parametrize("spread", [0.25, 0.5])
+@pytest.mark.parametrize("zero", [0, 0.0])
+def test_control_measures_its_target_on_the_prior(spread: float, zero: float) -> None:
+    """A value of the samples is N(mu, s^2), so the deviation over a sample is s."""
+    prior = GaussianPrior({"y": 1.0}, 0.0, spread)
+    gamma = SaturationControl(target=zero, steps=250)
+    Discriminator(bent(), gamma, text="y").setup(prior)
+    assert gamma.held.item() == pytest.approx(spread, rel=0.05)
+
+
+def test_control_measures_the_prompt_and_not_the_null_condition() -> None:
+    prior = GaussianPrior({"y": 1.0}, 0.0, 0.25, 2.0)
+    gamma = SaturationControl(steps=250)
+    Discriminator(bent(), gamma, text="y").setup(prior)
+    assert gamma.held.item() == pytest.approx(0.25, rel=0.05)
+
+
+def test_control_measures_channels_that_differ() -> None:
+    """Of three channels at -1, 0 and 1 the deviation over a sample is the root of s^2 + 2/3."""
+    gamma = SaturationControl(samples=32)
+    gamma.setup(GaussianPrior({"y": [-1.0, 0.0, 1.0]}, 0.0, 0.25), Y)
+    assert gamma.held.item() == pytest.approx((0.25**2 + 2 / 3) ** 0.5, rel=0.05)
+
+
+def test_control_keeps_a_target_that_is_given(prior: GaussianPrior) -> None:
+    for target in (2, 2.0):
+        gamma = SaturationControl(target=target)
+        gamma.setup(prior, Y)
+        assert gamma.held.item() == 2.0 and gamma.held.dtype == torch.float32
+
+
+def test_control_measures_the_same_in_every_run() -> None:
+    held = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before, gamma = torch.random.get_rng_state(), SaturationControl()
+        gamma.setup(GaussianPrior({"y": 1.0}), Y)
+        held.append(gamma.held.item())
+        assert torch.equal(before, torch.random.get_rng_state())
+    assert held[0] == held[1]
+
+
+def test_control_is_part_of_a_checkpoint(prior: GaussianPrior) -> None:
+    field = ready(ASD(7.5, control(), bent()), prior)
+    field.loss(sample(prior, 0.8))
+    state = field.state_dict()
+    other = ready(ASD(7.5, control(0.5, 0.9), bent(9)), prior)
+    other.load_state_dict(state)
+    assert torch.equal(other.second.field.gamma.log1p, field.second.field.gamma.log1p)
+    assert torch.equal(other.second.field.gamma.held, field.second.field.gamma.held)
+    early = SaturationControl()
+    early.load_state_dict({key.split("gamma.")[1]: v for key, v in state.items() if "gamma." in key})
+    early.setup(FiniteSetPrior(), Y)  # which has no samples to measure
+    assert early.held.item() == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Alpha2(-1.0), "Alpha2's gamma must be above -1; got -1.0"),
+        (lambda: TargetScale(1.0), "target must be above 1; got 1.0"),
+        (lambda: TargetScale(Ramp(4.0, 0.5, 3)), "target must be above 1; got 0.5"),
+        (lambda: SaturationControl(lowest=-1.0), "SaturationControl needs"),
+        (lambda: SaturationControl(start=-0.95), "SaturationControl needs"),
+        (lambda: SaturationControl(start=4.0), "SaturationControl needs"),
+        (lambda: SaturationControl(target=-1.0), "SaturationControl needs"),
+        (lambda: SaturationControl(rate=0.0), "SaturationControl needs"),
+        (lambda: SaturationControl(samples=0), "SaturationControl needs"),
+        (lambda: SaturationControl(size=0), "SaturationControl needs"),
+        (lambda: SaturationControl(steps=0), "SaturationControl needs"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_target_scale_needs_guidance(prior: GaussianPrior) -> None:
+    with pytest.raises(ValueError, match="needs a CFG scale above 1; got 1.0"):
+        ready(ASD(1.0, TargetScale(), bent()), prior).loss(draw(prior))

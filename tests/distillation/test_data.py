@@ -1,0 +1,166 @@
+"""Cameras: stratified, stateless, within their ranges; and views to judge by that training does not take."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from support.gaussians import save_run
+
+from asdkit.core.ramps import Ramp
+from asdkit.core.randomness import generator_for
+from asdkit.data import Cameras
+from asdkit.distillation import Distillation
+from asdkit.formats import write_splats
+from asdkit.generators.gaussians import Gaussians
+from asdkit.generators.images import Pixels
+from asdkit.lab import GaussianPrior
+from asdkit.methods import SDS
+from asdkit.rendering.cameras import Views
+
+
+def draws(cameras: Cameras, count: int) -> Views:
+    return [cameras.sample(generator_for(0, step, "views")) for step in range(count)]
+
+
+def loader(cameras: Cameras, step: int, rank: int = 0, seed: int = 3) -> Views:
+    module = SimpleNamespace(seed=seed)
+    cameras.trainer = SimpleNamespace(lightning_module=module, global_step=step, global_rank=rank)
+    return next(iter(cameras.train_dataloader()))
+
+
+def test_each_view_has_its_own_sector() -> None:
+    for views in draws(Cameras(views_per_step=4), 200):
+        assert len(views) == 4
+        turns = views.azimuth.sort().values / (2 * math.pi)
+        gaps = torch.cat([turns.diff(), turns[:1] + 1 - turns[-1:]])
+        assert bool((gaps <= 0.5 + 1e-5).all()), "two neighbours are never more than two sectors apart"
+        assert bool(((turns >= 0) & (turns < 1)).all())
+
+
+def test_azimuths_are_uniform_and_elevations_as_asked() -> None:
+    batches = draws(Cameras(views_per_step=4, overhead_share=0.25), 2000)
+    azimuth = torch.cat([views.azimuth for views in batches])
+    elevation = torch.cat([views.elevation for views in batches]).rad2deg()
+    distance = torch.cat([views.distance for views in batches])
+    sectors = (azimuth / (2 * math.pi) * 8).long().bincount(minlength=8) / len(azimuth)
+    assert torch.allclose(sectors, torch.full((8,), 1 / 8), atol=0.015)
+    assert (elevation > 60).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert -10 <= elevation.min() < -8 and 83 < elevation.max() <= 85.001
+    assert torch.corrcoef(torch.stack([azimuth, elevation, distance])).triu(1).abs().max() < 0.04
+    assert 3.2 <= distance.min() < 3.21 and 3.59 < distance.max() <= 3.6
+
+
+def test_the_views_of_a_step_depend_on_seed_step_and_rank_alone() -> None:
+    cameras = Cameras(size=16)
+    endless = iter(cameras_from(cameras, 0))
+    stream = [next(endless) for _ in range(5)]
+    assert torch.equal(loader(cameras, 3).azimuth, stream[3].azimuth)
+    for other in (loader(cameras, 4), loader(cameras, 3, rank=1), loader(cameras, 3, seed=4)):
+        assert not torch.equal(other.azimuth, stream[3].azimuth)
+
+
+def cameras_from(cameras: Cameras, step: int) -> torch.utils.data.DataLoader:
+    cameras.trainer = SimpleNamespace(lightning_module=SimpleNamespace(seed=3), global_step=step, global_rank=0)
+    return cameras.train_dataloader()
+
+
+def test_novel_views_see_all_sides_and_heights() -> None:
+    views = Cameras().novel_views()
+    assert len(views) == 16
+    turns = (views.azimuth / (2 * math.pi)).sort().values
+    assert torch.allclose(turns.diff(), torch.full((15,), 1 / 16), atol=1e-5)
+    heights = views.elevation.rad2deg()
+    assert -10 < heights.min() < 0 and 50 < heights.max() < 60
+    (batch,) = list(Cameras().val_dataloader())
+    assert torch.equal(batch.c2w, views.c2w)
+
+
+def test_the_orbit_has_one_frame_a_batch() -> None:
+    frames = list(Cameras(orbit_views=5, size=16).predict_dataloader())
+    assert [len(frame) for frame in frames] == [1] * 5
+    assert frames[0].azimuth.item() == 0 and frames[0].width == 16
+    assert Cameras(size=16).ring(2, size=32).width == 32
+
+
+def test_numbers_move_with_the_iterations_and_pictures_are_of_their_end() -> None:
+    cameras = Cameras(
+        views_per_step=64, size=Ramp(32, 64, 10), min_elevation_deg=Ramp(10, -10, 10), max_elevation_deg=20.0,
+        overhead_share=Ramp(0.0, 1.0, 0, begin=20), azimuth_range_deg=Ramp(90, 360, 10), fov_deg=Ramp(60, 40, 10),
+        min_distance=Ramp(2.0, 3.2, 10), max_distance=Ramp(2.2, 3.6, 10),
+    )  # fmt: skip
+    facts = {}
+    for step in (0, 5, 10, 20):
+        views = cameras.sample(generator_for(0, step, "views"), step)
+        facts[step] = views
+        fov_deg = 2 * math.degrees(math.atan(views.height / 2 / float(views.K[0, 1, 1])))
+        assert fov_deg == pytest.approx({0: 60, 5: 50}.get(step, 40), abs=1e-3)
+    assert [facts[step].width for step in (0, 5, 10)] == [32, 48, 64]
+    assert Cameras(size=Ramp(32, 64, 16)).sample(generator_for(0, 0, "views"), 5).height == 40  # 42, in steps of 8
+    assert Cameras(size=50).sample(generator_for(0, 0, "views")).height == 50  # one that stands still may be any
+    assert all(((views.azimuth >= 0) & (views.azimuth < 2 * math.pi)).all() for views in facts.values())
+    around = {step: ((views.azimuth.rad2deg() + 180) % 360 - 180).abs().max() for step, views in facts.items()}
+    assert 40 < around[0] <= 45.001 < 100 < around[5] <= 112.51 < 170 < around[10]
+    low = {step: views.elevation.rad2deg().min() for step, views in facts.items()}
+    assert 9.999 <= low[0] < 11 and -0.001 <= low[5] < 2 and -10.001 <= low[10] < -7 and low[20] > 59.9
+    assert facts[0].distance.min() >= 2.0 and facts[0].distance.max() <= 2.2 < facts[5].distance.min() < 2.7
+    novel, around_it = cameras.novel_views(), cameras.ring(3)
+    assert novel.height == around_it.width == 64 and float(novel.distance[0]) == pytest.approx(3.4)
+    assert torch.equal(novel.K[0], cameras.sample(generator_for(0, 10, "views"), 10).K[0])
+    assert float(around_it.distance[0]) == pytest.approx(3.4)
+    cameras.trainer = SimpleNamespace(lightning_module=SimpleNamespace(seed=0), global_step=5, global_rank=0)
+    stream = iter(cameras.train_dataloader())
+    assert torch.equal(next(stream).c2w, facts[5].c2w)
+    assert torch.equal(next(stream).c2w, cameras.sample(generator_for(0, 6, "views"), 6).c2w)
+
+
+def test_an_asset_is_seen_from_the_steps_cameras_before_the_steps_backdrop(tmp_path: Path) -> None:
+    gaussians = Gaussians(count=40, capacity=40, init_opacity=0.8)
+    gaussians.sh.data.normal_()
+    write_splats(tmp_path / "a.ply", gaussians.splats())
+    cameras = Cameras(size=16, asset=str(tmp_path / "a.ply"))
+    module = Distillation("y", GaussianPrior({"y": 1.0}), gaussians, SDS(), random_background=0.5, seed=3)
+    cameras.trainer = SimpleNamespace(lightning_module=module, global_step=4, global_rank=0)
+    module._trainer = cameras.trainer
+    greys = set()
+    for step, shot in zip(range(4, 12), cameras.train_dataloader(), strict=False):
+        assert torch.equal(shot.views.c2w, cameras.sample(generator_for(3, step, "views")).c2w)
+        with torch.no_grad():
+            assert torch.equal(shot.source, gaussians.render(shot.views, module.backdrop(step)).image)
+        assert not shot.source.requires_grad
+        greys.add(float(shot.source[0, 0, 0, 0]))
+        assert torch.is_grad_enabled()
+    assert len(greys) > 2
+    with pytest.raises(ValueError, match="There is no nowhere.ply"):
+        Cameras(asset="nowhere.ply")
+    with pytest.raises(ValueError, match=r"data.asset must be a 3D object, but .* is made of Pixels"):
+        Cameras(asset=str(save_run(tmp_path / "b.ckpt", Pixels())))
+
+
+BAD = [
+    {"azimuth_range_deg": 0.0},
+    {"azimuth_range_deg": 400.0},
+    {"size": Ramp(4, 64, 10)},
+    {"size": Ramp(64, 4, 10)},
+    {"max_distance": Ramp(3.0, 3.6, 10)},
+    {"views_per_step": 0},
+    {"size": 0},
+    {"size": 100_000},
+    {"orbit_views": 0},
+    {"overhead_share": 1.5},
+    {"fov_deg": 180.0},
+    {"min_distance": 0.0},
+    {"min_distance": 4.0},
+    {"max_distance": math.inf},
+    {"min_elevation_deg": -90.0},
+    {"max_elevation_deg": 90.0},
+    {"min_elevation_deg": 70.0},
+    {"orbit_elevation_deg": math.nan},
+]
+
+
+@pytest.mark.parametrize("arguments", BAD, ids=[f"{number} {' '.join(bad)}" for number, bad in enumerate(BAD)])
+def test_numbers_out_of_range_are_refused(arguments: dict) -> None:
+    with pytest.raises(ValueError, match="must"):
+        Cameras(**arguments)

@@ -1,0 +1,160 @@
+"""Two processes on the CPU (gloo) as users start them, and the strategies that are refused."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    ParallelStrategy,
+    SingleDeviceStrategy,
+    StrategyRegistry,
+    XLAStrategy,
+)
+from support.forked import Forked
+from support.two import free_port
+
+from asdkit.commands.main import main
+from asdkit.ranks import Sharded, average_gradients, check_precision, check_strategy, checksums
+
+DUMP = """
+import pytorch_lightning as pl
+import torch
+
+class Dump(pl.Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == trainer.max_steps:
+            facts = {"azimuth": batch.azimuth, "optimizers": [o.state_dict() for o in trainer.optimizers]}
+            torch.save(pl_module.state_dict() | facts, f"rank{trainer.global_rank}.pt")
+"""
+TWO = ("--trainer.devices=2", "--trainer.callbacks=[]", "--snapshots.every=0", "--ranks.check_every=3")
+
+
+def assert_the_same_gaussians(folder: Path) -> None:
+    one, two = (torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert not torch.equal(one.pop("azimuth"), two.pop("azimuth"))
+    assert int(one["generator.alive"].sum()) > 60, "nothing has grown"
+    moments = [
+        [value for state in facts.pop("optimizers") for entry in state["state"].values() for value in entry.values()]
+        for facts in (one, two)
+    ]
+    assert one.keys() == two.keys() and len(moments[0]) == len(moments[1]) > 0
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_fork"])
+def test_two_processes_run_a_recipe_as_it_is(recipe: Path, strategy: str) -> None:
+    """In a process of their own: a fork does not survive OpenMP's threads of earlier tests."""
+    folder = recipe.parent
+    (folder / "dump.py").write_text(DUMP)
+    options = [*TWO, f"--trainer.strategy={strategy}", "--trainer.callbacks+=dump.Dump", "--trust=dump"]
+    command = [sys.executable, "-m", "asdkit", "fit", "--config", str(recipe), "--run.name=two", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_the_same_gaussians(folder)
+    assert (folder / "runs" / "small" / "two" / "report.md").is_file()
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_2", "xla"])
+def test_a_strategy_that_cant_work_is_refused_before_anything_is_made(
+    recipe: Path, strategy: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["fit", "--config", str(recipe), f"--trainer.strategy={strategy}", "--trainer.devices=2"]) == 2
+    assert "can't be used, for it" in capsys.readouterr().err
+    assert not (recipe.parent / "runs").exists()
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed", "bf16-true", "16-true", "64-true"])
+def test_another_precision_is_refused(recipe: Path, precision: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["fit", "--config", str(recipe), f"--trainer.precision={precision}"]) == 2
+    assert "must stay 32-true" in capsys.readouterr().err
+    assert not (recipe.parent / "runs").exists()
+
+
+def test_which_strategies_and_precisions_are_refused_and_why() -> None:
+    for allowed in (SingleDeviceStrategy, DDPStrategy, Sharded, StrategyRegistry["model_parallel"]["strategy"]):
+        check_strategy(allowed)
+    reasons = {
+        DeepSpeedStrategy: "one optimiser",
+        FSDPStrategy: "flat",
+        ModelParallelStrategy: "folders",
+        XLAStrategy: "does not reduce",
+    }
+    for refused, reason in reasons.items():
+        with pytest.raises(ValueError, match=f"{refused.__name__} can't be used, .*{reason}.* --trainer.strategy=ddp"):
+            check_strategy(refused)
+
+    class Own(ParallelStrategy):
+        pass
+
+    with pytest.raises(ValueError, match="Own can't be used, for it is not known to average"):
+        check_strategy(Own)
+    for precision in (None, 32, "32", "32-true"):
+        check_precision(precision)
+
+
+def test_a_module_from_python_refuses_too_before_the_prior_is_loaded(tmp_path: Path) -> None:
+    import pytorch_lightning as pl
+
+    from asdkit.data import Canvas
+    from asdkit.distillation import Distillation
+    from asdkit.generators.images import Pixels
+    from asdkit.methods import SDS
+    from asdkit.priors.pretrained import Pretrained
+
+    module = Distillation("a red cube", Pretrained("/nowhere"), Pixels(), SDS())
+    trainer = pl.Trainer(accelerator="cpu", devices=1, precision="bf16-mixed", logger=False, default_root_dir=tmp_path)
+    with pytest.raises(ValueError, match="must stay 32-true"):
+        trainer.fit(module, Canvas())
+    trainer = pl.Trainer(accelerator="cpu", devices=1, strategy=ModelParallelStrategy(), logger=False)
+    module._trainer, trainer.strategy._lightning_module = trainer, module
+    with pytest.raises(ValueError, match="ModelParallelStrategy can't be used"):
+        module.setup("fit")
+
+
+def test_checksums_see_every_bit_and_its_place() -> None:
+    values = torch.arange(3 * 2**20, dtype=torch.float32)
+    state = {"a": values, "none": torch.zeros(0), "mask": torch.tensor([True, False]), "flag": torch.tensor(3)}
+    names, sums = checksums(state)
+    assert names == ["a", "mask", "flag"] and sums.dtype == torch.int64
+    for place in (0, 1, 2**20, 3 * 2**20 - 1):
+        changed = values.clone()
+        changed[place] = changed[place].nextafter(torch.tensor(-1.0))
+        assert checksums({"a": changed})[1][0] != sums[0]
+    blocks = values.view(3, -1)
+    for permuted in (values.flip(0), blocks[[1, 0, 2]].flatten()):
+        assert checksums({"a": permuted})[1][0] != sums[0]
+    assert checksums({"mask": torch.tensor([False, True])})[1][0] != sums[1]
+    for dtype in (torch.float16, torch.float64, torch.uint8):
+        assert checksums({"a": torch.ones(4, dtype=dtype)})[1] != checksums({"a": torch.zeros(4, dtype=dtype)})[1]
+    assert checksums({"a": values[::2]})[1] == checksums({"a": values[::2].contiguous()})[1]
+
+
+def test_one_process_averages_nothing() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    average_gradients(torch.optim.SGD([weight]), 1)
+    assert weight.grad is None
+
+
+def test_two_processes_average_what_either_has_and_leave_alone_what_none_has(tmp_path: Path) -> None:
+    def average(rank: int) -> int:
+        torch.distributed.init_process_group("gloo", f"file://{tmp_path}/meet", rank=rank, world_size=2)
+        both, one, none = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+        both.grad = torch.tensor([1.0, 2.0]) * (1 + 2 * rank)
+        one.grad = torch.tensor([4.0, 6.0]) if rank else None
+        average_gradients(torch.optim.SGD([both, one, none]), 2)
+        assert both.grad.tolist() == [2.0, 4.0] and one.grad.tolist() == [2.0, 3.0] and none.grad is None
+        return 0
+
+    children = [Forked(partial(average, rank), tmp_path / f"{rank}.log") for rank in (0, 1)]
+    assert [child.wait() for child in children] == [0, 0], [child.text() for child in children]

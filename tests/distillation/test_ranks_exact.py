@@ -1,0 +1,269 @@
+"""Two processes against one that sees both their cameras, noise levels and noises at once."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from support.two import Exact, fit, furthest, learned, on_two_ranks
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from asdkit import distillation
+from asdkit.core.randomness import generator_for
+from asdkit.data import Cameras, Canvas
+from asdkit.discriminators.adapters import LoRA, UNetCopy
+from asdkit.discriminators.base import Adapter
+from asdkit.generators.base import Generator, Render, Saturate
+from asdkit.generators.density_control import MCMC, Density, Threshold
+from asdkit.generators.gaussians import Gaussians
+from asdkit.generators.images import Pixels
+from asdkit.generators.nerf import NeRF
+from asdkit.generators.nerf_encodings import Voxels
+from asdkit.methods import ASD
+from asdkit.priors.pretrained import Pretrained
+from asdkit.ranks import average_gradients
+from asdkit.rendering.cameras import Batch, Views, joined
+from asdkit.run.rank_agreement import RankAgreement
+from asdkit.scores.prior import Noised
+
+SEED = 3
+
+
+class Together(Exact):
+    """Draws what two ranks draw, one after the other, and takes both for one batch."""
+
+    def training_step(self, batch: Views | Batch, batch_idx: int) -> dict[str, Tensor]:
+        if isinstance(batch, Views):
+            cameras, step = self.trainer.datamodule, self.global_step
+            batch = joined([cameras.sample(generator_for(SEED, step, "views", rank), step) for rank in (0, 1)])
+        return super().training_step(batch, batch_idx)
+
+    def backdrop(self, step: int) -> Tensor:
+        colours = []
+        for rank in (0, 1):
+            grey = torch.rand(2, generator=generator_for(SEED, step, "background", rank))
+            level = 0.5 + 0.5 * grey[1] if grey[0] < self.random_background else torch.tensor(self.background)
+            colours.append(level.expand(2, 3))
+        return torch.cat(colours)
+
+    def draw(self, x0: Tensor, shot: Batch, step: int, purpose: str, rows: slice = slice(0, None)) -> Noised:
+        t, eps = [], []
+        for half, rank in zip(x0.chunk(2), (0, 1), strict=True):
+            random = generator_for(SEED, step, purpose, rank)
+            t.append(self.timesteps.draw(len(half), step, len(self.prior.schedule), random))
+            eps.append(torch.randn(half.shape, generator=random))
+        return self.prior.draw(x0, torch.cat(t), torch.cat(eps), shot.views, step=step)
+
+
+class BothPixels(Pixels):
+    def render(self, views: Views | None, background: Tensor | None = None) -> Render:
+        images = Saturate.apply(self.pixels.repeat(2, 1, 1, 1))
+        return Render(images, torch.ones_like(images[:, :1]), torch.zeros_like(images[:, :1]))
+
+
+def gaussians(together: bool, density: Density | None = None) -> Generator:
+    """Anisotropic: else gradients of rotations would be rounding noise, which Adam makes as large as any other."""
+    density = density or Threshold(gradient=1e-7, reset_rounds=2)
+    made = Gaussians(
+        count=40, capacity=120, init_opacity=0.5, densify_every=2, densify_from=2, density=density, sh_degree=1
+    )
+    random = torch.Generator().manual_seed(7)
+    for parameter in made.in_order():
+        parameter.data += 0.2 * torch.randn(parameter.shape, generator=random)
+    return made
+
+
+def gaussians_by_chance(together: bool) -> Generator:
+    return gaussians(together, MCMC(growth=0.2))
+
+
+def nerf(together: bool) -> Generator:
+    return NeRF(Voxels(resolutions=(4, 8)), samples=8, importance=4, hidden=8, occupancy_every=2, z_variance_weight=0.1)
+
+
+def pixels(together: bool) -> Generator:
+    return (BothPixels if together else Pixels)(init="noise", count=2, size=16)
+
+
+KINDS = {"gaussians": gaussians, "mcmc": gaussians_by_chance, "nerf": nerf, "pixels": pixels}
+
+
+def run(
+    prior: Path,
+    kind: str,
+    strategy: str = "",
+    fits: dict | None = None,
+    save: Path | None = None,
+    adapter: Adapter | None = None,
+    **options: Any,
+) -> dict[str, Tensor]:
+    """Six iterations, as one of two ranks or, without a strategy, as both in one process; `fits` are fit's options."""
+    generator = KINDS[kind](not strategy)
+    guidance = ASD(adapter=adapter or LoRA(rank=2, targets=("to_q", "to_v", "conv1")), scale=3.0, gamma=-0.5)
+    words = {"prompt": "a red cube", "prior": Pretrained(str(prior)), "random_background": 0.5, "seed": SEED}
+    module = (Exact if strategy else Together)(generator=generator, guidance=guidance, **words, **options)
+    data = Canvas() if kind == "pixels" else Cameras(views_per_step=2, size=16)
+    trainer = fit(module, data, strategy, **fits or {})
+    if save:
+        trainer.save_checkpoint(save)
+    return learned(trainer)
+
+
+def both(prior: Path, folder: Path, kind: str, strategy: str = "ddp", **options: Any) -> list[dict[str, Tensor]]:
+    return on_two_ranks(lambda rank: run(prior, kind, strategy, **options), folder)
+
+
+CASES = [(kind, {"discriminator_steps": steps}) for kind in ("gaussians", "nerf", "pixels") for steps in (1, 2)]
+CASES += [("mcmc", {}), ("pixels", {"share_noise": False})]
+CASES += [(kind, {"discriminator_every": 2}) for kind in ("gaussians", "nerf", "pixels")]
+CASES += [(kind, {"chunk": 1}) for kind in ("gaussians", "nerf")]
+
+
+@pytest.mark.parametrize(("kind", "options"), CASES)
+def test_two_ranks_are_one_process_with_both_batches(
+    tiny_folder: Path, tmp_path: Path, kind: str, options: dict
+) -> None:
+    first, second = both(tiny_folder, tmp_path, kind, **options)
+    assert isinstance(first, dict), first
+    alone = run(tiny_folder, kind, **options | {"chunk": 0})
+    difference, where = furthest(first, alone)
+    assert difference < 1e-6, where
+    assert furthest(first, second)[0] == 0
+    if "generator.alive" in first:
+        assert int(first["generator.alive"].sum()) > 40, "nothing has grown"
+
+
+class Weigh(pl.Callback):
+    """Looks what of the prior's network a rank holds between two steps: half, and phi whole."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+        for prior in pl_module.priors:
+            named = dict(prior.network.named_parameters())
+            phi = {name for name in named if "lora_" in name}
+            assert bool(phi) == (prior is pl_module.priors[-1]), "phi is in the last of them"
+            assert not any(isinstance(named[name], DTensor) for name in phi)
+            spread = [named[name] for name in named.keys() - phi]
+            whole = [name for name in named.keys() - phi if not isinstance(named[name], DTensor)]
+            assert not whole, whole
+            assert sum(p.to_local().numel() for p in spread) < 0.55 * sum(p.numel() for p in spread)
+
+
+@pytest.mark.parametrize("kind", ["gaussians", "pixels"])
+def test_a_spread_prior_is_the_whole_one(tiny_folder: Path, tmp_path: Path, kind: str) -> None:
+    first, second = both(tiny_folder, tmp_path, kind, "model_parallel", fits={"callbacks": [Weigh()]})
+    assert isinstance(first, dict), first
+    difference, where = furthest(first, run(tiny_folder, kind))
+    assert difference < 1e-6, where
+    assert furthest(first, second)[0] == 0
+
+
+def test_a_spread_model_that_phi_adapts_beside_the_prior(tiny_folder: Path, tmp_path: Path) -> None:
+    def adapter() -> LoRA:
+        return LoRA(rank=2, targets=("to_q", "to_v"), prior=Pretrained(str(tiny_folder), checkpointing=True))
+
+    options = {"fits": {"callbacks": [Weigh()]}, "adapter": adapter()}
+    first, second = both(tiny_folder, tmp_path, "pixels", "model_parallel", **options)
+    assert isinstance(first, dict), first
+    difference, where = furthest(first, run(tiny_folder, "pixels", adapter=adapter()))
+    assert difference < 1e-6, where
+    assert furthest(first, second)[0] == 0
+
+
+@pytest.mark.parametrize("halves", [("model_parallel", ""), ("", "model_parallel"), ("model_parallel", "ddp")])
+def test_a_checkpoint_is_the_same_under_every_strategy(
+    tiny_folder: Path, tmp_path: Path, halves: tuple[str, str]
+) -> None:
+    file = tmp_path / "half.ckpt"
+
+    def part(strategy: str, **options: Any) -> dict[str, Tensor]:
+        if strategy:
+            return both(tiny_folder, tmp_path, "gaussians", strategy, **options)[0]
+        return run(tiny_folder, "gaussians", **options)
+
+    part(halves[0], fits={"steps": 3}, save=file)
+    saved = torch.load(file, weights_only=True)
+    assert saved["global_step"] == 3 and not [name for name in saved["state_dict"] if name.startswith("prior.")]
+    whole, resumed = part(""), part(halves[1], fits={"start": file})
+    assert isinstance(resumed, dict), resumed
+    difference, where = furthest(whole, resumed)
+    assert difference < 1e-6, where
+
+
+def test_a_whole_copy_of_a_spread_network_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    for report in both(tiny_folder, tmp_path, "pixels", "model_parallel", adapter=UNetCopy()):
+        assert "ValueError: UNetCopy can't be used with model_parallel" in report
+
+
+def test_a_broken_average_is_seen(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The discriminator's gradients are left as they are."""
+
+    def only_the_generator(optimizer: Any, world_size: int) -> None:
+        if optimizer.param_groups[0].get("name"):
+            average_gradients(optimizer, world_size)
+
+    monkeypatch.setattr(distillation, "average_gradients", only_the_generator)
+    first, second = both(tiny_folder, tmp_path, "pixels")
+    assert furthest(first, run(tiny_folder, "pixels"))[0] > 1e-4
+    assert furthest(first, second)[0] > 1e-4
+    for report in both(tiny_folder, tmp_path, "pixels", fits={"callbacks": [RankAgreement(check_every=2)]}):
+        assert "RanksDiffer: After 2 iterations the ranks no longer agree on guidance." in report
+
+
+def test_a_rank_that_sees_nothing_adds_zeros(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gradients(blind: int) -> dict[str, Tensor]:
+        def occupied(self: NeRF, points: Tensor) -> Tensor:
+            return torch.full((len(points),), int(os.environ["RANK"]) != blind)
+
+        monkeypatch.setattr(NeRF, "_occupied", occupied)
+        first, second = both(tiny_folder, tmp_path, "nerf", fits={"steps": 1})
+        assert isinstance(first, dict), first
+        assert furthest(first, second)[0] == 0
+        return {name: value for name, value in first.items() if name.endswith("/exp_avg") and "er 0/" in name}
+
+    seen_by_0, seen_by_1, seen = gradients(1), gradients(0), gradients(2)
+    assert min(float(sum(value.abs().sum() for value in part.values())) for part in (seen_by_0, seen_by_1)) > 0
+    for name, value in seen.items():
+        assert torch.allclose(seen_by_0[name] + seen_by_1[name], value, atol=1e-12)
+
+
+class Nudge(pl.Callback):
+    """Changes one bit of one value on rank 1."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+        if trainer.global_step == 3 and trainer.global_rank == 1:
+            means = pl_module.generator.means.data
+            means[3, 1] = means[3, 1].nextafter(torch.tensor(9.0).to(means))
+
+
+class Stop(pl.Callback):
+    """Fails on rank 1."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+        if trainer.global_step == 2 and trainer.global_rank == 1:
+            raise RuntimeError("rank 1 has stopped")
+
+
+def test_one_bit_on_one_rank_is_seen_by_all(tiny_folder: Path, tmp_path: Path) -> None:
+    fits = {"callbacks": [Nudge(), RankAgreement(check_every=1)]}
+    for report in both(tiny_folder, tmp_path, "gaussians", fits=fits):
+        assert "RanksDiffer: After 3 iterations the ranks no longer agree on generator.means and 0 other" in report
+
+
+def test_a_mask_is_compared_too(tiny_folder: Path, tmp_path: Path) -> None:
+    class Kill(Nudge):
+        def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            pl_module.generator.alive[trainer.global_rank] = False
+
+    for report in both(tiny_folder, tmp_path, "gaussians", fits={"callbacks": [Kill(), RankAgreement(check_every=4)]}):
+        assert "RanksDiffer: After 0 iterations the ranks no longer agree on generator.alive" in report
+
+
+def test_nobody_waits_for_a_rank_that_has_stopped(tiny_folder: Path, tmp_path: Path) -> None:
+    first, second = both(tiny_folder, tmp_path, "pixels", fits={"callbacks": [Stop(), RankAgreement(check_every=1)]})
+    assert "rank 1 has stopped" in second
+    assert "Traceback" in first and "RanksDiffer" not in first

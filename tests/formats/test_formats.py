@@ -1,0 +1,245 @@
+"""Files of Gaussians, read by other people's programs; and Gaussians in a turned world."""
+
+import gzip
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.splat_tools import FLIP, SH_0, drawn, near, near_quats, opacities, splat_transform, splats
+
+from asdkit.formats import SUFFIXES, ply, read_splats, write_splats
+from asdkit.formats.ply import Splats
+from asdkit.formats.spz import read_spz
+from asdkit.rendering.cameras import ring
+
+# y and z change sign from SPZ's axes to PLY's; odd harmonics do: y z x | xy yz zz xz xx-yy | y xyz y z x z x
+PARITY = np.array([1, -1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1])
+# Half a step of each format, for values inside its range:
+BYTE = 0.5 / 255
+SPLAT_QUAT = 1 / 128  # half a step, or a whole one at +1, which has no byte of its own
+SPZ_COLOR = BYTE / 0.15
+SPZ_SCALE = 0.5 / 16
+SPZ_SH = 0.5 / 128
+# of the components that SPZ stores; the largest moves with them by at most sum(|q_i| / |q_L| * step) < 3 steps
+SPZ_QUAT = 3.1 * 0.5 / (511 * math.sqrt(2))
+
+
+def spz_bits(gaussians: Splats) -> int:
+    """The finest grid whose 24-bit numbers reach the furthest position."""
+    return int(math.floor(math.log2(((1 << 23) - 0.5) / np.abs(gaussians.means).max())))
+
+
+def equal(read: Splats, written: Splats) -> None:
+    for one, other in zip(read, written, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == np.float32
+
+
+# --- PLY ---
+
+
+@pytest.mark.parametrize("degree", range(4))
+def test_ply_is_exact_in_gsply(tmp_path: Path, degree: int) -> None:
+    gsply = pytest.importorskip("gsply")
+    original = splats(degree=degree)
+    write_splats(tmp_path / "a.ply", original)
+    equal(read_splats(tmp_path / "a.ply"), original)
+    read = gsply.plyread(tmp_path / "a.ply")
+    higher = read.shN if degree else np.zeros((40, 0, 3), np.float32)
+    sh = np.concatenate([read.sh0[:, None], higher], axis=1)
+    equal(Splats(read.means, read.quats, read.scales, read.opacities, sh), original)
+
+
+# --- .splat ---
+
+
+def test_splat_bytes_by_a_slow_loop(tmp_path: Path) -> None:
+    original = splats(degree=2)
+    original.sh[:, 0] *= 8  # so that colours are clipped at both ends
+    records = []
+    for mean, quat, log_scales, logit, sh in zip(*original, strict=True):
+        scales, opacity = [math.exp(value) for value in log_scales], 1 / (1 + math.exp(-logit))
+        color = [min(max(round(255 * (0.5 + SH_0 * float(value))), 0), 255) for value in sh[0]]
+        norm = math.sqrt(sum(float(value) ** 2 for value in quat))
+        rotation = [min(round(128 + 128 * float(value) / norm), 255) for value in quat]
+        record = struct.pack("<6f8B", *mean, *scales, *color, round(255 * opacity), *rotation)
+        records.append((math.prod(scales) * opacity, record))
+    records.sort(key=lambda pair: -pair[0])
+    write_splats(tmp_path / "a.splat", original)
+    assert (tmp_path / "a.splat").read_bytes() == b"".join(record for _, record in records)
+
+
+def test_splat_keeps_the_order_of_equals(tmp_path: Path) -> None:
+    original = splats(count=99, degree=0)
+    original.log_scales[:], original.opacity_logits[:] = -3, np.arange(99) % 3
+    write_splats(tmp_path / "a.splat", original)
+    np.testing.assert_array_equal(
+        read_splats(tmp_path / "a.splat").means, np.concatenate([original.means[first::3] for first in (2, 1, 0)])
+    )
+
+
+def test_splat_is_read_by_us_and_by_splat_transform(tmp_path: Path) -> None:
+    original = splats(degree=1)
+    write_splats(tmp_path / "a.splat", original)
+    order = np.argsort(-np.exp(original.log_scales.sum(1)) * opacities(original))
+    means, quats, log_scales, _, sh = (array[order] for array in original)
+    ours = read_splats(tmp_path / "a.splat")
+    splat_transform(tmp_path / "a.splat", tmp_path / "b.ply")
+    theirs = ply.read_splats(tmp_path / "b.ply")
+    for read in (ours, theirs):
+        np.testing.assert_array_equal(read.means, means)
+        near(read.log_scales, log_scales, 0)
+        near(opacities(read), opacities(original)[order], BYTE)
+        near(SH_0 * read.sh, SH_0 * sh[:, :1], BYTE)
+    near(ours.sh, theirs.sh, 0)
+    near(ours.opacity_logits, theirs.opacity_logits, 0)
+    np.testing.assert_array_equal(128 * ours.quats, np.rint(128 * ours.quats))
+    near_quats(ours.quats, quats, 2 * SPLAT_QUAT)  # twice, as rounding also changes the norm
+    near_quats(theirs.quats, quats, 3 * SPLAT_QUAT)  # its zero is at 127.5 instead of 128
+
+
+# --- SPZ ---
+
+
+@pytest.mark.parametrize("degree", range(4))
+def test_spz_is_read_by_gsply(tmp_path: Path, degree: int) -> None:
+    gsply = pytest.importorskip("gsply")
+    original = splats(degree=degree)
+    write_splats(tmp_path / "a.spz", original)
+    read = gsply.read_spz(tmp_path / "a.spz")
+    near(read.means * FLIP, original.means, 0.5 ** spz_bits(original) / 2)
+    near_quats(read.quats * [1, *FLIP], original.quats, SPZ_QUAT)
+    near(read.scales, original.log_scales, SPZ_SCALE)
+    near(1 / (1 + np.exp(-read.opacities)), opacities(original), BYTE)
+    near(read.sh0, original.sh[:, 0], SPZ_COLOR)
+    if degree:
+        near(read.shN * PARITY[1 : (degree + 1) ** 2, None], original.sh[:, 1:], SPZ_SH)
+
+
+def test_spz_has_the_bytes_of_gsply(tmp_path: Path) -> None:
+    gsply = pytest.importorskip("gsply")
+    original = splats()
+    write_splats(tmp_path / "a.spz", original)
+    sh = original.sh * PARITY[:, None].astype(np.float32)
+    data = gsply.GSData.from_arrays(
+        means=original.means * FLIP.astype(np.float32), scales=original.log_scales,
+        quats=original.quats * np.float32([1, *FLIP]), opacities=original.opacity_logits,
+        sh0=sh[:, 0], shN=sh[:, 1:], format="ply",
+    )  # fmt: skip
+    gsply.write_spz(tmp_path / "b.spz", data, version=3, fractional_bits=spz_bits(original))
+    assert gzip.decompress((tmp_path / "a.spz").read_bytes()) == gzip.decompress((tmp_path / "b.spz").read_bytes())
+
+
+@pytest.mark.parametrize("degree", [0, 3])
+def test_spz_is_read_by_splat_transform(tmp_path: Path, degree: int) -> None:
+    original = splats(degree=degree)
+    write_splats(tmp_path / "a.spz", original)
+    splat_transform(tmp_path / "a.spz", tmp_path / "b.ply")
+    ours, theirs = read_splats(tmp_path / "a.spz"), ply.read_splats(tmp_path / "b.ply")
+    near(theirs.means, original.means, 0.5 ** spz_bits(original) / 2)
+    near_quats(theirs.quats, original.quats, SPZ_QUAT)
+    near(theirs.sh[:, 1:], original.sh[:, 1:], SPZ_SH)
+    for one, other in zip(ours, theirs, strict=True):
+        near(one, other, 3e-7)
+
+
+def test_spz_of_others_is_read(tmp_path: Path) -> None:
+    original = splats()
+    write_splats(tmp_path / "a.ply", original)
+    splat_transform("--spz-version", 3, tmp_path / "a.ply", tmp_path / "a.spz")
+    read = read_splats(tmp_path / "a.spz")
+    near(read.means, original.means, 0.5**12 / 2)
+    near_quats(read.quats, original.quats, SPZ_QUAT)
+    near(read.log_scales, original.log_scales, SPZ_SCALE)
+    near(opacities(read), opacities(original), BYTE)
+    near(read.sh[:, 0], original.sh[:, 0], SPZ_COLOR)
+    near(read.sh[:, 1:4], original.sh[:, 1:4], (8 / 2 + 0.5) / 128)  # it keeps 5 bits of degree 1, 4 of the others
+    near(read.sh[:, 4:], original.sh[:, 4:], (16 / 2 + 0.5) / 128)
+
+
+def test_spz_of_version_2_is_read(tmp_path: Path) -> None:
+    """One Gaussian by hand: the first three components of the quaternion are bytes around 127.5, and w follows."""
+    position = b"".join(number.to_bytes(3, "little", signed=True) for number in (1 << 8, -(3 << 7), 5))
+    body = (
+        position + bytes([51, 204, 0, 255, 16, 160, 200, 127, 64, 191]) + bytes([128, 192, 0, 64, 128, 128, 0, 1, 255])
+    )
+    path = tmp_path / "a.spz"
+    path.write_bytes(gzip.compress(struct.pack("<4sIIBBBB", b"NGSP", 2, 1, 1, 8, 1, 0) + body))
+    read = read_splats(path)
+    near(read.means, [[1, 1.5, -5 / 256]], 0)
+    x, y, z = 127 / 127.5 - 1, 64 / 127.5 - 1, 191 / 127.5 - 1
+    near(read.quats, [[math.sqrt(1 - x * x - y * y - z * z), x, -y, -z]], 0)
+    near(read.log_scales, [[-9, 0, 2.5]], 0)
+    half_turn = body[:-12] + bytes([255, 0, 127]) + body[-9:]
+    path.write_bytes(gzip.compress(struct.pack("<4sIIBBBB", b"NGSP", 2, 1, 1, 8, 1, 0) + half_turn))
+    near(read_splats(path).quats, [[0, 1, 1, 0.5 / 127.5]], 0)
+    near(opacities(read), [0.2], 0)
+    near(read.sh[0, 0], [0.3 / 0.15, -0.5 / 0.15, 0.5 / 0.15], 0)
+    near(read.sh[0, 1:], [[0, -0.5, 1], [0.5, 0, 0], [-1, -127 / 128, 127 / 128]], 0)
+
+
+@pytest.mark.parametrize(
+    ("furthest", "bits"),
+    [(0.49, 24), (0.5, 23), (1 - 2**-23, 23), (1 - 2**-24, 22), (1, 22), (2047.9, 12), (2048, 11), (4194303, 1)],
+)
+def test_spz_takes_the_finest_grid_that_fits(tmp_path: Path, furthest: float, bits: int) -> None:
+    original = splats()
+    original.means.clip(-0.4, 0.4, out=original.means)
+    original.means[3, 1] = -furthest
+    write_splats(tmp_path / "a.spz", original)
+    assert gzip.decompress((tmp_path / "a.spz").read_bytes())[13] == bits
+    near(read_splats(tmp_path / "a.spz").means, original.means, 0.5**bits / 2)
+
+
+def test_spz_clips_what_it_cannot_hold(tmp_path: Path) -> None:
+    original = splats(count=2, degree=1)
+    original.log_scales[0] = [-400, 7, 0]
+    original.sh[0, 0], original.sh[0, 2] = [9, -9, 0], [1.5, -1.5, 1]
+    original.opacity_logits[:] = [40, -40]
+    write_splats(tmp_path / "a.spz", original)
+    read = read_splats(tmp_path / "a.spz")
+    near(read.log_scales[0], [-10, 255 / 16 - 10, 0], 0)
+    near(read.sh[0, 0], [0.5 / 0.15, -0.5 / 0.15, 0], SPZ_COLOR)
+    near(read.sh[0, 2], [1, -127 / 128, 1], 0)
+    near(opacities(read), [1, 0], 1e-6)
+
+
+# --- all of them ---
+
+
+@pytest.mark.parametrize(
+    ("name", "degree", "decibels"),
+    [("a.ply", 3, math.inf), ("a.glb", 3, 90), ("a.spz", 3, 45), ("a.spz", 0, 45), ("A.SPLAT", 0, 45)],
+)
+def test_files_look_like_the_gaussians(tmp_path: Path, name: str, degree: int, decibels: float) -> None:
+    """45 decibels: an error of 1.4 of 255 grey levels, where colours and opacities are rounded by half a level."""
+    original, views = splats(count=300, degree=degree), ring(2, size=48)
+    write_splats(tmp_path / "new" / name, original)
+    error = (drawn(read_splats(tmp_path / "new" / name), views) - drawn(original, views)).square().mean().item()
+    assert (-10 * math.log10(error) if error else math.inf) >= decibels
+
+
+def test_opacities_and_scales_at_the_ends_of_float32(tmp_path: Path) -> None:
+    original = splats(count=2, degree=0)
+    original.opacity_logits[:], original.log_scales[0] = [700, -700], [-300, -80, 20]
+    for suffix in (".splat", ".glb"):
+        write_splats(tmp_path / f"a{suffix}", original)
+        read = read_splats(tmp_path / f"a{suffix}")
+        near(opacities(read), [1, 0], 1e-6)
+        near(read.log_scales[0], [np.log(np.finfo(np.float32).tiny), -80, 20], 1e-4)
+
+
+def test_the_suffix_tells_the_format(tmp_path: Path) -> None:
+    assert SUFFIXES == (".ply", ".splat", ".spz", ".glb")
+    write_splats(str(tmp_path / "A.Spz"), splats())
+    equal(read_splats(str(tmp_path / "A.Spz")), read_spz(str(tmp_path / "A.Spz")))
+    for path in (tmp_path / "a.obj", tmp_path / "splat"):
+        with pytest.raises(ValueError, match=r"must end in \.ply, \.splat, \.spz, \.glb"):
+            write_splats(path, splats())
+        with pytest.raises(ValueError, match="must end in"):
+            read_splats(path)
+    for suffix in SUFFIXES:
+        with pytest.raises(FileNotFoundError):
+            read_splats(tmp_path / f"none{suffix}")

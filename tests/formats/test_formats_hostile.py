@@ -1,0 +1,410 @@
+"""Broken and hostile files of Gaussians: one sentence that names the file, at once and without much memory."""
+
+import gzip
+import struct
+import tracemalloc
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.splat_tools import glb_file, glb_parts, splats
+
+from asdkit.formats import SUFFIXES, ply, read_splats, write_splats
+
+MEMORY = 6_000_000  # bytes
+
+
+def refused(path: Path, message: str) -> None:
+    tracemalloc.start()
+    with warnings.catch_warnings(), pytest.raises(ValueError, match=message) as caught:
+        warnings.simplefilter("error")
+        read_splats(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    text = str(caught.value)
+    assert path.name in text and "\n" not in text and text.endswith(".") and len(text) < len(str(path)) + 200
+    assert peak < MEMORY
+
+
+# --- any suffix ---
+
+DIARY = b"Dear diary, today I saw a duck. "
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    "content", [b"", b"\0", DIARY, DIARY * 64, b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4, b"\xff" * 320, bytes(640)]
+)
+def test_other_files(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"other{suffix}"
+    path.write_bytes(content)
+    refused(path, "other")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_files_cut_anywhere(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"cut{suffix}"
+    write_splats(path, splats(count=5, degree=1))
+    whole = path.read_bytes()
+    for length in [*range(0, len(whole), 61), len(whole) - 1]:
+        if suffix != ".splat" or length % 32 or not length:  # whole records are a whole file
+            path.write_bytes(whole[:length])
+            refused(path, "cut")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e31])
+@pytest.mark.parametrize("field", range(5))
+def test_values_that_are_not_finite_are_not_written(tmp_path: Path, suffix: str, value: float, field: int) -> None:
+    path = tmp_path / f"a{suffix}"
+    write_splats(path, splats(degree=1))
+    before = path.read_bytes()
+    broken = splats(degree=1)
+    broken[field].reshape(-1)[4] = value
+    name = ply.Splats._fields[field]
+    with pytest.raises(ValueError, match=rf"a\{suffix} was not written, as it would have a value of '{name}'"):
+        write_splats(path, broken)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_is_no_object_is_not_written(tmp_path: Path, suffix: str) -> None:
+    nobody, still, odd = splats(count=0), splats(), splats()
+    still.quats[7] = 0
+    for broken, message in [
+        (nobody, "no Gaussians"),
+        (still, "a rotation that is zero"),
+        (odd._replace(sh=odd.sh[:, :7]), "7 coefficients"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            write_splats(tmp_path / f"a{suffix}", broken)
+    assert not any(tmp_path.iterdir())
+
+
+# --- PLY ---
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"vertex 5\n", b"vertex -5\n", "cannot be understood"),
+        (b"vertex 5\n", b"vertex 30000000\n", "truncated"),  # 2 GB
+        (b"vertex 5\n", b"vertex 0\n", "no vertices"),
+        (b"scale_2", b"scale_3", "lacks the vertex property 'scale_2'"),
+        (np.float32(0.123).tobytes(), np.float32(np.nan).tobytes(), "'y'"),
+        (np.float32(0.123).tobytes(), np.float32(1e31).tobytes(), "'y'"),
+    ],
+)
+def test_hostile_ply(tmp_path: Path, old: bytes, new: bytes, message: str) -> None:
+    path, gaussians = tmp_path / "a.ply", splats(count=5, degree=0)
+    gaussians.means[3, 1] = 0.123
+    write_splats(path, gaussians)
+    content = path.read_bytes()
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new))
+    refused(path, message)
+
+
+# --- .splat ---
+
+
+def record(position: float = 0, scale: float = 0.1, quat: tuple[int, int, int, int] = (255, 128, 128, 128)) -> bytes:
+    return struct.pack("<6f8B", 0, position, 0, 0.1, scale, 0.1, 9, 9, 9, 200, *quat)
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        (record(position=np.nan), "'means'"),
+        (record(position=-np.inf), "'means'"),
+        (record(position=2e30), "'means'"),
+        (record(scale=np.nan), "'log_scales'"),
+        (record(scale=np.inf), "'log_scales'"),
+        (record(scale=2e30), "'log_scales'"),
+        (record(scale=-0.1), "negative scale"),
+        (record(quat=(128, 128, 128, 128)), "unit length"),
+        (record(quat=(255, 255, 128, 128)), "unit length"),
+        (record(quat=(240, 128, 128, 128)), "unit length"),
+        (record() + b"\0", "has 97 bytes, not 32"),
+    ],
+)
+def test_hostile_splat(tmp_path: Path, last: bytes, message: str) -> None:
+    path = tmp_path / "a.splat"
+    path.write_bytes(2 * record() + record(scale=0))
+    assert len(read_splats(path).means) == 3
+    path.write_bytes(2 * record() + last)
+    refused(path, message)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "has 0 bytes, not 32"), (b"1.0 2.0 3.0 0.1 0.2 0.3 1 2 ck. " * 9, "ASCII")]
+)
+def test_text_and_nothing_are_no_splat(tmp_path: Path, content: bytes, message: str) -> None:
+    """The text is chosen well: as numbers it is Gaussians."""
+    path = tmp_path / "a.splat"
+    path.write_bytes(content)
+    refused(path, message)
+
+
+# --- SPZ ---
+
+
+packed = partial(gzip.compress, mtime=0)  # the same bytes, and so the same names of tests, in every process
+
+
+def spz(
+    count: int = 1, magic: bytes = b"NGSP", version: int = 3, degree: int = 0, bits: int = 12, flags: int = 0
+) -> bytes:
+    return struct.pack("<4sIIBBBB", magic, version, count, degree, bits, flags, 0)
+
+
+BODY = bytes(20)  # one Gaussian of degree 0
+MEGABYTES = packed(spz(40_000_000) + bytes(60_000_000))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (packed(spz(magic=b"NGSX") + BODY), "not an SPZ file"),
+        (packed(spz()[:15]), "not an SPZ file"),
+        (packed(b""), "not an SPZ file"),
+        (packed(spz(version=1) + BODY), "version 1"),
+        (packed(spz(version=4) + BODY), "version 4"),
+        (spz(version=4) + BODY, "version 4"),
+        (packed(spz(degree=4) + BODY), "degree 4"),
+        (packed(spz(bits=25) + BODY), "25 fractional bits"),
+        (packed(spz(flags=2) + BODY), "flags 2"),
+        (packed(spz(0)), "no Gaussians"),
+        (packed(spz(2) + BODY), "truncated"),
+        (packed(spz() + BODY[:-1]), "truncated"),
+        (packed(spz() + BODY + b"\0"), "does not hold the 1 Gaussians"),
+        (packed(spz(10_000_000) + BODY), "truncated"),
+        (packed(spz(10_000_001) + BODY), "10000001 Gaussians"),
+        (packed(spz(100_000_000) + BODY), "100000000 Gaussians"),
+        (packed(spz(4_294_967_295) + BODY), "4294967295 Gaussians"),
+        (MEGABYTES, "40000000 Gaussians"),
+        (packed(spz() + bytes(60_000_000)), "does not hold the 1 Gaussians"),
+        (packed(spz() + BODY)[:-8] + bytes(8), "damaged"),
+        (packed(spz() + BODY)[:-1], "truncated"),
+    ],
+)
+def test_hostile_spz(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "a.spz"
+    path.write_bytes(packed(spz() + BODY))
+    assert len(read_splats(path).means) == 1
+    path.write_bytes(packed(spz(bits=24, flags=1) + BODY))
+    assert len(read_splats(path).means) == 1
+    path.write_bytes(content)
+    refused(path, message)
+
+
+def test_spz_refuses_what_it_cannot_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    far = splats()
+    far.means[1, 2] = -4_194_304
+    with pytest.raises(ValueError, match=r"a\.spz was not written: .* 4 million, not 4.19e\+06"):
+        write_splats(tmp_path / "a.spz", far)
+    monkeypatch.setattr("asdkit.formats.spz.COUNT_LIMIT", 39)
+    with pytest.raises(ValueError, match=r"a\.spz was not written: .* at most 39 Gaussians, not 40"):
+        write_splats(tmp_path / "a.spz", splats())
+    assert not any(tmp_path.iterdir())
+
+
+# --- GLB ---
+
+
+def change(*keys: object, to: object) -> Callable[[dict], None]:
+    def apply(scene: dict) -> None:
+        for key in keys[:-1]:
+            scene = scene[key]
+        scene[keys[-1]] = to
+
+    return apply
+
+
+def without(*keys: object) -> Callable[[dict], None]:
+    def apply(scene: dict) -> None:
+        for key in keys[:-1]:
+            scene = scene[key]
+        del scene[keys[-1]]
+
+    return apply
+
+
+NODE = ("nodes", 0)
+PRIMITIVE = ("meshes", 0, "primitives", 0)
+EXTENSION = (*PRIMITIVE, "extensions", "KHR_gaussian_splatting")
+SCALE, SH = "KHR_gaussian_splatting:SCALE", "KHR_gaussian_splatting:SH_DEGREE_1_COEF_1"
+STRUCTURES = [
+    (without("nodes"), "structure"),
+    (without("meshes"), "structure"),
+    (without("accessors"), "structure"),
+    (change("nodes", to=[]), "holds 0"),
+    (change("nodes", to=[{"mesh": 0}, {"mesh": 0}]), "holds 2"),
+    (change("nodes", to={"mesh": 0}), "structure"),
+    (change("nodes", to="mesh"), "holds 0"),
+    (change(*NODE, "mesh", to=-1), "structure"),
+    (change(*NODE, "mesh", to=1), "structure"),
+    (change(*NODE, "mesh", to=False), "structure"),
+    (change(*NODE, "mesh", to=0.0), "structure"),
+    (change(*NODE, "children", to=[0]), "structure"),
+    (change("nodes", to=[{"mesh": 0, "children": [1]}, {"children": [0]}]), "structure"),
+    (change("nodes", to=[{"mesh": 0}, {"children": [[0]]}]), "structure"),
+    (change(*NODE, "rotation", to=[0, 0, 1]), "structure"),
+    (change(*NODE, "rotation", to=["0", 0, 0, 1]), "structure"),
+    (change(*NODE, "rotation", to=[0.5, 0.5, 0.5, 0.4]), "scale all directions alike"),
+    (change(*NODE, "scale", to=[1e-9, 1e-9, 1e-9]), None),
+    (change(*NODE, "translation", to=[0, 1e8, 0]), None),
+    (change(*NODE, "translation", to=[0, float("nan"), 0]), "structure"),
+    (change(*NODE, "translation", to=[0, float("inf"), 0]), "structure"),
+    (change(*NODE, "translation", to=[0, 1e10, 0]), "structure"),
+    (change(*NODE, "translation", to=[0, 10**400, 0]), "structure"),
+    (change(*NODE, "translation", to=[True, 0, 0]), "structure"),
+    (change(*NODE, "scale", to=[1, 1, 1.1]), "scale all directions alike"),
+    (change(*NODE, "scale", to=[-1, 1, 1]), "mirrors"),
+    (change(*NODE, "scale", to=[0, 0, 0]), "mirrors"),
+    (change(*NODE, "matrix", to=[1] * 16), "mirrors"),
+    (change(*NODE, "matrix", to=[1] * 15), "structure"),
+    (without(*EXTENSION), "holds 0"),
+    (change(*EXTENSION, to=[]), "structure"),
+    (change(*EXTENSION, "colorSpace", to="lin_rec709_display"), "'lin_rec709_display'"),
+    (without(*EXTENSION, "colorSpace"), None),
+    (without(*PRIMITIVE, "attributes", SCALE), "lacks the attribute 'KHR_gaussian_splatting:SCALE'"),
+    (without(*PRIMITIVE, "attributes", SH), "lacks the attribute 'KHR_gaussian_splatting:SH_DEGREE_1_COEF_1'"),
+    (without(*PRIMITIVE, "attributes", "POSITION"), "lacks the attribute 'POSITION'"),
+    (without(*PRIMITIVE, "attributes", "COLOR_0"), None),
+    (change(*PRIMITIVE, "attributes", SCALE, to=99), "structure"),
+    (change(*PRIMITIVE, "attributes", SCALE, to=-1), "structure"),
+    (change(*PRIMITIVE, "attributes", SCALE, to=1), "structure"),  # the colours, which are four
+    (change(*PRIMITIVE, "attributes", SH, to=2), "structure"),  # the rotations
+    (change("accessors", 0, "count", to=6), "different lengths"),
+    (change("accessors", 0, "count", to=4), "different lengths"),
+    (change("accessors", 0, "count", to=180_000_000), "truncated"),  # 2 GB
+    (change("accessors", 0, "count", to=10**30), "truncated"),
+    (change("accessors", 0, "count", to=-5), "structure"),
+    (change("accessors", 0, "count", to=5.0), "structure"),
+    (change("accessors", 0, "count", to="5"), "structure"),
+    (change("accessors", 0, "byteOffset", to=10**6), "truncated"),
+    (change("accessors", 0, "byteOffset", to=-12), "structure"),
+    (change("accessors", 0, "componentType", to=5125), "structure"),
+    (change("accessors", 0, "normalized", to=True), None),
+    (lambda scene: [accessor.update(count=0) for accessor in scene["accessors"]], "no Gaussians"),
+    (change("accessors", 0, "sparse", to={"count": 1}), "structure"),
+    (without("accessors", 0, "bufferView"), "structure"),  # as compressed files have it
+    (change("bufferViews", 0, "byteOffset", to=10**6), "truncated"),
+    (change("bufferViews", 0, "byteStride", to=0), "structure"),
+    (change("bufferViews", 0, "byteStride", to=8), "structure"),
+    (change("bufferViews", 0, "byteStride", to=10**9), "truncated"),
+    (change("bufferViews", 0, "buffer", to=1), "structure"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(STRUCTURES)))
+def test_hostile_glb(tmp_path: Path, case: int) -> None:
+    """None stands for changes that make no difference."""
+    edit, message = STRUCTURES[case]
+    path = tmp_path / "a.glb"
+    write_splats(path, splats(count=5, degree=1))
+    scene, blob = glb_parts(path)
+    edit(scene)
+    glb_file(path, scene, blob)
+    if message:
+        refused(path, message)
+    else:
+        assert len(read_splats(path).means) == 5
+
+
+def edited(path: Path, name: str, row: int, values: list[float]) -> None:
+    """Writes five Gaussians, one of whose attributes is replaced in one row."""
+    write_splats(path, splats(count=5, degree=1))
+    scene, blob = glb_parts(path)
+    accessor = scene["accessors"][scene["meshes"][0]["primitives"][0]["attributes"][name]]
+    start = scene["bufferViews"][accessor["bufferView"]]["byteOffset"] + 4 * row * len(values)
+    glb_file(path, scene, blob[:start] + struct.pack(f"<{len(values)}f", *values) + blob[start + 4 * len(values) :])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("POSITION", [0, np.nan, 0], "'means'"),
+        ("POSITION", [0, 0, np.inf], "'means'"),
+        ("KHR_gaussian_splatting:SCALE", [1, -1e-9, 1], "negative scale"),
+        ("KHR_gaussian_splatting:SCALE", [1, np.nan, 1], "'log_scales'"),
+        ("KHR_gaussian_splatting:SCALE", [1, 2e30, 1], "'log_scales'"),
+        ("KHR_gaussian_splatting:OPACITY", [1.0001], "opacity outside"),
+        ("KHR_gaussian_splatting:OPACITY", [-0.0001], "opacity outside"),
+        ("KHR_gaussian_splatting:OPACITY", [np.nan], "'opacity_logits'"),
+        ("KHR_gaussian_splatting:ROTATION", [0, 0, 0, 0], "a rotation that is zero"),
+        ("KHR_gaussian_splatting:ROTATION", [0, np.nan, 0, 1], "'quats'"),
+        (SH, [0, 0, -np.inf], "'sh'"),
+    ],
+)
+def test_hostile_values_in_glb(tmp_path: Path, name: str, values: list[float], message: str) -> None:
+    edited(tmp_path / "a.glb", name, 3, values)
+    refused(tmp_path / "a.glb", message)
+
+
+def test_positions_that_a_node_throws_out_of_range(tmp_path: Path) -> None:
+    edited(tmp_path / "a.glb", "POSITION", 3, [9e29, 0, 0])
+    assert np.isfinite(read_splats(tmp_path / "a.glb").means).all()
+    scene, blob = glb_parts(tmp_path / "a.glb")
+    scene["nodes"][0]["scale"] = [100, 100, 100]
+    refused(glb_file(tmp_path / "b.glb", scene, blob), "'means'")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"{", "cannot be parsed"),
+        (b"[" * 100_000, "cannot be parsed"),
+        (b"\xff\xfe{}", "cannot be parsed"),
+        (b"1" * 10_000, "cannot be parsed"),
+        (b"[]", "structure"),
+        (b"7", "structure"),
+        (b"null", "structure"),
+        (b"{}", "structure"),
+        (b'{"nodes": [7]}', "structure"),
+        (b" " * (1 << 22) + b"{}", "JSON part of 4194308 bytes"),
+    ],
+)
+def test_hostile_json_in_glb(tmp_path: Path, text: bytes, message: str) -> None:
+    path = glb_file(tmp_path / "a.glb", text, bytes(64))
+    tracemalloc.start()  # the last case has the memory of its file
+    with pytest.raises(ValueError, match=message) as caught:
+        read_splats(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "a.glb" in str(caught.value) and peak < MEMORY + 2 * len(text)
+
+
+@pytest.mark.parametrize(
+    ("start", "value", "message"),
+    [
+        (0, b"glTG", "not a GLB"),
+        (4, struct.pack("<I", 1), "not a GLB"),
+        (8, struct.pack("<I", 1 << 31), "truncated"),
+        (12, struct.pack("<I", 1 << 31), "truncated"),
+        (16, b"BIN\0", "not a GLB"),
+    ],
+)
+def test_hostile_heads_of_glb(tmp_path: Path, start: int, value: bytes, message: str) -> None:
+    path = tmp_path / "a.glb"
+    write_splats(path, splats(count=5))
+    content = path.read_bytes()
+    path.write_bytes(content[:start] + value + content[start + len(value) :])
+    refused(path, message)
+
+
+def test_binary_part_of_glb_that_lies(tmp_path: Path) -> None:
+    path = tmp_path / "a.glb"
+    write_splats(path, splats(count=5))
+    content = path.read_bytes()
+    place = content.index(b"BIN\0")
+    for size, kind in [(1 << 31, b"BIN\0"), (len(content) - place - 3, b"BIN\0"), (4, b"BIM\0")]:
+        path.write_bytes(content[: place - 4] + struct.pack("<I4s", size, kind) + content[place + 4 :])
+        refused(path, "no binary part, or a truncated one")
+    head = struct.pack("<4sII", b"glTF", 2, place - 4)
+    path.write_bytes(head + content[12 : place - 4])
+    refused(path, "no binary part")

@@ -1,0 +1,375 @@
+"""The HTML viewer: what the file holds, and what a browser shows of it, against asdkit's own rasteriser."""
+
+import base64
+import hashlib
+import json
+import math
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from asdkit.formats.html import write_html
+from asdkit.formats.ply import Splats
+from asdkit.rendering.cameras import Views, orbit
+from asdkit.rendering.rasterize import rasterize
+
+EVIL = """</title></script><script>document.title = 1</script>"'><img src=x onerror=alert(1)> {{scene}} \\1 &amp; 鴨"""
+CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+def splats(count: int = 300, coefficients: int = 1) -> Splats:
+    """Random Gaussians of all rotations and opacities, with colours beyond [0,1]."""
+    draws = np.random.default_rng(coefficients)
+    sh = np.concatenate(
+        [1.5 * draws.normal(size=(count, 1, 3)), 0.6 * draws.normal(size=(count, coefficients - 1, 3))], 1
+    )
+    values = (
+        0.35 * draws.normal(size=(count, 3)),
+        2 * draws.normal(size=(count, 4)),
+        np.log(0.01 + 0.12 * draws.random((count, 3))),
+        3 * draws.normal(size=count),
+        sh,
+    )
+    return Splats(*(value.astype(np.float32) for value in values))
+
+
+class Page(HTMLParser):
+    """The elements of a page with their attributes and texts."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[list[str]] = []
+        self.open: list[list[str]] = [[]]
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+        self.texts.append([])
+        if tag != "meta":
+            self.open.append(self.texts[-1])
+
+    def handle_endtag(self, tag: str) -> None:
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.open[-1].append(data)
+
+    def all(self, tag: str) -> list[str]:
+        return ["".join(text) for (name, _), text in zip(self.elements, self.texts, strict=True) if name == tag]
+
+
+def test_the_page_asks_for_nothing_and_its_policy_allows_nothing_else(tmp_path: Path) -> None:
+    write_html(tmp_path / "a.html", splats(), "a red duck")
+    page = Page(tmp_path / "a.html")
+    for tag, attributes in page.elements:
+        assert not any(name in ("src", "href", "style") or name.startswith("on") for name in attributes), tag
+    (policy,) = (a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    data, script = page.all("script")
+    (style,) = page.all("style")
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)]
+    assert dict(directive.split(" ", 1) for directive in policy.split("; ")) == {
+        "default-src": "'none'",
+        "script-src": f"'sha256-{hashes[0]}'",
+        "style-src": f"'sha256-{hashes[1]}'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    rest = (
+        (tmp_path / "a.html").read_text(encoding="utf-8").replace(data, "").replace(policy, "")
+    )  # base64 may hold slashes
+    assert not re.search(r"\w+:/|//\S|url\(|@import|import\(|fetch|XMLHttp|WebSocket|Worker", rest)
+    assert "a red duck" in page.all("title") and "300 Gaussians" in "".join(page.all("b") + page.all("p"))
+
+
+def test_a_title_is_text_whatever_it_says(tmp_path: Path) -> None:
+    write_html(tmp_path / "plain.html", splats(2), "duck")
+    write_html(tmp_path / "evil.html", splats(2), EVIL)
+    plain, evil = Page(tmp_path / "plain.html"), Page(tmp_path / "evil.html")
+    assert evil.elements == plain.elements
+    assert evil.all("title") == [EVIL] and evil.all("b")[0].startswith(EVIL)
+    assert evil.all("script") == plain.all("script")
+
+
+@pytest.mark.parametrize("coefficients", [1, 4, 9, 16])
+def test_the_data_are_the_gaussians(tmp_path: Path, coefficients: int) -> None:
+    original = splats(50, coefficients)
+    original.quats[:4] = [[-1, 0, 0, 0], [0, 0, -3, 0], [0, 1, 1, 1], [-1e-3, 1, 0, 0]]
+    original.opacity_logits[:2] = [-200, 200]
+    write_html(tmp_path / "a.html", original, "", (0.25, 0.5, 1.0), -70.0, 40.0, 2.5, 60.0)
+    scene = json.loads(Page(tmp_path / "a.html").all("script")[0])
+    data = base64.b64decode(scene.pop("data"))
+    camera = {"azimuth": -70.0, "elevation": 40.0, "distance": 2.5, "fov": 60.0}
+    assert scene == camera | {"background": [0.25, 0.5, 1.0], "degree": {1: 0, 4: 1, 9: 2, 16: 3}[coefficients]}
+    padding = {1: 0, 4: 14, 9: 0, 16: 6}[coefficients]
+    record = [("xyz", "<f4", 3), ("scales", "<f2", 3), ("rotation", "<f2", 3), ("opacity", "<f2")]
+    record += [("sh", "<f2", (coefficients, 3)), ("padding", "u1", padding)]
+    table = np.frombuffer(data, np.dtype(record))
+    np.testing.assert_array_equal(table["xyz"], original.means)
+    np.testing.assert_allclose(table["scales"], original.log_scales, rtol=2**-11)
+    np.testing.assert_allclose(table["opacity"], torch.from_numpy(original.opacity_logits).sigmoid(), 2**-11, 1e-7)
+    np.testing.assert_allclose(table["sh"], original.sh, rtol=2**-11, atol=1e-7)
+    turned = Rotation.from_quat(original.quats[:, [1, 2, 3, 0]]).inv() * Rotation.from_mrp(table["rotation"])
+    assert turned.magnitude().max() < 0.002
+
+
+def test_three_thousand_gaussians_are_a_small_file(tmp_path: Path) -> None:
+    write_html(tmp_path / "a.html", splats(3000), "a red duck")
+    assert 3000 * 32 < (tmp_path / "a.html").stat().st_size < 150_000
+    assert "3,000 Gaussians" in Page(tmp_path / "a.html").all("p")[0]
+
+
+def test_a_file_is_whole_or_what_it_was(tmp_path: Path) -> None:
+    write_html(tmp_path / "a.html", splats(2), "old")
+    before = (tmp_path / "a.html").read_bytes()
+    with pytest.raises(ValueError):
+        write_html(tmp_path / "a.html", splats(2), "half of a character: \ud800")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
+def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.html"
+    for field in Splats._fields:
+        for value in (np.nan, -np.inf, np.inf):
+            broken = splats(5, 4)
+            getattr(broken, field).reshape(5, -1)[3, -1] = value
+            with pytest.raises(ValueError, match=r"a\.html was not written: some Gaussians .* not finite"):
+                write_html(path, broken, "")
+    for field, value in (("sh", 66000), ("log_scales", -1e5), ("quats", 0)):
+        broken = splats(5)
+        getattr(broken, field)[3] = value
+        with pytest.raises(ValueError, match="some Gaussians"):
+            write_html(path, broken, "")
+    for broken in (splats(0), splats(2, 5)):
+        with pytest.raises(ValueError, match="Gaussians of . coefficients"):
+            write_html(path, broken, "")
+    for name, values in {
+        "background": [(0.0, 1.1, 0.0), (-0.1, 0.0, 0.0), (0.0, 0.0, math.nan)],
+        "azimuth_deg": [math.inf, math.nan],
+        "elevation_deg": [90.1, -91.0, math.nan],
+        "distance": [0.0, -1.0, math.inf, math.nan],
+        "fov_deg": [0.0, 180.0, math.nan],
+    }.items():
+        for value in values:
+            with pytest.raises(ValueError, match=rf"a\.html was not written: {name} is"):
+                write_html(path, splats(2), "", **{name: value})
+    assert list(tmp_path.iterdir()) == []
+
+
+def chromium(folder: Path, address: str, *arguments: str, gl: bool = True) -> str:
+    """Opens a page in a fresh profile, with WebGL by software or without it; returns what is printed."""
+    webgl = (
+        ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"] if gl else ["--disable-3d-apis"]
+    )
+    quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command = [CHROMIUM, "--headless", "--no-sandbox", f"--user-data-dir={folder / 'profile'}", *webgl, *quiet]
+    command += ["--virtual-time-budget=4000", *arguments, address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def screenshot(folder: Path, address: str, width: int, height: int, *arguments: str) -> np.ndarray:
+    """Colours in [0,1] of what the window shows [H,W,3]."""
+    path = folder / "screenshot.png"
+    chromium(folder, address, f"--window-size={width},{height}", f"--screenshot={path}", *arguments)
+    return np.asarray(Image.open(path).convert("RGB")) / 255
+
+
+def camera(azimuth: float, elevation: float, distance: float, fov: float, height: int, width: int) -> Views:
+    angles = (torch.tensor([math.radians(angle)]) for angle in (azimuth, elevation))
+    return orbit(*angles, torch.tensor([distance]), math.radians(fov), height, width)
+
+
+def hard(shown: Splats, views: Views) -> Splats:
+    """Adds what tests each rule, in the axes of the camera."""
+    right, down, forward, eye = views.c2w[0, :3].numpy().T
+    means, scales, logits = shown.means, shown.log_scales, shown.opacity_logits
+    means[0], scales[0], logits[0] = eye - 0.3 * forward, math.log(0.2), 2  # behind the camera
+    means[1], scales[1], logits[1] = eye + 0.009 * forward, math.log(0.1), 2  # nearer than is drawn
+    means[2], scales[2], logits[2] = eye + 0.4 * forward - 0.5 * down, math.log(0.25), 2  # where the slope is clamped
+    logits[3:6] = [-5.6, -5.5, -5.0]  # about 1/255
+    means[6], scales[6], logits[6] = eye + forward - 0.2 * down + 0.2 * right, math.log(0.03), -3  # seen to its edge
+    shown.sh[6, 0] = 80
+    scales[10:2000] = np.log(np.geomspace(0.0005, 0.02, 1990))[:, None]  # less than a pixel, most of them
+    logits[10:2000] = 4
+    return shown
+
+
+@browser
+@pytest.mark.parametrize(
+    ("degree", "azimuth", "elevation", "distance", "fov", "width", "height", "scale"),
+    [
+        (0, 20, 15, 2.2, 50, 600, 400, 1),
+        (1, 130, -30, 1.9, 60, 420, 600, 1),
+        (2, 250, 65, 2.0, 50, 512, 512, 1),
+        (3, -60, 5, 1.7, 60, 320, 300, 2),
+    ],
+)
+def test_a_browser_shows_what_the_rasterizer_draws(
+    tmp_path: Path, degree: int, azimuth: float, elevation: float, distance: float, fov: float, width: int, height: int,
+    scale: int,
+) -> None:  # fmt: skip
+    height, width = scale * height, scale * width
+    narrow = 2 * math.degrees(math.atan(math.tan(math.radians(fov / 2)) * height / min(height, width)))
+    views = camera(azimuth, elevation, distance, narrow, height, width)
+    shown = hard(splats(2300, (degree + 1) ** 2), views)
+    background = (0.1, 0.6, 0.9)
+    address = f"file://{tmp_path}/a.html"
+    if degree % 2:  # the camera from the file, or from the address
+        write_html(tmp_path / "a.html", shown, "", background, azimuth, elevation, distance, fov)
+    else:
+        write_html(tmp_path / "a.html", shown, "", background, fov_deg=fov)
+        address += f"#azimuth={azimuth}&elevation={elevation}&distance={distance}"
+    seen = screenshot(tmp_path, address, width // scale, height // scale, f"--force-device-scale-factor={scale}")
+    means, quats, log_scales, logits, sh = map(torch.from_numpy, shown)
+    raster = rasterize(
+        means, quats, log_scales.exp(), logits.sigmoid(), sh, views, torch.tensor(background), sh_degree=degree
+    )  # fmt: skip
+    drawn = raster.image[0].clamp(0, 1).numpy()
+    rows = height * 3 // 4  # below is the caption
+    psnr = -10 * math.log10(((seen - drawn)[:rows] ** 2).mean())
+    assert seen.shape == drawn.shape and drawn.std() > 0.15
+    assert psnr > 57  # 57.5 to 58.3; rounding to 8 bits alone allows 59
+
+
+RED, BLUE = np.array([0.9, 0.1, 0]), np.array([0.1, 0.2, 30])
+
+
+def requests(log: dict) -> list[str]:
+    """What a page asked the network for; what the browser asks for of its own accord has no initiator."""
+    kind = log["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+    started = [event["params"] for event in log["events"] if event["type"] == kind and "url" in event.get("params", {})]
+    return [each["url"] for each in started if each["initiator"] != "not an origin"]
+
+
+@pytest.fixture(scope="module")
+def front_and_back(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[np.ndarray, list[str]]]:
+    """What is seen, and what is asked for, of a page that somebody put an image from elsewhere into.
+
+    Seen from azimuth 0: a red Gaussian before a blue one. From 180: the same without the page's policy.
+    """
+    folder = tmp_path_factory.mktemp("two")
+    two = splats(2)
+    two.means[:], two.log_scales[:], two.opacity_logits[:] = [[0.3, 0, 0], [-0.3, 0, 0]], math.log(0.15), [9, 1.5]
+    two.sh[:, 0] = (np.array([RED, BLUE]) - 0.5) / 0.28209479
+    write_html(folder / "a.html", two, EVIL, azimuth_deg=50.0, elevation_deg=0.0)
+    page = (folder / "a.html").read_text(encoding="utf-8")
+    page = page.replace("<canvas>", '<img src="http://127.0.0.1:9/a.png"><canvas>')
+    found = {}
+    for azimuth, text in ((0, page), (180, re.sub("default-src [^>]*'none'", "img-src *", page))):
+        (folder / "a.html").write_text(text, encoding="utf-8")
+        log = folder / "net.json"
+        seen = screenshot(folder, f"file://{folder}/a.html#azimuth={azimuth}", 501, 301, f"--log-net-log={log}")
+        found[azimuth] = seen, requests(json.loads(log.read_text()))
+    return found
+
+
+@browser
+def test_what_is_near_hides_what_is_far(front_and_back: dict) -> None:
+    opacity = 1 / (1 + math.exp(-1.5))
+    from_the_front = 0.999 * RED + 0.001 * (opacity * BLUE + (1 - opacity))  # no Gaussian hides more than that
+    from_the_back = opacity * BLUE + (1 - opacity) * (0.999 * RED + 0.001)
+    for azimuth, color in ((0, from_the_front), (180, from_the_back)):
+        seen = front_and_back[azimuth][0]
+        np.testing.assert_allclose(seen[150, 250], color.clip(0, 1), atol=0.004)
+        np.testing.assert_allclose(seen[20, 250], 1)
+
+
+@browser
+def test_a_page_asks_the_network_for_nothing(front_and_back: dict) -> None:
+    assert front_and_back[0][1] == []  # for the policy forbids it
+    assert front_and_back[180][1] == ["http://127.0.0.1:9/a.png"]  # nothing else, even if all is allowed
+
+
+@browser
+def test_without_webgl_there_is_a_sentence(tmp_path: Path) -> None:
+    write_html(tmp_path / "a.html", splats(), EVIL)
+    text = chromium(tmp_path, f"file://{tmp_path}/a.html", "--dump-dom", gl=False)
+    (tmp_path / "b.html").write_text(text, encoding="utf-8")
+    page = Page(tmp_path / "b.html")
+    assert page.all("title") == page.all("b") == [EVIL]
+    assert page.all("span") == ["This page needs JavaScript and WebGL2, which this browser does not offer."]
+
+
+GESTURES = Path(__file__).parents[1] / "support" / "gestures.js"
+HASHES = {
+    "#azimuth=-90&elevation=-20.5&distance=5e0": (-90, -20.5, 5),
+    "#azimuth=750&elevation=95&distance=1e99": (30, 90, 1e6),
+    "#azimuth=NaN&elevation=Infinity&distance=": (30, 15, 3.4),
+    "#elevation=1;alert(1)&distance=%20&azimuth=7": (7, 15, 3.4),
+    "#distance=-3&__proto__=1&target=5&fov=3": (30, 15, 0.01),
+    "#%%%<script>": (30, 15, 3.4),
+    "#": (30, 15, 3.4),
+}
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The camera after each of many gestures, on a page of 640 x 480 pixels less the browser's frame."""
+    folder = tmp_path_factory.mktemp("gestures")
+    write_html(folder / "a.html", splats(), "")
+    page = (folder / "a.html").read_text(encoding="utf-8")
+    page = page.replace("default-src", "img-src")  # so that the script below is allowed
+    page = re.sub("(script|style)-src '[^']*'", "connect-src 'none'", page)
+    script = "<script>" + GESTURES.read_text().replace("HASHES", json.dumps(list(HASHES))) + "</script></body>"
+    style = "<style>canvas { width: 400px !important; height: 300px !important; }</style></head>"
+    (folder / "a.html").write_text(page.replace("</body>", script).replace("</head>", style), encoding="utf-8")
+    (folder / "b.html").write_text(chromium(folder, f"file://{folder}/a.html", "--dump-dom"), encoding="utf-8")
+    states = json.loads(Page(folder / "b.html").all("script")[0])
+    assert "error" not in states, states["error"]
+    assert Page(folder / "b.html").all("span")[0].startswith("drag to turn")
+    return states
+
+
+def angles(state: dict) -> tuple[float, float, float]:
+    return state["azimuth"], state["elevation"], state["distance"]
+
+
+@browser
+def test_dragging_turns_the_object_with_the_hand(played: dict) -> None:
+    assert angles(played["turned"]) == pytest.approx((30 - 0.4 * 50, 15 + 0.4 * 25, 3.4))
+    assert angles(played["over the top"]) == (30, 90, 3.4) and angles(played["below"]) == (30, -90, 3.4)
+    assert angles(played["reset"]) == (30, 15, 3.4) and played["reset"]["target"] == [0, 0, 0]
+    assert played["draws"] == 1  # once for all that happens between two frames, and never when nothing happens
+
+
+@browser
+@pytest.mark.parametrize("name", ["moved by shift", "moved by right", "pinched"])
+def test_what_was_seen_moves_with_the_hand(played: dict, name: str) -> None:
+    state = played[name]
+    # One finger moves by -10 and the spread of 40 pixels becomes 50; then the other moves by 30, and it becomes 80.
+    x, y, distance = (-10 / 2 * 80 / 50 + 30 / 2, 0, 3.4 / 2) if name == "pinched" else (40, -30, 3.4)
+    views = camera(30, 15, 3.4, 40, 300, 400)
+    assert state["distance"] == pytest.approx(distance)
+    rotation = np.array([state["right"], state["down"], state["forward"]])
+    np.testing.assert_allclose(rotation.T, views.c2w[0, :3, :3], atol=1e-6)
+    seen = views.K[0].double().numpy() @ rotation @ -np.array(state["eye"])
+    np.testing.assert_allclose(seen / seen[2], [200 + x, 150 + y, 1], rtol=1e-5)
+
+
+@browser
+def test_wheel_and_fingers_zoom(played: dict) -> None:
+    assert played["wheel"]["distance"] == pytest.approx(3.4 * math.exp(0.1))
+    assert played["nearest"]["distance"] == 0.01
+    assert angles(played["met"]) == pytest.approx((30, 15, 1.7))
+    assert angles(played["one finger again"]) == pytest.approx((30, 15 + 4, 1.7))
+
+
+@browser
+def test_addresses_hold_numbers_only(played: dict) -> None:
+    for address, expected in HASHES.items():
+        assert angles(played[address]) == expected, address
+        assert played[address]["target"] == [0, 0, 0]
+
+
+@browser
+def test_a_lost_context_comes_back(played: dict) -> None:
+    assert played["waits"] and played["restored"]

@@ -1,0 +1,486 @@
+"""Gaussians as a generator: where they start, how they grow and die in place, and that resuming changes nothing."""
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from support.gaussians import optimizer_of, psnr, save_run, sphere_images, train
+from torch import Tensor
+
+from asdkit.core.ramps import Ramp
+from asdkit.formats import ply, write_splats
+from asdkit.generators.density_control import Fraction
+from asdkit.generators.from_checkpoint import generator_of
+from asdkit.generators.gaussians import Gaussians
+from asdkit.generators.images import Pixels
+from asdkit.generators.nerf import NeRF
+from asdkit.generators.nerf_encodings import Voxels
+from asdkit.rendering.cameras import orbit, ring
+from asdkit.rendering.rasterize import rasterize
+
+
+def small(**arguments) -> Gaussians:
+    """Sixty Gaussians with room for ninety."""
+    return Gaussians(**{"count": 60, "capacity": 90, "init_radius": 0.6, "init_opacity": 0.5, **arguments})
+
+
+def snapshot(gaussians: Gaussians) -> dict[str, Tensor]:
+    return copy.deepcopy(gaussians.state_dict())
+
+
+def fill_moments(gaussians: Gaussians) -> torch.optim.Adam:
+    """An Adam that remembers something about every slot."""
+    optimizer = optimizer_of(gaussians)
+    for parameter in gaussians.parameters():
+        parameter.grad = torch.full_like(parameter, 0.1)
+    before = snapshot(gaussians)
+    optimizer.step()
+    optimizer.zero_grad()
+    gaussians.load_state_dict(before)
+    return optimizer
+
+
+def moments(optimizer: torch.optim.Adam, parameter: Tensor) -> Tensor:
+    return optimizer.state[parameter]["exp_avg"].abs() + optimizer.state[parameter]["exp_avg_sq"]
+
+
+def test_render_shapes_ranges_and_backgrounds() -> None:
+    gaussians, views = small(background=0.25), ring(2, distance=4.0, size=24)
+    render = gaussians.render(views)
+    assert render.image.shape == (2, 3, 24, 24) and render.alpha.shape == render.depth.shape == (2, 1, 24, 24)
+    assert (render.image[:, :, 0, 0] == 0.25).all() and (render.alpha[:, :, 0, 0] == 0).all()
+    seen = render.alpha > 0.5
+    assert seen.any() and ((render.depth[seen] > 3.3) & (render.depth[seen] < 4.7)).all()
+    behind = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]])
+    assert torch.equal(gaussians.render(views, behind).image[:, :, 0, 0], behind)
+    assert torch.equal(gaussians.render(views, behind[0]).image[:, :, 0, 0], behind[:1].expand(2, 3))
+
+
+def test_render_is_rasterize_of_the_activated_values() -> None:
+    gaussians, views = small(sh_degree=1, antialiased=True), ring(2, distance=2.5, size=24)
+    torch.manual_seed(0)
+    for parameter in gaussians.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    alive = gaussians.alive
+    raster = rasterize(
+        gaussians.means[alive], gaussians.quats[alive], gaussians.log_scales[alive].exp(),
+        gaussians.opacity_logits[alive].sigmoid(), gaussians.sh[alive], views, torch.ones(3),
+        sh_degree=1, antialiased=True,
+    )  # fmt: skip
+    render = gaussians.render(views)
+    assert torch.equal(render.image, raster.image.clamp(0, 1).permute(0, 3, 1, 2))
+    assert torch.equal(render.alpha, raster.alpha.permute(0, 3, 1, 2))
+    assert torch.equal(render.depth, raster.depth.permute(0, 3, 1, 2))
+
+
+def test_too_bright_pixels_are_clamped_but_not_stuck() -> None:
+    gaussians, views = small(init_opacity=0.9), ring(1, distance=2.5, size=16)
+    gaussians.sh.data += 5
+    image = gaussians.render(views).image
+    assert image.max() == 1 and image.min() >= 0
+    losses = [sign * gaussians.render(views).image.sum() for sign in (1, -1)]
+    darker, brighter = (torch.autograd.grad(loss, gaussians.sh)[0] for loss in losses)
+    assert (darker[:60].sum((1, 2)) > 0).any()
+    assert brighter.abs().sum() < 0.5 * darker.abs().sum()
+
+
+def test_the_ball_is_deterministic_and_as_asked() -> None:
+    one, two, other = Gaussians(init_seed=3), Gaussians(init_seed=3), Gaussians(init_seed=4)
+    assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
+    assert not torch.equal(one.means, other.means)
+    means = one.means[one.alive].detach()
+    assert one.num_alive == 2000 and len(one.alive) == 4000
+    assert 0.49 < means.norm(dim=1).max() <= 0.5
+    assert means.norm(dim=1).pow(3).mean() == pytest.approx(0.5**3 / 2, rel=0.05)  # uniform in the volume
+    torch.testing.assert_close(one.opacity_logits[one.alive].sigmoid(), torch.full((2000,), 0.1))
+    distances = torch.cdist(means.double(), means.double()).sort(1).values[:, 1:4].mean(1)
+    scales = one.log_scales[one.alive].exp().double()
+    torch.testing.assert_close(scales, distances[:, None].expand(-1, 3), rtol=1e-2, atol=0)
+    colors = 0.5 + 0.28209479 * one.sh[one.alive, 0]
+    assert (colors - 0.5).abs().max() <= 0.051 and colors.std() > 0.02
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"count": 0}, "count"), ({"count": -3}, "count"), ({"count": 10**9, "capacity": 10**9}, "count"),
+        ({"count": 10, "capacity": 9}, "capacity"), ({"capacity": 10**8}, "capacity"), ({"sh_degree": 4}, "sh_degree"),
+        ({"sh_degree": -1}, "sh_degree"), ({"init_opacity": 1.0}, "init_opacity"),
+        ({"init": "no/such.ply"}, "there is no no/such.ply"), ({"init": ""}, "init is empty"),
+        ({"means_lr": 0.0}, "means_lr"), ({"scale_lr": math.nan}, "scale_lr"), ({"background": 2.0}, "background"),
+        ({"opacity_weight": -1.0}, "opacity_weight"), ({"scale_weight": math.inf}, "scale_weight"),
+        ({"init_radius": math.inf}, "init_radius"), ({"densify_every": -1}, "densify_every"),
+        ({"means_lr": Ramp(0.1, -1.0, 9)}, "means_lr"), ({"lr_scale": 0.0}, "lr_scale"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_told_in_a_sentence(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        Gaussians(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_learning_rates_reach_the_optimiser_and_the_positions_decay() -> None:
+    rates = {"rotation_lr": 0.2, "scale_lr": 0.3, "opacity_lr": 0.4, "colour_lr": 0.5}
+    gaussians = small(means_lr=Ramp(0.01, 0.0001, 100, shape="exponential"), densify_every=0, **rates)
+    other = torch.nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.Adam([{"params": [other], "lr": 7.0}, *gaussians.parameter_groups()])
+    rates = {id(group["params"][0]): group["lr"] for group in optimizer.param_groups}
+    expected = {"means": 0.01, "quats": 0.2, "log_scales": 0.3, "opacity_logits": 0.4, "sh": 0.5}
+    assert {name: rates[id(parameter)] for name, parameter in gaussians.named_parameters()} == expected
+    for step, rate in [(49, 0.001), (0, 0.01 * 0.01**0.01), (98, 0.0001 * 100**0.01), (99, 0.0001), (5000, 0.0001)]:
+        gaussians.after_step(optimizer, step, torch.Generator())
+        assert optimizer.param_groups[1]["lr"] == pytest.approx(rate)
+        assert [group["lr"] for group in optimizer.param_groups][0:6:2] == [7.0, 0.2, 0.4]
+    gaussians.lr_scale = Ramp(1.0, 0.1, 100, begin=100)
+    gaussians.after_step(optimizer, 149, torch.Generator())
+    found = [group["lr"] for group in optimizer.param_groups]
+    assert found == pytest.approx([7.0, *(0.55 * rate for rate in (0.0001, 0.2, 0.3, 0.4, 0.5))])
+
+
+def test_dead_slots_have_no_influence_and_stay_as_they_are() -> None:
+    gaussians, views = small(densify_every=0), ring(2, distance=2.5, size=24)
+    image = gaussians.render(views).image
+    gaussians.opacity_logits.data[60:] = 9.0
+    gaussians.means.data[61] = float("nan")
+    assert torch.equal(gaussians.render(views).image, image)
+    before, optimizer = snapshot(gaussians), optimizer_of(gaussians)
+    train(gaussians, optimizer, torch.zeros_like(image), views, range(3))
+    for name, parameter in gaussians.named_parameters():
+        assert torch.equal(torch.nan_to_num(parameter[60:]), torch.nan_to_num(before[name][60:]))
+        assert name == "quats" or not torch.equal(parameter[:60], before[name][:60])
+
+
+def test_the_statistics_are_screen_gradients_of_visible_gaussians() -> None:
+    around = ring(3, distance=2.5)
+    gaussians, views = small(), orbit(around.azimuth, around.elevation, around.distance, math.radians(40), 24, 32)
+    gaussians.alive[5] = False
+    gaussians.means.data[7] = torch.tensor([50.0, 0.0, 0.0])  # behind one camera and off the other screens
+    slots = gaussians.alive.nonzero().squeeze(1)
+    means, quats, log_scales, logits, sh = (value.detach()[slots] for value in gaussians.in_order())
+    shape = quats, log_scales.exp(), logits.sigmoid(), sh
+    raster = rasterize(means.requires_grad_(), *shape, views, torch.ones(3), sh_degree=0)
+    raster.means2d.retain_grad()
+    raster.image.square().mean().backward()
+    expected = (3 * (raster.means2d.grad * torch.tensor([16.0, 12.0])).norm(dim=-1)).sum(0)
+    for repeat in (1, 2):
+        gaussians.render(views).image.square().mean().backward()
+        with torch.no_grad():
+            gaussians.render(views)
+        gaussians.after_step(optimizer_of(gaussians), 0, torch.Generator())
+        torch.testing.assert_close(gaussians.grad_sum[slots], repeat * expected, rtol=1e-4, atol=1e-9)
+        assert gaussians.grad_count[slots].tolist() == [0.0 if slot == 7 else 3.0 * repeat for slot in slots.tolist()]
+    assert gaussians.grad_sum[5] == gaussians.grad_count[5] == 0 and (gaussians.grad_count[60:] == 0).all()
+
+
+def test_growing_takes_the_largest_mean_gradients_and_zeroes_moments() -> None:
+    gaussians = small(densify_every=10, densify_from=10, density=Fraction(0.1, split_scale=0.1))
+    gaussians.log_scales.data[:] = math.log(0.05)
+    gaussians.log_scales.data[20, 1] = math.log(0.3)  # the only one to be split
+    gaussians.grad_sum[:60], gaussians.grad_count[:60] = 1.0, 1.0
+    gaussians.grad_sum[[3, 20, 21, 40, 50, 55]] = 5.0
+    gaussians.grad_sum[30], gaussians.grad_count[30] = 100.0, 100.0  # often seen: its mean is small
+    gaussians.alive[50] = False
+    before, identities = snapshot(gaussians), [id(parameter) for parameter in gaussians.parameters()]
+    optimizer, views = fill_moments(gaussians), ring(2, distance=2.5, size=24)
+    image = gaussians.render(views).image
+    gaussians.after_step(optimizer, 9, torch.Generator().manual_seed(0))
+    assert [id(parameter) for parameter in gaussians.parameters()] == identities
+    born = (gaussians.alive & ~before["alive"]).nonzero().squeeze(1).tolist()
+    assert gaussians.num_alive == 59 + 6 and born == [50, 60, 61, 62, 63, 64]  # 0.1 * 59 is 6
+    for child, parent in zip(born, [3, 20, 21, 40, 55, 0], strict=True):
+        assert torch.equal(gaussians.sh[child], before["sh"][parent])
+        for parameter in gaussians.parameters():
+            assert (moments(optimizer, parameter)[child] == 0).all()
+            assert (moments(optimizer, parameter)[parent] > 0).all() != (parent == 20)
+        if parent == 20:
+            continue
+        assert torch.equal(gaussians.means[child], before["means"][parent])
+        both = 1 - (1 - gaussians.opacity_logits[[child, parent]].sigmoid()).prod()
+        torch.testing.assert_close(both, before["opacity_logits"][parent].sigmoid())
+    for half in (20, 60):
+        torch.testing.assert_close(gaussians.log_scales[half], before["log_scales"][20] - math.log(1.6))
+        offset = (gaussians.means[half] - before["means"][20]).abs()
+        assert (offset < 4 * before["log_scales"][20].exp()).all() and (offset > 0).all()
+        assert gaussians.opacity_logits[half] == before["opacity_logits"][20]
+    assert (gaussians.means[20] != gaussians.means[60]).all()
+    assert gaussians.grad_sum.sum() == gaussians.grad_count.sum() == 0
+    gaussians.density = Fraction(0.1, split_scale=1.0)
+    gaussians.load_state_dict(before)
+    gaussians.after_step(optimizer, 9, torch.Generator())
+    torch.testing.assert_close(gaussians.render(views).image, image, atol=0.02, rtol=0)  # doubling hardly shows
+
+
+def test_splitting_follows_the_shape_and_the_rotation() -> None:
+    gaussians = Gaussians(count=1000, capacity=2000, densify_every=1, densify_from=1, density=Fraction(1.0))
+    gaussians.means.data[:] = torch.tensor([1.0, 2.0, 3.0])
+    gaussians.log_scales.data[:] = torch.tensor([0.3, 0.1, 0.02]).log()
+    gaussians.quats.data[:] = torch.tensor([math.cos(0.25), 0.0, 0.0, math.sin(0.25)])  # 0.5 radians about z
+    gaussians.grad_sum[:1000] = 1.0
+    gaussians.grad_count[:1000] = 1.0
+    gaussians.after_step(optimizer_of(gaussians), 0, torch.Generator().manual_seed(0))
+    offset = gaussians.means.detach() - torch.tensor([1.0, 2.0, 3.0])
+    c, s = math.cos(0.5), math.sin(0.5)
+    axes = torch.tensor([[c, s, 0], [-s, c, 0], [0, 0, 1.0]])  # rows: the Gaussian's axes in the world
+    spread = offset @ axes.T
+    torch.testing.assert_close(spread.std(0), torch.tensor([0.3, 0.1, 0.02]), rtol=0.06, atol=0)
+    assert (torch.corrcoef(spread.T) - torch.eye(3)).abs().max() < 0.1
+
+
+def test_pruning_clears_the_mask_and_zeroes_moments() -> None:
+    gaussians = small(densify_every=1, densify_from=1, density=Fraction(0.0, prune_opacity=0.1, prune_scale=0.5))
+    gaussians.log_scales.data.clamp_(max=math.log(0.4))
+    gaussians.opacity_logits.data[4] = torch.tensor(0.09).logit()
+    gaussians.opacity_logits.data[5] = torch.tensor(0.11).logit()
+    gaussians.log_scales.data[6, 2], gaussians.log_scales.data[7, 2] = math.log(0.51), math.log(0.49)
+    optimizer, parameters = fill_moments(gaussians), snapshot(gaussians)
+    gaussians.after_step(optimizer, 0, torch.Generator())
+    assert (~gaussians.alive[:60]).nonzero().squeeze(1).tolist() == [4, 6]
+    for name, parameter in gaussians.named_parameters():
+        assert torch.equal(parameter, parameters[name])
+        assert (moments(optimizer, parameter)[[4, 6]] == 0).all() and (moments(optimizer, parameter)[[5, 7]] > 0).all()
+    gaussians.opacity_logits.data[:] = -9.0
+    gaussians.opacity_logits.data[33] = -8.0
+    gaussians.opacity_logits.data[[4, 80]] = 5.0  # dead slots save nobody
+    gaussians.after_step(optimizer, 1, torch.Generator())
+    assert gaussians.alive.nonzero().squeeze(1).tolist() == [33]
+
+
+def test_doubling_keeps_the_faintest_and_the_most_opaque_finite() -> None:
+    gaussians = small(densify_every=1, densify_from=1, density=Fraction(0.5, split_scale=9.0, prune_opacity=0.0))
+    gaussians.opacity_logits.data[:30], gaussians.opacity_logits.data[30:60] = -200.0, 200.0
+    gaussians.grad_sum[15:45], gaussians.grad_count[:60] = 1.0, 1.0
+    gaussians.after_step(optimizer_of(gaussians), 0, torch.Generator())
+    assert gaussians.num_alive == 90 and gaussians.opacity_logits.isfinite().all()
+
+
+def test_capacity_is_never_exceeded_and_rounds_keep_to_their_time() -> None:
+    gaussians = small(densify_every=2, densify_from=4, densify_until=10, density=Fraction(0.3, prune_opacity=0.0))
+    optimizer, views = optimizer_of(gaussians), ring(2, distance=2.5, size=16)
+    counts = []
+    for step in range(16):
+        train(gaussians, optimizer, torch.zeros(()), views, range(step, step + 1))
+        counts.append(gaussians.num_alive)
+        assert (gaussians.grad_count.sum() > 0) == (step % 2 == 0)
+    assert counts[:5] == [60, 60, 60, 78, 78] and counts[5:] == [90] * 11
+    late = small(densify_every=2, densify_from=4, densify_until=4, density=Fraction(0.01, prune_opacity=0.0))
+    train(late, optimizer_of(late), torch.zeros(()), views, range(12))
+    assert late.num_alive == 61
+
+
+def test_several_ranks_decide_by_the_sum_of_their_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    gaussians = small(densify_every=1, densify_from=1, density=Fraction(1.0, split_scale=9.0))
+    gaussians.grad_sum[8], gaussians.grad_count[:60] = 10.0, 2.0  # with this step: 10 / 3, and 12 / 11 for slot 11
+    slot = torch.tensor([11])
+    elsewhere = torch.stack([torch.zeros(90).index_fill(0, slot, 12.0), torch.ones(90).index_fill(0, slot, 9.0)])
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(elsewhere))
+    gaussians.after_step(optimizer_of(gaussians), 0, torch.Generator())
+    assert gaussians.num_alive == 62 and torch.equal(gaussians.means[60:62], gaussians.means[[8, 11]])
+
+
+def test_resuming_between_two_rounds_changes_no_bit(tmp_path: Path) -> None:
+    arguments = {
+        "densify_every": 5, "densify_from": 5, "densify_until": 100,
+        "means_lr": Ramp(1e-3, 1e-5, 20, shape="exponential"),
+        "density": Fraction(0.1, split_scale=0.12, prune_opacity=0.45),
+    }  # fmt: skip
+    views = ring(2, distance=2.5, size=16)
+    target, whole = sphere_images(views), small(**arguments)
+    optimizer = optimizer_of(whole)
+    train(whole, optimizer, target, views, range(12))
+    assert whole.grad_sum.sum() > 0
+    torch.save({"model": whole.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.ckpt")
+    train(whole, optimizer, target, views, range(12, 23))
+    resumed = small(**arguments, init_seed=1)
+    second = optimizer_of(resumed)
+    checkpoint = torch.load(tmp_path / "a.ckpt")
+    resumed.load_state_dict(checkpoint["model"])
+    second.load_state_dict(checkpoint["optimizer"])
+    train(resumed, second, target, views, range(12, 23))
+    assert whole.num_alive != 60 and not whole.alive[:60].all()
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    for one, two in zip(optimizer.param_groups, second.param_groups, strict=True):
+        one_moments, two_moments = moments(optimizer, one["params"][0]), moments(second, two["params"][0])
+        assert one["lr"] == two["lr"] and torch.equal(one_moments, two_moments)
+
+
+def test_five_hundred_gaussians_become_a_sphere() -> None:
+    views = ring(4, distance=2.5, size=32)
+    target = sphere_images(views)
+    gaussians = Gaussians(
+        count=500, capacity=700, init_radius=0.6, means_lr=0.004, colour_lr=0.04, opacity_lr=0.08, scale_lr=0.02,
+        densify_every=20, densify_from=20, densify_until=80,
+    )  # fmt: skip
+    start = psnr(gaussians.render(views).image, target)
+    train(gaussians, optimizer_of(gaussians), target, views, range(120))
+    assert psnr(gaussians.render(views).image, target) > start + 8
+    held_out = ring(3, distance=2.5, size=32, offset_deg=40.0)
+    assert psnr(gaussians.render(held_out).image, sphere_images(held_out)) > start + 5
+    assert 500 < gaussians.num_alive <= 700
+
+
+@pytest.mark.parametrize("suffix", [".splat", ".spz", ".glb", ".GLB"])
+def test_start_from_other_files_of_gaussians(tmp_path: Path, suffix: str) -> None:
+    gaussians, views = small(init_opacity=0.7), ring(2, distance=2.5, size=24)
+    write_splats(tmp_path / f"a{suffix}", gaussians.splats())
+    again = Gaussians(init=str(tmp_path / f"a{suffix}"), count=1, capacity=64)
+    assert again.num_alive == 60
+    assert psnr(again.render(views).image, gaussians.render(views).image) > 40
+
+
+@pytest.mark.parametrize("sh_degree", [0, 2])
+def test_export_and_start_again_from_the_file(tmp_path: Path, sh_degree: int) -> None:
+    gaussians, views = small(sh_degree=sh_degree), ring(2, distance=2.5, size=24)
+    gaussians.sh.data += 0.3 * torch.randn(gaussians.sh.shape, generator=torch.Generator().manual_seed(0))
+    gaussians.alive[10:20] = False
+    gaussians.export_ply(tmp_path / "a.ply")
+    again = Gaussians(init=str(tmp_path / "a.ply"), count=1, capacity=64, sh_degree=sh_degree)
+    assert again.num_alive == 50 and len(again.alive) == 64
+    assert torch.equal(again.render(views).image, gaussians.render(views).image)
+    lower, higher = (Gaussians(init=str(tmp_path / "a.ply"), sh_degree=degree) for degree in (0, 3))
+    assert torch.equal(lower.sh[:50, 0], gaussians.sh[gaussians.alive, 0])
+    torch.testing.assert_close(higher.render(views).image, gaussians.render(views).image)
+    with pytest.raises(ValueError, match="capacity must be at least 50"):
+        Gaussians(init=str(tmp_path / "a.ply"), count=1, capacity=49)
+
+
+def test_start_from_a_point_cloud(tmp_path: Path) -> None:
+    path = tmp_path / "cloud.ply"
+    head = "ply\nformat ascii 1.0\nelement vertex 5\nproperty float x\nproperty float y\nproperty float z\n"
+    head += "property uchar red\nproperty uchar green\nproperty uchar blue\nend_header\n"
+    path.write_text(head + "10 0 0 255 0 0\n14 0 0 0 255 0\n12 1 0 0 0 255\n12 -1 0 0 0 0\n12 0 1 255 255 255\n")
+    gaussians = Gaussians(init=str(path), count=10, capacity=20, init_radius=0.5)
+    means = gaussians.means[gaussians.alive].detach()
+    colors = (0.5 + 0.28209479 * gaussians.sh[gaussians.alive, 0]).detach()
+    assert gaussians.num_alive == 5 and means.norm(dim=1).max().item() == pytest.approx(0.5)
+    torch.testing.assert_close(means.amax(0) + means.amin(0), torch.zeros(3), atol=1e-6, rtol=0)
+    red, green = colors[means[:, 0].argmin()], colors[means[:, 0].argmax()]
+    torch.testing.assert_close(torch.stack([red, green]), torch.eye(3)[:2], atol=1e-5, rtol=0)
+    assert Gaussians(init=str(path), count=3, capacity=20).num_alive == 3
+    path.write_text(head.replace("vertex 5", "vertex 1") + "1 1 1 0 0 0\n")
+    with pytest.raises(ValueError, match="no extent"):
+        Gaussians(init=str(path))
+
+
+@pytest.mark.parametrize("suffix", ["obj", "stl", "ply", "glb", "GLB", "gltf"])
+def test_start_from_a_mesh_evenly_over_its_surface(tmp_path: Path, suffix: str) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    mesh = trimesh.creation.box(extents=[2.0, 1.0, 1.0])
+    mesh.export(tmp_path / f"box.{suffix}")
+    gaussians = Gaussians(init=str(tmp_path / f"box.{suffix}"), count=4000, init_radius=math.sqrt(1.5))
+    means = gaussians.means[gaussians.alive].detach()
+    if suffix not in ("stl", "ply"):  # the file's x axis is the world's y axis
+        means = means[:, [1, 0, 2]]
+    half = torch.tensor([1.0, 0.5, 0.5])
+    on_face = (means.abs() - half).abs() < 1e-4
+    assert (means.abs() <= half + 1e-4).all() and on_face.any(1).all()
+    torch.testing.assert_close(on_face.float().mean(0), torch.tensor([0.2, 0.4, 0.4]), atol=0.03, rtol=0)
+    assert means.mean(0).abs().max() < 0.05
+    assert means[on_face[:, 2]].std(0)[0].item() == pytest.approx(2 / math.sqrt(12), rel=0.05)
+
+
+def test_broken_meshes_are_told_in_a_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("trimesh")
+    broken = {"a.obj": b"this is a letter", "b.glb": b"glTF\x02\x00\x00\x00", "c.xyz123": b"1", "d.stl": b""}
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=name):
+            Gaussians(init=str(tmp_path / name))
+    (tmp_path / "e.ply").write_text("Dear diary")
+    with pytest.raises(ValueError, match=r"e\.ply is not a PLY file"):
+        Gaussians(init=str(tmp_path / "e.ply"))
+
+
+def test_export_refuses_what_is_not_finite(tmp_path: Path) -> None:
+    gaussians = small()
+    gaussians.means.data[70] = float("nan")
+    gaussians.export_ply(tmp_path / "a.ply")  # the slot is dead
+    assert len(ply.read_splats(tmp_path / "a.ply").means) == 60
+    gaussians.means.data[7] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        gaussians.export_ply(tmp_path / "b.ply")
+
+
+def test_start_from_a_box() -> None:
+    box = Gaussians(init="box", count=4000, capacity=4000, init_radius=0.3)
+    assert (box.means.abs() <= 0.3).all()
+    torch.testing.assert_close(box.means.detach().std(0), torch.full((3,), 0.3 / math.sqrt(3)), rtol=0.04, atol=0)
+    assert (box.means.abs().amax(1) > 0.27).float().mean() == pytest.approx(1 - 0.9**3, abs=0.03)
+
+
+def test_start_from_a_radiance_field_at_its_surface(tmp_path: Path) -> None:
+    nerf, views = NeRF(Voxels((8, 16)), half=0.8, blob=200.0, blob_radius=0.4), ring(4, 20.0, distance=2.5, size=48)
+    path = save_run(tmp_path / "nerf.ckpt", nerf)
+    gaussians = Gaussians(init=str(path), count=3000, capacity=3000, init_opacity=0.95)
+    assert gaussians.num_alive == 3000
+    radius = gaussians.means.detach().norm(dim=1)
+    assert radius.mean() == pytest.approx(0.36, abs=0.04) and radius.max() < 0.45  # just under the blob's own radius
+    directions = gaussians.means.detach() / radius[:, None]
+    assert directions.mean(0).abs().max() < 0.15  # on all sides
+    with torch.no_grad():
+        colours = 0.28209479 * gaussians.sh[:, 0] + 0.5
+        torch.testing.assert_close(colours, nerf.radiance(gaussians.means.detach())[1])
+        one, two = nerf.render(views, torch.zeros(3)), gaussians.render(views, torch.zeros(3))
+    both, either = ((one.alpha > 0.5) & (two.alpha > 0.5)).sum(), ((one.alpha > 0.5) | (two.alpha > 0.5)).sum()
+    assert both / either > 0.65  # Gaussians as wide as their spacing reach over the edge
+    full = NeRF(Voxels((4,)), half=3.0, blob=500.0, blob_radius=9.0)  # fills its box to the corners
+    again, means = (Gaussians(init=str(save_run(tmp_path / "full.ckpt", full)), count=3000).means for _ in range(2))
+    assert torch.equal(means, again), "the points are drawn by init_seed"
+    means = means[:3000].detach().abs() / 3
+    assert means.amax(1).mean() == pytest.approx(1.0, abs=0.04)
+    assert (means > 0.9).sum(1).float().mean() == pytest.approx(1.2, abs=0.1)  # as far out as evenly on a cube
+    empty = save_run(tmp_path / "empty.ckpt", NeRF(Voxels((4,)), blob=-50.0, blob_radius=9.0))
+    with pytest.raises(ValueError, match="nothing opaque"):
+        Gaussians(init=str(empty))
+
+
+def test_start_from_another_runs_gaussians(tmp_path: Path) -> None:
+    first = small(init="box", sh_degree=1)
+    first.sh.data.normal_()
+    again = Gaussians(init=str(save_run(tmp_path / "a.ckpt", first)), count=1, capacity=70, sh_degree=1)
+    views = ring(2, distance=2.5, size=24)
+    assert again.num_alive == 60 and torch.equal(again.render(views).image, first.render(views).image)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    save_run(tmp_path / "run" / "checkpoints" / "last.ckpt", again)
+    assert Gaussians(init=str(tmp_path / "run"), count=1, capacity=70).num_alive == 60
+    with pytest.raises(ValueError, match="capacity must be at least 60"):
+        Gaussians(init=str(tmp_path / "run"), count=1, capacity=50)
+    saved = torch.load(tmp_path / "a.ckpt")
+    saved["hyper_parameters"]["generator"]["init_args"]["count"] = 0
+    torch.save(saved, tmp_path / "d.ckpt")
+    with pytest.raises(ValueError, match=r"d\.ckpt names a part that can't be built: .*count must be") as caught:
+        Gaussians(init=str(tmp_path / "d.ckpt"))
+    assert "\n" not in str(caught.value)
+    saved["hyper_parameters"]["generator"]["class_path"] = "os.system"
+    torch.save(saved, tmp_path / "d.ckpt")
+    with pytest.raises(ValueError, match=r"d\.ckpt names os\.system, but only public parts of asdkit") as caught:
+        generator_of(tmp_path / "d.ckpt")
+    assert "\n" not in str(caught.value) and "Namespace" not in str(caught.value)
+    with pytest.raises(ValueError, match="no 3D object"):
+        Gaussians(init=str(save_run(tmp_path / "b.ckpt", Pixels())))
+    for broken in (b"", b"not a checkpoint", (tmp_path / "a.ckpt").read_bytes()[:900]):
+        (tmp_path / "c.ckpt").write_bytes(broken)
+        with pytest.raises(ValueError, match=r"c\.ckpt is broken"):
+            Gaussians(init=str(tmp_path / "c.ckpt"))
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("not yours")
+
+    path = save_run(tmp_path / "a.ckpt", small())
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(PermissionError, match="not yours"):
+        generator_of(path)
+
+
+def test_a_run_can_be_loaded_when_what_it_started_from_is_gone(tmp_path: Path) -> None:
+    small().export_ply(tmp_path / "a.ply")
+    path = save_run(tmp_path / "a.ckpt", Gaussians(init=str(tmp_path / "a.ply"), count=5, capacity=64))
+    (tmp_path / "a.ply").unlink()
+    assert generator_of(path).num_alive == 60

@@ -1,0 +1,493 @@
+"""Volume rendering against closed forms and slow loops, encodings by hand, and NeRF as a whole."""
+
+import copy
+import math
+
+import pytest
+import torch
+from support.gaussians import psnr, sphere_images
+from torch import Tensor
+
+from asdkit.core.ramps import Ramp
+from asdkit.core.randomness import generator_for
+from asdkit.distillation import Distillation
+from asdkit.generators import nerf_penalties as penalties
+from asdkit.generators.nerf import NeRF
+from asdkit.generators.nerf_encodings import Encoding, HashGrid, TriPlane, Voxels
+from asdkit.lab import GaussianPrior
+from asdkit.methods import SDS
+from asdkit.rendering.cameras import Views, orbit, ring
+from asdkit.rendering.rays import Rays, Seen, march, rays_of, refined, stratified
+
+RADIUS, SIGMA = 0.6, 1.7
+
+
+def beam(offsets: Tensor, slope: float = 1.0) -> Rays:
+    """Rays along x at these distances from the axis, from x = -1 to 1, directions of length `slope`."""
+    zero = torch.zeros_like(offsets)
+    origins = torch.stack([zero - 2, offsets, zero], dim=1)
+    directions = torch.tensor([slope, 0.0, 0.0]).expand(len(offsets), 3)
+    return Rays(origins, directions, (zero + 1) / slope, (zero + 3) / slope)
+
+
+def ball(sigma: float):
+    def radiance(points: Tensor) -> tuple[Tensor, Tensor]:
+        inside = (points.norm(dim=1) < RADIUS).float()
+        return sigma * inside, torch.tensor([0.2, 0.5, 0.9]).expand(len(points), 3)
+
+    return radiance
+
+
+@pytest.mark.parametrize("slope", [1.0, 2.5])
+def test_a_ball_of_constant_density_absorbs_by_its_chord(slope: float) -> None:
+    """alpha = 1 - exp(-sigma chord), whatever the length of the directions."""
+    offsets = torch.tensor([0.0, 0.2, 0.45, 0.7])
+    rays = beam(offsets, slope)
+    seen = march(ball(SIGMA), rays, stratified(rays, 4000))
+    chord = 2 * (RADIUS**2 - offsets**2).clamp(min=0).sqrt()
+    alpha = 1 - torch.exp(-SIGMA * chord)
+    assert torch.allclose(seen.alpha, alpha, atol=2e-3)
+    assert torch.allclose(seen.colour, alpha[:, None] * torch.tensor([0.2, 0.5, 0.9]), atol=2e-3)
+    assert torch.allclose(seen.weights.sum(1), seen.alpha, atol=1e-5)
+
+
+def test_a_hard_sphere_is_seen_where_the_ray_meets_it() -> None:
+    offsets = torch.tensor([0.0, 0.3, 0.59, 0.61])
+    rays = beam(offsets)
+    seen = march(ball(1e5), rays, stratified(rays, 500))
+    front = 2 - (RADIUS**2 - offsets[:3] ** 2).sqrt()
+    assert torch.allclose(seen.depth[:3], front, atol=2 / 500)
+    assert seen.alpha.tolist() == [1, 1, 1, 0]
+
+
+def test_the_quadrature_is_a_slow_loop() -> None:
+    torch.manual_seed(0)
+    rays = beam(torch.rand(5), 1.5)
+    z = stratified(rays, 7, torch.rand(5, 7))
+    sigma, colour = 3 * torch.rand(5, 7), torch.rand(5, 7, 3)
+    seen = march(lambda points: (sigma.flatten(), colour.flatten(0, 1)), rays, z)
+    for r in range(5):
+        through, total, depth = 1.0, torch.zeros(3), 0.0
+        for s in range(7):
+            start = rays.near[r] if s == 0 else (z[r, s - 1] + z[r, s]) / 2
+            stop = rays.far[r] if s == 6 else (z[r, s] + z[r, s + 1]) / 2
+            absorbed = 1 - math.exp(-sigma[r, s] * (stop - start) * 1.5)
+            total, depth = total + through * absorbed * colour[r, s], depth + through * absorbed * z[r, s]
+            through *= 1 - absorbed
+        assert torch.allclose(seen.colour[r], total, atol=1e-5)
+        assert seen.depth[r].item() == pytest.approx(float(depth), abs=1e-5)
+        assert seen.alpha[r].item() == pytest.approx(1 - through, abs=1e-5)
+
+
+def test_what_is_not_occupied_is_not_asked() -> None:
+    rays, asked = beam(torch.tensor([0.0, 0.9])), []
+
+    def radiance(points: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(len(points))
+        return ball(SIGMA)(points)
+
+    z = stratified(rays, 64)
+    free = march(radiance, rays, z)
+    skipped = march(radiance, rays, z, lambda points: points.norm(dim=1) < RADIUS + 0.1)
+    assert asked[0] == 128 and asked[1] < 60
+    assert all(torch.equal(one, other) for one, other in zip(free, skipped, strict=True))
+    nothing = march(radiance, rays, z, lambda points: points[:, 0] > 9)
+    assert len(asked) == 2 and nothing.alpha.tolist() == [0, 0]
+
+
+def test_a_pixel_s_ray_passes_through_what_projects_to_its_centre() -> None:
+    """By the camera's own matrices; the distance along a ray is the camera's z."""
+    views = orbit(torch.tensor([0.3, 2.0]), torch.tensor([0.4, -0.2]), torch.tensor([3.0, 3.5]), 0.7, 6, 5)
+    rays = rays_of(views, 1.0)
+    for b in range(2):
+        for row, column in ((0, 0), (2, 4), (5, 3)):
+            index = (b * 6 + row) * 5 + column
+            point = rays.origins[index] + 2.5 * rays.directions[index]
+            local = views.w2c[b] @ torch.cat([point, torch.ones(1)])
+            pixel = views.K[b] @ local[:3]
+            assert local[2].item() == pytest.approx(2.5, abs=1e-5)
+            assert (pixel[:2] / pixel[2]).tolist() == pytest.approx([column + 0.5, row + 0.5], abs=1e-4)
+
+
+def test_rays_are_cut_to_the_box() -> None:
+    rays = rays_of(ring(3, size=16), 0.7)
+    hits = rays.far > rays.near
+    assert 0 < hits.sum() < len(hits)
+    for distance in (rays.near, rays.far):
+        ends = (rays.origins + distance[:, None] * rays.directions)[hits]
+        assert torch.allclose(ends.abs().amax(1), torch.full((len(ends),), 0.7), atol=1e-4)
+    along = torch.linspace(0, 8, 400)[None, :, None]
+    inside = ((rays.origins[:, None] + along * rays.directions[:, None]).abs() < 0.69).all(-1).any(1)
+    assert not (inside & ~hits).any()
+
+
+def test_a_ray_along_an_axis_and_a_camera_inside_the_box() -> None:
+    """On the box's own face and edge there is no 0 / 0."""
+    straight = orbit(torch.zeros(1), torch.zeros(1), torch.tensor([3.0]), 0.5, 3, 3)
+    rays = rays_of(straight, 1.0)
+    assert torch.isfinite(torch.cat([rays.near, rays.far])).all()
+    assert (rays.near[4].item(), rays.far[4].item()) == pytest.approx((2.0, 4.0))
+    c2w = straight.c2w.clone()
+    c2w[:, 1, 3] = 1.0  # the camera is level with the face y = 1, and looks along it
+    face = Views(**(vars(straight) | {"c2w": c2w}))
+    assert torch.isfinite(torch.cat(rays_of(face, 1.0)[2:])).all()
+    inside = rays_of(orbit(torch.zeros(1), torch.zeros(1), torch.tensor([0.5]), 0.5, 3, 3), 1.0)
+    assert inside.near.tolist() == [0.0] * 9 and inside.far[4].item() == pytest.approx(1.5)
+
+
+def test_nerf_needs_cameras() -> None:
+    with pytest.raises(ValueError, match="NeRF needs cameras; take --data=Cameras"):
+        NeRF(Voxels((4,))).render(None)
+
+
+def test_samples_lie_in_their_parts() -> None:
+    rays = beam(torch.zeros(3), 2.0)
+    assert torch.allclose(stratified(rays, 4)[0], torch.tensor([0.625, 0.875, 1.125, 1.375]))
+    z = stratified(rays, 50, torch.rand(3, 50))
+    edges = torch.linspace(0.5, 1.5, 51)
+    assert (z >= edges[:-1]).all() and (z <= edges[1:]).all()
+
+
+def test_importance_samples_go_where_the_weight_is() -> None:
+    rays = beam(torch.zeros(2))
+    z, weights = stratified(rays, 10), torch.zeros(2, 10)
+    weights[0, 3], weights[1, 2], weights[1, 8] = 1.0, 0.25, 0.75
+    all_of_them = refined(rays, z, weights, 200)
+    assert all_of_them.shape == (2, 210) and (all_of_them.diff(dim=1) >= 0).all()
+    edges = torch.linspace(1, 3, 11)
+    for ray, part, share in ((0, 3, 1.0), (1, 2, 0.25), (1, 8, 0.75)):
+        found = ((all_of_them[ray] > edges[part]) & (all_of_them[ray] < edges[part + 1])).sum().item() - 1
+        assert found == pytest.approx(200 * share, abs=4)
+    inside = all_of_them[0][(all_of_them[0] > edges[3]) & (all_of_them[0] < edges[4])]
+    assert inside.mean().item() == pytest.approx(1.7, abs=0.01)  # evenly, not at an end
+
+
+def trilinear(grid: Tensor, place: Tensor) -> Tensor:
+    """[F,Z,Y,X] at a place in grid units (x, y, z), by hand."""
+    low = place.floor().long().clamp(max=grid.shape[-1] - 2)
+    share, total = place - low, torch.zeros(grid.shape[0])
+    for dx in (0, 1):
+        for dy in (0, 1):
+            for dz in (0, 1):
+                weight = math.prod(share[i] if d else 1 - share[i] for i, d in enumerate((dx, dy, dz)))
+                total = total + weight * grid[:, low[2] + dz, low[1] + dy, low[0] + dx]
+    return total
+
+
+def test_voxels_are_trilinear() -> None:
+    voxels = Voxels((3, 5), 2)
+    points = torch.tensor([[-1.0, -1.0, -1.0], [0.3, -0.6, 0.9], [1.0, 1.0, 1.0]])
+    found = voxels(points)
+    for point, features in zip(points, found, strict=True):
+        expected = [trilinear(grid.detach()[0], (point + 1) / 2 * (grid.shape[-1] - 1)) for grid in voxels.grids]
+        assert torch.allclose(features, torch.cat(expected), atol=1e-6)
+
+
+def test_a_triplane_is_the_product_of_its_planes() -> None:
+    encoding = TriPlane((4,), 3)
+    point = torch.tensor([[0.2, -0.5, 0.7]])
+    place = (point[0] + 1) / 2 * 3
+    product = torch.ones(3)
+    for plane, (u, v) in zip(encoding.planes[0].detach(), ((0, 1), (0, 2), (1, 2)), strict=True):
+        flat = torch.tensor([place[u], place[v], 0.0])
+        product = product * trilinear(plane[:, None].expand(-1, 4, -1, -1), flat)
+    assert torch.allclose(encoding(point)[0], product, atol=1e-5)
+
+
+def test_a_hash_grid_is_trilinear_between_its_table_s_entries() -> None:
+    encoding = HashGrid(levels=2, coarsest=3, finest=40, features=2, log2_size=10)
+    assert encoding.cells == [3, 40] and encoding.width == 4
+    point = torch.tensor([[0.31, -0.52, 0.77]])
+    expected = []
+    for level, cells in enumerate(encoding.cells):
+        place = (point[0] + 1) / 2 * cells
+        low, total = place.floor().long(), torch.zeros(2)
+        for corner in range(8):
+            step = [corner & 1, corner >> 1 & 1, corner >> 2 & 1]
+            x, y, z = (int(low[i]) + step[i] for i in range(3))
+            weight = math.prod(place[i] - low[i] if step[i] else 1 - place[i] + low[i] for i in range(3))
+            dense = (x * 4 + y) * 4 + z
+            slot = dense if level == 0 else (x ^ y * 2654435761 ^ z * 805459861) % 1024
+            total = total + weight * encoding.table.detach()[level, slot]
+        expected.append(total)
+    assert torch.allclose(encoding(point)[0], torch.cat(expected), atol=1e-6)
+    corners = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]])
+    assert torch.isfinite(encoding(corners)).all()
+
+
+ENCODINGS = [Voxels((3, 4), 2), TriPlane((4,), 2), HashGrid(2, 2, 6, 2, 6)]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: type(encoding).__name__)
+def test_gradients_are_finite_differences(encoding: Encoding) -> None:
+    """Of a whole render with respect to the encoding and the network."""
+    nerf = NeRF(copy.deepcopy(encoding), hidden=3, samples=5, occupancy_every=0).double()
+    nerf.network[0].bias.data = torch.tensor([0.3, 0.2, -0.3]).double()  # away from the kink of the ReLU
+    view = ring(1, size=3)
+    views = Views(**{name: value.double() if torch.is_tensor(value) else value for name, value in vars(view).items()})
+    names = [name for name, _ in nerf.named_parameters()]
+
+    def image(*values: Tensor) -> tuple[Tensor, ...]:
+        return torch.func.functional_call(nerf, dict(zip(names, values, strict=True)), (views,))
+
+    nerf.forward = lambda views: nerf.render(views)[:3]
+    assert torch.autograd.gradcheck(image, tuple(nerf.parameters()), atol=1e-6)
+
+
+def train(nerf: NeRF, optimizer: torch.optim.Adam, steps: range) -> None:
+    views = ring(4, size=16)
+    target = sphere_images(views)
+    for step in steps:
+        optimizer.zero_grad()
+        loss = (nerf.render(views).image - target).square().sum() / len(views) + nerf.regularizer()
+        loss.backward()
+        optimizer.step()
+        nerf.after_step(optimizer, step, generator_for(0, step, "density"))
+
+
+@pytest.mark.parametrize(
+    "encoding", [Voxels((8, 16)), TriPlane((16, 32)), HashGrid(4, 8, 32)], ids=lambda e: type(e).__name__
+)
+def test_a_sphere_is_learned_from_its_pictures(encoding: Encoding) -> None:
+    nerf, others = NeRF(encoding, importance=8, opacity_weight=0.0), ring(5, 40.0, size=16)
+    train(nerf, torch.optim.Adam(nerf.parameter_groups()), range(80))
+    with torch.no_grad():
+        render = nerf.render(others)
+    assert psnr(render.image, sphere_images(others)) > 17
+    middle = render.depth[:, 0, 8, 8]
+    assert (middle - (3.4 - 0.55)).abs().max() < 0.45
+
+
+def test_emptiness_is_found_and_skipping_it_changes_nothing_to_see() -> None:
+    nerf = NeRF(Voxels((8, 16)), entropy_weight=0.03, opacity_weight=0.0, occupancy_every=4)
+    train(nerf, torch.optim.Adam(nerf.parameter_groups()), range(80))
+    views = ring(2, 10.0, size=16)
+    with torch.no_grad():
+        skipped = nerf.render(views)
+        nerf.occupancy_every = 0
+        whole = nerf.render(views)
+    assert (skipped.image - whole.image).abs().max() < 0.03
+    points = torch.rand(5000, 3) * 2 - 1
+    occupied = nerf._occupied(points)
+    assert occupied.float().mean() < 0.6
+    assert occupied[points.norm(dim=1) < 0.5].float().mean() > 0.9
+
+
+def test_going_on_from_a_checkpoint_changes_nothing() -> None:
+    def fresh() -> tuple[NeRF, torch.optim.Adam]:
+        nerf = NeRF(Voxels((4, 8)), lr=Ramp(0.02, 0.01, 8), occupancy_every=3, importance=4, entropy_weight=0.03)
+        return nerf, torch.optim.Adam(nerf.parameter_groups())
+
+    whole, optimizer = fresh()
+    train(whole, optimizer, range(8))
+    first, optimizer = fresh()
+    train(first, optimizer, range(4))
+    second, again = fresh()
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(second, again, range(4, 8))
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), second.state_dict().values(), strict=True)
+    )
+    assert again.param_groups[0]["lr"] == pytest.approx(0.01) and again.param_groups[1]["lr"] == 0.002
+
+
+def test_iterations_jitter_differently_and_looking_does_not() -> None:
+    nerf, views = NeRF(Voxels((4,)), samples=6, occupancy_every=0), ring(1, size=8)
+    first = nerf.render(views).image
+    assert torch.equal(nerf.render(views).image, first)
+    nerf._step += 1
+    assert not torch.equal(nerf.render(views).image, first)
+    with torch.no_grad():
+        assert torch.equal(nerf.render(views).image, nerf.render(views).image)
+
+
+def test_the_regularizers_are_their_formulas() -> None:
+    nerf = NeRF(Voxels((4,)), opacity_weight=2.0, entropy_weight=0.5, z_variance_weight=3.0, occupancy_every=0)
+    assert nerf.regularizer() == 0
+    nerf.render(ring(2, size=6))
+    seen, _, views = nerf._seen
+    assert views == 2
+    total = 0.0
+    for alpha, weights, z in zip(seen.alpha.tolist(), seen.weights.tolist(), seen.z.tolist(), strict=True):
+        alpha = min(max(alpha, 1e-4), 1 - 1e-4)
+        mean = sum(w * d for w, d in zip(weights, z, strict=True)) / alpha
+        variance = sum(w * (d - mean) ** 2 for w, d in zip(weights, z, strict=True)) / alpha
+        entropy = -(alpha * math.log(alpha) + (1 - alpha) * math.log(1 - alpha))
+        total += 2 * alpha + 0.5 * entropy + 3 * variance
+    assert nerf.regularizer().item() == pytest.approx(total / 2, rel=1e-4)
+    assert NeRF(Voxels((4,))).regularizer() == 0
+
+
+def test_opacity_stops_pulling_at_its_ends() -> None:
+    alpha, none = torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3, 1)
+    found = penalties.opacity(Seen(torch.zeros(3, 3), alpha, torch.zeros(3), none, none))
+    torch.testing.assert_close(found, torch.tensor([1e-4, 0.5, 1 - 1e-4]), atol=1e-7, rtol=0)
+
+
+def test_orientation_weighs_what_faces_away() -> None:
+    def density(points: Tensor) -> Tensor:  # a shell: its outer side faces the camera, its inner side does not
+        return 4 * (-((points.norm(dim=1) - 0.5) / 0.1).square()).exp()
+
+    rays = rays_of(ring(2, 30.0, size=5), 1.0)
+    z = stratified(rays, 24)
+    seen = march(lambda points: (density(points), torch.zeros_like(points)), rays, z)
+    expected = torch.zeros(len(z))
+    for r in range(len(z)):
+        for s in range(24):
+            point = (rays.origins[r] + z[r, s] * rays.directions[r]).requires_grad_()
+            if seen.weights[r, s] <= 1e-3:
+                continue
+            (slope,) = torch.autograd.grad(density(point[None])[0], point)
+            normal, ahead = -slope / slope.norm(), rays.directions[r] / rays.directions[r].norm()
+            expected[r] += seen.weights[r, s] * max(0.0, float(normal @ ahead)) ** 2
+    got = penalties.orientation(seen, rays, density, 1 / 64)
+    torch.testing.assert_close(got, expected, atol=2e-3, rtol=2e-3)
+    assert got.max() > 0.02
+    longer = rays._replace(directions=3 * rays.directions)
+    torch.testing.assert_close(penalties.orientation(seen._replace(z=seen.z / 3), longer, density, 1 / 64), got)
+    nerf = NeRF(Voxels((4,)), orientation_weight=3.0, opacity_weight=0.0, occupancy_every=0)
+    nerf.render(ring(2, size=6))
+    seen, rays, _ = nerf._seen
+    expected = 3 * penalties.orientation(seen, rays, lambda points: nerf.radiance(points)[0], 1 / 64).sum() / 2
+    torch.testing.assert_close(nerf.regularizer(), expected)
+    nerf.regularizer().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in nerf.parameters() if parameter.requires_grad)
+
+
+def test_normals_lead_out_of_a_ball() -> None:
+    points = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=1) * 0.4
+    found = penalties.normals(lambda p: (-p.norm(dim=1)).exp(), points, 0.01)
+    torch.testing.assert_close(found, points / 0.4, atol=1e-3, rtol=0)
+    assert (penalties.normals(lambda p: torch.ones(len(p)), points, 0.01) == 0).all()
+
+
+def test_a_learned_background_depends_on_the_direction_and_learns() -> None:
+    nerf, views = NeRF(Voxels((4,)), sky_lr=0.1, blob=0.0, opacity_weight=0.0), ring(4, 20.0, size=8)
+    nerf.network[-1].bias.data[0] = -60.0  # nothing in the box
+    assert [group["name"] for group in nerf.parameter_groups()] == ["encoding", "network", "sky"]
+    optimizer = torch.optim.Adam(nerf.parameter_groups())
+    target = (0.5 + 0.3 * rays_of(views, 1.0).directions).view(4, 8, 8, 3).permute(0, 3, 1, 2)
+    for step in range(150):
+        optimizer.zero_grad()
+        (nerf.render(views).image - target).square().mean().backward()
+        optimizer.step()
+        nerf.after_step(optimizer, step, torch.Generator())
+    with torch.no_grad():
+        assert psnr(nerf.render(views).image, target) > 25
+        plain = nerf.render(views, torch.tensor([1.0, 0.0, 0.0])).image
+    assert (plain[:, 0] > 0.95).all() and (plain[:, 1] < 0.05).all()
+    for share, shown in ((0.0, True), (1.0, False)):
+        module = Distillation("y", GaussianPrior({"y": 1.0}), nerf, SDS(), random_background=share)
+        assert (module.backdrop(3) is None) == shown
+    assert not NeRF().owns_background and len(NeRF().parameter_groups()) == 2 and not NeRF().sky.requires_grad
+
+
+def test_the_start_is_a_blob_over_the_background() -> None:
+    nerf = NeRF(background=0.25)
+    with torch.no_grad():
+        render = nerf.render(ring(1, size=16))
+        red = nerf.render(ring(1, size=16), torch.tensor([1.0, 0.0, 0.0]))
+    assert render.alpha[0, 0, 8, 8] > 0.9 > 0.1 > render.alpha[0, 0, 0, 0]
+    assert torch.allclose(render.image[0, :, 0, 0], torch.full((3,), 0.25), atol=0.03)
+    assert torch.allclose(red.image[0, :, 0, 0], torch.tensor([1.0, 0.0, 0.0]), atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: NeRF(half=0.0), "half must be positive"),
+        (lambda: NeRF(lr=Ramp(0.1, 0.0, 5)), "lr must be positive"),
+        (lambda: NeRF(entropy_weight=-1.0), "entropy_weight can't be negative; got -1"),
+        (lambda: NeRF(samples=1), "samples must be within 2 and 1024, not 1"),
+        (lambda: NeRF(importance=-1), "importance must be within 0 and 1024"),
+        (lambda: NeRF(background=2.0), "background must be within"),
+        (lambda: NeRF(hidden=-1), "hidden and occupancy_every can't be negative"),
+        (lambda: Voxels((1,)), "resolutions within 2 and 512"),
+        (lambda: TriPlane(()), "TriPlane needs resolutions"),
+        (lambda: HashGrid(finest=4), "finest >= coarsest"),
+    ],
+)
+def test_numbers_out_of_range(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_the_field_is_stretched_over_its_box() -> None:
+    """Features are read at points / half: the same numbers in a box of another size."""
+    small, large = (NeRF(Voxels((4,)), half=half, blob=0.0) for half in (1.0, 3.0))
+    points = torch.rand(20, 3) * 2 - 1
+    assert all(
+        torch.allclose(a, b, atol=1e-6) for a, b in zip(small.radiance(points), large.radiance(3 * points), strict=True)
+    )
+
+
+def test_cells_and_what_others_are_told_are_of_the_box() -> None:
+    nerf = NeRF(Voxels((4,)), half=3.0, blob=200.0, blob_radius=1.0)
+    assert nerf.volume().half == 3.0
+    points = 6 * torch.rand(4000, 3, generator=torch.Generator().manual_seed(0)) - 3
+    radius, occupied = points.norm(dim=1), nerf._occupied(points)
+    assert occupied[radius < 0.9].all() and not occupied[radius > 1.5].any()
+
+
+def test_cells_are_looked_at_every_so_many_iterations() -> None:
+    nerf = NeRF(Voxels((4,)), occupancy_every=3)
+    optimizer, looked = torch.optim.Adam(nerf.parameter_groups()), []
+    for step in range(7):
+        before = nerf.occupancy.clone()
+        nerf.after_step(optimizer, step, generator_for(0, step, "density"))
+        looked += [] if torch.equal(nerf.occupancy, before) else [step + 1]
+    assert looked == [3, 6]
+
+
+def test_further_samples_go_to_the_surface() -> None:
+    nerf, views = NeRF(Voxels((4,)), samples=16, importance=48, blob=200.0, blob_radius=0.4), ring(1, 0.0, size=1)
+    nerf.render(views)
+    seen = nerf._seen[0]
+    assert seen.z.shape == (1, 64)
+    assert ((seen.z - (3.4 - 0.4)).abs() < 0.15).sum() > 30  # evenly they would be a tenth, 6 or 7
+
+
+def test_depth_is_a_mean_over_what_is_seen_however_thin() -> None:
+    nerf = NeRF(Voxels((4,)), blob=-2.0, blob_radius=1e6, occupancy_every=0)
+    with torch.no_grad():
+        render = nerf.render(ring(1, 0.0, size=1))
+    assert 0.05 < render.alpha.item() < 0.5 and render.depth.item() == pytest.approx(3.4, abs=0.15)
+
+
+def test_a_look_from_elsewhere_does_not_move_the_regularizer() -> None:
+    nerf = NeRF(Voxels((4,)), opacity_weight=Ramp(0.1, 0.4, 4), occupancy_every=0)
+    nerf.render(ring(2, size=6))
+    expected = nerf.regularizer().detach().clone()
+    with torch.no_grad():
+        nerf.render(ring(1, 50.0, size=9))
+    assert torch.equal(nerf.regularizer(), expected)
+    nerf._step = 4  # the weight is of the iteration
+    torch.testing.assert_close(nerf.regularizer(), 4 * expected)
+    nerf.after_step(torch.optim.Adam(nerf.parameter_groups()), 4, torch.Generator())
+    assert nerf.regularizer() == 0, "what was seen belongs to a step that has ended"
+
+
+def test_a_learned_background_is_harmonics_of_the_direction() -> None:
+    nerf, views = NeRF(Voxels((4,)), sky_lr=Ramp(0.0, 0.1, 9), blob=0.0), ring(2, 20.0, size=6)
+    assert nerf.owns_background
+    nerf.network[-1].bias.data[0] = -60.0  # nothing in the box
+    nerf.sky.data[2] = torch.tensor([0.4, 0.8, -0.4])  # of degree 1 along z: sqrt(3 / 4 pi) z
+    with torch.no_grad():
+        image = nerf.render(views).image
+    directions = torch.nn.functional.normalize(rays_of(views, 1.0).directions, dim=1)
+    expected = 0.5 + math.sqrt(3 / (4 * math.pi)) * directions[:, 2:] * torch.tensor([0.4, 0.8, -0.4])
+    torch.testing.assert_close(image, expected.view(2, 6, 6, 3).permute(0, 3, 1, 2))
+
+
+def test_what_has_become_empty_is_forgotten_after_some_looks() -> None:
+    nerf = NeRF(Voxels((4,)), occupancy_every=1)
+    optimizer = torch.optim.Adam(nerf.parameter_groups())
+    nerf.blob = -20.0
+    nerf.blob_radius = 1e6  # nothing anywhere from now on
+    for step in range(40):
+        nerf.after_step(optimizer, step, generator_for(0, step, "density"))
+        if step == 2:
+            assert nerf._occupied(torch.zeros(1, 3)).all()
+    assert not nerf._occupied(torch.rand(100, 3) * 2 - 1).any()
+    assert nerf.iteration.item() == 40

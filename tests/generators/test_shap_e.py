@@ -1,0 +1,288 @@
+"""Gaussians that start from Shap-E: diffusers' own pipeline with tiny weights, and meshes that are known."""
+
+import gc
+import math
+import shutil
+import weakref
+from collections.abc import Callable
+from functools import partialmethod
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from support.gaussians import save_run
+from support.tiny import save_tiny_shap_e
+from torch import Tensor
+
+from asdkit.commands.main import main
+from asdkit.formats.colour import from_linear_light, linear_light
+from asdkit.generators.from_checkpoint import generator_of
+from asdkit.generators.gaussians import Gaussians
+from asdkit.generators.shap_e import ShapE
+
+GRID = 16
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_shap_e(tmp_path_factory.mktemp("tiny") / "shap-e")
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marching cubes on a grid of 16 instead of 128."""
+    from diffusers.pipelines.shap_e import ShapERenderer
+
+    monkeypatch.setattr(ShapERenderer, "decode_to_mesh", partialmethod(ShapERenderer.decode_to_mesh, grid_size=GRID))
+
+
+def made(monkeypatch: pytest.MonkeyPatch, vertices: Tensor, faces: Tensor, light: Tensor) -> ShapE:
+    """A Shap-E that makes this mesh."""
+    mesh = SimpleNamespace(verts=vertices, faces=faces, vertex_channels=dict(zip("RGB", light.unbind(1), strict=True)))
+
+    class Pipeline:
+        def set_progress_bar_config(self, **arguments: object) -> None: ...
+
+        def __call__(self, *arguments: object, **named: object) -> SimpleNamespace:
+            return SimpleNamespace(images=[mesh])
+
+    monkeypatch.setattr(ShapE, "_pipeline", lambda self: Pipeline())
+    return ShapE("a box", "nowhere")
+
+
+def draws(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(("turn_deg", "axes"), [(0.0, [[0, 1], [-1, 0]]), (90.0, [[-1, 0], [0, -1]])])
+def test_the_tiny_pipelines_object_is_where_and_how_it_is_known_to_be(
+    folder: Path, turn_deg: float, axes: list[list[float]]
+) -> None:
+    """A box in Shap-E's axes, whose sRGB is a function of the place there; `axes` has rows of Shap-E's x and y."""
+    points, colours = ShapE("a red cube", str(folder), steps=2, turn_deg=turn_deg).points(3000, draws())
+    assert points.dtype == colours.dtype == torch.float32
+    x, y, z = (torch.cat([points[:, :2] @ torch.tensor(axes).float().T, points[:, 2:]], dim=1)).unbind(1)
+    shrunk = (GRID - 1) / (GRID + 1)  # diffusers puts the grid with its border into the cube of the grid without it
+    assert float(x.max()) == pytest.approx(-float(x.min()), abs=1e-3) and 0.9 < float(x.max()) < 1
+    assert float(y.max()) == pytest.approx(-float(y.min()), abs=1e-3) and 0.9 < float(y.max()) < 1
+    assert float(z.max()) == pytest.approx(0.3 * shrunk, abs=0.015) and -1 < float(z.min()) < -0.9
+    torch.testing.assert_close(colours, torch.sigmoid(2 * torch.stack([x, y, z], dim=1)), atol=0.01, rtol=0)
+    inner = [(v > v.min() + 0.12) & (v < v.max() - 0.12) for v in (x, y, z)]
+    assert not (inner[0] & inner[1] & inner[2]).any()  # all of them at the surface, whose edges are cut
+    sides = [float((inner[i] & inner[j]).float().mean()) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert sides[1:] == pytest.approx([sides[0] * (1.20 - 0.24) / (1.88 - 0.24)] * 2, rel=0.15)
+
+
+def test_up_is_up_and_the_front_is_what_diffusers_shows_first() -> None:
+    from diffusers.pipelines.shap_e.camera import create_pan_cameras
+
+    cameras = create_pan_cameras(8)
+    assert (cameras.y[:, 2] < -0.5).all()  # what is lower in the pictures has a smaller z
+    eyes = ShapE("x", "nowhere")._turned(cameras.origin)
+    torch.testing.assert_close(eyes[0, :2] / eyes[0, :2].norm(), torch.tensor([1.0, 0.0]), atol=1e-6, rtol=0)
+    assert (eyes[:, 2] > 0).all()
+    turned = ShapE("x", "nowhere", turn_deg=30)._turned(cameras.origin)
+    assert math.atan2(turned[0, 1], turned[0, 0]) == pytest.approx(math.radians(30))
+
+
+def test_diffusers_is_called_as_asked_and_is_gone_afterwards(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers import ShapEPipeline
+
+    call, seen = ShapEPipeline.__call__, []
+
+    def spy(self: ShapEPipeline, *arguments: object, **named: object) -> object:
+        seen.append(
+            (arguments, named, named["generator"].initial_seed(), weakref.ref(self), next(self.prior.parameters()))
+        )
+        return call(self, *arguments, **named)
+
+    monkeypatch.setattr(ShapEPipeline, "__call__", spy)
+    before = torch.random.get_rng_state()
+    first, _ = ShapE("a red cube", str(folder), steps=3, scale=2.5, seed=7).points(10, draws())
+    ((arguments, named, seed, pipeline, parameter),) = seen
+    assert arguments == ("a red cube",) and seed == 7 and parameter.dtype == torch.float32
+    assert {name: named[name] for name in ("num_inference_steps", "guidance_scale", "output_type")} == {
+        "num_inference_steps": 3, "guidance_scale": 2.5, "output_type": "mesh"
+    }  # fmt: skip
+    gc.collect()
+    assert pipeline() is None
+    assert torch.equal(torch.random.get_rng_state(), before)
+    again, _ = ShapE("a red cube", str(folder), steps=1).points(10, draws())
+    other, _ = ShapE("a red cube", str(folder), steps=1).points(10, draws(1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+BOX = torch.tensor([[x, y, z] for x in (0.0, 4.0) for y in (0.0, 2.0) for z in (0.0, 1.0)])
+QUADS = [[0, 1, 3, 2], [4, 6, 7, 5], [0, 4, 5, 1], [2, 3, 7, 6], [0, 2, 6, 4], [1, 5, 7, 3]]
+BOX_FACES = torch.tensor([[q[0], q[i], q[i + 1]] for q in QUADS for i in (1, 2)])
+BOX_AREAS = [1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 4]
+
+
+def barycentric(face: int, triangle: np.ndarray, point: np.ndarray) -> tuple[int, np.ndarray] | None:
+    """The weights of a triangle's corners that give a point, by least squares; None where there are none."""
+    system, wanted = np.concatenate([triangle.T, np.ones((1, 3))]), np.array([*point, 1])
+    weights = np.linalg.lstsq(system, wanted, rcond=None)[0]
+    return (face, weights) if np.abs(system @ weights - wanted).max() < 1e-5 and weights.min() > -1e-5 else None
+
+
+def test_points_are_spread_by_area_and_have_the_colours_of_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each point's triangle and its barycentric coordinates are found anew by solving for them."""
+    light = torch.rand(8, 3, generator=draws(5))
+    points, colours = made(monkeypatch, BOX, BOX_FACES, light).points(4000, draws())
+    shap_e = torch.stack([points[:, 1], -points[:, 0], points[:, 2]], dim=1).double().numpy()
+    corners, counts = BOX.double().numpy()[BOX_FACES], np.zeros(12)
+    weights_seen = []
+    for point, colour in zip(shap_e, colours.numpy(), strict=True):
+        face, weights = next(filter(None, (barycentric(i, corners[i], point) for i in range(12))))
+        counts[face] += 1
+        weights_seen.append(weights)
+        mixed = weights @ light.double().numpy()[BOX_FACES[face]]
+        expected = [12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055 for v in mixed]
+        np.testing.assert_allclose(colour, expected, atol=1e-4)
+    np.testing.assert_allclose(counts / 4000, np.array(BOX_AREAS) / 28, atol=0.014)
+    weights = np.array(weights_seen)
+    np.testing.assert_allclose(weights.mean(0), 1 / 3, atol=0.01)
+    np.testing.assert_allclose(weights.var(0), 1 / 18, atol=0.003)  # uniform in each triangle
+
+
+def test_gaussians_start_there_fitted_into_the_ball(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    start = made(monkeypatch, BOX + 7, BOX_FACES, torch.full((8, 3), 0.2158605))  # sRGB 0.502
+    gaussians = Gaussians(start=start, count=4000, capacity=4100, init_radius=0.7)
+    means, radius = gaussians.means[:4000].detach(), math.hypot(4, 2, 1) / 2
+    assert gaussians.num_alive == 4000 and float(means.norm(dim=1).max()) == pytest.approx(0.7)
+    half = torch.tensor([2.0, 4.0, 1.0]) / torch.tensor([2.0, 2.0, 2.0]) * 0.7 / radius  # Shap-E's x is the world's y
+    torch.testing.assert_close(means.amax(0), half, rtol=0.02, atol=0)
+    torch.testing.assert_close(means.amin(0), -half, rtol=0.02, atol=0)
+    torch.testing.assert_close(
+        0.5 + 0.28209479 * gaussians.sh[:4000, 0], torch.full((4000, 3), 0.502), atol=1e-4, rtol=0
+    )
+    assert gaussians.spec["init_args"]["start"] == {
+        "class_path": "asdkit.ShapE",
+        "init_args": {
+            "prompt": "a box", "path": "nowhere", "steps": 64, "scale": 15.0, "turn_deg": 0.0, "seed": 0
+        },
+    }  # fmt: skip
+    path = save_run(tmp_path / "a.ckpt", gaussians)
+    monkeypatch.undo()  # Shap-E is nowhere again, and the run does not need it
+    assert torch.equal(generator_of(path).means, gaussians.means)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompt": " "}, "prompt is empty"), ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"scale": -0.1}, "scale can't be negative"), ({"scale": math.inf}, "scale"), ({"scale": math.nan}, "scale"),
+        ({"turn_deg": math.nan}, "turn_deg is a number"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_told_in_a_sentence(arguments: dict, message: str) -> None:
+    ShapE(**{"prompt": "x", "path": "nowhere", "steps": 1, "scale": 0.0})  # nothing is read yet
+    with pytest.raises(ValueError, match=message) as caught:
+        ShapE(**{"prompt": "x", "path": "nowhere", **arguments})
+    assert "\n" not in str(caught.value)
+
+
+def _without(name: str, key: str) -> Callable[[Path], None]:
+    def take_away(folder: Path) -> None:
+        (path,) = (folder / name).glob("*.safetensors")
+        weights = load_file(path)
+        del weights[key]
+        save_file(weights, path, metadata={"format": "pt"})
+
+    return take_away
+
+
+def _torn(folder: Path) -> None:
+    (path,) = (folder / "shap_e_renderer").glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (shutil.rmtree, "shap-e has no model_index.json; give the whole folder"),
+        (lambda folder: shutil.rmtree(folder / "tokenizer"), "shap-e has no tokenizer; give the whole folder"),
+        (lambda folder: (folder / "model_index.json").write_text("{"), "shap-e can't be loaded as Shap-E"),
+        (_torn, "shap-e can't be loaded as Shap-E"),
+        (_without("prior", "time_embedding.linear_1.weight"), "shap-e can't be loaded as Shap-E"),
+        (_without("shap_e_renderer", "mesh_decoder.masks"), "Shap-E made nothing of 'a red cube'"),
+    ],
+)  # fmt: skip
+def test_broken_folders_are_told_in_a_sentence(
+    folder: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    spoiled = shutil.copytree(folder, tmp_path / "shap-e")
+    spoil(spoiled)
+    with pytest.raises(ValueError, match=message) as caught:
+        Gaussians(start=ShapE("a red cube", str(spoiled), steps=1))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mesh_without_area_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = made(monkeypatch, torch.zeros(3, 3), torch.tensor([[0, 1, 2]]), torch.zeros(3, 3))
+    with pytest.raises(ValueError, match="What Shap-E made of 'a box' has no surface"):
+        Gaussians(start=start)
+    start = made(monkeypatch, BOX * math.nan, BOX_FACES, torch.zeros(8, 3))
+    with pytest.raises(ValueError, match="no surface"):
+        Gaussians(start=start)
+
+
+@pytest.mark.parametrize("init", ["ball", "chair.ply", "5", "runs/asdkit.generators/a", "asdkit", "torch.nn.Linear"])
+def test_at_the_command_line_a_string_stays_a_string(capsys: pytest.CaptureFixture, init: str) -> None:
+    assert _resolved(capsys, f"--model.generator.init={init}") == init
+
+
+@pytest.mark.parametrize("name", ["asdkit.ShapE", "ShapE"])
+def test_at_the_command_line_shap_e_has_its_arguments(capsys: pytest.CaptureFixture, name: str) -> None:
+    own = ["--model.generator.start.path=some/folder", "--model.generator.start.prompt", "a duck"]
+    options = [f"--model.generator.start={name}", *own, "--model.generator.start.turn_deg=45"]
+    found = _resolved(capsys, *options, name="start")
+    assert found["class_path"] == "asdkit.ShapE"
+    assert found["init_args"] == {
+        "prompt": "a duck", "path": "some/folder", "steps": 64, "scale": 15.0, "turn_deg": 45.0, "seed": 0
+    }  # fmt: skip
+
+
+def _resolved(capsys: pytest.CaptureFixture, *arguments: str, name: str = "init") -> object:
+    assert main(["fit", "--config", "gs3d", *arguments, "--print_config"]) == 0
+    return yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["generator"]["init_args"][name]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["=ShapE", ".path=x"], "--model.generator.start: the following arguments are required: prompt"),
+        (["=ShapE", ".path=x", ".prompt=y"], "x has no model_index.json"),
+        (["=ShapE", ".path=x", ".prompt=y", ".step=3"], "did you mean --model.generator.start.steps?"),
+        (["=ShapE", ".path=x", ".prompt=y", ".steps=few"], "--model.generator.start.steps: Expected a int"),
+        (["=ShapX", ".path=x"], "--model.generator.start: there is no class ShapX"),
+    ],
+)
+def test_at_the_command_line_errors_are_one_sentence(
+    recipe: Path, capsys: pytest.CaptureFixture, options: list[str], message: str
+) -> None:
+    assert main(["fit", "--config", str(recipe), *(f"--model.generator.start{option}" for option in options)]) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("asdkit:")]
+    assert len(told) == 1 and message in told[0]
+
+
+def test_a_run_from_shap_e_begins_and_is_loaded_without_it(folder: Path, recipe: Path, tmp_path: Path) -> None:
+    weights = shutil.copytree(folder, tmp_path / "weights")
+    start = ["=ShapE", f".path={weights}", ".prompt=a red cube", ".steps=2"]
+    quick = [*(f"--model.generator.start{option}" for option in start), "--trainer.max_steps=1", "--run.name=one"]
+    assert main(["fit", "--config", str(recipe), *quick]) == 0
+    shutil.rmtree(weights)
+    (run,) = (tmp_path / "runs").glob("*/one")
+    assert generator_of(run).num_alive == 60
+
+
+def test_srgb_and_linear_light() -> None:
+    """Pairs of the standard IEC 61966-2-1."""
+    srgb = np.array([0, 0.02, 0.04045, 0.2, 0.5, 0.735357, 1])
+    light = np.array([0, 0.0015480, 0.0031308, 0.0331048, 0.2140411, 0.5, 1])
+    np.testing.assert_allclose(linear_light(srgb), light, atol=1e-6)
+    np.testing.assert_allclose(from_linear_light(light), srgb, atol=1e-5)

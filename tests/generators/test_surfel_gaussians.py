@@ -1,0 +1,146 @@
+"""Surfels as a generator: how they start, grow, fit, and leave as files and solids."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from support.gaussians import optimizer_of, psnr, save_run, sphere_images, train
+from support.scenes import FACING_X
+
+from asdkit.core.randomness import generator_for
+from asdkit.formats.ply import read_splats
+from asdkit.generators.density_control import MCMC, Fraction
+from asdkit.generators.from_checkpoint import generator_of
+from asdkit.generators.gaussians import Gaussians
+from asdkit.generators.nerf import NeRF
+from asdkit.generators.nerf_encodings import Voxels
+from asdkit.rendering.cameras import ring
+from asdkit.rendering.projection import rotation_matrices
+from asdkit.rendering.rasterize import rasterize
+
+
+def surfel_ball(**arguments) -> Gaussians:
+    return Gaussians(**{
+        "count": 300, "capacity": 450, "init_radius": 0.6, "means_lr": 0.004, "colour_lr": 0.04, "opacity_lr": 0.08,
+        "scale_lr": 0.02, "rotation_lr": 0.02, "densify_every": 20, "densify_from": 20, "densify_until": 80,
+        "surfels": True, **arguments,
+    })  # fmt: skip
+
+
+def test_surfels_start_thin_and_turned_at_random() -> None:
+    ball, again, other, round_ = surfel_ball(), surfel_ball(), surfel_ball(init_seed=1), surfel_ball(surfels=False)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in ball.state_dict().items())
+    log_scales = ball.log_scales[ball.alive].detach()
+    assert torch.equal(log_scales[:, 0], log_scales[:, 1])
+    torch.testing.assert_close((log_scales[:, 0] - log_scales[:, 2]).exp(), torch.full((300,), 100.0))
+    normals = rotation_matrices(ball.quats[ball.alive].detach())[:, :, 2]
+    assert normals.mean(0).abs().max() < 0.12 and (normals.square().mean(0) - 1 / 3).abs().max() < 0.06
+    assert not torch.equal(ball.quats, other.quats) and (round_.quats == torch.tensor([1.0, 0, 0, 0])).all()
+    assert torch.equal(ball.means, round_.means) and torch.equal(ball.sh, round_.sh)
+    assert torch.equal(round_.log_scales[:, 0], round_.log_scales[:, 2])
+
+
+def test_files_and_runs_bring_their_rotations_and_point_clouds_have_none(tmp_path: Path) -> None:
+    first = Gaussians(count=60, capacity=60)
+    first.quats.data.normal_()
+    first.log_scales.data += torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
+    first.export_ply(tmp_path / "a.ply")
+    for init in (tmp_path / "a.ply", save_run(tmp_path / "a.ckpt", first)):
+        discs = Gaussians(init=str(init), count=1, capacity=60, surfels=True)
+        assert torch.equal(discs.quats, first.quats) and torch.equal(discs.log_scales[:, :2], first.log_scales[:, :2])
+        smaller = first.log_scales[:, :2].min(1).values
+        torch.testing.assert_close(discs.log_scales[:, 2], smaller - math.log(100))
+    again = generator_of(save_run(tmp_path / "c.ckpt", discs))
+    views = ring(2, distance=2.5, size=24)
+    assert torch.equal(again.render(views).image, discs.render(views).image)
+    assert not torch.equal(again.render(views).image, first.render(views).image)
+    head = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
+    (tmp_path / "b.ply").write_text(head + "0 0 0\n1 0 0\n0 1 1\n")
+    field = save_run(tmp_path / "b.ckpt", NeRF(Voxels((4,)), half=0.8, blob=200.0, blob_radius=0.4))
+    for init in (tmp_path / "b.ply", field):
+        cloud = Gaussians(init=str(init), count=3, capacity=3, surfels=True)
+        assert (cloud.quats.detach().abs() > 1e-3).all() and cloud.quats.std() > 0.3
+
+
+def test_surfels_are_drawn_as_rasterize_draws_them_and_their_gradients_are_counted() -> None:
+    ball, views = surfel_ball(sh_degree=1), ring(3, distance=2.5, size=24)
+    ball.alive[5] = False
+    ball.means.data[7] = torch.tensor([50.0, 0.0, 0.0])
+    slots = ball.alive.nonzero().squeeze(1)
+    means, quats, log_scales, logits, sh = (value.detach()[slots] for value in ball.in_order())
+    shape = quats, log_scales.exp(), logits.sigmoid(), sh
+    raster = rasterize(means.requires_grad_(), *shape, views, torch.ones(3), sh_degree=1, surfels=True)
+    render = ball.render(views)
+    assert torch.equal(render.image, raster.image.clamp(0, 1).permute(0, 3, 1, 2))
+    raster.means2d.retain_grad()
+    raster.image.square().mean().backward()
+    render.image.square().mean().backward()
+    with torch.no_grad():
+        ball.render(views)
+    expected = (3 * 12 * raster.means2d.grad.norm(dim=-1)).sum(0)
+    ball.after_step(optimizer_of(ball), 0, torch.Generator())
+    torch.testing.assert_close(ball.grad_sum[slots], expected, rtol=1e-4, atol=1e-9)
+    assert expected.max() > 1e-5
+    assert ball.grad_count[slots].tolist() == [0.0 if slot == 7 else 3.0 for slot in slots.tolist()]
+
+
+def test_three_hundred_surfels_become_a_sphere_that_other_viewers_show_alike(tmp_path: Path) -> None:
+    views = ring(4, distance=2.5, size=24)
+    target, ball = sphere_images(views), surfel_ball()
+    start = psnr(ball.render(views).image, target)
+    train(ball, optimizer_of(ball), target, views, range(90))
+    assert psnr(ball.render(views).image, target) > start + 10
+    held_out = ring(3, distance=2.5, size=24, offset_deg=40.0)
+    assert psnr(ball.render(held_out).image, sphere_images(held_out)) > start + 6
+    assert 300 < ball.num_alive <= 450
+    log_scales = ball.log_scales[ball.alive].detach()
+    assert (log_scales[:, :2].min(1).values - log_scales[:, 2]).min() > math.log(20)
+    ball.export_ply(tmp_path / "splats.ply")
+    means, quats, log_scales, logits, sh = (torch.from_numpy(values) for values in read_splats(tmp_path / "splats.ply"))
+    large = ring(2, distance=2.5, size=160, offset_deg=20.0)
+    shape = means, quats, log_scales.exp(), logits.sigmoid(), sh
+    with torch.no_grad():
+        thin = rasterize(*shape, large, torch.ones(3), sh_degree=0).image.permute(0, 3, 1, 2)
+        assert psnr(thin, ball.render(large).image) > 36
+        ball.opacity_logits += 2
+        assert psnr(thin, ball.render(large).image) < 30  # what would be no likeness
+
+
+@pytest.mark.parametrize("density", [Fraction(0.3, split_scale=0.05), MCMC(growth=0.3)])
+def test_the_third_scale_only_changes_with_the_others(density: Fraction | MCMC) -> None:
+    ball, views = surfel_ball(densify_every=0, density=density, scale_weight=0.1), ring(1, distance=2.5, size=16)
+    before = ball.log_scales.detach().clone()
+    train(ball, optimizer_of(ball), torch.ones(1), views, range(3))
+    assert torch.equal(ball.log_scales[:, 2], before[:, 2]) and not torch.equal(ball.log_scales[:, 0], before[:, 0])
+    ball.grad_sum[:], ball.grad_count[:] = torch.linspace(1, 2, 450), 1.0
+    before = ball.log_scales.detach().clone()
+    density.round(ball, optimizer_of(ball), 1, generator_for(0, 0, "densify"))
+    changed = (ball.log_scales[:300, 0] != before[:300, 0]).nonzero().squeeze(1)
+    shrunk = ball.log_scales[changed].detach() - before[changed]
+    assert len(changed) > 10
+    torch.testing.assert_close(shrunk, shrunk[:, :1].expand(-1, 3))
+
+
+def test_swelling_is_of_the_disc() -> None:
+    ball = surfel_ball(count=2, capacity=2, scale_weight=3.0)
+    ball.log_scales.data = torch.tensor([[0.1, 0.3, 5.0], [0.2, 0.6, 7.0]]).log()
+    value = ball.regularizer()
+    assert value.item() == pytest.approx(3 * (0.1 + 0.3 + 0.2 + 0.6) / 4)
+    value.backward()
+    assert (ball.log_scales.grad[:, 2] == 0).all() and (ball.log_scales.grad[:, :2] > 0).all()
+
+
+def test_the_solid_of_a_disc_is_as_opaque_as_the_disc_and_as_thick_as_wide() -> None:
+    disc = surfel_ball(count=1, capacity=1)
+    disc.means.data[:], disc.quats.data[0], disc.opacity_logits.data[:] = 0.0, torch.tensor(FACING_X), 1.0
+    disc.log_scales.data[0] = torch.tensor([0.1, 0.1, 0.001]).log()
+    solid = disc.volume()
+    along = torch.linspace(-0.5, 0.5, 2001)
+    density, _ = solid.radiance(torch.stack([along, 0 * along, 0 * along], 1))
+    depth = float(density.sum() * (along[1] - along[0]))
+    assert 1 - math.exp(-depth) == pytest.approx(1 / (1 + math.exp(-1)), abs=0.01)
+    assert density[1200] / density[1000] == pytest.approx(math.exp(-0.5), abs=0.01)  # one deviation in front of it
+    disc.log_scales.data[0] = torch.tensor([0.1, 0.4, 0.001]).log()
+    density, _ = disc.volume().radiance(torch.stack([along, 0 * along, 0 * along], 1))
+    assert density[1400] / density[1000] == pytest.approx(math.exp(-0.5), abs=0.01)  # the mean of the logarithms: 0.2

@@ -1,0 +1,58 @@
+"""The weights that ship with the package: present, small, and as good as their card says."""
+
+import pytest
+import torch
+
+from asdkit.priors.pretrained import Pretrained
+from asdkit.rendering.cameras import ring
+from asdkit.scores.conditions import EIGHT_SECTORS
+from asdkit.scores.ddim import ddim
+from asdkit.scores.fields import CFG
+from asdkit.toybox import world
+from asdkit.toybox.clip import TinyCLIP
+from asdkit.toybox.training import model_card
+
+
+@pytest.fixture(scope="module")
+def prior() -> Pretrained:
+    prior = Pretrained()
+    prior.setup()
+    return prior
+
+
+def test_the_weights_are_half_precision_and_small(prior: Pretrained) -> None:
+    sizes = [file.stat().st_size for file in prior.folder.rglob("*") if file.is_file()]
+    assert sum(sizes) < 30e6
+    assert prior.digest in (prior.folder / "README.md").read_text()
+
+
+def test_the_prior_knows_its_words_and_directions(prior: Pretrained) -> None:
+    assert prior.view_words == EIGHT_SECTORS
+    assert prior.camera is not None
+    assert prior.unknown_words("a yellow duck on a zebra") == ["zebra"]
+
+
+def test_the_autoencoder_reaches_30_db_on_held_out_renders(prior: Pretrained) -> None:
+    assert model_card.evaluate_vae(prior, seed=1, count=20) > 30
+
+
+def test_the_clip_finds_held_out_prompts(prior: Pretrained) -> None:
+    assert model_card.evaluate_clip(TinyCLIP(prior.folder / "clip"), seed=1, count=40) > 0.8
+
+
+def test_samples_have_the_colour_asked_for(prior: Pretrained) -> None:
+    noise = torch.randn(2, *prior.latent_shape(64, 64), generator=torch.Generator().manual_seed(0))
+    red, blue = (
+        prior.decode(ddim(prior, CFG(f"a {colour} ball", 3.0), noise, 12, ring(2)))[:, :, 28:36, 28:36].mean((0, 2, 3))
+        for colour in ("red", "blue")
+    )
+    assert red[0] > red[2] + 0.2
+    assert blue[2] > blue[0] + 0.2
+
+
+def test_encoding_a_render_keeps_its_silhouette_sharp(prior: Pretrained) -> None:
+    truth = world.render(world.parse("a red ball"), ring(1))
+    with torch.no_grad():
+        decoded = prior.decode(prior.encode(truth.image))
+    inside = (truth.alpha > 0.99).expand(-1, 3, -1, -1)
+    assert (decoded - truth.image)[inside].abs().mean() < 0.03

@@ -1,0 +1,272 @@
+"""Every family of models, as tiny random pipelines, against diffusers' own pipelines; and whole runs on each."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from support.tiny_families import PIPELINES, make
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from asdkit.discriminators.adapters import Embedding, LoRA
+from asdkit.distillation import Distillation
+from asdkit.generators.base import Generator
+from asdkit.generators.gaussians import Gaussians
+from asdkit.generators.images import Pixels
+from asdkit.methods import ASD, SDS, VSD
+from asdkit.priors.families import family_of
+from asdkit.priors.pretrained import Pretrained
+from asdkit.rendering.cameras import Batch, ring
+from asdkit.scores.conditions import NULL, Condition
+from asdkit.scores.fields import Field
+
+PROMPT = "a red duck"
+Y = Condition(PROMPT, view_dependent=False)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
+    """Folder and pipeline of every family."""
+    root = tmp_path_factory.mktemp("families")
+    return {name: make(name, root / name) for name in PIPELINES}
+
+
+def loaded(folder: Path) -> Pretrained:
+    prior = Pretrained(str(folder))
+    prior.setup()
+    return prior
+
+
+def network_of(pipeline: Any) -> Any:
+    return pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
+
+
+def first_call(name: str, pipeline: Any, x_t: Tensor) -> tuple[Tensor, Tensor]:
+    """What diffusers' own pipeline tells its network first, and what that answers, as x0-shaped tensors."""
+    seen: list[tuple[Any, Tensor]] = []
+
+    def record(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        time = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        seen.append((time, output[0]))
+
+    hook = network_of(pipeline).register_forward_hook(record, with_kwargs=True)
+    pipeline.set_progress_bar_config(disable=True)
+    height, width = (8 * side for side in x_t.shape[-2:])
+    extra: dict[str, Any] = {"height": height, "width": width, "latents": x_t, "output_type": "latent"}
+    if name == "flux":
+        extra["latents"] = pipeline._pack_latents(x_t, 1, *x_t.shape[1:])
+    if name == "pixart":
+        extra |= {"use_resolution_binning": False, "clean_caption": False}
+    if name == "deepfloyd":
+        extra = {"output_type": "pt", "clean_caption": False, "height": height // 8, "width": width // 8}
+        pipeline.prepare_intermediate_images = lambda *args, **kwargs: x_t
+    guidance = 3.5 if name == "flux" else 1.0
+    pipeline(PROMPT, num_inference_steps=2, guidance_scale=guidance, **extra)
+    hook.remove()
+    time, output = seen[0]
+    if name == "flux":
+        output = pipeline._unpack_latents(output, height, width, 8)
+        time = time * 1000
+    return torch.as_tensor(time).expand(1), output[:, : x_t.shape[1]]
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_network_is_called_as_its_own_pipeline_calls_it(name: str, made: dict) -> None:
+    folder, pipeline = made[name]
+    prior = loaded(folder)
+    prior.prepare([Y])
+    height, width = (16, 32) if name == "deepfloyd" else (4, 8)
+    x_t = torch.randn(1, prior.channels, height, width, generator=torch.Generator().manual_seed(1))
+    time, expected = first_call(name, pipeline, x_t)
+    prompts = {key: value[None] for key, value in prior._embeddings[Y.text].items()}
+    with torch.no_grad():
+        found = prior.family.call(prior.network, x_t, time.to(prior.schedule.times.dtype), prompts)
+    assert torch.allclose(found, expected, atol=1e-5)
+    with torch.no_grad():
+        elsewhere = prior.family.call(prior.network, x_t, 0.3 * time, prompts)
+    assert not torch.allclose(elsewhere, expected, atol=1e-3)
+
+
+def test_flux_is_told_the_guidance_that_is_asked_for(made: dict) -> None:
+    prior = Pretrained(str(made["flux"][0]), distilled_guidance=2.0)
+    prior.setup()
+    told: list[Tensor] = []
+    prior.network.register_forward_pre_hook(lambda *given: told.append(given[2]["guidance"]), with_kwargs=True)
+    prior.predict(prior.draw(torch.zeros(2, prior.channels, 4, 4), torch.tensor([5, 9]), torch.zeros(2, 4, 4, 4)), [Y])
+    assert told[0].tolist() == [2.0, 2.0]
+
+
+def test_pixart_of_1024_pixels_is_told_the_size_of_the_image(tmp_path: Path) -> None:
+    folder, pipeline = make("pixart_1024", tmp_path / "pixart")
+    assert pipeline.transformer.use_additional_conditions
+    test_the_network_is_called_as_its_own_pipeline_calls_it("pixart", {"pixart": (folder, pipeline)})
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_levels_and_times_are_the_schedulers(name: str, made: dict) -> None:
+    folder, pipeline = made[name]
+    prior, scheduler = loaded(folder), pipeline.scheduler
+    schedule, t = prior.schedule, torch.tensor([0, 400, 999])
+    assert len(schedule) == 1000 and bool((schedule.alphas.diff() < 0).all())
+    x0, eps = torch.randn(2, 3, 1, 2, 2)
+    if name in ("sd3", "flux"):
+        assert schedule.prediction == "flow_prediction"
+        expected = (1 - schedule.sigma(t)) * x0 + schedule.sigma(t) * eps
+        assert torch.allclose(schedule.times, (schedule.sigmas * 1000).float())
+    else:
+        kept = scheduler.alphas_cumprod[t][:, None, None, None]
+        expected = (kept.sqrt() * x0 + (1 - kept).sqrt() * eps).double()
+        assert torch.equal(schedule.times, torch.arange(1000))
+        assert schedule.prediction == ("v_prediction" if name == "sd_v" else "epsilon")
+    assert torch.allclose(schedule.add_noise(x0, t, eps), expected, atol=1e-5)
+    if name == "sd3":
+        fresh = type(scheduler).from_config(scheduler.config)
+        assert torch.allclose(schedule.sigmas.flip(0).float(), fresh.sigmas, atol=1e-6)
+        assert torch.allclose(schedule.times.flip(0), fresh.timesteps, atol=1e-3)
+
+
+def test_a_flow_that_shifts_by_the_size_of_the_image_is_the_pipelines(made: dict) -> None:
+    """FLUX at 512 px: 1024 tokens; its pipeline's sigmas for 4 steps, from 1 down by quarters, are ours at these t."""
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    folder, pipeline = made["flux"]
+    prior = Pretrained(str(folder), image_size=512)
+    prior.setup()
+    scheduler = pipeline.scheduler
+    mu = calculate_shift(1024, 256, 4096, 0.5, 1.15)
+    scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=mu)
+    ours = prior.schedule.sigmas[torch.tensor([999, 749, 499, 249])]
+    assert torch.allclose(ours.float(), scheduler.sigmas[:4], atol=1e-6)
+
+
+def test_a_flow_of_fewer_steps_is_told_its_own_times(made: dict) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=500, shift=3.0)
+    settings = dict(scheduler.config) | {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    times = loaded(made["sd3"][0]).family.schedule(settings, 64).times
+    assert torch.allclose(times.flip(0), scheduler.timesteps, atol=1e-3) and len(times) == 500
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_images_become_x0_and_back(name: str, made: dict) -> None:
+    folder, pipeline = made[name]
+    prior = loaded(folder)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    x0 = prior.encode(images)
+    if name == "deepfloyd":
+        small = torch.nn.functional.interpolate(images, (16, 16), mode="bilinear", antialias=True)
+        assert torch.allclose(x0, small * 2 - 1) and torch.allclose(prior.decode(x0), small, atol=1e-6)
+        assert prior.latent_shape(16, 16) == (3, 16, 16)
+        return
+    vae, config = pipeline.vae, pipeline.vae.config
+    with torch.no_grad():
+        mean = vae.encode(images * 2 - 1).latent_dist.mean
+        assert torch.allclose(x0, (mean - (config.shift_factor or 0)) * config.scaling_factor, atol=1e-6)
+        decoded = vae.decode(mean).sample
+    assert torch.allclose(prior.decode(x0), pipeline.image_processor.denormalize(decoded), atol=1e-4)
+    assert tuple(x0.shape[1:]) == prior.latent_shape(32, 32) and prior.picture_size(x0) == 32
+
+
+def test_an_empty_prompt_of_sdxl_is_zero_as_its_settings_say(made: dict, tmp_path: Path) -> None:
+    folder, pipeline = made["sdxl"]
+    prior = loaded(folder)
+    prior.prepare([NULL, Y])
+    assert not any(bool(value.any()) for value in prior._embeddings[""].values())
+    text, negative, pooled, negative_pooled = pipeline.encode_prompt(PROMPT, device="cpu")
+    assert torch.allclose(prior._embeddings[PROMPT]["text"], text[0], atol=1e-6)
+    assert torch.allclose(prior._embeddings[PROMPT]["pooled"], pooled[0], atol=1e-6)
+    assert torch.equal(prior._embeddings[""]["pooled"], negative_pooled[0]) and not bool(negative.any())
+    pipeline.register_to_config(force_zeros_for_empty_prompt=False)
+    pipeline.save_pretrained(tmp_path / "other")
+    pipeline.register_to_config(force_zeros_for_empty_prompt=True)
+    other = loaded(tmp_path / "other")
+    other.prepare([NULL])
+    assert bool(other._embeddings[""]["text"].any())
+
+
+def test_an_unknown_kind_of_model_is_refused() -> None:
+    with pytest.raises(ValueError, match="doesn't know models of the kind 'KolorsPipeline'; it knows StableDiffusionP"):
+        family_of("KolorsPipeline")
+
+
+# ---------------------------------------------------------------------------------------------- whole runs
+
+METHODS = {
+    "SDS": lambda: SDS(scale=7.5),
+    "VSD": lambda: VSD(scale=7.5, adapter=LoRA(rank=2)),
+    "ASD": lambda: ASD(scale=7.5, gamma=-0.5, adapter=LoRA(rank=2)),
+    "ASD of an embedding": lambda: ASD(scale=7.5, gamma=-0.5, adapter=Embedding()),
+}
+
+
+def new_generator(space: str) -> Generator:
+    return Pixels(size=32) if space == "2D" else Gaussians(count=40, capacity=60, densify_every=2, densify_from=2)
+
+
+def train(prior: Pretrained, guidance: Field, space: str, steps: int = 5) -> Distillation:
+    model = Distillation(PROMPT, prior, new_generator(space), guidance, discriminator_lr=1e-2, weighting="sigma2")
+    trainer = pl.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=steps,
+    )
+    shots = [Batch() if space == "2D" else Batch(ring(2, size=32, offset_deg=30.0 * step)) for step in range(steps)]
+    trainer.fit(model, DataLoader(shots, batch_size=None))
+    assert trainer.global_step == steps
+    return model
+
+
+@pytest.mark.parametrize("space", ["2D", "3D"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", PIPELINES)
+def test_five_iterations_on_every_family(name: str, method: str, space: str, made: dict) -> None:
+    """The generator moves, phi starts as e_y exactly and learns in every part of it, the prior stays what it was."""
+    prior = loaded(made[name][0])
+    frozen = {key: value.clone() for key, value in prior.network.state_dict().items()}
+    guidance = METHODS[method]()
+    guidance.bind(PROMPT)
+    guidance.setup(prior)
+    views = None if space == "2D" else ring(2, size=32)
+    x0 = prior.encode(torch.rand(2, 3, 32, 32))
+    x = prior.draw(x0, torch.tensor([300, 900]), torch.randn(x0.shape), views)
+    phi = [leaf for leaf in guidance.leaves() if hasattr(leaf, "adapter")]
+    for leaf in phi:
+        assert torch.equal(leaf(x).detach(), x.predict(leaf.condition()))
+    before = {key: value.detach().clone() for key, value in guidance.named_parameters()}
+    model = train(prior, guidance, space)
+    for key, value in guidance.named_parameters():
+        never_asked = name == "sd3" and "1/attn/add_q_proj/lora_B" in key  # nobody reads its last block's text
+        assert torch.isfinite(value).all()
+        assert torch.equal(value, before[key]) == (never_asked or (space == "2D" and "camera" in key)), key
+    start = new_generator(space)
+    start.setup(prior)
+    pairs = zip(model.generator.parameters(), start.parameters(), strict=True)
+    assert not any(torch.equal(now, then) for now, then in pairs)
+    assert all(torch.equal(value, frozen[key]) for key, value in _base(prior.network).items())
+
+
+def _base(network: torch.nn.Module) -> dict[str, Tensor]:
+    """The network's own weights, under the names that they had before adapters came."""
+    own = {key: value for key, value in network.state_dict().items() if ".lora_" not in key}
+    return {key.replace(".base_layer", ""): value for key, value in own.items()}
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("float16", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_an_autoencoder_that_overflows_in_half_precision_is_kept_in_single(
+    dtype: str, expected: torch.dtype, made: dict
+) -> None:
+    """SDXL's says so by `force_upcast`; bfloat16 has the range."""
+    folder, pipeline = made["sdxl"]
+    assert pipeline.vae.config.force_upcast
+    prior = Pretrained(str(folder), dtype=dtype)
+    prior.setup()
+    assert prior.vae.dtype == expected and prior.network.dtype == getattr(torch, dtype)
+    x0 = prior.encode(torch.rand(1, 3, 32, 32))
+    assert x0.dtype == torch.float32 and prior.decode(x0).dtype == torch.float32

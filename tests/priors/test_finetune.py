@@ -1,0 +1,303 @@
+"""A user's LoRA in the frozen prior: W + scale (alpha / rank) B A, and nothing else."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from support.tiny import save_tiny_pipeline
+from support.tiny_families import make
+from torch import Tensor, nn
+
+from asdkit.core.errors import PriorUnavailable
+from asdkit.discriminators.adapters import LoRA
+from asdkit.discriminators.base import Discriminator
+from asdkit.priors.hub import finetune_file
+from asdkit.priors.pretrained import Pretrained
+from asdkit.scores.conditions import Condition
+
+Y = Condition("a red cube")
+LAYERS = [
+    "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+    "mid_block.attentions.0.transformer_blocks.0.attn2.to_k",
+    "up_blocks.0.attentions.1.transformer_blocks.0.attn1.to_out.0",
+]
+TEXT_LAYERS = [f"encoder.layers.0.{name}" for name in ("self_attn.q_proj", "self_attn.out_proj", "mlp.fc1")]
+RANK = 3
+ALPHAS = (1.5, 2.0, 0.5, 4.0, 1.0, 3.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_pipeline(tmp_path_factory.mktemp("kl"), "epsilon", kl=True, camera=False, facts=False)
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path) -> Pretrained:
+    prior = Pretrained(str(folder))
+    prior.setup()
+    prior.prepare([Y])
+    return prior
+
+
+@pytest.fixture(scope="module")
+def text_encoder(folder: Path) -> nn.Module:
+    from transformers import CLIPTextModel
+
+    return CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+
+
+def _factors(module: nn.Module, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """B and A."""
+    random = torch.Generator().manual_seed(seed)
+    rows, columns = module.weight.shape
+    return torch.randn(rows, RANK, generator=random) / 4, torch.randn(RANK, columns, generator=random) / 4
+
+
+def _diffusers(base: Pretrained) -> dict[str, Tensor]:
+    found = {}
+    for name in LAYERS:
+        found[f"unet.{name}.lora_B.weight"], found[f"unet.{name}.lora_A.weight"] = _factors(
+            base.network.get_submodule(name)
+        )
+    return found
+
+
+def _expected(base: Pretrained, *factors: float) -> dict[str, Tensor]:
+    weights = {name: value.clone() for name, value in base.network.state_dict().items()}
+    for name, factor in zip(LAYERS, factors * 3, strict=False):
+        up, down = _factors(base.network.get_submodule(name))
+        weights[f"{name}.weight"] += factor * up @ down
+    return weights
+
+
+def _loaded(folder: Path, lora: Path, scale: float = 1.0) -> Pretrained:
+    prior = Pretrained(str(folder), lora=str(lora), finetune_scale=scale)
+    prior.setup()
+    return prior
+
+
+def _same(prior: Pretrained, weights: dict[str, Tensor]) -> None:
+    found = prior.network.state_dict()
+    assert found.keys() == weights.keys()
+    for name, value in weights.items():
+        assert torch.allclose(found[name], value, atol=1e-6), name
+    assert not any(parameter.requires_grad for parameter in prior.network.parameters())
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25, -2.0])
+def test_diffusers_layout(folder: Path, base: Pretrained, tmp_path: Path, scale: float) -> None:
+    save_file(_diffusers(base), tmp_path / "pytorch_lora_weights.safetensors")
+    _same(_loaded(folder, tmp_path, scale), _expected(base, scale))
+    assert not torch.allclose(
+        _expected(base, scale)[f"{LAYERS[0]}.weight"], base.network.state_dict()[f"{LAYERS[0]}.weight"]
+    )
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"use_rslora": True}, {"alpha_pattern": {"to_out.0": 7, "mid_block.*to_k": 5, "to_q.none|to": 9}}]
+)
+def test_the_alpha_of_diffusers_own_files(folder: Path, base: Pretrained, tmp_path: Path, settings: dict) -> None:
+    """As its training scripts write them; the strength of each layer is peft's own."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    unet = copy.deepcopy(base.network)
+    unet.time_embedding._forward_hooks.clear()
+    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=LAYERS, **settings)
+    unet.add_adapter(config)
+    for name in LAYERS:
+        layer = unet.get_submodule(name)
+        layer.lora_B.default.weight.data, layer.lora_A.default.weight.data = _factors(layer)
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    metadata = json.loads(json.dumps(config.to_dict(), default=sorted))
+    StableDiffusionPipeline.save_lora_weights(tmp_path, layers, unet_lora_adapter_metadata=metadata)
+    strengths = [unet.get_submodule(name).scaling["default"] for name in LAYERS]
+    assert len(set(strengths)) == (3 if "alpha_pattern" in settings else 1)
+    _same(_loaded(folder, tmp_path / "pytorch_lora_weights.safetensors"), _expected(base, *strengths))
+
+
+def test_kohyas_layout(folder: Path, base: Pretrained, text_encoder: nn.Module, tmp_path: Path) -> None:
+    tensors = {}
+    modules = {f"lora_unet_{name}": base.network.get_submodule(name) for name in LAYERS}
+    modules |= {f"lora_te_text_model_{name}": text_encoder.get_submodule(name) for name in TEXT_LAYERS}
+    for number, (name, module) in enumerate(modules.items()):
+        name = name.replace(".", "_")
+        tensors[f"{name}.lora_up.weight"], tensors[f"{name}.lora_down.weight"] = _factors(module)
+        tensors[f"{name}.alpha"] = torch.tensor(ALPHAS[number])
+    save_file(tensors, tmp_path / "kohya.safetensors")
+    prior = _loaded(folder, tmp_path / "kohya.safetensors", 0.5)
+    factors = [0.5 * alpha / RANK for alpha in ALPHAS]
+    _same(prior, _expected(base, *factors[:3]))
+    _check_text(prior, base, text_encoder, *factors[3:])
+
+
+def test_kohyas_layout_of_flux(tmp_path: Path) -> None:
+    """Its reader in diffusers multiplies by alpha / rank itself, which must not be done twice."""
+    folder, pipeline = make("flux", tmp_path / "flux")
+    layer, name = "transformer_blocks.0.attn.to_out.0", "lora_unet_double_blocks_0_img_attn_proj"
+    up, down = _factors(pipeline.transformer.get_submodule(layer))
+    factors = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(1.5)}
+    save_file(factors, tmp_path / "kohya.safetensors")
+    weights = {key: value.clone() for key, value in pipeline.transformer.state_dict().items()}
+    weights[f"{layer}.weight"] += 1.5 / RANK * up @ down
+    _same(_loaded(folder, tmp_path / "kohya.safetensors"), weights)
+
+
+def _check_text(prior: Pretrained, base: Pretrained, text_encoder: nn.Module, *factors: float) -> None:
+    """Prompts are embedded by an encoder with changed matrices."""
+    changed = copy.deepcopy(text_encoder)
+    for name, factor in zip(TEXT_LAYERS, factors * 3, strict=False):
+        up, down = _factors(changed.get_submodule(name))
+        changed.get_submodule(name).weight.data += factor * up @ down
+    from transformers import CLIPTokenizer
+
+    tokens = CLIPTokenizer.from_pretrained(prior.folder / "tokenizer")(
+        [Y.text], padding="max_length", truncation=True, return_tensors="pt"
+    )
+    prior.prepare([Y])
+    with torch.no_grad():
+        expected = changed(tokens.input_ids).last_hidden_state[0]
+    assert torch.allclose(prior._embeddings[Y.text]["text"], expected, atol=1e-5)
+    assert (expected - base._embeddings[Y.text]["text"]).abs().max() > 1e-3
+
+
+def test_predictions_are_those_of_diffusers(folder: Path, base: Pretrained, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    save_file(_diffusers(base), tmp_path / "mine.safetensors")
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
+    pipeline.load_lora_weights(tmp_path, weight_name="mine.safetensors")
+    prior = _loaded(folder, tmp_path)
+    random = torch.Generator().manual_seed(0)
+    x0, eps = (torch.randn(2, 4, 8, 8, generator=random) for _ in range(2))
+    x = prior.draw(x0, torch.tensor([100, 800]), eps)
+    predicted = x.predict(Y)
+    text = prior._embeddings[Y.text]["text"].expand(2, -1, -1)
+    with torch.no_grad():
+        assert torch.allclose(predicted.float(), pipeline.unet(x.x_t.float(), x.t, text).sample, atol=1e-5)
+    assert (predicted - base.draw(x0, x.t, eps).predict(Y)).abs().max() > 1e-3
+
+
+def test_a_lora_of_the_text_encoder_alone(
+    folder: Path, base: Pretrained, text_encoder: nn.Module, tmp_path: Path
+) -> None:
+    tensors = {}
+    for name in TEXT_LAYERS:
+        up, down = _factors(text_encoder.get_submodule(name))
+        name = f"text_encoder.text_model.{name}"
+        tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+    save_file(tensors, tmp_path / "text.safetensors")
+    prior = _loaded(folder, tmp_path, 2.0)
+    _same(prior, _expected(base, 0.0))
+    _check_text(prior, base, text_encoder, 2.0)
+
+
+def test_a_discriminator_starts_from_the_fused_weights(folder: Path, base: Pretrained, tmp_path: Path) -> None:
+    save_file(_diffusers(base), tmp_path / "mine.safetensors")
+    prior = _loaded(folder, tmp_path)
+    weights = {name: value.clone() for name, value in prior.network.state_dict().items()}
+    x0, eps = torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8)
+    before = prior.draw(x0, torch.tensor([500]), eps).predict(Y)
+    adapter = LoRA(rank=2)
+    Discriminator(adapter, text=Y.text).setup(prior)
+    assert torch.equal(prior.draw(x0, torch.tensor([500]), eps).predict(Y, adapter), before)
+    found = {n.replace(".base_layer", ""): v for n, v in prior.network.state_dict().items() if "lora" not in n}
+    assert all(torch.equal(found[name], value) for name, value in weights.items())
+
+
+def test_the_digest_tells_loras_and_scales_apart(folder: Path, base: Pretrained, tmp_path: Path) -> None:
+    file = tmp_path / "mine.safetensors"
+    save_file(_diffusers(base), file)
+    digests = [Pretrained(str(folder), lora=str(file), finetune_scale=scale).digest for scale in (1.0, 1.0, 0.5)]
+    assert digests[0] == digests[1] != digests[2] and base.digest not in digests
+    save_file({name: 2 * value for name, value in _diffusers(base).items()}, file)
+    assert Pretrained(str(folder), lora=str(file)).digest not in digests
+
+
+def _pair(layer: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+    return {f"{layer}.lora_A.weight": (RANK, columns), f"{layer}.lora_B.weight": (rows, RANK)}
+
+
+BAD = {
+    "another model's layer": (_pair("unet.nowhere.to_q", 8, 8), "no attribute `nowhere`"),
+    "another shape": (_pair(f"unet.{LAYERS[0]}", 8, 32), "has a weight of shape (16, 16)"),
+    "half of it": ({f"unet.{LAYERS[0]}.lora_A.weight": (RANK, 16)}, "lora_B"),
+    "no LoRA": ({"unet.conv_in.weight": (4, 4)}, "names conv_in.weight"),
+    "another network": (_pair("transformer.a", 8, 8), "none of its 2 tensors is for the unet"),
+    "DoRA": (_pair("unet.a", 8, 8) | {"unet.a.dora_scale": (16, 1)}, "is a DoRA"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_loras_that_do_not_fit_are_refused(folder: Path, tmp_path: Path, case: str) -> None:
+    shapes, expected = BAD[case]
+    save_file({name: torch.ones(shape) for name, shape in shapes.items()}, tmp_path / "bad.safetensors")
+    with pytest.raises(PriorUnavailable) as caught:
+        _loaded(folder, tmp_path)
+    message = str(caught.value)
+    assert expected in message and "\n" not in message and "bad.safetensors" in message
+
+
+def test_one_layer_of_another_model_is_not_left_out(folder: Path, base: Pretrained, tmp_path: Path) -> None:
+    more = {name: torch.ones(shape) for name, shape in _pair("unet.nowhere.to_q", 8, 8).items()}
+    save_file(_diffusers(base) | more, tmp_path / "more.safetensors")
+    with pytest.raises(PriorUnavailable, match="nowhere"):
+        _loaded(folder, tmp_path)
+
+
+def test_a_lora_for_a_convolution(folder: Path, base: Pretrained, tmp_path: Path) -> None:
+    random = torch.Generator().manual_seed(0)
+    up, down = torch.randn(8, RANK, 1, 1, generator=random), torch.randn(RANK, 4, 3, 3, generator=random)
+    name = "lora_unet_conv_in"
+    save_file({f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}, tmp_path / "conv.safetensors")
+    found, plain = _loaded(folder, tmp_path).network.conv_in, base.network.conv_in
+    images = torch.randn(2, 4, 8, 8, generator=random)
+    convolved = nn.functional.conv2d(nn.functional.conv2d(images, down, padding=1), up)
+    assert torch.allclose(found(images), plain(images) + convolved, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux", "deepfloyd"])
+def test_every_family(tmp_path: Path, family: str) -> None:
+    path, pipeline = make(family, tmp_path / "model")
+    part = "unet" if hasattr(pipeline, "unet") else "transformer"
+    network = getattr(pipeline, part)
+    name = next(name for name, _ in network.named_modules() if name.endswith("to_q"))
+    weight = network.get_submodule(name).weight
+    up, down = _factors(network.get_submodule(name))
+    save_file({f"{part}.{name}.lora_B.weight": up, f"{part}.{name}.lora_A.weight": down}, tmp_path / "l.safetensors")
+    found = _loaded(path, tmp_path / "l.safetensors", 0.5).network.state_dict()
+    assert torch.allclose(found.pop(f"{name}.weight"), weight + 0.5 * up @ down, atol=1e-5)
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in found.items())
+
+
+def test_pixart_takes_none(tmp_path: Path, folder: Path) -> None:
+    path, _ = make("pixart", tmp_path / "model")
+    save_file({"transformer.a.lora_A.weight": torch.ones(1, 1)}, tmp_path / "l.safetensors")
+    with pytest.raises(PriorUnavailable, match="reads no LoRAs for a PixArt"):
+        _loaded(path, tmp_path / "l.safetensors")
+
+
+def test_the_file_of_a_lora(tmp_path: Path) -> None:
+    def message(name: str) -> str:
+        with pytest.raises(PriorUnavailable) as caught:
+            finetune_file(name)
+        return str(caught.value)
+
+    assert "There is no LoRA" in message(str(tmp_path / "none"))
+    assert "holds no .safetensors file" in message(str(tmp_path))
+    (tmp_path / "checkpoint-500").mkdir()
+    (tmp_path / "checkpoint-500" / "c.safetensors").touch()
+    assert "holds no .safetensors file" in message(str(tmp_path))
+    (tmp_path / "a.safetensors").touch()
+    assert finetune_file(str(tmp_path)) == finetune_file(str(tmp_path / "a.safetensors")) == tmp_path / "a.safetensors"
+    (tmp_path / "b.safetensors").touch()
+    assert "holds a.safetensors, b.safetensors" in message(str(tmp_path))
+    (tmp_path / "pytorch_lora_weights.safetensors").touch()
+    assert finetune_file(str(tmp_path)).name == "pytorch_lora_weights.safetensors"
+    (tmp_path / "a.bin").touch()
+    assert "opens no pickles" in message(str(tmp_path / "a.bin"))

@@ -1,0 +1,143 @@
+"""A discriminator on another network than the prior: the paper's released code has one that predicts v."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.tiny import save_tiny_pipeline
+from support.tiny_families import make
+
+from asdkit.discriminators.adapters import Embedding, LoRA, UNetCopy
+from asdkit.methods import ASD, ReleasedASD
+from asdkit.priors.pretrained import Pretrained
+from asdkit.rendering.cameras import ring
+from asdkit.scores.conditions import Condition
+from asdkit.scores.equations import discriminator_loss, released_loss
+from asdkit.scores.schedules import Schedule, scaled_linear
+
+TEXT = "a red cube"
+Y = Condition(TEXT)
+T = torch.tensor([20, 500, 979])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A prior that predicts eps, and another model of the same latents that predicts v."""
+    root = tmp_path_factory.mktemp("two")
+    prior = save_tiny_pipeline(root / "eps", prediction="epsilon", camera=False)
+    return prior, save_tiny_pipeline(root / "v", prediction="v_prediction", camera=False, seed=1)
+
+
+def ready(path: Path) -> Pretrained:
+    prior = Pretrained(str(path))
+    prior.setup()
+    return prior
+
+
+@pytest.mark.parametrize("adapter", [LoRA, Embedding])
+def test_phi_starts_as_the_other_model_and_stays_in_the_priors_space(adapter: type, folders: tuple) -> None:
+    prior, other = ready(folders[0]), ready(folders[1])
+    guidance = ASD(7.5, -0.5, adapter(prior=Pretrained(str(folders[1])), camera=False))
+    guidance.bind(TEXT)
+    guidance.setup(prior)
+    x = prior.draw(torch.randn(3, 4, 8, 8), T, torch.randn(3, 4, 8, 8), ring(3))
+    phi = guidance.second.field
+    expected = other.predict(x, [Y])[0]
+    assert torch.allclose(phi(x).detach(), expected, atol=1e-6)
+    assert not torch.allclose(expected, x.predict(Y), atol=1e-2)
+    with torch.no_grad():  # eps = alpha v + sigma x_t, from the network's own output
+        other.prepare([Y])
+        rows = other._rows(x, Y)
+        v = other.family.call(other.network, x.x_t.float(), x.t, rows)
+    assert torch.allclose(expected, x.alpha * v + x.sigma * x.x_t, atol=1e-6)
+    guidance.loss(x).backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for n, p in guidance.named_parameters() if "lora_A" not in n)
+    assert not any(p.requires_grad for p in prior.parameters())
+
+
+def test_the_other_model_hears_the_runs_words_for_single_views(folders: tuple) -> None:
+    prior, other = ready(folders[0]), ready(folders[1])
+    for model in (prior, other):
+        model.name_views(TEXT, {"front": "a blue ball"})
+    guidance = ASD(adapter=LoRA(prior=Pretrained(str(folders[1])), camera=False))
+    guidance.bind(TEXT)
+    guidance.setup(prior)
+    x = prior.draw(torch.randn(3, 4, 8, 8), T, torch.randn(3, 4, 8, 8), ring(3))  # of which the first is the front
+    found = guidance.second.field(x).detach()
+    assert torch.allclose(found, other.predict(x, [Y])[0], atol=1e-6)
+    assert not torch.allclose(found[0], ready(folders[1]).predict(x, [Y])[0][0], atol=1e-3)
+
+
+def test_the_other_models_frozen_weights_are_in_no_checkpoint_and_move_with_phi(folders: tuple) -> None:
+    guidance = ASD(adapter=LoRA(prior=Pretrained(str(folders[1]))))
+    guidance.bind(TEXT)
+    guidance.setup(ready(folders[0]))
+    assert all("/lora_" in key or "camera" in key for key in guidance.state_dict())
+    guidance.to("meta")
+    assert {p.device.type for p in guidance.second.field.adapter._other[0].parameters()} == {"meta"}
+    assert guidance.spec["init_args"]["adapter"]["init_args"]["prior"]["class_path"].endswith("pretrained.Pretrained")
+
+
+def test_a_model_of_other_levels_or_latents_is_refused(folders: tuple, tmp_path: Path) -> None:
+    flow = make("sd3", tmp_path / "flow")[0]
+    pixels = make("deepfloyd", tmp_path / "pixels")[0]
+    channels, levels = ready(folders[1]), ready(folders[1])
+    channels.channels = 16
+    levels.schedule = scaled_linear(beta_end=0.0125, prediction="v_prediction")
+    for other in (Pretrained(str(flow)), Pretrained(str(pixels)), channels, levels):
+        guidance = ASD(adapter=LoRA(prior=other))
+        guidance.bind(TEXT)
+        with pytest.raises(ValueError, match="the prior's own latents and noise levels; choose one of the same family"):
+            guidance.setup(ready(folders[0]))
+
+
+def test_a_copy_has_no_other_model() -> None:
+    with pytest.raises(TypeError):
+        UNetCopy(prior=Pretrained())
+
+
+# ---------------------------------------------------------------------------------------------- the released loss
+
+
+@pytest.mark.parametrize("gamma", [-0.75, -0.25, 0.5])
+def test_the_released_loss_is_the_released_codes(gamma: float) -> None:
+    """Written as there: all in v, with diffusers' get_velocity(x0, e_y, t) as the penalty's target."""
+    from diffusers import DDPMScheduler
+
+    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    schedule: Schedule = scaled_linear(prediction="v_prediction")
+    x0, eps, e_y, v_phi = torch.randn(4, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    x_t = schedule.add_noise(x0, T, eps)
+    target, text = (scheduler.get_velocity(x0, noise, T) for noise in (eps, e_y))
+    per_sample = (v_phi - target) ** 2 + gamma * (v_phi - text) ** 2
+    expected = per_sample.flatten(1).sum(1).mean()
+    e_phi = schedule.to_eps(v_phi, x_t, T)
+    found = released_loss(e_phi, eps.double(), e_y.double(), gamma, schedule.alpha(T))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_released_minimiser_is_eq_10s_with_a_gamma_that_fades() -> None:
+    """By autograd: zero gradient at eps + alpha^2 gamma / (1 + gamma) (e_y - eps); Eq. 10's is the same at alpha 1."""
+    eps, e_y = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(1)).double()
+    alpha, gamma = scaled_linear().alpha(T), -0.75
+    best = (eps + alpha**2 * gamma / (1 + gamma) * (e_y - eps)).requires_grad_()
+    released_loss(best, eps, e_y, gamma, alpha).backward()
+    assert best.grad.abs().max() < 1e-9
+    one = torch.ones_like(alpha)
+    other = torch.randn_like(eps)
+    same = discriminator_loss(other, eps, e_y, gamma)
+    assert released_loss(other, eps, e_y, gamma, one).item() == pytest.approx(same.item())
+
+
+def test_the_released_variant_has_its_own_name(folders: tuple) -> None:
+    guidance = ReleasedASD(adapter=LoRA(camera=False))
+    guidance.bind(TEXT)
+    prior = ready(folders[0])
+    guidance.setup(prior)
+    x = prior.draw(torch.randn(3, 4, 8, 8), T, torch.randn(3, 4, 8, 8), ring(3))
+    phi = guidance.second.field
+    assert (phi.gamma, phi.scale, guidance.first.scale) == (-0.75, 7.5, 7.5)
+    e_y = x.predict(Y)
+    expected = released_loss(e_y, x.eps, e_y, -0.75, x.alpha)  # e_phi = e_y at the start
+    assert guidance.loss(x).item() == pytest.approx(expected.item())
+    assert abs(expected.item() - discriminator_loss(e_y, x.eps, e_y, -0.75).item()) > 1

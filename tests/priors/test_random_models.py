@@ -1,0 +1,139 @@
+"""Named architectures: the published models' sizes and operations, and random weights that stay finite."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from support.architectures import on_meta, operations_of
+
+from asdkit.commands.main import main
+from asdkit.priors.families import family_of
+from asdkit.priors.pretrained import Pretrained
+from asdkit.priors.random_models import ARCHITECTURES, RandomModel
+from asdkit.scores.conditions import Condition
+
+# Millions of parameters of the network and of the autoencoder, and TFLOP of a forward pass at 512 pixels where known.
+PUBLISHED = {
+    "sd15": (859.520964, 83.653863, 0.803),
+    "sd21": (865.910724, 83.653863, 0.804),
+    "sdxl": (2567.463684, 83.653863, 1.589),
+    "sd3": (2028.328, 83.819683, 2.107),
+    "sd35": (2243.17152, 83.819683, None),
+    "flux": (11901.40832, 83.819683, None),
+    "pixart": (610.856096, 83.653863, None),
+    "if": (4300, 0, None),
+    "toybox": (8.452136, 0.237483, None),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_sizes_are_the_published_ones(name: str) -> None:
+    """And a forward pass with embedded prompts of the true shapes fits."""
+    network, vae, tera = PUBLISHED[name]
+    prior = on_meta(name)
+    assert sum(p.numel() for p in prior.network.parameters()) / 1e6 == pytest.approx(
+        network, rel=2e-3 if name == "if" else 1e-9
+    )
+    assert (
+        sum(p.numel() for p in prior.vae.parameters() if prior.vae) / 1e6 == pytest.approx(vae)
+        if vae
+        else not prior.vae
+    )
+    forward = operations_of(prior, 64 if name in ("if", "toybox") else 512)["f"]
+    assert forward > 0 and (tera is None or forward / 1e12 == pytest.approx(tera, rel=1e-3))
+
+
+def test_the_small_one_is_what_asdkit_ships() -> None:
+    weights, known = Pretrained().folder, ARCHITECTURES["toybox"]
+    for part, file in (("network", "unet/config"), ("vae", "vae/config"), ("scheduler", "scheduler/scheduler_config")):
+        shipped = json.loads((weights / f"{file}.json").read_text())
+        mine = json.loads(json.dumps(getattr(known, part)))
+        assert mine and {key: shipped[key] for key in mine} == mine
+    index = json.loads((weights / "model_index.json").read_text())
+    assert index["_class_name"] == known.pipeline
+    prior = Pretrained()
+    prior.setup()
+    prior.prepare([Condition("a red cube")])
+    assert known.embeds == {"text": prior.condition_shape}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_random_weights_are_finite_and_always_the_same(dtype: str) -> None:
+    predictions = []
+    for _ in range(2):
+        prior = Pretrained("random:toybox", dtype=dtype)
+        prior.setup()
+        assert {p.dtype for p in prior.parameters()} == {getattr(torch, dtype)}
+        assert torch.get_default_dtype() == torch.float32
+        assert not any(p.requires_grad for p in prior.parameters()) and not prior.network.training
+        x0 = prior.encode(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+        x = prior.draw(x0, torch.tensor([20, 800]), torch.ones_like(x0))
+        predictions.append(torch.cat(prior.predict(x, [Condition("a duck"), Condition("a cube")])))
+        assert x0.isfinite().all() and x0.std() > 1e-3
+    assert torch.equal(*predictions) and predictions[0].isfinite().all()
+    assert 0.05 < predictions[0].std() < 20
+    assert not torch.allclose(predictions[0][:2], predictions[0][2:], atol=1e-3)
+    assert not torch.allclose(*predictions[0][:2])
+
+
+def test_no_two_layers_and_no_two_rows_are_alike() -> None:
+    prior = Pretrained("random:toybox")
+    prior.setup()
+    attention = next(m for name, m in prior.network.named_modules() if name.endswith("attn1"))
+    q, k = attention.to_q.weight, attention.to_k.weight
+    assert not torch.allclose(q, k, atol=1e-2)
+    assert torch.linalg.matrix_rank(q) == len(q)
+    assert q.std() == pytest.approx(q.shape[1] ** -0.5, rel=0.05)
+    norm = next(m for m in prior.network.modules() if isinstance(m, torch.nn.GroupNorm))
+    assert norm.weight.eq(1).all() and norm.bias.eq(0).all()
+
+
+def test_a_weight_larger_than_the_noise_repeats_it() -> None:
+    from asdkit.priors import random_models as architectures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(architectures, "_NOISE", 101)
+        model = RandomModel("toybox")
+        family = family_of(model.known.pipeline)()
+        network = model.model(family.network_class(), "unet")
+    flat = network.conv_in.weight.flatten()
+    torch.testing.assert_close(flat[101:202], flat[:101])
+    assert all(p.isfinite().all() and p.abs().max() < 5 for p in network.parameters())
+
+
+def test_prompts_are_told_apart_by_their_words() -> None:
+    model = RandomModel("pixart")
+    duck, cube, again = (model.embedded(text) for text in ("a duck", "a cube", "a cube"))
+    assert duck["text"].shape == (300, 4096) and torch.equal(cube["text"], again["text"])
+    assert not torch.equal(duck["text"], cube["text"]) and duck["text"].std() == pytest.approx(1, abs=0.01)
+    assert duck["mask"].shape == (300,) and duck["mask"].eq(1).all()
+
+
+def test_the_camera_and_the_words_of_the_shipped_prior_are_its_own() -> None:
+    prior = Pretrained("random:toybox")
+    prior.setup()
+    assert prior.camera is None and prior.known_words is None and prior.digest == "random:toybox"
+
+
+def test_the_table_in_the_documentation() -> None:
+    """docs/benchmarks.md says for Stable Diffusion 2.1 what is computed here."""
+    from support.architectures import documented_row
+
+    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    assert documented_row("sd21") in text
+
+
+@pytest.mark.parametrize("views", [1, 4])
+def test_the_commands_in_the_documentation_resolve(views: int, capsys: pytest.CaptureFixture) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    common = re.search(r"`COMMON` stands for `([^`]*)`", text)[1].split()
+    options = re.search(r"`asdkit bench COMMON --steps 100 (--data.views_per_step 4 --model[^`]*)`", text)[1].split()
+    assert main(["fit", *common, *options, f"--data.views_per_step={views}", "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    model = config["model"]["init_args"]
+    assert model["prior"]["init_args"]["path"] == "random:sd21" and model["prior"]["init_args"]["dtype"] == "bfloat16"
+    assert model["generator"]["init_args"]["count"] == 100_000
+    assert (config["data"]["init_args"]["size"], config["data"]["init_args"]["views_per_step"]) == (512, views)

@@ -1,0 +1,604 @@
+"""What makes real priors fit and run: half precision, checkpointing, compilation, tiny autoencoders, no waiting."""
+
+import inspect
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from support.tiny import save_tiny_pipeline
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from asdkit.data import Cameras, Canvas
+from asdkit.discriminators.adapters import Embedding, LoRA, UNetCopy
+from asdkit.discriminators.base import Adapter
+from asdkit.distillation import Distillation
+from asdkit.generators.base import Generator
+from asdkit.generators.density_control import MCMC
+from asdkit.generators.gaussians import Gaussians
+from asdkit.generators.images import Latents, Pixels
+from asdkit.generators.nerf import NeRF
+from asdkit.generators.nerf_encodings import Voxels
+from asdkit.methods import ASD, DeltaASD
+from asdkit.priors import families, pretrained
+from asdkit.priors.pretrained import Pretrained
+from asdkit.rendering.cameras import ring
+from asdkit.scores.fields import Field
+from asdkit.scores.prior import Noised
+from asdkit.scores.schedules import rectified_flow, scaled_linear
+
+B = 2
+
+
+def _prior(folder: Path, **settings: Any) -> Pretrained:
+    prior = Pretrained(str(folder), **settings)
+    prior.setup()
+    return prior
+
+
+def _ready(field: Field, prior: Pretrained) -> Field:
+    field.bind("a red cube", "a red cone")
+    field.setup(prior)
+    return field
+
+
+def _roused(field: Field) -> Field:
+    """phi moved away from zero, so that every weight has a gradient."""
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in field.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=random))
+    return field
+
+
+def _draw(prior: Pretrained) -> Noised:
+    random = torch.Generator().manual_seed(0)
+    x0, eps, source = (torch.randn(B, 4, 8, 8, generator=random) for _ in range(3))
+    return prior.draw(x0, torch.tensor([300, 700]), eps, ring(B), source=source)
+
+
+def _learned(field: Field, prior: Pretrained) -> dict[str, Tensor]:
+    """Gradients of the discriminator's loss."""
+    field.loss(_draw(prior)).backward()
+    return {name: p.grad for name, p in field.named_parameters() if p.grad is not None}
+
+
+# ---------------------------------------------------------------------------------------------------- half precision
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("adapter", [LoRA, Embedding])
+def test_a_half_network_learns_in_single_precision(tiny_folder: Path, dtype: str, adapter: type[Adapter]) -> None:
+    whole, half = (_prior(tiny_folder, dtype=name) for name in ("float32", dtype))
+    fields = [_roused(_ready(ASD(adapter=adapter()), prior)) for prior in (whole, half)]
+    assert {p.dtype for p in half.network.parameters() if not p.requires_grad} == {getattr(torch, dtype)}
+    assert {p.dtype for field in fields for p in field.parameters()} == {torch.float32}
+    tolerance = {"bfloat16": 0.06, "float16": 0.008}[dtype]
+    expected, found = (field(_draw(prior)).detach() for field, prior in zip(fields, (whole, half), strict=True))
+    assert (found - expected).norm() < tolerance * expected.norm()
+    expected, found = (_learned(field, prior) for field, prior in zip(fields, (whole, half), strict=True))
+    assert set(found) == set(expected) and {gradient.dtype for gradient in found.values()} == {torch.float32}
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() < 2 * tolerance * gradient.norm() + 1e-3, name
+
+
+def test_noise_levels_and_draws_stay_exact_beside_a_half_network(tiny_folder: Path) -> None:
+    whole, half = (_prior(tiny_folder, dtype=name) for name in ("float32", "bfloat16"))
+    assert torch.equal(_draw(half).x_t, _draw(whole).x_t)
+    assert half.schedule.alphas.dtype == torch.float64
+
+
+def test_a_copy_beside_a_half_network_is_whole(tiny_folder: Path) -> None:
+    prior = _prior(tiny_folder, dtype="bfloat16")
+    field = _ready(ASD(adapter=UNetCopy()), prior)
+    assert {p.dtype for p in field.parameters()} == {torch.float32}
+    x = _draw(prior)
+    half, whole = x.predict(*_condition(field)), x.predict(*_condition(field), _adapter(field))
+    assert not torch.equal(half, whole) and (half - whole).norm() < 0.03 * whole.norm()
+    assert {gradient.dtype for gradient in _learned(field, prior).values()} == {torch.float32}
+
+
+def _discriminator(field: Field) -> Any:
+    return next(leaf for leaf in field.leaves() if hasattr(leaf, "adapter"))
+
+
+def _condition(field: Field) -> list:
+    return _discriminator(field).conditions()
+
+
+def _adapter(field: Field) -> Adapter:
+    return _discriminator(field).adapter
+
+
+@pytest.mark.parametrize("generator", [Pixels(count=2, size=16), Gaussians(count=20, capacity=20, densify_every=0)])
+def test_a_run_with_a_half_prior_keeps_what_learns_whole(tiny_folder: Path, generator: Generator) -> None:
+    start = {name: p.detach().clone() for name, p in generator.named_parameters()}
+    module = _fit(Pretrained(str(tiny_folder), dtype="bfloat16"), generator, ASD())
+    parameters = dict(module.guidance.named_parameters()) | dict(generator.named_parameters())
+    assert {p.dtype for p in parameters.values()} == {torch.float32}
+    assert any(not torch.equal(p, start[name]) for name, p in generator.named_parameters())
+    assert any(p.abs().max() > 0 for name, p in module.guidance.named_parameters() if "lora_B" in name)
+
+
+def _fit(
+    prior: Pretrained,
+    generator: Generator,
+    guidance: Field,
+    steps: int = 3,
+    log_every: int = 100,
+    callbacks: tuple[pl.Callback, ...] = (),
+    accelerator: str = "cpu",
+    **settings: Any,
+) -> Distillation:
+    module = Distillation("a red cube", prior, generator, guidance, **settings)
+    trainer = pl.Trainer(
+        max_steps=steps,
+        accelerator=accelerator,
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=log_every,
+        callbacks=list(callbacks),
+    )
+    images = isinstance(generator, Pixels | Latents)
+    trainer.fit(module, datamodule=Canvas(size=16) if images else Cameras(views_per_step=2, size=16))
+    return module
+
+
+# ----------------------------------------------------------------------------------------------------- checkpointing
+
+
+@pytest.fixture(scope="module")
+def deep_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_pipeline(tmp_path_factory.mktemp("deep"), kl=True)
+
+
+GUIDANCES: dict[str, Callable[[], Field]] = {
+    "LoRA": lambda: ASD(adapter=LoRA()),
+    "LoRA on convolutions": lambda: ASD(adapter=LoRA(targets=("to_q", "conv1"))),
+    "two LoRAs": lambda: DeltaASD(),
+    "embedding": lambda: ASD(adapter=Embedding()),
+    "copy": lambda: ASD(adapter=UNetCopy()),
+}
+
+
+class _Kept(torch.autograd.graph.saved_tensors_hooks):
+    """Adds up what is kept for the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__(self._keep, lambda tensor: tensor)
+        self._storages: dict[int, int] = {}
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            self._storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    @property
+    def bytes(self) -> int:
+        return sum(self._storages.values())
+
+
+def _kept(field: Field, prior: Pretrained) -> tuple[dict[str, Tensor], int]:
+    """Gradients, and how many bytes were kept for them."""
+    kept = _Kept()
+    with kept:
+        loss = field.loss(_draw(prior))
+    loss.backward()
+    return {name: p.grad for name, p in field.named_parameters() if p.grad is not None}, kept.bytes
+
+
+@pytest.mark.parametrize("name", GUIDANCES)
+def test_checkpointing_changes_no_gradient_and_keeps_less(tiny_folder: Path, name: str) -> None:
+    found = []
+    for checkpointing in (False, True):
+        prior = _prior(tiny_folder, checkpointing=checkpointing)
+        found.append(_kept(_roused(_ready(GUIDANCES[name](), prior)), prior))
+    (expected, much), (gradients, little) = found
+    assert len(expected) > 0 and set(gradients) == set(expected)
+    for key, gradient in expected.items():
+        assert gradient.abs().max() > 0 or "add_" in key, key
+        assert torch.allclose(gradients[key], gradient, rtol=1e-5, atol=1e-7), key
+    assert little < 0.7 * much
+
+
+def test_checkpointing_covers_the_autoencoder(deep_folder: Path) -> None:
+    images = torch.rand(1, 3, 16, 16)
+    found = []
+    for checkpointing in (False, True):
+        prior, mine = _prior(deep_folder, checkpointing=checkpointing), images.clone().requires_grad_()
+        kept = _Kept()
+        with kept:
+            x0 = prior.encode(mine)
+        x0.square().sum().backward()
+        found.append((mine.grad, kept.bytes))
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-5, atol=1e-7)
+    assert found[1][1] < 0.7 * found[0][1]
+
+
+def test_the_other_adapter_may_be_used_before_the_backward_pass(tiny_folder: Path) -> None:
+    """What is computed again has the adapter of the forward pass, whatever was on since; and is off afterwards."""
+    expected = None
+    for checkpointing in (False, True):
+        prior = _prior(tiny_folder, checkpointing=checkpointing)
+        field = _roused(_ready(DeltaASD(), prior))
+        phi, psi = (leaf for leaf in field.leaves() if hasattr(leaf, "adapter"))
+        x = _draw(prior)
+        before = x.predict(*phi.conditions())
+        loss = phi(x).square().sum()
+        with torch.no_grad():
+            psi(x.on_source())
+        loss.backward()
+        gradients = [p.grad for p in phi.adapter.parameters() if p.grad is not None]
+        assert not any(p.grad is not None for p in psi.adapter.parameters())
+        assert torch.equal(_draw(prior).predict(*phi.conditions()), before)
+        expected = expected or gradients
+        assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(gradients, expected, strict=True))
+
+
+def _transformer(kind: str, checkpointing: bool) -> Pretrained:
+    """A tiny random transformer as a prior; its prompts are random numbers."""
+    from diffusers import FluxTransformer2DModel, PixArtTransformer2DModel, SD3Transformer2DModel
+
+    torch.manual_seed(0)
+    random = torch.Generator().manual_seed(0)
+    prompts = {"text": torch.randn(5, 16, generator=random)}
+    if kind == "sd3":
+        family, pooled = families.StableDiffusion3(), 16
+        network = SD3Transformer2DModel(
+            sample_size=8, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+            joint_attention_dim=16, caption_projection_dim=16, pooled_projection_dim=16, out_channels=4,
+            pos_embed_max_size=8,
+        )  # fmt: skip
+    elif kind == "flux":
+        family, pooled = families.Flux(), 16
+        network = FluxTransformer2DModel(
+            in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
+            joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=(2, 2, 4),
+        )  # fmt: skip
+    else:
+        family, pooled = families.PixArt(), 0
+        network = PixArtTransformer2DModel(
+            num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2,
+            cross_attention_dim=16, caption_channels=16, sample_size=8, norm_num_groups=2,
+        )  # fmt: skip
+        prompts["mask"] = torch.ones(5)
+    if pooled:
+        prompts["pooled"] = torch.randn(pooled, generator=random)
+    prior = Pretrained("none", checkpointing=checkpointing)
+    prior.family, prior.channels, prior.adapter_targets = family, 4, family.targets
+    prior.network = network.requires_grad_(False).eval()
+    for module in network.modules():  # what starts as zero would hide what comes before it
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.2, generator=random)
+    family.time_module(network).register_forward_hook(prior._add_offset)
+    prior.time_width, prior.view_words = family.time_width(network), None
+    prior.schedule = rectified_flow(torch.linspace(0.001, 1, 1000)) if pooled else scaled_linear()
+    prior._embeddings = dict.fromkeys(("", "a red cube", "a red cone"), prompts)
+    prior._speed_up(network)
+    return prior
+
+
+@pytest.mark.parametrize("guidance", ["LoRA", "two LoRAs", "copy"])
+@pytest.mark.parametrize("kind", ["sd3", "flux", "pixart"])
+def test_checkpointing_changes_no_gradient_of_transformers(kind: str, guidance: str) -> None:
+    found = []
+    for checkpointing in (False, True):
+        prior = _transformer(kind, checkpointing)
+        found.append(_kept(_roused(_ready(GUIDANCES[guidance](), prior)), prior))
+    (expected, much), (gradients, little) = found
+    assert set(gradients) == set(expected) and sum(bool(g.abs().max() > 0) for g in expected.values()) > 8
+    for key, gradient in expected.items():
+        assert torch.allclose(gradients[key], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max())), key
+    assert little < 0.7 * much
+
+
+# ---------------------------------------------------------------------------------------------------------- compiling
+
+
+class Graphs:
+    """A backend of torch.compile that counts the graphs it is given, and carries them out as they are."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
+        self.count += 1
+        return graph.forward
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Graphs]:
+    torch._dynamo.reset()
+    backend, compiled = Graphs(), torch.compile
+    for name in ("_add_offset", "_checkpointed"):  # type checks of the tests themselves would be compiled, too
+        monkeypatch.setattr(Pretrained, name, inspect.unwrap(getattr(Pretrained, name)))
+    monkeypatch.setattr(torch, "compile", lambda *args, **settings: compiled(*args, backend=backend, **settings))
+    yield backend
+    torch._dynamo.reset()
+
+
+class Glances(pl.Callback):
+    """Looks at the run as snapshots do, at other batch sizes; afterwards no graph may be new."""
+
+    def __init__(self, graphs: Graphs) -> None:
+        self.graphs, self.counts = graphs, []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Distillation, *rest: Any) -> None:
+        x0 = torch.zeros(5, 4, 8, 8)
+        views = None if trainer.datamodule.look(1) is None else ring(5, size=16)
+        x = pl_module.prior.draw(x0, torch.full((5,), 500), torch.ones_like(x0), views)
+        with torch.no_grad():
+            pl_module.guidance(x)
+        self.counts.append(self.graphs.count)
+
+
+COMPILED: dict[str, tuple[Callable[[], Field], dict[str, Any], bool, int]] = {
+    # name: guidance, settings, whether there are cameras, graphs
+    "shared": (
+        lambda: ASD(),
+        {"discriminator_steps": 2},
+        True,
+        2,
+    ),  # the frozen network on two conditions; the adapted one
+    "embedding": (lambda: ASD(adapter=Embedding()), {}, False, 2),
+    "own draws": (lambda: ASD(), {"share_noise": False}, False, 4),  # e_phi without gradient, e_y of one condition
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPILED)
+def test_training_has_two_graphs_and_no_more(tiny_folder: Path, graphs: Graphs, name: str) -> None:
+    guidance, settings, cameras, expected = COMPILED[name]
+
+    def fit(compile: bool) -> Distillation:
+        torch.manual_seed(0)
+        generator = Gaussians(count=20, capacity=20, densify_every=0) if cameras else Latents(count=3, size=16)
+        prior = Pretrained(str(tiny_folder), compile=compile)
+        return _fit(prior, generator, guidance(), 4, log_every=2, callbacks=(glances,), **settings)
+
+    glances = Glances(graphs)
+    eager = fit(False)
+    assert graphs.count == 0
+    glances = Glances(graphs)
+    compiled = fit(True)
+    assert glances.counts == [expected] * 4
+    for mine, its in zip(eager.parameters(), compiled.parameters(), strict=True):
+        assert torch.allclose(mine, its, atol=1e-5)
+    learned = [p for p in compiled.guidance.parameters() if p.requires_grad]
+    assert not learned or any(p.abs().max() > 0.01 for p in learned)
+
+
+def test_another_model_that_phi_adapts_is_compiled_in_a_step_too(tiny_folder: Path, graphs: Graphs) -> None:
+    other = Pretrained(str(tiny_folder), compile=True)
+    guidance = ASD(adapter=LoRA(prior=other))
+    _fit(Pretrained(str(tiny_folder)), Latents(count=2, size=16), guidance, 1)
+    assert graphs.count == 1
+
+
+def test_checkpointing_and_compiling_go_together(tiny_folder: Path, graphs: Graphs) -> None:
+    found = []
+    for together in (False, True):
+        prior = _prior(tiny_folder, checkpointing=together, compile=together)
+        field = _roused(_ready(ASD(), prior))
+        with prior.in_step():
+            found.append(_learned(field, prior))
+    expected, gradients = found
+    assert graphs.count >= 1
+    for key, gradient in expected.items():
+        assert torch.allclose(gradients[key], gradient, rtol=1e-4, atol=1e-6), key
+
+
+# ------------------------------------------------------------------------------------------------- layout, attention
+
+
+def test_convolutions_change_their_order_of_axes_on_cuda_alone(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, expected = torch.rand(1, 3, 16, 16), []
+    for devices in (("cuda",), ("cpu",)):
+        monkeypatch.setattr(pretrained, "CHANNELS_LAST_ON", devices)
+        prior = _prior(tiny_folder)
+        field = _roused(_ready(ASD(), prior))
+        prior.to("cpu")
+        for part in (prior.network, prior.vae):
+            weights = [m.weight for m in part.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+            last = [w for w in weights if w.is_contiguous(memory_format=torch.channels_last) and not w.is_contiguous()]
+            assert len(last) == (sum(min(w.shape[:2]) > 1 for w in weights) if "cpu" in devices else 0)
+        expected.append((field(_draw(prior)).detach(), prior.encode(images)))
+    (plain, x0), (last, its) = expected
+    assert torch.allclose(plain, last, atol=1e-4) and torch.allclose(x0, its, atol=1e-5)
+
+
+class Attentions(TorchFunctionMode):
+    """Counts calls of torch's own attention, whose kernels never hold a matrix of tokens by tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is nn.functional.scaled_dot_product_attention
+        return function(*args, **(kwargs or {}))
+
+
+def _attention_layers(network: nn.Module) -> int:
+    return sum(hasattr(module, "to_out") or hasattr(module, "add_q_proj") for module in network.modules())
+
+
+def test_attention_is_torchs_own(tiny_folder: Path) -> None:
+    priors = [_prior(tiny_folder), *(_transformer(kind, False) for kind in ("sd3", "pixart"))]
+    for prior in priors:
+        field = _ready(ASD(), prior)
+        layers = _attention_layers(prior.network)
+        assert layers > 0
+        for adapter in (None, _adapter(field)):
+            x = _draw(prior)
+            with Attentions() as mode:
+                x.predict(*_condition(field), adapter)
+            assert mode.count == layers
+
+
+# --------------------------------------------------------------------------------------------------- tiny autoencoder
+
+
+def _tiny_vae(folder: Path, channels: int = 4) -> Path:
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(5)
+    AutoencoderTiny(
+        encoder_block_out_channels=(4, 4), decoder_block_out_channels=(4, 4), num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1), latent_channels=channels,
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scaled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_pipeline(tmp_path_factory.mktemp("scaled"), kl=True, scaling_factor=0.18215)
+
+
+def test_a_tiny_autoencoder_speaks_scaled_latents(scaled_folder: Path, tmp_path: Path) -> None:
+    from diffusers import AutoencoderTiny
+
+    tiny = AutoencoderTiny.from_pretrained(_tiny_vae(tmp_path)).eval()
+    prior = _prior(scaled_folder, tiny_vae=str(tmp_path))
+    images = torch.rand(2, 3, 16, 16, requires_grad=True)
+    x0 = prior.encode(images)
+    expected = tiny.encode(2 * images - 1).latents  # its scaling factor is 1: no 0.18215
+    assert torch.allclose(x0, expected, atol=1e-6) and x0.shape[1:] == prior.latent_shape(16, 16)
+    (gradient,) = torch.autograd.grad(x0.square().sum(), images)
+    (its,) = torch.autograd.grad(expected.square().sum(), images)
+    assert torch.allclose(gradient, its, atol=1e-5) and gradient.abs().max() > 0
+    with torch.no_grad():
+        shown = (tiny.decode(x0).sample / 2 + 0.5).clamp(0, 1)
+    assert torch.allclose(prior.decode(x0), shown, atol=1e-6)
+    assert not any(p.requires_grad for p in prior.parameters())
+    own = _prior(scaled_folder)
+    assert not torch.allclose(own.encode(images), x0, atol=1e-2)
+    assert prior.digest != own.digest and prior.digest.startswith(own.digest)
+
+
+def test_a_tiny_autoencoder_that_does_not_fit_is_one_sentence(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"16 channels and the prior's latents 4; name one of its family\.$"):
+        _prior(tiny_folder, tiny_vae=str(_tiny_vae(tmp_path, 16)))
+    with pytest.raises(ValueError, match="There is no"):
+        _prior(tiny_folder, tiny_vae=str(tmp_path / "none"))
+
+
+# -------------------------------------------------------------------------------------------------------- no waiting
+
+WAITS = {
+    torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.is_nonzero, torch.ops.aten.equal,
+    torch.ops.aten.masked_select, torch.ops.aten.unique_dim, torch.ops.aten._unique2, torch.ops.aten.bincount,
+    torch.ops.aten._linalg_check_errors,
+}  # fmt: skip
+
+
+class Waits(TorchDispatchMode):
+    """Notes operations whose result a GPU would have to be waited for: numbers, and tensors whose size is a result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        packet = function.overloadpacket
+        masks = packet in (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_) and any(
+            mask is not None and mask.dtype == torch.bool for mask in args[1]
+        )
+        if (packet in WAITS or masks) and not _in_optimizer():
+            self.found.append(str(packet))
+        return function(*args, **(kwargs or {}))
+
+
+def _in_optimizer() -> bool:
+    """Adam's count of steps is a number on the CPU, wherever its parameters are."""
+    return any("/torch/optim/" in frame.f_code.co_filename for frame, _ in traceback.walk_stack(None))
+
+
+class Guard(pl.Callback):
+    """Notes, for each iteration, what would be waited for in the training step."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[str]] = []
+
+    def on_train_batch_start(self, *rest: Any) -> None:
+        self.mode = Waits()
+        self.mode.__enter__()
+
+    def on_train_batch_end(self, *rest: Any) -> None:
+        self.mode.__exit__(None, None, None)
+        self.steps.append(self.mode.found)
+
+
+def test_what_counts_as_waiting() -> None:
+    mask, values = torch.tensor([True, False]), torch.rand(2)
+    for wait in (
+        lambda: float(values.sum()),
+        lambda: bool(mask.any()),
+        lambda: mask.nonzero(),
+        lambda: values[mask],
+        lambda: torch.linalg.inv(torch.eye(2)),
+    ):
+        with Waits() as mode:
+            wait()
+        assert mode.found
+    with Waits() as mode:
+        values.masked_fill(mask, 0.0)[torch.tensor([1])]
+    assert not mode.found
+
+
+@pytest.mark.parametrize("settings", [{}, {"share_noise": False, "discriminator_steps": 2, "discriminator_clip": 1.0}])
+@pytest.mark.parametrize("kind", ["pixels", "latents", "gaussians", "nerf"])
+def test_a_step_waits_for_nothing_unless_it_is_logged(tiny_folder: Path, kind: str, settings: dict[str, Any]) -> None:
+    """On the CPU the rasteriser and the loader are the CPU's own; Gaussians are looked up after a round of density."""
+    growing = {"densify_every": 4, "densify_from": 4, "density": MCMC(growth=0.5)}
+    generator: Generator = {
+        "pixels": lambda: Pixels(count=2, size=16),
+        "latents": lambda: Latents(count=2, size=16),
+        "gaussians": lambda: Gaussians(count=20, capacity=40, opacity_weight=0.1, scale_weight=0.1, **growing),
+        "nerf": lambda: NeRF(Voxels((4,)), samples=4, opacity_weight=0.1, occupancy_every=3),
+    }[kind]()
+    watch, guidance = Guard(), ASD(adapter=LoRA())
+    _fit(Pretrained(str(tiny_folder)), generator, guidance, 7, log_every=3, callbacks=(watch,), **settings)
+    logged = {2, 5}
+    rounds = {"gaussians": {0, 3, 4}}.get(kind, set())  # the first look, a round of density, the look after it
+    march = ["aten.nonzero"] if kind == "nerf" else []  # which samples are not in empty space
+    for step, found in enumerate(watch.steps):
+        if step in logged:
+            assert "aten._local_scalar_dense" in found
+        elif step not in rounds:
+            assert found == march, step
+    if kind == "gaussians":
+        assert watch.steps[4] == ["aten.nonzero"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["pixels", "latents"])
+def test_a_step_on_cuda_does_not_wait(tiny_folder: Path, kind: str) -> None:
+    class Strict(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *rest: Any) -> None:
+            torch.cuda.set_sync_debug_mode("error" if trainer.global_step > 2 else "default")
+
+        def on_train_batch_end(self, *rest: Any) -> None:
+            torch.cuda.set_sync_debug_mode("default")
+
+    generator = Pixels(count=2, size=16) if kind == "pixels" else Latents(count=2, size=16)
+    prior = Pretrained(str(tiny_folder), dtype="bfloat16")
+    _fit(prior, generator, ASD(), 6, callbacks=(Strict(),), accelerator="cuda")
+
+
+def test_numbers_are_logged_every_so_many_steps_alone(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[int] = []
+    monkeypatch.setattr(Distillation, "log_dict", lambda self, *args, **rest: logged.append(self.global_step))
+    _fit(Pretrained(str(tiny_folder)), Latents(count=2, size=16), ASD(), 7, log_every=3)
+    assert logged == [3, 3, 6, 6]  # after the step of the optimiser, which counts

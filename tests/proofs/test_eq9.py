@@ -1,0 +1,328 @@
+"""Eq. 9: what real samples add to the discriminator's loss, and where they come from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from support.exact import B, bent, close, draw, e, e_phi, exact_prior, randn, ready, state
+from torch import Tensor
+
+from asdkit.core.ramps import Ramp
+from asdkit.discriminators.base import Discriminator, RealSamples
+from asdkit.discriminators.real_samples import ImageFolder, PriorSamples, SourceImage
+from asdkit.lab import Affine, GaussianPrior
+from asdkit.methods import ASD
+from asdkit.rendering.cameras import ring
+from asdkit.scores.conditions import Condition
+from asdkit.scores.equations import discriminator_loss, real_loss
+from asdkit.scores.prior import Noised
+from asdkit.toybox.exact_prior import prior_of_renders
+
+ETAS = (0.0, 0.25, 0.5, 1.0)
+CLIPS = (0.25, 0.8, 1.2, 1e6)
+Y = Condition("y")
+
+
+@pytest.fixture
+def prior() -> GaussianPrior:
+    return exact_prior()
+
+
+class Itself(RealSamples):
+    """The fake is its own real sample."""
+
+    def draw(self, x: Noised, condition: Condition) -> Noised:
+        return x
+
+
+def three(seed: int = 1) -> list[Tensor]:
+    return list(randn(3, B, 3, 2, 2, seed=seed))
+
+
+def squares(value: Tensor) -> list[float]:
+    return [sum(number.item() ** 2 for number in row.flatten()) for row in value]
+
+
+# ---------------------------------------------------------------------------------------------- the loss
+
+
+@pytest.mark.parametrize("eta", ETAS)
+def test_real_loss_is_the_slow_loop(eta: float) -> None:
+    e_fake, eps, e_y = three()
+    errors, penalties = squares(e_fake - eps), squares(e_y - e_fake)
+    expected = sum(eta * penalty - error for error, penalty in zip(errors, penalties, strict=True)) / B
+    loss, clipped = real_loss(e_fake, eps, e_y, eta)
+    assert loss.item() == pytest.approx(expected, rel=1e-12) and clipped == 0
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_a_sample_stops_counting_at_its_limit(clip: float) -> None:
+    """The limit is of the whole sample, and of its own prior's error; the penalty is not limited."""
+    e_fake, eps, e_y = three()
+    rows = list(zip(squares(e_fake - eps), squares(e_y - eps), squares(e_y - e_fake), strict=True))
+    expected = sum(0.5 * penalty - min(error, clip * own) for error, own, penalty in rows) / B
+    loss, clipped = real_loss(e_fake, eps, e_y, 0.5, clip)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    assert clipped.item() == sum(error > clip * own for error, own, _ in rows) / B
+
+
+def test_the_limits_are_put_to_the_test() -> None:
+    e_fake, eps, e_y = three()
+    shares = [real_loss(e_fake, eps, e_y, 0.5, clip)[1].item() for clip in CLIPS]
+    assert shares == [1.0, 0.5, 0.25, 0.0]
+
+
+def test_what_does_not_count_has_no_gradient_but_the_penaltys() -> None:
+    e_fake, eps, e_y = three()
+    e_fake[0] += 100
+    e_fake.requires_grad_()
+    (gradient,) = torch.autograd.grad(real_loss(e_fake, eps, e_y, 0.25, 1000.0)[0], e_fake)
+    fake = e_fake.detach()
+    penalty, error = 2 * 0.25 * (fake - e_y) / B, -2 * (fake - eps) / B
+    assert close(gradient[0], penalty[0]) and close(gradient[1:], (penalty + error)[1:])
+
+
+def test_it_pushes_from_reals_and_pulls_to_the_prior() -> None:
+    """Descent raises the error on real samples; eta holds e_phi at e_y."""
+    e_fake, eps, e_y = three()
+    for eta, value in ((0.0, lambda e: -(e - eps).square().sum()), (1e6, lambda e: (e - e_y).square().sum())):
+        at = e_fake.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(real_loss(at, eps, e_y, eta)[0], at)
+        assert value(e_fake - 1e-9 * gradient) < value(e_fake)
+
+
+@pytest.mark.parametrize("gamma", [-0.5, 0.0, 2.0])
+@pytest.mark.parametrize("eta", ETAS)
+def test_the_discriminators_loss_is_eq9(prior: GaussianPrior, gamma: float, eta: float) -> None:
+    """||e_phi(g) - eps||^2 + gamma ||e_y(g) - e_phi(g)||^2 - ||e_phi(r) - eps||^2 + eta ||e_y(r) - e_phi(r)||^2."""
+    x, phi = draw(prior), bent()
+    real = state(x, x0=x.source)
+    fake = (e_phi(x, phi) - x.eps) ** 2 + gamma * (e(x, "y") - e_phi(x, phi)) ** 2
+    true = -((e_phi(real, phi) - x.eps) ** 2) + eta * (e(real, "y") - e_phi(real, phi)) ** 2
+    field = ready(ASD(7.5, gamma, phi, real=SourceImage(), eta=eta, real_clip=1e9), prior)
+    assert close(field.loss(x), (fake + true).sum() / B)
+
+
+def test_eta_may_move(prior: GaussianPrior) -> None:
+    losses = []
+    for step in range(3):
+        field = ready(ASD(adapter=bent(), real=SourceImage(), eta=Ramp(0.0, 1.0, 2)), prior)
+        losses.append(field.loss(draw(prior, step=step)))
+    assert losses[0] < losses[1] < losses[2]
+    assert close(losses[1] - losses[0], losses[2] - losses[1])
+
+
+def test_a_real_that_is_the_fake_cancels(prior: GaussianPrior) -> None:
+    """Both errors vanish for x^r = x^g; what is left is (gamma + eta) ||e_y - e_phi||^2."""
+    x, phi = draw(prior), bent()
+    penalty = ((e(x, "y") - e_phi(x, phi)) ** 2).sum() / B
+    field = ready(ASD(7.5, 0.75, phi, real=Itself(), eta=0.5, real_clip=1e9), prior)
+    assert close(field.loss(x), 1.25 * penalty)
+    same = prior.draw(x.source, x.t, x.eps, source=x.source)
+    penalty = ((e(same, "y") - e_phi(same, phi)) ** 2).sum() / B
+    field = ready(ASD(7.5, 0.75, phi, real=SourceImage(), eta=0.0, real_clip=1e9), prior)
+    assert close(field.loss(same), 0.75 * penalty)
+
+
+def test_without_reals_it_is_eq10(prior: GaussianPrior) -> None:
+    x, phi = draw(prior), bent()
+    expected = discriminator_loss(e_phi(x, phi), x.eps, e(x, "y"), 0.5)
+    assert close(ready(ASD(7.5, 0.5, phi, eta=1.0), prior).loss(x), expected)
+
+
+def test_gradients_reach_phi_through_fakes_and_reals(prior: GaussianPrior) -> None:
+    """At e_phi = e_y both penalties are flat: the errors' gradients are of opposite sign."""
+    x, phi = draw(prior), Affine(channels=3).double()
+    field = ready(ASD(adapter=phi, real=SourceImage(), real_clip=1e9), prior)
+    field.loss(x).backward()
+    real = state(x, x0=x.source)
+    per_level = 2 / B * ((e(x, "y") - x.eps) - (e(real, "y") - x.eps)).sum((2, 3), keepdim=True)
+    assert close(phi.offset.grad[x.t], per_level)
+
+
+def test_calls_of_eq9(prior: GaussianPrior) -> None:
+    """e_phi and e_y once on the fake and once on the real, whoever asks."""
+    rows: list[float] = []
+    prior.network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0]) / B))
+    field, x = ready(ASD(adapter=bent(), real=SourceImage()), prior), draw(prior)
+    field.loss(x)
+    field.diagnostics(x)
+    assert rows == [1] * 4
+    field.forget(x)
+    field.loss(x)
+    assert rows == [1] * 6
+
+
+def test_the_share_that_no_longer_counts_is_logged(prior: GaussianPrior) -> None:
+    x, phi = draw(prior), bent()
+    with torch.no_grad():
+        phi.offset[x.t[1]] += 50
+    found = ready(ASD(adapter=phi, real=SourceImage(), real_clip=20.0), prior).diagnostics(x)
+    assert found["real_clipped"] == 0.25
+    assert "real_clipped" not in ready(ASD(adapter=phi), prior).diagnostics(x)
+
+
+def test_it_is_the_share_of_the_reals_not_of_the_fakes(prior: GaussianPrior) -> None:
+    """Where x_t = 0 a slope changes nothing, so the reals count, however wrong e_phi is about the fakes."""
+    x, phi = draw(prior), Affine(channels=3).double()
+    torch.nn.init.constant_(phi.slope, 1000.0)
+    field = ready(ASD(adapter=phi, real=SourceImage()), prior)
+    for fake, source, share in ((x.x0, -x.sigma / x.alpha * x.eps, 0.0), (-x.sigma / x.alpha * x.eps, x.x0, 1.0)):
+        found = field.diagnostics(prior.draw(fake, x.t, x.eps, source=source))
+        assert found["real_clipped"] == share
+
+
+@pytest.mark.parametrize(("eta", "clip"), [(-0.1, 2.0), (1.1, 2.0), (0.5, 1.0), (0.5, 0.5)])
+def test_numbers_out_of_range_are_refused(eta: float, clip: float) -> None:
+    with pytest.raises(ValueError, match=rf"eta must lie in \[0, 1\] and real_clip above 1; got {eta} and {clip}"):
+        Discriminator(Affine(), eta=eta, real_clip=clip)
+    with pytest.raises(ValueError, match="eta must lie .* got 0.5 to 1.5"):
+        Discriminator(Affine(), eta=Ramp(0.5, 1.5, 9))
+
+
+# ---------------------------------------------------------------------------------------------- the samples
+
+
+def test_the_source_image_shares_level_and_noise(prior: GaussianPrior) -> None:
+    x = draw(prior)
+    real = SourceImage().draw(x, Y)
+    assert real is x.on_source() and torch.equal(real.x0, x.source)
+    assert torch.equal(real.t, x.t) and torch.equal(real.eps, x.eps)
+
+
+def save(folder: Path, name: str, colour: object, mode: str = "RGB", size: tuple[int, int] = (8, 8)) -> None:
+    Image.new(mode, size, colour).save(folder / name)
+
+
+def drawn(folder: Path, seeds: int = 12) -> set[tuple[float, ...]]:
+    """The colours of the pictures that are drawn, which are plain."""
+    prior, colours = exact_prior(), set()
+    for seed in range(seeds):
+        real = ImageFolder(str(folder)).draw(draw(prior, seed), Y)
+        assert real.x0.shape == (B, 3, 2, 2) and real.x0.dtype == torch.float64
+        assert torch.equal(real.x0, real.x0[:, :, :1, :1].expand(B, 3, 2, 2))
+        colours |= {tuple(round(255 * value) for value in row[:, 0, 0].tolist()) for row in real.x0}
+    return colours
+
+
+def test_a_folder_of_pictures_of_every_kind(tmp_path: Path) -> None:
+    """Grey becomes RGB, transparent becomes white, everything a square; subfolders count, other files don't."""
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    save(tmp_path, "red.png", (255, 0, 0), size=(16, 4))
+    save(tmp_path, "grey.BMP", 51, "L", size=(3, 9))
+    save(tmp_path, "clear.png", (9, 9, 9, 0), "RGBA")
+    save(tmp_path / "deep" / "er", "half.webp", (0, 0, 0, 255), "RGBA", size=(2, 2))
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert drawn(tmp_path) == {(255, 0, 0), (51, 51, 51), (255, 255, 255), (0, 0, 0)}
+
+
+def test_the_middle_of_a_wide_picture_counts(tmp_path: Path) -> None:
+    wide = Image.new("RGB", (40, 8), "white")
+    wide.paste((0, 0, 255), (8, 0, 32, 8))
+    wide.save(tmp_path / "wide.png")
+    assert drawn(tmp_path, 1) == {(0, 0, 255)}
+
+
+def test_pictures_share_level_and_noise_and_the_seed_chooses(prior: GaussianPrior, tmp_path: Path) -> None:
+    for k in range(10):
+        save(tmp_path, f"{k}.png", (20 * k, 0, 0))
+    x = draw(prior)
+    one, two, other = (ImageFolder(str(tmp_path)).draw(draw(prior, seed), Y) for seed in (0, 0, 5))
+    assert torch.equal(one.t, x.t) and torch.equal(one.eps, x.eps) and not one.x0.requires_grad
+    assert torch.equal(one.x0, two.x0) and not torch.equal(one.x0, other.x0)
+    assert len({tuple(row.flatten().tolist()) for row in one.x0}) > 1
+
+
+@pytest.mark.parametrize("make", [lambda path: path / "nowhere", lambda path: path])
+def test_a_folder_without_pictures_is_one_sentence(make, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    folder = make(tmp_path)
+    with pytest.raises(ValueError, match="is no folder with pictures.*Eq. 9 needs real samples") as error:
+        ImageFolder(str(folder))
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_samples_of_the_prior_are_its_own(scale: float) -> None:
+    """With equal spreads CFG's distribution is N(mu = mu_0 + lambda (mu_y - mu_0), s^2).
+
+    They start at N(0, 1) instead of N(alpha_T mu, v_T), so the flow leads to the mean mu (1 - s alpha_T / v_T^.5).
+    """
+    prior = GaussianPrior({"y": 1.0}, spread=0.5).double()
+    alpha, sigma = prior.schedule.alphas[-1], prior.schedule.sigmas[-1]
+    mean = scale * (1 - 0.5 * alpha / (0.25 * alpha**2 + sigma**2).sqrt()).item()
+    x = prior.draw(randn(B, 3, 8, 8), torch.tensor([20, 300, 700, 979]), randn(B, 3, 8, 8, seed=2))
+    reals = PriorSamples(64, scale, 50)
+    samples = torch.cat([reals.draw(x, Y).x0 for _ in range(30)])
+    assert samples.mean().item() == pytest.approx(mean, abs=0.05)
+    assert samples.std().item() == pytest.approx(0.5, abs=0.05)
+    assert 32 < len({row.sum().item() for row in samples}) <= 64
+
+
+def test_samples_of_the_prior_are_drawn_once(prior: GaussianPrior) -> None:
+    rows: list[int] = []
+    prior.network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    reals = PriorSamples(5, 1.0, 3)
+    one, two = reals.draw(draw(prior), Y), reals.draw(draw(prior), Y)
+    assert rows == [5] * 3 and torch.equal(one.x0, two.x0)
+    assert torch.equal(PriorSamples(5, 1.0, 3).draw(draw(prior), Y).x0, one.x0)
+    assert torch.equal(one.t, draw(prior).t) and torch.equal(one.eps, draw(prior).eps)
+
+
+def test_samples_of_the_prior_are_the_same_in_every_run(prior: GaussianPrior) -> None:
+    """Whatever the draw, the step or torch's own random state that asks for them first."""
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        reals, draws = PriorSamples(3, 1.0, 2), [draw(prior, 100 * seed + k, step=k) for k in range(10)]
+        found.append({row.sum().item() for x in draws for row in reals.draw(x, Y).x0})
+    assert found[0] == found[1] and len(found[0]) == 3
+
+
+def test_a_draw_keeps_its_reals(prior: GaussianPrior) -> None:
+    """All discriminator steps on one draw, and its diagnostics, see the same real samples."""
+    field, x = ready(ASD(adapter=bent(), real=PriorSamples(50, 1.0, 2)), prior), draw(prior)
+    first = field.loss(x)
+    field.diagnostics(x)
+    field.forget(x)
+    assert torch.equal(field.loss(x), first)
+
+
+def test_samples_of_two_prompts_are_kept_apart(prior: GaussianPrior) -> None:
+    """One PriorSamples may serve two discriminators."""
+    reals, z = PriorSamples(4, 1.0, 5), Condition("z")
+    first = reals.draw(draw(prior), Y).x0
+    assert torch.equal(reals.draw(draw(prior), z).x0, PriorSamples(4, 1.0, 5).draw(draw(prior), z).x0)
+    assert torch.equal(reals.draw(draw(prior), Y).x0, first)
+
+
+def test_a_uniform_number_may_round_to_one(
+    prior: GaussianPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In half precision it does, one time in five hundred."""
+    save(tmp_path, "red.png", (255, 0, 0))
+    monkeypatch.setattr(Noised, "rand", lambda self, *shape: torch.ones(shape))
+    assert ImageFolder(str(tmp_path)).draw(draw(prior), Y).x0[:, 0].eq(1).all()
+    assert len(PriorSamples(3, 1.0, 2).draw(draw(prior), Y).x0) == B
+
+
+def test_samples_of_the_prior_have_cameras_of_their_own() -> None:
+    """Each is drawn and judged with its own camera: of a finite set that knows directions it is the view from there."""
+    prior = prior_of_renders(["a yellow duck"], views=8, size=8)
+    prior.setup()
+    duck, around = Condition("a yellow duck", view_dependent=True), ring(8, size=8)
+    x = prior.draw(torch.rand(6, 3, 8, 8), torch.full((6,), 500), torch.randn(6, 3, 8, 8), around[:6])
+    real = PriorSamples(8, 1.0, 20, elevation_deg=15.0).draw(x, duck)
+    assert real.views is not None and not torch.equal(real.views.azimuth, x.views.azimuth)
+    assert torch.equal(real.t, x.t) and torch.equal(real.eps, x.eps)
+    of = (real.views.azimuth[:, None] - around.azimuth).abs().argmin(1)
+    assert torch.allclose(real.x0, prior.points[of], atol=0.02)
+    right, wrong = real.predict(duck), x.like(real.x0, x.t, x.eps, around[(of + 4) % 8]).predict(duck)
+    assert (right - real.eps).square().mean() < 1e-4 < (wrong - real.eps).square().mean()
+
+
+@pytest.mark.parametrize(("count", "steps", "elevation_deg"), [(0, 25, 0.0), (3, 0, 0.0), (3, 5, 90.0)])
+def test_samples_of_the_prior_need_numbers_in_range(count: int, steps: int, elevation_deg: float) -> None:
+    with pytest.raises(ValueError, match=f"got {count}, {steps} and {elevation_deg}"):
+        PriorSamples(count, steps=steps, elevation_deg=elevation_deg)

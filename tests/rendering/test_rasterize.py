@@ -1,0 +1,337 @@
+"""The backends against a dense reference, against each other, and against what can be computed by hand."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+from scipy.spatial.transform import Rotation
+from scipy.special import sph_harm_y
+from support.scenes import cameras, gradients, hard_scene, leaves, scene
+from torch import Tensor
+
+from asdkit.rendering.cameras import Views, orbit, ring
+from asdkit.rendering.projection import Projection, project, sh_basis, spherical_harmonics
+from asdkit.rendering.rasterize import rasterize
+
+CPU_BACKENDS = ["torch", "numba"]
+
+
+def dense(inputs: list[Tensor], views: Views, background: Tensor, antialiased: bool) -> tuple[np.ndarray, ...]:
+    """Every Gaussian on every pixel, one after the other, straight from the definitions; numpy in float64."""
+    means, quats, scales, opacities, colors = (tensor.double().numpy() for tensor in inputs)
+    rotations = Rotation.from_quat(quats[:, [1, 2, 3, 0]]).as_matrix()
+    height, width = views.height, views.width
+    v, u = np.mgrid[:height, :width] + 0.5
+    images, alphas, depths = [], [], []
+    for b in range(len(views)):
+        w2c, K = np.linalg.inv(views.c2w[b].double().numpy()), views.K[b].double().numpy()
+        camera = means @ w2c[:3, :3].T + w2c[:3, 3]
+        image, light, depth = np.zeros((height, width, colors.shape[1])), np.ones((height, width)), np.zeros_like(u)
+        going = np.ones((height, width), dtype=bool)
+        for i in np.argsort(camera[:, 2], kind="stable"):
+            x, y, z = camera[i]
+            if z <= 0.01:
+                continue
+            rays = np.linalg.inv(K) @ np.array([[0, width, width / 2], [0, height, height / 2], [1, 1, 1]])
+            low, high = rays[:2, 0], rays[:2, 1]
+            slope = np.clip([x / z, y / z], low - 0.15 * (high - low), high + 0.15 * (high - low))
+            jacobian = K[:2, :2] @ np.array([[1, 0, -slope[0]], [0, 1, -slope[1]]]) / z
+            half = jacobian @ w2c[:3, :3] @ rotations[i] @ np.diag(scales[i])
+            sharp = half @ half.T
+            blurred = sharp + 0.3 * np.eye(2)
+            opacity = opacities[i]
+            if antialiased:
+                opacity = opacity * math.sqrt(max(0.0, np.linalg.det(sharp) / np.linalg.det(blurred)))
+            offset = np.stack([u, v], -1) - (K @ camera[i] / z)[:2]
+            alpha = opacity * np.exp(-0.5 * np.einsum("hwi,ij,hwj->hw", offset, np.linalg.inv(blurred), offset))
+            alpha = np.where(alpha < 1 / 255, 0, np.minimum(alpha, 0.999))
+            going &= light * (1 - alpha) > 1e-4
+            alpha = np.where(going, alpha, 0)
+            image += (alpha * light)[..., None] * colors[i]
+            depth += alpha * light * z
+            light = light * (1 - alpha)
+        images.append(image + light[..., None] * background.double().numpy()[b])
+        alphas.append(1 - light)
+        depths.append(depth / np.maximum(1 - light, 1e-10))
+    return np.stack(images), np.stack(alphas)[..., None], np.stack(depths)[..., None]
+
+
+@pytest.mark.parametrize("antialiased", [False, True])
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_matches_the_dense_reference(backend: str, antialiased: bool) -> None:
+    views = cameras(3)
+    inputs = hard_scene(views)
+    background = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, 0.3], [0.2, 0.2, 0.9]], dtype=torch.float64)
+    raster = rasterize(*inputs, views, background, antialiased=antialiased, backend=backend)
+    for ours, reference in zip(raster[:3], dense(inputs, views, background, antialiased), strict=True):
+        np.testing.assert_allclose(ours.numpy(), reference, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 7])
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_any_number_of_features(backend: str, channels: int) -> None:
+    views = cameras(2, size=10)
+    inputs = scene(10)
+    inputs[4] = torch.randn(10, channels, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    background = torch.linspace(-1, 2, channels, dtype=torch.float64)
+    raster = rasterize(*inputs, views, background, backend=backend)
+    reference = dense(inputs, views, background.expand(2, channels), False)
+    np.testing.assert_allclose(raster.image.numpy(), reference[0], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("antialiased", "sh_degree"), [(False, None), (True, None), (False, 2)])
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_gradcheck(backend: str, antialiased: bool, sh_degree: int | None) -> None:
+    views = cameras(2, size=6)
+    inputs = scene(5, seed=3, size=0.25)
+    if sh_degree is not None:
+        draws = torch.Generator().manual_seed(2)
+        inputs[4] = 0.3 * torch.randn(5, (sh_degree + 1) ** 2, 3, generator=draws, dtype=torch.float64)
+    background = torch.tensor([0.3, 0.9, 0.6], dtype=torch.float64)
+
+    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+        *gaussians, behind = tensors
+        return rasterize(*gaussians, views, behind, sh_degree, antialiased, backend)[:3]
+
+    assert torch.autograd.gradcheck(function, leaves([*inputs, background]), eps=1e-6, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("antialiased", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-4)])
+def test_numba_is_torch(dtype: torch.dtype, tolerance: float, antialiased: bool) -> None:
+    views = cameras(3, size=32)
+    means, quats, scales, opacities, _ = hard_scene(views, dtype)
+    sh = 0.3 * torch.randn(len(means), 16, 3, generator=torch.Generator().manual_seed(1)).to(dtype)
+    background = torch.rand(3, 3, generator=torch.Generator().manual_seed(2)).to(dtype)
+    results = []
+    for backend in CPU_BACKENDS:
+        inputs = leaves([means, quats, scales, opacities, sh, background])
+        raster = rasterize(*inputs[:5], views, inputs[5], 3, antialiased, backend)
+        assert raster.image.dtype == dtype
+        results.append([*raster, *gradients(raster, inputs)])
+    for reference, ours in zip(*results, strict=True):
+        reference, ours = reference.detach().double(), ours.detach().double()
+        assert reference.abs().max() > 0
+        error = (ours - reference).norm() / reference.norm()
+        assert error < tolerance
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_a_round_gaussian_in_closed_form(backend: str) -> None:
+    views = ring(1, elevation_deg=0.0, distance=3.0, fov_deg=40.0, size=9)
+    sigma, opacity, distance = 0.3, 0.7, 3.0
+    color, background = torch.tensor([[0.9, 0.2, 0.4]]), torch.tensor([0.0, 1.0, 0.5])
+    raster = rasterize(
+        torch.zeros(1, 3), torch.tensor([[0.3, -2.0, 1.0, 0.1]]), torch.full((1, 3), sigma),
+        torch.tensor([opacity]), color, views, background, backend=backend,
+    )  # fmt: skip
+    focal = 4.5 / math.tan(math.radians(20))
+    variance = (focal * sigma / distance) ** 2 + 0.3
+    offset = torch.arange(9) + 0.5 - 4.5
+    alpha = opacity * torch.exp(-(offset[:, None] ** 2 + offset[None] ** 2) / (2 * variance))[..., None]
+    alpha = alpha * (alpha >= 1 / 255)
+    torch.testing.assert_close(raster.alpha[0], alpha, atol=1e-5, rtol=0)
+    torch.testing.assert_close(raster.image[0], alpha * color[0] + (1 - alpha) * background, atol=1e-5, rtol=0)
+    torch.testing.assert_close(raster.depth[0], distance * (alpha > 0).float(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(raster.means2d[0, 0], torch.tensor([4.5, 4.5]))
+    assert raster.radii[0, 0].tolist() == [math.ceil(math.sqrt(2 * math.log(255 * opacity) * variance))] * 2
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_right_is_right_and_up_is_up(backend: str) -> None:
+    # From +x, +y is on the right and +z is up: row 0 is the top of the image.
+    views = ring(1, elevation_deg=0.0, distance=2.0, size=16)
+    means = torch.tensor([[0.0, 0.3, 0.0], [0.0, 0.0, 0.3]])
+    shape = torch.tensor([[1.0, 0, 0, 0]]).expand(2, 4), torch.full((2, 3), 0.05), torch.full((2,), 0.9)
+    raster = rasterize(means, *shape, torch.eye(2), views, torch.zeros(2), backend=backend)
+    right, up = raster.image[0].unbind(-1)
+    assert right[:, 8:].sum() > 10 * right[:, :8].sum() > 0 or right[:, :8].sum() == 0 < right[:, 8:].sum()
+    assert up[:8].sum() > 10 * up[8:].sum() > 0 or up[8:].sum() == 0 < up[:8].sum()
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_turning_the_scene_is_turning_the_camera(backend: str) -> None:
+    means, quats, scales, opacities, colors = scene(40)
+    angle, at = 0.7, torch.tensor([0.2, 1.5], dtype=torch.float64)
+    elevation, distance = torch.full_like(at, 0.3), torch.full_like(at, 2.0)
+    views, turned = (orbit(azimuth, elevation, distance, 0.8, 20, 20) for azimuth in (at, at + angle))
+    turn = Rotation.from_rotvec([0, 0, angle])
+    turned_quats = (turn * Rotation.from_quat(quats[:, [1, 2, 3, 0]].numpy())).as_quat()[:, [3, 0, 1, 2]]
+    turned_means = means @ torch.from_numpy(turn.as_matrix()).T
+    background = torch.zeros(3, dtype=torch.float64)
+    before = rasterize(means, quats, scales, opacities, colors, views, background, backend=backend)
+    shape = torch.from_numpy(turned_quats), scales, opacities, colors
+    after = rasterize(turned_means, *shape, turned, background, backend=backend)
+    for ours, reference in zip(after[:3], before[:3], strict=True):
+        torch.testing.assert_close(ours, reference, atol=1e-9, rtol=0)
+    assert before.alpha.mean() > 0.05
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_the_nearer_gaussian_hides_the_farther(backend: str) -> None:
+    views = ring(2, elevation_deg=0.0, distance=2.0, size=9)  # from +x and from -x
+    means = torch.tensor([[0.3, 0.0, 0.0], [-0.3, 0.0, 0.0]])
+    shape = torch.tensor([[1.0, 0, 0, 0]]).expand(2, 4), torch.full((2, 3), 0.3), torch.full((2,), 0.95)
+    raster = rasterize(means, *shape, torch.eye(2), views, torch.zeros(2), backend=backend)
+    front, back = raster.image[:, 4, 4]
+    torch.testing.assert_close(front, torch.tensor([0.95, 0.05 * 0.95]))
+    torch.testing.assert_close(back, torch.tensor([0.05 * 0.95, 0.95]))
+    swapped = rasterize(means.flip(0), *shape, torch.eye(2), views, torch.zeros(2), backend=backend)
+    torch.testing.assert_close(swapped.image, raster.image.flip(0))
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_culled_and_broken_gaussians_leave_the_others_alone(backend: str) -> None:
+    views = cameras(2, dtype=torch.float32)
+    good = scene(20, dtype=torch.float32)
+    bad = scene(7, seed=1, dtype=torch.float32)
+    nan, inf = float("nan"), float("inf")
+    bad[0][0, 0], bad[2][1, 2], bad[3][2], bad[1][3, 0] = nan, nan, nan, nan
+    bad[0][4, 1], bad[2][5], bad[0][6], bad[2][6] = inf, inf, 0.0, 1e9  # the last: its determinant is infinite
+    both = [torch.cat(pair) for pair in zip(good, bad, strict=True)]
+    background = torch.ones(3)
+    raster = rasterize(*both, views, background, backend=backend)
+    assert (raster.radii[:, 20:] == 0).all()
+    alone = rasterize(*good, views, background, backend=backend)
+    torch.testing.assert_close(raster.image, alone.image)
+    assert (alone.radii > 0).any()
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_nothing_to_draw(backend: str) -> None:
+    background = torch.tensor([0.1, 0.2, 0.3], requires_grad=True)
+    raster = rasterize(*scene(0, dtype=torch.float32), cameras(2), background, backend=backend)
+    raster.image.sum().backward()
+    assert (raster.image == background).all() and (raster.alpha == 0).all() and (raster.depth == 0).all()
+    assert background.grad.tolist() == [2 * 20 * 24] * 3
+
+
+def test_repeats_bit_by_bit() -> None:
+    views = cameras(3, size=24, dtype=torch.float32)
+    runs = []
+    for _ in range(2):
+        inputs = leaves(scene(300, dtype=torch.float32))
+        raster = rasterize(*inputs, views, torch.ones(3), backend="numba")
+        runs.append([*raster, *gradients(raster, inputs)])
+    assert all(torch.equal(one, two) for one, two in zip(*runs, strict=True))
+
+
+def test_the_numba_kernel_does_not_depend_on_the_number_of_threads() -> None:
+    from asdkit.rendering.numba_backend import composite
+
+    views = cameras(3, size=24, dtype=torch.float32)
+    inputs = scene(300, dtype=torch.float32)
+    projection = project(*inputs[:4], views.w2c, views.K, views.width, views.height)
+    features = inputs[4].expand(3, 300, 3)
+    runs = []
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            means2d, conics, opacities, colors = leaves([*projection[:2], projection.opacities, features])
+            leafed = Projection(means2d, conics, projection.depths, opacities, projection.radii)
+            blended, transmittance = composite(leafed, colors, views.width, views.height)
+            torch.autograd.backward([blended, transmittance], [blended.detach(), transmittance.detach()])
+            runs.append([blended, transmittance, means2d.grad, conics.grad, opacities.grad, colors.grad])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, two) for one, two in zip(*runs, strict=True))
+
+
+def test_autocast_is_switched_off() -> None:
+    inputs, views = scene(30, dtype=torch.float32), cameras(1, dtype=torch.float32)
+    plain = rasterize(*inputs, views, torch.ones(3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(rasterize(*inputs, views, torch.ones(3)).image, plain.image)
+
+
+def test_spherical_harmonics_are_those_of_scipy() -> None:
+    dirs = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, y, z = torch.nn.functional.normalize(dirs, dim=1).numpy().T
+    theta, phi = np.arccos(z), np.arctan2(y, x)
+    expected = []
+    for degree in range(4):
+        for order in range(-degree, degree + 1):
+            value = sph_harm_y(degree, abs(order), theta, phi)
+            expected.append(value.real if order == 0 else math.sqrt(2) * (value.imag if order < 0 else value.real))
+    for degree in range(4):
+        ours = torch.stack(sh_basis(degree, dirs)).numpy()
+        np.testing.assert_allclose(ours, np.stack(expected[: (degree + 1) ** 2]), atol=1e-12)
+    coeffs = torch.randn(50, 16, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for degree in range(4):
+        needed = (degree + 1) ** 2
+        colors = np.maximum(np.einsum("kn,nkc->nc", np.stack(expected[:needed]), coeffs[:, :needed].numpy()) + 0.5, 0)
+        np.testing.assert_allclose(spherical_harmonics(degree, dirs, coeffs).numpy(), colors, atol=1e-12)
+        assert (colors == 0).any() and (colors > 1).any()
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_colour_depends_on_the_direction_from_the_camera(backend: str) -> None:
+    views = ring(2, elevation_deg=0.0, distance=2.0, size=5)  # looking along -x and along +x
+    coeffs = torch.zeros(1, 4, 3)
+    coeffs[0, 3] = torch.tensor([0.5, 0.0, -0.5])  # the basis function is -0.4886 x
+    shape = torch.zeros(1, 3), torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 3), 0.5), torch.tensor([0.9])
+    raster = rasterize(*shape, coeffs, views, torch.zeros(3), sh_degree=1, backend=backend)
+    slope = 0.5 * 0.4886025
+    expected = 0.9 * torch.tensor([[0.5 + slope, 0.5, 0.5 - slope], [0.5 - slope, 0.5, 0.5 + slope]])
+    torch.testing.assert_close(raster.image[:, 2, 2], expected)
+
+
+def test_wrong_arguments_are_told_in_a_sentence() -> None:
+    inputs, views, background = scene(4), cameras(1), torch.zeros(3)
+    for position, wrong in enumerate([inputs[0][:, :2], inputs[1][:3], inputs[2][0], inputs[3][:, None], inputs[4][0]]):
+        broken = [*inputs[:position], wrong, *inputs[position + 1 :]]
+        with pytest.raises((ValueError, TypeCheckError)):  # the latter where shapes are checked at run time
+            rasterize(*broken, views, background)
+    with pytest.raises(ValueError, match="degree 1 needs 4"):
+        rasterize(*inputs[:4], inputs[4][:, None], views, background, sh_degree=1)
+    with pytest.raises(ValueError, match="not 4"):
+        rasterize(*inputs[:4], inputs[4][:, None], views, background, sh_degree=4)
+    with pytest.raises((ValueError, TypeCheckError), match="backend"):
+        rasterize(*inputs, views, background, backend="opengl")
+    with pytest.raises(RuntimeError, match="CUDA"):
+        rasterize(*inputs, views, background, backend="gsplat")
+
+
+def test_a_missing_package_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "asdkit.rendering.numba_backend", raising=False)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(RuntimeError, match="pip install numba"):
+        rasterize(*scene(4), cameras(1), torch.zeros(3), backend="numba")
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    code = "import sys, asdkit.generators.gaussians; print({'numba', 'gsplat', 'trimesh', 'scipy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("antialiased", "sh_degree"), [(False, None), (True, None), (False, 3)])
+def test_gsplat_is_torch(antialiased: bool, sh_degree: int | None) -> None:
+    pytest.importorskip("gsplat")
+    views = ring(3, distance=2.0, size=64).to("cuda")
+    inputs = scene(2000, size=0.05, dtype=torch.float32)
+    if sh_degree is not None:
+        inputs[4] = 0.3 * torch.randn(2000, 16, 3, generator=torch.Generator().manual_seed(1))
+    background = torch.tensor([[1.0, 0.5, 0.2], [0.0, 1.0, 0.3], [0.2, 0.2, 0.9]])
+    results = []
+    for backend in ("torch", "gsplat"):
+        tensors = leaves([tensor.cuda() for tensor in (*inputs, background)])
+        raster = rasterize(*tensors[:5], views, tensors[5], sh_degree, antialiased, backend)
+        weights = [torch.linspace(0.5, 1.5, out.numel(), device="cuda").view_as(out) for out in raster[:2]]
+        raster.means2d.retain_grad()
+        sum((weight * out.square()).sum() for weight, out in zip(weights, raster[:2], strict=True)).backward()
+        results.append((raster, [tensor.grad for tensor in tensors] + [raster.means2d.grad]))
+    (reference, reference_grads), (ours, grads) = results
+    assert torch.quantile((ours.image - reference.image).abs().flatten(), 0.999) < 1e-4
+    assert torch.quantile((ours.alpha - reference.alpha).abs().flatten(), 0.999) < 1e-4
+    assert torch.quantile((ours.depth - reference.depth).abs().flatten(), 0.99) < 1e-3
+    for one, two in zip(grads, reference_grads, strict=True):
+        assert torch.nn.functional.cosine_similarity(one.flatten(), two.flatten(), dim=0) > 0.9999
+        assert abs(one.norm() / two.norm() - 1) < 1e-3

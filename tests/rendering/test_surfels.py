@@ -1,0 +1,364 @@
+"""Surfels: discs against ray casting from the paper's definition, and against gsplat."""
+
+import math
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+from scipy.spatial.transform import Rotation
+from support.scenes import FACING_X, cameras, gradients, hard_scene, leaves, scene
+from torch import Tensor
+
+from asdkit.generators.gaussians import Gaussians
+from asdkit.rendering import projection, surfels
+from asdkit.rendering import torch_backend as torch_raster
+from asdkit.rendering.cameras import Views, ring
+from asdkit.rendering.rasterize import rasterize
+
+
+def alphas(inputs: list[Tensor], views: Views, b: int) -> np.ndarray:
+    """Unclamped alpha of every disc on every pixel of a view, by casting lines in world space [N,H,W]; numpy, float64.
+
+    Where the line through the eye and the pixel's centre meets the disc's plane, in front of or behind the eye, the
+    Gaussian is looked up in the disc's own axes (Eq. 4 and 8 of arXiv 2403.17888). The filter (Eq. 11) is around the
+    middle of the disc's box, whose sides are the vertical and horizontal tangents: roots of the dual conic.
+    """
+    means, quats, scales, opacities = (tensor.double().numpy() for tensor in inputs[:4])
+    rotations = Rotation.from_quat(quats[:, [1, 2, 3, 0]]).as_matrix()
+    c2w, K = views.c2w[b].double().numpy(), views.K[b].double().numpy()
+    v, u = np.mgrid[: views.height, : views.width] + 0.5
+    eye, w2c = c2w[:3, 3], np.linalg.inv(c2w)
+    rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(K).T @ c2w[:3, :3].T
+    results = []
+    for mean, rotation, scale, opacity in zip(means, rotations, scales, opacities, strict=True):
+        first, second, normal = rotation.T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            hits = eye + (normal @ (mean - eye) / (rays @ normal))[..., None] * rays - mean
+            on_disc = (hits @ first / scale[0]) ** 2 + (hits @ second / scale[1]) ** 2
+        corners = np.column_stack([scale[0] * first, scale[1] * second, mean])
+        camera = K @ (w2c[:3, :3] @ corners + w2c[:3, 3:] * [0, 0, 1])
+        dual = camera @ np.diag([1, 1, -1]) @ camera.T
+        x, y = (np.roots([dual[2, 2], -2 * dual[i, 2], dual[i, i]]).mean().real for i in (0, 1))
+        on_screen = 2 * ((u - x) ** 2 + (v - y) ** 2)
+        results.append(opacity * np.exp(-np.fmin(on_disc, on_screen) / 2))
+    return np.stack(results)
+
+
+def dense(inputs: list[Tensor], views: Views, background: Tensor) -> tuple[np.ndarray, ...]:
+    """Every disc on every pixel, one after the other; image, alpha and depth."""
+    images, opaque, depths = [], [], []
+    for b in range(len(views)):
+        camera = inputs[0] @ views.w2c[b, :3, :3].T + views.w2c[b, :3, 3]
+        z, colors = camera[:, 2].numpy(), inputs[4].numpy()
+        light, going = np.ones((views.height, views.width)), np.ones((views.height, views.width), dtype=bool)
+        image, depth = np.zeros((*light.shape, colors.shape[1])), np.zeros_like(light)
+        drawn = alphas(inputs, views, b)
+        for i in np.argsort(z, kind="stable"):
+            if z[i] <= 0.01:
+                continue
+            alpha = np.where(drawn[i] < 1 / 255, 0, np.minimum(drawn[i], 0.999))
+            going &= light * (1 - alpha) > 1e-4
+            alpha = np.where(going, alpha, 0)
+            image += (alpha * light)[..., None] * colors[i]
+            depth += alpha * light * z[i]
+            light = light * (1 - alpha)
+        images.append(image + light[..., None] * background.numpy()[b])
+        opaque.append(1 - light)
+        depths.append(depth / np.maximum(1 - light, 1e-10))
+    return np.stack(images), np.stack(opaque)[..., None], np.stack(depths)[..., None]
+
+
+def nasty(views: Views, seed: int = 0) -> list[Tensor]:
+    """Discs of all kinds: random, large, needles, edge-on, near the first camera and reaching behind it, off-screen."""
+    inputs = hard_scene(views)
+    means, quats, scales, opacities, _ = inputs
+    draws = torch.Generator().manual_seed(seed)
+    eye, right, forward = (views.c2w[0, :3, i] for i in (3, 0, 2))
+    near = torch.rand(12, 3, generator=draws, dtype=torch.float64) - 0.5
+    means[16:28] = eye + 0.2 * forward + near * torch.tensor([0.3, 0.3, 0.3])
+    scales[16:28] = 0.05 + 0.1 * torch.rand(12, 3, generator=draws, dtype=torch.float64)
+    scales[28:34, 0], scales[28:34, 1] = 0.4, 0.003
+    means[34:38] = eye + forward + (right + 0.1 * forward) * torch.linspace(0.4, 1.2, 4, dtype=torch.float64)[:, None]
+    scales[34:38] = 0.2
+    across = Rotation.from_matrix(np.column_stack([right, forward, -views.c2w[0, :3, 1]]))  # its plane holds `forward`
+    quats[38:42] = torch.from_numpy(across.as_quat()[[3, 0, 1, 2]])
+    means[38:40] = eye + 1.5 * forward + 1e-4 * near[:2]
+    scales[40:42] = 0.3
+    return inputs
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_matches_ray_casting(seed: int) -> None:
+    views = cameras(3)
+    inputs = nasty(views, seed)
+    background = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, 0.3], [0.2, 0.2, 0.9]], dtype=torch.float64)
+    raster = rasterize(*inputs, views, background, surfels=True)
+    for ours, reference in zip(raster[:3], dense(inputs, views, background), strict=True):
+        np.testing.assert_allclose(ours.numpy(), reference, rtol=0, atol=1e-9)
+    assert raster.image.requires_grad is False
+    inputs[2][:, 2] *= 7
+    assert torch.equal(rasterize(*inputs, views, background, surfels=True).image, raster.image)
+
+
+def test_any_features_and_harmonics() -> None:
+    views, inputs = cameras(2, size=10), scene(10)
+    inputs[4] = torch.randn(10, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    background = torch.linspace(-1, 2, 5, dtype=torch.float64)
+    raster = rasterize(*inputs, views, background, surfels=True)
+    reference = dense(inputs, views, background.expand(2, 5))
+    np.testing.assert_allclose(raster.image.numpy(), reference[0], rtol=0, atol=1e-9)
+    coeffs = torch.zeros(10, 4, 3, dtype=torch.float64)
+    coeffs[:, 3] = torch.tensor([0.5, 0.0, -0.5])
+    shown = rasterize(*inputs[:4], coeffs, views, background[:3], sh_degree=1, surfels=True)
+    toward = torch.nn.functional.normalize(inputs[0] - views.c2w[1, :3, 3], dim=1)[:, :1]
+    inputs[4] = 0.5 - 0.4886025119 * toward * torch.tensor([0.5, 0.0, -0.5])
+    reference = dense(inputs, views[1:], background[None, :3])
+    np.testing.assert_allclose(shown.image[1:].numpy(), reference[0], rtol=0, atol=1e-9)
+
+
+def test_the_projection_is_gsplats() -> None:
+    pytest.importorskip("gsplat")
+    from gsplat.cuda._torch_impl_2dgs import _fully_fused_projection_2dgs
+
+    views = cameras(3)
+    means, quats, scales, opacities, _ = scene(300, size=0.3)
+    ours, _ = surfels.project(means, quats, scales, opacities, views.w2c, views.K, views.width, views.height)
+    radii, means2d, depths, matrices, _ = _fully_fused_projection_2dgs(
+        means, quats, scales, views.w2c, views.K, views.width, views.height
+    )
+    in_front = depths > 0.01
+    torch.testing.assert_close(ours.means2d[in_front], means2d[in_front], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(ours.shapes.unflatten(2, (3, 3)), matrices, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(ours.depths, depths, rtol=1e-10, atol=1e-10)
+    assert torch.equal(ours.opacities, opacities.expand(3, 300))
+    assert (radii > 0).all(-1).sum() > 500
+
+
+@pytest.mark.parametrize("size", [0.25, 0.01])  # most discs wider than the filter, and none
+def test_gradcheck(size: float) -> None:
+    views = cameras(2, size=6)
+    means, quats, scales, opacities, colors = scene(5, seed=3, size=size)
+    background = torch.tensor([0.3, 0.9, 0.6], dtype=torch.float64)
+
+    def function(means: Tensor, quats: Tensor, widths: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        scales = torch.cat([widths, torch.full((5, 1), 0.1, dtype=torch.float64)], dim=1)
+        *colors, behind = others
+        return rasterize(means, quats, scales, *colors, views, behind, surfels=True)[:3]
+
+    inputs = leaves([means, quats, scales[:, :2], opacities, colors, background])
+    assert torch.autograd.gradcheck(function, inputs, eps=1e-6, atol=1e-5, rtol=1e-4)
+    means.requires_grad_()
+    scales.requires_grad_()
+    rasterize(means, quats, scales, opacities, colors, views, background, surfels=True).image.square().sum().backward()
+    assert (means.grad != 0).all() and (scales.grad[:, 2] == 0).all()
+    assert (scales.grad[:, :2].abs().amax() > 0.1) == (size == 0.25)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_no_visible_pixel_is_outside_its_box(dtype: torch.dtype) -> None:
+    slack = 1e-9 if dtype == torch.float64 else 1e-4
+    reached = 0
+    for seed in range(6):
+        views = cameras(2, size=16 + 5 * seed)
+        inputs = nasty(views, seed)
+        inputs[3][:4] = 1.0  # as opaque as can be
+        means, quats, scales, opacities = (tensor.to(dtype) for tensor in inputs[:4])
+        found, _ = surfels.project(
+            means, quats, scales, opacities, views.w2c.to(dtype), views.K.to(dtype), views.width, views.height
+        )
+        centre, radii = found.means2d[..., None, None, :].double(), found.radii[..., None, None, :]
+        v, u = torch.meshgrid(torch.arange(views.height) + 0.5, torch.arange(views.width) + 0.5, indexing="ij")
+        inside = ((torch.stack([u, v], -1) - centre).abs() <= radii).all(-1) & (radii > 0).all(-1)
+        for b in range(2):
+            visible = torch.from_numpy(alphas(inputs, views, b)) >= 1 / 255 + slack
+            visible &= (found.depths[b] > 0.01)[:, None, None]
+            assert not (visible & ~inside[b]).any()
+            reached += int(visible.any(-1).any(-1).sum())
+    assert reached > 300
+
+
+def test_the_positions_gradient_is_that_of_moving_the_picture() -> None:
+    views = cameras(1, size=12)
+    inputs = scene(6, seed=2, size=0.2)
+    inputs[2][:2] = 1e-3  # by the filter alone
+    weights = torch.randn(2, 1, 12, 16, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def loss(some: list[Tensor], move: Tensor) -> tuple[Tensor, Tensor]:
+        K = views.K.clone()
+        K[:, :2, 2] += move
+        moved = Views(views.c2w, K, views.azimuth, views.elevation, views.distance, views.height, views.width)
+        raster = rasterize(*some, moved, torch.ones(3, dtype=torch.float64), surfels=True)
+        return (weights[0] * raster.image + weights[1] * raster.image.square()).sum(), raster.means2d
+
+    still = torch.zeros(2, dtype=torch.float64)
+    every = [slice(i, i + 1) for i in range(6)] + [slice(6)]
+    for one in every:
+        some = leaves([tensor[one] for tensor in inputs])
+        value, means2d = loss(some, still)
+        (grad,) = torch.autograd.grad(value, means2d)
+        numeric = torch.stack([
+            (loss(some, step)[0] - loss(some, -step)[0]).detach() / 2e-6 for step in 1e-6 * torch.eye(2).double()
+        ])  # fmt: skip
+        assert (means2d == 0).all() and numeric.abs().min() > 1e-3
+        torch.testing.assert_close(grad.sum((0, 1)), numeric, rtol=1e-6, atol=1e-7)
+
+
+def test_a_disc_from_the_front_in_closed_form() -> None:
+    views = ring(1, elevation_deg=0.0, distance=3.0, fov_deg=40.0, size=9)  # from +x: right is +y, up is +z
+    widths, opacity = (0.3, 0.5), 0.7
+    color, background = torch.tensor([[0.9, 0.2, 0.4]]), torch.tensor([0.0, 1.0, 0.5])
+    shape = torch.zeros(1, 3), torch.tensor([FACING_X]), torch.tensor([[*widths, 9.0]]), torch.tensor([opacity])
+    raster = rasterize(*shape, color, views, background, surfels=True)
+    across, along = (4.5 / math.tan(math.radians(20)) * width / 3.0 for width in widths)
+    offset = torch.arange(9) + 0.5 - 4.5
+    alpha = opacity * torch.exp(-((offset / across) ** 2 + (offset[:, None] / along) ** 2) / 2)[..., None]
+    alpha = alpha * (alpha >= 1 / 255)
+    torch.testing.assert_close(raster.alpha[0], alpha, atol=1e-5, rtol=0)
+    torch.testing.assert_close(raster.image[0], alpha * color[0] + (1 - alpha) * background, atol=1e-5, rtol=0)
+    torch.testing.assert_close(raster.depth[0], 3.0 * (alpha > 0).float(), atol=1e-4, rtol=0)
+    extent = math.sqrt(2 * math.log(255 * opacity))
+    assert raster.radii[0, 0].tolist() == [math.ceil(extent * across), math.ceil(extent * along)]
+
+
+@pytest.mark.parametrize(("quat", "width"), [([1.0, 0.0, 0.0, 0.0], 0.3), (FACING_X, 1e-30)])
+def test_a_disc_from_the_edge_or_too_small_is_a_blot(quat: list[float], width: float) -> None:
+    views = ring(1, elevation_deg=0.0, distance=3.0, fov_deg=40.0, size=9)  # a row of pixels looks along the edge
+    inputs = torch.zeros(1, 3), torch.tensor([quat]), torch.full((1, 3), width), torch.tensor([0.7])
+    inputs = leaves([*inputs, torch.ones(1, 1)])
+    raster = rasterize(*inputs, views, torch.zeros(1), surfels=True)
+    offset = torch.arange(9) + 0.5 - 4.5
+    blot = 0.7 * torch.exp(-(offset**2) - offset[:, None] ** 2)[..., None]
+    torch.testing.assert_close(raster.alpha[0], blot * (blot >= 1 / 255), atol=1e-5, rtol=0)
+    if width < 0.1:
+        assert raster.radii[0, 0].tolist() == [math.ceil(math.sqrt(math.log(255 * 0.7)))] * 2
+    raster.image.square().sum().backward()
+    assert all(tensor.grad.isfinite().all() for tensor in inputs)
+
+
+def test_the_nearer_disc_hides_the_farther() -> None:
+    views = ring(2, elevation_deg=0.0, distance=2.0, size=9)  # from +x and from -x: both sides are alike
+    means = torch.tensor([[0.3, 0.0, 0.0], [-0.3, 0.0, 0.0]])
+    shape = torch.tensor([FACING_X]).expand(2, 4), torch.full((2, 3), 0.3), torch.full((2,), 0.95)
+    raster = rasterize(means, *shape, torch.eye(2), views, torch.zeros(2), surfels=True)
+    torch.testing.assert_close(raster.image[0, 4, 4], torch.tensor([0.95, 0.05 * 0.95]))
+    torch.testing.assert_close(raster.image[1, 4, 4], torch.tensor([0.05 * 0.95, 0.95]))
+
+
+def test_broken_discs_leave_the_others_alone() -> None:
+    views, nan, inf = cameras(2, dtype=torch.float32), float("nan"), float("inf")
+    good, bad = scene(20, dtype=torch.float32), scene(6, seed=1, dtype=torch.float32)
+    bad[0][0, 0], bad[2][1, 1], bad[3][2], bad[1][3, 0] = nan, nan, nan, nan
+    bad[0][4, 1], bad[2][5, 0] = inf, inf
+    both = leaves([torch.cat(pair) for pair in zip(good, bad, strict=True)])
+    raster = rasterize(*both, views, torch.ones(3), surfels=True)
+    assert (raster.radii[:, 20:] == 0).all()
+    alone = rasterize(*good, views, torch.ones(3), surfels=True)
+    torch.testing.assert_close(raster.image, alone.image)
+    raster.image.sum().backward()
+    assert all(tensor.grad[:20].isfinite().all() for tensor in both) and (alone.radii > 0).any()
+
+
+def test_discs_at_the_limits_of_the_projection() -> None:
+    views = ring(1, elevation_deg=0.0, distance=2.0, size=9)  # from +x, down the first axis
+    means, quats = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, -0.2]]), torch.tensor([[1.0, 0.0, 0.0, 0.0]]).expand(2, 4)
+    inputs = leaves([means, quats, torch.full((2, 3), 2.0), torch.full((2,), 0.9), torch.ones(2, 1)])
+    raster = rasterize(*inputs, views, torch.zeros(1), surfels=True)  # in the eye; one deviation reaches the eye
+    raster.image.sum().backward()
+    assert (raster.image == 0).all() and all((tensor.grad == 0).all() for tensor in inputs)
+    width = 2 / math.sqrt(2 * math.log(255 * 0.9)) * (1 - 1e-13)  # what is barely visible almost reaches to the eye
+    shape = [0.0, 0.0, -0.2], [1.0, 0.0, 0.0, 0.0], [width] * 3, 0.9, [1.0]
+    disc = (torch.tensor([each], dtype=torch.float64) for each in shape)
+    raster = rasterize(*disc, views, torch.zeros(1), surfels=True)
+    assert raster.radii.max() == 2**30 and raster.alpha.max() > 0.5
+
+
+def test_nothing_to_draw_and_autocast() -> None:
+    background = torch.tensor([0.1, 0.2, 0.3])
+    raster = rasterize(*scene(0, dtype=torch.float32), cameras(2), background, surfels=True)
+    assert (raster.image == background).all() and (raster.alpha == 0).all() and (raster.depth == 0).all()
+    inputs, views = scene(30, dtype=torch.float32), cameras(1, dtype=torch.float32)
+    plain = rasterize(*inputs, views, torch.ones(3), surfels=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(rasterize(*inputs, views, torch.ones(3), surfels=True).image, plain.image)
+
+
+def test_what_surfels_do_not_go_with_is_told_in_a_sentence() -> None:
+    inputs, views, background = scene(4), cameras(1), torch.zeros(3)
+    with pytest.raises(ValueError, match="surfels do not go with the numba backend"):
+        rasterize(*inputs, views, background, backend="numba", surfels=True)
+    with pytest.raises(ValueError, match="surfels do not go with antialiased"):
+        rasterize(*inputs, views, background, antialiased=True, surfels=True)
+    with pytest.raises(RuntimeError, match="CUDA"):
+        rasterize(*inputs, views, background, backend="gsplat", surfels=True)
+    with pytest.raises((ValueError, TypeCheckError), match="backend"):
+        rasterize(*inputs, views, background, backend="opengl", surfels=True)
+    with pytest.raises(ValueError, match="surfels can't be antialiased"):
+        Gaussians(surfels=True, antialiased=True)
+
+
+@pytest.mark.parametrize("kind", ["surfels", "classic", "antialiased"])
+def test_gsplat_is_called_as_it_wants_to_be(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A stand-in that has gsplat's arguments and results, and draws with the torch backend."""
+
+    def draw(
+        projected, footprints, colors, Ks, width, height, near_plane=0.2, packed=True, backgrounds=None, render_mode="D"
+    ):
+        assert colors.shape == (2, 30, 8) and (near_plane, packed, render_mode) == (0.01, False, "RGB")
+        assert (colors[..., 5:] == 0).all() and (backgrounds[..., 4:] == 0).all()  # no power of two: garbage in gsplat
+        image, left = torch_raster.composite(projected, colors, width, height, footprints)
+        return image + left * backgrounds[:, None, None], 1 - left
+
+    def rasterization_2dgs(means, quats, scales, opacities, viewmats, Ks, width, height, **others):
+        found, shift = surfels.project(means, quats, scales, opacities, viewmats, Ks, width, height)
+        drawn = draw(found, surfels.footprints, Ks=Ks, width=width, height=height, **others)
+        return *drawn, *[None] * 4, {"gradient_2dgs": shift, "radii": found.radii, "means2d": found.means2d}
+
+    def rasterization(means, quats, scales, opacities, viewmats, Ks, width, height, eps2d, rasterize_mode, **others):
+        assert eps2d == 0.3 and rasterize_mode == kind
+        found = projection.project(
+            means, quats, scales, opacities, viewmats, Ks, width, height, rasterize_mode == "antialiased"
+        )
+        drawn = draw(found, projection.footprints, Ks=Ks, width=width, height=height, **others)
+        return *drawn, {"radii": found.radii, "means2d": found.means2d}
+
+    stand_in = SimpleNamespace(rasterization_2dgs=rasterization_2dgs, rasterization=rasterization)
+    monkeypatch.setitem(sys.modules, "gsplat", stand_in)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    views, inputs = cameras(2), scene(30)
+    inputs[4] = torch.rand(30, 4, generator=torch.Generator().manual_seed(1)).double()
+    background = torch.rand(2, 4, generator=torch.Generator().manual_seed(2)).double()
+    how, results = {"surfels": kind == "surfels", "antialiased": kind == "antialiased"}, []
+    for backend in ("torch", "gsplat"):
+        tensors = leaves(inputs)
+        raster = rasterize(*tensors, views, background, backend=backend, **how)
+        results.append([*raster, *gradients(raster, tensors)])
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gsplat_is_torch() -> None:
+    pytest.importorskip("gsplat")
+    views = ring(3, distance=2.0, size=64).to("cuda")
+    inputs = scene(2000, size=0.05, dtype=torch.float32)
+    background = torch.tensor([[1.0, 0.5, 0.2], [0.0, 1.0, 0.3], [0.2, 0.2, 0.9]])
+    results = []
+    for backend in ("torch", "gsplat"):
+        tensors = leaves([tensor.cuda() for tensor in (*inputs, background)])
+        raster = rasterize(*tensors[:5], views, tensors[5], backend=backend, surfels=True)
+        weights = [torch.linspace(0.5, 1.5, out.numel(), device="cuda").view_as(out) for out in raster[:2]]
+        raster.means2d.retain_grad()
+        sum((weight * out.square()).sum() for weight, out in zip(weights, raster[:2], strict=True)).backward()
+        results.append((raster, [tensor.grad for tensor in tensors], raster.means2d.grad))
+    (reference, reference_grads, reference_shift), (ours, grads, shift) = results
+    assert (ours.image - reference.image).abs().mean() < 1e-4  # gsplat draws a disc on the tiles of a smaller box only
+    assert (ours.alpha - reference.alpha).abs().mean() < 1e-4
+    assert (ours.depth - reference.depth).abs().mean() < 1e-3
+    for one, two in zip(grads, reference_grads, strict=True):
+        assert torch.nn.functional.cosine_similarity(one.flatten(), two.flatten(), dim=0) > 0.999
+    ranks = [each.norm(dim=-1).flatten().argsort().argsort().double() for each in (shift, reference_shift)]
+    assert torch.corrcoef(torch.stack(ranks))[0, 1] > 0.7  # gsplat's is coarse

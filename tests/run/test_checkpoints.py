@@ -1,0 +1,286 @@
+"""Checkpoints: whole or absent whatever kills the writer, loadable without code or recipe, and never the prior."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from support.forked import Forked, wait_for
+
+from asdkit.commands.main import main
+from asdkit.core.atomic import atomic, remove_leftovers, write_text
+from asdkit.core.errors import CannotWrite
+from asdkit.distillation import Distillation
+from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints, is_whole
+from asdkit.run.guard import Guard
+from asdkit.run.run_folder import RunFolder
+
+KILLS = 32
+
+
+class Counter(pl.LightningModule):
+    """A weight of two megabytes that is the number of steps taken, in every run and after every resumption."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(500_000))
+        self.automatic_optimization = False
+
+    def training_step(self, batch: torch.Tensor) -> None:
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(-self.weight.sum())
+        optimizer.step()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+    def train_dataloader(self) -> Iterator[torch.Tensor]:
+        return torch.utils.data.DataLoader(torch.zeros(1_000_000, 1), batch_size=None)
+
+
+def count(run: Path, temporary: Path) -> int:
+    """Train for ever in a run folder, from its last checkpoint if there is one, and save after every step."""
+    os.environ["TMPDIR"], tempfile.tempdir = str(temporary), None
+    callbacks = [Guard(), Checkpoints(every=1), RunFolder()]
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = pl.Trainer(max_steps=10**6, accelerator="cpu", default_root_dir=run, callbacks=callbacks, **quiet)
+    trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+    last = run / "checkpoints" / "last.ckpt"
+    trainer.fit(Counter(), ckpt_path=last if last.is_file() else None)
+    return 0
+
+
+@pytest.fixture
+def shared_memory() -> Iterator[Path]:
+    """A folder on another file system than tmp_path."""
+    if not Path("/dev/shm").is_dir():
+        pytest.skip("there is no other file system here")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+def kill_after_a_save(child: Forked, last: Path, seconds: float) -> None:
+    """Kill a run this long after it has written its next checkpoint."""
+    before = last.stat().st_mtime_ns if last.exists() else 0
+    wait_for(lambda: (last.exists() and last.stat().st_mtime_ns > before) or child.has_ended())
+    time.sleep(seconds)
+    child.send(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL, child.text()
+
+
+def test_no_kill_tears_a_checkpoint(tmp_path: Path, shared_memory: Path) -> None:
+    """The run is killed, and goes on, again and again; run folder and TMPDIR are on different file systems."""
+    run, temporary = shared_memory / "run", tmp_path / "tmp"
+    run.mkdir()
+    temporary.mkdir()
+    assert run.stat().st_dev != temporary.stat().st_dev
+    last, chance, reached, leftovers = run / "checkpoints" / "last.ckpt", random.Random(0), 0, 0
+    for kill in range(KILLS):
+        child = Forked(lambda: count(run, temporary), tmp_path / f"{kill}.log")
+        kill_after_a_save(child, last, chance.uniform(0, 0.03))
+        for file in run.glob("checkpoints/*.ckpt"):
+            assert is_whole(file), file
+            saved = torch.load(file, weights_only=True)
+            assert bool((saved["state_dict"]["weight"] == saved["global_step"]).all()), file
+        assert saved["global_step"] > 0
+        step = torch.load(last, weights_only=True)["global_step"]
+        assert step > reached, "the run did not go on from where it was"
+        reached = step
+        leftovers += len(list(run.rglob(".*.tmp*")))
+        assert len(list(run.rglob(".*.tmp*"))) <= 1 and not list(temporary.iterdir())
+    assert leftovers, "no kill has met a write"
+    assert len(list(run.glob("checkpoints/step-*.ckpt"))) <= 2
+
+
+def test_a_run_of_the_command_line_survives_kills(recipe: Path, shared_memory: Path, tmp_path: Path) -> None:
+    quick = ("--data.views_per_step=1", "--snapshots.every=0", "--outputs.size=16", "--checkpoints.every=1")
+    options = ["--config", recipe, *quick, "--trainer.callbacks=[]", f"--run.root={shared_memory}", "--run.name=one"]
+    assert main(["fit", *map(str, options), "--trainer.max_steps=1"]) == 0
+    run, chance = shared_memory / "small" / "one", random.Random(1)
+    last, step = run / "checkpoints" / "last.ckpt", 1
+    for kill in range(2):
+        child = Forked(lambda: main(["fit", str(run), "--trainer.max_steps=10000"]), tmp_path / f"{kill}.log")
+        kill_after_a_save(child, last, chance.uniform(0, 0.2))
+        before, step = step, torch.load(last, weights_only=True)["global_step"]
+        assert step > before
+    assert json.loads((run / "run.json").read_text())["status"] == "running"
+    assert main(["fit", str(run), f"--trainer.max_steps={step + 2}"]) == 0
+    assert torch.load(last, weights_only=True)["global_step"] == step + 2
+    straight = [*map(str, options), "--run.name=straight", f"--trainer.max_steps={step + 2}"]
+    assert main(["fit", *straight]) == 0
+    one, two = (
+        torch.load(run.parent / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("one", "straight")
+    )
+    assert all(torch.equal(value, two["state_dict"][name]) for name, value in one["state_dict"].items())
+
+
+# -------------------------------------------------------------------------------------------------- files
+
+
+def test_a_file_and_its_name_are_on_the_disk_before_the_old_one_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        name = os.readlink(f"/proc/self/fd/{handle}")
+        events.append(("fsync", "folder" if Path(name).is_dir() else Path(name).read_text()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", lambda a, b: (events.append(("replace", Path(b).name)), replace(a, b)))
+    write_text(tmp_path / "file.txt", "new")
+    assert events == [("fsync", "new"), ("replace", "file.txt"), ("fsync", "folder")]
+    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_what_cannot_be_written_is_named_and_the_old_file_stays(tmp_path: Path) -> None:
+    write_text(tmp_path / "file.txt", "old")
+    with pytest.raises(CannotWrite) as raised, atomic(tmp_path / "file.txt") as temporary:
+        temporary.write_text("ne")
+        raise OSError(28, "No space left on device")
+    assert raised.value.filename == str(tmp_path / "file.txt") and raised.value.errno == 28
+    for number in (errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
+        with pytest.raises(CannotWrite), atomic(tmp_path / "file.txt"):
+            raise OSError(number, os.strerror(number))
+    with pytest.raises(OSError) as raised, atomic(tmp_path / "file.txt"):
+        raise FileNotFoundError(2, "of something else", "other")
+    assert not isinstance(raised.value, CannotWrite)
+    assert (tmp_path / "file.txt").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_leftovers_of_dead_processes_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    child = Forked(lambda: 0, tmp_path / "log")
+    child.wait()
+    gone = [
+        f".last.{child.pid}.tmp.ckpt",
+        f".run.{os.getpid()}.tmp.json",
+        f".noending.{child.pid}.tmp",
+        f".no.{10**20}.tmp",
+    ]
+    stay = [f".last.{os.getppid()}.tmp.ckpt", "last.ckpt", ".hidden.tmp.txt", "a.1.tmp.b"]
+    (tmp_path / "checkpoints").mkdir()
+    for name in (*gone, *stay):
+        (tmp_path / "checkpoints" / name).touch()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == sorted(stay)
+
+
+def test_leftovers_of_other_peoples_processes_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int, signum: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "kill", refuse)
+    (tmp_path / ".last.1.tmp").touch()
+    remove_leftovers(tmp_path)
+    assert (tmp_path / ".last.1.tmp").exists()
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("a.ckpt", ".tmp"), ("a.safetensors", ".tmp"), ("a.webp", ".webp")])
+def test_half_a_file_of_weights_does_not_look_whole(tmp_path: Path, name: str, suffix: str) -> None:
+    with atomic(tmp_path / name) as temporary:
+        temporary.touch()
+        assert temporary.suffix == suffix and temporary.name.startswith(".a.")
+
+
+# -------------------------------------------------------------------------------------------------- what they hold
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from conftest import RECIPE
+
+    folder = tmp_path_factory.mktemp("finished")
+    path = folder / "small.yaml"
+    path.write_text(RECIPE.format(prior=tiny_folder, root=folder / "runs"))
+    quick = ("--snapshots.every=0", "--outputs.size=16", "--trainer.callbacks=[]", "--run.name=one")
+    assert main(["fit", "--config", str(path), *quick, "--trainer.max_steps=4"]) == 0
+    return folder / "runs" / "small" / "one"
+
+
+def test_the_module_is_rebuilt_from_the_checkpoint_alone(finished: Path, tmp_path: Path) -> None:
+    """In another process, which has this file and the prior, and no recipe; it even predicts what the run does."""
+    alone = tmp_path / "alone.ckpt"
+    shutil.copy(finished / "checkpoints" / "last.ckpt", alone)
+
+    def rebuild() -> int:
+        os.chdir(tmp_path)
+        module = Distillation.load_from_checkpoint(alone, map_location="cpu", weights_only=True)
+        module.setup()
+        torch.save((module.state_dict(), type(module.guidance).__name__, module.prompt), tmp_path / "rebuilt.pt")
+        return 0
+
+    child = Forked(rebuild, tmp_path / "log")
+    assert child.wait() == 0, child.text()
+    state, guidance, prompt = torch.load(tmp_path / "rebuilt.pt", weights_only=True)
+    saved = torch.load(alone, weights_only=True)["state_dict"]
+    assert state.keys() == saved.keys() and any("lora_A" in name for name in saved)
+    assert all(torch.equal(value, saved[name]) for name, value in state.items())
+    assert (guidance, prompt) == ("Sum", "a red duck")
+
+
+def test_a_checkpoint_does_not_need_what_its_generator_started_from(
+    finished: Path, recipe: Path, tmp_path: Path
+) -> None:
+    asset = tmp_path / "asset.ply"
+    shutil.copy(finished / "splats.ply", asset)
+    quick = ("--snapshots.every=0", "--outputs.size=16", "--trainer.callbacks=[]", "--run.name=one")
+    options = (f"--model.generator.init={asset}", "--model.generator.capacity=200", "--trainer.max_steps=1")
+    assert main(["fit", "--config", str(recipe), *quick, *options]) == 0
+    asset.unlink()
+    last = recipe.parent / "runs" / "small" / "one" / "checkpoints" / "last.ckpt"
+    module = Distillation.load_from_checkpoint(last, map_location="cpu", weights_only=True)
+    assert torch.equal(module.generator.means, torch.load(last, weights_only=True)["state_dict"]["generator.means"])
+
+
+def test_the_weights_alone_are_there_as_safetensors(finished: Path) -> None:
+    saved = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    for name, part in {"generator": "generator", "discriminator": "guidance"}.items():
+        file = finished / "weights" / f"{name}.safetensors"
+        expected = {k.removeprefix(f"{part}."): v for k, v in saved["state_dict"].items() if k.startswith(f"{part}.")}
+        weights = load_file(file)
+        assert weights.keys() == expected.keys() and expected
+        assert all(torch.equal(value, weights[key]) for key, value in expected.items())
+        with safe_open(file, "pt") as opened:
+            about = opened.metadata()
+        assert json.loads(about["spec"])["class_path"].startswith("asdkit.") and about["step"] == "4"
+        assert about["prior"] == json.loads((finished / "run.json").read_text())["prior"]
+    assert sorted(path.name for path in (finished / "weights").iterdir()) == [
+        "discriminator.safetensors",
+        "generator.safetensors",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["torn", "empty", "flipped"])
+def test_a_damaged_last_checkpoint_is_said_and_the_newest_whole_one_named(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture, damage: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    last = run / "checkpoints" / "last.ckpt"
+    content = last.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    last.write_bytes({"torn": content[:middle], "empty": b"", "flipped": flipped}[damage])
+    (run / "checkpoints" / "step-000009.ckpt").write_bytes(content[:100])
+    whole = run / "checkpoints" / "step-000004.ckpt"
+    assert main(["fit", str(run), "--trainer.max_steps=5"]) == 2
+    err = capsys.readouterr().err
+    assert (
+        f"{last} is broken, or no checkpoint of asdkit. The newest whole one beside it is --ckpt_path {whole}." in err
+    )
+    assert main(["fit", str(run), "--ckpt_path", str(whole), "--trainer.max_steps=5"]) == 0
+    assert torch.load(last, weights_only=True)["global_step"] == 5

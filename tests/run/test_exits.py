@@ -1,0 +1,504 @@
+"""How runs end: exit codes by real signals and real full disks in real processes, and what is left of the run."""
+
+import errno
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+from support.forked import Forked, wait_for
+from support.recipe import RECIPE
+
+from asdkit.commands.main import main
+from asdkit.core.errors import CannotWrite, Diverged, Interrupted
+from asdkit.core.optional import require_package
+from asdkit.priors.pretrained import Pretrained
+from asdkit.run.checkpoints import is_whole
+from asdkit.run.exits import exit_code, sentence
+from asdkit.run.guard import Guard, _Verdict
+from asdkit.run.signals import Signals
+
+OPTIONS = (
+    "--data.views_per_step=1",
+    "--snapshots.every=0",
+    "--outputs.size=16",
+    "--trainer.callbacks=[]",
+    "--checkpoints.every=2",
+)
+LONG = "--trainer.max_steps=100000"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Everything is imported before processes fork off."""
+    folder = tmp_path_factory.mktemp("warm")
+    path = folder / "small.yaml"
+    path.write_text(RECIPE.format(prior=tiny_folder, root=folder / "runs"))
+    assert main(["fit", "--config", str(path), *OPTIONS, "--trainer.max_steps=1"]) == 0
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running() -> Iterator[None]:
+    yield
+    Forked.end_all()
+
+
+def process(recipe: Path, *options: str, name: str = "one", **environment: str) -> Forked:
+    arguments = ["fit", "--config", str(recipe), *OPTIONS, *([f"--run.name={name}"] if name else []), *options]
+    own = {module for module in ("ending_parts", "slow_part", "stuck") if any(module in option for option in options)}
+    arguments += [f"--trust={module}" for module in own]
+    log = recipe.parent / f"{name}{environment.get('RANK', '')}.log"
+    return Forked(lambda: main(arguments), log, environment)
+
+
+def folder(recipe: Path, name: str = "one") -> Path:
+    return recipe.parent / "runs" / "small" / name
+
+
+def last(run: Path) -> dict:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def report(run: Path) -> dict:
+    return json.loads((run / "run.json").read_text())
+
+
+def started(child: Forked, run: Path) -> None:
+    wait_for(lambda: (run / "checkpoints" / "last.ckpt").is_file() or child.has_ended())
+    assert not child.has_ended(), child.text()
+
+
+@pytest.mark.parametrize(("signum", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 143)])
+def test_a_signal_saves_the_step_and_ends_with_its_code(recipe: Path, signum: str, code: int) -> None:
+    child = process(recipe, LONG)
+    run = folder(recipe)
+    started(child, run)
+    child.send(signal.Signals[signum])
+    assert child.wait() == code
+    written = report(run)
+    assert (written["status"], written["exit_code"]) == ("interrupted", code)
+    assert written["iterations"] == last(run)["global_step"] > 1
+    assert f"Stopped by {signum}." in child.text() and f"asdkit fit {run}" in written["reason"]
+    assert len(list((run / "checkpoints").iterdir())) == 2 and "Traceback" not in child.text()
+    assert main(["fit", str(run), f"--trainer.max_steps={written['iterations'] + 1}"]) == 0
+    assert (report(run)["status"], report(run)["exit_code"]) == ("finished", 0)
+
+
+def test_a_signal_before_training_ends_at_once(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_part.py").write_text(
+        "import time\nfrom asdkit.scores.fields import Noise\nclass Slow(Noise):\n"
+        "    def setup(self, prior):\n        print('setting up', flush=True)\n        time.sleep(60)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    child = process(recipe, "--model.guidance=slow_part.Slow")
+    wait_for(lambda: "setting up" in child.text())
+    child.send(signal.SIGTERM)
+    assert child.wait(10) == 143
+    assert report(folder(recipe))["status"] == "interrupted"
+
+
+def test_a_second_ctrl_c_quits_at_once(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stuck.py").write_text(
+        "import time\nfrom asdkit.scores.fields import Noise\nclass Stuck(Noise):\n"
+        "    def forward(self, x):\n        print('stepping', flush=True)\n        time.sleep(60)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    child = process(recipe, "--model.guidance=stuck.Stuck")
+    wait_for(lambda: "stepping" in child.text())
+    child.send(signal.SIGINT)
+    wait_for(lambda: "Ctrl-C again quits" in child.text())
+    child.send(signal.SIGTERM)  # schedulers send it more than once: that is no reason to lose the step
+    time.sleep(0.2)
+    assert os.waitpid(child.pid, os.WNOHANG) == (0, 0)
+    child.send(signal.SIGINT)
+    assert child.wait(5) == 130
+    assert not folder(recipe).joinpath("checkpoints").exists()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def ranks(recipe: Path, *options: str, name: str = "") -> list[Forked]:
+    """Two processes as torchrun starts them."""
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared |= {"TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0"}
+    ddp = ("--trainer.devices=2", "--trainer.strategy=ddp", *options)
+    return [process(recipe, *ddp, name=name, **shared, RANK=str(r), LOCAL_RANK=str(r)) for r in (0, 1)]
+
+
+@pytest.mark.parametrize("told", [[0], [1], [0, 1]])
+def test_two_processes_stop_at_the_same_step_whoever_is_told(recipe: Path, told: list[int]) -> None:
+    children = ranks(recipe, LONG)
+    runs = recipe.parent / "runs" / "small"
+    wait_for(lambda: list(runs.glob("*/checkpoints/last.ckpt")))
+    for rank in told:
+        children[rank].send(signal.SIGTERM)
+    assert [child.wait() for child in children] == [143, 143]
+    (run,) = runs.iterdir()  # both are in the folder that the first has made
+    assert report(run)["status"] == "interrupted" and report(run)["iterations"] == last(run)["global_step"]
+    assert len(list((run / "checkpoints").iterdir())) == 2
+
+
+def scheduler(folder: Path, monkeypatch: pytest.MonkeyPatch, answer: int = 0) -> Path:
+    """A stub of SLURM's `scontrol`; returns the file of its calls."""
+    stub = folder / "bin" / "scontrol"
+    stub.parent.mkdir()
+    stub.write_text(f'#!/bin/sh\necho "$@" >> {folder}/calls\necho no such job >&2\nexit {answer}\n')
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stub.parent}:{os.environ['PATH']}")
+    return folder / "calls"
+
+
+SLURM = {"SLURM_JOB_ID": "42", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+
+
+def test_a_preempted_job_is_requeued_and_goes_on_in_its_folder(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = scheduler(tmp_path, monkeypatch)
+    monkeypatch.setattr(sys, "argv", ["asdkit", "fit", "the same command"])
+    run = folder(recipe, "a-red-duck@job42")
+    child = process(recipe, LONG, name="", **SLURM)
+    started(child, run)
+    child.send(signal.SIGUSR1)
+    assert child.wait() == 143
+    assert calls.read_text() == "requeue 42\n" and "is requeued" in child.text()
+    step = last(run)["global_step"]
+    assert report(run)["status"] == "interrupted"
+    assert process(recipe, f"--trainer.max_steps={step + 3}", name="", **SLURM).wait() == 0
+    assert last(run)["global_step"] == step + 3 and report(run)["status"] == "finished"
+    assert sorted(folder(recipe).parent.iterdir()) == [run]
+    monkeypatch.setattr(sys, "argv", ["asdkit", "fit", "another command of the job"])
+    assert process(recipe, "--trainer.max_steps=1", name="", **SLURM).wait() == 0
+    assert (folder(recipe, "a-red-duck@job42-2") / "run.json").is_file() and last(run)["global_step"] == step + 3
+
+
+def test_two_ranks_of_a_preempted_job_save_and_requeue_once(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = scheduler(tmp_path, monkeypatch, answer=1)
+    slurm = SLURM | {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "MASTER_ADDR": "127.0.0.1"}
+    slurm |= {"SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": "7", "MASTER_PORT": str(free_port())}
+    ddp = ("--trainer.devices=2", "--trainer.strategy=ddp", LONG)
+    places = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "RANK": str(rank)} for rank in (0, 1)]
+    children = [process(recipe, *ddp, name="", **(slurm | place)) for place in places]
+    run = folder(recipe, "a-red-duck@job40_7")
+    started(children[0], run)
+    children[1].send(signal.SIGUSR1)
+    assert [child.wait() for child in children] == [143, 143]
+    assert calls.read_text() == "requeue 40_7\n"
+    assert "can't be requeued (no such job)" in children[0].text() and "requeued" not in children[1].text()
+    assert list(run.parent.iterdir()) == [run] and report(run)["iterations"] == last(run)["global_step"]
+
+
+# -------------------------------------------------------------------------------------------------- what is full
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of one megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = os.name == "posix" and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("file systems can't be mounted here")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(recipe: Path, small_disk: Path) -> None:
+    """Every size of what is left: the write is torn at another place each time."""
+    options = [*OPTIONS, f"--run.root={small_disk}", "--run.name=one"]
+    run = small_disk / "small" / "one"
+    ballast = small_disk / "ballast"
+    assert main(["fit", "--config", str(recipe), *options, "--trainer.max_steps=2"]) == 0
+    used = sum(file.stat().st_size for file in (run / "checkpoints").iterdir()) // 2
+    for share in (0.02, 0.3, 0.6, 0.97):
+        room = os.statvfs(small_disk)
+        ballast.write_bytes(b"0" * max(0, int(room.f_bavail * room.f_frsize - share * used)))
+        code = main(["fit", str(run), "--trainer.max_steps=9"])
+        assert code == 7, share
+        assert not list(run.rglob("*.tmp*"))
+        for file in (run / "checkpoints").iterdir():
+            assert is_whole(file) and torch.load(file, weights_only=True)["global_step"] >= 2
+        ballast.unlink()
+    assert main(["fit", str(run), "--trainer.max_steps=9"]) == 0
+    assert last(run)["global_step"] == 9 and report(run)["exit_code"] == 0
+
+
+# -------------------------------------------------------------------------------------------------- exit codes
+
+PARTS = """
+import os, torch
+from asdkit.core.optional import require_package
+from asdkit.scores.fields import Noise
+from asdkit.generators.gaussians import Gaussians
+from asdkit.core.errors import PriorUnavailable
+
+class Ends(Noise):
+    def forward(self, x):
+        if x.step == 2:
+            self.end()
+        return x.eps
+
+class Broken(Ends):
+    def end(self): raise RuntimeError("something is broken")
+class Lacks(Ends):
+    def end(self): require_package("no_such_package", "video")
+class Gone(Ends):
+    def end(self): raise PriorUnavailable("the hub can't be reached")
+class Hungry(Ends):
+    def end(self): torch.empty(10**15)
+class OnGPU(Ends):
+    def end(self): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB.")
+class Python(Ends):
+    def end(self): raise MemoryError
+class Shut(Ends):
+    def end(self): open("/proc/version", "a").write("x")
+class Rank1(Noise):
+    def forward(self, x):
+        return x.eps * (float("nan") if x.step == 2 and os.environ.get("RANK") == "1" else 1.0)
+class BadGradient(Gaussians):
+    def before_step(self):
+        self.count = getattr(self, "count", 0) + 1
+        if self.count == 3: self.opacity_logits.grad[5] = float("inf")
+class BadWeight(Gaussians):
+    def after_step(self, optimizer, step, generator):
+        if step == 2: self.sh.data[0, 0, 0] = float("nan")
+"""
+
+
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of which each ends its run in its own way in the third step, after a checkpoint of the second."""
+    (tmp_path / "ending_parts.py").write_text(PARTS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("ending_parts", None)
+
+
+CODES = {
+    "Broken": (1, "RuntimeError: something is broken"),
+    "Lacks": (3, 'pip install "asdkit[video]"'),
+    "Gone": (4, "the hub can't be reached"),
+    "Hungry": (5, "Out of memory"),
+    "OnGPU": (5, "Out of memory"),
+    "Python": (5, "Out of memory"),
+}
+
+
+@pytest.mark.parametrize("part", CODES)
+def test_every_end_has_its_code_and_names_the_last_checkpoint(recipe: Path, parts: None, part: str) -> None:
+    code, words = CODES[part]
+    child = process(recipe, f"--model.guidance=ending_parts.{part}", "--trainer.max_steps=5")
+    assert child.wait() == code, child.text()
+    (line,) = [line for line in child.text().splitlines() if words in line]
+    run = folder(recipe)
+    assert f"The last good checkpoint is {run}/checkpoints/step-000002.ckpt; go on with asdkit fit {run}." in line
+    assert (report(run)["status"], report(run)["exit_code"]) == ("failed", code)
+    assert f"asdkit: {report(run)['reason']}" == line and "Traceback" not in child.text()
+
+
+MISTAKE = type("MisconfigurationException", (Exception,), {})
+OTHER_ENDS = [
+    (FileNotFoundError(errno.ENOENT, "No such file", "recipe.yaml"), 2),
+    (MISTAKE("Trainer was configured with ..."), 2),
+    (MISTAKE("You requested gpu: [3]"), 3),
+    (RuntimeError("Found no NVIDIA driver on your system"), 3),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 5),
+    (RuntimeError("CUDA error: out of memory"), 5),
+    *((OSError(number, os.strerror(number)), 7) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)),
+    (CannotWrite(errno.EFBIG, "File too large", "last.ckpt"), 7),
+    (OSError(errno.EIO, "Input/output error"), 1),
+    (KeyboardInterrupt(), 130),
+    (SystemExit(3), 3),
+    (SystemExit("words"), 1),
+    (Interrupted(signal.SIGTERM), 143),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), OTHER_ENDS, ids=lambda value: repr(value)[:40])
+def test_other_ends_have_their_codes(error: BaseException, code: int) -> None:
+    assert exit_code(error) == code
+
+
+def test_what_fails_because_of_ctrl_c_ends_as_ctrl_c() -> None:
+    """Lightning turns it into SystemExit(1) while it handles it."""
+    with pytest.raises(SystemExit) as raised:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise SystemExit(1)  # noqa: B904
+    assert exit_code(raised.value) == 130
+
+
+def _saves_slowly(ready: Path, checkpoint: Path) -> None:
+    with Signals() as signals:
+        signals.arm()
+        ready.touch()
+        wait_for(lambda: signals.received)
+        time.sleep(0.3)
+        checkpoint.touch()
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_forked_ranks_save_when_their_parent_is_told_whether_a_ctrl_c_has_reached_them_or_not(
+    tmp_path: Path, reached: bool
+) -> None:
+    checkpoint = tmp_path / "checkpoints" / "step-000003.ckpt"
+    checkpoint.parent.mkdir()
+    launcher = _MultiProcessingLauncher(None, start_method="fork")
+    process = torch.multiprocessing.get_context("fork").Process(
+        target=_saves_slowly, args=(tmp_path / "ready", checkpoint)
+    )
+    process.start()
+    launcher.procs = [process]
+    wait_for((tmp_path / "ready").exists)
+    if reached:
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.1)
+    trainer = pl.Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer.strategy._launcher, trainer.state.fn = launcher, "fit"
+    stopped = Interrupted(signal.SIGINT)
+    Guard().on_exception(trainer, pl.LightningModule(), stopped)
+    assert process.exitcode == 0 and exit_code(stopped) == 130
+    assert f"The last good checkpoint is {checkpoint}" in sentence(stopped)
+
+
+SAID: dict[str, tuple[Callable[[], object], int]] = {
+    "gone": (lambda: Pretrained("/no/such/folder").setup(), 4),
+    "diverged": (lambda: _raise(Diverged("Not finite at step 3: x0,\n  and more:\nof rank 1.")), 6),
+    "lacks": (lambda: require_package("no_such_package", "video"), 3),
+    "memory": (lambda: torch.empty(10**15), 5),
+    "Python's memory": (lambda: _raise(MemoryError()), 5),
+    "full": (lambda: _raise(CannotWrite(28, "No space left on device", "/runs/a file")), 7),
+    "full, nameless": (lambda: _raise(OSError(28, "No space left on device")), 7),
+    "value": (lambda: _raise(ValueError("gamma must be: above -1.")), 2),
+    "no file": (lambda: Path("/no/such/file").read_text(), 2),
+    "bug": (lambda: 1 / 0, 1),
+}
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_what_a_forked_rank_says_is_passed_on(case: str) -> None:
+    act, code = SAID[case]
+    with pytest.raises(Exception) as own:
+        act()
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException) as passed_on:
+        torch.multiprocessing.start_processes(lambda rank: act(), nprocs=1, start_method="fork")
+    for error in (own.value, passed_on.value):
+        error.add_note("There is no checkpoint yet.")
+        assert exit_code(error) == code
+    assert sentence(passed_on.value) == sentence(own.value)
+
+
+def test_a_traceback_of_unknown_classes_stays_what_it_is() -> None:
+    text = "-- Process 0 terminated with the following error:\nTraceback\n  File\nelsewhere.Odd: what is it?\n"
+    error = torch.multiprocessing.ProcessRaisedException(text, 0, 1)
+    assert exit_code(error) == 1 and "elsewhere.Odd: what is it?" in sentence(error)
+
+
+def test_the_advice_on_memory_is_of_options_that_exist(recipe: Path, capsys: pytest.CaptureFixture) -> None:
+    advice = sentence(MemoryError())
+    options = re.findall(r"--([a-z_.]+[a-z])", advice)
+    assert options[:4] == ["data.views_per_step", "model.chunk", "data.size", "model.generator.capacity"]
+    assert main(["fit", "--config", str(recipe), "--print_config"]) == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    for option in options:
+        place = config
+        for key in option.split("."):
+            place = place.get("init_args", place)
+            assert key in place, option
+            place = place[key]
+
+
+def test_a_gpu_that_is_not_there_is_the_environments_fault(recipe: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    child = process(recipe, "--trainer.accelerator=gpu")
+    assert child.wait() == 3 and "--trainer.accelerator=cpu does without" in child.text()
+    assert not folder(recipe).exists()
+
+
+NOT_FINITE = {
+    "guidance=ending_parts.Rank1": "residual_norm and",
+    "generator=ending_parts.BadGradient": "the gradient of generator.opacity_logits and",
+    "generator=ending_parts.BadWeight": "generator.sh,",
+}
+
+
+@pytest.mark.parametrize("part", NOT_FINITE)
+def test_what_is_not_finite_is_named_causes_first(recipe: Path, parts: None, part: str) -> None:
+    child = process(recipe, f"--model.{part}", "--trainer.max_steps=5", RANK="1" if "Rank1" in part else "0")
+    assert child.wait() == 6, child.text()
+    run = folder(recipe)
+    reason = report(run)["reason"]
+    assert reason.startswith(f"Not finite at step 3: {NOT_FINITE[part]}")
+    assert re.search(r", t \d+, azimuth/elevation -?\d+/-?\d+ degrees, prompt 'a red duck'\. The last good", reason)
+    assert last(run)["global_step"] == 2 and report(run)["status"] == "diverged"
+
+
+def test_a_rank_that_diverges_stops_all_at_the_same_step(recipe: Path, parts: None) -> None:
+    children = ranks(recipe, "--model.guidance=ending_parts.Rank1", LONG)
+    assert [child.wait() for child in children] == [6, 6]
+    one, two = (child.text() for child in children)
+    assert "Not finite at step 3: residual_norm" in one and "of rank 1, which tells where" in one
+    assert "Not finite at step 3: residual_norm" in two and ", t " in two and "azimuth" in two
+
+
+class Later:
+    """Stands for what a GPU has not finished yet; reading before waiting is an error."""
+
+    def __init__(self, flags: list[float]) -> None:
+        self.flags, self.waited = flags, False
+
+    def synchronize(self) -> None:
+        self.waited = True
+
+    def tolist(self) -> list[float]:
+        assert self.waited, "read before it is there"
+        return self.flags
+
+
+def test_a_verdict_that_comes_later_is_heeded_a_step_later_and_before_a_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module, trainer = pl.LightningModule(), pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    flags = iter([[0.0, 0.0], [15.0, 0.0], [0.0, 1.0]])
+
+    def look(self: Guard, *given: object) -> _Verdict:
+        later = Later(next(flags))
+        return _Verdict(later, later, ["residual_norm"], 7, (None, None))
+
+    monkeypatch.setattr(Guard, "_look", look)
+    watch = Guard()
+    stops = []
+    for _ in range(2):
+        watch.on_train_batch_end(trainer, module, {}, None, 0)
+        stops.append(watch.stop)
+    assert stops == [0, 0]
+    watch.on_train_batch_end(trainer, module, {}, None, 0)
+    assert watch.stop == 15
+    with pytest.raises(Diverged, match="step 7: residual_norm"):
+        watch.settle(trainer, module)
+    watch.settle(trainer, module)  # there is nothing left to wait for

@@ -1,0 +1,236 @@
+"""`asdkit export`: what other tools get is what the run shows, and what can't be written is one sentence before."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.recipe import RECIPE
+
+from asdkit.commands.main import main
+from asdkit.formats import read_splats, write_splats
+from asdkit.formats.names import FORMATS
+from asdkit.generators.gaussians import Gaussians
+from asdkit.priors.pretrained import Pretrained
+from asdkit.rendering.cameras import joined, ring
+from asdkit.run.export import Choices, export, opened
+from asdkit.run.loading import load
+
+ROOT = Path(__file__).parents[2]
+SMALL = Choices(size=32, frames=3, resolution=32)
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs of the tiny recipe, of Gaussians and of a radiance field; treat them as read-only."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "small.yaml").write_text(RECIPE.format(prior=tiny_folder, root=folder / "runs"))
+    options = ["fit", "--config", str(folder / "small.yaml"), "--trainer.max_steps=1", "--snapshots.every=0"]
+    nerf = ["--model.generator=NeRF", "--model.generator.samples=8", "--model.generator.blob=30"]
+    assert main([*options, "--run.name=gaussians", "--model.generator.sh_degree=1"]) == 0
+    assert main([*options, "--run.name=nerf", *nerf]) == 0
+    return {name: folder / "runs" / "small" / name for name in ("gaussians", "nerf")}
+
+
+def test_all_formats_of_gaussians(runs: dict[str, Path], tmp_path: Path) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    pytest.importorskip("skimage")
+    files = export(runs["gaussians"], [*FORMATS, "ply"], tmp_path, False, SMALL)
+    made = load(runs["gaussians"]).generator.splats()
+    assert {file.name for file in files} >= set(FORMATS.values())
+    exact = read_splats(tmp_path / "splats.ply")
+    assert all(np.array_equal(a, b) for a, b in zip(exact, made, strict=True))
+    for name in ("splats.splat", "splats.spz", "splats.glb"):
+        again = read_splats(tmp_path / name)
+        nearest = np.linalg.norm(again.means[:, None] - made.means[None], axis=2).min(1)
+        assert len(again.means) == len(made.means) and nearest.max() < 1e-3
+    page = (tmp_path / "viewer.html").read_text()
+    assert "a red duck" in page and f"{len(made.means)} Gaussians" in page.replace(",", "")
+    for name in ("mesh.glb", "mesh.obj"):
+        mesh = trimesh.load(tmp_path / name, force="mesh")
+        half = load(runs["gaussians"]).generator.volume().half
+        assert len(mesh.faces) > 50 and np.abs(mesh.vertices).max() <= 1.1 * half
+    assert Image.open(tmp_path / "orbit.webp").n_frames == 3
+    assert Image.open(tmp_path / "views.png").size == (8 * 32, 4 * 32)
+    reader = pytest.importorskip("imageio").get_reader(tmp_path / "orbit.mp4")
+    assert reader.get_data(2).shape == (32, 32, 3)
+
+
+def test_pictures_are_what_the_run_shows(runs: dict[str, Path], tmp_path: Path) -> None:
+    for name, run in runs.items():
+        (file,) = export(run, ["png"], tmp_path / name, False, SMALL)
+        module, views = load(run), ring(8, 20.0, size=32)
+        assert opened(run).distance == pytest.approx(max(3.4, 3.75 * module.generator.volume().half))
+        rows = np.asarray(Image.open(file)).reshape(4, 32, 8, 32, 3).transpose(0, 2, 1, 3, 4) / 255
+        views = ring(8, 20.0, distance=opened(run).distance, size=32)
+        with torch.no_grad():
+            render = module.show(views)
+        shown = render.image.permute(0, 2, 3, 1).numpy()
+        alpha = render.alpha.permute(0, 2, 3, 1).numpy()
+        np.testing.assert_allclose(rows[0], shown, atol=1.01 / 255)
+        np.testing.assert_allclose(rows[1], np.broadcast_to(alpha, shown.shape), atol=1.01 / 255)
+        hit = alpha[..., 0] > 0.5
+        assert hit.any() and (rows[2:][:, ~hit] == 0).all()
+        near, far = (render.depth.permute(0, 2, 3, 1).numpy()[hit].ravel().argsort()[i] for i in (0, -1))
+        assert rows[2][hit][near, 0] > rows[2][hit][far, 0]
+        depth, half = render.depth.permute(0, 2, 3, 1).numpy()[hit], module.generator.volume().half
+        nearness = (1 + (opened(run).distance - depth) / half) / 2  # 1 at the cube's near side, 0 at its far side
+        np.testing.assert_allclose(rows[2][hit], nearness.clip(0, 1).repeat(3, 1), atol=1.01 / 255)
+        outwards = views.c2w[:, :3, 3] / views.distance[:, None]  # towards the camera, as normals are on the whole
+        facing = ((2 * rows[3] - 1) * outwards[:, None, None].numpy()).sum(-1)
+        assert facing[hit].mean() > 0.3
+
+
+@pytest.mark.parametrize(("up", "axes"), [("y", (1, 2, 0)), ("-y", (1, 2, 0)), ("z", (0, 1, 2))])
+def test_up_is_where_it_is_asked_for(runs: dict[str, Path], tmp_path: Path, up: str, axes: tuple) -> None:
+    export(runs["gaussians"], ["ply", "glb"], tmp_path, False, SMALL._replace(up=up))
+    made, got = load(runs["gaussians"]).generator.splats(), read_splats(tmp_path / "splats.ply")
+    signs = np.array([1, -1, -1]) if up == "-y" else np.ones(3)
+    np.testing.assert_allclose(got.means, made.means[:, axes] * signs, atol=1e-6)
+    np.testing.assert_allclose(read_splats(tmp_path / "splats.glb").means, made.means, atol=1e-5)
+
+
+def test_films_and_meshes_are_as_asked(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trimesh = pytest.importorskip("trimesh")
+    pytest.importorskip("skimage")
+    monkeypatch.setattr(Pretrained, "setup", lambda self: pytest.fail("3D needs no prior"))
+    monkeypatch.setattr("asdkit.run.export._LOOKS", ((10.0, 2),))  # fewer silhouettes, for speed
+    exported = opened(runs["gaussians"])
+    exported.choices = SMALL
+    with torch.no_grad():
+        expected = load(runs["gaussians"]).show(ring(3, 20.0, distance=exported.distance, size=32)).image
+    torch.testing.assert_close(exported.film, expected)
+    counts = {}
+    for name, choices in {"fine": SMALL, "coarse": SMALL._replace(resolution=16)}.items():
+        (file,) = export(runs["nerf"], ["mesh-glb"], tmp_path / name, False, choices)
+        counts[name] = len(trimesh.load(file, force="mesh").faces)
+    assert 2.5 < counts["fine"] / counts["coarse"] < 6  # triangles go with the square of the resolution
+    (file,) = export(runs["nerf"], ["mesh-glb"], tmp_path / "few", False, SMALL._replace(faces=100))
+    assert len(trimesh.load(file, force="mesh").faces) <= 100 < counts["fine"]
+    pytest.importorskip("xatlas")
+    files = export(runs["nerf"], ["obj"], tmp_path / "painted", False, SMALL._replace(resolution=16, texture=64))
+    (picture,) = (file for file in files if file.suffix == ".png")
+    assert len(files) == 3 and Image.open(picture).size == (64, 64)
+    (file,) = export(runs["gaussians"], ["html"], None, False, SMALL)
+    assert file == runs["gaussians"] / "export" / "viewer.html"
+    scene = json.loads(re.search(r'\{"azimuth".*?"degree": \d', file.read_text())[0] + "}")
+    assert scene["background"] == [0.85] * 3 and scene["distance"] == exported.distance
+
+
+def test_a_large_object_is_seen_whole(tmp_path: Path) -> None:
+    gaussians = Gaussians(count=300, capacity=300, init_radius=9.0, init_opacity=0.9)
+    write_splats(tmp_path / "large.ply", gaussians.splats())
+    exported = opened(tmp_path / "large.ply")
+    assert exported.distance > 20 and exported.name == "large" and exported.background == 1.0
+    exported.choices = SMALL
+    alpha = exported.render(joined([exported.ring(3, e, 32) for e in (-30.0, 60.0)])).alpha
+    assert alpha.shape == (6, 1, 32, 32) and alpha.amax() > 0.5
+    assert max(alpha[..., 0].max(), alpha[..., -1].max(), alpha[..., 0, :].max(), alpha[..., -1, :].max()) < 0.02
+
+
+def test_a_file_is_turned_into_another(tmp_path: Path) -> None:
+    gaussians = Gaussians(count=30, capacity=30, sh_degree=2)
+    gaussians.sh.data.normal_(std=0.2)
+    write_splats(tmp_path / "a.GLB", gaussians.splats())
+    (file,) = export(tmp_path / "a.GLB", ["ply"], None, False, SMALL)
+    assert file == tmp_path / "export" / "splats.ply"
+    again, made = read_splats(file), gaussians.splats()
+    assert again.sh.shape == made.sh.shape
+    np.testing.assert_allclose(again.means, made.means, atol=1e-5)
+    np.testing.assert_allclose(again.sh, made.sh, atol=1e-4)
+
+
+def test_what_can_not_be_written_is_said_before_anything_is(runs: dict[str, Path], tmp_path: Path) -> None:
+    def refused(words: str, path: Path, formats: list[str], choices: Choices = SMALL) -> None:
+        with pytest.raises(ValueError, match=words) as caught:
+            export(path, formats, tmp_path / "out", False, choices)
+        assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+    refused("no format 'stl'; there are ply", runs["gaussians"], ["ply", "stl"])
+    refused("no format ''", runs["gaussians"], [])
+    refused("holds Gaussians and .* is made of NeRF", runs["nerf"], ["webp", "ply"])
+    refused("html holds Gaussians", runs["nerf"], ["html"])
+    refused("There is no .*nowhere", tmp_path / "nowhere", ["ply"])
+    (tmp_path / "run.ply").mkdir()
+    refused("There is no checkpoint .*run.ply", tmp_path / "run.ply", ["ply"])
+    refused("--up must be z, y or -y; got x", runs["gaussians"], ["ply"], Choices(up="x"))
+    out_of_range = [("size", 15), ("size", 4097), ("frames", 1), ("frames", 1001), ("resolution", 9)]
+    for name, value in [*out_of_range, ("resolution", 513), ("faces", 50), ("texture", 32), ("texture", 4097)]:
+        refused(f"--{name} must be .*; got {value}", runs["gaussians"], ["ply"], Choices()._replace(**{name: value}))
+
+
+@pytest.mark.parametrize("kind", ["Pixels", "Latents"])
+def test_images_are_exported_as_pictures(tmp_path: Path, tiny_folder: Path, kind: str) -> None:
+    cameras = "asdkit.Cameras, init_args: {views_per_step: 2, size: 16, orbit_views: 3}"
+    recipe = RECIPE.format(prior=tiny_folder, root=tmp_path).replace(cameras, "asdkit.Canvas")
+    (tmp_path / "small.yaml").write_text(recipe)
+    image = [f"--model.generator={kind}", "--model.generator.size=16", "--model.generator.count=2"]
+    command = ["fit", "--config", str(tmp_path / "small.yaml"), "--trainer.max_steps=1", "--run.name=image"]
+    assert main([*command, *image, "--snapshots.every=0"]) == 0
+    with pytest.raises(ValueError, match=f"mp4 holds 3D objects and .* is made of {kind}; export png"):
+        export(tmp_path / "small" / "image", ["mp4"], tmp_path / "out", False, SMALL)
+    with pytest.raises(ValueError, match=f"ply holds 3D objects and .* is made of {kind}; export png"):
+        export(tmp_path / "small" / "image", ["ply"], tmp_path / "out", False, SMALL)
+    (file,) = export(tmp_path / "small" / "image", ["png"], tmp_path / "out", False, SMALL)
+    contact = Image.open(tmp_path / "small" / "image" / "contact.png").crop((0, 0, 64, 32))  # each pixel is 2x2 there
+    shown = np.asarray(contact.resize((32, 16), Image.Resampling.NEAREST))
+    np.testing.assert_array_equal(np.asarray(Image.open(file)), shown)
+
+
+def test_files_are_not_replaced_unless_asked(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["export", str(runs["gaussians"]), "--format", "ply, png", "--out", str(tmp_path), "--size=16"]
+    assert main(command) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "splats.ply"), str(tmp_path / "views.png")]
+    (tmp_path / "splats.ply").write_text("mine")
+    (tmp_path / "views.png").unlink()
+    assert main(command) == 2
+    assert "splats.ply exists" in capsys.readouterr().err
+    assert (tmp_path / "splats.ply").read_text() == "mine" and not (tmp_path / "views.png").exists()
+    assert main(["export", str(runs["gaussians"]), "--format=ply", "--out", str(tmp_path / "splats.ply")]) == 2
+    assert "splats.ply is a file; name a folder with --out" in capsys.readouterr().err
+    assert main([*command[:5], str(tmp_path / "splats.ply" / "below"), "--size=16"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert main([*command, "--force"]) == 0
+    assert len(read_splats(tmp_path / "splats.ply").means) > 1
+
+
+def test_options_reach_what_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    got = []
+    monkeypatch.setattr("asdkit.run.export.export", lambda *arguments: got.append(arguments) or [])
+    options = ["--up=y", "--size=17", "--frames=3", "--resolution=18", "--faces=200", "--texture=64", "--force"]
+    assert main(["export", "x", "--format= ply,, obj ", "--out=y", *options]) == 0
+    assert got == [(Path("x"), ["ply", "obj"], Path("y"), True, Choices("y", 17, 3, 18, 200, 64))]
+
+
+def test_what_belongs_to_an_obj_is_not_replaced_either(runs: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("mesh.mtl", "mesh.png"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(ValueError, match=f"{name} exists"):
+            export(runs["gaussians"], ["obj"], tmp_path, False, SMALL._replace(texture=64))
+        assert [file.name for file in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+
+
+def test_films_without_the_extra_are_one_sentence(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("asdkit.formats.pictures.find_spec", lambda name: None)
+    assert main(["export", str(runs["gaussians"]), "--format=mp4", "--out", str(tmp_path), "--size=16"]) == 3
+    assert 'pip install "asdkit[video]"' in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_help_and_wrong_options_need_no_torch(capsys: pytest.CaptureFixture) -> None:
+    program = (
+        "import sys\nfrom asdkit.commands.main import main\nassert main(['export', '--help']) == 0\n"
+        "assert main(['export', 'x', '--fromat=ply']) == 2\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(name in "".join(done.stdout.split()) for name in FORMATS) and "asdkit: export:" in done.stderr

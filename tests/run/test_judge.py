@@ -1,0 +1,89 @@
+"""The toybox's judge gives the truth full marks, and everything else the marks it deserves."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from asdkit.data import Cameras
+from asdkit.generators.base import Render
+from asdkit.rendering.cameras import Views, ring
+from asdkit.toybox import judge as judging
+from asdkit.toybox import world
+from asdkit.toybox.judge import ToyboxJudge, azimuths_right, silhouette_iou
+
+
+class Truthful:
+    """A module that shows the true object, turned by some angle."""
+
+    def __init__(self, prompt: str, turned: float = 0.0) -> None:
+        self.prompt, self.background, self.turned, self.device = prompt, 0.85, turned, "cpu"
+
+    def show(self, views: Views) -> Render:
+        turned = ring(len(views), 20.0, 3.4, size=views.width, offset_deg=self.turned) if self.turned else views
+        return Render(*world.render(world.parse(self.prompt), turned, (0.85,) * 3))
+
+
+def measure(module: Truthful, cameras: Cameras) -> dict[str, float]:
+    views = cameras.novel_views()
+    return ToyboxJudge().measure(module, cameras, views, module.show(views))
+
+
+@pytest.fixture(autouse=True)
+def no_clip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(judging, "EMBEDDED", tmp_path)
+
+
+def test_the_truth_has_full_marks() -> None:
+    results = measure(Truthful("a yellow duck"), Cameras(size=32))
+    assert results["psnr"] > 60 and results["iou"] == 1 and results["azimuth"] == 1
+
+
+def test_an_object_turned_round_has_no_azimuth_right() -> None:
+    assert measure(Truthful("a yellow duck", turned=180.0), Cameras(size=32))["azimuth"] == 0
+
+
+def test_what_has_no_front_has_no_azimuth() -> None:
+    assert set(measure(Truthful("a red ball"), Cameras(size=32))) == {"psnr", "iou"}
+
+
+def test_other_prompts_have_no_truth(caplog: pytest.LogCaptureFixture) -> None:
+    render = Render(torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8))
+    assert ToyboxJudge().measure(SimpleNamespace(prompt="a corgi"), Cameras(), None, render) == {}
+    assert "not of the toybox" in caplog.text
+
+
+def test_precision_is_measured_where_there_is_a_clip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A stand-in that prefers the true prompt for half of the pictures."""
+
+    class Half:
+        def __init__(self, folder: Path) -> None:
+            assert folder == tmp_path
+
+        def logits(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+            assert len(prompts) == len(set(prompts)) == 200 and prompts[0] == "a yellow duck"
+            assert images.shape[-1] == 64
+            scores = torch.zeros(len(images), 200)
+            scores[::2, 0] = 1
+            scores[1::2, 7] = 1
+            return scores
+
+    (tmp_path / "config.json").touch()
+    monkeypatch.setattr(judging, "TinyCLIP", Half)
+    assert measure(Truthful("the yellow duck"), Cameras(size=32))["r_precision"] == 0.5
+
+
+def test_silhouettes() -> None:
+    left, all_of_it = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+    left[..., :2] = 0.6
+    assert silhouette_iou(left, all_of_it).item() == 0.5
+    assert silhouette_iou(left * 0.5, left * 0.5).item() == 1, "two empty silhouettes agree"
+    assert silhouette_iou(left * 0.5, left).item() == 0
+
+
+def test_azimuths_count_within_45_degrees_round_the_circle() -> None:
+    candidates = torch.eye(24)[:, :, None, None]
+    seen = [0, 6, 6, 12, 12, 12, 21, 0]  # 0, 45, 0, 45, 0, 45, 45 and 45 degrees off
+    assert azimuths_right(candidates[seen], candidates).tolist() == [1] * 8
+    assert azimuths_right(candidates[[4, 23, 12]], candidates).tolist() == [0, 0, 0]

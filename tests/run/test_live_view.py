@@ -1,0 +1,268 @@
+"""Live viewing: what the browser is sent, from where it looks, and where it is served."""
+
+import math
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.viewing import client, listening, random_splats
+
+from asdkit.formats.ply import Splats
+from asdkit.rendering.cameras import orbit
+from asdkit.rendering.rasterize import rasterize
+from asdkit.run import live_view as viewing
+from asdkit.run.viewer import Viewer
+
+viser = pytest.importorskip("viser")
+C0 = 0.5 / math.sqrt(math.pi)  # the first spherical harmonic
+
+
+@pytest.fixture
+def live() -> Iterator[viewing.LiveView]:
+    view = viewing.LiveView(0)
+    yield view
+    view.stop()
+
+
+def blob(position: tuple, colour: tuple, size: float = 0.1) -> Splats:
+    """One round Gaussian, nearly opaque."""
+    row = (position, (1, 0, 0, 0), (math.log(size),) * 3)
+    means, quats, scales = (np.array([part], np.float32) for part in row)
+    sh = ((np.array(colour, np.float32) - 0.5) / C0)[None, None]
+    return Splats(means, quats, scales, np.array([6], np.float32), sh.astype(np.float32))
+
+
+def hamilton(a: tuple, b: tuple) -> tuple:
+    aw, ax, ay, az = a
+    bw, bx, by, bz = b
+    return (
+        aw * bw - ax * bx - ay * by - az * bz, aw * bx + ax * bw + ay * bz - az * by,
+        aw * by - ax * bz + ay * bw + az * bx, aw * bz + ax * by - ay * bx + az * bw,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- what is drawn
+
+
+def test_activation_is_the_definition_in_a_slow_loop() -> None:
+    splats = random_splats()
+    drawn = viewing.activated(splats)
+    np.testing.assert_array_equal(drawn.centers, splats.means)
+    for i, quat in enumerate(splats.quats.astype(float)):
+        covariance = np.zeros((3, 3))
+        unit = tuple(quat / np.linalg.norm(quat))
+        inverse = (unit[0], -unit[1], -unit[2], -unit[3])
+        for axis in range(3):
+            basis = (0.0, *np.eye(3)[axis])
+            turned = np.array(hamilton(hamilton(unit, basis), inverse)[1:])  # q e q^-1
+            covariance += math.exp(splats.log_scales[i, axis]) ** 2 * np.outer(turned, turned)
+        np.testing.assert_allclose(drawn.covariances[i], covariance, rtol=1e-4, atol=1e-6)
+        assert drawn.opacities[i] == pytest.approx([1 / (1 + math.exp(-splats.opacity_logits[i]))], rel=1e-5)
+        for channel in range(3):
+            colour = min(max(0.5 + C0 * float(splats.sh[i, 0, channel]), 0.0), 1.0)
+            assert drawn.rgbs[i, channel] == pytest.approx(colour, abs=1e-6)
+    assert {part.dtype for part in drawn} == {np.dtype(np.float32)}
+
+
+def test_colours_stay_in_range_and_huge_gaussians_stay_finite() -> None:
+    splats = random_splats()._replace(
+        sh=np.full((6, 1, 3), 9, np.float32) * np.array([1, -1, 0], np.float32),
+        log_scales=np.full((6, 3), 1e4, np.float32),
+        opacity_logits=np.full(6, -1e4, np.float32),
+    )
+    drawn = viewing.activated(splats)
+    assert drawn.rgbs.tolist() == [[1.0, 0.0, 0.5]] * 6
+    assert np.isfinite(drawn.covariances.astype(np.float16)).all() and drawn.opacities.tolist() == [[0.0]] * 6
+
+
+def test_a_camera_made_by_hand() -> None:
+    """It stands at -y, 3 away and 1 above, and looks along +y: right is +x, down is -z."""
+    rotation = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], float)  # columns right, down, forward
+    wxyz = viser.transforms.SO3.from_matrix(rotation).wxyz
+    views = viewing.views_at(wxyz, np.array([0.0, -3.0, 1.0]), math.radians(60), height=60, width=90)
+    np.testing.assert_allclose(views.c2w[0, :3, :3], rotation, atol=1e-6)
+    assert views.c2w[0, :, 3].tolist() == [0, -3, 1, 1] and views.c2w[0, 3].tolist() == [0, 0, 0, 1]
+    focal = 30 / math.tan(math.radians(30))
+    np.testing.assert_allclose(views.K[0], [[focal, 0, 45], [0, focal, 30], [0, 0, 1]], rtol=1e-6)
+    assert float(views.azimuth) == pytest.approx(-math.pi / 2)
+    assert float(views.elevation) == pytest.approx(math.atan(1 / 3))
+    assert float(views.distance) == pytest.approx(math.sqrt(10))
+    one = [torch.from_numpy(part) for part in blob((0.6, 0.0, 1.4), (1, 0, 0), 0.05)]
+    means, quats, log_scales, logits, sh = one
+    black = torch.zeros(3)
+    picture = rasterize(means, quats, log_scales.exp(), logits.sigmoid(), sh, views, black, sh_degree=0)[0][0]
+    rows, columns = torch.meshgrid(torch.arange(60) + 0.5, torch.arange(90) + 0.5, indexing="ij")
+    red = picture[..., 0] / picture[..., 0].sum()
+    assert float((red * columns).sum()) == pytest.approx(45 + focal * 0.6 / 3, abs=0.1)  # on the right
+    assert float((red * rows).sum()) == pytest.approx(30 - focal * 0.4 / 3, abs=0.1)  # and above
+
+
+def test_cameras_survive_the_way_to_the_browser_and_back() -> None:
+    azimuth, elevation = torch.tensor([0.3, 2.0, -2.5, 3.1]), torch.tensor([0.2, -0.8, 1.2, 0.0])
+    distance = torch.tensor([3.0, 2.5, 4.0, 1.0])
+    expected = orbit(azimuth, elevation, distance, 0.7, 40, 50)
+    for i in range(4):
+        wxyz = viser.transforms.SO3.from_matrix(expected.c2w[i, :3, :3].double().numpy()).wxyz
+        got = viewing.views_at(wxyz, expected.c2w[i, :3, 3].double().numpy(), 0.7, 40, 50)
+        for name in ("c2w", "K", "azimuth", "elevation", "distance"):
+            torch.testing.assert_close(getattr(got, name)[0], getattr(expected, name)[i], atol=1e-5, rtol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------- where it is served
+
+
+def test_it_listens_on_this_machine_alone_and_names_the_port_it_got(capfd: pytest.CaptureFixture) -> None:
+    before = listening()
+    first = viewing.LiveView(20480)
+    port = first.server.get_port()
+    second = viewing.LiveView(port)  # taken
+    try:
+        other = second.server.get_port()
+        assert listening() - before == {("0100007F", port), ("0100007F", other)}  # 127.0.0.1 in hexadecimal
+        assert 20480 <= port < other
+        lines = capfd.readouterr().out.splitlines()
+        assert lines == [f"Viewer: http://127.0.0.1:{port}", f"Viewer: http://127.0.0.1:{other}"]
+        fetch = f"import urllib.request; print(urllib.request.urlopen('{second.address}', timeout=9).read())"
+        assert "<html" in subprocess.run([sys.executable, "-c", fetch], capture_output=True, text=True).stdout
+    finally:
+        first.stop()
+        second.stop()
+    assert listening() == before and capfd.readouterr().out == ""
+
+
+def test_a_page_that_asks_for_a_public_address_gets_none(
+    live: viewing.LiveView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(viser._viser, "ViserTunnel", lambda *arguments: asked.append(arguments))
+    (handler,) = live.server._websock_server._incoming_handlers[viser._messages.ShareUrlRequest]
+    handler(0, viser._messages.ShareUrlRequest())
+    time.sleep(0.2)
+    assert live.server.request_share_url() is None and asked == []
+
+
+def test_it_talks_only_to_pages_of_this_machine(live: viewing.LiveView) -> None:
+    """A page from anywhere, open in the same browser, could read the object; browsers say where a page is from."""
+    port = live.server.get_port()
+    ask = (
+        "import socket, sys\n"
+        "for origin in sys.argv[2:]:\n"
+        "    with socket.create_connection(('127.0.0.1', int(sys.argv[1])), 9) as s:\n"
+        "        s.sendall(('GET / HTTP/1.1\\r\\nHost: x\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n'\n"
+        "            'Sec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\\r\\n'\n"
+        "            f'Origin: {origin}\\r\\n\\r\\n').encode())\n"
+        "        print(s.recv(99).split()[1].decode())\n"
+    )
+    good = [live.address, f"http://localhost:{port}"]
+    evil = ["http://evil.example", f"http://evil.example:{port}", f"http://localhost:{port}.evil.example", "null",
+            f"http://127.0.0.1.evil.example:{port}", f"https://127x0x0x1:{port}"]  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", ask, str(port), *good, *evil], capture_output=True, text=True)
+    assert done.stdout.split() == ["101"] * len(good) + ["403"] * len(evil), done.stderr
+
+
+def test_ports_are_checked() -> None:
+    for port in (0, 1024, 64536):
+        viewing.check_port(port)
+    for port in (-1, 1, 1023, 64537, 70000):
+        with pytest.raises(ValueError, match=f"within 1024 and 64536; got {port}"):
+            viewing.check_port(port)
+        with pytest.raises(ValueError, match="port"):
+            viewing.LiveView(port)
+        with pytest.raises(ValueError, match="port"):
+            Viewer(port)
+    with pytest.raises(ValueError, match=r"viewer\.every must be at least 1; got 0"):
+        Viewer(every=0)
+
+
+def test_the_first_look_is_from_the_front_and_a_little_above(live: viewing.LiveView) -> None:
+    camera = live.server.initial_camera
+    elevation = math.radians(15)
+    np.testing.assert_allclose(camera.position, [3.4 * math.cos(elevation), 0, 3.4 * math.sin(elevation)], atol=1e-5)
+    assert camera.look_at.tolist() == [0, 0, 0] and camera.fov == pytest.approx(math.radians(40))
+
+
+def test_pictures_are_made_for_each_camera_and_only_when_it_moves(
+    live: viewing.LiveView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide, odd, narrow = client(0, 1.0, (300, 200)), client(1, 1.0, (9000, 0)), client(2, 1.0, (1, 900))
+    monkeypatch.setattr(live.server, "get_clients", lambda: {0: wide, 1: odd, 2: narrow})
+    seen = []
+
+    def render(views: viewing.Views) -> torch.Tensor:
+        seen.append((views.height, views.width))
+        assert float(views.azimuth) == pytest.approx(-math.pi / 2) and float(views.distance) == 3
+        picture = torch.zeros(1, 3, views.height, views.width)
+        picture[0, 0, 0, -1], picture[0, 1], picture[0, 2] = 0.5, 1.2, -0.1
+        return picture
+
+    live.show_pictures(render, moved=True)
+    assert seen == [(128, 192), (128, 512), (128, 13)]  # the shape of the window, within reason
+    picture = wide.pictures[0]
+    assert picture.shape == (128, 192, 3) and picture.dtype == np.uint8
+    assert picture[0, -1].tolist() == [128, 255, 0] and picture[-1, 0].tolist() == [0, 255, 0]
+    live.show_pictures(render, moved=True)
+    assert len(seen) == 3
+    odd.camera.update_timestamp = 2.0
+    live.show_pictures(render, moved=True)
+    assert (len(wide.pictures), len(odd.pictures)) == (1, 2)
+    live.show_pictures(render)
+    assert (len(wide.pictures), len(odd.pictures)) == (2, 3)
+
+
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_a_real_browser_draws_what_it_was_sent(live: viewing.LiveView, tmp_path: Path) -> None:
+    """Red on the object's left side, which the front view has on the right, and blue above; later red has moved."""
+
+    def both(y: float) -> Splats:
+        pair = zip(blob((0.1, y, 0.05), (1, 0, 0)), blob((0.2, -0.1, 0.7), (0, 0, 1)), strict=True)
+        return Splats(*(np.concatenate(parts) for parts in pair))
+
+    def places() -> tuple[tuple[float, float], tuple[float, float], list[int]]:
+        """Centres of red and blue, from the middle in halves of the height, and the colour of a corner."""
+        picture = browser.get_render(height, width, transport_format="jpeg", timeout=20).astype(float)
+        rows, columns = np.indices((height, width))
+        found = []
+        for channel in (0, 2):
+            weight = (picture[..., channel] - picture[..., 2 - channel]).clip(20) - 20
+            centre = ((weight * axis).sum() / weight.sum() for axis in (columns - width / 2, height / 2 - rows))
+            found.append(tuple(2 * part / height for part in centre))
+        return (*found, picture[3, 3].round().tolist())
+
+    live.show(both(0.0))
+    options = ["--headless=new", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--window-size=500,600"]
+    command = [CHROMIUM, *options, "--enable-unsafe-swiftshader", f"--user-data-dir={tmp_path}", live.address]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while not live.server.get_clients():
+            assert time.monotonic() < deadline, "no browser came"
+            time.sleep(0.1)
+        time.sleep(1.0)
+        (browser,) = live.server.get_clients().values()
+        height, width = 200, round(200 * browser.camera.aspect)
+        live.show(both(0.8))  # an update is drawn at once, what is new fades in
+        time.sleep(1.0)
+        red, blue, corner = places()
+        expected = []
+        for point in ((0.1, 0.8, 0.05), (0.2, -0.1, 0.7)):
+            sine, cosine = math.sin(math.radians(15)), math.cos(math.radians(15))
+            depth = 3.4 - point[0] * cosine - point[2] * sine
+            up = point[2] * cosine - point[0] * sine
+            expected.append([point[1] / depth / math.tan(math.radians(20)), up / depth / math.tan(math.radians(20))])
+        np.testing.assert_allclose([red, blue], expected, atol=0.04)
+        assert corner == pytest.approx([217] * 3, abs=3)
+        live.show(both(-0.8))
+        time.sleep(1.0)
+        assert places()[0][0] == pytest.approx(-expected[0][0], abs=0.04)
+    finally:
+        process.terminate()
+        process.wait()

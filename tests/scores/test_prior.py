@@ -1,0 +1,363 @@
+"""A tiny model in Stable Diffusion's format as a prior, against diffusers' and transformers' own parts."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from support.tiny import save_tiny_pipeline
+from torch import Tensor
+
+from asdkit.lab import GaussianPrior
+from asdkit.priors.pretrained import Pretrained
+from asdkit.rendering.cameras import Views, ring
+from asdkit.scores.conditions import DREAMFUSION, EIGHT_SECTORS, NULL, Condition
+from asdkit.scores.ddim import ddim
+from asdkit.scores.fields import CFG, Prompt
+from asdkit.scores.prior import Noised
+
+TEXT = "a red cube"
+Y = Condition(TEXT)
+B = 4
+
+
+@pytest.fixture(scope="module")
+def kl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stable Diffusion 1's ways: KL autoencoder, a scaling factor, eps-prediction, no extras."""
+    return save_tiny_pipeline(
+        tmp_path_factory.mktemp("kl"), "epsilon", kl=True, scaling_factor=0.18215, camera=False, facts=False
+    )
+
+
+def _prior(tiny_folder: Path, **arguments: bool) -> Pretrained:
+    prior = Pretrained(str(tiny_folder), **arguments)
+    prior.setup()
+    return prior
+
+
+def _draw(prior: Pretrained, views: Views | None = None) -> Noised:
+    random = torch.Generator().manual_seed(0)
+    x0, eps = (torch.randn(B, 4, 8, 8, generator=random) for _ in range(2))
+    return prior.draw(x0, torch.tensor([20, 300, 700, 970]), eps, views)
+
+
+def _embedding(tiny_folder: Path, text: str) -> Tensor:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(tiny_folder / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(tiny_folder / "text_encoder", dtype=torch.float32).eval()
+    tokens = tokenizer([text], padding="max_length", truncation=True, return_tensors="pt").input_ids
+    with torch.no_grad():
+        return encoder(tokens).last_hidden_state
+
+
+def _unet(tiny_folder: Path):
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel.from_pretrained(tiny_folder / "unet").eval()
+
+
+def _vae(tiny_folder: Path):
+    from diffusers import AutoencoderKL, AutoencoderTiny
+
+    kind = AutoencoderKL if "AutoencoderKL" in (tiny_folder / "model_index.json").read_text() else AutoencoderTiny
+    return kind.from_pretrained(tiny_folder / "vae").eval()
+
+
+def test_loaded_frozen_and_in_eval_mode(tiny_folder: Path) -> None:
+    prior = _prior(tiny_folder)
+    network = prior.network
+    prior.setup()
+    assert prior.network is network
+    assert not any(p.requires_grad for p in prior.parameters()) and list(prior.parameters())
+    assert not any(module.training for module in prior.modules())
+
+
+def test_construction_loads_nothing() -> None:
+    assert not list(Pretrained("/nowhere").parameters())
+
+
+def test_schedule_is_the_folders(tiny_folder: Path, kl_folder: Path) -> None:
+    from diffusers import DDIMScheduler
+
+    for path, kind in ((tiny_folder, "v_prediction"), (kl_folder, "epsilon")):
+        schedule = _prior(path).schedule
+        expected = DDIMScheduler.from_pretrained(path / "scheduler").alphas_cumprod
+        assert torch.allclose(schedule.alphas**2, expected.double(), atol=1e-6)
+        assert schedule.prediction == kind and len(schedule) == 1000
+
+
+def test_encode_and_decode_are_the_pipelines(tiny_folder: Path, kl_folder: Path) -> None:
+    images = torch.rand(2, 3, 16, 16)
+    vae, kl = _vae(tiny_folder), _vae(kl_folder)
+    with torch.no_grad():
+        latents = vae.encode(2 * images - 1).latents
+        assert torch.allclose(_prior(tiny_folder).encode(images), latents, atol=1e-6)
+        expected = (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+        assert torch.allclose(_prior(tiny_folder).decode(latents), expected, atol=1e-6)
+        mean = kl.encode(2 * images - 1).latent_dist.mean
+        assert torch.allclose(_prior(kl_folder).encode(images), mean * 0.18215, atol=1e-6)
+        expected = (kl.decode(mean).sample / 2 + 0.5).clamp(0, 1)
+        assert torch.allclose(_prior(kl_folder).decode(mean * 0.18215), expected, atol=1e-5)
+        assert _prior(kl_folder).decode(100 * mean).max() == 1 and _prior(kl_folder).decode(100 * mean).min() == 0
+
+
+def test_images_of_another_size_are_resized_before_they_are_encoded(tiny_folder: Path) -> None:
+    plain, fixed = Pretrained(str(tiny_folder)), Pretrained(str(tiny_folder), image_size=16)
+    plain.setup()
+    fixed.setup()
+    small = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    rows = (torch.arange(16) + 0.5) / 2 - 0.5  # where the new pixels' centres lie among the old ones
+    low, share = rows.clamp(0, 7).floor().long(), rows.clamp(0, 7) % 1
+    high = (low + 1).clamp(max=7)
+    tall = small[:, :, low] * (1 - share)[:, None] + small[:, :, high] * share[:, None]
+    large = tall[..., low] * (1 - share) + tall[..., high] * share
+    torch.testing.assert_close(fixed.encode(small), plain.encode(large), atol=1e-5, rtol=1e-5)
+    assert (
+        torch.equal(fixed.encode(large), plain.encode(large)) and fixed.encode(small).shape != plain.encode(small).shape
+    )
+    big = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    tents = torch.zeros(16, 32)  # half the size: each new pixel is a tent over four old ones
+    for i in range(16):
+        for j, share in zip(range(2 * i - 1, 2 * i + 3), (1, 3, 3, 1), strict=True):
+            if 0 <= j < 32:
+                tents[i, j] = share
+    tents /= tents.sum(1, keepdim=True)
+    torch.testing.assert_close(fixed.encode(big), plain.encode(tents @ big @ tents.T), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="image_size"):
+        Pretrained(image_size=-1)
+
+
+@pytest.mark.parametrize("which", ["tiny_folder", "kl_folder"])
+def test_encode_carries_the_gradient(which: str, request: pytest.FixtureRequest) -> None:
+    prior = _prior(request.getfixturevalue(which)).double()
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(1, 3, 8, 8, generator=random, dtype=torch.float64).requires_grad_()
+    direction = torch.randn(1, 3, 8, 8, generator=random, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(prior.encode(images).square().sum(), images)
+    with torch.no_grad():
+        high, low = (prior.encode(images + h * direction).square().sum() for h in (1e-6, -1e-6))
+    assert (gradient * direction).sum().item() == pytest.approx((high - low).item() / 2e-6, rel=1e-3)
+    assert gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize("which", ["tiny_folder", "kl_folder"])
+def test_predict_is_the_unet(which: str, request: pytest.FixtureRequest) -> None:
+    """Without views: the prompt's plain embedding, no camera, and the output converted to noise."""
+    path = request.getfixturevalue(which)
+    prior = _prior(path)
+    x = _draw(prior)
+    with torch.no_grad():
+        for text, condition in ((TEXT, Y), ("", NULL)):
+            output = _unet(path)(x.x_t.float(), x.t, _embedding(path, text).expand(B, -1, -1)).sample
+            expected = x.alpha * output + x.sigma * x.x_t if which == "tiny_folder" else output.double()
+            assert torch.allclose(x.predict(condition), expected, atol=1e-5)
+
+
+def test_a_batch_is_one_call_and_equals_one_by_one(tiny_folder: Path) -> None:
+    prior = _prior(tiny_folder)
+    conditions = [NULL, Y, Condition("a blue ball"), Condition(TEXT, view_dependent=False)]
+    alone = [_draw(prior, ring(B)).predict(condition) for condition in conditions]
+    rows: list[int] = []
+    prior.network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    together = prior.predict(_draw(prior, ring(B)), conditions)
+    assert rows == [4 * B]
+    for one, expected in zip(together, alone, strict=True):
+        assert torch.allclose(one, expected, atol=1e-5)
+    assert not torch.allclose(together[1], together[2], atol=1e-4)
+    assert not torch.allclose(together[1], together[3], atol=1e-4)
+
+
+@pytest.mark.parametrize("which", ["tiny_folder", "kl_folder"])
+def test_view_words_choose_the_embedding_of_each_row(which: str, request: pytest.FixtureRequest) -> None:
+    path = request.getfixturevalue(which)
+    prior = _prior(path, use_camera=False)
+    words = EIGHT_SECTORS if which == "tiny_folder" else DREAMFUSION
+    assert prior.view_words == words
+    views = ring(B, offset_deg=5.0)
+    views.elevation[3] = 1.3
+    x, unet = _draw(prior, views), _unet(path)
+    suffixes = (
+        ["front", "left side", "back", "overhead"] if which == "tiny_folder" else ["front", "side", "back", "overhead"]
+    )
+    with torch.no_grad():
+        text = torch.cat([_embedding(path, f"{TEXT}, {suffix} view") for suffix in suffixes])
+        expected = prior.schedule.to_eps(unet(x.x_t.float(), x.t, text).sample, x.x_t, x.t)
+        plain = prior.schedule.to_eps(
+            unet(x.x_t.float(), x.t, _embedding(path, TEXT).expand(B, -1, -1)).sample, x.x_t, x.t
+        )
+    assert torch.allclose(x.predict(Y), expected, atol=1e-5)
+    assert torch.allclose(x.predict(Condition(TEXT, view_dependent=False)), plain, atol=1e-5)
+
+
+def test_the_camera_reaches_view_dependent_conditions_alone(tiny_folder: Path) -> None:
+    prior, blind = _prior(tiny_folder), _prior(tiny_folder, use_camera=False)
+    assert prior.camera is not None and blind.camera is None
+    views = ring(B)
+    x, y = _draw(prior, views), _draw(blind, views)
+    assert torch.allclose(x.predict(NULL), y.predict(NULL), atol=1e-6)
+    plain = Condition(TEXT, view_dependent=False)
+    assert torch.allclose(x.predict(plain), y.predict(plain), atol=1e-6)
+    assert not torch.allclose(x.predict(Y), y.predict(Y), atol=1e-3)
+    assert torch.equal(_draw(prior).predict(Y), _draw(blind).predict(Y))
+
+
+def test_the_camera_is_an_offset_of_the_time_embedding(tiny_folder: Path) -> None:
+    prior = _prior(tiny_folder)
+    views = ring(B)
+    x, unet = _draw(prior, views), _unet(tiny_folder)
+    unet.time_embedding.register_forward_hook(lambda module, args, out: out + prior.camera(views))
+    suffixes = ["front", "left side", "back", "right side"]
+    text = torch.cat([_embedding(tiny_folder, f"{TEXT}, {suffix} view") for suffix in suffixes])
+    with torch.no_grad():
+        expected = prior.schedule.to_eps(unet(x.x_t.float(), x.t, text).sample, x.x_t, x.t)
+    assert torch.allclose(x.predict(Y), expected, atol=1e-5)
+
+
+def test_offsets_add_up_and_end_with_their_context(tiny_folder: Path) -> None:
+    prior = _prior(tiny_folder)
+    seen: list[Tensor] = []
+    prior.network.time_embedding.register_forward_hook(lambda module, args, out: seen.append(out))
+    embed = torch.nn.Module.__call__
+    probe = torch.randn(2, prior.network.time_embedding.linear_1.in_features)
+    one, two = torch.randn(2, 2, prior.time_width)
+    embed(prior.network.time_embedding, probe)
+    with prior.offset_time(one):
+        embed(prior.network.time_embedding, probe)
+        with prior.offset_time(two), prior.offset_time(None):
+            embed(prior.network.time_embedding, probe)
+    with pytest.raises(RuntimeError), prior.offset_time(one):
+        raise RuntimeError
+    embed(prior.network.time_embedding, probe)
+    assert torch.allclose(seen[1], seen[0] + one) and torch.allclose(seen[2], seen[0] + one + two, atol=1e-6)
+    assert torch.equal(seen[3], seen[0])
+
+
+def test_the_text_encoder_is_freed(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gc
+
+    from transformers import CLIPTextModel
+
+    monkeypatch.setenv("ASDKIT_CACHE", str(tmp_path))
+    prior = _prior(tiny_folder)
+    prior.prepare([NULL, Y])
+    gc.collect()
+    assert not any("text" in name for name, _ in prior.named_modules())
+    assert not [item for item in gc.get_referrers(CLIPTextModel) if isinstance(item, CLIPTextModel)]
+    monkeypatch.setattr(CLIPTextModel, "from_pretrained", lambda *args, **kwargs: pytest.fail("loaded again"))
+    prior.prepare([Y, NULL, Condition(TEXT, view_dependent=False)])
+    assert not any("text" in key for key in prior.state_dict())
+
+
+def test_unknown_words(tiny_folder: Path, kl_folder: Path) -> None:
+    assert _prior(tiny_folder).unknown_words("A red, red dragon; front view") == ["dragon"]
+    assert _prior(kl_folder).unknown_words("a dragon") == []
+
+
+def test_the_digest_is_of_the_weights(tiny_folder: Path, kl_folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    digest = Pretrained(str(tiny_folder)).digest
+    assert len(digest) == 12 and digest == Pretrained(str(tiny_folder)).digest
+    assert digest != Pretrained(str(kl_folder)).digest
+    copy = shutil.copytree(tiny_folder, tmp_path / "copy")
+    assert Pretrained(str(copy)).digest == digest
+    for part in ("unet/diffusion_pytorch_model", "text_encoder/model", "camera/model"):
+        file = copy / f"{part}.safetensors"
+        weights = load_file(file)
+        next(iter(weights.values())).view(-1)[0] += 1
+        save_file(weights, file, metadata={"format": "pt"})
+        changed = Pretrained(str(copy)).digest
+        assert changed != digest
+        digest = changed
+
+
+def _message(path: Path) -> str:
+    with pytest.raises(ValueError) as caught:
+        prior = Pretrained(str(path))
+        prior.setup()
+        prior.prepare([Y])
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith((".", "toybox.", "again."))
+    return message
+
+
+def test_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:
+    assert "There is no prior folder" in _message(tmp_path / "none")
+    with pytest.raises(ValueError, match="path is empty"):
+        Pretrained("")
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "scheduler", "text_encoder", "model_index.json", "tokenizer"])
+def test_a_missing_part_is_one_sentence(tiny_folder: Path, tmp_path: Path, part: str) -> None:
+    copy = shutil.copytree(tiny_folder, tmp_path / "copy")
+    shutil.rmtree(copy / part) if (copy / part).is_dir() else (copy / part).unlink()
+    assert part in _message(copy)
+
+
+@pytest.mark.parametrize(
+    "part", ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model", "camera/model"]
+)
+@pytest.mark.parametrize("kept", [0.5, 0.0])
+def test_torn_weights_are_one_sentence(tiny_folder: Path, tmp_path: Path, part: str, kept: float) -> None:
+    copy = shutil.copytree(tiny_folder, tmp_path / "copy")
+    file = copy / f"{part}.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[: int(kept * len(data))])
+    assert part.split("/")[0] in _message(copy)
+
+
+def test_torn_json_is_one_sentence(tiny_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_folder, tmp_path / "copy")
+    (copy / "unet" / "config.json").write_text('{"sample_size": ')
+    assert "config.json is not valid JSON" in _message(copy)
+
+
+def test_a_missing_weight_is_not_replaced_by_chance(tiny_folder: Path, tmp_path: Path) -> None:
+    """A file without one tensor must not load with that tensor drawn at random."""
+    from safetensors.torch import load_file, save_file
+
+    for part in ("unet/diffusion_pytorch_model", "text_encoder/model", "vae/diffusion_pytorch_model"):
+        copy = shutil.copytree(tiny_folder, tmp_path / part.split("/")[0])
+        file = copy / f"{part}.safetensors"
+        weights = load_file(file)
+        weights.pop(max(weights))
+        save_file(weights, file, metadata={"format": "pt"})
+        assert part.split("/")[0] in _message(copy)
+
+
+@pytest.mark.parametrize("which", ["tiny_folder", "kl_folder"])
+def test_ddim_is_diffusers(which: str, request: pytest.FixtureRequest) -> None:
+    from diffusers import DDIMScheduler
+
+    path = request.getfixturevalue(which)
+    prior, unet = _prior(path), _unet(path)
+    scheduler = DDIMScheduler.from_pretrained(path / "scheduler")
+    scheduler.set_timesteps(9)
+    noise = torch.randn(2, 4, 8, 8)
+    null, text = (_embedding(path, t).expand(2, -1, -1) for t in ("", TEXT))
+    x_t = noise
+    with torch.no_grad():
+        for t in range(999, 0, -111):
+            low, high = (unet(x_t, t, condition).sample for condition in (null, text))
+            step = scheduler.step(low + 3 * (high - low), t, x_t, eta=0.0)
+            x_t = step.prev_sample
+    found = ddim(prior, CFG(TEXT, 3.0), noise, steps=9)
+    assert torch.allclose(found, step.pred_original_sample, atol=1e-3)
+    assert not found.requires_grad
+
+
+def test_ddim_lands_on_the_distribution() -> None:
+    prior = GaussianPrior({"y": [1.0, -2.0]}, spread=0.5)
+    samples = ddim(prior, Prompt("y"), torch.randn(400, 2, 2, 2, generator=torch.Generator().manual_seed(0)), steps=100)
+    assert samples.mean((0, 2, 3)).tolist() == pytest.approx([1.0, -2.0], abs=0.1)
+    assert samples.std((0, 2, 3)).tolist() == pytest.approx([0.5, 0.5], abs=0.05)
+
+
+def test_embeddings_move_with_the_prior(tiny_folder: Path) -> None:
+    prior = _prior(tiny_folder)
+    prior.prepare([Y])
+    prior.double()
+    x = _draw(prior)
+    x = prior.draw(x.x0.double(), x.t, x.eps.double())
+    assert x.predict(Y).dtype == torch.float64

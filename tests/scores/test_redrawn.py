@@ -1,0 +1,323 @@
+"""What methods are made of: fields on other draws or in stages, what they ask, and draws that belong together."""
+
+import pytest
+import torch
+from support.exact import LEVELS, B, bent, cfg, close, draw, e, e_phi, exact_prior, randn, ready, state
+from torch import Tensor, nn
+
+from asdkit.core.ramps import Ramp
+from asdkit.discriminators.base import Discriminator
+from asdkit.lab import GaussianPrior
+from asdkit.rendering.cameras import ring
+from asdkit.scores.conditions import NULL, Condition
+from asdkit.scores.fields import CFG, Identity, Noise, Null, Prompt
+from asdkit.scores.gated import Above, Stages
+from asdkit.scores.prior import Noised
+from asdkit.scores.redrawn import Earlier, Inverted, Later, OnSource
+from asdkit.scores.reweighted import Reweighted, Scorer
+
+Y, Z = Condition("y"), Condition("z")
+
+
+@pytest.fixture
+def prior() -> GaussianPrior:
+    return exact_prior()
+
+
+@pytest.fixture
+def calls(prior: GaussianPrior) -> list[float]:
+    rows: list[float] = []
+    prior.network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0]) / B))
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------- fields
+
+
+def test_cfg_with_a_field_for_the_null_condition(prior: GaussianPrior) -> None:
+    x, phi = draw(prior), bent()
+    field = ready(CFG(scale=3.0, null=Discriminator(phi, text="z")), prior)
+    assert close(field(x), e_phi(x, phi, "z") + 3 * (e(x, "y") - e_phi(x, phi, "z")))
+    assert field.conditions() == [Z, Y] and field.needs(x) == [Y]
+    assert close(ready(CFG(scale=2.0, null=Noise()), prior)(x), 2 * e(x, "y") - x.eps)
+
+
+def test_cfg_takes_one_negative_only() -> None:
+    with pytest.raises(ValueError, match="a negative prompt or a null field, not both"):
+        CFG(negative="z", null=Null())
+
+
+def test_cfg_of_the_source(prior: GaussianPrior) -> None:
+    x = draw(prior)
+    assert close(ready(CFG(scale=2.0, of_source=True), prior)(x), cfg(x, 2, "z"))
+    assert close(ready(CFG("ugly", 2.0, of_source=True), prior)(x), cfg(x, 2, "ugly"))
+
+
+def test_words_of_the_source_are_needed_only_where_they_are_meant() -> None:
+    for field in (CFG(of_source=True), Prompt(of_source=True), Discriminator(bent(), of_source=True)):
+        for source in (None, ""):
+            with pytest.raises(ValueError, match="words for what the source shows"):
+                field.bind("y", source)
+        field.bind("y", "z")
+        assert Z in field.conditions()
+    for field in (CFG(), Prompt("y", of_source=True), Discriminator(bent(), text="y", of_source=True)):
+        field.bind("y")
+        assert Y in field.conditions()
+
+
+@pytest.mark.parametrize(("scale", "asked"), [(0.0, [NULL]), (1.0, [Y]), (3.0, [NULL, Y])])
+def test_cfg_asks_for_what_its_scale_needs(prior: GaussianPrior, scale: float, asked: list[Condition]) -> None:
+    x = draw(prior, step=4)
+    for number in (scale, Ramp(9.0, scale, 4), Ramp(scale, 9.0, 4, begin=4)):
+        field = ready(CFG(scale=number), prior)
+        assert field.needs(x) == asked and close(field(x), cfg(x, scale))
+        assert field.conditions() == [NULL, Y]
+
+
+def test_a_scale_that_moves(prior: GaussianPrior) -> None:
+    field = ready(Ramp(0.0, 4.0, 4) * Prompt(), prior)
+    for step, factor in enumerate((0, 1, 2, 3, 4, 4)):
+        assert close(field(draw(prior, step=step)), factor * e(draw(prior), "y"))
+    assert field.needs(draw(prior)) == [] and field.needs(draw(prior, step=1)) == [Y]
+    assert field.conditions() == [Y]
+
+
+def test_a_scale_of_zero_does_not_touch_the_network(prior: GaussianPrior, calls: list[float]) -> None:
+    x = draw(prior)
+    value = ready(0.0 * Prompt(), prior)(x)
+    assert torch.equal(value, torch.zeros_like(x.eps)) and not calls
+
+
+def test_on_source_is_the_same_noise_on_the_source(prior: GaussianPrior) -> None:
+    x = draw(prior)
+    other = state(x, x0=x.source)
+    assert close(ready(OnSource(Prompt()), prior)(x), e(other, "y"))
+    assert torch.equal(OnSource(Noise())(x), x.eps)
+    assert OnSource(Prompt("y")).needs(x) == [] and OnSource(Prompt("y")).conditions() == [Y]
+
+
+def test_one_draw_of_the_source_for_all(prior: GaussianPrior, calls: list[float]) -> None:
+    x = draw(prior)
+    assert x.on_source() is x.on_source()
+    ready(OnSource(Prompt()) + 2 * OnSource(Prompt()), prior)(x)
+    assert calls == [1]
+
+
+def test_identity_is_the_way_from_the_source(prior: GaussianPrior) -> None:
+    x = draw(prior)
+    assert torch.equal(Identity()(x), x.x0 - x.source)
+    assert Identity().conditions() == [] and Identity().needs(x) == []
+
+
+def test_without_a_source_image_methods_of_editing_say_so(prior: GaussianPrior) -> None:
+    x = draw(prior)
+    bare = prior.draw(x.x0, x.t, x.eps)
+    for field in (Identity(), OnSource(Noise())):
+        with pytest.raises(ValueError, match="source, and there is none; give an image with --data.image"):
+            field(bare)
+
+
+# ---------------------------------------------------------------------------------------------- elsewhere
+
+
+def test_stages(prior: GaussianPrior) -> None:
+    field = ready(Stages(Prompt(), Null(), 3), prior)
+    for step, text in ((0, "y"), (2, "y"), (3, ""), (9, "")):
+        x = draw(prior, step=step)
+        assert close(field(x), e(x, text)) and field.needs(x) == ([Y] if text else [NULL])
+    assert field.conditions() == [Y, NULL]
+
+
+def test_above_is_per_sample(prior: GaussianPrior) -> None:
+    x = draw(prior)
+    value = ready(Above(Prompt(), 0.3), prior)(x)
+    assert torch.equal(value[0], torch.zeros_like(value[0]))
+    assert close(value[1:], e(x, "y")[1:])
+
+
+def test_above_asks_nothing_below(prior: GaussianPrior, calls: list[float]) -> None:
+    field, low, high = ready(Above(Prompt(), 0.98), prior), draw(prior), draw(prior, levels=(20, 30, 40, 980))
+    assert field.needs(low) == [] and field.needs(high) == [Y] and field.conditions() == [Y]
+    assert torch.equal(field(low), torch.zeros_like(low.eps)) and not calls
+    assert field(high)[3].abs().min() > 0 and calls == [1]
+
+
+def test_above_zero_is_the_field_itself(prior: GaussianPrior) -> None:
+    assert torch.equal(ready(Above(Prompt(), 0.0), prior)(draw(prior)), ready(Prompt(), prior)(draw(prior)))
+
+
+def test_later_is_never_earlier_nor_beyond_the_schedule(prior: GaussianPrior) -> None:
+    levels = (0, 19, 998, 999)
+    for seed in range(20):
+        there = Later(Null(), 0.9).there(draw(prior, seed, levels=levels))
+        assert there.t.tolist()[:2] == [0, 19] and there.t.min(0).values + 998 >= 998 and there.t[3] == 999
+        assert 998 <= there.t[2] <= 999
+
+
+def test_later_is_uniform_up_to_its_ratio(prior: GaussianPrior) -> None:
+    """t+ - t over many draws has the mean and the largest value of u ratio (t - t_min)."""
+    shifts = torch.stack([Later(Null(), 0.2).there(draw(prior, seed)).t[2] - 700 for seed in range(300)]).double()
+    most = 0.2 * (700 - 0.02 * 999)
+    assert shifts.mean().item() == pytest.approx(most / 2, rel=0.1)
+    assert 0 <= shifts.min() < 0.05 * most and 0.95 * most < shifts.max() <= most + 0.5
+
+
+def test_later_keeps_x0_and_noise_and_is_drawn_once(prior: GaussianPrior) -> None:
+    x, later = draw(prior), Later(Prompt("y"))
+    there = later.there(x)
+    assert torch.equal(there.x0, x.x0) and torch.equal(there.eps, x.eps) and (there.t > x.t)[1:3].all()
+    assert later.there(x) is there and Later(Null()).there(x) is there
+    assert Later(Null(), 0.3).there(x) is not there and Later(Null(), t_min=0.1).there(x) is not there
+    assert later.needs(x) == [] and later.conditions() == [Y]
+
+
+def test_an_inversion_is_made_once_and_shared(prior: GaussianPrior, calls: list[float]) -> None:
+    field, x = ready(Inverted(Prompt() - Earlier(Prompt()), steps=3, last=0.1), prior), draw(prior)
+    field(x)
+    assert field.there(x) is field.there(x) and calls == [1] * 5
+    assert field.needs(x) == [] and Y in field.conditions()
+
+
+def test_inverted_noise_is_what_leads_back(prior: GaussianPrior) -> None:
+    """The draw that is reached has x's x0 and t, and the noise that adds up to its x_t."""
+    x = draw(prior)
+    there = ready(Inverted(Noise(), 1.0, 7), prior).there(x)
+    assert torch.equal(there.x0, x.x0) and torch.equal(there.t, x.t)
+    assert close(there.x_t, there.alpha * x.x0 + there.sigma * there.eps)
+    assert not torch.allclose(there.eps, x.eps, atol=0.1)
+
+
+def test_inversion_does_not_use_the_noise_that_was_drawn(prior: GaussianPrior) -> None:
+    x = draw(prior)
+    other = prior.draw(x.x0, x.t, randn(*x.eps.shape, seed=9))
+    field = ready(Inverted(Noise()), prior)
+    assert torch.equal(field(x), field(other))
+
+
+def test_earlier_needs_an_inversion(prior: GaussianPrior) -> None:
+    with pytest.raises(ValueError, match="only makes sense inside Inverted"):
+        Earlier(Noise())(draw(prior))
+
+
+class Even(Scorer):
+    """Likes all pictures alike."""
+
+    def __call__(self, images: Tensor, prompt: str) -> Tensor:
+        return torch.zeros(len(images))
+
+
+def test_reweighted_draws_carry_their_cameras_and_sources(prior: GaussianPrior) -> None:
+    x = draw(prior, step=6)
+    x.views = ring(B)
+    many = Reweighted(Noise(), Even(), draws=3)._many(x)
+    assert len(many.views) == 3 * B and torch.equal(many.views.azimuth, x.views.azimuth.repeat(3))
+    for own, wide in ((x.x0, many.x0), (x.source, many.source), (x.t, many.t)):
+        assert all(torch.equal(part, own) for part in wide.chunk(3))
+    first, second, third = many.eps.chunk(3)
+    assert torch.equal(first, x.eps) and not torch.equal(second, third) and many.step == 6
+
+
+def test_reweighted_draws_are_made_once(prior: GaussianPrior, calls: list[float]) -> None:
+    field, x = ready(Reweighted(Prompt(), Even(), 4, scale=1.0), prior), draw(prior)
+    assert torch.equal(field(x), field(x)) and calls == [4]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Later(Noise(), 0.0), "ratio must be positive; got 0.0"),
+        (lambda: Inverted(Noise(), steps=0), "got 0 and 0.0"),
+        (lambda: Inverted(Noise(), last=1.0), "got 10 and 1.0"),
+        (lambda: Inverted(Noise(), last=-0.1), "got 10 and -0.1"),
+        (lambda: Reweighted(Noise(), Even(), draws=0), "got 0 and 0.1"),
+        (lambda: Reweighted(Noise(), Even(), temperature=0.0), "got 4 and 0.0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# ---------------------------------------------------------------------------------------------- draws
+
+
+def test_draws_made_from_a_draw_keep_its_facts(prior: GaussianPrior) -> None:
+    x = draw(prior, step=8)
+    x.views = ring(B)
+    for other in (x.on(x.x0 + 1), x.at(x.t - 1), x.on_source(), x.like(x.x0, x.t, x.eps)):
+        assert other.step == 8 and other.source is x.source and other.random is x.random and other.views is x.views
+    assert x.like(x.x0, x.t, x.eps, ring(B, distance=9.0)).views is not x.views
+
+
+def test_the_source_is_held_without_gradient(prior: GaussianPrior) -> None:
+    x = draw(prior)
+    bright = x.source.clone().requires_grad_()
+    assert not prior.draw(x.x0, x.t, x.eps, source=bright).on_source().x_t.requires_grad
+
+
+def test_kin_is_made_once_for_each_key(prior: GaussianPrior) -> None:
+    x, made = draw(prior), []
+
+    def make() -> Noised:
+        made.append(1)
+        return x.on(x.x0)
+
+    assert x.derived("a", make) is x.derived("a", make) and x.derived("b", make) is not x.derived("a", make)
+    assert len(made) == 2
+
+
+def test_forgetting_reaches_kin(prior: GaussianPrior) -> None:
+    """What phi said on the source or later is stale once phi has learned."""
+    x, phi = draw(prior), bent()
+    field = ready(OnSource(Discriminator(phi)) + Later(Discriminator(phi)), prior)
+    before = field(x)
+    with torch.no_grad():
+        phi.offset += 1
+    assert torch.equal(field(x), before)
+    field.forget(x)
+    assert close(field(x), before + 2)
+
+
+def test_random_numbers_of_a_draw(prior: GaussianPrior) -> None:
+    """They follow its own generator, in its precision; without one, torch's."""
+    one, two, other = draw(prior, 0), draw(prior, 0), draw(prior, 1)
+    assert torch.equal(one.rand(5), two.rand(5)) and torch.equal(one.randn(2, 3), two.randn(2, 3))
+    assert not torch.equal(one.rand(5), other.rand(5)) and one.randn(1).dtype == torch.float64
+    uniform, normal = one.rand(4000), one.randn(4000)
+    assert uniform.min() >= 0 and uniform.max() < 1 and uniform.mean().item() == pytest.approx(0.5, abs=0.02)
+    assert normal.mean().abs() < 0.05 and normal.std().item() == pytest.approx(1, abs=0.05)
+    bare = prior.draw(one.x0, one.t, one.eps)
+    torch.manual_seed(5)
+    first = bare.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(first, bare.rand(3))
+
+
+def test_swapping_ends_even_after_an_error(prior: GaussianPrior) -> None:
+    network, other = prior.network, nn.Identity()
+    with pytest.raises(RuntimeError, match="inside"), prior.swapped(other):
+        assert prior.network is other
+        raise RuntimeError("inside")
+    assert prior.network is network
+
+
+def test_an_offset_condition_moves_the_mean_of_a_lab_prior(prior: GaussianPrior) -> None:
+    shift = torch.tensor([0.5, -0.25, 1.0], dtype=torch.float64).reshape(3, 1, 1)
+    before = draw(prior).predict(Y)
+    with prior.offset_condition(shift):
+        x = draw(prior)
+        gain = x.alpha * x.sigma / (x.alpha**2 * 0.25 + x.sigma**2)
+        assert close(x.predict(Y), e(x, "y") - gain * shift)
+        with prior.offset_condition(2 * shift):
+            assert close(draw(prior).predict(Y), e(x, "y") - 2 * gain * shift)
+        assert torch.equal(prior.moved(shift), 2 * shift)
+    assert prior.moved(shift) is shift
+    assert torch.equal(draw(prior).predict(Y), before)
+    with pytest.raises(RuntimeError, match="inside"), prior.offset_condition(shift):
+        raise RuntimeError("inside")
+    assert torch.equal(draw(prior).predict(Y), before)
+
+
+def test_levels_are_what_these_tests_think(prior: GaussianPrior) -> None:
+    x = draw(prior)
+    assert x.t.tolist() == list(LEVELS) and close(e(x), x.predict(NULL)) and close(e(x, "z"), x.predict(Z))

@@ -1,0 +1,78 @@
+"""Helpers of several tests."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.exact import randn
+from support.tiny import save_tiny_pipeline
+from torch import Tensor
+
+from asdkit.priors.pretrained import Pretrained
+from asdkit.rendering.cameras import Views, ring
+from asdkit.scores.fields import Field
+from asdkit.scores.prior import Noised
+
+TEXT = "a red cube"
+
+
+B = 3
+
+
+@pytest.fixture(scope="module")
+def four_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DreamFusion's four words and no camera."""
+    return save_tiny_pipeline(tmp_path_factory.mktemp("four"), "epsilon", camera=False, facts=False)
+
+
+class Loop:
+    """The tiny model's parts, one sample at a time, in single precision."""
+
+    def __init__(self, folder: Path, prior: Pretrained) -> None:
+        from diffusers import UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        self.encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
+        self.unet = UNet2DConditionModel.from_pretrained(folder / "unet").eval()
+        self.prior, self.offset = prior, None
+        self.unet.time_embedding.register_forward_hook(
+            lambda m, a, out: out if self.offset is None else out + self.offset
+        )
+
+    @torch.no_grad()
+    def embedding(self, text: str) -> Tensor:
+        tokens = self.tokenizer([text], padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return self.encoder(tokens).last_hidden_state
+
+    @torch.no_grad()
+    def eps(self, x: Noised, b: int, embedding: Tensor | str, camera: bool = False) -> Tensor:
+        """The noise predicted for sample b alone."""
+        if isinstance(embedding, str):
+            embedding = self.embedding(embedding)
+        self.offset = self.prior.camera(x.views[b : b + 1]) if camera else None
+        output = self.unet(x.x_t[b : b + 1].float(), x.t[b : b + 1], embedding).sample
+        return self.prior.schedule.to_eps(output, x.x_t[b : b + 1], x.t[b : b + 1])[0]
+
+
+def prior_of(folder: Path) -> Pretrained:
+    prior = Pretrained(str(folder))
+    prior.setup()
+    return prior
+
+
+def cameras(*azimuths_deg: float, elevation_deg: float = 10.0) -> Views:
+    views = ring(len(azimuths_deg), elevation_deg=elevation_deg)
+    views.azimuth[:] = torch.tensor(azimuths_deg).deg2rad()
+    return views
+
+
+def drawn(prior: Pretrained, views: Views | None) -> Noised:
+    x0, eps = randn(2, B, 4, 8, 8).float()
+    return prior.draw(x0, torch.tensor([40, 400, 900]), eps, views)
+
+
+def ready(field: Field, prior: Pretrained) -> Field:
+    field.bind(TEXT)
+    field.setup(prior)
+    return field

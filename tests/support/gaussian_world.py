@@ -1,0 +1,67 @@
+"""Helpers of several tests."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from asdkit.lab import GaussianPrior
+from asdkit.scores.equations import inject, weight
+from asdkit.scores.fields import Field
+from asdkit.scores.prior import Noised, Prior
+
+LEVELS = torch.tensor([2, 5, 8])
+MU = 1.0
+
+
+SPREAD = 0.5
+
+
+WEIGHTINGS = ("uniform", "sigma2", "sigma_over_alpha", "alpha_over_sigma")
+
+
+def draw(prior: Prior, a: Tensor | float, b: Tensor | float, levels: Tensor = LEVELS) -> Noised:
+    z, eps = _signs(len(levels))
+    return prior.draw(torch.as_tensor(a + b * z), levels.repeat_interleave(4), eps)
+
+
+def ready(field: Field, prior: Prior) -> Field:
+    field.bind("y")
+    field.setup(prior)
+    return field
+
+
+def descend(
+    prior: Prior,
+    field: Field,
+    before=None,
+    weighting: str = "sigma2",
+    steps: int = 300,
+    lr: float = 1.0,
+    start=(0.2, 0.3),
+):
+    """Gradient descent of (a, b) along the field; `before(a, b, x)` is called ahead of each step."""
+    a, b = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in start)
+    optimizer = torch.optim.SGD([a, b], lr=lr)
+    for _ in range(steps):
+        z, eps = _signs(len(LEVELS))
+        x0 = a + b * z
+        x = prior.draw(x0, LEVELS.repeat_interleave(4), eps)
+        if before is not None:
+            before(a, b, x)
+        with torch.no_grad():
+            residual = weight(weighting, x.alpha, x.sigma) * field(x)
+        optimizer.zero_grad()
+        inject(x0, residual).backward()
+        optimizer.step()
+    return a.item(), b.item()
+
+
+@pytest.fixture
+def prior() -> GaussianPrior:
+    return GaussianPrior({"y": MU}, null_mean=0.0, spread=SPREAD, steps=10).double()
+
+
+def _signs(count: int) -> tuple[Tensor, Tensor]:
+    z = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64).repeat(count).reshape(-1, 1, 1, 1)
+    eps = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64).repeat(count).reshape(-1, 1, 1, 1)
+    return z, eps

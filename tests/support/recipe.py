@@ -1,0 +1,26 @@
+"""A recipe of ten quick iterations."""
+
+RECIPE = """
+model:
+  class_path: asdkit.Distillation
+  init_args:
+    prompt: a red duck
+    prior: {{class_path: asdkit.Pretrained, init_args: {{path: {prior}}}}}
+    generator:
+      class_path: asdkit.Gaussians
+      init_args:
+        {{count: 60, capacity: 90, init_opacity: 0.5, densify_every: 4, densify_from: 4,
+         density: {{class_path: asdkit.Fraction, init_args: {{fraction: 0.2}}}}}}
+    guidance: {{class_path: asdkit.ASD}}
+data: {{class_path: asdkit.Cameras, init_args: {{views_per_step: 2, size: 16, orbit_views: 3}}}}
+trainer:
+  max_steps: 10
+  accelerator: cpu
+  devices: 1
+  log_every_n_steps: 1
+  callbacks: [{{class_path: asdkit.ToyboxJudge}}]
+checkpoints: {{every: 4}}
+snapshots: {{every: 5}}
+outputs: {{size: 16}}
+run: {{root: {root}}}
+"""

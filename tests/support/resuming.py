@@ -1,0 +1,42 @@
+"""Helpers of several tests."""
+
+from pathlib import Path
+
+import torch
+
+from asdkit.commands.main import main
+
+
+def assert_resuming_is_exact(recipe: Path, *options: object, half: int = 6, steps: int = 10) -> dict:
+    """A run of `steps` iterations against one that stopped after `half`; returns the checkpoint."""
+    runs = recipe.parent / "runs" / "small"
+    options = ("--config", recipe, *options)
+    fit(*options, "--run.name=straight", f"--trainer.max_steps={steps}")
+    fit(*options, "--run.name=halves", f"--trainer.max_steps={half}")
+    assert last(runs / "halves")["global_step"] == half
+    fit(runs / "halves", f"--trainer.max_steps={steps}")
+    straight, halves = last(runs / "straight"), last(runs / "halves")
+    assert straight["global_step"] == halves["global_step"] == steps
+    for part in ("state_dict", "optimizer_states"):
+        expected, got = flat(straight[part]), flat(halves[part])
+        assert expected.keys() == got.keys()
+        for name, value in expected.items():
+            same = torch.equal(value, got[name]) if isinstance(value, torch.Tensor) else value == got[name]
+            assert same, f"{part}{name}"
+    return straight
+
+
+def last(run: Path) -> dict:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def flat(state: object, prefix: str = "") -> dict[str, object]:
+    """Every leaf of nested dictionaries and lists."""
+    items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list | tuple) else None
+    if items is None:
+        return {prefix: state}
+    return {key: leaf for name, value in items for key, leaf in flat(value, f"{prefix}/{name}").items()}
+
+
+def fit(*arguments: object) -> None:
+    assert main(["fit", *map(str, arguments)]) == 0

@@ -1,0 +1,60 @@
+"""Helpers of several tests."""
+
+import torch
+from torch import Tensor
+
+from asdkit.rendering.cameras import Views, orbit
+from asdkit.rendering.rasterize import Raster
+
+FACING_X = [0.5, 0.5, 0.5, 0.5]  # x -> y, y -> z, z -> x: the disc's axes are y and z, its normal is x
+
+
+def cameras(count: int = 2, size: int = 20, distance: float = 2.0, dtype: torch.dtype = torch.float64) -> Views:
+    """Cameras of different azimuths and elevations, wider than high, with the principal point off the centre."""
+    azimuth = torch.linspace(0.3, 4.0, count, dtype=dtype)
+    elevation = torch.linspace(-0.4, 0.6, count, dtype=dtype)
+    views = orbit(azimuth, elevation, torch.full((count,), distance, dtype=dtype), 0.8, size, size + 4)
+    K = views.K.clone()
+    K[:, 0, 2] += 1.3
+    K[:, 1, 2] -= 0.8
+    return Views(views.c2w, K, azimuth, elevation, views.distance, size, size + 4)
+
+
+def scene(count: int, seed: int = 0, size: float = 0.08, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Random anisotropic Gaussians: means, quaternions of any norm, scales, opacities, colours."""
+    draws = torch.Generator().manual_seed(seed)
+    means = 0.35 * torch.randn(count, 3, generator=draws, dtype=torch.float64)
+    quats = 2 * torch.randn(count, 4, generator=draws, dtype=torch.float64)
+    scales = size * (0.2 + torch.rand(count, 3, generator=draws, dtype=torch.float64))
+    opacities = 0.1 + 0.85 * torch.rand(count, generator=draws, dtype=torch.float64)
+    colors = torch.rand(count, 3, generator=draws, dtype=torch.float64)
+    return [tensor.to(dtype) for tensor in (means, quats, scales, opacities, colors)]
+
+
+def hard_scene(views: Views, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Random Gaussians, and: a huge one, one behind a camera, one off the screen, faint ones, an opaque wall."""
+    means, quats, scales, opacities, colors = scene(60)
+    eye, right, forward = (views.c2w[0, :3, i].double() for i in (3, 0, 2))
+    means[0], scales[0], opacities[0] = 0.1, 1.5, 0.6
+    means[1] = eye - 0.5 * forward
+    means[2] = eye + forward + 3 * right
+    means[3], scales[3], opacities[3] = eye + 0.5 * forward + 0.6 * right, 0.25, 0.9  # where the slope is clamped
+    opacities[4:8] = torch.tensor([0.0, 0.0039, 0.004, 0.006])
+    means[8:12] = torch.tensor([0.0, 0.05, 0.0]) - torch.arange(4)[:, None] * 0.01 * forward
+    scales[8:11], scales[11] = 0.4, 3.0
+    opacities[8:12] = torch.tensor([0.9999, 0.9995, 0.99, 0.9999], dtype=torch.float64)
+    scales[12:16] = torch.tensor([0.3, 0.002, 0.001])
+    return [tensor.to(dtype) for tensor in (means, quats, scales, opacities, colors)]
+
+
+def gradients(raster: Raster, inputs: list[Tensor]) -> list[Tensor]:
+    """Gradients of a random projection of image, alpha and depth; the screen positions' gradient comes last."""
+    draws = torch.Generator().manual_seed(5)
+    raster.means2d.retain_grad()
+    loss = sum((torch.randn(out.shape, generator=draws).to(out) * out).sum() for out in raster[:3])
+    loss.backward()
+    return [tensor.grad for tensor in inputs] + [raster.means2d.grad]
+
+
+def leaves(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.clone().requires_grad_() for tensor in tensors]

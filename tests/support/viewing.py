@@ -1,0 +1,48 @@
+"""Helpers of several tests."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from asdkit.formats.ply import Splats
+
+viser = pytest.importorskip("viser")
+
+
+def random_splats(count: int = 6, coefficients: int = 4) -> Splats:
+    draws = np.random.default_rng(0)
+    shapes = [(count, 3), (count, 4), (count, 3), (count,), (count, coefficients, 3)]
+    return Splats(*(draws.normal(size=shape).astype(np.float32) for shape in shapes))
+
+
+def listening() -> set[tuple[str, int]]:
+    """Addresses (hexadecimal) and ports where this process listens."""
+    if not Path("/proc/self/net/tcp").exists():
+        pytest.skip("needs Linux's list of sockets")
+    inodes = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            inodes.add(os.readlink(descriptor))
+        except FileNotFoundError:
+            continue
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/self/net", table).read_text().splitlines()[1:]:
+            _, local, _, state, *rest = line.split()
+            if state == "0A" and f"socket:[{rest[5]}]" in inodes:
+                address, _, port = local.partition(":")
+                found.add((address, int(port, 16)))
+    return found
+
+
+def client(number: int, stamp: float, size: tuple[int, int]) -> SimpleNamespace:
+    """A browser, as viser describes one, at -y."""
+    wxyz = viser.transforms.SO3.from_matrix(np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]], float)).wxyz
+    camera = SimpleNamespace(wxyz=wxyz, position=np.array([0.0, -3.0, 0.0]), fov=0.6, update_timestamp=stamp)
+    camera.image_width, camera.image_height = size
+    pictures: list[np.ndarray] = []
+    scene = SimpleNamespace(set_background_image=lambda image, format: pictures.append(image))
+    return SimpleNamespace(client_id=number, camera=camera, scene=scene, pictures=pictures)
