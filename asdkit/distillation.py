@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.profiler import record_function
 
 from asdkit.core.parts import Part, require
 from asdkit.core.randomness import generator_for, to_device
@@ -34,7 +35,8 @@ class Distillation(Part, pl.LightningModule):
     """Score distillation: the generator is pulled by a guidance, whose discriminator learns in alternation.
 
     One iteration is one global step, whatever the number of optimisers: the generator steps first, then the
-    discriminator `discriminator_steps` times.
+    discriminator `discriminator_steps` times. Profilers see the step in sections named asdkit.render, encode, prior,
+    backward, discriminator and optimizer.
 
     Args:
         prompt: what to make, in words.
@@ -216,17 +218,19 @@ class Distillation(Part, pl.LightningModule):
         x0, render = self.generator.encoded(self.prior, part.views, self.backdrop(step), self.rerender)
         x = self.draw(x0, part, step, "noise", rows)
         residual = self.residual(x, keep_graph)
-        loss = inject(x0, residual)
-        if render is not None and render.image.requires_grad:
-            (gradient,) = torch.autograd.grad(loss, render.image)
-            loss = (render.image * gradient).sum()
-        self._backward(loss + self.generator.regularizer())
+        with record_function("asdkit.backward"):
+            loss = inject(x0, residual)
+            if render is not None and render.image.requires_grad:
+                (gradient,) = torch.autograd.grad(loss, render.image)
+                loss = (render.image * gradient).sum()
+            self._backward(loss + self.generator.regularizer())
         return x, residual, render
 
     def _learn(self, x: Noised) -> Float[Tensor, ""]:
         """Backward of the discriminator's loss at a draw."""
-        loss = self.guidance.loss(x)
-        self._backward(loss)
+        with record_function("asdkit.discriminator"):
+            loss = self.guidance.loss(x)
+            self._backward(loss)
         return loss.detach()
 
     def _again(self, x: Noised, part: Batch, step: int, k: int, rows: slice) -> Noised:
@@ -276,7 +280,7 @@ class Distillation(Part, pl.LightningModule):
 
     def residual(self, x: Noised, keep_graph: bool = False) -> Float[Tensor, "B C h w"]:
         """w(t) times the guidance at x, Eq. 7; `keep_graph` lets the discriminator's loss reuse the prediction."""
-        with torch.set_grad_enabled(keep_graph):
+        with torch.set_grad_enabled(keep_graph), record_function("asdkit.prior"):
             value = self.guidance(x)
         return (weight(self.weighting, x.alpha, x.sigma) * value).detach().to(x.x0.dtype)
 
@@ -285,6 +289,7 @@ class Distillation(Part, pl.LightningModule):
             with without_reducer(self.trainer.strategy):
                 self.manual_backward(loss)
 
+    @record_function("asdkit.optimizer")
     def _descend(self, optimizer: Any, parts: int, counts: bool) -> float:
         """One optimiser step along the mean of the gradients of `parts` backward passes; only the generator's counts,
         so that an iteration is one global step.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.profiler import record_function
 from torch.utils.checkpoint import checkpoint
 
 from asdkit.core.parts import Part
@@ -66,11 +67,13 @@ class Generator(Part, nn.Module, ABC):
             background: see `render`.
             rerender: render again in the backward pass, instead of keeping what the first time computed.
         """
-        if rerender:
-            render = checkpoint(self.render, views, background, use_reentrant=False, preserve_rng_state=False)
-        else:
-            render = self.render(views, background)
-        return prior.encode(render.image), render
+        with record_function("asdkit.render"):
+            if rerender:
+                render = checkpoint(self.render, views, background, use_reentrant=False, preserve_rng_state=False)
+            else:
+                render = self.render(views, background)
+        with record_function("asdkit.encode"):
+            return prior.encode(render.image), render
 
     @abstractmethod
     def render(self, views: Views | None, background: Tensor | None = None) -> Render:
