@@ -10,6 +10,7 @@ import yaml
 from support.architectures import on_meta, operations_of
 
 from asdkit.commands.main import main
+from asdkit.priors import random_models
 from asdkit.priors.families import family_of
 from asdkit.priors.pretrained import Pretrained
 from asdkit.priors.random_models import ARCHITECTURES, RandomModel
@@ -47,17 +48,16 @@ def test_sizes_are_the_published_ones(name: str) -> None:
 
 
 def test_the_small_one_is_what_asdkit_ships() -> None:
-    weights, known = Pretrained().folder, ARCHITECTURES["toybox"]
+    weights, architecture = Pretrained().folder, ARCHITECTURES["toybox"]
     for part, file in (("network", "unet/config"), ("vae", "vae/config"), ("scheduler", "scheduler/scheduler_config")):
-        shipped = json.loads((weights / f"{file}.json").read_text())
-        mine = json.loads(json.dumps(getattr(known, part)))
-        assert mine and {key: shipped[key] for key in mine} == mine
+        shipped, settings = json.loads((weights / f"{file}.json").read_text()), getattr(architecture, part)
+        assert settings and {key: shipped[key] for key in settings} == settings
     index = json.loads((weights / "model_index.json").read_text())
-    assert index["_class_name"] == known.pipeline
+    assert index["_class_name"] == architecture.pipeline
     prior = Pretrained()
     prior.setup()
     prior.prepare([Condition("a red cube")])
-    assert known.embeds == {"text": prior.condition_shape}
+    assert architecture.embeds == {"text": list(prior.condition_shape)}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -92,12 +92,10 @@ def test_no_two_layers_and_no_two_rows_are_alike() -> None:
 
 
 def test_a_weight_larger_than_the_noise_repeats_it() -> None:
-    from asdkit.priors import random_models as architectures
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(architectures, "_NOISE", 101)
+        patch.setattr(random_models, "_NOISE", 101)
         model = RandomModel("toybox")
-        family = family_of(model.known.pipeline)()
+        family = family_of(model.architecture.pipeline)()
         network = model.model(family.network_class(), "unet")
     flat = network.conv_in.weight.flatten()
     torch.testing.assert_close(flat[101:202], flat[:101])
