@@ -1,20 +1,17 @@
 """What all commands do with their arguments: `--trust`, recipes by name, and short forms that LightningCLI lacks."""
 
 import argparse
-import difflib
 import json
 import os
 import sys
 from pathlib import Path
 from typing import NoReturn
 
+from asdkit.core.errors import UsageError
 from asdkit.core.text import local
+from asdkit.run.recipes import find_recipe, recipes
 
 PORT = 8080
-
-
-class UsageError(ValueError):
-    """A command line that can't be carried out; the message is for the user."""
 
 
 class Arguments(argparse.ArgumentParser):
@@ -48,39 +45,6 @@ def prepare(packages: list[str]) -> None:
         os.environ.setdefault(name, value)
     if packages and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: no file there takes the place of a library
-
-
-def recipe_folder() -> Path:
-    """Where the recipes are: inside the package when it was installed, beside it in a checkout."""
-    packaged = Path(__file__).parents[1] / "recipes"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "recipes"
-
-
-def recipes() -> list[str]:
-    """The names of all recipes, e.g. `gs3d` and `toybox/vae`."""
-    folder = recipe_folder()
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
-
-
-def find_recipe(name: str) -> Path:
-    """The file of a recipe given by a path, by a name, or by its path in the repository from anywhere else.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if local(name).is_file():
-        return Path(name)
-    short = name.removeprefix("./").removeprefix("recipes/").removesuffix(".yaml")
-    known = recipes()
-    if short in known:
-        return recipe_folder() / f"{short}.yaml"
-    raise UsageError(f"There is no recipe {name!r}{suggestion(short, known)} The recipes are: {', '.join(known)}.")
-
-
-def suggestion(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """The end of a sentence about an unknown word: the nearest known one, if any is near."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:

@@ -6,19 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import asdkit
-from asdkit.commands.arguments import (
-    PORT,
-    Arguments,
-    UsageError,
-    expand,
-    prepare,
-    recipes,
-    suggestion,
-    trusted_packages,
-)
-from asdkit.core.text import shown
+from asdkit.commands.arguments import PORT, Arguments, expand, prepare, trusted_packages
+from asdkit.core.errors import UsageError
+from asdkit.core.text import shown, suggestion
 from asdkit.core.trust import trusting
 from asdkit.formats.names import FORMATS
+from asdkit.run.recipes import recipes
 
 USAGE = """\
 asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by a difference of score fields.

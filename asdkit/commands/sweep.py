@@ -20,10 +20,11 @@ from typing import IO, Any
 
 import yaml
 
-from asdkit.commands.arguments import Arguments, UsageError, expand
-from asdkit.commands.machine import cores, gpus, is_launchers, rank_of
+from asdkit.commands.arguments import Arguments, expand
 from asdkit.core.atomic import write_text
+from asdkit.core.errors import UsageError
 from asdkit.core.text import recipe_slug, slug
+from asdkit.run.machine import cores, gpus, is_launchers, rank_of
 
 DESCRIPTION = """A run for each line of a file, in a process of its own. Started again with the same options, it goes
 on: finished prompts are left alone, others continue from their last checkpoint. All further options are those of

@@ -36,3 +36,7 @@ class Interrupted(SystemExit):
     def __init__(self, signum: int) -> None:
         super().__init__(130 if signum == signal.SIGINT else 143)
         self.signum = signal.Signals(signum)
+
+
+class UsageError(ValueError):
+    """A command line that can't be carried out; the message is for the user."""

@@ -1,5 +1,6 @@
 """Texts that become paths, folder names and lines on a terminal."""
 
+import difflib
 import re
 from pathlib import Path
 
@@ -32,3 +33,9 @@ def slug(text: str, limit: int = 48) -> str:
 def recipe_slug(path: Path) -> str:
     """The name of the folder that the runs of a recipe go to."""
     return slug(f"{path.parent.name}-{path.stem}" if path.parent.name == "toybox" else path.stem)
+
+
+def suggestion(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """The end of a sentence about an unknown word: the nearest known one, if any is near."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else "."

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from asdkit.commands.arguments import expand, find_recipe, recipes
+from asdkit.commands.arguments import expand
 from asdkit.commands.main import main
+from asdkit.run.recipes import find_recipe, recipes
 
 
 def run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:

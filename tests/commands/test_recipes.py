@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from asdkit.commands.arguments import recipes
 from asdkit.commands.main import main
+from asdkit.run.recipes import recipes
 
 QUICK = ("--snapshots.every=0", "--outputs.size=16", "--checkpoints.every=1", "--checkpoints.keep_all=true")
 ALONE = (

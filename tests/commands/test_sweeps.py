@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from asdkit.commands import machine
 from asdkit.commands import sweep as sweeps
-from asdkit.commands.arguments import UsageError
 from asdkit.commands.main import main
 from asdkit.commands.sweep import Share, Sweep, child_environment, plan, read_prompts, values
+from asdkit.core.errors import UsageError
+from asdkit.run import machine
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x"}
 SRUN = {"SLURM_PROCID": "2", "SLURM_NTASKS": "3", "SLURM_STEP_NUM_TASKS": "3", "SLURM_LOCALID": "2"}

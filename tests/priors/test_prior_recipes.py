@@ -8,7 +8,7 @@ import torch
 from support.resuming import assert_resuming_is_exact
 from support.tiny_families import make
 
-from asdkit.commands.arguments import recipe_folder
+from asdkit.run.recipes import recipe_folder
 
 FAMILY = {"sd15": "sd", "sd21": "sd", "sdxl": "sdxl", "sd35": "sd3", "flux": "flux"}
 SMALL = (

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from asdkit.commands.doctor.finding import BAD, NOTE, Finding, short
-from asdkit.commands.machine import cores as usable_cores
-from asdkit.commands.machine import is_launchers, nvidia_smi, rank_of
+from asdkit.run.machine import cores as usable_cores
+from asdkit.run.machine import is_launchers, nvidia_smi, rank_of
 
 
 def cpu(root: Path) -> Finding:
