@@ -21,6 +21,7 @@ from asdkit.ranks import Sharded, average_gradients, check_precision, check_stra
 from asdkit.rendering.cameras import Batch, Views
 from asdkit.scores.equations import Weighting, inject, saturation, weight
 from asdkit.scores.fields import Field
+from asdkit.scores.perp_neg import PerpNeg
 from asdkit.scores.prior import Noised, Prior
 from asdkit.scores.timesteps import Timesteps
 
@@ -60,6 +61,7 @@ class Distillation(Part, pl.LightningModule):
             while the prior works: less memory for one more render.
         view_prompts: the whole prompt for single views (front, side, back, overhead, or the prior's further
             directions), in the place of the prompt with the view's words.
+        perp_neg: Perp-Neg for the prompt, against several faces; see `PerpNeg`.
 
     Raises:
         ValueError: an empty prompt, or numbers out of range.
@@ -85,6 +87,7 @@ class Distillation(Part, pl.LightningModule):
         rerender: bool = False,
         discriminator_every: int = 1,
         view_prompts: dict[str, str] | None = None,
+        perp_neg: PerpNeg | None = None,
     ) -> None:
         super().__init__()
         if not prompt.strip():
@@ -110,7 +113,7 @@ class Distillation(Part, pl.LightningModule):
             discriminator_clip,
         )
         self.chunk, self.rerender, self.discriminator_every = chunk, rerender, discriminator_every
-        self._view_prompts = view_prompts or {}
+        self._view_prompts, self._perp_neg = view_prompts or {}, perp_neg
         self._encoded_source: Tensor | None = None
         self._reports = False  # whether this iteration is one of those that are logged
         self.automatic_optimization = False
@@ -132,7 +135,7 @@ class Distillation(Part, pl.LightningModule):
         if unknown:
             _log.warning("The prior has never seen %s; expect no likeness.", ", ".join(map(repr, unknown)))
         self.prior.name_views(self.prompt, self._view_prompts)
-        self.guidance.bind(self.prompt, self.source)
+        self.guidance.bind(self.prompt, self.source, self._perp_neg)
         self.guidance.setup(self.prior)
         data = self._trainer.datamodule if self._trainer else None
         self.generator.setup(self.prior, getattr(data, "source", None))

@@ -11,7 +11,6 @@ from asdkit.discriminators.base import Adapter, Discriminator, Gamma, RealSample
 from asdkit.discriminators.real_samples import SourceImage
 from asdkit.scores.fields import CFG, Field, Identity, Noise, Null, Prompt
 from asdkit.scores.gated import Above, Stages
-from asdkit.scores.perp_neg import PerpNeg
 from asdkit.scores.redrawn import Earlier, Inverted, Later, OnSource
 from asdkit.scores.reweighted import Reweighted, Scorer
 
@@ -29,7 +28,6 @@ def ASD(
     eta: float | Ramp = 0.5,
     real_clip: float = 2.0,
     allow_unbounded: bool = False,
-    perp_neg: PerpNeg | None = None,
 ) -> Field:
     """Adversarial score distillation: e_null + lambda (e_y - e_null) - e_phi, phi trained by Eq. 10 or, with real
     samples, Eq. 9.
@@ -43,12 +41,11 @@ def ASD(
         eta: weight of the penalty on real samples; 0.5 in the paper's general case.
         real_clip: a real sample whose error has grown to so many times the prior's own no longer counts.
         allow_unbounded: accept gamma <= -1, where Eq. 10 has no minimum.
-        perp_neg: against several faces; see `PerpNeg`.
     """
     phi = Discriminator(
         adapter or LoRA(), gamma, None, allow_unbounded, scale=scale, real=real, eta=eta, real_clip=real_clip
     )
-    return CFG(scale=scale, negative=negative, perp_neg=perp_neg) - phi
+    return CFG(scale=scale, negative=negative) - phi
 
 
 @preset
@@ -57,7 +54,6 @@ def ReleasedASD(
     gamma: float | Ramp = -0.75,
     adapter: Adapter | None = None,
     negative: str | None = None,
-    perp_neg: PerpNeg | None = None,
 ) -> Field:
     """ASD as the paper's released code trains it, whose gamma is in effect smaller where there is more noise.
 
@@ -69,10 +65,9 @@ def ReleasedASD(
         gamma: weight of the discriminator's penalty; -0.75 in its settings.
         adapter: where phi lives; a LoRA of rank 4 when left out.
         negative: a negative prompt in the place of the null condition.
-        perp_neg: against several faces; see `PerpNeg`.
     """
     phi = Discriminator(adapter or LoRA(), gamma, scale=scale, released=True)
-    return CFG(scale=scale, negative=negative, perp_neg=perp_neg) - phi
+    return CFG(scale=scale, negative=negative) - phi
 
 
 @preset
@@ -80,7 +75,6 @@ def VSD(
     scale: float | Ramp = 7.5,
     adapter: Adapter | None = None,
     negative: str | None = None,
-    perp_neg: PerpNeg | None = None,
 ) -> Field:
     """Variational score distillation (ProlificDreamer): ASD with gamma = 0.
 
@@ -88,33 +82,30 @@ def VSD(
         scale: the CFG scale lambda; 7.5 in ProlificDreamer.
         adapter: where phi lives; a LoRA of rank 4 when left out.
         negative: a negative prompt in the place of the null condition.
-        perp_neg: against several faces; see `PerpNeg`.
     """
-    return CFG(scale=scale, negative=negative, perp_neg=perp_neg) - Discriminator(adapter or LoRA(), 0.0, scale=scale)
+    return CFG(scale=scale, negative=negative) - Discriminator(adapter or LoRA(), 0.0, scale=scale)
 
 
 @preset
-def SDS(scale: float | Ramp = 100.0, negative: str | None = None, perp_neg: PerpNeg | None = None) -> Field:
+def SDS(scale: float | Ramp = 100.0, negative: str | None = None) -> Field:
     """Score distillation sampling (DreamFusion): e_null + lambda (e_y - e_null) - eps.
 
     Args:
         scale: the CFG scale lambda; 100 in DreamFusion (threestudio's guidance_scale 100 is 101 here).
         negative: a negative prompt in the place of the null condition.
-        perp_neg: against several faces; see `PerpNeg`.
     """
-    return CFG(scale=scale, negative=negative, perp_neg=perp_neg) - Noise()
+    return CFG(scale=scale, negative=negative) - Noise()
 
 
 @preset
-def SJC(scale: float | Ramp = 101.0, reduce_variance: bool = True, perp_neg: PerpNeg | None = None) -> Field:
+def SJC(scale: float | Ramp = 101.0, reduce_variance: bool = True) -> Field:
     """Score Jacobian chaining: the score at a noised image, with or without the noise as a control variate.
 
     Args:
         scale: the CFG scale lambda (the published 100 is of the other convention).
         reduce_variance: subtract eps, as the published default does; without it the residual is e_lambda alone.
-        perp_neg: against several faces; see `PerpNeg`.
     """
-    return CFG(scale=scale, perp_neg=perp_neg) - Noise() if reduce_variance else CFG(scale=scale, perp_neg=perp_neg)
+    return CFG(scale=scale) - Noise() if reduce_variance else CFG(scale=scale)
 
 
 @preset
@@ -122,7 +113,6 @@ def CSD(
     scale: float | Ramp = 1.0,
     negative_scale: float | Ramp = 0.0,
     negative: str = _UGLY,
-    perp_neg: PerpNeg | None = None,
 ) -> Field:
     """Classifier score distillation: a (e_y - e_null) + b (e_null - e_neg), the text's pull alone.
 
@@ -130,26 +120,22 @@ def CSD(
         scale: the coefficient a.
         negative_scale: the coefficient b of the negative prompt; refinements move it, e.g. Ramp(1, 0.5, 10000).
         negative: the negative prompt.
-        perp_neg: against several faces; see `PerpNeg`.
     """
-    towards = scale * (CFG(scale=1.0, perp_neg=perp_neg) - Null())
+    towards = scale * (CFG(scale=1.0) - Null())
     away = negative_scale * (Null() - Prompt(negative, view_dependent=False))
     return towards if negative_scale == 0 else towards + away
 
 
 @preset
-def NFSD(
-    scale: float | Ramp = 7.5, negative: str = _UNREAL, t_from: float = 0.2, perp_neg: PerpNeg | None = None
-) -> Field:
+def NFSD(scale: float | Ramp = 7.5, negative: str = _UNREAL, t_from: float = 0.2) -> Field:
     """Noise-free score distillation: e_lambda, less the negative prompt's prediction where there is much noise.
 
     Args:
         scale: the CFG scale lambda; 7.5 in the paper.
         negative: the prompt of what is out of the distribution.
         t_from: from which share of the schedule on it is subtracted; 0.2 in the paper.
-        perp_neg: against several faces; see `PerpNeg`.
     """
-    return CFG(scale=scale, perp_neg=perp_neg) - Above(Prompt(negative, view_dependent=False), t_from)
+    return CFG(scale=scale) - Above(Prompt(negative, view_dependent=False), t_from)
 
 
 @preset
@@ -158,7 +144,6 @@ def Bridge(
     scale: float | Ramp = 100.0,
     bridge_scale: float = 1.0,
     at: int = 20000,
-    perp_neg: PerpNeg | None = None,
 ) -> Field:
     """Score bridge (SDS-Bridge): SDS first, then from what the image is, in words, to what it shall be.
 
@@ -167,43 +152,36 @@ def Bridge(
         scale: the CFG scale lambda of the first stage; 100 in 3D, 30 in 2D.
         bridge_scale: factor of e_y - e_source in the second stage.
         at: the iteration at which the second stage begins; 20000 of 25000 in 3D.
-        perp_neg: against several faces; see `PerpNeg`.
     """
-    return Stages(CFG(scale=scale, perp_neg=perp_neg) - Noise(), bridge_scale * (Prompt() - Prompt(source)), at)
+    return Stages(CFG(scale=scale) - Noise(), bridge_scale * (Prompt() - Prompt(source)), at)
 
 
 @preset
-def ISM(scale: float | Ramp = 7.5, delta: float = 0.05, steps: int = 5, perp_neg: PerpNeg | None = None) -> Field:
+def ISM(scale: float | Ramp = 7.5, delta: float = 0.05, steps: int = 5) -> Field:
     """Interval score matching (LucidDreamer): e_lambda(x_t) - e_null(x_s), where x0 is inverted to x_s, and x_s to x_t.
 
     Args:
         scale: the CFG scale lambda; 7.5 in the paper.
         delta: t - s as a share of the schedule; 0.025 to 0.08 in the paper.
         steps: network calls of the inversion up to s; at most 5 in the paper.
-        perp_neg: against several faces; see `PerpNeg`.
     """
-    return Inverted(CFG(scale=scale, perp_neg=perp_neg) - Earlier(Null()), scale=0.0, steps=steps, last=delta)
+    return Inverted(CFG(scale=scale) - Earlier(Null()), scale=0.0, steps=steps, last=delta)
 
 
 @preset
-def SDI(
-    scale: float | Ramp = 7.5, inversion_scale: float = -7.5, steps: int = 10, perp_neg: PerpNeg | None = None
-) -> Field:
+def SDI(scale: float | Ramp = 7.5, inversion_scale: float = -7.5, steps: int = 10) -> Field:
     """Score distillation via inversion: SDS with the noise that DDIM inversion finds for the image.
 
     Args:
         scale: the CFG scale lambda; 7.5 (with the published config's Perp-Neg, whose convention is this one).
         inversion_scale: the CFG scale of the inversion; -7.5.
         steps: network calls of the inversion; 10.
-        perp_neg: against several faces; see `PerpNeg`.
     """
-    return Inverted(CFG(scale=scale, perp_neg=perp_neg) - Noise(), scale=inversion_scale, steps=steps)
+    return Inverted(CFG(scale=scale) - Noise(), scale=inversion_scale, steps=steps)
 
 
 @preset
-def AsynchronousSD(
-    scale: float | Ramp = 7.5, ratio: float = 0.1, t_min: float = 0.02, perp_neg: PerpNeg | None = None
-) -> Field:
+def AsynchronousSD(scale: float | Ramp = 7.5, ratio: float = 0.1, t_min: float = 0.02) -> Field:
     """Asynchronous score distillation (ScaleDreamer, not the paper's ASD): the prior a little later stands for e_phi.
 
     It is the discriminator that needs no training, which the paper's limitations ask for.
@@ -212,22 +190,20 @@ def AsynchronousSD(
         scale: the CFG scale lambda, above 1; 7.5 in the paper.
         ratio: how much later at most, as a share of t - t_min; 0.1 in the paper.
         t_min: the smallest t that is drawn, as a share of the schedule.
-        perp_neg: against several faces; see `PerpNeg`.
     """
-    return CFG(scale=scale, perp_neg=perp_neg) - Later(Prompt(), ratio, t_min)
+    return CFG(scale=scale) - Later(Prompt(), ratio, t_min)
 
 
 @preset
-def LODS(scale: float | Ramp = 40.0, adapter: Adapter | None = None, perp_neg: PerpNeg | None = None) -> Field:
+def LODS(scale: float | Ramp = 40.0, adapter: Adapter | None = None) -> Field:
     """Learned null embedding (LODS): SDS whose null condition is trained on what the generator shows.
 
     Args:
         scale: the CFG scale lambda.
         adapter: where the null condition lives; an Embedding when left out.
-        perp_neg: against several faces; see `PerpNeg`.
     """
     null = Discriminator(adapter or Embedding(), 0.0, text="", scale=scale)
-    return CFG(scale=scale, null=null, perp_neg=perp_neg) - Noise()
+    return CFG(scale=scale, null=null) - Noise()
 
 
 @preset
@@ -321,7 +297,6 @@ def RewardSDS(
     draws: int = 4,
     temperature: float = 0.1,
     judged_scale: float = 7.5,
-    perp_neg: PerpNeg | None = None,
 ) -> Field:
     """SDS whose noises are weighted by how a scorer likes what each denoises to.
 
@@ -331,6 +306,5 @@ def RewardSDS(
         draws: noises for each image; 4 to 8 in the paper.
         temperature: of the softmax over the scores.
         judged_scale: the CFG scale of the pictures that are judged.
-        perp_neg: against several faces; see `PerpNeg`.
     """
-    return Reweighted(CFG(scale=scale, perp_neg=perp_neg) - Noise(), scorer, draws, temperature, judged_scale)
+    return Reweighted(CFG(scale=scale) - Noise(), scorer, draws, temperature, judged_scale)

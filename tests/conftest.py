@@ -47,6 +47,14 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "prior")
 
 
+@pytest.fixture(scope="session")
+def four_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another, which knows DreamFusion's four words for views and no camera; treat it as read-only."""
+    from support.tiny import save_tiny_pipeline
+
+    return save_tiny_pipeline(tmp_path_factory.mktemp("four") / "prior", "epsilon", camera=False, facts=False)
+
+
 @pytest.fixture
 def recipe(tiny_folder: Path, tmp_path: Path) -> Path:
     """A recipe of ten quick iterations with the tiny prior, whose runs go to tmp_path / runs."""

@@ -13,6 +13,7 @@ from asdkit.rendering.cameras import Views
 from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import discriminator_loss, effective_scale, real_loss, released_loss
 from asdkit.scores.fields import Field, bound_text
+from asdkit.scores.perp_neg import PerpNeg
 from asdkit.scores.prior import Noised, Prior
 
 
@@ -107,7 +108,7 @@ class Discriminator(Field):
         self.real, self.eta, self.real_clip, self.of_source = real, eta, real_clip, of_source
         self.learns_source, self.released = learns_source, released
 
-    def bind(self, prompt: str, source: str | None = None) -> None:
+    def bind(self, prompt: str, source: str | None = None, perp_neg: PerpNeg | None = None) -> None:
         self.text = bound_text(self.text, prompt, source, self.of_source)
 
     def setup(self, prior: Prior) -> None:

@@ -41,11 +41,16 @@ class Field(Part, nn.Module, ABC):
                 seen.add(id(field))
                 yield field
 
-    def bind(self, prompt: str, source: str | None = None) -> None:
-        """Give the run's prompt, and what its source image shows, to every field that has no text of its own."""
-        for leaf in self.leaves():
-            if leaf is not self:
-                leaf.bind(prompt, source)
+    def bind(self, prompt: str, source: str | None = None, perp_neg: PerpNeg | None = None) -> None:
+        """Give the run's words to every field that has no text of its own.
+
+        Args:
+            prompt: what to make.
+            source: what the source image shows.
+            perp_neg: Perp-Neg for each CFG of these words; none when left out.
+        """
+        for part in self.parts():
+            part.bind(prompt, source, perp_neg)
 
     def setup(self, prior: Prior) -> None:
         """Attach to the prior whatever has parameters, and embed the prompts. Called once, before optimisers exist."""
@@ -160,7 +165,7 @@ class Prompt(Field):
         super().__init__()
         self.text, self.view_dependent, self.of_source, self.words = text, view_dependent, of_source, words
 
-    def bind(self, prompt: str, source: str | None = None) -> None:
+    def bind(self, prompt: str, source: str | None = None, perp_neg: PerpNeg | None = None) -> None:
         self.text = bound_text(self.text, prompt, source, self.of_source)
 
     def conditions(self) -> list[Condition]:
@@ -205,19 +210,16 @@ class PerpNegPrompt(Field):
     """e_y with Perp-Neg: see `PerpNeg`, which says how much of the other directions' prompts is subtracted.
 
     Args:
-        weights: of the negative prompts.
-        text: the prompt y; the run's own when None.
-        of_source: when `text` is None, take the words for the source image instead of the run's prompt.
-        null: what differences are taken from; the null condition when left out.
+        perp_neg: the weights of the negative prompts.
+        null: what differences are taken from.
+        of_source: take the words for the source image instead of the run's prompt.
     """
 
-    def __init__(
-        self, weights: PerpNeg, text: str | None = None, of_source: bool = False, null: Field | None = None
-    ) -> None:
+    def __init__(self, perp_neg: PerpNeg, null: Field, of_source: bool = False) -> None:
         super().__init__()
-        self.weights, self.null = weights, null or Null()
+        self.perp_neg, self.null = perp_neg, null
         self.prompt, self.front, self.side = (
-            Prompt(text, of_source=of_source, words=words) for words in ("blended", "front", "side")
+            Prompt(of_source=of_source, words=words) for words in ("blended", "front", "side")
         )
 
     def parts(self) -> list[Field]:
@@ -231,7 +233,7 @@ class PerpNegPrompt(Field):
         wanted = self.prompt(x) - null
         value = null + wanted
         overhead = words.overhead_from(views.elevation)
-        for field, weight in zip((self.front, self.side), self.weights.weights(views.azimuth), strict=True):
+        for field, weight in zip((self.front, self.side), self.perp_neg.weights(views.azimuth), strict=True):
             weight = weight.masked_fill(overhead, 0.0)[:, None, None, None]
             value = value + weight * perpendicular(field(x) - null, wanted)
         return value
@@ -250,7 +252,6 @@ class CFG(Field):
         null: a field in the place of the null condition, e.g. one that learns; not together with `negative`.
         of_source: when `text` is None, take the words for the source image instead of the run's prompt.
         allow_negative: accept a lambda below 0, which leads away from the prompt.
-        perp_neg: against several faces; none when left out.
 
     Raises:
         ValueError: both `negative` and `null`; or a lambda that is not finite, or negative without `allow_negative`.
@@ -264,7 +265,6 @@ class CFG(Field):
         null: Field | None = None,
         of_source: bool = False,
         allow_negative: bool = False,
-        perp_neg: PerpNeg | None = None,
     ) -> None:
         super().__init__()
         if not all(math.isfinite(end) and (end >= 0 or allow_negative) for end in ends(scale)):
@@ -273,9 +273,12 @@ class CFG(Field):
             raise ValueError("CFG takes a negative prompt or a null field, not both.")
         self.scale = scale
         self.null = null or (Null() if negative is None else Prompt(negative, view_dependent=False))
-        self.prompt: Field = Prompt(text, of_source=of_source)
-        if perp_neg is not None:
-            self.prompt = PerpNegPrompt(perp_neg, text, of_source, self.null)
+        self.prompt: Prompt | PerpNegPrompt = Prompt(text, of_source=of_source)
+
+    def bind(self, prompt: str, source: str | None = None, perp_neg: PerpNeg | None = None) -> None:
+        if perp_neg is not None and isinstance(self.prompt, Prompt) and self.prompt.text is None:
+            self.prompt = PerpNegPrompt(perp_neg, self.null, self.prompt.of_source)
+        super().bind(prompt, source, perp_neg)
 
     def parts(self) -> list[Field]:
         return [self.null, self.prompt]

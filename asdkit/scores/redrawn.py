@@ -8,6 +8,7 @@ from torch import Tensor
 
 from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import CFG, Field
+from asdkit.scores.perp_neg import PerpNeg
 from asdkit.scores.prior import Noised
 
 
@@ -95,6 +96,10 @@ class Inverted(Redrawn):
             raise ValueError(f"Inverted needs steps >= 1 and last within [0, 1); got {steps} and {last}.")
         self.steps, self.last = steps, last
         self.along = CFG(scale=scale, allow_negative=True)
+
+    def bind(self, prompt: str, source: str | None = None, perp_neg: PerpNeg | None = None) -> None:
+        self.field.bind(prompt, source, perp_neg)
+        self.along.bind(prompt, source)  # what is followed is the plain prediction
 
     def parts(self) -> list[Field]:
         return [self.field, self.along]

@@ -9,6 +9,7 @@ from torch import Tensor
 from asdkit.core.parts import Part
 from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import CFG, Field
+from asdkit.scores.perp_neg import PerpNeg
 from asdkit.scores.prior import Noised
 
 
@@ -42,6 +43,10 @@ class Reweighted(Field):
             raise ValueError(f"Reweighted needs draws >= 1 and temperature > 0; got {draws} and {temperature}.")
         self.field, self.scorer, self.draws, self.temperature = field, scorer, draws, temperature
         self.judged = CFG(scale=scale)
+
+    def bind(self, prompt: str, source: str | None = None, perp_neg: PerpNeg | None = None) -> None:
+        self.field.bind(prompt, source, perp_neg)
+        self.judged.bind(prompt, source)  # pictures are judged as the plain prediction shows them
 
     def parts(self) -> list[Field]:
         return [self.field, self.judged]

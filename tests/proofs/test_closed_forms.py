@@ -24,11 +24,6 @@ from asdkit.scores.redrawn import Inverted
 from asdkit.scores.schedules import scaled_linear, variance_preserving
 
 
-@pytest.fixture
-def prior() -> GaussianPrior:
-    return GaussianPrior({"y": MU, "z": -0.5}, null_mean=0.0, spread=SPREAD, steps=10).double()
-
-
 def c(x: Noised, spread: float = SPREAD) -> Tensor:
     """alpha sigma / v: how much a noise prediction moves with x0, negated with the mean."""
     return x.alpha * x.sigma / ((x.alpha * spread) ** 2 + x.sigma**2)

@@ -11,9 +11,9 @@ from support.exact import exact_prior, randn
 from support.four_views import TEXT, B, Loop, cameras, drawn, prior_of, ready
 from torch import Tensor
 
-from asdkit import methods as guidance
+import asdkit.methods
 from asdkit.discriminators.adapters import Embedding
-from asdkit.methods import ASD, CSD, LODS, NFSD, SDS, VSD
+from asdkit.methods import ASD, CSD, DDS, ISM, LODS, NFSD, SDS, VSD, AsynchronousSD, Bridge, RewardSDS
 from asdkit.rendering.cameras import ring
 from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import CFG, Field, Null
@@ -51,7 +51,7 @@ def test_perp_neg_is_threestudios_sample_by_sample(
 ) -> None:
     prior = prior_of(four_folder)
     loop, x = Loop(four_folder, prior), drawn(prior, cameras(*azimuths))
-    value = ready(CFG(scale=scale, negative=negative, perp_neg=PerpNeg()), prior)(x)
+    value = ready(CFG(scale=scale, negative=negative), prior, PerpNeg())(x)
     for b, azimuth in enumerate(azimuths):
         positives, negatives = threestudio(azimuth)
         null = loop.eps(x, b, negative or "")
@@ -68,7 +68,7 @@ def test_eight_sectors_blend_neighbours_and_oppose_the_front_and_the_cameras_sid
     prior = prior_of(tiny_folder)
     azimuths = (100.0, -20.0, 300.0)
     loop, x = Loop(tiny_folder, prior), drawn(prior, cameras(*azimuths))
-    value = ready(CFG(scale=5.0, perp_neg=PerpNeg()), prior)(x)
+    value = ready(CFG(scale=5.0), prior, PerpNeg())(x)
     between = [
         ("left side", "back left", 10 / 45),
         ("front right", "front", 25 / 45),
@@ -89,7 +89,7 @@ def test_from_overhead_there_are_no_negatives(which: str, request: pytest.Fixtur
     folder = request.getfixturevalue(which)
     prior = prior_of(folder)
     loop, x = Loop(folder, prior), drawn(prior, cameras(10.0, 130.0, -70.0, elevation_deg=75.0))
-    value = ready(CFG(scale=5.0, perp_neg=PerpNeg()), prior)(x)
+    value = ready(CFG(scale=5.0), prior, PerpNeg())(x)
     for b in range(B):
         null = loop.eps(x, b, "")
         d = loop.eps(x, b, f"{TEXT}, overhead view", camera=prior.camera is not None) - null
@@ -164,11 +164,11 @@ def test_one_call_for_all(four_folder: Path) -> None:
     prior = prior_of(four_folder)
     rows: list[int] = []
     prior.network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    ready(SDS(perp_neg=PerpNeg()), prior)(drawn(prior, cameras(5.0, 95.0, 185.0)))
+    ready(SDS(), prior, PerpNeg())(drawn(prior, cameras(5.0, 95.0, 185.0)))
     assert rows == [4 * B]  # null, wanted, front, side
-    ready(NFSD(perp_neg=PerpNeg()), prior)(drawn(prior, cameras(5.0, 95.0, 185.0)))
+    ready(NFSD(), prior, PerpNeg())(drawn(prior, cameras(5.0, 95.0, 185.0)))
     assert rows[1:] == [5 * B]
-    field = ready(CFG(scale=0.0, perp_neg=PerpNeg()), prior)
+    field = ready(CFG(scale=0.0), prior, PerpNeg())
     field(drawn(prior, cameras(5.0, 95.0, 185.0)))
     assert rows[2:] == [B]
 
@@ -178,8 +178,9 @@ def test_perp_neg_needs_directions(four_folder: Path) -> None:
     with pytest.raises(
         ValueError, match="needs cameras and a prior that knows words for directions; leave perp_neg out"
     ):
-        ready(SDS(perp_neg=PerpNeg()), prior)(drawn(prior, None))
-    field = CFG("y", perp_neg=PerpNeg())
+        ready(SDS(), prior, PerpNeg())(drawn(prior, None))
+    field = CFG()
+    field.bind("y", perp_neg=PerpNeg())
     field.setup(lab)
     with pytest.raises(ValueError, match="leave perp_neg out"):
         field(lab.draw(randn(B, 3, 2, 2), torch.tensor([1, 2, 3]), randn(B, 3, 2, 2), ring(B)))
@@ -190,43 +191,51 @@ class Any(Scorer):
         return images.flatten(1).mean(1)
 
 
-def methods() -> list[Callable[..., Field]]:
-    found = [value for value in vars(guidance).values() if hasattr(value, "__wrapped__")]
-    return [method for method in found if "perp_neg" in inspect.signature(method).parameters]
+METHODS = [value for value in vars(asdkit.methods).values() if getattr(value, "__module__", "") == "asdkit.methods"]
+ARGUMENTS = {"scorer": Any, "adapter": Embedding, "source_adapter": Embedding}
 
 
-@pytest.mark.parametrize("method", methods(), ids=lambda method: method.__name__)
-def test_every_method_passes_it_on(four_folder: Path, method: Callable[..., Field]) -> None:
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+def test_every_method_honours_it(four_folder: Path, method: Callable[..., Field]) -> None:
     """Without weight it changes nothing where cameras stand at a direction; with weight it does."""
     prior = prior_of(four_folder)
-    given = {"source": {"source": "a grey cube"}, "scorer": {"scorer": Any()}, "adapter": {"adapter": Embedding()}}
-    arguments = {k: v for name in inspect.signature(method).parameters for k, v in given.get(name, {}).items()}
+    given = {name: make() for name, make in ARGUMENTS.items() if name in inspect.signature(method).parameters}
     values = []
     for perp_neg in (None, NEUTRAL, PerpNeg()):
-        x0, eps = randn(2, B, 4, 8, 8).float()
+        x0, eps, source = randn(3, B, 4, 8, 8).float()
         random = torch.Generator().manual_seed(0)
-        x = prior.draw(x0, torch.tensor([40, 400, 900]), eps, cameras(0.0, 90.0, 180.0), random=random)
-        values.append(ready(method(**arguments, perp_neg=perp_neg), prior)(x).detach())
+        views, t = cameras(0.0, 90.0, 180.0), torch.tensor([40, 400, 900])
+        x = prior.draw(x0, t, eps, views, source=source, random=random)
+        field = method(**given, **({"source": UGLY} if method is Bridge else {}))
+        values.append(ready(field, prior, perp_neg)(x).detach())
     torch.testing.assert_close(values[1], values[0], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(values[2], values[0], atol=1e-2, rtol=1e-2)
 
 
-def test_all_methods_from_text_take_it() -> None:
-    names = {method.__name__ for method in methods()}
-    others = {"DDS", "PDS", "ASDEdit", "DeltaASD", "preset"}
-    assert names == {name for name, value in vars(guidance).items() if hasattr(value, "__wrapped__")} - others
+def test_a_text_of_ones_own_and_the_path_of_an_inversion_stay_plain() -> None:
+    for field, plain in ((CFG(UGLY), 1), (ISM(), 1), (RewardSDS(Any()), 1), (AsynchronousSD(), 1)):
+        field.bind(TEXT, perp_neg=PerpNeg())
+        asked = [c for c in field.conditions() if c.text and c.words == "nearest"]
+        assert len(asked) == plain
+
+
+def test_edits_of_the_same_words_and_image_stay_zero(four_folder: Path) -> None:
+    """For both sides of the difference honour it."""
+    x = drawn(prior := prior_of(four_folder), cameras(5.0, 95.0, 185.0))
+    x.source = x.x0
+    assert torch.equal(ready(DDS(), prior, PerpNeg())(x), torch.zeros_like(x.eps))
 
 
 def test_csd_is_the_perpendicular_pull_alone(four_folder: Path) -> None:
     prior = prior_of(four_folder)
     x = drawn(prior, cameras(5.0, 95.0, 185.0))
-    pull = ready(CFG(scale=1.0, perp_neg=PerpNeg()), prior)(x) - Null()(x)
-    torch.testing.assert_close(ready(CSD(3.0, perp_neg=PerpNeg()), prior)(x), 3 * pull)
+    pull = ready(CFG(scale=1.0), prior, PerpNeg())(x) - Null()(x)
+    torch.testing.assert_close(ready(CSD(3.0), prior, PerpNeg())(x), 3 * pull)
 
 
 def test_a_learned_null_is_what_differences_are_taken_from(four_folder: Path) -> None:
     prior = prior_of(four_folder)
-    field, x = ready(LODS(2.0, perp_neg=PerpNeg()), prior), drawn(prior, cameras(5.0, 95.0, 185.0))
+    field, x = ready(LODS(2.0), prior, PerpNeg()), drawn(prior, cameras(5.0, 95.0, 185.0))
     cfg = field.first
     with torch.no_grad():
         cfg.null.adapter.weights["offset"].normal_(generator=torch.Generator().manual_seed(0))
@@ -241,7 +250,7 @@ def test_a_learned_null_is_what_differences_are_taken_from(four_folder: Path) ->
 
 def test_the_discriminators_penalty_has_the_plain_prompt_of_the_nearest_direction(four_folder: Path) -> None:
     prior = prior_of(four_folder)
-    field = ready(ASD(gamma=-0.5, adapter=Embedding(), perp_neg=PerpNeg()), prior)
+    field = ready(ASD(gamma=-0.5, adapter=Embedding()), prior, PerpNeg())
     x = drawn(prior, cameras(50.0, 95.0, 185.0))
     phi, e_y = field.second.field, x.predict(Condition(TEXT))
     torch.testing.assert_close(phi(x).detach(), e_y)
@@ -254,6 +263,6 @@ def test_the_discriminators_penalty_has_the_plain_prompt_of_the_nearest_directio
 
 
 def test_perp_neg_of_the_source_takes_the_sources_words() -> None:
-    field = CFG(of_source=True, perp_neg=PerpNeg())
-    field.bind(TEXT, "a blue ball")
+    field = CFG(of_source=True)
+    field.bind(TEXT, "a blue ball", PerpNeg())
     assert {condition.text for condition in field.conditions()} == {"", "a blue ball"}

@@ -1,28 +1,19 @@
-"""Helpers of several tests."""
+"""A tiny prior with DreamFusion's four words for views, and its predictions one sample at a time."""
 
 from pathlib import Path
 
-import pytest
 import torch
 from support.exact import randn
-from support.tiny import save_tiny_pipeline
 from torch import Tensor
 
 from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import Views, ring
 from asdkit.scores.fields import Field
+from asdkit.scores.perp_neg import PerpNeg
 from asdkit.scores.prior import Noised
 
 TEXT = "a red cube"
-
-
 B = 3
-
-
-@pytest.fixture(scope="module")
-def four_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """DreamFusion's four words and no camera."""
-    return save_tiny_pipeline(tmp_path_factory.mktemp("four"), "epsilon", camera=False, facts=False)
 
 
 class Loop:
@@ -72,7 +63,7 @@ def drawn(prior: Pretrained, views: Views | None) -> Noised:
     return prior.draw(x0, torch.tensor([40, 400, 900]), eps, views)
 
 
-def ready(field: Field, prior: Pretrained) -> Field:
-    field.bind(TEXT)
+def ready(field: Field, prior: Pretrained, perp_neg: PerpNeg | None = None) -> Field:
+    field.bind(TEXT, TEXT, perp_neg)
     field.setup(prior)
     return field

@@ -1,21 +1,14 @@
-"""Helpers of several tests."""
+"""A one-dimensional world of Gaussians whose expectations are sums over (z, eps) = (+-1, +-1), and descent in it."""
 
-import pytest
 import torch
 from torch import Tensor
 
-from asdkit.lab import GaussianPrior
 from asdkit.scores.equations import inject, weight
 from asdkit.scores.fields import Field
 from asdkit.scores.prior import Noised, Prior
 
 LEVELS = torch.tensor([2, 5, 8])
-MU = 1.0
-
-
-SPREAD = 0.5
-
-
+MU, SPREAD = 1.0, 0.5
 WEIGHTINGS = ("uniform", "sigma2", "sigma_over_alpha", "alpha_over_sigma")
 
 
@@ -54,11 +47,6 @@ def descend(
         inject(x0, residual).backward()
         optimizer.step()
     return a.item(), b.item()
-
-
-@pytest.fixture
-def prior() -> GaussianPrior:
-    return GaussianPrior({"y": MU}, null_mean=0.0, spread=SPREAD, steps=10).double()
 
 
 def _signs(count: int) -> tuple[Tensor, Tensor]:
