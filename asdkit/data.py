@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from asdkit.core.bounds import checked
 from asdkit.core.parts import require
 from asdkit.core.ramps import Ramp, ends, value_at
 from asdkit.core.randomness import generator_for
@@ -49,6 +50,7 @@ class Cameras(pl.LightningDataModule):
         ValueError: a number out of its range, or an asset that is missing, broken or no 3D object.
     """
 
+    @checked
     def __init__(
         self,
         views_per_step: int = 4,
@@ -155,6 +157,7 @@ class Canvas(pl.LightningDataModule):
         ValueError: a number out of its range, or a file that is missing, no picture, or smaller than 8 pixels.
     """
 
+    @checked
     def __init__(self, image: str = "", size: int = 64) -> None:
         super().__init__()
         require(8 <= size <= 4096, f"data.size must be within 8 and 4096 pixels; got {size}.")

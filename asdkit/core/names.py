@@ -5,6 +5,7 @@ data: the face (`asdkit/__init__.py`), the specs of parts and the check of what 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 _MODULES = {
     "distillation": "Distillation",
@@ -44,7 +45,7 @@ _MODULES = {
 PUBLIC_NAMES = {name: f"asdkit.{module}" for module, names in _MODULES.items() for name in names.split()}
 
 
-def public_path(target: Callable) -> str:
+def public_path(target: Callable[..., Any]) -> str:
     """The import path of a class or function by which recipes and checkpoints name it.
 
     Args:

@@ -3,15 +3,21 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
+from asdkit.core.bounds import checked_call
 from asdkit.core.names import public_path
 
 Spec = dict[str, Any]
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Part:
-    """Base of everything a recipe names by `class_path`; records `spec`, its class path and arguments."""
+    """Base of everything a recipe names by `class_path`.
+
+    Its constructor's numbers are checked against their types (`core.bounds`), and `spec` records the class path and the
+    arguments.
+    """
 
     spec: Spec
 
@@ -21,24 +27,25 @@ class Part:
 
         @functools.wraps(original)
         def init(self: Any, *args: Any, **kwargs: Any) -> None:
+            call = checked_call(original, self, *args, **kwargs)
             if type(self) is cls:
-                bound = inspect.signature(original).bind(self, *args, **kwargs)
-                object.__setattr__(self, "spec", _spec(cls, bound, skip=1))
+                object.__setattr__(self, "spec", _spec(cls, call, skip=1))
             original(self, *args, **kwargs)
 
         cls.__init__ = init  # type: ignore[method-assign]
 
 
-def preset(function: Callable) -> Callable:
-    """Decorator of a preset: the part it returns remembers the preset's name and arguments as its spec."""
+def preset(function: F) -> F:
+    """Decorator of a preset: its numbers are checked as a part's are, and `spec` records its name and its arguments."""
 
     @functools.wraps(function)
     def build(*args: Any, **kwargs: Any) -> Any:
+        call = checked_call(function, *args, **kwargs)
         part = function(*args, **kwargs)
-        object.__setattr__(part, "spec", _spec(function, inspect.signature(function).bind(*args, **kwargs)))
+        object.__setattr__(part, "spec", _spec(function, call))
         return part
 
-    return build
+    return build  # type: ignore[return-value]
 
 
 def require(condition: bool, message: str) -> None:
@@ -47,15 +54,15 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def _spec(target: Callable, bound: inspect.BoundArguments, skip: int = 0) -> Spec:
+def _spec(target: Callable[..., Any], call: inspect.BoundArguments, skip: int = 0) -> Spec:
     """Class path and plain arguments of a call, without its first `skip` arguments and without *args, **kwargs."""
-    bound.apply_defaults()
+    call.apply_defaults()
     named = [
         name
-        for name, parameter in bound.signature.parameters.items()
+        for name, parameter in call.signature.parameters.items()
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
-    arguments = {name: _plain(name, bound.arguments[name]) for name in named[skip:]}
+    arguments = {name: _plain(name, call.arguments[name]) for name in named[skip:]}
     return {"class_path": public_path(target), "init_args": arguments}
 
 

@@ -3,6 +3,7 @@
 import math
 from typing import Literal
 
+from asdkit.core.bounds import Whole
 from asdkit.core.parts import Part
 
 
@@ -17,28 +18,30 @@ class Ramp(Part):
         shape: `linear`, `cosine` (smooth at both ends), or `exponential` (a constant factor per step; both ends > 0).
 
     Raises:
-        ValueError: negative `steps` or `begin`, or an exponential ramp between ends that are not both positive.
+        ValueError: an exponential ramp between ends that are not both positive.
     """
 
     def __init__(
         self,
         start: float,
         end: float,
-        steps: int,
-        begin: int = 0,
+        steps: Whole,
+        begin: Whole = 0,
         shape: Literal["linear", "cosine", "exponential"] = "linear",
     ) -> None:
-        if steps < 0 or begin < 0:
-            raise ValueError(f"A ramp's steps and begin can't be negative; got {steps} and {begin}.")
         if shape == "exponential" and not (start > 0 and end > 0):
             raise ValueError(f"An exponential ramp needs positive ends; got {start} and {end}.")
         self.start, self.end, self.steps, self.begin, self.shape = start, end, steps, begin, shape
+
+    def bounds(self) -> tuple[float, float]:
+        """The values between which it moves."""
+        return self.start, self.end
 
     def __call__(self, step: int) -> float:
         """The value at a step."""
         progress = min(1.0, max(0.0, (step - self.begin) / self.steps)) if self.steps else float(step >= self.begin)
         if self.shape == "exponential":
-            return self.start ** (1 - progress) * self.end**progress
+            return float(self.start ** (1 - progress) * self.end**progress)
         if self.shape == "cosine":
             progress = 0.5 - 0.5 * math.cos(math.pi * progress)
         return self.start + progress * (self.end - self.start)
@@ -51,4 +54,4 @@ def value_at(number: float | Ramp, step: int) -> float:
 
 def ends(number: float | Ramp) -> tuple[float, float]:
     """The values between which a number moves; twice itself for a plain one."""
-    return (number.start, number.end) if isinstance(number, Ramp) else (number, number)
+    return number.bounds() if isinstance(number, Ramp) else (number, number)

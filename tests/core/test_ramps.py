@@ -64,12 +64,6 @@ def test_linear_may_cross_zero_and_exponential_may_not() -> None:
             Ramp(start, end, 2, shape="exponential")
 
 
-@pytest.mark.parametrize(("steps", "begin"), [(-1, 0), (3, -2)])
-def test_negative_times_are_refused(steps: int, begin: int) -> None:
-    with pytest.raises(ValueError, match=f"can't be negative; got {steps} and {begin}"):
-        Ramp(0.0, 1.0, steps, begin)
-
-
 def test_value_at() -> None:
     assert value_at(7.5, 3) == 7.5
     assert value_at(Ramp(0.0, 4.0, 4), 3) == 3.0

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from asdkit.core.bounds import checked
 from asdkit.core.randomness import generator_for
 from asdkit.toybox.clip import candidate_prompts
 from asdkit.toybox.tokenizer import MAX_TOKENS, build_tokenizer, save_tokenizer
@@ -27,6 +28,7 @@ class TrainCLIP(pl.LightningModule):
         seed: of the weights and of the choice of captions.
     """
 
+    @checked
     def __init__(
         self,
         output: str = "toybox-weights",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from asdkit.core.bounds import checked
 from asdkit.core.randomness import generator_for
 from asdkit.rendering.cameras import Views
 from asdkit.toybox import world
@@ -141,6 +142,7 @@ class ToyboxData(pl.LightningDataModule):
         seed: of the world's draws and of the batches.
     """
 
+    @checked
     def __init__(
         self,
         cache: str = "~/.cache/asdkit/toybox",

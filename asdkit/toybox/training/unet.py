@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from asdkit.core.bounds import checked
 from asdkit.core.randomness import generator_for
 from asdkit.rendering.cameras import Views
 from asdkit.scores.camera_embedding import CameraEmbedding
@@ -98,6 +99,7 @@ class TrainUNet(pl.LightningModule):
         ValueError: there is no autoencoder in `weights`, or `start` does not hold such networks.
     """
 
+    @checked
     def __init__(
         self,
         weights: str = "toybox-weights",

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.core.atomic import write_text
+from asdkit.core.bounds import checked
 from asdkit.core.randomness import generator_for
 from asdkit.toybox.training.common import cosine, psnr, save_half
 from asdkit.toybox.training.data import Batch
@@ -30,6 +31,7 @@ class TrainVAE(pl.LightningModule):
         seed: of the weights and of the noise.
     """
 
+    @checked
     def __init__(
         self,
         output: str = "toybox-weights",

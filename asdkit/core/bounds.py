@@ -1,0 +1,161 @@
+"""Ranges of numbers as types: `Annotated[float, Within(0, 1)]` is shown by --help and checked when a part is built.
+
+The annotation of an argument is all there is to write; `Part` and `preset` check it, and `checked` does so for what is
+no part. None, strings and other parts pass; both ends of a number that moves are checked. An argument that takes
+numbers without a range takes finite ones.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, TypeVar, get_args, get_type_hints, runtime_checkable
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, repr=False)
+class Within:
+    """A range of numbers.
+
+    Args:
+        low: the least number, or the limit that numbers stay above.
+        high: the greatest number, or the limit that numbers stay below.
+        open_low: `low` itself is outside.
+        open_high: `high` itself is outside.
+    """
+
+    low: float
+    high: float
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, number: float) -> bool:
+        """Whether a number is finite, inside, and no bool."""
+        if isinstance(number, bool) or not math.isfinite(number):
+            return False
+        above = number > self.low if self.open_low else number >= self.low
+        return above and (number < self.high if self.open_high else number <= self.high)
+
+    def __repr__(self) -> str:
+        """What a number must be, e.g. "within (0, 10]", "at least 1"; --help prints it as well."""
+        if math.isinf(self.low) and math.isinf(self.high):
+            return "a finite number"
+        if math.isinf(self.high):
+            return f"{'above' if self.open_low else 'at least'} {_text(self.low)}"
+        if math.isinf(self.low):
+            return f"{'below' if self.open_high else 'at most'} {_text(self.high)}"
+        brackets = "[("[self.open_low], "])"[self.open_high]
+        return f"within {brackets[0]}{_text(self.low)}, {_text(self.high)}{brackets[1]}"
+
+
+def Between(low: float, high: float) -> Within:
+    """The range (low, high)."""
+    return Within(low, high, open_low=True, open_high=True)
+
+
+def MoreThan(low: float, at_most: float = math.inf) -> Within:
+    """The range (low, at_most]."""
+    return Within(low, at_most, open_low=True)
+
+
+def AtLeast(low: float, below: float = math.inf) -> Within:
+    """The range [low, below)."""
+    return Within(low, below, open_high=True)
+
+
+FINITE = Between(-math.inf, math.inf)
+Share = Annotated[float, Within(0, 1)]
+Weight = Annotated[float, Within(0, 1e6)]
+Positive = Annotated[float, MoreThan(0, at_most=1e6)]
+LearningRate = Annotated[float, MoreThan(0, at_most=10)]
+Whole = Annotated[int, AtLeast(0)]
+Count = Annotated[int, AtLeast(1)]
+
+
+@runtime_checkable
+class Moving(Protocol):
+    """A number that moves with the iterations: a Ramp."""
+
+    def bounds(self) -> tuple[float, float]:
+        """The values between which it moves."""
+
+
+@functools.cache
+def ranges(target: Callable[..., Any]) -> Mapping[str, Within]:
+    """The ranges of a function's or a class's arguments, by name; those that take no numbers are left out.
+
+    Args:
+        target: a function, or a class, which stands for its constructor.
+    """
+    function = inspect.getattr_static(target, "__init__") if isinstance(target, type) else target
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError:  # in a user's module, of a type that is imported for type checkers alone
+        return {}
+    return {name: allowed for name, hint in hints.items() if name != "return" and (allowed := _range(hint))}
+
+
+def checked_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+    """The arguments of a call, by name.
+
+    Args:
+        function: a function, or a constructor whose first argument is the object.
+        *args: what it is called with.
+        **kwargs: what it is called with.
+
+    Raises:
+        ValueError: a number outside its range.
+        TypeError: arguments that the function doesn't take.
+    """
+    call = inspect.signature(function).bind(*args, **kwargs)
+    owner = type(args[0]).__name__ if function.__name__ == "__init__" else function.__name__
+    for name, allowed in ranges(function).items():
+        for number in _numbers(call.arguments.get(name)):
+            if number not in allowed:
+                raise ValueError(f"{owner}'s {name} must be {allowed}; got {number}.")
+    return call
+
+
+def checked(function: F) -> F:
+    """Decorator of a function, or of the constructor of what is no part, whose numbers are checked like a part's."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        checked_call(function, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def _range(hint: Any) -> Within | None:
+    """The range that stands in an annotation, at whatever depth; any finite number where there is a number alone."""
+    pieces = list(_pieces(hint))
+    stated = [piece for piece in pieces if isinstance(piece, Within)]
+    takes_numbers = (int in pieces or float in pieces) and bool not in pieces
+    return next(iter(stated), FINITE if takes_numbers else None)
+
+
+def _pieces(hint: Any) -> Iterator[Any]:
+    """An annotation, and all that it consists of."""
+    yield hint
+    for piece in get_args(hint):
+        yield from _pieces(piece)
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """The numbers in an argument: itself, the ends of one that moves, or those in a list."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, Moving):
+        yield from value.bounds()
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _numbers(item)
+
+
+def _text(number: float) -> str:
+    """A number as short as it can be said, e.g. 0.5, 1e6."""
+    short = f"{number:g}".replace("e+0", "e")
+    return short if float(short) == number else str(number)
