@@ -1,13 +1,15 @@
-"""Methods as one-line expressions of score fields. The residual of each is what Eq. 7 weighs with w(t).
+"""Methods as one-line expressions of score fields: each gives the residual that Eq. 7 weighs with w(t).
 
-One convention for all: lambda = `scale` as in e_null + lambda (e_y - e_null). Published numbers of the other
-convention, e_y + s (e_y - e_null), are lambda - 1; each docstring says what was converted.
+One convention for all: lambda = `scale` as in e_lambda = e_null + lambda (e_y - e_null). Published numbers of the other
+convention, e_y + s (e_y - e_null), are lambda - 1; each docstring says what was converted. Numbers after a name are
+the paper's on arXiv.
 """
 
 from asdkit.core.parts import preset
 from asdkit.core.ramps import Ramp
-from asdkit.discriminators.adapters import Embedding, LoRA
-from asdkit.discriminators.base import Adapter, Discriminator, Gamma, RealSamples
+from asdkit.discriminators.adapters import Embedding
+from asdkit.discriminators.base import Adapter, Gamma, RealSamples
+from asdkit.discriminators.discriminator import Discriminator
 from asdkit.discriminators.real_samples import SourceImage
 from asdkit.scores.fields import CFG, Field, Identity, Noise, Null, Prompt
 from asdkit.scores.gated import Above, Stages
@@ -29,22 +31,19 @@ def ASD(
     real_clip: float = 2.0,
     allow_unbounded: bool = False,
 ) -> Field:
-    """Adversarial score distillation: e_null + lambda (e_y - e_null) - e_phi, phi trained by Eq. 10 or, with real
-    samples, Eq. 9.
+    """Adversarial score distillation (2312.00739): e_lambda - e_phi, phi trained by Eq. 10, or 9 with real samples.
 
     Args:
         scale: the CFG scale lambda; 7.5 in the paper.
         gamma: weight of the discriminator's penalty; -0.5 in the paper's 3D experiments, -1 in its 2D ones.
-        adapter: where phi lives; a LoRA of rank 4 when left out.
+        adapter: where the discriminator's parameters phi live; a LoRA of rank 4 when left out.
         negative: a negative prompt in the place of the null condition.
         real: real samples, which make it Eq. 9.
         eta: weight of the penalty on real samples; 0.5 in the paper's general case.
         real_clip: a real sample whose error has grown to so many times the prior's own no longer counts.
         allow_unbounded: accept gamma <= -1, where Eq. 10 has no minimum.
     """
-    phi = Discriminator(
-        adapter or LoRA(), gamma, None, allow_unbounded, scale=scale, real=real, eta=eta, real_clip=real_clip
-    )
+    phi = Discriminator(adapter, gamma, None, allow_unbounded, scale, real, eta, real_clip)
     return CFG(scale=scale, negative=negative) - phi
 
 
@@ -63,35 +62,30 @@ def ReleasedASD(
     Args:
         scale: the CFG scale lambda; 7.5 in its settings.
         gamma: weight of the discriminator's penalty; -0.75 in its settings.
-        adapter: where phi lives; a LoRA of rank 4 when left out.
+        adapter: where the discriminator's parameters phi live; a LoRA of rank 4 when left out.
         negative: a negative prompt in the place of the null condition.
     """
-    phi = Discriminator(adapter or LoRA(), gamma, scale=scale, released=True)
-    return CFG(scale=scale, negative=negative) - phi
+    return CFG(scale=scale, negative=negative) - Discriminator(adapter, gamma, scale=scale, released=True)
 
 
 @preset
-def VSD(
-    scale: float | Ramp = 7.5,
-    adapter: Adapter | None = None,
-    negative: str | None = None,
-) -> Field:
-    """Variational score distillation (ProlificDreamer): ASD with gamma = 0.
+def VSD(scale: float | Ramp = 7.5, adapter: Adapter | None = None, negative: str | None = None) -> Field:
+    """Variational score distillation (ProlificDreamer, 2305.16213): e_lambda - e_phi, which is ASD with gamma = 0.
 
     Args:
-        scale: the CFG scale lambda; 7.5 in ProlificDreamer.
-        adapter: where phi lives; a LoRA of rank 4 when left out.
+        scale: the CFG scale lambda; 7.5 in the paper.
+        adapter: where the discriminator's parameters phi live; a LoRA of rank 4 when left out.
         negative: a negative prompt in the place of the null condition.
     """
-    return CFG(scale=scale, negative=negative) - Discriminator(adapter or LoRA(), 0.0, scale=scale)
+    return CFG(scale=scale, negative=negative) - Discriminator(adapter, 0.0, scale=scale)
 
 
 @preset
 def SDS(scale: float | Ramp = 100.0, negative: str | None = None) -> Field:
-    """Score distillation sampling (DreamFusion): e_null + lambda (e_y - e_null) - eps.
+    """Score distillation sampling (DreamFusion, 2209.14988): e_lambda - eps.
 
     Args:
-        scale: the CFG scale lambda; 100 in DreamFusion (threestudio's guidance_scale 100 is 101 here).
+        scale: the CFG scale lambda; 100 in the paper (threestudio's guidance_scale 100 is 101 here).
         negative: a negative prompt in the place of the null condition.
     """
     return CFG(scale=scale, negative=negative) - Noise()
@@ -99,22 +93,18 @@ def SDS(scale: float | Ramp = 100.0, negative: str | None = None) -> Field:
 
 @preset
 def SJC(scale: float | Ramp = 101.0, reduce_variance: bool = True) -> Field:
-    """Score Jacobian chaining: the score at a noised image, with or without the noise as a control variate.
+    """Score Jacobian chaining (2212.00774): e_lambda - eps, where eps is a control variate, or e_lambda alone.
 
     Args:
         scale: the CFG scale lambda (the published 100 is of the other convention).
-        reduce_variance: subtract eps, as the published default does; without it the residual is e_lambda alone.
+        reduce_variance: subtract eps, as the published default does.
     """
     return CFG(scale=scale) - Noise() if reduce_variance else CFG(scale=scale)
 
 
 @preset
-def CSD(
-    scale: float | Ramp = 1.0,
-    negative_scale: float | Ramp = 0.0,
-    negative: str = _UGLY,
-) -> Field:
-    """Classifier score distillation: a (e_y - e_null) + b (e_null - e_neg), the text's pull alone.
+def CSD(scale: float | Ramp = 1.0, negative_scale: float | Ramp = 0.0, negative: str = _UGLY) -> Field:
+    """Classifier score distillation (2310.19415): a (e_y - e_null) + b (e_null - e_neg), the text's pull alone.
 
     Args:
         scale: the coefficient a.
@@ -128,7 +118,7 @@ def CSD(
 
 @preset
 def NFSD(scale: float | Ramp = 7.5, negative: str = _UNREAL, t_from: float = 0.2) -> Field:
-    """Noise-free score distillation: e_lambda, less the negative prompt's prediction where there is much noise.
+    """Noise-free score distillation (2310.17590): e_lambda, less e_neg where t is large.
 
     Args:
         scale: the CFG scale lambda; 7.5 in the paper.
@@ -139,18 +129,14 @@ def NFSD(scale: float | Ramp = 7.5, negative: str = _UNREAL, t_from: float = 0.2
 
 
 @preset
-def Bridge(
-    source: str,
-    scale: float | Ramp = 100.0,
-    bridge_scale: float = 1.0,
-    at: int = 20000,
-) -> Field:
-    """Score bridge (SDS-Bridge): SDS first, then from what the image is, in words, to what it shall be.
+def Bridge(source: str, scale: float | Ramp = 100.0, bridge_scale: float = 1.0, at: int = 20000) -> Field:
+    """Score bridge (SDS-Bridge, 2406.09417): e_lambda - eps first, then b (e_y - e_source), from what the image is, in
+    words, to what it shall be.
 
     Args:
         source: words for what is wrong with the image so far, added to the prompt in the paper's recipes.
         scale: the CFG scale lambda of the first stage; 100 in 3D, 30 in 2D.
-        bridge_scale: factor of e_y - e_source in the second stage.
+        bridge_scale: the factor b of the second stage.
         at: the iteration at which the second stage begins; 20000 of 25000 in 3D.
     """
     return Stages(CFG(scale=scale) - Noise(), bridge_scale * (Prompt() - Prompt(source)), at)
@@ -158,7 +144,8 @@ def Bridge(
 
 @preset
 def ISM(scale: float | Ramp = 7.5, delta: float = 0.05, steps: int = 5) -> Field:
-    """Interval score matching (LucidDreamer): e_lambda(x_t) - e_null(x_s), where x0 is inverted to x_s, and x_s to x_t.
+    """Interval score matching (LucidDreamer, 2311.11284): e_lambda(x_t) - e_null(x_s), where x0 is inverted to x_s, and
+    x_s to x_t.
 
     Args:
         scale: the CFG scale lambda; 7.5 in the paper.
@@ -170,7 +157,7 @@ def ISM(scale: float | Ramp = 7.5, delta: float = 0.05, steps: int = 5) -> Field
 
 @preset
 def SDI(scale: float | Ramp = 7.5, inversion_scale: float = -7.5, steps: int = 10) -> Field:
-    """Score distillation via inversion: SDS with the noise that DDIM inversion finds for the image.
+    """Score distillation via inversion (2405.15891): e_lambda - eps with the eps that DDIM inversion of x0 finds.
 
     Args:
         scale: the CFG scale lambda; 7.5 (with the published config's Perp-Neg, whose convention is this one).
@@ -182,9 +169,8 @@ def SDI(scale: float | Ramp = 7.5, inversion_scale: float = -7.5, steps: int = 1
 
 @preset
 def AsynchronousSD(scale: float | Ramp = 7.5, ratio: float = 0.1, t_min: float = 0.02) -> Field:
-    """Asynchronous score distillation (ScaleDreamer, not the paper's ASD): the prior a little later stands for e_phi.
-
-    It is the discriminator that needs no training, which the paper's limitations ask for.
+    """Asynchronous score distillation (ScaleDreamer, 2407.02040): e_lambda(x_t) - e_y(x_t+), the prior at a little more
+    noise, which is the discriminator without training that the paper's limitations ask for.
 
     Args:
         scale: the CFG scale lambda, above 1; 7.5 in the paper.
@@ -196,19 +182,18 @@ def AsynchronousSD(scale: float | Ramp = 7.5, ratio: float = 0.1, t_min: float =
 
 @preset
 def LODS(scale: float | Ramp = 40.0, adapter: Adapter | None = None) -> Field:
-    """Learned null embedding (LODS): SDS whose null condition is trained on what the generator shows.
+    """Learned null condition (LODS, 2312.04820): SDS whose e_null is trained on what the generator shows.
 
     Args:
         scale: the CFG scale lambda.
         adapter: where the null condition lives; an Embedding when left out.
     """
-    null = Discriminator(adapter or Embedding(), 0.0, text="", scale=scale)
-    return CFG(scale=scale, null=null) - Noise()
+    return CFG(scale=scale, null=Discriminator(adapter or Embedding(), 0.0, text="", scale=scale)) - Noise()
 
 
 @preset
 def DDS(scale: float | Ramp = 7.5) -> Field:
-    """Delta denoising score: SDS of the prompt, less SDS of the source's words on the source image; the noise cancels.
+    """Delta denoising score (2304.07090): e_lambda_y(x) - e_lambda_z(x_source), z the source's words; eps cancels.
 
     Args:
         scale: the CFG scale lambda of both; 7.5 in the paper.
@@ -218,13 +203,13 @@ def DDS(scale: float | Ramp = 7.5) -> Field:
 
 @preset
 def PDS(scale: float | Ramp = 7.5, pull: float | Ramp = 0.1) -> Field:
-    """DDS with a pull back to the source image, which is what posterior distillation adds to it.
+    """Posterior distillation (2311.13831): DDS + pull (x0 - x0_source).
 
     Args:
         scale: the CFG scale lambda; the published 2D value is 100, with a pull that its stride happens to give.
-        pull: weight of x0 - x0_source.
+        pull: weight of the pull back to the source image.
     """
-    return CFG(scale=scale) - OnSource(CFG(scale=scale, of_source=True)) + pull * Identity()
+    return DDS(scale) + pull * Identity()
 
 
 @preset
@@ -238,10 +223,10 @@ def ASDEdit(
     allow_unbounded: bool = True,
     pull: float | Ramp = 0.0,
 ) -> Field:
-    """Editing by adversarial score distillation, Eq. 11: [e_lambda_y - e_phi](x) - [e_lambda_z - e_psi](x_source).
+    """Editing by ASD, Eq. 11: [e_lambda_y - e_phi](x) - [e_lambda_z - e_psi](x_source).
 
-    phi learns by Eq. 10 what the image shows; psi, which speaks for the source's words z, by Eq. 9 with the source
-    image as its one real sample x^r and the image as its fake.
+    phi learns by Eq. 10 what the image shows; psi, of the source's words z, by Eq. 9 with the source image as its one
+    real sample and the image as its fake.
 
     Args:
         scale: the CFG scale lambda; 7.5 in the paper.
@@ -253,10 +238,8 @@ def ASDEdit(
         allow_unbounded: accept the paper's gamma = -1, where Eq. 10 has no minimum.
         pull: weight of x0 - x0_source, a pull back to the source image; none in the paper.
     """
-    phi = Discriminator(adapter or LoRA(), gamma, None, allow_unbounded, scale=scale)
-    psi = Discriminator(
-        source_adapter or LoRA(), source_gamma, scale=scale, real=SourceImage(), eta=source_eta, of_source=True
-    )
+    phi = Discriminator(adapter, gamma, None, allow_unbounded, scale)
+    psi = Discriminator(source_adapter, source_gamma, None, False, scale, SourceImage(), source_eta, of_source=True)
     return (CFG(scale=scale) - phi) - OnSource(CFG(scale=scale, of_source=True) - psi) + pull * Identity()
 
 
@@ -269,11 +252,10 @@ def DeltaASD(
     allow_unbounded: bool = False,
     pull: float | Ramp = 0.0,
 ) -> Field:
-    """ASD of the prompt on the image, less ASD of the source's words on the source image: Eq. 11 with both
-    discriminators trained by Eq. 10, each on its own image.
+    """Eq. 11 with both discriminators trained by Eq. 10, each on its own image; not in the paper.
 
-    Not in the paper. It is zero at the start wherever the prompts agree, and at both optima it is DDS at the scale
-    lambda_eff: of a single image e_phi* = (eps + gamma e_y) / (1 + gamma), and the noise cancels.
+    It is zero at the start wherever the prompts agree, and at both optima it is DDS at the scale lambda_eff: of a
+    single image e_phi* = (eps + gamma e_y) / (1 + gamma), and the noise cancels.
 
     Args:
         scale: the CFG scale lambda.
@@ -283,10 +265,8 @@ def DeltaASD(
         allow_unbounded: accept gamma <= -1, where Eq. 10 has no minimum.
         pull: weight of x0 - x0_source, a pull back to the source image.
     """
-    phi = Discriminator(adapter or LoRA(), gamma, None, allow_unbounded, scale=scale)
-    psi = Discriminator(
-        source_adapter or LoRA(), gamma, None, allow_unbounded, scale=scale, of_source=True, learns_source=True
-    )
+    phi = Discriminator(adapter, gamma, None, allow_unbounded, scale)
+    psi = Discriminator(source_adapter, gamma, None, allow_unbounded, scale, of_source=True, learns_source=True)
     return (CFG(scale=scale) - phi) - OnSource(CFG(scale=scale, of_source=True) - psi) + pull * Identity()
 
 
@@ -298,10 +278,10 @@ def RewardSDS(
     temperature: float = 0.1,
     judged_scale: float = 7.5,
 ) -> Field:
-    """SDS whose noises are weighted by how a scorer likes what each denoises to.
+    """SDS whose noises are weighted by how a scorer likes what each denoises to (2503.09601).
 
     Args:
-        scorer: what judges pictures, e.g. asdkit.toybox.clip.CLIPScorer.
+        scorer: what judges pictures, e.g. asdkit.CLIPScorer.
         scale: the CFG scale lambda.
         draws: noises for each image; 4 to 8 in the paper.
         temperature: of the softmax over the scores.

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.core.randomness import generator_for
-from asdkit.discriminators.base import Discriminator
+from asdkit.discriminators.discriminator import Discriminator
 from asdkit.distillation import Distillation
 from asdkit.formats.pictures import save_grid
 from asdkit.rendering.cameras import Views

@@ -71,7 +71,7 @@ def test_the_gan_heads_field_is_the_gradient_of_its_loss(outside: Path, tiny_fol
 
     prior = Pretrained(str(tiny_folder))
     prior.setup()
-    phi = gan_head.Discriminator(gan_head.LoRA(), 0.0, "a red cube")
+    phi = gan_head.Discriminator(None, 0.0, "a red cube")
     head = gan_head.GANHead(phi, SourceImage())
     head.setup(prior)
     prior.double(), head.double(), phi.double()

@@ -9,7 +9,7 @@ import torch
 from asdkit.core.parts import Part, preset
 from asdkit.core.ramps import Ramp
 from asdkit.discriminators.adapters import LoRA
-from asdkit.discriminators.base import Discriminator
+from asdkit.discriminators.discriminator import Discriminator
 from asdkit.distillation import Distillation
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.shap_e import ShapE

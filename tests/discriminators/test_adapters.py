@@ -9,7 +9,7 @@ from support.exact import exact_prior, randn, ready
 from torch import Tensor
 
 from asdkit.discriminators.adapters import Embedding, LoRA, UNetCopy, _Attached
-from asdkit.discriminators.base import Discriminator
+from asdkit.discriminators.discriminator import Discriminator
 from asdkit.lab import Affine, FiniteSetPrior, GaussianPrior, gaussian_eps
 from asdkit.methods import LODS, SDS
 from asdkit.priors.pretrained import Pretrained

@@ -8,7 +8,8 @@ from support.exact import B, bent, close, draw, e, e_phi, exact_prior, randn, re
 from torch import Tensor
 
 from asdkit.core.ramps import Ramp
-from asdkit.discriminators.base import Discriminator, Gamma
+from asdkit.discriminators.base import Gamma
+from asdkit.discriminators.discriminator import Discriminator
 from asdkit.discriminators.gammas import Alpha2, SaturationControl, TargetScale
 from asdkit.lab import FiniteSetPrior, GaussianPrior
 from asdkit.methods import ASD, LODS, VSD, ASDEdit

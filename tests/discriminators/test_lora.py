@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from asdkit.discriminators.adapters import LoRA
-from asdkit.discriminators.base import Discriminator
+from asdkit.discriminators.discriminator import Discriminator
 from asdkit.distillation import Distillation
 from asdkit.generators.gaussians import Gaussians
 from asdkit.methods import ASD

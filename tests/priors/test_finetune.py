@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.discriminators.adapters import LoRA
-from asdkit.discriminators.base import Discriminator
+from asdkit.discriminators.discriminator import Discriminator
 from asdkit.priors.hub import finetune_file
 from asdkit.priors.pretrained import Pretrained
 from asdkit.scores.conditions import Condition

@@ -13,7 +13,7 @@ from transformers import CLIPTextModel
 
 from asdkit.commands.main import main
 from asdkit.discriminators.adapters import LoRA
-from asdkit.discriminators.base import Discriminator
+from asdkit.discriminators.discriminator import Discriminator
 from asdkit.distillation import Distillation
 from asdkit.generators.images import Latents
 from asdkit.lab import GaussianPrior

@@ -9,7 +9,8 @@ from support.exact import B, bent, close, draw, e, e_phi, exact_prior, randn, re
 from torch import Tensor
 
 from asdkit.core.ramps import Ramp
-from asdkit.discriminators.base import Discriminator, RealSamples
+from asdkit.discriminators.base import RealSamples
+from asdkit.discriminators.discriminator import Discriminator
 from asdkit.discriminators.real_samples import ImageFolder, PriorSamples, SourceImage
 from asdkit.lab import Affine, GaussianPrior
 from asdkit.methods import ASD

@@ -9,7 +9,7 @@ import torch
 from support.gaussian_world import MU, SPREAD, WEIGHTINGS, descend, draw, ready
 from torch import Tensor
 
-from asdkit.discriminators.base import Discriminator
+from asdkit.discriminators.discriminator import Discriminator
 from asdkit.lab import Affine, FiniteSetPrior, GaussianPrior, GaussianScore, ParticleScore, finite_set_eps, gaussian_eps
 from asdkit.methods import ASD, SDS, VSD
 from asdkit.rendering.cameras import ring

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from asdkit.discriminators.base import Discriminator
+from asdkit.discriminators.discriminator import Discriminator
 from asdkit.lab import Affine
 from asdkit.methods import ASD
 from asdkit.scores.equations import discriminator_loss, effective_scale, inject, saturation, weight

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from asdkit.core.ramps import Ramp
-from asdkit.discriminators.base import Discriminator
+from asdkit.discriminators.discriminator import Discriminator
 from asdkit.lab import Affine, GaussianPrior, GaussianScore, ParticleScore
 from asdkit.methods import ASD, SDS, VSD
 from asdkit.rendering.cameras import ring

@@ -6,7 +6,7 @@ from support.exact import LEVELS, B, bent, cfg, close, draw, e, e_phi, exact_pri
 from torch import Tensor, nn
 
 from asdkit.core.ramps import Ramp
-from asdkit.discriminators.base import Discriminator
+from asdkit.discriminators.discriminator import Discriminator
 from asdkit.lab import GaussianPrior
 from asdkit.rendering.cameras import ring
 from asdkit.scores.conditions import NULL, Condition

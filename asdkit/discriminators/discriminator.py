@@ -1,0 +1,161 @@
+"""The discriminator: the score field that learns. It supplies e_phi and trains phi by Eq. 10 or Eq. 9."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from asdkit.core.ramps import Ramp, ends, value_at
+from asdkit.discriminators.adapters import LoRA
+from asdkit.discriminators.base import Adapter, Gamma, RealSamples
+from asdkit.scores.conditions import Condition
+from asdkit.scores.equations import discriminator_loss, effective_scale, real_loss, released_loss
+from asdkit.scores.fields import Field, bound_text
+from asdkit.scores.perp_neg import PerpNeg
+from asdkit.scores.prior import Noised, Prior
+
+
+class Discriminator(Field):
+    """e_phi: the prior's network with an adapter, trained on what the generator shows.
+
+    Loss (Eq. 10): ||e_phi - eps||^2 + gamma ||e_y - e_phi||^2. At its optimum ASD is VSD at the CFG scale
+    lambda_eff = 1 + (1 + gamma)(lambda - 1). With real samples x_r (Eq. 9) it also has
+    - ||e_phi(x_r) - eps||^2 + eta ||e_y(x_r) - e_phi(x_r)||^2, of which the first term has no lower bound: a sample
+    whose error has grown to `real_clip` times the prior's own no longer counts.
+
+    Args:
+        adapter: where phi lives; a LoRA of rank 4 when None.
+        gamma: weight of the penalty on fake samples; the paper's 3D value is -0.5, 0 gives VSD. Must be above -1: at or
+            below -1 the loss has no minimum.
+        text: the prompt y that e_phi starts from; the run's own when None.
+        allow_unbounded: accept gamma <= -1 (the paper's 2D experiments use -1; only the learning rate holds phi).
+        scale: the CFG scale lambda of the expression that this is part of; lambda_eff is logged from it.
+        real: real samples for Eq. 9; None for Eq. 10.
+        eta: weight of the penalty on real samples, within [0, 1]; 0.5 in the paper's general case, 0 for editing.
+        real_clip: see above, > 1.
+        of_source: when `text` is None, take the words for the source image instead of the run's prompt.
+        learns_source: its fake samples are the source image, not what the generator shows.
+        released: learn by the loss of the paper's released code in the place of Eq. 10.
+
+    Raises:
+        ValueError: gamma <= -1 without `allow_unbounded`, or eta or real_clip out of range.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter | None = None,
+        gamma: float | Ramp | Gamma = -0.5,
+        text: str | None = None,
+        allow_unbounded: bool = False,
+        scale: float | Ramp = 7.5,
+        real: RealSamples | None = None,
+        eta: float | Ramp = 0.5,
+        real_clip: float = 2.0,
+        of_source: bool = False,
+        learns_source: bool = False,
+        released: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(gamma, Gamma) and min(ends(gamma)) <= -1 and not allow_unbounded:
+            raise ValueError(
+                f"gamma must be above -1, where Eq. 10 has a minimum; got {min(ends(gamma))}. "
+                "Set allow_unbounded to true if you mean it."
+            )
+        if min(ends(eta)) < 0 or max(ends(eta)) > 1 or real_clip <= 1:
+            given = " to ".join(str(end) for end in dict.fromkeys(ends(eta)))
+            raise ValueError(f"eta must lie in [0, 1] and real_clip above 1; got {given} and {real_clip}.")
+        self.adapter, self.gamma, self.scale, self.text = adapter or LoRA(), gamma, scale, text
+        self.real, self.eta, self.real_clip, self.of_source = real, eta, real_clip, of_source
+        self.learns_source, self.released = learns_source, released
+
+    def bind(self, prompt: str, source: str | None = None, perp_neg: PerpNeg | None = None) -> None:
+        self.text = bound_text(self.text, prompt, source, self.of_source)
+
+    def setup(self, prior: Prior) -> None:
+        for model in (prior, self.adapter.model(prior)):
+            model.setup()
+            model.prepare(self.conditions())
+        self.adapter.setup(prior)
+        if isinstance(self.gamma, Gamma):
+            self.gamma.setup(prior, self.condition())
+
+    def conditions(self) -> list[Condition]:
+        return [self.condition()]
+
+    def needs(self, x: Noised) -> list[Condition]:
+        return []
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        return x.predict(self.condition(), self.adapter)
+
+    def gamma_at(self, x: Noised) -> float | Float[Tensor, "B 1 1 1"]:
+        """gamma at a draw."""
+        if isinstance(self.gamma, Gamma):
+            return self.gamma(x, value_at(self.scale, x.step))
+        return value_at(self.gamma, x.step)
+
+    def loss(self, x: Noised) -> Float[Tensor, ""]:
+        """Eq. 10, or Eq. 9 where there are real samples, at one draw; gradients reach the adapter alone."""
+        x = self._fake(x)
+        if isinstance(self.gamma, Gamma):
+            self.gamma.observe(x)
+        gamma, e_phi = self.gamma_at(x), self(x)
+        e_y = e_phi.detach() if isinstance(gamma, float | int) and gamma == 0 else x.predict(self.condition())
+        if self.released:
+            loss = released_loss(e_phi, x.eps, e_y, gamma, x.alpha)
+        else:
+            loss = discriminator_loss(e_phi, x.eps, e_y, gamma)
+        if self.real is None:
+            return loss
+        real = self.real_draw(x)
+        e_y = real.predict(self.condition())
+        return loss + real_loss(self(real), real.eps, e_y, value_at(self.eta, x.step), self.real_clip)[0]
+
+    def _fake(self, x: Noised) -> Noised:
+        return x.on_source() if self.learns_source else x
+
+    def real_draw(self, x: Noised) -> Noised:
+        """Real samples at x's t and eps."""
+        return x.derived(self, lambda: self.real.draw(x, self.condition()))
+
+    def forget(self, x: Noised) -> None:
+        x.forget(self.adapter)
+
+    def diagnostics(self, x: Noised, ask: bool = True) -> dict[str, float]:
+        """What to log.
+
+        `gap` is ||e_phi - eps||^2 - ||e_y - eps||^2 per value (the discriminator's estimate of a log-density ratio),
+        `distance` is ||e_phi - e_y||^2 per value, `rho` the ratio ||e_phi - e_y|| / ||e_phi - eps||, and `lambda_eff`
+        the CFG scale that VSD would have at this gamma's optimum. Of Eq. 9, `real_clipped` is the share of the real
+        samples that no longer count.
+        """
+        x = self._fake(x)
+        if not (ask or self._known(x)):
+            return {}
+        with torch.no_grad():
+            e_phi, e_y = self(x).detach(), x.predict(self.condition())
+            fake, text = (e_phi - x.eps).square().mean(), (e_y - x.eps).square().mean()
+            distance = (e_phi - e_y).square().mean()
+            gamma = float(torch.as_tensor(self.gamma_at(x)).mean())
+            found = {
+                "gap": (fake - text).item(),
+                "distance": distance.item(),
+                "rho": (distance / fake).sqrt().item(),
+                "gamma": gamma,
+                "lambda_eff": effective_scale(value_at(self.scale, x.step), gamma),
+            }
+            if self.real is not None and (ask or self._known(self.real_draw(x))):
+                real = self.real_draw(x)
+                e_y = real.predict(self.condition())
+                found["real_clipped"] = real_loss(self(real), real.eps, e_y, 0.0, self.real_clip)[1].item()
+            return found
+
+    def _known(self, x: Noised) -> bool:
+        return x.knows(self.condition()) and x.knows(self.condition(), self.adapter)
+
+    def condition(self) -> Condition:
+        """What e_phi is conditioned on: the prompt y."""
+        if self.text is None:
+            raise ValueError(
+                "The discriminator has no text; give it one, or bind the run's prompt with field.bind(prompt)."
+            )
+        return Condition(self.text, view_dependent=bool(self.text))
