@@ -134,7 +134,7 @@ class Cameras(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """The novel views, in one batch."""
-        return DataLoader([self.novel_views()], batch_size=None)
+        return DataLoader([Batch(self.novel_views())], batch_size=None)
 
     def test_dataloader(self) -> DataLoader:
         """The novel views, in one batch."""
@@ -143,7 +143,7 @@ class Cameras(pl.LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         """An orbit, one frame at a time."""
         frames = self.ring(self.orbit_views)
-        return DataLoader([frames[i : i + 1] for i in range(len(frames))], batch_size=None)
+        return DataLoader([Batch(frames[i : i + 1]) for i in range(len(frames))], batch_size=None)
 
 
 class Canvas(pl.LightningDataModule):
@@ -178,19 +178,19 @@ class Canvas(pl.LightningDataModule):
         """Nor do metrics."""
 
     def train_dataloader(self) -> DataLoader:
-        """The same shot for ever."""
+        """The same batch for ever."""
         return DataLoader(_Forever(Batch(None, self.source)), batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
-        """The shot, once."""
+        """The batch, once."""
         return DataLoader([Batch(None, self.source)], batch_size=None)
 
     def test_dataloader(self) -> DataLoader:
-        """The shot, once."""
+        """The batch, once."""
         return self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader:
-        """The shot, once."""
+        """The batch, once."""
         return self.val_dataloader()
 
 
@@ -211,14 +211,14 @@ class _Steps(IterableDataset):
     def __init__(self, cameras: Cameras) -> None:
         self.cameras, self.first = cameras, cameras.trainer.global_step
 
-    def __iter__(self) -> Iterator[Views | Batch]:
+    def __iter__(self) -> Iterator[Batch]:
         module, rank = self.cameras.trainer.lightning_module, self.cameras.trainer.global_rank
         for step in count(self.first):
             views = self.cameras.sample(generator_for(module.seed, step, "views", rank), step)
-            yield views if self.cameras.asset is None else self.shot(views, step)
+            yield Batch(views) if self.cameras.asset is None else self.with_asset(views, step)
 
     @torch.no_grad()
-    def shot(self, views: Views, step: int) -> Batch:
+    def with_asset(self, views: Views, step: int) -> Batch:
         """The cameras, and what they see of the asset before the step's backdrop."""
         module, asset = self.cameras.trainer.lightning_module, self.cameras.asset
         views = views.to(module.device)

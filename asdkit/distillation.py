@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from asdkit.core.parts import Part, require
-from asdkit.core.randomness import generator_for, to_device
+from asdkit.core.randomness import Rows, generator_for, normal, to_device
 from asdkit.core.trust import refusal, trusting
 from asdkit.discriminators.base import Adapter
 from asdkit.generators.base import Generator, Render
@@ -164,13 +164,13 @@ class Distillation(Part, pl.LightningModule):
 
     # ------------------------------------------------------------------------------------------------ the step
 
-    def training_step(self, batch: Views | Batch, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         with ExitStack() as stack:
             for prior in self.priors:
                 stack.enter_context(prior.in_step())
-            return self._step(batch if isinstance(batch, Batch) else Batch(batch), self.global_step)
+            return self._step(batch, self.global_step)
 
-    def _step(self, shot: Batch, step: int) -> dict[str, Tensor]:
+    def _step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         self._reports = (step + 1) % self.trainer.log_every_n_steps == 0
         optimizers = self.optimizers()
         pulling, *learning = optimizers if isinstance(optimizers, list) else [optimizers]
@@ -179,10 +179,10 @@ class Distillation(Part, pl.LightningModule):
             optimizer.zero_grad(set_to_none=True)
 
         # Generator, Eq. 7, and discriminator, Eq. 10 or Eq. 9, on the same draws; the gradients of all parts add up.
-        parts = shot.split(self.chunk)
+        parts = batch.split(self.chunk)
         draws, sizes, losses = [], [], []
-        for rows, part in parts:
-            x, residual, render = self._pull(part, step, rows, keep_graph=bool(learning) and self.share_noise)
+        for part in parts:
+            x, residual, render = self._pull(part, step, keep_graph=bool(learning) and self.share_noise)
             draws.append(x)
             sizes.append(residual.flatten(1).norm(dim=1).mean())
             if learning and self.share_noise:
@@ -196,10 +196,7 @@ class Distillation(Part, pl.LightningModule):
                 learning[0].zero_grad(set_to_none=True)
                 for x in draws:
                     self.guidance.forget(x)
-                losses = [
-                    self._learn(self._again(x, part, step, k, rows))
-                    for x, (rows, part) in zip(draws, parts, strict=True)
-                ]
+                losses = [self._learn(self._again(x, part, step, k)) for x, part in zip(draws, parts, strict=True)]
             norms["discriminator_grad_norm"] = self._descend(learning[0], len(parts), counts=False)
 
         logs = {"residual_norm": torch.stack(sizes).mean()}
@@ -210,16 +207,14 @@ class Distillation(Part, pl.LightningModule):
             self.log_dict(norms | facts)
         return {"x0": torch.cat([x.x0 for x in draws])} | logs | {"t": torch.cat([x.t for x in draws])}
 
-    def _pull(
-        self, part: Batch, step: int, rows: slice, keep_graph: bool
-    ) -> tuple[Noised, Float[Tensor, "B C h w"], Render | None]:
+    def _pull(self, part: Batch, step: int, keep_graph: bool) -> tuple[Noised, Float[Tensor, "B C h w"], Render | None]:
         """Backward of Eq. 7: x0 is pulled along w(t) (residual of the guidance), which is a constant.
 
         The gradient goes from x0 to the image first, so that the prior's part of the graph is gone when the generator's
         own begins.
         """
         x0, render = self.generator.encoded(self.prior, part.views, self.backdrop(step), self.rerender)
-        x = self.draw(x0, part, step, "noise", rows)
+        x = self.draw(x0, part, step, "noise")
         residual = self.residual(x, keep_graph)
         with record_function("asdkit.backward"):
             loss = inject(x0, residual)
@@ -236,9 +231,9 @@ class Distillation(Part, pl.LightningModule):
             self._backward(loss)
         return loss.detach()
 
-    def _again(self, x: Noised, part: Batch, step: int, k: int, rows: slice) -> Noised:
+    def _again(self, x: Noised, part: Batch, step: int, k: int) -> Noised:
         """What the discriminator learns on in its k-th step."""
-        return x if self.share_noise else self.draw(x.x0, part, step, f"discriminator noise {k}", rows)
+        return x if self.share_noise else self.draw(x.x0, part, step, f"discriminator noise {k}")
 
     def backdrop(self, step: int) -> Float[Tensor, " 3"] | None:
         """The colour behind the object in this step; None for the generator's own background."""
@@ -249,36 +244,30 @@ class Distillation(Part, pl.LightningModule):
         level = 0.5 + 0.5 * grey if plain < self.random_background else self.background
         return torch.full((3,), level, device=self.device)
 
-    def draw(
-        self, x0: Float[Tensor, "B C h w"], shot: Batch, step: int, purpose: str, rows: slice = slice(0, None)
-    ) -> Noised:
-        """One noisy draw of x0, which depends on (seed, rank, step, purpose) alone.
+    def draw(self, x0: Float[Tensor, "B C h w"], batch: Batch, step: int, purpose: str) -> Noised:
+        """One noisy draw of x0, which depends on (seed, rank, step, purpose) alone, however the step is split.
 
         Args:
             x0: the samples.
-            shot: their cameras and source.
+            batch: their cameras and source, and which samples of the step they are.
             step: the iteration.
             purpose: what the draw is for.
-            rows: which rows of the step's numbers these samples take; numbers are drawn for `rows.step` samples, those
-                of the whole step, where there are more of them.
         """
-        total = rows.step or len(x0)
+        rows = batch.rows or Rows(0, len(x0), len(x0))
         random = generator_for(self.seed, step, purpose, self.global_rank)
-        t = self.timesteps.draw(total, step, len(self.prior.schedule), random)
-        eps = torch.randn((total, *x0.shape[1:]), generator=random)
+        t = rows.of(self.timesteps.draw(rows.total, step, len(self.prior.schedule), random))
+        eps = to_device(normal(rows, x0.shape[1:], random), self.device)
         if rows.start:
             random = generator_for(self.seed, step, f"{purpose}, from {rows.start} on", self.global_rank)
-        mine = slice(rows.start, rows.stop)
-        eps = to_device(eps[mine], self.device)
-        return self.prior.draw(x0, t[mine], eps, shot.views, step=step, source=self._source(shot, x0), random=random)
+        return self.prior.draw(x0, t, eps, batch.views, step=step, source=self._source(batch, x0), random=random)
 
-    def _source(self, shot: Batch, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"] | None:
+    def _source(self, batch: Batch, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"] | None:
         """x0 of the source image; of a single image without cameras it is encoded once."""
-        if shot.source is None:
+        if batch.source is None:
             return None
-        if shot.views is not None or self._encoded_source is None:
+        if batch.views is not None or self._encoded_source is None:
             with torch.no_grad():
-                self._encoded_source = self.prior.encode(shot.source)
+                self._encoded_source = self.prior.encode(batch.source)
         return self._encoded_source.expand_as(x0)
 
     def residual(self, x: Noised, keep_graph: bool = False) -> Float[Tensor, "B C h w"]:
@@ -318,9 +307,9 @@ class Distillation(Part, pl.LightningModule):
             self.clip_gradients(optimizer, self.discriminator_clip, "norm")
 
     @torch.no_grad()
-    def _diagnostics(self, x: Noised, shot: Batch, render: Render | None) -> dict[str, float]:
+    def _diagnostics(self, x: Noised, batch: Batch, render: Render | None) -> dict[str, float]:
         """Numbers about the samples, and about the fields that learn; the network is not asked anything for them."""
-        image = (render or self.show(shot.views)).image
+        image = (render or self.show(batch.views)).image
         facts = {"saturation": saturation(image).mean(), "x0_std": x.x0.flatten(1).std(1).mean()}
         return {name: float(value) for name, value in facts.items()} | self.guidance.diagnostics(x, ask=False)
 
@@ -330,14 +319,10 @@ class Distillation(Part, pl.LightningModule):
         """The generator's views on the plain background, which metrics and pictures are made of."""
         return self.generator.render(views, torch.full((3,), self.background, device=self.device))
 
-    def validation_step(self, batch: Views | Batch, batch_idx: int) -> Render:
-        return self.show(batch.views if isinstance(batch, Batch) else batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Render:
+        return self.show(batch.views)
 
-    def test_step(self, batch: Views | Batch, batch_idx: int) -> Render:
-        return self.show(batch.views if isinstance(batch, Batch) else batch)
-
-    def predict_step(self, batch: Views | Batch, batch_idx: int) -> Render:
-        return self.show(batch.views if isinstance(batch, Batch) else batch)
+    test_step = predict_step = validation_step
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 

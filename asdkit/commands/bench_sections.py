@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from asdkit.distillation import Distillation
-from asdkit.rendering.cameras import Batch, Views
 
 NEVER = 10**12
 OTHER = "other"
@@ -57,7 +56,7 @@ class Plain:
             for _ in range(count):
                 stand_in.global_step = self.step
                 with context():
-                    self.module.training_step(_moved(next(self.batches), self.module.device), self.step)
+                    self.module.training_step(next(self.batches).to(self.module.device), self.step)
                 self.step += 1
 
     @contextmanager
@@ -82,12 +81,6 @@ class Plain:
             yield stand_in
         for hook in hooks:
             hook.remove()
-
-
-def _moved(batch: Views | Batch, device: torch.device) -> Views | Batch:
-    if isinstance(batch, Batch):
-        return Batch(*(None if item is None else item.to(device) for item in batch))
-    return batch.to(device)
 
 
 # ------------------------------------------------------------------------------------------------ as the paper has it

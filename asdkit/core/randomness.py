@@ -1,9 +1,29 @@
 """Stateless randomness: a draw depends on (seed, rank, step, purpose) alone, so that resuming is exact."""
 
 import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Rows(NamedTuple):
+    """Which of a step's samples a part of it holds, so that its draws are those of the whole step.
+
+    Args:
+        start: the first sample.
+        stop: one past the last.
+        total: how many samples the whole step has.
+    """
+
+    start: int
+    stop: int
+    total: int
+
+    def of(self, values: Tensor) -> Tensor:
+        """The part's rows of what was drawn for all `total` samples."""
+        return values[self.start : self.stop]
 
 
 def generator_for(seed: int, step: int, purpose: str, rank: int = 0) -> torch.Generator:
@@ -17,6 +37,17 @@ def generator_for(seed: int, step: int, purpose: str, rank: int = 0) -> torch.Ge
     """
     digest = hashlib.blake2b(f"{seed}/{rank}/{step}/{purpose}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def normal(rows: Rows, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Standard normal numbers for some samples of a step, the same however the step is split into parts.
+
+    Args:
+        rows: which samples.
+        shape: of one sample.
+        generator: where the numbers of all `rows.total` samples come from.
+    """
+    return rows.of(torch.randn((rows.total, *shape), generator=generator))
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

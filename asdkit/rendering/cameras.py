@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.core.randomness import to_device
+from asdkit.core.randomness import Rows, to_device
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,25 @@ def joined(batches: "list[Views]") -> Views:
 
 
 class Batch(NamedTuple):
-    """What a step looks at, where it is not cameras alone.
+    """What a step looks at: every DataModule yields these.
 
     Shapes:
         views: B cameras, or None for images that have none.
         source: the source image in [0,1] [1 or B,3,H,W], for methods that compare with one.
+        rows: which samples of the step these are; None for all of them.
     """
 
     views: Views | None = None
     source: Float[Tensor, "B 3 H W"] | None = None
+    rows: Rows | None = None
 
-    def split(self, count: int) -> "list[tuple[slice, Batch]]":
-        """Parts of `count` cameras each, and which rows of the whole they are: slices whose step is the whole's length.
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same with its tensors on `device`."""
+        source = None if self.source is None else to_device(self.source, torch.device(device))
+        return self._replace(views=self.views and self.views.to(device), source=source)
+
+    def split(self, count: int) -> "list[Batch]":
+        """Parts of `count` cameras each.
 
         Args:
             count: a divisor of the number of cameras; 0 for one part. Without cameras there is one part.
@@ -90,21 +97,15 @@ class Batch(NamedTuple):
             ValueError: `count` is no divisor.
         """
         if self.views is None or not count or count >= len(self.views):
-            return [(slice(0, None), self)]
-        total = len(self.views)
+            return [self]
+        total, parts = len(self.views), []
         if total % count:
             raise ValueError(f"chunk must divide the number of views per step, {total}; got {count}.")
-        found = []
         for start in range(0, total, count):
-            rows = slice(start, start + count)
-            several = self.source is not None and len(self.source) == total
-            found.append(
-                (
-                    slice(start, start + count, total),
-                    Batch(self.views[rows], self.source[rows] if several else self.source),
-                )
-            )
-        return found
+            rows = Rows(start, start + count, total)
+            each = self.source is not None and len(self.source) == total
+            parts.append(Batch(self.views[start : rows.stop], rows.of(self.source) if each else self.source, rows))
+        return parts
 
 
 def orbit(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from asdkit.core.errors import Diverged, Interrupted
-from asdkit.rendering.cameras import Batch, Views
+from asdkit.rendering.cameras import Batch
 from asdkit.run.signals import Signals
 
 
@@ -136,9 +136,9 @@ def _told(launcher: Any) -> None:
 
 def _where(t: Tensor | None, batch: Any) -> str:
     """The samples of a step, in words."""
-    views = batch.views if isinstance(batch, Batch) else batch
     words = f", t {', '.join(map(str, t.flatten().tolist()))}" if isinstance(t, Tensor) else ""
-    if isinstance(views, Views):
+    if isinstance(batch, Batch) and batch.views is not None:  # other modules than Distillation have other batches
+        views = batch.views
         angles = zip(views.azimuth.rad2deg().tolist(), views.elevation.rad2deg().tolist(), strict=True)
         words += f", azimuth/elevation {', '.join(f'{a:.0f}/{e:.0f}' for a, e in angles)} degrees"
     return words

@@ -23,7 +23,7 @@ class Judge(pl.Callback, ABC):
 
     def __init__(self) -> None:
         self.results: dict[str, float] = {}
-        self._seen: list[tuple[Views | Batch, Render]] = []
+        self._seen: list[tuple[Batch, Render]] = []
         self._measured_at = -1
 
     @abstractmethod
@@ -70,8 +70,7 @@ class Judge(pl.Callback, ABC):
         if not seen or not self._judgeable(trainer, module):
             return
         batch, render = seen[0]
-        views = batch.views if isinstance(batch, Batch) else batch
-        self._keep(trainer, self.measure(module, trainer.datamodule, views, render))
+        self._keep(trainer, self.measure(module, trainer.datamodule, batch.views, render))
         module.log_dict(self.results, rank_zero_only=True)
         if trainer.state.fn != "fit" and trainer.is_global_zero:
             self._show(trainer, module, stage)

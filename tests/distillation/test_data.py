@@ -24,10 +24,10 @@ def draws(cameras: Cameras, count: int) -> Views:
     return [cameras.sample(generator_for(0, step, "views")) for step in range(count)]
 
 
-def loader(cameras: Cameras, step: int, rank: int = 0, seed: int = 3) -> Views:
+def first_views(cameras: Cameras, step: int, rank: int = 0, seed: int = 3) -> Views:
     module = SimpleNamespace(seed=seed)
     cameras.trainer = SimpleNamespace(lightning_module=module, global_step=step, global_rank=rank)
-    return next(iter(cameras.train_dataloader()))
+    return next(iter(cameras.train_dataloader())).views
 
 
 def test_each_view_has_its_own_sector() -> None:
@@ -55,9 +55,9 @@ def test_azimuths_are_uniform_and_elevations_as_asked() -> None:
 def test_the_views_of_a_step_depend_on_seed_step_and_rank_alone() -> None:
     cameras = Cameras(size=16)
     endless = iter(cameras_from(cameras, 0))
-    stream = [next(endless) for _ in range(5)]
-    assert torch.equal(loader(cameras, 3).azimuth, stream[3].azimuth)
-    for other in (loader(cameras, 4), loader(cameras, 3, rank=1), loader(cameras, 3, seed=4)):
+    stream = [next(endless).views for _ in range(5)]
+    assert torch.equal(first_views(cameras, 3).azimuth, stream[3].azimuth)
+    for other in (first_views(cameras, 4), first_views(cameras, 3, rank=1), first_views(cameras, 3, seed=4)):
         assert not torch.equal(other.azimuth, stream[3].azimuth)
 
 
@@ -74,11 +74,11 @@ def test_novel_views_see_all_sides_and_heights() -> None:
     heights = views.elevation.rad2deg()
     assert -10 < heights.min() < 0 and 50 < heights.max() < 60
     (batch,) = list(Cameras().val_dataloader())
-    assert torch.equal(batch.c2w, views.c2w)
+    assert torch.equal(batch.views.c2w, views.c2w)
 
 
 def test_the_orbit_has_one_frame_a_batch() -> None:
-    frames = list(Cameras(orbit_views=5, size=16).predict_dataloader())
+    frames = [batch.views for batch in Cameras(orbit_views=5, size=16).predict_dataloader()]
     assert [len(frame) for frame in frames] == [1] * 5
     assert frames[0].azimuth.item() == 0 and frames[0].width == 16
     assert Cameras(size=16).ring(2, size=32).width == 32
@@ -111,8 +111,8 @@ def test_numbers_move_with_the_iterations_and_pictures_are_of_their_end() -> Non
     assert float(around_it.distance[0]) == pytest.approx(3.4)
     cameras.trainer = SimpleNamespace(lightning_module=SimpleNamespace(seed=0), global_step=5, global_rank=0)
     stream = iter(cameras.train_dataloader())
-    assert torch.equal(next(stream).c2w, facts[5].c2w)
-    assert torch.equal(next(stream).c2w, cameras.sample(generator_for(0, 6, "views"), 6).c2w)
+    assert torch.equal(next(stream).views.c2w, facts[5].c2w)
+    assert torch.equal(next(stream).views.c2w, cameras.sample(generator_for(0, 6, "views"), 6).c2w)
 
 
 def test_an_asset_is_seen_from_the_steps_cameras_before_the_steps_backdrop(tmp_path: Path) -> None:
@@ -124,12 +124,12 @@ def test_an_asset_is_seen_from_the_steps_cameras_before_the_steps_backdrop(tmp_p
     cameras.trainer = SimpleNamespace(lightning_module=module, global_step=4, global_rank=0)
     module._trainer = cameras.trainer
     greys = set()
-    for step, shot in zip(range(4, 12), cameras.train_dataloader(), strict=False):
-        assert torch.equal(shot.views.c2w, cameras.sample(generator_for(3, step, "views")).c2w)
+    for step, batch in zip(range(4, 12), cameras.train_dataloader(), strict=False):
+        assert torch.equal(batch.views.c2w, cameras.sample(generator_for(3, step, "views")).c2w)
         with torch.no_grad():
-            assert torch.equal(shot.source, gaussians.render(shot.views, module.backdrop(step)).image)
-        assert not shot.source.requires_grad
-        greys.add(float(shot.source[0, 0, 0, 0]))
+            assert torch.equal(batch.source, gaussians.render(batch.views, module.backdrop(step)).image)
+        assert not batch.source.requires_grad
+        greys.add(float(batch.source[0, 0, 0, 0]))
         assert torch.is_grad_enabled()
     assert len(greys) > 2
     with pytest.raises(ValueError, match="There is no nowhere.ply"):

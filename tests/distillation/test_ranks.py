@@ -31,7 +31,7 @@ import torch
 class Dump(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if trainer.global_step == trainer.max_steps:
-            facts = {"azimuth": batch.azimuth, "optimizers": [o.state_dict() for o in trainer.optimizers]}
+            facts = {"azimuth": batch.views.azimuth, "optimizers": [o.state_dict() for o in trainer.optimizers]}
             torch.save(pl_module.state_dict() | facts, f"rank{trainer.global_rank}.pt")
 """
 TWO = ("--trainer.devices=2", "--trainer.callbacks=[]", "--snapshots.every=0", "--ranks.check_every=3")

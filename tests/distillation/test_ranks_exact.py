@@ -35,10 +35,11 @@ SEED = 3
 class Together(Exact):
     """Draws what two ranks draw, one after the other, and takes both for one batch."""
 
-    def training_step(self, batch: Views | Batch, batch_idx: int) -> dict[str, Tensor]:
-        if isinstance(batch, Views):
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        if batch.views is not None:
             cameras, step = self.trainer.datamodule, self.global_step
-            batch = joined([cameras.sample(generator_for(SEED, step, "views", rank), step) for rank in (0, 1)])
+            views = [cameras.sample(generator_for(SEED, step, "views", rank), step) for rank in (0, 1)]
+            batch = Batch(joined(views))
         return super().training_step(batch, batch_idx)
 
     def backdrop(self, step: int) -> Tensor:
@@ -49,13 +50,13 @@ class Together(Exact):
             colours.append(level.expand(2, 3))
         return torch.cat(colours)
 
-    def draw(self, x0: Tensor, shot: Batch, step: int, purpose: str, rows: slice = slice(0, None)) -> Noised:
+    def draw(self, x0: Tensor, batch: Batch, step: int, purpose: str) -> Noised:
         t, eps = [], []
         for half, rank in zip(x0.chunk(2), (0, 1), strict=True):
             random = generator_for(SEED, step, purpose, rank)
             t.append(self.timesteps.draw(len(half), step, len(self.prior.schedule), random))
             eps.append(torch.randn(half.shape, generator=random))
-        return self.prior.draw(x0, torch.cat(t), torch.cat(eps), shot.views, step=step)
+        return self.prior.draw(x0, torch.cat(t), torch.cat(eps), batch.views, step=step)
 
 
 class BothPixels(Pixels):

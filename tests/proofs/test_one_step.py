@@ -96,7 +96,7 @@ def _train(steps: int, **settings: Any) -> tuple[Distillation, pl.Trainer]:
         enable_model_summary=False,
         log_every_n_steps=1,
     )
-    trainer.fit(model, DataLoader([_views(step) for step in range(steps)], batch_size=None))
+    trainer.fit(model, DataLoader([Batch(_views(step)) for step in range(steps)], batch_size=None))
     return model, trainer
 
 
@@ -215,21 +215,20 @@ def test_parts_are_equal() -> None:
 
 def test_parts_know_their_rows() -> None:
     views, source = _views(0), torch.rand(3, 3, 2, 2)
-    for rows, part in Batch(views, source).split(1):
-        mine = slice(rows.start, rows.stop)
-        assert torch.equal(part.views.c2w, views.c2w[mine]) and torch.equal(part.source, source[mine])
-        assert rows.step == 3
-    assert [len(part.views) for _, part in Batch(views, source[:1]).split(1)] == [1, 1, 1]
-    assert all(part.source is not None and len(part.source) == 1 for _, part in Batch(views, source[:1]).split(1))
+    for i, part in enumerate(Batch(views, source).split(1)):
+        assert torch.equal(part.views.c2w, views.c2w[i : i + 1]) and torch.equal(part.source, source[i : i + 1])
+        assert part.rows == (i, i + 1, 3)
+    assert [len(part.views) for part in Batch(views, source[:1]).split(1)] == [1, 1, 1]
+    assert all(part.source is not None and len(part.source) == 1 for part in Batch(views, source[:1]).split(1))
     assert len(Batch(None, source).split(1)) == len(Batch(views).split(0)) == len(Batch(views).split(3)) == 1
 
 
 def test_further_draws_of_parts_differ() -> None:
     model, _ = _train(1)
-    shot = Batch(_views(0))
+    batch = Batch(_views(0))
     x0 = torch.zeros(1, 3, 2, 2)
-    whole = model.draw(x0.expand(3, -1, -1, -1), shot, 5, "noise")
-    parts = [model.draw(x0, part, 5, "noise", rows) for rows, part in shot.split(1)]
+    whole = model.draw(x0.expand(3, -1, -1, -1), batch, 5, "noise")
+    parts = [model.draw(x0, part, 5, "noise") for part in batch.split(1)]
     assert torch.equal(torch.cat([x.eps for x in parts]), whole.eps)
     assert torch.equal(torch.cat([x.t for x in parts]), whole.t)
     assert len({float(x.rand(1)) for x in parts}) == 3

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asdkit.data import Cameras, Canvas
 from asdkit.distillation import Distillation
-from asdkit.rendering.cameras import Batch, Views
+from asdkit.rendering.cameras import Batch
 
 SECONDS = 60
 
@@ -68,8 +68,9 @@ class Exact(Distillation):
         super().setup(stage)
         self.double()
 
-    def training_step(self, batch: Views | Batch, batch_idx: int) -> dict[str, Tensor]:
-        return super().training_step(batch._map(doubled) if isinstance(batch, Views) else batch, batch_idx)
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        views = batch.views and batch.views._map(doubled)
+        return super().training_step(batch._replace(views=views), batch_idx)
 
 
 def doubled(tensor: Tensor) -> Tensor:
