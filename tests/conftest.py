@@ -12,6 +12,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 import pytest
 import torch
 from support.recipe import RECIPE
+from support.skips import pytest_addoption, pytest_sessionfinish  # noqa: F401, pytest's hooks
 from support.typecheck import check_types
 
 check_types()

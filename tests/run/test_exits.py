@@ -434,7 +434,7 @@ def test_the_advice_on_memory_is_of_options_that_exist(recipe: Path, capsys: pyt
 
 def test_a_gpu_that_is_not_there_is_the_environments_fault(recipe: Path) -> None:
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("needs a machine without a CUDA device")
     child = process(recipe, "--trainer.accelerator=gpu")
     assert child.wait() == 3 and "--trainer.accelerator=cpu does without" in child.text()
     assert not folder(recipe).exists()
