@@ -1,0 +1,1 @@
+"""What is optimised: Gaussians, radiance fields, images and latents."""

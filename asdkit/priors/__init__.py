@@ -1,0 +1,1 @@
+"""Frozen diffusion models: their families, their files and their calls."""

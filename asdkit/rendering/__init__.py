@@ -1,0 +1,1 @@
+"""Pictures from geometry: cameras, rays and rasterisers."""

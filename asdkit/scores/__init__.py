@@ -1,0 +1,1 @@
+"""The paper's mathematics: equations, noise schedules, priors and fields of scores."""

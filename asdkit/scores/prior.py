@@ -21,7 +21,8 @@ from asdkit.scores.schedules import Schedule
 class Switch(Protocol):
     """What a prior needs of an adapter: a context in which its network predicts with the adapter on."""
 
-    def switched_on(self, views: Views | None, copies: int) -> AbstractContextManager: ...
+    def switched_on(self, views: Views | None, copies: int) -> AbstractContextManager:
+        """A context in which the network predicts with the adapter on, for `copies` conditions of these views."""
 
     def model(self, prior: "Prior") -> "Prior":
         """The prior whose network the adapter adapts: this one, or another of the same x0 and noise levels."""

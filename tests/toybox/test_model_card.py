@@ -14,7 +14,9 @@ from asdkit.toybox.training import model_card
 DUCK = world.parse("a yellow duck")
 
 
-@pytest.mark.parametrize("turn_deg, right", [(0.0, True), (20.0, True), (-20.0, True), (30.0, False), (180.0, False)])
+@pytest.mark.parametrize(
+    ("turn_deg", "right"), [(0.0, True), (20.0, True), (-20.0, True), (30.0, False), (180.0, False)]
+)
 def test_a_sample_is_in_the_right_sector_when_it_shows_the_azimuth_asked_for(turn_deg: float, right: bool) -> None:
     shown = world.render(DUCK, ring(1, offset_deg=90.0 + turn_deg), (0.7, 0.7, 0.7)).image[0]
     assert model_card.sector_is_right(shown, DUCK, ring(1, offset_deg=90.0)) is right

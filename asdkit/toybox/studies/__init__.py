@@ -1,0 +1,1 @@
+"""Studies that compare methods: many runs, their tables and pictures."""
