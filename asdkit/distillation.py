@@ -36,8 +36,9 @@ class Distillation(Part, pl.LightningModule):
     """Score distillation: the generator is pulled by a guidance, whose discriminator learns in alternation.
 
     One iteration is one global step, whatever the number of optimisers: the generator steps first, then the
-    discriminator `discriminator_steps` times. Profilers see the step in sections named asdkit.render, encode, prior,
-    backward, discriminator and optimizer.
+    discriminator `discriminator_steps` times. Profilers see the step in spans named asdkit.render, encode, prior (the
+    frozen network's predictions), e_phi, encode_backward (the autoencoder's part of backward), backward, discriminator
+    and optimizer.
 
     Args:
         prompt: what to make, in words.
@@ -219,7 +220,8 @@ class Distillation(Part, pl.LightningModule):
         with record_function("asdkit.backward"):
             loss = inject(x0, residual)
             if render is not None and render.image.requires_grad:
-                (gradient,) = torch.autograd.grad(loss, render.image)
+                with record_function("asdkit.encode_backward"):
+                    (gradient,) = torch.autograd.grad(loss, render.image)
                 loss = (render.image * gradient).sum()
             self._backward(loss + self.generator.regularizer())
         return x, residual, render
@@ -272,7 +274,7 @@ class Distillation(Part, pl.LightningModule):
 
     def residual(self, x: Noised, keep_graph: bool = False) -> Float[Tensor, "B C h w"]:
         """w(t) times the guidance at x, Eq. 7; `keep_graph` lets the discriminator's loss reuse the prediction."""
-        with torch.set_grad_enabled(keep_graph), record_function("asdkit.prior"):
+        with torch.set_grad_enabled(keep_graph):
             value = self.guidance(x)
         return (weight(self.weighting, x.alpha, x.sigma) * value).detach().to(x.x0.dtype)
 

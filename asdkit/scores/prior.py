@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from asdkit.core.parts import Part
 from asdkit.core.randomness import to_device
@@ -245,7 +246,8 @@ class Noised:
         missing = [c for c in dict.fromkeys(conditions) if (c, adapter) not in self._memo]
         if not missing:
             return
-        with torch.set_grad_enabled(adapter is not None and torch.is_grad_enabled()):
+        learns = adapter is not None and torch.is_grad_enabled()
+        with torch.set_grad_enabled(learns), record_function(f"asdkit.{'prior' if adapter is None else 'e_phi'}"):
             model = self.prior if adapter is None else adapter.model(self.prior)
             predictions = model.predict(self, missing, adapter)
         for condition, prediction in zip(missing, predictions, strict=True):

@@ -359,9 +359,9 @@ def test_norms_and_saturation_of_the_last_step_are_logged() -> None:
     assert found["lambda_eff"] == pytest.approx(1 + (1 + GAMMA) * (SCALE - 1))
 
 
-def test_profilers_see_the_sections_of_a_step() -> None:
+def test_profilers_see_the_spans_of_a_step() -> None:
     with torch.profiler.profile() as profiler:
         _train(1, discriminator_steps=2)
     calls = {event.key: event.count for event in profiler.key_averages() if event.key.startswith("asdkit.")}
-    once = {f"asdkit.{name}": 1 for name in ("render", "encode", "prior", "backward")}
-    assert calls == once | {"asdkit.discriminator": 2, "asdkit.optimizer": 3}
+    once = {f"asdkit.{name}": 1 for name in ("render", "encode", "prior", "encode_backward", "backward")}
+    assert calls == once | {"asdkit.e_phi": 2, "asdkit.discriminator": 2, "asdkit.optimizer": 3}
