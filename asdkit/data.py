@@ -3,15 +3,17 @@
 import logging
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import count
+from typing import Annotated
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from asdkit.core.bounds import checked
+from asdkit.core.bounds import Between, MoreThan, Positive, Share, Within, checked
 from asdkit.core.parts import require
-from asdkit.core.ramps import Ramp, ends, value_at
+from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.core.randomness import generator_for
 from asdkit.core.text import local
 from asdkit.formats.pictures import read_picture
@@ -22,6 +24,30 @@ NOVEL_VIEWS = 16
 _log = logging.getLogger(__name__)
 
 
+Size = Annotated[int, Within(8, 4096)]
+Elevation = Annotated[float, Between(-90, 90)]
+
+
+@checked
+@dataclass(frozen=True)
+class Overhead:
+    """Those of the random cameras that look down on the object.
+
+    Args:
+        share: share of the views that they take.
+        min_elevation_deg: the lowest of them.
+        max_elevation_deg: the highest of them.
+    """
+
+    share: Share | Ramp = 0.1
+    min_elevation_deg: Elevation | Ramp = 60.0
+    max_elevation_deg: Elevation | Ramp = 85.0
+
+
+OVERHEAD = Overhead()
+
+
+@checked
 class Cameras(pl.LightningDataModule):
     """Random cameras around the object.
 
@@ -30,67 +56,54 @@ class Cameras(pl.LightningDataModule):
     may move with the iterations (Ramp); pictures and metrics are taken with what they end at.
 
     Args:
-        views_per_step: cameras per iteration, 1 to 1024.
-        size: height and width of the images in pixels, 8 to 4096; one that moves goes in steps of 8.
-        min_elevation_deg: lowest camera, above -90.
-        max_elevation_deg: highest camera that is not overhead, below 90.
-        overhead_share: share of the views taken from overhead, in [0, 1].
-        min_overhead_deg: lowest overhead camera, above -90.
-        max_overhead_deg: highest overhead camera, below 90.
-        azimuth_range_deg: width of the part of the circle that cameras stand on, around the front, within (0, 360].
-        min_distance: from the origin, in world units, > 0.
-        max_distance: from the origin, in world units, at least `min_distance`.
-        fov_deg: vertical field of view in degrees, within (0, 180).
-        orbit_views: frames of the orbit that `predict` renders, 1 to 1000.
-        orbit_elevation_deg: height of the orbit, within (-90, 90).
+        views_per_step: cameras per iteration.
+        size: height and width of the images in pixels; one that moves goes in steps of 8.
+        min_elevation_deg: lowest camera.
+        max_elevation_deg: highest camera that is not overhead.
+        overhead: cameras that look down on the object.
+        azimuth_range_deg: width of the part of the circle that cameras stand on, around the front.
+        min_distance: from the origin, in world units.
+        max_distance: from the origin, in world units.
+        fov_deg: vertical field of view in degrees.
+        orbit_views: frames of the orbit that `predict` renders.
+        orbit_elevation_deg: height of the orbit.
         asset: a 3D object that methods of editing compare with, rendered from the step's cameras: a run folder, a
             checkpoint or a file of splats. Empty for none.
 
     Raises:
-        ValueError: a number out of its range, or an asset that is missing, broken or no 3D object.
+        ValueError: a minimum above its maximum, or an asset that is missing, broken or no 3D object.
     """
 
-    @checked
     def __init__(
         self,
-        views_per_step: int = 4,
-        size: int | Ramp = 64,
-        min_elevation_deg: float | Ramp = -10.0,
-        max_elevation_deg: float | Ramp = 60.0,
-        overhead_share: float | Ramp = 0.1,
-        min_overhead_deg: float | Ramp = 60.0,
-        max_overhead_deg: float | Ramp = 85.0,
-        azimuth_range_deg: float | Ramp = 360.0,
-        min_distance: float | Ramp = 3.2,
-        max_distance: float | Ramp = 3.6,
-        fov_deg: float | Ramp = 40.0,
-        orbit_views: int = 60,
-        orbit_elevation_deg: float = 20.0,
+        views_per_step: Annotated[int, Within(1, 1024)] = 4,
+        size: Size | Ramp = 64,
+        min_elevation_deg: Elevation | Ramp = -10.0,
+        max_elevation_deg: Elevation | Ramp = 60.0,
+        overhead: Overhead = OVERHEAD,
+        azimuth_range_deg: Annotated[float | Ramp, MoreThan(0, at_most=360)] = 360.0,
+        min_distance: Positive | Ramp = 3.2,
+        max_distance: Positive | Ramp = 3.6,
+        fov_deg: Annotated[float | Ramp, Between(0, 180)] = 40.0,
+        orbit_views: Annotated[int, Within(1, 1000)] = 60,
+        orbit_elevation_deg: Elevation = 20.0,
         asset: str = "",
     ) -> None:
         super().__init__()
-        require(1 <= views_per_step <= 1024, f"data.views_per_step must be within 1 and 1024; got {views_per_step}.")
-        require(1 <= orbit_views <= 1000, f"data.orbit_views must be within 1 and 1000; got {orbit_views}.")
-        require(
-            -90 < orbit_elevation_deg < 90,
-            f"data.orbit_elevation_deg must satisfy -90 < it < 90; got {orbit_elevation_deg}.",
-        )
         self._numbers = {
-            "size": size, "min_elevation_deg": min_elevation_deg, "max_elevation_deg": max_elevation_deg,
-            "overhead_share": overhead_share, "min_overhead_deg": min_overhead_deg,
-            "max_overhead_deg": max_overhead_deg, "azimuth_range_deg": azimuth_range_deg, "min_distance": min_distance,
-            "max_distance": max_distance, "fov_deg": fov_deg,
+            "size": size, "overhead_share": overhead.share, "azimuth_range_deg": azimuth_range_deg, "fov_deg": fov_deg,
+            "min_elevation_deg": min_elevation_deg, "max_elevation_deg": max_elevation_deg,
+            "min_overhead_deg": overhead.min_elevation_deg, "max_overhead_deg": overhead.max_elevation_deg,
+            "min_distance": min_distance, "max_distance": max_distance,
         }  # fmt: skip
-        for end in (0, 1):
-            _check({name: ends(number)[end] for name, number in self._numbers.items()})
-        self.size = int(ends(size)[1])
-        self.views_per_step, self.orbit_views, self.orbit_elevation_deg = (
-            views_per_step,
-            orbit_views,
-            orbit_elevation_deg,
-        )
-        self._settled = {name: ends(number)[1] for name, number in self._numbers.items()}
-
+        for name in ("elevation_deg", "overhead_deg", "distance"):
+            lows, highs = bounds(self._numbers[f"min_{name}"]), bounds(self._numbers[f"max_{name}"])
+            for low, high in zip(lows, highs, strict=True):
+                require(low <= high, f"data's {name} has its minimum above its maximum; got {low} and {high}.")
+        self.size = int(bounds(size)[1])
+        self.views_per_step, self.orbit_views = views_per_step, orbit_views
+        self.orbit_elevation_deg = orbit_elevation_deg
+        self._settled = {name: bounds(number)[1] for name, number in self._numbers.items()}
         self.asset = object_of(local(asset)) if asset else None
         if self.asset is not None and self.asset.volume() is None:
             raise ValueError(f"data.asset must be a 3D object, but {asset} is made of {type(self.asset).__name__}.")
@@ -146,21 +159,20 @@ class Cameras(pl.LightningDataModule):
         return DataLoader([Batch(frames[i : i + 1]) for i in range(len(frames))], batch_size=None)
 
 
+@checked
 class Canvas(pl.LightningDataModule):
     """No cameras: images, and a source image where there is one.
 
     Args:
         image: picture file that methods of editing compare with; its middle square is taken. Empty for none.
-        size: height and width of the source image in pixels, 8 to 4096; that of the generator and of the prior.
+        size: height and width of the source image in pixels; that of the generator and of the prior.
 
     Raises:
-        ValueError: a number out of its range, or a file that is missing, no picture, or smaller than 8 pixels.
+        ValueError: a file that is missing, no picture, or smaller than 8 pixels.
     """
 
-    @checked
-    def __init__(self, image: str = "", size: int = 64) -> None:
+    def __init__(self, image: str = "", size: Size = 64) -> None:
         super().__init__()
-        require(8 <= size <= 4096, f"data.size must be within 8 and 4096 pixels; got {size}.")
         self.size = size
         self.source: torch.Tensor | None = None
         if image:
@@ -235,22 +247,3 @@ def _between(numbers: dict[str, float], name: str, share: torch.Tensor) -> torch
     """From `min_<name>` at share 0 to `max_<name>` at share 1."""
     low, high = numbers[f"min_{name}"], numbers[f"max_{name}"]
     return low + (high - low) * share
-
-
-def _check(numbers: dict[str, float]) -> None:
-    """What holds for the cameras of any one step."""
-    size, share, fov_deg, around = (
-        numbers[name] for name in ("size", "overhead_share", "fov_deg", "azimuth_range_deg")
-    )
-    require(8 <= size <= 4096, f"data.size must be within 8 and 4096 pixels; got {size}.")
-    require(0 <= share <= 1, f"data.overhead_share must be within [0, 1]; got {share}.")
-    require(0 < fov_deg < 180, f"data.fov_deg must be within (0, 180); got {fov_deg}.")
-    require(0 < around <= 360, f"data.azimuth_range_deg must be within (0, 360]; got {around}.")
-    near, far = numbers["min_distance"], numbers["max_distance"]
-    require(
-        0 < near <= far < math.inf,
-        f"data.min_distance must be positive and at most max_distance; got {near} and {far}.",
-    )
-    for name in ("elevation_deg", "overhead_deg"):
-        low, high = numbers[f"min_{name}"], numbers[f"max_{name}"]
-        require(-90 < low <= high < 90, f"data's {name} must satisfy -90 < min <= max < 90; got {low} and {high}.")

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from asdkit.core.bounds import Count, NonNegative, Whole
 from asdkit.discriminators.base import Adapter
 from asdkit.rendering.cameras import Views
 from asdkit.scores.conditions import Condition
@@ -57,9 +58,9 @@ class LabPrior(Prior):
         steps: levels of Stable Diffusion's schedule of 1000, evenly thinned out; a divisor of 1000.
     """
 
-    def __init__(self, eps: Callable[..., Tensor], steps: int) -> None:
+    def __init__(self, eps: Callable[..., Tensor], steps: Count) -> None:
         super().__init__()
-        if steps < 1 or 1000 % steps:
+        if 1000 % steps:
             raise ValueError(f"steps must divide 1000; got {steps}.")
         full = scaled_linear().alphas.square()
         self.schedule = variance_preserving(full[1000 // steps - 1 :: 1000 // steps])
@@ -118,9 +119,9 @@ class GaussianPrior(LabPrior):
         self,
         means: dict[str, float | list[float]],
         null_mean: float | list[float] = 0.0,
-        spread: float = 0.5,
-        null_spread: float = 0.0,
-        steps: int = 1000,
+        spread: NonNegative = 0.5,
+        null_spread: NonNegative = 0.0,
+        steps: Count = 1000,
     ) -> None:
         super().__init__(gaussian_eps, steps)
         self._means: dict[str, float | list[float]] = {"": null_mean, **means}
@@ -145,7 +146,7 @@ class FiniteSetPrior(LabPrior):
         steps: levels of the noise schedule, a divisor of 1000.
     """
 
-    def __init__(self, nearest: int = 1, steps: int = 1000) -> None:
+    def __init__(self, nearest: Whole = 1, steps: Count = 1000) -> None:
         super().__init__(lambda x_t, alpha, sigma, among: finite_set_eps(x_t, alpha, sigma, self.points, among), steps)
         self._nearest = nearest
         self._owners: list[str] = []
@@ -167,12 +168,12 @@ class FiniteSetPrior(LabPrior):
         return list(dict.fromkeys(self._owners))
 
     def facts(self, x: Noised, condition: Condition) -> tuple[Tensor, ...]:
-        mine = torch.tensor([condition.text in (owner, "") for owner in self._owners])
+        of_prompt = torch.tensor([condition.text in (owner, "") for owner in self._owners])
         if x.views is None or not (condition.text and condition.view_dependent and self._nearest):
-            return (mine.expand(len(x.t), -1),)
-        alike = (_direction(x.views) @ self._directions.T).masked_fill(~mine, -torch.inf)
-        last = alike.topk(min(self._nearest, len(mine)), dim=1).values[:, -1:]
-        return (mine & ((alike >= last) | (self._directions == 0).all(1)),)
+            return (of_prompt.expand(len(x.t), -1),)
+        nearness = (_direction(x.views) @ self._directions.T).masked_fill(~of_prompt, -torch.inf)
+        farthest = nearness.topk(min(self._nearest, len(of_prompt)), dim=1).values[:, -1:]
+        return (of_prompt & ((nearness >= farthest) | (self._directions == 0).all(1)),)
 
 
 def _direction(views: Views) -> Float[Tensor, "B 3"]:
@@ -187,7 +188,7 @@ class GaussianScore(Field):
         spread: their standard deviation; 0 for a generator that shows one image.
     """
 
-    def __init__(self, mean: float = 0.0, spread: float = 0.0) -> None:
+    def __init__(self, mean: float = 0.0, spread: NonNegative = 0.0) -> None:
         super().__init__()
         self.follow(mean, spread)
 
@@ -214,7 +215,7 @@ class Affine(Adapter):
         channels: how many slopes and offsets each t has; 1 for the same of all.
     """
 
-    def __init__(self, steps: int = 1000, channels: int = 1) -> None:
+    def __init__(self, steps: Count = 1000, channels: Count = 1) -> None:
         super().__init__()
         self.slope, self.offset = (nn.Parameter(torch.zeros(steps, channels, 1, 1)) for _ in range(2))
         self._on = self._hooked = False

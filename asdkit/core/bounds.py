@@ -67,7 +67,8 @@ def AtLeast(low: float, below: float = math.inf) -> Within:
 
 FINITE = Between(-math.inf, math.inf)
 Share = Annotated[float, Within(0, 1)]
-Weight = Annotated[float, Within(0, 1e6)]
+NonNegative = Annotated[float, Within(0, 1e6)]
+Weight = NonNegative
 Positive = Annotated[float, MoreThan(0, at_most=1e6)]
 LearningRate = Annotated[float, MoreThan(0, at_most=10)]
 Whole = Annotated[int, AtLeast(0)]
@@ -118,15 +119,19 @@ def checked_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> ins
     return call
 
 
-def checked(function: F) -> F:
-    """Decorator of a function, or of the constructor of what is no part, whose numbers are checked like a part's."""
+def checked(target: F) -> F:
+    """Decorator of a function, or of a class that is no part: its numbers are checked as a part's are."""
+    function = inspect.getattr_static(target, "__init__") if isinstance(target, type) else target
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         checked_call(function, *args, **kwargs)
         return function(*args, **kwargs)
 
-    return call  # type: ignore[return-value]
+    if not isinstance(target, type):
+        return call  # type: ignore[return-value]
+    target.__init__ = call  # type: ignore[misc]
+    return target
 
 
 def _range(hint: Any) -> Within | None:
@@ -145,13 +150,13 @@ def _pieces(hint: Any) -> Iterator[Any]:
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """The numbers in an argument: itself, the ends of one that moves, or those in a list."""
+    """The numbers in an argument: itself, the ends of one that moves, or those in a list or a dict."""
     if isinstance(value, int | float):
         yield value
     elif isinstance(value, Moving):
         yield from value.bounds()
-    elif isinstance(value, list | tuple):
-        for item in value:
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
             yield from _numbers(item)
 
 

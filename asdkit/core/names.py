@@ -33,7 +33,7 @@ _MODULES = {
     "generators.nerf_encodings": "Encoding Voxels TriPlane HashGrid",
     "priors.pretrained": "Pretrained",
     "lab": "GaussianPrior FiniteSetPrior GaussianScore ParticleScore",
-    "data": "Cameras Canvas",
+    "data": "Cameras Overhead Canvas",
     "core.ramps": "Ramp",
     "toybox.clip": "CLIPScorer",
     "toybox.judge": "ToyboxJudge",

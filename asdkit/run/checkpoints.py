@@ -12,25 +12,25 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors.torch import save
 
 from asdkit.core.atomic import atomic, write_bytes
+from asdkit.core.bounds import Count, checked
 from asdkit.core.errors import Interrupted
 from asdkit.core.text import local
 from asdkit.distillation import Distillation
 from asdkit.run.guard import Guard
 
 
+@checked
 class Checkpoints(ModelCheckpoint):
     """`checkpoints/step-000200.ckpt` every so many iterations, and `last.ckpt`, a copy of the newest.
 
     Beside each go `weights/generator.safetensors` and `weights/discriminator.safetensors`, what has been learned alone.
 
     Args:
-        every: iterations between two checkpoints, at least 1; there is always one at the end.
+        every: iterations between two checkpoints; there is always one at the end.
         keep_all: keep them all instead of the newest alone.
     """
 
-    def __init__(self, every: int = 200, keep_all: bool = False) -> None:
-        if every < 1:
-            raise ValueError(f"checkpoints.every must be at least 1; got {every}.")
+    def __init__(self, every: Count = 200, keep_all: bool = False) -> None:
         super().__init__(
             filename="step-{step:06d}",
             auto_insert_metric_name=False,

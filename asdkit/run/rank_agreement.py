@@ -5,7 +5,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from asdkit.core.parts import require
+from asdkit.core.bounds import Whole, checked
 from asdkit.ranks import checksums
 
 
@@ -13,18 +13,15 @@ class RanksDiffer(RuntimeError):
     """What learns is no longer the same on all ranks."""
 
 
+@checked
 class RankAgreement(pl.Callback):
     """Compares checksums of all that a checkpoint's `state_dict` holds between the ranks, and stops at a difference.
 
     Args:
         check_every: iterations between two comparisons; there is one before the first, too. 0 for none.
-
-    Raises:
-        ValueError: a negative number.
     """
 
-    def __init__(self, check_every: int = 100) -> None:
-        require(check_every >= 0, f"ranks.check_every can't be negative; got {check_every}.")
+    def __init__(self, check_every: Whole = 100) -> None:
         self.check_every = check_every
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -46,9 +43,9 @@ class RankAgreement(pl.Callback):
         if trainer.world_size == 1:
             return
         names, sums = checksums(module.state_dict())
-        ends = torch.stack([sums, ~sums])  # the largest ~x is ~ of the smallest x
-        torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX)
-        differing = [name for name, same in zip(names, (ends[0] == ~ends[1]).tolist(), strict=True) if not same]
+        extremes = torch.stack([sums, ~sums])  # the largest ~x is ~ of the smallest x
+        torch.distributed.all_reduce(extremes, torch.distributed.ReduceOp.MAX)
+        differing = [name for name, same in zip(names, (extremes[0] == ~extremes[1]).tolist(), strict=True) if not same]
         if differing:
             raise RanksDiffer(
                 f"After {trainer.global_step} iterations the ranks no longer agree on {differing[0]} and "

@@ -2,13 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from asdkit.core.atomic import write_text
+from asdkit.core.bounds import Within, checked
 from asdkit.core.text import shown
 from asdkit.data import Cameras
 from asdkit.distillation import Distillation
@@ -21,20 +22,16 @@ from asdkit.run.judge import Judge
 _CONTACT_VIEWS = 8
 
 
+@checked
 class Outputs(pl.Callback):
     """At the end of fit an orbit, `contact.png`, `splats.ply`, `viewer.html` and `report.md`; in predict an orbit.
 
     Args:
-        size: height and width of the orbit's frames in pixels, 16 to 4096.
-        fps: frames per second of the orbit, 1 to 120.
-
-    Raises:
-        ValueError: a number out of its range.
+        size: height and width of the orbit's frames in pixels.
+        fps: frames per second of the orbit.
     """
 
-    def __init__(self, size: int = 256, fps: int = 20) -> None:
-        if not (16 <= size <= 4096 and 1 <= fps <= 120):
-            raise ValueError(f"outputs.size must be within 16 and 4096 and fps within 1 and 120; got {size} and {fps}.")
+    def __init__(self, size: Annotated[int, Within(16, 4096)] = 256, fps: Annotated[int, Within(1, 120)] = 20) -> None:
         self.size, self.fps = size, fps
         self._frames: list[torch.Tensor] = []
 

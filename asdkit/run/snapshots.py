@@ -1,13 +1,14 @@
 """Pictures of a run as it goes: what is shown, and what the prior and the discriminator make of it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asdkit.core.bounds import Between, Weight, Whole, checked
 from asdkit.core.randomness import generator_for
 from asdkit.discriminators.discriminator import Discriminator
 from asdkit.distillation import Distillation
@@ -18,23 +19,17 @@ from asdkit.scores.fields import CFG, Field
 _VIEWS = 4
 
 
+@checked
 class Snapshots(pl.Callback):
     """`snapshots/step-000200.png`: a row per view, render | alpha | x0 by the prior | x0 by the discriminator.
 
     Args:
         every: iterations between two snapshots; 0 for none.
-        noise: where x0 is guessed from, as a share of the schedule, within (0, 1).
+        noise: where x0 is guessed from, as a share of the schedule.
         scale: the CFG scale of the prior's guess.
-
-    Raises:
-        ValueError: a number out of its range.
     """
 
-    def __init__(self, every: int = 200, noise: float = 0.5, scale: float = 7.5) -> None:
-        if every < 0 or not 0 < noise < 1:
-            raise ValueError(
-                f"snapshots.every can't be negative and noise must be within (0, 1); got {every}, {noise}."
-            )
+    def __init__(self, every: Whole = 200, noise: Annotated[float, Between(0, 1)] = 0.5, scale: Weight = 7.5) -> None:
         self.every, self.noise, self.scale = every, noise, scale
 
     def on_train_batch_end(

@@ -4,24 +4,24 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from asdkit.core.bounds import Count, checked
 from asdkit.run.live_view import LiveView, check_port, view_of
 
 
+@checked
 class Viewer(pl.Callback):
     """Serves the object at http://127.0.0.1:port during fit; looking changes nothing.
 
     Args:
         port: where to listen, the next free one when it is taken; 0 for no viewer.
-        every: iterations between two updates, at least 1.
+        every: iterations between two updates.
 
     Raises:
-        ValueError: a number out of its range.
+        ValueError: a port that can't be taken.
     """
 
-    def __init__(self, port: int = 0, every: int = 10) -> None:
+    def __init__(self, port: int = 0, every: Count = 10) -> None:
         check_port(port)
-        if every < 1:
-            raise ValueError(f"viewer.every must be at least 1; got {every}.")
         self.port, self.every = port, every
         self._live: LiveView | None = None
 

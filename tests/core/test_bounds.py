@@ -26,6 +26,12 @@ from asdkit.core.bounds import (
 )
 from asdkit.core.parts import Part, preset
 from asdkit.core.ramps import Ramp
+from asdkit.lab import Affine
+from asdkit.run.checkpoints import Checkpoints
+from asdkit.run.rank_agreement import RankAgreement
+from asdkit.run.report import Outputs
+from asdkit.run.snapshots import Snapshots
+from asdkit.run.viewer import Viewer
 
 NAN, INFINITY = math.nan, math.inf
 
@@ -102,9 +108,17 @@ def sample(share: Share = 0.5) -> Sample:
 
 
 @checked
-def plain(share: Share = 0.5) -> float:
+def plain(share: Share = 0.5, means: dict[str, list[float]] | None = None) -> float:
     """No part at all."""
     return share
+
+
+@checked
+class Plain:
+    """A class that is no part."""
+
+    def __init__(self, share: Share = 0.5) -> None:
+        self.share = share
 
 
 @pytest.mark.parametrize(
@@ -123,6 +137,8 @@ def plain(share: Share = 0.5) -> float:
         (lambda: Calls(-1), r"Calls's scale must be within \[0, 1e6\]; got -2"),
         (lambda: sample(2.0), r"sample's share must be within \[0, 1\]; got 2\.0\."),
         (lambda: plain(share=-0.5), r"plain's share must be within \[0, 1\]; got -0\.5\."),
+        (lambda: plain(means={"y": [0.0, NAN]}), r"plain's means must be a finite number; got nan"),
+        (lambda: Plain(2), r"Plain's share must be within \[0, 1\]; got 2\."),
     ],
 )
 def test_numbers_out_of_range_are_named(call: Callable[[], Any], message: str) -> None:
@@ -134,7 +150,7 @@ def test_what_is_no_number_passes() -> None:
     assert Sample(Ramp(0.0, 1.0, 3), steps=None, switch=True, name="duck").spec["init_args"]["steps"] is None
     assert isinstance(Sample(Sample()).scale, Sample)
     assert sample(1.0).spec["init_args"] == {"share": 1.0}
-    assert plain(1) == 1
+    assert plain(1) == 1 and Plain(0.5).share == 0.5
     assert ranges(Sample) == {
         "scale": Within(0, 1e6),
         "share": Within(0, 1),
@@ -158,12 +174,12 @@ def test_help_shows_the_ranges() -> None:
 
 
 def arguments() -> Iterator[Any]:
-    """Every argument of every public name that takes numbers."""
-    for public in asdkit.__all__:
-        target = getattr(asdkit, public)
+    """Every argument that takes numbers, of every public name and of every callback that recipes set."""
+    public = [getattr(asdkit, name) for name in asdkit.__all__]
+    for target in (*public, Affine, Checkpoints, Outputs, RankAgreement, Snapshots, Viewer):
         if not inspect.isabstract(target):
             for name, allowed in ranges(target).items():
-                yield pytest.param(target, name, allowed, id=f"{public}-{name}")
+                yield pytest.param(target, name, allowed, id=f"{target.__name__}-{name}")
 
 
 @pytest.mark.parametrize(("target", "name", "allowed"), arguments())

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from asdkit.core.ramps import Ramp, ends, value_at
+from asdkit.core.ramps import Ramp, bounds, value_at
 
 SHAPES = ("linear", "cosine", "exponential")
 
@@ -69,9 +69,9 @@ def test_value_at() -> None:
     assert value_at(Ramp(0.0, 4.0, 4), 3) == 3.0
 
 
-def test_ends() -> None:
-    assert ends(7.5) == (7.5, 7.5)
-    assert ends(Ramp(3.0, -1.0, 4, 9)) == (3.0, -1.0)
+def test_bounds() -> None:
+    assert bounds(7.5) == (7.5, 7.5)
+    assert bounds(Ramp(3.0, -1.0, 4, 9)) == (3.0, -1.0)
 
 
 def test_a_checkpoint_can_rebuild_it() -> None:

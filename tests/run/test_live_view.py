@@ -176,8 +176,6 @@ def test_ports_are_checked() -> None:
             viewing.LiveView(port)
         with pytest.raises(ValueError, match="port"):
             Viewer(port)
-    with pytest.raises(ValueError, match=r"viewer\.every must be at least 1; got 0"):
-        Viewer(every=0)
 
 
 def test_the_first_look_is_from_the_front_and_a_little_above(live: viewing.LiveView) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from asdkit.core.bounds import checked
+from asdkit.core.bounds import Count, LearningRate, Share, checked
 from asdkit.core.randomness import generator_for
 from asdkit.toybox.clip import candidate_prompts
 from asdkit.toybox.tokenizer import MAX_TOKENS, build_tokenizer, save_tokenizer
@@ -15,6 +15,7 @@ from asdkit.toybox.training.common import hold_then_decay, save_half
 from asdkit.toybox.training.data import Batch
 
 
+@checked
 class TrainCLIP(pl.LightningModule):
     """A CLIPModel on pictures of 64 pixels and the toybox's captions, trained by the symmetric contrastive loss.
 
@@ -28,15 +29,14 @@ class TrainCLIP(pl.LightningModule):
         seed: of the weights and of the choice of captions.
     """
 
-    @checked
     def __init__(
         self,
         output: str = "toybox-weights",
-        width: int = 128,
-        layers: int = 4,
-        patch: int = 8,
-        learning_rate: float = 1e-3,
-        plain_captions: float = 0.5,
+        width: Count = 128,
+        layers: Count = 4,
+        patch: Count = 8,
+        learning_rate: LearningRate = 1e-3,
+        plain_captions: Share = 0.5,
         seed: int = 1,
     ) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytorch_lightning as pl
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from asdkit.core.bounds import checked
+from asdkit.core.bounds import Within, checked
 from asdkit.core.randomness import generator_for
 from asdkit.rendering.cameras import Views
 from asdkit.toybox import world
 
 _CHUNK = 250
+Renderable = Annotated[int, Within(1, 10_000_000)]
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ def encode_cache(vae: nn.Module, folder: Path) -> Tensor:
     return torch.load(path, weights_only=True, mmap=True)
 
 
+@checked
 class ToyboxData(pl.LightningDataModule):
     """Endless random renders of the toybox for training its prior.
 
@@ -142,19 +145,15 @@ class ToyboxData(pl.LightningDataModule):
         seed: of the world's draws and of the batches.
     """
 
-    @checked
     def __init__(
         self,
         cache: str = "~/.cache/asdkit/toybox",
-        count: int = 120000,
-        held_out: int = 1000,
-        batch_size: int = 32,
+        count: Renderable = 120000,
+        held_out: Renderable = 1000,
+        batch_size: Renderable = 32,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in {"count": count, "held_out": held_out, "batch_size": batch_size}.items():
-            if not 0 < value <= 10_000_000:
-                raise ValueError(f"data.{name} must be between 1 and 10 million; got {value}.")
         self.cache, self.count, self.held_out = Path(cache).expanduser(), count, held_out
         self.batch_size, self.seed = batch_size, seed
 

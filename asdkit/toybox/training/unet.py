@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from asdkit.core.bounds import checked
+from asdkit.core.bounds import Count, LearningRate, Share, checked
 from asdkit.core.randomness import generator_for
 from asdkit.rendering.cameras import Views
 from asdkit.scores.camera_embedding import CameraEmbedding
@@ -80,6 +80,7 @@ class Denoiser(nn.Module):
         return self.unet(x_t, t, text).sample
 
 
+@checked
 class TrainUNet(pl.LightningModule):
     """A UNet2DConditionModel on the toybox's latents, v-prediction, with text and camera conditions.
 
@@ -99,16 +100,15 @@ class TrainUNet(pl.LightningModule):
         ValueError: there is no autoencoder in `weights`, or `start` does not hold such networks.
     """
 
-    @checked
     def __init__(
         self,
         weights: str = "toybox-weights",
-        channels: Sequence[int] = (32, 96, 192),
-        text_width: int = 128,
-        learning_rate: float = 1e-3,
-        ema_decay: float = 0.9995,
-        drop_text: float = 0.1,
-        drop_camera: float = 0.3,
+        channels: Sequence[Count] = (32, 96, 192),
+        text_width: Count = 128,
+        learning_rate: LearningRate = 1e-3,
+        ema_decay: Share = 0.9995,
+        drop_text: Share = 0.1,
+        drop_camera: Share = 0.3,
         start: str = "",
         seed: int = 0,
     ) -> None:

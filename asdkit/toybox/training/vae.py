@@ -9,12 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.core.atomic import write_text
-from asdkit.core.bounds import checked
+from asdkit.core.bounds import Count, LearningRate, NonNegative, Weight, checked
 from asdkit.core.randomness import generator_for
 from asdkit.toybox.training.common import cosine, psnr, save_half
 from asdkit.toybox.training.data import Batch
 
 
+@checked
 class TrainVAE(pl.LightningModule):
     """An AutoencoderTiny, 64x64x3 to 16x16x`latent_channels`, trained by squared error.
 
@@ -31,15 +32,14 @@ class TrainVAE(pl.LightningModule):
         seed: of the weights and of the noise.
     """
 
-    @checked
     def __init__(
         self,
         output: str = "toybox-weights",
-        width: int = 32,
-        latent_channels: int = 8,
-        learning_rate: float = 3e-3,
-        latent_noise: float = 0.05,
-        latent_weight: float = 0.01,
+        width: Count = 32,
+        latent_channels: Count = 8,
+        learning_rate: LearningRate = 3e-3,
+        latent_noise: NonNegative = 0.05,
+        latent_weight: Weight = 0.01,
         seed: int = 0,
     ) -> None:
         super().__init__()
