@@ -1,50 +1,101 @@
-"""What all commands do with their arguments: `--trust`, recipes by name, and short forms that LightningCLI lacks."""
+"""What commands do with their arguments: a parser whose errors are one sentence, and `--trust`."""
 
 import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from asdkit.core.errors import UsageError
 from asdkit.core.text import local
+from asdkit.core.trust import trusting
 from asdkit.run.recipes import find_recipe, recipes
 
 PORT = 8080
+_QUIET = {
+    "JSONARGPARSE_DEPRECATION_WARNINGS": "off",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
 
 
 class Arguments(argparse.ArgumentParser):
-    """The options of a command that needs no trainer; what is wrong with them is a UsageError."""
+    """The options of a command that needs no trainer; what is wrong with them is a UsageError.
+
+    Attributes:
+        passes_on: whether options that it does not know are those of `asdkit fit`.
+
+    Args:
+        command: its name.
+    """
+
+    passes_on = False
+
+    def __init__(self, command: str) -> None:
+        super().__init__(f"asdkit {command}", allow_abbrev=False)
+
+    def parse(self, arguments: list[str]) -> argparse.Namespace:
+        """The values of the options, with the unknown ones as `of_fit` and all arguments as `given`.
+
+        Args:
+            arguments: what stands after the command.
+
+        Raises:
+            UsageError: an option is unknown or lacks its value.
+            SystemExit: after --help.
+        """
+        options, unknown = self.parse_known_args(arguments)
+        if unknown and not self.passes_on:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        options.of_fit, options.given = unknown, arguments
+        return options
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog.removeprefix('asdkit ')}: {message}; {self.prog} --help tells more.")
 
+    def add_trust(self) -> None:
+        """Add `--trust`, for commands that open checkpoints."""
+        text = "let checkpoints name its classes, also a module's in this folder; repeatable"
+        self.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help=text)
 
-def trusted_packages(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """The packages that `--trust` names, and the other arguments."""
-    packages: list[str] = []
-    others: list[str] = []
-    waiting = iter(arguments)
-    for argument in waiting:
-        flag, equals, value = argument.partition("=")
-        if flag == "--trust":
-            packages.append(value if equals else next(waiting, ""))
-        else:
-            others.append(argument)
+
+@contextmanager
+def trusted(packages: list[str]) -> Iterator[None]:
+    """Inside, recipes and checkpoints may name classes of these packages; torch is imported inside at the earliest.
+
+    Args:
+        packages: import paths; a module is also found in the working directory.
+
+    Raises:
+        UsageError: no import path, or jsonargparse itself.
+    """
     for name in packages:
         if not all(part.isidentifier() for part in name.split(".")) or name.split(".")[0] == "jsonargparse":
             raise UsageError(f"--trust needs a package that may be imported, such as my_module; got {name!r}.")
-    return packages, others
-
-
-def prepare(packages: list[str]) -> None:
-    """Before torch is imported: quiet libraries, and let a trusted module be found in the working directory."""
-    quiet = {"JSONARGPARSE_DEPRECATION_WARNINGS": "off", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    for name, value in (quiet | {"DIFFUSERS_VERBOSITY": "error", "TRANSFORMERS_VERBOSITY": "error"}).items():
+    for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     if packages and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: no file there takes the place of a library
+    with trusting(packages):
+        yield
+
+
+def trusted_packages(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The packages that `--trust` names, and the arguments without it."""
+    packages: list[str] = []
+    rest: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        flag, equals, value = argument.partition("=")
+        if flag == "--trust":
+            packages.append(value if equals else next(remaining, ""))
+        else:
+            rest.append(argument)
+    return packages, rest
 
 
 def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
@@ -58,37 +109,39 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
     """
     run: Path | None = None
     if arguments and not arguments[0].startswith("-"):
-        run, arguments = Path(arguments[0]), [*_run_arguments(Path(arguments[0]), arguments[1:]), *arguments[1:]]
+        run, options = Path(arguments[0]), arguments[1:]
+        arguments = [*_run_arguments(run, options), *options]
     expanded: list[str] = []
-    waiting = iter(_with_port(arguments))
-    for argument in waiting:
+    remaining = iter(_with_port(arguments))
+    for argument in remaining:
         flag, equals, value = argument.partition("=")
         if flag not in _SHORT_FORMS:
             expanded.append(argument)
-        elif equals or (value := next(waiting, None)) is not None:
+        elif equals or (value := next(remaining, None)) is not None:
             expanded += _SHORT_FORMS[flag](flag, value)
         else:
             raise UsageError(f"{flag} needs a value.")
-    if run is None and not any(
-        a.split("=")[0] in ("--config", "-c", "-h", "--help", "--print_config") for a in expanded
-    ):
-        raise UsageError(
-            f"{command} needs a recipe: asdkit {command} --config NAME, with one of {', '.join(recipes())}."
-        )
+    if run is None and not _NEEDS_ONE_OF & _flags(expanded):
+        names = ", ".join(recipes())
+        raise UsageError(f"{command} needs a recipe: asdkit {command} --config NAME, with one of {names}.")
     return expanded, run
 
 
-def _run_arguments(run: Path, others: list[str]) -> list[str]:
-    """The recipe and the last checkpoint of a run folder."""
+def _flags(arguments: list[str]) -> set[str]:
+    return {argument.partition("=")[0] for argument in arguments}
+
+
+def _run_arguments(run: Path, options: list[str]) -> list[str]:
+    """The recipe and the last checkpoint of a run folder, unless the options name another checkpoint."""
     if not (local(run) / "config.yaml").is_file():
         raise UsageError(f"{run} is no run folder, for it has no config.yaml; name a folder that asdkit fit made.")
-    found = ["--config", str(run / "config.yaml")]
-    if not any(argument.split("=")[0] == "--ckpt_path" for argument in others):
-        checkpoint = run / "checkpoints" / "last.ckpt"
-        if not checkpoint.is_file():
-            raise UsageError(f"{run} has no checkpoints/last.ckpt; give one with --ckpt_path.")
-        found += ["--ckpt_path", str(checkpoint)]
-    return found
+    recipe = ["--config", str(run / "config.yaml")]
+    if "--ckpt_path" in _flags(options):
+        return recipe
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    if not checkpoint.is_file():
+        raise UsageError(f"{run} has no checkpoints/last.ckpt; give one with --ckpt_path.")
+    return [*recipe, "--ckpt_path", str(checkpoint)]
 
 
 def _with_port(arguments: list[str]) -> list[str]:
@@ -128,6 +181,7 @@ def _prior(flag: str, value: str) -> list[str]:
     return [f"--model.prior.path={value}"]
 
 
+_NEEDS_ONE_OF = {"--config", "-c", "-h", "--help", "--print_config"}
 _SHORT_FORMS = {
     "--asset": _asset,
     "--config": _config,

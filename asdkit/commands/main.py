@@ -1,17 +1,13 @@
-"""The command `asdkit`: answers what needs no torch at once, and hands the rest to LightningCLI."""
+"""The command `asdkit`: answers what needs no torch at once, and hands the rest to the command's file."""
 
-import argparse
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from importlib import import_module
 
 import asdkit
-from asdkit.commands.arguments import PORT, Arguments, expand, prepare, trusted_packages
+from asdkit.commands.arguments import Arguments, expand, trusted, trusted_packages
 from asdkit.core.errors import UsageError
-from asdkit.core.text import shown, suggestion
-from asdkit.core.trust import trusting
-from asdkit.formats.names import FORMATS
-from asdkit.run.recipes import recipes
+from asdkit.core.text import suggestion
+from asdkit.run.exits import end
 
 USAGE = """\
 asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by a difference of score fields.
@@ -42,7 +38,14 @@ Exit codes: 0 done, 1 unexpected, 2 usage, 3 environment (no such device, a miss
 ASDKIT_DEBUG=1 shows tracebacks of errors.
 """
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-COMMANDS = (*TRAINER_COMMANDS, "export", "view", "bench", "recipes", "doctor", "sweep")
+FILES = {  # of the other commands: each has add_arguments(parser) and run(options), and imports torch in run alone
+    "export": "export",
+    "view": "view",
+    "bench": "bench_command",
+    "recipes": "recipes",
+    "doctor": "doctor",
+    "sweep": "sweep",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,140 +57,41 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code, which `USAGE` explains.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
     if arguments[0] == "--version":
         print(f"asdkit {asdkit.__version__}")
         return 0
-    command, rest = arguments[0], arguments[1:]
+    command, options = arguments[0], arguments[1:]
     try:
-        if command not in COMMANDS:
-            raise UsageError(f"There is no command {command!r}{suggestion(command, COMMANDS)}")
-        if command == "recipes":
-            print("\n".join(recipes()))
-            return 0
-        if command in ("export", "view"):
-            return (export if command == "export" else view)(rest)
-        if command == "bench":
-            return bench(rest)
-        if command == "doctor":
-            from asdkit.commands.doctor import main as examine
-
-            return examine(rest)
-        if command == "sweep":
-            from asdkit.commands.sweep import main as sweep
-
-            return sweep(rest)
-        packages, rest = trusted_packages(rest)
-        rest, run = expand(command, rest)
-    except ValueError as error:
-        print(f"asdkit: {shown(str(error))}", file=sys.stderr)
-        return 2
-    prepare(packages)
-    from asdkit.commands.fit import run_trainer_command
-
-    with trusting(packages):
-        return run_trainer_command([command, *rest], run)
+        if command in TRAINER_COMMANDS:
+            return _train(command, options)
+        if command in FILES:
+            return _run(command, options)
+        raise UsageError(f"There is no command {command!r}{suggestion(command, [*TRAINER_COMMANDS, *FILES])}")
+    except (KeyboardInterrupt, Exception) as error:
+        return end(error)
 
 
-def view(arguments: list[str]) -> int:
-    """`asdkit view`; returns the process's exit code.
-
-    Args:
-        arguments: what stands after `view`.
-
-    Raises:
-        UsageError: an unknown option.
-    """
-    parser = Arguments("asdkit view", description="Look at an object in a browser, on this machine alone.")
-    parser.add_argument("what", metavar="RUN|FILE", type=Path, help="a run folder, a checkpoint or a file of splats")
-    parser.add_argument("--port", type=int, default=PORT, help="the next free one when it is taken (default: 8080)")
-
-    def serve(options: argparse.Namespace) -> None:
-        from asdkit.run.live_view import main as serve_for_ever
-
-        serve_for_ever(options.what, options.port)
-
-    return _carried_out(parser, arguments, serve)
-
-
-def export(arguments: list[str]) -> int:
-    """`asdkit export`; returns the process's exit code.
-
-    Args:
-        arguments: what stands after `export`.
-
-    Raises:
-        UsageError: an unknown option.
-    """
-    parser = Arguments("asdkit export", description="Write an object as files that other tools open.")
-    parser.add_argument("what", metavar="RUN|FILE", type=Path, help="a run folder, a checkpoint or a file of splats")
-    parser.add_argument("--format", required=True, metavar="LIST", help=f"with commas between: {', '.join(FORMATS)}")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the files (default: export, there)")
-    parser.add_argument("--force", action="store_true", help="replace files that exist")
-    parser.add_argument("--up", default="z", metavar="AXIS", help="up in ply, splat and spz: z (default), y or -y")
-    parser.add_argument("--size", type=int, default=512, help="pixels of pictures and films (default: 512)")
-    parser.add_argument("--frames", type=int, default=60, help="of films (default: 60)")
-    parser.add_argument("--resolution", type=int, default=128, help="of the grid for meshes (default: 128)")
-    parser.add_argument("--faces", type=int, default=0, help="of meshes at most (default: 0, all)")
-    parser.add_argument("--texture", type=int, default=0, help="pixels of meshes' texture (default: 0, vertex colours)")
-
-    def write(options: argparse.Namespace) -> None:
-        from asdkit.run.export import Choices
-        from asdkit.run.export import export as write_files
-
-        how = Choices(options.up, options.size, options.frames, options.resolution, options.faces, options.texture)
-        formats = [name.strip() for name in options.format.split(",") if name.strip()]
-        for file in write_files(options.what, formats, options.out, options.force, how):
-            print(file)
-
-    return _carried_out(parser, arguments, write)
-
-
-def bench(arguments: list[str]) -> int:
-    """`asdkit bench`; returns the process's exit code.
-
-    Args:
-        arguments: what stands after `bench`.
-
-    Raises:
-        UsageError: an unknown recipe, or none.
-    """
-    usage = "asdkit bench --config RECIPE [--prior random:sd21] [--steps N] [--json] [--key.of.anything value ...]"
-    parser = Arguments("asdkit bench", usage, "Time the parts of a recipe's step.", allow_abbrev=False)
-    parser.add_argument("--steps", type=int, default=50, metavar="N", help="to time of each kind (default: 50)")
-    parser.add_argument("--json", action="store_true", help="print all facts as JSON, and nothing else")
+def _run(command: str, arguments: list[str]) -> int:
+    """Run a command that has a file of its own; returns the exit code."""
+    file = import_module(f"asdkit.commands.{FILES[command]}")
+    parser = Arguments(command)
+    file.add_arguments(parser)
     try:
-        options, others = parser.parse_known_args(arguments)
+        options = parser.parse(arguments)
     except SystemExit:  # after --help
         return 0
-    packages, others = trusted_packages(others)
-    others, run = expand("bench", others)
-    if run is not None:
-        raise UsageError(f"bench times recipes, not runs; name one with --config {run / 'config.yaml'}.")
-    prepare(packages)
-    from asdkit.commands.bench import run_bench_command
-
-    with trusting(packages):
-        return run_bench_command(others, options.steps, options.json)
+    return file.run(options)
 
 
-def _carried_out(parser: Arguments, arguments: list[str], act: Callable[[argparse.Namespace], None]) -> int:
-    """The exit code of a command that acts on its options; what goes wrong is one sentence."""
-    packages, arguments = trusted_packages(arguments)
-    parser.epilog = "--trust PACKAGE: let checkpoints name its classes, also a module's in this folder; repeatable"
-    try:
-        options = parser.parse_args(arguments)
-    except SystemExit:  # after --help; what is wrong with the options is a UsageError
-        return 0
-    prepare(packages)
-    try:
-        with trusting(packages):
-            act(options)
-    except (KeyboardInterrupt, Exception) as error:
-        from asdkit.run.exits import end
+def _train(command: str, arguments: list[str]) -> int:
+    """Run a command of the trainer; returns the exit code."""
+    packages, options = trusted_packages(arguments)
+    expanded, run = expand(command, options)
+    with trusted(packages):
+        from asdkit.commands.fit import run_trainer_command
 
-        return end(error)
-    return 0
+        return run_trainer_command([command, *expanded], run)

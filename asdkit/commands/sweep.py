@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -95,34 +96,35 @@ def read_prompts(name: str) -> list[str]:
     return prompts
 
 
-def main(arguments: list[str]) -> int:
-    """`asdkit sweep`; returns the process's exit code: 0, that of the first run that failed, 130 or 143.
+def add_arguments(parser: Arguments) -> None:
+    """Add the options of the command; the others are those of `asdkit fit`."""
+    parser.description = DESCRIPTION
+    parser.usage = "asdkit sweep PROMPTS --config RECIPE [--jobs N] [--key value ...]"
+    parser.passes_on = True
+    parser.add_argument("prompts", metavar="PROMPTS", help="a file with a prompt on each line, # for comments; or -")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one on each GPU, or 1)")
+
+
+def run(options: Namespace) -> int:
+    """Make the runs; returns the process's exit code: 0, that of the first run that failed, 130 or 143.
 
     Args:
-        arguments: what stands after `sweep`.
+        options: what `add_arguments` has added, and those of `asdkit fit`.
 
     Raises:
         UsageError: no prompts, no recipe, or an option that a sweep sets itself.
     """
-    parser = Arguments("asdkit sweep", description=DESCRIPTION, allow_abbrev=False)
-    parser.usage = "asdkit sweep PROMPTS --config RECIPE [--jobs N] [--key value ...]"
-    parser.add_argument("prompts", metavar="PROMPTS", help="a file with a prompt on each line, # for comments; or -")
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one on each GPU, or 1)")
-    try:
-        chosen, options = parser.parse_known_args(arguments)
-    except SystemExit:  # after --help; what is wrong with the options is a UsageError
-        return 0
-    if arguments[0] != chosen.prompts:
+    if options.given[0] != options.prompts:
         raise UsageError("sweep: the file of prompts comes first: asdkit sweep PROMPTS --config RECIPE.")
-    if chosen.jobs is not None and chosen.jobs < 1:
-        raise UsageError(f"sweep: --jobs must be at least 1; got {chosen.jobs}.")
-    if chosen.prompts == "-" and rank_of(os.environ):
+    if options.jobs is not None and options.jobs < 1:
+        raise UsageError(f"sweep: --jobs must be at least 1; got {options.jobs}.")
+    if options.prompts == "-" and rank_of(os.environ):
         raise UsageError("sweep: each rank of a launcher reads the prompts; give them in a file.")
     for flag in ("--model.prompt", "--model.target", "--run.name", "--ckpt_path"):
-        if values(options, flag):
+        if values(options.of_fit, flag):
             raise UsageError(f"sweep: {flag} is different for each run, so it can't be given.")
-    share = plan(os.environ, gpus(os.environ), cores(), chosen.jobs)
-    sweep = Sweep(read_prompts(chosen.prompts), options, Path(chosen.prompts).stem)
+    share = plan(os.environ, gpus(os.environ), cores(), options.jobs)
+    sweep = Sweep(read_prompts(options.prompts), options.of_fit, Path(options.prompts).stem)
     try:
         return sweep.run(share)
     except OSError as error:

@@ -167,7 +167,7 @@ def view_of(module: pl.LightningModule, port: int) -> LiveView:
     return LiveView(port, module.background)
 
 
-def main(path: Path, port: int) -> None:
+def serve(path: Path, port: int) -> None:
     """`asdkit view`: serve an object until interrupted.
 
     Args:

@@ -195,7 +195,7 @@ def test_broken_and_hostile_checkpoints_give_one_sentence(run: Path, tmp_path: P
     changed("something else than a distillation", lambda h, s: h.pop("guidance"))
     changed("something else than a distillation", lambda h, s: h.update(width=3))
     changed("can't be built.*count must", lambda h, s: h[generator[0]][generator[1]].update(count=0))
-    changed("names os.system, but only classes of", lambda h, s: h["generator"].update(class_path="os.system"))
+    changed("names os.system, but only public parts of", lambda h, s: h["generator"].update(class_path="os.system"))
     changed("does not hold the weights", lambda h, s: h[generator[0]][generator[1]].update(capacity=99))
     changed("does not hold the weights", lambda h, s: s.pop("generator.means"))
     changed("not finite", lambda h, s: s["generator.sh"].fill_(math.inf))

@@ -3,6 +3,7 @@
 import json
 import platform
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -31,19 +32,15 @@ CHECKS: dict[str, Callable[[Path], Finding]] = {
 }
 
 
-def main(arguments: list[str]) -> int:
-    """`asdkit doctor`; returns the process's exit code: 0, or 3 when something required is broken.
-
-    Args:
-        arguments: what stands after `doctor`.
-    """
-    parser = Arguments("asdkit doctor", description="What works here, what does not, and what to do about it.")
+def add_arguments(parser: Arguments) -> None:
+    """Add the options of the command."""
+    parser.description = "What works here, what does not, and what to do about it."
     parser.add_argument("--json", action="store_true", help="the same for programs")
     parser.add_argument("--run.root", dest="root", type=Path, default="runs", metavar="DIR", help="folder of all runs")
-    try:
-        options = parser.parse_args(arguments)
-    except SystemExit:  # after --help; what is wrong with the options is a UsageError
-        return 0
+
+
+def run(options: Namespace) -> int:
+    """Look at everything and print what was found; returns 0, or 3 when something required is broken."""
     first = f"asdkit {asdkit.__version__} on {platform.system()} {platform.machine()}, {sys.executable}"
     if not options.json:
         print(first, flush=True)

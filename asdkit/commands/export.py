@@ -1,0 +1,35 @@
+"""`asdkit export`: an object as files that other tools open."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from asdkit.commands.arguments import Arguments, trusted
+from asdkit.formats.names import FORMATS
+
+
+def add_arguments(parser: Arguments) -> None:
+    """Add the options of the command."""
+    parser.description = "Write an object as files that other tools open."
+    parser.add_argument("what", metavar="RUN|FILE", type=Path, help="a run folder, a checkpoint or a file of splats")
+    parser.add_argument("--format", required=True, metavar="LIST", help=f"with commas between: {', '.join(FORMATS)}")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the files (default: export, there)")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    parser.add_argument("--up", default="z", metavar="AXIS", help="up in ply, splat and spz: z (default), y or -y")
+    parser.add_argument("--size", type=int, default=512, help="pixels of pictures and films (default: 512)")
+    parser.add_argument("--frames", type=int, default=60, help="of films (default: 60)")
+    parser.add_argument("--resolution", type=int, default=128, help="of the grid for meshes (default: 128)")
+    parser.add_argument("--faces", type=int, default=0, help="of meshes at most (default: 0, all)")
+    parser.add_argument("--texture", type=int, default=0, help="pixels of meshes' texture (default: 0, vertex colours)")
+    parser.add_trust()
+
+
+def run(options: Namespace) -> int:
+    """Write the files and print their names; returns the exit code."""
+    with trusted(options.trust):
+        from asdkit.run.export import Choices, export
+
+        choices = Choices(**{name: getattr(options, name) for name in Choices._fields})
+        formats = [name.strip() for name in options.format.split(",") if name.strip()]
+        for file in export(options.what, formats, options.out, options.force, choices):
+            print(file)
+    return 0

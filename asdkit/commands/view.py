@@ -1,0 +1,23 @@
+"""`asdkit view`: an object in a browser."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from asdkit.commands.arguments import PORT, Arguments, trusted
+
+
+def add_arguments(parser: Arguments) -> None:
+    """Add the options of the command."""
+    parser.description = "Look at an object in a browser, on this machine alone."
+    parser.add_argument("what", metavar="RUN|FILE", type=Path, help="a run folder, a checkpoint or a file of splats")
+    parser.add_argument("--port", type=int, default=PORT, help="the next free one when it is taken (default: 8080)")
+    parser.add_trust()
+
+
+def run(options: Namespace) -> int:
+    """Serve the object until Ctrl-C."""
+    with trusted(options.trust):
+        from asdkit.run.live_view import serve
+
+        serve(options.what, options.port)
+    return 0
