@@ -30,7 +30,7 @@ from asdkit.run.exits import end
 from asdkit.run.guard import Guard
 from asdkit.run.progress import Progress
 from asdkit.run.rank_agreement import RankAgreement
-from asdkit.run.report import Outputs
+from asdkit.run.report import Report
 from asdkit.run.run_folder import MetricsCSV, RunFolder, new_run_folder
 from asdkit.run.signals import Signals, requeue, slurm_job
 from asdkit.run.snapshots import Snapshots
@@ -114,7 +114,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(RunFolder, "run")
         parser.add_lightning_class_args(Checkpoints, "checkpoints")
         parser.add_lightning_class_args(Snapshots, "snapshots")
-        parser.add_lightning_class_args(Outputs, "outputs")
+        parser.add_lightning_class_args(Report, "report")
         parser.add_lightning_class_args(Viewer, "viewer")
         parser.add_lightning_class_args(RankAgreement, "ranks")
 

@@ -72,7 +72,7 @@ def _trainer_options() -> list[str]:
     from pytorch_lightning import Trainer
 
     from asdkit.run.checkpoints import Checkpoints
-    from asdkit.run.report import Outputs
+    from asdkit.run.report import Report
     from asdkit.run.run_folder import RunFolder
     from asdkit.run.snapshots import Snapshots
     from asdkit.run.viewer import Viewer
@@ -82,7 +82,7 @@ def _trainer_options() -> list[str]:
         "run": RunFolder,
         "checkpoints": Checkpoints,
         "snapshots": Snapshots,
-        "outputs": Outputs,
+        "report": Report,
         "viewer": Viewer,
     }
     options = [f"{key}.{name}" for key, group in groups.items() for name in inspect.signature(group).parameters]

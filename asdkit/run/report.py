@@ -23,7 +23,7 @@ _CONTACT_VIEWS = 8
 
 
 @checked
-class Outputs(pl.Callback):
+class Report(pl.Callback):
     """At the end of fit an orbit, `contact.png`, `splats.ply`, `viewer.html` and `report.md`; in predict an orbit.
 
     Args:
@@ -81,9 +81,7 @@ class Outputs(pl.Callback):
     def _report(self, trainer: pl.Trainer, module: Distillation, files: list[str]) -> str:
         results = {name: value for c in trainer.callbacks if isinstance(c, Judge) for name, value in c.results.items()}
         links = ", ".join(f"[{name}]({name})" for name in [*files, "config.yaml", "run.json"])
-        title = re.sub(
-            r"[^\w\s.,;:?'\"()-]", lambda found: "\\" + found[0], shown(module.prompt)
-        )  # as it is, no Markdown
+        title = re.sub(r"([^\w\s.,;:?'\"()-])", r"\\\1", shown(module.prompt))  # as it is, no Markdown
         lines = [
             f"# {title}",
             "",

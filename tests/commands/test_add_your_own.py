@@ -35,7 +35,7 @@ def _losses(run: Path) -> list[dict[str, str]]:
 def test_an_example_runs_by_its_command(outside: Path, command: list[str]) -> None:
     quick = ["--trainer.max_steps=3", "--trainer.log_every_n_steps=1", "--run.name=one", "--run.recipe=own"]
     if "gs3d" in command:
-        quick += ["--data.orbit_views=3", "--outputs.size=16", "--model.generator.count=100"]
+        quick += ["--data.orbit_views=3", "--report.size=16", "--model.generator.count=100"]
     assert main([*command, *quick]) == 0
     report = json.loads((outside / "runs" / "own" / "one" / "run.json").read_text())
     assert report["status"] == "finished" and report["iterations"] == 3

@@ -8,7 +8,7 @@ import torch
 from asdkit.commands.main import main
 from asdkit.run.recipes import recipes
 
-QUICK = ("--snapshots.every=0", "--outputs.size=16", "--checkpoints.every=1", "--checkpoints.keep_all=true")
+QUICK = ("--snapshots.every=0", "--report.size=16", "--checkpoints.every=1", "--checkpoints.keep_all=true")
 ALONE = (
     "--trainer.accelerator=cpu",
     "--trainer.devices=1",

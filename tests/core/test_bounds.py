@@ -29,7 +29,7 @@ from asdkit.core.ramps import Ramp
 from asdkit.lab import Affine
 from asdkit.run.checkpoints import Checkpoints
 from asdkit.run.rank_agreement import RankAgreement
-from asdkit.run.report import Outputs
+from asdkit.run.report import Report
 from asdkit.run.snapshots import Snapshots
 from asdkit.run.viewer import Viewer
 
@@ -176,7 +176,7 @@ def test_help_shows_the_ranges() -> None:
 def arguments() -> Iterator[Any]:
     """Every argument that takes numbers, of every public name and of every callback that recipes set."""
     public = [getattr(asdkit, name) for name in asdkit.__all__]
-    for target in (*public, Affine, Checkpoints, Outputs, RankAgreement, Snapshots, Viewer):
+    for target in (*public, Affine, Checkpoints, Report, RankAgreement, Snapshots, Viewer):
         if not inspect.isabstract(target):
             for name, allowed in ranges(target).items():
                 yield pytest.param(target, name, allowed, id=f"{target.__name__}-{name}")

@@ -105,7 +105,7 @@ def test_no_kill_tears_a_checkpoint(tmp_path: Path, shared_memory: Path) -> None
 
 
 def test_a_run_of_the_command_line_survives_kills(recipe: Path, shared_memory: Path, tmp_path: Path) -> None:
-    quick = ("--data.views_per_step=1", "--snapshots.every=0", "--outputs.size=16", "--checkpoints.every=1")
+    quick = ("--data.views_per_step=1", "--snapshots.every=0", "--report.size=16", "--checkpoints.every=1")
     options = ["--config", recipe, *quick, "--trainer.callbacks=[]", f"--run.root={shared_memory}", "--run.name=one"]
     assert main(["fit", *map(str, options), "--trainer.max_steps=1"]) == 0
     run, chance = shared_memory / "small" / "one", random.Random(1)
@@ -206,7 +206,7 @@ def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("finished")
     path = folder / "small.yaml"
     path.write_text(RECIPE.format(prior=tiny_folder, root=folder / "runs"))
-    quick = ("--snapshots.every=0", "--outputs.size=16", "--trainer.callbacks=[]", "--run.name=one")
+    quick = ("--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]", "--run.name=one")
     assert main(["fit", "--config", str(path), *quick, "--trainer.max_steps=4"]) == 0
     return folder / "runs" / "small" / "one"
 
@@ -237,7 +237,7 @@ def test_a_checkpoint_does_not_need_what_its_generator_started_from(
 ) -> None:
     asset = tmp_path / "asset.ply"
     shutil.copy(finished / "splats.ply", asset)
-    quick = ("--snapshots.every=0", "--outputs.size=16", "--trainer.callbacks=[]", "--run.name=one")
+    quick = ("--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]", "--run.name=one")
     options = (f"--model.generator.init={asset}", "--model.generator.capacity=200", "--trainer.max_steps=1")
     assert main(["fit", "--config", str(recipe), *quick, *options]) == 0
     asset.unlink()

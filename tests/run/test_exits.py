@@ -32,7 +32,7 @@ from asdkit.run.signals import Signals
 OPTIONS = (
     "--data.views_per_step=1",
     "--snapshots.every=0",
-    "--outputs.size=16",
+    "--report.size=16",
     "--trainer.callbacks=[]",
     "--checkpoints.every=2",
 )

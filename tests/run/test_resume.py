@@ -16,7 +16,7 @@ def test_resuming_is_exact(recipe: Path, method: str) -> None:
     assert int(straight["state_dict"]["generator.alive"].sum()) > 60, "nothing has grown"
 
 
-SHORT = ("--snapshots.every=0", "--outputs.size=16", "--trainer.callbacks=[]", "--data.views_per_step=1")
+SHORT = ("--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]", "--data.views_per_step=1")
 
 
 @pytest.mark.parametrize(("density", "option"), [("MCMC", "growth=0.2"), ("Threshold", "gradient=1e-7")])

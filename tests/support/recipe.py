@@ -21,6 +21,6 @@ trainer:
   callbacks: [{{class_path: asdkit.ToyboxJudge}}]
 checkpoints: {{every: 4}}
 snapshots: {{every: 5}}
-outputs: {{size: 16}}
+report: {{size: 16}}
 run: {{root: {root}}}
 """

@@ -237,7 +237,7 @@ def test_a_representation_is_a_run_and_its_files(
     def small(folder: Path, options: list[str]) -> dict:
         asked.append(options)
         tiny = [f"--model.prior.path={tiny_folder}", "--data.size=16", "--data.views_per_step=1"]
-        return fit(folder, [*options, *tiny, "--trainer.max_steps=1", "--snapshots.every=0", "--outputs.size=16"])
+        return fit(folder, [*options, *tiny, "--trainer.max_steps=1", "--snapshots.every=0", "--report.size=16"])
 
     asked, fit = [], runs.fit
     monkeypatch.setattr(representations, "fit", small)
