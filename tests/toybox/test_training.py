@@ -130,7 +130,7 @@ def test_resuming_the_unet_is_exact(cache: Path, weights: Path, tmp_path: Path) 
 
 def test_the_unets_loss_is_the_squared_error_in_v(cache: Path, weights: Path) -> None:
     module = TrainUNet(str(weights), channels=(16, 32), text_width=32)
-    latents = encode_cache(module._vae[0], render_cache(cache, 24, 0))
+    latents = encode_cache(module._vae, render_cache(cache, 24, 0))
     batch = Renders(render_cache(cache, 24, 0), 8).batch(0)
     x0 = latents[batch.index].float()
     seen = {}

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from asdkit.core.bounds import Count, LearningRate, Share, checked
 from asdkit.core.randomness import generator_for
+from asdkit.core.unregistered import keep_unregistered
 from asdkit.rendering.cameras import Views
 from asdkit.scores.camera_embedding import CameraEmbedding
 from asdkit.scores.conditions import EIGHT_SECTORS
@@ -91,7 +92,7 @@ class TrainUNet(pl.LightningModule):
         learning_rate: of AdamW; held, then brought to zero linearly over the last quarter of the steps.
         ema_decay: of the average of the weights that is saved.
         drop_text: share of examples without text and camera, for classifier-free guidance.
-        drop_camera: share of the others that know no camera, so that text alone suffices.
+        drop_camera: share of the other examples that know no camera, so that text alone suffices.
         start: pipeline folder whose `unet/`, `text_encoder/` and `camera/` training starts from; random weights when
             empty. Their sizes must be those given here.
         seed: of the weights, the noise and the drops.
@@ -119,10 +120,10 @@ class TrainUNet(pl.LightningModule):
         vae = Path(weights) / "vae"
         if not (vae / "config.json").is_file():
             raise ValueError(f"{vae} holds no autoencoder; train it first with recipes/toybox/vae.yaml.")
-        self._vae = [AutoencoderTiny.from_pretrained(vae).requires_grad_(False)]
+        keep_unregistered(self, "_vae", AutoencoderTiny.from_pretrained(vae).requires_grad_(False))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.net = Denoiser(tuple(channels), self._vae[0].config.latent_channels, text_width)
+            self.net = Denoiser(tuple(channels), self._vae.config.latent_channels, text_width)
         if start:
             load_pipeline(self.net, Path(start))
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
@@ -131,11 +132,11 @@ class TrainUNet(pl.LightningModule):
     def prepare_data(self) -> None:
         """Encode the renders once, in one process, before the others read them."""
         for folder in self.trainer.datamodule.folders().values():
-            encode_cache(self._vae[0], folder)
+            encode_cache(self._vae, folder)
 
     def setup(self, stage: str) -> None:
         folders = self.trainer.datamodule.folders()
-        self._latents = {split: encode_cache(self._vae[0], folder) for split, folder in folders.items()}
+        self._latents = {split: encode_cache(self._vae, folder) for split, folder in folders.items()}
 
     def configure_optimizers(self) -> dict:
         optimizer = torch.optim.AdamW(
@@ -203,7 +204,7 @@ def load_pipeline(net: Denoiser, folder: Path) -> None:
 
 def save_pipeline(net: Denoiser, folder: Path) -> None:
     """Write the networks beside `vae/` as a Stable Diffusion pipeline folder that transformers 4 and 5 both read."""
-    from diffusers import DDIMScheduler
+    from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline
     from safetensors.torch import save_file
 
     from asdkit.toybox.tokenizer import save_text_encoder, save_tokenizer
@@ -224,20 +225,11 @@ def save_pipeline(net: Denoiser, folder: Path) -> None:
     (folder / "camera").mkdir(exist_ok=True)
     weights = {name: tensor.half().contiguous() for name, tensor in net.camera.state_dict().items()}
     save_file(weights, folder / "camera" / "model.safetensors")
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": "0.42.0",
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderTiny"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    pipeline = StableDiffusionPipeline(
+        AutoencoderTiny.from_pretrained(folder / "vae"), net.text_encoder, net.tokenizer, net.unet, scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.save_config(folder)  # model_index.json
     facts = {
         "view_words": EIGHT_SECTORS.sectors,
         "overhead_word": EIGHT_SECTORS.overhead,
