@@ -53,11 +53,11 @@ class Checkpoints(ModelCheckpoint):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
         """The last iteration is kept too, before anything is made of it, and so is one that a signal makes the last."""
-        watch = next((callback for callback in trainer.callbacks if isinstance(callback, Guard)), None)
-        stop = watch.stop if watch else 0
+        guard = next((callback for callback in trainer.callbacks if isinstance(callback, Guard)), None)
+        stop = guard.stop if guard else 0
         final = bool(stop) or 0 < trainer.max_steps <= trainer.global_step
-        if watch and (final or trainer.global_step % self._every == 0):
-            watch.settle(trainer, pl_module)
+        if guard and (final or trainer.global_step % self._every == 0):
+            guard.settle(trainer, pl_module)
         super().on_train_batch_end(trainer, pl_module, *rest)
         if final:
             self._save_now(trainer)
@@ -103,7 +103,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise
         except Exception:  # torch's reader raises whatever a broken file makes it stumble over
             pass
-        whole = [other for other in sorted(path.parent.glob("step-*.ckpt")) if other != path and is_whole(other)]
+        whole = [file for file in sorted(path.parent.glob("step-*.ckpt")) if file != path and is_whole(file)]
         advice = f" The newest whole one beside it is --ckpt_path {whole[-1]}." if whole else ""
         raise ValueError(f"{path} is broken, or no checkpoint of asdkit.{advice}")
 
@@ -135,9 +135,9 @@ def save_weights(module: Distillation, step: int, folder: Path) -> None:
     """
     state = module.state_dict()
     for name, part in {"generator": module.generator, "guidance": module.guidance}.items():
-        mine = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-        if mine:
+        learned = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+        if learned:
             about = {"spec": json.dumps(part.spec), "step": str(step), "prior": module.prior.digest}
-            tensors = {key: value.detach().cpu().contiguous().clone() for key, value in mine.items()}
+            tensors = {key: value.detach().cpu().contiguous().clone() for key, value in learned.items()}
             file = folder / f"{'discriminator' if name == 'guidance' else name}.safetensors"
             write_bytes(file, save(tensors, about | {"prompt": module.prompt}))

@@ -67,8 +67,8 @@ class Exported:
     @cached_property
     def distance(self) -> float:
         """From where the whole object is seen; that of training where this is enough."""
-        solid = self.generator.volume()
-        return max(_DISTANCE, _ROOM * solid.half) if solid else _DISTANCE
+        volume = self.generator.volume()
+        return max(_DISTANCE, _ROOM * volume.half) if volume else _DISTANCE
 
     def ring(self, count: int, elevation_deg: float, size: int) -> Views:
         """Cameras around the object."""
@@ -96,10 +96,10 @@ class Exported:
         from asdkit.formats.mesh.texture import bake
 
         seen = [(views, self.render(views).alpha) for views in (self.ring(n, e, 128) for e, n in _LOOKS)]
-        solid, views = self.generator.volume(), joined([views for views, _ in seen])
+        volume, views = self.generator.volume(), joined([views for views, _ in seen])
         alpha = torch.cat([alpha for _, alpha in seen])
-        mesh = extract(solid, views, alpha, self.choices.resolution, self.choices.faces)
-        return mesh, bake(mesh, solid, self.choices.texture) if self.choices.texture else None
+        mesh = extract(volume, views, alpha, self.choices.resolution, self.choices.faces)
+        return mesh, bake(mesh, volume, self.choices.texture) if self.choices.texture else None
 
 
 def opened(path: Path) -> Exported:
@@ -144,9 +144,9 @@ def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, ch
         raise ValueError(f"{out} is a file; name a folder with --out.")
     targets = {name: out / FORMATS[name] for name in formats}
     beside = [out / f"mesh{suffix}" for suffix in (".mtl", ".png") if choices.texture and "obj" in targets]
-    there = [str(target) for target in (*targets.values(), *beside) if target.exists()]
-    if there and not force:
-        raise ValueError(f"{there[0]} exists; name another folder with --out, or give --force to replace it.")
+    existing = [str(target) for target in (*targets.values(), *beside) if target.exists()]
+    if existing and not force:
+        raise ValueError(f"{existing[0]} exists; name another folder with --out, or give --force to replace it.")
     for name in targets:
         _refuse(name, exported, path)
     return [file for name, target in targets.items() for file in _WRITERS[name](exported, target)]
@@ -209,15 +209,15 @@ def _webp(exported: Exported, path: Path) -> list[Path]:
 
 def _png(exported: Exported, path: Path) -> list[Path]:
     """A row of views each of the picture, the opacity, the depth (near is bright) and the normals."""
-    solid = exported.generator.volume()
-    if solid is None:
+    volume = exported.generator.volume()
+    if volume is None:
         images = exported.render(None).image
         save_grid(images, path, min(len(images), _COLUMNS))
         return [path]
     views = exported.ring(_COLUMNS, _ELEVATION_DEG, exported.choices.size)
     image, alpha, depth = exported.render(views)
     hit = (alpha > 0.5).float()
-    nearness = (0.5 + 0.5 * (exported.distance - depth) / solid.half).clamp(0, 1) * hit
+    nearness = (0.5 + 0.5 * (exported.distance - depth) / volume.half).clamp(0, 1) * hit
     normals = (0.5 + 0.5 * surface_normals(depth, views)) * hit
     rows = [image, alpha.expand_as(image), nearness.expand_as(image), normals]
     save_grid(torch.cat(rows), path, _COLUMNS)

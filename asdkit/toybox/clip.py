@@ -20,6 +20,11 @@ def candidate_prompts(count: int, seed: int = 0) -> list[str]:
     return [things[i].prompt for i in order[:count].tolist()]
 
 
+def prompt_among(count: int, prompt: str) -> list[str]:
+    """A prompt, and after it as many others of the world as make `count` together."""
+    return [prompt, *(candidate for candidate in candidate_prompts(count) if candidate != prompt)][:count]
+
+
 class TinyCLIP:
     """A CLIPModel folder with its tokenizer, for ranking the prompts of a picture.
 
@@ -48,8 +53,7 @@ class TinyCLIP:
 
     def is_first(self, image: Float[Tensor, "3 H W"], prompt: str, candidates: int = 200) -> bool:
         """Whether `prompt` ranks first among itself and `candidates` - 1 other prompts of the world."""
-        others = [other for other in candidate_prompts(candidates) if other != prompt][: candidates - 1]
-        return int(self.logits(image[None], [prompt, *others]).argmax()) == 0
+        return int(self.logits(image[None], prompt_among(candidates, prompt)).argmax()) == 0
 
 
 def similarity(clip: TinyCLIP, images: Float[Tensor, "B 3 H W"], prompt: str) -> Float[Tensor, " B"]:

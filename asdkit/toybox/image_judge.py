@@ -31,12 +31,12 @@ class Truths(NamedTuple):
     def nearest(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
         """For each image the truth that is nearest in mean square, on the plain background that fits it best."""
         clear = 1 - self.alpha
-        found = []
+        nearest = []
         for image in images:
             behind = (clear * (image - self.on_black)).flatten(2).sum(2) / clear.square().flatten(2).sum(2)
             pictures = self.on_black + clear * behind.clamp(0, 1)[:, :, None, None]
-            found.append(pictures[(pictures - image).square().flatten(1).mean(1).argmin()])
-        return torch.stack(found)
+            nearest.append(pictures[(pictures - image).square().flatten(1).mean(1).argmin()])
+        return torch.stack(nearest)
 
 
 @cache

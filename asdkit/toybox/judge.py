@@ -12,7 +12,7 @@ from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views
 from asdkit.run.judge import Judge
 from asdkit.toybox import world
-from asdkit.toybox.clip import EMBEDDED, TinyCLIP, candidate_prompts
+from asdkit.toybox.clip import EMBEDDED, TinyCLIP, prompt_among
 from asdkit.toybox.training.common import psnr
 
 PROMPTS = 200
@@ -33,8 +33,7 @@ class CLIPJudge(Judge):
         if not (EMBEDDED / "config.json").is_file():
             return {}
         self.clip = self.clip or TinyCLIP(EMBEDDED)
-        others = [other for other in candidate_prompts(PROMPTS) if other != prompt][: PROMPTS - 1]
-        best = self.clip.logits(resized(images.cpu(), 64), [prompt, *others]).argmax(1)
+        best = self.clip.logits(resized(images.cpu(), 64), prompt_among(PROMPTS, prompt)).argmax(1)
         return {"r_precision": (best == 0).float().mean().item()}
 
 
@@ -82,6 +81,6 @@ def azimuths_right(around: Float[Tensor, "N 3 H W"], candidates: Float[Tensor, "
     """For each of N azimuths around the object, 1 where the nearest of M true ones is within 45 degrees, else 0."""
     errors = torch.cdist(around.flatten(1), candidates.flatten(1))
     best = errors.argmin(1) * (360 / len(candidates))
-    mine = torch.arange(len(around)) * (360 / len(around))
-    difference = (best - mine + 180) % 360 - 180
+    expected = torch.arange(len(around)) * (360 / len(around))
+    difference = (best - expected + 180) % 360 - 180
     return (difference.abs() <= _WITHIN_DEG + 1e-3).float()

@@ -35,30 +35,6 @@ def _pair(make: Callable[[float], Primitive]) -> list[Primitive]:
     return [make(1.0), make(-1.0)]
 
 
-def ball(main: Colour, second: Colour | None) -> list[Primitive]:
-    return [_ball(main, (0, 0, 0), 0.85)]
-
-
-def cube(main: Colour, second: Colour | None) -> list[Primitive]:
-    return [_box(main, (0, 0, 0), (0.54, 0.54, 0.54))]
-
-
-def cone(main: Colour, second: Colour | None) -> list[Primitive]:
-    return [_rod(main, (0, 0, 0.05), 0.58, 0.78, top=0.0)]
-
-
-def cylinder(main: Colour, second: Colour | None) -> list[Primitive]:
-    return [_rod(main, (0, 0, 0), 0.48, 0.72)]
-
-
-def ring(main: Colour, second: Colour | None) -> list[Primitive]:
-    return [place(TORUS, main, (0, 0, 0), (0.68, 0.68, 0.68), param=0.37)]
-
-
-def pyramid(main: Colour, second: Colour | None) -> list[Primitive]:
-    return [place(PYRAMID, main, (0, 0, 0.1), (0.62, 0.62, 0.58))]
-
-
 def mushroom(main: Colour, second: Colour | None) -> list[Primitive]:
     stalk, cap = (CREAM, main) if second is None else (main, second)
     dome = place(ELLIPSOID, cap, (0, 0, 0.25), (0.80, 0.80, 0.48))
@@ -314,12 +290,12 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {
-    "ball": Kind(ball, synonym="sphere"),
-    "cube": Kind(cube),
-    "cone": Kind(cone),
-    "cylinder": Kind(cylinder),
-    "ring": Kind(ring, synonym="torus"),
-    "pyramid": Kind(pyramid),
+    "ball": Kind(lambda main, second: [_ball(main, (0, 0, 0), 0.85)], synonym="sphere"),
+    "cube": Kind(lambda main, second: [_box(main, (0, 0, 0), (0.54, 0.54, 0.54))]),
+    "cone": Kind(lambda main, second: [_rod(main, (0, 0, 0.05), 0.58, 0.78, top=0.0)]),
+    "cylinder": Kind(lambda main, second: [_rod(main, (0, 0, 0), 0.48, 0.72)]),
+    "ring": Kind(lambda main, second: [place(TORUS, main, (0, 0, 0), (0.68, 0.68, 0.68), param=0.37)], synonym="torus"),
+    "pyramid": Kind(lambda main, second: [place(PYRAMID, main, (0, 0, 0.1), (0.62, 0.62, 0.58))]),
     "mushroom": Kind(mushroom, part="cap", natural="red"),
     "tree": Kind(tree, part="trunk", natural="green"),
     "table": Kind(table, part="legs"),

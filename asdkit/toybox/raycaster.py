@@ -19,11 +19,8 @@ ELLIPSOID, FRUSTUM, BOX, PYRAMID, PRISM, TORUS = range(6)
 
 Colour = tuple[float, float, float]
 Hit = tuple[float, float, float, float]  # t along the ray (1e30: none) and a normal that is not unit
-
-_FAR = 1e30
-_NEAR = 1e-3
-_TORUS_STEPS = 96
-_TORUS_TOLERANCE = 1e-5
+_NEAR, _FAR = 1e-3, 1e30
+_TORUS_STEPS, _TORUS_TOLERANCE = 96, 1e-5
 
 # Half-spaces (nx, ny, nz, h): n . p <= h. Rows 0-5 box, 6-10 pyramid, 11-15 prism (its ridge runs along x).
 _PLANES = np.array(
@@ -91,10 +88,8 @@ def place(
         param: see `Primitive`.
         open_top: see `Primitive`.
     """
-    (cx, cy, cz), (sx, sy, sz) = (
-        [math.cos(math.radians(a)) for a in turn],
-        [math.sin(math.radians(a)) for a in turn],
-    )
+    cx, cy, cz = (math.cos(math.radians(angle)) for angle in turn)
+    sx, sy, sz = (math.sin(math.radians(angle)) for angle in turn)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
@@ -245,21 +240,13 @@ def _rectangle(
 
 @njit(cache=True, nogil=True)
 def _trace_view(
-    shapes: np.ndarray,
-    to_world: np.ndarray,
-    to_local: np.ndarray,
-    params: np.ndarray,
-    open_tops: np.ndarray,
-    c2w: np.ndarray,
-    K: np.ndarray,
-    depth: np.ndarray,
-    index: np.ndarray,
-    normal: np.ndarray,
+    scene: Scene, c2w: np.ndarray, K: np.ndarray, depth: np.ndarray, index: np.ndarray, normal: np.ndarray
 ) -> None:
     height, width = depth.shape
-    for p in range(len(shapes)):
-        left, right, top, bottom = _rectangle(to_world[p], shapes[p], params[p], c2w, K, height, width)
-        W = to_local[p]
+    for p in range(len(scene.shape)):
+        shape, param, open_top = scene.shape[p], scene.param[p], scene.open_top[p]
+        left, right, top, bottom = _rectangle(scene.to_world[p], shape, param, c2w, K, height, width)
+        W = scene.to_local[p]
         M = np.zeros((3, 4))
         for i in range(3):
             M[i, 3] = W[i, 3]
@@ -273,7 +260,7 @@ def _trace_view(
                 dx = M[0, 0] * u + M[0, 1] * v + M[0, 2]
                 dy = M[1, 0] * u + M[1, 1] * v + M[1, 2]
                 dz = M[2, 0] * u + M[2, 1] * v + M[2, 2]
-                t, nx, ny, nz = intersect(shapes[p], params[p], open_tops[p], M[0, 3], M[1, 3], M[2, 3], dx, dy, dz)
+                t, nx, ny, nz = intersect(shape, param, open_top, M[0, 3], M[1, 3], M[2, 3], dx, dy, dz)
                 if t <= _NEAR or t >= depth[row, col]:
                     continue
                 side = -1.0 if nx * dx + ny * dy + nz * dz > 0.0 else 1.0
@@ -305,21 +292,16 @@ def trace(
     depth = np.full((height, width), _FAR)
     index = np.full((height, width), -1, dtype=np.int64)
     normal = np.zeros((height, width, 3))
-    _trace_view(scene.shape, scene.to_world, scene.to_local, scene.param, scene.open_top, c2w, K, depth, index, normal)
+    _trace_view(scene, c2w, K, depth, index, normal)
     return depth, index, normal
 
 
 @njit(cache=True, nogil=True)
 def _resolve(
-    depth: np.ndarray,
-    index: np.ndarray,
-    normal: np.ndarray,
-    colours: np.ndarray,
-    factor: int,
-    image: np.ndarray,
-    alpha: np.ndarray,
-    mean_depth: np.ndarray,
-) -> None:
+    samples: tuple[np.ndarray, np.ndarray, np.ndarray], colours: np.ndarray, factor: int,
+    image: np.ndarray, alpha: np.ndarray, mean_depth: np.ndarray,
+) -> None:  # fmt: skip
+    depth, index, normal = samples
     share = 1.0 / (factor * factor)
     for row in range(depth.shape[0]):
         for col in range(depth.shape[1]):
@@ -364,5 +346,5 @@ def shade(
     fine = K * np.array([[supersample], [supersample], [1.0]])
     for b in range(len(c2w)):
         samples = trace(scene, c2w[b], fine[b], height * supersample, width * supersample)
-        _resolve(*samples, scene.colour, supersample, image[b], alpha[b], depth[b])
+        _resolve(samples, scene.colour, supersample, image[b], alpha[b], depth[b])
     return image, alpha, depth

@@ -274,8 +274,8 @@ def sample_thing(generator: torch.Generator, held_out: bool = False) -> Thing:
         return _choice(generator, stacks)
     weights = torch.tensor([1.5 if entry.front else 1.0 for entry in KINDS.values()])
     kind = list(KINDS)[int(torch.multinomial(weights, 1, generator=generator))]
-    one, two = singles[kind]
-    return _choice(generator, two if two and _uniform(generator) < 0.4 else one)
+    plain, two_coloured = singles[kind]
+    return _choice(generator, two_coloured if two_coloured and _uniform(generator) < 0.4 else plain)
 
 
 def sample_views(generator: torch.Generator, count: int, size: int = 64) -> Views:

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from asdkit.core.bounds import Count, LearningRate, Share, checked
 from asdkit.core.randomness import generator_for
-from asdkit.toybox.clip import candidate_prompts
+from asdkit.toybox.clip import prompt_among
 from asdkit.toybox.tokenizer import MAX_TOKENS, build_tokenizer, save_tokenizer
 from asdkit.toybox.training.common import hold_then_decay, save_half
 from asdkit.toybox.training.data import Batch
@@ -78,11 +78,9 @@ class TrainCLIP(pl.LightningModule):
 
     def validation_step(self, batch: Batch) -> None:
         """Retrieval of a held-out render's prompt among the 200 of `asdkit.toybox.clip`."""
-        others = candidate_prompts(200)
         hits = []
         for image, prompt in zip(batch.images, batch.prompts, strict=True):
-            choices = [prompt, *[other for other in others if other != prompt][:199]]
-            hits.append(float(self._logits(image[None], choices)[0].argmax() == 0))
+            hits.append(float(self._logits(image[None], prompt_among(200, prompt))[0].argmax() == 0))
         self.log("val_retrieval", sum(hits) / len(hits), prog_bar=True, batch_size=len(hits))
 
     def _logits(self, images: Tensor, captions: list[str]) -> Tensor:
