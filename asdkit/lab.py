@@ -40,7 +40,7 @@ def finite_set_eps(x_t: Tensor, alpha: Tensor, sigma: Tensor, points: Tensor, am
 
 
 class _Exact(nn.Module):
-    """The "network" of a lab prior: what adapters hook. Takes (x_t, t, *facts) and returns eps."""
+    """The "network" of a lab prior, on which adapters put their hooks. Takes (x_t, t, *facts) and returns eps."""
 
     def __init__(self, schedule: Schedule, eps: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class LabPrior(Prior):
 
     @abstractmethod
     def facts(self, x: Noised, condition: Condition) -> tuple[Tensor, ...]:
-        """What the network is told about a condition, a row for each sample of x."""
+        """The further inputs of the network that stand for a condition, a row for each sample of x."""
 
     def predict(
         self, x: Noised, conditions: Sequence[Condition], adapter: Switch | None = None
@@ -181,7 +181,7 @@ def _direction(views: Views) -> Float[Tensor, "B 3"]:
 
 
 class GaussianScore(Field):
-    """The exact fake score of a generator whose values are N(mean, spread^2); tell it where the generator is.
+    """The exact fake score of a generator whose values are N(mean, spread^2); `follow` tells it when they change.
 
     Args:
         mean: of the generator's values.
@@ -193,7 +193,7 @@ class GaussianScore(Field):
         self.follow(mean, spread)
 
     def follow(self, mean: Tensor | float, spread: Tensor | float) -> None:
-        """The generator has moved."""
+        """The generator's values are N(mean, spread^2) from now on."""
         self._mean, self._spread = torch.as_tensor(mean).detach(), torch.as_tensor(spread).detach()
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
@@ -201,7 +201,7 @@ class GaussianScore(Field):
 
 
 class ParticleScore(Field):
-    """The exact fake score of a generator that shows the samples of the batch and no others."""
+    """The exact fake score of a generator that shows the samples of the batch alone."""
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         return finite_set_eps(x.x_t, x.alpha, x.sigma, x.x0)
@@ -222,10 +222,10 @@ class Affine(Adapter):
 
     def setup(self, prior: Prior) -> None:
         if not self._hooked:
-            prior.network.register_forward_hook(self._bend)
+            prior.network.register_forward_hook(self._add_affine)
         self._hooked = True
 
-    def _bend(self, network: nn.Module, args: tuple[Tensor, ...], eps: Tensor) -> Tensor:
+    def _add_affine(self, network: nn.Module, args: tuple[Tensor, ...], eps: Tensor) -> Tensor:
         return eps + self.slope[args[1]] * args[0] + self.offset[args[1]] if self._on else eps
 
     @contextmanager

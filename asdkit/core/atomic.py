@@ -15,7 +15,7 @@ _WEIGHTS = (".ckpt", ".safetensors")
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What the system refuses within this context is that `path` be written.
+    """A context in which the system's refusal to write means that `path` can't be written.
 
     Raises:
         CannotWrite: it refused.

@@ -4,11 +4,11 @@ import signal
 
 
 class PriorUnavailable(ValueError):
-    """The prior can't be had: no network, a gate, withdrawn, or torn."""
+    """A prior can't be loaded: there is no network, it needs a login, it was withdrawn, or a file is damaged."""
 
 
 def unwrapped(error: BaseException) -> BaseException:
-    """What a part has said: jsonargparse wraps it in errors of many lines."""
+    """The error that a part has raised, which jsonargparse wraps in errors of many lines."""
     while error.__cause__ is not None and "\n" in str(error):
         error = error.__cause__
     return error

@@ -51,7 +51,7 @@ def normal(rows: Rows, shape: Sequence[int], generator: torch.Generator) -> Tens
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Values on a device. From the CPU to CUDA they travel by themselves: nobody waits for them."""
+    """Values on a device; the copy from the CPU to CUDA is asynchronous."""
     if values.device.type == "cpu" and device.type == "cuda":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)

@@ -20,7 +20,7 @@ def local(path: str | Path) -> Path:
 
 
 def shown(text: str) -> str:
-    """A text as a terminal may show it: on one line, without characters that move the cursor or turn the writing."""
+    """A text as a terminal may show it: on one line, without control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 

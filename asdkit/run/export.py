@@ -53,8 +53,8 @@ class Exported:
     """An object, and what several formats share of it.
 
     Args:
-        name: what it is, in words.
-        generator: it.
+        name: its prompt, or the name of its file.
+        generator: shows it.
         background: grey level behind it, in [0,1].
         choices: how it is exported.
     """
@@ -153,7 +153,7 @@ def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, ch
 
 
 def _refuse(name: str, exported: Exported, path: Path) -> None:
-    """Says what a format can't hold."""
+    """Raise a ValueError if a format can't hold the object."""
     kind = type(exported.generator).__name__
     if name != "png" and exported.generator.volume() is None:
         raise ValueError(f"{name} holds 3D objects and {path} is made of {kind}; export png.")

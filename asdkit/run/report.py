@@ -48,7 +48,7 @@ class Report(pl.Callback):
             orbit = self._orbit(pl_module, cameras, folder) if isinstance(cameras, Cameras) else []
         exported = [*orbit, *pl_module.generator.export(folder), *self._splats(pl_module, folder)]
         files = [file.relative_to(folder).as_posix() for file in exported]
-        write_text(folder / "report.md", self._report(trainer, pl_module, files))
+        write_text(folder / "report.md", self._markdown(trainer, pl_module, files))
         print(f"Report: {folder / 'report.md'}")
 
     def _orbit(self, module: Distillation, cameras: Cameras, folder: Path) -> list[Path]:
@@ -78,7 +78,7 @@ class Report(pl.Callback):
             path = save_film(frames, Path(trainer.default_root_dir) / "predict", "orbit", self.fps)
             print(f"Orbit: {path}")
 
-    def _report(self, trainer: pl.Trainer, module: Distillation, files: list[str]) -> str:
+    def _markdown(self, trainer: pl.Trainer, module: Distillation, files: list[str]) -> str:
         results = {name: value for c in trainer.callbacks if isinstance(c, Judge) for name, value in c.results.items()}
         links = ", ".join(f"[{name}]({name})" for name in [*files, "config.yaml", "run.json"])
         title = re.sub(r"([^\w\s.,;:?'\"()-])", r"\\\1", shown(module.prompt))  # as it is, no Markdown

@@ -35,7 +35,7 @@ def sample(prior: Pretrained, prompts: list[str], views: Views, seed: int) -> Fl
     return torch.cat(images)
 
 
-def chosen(held_out: bool, count: int, seed: int) -> list[world.Thing]:
+def drawn_things(held_out: bool, count: int, seed: int) -> list[world.Thing]:
     """`count` things of the trained or of the held-out compositions, as the world's sampler draws them."""
     generator = generator_for(seed, 0, "held-out things" if held_out else "trained things")
     return [world.sample_thing(generator, held_out) for _ in range(count)]
@@ -61,7 +61,7 @@ def evaluate_samples(prior: Pretrained, clip: TinyCLIP, seed: int) -> tuple[dict
     """R-precision of samples of trained and held-out prompts, the share of right sectors, and the pictures."""
     figures, sheets, right = {}, [], []
     for name, held_out in (("trained", False), ("held_out", True)):
-        things = chosen(held_out, PROMPTS, seed)
+        things = drawn_things(held_out, PROMPTS, seed)
         views = sector_views(PROMPTS)
         images = sample(prior, [thing.prompt for thing in things], views, seed)
         hits = [clip.is_first(image, thing.prompt, CANDIDATES) for image, thing in zip(images, things, strict=True)]
