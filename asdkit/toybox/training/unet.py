@@ -101,6 +101,8 @@ class TrainUNet(pl.LightningModule):
         ValueError: there is no autoencoder in `weights`, or `start` does not hold such networks.
     """
 
+    _vae: Any  # a frozen AutoencoderTiny
+
     def __init__(
         self,
         weights: str = "toybox-weights",
