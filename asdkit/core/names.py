@@ -38,7 +38,7 @@ _MODULES = {
     "toybox.clip": "CLIPScorer",
     "toybox.judge": "ToyboxJudge",
     "toybox.image_judge": "ToyboxImageJudge",
-    "toybox.training.data": "ToyboxData",
+    "toybox.training.renders": "ToyboxData",
     "toybox.training.vae": "TrainVAE",
     "toybox.training.unet": "TrainUNet",
     "toybox.training.clip": "TrainCLIP",

@@ -14,7 +14,7 @@ from asdkit.toybox import world
 from asdkit.toybox.clip import TinyCLIP, candidate_prompts
 from asdkit.toybox.tokenizer import build_tokenizer
 from asdkit.toybox.training.clip import TrainCLIP
-from asdkit.toybox.training.data import Renders, ToyboxData, encode_cache, render_cache
+from asdkit.toybox.training.renders import Renders, ToyboxData, encode_cache, render_cache
 from asdkit.toybox.training.unet import TrainUNet
 from asdkit.toybox.training.vae import TrainVAE
 

@@ -12,7 +12,7 @@ from asdkit.core.randomness import generator_for
 from asdkit.toybox.clip import prompt_among
 from asdkit.toybox.tokenizer import MAX_TOKENS, build_tokenizer, save_tokenizer
 from asdkit.toybox.training.common import hold_then_decay, save_half
-from asdkit.toybox.training.data import Batch
+from asdkit.toybox.training.renders import Examples
 
 
 @checked
@@ -64,7 +64,7 @@ class TrainCLIP(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": hold_then_decay(optimizer, self.trainer.max_steps)}
 
-    def training_step(self, batch: Batch) -> Tensor:
+    def training_step(self, batch: Examples) -> Tensor:
         generator = generator_for(self.hparams.seed, self.global_step, "captions", self.global_rank)
         plain = torch.rand(len(batch.captions), generator=generator) < self.hparams.plain_captions
         captions = [p if bare else c for p, c, bare in zip(batch.prompts, batch.captions, plain.tolist(), strict=True)]
@@ -76,7 +76,7 @@ class TrainCLIP(pl.LightningModule):
         )
         return loss
 
-    def validation_step(self, batch: Batch) -> None:
+    def validation_step(self, batch: Examples) -> None:
         """Retrieval of a held-out render's prompt among the 200 of `asdkit.toybox.clip`."""
         hits = []
         for image, prompt in zip(batch.images, batch.prompts, strict=True):

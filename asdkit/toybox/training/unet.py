@@ -19,7 +19,7 @@ from asdkit.scores.conditions import EIGHT_SECTORS
 from asdkit.scores.schedules import scaled_linear
 from asdkit.toybox import world
 from asdkit.toybox.training.common import hold_then_decay, save_half
-from asdkit.toybox.training.data import Batch, encode_cache
+from asdkit.toybox.training.renders import Examples, encode_cache
 
 _BETA_START, _BETA_END = 0.00085, 0.012
 
@@ -146,18 +146,18 @@ class TrainUNet(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": hold_then_decay(optimizer, self.trainer.max_steps)}
 
-    def training_step(self, batch: Batch) -> Tensor:
+    def training_step(self, batch: Examples) -> Tensor:
         generator = generator_for(self.hparams.seed, self.global_step, "diffusion", self.global_rank)
         loss = self._loss(self.net, batch, self._latents["trained"], generator)
         self.log("loss", loss, prog_bar=True, batch_size=len(batch.captions))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Examples, batch_idx: int) -> None:
         generator = generator_for(self.hparams.seed, batch_idx, "validation")
         loss = self._loss(self.average.module, batch, self._latents["held-out"], generator)
         self.log("val_loss", loss, prog_bar=True, batch_size=len(batch.captions))
 
-    def _loss(self, net: nn.Module, batch: Batch, latents: Tensor, generator: torch.Generator) -> Tensor:
+    def _loss(self, net: nn.Module, batch: Examples, latents: Tensor, generator: torch.Generator) -> Tensor:
         x0 = latents[batch.index.cpu()].float().to(self.device)
         count = len(x0)
         strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count

@@ -12,7 +12,7 @@ from asdkit.core.atomic import write_text
 from asdkit.core.bounds import Count, LearningRate, NonNegative, Weight, checked
 from asdkit.core.randomness import generator_for
 from asdkit.toybox.training.common import cosine, psnr, save_half
-from asdkit.toybox.training.data import Batch
+from asdkit.toybox.training.renders import Examples
 
 
 @checked
@@ -63,7 +63,7 @@ class TrainVAE(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": cosine(optimizer, self.trainer.max_steps)}
 
-    def training_step(self, batch: Batch) -> Tensor:
+    def training_step(self, batch: Examples) -> Tensor:
         images = (batch.images * 2 - 1).contiguous(memory_format=torch.channels_last)
         latents = self.vae.encode(images).latents
         generator = generator_for(self.hparams.seed, self.global_step, "latents", self.global_rank)
@@ -73,7 +73,7 @@ class TrainVAE(pl.LightningModule):
         self.log_dict({"loss": error, "psnr": 10 * torch.log10(4 / error)}, prog_bar=True, batch_size=len(images))
         return error + self.hparams.latent_weight * _distance_from_standard(latents.float())
 
-    def validation_step(self, batch: Batch) -> None:
+    def validation_step(self, batch: Examples) -> None:
         reconstruction = self.vae.decode(self.vae.encode(batch.images * 2 - 1).latents).sample
         self.log(
             "val_psnr",

@@ -23,7 +23,7 @@ Renderable = Annotated[int, Within(1, 10_000_000)]
 
 
 @dataclass(frozen=True)
-class Batch:
+class Examples:
     """Training examples: which renders they are, their pictures [B,3,H,W] in [0,1], captions, prompts and cameras."""
 
     index: Tensor
@@ -32,9 +32,11 @@ class Batch:
     prompts: list[str]
     views: Views
 
-    def to(self, device: torch.device | str) -> "Batch":
+    def to(self, device: torch.device | str) -> "Examples":
         """The same examples with their tensors on `device`."""
-        return Batch(self.index.to(device), self.images.to(device), self.captions, self.prompts, self.views.to(device))
+        return Examples(
+            self.index.to(device), self.images.to(device), self.captions, self.prompts, self.views.to(device)
+        )
 
 
 class Renders(IterableDataset):
@@ -53,19 +55,19 @@ class Renders(IterableDataset):
         self.labels = torch.load(folder / "labels.pt", weights_only=True)
         self.batch_size, self.seed, self.first, self.rank = batch_size, seed, first, rank
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Examples]:
         step = self.first
         while True:
             yield self.batch(step)
             step += 1
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> Examples:
         """The batch of one step."""
         generator = generator_for(self.seed, step, "renders", self.rank)
         index = torch.randint(len(self.images), (self.batch_size,), generator=generator)
         return self.take(index, generator)
 
-    def take(self, index: Tensor, generator: torch.Generator) -> Batch:
+    def take(self, index: Tensor, generator: torch.Generator) -> Examples:
         """The renders of given numbers [B], with captions worded by `generator`."""
         images = torch.from_numpy(self.images[index.numpy()]).float().div_(255)
         azimuth, elevation, distance = self.labels["cameras"][index].unbind(1)
@@ -77,7 +79,7 @@ class Renders(IterableDataset):
         size = images.shape[-1]
         eye = torch.eye(4).expand(len(index), 4, 4)
         views = Views(eye, eye[:, :3, :3], azimuth, elevation, distance, size, size)
-        return Batch(index, images, captions, [thing.prompt for thing in things], views)
+        return Examples(index, images, captions, [thing.prompt for thing in things], views)
 
 
 def render_cache(folder: Path, count: int, seed: int, held_out: bool = False) -> Path:
