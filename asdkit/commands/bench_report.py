@@ -1,0 +1,134 @@
+"""What `asdkit bench` says beside its steps: the machine, memory, the peak of the device, and all facts as a table."""
+
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import torch
+
+from asdkit.distillation import Distillation
+
+_PACKAGES = ("torch", "pytorch-lightning", "diffusers", "peft", "gsplat", "numba")
+
+
+def now(device: torch.device) -> float:
+    """Seconds, after the device has done all that it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of the fastest of several products of two square matrices."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    times = []
+    for _ in range(20):
+        start = now(device)
+        a @ b
+        times.append(now(device) - start)
+    return 2 * size**3 / min(times)
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """The median and the quartiles."""
+    low, middle, high = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return {"median": middle, "low": low, "high": high}
+
+
+def resident(name: str) -> int | None:
+    """Bytes of this process in memory, `VmRSS` now or `VmHWM` at most, where the system tells."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(name)), None)
+
+
+def forget_peak(device: torch.device) -> None:
+    """From now on `peak_memory` is the most since now, where the system can do that."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif os.access("/proc/self/clear_refs", os.W_OK):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device, before: int | None) -> int | None:
+    """The most bytes in use: on CUDA in all, on the CPU above those `before`, None where the system doesn't tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resident("VmHWM")
+    return None if peak is None or before is None else max(0, peak - before)
+
+
+def environment(module: Distillation) -> dict[str, Any]:
+    """The date, the versions, the machine and the prior."""
+    device, prior = module.device, module.prior
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), processor)
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "machine": {
+            "device": device.type,
+            "name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
+            "processor": processor,
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+        "prior": {
+            "name": str(prior.spec["init_args"].get("path", type(prior).__name__)),
+            "digest": prior.digest,
+            "parameters": sum(p.numel() for p in prior.parameters() if not p.requires_grad),
+            "phi": sum(p.numel() for p in module.guidance.parameters() if p.requires_grad),
+        },
+    }
+
+
+def table(facts: dict[str, Any]) -> str:
+    """The facts, to read."""
+    prior, machine, peak = facts["prior"], facts["machine"], facts["peak"]
+    lines = [
+        f"{facts['recipe']}, prior {prior['name']} ({prior['parameters'] / 1e6:.1f} M parameters and "
+        f"{prior['phi'] / 1e6:.2f} M of phi, {peak['dtype']}), x0 {'x'.join(map(str, facts['x0']))}",
+        f"{machine['name']}, {machine['threads']} of {machine['cores']} threads, {facts['date']}, "
+        + ", ".join(f"{name} {number}" for name, number in facts["versions"].items()),
+        f"Measured peak: {_short(peak['flop_per_second'] / 1e12)} TFLOP/s. Medians and quartiles of "
+        f"{facts['steps']} steps.",
+        "",
+        f"{'':26}{'ms':>9}  {'quartiles':17}{'% of step':>10}{'GFLOP':>10}{'% of peak':>10}",
+    ]
+    for section in facts["sections"]:
+        flop = _short(section["flop"] / 1e9) if section["flop"] else "-"
+        share = f"{100 * section['share_of_peak']:.1f}" if section["share_of_peak"] else "-"
+        step = f"{100 * section['share_of_step']:.1f}"
+        lines.append(f"{section['name']:26}{_times(section['seconds'])}{step:>10}{flop:>10}{share:>10}")
+    whole = {"a step without Lightning": facts["bare_seconds"], "what Lightning adds": facts["lightning_seconds"]}
+    whole |= {f"a {name} step": mode["seconds"] for name, mode in facts["modes"].items()}
+    lines += ["", *(f"{name:26}{_times(times)}" for name, times in whole.items()), ""]
+    for name, mode in facts["modes"].items():
+        above = "" if machine["device"] == "cuda" else " above the loaded models"
+        memory = "unknown" if mode["memory"] is None else f"{mode['memory'] / 2**30:.2f} GiB{above}"
+        calls = ", ".join(
+            f"{call['predictions']} {'e_phi' if call['adapted'] else 'frozen'}"
+            f"{' with gradient' if call['with_gradient'] else ''}"
+            for call in mode["calls"]
+        )
+        lines.append(f"{name}: peak memory {memory}; network calls: {calls or 'none'}")
+    for name, ratio in (("fast / faithful", "fast_to_faithful"), ("Lightning / bare loop", "lightning_to_bare")):
+        lines.append("{}: {median:.3f} ({low:.3f} - {high:.3f})".format(name, **facts[ratio]))
+    return "\n".join(lines)
+
+
+def _times(times: dict[str, float]) -> str:
+    quartiles = f"{_short(1e3 * times['low'])} - {_short(1e3 * times['high'])}"
+    return f"{_short(1e3 * times['median']):>9}  {quartiles:17}"
+
+
+def _short(number: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
