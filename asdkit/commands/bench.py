@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import pytorch_lightning as pl
@@ -110,13 +110,11 @@ class Bench(pl.Callback):
         self.facts: dict[str, Any] = {}
         self._faithful = ExitStack()
 
-    def on_train_start(self, trainer: pl.Trainer, module: Distillation) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self._resident = resident("VmRSS")
         self._open(module)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: Distillation, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         blocks, within = divmod(batch_idx + 1, self.block)
         if within:
             return
@@ -140,7 +138,7 @@ class Bench(pl.Callback):
         self.times[kind].append((now(module.device) - self._start) / self.block)
         self.memory[kind] = peak_memory(module.device, self._resident)
 
-    def on_train_end(self, trainer: pl.Trainer, module: Distillation) -> None:
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
         fast, bare, faithful = (self.times[kind][1:] for kind in ("fast", "bare", "faithful"))
         modes = {}
         for kind, times in {"fast": fast, "faithful": faithful}.items():
@@ -203,9 +201,10 @@ class BareLoop:
     """
 
     def __init__(self, module: Distillation, every: int | None = None) -> None:
-        self.module, self.trainer = module, module.trainer
+        self.module = module
+        self.trainer = cast(Any, module.trainer)
         self.batches = iter(self.trainer.datamodule.train_dataloader())
-        self.stand_in = SimpleNamespace(
+        self.stand_in: Any = SimpleNamespace(
             global_step=self.trainer.global_step,
             global_rank=0,
             world_size=1,
@@ -217,7 +216,7 @@ class BareLoop:
     def run(self, count: int = 1) -> None:
         """Take so many steps."""
         module, stand_in = self.module, self.stand_in
-        without_lightning = {
+        without_lightning: dict[str, Any] = {
             "optimizers": lambda **_: stand_in.optimizers,
             "manual_backward": lambda loss: loss.backward(),
             "log_dict": lambda *_, **__: None,

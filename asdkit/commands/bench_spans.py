@@ -68,11 +68,11 @@ def _label(name: str) -> str:
     return OTHER if name == _STEP else name.removeprefix(_PREFIX)
 
 
-class _OperationsBySpan(TorchDispatchMode):
+class _OperationsBySpan(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Charges what torch's counter counts to the innermost span; torch marks spans by operations, which pass here."""
 
     def __init__(self, counter: FlopCounterMode) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counter, self.by_span, self.spans, self.before = counter, Counter[str](), [OTHER], 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -92,7 +92,9 @@ class _OperationsBySpan(TorchDispatchMode):
 
 def operations_by_span(step: Callable[[], None]) -> Counter[str]:
     """Floating-point operations of a step by its spans."""
-    with operations() as counter, _OperationsBySpan(counter) as charged:
+    counter = operations()
+    charged = _OperationsBySpan(counter)
+    with counter, charged:
         step()
         charged.charge()
     return charged.by_span

@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
+from support.browser import CHROMIUM, needs_browser
 
 from asdkit.formats.html import write_html
 from asdkit.formats.ply import Splats
@@ -22,8 +22,6 @@ from asdkit.rendering.cameras import Views, orbit
 from asdkit.rendering.rasterize import rasterize
 
 EVIL = """</title></script><script>document.title = 1</script>"'><img src=x onerror=alert(1)> {{scene}} \\1 &amp; 鴨"""
-CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
-browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
 def splats(count: int = 300, coefficients: int = 1) -> Splats:
@@ -203,7 +201,7 @@ def hard(shown: Splats, views: Views) -> Splats:
     return shown
 
 
-@browser
+@needs_browser
 @pytest.mark.parametrize(
     ("degree", "azimuth", "elevation", "distance", "fov", "width", "height", "scale"),
     [
@@ -272,7 +270,7 @@ def front_and_back(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[
     return found
 
 
-@browser
+@needs_browser
 def test_what_is_near_hides_what_is_far(front_and_back: dict) -> None:
     opacity = 1 / (1 + math.exp(-1.5))
     from_the_front = 0.999 * RED + 0.001 * (opacity * BLUE + (1 - opacity))  # no Gaussian hides more than that
@@ -283,13 +281,13 @@ def test_what_is_near_hides_what_is_far(front_and_back: dict) -> None:
         np.testing.assert_allclose(seen[20, 250], 1)
 
 
-@browser
+@needs_browser
 def test_a_page_asks_the_network_for_nothing(front_and_back: dict) -> None:
     assert front_and_back[0][1] == []  # for the policy forbids it
     assert front_and_back[180][1] == ["http://127.0.0.1:9/a.png"]  # nothing else, even if all is allowed
 
 
-@browser
+@needs_browser
 def test_without_webgl_there_is_a_sentence(tmp_path: Path) -> None:
     write_html(tmp_path / "a.html", splats(), EVIL)
     text = chromium(tmp_path, f"file://{tmp_path}/a.html", "--dump-dom", gl=False)
@@ -333,7 +331,7 @@ def angles(state: dict) -> tuple[float, float, float]:
     return state["azimuth"], state["elevation"], state["distance"]
 
 
-@browser
+@needs_browser
 def test_dragging_turns_the_object_with_the_hand(played: dict) -> None:
     assert angles(played["turned"]) == pytest.approx((30 - 0.4 * 50, 15 + 0.4 * 25, 3.4))
     assert angles(played["over the top"]) == (30, 90, 3.4) and angles(played["below"]) == (30, -90, 3.4)
@@ -341,7 +339,7 @@ def test_dragging_turns_the_object_with_the_hand(played: dict) -> None:
     assert played["draws"] == 1  # once for all that happens between two frames, and never when nothing happens
 
 
-@browser
+@needs_browser
 @pytest.mark.parametrize("name", ["moved by shift", "moved by right", "pinched"])
 def test_what_was_seen_moves_with_the_hand(played: dict, name: str) -> None:
     state = played[name]
@@ -355,7 +353,7 @@ def test_what_was_seen_moves_with_the_hand(played: dict, name: str) -> None:
     np.testing.assert_allclose(seen / seen[2], [200 + x, 150 + y, 1], rtol=1e-5)
 
 
-@browser
+@needs_browser
 def test_wheel_and_fingers_zoom(played: dict) -> None:
     assert played["wheel"]["distance"] == pytest.approx(3.4 * math.exp(0.1))
     assert played["nearest"]["distance"] == 0.01
@@ -363,13 +361,13 @@ def test_wheel_and_fingers_zoom(played: dict) -> None:
     assert angles(played["one finger again"]) == pytest.approx((30, 15 + 4, 1.7))
 
 
-@browser
+@needs_browser
 def test_addresses_hold_numbers_only(played: dict) -> None:
     for address, expected in HASHES.items():
         assert angles(played[address]) == expected, address
         assert played[address]["target"] == [0, 0, 0]
 
 
-@browser
+@needs_browser
 def test_a_lost_context_comes_back(played: dict) -> None:
     assert played["waits"] and played["restored"]

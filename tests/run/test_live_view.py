@@ -1,7 +1,6 @@
 """Live viewing: what the browser is sent, from where it looks, and where it is served."""
 
 import math
-import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.browser import CHROMIUM, needs_browser
 from support.viewing import client, listening, random_splats
 
 from asdkit.formats.ply import Splats
@@ -213,10 +213,7 @@ def test_pictures_are_made_for_each_camera_and_only_when_it_moves(
     assert (len(wide.pictures), len(odd.pictures)) == (2, 3)
 
 
-CHROMIUM = shutil.which("chromium")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@needs_browser
 def test_a_real_browser_draws_what_it_was_sent(live: viewing.LiveView, tmp_path: Path) -> None:
     """Red on the object's left side, which the front view has on the right, and blue above; later red has moved."""
 
