@@ -1,31 +1,24 @@
-"""Files of Gaussians: `.ply` (3DGS), `.splat`, `.spz` and `.glb`. Needs numpy only.
+"""Files of Gaussians: `.ply` (3DGS), `.splat`, `.spz` and `.glb`.
 
 A file comes from anywhere, so what it claims is compared with its size before anything is allocated, and whatever is
 wrong is told in one sentence (a ValueError that names the file).
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
-from asdkit.core.atomic import atomic
-from asdkit.formats import ply
-from asdkit.formats.activation import check
 from asdkit.formats.dot_splat import read_splat, write_splat
 from asdkit.formats.glb import read_glb, write_glb
-from asdkit.formats.ply import Splats
-from asdkit.formats.rotation import turned
+from asdkit.formats.ply import read_ply, write_ply
+from asdkit.formats.rotation import rotated
+from asdkit.formats.splats import Splats
 from asdkit.formats.spz import read_spz, write_spz
 
-__all__ = ["SUFFIXES", "read_splats", "turned", "write_splats"]
-
-
-def _write_ply(path: Path, splats: Splats) -> None:
-    check(splats, f"{path} was not written, as it would have")
-    with atomic(path) as temporary:
-        ply.write_splats(temporary, splats)
+__all__ = ["SUFFIXES", "read_splats", "rotated", "write_splats"]
 
 
 _FORMATS = {
-    ".ply": (ply.read_splats, _write_ply),
+    ".ply": (read_ply, write_ply),
     ".splat": (read_splat, write_splat),
     ".spz": (read_spz, write_spz),
     ".glb": (read_glb, write_glb),
@@ -41,7 +34,7 @@ def read_splats(path: str | Path) -> Splats:
         FileNotFoundError: there is no such file.
     """
     read, _ = _format(Path(path))
-    return read(path)
+    return read(Path(path))
 
 
 def write_splats(path: str | Path, splats: Splats) -> None:
@@ -56,7 +49,7 @@ def write_splats(path: str | Path, splats: Splats) -> None:
     write(Path(path), splats)
 
 
-def _format(path: Path):
+def _format(path: Path) -> tuple[Callable[[Path], Splats], Callable[[Path, Splats], None]]:
     if path.suffix.lower() not in _FORMATS:
         raise ValueError(f"{path} must end in {', '.join(SUFFIXES)}: Gaussians are kept in these formats.")
     return _FORMATS[path.suffix.lower()]

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from asdkit.core.atomic import write_bytes
-from asdkit.formats.activation import Activated, activated, deactivated
-from asdkit.formats.ply import Splats
+from asdkit.formats.splats import Activated, Splats, as_read, to_be_written
 from asdkit.rendering.spherical_harmonics import SH_0
 
 _RECORD = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("colors", "u1", 4), ("quats", "u1", 4)])
@@ -21,7 +20,7 @@ def write_splat(path: str | Path, splats: Splats) -> None:
     Raises:
         ValueError: a value is not finite, or there are no Gaussians.
     """
-    gaussians = activated(Path(path), splats)
+    gaussians = to_be_written(Path(path), splats)
     table = np.empty(len(gaussians.means), _RECORD)
     table["means"], table["scales"] = gaussians.means, gaussians.scales
     table["colors"][:, :3] = _to_bytes(255 * (0.5 + SH_0 * gaussians.sh[:, 0]))
@@ -55,4 +54,4 @@ def read_splat(path: str | Path) -> Splats:
         raise ValueError(f"{path} is not a .splat file: some of its rotations are far from unit length.")
     colors = table["colors"] / 255
     sh = (colors[:, None, :3] - 0.5) / SH_0
-    return deactivated(path, Activated(table["means"], quats, table["scales"], colors[:, 3], sh))
+    return as_read(path, Activated(table["means"], quats, table["scales"], colors[:, 3], sh))

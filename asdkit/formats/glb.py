@@ -13,10 +13,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from asdkit.core.atomic import write_bytes
-from asdkit.formats.activation import Activated, activated, check, deactivated
 from asdkit.formats.colour import linear_light
-from asdkit.formats.ply import Splats
-from asdkit.formats.rotation import turned
+from asdkit.formats.rotation import rotated
+from asdkit.formats.splats import Activated, Splats, as_read, check, to_be_written
 from asdkit.rendering.spherical_harmonics import SH_0
 
 EXTENSION = "KHR_gaussian_splatting"
@@ -49,7 +48,7 @@ def write_glb(path: str | Path, splats: Splats) -> None:
     Raises:
         ValueError: a value is not finite, or there are no Gaussians.
     """
-    means, quats, scales, opacities, sh = activated(Path(path), splats)
+    means, quats, scales, opacities, sh = to_be_written(Path(path), splats)
     names = _names(math.isqrt(sh.shape[1]) - 1)
     arrays = {"POSITION": means, "COLOR_0": _vertex_colors(sh[:, 0], opacities)}
     arrays |= dict(zip(names, [np.roll(quats, -1, axis=1), scales, opacities, *sh.transpose(1, 0, 2)], strict=True))
@@ -106,7 +105,7 @@ def read_glb(path: str | Path) -> Splats:
         gaussians = _gaussians(path, scene, primitive, blob)
     except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path} has a glTF structure that is broken or not supported.") from error
-    return _placed(path, deactivated(path, gaussians), placement)
+    return _placed(path, as_read(path, gaussians), placement)
 
 
 def holds_gaussians(path: str | Path) -> bool:
@@ -246,7 +245,7 @@ def _placed(path: Path, splats: Splats, placement: Float[np.ndarray, "4 4"]) -> 
     scale = np.cbrt(np.linalg.det(linear))
     if not (scale > 0 and np.allclose(linear @ linear.T, scale**2 * np.eye(3), atol=1e-4 * scale**2)):
         raise ValueError(f"{path} has a node that mirrors, or does not scale all directions alike.")
-    splats = turned(splats, linear / scale)
+    splats = rotated(splats, linear / scale)
     means = (scale * splats.means + offset).astype(np.float32)
     splats = splats._replace(means=means, log_scales=(splats.log_scales + np.log(scale)).astype(np.float32))
     check(splats, f"{path} has")

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from asdkit.core.atomic import write_text
-from asdkit.formats.ply import Splats
+from asdkit.formats.splats import Splats, to_be_written
 
 _TEMPLATE = Path(__file__).with_name("viewer.html")
 
@@ -64,15 +64,8 @@ def write_html(
     ):
         if not good:
             raise ValueError(f"{path} was not written: {name} is {value}, which is out of range.")
+    data = base64.b64encode(_records(path, splats)).decode()
     count, coefficients = splats.sh.shape[:2]
-    if count == 0 or coefficients not in (1, 4, 9, 16):
-        raise ValueError(f"{path} was not written: {count} Gaussians of {coefficients} coefficients cannot be shown.")
-    records = _records(splats)
-    if records is None:
-        raise ValueError(
-            f"{path} was not written: some Gaussians have values that are not finite or too large, or no rotation."
-        )
-    data = base64.b64encode(records).decode()
     scene = camera | {"background": background, "degree": math.isqrt(coefficients) - 1, "data": data}
     template = _TEMPLATE.read_text(encoding="utf-8")
     values = {
@@ -82,25 +75,26 @@ def write_html(
         "count": f"{count:,}",
         "scene": json.dumps(scene),
     }
-    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template))  # one pass: values stay as is
+    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template))  # one pass: values stay as is
 
 
-def _records(splats: Splats) -> bytes | None:
-    """The Gaussians as the page holds them; None if a number does not fit."""
-    count = len(splats.means)
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        quats = splats.quats.astype(np.float64)
-        quats /= np.copysign(np.linalg.norm(quats, axis=1), quats[:, 0])[:, None]
-        rotations = quats[:, 1:] / (1 + quats[:, :1])
-        opacities = 1 / (1 + np.exp(-splats.opacity_logits[:, None]))
-        halves = [splats.log_scales, rotations, opacities, splats.sh.reshape(count, -1)]
-        halves = np.concatenate(halves, axis=1).astype("<f2")
-    if not all(np.isfinite(array).all() for array in (*splats, halves)):
-        return None
-    layout = {"names": ["centre", "halves"], "formats": [("<f4", 3), ("<f2", halves.shape[1])]}
-    records = np.zeros(count, np.dtype(layout | {"itemsize": math.ceil((12 + 2 * halves.shape[1]) / 16) * 16}))
-    records["centre"], records["halves"] = splats.means, halves
-    return records.tobytes()
+def _records(path: Path, splats: Splats) -> bytes:
+    """The Gaussians as the page holds them.
+
+    Raises:
+        ValueError: a number does not fit.
+    """
+    means, quats, _, opacities, sh = to_be_written(path, splats)
+    quats = quats * np.copysign(1, quats[:, :1])
+    rotations = quats[:, 1:] / (1 + quats[:, :1])
+    columns = splats.log_scales, rotations, opacities[:, None], sh.reshape(len(sh), -1)
+    with np.errstate(over="ignore"):
+        halves = np.concatenate(columns, axis=1).astype("<f2")
+    if not np.isfinite(halves).all():
+        raise ValueError(f"{path} was not written: some Gaussians have values that are too large for float16.")
+    padding = -(12 + 2 * halves.shape[1]) % 16
+    centres = means.astype("<f4").view(np.uint8)
+    return np.pad(np.hstack([centres, halves.view(np.uint8)]), ((0, 0), (0, padding))).tobytes()
 
 
 def _hash(template: str, element: str) -> str:

@@ -12,6 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
+from asdkit.core.atomic import write_bytes
+from asdkit.formats.splats import FLOAT_LIMIT, Splats, check
+
 _TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1",
     "short": "i2", "int16": "i2", "ushort": "u2", "uint16": "u2",
@@ -20,25 +23,6 @@ _TYPES = {
 }  # fmt: skip
 _ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 _HEADER_LIMIT = 1 << 16  # bytes
-FLOAT_LIMIT = 1e30  # what files hold must be smaller
-
-
-class Splats(NamedTuple):
-    """Gaussians as 3DGS stores them, before activation.
-
-    Shapes:
-        means: centres in world units [N,3].
-        quats: rotations wxyz, of any norm [N,4].
-        log_scales: logarithms of standard deviations in world units [N,3].
-        opacity_logits: logits of opacities [N].
-        sh: coefficients of spherical harmonics for red, green and blue, K = 1, 4, 9 or 16 [N,K,3].
-    """
-
-    means: Float32[np.ndarray, "N 3"]
-    quats: Float32[np.ndarray, "N 4"]
-    log_scales: Float32[np.ndarray, "N 3"]
-    opacity_logits: Float32[np.ndarray, " N"]
-    sh: Float32[np.ndarray, "N K 3"]
 
 
 class PointCloud(NamedTuple):
@@ -181,7 +165,7 @@ def _read_ascii(header: Header, file) -> dict[str, np.ndarray]:
     return {name: table[:, column] for column, name in enumerate(names)}
 
 
-def read_splats(path: str | Path) -> Splats:
+def read_ply(path: str | Path) -> Splats:
     """Reads a 3DGS file.
 
     Raises:
@@ -193,11 +177,11 @@ def read_splats(path: str | Path) -> Splats:
     if rest not in (0, 9, 24, 45):
         raise ValueError(f"{path} has {rest} 'f_rest' properties; degrees 0 to 3 have 0, 9, 24 or 45.")
     values = _read_vertices(header, _splat_properties(rest, normals=False))
-    if not (np.abs(values[:, -4:]).sum(axis=1) > 0).all():
-        raise ValueError(f"{path} has a rotation that is zero.")
     means, dc, higher, opacity, log_scales, quats = np.split(values, np.cumsum([3, 3, rest, 1, 3]), axis=1)
     higher = higher.reshape(len(values), 3, rest // 3).transpose(0, 2, 1)
-    return Splats(means, quats, log_scales, opacity[:, 0], np.concatenate([dc[:, None], higher], axis=1))
+    splats = Splats(means, quats, log_scales, opacity[:, 0], np.concatenate([dc[:, None], higher], axis=1))
+    check(splats, f"{path} has")
+    return splats
 
 
 def _splat_properties(rest: int, normals: bool) -> list[str]:
@@ -207,27 +191,24 @@ def _splat_properties(rest: int, normals: bool) -> list[str]:
     return names + ["opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
 
 
-def write_splats(path: str | Path, splats: Splats) -> None:
+def write_ply(path: str | Path, splats: Splats) -> None:
     """Writes a 3DGS file (binary, little endian) that common viewers open.
 
     Raises:
-        ValueError: a value is not finite, or the number of coefficients is not 1, 4, 9 or 16.
+        ValueError: there are no Gaussians, or values that are not sensible.
     """
+    check(splats, f"{path} was not written, as it would have")
     count, coefficients = splats.sh.shape[:2]
-    if coefficients not in (1, 4, 9, 16):
-        raise ValueError(f"a 3DGS file holds 1, 4, 9 or 16 coefficients per colour, not {coefficients}.")
     higher = splats.sh[:, 1:].transpose(0, 2, 1).reshape(count, 3 * (coefficients - 1))
     columns = (
         splats.means, np.zeros_like(splats.means), splats.sh[:, 0], higher,
         splats.opacity_logits[:, None], splats.log_scales, splats.quats,
     )  # fmt: skip
     values = np.concatenate(columns, axis=1).astype("<f4")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{path} was not written: some Gaussians have values that are not finite.")
     names = _splat_properties(higher.shape[1], normals=True)
     lines = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
     lines += [f"property float {name}" for name in names] + ["end_header", ""]
-    Path(path).write_bytes("\n".join(lines).encode() + values.tobytes())
+    write_bytes(Path(path), "\n".join(lines).encode() + values.tobytes())
 
 
 def read_points(path: str | Path) -> PointCloud:

@@ -5,11 +5,11 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from asdkit.formats.ply import Splats
+from asdkit.formats.splats import Splats
 from asdkit.rendering.spherical_harmonics import sh_polynomials
 
 
-def turned(splats: Splats, rotation: Float[np.ndarray, "3 3"]) -> Splats:
+def rotated(splats: Splats, rotation: Float[np.ndarray, "3 3"]) -> Splats:
     """The Gaussians after a rotation about the origin: positions, rotations and the colours they show.
 
     Args:
@@ -21,7 +21,7 @@ def turned(splats: Splats, rotation: Float[np.ndarray, "3 3"]) -> Splats:
     """
     rotation = rotation.astype(np.float64)
     if not (np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-5) and np.linalg.det(rotation) > 0):
-        raise ValueError("splats can be turned by a rotation only, but the matrix is not one.")
+        raise ValueError("splats can be rotated by a rotation only, but the matrix is not one.")
     w, xyz = np.split(_quaternion(rotation), [1])
     old_w, old_xyz = np.split(splats.quats.astype(np.float64), [1], axis=1)
     quats = np.column_stack([w * old_w - old_xyz @ xyz[:, None], w * old_xyz + old_w * xyz + np.cross(xyz, old_xyz)])

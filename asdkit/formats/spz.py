@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from asdkit.core.atomic import write_bytes
-from asdkit.formats.activation import Activated, activated, deactivated
-from asdkit.formats.ply import Splats
+from asdkit.formats.splats import Activated, Splats, as_read, to_be_written
 from asdkit.rendering.spherical_harmonics import sh_polynomials
 
 COUNT_LIMIT = 10_000_000
@@ -36,7 +35,7 @@ def write_spz(path: str | Path, splats: Splats) -> None:
     Raises:
         ValueError: a value is not finite, a position is beyond 4 million, or there are no or too many Gaussians.
     """
-    means, quats, _, opacities, sh = _flipped(activated(Path(path), splats))
+    means, quats, _, opacities, sh = _flipped(to_be_written(Path(path), splats))
     count, degree = len(means), math.isqrt(sh.shape[1]) - 1
     if count > COUNT_LIMIT:
         raise ValueError(f"{path} was not written: an SPZ file holds at most {COUNT_LIMIT} Gaussians, not {count}.")
@@ -125,7 +124,7 @@ def read_spz(path: str | Path) -> Splats:
         quats = np.column_stack([_missing(xyz), xyz])
     sh = np.concatenate([(colors[:, None] / 255 - 0.5) / _COLOR_SCALE, higher / 128 - 1], axis=1)
     scales = np.exp(log_scales / 16 - 10)
-    return deactivated(path, _flipped(Activated(means, quats, scales, alphas / 255, sh)))
+    return as_read(path, _flipped(Activated(means, quats, scales, alphas / 255, sh)))
 
 
 def _unzipped(path: Path) -> tuple[int, int, int, list[UInt8[np.ndarray, "..."]]]:

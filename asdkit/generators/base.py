@@ -11,7 +11,7 @@ from torch.profiler import record_function
 from torch.utils.checkpoint import checkpoint
 
 from asdkit.core.parts import Part
-from asdkit.formats.ply import Splats
+from asdkit.formats.splats import Splats
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.rays import Volume
 from asdkit.scores.prior import Prior

@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.optim import Optimizer
 
 from asdkit.core.parts import Part, require
 from asdkit.core.randomness import to_device
-from asdkit.generators.gaussian_store import Store
+from asdkit.generators.gaussian_store import GaussianStore
 from asdkit.rendering.projection import rotation_matrices
 
 RATIO_LIMIT = 51  # Gaussians that one relocated Gaussian is counted as, at most; as in gsplat
@@ -21,7 +22,7 @@ class Density(Part, ABC):
     follows_gradients = True  # whether the gradients of screen positions are added up
 
     @abstractmethod
-    def round(self, store: Store, optimizer: torch.optim.Optimizer, number: int, generator: torch.Generator) -> None:
+    def round(self, store: GaussianStore, optimizer: Optimizer, number: int, generator: torch.Generator) -> None:
         """Grow, prune or move Gaussians.
 
         Args:
@@ -31,7 +32,7 @@ class Density(Part, ABC):
             generator: the only source of random draws.
         """
 
-    def every_step(self, store: Store, lr: float, generator: torch.Generator) -> None:
+    def every_step(self, store: GaussianStore, lr: float, generator: torch.Generator) -> None:
         """Called after every step of the optimiser and after the round, if there is one.
 
         Args:
@@ -69,7 +70,7 @@ class Fraction(Density):
         self.fraction, self.split_scale = fraction, split_scale
         self.prune_opacity, self.prune_scale = prune_opacity, prune_scale
 
-    def round(self, store: Store, optimizer: torch.optim.Optimizer, number: int, generator: torch.Generator) -> None:
+    def round(self, store: GaussianStore, optimizer: Optimizer, number: int, generator: torch.Generator) -> None:
         doomed = (store.opacities < self.prune_opacity) | (store.sizes > self.prune_scale)
         store.forget(optimizer, store.kill(doomed))
         gradients = store.mean_gradients()
@@ -82,7 +83,7 @@ class Fraction(Density):
         self._double(store, parents[~large], children[~large])
         store.forget(optimizer, torch.cat([children, parents[large]]))
 
-    def _double(self, store: Store, parents: Int64[Tensor, " M"], children: Int64[Tensor, " M"]) -> None:
+    def _double(self, store: GaussianStore, parents: Int64[Tensor, " M"], children: Int64[Tensor, " M"]) -> None:
         """Makes parent and child so faint that together they look like the parent did: 1 - (1-o)^2 = the old o."""
         opacity = 1 - (1 - store.opacities[parents]).sqrt()
         for slots in (parents, children):
@@ -121,7 +122,7 @@ class Threshold(Density):
         self.gradient, self.split_scale, self.reset_rounds = gradient, split_scale, reset_rounds
         self.prune_opacity, self.prune_scale = prune_opacity, prune_scale
 
-    def round(self, store: Store, optimizer: torch.optim.Optimizer, number: int, generator: torch.Generator) -> None:
+    def round(self, store: GaussianStore, optimizer: Optimizer, number: int, generator: torch.Generator) -> None:
         gradients = store.mean_gradients()
         wanted = gradients > self.gradient
         parents = gradients.argsort(descending=True, stable=True)[: min(int(wanted.sum()), int((~store.alive).sum()))]
@@ -160,20 +161,20 @@ class MCMC(Density):
         require(0 <= noise < math.inf, f"noise must be a number that is not negative, not {noise}.")
         self.growth, self.min_opacity, self.noise = growth, min_opacity, noise
 
-    def round(self, store: Store, optimizer: torch.optim.Optimizer, number: int, generator: torch.Generator) -> None:
+    def round(self, store: GaussianStore, optimizer: Optimizer, number: int, generator: torch.Generator) -> None:
         store.forget(optimizer, self._relocate(store, store.alive & (store.opacities <= self.min_opacity), generator))
         free = (~store.alive).nonzero().squeeze(1)[: int(self.growth * store.num_alive)]
         new = torch.zeros_like(store.alive).index_fill(0, free, True)
         store.forget(optimizer, self._relocate(store, new, generator))
 
-    def every_step(self, store: Store, lr: float, generator: torch.Generator) -> None:
+    def every_step(self, store: GaussianStore, lr: float, generator: torch.Generator) -> None:
         draws = to_device(torch.randn(store.means.shape, generator=generator), store.means.device).to(store.means)
         axes = rotation_matrices(store.quats.data) * store.log_scales.data.exp()[:, None]
         tremor = (100 * (0.005 - store.opacities)).sigmoid() * (lr * self.noise)
         moves = (axes @ (axes.transpose(1, 2) @ (draws * tremor[:, None])[..., None])).squeeze(-1)
         store.means.data += moves.where(store.alive[:, None], torch.zeros_like(moves))
 
-    def _relocate(self, store: Store, taken: Tensor, generator: torch.Generator) -> Int64[Tensor, " M"]:
+    def _relocate(self, store: GaussianStore, taken: Tensor, generator: torch.Generator) -> Int64[Tensor, " M"]:
         """Fills the slots `taken` from the other Gaussians, drawn by opacity; returns all slots that have changed."""
         targets, sources = taken.nonzero().squeeze(1), (store.alive & ~taken).nonzero().squeeze(1)
         if not len(targets) or not len(sources):
@@ -184,7 +185,7 @@ class MCMC(Density):
         opacity, shrink = relocation(store.opacities[parents], ratio)
         store.opacity_logits.data[parents] = opacity.clamp(self.min_opacity, 1 - 1e-7).logit()
         store.log_scales.data[parents] += shrink.log()[:, None]
-        for parameter in store.in_order():
+        for parameter in store.all_slots():
             parameter.data[targets] = parameter.data[parents]
         store.alive[targets] = True
         return torch.cat([targets, parents])

@@ -3,7 +3,6 @@
 import math
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,6 +13,7 @@ from asdkit.core.text import local
 from asdkit.formats import ply, read_splats
 from asdkit.formats.glb import holds_gaussians
 from asdkit.formats.mesh.sample import fit, sample_mesh
+from asdkit.formats.splats import Splats
 from asdkit.generators.from_checkpoint import generator_of
 from asdkit.rendering.cameras import ring, unproject
 from asdkit.rendering.spherical_harmonics import SH_0
@@ -22,16 +22,6 @@ NEIGHBOURS = 3
 THINNER = 100  # times as wide as thick are surfels, at least
 _ELEVATIONS_DEG, _AROUND, _PIXELS = (-35.0, 10.0, 55.0), 8, 96  # from where another run's object is looked at
 REFERENCE_LIMIT = 10_000  # points that distances are measured to
-
-
-class Cloud(NamedTuple):
-    """Initial values of the parameters of N Gaussians, in the order of `ply.Splats`."""
-
-    means: Float[Tensor, "N 3"]
-    quats: Float[Tensor, "N 4"]
-    log_scales: Float[Tensor, "N 3"]
-    opacity_logits: Float[Tensor, " N"]
-    sh: Float[Tensor, "N K 3"]
 
 
 class Start(Part, ABC):
@@ -51,43 +41,43 @@ class Start(Part, ABC):
         """
 
 
-def cloud_from(
-    init: str | Start, count: int, radius: float, opacity: float, generator: torch.Generator, turned: bool = False
-) -> Cloud:
-    """The initial Gaussians, as `Gaussians` takes them; `turned` by random rotations where they have none of their own.
+def splats_from(
+    init: str | Start, count: int, radius: float, opacity: float, generator: torch.Generator, rotated: bool = False
+) -> Splats:
+    """The initial Gaussians, as `Gaussians` takes them; randomly `rotated` where they have no rotation of their own.
 
     Raises:
         ValueError: there is no such file, it is broken, or its kind is unknown.
     """
     if isinstance(init, Start):
         points, colors = init.points(count, generator)
-        return _from_points(fit(points, radius, type(init).__name__), colors, opacity, generator, turned)
+        return _from_points(fit(points, radius, type(init).__name__), colors, opacity, generator, rotated)
     if not init:
         raise ValueError("init is empty; say what to start from, e.g. --model.generator.init=RUN or FILE, or ball.")
     if init in ("ball", "box"):
         start = _ball(count, radius, generator) if init == "ball" else _box(count, radius, generator)
-        return _from_points(start, None, opacity, generator, turned)
+        return _from_points(start, None, opacity, generator, rotated)
     path = local(init)
     if path.is_dir() or path.suffix == ".ckpt":
-        return _from_run(path, count, opacity, generator, turned)
+        return _from_run(path, count, opacity, generator, rotated)
     if not path.is_file():
         raise ValueError(f'init must be "ball", "box", or the path of a file or run, but there is no {init}.')
     suffix = path.suffix.lower()
     header = ply.read_header(path) if suffix == ".ply" else None
-    ours = header.is_splats if header else suffix in (".splat", ".spz") or (suffix == ".glb" and holds_gaussians(path))
-    if ours:
-        return Cloud(*(torch.from_numpy(values) for values in read_splats(path)))
+    gaussian = suffix in (".splat", ".spz") or (suffix == ".glb" and holds_gaussians(path))
+    if header.is_splats if header else gaussian:
+        return read_splats(path).tensors()
     if header is None or header.is_mesh:
         points, colors = sample_mesh(path, count, radius, generator)
     else:
         points, colors = _sample_points(path, count, radius, generator)
-    return _from_points(points, colors, opacity, generator, turned)
+    return _from_points(points, colors, opacity, generator, rotated)
 
 
-def thin(cloud: Cloud) -> Cloud:
+def thin(splats: Splats) -> Splats:
     """The Gaussians as discs: their third axis is a hundredth of the smaller of the others."""
-    wide = cloud.log_scales[:, :2]
-    return cloud._replace(log_scales=torch.cat([wide, wide.amin(1, keepdim=True) - math.log(THINNER)], dim=1))
+    wide = splats.log_scales[:, :2]
+    return splats._replace(log_scales=torch.cat([wide, wide.amin(1, keepdim=True) - math.log(THINNER)], dim=1))
 
 
 def _ball(count: int, radius: float, generator: torch.Generator) -> Float[Tensor, "N 3"]:
@@ -100,24 +90,24 @@ def _box(count: int, radius: float, generator: torch.Generator) -> Float[Tensor,
 
 
 @torch.no_grad()
-def _from_run(path: Path, count: int, opacity: float, generator: torch.Generator, turned: bool) -> Cloud:
+def _from_run(path: Path, count: int, opacity: float, generator: torch.Generator, rotated: bool) -> Splats:
     """Another run's Gaussians as they are; of another kind of object, points of the surface that cameras see."""
-    made = generator_of(path)
-    splats, solid = made.splats(), made.volume()
+    trained = generator_of(path)
+    splats, volume = trained.splats(), trained.volume()
     if splats is not None:
-        return Cloud(*(torch.from_numpy(values) for values in splats))
-    if solid is None:
+        return splats.tensors()
+    if volume is None:
         raise ValueError(f"{path} holds no 3D object for Gaussians to start from.")
-    seen = []
+    visible = []
     for elevation_deg in _ELEVATIONS_DEG:
-        views = ring(_AROUND, elevation_deg, distance=3.4 * solid.half, size=_PIXELS)
-        render = made.render(views, torch.ones(3))
-        seen.append(unproject(render.depth, views).permute(0, 2, 3, 1)[render.alpha[:, 0] > 0.5])
-    points = torch.cat(seen)
+        views = ring(_AROUND, elevation_deg, distance=3.4 * volume.half, size=_PIXELS)
+        render = trained.render(views, torch.ones(3))
+        visible.append(unproject(render.depth, views).permute(0, 2, 3, 1)[render.alpha[:, 0] > 0.5])
+    points = torch.cat(visible)
     if not len(points):
         raise ValueError(f"{path} shows nothing opaque for Gaussians to start from.")
     points = points[torch.randperm(len(points), generator=generator)[:count]]
-    return _from_points(points, solid.radiance(points)[1], opacity, generator, turned)
+    return _from_points(points, volume.radiance(points)[1], opacity, generator, rotated)
 
 
 def _from_points(
@@ -125,15 +115,15 @@ def _from_points(
     colors: Float[Tensor, "N 3"] | None,
     opacity: float,
     generator: torch.Generator,
-    turned: bool,
-) -> Cloud:
+    rotated: bool,
+) -> Splats:
     """Round Gaussians as large as the distance between neighbours; grey with a little noise if there is no colour."""
     if colors is None:
         colors = 0.5 + 0.1 * (torch.rand(len(points), 3, generator=generator) - 0.5)
     quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(len(points), 1)
-    return Cloud(
+    return Splats(
         means=points,
-        quats=torch.randn(len(points), 4, generator=generator) if turned else quats,
+        quats=torch.randn(len(points), 4, generator=generator) if rotated else quats,
         log_scales=_spacing(points, generator).log()[:, None].repeat(1, 3),
         opacity_logits=torch.full((len(points),), opacity).logit(),
         sh=(colors[:, None] - 0.5) / SH_0,

@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from asdkit.formats.splats import Splats
 from asdkit.generators.base import Generator
-from asdkit.generators.gaussian_start import Cloud
 from asdkit.rendering.projection import rotation_matrices
 
 SPLIT_SHRINK = 1.6  # the halves of a split Gaussian are this much smaller
 
 
-class Store(Generator, ABC):
+class GaussianStore(Generator, ABC):
     """Slots for Gaussians, and a mask of those that are alive.
 
     Growing writes into dead slots and dying clears the mask, so that parameters, the optimiser's state and checkpoints
@@ -31,13 +31,13 @@ class Store(Generator, ABC):
     grad_count: Float[Tensor, " C"]
     _slots: tuple[Tensor, int, Tensor] | None = None
 
-    def allocate(self, capacity: int, sh_degree: int, cloud: Cloud) -> None:
-        """Make `capacity` slots, the first of which hold `cloud`.
+    def allocate(self, capacity: int, sh_degree: int, splats: Splats) -> None:
+        """Make `capacity` slots, the first of which hold `splats`.
 
         Raises:
             ValueError: there are more Gaussians than slots.
         """
-        count = len(cloud.means)
+        count = len(splats.means)
         if count > capacity:
             raise ValueError(f"capacity must be at least {count}, the file's number of Gaussians.")
         self.means = nn.Parameter(torch.zeros(capacity, 3))
@@ -48,15 +48,20 @@ class Store(Generator, ABC):
         self.register_buffer("alive", torch.arange(capacity) < count)
         self.register_buffer("grad_sum", torch.zeros(capacity))
         self.register_buffer("grad_count", torch.zeros(capacity))
-        for parameter, values in zip(self.in_order(), cloud, strict=True):
+        for parameter, values in zip(self.all_slots(), splats, strict=True):
             values = values[:, : parameter.shape[1]] if parameter is self.sh else values
             parameter.data[(slice(count), *(slice(size) for size in values.shape[1:]))] = values
 
-    def in_order(self) -> tuple[nn.Parameter, ...]:
-        """All parameters, in the order of `Cloud` and `ply.Splats`."""
-        return self.means, self.quats, self.log_scales, self.opacity_logits, self.sh
+    def all_slots(self) -> Splats:
+        """The parameters of all slots."""
+        return Splats(self.means, self.quats, self.log_scales, self.opacity_logits, self.sh)
 
-    def slots(self) -> Int64[Tensor, " N"]:
+    def living(self) -> Splats:
+        """The Gaussians that are alive, with gradient."""
+        slots = self.living_indices()
+        return Splats(*(parameter.index_select(0, slots) for parameter in self.all_slots()))
+
+    def living_indices(self) -> Int64[Tensor, " N"]:
         """Where the Gaussians are; looked up only after `alive` has changed, for a GPU must be waited for."""
         version = 0 if self.alive.is_inference() else self.alive._version
         if self._slots is None or self._slots[0] is not self.alive or self._slots[1] != version:
@@ -93,7 +98,7 @@ class Store(Generator, ABC):
     def copy(self, parents: Int64[Tensor, " M"]) -> Int64[Tensor, " M"]:
         """Fill as many free slots with copies of the parents, in order; returns these slots."""
         children = (~self.alive).nonzero().squeeze(1)[: len(parents)]
-        for parameter in self.in_order():
+        for parameter in self.all_slots():
             parameter.data[children] = parameter.data[parents]
         self.alive[children] = True
         return children
@@ -108,7 +113,7 @@ class Store(Generator, ABC):
 
     def forget(self, optimizer: torch.optim.Optimizer, slots: Int64[Tensor, " M"]) -> None:
         """Zeroes what the optimiser remembers about slots."""
-        for parameter in self.in_order():
+        for parameter in self.all_slots():
             for value in self._moments(optimizer, parameter):
                 value[slots] = 0
 

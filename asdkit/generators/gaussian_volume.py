@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from asdkit.formats.ply import Splats
+from asdkit.formats.splats import Splats, activate
 from asdkit.rendering.projection import ALPHA_MAX, ALPHA_MIN, rotation_matrices
 from asdkit.rendering.rays import Volume
 from asdkit.rendering.spherical_harmonics import SH_0
@@ -49,9 +49,9 @@ def volume_of(splats: Splats) -> Volume:
     a Gaussian ends where its opacity falls to 1/255. Beyond the cube, which leaves out what is far from most of the
     mass, the density is 0.
     """
-    means, quats, log_scales, logits, sh = (torch.from_numpy(values).float() for values in splats)
-    opacities, scales = logits.sigmoid().clamp(max=ALPHA_MAX), log_scales.exp()
-    rotations, mean_scale = rotation_matrices(quats), log_scales.mean(1).exp()
+    means, quats, scales, opacities, sh = activate(splats)
+    opacities = opacities.clamp(max=ALPHA_MAX)
+    rotations, mean_scale = rotation_matrices(quats), splats.log_scales.mean(1).exp()
     depth = -torch.log1p(-opacities)
     reach = (2 * (opacities / ALPHA_MIN).log()).clamp(min=0).sqrt()
     blobs = _Blobs(

@@ -1,21 +1,19 @@
 """3D Gaussian splatting, or 2D, as a generator in a store of fixed capacity."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from asdkit.core.parts import require
 from asdkit.core.ramps import Ramp, ends, value_at
-from asdkit.formats import ply
+from asdkit.formats.splats import Splats, activate
 from asdkit.generators.base import Render, Saturate
 from asdkit.generators.density_control import Density, Fraction
-from asdkit.generators.gaussian_start import Start, cloud_from, thin
-from asdkit.generators.gaussian_store import Store
+from asdkit.generators.gaussian_start import Start, splats_from, thin
+from asdkit.generators.gaussian_store import GaussianStore
 from asdkit.generators.gaussian_volume import volume_of
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.rasterize import rasterize
@@ -24,7 +22,7 @@ from asdkit.rendering.rays import Volume
 COUNT_LIMIT = 10_000_000
 
 
-class Gaussians(Store):
+class Gaussians(GaussianStore):
     """3D Gaussians: positions, rotations, scales, opacities and colours.
 
     `capacity` slots are allocated once; Gaussians that come and go do not change the shape of anything.
@@ -114,8 +112,8 @@ class Gaussians(Store):
         self.opacity_weight, self.scale_weight = opacity_weight, scale_weight
         draws = torch.Generator().manual_seed(init_seed)
         self._seen_now = torch.zeros(2, capacity)  # of this step and rank: sums of gradients, and of views
-        cloud = cloud_from(start or init, count, init_radius, init_opacity, draws, turned=surfels)
-        self.allocate(capacity, sh_degree, thin(cloud) if surfels else cloud)
+        splats = splats_from(start or init, count, init_radius, init_opacity, draws, rotated=surfels)
+        self.allocate(capacity, sh_degree, thin(splats) if surfels else splats)
 
     def render(self, views: Views, background: Float[Tensor, "*B 3"] | None = None) -> Render:
         """What the cameras see.
@@ -124,18 +122,16 @@ class Gaussians(Store):
             views: B cameras.
             background: colour in [0,1], [3] or [B,3]; None for the grey level given at construction.
         """
-        slots = self.slots()
-        means, quats, log_scales, opacity_logits, sh = (
-            parameter.index_select(0, slots) for parameter in self.in_order()
-        )
+        gaussians = activate(self.living())
+        device = gaussians.means.device
         if background is None:
-            background = means.new_full((3,), self.background)
+            background = gaussians.means.new_full((3,), self.background)
         raster = rasterize(
-            means, quats, log_scales.exp(), opacity_logits.sigmoid(), sh, views.to(means.device),
-            background.to(means.device), sh_degree=self.sh_degree, antialiased=self.antialiased, surfels=self.surfels,
+            *gaussians, views.to(device), background.to(device), sh_degree=self.sh_degree,
+            antialiased=self.antialiased, surfels=self.surfels,
         )  # fmt: skip
         if self.densify_every and self.density.follows_gradients and raster.means2d.requires_grad:
-            raster.means2d.register_hook(self._statistics(slots, raster.radii, views))
+            raster.means2d.register_hook(self._statistics(self.living_indices(), raster.radii, views))
         image, alpha, depth = (tensor.permute(0, 3, 1, 2) for tensor in raster[:3])
         return Render(Saturate.apply(image), alpha, depth)
 
@@ -154,28 +150,27 @@ class Gaussians(Store):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """One group for each parameter, with its learning rate."""
-        names = ("means", "quats", "log_scales", "opacity_logits", "sh")
+        parameters = self.all_slots()._asdict().items()
         return [
             {"name": name, "params": [parameter], "lr": rate}
-            for name, parameter, rate in zip(names, self.in_order(), self._rates_at(0), strict=True)
+            for (name, parameter), rate in zip(parameters, self._rates_at(0), strict=True)
         ]
 
     def regularizer(self) -> Tensor | int:
         """The weighted mean opacity and standard deviation of the Gaussians."""
         if not (self.opacity_weight or self.scale_weight):
             return 0
-        opacity_logits, log_scales = (p.index_select(0, self.slots()) for p in (self.opacity_logits, self.log_scales))
-        log_scales = log_scales[:, :2] if self.surfels else log_scales
-        opacity, scale = opacity_logits.sigmoid().mean(), log_scales.exp().mean()
-        return self.opacity_weight * opacity + self.scale_weight * scale
+        gaussians = activate(self.living())
+        scales = gaussians.scales[:, :2] if self.surfels else gaussians.scales
+        return self.opacity_weight * gaussians.opacities.mean() + self.scale_weight * scales.mean()
 
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer, step: int, generator: torch.Generator) -> None:
         """Sets the next iteration's learning rates, and has a round of density control when it is time."""
         done = step + 1
-        for parameter, rate in zip(self.in_order(), self._rates_at(done), strict=True):
+        for parameter, rate in zip(self.all_slots(), self._rates_at(done), strict=True):
             for group in optimizer.param_groups:
-                if any(mine is parameter for mine in group["params"]):
+                if any(member is parameter for member in group["params"]):
                     group["lr"] = rate
         if not self.densify_every:
             return
@@ -202,22 +197,14 @@ class Gaussians(Store):
         return [value_at(self.lr_scale, step) * value_at(rate, step) for rate in self.rates]
 
     @torch.no_grad()
-    def splats(self) -> ply.Splats:
-        """The Gaussians that are alive, as files hold them."""
-        return ply.Splats(*(parameter[self.alive].float().cpu().numpy() for parameter in self.in_order()))
+    def splats(self) -> Splats:
+        """The Gaussians that are alive, as arrays for files."""
+        return Splats(*(parameter.float().cpu().numpy() for parameter in self.living()))
 
     def volume(self) -> Volume:
         """The Gaussians as a density, see `volume_of`; surfels are as thick as wide, or a grid would miss them."""
-        splats = self.splats()
+        splats = Splats(*(parameter.detach().float().cpu() for parameter in self.living()))
         if self.surfels:
             wide = splats.log_scales[:, :2]
-            splats = splats._replace(log_scales=np.column_stack([wide, wide.mean(1)]))
+            splats = splats._replace(log_scales=torch.column_stack([wide, wide.mean(1)]))
         return volume_of(splats)
-
-    def export_ply(self, path: str | Path) -> None:
-        """Writes the Gaussians as a 3DGS file.
-
-        Raises:
-            ValueError: a value is not finite.
-        """
-        ply.write_splats(path, self.splats())

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.formats import turned, write_splats
+from asdkit.formats import rotated, write_splats
 from asdkit.formats.glb import TO_GLTF
 from asdkit.formats.html import write_html
 from asdkit.formats.names import FORMATS
@@ -180,7 +180,7 @@ def _check(choices: Choices) -> None:
 def _splats(exported: Exported, path: Path) -> list[Path]:
     splats = exported.generator.splats()
     if path.suffix != ".glb" and exported.choices.up != "z":
-        splats = turned(splats, _UPS[exported.choices.up])
+        splats = rotated(splats, _UPS[exported.choices.up])
     write_splats(path, splats)
     return [path]
 

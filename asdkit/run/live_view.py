@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -20,7 +20,7 @@ from asdkit.core.optional import require_package
 from asdkit.core.text import local
 from asdkit.distillation import Distillation
 from asdkit.formats import read_splats
-from asdkit.formats.ply import Splats
+from asdkit.formats.splats import Splats, activate
 from asdkit.rendering.cameras import Views, ring
 from asdkit.rendering.projection import rotation_matrices
 from asdkit.rendering.spherical_harmonics import SH_0
@@ -30,33 +30,26 @@ HOST = "127.0.0.1"
 _ORIGIN = re.compile(r"http://(127\.0\.0\.1|localhost)(:\d+)?")  # of the pages that may talk to the server
 _LAST_PORT = 65535 - 999  # viser tries this port and the 999 above it
 _PICTURE_HEIGHT = 128  # pixels
-_LOG_SCALE_MAX = 5.0  # the browser's variances are half floats, which end at 65504
+_SCALE_MAX = math.exp(5)  # the browser's variances are half floats, which end at 65504
 _LOOK_EVERY = 0.05  # seconds between two looks at where the browsers' cameras are
 
 
-class Activated(NamedTuple):
-    """Gaussians as they are drawn.
+def drawn(splats: Splats) -> dict[str, Float32[np.ndarray, "N ..."]]:
+    """What viser draws of the Gaussians of a file.
 
-    Shapes:
-        centers: in world units [N,3].
-        covariances: in squared world units [N,3,3].
-        rgbs: colours in [0,1], from the first coefficient alone [N,3].
-        opacities: in [0,1] [N,1].
+    Returns:
+        `centers` in world units [N,3], `covariances` R S S^T R^T [N,3,3], `rgbs` in [0,1] from the first coefficient
+        alone [N,3] and `opacities` in [0,1] [N,1].
     """
-
-    centers: Float32[np.ndarray, "N 3"]
-    covariances: Float32[np.ndarray, "N 3 3"]
-    rgbs: Float32[np.ndarray, "N 3"]
-    opacities: Float32[np.ndarray, "N 1"]
-
-
-def activated(splats: Splats) -> Activated:
-    """Gaussians as they are drawn, from what files hold; a covariance is R S S^T R^T."""
-    means, quats, log_scales, logits, sh = (torch.from_numpy(part).double() for part in splats)
-    axes = rotation_matrices(quats) * log_scales.clamp(max=_LOG_SCALE_MAX).exp()[:, None, :]
-    colours = (0.5 + SH_0 * sh[:, 0]).clamp(0, 1)
-    parts = (means, axes @ axes.transpose(1, 2), colours, logits.sigmoid()[:, None])
-    return Activated(*(part.float().numpy() for part in parts))
+    means, quats, scales, opacities, sh = activate(splats.tensors(torch.float64))
+    axes = rotation_matrices(quats) * scales.clamp(max=_SCALE_MAX)[:, None, :]
+    arguments = {
+        "centers": means,
+        "covariances": axes @ axes.mT,
+        "rgbs": (0.5 + SH_0 * sh[:, 0]).clamp(0, 1),
+        "opacities": opacities[:, None],
+    }
+    return {name: tensor.float().numpy() for name, tensor in arguments.items()}
 
 
 def views_at(
@@ -119,7 +112,7 @@ class LiveView:
     def show(self, splats: Splats) -> None:
         """Show these Gaussians in the place of what was shown."""
         self._draws = True
-        self.server.scene.add_gaussian_splats("/object", **activated(splats)._asdict())
+        self.server.scene.add_gaussian_splats("/object", **drawn(splats))
 
     def show_pictures(self, render: Callable[[Views], Float[Tensor, "1 3 H W"]], moved: bool = False) -> None:
         """Show each browser a picture from its own camera.

@@ -72,7 +72,7 @@ def gaussians(together: bool, density: Density | None = None) -> Generator:
         count=40, capacity=120, init_opacity=0.5, densify_every=2, densify_from=2, density=density, sh_degree=1
     )
     random = torch.Generator().manual_seed(7)
-    for parameter in made.in_order():
+    for parameter in made.all_slots():
         parameter.data += 0.2 * torch.randn(parameter.shape, generator=random)
     return made
 

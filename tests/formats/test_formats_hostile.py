@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from support.splat_tools import glb_file, glb_parts, splats
 
-from asdkit.formats import SUFFIXES, ply, read_splats, write_splats
+from asdkit.formats import SUFFIXES, read_splats, write_splats
+from asdkit.formats.splats import Splats
 
 MEMORY = 6_000_000  # bytes
 
@@ -64,7 +65,7 @@ def test_values_that_are_not_finite_are_not_written(tmp_path: Path, suffix: str,
     before = path.read_bytes()
     broken = splats(degree=1)
     broken[field].reshape(-1)[4] = value
-    name = ply.Splats._fields[field]
+    name = Splats._fields[field]
     with pytest.raises(ValueError, match=rf"a\{suffix} was not written, as it would have a value of '{name}'"):
         write_splats(path, broken)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -22,7 +22,8 @@ from support.splat_tools import (
     validated,
 )
 
-from asdkit.formats import ply, read_splats, turned, write_splats
+from asdkit.formats import read_splats, rotated, write_splats
+from asdkit.formats.splats import Splats
 
 EXTENSION = "KHR_gaussian_splatting"
 BYTE = 0.5 / 255
@@ -98,7 +99,7 @@ def test_glb_of_splat_transform_is_read(tmp_path: Path) -> None:
     write_splats(tmp_path / "a.ply", original)
     splat_transform(tmp_path / "a.ply", tmp_path / "b.glb")
     read = read_splats(tmp_path / "b.glb")
-    expected = turned(original, UPRIGHT.T @ np.diag([-1.0, -1, 1]))
+    expected = rotated(original, UPRIGHT.T @ np.diag([-1.0, -1, 1]))
     np.testing.assert_allclose(read.means, (original.means * [-1, -1, 1])[:, [2, 0, 1]], atol=1e-6)
     np.testing.assert_allclose(covariances(read), covariances(expected), atol=1e-7)
     np.testing.assert_allclose(read.sh, expected.sh, atol=1e-5)
@@ -132,7 +133,7 @@ def test_glb_nodes_place_the_gaussians(tmp_path: Path) -> None:
     read = read_splats(glb_file(tmp_path / "b.glb", scene, blob))
     points = 1.5 * outer.apply(2 * inner.apply(original.means) + [1, -2, 3]) + [4, 5, 6]
     np.testing.assert_allclose(read.means, points @ UPRIGHT, rtol=1e-5, atol=1e-5)
-    expected = turned(original, UPRIGHT.T @ (outer * inner).as_matrix())
+    expected = rotated(original, UPRIGHT.T @ (outer * inner).as_matrix())
     np.testing.assert_allclose(covariances(read), 9 * covariances(expected), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(read.sh, expected.sh, atol=1e-6)
 
@@ -146,7 +147,7 @@ def test_glb_with_small_numbers_side_by_side(tmp_path: Path) -> None:
     ]
     blob = bytes(8) + b"".join(row.pack(*values) for values in rows)
 
-    def read(rotation: tuple, scale: tuple, opacity: tuple) -> ply.Splats:
+    def read(rotation: tuple, scale: tuple, opacity: tuple) -> Splats:
         names = ["POSITION", *(f"KHR_gaussian_splatting:{n}" for n in ("ROTATION", "SCALE", "OPACITY"))]
         names.append("KHR_gaussian_splatting:SH_DEGREE_0_COEF_0")
         columns = [(0, 5126, "VEC3", False), (*rotation, "VEC4", True), (*scale[:2], "VEC3", scale[2])]

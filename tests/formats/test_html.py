@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from support.browser import CHROMIUM, needs_browser
 
 from asdkit.formats.html import write_html
-from asdkit.formats.ply import Splats
+from asdkit.formats.splats import Splats
 from asdkit.rendering.cameras import Views, orbit
 from asdkit.rendering.rasterize import rasterize
 
@@ -140,15 +140,15 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
         for value in (np.nan, -np.inf, np.inf):
             broken = splats(5, 4)
             getattr(broken, field).reshape(5, -1)[3, -1] = value
-            with pytest.raises(ValueError, match=r"a\.html was not written: some Gaussians .* not finite"):
+            with pytest.raises(ValueError, match=r"a\.html was not written.* not a finite"):
                 write_html(path, broken, "")
     for field, value in (("sh", 66000), ("log_scales", -1e5), ("quats", 0)):
         broken = splats(5)
         getattr(broken, field)[3] = value
-        with pytest.raises(ValueError, match="some Gaussians"):
+        with pytest.raises(ValueError, match="rotation that is zero" if field == "quats" else "too large for float16"):
             write_html(path, broken, "")
     for broken in (splats(0), splats(2, 5)):
-        with pytest.raises(ValueError, match="Gaussians of . coefficients"):
+        with pytest.raises(ValueError, match="no Gaussians|5 coefficients"):
             write_html(path, broken, "")
     for name, values in {
         "background": [(0.0, 1.1, 0.0), (-0.1, 0.0, 0.0), (0.0, 0.0, math.nan)],

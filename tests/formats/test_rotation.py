@@ -9,7 +9,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from support.splat_tools import UPRIGHT, covariances, drawn, matrices, splat_transform, splats
 
-from asdkit.formats import ply, turned, write_splats
+from asdkit.formats import ply, rotated, write_splats
 from asdkit.rendering.cameras import Views, ring
 
 HALF_TURNS = [Rotation.from_rotvec(math.pi * axis) for axis in np.eye(3)]
@@ -23,7 +23,7 @@ def test_turned_gaussians_look_the_same_to_turned_cameras(turn: Rotation) -> Non
     others = Views(matrix @ views.c2w, views.K, views.azimuth, views.elevation, views.distance, 24, 24)
     image = drawn(original, views)
     assert image.std() > 0.05 and (drawn(original._replace(sh=original.sh[:, :1]), views) - image).abs().max() > 0.05
-    np.testing.assert_allclose(drawn(turned(original, turn.as_matrix()), others), image, atol=1e-4)
+    np.testing.assert_allclose(drawn(rotated(original, turn.as_matrix()), others), image, atol=1e-4)
 
 
 @pytest.mark.parametrize("degree", [1, 3])
@@ -31,10 +31,10 @@ def test_turned_as_splat_transform_does(tmp_path: Path, degree: int) -> None:
     original = splats(degree=degree)
     write_splats(tmp_path / "a.ply", original)
     splat_transform(tmp_path / "a.ply", "-r", "25,-130,70", tmp_path / "b.ply")
-    theirs = ply.read_splats(tmp_path / "b.ply")
+    theirs = ply.read_ply(tmp_path / "b.ply")
     engine = np.diag([-1.0, -1, 1])  # it turns in axes where x and y are reversed
     rotation = engine @ Rotation.from_euler("xyz", [25, -130, 70], degrees=True).as_matrix() @ engine
-    ours = turned(original, rotation)
+    ours = rotated(original, rotation)
     np.testing.assert_allclose(theirs.means, ours.means, atol=1e-6)
     np.testing.assert_allclose(covariances(theirs), covariances(ours), atol=1e-7)
     np.testing.assert_allclose(theirs.sh, ours.sh, atol=1e-5)
@@ -44,4 +44,4 @@ def test_turned_as_splat_transform_does(tmp_path: Path, degree: int) -> None:
 @pytest.mark.parametrize("matrix", [np.diag([1.0, 1, -1]), 2 * np.eye(3), np.full((3, 3), np.nan)])
 def test_only_rotations_turn(matrix: np.ndarray) -> None:
     with pytest.raises(ValueError, match="rotation"):
-        turned(splats(), matrix)
+        rotated(splats(), matrix)

@@ -33,7 +33,7 @@ def optimizer_of(gaussians: Gaussians) -> torch.optim.Adam:
     """An Adam that remembers something about every Gaussian."""
     optimizer = torch.optim.Adam(gaussians.parameter_groups())
     draws = torch.Generator().manual_seed(6)
-    for parameter in gaussians.in_order():
+    for parameter in gaussians.all_slots():
         parameter.grad = torch.randn(parameter.shape, generator=draws)
     before = gaussians.state_dict()
     before = {name: value.clone() for name, value in before.items()}
@@ -50,14 +50,14 @@ def rows(parts: list[Tensor]) -> Tensor:
 
 
 def ours(gaussians: Gaussians, optimizer: torch.optim.Adam) -> Tensor:
-    parts = list(gaussians.in_order()) + [optimizer.state[p]["exp_avg"] for p in gaussians.in_order()]
+    parts = list(gaussians.all_slots()) + [optimizer.state[p]["exp_avg"] for p in gaussians.all_slots()]
     return rows([part[gaussians.alive] for part in parts])
 
 
 def theirs(gaussians: Gaussians, optimizer: torch.optim.Adam) -> tuple[dict, dict]:
     """The same Gaussians as gsplat's strategies want them: one optimiser for each parameter."""
     params, optimizers = {}, {}
-    for name, parameter in zip(NAMES, gaussians.in_order(), strict=True):
+    for name, parameter in zip(NAMES, gaussians.all_slots(), strict=True):
         params[name] = torch.nn.Parameter(parameter.detach()[gaussians.alive].clone())
         optimizers[name] = torch.optim.Adam([params[name]])
         state = optimizer.state[parameter]
@@ -150,7 +150,7 @@ def test_mcmc_moves_the_faint_to_the_opaque_or_adds_up_to_the_capacity(growth: f
     if not growth:
         gaussians.opacity_logits.data[70:80] = torch.tensor(0.0499).logit()
     gaussians.opacity_logits.data[100:] = -9.0  # dead slots are not faint ones
-    before = [parameter.detach().clone() for parameter in gaussians.in_order()]
+    before = [parameter.detach().clone() for parameter in gaussians.all_slots()]
     optimizer, views = optimizer_of(gaussians), ring(3, distance=2.5, size=32)
     image = gaussians.render(views).image
     image.sum().backward()
@@ -169,10 +169,10 @@ def test_mcmc_moves_the_faint_to_the_opaque_or_adds_up_to_the_capacity(growth: f
         each = max(1 - (1 - float(before[3][parent].sigmoid())) ** (1 / len(family)), 0.05)
         assert float(both) == pytest.approx(1 - (1 - each) ** len(family), abs=1e-5)
         assert (gaussians.log_scales[family] == gaussians.log_scales[parent]).all()
-        for parameter in gaussians.in_order():
+        for parameter in gaussians.all_slots():
             assert (optimizer.state[parameter]["exp_avg"][family] == 0).all()
     untouched = torch.tensor([slot for slot in range(int(moved[0])) if slot not in parents])
-    for parameter, old in zip(gaussians.in_order(), before, strict=True):
+    for parameter, old in zip(gaussians.all_slots(), before, strict=True):
         assert torch.equal(parameter[untouched], old[untouched])
         assert (optimizer.state[parameter]["exp_avg"][untouched] != 0).any()
     assert (gaussians.render(views).image - image).abs().mean() < 0.02

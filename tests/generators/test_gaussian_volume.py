@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from asdkit.formats.ply import Splats
+from asdkit.formats.splats import Splats
 from asdkit.generators.gaussian_volume import volume_of
 from asdkit.generators.gaussians import Gaussians
 from asdkit.rendering.cameras import ring
@@ -26,7 +26,7 @@ def some_splats(count: int = 40) -> Splats:
 def test_gaussians_as_a_solid_by_a_slow_loop() -> None:
     """Covariances, their inverses and rotations by other libraries, in float64."""
     splats = some_splats()
-    solid = volume_of(splats)
+    solid = volume_of(splats.tensors())
     points = np.random.default_rng(2).uniform(-0.6, 0.6, (300, 3))
     density, colour = np.zeros(300), np.zeros((300, 3))
     for mean, quat, log_scale, logit, sh in zip(*(np.float64(values) for values in splats), strict=True):
@@ -72,11 +72,11 @@ def test_the_cube_holds_what_matters() -> None:
     reach = math.sqrt(2 * math.log(255 * 0.7))
     assert one(0.7, 0.1, (0.1, -0.5, 0.2)).volume().half == pytest.approx(0.5 + 0.1 * reach, rel=1e-5)
     splats = some_splats()
-    alone = volume_of(splats)
+    alone = volume_of(splats.tensors())
     for place, logit, grows in ((30.0, 3.0, False), (1.3, 3.0, True), (1.3, -7.0, False)):
         means, logits, scales = (values.copy() for values in (splats.means, splats.opacity_logits, splats.log_scales))
         means[7], logits[7], scales[7] = [0, 0, -place], logit, math.log(0.05)
-        solid = volume_of(splats._replace(means=means, opacity_logits=logits, log_scales=scales))
+        solid = volume_of(splats._replace(means=means, opacity_logits=logits, log_scales=scales).tensors())
         reach = math.sqrt(2 * max(math.log(255 / (1 + math.exp(-logit))), 0))
         assert solid.half == pytest.approx(place + 0.05 * reach if grows else alone.half, rel=1e-4)
         density, _ = solid.radiance(torch.tensor([[0.0, 0.0, -place], [solid.half * 1.001, 0, 0]]))

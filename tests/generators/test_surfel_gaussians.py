@@ -9,7 +9,7 @@ from support.gaussians import optimizer_of, psnr, save_run, sphere_images, train
 from support.scenes import FACING_X
 
 from asdkit.core.randomness import generator_for
-from asdkit.formats.ply import read_splats
+from asdkit.formats import read_splats, write_splats
 from asdkit.generators.density_control import MCMC, Fraction
 from asdkit.generators.from_checkpoint import generator_of
 from asdkit.generators.gaussians import Gaussians
@@ -45,7 +45,7 @@ def test_files_and_runs_bring_their_rotations_and_point_clouds_have_none(tmp_pat
     first = Gaussians(count=60, capacity=60)
     first.quats.data.normal_()
     first.log_scales.data += torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
-    first.export_ply(tmp_path / "a.ply")
+    write_splats(tmp_path / "a.ply", first.splats())
     for init in (tmp_path / "a.ply", save_run(tmp_path / "a.ckpt", first)):
         discs = Gaussians(init=str(init), count=1, capacity=60, surfels=True)
         assert torch.equal(discs.quats, first.quats) and torch.equal(discs.log_scales[:, :2], first.log_scales[:, :2])
@@ -68,7 +68,7 @@ def test_surfels_are_drawn_as_rasterize_draws_them_and_their_gradients_are_count
     ball.alive[5] = False
     ball.means.data[7] = torch.tensor([50.0, 0.0, 0.0])
     slots = ball.alive.nonzero().squeeze(1)
-    means, quats, log_scales, logits, sh = (value.detach()[slots] for value in ball.in_order())
+    means, quats, log_scales, logits, sh = (value.detach()[slots] for value in ball.all_slots())
     shape = quats, log_scales.exp(), logits.sigmoid(), sh
     raster = rasterize(means.requires_grad_(), *shape, views, torch.ones(3), sh_degree=1, surfels=True)
     render = ball.render(views)
@@ -96,7 +96,7 @@ def test_three_hundred_surfels_become_a_sphere_that_other_viewers_show_alike(tmp
     assert 300 < ball.num_alive <= 450
     log_scales = ball.log_scales[ball.alive].detach()
     assert (log_scales[:, :2].min(1).values - log_scales[:, 2]).min() > math.log(20)
-    ball.export_ply(tmp_path / "splats.ply")
+    write_splats(tmp_path / "splats.ply", ball.splats())
     means, quats, log_scales, logits, sh = (torch.from_numpy(values) for values in read_splats(tmp_path / "splats.ply"))
     large = ring(2, distance=2.5, size=160, offset_deg=20.0)
     shape = means, quats, log_scales.exp(), logits.sigmoid(), sh

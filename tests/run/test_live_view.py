@@ -13,7 +13,7 @@ import torch
 from support.browser import CHROMIUM, needs_browser
 from support.viewing import client, listening, random_splats
 
-from asdkit.formats.ply import Splats
+from asdkit.formats.splats import Splats
 from asdkit.rendering.cameras import orbit
 from asdkit.rendering.rasterize import rasterize
 from asdkit.run import live_view as viewing
@@ -52,8 +52,8 @@ def hamilton(a: tuple, b: tuple) -> tuple:
 
 def test_activation_is_the_definition_in_a_slow_loop() -> None:
     splats = random_splats()
-    drawn = viewing.activated(splats)
-    np.testing.assert_array_equal(drawn.centers, splats.means)
+    drawn = viewing.drawn(splats)
+    np.testing.assert_array_equal(drawn["centers"], splats.means)
     for i, quat in enumerate(splats.quats.astype(float)):
         covariance = np.zeros((3, 3))
         unit = tuple(quat / np.linalg.norm(quat))
@@ -62,12 +62,12 @@ def test_activation_is_the_definition_in_a_slow_loop() -> None:
             basis = (0.0, *np.eye(3)[axis])
             turned = np.array(hamilton(hamilton(unit, basis), inverse)[1:])  # q e q^-1
             covariance += math.exp(splats.log_scales[i, axis]) ** 2 * np.outer(turned, turned)
-        np.testing.assert_allclose(drawn.covariances[i], covariance, rtol=1e-4, atol=1e-6)
-        assert drawn.opacities[i] == pytest.approx([1 / (1 + math.exp(-splats.opacity_logits[i]))], rel=1e-5)
+        np.testing.assert_allclose(drawn["covariances"][i], covariance, rtol=1e-4, atol=1e-6)
+        assert drawn["opacities"][i] == pytest.approx([1 / (1 + math.exp(-splats.opacity_logits[i]))], rel=1e-5)
         for channel in range(3):
             colour = min(max(0.5 + C0 * float(splats.sh[i, 0, channel]), 0.0), 1.0)
-            assert drawn.rgbs[i, channel] == pytest.approx(colour, abs=1e-6)
-    assert {part.dtype for part in drawn} == {np.dtype(np.float32)}
+            assert drawn["rgbs"][i, channel] == pytest.approx(colour, abs=1e-6)
+    assert {part.dtype for part in drawn.values()} == {np.dtype(np.float32)}
 
 
 def test_colours_stay_in_range_and_huge_gaussians_stay_finite() -> None:
@@ -76,9 +76,9 @@ def test_colours_stay_in_range_and_huge_gaussians_stay_finite() -> None:
         log_scales=np.full((6, 3), 1e4, np.float32),
         opacity_logits=np.full(6, -1e4, np.float32),
     )
-    drawn = viewing.activated(splats)
-    assert drawn.rgbs.tolist() == [[1.0, 0.0, 0.5]] * 6
-    assert np.isfinite(drawn.covariances.astype(np.float16)).all() and drawn.opacities.tolist() == [[0.0]] * 6
+    drawn = viewing.drawn(splats)
+    assert drawn["rgbs"].tolist() == [[1.0, 0.0, 0.5]] * 6
+    assert np.isfinite(drawn["covariances"].astype(np.float16)).all() and drawn["opacities"].tolist() == [[0.0]] * 6
 
 
 def test_a_camera_made_by_hand() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.resuming import assert_resuming_is_exact, fit, last
 
+from asdkit.formats import write_splats
 from asdkit.generators.gaussians import Gaussians
 
 
@@ -30,7 +31,7 @@ def test_resuming_is_exact_with_other_densities(recipe: Path, density: str, opti
 def test_resuming_is_exact_when_an_object_is_edited(recipe: Path) -> None:
     asset = Gaussians(count=50, capacity=50, init_opacity=0.8)
     asset.sh.data.normal_(generator=torch.Generator().manual_seed(0))
-    asset.export_ply(recipe.parent / "asset.ply")
+    write_splats(recipe.parent / "asset.ply", asset.splats())
     words = ("--model.guidance=ASDEdit", "--model.source=a red duck", "--model.target=a red cube")
     moving = "--data.size={class_path: Ramp, init_args: {start: 8, end: 16, steps: 4}}"
     options = ("--asset", recipe.parent / "asset.ply", *words, moving, "--model.prior.image_size=16", *SHORT)

@@ -39,7 +39,7 @@ def sphere_images(views: Views, radius: float = 0.55) -> Tensor:
 
 
 def psnr(image: Tensor, target: Tensor) -> float:
-    return -10 * math.log10(float((image - target).square().mean().detach()))
+    return -10 * math.log10(max(float((image - target).square().mean().detach()), 1e-30))
 
 
 def save_run(path: Path, generator: Generator) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from asdkit.formats.ply import Splats
+from asdkit.formats.splats import Splats
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.rasterize import rasterize
 

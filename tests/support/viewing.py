@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from asdkit.formats.ply import Splats
+from asdkit.formats.splats import Splats
 
 viser = pytest.importorskip("viser")
 
