@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from asdkit.core.text import local
-from asdkit.formats import SUFFIXES, read_splats
+from asdkit.formats.splat_files import SUFFIXES, read_splats
 from asdkit.generators import from_checkpoint as checkpoints
 from asdkit.generators.base import Generator
 from asdkit.generators.gaussians import Gaussians

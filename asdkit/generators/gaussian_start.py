@@ -10,9 +10,10 @@ from torch import Tensor
 
 from asdkit.core.parts import Part
 from asdkit.core.text import local
-from asdkit.formats import ply, read_splats
+from asdkit.formats import ply
 from asdkit.formats.glb import holds_gaussians
 from asdkit.formats.mesh.sample import fit, sample_mesh
+from asdkit.formats.splat_files import read_splats
 from asdkit.formats.splats import Splats
 from asdkit.generators.from_checkpoint import generator_of
 from asdkit.rendering.cameras import ring, unproject

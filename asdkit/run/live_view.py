@@ -19,7 +19,7 @@ from torch import Tensor
 from asdkit.core.optional import require_package
 from asdkit.core.text import local
 from asdkit.distillation import Distillation
-from asdkit.formats import read_splats
+from asdkit.formats.splat_files import read_splats
 from asdkit.formats.splats import Splats, activate
 from asdkit.rendering.cameras import Views, ring
 from asdkit.rendering.projection import rotation_matrices

@@ -13,9 +13,9 @@ from asdkit.core.bounds import Within, checked
 from asdkit.core.text import shown
 from asdkit.data import Cameras
 from asdkit.distillation import Distillation
-from asdkit.formats import write_splats
 from asdkit.formats.html import write_html
 from asdkit.formats.pictures import save_film, save_grid
+from asdkit.formats.splat_files import write_splats
 from asdkit.generators.base import Render
 from asdkit.run.judge import Judge
 

@@ -18,7 +18,7 @@ from support.viewing import client, listening, random_splats
 
 from asdkit.commands.arguments import expand
 from asdkit.commands.main import main
-from asdkit.formats import write_splats
+from asdkit.formats.splat_files import write_splats
 from asdkit.run import live_view as viewing
 from asdkit.run.loading import load
 from asdkit.run.viewer import Viewer

@@ -12,7 +12,7 @@ from asdkit.core.ramps import Ramp
 from asdkit.core.randomness import generator_for
 from asdkit.data import Cameras, Overhead
 from asdkit.distillation import Distillation
-from asdkit.formats import write_splats
+from asdkit.formats.splat_files import write_splats
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Pixels
 from asdkit.lab import GaussianPrior

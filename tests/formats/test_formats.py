@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from support.splat_tools import FLIP, SH_0, drawn, near, near_quats, opacities, splat_transform, splats
 
-from asdkit.formats import SUFFIXES, ply, read_splats, write_splats
+from asdkit.formats import ply
+from asdkit.formats.splat_files import SUFFIXES, read_splats, write_splats
 from asdkit.formats.splats import Splats
 from asdkit.formats.spz import read_spz
 from asdkit.rendering.cameras import ring

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support.splat_tools import glb_file, glb_parts, splats
 
-from asdkit.formats import SUFFIXES, read_splats, write_splats
+from asdkit.formats.splat_files import SUFFIXES, read_splats, write_splats
 from asdkit.formats.splats import Splats
 
 MEMORY = 6_000_000  # bytes

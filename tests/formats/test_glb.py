@@ -22,7 +22,8 @@ from support.splat_tools import (
     validated,
 )
 
-from asdkit.formats import read_splats, rotated, write_splats
+from asdkit.formats.rotation import rotated
+from asdkit.formats.splat_files import read_splats, write_splats
 from asdkit.formats.splats import Splats
 
 EXTENSION = "KHR_gaussian_splatting"

@@ -9,7 +9,9 @@ import torch
 from scipy.spatial.transform import Rotation
 from support.splat_tools import UPRIGHT, covariances, drawn, matrices, splat_transform, splats
 
-from asdkit.formats import ply, rotated, write_splats
+from asdkit.formats import ply
+from asdkit.formats.rotation import rotated
+from asdkit.formats.splat_files import write_splats
 from asdkit.rendering.cameras import Views, ring
 
 HALF_TURNS = [Rotation.from_rotvec(math.pi * axis) for axis in np.eye(3)]

@@ -10,7 +10,8 @@ from support.gaussians import optimizer_of, psnr, save_run, sphere_images, train
 from torch import Tensor
 
 from asdkit.core.ramps import Ramp
-from asdkit.formats import ply, write_splats
+from asdkit.formats import ply
+from asdkit.formats.splat_files import write_splats
 from asdkit.generators.density_control import Fraction
 from asdkit.generators.from_checkpoint import generator_of
 from asdkit.generators.gaussians import Gaussians

@@ -9,7 +9,7 @@ from support.gaussians import optimizer_of, psnr, save_run, sphere_images, train
 from support.scenes import FACING_X
 
 from asdkit.core.randomness import generator_for
-from asdkit.formats import read_splats, write_splats
+from asdkit.formats.splat_files import read_splats, write_splats
 from asdkit.generators.density_control import MCMC, Fraction
 from asdkit.generators.from_checkpoint import generator_of
 from asdkit.generators.gaussians import Gaussians

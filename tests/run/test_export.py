@@ -13,8 +13,8 @@ from PIL import Image
 from support.recipe import RECIPE
 
 from asdkit.commands.main import main
-from asdkit.formats import read_splats, write_splats
 from asdkit.formats.names import FORMATS
+from asdkit.formats.splat_files import read_splats, write_splats
 from asdkit.generators.gaussians import Gaussians
 from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import joined, ring

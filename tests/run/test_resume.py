@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.resuming import assert_resuming_is_exact, fit, last
 
-from asdkit.formats import write_splats
+from asdkit.formats.splat_files import write_splats
 from asdkit.generators.gaussians import Gaussians
 
 

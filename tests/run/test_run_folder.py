@@ -13,7 +13,7 @@ from PIL import Image
 from asdkit.commands.main import main
 from asdkit.core.atomic import atomic
 from asdkit.core.text import slug
-from asdkit.formats import read_splats
+from asdkit.formats.splat_files import read_splats
 from asdkit.run.run_folder import new_run_folder, peak_memory
 
 

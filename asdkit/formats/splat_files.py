@@ -1,0 +1,51 @@
+"""Files of Gaussians: `.ply` (3DGS), `.splat`, `.spz` and `.glb`.
+
+A file comes from anywhere, so what it claims is compared with its size before anything is allocated, and whatever is
+wrong is told in one sentence (a ValueError that names the file).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from asdkit.formats.dot_splat import read_splat, write_splat
+from asdkit.formats.glb import read_glb, write_glb
+from asdkit.formats.ply import read_ply, write_ply
+from asdkit.formats.splats import Splats
+from asdkit.formats.spz import read_spz, write_spz
+
+_FORMATS = {
+    ".ply": (read_ply, write_ply),
+    ".splat": (read_splat, write_splat),
+    ".spz": (read_spz, write_spz),
+    ".glb": (read_glb, write_glb),
+}
+SUFFIXES = tuple(_FORMATS)
+
+
+def read_splats(path: str | Path) -> Splats:
+    """Reads Gaussians from a file of any of the formats, which its suffix tells.
+
+    Raises:
+        ValueError: another suffix, or a broken file.
+        FileNotFoundError: there is no such file.
+    """
+    read, _ = _format(Path(path))
+    return read(Path(path))
+
+
+def write_splats(path: str | Path, splats: Splats) -> None:
+    """Writes Gaussians in the format that the suffix tells, the whole file or none; its folder is made if missing.
+
+    Only `.ply` and `.glb` keep everything: `.spz` rounds, and `.splat` rounds and drops the higher bands of colours.
+
+    Raises:
+        ValueError: another suffix, or values that the format cannot hold.
+    """
+    _, write = _format(Path(path))
+    write(Path(path), splats)
+
+
+def _format(path: Path) -> tuple[Callable[[Path], Splats], Callable[[Path, Splats], None]]:
+    if path.suffix.lower() not in _FORMATS:
+        raise ValueError(f"{path} must end in {', '.join(SUFFIXES)}: Gaussians are kept in these formats.")
+    return _FORMATS[path.suffix.lower()]
