@@ -1,0 +1,1 @@
+"""Files in and out: Gaussians, meshes, pictures and pages. Reading `names` alone loads no numpy."""
