@@ -141,19 +141,19 @@ class Cameras(pl.LightningDataModule):
         """What pictures of the run are taken from: a ring of `count` cameras."""
         return self.ring(count)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """Endless steps from the trainer's current one on."""
         return DataLoader(_Steps(self), batch_size=None)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[Batch]:
         """The novel views, in one batch."""
         return DataLoader([Batch(self.novel_views())], batch_size=None)
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> DataLoader[Batch]:
         """The novel views, in one batch."""
         return self.val_dataloader()
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> DataLoader[Batch]:
         """An orbit, one frame at a time."""
         frames = self.ring(self.orbit_views)
         return DataLoader([Batch(frames[i : i + 1]) for i in range(len(frames))], batch_size=None)
@@ -189,24 +189,24 @@ class Canvas(pl.LightningDataModule):
     def novel_views(self) -> None:
         """Nor do metrics."""
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """The same batch for ever."""
         return DataLoader(_Forever(Batch(None, self.source)), batch_size=None)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[Batch]:
         """The batch, once."""
         return DataLoader([Batch(None, self.source)], batch_size=None)
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> DataLoader[Batch]:
         """The batch, once."""
         return self.val_dataloader()
 
-    def predict_dataloader(self) -> DataLoader:
+    def predict_dataloader(self) -> DataLoader[Batch]:
         """The batch, once."""
         return self.val_dataloader()
 
 
-class _Forever(IterableDataset):
+class _Forever(IterableDataset[Batch]):
     """One item, again and again."""
 
     def __init__(self, item: Batch) -> None:
@@ -217,7 +217,7 @@ class _Forever(IterableDataset):
             yield self.item
 
 
-class _Steps(IterableDataset):
+class _Steps(IterableDataset[Batch]):
     """The cameras of the trainer's step, of the next one, ...; with what they see of the asset, if there is one."""
 
     def __init__(self, cameras: Cameras) -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from asdkit.scores.conditions import EIGHT_SECTORS
 from asdkit.toybox.objects import KINDS, STACK_BOTTOMS, STACK_TOPS, build, stack
 from asdkit.toybox.raycaster import Colour, Scene, pack, shade
 
+T = TypeVar("T")
 COLOURS: dict[str, Colour] = {
     "red": (0.85, 0.10, 0.09),
     "orange": (1.00, 0.48, 0.05),
@@ -130,7 +131,7 @@ def _uniform(generator: torch.Generator, low: float = 0.0, high: float = 1.0) ->
     return low + (high - low) * torch.rand((), generator=generator).item()
 
 
-def _choice(generator: torch.Generator, options: Sequence) -> object:
+def _choice(generator: torch.Generator, options: Sequence[T]) -> T:
     return options[int(torch.randint(len(options), (), generator=generator))]
 
 
@@ -252,8 +253,8 @@ def things(held_out: bool | None = None) -> list[Thing]:
 @cache
 def _pools(held_out: bool) -> tuple[dict[str, tuple[list[Thing], list[Thing]]], list[Thing]]:
     """By kind, its things of one colour and of two; and the stacks."""
-    singles = {kind: ([], []) for kind in KINDS}
-    stacks = []
+    singles: dict[str, tuple[list[Thing], list[Thing]]] = {kind: ([], []) for kind in KINDS}
+    stacks: list[Thing] = []
     for thing in _things(held_out):
         if thing.base:
             stacks.append(thing)

@@ -1,6 +1,7 @@
 """Training of the toybox's judge: a tiny CLIP that tells which prompt a picture shows."""
 
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -58,7 +59,7 @@ class TrainCLIP(pl.LightningModule):
             torch.manual_seed(seed)
             self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(
             self.clip.parameters(), lr=self.hparams.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
         )

@@ -3,13 +3,14 @@
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
-def cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int = 200) -> dict:
+def cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int = 200) -> dict[str, Any]:
     """Lightning's entry for a linear warm-up followed by a cosine to zero at `steps`."""
 
     def factor(step: int) -> float:
@@ -18,7 +19,9 @@ def cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int = 200) -> d
     return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}
 
 
-def hold_then_decay(optimizer: torch.optim.Optimizer, steps: int, warmup: int = 200, share: float = 0.25) -> dict:
+def hold_then_decay(
+    optimizer: torch.optim.Optimizer, steps: int, warmup: int = 200, share: float = 0.25
+) -> dict[str, Any]:
     """Lightning's entry for a constant rate that falls linearly to zero over the last `share` of `steps`."""
 
     def factor(step: int) -> float:

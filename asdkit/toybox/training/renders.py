@@ -39,7 +39,7 @@ class Examples:
         )
 
 
-class Renders(IterableDataset):
+class Renders(IterableDataset[Examples]):
     """Endless batches of cached renders; batch k depends on (seed, rank, k) alone, captions are worded anew each time.
 
     Args:
@@ -169,12 +169,12 @@ class ToyboxData(pl.LightningDataModule):
             "held-out": render_cache(self.cache, self.held_out, self.seed, held_out=True),
         }
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Examples]:
         folder = self.folders()["trained"]
         first, rank = self.trainer.global_step, self.trainer.global_rank
         return DataLoader(Renders(folder, self.batch_size, self.seed, first, rank), batch_size=None)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> DataLoader[Examples]:
         folder = self.folders()["held-out"]
         renders = Renders(folder, self.batch_size, self.seed)
         batches = [renders.batch(step) for step in range(max(1, self.held_out // self.batch_size))]

@@ -71,7 +71,7 @@ class Denoiser(nn.Module):
         self._camera_offset: Tensor | None = None
         self.unet.time_embedding.register_forward_hook(self._add_camera)
 
-    def _add_camera(self, module: nn.Module, args: tuple, embedding: Tensor) -> Tensor:
+    def _add_camera(self, module: nn.Module, args: tuple[Any, ...], embedding: Tensor) -> Tensor:
         return embedding + self._camera_offset
 
     def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, views: Views, has_camera: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class TrainUNet(pl.LightningModule):
         folders = self.trainer.datamodule.folders()
         self._latents = {split: encode_cache(self._vae, folder) for split, folder in folders.items()}
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=self.hparams.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
         )
@@ -190,7 +190,7 @@ def load_pipeline(net: Denoiser, folder: Path) -> None:
     """
     from safetensors.torch import load_file
 
-    files = {
+    files: dict[nn.Module, str] = {
         net.unet: "unet/diffusion_pytorch_model.safetensors",
         net.text_encoder: "text_encoder/model.safetensors",
         net.camera: "camera/model.safetensors",
