@@ -24,6 +24,11 @@ def shown(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, without its last full stop; the error's kind where it says nothing."""
+    return str(error).splitlines()[0].strip(" .") if str(error) else type(error).__name__
+
+
 def slug(text: str, limit: int = 48) -> str:
     """A text as a folder name: lower-case letters, digits and hyphens."""
     words = "".join(c if c.isascii() and c.isalnum() else " " for c in text.lower()).split()

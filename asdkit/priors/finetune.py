@@ -9,7 +9,28 @@ import torch
 from torch import Tensor, nn
 
 from asdkit.core.errors import PriorUnavailable
-from asdkit.priors.required_files import check_length
+from asdkit.core.text import first_line, local
+from asdkit.priors.hub import folder_of
+from asdkit.priors.required_files import file_of_lora
+from asdkit.priors.weights import check_length
+
+
+def finetune_file(name: str) -> Path:
+    """The .safetensors file of a LoRA: that file, or the one in a folder or in a repository of the hub.
+
+    Args:
+        name: a file, a folder, `owner/name` or `owner/name@revision`.
+
+    Raises:
+        PriorUnavailable: there is none, or not one alone.
+    """
+    file = local(name).expanduser()
+    if not file.is_file():
+        folder, names = folder_of(name, file_of_lora)
+        return folder / names[0]
+    if file.suffix != ".safetensors":
+        raise PriorUnavailable(f"The LoRA {file} is no .safetensors file; asdkit opens no pickles, so convert it.")
+    return file
 
 
 def add_lora(file: Path, pipeline: str, part: str, model: nn.Module, network: Any, scale: float = 1.0) -> None:
@@ -42,9 +63,10 @@ def add_lora(file: Path, pipeline: str, part: str, model: nn.Module, network: An
         settings = {name.removeprefix(f"{part}."): value for name, value in settings.items()}
         _fuse(model, _in_pefts_names(mine, model), settings, scale)
     except Exception as error:  # diffusers' readers raise whatever they stumble over
-        reason = str(error).splitlines()[0].strip(" .") if str(error) else type(error).__name__
-        message = f"The LoRA {file} can't be added ({reason}); name one that was made for this kind of model."
-        raise PriorUnavailable(message) from error
+        reason = first_line(error)
+        raise PriorUnavailable(
+            f"The LoRA {file} can't be added ({reason}); name one that was made for this kind of model."
+        ) from error
 
 
 def _read(kind: type, file: Path, network: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:

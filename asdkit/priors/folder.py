@@ -11,8 +11,9 @@ from torch import nn
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.optional import require_package
-from asdkit.priors.families import Embedded
-from asdkit.priors.required_files import check_whole, fingerprint, names_in, needed, read_json
+from asdkit.core.text import first_line
+from asdkit.priors.required_files import Settings, read_json
+from asdkit.priors.weights import check_length, digest_of
 
 TOKENIZERS = ("CLIPTokenizer", "T5Tokenizer")
 TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
@@ -23,53 +24,42 @@ class ModelFolder:
 
     Args:
         path: the folder.
+        names: its files that are read.
         variant: weights whose names say so are preferred, such as `fp16`.
-        without: parts whose weights come from elsewhere.
 
     Raises:
-        PriorUnavailable: there is no such folder, or it is no whole model.
+        PriorUnavailable: a file of weights is torn.
     """
 
-    def __init__(self, path: Path, variant: str = "", without: tuple[str, ...] = ()) -> None:
-        self.path, self.variant = path, variant
-        if not path.is_dir():
-            raise PriorUnavailable(f"There is no prior folder {path}; name a folder in diffusers' layout, or toybox.")
-        self.names = needed(str(path), names_in(path), self.json, variant, without)
-        check_whole(path, self.names)
+    def __init__(self, path: Path, names: list[str], variant: str = "") -> None:
+        self.path, self.names, self.variant = path, names, variant
+        self.weights = {name: path / name for name in names if name.endswith(".safetensors")}
+        for file in self.weights.values():
+            check_length(file)
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
         return (self.path / name).is_file()
 
-    def json(self, name: str) -> dict[str, Any]:
+    def json(self, name: str) -> Settings:
         """A JSON file of the folder."""
         return read_json(self.path / name)
 
     def digest(self) -> str:
-        """A fingerprint of the weights."""
+        """A digest of the weights."""
         files = {file.relative_to(self.path).as_posix(): file for file in self.path.rglob("*.safetensors")}
-        used = {name: file for name, file in files.items() if name in self.names}
-        return fingerprint(files, used, self.variant)
+        return digest_of(files, self.weights, self.variant)
+
+    def settings_digest(self) -> str:
+        """A digest of the settings and vocabularies."""
+        settings = {name: self.path / name for name in self.names if name not in self.weights}
+        return digest_of(settings, settings)
 
     def model(self, model_class: type, part: str, dtype: torch.dtype = torch.float32) -> nn.Module:
         """A component with weights, all of which must be there."""
         self.json(f"{part}/config.json")
-        named = any(name.startswith(f"{part}/") and f".{self.variant}" in name for name in self.names)
-        with self.reading(part):
-            model, info = model_class.from_pretrained(
-                self.path / part,
-                local_files_only=True,
-                use_safetensors=True,
-                variant=self.variant if self.variant and named else None,
-                dtype=dtype,
-                output_loading_info=True,
-            )
-            check_complete(info["missing_keys"])
-        return model.requires_grad_(False).eval()
-
-    def embedded(self, text: str) -> Embedded | None:
-        """A prompt that needs no text encoder; None if it does."""
-        return None
+        of_variant = any(name.startswith(f"{part}/") and f".{self.variant}" in name for name in self.names)
+        return load_component(self.path / part, model_class, dtype, self.variant if of_variant else "")
 
     def text_pipeline(self, parts: dict[str, Any], dtype: torch.dtype) -> Any:
         """diffusers' pipeline of the folder with these components and its text encoders, for embedding prompts."""
@@ -83,40 +73,56 @@ class ModelFolder:
         given["force_zeros_for_empty_prompt"] = index.get("force_zeros_for_empty_prompt", True)
         return kind(**{name: value for name, value in given.items() if name in accepted})
 
-    def _text_parts(self, index: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    def _text_parts(self, index: Settings, dtype: torch.dtype) -> dict[str, Any]:
         """Tokenizers and text encoders, by the names that the index gives them; those that it leaves out are None."""
         import transformers
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-        found: dict[str, Any] = {}
+        loaded: dict[str, Any] = {}
         for part in sorted(name for name in index if name.startswith(("tokenizer", "text_encoder"))):
             name = index[part][1] and str(index[part][1]).removesuffix("Fast")
             if name is None:
-                found[part] = None
+                loaded[part] = None
             elif name in TEXT_ENCODERS:
-                found[part] = self.model(getattr(transformers, name), part, dtype)
+                loaded[part] = self.model(getattr(transformers, name), part, dtype)
             elif name in TOKENIZERS:
                 if not {f"{part}/tokenizer.json", f"{part}/vocab.json"} & set(self.names):
                     require_package("sentencepiece", "t5"), require_package("google.protobuf", "t5")
-                with self.reading(part):
-                    found[part] = getattr(transformers, name).from_pretrained(self.path / part, local_files_only=True)
+                with one_sentence(self.path / part):
+                    loaded[part] = getattr(transformers, name).from_pretrained(self.path / part, local_files_only=True)
             else:
                 raise PriorUnavailable(f"{self.path}'s {part} is a {name}; asdkit reads {', '.join(TEXT_ENCODERS)}.")
-        return found
+        return loaded
 
-    @contextmanager
-    def reading(self, part: str, file: Path | None = None) -> Iterator[None]:
-        """Whatever goes wrong with a component, or with what a file holds of it, becomes one sentence."""
-        try:
-            yield
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            where = f"{file}'s {part}" if file else f"{self.path / part}"
-            message = (
-                f"{where} can't be loaded ({reason.strip(' .')}); copy the prior {'' if file else 'folder '}again."
-            )
-            raise PriorUnavailable(message) from error
+
+def load_component(folder: Path, model_class: type, dtype: torch.dtype, variant: str = "") -> nn.Module:
+    """A frozen component by its library's own loader, from safetensors, with every tensor in the files.
+
+    Raises:
+        PriorUnavailable: one is missing or does not fit.
+    """
+    with one_sentence(folder):
+        model, info = model_class.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            variant=variant or None,
+            dtype=dtype,
+            output_loading_info=True,
+        )
+        check_complete(info["missing_keys"])
+    return model.requires_grad_(False).eval()
+
+
+@contextmanager
+def one_sentence(component: Path | str) -> Iterator[None]:
+    """Whatever a library says of a component that it can't load becomes a PriorUnavailable of one sentence."""
+    try:
+        yield
+    except Exception as error:
+        reason = first_line(error)
+        raise PriorUnavailable(f"{component} can't be loaded ({reason}); copy the prior again.") from error
 
 
 def check_complete(missing: Iterable[str]) -> None:

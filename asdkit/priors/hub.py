@@ -1,17 +1,16 @@
-"""Models of the hub: its cache is looked at first, and a hub that does not answer is found out in seconds."""
+"""Models of the hub: its cache is looked at first, and a hub that does not answer is given up after seconds."""
 
 import errno
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from asdkit.core.errors import PriorUnavailable
-from asdkit.core.text import local
-from asdkit.priors.required_files import LORA, Read, names_in, read_json
+from asdkit.core.text import first_line, local
+from asdkit.priors.required_files import Choose, chosen_files, read_json
 
 ALIASES = {  # short names, and the revisions that are known to work
     "sd15": ("stable-diffusion-v1-5/stable-diffusion-v1-5", ""),
@@ -34,27 +33,45 @@ _MIRRORS = {
 _WITHDRAWN = re.compile(
     r"(stabilityai/stable-diffusion-2|runwayml/stable-diffusion)(?:-1|-v1-5)?(?:-base|-inpainting|-depth)?"
 )
-_ID = re.compile(r"([\w][\w.-]*/[\w.-]+?)(?:@([\w./-]+))?")
+_ID = re.compile(r"\w[\w.-]*/[\w.-]+(?:@[\w./-]+)?")
+_ANSWERS = {  # by the names of the client's errors, the first that fits
+    "disk": "There is no room for {model} in {cache}; make some, or set HF_HOME elsewhere.",
+    "GatedRepoError": "{model} is gated: accept its licence on {page}, then run `hf auth login` and start again.",
+    "DisabledRepoError": "{model} has been disabled by its owner or the hub; look at {page}, or name another model.",
+    "RevisionNotFoundError": "{model} has no revision {revision}; {page}/commits/main lists them.",
+    "RepositoryNotFoundError": "There is no folder {model}, and no model of that name that the hub would show you; "
+    "mind the spelling, or run `hf auth login` if it is private.",
+    "refused": "The hub refuses {model} ({status}): accept its licence on {page}, then run `hf auth login`.",
+    "else": "{model} could not be fetched ({reason}); start again to go on with it, or name a folder with --prior.",
+}
 PROBE_SECONDS = 3.0
-Choose = Callable[[Collection[str], Read], list[str]]  # of a repository's files those that are needed
 
 
-def parse(name: str, revision: str = "") -> tuple[str, str] | None:
-    """Id and revision that an alias, `owner/name` or `owner/name@revision` means; None if it is none of these.
+def parse(name: str) -> tuple[str, str] | None:
+    """Id and revision that an alias or an id means, with `@revision` after it or not; None if it is neither."""
+    alias, _, revision = name.partition("@")
+    if alias not in ALIASES and not _ID.fullmatch(name):
+        return None
+    repository, pinned = ALIASES.get(alias, (alias, ""))
+    return repository, revision or pinned
+
+
+def folder_of(path: str, choose: Choose) -> tuple[Path, list[str]]:
+    """A model's folder, and its files that are read: the folder of this name, else the one in the hub's cache.
+
+    Args:
+        path: a folder, an alias or an id.
+        choose: which files are read.
 
     Raises:
-        ValueError: two revisions.
+        PriorUnavailable: it can't be had, or lacks a file.
     """
-    alias, _, wanted = name.partition("@")
-    if alias in ALIASES:
-        repository, pinned = ALIASES[alias]
-    elif match := _ID.fullmatch(name):
-        (repository, wanted), pinned = (match[1], match[2] or ""), ""
-    else:
-        return None
-    if wanted and revision and wanted != revision:
-        raise ValueError(f"{name} names another revision than {revision}; say only one of them.")
-    return repository, wanted or revision or pinned
+    folder = local(path).expanduser()
+    if not folder.is_dir() and (parsed := parse(path)):
+        folder = snapshot(*parsed, choose)
+    if not folder.is_dir():
+        raise PriorUnavailable(f"There is no {folder}; name a folder, a .safetensors file, or an id of the hub.")
+    return folder, chosen_files(folder, choose)
 
 
 def snapshot(repository: str, revision: str, choose: Choose) -> Path:
@@ -63,21 +80,38 @@ def snapshot(repository: str, revision: str, choose: Choose) -> Path:
     Args:
         repository: `owner/name`.
         revision: a branch, a tag or a commit; empty for the main branch, as the cache knows it if it does.
-        choose: of all names those that are needed; it raises PriorUnavailable where one is missing.
+        choose: which files are read; it raises PriorUnavailable where one is missing.
 
     Raises:
         PriorUnavailable: it can't be had; the message says why, and what to do.
     """
+    import huggingface_hub as client
+
+    at, lack = {"revision": revision or None}, ""
+    try:
+        cached = client.snapshot_download(repository, local_files_only=True, allow_patterns=["model_index.json"], **at)
+        chosen_files(Path(cached), choose, repository)
+        return Path(cached)
+    except client.errors.LocalEntryNotFoundError:
+        pass
+    except PriorUnavailable as error:
+        lack = f" ({first_line(error)})"
+    _check_reachable(repository, lack)
+    try:
+        names = client.list_repo_files(repository, **at)
+        chosen = choose(repository, names, lambda name: read_json(Path(client.hf_hub_download(repository, name, **at))))
+        return Path(client.snapshot_download(repository, allow_patterns=chosen, **at))
+    except PriorUnavailable:
+        raise
+    except Exception as error:  # of the hub's client, of its transports, or of the disk
+        raise PriorUnavailable(_sentence(repository, revision, error)) from error
+
+
+def _check_reachable(repository: str, lack: str) -> None:
+    """A model that the cache does not hold whole may be fetched: it was not withdrawn, and the hub answers."""
     from huggingface_hub import constants
 
-    lacking = ""
-    if folder := _cached(repository, revision):
-        try:
-            choose(names_in(folder), lambda name: read_json(folder / name))
-            return folder
-        except PriorUnavailable as error:
-            lacking = f" ({str(error).rstrip('.')})"
-    place = f"{repository} is not in the cache {constants.HF_HUB_CACHE}, or not whole{lacking}"
+    place = f"{repository} is not in the cache {constants.HF_HUB_CACHE}, or not whole{lack}"
     if match := _WITHDRAWN.fullmatch(repository):
         raise PriorUnavailable(
             f"{repository} was withdrawn from the hub; copies that its community keeps are {_MIRRORS[match[1]]}, "
@@ -92,119 +126,34 @@ def snapshot(repository: str, revision: str, choose: Choose) -> Path:
             f"{place}, and {constants.ENDPOINT} does not answer; run `hf download {repository}` where there is a "
             f"network and copy HF_HOME from there, or name a folder or toybox with --prior."
         )
-    with _fetching(repository, revision):
-        return _fetch(repository, revision, choose)
-
-
-def _cached(repository: str, revision: str) -> Path | None:
-    """The snapshot's folder in the cache, whole or not."""
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repository, revision=revision or None, local_files_only=True, allow_patterns=["model_index.json"]
-            )
-        )
-    except LocalEntryNotFoundError:
-        return None
-
-
-def _fetch(repository: str, revision: str, choose: Choose) -> Path:
-    import huggingface_hub
-
-    at = {"revision": revision or None}
-
-    def read(name: str) -> dict:
-        return read_json(Path(huggingface_hub.hf_hub_download(repository, name, **at)))
-
-    wanted = choose(huggingface_hub.list_repo_files(repository, **at), read)
-    return Path(huggingface_hub.snapshot_download(repository, allow_patterns=wanted, **at))
 
 
 def answers(endpoint: str) -> bool:
-    """Whether a server answers, anything at all, within PROBE_SECONDS; to look up its name may take longer."""
-    heard: list[bool] = []
+    """Whether a server answers, anything at all, within PROBE_SECONDS; the look-up of its name counts."""
+    answered = threading.Event()
 
     def ask() -> None:
-        try:
-            with urlopen(Request(endpoint, method="HEAD"), timeout=PROBE_SECONDS):
-                heard.append(True)
-        except HTTPError:
-            heard.append(True)
-        except (OSError, ValueError):
-            pass
+        with suppress(OSError, ValueError):
+            with suppress(HTTPError), urlopen(Request(endpoint, method="HEAD"), timeout=PROBE_SECONDS):
+                pass
+            answered.set()
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)
-    return bool(heard)
-
-
-@contextmanager
-def _fetching(repository: str, revision: str) -> Iterator[None]:
-    """Whatever the hub answers becomes one sentence."""
-    try:
-        yield
-    except PriorUnavailable:
-        raise
-    except Exception as error:  # of the hub's client, of its transports, or of the disk
-        raise PriorUnavailable(_sentence(repository, revision, error)) from error
+    return answered.is_set()
 
 
 def _sentence(repository: str, revision: str, error: Exception) -> str:
-    from huggingface_hub import constants, errors
+    """What the hub's client, its transports or the disk have raised, in one sentence."""
+    from huggingface_hub import constants
 
-    page = f"{constants.ENDPOINT}/{repository}"
     status = getattr(getattr(error, "response", None), "status_code", 0)
+    kinds = [kind.__name__ for kind in type(error).__mro__]
     if getattr(error, "errno", 0) == errno.ENOSPC or "No space left" in str(error):
-        return f"There is no room for {repository} in {constants.HF_HUB_CACHE}; make some, or set HF_HOME elsewhere."
-    if isinstance(error, errors.GatedRepoError):
-        return f"{repository} is gated: accept its licence on {page}, then run `hf auth login` and start again."
-    if isinstance(error, errors.DisabledRepoError):
-        return f"{repository} has been disabled by its owner or the hub; look at {page}, or name another model."
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repository} has no revision {revision}; {page}/commits/main lists them."
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return (
-            f"There is no folder {repository}, and no model of that name that the hub would show you; mind the "
-            "spelling, or run `hf auth login` if it is private."
-        )
-    if status in (401, 403):
-        return f"The hub refuses {repository} ({status}): accept its licence on {page}, then run `hf auth login`."
-    reason = str(error).splitlines()[0].strip(" .") if str(error) else type(error).__name__
-    return f"{repository} could not be fetched ({reason}); start again to go on with it, or name a folder with --prior."
-
-
-def finetune_file(name: str) -> Path:
-    """The .safetensors file of a LoRA: that file, or the one in a folder or in a repository of the hub.
-
-    Args:
-        name: a file, a folder, `owner/name` or `owner/name@revision`.
-
-    Raises:
-        PriorUnavailable: there is none, or not one alone.
-    """
-    path = local(name).expanduser()
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            raise PriorUnavailable(f"The LoRA {path} is no .safetensors file; asdkit opens no pickles, so convert it.")
-        return path
-    if path.is_dir():
-        return path / _choose_lora(name, names_in(path))
-    found = parse(name)
-    if found is None:
-        raise PriorUnavailable(f"There is no LoRA {path}; name a .safetensors file, its folder, or an id of the hub.")
-    folder = snapshot(*found, lambda names, read: [_choose_lora(name, names)])
-    return folder / _choose_lora(name, names_in(folder))
-
-
-def _choose_lora(where: str, names: Collection[str]) -> str:
-    files = [name for name in names if name.endswith(".safetensors") and "/" not in name]
-    if LORA in files:
-        return LORA
-    if len(files) != 1:
-        listed = f"holds {', '.join(files[:5])}" if files else "holds no .safetensors file"
-        raise PriorUnavailable(f"{where} {listed}, and a LoRA is one such file; name the file itself.")
-    return files[0]
+        kinds = ["disk"]
+    elif status in (401, 403):
+        kinds.append("refused")
+    answer = next((answer for kind, answer in _ANSWERS.items() if kind in kinds), _ANSWERS["else"])
+    page, cache, reason = f"{constants.ENDPOINT}/{repository}", constants.HF_HUB_CACHE, first_line(error)
+    return answer.format(model=repository, page=page, revision=revision, cache=cache, status=status, reason=reason)

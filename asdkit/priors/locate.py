@@ -1,6 +1,5 @@
 """Where a prior comes from: the embedded one, a folder, a single file, or the hub."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -8,10 +7,11 @@ from torch import nn
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.text import local
-from asdkit.priors.folder import ModelFolder, check_complete
-from asdkit.priors.hub import parse, snapshot
+from asdkit.priors.folder import ModelFolder, check_complete, one_sentence
+from asdkit.priors.hub import folder_of
 from asdkit.priors.random_models import RANDOM, RandomModel
-from asdkit.priors.required_files import check_length, check_whole, fingerprint, names_in, needed
+from asdkit.priors.required_files import files_of_component, files_of_model
+from asdkit.priors.weights import check_length, digest_of
 
 EMBEDDED = "toybox"
 _BASES = {  # which models' small files fit a single file, by what diffusers takes it for
@@ -33,13 +33,12 @@ _INSIDE = {  # how the names of a part's tensors start; a network's names have n
 }
 
 
-def source(path: str, revision: str = "", variant: str = "", config: str = "") -> ModelFolder:
+def locate(path: str, variant: str = "", config: str = "") -> ModelFolder:
     """The files of a prior, fetched from the hub if it is an id that is not in the hub's cache.
 
     Args:
-        path: `toybox`, a folder in diffusers' layout, a .safetensors file with a whole model, an alias, an id,
-            or `random:` and an architecture.
-        revision: of an id; what the alias pins, or the main branch, when empty.
+        path: `toybox`, a folder in diffusers' layout, a .safetensors file with a whole model, an alias or an id
+            (`@revision` after either), or `random:` and an architecture.
         variant: weights whose names say so are preferred, such as `fp16`.
         config: of a single file: the model whose settings and vocabularies it shares, named in the same way.
 
@@ -47,52 +46,22 @@ def source(path: str, revision: str = "", variant: str = "", config: str = "") -
         PriorUnavailable: it is missing, torn, gated, withdrawn, of an unknown kind, or the hub is out of reach.
     """
     if path == EMBEDDED:
-        return ModelFolder(Path(__file__).parents[1] / "toybox" / "weights")
+        return ModelFolder(*folder_of(str(Path(__file__).parents[1] / "toybox" / "weights"), files_of_model()))
     if path.startswith(RANDOM):
         return RandomModel(path.removeprefix(RANDOM))
     file = local(path).expanduser()
     if file.is_file():
         return _single(file, config)
-    return ModelFolder(_folder(path, revision, variant), variant)
+    return ModelFolder(*folder_of(path, files_of_model(variant)), variant)
 
 
-def _folder(path: str, revision: str = "", variant: str = "", without: tuple[str, ...] = ()) -> Path:
-    folder = local(path).expanduser()
-    found = None if folder.is_dir() else parse(path, revision)
-    if found is None:
-        return folder
-    return snapshot(*found, lambda names, read: needed(found[0], names, read, variant, without))
-
-
-class Alone(ModelFolder):
-    """A folder, or an id of the hub, that holds a single component and no index: an autoencoder.
-
-    Args:
-        path: where it is.
+def component_weights(path: str) -> dict[str, Path]:
+    """The weights of a folder, or of an id of the hub, that holds a single component and no index: an autoencoder.
 
     Raises:
         PriorUnavailable: it is missing, torn or out of reach.
     """
-
-    def __init__(self, path: str) -> None:
-        folder = local(path).expanduser()
-        found = None if folder.is_dir() else parse(path)
-        self.path, self.variant = snapshot(*found, lambda names, read: _alone(names)) if found else folder, ""
-        if not self.path.is_dir():
-            raise PriorUnavailable(
-                f"There is no folder {self.path}; name one with an autoencoder, or an id of the hub."
-            )
-        self.names = _alone(names_in(self.path))
-        check_whole(self.path, self.names)
-
-
-def _alone(names: Iterable[str]) -> list[str]:
-    """The files of a component without a folder of its own."""
-    top = [name for name in names if "/" not in name]
-    weights = [name for name in top if name.endswith(".safetensors")]
-    if "config.json" not in top or not weights:
-        raise PriorUnavailable("A component's folder has a config.json and safetensors; name one that does.")
-    return ["config.json", *weights]
+    return ModelFolder(*folder_of(path, files_of_component)).weights
 
 
 class SingleFile(ModelFolder):
@@ -100,18 +69,18 @@ class SingleFile(ModelFolder):
 
     Args:
         file: the file.
-        path: that folder.
+        config: the model whose folder that is.
         holds: the parts whose weights are in the file.
     """
 
-    def __init__(self, file: Path, path: Path, holds: tuple[str, ...]) -> None:
-        super().__init__(path, without=holds)
+    def __init__(self, file: Path, config: str, holds: tuple[str, ...]) -> None:
+        super().__init__(*folder_of(config, files_of_model(without=holds)))
         self.file, self._holds = file, holds
 
     def digest(self) -> str:
-        """A fingerprint of the weights in the file and in the folder."""
-        used = {name: self.path / name for name in self.names if name.endswith(".safetensors")} | {"": self.file}
-        return fingerprint(used, used)
+        """A digest of the weights in the file and in the folder."""
+        weights = self.weights | {"": self.file}
+        return digest_of(weights, weights)
 
     def model(self, model_class: type, part: str, dtype: torch.dtype = torch.float32) -> nn.Module:
         """A component with weights, all of which must be there."""
@@ -121,7 +90,7 @@ class SingleFile(ModelFolder):
         from safetensors.torch import load_file
 
         at = {"config": str(self.path), "subfolder": part, "torch_dtype": dtype, "local_files_only": True}
-        with self.reading(part, self.file):
+        with one_sentence(f"{self.file}'s {part}"):
             tensors = load_file(self.file)
             if not part.startswith("text_encoder"):
                 model = model_class.from_single_file(tensors, **at)
@@ -144,7 +113,7 @@ def _single(file: Path, config: str) -> SingleFile:
     if any("lora" in name for name in shapes):
         raise PriorUnavailable(f"{file} is a LoRA; name it with prior.finetune, and its model with prior.path.")
     holds = tuple(part for part, starts in _INSIDE.items() if any(name.startswith(starts) for name in shapes))
-    return SingleFile(file, _folder(config or _base(file, shapes), without=holds), holds)
+    return SingleFile(file, config or _base(file, shapes), holds)
 
 
 def _shapes(file: Path) -> dict[str, torch.Tensor]:

@@ -1,200 +1,140 @@
-"""What of a model's folder is read: chosen by the names of its files, whether they are on a disk or on a hub yet."""
+"""Which files of a model are read: chosen by their names, whether they are on a disk or still on the hub."""
 
-import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from asdkit.core.errors import PriorUnavailable
 
-Read = Callable[[str], dict[str, Any]]  # the settings in a JSON file of the folder
+Settings = dict[str, Any]
+Choose = Callable[[str, Collection[str], Callable[[str], Settings]], list[str]]
+"""Of a model's name in messages, the names of its files, and what reads the settings in one: the files to read."""
+
 LORA = "pytorch_lora_weights.safetensors"
+_BESIDE = ("model_index.json", "scheduler/scheduler_config.json", "asdkit.json", "camera/model.safetensors")
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(?:-\d{5}-of-(\d{5}))?\.safetensors")
-_PARTS = ("unet", "transformer", "vae")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-_EXACT = 256 * 2**20  # bytes of weights that are read whole for a digest
-_PIECES, _PIECE = 256, 4096  # of a larger model's file
 
 
-def parts_of(index: dict[str, Any]) -> list[str]:
-    """The components of a `model_index.json` that asdkit reads: the network, the autoencoder, what embeds prompts."""
-    named = [name for name, kind in index.items() if isinstance(kind, list) and len(kind) == 2 and kind[1]]
-    return [name for name in named if name in _PARTS or name.startswith(("text_encoder", "tokenizer"))]
-
-
-def needed(
-    where: str, names: Collection[str], read: Read, variant: str = "", without: Collection[str] = ()
-) -> list[str]:
-    """The files of a model that are read.
+def files_of_model(variant: str = "", without: Collection[str] = ()) -> Choose:
+    """Chooses the files of a model in diffusers' layout.
 
     Args:
-        where: what the model is called in messages.
-        names: all its files, relative to its folder.
-        read: reads one of them.
-        variant: the weights whose names say so are preferred, such as `fp16`.
-        without: parts whose weights come from elsewhere.
-
-    Raises:
-        PriorUnavailable: it is no model of a known kind, or lacks something.
+        variant: weights whose names say so are preferred, such as `fp16`.
+        without: components whose weights come from elsewhere.
     """
-    from asdkit.priors.families import family_of
 
-    if "model_index.json" not in names:
-        raise PriorUnavailable(f"{where} {_is_instead(names, read)}.")
-    index = read("model_index.json")
-    family_of(str(index.get("_class_name")))
-    found = ["model_index.json", "scheduler/scheduler_config.json", "asdkit.json", "camera/model.safetensors"]
-    found = [name for name in found if name in names]
-    weights: list[str] = []
-    for part in parts_of(index):
-        inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
-        found += [f"{part}/{name}" for name in inside if name.endswith((".json", ".txt", ".model"))]
-        if part.startswith("tokenizer"):
-            _check_vocabulary(where, part, inside)
-        elif part not in without:
-            weights += [f"{part}/{name}" for name in _weights(where, part, inside, variant)]
-    if variant and weights and not any(f".{variant}" in name for name in weights):
-        raise PriorUnavailable(f"{where} has no weights of the variant {variant}; leave prior.variant out.")
-    return found + weights
+    def choose(model: str, names: Collection[str], read: Callable[[str], Settings]) -> list[str]:
+        from asdkit.priors.families import family_of  # which needs torch
+
+        _check_kind(model, names)
+        index = read("model_index.json")
+        family_of(str(index.get("_class_name")))
+        files, weights = [name for name in names if name in _BESIDE], []
+        for part in _components(index):
+            inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
+            files += [f"{part}/{name}" for name in inside if name.endswith((".json", ".txt", ".model"))]
+            if part.startswith("tokenizer"):
+                _check_vocabulary(model, part, inside)
+            elif part not in without:
+                weights += [f"{part}/{name}" for name in _weights(f"{model}'s {part}", inside, variant)]
+        if variant and weights and not any(f".{variant}" in name for name in weights):
+            raise PriorUnavailable(f"{model} has no weights of the variant {variant}; leave prior.variant out.")
+        return files + weights
+
+    return choose
 
 
-def _is_instead(names: Collection[str], read: Read) -> str:
-    """What a folder without `model_index.json` seems to be."""
+def files_of_component(component: str, names: Collection[str], read: Callable[[str], Settings]) -> list[str]:
+    """Chooses the files of a component without a folder of its own, such as an autoencoder."""
+    weights = [name for name in names if "/" not in name and name.endswith(".safetensors")]
+    if "config.json" not in names or not weights:
+        raise PriorUnavailable(f"{component} is no component; name a folder with a config.json and safetensors.")
+    return ["config.json", *weights]
+
+
+def file_of_lora(lora: str, names: Collection[str], read: Callable[[str], Settings]) -> list[str]:
+    """Chooses the one file of a LoRA."""
+    files = [name for name in names if "/" not in name and name.endswith(".safetensors")]
+    if LORA in files:
+        return [LORA]
+    if len(files) != 1:
+        holds = f"holds {', '.join(files[:5])}" if files else "holds no .safetensors file"
+        raise PriorUnavailable(f"{lora} {holds}, and a LoRA is one such file; name the file itself.")
+    return files
+
+
+def _check_kind(model: str, names: Collection[str]) -> None:
+    if "model_index.json" in names:
+        return
+    kind = "has no model_index.json; name a folder in diffusers' layout, or a .safetensors file"
     if LORA in names or "adapter_config.json" in names:
-        return "is a LoRA; name it with prior.finetune, and the model that it was made for with prior.path"
-    kind = str(read("config.json").get("_class_name")) if "config.json" in names else ""
-    if "ControlNet" in kind:
-        return "is a ControlNet; asdkit needs the whole model that it was made for"
-    if "UNet" in kind or "Transformer" in kind:
-        return f"is a network alone ({kind}); put it in the place of the network in a folder of its whole model"
-    if any(name.endswith(_PICKLES) for name in names):
-        return "is not in diffusers' layout and holds pickles; asdkit reads safetensors only, so look for such a copy"
-    return "has no model_index.json; name a folder in diffusers' layout, or a .safetensors file"
+        kind = "is a LoRA; name it with prior.finetune, and the model that it was made for with prior.path"
+    elif "config.json" in names:
+        kind = "is one component alone, such as a network or a ControlNet; name the folder of its whole model"
+    elif any(name.endswith(_PICKLES) for name in names):
+        kind = "holds pickles and no model_index.json; asdkit reads safetensors only, so look for such a copy"
+    raise PriorUnavailable(f"{model} {kind}.")
 
 
-def _check_vocabulary(where: str, part: str, inside: Collection[str]) -> None:
+def _components(index: Settings) -> list[str]:
+    """The network, the autoencoder, and what embeds prompts, as far as a `model_index.json` names their classes."""
+    named = [name for name, kind in index.items() if isinstance(kind, list) and len(kind) == 2 and kind[1]]
+    networks = ("unet", "transformer", "vae")
+    return [name for name in named if name in networks or name.startswith(("text_encoder", "tokenizer"))]
+
+
+def _check_vocabulary(model: str, part: str, names: Collection[str]) -> None:
     """Without its files, transformers would make up a tokenizer of a few words."""
-    whole = "tokenizer.json" in inside or {"vocab.json", "merges.txt"} <= set(inside)
-    if not whole and not any(name.endswith(".model") for name in inside):
-        raise PriorUnavailable(f"{where} has no vocabulary in its {part}; copy the whole folder again.")
+    whole = "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= set(names)
+    if not whole and not any(name.endswith(".model") for name in names):
+        raise PriorUnavailable(f"{model} has no vocabulary in its {part}; copy the whole folder again.")
 
 
-def _weights(where: str, part: str, inside: Collection[str], variant: str) -> list[str]:
-    """The files of one part's weights, of the variant where it has it."""
-    groups: dict[str, list[tuple[str, int]]] = {}
-    for name in sorted(inside):
-        if match := _WEIGHTS.fullmatch(name):
-            groups.setdefault(match[1] or "", []).append((name, int(match[2] or 0)))
-    if variant not in groups and "" not in groups:
-        if groups:
-            others = " or ".join(groups)
-            raise PriorUnavailable(f"{where}'s {part} has only the variant {others}; name it in prior.variant.")
-        if any(name.endswith(_PICKLES) for name in inside):
-            raise PriorUnavailable(
-                f"{where}'s {part} has pickled weights only, which asdkit doesn't open; load it with diffusers where "
-                "you trust it, and write it again with save_pretrained(folder, safe_serialization=True)."
+def _weights(component: str, names: Collection[str], variant: str) -> list[str]:
+    """The files of one component's weights: of the variant where it has them, else of none."""
+    by_variant: dict[str, list[re.Match[str]]] = {}
+    for match in filter(None, map(_WEIGHTS.fullmatch, sorted(names))):
+        by_variant.setdefault(match[1] or "", []).append(match)
+    if variant not in by_variant and "" not in by_variant:
+        lack = "has no weights; copy the whole folder again"
+        if by_variant:
+            lack = f"has only the variant {' or '.join(by_variant)}; name it in prior.variant"
+        elif any(name.endswith(_PICKLES) for name in names):
+            lack = (
+                "has pickled weights only, which asdkit doesn't open; load it with diffusers where you trust it, and "
+                "write it again with save_pretrained(folder, safe_serialization=True)"
             )
-        raise PriorUnavailable(f"{where} has no weights in its {part}; copy the whole folder again.")
-    files = groups.get(variant) or groups[""]
-    shards = [(name, count) for name, count in files if count]
-    if shards and len(shards) != shards[0][1]:
-        raise PriorUnavailable(
-            f"{where}'s {part} has {len(shards)} of {shards[0][1]} pieces of its weights; copy the others too."
-        )
-    return [name for name, _ in shards or files]
+        raise PriorUnavailable(f"{component} {lack}.")
+    chosen = by_variant.get(variant) or by_variant[""]
+    pieces = [match for match in chosen if match[2]]
+    if pieces and len(pieces) != int(pieces[0][2]):
+        count = f"{len(pieces)} of {int(pieces[0][2])}"
+        raise PriorUnavailable(f"{component} has {count} pieces of its weights; copy the others too.")
+    return [match[0] for match in pieces or chosen]
 
 
-def names_in(folder: Path) -> list[str]:
-    """The files of a folder and of the folders in it."""
-    files = [path for path in (*folder.glob("*"), *folder.glob("*/*")) if path.is_file()]
-    return sorted(path.relative_to(folder).as_posix() for path in files)
-
-
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> Settings:
     """The settings in a JSON file.
 
     Raises:
-        PriorUnavailable: it is missing or torn.
+        PriorUnavailable: there is no such file, or it holds no settings.
     """
     try:
-        found = json.loads(file.read_text())
+        settings = json.loads(file.read_text())
     except OSError:
         raise PriorUnavailable(f"There is no {file}; copy the whole prior folder again.") from None
     except (ValueError, RecursionError):
         raise PriorUnavailable(f"{file} is not valid JSON; copy the prior folder again.") from None
-    if not isinstance(found, dict):
+    if not isinstance(settings, dict):
         raise PriorUnavailable(f"{file} holds no settings; copy the prior folder again.")
-    return found
+    return settings
 
 
-def check_whole(folder: Path, names: Collection[str]) -> None:
-    """Files of weights are as long as their headers say, and the pieces that an index names are there.
-
-    Raises:
-        PriorUnavailable: one is torn or missing.
-    """
-    for name in names:
-        if name.endswith(".safetensors"):
-            check_length(folder / name)
-    for name in names:
-        pieces = read_json(folder / name).get("weight_map") if name.endswith(".safetensors.index.json") else None
-        for piece in sorted(set(pieces.values())) if isinstance(pieces, dict) else ():
-            if not (folder / name).with_name(str(piece)).is_file():
-                raise PriorUnavailable(f"{folder / name} names {piece}, which is missing; copy it too.")
-
-
-def check_length(file: Path) -> None:
-    """A safetensors file is as long as its header says.
-
-    Raises:
-        PriorUnavailable: it is torn, or nothing of the kind.
-    """
-    size = file.stat().st_size
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(length, size)))
-        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-        expected = 8 + length + max(ends, default=0)
-    except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError):
-        raise PriorUnavailable(f"{file} is torn, or no safetensors file; delete it and copy it again.") from None
-    if size != expected:
-        raise PriorUnavailable(f"{file} is torn: {size} bytes of {expected}; delete it and copy it again.")
-
-
-def fingerprint(files: dict[str, Path], used: dict[str, Path], also: str = "") -> str:
-    """A fingerprint of a model's weights, wherever they lie.
-
-    Of a small model every byte of every file counts. Of a large one those files do that are used: their sizes, their
-    headers and 256 pieces of 4 KiB each, which any training changes and which cost no minutes.
-
-    Args:
-        files: all weights, by their names.
-        used: those that are read.
-        also: further text that counts.
-
-    Returns:
-        The first 12 hex digits of a SHA-256.
-    """
-    small = sum(file.stat().st_size for file in files.values()) <= _EXACT
-    sha = hashlib.sha256()
-    for name, file in sorted((files if small else used).items()):
-        sha.update(name.encode())
-        for piece in [file.read_bytes()] if small else _sampled(file):
-            sha.update(piece)
-    sha.update(also.encode())
-    return sha.hexdigest()[:12]
-
-
-def _sampled(file: Path) -> Iterator[bytes]:
-    size = file.stat().st_size
-    yield str(size).encode()
-    with file.open("rb") as stream:
-        header = 8 + int.from_bytes(stream.read(8), "little")
-        stream.seek(0)
-        yield stream.read(header)
-        for piece in range(_PIECES):
-            stream.seek(header + (size - header - _PIECE) * piece // (_PIECES - 1))
-            yield stream.read(_PIECE)
+def chosen_files(folder: Path, choose: Choose, model: str = "") -> list[str]:
+    """What is read of a folder's files and of those in its folders; messages call it `model`, or by its path."""
+    files = [path for path in (*folder.glob("*"), *folder.glob("*/*")) if path.is_file()]
+    names = sorted(path.relative_to(folder).as_posix() for path in files)
+    return choose(model or str(folder), names, lambda name: read_json(folder / name))

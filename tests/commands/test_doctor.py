@@ -434,13 +434,13 @@ def test_an_answer_of_any_kind_is_one_and_waiting_is_limited(monkeypatch: pytest
 
 
 def test_the_embedded_prior_is_looked_into(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from asdkit.priors.folder import ModelFolder
+    from asdkit.priors.locate import locate
     from asdkit.priors.pretrained import Pretrained
 
     real = Pretrained().folder
     copy = tmp_path / "weights"
     shutil.copytree(real, copy)
-    monkeypatch.setattr("asdkit.priors.pretrained.source", lambda *args: ModelFolder(copy))
+    monkeypatch.setattr("asdkit.priors.model_source.locate", lambda *args: locate(str(copy)))
     finding = places.prior(tmp_path)
     assert finding.state == OK and finding.facts["digest"] in (real / "README.md").read_text()
     for name in ("tokenizer/vocab.json", "unet/config.json"):

@@ -64,7 +64,7 @@ def test_starts_at_the_prior_bitwise(prior: Pretrained, make: Make, camera: bool
 @BOTH
 def test_learns_and_leaves_the_prior_alone(prior: Pretrained, make: Make) -> None:
     before, base = draw(prior).predict(Y), {key: value.clone() for key, value in prior.state_dict().items()}
-    embeddings = {text: rows["text"].clone() for text, rows in prior._embeddings.items()}
+    embeddings = {text: rows["text"].clone() for text, rows in prior.prompts.embedded.items()}
     phi = attached(make(), prior)
     weights = {key: parameter.detach().clone() for key, parameter in phi.named_parameters()}
     assert weights and all(p.requires_grad for p in phi.parameters())
@@ -72,7 +72,7 @@ def test_learns_and_leaves_the_prior_alone(prior: Pretrained, make: Make) -> Non
     assert not [key for key, parameter in phi.named_parameters() if torch.equal(parameter, weights[key])]
     now = prior.state_dict()
     assert now.keys() == base.keys() and all(torch.equal(now[key], base[key]) for key in base)
-    assert all(torch.equal(prior._embeddings[text]["text"], row) for text, row in embeddings.items())
+    assert all(torch.equal(prior.prompts.embedded[text]["text"], row) for text, row in embeddings.items())
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in prior.parameters())
     x = draw(prior)
     assert torch.equal(x.predict(Y), before)
@@ -160,7 +160,7 @@ def test_an_embedding_moves_the_first_words_alone(prior: Pretrained, tokens: int
     phi = attached(Embedding(tokens, camera=False), prior)
     assert phi.adapter.weights["offset"].shape == (tokens, 16)
     learn(phi, prior)
-    rows = prior._embeddings[Y.text]["text"][None]
+    rows = prior.prompts.embedded[Y.text]["text"][None]
     with phi.adapter.within(prior):
         moved = prior.moved(rows)[0]
     assert torch.equal(moved[0], rows[0, 0]) and torch.equal(moved[1 + tokens :], rows[0, 1 + tokens :])
@@ -170,7 +170,7 @@ def test_an_embedding_moves_the_first_words_alone(prior: Pretrained, tokens: int
 
 def test_an_embedding_moves_the_whole_sequence_otherwise(prior: Pretrained) -> None:
     phi = attached(Embedding(), prior)
-    assert phi.adapter.weights["offset"].shape == prior.condition_shape == prior._embeddings[Y.text]["text"].shape
+    assert phi.adapter.weights["offset"].shape == prior.condition_shape == prior.prompts.embedded[Y.text]["text"].shape
 
 
 def test_an_embedding_on_a_gaussian_prior_learns_the_generators_mean() -> None:

@@ -80,7 +80,7 @@ def test_the_network_is_called_as_its_own_pipeline_calls_it(name: str, made: dic
     height, width = (16, 32) if name == "deepfloyd" else (4, 8)
     x_t = torch.randn(1, prior.channels, height, width, generator=torch.Generator().manual_seed(1))
     time, expected = first_call(name, pipeline, x_t)
-    prompts = {key: value[None] for key, value in prior._embeddings[Y.text].items()}
+    prompts = {key: value[None] for key, value in prior.prompts.embedded[Y.text].items()}
     with torch.no_grad():
         found = prior.family.call(prior.network, x_t, time.to(prior.schedule.times.dtype), prompts)
     assert torch.allclose(found, expected, atol=1e-5)
@@ -174,17 +174,17 @@ def test_an_empty_prompt_of_sdxl_is_zero_as_its_settings_say(made: dict, tmp_pat
     folder, pipeline = made["sdxl"]
     prior = loaded(folder)
     prior.prepare([NULL, Y])
-    assert not any(bool(value.any()) for value in prior._embeddings[""].values())
+    assert not any(bool(value.any()) for value in prior.prompts.embedded[""].values())
     text, negative, pooled, negative_pooled = pipeline.encode_prompt(PROMPT, device="cpu")
-    assert torch.allclose(prior._embeddings[PROMPT]["text"], text[0], atol=1e-6)
-    assert torch.allclose(prior._embeddings[PROMPT]["pooled"], pooled[0], atol=1e-6)
-    assert torch.equal(prior._embeddings[""]["pooled"], negative_pooled[0]) and not bool(negative.any())
+    assert torch.allclose(prior.prompts.embedded[PROMPT]["text"], text[0], atol=1e-6)
+    assert torch.allclose(prior.prompts.embedded[PROMPT]["pooled"], pooled[0], atol=1e-6)
+    assert torch.equal(prior.prompts.embedded[""]["pooled"], negative_pooled[0]) and not bool(negative.any())
     pipeline.register_to_config(force_zeros_for_empty_prompt=False)
     pipeline.save_pretrained(tmp_path / "other")
     pipeline.register_to_config(force_zeros_for_empty_prompt=True)
     other = loaded(tmp_path / "other")
     other.prepare([NULL])
-    assert bool(other._embeddings[""]["text"].any())
+    assert bool(other.prompts.embedded[""]["text"].any())
 
 
 def test_an_unknown_kind_of_model_is_refused() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from asdkit.core.errors import PriorUnavailable
 from asdkit.discriminators.adapters import LoRA
 from asdkit.discriminators.discriminator import Discriminator
-from asdkit.priors.hub import finetune_file
+from asdkit.priors.finetune import finetune_file
 from asdkit.priors.pretrained import Pretrained
 from asdkit.scores.conditions import Condition
 
@@ -74,7 +74,7 @@ def _expected(base: Pretrained, *factors: float) -> dict[str, Tensor]:
 
 
 def _loaded(folder: Path, lora: Path, scale: float = 1.0) -> Pretrained:
-    prior = Pretrained(str(folder), lora=str(lora), finetune_scale=scale)
+    prior = Pretrained(str(folder), finetune=str(lora), finetune_scale=scale)
     prior.setup()
     return prior
 
@@ -162,8 +162,8 @@ def _check_text(prior: Pretrained, base: Pretrained, text_encoder: nn.Module, *f
     prior.prepare([Y])
     with torch.no_grad():
         expected = changed(tokens.input_ids).last_hidden_state[0]
-    assert torch.allclose(prior._embeddings[Y.text]["text"], expected, atol=1e-5)
-    assert (expected - base._embeddings[Y.text]["text"]).abs().max() > 1e-3
+    assert torch.allclose(prior.prompts.embedded[Y.text]["text"], expected, atol=1e-5)
+    assert (expected - base.prompts.embedded[Y.text]["text"]).abs().max() > 1e-3
 
 
 def test_predictions_are_those_of_diffusers(folder: Path, base: Pretrained, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_predictions_are_those_of_diffusers(folder: Path, base: Pretrained, tmp_
     x0, eps = (torch.randn(2, 4, 8, 8, generator=random) for _ in range(2))
     x = prior.draw(x0, torch.tensor([100, 800]), eps)
     predicted = x.predict(Y)
-    text = prior._embeddings[Y.text]["text"].expand(2, -1, -1)
+    text = prior.prompts.embedded[Y.text]["text"].expand(2, -1, -1)
     with torch.no_grad():
         assert torch.allclose(predicted.float(), pipeline.unet(x.x_t.float(), x.t, text).sample, atol=1e-5)
     assert (predicted - base.draw(x0, x.t, eps).predict(Y)).abs().max() > 1e-3
@@ -213,10 +213,10 @@ def test_a_discriminator_starts_from_the_fused_weights(folder: Path, base: Pretr
 def test_the_digest_tells_loras_and_scales_apart(folder: Path, base: Pretrained, tmp_path: Path) -> None:
     file = tmp_path / "mine.safetensors"
     save_file(_diffusers(base), file)
-    digests = [Pretrained(str(folder), lora=str(file), finetune_scale=scale).digest for scale in (1.0, 1.0, 0.5)]
+    digests = [Pretrained(str(folder), finetune=str(file), finetune_scale=scale).digest for scale in (1.0, 1.0, 0.5)]
     assert digests[0] == digests[1] != digests[2] and base.digest not in digests
     save_file({name: 2 * value for name, value in _diffusers(base).items()}, file)
-    assert Pretrained(str(folder), lora=str(file)).digest not in digests
+    assert Pretrained(str(folder), finetune=str(file)).digest not in digests
 
 
 def _pair(layer: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
@@ -288,7 +288,7 @@ def test_the_file_of_a_lora(tmp_path: Path) -> None:
             finetune_file(name)
         return str(caught.value)
 
-    assert "There is no LoRA" in message(str(tmp_path / "none"))
+    assert "There is no " in message(str(tmp_path / "none"))
     assert "holds no .safetensors file" in message(str(tmp_path))
     (tmp_path / "checkpoint-500").mkdir()
     (tmp_path / "checkpoint-500" / "c.safetensors").touch()

@@ -47,7 +47,7 @@ def test_phi_starts_as_the_other_model_and_stays_in_the_priors_space(adapter: ty
     assert not torch.allclose(expected, x.predict(Y), atol=1e-2)
     with torch.no_grad():  # eps = alpha v + sigma x_t, from the network's own output
         other.prepare([Y])
-        rows = other._rows(x, Y)
+        rows = other.prompts.rows(x, Y)
         v = other.family.call(other.network, x.x_t.float(), x.t, rows)
     assert torch.allclose(expected, x.alpha * v + x.sigma * x.x_t, atol=1e-6)
     guidance.loss(x).backward()
@@ -75,7 +75,7 @@ def test_the_other_models_frozen_weights_are_in_no_checkpoint_and_move_with_phi(
     assert all("/lora_" in key or "camera" in key for key in guidance.state_dict())
     guidance.to("meta")
     assert {p.device.type for p in guidance.second.field.adapter._other[0].parameters()} == {"meta"}
-    assert guidance.spec["init_args"]["adapter"]["init_args"]["prior"]["class_path"].endswith("pretrained.Pretrained")
+    assert guidance.spec["init_args"]["adapter"]["init_args"]["prior"]["class_path"] == "asdkit.Pretrained"
 
 
 def test_a_model_of_other_levels_or_latents_is_refused(folders: tuple, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from asdkit.generators.images import Latents
 from asdkit.lab import GaussianPrior
 from asdkit.methods import ASD, SDS
 from asdkit.priors.pretrained import Pretrained
-from asdkit.priors.prompt_cache import EmbeddingCache, blended, fingerprint
+from asdkit.priors.prompt_cache import cache_file
+from asdkit.priors.prompt_embedder import blended
 from asdkit.scores.conditions import DREAMFUSION, EIGHT_SECTORS, NULL, Condition
 from asdkit.scores.fields import CFG, Prompt
 
@@ -71,7 +72,7 @@ def test_a_run_says_them(four_folder: Path) -> None:
     arguments = {"prior": Pretrained(str(four_folder)), "generator": Latents(), "guidance": SDS()}
     run = Distillation(TEXT, **arguments, view_prompts={"back": "a blue ball"})
     run.setup()
-    assert run.prior.view_prompts == {TEXT: {"back": "a blue ball"}} and "a blue ball" in run.prior._embeddings
+    assert run.prior.view_prompts == {TEXT: {"back": "a blue ball"}} and "a blue ball" in run.prior.prompts.embedded
     with pytest.raises(ValueError, match="'behind' of view_prompts"):
         Distillation(TEXT, **arguments, view_prompts={"behind": "a"}).setup()
 
@@ -119,7 +120,7 @@ def embedded(folder: Path, *conditions: Condition, dtype: str = "float32") -> di
     prior.setup()
     prior.prepare(conditions)
     assert prior.condition_shape == (24, 16)
-    return {text: rows["text"] for text, rows in prior._embeddings.items()}
+    return {text: rows["text"] for text, rows in prior.prompts.embedded.items()}
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -135,45 +136,35 @@ def test_a_second_run_loads_no_text_encoder(tiny_folder: Path, cache: Path, load
     assert len(loads) == 2 and torch.equal(more[TEXT], first[TEXT]) and len(list(cache.iterdir())) == 12
 
 
-def test_a_revision_stands_for_the_contents_in_the_hubs_cache(tiny_folder: Path, cache: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(tiny_folder, tmp_path / "models--a--b" / "snapshots" / f"{7:040x}")
-    other = shutil.copytree(folder, folder.with_name(f"{8:040x}"))
-    assert fingerprint(other) != fingerprint(folder)
-    elsewhere = shutil.copytree(folder, tmp_path / "models--a--c" / "snapshots" / folder.name)
-    assert fingerprint(elsewhere) != fingerprint(folder)
-
-
 def test_a_file_is_named_by_all_that_an_embedding_depends_on(
     tiny_folder: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(tiny_folder, tmp_path / "copy")
 
-    def path(text: str = "a", family: str = "F", dtype: str = "torch.float32") -> Path:
-        return EmbeddingCache(folder, family, dtype).path(text)
+    def names() -> set[str]:
+        """The files that this prompt gets, of which there were none before."""
+        embedded(folder, Condition("a", False))
+        files = {file.name for file in cache.iterdir()}
+        shutil.rmtree(cache)
+        return files
 
-    first = path()
-    assert first.parent == cache and first == EmbeddingCache(tiny_folder, "F", "torch.float32").path("a")
-    (folder / "unet" / "config.json").write_text("{}")
-    assert path() == first
-    seen = {first, path("b"), path(family="G"), path(dtype="torch.bfloat16")}
-    for file in ("model_index.json", "tokenizer/vocab.json", "text_encoder/config.json"):
-        (folder / file).write_text((folder / file).read_text() + " ")
-        seen.add(path())
+    first = names()
+    assert len(first) == 1
+    assert cache_file("m", "a") != cache_file("m", "b") and cache_file("m", "a") != cache_file("n", "a")
+    seen = set(first)
+    for name in ("model_index.json", "tokenizer/vocab.json", "text_encoder/config.json"):
+        (folder / name).write_text((folder / name).read_text() + " ")
+        seen |= names()
     weights = folder / "text_encoder" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    seen.add(path())
-    weights.rename(weights.with_name("other.safetensors"))
-    seen.add(path())
-    for package in ("diffusers", "transformers"):
+    seen |= names()
+    for target, other in (("version", lambda name: "9"), ("__version__", "9")):
         with monkeypatch.context() as patch:
-            patch.setattr("asdkit.priors.prompt_cache.version", lambda name, p=package: "9" if name == p else "1")
-            seen.add(path())
-    with monkeypatch.context() as patch:
-        patch.setattr("asdkit.priors.prompt_cache.__version__", "9")
-        seen.add(path())
-    assert len(seen) == 12
+            patch.setattr(f"asdkit.priors.prompt_cache.{target}", other)
+            seen |= names()
+    assert len(seen) == 7 and names() not in (first, set())
 
 
 def test_a_lora_and_a_variant_have_embeddings_of_their_own(tiny_folder: Path, cache: Path, tmp_path: Path) -> None:
@@ -187,10 +178,10 @@ def test_a_lora_and_a_variant_have_embeddings_of_their_own(tiny_folder: Path, ca
     save_file(names, tmp_path / "lora.safetensors")
     plain = embedded(tiny_folder, Y)
     for _ in range(2):
-        prior = Pretrained(str(tiny_folder), lora=str(tmp_path / "lora.safetensors"))
+        prior = Pretrained(str(tiny_folder), finetune=str(tmp_path / "lora.safetensors"))
         prior.setup()
         prior.prepare([Y])
-        assert not torch.allclose(prior._embeddings[TEXT]["text"], plain[TEXT], atol=1e-3)
+        assert not torch.allclose(prior.prompts.embedded[TEXT]["text"], plain[TEXT], atol=1e-3)
     assert same(embedded(tiny_folder, Y), plain)
 
 
@@ -203,29 +194,22 @@ def test_dtypes_are_apart_and_predictions_the_same_from_either(tiny_folder: Path
     torch.testing.assert_close(x.predict(Y)[1], loop.eps(x, 1, TEXT), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("harm", ["torn", "empty", "another text's", "another model's", "a folder"])
+@pytest.mark.parametrize("harm", ["torn", "empty", "a folder"])
 def test_a_file_that_is_not_right_is_made_again(
     tiny_folder: Path, cache: Path, loads: list[int], caplog: pytest.LogCaptureFixture, harm: str
 ) -> None:
     conditions = [Condition("a", False), Condition("b", False)]
     first = embedded(tiny_folder, *conditions)
-    a, b = (EmbeddingCache(tiny_folder, "StableDiffusion", "torch.float32").path(text) for text in "ab")
-    content = a.read_bytes()
-    foreign = EmbeddingCache(tiny_folder, "Other", "torch.float32")
-    foreign.write("a", {"text": torch.zeros(24, 16)})
-    wrong = {"torn": content[:-5], "empty": b"", "another text's": b.read_bytes()}
-    wrong["another model's"] = foreign.path("a").read_bytes()
-    a.unlink()
-    if harm == "a folder":
-        a.mkdir()
-    else:
-        a.write_bytes(wrong[harm])
+    file = sorted(cache.iterdir())[0]
+    content = file.read_bytes()
+    file.unlink()
+    file.mkdir() if harm == "a folder" else file.write_bytes(content[:-5] if harm == "torn" else b"")
     with caplog.at_level(logging.WARNING):
         assert same(embedded(tiny_folder, *conditions), first) and len(loads) == 2
     ours = [record.getMessage() for record in caplog.records if record.name == "asdkit.priors.prompt_cache"]
-    assert len(ours) == 1 and ("can't be kept" if harm == "a folder" else f"{a} is no embedding of 'a'") in ours[0]
+    assert len(ours) == 1 and ("can't be kept" if harm == "a folder" else f"{file} holds no embedding") in ours[0]
     if harm != "a folder":
-        assert a.read_bytes() == content
+        assert file.read_bytes() == content
         assert same(embedded(tiny_folder, *conditions), first) and len(loads) == 2
 
 
@@ -248,9 +232,8 @@ def test_it_lies_in_the_home_folder_and_the_embedded_prior_needs_none(
     prior = Pretrained()
     prior.setup()
     prior.prepare([Y])
-    assert len(prior._embeddings) == 10 and list(tmp_path.iterdir()) == []
-    folder = EmbeddingCache(tiny_folder, "F", "torch.float32").folder
-    assert folder == tmp_path / ".cache" / "asdkit" / "prompts"
+    assert len(prior.prompts.embedded) == 10 and list(tmp_path.iterdir()) == []
+    assert cache_file("m", "a").parent == tmp_path / ".cache" / "asdkit" / "prompts"
 
 
 def test_blending() -> None:
@@ -271,7 +254,7 @@ def test_text_encoders_work_on_the_gpu_and_leave_it(tiny_folder: Path, cache: Pa
     prior.prepare([Y])
     assert torch.cuda.max_memory_allocated() > before == torch.cuda.memory_allocated()
     loop = Loop(tiny_folder, prior)
-    torch.testing.assert_close(prior._embeddings[TEXT]["text"], loop.embedding(TEXT)[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(prior.prompts.embedded[TEXT]["text"], loop.embedding(TEXT)[0], atol=1e-4, rtol=1e-4)
 
 
 def test_every_method_is_view_dependent_and_so_is_its_discriminator(four_folder: Path) -> None:

@@ -10,8 +10,8 @@ from support.tiny import save_tiny_pipeline
 from torch import Tensor
 
 from asdkit.core.errors import PriorUnavailable
-from asdkit.priors import hub
 from asdkit.priors.pretrained import Pretrained
+from asdkit.priors.required_files import Choose, chosen_files
 from asdkit.scores.conditions import Condition
 
 Y = Condition("a red cube")
@@ -107,7 +107,7 @@ def _answers(prior: Pretrained) -> list[Tensor]:
     images, x0, eps = (torch.rand(2, *shape, generator=random) for shape in ((3, 16, 16), (4, 8, 8), (4, 8, 8)))
     with torch.no_grad():
         predicted = prior.draw(x0, torch.tensor([100, 700]), eps).predict(Y)
-        return [predicted, prior.encode(images), prior.decode(x0), prior._embeddings[Y.text]["text"]]
+        return [predicted, prior.encode(images), prior.decode(x0), prior.prompts.embedded[Y.text]["text"]]
 
 
 def test_a_single_file_is_its_folder(folder: Path, file: Path, settings: Path) -> None:
@@ -128,7 +128,7 @@ def test_what_a_file_lacks_comes_from_the_folder(folder: Path, file: Path, setti
     rest.setup()
     assert all(torch.equal(value, alone.network.state_dict()[n]) for n, value in expected.network.state_dict().items())
     assert all(torch.equal(value, alone.vae.state_dict()[n]) for n, value in rest.vae.state_dict().items())
-    with pytest.raises(PriorUnavailable, match="small has no weights in its text_encoder"):
+    with pytest.raises(PriorUnavailable, match="small's text_encoder has no weights"):
         Pretrained(str(tmp_path / "unet.safetensors"), config=str(settings)).setup()
     copy = Pretrained(str(folder / "unet" / "diffusion_pytorch_model.safetensors"), config=str(other))
     copy.setup()  # diffusers' own names
@@ -151,19 +151,18 @@ def test_a_missing_tensor_is_not_made_up(file: Path, settings: Path, tmp_path: P
 def test_the_settings_come_from_the_hub_without_weights(
     file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[list[str]] = []
+    chosen: list[str] = []
 
-    def snapshot(repository: str, revision: str, choose: hub.Choose) -> Path:
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-        asked.append(choose(names, lambda name: hub.read_json(folder / name)))
+    def snapshot(repository: str, revision: str, choose: Choose) -> Path:
+        chosen.extend(chosen_files(folder, choose))
         assert (repository, revision) == ("stable-diffusion-v1-5/stable-diffusion-v1-5", "")
         return folder
 
-    monkeypatch.setattr("asdkit.priors.locate.snapshot", snapshot)
+    monkeypatch.setattr("asdkit.priors.hub.snapshot", snapshot)
     prior = Pretrained(str(file))
     prior.setup()
-    assert {"unet/config.json", "tokenizer/vocab.json", "scheduler/scheduler_config.json"} <= set(asked[0])
-    assert not [name for name in asked[0] if name.endswith(".safetensors")]
+    assert {"unet/config.json", "tokenizer/vocab.json", "scheduler/scheduler_config.json"} <= set(chosen)
+    assert not [name for name in chosen if name.endswith(".safetensors")]
 
 
 def test_the_digest_is_of_the_file(file: Path, settings: Path, folder: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from asdkit.generators.nerf import NeRF
 from asdkit.generators.nerf_encodings import Voxels
 from asdkit.methods import ASD, DeltaASD
 from asdkit.priors import families, pretrained
+from asdkit.priors.network_runner import NetworkRunner
 from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import ring
 from asdkit.scores.fields import Field
@@ -278,11 +279,10 @@ def _transformer(kind: str, checkpointing: bool) -> Pretrained:
     for module in network.modules():  # what starts as zero would hide what comes before it
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=0.2, generator=random)
-    family.time_module(network).register_forward_hook(prior._add_offset)
     prior.time_width, prior.view_words = family.time_width(network), None
     prior.schedule = rectified_flow(torch.linspace(0.001, 1, 1000)) if pooled else scaled_linear()
-    prior._embeddings = dict.fromkeys(("", "a red cube", "a red cone"), prompts)
-    prior._speed_up(network)
+    prior.prompts.embedded = dict.fromkeys(("", "a red cube", "a red cone"), prompts)
+    prior.runner.prepare(network, family)
     return prior
 
 
@@ -318,8 +318,8 @@ class Graphs:
 def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Graphs]:
     torch._dynamo.reset()
     backend, compiled = Graphs(), torch.compile
-    for name in ("_add_offset", "_checkpointed"):  # type checks of the tests themselves would be compiled, too
-        monkeypatch.setattr(Pretrained, name, inspect.unwrap(getattr(Pretrained, name)))
+    for name in ("_add_time_offset", "checkpointed"):  # type checks of the tests themselves would be compiled, too
+        monkeypatch.setattr(NetworkRunner, name, inspect.unwrap(getattr(NetworkRunner, name)))
     monkeypatch.setattr(torch, "compile", lambda *args, **settings: compiled(*args, backend=backend, **settings))
     yield backend
     torch._dynamo.reset()

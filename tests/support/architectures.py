@@ -55,7 +55,7 @@ def learning(prior: Pretrained, size: int) -> float:
 
 
 def predicted(prior: Pretrained, size: int) -> Tensor:
-    embedded = prior.files.embedded("a duck")
+    embedded = prior.source.files.embedded("a duck")
     embedded = {name: value[None].to("meta") for name, value in embedded.items()}
     x_t = torch.zeros(1, *prior.latent_shape(size, size), device="meta")
     return prior.family.call(prior.network, x_t, torch.zeros(1, device="meta"), embedded)

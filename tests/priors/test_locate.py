@@ -22,10 +22,10 @@ from support.tiny import save_tiny_pipeline
 from asdkit.commands.arguments import expand
 from asdkit.commands.main import main
 from asdkit.core.errors import PriorUnavailable
-from asdkit.priors import hub
-from asdkit.priors import required_files as contents
-from asdkit.priors.hub import ALIASES, finetune_file, parse
-from asdkit.priors.locate import source
+from asdkit.priors import hub, weights
+from asdkit.priors.finetune import finetune_file
+from asdkit.priors.hub import ALIASES, parse
+from asdkit.priors.locate import locate
 from asdkit.priors.pretrained import Pretrained
 from asdkit.scores.conditions import Condition
 
@@ -120,16 +120,11 @@ def _message(act: Callable[[], object]) -> str:
 
 
 def test_names_of_the_hub() -> None:
-    assert parse("owner/name") == ("owner/name", "")
-    assert parse("owner/name", "v2") == parse("owner/name@v2") == parse("owner/name@v2", "v2") == ("owner/name", "v2")
+    assert parse("owner/name") == ("owner/name", "") and parse("owner/name@v2") == ("owner/name", "v2")
     assert parse("owner/my-model_2.1@refs/pr/3") == ("owner/my-model_2.1", "refs/pr/3")
-    assert parse("sd21-base") == ALIASES["sd21-base"] and parse("sd21-base", "main")[1] == "main"
-    assert parse("sd15@abc") == ("stable-diffusion-v1-5/stable-diffusion-v1-5", "abc")
-    for other in ("models/sd/21", "/models/sd", "./models", "~/models", "sd99", "../x", "toybox"):
-        assert parse(other) is None
-    for name in ("owner/name@v2", "sd15@v2"):
-        with pytest.raises(ValueError, match="another revision than v3"):
-            parse(name, "v3")
+    assert parse("sd21-base") == ALIASES["sd21-base"] and parse("sd21-base@main") == (ALIASES["sd21-base"][0], "main")
+    for path in ("models/sd/21", "/models/sd", "./models", "~/models", "sd99", "../x", "toybox", "a/b@"):
+        assert parse(path) is None
 
 
 def test_aliases_are_ids_that_are_not_withdrawn() -> None:
@@ -147,7 +142,7 @@ def test_a_folder_comes_before_an_id(tiny_folder: Path, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner").mkdir()
     (tmp_path / "owner" / "name").symlink_to(tiny_folder)
-    assert source("owner/name").path == Path("owner/name")
+    assert locate("owner/name").path == Path("owner/name")
 
 
 # ------------------------------------------------------------------------------------------------ the hub
@@ -169,25 +164,24 @@ def test_a_revision_is_asked_for(online: Hub) -> None:
     Pretrained("owner/name@v2").setup()
     assert set(online.revisions) == {"v2"}
     online.revisions.clear()
-    Pretrained("owner/name", revision="v2").setup()
-    assert online.revisions == []
-    Pretrained("owner/name", revision=COMMIT).setup()
+    Pretrained("owner/name@v2").setup()
+    Pretrained(f"owner/name@{COMMIT}").setup()
     assert online.revisions == []  # a commit names its own snapshot
 
 
 def test_a_variant_is_fetched_instead(online: Hub) -> None:
-    weights = {name: 2 * value for name, value in load_file(online.files / UNET).items()}
-    save_file(weights, online.files / "unet/diffusion_pytorch_model.fp16.safetensors", metadata={"format": "pt"})
+    doubled = {name: 2 * value for name, value in load_file(online.files / UNET).items()}
+    save_file(doubled, online.files / "unet/diffusion_pytorch_model.fp16.safetensors", metadata={"format": "pt"})
     prior = Pretrained("owner/name", variant="fp16")
     prior.setup()
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in online.fetched and UNET not in online.fetched
     assert "vae/diffusion_pytorch_model.safetensors" in online.fetched  # it has no variant
-    assert torch.equal(prior.network.conv_in.weight, weights["conv_in.weight"])
+    assert torch.equal(prior.network.conv_in.weight, doubled["conv_in.weight"])
     plain = Pretrained("owner/name")
     plain.setup()  # the rest is fetched
-    assert torch.equal(plain.network.conv_in.weight, weights["conv_in.weight"] / 2)
+    assert torch.equal(plain.network.conv_in.weight, doubled["conv_in.weight"] / 2)
     assert plain.digest != Pretrained("owner/name", variant="fp16").digest
-    assert "no weights of the variant bf16" in _message(lambda: source("owner/name", variant="bf16"))
+    assert "no weights of the variant bf16" in _message(lambda: locate("owner/name", variant="bf16"))
 
 
 def test_a_lora_of_the_hub(online: Hub) -> None:
@@ -233,14 +227,14 @@ ANSWERS = {
 def test_what_the_hub_answers_is_one_sentence(online: Hub, case: str) -> None:
     online.error, expected = ANSWERS[case]
     with pytest.raises(PriorUnavailable, match=expected):
-        _message(lambda: Pretrained("owner/name", revision="v7").setup())
-        Pretrained("owner/name", revision="v7").setup()
+        _message(lambda: Pretrained("owner/name@v7").setup())
+        Pretrained("owner/name@v7").setup()
 
 
 def test_what_the_hub_holds_is_judged_before_it_is_fetched(online: Hub) -> None:
     index = json.loads((online.files / "model_index.json").read_text())
     (online.files / "model_index.json").write_text(json.dumps(index | {"_class_name": "WanPipeline"}))
-    assert "doesn't know models of the kind 'WanPipeline'" in _message(lambda: source("owner/name"))
+    assert "doesn't know models of the kind 'WanPipeline'" in _message(lambda: locate("owner/name"))
     assert online.fetched == []
 
 
@@ -254,7 +248,7 @@ def test_what_the_hub_holds_is_judged_before_it_is_fetched(online: Hub) -> None:
     ],
 )
 def test_withdrawn_models_are_not_asked_for(online: Hub, name: str, copies: str) -> None:
-    message = _message(lambda: source(name))
+    message = _message(lambda: locate(name))
     assert message.startswith(f"{name} was withdrawn") and copies in message and online.revisions == []
 
 
@@ -262,7 +256,7 @@ def test_a_withdrawn_model_in_the_cache_is_used(files: Path, tmp_path: Path, mon
     kept = Hub("stabilityai/stable-diffusion-2-1-base", files, tmp_path / "cache", monkeypatch)
     kept.put(kept.list_repo_files(kept.repository, None))
     kept.revisions.clear()
-    assert source(kept.repository).path == kept.snapshot and kept.revisions == []
+    assert locate(kept.repository).path == kept.snapshot and kept.revisions == []
     assert not hub._WITHDRAWN.fullmatch("stabilityai/stable-diffusion-3.5-medium")
 
 
@@ -272,10 +266,10 @@ def test_a_withdrawn_model_in_the_cache_is_used(files: Path, tmp_path: Path, mon
 def test_told_to_be_offline(online: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub, "answers", lambda endpoint: pytest.fail("nobody is to be asked"))
-    message = _message(lambda: source("owner/name"))
+    message = _message(lambda: locate("owner/name"))
     assert "owner/name is not in the cache" in message and "HF_HUB_OFFLINE forbids" in message
     online.put(["model_index.json"])
-    assert "(owner/name has no " in _message(lambda: source("owner/name"))
+    assert "has no weights; copy the whole folder" in _message(lambda: locate("owner/name"))
     online.put(online.list_repo_files("owner/name", None))
     online.revisions.clear()
     Pretrained("owner/name").setup()
@@ -285,7 +279,7 @@ def test_told_to_be_offline(online: Hub, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_hub_out_of_reach_is_found_out_in_seconds(online: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(hub, "answers", lambda endpoint: bool(asked.append(endpoint)))
-    message = _message(lambda: source("sd15"))
+    message = _message(lambda: locate("sd15"))
     assert "`hf download stable-diffusion-v1-5/stable-diffusion-v1-5`" in message and "does not answer" in message
     assert asked == [constants.ENDPOINT] and online.revisions == []
 
@@ -361,7 +355,7 @@ def _same(one: Pretrained, other: Pretrained) -> None:
         prior.setup()
         prior.prepare([Y])
     assert all(torch.equal(v, other.network.state_dict()[name]) for name, v in one.network.state_dict().items())
-    assert torch.equal(one._embeddings[Y.text]["text"], other._embeddings[Y.text]["text"])
+    assert torch.equal(one.prompts.embedded[Y.text]["text"], other.prompts.embedded[Y.text]["text"])
 
 
 def test_pieces_and_the_layout_of_transformers_5(sharded: Path, tiny_folder: Path) -> None:
@@ -375,34 +369,33 @@ def test_a_missing_piece(sharded: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(sharded, tmp_path / "copy")
     pieces = sorted(copy.glob("unet/*-of-*.safetensors"))
     pieces[0].unlink()
-    assert f"unet has {len(pieces) - 1} of {len(pieces)} pieces" in _message(lambda: source(str(copy)))
+    assert f"unet has {len(pieces) - 1} of {len(pieces)} pieces" in _message(lambda: locate(str(copy)))
     copy = shutil.copytree(sharded, tmp_path / "other")
     index = next(copy.glob("unet/*.index.json"))
     index.write_text(index.read_text().replace("00001-of", "00099-of"))
-    assert "00099-of" in _message(lambda: source(str(copy)))
+    assert "00099-of" in _message(lambda: Pretrained(str(copy)).setup())
 
 
 def test_pickles_alone(tiny_folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tiny_folder, tmp_path / "copy")
     (copy / UNET).rename(copy / "unet" / "diffusion_pytorch_model.bin")
-    message = _message(lambda: source(str(copy)))
+    message = _message(lambda: locate(str(copy)))
     assert "unet has pickled weights only" in message and "safe_serialization=True" in message
 
 
 def test_variants_alone(tiny_folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tiny_folder, tmp_path / "copy")
     (copy / UNET).rename(copy / "unet" / "diffusion_pytorch_model.fp16.safetensors")
-    assert "unet has only the variant fp16; name it in prior.variant" in _message(lambda: source(str(copy)))
+    assert "unet has only the variant fp16; name it in prior.variant" in _message(lambda: locate(str(copy)))
     _same(Pretrained(str(copy), variant="fp16"), Pretrained(str(tiny_folder)))
 
 
 WRONG = {
     "LoRA": ({"pytorch_lora_weights.safetensors": ""}, "is a LoRA; name it with prior.finetune"),
     "peft's LoRA": ({"adapter_config.json": "{}"}, "is a LoRA; name it with prior.finetune"),
-    "ControlNet": ({"config.json": '{"_class_name": "ControlNetModel"}'}, "is a ControlNet; "),
-    "UNet": ({"config.json": '{"_class_name": "UNet2DConditionModel"}'}, "is a network alone (UNet2DConditionModel)"),
-    "transformer": ({"config.json": '{"_class_name": "SD3Transformer2DModel"}'}, "is a network alone"),
-    "pickles": ({"model.ckpt": ""}, "holds pickles; asdkit reads safetensors only"),
+    "ControlNet": ({"config.json": '{"_class_name": "ControlNetModel"}'}, "is one component alone"),
+    "UNet": ({"config.json": '{"_class_name": "UNet2DConditionModel"}'}, "such as a network or a ControlNet"),
+    "pickles": ({"model.ckpt": ""}, "holds pickles and no model_index.json; asdkit reads safetensors only"),
     "nothing": ({}, "has no model_index.json"),
     "unknown": ({"model_index.json": '{"_class_name": "WanPipeline"}'}, "asdkit doesn't know models of the kind 'Wan"),
 }
@@ -413,7 +406,7 @@ def test_wrong_folders(tmp_path: Path, case: str) -> None:
     content, expected = WRONG[case]
     for name, text in content.items():
         (tmp_path / name).write_text(text)
-    assert expected in _message(lambda: source(str(tmp_path)))
+    assert expected in _message(lambda: locate(str(tmp_path)))
 
 
 @pytest.mark.parametrize("missing", [["vocab.json", "merges.txt"], ["merges.txt"]])
@@ -421,7 +414,7 @@ def test_a_tokenizer_without_words_is_not_made_up(tiny_folder: Path, tmp_path: P
     copy = shutil.copytree(tiny_folder, tmp_path / "copy")
     for name in missing:
         (copy / "tokenizer" / name).unlink()
-    assert "has no vocabulary in its tokenizer" in _message(lambda: source(str(copy)))
+    assert "has no vocabulary in its tokenizer" in _message(lambda: locate(str(copy)))
 
 
 def test_sentencepiece_is_asked_for_where_it_is_needed(tiny_folder: Path, tmp_path: Path) -> None:
@@ -443,7 +436,7 @@ def test_sentencepiece_is_asked_for_where_it_is_needed(tiny_folder: Path, tmp_pa
 def test_the_digest_of_a_large_model(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of every used file count, wherever the files lie."""
     exact = Pretrained(str(tiny_folder)).digest
-    monkeypatch.setattr(contents, "_EXACT", 0)
+    monkeypatch.setattr(weights, "_EXACT", 0)
     digest = Pretrained(str(tiny_folder)).digest
     assert digest != exact and len(digest) == 12
     copy = shutil.copytree(tiny_folder, tmp_path / "copy")
@@ -461,14 +454,14 @@ def test_the_digest_of_a_large_model(tiny_folder: Path, tmp_path: Path, monkeypa
 def test_pieces_of_a_large_file_reach_from_its_first_byte_to_its_last(tmp_path: Path) -> None:
     file = tmp_path / "large.safetensors"
     save_file({"a": torch.zeros(3 * 2**20, dtype=torch.uint8)}, file)
-    before, data = contents.fingerprint({}, {"a": file}), bytearray(file.read_bytes())
-    assert contents.fingerprint({"a": file}, {}) != before
+    before, data = weights.digest_of({}, {"a": file}), bytearray(file.read_bytes())
+    assert weights.digest_of({"a": file}, {}) != before
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(contents, "_EXACT", 0)
+        patch.setattr(weights, "_EXACT", 0)
         seen = set()
         for place in (9, len(data) - 3 * 2**20, len(data) - 1, len(data) - 4096):
             data[place] ^= 1
             file.write_bytes(data)
-            seen.add(contents.fingerprint({"a": file}, {"a": file}))
+            seen.add(weights.digest_of({"a": file}, {"a": file}))
         assert len(seen) == 4
-        assert sum(len(piece) for piece in contents._sampled(file)) < 1.2 * 2**20
+        assert sum(len(piece) for piece in weights._sampled(file)) < 1.2 * 2**20

@@ -1,0 +1,60 @@
+"""The autoencoder of a latent diffusion model: images in [0,1] to x0 and back."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from asdkit.priors.folder import ModelFolder, load_component
+from asdkit.priors.locate import component_weights
+from asdkit.priors.network_runner import to_float32
+
+
+def load_autoencoder(files: ModelFolder, dtype: torch.dtype, tiny_vae: str = "") -> nn.Module:
+    """A model's own autoencoder, or a tiny one in its place.
+
+    Args:
+        files: the model.
+        dtype: what it computes in; one that overflows in float16 (`force_upcast`) is kept in single precision.
+        tiny_vae: a folder or an id of the hub with an `AutoencoderTiny`; empty for the model's own.
+
+    Raises:
+        ValueError: the tiny one's latents have another number of channels.
+        PriorUnavailable: it is missing or torn.
+    """
+    from diffusers import AutoencoderKL, AutoencoderTiny
+
+    settings = files.json("vae/config.json")
+    if tiny_vae:
+        weights = next(iter(component_weights(tiny_vae).values()))
+        vae = load_component(weights.parent, AutoencoderTiny, dtype)
+        own, tiny = settings["latent_channels"], vae.config.latent_channels
+        if own != tiny:
+            raise ValueError(f"tiny_vae has {tiny} channels and the prior's latents {own}; name one of its family.")
+        return vae
+    is_tiny = files.json("model_index.json").get("vae", ["", ""])[1] == "AutoencoderTiny"
+    overflows = settings.get("force_upcast", False) and dtype == torch.float16
+    return files.model(AutoencoderTiny if is_tiny else AutoencoderKL, "vae", torch.float32 if overflows else dtype)
+
+
+def encode(vae: nn.Module, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+    """x0 = (z - shift) scale of the mean z, with gradient."""
+    encoded = vae.encode((images * 2 - 1).to(vae.dtype))
+    latents = encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latents
+    return (to_float32(latents) - _shift(vae)) * vae.config.scaling_factor
+
+
+@torch.no_grad()
+def decode(vae: nn.Module, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+    """Images in [-1,1], or a little beyond."""
+    latents = x0 / vae.config.scaling_factor + _shift(vae)
+    return vae.decode(latents.to(vae.dtype)).sample
+
+
+def latent_shape(vae: nn.Module, height: int, width: int) -> tuple[int, int]:
+    """Height and width of the x0 of an image of this many pixels."""
+    factor = 2 ** (len(vae.config.get("block_out_channels") or vae.config.encoder_block_out_channels) - 1)
+    return height // factor, width // factor
+
+
+def _shift(vae: nn.Module) -> float:
+    return vae.config.get("shift_factor") or 0.0

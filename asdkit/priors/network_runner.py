@@ -1,0 +1,108 @@
+"""How the network of a pretrained model runs: its number format, compilation, checkpoints, and offsets of time."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from asdkit.priors.families import Embedded, Family
+from asdkit.scores.prior import Switch
+
+
+class NetworkRunner:
+    """Calls networks of one family, which it has prepared.
+
+    Args:
+        checkpointing: compute what lies within blocks again in the backward pass, instead of keeping it.
+        compile: compile networks with torch.compile, for training steps alone.
+    """
+
+    def __init__(self, checkpointing: bool = False, compile: bool = False) -> None:
+        self.checkpointing, self.compile = checkpointing, compile
+        self._time_offset: Tensor | None = None
+        self._recompute_context: Callable[[], AbstractContextManager] = nullcontext
+        self._compiled_region = False
+
+    def prepare(self, network: nn.Module, family: Family) -> None:
+        """Let a network take offsets of its time embedding, and make it as fast or small as the options say."""
+        family.time_module(network).register_forward_hook(self._add_time_offset)
+        self._speed_up(network)
+
+    def copy(self, network: nn.Module) -> nn.Module:
+        """A copy of a network in single precision; its hooks, like the original's, are methods of this runner."""
+        copied = copy.deepcopy(network, {id(self): self}).float()
+        self._speed_up(copied)
+        return copied
+
+    def __call__(
+        self, family: Family, network: nn.Module, x_t: Float[Tensor, "N C h w"], time: Tensor, prompts: Embedded
+    ) -> Float[Tensor, "N C h w"]:
+        """The network's output in single precision or better, whatever it computes in."""
+        dtype = next(network.parameters()).dtype
+        prompts = {name: value.to(dtype) for name, value in prompts.items()}
+        return to_float32(family.call(network, x_t.to(dtype), time, prompts))
+
+    @contextmanager
+    def time_offset(self, offset: Float[Tensor, "N width"] | None) -> Iterator[None]:
+        """Add to the time embedding of each row within this context; contexts add up."""
+        outer = self._time_offset
+        if offset is not None:
+            self._time_offset = offset if outer is None else outer + offset
+        try:
+            yield
+        finally:
+            self._time_offset = outer
+
+    @contextmanager
+    def graphs(self, adapter: Switch | None) -> Iterator[None]:
+        """Compiled graphs are for training steps alone; what is computed again there has this adapter on."""
+        eager = self.compile and not self._compiled_region
+        self._recompute_context = nullcontext if adapter is None else partial(adapter.switched_on, None, 1)
+        with torch.compiler.set_stance("force_eager") if eager else nullcontext():
+            try:
+                yield
+            finally:
+                self._recompute_context = nullcontext
+
+    @contextmanager
+    def in_step(self) -> Iterator[None]:
+        """A training step, whose shapes come again: what is worth compiling."""
+        self._compiled_region = True
+        try:
+            yield
+        finally:
+            self._compiled_region = False
+
+    def checkpointed(self, block: nn.Module, *args: Any) -> Any:
+        """A block's output, which is computed again in the backward pass, with the adapter that is on now."""
+        if torch.compiler.is_compiling():  # the graph holds the adapter
+            return checkpoint(block, *args, use_reentrant=False)
+        contexts = partial(_checkpoint_contexts, self._recompute_context)
+        return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+
+    def _speed_up(self, network: nn.Module) -> None:
+        if self.checkpointing:
+            network.enable_gradient_checkpointing(self.checkpointed)
+        if self.compile:
+            network.compile(dynamic=False)
+
+    def _add_time_offset(self, module: nn.Module, args: tuple, embedding: Tensor) -> Tensor:
+        return embedding if self._time_offset is None else embedding + self._time_offset.to(embedding)
+
+
+def to_float32(values: Tensor) -> Tensor:
+    """In single precision, if they are in half."""
+    return values.float() if values.itemsize < 4 else values
+
+
+def _checkpoint_contexts(
+    recompute: Callable[[], AbstractContextManager],
+) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """The contexts of a block's first and second computation."""
+    return nullcontext(), recompute()

@@ -1,0 +1,97 @@
+"""Prompts of a pretrained model: each embedded once, for every direction, and blended between directions."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from asdkit.priors.families import Embedded, Family
+from asdkit.priors.network_runner import to_float32
+from asdkit.scores.conditions import Condition, ViewWords
+from asdkit.scores.prior import Noised, Prior
+
+
+class PromptEmbedder:
+    """Embeds the prompts of a prior's conditions once, and gives each sample of a draw its embedding.
+
+    Args:
+        prior: its `view_words` and `view_prompts` say which prompts a condition needs.
+        embed: embeds prompts.
+
+    Attributes:
+        embedded: of each prompt that has been embedded, its embedding, in single precision or better.
+    """
+
+    def __init__(self, prior: Prior, embed: Callable[[list[str]], dict[str, Embedded]]) -> None:
+        self._prior, self._embed = prior, embed
+        self.embedded: dict[str, Embedded] = {}
+
+    def prepare(self, conditions: Sequence[Condition]) -> None:
+        """Embed what is new in these conditions."""
+        texts = dict.fromkeys(text for condition in conditions for text in self._texts(condition))
+        if missing := [text for text in texts if text not in self.embedded]:
+            device = self._prior.schedule.alphas.device
+            for text, rows in self._embed(missing).items():
+                self.embedded[text] = {name: to_float32(value).to(device) for name, value in rows.items()}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one embedded prompt; empty before there is one."""
+        return next((tuple(rows["text"].shape) for rows in self.embedded.values()), ())
+
+    def to(self, device: torch.device) -> None:
+        """Move what has been embedded."""
+        for text, rows in self.embedded.items():
+            self.embedded[text] = {name: value.to(device) for name, value in rows.items()}
+
+    def rows(self, x: Noised, condition: Condition) -> Embedded:
+        """A condition's embedding for each sample of x."""
+        plain, *views = [self.embedded[text] for text in self._texts(condition)]
+        words = self._prior.view_words
+        if not views or words is None or x.views is None:
+            return {name: value.expand(len(x.t), *value.shape) for name, value in plain.items()}
+        directions = {name: torch.stack([rows[name] for rows in views]) for name in plain}
+        return {name: _of_views(value, words, x, condition) for name, value in directions.items()}
+
+    def _texts(self, condition: Condition) -> list[str]:
+        """What is embedded for a condition: its text, and if it depends on the view that of each direction."""
+        words = self._prior.view_words
+        if condition.view_dependent and words is not None and condition.text:
+            return [condition.text, *words.prompts(condition.text, self._prior.view_prompts.get(condition.text))]
+        return [condition.text]
+
+
+def _of_views(
+    directions: Shaped[Tensor, "K ..."], words: ViewWords, x: Noised, condition: Condition
+) -> Shaped[Tensor, "B ..."]:
+    """Of the embeddings of all directions, each sample's."""
+    azimuth, elevation = x.views.azimuth, x.views.elevation
+    if condition.words == "blended":
+        first, second, share = words.neighbours(azimuth, elevation)
+        return blended(directions[first], directions[second], share)
+    if condition.words == "nearest":
+        return directions[words.index(azimuth, elevation)]
+    return directions[words.opposed(azimuth, condition.words)]
+
+
+def blended(
+    first: Shaped[Tensor, "B ..."], second: Shaped[Tensor, "B ..."], share: Float[Tensor, " B"]
+) -> Shaped[Tensor, "B ..."]:
+    """Each sample's embedding, `share` of the way from the first to the second; of masks, whatever either marks."""
+    if not first.is_floating_point():
+        return torch.maximum(first, second)
+    return torch.lerp(first, second, share.to(first).reshape(-1, *[1] * (first.ndim - 1)))
+
+
+@torch.no_grad()
+def encode_texts(family: Family, pipeline: Any, texts: list[str]) -> dict[str, Embedded]:
+    """Prompts through a pipeline's text encoders, on a GPU if it has room for them; embeddings on the CPU."""
+    encoders = [part for name, part in pipeline.components.items() if part and name.startswith("text_encoder")]
+    size = sum(weights.nbytes for encoder in encoders for weights in encoder.parameters())
+    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 1.5 * size:
+        for encoder in encoders:
+            encoder.to("cuda")
+    embedded = {name: value.cpu() for name, value in family.embed(pipeline, texts).items()}
+    return {text: {name: value[row] for name, value in embedded.items()} for row, text in enumerate(texts)}
