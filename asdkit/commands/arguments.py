@@ -1,4 +1,4 @@
-"""What commands do with their arguments: a parser whose errors are one sentence, and `--trust`."""
+"""What commands do with their arguments: a parser whose errors are sentences, `--trust`, short forms."""
 
 import argparse
 import json
@@ -15,12 +15,6 @@ from asdkit.core.trust import trusting
 from asdkit.run.recipes import find_recipe, recipes
 
 PORT = 8080
-_QUIET = {
-    "JSONARGPARSE_DEPRECATION_WARNINGS": "off",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DIFFUSERS_VERBOSITY": "error",
-    "TRANSFORMERS_VERBOSITY": "error",
-}
 
 
 class Arguments(argparse.ArgumentParser):
@@ -65,7 +59,7 @@ class Arguments(argparse.ArgumentParser):
 
 @contextmanager
 def trusted(packages: list[str]) -> Iterator[None]:
-    """Inside, recipes and checkpoints may name classes of these packages; torch is imported inside at the earliest.
+    """Inside, recipes and checkpoints may name classes of these packages.
 
     Args:
         packages: import paths; a module is also found in the working directory.
@@ -76,8 +70,6 @@ def trusted(packages: list[str]) -> Iterator[None]:
     for name in packages:
         if not all(part.isidentifier() for part in name.split(".")) or name.split(".")[0] == "jsonargparse":
             raise UsageError(f"--trust needs a package that may be imported, such as my_module; got {name!r}.")
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
     if packages and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: no file there takes the place of a library
     with trusting(packages):

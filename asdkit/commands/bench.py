@@ -28,9 +28,10 @@ from asdkit.commands.bench_report import (
     table,
 )
 from asdkit.commands.bench_spans import OTHER, operations_by_span, seconds_by_span
-from asdkit.commands.fit import CLI, answered
+from asdkit.commands.fit import CLI
 from asdkit.distillation import Distillation
 from asdkit.run.guard import Guard
+from asdkit.run.process import exit_code_of
 from asdkit.run.run_folder import MetricsCSV
 from asdkit.run.signals import Signals
 
@@ -54,7 +55,7 @@ def run_bench_command(arguments: list[str], steps: int, as_json: bool) -> int:
             facts = BenchCLI(arguments, steps, Path(folder), signals).bench.facts
         print(json.dumps(facts, indent=2) if as_json else table(facts))
 
-    return answered(act)
+    return exit_code_of(act)
 
 
 class BenchCLI(CLI):

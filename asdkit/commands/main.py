@@ -1,5 +1,6 @@
 """The command `asdkit`: answers what needs no torch at once, and hands the rest to the command's file."""
 
+import os
 import sys
 from importlib import import_module
 
@@ -47,6 +48,13 @@ FILES = {  # of the other commands: each has add_arguments(parser) and run(optio
     "sweep": "sweep",
 }
 
+_QUIET = {  # libraries read it when they are imported
+    "JSONARGPARSE_DEPRECATION_WARNINGS": "off",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
@@ -65,6 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"asdkit {asdkit.__version__}")
         return 0
     command, options = arguments[0], arguments[1:]
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         if command in TRAINER_COMMANDS:
             return _train(command, options)

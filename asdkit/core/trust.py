@@ -4,11 +4,11 @@ A class path is an import, and an import is execution. jsonargparse asks before 
 found is defined, so that `asdkit.commands.main.os.system` is `posix.system`.
 """
 
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from asdkit.core.foreign import parsing_settings, refused_import
 from asdkit.core.names import PUBLIC_NAMES
 
 _LIGHTNING = ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies")
@@ -19,7 +19,6 @@ ALLOWED = (
     "lightning_fabric.plugins",  # where Lightning defines some of its plugins
     "torch.optim",
 )
-_DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 
 
 @contextmanager
@@ -35,9 +34,9 @@ def trusting(packages: Iterable[str] = ()) -> Iterator[None]:
         ValueError: no import path, or jsonargparse itself.
     """
     from jsonargparse import set_parsing_settings
-    from jsonargparse._common import parsing_settings  # there is no public way back
 
-    before = dict(parsing_settings)
+    settings = parsing_settings()
+    before = dict(settings)
     inside = before["import_path_verdicts"].get("*") is False
     try:
         set_parsing_settings(
@@ -47,7 +46,7 @@ def trusting(packages: Iterable[str] = ()) -> Iterator[None]:
         )
         yield
     finally:
-        parsing_settings.update(before)
+        settings.update(before)
 
 
 def refusal(message: str, where: str) -> str:
@@ -57,11 +56,11 @@ def refusal(message: str, where: str) -> str:
         message: of jsonargparse.
         where: what names the class.
     """
-    denied = _DENIED.search(message)
-    if not denied:
+    path = refused_import(message)
+    if not path:
         return ""
-    package = denied[1].split(".")[0]
+    package = path.split(".")[0]
     known = package in sys.stdlib_module_names or package == "asdkit"
     advice = "" if known else f"; if you trust {package}, add --trust {package}"
     allowed = "public parts of asdkit, Lightning and torch.optim"
-    return f"{where} names {denied[1]}, but only {allowed} are imported{advice}."
+    return f"{where} names {path}, but only {allowed} are imported{advice}."

@@ -2,17 +2,14 @@
 
 import errno
 import os
-import re
 import sys
 import traceback
 
 from asdkit.core.errors import CannotWrite, Diverged, Interrupted, MissingExtra, PriorUnavailable, unwrapped
+from asdkit.core.foreign import is_misconfiguration, is_no_device, is_out_of_memory, raised_in_process
 from asdkit.core.text import shown
 
-_NO_DEVICE = ("can not run on your system", "No supported gpu backend", "You requested gpu", "no NVIDIA driver")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_TRACEBACK = re.compile(r".*\n +[^\n]*\n([\w.]+)(?:: (.*))?", re.DOTALL)  # the exception's class and its text
-_OF_SYSTEM = re.compile(r"\[Errno (\d+)\] (.*?)(?:: '(.*)')?")
 _LESS_MEMORY = (
     "lower --data.views_per_step, --model.chunk, --data.size and --model.generator.capacity, in this order, or set "
     "--model.rerender=true, --model.prior.checkpointing=true and --model.prior.dtype=bfloat16"
@@ -21,18 +18,18 @@ _LESS_MEMORY = (
 
 def exit_code(error: BaseException) -> int:
     """The exit code of a command that ended with this: see `asdkit --help`."""
-    error = _heard(error)
+    error = _original(error)
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         return 130
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     kinds = {
         6: isinstance(error, Diverged),
-        5: _out_of_memory(error),
+        5: is_out_of_memory(error),
         7: _cannot_write(error),
         4: isinstance(error, PriorUnavailable),
-        3: isinstance(error, MissingExtra) or _no_device(error),
-        2: isinstance(error, ValueError) or _is_a(error, "MisconfigurationException") or _names_a_file(error),
+        3: isinstance(error, MissingExtra) or is_no_device(error),
+        2: isinstance(error, ValueError) or is_misconfiguration(error) or _names_a_file(error),
     }
     return next((code for code, fits in kinds.items() if fits), 1)
 
@@ -44,7 +41,7 @@ def status(code: int) -> str:
 
 def sentence(error: BaseException) -> str:
     """What has happened and what to do, in a line."""
-    error = _heard(error)
+    error = _original(error)
     text = shown(str(error))
     code = exit_code(error)
     if isinstance(error, Interrupted):
@@ -69,39 +66,13 @@ def end(error: BaseException) -> int:
     return exit_code(error)
 
 
-def _heard(error: BaseException) -> BaseException:
-    """The error itself; of a process that was forked or spawned torch passes on the text of a traceback."""
-    error = unwrapped(error)
-    told = _TRACEBACK.fullmatch(str(error).strip()) if _is_a(error, "ProcessRaisedException") else None
-    module, _, name = told[1].rpartition(".") if told else ("", "", "")
-    kind = getattr(sys.modules.get(module or "builtins"), name, None)
-    if not (isinstance(kind, type) and issubclass(kind, Exception)):
-        return error
-    text = told[2] or ""
-    system = _OF_SYSTEM.fullmatch(text) if issubclass(kind, OSError) else None
-    arguments = (int(system[1]), *filter(None, system.groups()[1:])) if system else (text,)
-    heard = kind.__new__(kind, *arguments)
-    heard.__notes__ = getattr(error, "__notes__", [])
-    return heard
-
-
-def _is_a(error: BaseException, name: str) -> bool:
-    """By name, so that nothing heavy is imported for it."""
-    return any(kind.__name__ == name for kind in type(error).__mro__)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    says = isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
-    return says or isinstance(error, MemoryError) or _is_a(error, "OutOfMemoryError")
+def _original(error: BaseException) -> BaseException:
+    """What a part has raised, in whatever process and however it was wrapped."""
+    return raised_in_process(unwrapped(error))
 
 
 def _cannot_write(error: BaseException) -> bool:
     return isinstance(error, CannotWrite) or (isinstance(error, OSError) and error.errno in _FULL)
-
-
-def _no_device(error: BaseException) -> bool:
-    asked = _is_a(error, "MisconfigurationException") or isinstance(error, RuntimeError)
-    return asked and any(words in str(error) for words in _NO_DEVICE)
 
 
 def _names_a_file(error: BaseException) -> bool:

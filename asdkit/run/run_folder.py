@@ -18,6 +18,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from asdkit.core.atomic import remove_leftovers, write_text, writing
 from asdkit.core.errors import CannotWrite, PriorUnavailable
+from asdkit.core.foreign import set_root_folder
 from asdkit.core.text import slug
 from asdkit.core.version import __version__
 from asdkit.distillation import Distillation
@@ -120,7 +121,7 @@ class RunFolder(pl.Callback):
         self._written_before: dict[str, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        trainer._default_root_dir = trainer.strategy.broadcast(trainer.default_root_dir)
+        set_root_folder(trainer, trainer.strategy.broadcast(trainer.default_root_dir))
         if stage != "fit":
             return
         if trainer.is_global_zero:

@@ -124,7 +124,7 @@ BAD = {
     "unknown option": (["--foo"], "no option --foo"),
     "no number": (
         ["--model.guidance.scale=abc"],
-        "--model.guidance.scale: Expected a float, or a class such as asdkit.core.ramps.Ramp. Got value: abc",
+        "--model.guidance.scale: Expected a float, or a class such as asdkit.Ramp. Got value: abc",
     ),
     "unknown guidance": (["--model.guidance=FOO"], "there is no class FOO"),
     "unknown class": (["--model.generator=Gausians"], "no class Gausians"),

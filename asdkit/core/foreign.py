@@ -1,0 +1,163 @@
+"""What asdkit knows of other libraries that they do not promise: the words of their messages, and private names.
+
+Each section names the library, the version that it was written for, and why no public way will do.
+tests/core/test_foreign.py provokes every message from its library, so that an upgrade that changes one fails there.
+"""
+
+import re
+import sys
+from typing import Any, NamedTuple
+
+# ------------------------------------------------------------------------------------------------ jsonargparse 4.53
+# A parser tells what is wrong in a text of many lines, nested as the parts of a recipe are; no exception has fields
+# for the option and the class. Its settings can be added to (`set_parsing_settings`), but not taken back.
+
+_UNRECOGNIZED = re.compile(r"unrecognized arguments: ([^\s=]*)")
+_YAML_TAG = re.compile(r"constructor for the tag '(?:tag:yaml.org,2002:)?([^']+)'")  # PyYAML's words
+_REFUSED = re.compile(r"Importing '([\w.]+)' is not allowed")
+_KEY = re.compile(r'Parser key "([\w.]+)"')
+_NESTED_KEY = re.compile(r"NestedArg\(key='([\w.]+)'")
+_UNKNOWN = re.compile(r"Option '([\w.]+)' is not accepted|does not accept option '([\w.]+)'")
+_OWNER = re.compile(r"Problem with given class_path '([\w.]+)'")
+_NO_CLASS = re.compile(r"^Expected a dot import path string: (.*)")
+_CLASS = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>")
+_AROUND_REASONS = ("Subtypes:", "Errors:", "Given value", "Does not validate", "Problem with", "Parser key")
+
+
+class ParserMessage(NamedTuple):
+    """What a message of jsonargparse's parser says; a field is empty where it says nothing of the kind.
+
+    Attributes:
+        unrecognized: an option that stands on the command line and that there is not, e.g. `--foo`.
+        yaml_tag: a tag in a YAML file, e.g. `python/name:os.system`.
+        option: the dotted option that the message is about, without hyphens.
+        unknown: the name of an argument that there is not.
+        owner: import path of the class that has no such argument.
+        no_class: a text that should have named a class.
+        number: "float" or "int" where a number might have stood in the place of `no_class`.
+        reason: what else is wrong, in the parser's words.
+    """
+
+    unrecognized: str
+    yaml_tag: str
+    option: str
+    unknown: str
+    owner: str
+    no_class: str
+    number: str
+    reason: str
+
+
+def read_parser_message(message: str) -> ParserMessage:
+    """What a message of jsonargparse's parser says."""
+    lines = [line.strip(" -") for line in message.splitlines()]
+    reasons = [line for line in lines if line and not line.startswith(_AROUND_REASONS) and "NoneType" not in line]
+    reason = _CLASS.sub(r"\1", reasons[-1] if reasons else lines[0])
+    numbers = [kind for kind in ("float", "int") if any(f"<class '{kind}'>" in line for line in reasons)]
+    return ParserMessage(
+        unrecognized=_first(_UNRECOGNIZED, message),
+        yaml_tag=_first(_YAML_TAG, message),
+        option=_option(message),
+        unknown=_first(_UNKNOWN, message),
+        owner=(_OWNER.findall(message) or [""])[-1],
+        no_class=_first(_NO_CLASS, reason),
+        number=numbers[0] if numbers else "",
+        reason=reason,
+    )
+
+
+def _first(pattern: re.Pattern[str], text: str) -> str:
+    match = pattern.search(text)
+    return next(filter(None, match.groups()), "") if match else ""
+
+
+def _option(message: str) -> str:
+    keys, nested = _KEY.findall(message), _NESTED_KEY.findall(message)
+    if keys and nested:
+        return f"{keys[0]}.{max(nested, key=len)}"  # shorter ones lack the parts that they lie in
+    return ".".join(keys)
+
+
+def refused_import(message: str) -> str:
+    """The import path that jsonargparse was not allowed to import; empty if a message is about something else."""
+    return _first(_REFUSED, message)
+
+
+def parsing_settings() -> dict[str, Any]:
+    """jsonargparse's settings themselves, to be put back as they were."""
+    from jsonargparse._common import parsing_settings
+
+    return parsing_settings
+
+
+# ------------------------------------------------------------------------------------------------ torch 2.13
+# A forked or spawned process passes on the text of its traceback, no exception. For memory there is a class on
+# devices alone, and for a device that is not there none.
+
+_TRACEBACK = re.compile(r".*\n +[^\n]*\n([\w.]+)(?:: (.*))?", re.DOTALL)  # at its end the class and the text
+_SYSTEM_ERROR = re.compile(r"\[Errno (\d+)\] (.*?)(?:: '(.*)')?")
+_NO_MEMORY = ("can't allocate memory", "out of memory")
+_NO_DEVICE = ("no NVIDIA driver", "can not run on your system", "No supported gpu backend", "You requested gpu")
+
+
+def raised_in_process(error: BaseException) -> BaseException:
+    """The exception that ended a process that torch has started, built again from its traceback.
+
+    Args:
+        error: any; what is not of such a process, or names no class that is known here, is returned as it is.
+    """
+    match = _TRACEBACK.fullmatch(str(error).strip()) if _is_a(error, "ProcessRaisedException") else None
+    if not match:
+        return error
+    module, _, name = match[1].rpartition(".")
+    kind = getattr(sys.modules.get(module or "builtins"), name, None)
+    if not (isinstance(kind, type) and issubclass(kind, Exception)):
+        return error
+    text = match[2] or ""
+    system = _SYSTEM_ERROR.fullmatch(text) if issubclass(kind, OSError) else None
+    arguments = (int(system[1]), *filter(None, system.groups()[1:])) if system else (text,)
+    original = kind.__new__(kind, *arguments)
+    original.__notes__ = getattr(error, "__notes__", [])
+    return original
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory has run out, the CPU's or a device's."""
+    says = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    return says or isinstance(error, MemoryError) or _is_a(error, "OutOfMemoryError")
+
+
+def is_no_device(error: BaseException) -> bool:
+    """Whether a device was asked for that is not there; torch or Lightning says so."""
+    says = any(words in str(error) for words in _NO_DEVICE)
+    return says and (is_misconfiguration(error) or isinstance(error, RuntimeError))
+
+
+def _is_a(error: BaseException, name: str) -> bool:
+    """By name, so that nothing heavy is imported for it."""
+    return any(kind.__name__ == name for kind in type(error).__mro__)
+
+
+# ------------------------------------------------------------------------------------------------ Lightning 2.6
+# Its warnings and what it logs have no categories. The root folder is an argument of the trainer, but which rank may
+# make one is known only once there is a trainer.
+
+HARMLESS_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*no pre-optimization state was saved.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*The dirpath has changed.*",
+    ".*Experiment logs directory .* exists.*",
+    ".*Found .* module.s. in eval mode.*",
+)
+ADVERTS = ("Tip:", "GPU available", "TPU available", "stopped: `max_steps", "Restor", "Loaded model weights")
+
+
+def is_misconfiguration(error: BaseException) -> bool:
+    """Whether Lightning does not like what it was told."""
+    return _is_a(error, "MisconfigurationException")
+
+
+def set_root_folder(trainer: Any, folder: str) -> None:
+    """Give a trainer another `default_root_dir`."""
+    trainer._default_root_dir = folder

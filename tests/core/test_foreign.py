@@ -1,0 +1,189 @@
+"""Every message and private name of another library that asdkit relies on, provoked from the library itself."""
+
+import errno
+import logging
+import os
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from pytorch_lightning.accelerators import CUDAAccelerator
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.demos.boring_classes import ManualOptimBoringModel
+from pytorch_lightning.loggers import CSVLogger
+
+from asdkit.core import foreign
+from asdkit.core.ramps import Ramp
+from asdkit.core.trust import trusting
+
+# ------------------------------------------------------------------------------------------------ jsonargparse
+
+
+class Inner:
+    def __init__(self, size: int = 1, scale: float | Ramp = 1.0) -> None:
+        pass
+
+
+class Outer:
+    def __init__(self, inner: Inner | None = None) -> None:
+        pass
+
+
+INNER = f"--outer.inner={__name__}.Inner"
+SAYS: dict[str, tuple[list[str], dict[str, str]]] = {
+    "an option": (["--foo=3"], {"unrecognized": "--foo"}),
+    "an argument": (["--outer.inr=3"], {"option": "outer.inr", "unknown": "inr", "owner": "Outer"}),
+    "an inner one": ([INNER, "--outer.inner.siz=3"], {"unknown": "siz", "owner": "Inner"}),
+    "an integer": (["--steps=x"], {"option": "steps", "reason": "Expected a int. Got value: x"}),
+    "an inner integer": ([INNER, "--outer.inner.size=x"], {"reason": "Expected a int. Got value: x"}),
+    "a number": ([INNER, "--outer.inner.scale=x"], {"option": "outer.inner.scale", "no_class": "x", "number": "float"}),
+    "a class": (["--outer.inner=Nobody"], {"option": "outer.inner", "no_class": "Nobody", "number": ""}),
+    "a tag": (["--config=tag.yaml"], {"yaml_tag": "python/name:os.system"}),
+    "a key": (["--config=key.yaml"], {"option": "", "unknown": "stps", "owner": ""}),
+}
+
+
+def said(arguments: list[str]) -> str:
+    """The message with which a parser of an Outer and a number of steps refuses a command line."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--outer", type=Outer | None, default={"class_path": f"{__name__}.Outer"})
+    with pytest.raises(ArgumentError) as refused:
+        parser.parse_args(arguments)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("case", SAYS)
+def test_what_a_parser_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tag.yaml").write_text("steps: !!python/name:os.system x\n")
+    (tmp_path / "key.yaml").write_text("stps: 3\n")
+    arguments, expected = SAYS[case]
+    message = foreign.read_parser_message(said(arguments))._asdict()
+    message["owner"] = message["owner"].removeprefix(f"{__name__}.")
+    assert {name: message[name] for name in expected} == expected, said(arguments)
+
+
+def test_what_a_parser_says_of_an_import_that_is_not_allowed() -> None:
+    with trusting([__name__]):
+        assert foreign.refused_import(said(["--outer.inner=os.system"])) == "os.system"
+    assert foreign.refused_import(said(["--steps=x"])) == ""
+
+
+def test_the_settings_of_jsonargparse_can_be_put_back() -> None:
+    settings = foreign.parsing_settings()
+    before = dict(settings)
+    set_parsing_settings(import_path_denylist=["os"], instantiate_subclass_spec_in_any=False)
+    assert settings != before
+    settings.update(before)
+    assert foreign.parsing_settings() == before
+
+
+# ------------------------------------------------------------------------------------------------ torch
+
+RAISED: dict[str, Callable[[], Exception]] = {
+    "words": lambda: ValueError("gamma must be:\n above -1."),
+    "no words": lambda: MemoryError(),
+    "of the system": lambda: FileNotFoundError(errno.ENOENT, "No such file", "/a file"),
+    "of the system, without a file": lambda: OSError(errno.ENOSPC, "No space left"),
+    "a class of torch": lambda: torch.OutOfMemoryError("CUDA out of memory."),
+}
+
+
+def _raise(rank: int, error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("case", RAISED)
+def test_what_has_ended_a_forked_process(case: str) -> None:
+    error = RAISED[case]()
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException) as passed_on:
+        torch.multiprocessing.start_processes(_raise, (error,), nprocs=1, start_method="fork")
+    got = foreign.raised_in_process(passed_on.value)
+    assert type(got) is type(error) and str(got) == str(error)
+    assert getattr(got, "filename", None) == getattr(error, "filename", None)
+
+
+def test_memory_that_runs_out() -> None:
+    with pytest.raises(RuntimeError) as full:
+        torch.empty(10**15)
+    assert foreign.is_out_of_memory(full.value) and foreign.is_out_of_memory(torch.OutOfMemoryError("words"))
+    assert not foreign.is_out_of_memory(RuntimeError("something else"))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_devices_memory_that_runs_out() -> None:
+    with pytest.raises(RuntimeError) as full:
+        torch.empty(10**14, device="cuda")
+    assert foreign.is_out_of_memory(full.value)
+
+
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Exception, match="You requested gpu") as refused:
+        CUDAAccelerator.parse_devices([99])
+    assert foreign.is_no_device(refused.value) and foreign.is_misconfiguration(refused.value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("pytorch_lightning.accelerators.cuda.num_cuda_devices", lambda: 0)
+    for name in ("gpu", "cuda"):
+        with pytest.raises(Exception, match="gpu backend|can not run") as refused:
+            pl.Trainer(accelerator=name, logger=False)
+        assert foreign.is_no_device(refused.value) and foreign.is_misconfiguration(refused.value)
+
+
+# ------------------------------------------------------------------------------------------------ Lightning
+
+
+def trainer(folder: Path, checkpoints: str, steps: int) -> pl.Trainer:
+    checkpoint = ModelCheckpoint(folder / checkpoints, every_n_train_steps=1, save_top_k=-1)
+    logger = CSVLogger(folder, name="", version="")
+    limits = {"max_steps": steps, "limit_val_batches": 1, "accelerator": "cpu", "enable_model_summary": False}
+    return pl.Trainer(logger=logger, callbacks=[checkpoint], enable_progress_bar=False, **limits)
+
+
+def test_lightnings_warnings_and_adverts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))  # there is advice on workers for many cores
+    caplog.set_level(logging.INFO)
+    model = ManualOptimBoringModel()
+    model.layer.eval()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(tmp_path, "a", 1).fit(model)
+        (checkpoint,) = (tmp_path / "a").iterdir()
+        for folder in ("a", "b"):
+            trainer(tmp_path, folder, 2).fit(model, ckpt_path=checkpoint)
+        trainer(tmp_path, "a", 2).validate(model, ckpt_path=checkpoint, verbose=False)
+    said = [str(warning.message) for warning in caught]
+    for pattern in foreign.HARMLESS_WARNINGS:
+        assert any(re.match(pattern, text) for text in said), pattern
+    for words in foreign.ADVERTS:
+        assert any(words in record.getMessage() for record in caplog.records), words
+
+
+def test_a_trainer_is_given_another_root() -> None:
+    trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    foreign.set_root_folder(trainer, "/another")
+    assert trainer.default_root_dir == "/another"
+
+
+@pytest.mark.parametrize(
+    ("owner", "names"),
+    [
+        (LightningCLI, "_parse_ckpt_path _prepare_subcommand_kwargs _parser"),
+        (
+            ModelCheckpoint,
+            "_should_skip_saving_checkpoint _save_topk_checkpoint _monitor_candidates _save_last_checkpoint",
+        ),
+    ],
+)
+def test_private_methods_that_are_called_or_replaced_exist(owner: type, names: str) -> None:
+    assert all(callable(getattr(owner, name)) for name in names.split())
