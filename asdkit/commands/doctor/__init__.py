@@ -6,6 +6,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 
 import asdkit
@@ -13,8 +14,7 @@ from asdkit.commands.arguments import Arguments
 from asdkit.commands.doctor import hardware, places, software
 from asdkit.commands.doctor.finding import BAD, Finding
 
-BROKEN = 3
-CHECKS: dict[str, Callable[[Path], Finding]] = {
+CHECKS: dict[str, Callable[[Path], Finding]] = {  # the quick ones first; each is given the folder of all runs
     "python": software.python,
     "packages": software.packages,
     "releases": software.releases,
@@ -41,26 +41,25 @@ def add_arguments(parser: Arguments) -> None:
 
 def run(options: Namespace) -> int:
     """Look at everything and print what was found; returns 0, or 3 when something required is broken."""
-    first = f"asdkit {asdkit.__version__} on {platform.system()} {platform.machine()}, {sys.executable}"
     if not options.json:
-        print(first, flush=True)
-    findings: list[Finding] = []
-    for finding in examine(options.root):
-        findings.append(finding)
+        print(f"asdkit {asdkit.__version__} on {platform.system()} {platform.machine()}, {sys.executable}", flush=True)
+    findings: dict[str, Finding] = {}
+    for name, finding in examine(options.root):
+        findings[name] = finding
         if not options.json:
-            print("\n".join(finding.lines()), flush=True)
-    broken = [finding.name for finding in findings if finding.state == BAD]
+            print("\n".join(finding.lines(name)), flush=True)
+    broken = [name for name, finding in findings.items() if finding.state == BAD]
     if options.json:
-        checks = {f.name: {"state": f.state, "text": f.text, "remedy": f.remedy, "facts": f.facts} for f in findings}
+        checks = {name: asdict(finding) for name, finding in findings.items()}
         report = {"asdkit": asdkit.__version__, "executable": sys.executable, "broken": broken, "checks": checks}
         print(json.dumps(report, indent=2))
     else:
         print(f"Broken: {', '.join(broken)}." if broken else "All that is required works.")
-    return BROKEN if broken else 0
+    return 3 if broken else 0
 
 
-def examine(root: Path) -> Iterator[Finding]:
-    """All findings, one after the other, the quick ones first; a check that fails unexpectedly is a broken one.
+def examine(root: Path) -> Iterator[tuple[str, Finding]]:
+    """What each check finds, one after the other; one that fails unexpectedly is a broken one.
 
     Args:
         root: folder of all runs.
@@ -72,5 +71,4 @@ def examine(root: Path) -> Iterator[Finding]:
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             finding = Finding(f"the check failed ({reason})", BAD, "install what it names again, or report this")
-        finding.name = name
-        yield finding
+        yield name, finding

@@ -17,23 +17,23 @@ class Finding:
         text: for people, without a full stop.
         state: "ok", "note" (works, but something is missing), or "BAD" (something required is broken).
         remedy: what to do; empty when there is nothing to do.
-        facts: for programs.
-        name: of the check.
+        facts: what programs need and can't read off the text.
     """
 
     text: str
     state: str = OK
     remedy: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
-    name: str = ""
 
-    def lines(self) -> list[str]:
-        """The finding as it is printed."""
-        found = textwrap.wrap(self.text, WIDTH - 15, break_long_words=False, break_on_hyphens=False)
-        remedy = textwrap.wrap(self.remedy, WIDTH - 18, break_long_words=False, break_on_hyphens=False)
-        lead = [f"{self.state:<5}{self.name:<10}", *[" " * 15] * len(found)]
-        shown = [start + line for start, line in zip(lead, found, strict=False)]
-        return shown + [" " * 15 + ("-> " if i == 0 else "   ") + line for i, line in enumerate(remedy)]
+    def lines(self, name: str) -> list[str]:
+        """The finding of a check as it is printed."""
+        return [*_wrapped(self.text, f"{self.state:<5}{name:<10}"), *_wrapped(self.remedy, " " * 15 + "-> ")]
+
+
+def _wrapped(text: str, start: str) -> list[str]:
+    further = " " * len(start)
+    return textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=further, break_long_words=False,
+                         break_on_hyphens=False)  # fmt: skip
 
 
 def short(path: str | Path) -> str:

@@ -10,12 +10,13 @@ from packaging.specifiers import SpecifierSet
 from asdkit.commands.doctor.finding import BAD, NOTE, Finding
 
 _MALWARE = "is malware (GHSA-w37p-236h-pfx3)"
-KNOWN_BAD = (
-    ("pytorch-lightning", ">=2.6.2,<=2.6.3", _MALWARE),
-    ("lightning", ">=2.6.2,<=2.6.3", _MALWARE),
-    ("diffusers", "<0.38", "runs a model's code unasked (CVE-2026-44513)"),
-    ("transformers", "<5.3", "runs code that a model's config.json names (CVE-2026-4372)"),
-)
+KNOWN_BAD = {
+    "pytorch-lightning>=2.6.2,<=2.6.3": _MALWARE,
+    "lightning>=2.6.2,<=2.6.3": _MALWARE,
+    "diffusers<0.38": "runs a model's code unasked (CVE-2026-44513)",
+    "transformers<5.3": "runs code that a model's config.json names (CVE-2026-4372)",
+}
+_SHOWN = ("torch", "pytorch-lightning", "diffusers", "transformers", "peft")
 
 
 def _installed(package: str) -> str | None:
@@ -27,63 +28,55 @@ def _installed(package: str) -> str | None:
 
 def _requirements(extra: str = "") -> list[Requirement]:
     """What pyproject.toml asks for, as it was installed: of an extra, or of asdkit itself."""
-    all_of_them = [Requirement(text) for text in requires("asdkit") or []]
-    if not extra:
-        return [r for r in all_of_them if r.marker is None or r.marker.evaluate({"extra": ""})]
-    return [r for r in all_of_them if r.marker and r.marker.evaluate({"extra": extra}) and "extra" in str(r.marker)]
+    stated = [Requirement(text) for text in requires("asdkit") or []]
+    own = [r for r in stated if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return [r for r in stated if r.marker and r.marker.evaluate({"extra": extra}) and r not in own] if extra else own
 
 
-def _unmet(requirements: list[Requirement]) -> dict[Requirement, str | None]:
-    """The requirements that are not met, with the version found."""
-    found = {requirement: _installed(requirement.name) for requirement in requirements}
-    return {r: v for r, v in found.items() if v is None or not r.specifier.contains(v, prereleases=True)}
+def _is_met(requirement: Requirement) -> bool:
+    installed = _installed(requirement.name)
+    return installed is not None and requirement.specifier.contains(installed, prereleases=True)
 
 
 def python(root: Path) -> Finding:
-    here, needed = platform.python_version(), metadata("asdkit")["Requires-Python"]
-    if SpecifierSet(needed).contains(here, prereleases=True):
-        return Finding(here, facts={"version": here})
-    return Finding(f"{here}, but asdkit needs {needed}", BAD, "make a venv of another Python", {"version": here})
+    """Python itself."""
+    running, needed = platform.python_version(), metadata("asdkit")["Requires-Python"]
+    if SpecifierSet(needed).contains(running, prereleases=True):
+        return Finding(running)
+    return Finding(f"{running}, but asdkit needs {needed}", BAD, "make a venv of another Python")
 
 
 def packages(root: Path) -> Finding:
     """Versions against the floors, which are those of pyproject.toml."""
     needed = _requirements()
-    facts = {"versions": {r.name: _installed(r.name) for r in needed}, "needed": {r.name: str(r) for r in needed}}
-    unmet = _unmet(needed)
+    versions = {requirement.name: _installed(requirement.name) for requirement in needed}
+    facts = {"versions": versions}
+    unmet = [requirement for requirement in needed if not _is_met(requirement)]
     if not unmet:
-        shown = ("torch", "pytorch-lightning", "diffusers", "transformers", "peft")
-        versions = ", ".join(f"{name} {facts['versions'].get(name)}" for name in shown)
-        return Finding(f"all {len(needed)} are what asdkit needs: {versions}", facts=facts)
-    text = "; ".join(f"{r.name} {found or 'is missing'}, needed: {r.specifier}" for r, found in unmet.items())
-    return Finding(text, BAD, f"pip install -U {' '.join(chr(34) + str(r) + chr(34) for r in unmet)}", facts)
+        text = ", ".join(f"{name} {versions.get(name)}" for name in _SHOWN)
+        return Finding(f"all {len(needed)} are what asdkit needs: {text}", facts=facts)
+    text = "; ".join(f"{r.name} {versions[r.name] or 'is missing'}, needed: {r.specifier}" for r in unmet)
+    return Finding(text, BAD, "pip install -U " + " ".join(f'"{requirement}"' for requirement in unmet), facts)
 
 
 def releases(root: Path) -> Finding:
     """Releases known to be malicious or unsafe."""
-    known = [(name, what, _installed(name)) for name, bad, what in KNOWN_BAD if _is_within(_installed(name), bad)]
-    facts = {"known_bad": [f"{name} {found}" for name, _, found in known]}
-    if not known:
-        return Finding("none that is known to be malicious or unsafe", facts=facts)
-    names = " ".join(dict.fromkeys(name for name, _, _ in known))
-    remedy = f"pip uninstall {names}; then pip install -U asdkit"
-    if any(what == _MALWARE for _, what, _ in known):
+    bad = {requirement: what for text, what in KNOWN_BAD.items() if _is_met(requirement := Requirement(text))}
+    if not bad:
+        return Finding("none that is known to be malicious or unsafe")
+    remedy = f"pip uninstall {' '.join(r.name for r in bad)}; then pip install -U asdkit"
+    if _MALWARE in bad.values():
         remedy = f"change every password and token that this machine has seen; {remedy}"
-    return Finding("; ".join(f"{name} {found} {what}" for name, what, found in known), BAD, remedy, facts)
-
-
-def _is_within(found: str | None, specifier: str) -> bool:
-    return found is not None and SpecifierSet(specifier).contains(found, prereleases=True)
+    return Finding("; ".join(f"{r.name} {_installed(r.name)} {what}" for r, what in bad.items()), BAD, remedy)
 
 
 def extras(root: Path) -> Finding:
+    """The extras of which every package is there."""
     names = [name for name in metadata("asdkit").get_all("Provides-Extra") or [] if name != "dev"]
-    missing = {name: [r.name for r in _unmet(_requirements(name))] for name in names}
-    missing = {name: packages for name, packages in missing.items() if packages}
-    there = [name for name in names if name not in missing]
-    facts = {"there": there, "missing": missing}
-    text = f"there: {', '.join(there) or 'none'}"
+    lacking = {name: [r.name for r in _requirements(name) if not _is_met(r)] for name in names}
+    missing = [name for name in names if lacking[name]]
+    text = f"there: {', '.join(name for name in names if name not in missing) or 'none'}"
     if not missing:
-        return Finding(text, facts=facts)
-    text += "".join(f"; {name} lacks {', '.join(packages)}" for name, packages in missing.items())
-    return Finding(text, NOTE, f'pip install "asdkit[{",".join(missing)}]"', facts)
+        return Finding(text)
+    text += "".join(f"; {name} lacks {', '.join(lacking[name])}" for name in missing)
+    return Finding(text, NOTE, f'pip install "asdkit[{",".join(missing)}]"')
