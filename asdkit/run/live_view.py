@@ -1,9 +1,7 @@
 """An object in a browser, while it is being made or afterwards; served on this machine alone, by viser."""
 
-import functools
 import logging
 import math
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,9 +23,9 @@ from asdkit.rendering.cameras import Views, ring
 from asdkit.rendering.projection import rotation_matrices
 from asdkit.rendering.spherical_harmonics import SH_0
 from asdkit.run.loading import load
+from asdkit.run.local_websocket import local_pages_only
 
 HOST = "127.0.0.1"
-_ORIGIN = re.compile(r"http://(127\.0\.0\.1|localhost)(:\d+)?")  # of the pages that may talk to the server
 _LAST_PORT = 65535 - 999  # viser tries this port and the 999 above it
 _PICTURE_HEIGHT = 128  # pixels
 _SCALE_MAX = math.exp(5)  # the browser's variances are half floats, which end at 65504
@@ -98,8 +96,8 @@ class LiveView:
         check_port(port)
         self.server = _serve(port)
         self.address = f"http://{HOST}:{self.server.get_port()}"
-        self._draws = False
-        self._seen: dict[int, float] = {}
+        self._browser_draws = False
+        self._moves: dict[int, float] = {}  # of each browser's camera the last one that it has a picture of
         front = ring(1)
         self.server.scene.set_up_direction("+z")
         self.server.initial_camera.position = tuple(front.c2w[0, :3, 3].tolist())
@@ -111,7 +109,7 @@ class LiveView:
 
     def show(self, splats: Splats) -> None:
         """Show these Gaussians in the place of what was shown."""
-        self._draws = True
+        self._browser_draws = True
         self.server.scene.add_gaussian_splats("/object", **drawn(splats))
 
     def show_pictures(self, render: Callable[[Views], Float[Tensor, "1 3 H W"]], moved: bool = False) -> None:
@@ -123,9 +121,9 @@ class LiveView:
         """
         for client in self.server.get_clients().values():
             camera, stamp = client.camera, client.camera.update_timestamp
-            if moved and self._seen.get(client.client_id) == stamp:
+            if moved and self._moves.get(client.client_id) == stamp:
                 continue
-            self._seen[client.client_id] = stamp
+            self._moves[client.client_id] = stamp
             width = round(_PICTURE_HEIGHT * min(max(camera.image_width / max(camera.image_height, 1), 0.1), 4.0))
             picture = render(views_at(camera.wxyz, camera.position, camera.fov, _PICTURE_HEIGHT, width))[0]
             pixels = (255 * picture.clamp(0, 1)).round().byte().permute(1, 2, 0).cpu().numpy()
@@ -134,7 +132,7 @@ class LiveView:
     @torch.no_grad()
     def follow(self, module: Distillation, moved: bool = False) -> None:
         """Show a run's object as it is now, or only `moved` cameras what they see of it."""
-        if moved and self._draws:
+        if moved and self._browser_draws:
             return
         splats = module.generator.splats()
         if splats is not None:
@@ -196,16 +194,9 @@ def _serve(port: int) -> Any:
         def request_share_url(self, verbose: bool = True) -> None:
             """Any page in a browser may ask for a public address of the server; there is none."""
 
-    from websockets.asyncio import server as sockets
-
     logging.getLogger("websockets").setLevel(logging.CRITICAL)  # browsers leave connections that they don't need
-    listen = sockets.serve
-    sockets.serve = functools.partial(listen, origins=[_ORIGIN, None])  # viser lets pages of any address in
-    try:
-        with _silence():
-            return Server(host=HOST, port=port, verbose=False)
-    finally:
-        sockets.serve = listen
+    with _silence(), local_pages_only():
+        return Server(host=HOST, port=port, verbose=False)
 
 
 @contextmanager

@@ -17,9 +17,11 @@ from asdkit.formats.splats import Splats
 from asdkit.rendering.cameras import orbit
 from asdkit.rendering.rasterize import rasterize
 from asdkit.run import live_view as viewing
+from asdkit.run.local_websocket import local_pages_only
 from asdkit.run.viewer import Viewer
 
 viser = pytest.importorskip("viser")
+websockets = pytest.importorskip("websockets")
 C0 = 0.5 / math.sqrt(math.pi)  # the first spherical harmonic
 
 
@@ -164,6 +166,14 @@ def test_it_talks_only_to_pages_of_this_machine(live: viewing.LiveView) -> None:
             f"http://127.0.0.1.evil.example:{port}", f"https://127x0x0x1:{port}"]  # fmt: skip
     done = subprocess.run([sys.executable, "-c", ask, str(port), *good, *evil], capture_output=True, text=True)
     assert done.stdout.split() == ["101"] * len(good) + ["403"] * len(evil), done.stderr
+
+
+def test_a_server_that_can_not_be_closed_to_other_pages_is_an_error() -> None:
+    """viser might start its server in another way one day."""
+    serve = websockets.asyncio.server.serve
+    with pytest.raises(RuntimeError, match="can't be closed to pages of other machines"), local_pages_only():
+        pass
+    assert websockets.asyncio.server.serve is serve
 
 
 def test_ports_are_checked() -> None:
