@@ -1,6 +1,7 @@
 """`asdkit export`: an object as files that other tools open."""
 
 from argparse import Namespace
+from dataclasses import fields
 from pathlib import Path
 
 from asdkit.commands.arguments import Arguments, trusted
@@ -28,7 +29,7 @@ def run(options: Namespace) -> int:
     with trusted(options.trust):
         from asdkit.run.export import Choices, export
 
-        choices = Choices(**{name: getattr(options, name) for name in Choices._fields})
+        choices = Choices(**{field.name: getattr(options, field.name) for field in fields(Choices)})
         formats = [name.strip() for name in options.format.split(",") if name.strip()]
         for file in export(options.what, formats, options.out, options.force, choices):
             print(file)

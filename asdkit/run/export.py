@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asdkit.core.bounds import Whole, Within, checked
+from asdkit.core.parts import require
 from asdkit.formats.glb import TO_GLTF
 from asdkit.formats.html import write_html
 from asdkit.formats.names import FORMATS
@@ -29,24 +31,34 @@ _LOOKS = ((-25.0, 8), (10.0, 8), (50.0, 8))  # elevations in degrees and cameras
 _UPS = {"z": np.eye(3), "y": TO_GLTF, "-y": np.diag([1.0, -1.0, -1.0]) @ TO_GLTF}
 
 
-class Choices(NamedTuple):
+@checked
+@dataclass(frozen=True)
+class Choices:
     """How an object is exported.
 
     Args:
         up: the axis that points up in .ply, .splat and .spz files: z as in the world, y, or -y.
-        size: height and width of pictures in pixels, 16 to 4096.
-        frames: of a film, 2 to 1000.
-        resolution: of the grid that meshes are cut from, 16 to 512.
+        size: height and width of pictures in pixels.
+        frames: of a film.
+        resolution: of the grid that meshes are cut from.
         faces: triangles of a mesh at most, from 100 on; 0 for as many as there are.
-        texture: height and width of a mesh's texture in pixels; 0 for colours at the vertices.
+        texture: height and width of a mesh's texture in pixels, from 64 on; 0 for colours at the vertices.
+
+    Raises:
+        ValueError: a number out of its range, or no such axis.
     """
 
     up: str = "z"
-    size: int = 512
-    frames: int = 60
-    resolution: int = 128
-    faces: int = 0
-    texture: int = 0
+    size: Annotated[int, Within(16, 4096)] = 512
+    frames: Annotated[int, Within(2, 1000)] = 60
+    resolution: Annotated[int, Within(16, 512)] = 128
+    faces: Whole = 0
+    texture: Annotated[int, Within(0, 4096)] = 0
+
+    def __post_init__(self) -> None:
+        require(self.up in _UPS, f"--up must be z, y or -y; got {self.up}.")
+        require(not 0 < self.faces < 100, f"--faces must be 100 at least, or 0 for all; got {self.faces}.")
+        require(not 0 < self.texture < 64, f"--texture must be 64 at least, or 0 for none; got {self.texture}.")
 
 
 @dataclass
@@ -130,14 +142,13 @@ def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, ch
         choices: how.
 
     Raises:
-        ValueError: before anything is written: an unknown format, a file that exists, a number out of its range, or an
-            object that a format can't hold.
+        ValueError: before anything is written: an unknown format, a file that exists, or an object that a format can't
+            hold.
         MissingExtra: a format needs an extra that is not installed.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise ValueError(f"There is no format {unknown[0] if unknown else ''!r}; there are {', '.join(FORMATS)}.")
-    _check(choices)
     exported = opened(path)
     exported.choices = choices
     out = out or (path if path.is_dir() else path.parent) / "export"
@@ -163,19 +174,6 @@ def _refuse(name: str, exported: Exported, path: Path) -> None:
             f"{name} holds Gaussians and {path} is made of {kind}; export mesh-glb, or let Gaussians start from it "
             f"with --model.generator.init={path}."
         )
-
-
-def _check(choices: Choices) -> None:
-    if choices.up not in _UPS:
-        raise ValueError(f"--up must be z, y or -y; got {choices.up}.")
-    ranges = {"size": (16, 4096), "frames": (2, 1000), "resolution": (16, 512)}
-    for name, (low, high) in ranges.items():
-        if not low <= getattr(choices, name) <= high:
-            raise ValueError(f"--{name} must be within {low} and {high}; got {getattr(choices, name)}.")
-    if choices.faces and choices.faces < 100:
-        raise ValueError(f"--faces must be 100 at least, or 0 for all; got {choices.faces}.")
-    if choices.texture and not 64 <= choices.texture <= 4096:
-        raise ValueError(f"--texture must be within 64 and 4096, or 0 for none; got {choices.texture}.")
 
 
 def _splats(exported: Exported, path: Path) -> list[Path]:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_pictures_are_what_the_run_shows(runs: dict[str, Path], tmp_path: Path) 
 
 @pytest.mark.parametrize(("up", "axes"), [("y", (1, 2, 0)), ("-y", (1, 2, 0)), ("z", (0, 1, 2))])
 def test_up_is_where_it_is_asked_for(runs: dict[str, Path], tmp_path: Path, up: str, axes: tuple) -> None:
-    export(runs["gaussians"], ["ply", "glb"], tmp_path, False, SMALL._replace(up=up))
+    export(runs["gaussians"], ["ply", "glb"], tmp_path, False, replace(SMALL, up=up))
     made, got = load(runs["gaussians"]).generator.splats(), read_splats(tmp_path / "splats.ply")
     signs = np.array([1, -1, -1]) if up == "-y" else np.ones(3)
     np.testing.assert_allclose(got.means, made.means[:, axes] * signs, atol=1e-6)
@@ -106,14 +107,14 @@ def test_films_and_meshes_are_as_asked(runs: dict[str, Path], tmp_path: Path, mo
         expected = load(runs["gaussians"]).show(ring(3, 20.0, distance=exported.distance, size=32)).image
     torch.testing.assert_close(exported.film, expected)
     counts = {}
-    for name, choices in {"fine": SMALL, "coarse": SMALL._replace(resolution=16)}.items():
+    for name, choices in {"fine": SMALL, "coarse": replace(SMALL, resolution=16)}.items():
         (file,) = export(runs["nerf"], ["mesh-glb"], tmp_path / name, False, choices)
         counts[name] = len(trimesh.load(file, force="mesh").faces)
     assert 2.5 < counts["fine"] / counts["coarse"] < 6  # triangles go with the square of the resolution
-    (file,) = export(runs["nerf"], ["mesh-glb"], tmp_path / "few", False, SMALL._replace(faces=100))
+    (file,) = export(runs["nerf"], ["mesh-glb"], tmp_path / "few", False, replace(SMALL, faces=100))
     assert len(trimesh.load(file, force="mesh").faces) <= 100 < counts["fine"]
     pytest.importorskip("xatlas")
-    files = export(runs["nerf"], ["obj"], tmp_path / "painted", False, SMALL._replace(resolution=16, texture=64))
+    files = export(runs["nerf"], ["obj"], tmp_path / "painted", False, replace(SMALL, resolution=16, texture=64))
     (picture,) = (file for file in files if file.suffix == ".png")
     assert len(files) == 3 and Image.open(picture).size == (64, 64)
     (file,) = export(runs["gaussians"], ["html"], None, False, SMALL)
@@ -158,10 +159,23 @@ def test_what_can_not_be_written_is_said_before_anything_is(runs: dict[str, Path
     refused("There is no .*nowhere", tmp_path / "nowhere", ["ply"])
     (tmp_path / "run.ply").mkdir()
     refused("There is no checkpoint .*run.ply", tmp_path / "run.ply", ["ply"])
-    refused("--up must be z, y or -y; got x", runs["gaussians"], ["ply"], Choices(up="x"))
-    out_of_range = [("size", 15), ("size", 4097), ("frames", 1), ("frames", 1001), ("resolution", 9)]
-    for name, value in [*out_of_range, ("resolution", 513), ("faces", 50), ("texture", 32), ("texture", 4097)]:
-        refused(f"--{name} must be .*; got {value}", runs["gaussians"], ["ply"], Choices()._replace(**{name: value}))
+
+
+def test_choices_have_ranges() -> None:
+    within = {
+        "size": (16, 4096),
+        "frames": (2, 1000),
+        "resolution": (16, 512),
+        "texture": (0, 4096),
+        "faces": (0, 10**6),
+    }
+    for name, numbers in within.items():
+        for number in numbers:
+            assert getattr(Choices(**{name: number}), name) == number
+    beyond = [(name, number) for name, (low, high) in within.items() for number in (low - 1, high + 1)][:-1]
+    for name, value in [*beyond, ("faces", 50), ("texture", 32), ("up", "x")]:
+        with pytest.raises(ValueError, match=f"{name} must be .*; got {value}"):
+            Choices(**{name: value})
 
 
 @pytest.mark.parametrize("kind", ["Pixels", "Latents"])
@@ -213,7 +227,7 @@ def test_what_belongs_to_an_obj_is_not_replaced_either(runs: dict[str, Path], tm
     for name in ("mesh.mtl", "mesh.png"):
         (tmp_path / name).write_text("mine")
         with pytest.raises(ValueError, match=f"{name} exists"):
-            export(runs["gaussians"], ["obj"], tmp_path, False, SMALL._replace(texture=64))
+            export(runs["gaussians"], ["obj"], tmp_path, False, replace(SMALL, texture=64))
         assert [file.name for file in tmp_path.iterdir()] == [name]
         (tmp_path / name).unlink()
 
