@@ -122,32 +122,27 @@ def test_options(capsys: pytest.CaptureFixture) -> None:
 # ---------------------------------------------------------------------------------------------- what is broken
 
 
-@pytest.mark.parametrize(
-    ("package", "found", "check", "says"),
-    [
-        ("torch", "2.5.1", "packages", ["torch 2.5.1, needed: >=2.6", '-> pip install -U "torch>=2.6"']),
-        ("diffusers", None, "packages", ["diffusers is missing", '-> pip install -U "diffusers>=0.42"']),
-        ("pytorch-lightning", "3.0", "packages", ["pytorch-lightning 3.0, needed: <3,>=2.6.6"]),
-        ("pytorch-lightning", "2.6.2", "releases", ["pytorch-lightning 2.6.2 is malware", "change every password"]),
-        ("lightning", "2.6.3", "releases", ["lightning 2.6.3 is malware", "pip uninstall lightning"]),
-        ("diffusers", "0.37.1", "releases", ["CVE-2026-44513", "-> pip uninstall diffusers; then pip install -U"]),
-        ("transformers", "5.2.0", "releases", ["CVE-2026-4372"]),
-    ],
-)
+BAD_VERSIONS = {
+    ("torch", "2.5.1"): ("packages", "torch 2.5.1, needed: >=2.6", '-> pip install -U "torch>=2.6"'),
+    ("diffusers", None): ("packages", "diffusers is missing", '-> pip install -U "diffusers>=0.42"'),
+    ("pytorch-lightning", "3.0"): ("packages", "pytorch-lightning 3.0, needed: <3,>=2.6.6"),
+    ("pytorch-lightning", "2.6.2"): ("releases", "pytorch-lightning 2.6.2 is malware", "change every password"),
+    ("lightning", "2.6.3"): ("releases", "lightning 2.6.3 is malware", "pip uninstall lightning"),
+    ("diffusers", "0.37.1"): ("releases", "CVE-2026-44513", "-> pip uninstall diffusers; then pip install -U"),
+    ("transformers", "5.2.0"): ("releases", "CVE-2026-4372"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_VERSIONS, ids=str)
 def test_bad_versions(
-    installed: dict,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-    package: str,
-    found: str | None,
-    check: str,
-    says: list[str],
+    installed: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, case: tuple[str, str | None]
 ) -> None:
+    (package, version), (check, *says) = case, BAD_VERSIONS[case]
     only(monkeypatch, check)
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "All that is required works."
     installed.pop(package, None)
-    installed |= {} if found is None else {package: found}
+    installed |= {package: version} if version else {}
     assert main(["doctor"]) == 3
     out = " ".join(capsys.readouterr().out.split())
     assert all(text in out for text in says) and out.endswith(f"Broken: {check}.")
@@ -203,24 +198,17 @@ def test_torch_that_computes_wrongly(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 # ---------------------------------------------------------------------------------------------- CUDA
 
 
-@pytest.mark.parametrize(
-    ("seen", "build", "visible", "text", "remedy"),
-    [
-        ([], None, None, "no GPU", ""),
-        ([["Card", "580.1"]], None, None, "Card is there (driver 580.1)", "built without CUDA"),
-        ([["Card", "510.1"]], "13.0", None, "Card is there (driver 510.1)", "too new for the driver"),
-        ([["Card", "580.1"]], "13.0", "", "Card is there", "unset CUDA_VISIBLE_DEVICES"),
-    ],
-)
-def test_no_cuda_is_a_note(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    seen: list,
-    build: str | None,
-    visible: str | None,
-    text: str,
-    remedy: str,
-) -> None:
+NO_CUDA = {  # what the driver sees, torch's build and CUDA_VISIBLE_DEVICES
+    "no card": (([], None, None), "no GPU", ""),
+    "a build for the CPU": (([["Card", "580.1"]], None, None), "Card is there (driver 580.1)", "built without CUDA"),
+    "an old driver": (([["Card", "510.1"]], "13.0", None), "Card is there (driver 510.1)", "too new for the driver"),
+    "a hidden card": (([["Card", "580.1"]], "13.0", ""), "Card is there", "unset CUDA_VISIBLE_DEVICES"),
+}
+
+
+@pytest.mark.parametrize("case", NO_CUDA)
+def test_no_cuda_is_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str) -> None:
+    (seen, build, visible), text, remedy = NO_CUDA[case]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", build)
     monkeypatch.setattr(hardware, "nvidia_smi", lambda *fields: seen)
