@@ -106,13 +106,14 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
     expanded: list[str] = []
     remaining = iter(_with_port(arguments))
     for argument in remaining:
-        flag, equals, value = argument.partition("=")
+        flag, equals, text = argument.partition("=")
         if flag not in _SHORT_FORMS:
             expanded.append(argument)
-        elif equals or (value := next(remaining, None)) is not None:
-            expanded += _SHORT_FORMS[flag](flag, value)
-        else:
+            continue
+        value = text if equals else next(remaining, None)
+        if value is None:
             raise UsageError(f"{flag} needs a value.")
+        expanded += _SHORT_FORMS[flag](flag, value)
     if run is None and not _NEEDS_ONE_OF & _flags(expanded):
         names = ", ".join(recipes())
         raise UsageError(f"{command} needs a recipe: asdkit {command} --config NAME, with one of {names}.")

@@ -4,7 +4,7 @@ import inspect
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 from jsonargparse import Namespace
@@ -55,7 +55,7 @@ for _name in asdkit.__all__:
 class Parser(LightningArgumentParser):
     """LightningCLI's parser, with errors of a few lines."""
 
-    def error(self, message: str, ex: Exception | None = None) -> None:
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End with one sentence about what was wrong, and the nearest known option."""
         if not self.exit_on_error:
             super().error(message, ex)

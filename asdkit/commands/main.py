@@ -94,7 +94,8 @@ def _run(command: str, arguments: list[str]) -> int:
         options = parser.parse(arguments)
     except SystemExit:  # after --help
         return 0
-    return file.run(options)
+    code: int = file.run(options)
+    return code
 
 
 def _train(command: str, arguments: list[str]) -> int:

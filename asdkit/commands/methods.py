@@ -27,7 +27,7 @@ def with_methods(arguments: list[str]) -> list[str]:
     return expanded
 
 
-def _defaults(method: Callable) -> dict[str, Any]:
+def _defaults(method: Callable[..., Any]) -> dict[str, Any]:
     """The defaults of a method's arguments, without those of phi."""
     parameters = inspect.signature(method).parameters.values()
     return {p.name: p.default for p in parameters if not p.name.endswith("adapter") and p.default is not p.empty}

@@ -48,7 +48,7 @@ def sentence(error: BaseException) -> str:
         text = f"Stopped by {error.signum.name}."
     elif code == 5:
         text = f"Out of memory ({text[:200] or type(error).__name__}); {_LESS_MEMORY}."
-    elif code == 7:
+    elif isinstance(error, OSError) and code == 7:
         text = f"Can't write {error.filename or 'into the run folder'}: {error.strerror}; make room or mend its rights."
     elif code == 3 and not isinstance(error, MissingExtra):
         text = f"{text[:300]} There is no such device here; --trainer.accelerator=cpu does without."

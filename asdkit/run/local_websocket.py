@@ -5,7 +5,6 @@ browsers' same-origin rule does not cover websockets (CWE-1385). They do say whe
 websockets refuses origins that are not on a list; but viser 1.1 gives it none and has no argument for one.
 """
 
-import functools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,17 +25,18 @@ def local_pages_only() -> Iterator[None]:
     """
     from websockets.asyncio import server
 
-    serve, started = server.serve, []
+    library: Any = server
+    original, started = server.serve, []
 
-    @functools.wraps(serve)
-    def serve_local(*arguments: Any, **options: Any) -> Any:
-        started.append(serve(*arguments, **options | {"origins": _ORIGINS}))
-        return started[-1]
+    class LocalServe(original):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            started.append(self)
+            super().__init__(*arguments, **options | {"origins": _ORIGINS})
 
-    server.serve = serve_local
+    library.serve = LocalServe
     try:
         yield
     finally:
-        server.serve = serve
+        library.serve = original
     if not started:
         raise RuntimeError("The viewer's server can't be closed to pages of other machines; install viser 1.1.")

@@ -10,7 +10,7 @@ LAUNCHERS = (
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),  # srun; a batch script has SLURM_NTASKS, but no step
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),  # mpirun
 )
-_OTHERS = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_WORLD_SIZE"}
+_SHARED = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_WORLD_SIZE"}
 _PREFIXES = ("SLURM_", "OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_", "GROUP_", "ROLE_")
 
 
@@ -58,4 +58,4 @@ def rank_of(environment: Mapping[str, str]) -> tuple[int, int, int] | None:
 
 def is_launchers(name: str) -> bool:
     """Whether an environment variable makes a process join the group of a launcher."""
-    return name in _OTHERS or name.startswith(_PREFIXES) or any(name in names for names in LAUNCHERS)
+    return name in _SHARED or name.startswith(_PREFIXES) or any(name in names for names in LAUNCHERS)
