@@ -26,17 +26,16 @@ def local_pages_only() -> Iterator[None]:
     from websockets.asyncio import server
 
     library: Any = server
-    original, started = server.serve, []
+    serve, started = server.serve, []
 
-    class LocalServe(original):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            started.append(self)
-            super().__init__(*arguments, **options | {"origins": _ORIGINS})
+    def serve_local(*arguments: Any, **options: Any) -> Any:
+        started.append(serve(*arguments, **options | {"origins": _ORIGINS}))
+        return started[-1]
 
-    library.serve = LocalServe
+    library.serve = serve_local
     try:
         yield
     finally:
-        library.serve = original
+        library.serve = serve
     if not started:
         raise RuntimeError("The viewer's server can't be closed to pages of other machines; install viser 1.1.")

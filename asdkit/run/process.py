@@ -6,7 +6,7 @@ import signal
 import warnings
 from collections.abc import Callable
 
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only
 
 from asdkit.core.errors import Diverged, Interrupted
 from asdkit.core.foreign import ADVERTS, HARMLESS_WARNINGS
@@ -33,8 +33,8 @@ def exit_code_of(act: Callable[[Signals], object]) -> int:
             act(signals)
         return 0
     except BaseException as error:
-        if isinstance(error, Interrupted) and error.signum == signal.SIGUSR1 and rank_zero_only.rank == 0:
-            error.add_note(requeue())
+        if isinstance(error, Interrupted) and error.signum == signal.SIGUSR1:
+            rank_zero_only(lambda: error.add_note(requeue()))()
         code = end(error)
         # Lightning kills its first process as soon as a further one fails, but here all have agreed to end.
         return 0 if further and isinstance(error, Interrupted | Diverged) else code
