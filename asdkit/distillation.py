@@ -19,7 +19,7 @@ from asdkit.generators.base import Generator, Render
 from asdkit.generators.from_checkpoint import INSTANTIATOR, read, started_anyhow
 from asdkit.ranks import Sharded, average_gradients, check_precision, check_strategy, shard, without_reducer
 from asdkit.rendering.cameras import Batch, Views
-from asdkit.scores.equations import Weighting, inject, saturation, weight
+from asdkit.scores.equations import Weighting, hsv_saturation, inject, weight
 from asdkit.scores.fields import Field
 from asdkit.scores.perp_neg import PerpNeg
 from asdkit.scores.prior import Noised, Prior
@@ -312,7 +312,7 @@ class Distillation(Part, pl.LightningModule):
     def _diagnostics(self, x: Noised, batch: Batch, render: Render | None) -> dict[str, float]:
         """Numbers about the samples, and about the fields that learn; the network is not asked anything for them."""
         image = (render or self.show(batch.views)).image
-        facts = {"saturation": saturation(image).mean(), "x0_std": x.x0.flatten(1).std(1).mean()}
+        facts = {"saturation": hsv_saturation(image).mean(), "x0_std": x.x0.flatten(1).std(1).mean()}
         return {name: float(value) for name, value in facts.items()} | self.guidance.diagnostics(x, ask=False)
 
     # ------------------------------------------------------------------------------------------------ looking

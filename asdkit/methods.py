@@ -5,15 +5,16 @@ convention, e_y + s (e_y - e_null), are lambda - 1; each docstring says what was
 the paper's on arXiv.
 """
 
+from asdkit.core.bounds import Count, Positive, Share, Whole
 from asdkit.core.parts import preset
 from asdkit.core.ramps import Ramp
 from asdkit.discriminators.adapters import Embedding
 from asdkit.discriminators.base import Adapter, Gamma, RealSamples
-from asdkit.discriminators.discriminator import Discriminator
+from asdkit.discriminators.discriminator import Clip, Discriminator
 from asdkit.discriminators.real_samples import SourceImage
-from asdkit.scores.fields import CFG, Field, Identity, Noise, Null, Prompt
+from asdkit.scores.fields import CFG, Factor, Field, Identity, Noise, Null, Prompt, Scale
 from asdkit.scores.gated import Above, Stages
-from asdkit.scores.redrawn import Earlier, Inverted, Later, OnSource
+from asdkit.scores.redrawn import Earlier, Interval, Inverted, Later, OnSource
 from asdkit.scores.reweighted import Reweighted, Scorer
 
 _UGLY = "oversaturated color, ugly, tiling, low quality, noisy"
@@ -22,13 +23,13 @@ _UNREAL = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, d
 
 @preset
 def ASD(
-    scale: float | Ramp = 7.5,
-    gamma: float | Ramp | Gamma = -0.5,
+    scale: Scale = 7.5,
+    gamma: Factor | Gamma = -0.5,
     adapter: Adapter | None = None,
     negative: str | None = None,
-    real: RealSamples | None = None,
-    eta: float | Ramp = 0.5,
-    real_clip: float = 2.0,
+    real_samples: RealSamples | None = None,
+    eta: Share | Ramp = 0.5,
+    real_clip: Clip = 2.0,
     allow_unbounded: bool = False,
 ) -> Field:
     """Adversarial score distillation (2312.00739): e_lambda - e_phi, phi trained by Eq. 10, or 9 with real samples.
@@ -38,21 +39,18 @@ def ASD(
         gamma: weight of the discriminator's penalty; -0.5 in the paper's 3D experiments, -1 in its 2D ones.
         adapter: where the discriminator's parameters phi live; a LoRA of rank 4 when left out.
         negative: a negative prompt in the place of the null condition.
-        real: real samples, which make it Eq. 9.
+        real_samples: the samples that make it Eq. 9; Eq. 10 when left out.
         eta: weight of the penalty on real samples; 0.5 in the paper's general case.
         real_clip: a real sample whose error has grown to so many times the prior's own no longer counts.
         allow_unbounded: accept gamma <= -1, where Eq. 10 has no minimum.
     """
-    phi = Discriminator(adapter, gamma, None, allow_unbounded, scale, real, eta, real_clip)
+    phi = Discriminator(adapter, gamma, None, allow_unbounded, scale, real_samples, eta, real_clip)
     return CFG(scale=scale, negative=negative) - phi
 
 
 @preset
 def ReleasedASD(
-    scale: float | Ramp = 7.5,
-    gamma: float | Ramp = -0.75,
-    adapter: Adapter | None = None,
-    negative: str | None = None,
+    scale: Scale = 7.5, gamma: Factor = -0.75, adapter: Adapter | None = None, negative: str | None = None
 ) -> Field:
     """ASD as the paper's released code trains it, whose gamma is in effect smaller where there is more noise.
 
@@ -69,7 +67,7 @@ def ReleasedASD(
 
 
 @preset
-def VSD(scale: float | Ramp = 7.5, adapter: Adapter | None = None, negative: str | None = None) -> Field:
+def VSD(scale: Scale = 7.5, adapter: Adapter | None = None, negative: str | None = None) -> Field:
     """Variational score distillation (ProlificDreamer, 2305.16213): e_lambda - e_phi, which is ASD with gamma = 0.
 
     Args:
@@ -81,7 +79,7 @@ def VSD(scale: float | Ramp = 7.5, adapter: Adapter | None = None, negative: str
 
 
 @preset
-def SDS(scale: float | Ramp = 100.0, negative: str | None = None) -> Field:
+def SDS(scale: Scale = 100.0, negative: str | None = None) -> Field:
     """Score distillation sampling (DreamFusion, 2209.14988): e_lambda - eps.
 
     Args:
@@ -92,7 +90,7 @@ def SDS(scale: float | Ramp = 100.0, negative: str | None = None) -> Field:
 
 
 @preset
-def SJC(scale: float | Ramp = 101.0, reduce_variance: bool = True) -> Field:
+def SJC(scale: Scale = 101.0, reduce_variance: bool = True) -> Field:
     """Score Jacobian chaining (2212.00774): e_lambda - eps, where eps is a control variate, or e_lambda alone.
 
     Args:
@@ -103,7 +101,7 @@ def SJC(scale: float | Ramp = 101.0, reduce_variance: bool = True) -> Field:
 
 
 @preset
-def CSD(scale: float | Ramp = 1.0, negative_scale: float | Ramp = 0.0, negative: str = _UGLY) -> Field:
+def CSD(scale: Factor = 1.0, negative_scale: Factor = 0.0, negative: str = _UGLY) -> Field:
     """Classifier score distillation (2310.19415): a (e_y - e_null) + b (e_null - e_neg), the text's pull alone.
 
     Args:
@@ -117,7 +115,7 @@ def CSD(scale: float | Ramp = 1.0, negative_scale: float | Ramp = 0.0, negative:
 
 
 @preset
-def NFSD(scale: float | Ramp = 7.5, negative: str = _UNREAL, t_from: float = 0.2) -> Field:
+def NFSD(scale: Scale = 7.5, negative: str = _UNREAL, t_from: Share = 0.2) -> Field:
     """Noise-free score distillation (2310.17590): e_lambda, less e_neg where t is large.
 
     Args:
@@ -129,7 +127,7 @@ def NFSD(scale: float | Ramp = 7.5, negative: str = _UNREAL, t_from: float = 0.2
 
 
 @preset
-def Bridge(source: str, scale: float | Ramp = 100.0, bridge_scale: float = 1.0, at: int = 20000) -> Field:
+def Bridge(source: str, scale: Scale = 100.0, bridge_scale: Factor = 1.0, at: Whole = 20000) -> Field:
     """Score bridge (SDS-Bridge, 2406.09417): e_lambda - eps first, then b (e_y - e_source), from what the image is, in
     words, to what it shall be.
 
@@ -143,7 +141,7 @@ def Bridge(source: str, scale: float | Ramp = 100.0, bridge_scale: float = 1.0, 
 
 
 @preset
-def ISM(scale: float | Ramp = 7.5, delta: float = 0.05, steps: int = 5) -> Field:
+def ISM(scale: Scale = 7.5, delta: Interval = 0.05, steps: Count = 5) -> Field:
     """Interval score matching (LucidDreamer, 2311.11284): e_lambda(x_t) - e_null(x_s), where x0 is inverted to x_s, and
     x_s to x_t.
 
@@ -156,7 +154,7 @@ def ISM(scale: float | Ramp = 7.5, delta: float = 0.05, steps: int = 5) -> Field
 
 
 @preset
-def SDI(scale: float | Ramp = 7.5, inversion_scale: float = -7.5, steps: int = 10) -> Field:
+def SDI(scale: Scale = 7.5, inversion_scale: Factor = -7.5, steps: Count = 10) -> Field:
     """Score distillation via inversion (2405.15891): e_lambda - eps with the eps that DDIM inversion of x0 finds.
 
     Args:
@@ -168,7 +166,7 @@ def SDI(scale: float | Ramp = 7.5, inversion_scale: float = -7.5, steps: int = 1
 
 
 @preset
-def AsynchronousSD(scale: float | Ramp = 7.5, ratio: float = 0.1, t_min: float = 0.02) -> Field:
+def AsynchronousSD(scale: Scale = 7.5, ratio: Positive = 0.1, t_min: Share = 0.02) -> Field:
     """Asynchronous score distillation (ScaleDreamer, 2407.02040): e_lambda(x_t) - e_y(x_t+), the prior at a little more
     noise, which is the discriminator without training that the paper's limitations ask for.
 
@@ -181,7 +179,7 @@ def AsynchronousSD(scale: float | Ramp = 7.5, ratio: float = 0.1, t_min: float =
 
 
 @preset
-def LODS(scale: float | Ramp = 40.0, adapter: Adapter | None = None) -> Field:
+def LODS(scale: Scale = 40.0, adapter: Adapter | None = None) -> Field:
     """Learned null condition (LODS, 2312.04820): SDS whose e_null is trained on what the generator shows.
 
     Args:
@@ -192,7 +190,7 @@ def LODS(scale: float | Ramp = 40.0, adapter: Adapter | None = None) -> Field:
 
 
 @preset
-def DDS(scale: float | Ramp = 7.5) -> Field:
+def DDS(scale: Scale = 7.5) -> Field:
     """Delta denoising score (2304.07090): e_lambda_y(x) - e_lambda_z(x_source), z the source's words; eps cancels.
 
     Args:
@@ -202,7 +200,7 @@ def DDS(scale: float | Ramp = 7.5) -> Field:
 
 
 @preset
-def PDS(scale: float | Ramp = 7.5, pull: float | Ramp = 0.1) -> Field:
+def PDS(scale: Scale = 7.5, pull: Factor = 0.1) -> Field:
     """Posterior distillation (2311.13831): DDS + pull (x0 - x0_source).
 
     Args:
@@ -214,14 +212,14 @@ def PDS(scale: float | Ramp = 7.5, pull: float | Ramp = 0.1) -> Field:
 
 @preset
 def ASDEdit(
-    scale: float | Ramp = 7.5,
-    gamma: float | Ramp | Gamma = -1.0,
-    source_gamma: float | Ramp | Gamma = 1.0,
-    source_eta: float | Ramp = 0.0,
+    scale: Scale = 7.5,
+    gamma: Factor | Gamma = -1.0,
+    source_gamma: Factor | Gamma = 1.0,
+    source_eta: Share | Ramp = 0.0,
     adapter: Adapter | None = None,
     source_adapter: Adapter | None = None,
     allow_unbounded: bool = True,
-    pull: float | Ramp = 0.0,
+    pull: Factor = 0.0,
 ) -> Field:
     """Editing by ASD, Eq. 11: [e_lambda_y - e_phi](x) - [e_lambda_z - e_psi](x_source).
 
@@ -245,12 +243,12 @@ def ASDEdit(
 
 @preset
 def DeltaASD(
-    scale: float | Ramp = 7.5,
-    gamma: float | Ramp | Gamma = -0.5,
+    scale: Scale = 7.5,
+    gamma: Factor | Gamma = -0.5,
     adapter: Adapter | None = None,
     source_adapter: Adapter | None = None,
     allow_unbounded: bool = False,
-    pull: float | Ramp = 0.0,
+    pull: Factor = 0.0,
 ) -> Field:
     """Eq. 11 with both discriminators trained by Eq. 10, each on its own image; not in the paper.
 
@@ -272,11 +270,7 @@ def DeltaASD(
 
 @preset
 def RewardSDS(
-    scorer: Scorer,
-    scale: float | Ramp = 100.0,
-    draws: int = 4,
-    temperature: float = 0.1,
-    judged_scale: float = 7.5,
+    scorer: Scorer, scale: Scale = 100.0, draws: Count = 4, temperature: Positive = 0.1, judged_scale: Scale = 7.5
 ) -> Field:
     """SDS whose noises are weighted by how a scorer likes what each denoises to (2503.09601).
 

@@ -21,7 +21,7 @@ _MODULES = {
     "discriminators.base": "Adapter Gamma RealSamples",
     "discriminators.discriminator": "Discriminator",
     "discriminators.adapters": "LoRA Embedding UNetCopy",
-    "discriminators.gammas": "Alpha2 TargetScale SaturationControl",
+    "discriminators.gammas": "Alpha2 TargetScale SpreadControl",
     "discriminators.real_samples": "SourceImage ImageFolder PriorSamples",
     "generators.base": "Generator",
     "generators.images": "Pixels Latents",

@@ -7,9 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from asdkit.core.bounds import Count, Weight, Whole
 from asdkit.core.parts import require
+from asdkit.core.unregistered import keep_unregistered
 from asdkit.discriminators.base import Adapter
 from asdkit.rendering.cameras import Views
 from asdkit.scores.camera_embedding import CameraEmbedding
@@ -21,73 +23,78 @@ class _Attached(Adapter):
     whether they adapt the prior itself or another model, whose frozen weights are in no checkpoint.
     """
 
+    _prior: Prior | None
+    _other_prior: Prior | None
+
     def __init__(self, camera: bool, init_seed: int = 0, prior: Prior | None = None) -> None:
         super().__init__()
         self.init_seed = init_seed
-        self._other = [] if prior is None else [prior]  # in a list, so that it is no submodule
         self.weights = nn.ParameterDict()
         self.camera: CameraEmbedding | None = None
         self._use_camera = camera
-        self._prior: list[Prior] = []  # in a list, so that it is no submodule
-        self._waiting: dict[str, torch.Tensor] = {}
+        self._early_state: dict[str, Tensor] = {}
+        keep_unregistered(self, "_other_prior", prior)
+        keep_unregistered(self, "_prior", None)
 
     @abstractmethod
     def attach(self, prior: Prior) -> None:
         """Make `weights` (dots in their names written as slashes), such that the prediction does not change."""
 
     @abstractmethod
-    def within(self, prior: Prior) -> AbstractContextManager:
+    def within(self, prior: Prior) -> AbstractContextManager[None]:
         """A context in which the prior predicts with `weights`."""
 
     def setup(self, prior: Prior) -> None:
-        if self._prior:
+        if self._prior is not None:
             return
-        for other in self._other:
-            _require_alike(prior, other)
-            other.view_prompts = prior.view_prompts
+        if self._other_prior is not None:
+            _require_alike(prior, self._other_prior)
+            self._other_prior.view_prompts = prior.view_prompts
         prior = self.model(prior)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.init_seed)
             self.attach(prior)
             if self._use_camera and prior.time_width:
                 self.camera = CameraEmbedding(prior.time_width)
-        self._prior = [prior]
-        if self._waiting:
-            self.load_state_dict(self._waiting)
-            self._waiting = {}
+        keep_unregistered(self, "_prior", prior)
+        if self._early_state:
+            self.load_state_dict(self._early_state)
+            self._early_state = {}
 
     def model(self, prior: Prior) -> Prior:
-        return self._other[0] if self._other else prior
+        return self._other_prior or prior
 
     def _apply(self, function: Any, recurse: bool = True) -> "_Attached":
         """The other model moves with the adapter."""
         super()._apply(function, recurse)
-        for other in self._other:
-            other._apply(function, recurse)
+        if self._other_prior is not None:
+            self._other_prior._apply(function, recurse)
         return self
 
     @contextmanager
     def switched_on(self, views: Views | None, copies: int) -> Iterator[None]:
-        prior = self._prior[0]
+        if self._prior is None:
+            raise ValueError(f"{type(self).__name__} is not attached to a prior; call setup(prior) first.")
         offset = None if self.camera is None or views is None else self.camera(views).repeat(copies, 1)
-        with self.within(prior), prior.offset_time(offset):
+        with self.within(self._prior), self._prior.offset_time(offset):
             yield
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Weights that arrive before `setup` wait for it; a checkpoint is loaded without its prior."""
-        if not self._prior:
-            mine = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
-            self._waiting = {key.removeprefix(prefix): value.clone() for key, value in mine.items()}
+        if self._prior is None:
+            own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+            self._early_state = {key: value.clone() for key, value in own.items()}
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _require_alike(prior: Prior, other: Prior) -> None:
     """Another model answers for the same x_t only if x0 and noise levels are the same."""
-    mine, its = prior.schedule.alphas, other.schedule.alphas
+    alphas, other_alphas = prior.schedule.alphas, other.schedule.alphas
+    same_levels = alphas.shape == other_alphas.shape and torch.allclose(alphas, other_alphas, atol=1e-4)
     require(
-        mine.shape == its.shape and bool(torch.allclose(mine, its, atol=1e-4)) and prior.channels == other.channels,
-        "The model that phi adapts must have the prior's own latents and noise levels; choose one of the same family, "
-        "such as Stable Diffusion 2.1 beside 2.1-base.",
+        same_levels and prior.channels == other.channels,
+        "The model that the discriminator adapts must have the prior's own latents and noise levels; choose one of the "
+        "same family, such as Stable Diffusion 2.1 beside 2.1-base.",
     )
 
 
@@ -103,25 +110,23 @@ class LoRA(_Attached):
         targets: endings of the layer names that get an update; the attention of the model's family when left out.
         camera: condition e_phi on the camera, by a zero-initialised offset of the time embedding.
         init_seed: of the random half of each update.
-        prior: another model that phi adapts (in the paper's code Stable Diffusion 2.1, which predicts v, beside
+        prior: another model to adapt (in the paper's code Stable Diffusion 2.1, which predicts v, beside
             2.1-base as prior); the prior itself when left out. e_phi then starts as that model's own prediction.
 
     Raises:
-        ValueError: a rank below 1, or no layer of the network has such a name (in `setup`).
+        ValueError: no layer of the network has such a name (in `setup`).
     """
 
     def __init__(
         self,
-        rank: int = 4,
-        alpha: float = 0.0,
+        rank: Count = 4,
+        alpha: Weight = 0.0,
         targets: Sequence[str] = (),
         camera: bool = True,
         init_seed: int = 0,
         prior: Prior | None = None,
     ) -> None:
         super().__init__(camera, init_seed, prior)
-        if rank < 1:
-            raise ValueError(f"The LoRA rank must be at least 1; got {rank}.")
         self.rank, self.alpha, self.targets = rank, alpha or float(rank), tuple(targets)
         self._layers: list[nn.Module] = []
 
@@ -133,7 +138,8 @@ class LoRA(_Attached):
         keys = [key for key, _ in network.named_parameters()]
         name = f"phi{len({key.split('.lora_A.')[1] for key in keys if '.lora_A.' in key})}"
         targets = list(self.targets or prior.adapter_targets)
-        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=targets, lora_dropout=0.0)
+        alpha: Any = self.alpha  # which peft divides by r, though it says int
+        config = LoraConfig(r=self.rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".*multiple adapters in the model.*")
@@ -147,20 +153,25 @@ class LoRA(_Attached):
             if f".{name}." in key:
                 parameter.data = parameter.data.float()
                 self.weights[key.replace(".", "/")] = parameter.requires_grad_(True)
-        self._set(disabled=True)
+        self._switch(on=False)
 
     @contextmanager
     def within(self, prior: Prior) -> Iterator[None]:
-        self._set(disabled=False)
+        self._switch(on=True)
         try:
             yield
         finally:
-            self._set(disabled=True)
+            self._switch(on=False)
 
-    def _set(self, disabled: bool) -> None:
+    def _switch(self, on: bool) -> None:
+        """Let the layers add this adapter's updates, or none.
+
+        These are the attributes behind peft's read-only `disable_adapters` and `active_adapters`. Its public switches,
+        `enable_adapters` and `set_adapter`, change `requires_grad` as well, and autograd drops the gradient of a weight
+        that is frozen when the backward pass comes.
+        """
         for layer in self._layers:
-            layer.__dict__["_disable_adapters"] = disabled
-            layer.__dict__["_active_adapter"] = [self._name]
+            vars(layer).update(_disable_adapters=not on, _active_adapter=[self._name])
 
 
 class Embedding(_Attached):
@@ -169,16 +180,14 @@ class Embedding(_Attached):
     Args:
         tokens: how many tokens it moves, from the first word on; 0 for the whole sequence.
         camera: condition e_phi on the camera, by a zero-initialised offset of the time embedding.
-        prior: another model that phi adapts; the prior itself when left out.
+        prior: another model to adapt; the prior itself when left out.
 
     Raises:
-        ValueError: a negative number of tokens, or a prior without an embedding to move (in `setup`).
+        ValueError: a prior without an embedding to move (in `setup`).
     """
 
-    def __init__(self, tokens: int = 0, camera: bool = True, prior: Prior | None = None) -> None:
+    def __init__(self, tokens: Whole = 0, camera: bool = True, prior: Prior | None = None) -> None:
         super().__init__(camera, prior=prior)
-        if tokens < 0:
-            raise ValueError(f"Embedding's tokens can't be negative; got {tokens}.")
         self.tokens = tokens
 
     def attach(self, prior: Prior) -> None:
@@ -208,9 +217,11 @@ class UNetCopy(_Attached):
         ValueError: the prior's network has no parameters (in `setup`).
     """
 
+    _network: nn.Module
+
     def __init__(self, camera: bool = True) -> None:
         super().__init__(camera)
-        self._network: list[nn.Module] = []
+        keep_unregistered(self, "_network", nn.Module())
 
     def attach(self, prior: Prior) -> None:
         network = prior.copy_network().requires_grad_(True)
@@ -219,14 +230,13 @@ class UNetCopy(_Attached):
                 self.weights[key.replace(".", "/")] = parameter
         if not self.weights:
             raise ValueError(f"The network of {type(prior).__name__} has no parameters that a copy could learn.")
-        self._network = [network]
+        keep_unregistered(self, "_network", network)
 
-    def _apply(self, function: Any, recurse: bool = True) -> "UNetCopy":
+    def _apply(self, function: Any, recurse: bool = True) -> "_Attached":
         """The copy's buffers move with its parameters."""
         super()._apply(function, recurse)
-        for network in self._network:
-            network._apply(function, recurse)
+        self._network._apply(function, recurse)
         return self
 
-    def within(self, prior: Prior) -> AbstractContextManager:
-        return prior.swapped(self._network[0])
+    def within(self, prior: Prior) -> AbstractContextManager[None]:
+        return prior.swapped(self._network)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,14 +14,14 @@ from asdkit.scores.prior import Noised, Prior
 
 
 class Adapter(Part, nn.Module, ABC):
-    """Where phi lives: a change of the prior's network that is switched on for e_phi and off for e_y."""
+    """Where the discriminator's parameters phi live: a change of the prior's network, on for e_phi and off for e_y."""
 
     @abstractmethod
     def setup(self, prior: Prior) -> None:
         """Attach to the prior's network, such that the adapted prediction starts exactly at the prior's own."""
 
     @abstractmethod
-    def switched_on(self, views: Views | None, copies: int) -> AbstractContextManager:
+    def switched_on(self, views: Views | None, copies: int) -> AbstractContextManager[None]:
         """A context in which the prior predicts e_phi, for `copies` conditions of these views."""
 
     def model(self, prior: Prior) -> Prior:
@@ -30,6 +31,10 @@ class Adapter(Part, nn.Module, ABC):
 
 class Gamma(Part, nn.Module, ABC):
     """A gamma that depends on the draw: a weight of Eq. 10's penalty for each sample."""
+
+    if TYPE_CHECKING:  # torch's own says Any
+
+        def __call__(self, x: Noised, scale: float) -> Tensor: ...
 
     def setup(self, prior: Prior, condition: Condition) -> None:
         """Called once, before the first step."""

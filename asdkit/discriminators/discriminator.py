@@ -1,17 +1,22 @@
 """The discriminator: the score field that learns. It supplies e_phi and trains phi by Eq. 10 or Eq. 9."""
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asdkit.core.bounds import MoreThan, Share
 from asdkit.core.ramps import Ramp, ends, value_at
 from asdkit.discriminators.adapters import LoRA
 from asdkit.discriminators.base import Adapter, Gamma, RealSamples
 from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import discriminator_loss, effective_scale, real_loss, released_loss
-from asdkit.scores.fields import Field, bound_text
+from asdkit.scores.fields import Factor, Field, bound_text
 from asdkit.scores.perp_neg import PerpNeg
 from asdkit.scores.prior import Noised, Prior
+
+Clip = Annotated[float, MoreThan(1, at_most=1e6)]
 
 
 class Discriminator(Field):
@@ -24,32 +29,32 @@ class Discriminator(Field):
 
     Args:
         adapter: where phi lives; a LoRA of rank 4 when None.
-        gamma: weight of the penalty on fake samples; the paper's 3D value is -0.5, 0 gives VSD. Must be above -1: at or
-            below -1 the loss has no minimum.
+        gamma: weight of the penalty on fake samples; the paper's 3D value is -0.5, 0 gives VSD. At or below -1 the loss
+            has no minimum.
         text: the prompt y that e_phi starts from; the run's own when None.
         allow_unbounded: accept gamma <= -1 (the paper's 2D experiments use -1; only the learning rate holds phi).
         scale: the CFG scale lambda of the expression that this is part of; lambda_eff is logged from it.
-        real: real samples for Eq. 9; None for Eq. 10.
-        eta: weight of the penalty on real samples, within [0, 1]; 0.5 in the paper's general case, 0 for editing.
-        real_clip: see above, > 1.
+        real_samples: for Eq. 9; None for Eq. 10.
+        eta: weight of the penalty on real samples, 0.5 in the paper's general case, 0 for editing.
+        real_clip: see above.
         of_source: when `text` is None, take the words for the source image instead of the run's prompt.
         learns_source: its fake samples are the source image, not what the generator shows.
         released: learn by the loss of the paper's released code in the place of Eq. 10.
 
     Raises:
-        ValueError: gamma <= -1 without `allow_unbounded`, or eta or real_clip out of range.
+        ValueError: gamma <= -1 without `allow_unbounded`.
     """
 
     def __init__(
         self,
         adapter: Adapter | None = None,
-        gamma: float | Ramp | Gamma = -0.5,
+        gamma: Factor | Gamma = -0.5,
         text: str | None = None,
         allow_unbounded: bool = False,
-        scale: float | Ramp = 7.5,
-        real: RealSamples | None = None,
-        eta: float | Ramp = 0.5,
-        real_clip: float = 2.0,
+        scale: Factor = 7.5,
+        real_samples: RealSamples | None = None,
+        eta: Share | Ramp = 0.5,
+        real_clip: Clip = 2.0,
         of_source: bool = False,
         learns_source: bool = False,
         released: bool = False,
@@ -60,11 +65,8 @@ class Discriminator(Field):
                 f"gamma must be above -1, where Eq. 10 has a minimum; got {min(ends(gamma))}. "
                 "Set allow_unbounded to true if you mean it."
             )
-        if min(ends(eta)) < 0 or max(ends(eta)) > 1 or real_clip <= 1:
-            given = " to ".join(str(end) for end in dict.fromkeys(ends(eta)))
-            raise ValueError(f"eta must lie in [0, 1] and real_clip above 1; got {given} and {real_clip}.")
         self.adapter, self.gamma, self.scale, self.text = adapter or LoRA(), gamma, scale, text
-        self.real, self.eta, self.real_clip, self.of_source = real, eta, real_clip, of_source
+        self.real_samples, self.eta, self.real_clip, self.of_source = real_samples, eta, real_clip, of_source
         self.learns_source, self.released = learns_source, released
 
     def bind(self, prompt: str, source: str | None = None, perp_neg: PerpNeg | None = None) -> None:
@@ -104,7 +106,7 @@ class Discriminator(Field):
             loss = released_loss(e_phi, x.eps, e_y, gamma, x.alpha)
         else:
             loss = discriminator_loss(e_phi, x.eps, e_y, gamma)
-        if self.real is None:
+        if self.real_samples is None:
             return loss
         real = self.real_draw(x)
         e_y = real.predict(self.condition())
@@ -115,7 +117,10 @@ class Discriminator(Field):
 
     def real_draw(self, x: Noised) -> Noised:
         """Real samples at x's t and eps."""
-        return x.derived(self, lambda: self.real.draw(x, self.condition()))
+        real_samples = self.real_samples
+        if real_samples is None:
+            raise ValueError("This discriminator has no real_samples; give it some, e.g. PriorSamples().")
+        return x.derived(self, lambda: real_samples.draw(x, self.condition()))
 
     def forget(self, x: Noised) -> None:
         x.forget(self.adapter)
@@ -136,18 +141,18 @@ class Discriminator(Field):
             fake, text = (e_phi - x.eps).square().mean(), (e_y - x.eps).square().mean()
             distance = (e_phi - e_y).square().mean()
             gamma = float(torch.as_tensor(self.gamma_at(x)).mean())
-            found = {
+            numbers = {
                 "gap": (fake - text).item(),
                 "distance": distance.item(),
                 "rho": (distance / fake).sqrt().item(),
                 "gamma": gamma,
                 "lambda_eff": effective_scale(value_at(self.scale, x.step), gamma),
             }
-            if self.real is not None and (ask or self._known(self.real_draw(x))):
+            if self.real_samples is not None and (ask or self._known(self.real_draw(x))):
                 real = self.real_draw(x)
                 e_y = real.predict(self.condition())
-                found["real_clipped"] = real_loss(self(real), real.eps, e_y, 0.0, self.real_clip)[1].item()
-            return found
+                numbers["real_clipped"] = real_loss(self(real), real.eps, e_y, 0.0, self.real_clip)[1].item()
+            return numbers
 
     def _known(self, x: Noised) -> bool:
         return x.knows(self.condition()) and x.knows(self.condition(), self.adapter)

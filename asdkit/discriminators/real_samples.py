@@ -1,11 +1,13 @@
 """Where the real samples of Eq. 9 come from."""
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from asdkit.core.bounds import Between, Count, Weight
 from asdkit.core.randomness import to_device
 from asdkit.discriminators.base import RealSamples
 from asdkit.formats.pictures import read_picture
@@ -57,22 +59,20 @@ class PriorSamples(RealSamples):
     and e_phi, with its own camera's words.
 
     Args:
-        count: how many, at least 1.
+        count: how many.
         scale: their CFG scale.
-        steps: DDIM steps, at least 1.
-        elevation_deg: of their cameras, within (-90, 90).
-
-    Raises:
-        ValueError: no samples, no steps, or a camera that stands on its head.
+        steps: DDIM steps.
+        elevation_deg: of their cameras.
     """
 
-    def __init__(self, count: int = 32, scale: float = 3.0, steps: int = 25, elevation_deg: float = 20.0) -> None:
+    def __init__(
+        self,
+        count: Count = 32,
+        scale: Weight = 3.0,
+        steps: Count = 25,
+        elevation_deg: Annotated[float, Between(-90, 90)] = 20.0,
+    ) -> None:
         super().__init__()
-        if count < 1 or steps < 1 or not -90 < elevation_deg < 90:
-            raise ValueError(
-                "PriorSamples needs at least one sample, one step and an elevation within (-90, 90) degrees; "
-                f"got {count}, {steps} and {elevation_deg}."
-            )
         self.count, self.scale, self.steps, self.elevation_deg = count, scale, steps, elevation_deg
         self._samples: dict[Condition, Tensor] = {}
 

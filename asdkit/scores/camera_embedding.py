@@ -32,4 +32,5 @@ class CameraEmbedding(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, views: Views) -> Float[Tensor, "B width"]:
-        return self.out(nn.functional.silu(self.hidden(camera_features(views))))
+        offset: Tensor = self.out(nn.functional.silu(self.hidden(camera_features(views))))
+        return offset

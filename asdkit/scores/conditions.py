@@ -70,12 +70,12 @@ class ViewWords:
 
     def prompts(self, text: str, named: Mapping[str, str] | None = None) -> list[str]:
         """The prompt with each entry of `all`, or what `named` has in its place."""
-        whole, found = named or {}, []
+        named, prompts = named or {}, []
         for words in self.all:
             name = words.removesuffix(" view")
             names = (name, "side") if name.endswith("side") else (name,)
-            found.append(next((whole[n] for n in names if n in whole), f"{text}, {words}"))
-        return found
+            prompts.append(next((named[n] for n in names if n in named), f"{text}, {words}"))
+        return prompts
 
 
 DREAMFUSION = ViewWords(("front view", "side view", "back view", "side view"), "overhead view")

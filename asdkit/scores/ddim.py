@@ -27,12 +27,11 @@ def ddim(
     """
     times = torch.linspace(len(prior.schedule) - 1, 0, steps + 1, device=noise.device).long()
     x_t = noise
-    for now, after in zip(times[:-1], times[1:], strict=True):
-        t = now.expand(len(noise))
+    for t_now, t_next in zip(times[:-1], times[1:], strict=True):
+        t = t_now.expand(len(noise))
         alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
         x = prior.draw(torch.zeros_like(x_t), t, x_t / sigma, views)
         eps = field(x)
         x0 = (x_t - sigma * eps) / alpha
-        t_after = after.expand(len(noise))
-        x_t = prior.schedule.add_noise(x0, t_after, eps)
+        x_t = prior.schedule.add_noise(x0, t_next.expand(len(noise)), eps)
     return x0.to(noise.dtype)

@@ -101,7 +101,7 @@ def effective_scale(scale: float, gamma: float) -> float:
     return 1 + (1 + gamma) * (scale - 1)
 
 
-def saturation(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
+def hsv_saturation(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
     """Mean over an image of HSV's saturation, (max - min) / max over the channels; 0 where a pixel is black."""
     top, bottom = images.amax(1), images.amin(1)
     return ((top - bottom) / top.clamp(min=1e-6)).flatten(1).mean(1)

@@ -4,23 +4,31 @@ The residual of a method is one expression, e.g. SDS is `CFG(scale=100) - Noise(
 E[w(t) residual], Eq. 7.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from asdkit.core.parts import Part
+from asdkit.core.bounds import Weight, Within
+from asdkit.core.parts import Part, require
 from asdkit.core.ramps import Ramp, ends, value_at
 from asdkit.scores.conditions import NULL, Condition, Words
 from asdkit.scores.perp_neg import PerpNeg, perpendicular
 from asdkit.scores.prior import Noised, Prior
 
+Scale = Weight | Ramp  # the CFG scale lambda
+Factor = Annotated[float, Within(-1e6, 1e6)] | Ramp  # what a field is multiplied by
+
 
 class Field(Part, nn.Module, ABC):
     """A map from a noisy draw to a tensor of the shape of its eps."""
+
+    if TYPE_CHECKING:  # torch's own says Any
+
+        def __call__(self, x: Noised) -> Tensor: ...
 
     @abstractmethod
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
@@ -85,10 +93,10 @@ class Field(Part, nn.Module, ABC):
             x: a draw.
             ask: ask the network for what is not known at x; without, numbers that need it are left out.
         """
-        found = [facts for leaf in self.leaves() if leaf is not self and (facts := leaf.diagnostics(x, ask))]
-        if len(found) < 2:
-            return found[0] if found else {}
-        return {f"{name}_{i}": value for i, facts in enumerate(found, 1) for name, value in facts.items()}
+        of_leaves = [facts for leaf in self.leaves() if leaf is not self and (facts := leaf.diagnostics(x, ask))]
+        if len(of_leaves) < 2:
+            return of_leaves[0] if of_leaves else {}
+        return {f"{name}_{i}": value for i, facts in enumerate(of_leaves, 1) for name, value in facts.items()}
 
     def __add__(self, other: "Field") -> "Field":
         return Sum(self, other)
@@ -123,7 +131,7 @@ class Sum(Field):
 class Scaled(Field):
     """A field times a number, which may move with the iterations."""
 
-    def __init__(self, field: Field, scale: float | Ramp) -> None:
+    def __init__(self, field: Field, scale: Factor) -> None:
         super().__init__()
         self.field, self.scale = field, scale
 
@@ -254,23 +262,22 @@ class CFG(Field):
         allow_negative: accept a lambda below 0, which leads away from the prompt.
 
     Raises:
-        ValueError: both `negative` and `null`; or a lambda that is not finite, or negative without `allow_negative`.
+        ValueError: both `negative` and `null`, or a negative lambda without `allow_negative`.
     """
 
     def __init__(
         self,
         text: str | None = None,
-        scale: float | Ramp = 7.5,
+        scale: Factor = 7.5,
         negative: str | None = None,
         null: Field | None = None,
         of_source: bool = False,
         allow_negative: bool = False,
     ) -> None:
         super().__init__()
-        if not all(math.isfinite(end) and (end >= 0 or allow_negative) for end in ends(scale)):
-            raise ValueError(f"The CFG scale lambda must be a number of 0 or more; got {min(ends(scale))}.")
-        if negative is not None and null is not None:
-            raise ValueError("CFG takes a negative prompt or a null field, not both.")
+        lowest = min(ends(scale))
+        require(allow_negative or lowest >= 0, f"The CFG scale lambda can't be negative; got {lowest}.")
+        require(negative is None or null is None, "CFG takes a negative prompt or a null field, not both.")
         self.scale = scale
         self.null = null or (Null() if negative is None else Prompt(negative, view_dependent=False))
         self.prompt: Prompt | PerpNegPrompt = Prompt(text, of_source=of_source)

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from asdkit.core.bounds import Share, Whole
 from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import Field
 from asdkit.scores.prior import Noised
@@ -18,7 +19,7 @@ class Stages(Field):
         at: the iteration of the change.
     """
 
-    def __init__(self, first: Field, second: Field, at: int) -> None:
+    def __init__(self, first: Field, second: Field, at: Whole) -> None:
         super().__init__()
         self.first, self.second, self.at = first, second, at
 
@@ -44,7 +45,7 @@ class Above(Field):
         t_from: as a share of the schedule.
     """
 
-    def __init__(self, field: Field, t_from: float) -> None:
+    def __init__(self, field: Field, t_from: Share) -> None:
         super().__init__()
         self.field, self.t_from = field, t_from
 
@@ -54,13 +55,13 @@ class Above(Field):
     def _above(self, x: Noised, t: Int[Tensor, " B"]) -> Bool[Tensor, " B"]:
         return t >= self.t_from * len(x.prior.schedule)
 
-    def _asked(self, x: Noised) -> bool:
+    def _is_needed(self, x: Noised) -> bool:
         return x.prior.sharded or bool(self._above(x, x.drawn_t).any())
 
     def needs(self, x: Noised) -> list[Condition]:
-        return self.field.needs(x) if self._asked(x) else []
+        return self.field.needs(x) if self._is_needed(x) else []
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
-        if not self._asked(x):
+        if not self._is_needed(x):
             return torch.zeros_like(x.eps)
         return torch.where(self._above(x, x.t)[:, None, None, None], self.field(x), 0.0)

@@ -36,8 +36,8 @@ class PerpNeg(Part):
         f_sb: Decay = (1.0, 0.5, -0.606),
         f_fsb: Decay = (1.0, 0.5, 0.967),
     ) -> None:
-        for given in (f_fs, f_sf, f_sb, f_fsb):
-            require(len(given) == 3, f"Each weight of PerpNeg takes three numbers a, b, c; got {list(given)}.")
+        for decay in (f_fs, f_sf, f_sb, f_fsb):
+            require(len(decay) == 3, f"Each weight of PerpNeg takes three numbers a, b, c; got {list(decay)}.")
         self.f_fs, self.f_sf, self.f_sb, self.f_fsb = f_fs, f_sf, f_sb, f_fsb
 
     def weights(self, azimuth: Float[Tensor, " B"]) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:

@@ -22,7 +22,7 @@ from asdkit.scores.schedules import Schedule
 class Switch(Protocol):
     """What a prior needs of an adapter: a context in which its network predicts with the adapter on."""
 
-    def switched_on(self, views: Views | None, copies: int) -> AbstractContextManager:
+    def switched_on(self, views: Views | None, copies: int) -> AbstractContextManager[None]:
         """A context in which the network predicts with the adapter on, for `copies` conditions of these views."""
 
     def model(self, prior: "Prior") -> "Prior":
@@ -102,20 +102,20 @@ class Prior(Part, nn.Module, ABC):
         """A copy of the network that can take its place in `swapped`."""
         return copy.deepcopy(self.network)
 
-    def in_step(self) -> AbstractContextManager:
+    def in_step(self) -> AbstractContextManager[None]:
         """A context of one training step, whose shapes come again: what is worth compiling."""
         return nullcontext()
 
     @contextmanager
     def swapped(self, network: nn.Module) -> Iterator[None]:
         """Predict with another network within this context."""
-        mine, self.network = self.network, network
+        network_before, self.network = self.network, network
         try:
             yield
         finally:
-            self.network = mine
+            self.network = network_before
 
-    def offset_time(self, offset: Float[Tensor, "N width"] | None) -> AbstractContextManager:
+    def offset_time(self, offset: Float[Tensor, "N width"] | None) -> AbstractContextManager[None]:
         """Add to the time embedding of each row within this context; contexts add up."""
         if offset is not None:
             raise ValueError(f"{type(self).__name__} has no time embedding.")
@@ -124,11 +124,11 @@ class Prior(Part, nn.Module, ABC):
     @contextmanager
     def offset_condition(self, offset: Float[Tensor, "..."]) -> Iterator[None]:
         """Add to every embedded prompt within this context, a tensor of `condition_shape`."""
-        before, self._condition_offset = self._condition_offset, offset
+        offset_before, self._condition_offset = self._condition_offset, offset
         try:
             yield
         finally:
-            self._condition_offset = before
+            self._condition_offset = offset_before
 
     def moved(self, conditions: Float[Tensor, "N ..."]) -> Float[Tensor, "N ..."]:
         """Embedded prompts, a row for each sample, with the offset of the context."""
@@ -211,14 +211,15 @@ class Noised:
         Raises:
             ValueError: there is no source image.
         """
-        if self.source is None:
+        source = self.source
+        if source is None:
             raise ValueError(
                 "This method compares with a source, and there is none; give an image with --data.image FILE, "
                 "or in 3D an object with --asset RUN|FILE."
             )
-        return self.derived("source", lambda: self.on(self.source))
+        return self.derived("source", lambda: self.on(source))
 
-    def derived(self, key: Hashable, make: "Callable[[], Noised]") -> "Noised":
+    def derived(self, key: Hashable, make: Callable[[], "Noised"]) -> "Noised":
         """A draw that belongs to this one, made once, so that every field that means it shares its predictions."""
         if key not in self._derived:
             self._derived[key] = make()
@@ -256,8 +257,8 @@ class Noised:
     def forget(self, adapter: Switch) -> None:
         """Drop the predictions of an adapter whose parameters have changed."""
         self._memo = {key: value for key, value in self._memo.items() if key[1] is not adapter}
-        for kin in self._derived.values():
-            kin.forget(adapter)
+        for derived in self._derived.values():
+            derived.forget(adapter)
 
     def to_x0(self, eps: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         """The clean sample that a noise prediction at this draw stands for."""

@@ -1,15 +1,19 @@
 """Score fields that look at another draw than the one they are given: the source, later, inverted, several at once."""
 
 from abc import abstractmethod
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from asdkit.core.bounds import AtLeast, Count, Positive, Share
 from asdkit.scores.conditions import Condition
-from asdkit.scores.fields import CFG, Field
+from asdkit.scores.fields import CFG, Factor, Field
 from asdkit.scores.perp_neg import PerpNeg
 from asdkit.scores.prior import Noised
+
+Interval = Annotated[float, AtLeast(0, below=1)]  # as a share of the schedule
 
 
 class Redrawn(Field):
@@ -30,11 +34,11 @@ class Redrawn(Field):
         return []
 
     @abstractmethod
-    def there(self, x: Noised) -> Noised:
-        """The other draw."""
+    def redraw(self, x: Noised) -> Noised:
+        """The draw that the field is evaluated at."""
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
-        return self.field(self.there(x))
+        return self.field(self.redraw(x))
 
 
 class OnSource(Redrawn):
@@ -44,7 +48,7 @@ class OnSource(Redrawn):
         field: what is evaluated there.
     """
 
-    def there(self, x: Noised) -> Noised:
+    def redraw(self, x: Noised) -> Noised:
         return x.on_source()
 
 
@@ -54,20 +58,15 @@ class Later(Redrawn):
 
     Args:
         field: what is evaluated there.
-        ratio: the largest shift as a share of t - t_min, > 0.
+        ratio: the largest shift as a share of t - t_min.
         t_min: the smallest t that is drawn, as a share of the schedule.
-
-    Raises:
-        ValueError: a ratio that is not positive.
     """
 
-    def __init__(self, field: Field, ratio: float = 0.1, t_min: float = 0.02) -> None:
+    def __init__(self, field: Field, ratio: Positive = 0.1, t_min: Share = 0.02) -> None:
         super().__init__(field)
-        if ratio <= 0:
-            raise ValueError(f"Later's ratio must be positive; got {ratio}.")
         self.ratio, self.t_min = ratio, t_min
 
-    def there(self, x: Noised) -> Noised:
+    def redraw(self, x: Noised) -> Noised:
         return x.derived((type(self), self.ratio, self.t_min), lambda: x.at(self._later(x)))
 
     def _later(self, x: Noised) -> Int[Tensor, " B"]:
@@ -82,18 +81,13 @@ class Inverted(Redrawn):
     Args:
         field: what is evaluated there.
         scale: the CFG scale of the prediction that is followed.
-        steps: network calls on the way from t = 0 to t, at least 1.
+        steps: network calls on the way from t = 0 to t.
         last: length of the last step as a share of the schedule (ISM's delta); 0 for even steps. `Earlier` looks at
             the draw before that step.
-
-    Raises:
-        ValueError: fewer than one step, or `last` outside [0, 1).
     """
 
-    def __init__(self, field: Field, scale: float = 1.0, steps: int = 10, last: float = 0.0) -> None:
+    def __init__(self, field: Field, scale: Factor = 1.0, steps: Count = 10, last: Interval = 0.0) -> None:
         super().__init__(field)
-        if steps < 1 or not 0 <= last < 1:
-            raise ValueError(f"Inverted needs steps >= 1 and last within [0, 1); got {steps} and {last}.")
         self.steps, self.last = steps, last
         self.along = CFG(scale=scale, allow_negative=True)
 
@@ -104,7 +98,7 @@ class Inverted(Redrawn):
     def parts(self) -> list[Field]:
         return [self.field, self.along]
 
-    def there(self, x: Noised) -> Noised:
+    def redraw(self, x: Noised) -> Noised:
         return x.derived(self, lambda: self._invert(x))
 
     @torch.no_grad()
@@ -112,22 +106,21 @@ class Inverted(Redrawn):
         stop = (x.t - self.last * (len(x.prior.schedule) - 1)).clamp(min=0)
         times = [(stop * k / self.steps).round().long() for k in range(self.steps + 1)]
         times += [x.t] if self.last else []
-        here = x.like(x.x0, times[0], torch.zeros_like(x.x0))
-        before = here
+        schedule = x.prior.schedule
+        inverted = previous = x.like(x.x0, times[0], torch.zeros_like(x.x0))
         for t in times[1:]:
-            eps = self.along(here)
-            schedule, x0 = x.prior.schedule, here.to_x0(eps)
-            x_t = schedule.add_noise(x0, t, eps)
-            before = here
-            here = x.like(x.x0, t, (x_t - schedule.alpha(t) * x.x0) / schedule.sigma(t))
-        here.derived(Earlier, lambda: before)
-        return here
+            eps = self.along(inverted)
+            x_t = schedule.add_noise(inverted.to_x0(eps), t, eps)
+            previous = inverted
+            inverted = x.like(x.x0, t, (x_t - schedule.alpha(t) * x.x0) / schedule.sigma(t))
+        inverted.derived(Earlier, lambda: previous)
+        return inverted
 
 
 class Earlier(Redrawn):
     """A field at the draw before the last step of the inversion that led here; only inside `Inverted`."""
 
-    def there(self, x: Noised) -> Noised:
+    def redraw(self, x: Noised) -> Noised:
         return x.derived(Earlier, _no_inversion)
 
 

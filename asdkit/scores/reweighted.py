@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asdkit.core.bounds import Count, Positive
 from asdkit.core.parts import Part
 from asdkit.scores.conditions import Condition
-from asdkit.scores.fields import CFG, Field
+from asdkit.scores.fields import CFG, Field, Scale
 from asdkit.scores.perp_neg import PerpNeg
 from asdkit.scores.prior import Noised
 
@@ -27,20 +28,15 @@ class Reweighted(Field):
     Args:
         field: the residual.
         scorer: what judges the denoised pictures.
-        draws: noises for each x0, the given one among them, at least 1.
+        draws: noises for each x0, the given one among them.
         temperature: of the softmax; small follows the best draw alone, large is the plain mean.
         scale: the CFG scale of the denoised pictures.
-
-    Raises:
-        ValueError: fewer than one draw, or a temperature that is not positive.
     """
 
     def __init__(
-        self, field: Field, scorer: Scorer, draws: int = 4, temperature: float = 0.1, scale: float = 7.5
+        self, field: Field, scorer: Scorer, draws: Count = 4, temperature: Positive = 0.1, scale: Scale = 7.5
     ) -> None:
         super().__init__()
-        if draws < 1 or temperature <= 0:
-            raise ValueError(f"Reweighted needs draws >= 1 and temperature > 0; got {draws} and {temperature}.")
         self.field, self.scorer, self.draws, self.temperature = field, scorer, draws, temperature
         self.judged = CFG(scale=scale)
 
@@ -55,16 +51,16 @@ class Reweighted(Field):
         return []
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
-        many = x.derived(self, lambda: self._many(x))
-        many.prefetch(self.field.needs(many) + self.judged.needs(many))
-        residual = self.field(many).unflatten(0, (self.draws, -1))
+        copies = x.derived(self, lambda: self._copies(x))
+        copies.prefetch(self.field.needs(copies) + self.judged.needs(copies))
+        residual = self.field(copies).reshape(self.draws, *x.eps.shape)
         with torch.no_grad():
-            pictures = x.prior.decode(many.to_x0(self.judged(many)))
-            scores = self.scorer(pictures, str(self.judged.prompt.text)).unflatten(0, (self.draws, -1))
+            pictures = x.prior.decode(copies.to_x0(self.judged(copies)))
+            scores = self.scorer(pictures, str(self.judged.prompt.text)).reshape(self.draws, -1)
         weights = torch.softmax(scores / self.temperature, dim=0)
         return (weights[:, :, None, None, None].to(residual) * residual).sum(0)
 
-    def _many(self, x: Noised) -> Noised:
+    def _copies(self, x: Noised) -> Noised:
         """`draws` copies of the batch, the first with its own eps."""
         n = self.draws
         eps = torch.cat([x.eps, x.randn((n - 1) * len(x.t), *x.eps.shape[1:])])

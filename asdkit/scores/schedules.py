@@ -11,7 +11,7 @@ weights that divide by alpha give the finite limit.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -84,7 +84,7 @@ class Schedule(nn.Module):
         """x_t = alpha_t x0 + sigma_t eps."""
         return self.alpha(t) * x0 + self.sigma(t) * eps
 
-    def coefficients(self, t: Int[Tensor, " B"]) -> tuple[Any, Any]:
+    def coefficients(self, t: Int[Tensor, " B"]) -> tuple[float | Tensor, float | Tensor]:
         """p and q of what the network puts out at t, p x0 + q eps."""
         if self.prediction == "v_prediction":
             return -self.sigma(t), self.alpha(t)

@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from asdkit.core.parts import Part
+from asdkit.core.bounds import Share
+from asdkit.core.parts import Part, require
 from asdkit.core.ramps import Ramp, ends, value_at
 
 
@@ -12,18 +13,17 @@ class Timesteps(Part):
     """t ~ U[t_min, t_max], as shares of the schedule; both ends may move with the iterations.
 
     Args:
-        t_min: lower end, within [0, 1].
-        t_max: upper end, within [t_min, 1]; equal ends give one t for all samples.
+        t_min: lower end.
+        t_max: upper end, at least t_min; equal ends give one t for all samples.
         stratified: one t in each of B equal parts of the range, in random order, instead of B independent ones.
 
     Raises:
-        ValueError: ends that are not 0 <= t_min <= t_max <= 1 at the start and at the end.
+        ValueError: t_min > t_max, at the start or at the end of their ramps.
     """
 
-    def __init__(self, t_min: float | Ramp = 0.02, t_max: float | Ramp = 0.98, stratified: bool = True) -> None:
+    def __init__(self, t_min: Share | Ramp = 0.02, t_max: Share | Ramp = 0.98, stratified: bool = True) -> None:
         for low, high in zip(ends(t_min), ends(t_max), strict=True):
-            if not 0 <= low <= high <= 1:
-                raise ValueError(f"The range of t must satisfy 0 <= t_min <= t_max <= 1; got {low} and {high}.")
+            require(low <= high, f"The range of t must satisfy t_min <= t_max; got {low} and {high}.")
         self.t_min, self.t_max, self.stratified = t_min, t_max, stratified
 
     def range(self, step: int) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from asdkit.core.randomness import generator_for
 from asdkit.data import Canvas
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
-from asdkit.scores.equations import saturation
+from asdkit.scores.equations import hsv_saturation
 from asdkit.toybox import world
 from asdkit.toybox.clip import similarity
 from asdkit.toybox.judge import CLIPJudge, resized
@@ -63,12 +63,12 @@ def sharpness(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
 def figures(images: Float[Tensor, "B 3 H W"], prompt: str) -> dict[str, float]:
     """Saturation and sharpness; of a prompt of the toybox also PSNR to the nearest truths, and these truths' own."""
     images = resized(images.cpu(), _SIZE)
-    results = {"saturation": saturation(images).mean().item(), "sharpness": sharpness(images).mean().item()}
+    results = {"saturation": hsv_saturation(images).mean().item(), "sharpness": sharpness(images).mean().item()}
     bank = truths(prompt)
     if bank is not None:
         nearest = bank.nearest(images)
         results["psnr"] = psnr(images, nearest).mean().item()
-        results["true_saturation"] = saturation(nearest).mean().item()
+        results["true_saturation"] = hsv_saturation(nearest).mean().item()
         results["true_sharpness"] = sharpness(nearest).mean().item()
     return results
 

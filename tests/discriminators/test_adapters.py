@@ -1,4 +1,4 @@
-"""Embedding and UNetCopy on a tiny UNet: exact at the start, learn alone, leave the prior as it was, bear a LoRA."""
+"""Adapters on a tiny UNet: exact at the start, learn alone, leave the prior as it was, survive checkpoints."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +10,10 @@ from torch import Tensor
 
 from asdkit.discriminators.adapters import Embedding, LoRA, UNetCopy, _Attached
 from asdkit.discriminators.discriminator import Discriminator
+from asdkit.distillation import Distillation
+from asdkit.generators.gaussians import Gaussians
 from asdkit.lab import Affine, FiniteSetPrior, GaussianPrior, gaussian_eps
-from asdkit.methods import LODS, SDS
+from asdkit.methods import ASD, LODS, SDS
 from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import Views, ring
 from asdkit.scores.conditions import Condition
@@ -20,7 +22,7 @@ from asdkit.scores.prior import Noised
 
 Y = Condition("a red cube")
 B = 3
-BOTH = pytest.mark.parametrize("make", [Embedding, UNetCopy])
+EACH = pytest.mark.parametrize("make", [LoRA, Embedding, UNetCopy])
 Make = Callable[..., _Attached]
 
 
@@ -50,7 +52,13 @@ def learn(phi: Field, prior: Pretrained, steps: int = 2) -> None:
         optimizer.step()
 
 
-@BOTH
+def frozen(prior: Pretrained) -> dict[str, Tensor]:
+    """Copies of the prior's own weights, by the names that they have without a LoRA."""
+    state = {key.replace(".base_layer", ""): value for key, value in prior.state_dict().items() if "lora" not in key}
+    return {key: value.clone() for key, value in state.items()}
+
+
+@EACH
 @pytest.mark.parametrize("camera", [True, False])
 def test_starts_at_the_prior_bitwise(prior: Pretrained, make: Make, camera: bool) -> None:
     before = draw(prior).predict(Y)
@@ -61,25 +69,26 @@ def test_starts_at_the_prior_bitwise(prior: Pretrained, make: Make, camera: bool
     assert (adapter.camera is not None) == camera
 
 
-@BOTH
+@EACH
 def test_learns_and_leaves_the_prior_alone(prior: Pretrained, make: Make) -> None:
-    before, base = draw(prior).predict(Y), {key: value.clone() for key, value in prior.state_dict().items()}
+    before, base = draw(prior).predict(Y), frozen(prior)
     embeddings = {text: rows["text"].clone() for text, rows in prior.prompts.embedded.items()}
     phi = attached(make(), prior)
     weights = {key: parameter.detach().clone() for key, parameter in phi.named_parameters()}
     assert weights and all(p.requires_grad for p in phi.parameters())
     learn(phi, prior)
     assert not [key for key, parameter in phi.named_parameters() if torch.equal(parameter, weights[key])]
-    now = prior.state_dict()
+    now = frozen(prior)
     assert now.keys() == base.keys() and all(torch.equal(now[key], base[key]) for key in base)
     assert all(torch.equal(prior.prompts.embedded[text]["text"], row) for text, row in embeddings.items())
-    assert all(parameter.grad is None and not parameter.requires_grad for parameter in prior.parameters())
+    own = [parameter for key, parameter in prior.named_parameters() if "lora" not in key]
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in own)
     x = draw(prior)
     assert torch.equal(x.predict(Y), before)
     assert (x.predict(Y, phi.adapter) - before).abs().max() > 1e-3
 
 
-@BOTH
+@EACH
 def test_switches_off_even_after_an_error(prior: Pretrained, make: Make) -> None:
     phi = attached(make(), prior)
     learn(phi, prior)
@@ -97,7 +106,7 @@ def test_gradients_reach_every_part_of_phi(prior: Pretrained) -> None:
         assert phi.adapter.camera.out.weight.grad.abs().sum() > 0
 
 
-@BOTH
+@EACH
 def test_the_camera_matters_after_training(prior: Pretrained, make: Make) -> None:
     """Only through phi's own camera network: view words are the same in both."""
     phi = attached(make(), prior)
@@ -106,12 +115,17 @@ def test_the_camera_matters_after_training(prior: Pretrained, make: Make) -> Non
     one, two = draw(prior, ring(B)), draw(prior, ring(B, distance=9.0))
     assert torch.equal(one.predict(Y), two.predict(Y))
     assert not torch.allclose(one.predict(Y, phi.adapter), two.predict(Y, phi.adapter), atol=1e-4)
+    with torch.no_grad():
+        phi.adapter.camera.out.weight.zero_()
+        phi.adapter.camera.out.bias.zero_()
+    phi.forget(one), phi.forget(two)
+    assert torch.equal(one.predict(Y, phi.adapter), two.predict(Y, phi.adapter))
     blind = attached(make(camera=False), prior)
     learn(blind, prior)
     assert torch.equal(one.predict(Y, blind.adapter), two.predict(Y, blind.adapter))
 
 
-@BOTH
+@EACH
 def test_several_conditions_in_one_call(prior: Pretrained, make: Make) -> None:
     phi = attached(make(), prior)
     learn(phi, prior)
@@ -121,7 +135,7 @@ def test_several_conditions_in_one_call(prior: Pretrained, make: Make) -> None:
         assert torch.allclose(prior.predict(draw(prior), [condition], phi.adapter)[0], rows, atol=1e-5)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("before_setup", [True, False])
 def test_state_dict_round_trip(prior: Pretrained, tiny_folder: Path, make: Make, before_setup: bool) -> None:
     phi = attached(make(), prior)
@@ -139,10 +153,11 @@ def test_state_dict_round_trip(prior: Pretrained, tiny_folder: Path, make: Make,
         again.load_state_dict(state)
     assert torch.equal(draw(other).predict(Y), base)
     assert torch.equal(draw(other).predict(Y, again.adapter), expected)
+    assert all(torch.equal(again.state_dict()[key], value) for key, value in state.items())
     assert again.state_dict().keys() == state.keys()
 
 
-@BOTH
+@EACH
 def test_set_up_twice_is_set_up_once(prior: Pretrained, make: Make) -> None:
     phi = attached(make(), prior)
     learn(phi, prior)
@@ -150,6 +165,49 @@ def test_set_up_twice_is_set_up_once(prior: Pretrained, make: Make) -> None:
     phi.setup(prior)
     assert all(one is two for one, two in zip(phi.parameters(), weights, strict=True))
     assert torch.equal(draw(prior).predict(Y, phi.adapter), before)
+
+
+# ---------------------------------------------------------------------------------------------- LoRA
+
+
+def test_alpha_scales_the_update(tiny_folder: Path) -> None:
+    changes = []
+    for alpha in (0.0, 2.0, 4.0):
+        prior = Pretrained(str(tiny_folder))
+        prior.setup()
+        adapter = LoRA(rank=2, alpha=alpha, camera=False, targets=("attn2.to_out.0",))
+        attached(adapter, prior)
+        with torch.no_grad():
+            for key, parameter in adapter.weights.items():
+                parameter.fill_(1e-3 if "lora_A" in key else 1e-2)
+        x = draw(prior)
+        changes.append(x.predict(Y, adapter) - x.predict(Y))
+    assert torch.allclose(changes[0], changes[1])  # 0 stands for alpha = rank, a scale of 1
+    assert (changes[2].norm() / changes[1].norm()).item() == pytest.approx(2, rel=0.05)
+
+
+def test_init_seed_and_the_global_random_state(tiny_folder: Path) -> None:
+    weights = []
+    for seed in (0, 0, 1):
+        prior = Pretrained(str(tiny_folder))
+        prior.setup()
+        adapter, before = LoRA(init_seed=seed), torch.random.get_rng_state()
+        adapter.setup(prior)
+        adapter.setup(prior)
+        assert torch.equal(before, torch.random.get_rng_state())
+        weights.append(torch.cat([p.detach().flatten() for p in adapter.parameters()]))
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_the_prior_is_never_in_a_checkpoint(tiny_folder: Path) -> None:
+    model = Distillation("a red cube", Pretrained(str(tiny_folder)), Gaussians(count=20, capacity=30), ASD())
+    model.setup()
+    state = model.state_dict()
+    assert not [key for key in state if key.startswith("prior")]
+    learning = sum(p.numel() for p in model.guidance.parameters())
+    assert sum(value.numel() for key, value in state.items() if key.startswith("guidance")) == learning
+    assert [key for key in state if key.startswith("generator")]
+    assert {id(p) for p in model.guidance.parameters()} <= {id(p) for p in model.parameters()}
 
 
 # ---------------------------------------------------------------------------------------------- Embedding
@@ -214,11 +272,11 @@ def test_a_copy_is_as_large_as_the_network_and_shares_nothing(prior: Pretrained)
 
 def test_a_copy_moves_with_its_parameters(prior: Pretrained) -> None:
     phi = attached(UNetCopy(camera=False), prior)
-    phi.adapter._network[0].register_buffer("level", torch.ones(1))
+    phi.adapter._network.register_buffer("level", torch.ones(1))
     phi.double()
-    assert phi.adapter._network[0].level.dtype == torch.float64
-    assert all(p.dtype == torch.float64 for p in phi.adapter._network[0].parameters())
-    assert {id(p) for p in phi.parameters()} == {id(p) for p in phi.adapter._network[0].parameters()}
+    assert phi.adapter._network.level.dtype == torch.float64
+    assert all(p.dtype == torch.float64 for p in phi.adapter._network.parameters())
+    assert {id(p) for p in phi.parameters()} == {id(p) for p in phi.adapter._network.parameters()}
     assert all(p.dtype == torch.float32 for p in prior.network.parameters())
 
 
@@ -241,6 +299,7 @@ def _predictions(prior: Pretrained, fields: list[Discriminator]) -> list[Tensor]
 @pytest.mark.parametrize(
     "make",
     [
+        lambda: [LoRA(2, init_seed=k) for k in range(3)],
         lambda: [LoRA(2), Embedding()],
         lambda: [Embedding(), LoRA(2)],
         lambda: [LoRA(2), UNetCopy()],
@@ -252,6 +311,8 @@ def _predictions(prior: Pretrained, fields: list[Discriminator]) -> list[Tensor]
 def test_adapters_on_one_prior_do_not_disturb_each_other(prior: Pretrained, make: Callable[[], list]) -> None:
     plain = draw(prior).predict(Y)
     fields = [attached(adapter, prior) for adapter in make()]
+    parameters = [parameter for phi in fields for parameter in phi.parameters()]
+    assert all(p.requires_grad for p in parameters) and len({id(p) for p in parameters}) == len(parameters)
     assert all(torch.allclose(value, plain, atol=1e-6) for value in _predictions(prior, fields))
     for trained in range(len(fields)):
         before = _predictions(prior, fields)
@@ -276,18 +337,18 @@ def test_a_copy_made_after_a_trained_lora_starts_at_the_prior(prior: Pretrained)
 # ---------------------------------------------------------------------------------------------- refused
 
 
-def test_impossible_adapters_are_refused() -> None:
+def test_impossible_adapters_are_refused(prior: Pretrained) -> None:
+    with pytest.raises(ValueError, match="no layer named nothing, nowhere; set targets"):
+        LoRA(targets=("nothing", "nowhere")).setup(prior)
     finite = FiniteSetPrior()
     finite.add("y", torch.zeros(2, 3, 4, 4))
-    for prior in (finite, exact_prior()):
+    for bare in (finite, exact_prior()):
         with pytest.raises(ValueError, match="has no parameters that a copy could learn"):
-            UNetCopy().setup(prior)
+            UNetCopy().setup(bare)
     with pytest.raises(
         ValueError, match="FiniteSetPrior has no embedding of prompts that could be learned; use a LoRA"
     ):
         Embedding().setup(finite)
-    with pytest.raises(ValueError, match="tokens can't be negative; got -1"):
-        Embedding(-1)
 
 
 def test_an_affine_adapter_beside_an_embedding() -> None:

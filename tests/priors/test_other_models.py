@@ -74,7 +74,7 @@ def test_the_other_models_frozen_weights_are_in_no_checkpoint_and_move_with_phi(
     guidance.setup(ready(folders[0]))
     assert all("/lora_" in key or "camera" in key for key in guidance.state_dict())
     guidance.to("meta")
-    assert {p.device.type for p in guidance.second.field.adapter._other[0].parameters()} == {"meta"}
+    assert {p.device.type for p in guidance.second.field.adapter._other_prior.parameters()} == {"meta"}
     assert guidance.spec["init_args"]["adapter"]["init_args"]["prior"]["class_path"] == "asdkit.Pretrained"
 
 

@@ -177,7 +177,7 @@ def test_17_ism_becomes_the_classifier_term() -> None:
     distances = []
     for delta in (0.048, 0.012, 0.003):
         ism = ready(ISM(7.5, delta), prior)
-        there = ism.there(x)
+        there = ism.redraw(x)
         distances.append((ism(x) - 7.5 * ready(CSD(), prior)(there)).abs().max().item())
     assert distances[0] < 0.2 and distances[0] > 3 * distances[1] > 9 * distances[2]
 
@@ -190,7 +190,7 @@ def test_18_sdi_with_an_exact_inversion() -> None:
     prior = GaussianPrior({"y": MU}, 0.0, SPREAD).double()
     x = draw(prior, 0.4, 0.9, torch.tensor([200, 500, 800]))
     inversion = ready(Inverted(Prompt(), 1.0, steps=800), prior)
-    there = inversion.there(x)
+    there = inversion.redraw(x)
     shrunk = x.alpha * SPREAD / ((x.alpha * SPREAD) ** 2 + x.sigma**2).sqrt()
     expected = MU + shrunk * (x.x0 - MU)
     assert torch.allclose(there.to_x0(inversion(x)), expected, atol=5e-3)

@@ -10,7 +10,7 @@ from torch import Tensor
 from asdkit.discriminators.discriminator import Discriminator
 from asdkit.lab import Affine
 from asdkit.methods import ASD
-from asdkit.scores.equations import discriminator_loss, effective_scale, inject, saturation, weight
+from asdkit.scores.equations import discriminator_loss, effective_scale, hsv_saturation, inject, weight
 
 GAMMAS = (-0.75, -0.5, 0.0, 0.5, 4.0)
 B = 3
@@ -113,9 +113,9 @@ def test_saturation_is_hsvs() -> None:
     images = torch.rand(B, 3, 4, 5, generator=random)
     images[0, :, :2] = 0
     expected = [sum(colorsys.rgb_to_hsv(*pixel)[1] for pixel in image.flatten(1).T.tolist()) / 20 for image in images]
-    assert saturation(images).tolist() == pytest.approx(expected, abs=1e-6)
+    assert hsv_saturation(images).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_saturation_of_plain_pictures() -> None:
     grey, red, black = (torch.tensor(colour).reshape(1, 3, 1, 1) for colour in ([0.4] * 3, [1.0, 0, 0], [0.0] * 3))
-    assert [saturation(picture).item() for picture in (grey, red, black)] == [0.0, 1.0, 0.0]
+    assert [hsv_saturation(picture).item() for picture in (grey, red, black)] == [0.0, 1.0, 0.0]

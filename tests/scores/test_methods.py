@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support.exact import B, bent, cfg, close, draw, e, e_phi, exact_prior, ready, state
+from support.exact import B, bent, cfg, close, draw, e, e_phi, ready, state
 from torch import Tensor
 
 from asdkit import methods as guidance
@@ -47,19 +47,6 @@ class Brightness(Scorer):
     def __call__(self, images: Tensor, prompt: str) -> Tensor:
         self.prompts.append(prompt)
         return images.flatten(1).mean(1)
-
-
-@pytest.fixture
-def prior() -> GaussianPrior:
-    return exact_prior()
-
-
-@pytest.fixture
-def calls(prior: GaussianPrior) -> list[int]:
-    """Rows of each network call, in batches."""
-    rows: list[int] = []
-    prior.network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0]) / B))
-    return rows
 
 
 def on_source(x: Noised) -> SimpleNamespace:
@@ -259,9 +246,9 @@ def test_reward_sds_between_the_mean_and_the_best(prior: GaussianPrior) -> None:
     two = [state(x, eps=eps) for eps in noises]
     residuals = torch.stack([cfg(s, 9.0) - s.eps for s in two])
     mean, best = (
-        ready(RewardSDS(Brightness(), 9.0, 2, temperature, 0.5), prior)(fresh()) for temperature in (1e9, 1e-9)
+        ready(RewardSDS(Brightness(), 9.0, 2, temperature, 0.5), prior)(fresh()) for temperature in (1e6, 1e-9)
     )
-    assert close(mean, residuals.mean(0), 1e-6)
+    assert close(mean, residuals.mean(0), 1e-5)
     scores = torch.stack([((s.x_t - s.sigma * cfg(s, 0.5)) / s.alpha).clamp(0, 1).flatten(1).mean(1) for s in two])
     assert close(best, residuals[scores.argmax(0), torch.arange(B)])
 
@@ -273,7 +260,7 @@ def test_reward_sds_between_the_mean_and_the_best(prior: GaussianPrior) -> None:
         (lambda: SJC(9.0), lambda: SDS(9.0)),
         (lambda: SDS(9.0), lambda: SDS(Ramp(9.0, 9.0, 5))),
         (lambda: Bridge("ugly", 9.0, at=4), lambda: SDS(9.0)),
-        (lambda: NFSD(9.0, "ugly", 2.0), lambda: SJC(9.0, False)),
+        (lambda: NFSD(9.0, "ugly", 1.0), lambda: SJC(9.0, False)),
         (lambda: PDS(3.0, 0.0), lambda: DDS(3.0)),
         (lambda: CSD(2.0, Ramp(0.0, 1.0, 9, begin=4), "ugly"), lambda: CSD(2.0)),
     ],

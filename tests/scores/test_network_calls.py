@@ -76,7 +76,7 @@ class _Watcher(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.counter.watch(pl_module.prior.network)
         for leaf in pl_module.guidance.leaves():
-            for network in getattr(getattr(leaf, "adapter", None), "_network", []):
+            if network := getattr(getattr(leaf, "adapter", None), "_network", None):
                 self.counter.watch(network)
 
 

@@ -75,8 +75,8 @@ def test_draw_is_a_function_of_step_and_generator() -> None:
 
 @pytest.mark.parametrize(
     "ends",
-    [(-0.1, 0.5), (0.6, 0.5), (0.1, 1.1), (0.5, Ramp(0.9, 0.4, 9)), (0.1, Ramp(0.9, 1.2, 9)), (Ramp(0.1, 0.9, 9), 0.5)],
+    [(0.6, 0.5), (0.5, Ramp(0.9, 0.4, 9)), (Ramp(0.1, 0.9, 9), 0.5)],
 )
 def test_impossible_ranges_are_refused(ends: tuple[float | Ramp, ...]) -> None:
-    with pytest.raises(ValueError, match="0 <= t_min <= t_max <= 1"):
+    with pytest.raises(ValueError, match="must satisfy t_min <= t_max"):
         Timesteps(*ends)
