@@ -66,9 +66,9 @@ class _Attached(Adapter):
 
     def _apply(self, function: Any, recurse: bool = True) -> "_Attached":
         """The other model moves with the adapter."""
-        super()._apply(function, recurse)
+        super()._apply(function, recurse)  # type: ignore[no-untyped-call]
         if self._other_prior is not None:
-            self._other_prior._apply(function, recurse)
+            self._other_prior._apply(function, recurse)  # type: ignore[no-untyped-call]
         return self
 
     @contextmanager
@@ -235,7 +235,7 @@ class UNetCopy(_Attached):
     def _apply(self, function: Any, recurse: bool = True) -> "_Attached":
         """The copy's buffers move with its parameters."""
         super()._apply(function, recurse)
-        self._network._apply(function, recurse)
+        self._network._apply(function, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def within(self, prior: Prior) -> AbstractContextManager[None]:

@@ -246,7 +246,7 @@ def test_oracles(prior: GaussianPrior) -> None:
     x = draw(prior)
     oracle = GaussianScore()
     oracle.follow(torch.tensor(0.4), 0.7)
-    assert close(oracle(x), x.sigma * (x.x_t - 0.4 * x.alpha) / (0.49 * x.alpha**2 + x.sigma**2))
+    assert close(oracle(x), x.sigma * (x.x_t - 0.4 * x.alpha) / (0.49 * x.alpha**2 + x.sigma**2), 1e-6)
     one = prior.draw(x.x0[:1], x.t[:1], x.eps[:1])
     assert torch.allclose(ParticleScore()(one), one.eps.double(), atol=1e-4)
 
