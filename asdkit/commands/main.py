@@ -22,7 +22,7 @@ asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by 
   asdkit view RUN|FILE        look at a run, a checkpoint or a file of splats in a browser, on this machine alone
   asdkit bench --config RECIPE [--prior random:sd21]   time the parts of a step: --steps N, --json, any option of fit
   asdkit recipes              list the recipes; RECIPE is one of these names or a YAML file
-  asdkit sweep PROMPTS.txt --config RECIPE    a run for each line of a file; started again, it goes on
+  asdkit sweep PROMPTS.txt --config RECIPE    a run for each line of a file: --seeds N, --vary KEY=A,B, --jobs N
   asdkit doctor               what works on this machine, what does not, and what to do about it
 
 RUN is a folder that fit made, runs/<recipe>/<prompt>@<time>. Other options:

@@ -40,6 +40,11 @@ def recipe_slug(path: Path) -> str:
     return slug(f"{path.parent.name}-{path.stem}" if path.parent.name == "toybox" else path.stem)
 
 
+def run_folder(root: Path, recipe: str, name: str) -> Path:
+    """The folder of a run with a name of its own; whoever makes or looks for one asks this function alone."""
+    return root / slug(recipe) / slug(name)
+
+
 def suggestion(word: str, known: list[str] | tuple[str, ...]) -> str:
     """The end of a sentence about an unknown word: the nearest known one, if any is near."""
     near = difflib.get_close_matches(word, known, n=1)

@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from asdkit.core.atomic import remove_leftovers, write_text, writing
 from asdkit.core.errors import CannotWrite, PriorUnavailable
 from asdkit.core.foreign import set_root_folder
-from asdkit.core.text import slug
+from asdkit.core.text import run_folder, slug
 from asdkit.core.version import __version__
 from asdkit.distillation import Distillation
 from asdkit.run.exits import exit_code, sentence, status
@@ -46,9 +46,10 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
         CannotWrite: the disk is full or read-only, or the root is somebody else's.
     """
     job = slurm_job()
-    stem = slug(name) if name else f"{slug(prompt)}@{f'job{job}' if job else time.strftime('%Y%m%d-%H%M%S')}"
+    moment = f"job{job}" if job else time.strftime("%Y%m%d-%H%M%S")
+    first = run_folder(root, recipe, name) if name else root / slug(recipe) / f"{slug(prompt)}@{moment}"
     for attempt in range(1, 100):
-        folder = root / slug(recipe) / (stem if attempt == 1 else f"{stem}-{attempt}")
+        folder = first if attempt == 1 else first.with_name(f"{first.name}-{attempt}")
         try:
             with writing(folder):
                 folder.mkdir(parents=True)
@@ -68,7 +69,7 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
             raise ValueError(
                 f"The run folder {folder} can't be made ({error.strerror}); choose another --run.root."
             ) from None
-    raise ValueError(f"There are too many runs named {stem}; choose another --run.name.")
+    raise ValueError(f"There are too many runs named {first.name}; choose another --run.name.")
 
 
 def _command(folder: Path) -> list[str]:

@@ -1,7 +1,13 @@
-"""What the studies measure, and how their runs are started: image figures, the CFG sweep, the edits."""
+"""What the studies measure, image figures and exact scores; and each of them in a small form, started twice."""
 
+import csv
 import json
 import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import create_autospec
 
@@ -12,6 +18,7 @@ from torch import Tensor
 
 from asdkit.data import Canvas
 from asdkit.distillation import Distillation
+from asdkit.formats.pictures import read_picture
 from asdkit.generators.base import Render
 from asdkit.generators.images import Pixels
 from asdkit.lab import FiniteSetPrior, finite_set_eps
@@ -21,8 +28,8 @@ from asdkit.toybox import judge as judging
 from asdkit.toybox.clip import TinyCLIP, similarity
 from asdkit.toybox.image_judge import ToyboxImageJudge, Truths, figures, sharpness, truths
 from asdkit.toybox.judge import EMBEDDED
+from asdkit.toybox.studies import benchmark, edits, representations
 from asdkit.toybox.studies import cfg_sweep as sweep
-from asdkit.toybox.studies import edits, representations, runs
 
 
 def on(bank: Truths, index: int, colour: tuple[float, float, float]) -> Tensor:
@@ -115,36 +122,6 @@ def test_without_a_clip_there_are_no_similarities(monkeypatch: pytest.MonkeyPatc
     assert found["change"] == 0 and not {"similarity", "r_precision", "drift"} & set(found)
 
 
-class Started:
-    """Stands for subprocess.run: notes the command and leaves what a run leaves."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.commands = folder, []
-
-    def __call__(self, command: list[str], check: bool) -> None:
-        assert check
-        self.commands.append(command[1:])
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "run.json").write_text(json.dumps({"status": "finished", "n": len(self.commands)}))
-
-
-def test_a_finished_run_is_kept_and_a_stopped_one_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = tmp_path / "root" / "ASD" / "a-duck"
-    started = Started(folder)
-    monkeypatch.setattr(runs.subprocess, "run", started)
-    first = ["-m", "asdkit", "fit", "--config", "gs3d"]
-    place = ["--run.root", str(tmp_path / "root"), "--run.recipe", "ASD", "--run.name", "a-duck"]
-    assert runs.fit(folder, ["--config", "gs3d"])["n"] == 1
-    assert runs.fit(folder, ["--config", "gs3d"])["n"] == 1
-    (folder / "run.json").write_text('{"status": "interrupted"}')
-    assert runs.fit(folder, ["--config", "gs3d"])["n"] == 2
-    assert started.commands == [[*first, *place], ["-m", "asdkit", "fit", str(folder)]]
-
-
-def test_results_come_in_the_order_of_the_cells() -> None:
-    assert runs.side_by_side(lambda cell: cell * 2, range(7), 3) == [0, 2, 4, 6, 8, 10, 12]
-
-
 @pytest.mark.parametrize("method", sweep.EXACT)
 def test_the_exact_methods_are_their_formulas(method: str) -> None:
     """e_lambda by the points, m by the particles; ASD at Eq. 10's optimum is VSD at lambda_eff."""
@@ -157,18 +134,22 @@ def test_the_exact_methods_are_their_formulas(method: str) -> None:
     y, null, m = (finite_set_eps(*at, points) for points in (mine, torch.cat([mine, others]), x0))
     guided = null + 7.5 * (y - null)
     effective = null + 4.25 * (y - null)
-    expected = {"exact-SDS": guided - x.eps, "exact-VSD": guided - m, "exact-ASD": 2 * (effective - m)}[method]
+    expected = {
+        "SDS, exact scores": guided - x.eps,
+        "VSD, exact scores": guided - m,
+        "ASD, gamma -0.5, exact scores": 2 * (effective - m),
+    }[method]
     assert torch.allclose(sweep.exact_fields(method, 7.5, "y")(x), expected, atol=1e-4)
 
 
 def test_an_exact_run_comes_close_to_the_truth() -> None:
     """VSD at lambda 1 with exact scores, and how much further it is at a large scale."""
-    plain, strong = (sweep.exact_run("exact-VSD", scale, 0, "a red ball", 120) for scale in (1.0, 100.0))
+    plain, strong = (sweep.exact_run("VSD, exact scores", scale, 0, "a red ball", 120) for scale in (1.0, 100.0))
     assert plain["psnr"] > 23 and plain["psnr"] > strong["psnr"] + 2
     assert 0 < plain["drift"] < 0.1
 
 
-def row(method: str, scale: float, value: float | str) -> dict:
+def row(method: str, scale: float, value: float | None) -> dict:
     return {"method": method, "scale": scale} | dict.fromkeys(
         (*sweep.FIGURES, "true_saturation", "true_sharpness"), value
     )
@@ -182,30 +163,10 @@ def test_curves_are_means_over_seeds_and_the_law_reads_vsd_at_lambda_eff(tmp_pat
     assert torch.allclose(spread, torch.full((3,), math.sqrt(2)))
     scales, law = sweep.predicted(rows, "psnr")
     assert law.tolist() == pytest.approx([math.log(1), math.log(5.5), math.log(50.5)], abs=1e-5)
-    text = sweep.table([*rows, row("exact-VSD", 1.0, "")])
+    text = sweep.table([*rows, row("VSD, exact scores", 1.0, None)])
     assert "| VSD | 10 | 2.3 ± 1.4 |" in text
-    sweep.draw([*rows, row("exact-VSD", 1.0, 3.0)], tmp_path / "sweep.png")
+    sweep.draw([*rows, row("VSD, exact scores", 1.0, 3.0)], tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
-
-
-def test_a_cell_of_the_sweep_is_a_run_of_image2d(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    seen = {}
-
-    def fit(folder: Path, options: list[str]) -> dict:
-        seen.update(folder=folder, options=options)
-        return {"metrics": {"psnr": 20.0}, "prior": "abc", "seconds": 9}
-
-    monkeypatch.setattr(sweep, "fit", fit)
-    assert sweep.trained_run("VSD2", 7.5, 2, "a red car", 300, tmp_path)["psnr"] == 20
-    assert seen["folder"] == tmp_path / "VSD2" / "scale-7-5-seed-2"
-    assert {
-        "image2d",
-        "image2d/vsd",
-        "--model.discriminator_lr=2e-3",
-        "--model.seed=2",
-        "--model.generator.init_seed=2",
-        "a red car",
-    } <= set(seen["options"])
 
 
 def test_the_change_outside_counts_what_is_beyond_the_silhouettes_edge() -> None:
@@ -223,39 +184,110 @@ def test_the_edits_are_of_the_world_and_cover_figure_9() -> None:
     assert all(world.parse(words) for edit in edits.EDITS for words in (edit.source, edit.target))
 
 
-def test_the_table_of_edits_has_means() -> None:
-    found = dict.fromkeys(("before", "after", "outside", "psnr_before", "psnr_after", "seconds"), 0.5)
-    results = {("DDS", edit): found | {"outside": 0.01 * i} for i, edit in enumerate(edits.EDITS[:3])}
-    text = edits.table(results)
-    assert "| DDS | recolour: a yellow duck → a red duck | 0.5 | 0.5 | 0 | 0.5 | 0.5 | 0.5 |" in text
-    assert "| **DDS** | **mean** | **0.5** | **0.5** | **0.01** |" in text
+# ---------------------------------------------------------------------------------------------- real studies
 
 
-def test_a_representation_is_a_run_and_its_files(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_folder: Path
-) -> None:
-    def small(folder: Path, options: list[str]) -> dict:
-        asked.append(options)
-        tiny = [f"--model.prior.path={tiny_folder}", "--data.size=16", "--data.views_per_step=1"]
-        return fit(folder, [*options, *tiny, "--trainer.max_steps=1", "--snapshots.every=0", "--report.size=16"])
+@pytest.fixture
+def options(tiny_folder: Path) -> list[str]:
+    """What makes every run of a study quick."""
+    return ["--", f"--model.prior.path={tiny_folder}", "--trainer.max_steps=1", "--snapshots.every=0"]
 
-    asked, fit = [], runs.fit
-    monkeypatch.setattr(representations, "fit", small)
-    name = "NeRF, then Gaussians"
-    nerf = representations.run("NeRF, voxels", "a red car", tmp_path / "out")
-    both = representations.run(name, "a red car", tmp_path / "out")
-    assert asked[1][:5] == [
-        "--config", "gs3d", "--config", "gs3d/from_nerf", f"--model.generator.init={tmp_path}/out/nerf-voxels",
+
+def twice(main: Callable[[list[str]], int], arguments: list[str], out: Path, table: str = "table.md") -> list[str]:
+    """The lines of a study's table; started again it makes no run, and writes the same."""
+    before: list[tuple[str, list[float]]] = []
+    for _ in range(2):
+        assert main(["--out", str(out), *arguments]) == 0
+        runs = [path.stat().st_mtime for path in sorted(out.rglob("run.json"))]
+        before.append(((out / table).read_text(), runs))
+    assert before[0] == before[1] and len(before[0][1]) == 2
+    return before[0][0].splitlines()
+
+
+def colours(out: Path, size: tuple[int, int]) -> Tensor:
+    picture = read_picture(out / "sheet.png")
+    assert tuple(picture.shape[1:]) == size
+    return picture
+
+
+@pytest.mark.slow
+def test_a_benchmark_goes_on_after_a_stop(tmp_path: Path, options: list[str]) -> None:
+    """SIGTERM in the first of two runs; the folder of a long prompt by a method in capitals is found again."""
+    prompt = "a yellow house with a red roof, front right view"
+    module = [sys.executable, "-m", "asdkit.toybox.studies.benchmark", "--recipe", "image2d", "--out", "OUT"]
+    steps = ["--trainer.max_steps=60", "--checkpoints.every=5"]
+    command = [*module, "--methods", "ASD", "SDS7.5", "--prompts", prompt, *options, *steps]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment)
+    deadline = time.monotonic() + 150
+    while not list(tmp_path.rglob("last.ckpt")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(100) == 143 and not (tmp_path / "OUT" / "table.md").exists()
+    assert subprocess.run(command, cwd=tmp_path, env=environment, timeout=300).returncode == 0
+    reports = [json.loads(path.read_text()) for path in tmp_path.rglob("run.json")]
+    assert [(report["status"], report["iterations"]) for report in reports] == [("finished", 60)] * 2
+    assert not list(tmp_path.rglob("*-before-*"))  # it went on from its checkpoint
+    lines = (tmp_path / "OUT" / "table.md").read_text().splitlines()
+    assert [line.split(" | ")[:2] for line in lines[2:6]] == [
+        ["| ASD", prompt], ["| **ASD**", "**mean**"], ["| SDS7.5", prompt], ["| **SDS7.5**", "**mean**"],
     ]  # fmt: skip
-    assert asked[1][-2:] == ["--model.prompt", "a red car"]
-    assert set(nerf["sizes"]) == {"mesh-glb"} and set(both["sizes"]) == {"ply", "spz", "glb", "html", "mesh-glb"}
-    ply = tmp_path / "out" / "nerf-then-gaussians" / "export" / "splats.ply"
-    assert both["sizes"]["ply"] == ply.stat().st_size
-    assert both["numbers"] == 4000 * 14
-    assert 100 < both["peak_mb"]["rss"] < 20_000
-    lines = representations.table({"NeRF, voxels": nerf, name: both}).splitlines()
-    assert len({line.count("|") for line in lines[:4]}) == 1
-    cells = lines[3].split(" | ")
-    assert cells[0] == "| " + name and cells[6] == "56000"
+    sheet = colours(tmp_path / "OUT", (3 * 64, 4 * 64))
+    assert torch.allclose(sheet[:, :64, :64], benchmark.true_pictures(prompt)[0], atol=1 / 255)
+    assert sheet[:, 64:].std() > 0.01
+
+
+@pytest.mark.slow
+def test_a_cfg_sweep_is_made_once(tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "METHODS", {name: sweep.METHODS[name] for name in ("VSD", "ASD, gamma -0.5")})
+    monkeypatch.setattr(sweep, "EXACT", ("ASD, gamma -0.5, exact scores",))
+    arguments = ["--scales", "7.5", "--seeds", "1", "--steps", "2", "--prompt", "a red ball"]
+    arguments += [*options[:2], "--trainer.log_every_n_steps=1"]
+    lines = twice(sweep.main, arguments, tmp_path, "sweep.md")
+    assert [line.split(" | ")[:2] for line in lines[2:]] == [
+        [f"| {method}", "7.5"] for method in ("VSD", "ASD, gamma -0.5", "ASD, gamma -0.5, exact scores")
+    ]
+    rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
+    assert [row["seed"] for row in rows] == ["0", "0", "0"] and float(rows[1]["lambda_eff"]) == 4.25
+    assert rows[0]["prior"] and not rows[2]["prior"] and (tmp_path / "sweep.png").stat().st_size > 10_000
+    configs = [path.read_text() for path in tmp_path.rglob("config.yaml")]
+    assert all("init_seed: 0" in text and "max_steps: 2" in text and "scale: 7.5" in text for text in configs)
+
+
+@pytest.mark.slow
+def test_edits_are_made_once(tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edits, "EDITS", edits.EDITS[:1])
+    lines = twice(edits.main, ["--methods", "DDS", "ASDEdit", *options], tmp_path)
+    assert lines[0] == "| method | edit | similarity before | after | change outside | PSNR before | after | seconds |"
+    rows = [line.strip("| ").split(" | ") for line in lines[2:6]]
+    assert [row[:2] for row in rows[::2]] == [[m, "recolour: a yellow duck → a red duck"] for m in ("DDS", "ASDEdit")]
+    assert [row[:2] for row in rows[1::2]] == [["**DDS**", "**mean**"], ["**ASDEdit**", "**mean**"]]
+    assert rows[0][2] == rows[2][2] == "0.269" and rows[0][5] == rows[2][5] == "16.4"  # of the source alone
+    sheet = colours(tmp_path, (4 * 128, 128))
+    for row, prompt in ((0, "a yellow duck"), (3, "a red duck")):
+        there = sheet[:, 128 * row : 128 * (row + 1) : 2, ::2]
+        assert torch.allclose(there, edits.truth(prompt, 90.0).image[0], atol=1 / 255)
+
+
+@pytest.mark.slow
+def test_representations_are_made_once_and_start_from_each_other(tmp_path: Path, options: list[str]) -> None:
+    small = ["--data.size=16", "--data.views_per_step=1", "--report.size=16"]
+    name = "NeRF, then Gaussians"
+    lines = twice(representations.main, ["--prompt", "a red car", "--only", name, *options, *small], tmp_path)
+    [ply] = tmp_path.rglob("export/splats.ply")
+    cells = lines[2].split(" | ")
+    assert len({line.count("|") for line in lines[:3]}) == 1 and len(lines) == 5
+    assert cells[0] == "| " + name and cells[6] == "56000" and 100 < float(cells[5]) < 20_000
     assert float(cells[7]) == pytest.approx(ply.stat().st_size / 1000, rel=0.01)
-    assert lines[2].split(" | ")[7] == ""
+    [field] = tmp_path.glob("gs3d/nerf-voxels-*/run.json")
+    assert f"init: {field.parent}" in (ply.parents[1] / "config.yaml").read_text()
+    assert representations.sizes(field.parent).keys() == {"numbers", "mesh-glb KB"}
+    colours(tmp_path, (2 * 128, 4 * 64))
+
+
+def test_a_study_refuses_what_it_can_not_measure(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for arguments, words in ((["--prompts", "a corgi"], "no thing of the toybox"), (["--jobs=0"], "at least 1; got 0")):
+        with pytest.raises(SystemExit, match="2"):
+            benchmark.main(["--out", str(tmp_path / "out"), *arguments])
+        assert words in capsys.readouterr().err and not (tmp_path / "out").exists()

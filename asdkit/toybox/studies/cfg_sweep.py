@@ -4,14 +4,13 @@ Every method at every scale, over several seeds, by the recipe image2d; and with
 true pictures, where only the method itself is left. Writes `sweep.csv`, `sweep.md` and `sweep.png` into --out.
 """
 
-import argparse
-import csv
-import io
+import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
-from itertools import product
+from itertools import product as combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,33 +21,26 @@ from asdkit.core.randomness import generator_for
 from asdkit.generators.images import Latents
 from asdkit.lab import FiniteSetPrior, ParticleScore
 from asdkit.priors.pretrained import Pretrained
+from asdkit.run.grid import product
+from asdkit.run.tables import csv_text
 from asdkit.scores.equations import effective_scale, inject, weight
 from asdkit.scores.fields import CFG, Field, Noise, Prompt
 from asdkit.scores.timesteps import Timesteps
 from asdkit.toybox import world
 from asdkit.toybox.image_judge import DRIFT_FROM, figures, truths
-from asdkit.toybox.studies.runs import fit, side_by_side
+from asdkit.toybox.studies.study import make_study, study_parser, toybox_prompt
 
 SCALES = (1.0, 3.0, 7.5, 15.0, 30.0, 100.0)
 GAMMA = -0.5
 METHODS = {
     "SDS": ["--config", "image2d/sds"],
     "VSD": ["--config", "image2d/vsd"],
-    "VSD2": ["--config", "image2d/vsd", "--model.discriminator_lr=2e-3"],
-    "ASD": [f"--model.guidance.gamma={GAMMA}"],
-    "alpha2": ["--model.guidance.gamma=asdkit.Alpha2"],
+    "VSD, discriminator step x2": ["--config", "image2d/vsd", "--model.discriminator_lr=2e-3"],
+    f"ASD, gamma {GAMMA}": [f"--model.guidance.gamma={GAMMA}"],
+    "ASD, alpha² gamma": ["--model.guidance.gamma=asdkit.Alpha2"],
 }
-EXACT = ("exact-SDS", "exact-VSD", "exact-ASD")
-STYLES = {
-    "SDS": ("SDS", "C0o-"),
-    "VSD": ("VSD", "C1o-"),
-    "VSD2": ("VSD, discriminator step x2", "C2o-"),
-    "ASD": (f"ASD, gamma {GAMMA}", "C3o-"),
-    "alpha2": ("ASD, alpha² gamma", "C4o-"),
-    "exact-SDS": ("SDS, exact scores", "C0--"),
-    "exact-VSD": ("VSD, exact scores", "C1--"),
-    "exact-ASD": (f"ASD, gamma {GAMMA}, exact scores", "C3--"),
-}
+EXACT = ("SDS, exact scores", "VSD, exact scores", f"ASD, gamma {GAMMA}, exact scores")
+STYLES = dict(zip((*METHODS, *EXACT), ("C0o-", "C1o-", "C2o-", "C3o-", "C4o-", "C0--", "C1--", "C3--"), strict=True))
 OTHERS = ("a red car", "a blue chair", "a green tree", "a yellow house with a red roof")
 FIGURES = ("saturation", "sharpness", "psnr", "drift", "r_precision")
 _TRUE = {"saturation": "true_saturation", "sharpness": "true_sharpness"}
@@ -58,9 +50,9 @@ _PARTICLES, _POINTS = 4, 96
 def exact_fields(method: str, scale: float, prompt: str) -> Field:
     """A method whose prior and fake score are exact: at Eq. 10's optimum e_phi is (m + gamma e_y) / (1 + gamma)."""
     guided, fake = CFG(prompt, scale), ParticleScore()
-    if method == "exact-ASD":
+    if method.startswith("ASD"):
         return guided - (1 / (1 + GAMMA)) * (fake + GAMMA * Prompt(prompt))
-    return guided - (fake if method == "exact-VSD" else Noise())
+    return guided - (fake if method.startswith("VSD") else Noise())
 
 
 @cache
@@ -103,34 +95,11 @@ def exact_run(method: str, scale: float, seed: int, prompt: str, steps: int) -> 
     return figures(images, prompt) | {"drift": (images - before).abs().mean().item()}
 
 
-def trained_run(method: str, scale: float, seed: int, prompt: str, steps: int, out: Path) -> dict[str, float]:
-    """Figures of a run of image2d on the embedded prior."""
-    options = ["--config", "image2d", *METHODS[method], f"--model.guidance.scale={scale}", f"--model.seed={seed}"]
-    options += [f"--model.generator.init_seed={seed}", f"--trainer.max_steps={steps}", "--model.prompt", prompt]
-    report = fit(out / method / f"scale-{scale:g}-seed-{seed}".replace(".", "-"), options)
-    return report["metrics"] | {"prior": report["prior"], "seconds": report["seconds"]}
-
-
-def sweep(arguments: argparse.Namespace) -> list[dict]:
-    """A row of figures for each method, scale and seed."""
-
-    def run(cell: tuple[str, float, int]) -> dict:
-        common = {"prompt": arguments.prompt, "steps": arguments.steps}
-        return exact_run(*cell, **common) if cell[0] in EXACT else trained_run(*cell, **common, out=arguments.out)
-
-    cells = list(product((*METHODS, *EXACT), arguments.scales, range(arguments.seeds)))
-    wanted = (*FIGURES, *_TRUE.values(), "lambda_eff", "prior", "seconds")
-    return [
-        dict(zip(("method", "scale", "seed"), cell, strict=True)) | {key: found.get(key, "") for key in wanted}
-        for cell, found in zip(cells, side_by_side(run, cells, arguments.jobs), strict=True)
-    ]
-
-
-def curve(rows: Sequence[dict], method: str, figure: str) -> tuple[Tensor, Tensor, Tensor]:
+def curve(rows: Sequence[dict[str, Any]], method: str, figure: str) -> tuple[Tensor, Tensor, Tensor]:
     """Scales, and the mean and the standard deviation over seeds of a figure at each."""
     values: dict[float, list[float]] = {}
     for row in rows:
-        if row["method"] == method and row[figure] != "":
+        if row["method"] == method and row.get(figure) is not None:
             values.setdefault(float(row["scale"]), []).append(float(row[figure]))
     found = [torch.tensor(values[scale]) for scale in sorted(values)]
     spread = [value.std() if len(value) > 1 else value.new_zeros(()) for value in found]
@@ -139,25 +108,25 @@ def curve(rows: Sequence[dict], method: str, figure: str) -> tuple[Tensor, Tenso
     return torch.tensor(sorted(values)), torch.stack([value.mean() for value in found]), torch.stack(spread)
 
 
-def predicted(rows: Sequence[dict], figure: str) -> tuple[Tensor, Tensor]:
+def predicted(rows: Sequence[dict[str, Any]], figure: str) -> tuple[Tensor, Tensor]:
     """What the law of lambda_eff predicts of ASD: VSD's curve, read at 1 + (1 + gamma)(lambda - 1)."""
     scales, means, _ = curve(rows, "VSD", figure)
     effective = np.array([effective_scale(scale, GAMMA) for scale in scales.tolist()])
     return scales, torch.from_numpy(np.interp(np.log(effective), np.log(scales.numpy()), means.numpy()))
 
 
-def table(rows: Sequence[dict]) -> str:
+def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: the means over seeds, and their standard deviations."""
     lines = ["| method | lambda | " + " | ".join(FIGURES) + " |", "|---|---|" + "---|" * len(FIGURES)]
     for method in dict.fromkeys(row["method"] for row in rows):
         curves = [curve(rows, method, figure) for figure in FIGURES]
         for i, scale in enumerate(curves[0][0].tolist()):
             cells = [f"{mean[i]:.3g} ± {spread[i]:.2g}" if len(mean) else "" for _, mean, spread in curves]
-            lines.append(f"| {STYLES[method][0]} | {scale:g} | " + " | ".join(cells) + " |")
+            lines.append(f"| {method} | {scale:g} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def draw(rows: Sequence[dict], path: Path) -> None:
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """The curves, a panel for each figure."""
     from matplotlib.figure import Figure
 
@@ -165,8 +134,8 @@ def draw(rows: Sequence[dict], path: Path) -> None:
     panels = picture.subplots(1, len(FIGURES))
     for panel, figure in zip(panels, FIGURES, strict=True):
         for method in dict.fromkeys(row["method"] for row in rows):
-            label, style = STYLES[method]
-            panel.errorbar(*curve(rows, method, figure), fmt=style, label=label, capsize=2, markersize=3, linewidth=1)
+            look = {"fmt": STYLES[method], "capsize": 2, "markersize": 3, "linewidth": 1}
+            panel.errorbar(*curve(rows, method, figure), label=method, **look)
         panel.plot(*predicted(rows, figure), "k:", label="ASD as the law of lambda_eff predicts it from VSD")
         if figure in _TRUE:
             level = curve(rows, "VSD", _TRUE[figure])[1].mean()
@@ -177,28 +146,33 @@ def draw(rows: Sequence[dict], path: Path) -> None:
         picture.savefig(temporary, dpi=100, format="png")
 
 
-def main() -> None:
-    """Run, and write the rows, the table and the curves."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/sweep"), help="folder of the runs")
-    parser.add_argument("--prompt", default="a yellow duck, left side view", help="a prompt of the toybox")
+def main(arguments: list[str] | None = None) -> int:
+    """Run, and write the rows, the table and the curves; returns the exit code."""
+    parser = study_parser(__doc__, "cfg_sweep")
+    parser.add_argument("--prompt", type=toybox_prompt, default="a yellow duck, left side view", help="of the toybox")
     parser.add_argument("--scales", type=float, nargs="+", default=list(SCALES), help="CFG scales lambda")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each cell")
     parser.add_argument("--steps", type=int, default=300, help="iterations of each run")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    arguments = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     if find_spec("matplotlib") is None:
         parser.error("the curves need matplotlib: pip install 'asdkit[plots]'")
-    rows = sweep(arguments)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0])
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(arguments.out / "sweep.csv", text.getvalue())
-    write_text(arguments.out / "sweep.md", table(rows))
-    draw(rows, arguments.out / "sweep.png")
+    axes = {
+        "method": METHODS,
+        "scale": {scale: [f"--model.guidance.scale={scale}"] for scale in chosen.scales},
+        "seed": {n: [f"--model.seed={n}", f"--model.generator.init_seed={n}"] for n in range(chosen.seeds)},
+        "steps": {chosen.steps: [f"--trainer.max_steps={chosen.steps}"]},
+    }
+    _, rows, code = make_study(product([chosen.prompt], axes), "image2d", chosen)
+    for method, scale, seed in combinations(EXACT, chosen.scales, range(chosen.seeds)):
+        found = exact_run(method, scale, seed, chosen.prompt, chosen.steps)
+        rows.append({"method": method, "scale": scale, "seed": seed, **found})
+    columns = ("method", "scale", "seed", *FIGURES, *_TRUE.values(), "lambda_eff", "prior", "seconds")
+    write_text(chosen.out / "sweep.csv", csv_text(rows, columns))
+    write_text(chosen.out / "sweep.md", table(rows))
+    draw(rows, chosen.out / "sweep.png")
     print(table(rows))
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

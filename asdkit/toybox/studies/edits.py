@@ -4,21 +4,22 @@ Writes `table.md` and `sheet.png` (the source, what each method made of it, the 
 situations are among the pairs: a picture is simplified, refined, or its object replaced.
 """
 
-import argparse
 import math
+import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from asdkit.core.atomic import write_text
 from asdkit.core.text import slug
 from asdkit.formats.pictures import read_picture, save_grid
 from asdkit.rendering.cameras import orbit
+from asdkit.run.grid import Cell
+from asdkit.run.tables import write_sheet
 from asdkit.toybox import world
-from asdkit.toybox.studies.runs import fit, side_by_side
+from asdkit.toybox.studies.study import make_study, study_parser, write_table
 from asdkit.toybox.training.common import psnr
 
 METHODS = {
@@ -28,6 +29,9 @@ METHODS = {
     "DeltaASD": ["--config", "edit2d/delta"],
 }
 _EDGE = 2
+_RESULT = "images/00.png"
+_COLUMNS = {"method": "method", "edit": "edit", "source_similarity": "similarity before", "similarity": "after"}
+_COLUMNS |= {"outside": "change outside", "psnr_before": "PSNR before", "psnr_after": "after", "seconds": "seconds"}
 
 
 class Edit(NamedTuple):
@@ -37,6 +41,9 @@ class Edit(NamedTuple):
     source: str
     target: str
     azimuth_deg: float
+
+    def __str__(self) -> str:
+        return f"{self.situation}: {self.source} → {self.target}"
 
 
 EDITS = (
@@ -51,8 +58,8 @@ EDITS = (
 
 def truth(prompt: str, azimuth_deg: float) -> world.Truth:
     """The thing from this azimuth, 20 degrees above."""
-    place = [torch.tensor([value]) for value in (math.radians(azimuth_deg), math.radians(20.0), 3.4)]
-    return world.render(world.parse(prompt), orbit(*place, math.radians(40.0), 64, 64))
+    azimuth, elevation = (torch.tensor([math.radians(degrees)]) for degrees in (azimuth_deg, 20.0))
+    return world.render(world.parse(prompt), orbit(azimuth, elevation, torch.tensor([3.4]), math.radians(40.0), 64, 64))
 
 
 def change_outside(
@@ -63,68 +70,45 @@ def change_outside(
     return (image - source).abs()[(~edited).expand(image.shape)].mean().item()
 
 
-def run(method: str, edit: Edit, out: Path, options: list[str]) -> dict[str, float]:
-    """One edit by the recipe edit2d: the CLIP's similarities, the change outside, and PSNR to the true target."""
-    folder, picture = out / method / slug(edit.target), out / "sources" / f"{slug(edit.source)}.png"
+def picture(prompt: str, azimuth_deg: float, out: Path) -> Path:
+    """The file of a true picture."""
+    path = out / "truths" / f"{slug(prompt)}-{azimuth_deg:g}.png"
+    save_grid(truth(prompt, azimuth_deg).image, path, columns=1)
+    return path
+
+
+def measured(row: dict[str, Any], edit: Edit, source: Path) -> dict[str, Any]:
+    """A run's row with the change outside of the silhouettes, and PSNR to the true target."""
     before, after = truth(edit.source, edit.azimuth_deg), truth(edit.target, edit.azimuth_deg)
-    save_grid(before.image, picture, 1)
-    words = ["--model.source", edit.source, "--model.target", edit.target]
-    command = ["--config", "edit2d", *METHODS[method], "--data.image", str(picture), *words, *options]
-    report = fit(folder, command)
-    image, source = read_picture(folder / "images" / "00.png")[None], read_picture(picture)[None]
-    return {
-        "before": report["metrics"]["source_similarity"],
-        "after": report["metrics"]["similarity"],
-        "outside": change_outside(image, source, torch.cat([before.alpha, after.alpha])),
-        "psnr_before": psnr(source, after.image).item(),
+    image, unedited = read_picture(Path(row["folder"], _RESULT))[None], read_picture(source)[None]
+    return row | {
+        "outside": change_outside(image, unedited, torch.cat([before.alpha, after.alpha])),
+        "psnr_before": psnr(unedited, after.image).item(),
         "psnr_after": psnr(image, after.image).item(),
-        "seconds": report["seconds"],
     }
 
 
-def table(results: dict[tuple[str, Edit], dict[str, float]]) -> str:
-    """Markdown: a row for each edit, and the means of each method."""
-    names = ("before", "after", "outside", "psnr_before", "psnr_after", "seconds")
-    lines = [
-        "| method | edit | similarity before | after | change outside | PSNR before | after | seconds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for method in dict.fromkeys(method for method, _ in results):
-        rows = [(edit, found) for (by, edit), found in results.items() if by == method]
-        for edit, found in rows:
-            cells = " | ".join(f"{found[name]:.3g}" for name in names)
-            lines.append(f"| {method} | {edit.situation}: {edit.source} → {edit.target} | {cells} |")
-        means = " | ".join(f"**{sum(found[name] for _, found in rows) / len(rows):.3g}**" for name in names)
-        lines.append(f"| **{method}** | **mean** | {means} |")
-    return "\n".join(lines) + "\n"
-
-
-def sheet(methods: list[str], out: Path) -> None:
-    """A column for each edit: the source, the methods in the table's order, the true target."""
-    rows = [torch.cat([truth(edit.source, edit.azimuth_deg).image for edit in EDITS])]
-    for method in methods:
-        rows.append(
-            torch.stack([read_picture(out / method / slug(edit.target) / "images" / "00.png") for edit in EDITS])
-        )
-    rows.append(torch.cat([truth(edit.target, edit.azimuth_deg).image for edit in EDITS]))
-    save_grid(torch.cat(rows), out / "sheet.png", columns=len(EDITS), scale=2)
-
-
-def main() -> None:
-    """Run, and write the table and the sheet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/edits"), help="folder of the runs")
+def main(arguments: list[str] | None = None) -> int:
+    """Run, and write the table and the sheet; returns the exit code."""
+    parser = study_parser(__doc__, "edits")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
-    parser.add_argument("options", nargs="*", help="after --: further options of asdkit fit, for every run")
-    arguments = parser.parse_args()
-    cells = [(method, edit) for method in arguments.methods for edit in EDITS]
-    found = side_by_side(lambda cell: run(*cell, arguments.out, arguments.options), cells, arguments.jobs)
-    results = dict(zip(cells, found, strict=True))
-    write_text(arguments.out / "table.md", table(results))
-    sheet(arguments.methods, arguments.out)
-    print(table(results))
+    chosen = parser.parse_args(arguments)
+    edits = {str(edit): edit for edit in EDITS}
+    sources = {words: picture(edit.source, edit.azimuth_deg, chosen.out) for words, edit in edits.items()}
+    targets = [picture(edit.target, edit.azimuth_deg, chosen.out) for edit in EDITS]
+    cells = []
+    for method in chosen.methods:
+        for words, edit in edits.items():
+            options = [*METHODS[method], "--data.image", str(sources[words]), "--model.source", edit.source]
+            cells.append(Cell(edit.target, {"method": method, "edit": words}, options))
+    grid, rows, code = make_study(cells, "edit2d", chosen)
+    rows = [measured(row, edits[row["edit"]], sources[row["edit"]]) for row in rows]
+    write_table(rows, _COLUMNS, chosen.out / "table.md", means_of="method")
+    results = [grid.run_folder(cell) / _RESULT for cell in grid.cells]
+    by_method = [results[start : start + len(edits)] for start in range(0, len(results), len(edits))]
+    write_sheet([[*sources.values()], *by_method, targets], chosen.out / "sheet.png", scale=2)
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,19 +5,17 @@ Each is a run of `asdkit fit` and of `asdkit export`. Writes `table.md` (quality
 """
 
 import argparse
+import sys
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from asdkit.core.atomic import write_text
 from asdkit.formats.names import FORMATS
-from asdkit.formats.pictures import save_grid
-from asdkit.rendering.cameras import ring
 from asdkit.run.export import Choices, export
+from asdkit.run.grid import Grid, product
 from asdkit.run.loading import load
-from asdkit.toybox import world
-from asdkit.toybox.studies.benchmark import STUDIES, cell, contact
-from asdkit.toybox.studies.runs import fit
+from asdkit.run.tables import write_sheet
+from asdkit.toybox.studies.benchmark import true_views, write_truth
+from asdkit.toybox.studies.study import make_study, study_parser, toybox_prompt, write_table
 
 REPRESENTATIONS = {
     "Gaussians": [],
@@ -26,58 +24,54 @@ REPRESENTATIONS = {
     "Surfels": ["--model.generator.surfels=true"],
     "NeRF, voxels": ["--model.generator=NeRF"],
     "NeRF, planes": ["--model.generator=NeRF", "--model.generator.encoding=TriPlane"],
-    "NeRF, then Gaussians": ["--config", "gs3d/from_nerf", "--model.generator.init=OUT/nerf-voxels"],
+    "NeRF, then Gaussians": ["--config", "gs3d/from_nerf"],
 }
+_FIELD, _FROM_FIELD = "NeRF, voxels", "NeRF, then Gaussians"  # the second starts from what the first has made
 _FIGURES = {"psnr": "PSNR dB", "iou": "IoU", "r_precision": "R-precision"}
 _FILES = ("ply", "spz", "glb", "html", "mesh-glb")
 _FACES = 20_000
 
 
-def run(name: str, prompt: str, out: Path) -> dict:
-    """One run, unless it is finished, and its files; `run.json` with the number of parameters and the files' sizes."""
-    options = [option.replace("OUT", str(out)) for option in REPRESENTATIONS[name]]
-    folder = out / _slug(name)
-    report = fit(folder, ["--config", "gs3d", *options, "--model.prompt", prompt])
-    generator = load(folder).generator
+def sizes(run: Path) -> dict[str, float]:
+    """The number of parameters of a run's object, and the KB of the files that it is exported to."""
+    generator = load(run).generator
     formats = [f for f in _FILES if generator.splats() is not None or f == "mesh-glb"]
-    export(folder, formats, folder / "export", True, Choices(faces=_FACES))
-    report["numbers"] = sum(parameter.numel() for parameter in generator.parameters())
-    report["sizes"] = {f: (folder / "export" / FORMATS[f]).stat().st_size for f in formats}
-    return report
+    files = {f: run / "export" / FORMATS[f] for f in formats}
+    if missing := [f for f in formats if not files[f].is_file()]:
+        export(run, missing, run / "export", False, Choices(faces=_FACES))
+    numbers = sum(parameter.numel() for parameter in generator.parameters())
+    return {"numbers": numbers, **{f"{f} KB": file.stat().st_size / 1000 for f, file in files.items()}}
 
 
-def table(reports: dict[str, dict]) -> str:
-    """Markdown: a row for each representation."""
-    heads = [*_FIGURES.values(), "seconds", "peak MB", "numbers learned", *(f"{f} KB" for f in _FILES)]
-    lines = [f"| representation | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
-    for name, report in reports.items():
-        row = [report["metrics"].get(figure) for figure in _FIGURES]
-        row += [report["seconds"], report["peak_mb"].get("cuda", report["peak_mb"]["rss"]), report["numbers"]]
-        row += [report["sizes"][f] / 1000 if f in report["sizes"] else None for f in _FILES]
-        lines.append(f"| {name} | " + " | ".join(map(cell, row)) + " |")
-    return "\n".join([*lines, "", f"Prior `{next(iter(reports.values()))['prior']}`."]) + "\n"
+def make_representations(names: list[str], chosen: argparse.Namespace) -> tuple[Grid, list[dict[str, Any]], int]:
+    """Make the runs; the one that starts from the field comes after the others, the field among them."""
+    options = {name: REPRESENTATIONS[name] for name in names}
+    if _FROM_FIELD in options:
+        first = {name: REPRESENTATIONS[name] for name in {**options, _FIELD: []} if name != _FROM_FIELD}
+        grid, _, _ = make_study(product([chosen.prompt], {"representation": first}), "gs3d", chosen)
+        [field] = [grid.run_folder(cell) for cell in grid.cells if cell.labels["representation"] == _FIELD]
+        options[_FROM_FIELD] = [*options[_FROM_FIELD], f"--model.generator.init={field}"]
+    return make_study(product([chosen.prompt], {"representation": options}), "gs3d", chosen)
 
 
-def _slug(name: str) -> str:
-    return name.lower().replace(",", "").replace(" ", "-")
-
-
-def main() -> None:
-    """Run, and write the table and the sheet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/representations"), help="folder of the runs")
-    parser.add_argument("--prompt", default="a yellow duck", help="of the toybox")
+def main(arguments: list[str] | None = None) -> int:
+    """Run, and write the table and the sheet; returns the exit code."""
+    parser = study_parser(__doc__, "representations")
+    parser.add_argument("--prompt", type=toybox_prompt, default="a yellow duck", help="of the toybox")
     parser.add_argument("--only", nargs="+", choices=REPRESENTATIONS, help="some of them; all by default")
-    arguments = parser.parse_args()
-    names, out = arguments.only or list(REPRESENTATIONS), arguments.out
-    reports = {name: run(name, arguments.prompt, out) for name in names}
-    write_text(out / "table.md", table(reports))
-    study = STUDIES["gs3d"]
-    truth = world.render(world.parse(arguments.prompt), ring(study.views, 20.0, size=64)).image
-    rows = [truth, *(contact(out / _slug(name) / "contact.png", study) for name in names)]
-    save_grid(torch.cat(rows), out / "sheet.png", columns=study.views)
-    print(table(reports))
+    chosen = parser.parse_args(arguments)
+    grid, rows, code = make_representations(chosen.only or list(REPRESENTATIONS), chosen)
+    for row, cell in zip(rows, filter(grid.finished, grid.cells), strict=True):
+        peak = grid.report(cell)["peak_mb"]
+        row |= {"peak": peak.get("cuda", peak["rss"])} | sizes(grid.run_folder(cell))
+    columns = {"representation": "representation", **_FIGURES, "seconds": "seconds", "peak": "peak MB"}
+    columns |= {"numbers": "numbers learned", **{f"{f} KB": f"{f} KB" for f in _FILES}}
+    write_table(rows, columns, chosen.out / "table.md")
+    truth = write_truth(true_views(chosen.prompt), chosen.prompt, chosen.out)
+    contacts = [grid.run_folder(cell) / "contact.png" for cell in grid.cells]
+    write_sheet([[truth], *([contact] for contact in contacts)], chosen.out / "sheet.png", scale=0.5)
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""A grid of runs: prompts x options x seeds. What each cell is, where its run is and what makes it; starts nothing."""
+
+import hashlib
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from asdkit.core.errors import UsageError
+from asdkit.core.text import recipe_slug, run_folder, slug
+from asdkit.run.recipes import find_recipe
+
+_NAME_CHARACTERS = 39  # with a hyphen and the digest as many as a slug keeps
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid.
+
+    Attributes:
+        prompt: of the run.
+        labels: what tables call it beside its prompt, e.g. {"method": "VSD", "seed": 0}.
+        options: of `asdkit fit`, after those that all cells share.
+    """
+
+    prompt: str
+    labels: Mapping[str, str | int | float] = field(default_factory=dict)
+    options: Sequence[str] = ()
+
+
+def product(prompts: Sequence[str], axes: Mapping[str, Mapping[Any, Sequence[str]]]) -> list[Cell]:
+    """A cell for each prompt and each combination of the axes' values; prompts change fastest.
+
+    Args:
+        prompts: of the cells.
+        axes: by name the options of each value, e.g. {"seed": {0: ["--model.seed=0"], 1: ["--model.seed=1"]}}.
+    """
+    cells = []
+    for values in itertools.product(*axes.values()):
+        labels = dict(zip(axes, values, strict=True))
+        options = [option for axis, value in zip(axes.values(), values, strict=True) for option in axis[value]]
+        cells += [Cell(prompt, labels, options) for prompt in prompts]
+    return cells
+
+
+class Grid:
+    """Cells that share options, and the folders of their runs, which `asdkit fit` makes.
+
+    A run's folder is named by its cell's words and by a hash of what defines it: the prompt, all options and the text
+    of their recipes. So a grid that is made again finds its own runs and no others.
+
+    Args:
+        cells: in the order of tables.
+        options: of `asdkit fit`, which all cells share, a recipe among them.
+        title: names the folder of tables, logs and records, `sweep-<title>-<hash>`.
+        root: folder of all runs; as options and recipes say when None.
+
+    Raises:
+        UsageError: no recipe, or an unknown one.
+    """
+
+    def __init__(self, cells: Sequence[Cell], options: Sequence[str], title: str, root: Path | None = None) -> None:
+        self.cells, self.options = list(cells), list(options)
+        shared = _recipe_names(options)
+        names = [*shared, *(name for cell in cells for name in _recipe_names(cell.options))]
+        recipes = {name: find_recipe(name) for name in names}
+        if not shared:
+            raise UsageError("There is no recipe among the options; name one with --config RECIPE.")
+        self._texts = {name: path.read_bytes() for name, path in recipes.items()}
+        settings = {key: value for name in shared for key, value in _run_section(self._texts[name]).items() if value}
+        settings |= {key: given[-1] for key in ("root", "recipe") if (given := option_values(options, f"--run.{key}"))}
+        self.root = root or Path(settings.get("root", "runs"))
+        self.recipe = slug(settings.get("recipe") or recipe_slug(recipes[shared[0]]))
+        self.folder = self._named(f"sweep {title}", self.options)
+
+    def run_folder(self, cell: Cell) -> Path:
+        """Where the run of a cell is, or will be."""
+        words = " ".join(map(str, [*cell.labels.values(), cell.prompt]))
+        return self._named(words, [*self.options, *cell.options], cell.prompt)
+
+    def command(self, cell: Cell) -> list[str]:
+        """What makes the run of a cell, or goes on with it from its last checkpoint."""
+        run = self.run_folder(cell)
+        fit = [sys.executable, "-P", "-m", "asdkit", "fit"]  # no file in this folder takes the place of a library
+        options = [*self.options, *cell.options]
+        if (run / "checkpoints" / "last.ckpt").is_file():
+            return [*fit, str(run), *(f"--trust={package}" for package in option_values(options, "--trust"))]
+        place = [f"--run.root={self.root}", f"--run.recipe={self.recipe}", f"--run.name={run.name}"]
+        return [*fit, *options, *place, "--model.prompt", cell.prompt]
+
+    def report(self, cell: Cell) -> dict[str, Any]:
+        """The `run.json` of a cell's run, empty if there is none."""
+        path = self.run_folder(cell) / "run.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def finished(self, cell: Cell) -> bool:
+        """Whether the run of a cell has come to its end."""
+        return self.report(cell).get("status") == "finished"
+
+    def _named(self, words: str, options: list[str], prompt: str = "") -> Path:
+        """A folder beside the runs, named by words and by a hash of what defines it."""
+        texts = [self._texts[name] for name in _recipe_names(options)]
+        digest = hashlib.sha256(b"\0".join([*map(os.fsencode, [*options, prompt]), *texts])).hexdigest()
+        return run_folder(self.root, self.recipe, f"{slug(words, _NAME_CHARACTERS)}-{digest[:8]}")
+
+
+def option_values(options: Iterable[str], flag: str) -> list[str]:
+    """All values that an option is given, by `flag=value` or `flag value`."""
+    return [
+        argument.partition("=")[2] if "=" in argument else following
+        for argument, following in itertools.pairwise([*options, ""])
+        if argument.partition("=")[0] == flag
+    ]
+
+
+def _recipe_names(options: Iterable[str]) -> list[str]:
+    return [*option_values(options, "--config"), *option_values(options, "-c")]
+
+
+def _run_section(recipe: bytes) -> dict[str, Any]:
+    """The section `run` of a recipe; what is wrong with a recipe is said by the runs."""
+    try:
+        section = yaml.safe_load(recipe)["run"]
+    except (yaml.YAMLError, KeyError, TypeError):
+        return {}
+    return section if isinstance(section, dict) else {}

@@ -1,0 +1,227 @@
+"""The runs of a grid, side by side: a process for each, on the devices of this process and among the ranks."""
+
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import IO
+
+from asdkit.core.atomic import write_text
+from asdkit.core.errors import UsageError
+from asdkit.run import machine, tables
+from asdkit.run.grid import Cell, Grid
+
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process does of a grid, and on what.
+
+    Attributes:
+        rank: it takes the cells rank, rank + ranks, ...
+        ranks: number of processes that share the cells.
+        devices: the GPU of each of its jobs; None for a job that gets none of its own.
+        threads: of each job.
+    """
+
+    rank: int
+    ranks: int
+    devices: tuple[str | None, ...]
+    threads: int
+
+
+def plan(environment: Mapping[str, str], gpus: list[str], cores: int, jobs: int | None) -> Share:
+    """Who does what: one job on each GPU, or one on the CPU; under a launcher, one job on the rank's own GPU.
+
+    Args:
+        environment: of this process.
+        gpus: that it sees.
+        cores: that it may use.
+        jobs: at a time, in each process; None for the usual number.
+    """
+    launched = machine.rank_of(environment)
+    rank, ranks, local = launched or (0, 1, 0)
+    if launched and gpus:
+        gpus = [gpus[local % len(gpus)]]
+    count = jobs or max(1, len(gpus))
+    devices = tuple(gpus[job % len(gpus)] if gpus else None for job in range(count))
+    return Share(rank, ranks, devices, max(1, cores // count))
+
+
+def child_environment(environment: Mapping[str, str], device: str | None, threads: int) -> dict[str, str]:
+    """The environment of one run: no launcher, its GPU, its number of threads unless there is one already."""
+    own = {name: value for name, value in environment.items() if not machine.is_launchers(name)}
+    own.setdefault("OMP_NUM_THREADS", str(threads))
+    return own | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
+
+
+def make_runs(grid: Grid, jobs: int | None) -> int:
+    """Make this process's share of a grid's runs, with what the machine has.
+
+    Args:
+        grid: of the runs.
+        jobs: runs at a time; None for one on each GPU, or one.
+
+    Returns:
+        The exit code: 0, that of the first cell that failed, 130 or 143.
+
+    Raises:
+        UsageError: jobs below 1, or the folder of tables can't be made.
+        OSError: a table can't be written; the runs are ended, and go on when this is called again.
+    """
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"--jobs must be at least 1; got {jobs}.")
+    try:
+        grid.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{grid.folder} can't be made ({error.strerror}); choose another folder of runs.") from None
+    return Pool(grid, plan(os.environ, machine.gpus(os.environ), machine.cores(), jobs)).run()
+
+
+@dataclass
+class Job:
+    """A run under way."""
+
+    cell: Cell
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    start: float
+    device: str | None
+    signals: int = 0
+
+
+class Pool:
+    """Makes one process's share of a grid's runs.
+
+    Args:
+        grid: of the runs; its folder exists.
+        share: of this process.
+    """
+
+    def __init__(self, grid: Grid, share: Share) -> None:
+        self.grid, self.share = grid, share
+        self.waiting = grid.cells[share.rank :: share.ranks]
+        self.free, self.jobs = list(share.devices), list[Job]()
+        self.codes: dict[Path, int] = {}
+        self.signals: list[int] = []
+
+    def run(self) -> int:
+        """Start runs while there are free places and no signal, until the last one has ended; the exit code."""
+        count = f"{len(self.waiting)} of {len(self.grid.cells)} runs, {len(self.free)} at a time"
+        print(f"{count}; {self.grid.folder}/sweep.csv", flush=True)
+        # Signals are passed on between two polls, so that a run which is just being started gets them, too.
+        handlers = {n: signal.signal(n, lambda n, _: self.signals.append(n)) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while self.jobs or (self.waiting and not self.signals):
+                self._start_waiting()
+                self._pass_signals_on()
+                self._collect_ended()
+                time.sleep(_POLL_SECONDS if self.jobs else 0)
+            tables.write_contacts(self.grid)
+        finally:
+            for job in self.jobs:  # none is left when all went well
+                job.process.terminate()
+                job.process.wait()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        if self.signals:
+            return 128 + self.signals[0]
+        if self.share.ranks > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+            _leave_together()
+        codes = [self.codes.get(self.grid.run_folder(cell)) for cell in self.grid.cells]
+        return next(filter(None, codes), 0)
+
+    def _start_waiting(self) -> None:
+        while self.waiting and self.free and not self.signals:
+            cell = self.waiting.pop(0)
+            if self.grid.finished(cell):
+                self._record(cell, 0, "finished", 0.0, "it was finished before")
+            elif job := self._start(cell, self.free[0]):
+                self.jobs.append(job)
+                self.free.pop(0)
+            else:
+                self._record(cell, 1, "failed", 0.0, "another process is at work on it")
+
+    def _pass_signals_on(self) -> None:
+        for job in self.jobs:
+            for number in self.signals[job.signals :]:
+                job.process.send_signal(number)
+                job.signals += 1
+
+    def _collect_ended(self) -> None:
+        for job in [job for job in self.jobs if job.process.poll() is not None]:
+            self.jobs.remove(job)
+            self.free.append(job.device)
+            job.log.close()
+            code = job.process.returncode
+            if code == 0 and not self.grid.finished(job.cell):
+                code = 1
+            code = code if code >= 0 else 128 - code  # shells' way to write that a signal ended it
+            status = {0: "finished", 130: "interrupted", 143: "interrupted"}.get(code, "failed")
+            lines = Path(job.log.name).read_text(errors="replace").split("\n")
+            last = next(line.strip() for line in reversed(lines) if line.strip())
+            self._record(job.cell, code, status, time.monotonic() - job.start, last if code else "")
+
+    def _start(self, cell: Cell, device: str | None) -> Job | None:
+        """Start the run of a cell, unless another process is at work on it."""
+        run = self.grid.run_folder(cell)
+        log = tables.record_path(self.grid, cell).with_suffix(".log").open("ab")
+        if not _locked(log):
+            log.close()
+            return None
+        if run.is_dir() and not (run / "checkpoints" / "last.ckpt").is_file():
+            run.rename(run.with_name(f"{run.name}-before-{time.strftime('%Y%m%d-%H%M%S')}"))
+        command = self.grid.command(cell)
+        log.write(f"$ {shlex.join(command)}\n".encode())
+        log.flush()
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=child_environment(os.environ, device, self.share.threads),
+            start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on once
+        )
+        return Job(cell, process, log, time.monotonic(), device)
+
+    def _record(self, cell: Cell, code: int, status: str, seconds: float, reason: str) -> None:
+        """Write down what became of a cell, and print it."""
+        run, record = self.grid.run_folder(cell), tables.record_path(self.grid, cell)
+        self.codes[run] = code
+        outcome = {"status": status, "exit_code": code, "seconds": round(seconds, 1), "reason": reason}
+        write_text(record, json.dumps(outcome, indent=2) + "\n")
+        tables.write_tables(self.grid)
+        metrics = self.grid.report(cell).get("metrics", {}) if status == "finished" else {}
+        words = [f"{status:<11} {tables.row(self.grid, cell)['seconds']:7.1f} s ", *map(str, cell.labels.values())]
+        words += [repr(cell.prompt), f" {run} ", *(f"{name} {value:.3g}" for name, value in metrics.items())]
+        print(" ".join(words).rstrip(), flush=True)
+        if code:
+            print(f"{'':11} exit code {code}: {reason} ({record.with_suffix('.log')})", flush=True)
+
+
+def _leave_together() -> None:
+    """Wait for the other ranks: torchrun stops all of them when one ends with an exit code."""
+    from torch import distributed
+
+    distributed.init_process_group("gloo", timeout=timedelta(days=14))
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def _locked(log: IO[bytes]) -> bool:
+    """Lock a log. The run inherits the lock with the file, so that it outlives this process, and ends with the run."""
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True

@@ -1,0 +1,120 @@
+"""What the runs of a grid have come to: tables, and a sheet of their pictures."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from asdkit.core.atomic import atomic, write_text
+from asdkit.run.grid import Cell, Grid
+
+_COLUMNS = ("status", "exit_code", "seconds", "iterations", "folder", "reason", "prior")
+_NOT_IN_MARKDOWN = {"exit_code", "iterations", "folder", "reason", "prior"}
+
+
+def record_path(grid: Grid, cell: Cell) -> Path:
+    """Where status, exit code, seconds and reason are written down when the run of a cell has ended."""
+    return grid.folder / f"{grid.run_folder(cell).name}.json"
+
+
+def row(grid: Grid, cell: Cell) -> dict[str, Any]:
+    """What is known of a cell: prompt, labels, its record, facts of its run and, when it is finished, metrics."""
+    record, report = record_path(grid, cell), grid.report(cell)
+    known = {"prompt": cell.prompt, **cell.labels, **dict.fromkeys(_COLUMNS)}
+    known |= {"status": "waiting", "folder": str(grid.run_folder(cell))}
+    known |= json.loads(record.read_text()) if record.is_file() else {}
+    known |= {name: report[name] for name in ("seconds", "iterations", "prior") if name in report}
+    return known | (report.get("metrics", {}) if grid.finished(cell) else {})
+
+
+def write_tables(grid: Grid) -> None:
+    """`sweep.json`, `sweep.csv` and `sweep.md`: whichever process writes last has seen the records of all."""
+    written: list[dict[str, Any]] | None = None
+    while written != (rows := [row(grid, cell) for cell in grid.cells]):
+        names = list(dict.fromkeys(name for known in rows for name in known))
+        write_text(grid.folder / "sweep.json", json.dumps(rows, indent=2) + "\n")
+        write_text(grid.folder / "sweep.csv", csv_text(rows, names))
+        shown = {name: name for name in names if name not in _NOT_IN_MARKDOWN}
+        write_text(grid.folder / "sweep.md", markdown(rows, shown))
+        written = rows
+
+
+def write_contacts(grid: Grid) -> None:
+    """`sweep.png`: the contact sheets of the runs, in the order of the tables."""
+    files = [grid.run_folder(cell) / "contact.png" for cell in grid.cells]
+    columns = math.isqrt(len(files) - 1) + 1
+    rows = [files[start : start + columns] for start in range(0, len(files), columns)]
+    write_sheet(rows, grid.folder / "sweep.png", scale=0.5)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Rows as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], means_of: str = "") -> str:
+    """Rows as a Markdown table.
+
+    Args:
+        rows: in their order.
+        columns: of the table: keys of the rows, and their headings.
+        means_of: a column whose values group the rows; below each group are the means of its numbers, in bold.
+    """
+    lines = [_line(columns.values()), "|" + "---|" * len(columns)]
+    groups = [(group, list(members)) for group, members in groupby(rows, lambda row: row.get(means_of))]
+    for group, members in groups:
+        lines += [_line(map(cell_text, map(row.get, columns))) for row in members]
+        if means_of:
+            means = [group if name == means_of else _mean([row.get(name) for row in members]) for name in columns]
+            lines.append(_line(f"**{text}**" if (text := cell_text(value)) else "" for value in means))
+    return "\n".join(lines) + "\n"
+
+
+def cell_text(value: Any) -> str:
+    """A value as a table shows it: a number to three figures, nothing for None."""
+    if isinstance(value, int | float):
+        return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+    return "" if value is None else str(value).replace("|", "\\|")
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _mean(values: Sequence[Any]) -> float | str | None:
+    """Of a column's numbers; the word in a column of words, None in an empty one."""
+    known = [value for value in values if value is not None]
+    if any(isinstance(value, str) for value in known):
+        return "mean"
+    return sum(known) / len(known) if known else None
+
+
+def write_sheet(rows: Sequence[Sequence[Path]], path: Path, scale: float = 1) -> None:
+    """One PNG of many pictures in rows and columns; black where there is none yet.
+
+    Args:
+        rows: the files.
+        path: the PNG.
+        scale: how many times as large as the pictures are.
+    """
+    pictures = {file: Image.open(file).convert("RGB") for row in rows for file in row if file.is_file()}
+    width = max((picture.width for picture in pictures.values()), default=1)
+    height = max((picture.height for picture in pictures.values()), default=1)
+    sheet = Image.new("RGB", (width * max(map(len, rows)), height * len(rows)))
+    for y, files in enumerate(rows):
+        for x, file in enumerate(files):
+            if file in pictures:
+                sheet.paste(pictures[file], (x * width, y * height))
+    with atomic(path) as temporary:
+        size = (math.ceil(sheet.width * scale), math.ceil(sheet.height * scale))
+        sheet.resize(size, Image.Resampling.NEAREST).save(temporary)

@@ -1,0 +1,97 @@
+"""Tables of runs: whose records they hold, how numbers look, means, and the sheet of pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from asdkit.run import tables
+from asdkit.run.grid import Cell, Grid
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Grid:
+    cells = [Cell("a", {"seed": 0}), Cell("a", {"seed": 1}), Cell("b", {"seed": 0})]
+    one = Grid(cells, ["--config", "gs3d"], "list", tmp_path)
+    one.folder.mkdir(parents=True)
+    return one
+
+
+def finish(grid: Grid, cell: Cell) -> dict:
+    report = {"seconds": 12.5, "iterations": 7, "prior": "abc", "metrics": {"psnr": 25.61}}
+    grid.run_folder(cell).mkdir()
+    (grid.run_folder(cell) / "run.json").write_text(json.dumps({"status": "finished", **report}))
+    return report
+
+
+def test_a_row_has_labels_what_was_recorded_and_metrics(grid: Grid) -> None:
+    cell, failed, waiting = grid.cells
+    report = finish(grid, cell)
+    outcome = {"status": "finished", "exit_code": 0, "seconds": 3.0, "reason": ""}
+    tables.record_path(grid, cell).write_text(json.dumps(outcome))
+    metrics = report.pop("metrics")
+    assert tables.row(grid, cell) == {
+        "prompt": "a", "seed": 0, "folder": str(grid.run_folder(cell)), **outcome, **report, **metrics,
+    }  # fmt: skip
+    tables.record_path(grid, failed).write_text(json.dumps(outcome | {"status": "failed", "reason": "no good"}))
+    tables.write_tables(grid)
+    assert (grid.folder / "sweep.csv").read_text() == (
+        "prompt,seed,status,exit_code,seconds,iterations,folder,reason,prior,psnr\n"
+        f"a,0,finished,0,12.5,7,{grid.run_folder(cell)},,abc,25.61\n"
+        f"a,1,failed,0,3.0,,{grid.run_folder(failed)},no good,,\n"
+        f"b,0,waiting,,,,{grid.run_folder(waiting)},,,\n"
+    )
+    assert json.loads((grid.folder / "sweep.json").read_text()) == [tables.row(grid, cell) for cell in grid.cells]
+    assert (grid.folder / "sweep.md").read_text().splitlines()[2:] == [
+        "| a | 0 | finished | 12.5 | 25.6 |",
+        "| a | 1 | failed | 3 |  |",
+        "| b | 0 | waiting |  |  |",
+    ]
+
+
+def test_whoever_writes_last_has_seen_all_records(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another rank's record comes while this one writes the table: it is written again."""
+    real = tables.write_text
+
+    def late(path: Path, text: str) -> None:
+        real(path, text)
+        real(tables.record_path(grid, grid.cells[1]), json.dumps({"status": "failed"}))
+
+    monkeypatch.setattr(tables, "write_text", late)
+    tables.write_tables(grid)
+    statuses = [row["status"] for row in json.loads((grid.folder / "sweep.json").read_text())]
+    assert statuses == ["waiting", "failed", "waiting"]
+
+
+def test_means_stand_below_each_group() -> None:
+    rows = [
+        {"method": "ASD", "prompt": "a|b", "psnr": 20.0, "seconds": 118.4, "azimuth": 1, "never": None},
+        {"method": "ASD", "prompt": "c", "psnr": 25.25, "seconds": 121.8},
+        {"method": "SDS", "prompt": "c", "psnr": -0.3, "seconds": 1200.0},
+    ]
+    names = ("method", "prompt", "psnr", "azimuth", "seconds", "never")
+    text = tables.markdown(rows, {name: name.title() for name in names}, means_of="method")
+    assert text.splitlines() == [
+        "| Method | Prompt | Psnr | Azimuth | Seconds | Never |",
+        "|---|---|---|---|---|---|",
+        "| ASD | a\\|b | 20 | 1 | 118 |  |",
+        "| ASD | c | 25.2 |  | 122 |  |",
+        "| **ASD** | **mean** | **22.6** | **1** | **120** |  |",
+        "| SDS | c | -0.3 |  | 1200 |  |",
+        "| **SDS** | **mean** | **-0.3** |  | **1200** |  |",
+    ]
+    assert len(tables.markdown(rows, {"psnr": "PSNR"}).splitlines()) == 5
+
+
+def test_a_sheet_has_a_place_for_each_picture(grid: Grid, tmp_path: Path) -> None:
+    for cell, size in zip(grid.cells[::2], ((32, 16), (32, 8)), strict=True):
+        finish(grid, cell)
+        Image.new("RGB", size, (255, 0, 0)).save(grid.run_folder(cell) / "contact.png")
+    tables.write_contacts(grid)
+    red = np.array(Image.open(grid.folder / "sweep.png"))[..., 0] > 0
+    assert red.shape == (16, 32) and red[:8, :16].all() and not red[:8, 16:].any()
+    assert red[8:12, :16].all() and not red[12:].any() and not red[:, 16:].any()
+    tables.write_sheet([[tmp_path / "none.png"]], tmp_path / "black.png", scale=2)
+    assert Image.open(tmp_path / "black.png").size == (2, 2)
