@@ -68,11 +68,11 @@ class Field(Part, nn.Module, ABC):
                 leaf.setup(prior)
 
     def conditions(self) -> list[Condition]:
-        """Every condition the frozen prior may be asked about, here or at another draw."""
+        """Every condition that the frozen prior may have to predict for, at x or at a draw made from it."""
         return [condition for part in self.parts() for condition in part.conditions()]
 
     def needs(self, x: Noised) -> list[Condition]:
-        """What the frozen prior is asked at x itself, so that one network call answers for a whole expression."""
+        """The conditions that the frozen prior must predict for at x itself: one network call serves an expression."""
         return [condition for part in self.parts() for condition in part.needs(x)]
 
     def loss(self, x: Noised) -> Float[Tensor, ""] | None:
@@ -87,11 +87,11 @@ class Field(Part, nn.Module, ABC):
                 leaf.forget(x)
 
     def diagnostics(self, x: Noised, ask: bool = True) -> dict[str, float]:
-        """Numbers worth logging about the fields that learn; numbered where there are several.
+        """Numbers worth logging about the fields that learn; their names end in _1, _2 where there are several fields.
 
         Args:
             x: a draw.
-            ask: ask the network for what is not known at x; without, numbers that need it are left out.
+            ask: call the network for what is not known at x; otherwise numbers that need it are left out.
         """
         of_leaves = [facts for leaf in self.leaves() if leaf is not self and (facts := leaf.diagnostics(x, ask))]
         if len(of_leaves) < 2:
@@ -114,7 +114,7 @@ class Field(Part, nn.Module, ABC):
 
 
 class Sum(Field):
-    """The sum of two fields; asks the prior for all that its terms need at once."""
+    """The sum of two fields, whose conditions are predicted in one network call."""
 
     def __init__(self, first: Field, second: Field) -> None:
         super().__init__()

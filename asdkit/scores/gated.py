@@ -38,7 +38,7 @@ class Stages(Field):
 
 
 class Above(Field):
-    """A field where t is at least `t_from`, zero below; asked only if some sample is above.
+    """A field where t is at least `t_from`, zero below; evaluated only if some sample is above.
 
     Args:
         field: what is evaluated.

@@ -21,9 +21,9 @@ class PerpNeg(Part):
 
     Args:
         f_fs: a, b, c of the front's weight between front and side, where r is 1 at the front and 0 at the side.
-        f_sf: of the side's weight there, where r is 1 at the side and 0 at the front.
+        f_sf: of the side's weight between front and side, where r is 1 at the side and 0 at the front.
         f_sb: of the side's weight between side and back, where r is 1 at the side and 0 at the back.
-        f_fsb: of the front's weight there, with the same r.
+        f_fsb: of the front's weight between side and back, with the same r.
 
     Raises:
         ValueError: other than three numbers.

@@ -72,7 +72,7 @@ class Prior(Part, nn.Module, ABC):
 
         Args:
             prompt: which prompt.
-            views: of `view_words.names`, what is said there.
+            views: a direction of `view_words.names` -> the whole prompt for it.
 
         Raises:
             ValueError: an unknown direction.

@@ -20,7 +20,7 @@ class Redrawn(Field):
     """A field evaluated at a draw made from the given one.
 
     Args:
-        field: what is evaluated there.
+        field: the field.
     """
 
     def __init__(self, field: Field) -> None:
@@ -45,7 +45,7 @@ class OnSource(Redrawn):
     """A field at the same t and eps on the source image: a vector field that is subtracted, not differentiated.
 
     Args:
-        field: what is evaluated there.
+        field: the field that is evaluated at that draw.
     """
 
     def redraw(self, x: Noised) -> Noised:
@@ -57,7 +57,7 @@ class Later(Redrawn):
     distillation, ScaleDreamer).
 
     Args:
-        field: what is evaluated there.
+        field: the field that is evaluated at that draw.
         ratio: the largest shift as a share of t - t_min.
         t_min: the smallest t that is drawn, as a share of the schedule.
     """
@@ -79,7 +79,7 @@ class Inverted(Redrawn):
     """A field at x_t reached from x0 by DDIM inversion, whose implied noise (x_t - alpha x0) / sigma stands for eps.
 
     Args:
-        field: what is evaluated there.
+        field: the field that is evaluated at that draw.
         scale: the CFG scale of the prediction that is followed.
         steps: network calls on the way from t = 0 to t.
         last: length of the last step as a share of the schedule (ISM's delta); 0 for even steps. `Earlier` looks at
@@ -118,7 +118,7 @@ class Inverted(Redrawn):
 
 
 class Earlier(Redrawn):
-    """A field at the draw before the last step of the inversion that led here; only inside `Inverted`."""
+    """A field at the draw before the last step of the inversion that led to this one; only inside `Inverted`."""
 
     def redraw(self, x: Noised) -> Noised:
         return x.derived(Earlier, _no_inversion)

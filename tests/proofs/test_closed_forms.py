@@ -1,6 +1,6 @@
 """Properties of score distillation that have closed forms, numbered as in the project's notes on its mathematics.
 
-1 to 10, 21 and 22 are in tests/test_fixed_points.py. Where nothing else is said the target is N(1, 0.5^2), the null
+1 to 10, 21 and 22 are in test_fixed_points.py. Where nothing else is said the target is N(1, 0.5^2), the null
 condition N(0, 0.5^2), and the generator a + b z; the points (z, eps) = (+-1, +-1) give exact first and second moments.
 """
 

@@ -101,7 +101,7 @@ def _train(steps: int, **settings: Any) -> tuple[Distillation, pl.Trainer]:
 
 
 class ByHand:
-    """The same run without asdkit's fields, objectives, discriminator or Lightning."""
+    """The same run without asdkit's fields, equations, discriminator or Lightning."""
 
     def __init__(self, weighting: str, share_noise: bool, discriminator_steps: int, clip: float = 0.0) -> None:
         self.weighting, self.share_noise, self.discriminator_steps, self.clip = (

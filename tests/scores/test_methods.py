@@ -1,6 +1,6 @@
 """Every method of asdkit.methods is its formula, written out by hand, and asks the network for no more than it needs.
 
-tests/test_elsewhere.py has what methods are made of, tests/test_closed_forms.py where they lead.
+test_redrawn.py has what methods are made of, tests/proofs where they lead.
 """
 
 from collections.abc import Callable

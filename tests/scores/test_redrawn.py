@@ -105,7 +105,7 @@ def test_without_a_source_image_methods_of_editing_say_so(prior: GaussianPrior) 
             field(bare)
 
 
-# ---------------------------------------------------------------------------------------------- elsewhere
+# ---------------------------------------------------------------------------------------------- other draws
 
 
 def test_stages(prior: GaussianPrior) -> None:
