@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.tiny import loaded
 
 from asdkit.commands.main import main
 
@@ -67,10 +68,8 @@ def test_the_gan_heads_field_is_the_gradient_of_its_loss(outside: Path, tiny_fol
     import gan_head
 
     from asdkit.discriminators.real_samples import SourceImage
-    from asdkit.priors.pretrained import Pretrained
 
-    prior = Pretrained(str(tiny_folder))
-    prior.setup()
+    prior = loaded(tiny_folder)
     phi = gan_head.Discriminator(None, 0.0, "a red cube")
     head = gan_head.GANHead(phi, SourceImage())
     head.setup(prior)

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from support.recipe import RECIPE
-from support.tiny import save_tiny_shap_e
+from support.tiny import loaded, save_tiny_shap_e
 
 from asdkit.commands.main import main
 from asdkit.core.text import local, shown
@@ -23,7 +23,6 @@ from asdkit.core.trust import refusal, trusting
 from asdkit.distillation import Distillation
 from asdkit.generators.from_file import object_of
 from asdkit.generators.shap_e import ShapE
-from asdkit.priors.pretrained import Pretrained
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints
 from asdkit.run.loading import load
 from asdkit.scores.conditions import Condition
@@ -388,8 +387,7 @@ def rewritten(path: Path, **settings: Any) -> None:
 
 
 def used(folder: Path) -> None:
-    prior = Pretrained(str(folder))
-    prior.setup()
+    prior = loaded(folder)
     prior.prepare([Condition("a red duck")])
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.exact import exact_prior, randn, ready
+from support.tiny import loaded
 from torch import Tensor
 
 from asdkit.discriminators.adapters import Embedding, LoRA, UNetCopy, _Attached
@@ -28,9 +29,7 @@ Make = Callable[..., _Attached]
 
 @pytest.fixture
 def prior(tiny_folder: Path) -> Pretrained:
-    prior = Pretrained(str(tiny_folder))
-    prior.setup()
-    return prior
+    return loaded(tiny_folder)
 
 
 def draw(prior: Pretrained, views: Views | None = None, seed: int = 0) -> Noised:
@@ -142,8 +141,7 @@ def test_state_dict_round_trip(prior: Pretrained, tiny_folder: Path, make: Make,
     learn(phi, prior)
     expected, state = draw(prior).predict(Y, phi.adapter), phi.state_dict()
     assert any("camera" in key for key in state) and any("weights" in key for key in state)
-    other = Pretrained(str(tiny_folder))
-    other.setup()
+    other = loaded(tiny_folder)
     base, again = draw(other).predict(Y), Discriminator(make(), text=Y.text)
     if before_setup:
         again.load_state_dict(state, strict=False)

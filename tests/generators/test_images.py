@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.tiny import loaded
 
 from asdkit.commands.main import main
 from asdkit.data import Canvas
@@ -16,7 +17,6 @@ from asdkit.formats.pictures import read_picture
 from asdkit.generators.images import Latents, Pixels
 from asdkit.lab import GaussianPrior
 from asdkit.methods import DDS, SDS
-from asdkit.priors.pretrained import Pretrained
 from asdkit.scores.fields import Identity
 
 
@@ -72,8 +72,7 @@ def test_a_start_from_a_picture_and_from_the_source(prior: GaussianPrior, tmp_pa
 
 
 def test_latents_are_x0_itself(tiny_folder: Path) -> None:
-    prior = Pretrained(str(tiny_folder))
-    prior.setup()
+    prior = loaded(tiny_folder)
     latents = Latents(count=3, size=16)
     latents.setup(prior)
     x0, render = latents.encoded(prior, None)
@@ -87,14 +86,13 @@ def test_latents_are_x0_itself(tiny_folder: Path) -> None:
 
 
 def test_a_checkpoint_wins_over_the_start(tiny_folder: Path) -> None:
-    prior = Pretrained(str(tiny_folder))
-    prior.setup()
+    prior = loaded(tiny_folder)
     saved = Latents(count=2, size=16, init_seed=4)
     saved.setup(prior)
-    loaded = Latents(count=2, size=16)
-    loaded.load_state_dict(saved.state_dict())
-    loaded.setup(prior)
-    assert torch.equal(loaded.latents, saved.latents)
+    restored = Latents(count=2, size=16)
+    restored.load_state_dict(saved.state_dict())
+    restored.setup(prior)
+    assert torch.equal(restored.latents, saved.latents)
     pixels, other = Pixels("noise", count=1, size=8), Pixels("noise", count=1, size=8, init_seed=1)
     pixels.setup(prior)
     other.load_state_dict(pixels.state_dict())

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from support.tiny import loaded
 from support.tiny_families import PIPELINES, make
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -27,16 +28,10 @@ Y = Condition(PROMPT, view_dependent=False)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
+def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
     """Folder and pipeline of every family."""
     root = tmp_path_factory.mktemp("families")
     return {name: make(name, root / name) for name in PIPELINES}
-
-
-def loaded(folder: Path) -> Pretrained:
-    prior = Pretrained(str(folder))
-    prior.setup()
-    return prior
 
 
 def network_of(pipeline: Any) -> Any:
@@ -73,8 +68,8 @@ def first_call(name: str, pipeline: Any, x_t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_the_network_is_called_as_its_own_pipeline_calls_it(name: str, made: dict) -> None:
-    folder, pipeline = made[name]
+def test_the_network_is_called_as_its_own_pipeline_calls_it(name: str, families: dict) -> None:
+    folder, pipeline = families[name]
     prior = loaded(folder)
     prior.prepare([Y])
     height, width = (16, 32) if name == "deepfloyd" else (4, 8)
@@ -82,20 +77,19 @@ def test_the_network_is_called_as_its_own_pipeline_calls_it(name: str, made: dic
     time, expected = first_call(name, pipeline, x_t)
     prompts = {key: value[None] for key, value in prior.prompts.embedded[Y.text].items()}
     with torch.no_grad():
-        found = prior.family.call(prior.network, x_t, time.to(prior.schedule.times.dtype), prompts)
-    assert torch.allclose(found, expected, atol=1e-5)
+        output = prior.family.call(prior.network, x_t, time.to(prior.schedule.times.dtype), prompts)
+    assert torch.allclose(output, expected, atol=1e-5)
     with torch.no_grad():
-        elsewhere = prior.family.call(prior.network, x_t, 0.3 * time, prompts)
-    assert not torch.allclose(elsewhere, expected, atol=1e-3)
+        at_another_time = prior.family.call(prior.network, x_t, 0.3 * time, prompts)
+    assert not torch.allclose(at_another_time, expected, atol=1e-3)
 
 
-def test_flux_is_told_the_guidance_that_is_asked_for(made: dict) -> None:
-    prior = Pretrained(str(made["flux"][0]), distilled_guidance=2.0)
-    prior.setup()
-    told: list[Tensor] = []
-    prior.network.register_forward_pre_hook(lambda *given: told.append(given[2]["guidance"]), with_kwargs=True)
+def test_flux_is_told_the_guidance_that_is_asked_for(families: dict) -> None:
+    prior = loaded(families["flux"][0], distilled_guidance=2.0)
+    guidances: list[Tensor] = []
+    prior.network.register_forward_pre_hook(lambda *given: guidances.append(given[2]["guidance"]), with_kwargs=True)
     prior.predict(prior.draw(torch.zeros(2, prior.channels, 4, 4), torch.tensor([5, 9]), torch.zeros(2, 4, 4, 4)), [Y])
-    assert told[0].tolist() == [2.0, 2.0]
+    assert guidances[0].tolist() == [2.0, 2.0]
 
 
 def test_pixart_of_1024_pixels_is_told_the_size_of_the_image(tmp_path: Path) -> None:
@@ -105,8 +99,8 @@ def test_pixart_of_1024_pixels_is_told_the_size_of_the_image(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_levels_and_times_are_the_schedulers(name: str, made: dict) -> None:
-    folder, pipeline = made[name]
+def test_levels_and_times_are_the_schedulers(name: str, families: dict) -> None:
+    folder, pipeline = families[name]
     prior, scheduler = loaded(folder), pipeline.scheduler
     schedule, t = prior.schedule, torch.tensor([0, 400, 999])
     assert len(schedule) == 1000 and bool((schedule.alphas.diff() < 0).all())
@@ -127,32 +121,31 @@ def test_levels_and_times_are_the_schedulers(name: str, made: dict) -> None:
         assert torch.allclose(schedule.times.flip(0), fresh.timesteps, atol=1e-3)
 
 
-def test_a_flow_that_shifts_by_the_size_of_the_image_is_the_pipelines(made: dict) -> None:
+def test_a_flow_that_shifts_by_the_size_of_the_image_is_the_pipelines(families: dict) -> None:
     """FLUX at 512 px: 1024 tokens; its pipeline's sigmas for 4 steps, from 1 down by quarters, are ours at these t."""
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
-    folder, pipeline = made["flux"]
-    prior = Pretrained(str(folder), image_size=512)
-    prior.setup()
+    folder, pipeline = families["flux"]
+    prior = loaded(folder, image_size=512)
     scheduler = pipeline.scheduler
     mu = calculate_shift(1024, 256, 4096, 0.5, 1.15)
     scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=mu)
-    ours = prior.schedule.sigmas[torch.tensor([999, 749, 499, 249])]
-    assert torch.allclose(ours.float(), scheduler.sigmas[:4], atol=1e-6)
+    sigmas = prior.schedule.sigmas[torch.tensor([999, 749, 499, 249])]
+    assert torch.allclose(sigmas.float(), scheduler.sigmas[:4], atol=1e-6)
 
 
-def test_a_flow_of_fewer_steps_is_told_its_own_times(made: dict) -> None:
+def test_a_flow_of_fewer_steps_is_told_its_own_times(families: dict) -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=500, shift=3.0)
     settings = dict(scheduler.config) | {"_class_name": "FlowMatchEulerDiscreteScheduler"}
-    times = loaded(made["sd3"][0]).family.schedule(settings, 64).times
+    times = loaded(families["sd3"][0]).family.schedule(settings, 64).times
     assert torch.allclose(times.flip(0), scheduler.timesteps, atol=1e-3) and len(times) == 500
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_images_become_x0_and_back(name: str, made: dict) -> None:
-    folder, pipeline = made[name]
+def test_images_become_x0_and_back(name: str, families: dict) -> None:
+    folder, pipeline = families[name]
     prior = loaded(folder)
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     x0 = prior.encode(images)
@@ -170,8 +163,8 @@ def test_images_become_x0_and_back(name: str, made: dict) -> None:
     assert tuple(x0.shape[1:]) == prior.latent_shape(32, 32) and prior.picture_size(x0) == 32
 
 
-def test_an_empty_prompt_of_sdxl_is_zero_as_its_settings_say(made: dict, tmp_path: Path) -> None:
-    folder, pipeline = made["sdxl"]
+def test_an_empty_prompt_of_sdxl_is_zero_as_its_settings_say(families: dict, tmp_path: Path) -> None:
+    folder, pipeline = families["sdxl"]
     prior = loaded(folder)
     prior.prepare([NULL, Y])
     assert not any(bool(value.any()) for value in prior.prompts.embedded[""].values())
@@ -226,9 +219,9 @@ def train(prior: Pretrained, guidance: Field, space: str, steps: int = 5) -> Dis
 @pytest.mark.parametrize("space", ["2D", "3D"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", PIPELINES)
-def test_five_iterations_on_every_family(name: str, method: str, space: str, made: dict) -> None:
+def test_five_iterations_on_every_family(name: str, method: str, space: str, families: dict) -> None:
     """The generator moves, phi starts as e_y exactly and learns in every part of it, the prior stays what it was."""
-    prior = loaded(made[name][0])
+    prior = loaded(families[name][0])
     frozen = {key: value.clone() for key, value in prior.network.state_dict().items()}
     guidance = METHODS[method]()
     guidance.bind(PROMPT)
@@ -260,13 +253,12 @@ def _base(network: torch.nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("dtype", "expected"), [("float16", torch.float32), ("bfloat16", torch.bfloat16)])
 def test_an_autoencoder_that_overflows_in_half_precision_is_kept_in_single(
-    dtype: str, expected: torch.dtype, made: dict
+    dtype: str, expected: torch.dtype, families: dict
 ) -> None:
     """SDXL's says so by `force_upcast`; bfloat16 has the range."""
-    folder, pipeline = made["sdxl"]
+    folder, pipeline = families["sdxl"]
     assert pipeline.vae.config.force_upcast
-    prior = Pretrained(str(folder), dtype=dtype)
-    prior.setup()
+    prior = loaded(folder, dtype=dtype)
     assert prior.vae.dtype == expected and prior.network.dtype == getattr(torch, dtype)
     x0 = prior.encode(torch.rand(1, 3, 32, 32))
     assert x0.dtype == torch.float32 and prior.decode(x0).dtype == torch.float32

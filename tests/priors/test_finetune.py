@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.tiny import save_tiny_pipeline
+from support.tiny import loaded, save_tiny_pipeline
 from support.tiny_families import make
 from torch import Tensor, nn
 
@@ -36,8 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def base(folder: Path) -> Pretrained:
-    prior = Pretrained(str(folder))
-    prior.setup()
+    prior = loaded(folder)
     prior.prepare([Y])
     return prior
 
@@ -57,12 +56,12 @@ def _factors(module: nn.Module, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def _diffusers(base: Pretrained) -> dict[str, Tensor]:
-    found = {}
+    tensors = {}
     for name in LAYERS:
-        found[f"unet.{name}.lora_B.weight"], found[f"unet.{name}.lora_A.weight"] = _factors(
+        tensors[f"unet.{name}.lora_B.weight"], tensors[f"unet.{name}.lora_A.weight"] = _factors(
             base.network.get_submodule(name)
         )
-    return found
+    return tensors
 
 
 def _expected(base: Pretrained, *factors: float) -> dict[str, Tensor]:
@@ -73,24 +72,18 @@ def _expected(base: Pretrained, *factors: float) -> dict[str, Tensor]:
     return weights
 
 
-def _loaded(folder: Path, lora: Path, scale: float = 1.0) -> Pretrained:
-    prior = Pretrained(str(folder), finetune=str(lora), finetune_scale=scale)
-    prior.setup()
-    return prior
-
-
 def _same(prior: Pretrained, weights: dict[str, Tensor]) -> None:
-    found = prior.network.state_dict()
-    assert found.keys() == weights.keys()
+    fused = prior.network.state_dict()
+    assert fused.keys() == weights.keys()
     for name, value in weights.items():
-        assert torch.allclose(found[name], value, atol=1e-6), name
+        assert torch.allclose(fused[name], value, atol=1e-6), name
     assert not any(parameter.requires_grad for parameter in prior.network.parameters())
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25, -2.0])
 def test_diffusers_layout(folder: Path, base: Pretrained, tmp_path: Path, scale: float) -> None:
     save_file(_diffusers(base), tmp_path / "pytorch_lora_weights.safetensors")
-    _same(_loaded(folder, tmp_path, scale), _expected(base, scale))
+    _same(loaded(folder, finetune=str(tmp_path), finetune_scale=scale), _expected(base, scale))
     assert not torch.allclose(
         _expected(base, scale)[f"{LAYERS[0]}.weight"], base.network.state_dict()[f"{LAYERS[0]}.weight"]
     )
@@ -118,7 +111,7 @@ def test_the_alpha_of_diffusers_own_files(folder: Path, base: Pretrained, tmp_pa
     StableDiffusionPipeline.save_lora_weights(tmp_path, layers, unet_lora_adapter_metadata=metadata)
     strengths = [unet.get_submodule(name).scaling["default"] for name in LAYERS]
     assert len(set(strengths)) == (3 if "alpha_pattern" in settings else 1)
-    _same(_loaded(folder, tmp_path / "pytorch_lora_weights.safetensors"), _expected(base, *strengths))
+    _same(loaded(folder, finetune=str(tmp_path / "pytorch_lora_weights.safetensors")), _expected(base, *strengths))
 
 
 def test_kohyas_layout(folder: Path, base: Pretrained, text_encoder: nn.Module, tmp_path: Path) -> None:
@@ -130,7 +123,7 @@ def test_kohyas_layout(folder: Path, base: Pretrained, text_encoder: nn.Module, 
         tensors[f"{name}.lora_up.weight"], tensors[f"{name}.lora_down.weight"] = _factors(module)
         tensors[f"{name}.alpha"] = torch.tensor(ALPHAS[number])
     save_file(tensors, tmp_path / "kohya.safetensors")
-    prior = _loaded(folder, tmp_path / "kohya.safetensors", 0.5)
+    prior = loaded(folder, finetune=str(tmp_path / "kohya.safetensors"), finetune_scale=0.5)
     factors = [0.5 * alpha / RANK for alpha in ALPHAS]
     _same(prior, _expected(base, *factors[:3]))
     _check_text(prior, base, text_encoder, *factors[3:])
@@ -145,7 +138,7 @@ def test_kohyas_layout_of_flux(tmp_path: Path) -> None:
     save_file(factors, tmp_path / "kohya.safetensors")
     weights = {key: value.clone() for key, value in pipeline.transformer.state_dict().items()}
     weights[f"{layer}.weight"] += 1.5 / RANK * up @ down
-    _same(_loaded(folder, tmp_path / "kohya.safetensors"), weights)
+    _same(loaded(folder, finetune=str(tmp_path / "kohya.safetensors")), weights)
 
 
 def _check_text(prior: Pretrained, base: Pretrained, text_encoder: nn.Module, *factors: float) -> None:
@@ -169,10 +162,10 @@ def _check_text(prior: Pretrained, base: Pretrained, text_encoder: nn.Module, *f
 def test_predictions_are_those_of_diffusers(folder: Path, base: Pretrained, tmp_path: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
-    save_file(_diffusers(base), tmp_path / "mine.safetensors")
+    save_file(_diffusers(base), tmp_path / "lora.safetensors")
     pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
-    pipeline.load_lora_weights(tmp_path, weight_name="mine.safetensors")
-    prior = _loaded(folder, tmp_path)
+    pipeline.load_lora_weights(tmp_path, weight_name="lora.safetensors")
+    prior = loaded(folder, finetune=str(tmp_path))
     random = torch.Generator().manual_seed(0)
     x0, eps = (torch.randn(2, 4, 8, 8, generator=random) for _ in range(2))
     x = prior.draw(x0, torch.tensor([100, 800]), eps)
@@ -192,26 +185,26 @@ def test_a_lora_of_the_text_encoder_alone(
         name = f"text_encoder.text_model.{name}"
         tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
     save_file(tensors, tmp_path / "text.safetensors")
-    prior = _loaded(folder, tmp_path, 2.0)
+    prior = loaded(folder, finetune=str(tmp_path), finetune_scale=2.0)
     _same(prior, _expected(base, 0.0))
     _check_text(prior, base, text_encoder, 2.0)
 
 
 def test_a_discriminator_starts_from_the_fused_weights(folder: Path, base: Pretrained, tmp_path: Path) -> None:
-    save_file(_diffusers(base), tmp_path / "mine.safetensors")
-    prior = _loaded(folder, tmp_path)
+    save_file(_diffusers(base), tmp_path / "lora.safetensors")
+    prior = loaded(folder, finetune=str(tmp_path))
     weights = {name: value.clone() for name, value in prior.network.state_dict().items()}
     x0, eps = torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8)
     before = prior.draw(x0, torch.tensor([500]), eps).predict(Y)
     adapter = LoRA(rank=2)
     Discriminator(adapter, text=Y.text).setup(prior)
     assert torch.equal(prior.draw(x0, torch.tensor([500]), eps).predict(Y, adapter), before)
-    found = {n.replace(".base_layer", ""): v for n, v in prior.network.state_dict().items() if "lora" not in n}
-    assert all(torch.equal(found[name], value) for name, value in weights.items())
+    unadapted = {n.replace(".base_layer", ""): v for n, v in prior.network.state_dict().items() if "lora" not in n}
+    assert all(torch.equal(unadapted[name], value) for name, value in weights.items())
 
 
 def test_the_digest_tells_loras_and_scales_apart(folder: Path, base: Pretrained, tmp_path: Path) -> None:
-    file = tmp_path / "mine.safetensors"
+    file = tmp_path / "lora.safetensors"
     save_file(_diffusers(base), file)
     digests = [Pretrained(str(folder), finetune=str(file), finetune_scale=scale).digest for scale in (1.0, 1.0, 0.5)]
     assert digests[0] == digests[1] != digests[2] and base.digest not in digests
@@ -238,7 +231,7 @@ def test_loras_that_do_not_fit_are_refused(folder: Path, tmp_path: Path, case: s
     shapes, expected = BAD[case]
     save_file({name: torch.ones(shape) for name, shape in shapes.items()}, tmp_path / "bad.safetensors")
     with pytest.raises(PriorUnavailable) as caught:
-        _loaded(folder, tmp_path)
+        loaded(folder, finetune=str(tmp_path))
     message = str(caught.value)
     assert expected in message and "\n" not in message and "bad.safetensors" in message
 
@@ -247,7 +240,7 @@ def test_one_layer_of_another_model_is_not_left_out(folder: Path, base: Pretrain
     more = {name: torch.ones(shape) for name, shape in _pair("unet.nowhere.to_q", 8, 8).items()}
     save_file(_diffusers(base) | more, tmp_path / "more.safetensors")
     with pytest.raises(PriorUnavailable, match="nowhere"):
-        _loaded(folder, tmp_path)
+        loaded(folder, finetune=str(tmp_path))
 
 
 def test_a_lora_for_a_convolution(folder: Path, base: Pretrained, tmp_path: Path) -> None:
@@ -255,10 +248,10 @@ def test_a_lora_for_a_convolution(folder: Path, base: Pretrained, tmp_path: Path
     up, down = torch.randn(8, RANK, 1, 1, generator=random), torch.randn(RANK, 4, 3, 3, generator=random)
     name = "lora_unet_conv_in"
     save_file({f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}, tmp_path / "conv.safetensors")
-    found, plain = _loaded(folder, tmp_path).network.conv_in, base.network.conv_in
+    changed, plain = loaded(folder, finetune=str(tmp_path)).network.conv_in, base.network.conv_in
     images = torch.randn(2, 4, 8, 8, generator=random)
     convolved = nn.functional.conv2d(nn.functional.conv2d(images, down, padding=1), up)
-    assert torch.allclose(found(images), plain(images) + convolved, atol=1e-4)
+    assert torch.allclose(changed(images), plain(images) + convolved, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sd3", "flux", "deepfloyd"])
@@ -270,16 +263,16 @@ def test_every_family(tmp_path: Path, family: str) -> None:
     weight = network.get_submodule(name).weight
     up, down = _factors(network.get_submodule(name))
     save_file({f"{part}.{name}.lora_B.weight": up, f"{part}.{name}.lora_A.weight": down}, tmp_path / "l.safetensors")
-    found = _loaded(path, tmp_path / "l.safetensors", 0.5).network.state_dict()
-    assert torch.allclose(found.pop(f"{name}.weight"), weight + 0.5 * up @ down, atol=1e-5)
-    assert all(torch.equal(value, network.state_dict()[name]) for name, value in found.items())
+    fused = loaded(path, finetune=str(tmp_path / "l.safetensors"), finetune_scale=0.5).network.state_dict()
+    assert torch.allclose(fused.pop(f"{name}.weight"), weight + 0.5 * up @ down, atol=1e-5)
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in fused.items())
 
 
 def test_pixart_takes_none(tmp_path: Path, folder: Path) -> None:
     path, _ = make("pixart", tmp_path / "model")
     save_file({"transformer.a.lora_A.weight": torch.ones(1, 1)}, tmp_path / "l.safetensors")
     with pytest.raises(PriorUnavailable, match="reads no LoRAs for a PixArt"):
-        _loaded(path, tmp_path / "l.safetensors")
+        loaded(path, finetune=str(tmp_path / "l.safetensors"))
 
 
 def test_the_file_of_a_lora(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from huggingface_hub import constants, errors
 from safetensors.torch import load_file, save_file
-from support.tiny import save_tiny_pipeline
+from support.tiny import loaded, save_tiny_pipeline
 
 from asdkit.commands.arguments import expand
 from asdkit.commands.main import main
@@ -426,8 +426,7 @@ def test_sentencepiece_is_asked_for_where_it_is_needed(tiny_folder: Path, tmp_pa
     for name in ("vocab.json", "merges.txt"):
         (copy / "tokenizer" / name).unlink()
     (copy / "tokenizer" / "spiece.model").write_bytes(b"")
-    prior = Pretrained(str(copy))
-    prior.setup()
+    prior = loaded(copy)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(MissingExtra, match=r"asdkit\[t5\]"):
         patch.setitem(sys.modules, "sentencepiece", None)
         prior.prepare([Y])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny import save_tiny_pipeline
+from support.tiny import loaded, save_tiny_pipeline
 from support.tiny_families import make
 
 from asdkit.discriminators.adapters import Embedding, LoRA, UNetCopy
@@ -28,15 +28,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return prior, save_tiny_pipeline(root / "v", prediction="v_prediction", camera=False, seed=1)
 
 
-def ready(path: Path) -> Pretrained:
-    prior = Pretrained(str(path))
-    prior.setup()
-    return prior
-
-
 @pytest.mark.parametrize("adapter", [LoRA, Embedding])
 def test_phi_starts_as_the_other_model_and_stays_in_the_priors_space(adapter: type, folders: tuple) -> None:
-    prior, other = ready(folders[0]), ready(folders[1])
+    prior, other = loaded(folders[0]), loaded(folders[1])
     guidance = ASD(7.5, -0.5, adapter(prior=Pretrained(str(folders[1])), camera=False))
     guidance.bind(TEXT)
     guidance.setup(prior)
@@ -56,22 +50,22 @@ def test_phi_starts_as_the_other_model_and_stays_in_the_priors_space(adapter: ty
 
 
 def test_the_other_model_hears_the_runs_words_for_single_views(folders: tuple) -> None:
-    prior, other = ready(folders[0]), ready(folders[1])
+    prior, other = loaded(folders[0]), loaded(folders[1])
     for model in (prior, other):
         model.name_views(TEXT, {"front": "a blue ball"})
     guidance = ASD(adapter=LoRA(prior=Pretrained(str(folders[1])), camera=False))
     guidance.bind(TEXT)
     guidance.setup(prior)
     x = prior.draw(torch.randn(3, 4, 8, 8), T, torch.randn(3, 4, 8, 8), ring(3))  # of which the first is the front
-    found = guidance.second.field(x).detach()
-    assert torch.allclose(found, other.predict(x, [Y])[0], atol=1e-6)
-    assert not torch.allclose(found[0], ready(folders[1]).predict(x, [Y])[0][0], atol=1e-3)
+    e_phi = guidance.second.field(x).detach()
+    assert torch.allclose(e_phi, other.predict(x, [Y])[0], atol=1e-6)
+    assert not torch.allclose(e_phi[0], loaded(folders[1]).predict(x, [Y])[0][0], atol=1e-3)
 
 
 def test_the_other_models_frozen_weights_are_in_no_checkpoint_and_move_with_phi(folders: tuple) -> None:
     guidance = ASD(adapter=LoRA(prior=Pretrained(str(folders[1]))))
     guidance.bind(TEXT)
-    guidance.setup(ready(folders[0]))
+    guidance.setup(loaded(folders[0]))
     assert all("/lora_" in key or "camera" in key for key in guidance.state_dict())
     guidance.to("meta")
     assert {p.device.type for p in guidance.second.field.adapter._other_prior.parameters()} == {"meta"}
@@ -81,14 +75,14 @@ def test_the_other_models_frozen_weights_are_in_no_checkpoint_and_move_with_phi(
 def test_a_model_of_other_levels_or_latents_is_refused(folders: tuple, tmp_path: Path) -> None:
     flow = make("sd3", tmp_path / "flow")[0]
     pixels = make("deepfloyd", tmp_path / "pixels")[0]
-    channels, levels = ready(folders[1]), ready(folders[1])
+    channels, levels = loaded(folders[1]), loaded(folders[1])
     channels.channels = 16
     levels.schedule = scaled_linear(beta_end=0.0125, prediction="v_prediction")
     for other in (Pretrained(str(flow)), Pretrained(str(pixels)), channels, levels):
         guidance = ASD(adapter=LoRA(prior=other))
         guidance.bind(TEXT)
         with pytest.raises(ValueError, match="the prior's own latents and noise levels; choose one of the same family"):
-            guidance.setup(ready(folders[0]))
+            guidance.setup(loaded(folders[0]))
 
 
 def test_a_copy_has_no_other_model() -> None:
@@ -112,8 +106,8 @@ def test_the_released_loss_is_the_released_codes(gamma: float) -> None:
     per_sample = (v_phi - target) ** 2 + gamma * (v_phi - text) ** 2
     expected = per_sample.flatten(1).sum(1).mean()
     e_phi = schedule.to_eps(v_phi, x_t, T)
-    found = released_loss(e_phi, eps.double(), e_y.double(), gamma, schedule.alpha(T))
-    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+    loss = released_loss(e_phi, eps.double(), e_y.double(), gamma, schedule.alpha(T))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_the_released_minimiser_is_eq_10s_with_a_gamma_that_fades() -> None:
@@ -132,7 +126,7 @@ def test_the_released_minimiser_is_eq_10s_with_a_gamma_that_fades() -> None:
 def test_the_released_variant_has_its_own_name(folders: tuple) -> None:
     guidance = ReleasedASD(adapter=LoRA(camera=False))
     guidance.bind(TEXT)
-    prior = ready(folders[0])
+    prior = loaded(folders[0])
     guidance.setup(prior)
     x = prior.draw(torch.randn(3, 4, 8, 8), T, torch.randn(3, 4, 8, 8), ring(3))
     phi = guidance.second.field

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.four_views import TEXT, Loop, cameras, drawn, prior_of, ready
+from support.four_views import TEXT, Loop, cameras, drawn, ready
+from support.tiny import loaded
 from torch import Tensor
 from transformers import CLIPTextModel
 
@@ -41,7 +42,7 @@ def test_whole_prompts_take_the_place_of_the_views_words() -> None:
 
 
 def test_an_unknown_direction_is_one_sentence(four_folder: Path) -> None:
-    prior = prior_of(four_folder)
+    prior = loaded(four_folder)
     with pytest.raises(ValueError, match="direction 'top' of view_prompts; it knows front, side, back, overhead.$"):
         prior.name_views(TEXT, {"front": "a", "top": "b"})
     with pytest.raises(ValueError, match="direction 'front' of view_prompts; it knows none.$"):
@@ -49,7 +50,7 @@ def test_an_unknown_direction_is_one_sentence(four_folder: Path) -> None:
 
 
 def test_they_are_of_one_prompt_and_reach_prior_and_discriminator(four_folder: Path, tiny_folder: Path) -> None:
-    prior, other = prior_of(four_folder), Pretrained(str(four_folder))
+    prior, other = loaded(four_folder), Pretrained(str(four_folder))
     prior.name_views(TEXT, {"side": "a blue ball"})
     loop, x = Loop(four_folder, prior), drawn(prior, cameras(0.0, 90.0, 30.0))
     texts = [f"{TEXT}, front view", "a blue ball", f"{TEXT}, front view"]
@@ -104,20 +105,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Grows with every text encoder that is loaded."""
-    found: list[int] = []
+    calls: list[int] = []
     load = CLIPTextModel.from_pretrained.__func__
 
     def counted(cls: type, *args: object, **kwargs: object) -> object:
-        found.append(1)
+        calls.append(1)
         return load(cls, *args, **kwargs)
 
     monkeypatch.setattr(CLIPTextModel, "from_pretrained", classmethod(counted))
-    return found
+    return calls
 
 
 def embedded(folder: Path, *conditions: Condition, dtype: str = "float32") -> dict[str, Tensor]:
-    prior = Pretrained(str(folder), dtype=dtype)
-    prior.setup()
+    prior = loaded(folder, dtype=dtype)
     prior.prepare(conditions)
     assert prior.condition_shape == (24, 16)
     return {text: rows["text"] for text, rows in prior.prompts.embedded.items()}
@@ -178,8 +178,7 @@ def test_a_lora_and_a_variant_have_embeddings_of_their_own(tiny_folder: Path, ca
     save_file(names, tmp_path / "lora.safetensors")
     plain = embedded(tiny_folder, Y)
     for _ in range(2):
-        prior = Pretrained(str(tiny_folder), finetune=str(tmp_path / "lora.safetensors"))
-        prior.setup()
+        prior = loaded(tiny_folder, finetune=str(tmp_path / "lora.safetensors"))
         prior.prepare([Y])
         assert not torch.allclose(prior.prompts.embedded[TEXT]["text"], plain[TEXT], atol=1e-3)
     assert same(embedded(tiny_folder, Y), plain)
@@ -189,7 +188,7 @@ def test_dtypes_are_apart_and_predictions_the_same_from_either(tiny_folder: Path
     full, half = embedded(tiny_folder, Y), embedded(tiny_folder, Y, dtype="bfloat16")
     assert not same(full, half) and same(embedded(tiny_folder, Y, dtype="bfloat16"), half)
     assert half[TEXT].dtype == torch.float32
-    loop, prior = Loop(tiny_folder, prior_of(tiny_folder)), prior_of(tiny_folder)
+    loop, prior = Loop(tiny_folder, loaded(tiny_folder)), loaded(tiny_folder)
     x = drawn(prior, None)
     torch.testing.assert_close(x.predict(Y)[1], loop.eps(x, 1, TEXT), atol=1e-5, rtol=1e-5)
 
@@ -206,8 +205,10 @@ def test_a_file_that_is_not_right_is_made_again(
     file.mkdir() if harm == "a folder" else file.write_bytes(content[:-5] if harm == "torn" else b"")
     with caplog.at_level(logging.WARNING):
         assert same(embedded(tiny_folder, *conditions), first) and len(loads) == 2
-    ours = [record.getMessage() for record in caplog.records if record.name == "asdkit.priors.prompt_cache"]
-    assert len(ours) == 1 and ("can't be kept" if harm == "a folder" else f"{file} holds no embedding") in ours[0]
+    warnings = [record.getMessage() for record in caplog.records if record.name == "asdkit.priors.prompt_cache"]
+    assert (
+        len(warnings) == 1 and ("can't be kept" if harm == "a folder" else f"{file} holds no embedding") in warnings[0]
+    )
     if harm != "a folder":
         assert file.read_bytes() == content
         assert same(embedded(tiny_folder, *conditions), first) and len(loads) == 2
@@ -238,10 +239,10 @@ def test_it_lies_in_the_home_folder_and_the_embedded_prior_needs_none(
 
 def test_blending() -> None:
     first, second, share = torch.randn(3, 4, 5), torch.randn(3, 4, 5), torch.tensor([0.0, 0.25, 1.0])
-    found = blended(first, second, share)
-    torch.testing.assert_close(found[1], 0.75 * first[1] + 0.25 * second[1])
-    torch.testing.assert_close(found[0], first[0])
-    torch.testing.assert_close(found[2], second[2])
+    between = blended(first, second, share)
+    torch.testing.assert_close(between[1], 0.75 * first[1] + 0.25 * second[1])
+    torch.testing.assert_close(between[0], first[0])
+    torch.testing.assert_close(between[2], second[2])
     masks = torch.tensor([[1, 1, 0, 0]]), torch.tensor([[1, 0, 1, 0]])
     assert blended(*masks, torch.tensor([0.5])).tolist() == [[1, 1, 1, 0]]
 
@@ -250,7 +251,7 @@ def test_blending() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_text_encoders_work_on_the_gpu_and_leave_it(tiny_folder: Path, cache: Path) -> None:
     before = torch.cuda.memory_allocated()
-    prior = prior_of(tiny_folder)
+    prior = loaded(tiny_folder)
     prior.prepare([Y])
     assert torch.cuda.max_memory_allocated() > before == torch.cuda.memory_allocated()
     loop = Loop(tiny_folder, prior)
@@ -258,5 +259,5 @@ def test_text_encoders_work_on_the_gpu_and_leave_it(tiny_folder: Path, cache: Pa
 
 
 def test_every_method_is_view_dependent_and_so_is_its_discriminator(four_folder: Path) -> None:
-    field = ready(ASD(), prior_of(four_folder))
+    field = ready(ASD(), loaded(four_folder))
     assert field.second.field.condition() == Y and Prompt(TEXT).conditions() == CFG(TEXT).prompt.conditions() == [Y]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.tiny import save_tiny_pipeline
+from support.tiny import loaded, save_tiny_pipeline
 from torch import Tensor
 
 from asdkit.core.errors import PriorUnavailable
@@ -66,18 +66,18 @@ def _original(folder: Path) -> dict[str, Tensor]:
     unet = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     vae = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
     text = load_file(folder / "text_encoder" / "model.safetensors")
-    found = {}
+    original = {}
     for name, value in unet.items():
         inner = RESNET if ".resnets." in name else {}
-        found[f"model.diffusion_model.{_renamed(name, BLOCKS, inner)}"] = value
+        original[f"model.diffusion_model.{_renamed(name, BLOCKS, inner)}"] = value
     for name, value in vae.items():
         attention = ".attentions." in name
         renamed = _renamed(name, VAE, ATTENTION if attention else {"conv_shortcut": "nin_shortcut"})
         matrix = attention and value.ndim == 2  # these are convolutions of one pixel there
-        found[f"first_stage_model.{renamed}"] = value[:, :, None, None] if matrix else value
+        original[f"first_stage_model.{renamed}"] = value[:, :, None, None] if matrix else value
     for name, value in text.items():
-        found[f"cond_stage_model.transformer.{name}"] = value
-    return {name: value.contiguous() for name, value in found.items()}
+        original[f"cond_stage_model.transformer.{name}"] = value
+    return {name: value.contiguous() for name, value in original.items()}
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +112,8 @@ def _answers(prior: Pretrained) -> list[Tensor]:
 
 def test_a_single_file_is_its_folder(folder: Path, file: Path, settings: Path) -> None:
     expected = _answers(Pretrained(str(folder)))
-    found = _answers(Pretrained(str(file), config=str(settings)))
-    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(found, expected, strict=True))
+    answers = _answers(Pretrained(str(file), config=str(settings)))
+    assert all(torch.allclose(answer, other, atol=1e-6) for answer, other in zip(answers, expected, strict=True))
 
 
 def test_what_a_file_lacks_comes_from_the_folder(folder: Path, file: Path, settings: Path, tmp_path: Path) -> None:
@@ -121,8 +121,7 @@ def test_what_a_file_lacks_comes_from_the_folder(folder: Path, file: Path, setti
     other = save_tiny_pipeline(tmp_path / "other", "epsilon", kl=True, camera=False, facts=False, seed=1)
     unet = {name: value for name, value in load_file(file).items() if name.startswith("model.")}
     save_file(unet, tmp_path / "unet.safetensors")
-    alone = Pretrained(str(tmp_path / "unet.safetensors"), config=str(other))
-    alone.setup()
+    alone = loaded(tmp_path / "unet.safetensors", config=str(other))
     expected, rest = Pretrained(str(folder)), Pretrained(str(other))
     expected.setup()
     rest.setup()
@@ -159,8 +158,7 @@ def test_the_settings_come_from_the_hub_without_weights(
         return folder
 
     monkeypatch.setattr("asdkit.priors.hub.snapshot", snapshot)
-    prior = Pretrained(str(file))
-    prior.setup()
+    loaded(file)
     assert {"unet/config.json", "tokenizer/vocab.json", "scheduler/scheduler_config.json"} <= set(chosen)
     assert not [name for name in chosen if name.endswith(".safetensors")]
 

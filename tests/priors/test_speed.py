@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from support.tiny import save_tiny_pipeline
+from support.tiny import loaded, save_tiny_pipeline
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -34,12 +34,6 @@ from asdkit.scores.prior import Noised
 from asdkit.scores.schedules import rectified_flow, scaled_linear
 
 B = 2
-
-
-def _prior(folder: Path, **settings: Any) -> Pretrained:
-    prior = Pretrained(str(folder), **settings)
-    prior.setup()
-    return prior
 
 
 def _ready(field: Field, prior: Pretrained) -> Field:
@@ -75,27 +69,27 @@ def _learned(field: Field, prior: Pretrained) -> dict[str, Tensor]:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("adapter", [LoRA, Embedding])
 def test_a_half_network_learns_in_single_precision(tiny_folder: Path, dtype: str, adapter: type[Adapter]) -> None:
-    whole, half = (_prior(tiny_folder, dtype=name) for name in ("float32", dtype))
+    whole, half = (loaded(tiny_folder, dtype=name) for name in ("float32", dtype))
     fields = [_roused(_ready(ASD(adapter=adapter()), prior)) for prior in (whole, half)]
     assert {p.dtype for p in half.network.parameters() if not p.requires_grad} == {getattr(torch, dtype)}
     assert {p.dtype for field in fields for p in field.parameters()} == {torch.float32}
     tolerance = {"bfloat16": 0.06, "float16": 0.008}[dtype]
-    expected, found = (field(_draw(prior)).detach() for field, prior in zip(fields, (whole, half), strict=True))
-    assert (found - expected).norm() < tolerance * expected.norm()
-    expected, found = (_learned(field, prior) for field, prior in zip(fields, (whole, half), strict=True))
-    assert set(found) == set(expected) and {gradient.dtype for gradient in found.values()} == {torch.float32}
+    expected, halved = (field(_draw(prior)).detach() for field, prior in zip(fields, (whole, half), strict=True))
+    assert (halved - expected).norm() < tolerance * expected.norm()
+    expected, halved = (_learned(field, prior) for field, prior in zip(fields, (whole, half), strict=True))
+    assert set(halved) == set(expected) and {gradient.dtype for gradient in halved.values()} == {torch.float32}
     for name, gradient in expected.items():
-        assert (found[name] - gradient).norm() < 2 * tolerance * gradient.norm() + 1e-3, name
+        assert (halved[name] - gradient).norm() < 2 * tolerance * gradient.norm() + 1e-3, name
 
 
 def test_noise_levels_and_draws_stay_exact_beside_a_half_network(tiny_folder: Path) -> None:
-    whole, half = (_prior(tiny_folder, dtype=name) for name in ("float32", "bfloat16"))
+    whole, half = (loaded(tiny_folder, dtype=name) for name in ("float32", "bfloat16"))
     assert torch.equal(_draw(half).x_t, _draw(whole).x_t)
     assert half.schedule.alphas.dtype == torch.float64
 
 
 def test_a_copy_beside_a_half_network_is_whole(tiny_folder: Path) -> None:
-    prior = _prior(tiny_folder, dtype="bfloat16")
+    prior = loaded(tiny_folder, dtype="bfloat16")
     field = _ready(ASD(adapter=UNetCopy()), prior)
     assert {p.dtype for p in field.parameters()} == {torch.float32}
     x = _draw(prior)
@@ -198,11 +192,11 @@ def _kept(field: Field, prior: Pretrained) -> tuple[dict[str, Tensor], int]:
 
 @pytest.mark.parametrize("name", GUIDANCES)
 def test_checkpointing_changes_no_gradient_and_keeps_less(tiny_folder: Path, name: str) -> None:
-    found = []
+    results = []
     for checkpointing in (False, True):
-        prior = _prior(tiny_folder, checkpointing=checkpointing)
-        found.append(_kept(_roused(_ready(GUIDANCES[name](), prior)), prior))
-    (expected, much), (gradients, little) = found
+        prior = loaded(tiny_folder, checkpointing=checkpointing)
+        results.append(_kept(_roused(_ready(GUIDANCES[name](), prior)), prior))
+    (expected, much), (gradients, little) = results
     assert len(expected) > 0 and set(gradients) == set(expected)
     for key, gradient in expected.items():
         assert gradient.abs().max() > 0 or "add_" in key, key
@@ -212,23 +206,23 @@ def test_checkpointing_changes_no_gradient_and_keeps_less(tiny_folder: Path, nam
 
 def test_checkpointing_covers_the_autoencoder(deep_folder: Path) -> None:
     images = torch.rand(1, 3, 16, 16)
-    found = []
+    results = []
     for checkpointing in (False, True):
-        prior, mine = _prior(deep_folder, checkpointing=checkpointing), images.clone().requires_grad_()
+        prior, pixels = loaded(deep_folder, checkpointing=checkpointing), images.clone().requires_grad_()
         kept = _Kept()
         with kept:
-            x0 = prior.encode(mine)
+            x0 = prior.encode(pixels)
         x0.square().sum().backward()
-        found.append((mine.grad, kept.bytes))
-    assert torch.allclose(found[0][0], found[1][0], rtol=1e-5, atol=1e-7)
-    assert found[1][1] < 0.7 * found[0][1]
+        results.append((pixels.grad, kept.bytes))
+    assert torch.allclose(results[0][0], results[1][0], rtol=1e-5, atol=1e-7)
+    assert results[1][1] < 0.7 * results[0][1]
 
 
 def test_the_other_adapter_may_be_used_before_the_backward_pass(tiny_folder: Path) -> None:
     """What is computed again has the adapter of the forward pass, whatever was on since; and is off afterwards."""
     expected = None
     for checkpointing in (False, True):
-        prior = _prior(tiny_folder, checkpointing=checkpointing)
+        prior = loaded(tiny_folder, checkpointing=checkpointing)
         field = _roused(_ready(DeltaASD(), prior))
         phi, psi = (leaf for leaf in field.leaves() if hasattr(leaf, "adapter"))
         x = _draw(prior)
@@ -289,11 +283,11 @@ def _transformer(kind: str, checkpointing: bool) -> Pretrained:
 @pytest.mark.parametrize("guidance", ["LoRA", "two LoRAs", "copy"])
 @pytest.mark.parametrize("kind", ["sd3", "flux", "pixart"])
 def test_checkpointing_changes_no_gradient_of_transformers(kind: str, guidance: str) -> None:
-    found = []
+    results = []
     for checkpointing in (False, True):
         prior = _transformer(kind, checkpointing)
-        found.append(_kept(_roused(_ready(GUIDANCES[guidance](), prior)), prior))
-    (expected, much), (gradients, little) = found
+        results.append(_kept(_roused(_ready(GUIDANCES[guidance](), prior)), prior))
+    (expected, much), (gradients, little) = results
     assert set(gradients) == set(expected) and sum(bool(g.abs().max() > 0) for g in expected.values()) > 8
     for key, gradient in expected.items():
         assert torch.allclose(gradients[key], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max())), key
@@ -370,8 +364,8 @@ def test_training_has_two_graphs_and_no_more(tiny_folder: Path, graphs: Graphs, 
     glances = Glances(graphs)
     compiled = fit(True)
     assert glances.counts == [expected] * 4
-    for mine, its in zip(eager.parameters(), compiled.parameters(), strict=True):
-        assert torch.allclose(mine, its, atol=1e-5)
+    for plain, graphed in zip(eager.parameters(), compiled.parameters(), strict=True):
+        assert torch.allclose(plain, graphed, atol=1e-5)
     learned = [p for p in compiled.guidance.parameters() if p.requires_grad]
     assert not learned or any(p.abs().max() > 0.01 for p in learned)
 
@@ -384,13 +378,13 @@ def test_another_model_that_phi_adapts_is_compiled_in_a_step_too(tiny_folder: Pa
 
 
 def test_checkpointing_and_compiling_go_together(tiny_folder: Path, graphs: Graphs) -> None:
-    found = []
+    results = []
     for together in (False, True):
-        prior = _prior(tiny_folder, checkpointing=together, compile=together)
+        prior = loaded(tiny_folder, checkpointing=together, compile=together)
         field = _roused(_ready(ASD(), prior))
         with prior.in_step():
-            found.append(_learned(field, prior))
-    expected, gradients = found
+            results.append(_learned(field, prior))
+    expected, gradients = results
     assert graphs.count >= 1
     for key, gradient in expected.items():
         assert torch.allclose(gradients[key], gradient, rtol=1e-4, atol=1e-6), key
@@ -405,7 +399,7 @@ def test_convolutions_change_their_order_of_axes_on_cuda_alone(
     images, expected = torch.rand(1, 3, 16, 16), []
     for devices in (("cuda",), ("cpu",)):
         monkeypatch.setattr(pretrained, "CHANNELS_LAST_ON", devices)
-        prior = _prior(tiny_folder)
+        prior = loaded(tiny_folder)
         field = _roused(_ready(ASD(), prior))
         prior.to("cpu")
         for part in (prior.network, prior.vae):
@@ -434,7 +428,7 @@ def _attention_layers(network: nn.Module) -> int:
 
 
 def test_attention_is_torchs_own(tiny_folder: Path) -> None:
-    priors = [_prior(tiny_folder), *(_transformer(kind, False) for kind in ("sd3", "pixart"))]
+    priors = [loaded(tiny_folder), *(_transformer(kind, False) for kind in ("sd3", "pixart"))]
     for prior in priors:
         field = _ready(ASD(), prior)
         layers = _attention_layers(prior.network)
@@ -469,7 +463,7 @@ def test_a_tiny_autoencoder_speaks_scaled_latents(scaled_folder: Path, tmp_path:
     from diffusers import AutoencoderTiny
 
     tiny = AutoencoderTiny.from_pretrained(_tiny_vae(tmp_path)).eval()
-    prior = _prior(scaled_folder, tiny_vae=str(tmp_path))
+    prior = loaded(scaled_folder, tiny_vae=str(tmp_path))
     images = torch.rand(2, 3, 16, 16, requires_grad=True)
     x0 = prior.encode(images)
     expected = tiny.encode(2 * images - 1).latents  # its scaling factor is 1: no 0.18215
@@ -481,16 +475,16 @@ def test_a_tiny_autoencoder_speaks_scaled_latents(scaled_folder: Path, tmp_path:
         shown = (tiny.decode(x0).sample / 2 + 0.5).clamp(0, 1)
     assert torch.allclose(prior.decode(x0), shown, atol=1e-6)
     assert not any(p.requires_grad for p in prior.parameters())
-    own = _prior(scaled_folder)
+    own = loaded(scaled_folder)
     assert not torch.allclose(own.encode(images), x0, atol=1e-2)
     assert prior.digest != own.digest and prior.digest.startswith(own.digest)
 
 
 def test_a_tiny_autoencoder_that_does_not_fit_is_one_sentence(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"16 channels and the prior's latents 4; name one of its family\.$"):
-        _prior(tiny_folder, tiny_vae=str(_tiny_vae(tmp_path, 16)))
+        loaded(tiny_folder, tiny_vae=str(_tiny_vae(tmp_path, 16)))
     with pytest.raises(ValueError, match="There is no"):
-        _prior(tiny_folder, tiny_vae=str(tmp_path / "none"))
+        loaded(tiny_folder, tiny_vae=str(tmp_path / "none"))
 
 
 # -------------------------------------------------------------------------------------------------------- no waiting
@@ -507,7 +501,7 @@ class Waits(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.operations: list[str] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         packet = function.overloadpacket
@@ -515,7 +509,7 @@ class Waits(TorchDispatchMode):
             mask is not None and mask.dtype == torch.bool for mask in args[1]
         )
         if (packet in WAITS or masks) and not _in_optimizer():
-            self.found.append(str(packet))
+            self.operations.append(str(packet))
         return function(*args, **(kwargs or {}))
 
 
@@ -536,7 +530,7 @@ class Guard(pl.Callback):
 
     def on_train_batch_end(self, *rest: Any) -> None:
         self.mode.__exit__(None, None, None)
-        self.steps.append(self.mode.found)
+        self.steps.append(self.mode.operations)
 
 
 def test_what_counts_as_waiting() -> None:
@@ -550,10 +544,10 @@ def test_what_counts_as_waiting() -> None:
     ):
         with Waits() as mode:
             wait()
-        assert mode.found
+        assert mode.operations
     with Waits() as mode:
         values.masked_fill(mask, 0.0)[torch.tensor([1])]
-    assert not mode.found
+    assert not mode.operations
 
 
 @pytest.mark.parametrize("settings", [{}, {"share_noise": False, "discriminator_steps": 2, "discriminator_clip": 1.0}])
@@ -572,11 +566,11 @@ def test_a_step_waits_for_nothing_unless_it_is_logged(tiny_folder: Path, kind: s
     logged = {2, 5}
     rounds = {"gaussians": {0, 3, 4}}.get(kind, set())  # the first look, a round of density, the look after it
     march = ["aten.nonzero"] if kind == "nerf" else []  # which samples are not in empty space
-    for step, found in enumerate(watch.steps):
+    for step, operations in enumerate(watch.steps):
         if step in logged:
-            assert "aten._local_scalar_dense" in found
+            assert "aten._local_scalar_dense" in operations
         elif step not in rounds:
-            assert found == march, step
+            assert operations == march, step
     if kind == "gaussians":
         assert watch.steps[4] == ["aten.nonzero"]
 

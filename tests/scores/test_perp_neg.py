@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from support.exact import exact_prior, randn
-from support.four_views import TEXT, B, Loop, cameras, drawn, prior_of, ready
+from support.four_views import TEXT, B, Loop, cameras, drawn, ready
+from support.tiny import loaded
 from torch import Tensor
 
 import asdkit.methods
@@ -49,7 +50,7 @@ def threestudio(azimuth_deg: float) -> tuple[float, list[tuple[str, float]], lis
 def test_perp_neg_is_threestudios_sample_by_sample(
     four_folder: Path, azimuths: tuple[float, ...], negative: str | None, scale: float
 ) -> None:
-    prior = prior_of(four_folder)
+    prior = loaded(four_folder)
     loop, x = Loop(four_folder, prior), drawn(prior, cameras(*azimuths))
     value = ready(CFG(scale=scale, negative=negative), prior, PerpNeg())(x)
     for b, azimuth in enumerate(azimuths):
@@ -65,7 +66,7 @@ def test_perp_neg_is_threestudios_sample_by_sample(
 
 def test_eight_sectors_blend_neighbours_and_oppose_the_front_and_the_cameras_side(tiny_folder: Path) -> None:
     """The camera itself goes with the wanted prompt alone, for the negative prompts contradict it."""
-    prior = prior_of(tiny_folder)
+    prior = loaded(tiny_folder)
     azimuths = (100.0, -20.0, 300.0)
     loop, x = Loop(tiny_folder, prior), drawn(prior, cameras(*azimuths))
     value = ready(CFG(scale=5.0), prior, PerpNeg())(x)
@@ -87,7 +88,7 @@ def test_eight_sectors_blend_neighbours_and_oppose_the_front_and_the_cameras_sid
 @pytest.mark.parametrize("which", ["four_folder", "tiny_folder"])
 def test_from_overhead_there_are_no_negatives(which: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(which)
-    prior = prior_of(folder)
+    prior = loaded(folder)
     loop, x = Loop(folder, prior), drawn(prior, cameras(10.0, 130.0, -70.0, elevation_deg=75.0))
     value = ready(CFG(scale=5.0), prior, PerpNeg())(x)
     for b in range(B):
@@ -102,7 +103,7 @@ def test_cfg_is_a_loop_and_a_negative_prompt_has_no_words_for_the_view(
     which: str, negative: str | None, request: pytest.FixtureRequest
 ) -> None:
     folder = request.getfixturevalue(which)
-    prior = prior_of(folder)
+    prior = loaded(folder)
     loop, x = Loop(folder, prior), drawn(prior, cameras(0.0, 100.0, 180.0))
     value = ready(CFG(scale=7.5, negative=negative), prior)(x)
     for b, words in enumerate(("front", "side" if which == "four_folder" else "left side", "back")):
@@ -161,7 +162,7 @@ def test_perpendicular_of_each_sample() -> None:
 
 
 def test_one_call_for_all(four_folder: Path) -> None:
-    prior = prior_of(four_folder)
+    prior = loaded(four_folder)
     rows: list[int] = []
     prior.network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
     ready(SDS(), prior, PerpNeg())(drawn(prior, cameras(5.0, 95.0, 185.0)))
@@ -174,7 +175,7 @@ def test_one_call_for_all(four_folder: Path) -> None:
 
 
 def test_perp_neg_needs_directions(four_folder: Path) -> None:
-    prior, lab = prior_of(four_folder), exact_prior()
+    prior, lab = loaded(four_folder), exact_prior()
     with pytest.raises(
         ValueError, match="needs cameras and a prior that knows words for directions; leave perp_neg out"
     ):
@@ -198,7 +199,7 @@ ARGUMENTS = {"scorer": Any, "adapter": Embedding, "source_adapter": Embedding}
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 def test_every_method_honours_it(four_folder: Path, method: Callable[..., Field]) -> None:
     """Without weight it changes nothing where cameras stand at a direction; with weight it does."""
-    prior = prior_of(four_folder)
+    prior = loaded(four_folder)
     given = {name: make() for name, make in ARGUMENTS.items() if name in inspect.signature(method).parameters}
     values = []
     for perp_neg in (None, NEUTRAL, PerpNeg()):
@@ -221,20 +222,20 @@ def test_a_text_of_ones_own_and_the_path_of_an_inversion_stay_plain() -> None:
 
 def test_edits_of_the_same_words_and_image_stay_zero(four_folder: Path) -> None:
     """For both sides of the difference honour it."""
-    x = drawn(prior := prior_of(four_folder), cameras(5.0, 95.0, 185.0))
+    x = drawn(prior := loaded(four_folder), cameras(5.0, 95.0, 185.0))
     x.source = x.x0
     assert torch.equal(ready(DDS(), prior, PerpNeg())(x), torch.zeros_like(x.eps))
 
 
 def test_csd_is_the_perpendicular_pull_alone(four_folder: Path) -> None:
-    prior = prior_of(four_folder)
+    prior = loaded(four_folder)
     x = drawn(prior, cameras(5.0, 95.0, 185.0))
     pull = ready(CFG(scale=1.0), prior, PerpNeg())(x) - Null()(x)
     torch.testing.assert_close(ready(CSD(3.0), prior, PerpNeg())(x), 3 * pull)
 
 
 def test_a_learned_null_is_what_differences_are_taken_from(four_folder: Path) -> None:
-    prior = prior_of(four_folder)
+    prior = loaded(four_folder)
     field, x = ready(LODS(2.0), prior, PerpNeg()), drawn(prior, cameras(5.0, 95.0, 185.0))
     cfg = field.first
     with torch.no_grad():
@@ -249,7 +250,7 @@ def test_a_learned_null_is_what_differences_are_taken_from(four_folder: Path) ->
 
 
 def test_the_discriminators_penalty_has_the_plain_prompt_of_the_nearest_direction(four_folder: Path) -> None:
-    prior = prior_of(four_folder)
+    prior = loaded(four_folder)
     field = ready(ASD(gamma=-0.5, adapter=Embedding()), prior, PerpNeg())
     x = drawn(prior, cameras(50.0, 95.0, 185.0))
     phi, e_y = field.second.field, x.predict(Condition(TEXT))

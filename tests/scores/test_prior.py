@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny import save_tiny_pipeline
+from support.tiny import loaded, save_tiny_pipeline
 from torch import Tensor
 
 from asdkit.lab import GaussianPrior
@@ -27,12 +27,6 @@ def kl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_pipeline(
         tmp_path_factory.mktemp("kl"), "epsilon", kl=True, scaling_factor=0.18215, camera=False, facts=False
     )
-
-
-def _prior(tiny_folder: Path, **arguments: bool) -> Pretrained:
-    prior = Pretrained(str(tiny_folder), **arguments)
-    prior.setup()
-    return prior
 
 
 def _draw(prior: Pretrained, views: Views | None = None) -> Noised:
@@ -65,7 +59,7 @@ def _vae(tiny_folder: Path):
 
 
 def test_loaded_frozen_and_in_eval_mode(tiny_folder: Path) -> None:
-    prior = _prior(tiny_folder)
+    prior = loaded(tiny_folder)
     network = prior.network
     prior.setup()
     assert prior.network is network
@@ -81,7 +75,7 @@ def test_schedule_is_the_folders(tiny_folder: Path, kl_folder: Path) -> None:
     from diffusers import DDIMScheduler
 
     for path, kind in ((tiny_folder, "v_prediction"), (kl_folder, "epsilon")):
-        schedule = _prior(path).schedule
+        schedule = loaded(path).schedule
         expected = DDIMScheduler.from_pretrained(path / "scheduler").alphas_cumprod
         assert torch.allclose(schedule.alphas**2, expected.double(), atol=1e-6)
         assert schedule.prediction == kind and len(schedule) == 1000
@@ -92,14 +86,14 @@ def test_encode_and_decode_are_the_pipelines(tiny_folder: Path, kl_folder: Path)
     vae, kl = _vae(tiny_folder), _vae(kl_folder)
     with torch.no_grad():
         latents = vae.encode(2 * images - 1).latents
-        assert torch.allclose(_prior(tiny_folder).encode(images), latents, atol=1e-6)
+        assert torch.allclose(loaded(tiny_folder).encode(images), latents, atol=1e-6)
         expected = (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
-        assert torch.allclose(_prior(tiny_folder).decode(latents), expected, atol=1e-6)
+        assert torch.allclose(loaded(tiny_folder).decode(latents), expected, atol=1e-6)
         mean = kl.encode(2 * images - 1).latent_dist.mean
-        assert torch.allclose(_prior(kl_folder).encode(images), mean * 0.18215, atol=1e-6)
+        assert torch.allclose(loaded(kl_folder).encode(images), mean * 0.18215, atol=1e-6)
         expected = (kl.decode(mean).sample / 2 + 0.5).clamp(0, 1)
-        assert torch.allclose(_prior(kl_folder).decode(mean * 0.18215), expected, atol=1e-5)
-        assert _prior(kl_folder).decode(100 * mean).max() == 1 and _prior(kl_folder).decode(100 * mean).min() == 0
+        assert torch.allclose(loaded(kl_folder).decode(mean * 0.18215), expected, atol=1e-5)
+        assert loaded(kl_folder).decode(100 * mean).max() == 1 and loaded(kl_folder).decode(100 * mean).min() == 0
 
 
 def test_images_of_another_size_are_resized_before_they_are_encoded(tiny_folder: Path) -> None:
@@ -130,7 +124,7 @@ def test_images_of_another_size_are_resized_before_they_are_encoded(tiny_folder:
 
 @pytest.mark.parametrize("which", ["tiny_folder", "kl_folder"])
 def test_encode_carries_the_gradient(which: str, request: pytest.FixtureRequest) -> None:
-    prior = _prior(request.getfixturevalue(which)).double()
+    prior = loaded(request.getfixturevalue(which)).double()
     random = torch.Generator().manual_seed(0)
     images = torch.rand(1, 3, 8, 8, generator=random, dtype=torch.float64).requires_grad_()
     direction = torch.randn(1, 3, 8, 8, generator=random, dtype=torch.float64)
@@ -145,7 +139,7 @@ def test_encode_carries_the_gradient(which: str, request: pytest.FixtureRequest)
 def test_predict_is_the_unet(which: str, request: pytest.FixtureRequest) -> None:
     """Without views: the prompt's plain embedding, no camera, and the output converted to noise."""
     path = request.getfixturevalue(which)
-    prior = _prior(path)
+    prior = loaded(path)
     x = _draw(prior)
     with torch.no_grad():
         for text, condition in ((TEXT, Y), ("", NULL)):
@@ -155,7 +149,7 @@ def test_predict_is_the_unet(which: str, request: pytest.FixtureRequest) -> None
 
 
 def test_a_batch_is_one_call_and_equals_one_by_one(tiny_folder: Path) -> None:
-    prior = _prior(tiny_folder)
+    prior = loaded(tiny_folder)
     conditions = [NULL, Y, Condition("a blue ball"), Condition(TEXT, view_dependent=False)]
     alone = [_draw(prior, ring(B)).predict(condition) for condition in conditions]
     rows: list[int] = []
@@ -171,7 +165,7 @@ def test_a_batch_is_one_call_and_equals_one_by_one(tiny_folder: Path) -> None:
 @pytest.mark.parametrize("which", ["tiny_folder", "kl_folder"])
 def test_view_words_choose_the_embedding_of_each_row(which: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(which)
-    prior = _prior(path, use_camera=False)
+    prior = loaded(path, use_camera=False)
     words = EIGHT_SECTORS if which == "tiny_folder" else DREAMFUSION
     assert prior.view_words == words
     views = ring(B, offset_deg=5.0)
@@ -191,7 +185,7 @@ def test_view_words_choose_the_embedding_of_each_row(which: str, request: pytest
 
 
 def test_the_camera_reaches_view_dependent_conditions_alone(tiny_folder: Path) -> None:
-    prior, blind = _prior(tiny_folder), _prior(tiny_folder, use_camera=False)
+    prior, blind = loaded(tiny_folder), loaded(tiny_folder, use_camera=False)
     assert prior.camera is not None and blind.camera is None
     views = ring(B)
     x, y = _draw(prior, views), _draw(blind, views)
@@ -203,7 +197,7 @@ def test_the_camera_reaches_view_dependent_conditions_alone(tiny_folder: Path) -
 
 
 def test_the_camera_is_an_offset_of_the_time_embedding(tiny_folder: Path) -> None:
-    prior = _prior(tiny_folder)
+    prior = loaded(tiny_folder)
     views = ring(B)
     x, unet = _draw(prior, views), _unet(tiny_folder)
     unet.time_embedding.register_forward_hook(lambda module, args, out: out + prior.camera(views))
@@ -215,7 +209,7 @@ def test_the_camera_is_an_offset_of_the_time_embedding(tiny_folder: Path) -> Non
 
 
 def test_offsets_add_up_and_end_with_their_context(tiny_folder: Path) -> None:
-    prior = _prior(tiny_folder)
+    prior = loaded(tiny_folder)
     seen: list[Tensor] = []
     prior.network.time_embedding.register_forward_hook(lambda module, args, out: seen.append(out))
     embed = torch.nn.Module.__call__
@@ -239,7 +233,7 @@ def test_the_text_encoder_is_freed(tiny_folder: Path, tmp_path: Path, monkeypatc
     from transformers import CLIPTextModel
 
     monkeypatch.setenv("ASDKIT_CACHE", str(tmp_path))
-    prior = _prior(tiny_folder)
+    prior = loaded(tiny_folder)
     prior.prepare([NULL, Y])
     gc.collect()
     assert not any("text" in name for name, _ in prior.named_modules())
@@ -250,8 +244,8 @@ def test_the_text_encoder_is_freed(tiny_folder: Path, tmp_path: Path, monkeypatc
 
 
 def test_unknown_words(tiny_folder: Path, kl_folder: Path) -> None:
-    assert _prior(tiny_folder).unknown_words("A red, red dragon; front view") == ["dragon"]
-    assert _prior(kl_folder).unknown_words("a dragon") == []
+    assert loaded(tiny_folder).unknown_words("A red, red dragon; front view") == ["dragon"]
+    assert loaded(kl_folder).unknown_words("a dragon") == []
 
 
 def test_the_digest_is_of_the_weights(tiny_folder: Path, kl_folder: Path, tmp_path: Path) -> None:
@@ -274,8 +268,7 @@ def test_the_digest_is_of_the_weights(tiny_folder: Path, kl_folder: Path, tmp_pa
 
 def _message(path: Path) -> str:
     with pytest.raises(ValueError) as caught:
-        prior = Pretrained(str(path))
-        prior.setup()
+        prior = loaded(path)
         prior.prepare([Y])
     message = str(caught.value)
     assert "\n" not in message and message.endswith((".", "toybox.", "again."))
@@ -331,7 +324,7 @@ def test_ddim_is_diffusers(which: str, request: pytest.FixtureRequest) -> None:
     from diffusers import DDIMScheduler
 
     path = request.getfixturevalue(which)
-    prior, unet = _prior(path), _unet(path)
+    prior, unet = loaded(path), _unet(path)
     scheduler = DDIMScheduler.from_pretrained(path / "scheduler")
     scheduler.set_timesteps(9)
     noise = torch.randn(2, 4, 8, 8)
@@ -355,7 +348,7 @@ def test_ddim_lands_on_the_distribution() -> None:
 
 
 def test_embeddings_move_with_the_prior(tiny_folder: Path) -> None:
-    prior = _prior(tiny_folder)
+    prior = loaded(tiny_folder)
     prior.prepare([Y])
     prior.double()
     x = _draw(prior)

@@ -46,12 +46,6 @@ class Loop:
         return self.prior.schedule.to_eps(output, x.x_t[b : b + 1], x.t[b : b + 1])[0]
 
 
-def prior_of(folder: Path) -> Pretrained:
-    prior = Pretrained(str(folder))
-    prior.setup()
-    return prior
-
-
 def cameras(*azimuths_deg: float, elevation_deg: float = 10.0) -> Views:
     views = ring(len(azimuths_deg), elevation_deg=elevation_deg)
     views.azimuth[:] = torch.tensor(azimuths_deg).deg2rad()

@@ -1,14 +1,112 @@
-"""Small models in the folder formats of Stable Diffusion and Shap-E, which are saved and loaded in a second."""
+"""Small random models in diffusers' folder formats, which are saved and loaded in a second, and their components."""
 
 import json
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from asdkit.priors.pretrained import Pretrained
 from asdkit.scores.camera_embedding import CameraEmbedding
 from asdkit.scores.conditions import EIGHT_SECTORS
+
+
+def loaded(folder: Path, **settings: Any) -> Pretrained:
+    """The model of a folder as a prior that is set up."""
+    prior = Pretrained(str(folder), **settings)
+    prior.setup()
+    return prior
+
+
+def clip_tokenizer() -> Any:
+    from asdkit.toybox.tokenizer import build_tokenizer
+
+    return build_tokenizer()
+
+
+def clip(width: int, projected: bool = False, layers: int = 2, inner: int | None = None) -> Any:
+    """A text encoder."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    tokenizer = clip_tokenizer()
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=inner or 2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        projection_dim=width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
+
+
+def kl_vae(
+    channels: int = 4, scale: float = 0.18215, shift: float | None = None, blocks: int = 4, layers: int = 1
+) -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        block_out_channels=(4,) * blocks,
+        latent_channels=channels,
+        norm_num_groups=2,
+        layers_per_block=1,
+        scaling_factor=scale,
+        shift_factor=shift,
+    )
+
+
+def tiny_vae(channels: int = 4, scale: float = 1.0) -> Any:
+    from diffusers import AutoencoderTiny
+
+    return AutoencoderTiny(
+        encoder_block_out_channels=(4, 4),
+        decoder_block_out_channels=(4, 4),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+        latent_channels=channels,
+        scaling_factor=scale,
+    )
+
+
+def unet(text_width: int, channels: int = 4, **further: Any) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    settings: dict[str, Any] = {
+        "sample_size": 8,
+        "in_channels": channels,
+        "out_channels": channels,
+        "layers_per_block": 1,
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": text_width,
+        "attention_head_dim": 8,
+        "norm_num_groups": 4,
+    }
+    return UNet2DConditionModel(**(settings | further))
+
+
+def ddim_scheduler(prediction: str = "epsilon", **further: Any) -> Any:
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        **further,
+    )
 
 
 def save_tiny_pipeline(
@@ -31,75 +129,23 @@ def save_tiny_pipeline(
         facts: write `asdkit.json`.
         seed: of the weights.
     """
-    from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
     from safetensors.torch import save_file
-    from transformers import CLIPTextConfig, CLIPTextModel
 
-    from asdkit.toybox.tokenizer import MAX_TOKENS, build_tokenizer, save_text_encoder, save_tokenizer
+    from asdkit.toybox.tokenizer import save_text_encoder, save_tokenizer
 
     folder = Path(folder)
-    tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            in_channels=4,
-            out_channels=4,
-            layers_per_block=1,
-            block_out_channels=(8, 16),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=16,
-            attention_head_dim=8,
-            norm_num_groups=4,
-        )
-        if kl:
-            vae = AutoencoderKL(
-                down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
-                up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
-                block_out_channels=(4, 4),
-                latent_channels=4,
-                norm_num_groups=2,
-                scaling_factor=scaling_factor,
-            )
-        else:
-            vae = AutoencoderTiny(
-                encoder_block_out_channels=(4, 4),
-                decoder_block_out_channels=(4, 4),
-                num_encoder_blocks=(1, 1),
-                num_decoder_blocks=(1, 1),
-                latent_channels=4,
-                scaling_factor=scaling_factor,
-            )
-        config = CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=MAX_TOKENS,
-            projection_dim=16,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        encoder = CLIPTextModel(config)
-        embedding = CameraEmbedding(unet.time_embedding.linear_2.out_features, hidden=128)
+        network = unet(16)
+        vae = kl_vae(scale=scaling_factor, blocks=2) if kl else tiny_vae(scale=scaling_factor)
+        encoder = clip(16, layers=1)
+        embedding = CameraEmbedding(network.time_embedding.linear_2.out_features, hidden=128)
         torch.nn.init.normal_(embedding.out.weight, std=0.3)
-    unet.save_pretrained(folder / "unet")
+    network.save_pretrained(folder / "unet")
     vae.save_pretrained(folder / "vae")
     save_text_encoder(encoder, folder / "text_encoder")
-    save_tokenizer(tokenizer, folder / "tokenizer")
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type=prediction,
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
-    scheduler.save_pretrained(folder / "scheduler")
+    save_tokenizer(clip_tokenizer(), folder / "tokenizer")
+    ddim_scheduler(prediction).save_pretrained(folder / "scheduler")
     if camera:
         (folder / "camera").mkdir()
         save_file(embedding.state_dict(), folder / "camera" / "model.safetensors")
@@ -124,11 +170,7 @@ def save_tiny_shap_e(folder: Path) -> Path:
     """Write a Shap-E whose every object is the part z < 0.3 of its cube; its sRGB is sigmoid(2 x, 2 y, 2 z)."""
     from diffusers import HeunDiscreteScheduler, PriorTransformer, ShapEPipeline
     from diffusers.pipelines.shap_e import ShapERenderer
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    from asdkit.toybox.tokenizer import MAX_TOKENS, build_tokenizer
-
-    tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         prior = PriorTransformer(
@@ -146,18 +188,6 @@ def save_tiny_shap_e(folder: Path) -> Path:
             encoder_hid_proj_type=None,
             added_emb_type=None,
         )
-        config = CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=8,
-            intermediate_size=8,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=MAX_TOKENS,
-            projection_dim=8,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
         renderer = ShapERenderer(
             param_names=("nerstf.none",),  # what latents say is left out
             param_shapes=((1, 1),),
@@ -166,7 +196,7 @@ def save_tiny_shap_e(folder: Path) -> Path:
             n_hidden_layers=1,
             insert_direction_at=None,
         )
-        text_encoder = CLIPTextModelWithProjection(config)
+        text_encoder = clip(8, projected=True, layers=1, inner=8)
     hidden, out = renderer.mlp.mlp
     with torch.no_grad():
         for layer in (hidden, out):
@@ -177,7 +207,7 @@ def save_tiny_shap_e(folder: Path) -> Path:
         out.weight[3:6], out.bias[3:6] = 2 * torch.eye(3), -60.0  # colours
     renderer.mesh_decoder.cases[:], renderer.mesh_decoder.masks[:] = _marching_cubes()
     scheduler = HeunDiscreteScheduler(beta_schedule="exp", prediction_type="sample", use_karras_sigmas=True)
-    pipeline = ShapEPipeline(prior, text_encoder, tokenizer, scheduler, renderer)
+    pipeline = ShapEPipeline(prior, text_encoder, clip_tokenizer(), scheduler, renderer)
     pipeline.save_pretrained(folder)
     return folder
 

@@ -5,36 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from support.tiny import clip, clip_tokenizer, ddim_scheduler, kl_vae, unet
 
 WORDS = [
-    "a",
-    "red",
-    "duck",
-    "cube",
-    "ball",
-    "with",
-    "hat",
-    "front",
-    "side",
-    "back",
-    "overhead",
-    "left",
-    "right",
-    "view",
-    ",",
-    "ugly",
-    "blurry",
-    "DSLR",
-    "photo",
-    "of",
-    "the",
-]
-
-
-def _clip_tokenizer() -> Any:
-    from asdkit.toybox.tokenizer import build_tokenizer
-
-    return build_tokenizer()
+    "a", "red", "duck", "cube", "ball", "with", "hat", "front", "side", "back", "overhead", "left", "right", "view",
+    ",", "ugly", "blurry", "DSLR", "photo", "of", "the",
+]  # fmt: skip
 
 
 def _t5_tokenizer() -> Any:
@@ -42,25 +18,6 @@ def _t5_tokenizer() -> Any:
 
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0), *((f"▁{word}", -2.0) for word in WORDS)]
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=77)
-
-
-def _clip(width: int, projected: bool = False, layers: int = 2) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    tokenizer = _clip_tokenizer()
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        max_position_embeddings=tokenizer.model_max_length,
-        projection_dim=width,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
 
 
 def _t5(width: int) -> Any:
@@ -72,63 +29,15 @@ def _t5(width: int) -> Any:
     return T5EncoderModel(config).eval()
 
 
-def _vae(channels: int = 4, scale: float = 0.18215, shift: float | None = None) -> Any:
-    from diffusers import AutoencoderKL
-
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(4, 4, 4, 4),
-        latent_channels=channels,
-        norm_num_groups=2,
-        layers_per_block=1,
-        scaling_factor=scale,
-        shift_factor=shift,
-    )
-
-
-def _unet(text_width: int, channels: int = 4, **more: Any) -> Any:
-    from diffusers import UNet2DConditionModel
-
-    settings: dict[str, Any] = {
-        "sample_size": 8,
-        "in_channels": channels,
-        "out_channels": channels,
-        "layers_per_block": 1,
-        "block_out_channels": (8, 16),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-        "cross_attention_dim": text_width,
-        "attention_head_dim": 8,
-        "norm_num_groups": 4,
-    }
-    return UNet2DConditionModel(**(settings | more))
-
-
-def _ddim(kind: str = "epsilon", **more: Any) -> Any:
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type=kind,
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        **more,
-    )
-
-
-def sd(kind: str = "epsilon", **more: Any) -> Any:
+def sd(prediction: str = "epsilon", **further: Any) -> Any:
     from diffusers import StableDiffusionPipeline
 
     return StableDiffusionPipeline(
-        vae=_vae(),
-        text_encoder=_clip(16),
-        tokenizer=_clip_tokenizer(),
-        unet=_unet(16),
-        scheduler=_ddim(kind, **more),
+        vae=kl_vae(),
+        text_encoder=clip(16),
+        tokenizer=clip_tokenizer(),
+        unet=unet(16),
+        scheduler=ddim_scheduler(prediction, **further),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -146,7 +55,7 @@ def sd_zero_snr() -> Any:
 def sdxl() -> Any:
     from diffusers import StableDiffusionXLPipeline
 
-    unet = _unet(
+    network = unet(
         32,
         addition_embed_type="text_time",
         addition_time_embed_dim=4,
@@ -155,13 +64,13 @@ def sdxl() -> Any:
         use_linear_projection=True,
     )
     return StableDiffusionXLPipeline(
-        vae=_vae(scale=0.13025),
-        text_encoder=_clip(16),
-        text_encoder_2=_clip(16, projected=True),
-        tokenizer=_clip_tokenizer(),
-        tokenizer_2=_clip_tokenizer(),
-        unet=unet,
-        scheduler=_ddim(),
+        vae=kl_vae(scale=0.13025),
+        text_encoder=clip(16),
+        text_encoder_2=clip(16, projected=True),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
+        unet=network,
+        scheduler=ddim_scheduler(),
     )
 
 
@@ -184,11 +93,11 @@ def sd3() -> Any:
     return StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=_vae(scale=1.5305, shift=0.0609),
-        text_encoder=_clip(16, projected=True),
-        tokenizer=_clip_tokenizer(),
-        text_encoder_2=_clip(16, projected=True),
-        tokenizer_2=_clip_tokenizer(),
+        vae=kl_vae(scale=1.5305, shift=0.0609),
+        text_encoder=clip(16, projected=True),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=clip(16, projected=True),
+        tokenizer_2=clip_tokenizer(),
         text_encoder_3=_t5(32),
         tokenizer_3=_t5_tokenizer(),
     )
@@ -212,9 +121,9 @@ def flux() -> Any:
     return FluxPipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-        vae=_vae(scale=0.3611, shift=0.1159),
-        text_encoder=_clip(16),
-        tokenizer=_clip_tokenizer(),
+        vae=kl_vae(scale=0.3611, shift=0.1159),
+        text_encoder=clip(16),
+        tokenizer=clip_tokenizer(),
         text_encoder_2=_t5(32),
         tokenizer_2=_t5_tokenizer(),
     )
@@ -243,7 +152,7 @@ def pixart(sample_size: int = 8, heads: int = 2) -> Any:
     return PixArtAlphaPipeline(
         tokenizer=_t5_tokenizer(),
         text_encoder=_t5(32),
-        vae=_vae(),
+        vae=kl_vae(),
         transformer=transformer,
         scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"),
     )
@@ -257,7 +166,7 @@ def pixart_1024() -> Any:
 def deepfloyd() -> Any:
     from diffusers import DDPMScheduler, IFPipeline
 
-    unet = _unet(
+    network = unet(
         32,
         channels=3,
         out_channels=6,
@@ -279,7 +188,7 @@ def deepfloyd() -> Any:
     return IFPipeline(
         tokenizer=_t5_tokenizer(),
         text_encoder=_t5(32),
-        unet=unet,
+        unet=network,
         scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range", clip_sample=True),
         safety_checker=None,
         feature_extractor=None,

@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
+from support.tiny import loaded
 from torch import Tensor
 
 from asdkit.scores.conditions import NULL, Condition
@@ -91,11 +92,8 @@ def test_the_folder_has_the_layout_of_transformers_4(weights: Path) -> None:
 def test_a_plain_stable_diffusion_pipeline_loads_it_and_agrees(weights: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
-    from asdkit.priors.pretrained import Pretrained
-
     pipeline = StableDiffusionPipeline.from_pretrained(weights, local_files_only=True, safety_checker=None)
-    prior = Pretrained(str(weights))
-    prior.setup()
+    prior = loaded(weights)
     x_t = torch.randn(2, *prior.latent_shape(64, 64))
     x = prior.draw(
         torch.zeros_like(x_t), torch.tensor([400, 400]), x_t / prior.schedule.sigma(torch.tensor([400, 400]))
