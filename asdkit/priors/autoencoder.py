@@ -2,14 +2,15 @@
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from asdkit.priors.families import Model
 from asdkit.priors.folder import ModelFolder, load_component
 from asdkit.priors.locate import component_weights
 from asdkit.priors.network_runner import to_float32
 
 
-def load_autoencoder(files: ModelFolder, dtype: torch.dtype, tiny_vae: str = "") -> nn.Module:
+def load_autoencoder(files: ModelFolder, dtype: torch.dtype, tiny_vae: str = "") -> Model:
     """A model's own autoencoder, or a tiny one in its place.
 
     Args:
@@ -36,25 +37,26 @@ def load_autoencoder(files: ModelFolder, dtype: torch.dtype, tiny_vae: str = "")
     return files.model(AutoencoderTiny if is_tiny else AutoencoderKL, "vae", torch.float32 if overflows else dtype)
 
 
-def encode(vae: nn.Module, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+def encode(vae: Model, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
     """x0 = (z - shift) scale of the mean z, with gradient."""
     encoded = vae.encode((images * 2 - 1).to(vae.dtype))
-    latents = encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latents
-    return (to_float32(latents) - _shift(vae)) * vae.config.scaling_factor
+    latents: Tensor = encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latents
+    return (to_float32(latents) - _shift(vae)) * float(vae.config.scaling_factor)
 
 
 @torch.no_grad()
-def decode(vae: nn.Module, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+def decode(vae: Model, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
     """Images in [-1,1], or a little beyond."""
     latents = x0 / vae.config.scaling_factor + _shift(vae)
-    return vae.decode(latents.to(vae.dtype)).sample
+    images: Tensor = vae.decode(latents.to(vae.dtype)).sample
+    return images
 
 
-def latent_shape(vae: nn.Module, height: int, width: int) -> tuple[int, int]:
+def latent_shape(vae: Model, height: int, width: int) -> tuple[int, int]:
     """Height and width of the x0 of an image of this many pixels."""
     factor = 2 ** (len(vae.config.get("block_out_channels") or vae.config.encoder_block_out_channels) - 1)
     return height // factor, width // factor
 
 
-def _shift(vae: nn.Module) -> float:
-    return vae.config.get("shift_factor") or 0.0
+def _shift(vae: Model) -> float:
+    return float(vae.config.get("shift_factor") or 0.0)

@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.randomness import to_device
 from asdkit.scores.schedules import Schedule, rectified_flow, variance_preserving
 
+Model = Any  # one of diffusers or transformers, whose settings and parts have no types
 Embedded = dict[str, Tensor]  # of prompts, a row for each: `text` [N L D], and what else a family needs
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -18,7 +19,8 @@ JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add
 
 def _device(pipeline: Any) -> torch.device:
     """Where its text encoders are."""
-    return pipeline.text_encoder.device
+    device: torch.device = pipeline.text_encoder.device
+    return device
 
 
 class Family(ABC):
@@ -41,12 +43,13 @@ class Family(ABC):
         """diffusers' class of the network."""
 
     @abstractmethod
-    def time_module(self, network: nn.Module) -> nn.Module:
+    def time_module(self, network: Model) -> Model:
         """The module whose output [N width] is the embedding of t."""
 
-    def time_width(self, network: nn.Module) -> int:
+    def time_width(self, network: Model) -> int:
         """Size of the embedding of t."""
-        return self.time_module(network).timestep_embedder.linear_2.out_features
+        width: int = self.time_module(network).timestep_embedder.linear_2.out_features
+        return width
 
     @abstractmethod
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
@@ -54,7 +57,7 @@ class Family(ABC):
 
     @abstractmethod
     def call(
-        self, network: nn.Module, x_t: Float[Tensor, "N C h w"], time: Float[Tensor, " N"], prompts: Embedded
+        self, network: Model, x_t: Float[Tensor, "N C h w"], time: Float[Tensor, " N"], prompts: Embedded
     ) -> Float[Tensor, "N C h w"]:
         """The network's output; `time` is of the schedule's `times`."""
 
@@ -76,26 +79,29 @@ class Family(ABC):
 def _mu(config: Any, tokens: int) -> float:
     """By how much diffusers' pipelines shift the schedule of a flow for an image of so many tokens."""
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
-    return config.base_shift + slope * (tokens - config.base_image_seq_len)
+    mu: float = config.base_shift + slope * (tokens - config.base_image_seq_len)
+    return mu
 
 
 class _UNet(Family):
     network_part = "unet"
-    targets = ATTENTION
+    targets: tuple[str, ...] = ATTENTION
 
     def network_class(self) -> type:
         from diffusers import UNet2DConditionModel
 
         return UNet2DConditionModel
 
-    def time_module(self, network: nn.Module) -> nn.Module:
+    def time_module(self, network: Model) -> Model:
         return network.time_embedding
 
-    def time_width(self, network: nn.Module) -> int:
-        return network.time_embedding.linear_2.out_features
+    def time_width(self, network: Model) -> int:
+        width: int = network.time_embedding.linear_2.out_features
+        return width
 
-    def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
-        return network(x_t, time, prompts["text"]).sample
+    def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
+        output: Tensor = network(x_t, time, prompts["text"]).sample
+        return output
 
 
 class StableDiffusion(_UNet):
@@ -115,15 +121,16 @@ class StableDiffusionXL(_UNet):
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
         text, _, pooled, _ = pipeline.encode_prompt(texts, device=_device(pipeline), do_classifier_free_guidance=False)
         if pipeline.config.force_zeros_for_empty_prompt:
-            given = torch.tensor([bool(t) for t in texts], device=text.device)
-            text, pooled = text * given[:, None, None], pooled * given[:, None]
+            not_empty = torch.tensor([bool(t) for t in texts], device=text.device)
+            text, pooled = text * not_empty[:, None, None], pooled * not_empty[:, None]
         return {"text": text, "pooled": pooled}
 
-    def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
+    def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
         height, width = (8 * side for side in x_t.shape[-2:])
         sizes = to_device(torch.tensor([height, width, 0, 0, height, width], dtype=x_t.dtype), x_t.device)
         added = {"text_embeds": prompts["pooled"], "time_ids": sizes.expand(len(x_t), -1)}
-        return network(x_t, time, prompts["text"], added_cond_kwargs=added).sample
+        output: Tensor = network(x_t, time, prompts["text"], added_cond_kwargs=added).sample
+        return output
 
 
 class DeepFloydIF(_UNet):
@@ -136,7 +143,7 @@ class DeepFloydIF(_UNet):
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
         return {"text": pipeline.encode_prompt(texts, False, device=_device(pipeline))[0]}
 
-    def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
+    def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
         return super().call(network, x_t, time, prompts)[:, : x_t.shape[1]]
 
 
@@ -151,7 +158,7 @@ class PixArt(Family):
 
         return PixArtTransformer2DModel
 
-    def time_module(self, network: nn.Module) -> nn.Module:
+    def time_module(self, network: Model) -> Model:
         return network.adaln_single.emb
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
@@ -159,15 +166,13 @@ class PixArt(Family):
         text, mask, _, _ = pipeline.encode_prompt(texts, False, device=_device(pipeline), **length)
         return {"text": text, "mask": mask}
 
-    def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
+    def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
         sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if network.use_additional_conditions:
             height, width = (8 * side for side in x_t.shape[-2:])
-            sizes["resolution"] = to_device(torch.tensor([height, width], dtype=x_t.dtype), x_t.device).repeat(
-                len(x_t), 1
-            )
-            sizes["aspect_ratio"] = torch.full_like(sizes["resolution"][:, :1], height / width)
-        output = network(
+            size = to_device(torch.tensor([height, width], dtype=x_t.dtype), x_t.device).repeat(len(x_t), 1)
+            sizes = {"resolution": size, "aspect_ratio": torch.full_like(size[:, :1], height / width)}
+        output: Tensor = network(
             x_t,
             encoder_hidden_states=prompts["text"],
             encoder_attention_mask=prompts["mask"],
@@ -187,7 +192,7 @@ class StableDiffusion3(Family):
 
         return SD3Transformer2DModel
 
-    def time_module(self, network: nn.Module) -> nn.Module:
+    def time_module(self, network: Model) -> Model:
         return network.time_text_embed
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
@@ -196,10 +201,11 @@ class StableDiffusion3(Family):
         )
         return {"text": text, "pooled": pooled}
 
-    def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
-        return network(
+    def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
+        output: Tensor = network(
             x_t, encoder_hidden_states=prompts["text"], pooled_projections=prompts["pooled"], timestep=time
         ).sample
+        return output
 
 
 class Flux(Family):
@@ -219,28 +225,28 @@ class Flux(Family):
 
         return FluxTransformer2DModel
 
-    def time_module(self, network: nn.Module) -> nn.Module:
+    def time_module(self, network: Model) -> Model:
         return network.time_text_embed
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
         text, pooled, _ = pipeline.encode_prompt(texts, None, device=_device(pipeline))
         return {"text": text, "pooled": pooled}
 
-    def call(self, network: nn.Module, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
+    def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
         from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
         rows, columns = (side // 2 for side in x_t.shape[-2:])
         axes = (torch.arange(size, device=x_t.device) for size in (1, rows, columns))
         grid = torch.cartesian_prod(*axes).to(x_t)
-        told = torch.full_like(time, self.guidance).to(x_t.dtype) if network.config.guidance_embeds else None
-        output = network(
+        guidance = torch.full_like(time, self.guidance).to(x_t.dtype) if network.config.guidance_embeds else None
+        output: Tensor = network(
             pixel_unshuffle(x_t, 2).flatten(2).mT,
             encoder_hidden_states=prompts["text"],
             pooled_projections=prompts["pooled"],
             timestep=(time / 1000).to(x_t.dtype),
             img_ids=grid,
             txt_ids=grid.new_zeros(prompts["text"].shape[1], 3),
-            guidance=told,
+            guidance=guidance,
         ).sample
         return pixel_shuffle(output.mT.unflatten(2, (rows, columns)), 2)
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.text import first_line, local
+from asdkit.priors.families import Model
 from asdkit.priors.hub import folder_of
 from asdkit.priors.required_files import file_of_lora
 from asdkit.priors.weights import check_length
@@ -33,7 +34,7 @@ def finetune_file(name: str) -> Path:
     return file
 
 
-def add_lora(file: Path, pipeline: str, part: str, model: nn.Module, network: Any, scale: float = 1.0) -> None:
+def add_lora(file: Path, pipeline: str, part: str, model: Model, network: Any, scale: float = 1.0) -> None:
     """W becomes W + scale (alpha / rank) B A in every layer of a component that a LoRA names; nothing else changes.
 
     Diffusers' own fusing takes the alphas of kohya's files for the same in all layers, which they need not be.
@@ -57,11 +58,13 @@ def add_lora(file: Path, pipeline: str, part: str, model: nn.Module, network: An
     check_length(file)
     try:
         tensors, settings = _read(kind, file, network)
-        mine = {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
-        if not mine and not any(name.startswith("text_encoder") for name in [*tensors, part]):
+        of_part = {
+            name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")
+        }
+        if not of_part and not any(name.startswith("text_encoder") for name in [*tensors, part]):
             raise ValueError(f"none of its {len(tensors)} tensors is for the {part}")
         settings = {name.removeprefix(f"{part}."): value for name, value in settings.items()}
-        _fuse(model, _in_pefts_names(mine, model), settings, scale)
+        _fuse(model, _in_pefts_names(of_part, model), settings, scale)
     except Exception as error:  # diffusers' readers raise whatever they stumble over
         reason = first_line(error)
         raise PriorUnavailable(
@@ -69,7 +72,7 @@ def add_lora(file: Path, pipeline: str, part: str, model: nn.Module, network: An
         ) from error
 
 
-def _read(kind: type, file: Path, network: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(kind: Any, file: Path, network: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors by diffusers' names, the alphas of kohya's files folded in, and the settings in diffusers' own files."""
     from safetensors import safe_open
 
@@ -84,17 +87,17 @@ def _read(kind: type, file: Path, network: Any) -> tuple[dict[str, Tensor], dict
         rank = tensors[up].shape[1]
         tensors[up] = tensors[up] * (tensors[name].item() / rank)
         tensors[name] = torch.tensor(float(rank))
-    found = kind.lora_state_dict(tensors, unet_config=network)
-    return (found[0] if isinstance(found, tuple) else found), settings
+    state = kind.lora_state_dict(tensors, unet_config=network)
+    return (state[0] if isinstance(state, tuple) else state), settings
 
 
-def _in_pefts_names(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def _in_pefts_names(tensors: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
     """`layer.lora_A.weight` and `layer.lora_B.weight`, whatever they were called; layers as the model names them."""
     from diffusers import ModelMixin
     from diffusers.utils import state_dict_utils as names
 
     if isinstance(model, ModelMixin):
-        return names.convert_unet_state_dict_to_peft(tensors)
+        return dict(names.convert_unet_state_dict_to_peft(tensors))
     for old in (names.DIFFUSERS_OLD_TO_PEFT, names.DIFFUSERS_TO_PEFT):
         tensors = names.convert_state_dict(tensors, old)
     flat = "" if hasattr(model, "text_model") else "text_model."  # transformers 5 has left that level out
@@ -102,7 +105,7 @@ def _in_pefts_names(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, T
 
 
 @torch.no_grad()
-def _fuse(model: nn.Module, tensors: dict[str, Tensor], settings: dict[str, Any], scale: float) -> None:
+def _fuse(model: Model, tensors: dict[str, Tensor], settings: dict[str, Any], scale: float) -> None:
     """Add every pair of factors to its layer; a tensor without a layer is a ValueError."""
     for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
         layer = name.removesuffix(".lora_A.weight")
@@ -120,4 +123,4 @@ def _strength(layer: str, rank: int, settings: dict[str, Any]) -> float:
     """alpha / rank as diffusers' own files tell it; 1 where they don't."""
     alphas = {re.compile(rf"(.*\.)?({name})"): alpha for name, alpha in settings.get("alpha_pattern", {}).items()}
     alpha = next((alpha for name, alpha in alphas.items() if name.fullmatch(layer)), settings.get("lora_alpha", rank))
-    return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
+    return float(alpha / (rank**0.5 if settings.get("use_rslora") else rank))

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.optional import require_package
 from asdkit.core.text import first_line
+from asdkit.priors.families import Model
 from asdkit.priors.required_files import Settings, read_json
 from asdkit.priors.weights import check_length, digest_of
 
@@ -55,7 +55,7 @@ class ModelFolder:
         settings = {name: self.path / name for name in self.names if name not in self.weights}
         return digest_of(settings, settings)
 
-    def model(self, model_class: type, part: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    def model(self, model_class: Any, part: str, dtype: torch.dtype = torch.float32) -> Model:
         """A component with weights, all of which must be there."""
         self.json(f"{part}/config.json")
         of_variant = any(name.startswith(f"{part}/") and f".{self.variant}" in name for name in self.names)
@@ -68,10 +68,10 @@ class ModelFolder:
         index = self.json("model_index.json")
         kind = getattr(diffusers, str(index["_class_name"]))
         accepted = inspect.signature(kind).parameters
-        given = dict.fromkeys(accepted) | parts | self._text_parts(index, dtype)
-        given |= {"requires_safety_checker": False, "add_watermarker": False}
-        given["force_zeros_for_empty_prompt"] = index.get("force_zeros_for_empty_prompt", True)
-        return kind(**{name: value for name, value in given.items() if name in accepted})
+        arguments = dict.fromkeys(accepted) | parts | self._text_parts(index, dtype)
+        arguments |= {"requires_safety_checker": False, "add_watermarker": False}
+        arguments["force_zeros_for_empty_prompt"] = index.get("force_zeros_for_empty_prompt", True)
+        return kind(**{name: value for name, value in arguments.items() if name in accepted})
 
     def _text_parts(self, index: Settings, dtype: torch.dtype) -> dict[str, Any]:
         """Tokenizers and text encoders, by the names that the index gives them; those that it leaves out are None."""
@@ -96,7 +96,7 @@ class ModelFolder:
         return loaded
 
 
-def load_component(folder: Path, model_class: type, dtype: torch.dtype, variant: str = "") -> nn.Module:
+def load_component(folder: Path, model_class: Any, dtype: torch.dtype, variant: str = "") -> Model:
     """A frozen component by its library's own loader, from safetensors, with every tensor in the files.
 
     Raises:

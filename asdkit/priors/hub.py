@@ -87,9 +87,11 @@ def snapshot(repository: str, revision: str, choose: Choose) -> Path:
     """
     import huggingface_hub as client
 
-    at, lack = {"revision": revision or None}, ""
+    at, lack = revision or None, ""
     try:
-        cached = client.snapshot_download(repository, local_files_only=True, allow_patterns=["model_index.json"], **at)
+        cached = client.snapshot_download(
+            repository, revision=at, local_files_only=True, allow_patterns=["model_index.json"]
+        )
         chosen_files(Path(cached), choose, repository)
         return Path(cached)
     except client.errors.LocalEntryNotFoundError:
@@ -98,9 +100,11 @@ def snapshot(repository: str, revision: str, choose: Choose) -> Path:
         lack = f" ({first_line(error)})"
     _check_reachable(repository, lack)
     try:
-        names = client.list_repo_files(repository, **at)
-        chosen = choose(repository, names, lambda name: read_json(Path(client.hf_hub_download(repository, name, **at))))
-        return Path(client.snapshot_download(repository, allow_patterns=chosen, **at))
+        names = client.list_repo_files(repository, revision=at)
+        chosen = choose(
+            repository, names, lambda name: read_json(Path(client.hf_hub_download(repository, name, revision=at)))
+        )
+        return Path(client.snapshot_download(repository, revision=at, allow_patterns=chosen))
     except PriorUnavailable:
         raise
     except Exception as error:  # of the hub's client, of its transports, or of the disk

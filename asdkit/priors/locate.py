@@ -1,12 +1,13 @@
 """Where a prior comes from: the embedded one, a folder, a single file, or the hub."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.text import local
+from asdkit.priors.families import Model
 from asdkit.priors.folder import ModelFolder, check_complete, one_sentence
 from asdkit.priors.hub import folder_of
 from asdkit.priors.random_models import RANDOM, RandomModel
@@ -24,12 +25,12 @@ _BASES = {  # which models' small files fit a single file, by what diffusers tak
     "flux-schnell": "flux-schnell",
 }
 _INSIDE = {  # how the names of a part's tensors start; a network's names have no start in common
-    "unet": "",
-    "transformer": "",
+    "unet": ("",),
+    "transformer": ("",),
     "vae": ("first_stage_model.", "vae."),
     "text_encoder": ("cond_stage_model.", "conditioner.embedders.0.", "text_encoders.clip_l."),
     "text_encoder_2": ("conditioner.embedders.1.", "text_encoders.clip_g."),
-    "text_encoder_3": "text_encoders.t5xxl.",
+    "text_encoder_3": ("text_encoders.t5xxl.",),
 }
 
 
@@ -82,7 +83,7 @@ class SingleFile(ModelFolder):
         weights = self.weights | {"": self.file}
         return digest_of(weights, weights)
 
-    def model(self, model_class: type, part: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    def model(self, model_class: Any, part: str, dtype: torch.dtype = torch.float32) -> Model:
         """A component with weights, all of which must be there."""
         if part not in self._holds:
             return super().model(model_class, part, dtype)

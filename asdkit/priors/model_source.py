@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from asdkit.core.errors import PriorUnavailable
+from asdkit.priors.families import Model
 from asdkit.priors.finetune import add_lora, finetune_file
 from asdkit.priors.folder import ModelFolder
 from asdkit.priors.locate import component_weights, locate
@@ -64,7 +63,7 @@ class ModelSource:
             self._digest = digest
         return self._digest
 
-    def add_lora(self, part: str, model: nn.Module | None, network: Any) -> None:
+    def add_lora(self, part: str, model: Model | None, network: Any) -> None:
         """Add the LoRA, where there is one, to a component; `network` are the settings of the network."""
         if self._lora and model is not None:
             pipeline = self.files.json("model_index.json")["_class_name"]

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from asdkit.priors.families import Embedded, Family
+from asdkit.priors.families import Embedded, Family, Model
 from asdkit.scores.prior import Switch
 
 
@@ -26,22 +26,22 @@ class NetworkRunner:
     def __init__(self, checkpointing: bool = False, compile: bool = False) -> None:
         self.checkpointing, self.compile = checkpointing, compile
         self._time_offset: Tensor | None = None
-        self._recompute_context: Callable[[], AbstractContextManager] = nullcontext
+        self._recompute_context: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._compiled_region = False
 
-    def prepare(self, network: nn.Module, family: Family) -> None:
+    def prepare(self, network: Model, family: Family) -> None:
         """Let a network take offsets of its time embedding, and make it as fast or small as the options say."""
         family.time_module(network).register_forward_hook(self._add_time_offset)
         self._speed_up(network)
 
-    def copy(self, network: nn.Module) -> nn.Module:
+    def copy(self, network: Model) -> Model:
         """A copy of a network in single precision; its hooks, like the original's, are methods of this runner."""
         copied = copy.deepcopy(network, {id(self): self}).float()
         self._speed_up(copied)
         return copied
 
     def __call__(
-        self, family: Family, network: nn.Module, x_t: Float[Tensor, "N C h w"], time: Tensor, prompts: Embedded
+        self, family: Family, network: Model, x_t: Float[Tensor, "N C h w"], time: Tensor, prompts: Embedded
     ) -> Float[Tensor, "N C h w"]:
         """The network's output in single precision or better, whatever it computes in."""
         dtype = next(network.parameters()).dtype
@@ -86,13 +86,13 @@ class NetworkRunner:
         contexts = partial(_checkpoint_contexts, self._recompute_context)
         return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
-    def _speed_up(self, network: nn.Module) -> None:
+    def _speed_up(self, network: Model) -> None:
         if self.checkpointing:
             network.enable_gradient_checkpointing(self.checkpointed)
         if self.compile:
             network.compile(dynamic=False)
 
-    def _add_time_offset(self, module: nn.Module, args: tuple, embedding: Tensor) -> Tensor:
+    def _add_time_offset(self, module: nn.Module, args: tuple[Any, ...], embedding: Tensor) -> Tensor:
         return embedding if self._time_offset is None else embedding + self._time_offset.to(embedding)
 
 
@@ -102,7 +102,7 @@ def to_float32(values: Tensor) -> Tensor:
 
 
 def _checkpoint_contexts(
-    recompute: Callable[[], AbstractContextManager],
-) -> tuple[AbstractContextManager, AbstractContextManager]:
+    recompute: Callable[[], AbstractContextManager[Any]],
+) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
     """The contexts of a block's first and second computation."""
     return nullcontext(), recompute()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from asdkit.core.bounds import AtLeast, Whole
 from asdkit.priors import autoencoder
-from asdkit.priors.families import Embedded, Family, Flux, family_of
+from asdkit.priors.families import Embedded, Family, Flux, Model, family_of
 from asdkit.priors.folder import ModelFolder, one_sentence
 from asdkit.priors.locate import EMBEDDED
 from asdkit.priors.model_source import ModelSource
@@ -53,6 +53,8 @@ class Pretrained(Prior):
         PriorUnavailable: (in `setup`) it is missing, torn, gated, withdrawn, of an unknown kind, or out of reach.
     """
 
+    network: Model
+
     def __init__(
         self,
         path: str = EMBEDDED,
@@ -80,7 +82,7 @@ class Pretrained(Prior):
         self.view_words: ViewWords | None = DREAMFUSION
         self.known_words: frozenset[str] | None = None
         self.camera: CameraEmbedding | None = None
-        self.vae: nn.Module | None = None
+        self.vae: Model | None = None
 
     @property
     def folder(self) -> Path:
@@ -128,7 +130,7 @@ class Pretrained(Prior):
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "Pretrained":
         """Prompt embeddings move with the weights; convolutions take the order of axes that is fast there."""
-        super()._apply(function, recurse)
+        super()._apply(function, recurse)  # type: ignore[no-untyped-call]
         device = function(torch.zeros(1)).device
         if device.type in CHANNELS_LAST_ON:
             for part in filter(None, (self._modules.get("network"), self.vae)):
@@ -199,12 +201,12 @@ class Pretrained(Prior):
         offset = self.camera(x.views)
         return torch.cat([offset if c.sees_camera else torch.zeros_like(offset) for c in conditions])
 
-    def offset_time(self, offset: Float[Tensor, "N width"] | None) -> AbstractContextManager:
+    def offset_time(self, offset: Float[Tensor, "N width"] | None) -> AbstractContextManager[None]:
         return self.runner.time_offset(offset)
 
-    def copy_network(self) -> nn.Module:
+    def copy_network(self) -> Model:
         """A copy of the network in single precision."""
         return self.runner.copy(self.network)
 
-    def in_step(self) -> AbstractContextManager:
+    def in_step(self) -> AbstractContextManager[None]:
         return self.runner.in_step()

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from asdkit.priors.families import Embedded, Family
 from asdkit.priors.network_runner import to_float32
-from asdkit.scores.conditions import Condition, ViewWords
+from asdkit.rendering.cameras import Views
+from asdkit.scores.conditions import Condition, ViewWords, Words
 from asdkit.scores.prior import Noised, Prior
 
 
@@ -53,7 +54,7 @@ class PromptEmbedder:
         if not views or words is None or x.views is None:
             return {name: value.expand(len(x.t), *value.shape) for name, value in plain.items()}
         directions = {name: torch.stack([rows[name] for rows in views]) for name in plain}
-        return {name: _of_views(value, words, x, condition) for name, value in directions.items()}
+        return {name: _of_views(value, words, x.views, condition.words) for name, value in directions.items()}
 
     def _texts(self, condition: Condition) -> list[str]:
         """What is embedded for a condition: its text, and if it depends on the view that of each direction."""
@@ -64,16 +65,15 @@ class PromptEmbedder:
 
 
 def _of_views(
-    directions: Shaped[Tensor, "K ..."], words: ViewWords, x: Noised, condition: Condition
+    directions: Shaped[Tensor, "K ..."], view_words: ViewWords, views: Views, words: Words
 ) -> Shaped[Tensor, "B ..."]:
     """Of the embeddings of all directions, each sample's."""
-    azimuth, elevation = x.views.azimuth, x.views.elevation
-    if condition.words == "blended":
-        first, second, share = words.neighbours(azimuth, elevation)
+    if words == "blended":
+        first, second, share = view_words.neighbours(views.azimuth, views.elevation)
         return blended(directions[first], directions[second], share)
-    if condition.words == "nearest":
-        return directions[words.index(azimuth, elevation)]
-    return directions[words.opposed(azimuth, condition.words)]
+    if words == "nearest":
+        return directions[view_words.index(views.azimuth, views.elevation)]
+    return directions[view_words.opposed(views.azimuth, words)]
 
 
 def blended(

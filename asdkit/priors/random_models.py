@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from asdkit.priors.families import Embedded
+from asdkit.priors.families import Embedded, Model
 from asdkit.priors.folder import ModelFolder
 
 RANDOM = "random:"
@@ -72,7 +71,7 @@ class RandomModel(ModelFolder):
     def digest(self) -> str:
         return str(self.path)
 
-    def model(self, model_class: type, part: str, dtype: torch.dtype = torch.float32) -> nn.Module:
+    def model(self, model_class: Any, part: str, dtype: torch.dtype = torch.float32) -> Model:
         """A component whose layers keep the size of what goes through them, so that deep networks stay finite."""
         with _unfilled(dtype):
             model = model_class.from_config(self.architecture.vae if part == "vae" else self.architecture.network)
@@ -99,10 +98,11 @@ class RandomModel(ModelFolder):
 class _NoFilling(TorchFunctionMode):
     """Random initial values are left out: for real sizes they take minutes."""
 
-    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if getattr(function, "__name__", "") in _FILLS:
             return args[0] if args else kwargs["tensor"]
-        return function(*args, **(kwargs or {}))
+        return function(*args, **kwargs)
 
 
 @contextmanager

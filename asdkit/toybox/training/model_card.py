@@ -11,7 +11,8 @@ from torch import Tensor
 
 from asdkit.core.randomness import generator_for
 from asdkit.formats.pictures import save_grid
-from asdkit.priors.pretrained import EMBEDDED, Pretrained
+from asdkit.priors.locate import EMBEDDED
+from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import Views, ring
 from asdkit.scores.conditions import Condition
 from asdkit.scores.ddim import ddim
