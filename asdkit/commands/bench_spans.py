@@ -68,7 +68,7 @@ def _label(name: str) -> str:
     return OTHER if name == _STEP else name.removeprefix(_PREFIX)
 
 
-class _OperationsBySpan(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _OperationsBySpan(TorchDispatchMode):
     """Charges what torch's counter counts to the innermost span; torch marks spans by operations, which pass here."""
 
     def __init__(self, counter: FlopCounterMode) -> None:
