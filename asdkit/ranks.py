@@ -1,8 +1,10 @@
 """Several processes: strategies that can work, what is averaged, and a prior that is spread over the ranks."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.strategies import (
     DDPStrategy,
@@ -82,12 +84,27 @@ def check_precision(precision: str | int | None) -> None:
         )
 
 
+def checked_trainer(module: pl.LightningModule) -> pl.Trainer | None:
+    """The trainer that a module is attached to, or None where it stands alone.
+
+    Raises:
+        ValueError: its strategy or precision can't work; see `check_strategy` and `check_precision`.
+    """
+    try:
+        trainer = module.trainer
+    except RuntimeError:  # Lightning's way to say that there is none
+        return None
+    check_strategy(type(trainer.strategy))
+    check_precision(trainer.precision)
+    return trainer
+
+
 def without_reducer(strategy: Strategy) -> AbstractContextManager:
     """A context in which DDP leaves gradients alone: its reducer can't follow two optimisers."""
     return strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) else nullcontext()
 
 
-def average_gradients(optimizer: Any, world_size: int) -> None:
+def average_gradients(optimizer: Any, world_size: int, parts: int = 1) -> list[Tensor]:
     """Mean over ranks in one all-reduce; a gradient that only some ranks have counts as zero on the others.
 
     A parameter without a gradient on any rank stays without one, as in a single process: weight decay spares it.
@@ -95,8 +112,20 @@ def average_gradients(optimizer: Any, world_size: int) -> None:
     Args:
         optimizer: whose parameters are meant; those that FSDP2 has sharded have been averaged by it.
         world_size: number of ranks.
+        parts: how many backward passes each rank's gradient is the sum of.
+
+    Returns:
+        The gradients that there are.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if not isinstance(p, DTensor)]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    _average_over_ranks([p for p in parameters if not isinstance(p, DTensor)], world_size)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if parts > 1:
+        torch._foreach_div_(gradients, parts)
+    return gradients
+
+
+def _average_over_ranks(parameters: list[nn.Parameter], world_size: int) -> None:
     if world_size == 1 or not parameters:
         return
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
@@ -110,25 +139,41 @@ def average_gradients(optimizer: Any, world_size: int) -> None:
             parameter.grad = mean.view_as(parameter).to(parameter.dtype)
 
 
-def shard(network: nn.Module, mesh: Any, learning: nn.Module) -> None:
-    """Spread a frozen network over the ranks, block by block; each block is whole only while it computes.
+def shard(module: pl.LightningModule, priors: Sequence[Any], learning: nn.Module) -> None:
+    """Spread the networks of frozen priors over the ranks, once each, where the strategy is `Sharded`.
+
+    Args:
+        module: what the trainer trains; nothing happens where it stands alone.
+        priors: whose networks are meant.
+        learning: a module whose parameters stay whole, wherever in the networks they live.
+
+    Raises:
+        ValueError: the discriminator is a whole copy of a network, which would not be spread.
+    """
+    trainer = checked_trainer(module)
+    if not trainer or not isinstance(trainer.strategy, Sharded):
+        return
+    if any(isinstance(part, UNetCopy) for part in learning.modules()):
+        raise ValueError(
+            "UNetCopy can't be used with model_parallel, for the copy would be whole on every device; take a LoRA."
+        )
+    for prior in priors:
+        if not prior.sharded:
+            _shard(prior.network, trainer.strategy.device_mesh, set(learning.parameters()))
+            prior.sharded = True
+
+
+def _shard(network: nn.Module, mesh: Any, whole: set[nn.Parameter]) -> None:
+    """Spread a network block by block; each block is whole only while it computes.
 
     Args:
         network: whose lists of blocks, and other large parts, are spread.
         mesh: of devices; the first of two dimensions holds copies, the last the pieces.
-        learning: a module whose parameters stay whole, wherever in the network they live.
-
-    Raises:
-        ValueError: the discriminator is a whole copy of the network, which would not be spread.
+        whole: parameters that stay whole.
     """
-    if any(isinstance(module, UNetCopy) for module in learning.modules()):
-        raise ValueError(
-            "UNetCopy can't be used with model_parallel, for the copy would be whole on every device; take a LoRA."
-        )
-    whole = set(learning.parameters())
     for child in network.children():
         for block in child if isinstance(child, nn.ModuleList) else [child]:
-            if any(isinstance(module, nn.ModuleList) for module in block.modules()) or block is not child:
+            if any(isinstance(part, nn.ModuleList) for part in block.modules()) or block is not child:
                 fully_shard(block, mesh=mesh, ignored_params=whole)
     fully_shard(network, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
 

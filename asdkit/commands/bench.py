@@ -6,6 +6,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -260,5 +261,5 @@ def network_calls(module: Distillation, faithful: bool) -> Iterator[list[dict[st
         for prior in module.priors:
             stack.enter_context(patch.object(prior, "predict", watched(prior.predict)))
         if faithful:
-            stack.enter_context(patch.object(module, "share_noise", False))
+            stack.enter_context(patch.object(module, "discriminator", replace(module.discriminator, share_noise=False)))
         yield calls

@@ -18,6 +18,8 @@ _MODULES = {
     "scores.perp_neg": "PerpNeg",
     "scores.timesteps": "Timesteps",
     "scores.prior": "Prior",
+    "discriminators.schedule": "DiscriminatorSteps",
+    "rendering.settings": "Rendering",
     "discriminators.base": "Adapter Gamma RealSamples",
     "discriminators.discriminator": "Discriminator",
     "discriminators.adapters": "LoRA Embedding UNetCopy",

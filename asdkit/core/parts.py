@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from asdkit.core.bounds import checked_call
@@ -71,11 +72,13 @@ def _plain(name: str, value: Any) -> Any:
         return value.spec
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if is_dataclass(value):
+        return {field.name: _plain(field.name, getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, list | tuple):
         return [_plain(name, item) for item in value]
     if isinstance(value, dict):
         return {str(key): _plain(name, item) for key, item in value.items()}
     raise TypeError(
-        f"{name} must be a number, a string, a list, a dict or another part, to be kept in checkpoints; "
+        f"{name} must be a number, a string, a list, a dict, a dataclass or another part, to be kept in checkpoints; "
         f"got {type(value).__name__}."
     )

@@ -11,8 +11,8 @@ from asdkit.core.text import shown
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _LESS_MEMORY = (
-    "lower --data.views_per_step, --model.chunk, --data.size and --model.generator.capacity, in this order, or set "
-    "--model.rerender=true, --model.prior.checkpointing=true and --model.prior.dtype=bfloat16"
+    "lower --data.views_per_step, --model.rendering.chunk, --data.size and --model.generator.capacity, in this order, "
+    "or set --model.rendering.rerender=true, --model.prior.checkpointing=true and --model.prior.dtype=bfloat16"
 )
 
 

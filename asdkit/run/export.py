@@ -128,7 +128,7 @@ def opened(path: Path) -> Exported:
         module.prior.setup()
         module.generator.setup(module.prior)
     module.generator.to("cuda" if torch.cuda.is_available() else "cpu")
-    return Exported(module.prompt, module.generator, module.background)
+    return Exported(module.prompt, module.generator, module.rendering.background)
 
 
 def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, choices: Choices) -> list[Path]:

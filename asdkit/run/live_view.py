@@ -155,7 +155,7 @@ def view_of(module: pl.LightningModule, port: int) -> LiveView:
     """
     if not isinstance(module, Distillation) or (module.generator.splats() or module.generator.volume()) is None:
         raise ValueError("The viewer shows 3D objects, and this run makes none; look at the pictures in its folder.")
-    return LiveView(port, module.background)
+    return LiveView(port, module.rendering.background)
 
 
 def serve(path: Path, port: int) -> None:

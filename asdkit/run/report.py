@@ -62,7 +62,7 @@ class Report(pl.Callback):
             return []
         file, page = folder / "splats.ply", folder / "viewer.html"
         write_splats(file, splats)
-        write_html(page, splats, module.prompt, (module.background,) * 3)
+        write_html(page, splats, module.prompt, (module.rendering.background,) * 3)
         return [file, page]
 
     def on_predict_batch_end(

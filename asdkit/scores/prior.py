@@ -1,9 +1,10 @@
 """The frozen diffusion model that pulls (`Prior`) and one noisy draw of it (`Noised`)."""
 
 import copy
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,6 +17,8 @@ from asdkit.core.randomness import to_device
 from asdkit.rendering.cameras import Views
 from asdkit.scores.conditions import Condition, ViewWords
 from asdkit.scores.schedules import Schedule
+
+_log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -66,6 +69,17 @@ class Prior(Part, nn.Module, ABC):
     @abstractmethod
     def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         """x0 to images in [0,1], for looking at."""
+
+    def take_prompt(self, prompt: str, views: Mapping[str, str] | None = None) -> None:
+        """The run's prompt: warns of words that this prior has never seen; `views` are those of `name_views`.
+
+        Raises:
+            ValueError: an unknown direction.
+        """
+        unknown = self.unknown_words(prompt)
+        if unknown:
+            _log.warning("The prior has never seen %s; expect no likeness.", ", ".join(map(repr, unknown)))
+        self.name_views(prompt, views or {})
 
     def name_views(self, prompt: str, views: Mapping[str, str]) -> None:
         """Say a prompt's view-dependent form in some directions in whole, in the place of adding the direction's words.
@@ -153,6 +167,15 @@ class Prior(Part, nn.Module, ABC):
     ) -> "Noised":
         """One noisy draw of x0; gradients do not flow into x0. `facts` are Noised's further arguments."""
         return Noised(self, x0.detach(), t, eps, views, **facts)
+
+
+@contextmanager
+def in_step(priors: Iterable[Prior]) -> Iterator[None]:
+    """A context of one training step for several priors."""
+    with ExitStack() as stack:
+        for prior in priors:
+            stack.enter_context(prior.in_step())
+        yield
 
 
 class Noised:

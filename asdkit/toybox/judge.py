@@ -50,7 +50,7 @@ class ToyboxJudge(CLIPJudge):
                 "%r is not of the toybox, so there is no truth to measure PSNR, IoU and azimuths by.", module.prompt
             )
             return self.precision(module.prompt, render.image)
-        background = (module.background,) * 3
+        background = (module.rendering.background,) * 3
         truth = world.render(thing, views, background)
         results = {
             "psnr": psnr(render.image.cpu(), truth.image).mean().item(),

@@ -17,6 +17,7 @@ from asdkit.commands.bench_spans import operations, read_trace
 from asdkit.commands.main import main
 from asdkit.data import Cameras, Canvas
 from asdkit.discriminators.adapters import LoRA
+from asdkit.discriminators.schedule import DiscriminatorSteps
 from asdkit.distillation import Distillation
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Latents
@@ -229,7 +230,8 @@ def test_the_bare_loop_takes_the_trainers_steps(tiny_folder: Path) -> None:
     def fresh() -> Distillation:
         torch.manual_seed(0)
         generator = Gaussians(count=40, capacity=40, init_opacity=0.5)
-        return Distillation("a red duck", Pretrained(str(tiny_folder)), generator, ASD(), discriminator_steps=2)
+        steps = DiscriminatorSteps(2)
+        return Distillation("a red duck", Pretrained(str(tiny_folder)), generator, ASD(), discriminator=steps)
 
     cameras, bare = Cameras(views_per_step=VIEWS, size=SIZE), StartsBare(4)
     lightning = weights(trained(fresh(), cameras, 4))

@@ -90,7 +90,7 @@ def test_looking_at_a_radiance_field_changes_nothing(run: Path, monkeypatch: pyt
     assert main(["view", str(alone), "--port=0"]) == 130
     assert len(browser.pictures) == 4  # it has not moved since the first
     np.testing.assert_array_equal(browser.pictures[3], browser.pictures[2])
-    grey = round(255 * load(alone).background)
+    grey = round(255 * load(alone).rendering.background)
     assert browser.pictures[0][0, 0].tolist() == pytest.approx([grey] * 3, abs=6)
 
 
@@ -153,7 +153,7 @@ def test_loading_brings_the_generator_and_no_prior(run: Path) -> None:
     saved = weights(run)
     mine = {f"generator.{name}": value for name, value in module.generator.state_dict().items()}
     assert mine and all(torch.equal(value, saved[name]) for name, value in mine.items())
-    assert (module.prompt, module.background) == ("a red duck", 0.85)
+    assert (module.prompt, module.rendering.background) == ("a red duck", 0.85)
     assert not list(module.prior.parameters())
     other = load(run / "checkpoints" / "last.ckpt")
     assert torch.equal(other.generator.means, module.generator.means)

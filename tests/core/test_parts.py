@@ -10,6 +10,7 @@ from asdkit.core.parts import Part, preset
 from asdkit.core.ramps import Ramp
 from asdkit.discriminators.adapters import LoRA
 from asdkit.discriminators.discriminator import Discriminator
+from asdkit.discriminators.schedule import DiscriminatorSteps
 from asdkit.distillation import Distillation
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.shap_e import ShapE
@@ -104,8 +105,8 @@ def test_a_whole_model_is_rebuilt_by_lightnings_own_means() -> None:
         GaussianPrior({"y": [1.0, 0.5, 0.2]}, steps=10),
         Gaussians(count=20, capacity=30),
         ASD(3.0, -0.75, Affine(10)),
-        Timesteps(0.1, 0.9),
-        discriminator_steps=2,
+        timesteps=Timesteps(0.1, 0.9),
+        discriminator=DiscriminatorSteps(2),
     )
     arguments = dict(model.hparams)
     assert arguments.pop("_instantiator") == "pytorch_lightning.cli.instantiate_module"
@@ -113,7 +114,7 @@ def test_a_whole_model_is_rebuilt_by_lightnings_own_means() -> None:
     assert isinstance(again, Distillation)
     for name in ("prior", "generator", "guidance", "timesteps"):
         assert getattr(again, name).spec == getattr(model, name).spec
-    assert again.discriminator_steps == 2 and again.prompt == "y"
+    assert again.discriminator == DiscriminatorSteps(2) and again.rendering == model.rendering and again.prompt == "y"
 
 
 def test_what_no_checkpoint_could_hold_is_refused() -> None:

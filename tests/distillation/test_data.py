@@ -18,6 +18,7 @@ from asdkit.generators.images import Pixels
 from asdkit.lab import GaussianPrior
 from asdkit.methods import SDS
 from asdkit.rendering.cameras import Views
+from asdkit.rendering.settings import Rendering
 
 
 def draws(cameras: Cameras, count: int) -> Views:
@@ -120,9 +121,11 @@ def test_an_asset_is_seen_from_the_steps_cameras_before_the_steps_backdrop(tmp_p
     gaussians.sh.data.normal_()
     write_splats(tmp_path / "a.ply", gaussians.splats())
     cameras = Cameras(size=16, asset=str(tmp_path / "a.ply"))
-    module = Distillation("y", GaussianPrior({"y": 1.0}), gaussians, SDS(), random_background=0.5, seed=3)
+    module = Distillation(
+        "y", GaussianPrior({"y": 1.0}), gaussians, SDS(), rendering=Rendering(random_background=0.5), seed=3
+    )
     cameras.trainer = SimpleNamespace(lightning_module=module, global_step=4, global_rank=0)
-    module._trainer = cameras.trainer
+    module.trainer = cameras.trainer
     greys = set()
     for step, batch in zip(range(4, 12), cameras.train_dataloader(), strict=False):
         assert torch.equal(batch.views.c2w, cameras.sample(generator_for(3, step, "views")).c2w)

@@ -117,7 +117,7 @@ def test_a_module_from_python_refuses_too_before_the_prior_is_loaded(tmp_path: P
     with pytest.raises(ValueError, match="must stay 32-true"):
         trainer.fit(module, Canvas())
     trainer = pl.Trainer(accelerator="cpu", devices=1, strategy=ModelParallelStrategy(), logger=False)
-    module._trainer, trainer.strategy._lightning_module = trainer, module
+    module.trainer = trainer
     with pytest.raises(ValueError, match="ModelParallelStrategy can't be used"):
         module.setup("fit")
 

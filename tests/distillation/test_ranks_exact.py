@@ -16,6 +16,7 @@ from asdkit.core.randomness import generator_for
 from asdkit.data import Cameras, Canvas
 from asdkit.discriminators.adapters import LoRA, UNetCopy
 from asdkit.discriminators.base import Adapter
+from asdkit.discriminators.schedule import DISCRIMINATOR_STEPS, DiscriminatorSteps
 from asdkit.generators.base import Generator, Render, Saturate
 from asdkit.generators.density_control import MCMC, Density, Threshold
 from asdkit.generators.gaussians import Gaussians
@@ -26,14 +27,32 @@ from asdkit.methods import ASD
 from asdkit.priors.pretrained import Pretrained
 from asdkit.ranks import average_gradients
 from asdkit.rendering.cameras import Batch, Views, joined
+from asdkit.rendering.settings import Rendering
 from asdkit.run.rank_agreement import RankAgreement
+from asdkit.scores.draws import Draws
 from asdkit.scores.prior import Noised
 
 SEED = 3
 
 
+class BothDraws(Draws):
+    """What two ranks draw, one after the other."""
+
+    def draw(self, x0: Tensor, batch: Batch, step: int, purpose: str, rank: int = 0) -> Noised:
+        t, eps = [], []
+        for half, rank in zip(x0.chunk(2), (0, 1), strict=True):
+            random = generator_for(SEED, step, purpose, rank)
+            t.append(self.timesteps.draw(len(half), step, len(self.prior.schedule), random))
+            eps.append(torch.randn(half.shape, generator=random))
+        return self.prior.draw(x0, torch.cat(t), torch.cat(eps), batch.views, step=step)
+
+
 class Together(Exact):
-    """Draws what two ranks draw, one after the other, and takes both for one batch."""
+    """Takes what two ranks see and draw for one batch."""
+
+    def setup(self, stage: str | None = None) -> None:
+        super().setup(stage)
+        self.draws = BothDraws(self.prior, self.timesteps, SEED)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         if batch.views is not None:
@@ -46,17 +65,9 @@ class Together(Exact):
         colours = []
         for rank in (0, 1):
             grey = torch.rand(2, generator=generator_for(SEED, step, "background", rank))
-            level = 0.5 + 0.5 * grey[1] if grey[0] < self.random_background else torch.tensor(self.background)
+            level = 0.5 + 0.5 * grey[1] if grey[0] < 0.5 else torch.tensor(0.85)
             colours.append(level.expand(2, 3))
         return torch.cat(colours)
-
-    def draw(self, x0: Tensor, batch: Batch, step: int, purpose: str) -> Noised:
-        t, eps = [], []
-        for half, rank in zip(x0.chunk(2), (0, 1), strict=True):
-            random = generator_for(SEED, step, purpose, rank)
-            t.append(self.timesteps.draw(len(half), step, len(self.prior.schedule), random))
-            eps.append(torch.randn(half.shape, generator=random))
-        return self.prior.draw(x0, torch.cat(t), torch.cat(eps), batch.views, step=step)
 
 
 class BothPixels(Pixels):
@@ -99,15 +110,25 @@ def run(
     fits: dict | None = None,
     save: Path | None = None,
     adapter: Adapter | None = None,
-    **options: Any,
+    chunk: int = 0,
+    discriminator: DiscriminatorSteps = DISCRIMINATOR_STEPS,
 ) -> dict[str, Tensor]:
     """Six iterations, as one of two ranks or, without a strategy, as both in one process; `fits` are fit's options."""
     generator = KINDS[kind](not strategy)
     guidance = ASD(adapter=adapter or LoRA(rank=2, targets=("to_q", "to_v", "conv1")), scale=3.0, gamma=-0.5)
-    words = {"prompt": "a red cube", "prior": Pretrained(str(prior)), "random_background": 0.5, "seed": SEED}
-    module = (Exact if strategy else Together)(generator=generator, guidance=guidance, **words, **options)
+    module = (Exact if strategy else Together)(
+        "a red cube",
+        Pretrained(str(prior)),
+        generator,
+        guidance,
+        discriminator=discriminator,
+        rendering=Rendering(random_background=0.5, chunk=chunk),
+        seed=SEED,
+    )
     data = Canvas() if kind == "pixels" else Cameras(views_per_step=2, size=16)
     trainer = fit(module, data, strategy, **fits or {})
+    steps = max(int(state["step"]) for state in trainer.optimizers[0].state.values())
+    assert steps == trainer.global_step, "one iteration is one global step, however often the discriminator steps"
     if save:
         trainer.save_checkpoint(save)
     return learned(trainer)
@@ -117,9 +138,12 @@ def both(prior: Path, folder: Path, kind: str, strategy: str = "ddp", **options:
     return on_two_ranks(lambda rank: run(prior, kind, strategy, **options), folder)
 
 
-CASES = [(kind, {"discriminator_steps": steps}) for kind in ("gaussians", "nerf", "pixels") for steps in (1, 2)]
-CASES += [("mcmc", {}), ("pixels", {"share_noise": False})]
-CASES += [(kind, {"discriminator_every": 2}) for kind in ("gaussians", "nerf", "pixels")]
+KINDS_OF_STEPS = [DiscriminatorSteps(1), DiscriminatorSteps(2), DiscriminatorSteps(every=2)]
+CASES: list[tuple[str, dict[str, Any]]] = [
+    (kind, {"discriminator": steps}) for kind in ("gaussians", "nerf", "pixels") for steps in KINDS_OF_STEPS
+]
+CASES += [("pixels", {"discriminator": DiscriminatorSteps(2, clip=clip)}) for clip in (1e-3, 1e3)]
+CASES += [("pixels", {"discriminator": DiscriminatorSteps(share_noise=False)}), ("mcmc", {})]
 CASES += [(kind, {"chunk": 1}) for kind in ("gaussians", "nerf")]
 
 
@@ -152,11 +176,16 @@ class Weigh(pl.Callback):
             assert sum(p.to_local().numel() for p in spread) < 0.55 * sum(p.numel() for p in spread)
 
 
-@pytest.mark.parametrize("kind", ["gaussians", "pixels"])
-def test_a_spread_prior_is_the_whole_one(tiny_folder: Path, tmp_path: Path, kind: str) -> None:
-    first, second = both(tiny_folder, tmp_path, kind, "model_parallel", fits={"callbacks": [Weigh()]})
+@pytest.mark.parametrize(
+    ("kind", "discriminator"), [("gaussians", DiscriminatorSteps()), ("pixels", DiscriminatorSteps(2, clip=1e-3))]
+)
+def test_a_spread_prior_is_the_whole_one(
+    tiny_folder: Path, tmp_path: Path, kind: str, discriminator: DiscriminatorSteps
+) -> None:
+    options = {"fits": {"callbacks": [Weigh()]}, "discriminator": discriminator}
+    first, second = both(tiny_folder, tmp_path, kind, "model_parallel", **options)
     assert isinstance(first, dict), first
-    difference, where = furthest(first, run(tiny_folder, kind))
+    difference, where = furthest(first, run(tiny_folder, kind, discriminator=discriminator))
     assert difference < 1e-6, where
     assert furthest(first, second)[0] == 0
 
@@ -201,9 +230,8 @@ def test_a_whole_copy_of_a_spread_network_is_refused(tiny_folder: Path, tmp_path
 def test_a_broken_average_is_seen(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The discriminator's gradients are left as they are."""
 
-    def only_the_generator(optimizer: Any, world_size: int) -> None:
-        if optimizer.param_groups[0].get("name"):
-            average_gradients(optimizer, world_size)
+    def only_the_generator(optimizer: Any, world_size: int, parts: int) -> list[Tensor]:
+        return average_gradients(optimizer, world_size if optimizer.param_groups[0].get("name") else 1, parts)
 
     monkeypatch.setattr(distillation, "average_gradients", only_the_generator)
     first, second = both(tiny_folder, tmp_path, "pixels")

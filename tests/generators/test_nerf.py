@@ -18,6 +18,7 @@ from asdkit.lab import GaussianPrior
 from asdkit.methods import SDS
 from asdkit.rendering.cameras import Views, orbit, ring
 from asdkit.rendering.rays import Rays, Seen, march, rays_of, refined, stratified
+from asdkit.rendering.settings import Rendering
 
 RADIUS, SIGMA = 0.6, 1.7
 
@@ -378,7 +379,7 @@ def test_a_learned_background_depends_on_the_direction_and_learns() -> None:
         plain = nerf.render(views, torch.tensor([1.0, 0.0, 0.0])).image
     assert (plain[:, 0] > 0.95).all() and (plain[:, 1] < 0.05).all()
     for share, shown in ((0.0, True), (1.0, False)):
-        module = Distillation("y", GaussianPrior({"y": 1.0}), nerf, SDS(), random_background=share)
+        module = Distillation("y", GaussianPrior({"y": 1.0}), nerf, SDS(), rendering=Rendering(random_background=share))
         assert (module.backdrop(3) is None) == shown
     assert not NeRF().owns_background and len(NeRF().parameter_groups()) == 2 and not NeRF().sky.requires_grad
 

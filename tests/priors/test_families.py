@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from asdkit.discriminators.adapters import Embedding, LoRA
+from asdkit.discriminators.schedule import DiscriminatorSteps
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Generator
 from asdkit.generators.gaussians import Gaussians
@@ -200,7 +201,9 @@ def new_generator(space: str) -> Generator:
 
 
 def train(prior: Pretrained, guidance: Field, space: str, steps: int = 5) -> Distillation:
-    model = Distillation(PROMPT, prior, new_generator(space), guidance, discriminator_lr=1e-2, weighting="sigma2")
+    model = Distillation(
+        PROMPT, prior, new_generator(space), guidance, discriminator=DiscriminatorSteps(lr=1e-2), weighting="sigma2"
+    )
     trainer = pl.Trainer(
         max_steps=steps,
         accelerator="cpu",

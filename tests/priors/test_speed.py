@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from asdkit.data import Cameras, Canvas
 from asdkit.discriminators.adapters import Embedding, LoRA, UNetCopy
 from asdkit.discriminators.base import Adapter
+from asdkit.discriminators.schedule import DiscriminatorSteps
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Generator
 from asdkit.generators.density_control import MCMC
@@ -336,14 +337,11 @@ class Glances(pl.Callback):
 
 COMPILED: dict[str, tuple[Callable[[], Field], dict[str, Any], bool, int]] = {
     # name: guidance, settings, whether there are cameras, graphs
-    "shared": (
-        lambda: ASD(),
-        {"discriminator_steps": 2},
-        True,
-        2,
-    ),  # the frozen network on two conditions; the adapted one
+    # of shared draws: the frozen network on two conditions; the adapted one
+    "shared": (lambda: ASD(), {"discriminator": DiscriminatorSteps(2)}, True, 2),
     "embedding": (lambda: ASD(adapter=Embedding()), {}, False, 2),
-    "own draws": (lambda: ASD(), {"share_noise": False}, False, 4),  # e_phi without gradient, e_y of one condition
+    # further: e_phi without gradient, e_y of one condition
+    "own draws": (lambda: ASD(), {"discriminator": DiscriminatorSteps(share_noise=False)}, False, 4),
 }
 
 
@@ -550,7 +548,7 @@ def test_what_counts_as_waiting() -> None:
     assert not mode.operations
 
 
-@pytest.mark.parametrize("settings", [{}, {"share_noise": False, "discriminator_steps": 2, "discriminator_clip": 1.0}])
+@pytest.mark.parametrize("settings", [{}, {"discriminator": DiscriminatorSteps(2, clip=1.0, share_noise=False)}])
 @pytest.mark.parametrize("kind", ["pixels", "latents", "gaussians", "nerf"])
 def test_a_step_waits_for_nothing_unless_it_is_logged(tiny_folder: Path, kind: str, settings: dict[str, Any]) -> None:
     """On the CPU the rasteriser and the loader are the CPU's own; Gaussians are looked up after a round of density."""

@@ -10,15 +10,19 @@ from torch.utils.data import DataLoader
 
 from asdkit.core.ramps import Ramp
 from asdkit.core.randomness import generator_for
+from asdkit.discriminators.schedule import DiscriminatorSteps
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Generator, Render
 from asdkit.lab import Affine, GaussianPrior
 from asdkit.methods import ASD, SDS
 from asdkit.rendering.cameras import Batch, Views, ring
+from asdkit.rendering.settings import RENDERING, Rendering
+from asdkit.scores.equations import Weighting
+from asdkit.scores.fields import Field
 from asdkit.scores.timesteps import Timesteps
 
 MEAN, NULL_MEAN, SPREAD, NULL_SPREAD = [1.0, -0.5, 0.3], 0.2, 0.5, 0.8
-SCALE, GAMMA, LR, CRITIC_LR, SEED = 3.0, -0.6, (0.05, 0.02), 0.1, 5
+SCALE, GAMMA, LR, DISCRIMINATOR_LR, SEED = 3.0, -0.6, (0.05, 0.02), 0.1, 5
 ATOL = 1e-6
 
 
@@ -76,19 +80,26 @@ def _views(step: int) -> Views:
     return ring(3, size=2, offset_deg=25.0 * step + 10)
 
 
-def _train(steps: int, **settings: Any) -> tuple[Distillation, pl.Trainer]:
+def _train(
+    iterations: int,
+    guidance: Field | None = None,
+    weighting: Weighting = "sigma2",
+    rendering: Rendering = RENDERING,
+    **discriminator: Any,
+) -> tuple[Distillation, pl.Trainer]:
     model = Distillation(
         "y",
         GaussianPrior({"y": MEAN}, NULL_MEAN, SPREAD, NULL_SPREAD),
         Blob(),
-        settings.pop("guidance", None) or ASD(SCALE, GAMMA, _phi()),
-        Timesteps(0.1, Ramp(0.9, 0.6, 2)),
-        discriminator_lr=CRITIC_LR,
+        guidance or ASD(SCALE, GAMMA, _phi()),
+        timesteps=Timesteps(0.1, Ramp(0.9, 0.6, 2)),
+        weighting=weighting,
+        discriminator=DiscriminatorSteps(lr=DISCRIMINATOR_LR, **discriminator),
+        rendering=rendering,
         seed=SEED,
-        **settings,
     )
     trainer = pl.Trainer(
-        max_steps=steps,
+        max_steps=iterations,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
@@ -96,7 +107,7 @@ def _train(steps: int, **settings: Any) -> tuple[Distillation, pl.Trainer]:
         enable_model_summary=False,
         log_every_n_steps=1,
     )
-    trainer.fit(model, DataLoader([Batch(_views(step)) for step in range(steps)], batch_size=None))
+    trainer.fit(model, DataLoader([Batch(_views(step)) for step in range(iterations)], batch_size=None))
     return model, trainer
 
 
@@ -160,7 +171,7 @@ class ByHand:
             self.theta[i] = self.adam(i, self.theta[i], self.theta_gradients[i], LR[i], (0.9, 0.999), 1e-15, 0.0)
         for k in range(self.discriminator_steps):
             if not self.share_noise:
-                t, eps = self.draw(step, f"discriminator noise {k}")
+                t, eps = self.draw(step, f"critic noise {k}")
             phi = [p.clone().requires_grad_() for p in self.phi]
             _, e_y, e_phi = self.fields(frozen, t, eps, phi)
             loss = 0.0
@@ -172,7 +183,7 @@ class ByHand:
                 norm = torch.cat([g.flatten() for g in self.phi_gradients]).norm()
                 self.phi_gradients = [g * min(1.0, self.clip / (norm.item() + 1e-6)) for g in self.phi_gradients]
             for i, g in enumerate(self.phi_gradients):
-                self.phi[i] = self.adam(2 + i, self.phi[i], g, CRITIC_LR, (0.9, 0.99), 1e-8, 0.01)
+                self.phi[i] = self.adam(2 + i, self.phi[i], g, DISCRIMINATOR_LR, (0.9, 0.99), 1e-8, 0.01)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -182,9 +193,7 @@ class ByHand:
 def test_training_steps_are_the_equations(
     weighting: str, share_noise: bool, discriminator_steps: int, steps: int
 ) -> None:
-    model, trainer = _train(
-        steps, weighting=weighting, share_noise=share_noise, discriminator_steps=discriminator_steps
-    )
+    model, trainer = _train(steps, weighting=weighting, share_noise=share_noise, steps=discriminator_steps)
     hand = ByHand(weighting, share_noise, discriminator_steps)
     for step in range(steps):
         hand.step(step)
@@ -197,9 +206,8 @@ def test_training_steps_are_the_equations(
 @pytest.mark.parametrize("discriminator_steps", [1, 2])
 @pytest.mark.parametrize("share_noise", [True, False])
 def test_views_in_parts_and_rendered_twice_are_the_same_step(share_noise: bool, discriminator_steps: int) -> None:
-    model, _ = _train(
-        2, weighting="sigma2", share_noise=share_noise, discriminator_steps=discriminator_steps, chunk=1, rerender=True
-    )
+    in_parts = Rendering(chunk=1, rerender=True)
+    model, _ = _train(2, rendering=in_parts, share_noise=share_noise, steps=discriminator_steps)
     hand = ByHand("sigma2", share_noise, discriminator_steps)
     for step in range(2):
         hand.step(step)
@@ -210,7 +218,7 @@ def test_views_in_parts_and_rendered_twice_are_the_same_step(share_noise: bool, 
 
 def test_parts_are_equal() -> None:
     with pytest.raises(ValueError, match="chunk must divide the number of views per step, 3; got 2"):
-        _train(1, chunk=2)
+        _train(1, rendering=Rendering(chunk=2))
 
 
 def test_parts_know_their_rows() -> None:
@@ -227,8 +235,8 @@ def test_further_draws_of_parts_differ() -> None:
     model, _ = _train(1)
     batch = Batch(_views(0))
     x0 = torch.zeros(1, 3, 2, 2)
-    whole = model.draw(x0.expand(3, -1, -1, -1), batch, 5, "noise")
-    parts = [model.draw(x0, part, 5, "noise") for part in batch.split(1)]
+    whole = model.draws.draw(x0.expand(3, -1, -1, -1), batch, 5, "noise")
+    parts = [model.draws.draw(x0, part, 5, "noise") for part in batch.split(1)]
     assert torch.equal(torch.cat([x.eps for x in parts]), whole.eps)
     assert torch.equal(torch.cat([x.t for x in parts]), whole.t)
     assert len({float(x.rand(1)) for x in parts}) == 3
@@ -240,18 +248,18 @@ def test_a_source_is_the_steps_own_with_cameras_and_encoded_once_without() -> No
     model.prior.encode = lambda images: (calls.append(1), encode(images))[1]
     sources = torch.rand(2, 3, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     for step, source in enumerate(sources):
-        assert torch.equal(model.draw(x0, Batch(_views(step), source), step, "noise").source, encode(source))
-    model._encoded_source = None
+        assert torch.equal(model.draws.draw(x0, Batch(_views(step), source), step, "noise").source, encode(source))
+    model.draws._encoded_source = None
     calls.clear()
     for step in range(2):
-        found = model.draw(x0, Batch(None, sources[0, :1]), step, "noise").source
+        found = model.draws.draw(x0, Batch(None, sources[0, :1]), step, "noise").source
         assert torch.equal(found, encode(sources[0, :1]).expand_as(x0))
     assert len(calls) == 1
 
 
 def test_the_discriminators_gradient_is_clipped_and_only_that() -> None:
     hand = ByHand("uniform", True, 1, clip=0.05)
-    model, _ = _train(2, weighting="uniform", discriminator_clip=0.05)
+    model, _ = _train(2, weighting="uniform", clip=0.05)
     for step in range(2):
         hand.step(step)
     _compare(model, hand)
@@ -259,7 +267,7 @@ def test_the_discriminators_gradient_is_clipped_and_only_that() -> None:
 
 
 def test_the_discriminator_learns_every_so_many_iterations_from_the_first_on() -> None:
-    model, _ = _train(3, discriminator_every=2)
+    model, _ = _train(3, every=2)
     hand = ByHand("sigma2", True, 1)
     for step in range(3):
         hand.discriminator_steps = int(step in (0, 2))
@@ -302,7 +310,7 @@ def test_without_parameters_there_is_one_optimizer_and_the_hand_agrees() -> None
 
 
 def test_no_discriminator_steps_leave_phi_alone() -> None:
-    model, trainer = _train(2, discriminator_steps=0)
+    model, trainer = _train(2, steps=0)
     assert len(trainer.optimizers) == 1
     adapter, fresh = model.guidance.second.field.adapter, _phi()
     assert torch.equal(adapter.slope, fresh.slope) and adapter.slope.grad is None
@@ -318,30 +326,16 @@ def test_what_is_logged() -> None:
 def test_backgrounds() -> None:
     model, _ = _train(1)
     assert torch.allclose(model.generator.background, torch.full((3,), 0.85))
-    model, _ = _train(1, random_background=1.0)
+    model, _ = _train(1, rendering=Rendering(random_background=1.0))
     grey = torch.rand(2, generator=generator_for(SEED, 0, "background", 0))
     assert torch.allclose(model.generator.background, (0.5 + 0.5 * grey[1]).expand(3))
-    model, _ = _train(1, background=0.2)
+    model, _ = _train(1, rendering=Rendering(background=0.2))
     assert torch.allclose(model.generator.background, torch.full((3,), 0.2))
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"discriminator_steps": -1}, "discriminator_steps"),
-        ({"discriminator_clip": -1.0}, "discriminator_clip"),
-        ({"chunk": -1}, "chunk"),
-        ({"discriminator_lr": 0.0}, "discriminator_lr"),
-        ({"background": 1.5}, "background"),
-        ({"random_background": -0.1}, "random_background"),
-    ],
-)
-def test_impossible_settings_are_refused(settings: dict[str, float], words: str) -> None:
-    prior = GaussianPrior({"y": MEAN})
-    with pytest.raises(ValueError, match=words):
-        Distillation("y", prior, Blob(), SDS(), **settings)
+def test_without_a_prompt_there_is_nothing_to_make() -> None:
     with pytest.raises(ValueError, match="prompt is empty"):
-        Distillation("  ", prior, Blob(), SDS())
+        Distillation("  ", GaussianPrior({"y": MEAN}), Blob(), SDS())
 
 
 def test_norms_and_saturation_of_the_last_step_are_logged() -> None:
@@ -361,7 +355,7 @@ def test_norms_and_saturation_of_the_last_step_are_logged() -> None:
 
 def test_profilers_see_the_spans_of_a_step() -> None:
     with torch.profiler.profile() as profiler:
-        _train(1, discriminator_steps=2)
+        _train(1, steps=2)
     calls = {event.key: event.count for event in profiler.key_averages() if event.key.startswith("asdkit.")}
     once = {f"asdkit.{name}": 1 for name in ("render", "encode", "prior", "encode_backward", "backward")}
     assert calls == once | {"asdkit.e_phi": 2, "asdkit.discriminator": 2, "asdkit.optimizer": 3}

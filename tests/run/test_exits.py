@@ -419,7 +419,7 @@ def test_a_traceback_of_unknown_classes_stays_what_it_is() -> None:
 def test_the_advice_on_memory_is_of_options_that_exist(recipe: Path, capsys: pytest.CaptureFixture) -> None:
     advice = sentence(MemoryError())
     options = re.findall(r"--([a-z_.]+[a-z])", advice)
-    assert options[:4] == ["data.views_per_step", "model.chunk", "data.size", "model.generator.capacity"]
+    assert options[:4] == ["data.views_per_step", "model.rendering.chunk", "data.size", "model.generator.capacity"]
     assert main(["fit", "--config", str(recipe), "--print_config"]) == 0
     config = yaml.safe_load(capsys.readouterr().out)
     for option in options:

@@ -9,6 +9,7 @@ import torch
 from asdkit.data import Cameras
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views, ring
+from asdkit.rendering.settings import Rendering
 from asdkit.toybox import judge as judging
 from asdkit.toybox import world
 from asdkit.toybox.judge import ToyboxJudge, azimuths_right, silhouette_iou
@@ -18,7 +19,7 @@ class Truthful:
     """A module that shows the true object, turned by some angle."""
 
     def __init__(self, prompt: str, turned: float = 0.0) -> None:
-        self.prompt, self.background, self.turned, self.device = prompt, 0.85, turned, "cpu"
+        self.prompt, self.rendering, self.turned, self.device = prompt, Rendering(), turned, "cpu"
 
     def show(self, views: Views) -> Render:
         turned = ring(len(views), 20.0, 3.4, size=views.width, offset_deg=self.turned) if self.turned else views

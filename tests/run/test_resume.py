@@ -69,8 +69,8 @@ def test_several_critic_steps_are_still_one_iteration(recipe: Path) -> None:
         recipe,
         "--run.name=one",
         "--trainer.max_steps=3",
-        "--model.discriminator_steps=3",
-        "--model.share_noise=false",
+        "--model.discriminator.steps=3",
+        "--model.discriminator.share_noise=false",
     )
     checkpoint = last(recipe.parent / "runs" / "small" / "one")
     assert checkpoint["global_step"] == 3

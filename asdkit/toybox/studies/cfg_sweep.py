@@ -35,7 +35,7 @@ GAMMA = -0.5
 METHODS = {
     "SDS": ["--config", "image2d/sds"],
     "VSD": ["--config", "image2d/vsd"],
-    "VSD, discriminator step x2": ["--config", "image2d/vsd", "--model.discriminator_lr=2e-3"],
+    "VSD, discriminator step x2": ["--config", "image2d/vsd", "--model.discriminator.lr=2e-3"],
     f"ASD, gamma {GAMMA}": [f"--model.guidance.gamma={GAMMA}"],
     "ASD, alpha² gamma": ["--model.guidance.gamma=asdkit.Alpha2"],
 }

@@ -1,0 +1,50 @@
+"""The noisy draws of a run's steps, reproducible one by one."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from asdkit.core.randomness import Rows, generator_for, normal, to_device
+from asdkit.rendering.cameras import Batch
+from asdkit.scores.prior import Noised, Prior
+from asdkit.scores.timesteps import Timesteps
+
+
+class Draws:
+    """Draws that depend on (seed, rank, step, purpose) alone, however a step is split into parts.
+
+    Args:
+        prior: whose noise levels are meant, and what encodes source images.
+        timesteps: which t are drawn.
+        seed: of the run.
+    """
+
+    def __init__(self, prior: Prior, timesteps: Timesteps, seed: int) -> None:
+        self.prior, self.timesteps, self.seed = prior, timesteps, seed
+        self._encoded_source: Tensor | None = None
+
+    def draw(self, x0: Float[Tensor, "B C h w"], batch: Batch, step: int, purpose: str, rank: int = 0) -> Noised:
+        """One noisy draw of x0.
+
+        Args:
+            x0: the samples.
+            batch: their cameras and source, and which samples of the step they are.
+            step: the iteration, counted from 0.
+            purpose: what the draw is for; two purposes are independent of each other.
+            rank: the process among several.
+        """
+        rows = batch.rows or Rows(0, len(x0), len(x0))
+        random = generator_for(self.seed, step, purpose, rank)
+        t = rows.of(self.timesteps.draw(rows.total, step, len(self.prior.schedule), random))
+        eps = to_device(normal(rows, x0.shape[1:], random), x0.device)
+        if rows.start:
+            random = generator_for(self.seed, step, f"{purpose}, from {rows.start} on", rank)
+        source = None if batch.source is None else self._source(batch.source, batch.views is None).expand_as(x0)
+        return self.prior.draw(x0, t, eps, batch.views, step=step, source=source, random=random)
+
+    @torch.no_grad()
+    def _source(self, image: Float[Tensor, "B 3 H W"], fixed: bool) -> Float[Tensor, "B C h w"]:
+        """x0 of the source image; of one that is the same in every step it is computed once."""
+        if self._encoded_source is None or not fixed:
+            self._encoded_source = self.prior.encode(image)
+        return self._encoded_source
