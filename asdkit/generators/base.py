@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.profiler import record_function
 from torch.utils.checkpoint import checkpoint
 
@@ -91,7 +92,7 @@ class Generator(Part, nn.Module, ABC):
     def before_step(self) -> None:
         """Called just before each step of the optimiser, when gradients are there."""
 
-    def after_step(self, optimizer: torch.optim.Optimizer, step: int, generator: torch.Generator) -> None:
+    def after_step(self, optimizer: Optimizer, step: int, generator: torch.Generator) -> None:
         """Called after each step of the optimiser: learning rates, densification, pruning.
 
         Args:
@@ -100,7 +101,7 @@ class Generator(Part, nn.Module, ABC):
             generator: the only source of random draws, the same on every rank.
         """
 
-    def regularizer(self) -> Tensor | int:
+    def regularizer(self) -> Tensor | float:
         """A term that is added to the loss of the generator."""
         return 0
 
@@ -115,3 +116,22 @@ class Generator(Part, nn.Module, ABC):
     def export(self, folder: Path) -> list[Path]:
         """Write the finished object in the standard formats of its kind; returns the files, none by default."""
         return []
+
+
+def needs_cameras(generator: Generator, views: Views | None) -> Views:
+    """The cameras that a 3D generator is seen by.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if views is None:
+        kind = type(generator).__name__
+        raise ValueError(f"{kind} needs cameras; take --data=Cameras, or Pixels and Latents for plain images.")
+    return views
+
+
+def set_rates(optimizer: Optimizer, rates: dict[str, float]) -> None:
+    """Gives the parameter groups that have these names their learning rates."""
+    for group in optimizer.param_groups:
+        if group.get("name") in rates:
+            group["lr"] = rates[group["name"]]

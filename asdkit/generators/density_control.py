@@ -1,23 +1,25 @@
 """Density control: how the number of Gaussians changes. Whatever is drawn is drawn alike on every rank."""
 
-import math
 from abc import ABC, abstractmethod
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.optim import Optimizer
 
+from asdkit.core.bounds import AtLeast, Between, NonNegative, Positive, Share, Whole
 from asdkit.core.parts import Part, require
 from asdkit.core.randomness import to_device
 from asdkit.generators.gaussian_store import GaussianStore
 from asdkit.rendering.projection import rotation_matrices
 
+OpacityLimit = Annotated[float, AtLeast(0, below=1)]
 RATIO_LIMIT = 51  # Gaussians that one relocated Gaussian is counted as, at most; as in gsplat
 
 
 class Density(Part, ABC):
-    """What happens in a round of density control, every `densify_every` iterations."""
+    """What happens in a round of density control, of which `rounds` says when it is."""
 
     follows_gradients = True  # whether the gradients of screen positions are added up
 
@@ -48,25 +50,20 @@ class Fraction(Density):
     The scale of gradients differs a hundredfold between methods and priors; a share needs no tuning to it.
 
     Args:
-        fraction: share of the Gaussians that grows in a round, in [0,1].
+        fraction: share of the Gaussians that grows in a round.
         split_scale: a growing Gaussian is split in two smaller ones if its largest standard deviation is above this
-            (world units, > 0), and is doubled otherwise.
-        prune_opacity: Gaussians less opaque than this die in a round, in [0,1).
-        prune_scale: Gaussians with a standard deviation above this die in a round, world units, > 0.
-
-    Raises:
-        ValueError: an argument out of its range.
+            (world units), and is doubled otherwise.
+        prune_opacity: Gaussians less opaque than this die in a round.
+        prune_scale: Gaussians with a standard deviation above this die in a round, in world units.
     """
 
     def __init__(
         self,
-        fraction: float = 0.05,
-        split_scale: float = 0.03,
-        prune_opacity: float = 0.01,
-        prune_scale: float = 0.5,
+        fraction: Share = 0.05,
+        split_scale: Positive = 0.03,
+        prune_opacity: OpacityLimit = 0.01,
+        prune_scale: Positive = 0.5,
     ) -> None:
-        require(0 <= fraction <= 1, f"fraction must be within [0,1], not {fraction}.")
-        _check_sizes(split_scale, prune_opacity, prune_scale)
         self.fraction, self.split_scale = fraction, split_scale
         self.prune_opacity, self.prune_scale = prune_opacity, prune_scale
 
@@ -97,28 +94,25 @@ class Threshold(Density):
     opacities are pulled down. Where the capacity is too small, the largest gradients go first.
 
     Args:
-        gradient: mean gradient on the screen, in units of half the image, above which a Gaussian grows, > 0.
-        split_scale: growing Gaussians with a standard deviation above this are split, world units, > 0.
-        prune_opacity: Gaussians less opaque than this die in a round, in [0,1).
-        prune_scale: Gaussians with a standard deviation above this die in a round, world units, > 0.
+        gradient: mean gradient on the screen, in units of half the image, above which a Gaussian grows.
+        split_scale: growing Gaussians with a standard deviation above this are split, in world units.
+        prune_opacity: Gaussians less opaque than this die in a round.
+        prune_scale: Gaussians with a standard deviation above this die in a round, in world units.
         reset_rounds: rounds between two resets of opacity to twice `prune_opacity`; 0 for never.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: resets to an opacity outside (0,1).
     """
 
     def __init__(
         self,
-        gradient: float = 2e-4,
-        split_scale: float = 0.03,
-        prune_opacity: float = 0.005,
-        prune_scale: float = 0.5,
-        reset_rounds: int = 0,
+        gradient: Positive = 2e-4,
+        split_scale: Positive = 0.03,
+        prune_opacity: OpacityLimit = 0.005,
+        prune_scale: Positive = 0.5,
+        reset_rounds: Whole = 0,
     ) -> None:
-        require(0 < gradient < math.inf, f"gradient must be a positive number, not {gradient}.")
-        require(reset_rounds >= 0, f"reset_rounds must not be negative, but is {reset_rounds}.")
         require(not reset_rounds or 0 < prune_opacity < 0.5, "a reset of opacity needs a prune_opacity in (0, 0.5).")
-        _check_sizes(split_scale, prune_opacity, prune_scale)
         self.gradient, self.split_scale, self.reset_rounds = gradient, split_scale, reset_rounds
         self.prune_opacity, self.prune_scale = prune_opacity, prune_scale
 
@@ -145,20 +139,16 @@ class MCMC(Density):
     a Gaussian is the more its position trembles. The sum looks the same after a move as before it (Eq. 9 there).
 
     Args:
-        growth: share of the Gaussians that a round adds, in [0,1].
-        min_opacity: Gaussians at most this opaque are moved, in (0,1).
-        noise: factor of the tremor, at least 0; it is multiplied by the learning rate of positions.
-
-    Raises:
-        ValueError: an argument out of its range.
+        growth: share of the Gaussians that a round adds.
+        min_opacity: Gaussians at most this opaque are moved.
+        noise: factor of the tremor, which is multiplied by the learning rate of positions.
     """
 
     follows_gradients = False
 
-    def __init__(self, growth: float = 0.05, min_opacity: float = 0.005, noise: float = 5e5) -> None:
-        require(0 <= growth <= 1, f"growth must be within [0,1], not {growth}.")
-        require(0 < min_opacity < 1, f"min_opacity must be within (0,1), not {min_opacity}.")
-        require(0 <= noise < math.inf, f"noise must be a number that is not negative, not {noise}.")
+    def __init__(
+        self, growth: Share = 0.05, min_opacity: Annotated[float, Between(0, 1)] = 0.005, noise: NonNegative = 5e5
+    ) -> None:
         self.growth, self.min_opacity, self.noise = growth, min_opacity, noise
 
     def round(self, store: GaussianStore, optimizer: Optimizer, number: int, generator: torch.Generator) -> None:
@@ -211,9 +201,3 @@ def relocation(
     terms = (-1) ** (k + 1) * log_choose.exp() * new[:, None] ** k / k.sqrt()
     total = terms.where(k <= n[:, None], torch.zeros_like(terms)).sum(1)
     return new.to(opacity), (old / total).to(opacity)
-
-
-def _check_sizes(split_scale: float, prune_opacity: float, prune_scale: float) -> None:
-    for name, value in {"split_scale": split_scale, "prune_scale": prune_scale}.items():
-        require(0 < value < math.inf, f"{name} must be a positive number, not {value}.")
-    require(0 <= prune_opacity < 1, f"prune_opacity must be within [0,1), not {prune_opacity}.")

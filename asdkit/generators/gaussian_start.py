@@ -16,6 +16,7 @@ from asdkit.formats.mesh.sample import fit, sample_mesh
 from asdkit.formats.splat_files import read_splats
 from asdkit.formats.splats import Splats
 from asdkit.generators.from_checkpoint import generator_of
+from asdkit.generators.gaussian_settings import Initial
 from asdkit.rendering.cameras import ring, unproject
 from asdkit.rendering.spherical_harmonics import SH_0
 
@@ -34,7 +35,7 @@ class Start(Part, ABC):
     ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]:
         """Points in the world's axes and their sRGB colours in [0,1]; None for grey.
 
-        Their size and place do not matter, for they are fitted into the ball of `init_radius`, as those of files are.
+        Their size and place do not matter, for they are fitted into the ball of `initial`, as those of files are.
 
         Args:
             count: how many are asked for.
@@ -42,25 +43,24 @@ class Start(Part, ABC):
         """
 
 
-def splats_from(
-    init: str | Start, count: int, radius: float, opacity: float, generator: torch.Generator, rotated: bool = False
-) -> Splats:
+def splats_from(init: str | Start, count: int, initial: Initial, rotated: bool) -> Splats:
     """The initial Gaussians, as `Gaussians` takes them; randomly `rotated` where they have no rotation of their own.
 
     Raises:
         ValueError: there is no such file, it is broken, or its kind is unknown.
     """
+    generator, radius = torch.Generator().manual_seed(initial.seed), initial.radius
     if isinstance(init, Start):
         points, colors = init.points(count, generator)
-        return _from_points(fit(points, radius, type(init).__name__), colors, opacity, generator, rotated)
+        return _from_points(fit(points, radius, type(init).__name__), colors, initial.opacity, generator, rotated)
     if not init:
         raise ValueError("init is empty; say what to start from, e.g. --model.generator.init=RUN or FILE, or ball.")
     if init in ("ball", "box"):
-        start = _ball(count, radius, generator) if init == "ball" else _box(count, radius, generator)
-        return _from_points(start, None, opacity, generator, rotated)
+        points = _ball(count, radius, generator) if init == "ball" else _box(count, radius, generator)
+        return _from_points(points, None, initial.opacity, generator, rotated)
     path = local(init)
     if path.is_dir() or path.suffix == ".ckpt":
-        return _from_run(path, count, opacity, generator, rotated)
+        return _from_run(path, count, initial.opacity, generator, rotated)
     if not path.is_file():
         raise ValueError(f'init must be "ball", "box", or the path of a file or run, but there is no {init}.')
     suffix = path.suffix.lower()
@@ -72,7 +72,7 @@ def splats_from(
         points, colors = sample_mesh(path, count, radius, generator)
     else:
         points, colors = _sample_points(path, count, radius, generator)
-    return _from_points(points, colors, opacity, generator, rotated)
+    return _from_points(points, colors, initial.opacity, generator, rotated)
 
 
 def thin(splats: Splats) -> Splats:

@@ -1,32 +1,30 @@
 """Images as generators: pixels, or the latents of the prior; several particles at once."""
 
 from abc import abstractmethod
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from asdkit.core.bounds import LearningRate, Within
+from asdkit.core.unregistered import keep_unregistered
 from asdkit.formats.pictures import read_picture, save_grid
 from asdkit.generators.base import Generator, Render, Saturate
 from asdkit.rendering.cameras import Views
 from asdkit.scores.prior import Prior
 
+Number = Annotated[int, Within(1, 4096)]
+Size = Annotated[int, Within(8, 4096)]
 _PATCHES = 8
 
 
-class _Particles(Generator):
+class Particles(Generator):
     """What Pixels and Latents share: how many there are, where they start, and how they are written."""
 
     def __init__(self, init: str, count: int, size: int, lr: float, init_seed: int) -> None:
         super().__init__()
-        if not (1 <= count <= 4096 and 8 <= size <= 4096) or lr <= 0:
-            raise ValueError(
-                "Images need a count within 1 and 4096, a size within 8 and 4096 pixels and lr > 0; "
-                f"got {count}, {size} and {lr}."
-            )
         self.init, self.count, self.size, self.lr, self.init_seed = init, count, size, lr, init_seed
         self._started = False
 
@@ -43,7 +41,7 @@ class _Particles(Generator):
         super()._load_from_state_dict(*args)
         self._started = True
 
-    def _start(self, source: Float[Tensor, "1 3 H W"] | None) -> Float[Tensor, "N 3 H W"]:
+    def initial_images(self, source: Float[Tensor, "1 3 H W"] | None) -> Float[Tensor, "N 3 H W"]:
         """The images that `init` means."""
         shape, random = (self.count, 3, self.size, self.size), torch.Generator().manual_seed(self.init_seed)
         if self.init == "grey":
@@ -74,29 +72,26 @@ def _opaque(images: Float[Tensor, "B 3 H W"]) -> Render:
     return Render(images, ones, torch.zeros_like(ones))
 
 
-class Pixels(_Particles):
+class Pixels(Particles):
     """Images whose pixels are optimised.
 
     Args:
         init: where they start: "grey", "noise", "saturated" (random patches of pure colours), "source" (the source
             image) or a picture file.
-        count: particles that are optimised side by side, 1 to 4096.
-        size: height and width in pixels, 8 to 4096; the prior's own size.
+        count: particles that are optimised side by side.
+        size: height and width in pixels; the prior's own size.
         lr: Adam's learning rate.
         init_seed: of random starts.
-
-    Raises:
-        ValueError: a number out of its range.
     """
 
     def __init__(
-        self, init: str = "grey", count: int = 4, size: int = 64, lr: float = 0.02, init_seed: int = 0
+        self, init: str = "grey", count: Number = 4, size: Size = 64, lr: LearningRate = 0.02, init_seed: int = 0
     ) -> None:
         super().__init__(init, count, size, lr, init_seed)
         self.pixels = nn.Parameter(torch.zeros(count, 3, size, size))
 
     def start(self, prior: Prior, source: Float[Tensor, "1 3 H W"] | None) -> None:
-        self.pixels.data.copy_(self._start(source))
+        self.pixels.data.copy_(self.initial_images(source))
 
     def render(self, views: Views | None, background: Tensor | None = None) -> Render:
         return _opaque(Saturate.apply(self.pixels))
@@ -105,35 +100,33 @@ class Pixels(_Particles):
         return [{"name": "pixels", "params": [self.pixels], "lr": self.lr}]
 
 
-class Latents(_Particles):
+class Latents(Particles):
     """Images whose latents are optimised; the prior's decoder shows them, and no step goes through an autoencoder.
 
     Args:
         init: where they start: "normal" (standard normal latents), or an image as for Pixels: "grey", "noise",
             "saturated", "source" or a picture file.
-        count: particles that are optimised side by side, 1 to 4096.
-        size: height and width of the images in pixels, 8 to 4096; the prior's own size.
+        count: particles that are optimised side by side.
+        size: height and width of the images in pixels; the prior's own size.
         lr: Adam's learning rate; 0.03 in ProlificDreamer's 2D experiments.
         init_seed: of random starts.
-
-    Raises:
-        ValueError: a number out of its range.
     """
 
+    prior: Prior
+
     def __init__(
-        self, init: str = "normal", count: int = 4, size: int = 64, lr: float = 0.03, init_seed: int = 0
+        self, init: str = "normal", count: Number = 4, size: Size = 64, lr: LearningRate = 0.03, init_seed: int = 0
     ) -> None:
         super().__init__(init, count, size, lr, init_seed)
         self.latents = nn.Parameter(torch.zeros(0))
-        self._decode: list[Callable[[Tensor], Tensor]] = []
 
     def setup(self, prior: Prior, source: Float[Tensor, "1 3 H W"] | None = None) -> None:
-        self._decode = [prior.decode]
+        keep_unregistered(self, "prior", prior)
         super().setup(prior, source)
 
     def start(self, prior: Prior, source: Float[Tensor, "1 3 H W"] | None) -> None:
         normal = self.init == "normal"
-        images = torch.zeros(1, 3, self.size, self.size) if normal else self._start(source)
+        images = torch.zeros(1, 3, self.size, self.size) if normal else self.initial_images(source)
         with torch.no_grad():
             latents = prior.encode(images.to(prior.schedule.alphas.device))
         if normal:
@@ -147,7 +140,7 @@ class Latents(_Particles):
         return self.latents, None
 
     def render(self, views: Views | None, background: Tensor | None = None) -> Render:
-        return _opaque(self._decode[0](self.latents))
+        return _opaque(self.prior.decode(self.latents))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"name": "latents", "params": [self.latents], "lr": self.lr}]

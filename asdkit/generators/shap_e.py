@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from asdkit.core.bounds import Count, NonNegative
+from asdkit.core.parts import require
 from asdkit.core.text import local
 from asdkit.formats.colour import from_linear_light
 from asdkit.formats.mesh.sample import blend, scatter
@@ -18,7 +20,7 @@ _PARTS = ("model_index.json", "prior", "text_encoder", "tokenizer", "scheduler",
 class ShapE(Start):
     """Points of the coloured surface that Shap-E (https://arxiv.org/abs/2305.02463) makes of a prompt.
 
-    Shap-E's z axis points up, as the world's does. Its objects need not all face the same way: without a turn, the
+    Shap-E's z axis points up, as the world's does. Its objects need not all face the same way: without a rotation, the
     front is what the first of diffusers' pictures shows, which looks along Shap-E's +y. It runs on a GPU if there is
     one, and its memory is freed afterwards.
 
@@ -26,26 +28,27 @@ class ShapE(Start):
         prompt: what to make, in words.
         path: the folder of openai/shap-e in diffusers' format: `model_index.json`, `prior`, `text_encoder`,
             `tokenizer`, `scheduler` and `shap_e_renderer`.
-        steps: denoising steps, at least 1.
-        scale: of classifier-free guidance, at least 0; 1 or less for none.
-        turn_deg: a turn about the vertical axis, counter-clockwise seen from above, for the front to face +x.
+        steps: denoising steps.
+        scale: of classifier-free guidance; 1 or less for none.
+        rotation_deg: a rotation about the vertical axis, counter-clockwise seen from above, for the front to face +x.
         seed: of what Shap-E draws.
 
     Raises:
-        ValueError: an argument out of its range; in `points`, a missing or broken folder, or no surface.
+        ValueError: an empty prompt; in `points`, a missing or broken folder, or no surface.
     """
 
     def __init__(
-        self, prompt: str, path: str, steps: int = 64, scale: float = 15.0, turn_deg: float = 0.0, seed: int = 0
+        self,
+        prompt: str,
+        path: str,
+        steps: Count = 64,
+        scale: NonNegative = 15.0,
+        rotation_deg: float = 0.0,
+        seed: int = 0,
     ) -> None:
-        if not prompt.strip():
-            raise ValueError("Shap-E's prompt is empty; say what to make.")
-        if steps < 1:
-            raise ValueError(f"Shap-E's steps must be at least 1, not {steps}.")
-        if not (0 <= scale < math.inf and math.isfinite(turn_deg)):
-            raise ValueError(f"Shap-E's scale can't be negative and turn_deg is a number, not {scale} and {turn_deg}.")
+        require(bool(prompt.strip()), "Shap-E's prompt is empty; say what to make.")
         self._prompt, self._folder = prompt, local(path).expanduser()
-        self._steps, self._scale, self._turn_deg, self._seed = steps, scale, turn_deg, seed
+        self._steps, self._scale, self._rotation_deg, self._seed = steps, scale, rotation_deg, seed
 
     def points(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
         vertices, light, faces = self._mesh()
@@ -53,11 +56,11 @@ class ShapE(Start):
         weights = weights.float()
         points = blend(vertices[faces[chosen]], weights)
         colours = from_linear_light(blend(light[faces[chosen]], weights).clamp(0, 1).numpy())
-        return self._turned(points), torch.from_numpy(colours).float()
+        return self._rotated(points), torch.from_numpy(colours).float()
 
-    def _turned(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-        """From Shap-E's axes to the world's: a quarter turn takes its -y to +x, then comes `turn_deg`."""
-        angle = math.radians(90 + self._turn_deg)
+    def _rotated(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """From Shap-E's axes to the world's: a quarter turn takes its -y to +x, then comes `rotation_deg`."""
+        angle = math.radians(90 + self._rotation_deg)
         x, y, z = points.unbind(1)
         return torch.stack(
             [math.cos(angle) * x - math.sin(angle) * y, math.sin(angle) * x + math.cos(angle) * y, z], dim=1

@@ -19,8 +19,7 @@ def render(
     width: int,
     height: int,
     background: Float[Tensor, "B D"],
-    antialiased: bool,
-    surfels: bool,
+    mode: str,
 ) -> tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"], Float[Tensor, "B N 2"], Int32[Tensor, "B N 2"]]:
     """Colours and depth blended on the background, alpha, screen positions and radii; depth is the last feature.
 
@@ -54,11 +53,10 @@ def render(
         "backgrounds": F.pad(behind, padding),
         "render_mode": "RGB",
     }
-    if surfels:
+    if mode == "surfels":
         blended, alpha, *_, meta = rasterization_2dgs(**scene)
         positions = meta["gradient_2dgs"]
     else:
-        mode = "antialiased" if antialiased else "classic"
         blended, alpha, meta = rasterization(**scene, eps2d=BLUR, rasterize_mode=mode)
         positions = meta["means2d"]
     return blended[..., :count], alpha, positions, meta["radii"]

@@ -5,7 +5,7 @@ reference of both, and draws surfels (2D Gaussians) on the CPU. gsplat and numba
 """
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int32
@@ -16,6 +16,7 @@ from asdkit.rendering.cameras import Views
 from asdkit.rendering.projection import project, spherical_harmonics
 
 Backend = Literal["auto", "torch", "numba", "gsplat"]
+Mode = Literal["classic", "antialiased", "surfels"]
 
 
 class Raster(NamedTuple):
@@ -46,9 +47,8 @@ def rasterize(
     views: Views,
     background: Float[Tensor, " D"] | Float[Tensor, "B D"],
     sh_degree: int | None = None,
-    antialiased: bool = False,
+    mode: Mode = "classic",
     backend: Backend = "auto",
-    surfels: bool = False,
 ) -> Raster:
     """Draws Gaussians, differentiably in all tensors but the cameras'. float64 stays float64 (not with gsplat).
 
@@ -61,22 +61,26 @@ def rasterize(
         views: B cameras.
         background: features behind the Gaussians, one for all cameras or one for each.
         sh_degree: degree 0 to 3 of the spherical harmonics; None when `colors` are features.
-        antialiased: dim Gaussians that are smaller than a pixel (Mip-Splatting).
-        backend: "auto" chooses gsplat on CUDA devices, numba on the CPU and torch elsewhere and for surfels.
-        surfels: draw flat discs (2DGS): the third scale is not looked at, nor is the Gaussian blurred; it gets no
-            smaller than a blot on the screen instead. Numba draws none.
+        mode: "antialiased" dims Gaussians that are smaller than a pixel (Mip-Splatting); "surfels" draws flat discs
+            (2DGS): the third scale is not looked at, nor is the Gaussian blurred; it gets no smaller than a blot on
+            the screen instead.
+        backend: "auto" chooses gsplat on CUDA devices, numba on the CPU and torch elsewhere and for surfels, which
+            numba doesn't draw.
 
     Raises:
-        ValueError: shapes that do not fit together, a degree outside 0 to 3, or surfels with what they do not go with.
+        ValueError: shapes that do not fit together, a degree outside 0 to 3, an unknown mode or backend, or numba for
+            surfels.
         RuntimeError: the backend is not installed, or cannot work on the tensors' device.
     """
     _check(means, quats, scales, opacities, colors, sh_degree)
     dtype = torch.float64 if means.dtype == torch.float64 else torch.float32
+    surfels = mode == "surfels"
     if backend == "auto":
         backend = {"cuda": "gsplat", "cpu": "torch" if surfels else "numba"}.get(means.device.type, "torch")
-    if surfels and (antialiased or backend == "numba"):
-        other = "antialiased" if antialiased else "the numba backend; torch draws them on the CPU"
-        raise ValueError(f"surfels do not go with {other}.")
+    if mode not in get_args(Mode):
+        raise ValueError(f"the mode of rasterize must be one of {', '.join(get_args(Mode))}, not {mode!r}.")
+    if surfels and backend == "numba":
+        raise ValueError("surfels do not go with the numba backend; torch draws them on the CPU.")
     with torch.autocast(means.device.type, enabled=False):
         means, quats, scales, opacities, colors, background, w2c, K, eyes = (
             tensor.to(dtype)
@@ -90,7 +94,7 @@ def rasterize(
         if backend == "gsplat":
             from asdkit.rendering.gsplat_backend import render
 
-            blended, alpha, means2d, radii = render(*gaussians, colors, *camera, background, antialiased, surfels)
+            blended, alpha, means2d, radii = render(*gaussians, colors, *camera, background, mode)
             image, weighted_depth = blended[..., :-1], blended[..., -1:]
         else:
             composite = _composite(backend, means.device)
@@ -98,7 +102,7 @@ def rasterize(
                 projection, means2d = discs.project(*gaussians, *camera)
                 composite = partial(composite, footprints=discs.footprints)
             else:
-                projection = project(*gaussians, *camera, antialiased)
+                projection = project(*gaussians, *camera, mode == "antialiased")
                 means2d = projection.means2d
             radii = projection.radii
             features = torch.cat([colors, projection.depths[..., None]], dim=-1)

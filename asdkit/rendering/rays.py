@@ -28,8 +28,8 @@ class Rays(NamedTuple):
     far: Float[Tensor, " R"]
 
 
-class Seen(NamedTuple):
-    """What R rays have seen of S samples each.
+class Marched(NamedTuple):
+    """What R rays have met at S samples each.
 
     Shapes:
         colour: on black [R,3].
@@ -93,7 +93,7 @@ def march(
     rays: Rays,
     z: Float[Tensor, "R S"],
     occupied: Callable[[Tensor], Bool[Tensor, " N"]] | None = None,
-) -> Seen:
+) -> Marched:
     """NeRF's quadrature: alpha_i = 1 - exp(-sigma_i delta_i), weight_i = alpha_i prod_{j<i} (1 - alpha_j).
 
     A sample stands for the part of its ray between the middles to its neighbours; the first and the last reach to
@@ -120,7 +120,9 @@ def march(
     optical = sigma * (edges[:, 1:] - edges[:, :-1]).clamp(min=0) * rays.directions.norm(dim=1, keepdim=True)
     before = torch.cumsum(optical, dim=1) - optical
     weights = torch.exp(-before) * -torch.expm1(-optical)
-    return Seen((weights[..., None] * colour).sum(1), -torch.expm1(-optical.sum(1)), (weights * z).sum(1), weights, z)
+    return Marched(
+        (weights[..., None] * colour).sum(1), -torch.expm1(-optical.sum(1)), (weights * z).sum(1), weights, z
+    )
 
 
 class Volume(NamedTuple):

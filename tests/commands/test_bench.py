@@ -19,6 +19,7 @@ from asdkit.data import Cameras, Canvas
 from asdkit.discriminators.adapters import LoRA
 from asdkit.discriminators.schedule import DiscriminatorSteps
 from asdkit.distillation import Distillation
+from asdkit.generators.gaussian_settings import Initial
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Latents
 from asdkit.methods import ASD, SDS
@@ -229,7 +230,7 @@ def test_the_bare_loop_takes_the_trainers_steps(tiny_folder: Path) -> None:
 
     def fresh() -> Distillation:
         torch.manual_seed(0)
-        generator = Gaussians(count=40, capacity=40, init_opacity=0.5)
+        generator = Gaussians(count=40, capacity=40, initial=Initial(opacity=0.5))
         steps = DiscriminatorSteps(2)
         return Distillation("a red duck", Pretrained(str(tiny_folder)), generator, ASD(), discriminator=steps)
 

@@ -76,7 +76,7 @@ def test_looking_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_looking_at_a_radiance_field_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ("--model.generator=NeRF", "--model.generator.entropy_weight=0.1", "--trainer.max_steps=3")
+    options = ("--model.generator=NeRF", "--model.generator.penalties.entropy=0.1", "--trainer.max_steps=3")
     recipe = run.parents[2] / "small.yaml"
     alone = fit(recipe, "alone", *options)
     browser = client(0, 1.0, (100, 800))

@@ -79,7 +79,7 @@ def test_presets_and_nested_parts() -> None:
         PerpNeg(f_sb=(1.0, 2.0, 3.0)),
         VSD(4.0, Affine(10)),
         SDS(50.0),
-        ShapE("a duck", "somewhere", steps=8, turn_deg=90.0),
+        ShapE("a duck", "somewhere", steps=8, rotation_deg=90.0),
         CFG("y", 3.0, negative="z") - 0.5 * Noise() + Discriminator(Affine(10), 0.5, "y"),
     ],
     ids=lambda part: part.spec["class_path"].rsplit(".", 1)[1],

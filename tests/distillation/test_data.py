@@ -13,6 +13,7 @@ from asdkit.core.randomness import generator_for
 from asdkit.data import Cameras, Overhead
 from asdkit.distillation import Distillation
 from asdkit.formats.splat_files import write_splats
+from asdkit.generators.gaussian_settings import Initial
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Pixels
 from asdkit.lab import GaussianPrior
@@ -117,7 +118,7 @@ def test_numbers_move_with_the_iterations_and_pictures_are_of_their_end() -> Non
 
 
 def test_an_asset_is_seen_from_the_steps_cameras_before_the_steps_backdrop(tmp_path: Path) -> None:
-    gaussians = Gaussians(count=40, capacity=40, init_opacity=0.8)
+    gaussians = Gaussians(count=40, capacity=40, initial=Initial(opacity=0.8))
     gaussians.sh.data.normal_()
     write_splats(tmp_path / "a.ply", gaussians.splats())
     cameras = Cameras(size=16, asset=str(tmp_path / "a.ply"))

@@ -19,10 +19,12 @@ from asdkit.discriminators.base import Adapter
 from asdkit.discriminators.schedule import DISCRIMINATOR_STEPS, DiscriminatorSteps
 from asdkit.generators.base import Generator, Render, Saturate
 from asdkit.generators.density_control import MCMC, Density, Threshold
+from asdkit.generators.gaussian_settings import Initial, Rounds
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Pixels
 from asdkit.generators.nerf import NeRF
 from asdkit.generators.nerf_encodings import Voxels
+from asdkit.generators.nerf_penalties import NeRFPenalties
 from asdkit.methods import ASD
 from asdkit.priors.pretrained import Pretrained
 from asdkit.ranks import average_gradients
@@ -80,7 +82,12 @@ def gaussians(together: bool, density: Density | None = None) -> Generator:
     """Anisotropic: else gradients of rotations would be rounding noise, which Adam makes as large as any other."""
     density = density or Threshold(gradient=1e-7, reset_rounds=2)
     made = Gaussians(
-        count=40, capacity=120, init_opacity=0.5, densify_every=2, densify_from=2, density=density, sh_degree=1
+        count=40,
+        capacity=120,
+        initial=Initial(opacity=0.5),
+        rounds=Rounds(every=2, first=2),
+        density=density,
+        sh_degree=1,
     )
     random = torch.Generator().manual_seed(7)
     for parameter in made.all_slots():
@@ -93,7 +100,14 @@ def gaussians_by_chance(together: bool) -> Generator:
 
 
 def nerf(together: bool) -> Generator:
-    return NeRF(Voxels(resolutions=(4, 8)), samples=8, importance=4, hidden=8, occupancy_every=2, z_variance_weight=0.1)
+    return NeRF(
+        Voxels(resolutions=(4, 8)),
+        samples=8,
+        importance=4,
+        hidden=8,
+        occupancy_every=2,
+        penalties=NeRFPenalties(z_variance=0.1),
+    )
 
 
 def pixels(together: bool) -> Generator:

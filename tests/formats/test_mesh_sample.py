@@ -13,6 +13,7 @@ from PIL import Image
 from asdkit.formats.mesh.extract import Mesh
 from asdkit.formats.mesh.texture import Texture
 from asdkit.formats.mesh.write import write_mesh
+from asdkit.generators.gaussian_settings import Initial
 from asdkit.generators.gaussians import Gaussians
 
 trimesh = pytest.importorskip("trimesh")
@@ -21,7 +22,7 @@ RADIUS = math.sqrt(1 + 0.36 + 0.16)  # of what is fitted to its own size
 
 def start(path: Path, count: int = 3000) -> tuple[np.ndarray, np.ndarray]:
     """Positions and colours of the Gaussians that start from a file."""
-    gaussians = Gaussians(init=str(path), count=count, init_radius=RADIUS)
+    gaussians = Gaussians(init=str(path), count=count, initial=Initial(radius=RADIUS))
     assert gaussians.num_alive == count
     colours = 0.5 + 0.28209479 * gaussians.sh[:count, 0]
     return gaussians.means[:count].detach().numpy(), colours.detach().numpy()

@@ -21,6 +21,7 @@ from asdkit.formats.mesh import texture as texture_module
 from asdkit.formats.mesh.extract import Mesh, density_grid, extract, skin, surface, threshold
 from asdkit.formats.mesh.texture import _inside, bake
 from asdkit.formats.mesh.write import write_mesh
+from asdkit.generators.gaussian_settings import Initial
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.nerf import NeRF
 from asdkit.rendering.cameras import Views, orbit
@@ -459,7 +460,7 @@ def silhouettes(mesh: Mesh, views: Views, finer: int = 8) -> np.ndarray:
 @pytest.mark.parametrize("generator", [NeRF(samples=64, blob_radius=0.6), "gaussians"], ids=["nerf", "gaussians"])
 def test_a_mesh_has_the_silhouettes_of_its_generator(generator: NeRF | str) -> None:
     if generator == "gaussians":
-        generator = Gaussians(count=400, init_radius=0.6, init_opacity=0.8)
+        generator = Gaussians(count=400, initial=Initial(radius=0.6, opacity=0.8))
     with torch.no_grad():
         seen = generator.render(VIEWS)
     mesh = extract(generator.volume(), VIEWS, seen.alpha, 64)

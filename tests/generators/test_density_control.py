@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asdkit.core.ramps import Ramp
 from asdkit.generators.density_control import MCMC, Density, Fraction, Threshold, relocation
+from asdkit.generators.gaussian_settings import GaussianPenalties, GaussianRates, Initial, Rounds
 from asdkit.generators.gaussians import Gaussians
 from asdkit.rendering.cameras import ring
 from asdkit.rendering.projection import rotation_matrices
@@ -18,10 +19,13 @@ from asdkit.rendering.projection import rotation_matrices
 NAMES = ("means", "quats", "scales", "opacities", "sh")
 
 
-def cloud(density: Density, count: int = 80, capacity: int = 400, **arguments) -> Gaussians:
-    gaussians = Gaussians(
-        count=count, capacity=capacity, init_radius=0.6, densify_every=10, densify_from=10, density=density, **arguments
-    )
+def cloud(density: Density, **arguments) -> Gaussians:
+    settings = {
+        "count": 80, "capacity": 400, "initial": Initial(radius=0.6), "rounds": Rounds(every=10, first=10),
+        "density": density, **arguments,
+    }  # fmt: skip
+    gaussians = Gaussians(**settings)
+    capacity = len(gaussians.alive)
     draws = torch.Generator().manual_seed(5)
     gaussians.log_scales.data[:] = (0.01 + 0.2 * torch.rand(capacity, 3, generator=draws)).log()
     gaussians.quats.data[:] = torch.randn(capacity, 4, generator=draws)
@@ -103,8 +107,8 @@ def test_threshold_keeps_to_the_capacity_and_takes_the_largest_first() -> None:
 
 
 def test_a_reset_happens_within_the_rounds_time_alone() -> None:
-    density = Threshold(1e9, prune_opacity=0.01, prune_scale=9.0, reset_rounds=2)
-    gaussians = cloud(density, densify_until=40, opacity_lr=1e-12)
+    density = Threshold(1e6, prune_opacity=0.01, prune_scale=9.0, reset_rounds=2)
+    gaussians = cloud(density, rounds=Rounds(every=10, first=10, last=40), rates=GaussianRates(opacities=1e-12))
     optimizer = optimizer_of(gaussians)
     for step in range(80):
         gaussians.opacity_logits.data[:] = 1.0
@@ -154,7 +158,7 @@ def test_mcmc_moves_the_faint_to_the_opaque_or_adds_up_to_the_capacity(growth: f
     optimizer, views = optimizer_of(gaussians), ring(3, distance=2.5, size=32)
     image = gaussians.render(views).image
     image.sum().backward()
-    assert gaussians._seen_now.sum() == 0, "nobody asks for the gradients on the screen"
+    assert gaussians._step_statistics.sum() == 0, "nobody asks for the gradients on the screen"
     gaussians.after_step(optimizer, 9, torch.Generator().manual_seed(0))
     moved = torch.arange(80, 100) if growth else torch.arange(70, 80)
     assert gaussians.num_alive == (100 if growth else 80) and gaussians.alive[moved].all()
@@ -182,8 +186,10 @@ def test_mcmc_moves_the_faint_to_the_opaque_or_adds_up_to_the_capacity(growth: f
 
 
 def test_mcmc_trembles_along_the_covariance_and_less_the_more_opaque() -> None:
-    gaussians = cloud(MCMC(noise=2.0, min_opacity=0.01), count=20_000, capacity=20_001, densify_until=0)
-    gaussians.rates = (Ramp(0.5, 0.1, steps=0, begin=1), *gaussians.rates[1:])  # the rate of the step that has ended
+    gaussians = cloud(
+        MCMC(noise=2.0, min_opacity=0.01), count=20_000, capacity=20_001, rounds=Rounds(every=10, first=10, last=0)
+    )
+    gaussians.rates = GaussianRates(means=Ramp(0.5, 0.1, steps=0, begin=1))  # the rate of the step that has ended
     gaussians.log_scales.data[:] = torch.tensor([0.3, 0.1, 0.02]).log()
     gaussians.quats.data[:] = torch.tensor([math.cos(0.25), 0.0, 0.0, math.sin(0.25)])
     gaussians.opacity_logits.data[:10_000] = torch.tensor(0.004).logit()
@@ -227,7 +233,7 @@ def test_mcmc_without_anything_to_move_to_does_nothing() -> None:
 
 @pytest.mark.parametrize(("opacity", "scale"), [(3.0, 5.0), (3.0, 0.0), (0.0, 5.0)])
 def test_the_weights_are_of_mean_opacity_and_size(opacity: float, scale: float) -> None:
-    gaussians = cloud(MCMC(), opacity_weight=opacity, scale_weight=scale)
+    gaussians = cloud(MCMC(), penalties=GaussianPenalties(opacity=opacity, scale=scale))
     faint, size = gaussians.opacity_logits[:80].sigmoid().mean(), gaussians.log_scales[:80].exp().mean()
     torch.testing.assert_close(gaussians.regularizer(), opacity * faint + scale * size)
     assert cloud(MCMC()).regularizer() == 0
@@ -247,6 +253,15 @@ def test_the_weights_are_of_mean_opacity_and_size(opacity: float, scale: float) 
         (lambda: MCMC(growth=-0.1), "growth"),
         (lambda: MCMC(min_opacity=0.0), "min_opacity"),
         (lambda: MCMC(noise=math.inf), "noise"),
+        (lambda: Initial(opacity=1.0), "opacity"),
+        (lambda: Initial(radius=math.inf), "radius"),
+        (lambda: GaussianRates(means=0.0), "means must be within"),
+        (lambda: GaussianRates(means=Ramp(0.1, -1.0, 9)), "means must be within"),
+        (lambda: GaussianRates(scales=math.nan), "scales"),
+        (lambda: GaussianRates(factor=0.0), "factor"),
+        (lambda: Rounds(every=-1), "every"),
+        (lambda: GaussianPenalties(opacity=-1.0), "opacity"),
+        (lambda: GaussianPenalties(scale=math.inf), "scale"),
     ],
 )
 def test_wrong_arguments_are_told_in_a_sentence(build: Callable[[], Density], message: str) -> None:

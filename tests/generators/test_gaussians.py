@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from asdkit.formats import ply
 from asdkit.formats.splat_files import write_splats
 from asdkit.generators.density_control import Fraction
 from asdkit.generators.from_checkpoint import generator_of
+from asdkit.generators.gaussian_settings import GaussianRates, Initial, Rounds
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Pixels
 from asdkit.generators.nerf import NeRF
@@ -24,7 +26,7 @@ from asdkit.rendering.rasterize import rasterize
 
 def small(**arguments) -> Gaussians:
     """Sixty Gaussians with room for ninety."""
-    return Gaussians(**{"count": 60, "capacity": 90, "init_radius": 0.6, "init_opacity": 0.5, **arguments})
+    return Gaussians(**{"count": 60, "capacity": 90, "initial": Initial(radius=0.6, opacity=0.5), **arguments})
 
 
 def snapshot(gaussians: Gaussians) -> dict[str, Tensor]:
@@ -60,7 +62,7 @@ def test_render_shapes_ranges_and_backgrounds() -> None:
 
 
 def test_render_is_rasterize_of_the_activated_values() -> None:
-    gaussians, views = small(sh_degree=1, antialiased=True), ring(2, distance=2.5, size=24)
+    gaussians, views = small(sh_degree=1, mode="antialiased"), ring(2, distance=2.5, size=24)
     torch.manual_seed(0)
     for parameter in gaussians.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
@@ -68,7 +70,7 @@ def test_render_is_rasterize_of_the_activated_values() -> None:
     raster = rasterize(
         gaussians.means[alive], gaussians.quats[alive], gaussians.log_scales[alive].exp(),
         gaussians.opacity_logits[alive].sigmoid(), gaussians.sh[alive], views, torch.ones(3),
-        sh_degree=1, antialiased=True,
+        sh_degree=1, mode="antialiased",
     )  # fmt: skip
     render = gaussians.render(views)
     assert torch.equal(render.image, raster.image.clamp(0, 1).permute(0, 3, 1, 2))
@@ -77,7 +79,7 @@ def test_render_is_rasterize_of_the_activated_values() -> None:
 
 
 def test_too_bright_pixels_are_clamped_but_not_stuck() -> None:
-    gaussians, views = small(init_opacity=0.9), ring(1, distance=2.5, size=16)
+    gaussians, views = small(initial=Initial(radius=0.6, opacity=0.9)), ring(1, distance=2.5, size=16)
     gaussians.sh.data += 5
     image = gaussians.render(views).image
     assert image.max() == 1 and image.min() >= 0
@@ -88,7 +90,7 @@ def test_too_bright_pixels_are_clamped_but_not_stuck() -> None:
 
 
 def test_the_ball_is_deterministic_and_as_asked() -> None:
-    one, two, other = Gaussians(init_seed=3), Gaussians(init_seed=3), Gaussians(init_seed=4)
+    one, two, other = (Gaussians(initial=Initial(seed=seed)) for seed in (3, 3, 4))
     assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
     assert not torch.equal(one.means, other.means)
     means = one.means[one.alive].detach()
@@ -108,12 +110,8 @@ def test_the_ball_is_deterministic_and_as_asked() -> None:
     [
         ({"count": 0}, "count"), ({"count": -3}, "count"), ({"count": 10**9, "capacity": 10**9}, "count"),
         ({"count": 10, "capacity": 9}, "capacity"), ({"capacity": 10**8}, "capacity"), ({"sh_degree": 4}, "sh_degree"),
-        ({"sh_degree": -1}, "sh_degree"), ({"init_opacity": 1.0}, "init_opacity"),
+        ({"sh_degree": -1}, "sh_degree"), ({"background": 2.0}, "background"),
         ({"init": "no/such.ply"}, "there is no no/such.ply"), ({"init": ""}, "init is empty"),
-        ({"means_lr": 0.0}, "means_lr"), ({"scale_lr": math.nan}, "scale_lr"), ({"background": 2.0}, "background"),
-        ({"opacity_weight": -1.0}, "opacity_weight"), ({"scale_weight": math.inf}, "scale_weight"),
-        ({"init_radius": math.inf}, "init_radius"), ({"densify_every": -1}, "densify_every"),
-        ({"means_lr": Ramp(0.1, -1.0, 9)}, "means_lr"), ({"lr_scale": 0.0}, "lr_scale"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_told_in_a_sentence(arguments: dict, message: str) -> None:
@@ -123,25 +121,25 @@ def test_wrong_arguments_are_told_in_a_sentence(arguments: dict, message: str) -
 
 
 def test_learning_rates_reach_the_optimiser_and_the_positions_decay() -> None:
-    rates = {"rotation_lr": 0.2, "scale_lr": 0.3, "opacity_lr": 0.4, "colour_lr": 0.5}
-    gaussians = small(means_lr=Ramp(0.01, 0.0001, 100, shape="exponential"), densify_every=0, **rates)
+    rates = GaussianRates(Ramp(0.01, 0.0001, 100, shape="exponential"), 0.5, 0.4, 0.3, 0.2)
+    gaussians = small(rates=rates, rounds=Rounds(every=0))
     other = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.Adam([{"params": [other], "lr": 7.0}, *gaussians.parameter_groups()])
-    rates = {id(group["params"][0]): group["lr"] for group in optimizer.param_groups}
+    by_parameter = {id(group["params"][0]): group["lr"] for group in optimizer.param_groups}
     expected = {"means": 0.01, "quats": 0.2, "log_scales": 0.3, "opacity_logits": 0.4, "sh": 0.5}
-    assert {name: rates[id(parameter)] for name, parameter in gaussians.named_parameters()} == expected
+    assert {name: by_parameter[id(parameter)] for name, parameter in gaussians.named_parameters()} == expected
     for step, rate in [(49, 0.001), (0, 0.01 * 0.01**0.01), (98, 0.0001 * 100**0.01), (99, 0.0001), (5000, 0.0001)]:
         gaussians.after_step(optimizer, step, torch.Generator())
         assert optimizer.param_groups[1]["lr"] == pytest.approx(rate)
         assert [group["lr"] for group in optimizer.param_groups][0:6:2] == [7.0, 0.2, 0.4]
-    gaussians.lr_scale = Ramp(1.0, 0.1, 100, begin=100)
+    gaussians.rates = replace(rates, factor=Ramp(1.0, 0.1, 100, begin=100))
     gaussians.after_step(optimizer, 149, torch.Generator())
     found = [group["lr"] for group in optimizer.param_groups]
     assert found == pytest.approx([7.0, *(0.55 * rate for rate in (0.0001, 0.2, 0.3, 0.4, 0.5))])
 
 
 def test_dead_slots_have_no_influence_and_stay_as_they_are() -> None:
-    gaussians, views = small(densify_every=0), ring(2, distance=2.5, size=24)
+    gaussians, views = small(rounds=Rounds(every=0)), ring(2, distance=2.5, size=24)
     image = gaussians.render(views).image
     gaussians.opacity_logits.data[60:] = 9.0
     gaussians.means.data[61] = float("nan")
@@ -176,7 +174,7 @@ def test_the_statistics_are_screen_gradients_of_visible_gaussians() -> None:
 
 
 def test_growing_takes_the_largest_mean_gradients_and_zeroes_moments() -> None:
-    gaussians = small(densify_every=10, densify_from=10, density=Fraction(0.1, split_scale=0.1))
+    gaussians = small(rounds=Rounds(every=10, first=10), density=Fraction(0.1, split_scale=0.1))
     gaussians.log_scales.data[:] = math.log(0.05)
     gaussians.log_scales.data[20, 1] = math.log(0.3)  # the only one to be split
     gaussians.grad_sum[:60], gaussians.grad_count[:60] = 1.0, 1.0
@@ -214,7 +212,7 @@ def test_growing_takes_the_largest_mean_gradients_and_zeroes_moments() -> None:
 
 
 def test_splitting_follows_the_shape_and_the_rotation() -> None:
-    gaussians = Gaussians(count=1000, capacity=2000, densify_every=1, densify_from=1, density=Fraction(1.0))
+    gaussians = Gaussians(count=1000, capacity=2000, rounds=Rounds(every=1, first=1), density=Fraction(1.0))
     gaussians.means.data[:] = torch.tensor([1.0, 2.0, 3.0])
     gaussians.log_scales.data[:] = torch.tensor([0.3, 0.1, 0.02]).log()
     gaussians.quats.data[:] = torch.tensor([math.cos(0.25), 0.0, 0.0, math.sin(0.25)])  # 0.5 radians about z
@@ -230,7 +228,7 @@ def test_splitting_follows_the_shape_and_the_rotation() -> None:
 
 
 def test_pruning_clears_the_mask_and_zeroes_moments() -> None:
-    gaussians = small(densify_every=1, densify_from=1, density=Fraction(0.0, prune_opacity=0.1, prune_scale=0.5))
+    gaussians = small(rounds=Rounds(every=1, first=1), density=Fraction(0.0, prune_opacity=0.1, prune_scale=0.5))
     gaussians.log_scales.data.clamp_(max=math.log(0.4))
     gaussians.opacity_logits.data[4] = torch.tensor(0.09).logit()
     gaussians.opacity_logits.data[5] = torch.tensor(0.11).logit()
@@ -249,7 +247,7 @@ def test_pruning_clears_the_mask_and_zeroes_moments() -> None:
 
 
 def test_doubling_keeps_the_faintest_and_the_most_opaque_finite() -> None:
-    gaussians = small(densify_every=1, densify_from=1, density=Fraction(0.5, split_scale=9.0, prune_opacity=0.0))
+    gaussians = small(rounds=Rounds(every=1, first=1), density=Fraction(0.5, split_scale=9.0, prune_opacity=0.0))
     gaussians.opacity_logits.data[:30], gaussians.opacity_logits.data[30:60] = -200.0, 200.0
     gaussians.grad_sum[15:45], gaussians.grad_count[:60] = 1.0, 1.0
     gaussians.after_step(optimizer_of(gaussians), 0, torch.Generator())
@@ -257,7 +255,7 @@ def test_doubling_keeps_the_faintest_and_the_most_opaque_finite() -> None:
 
 
 def test_capacity_is_never_exceeded_and_rounds_keep_to_their_time() -> None:
-    gaussians = small(densify_every=2, densify_from=4, densify_until=10, density=Fraction(0.3, prune_opacity=0.0))
+    gaussians = small(rounds=Rounds(every=2, first=4, last=10), density=Fraction(0.3, prune_opacity=0.0))
     optimizer, views = optimizer_of(gaussians), ring(2, distance=2.5, size=16)
     counts = []
     for step in range(16):
@@ -265,13 +263,13 @@ def test_capacity_is_never_exceeded_and_rounds_keep_to_their_time() -> None:
         counts.append(gaussians.num_alive)
         assert (gaussians.grad_count.sum() > 0) == (step % 2 == 0)
     assert counts[:5] == [60, 60, 60, 78, 78] and counts[5:] == [90] * 11
-    late = small(densify_every=2, densify_from=4, densify_until=4, density=Fraction(0.01, prune_opacity=0.0))
+    late = small(rounds=Rounds(every=2, first=4, last=4), density=Fraction(0.01, prune_opacity=0.0))
     train(late, optimizer_of(late), torch.zeros(()), views, range(12))
     assert late.num_alive == 61
 
 
 def test_several_ranks_decide_by_the_sum_of_their_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    gaussians = small(densify_every=1, densify_from=1, density=Fraction(1.0, split_scale=9.0))
+    gaussians = small(rounds=Rounds(every=1, first=1), density=Fraction(1.0, split_scale=9.0))
     gaussians.grad_sum[8], gaussians.grad_count[:60] = 10.0, 2.0  # with this step: 10 / 3, and 12 / 11 for slot 11
     slot = torch.tensor([11])
     elsewhere = torch.stack([torch.zeros(90).index_fill(0, slot, 12.0), torch.ones(90).index_fill(0, slot, 9.0)])
@@ -283,8 +281,8 @@ def test_several_ranks_decide_by_the_sum_of_their_statistics(monkeypatch: pytest
 
 def test_resuming_between_two_rounds_changes_no_bit(tmp_path: Path) -> None:
     arguments = {
-        "densify_every": 5, "densify_from": 5, "densify_until": 100,
-        "means_lr": Ramp(1e-3, 1e-5, 20, shape="exponential"),
+        "rounds": Rounds(every=5, first=5, last=100),
+        "rates": GaussianRates(means=Ramp(1e-3, 1e-5, 20, shape="exponential")),
         "density": Fraction(0.1, split_scale=0.12, prune_opacity=0.45),
     }  # fmt: skip
     views = ring(2, distance=2.5, size=16)
@@ -294,7 +292,7 @@ def test_resuming_between_two_rounds_changes_no_bit(tmp_path: Path) -> None:
     assert whole.grad_sum.sum() > 0
     torch.save({"model": whole.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.ckpt")
     train(whole, optimizer, target, views, range(12, 23))
-    resumed = small(**arguments, init_seed=1)
+    resumed = small(**arguments, initial=Initial(radius=0.6, opacity=0.5, seed=1))
     second = optimizer_of(resumed)
     checkpoint = torch.load(tmp_path / "a.ckpt")
     resumed.load_state_dict(checkpoint["model"])
@@ -312,9 +310,12 @@ def test_five_hundred_gaussians_become_a_sphere() -> None:
     views = ring(4, distance=2.5, size=32)
     target = sphere_images(views)
     gaussians = Gaussians(
-        count=500, capacity=700, init_radius=0.6, means_lr=0.004, colour_lr=0.04, opacity_lr=0.08, scale_lr=0.02,
-        densify_every=20, densify_from=20, densify_until=80,
-    )  # fmt: skip
+        count=500,
+        capacity=700,
+        initial=Initial(radius=0.6),
+        rates=GaussianRates(means=0.004, colours=0.04, opacities=0.08, scales=0.02),
+        rounds=Rounds(every=20, first=20, last=80),
+    )
     start = psnr(gaussians.render(views).image, target)
     train(gaussians, optimizer_of(gaussians), target, views, range(120))
     assert psnr(gaussians.render(views).image, target) > start + 8
@@ -325,7 +326,7 @@ def test_five_hundred_gaussians_become_a_sphere() -> None:
 
 @pytest.mark.parametrize("suffix", [".splat", ".spz", ".glb", ".GLB"])
 def test_start_from_other_files_of_gaussians(tmp_path: Path, suffix: str) -> None:
-    gaussians, views = small(init_opacity=0.7), ring(2, distance=2.5, size=24)
+    gaussians, views = small(initial=Initial(radius=0.6, opacity=0.7)), ring(2, distance=2.5, size=24)
     write_splats(tmp_path / f"a{suffix}", gaussians.splats())
     again = Gaussians(init=str(tmp_path / f"a{suffix}"), count=1, capacity=64)
     assert again.num_alive == 60
@@ -353,7 +354,7 @@ def test_start_from_a_point_cloud(tmp_path: Path) -> None:
     head = "ply\nformat ascii 1.0\nelement vertex 5\nproperty float x\nproperty float y\nproperty float z\n"
     head += "property uchar red\nproperty uchar green\nproperty uchar blue\nend_header\n"
     path.write_text(head + "10 0 0 255 0 0\n14 0 0 0 255 0\n12 1 0 0 0 255\n12 -1 0 0 0 0\n12 0 1 255 255 255\n")
-    gaussians = Gaussians(init=str(path), count=10, capacity=20, init_radius=0.5)
+    gaussians = Gaussians(init=str(path), count=10, capacity=20, initial=Initial(radius=0.5))
     means = gaussians.means[gaussians.alive].detach()
     colors = (0.5 + 0.28209479 * gaussians.sh[gaussians.alive, 0]).detach()
     assert gaussians.num_alive == 5 and means.norm(dim=1).max().item() == pytest.approx(0.5)
@@ -371,7 +372,7 @@ def test_start_from_a_mesh_evenly_over_its_surface(tmp_path: Path, suffix: str) 
     trimesh = pytest.importorskip("trimesh")
     mesh = trimesh.creation.box(extents=[2.0, 1.0, 1.0])
     mesh.export(tmp_path / f"box.{suffix}")
-    gaussians = Gaussians(init=str(tmp_path / f"box.{suffix}"), count=4000, init_radius=math.sqrt(1.5))
+    gaussians = Gaussians(init=str(tmp_path / f"box.{suffix}"), count=4000, initial=Initial(radius=math.sqrt(1.5)))
     means = gaussians.means[gaussians.alive].detach()
     if suffix not in ("stl", "ply"):  # the file's x axis is the world's y axis
         means = means[:, [1, 0, 2]]
@@ -406,16 +407,16 @@ def test_export_refuses_what_is_not_finite(tmp_path: Path) -> None:
 
 
 def test_start_from_a_box() -> None:
-    box = Gaussians(init="box", count=4000, capacity=4000, init_radius=0.3)
+    box = Gaussians(init="box", count=4000, capacity=4000, initial=Initial(radius=0.3))
     assert (box.means.abs() <= 0.3).all()
     torch.testing.assert_close(box.means.detach().std(0), torch.full((3,), 0.3 / math.sqrt(3)), rtol=0.04, atol=0)
     assert (box.means.abs().amax(1) > 0.27).float().mean() == pytest.approx(1 - 0.9**3, abs=0.03)
 
 
 def test_start_from_a_radiance_field_at_its_surface(tmp_path: Path) -> None:
-    nerf, views = NeRF(Voxels((8, 16)), half=0.8, blob=200.0, blob_radius=0.4), ring(4, 20.0, distance=2.5, size=48)
+    nerf, views = NeRF(Voxels((8, 16)), bound=0.8, blob=200.0, blob_radius=0.4), ring(4, 20.0, distance=2.5, size=48)
     path = save_run(tmp_path / "nerf.ckpt", nerf)
-    gaussians = Gaussians(init=str(path), count=3000, capacity=3000, init_opacity=0.95)
+    gaussians = Gaussians(init=str(path), count=3000, capacity=3000, initial=Initial(opacity=0.95))
     assert gaussians.num_alive == 3000
     radius = gaussians.means.detach().norm(dim=1)
     assert radius.mean() == pytest.approx(0.36, abs=0.04) and radius.max() < 0.45  # just under the blob's own radius
@@ -427,7 +428,7 @@ def test_start_from_a_radiance_field_at_its_surface(tmp_path: Path) -> None:
         one, two = nerf.render(views, torch.zeros(3)), gaussians.render(views, torch.zeros(3))
     both, either = ((one.alpha > 0.5) & (two.alpha > 0.5)).sum(), ((one.alpha > 0.5) | (two.alpha > 0.5)).sum()
     assert both / either > 0.65  # Gaussians as wide as their spacing reach over the edge
-    full = NeRF(Voxels((4,)), half=3.0, blob=500.0, blob_radius=9.0)  # fills its box to the corners
+    full = NeRF(Voxels((4,)), bound=3.0, blob=500.0, blob_radius=9.0)  # fills its box to the corners
     again, means = (Gaussians(init=str(save_run(tmp_path / "full.ckpt", full)), count=3000).means for _ in range(2))
     assert torch.equal(means, again), "the points are drawn by init_seed"
     means = means[:3000].detach().abs() / 3

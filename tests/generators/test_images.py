@@ -102,7 +102,7 @@ def test_a_checkpoint_wins_over_the_start(tiny_folder: Path) -> None:
 
 def test_impossible_images_are_refused() -> None:
     for settings in ({"count": 0}, {"size": 4}, {"lr": 0.0}, {"count": 5000}):
-        with pytest.raises(ValueError, match="Images need a count"):
+        with pytest.raises(ValueError, match="must be within"):
             Pixels(**settings)
 
 

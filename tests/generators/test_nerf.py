@@ -12,12 +12,13 @@ from asdkit.core.ramps import Ramp
 from asdkit.core.randomness import generator_for
 from asdkit.distillation import Distillation
 from asdkit.generators import nerf_penalties as penalties
-from asdkit.generators.nerf import NeRF
+from asdkit.generators.nerf import NeRF, NeRFRates
 from asdkit.generators.nerf_encodings import Encoding, HashGrid, TriPlane, Voxels
+from asdkit.generators.nerf_penalties import NeRFPenalties
 from asdkit.lab import GaussianPrior
 from asdkit.methods import SDS
 from asdkit.rendering.cameras import Views, orbit, ring
-from asdkit.rendering.rays import Rays, Seen, march, rays_of, refined, stratified
+from asdkit.rendering.rays import Marched, Rays, march, rays_of, refined, stratified
 from asdkit.rendering.settings import Rendering
 
 RADIUS, SIGMA = 0.6, 1.7
@@ -250,7 +251,7 @@ def train(nerf: NeRF, optimizer: torch.optim.Adam, steps: range) -> None:
     "encoding", [Voxels((8, 16)), TriPlane((16, 32)), HashGrid(4, 8, 32)], ids=lambda e: type(e).__name__
 )
 def test_a_sphere_is_learned_from_its_pictures(encoding: Encoding) -> None:
-    nerf, others = NeRF(encoding, importance=8, opacity_weight=0.0), ring(5, 40.0, size=16)
+    nerf, others = NeRF(encoding, importance=8, penalties=NeRFPenalties(opacity=0.0)), ring(5, 40.0, size=16)
     train(nerf, torch.optim.Adam(nerf.parameter_groups()), range(80))
     with torch.no_grad():
         render = nerf.render(others)
@@ -260,7 +261,7 @@ def test_a_sphere_is_learned_from_its_pictures(encoding: Encoding) -> None:
 
 
 def test_emptiness_is_found_and_skipping_it_changes_nothing_to_see() -> None:
-    nerf = NeRF(Voxels((8, 16)), entropy_weight=0.03, opacity_weight=0.0, occupancy_every=4)
+    nerf = NeRF(Voxels((8, 16)), penalties=NeRFPenalties(entropy=0.03, opacity=0.0), occupancy_every=4)
     train(nerf, torch.optim.Adam(nerf.parameter_groups()), range(80))
     views = ring(2, 10.0, size=16)
     with torch.no_grad():
@@ -276,7 +277,13 @@ def test_emptiness_is_found_and_skipping_it_changes_nothing_to_see() -> None:
 
 def test_going_on_from_a_checkpoint_changes_nothing() -> None:
     def fresh() -> tuple[NeRF, torch.optim.Adam]:
-        nerf = NeRF(Voxels((4, 8)), lr=Ramp(0.02, 0.01, 8), occupancy_every=3, importance=4, entropy_weight=0.03)
+        nerf = NeRF(
+            Voxels((4, 8)),
+            rates=NeRFRates(encoding=Ramp(0.02, 0.01, 8)),
+            occupancy_every=3,
+            importance=4,
+            penalties=NeRFPenalties(entropy=0.03),
+        )
         return nerf, torch.optim.Adam(nerf.parameter_groups())
 
     whole, optimizer = fresh()
@@ -304,10 +311,10 @@ def test_iterations_jitter_differently_and_looking_does_not() -> None:
 
 
 def test_the_regularizers_are_their_formulas() -> None:
-    nerf = NeRF(Voxels((4,)), opacity_weight=2.0, entropy_weight=0.5, z_variance_weight=3.0, occupancy_every=0)
+    nerf = NeRF(Voxels((4,)), penalties=NeRFPenalties(opacity=2.0, entropy=0.5, z_variance=3.0), occupancy_every=0)
     assert nerf.regularizer() == 0
     nerf.render(ring(2, size=6))
-    seen, _, views = nerf._seen
+    seen, _, views = nerf._marched
     assert views == 2
     total = 0.0
     for alpha, weights, z in zip(seen.alpha.tolist(), seen.weights.tolist(), seen.z.tolist(), strict=True):
@@ -322,7 +329,7 @@ def test_the_regularizers_are_their_formulas() -> None:
 
 def test_opacity_stops_pulling_at_its_ends() -> None:
     alpha, none = torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3, 1)
-    found = penalties.opacity(Seen(torch.zeros(3, 3), alpha, torch.zeros(3), none, none))
+    found = penalties.opacity(Marched(torch.zeros(3, 3), alpha, torch.zeros(3), none, none))
     torch.testing.assert_close(found, torch.tensor([1e-4, 0.5, 1 - 1e-4]), atol=1e-7, rtol=0)
 
 
@@ -347,9 +354,9 @@ def test_orientation_weighs_what_faces_away() -> None:
     assert got.max() > 0.02
     longer = rays._replace(directions=3 * rays.directions)
     torch.testing.assert_close(penalties.orientation(seen._replace(z=seen.z / 3), longer, density, 1 / 64), got)
-    nerf = NeRF(Voxels((4,)), orientation_weight=3.0, opacity_weight=0.0, occupancy_every=0)
+    nerf = NeRF(Voxels((4,)), penalties=NeRFPenalties(orientation=3.0, opacity=0.0), occupancy_every=0)
     nerf.render(ring(2, size=6))
-    seen, rays, _ = nerf._seen
+    seen, rays, _ = nerf._marched
     expected = 3 * penalties.orientation(seen, rays, lambda points: nerf.radiance(points)[0], 1 / 64).sum() / 2
     torch.testing.assert_close(nerf.regularizer(), expected)
     nerf.regularizer().backward()
@@ -364,7 +371,8 @@ def test_normals_lead_out_of_a_ball() -> None:
 
 
 def test_a_learned_background_depends_on_the_direction_and_learns() -> None:
-    nerf, views = NeRF(Voxels((4,)), sky_lr=0.1, blob=0.0, opacity_weight=0.0), ring(4, 20.0, size=8)
+    nerf = NeRF(Voxels((4,)), rates=NeRFRates(sky=0.1), blob=0.0, penalties=NeRFPenalties(opacity=0.0))
+    views = ring(4, 20.0, size=8)
     nerf.network[-1].bias.data[0] = -60.0  # nothing in the box
     assert [group["name"] for group in nerf.parameter_groups()] == ["encoding", "network", "sky"]
     optimizer = torch.optim.Adam(nerf.parameter_groups())
@@ -397,16 +405,16 @@ def test_the_start_is_a_blob_over_the_background() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: NeRF(half=0.0), "half must be positive"),
-        (lambda: NeRF(lr=Ramp(0.1, 0.0, 5)), "lr must be positive"),
-        (lambda: NeRF(entropy_weight=-1.0), "entropy_weight can't be negative; got -1"),
-        (lambda: NeRF(samples=1), "samples must be within 2 and 1024, not 1"),
-        (lambda: NeRF(importance=-1), "importance must be within 0 and 1024"),
+        (lambda: NeRF(bound=0.0), "bound must be within"),
+        (lambda: NeRFRates(encoding=Ramp(0.1, 0.0, 5)), "encoding must be within"),
+        (lambda: NeRFPenalties(entropy=-1.0), "entropy must be within .* got -1"),
+        (lambda: NeRF(samples=1), "samples must be within .2, 1024.; got 1"),
+        (lambda: NeRF(importance=-1), "importance must be within .0, 1024."),
         (lambda: NeRF(background=2.0), "background must be within"),
-        (lambda: NeRF(hidden=-1), "hidden and occupancy_every can't be negative"),
-        (lambda: Voxels((1,)), "resolutions within 2 and 512"),
-        (lambda: TriPlane(()), "TriPlane needs resolutions"),
-        (lambda: HashGrid(finest=4), "finest >= coarsest"),
+        (lambda: NeRF(hidden=-1), "hidden must be at least 0"),
+        (lambda: Voxels((1,)), "resolutions must be within .2, 512."),
+        (lambda: TriPlane(()), "TriPlane needs a resolution"),
+        (lambda: HashGrid(finest=4), "finest must be at least its coarsest"),
     ],
 )
 def test_numbers_out_of_range(make, message: str) -> None:
@@ -416,7 +424,7 @@ def test_numbers_out_of_range(make, message: str) -> None:
 
 def test_the_field_is_stretched_over_its_box() -> None:
     """Features are read at points / half: the same numbers in a box of another size."""
-    small, large = (NeRF(Voxels((4,)), half=half, blob=0.0) for half in (1.0, 3.0))
+    small, large = (NeRF(Voxels((4,)), bound=half, blob=0.0) for half in (1.0, 3.0))
     points = torch.rand(20, 3) * 2 - 1
     assert all(
         torch.allclose(a, b, atol=1e-6) for a, b in zip(small.radiance(points), large.radiance(3 * points), strict=True)
@@ -424,7 +432,7 @@ def test_the_field_is_stretched_over_its_box() -> None:
 
 
 def test_cells_and_what_others_are_told_are_of_the_box() -> None:
-    nerf = NeRF(Voxels((4,)), half=3.0, blob=200.0, blob_radius=1.0)
+    nerf = NeRF(Voxels((4,)), bound=3.0, blob=200.0, blob_radius=1.0)
     assert nerf.volume().half == 3.0
     points = 6 * torch.rand(4000, 3, generator=torch.Generator().manual_seed(0)) - 3
     radius, occupied = points.norm(dim=1), nerf._occupied(points)
@@ -444,7 +452,7 @@ def test_cells_are_looked_at_every_so_many_iterations() -> None:
 def test_further_samples_go_to_the_surface() -> None:
     nerf, views = NeRF(Voxels((4,)), samples=16, importance=48, blob=200.0, blob_radius=0.4), ring(1, 0.0, size=1)
     nerf.render(views)
-    seen = nerf._seen[0]
+    seen = nerf._marched[0]
     assert seen.z.shape == (1, 64)
     assert ((seen.z - (3.4 - 0.4)).abs() < 0.15).sum() > 30  # evenly they would be a tenth, 6 or 7
 
@@ -457,7 +465,7 @@ def test_depth_is_a_mean_over_what_is_seen_however_thin() -> None:
 
 
 def test_a_look_from_elsewhere_does_not_move_the_regularizer() -> None:
-    nerf = NeRF(Voxels((4,)), opacity_weight=Ramp(0.1, 0.4, 4), occupancy_every=0)
+    nerf = NeRF(Voxels((4,)), penalties=NeRFPenalties(opacity=Ramp(0.1, 0.4, 4)), occupancy_every=0)
     nerf.render(ring(2, size=6))
     expected = nerf.regularizer().detach().clone()
     with torch.no_grad():
@@ -470,7 +478,7 @@ def test_a_look_from_elsewhere_does_not_move_the_regularizer() -> None:
 
 
 def test_a_learned_background_is_harmonics_of_the_direction() -> None:
-    nerf, views = NeRF(Voxels((4,)), sky_lr=Ramp(0.0, 0.1, 9), blob=0.0), ring(2, 20.0, size=6)
+    nerf, views = NeRF(Voxels((4,)), rates=NeRFRates(sky=Ramp(0.0, 0.1, 9)), blob=0.0), ring(2, 20.0, size=6)
     assert nerf.owns_background
     nerf.network[-1].bias.data[0] = -60.0  # nothing in the box
     nerf.sky.data[2] = torch.tensor([0.4, 0.8, -0.4])  # of degree 1 along z: sqrt(3 / 4 pi) z

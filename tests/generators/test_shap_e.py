@@ -21,6 +21,7 @@ from torch import Tensor
 from asdkit.commands.main import main
 from asdkit.formats.colour import from_linear_light, linear_light
 from asdkit.generators.from_checkpoint import generator_of
+from asdkit.generators.gaussian_settings import Initial
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.shap_e import ShapE
 
@@ -58,12 +59,12 @@ def draws(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize(("turn_deg", "axes"), [(0.0, [[0, 1], [-1, 0]]), (90.0, [[-1, 0], [0, -1]])])
+@pytest.mark.parametrize(("rotation_deg", "axes"), [(0.0, [[0, 1], [-1, 0]]), (90.0, [[-1, 0], [0, -1]])])
 def test_the_tiny_pipelines_object_is_where_and_how_it_is_known_to_be(
-    folder: Path, turn_deg: float, axes: list[list[float]]
+    folder: Path, rotation_deg: float, axes: list[list[float]]
 ) -> None:
     """A box in Shap-E's axes, whose sRGB is a function of the place there; `axes` has rows of Shap-E's x and y."""
-    points, colours = ShapE("a red cube", str(folder), steps=2, turn_deg=turn_deg).points(3000, draws())
+    points, colours = ShapE("a red cube", str(folder), steps=2, rotation_deg=rotation_deg).points(3000, draws())
     assert points.dtype == colours.dtype == torch.float32
     x, y, z = (torch.cat([points[:, :2] @ torch.tensor(axes).float().T, points[:, 2:]], dim=1)).unbind(1)
     shrunk = (GRID - 1) / (GRID + 1)  # diffusers puts the grid with its border into the cube of the grid without it
@@ -82,10 +83,10 @@ def test_up_is_up_and_the_front_is_what_diffusers_shows_first() -> None:
 
     cameras = create_pan_cameras(8)
     assert (cameras.y[:, 2] < -0.5).all()  # what is lower in the pictures has a smaller z
-    eyes = ShapE("x", "nowhere")._turned(cameras.origin)
+    eyes = ShapE("x", "nowhere")._rotated(cameras.origin)
     torch.testing.assert_close(eyes[0, :2] / eyes[0, :2].norm(), torch.tensor([1.0, 0.0]), atol=1e-6, rtol=0)
     assert (eyes[:, 2] > 0).all()
-    turned = ShapE("x", "nowhere", turn_deg=30)._turned(cameras.origin)
+    turned = ShapE("x", "nowhere", rotation_deg=30)._rotated(cameras.origin)
     assert math.atan2(turned[0, 1], turned[0, 0]) == pytest.approx(math.radians(30))
 
 
@@ -151,7 +152,7 @@ def test_points_are_spread_by_area_and_have_the_colours_of_their_places(monkeypa
 
 def test_gaussians_start_there_fitted_into_the_ball(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     start = made(monkeypatch, BOX + 7, BOX_FACES, torch.full((8, 3), 0.2158605))  # sRGB 0.502
-    gaussians = Gaussians(start=start, count=4000, capacity=4100, init_radius=0.7)
+    gaussians = Gaussians(start=start, count=4000, capacity=4100, initial=Initial(radius=0.7))
     means, radius = gaussians.means[:4000].detach(), math.hypot(4, 2, 1) / 2
     assert gaussians.num_alive == 4000 and float(means.norm(dim=1).max()) == pytest.approx(0.7)
     half = torch.tensor([2.0, 4.0, 1.0]) / torch.tensor([2.0, 2.0, 2.0]) * 0.7 / radius  # Shap-E's x is the world's y
@@ -163,7 +164,7 @@ def test_gaussians_start_there_fitted_into_the_ball(monkeypatch: pytest.MonkeyPa
     assert gaussians.spec["init_args"]["start"] == {
         "class_path": "asdkit.ShapE",
         "init_args": {
-            "prompt": "a box", "path": "nowhere", "steps": 64, "scale": 15.0, "turn_deg": 0.0, "seed": 0
+            "prompt": "a box", "path": "nowhere", "steps": 64, "scale": 15.0, "rotation_deg": 0.0, "seed": 0
         },
     }  # fmt: skip
     path = save_run(tmp_path / "a.ckpt", gaussians)
@@ -174,9 +175,9 @@ def test_gaussians_start_there_fitted_into_the_ball(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"prompt": " "}, "prompt is empty"), ({"steps": 0}, "steps must be at least 1, not 0"),
-        ({"scale": -0.1}, "scale can't be negative"), ({"scale": math.inf}, "scale"), ({"scale": math.nan}, "scale"),
-        ({"turn_deg": math.nan}, "turn_deg is a number"),
+        ({"prompt": " "}, "prompt is empty"), ({"steps": 0}, "steps must be at least 1; got 0"),
+        ({"scale": -0.1}, "scale must be within"), ({"scale": math.inf}, "scale"), ({"scale": math.nan}, "scale"),
+        ({"rotation_deg": math.nan}, "rotation_deg must be a finite number"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_told_in_a_sentence(arguments: dict, message: str) -> None:
@@ -239,11 +240,11 @@ def test_at_the_command_line_a_string_stays_a_string(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("name", ["asdkit.ShapE", "ShapE"])
 def test_at_the_command_line_shap_e_has_its_arguments(capsys: pytest.CaptureFixture, name: str) -> None:
     own = ["--model.generator.start.path=some/folder", "--model.generator.start.prompt", "a duck"]
-    options = [f"--model.generator.start={name}", *own, "--model.generator.start.turn_deg=45"]
+    options = [f"--model.generator.start={name}", *own, "--model.generator.start.rotation_deg=45"]
     found = _resolved(capsys, *options, name="start")
     assert found["class_path"] == "asdkit.ShapE"
     assert found["init_args"] == {
-        "prompt": "a duck", "path": "some/folder", "steps": 64, "scale": 15.0, "turn_deg": 45.0, "seed": 0
+        "prompt": "a duck", "path": "some/folder", "steps": 64, "scale": 15.0, "rotation_deg": 45.0, "seed": 0
     }  # fmt: skip
 
 

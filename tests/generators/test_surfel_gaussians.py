@@ -12,6 +12,7 @@ from asdkit.core.randomness import generator_for
 from asdkit.formats.splat_files import read_splats, write_splats
 from asdkit.generators.density_control import MCMC, Fraction
 from asdkit.generators.from_checkpoint import generator_of
+from asdkit.generators.gaussian_settings import GaussianPenalties, GaussianRates, Initial, Rounds
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.nerf import NeRF
 from asdkit.generators.nerf_encodings import Voxels
@@ -22,14 +23,14 @@ from asdkit.rendering.rasterize import rasterize
 
 def surfel_ball(**arguments) -> Gaussians:
     return Gaussians(**{
-        "count": 300, "capacity": 450, "init_radius": 0.6, "means_lr": 0.004, "colour_lr": 0.04, "opacity_lr": 0.08,
-        "scale_lr": 0.02, "rotation_lr": 0.02, "densify_every": 20, "densify_from": 20, "densify_until": 80,
-        "surfels": True, **arguments,
+        "count": 300, "capacity": 450, "initial": Initial(radius=0.6), "rounds": Rounds(every=20, first=20, last=80),
+        "rates": GaussianRates(0.004, 0.04, 0.08, 0.02, 0.02), "mode": "surfels", **arguments,
     })  # fmt: skip
 
 
 def test_surfels_start_thin_and_turned_at_random() -> None:
-    ball, again, other, round_ = surfel_ball(), surfel_ball(), surfel_ball(init_seed=1), surfel_ball(surfels=False)
+    ball, again, round_ = surfel_ball(), surfel_ball(), surfel_ball(mode="classic")
+    other = surfel_ball(initial=Initial(radius=0.6, seed=1))
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in ball.state_dict().items())
     log_scales = ball.log_scales[ball.alive].detach()
     assert torch.equal(log_scales[:, 0], log_scales[:, 1])
@@ -47,7 +48,7 @@ def test_files_and_runs_bring_their_rotations_and_point_clouds_have_none(tmp_pat
     first.log_scales.data += torch.rand(60, 3, generator=torch.Generator().manual_seed(0))
     write_splats(tmp_path / "a.ply", first.splats())
     for init in (tmp_path / "a.ply", save_run(tmp_path / "a.ckpt", first)):
-        discs = Gaussians(init=str(init), count=1, capacity=60, surfels=True)
+        discs = Gaussians(init=str(init), count=1, capacity=60, mode="surfels")
         assert torch.equal(discs.quats, first.quats) and torch.equal(discs.log_scales[:, :2], first.log_scales[:, :2])
         smaller = first.log_scales[:, :2].min(1).values
         torch.testing.assert_close(discs.log_scales[:, 2], smaller - math.log(100))
@@ -57,9 +58,9 @@ def test_files_and_runs_bring_their_rotations_and_point_clouds_have_none(tmp_pat
     assert not torch.equal(again.render(views).image, first.render(views).image)
     head = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
     (tmp_path / "b.ply").write_text(head + "0 0 0\n1 0 0\n0 1 1\n")
-    field = save_run(tmp_path / "b.ckpt", NeRF(Voxels((4,)), half=0.8, blob=200.0, blob_radius=0.4))
+    field = save_run(tmp_path / "b.ckpt", NeRF(Voxels((4,)), bound=0.8, blob=200.0, blob_radius=0.4))
     for init in (tmp_path / "b.ply", field):
-        cloud = Gaussians(init=str(init), count=3, capacity=3, surfels=True)
+        cloud = Gaussians(init=str(init), count=3, capacity=3, mode="surfels")
         assert (cloud.quats.detach().abs() > 1e-3).all() and cloud.quats.std() > 0.3
 
 
@@ -70,7 +71,7 @@ def test_surfels_are_drawn_as_rasterize_draws_them_and_their_gradients_are_count
     slots = ball.alive.nonzero().squeeze(1)
     means, quats, log_scales, logits, sh = (value.detach()[slots] for value in ball.all_slots())
     shape = quats, log_scales.exp(), logits.sigmoid(), sh
-    raster = rasterize(means.requires_grad_(), *shape, views, torch.ones(3), sh_degree=1, surfels=True)
+    raster = rasterize(means.requires_grad_(), *shape, views, torch.ones(3), sh_degree=1, mode="surfels")
     render = ball.render(views)
     assert torch.equal(render.image, raster.image.clamp(0, 1).permute(0, 3, 1, 2))
     raster.means2d.retain_grad()
@@ -109,7 +110,8 @@ def test_three_hundred_surfels_become_a_sphere_that_other_viewers_show_alike(tmp
 
 @pytest.mark.parametrize("density", [Fraction(0.3, split_scale=0.05), MCMC(growth=0.3)])
 def test_the_third_scale_only_changes_with_the_others(density: Fraction | MCMC) -> None:
-    ball, views = surfel_ball(densify_every=0, density=density, scale_weight=0.1), ring(1, distance=2.5, size=16)
+    ball = surfel_ball(rounds=Rounds(every=0), density=density, penalties=GaussianPenalties(scale=0.1))
+    views = ring(1, distance=2.5, size=16)
     before = ball.log_scales.detach().clone()
     train(ball, optimizer_of(ball), torch.ones(1), views, range(3))
     assert torch.equal(ball.log_scales[:, 2], before[:, 2]) and not torch.equal(ball.log_scales[:, 0], before[:, 0])
@@ -123,7 +125,7 @@ def test_the_third_scale_only_changes_with_the_others(density: Fraction | MCMC) 
 
 
 def test_swelling_is_of_the_disc() -> None:
-    ball = surfel_ball(count=2, capacity=2, scale_weight=3.0)
+    ball = surfel_ball(count=2, capacity=2, penalties=GaussianPenalties(scale=3.0))
     ball.log_scales.data = torch.tensor([[0.1, 0.3, 5.0], [0.2, 0.6, 7.0]]).log()
     value = ball.regularizer()
     assert value.item() == pytest.approx(3 * (0.1 + 0.3 + 0.2 + 0.6) / 4)

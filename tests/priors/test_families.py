@@ -15,6 +15,7 @@ from asdkit.discriminators.adapters import Embedding, LoRA
 from asdkit.discriminators.schedule import DiscriminatorSteps
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Generator
+from asdkit.generators.gaussian_settings import Rounds
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Pixels
 from asdkit.methods import ASD, SDS, VSD
@@ -197,7 +198,7 @@ METHODS = {
 
 
 def new_generator(space: str) -> Generator:
-    return Pixels(size=32) if space == "2D" else Gaussians(count=40, capacity=60, densify_every=2, densify_from=2)
+    return Pixels(size=32) if space == "2D" else Gaussians(count=40, capacity=60, rounds=Rounds(every=2, first=2))
 
 
 def train(prior: Pretrained, guidance: Field, space: str, steps: int = 5) -> Distillation:

@@ -21,10 +21,12 @@ from asdkit.discriminators.schedule import DiscriminatorSteps
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Generator
 from asdkit.generators.density_control import MCMC
+from asdkit.generators.gaussian_settings import GaussianPenalties, Rounds
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Latents, Pixels
 from asdkit.generators.nerf import NeRF
 from asdkit.generators.nerf_encodings import Voxels
+from asdkit.generators.nerf_penalties import NeRFPenalties
 from asdkit.methods import ASD, DeltaASD
 from asdkit.priors import families, pretrained
 from asdkit.priors.network_runner import NetworkRunner
@@ -111,7 +113,9 @@ def _adapter(field: Field) -> Adapter:
     return _discriminator(field).adapter
 
 
-@pytest.mark.parametrize("generator", [Pixels(count=2, size=16), Gaussians(count=20, capacity=20, densify_every=0)])
+@pytest.mark.parametrize(
+    "generator", [Pixels(count=2, size=16), Gaussians(count=20, capacity=20, rounds=Rounds(every=0))]
+)
 def test_a_run_with_a_half_prior_keeps_what_learns_whole(tiny_folder: Path, generator: Generator) -> None:
     start = {name: p.detach().clone() for name, p in generator.named_parameters()}
     module = _fit(Pretrained(str(tiny_folder), dtype="bfloat16"), generator, ASD())
@@ -352,7 +356,7 @@ def test_training_has_two_graphs_and_no_more(tiny_folder: Path, graphs: Graphs, 
 
     def fit(compile: bool) -> Distillation:
         torch.manual_seed(0)
-        generator = Gaussians(count=20, capacity=20, densify_every=0) if cameras else Latents(count=3, size=16)
+        generator = Gaussians(count=20, capacity=20, rounds=Rounds(every=0)) if cameras else Latents(count=3, size=16)
         prior = Pretrained(str(tiny_folder), compile=compile)
         return _fit(prior, generator, guidance(), 4, log_every=2, callbacks=(glances,), **settings)
 
@@ -552,12 +556,14 @@ def test_what_counts_as_waiting() -> None:
 @pytest.mark.parametrize("kind", ["pixels", "latents", "gaussians", "nerf"])
 def test_a_step_waits_for_nothing_unless_it_is_logged(tiny_folder: Path, kind: str, settings: dict[str, Any]) -> None:
     """On the CPU the rasteriser and the loader are the CPU's own; Gaussians are looked up after a round of density."""
-    growing = {"densify_every": 4, "densify_from": 4, "density": MCMC(growth=0.5)}
+    growing = {"rounds": Rounds(every=4, first=4), "density": MCMC(growth=0.5)}
     generator: Generator = {
         "pixels": lambda: Pixels(count=2, size=16),
         "latents": lambda: Latents(count=2, size=16),
-        "gaussians": lambda: Gaussians(count=20, capacity=40, opacity_weight=0.1, scale_weight=0.1, **growing),
-        "nerf": lambda: NeRF(Voxels((4,)), samples=4, opacity_weight=0.1, occupancy_every=3),
+        "gaussians": lambda: Gaussians(
+            count=20, capacity=40, penalties=GaussianPenalties(opacity=0.1, scale=0.1), **growing
+        ),
+        "nerf": lambda: NeRF(Voxels((4,)), samples=4, penalties=NeRFPenalties(opacity=0.1), occupancy_every=3),
     }[kind]()
     watch, guidance = Guard(), ASD(adapter=LoRA())
     _fit(Pretrained(str(tiny_folder)), generator, guidance, 7, log_every=3, callbacks=(watch,), **settings)

@@ -20,7 +20,7 @@ from asdkit.rendering.rasterize import rasterize
 CPU_BACKENDS = ["torch", "numba"]
 
 
-def dense(inputs: list[Tensor], views: Views, background: Tensor, antialiased: bool) -> tuple[np.ndarray, ...]:
+def dense(inputs: list[Tensor], views: Views, background: Tensor, mode: str) -> tuple[np.ndarray, ...]:
     """Every Gaussian on every pixel, one after the other, straight from the definitions; numpy in float64."""
     means, quats, scales, opacities, colors = (tensor.double().numpy() for tensor in inputs)
     rotations = Rotation.from_quat(quats[:, [1, 2, 3, 0]]).as_matrix()
@@ -44,7 +44,7 @@ def dense(inputs: list[Tensor], views: Views, background: Tensor, antialiased: b
             sharp = half @ half.T
             blurred = sharp + 0.3 * np.eye(2)
             opacity = opacities[i]
-            if antialiased:
+            if mode == "antialiased":
                 opacity = opacity * math.sqrt(max(0.0, np.linalg.det(sharp) / np.linalg.det(blurred)))
             offset = np.stack([u, v], -1) - (K @ camera[i] / z)[:2]
             alpha = opacity * np.exp(-0.5 * np.einsum("hwi,ij,hwj->hw", offset, np.linalg.inv(blurred), offset))
@@ -60,14 +60,14 @@ def dense(inputs: list[Tensor], views: Views, background: Tensor, antialiased: b
     return np.stack(images), np.stack(alphas)[..., None], np.stack(depths)[..., None]
 
 
-@pytest.mark.parametrize("antialiased", [False, True])
+@pytest.mark.parametrize("mode", ["classic", "antialiased"])
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_matches_the_dense_reference(backend: str, antialiased: bool) -> None:
+def test_matches_the_dense_reference(backend: str, mode: str) -> None:
     views = cameras(3)
     inputs = hard_scene(views)
     background = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, 0.3], [0.2, 0.2, 0.9]], dtype=torch.float64)
-    raster = rasterize(*inputs, views, background, antialiased=antialiased, backend=backend)
-    for ours, reference in zip(raster[:3], dense(inputs, views, background, antialiased), strict=True):
+    raster = rasterize(*inputs, views, background, mode=mode, backend=backend)
+    for ours, reference in zip(raster[:3], dense(inputs, views, background, mode), strict=True):
         np.testing.assert_allclose(ours.numpy(), reference, rtol=0, atol=1e-9)
 
 
@@ -79,13 +79,13 @@ def test_any_number_of_features(backend: str, channels: int) -> None:
     inputs[4] = torch.randn(10, channels, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     background = torch.linspace(-1, 2, channels, dtype=torch.float64)
     raster = rasterize(*inputs, views, background, backend=backend)
-    reference = dense(inputs, views, background.expand(2, channels), False)
+    reference = dense(inputs, views, background.expand(2, channels), "classic")
     np.testing.assert_allclose(raster.image.numpy(), reference[0], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize(("antialiased", "sh_degree"), [(False, None), (True, None), (False, 2)])
+@pytest.mark.parametrize(("mode", "sh_degree"), [("classic", None), ("antialiased", None), ("classic", 2)])
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_gradcheck(backend: str, antialiased: bool, sh_degree: int | None) -> None:
+def test_gradcheck(backend: str, mode: str, sh_degree: int | None) -> None:
     views = cameras(2, size=6)
     inputs = scene(5, seed=3, size=0.25)
     if sh_degree is not None:
@@ -95,14 +95,14 @@ def test_gradcheck(backend: str, antialiased: bool, sh_degree: int | None) -> No
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
         *gaussians, behind = tensors
-        return rasterize(*gaussians, views, behind, sh_degree, antialiased, backend)[:3]
+        return rasterize(*gaussians, views, behind, sh_degree, mode, backend)[:3]
 
     assert torch.autograd.gradcheck(function, leaves([*inputs, background]), eps=1e-6, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("antialiased", [False, True])
+@pytest.mark.parametrize("mode", ["classic", "antialiased"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-4)])
-def test_numba_is_torch(dtype: torch.dtype, tolerance: float, antialiased: bool) -> None:
+def test_numba_is_torch(dtype: torch.dtype, tolerance: float, mode: str) -> None:
     views = cameras(3, size=32)
     means, quats, scales, opacities, _ = hard_scene(views, dtype)
     sh = 0.3 * torch.randn(len(means), 16, 3, generator=torch.Generator().manual_seed(1)).to(dtype)
@@ -110,7 +110,7 @@ def test_numba_is_torch(dtype: torch.dtype, tolerance: float, antialiased: bool)
     results = []
     for backend in CPU_BACKENDS:
         inputs = leaves([means, quats, scales, opacities, sh, background])
-        raster = rasterize(*inputs[:5], views, inputs[5], 3, antialiased, backend)
+        raster = rasterize(*inputs[:5], views, inputs[5], 3, mode, backend)
         assert raster.image.dtype == dtype
         results.append([*raster, *gradients(raster, inputs)])
     for reference, ours in zip(*results, strict=True):
@@ -312,8 +312,8 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize(("antialiased", "sh_degree"), [(False, None), (True, None), (False, 3)])
-def test_gsplat_is_torch(antialiased: bool, sh_degree: int | None) -> None:
+@pytest.mark.parametrize(("mode", "sh_degree"), [("classic", None), ("antialiased", None), ("classic", 3)])
+def test_gsplat_is_torch(mode: str, sh_degree: int | None) -> None:
     pytest.importorskip("gsplat")
     views = ring(3, distance=2.0, size=64).to("cuda")
     inputs = scene(2000, size=0.05, dtype=torch.float32)
@@ -323,7 +323,7 @@ def test_gsplat_is_torch(antialiased: bool, sh_degree: int | None) -> None:
     results = []
     for backend in ("torch", "gsplat"):
         tensors = leaves([tensor.cuda() for tensor in (*inputs, background)])
-        raster = rasterize(*tensors[:5], views, tensors[5], sh_degree, antialiased, backend)
+        raster = rasterize(*tensors[:5], views, tensors[5], sh_degree, mode, backend)
         weights = [torch.linspace(0.5, 1.5, out.numel(), device="cuda").view_as(out) for out in raster[:2]]
         raster.means2d.retain_grad()
         sum((weight * out.square()).sum() for weight, out in zip(weights, raster[:2], strict=True)).backward()

@@ -12,7 +12,6 @@ from scipy.spatial.transform import Rotation
 from support.scenes import FACING_X, cameras, gradients, hard_scene, leaves, scene
 from torch import Tensor
 
-from asdkit.generators.gaussians import Gaussians
 from asdkit.rendering import projection, surfels
 from asdkit.rendering import torch_backend as torch_raster
 from asdkit.rendering.cameras import Views, ring
@@ -95,24 +94,24 @@ def test_matches_ray_casting(seed: int) -> None:
     views = cameras(3)
     inputs = nasty(views, seed)
     background = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, 0.3], [0.2, 0.2, 0.9]], dtype=torch.float64)
-    raster = rasterize(*inputs, views, background, surfels=True)
+    raster = rasterize(*inputs, views, background, mode="surfels")
     for ours, reference in zip(raster[:3], dense(inputs, views, background), strict=True):
         np.testing.assert_allclose(ours.numpy(), reference, rtol=0, atol=1e-9)
     assert raster.image.requires_grad is False
     inputs[2][:, 2] *= 7
-    assert torch.equal(rasterize(*inputs, views, background, surfels=True).image, raster.image)
+    assert torch.equal(rasterize(*inputs, views, background, mode="surfels").image, raster.image)
 
 
 def test_any_features_and_harmonics() -> None:
     views, inputs = cameras(2, size=10), scene(10)
     inputs[4] = torch.randn(10, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     background = torch.linspace(-1, 2, 5, dtype=torch.float64)
-    raster = rasterize(*inputs, views, background, surfels=True)
+    raster = rasterize(*inputs, views, background, mode="surfels")
     reference = dense(inputs, views, background.expand(2, 5))
     np.testing.assert_allclose(raster.image.numpy(), reference[0], rtol=0, atol=1e-9)
     coeffs = torch.zeros(10, 4, 3, dtype=torch.float64)
     coeffs[:, 3] = torch.tensor([0.5, 0.0, -0.5])
-    shown = rasterize(*inputs[:4], coeffs, views, background[:3], sh_degree=1, surfels=True)
+    shown = rasterize(*inputs[:4], coeffs, views, background[:3], sh_degree=1, mode="surfels")
     toward = torch.nn.functional.normalize(inputs[0] - views.c2w[1, :3, 3], dim=1)[:, :1]
     inputs[4] = 0.5 - 0.4886025119 * toward * torch.tensor([0.5, 0.0, -0.5])
     reference = dense(inputs, views[1:], background[None, :3])
@@ -146,13 +145,15 @@ def test_gradcheck(size: float) -> None:
     def function(means: Tensor, quats: Tensor, widths: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         scales = torch.cat([widths, torch.full((5, 1), 0.1, dtype=torch.float64)], dim=1)
         *colors, behind = others
-        return rasterize(means, quats, scales, *colors, views, behind, surfels=True)[:3]
+        return rasterize(means, quats, scales, *colors, views, behind, mode="surfels")[:3]
 
     inputs = leaves([means, quats, scales[:, :2], opacities, colors, background])
     assert torch.autograd.gradcheck(function, inputs, eps=1e-6, atol=1e-5, rtol=1e-4)
     means.requires_grad_()
     scales.requires_grad_()
-    rasterize(means, quats, scales, opacities, colors, views, background, surfels=True).image.square().sum().backward()
+    rasterize(
+        means, quats, scales, opacities, colors, views, background, mode="surfels"
+    ).image.square().sum().backward()
     assert (means.grad != 0).all() and (scales.grad[:, 2] == 0).all()
     assert (scales.grad[:, :2].abs().amax() > 0.1) == (size == 0.25)
 
@@ -190,7 +191,7 @@ def test_the_positions_gradient_is_that_of_moving_the_picture() -> None:
         K = views.K.clone()
         K[:, :2, 2] += move
         moved = Views(views.c2w, K, views.azimuth, views.elevation, views.distance, views.height, views.width)
-        raster = rasterize(*some, moved, torch.ones(3, dtype=torch.float64), surfels=True)
+        raster = rasterize(*some, moved, torch.ones(3, dtype=torch.float64), mode="surfels")
         return (weights[0] * raster.image + weights[1] * raster.image.square()).sum(), raster.means2d
 
     still = torch.zeros(2, dtype=torch.float64)
@@ -211,7 +212,7 @@ def test_a_disc_from_the_front_in_closed_form() -> None:
     widths, opacity = (0.3, 0.5), 0.7
     color, background = torch.tensor([[0.9, 0.2, 0.4]]), torch.tensor([0.0, 1.0, 0.5])
     shape = torch.zeros(1, 3), torch.tensor([FACING_X]), torch.tensor([[*widths, 9.0]]), torch.tensor([opacity])
-    raster = rasterize(*shape, color, views, background, surfels=True)
+    raster = rasterize(*shape, color, views, background, mode="surfels")
     across, along = (4.5 / math.tan(math.radians(20)) * width / 3.0 for width in widths)
     offset = torch.arange(9) + 0.5 - 4.5
     alpha = opacity * torch.exp(-((offset / across) ** 2 + (offset[:, None] / along) ** 2) / 2)[..., None]
@@ -228,7 +229,7 @@ def test_a_disc_from_the_edge_or_too_small_is_a_blot(quat: list[float], width: f
     views = ring(1, elevation_deg=0.0, distance=3.0, fov_deg=40.0, size=9)  # a row of pixels looks along the edge
     inputs = torch.zeros(1, 3), torch.tensor([quat]), torch.full((1, 3), width), torch.tensor([0.7])
     inputs = leaves([*inputs, torch.ones(1, 1)])
-    raster = rasterize(*inputs, views, torch.zeros(1), surfels=True)
+    raster = rasterize(*inputs, views, torch.zeros(1), mode="surfels")
     offset = torch.arange(9) + 0.5 - 4.5
     blot = 0.7 * torch.exp(-(offset**2) - offset[:, None] ** 2)[..., None]
     torch.testing.assert_close(raster.alpha[0], blot * (blot >= 1 / 255), atol=1e-5, rtol=0)
@@ -242,7 +243,7 @@ def test_the_nearer_disc_hides_the_farther() -> None:
     views = ring(2, elevation_deg=0.0, distance=2.0, size=9)  # from +x and from -x: both sides are alike
     means = torch.tensor([[0.3, 0.0, 0.0], [-0.3, 0.0, 0.0]])
     shape = torch.tensor([FACING_X]).expand(2, 4), torch.full((2, 3), 0.3), torch.full((2,), 0.95)
-    raster = rasterize(means, *shape, torch.eye(2), views, torch.zeros(2), surfels=True)
+    raster = rasterize(means, *shape, torch.eye(2), views, torch.zeros(2), mode="surfels")
     torch.testing.assert_close(raster.image[0, 4, 4], torch.tensor([0.95, 0.05 * 0.95]))
     torch.testing.assert_close(raster.image[1, 4, 4], torch.tensor([0.05 * 0.95, 0.95]))
 
@@ -253,9 +254,9 @@ def test_broken_discs_leave_the_others_alone() -> None:
     bad[0][0, 0], bad[2][1, 1], bad[3][2], bad[1][3, 0] = nan, nan, nan, nan
     bad[0][4, 1], bad[2][5, 0] = inf, inf
     both = leaves([torch.cat(pair) for pair in zip(good, bad, strict=True)])
-    raster = rasterize(*both, views, torch.ones(3), surfels=True)
+    raster = rasterize(*both, views, torch.ones(3), mode="surfels")
     assert (raster.radii[:, 20:] == 0).all()
-    alone = rasterize(*good, views, torch.ones(3), surfels=True)
+    alone = rasterize(*good, views, torch.ones(3), mode="surfels")
     torch.testing.assert_close(raster.image, alone.image)
     raster.image.sum().backward()
     assert all(tensor.grad[:20].isfinite().all() for tensor in both) and (alone.radii > 0).any()
@@ -265,42 +266,40 @@ def test_discs_at_the_limits_of_the_projection() -> None:
     views = ring(1, elevation_deg=0.0, distance=2.0, size=9)  # from +x, down the first axis
     means, quats = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, -0.2]]), torch.tensor([[1.0, 0.0, 0.0, 0.0]]).expand(2, 4)
     inputs = leaves([means, quats, torch.full((2, 3), 2.0), torch.full((2,), 0.9), torch.ones(2, 1)])
-    raster = rasterize(*inputs, views, torch.zeros(1), surfels=True)  # in the eye; one deviation reaches the eye
+    raster = rasterize(*inputs, views, torch.zeros(1), mode="surfels")  # in the eye; one deviation reaches the eye
     raster.image.sum().backward()
     assert (raster.image == 0).all() and all((tensor.grad == 0).all() for tensor in inputs)
     width = 2 / math.sqrt(2 * math.log(255 * 0.9)) * (1 - 1e-13)  # what is barely visible almost reaches to the eye
     shape = [0.0, 0.0, -0.2], [1.0, 0.0, 0.0, 0.0], [width] * 3, 0.9, [1.0]
     disc = (torch.tensor([each], dtype=torch.float64) for each in shape)
-    raster = rasterize(*disc, views, torch.zeros(1), surfels=True)
+    raster = rasterize(*disc, views, torch.zeros(1), mode="surfels")
     assert raster.radii.max() == 2**30 and raster.alpha.max() > 0.5
 
 
 def test_nothing_to_draw_and_autocast() -> None:
     background = torch.tensor([0.1, 0.2, 0.3])
-    raster = rasterize(*scene(0, dtype=torch.float32), cameras(2), background, surfels=True)
+    raster = rasterize(*scene(0, dtype=torch.float32), cameras(2), background, mode="surfels")
     assert (raster.image == background).all() and (raster.alpha == 0).all() and (raster.depth == 0).all()
     inputs, views = scene(30, dtype=torch.float32), cameras(1, dtype=torch.float32)
-    plain = rasterize(*inputs, views, torch.ones(3), surfels=True)
+    plain = rasterize(*inputs, views, torch.ones(3), mode="surfels")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(rasterize(*inputs, views, torch.ones(3), surfels=True).image, plain.image)
+        assert torch.equal(rasterize(*inputs, views, torch.ones(3), mode="surfels").image, plain.image)
 
 
 def test_what_surfels_do_not_go_with_is_told_in_a_sentence() -> None:
     inputs, views, background = scene(4), cameras(1), torch.zeros(3)
     with pytest.raises(ValueError, match="surfels do not go with the numba backend"):
-        rasterize(*inputs, views, background, backend="numba", surfels=True)
-    with pytest.raises(ValueError, match="surfels do not go with antialiased"):
-        rasterize(*inputs, views, background, antialiased=True, surfels=True)
+        rasterize(*inputs, views, background, backend="numba", mode="surfels")
     with pytest.raises(RuntimeError, match="CUDA"):
-        rasterize(*inputs, views, background, backend="gsplat", surfels=True)
+        rasterize(*inputs, views, background, backend="gsplat", mode="surfels")
     with pytest.raises((ValueError, TypeCheckError), match="backend"):
-        rasterize(*inputs, views, background, backend="opengl", surfels=True)
-    with pytest.raises(ValueError, match="surfels can't be antialiased"):
-        Gaussians(surfels=True, antialiased=True)
+        rasterize(*inputs, views, background, backend="opengl", mode="surfels")
+    with pytest.raises((ValueError, TypeCheckError), match="mode"):
+        rasterize(*inputs, views, background, mode="surfel")
 
 
-@pytest.mark.parametrize("kind", ["surfels", "classic", "antialiased"])
-def test_gsplat_is_called_as_it_wants_to_be(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+@pytest.mark.parametrize("mode", ["surfels", "classic", "antialiased"])
+def test_gsplat_is_called_as_it_wants_to_be(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     """A stand-in that has gsplat's arguments and results, and draws with the torch backend."""
 
     def draw(
@@ -317,7 +316,7 @@ def test_gsplat_is_called_as_it_wants_to_be(monkeypatch: pytest.MonkeyPatch, kin
         return *drawn, *[None] * 4, {"gradient_2dgs": shift, "radii": found.radii, "means2d": found.means2d}
 
     def rasterization(means, quats, scales, opacities, viewmats, Ks, width, height, eps2d, rasterize_mode, **others):
-        assert eps2d == 0.3 and rasterize_mode == kind
+        assert eps2d == 0.3 and rasterize_mode == mode
         found = projection.project(
             means, quats, scales, opacities, viewmats, Ks, width, height, rasterize_mode == "antialiased"
         )
@@ -330,10 +329,10 @@ def test_gsplat_is_called_as_it_wants_to_be(monkeypatch: pytest.MonkeyPatch, kin
     views, inputs = cameras(2), scene(30)
     inputs[4] = torch.rand(30, 4, generator=torch.Generator().manual_seed(1)).double()
     background = torch.rand(2, 4, generator=torch.Generator().manual_seed(2)).double()
-    how, results = {"surfels": kind == "surfels", "antialiased": kind == "antialiased"}, []
+    results = []
     for backend in ("torch", "gsplat"):
         tensors = leaves(inputs)
-        raster = rasterize(*tensors, views, background, backend=backend, **how)
+        raster = rasterize(*tensors, views, background, backend=backend, mode=mode)
         results.append([*raster, *gradients(raster, tensors)])
     for ours, reference in zip(*results, strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-9)
@@ -349,7 +348,7 @@ def test_gsplat_is_torch() -> None:
     results = []
     for backend in ("torch", "gsplat"):
         tensors = leaves([tensor.cuda() for tensor in (*inputs, background)])
-        raster = rasterize(*tensors[:5], views, tensors[5], backend=backend, surfels=True)
+        raster = rasterize(*tensors[:5], views, tensors[5], backend=backend, mode="surfels")
         weights = [torch.linspace(0.5, 1.5, out.numel(), device="cuda").view_as(out) for out in raster[:2]]
         raster.means2d.retain_grad()
         sum((weight * out.square()).sum() for weight, out in zip(weights, raster[:2], strict=True)).backward()

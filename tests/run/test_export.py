@@ -16,6 +16,7 @@ from support.recipe import RECIPE
 from asdkit.commands.main import main
 from asdkit.formats.names import FORMATS
 from asdkit.formats.splat_files import read_splats, write_splats
+from asdkit.generators.gaussian_settings import Initial
 from asdkit.generators.gaussians import Gaussians
 from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import joined, ring
@@ -124,7 +125,7 @@ def test_films_and_meshes_are_as_asked(runs: dict[str, Path], tmp_path: Path, mo
 
 
 def test_a_large_object_is_seen_whole(tmp_path: Path) -> None:
-    gaussians = Gaussians(count=300, capacity=300, init_radius=9.0, init_opacity=0.9)
+    gaussians = Gaussians(count=300, capacity=300, initial=Initial(radius=9.0, opacity=0.9))
     write_splats(tmp_path / "large.ply", gaussians.splats())
     exported = opened(tmp_path / "large.ply")
     assert exported.distance > 20 and exported.name == "large" and exported.background == 1.0

@@ -8,6 +8,7 @@ import torch
 from support.resuming import assert_resuming_is_exact, fit, last
 
 from asdkit.formats.splat_files import write_splats
+from asdkit.generators.gaussian_settings import Initial
 from asdkit.generators.gaussians import Gaussians
 
 
@@ -23,19 +24,19 @@ SHORT = ("--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]", "-
 @pytest.mark.parametrize(("density", "option"), [("MCMC", "growth=0.2"), ("Threshold", "gradient=1e-7")])
 def test_resuming_is_exact_with_other_densities(recipe: Path, density: str, option: str) -> None:
     own = (f"--model.generator.density={density}", f"--model.generator.density.{option}")
-    rounds = ("--model.generator.densify_every=2", "--model.generator.densify_from=2")
+    rounds = ("--model.generator.rounds.every=2", "--model.generator.rounds.first=2")
     straight = assert_resuming_is_exact(recipe, *own, *rounds, *SHORT, half=3, steps=6)
     assert int(straight["state_dict"]["generator.alive"].sum()) > 60, "nothing has grown"
 
 
 def test_resuming_is_exact_when_an_object_is_edited(recipe: Path) -> None:
-    asset = Gaussians(count=50, capacity=50, init_opacity=0.8)
+    asset = Gaussians(count=50, capacity=50, initial=Initial(opacity=0.8))
     asset.sh.data.normal_(generator=torch.Generator().manual_seed(0))
     write_splats(recipe.parent / "asset.ply", asset.splats())
     words = ("--model.guidance=ASDEdit", "--model.source=a red duck", "--model.target=a red cube")
     moving = "--data.size={class_path: Ramp, init_args: {start: 8, end: 16, steps: 4}}"
     options = ("--asset", recipe.parent / "asset.ply", *words, moving, "--model.prior.image_size=16", *SHORT)
-    options += ("--model.generator.densify_every=0",)
+    options += ("--model.generator.rounds.every=0",)
     straight = assert_resuming_is_exact(recipe, *options, half=3, steps=6)
     moved = straight["state_dict"]["generator.means"][:50]
     assert 0 < (moved - asset.means).abs().max() < 0.1  # it started from the asset

@@ -15,6 +15,7 @@ from asdkit.discriminators.adapters import Embedding, UNetCopy
 from asdkit.discriminators.gammas import Alpha2
 from asdkit.discriminators.schedule import DiscriminatorSteps
 from asdkit.distillation import Distillation
+from asdkit.generators.gaussian_settings import Rounds
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Latents
 from asdkit.methods import ASD, CSD, DDS, LODS, NFSD, SDS, VSD, ASDEdit
@@ -54,7 +55,7 @@ def _counted(tiny_folder: Path, guidance: Field, log_every: int = 100, **setting
     if settings.pop("with_source", False):
         data.source = torch.rand(1, 3, 16, 16)
         settings["source"] = "a red cube"
-    generator = Gaussians(count=20, capacity=20, densify_every=0) if cameras else Latents(count=B, size=16)
+    generator = Gaussians(count=20, capacity=20, rounds=Rounds(every=0)) if cameras else Latents(count=B, size=16)
     module = Distillation("a yellow duck", Pretrained(str(tiny_folder)), generator, guidance, **settings)
     counter = Counter()
     trainer = pl.Trainer(

@@ -9,7 +9,7 @@ model:
     generator:
       class_path: asdkit.Gaussians
       init_args:
-        {{count: 60, capacity: 90, init_opacity: 0.5, densify_every: 4, densify_from: 4,
+        {{count: 60, capacity: 90, initial: {{opacity: 0.5}}, rounds: {{every: 4, first: 4}},
          density: {{class_path: asdkit.Fraction, init_args: {{fraction: 0.2}}}}}}
     guidance: {{class_path: asdkit.ASD}}
 data: {{class_path: asdkit.Cameras, init_args: {{views_per_step: 2, size: 16, orbit_views: 3}}}}

@@ -21,7 +21,7 @@ REPRESENTATIONS = {
     "Gaussians": [],
     "Gaussians, MCMC": ["--model.generator.density=MCMC"],
     "Gaussians, coarse to fine": ["--config", "gs3d/coarse_to_fine"],
-    "Surfels": ["--model.generator.surfels=true"],
+    "Surfels": ["--model.generator.mode=surfels"],
     "NeRF, voxels": ["--model.generator=NeRF"],
     "NeRF, planes": ["--model.generator=NeRF", "--model.generator.encoding=TriPlane"],
     "NeRF, then Gaussians": ["--config", "gs3d/from_nerf"],
