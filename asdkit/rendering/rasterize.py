@@ -74,13 +74,7 @@ def rasterize(
     """
     _check(means, quats, scales, opacities, colors, sh_degree)
     dtype = torch.float64 if means.dtype == torch.float64 else torch.float32
-    surfels = mode == "surfels"
-    if backend == "auto":
-        backend = {"cuda": "gsplat", "cpu": "torch" if surfels else "numba"}.get(means.device.type, "torch")
-    if mode not in get_args(Mode):
-        raise ValueError(f"the mode of rasterize must be one of {', '.join(get_args(Mode))}, not {mode!r}.")
-    if surfels and backend == "numba":
-        raise ValueError("surfels do not go with the numba backend; torch draws them on the CPU.")
+    backend = _chosen(backend, mode, means.device)
     with torch.autocast(means.device.type, enabled=False):
         means, quats, scales, opacities, colors, background, w2c, K, eyes = (
             tensor.to(dtype)
@@ -95,21 +89,43 @@ def rasterize(
             from asdkit.rendering.gsplat_backend import render
 
             blended, alpha, means2d, radii = render(*gaussians, colors, *camera, background, mode)
-            image, weighted_depth = blended[..., :-1], blended[..., -1:]
         else:
-            composite = _composite(backend, means.device)
-            if surfels:
-                projection, means2d = discs.project(*gaussians, *camera)
-                composite = partial(composite, footprints=discs.footprints)
-            else:
-                projection = project(*gaussians, *camera, mode == "antialiased")
-                means2d = projection.means2d
-            radii = projection.radii
-            features = torch.cat([colors, projection.depths[..., None]], dim=-1)
-            blended, transmittance = composite(projection, features, views.width, views.height)
-            image = blended[..., :-1] + transmittance * background[:, None, None]
-            weighted_depth, alpha = blended[..., -1:], 1 - transmittance
+            blended, alpha, means2d, radii = _draw(backend, gaussians, colors, camera, background, mode)
+        image, weighted_depth = blended[..., :-1], blended[..., -1:]
         return Raster(image, alpha, weighted_depth / alpha.clamp(min=1e-10), means2d, radii)
+
+
+def _chosen(backend: Backend, mode: Mode, device: torch.device) -> Backend:
+    """The backend that "auto" means on a device; refuses what does not go together."""
+    if backend == "auto":
+        backend = {"cuda": "gsplat", "cpu": "torch" if mode == "surfels" else "numba"}.get(device.type, "torch")
+    if mode not in get_args(Mode):
+        raise ValueError(f"the mode of rasterize must be one of {', '.join(get_args(Mode))}, not {mode!r}.")
+    if mode == "surfels" and backend == "numba":
+        raise ValueError("surfels do not go with the numba backend; torch draws them on the CPU.")
+    return backend
+
+
+def _draw(
+    backend: Backend,
+    gaussians: tuple[Tensor, Tensor, Tensor, Tensor],
+    colors: Float[Tensor, "B N D"],
+    camera: tuple[Tensor, Tensor, int, int],
+    background: Float[Tensor, "B D"],
+    mode: Mode,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Colours with the weighted depth as their last channel, alpha, screen positions and radii, without gsplat."""
+    composite = _composite(backend, colors.device)
+    if mode == "surfels":
+        projection, means2d = discs.project(*gaussians, *camera)
+        composite = partial(composite, footprints=discs.footprints)
+    else:
+        projection = project(*gaussians, *camera, mode == "antialiased")
+        means2d = projection.means2d
+    features = torch.cat([colors, projection.depths[..., None]], dim=-1)
+    blended, transmittance = composite(projection, features, *camera[2:])
+    image = blended[..., :-1] + transmittance * background[:, None, None]
+    return torch.cat([image, blended[..., -1:]], dim=-1), 1 - transmittance, means2d, projection.radii
 
 
 def _composite(backend: Backend, device: torch.device):
