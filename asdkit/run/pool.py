@@ -119,11 +119,15 @@ class Pool:
         print(f"{count}; {self.grid.folder}/sweep.csv", flush=True)
         # Signals are passed on between two polls, so that a run which is just being started gets them, too.
         handlers = {n: signal.signal(n, lambda n, _: self.signals.append(n)) for n in (signal.SIGINT, signal.SIGTERM)}
+        in_tables = 0
         try:
             while self.jobs or (self.waiting and not self.signals):
                 self._start_waiting()
                 self._pass_signals_on()
                 self._collect_ended()
+                if in_tables < len(self.codes):
+                    tables.write_tables(self.grid)
+                    in_tables = len(self.codes)
                 time.sleep(_POLL_SECONDS if self.jobs else 0)
             tables.write_contacts(self.grid)
         finally:
@@ -198,7 +202,6 @@ class Pool:
         self.codes[run] = code
         outcome = {"status": status, "exit_code": code, "seconds": round(seconds, 1), "reason": reason}
         write_text(record, json.dumps(outcome, indent=2) + "\n")
-        tables.write_tables(self.grid)
         metrics = self.grid.report(cell).get("metrics", {}) if status == "finished" else {}
         words = [f"{status:<11} {tables.row(self.grid, cell)['seconds']:7.1f} s ", *map(str, cell.labels.values())]
         words += [repr(cell.prompt), f" {run} ", *(f"{name} {value:.3g}" for name, value in metrics.items())]

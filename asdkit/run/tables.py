@@ -30,7 +30,7 @@ def row(grid: Grid, cell: Cell) -> dict[str, Any]:
     known |= {"status": "waiting", "folder": str(grid.run_folder(cell))}
     known |= json.loads(record.read_text()) if record.is_file() else {}
     known |= {name: report[name] for name in ("seconds", "iterations", "prior") if name in report}
-    return known | (report.get("metrics", {}) if grid.finished(cell) else {})
+    return known | (report.get("metrics", {}) if report.get("status") == "finished" else {})
 
 
 def write_tables(grid: Grid) -> None:

@@ -258,7 +258,7 @@ def test_a_cfg_sweep_is_made_once(tmp_path: Path, options: list[str], monkeypatc
 @pytest.mark.slow
 def test_edits_are_made_once(tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edits, "EDITS", edits.EDITS[:1])
-    lines = twice(edits.main, ["--methods", "DDS", "ASDEdit", *options], tmp_path)
+    lines = twice(edits.main, ["--methods", "DDS", "ASDEdit", "--jobs=2", *options], tmp_path)
     assert lines[0] == "| method | edit | similarity before | after | change outside | PSNR before | after | seconds |"
     rows = [line.strip("| ").split(" | ") for line in lines[2:6]]
     assert [row[:2] for row in rows[::2]] == [[m, "recolour: a yellow duck → a red duck"] for m in ("DDS", "ASDEdit")]
@@ -273,17 +273,18 @@ def test_edits_are_made_once(tmp_path: Path, options: list[str], monkeypatch: py
 @pytest.mark.slow
 def test_representations_are_made_once_and_start_from_each_other(tmp_path: Path, options: list[str]) -> None:
     small = ["--data.size=16", "--data.views_per_step=1", "--report.size=16"]
-    name = "NeRF, then Gaussians"
-    lines = twice(representations.main, ["--prompt", "a red car", "--only", name, *options, *small], tmp_path)
+    both = ("NeRF, voxels", "NeRF, then Gaussians")
+    arguments = ["--prompt", "a red car", "--only", *both, *options, *small]
+    lines = twice(representations.main, arguments, tmp_path)
     [ply] = tmp_path.rglob("export/splats.ply")
-    cells = lines[2].split(" | ")
-    assert len({line.count("|") for line in lines[:3]}) == 1 and len(lines) == 5
-    assert cells[0] == "| " + name and cells[6] == "56000" and 100 < float(cells[5]) < 20_000
-    assert float(cells[7]) == pytest.approx(ply.stat().st_size / 1000, rel=0.01)
-    [field] = tmp_path.glob("gs3d/nerf-voxels-*/run.json")
-    assert f"init: {field.parent}" in (ply.parents[1] / "config.yaml").read_text()
-    assert representations.sizes(field.parent).keys() == {"numbers", "mesh-glb KB"}
-    colours(tmp_path, (2 * 128, 4 * 64))
+    assert len({line.count("|") for line in lines[:4]}) == 1 and len(lines) == 6
+    field, splats = (line.strip("|").split("|") for line in lines[2:4])
+    assert (field[0].strip(), splats[0].strip()) == both and splats[6].strip() == "56000"
+    assert 100 < float(splats[5]) < 20_000 and not any(size.strip() for size in field[7:11]) and float(field[11]) > 0
+    assert float(splats[7]) == pytest.approx(ply.stat().st_size / 1000, rel=0.01)
+    [start] = tmp_path.glob("gs3d/nerf-voxels-*")
+    assert f"init: {start}\n" in (ply.parents[1] / "config.yaml").read_text()
+    colours(tmp_path, (3 * 128, 4 * 64))
 
 
 def test_a_study_refuses_what_it_can_not_measure(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
