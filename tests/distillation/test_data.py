@@ -150,7 +150,7 @@ def test_an_asset_is_seen_from_the_steps_cameras_before_the_steps_backdrop(tmp_p
         {"min_elevation_deg": 70.0},
         {"overhead": Overhead(min_elevation_deg=86.0)},
     ],
-    ids=str,
+    ids=["distance that moves", "distance", "elevation", "overhead"],
 )
 def test_a_minimum_above_its_maximum_is_refused(arguments: dict) -> None:
     with pytest.raises(ValueError, match="has its minimum above its maximum"):
