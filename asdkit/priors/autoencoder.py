@@ -40,7 +40,7 @@ def load_autoencoder(files: ModelFolder, dtype: torch.dtype, tiny_vae: str = "")
 def encode(vae: Model, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
     """x0 = (z - shift) scale of the mean z, with gradient."""
     encoded = vae.encode((images * 2 - 1).to(vae.dtype))
-    latents: Tensor = encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latents
+    latents = encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latents
     return (to_float32(latents) - _shift(vae)) * float(vae.config.scaling_factor)
 
 
@@ -48,8 +48,7 @@ def encode(vae: Model, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h
 def decode(vae: Model, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
     """Images in [-1,1], or a little beyond."""
     latents = x0 / vae.config.scaling_factor + _shift(vae)
-    images: Tensor = vae.decode(latents.to(vae.dtype)).sample
-    return images
+    return vae.decode(latents.to(vae.dtype)).sample
 
 
 def latent_shape(vae: Model, height: int, width: int) -> tuple[int, int]:

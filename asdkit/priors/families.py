@@ -19,8 +19,7 @@ JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add
 
 def _device(pipeline: Any) -> torch.device:
     """Where its text encoders are."""
-    device: torch.device = pipeline.text_encoder.device
-    return device
+    return pipeline.text_encoder.device
 
 
 class Family(ABC):
@@ -48,8 +47,7 @@ class Family(ABC):
 
     def time_width(self, network: Model) -> int:
         """Size of the embedding of t."""
-        width: int = self.time_module(network).timestep_embedder.linear_2.out_features
-        return width
+        return self.time_module(network).timestep_embedder.linear_2.out_features
 
     @abstractmethod
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
@@ -79,8 +77,7 @@ class Family(ABC):
 def _mu(config: Any, tokens: int) -> float:
     """By how much diffusers' pipelines shift the schedule of a flow for an image of so many tokens."""
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
-    mu: float = config.base_shift + slope * (tokens - config.base_image_seq_len)
-    return mu
+    return config.base_shift + slope * (tokens - config.base_image_seq_len)
 
 
 class _UNet(Family):
@@ -96,12 +93,10 @@ class _UNet(Family):
         return network.time_embedding
 
     def time_width(self, network: Model) -> int:
-        width: int = network.time_embedding.linear_2.out_features
-        return width
+        return network.time_embedding.linear_2.out_features
 
     def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
-        output: Tensor = network(x_t, time, prompts["text"]).sample
-        return output
+        return network(x_t, time, prompts["text"]).sample
 
 
 class StableDiffusion(_UNet):
@@ -129,8 +124,7 @@ class StableDiffusionXL(_UNet):
         height, width = (8 * side for side in x_t.shape[-2:])
         sizes = to_device(torch.tensor([height, width, 0, 0, height, width], dtype=x_t.dtype), x_t.device)
         added = {"text_embeds": prompts["pooled"], "time_ids": sizes.expand(len(x_t), -1)}
-        output: Tensor = network(x_t, time, prompts["text"], added_cond_kwargs=added).sample
-        return output
+        return network(x_t, time, prompts["text"], added_cond_kwargs=added).sample
 
 
 class DeepFloydIF(_UNet):
@@ -202,10 +196,9 @@ class StableDiffusion3(Family):
         return {"text": text, "pooled": pooled}
 
     def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
-        output: Tensor = network(
+        return network(
             x_t, encoder_hidden_states=prompts["text"], pooled_projections=prompts["pooled"], timestep=time
         ).sample
-        return output
 
 
 class Flux(Family):

@@ -2,20 +2,16 @@
 
 import json
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from asdkit.priors.families import Embedded, Model
 from asdkit.priors.folder import ModelFolder
 
 RANDOM = "random:"
 _NOISE = 1_048_573  # a prime, so that no two rows of a matrix get the same numbers
-_FILLS = {"uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_"}
 
 
 class Architecture(NamedTuple):
@@ -73,8 +69,15 @@ class RandomModel(ModelFolder):
 
     def model(self, model_class: Any, part: str, dtype: torch.dtype = torch.float32) -> Model:
         """A component whose layers keep the size of what goes through them, so that deep networks stay finite."""
-        with _unfilled(dtype):
-            model = model_class.from_config(self.architecture.vae if part == "vae" else self.architecture.network)
+        from diffusers.models.modeling_utils import no_init_weights  # drawing them takes minutes for real sizes
+
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            with no_init_weights():
+                model = model_class.from_config(self.architecture.vae if part == "vae" else self.architecture.network)
+        finally:
+            torch.set_default_dtype(default)
         model.requires_grad_(False).eval()
         noise = torch.randn(_NOISE, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
         for index, (name, parameter) in enumerate(model.named_parameters()):
@@ -93,25 +96,3 @@ class RandomModel(ModelFolder):
             name: torch.randn(shape, generator=random, device="cpu") for name, shape in self.architecture.embeds.items()
         }
         return {name: torch.ones_like(value) if name == "mask" else value for name, value in normal.items()}
-
-
-class _NoFilling(TorchFunctionMode):
-    """Random initial values are left out: for real sizes they take minutes."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(function, "__name__", "") in _FILLS:
-            return args[0] if args else kwargs["tensor"]
-        return function(*args, **kwargs)
-
-
-@contextmanager
-def _unfilled(dtype: torch.dtype) -> Iterator[None]:
-    """Modules are made in this precision, and with whatever was in the memory."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with _NoFilling():
-            yield
-    finally:
-        torch.set_default_dtype(before)

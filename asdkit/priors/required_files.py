@@ -29,15 +29,21 @@ def files_of_model(variant: str = "", without: Collection[str] = ()) -> Choose:
     def choose(model: str, names: Collection[str], read: Callable[[str], Settings]) -> list[str]:
         from asdkit.priors.families import family_of  # which needs torch
 
-        _check_kind(model, names)
+        if "model_index.json" not in names:
+            raise PriorUnavailable(
+                f"{model} has no model_index.json; prior.path takes a whole model, in diffusers' layout or in one "
+                ".safetensors file (no pickles, no network or ControlNet alone), and prior.finetune a LoRA."
+            )
         index = read("model_index.json")
         family_of(str(index.get("_class_name")))
         files, weights = [name for name in names if name in _BESIDE], []
         for part in _components(index):
             inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
             files += [f"{part}/{name}" for name in inside if name.endswith((".json", ".txt", ".model"))]
-            if part.startswith("tokenizer"):
-                _check_vocabulary(model, part, inside)
+            if part.startswith("tokenizer"):  # without a vocabulary, transformers would make up a few words
+                in_one_file = any(name.endswith(("tokenizer.json", ".model")) for name in inside)
+                if not in_one_file and not {"vocab.json", "merges.txt"} <= set(inside):
+                    raise PriorUnavailable(f"{model} has no vocabulary in its {part}; copy the whole folder again.")
             elif part not in without:
                 weights += [f"{part}/{name}" for name in _weights(f"{model}'s {part}", inside, variant)]
         if variant and weights and not any(f".{variant}" in name for name in weights):
@@ -66,31 +72,11 @@ def file_of_lora(lora: str, names: Collection[str], read: Callable[[str], Settin
     return files
 
 
-def _check_kind(model: str, names: Collection[str]) -> None:
-    if "model_index.json" in names:
-        return
-    kind = "has no model_index.json; name a folder in diffusers' layout, or a .safetensors file"
-    if LORA in names or "adapter_config.json" in names:
-        kind = "is a LoRA; name it with prior.finetune, and the model that it was made for with prior.path"
-    elif "config.json" in names:
-        kind = "is one component alone, such as a network or a ControlNet; name the folder of its whole model"
-    elif any(name.endswith(_PICKLES) for name in names):
-        kind = "holds pickles and no model_index.json; asdkit reads safetensors only, so look for such a copy"
-    raise PriorUnavailable(f"{model} {kind}.")
-
-
 def _components(index: Settings) -> list[str]:
     """The network, the autoencoder, and what embeds prompts, as far as a `model_index.json` names their classes."""
     named = [name for name, kind in index.items() if isinstance(kind, list) and len(kind) == 2 and kind[1]]
     networks = ("unet", "transformer", "vae")
     return [name for name in named if name in networks or name.startswith(("text_encoder", "tokenizer"))]
-
-
-def _check_vocabulary(model: str, part: str, names: Collection[str]) -> None:
-    """Without its files, transformers would make up a tokenizer of a few words."""
-    whole = "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= set(names)
-    if not whole and not any(name.endswith(".model") for name in names):
-        raise PriorUnavailable(f"{model} has no vocabulary in its {part}; copy the whole folder again.")
 
 
 def _weights(component: str, names: Collection[str], variant: str) -> list[str]:
@@ -99,15 +85,12 @@ def _weights(component: str, names: Collection[str], variant: str) -> list[str]:
     for match in filter(None, map(_WEIGHTS.fullmatch, sorted(names))):
         by_variant.setdefault(match[1] or "", []).append(match)
     if variant not in by_variant and "" not in by_variant:
-        lack = "has no weights; copy the whole folder again"
-        if by_variant:
-            lack = f"has only the variant {' or '.join(by_variant)}; name it in prior.variant"
-        elif any(name.endswith(_PICKLES) for name in names):
-            lack = (
-                "has pickled weights only, which asdkit doesn't open; load it with diffusers where you trust it, and "
-                "write it again with save_pretrained(folder, safe_serialization=True)"
-            )
-        raise PriorUnavailable(f"{component} {lack}.")
+        pickled = any(name.endswith(_PICKLES) for name in names)
+        only = f"only the variant {' or '.join(by_variant)} (prior.variant)" if by_variant else "no weights"
+        raise PriorUnavailable(
+            f"{component} has {'pickled weights only' if pickled and not by_variant else only}, and asdkit reads "
+            "safetensors; write it again with diffusers' save_pretrained where you trust it, or copy the whole folder."
+        )
     chosen = by_variant.get(variant) or by_variant[""]
     pieces = [match for match in chosen if match[2]]
     if pieces and len(pieces) != int(pieces[0][2]):
