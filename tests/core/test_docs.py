@@ -15,6 +15,7 @@ BLOCKS = [(page.name, code) for page in PAGES for code in PYTHON.findall(page.re
 
 
 @pytest.mark.parametrize(("page", "code"), BLOCKS)
+@pytest.mark.slow
 def test_python_blocks_run(page: str, code: str) -> None:
     exec(compile(code.replace("range(200)", "range(2)"), page, "exec"), {})
 

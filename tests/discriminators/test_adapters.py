@@ -59,6 +59,7 @@ def frozen(prior: Pretrained) -> dict[str, Tensor]:
 
 @EACH
 @pytest.mark.parametrize("camera", [True, False])
+@pytest.mark.slow
 def test_starts_at_the_prior_bitwise(prior: Pretrained, make: Make, camera: bool) -> None:
     before = draw(prior).predict(Y)
     adapter = make(camera=camera)

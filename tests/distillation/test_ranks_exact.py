@@ -162,6 +162,7 @@ CASES += [(kind, {"chunk": 1}) for kind in ("gaussians", "nerf")]
 
 
 @pytest.mark.parametrize(("kind", "options"), CASES)
+@pytest.mark.slow
 def test_two_ranks_are_one_process_with_both_batches(
     tiny_folder: Path, tmp_path: Path, kind: str, options: dict
 ) -> None:
@@ -193,6 +194,7 @@ class Weigh(pl.Callback):
 @pytest.mark.parametrize(
     ("kind", "discriminator"), [("gaussians", DiscriminatorSteps()), ("pixels", DiscriminatorSteps(2, clip=1e-3))]
 )
+@pytest.mark.slow
 def test_a_spread_prior_is_the_whole_one(
     tiny_folder: Path, tmp_path: Path, kind: str, discriminator: DiscriminatorSteps
 ) -> None:
@@ -204,6 +206,7 @@ def test_a_spread_prior_is_the_whole_one(
     assert furthest(first, second)[0] == 0
 
 
+@pytest.mark.slow
 def test_a_spread_model_that_phi_adapts_beside_the_prior(tiny_folder: Path, tmp_path: Path) -> None:
     def adapter() -> LoRA:
         return LoRA(rank=2, targets=("to_q", "to_v"), prior=Pretrained(str(tiny_folder), checkpointing=True))
@@ -217,6 +220,7 @@ def test_a_spread_model_that_phi_adapts_beside_the_prior(tiny_folder: Path, tmp_
 
 
 @pytest.mark.parametrize("halves", [("model_parallel", ""), ("", "model_parallel"), ("model_parallel", "ddp")])
+@pytest.mark.slow
 def test_a_checkpoint_is_the_same_under_every_strategy(
     tiny_folder: Path, tmp_path: Path, halves: tuple[str, str]
 ) -> None:
@@ -241,6 +245,7 @@ def test_a_whole_copy_of_a_spread_network_is_refused(tiny_folder: Path, tmp_path
         assert "ValueError: UNetCopy can't be used with model_parallel" in report
 
 
+@pytest.mark.slow
 def test_a_broken_average_is_seen(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The discriminator's gradients are left as they are."""
 
@@ -255,6 +260,7 @@ def test_a_broken_average_is_seen(tiny_folder: Path, tmp_path: Path, monkeypatch
         assert "RanksDiffer: After 2 iterations the ranks no longer agree on guidance." in report
 
 
+@pytest.mark.slow
 def test_a_rank_that_sees_nothing_adds_zeros(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +297,7 @@ class Stop(pl.Callback):
             raise RuntimeError("rank 1 has stopped")
 
 
+@pytest.mark.slow
 def test_one_bit_on_one_rank_is_seen_by_all(tiny_folder: Path, tmp_path: Path) -> None:
     fits = {"callbacks": [Nudge(), RankAgreement(check_every=1)]}
     for report in both(tiny_folder, tmp_path, "gaussians", fits=fits):

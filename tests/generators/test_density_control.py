@@ -185,6 +185,7 @@ def test_mcmc_moves_the_faint_to_the_opaque_or_adds_up_to_the_capacity(growth: f
     assert gaussians.grad_sum.sum() == 0
 
 
+@pytest.mark.slow
 def test_mcmc_trembles_along_the_covariance_and_less_the_more_opaque() -> None:
     gaussians = cloud(
         MCMC(noise=2.0, min_opacity=0.01), count=20_000, capacity=20_001, rounds=Rounds(every=10, first=10, last=0)

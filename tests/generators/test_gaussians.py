@@ -306,6 +306,7 @@ def test_resuming_between_two_rounds_changes_no_bit(tmp_path: Path) -> None:
         assert one["lr"] == two["lr"] and torch.equal(one_moments, two_moments)
 
 
+@pytest.mark.slow
 def test_five_hundred_gaussians_become_a_sphere() -> None:
     views = ring(4, distance=2.5, size=32)
     target = sphere_images(views)
@@ -413,6 +414,7 @@ def test_start_from_a_box() -> None:
     assert (box.means.abs().amax(1) > 0.27).float().mean() == pytest.approx(1 - 0.9**3, abs=0.03)
 
 
+@pytest.mark.slow
 def test_start_from_a_radiance_field_at_its_surface(tmp_path: Path) -> None:
     nerf, views = NeRF(Voxels((8, 16)), bound=0.8, blob=200.0, blob_radius=0.4), ring(4, 20.0, distance=2.5, size=48)
     path = save_run(tmp_path / "nerf.ckpt", nerf)

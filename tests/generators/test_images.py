@@ -71,6 +71,7 @@ def test_a_start_from_a_picture_and_from_the_source(prior: GaussianPrior, tmp_pa
         Pixels("nope.png").setup(prior)
 
 
+@pytest.mark.slow
 def test_latents_are_x0_itself(tiny_folder: Path) -> None:
     prior = loaded(tiny_folder)
     latents = Latents(count=3, size=16)
@@ -135,6 +136,7 @@ def test_identity_pulls_back_to_the_source(prior: GaussianPrior) -> None:
     assert torch.equal(Identity()(x), x0 - source)
 
 
+@pytest.mark.slow
 def test_x0_moves_against_the_residual_and_the_source_is_encoded_once(
     prior: GaussianPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +183,7 @@ def edit(tiny_folder: Path, tmp_path: Path) -> Path:
 WORDS = ("--model.source", "a cube", "--model.target", "a red cube")
 
 
+@pytest.mark.slow
 def test_editing_from_the_command_line(edit: Path, tmp_path: Path) -> None:
     image = picture(tmp_path / "in.png", (16, 16))
     assert main(["fit", "--config", str(edit), "--data.image", str(image), *WORDS, "--run.name", "one"]) == 0
@@ -213,6 +216,7 @@ def test_editing_from_the_command_line(edit: Path, tmp_path: Path) -> None:
         ((*WORDS, "--data.image", "nope.png"), "no picture nope.png"),
     ],
 )
+@pytest.mark.slow
 def test_what_editing_lacks_is_one_sentence(
     edit: Path, capsys: pytest.CaptureFixture, arguments: tuple[str, ...], words: str
 ) -> None:

@@ -221,6 +221,7 @@ ENCODINGS = [Voxels((3, 4), 2), TriPlane((4,), 2), HashGrid(2, 2, 6, 2, 6)]
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: type(encoding).__name__)
+@pytest.mark.slow
 def test_gradients_are_finite_differences(encoding: Encoding) -> None:
     """Of a whole render with respect to the encoding and the network."""
     nerf = NeRF(copy.deepcopy(encoding), hidden=3, samples=5, occupancy_every=0).double()
@@ -250,6 +251,7 @@ def train(nerf: NeRF, optimizer: torch.optim.Adam, steps: range) -> None:
 @pytest.mark.parametrize(
     "encoding", [Voxels((8, 16)), TriPlane((16, 32)), HashGrid(4, 8, 32)], ids=lambda e: type(e).__name__
 )
+@pytest.mark.slow
 def test_a_sphere_is_learned_from_its_pictures(encoding: Encoding) -> None:
     nerf, others = NeRF(encoding, importance=8, penalties=NeRFPenalties(opacity=0.0)), ring(5, 40.0, size=16)
     train(nerf, torch.optim.Adam(nerf.parameter_groups()), range(80))
@@ -260,6 +262,7 @@ def test_a_sphere_is_learned_from_its_pictures(encoding: Encoding) -> None:
     assert (middle - (3.4 - 0.55)).abs().max() < 0.45
 
 
+@pytest.mark.slow
 def test_emptiness_is_found_and_skipping_it_changes_nothing_to_see() -> None:
     nerf = NeRF(Voxels((8, 16)), penalties=NeRFPenalties(entropy=0.03, opacity=0.0), occupancy_every=4)
     train(nerf, torch.optim.Adam(nerf.parameter_groups()), range(80))
@@ -370,6 +373,7 @@ def test_normals_lead_out_of_a_ball() -> None:
     assert (penalties.normals(lambda p: torch.ones(len(p)), points, 0.01) == 0).all()
 
 
+@pytest.mark.slow
 def test_a_learned_background_depends_on_the_direction_and_learns() -> None:
     nerf = NeRF(Voxels((4,)), rates=NeRFRates(sky=0.1), blob=0.0, penalties=NeRFPenalties(opacity=0.0))
     views = ring(4, 20.0, size=8)

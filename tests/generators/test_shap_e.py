@@ -130,6 +130,7 @@ def barycentric(face: int, triangle: np.ndarray, point: np.ndarray) -> tuple[int
     return (face, weights) if np.abs(system @ weights - wanted).max() < 1e-5 and weights.min() > -1e-5 else None
 
 
+@pytest.mark.slow
 def test_points_are_spread_by_area_and_have_the_colours_of_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each point's triangle and its barycentric coordinates are found anew by solving for them."""
     light = torch.rand(8, 3, generator=draws(5))
@@ -271,6 +272,7 @@ def test_at_the_command_line_errors_are_one_sentence(
     assert len(told) == 1 and message in told[0]
 
 
+@pytest.mark.slow
 def test_a_run_from_shap_e_begins_and_is_loaded_without_it(folder: Path, recipe: Path, tmp_path: Path) -> None:
     weights = shutil.copytree(folder, tmp_path / "weights")
     start = ["=ShapE", f".path={weights}", ".prompt=a red cube", ".steps=2"]

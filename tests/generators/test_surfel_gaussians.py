@@ -42,6 +42,7 @@ def test_surfels_start_thin_and_turned_at_random() -> None:
     assert torch.equal(round_.log_scales[:, 0], round_.log_scales[:, 2])
 
 
+@pytest.mark.slow
 def test_files_and_runs_bring_their_rotations_and_point_clouds_have_none(tmp_path: Path) -> None:
     first = Gaussians(count=60, capacity=60)
     first.quats.data.normal_()
@@ -86,6 +87,7 @@ def test_surfels_are_drawn_as_rasterize_draws_them_and_their_gradients_are_count
     assert ball.grad_count[slots].tolist() == [0.0 if slot == 7 else 3.0 for slot in slots.tolist()]
 
 
+@pytest.mark.slow
 def test_three_hundred_surfels_become_a_sphere_that_other_viewers_show_alike(tmp_path: Path) -> None:
     views = ring(4, distance=2.5, size=24)
     target, ball = sphere_images(views), surfel_ball()

@@ -70,6 +70,7 @@ def first_call(name: str, pipeline: Any, x_t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.slow
 def test_the_network_is_called_as_its_own_pipeline_calls_it(name: str, families: dict) -> None:
     folder, pipeline = families[name]
     prior = loaded(folder)
@@ -223,6 +224,7 @@ def train(prior: Pretrained, guidance: Field, space: str, steps: int = 5) -> Dis
 @pytest.mark.parametrize("space", ["2D", "3D"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.slow
 def test_five_iterations_on_every_family(name: str, method: str, space: str, families: dict) -> None:
     """The generator moves, phi starts as e_y exactly and learns in every part of it, the prior stays what it was."""
     prior = loaded(families[name][0])

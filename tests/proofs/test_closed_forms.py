@@ -185,6 +185,7 @@ def test_17_ism_becomes_the_classifier_term() -> None:
 # ---------------------------------------------------------------------------------------------- 18 to 20
 
 
+@pytest.mark.slow
 def test_18_sdi_with_an_exact_inversion() -> None:
     """x0 as it is denoised at lambda 1 is mu + (alpha s / v^.5) (x0 - mu): shrunk, so still mode-seeking."""
     prior = GaussianPrior({"y": MU}, 0.0, SPREAD).double()
@@ -270,6 +271,7 @@ def test_23_the_linearised_dynamics(prior: GaussianPrior, gamma: float) -> None:
     assert np.allclose(np.poly(np.linalg.eigvals(step)), [1, 2 * zeta * math.sqrt(omega2), omega2])
 
 
+@pytest.mark.slow
 def test_23_a_smaller_gamma_damps_less(prior: GaussianPrior) -> None:
     """By how much a overshoots its end, as a share of the way; at gamma = -1 it swings for ever."""
     overshoots = []
@@ -283,6 +285,7 @@ def test_23_a_smaller_gamma_damps_less(prior: GaussianPrior) -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.slow
 def test_24_the_ergodic_law_at_gamma_minus_one(prior: GaussianPrior, scale: float) -> None:
     """phi integrates (e_y - eps)(1, x_t): on a path that stays bounded a has the mean mu_y and the deviation s."""
     asd = ready(ASD(scale, -1.0, Affine(10), allow_unbounded=True), prior).double()

@@ -47,6 +47,7 @@ def test_sds_overshoots_linearly_and_seeks_the_mode(prior: GaussianPrior, weight
     assert abs(b) < 1e-6
 
 
+@pytest.mark.slow
 def test_sds_from_another_null_mean() -> None:
     prior = GaussianPrior({"y": MU}, null_mean=-0.4, spread=SPREAD, steps=10).double()
     a, _ = descend(prior, ready(SDS(3.0), prior), steps=400)
@@ -91,6 +92,7 @@ def test_the_trained_discriminator_and_the_effective_scale(prior: GaussianPrior,
 @pytest.mark.parametrize(
     ("scale", "gamma", "expected"), [(7.5, -0.5, 4.25), (3.0, -0.75, 1.5), (3.0, 0.0, 3.0), (3.0, 1.0, 5.0)]
 )
+@pytest.mark.slow
 def test_asd_ends_at_the_effective_scale(prior: GaussianPrior, scale: float, gamma: float, expected: float) -> None:
     asd = ready(ASD(scale, gamma, Affine(10)), prior).double()
     a, b = descend(
@@ -100,6 +102,7 @@ def test_asd_ends_at_the_effective_scale(prior: GaussianPrior, scale: float, gam
     assert b == pytest.approx(SPREAD, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_asd_by_alternating_steps_ends_there_too(prior: GaussianPrior) -> None:
     """Without inner convergence: one discriminator step an iteration, on the generator step's own draw."""
     asd = ready(ASD(3.0, -0.5, Affine(10)), prior).double()

@@ -62,6 +62,7 @@ def dense(inputs: list[Tensor], views: Views, background: Tensor, mode: str) -> 
 
 @pytest.mark.parametrize("mode", ["classic", "antialiased"])
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.slow
 def test_matches_the_dense_reference(backend: str, mode: str) -> None:
     views = cameras(3)
     inputs = hard_scene(views)
@@ -85,6 +86,7 @@ def test_any_number_of_features(backend: str, channels: int) -> None:
 
 @pytest.mark.parametrize(("mode", "sh_degree"), [("classic", None), ("antialiased", None), ("classic", 2)])
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.slow
 def test_gradcheck(backend: str, mode: str, sh_degree: int | None) -> None:
     views = cameras(2, size=6)
     inputs = scene(5, seed=3, size=0.25)
@@ -304,6 +306,7 @@ def test_a_missing_package_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch
         rasterize(*scene(4), cameras(1), torch.zeros(3), backend="numba")
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     code = "import sys, asdkit.generators.gaussians; print({'numba', 'gsplat', 'trimesh', 'scipy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

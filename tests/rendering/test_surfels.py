@@ -137,6 +137,7 @@ def test_the_projection_is_gsplats() -> None:
 
 
 @pytest.mark.parametrize("size", [0.25, 0.01])  # most discs wider than the filter, and none
+@pytest.mark.slow
 def test_gradcheck(size: float) -> None:
     views = cameras(2, size=6)
     means, quats, scales, opacities, colors = scene(5, seed=3, size=size)

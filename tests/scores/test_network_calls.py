@@ -124,6 +124,7 @@ CASES: dict[str, tuple[Callable[[], Field], dict[str, Any], list[int], list[int]
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_an_iteration_asks_for_this_much(tiny_folder: Path, name: str) -> None:
     guidance, settings, frozen, learning = CASES[name]
     found = _counted(tiny_folder, guidance(), **settings)
@@ -134,6 +135,7 @@ def test_an_iteration_asks_for_this_much(tiny_folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("settings", [{}, TWO_STEPS, OWN_DRAWS, NO_STEPS])
 @pytest.mark.parametrize("guidance", [ASD, VSD, ASDEdit, SDS])
+@pytest.mark.slow
 def test_logging_asks_for_no_more(tiny_folder: Path, guidance: Callable[[], Field], settings: dict[str, Any]) -> None:
     source = ONCE if guidance is ASDEdit else {}
     plain = _counted(tiny_folder, guidance(), **settings | source)
