@@ -235,7 +235,7 @@ class UNetCopy(_Attached):
     def _apply(self, function: Any, recurse: bool = True) -> "_Attached":
         """The copy's buffers move with its parameters."""
         super()._apply(function, recurse)
-        self._network._apply(function, recurse)  # type: ignore[no-untyped-call]
+        self._network._apply(function, recurse)
         return self
 
     def within(self, prior: Prior) -> AbstractContextManager[None]:

@@ -88,7 +88,8 @@ class GaussianPenalties:
 
     def __call__(self, gaussians: Activated) -> Tensor:
         """The weighted sum of the terms."""
-        return self.opacity * gaussians.opacities.mean() + self.scale * gaussians.scales.mean()
+        total: Tensor = self.opacity * gaussians.opacities.mean() + self.scale * gaussians.scales.mean()
+        return total
 
 
 INITIAL, RATES, ROUNDS, PENALTIES = Initial(), GaussianRates(), Rounds(), GaussianPenalties()
