@@ -1,8 +1,7 @@
 """Methods as one-line expressions of score fields: each gives the residual that Eq. 7 weighs with w(t).
 
 One convention for all: lambda = `scale` as in e_lambda = e_null + lambda (e_y - e_null). Published numbers of the other
-convention, e_y + s (e_y - e_null), are lambda - 1; each docstring says what was converted. Numbers after a name are
-the paper's on arXiv.
+convention, e_y + s (e_y - e_null), are lambda - 1: docstrings say what was converted, and the paper's arXiv number.
 """
 
 from asdkit.core.bounds import Count, Positive, Share, Whole
@@ -128,8 +127,7 @@ def NFSD(scale: Scale = 7.5, negative: str = _UNREAL, t_from: Share = 0.2) -> Fi
 
 @preset
 def Bridge(source: str, scale: Scale = 100.0, bridge_scale: Factor = 1.0, at: Whole = 20000) -> Field:
-    """Score bridge (SDS-Bridge, 2406.09417): e_lambda - eps first, then b (e_y - e_source), from what the image is, in
-    words, to what it shall be.
+    """Score bridge (SDS-Bridge, 2406.09417): e_lambda - eps at first, then b (e_y - e_source).
 
     Args:
         source: words for what is wrong with the image so far, added to the prompt in the paper's recipes.
@@ -142,8 +140,7 @@ def Bridge(source: str, scale: Scale = 100.0, bridge_scale: Factor = 1.0, at: Wh
 
 @preset
 def ISM(scale: Scale = 7.5, delta: Interval = 0.05, steps: Count = 5) -> Field:
-    """Interval score matching (LucidDreamer, 2311.11284): e_lambda(x_t) - e_null(x_s), where x0 is inverted to x_s, and
-    x_s to x_t.
+    """Interval score matching (LucidDreamer, 2311.11284): e_lambda(x_t) - e_null(x_s), x0 inverted to x_s, then x_t.
 
     Args:
         scale: the CFG scale lambda; 7.5 in the paper.
@@ -167,8 +164,7 @@ def SDI(scale: Scale = 7.5, inversion_scale: Factor = -7.5, steps: Count = 10) -
 
 @preset
 def AsynchronousSD(scale: Scale = 7.5, ratio: Positive = 0.1, t_min: Share = 0.02) -> Field:
-    """Asynchronous score distillation (ScaleDreamer, 2407.02040): e_lambda(x_t) - e_y(x_t+), the prior at a little more
-    noise, which is the discriminator without training that the paper's limitations ask for.
+    """Asynchronous score distillation (ScaleDreamer, 2407.02040): e_lambda(x_t) - e_y(x_t+), t+ a little above t.
 
     Args:
         scale: the CFG scale lambda, above 1; 7.5 in the paper.
@@ -252,8 +248,7 @@ def DeltaASD(
 ) -> Field:
     """Eq. 11 with both discriminators trained by Eq. 10, each on its own image; not in the paper.
 
-    It is zero at the start wherever the prompts agree, and at both optima it is DDS at the scale lambda_eff: of a
-    single image e_phi* = (eps + gamma e_y) / (1 + gamma), and the noise cancels.
+    At both optima it is DDS at the scale lambda_eff: e_phi* = (eps + gamma e_y) / (1 + gamma), and eps cancels.
 
     Args:
         scale: the CFG scale lambda.

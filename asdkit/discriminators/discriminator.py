@@ -69,7 +69,7 @@ class Discriminator(Field):
         self.real_samples, self.eta, self.real_clip, self.of_source = real_samples, eta, real_clip, of_source
         self.learns_source, self.released = learns_source, released
 
-    def bind(self, prompt: str, source: str | None = None, perp_neg: PerpNeg | None = None) -> None:
+    def take_words(self, prompt: str, source: str | None, perp_neg: PerpNeg | None) -> None:
         self.text = bound_text(self.text, prompt, source, self.of_source)
 
     def setup(self, prior: Prior) -> None:

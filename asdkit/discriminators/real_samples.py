@@ -17,6 +17,7 @@ from asdkit.scores.ddim import ddim
 from asdkit.scores.fields import CFG
 from asdkit.scores.prior import Noised
 
+Elevation = Annotated[float, Between(-90, 90)]
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
@@ -66,11 +67,7 @@ class PriorSamples(RealSamples):
     """
 
     def __init__(
-        self,
-        count: Count = 32,
-        scale: Weight = 3.0,
-        steps: Count = 25,
-        elevation_deg: Annotated[float, Between(-90, 90)] = 20.0,
+        self, count: Count = 32, scale: Weight = 3.0, steps: Count = 25, elevation_deg: Elevation = 20.0
     ) -> None:
         super().__init__()
         self.count, self.scale, self.steps, self.elevation_deg = count, scale, steps, elevation_deg

@@ -19,8 +19,9 @@ from asdkit.priors.network_runner import NetworkRunner, to_float32
 from asdkit.priors.prompt_cache import recall
 from asdkit.priors.prompt_embedder import PromptEmbedder, encode_texts
 from asdkit.priors.random_models import RandomModel
+from asdkit.rendering.view_words import DREAMFUSION, ViewWords
 from asdkit.scores.camera_embedding import CameraEmbedding
-from asdkit.scores.conditions import DREAMFUSION, Condition, ViewWords
+from asdkit.scores.conditions import Condition
 from asdkit.scores.prior import Noised, Prior, Switch
 
 CHANNELS_LAST_ON = ("cuda",)  # devices on which convolutions are faster that way

@@ -10,7 +10,8 @@ from torch import Tensor
 from asdkit.priors.families import Embedded, Family
 from asdkit.priors.network_runner import to_float32
 from asdkit.rendering.cameras import Views
-from asdkit.scores.conditions import Condition, ViewWords, Words
+from asdkit.rendering.view_words import ViewWords
+from asdkit.scores.conditions import Condition, Words
 from asdkit.scores.prior import Noised, Prior
 
 

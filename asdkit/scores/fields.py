@@ -50,15 +50,24 @@ class Field(Part, nn.Module, ABC):
                 yield field
 
     def bind(self, prompt: str, source: str | None = None, perp_neg: PerpNeg | None = None) -> None:
-        """Give the run's words to every field that has no text of its own.
+        """Give the run's words to every field of the expression that has no text of its own.
 
         Args:
             prompt: what to make.
             source: what the source image shows.
             perp_neg: Perp-Neg for each CFG of these words; none when left out.
+
+        Raises:
+            ValueError: words for the source are needed and missing, or no CFG can honour `perp_neg`.
         """
+        self.take_words(prompt, source, perp_neg)
+        honoured = any(isinstance(part, PerpNegPrompt) for part in self.modules())
+        require(honoured or perp_neg is None, "perp_neg is for the CFG of a prompt, which this guidance doesn't have.")
+
+    def take_words(self, prompt: str, source: str | None, perp_neg: PerpNeg | None) -> None:
+        """`bind` for one field: what it makes of the run's words."""
         for part in self.parts():
-            part.bind(prompt, source, perp_neg)
+            part.take_words(prompt, source, perp_neg)
 
     def setup(self, prior: Prior) -> None:
         """Attach to the prior whatever has parameters, and embed the prompts. Called once, before optimisers exist."""
@@ -164,16 +173,12 @@ class Prompt(Field):
     """
 
     def __init__(
-        self,
-        text: str | None = None,
-        view_dependent: bool = True,
-        of_source: bool = False,
-        words: Words = "nearest",
+        self, text: str | None = None, view_dependent: bool = True, of_source: bool = False, words: Words = "nearest"
     ) -> None:
         super().__init__()
         self.text, self.view_dependent, self.of_source, self.words = text, view_dependent, of_source, words
 
-    def bind(self, prompt: str, source: str | None = None, perp_neg: PerpNeg | None = None) -> None:
+    def take_words(self, prompt: str, source: str | None, perp_neg: PerpNeg | None) -> None:
         self.text = bound_text(self.text, prompt, source, self.of_source)
 
     def conditions(self) -> list[Condition]:
@@ -282,10 +287,10 @@ class CFG(Field):
         self.null = null or (Null() if negative is None else Prompt(negative, view_dependent=False))
         self.prompt: Prompt | PerpNegPrompt = Prompt(text, of_source=of_source)
 
-    def bind(self, prompt: str, source: str | None = None, perp_neg: PerpNeg | None = None) -> None:
+    def take_words(self, prompt: str, source: str | None, perp_neg: PerpNeg | None) -> None:
         if perp_neg is not None and isinstance(self.prompt, Prompt) and self.prompt.text is None:
             self.prompt = PerpNegPrompt(perp_neg, self.null, self.prompt.of_source)
-        super().bind(prompt, source, perp_neg)
+        super().take_words(prompt, source, perp_neg)
 
     def parts(self) -> list[Field]:
         return [self.null, self.prompt]

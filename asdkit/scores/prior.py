@@ -15,7 +15,8 @@ from torch.profiler import record_function
 from asdkit.core.parts import Part
 from asdkit.core.randomness import to_device
 from asdkit.rendering.cameras import Views
-from asdkit.scores.conditions import Condition, ViewWords
+from asdkit.rendering.view_words import ViewWords
+from asdkit.scores.conditions import Condition
 from asdkit.scores.schedules import Schedule
 
 _log = logging.getLogger(__name__)
@@ -208,10 +209,9 @@ class Noised:
     ) -> None:
         self.prior, self.x0, self.eps, self.views = prior, x0, eps, views
         self.drawn_t, self.t = t, to_device(t, x0.device)  # where it was drawn, and where it is used
-        t = self.t
         self.step, self.source, self.random = step, source, random
-        self.alpha, self.sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
-        self.x_t = prior.schedule.add_noise(x0, t, eps)
+        self.alpha, self.sigma = prior.schedule.alpha(self.t), prior.schedule.sigma(self.t)
+        self.x_t = prior.schedule.add_noise(x0, self.t, eps)
         self._memo: dict[tuple[Condition, Switch | None], Tensor] = {}
         self._derived: dict[Hashable, Noised] = {}
 

@@ -91,9 +91,9 @@ class Inverted(Redrawn):
         self.steps, self.last = steps, last
         self.along = CFG(scale=scale, allow_negative=True)
 
-    def bind(self, prompt: str, source: str | None = None, perp_neg: PerpNeg | None = None) -> None:
-        self.field.bind(prompt, source, perp_neg)
-        self.along.bind(prompt, source)  # what is followed is the plain prediction
+    def take_words(self, prompt: str, source: str | None, perp_neg: PerpNeg | None) -> None:
+        self.field.take_words(prompt, source, perp_neg)
+        self.along.take_words(prompt, source, None)  # what is followed is the plain prediction
 
     def parts(self) -> list[Field]:
         return [self.field, self.along]

@@ -40,9 +40,9 @@ class Reweighted(Field):
         self.field, self.scorer, self.draws, self.temperature = field, scorer, draws, temperature
         self.judged = CFG(scale=scale)
 
-    def bind(self, prompt: str, source: str | None = None, perp_neg: PerpNeg | None = None) -> None:
-        self.field.bind(prompt, source, perp_neg)
-        self.judged.bind(prompt, source)  # pictures are judged as the plain prediction shows them
+    def take_words(self, prompt: str, source: str | None, perp_neg: PerpNeg | None) -> None:
+        self.field.take_words(prompt, source, perp_neg)
+        self.judged.take_words(prompt, source, None)  # pictures are judged as the plain prediction shows them
 
     def parts(self) -> list[Field]:
         return [self.field, self.judged]

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.rendering.cameras import Views, orbit
-from asdkit.scores.conditions import EIGHT_SECTORS
+from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.toybox.objects import KINDS, STACK_BOTTOMS, STACK_TOPS, build, stack
 from asdkit.toybox.raycaster import Colour, Scene, pack, shade
 

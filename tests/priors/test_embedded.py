@@ -5,7 +5,7 @@ import torch
 
 from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import ring
-from asdkit.scores.conditions import EIGHT_SECTORS
+from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.ddim import ddim
 from asdkit.scores.fields import CFG
 from asdkit.toybox import world

@@ -22,7 +22,8 @@ from asdkit.methods import ASD, SDS
 from asdkit.priors.pretrained import Pretrained
 from asdkit.priors.prompt_cache import cache_file
 from asdkit.priors.prompt_embedder import blended
-from asdkit.scores.conditions import DREAMFUSION, EIGHT_SECTORS, NULL, Condition
+from asdkit.rendering.view_words import DREAMFUSION, EIGHT_SECTORS
+from asdkit.scores.conditions import NULL, Condition
 from asdkit.scores.fields import CFG, Prompt
 
 Y = Condition(TEXT)

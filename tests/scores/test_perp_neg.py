@@ -17,7 +17,7 @@ from asdkit.discriminators.adapters import Embedding
 from asdkit.methods import ASD, CSD, DDS, ISM, LODS, NFSD, SDS, VSD, AsynchronousSD, Bridge, RewardSDS
 from asdkit.rendering.cameras import ring
 from asdkit.scores.conditions import Condition
-from asdkit.scores.fields import CFG, Field, Null
+from asdkit.scores.fields import CFG, Field, Null, Prompt
 from asdkit.scores.perp_neg import PerpNeg, perpendicular
 from asdkit.scores.reweighted import Scorer
 
@@ -214,10 +214,15 @@ def test_every_method_honours_it(four_folder: Path, method: Callable[..., Field]
 
 
 def test_a_text_of_ones_own_and_the_path_of_an_inversion_stay_plain() -> None:
-    for field, plain in ((CFG(UGLY), 1), (ISM(), 1), (RewardSDS(Any()), 1), (AsynchronousSD(), 1)):
+    for field in (CFG(UGLY) - CFG(), ISM(), RewardSDS(Any()), AsynchronousSD()):
         field.bind(TEXT, perp_neg=PerpNeg())
-        asked = [c for c in field.conditions() if c.text and c.words == "nearest"]
-        assert len(asked) == plain
+        assert len([c for c in field.conditions() if c.text and c.words == "nearest"]) == 1
+
+
+@pytest.mark.parametrize("field", [CFG(UGLY), Prompt() - Null()])
+def test_without_a_cfg_of_the_prompt_it_is_refused(field: Field) -> None:
+    with pytest.raises(ValueError, match="perp_neg is for the CFG of a prompt, which this guidance doesn't have"):
+        field.bind(TEXT, perp_neg=PerpNeg())
 
 
 def test_edits_of_the_same_words_and_image_stay_zero(four_folder: Path) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 from asdkit.lab import GaussianPrior
 from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import Views, ring
-from asdkit.scores.conditions import DREAMFUSION, EIGHT_SECTORS, NULL, Condition
+from asdkit.rendering.view_words import DREAMFUSION, EIGHT_SECTORS
+from asdkit.scores.conditions import NULL, Condition
 from asdkit.scores.ddim import ddim
 from asdkit.scores.fields import CFG, Prompt
 from asdkit.scores.prior import Noised

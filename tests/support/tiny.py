@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from asdkit.priors.pretrained import Pretrained
+from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.camera_embedding import CameraEmbedding
-from asdkit.scores.conditions import EIGHT_SECTORS
 
 
 def loaded(folder: Path, **settings: Any) -> Pretrained:

@@ -14,8 +14,8 @@ from asdkit.core.bounds import Count, LearningRate, Share, checked
 from asdkit.core.randomness import generator_for
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.rendering.cameras import Views
+from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.camera_embedding import CameraEmbedding
-from asdkit.scores.conditions import EIGHT_SECTORS
 from asdkit.scores.schedules import scaled_linear
 from asdkit.toybox import world
 from asdkit.toybox.training.common import hold_then_decay, save_half

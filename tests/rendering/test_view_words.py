@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from asdkit.scores.conditions import DREAMFUSION, EIGHT_SECTORS, NULL, Condition, ViewWords
+from asdkit.rendering.view_words import DREAMFUSION, EIGHT_SECTORS, ViewWords
 from asdkit.toybox.world import view_words
 
 
@@ -63,9 +63,3 @@ def test_the_toybox_teaches_the_same_words() -> None:
         elevation = torch.rand(1, generator=random).item() * 1.8 - 0.4
         expected = EIGHT_SECTORS.all[EIGHT_SECTORS.index(torch.tensor([azimuth]), torch.tensor([elevation])).item()]
         assert view_words(azimuth, elevation) == expected
-
-
-def test_conditions() -> None:
-    assert Condition("", view_dependent=False) == NULL
-    assert Condition("a") == Condition("a", True) != Condition("a", False)
-    assert len({Condition("a"), Condition("a"), NULL}) == 2
