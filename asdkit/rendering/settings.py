@@ -34,7 +34,7 @@ class Rendering:
             random: of the step.
             owns_background: the generator has a background of its own, which takes the place of the plain one.
         """
-        share, grey = map(float, torch.rand(2, generator=random))
+        share, grey = torch.rand(2, generator=random).tolist()
         if share < self.random_background:
             return 0.5 + 0.5 * grey
         return None if owns_background else self.background

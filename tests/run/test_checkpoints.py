@@ -203,7 +203,7 @@ def test_half_a_file_of_weights_does_not_look_whole(tmp_path: Path, name: str, s
 
 @pytest.fixture(scope="module")
 def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from conftest import RECIPE
+    from support.recipe import RECIPE
 
     folder = tmp_path_factory.mktemp("finished")
     path = folder / "small.yaml"

@@ -1,11 +1,7 @@
 """The figures of the model card and of the ten prompts are computed rightly."""
 
-from pathlib import Path
-
 import pytest
-import torch
 
-from asdkit.formats.pictures import save_grid
 from asdkit.rendering.cameras import ring
 from asdkit.toybox import world
 from asdkit.toybox.studies import benchmark
@@ -33,23 +29,3 @@ def test_the_ten_prompts_are_of_the_world_and_six_have_a_front() -> None:
     things = [world.parse(prompt) for prompt in benchmark.PROMPTS]
     assert len(things) == 10
     assert sum(thing.has_front for thing in things) >= 6
-
-
-def test_the_table_has_each_run_and_the_means(tmp_path: Path) -> None:
-    def report(psnr: float) -> dict:
-        metrics = {"psnr": psnr, "iou": 0.5, "r_precision": 1.0}
-        return {"metrics": metrics, "seconds": 200.0, "prior": "abc"}
-
-    results = {"ASD": {"a yellow duck": report(20.0), "a red mushroom": report(24.0)}}
-    table = benchmark.table(results)
-    assert "| ASD | a yellow duck | 20 | 0.5 | 1 |  | 200 |" in table
-    assert "| **ASD** | **mean** | **22** | **0.5** | **1** | **** | **200** |" in table
-
-
-def test_the_sheet_puts_a_contact_sheet_back_in_order(tmp_path: Path) -> None:
-    folder = tmp_path / "ASD" / "a-yellow-duck"
-    folder.mkdir(parents=True)
-    pictures = (torch.arange(8) / 10)[:, None, None, None].expand(8, 3, 64, 64)
-    save_grid(pictures, folder / "contact.png", columns=4, scale=2)
-    read = benchmark.contact(folder / "contact.png", benchmark.STUDIES["gs3d"])
-    assert torch.allclose(read, pictures, atol=0.01)
