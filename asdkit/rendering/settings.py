@@ -34,7 +34,8 @@ class Rendering:
             random: of the step.
             owns_background: the generator has a background of its own, which takes the place of the plain one.
         """
-        share, grey = torch.rand(2, generator=random).tolist()
+        numbers: list[float] = torch.rand(2, generator=random).tolist()
+        share, grey = numbers
         if share < self.random_background:
             return 0.5 + 0.5 * grey
         return None if owns_background else self.background
