@@ -12,7 +12,8 @@ from asdkit.core.randomness import generator_for
 from asdkit.data import Canvas
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
-from asdkit.toybox import captions, world
+from asdkit.scores.equations import hsv_saturation
+from asdkit.toybox import world
 from asdkit.toybox.clip import similarity
 from asdkit.toybox.judge import CLIPJudge, resized
 from asdkit.toybox.training.common import psnr
@@ -41,15 +42,13 @@ class Truths(NamedTuple):
 @cache
 def truths(prompt: str) -> Truths | None:
     """Pictures of a prompt from the training cameras, of the view it names if any; None if it isn't of the toybox."""
-    thing = captions.parse(prompt)
+    thing = world.parse(prompt)
     if thing is None:
         return None
     words = prompt.lower().rstrip(".").rpartition(", ")[2] if "," in prompt else ""
     views = world.sample_views(generator_for(0, 0, "truths"), _TRIES, _SIZE)
     places = zip(views.azimuth.tolist(), views.elevation.tolist(), strict=True)
-    fits = [
-        not words or words in (captions.view_words(*place), captions.view_words(*place, ways=4)) for place in places
-    ]
+    fits = [not words or words in (world.view_words(*place), world.view_words(*place, ways=4)) for place in places]
     truth = world.render(thing, views[torch.tensor(fits).nonzero()[:TRUTHS, 0]], (0.0, 0.0, 0.0))
     return Truths(truth.image, truth.alpha)
 
@@ -95,7 +94,7 @@ class ToyboxImageJudge(CLIPJudge):
 
     def measure(self, module: Distillation, data: Canvas, views: None, render: Render) -> dict[str, float]:
         images = render.image.cpu()
-        thing = captions.parse(module.prompt)
+        thing = world.parse(module.prompt)
         results = figures(images, module.prompt) | self.precision(thing.prompt if thing else module.prompt, images)
         if self._before is not None:
             results["drift"] = (images - self._before).abs().mean().item()

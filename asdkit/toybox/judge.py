@@ -11,8 +11,8 @@ from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views
 from asdkit.run.judge import Judge
-from asdkit.toybox import captions, world
-from asdkit.toybox.clip import EMBEDDED, TinyCLIP
+from asdkit.toybox import world
+from asdkit.toybox.clip import EMBEDDED, TinyCLIP, prompt_among
 from asdkit.toybox.training.common import psnr
 
 PROMPTS = 200
@@ -44,7 +44,7 @@ class ToyboxJudge(CLIPJudge):
     """
 
     def measure(self, module: Distillation, cameras: Cameras, views: Views, render: Render) -> dict[str, float]:
-        thing = captions.parse(module.prompt)
+        thing = world.parse(module.prompt)
         if thing is None:
             _log.warning(
                 "%r is not of the toybox, so there is no truth to measure PSNR, IoU and azimuths by.", module.prompt

@@ -238,10 +238,10 @@ def test_a_method_without_its_source_says_so(prior: GaussianPrior) -> None:
 
 def test_the_toybox_clip_scores_pictures() -> None:
     from asdkit.rendering.cameras import ring
-    from asdkit.toybox import captions, world
+    from asdkit.toybox import world
     from asdkit.toybox.clip import CLIPScorer
 
-    images = torch.cat([world.render(captions.parse(p), ring(1)).image for p in ("a red ball", "a blue cube")])
+    images = torch.cat([world.render(world.parse(p), ring(1)).image for p in ("a red ball", "a blue cube")])
     scores = CLIPScorer()(images, "a red ball")
     assert scores.shape == (2,) and scores.abs().max() <= 1 and scores[0] > scores[1] + 0.1
 

@@ -8,7 +8,7 @@ from asdkit.rendering.cameras import ring
 from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.ddim import ddim
 from asdkit.scores.fields import CFG
-from asdkit.toybox import captions, world
+from asdkit.toybox import world
 from asdkit.toybox.clip import TinyCLIP
 from asdkit.toybox.training import model_card
 
@@ -55,7 +55,7 @@ def test_samples_have_the_colour_asked_for(prior: Pretrained) -> None:
 
 
 def test_encoding_a_render_keeps_its_silhouette_sharp(prior: Pretrained) -> None:
-    truth = world.render(captions.parse("a red ball"), ring(1))
+    truth = world.render(world.parse("a red ball"), ring(1))
     with torch.no_grad():
         decoded = prior.decode(prior.encode(truth.image))
     inside = (truth.alpha > 0.99).expand(-1, 3, -1, -1)

@@ -10,8 +10,8 @@ from asdkit.data import Cameras
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views, ring
 from asdkit.rendering.settings import Rendering
-from asdkit.toybox import captions, world
 from asdkit.toybox import judge as judging
+from asdkit.toybox import world
 from asdkit.toybox.judge import ToyboxJudge, azimuths_right, silhouette_iou
 
 
@@ -23,7 +23,7 @@ class Truthful:
 
     def show(self, views: Views) -> Render:
         turned = ring(len(views), 20.0, 3.4, size=views.width, offset_deg=self.turned) if self.turned else views
-        return Render(*world.render(captions.parse(self.prompt), turned, (0.85,) * 3))
+        return Render(*world.render(world.parse(self.prompt), turned, (0.85,) * 3))
 
 
 def measure(module: Truthful, cameras: Cameras) -> dict[str, float]:

@@ -11,7 +11,7 @@ from support.tiny import loaded
 from torch import Tensor
 
 from asdkit.scores.conditions import NULL, Condition
-from asdkit.toybox import captions, catalogue
+from asdkit.toybox import world
 from asdkit.toybox.clip import TinyCLIP, candidate_prompts
 from asdkit.toybox.tokenizer import build_tokenizer
 from asdkit.toybox.training.clip import TrainCLIP
@@ -63,19 +63,19 @@ def test_the_cache_is_drawn_statelessly_and_labels_belong_to_pictures(cache: Pat
     assert batch.captions == resumed.captions
     assert renders.batch(6).captions != batch.captions
     kind = renders.labels["things"][int(batch.index[0])][0]
-    assert captions.parse(batch.prompts[0]).kind == kind
+    assert world.parse(batch.prompts[0]).kind == kind
     for prompt in batch.prompts:
-        assert not catalogue.is_held_out(captions.parse(prompt))
+        assert not world.is_held_out(world.parse(prompt))
 
 
 def test_held_out_renders_are_of_held_out_things(cache: Path) -> None:
     renders = Renders(render_cache(cache, 8, 0, held_out=True), 8)
-    assert all(catalogue.is_held_out(captions.parse(prompt)) for prompt in renders.batch(0).prompts)
+    assert all(world.is_held_out(world.parse(prompt)) for prompt in renders.batch(0).prompts)
 
 
 def test_every_word_of_the_world_is_one_token() -> None:
     tokenizer = build_tokenizer()
-    assert [word for word in captions.vocabulary() if len(tokenizer.tokenize(word)) != 1] == []
+    assert [word for word in world.vocabulary() if len(tokenizer.tokenize(word)) != 1] == []
     assert len(tokenizer.tokenize("zebra")) > 1
 
 

@@ -8,12 +8,24 @@ import pytest
 import torch
 
 from asdkit.rendering.cameras import Views, ring
-from asdkit.toybox import primitives
 from asdkit.toybox import raycaster as shapes
-from asdkit.toybox.captions import OVERHEAD, VIEW_WORDS, caption, parse, view_words, vocabulary
-from asdkit.toybox.catalogue import COLOURS, Thing, is_held_out, things
 from asdkit.toybox.objects import KINDS
-from asdkit.toybox.world import render, sample_background, sample_thing, sample_views
+from asdkit.toybox.world import (
+    COLOURS,
+    OVERHEAD,
+    VIEW_WORDS,
+    Thing,
+    caption,
+    is_held_out,
+    parse,
+    render,
+    sample_background,
+    sample_thing,
+    sample_views,
+    things,
+    view_words,
+    vocabulary,
+)
 
 FRONTED = [kind for kind, entry in KINDS.items() if entry.front]
 
@@ -53,10 +65,10 @@ def test_ball_matches_the_closed_form() -> None:
 
 def test_torus_matches_a_dense_march() -> None:
     """A turned, unevenly scaled torus against 4000 tiny steps of its implicit function."""
-    primitive = primitives.place(
-        primitives.TORUS, (1, 0, 0), (0.1, -0.05, 0.08), (0.7, 0.5, 0.6), (50.0, 20.0, 30.0), param=0.35
+    primitive = shapes.place(
+        shapes.TORUS, (1, 0, 0), (0.1, -0.05, 0.08), (0.7, 0.5, 0.6), (50.0, 20.0, 30.0), param=0.35
     )
-    scene = primitives.pack([primitive])
+    scene = shapes.pack([primitive])
     views = ring(1, size=32, offset_deg=20.0)
     depth, index, _ = shapes.trace(scene, *_camera(views), 32, 32)
     origin, rays = _rays(views)
@@ -75,9 +87,9 @@ def test_torus_matches_a_dense_march() -> None:
 @pytest.mark.parametrize("shape", range(6))
 def test_normals_are_the_gradient_of_the_surface(shape: int) -> None:
     """The cross product of neighbouring hit points agrees with the normal on smooth parts."""
-    primitive = primitives.place(shape, (1, 0, 0), (0.05, 0.1, 0.0), (0.5, 0.35, 0.6), (20.0, 30.0, 50.0), param=0.4)
+    primitive = shapes.place(shape, (1, 0, 0), (0.05, 0.1, 0.0), (0.5, 0.35, 0.6), (20.0, 30.0, 50.0), param=0.4)
     views = ring(1, elevation_deg=30.0, size=256, offset_deg=25.0)
-    depth, index, normal = shapes.trace(primitives.pack([primitive]), *_camera(views), 256, 256)
+    depth, index, normal = shapes.trace(shapes.pack([primitive]), *_camera(views), 256, 256)
     origin, rays = _rays(views)
     points = origin + rays * depth[..., None]
     geometric = np.cross(points[1:, :-1] - points[:-1, :-1], points[:-1, 1:] - points[:-1, :-1])

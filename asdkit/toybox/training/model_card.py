@@ -17,7 +17,7 @@ from asdkit.rendering.cameras import Views, ring
 from asdkit.scores.conditions import Condition
 from asdkit.scores.ddim import ddim
 from asdkit.scores.fields import CFG
-from asdkit.toybox import catalogue, world
+from asdkit.toybox import world
 from asdkit.toybox.clip import TinyCLIP
 
 SCALE, STEPS, PROMPTS, CANDIDATES, BACKGROUND = 3.0, 50, 50, 200, 0.85
@@ -36,13 +36,13 @@ def sample(prior: Pretrained, prompts: list[str], views: Views, seed: int) -> Fl
     return torch.cat(images)
 
 
-def chosen(held_out: bool, count: int, seed: int) -> list[catalogue.Thing]:
+def drawn_things(held_out: bool, count: int, seed: int) -> list[world.Thing]:
     """`count` things of the trained or of the held-out compositions, as the world's sampler draws them."""
     generator = generator_for(seed, 0, "held-out things" if held_out else "trained things")
     return [world.sample_thing(generator, held_out) for _ in range(count)]
 
 
-def sector_is_right(image: Float[Tensor, "3 H W"], thing: catalogue.Thing, view: Views) -> bool:
+def sector_is_right(image: Float[Tensor, "3 H W"], thing: world.Thing, view: Views) -> bool:
     """Whether the nearest true render over the azimuths lies in the sector that was asked for."""
     elevation, distance = view.elevation.rad2deg().item(), view.distance.item()
     candidates = ring(_AZIMUTHS, elevation, distance, size=image.shape[-1])

@@ -17,7 +17,7 @@ from asdkit.rendering.cameras import Views
 from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.camera_embedding import CameraEmbedding
 from asdkit.scores.schedules import scaled_linear
-from asdkit.toybox import captions
+from asdkit.toybox import world
 from asdkit.toybox.training.common import hold_then_decay, save_half
 from asdkit.toybox.training.renders import Examples, encode_cache
 
@@ -236,6 +236,6 @@ def save_pipeline(net: Denoiser, folder: Path) -> None:
         "view_words": EIGHT_SECTORS.sectors,
         "overhead_word": EIGHT_SECTORS.overhead,
         "overhead_above_deg": EIGHT_SECTORS.overhead_above_deg,
-        "words": captions.vocabulary(),
+        "words": world.vocabulary(),
     }
     (folder / "asdkit.json").write_text(json.dumps(facts, indent=2) + "\n")
