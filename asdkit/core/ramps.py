@@ -55,6 +55,3 @@ def value_at(number: float | Ramp, step: int) -> float:
 def bounds(number: float | Ramp) -> tuple[float, float]:
     """The values between which a number moves; twice itself for a plain one."""
     return number.bounds() if isinstance(number, Ramp) else (number, number)
-
-
-ends = bounds

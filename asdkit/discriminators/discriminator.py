@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.core.bounds import MoreThan, Share
-from asdkit.core.ramps import Ramp, ends, value_at
+from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.discriminators.adapters import LoRA
 from asdkit.discriminators.base import Adapter, Gamma, RealSamples
 from asdkit.scores.conditions import Condition
@@ -60,9 +60,9 @@ class Discriminator(Field):
         released: bool = False,
     ) -> None:
         super().__init__()
-        if not isinstance(gamma, Gamma) and min(ends(gamma)) <= -1 and not allow_unbounded:
+        if not isinstance(gamma, Gamma) and min(bounds(gamma)) <= -1 and not allow_unbounded:
             raise ValueError(
-                f"gamma must be above -1, where Eq. 10 has a minimum; got {min(ends(gamma))}. "
+                f"gamma must be above -1, where Eq. 10 has a minimum; got {min(bounds(gamma))}. "
                 "Set allow_unbounded to true if you mean it."
             )
         self.adapter, self.gamma, self.scale, self.text = adapter or LoRA(), gamma, scale, text

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from asdkit.core.bounds import Weight, Within
 from asdkit.core.parts import Part, require
-from asdkit.core.ramps import Ramp, ends, value_at
+from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.scores.conditions import NULL, Condition, Words
 from asdkit.scores.perp_neg import PerpNeg, perpendicular
 from asdkit.scores.prior import Noised, Prior
@@ -280,7 +280,7 @@ class CFG(Field):
         allow_negative: bool = False,
     ) -> None:
         super().__init__()
-        lowest = min(ends(scale))
+        lowest = min(bounds(scale))
         require(allow_negative or lowest >= 0, f"The CFG scale lambda can't be negative; got {lowest}.")
         require(negative is None or null is None, "CFG takes a negative prompt or a null field, not both.")
         self.scale = scale

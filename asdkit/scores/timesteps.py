@@ -6,7 +6,7 @@ from torch import Tensor
 
 from asdkit.core.bounds import Share
 from asdkit.core.parts import Part, require
-from asdkit.core.ramps import Ramp, ends, value_at
+from asdkit.core.ramps import Ramp, bounds, value_at
 
 
 class Timesteps(Part):
@@ -22,7 +22,7 @@ class Timesteps(Part):
     """
 
     def __init__(self, t_min: Share | Ramp = 0.02, t_max: Share | Ramp = 0.98, stratified: bool = True) -> None:
-        for low, high in zip(ends(t_min), ends(t_max), strict=True):
+        for low, high in zip(bounds(t_min), bounds(t_max), strict=True):
             require(low <= high, f"The range of t must satisfy t_min <= t_max; got {low} and {high}.")
         self.t_min, self.t_max, self.stratified = t_min, t_max, stratified
 
