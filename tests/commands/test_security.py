@@ -17,12 +17,11 @@ import yaml
 from support.recipe import RECIPE
 from support.tiny import loaded, save_tiny_shap_e
 
+from asdkit import Distillation, ShapE
 from asdkit.commands.main import main
 from asdkit.core.text import local, shown
 from asdkit.core.trust import refusal, trusting
-from asdkit.distillation import Distillation
 from asdkit.generators.from_file import object_of
-from asdkit.generators.shap_e import ShapE
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints
 from asdkit.run.loading import load
 from asdkit.scores.conditions import Condition

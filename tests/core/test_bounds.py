@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import pytest
 
 import asdkit
+from asdkit import Ramp
 from asdkit.core.bounds import (
     FINITE,
     AtLeast,
@@ -25,7 +26,6 @@ from asdkit.core.bounds import (
     ranges,
 )
 from asdkit.core.parts import Part, preset
-from asdkit.core.ramps import Ramp
 from asdkit.lab import Affine
 from asdkit.run.checkpoints import Checkpoints
 from asdkit.run.rank_agreement import RankAgreement

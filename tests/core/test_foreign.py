@@ -18,8 +18,8 @@ from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.demos.boring_classes import ManualOptimBoringModel
 from pytorch_lightning.loggers import CSVLogger
 
+from asdkit import Ramp
 from asdkit.core import foreign
-from asdkit.core.ramps import Ramp
 from asdkit.core.trust import trusting
 
 # ------------------------------------------------------------------------------------------------ jsonargparse

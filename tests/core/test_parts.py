@@ -6,20 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+import asdkit
 from asdkit.core.parts import Part, preset
-from asdkit.core.ramps import Ramp
-from asdkit.discriminators.adapters import LoRA
-from asdkit.discriminators.discriminator import Discriminator
-from asdkit.discriminators.schedule import DiscriminatorSteps
-from asdkit.distillation import Distillation
-from asdkit.generators.gaussians import Gaussians
-from asdkit.generators.shap_e import ShapE
-from asdkit.lab import Affine, GaussianPrior
-from asdkit.methods import ASD, SDS, VSD
-from asdkit.priors.pretrained import Pretrained
-from asdkit.scores.fields import CFG, Noise, Prompt
-from asdkit.scores.perp_neg import PerpNeg
-from asdkit.scores.timesteps import Timesteps
+from asdkit.lab import Affine
 
 
 class Base(Part):
@@ -60,7 +49,7 @@ def test_the_outermost_class_is_recorded() -> None:
 
 
 def test_presets_and_nested_parts() -> None:
-    spec = ASD(scale=3.0, adapter=LoRA(rank=2)).spec
+    spec = asdkit.ASD(scale=3.0, adapter=asdkit.LoRA(rank=2)).spec
     assert spec["class_path"] == "asdkit.ASD"
     assert spec["init_args"]["scale"] == 3.0 and spec["init_args"]["gamma"] == -0.5
     assert spec["init_args"]["adapter"]["class_path"] == "asdkit.LoRA"
@@ -71,16 +60,16 @@ def test_presets_and_nested_parts() -> None:
     "part",
     [
         Child(2.0),
-        Timesteps(0.1, Ramp(0.5, 0.3, 7), stratified=False),
-        LoRA(rank=3, targets=("to_q",), camera=False),
-        Pretrained("somewhere", use_camera=False),
-        GaussianPrior({"y": [1.0, 2.0], "z": 3.0}, steps=10),
-        ASD(2.0, -0.75, LoRA(rank=2), negative="ugly"),
-        PerpNeg(f_sb=(1.0, 2.0, 3.0)),
-        VSD(4.0, Affine(10)),
-        SDS(50.0),
-        ShapE("a duck", "somewhere", steps=8, rotation_deg=90.0),
-        CFG("y", 3.0, negative="z") - 0.5 * Noise() + Discriminator(Affine(10), 0.5, "y"),
+        asdkit.Timesteps(0.1, asdkit.Ramp(0.5, 0.3, 7), stratified=False),
+        asdkit.LoRA(rank=3, targets=("to_q",), camera=False),
+        asdkit.Pretrained("somewhere", use_camera=False),
+        asdkit.GaussianPrior({"y": [1.0, 2.0], "z": 3.0}, steps=10),
+        asdkit.ASD(2.0, -0.75, asdkit.LoRA(rank=2), negative="ugly"),
+        asdkit.PerpNeg(f_sb=(1.0, 2.0, 3.0)),
+        asdkit.VSD(4.0, Affine(10)),
+        asdkit.SDS(50.0),
+        asdkit.ShapE("a duck", "somewhere", steps=8, rotation_deg=90.0),
+        asdkit.CFG("y", 3.0, negative="z") - 0.5 * asdkit.Noise() + asdkit.Discriminator(Affine(10), 0.5, "y"),
     ],
     ids=lambda part: part.spec["class_path"].rsplit(".", 1)[1],
 )
@@ -91,8 +80,8 @@ def test_specs_rebuild_parts(part: Part) -> None:
 
 
 def test_a_rebuilt_expression_computes_the_same() -> None:
-    field = CFG("y", 3.0) - 0.5 * Prompt("z")
-    prior = GaussianPrior({"y": 1.0, "z": -1.0})
+    field = asdkit.CFG("y", 3.0) - 0.5 * asdkit.Prompt("z")
+    prior = asdkit.GaussianPrior({"y": 1.0, "z": -1.0})
     x = prior.draw(torch.zeros(2, 1, 1, 1), torch.tensor([100, 900]), torch.ones(2, 1, 1, 1))
     assert torch.equal(rebuild(field.spec)(x), field(x))
 
@@ -100,21 +89,25 @@ def test_a_rebuilt_expression_computes_the_same() -> None:
 def test_a_whole_model_is_rebuilt_by_lightnings_own_means() -> None:
     from pytorch_lightning.cli import instantiate_module
 
-    model = Distillation(
+    model = asdkit.Distillation(
         "y",
-        GaussianPrior({"y": [1.0, 0.5, 0.2]}, steps=10),
-        Gaussians(count=20, capacity=30),
-        ASD(3.0, -0.75, Affine(10)),
-        timesteps=Timesteps(0.1, 0.9),
-        discriminator=DiscriminatorSteps(2),
+        asdkit.GaussianPrior({"y": [1.0, 0.5, 0.2]}, steps=10),
+        asdkit.Gaussians(count=20, capacity=30),
+        asdkit.ASD(3.0, -0.75, Affine(10)),
+        timesteps=asdkit.Timesteps(0.1, 0.9),
+        discriminator=asdkit.DiscriminatorSteps(2),
     )
     arguments = dict(model.hparams)
     assert arguments.pop("_instantiator") == "pytorch_lightning.cli.instantiate_module"
-    again = instantiate_module(Distillation, arguments)
-    assert isinstance(again, Distillation)
+    again = instantiate_module(asdkit.Distillation, arguments)
+    assert isinstance(again, asdkit.Distillation)
     for name in ("prior", "generator", "guidance", "timesteps"):
         assert getattr(again, name).spec == getattr(model, name).spec
-    assert again.discriminator == DiscriminatorSteps(2) and again.rendering == model.rendering and again.prompt == "y"
+    assert (
+        again.discriminator == asdkit.DiscriminatorSteps(2)
+        and again.rendering == model.rendering
+        and again.prompt == "y"
+    )
 
 
 def test_what_no_checkpoint_could_hold_is_refused() -> None:

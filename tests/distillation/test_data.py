@@ -8,18 +8,10 @@ import pytest
 import torch
 from support.gaussians import save_run
 
-from asdkit.core.ramps import Ramp
+from asdkit import SDS, Cameras, Distillation, GaussianPrior, Gaussians, Initial, Overhead, Pixels, Ramp, Rendering
 from asdkit.core.randomness import generator_for
-from asdkit.data import Cameras, Overhead
-from asdkit.distillation import Distillation
 from asdkit.formats.splat_files import write_splats
-from asdkit.generators.gaussian_settings import Initial
-from asdkit.generators.gaussians import Gaussians
-from asdkit.generators.images import Pixels
-from asdkit.lab import GaussianPrior
-from asdkit.methods import SDS
 from asdkit.rendering.cameras import Views
-from asdkit.rendering.settings import Rendering
 
 
 def draws(cameras: Cameras, count: int) -> Views:

@@ -11,25 +11,13 @@ from support.two import Exact, fit, furthest, learned, on_two_ranks
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+import asdkit
 from asdkit import distillation
 from asdkit.core.randomness import generator_for
-from asdkit.data import Cameras, Canvas
-from asdkit.discriminators.adapters import LoRA, UNetCopy
-from asdkit.discriminators.base import Adapter
-from asdkit.discriminators.schedule import DISCRIMINATOR_STEPS, DiscriminatorSteps
-from asdkit.generators.base import Generator, Render, Saturate
-from asdkit.generators.density_control import MCMC, Density, Threshold
-from asdkit.generators.gaussian_settings import Initial, Rounds
-from asdkit.generators.gaussians import Gaussians
-from asdkit.generators.images import Pixels
-from asdkit.generators.nerf import NeRF
-from asdkit.generators.nerf_encodings import Voxels
-from asdkit.generators.nerf_penalties import NeRFPenalties
-from asdkit.methods import ASD
-from asdkit.priors.pretrained import Pretrained
+from asdkit.discriminators.schedule import DISCRIMINATOR_STEPS
+from asdkit.generators.base import Render, Saturate
 from asdkit.ranks import average_gradients
 from asdkit.rendering.cameras import Batch, Views, joined
-from asdkit.rendering.settings import Rendering
 from asdkit.run.rank_agreement import RankAgreement
 from asdkit.scores.draws import Draws
 from asdkit.scores.prior import Noised
@@ -72,20 +60,20 @@ class Together(Exact):
         return torch.cat(colours)
 
 
-class BothPixels(Pixels):
+class BothPixels(asdkit.Pixels):
     def render(self, views: Views | None, background: Tensor | None = None) -> Render:
         images = Saturate.apply(self.pixels.repeat(2, 1, 1, 1))
         return Render(images, torch.ones_like(images[:, :1]), torch.zeros_like(images[:, :1]))
 
 
-def gaussians(together: bool, density: Density | None = None) -> Generator:
+def gaussians(together: bool, density: asdkit.Density | None = None) -> asdkit.Generator:
     """Anisotropic: else gradients of rotations would be rounding noise, which Adam makes as large as any other."""
-    density = density or Threshold(gradient=1e-7, reset_rounds=2)
-    made = Gaussians(
+    density = density or asdkit.Threshold(gradient=1e-7, reset_rounds=2)
+    made = asdkit.Gaussians(
         count=40,
         capacity=120,
-        initial=Initial(opacity=0.5),
-        rounds=Rounds(every=2, first=2),
+        initial=asdkit.Initial(opacity=0.5),
+        rounds=asdkit.Rounds(every=2, first=2),
         density=density,
         sh_degree=1,
     )
@@ -95,23 +83,23 @@ def gaussians(together: bool, density: Density | None = None) -> Generator:
     return made
 
 
-def gaussians_by_chance(together: bool) -> Generator:
-    return gaussians(together, MCMC(growth=0.2))
+def gaussians_by_chance(together: bool) -> asdkit.Generator:
+    return gaussians(together, asdkit.MCMC(growth=0.2))
 
 
-def nerf(together: bool) -> Generator:
-    return NeRF(
-        Voxels(resolutions=(4, 8)),
+def nerf(together: bool) -> asdkit.Generator:
+    return asdkit.NeRF(
+        asdkit.Voxels(resolutions=(4, 8)),
         samples=8,
         importance=4,
         hidden=8,
         occupancy_every=2,
-        penalties=NeRFPenalties(z_variance=0.1),
+        penalties=asdkit.NeRFPenalties(z_variance=0.1),
     )
 
 
-def pixels(together: bool) -> Generator:
-    return (BothPixels if together else Pixels)(init="noise", count=2, size=16)
+def pixels(together: bool) -> asdkit.Generator:
+    return (BothPixels if together else asdkit.Pixels)(init="noise", count=2, size=16)
 
 
 KINDS = {"gaussians": gaussians, "mcmc": gaussians_by_chance, "nerf": nerf, "pixels": pixels}
@@ -123,23 +111,25 @@ def run(
     strategy: str = "",
     fits: dict | None = None,
     save: Path | None = None,
-    adapter: Adapter | None = None,
+    adapter: asdkit.Adapter | None = None,
     chunk: int = 0,
-    discriminator: DiscriminatorSteps = DISCRIMINATOR_STEPS,
+    discriminator: asdkit.DiscriminatorSteps = DISCRIMINATOR_STEPS,
 ) -> dict[str, Tensor]:
     """Six iterations, as one of two ranks or, without a strategy, as both in one process; `fits` are fit's options."""
     generator = KINDS[kind](not strategy)
-    guidance = ASD(adapter=adapter or LoRA(rank=2, targets=("to_q", "to_v", "conv1")), scale=3.0, gamma=-0.5)
+    guidance = asdkit.ASD(
+        adapter=adapter or asdkit.LoRA(rank=2, targets=("to_q", "to_v", "conv1")), scale=3.0, gamma=-0.5
+    )
     module = (Exact if strategy else Together)(
         "a red cube",
-        Pretrained(str(prior)),
+        asdkit.Pretrained(str(prior)),
         generator,
         guidance,
         discriminator=discriminator,
-        rendering=Rendering(random_background=0.5, chunk=chunk),
+        rendering=asdkit.Rendering(random_background=0.5, chunk=chunk),
         seed=SEED,
     )
-    data = Canvas() if kind == "pixels" else Cameras(views_per_step=2, size=16)
+    data = asdkit.Canvas() if kind == "pixels" else asdkit.Cameras(views_per_step=2, size=16)
     trainer = fit(module, data, strategy, **fits or {})
     steps = max(int(state["step"]) for state in trainer.optimizers[0].state.values())
     assert steps == trainer.global_step, "one iteration is one global step, however often the discriminator steps"
@@ -152,12 +142,12 @@ def both(prior: Path, folder: Path, kind: str, strategy: str = "ddp", **options:
     return on_two_ranks(lambda rank: run(prior, kind, strategy, **options), folder)
 
 
-KINDS_OF_STEPS = [DiscriminatorSteps(1), DiscriminatorSteps(2), DiscriminatorSteps(every=2)]
+KINDS_OF_STEPS = [asdkit.DiscriminatorSteps(1), asdkit.DiscriminatorSteps(2), asdkit.DiscriminatorSteps(every=2)]
 CASES: list[tuple[str, dict[str, Any]]] = [
     (kind, {"discriminator": steps}) for kind in ("gaussians", "nerf", "pixels") for steps in KINDS_OF_STEPS
 ]
-CASES += [("pixels", {"discriminator": DiscriminatorSteps(2, clip=clip)}) for clip in (1e-3, 1e3)]
-CASES += [("pixels", {"discriminator": DiscriminatorSteps(share_noise=False)}), ("mcmc", {})]
+CASES += [("pixels", {"discriminator": asdkit.DiscriminatorSteps(2, clip=clip)}) for clip in (1e-3, 1e3)]
+CASES += [("pixels", {"discriminator": asdkit.DiscriminatorSteps(share_noise=False)}), ("mcmc", {})]
 CASES += [(kind, {"chunk": 1}) for kind in ("gaussians", "nerf")]
 
 
@@ -192,11 +182,12 @@ class Weigh(pl.Callback):
 
 
 @pytest.mark.parametrize(
-    ("kind", "discriminator"), [("gaussians", DiscriminatorSteps()), ("pixels", DiscriminatorSteps(2, clip=1e-3))]
+    ("kind", "discriminator"),
+    [("gaussians", asdkit.DiscriminatorSteps()), ("pixels", asdkit.DiscriminatorSteps(2, clip=1e-3))],
 )
 @pytest.mark.slow
 def test_a_spread_prior_is_the_whole_one(
-    tiny_folder: Path, tmp_path: Path, kind: str, discriminator: DiscriminatorSteps
+    tiny_folder: Path, tmp_path: Path, kind: str, discriminator: asdkit.DiscriminatorSteps
 ) -> None:
     options = {"fits": {"callbacks": [Weigh()]}, "discriminator": discriminator}
     first, second = both(tiny_folder, tmp_path, kind, "model_parallel", **options)
@@ -208,8 +199,10 @@ def test_a_spread_prior_is_the_whole_one(
 
 @pytest.mark.slow
 def test_a_spread_model_that_phi_adapts_beside_the_prior(tiny_folder: Path, tmp_path: Path) -> None:
-    def adapter() -> LoRA:
-        return LoRA(rank=2, targets=("to_q", "to_v"), prior=Pretrained(str(tiny_folder), checkpointing=True))
+    def adapter() -> asdkit.LoRA:
+        return asdkit.LoRA(
+            rank=2, targets=("to_q", "to_v"), prior=asdkit.Pretrained(str(tiny_folder), checkpointing=True)
+        )
 
     options = {"fits": {"callbacks": [Weigh()]}, "adapter": adapter()}
     first, second = both(tiny_folder, tmp_path, "pixels", "model_parallel", **options)
@@ -241,7 +234,7 @@ def test_a_checkpoint_is_the_same_under_every_strategy(
 
 
 def test_a_whole_copy_of_a_spread_network_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    for report in both(tiny_folder, tmp_path, "pixels", "model_parallel", adapter=UNetCopy()):
+    for report in both(tiny_folder, tmp_path, "pixels", "model_parallel", adapter=asdkit.UNetCopy()):
         assert "ValueError: UNetCopy can't be used with model_parallel" in report
 
 
@@ -265,10 +258,10 @@ def test_a_rank_that_sees_nothing_adds_zeros(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gradients(blind: int) -> dict[str, Tensor]:
-        def occupied(self: NeRF, points: Tensor) -> Tensor:
+        def occupied(self: asdkit.NeRF, points: Tensor) -> Tensor:
             return torch.full((len(points),), int(os.environ["RANK"]) != blind)
 
-        monkeypatch.setattr(NeRF, "_occupied", occupied)
+        monkeypatch.setattr(asdkit.NeRF, "_occupied", occupied)
         first, second = both(tiny_folder, tmp_path, "nerf", fits={"steps": 1})
         assert isinstance(first, dict), first
         assert furthest(first, second)[0] == 0

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from asdkit import Gaussians, Initial
 from asdkit.formats.mesh.extract import Mesh
 from asdkit.formats.mesh.texture import Texture
 from asdkit.formats.mesh.write import write_mesh
-from asdkit.generators.gaussian_settings import Initial
-from asdkit.generators.gaussians import Gaussians
 
 trimesh = pytest.importorskip("trimesh")
 RADIUS = math.sqrt(1 + 0.36 + 0.16)  # of what is fitted to its own size

@@ -16,14 +16,12 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
+from asdkit import Gaussians, Initial, NeRF
 from asdkit.formats.mesh import extract as extract_module
 from asdkit.formats.mesh import texture as texture_module
 from asdkit.formats.mesh.extract import Mesh, density_grid, extract, skin, surface, threshold
 from asdkit.formats.mesh.texture import _inside, bake
 from asdkit.formats.mesh.write import write_mesh
-from asdkit.generators.gaussian_settings import Initial
-from asdkit.generators.gaussians import Gaussians
-from asdkit.generators.nerf import NeRF
 from asdkit.rendering.cameras import Views, orbit
 from asdkit.rendering.rays import Volume, rays_of
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from asdkit import Gaussians
 from asdkit.formats.splats import Splats
 from asdkit.generators.gaussian_volume import volume_of
-from asdkit.generators.gaussians import Gaussians
 from asdkit.rendering.cameras import ring
 
 

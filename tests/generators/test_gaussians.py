@@ -10,16 +10,10 @@ import torch
 from support.gaussians import optimizer_of, psnr, save_run, sphere_images, train
 from torch import Tensor
 
-from asdkit.core.ramps import Ramp
+from asdkit import Fraction, GaussianRates, Gaussians, Initial, NeRF, Pixels, Ramp, Rounds, Voxels
 from asdkit.formats import ply
 from asdkit.formats.splat_files import write_splats
-from asdkit.generators.density_control import Fraction
 from asdkit.generators.from_checkpoint import generator_of
-from asdkit.generators.gaussian_settings import GaussianRates, Initial, Rounds
-from asdkit.generators.gaussians import Gaussians
-from asdkit.generators.images import Pixels
-from asdkit.generators.nerf import NeRF
-from asdkit.generators.nerf_encodings import Voxels
 from asdkit.rendering.cameras import orbit, ring
 from asdkit.rendering.rasterize import rasterize
 

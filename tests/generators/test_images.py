@@ -10,14 +10,9 @@ import torch
 from PIL import Image
 from support.tiny import loaded
 
+from asdkit import DDS, SDS, Canvas, Distillation, GaussianPrior, Identity, Latents, Pixels
 from asdkit.commands.main import main
-from asdkit.data import Canvas
-from asdkit.distillation import Distillation
 from asdkit.formats.pictures import read_picture
-from asdkit.generators.images import Latents, Pixels
-from asdkit.lab import GaussianPrior
-from asdkit.methods import DDS, SDS
-from asdkit.scores.fields import Identity
 
 
 @pytest.fixture

@@ -18,12 +18,10 @@ from support.gaussians import save_run
 from support.tiny import save_tiny_shap_e
 from torch import Tensor
 
+from asdkit import Gaussians, Initial, ShapE
 from asdkit.commands.main import main
 from asdkit.formats.colour import from_linear_light, linear_light
 from asdkit.generators.from_checkpoint import generator_of
-from asdkit.generators.gaussian_settings import Initial
-from asdkit.generators.gaussians import Gaussians
-from asdkit.generators.shap_e import ShapE
 
 GRID = 16
 

@@ -8,14 +8,10 @@ import torch
 from support.gaussians import optimizer_of, psnr, save_run, sphere_images, train
 from support.scenes import FACING_X
 
+from asdkit import MCMC, Fraction, GaussianPenalties, GaussianRates, Gaussians, Initial, NeRF, Rounds, Voxels
 from asdkit.core.randomness import generator_for
 from asdkit.formats.splat_files import read_splats, write_splats
-from asdkit.generators.density_control import MCMC, Fraction
 from asdkit.generators.from_checkpoint import generator_of
-from asdkit.generators.gaussian_settings import GaussianPenalties, GaussianRates, Initial, Rounds
-from asdkit.generators.gaussians import Gaussians
-from asdkit.generators.nerf import NeRF
-from asdkit.generators.nerf_encodings import Voxels
 from asdkit.rendering.cameras import ring
 from asdkit.rendering.projection import rotation_matrices
 from asdkit.rendering.rasterize import rasterize

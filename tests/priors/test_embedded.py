@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from asdkit.priors.pretrained import Pretrained
+from asdkit import CFG, Pretrained
 from asdkit.rendering.cameras import ring
 from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.ddim import ddim
-from asdkit.scores.fields import CFG
 from asdkit.toybox import world
 from asdkit.toybox.clip import TinyCLIP
 from asdkit.toybox.training import model_card

@@ -11,11 +11,9 @@ from support.tiny import loaded, save_tiny_pipeline
 from support.tiny_families import make
 from torch import Tensor, nn
 
+from asdkit import Discriminator, LoRA, Pretrained
 from asdkit.core.errors import PriorUnavailable
-from asdkit.discriminators.adapters import LoRA
-from asdkit.discriminators.discriminator import Discriminator
 from asdkit.priors.finetune import finetune_file
-from asdkit.priors.pretrained import Pretrained
 from asdkit.scores.conditions import Condition
 
 Y = Condition("a red cube")

@@ -19,6 +19,7 @@ from huggingface_hub import constants, errors
 from safetensors.torch import load_file, save_file
 from support.tiny import loaded, save_tiny_pipeline
 
+from asdkit import Pretrained
 from asdkit.commands.arguments import expand
 from asdkit.commands.main import main
 from asdkit.core.errors import PriorUnavailable
@@ -26,7 +27,6 @@ from asdkit.priors import hub, weights
 from asdkit.priors.finetune import finetune_file
 from asdkit.priors.hub import ALIASES, parse
 from asdkit.priors.locate import locate
-from asdkit.priors.pretrained import Pretrained
 from asdkit.scores.conditions import Condition
 
 Y = Condition("a red cube")

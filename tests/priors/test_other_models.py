@@ -7,9 +7,7 @@ import torch
 from support.tiny import loaded, save_tiny_pipeline
 from support.tiny_families import make
 
-from asdkit.discriminators.adapters import Embedding, LoRA, UNetCopy
-from asdkit.methods import ASD, ReleasedASD
-from asdkit.priors.pretrained import Pretrained
+from asdkit import ASD, Embedding, LoRA, Pretrained, ReleasedASD, UNetCopy
 from asdkit.rendering.cameras import ring
 from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import discriminator_loss, released_loss

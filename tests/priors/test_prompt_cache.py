@@ -12,19 +12,12 @@ from support.tiny import loaded
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from asdkit import ASD, CFG, SDS, Discriminator, Distillation, GaussianPrior, Latents, LoRA, Pretrained, Prompt
 from asdkit.commands.main import main
-from asdkit.discriminators.adapters import LoRA
-from asdkit.discriminators.discriminator import Discriminator
-from asdkit.distillation import Distillation
-from asdkit.generators.images import Latents
-from asdkit.lab import GaussianPrior
-from asdkit.methods import ASD, SDS
-from asdkit.priors.pretrained import Pretrained
 from asdkit.priors.prompt_cache import cache_file
 from asdkit.priors.prompt_embedder import blended
 from asdkit.rendering.view_words import DREAMFUSION, EIGHT_SECTORS
 from asdkit.scores.conditions import NULL, Condition
-from asdkit.scores.fields import CFG, Prompt
 
 Y = Condition(TEXT)
 

@@ -9,10 +9,10 @@ import torch
 import yaml
 from support.architectures import on_meta, operations_of
 
+from asdkit import Pretrained
 from asdkit.commands.main import main
 from asdkit.priors import random_models
 from asdkit.priors.families import family_of
-from asdkit.priors.pretrained import Pretrained
 from asdkit.priors.random_models import ARCHITECTURES, RandomModel
 from asdkit.scores.conditions import Condition
 

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from support.tiny import loaded, save_tiny_pipeline
 from torch import Tensor
 
+from asdkit import Pretrained
 from asdkit.core.errors import PriorUnavailable
-from asdkit.priors.pretrained import Pretrained
 from asdkit.priors.required_files import Choose, chosen_files
 from asdkit.scores.conditions import Condition
 

@@ -14,38 +14,23 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from asdkit.data import Cameras, Canvas
-from asdkit.discriminators.adapters import Embedding, LoRA, UNetCopy
-from asdkit.discriminators.base import Adapter
-from asdkit.discriminators.schedule import DiscriminatorSteps
-from asdkit.distillation import Distillation
-from asdkit.generators.base import Generator
-from asdkit.generators.density_control import MCMC
-from asdkit.generators.gaussian_settings import GaussianPenalties, Rounds
-from asdkit.generators.gaussians import Gaussians
-from asdkit.generators.images import Latents, Pixels
-from asdkit.generators.nerf import NeRF
-from asdkit.generators.nerf_encodings import Voxels
-from asdkit.generators.nerf_penalties import NeRFPenalties
-from asdkit.methods import ASD, DeltaASD
+import asdkit
 from asdkit.priors import families, pretrained
 from asdkit.priors.network_runner import NetworkRunner
-from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import ring
-from asdkit.scores.fields import Field
 from asdkit.scores.prior import Noised
 from asdkit.scores.schedules import rectified_flow, scaled_linear
 
 B = 2
 
 
-def _ready(field: Field, prior: Pretrained) -> Field:
+def _ready(field: asdkit.Field, prior: asdkit.Pretrained) -> asdkit.Field:
     field.bind("a red cube", "a red cone")
     field.setup(prior)
     return field
 
 
-def _roused(field: Field) -> Field:
+def _roused(field: asdkit.Field) -> asdkit.Field:
     """phi moved away from zero, so that every weight has a gradient."""
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -54,13 +39,13 @@ def _roused(field: Field) -> Field:
     return field
 
 
-def _draw(prior: Pretrained) -> Noised:
+def _draw(prior: asdkit.Pretrained) -> Noised:
     random = torch.Generator().manual_seed(0)
     x0, eps, source = (torch.randn(B, 4, 8, 8, generator=random) for _ in range(3))
     return prior.draw(x0, torch.tensor([300, 700]), eps, ring(B), source=source)
 
 
-def _learned(field: Field, prior: Pretrained) -> dict[str, Tensor]:
+def _learned(field: asdkit.Field, prior: asdkit.Pretrained) -> dict[str, Tensor]:
     """Gradients of the discriminator's loss."""
     field.loss(_draw(prior)).backward()
     return {name: p.grad for name, p in field.named_parameters() if p.grad is not None}
@@ -70,10 +55,12 @@ def _learned(field: Field, prior: Pretrained) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("adapter", [LoRA, Embedding])
-def test_a_half_network_learns_in_single_precision(tiny_folder: Path, dtype: str, adapter: type[Adapter]) -> None:
+@pytest.mark.parametrize("adapter", [asdkit.LoRA, asdkit.Embedding])
+def test_a_half_network_learns_in_single_precision(
+    tiny_folder: Path, dtype: str, adapter: type[asdkit.Adapter]
+) -> None:
     whole, half = (loaded(tiny_folder, dtype=name) for name in ("float32", dtype))
-    fields = [_roused(_ready(ASD(adapter=adapter()), prior)) for prior in (whole, half)]
+    fields = [_roused(_ready(asdkit.ASD(adapter=adapter()), prior)) for prior in (whole, half)]
     assert {p.dtype for p in half.network.parameters() if not p.requires_grad} == {getattr(torch, dtype)}
     assert {p.dtype for field in fields for p in field.parameters()} == {torch.float32}
     tolerance = {"bfloat16": 0.06, "float16": 0.008}[dtype]
@@ -93,7 +80,7 @@ def test_noise_levels_and_draws_stay_exact_beside_a_half_network(tiny_folder: Pa
 
 def test_a_copy_beside_a_half_network_is_whole(tiny_folder: Path) -> None:
     prior = loaded(tiny_folder, dtype="bfloat16")
-    field = _ready(ASD(adapter=UNetCopy()), prior)
+    field = _ready(asdkit.ASD(adapter=asdkit.UNetCopy()), prior)
     assert {p.dtype for p in field.parameters()} == {torch.float32}
     x = _draw(prior)
     half, whole = x.predict(*_condition(field)), x.predict(*_condition(field), _adapter(field))
@@ -101,24 +88,25 @@ def test_a_copy_beside_a_half_network_is_whole(tiny_folder: Path) -> None:
     assert {gradient.dtype for gradient in _learned(field, prior).values()} == {torch.float32}
 
 
-def _discriminator(field: Field) -> Any:
+def _discriminator(field: asdkit.Field) -> Any:
     return next(leaf for leaf in field.leaves() if hasattr(leaf, "adapter"))
 
 
-def _condition(field: Field) -> list:
+def _condition(field: asdkit.Field) -> list:
     return _discriminator(field).conditions()
 
 
-def _adapter(field: Field) -> Adapter:
+def _adapter(field: asdkit.Field) -> asdkit.Adapter:
     return _discriminator(field).adapter
 
 
 @pytest.mark.parametrize(
-    "generator", [Pixels(count=2, size=16), Gaussians(count=20, capacity=20, rounds=Rounds(every=0))]
+    "generator",
+    [asdkit.Pixels(count=2, size=16), asdkit.Gaussians(count=20, capacity=20, rounds=asdkit.Rounds(every=0))],
 )
-def test_a_run_with_a_half_prior_keeps_what_learns_whole(tiny_folder: Path, generator: Generator) -> None:
+def test_a_run_with_a_half_prior_keeps_what_learns_whole(tiny_folder: Path, generator: asdkit.Generator) -> None:
     start = {name: p.detach().clone() for name, p in generator.named_parameters()}
-    module = _fit(Pretrained(str(tiny_folder), dtype="bfloat16"), generator, ASD())
+    module = _fit(asdkit.Pretrained(str(tiny_folder), dtype="bfloat16"), generator, asdkit.ASD())
     parameters = dict(module.guidance.named_parameters()) | dict(generator.named_parameters())
     assert {p.dtype for p in parameters.values()} == {torch.float32}
     assert any(not torch.equal(p, start[name]) for name, p in generator.named_parameters())
@@ -126,16 +114,16 @@ def test_a_run_with_a_half_prior_keeps_what_learns_whole(tiny_folder: Path, gene
 
 
 def _fit(
-    prior: Pretrained,
-    generator: Generator,
-    guidance: Field,
+    prior: asdkit.Pretrained,
+    generator: asdkit.Generator,
+    guidance: asdkit.Field,
     steps: int = 3,
     log_every: int = 100,
     callbacks: tuple[pl.Callback, ...] = (),
     accelerator: str = "cpu",
     **settings: Any,
-) -> Distillation:
-    module = Distillation("a red cube", prior, generator, guidance, **settings)
+) -> asdkit.Distillation:
+    module = asdkit.Distillation("a red cube", prior, generator, guidance, **settings)
     trainer = pl.Trainer(
         max_steps=steps,
         accelerator=accelerator,
@@ -147,8 +135,8 @@ def _fit(
         log_every_n_steps=log_every,
         callbacks=list(callbacks),
     )
-    images = isinstance(generator, Pixels | Latents)
-    trainer.fit(module, datamodule=Canvas(size=16) if images else Cameras(views_per_step=2, size=16))
+    images = isinstance(generator, asdkit.Pixels | asdkit.Latents)
+    trainer.fit(module, datamodule=asdkit.Canvas(size=16) if images else asdkit.Cameras(views_per_step=2, size=16))
     return module
 
 
@@ -160,12 +148,12 @@ def deep_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_pipeline(tmp_path_factory.mktemp("deep"), kl=True)
 
 
-GUIDANCES: dict[str, Callable[[], Field]] = {
-    "LoRA": lambda: ASD(adapter=LoRA()),
-    "LoRA on convolutions": lambda: ASD(adapter=LoRA(targets=("to_q", "conv1"))),
-    "two LoRAs": lambda: DeltaASD(),
-    "embedding": lambda: ASD(adapter=Embedding()),
-    "copy": lambda: ASD(adapter=UNetCopy()),
+GUIDANCES: dict[str, Callable[[], asdkit.Field]] = {
+    "LoRA": lambda: asdkit.ASD(adapter=asdkit.LoRA()),
+    "LoRA on convolutions": lambda: asdkit.ASD(adapter=asdkit.LoRA(targets=("to_q", "conv1"))),
+    "two LoRAs": lambda: asdkit.DeltaASD(),
+    "embedding": lambda: asdkit.ASD(adapter=asdkit.Embedding()),
+    "copy": lambda: asdkit.ASD(adapter=asdkit.UNetCopy()),
 }
 
 
@@ -186,7 +174,7 @@ class _Kept(torch.autograd.graph.saved_tensors_hooks):
         return sum(self._storages.values())
 
 
-def _kept(field: Field, prior: Pretrained) -> tuple[dict[str, Tensor], int]:
+def _kept(field: asdkit.Field, prior: asdkit.Pretrained) -> tuple[dict[str, Tensor], int]:
     """Gradients, and how many bytes were kept for them."""
     kept = _Kept()
     with kept:
@@ -228,7 +216,7 @@ def test_the_other_adapter_may_be_used_before_the_backward_pass(tiny_folder: Pat
     expected = None
     for checkpointing in (False, True):
         prior = loaded(tiny_folder, checkpointing=checkpointing)
-        field = _roused(_ready(DeltaASD(), prior))
+        field = _roused(_ready(asdkit.DeltaASD(), prior))
         phi, psi = (leaf for leaf in field.leaves() if hasattr(leaf, "adapter"))
         x = _draw(prior)
         before = x.predict(*phi.conditions())
@@ -243,7 +231,7 @@ def test_the_other_adapter_may_be_used_before_the_backward_pass(tiny_folder: Pat
         assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(gradients, expected, strict=True))
 
 
-def _transformer(kind: str, checkpointing: bool) -> Pretrained:
+def _transformer(kind: str, checkpointing: bool) -> asdkit.Pretrained:
     """A tiny random transformer as a prior; its prompts are random numbers."""
     from diffusers import FluxTransformer2DModel, PixArtTransformer2DModel, SD3Transformer2DModel
 
@@ -272,7 +260,7 @@ def _transformer(kind: str, checkpointing: bool) -> Pretrained:
         prompts["mask"] = torch.ones(5)
     if pooled:
         prompts["pooled"] = torch.randn(pooled, generator=random)
-    prior = Pretrained("none", checkpointing=checkpointing)
+    prior = asdkit.Pretrained("none", checkpointing=checkpointing)
     prior.family, prior.channels, prior.adapter_targets = family, 4, family.targets
     prior.network = network.requires_grad_(False).eval()
     for module in network.modules():  # what starts as zero would hide what comes before it
@@ -330,7 +318,7 @@ class Glances(pl.Callback):
     def __init__(self, graphs: Graphs) -> None:
         self.graphs, self.counts = graphs, []
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Distillation, *rest: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: asdkit.Distillation, *rest: Any) -> None:
         x0 = torch.zeros(5, 4, 8, 8)
         views = None if trainer.datamodule.look(1) is None else ring(5, size=16)
         x = pl_module.prior.draw(x0, torch.full((5,), 500), torch.ones_like(x0), views)
@@ -339,13 +327,13 @@ class Glances(pl.Callback):
         self.counts.append(self.graphs.count)
 
 
-COMPILED: dict[str, tuple[Callable[[], Field], dict[str, Any], bool, int]] = {
+COMPILED: dict[str, tuple[Callable[[], asdkit.Field], dict[str, Any], bool, int]] = {
     # name: guidance, settings, whether there are cameras, graphs
     # of shared draws: the frozen network on two conditions; the adapted one
-    "shared": (lambda: ASD(), {"discriminator": DiscriminatorSteps(2)}, True, 2),
-    "embedding": (lambda: ASD(adapter=Embedding()), {}, False, 2),
+    "shared": (lambda: asdkit.ASD(), {"discriminator": asdkit.DiscriminatorSteps(2)}, True, 2),
+    "embedding": (lambda: asdkit.ASD(adapter=asdkit.Embedding()), {}, False, 2),
     # further: e_phi without gradient, e_y of one condition
-    "own draws": (lambda: ASD(), {"discriminator": DiscriminatorSteps(share_noise=False)}, False, 4),
+    "own draws": (lambda: asdkit.ASD(), {"discriminator": asdkit.DiscriminatorSteps(share_noise=False)}, False, 4),
 }
 
 
@@ -354,10 +342,14 @@ COMPILED: dict[str, tuple[Callable[[], Field], dict[str, Any], bool, int]] = {
 def test_training_has_two_graphs_and_no_more(tiny_folder: Path, graphs: Graphs, name: str) -> None:
     guidance, settings, cameras, expected = COMPILED[name]
 
-    def fit(compile: bool) -> Distillation:
+    def fit(compile: bool) -> asdkit.Distillation:
         torch.manual_seed(0)
-        generator = Gaussians(count=20, capacity=20, rounds=Rounds(every=0)) if cameras else Latents(count=3, size=16)
-        prior = Pretrained(str(tiny_folder), compile=compile)
+        generator = (
+            asdkit.Gaussians(count=20, capacity=20, rounds=asdkit.Rounds(every=0))
+            if cameras
+            else asdkit.Latents(count=3, size=16)
+        )
+        prior = asdkit.Pretrained(str(tiny_folder), compile=compile)
         return _fit(prior, generator, guidance(), 4, log_every=2, callbacks=(glances,), **settings)
 
     glances = Glances(graphs)
@@ -373,9 +365,9 @@ def test_training_has_two_graphs_and_no_more(tiny_folder: Path, graphs: Graphs, 
 
 
 def test_another_model_that_phi_adapts_is_compiled_in_a_step_too(tiny_folder: Path, graphs: Graphs) -> None:
-    other = Pretrained(str(tiny_folder), compile=True)
-    guidance = ASD(adapter=LoRA(prior=other))
-    _fit(Pretrained(str(tiny_folder)), Latents(count=2, size=16), guidance, 1)
+    other = asdkit.Pretrained(str(tiny_folder), compile=True)
+    guidance = asdkit.ASD(adapter=asdkit.LoRA(prior=other))
+    _fit(asdkit.Pretrained(str(tiny_folder)), asdkit.Latents(count=2, size=16), guidance, 1)
     assert graphs.count == 1
 
 
@@ -383,7 +375,7 @@ def test_checkpointing_and_compiling_go_together(tiny_folder: Path, graphs: Grap
     results = []
     for together in (False, True):
         prior = loaded(tiny_folder, checkpointing=together, compile=together)
-        field = _roused(_ready(ASD(), prior))
+        field = _roused(_ready(asdkit.ASD(), prior))
         with prior.in_step():
             results.append(_learned(field, prior))
     expected, gradients = results
@@ -402,7 +394,7 @@ def test_convolutions_change_their_order_of_axes_on_cuda_alone(
     for devices in (("cuda",), ("cpu",)):
         monkeypatch.setattr(pretrained, "CHANNELS_LAST_ON", devices)
         prior = loaded(tiny_folder)
-        field = _roused(_ready(ASD(), prior))
+        field = _roused(_ready(asdkit.ASD(), prior))
         prior.to("cpu")
         for part in (prior.network, prior.vae):
             weights = [m.weight for m in part.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
@@ -432,7 +424,7 @@ def _attention_layers(network: nn.Module) -> int:
 def test_attention_is_torchs_own(tiny_folder: Path) -> None:
     priors = [loaded(tiny_folder), *(_transformer(kind, False) for kind in ("sd3", "pixart"))]
     for prior in priors:
-        field = _ready(ASD(), prior)
+        field = _ready(asdkit.ASD(), prior)
         layers = _attention_layers(prior.network)
         assert layers > 0
         for adapter in (None, _adapter(field)):
@@ -552,21 +544,23 @@ def test_what_counts_as_waiting() -> None:
     assert not mode.operations
 
 
-@pytest.mark.parametrize("settings", [{}, {"discriminator": DiscriminatorSteps(2, clip=1.0, share_noise=False)}])
+@pytest.mark.parametrize("settings", [{}, {"discriminator": asdkit.DiscriminatorSteps(2, clip=1.0, share_noise=False)}])
 @pytest.mark.parametrize("kind", ["pixels", "latents", "gaussians", "nerf"])
 def test_a_step_waits_for_nothing_unless_it_is_logged(tiny_folder: Path, kind: str, settings: dict[str, Any]) -> None:
     """On the CPU the rasteriser and the loader are the CPU's own; Gaussians are looked up after a round of density."""
-    growing = {"rounds": Rounds(every=4, first=4), "density": MCMC(growth=0.5)}
-    generator: Generator = {
-        "pixels": lambda: Pixels(count=2, size=16),
-        "latents": lambda: Latents(count=2, size=16),
-        "gaussians": lambda: Gaussians(
-            count=20, capacity=40, penalties=GaussianPenalties(opacity=0.1, scale=0.1), **growing
+    growing = {"rounds": asdkit.Rounds(every=4, first=4), "density": asdkit.MCMC(growth=0.5)}
+    generator: asdkit.Generator = {
+        "pixels": lambda: asdkit.Pixels(count=2, size=16),
+        "latents": lambda: asdkit.Latents(count=2, size=16),
+        "gaussians": lambda: asdkit.Gaussians(
+            count=20, capacity=40, penalties=asdkit.GaussianPenalties(opacity=0.1, scale=0.1), **growing
         ),
-        "nerf": lambda: NeRF(Voxels((4,)), samples=4, penalties=NeRFPenalties(opacity=0.1), occupancy_every=3),
+        "nerf": lambda: asdkit.NeRF(
+            asdkit.Voxels((4,)), samples=4, penalties=asdkit.NeRFPenalties(opacity=0.1), occupancy_every=3
+        ),
     }[kind]()
-    watch, guidance = Guard(), ASD(adapter=LoRA())
-    _fit(Pretrained(str(tiny_folder)), generator, guidance, 7, log_every=3, callbacks=(watch,), **settings)
+    watch, guidance = Guard(), asdkit.ASD(adapter=asdkit.LoRA())
+    _fit(asdkit.Pretrained(str(tiny_folder)), generator, guidance, 7, log_every=3, callbacks=(watch,), **settings)
     logged = {2, 5}
     rounds = {"gaussians": {0, 3, 4}}.get(kind, set())  # the first look, a round of density, the look after it
     march = ["aten.nonzero"] if kind == "nerf" else []  # which samples are not in empty space
@@ -590,13 +584,13 @@ def test_a_step_on_cuda_does_not_wait(tiny_folder: Path, kind: str) -> None:
         def on_train_batch_end(self, *rest: Any) -> None:
             torch.cuda.set_sync_debug_mode("default")
 
-    generator = Pixels(count=2, size=16) if kind == "pixels" else Latents(count=2, size=16)
-    prior = Pretrained(str(tiny_folder), dtype="bfloat16")
-    _fit(prior, generator, ASD(), 6, callbacks=(Strict(),), accelerator="cuda")
+    generator = asdkit.Pixels(count=2, size=16) if kind == "pixels" else asdkit.Latents(count=2, size=16)
+    prior = asdkit.Pretrained(str(tiny_folder), dtype="bfloat16")
+    _fit(prior, generator, asdkit.ASD(), 6, callbacks=(Strict(),), accelerator="cuda")
 
 
 def test_numbers_are_logged_every_so_many_steps_alone(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[int] = []
-    monkeypatch.setattr(Distillation, "log_dict", lambda self, *args, **rest: logged.append(self.global_step))
-    _fit(Pretrained(str(tiny_folder)), Latents(count=2, size=16), ASD(), 7, log_every=3)
+    monkeypatch.setattr(asdkit.Distillation, "log_dict", lambda self, *args, **rest: logged.append(self.global_step))
+    _fit(asdkit.Pretrained(str(tiny_folder)), asdkit.Latents(count=2, size=16), asdkit.ASD(), 7, log_every=3)
     assert logged == [3, 3, 6, 6]  # after the step of the optimiser, which counts

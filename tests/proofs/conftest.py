@@ -3,7 +3,7 @@
 import pytest
 from support.gaussian_world import MU, SPREAD
 
-from asdkit.lab import GaussianPrior
+from asdkit import GaussianPrior
 
 
 @pytest.fixture

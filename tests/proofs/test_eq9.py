@@ -8,11 +8,8 @@ from PIL import Image
 from support.exact import B, bent, close, draw, e, e_phi, exact_prior, randn, ready, state
 from torch import Tensor
 
-from asdkit.core.ramps import Ramp
-from asdkit.discriminators.base import RealSamples
-from asdkit.discriminators.real_samples import ImageFolder, PriorSamples, SourceImage
-from asdkit.lab import Affine, GaussianPrior
-from asdkit.methods import ASD
+from asdkit import ASD, GaussianPrior, ImageFolder, PriorSamples, Ramp, RealSamples, SourceImage
+from asdkit.lab import Affine
 from asdkit.rendering.cameras import ring
 from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import discriminator_loss, real_loss

@@ -9,12 +9,10 @@ import torch
 from support.gaussian_world import MU, SPREAD, WEIGHTINGS, descend, draw, ready
 from torch import Tensor
 
-from asdkit.discriminators.discriminator import Discriminator
-from asdkit.lab import Affine, FiniteSetPrior, GaussianPrior, GaussianScore, ParticleScore, finite_set_eps, gaussian_eps
-from asdkit.methods import ASD, SDS, VSD
+from asdkit import ASD, CFG, SDS, VSD, Discriminator, Field, FiniteSetPrior, GaussianPrior, GaussianScore, ParticleScore
+from asdkit.lab import Affine, finite_set_eps, gaussian_eps
 from asdkit.rendering.cameras import ring
 from asdkit.scores.equations import effective_scale, weight
-from asdkit.scores.fields import CFG, Field
 from asdkit.scores.prior import Noised
 from asdkit.scores.schedules import scaled_linear
 from asdkit.toybox.exact_prior import prior_of_renders

@@ -18,10 +18,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from support.forked import Forked, wait_for
 
+from asdkit import Distillation
 from asdkit.commands.main import main
 from asdkit.core.atomic import atomic, remove_leftovers, write_text
 from asdkit.core.errors import CannotWrite
-from asdkit.distillation import Distillation
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints, is_whole
 from asdkit.run.guard import Guard
 from asdkit.run.run_folder import RunFolder

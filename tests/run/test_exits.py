@@ -20,10 +20,10 @@ from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcess
 from support.forked import Forked, wait_for
 from support.recipe import RECIPE
 
+from asdkit import Pretrained
 from asdkit.commands.main import main
 from asdkit.core.errors import CannotWrite, Diverged, Interrupted
 from asdkit.core.optional import require_package
-from asdkit.priors.pretrained import Pretrained
 from asdkit.run.checkpoints import is_whole
 from asdkit.run.exits import exit_code, sentence
 from asdkit.run.guard import Guard, _Verdict

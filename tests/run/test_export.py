@@ -13,12 +13,10 @@ import torch
 from PIL import Image
 from support.recipe import RECIPE
 
+from asdkit import Gaussians, Initial, Pretrained
 from asdkit.commands.main import main
 from asdkit.formats.names import FORMATS
 from asdkit.formats.splat_files import read_splats, write_splats
-from asdkit.generators.gaussian_settings import Initial
-from asdkit.generators.gaussians import Gaussians
-from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import joined, ring
 from asdkit.run.export import Choices, export, opened
 from asdkit.run.loading import load

@@ -6,13 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from asdkit.data import Cameras
+from asdkit import Cameras, Rendering, ToyboxJudge
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views, ring
-from asdkit.rendering.settings import Rendering
 from asdkit.toybox import judge as judging
 from asdkit.toybox import world
-from asdkit.toybox.judge import ToyboxJudge, azimuths_right, silhouette_iou
+from asdkit.toybox.judge import azimuths_right, silhouette_iou
 
 
 class Truthful:

@@ -7,9 +7,8 @@ import pytest
 import torch
 from support.resuming import assert_resuming_is_exact, fit, last
 
+from asdkit import Gaussians, Initial
 from asdkit.formats.splat_files import write_splats
-from asdkit.generators.gaussian_settings import Initial
-from asdkit.generators.gaussians import Gaussians
 
 
 @pytest.mark.parametrize("method", ["ASD", "SDS"])

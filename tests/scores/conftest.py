@@ -3,7 +3,7 @@
 import pytest
 from support.exact import B, exact_prior
 
-from asdkit.lab import GaussianPrior
+from asdkit import GaussianPrior
 
 
 @pytest.fixture

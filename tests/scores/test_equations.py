@@ -7,9 +7,8 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from asdkit.discriminators.discriminator import Discriminator
+from asdkit import ASD, Discriminator
 from asdkit.lab import Affine
-from asdkit.methods import ASD
 from asdkit.scores.equations import discriminator_loss, effective_scale, hsv_saturation, inject, weight
 
 GAMMAS = (-0.75, -0.5, 0.0, 0.5, 4.0)

@@ -11,34 +11,13 @@ import torch
 from support.exact import B, bent, cfg, close, draw, e, e_phi, ready, state
 from torch import Tensor
 
+import asdkit
 from asdkit import methods as guidance
-from asdkit.core.ramps import Ramp
-from asdkit.lab import Affine, GaussianPrior
-from asdkit.methods import (
-    ASD,
-    CSD,
-    DDS,
-    ISM,
-    LODS,
-    NFSD,
-    PDS,
-    SDI,
-    SDS,
-    SJC,
-    VSD,
-    ASDEdit,
-    AsynchronousSD,
-    Bridge,
-    DeltaASD,
-    ReleasedASD,
-    RewardSDS,
-)
-from asdkit.scores.fields import Field
+from asdkit.lab import Affine
 from asdkit.scores.prior import Noised
-from asdkit.scores.reweighted import Scorer
 
 
-class Brightness(Scorer):
+class Brightness(asdkit.Scorer):
     """Likes bright pictures, and remembers the prompts it was asked about."""
 
     def __init__(self) -> None:
@@ -62,56 +41,60 @@ def above(x: Noised, first: int, value: Tensor) -> Tensor:
 
 
 Formula = Callable[[Noised], Tensor]
-METHODS: list[tuple[str, Callable[[], Field], Formula]] = [
-    ("SDS", SDS, lambda x: e(x) + 100 * (e(x, "y") - e(x)) - x.eps),
-    ("SDS 3, negative", lambda: SDS(3.0, "ugly"), lambda x: e(x, "ugly") + 3 * (e(x, "y") - e(x, "ugly")) - x.eps),
-    ("SDS 1", lambda: SDS(1.0), lambda x: e(x, "y") - x.eps),
-    ("SDS 0", lambda: SDS(0.0), lambda x: e(x) - x.eps),
-    ("SJC", SJC, lambda x: cfg(x, 101) - x.eps),
-    ("SJC, raw", lambda: SJC(5.0, False), lambda x: cfg(x, 5)),
-    ("VSD", lambda: VSD(adapter=bent()), lambda x: cfg(x, 7.5) - e_phi(x, bent())),
-    ("VSD, negative", lambda: VSD(2.0, bent(), "ugly"), lambda x: cfg(x, 2, "y", "ugly") - e_phi(x, bent())),
-    ("ASD", lambda: ASD(adapter=bent()), lambda x: cfg(x, 7.5) - e_phi(x, bent())),
+METHODS: list[tuple[str, Callable[[], asdkit.Field], Formula]] = [
+    ("SDS", asdkit.SDS, lambda x: e(x) + 100 * (e(x, "y") - e(x)) - x.eps),
+    (
+        "SDS 3, negative",
+        lambda: asdkit.SDS(3.0, "ugly"),
+        lambda x: e(x, "ugly") + 3 * (e(x, "y") - e(x, "ugly")) - x.eps,
+    ),
+    ("SDS 1", lambda: asdkit.SDS(1.0), lambda x: e(x, "y") - x.eps),
+    ("SDS 0", lambda: asdkit.SDS(0.0), lambda x: e(x) - x.eps),
+    ("SJC", asdkit.SJC, lambda x: cfg(x, 101) - x.eps),
+    ("SJC, raw", lambda: asdkit.SJC(5.0, False), lambda x: cfg(x, 5)),
+    ("VSD", lambda: asdkit.VSD(adapter=bent()), lambda x: cfg(x, 7.5) - e_phi(x, bent())),
+    ("VSD, negative", lambda: asdkit.VSD(2.0, bent(), "ugly"), lambda x: cfg(x, 2, "y", "ugly") - e_phi(x, bent())),
+    ("ASD", lambda: asdkit.ASD(adapter=bent()), lambda x: cfg(x, 7.5) - e_phi(x, bent())),
     (
         "ASD, negative",
-        lambda: ASD(2.0, 3.0, bent(5), negative="ugly"),
+        lambda: asdkit.ASD(2.0, 3.0, bent(5), negative="ugly"),
         lambda x: cfg(x, 2, "y", "ugly") - e_phi(x, bent(5)),
     ),
-    ("CSD", CSD, lambda x: e(x, "y") - e(x)),
-    ("CSD 40", lambda: CSD(40.0), lambda x: 40 * (e(x, "y") - e(x))),
+    ("CSD", asdkit.CSD, lambda x: e(x, "y") - e(x)),
+    ("CSD 40", lambda: asdkit.CSD(40.0), lambda x: 40 * (e(x, "y") - e(x))),
     (
         "CSD, negative",
-        lambda: CSD(3.0, 0.5, "ugly"),
+        lambda: asdkit.CSD(3.0, 0.5, "ugly"),
         lambda x: 3 * (e(x, "y") - e(x)) + 0.5 * (e(x) - e(x, "ugly")),
     ),
-    ("NFSD", lambda: NFSD(negative="ugly"), lambda x: cfg(x, 7.5) - above(x, 200, e(x, "ugly"))),
-    ("NFSD 3", lambda: NFSD(3.0, "ugly", 0.5), lambda x: cfg(x, 3) - above(x, 500, e(x, "ugly"))),
-    ("Bridge, first", lambda: Bridge("ugly", at=4), lambda x: cfg(x, 100) - x.eps),
-    ("Bridge, second", lambda: Bridge("ugly", 30.0, 2.5, 3), lambda x: 2.5 * (e(x, "y") - e(x, "ugly"))),
-    ("ReleasedASD", lambda: ReleasedASD(adapter=bent()), lambda x: cfg(x, 7.5) - e_phi(x, bent())),
+    ("NFSD", lambda: asdkit.NFSD(negative="ugly"), lambda x: cfg(x, 7.5) - above(x, 200, e(x, "ugly"))),
+    ("NFSD 3", lambda: asdkit.NFSD(3.0, "ugly", 0.5), lambda x: cfg(x, 3) - above(x, 500, e(x, "ugly"))),
+    ("Bridge, first", lambda: asdkit.Bridge("ugly", at=4), lambda x: cfg(x, 100) - x.eps),
+    ("Bridge, second", lambda: asdkit.Bridge("ugly", 30.0, 2.5, 3), lambda x: 2.5 * (e(x, "y") - e(x, "ugly"))),
+    ("ReleasedASD", lambda: asdkit.ReleasedASD(adapter=bent()), lambda x: cfg(x, 7.5) - e_phi(x, bent())),
     (
         "ReleasedASD 2",
-        lambda: ReleasedASD(2.0, negative="ugly", adapter=bent()),
+        lambda: asdkit.ReleasedASD(2.0, negative="ugly", adapter=bent()),
         lambda x: cfg_of(e(x, "ugly"), e(x, "y"), 2) - e_phi(x, bent()),
     ),
-    ("DDS", DDS, lambda x: dds(x, 7.5)),
-    ("DDS 2", lambda: DDS(2.0), lambda x: dds(x, 2)),
-    ("PDS", PDS, lambda x: dds(x, 7.5) + 0.1 * (x.x0 - x.source)),
-    ("PDS 3", lambda: PDS(3.0, 2.0), lambda x: dds(x, 3) + 2 * (x.x0 - x.source)),
-    ("LODS", lambda: LODS(adapter=bent()), lambda x: cfg_of(e_phi(x, bent(), ""), e(x, "y"), 40) - x.eps),
+    ("DDS", asdkit.DDS, lambda x: dds(x, 7.5)),
+    ("DDS 2", lambda: asdkit.DDS(2.0), lambda x: dds(x, 2)),
+    ("PDS", asdkit.PDS, lambda x: dds(x, 7.5) + 0.1 * (x.x0 - x.source)),
+    ("PDS 3", lambda: asdkit.PDS(3.0, 2.0), lambda x: dds(x, 3) + 2 * (x.x0 - x.source)),
+    ("LODS", lambda: asdkit.LODS(adapter=bent()), lambda x: cfg_of(e_phi(x, bent(), ""), e(x, "y"), 40) - x.eps),
     (
         "ASDEdit",
-        lambda: ASDEdit(adapter=bent(), source_adapter=bent(8)),
+        lambda: asdkit.ASDEdit(adapter=bent(), source_adapter=bent(8)),
         lambda x: dds(x, 7.5) - e_phi(x, bent()) + e_phi(on_source(x), bent(8), "z"),
     ),
     (
         "ASDEdit, pull",
-        lambda: ASDEdit(2.0, adapter=bent(), source_adapter=bent(8), pull=0.5),
+        lambda: asdkit.ASDEdit(2.0, adapter=bent(), source_adapter=bent(8), pull=0.5),
         lambda x: dds(x, 2) - e_phi(x, bent()) + e_phi(on_source(x), bent(8), "z") + 0.5 * (x.x0 - x.source),
     ),
     (
         "DeltaASD",
-        lambda: DeltaASD(adapter=bent(), source_adapter=bent(8), pull=3.0),
+        lambda: asdkit.DeltaASD(adapter=bent(), source_adapter=bent(8), pull=3.0),
         lambda x: dds(x, 7.5) - e_phi(x, bent()) + e_phi(on_source(x), bent(8), "z") + 3 * (x.x0 - x.source),
     ),
 ]
@@ -122,7 +105,9 @@ def cfg_of(null: Tensor, prompt: Tensor, scale: float) -> Tensor:
 
 
 @pytest.mark.parametrize(("method", "formula"), [row[1:] for row in METHODS], ids=[row[0] for row in METHODS])
-def test_a_method_is_its_formula(prior: GaussianPrior, method: Callable[[], Field], formula: Formula) -> None:
+def test_a_method_is_its_formula(
+    prior: asdkit.GaussianPrior, method: Callable[[], asdkit.Field], formula: Formula
+) -> None:
     x = draw(prior, step=3)
     assert close(ready(method(), prior)(x), formula(x))
 
@@ -135,39 +120,44 @@ def test_all_methods_are_tested() -> None:
 
 
 @pytest.mark.parametrize("step", [0, 5, 10])
-def test_ramps_move_the_coefficients(prior: GaussianPrior, step: int) -> None:
-    ramp = Ramp(1.0, 3.0, 10)
+def test_ramps_move_the_coefficients(prior: asdkit.GaussianPrior, step: int) -> None:
+    ramp = asdkit.Ramp(1.0, 3.0, 10)
     x, now = draw(prior, step=step), {0: 1.0, 5: 2.0, 10: 3.0}[step]
     null, y, ugly = e(x), e(x, "y"), e(x, "ugly")
     assert close(
-        ready(CSD(Ramp(0.0, 4.0, 10), ramp, "ugly"), prior)(x), (2 * now - 2) * (y - null) + now * (null - ugly)
+        ready(asdkit.CSD(asdkit.Ramp(0.0, 4.0, 10), ramp, "ugly"), prior)(x),
+        (2 * now - 2) * (y - null) + now * (null - ugly),
     )
-    assert close(ready(SDS(ramp), prior)(x), cfg(x, now) - x.eps)
-    assert close(ready(ASD(ramp, adapter=bent()), prior)(x), cfg(x, now) - e_phi(x, bent()))
-    assert close(ready(PDS(ramp, Ramp(3.0, 1.0, 10)), prior)(x), dds(x, now) + (4 - now) * (x.x0 - x.source))
+    assert close(ready(asdkit.SDS(ramp), prior)(x), cfg(x, now) - x.eps)
+    assert close(ready(asdkit.ASD(ramp, adapter=bent()), prior)(x), cfg(x, now) - e_phi(x, bent()))
+    assert close(
+        ready(asdkit.PDS(ramp, asdkit.Ramp(3.0, 1.0, 10)), prior)(x), dds(x, now) + (4 - now) * (x.x0 - x.source)
+    )
 
 
-def test_bridge_changes_at_its_iteration(prior: GaussianPrior) -> None:
-    field = ready(Bridge("ugly", 30.0, at=20), prior)
+def test_bridge_changes_at_its_iteration(prior: asdkit.GaussianPrior) -> None:
+    field = ready(asdkit.Bridge("ugly", 30.0, at=20), prior)
     before, after = draw(prior, step=19), draw(prior, step=20)
     assert close(field(before), cfg(before, 30) - before.eps)
     assert close(field(after), e(after, "y") - e(after, "ugly"))
 
 
 @pytest.mark.parametrize(("levels", "subtracted"), [((0, 50, 100, 199), False), ((200, 201, 500, 999), True)])
-def test_nfsd_on_either_side_of_its_threshold(prior: GaussianPrior, levels: tuple[int, ...], subtracted: bool) -> None:
+def test_nfsd_on_either_side_of_its_threshold(
+    prior: asdkit.GaussianPrior, levels: tuple[int, ...], subtracted: bool
+) -> None:
     x = draw(prior, levels=levels)
-    assert close(ready(NFSD(negative="ugly"), prior)(x), cfg(x, 7.5) - subtracted * e(x, "ugly"))
+    assert close(ready(asdkit.NFSD(negative="ugly"), prior)(x), cfg(x, 7.5) - subtracted * e(x, "ugly"))
 
 
 def test_the_negative_prompts_of_the_papers() -> None:
-    prior = GaussianPrior({"y": 1.0, "z": 0.0, guidance._UGLY: -1.0, guidance._UNREAL: -2.0}).double()
+    prior = asdkit.GaussianPrior({"y": 1.0, "z": 0.0, guidance._UGLY: -1.0, guidance._UNREAL: -2.0}).double()
     x = draw(prior)
     (null, y, ugly, unreal) = (
         x.sigma * (x.x_t - x.alpha * mean) / (0.25 * x.alpha**2 + x.sigma**2) for mean in (0.0, 1.0, -1.0, -2.0)
     )
-    assert close(ready(CSD(1.0, 1.0), prior)(x), y - ugly)
-    assert close(ready(NFSD(t_from=0.0), prior)(x), null + 7.5 * (y - null) - unreal)
+    assert close(ready(asdkit.CSD(1.0, 1.0), prior)(x), y - ugly)
+    assert close(ready(asdkit.NFSD(t_from=0.0), prior)(x), null + 7.5 * (y - null) - unreal)
 
 
 def invert(x: Noised, times: list[list[float]], scale: float) -> list[SimpleNamespace]:
@@ -184,30 +174,30 @@ def invert(x: Noised, times: list[list[float]], scale: float) -> list[SimpleName
     return [*states, here]
 
 
-def test_ism_is_its_formula(prior: GaussianPrior) -> None:
+def test_ism_is_its_formula(prior: asdkit.GaussianPrior) -> None:
     """e_lambda(x_t) - e_null(x_s): five even steps to s = t - delta, one to t, all of them along e_null."""
     x = draw(prior)
     stops = [max(0.0, t - 0.05 * 999) for t in x.t.tolist()]
     times = [[stop * k / 5 for k in range(6)] + [t] for stop, t in zip(stops, x.t.tolist(), strict=True)]
     *_, before, here = invert(x, times, 0.0)
     assert torch.equal(here.t, x.t) and before.t.tolist() == [0, 250, 650, 929]
-    assert close(ready(ISM(), prior)(x), cfg(here, 7.5) - e(before))
+    assert close(ready(asdkit.ISM(), prior)(x), cfg(here, 7.5) - e(before))
     times = [[stop * k / 2 for k in range(3)] + [t] for stop, t in zip(stops, x.t.tolist(), strict=True)]
     *_, before, here = invert(x, times, 0.0)
-    assert close(ready(ISM(3.0, 0.05, 2), prior)(x), cfg(here, 3.0) - e(before))
+    assert close(ready(asdkit.ISM(3.0, 0.05, 2), prior)(x), cfg(here, 3.0) - e(before))
 
 
-def test_sdi_is_its_formula(prior: GaussianPrior) -> None:
+def test_sdi_is_its_formula(prior: asdkit.GaussianPrior) -> None:
     """e_lambda(x_t) - eps of the inversion: ten even steps along e at lambda -7.5."""
     x = draw(prior)
     *_, here = invert(x, [[t * k / 10 for k in range(11)] for t in x.t.tolist()], -7.5)
-    assert close(ready(SDI(), prior)(x), cfg(here, 7.5) - here.eps)
+    assert close(ready(asdkit.SDI(), prior)(x), cfg(here, 7.5) - here.eps)
     *_, here = invert(x, [[t * k / 3 for k in range(4)] for t in x.t.tolist()], 0.5)
-    assert close(ready(SDI(2.0, 0.5, 3), prior)(x), cfg(here, 2.0) - here.eps)
+    assert close(ready(asdkit.SDI(2.0, 0.5, 3), prior)(x), cfg(here, 2.0) - here.eps)
 
 
 @pytest.mark.parametrize(("ratio", "t_min"), [(0.1, 0.02), (0.5, 0.25)])
-def test_asynchronous_sd_is_its_formula(prior: GaussianPrior, ratio: float, t_min: float) -> None:
+def test_asynchronous_sd_is_its_formula(prior: asdkit.GaussianPrior, ratio: float, t_min: float) -> None:
     """e_lambda(x_t, t) - e_y(x_t+, t+) with t+ = t + u ratio (t - t_min), the same x0 and eps."""
     x = draw(prior)
     u = torch.rand(B, generator=torch.Generator().manual_seed(1)).tolist()
@@ -216,10 +206,10 @@ def test_asynchronous_sd_is_its_formula(prior: GaussianPrior, ratio: float, t_mi
     ]
     later = state(x, t=torch.tensor(shifted))
     assert shifted != x.t.tolist()
-    assert close(ready(AsynchronousSD(7.5, ratio, t_min), prior)(x), cfg(x, 7.5) - e(later, "y"))
+    assert close(ready(asdkit.AsynchronousSD(7.5, ratio, t_min), prior)(x), cfg(x, 7.5) - e(later, "y"))
 
 
-def test_reward_sds_is_a_loop_over_draws(prior: GaussianPrior) -> None:
+def test_reward_sds_is_a_loop_over_draws(prior: asdkit.GaussianPrior) -> None:
     x, draws, temperature, scorer = draw(prior), 3, 0.05, Brightness()
     fresh = torch.randn((draws - 1) * B, 3, 2, 2, generator=torch.Generator().manual_seed(1)).double()
     expected = torch.zeros_like(x.eps)
@@ -232,21 +222,21 @@ def test_reward_sds_is_a_loop_over_draws(prior: GaussianPrior) -> None:
         weights = scores.exp() / scores.exp().sum()
         for weight, s in zip(weights, states, strict=True):
             expected[b] += weight * (cfg(s, 30.0) - s.eps)[b]
-    assert close(ready(RewardSDS(scorer, 30.0, draws, temperature, judged_scale=4.0), prior)(x), expected)
+    assert close(ready(asdkit.RewardSDS(scorer, 30.0, draws, temperature, judged_scale=4.0), prior)(x), expected)
     assert scorer.prompts == ["y"]
 
 
-def test_reward_sds_between_the_mean_and_the_best(prior: GaussianPrior) -> None:
+def test_reward_sds_between_the_mean_and_the_best(prior: asdkit.GaussianPrior) -> None:
     def fresh() -> Noised:
         return draw(prior, levels=(20, 300, 400, 500))
 
     x = fresh()
-    assert close(ready(RewardSDS(Brightness(), 9.0, draws=1), prior)(x), cfg(x, 9.0) - x.eps)
+    assert close(ready(asdkit.RewardSDS(Brightness(), 9.0, draws=1), prior)(x), cfg(x, 9.0) - x.eps)
     noises = [x.eps, torch.randn(B, 3, 2, 2, generator=torch.Generator().manual_seed(1)).double()]
     two = [state(x, eps=eps) for eps in noises]
     residuals = torch.stack([cfg(s, 9.0) - s.eps for s in two])
     mean, best = (
-        ready(RewardSDS(Brightness(), 9.0, 2, temperature, 0.5), prior)(fresh()) for temperature in (1e6, 1e-9)
+        ready(asdkit.RewardSDS(Brightness(), 9.0, 2, temperature, 0.5), prior)(fresh()) for temperature in (1e6, 1e-9)
     )
     assert close(mean, residuals.mean(0), 1e-5)
     scores = torch.stack([((s.x_t - s.sigma * cfg(s, 0.5)) / s.alpha).clamp(0, 1).flatten(1).mean(1) for s in two])
@@ -256,55 +246,55 @@ def test_reward_sds_between_the_mean_and_the_best(prior: GaussianPrior) -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (lambda: VSD(3.0, bent(), "ugly"), lambda: ASD(3.0, 0.0, bent(), "ugly")),
-        (lambda: SJC(9.0), lambda: SDS(9.0)),
-        (lambda: SDS(9.0), lambda: SDS(Ramp(9.0, 9.0, 5))),
-        (lambda: Bridge("ugly", 9.0, at=4), lambda: SDS(9.0)),
-        (lambda: NFSD(9.0, "ugly", 1.0), lambda: SJC(9.0, False)),
-        (lambda: PDS(3.0, 0.0), lambda: DDS(3.0)),
-        (lambda: CSD(2.0, Ramp(0.0, 1.0, 9, begin=4), "ugly"), lambda: CSD(2.0)),
+        (lambda: asdkit.VSD(3.0, bent(), "ugly"), lambda: asdkit.ASD(3.0, 0.0, bent(), "ugly")),
+        (lambda: asdkit.SJC(9.0), lambda: asdkit.SDS(9.0)),
+        (lambda: asdkit.SDS(9.0), lambda: asdkit.SDS(asdkit.Ramp(9.0, 9.0, 5))),
+        (lambda: asdkit.Bridge("ugly", 9.0, at=4), lambda: asdkit.SDS(9.0)),
+        (lambda: asdkit.NFSD(9.0, "ugly", 1.0), lambda: asdkit.SJC(9.0, False)),
+        (lambda: asdkit.PDS(3.0, 0.0), lambda: asdkit.DDS(3.0)),
+        (lambda: asdkit.CSD(2.0, asdkit.Ramp(0.0, 1.0, 9, begin=4), "ugly"), lambda: asdkit.CSD(2.0)),
     ],
 )
 def test_special_cases_are_the_same_bits(
-    prior: GaussianPrior, one: Callable[[], Field], other: Callable[[], Field]
+    prior: asdkit.GaussianPrior, one: Callable[[], asdkit.Field], other: Callable[[], asdkit.Field]
 ) -> None:
     first, second = (ready(make(), prior)(draw(prior, step=3)) for make in (one, other))
     assert torch.equal(first, second)
 
 
-def test_a_bridge_is_csd_with_its_negative(prior: GaussianPrior) -> None:
+def test_a_bridge_is_csd_with_its_negative(prior: asdkit.GaussianPrior) -> None:
     x = draw(prior)
-    assert close(ready(Bridge("z", 2.0, 1.0, 0), prior)(x), ready(CSD(1.0, 1.0, "z"), prior)(x), 1e-12)
+    assert close(ready(asdkit.Bridge("z", 2.0, 1.0, 0), prior)(x), ready(asdkit.CSD(1.0, 1.0, "z"), prior)(x), 1e-12)
 
 
-def test_vsd_and_asd_at_gamma_zero_are_the_same_bits(prior: GaussianPrior) -> None:
-    vsd, asd = ready(VSD(3.0, bent()), prior), ready(ASD(3.0, 0.0, bent()), prior)
+def test_vsd_and_asd_at_gamma_zero_are_the_same_bits(prior: asdkit.GaussianPrior) -> None:
+    vsd, asd = ready(asdkit.VSD(3.0, bent()), prior), ready(asdkit.ASD(3.0, 0.0, bent()), prior)
     assert torch.equal(vsd(draw(prior)), asd(draw(prior)))
     assert torch.equal(vsd.loss(draw(prior)), asd.loss(draw(prior)))
 
 
-def test_nothing_to_edit_is_exactly_zero(prior: GaussianPrior) -> None:
+def test_nothing_to_edit_is_exactly_zero(prior: asdkit.GaussianPrior) -> None:
     """DDS and PDS of the source image with the source's words."""
     x = draw(prior)
     same = prior.draw(x.source, x.t, x.eps, source=x.source)
-    for field in (DDS(), PDS(), DeltaASD(adapter=bent(), source_adapter=bent())):
+    for field in (asdkit.DDS(), asdkit.PDS(), asdkit.DeltaASD(adapter=bent(), source_adapter=bent())):
         field.bind("y", "y")
         field.setup(prior)
         assert torch.equal(field(same), torch.zeros_like(x.eps))
 
 
-def test_asdedit_starts_as_the_difference_of_classifiers(prior: GaussianPrior) -> None:
+def test_asdedit_starts_as_the_difference_of_classifiers(prior: asdkit.GaussianPrior) -> None:
     """With e_phi = e_y and e_psi = e_z it is (lambda - 1)[(e_y - e_null)(x) - (e_z - e_null)(x_source)]."""
     x = draw(prior)
-    field = ready(ASDEdit(5.0, adapter=Affine(), source_adapter=Affine()), prior)
+    field = ready(asdkit.ASDEdit(5.0, adapter=Affine(), source_adapter=Affine()), prior)
     other = on_source(x)
     assert close(field(x), 4 * (e(x, "y") - e(x)) - 4 * (e(other, "z") - e(other)))
 
 
-def test_what_asdedit_minimises(prior: GaussianPrior) -> None:
+def test_what_asdedit_minimises(prior: asdkit.GaussianPrior) -> None:
     """phi by Eq. 10 at gamma -1, psi by Eq. 9 at gamma 1, eta 0 with the image as fake and the source as real."""
     x, phi, psi = draw(prior), bent(), bent(8)
-    field = ready(ASDEdit(adapter=phi, source_adapter=psi), prior)
+    field = ready(asdkit.ASDEdit(adapter=phi, source_adapter=psi), prior)
     other = on_source(x)
     first = (e_phi(x, phi) - x.eps) ** 2 - (e(x, "y") - e_phi(x, phi)) ** 2
     second = (e_phi(x, psi, "z") - x.eps) ** 2 + (e(x, "z") - e_phi(x, psi, "z")) ** 2
@@ -313,29 +303,29 @@ def test_what_asdedit_minimises(prior: GaussianPrior) -> None:
     assert close(field.loss(x), expected)
 
 
-def test_what_deltaasd_minimises(prior: GaussianPrior) -> None:
+def test_what_deltaasd_minimises(prior: asdkit.GaussianPrior) -> None:
     """Eq. 10 twice: phi of the image and its words, psi of the source image and its own."""
     x, phi, psi = draw(prior), bent(), bent(8)
-    field = ready(DeltaASD(gamma=0.25, adapter=phi, source_adapter=psi), prior)
+    field = ready(asdkit.DeltaASD(gamma=0.25, adapter=phi, source_adapter=psi), prior)
     other = on_source(x)
     first = (e_phi(x, phi) - x.eps) ** 2 + 0.25 * (e(x, "y") - e_phi(x, phi)) ** 2
     second = (e_phi(other, psi, "z") - x.eps) ** 2 + 0.25 * (e(other, "z") - e_phi(other, psi, "z")) ** 2
     assert close(field.loss(x), (first + second).sum() / B)
 
 
-def test_deltaasd_at_its_optima_is_dds_at_lambda_eff(prior: GaussianPrior) -> None:
+def test_deltaasd_at_its_optima_is_dds_at_lambda_eff(prior: asdkit.GaussianPrior) -> None:
     """Of a single image e_phi* = (eps + gamma e_y) / (1 + gamma): the residual is DDS(lambda_eff) / (1 + gamma)."""
     x, gamma = draw(prior), -0.5
     other = on_source(x)
     phi, psi = ((x.eps + gamma * of) / (1 + gamma) for of in (e(x, "y"), e(other, "z")))
     residual = (cfg(x, 7.5) - phi) - (cfg(other, 7.5, "z") - psi)
-    assert close(residual, ready(DDS(1 + (1 + gamma) * 6.5), prior)(x) / (1 + gamma), 1e-6)
+    assert close(residual, ready(asdkit.DDS(1 + (1 + gamma) * 6.5), prior)(x) / (1 + gamma), 1e-6)
 
 
-def test_deltaasd_forgets_what_both_discriminators_said(prior: GaussianPrior) -> None:
+def test_deltaasd_forgets_what_both_discriminators_said(prior: asdkit.GaussianPrior) -> None:
     """After a step of phi and psi, the same draw gives what a new one would."""
     x, phi, psi = draw(prior), bent(), bent(8)
-    field = ready(DeltaASD(adapter=phi, source_adapter=psi), prior)
+    field = ready(asdkit.DeltaASD(adapter=phi, source_adapter=psi), prior)
     field(x), field.loss(x)
     with torch.no_grad():
         phi.offset.add_(0.3), psi.offset.add_(0.7)
@@ -346,45 +336,47 @@ def test_deltaasd_forgets_what_both_discriminators_said(prior: GaussianPrior) ->
     assert logged["distance_2"] == pytest.approx((e_phi(other, psi, "z") - e(other, "z")).square().mean().item())
 
 
-def test_what_lods_minimises(prior: GaussianPrior) -> None:
+def test_what_lods_minimises(prior: asdkit.GaussianPrior) -> None:
     """The denoising loss of the null condition."""
     x, phi = draw(prior), bent()
-    assert close(ready(LODS(adapter=phi), prior).loss(x), ((e_phi(x, phi, "") - x.eps) ** 2).sum() / B)
+    assert close(ready(asdkit.LODS(adapter=phi), prior).loss(x), ((e_phi(x, phi, "") - x.eps) ** 2).sum() / B)
 
 
-COUNTS: list[tuple[str, Callable[[], Field], list[float]]] = [
-    ("SDS", SDS, [2]),
-    ("SDS 1", lambda: SDS(1.0), [1]),
-    ("SDS 0", lambda: SDS(0.0), [1]),
-    ("SDS to 0", lambda: SDS(Ramp(5.0, 0.0, 3)), [1]),
-    ("SJC", SJC, [2]),
-    ("CSD", CSD, [2]),
-    ("CSD, negative", lambda: CSD(1.0, 1.0, "ugly"), [3]),
-    ("CSD, negative later", lambda: CSD(1.0, Ramp(0.0, 1.0, 9, 3), "ugly"), [2]),
-    ("NFSD", lambda: NFSD(negative="ugly"), [3]),
-    ("NFSD, never", lambda: NFSD(negative="ugly", t_from=0.99), [2]),
-    ("Bridge", lambda: Bridge("ugly", at=4), [2]),
-    ("Bridge, second", lambda: Bridge("ugly", at=3), [2]),
-    ("VSD", lambda: VSD(adapter=bent()), [2, 1]),
-    ("ASD", lambda: ASD(adapter=bent()), [2, 1]),
-    ("ASD 1", lambda: ASD(1.0, adapter=bent()), [1, 1]),
-    ("LODS", lambda: LODS(adapter=bent()), [1, 1]),
-    ("DDS", DDS, [2, 2]),
-    ("PDS", PDS, [2, 2]),
-    ("ASDEdit", lambda: ASDEdit(adapter=bent(), source_adapter=bent(8)), [2, 1, 2, 1]),
-    ("DeltaASD", lambda: DeltaASD(adapter=bent(), source_adapter=bent(8)), [2, 1, 2, 1]),
-    ("ISM", ISM, [1] * 6 + [2]),
-    ("ISM, 2 steps", lambda: ISM(steps=2), [1] * 3 + [2]),
-    ("SDI", SDI, [2] * 10 + [2]),
-    ("SDI along e_y", lambda: SDI(inversion_scale=1.0, steps=4), [1] * 4 + [2]),
-    ("AsynchronousSD", AsynchronousSD, [2, 1]),
-    ("RewardSDS", lambda: RewardSDS(Brightness(), draws=5), [2 * 5]),
-    ("RewardSDS 1", lambda: RewardSDS(Brightness(), 1.0, draws=5), [2 * 5]),
+COUNTS: list[tuple[str, Callable[[], asdkit.Field], list[float]]] = [
+    ("SDS", asdkit.SDS, [2]),
+    ("SDS 1", lambda: asdkit.SDS(1.0), [1]),
+    ("SDS 0", lambda: asdkit.SDS(0.0), [1]),
+    ("SDS to 0", lambda: asdkit.SDS(asdkit.Ramp(5.0, 0.0, 3)), [1]),
+    ("SJC", asdkit.SJC, [2]),
+    ("CSD", asdkit.CSD, [2]),
+    ("CSD, negative", lambda: asdkit.CSD(1.0, 1.0, "ugly"), [3]),
+    ("CSD, negative later", lambda: asdkit.CSD(1.0, asdkit.Ramp(0.0, 1.0, 9, 3), "ugly"), [2]),
+    ("NFSD", lambda: asdkit.NFSD(negative="ugly"), [3]),
+    ("NFSD, never", lambda: asdkit.NFSD(negative="ugly", t_from=0.99), [2]),
+    ("Bridge", lambda: asdkit.Bridge("ugly", at=4), [2]),
+    ("Bridge, second", lambda: asdkit.Bridge("ugly", at=3), [2]),
+    ("VSD", lambda: asdkit.VSD(adapter=bent()), [2, 1]),
+    ("ASD", lambda: asdkit.ASD(adapter=bent()), [2, 1]),
+    ("ASD 1", lambda: asdkit.ASD(1.0, adapter=bent()), [1, 1]),
+    ("LODS", lambda: asdkit.LODS(adapter=bent()), [1, 1]),
+    ("DDS", asdkit.DDS, [2, 2]),
+    ("PDS", asdkit.PDS, [2, 2]),
+    ("ASDEdit", lambda: asdkit.ASDEdit(adapter=bent(), source_adapter=bent(8)), [2, 1, 2, 1]),
+    ("DeltaASD", lambda: asdkit.DeltaASD(adapter=bent(), source_adapter=bent(8)), [2, 1, 2, 1]),
+    ("ISM", asdkit.ISM, [1] * 6 + [2]),
+    ("ISM, 2 steps", lambda: asdkit.ISM(steps=2), [1] * 3 + [2]),
+    ("SDI", asdkit.SDI, [2] * 10 + [2]),
+    ("SDI along e_y", lambda: asdkit.SDI(inversion_scale=1.0, steps=4), [1] * 4 + [2]),
+    ("AsynchronousSD", asdkit.AsynchronousSD, [2, 1]),
+    ("RewardSDS", lambda: asdkit.RewardSDS(Brightness(), draws=5), [2 * 5]),
+    ("RewardSDS 1", lambda: asdkit.RewardSDS(Brightness(), 1.0, draws=5), [2 * 5]),
 ]
 
 
 @pytest.mark.parametrize(("method", "expected"), [row[1:] for row in COUNTS], ids=[row[0] for row in COUNTS])
-def test_calls(prior: GaussianPrior, calls: list[float], method: Callable[[], Field], expected: list[float]) -> None:
+def test_calls(
+    prior: asdkit.GaussianPrior, calls: list[float], method: Callable[[], asdkit.Field], expected: list[float]
+) -> None:
     """Conditions in each network call of one residual."""
     ready(method(), prior)(draw(prior, step=3))
     assert calls == expected
@@ -393,16 +385,16 @@ def test_calls(prior: GaussianPrior, calls: list[float], method: Callable[[], Fi
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        (lambda: ASD(adapter=bent()), []),
-        (lambda: VSD(adapter=bent()), []),
-        (lambda: LODS(adapter=bent()), []),
-        (lambda: ASDEdit(adapter=bent(), source_adapter=bent(8)), [1, 1]),
-        (lambda: DeltaASD(adapter=bent(), source_adapter=bent(8)), []),
+        (lambda: asdkit.ASD(adapter=bent()), []),
+        (lambda: asdkit.VSD(adapter=bent()), []),
+        (lambda: asdkit.LODS(adapter=bent()), []),
+        (lambda: asdkit.ASDEdit(adapter=bent(), source_adapter=bent(8)), [1, 1]),
+        (lambda: asdkit.DeltaASD(adapter=bent(), source_adapter=bent(8)), []),
     ],
     ids=["ASD", "VSD", "LODS", "ASDEdit", "DeltaASD"],
 )
 def test_calls_of_a_loss_on_the_shared_draw(
-    prior: GaussianPrior, calls: list[float], method: Callable[[], Field], expected: list[float]
+    prior: asdkit.GaussianPrior, calls: list[float], method: Callable[[], asdkit.Field], expected: list[float]
 ) -> None:
     """What the residual has asked is not asked again; only ASDEdit's psi has not been at the image before."""
     field, x = ready(method(), prior), draw(prior)
@@ -412,9 +404,9 @@ def test_calls_of_a_loss_on_the_shared_draw(
     assert calls == expected
 
 
-def test_calls_of_a_loss_on_a_fresh_draw(prior: GaussianPrior, calls: list[float]) -> None:
+def test_calls_of_a_loss_on_a_fresh_draw(prior: asdkit.GaussianPrior, calls: list[float]) -> None:
     """At gamma 0 e_y is not asked for."""
-    for method, expected in ((VSD, [1]), (ASD, [1, 1]), (LODS, [1])):
+    for method, expected in ((asdkit.VSD, [1]), (asdkit.ASD, [1, 1]), (asdkit.LODS, [1])):
         calls.clear()
         ready(method(adapter=bent()), prior).loss(draw(prior))
         assert calls == expected

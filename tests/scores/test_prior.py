@@ -8,13 +8,11 @@ import torch
 from support.tiny import loaded, save_tiny_pipeline
 from torch import Tensor
 
-from asdkit.lab import GaussianPrior
-from asdkit.priors.pretrained import Pretrained
+from asdkit import CFG, GaussianPrior, Pretrained, Prompt
 from asdkit.rendering.cameras import Views, ring
 from asdkit.rendering.view_words import DREAMFUSION, EIGHT_SECTORS
 from asdkit.scores.conditions import NULL, Condition
 from asdkit.scores.ddim import ddim
-from asdkit.scores.fields import CFG, Prompt
 from asdkit.scores.prior import Noised
 
 TEXT = "a red cube"

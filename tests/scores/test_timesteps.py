@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from asdkit.core.ramps import Ramp
+from asdkit import Ramp, Timesteps
 from asdkit.core.randomness import generator_for
-from asdkit.scores.timesteps import Timesteps
 
 
 def _draws(timesteps: Timesteps, step: int = 0, count: int = 64, total: int = 1000, rounds: int = 40) -> torch.Tensor:

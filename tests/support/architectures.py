@@ -7,9 +7,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from asdkit.discriminators.adapters import LoRA
+from asdkit import LoRA, Pretrained
 from asdkit.priors.families import Family
-from asdkit.priors.pretrained import Pretrained
 from asdkit.priors.random_models import ARCHITECTURES
 
 RANK = 4

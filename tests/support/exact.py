@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from asdkit.lab import Affine, GaussianPrior
-from asdkit.scores.fields import Field
+from asdkit import Field, GaussianPrior
+from asdkit.lab import Affine
 from asdkit.scores.prior import Noised
 
 B = 4

@@ -6,10 +6,8 @@ import torch
 from support.exact import randn
 from torch import Tensor
 
-from asdkit.priors.pretrained import Pretrained
+from asdkit import Field, PerpNeg, Pretrained
 from asdkit.rendering.cameras import Views, ring
-from asdkit.scores.fields import Field
-from asdkit.scores.perp_neg import PerpNeg
 from asdkit.scores.prior import Noised
 
 TEXT = "a red cube"

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from asdkit import Field, Prior
 from asdkit.scores.equations import inject, weight
-from asdkit.scores.fields import Field
-from asdkit.scores.prior import Noised, Prior
+from asdkit.scores.prior import Noised
 
 LEVELS = torch.tensor([2, 5, 8])
 MU, SPREAD = 1.0, 0.5

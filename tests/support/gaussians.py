@@ -6,9 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from asdkit import Gaussians, Generator
 from asdkit.core.randomness import generator_for
-from asdkit.generators.base import Generator
-from asdkit.generators.gaussians import Gaussians
 from asdkit.rendering.cameras import Views
 
 

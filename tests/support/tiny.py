@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asdkit.priors.pretrained import Pretrained
+from asdkit import Pretrained
 from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.camera_embedding import CameraEmbedding
 

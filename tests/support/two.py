@@ -13,8 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from asdkit.data import Cameras, Canvas
-from asdkit.distillation import Distillation
+from asdkit import Cameras, Canvas, Distillation
 from asdkit.rendering.cameras import Batch
 
 SECONDS = 60

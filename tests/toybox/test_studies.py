@@ -16,17 +16,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from asdkit.data import Canvas
-from asdkit.distillation import Distillation
+from asdkit import DDS, Canvas, Distillation, FiniteSetPrior, Pixels, ToyboxImageJudge
 from asdkit.formats.pictures import read_picture
 from asdkit.generators.base import Render
-from asdkit.generators.images import Pixels
-from asdkit.lab import FiniteSetPrior, finite_set_eps
-from asdkit.methods import DDS
+from asdkit.lab import finite_set_eps
 from asdkit.toybox import image_judge, world
 from asdkit.toybox import judge as judging
 from asdkit.toybox.clip import TinyCLIP, similarity
-from asdkit.toybox.image_judge import ToyboxImageJudge, Truths, figures, sharpness, truths
+from asdkit.toybox.image_judge import Truths, figures, sharpness, truths
 from asdkit.toybox.judge import EMBEDDED
 from asdkit.toybox.studies import benchmark, edits, representations
 from asdkit.toybox.studies import cfg_sweep as sweep

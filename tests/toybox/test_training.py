@@ -10,14 +10,12 @@ from safetensors.torch import load_file
 from support.tiny import loaded
 from torch import Tensor
 
+from asdkit import ToyboxData, TrainCLIP, TrainUNet, TrainVAE
 from asdkit.scores.conditions import NULL, Condition
 from asdkit.toybox import world
 from asdkit.toybox.clip import TinyCLIP, candidate_prompts
 from asdkit.toybox.tokenizer import build_tokenizer
-from asdkit.toybox.training.clip import TrainCLIP
-from asdkit.toybox.training.renders import Renders, ToyboxData, encode_cache, render_cache
-from asdkit.toybox.training.unet import TrainUNet
-from asdkit.toybox.training.vae import TrainVAE
+from asdkit.toybox.training.renders import Renders, encode_cache, render_cache
 
 
 @pytest.fixture(scope="module")
