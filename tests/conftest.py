@@ -11,7 +11,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 import pytest
 import torch
-from support.recipe import RECIPE
+from support.recipe import write_recipe
 from support.skips import pytest_addoption, pytest_sessionfinish  # noqa: F401, pytest's hooks
 from support.typecheck import check_types
 
@@ -59,6 +59,4 @@ def four_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def recipe(tiny_folder: Path, tmp_path: Path) -> Path:
     """A recipe of ten quick iterations with the tiny prior, whose runs go to tmp_path / runs."""
-    path = tmp_path / "small.yaml"
-    path.write_text(RECIPE.format(prior=tiny_folder, root=tmp_path / "runs"))
-    return path
+    return write_recipe(tmp_path, tiny_folder)

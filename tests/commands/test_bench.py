@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from support.recipe import RECIPE
+from support.quiet import quiet_trainer
+from support.recipe import write_recipe
 from torch import Tensor, nn
 
 from asdkit.commands import bench_report
@@ -34,8 +35,7 @@ VIEWS, SIZE, CPU = 2, 16, torch.device("cpu")
 def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> BenchCLI:
     """A finished measurement of the tiny recipe, five steps of each kind."""
     folder = tmp_path_factory.mktemp("bench")
-    path = folder / "small.yaml"
-    path.write_text(RECIPE.format(prior=tiny_folder, root=folder / "runs"))
+    path = write_recipe(folder, tiny_folder)
     cli = BenchCLI(["--config", str(path), "--trainer.log_every_n_steps=2"], 5, folder / "metrics", Signals())
     assert not (folder / "runs").exists()
     return cli
@@ -44,9 +44,6 @@ def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ben
 @pytest.fixture
 def module(finished: BenchCLI) -> Distillation:
     return finished.model
-
-
-# ------------------------------------------------------------------------------------------------ spans
 
 
 def event(kind: str, start: float, end: float, name: str = "", correlation: int = 0, thread: int = 1) -> dict[str, Any]:
@@ -145,9 +142,6 @@ def test_operations_of_attention_by_hand() -> None:
     assert counter.get_total_flops() in (4 * product, 5 * product)
 
 
-# ------------------------------------------------------------------------------------------------ kinds of steps
-
-
 def rows_of(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
     """Rows of each call that the network really gets, and whether a graph is kept, from now on."""
     calls: list[tuple[int, bool]] = []
@@ -219,9 +213,7 @@ def weights(module: Distillation) -> dict[str, Tensor]:
 
 
 def trained(module: Distillation, data: pl.LightningDataModule, steps: int, *callbacks: pl.Callback) -> Distillation:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    quiet |= {"enable_model_summary": False, "accelerator": "cpu", "log_every_n_steps": 2}
-    pl.Trainer(max_steps=steps, callbacks=list(callbacks), **quiet).fit(module, datamodule=data)
+    quiet_trainer(steps, callbacks=list(callbacks), log_every_n_steps=2).fit(module, datamodule=data)
     return module
 
 
@@ -249,9 +241,6 @@ def test_a_guidance_that_does_not_learn_and_images_without_cameras(tiny_folder: 
     assert {"prior", "backward"} <= names and not {"e_phi", "discriminator"} & names
     calls = {name: [call["predictions"] for call in mode["calls"]] for name, mode in bench.facts["modes"].items()}
     assert calls == {"fast": [2], "faithful": [1, 1]}
-
-
-# ------------------------------------------------------------------------------------------------ what is reported
 
 
 def test_every_kind_has_its_rounds_and_the_first_is_a_warm_up(finished: BenchCLI) -> None:

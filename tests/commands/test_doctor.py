@@ -57,9 +57,6 @@ def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(doctor, "CHECKS", {name: check for name, check in doctor.CHECKS.items() if name in names})
 
 
-# ---------------------------------------------------------------------------------------------- as it is
-
-
 @pytest.mark.slow
 def test_a_real_machine_in_one_screen(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -117,9 +114,6 @@ def test_long_findings_are_wrapped_and_aligned() -> None:
 def test_options(capsys: pytest.CaptureFixture) -> None:
     assert main(["doctor", "--help"]) == 0 and "--json" in capsys.readouterr().out
     assert main(["doctor", "--jsn"]) == 2 and "unrecognized arguments: --jsn" in capsys.readouterr().err
-
-
-# ---------------------------------------------------------------------------------------------- what is broken
 
 
 BAD_VERSIONS = {
@@ -193,9 +187,6 @@ def test_torch_that_computes_wrongly(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(torch, "ones", lambda *size, device: 1.5 * ones(*size, device=device))
     finding = hardware.cpu(tmp_path)
     assert finding.state == BAD and "(it is wrong)" in finding.text and "reinstall torch" in finding.remedy
-
-
-# ---------------------------------------------------------------------------------------------- CUDA
 
 
 NO_CUDA = {  # what the driver sees, torch's build and CUDA_VISIBLE_DEVICES
@@ -296,9 +287,6 @@ def test_a_launcher_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         monkeypatch.setenv(name, value)
     finding = hardware.launcher(tmp_path)
     assert finding.text == "rank 1 of 4, LOCAL_RANK=1, RANK=1, SLURM_JOB_ID=42, WORLD_SIZE=4"
-
-
-# ---------------------------------------------------------------------------------------------- places
 
 
 def test_a_run_root_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

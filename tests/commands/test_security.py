@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from support.recipe import RECIPE
+from support.recipe import small_run, write_recipe
 from support.tiny import loaded, save_tiny_shap_e
 
 from asdkit import Distillation, ShapE
@@ -50,11 +50,8 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four iterations; treat it as read-only."""
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "small.yaml").write_text(RECIPE.format(prior=tiny_folder, root=folder / "runs"))
-    quick = ["--trainer.max_steps=4", "--trainer.callbacks=[]", "--snapshots.every=0", "--run.name=one"]
-    assert main(["fit", "--config", str(folder / "small.yaml"), *quick]) == 0
-    return folder / "runs" / "small" / "one"
+    recipe = write_recipe(tmp_path_factory.mktemp("finished"), tiny_folder)
+    return small_run(recipe, "--trainer.max_steps=4", "--trainer.callbacks=[]", "--snapshots.every=0")
 
 
 @pytest.fixture
@@ -86,8 +83,6 @@ def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
 def touch(marker: Path) -> str:
     return f"touch {marker}"
 
-
-# ------------------------------------------------------------------------------------------------ recipes
 
 PART = {"class_path": "evil.Evil", "init_args": {"size": 16}}
 CALLBACK = "pytorch_lightning.callbacks.LambdaCallback"
@@ -243,9 +238,6 @@ def test_a_file_in_the_working_directory_is_no_library(
     assert [path.name for path in tmp_path.glob("executed-*")] == ["executed-own"]
 
 
-# ------------------------------------------------------------------------------------------------ checkpoints
-
-
 class Payload:
     """Unpickling it touches a file."""
 
@@ -365,8 +357,6 @@ def test_each_guard_against_deletion_holds_alone(tmp_path: Path) -> None:
     assert tmp_path.is_dir()
 
 
-# ------------------------------------------------------------------------------------------------ priors
-
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 
 
@@ -457,9 +447,6 @@ def test_no_code_of_a_shap_e_folder_is_run(tmp_path: Path, evil: Path, part: str
     assert not evil.exists() and "evil" not in sys.modules
 
 
-# ------------------------------------------------------------------------------------------------ addresses
-
-
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1/x", "s3://b/x"])
 def test_addresses_are_refused(capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, address: str) -> None:
     fit = ["fit", "--config", recipe]
@@ -483,8 +470,6 @@ def test_paths_are_no_addresses() -> None:
         with pytest.raises(ValueError, match="is an address"):
             local(address)
 
-
-# ------------------------------------------------------------------------------------------------ prompts
 
 PROMPT = (
     "../../../x /etc/passwd\n## head\r$(touch x) `touch x` <script>alert(1)</script>\x1b]0;title\x07\x1b[2J\u202e\0 "

@@ -13,7 +13,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from support.recipe import RECIPE
+from support.recipe import small_run, write_recipe
 from support.viewing import client, listening, random_splats
 
 from asdkit.commands.arguments import expand
@@ -30,14 +30,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the tiny recipe; treat it as read-only."""
-    folder = tmp_path_factory.mktemp("view")
-    (folder / "small.yaml").write_text(RECIPE.format(prior=tiny_folder, root=folder / "runs"))
-    return fit(folder / "small.yaml", "plain")
+    return fit(write_recipe(tmp_path_factory.mktemp("view"), tiny_folder), "plain")
 
 
 def fit(recipe: Path, name: str, *options: str) -> Path:
-    assert main(["fit", "--config", str(recipe), f"--run.name={name}", *options]) == 0
-    return recipe.parent / "runs" / "small" / name
+    return small_run(recipe, *options, name=name)
 
 
 def interrupted_at(count: int) -> Callable[[float], None]:
@@ -50,9 +47,6 @@ def interrupted_at(count: int) -> Callable[[float], None]:
             raise KeyboardInterrupt
 
     return sleep
-
-
-# ---------------------------------------------------------------------------------------------- fit
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -143,9 +137,6 @@ def test_the_short_form(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert "within 1024 and 64536; got 80" in capsys.readouterr().err
     assert main(["fit", "--config", "gs3d", "--viewer.evry=8"]) == 2
     assert "did you mean --viewer.every?" in capsys.readouterr().err
-
-
-# ---------------------------------------------------------------------------------------------- load and view
 
 
 def test_loading_brings_the_generator_and_no_prior(run: Path) -> None:

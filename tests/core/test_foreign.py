@@ -22,8 +22,6 @@ from asdkit import Ramp
 from asdkit.core import foreign
 from asdkit.core.trust import trusting
 
-# ------------------------------------------------------------------------------------------------ jsonargparse
-
 
 class Inner:
     def __init__(self, size: int = 1, scale: float | Ramp = 1.0) -> None:
@@ -86,8 +84,6 @@ def test_the_settings_of_jsonargparse_can_be_put_back() -> None:
     assert foreign.parsing_settings() == before
 
 
-# ------------------------------------------------------------------------------------------------ torch
-
 RAISED: dict[str, Callable[[], Exception]] = {
     "words": lambda: ValueError("gamma must be:\n above -1."),
     "no words": lambda: MemoryError(),
@@ -136,9 +132,6 @@ def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(Exception, match="gpu backend|can not run") as refused:
             pl.Trainer(accelerator=name, logger=False)
         assert foreign.is_no_device(refused.value) and foreign.is_misconfiguration(refused.value)
-
-
-# ------------------------------------------------------------------------------------------------ Lightning
 
 
 def trainer(folder: Path, checkpoints: str, steps: int) -> pl.Trainer:

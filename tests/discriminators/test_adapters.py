@@ -166,9 +166,6 @@ def test_set_up_twice_is_set_up_once(prior: Pretrained, make: Make) -> None:
     assert torch.equal(draw(prior).predict(Y, phi.adapter), before)
 
 
-# ---------------------------------------------------------------------------------------------- LoRA
-
-
 def test_alpha_scales_the_update(tiny_folder: Path) -> None:
     changes = []
     for alpha in (0.0, 2.0, 4.0):
@@ -207,9 +204,6 @@ def test_the_prior_is_never_in_a_checkpoint(tiny_folder: Path) -> None:
     assert sum(value.numel() for key, value in state.items() if key.startswith("guidance")) == learning
     assert [key for key in state if key.startswith("generator")]
     assert {id(p) for p in model.guidance.parameters()} <= {id(p) for p in model.parameters()}
-
-
-# ---------------------------------------------------------------------------------------------- Embedding
 
 
 @pytest.mark.parametrize("tokens", [1, 3])
@@ -259,9 +253,6 @@ def test_lods_starts_as_sds(prior: Pretrained) -> None:
     assert torch.allclose(lods(draw(prior)), sds(draw(prior)), atol=1e-3)
 
 
-# ---------------------------------------------------------------------------------------------- UNetCopy
-
-
 def test_a_copy_is_as_large_as_the_network_and_shares_nothing(prior: Pretrained) -> None:
     phi = attached(UNetCopy(camera=False), prior)
     theirs = {parameter.data_ptr() for parameter in prior.parameters()}
@@ -286,9 +277,6 @@ def test_a_copy_hears_the_camera_of_the_prior(prior: Pretrained) -> None:
     assert not torch.allclose(one.predict(Y), two.predict(Y), atol=1e-4)
     assert torch.equal(two.predict(Y, phi.adapter), two.predict(Y))
     assert len(prior.network.time_embedding._forward_hooks) == 1
-
-
-# ---------------------------------------------------------------------------------------------- two at once
 
 
 def _predictions(prior: Pretrained, fields: list[Discriminator]) -> list[Tensor]:
@@ -331,9 +319,6 @@ def test_a_copy_made_after_a_trained_lora_starts_at_the_prior(prior: Pretrained)
     phi = attached(UNetCopy(), prior)
     assert torch.equal(draw(prior).predict(Y, phi.adapter), plain)
     assert sum(p.numel() for p in phi.adapter.weights.values()) == count
-
-
-# ---------------------------------------------------------------------------------------------- refused
 
 
 def test_impossible_adapters_are_refused(prior: Pretrained) -> None:

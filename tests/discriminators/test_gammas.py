@@ -41,9 +41,6 @@ class Fixed(Gamma):
         return torch.tensor([-0.5, 0.0, 1.0, 4.0]).to(x.alpha).reshape(-1, 1, 1, 1)
 
 
-# ---------------------------------------------------------------------------------------------- in the discriminator
-
-
 def test_each_sample_has_its_own_gamma(prior: GaussianPrior) -> None:
     x, phi = draw(prior), bent()
     expected = sum(
@@ -119,9 +116,6 @@ def test_a_ramp_into_the_unbounded_is_refused() -> None:
     Discriminator(bent(), Ramp(0.0, -1.0, 10), allow_unbounded=True)
 
 
-# ---------------------------------------------------------------------------------------------- Alpha2
-
-
 @pytest.mark.parametrize(("t", "expected"), [(50, 2.69), (250, 3.15), (500, 4.55), (750, 6.56), (950, 7.34)])
 def test_alpha2_on_stable_diffusions_schedule(prior: GaussianPrior, t: int, expected: float) -> None:
     """lambda_eff at lambda 7.5 of the released code's gamma -0.75, as measured there."""
@@ -137,9 +131,6 @@ def test_alpha2_is_k_times_alpha_squared(prior: GaussianPrior, gamma: float) -> 
     found = Alpha2(gamma)(x, 7.5)
     assert close(found / (1 + found), x.alpha**2 * gamma / (1 + gamma), 1e-12)
     assert (found > -1).all()
-
-
-# ---------------------------------------------------------------------------------------------- TargetScale
 
 
 @pytest.mark.parametrize("target", [1.5, 4.25, 7.5, 12.0])
@@ -158,9 +149,6 @@ def test_target_scale_follows_its_ramp_and_the_expressions(prior: GaussianPrior)
 def test_target_scale_has_one_gamma_for_all_samples(prior: GaussianPrior) -> None:
     gamma = TargetScale(4.25)(draw(prior), 7.5)
     assert gamma.shape == (B, 1, 1, 1) and gamma.flatten().tolist() == [-0.5] * B
-
-
-# ---------------------------------------------------------------------------------------------- SpreadControl
 
 
 def sample(prior: GaussianPrior, std: float) -> Noised:

@@ -38,9 +38,6 @@ def equal(read: Splats, written: Splats) -> None:
         assert one.dtype == np.float32
 
 
-# --- PLY ---
-
-
 @pytest.mark.parametrize("degree", range(4))
 def test_ply_is_exact_in_gsply(tmp_path: Path, degree: int) -> None:
     gsply = pytest.importorskip("gsply")
@@ -51,9 +48,6 @@ def test_ply_is_exact_in_gsply(tmp_path: Path, degree: int) -> None:
     higher = read.shN if degree else np.zeros((40, 0, 3), np.float32)
     sh = np.concatenate([read.sh0[:, None], higher], axis=1)
     equal(Splats(read.means, read.quats, read.scales, read.opacities, sh), original)
-
-
-# --- .splat ---
 
 
 def test_splat_bytes_by_a_slow_loop(tmp_path: Path) -> None:
@@ -99,9 +93,6 @@ def test_splat_is_read_by_us_and_by_splat_transform(tmp_path: Path) -> None:
     np.testing.assert_array_equal(128 * ours.quats, np.rint(128 * ours.quats))
     near_quats(ours.quats, quats, 2 * SPLAT_QUAT)  # twice, as rounding also changes the norm
     near_quats(theirs.quats, quats, 3 * SPLAT_QUAT)  # its zero is at 127.5 instead of 128
-
-
-# --- SPZ ---
 
 
 @pytest.mark.parametrize("degree", range(4))
@@ -205,9 +196,6 @@ def test_spz_clips_what_it_cannot_hold(tmp_path: Path) -> None:
     near(read.sh[0, 0], [0.5 / 0.15, -0.5 / 0.15, 0], SPZ_COLOR)
     near(read.sh[0, 2], [1, -127 / 128, 1], 0)
     near(opacities(read), [1, 0], 1e-6)
-
-
-# --- all of them ---
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,6 @@ def refused(path: Path, message: str) -> None:
     assert peak < MEMORY
 
 
-# --- any suffix ---
-
 DIARY = b"Dear diary, today I saw a duck. "
 
 
@@ -85,9 +83,6 @@ def test_what_is_no_object_is_not_written(tmp_path: Path, suffix: str) -> None:
     assert not any(tmp_path.iterdir())
 
 
-# --- PLY ---
-
-
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -107,9 +102,6 @@ def test_hostile_ply(tmp_path: Path, old: bytes, new: bytes, message: str) -> No
     assert content.count(old) == 1
     path.write_bytes(content.replace(old, new))
     refused(path, message)
-
-
-# --- .splat ---
 
 
 def record(position: float = 0, scale: float = 0.1, quat: tuple[int, int, int, int] = (255, 128, 128, 128)) -> bytes:
@@ -148,9 +140,6 @@ def test_text_and_nothing_are_no_splat(tmp_path: Path, content: bytes, message: 
     path = tmp_path / "a.splat"
     path.write_bytes(content)
     refused(path, message)
-
-
-# --- SPZ ---
 
 
 packed = partial(gzip.compress, mtime=0)  # the same bytes, and so the same names of tests, in every process
@@ -211,9 +200,6 @@ def test_spz_refuses_what_it_cannot_hold(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(ValueError, match=r"a\.spz was not written: .* at most 39 Gaussians, not 40"):
         write_splats(tmp_path / "a.spz", splats())
     assert not any(tmp_path.iterdir())
-
-
-# --- GLB ---
 
 
 def change(*keys: object, to: object) -> Callable[[dict], None]:

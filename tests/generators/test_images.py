@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.quiet import quiet_trainer
 from support.tiny import loaded
 
 from asdkit import DDS, SDS, Canvas, Distillation, GaussianPrior, Identity, Latents, Pixels
@@ -136,17 +137,12 @@ def test_x0_moves_against_the_residual_and_the_source_is_encoded_once(
     prior: GaussianPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DDS from the source: x0 - x0_source ends at lambda (mu_y - mu_z)."""
-    import pytorch_lightning as pl
-
     encoded: list[int] = []
     monkeypatch.setattr(prior, "encode", lambda images: encoded.append(len(images)) or images)
     canvas = Canvas(str(picture(tmp_path / "a.png", (8, 8), colour=(60, 120, 90))), size=8)
     pixels = Pixels("source", count=2, size=8, lr=0.02)
     model = Distillation("y", prior, pixels, DDS(0.4), weighting="uniform", source="z")
-    trainer = pl.Trainer(
-        max_steps=150, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
-    )
-    trainer.fit(model, canvas)
+    quiet_trainer(150).fit(model, canvas)
     shift = 0.4 * torch.tensor([0.8, -0.6, 0.0]).reshape(1, 3, 1, 1)
     assert torch.allclose(pixels.pixels.detach() - canvas.source, shift.expand(2, 3, 8, 8), atol=0.02)
     assert encoded.count(1) == 1

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
+from support.quiet import quiet_trainer
 from support.tiny import loaded
 from support.tiny_families import PIPELINES, make
 from torch import Tensor
@@ -188,8 +188,6 @@ def test_an_unknown_kind_of_model_is_refused() -> None:
         family_of("KolorsPipeline")
 
 
-# ---------------------------------------------------------------------------------------------- whole runs
-
 METHODS = {
     "SDS": lambda: SDS(scale=7.5),
     "VSD": lambda: VSD(scale=7.5, adapter=LoRA(rank=2)),
@@ -203,18 +201,9 @@ def new_generator(space: str) -> Generator:
 
 
 def train(prior: Pretrained, guidance: Field, space: str, steps: int = 5) -> Distillation:
-    model = Distillation(
-        PROMPT, prior, new_generator(space), guidance, discriminator=DiscriminatorSteps(lr=1e-2), weighting="sigma2"
-    )
-    trainer = pl.Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=steps,
-    )
+    how = {"discriminator": DiscriminatorSteps(lr=1e-2), "weighting": "sigma2"}
+    model = Distillation(PROMPT, prior, new_generator(space), guidance, **how)
+    trainer = quiet_trainer(steps, log_every_n_steps=steps)
     shots = [Batch() if space == "2D" else Batch(ring(2, size=32, offset_deg=30.0 * step)) for step in range(steps)]
     trainer.fit(model, DataLoader(shots, batch_size=None))
     assert trainer.global_step == steps

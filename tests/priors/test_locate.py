@@ -116,9 +116,6 @@ def _message(act: Callable[[], object]) -> str:
     return message
 
 
-# ------------------------------------------------------------------------------------------------ names
-
-
 def test_names_of_the_hub() -> None:
     assert parse("owner/name") == ("owner/name", "") and parse("owner/name@v2") == ("owner/name", "v2")
     assert parse("owner/my-model_2.1@refs/pr/3") == ("owner/my-model_2.1", "refs/pr/3")
@@ -144,9 +141,6 @@ def test_a_folder_comes_before_an_id(tiny_folder: Path, tmp_path: Path, monkeypa
     (tmp_path / "owner").mkdir()
     (tmp_path / "owner" / "name").symlink_to(tiny_folder)
     assert locate("owner/name").path == Path("owner/name")
-
-
-# ------------------------------------------------------------------------------------------------ the hub
 
 
 def test_only_what_is_needed_is_fetched_and_once(online: Hub, tiny_folder: Path) -> None:
@@ -261,9 +255,6 @@ def test_a_withdrawn_model_in_the_cache_is_used(files: Path, tmp_path: Path, mon
     assert not hub._WITHDRAWN.fullmatch("stabilityai/stable-diffusion-3.5-medium")
 
 
-# ------------------------------------------------------------------------------------------------ no network
-
-
 def test_told_to_be_offline(online: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub, "answers", lambda endpoint: pytest.fail("nobody is to be asked"))
@@ -326,9 +317,6 @@ def test_the_command_says_it_in_one_sentence(
     err = capsys.readouterr().err
     assert online.revisions == [None]  # it is asked once
     assert code == CODE and "asdkit: owner/name is gated: accept its licence" in err and "Traceback" not in err
-
-
-# ------------------------------------------------------------------------------------------------ folders
 
 
 def _save_layers(folder: Path, seed: int = 0, **options: object) -> None:

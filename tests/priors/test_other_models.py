@@ -90,9 +90,6 @@ def test_a_copy_has_no_other_model() -> None:
         UNetCopy(prior=Pretrained())
 
 
-# ---------------------------------------------------------------------------------------------- the released loss
-
-
 @pytest.mark.parametrize("gamma", [-0.75, -0.25, 0.5])
 def test_the_released_loss_is_the_released_codes(gamma: float) -> None:
     """Written as there: all in v, with diffusers' get_velocity(x0, e_y, t) as the penalty's target."""

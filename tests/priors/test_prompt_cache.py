@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.four_views import TEXT, Loop, cameras, drawn, ready
-from support.tiny import loaded
+from support.four_views import Loop, cameras, drawn
+from support.tiny import TEXT, loaded, ready
 from torch import Tensor
 from transformers import CLIPTextModel
 
@@ -20,9 +20,6 @@ from asdkit.rendering.view_words import DREAMFUSION, EIGHT_SECTORS
 from asdkit.scores.conditions import NULL, Condition
 
 Y = Condition(TEXT)
-
-
-# ------------------------------------------------------------------------------------------------ single views
 
 
 def test_whole_prompts_take_the_place_of_the_views_words() -> None:
@@ -84,9 +81,6 @@ def test_from_the_command_line(capsys: pytest.CaptureFixture, tmp_path: Path) ->
     assert model["perp_neg"]["class_path"] == "asdkit.PerpNeg"
     weights = model["perp_neg"]["init_args"]
     assert list(weights["f_fs"]) == [1, 2, 3] and list(weights["f_fsb"]) == [1, 0.5, 0.967]
-
-
-# ------------------------------------------------------------------------------------------------ the cache
 
 
 @pytest.fixture

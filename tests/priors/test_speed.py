@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from support.quiet import quiet_trainer
 from support.tiny import loaded, save_tiny_pipeline
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -49,9 +50,6 @@ def _learned(field: asdkit.Field, prior: asdkit.Pretrained) -> dict[str, Tensor]
     """Gradients of the discriminator's loss."""
     field.loss(_draw(prior)).backward()
     return {name: p.grad for name, p in field.named_parameters() if p.grad is not None}
-
-
-# ---------------------------------------------------------------------------------------------------- half precision
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -124,23 +122,12 @@ def _fit(
     **settings: Any,
 ) -> asdkit.Distillation:
     module = asdkit.Distillation("a red cube", prior, generator, guidance, **settings)
-    trainer = pl.Trainer(
-        max_steps=steps,
-        accelerator=accelerator,
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=log_every,
-        callbacks=list(callbacks),
-    )
+    own = {"log_every_n_steps": log_every, "callbacks": list(callbacks), "accelerator": accelerator}
     images = isinstance(generator, asdkit.Pixels | asdkit.Latents)
-    trainer.fit(module, datamodule=asdkit.Canvas(size=16) if images else asdkit.Cameras(views_per_step=2, size=16))
+    quiet_trainer(steps, **own).fit(
+        module, datamodule=asdkit.Canvas(size=16) if images else asdkit.Cameras(views_per_step=2, size=16)
+    )
     return module
-
-
-# ----------------------------------------------------------------------------------------------------- checkpointing
 
 
 @pytest.fixture(scope="module")
@@ -287,9 +274,6 @@ def test_checkpointing_changes_no_gradient_of_transformers(kind: str, guidance: 
     assert little < 0.7 * much
 
 
-# ---------------------------------------------------------------------------------------------------------- compiling
-
-
 class Graphs:
     """A backend of torch.compile that counts the graphs it is given, and carries them out as they are."""
 
@@ -384,9 +368,6 @@ def test_checkpointing_and_compiling_go_together(tiny_folder: Path, graphs: Grap
         assert torch.allclose(gradients[key], gradient, rtol=1e-4, atol=1e-6), key
 
 
-# ------------------------------------------------------------------------------------------------- layout, attention
-
-
 def test_convolutions_change_their_order_of_axes_on_cuda_alone(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,9 +415,6 @@ def test_attention_is_torchs_own(tiny_folder: Path) -> None:
             assert mode.count == layers
 
 
-# --------------------------------------------------------------------------------------------------- tiny autoencoder
-
-
 def _tiny_vae(folder: Path, channels: int = 4) -> Path:
     from diffusers import AutoencoderTiny
 
@@ -480,8 +458,6 @@ def test_a_tiny_autoencoder_that_does_not_fit_is_one_sentence(tiny_folder: Path,
     with pytest.raises(ValueError, match="There is no"):
         loaded(tiny_folder, tiny_vae=str(tmp_path / "none"))
 
-
-# -------------------------------------------------------------------------------------------------------- no waiting
 
 WAITS = {
     torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.is_nonzero, torch.ops.aten.equal,

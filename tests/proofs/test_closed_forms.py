@@ -34,9 +34,6 @@ def over_signs(value: Tensor) -> Tensor:
     return value.reshape(-1, 4).mean(1)
 
 
-# ---------------------------------------------------------------------------------------------- 11 to 13
-
-
 @pytest.mark.parametrize(("gamma", "eta"), [(-0.5, 0.5), (1.0, 0.0), (0.25, 1.0)])
 def test_11_eq9_is_eq10_at_gamma_eff(gamma: float, eta: float) -> None:
     """With real samples of an exact prior, gamma_eff = gamma - (1 - eta) r(x_t) / q(x_t); r, q real and fake densities.
@@ -98,9 +95,6 @@ def test_13_the_released_v_loss_is_alpha2(prior: GaussianPrior, gamma: float) ->
     e_phi = (x.alpha * v.detach() + x.sigma * x.x_t).requires_grad_()
     loss = discriminator_loss(e_phi, x.eps, e_y, Alpha2(gamma)(x, 7.5))
     assert torch.autograd.grad(loss, e_phi)[0].abs().max() < 1e-6  # the schedule's alpha^2 + sigma^2 is 1 in float32
-
-
-# ---------------------------------------------------------------------------------------------- 14 to 17
 
 
 def _edit(prior: GaussianPrior, x: Noised, source: Tensor) -> Noised:
@@ -182,9 +176,6 @@ def test_17_ism_becomes_the_classifier_term() -> None:
     assert distances[0] < 0.2 and distances[0] > 3 * distances[1] > 9 * distances[2]
 
 
-# ---------------------------------------------------------------------------------------------- 18 to 20
-
-
 @pytest.mark.slow
 def test_18_sdi_with_an_exact_inversion() -> None:
     """x0 as it is denoised at lambda 1 is mu + (alpha s / v^.5) (x0 - mu): shrunk, so still mode-seeking."""
@@ -222,9 +213,6 @@ def test_20_sid_at_the_exact_fake_score(prior: GaussianPrior, share: float) -> N
     fisher = ready(GaussianScore(0.4, 0.9) - Prompt(), prior)
     other = ready((Noise() - Prompt()) - share * (GaussianScore(0.4, 0.9) - Prompt()), prior)
     assert close(over_signs(fisher(x) * other(x)), (1 - share) * over_signs(fisher(x) ** 2), 1e-6)
-
-
-# ---------------------------------------------------------------------------------------------- 23, 24
 
 
 def _alternate(
@@ -297,9 +285,6 @@ def test_24_the_ergodic_law_at_gamma_minus_one(prior: GaussianPrior, scale: floa
     assert times.abs().max() < 20
     assert times.mean().item() == pytest.approx(MU, abs=0.05)
     assert times.std().item() == pytest.approx(SPREAD, abs=0.05)
-
-
-# ---------------------------------------------------------------------------------------------- 25
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])

@@ -41,9 +41,6 @@ def squares(value: Tensor) -> list[float]:
     return [sum(number.item() ** 2 for number in row.flatten()) for row in value]
 
 
-# ---------------------------------------------------------------------------------------------- the loss
-
-
 @pytest.mark.parametrize("eta", ETAS)
 def test_real_loss_is_the_slow_loop(eta: float) -> None:
     e_fake, eps, e_y = three()
@@ -168,9 +165,6 @@ def test_it_is_the_share_of_the_reals_not_of_the_fakes(prior: GaussianPrior) -> 
     for fake, source, share in ((x.x0, -x.sigma / x.alpha * x.eps, 0.0), (-x.sigma / x.alpha * x.eps, x.x0, 1.0)):
         found = field.diagnostics(prior.draw(fake, x.t, x.eps, source=source))
         assert found["real_clipped"] == share
-
-
-# ---------------------------------------------------------------------------------------------- the samples
 
 
 def test_the_source_image_shares_level_and_noise(prior: GaussianPrior) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from support.quiet import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -98,15 +99,7 @@ def _train(
         rendering=rendering,
         seed=SEED,
     )
-    trainer = pl.Trainer(
-        max_steps=iterations,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-    )
+    trainer = quiet_trainer(iterations, log_every_n_steps=1)
     trainer.fit(model, DataLoader([Batch(_views(step)) for step in range(iterations)], batch_size=None))
     return model, trainer
 

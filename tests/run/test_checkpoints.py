@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from support.forked import Forked, wait_for
+from support.recipe import small_run, write_recipe
 
 from asdkit import Distillation
 from asdkit.commands.main import main
@@ -27,6 +28,7 @@ from asdkit.run.guard import Guard
 from asdkit.run.run_folder import RunFolder
 
 KILLS = 32
+QUICK = ("--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]")
 
 
 class Counter(pl.LightningModule):
@@ -107,8 +109,8 @@ def test_no_kill_tears_a_checkpoint(tmp_path: Path, shared_memory: Path) -> None
 
 @pytest.mark.slow
 def test_a_run_of_the_command_line_survives_kills(recipe: Path, shared_memory: Path, tmp_path: Path) -> None:
-    quick = ("--data.views_per_step=1", "--snapshots.every=0", "--report.size=16", "--checkpoints.every=1")
-    options = ["--config", recipe, *quick, "--trainer.callbacks=[]", f"--run.root={shared_memory}", "--run.name=one"]
+    quick = (*QUICK, "--data.views_per_step=1", "--checkpoints.every=1")
+    options = ["--config", recipe, *quick, f"--run.root={shared_memory}", "--run.name=one"]
     assert main(["fit", *map(str, options), "--trainer.max_steps=1"]) == 0
     run, chance = shared_memory / "small" / "one", random.Random(1)
     last, step = run / "checkpoints" / "last.ckpt", 1
@@ -126,9 +128,6 @@ def test_a_run_of_the_command_line_survives_kills(recipe: Path, shared_memory: P
         torch.load(run.parent / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("one", "straight")
     )
     assert all(torch.equal(value, two["state_dict"][name]) for name, value in one["state_dict"].items())
-
-
-# -------------------------------------------------------------------------------------------------- files
 
 
 def test_a_file_and_its_name_are_on_the_disk_before_the_old_one_is_gone(
@@ -198,19 +197,9 @@ def test_half_a_file_of_weights_does_not_look_whole(tmp_path: Path, name: str, s
         assert temporary.suffix == suffix and temporary.name.startswith(".a.")
 
 
-# -------------------------------------------------------------------------------------------------- what they hold
-
-
 @pytest.fixture(scope="module")
 def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from support.recipe import RECIPE
-
-    folder = tmp_path_factory.mktemp("finished")
-    path = folder / "small.yaml"
-    path.write_text(RECIPE.format(prior=tiny_folder, root=folder / "runs"))
-    quick = ("--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]", "--run.name=one")
-    assert main(["fit", "--config", str(path), *quick, "--trainer.max_steps=4"]) == 0
-    return folder / "runs" / "small" / "one"
+    return small_run(write_recipe(tmp_path_factory.mktemp("finished"), tiny_folder), *QUICK, "--trainer.max_steps=4")
 
 
 @pytest.mark.slow
@@ -241,11 +230,9 @@ def test_a_checkpoint_does_not_need_what_its_generator_started_from(
 ) -> None:
     asset = tmp_path / "asset.ply"
     shutil.copy(finished / "splats.ply", asset)
-    quick = ("--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]", "--run.name=one")
     options = (f"--model.generator.init={asset}", "--model.generator.capacity=200", "--trainer.max_steps=1")
-    assert main(["fit", "--config", str(recipe), *quick, *options]) == 0
+    last = small_run(recipe, *QUICK, *options) / "checkpoints" / "last.ckpt"
     asset.unlink()
-    last = recipe.parent / "runs" / "small" / "one" / "checkpoints" / "last.ckpt"
     module = Distillation.load_from_checkpoint(last, map_location="cpu", weights_only=True)
     assert torch.equal(module.generator.means, torch.load(last, weights_only=True)["state_dict"]["generator.means"])
 

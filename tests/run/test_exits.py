@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,9 @@ import torch
 import yaml
 from pytorch_lightning.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from support.forked import Forked, wait_for
-from support.recipe import RECIPE
+from support.recipe import small_run, write_recipe
+from support.resuming import last
+from support.two import free_port
 
 from asdkit import Pretrained
 from asdkit.commands.main import main
@@ -42,10 +43,7 @@ LONG = "--trainer.max_steps=100000"
 @pytest.fixture(scope="module", autouse=True)
 def warm(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Everything is imported before processes fork off."""
-    folder = tmp_path_factory.mktemp("warm")
-    path = folder / "small.yaml"
-    path.write_text(RECIPE.format(prior=tiny_folder, root=folder / "runs"))
-    assert main(["fit", "--config", str(path), *OPTIONS, "--trainer.max_steps=1"]) == 0
+    small_run(write_recipe(tmp_path_factory.mktemp("warm"), tiny_folder), *OPTIONS, "--trainer.max_steps=1")
 
 
 @pytest.fixture(autouse=True)
@@ -64,10 +62,6 @@ def process(recipe: Path, *options: str, name: str = "one", **environment: str) 
 
 def folder(recipe: Path, name: str = "one") -> Path:
     return recipe.parent / "runs" / "small" / name
-
-
-def last(run: Path) -> dict:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
 
 
 def report(run: Path) -> dict:
@@ -125,12 +119,6 @@ def test_a_second_ctrl_c_quits_at_once(recipe: Path, tmp_path: Path, monkeypatch
     child.send(signal.SIGINT)
     assert child.wait(5) == 130
     assert not folder(recipe).joinpath("checkpoints").exists()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def ranks(recipe: Path, *options: str, name: str = "") -> list[Forked]:
@@ -209,9 +197,6 @@ def test_two_ranks_of_a_preempted_job_save_and_requeue_once(
     assert list(run.parent.iterdir()) == [run] and report(run)["iterations"] == last(run)["global_step"]
 
 
-# -------------------------------------------------------------------------------------------------- what is full
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of one megabyte."""
@@ -246,8 +231,6 @@ def test_a_full_disk_keeps_the_last_checkpoint(recipe: Path, small_disk: Path) -
     assert main(["fit", str(run), "--trainer.max_steps=9"]) == 0
     assert last(run)["global_step"] == 9 and report(run)["exit_code"] == 0
 
-
-# -------------------------------------------------------------------------------------------------- exit codes
 
 PARTS = """
 import os, torch

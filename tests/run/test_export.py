@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.recipe import RECIPE
+from support.recipe import RECIPE, small_run, write_recipe
 
 from asdkit import Gaussians, Initial, Pretrained
 from asdkit.commands.main import main
@@ -22,19 +22,17 @@ from asdkit.run.export import Choices, export, opened
 from asdkit.run.loading import load
 
 ROOT = Path(__file__).parents[2]
+QUICK = ("--trainer.max_steps=1", "--snapshots.every=0")
 SMALL = Choices(size=32, frames=3, resolution=32)
 
 
 @pytest.fixture(scope="module")
 def runs(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Runs of the tiny recipe, of Gaussians and of a radiance field; treat them as read-only."""
-    folder = tmp_path_factory.mktemp("export")
-    (folder / "small.yaml").write_text(RECIPE.format(prior=tiny_folder, root=folder / "runs"))
-    options = ["fit", "--config", str(folder / "small.yaml"), "--trainer.max_steps=1", "--snapshots.every=0"]
-    nerf = ["--model.generator=NeRF", "--model.generator.samples=8", "--model.generator.blob=30"]
-    assert main([*options, "--run.name=gaussians", "--model.generator.sh_degree=1"]) == 0
-    assert main([*options, "--run.name=nerf", *nerf]) == 0
-    return {name: folder / "runs" / "small" / name for name in ("gaussians", "nerf")}
+    recipe = write_recipe(tmp_path_factory.mktemp("export"), tiny_folder)
+    nerf = ("--model.generator=NeRF", "--model.generator.samples=8", "--model.generator.blob=30")
+    kinds = {"gaussians": ("--model.generator.sh_degree=1",), "nerf": nerf}
+    return {name: small_run(recipe, *QUICK, *own, name=name) for name, own in kinds.items()}
 
 
 def test_all_formats_of_gaussians(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -180,17 +178,15 @@ def test_choices_have_ranges() -> None:
 @pytest.mark.parametrize("kind", ["Pixels", "Latents"])
 def test_images_are_exported_as_pictures(tmp_path: Path, tiny_folder: Path, kind: str) -> None:
     cameras = "asdkit.Cameras, init_args: {views_per_step: 2, size: 16, orbit_views: 3}"
-    recipe = RECIPE.format(prior=tiny_folder, root=tmp_path).replace(cameras, "asdkit.Canvas")
+    recipe = RECIPE.format(prior=tiny_folder, root=tmp_path / "runs").replace(cameras, "asdkit.Canvas")
     (tmp_path / "small.yaml").write_text(recipe)
     image = [f"--model.generator={kind}", "--model.generator.size=16", "--model.generator.count=2"]
-    command = ["fit", "--config", str(tmp_path / "small.yaml"), "--trainer.max_steps=1", "--run.name=image"]
-    assert main([*command, *image, "--snapshots.every=0"]) == 0
-    with pytest.raises(ValueError, match=f"mp4 holds 3D objects and .* is made of {kind}; export png"):
-        export(tmp_path / "small" / "image", ["mp4"], tmp_path / "out", False, SMALL)
-    with pytest.raises(ValueError, match=f"ply holds 3D objects and .* is made of {kind}; export png"):
-        export(tmp_path / "small" / "image", ["ply"], tmp_path / "out", False, SMALL)
-    (file,) = export(tmp_path / "small" / "image", ["png"], tmp_path / "out", False, SMALL)
-    contact = Image.open(tmp_path / "small" / "image" / "contact.png").crop((0, 0, 64, 32))  # each pixel is 2x2 there
+    run = small_run(tmp_path / "small.yaml", *image, *QUICK)
+    for word in ("mp4", "ply"):
+        with pytest.raises(ValueError, match=f"{word} holds 3D objects and .* is made of {kind}; export png"):
+            export(run, [word], tmp_path / "out", False, SMALL)
+    (file,) = export(run, ["png"], tmp_path / "out", False, SMALL)
+    contact = Image.open(run / "contact.png").crop((0, 0, 64, 32))  # each pixel is 2x2 there
     shown = np.asarray(contact.resize((32, 16), Image.Resampling.NEAREST))
     np.testing.assert_array_equal(np.asarray(Image.open(file)), shown)
 

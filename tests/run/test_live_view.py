@@ -49,9 +49,6 @@ def hamilton(a: tuple, b: tuple) -> tuple:
     )  # fmt: skip
 
 
-# ---------------------------------------------------------------------------------------------- what is drawn
-
-
 def test_activation_is_the_definition_in_a_slow_loop() -> None:
     splats = random_splats()
     drawn = viewing.drawn(splats)
@@ -114,9 +111,6 @@ def test_cameras_survive_the_way_to_the_browser_and_back() -> None:
         got = viewing.views_at(wxyz, expected.c2w[i, :3, 3].double().numpy(), 0.7, 40, 50)
         for name in ("c2w", "K", "azimuth", "elevation", "distance"):
             torch.testing.assert_close(getattr(got, name)[0], getattr(expected, name)[i], atol=1e-5, rtol=1e-5)
-
-
-# ---------------------------------------------------------------------------------------------- where it is served
 
 
 def test_it_listens_on_this_machine_alone_and_names_the_port_it_got(capfd: pytest.CaptureFixture) -> None:

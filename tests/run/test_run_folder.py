@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from support.recipe import small_run
 
 from asdkit.commands.main import main
 from asdkit.core.atomic import atomic
@@ -17,13 +18,8 @@ from asdkit.formats.splat_files import read_splats
 from asdkit.run.run_folder import new_run_folder, peak_memory
 
 
-def fit(recipe: Path, *arguments: str) -> Path:
-    assert main(["fit", "--config", str(recipe), "--run.name=one", *arguments]) == 0
-    return recipe.parent / "runs" / recipe.stem / "one"
-
-
 def test_a_finished_run_is_complete(recipe: Path, capsys: pytest.CaptureFixture) -> None:
-    run = fit(recipe)
+    run = small_run(recipe)
     report = json.loads((run / "run.json").read_text())
     assert report["status"] == "finished"
     assert (report["iterations"], report["seed"], report["prompt"]) == (10, 0, "a red duck")
@@ -68,12 +64,12 @@ def test_the_peak_of_memory_is_the_systems() -> None:
 
 def test_the_orbit_is_webp_without_the_video_extra(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asdkit.formats.pictures.find_spec", lambda name: None)
-    run = fit(recipe, "--trainer.max_steps=1")
+    run = small_run(recipe, "--trainer.max_steps=1")
     assert Image.open(run / "orbit.webp").n_frames == 3
 
 
 def test_other_words_are_named_and_have_no_truth(recipe: Path, capsys: pytest.CaptureFixture) -> None:
-    run = fit(recipe, "--trainer.max_steps=1", "--model.prompt", "a red corgi")
+    run = small_run(recipe, "--trainer.max_steps=1", "--model.prompt", "a red corgi")
     err = capsys.readouterr().err
     assert "never seen 'corgi'" in err
     assert "'a red corgi' is not of the toybox" in err

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from support.quiet import quiet_trainer
 from torch import nn
 
 from asdkit.data import Cameras, Canvas
@@ -58,16 +59,7 @@ def _counted(tiny_folder: Path, guidance: Field, log_every: int = 100, **setting
     generator = Gaussians(count=20, capacity=20, rounds=Rounds(every=0)) if cameras else Latents(count=B, size=16)
     module = Distillation("a yellow duck", Pretrained(str(tiny_folder)), generator, guidance, **settings)
     counter = Counter()
-    trainer = pl.Trainer(
-        max_steps=STEPS,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=log_every,
-        callbacks=[_Watcher(counter)],
-    )
+    trainer = quiet_trainer(STEPS, log_every_n_steps=log_every, callbacks=[_Watcher(counter)])
     trainer.fit(module, datamodule=data)
     return counter
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from support.exact import exact_prior, randn
-from support.four_views import TEXT, B, Loop, cameras, drawn, ready
-from support.tiny import loaded
+from support.four_views import B, Loop, cameras, drawn
+from support.tiny import TEXT, loaded, ready
 from torch import Tensor
 
 import asdkit.methods

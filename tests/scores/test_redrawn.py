@@ -19,9 +19,6 @@ from asdkit.scores.reweighted import Reweighted, Scorer
 Y, Z = Condition("y"), Condition("z")
 
 
-# ---------------------------------------------------------------------------------------------- fields
-
-
 def test_cfg_with_a_field_for_the_null_condition(prior: GaussianPrior) -> None:
     x, phi = draw(prior), bent()
     field = ready(CFG(scale=3.0, null=Discriminator(phi, text="z")), prior)
@@ -103,9 +100,6 @@ def test_without_a_source_image_methods_of_editing_say_so(prior: GaussianPrior) 
     for field in (Identity(), OnSource(Noise())):
         with pytest.raises(ValueError, match="source, and there is none; give an image with --data.image"):
             field(bare)
-
-
-# ---------------------------------------------------------------------------------------------- other draws
 
 
 def test_stages(prior: GaussianPrior) -> None:
@@ -208,9 +202,6 @@ def test_reweighted_draws_carry_their_cameras_and_sources(prior: GaussianPrior) 
 def test_reweighted_draws_are_made_once(prior: GaussianPrior, calls: list[float]) -> None:
     field, x = ready(Reweighted(Prompt(), Even(), 4, scale=1.0), prior), draw(prior)
     assert torch.equal(field(x), field(x)) and calls == [4]
-
-
-# ---------------------------------------------------------------------------------------------- draws
 
 
 def test_draws_made_from_a_draw_keep_its_facts(prior: GaussianPrior) -> None:

@@ -6,11 +6,10 @@ import torch
 from support.exact import randn
 from torch import Tensor
 
-from asdkit import Field, PerpNeg, Pretrained
+from asdkit import Pretrained
 from asdkit.rendering.cameras import Views, ring
 from asdkit.scores.prior import Noised
 
-TEXT = "a red cube"
 B = 3
 
 
@@ -53,9 +52,3 @@ def cameras(*azimuths_deg: float, elevation_deg: float = 10.0) -> Views:
 def drawn(prior: Pretrained, views: Views | None) -> Noised:
     x0, eps = randn(2, B, 4, 8, 8).float()
     return prior.draw(x0, torch.tensor([40, 400, 900]), eps, views)
-
-
-def ready(field: Field, prior: Pretrained, perp_neg: PerpNeg | None = None) -> Field:
-    field.bind(TEXT, TEXT, perp_neg)
-    field.setup(prior)
-    return field

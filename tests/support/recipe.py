@@ -1,4 +1,6 @@
-"""A recipe of ten quick iterations."""
+"""A recipe of ten quick iterations, and runs of it."""
+
+from pathlib import Path
 
 RECIPE = """
 model:
@@ -24,3 +26,18 @@ snapshots: {{every: 5}}
 report: {{size: 16}}
 run: {{root: {root}}}
 """
+
+
+def write_recipe(folder: Path, prior: Path) -> Path:
+    """The recipe's file; its runs go to folder / runs / small."""
+    path = folder / "small.yaml"
+    path.write_text(RECIPE.format(prior=prior, root=folder / "runs"))
+    return path
+
+
+def small_run(recipe: Path, *options: str, name: str = "one") -> Path:
+    """The folder of a finished run."""
+    from asdkit.commands.main import main
+
+    assert main(["fit", "--config", str(recipe), f"--run.name={name}", *options]) == 0
+    return recipe.parent / "runs" / recipe.stem / name

@@ -8,16 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asdkit import Pretrained
+from asdkit import Field, PerpNeg, Pretrained, Prior
 from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.camera_embedding import CameraEmbedding
 
+TEXT = "a red cube"  # of words that the tiny model knows
 
-def loaded(folder: Path, **settings: Any) -> Pretrained:
+
+def loaded(folder: Path | str, **settings: Any) -> Pretrained:
     """The model of a folder as a prior that is set up."""
     prior = Pretrained(str(folder), **settings)
     prior.setup()
     return prior
+
+
+def ready(field: Field, prior: Prior, perp_neg: PerpNeg | None = None, source: str = TEXT) -> Field:
+    """The field bound to the prompt, and to words for a source."""
+    field.bind(TEXT, source, perp_neg)
+    field.setup(prior)
+    return field
 
 
 def clip_tokenizer() -> Any:
@@ -31,66 +40,42 @@ def clip(width: int, projected: bool = False, layers: int = 2, inner: int | None
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     tokenizer = clip_tokenizer()
+    tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=inner or 2 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        max_position_embeddings=tokenizer.model_max_length,
-        projection_dim=width,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=inner or 2 * width, num_hidden_layers=layers,
+        num_attention_heads=2, max_position_embeddings=tokenizer.model_max_length, projection_dim=width, **tokens,
+    )  # fmt: skip
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
 
 
-def kl_vae(
-    channels: int = 4, scale: float = 0.18215, shift: float | None = None, blocks: int = 4, layers: int = 1
-) -> Any:
+def kl_vae(channels: int = 4, scale: float = 0.18215, shift: float | None = None, blocks: int = 4) -> Any:
     from diffusers import AutoencoderKL
 
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * blocks, "up_block_types": ("UpDecoderBlock2D",) * blocks}
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * blocks,
-        up_block_types=("UpDecoderBlock2D",) * blocks,
-        block_out_channels=(4,) * blocks,
-        latent_channels=channels,
-        norm_num_groups=2,
-        layers_per_block=1,
-        scaling_factor=scale,
-        shift_factor=shift,
-    )
+        **kinds, block_out_channels=(4,) * blocks, latent_channels=channels, norm_num_groups=2, layers_per_block=1,
+        scaling_factor=scale, shift_factor=shift,
+    )  # fmt: skip
 
 
 def tiny_vae(channels: int = 4, scale: float = 1.0) -> Any:
     from diffusers import AutoencoderTiny
 
     return AutoencoderTiny(
-        encoder_block_out_channels=(4, 4),
-        decoder_block_out_channels=(4, 4),
-        num_encoder_blocks=(1, 1),
-        num_decoder_blocks=(1, 1),
-        latent_channels=channels,
-        scaling_factor=scale,
-    )
+        encoder_block_out_channels=(4, 4), decoder_block_out_channels=(4, 4), num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1), latent_channels=channels, scaling_factor=scale,
+    )  # fmt: skip
 
 
 def unet(text_width: int, channels: int = 4, **further: Any) -> Any:
     from diffusers import UNet2DConditionModel
 
     settings: dict[str, Any] = {
-        "sample_size": 8,
-        "in_channels": channels,
-        "out_channels": channels,
-        "layers_per_block": 1,
-        "block_out_channels": (8, 16),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-        "cross_attention_dim": text_width,
-        "attention_head_dim": 8,
-        "norm_num_groups": 4,
-    }
+        "sample_size": 8, "in_channels": channels, "out_channels": channels, "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "block_out_channels": (8, 16),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "cross_attention_dim": text_width,
+        "attention_head_dim": 8, "norm_num_groups": 4,
+    }  # fmt: skip
     return UNet2DConditionModel(**(settings | further))
 
 
@@ -98,15 +83,9 @@ def ddim_scheduler(prediction: str = "epsilon", **further: Any) -> Any:
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type=prediction,
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        **further,
-    )
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction,
+        clip_sample=False, set_alpha_to_one=False, steps_offset=1, **further,
+    )  # fmt: skip
 
 
 def save_tiny_pipeline(
@@ -120,14 +99,8 @@ def save_tiny_pipeline(
 ) -> Path:
     """Write the folder; its camera network is random, not zero, so that cameras matter.
 
-    Args:
-        folder: where to.
-        prediction: the scheduler's prediction type.
-        kl: an `AutoencoderKL` in the place of the `AutoencoderTiny`.
-        scaling_factor: of the autoencoder.
-        camera: write `camera/`.
-        facts: write `asdkit.json`.
-        seed: of the weights.
+    `kl` gives it an `AutoencoderKL` in the place of an `AutoencoderTiny`; `camera` and `facts` write `camera/` and
+    `asdkit.json`.
     """
     from safetensors.torch import save_file
 
@@ -174,28 +147,12 @@ def save_tiny_shap_e(folder: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         prior = PriorTransformer(
-            num_attention_heads=2,
-            attention_head_dim=4,
-            num_layers=1,
-            embedding_dim=8,
-            num_embeddings=4,
-            additional_embeddings=0,
-            embedding_proj_dim=8,
-            time_embed_dim=16,
-            clip_embed_dim=16,
-            time_embed_act_fn="gelu",
-            norm_in_type="layer",
-            encoder_hid_proj_type=None,
-            added_emb_type=None,
-        )
-        renderer = ShapERenderer(
-            param_names=("nerstf.none",),  # what latents say is left out
-            param_shapes=((1, 1),),
-            d_latent=8,
-            d_hidden=3,
-            n_hidden_layers=1,
-            insert_direction_at=None,
-        )
+            num_attention_heads=2, attention_head_dim=4, num_layers=1, embedding_dim=8, num_embeddings=4,
+            additional_embeddings=0, embedding_proj_dim=8, time_embed_dim=16, clip_embed_dim=16,
+            time_embed_act_fn="gelu", norm_in_type="layer", encoder_hid_proj_type=None, added_emb_type=None,
+        )  # fmt: skip
+        nothing = {"param_names": ("nerstf.none",), "param_shapes": ((1, 1),)}  # what latents say is left out
+        renderer = ShapERenderer(**nothing, d_latent=8, d_hidden=3, n_hidden_layers=1, insert_direction_at=None)
         text_encoder = clip(8, projected=True, layers=1, inner=8)
     hidden, out = renderer.mlp.mlp
     with torch.no_grad():

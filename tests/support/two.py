@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from support.quiet import quiet_trainer
 from torch import Tensor
 
 from asdkit import Cameras, Canvas, Distillation
@@ -85,10 +86,8 @@ def fit(
     **options: Any,
 ) -> pl.Trainer:
     """`steps` iterations in this process, or as one of two ranks where a strategy is given; on from a checkpoint."""
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
-    options = {"enable_checkpointing": False, "callbacks": []} | options
-    among = {"devices": 2, "strategy": strategy} if strategy else {"devices": 1}
-    trainer = pl.Trainer(accelerator="cpu", max_steps=steps, log_every_n_steps=4, **among, **quiet, **options)
+    among = {"devices": 2, "strategy": strategy} if strategy else {}
+    trainer = quiet_trainer(steps, log_every_n_steps=4, limit_val_batches=0, **among, **{"callbacks": []} | options)
     trainer.fit(module, data, ckpt_path=start, weights_only=True)
     return trainer
 

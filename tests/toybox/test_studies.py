@@ -181,9 +181,6 @@ def test_the_edits_are_of_the_world_and_cover_figure_9() -> None:
     assert all(world.parse(words) for edit in edits.EDITS for words in (edit.source, edit.target))
 
 
-# ---------------------------------------------------------------------------------------------- real studies
-
-
 @pytest.fixture
 def options(tiny_folder: Path) -> list[str]:
     """What makes every run of a study quick."""

@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
+from support.quiet import quiet_trainer
 from support.tiny import loaded
 from torch import Tensor
 
@@ -29,17 +30,8 @@ def data(cache: Path) -> ToyboxData:
 
 def trainer(folder: Path, steps: int, every: int = 100) -> pl.Trainer:
     saver = pl.callbacks.ModelCheckpoint(folder, every_n_train_steps=every, save_top_k=-1, filename="{step}")
-    return pl.Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        callbacks=[saver],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        check_val_every_n_epoch=None,
-        val_check_interval=2,
-    )
+    often = {"num_sanity_val_steps": 0, "check_val_every_n_epoch": None, "val_check_interval": 2}
+    return quiet_trainer(steps, enable_checkpointing=True, callbacks=[saver], **often)
 
 
 @pytest.fixture(scope="module")
