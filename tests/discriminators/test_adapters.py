@@ -169,8 +169,7 @@ def test_set_up_twice_is_set_up_once(prior: Pretrained, make: Make) -> None:
 def test_alpha_scales_the_update(tiny_folder: Path) -> None:
     changes = []
     for alpha in (0.0, 2.0, 4.0):
-        prior = Pretrained(str(tiny_folder))
-        prior.setup()
+        prior = loaded(tiny_folder)
         adapter = LoRA(rank=2, alpha=alpha, camera=False, targets=("attn2.to_out.0",))
         attached(adapter, prior)
         with torch.no_grad():
@@ -185,8 +184,7 @@ def test_alpha_scales_the_update(tiny_folder: Path) -> None:
 def test_init_seed_and_the_global_random_state(tiny_folder: Path) -> None:
     weights = []
     for seed in (0, 0, 1):
-        prior = Pretrained(str(tiny_folder))
-        prior.setup()
+        prior = loaded(tiny_folder)
         adapter, before = LoRA(init_seed=seed), torch.random.get_rng_state()
         adapter.setup(prior)
         adapter.setup(prior)
@@ -207,7 +205,9 @@ def test_the_prior_is_never_in_a_checkpoint(tiny_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 3])
-def test_an_embedding_moves_the_first_words_alone(prior: Pretrained, tokens: int) -> None:
+def test_an_embedding_moves_the_first_words_alone_or_the_whole_sequence(prior: Pretrained, tokens: int) -> None:
+    whole = attached(Embedding(), prior).adapter.weights["offset"].shape
+    assert whole == prior.condition_shape == prior.prompts.embedded[Y.text]["text"].shape
     phi = attached(Embedding(tokens, camera=False), prior)
     assert phi.adapter.weights["offset"].shape == (tokens, 16)
     learn(phi, prior)
@@ -217,11 +217,6 @@ def test_an_embedding_moves_the_first_words_alone(prior: Pretrained, tokens: int
     assert torch.equal(moved[0], rows[0, 0]) and torch.equal(moved[1 + tokens :], rows[0, 1 + tokens :])
     assert torch.equal(moved[1 : 1 + tokens], rows[0, 1 : 1 + tokens] + phi.adapter.weights["offset"])
     assert (moved[1 : 1 + tokens] != rows[0, 1 : 1 + tokens]).any(1).all()
-
-
-def test_an_embedding_moves_the_whole_sequence_otherwise(prior: Pretrained) -> None:
-    phi = attached(Embedding(), prior)
-    assert phi.adapter.weights["offset"].shape == prior.condition_shape == prior.prompts.embedded[Y.text]["text"].shape
 
 
 def test_an_embedding_on_a_gaussian_prior_learns_the_generators_mean() -> None:

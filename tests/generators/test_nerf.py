@@ -161,7 +161,7 @@ def test_importance_samples_go_where_the_weight_is() -> None:
         found = ((all_of_them[ray] > edges[part]) & (all_of_them[ray] < edges[part + 1])).sum().item() - 1
         assert found == pytest.approx(200 * share, abs=4)
     inside = all_of_them[0][(all_of_them[0] > edges[3]) & (all_of_them[0] < edges[4])]
-    assert inside.mean().item() == pytest.approx(1.7, abs=0.01)  # evenly, not at an end
+    torch.testing.assert_close(inside, torch.linspace(1.6, 1.8, len(inside)), atol=0.002, rtol=0)  # evenly
 
 
 def trilinear(grid: Tensor, place: Tensor) -> Tensor:
@@ -280,13 +280,8 @@ def test_emptiness_is_found_and_skipping_it_changes_nothing_to_see() -> None:
 
 def test_going_on_from_a_checkpoint_changes_nothing() -> None:
     def fresh() -> tuple[NeRF, torch.optim.Adam]:
-        nerf = NeRF(
-            Voxels((4, 8)),
-            rates=NeRFRates(encoding=Ramp(0.02, 0.01, 8)),
-            occupancy_every=3,
-            importance=4,
-            penalties=NeRFPenalties(entropy=0.03),
-        )
+        how = {"rates": NeRFRates(encoding=Ramp(0.02, 0.01, 8)), "penalties": NeRFPenalties(entropy=0.03)}
+        nerf = NeRF(Voxels((4, 8)), occupancy_every=3, importance=4, **how)
         return nerf, torch.optim.Adam(nerf.parameter_groups())
 
     whole, optimizer = fresh()
@@ -297,9 +292,8 @@ def test_going_on_from_a_checkpoint_changes_nothing() -> None:
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     train(second, again, range(4, 8))
-    assert all(
-        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), second.state_dict().values(), strict=True)
-    )
+    states = whole.state_dict().values(), second.state_dict().values()
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
     assert again.param_groups[0]["lr"] == pytest.approx(0.01) and again.param_groups[1]["lr"] == 0.002
 
 
@@ -409,13 +403,6 @@ def test_the_start_is_a_blob_over_the_background() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: NeRF(bound=0.0), "bound must be within"),
-        (lambda: NeRFRates(encoding=Ramp(0.1, 0.0, 5)), "encoding must be within"),
-        (lambda: NeRFPenalties(entropy=-1.0), "entropy must be within .* got -1"),
-        (lambda: NeRF(samples=1), "samples must be within .2, 1024.; got 1"),
-        (lambda: NeRF(importance=-1), "importance must be within .0, 1024."),
-        (lambda: NeRF(background=2.0), "background must be within"),
-        (lambda: NeRF(hidden=-1), "hidden must be at least 0"),
         (lambda: Voxels((1,)), "resolutions must be within .2, 512."),
         (lambda: TriPlane(()), "TriPlane needs a resolution"),
         (lambda: HashGrid(finest=4), "finest must be at least its coarsest"),
@@ -430,9 +417,8 @@ def test_the_field_is_stretched_over_its_box() -> None:
     """Features are read at points / half: the same numbers in a box of another size."""
     small, large = (NeRF(Voxels((4,)), bound=half, blob=0.0) for half in (1.0, 3.0))
     points = torch.rand(20, 3) * 2 - 1
-    assert all(
-        torch.allclose(a, b, atol=1e-6) for a, b in zip(small.radiance(points), large.radiance(3 * points), strict=True)
-    )
+    both = small.radiance(points), large.radiance(3 * points)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*both, strict=True))
 
 
 def test_cells_and_what_others_are_told_are_of_the_box() -> None:

@@ -171,19 +171,10 @@ def test_gaussians_start_there_fitted_into_the_ball(monkeypatch: pytest.MonkeyPa
     assert torch.equal(generator_of(path).means, gaussians.means)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"prompt": " "}, "prompt is empty"), ({"steps": 0}, "steps must be at least 1; got 0"),
-        ({"scale": -0.1}, "scale must be within"), ({"scale": math.inf}, "scale"), ({"scale": math.nan}, "scale"),
-        ({"rotation_deg": math.nan}, "rotation_deg must be a finite number"),
-    ],
-)  # fmt: skip
-def test_wrong_arguments_are_told_in_a_sentence(arguments: dict, message: str) -> None:
-    ShapE(**{"prompt": "x", "path": "nowhere", "steps": 1, "scale": 0.0})  # nothing is read yet
-    with pytest.raises(ValueError, match=message) as caught:
-        ShapE(**{"prompt": "x", "path": "nowhere", **arguments})
-    assert "\n" not in str(caught.value)
+def test_a_prompt_must_say_something_and_nothing_is_read_yet() -> None:
+    ShapE(prompt="x", path="nowhere", steps=1, scale=0.0)
+    with pytest.raises(ValueError, match="prompt is empty"):
+        ShapE(prompt=" ", path="nowhere")
 
 
 def _without(name: str, key: str) -> Callable[[Path], None]:

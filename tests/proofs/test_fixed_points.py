@@ -9,7 +9,7 @@ import torch
 from support.gaussian_world import MU, SPREAD, WEIGHTINGS, descend, draw, ready
 from torch import Tensor
 
-from asdkit import ASD, CFG, SDS, VSD, Discriminator, Field, FiniteSetPrior, GaussianPrior, GaussianScore, ParticleScore
+from asdkit import ASD, CFG, SDS, Field, FiniteSetPrior, GaussianPrior, GaussianScore, ParticleScore
 from asdkit.lab import Affine, finite_set_eps, gaussian_eps
 from asdkit.rendering.cameras import ring
 from asdkit.scores.equations import effective_scale, weight
@@ -117,39 +117,12 @@ def test_asd_by_alternating_steps_ends_there_too(prior: GaussianPrior) -> None:
     assert b == pytest.approx(SPREAD, abs=0.05)
 
 
-def test_vsd_is_asd_at_gamma_zero_bitwise_through_training(prior: GaussianPrior) -> None:
-    ends = []
-    for field in (VSD(3.0, Affine(10)), ASD(3.0, 0.0, Affine(10))):
-        field = ready(field, prior).double()
-        optimizer = torch.optim.Adam(field.parameters(), lr=0.02)
-
-        def learn(a: Tensor, b: Tensor, x: Noised, field: Field = field, optimizer=optimizer) -> None:
-            optimizer.zero_grad()
-            field.loss(x).backward()
-            optimizer.step()
-            field.forget(x)
-
-        ends.append(descend(prior, field, learn, steps=20))
-    assert ends[0] == ends[1]
-
-
 def test_a_large_gamma_is_the_classifier_term(prior: GaussianPrior) -> None:
     asd = ready(ASD(7.5, 1e6, Affine(10)), prior).double()
     x = draw(prior, 0.4, 0.9)
     _fit(asd, x)
     csd = ready(6.5 * (CFG(scale=1.0) - CFG(scale=0.0)), prior)
     assert torch.allclose(asd(x), csd(x), atol=1e-4)
-
-
-def test_gamma_minus_one_is_affine_in_phi(prior: GaussianPrior) -> None:
-    phi = ready(Discriminator(Affine(10), -1.0, allow_unbounded=True), prior).double()
-    x, losses = draw(prior, 0.4, 0.9), []
-    for offset in (-3.0, 0.0, 3.0):
-        torch.nn.init.constant_(phi.adapter.offset, offset)
-        phi.forget(x)
-        losses.append(phi.loss(x).item())
-    assert losses[0] - 2 * losses[1] + losses[2] == pytest.approx(0, abs=1e-10)
-    assert abs(losses[2] - losses[0]) > 0.1
 
 
 def test_noise_of_the_gradient_at_the_target(prior: GaussianPrior) -> None:

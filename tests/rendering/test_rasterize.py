@@ -10,7 +10,7 @@ import torch
 from jaxtyping import TypeCheckError
 from scipy.spatial.transform import Rotation
 from scipy.special import sph_harm_y
-from support.scenes import cameras, gradients, hard_scene, leaves, scene
+from support.scenes import FACING_X, by_torch_and_gsplat, cameras, composited, gradients, hard_scene, leaves, scene
 from torch import Tensor
 
 from asdkit.rendering.cameras import Views, orbit, ring
@@ -18,6 +18,7 @@ from asdkit.rendering.projection import Projection, project, sh_basis, spherical
 from asdkit.rendering.rasterize import rasterize
 
 CPU_BACKENDS = ["torch", "numba"]
+EACH = pytest.mark.parametrize(("backend", "mode"), [("torch", "classic"), ("numba", "classic"), ("torch", "surfels")])
 
 
 def dense(inputs: list[Tensor], views: Views, background: Tensor, mode: str) -> tuple[np.ndarray, ...]:
@@ -26,14 +27,11 @@ def dense(inputs: list[Tensor], views: Views, background: Tensor, mode: str) -> 
     rotations = Rotation.from_quat(quats[:, [1, 2, 3, 0]]).as_matrix()
     height, width = views.height, views.width
     v, u = np.mgrid[:height, :width] + 0.5
-    images, alphas, depths = [], [], []
+    results = []
     for b in range(len(views)):
         w2c, K = np.linalg.inv(views.c2w[b].double().numpy()), views.K[b].double().numpy()
-        camera = means @ w2c[:3, :3].T + w2c[:3, 3]
-        image, light, depth = np.zeros((height, width, colors.shape[1])), np.ones((height, width)), np.zeros_like(u)
-        going = np.ones((height, width), dtype=bool)
-        for i in np.argsort(camera[:, 2], kind="stable"):
-            x, y, z = camera[i]
+        camera, alphas = means @ w2c[:3, :3].T + w2c[:3, 3], np.zeros((len(means), height, width))
+        for i, (x, y, z) in enumerate(camera):
             if z <= 0.01:
                 continue
             rays = np.linalg.inv(K) @ np.array([[0, width, width / 2], [0, height, height / 2], [1, 1, 1]])
@@ -47,17 +45,9 @@ def dense(inputs: list[Tensor], views: Views, background: Tensor, mode: str) -> 
             if mode == "antialiased":
                 opacity = opacity * math.sqrt(max(0.0, np.linalg.det(sharp) / np.linalg.det(blurred)))
             offset = np.stack([u, v], -1) - (K @ camera[i] / z)[:2]
-            alpha = opacity * np.exp(-0.5 * np.einsum("hwi,ij,hwj->hw", offset, np.linalg.inv(blurred), offset))
-            alpha = np.where(alpha < 1 / 255, 0, np.minimum(alpha, 0.999))
-            going &= light * (1 - alpha) > 1e-4
-            alpha = np.where(going, alpha, 0)
-            image += (alpha * light)[..., None] * colors[i]
-            depth += alpha * light * z
-            light = light * (1 - alpha)
-        images.append(image + light[..., None] * background.double().numpy()[b])
-        alphas.append(1 - light)
-        depths.append(depth / np.maximum(1 - light, 1e-10))
-    return np.stack(images), np.stack(alphas)[..., None], np.stack(depths)[..., None]
+            alphas[i] = opacity * np.exp(-0.5 * np.einsum("hwi,ij,hwj->hw", offset, np.linalg.inv(blurred), offset))
+        results.append(composited(alphas, camera[:, 2], colors, background.double().numpy()[b]))
+    return tuple(map(np.stack, zip(*results, strict=True)))
 
 
 @pytest.mark.parametrize("mode", ["classic", "antialiased"])
@@ -143,13 +133,13 @@ def test_a_round_gaussian_in_closed_form(backend: str) -> None:
     assert raster.radii[0, 0].tolist() == [math.ceil(math.sqrt(2 * math.log(255 * opacity) * variance))] * 2
 
 
-@pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_right_is_right_and_up_is_up(backend: str) -> None:
+@EACH
+def test_right_is_right_and_up_is_up(backend: str, mode: str) -> None:
     # From +x, +y is on the right and +z is up: row 0 is the top of the image.
     views = ring(1, elevation_deg=0.0, distance=2.0, size=16)
     means = torch.tensor([[0.0, 0.3, 0.0], [0.0, 0.0, 0.3]])
-    shape = torch.tensor([[1.0, 0, 0, 0]]).expand(2, 4), torch.full((2, 3), 0.05), torch.full((2,), 0.9)
-    raster = rasterize(means, *shape, torch.eye(2), views, torch.zeros(2), backend=backend)
+    shape = torch.tensor([FACING_X]).expand(2, 4), torch.full((2, 3), 0.05), torch.full((2,), 0.9)
+    raster = rasterize(means, *shape, torch.eye(2), views, torch.zeros(2), backend=backend, mode=mode)
     right, up = raster.image[0].unbind(-1)
     assert right[:, 8:].sum() > 10 * right[:, :8].sum() > 0 or right[:, :8].sum() == 0 < right[:, 8:].sum()
     assert up[:8].sum() > 10 * up[8:].sum() > 0 or up[8:].sum() == 0 < up[:8].sum()
@@ -173,40 +163,43 @@ def test_turning_the_scene_is_turning_the_camera(backend: str) -> None:
     assert before.alpha.mean() > 0.05
 
 
-@pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_the_nearer_gaussian_hides_the_farther(backend: str) -> None:
-    views = ring(2, elevation_deg=0.0, distance=2.0, size=9)  # from +x and from -x
+@EACH
+def test_the_nearer_gaussian_hides_the_farther(backend: str, mode: str) -> None:
+    views = ring(2, elevation_deg=0.0, distance=2.0, size=9)  # from +x and from -x: both sides of a disc are alike
     means = torch.tensor([[0.3, 0.0, 0.0], [-0.3, 0.0, 0.0]])
-    shape = torch.tensor([[1.0, 0, 0, 0]]).expand(2, 4), torch.full((2, 3), 0.3), torch.full((2,), 0.95)
-    raster = rasterize(means, *shape, torch.eye(2), views, torch.zeros(2), backend=backend)
+    shape = torch.tensor([FACING_X]).expand(2, 4), torch.full((2, 3), 0.3), torch.full((2,), 0.95)
+    raster = rasterize(means, *shape, torch.eye(2), views, torch.zeros(2), backend=backend, mode=mode)
     front, back = raster.image[:, 4, 4]
     torch.testing.assert_close(front, torch.tensor([0.95, 0.05 * 0.95]))
     torch.testing.assert_close(back, torch.tensor([0.05 * 0.95, 0.95]))
-    swapped = rasterize(means.flip(0), *shape, torch.eye(2), views, torch.zeros(2), backend=backend)
+    swapped = rasterize(means.flip(0), *shape, torch.eye(2), views, torch.zeros(2), backend=backend, mode=mode)
     torch.testing.assert_close(swapped.image, raster.image.flip(0))
 
 
-@pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_culled_and_broken_gaussians_leave_the_others_alone(backend: str) -> None:
-    views = cameras(2, dtype=torch.float32)
-    good = scene(20, dtype=torch.float32)
-    bad = scene(7, seed=1, dtype=torch.float32)
-    nan, inf = float("nan"), float("inf")
-    bad[0][0, 0], bad[2][1, 2], bad[3][2], bad[1][3, 0] = nan, nan, nan, nan
-    bad[0][4, 1], bad[2][5], bad[0][6], bad[2][6] = inf, inf, 0.0, 1e9  # the last: its determinant is infinite
-    both = [torch.cat(pair) for pair in zip(good, bad, strict=True)]
-    background = torch.ones(3)
-    raster = rasterize(*both, views, background, backend=backend)
+@EACH
+def test_culled_and_broken_gaussians_leave_the_others_alone(backend: str, mode: str) -> None:
+    how = {"backend": backend, "mode": mode}
+    views, nan, inf = cameras(2, dtype=torch.float32), float("nan"), float("inf")
+    good, bad = scene(20, dtype=torch.float32), scene(7, seed=1, dtype=torch.float32)
+    bad[0][0, 0], bad[2][1, 1], bad[3][2], bad[1][3, 0] = nan, nan, nan, nan
+    bad[0][4, 1], bad[2][5] = inf, inf
+    if mode == "classic":
+        bad[0][6], bad[2][6] = 0.0, 1e9  # its determinant is infinite
+    else:
+        bad = [values[:6] for values in bad]
+    both = leaves([torch.cat(pair) for pair in zip(good, bad, strict=True)])
+    raster = rasterize(*both, views, torch.ones(3), **how)
     assert (raster.radii[:, 20:] == 0).all()
-    alone = rasterize(*good, views, background, backend=backend)
+    alone = rasterize(*good, views, torch.ones(3), **how)
     torch.testing.assert_close(raster.image, alone.image)
-    assert (alone.radii > 0).any()
+    raster.image.sum().backward()
+    assert all(tensor.grad[:20].isfinite().all() for tensor in both) and (alone.radii > 0).any()
 
 
-@pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_nothing_to_draw(backend: str) -> None:
+@EACH
+def test_nothing_to_draw(backend: str, mode: str) -> None:
     background = torch.tensor([0.1, 0.2, 0.3], requires_grad=True)
-    raster = rasterize(*scene(0, dtype=torch.float32), cameras(2), background, backend=backend)
+    raster = rasterize(*scene(0, dtype=torch.float32), cameras(2), background, backend=backend, mode=mode)
     raster.image.sum().backward()
     assert (raster.image == background).all() and (raster.alpha == 0).all() and (raster.depth == 0).all()
     assert background.grad.tolist() == [2 * 20 * 24] * 3
@@ -244,11 +237,12 @@ def test_the_numba_kernel_does_not_depend_on_the_number_of_threads() -> None:
     assert all(torch.equal(one, two) for one, two in zip(*runs, strict=True))
 
 
-def test_autocast_is_switched_off() -> None:
+@pytest.mark.parametrize("mode", ["classic", "surfels"])
+def test_autocast_is_switched_off(mode: str) -> None:
     inputs, views = scene(30, dtype=torch.float32), cameras(1, dtype=torch.float32)
-    plain = rasterize(*inputs, views, torch.ones(3))
+    plain = rasterize(*inputs, views, torch.ones(3), mode=mode)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(rasterize(*inputs, views, torch.ones(3)).image, plain.image)
+        assert torch.equal(rasterize(*inputs, views, torch.ones(3), mode=mode).image, plain.image)
 
 
 def test_spherical_harmonics_are_those_of_scipy() -> None:
@@ -317,21 +311,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("mode", "sh_degree"), [("classic", None), ("antialiased", None), ("classic", 3)])
 def test_gsplat_is_torch(mode: str, sh_degree: int | None) -> None:
-    pytest.importorskip("gsplat")
-    views = ring(3, distance=2.0, size=64).to("cuda")
-    inputs = scene(2000, size=0.05, dtype=torch.float32)
-    if sh_degree is not None:
-        inputs[4] = 0.3 * torch.randn(2000, 16, 3, generator=torch.Generator().manual_seed(1))
-    background = torch.tensor([[1.0, 0.5, 0.2], [0.0, 1.0, 0.3], [0.2, 0.2, 0.9]])
-    results = []
-    for backend in ("torch", "gsplat"):
-        tensors = leaves([tensor.cuda() for tensor in (*inputs, background)])
-        raster = rasterize(*tensors[:5], views, tensors[5], sh_degree, mode, backend)
-        weights = [torch.linspace(0.5, 1.5, out.numel(), device="cuda").view_as(out) for out in raster[:2]]
-        raster.means2d.retain_grad()
-        sum((weight * out.square()).sum() for weight, out in zip(weights, raster[:2], strict=True)).backward()
-        results.append((raster, [tensor.grad for tensor in tensors] + [raster.means2d.grad]))
-    (reference, reference_grads), (ours, grads) = results
+    (reference, reference_grads), (ours, grads) = by_torch_and_gsplat(mode, sh_degree)
     assert torch.quantile((ours.image - reference.image).abs().flatten(), 0.999) < 1e-4
     assert torch.quantile((ours.alpha - reference.alpha).abs().flatten(), 0.999) < 1e-4
     assert torch.quantile((ours.depth - reference.depth).abs().flatten(), 0.99) < 1e-3

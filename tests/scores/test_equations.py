@@ -7,7 +7,7 @@ import torch
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from asdkit import ASD, Discriminator
+from asdkit import ASD, Discriminator, Ramp
 from asdkit.lab import Affine
 from asdkit.scores.equations import discriminator_loss, effective_scale, hsv_saturation, inject, weight
 
@@ -42,28 +42,12 @@ def test_eq10_pulls_to_the_extrapolated_target(gamma: float) -> None:
     assert at_target.abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("gamma", GAMMAS)
-def test_eq10_minimiser_over_noise(gamma: float) -> None:
-    """Over many eps for one x_t the best constant e_phi is (m + gamma e_y) / (1+gamma), m the mean of eps."""
-    random = torch.Generator().manual_seed(2)
-    eps = torch.randn(50, 1, 1, 1, generator=random, dtype=torch.float64) + 0.3
-    e_y = torch.full_like(eps, -0.8)
-    best = (eps.mean() + gamma * -0.8) / (1 + gamma)
-    loss = [discriminator_loss(torch.full_like(eps, best.item() + d), eps, e_y, gamma) for d in (-0.01, 0.0, 0.01)]
-    assert loss[1] < loss[0] and loss[1] < loss[2]
-
-
 def test_eq10_is_affine_at_gamma_minus_one() -> None:
     e_phi, eps, e_y = _three()
     direction = torch.ones_like(e_phi)
     low, middle, high = (discriminator_loss(e_phi + s * direction, eps, e_y, -1.0) for s in (-5.0, 0.0, 5.0))
     assert (low - 2 * middle + high).abs() < 1e-9
     assert (high - middle).abs() > 1e-2
-
-
-def test_eq10_is_the_mse_at_gamma_zero() -> None:
-    e_phi, eps, e_y = _three()
-    assert torch.equal(discriminator_loss(e_phi, eps, e_y, 0.0), (e_phi - eps).square().flatten(1).sum(1).mean())
 
 
 def test_injected_gradient_is_exact() -> None:
@@ -96,12 +80,11 @@ def test_effective_scale() -> None:
     assert effective_scale(1.0, 3.0) == 1.0
 
 
-@pytest.mark.parametrize("gamma", [-1.0, -1.25])
-def test_unbounded_gamma_is_refused_unless_meant(gamma: float) -> None:
-    with pytest.raises(ValueError, match=f"gamma must be above -1.* got {gamma}.*allow_unbounded"):
-        Discriminator(Affine(), gamma)
-    with pytest.raises(ValueError, match="gamma must be above -1"):
-        ASD(gamma=gamma, adapter=Affine())
+@pytest.mark.parametrize("gamma", [-1.0, -1.25, Ramp(0.0, -1.0, 10), Ramp(-2.0, 0.0, 10)])
+def test_unbounded_gamma_is_refused_unless_meant(gamma: float | Ramp) -> None:
+    for make in (Discriminator, lambda adapter, gamma: ASD(gamma=gamma, adapter=adapter)):
+        with pytest.raises(ValueError, match="gamma must be above -1.* got .*allow_unbounded"):
+            make(Affine(), gamma)
     assert Discriminator(Affine(), gamma, allow_unbounded=True).gamma == gamma
     ASD(gamma=gamma, adapter=Affine(), allow_unbounded=True)
     Discriminator(Affine(), -0.999)

@@ -262,11 +262,6 @@ def test_special_cases_are_the_same_bits(
     assert torch.equal(first, second)
 
 
-def test_a_bridge_is_csd_with_its_negative(prior: asdkit.GaussianPrior) -> None:
-    x = draw(prior)
-    assert close(ready(asdkit.Bridge("z", 2.0, 1.0, 0), prior)(x), ready(asdkit.CSD(1.0, 1.0, "z"), prior)(x), 1e-12)
-
-
 def test_vsd_and_asd_at_gamma_zero_are_the_same_bits(prior: asdkit.GaussianPrior) -> None:
     vsd, asd = ready(asdkit.VSD(3.0, bent()), prior), ready(asdkit.ASD(3.0, 0.0, bent()), prior)
     assert torch.equal(vsd(draw(prior)), asd(draw(prior)))

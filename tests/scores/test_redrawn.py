@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.exact import LEVELS, B, bent, cfg, close, draw, e, e_phi, randn, ready, state
+from support.exact import B, bent, cfg, close, draw, e, e_phi, randn, ready, state
 from torch import Tensor, nn
 
 from asdkit.core.ramps import Ramp
@@ -279,8 +279,3 @@ def test_an_offset_condition_moves_the_mean_of_a_lab_prior(prior: GaussianPrior)
     with pytest.raises(RuntimeError, match="inside"), prior.offset_condition(shift):
         raise RuntimeError("inside")
     assert torch.equal(draw(prior).predict(Y), before)
-
-
-def test_levels_are_what_these_tests_think(prior: GaussianPrior) -> None:
-    x = draw(prior)
-    assert x.t.tolist() == list(LEVELS) and close(e(x), x.predict(NULL)) and close(e(x, "z"), x.predict(Z))

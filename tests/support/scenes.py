@@ -1,10 +1,12 @@
-"""Helpers of several tests."""
+"""Scenes that are hard to draw, and what is compared of their pictures."""
 
+import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
-from asdkit.rendering.cameras import Views, orbit
-from asdkit.rendering.rasterize import Raster
+from asdkit.rendering.cameras import Views, orbit, ring
+from asdkit.rendering.rasterize import Raster, rasterize
 
 FACING_X = [0.5, 0.5, 0.5, 0.5]  # x -> y, y -> z, z -> x: the disc's axes are y and z, its normal is x
 
@@ -54,6 +56,41 @@ def gradients(raster: Raster, inputs: list[Tensor]) -> list[Tensor]:
     loss = sum((torch.randn(out.shape, generator=draws).to(out) * out).sum() for out in raster[:3])
     loss.backward()
     return [tensor.grad for tensor in inputs] + [raster.means2d.grad]
+
+
+def composited(alphas: np.ndarray, z: np.ndarray, colors: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Image, alpha and depth of a view, by the definition: unclamped alphas [H,W] one after the other, near to far."""
+    light, going = np.ones(alphas.shape[1:]), np.ones(alphas.shape[1:], dtype=bool)
+    image, depth = np.zeros((*light.shape, colors.shape[1])), np.zeros_like(light)
+    for i in np.argsort(z, kind="stable"):
+        if z[i] <= 0.01:
+            continue
+        alpha = np.where(alphas[i] < 1 / 255, 0, np.minimum(alphas[i], 0.999))
+        going &= light * (1 - alpha) > 1e-4
+        alpha = np.where(going, alpha, 0)
+        image += (alpha * light)[..., None] * colors[i]
+        depth += alpha * light * z[i]
+        light = light * (1 - alpha)
+    opaque = (1 - light)[..., None]
+    return image + light[..., None] * background, opaque, depth[..., None] / np.maximum(opaque, 1e-10)
+
+
+def by_torch_and_gsplat(mode: str, sh_degree: int | None = None) -> list[tuple[Raster, list[Tensor]]]:
+    """Two thousand Gaussians on a GPU by either backend, and the gradients of a weighted sum of squares."""
+    pytest.importorskip("gsplat")
+    views, inputs = ring(3, distance=2.0, size=64).to("cuda"), scene(2000, size=0.05, dtype=torch.float32)
+    if sh_degree is not None:
+        inputs[4] = 0.3 * torch.randn(2000, 16, 3, generator=torch.Generator().manual_seed(1))
+    background = torch.tensor([[1.0, 0.5, 0.2], [0.0, 1.0, 0.3], [0.2, 0.2, 0.9]])
+    results = []
+    for backend in ("torch", "gsplat"):
+        tensors = leaves([tensor.cuda() for tensor in (*inputs, background)])
+        raster = rasterize(*tensors[:5], views, tensors[5], sh_degree, mode, backend)
+        weights = [torch.linspace(0.5, 1.5, out.numel(), device="cuda").view_as(out) for out in raster[:2]]
+        raster.means2d.retain_grad()
+        sum((weight * out.square()).sum() for weight, out in zip(weights, raster[:2], strict=True)).backward()
+        results.append((raster, [tensor.grad for tensor in tensors] + [raster.means2d.grad]))
+    return results
 
 
 def leaves(tensors: list[Tensor]) -> list[Tensor]:
