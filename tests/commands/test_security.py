@@ -254,6 +254,7 @@ def test_checkpoints_are_never_unpickled(
     run = tampered(lambda saved: saved | {"hyper_parameters": saved["hyper_parameters"] | {"x": Payload(evil)}})
     file = run / "checkpoints" / "last.ckpt"
     (bare := file.with_name("bare.ckpt")).write_bytes(pickle.dumps(Payload(evil)))
+    (half := file.with_name("half.ckpt")).write_bytes(file.read_bytes()[:900])
     for path in (file, bare):
         for arguments in (
             ["fit", "--config", recipe, "--ckpt_path", path], ["test", "--config", recipe, "--ckpt_path", path],
@@ -261,6 +262,7 @@ def test_checkpoints_are_never_unpickled(
             ["fit", "--config", recipe, "--data.asset", path], ["export", path, "--format=ply"],
         ):  # fmt: skip
             assert f"{path} is broken, or no checkpoint of asdkit." in refused(capsys, *arguments)
+    for path in (file, bare, half):
         for opened in (load, object_of, Distillation.load_from_checkpoint):
             with pytest.raises(ValueError, match="is broken, or no checkpoint"):
                 opened(path)

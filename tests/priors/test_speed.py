@@ -10,25 +10,19 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from support.quiet import quiet_trainer
-from support.tiny import loaded, save_tiny_pipeline
+from support.tiny import loaded, ready, save_tiny_pipeline, tiny_vae
+from support.tiny_families import make
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import asdkit
-from asdkit.priors import families, pretrained
+from asdkit.priors import pretrained
 from asdkit.priors.network_runner import NetworkRunner
 from asdkit.rendering.cameras import ring
 from asdkit.scores.prior import Noised
-from asdkit.scores.schedules import rectified_flow, scaled_linear
 
 B = 2
-
-
-def _ready(field: asdkit.Field, prior: asdkit.Pretrained) -> asdkit.Field:
-    field.bind("a red cube", "a red cone")
-    field.setup(prior)
-    return field
 
 
 def _roused(field: asdkit.Field) -> asdkit.Field:
@@ -58,7 +52,7 @@ def test_a_half_network_learns_in_single_precision(
     tiny_folder: Path, dtype: str, adapter: type[asdkit.Adapter]
 ) -> None:
     whole, half = (loaded(tiny_folder, dtype=name) for name in ("float32", dtype))
-    fields = [_roused(_ready(asdkit.ASD(adapter=adapter()), prior)) for prior in (whole, half)]
+    fields = [_roused(ready(asdkit.ASD(adapter=adapter()), prior)) for prior in (whole, half)]
     assert {p.dtype for p in half.network.parameters() if not p.requires_grad} == {getattr(torch, dtype)}
     assert {p.dtype for field in fields for p in field.parameters()} == {torch.float32}
     tolerance = {"bfloat16": 0.06, "float16": 0.008}[dtype]
@@ -78,7 +72,7 @@ def test_noise_levels_and_draws_stay_exact_beside_a_half_network(tiny_folder: Pa
 
 def test_a_copy_beside_a_half_network_is_whole(tiny_folder: Path) -> None:
     prior = loaded(tiny_folder, dtype="bfloat16")
-    field = _ready(asdkit.ASD(adapter=asdkit.UNetCopy()), prior)
+    field = ready(asdkit.ASD(adapter=asdkit.UNetCopy()), prior)
     assert {p.dtype for p in field.parameters()} == {torch.float32}
     x = _draw(prior)
     half, whole = x.predict(*_condition(field)), x.predict(*_condition(field), _adapter(field))
@@ -131,8 +125,8 @@ def _fit(
 
 
 @pytest.fixture(scope="module")
-def deep_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_pipeline(tmp_path_factory.mktemp("deep"), kl=True)
+def kl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_pipeline(tmp_path_factory.mktemp("kl"), kl=True, scaling_factor=0.18215)
 
 
 GUIDANCES: dict[str, Callable[[], asdkit.Field]] = {
@@ -175,7 +169,7 @@ def test_checkpointing_changes_no_gradient_and_keeps_less(tiny_folder: Path, nam
     results = []
     for checkpointing in (False, True):
         prior = loaded(tiny_folder, checkpointing=checkpointing)
-        results.append(_kept(_roused(_ready(GUIDANCES[name](), prior)), prior))
+        results.append(_kept(_roused(ready(GUIDANCES[name](), prior, source="a red cone")), prior))
     (expected, much), (gradients, little) = results
     assert len(expected) > 0 and set(gradients) == set(expected)
     for key, gradient in expected.items():
@@ -184,11 +178,11 @@ def test_checkpointing_changes_no_gradient_and_keeps_less(tiny_folder: Path, nam
     assert little < 0.7 * much
 
 
-def test_checkpointing_covers_the_autoencoder(deep_folder: Path) -> None:
+def test_checkpointing_covers_the_autoencoder(kl_folder: Path) -> None:
     images = torch.rand(1, 3, 16, 16)
     results = []
     for checkpointing in (False, True):
-        prior, pixels = loaded(deep_folder, checkpointing=checkpointing), images.clone().requires_grad_()
+        prior, pixels = loaded(kl_folder, checkpointing=checkpointing), images.clone().requires_grad_()
         kept = _Kept()
         with kept:
             x0 = prior.encode(pixels)
@@ -203,7 +197,7 @@ def test_the_other_adapter_may_be_used_before_the_backward_pass(tiny_folder: Pat
     expected = None
     for checkpointing in (False, True):
         prior = loaded(tiny_folder, checkpointing=checkpointing)
-        field = _roused(_ready(asdkit.DeltaASD(), prior))
+        field = _roused(ready(asdkit.DeltaASD(), prior, source="a red cone"))
         phi, psi = (leaf for leaf in field.leaves() if hasattr(leaf, "adapter"))
         x = _draw(prior)
         before = x.predict(*phi.conditions())
@@ -218,55 +212,19 @@ def test_the_other_adapter_may_be_used_before_the_backward_pass(tiny_folder: Pat
         assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(gradients, expected, strict=True))
 
 
-def _transformer(kind: str, checkpointing: bool) -> asdkit.Pretrained:
-    """A tiny random transformer as a prior; its prompts are random numbers."""
-    from diffusers import FluxTransformer2DModel, PixArtTransformer2DModel, SD3Transformer2DModel
-
-    torch.manual_seed(0)
-    random = torch.Generator().manual_seed(0)
-    prompts = {"text": torch.randn(5, 16, generator=random)}
-    if kind == "sd3":
-        family, pooled = families.StableDiffusion3(), 16
-        network = SD3Transformer2DModel(
-            sample_size=8, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
-            joint_attention_dim=16, caption_projection_dim=16, pooled_projection_dim=16, out_channels=4,
-            pos_embed_max_size=8,
-        )  # fmt: skip
-    elif kind == "flux":
-        family, pooled = families.Flux(), 16
-        network = FluxTransformer2DModel(
-            in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
-            joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=(2, 2, 4),
-        )  # fmt: skip
-    else:
-        family, pooled = families.PixArt(), 0
-        network = PixArtTransformer2DModel(
-            num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2,
-            cross_attention_dim=16, caption_channels=16, sample_size=8, norm_num_groups=2,
-        )  # fmt: skip
-        prompts["mask"] = torch.ones(5)
-    if pooled:
-        prompts["pooled"] = torch.randn(pooled, generator=random)
-    prior = asdkit.Pretrained("none", checkpointing=checkpointing)
-    prior.family, prior.channels, prior.adapter_targets = family, 4, family.targets
-    prior.network = network.requires_grad_(False).eval()
-    for module in network.modules():  # what starts as zero would hide what comes before it
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.2, generator=random)
-    prior.time_width, prior.view_words = family.time_width(network), None
-    prior.schedule = rectified_flow(torch.linspace(0.001, 1, 1000)) if pooled else scaled_linear()
-    prior.prompts.embedded = dict.fromkeys(("", "a red cube", "a red cone"), prompts)
-    prior.runner.prepare(network, family)
-    return prior
+@pytest.fixture(scope="module")
+def transformers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("transformers")
+    return {kind: make(kind, root / kind)[0] for kind in ("sd3", "flux", "pixart")}
 
 
 @pytest.mark.parametrize("guidance", ["LoRA", "two LoRAs", "copy"])
 @pytest.mark.parametrize("kind", ["sd3", "flux", "pixart"])
-def test_checkpointing_changes_no_gradient_of_transformers(kind: str, guidance: str) -> None:
+def test_checkpointing_changes_no_gradient_of_transformers(transformers: dict, kind: str, guidance: str) -> None:
     results = []
     for checkpointing in (False, True):
-        prior = _transformer(kind, checkpointing)
-        results.append(_kept(_roused(_ready(GUIDANCES[guidance](), prior)), prior))
+        prior = loaded(transformers[kind], checkpointing=checkpointing)
+        results.append(_kept(_roused(ready(GUIDANCES[guidance](), prior, source="a red cone")), prior))
     (expected, much), (gradients, little) = results
     assert set(gradients) == set(expected) and sum(bool(g.abs().max() > 0) for g in expected.values()) > 8
     for key, gradient in expected.items():
@@ -359,7 +317,7 @@ def test_checkpointing_and_compiling_go_together(tiny_folder: Path, graphs: Grap
     results = []
     for together in (False, True):
         prior = loaded(tiny_folder, checkpointing=together, compile=together)
-        field = _roused(_ready(asdkit.ASD(), prior))
+        field = _roused(ready(asdkit.ASD(), prior))
         with prior.in_step():
             results.append(_learned(field, prior))
     expected, gradients = results
@@ -375,7 +333,7 @@ def test_convolutions_change_their_order_of_axes_on_cuda_alone(
     for devices in (("cuda",), ("cpu",)):
         monkeypatch.setattr(pretrained, "CHANNELS_LAST_ON", devices)
         prior = loaded(tiny_folder)
-        field = _roused(_ready(asdkit.ASD(), prior))
+        field = _roused(ready(asdkit.ASD(), prior))
         prior.to("cpu")
         for part in (prior.network, prior.vae):
             weights = [m.weight for m in part.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
@@ -402,10 +360,10 @@ def _attention_layers(network: nn.Module) -> int:
     return sum(hasattr(module, "to_out") or hasattr(module, "add_q_proj") for module in network.modules())
 
 
-def test_attention_is_torchs_own(tiny_folder: Path) -> None:
-    priors = [loaded(tiny_folder), *(_transformer(kind, False) for kind in ("sd3", "pixart"))]
-    for prior in priors:
-        field = _ready(asdkit.ASD(), prior)
+def test_attention_is_torchs_own(tiny_folder: Path, transformers: dict) -> None:
+    for folder in (tiny_folder, transformers["sd3"], transformers["pixart"]):
+        prior = loaded(folder)
+        field = ready(asdkit.ASD(), prior)
         layers = _attention_layers(prior.network)
         assert layers > 0
         for adapter in (None, _adapter(field)):
@@ -416,26 +374,16 @@ def test_attention_is_torchs_own(tiny_folder: Path) -> None:
 
 
 def _tiny_vae(folder: Path, channels: int = 4) -> Path:
-    from diffusers import AutoencoderTiny
-
     torch.manual_seed(5)
-    AutoencoderTiny(
-        encoder_block_out_channels=(4, 4), decoder_block_out_channels=(4, 4), num_encoder_blocks=(1, 1),
-        num_decoder_blocks=(1, 1), latent_channels=channels,
-    ).save_pretrained(folder)  # fmt: skip
+    tiny_vae(channels).save_pretrained(folder)
     return folder
 
 
-@pytest.fixture(scope="module")
-def scaled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_pipeline(tmp_path_factory.mktemp("scaled"), kl=True, scaling_factor=0.18215)
-
-
-def test_a_tiny_autoencoder_speaks_scaled_latents(scaled_folder: Path, tmp_path: Path) -> None:
+def test_a_tiny_autoencoder_speaks_scaled_latents(kl_folder: Path, tmp_path: Path) -> None:
     from diffusers import AutoencoderTiny
 
     tiny = AutoencoderTiny.from_pretrained(_tiny_vae(tmp_path)).eval()
-    prior = loaded(scaled_folder, tiny_vae=str(tmp_path))
+    prior = loaded(kl_folder, tiny_vae=str(tmp_path))
     images = torch.rand(2, 3, 16, 16, requires_grad=True)
     x0 = prior.encode(images)
     expected = tiny.encode(2 * images - 1).latents  # its scaling factor is 1: no 0.18215
@@ -447,7 +395,7 @@ def test_a_tiny_autoencoder_speaks_scaled_latents(scaled_folder: Path, tmp_path:
         shown = (tiny.decode(x0).sample / 2 + 0.5).clamp(0, 1)
     assert torch.allclose(prior.decode(x0), shown, atol=1e-6)
     assert not any(p.requires_grad for p in prior.parameters())
-    own = loaded(scaled_folder)
+    own = loaded(kl_folder)
     assert not torch.allclose(own.encode(images), x0, atol=1e-2)
     assert prior.digest != own.digest and prior.digest.startswith(own.digest)
 
