@@ -90,13 +90,17 @@ def test_what_is_no_object_is_not_written(tmp_path: Path, suffix: str) -> None:
         (b"vertex 5\n", b"vertex 30000000\n", "truncated"),  # 2 GB
         (b"vertex 5\n", b"vertex 0\n", "no vertices"),
         (b"scale_2", b"scale_3", "lacks the vertex property 'scale_2'"),
+        (b"float opacity", b"float opaqueness", "lacks the vertex property 'opacity'"),
+        (b"float f_rest_8", b"float f_last_8", "8 'f_rest'"),
+        (b"f_rest_8", b"f_rest_9", "lacks the vertex property 'f_rest_8'"),
+        (np.full(4, 9, np.float32).tobytes(), bytes(16), "rotation that is zero"),
         (np.float32(0.123).tobytes(), np.float32(np.nan).tobytes(), "'y'"),
         (np.float32(0.123).tobytes(), np.float32(1e31).tobytes(), "'y'"),
     ],
 )
 def test_hostile_ply(tmp_path: Path, old: bytes, new: bytes, message: str) -> None:
-    path, gaussians = tmp_path / "a.ply", splats(count=5, degree=0)
-    gaussians.means[3, 1] = 0.123
+    path, gaussians = tmp_path / "a.ply", splats(count=5, degree=1)
+    gaussians.means[3, 1], gaussians.quats[2] = 0.123, 9
     write_splats(path, gaussians)
     content = path.read_bytes()
     assert content.count(old) == 1

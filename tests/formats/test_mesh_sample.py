@@ -1,14 +1,13 @@
 """Gaussians that start from meshes: where files put their surfaces, and which colours they have there."""
 
-import json
 import math
-import struct
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.splat_tools import glb_file
 
 from asdkit import Gaussians, Initial
 from asdkit.formats.mesh.extract import Mesh
@@ -134,10 +133,7 @@ def glb(path: Path, material: dict, attributes: dict[str, np.ndarray], picture: 
     }  # fmt: skip
     if picture:
         scene |= {"textures": [{"source": 0}], "images": [{"bufferView": len(views) - 1, "mimeType": "image/png"}]}
-    text = json.dumps(scene).encode()
-    text += b" " * (-len(text) % 4)
-    head = struct.pack("<4sIIII", b"glTF", 2, 28 + len(text) + len(data), len(text), 0x4E4F534A)
-    path.write_bytes(head + text + struct.pack("<II", len(data), 0x004E4942) + data)
+    glb_file(path, scene, data)
 
 
 def png(tmp_path: Path, *colours: list[int]) -> bytes:
@@ -251,18 +247,15 @@ def test_meshes_that_give_no_points_are_told_in_a_sentence(tmp_path: Path, monke
     glb(tmp_path / "b.glb", {"pbrMetallicRoughness": {}}, uvs, picture[:500])
     with pytest.raises(ValueError, match=r"b\.glb has a texture that can't be read"):
         start(tmp_path / "b.glb")
-    (tmp_path / "c.obj").write_text("v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n")
-    with pytest.raises(ValueError, match=r"c\.obj has no surface"):
-        start(tmp_path / "c.obj")
-    (tmp_path / "d.obj").write_text("v 0 0 0\nv 1 0 0\nv 2 0 0\n")
-    with pytest.raises(ValueError, match=r"d\.obj holds no faces"):
-        start(tmp_path / "d.obj")
-    (tmp_path / "d.off").write_text("OFF\n3 0 0\n0 0 0\n1 0 0\n2 0 0\n")
-    with pytest.raises(ValueError, match=r"d\.off holds no faces"):
-        start(tmp_path / "d.off")
-    (tmp_path / "e.obj").write_text("v 0 0 0\nv 0 0 0\nv 0 0 0\nf 1 2 3\n")
-    with pytest.raises(ValueError, match=r"e\.obj has no extent"):
-        start(tmp_path / "e.obj")
+    for name, text, words in (
+        ("c.obj", "v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "has no surface"),
+        ("d.obj", "v 0 0 0\nv 1 0 0\nv 2 0 0\n", "holds no faces"),
+        ("d.off", "OFF\n3 0 0\n0 0 0\n1 0 0\n2 0 0\n", "holds no faces"),
+        ("e.obj", "v 0 0 0\nv 0 0 0\nv 0 0 0\nf 1 2 3\n", "has no extent"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=f"{name} {words}"):
+            start(tmp_path / name)
     monkeypatch.setitem(sys.modules, "trimesh", None)
     with pytest.raises(RuntimeError, match=r'^This needs trimesh: pip install "asdkit\[mesh\]"\.$'):
         start(tmp_path / "c.obj")

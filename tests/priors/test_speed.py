@@ -468,8 +468,12 @@ def test_what_counts_as_waiting() -> None:
     assert not mode.operations
 
 
-@pytest.mark.parametrize("settings", [{}, {"discriminator": asdkit.DiscriminatorSteps(2, clip=1.0, share_noise=False)}])
-@pytest.mark.parametrize("kind", ["pixels", "latents", "gaussians", "nerf"])
+TWICE = {"discriminator": asdkit.DiscriminatorSteps(2, clip=1.0, share_noise=False)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"), [("pixels", {}), ("latents", TWICE), ("gaussians", {}), ("gaussians", TWICE), ("nerf", {})]
+)
 def test_a_step_waits_for_nothing_unless_it_is_logged(tiny_folder: Path, kind: str, settings: dict[str, Any]) -> None:
     """On the CPU the rasteriser and the loader are the CPU's own; Gaussians are looked up after a round of density."""
     growing = {"rounds": asdkit.Rounds(every=4, first=4), "density": asdkit.MCMC(growth=0.5)}
