@@ -40,21 +40,10 @@ def test_cosine_is_half_a_wave() -> None:
     )
 
 
-def test_cosine_is_flat_at_both_ends_and_steep_between() -> None:
-    ramp, linear = Ramp(0.0, 1.0, 100, shape="cosine"), 0.01
-    assert ramp(1) - ramp(0) < 0.1 * linear and ramp(100) - ramp(99) < 0.1 * linear
-    assert ramp(51) - ramp(50) > 1.5 * linear
-
-
 def test_no_steps_is_a_jump() -> None:
     for shape in SHAPES:
         ramp = Ramp(1.0, 2.0, 0, 7, shape)
         assert [ramp(step) for step in (0, 6, 7, 8)] == [1.0, 1.0, 2.0, 2.0]
-
-
-def test_the_same_step_is_the_same_value() -> None:
-    ramp = Ramp(0.0, 1.0, 3)
-    assert [ramp(step) for step in (2, 1, 2)] == pytest.approx([2 / 3, 1 / 3, 2 / 3])
 
 
 def test_linear_may_cross_zero_and_exponential_may_not() -> None:
@@ -64,14 +53,9 @@ def test_linear_may_cross_zero_and_exponential_may_not() -> None:
             Ramp(start, end, 2, shape="exponential")
 
 
-def test_value_at() -> None:
-    assert value_at(7.5, 3) == 7.5
-    assert value_at(Ramp(0.0, 4.0, 4), 3) == 3.0
-
-
-def test_bounds() -> None:
-    assert bounds(7.5) == (7.5, 7.5)
-    assert bounds(Ramp(3.0, -1.0, 4, 9)) == (3.0, -1.0)
+def test_numbers_are_ramps_that_stand_still() -> None:
+    assert value_at(7.5, 3) == 7.5 and value_at(Ramp(0.0, 4.0, 4), 3) == 3.0
+    assert bounds(7.5) == (7.5, 7.5) and bounds(Ramp(3.0, -1.0, 4, 9)) == (3.0, -1.0)
 
 
 def test_a_checkpoint_can_rebuild_it() -> None:

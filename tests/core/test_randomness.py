@@ -1,15 +1,11 @@
 """Random draws depend on (seed, rank, step, purpose) and on nothing else."""
 
+import hashlib
 import itertools
 
 import torch
 
 from asdkit.core.randomness import generator_for
-
-
-def test_same_arguments_same_draws() -> None:
-    draws = [torch.randn(5, generator=generator_for(3, 7, "noise", 1)) for _ in range(2)]
-    assert torch.equal(*draws)
 
 
 def test_every_argument_matters() -> None:
@@ -18,16 +14,11 @@ def test_every_argument_matters() -> None:
     assert len(set(seeds)) == len(seeds) == 54
 
 
-def test_the_rank_is_zero_when_left_out() -> None:
-    assert generator_for(1, 2, "a").initial_seed() == generator_for(1, 2, "a", 0).initial_seed()
-
-
 def test_values_are_kept_between_versions_and_machines() -> None:
     """Resuming on another machine must draw alike: the seed is a hash of known bytes."""
-    import hashlib
-
-    digest = hashlib.blake2b(b"5/2/9/noise", digest_size=8).digest()
-    assert generator_for(5, 9, "noise", 2).initial_seed() == int.from_bytes(digest, "little") >> 1
+    for text, place in ((b"5/2/9/noise", (5, 9, "noise", 2)), (b"1/0/2/a", (1, 2, "a"))):
+        digest = hashlib.blake2b(text, digest_size=8).digest()
+        assert generator_for(*place).initial_seed() == int.from_bytes(digest, "little") >> 1
 
 
 def test_the_global_generator_is_left_alone() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny import loaded, save_tiny_pipeline
+from support.tiny import TEXT, loaded, ready, save_tiny_pipeline
 from support.tiny_families import make
 
 from asdkit import ASD, Embedding, LoRA, Pretrained, ReleasedASD, UNetCopy
@@ -13,7 +13,6 @@ from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import discriminator_loss, released_loss
 from asdkit.scores.schedules import Schedule, scaled_linear
 
-TEXT = "a red cube"
 Y = Condition(TEXT)
 T = torch.tensor([20, 500, 979])
 
@@ -30,9 +29,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.slow
 def test_phi_starts_as_the_other_model_and_stays_in_the_priors_space(adapter: type, folders: tuple) -> None:
     prior, other = loaded(folders[0]), loaded(folders[1])
-    guidance = ASD(7.5, -0.5, adapter(prior=Pretrained(str(folders[1])), camera=False))
-    guidance.bind(TEXT)
-    guidance.setup(prior)
+    guidance = ready(ASD(7.5, -0.5, adapter(prior=Pretrained(str(folders[1])), camera=False)), prior)
     x = prior.draw(torch.randn(3, 4, 8, 8), T, torch.randn(3, 4, 8, 8), ring(3))
     phi = guidance.second.field
     expected = other.predict(x, [Y])[0]
@@ -52,9 +49,7 @@ def test_the_other_model_hears_the_runs_words_for_single_views(folders: tuple) -
     prior, other = loaded(folders[0]), loaded(folders[1])
     for model in (prior, other):
         model.name_views(TEXT, {"front": "a blue ball"})
-    guidance = ASD(adapter=LoRA(prior=Pretrained(str(folders[1])), camera=False))
-    guidance.bind(TEXT)
-    guidance.setup(prior)
+    guidance = ready(ASD(adapter=LoRA(prior=Pretrained(str(folders[1])), camera=False)), prior)
     x = prior.draw(torch.randn(3, 4, 8, 8), T, torch.randn(3, 4, 8, 8), ring(3))  # of which the first is the front
     e_phi = guidance.second.field(x).detach()
     assert torch.allclose(e_phi, other.predict(x, [Y])[0], atol=1e-6)
@@ -62,9 +57,7 @@ def test_the_other_model_hears_the_runs_words_for_single_views(folders: tuple) -
 
 
 def test_the_other_models_frozen_weights_are_in_no_checkpoint_and_move_with_phi(folders: tuple) -> None:
-    guidance = ASD(adapter=LoRA(prior=Pretrained(str(folders[1]))))
-    guidance.bind(TEXT)
-    guidance.setup(loaded(folders[0]))
+    guidance = ready(ASD(adapter=LoRA(prior=Pretrained(str(folders[1])))), loaded(folders[0]))
     assert all("/lora_" in key or "camera" in key for key in guidance.state_dict())
     guidance.to("meta")
     assert {p.device.type for p in guidance.second.field.adapter._other_prior.parameters()} == {"meta"}
@@ -79,10 +72,8 @@ def test_a_model_of_other_levels_or_latents_is_refused(folders: tuple, tmp_path:
     channels.channels = 16
     levels.schedule = scaled_linear(beta_end=0.0125, prediction="v_prediction")
     for other in (Pretrained(str(flow)), Pretrained(str(pixels)), channels, levels):
-        guidance = ASD(adapter=LoRA(prior=other))
-        guidance.bind(TEXT)
         with pytest.raises(ValueError, match="the prior's own latents and noise levels; choose one of the same family"):
-            guidance.setup(loaded(folders[0]))
+            ready(ASD(adapter=LoRA(prior=other)), loaded(folders[0]))
 
 
 def test_a_copy_has_no_other_model() -> None:
@@ -121,10 +112,8 @@ def test_the_released_minimiser_is_eq_10s_with_a_gamma_that_fades() -> None:
 
 
 def test_the_released_variant_has_its_own_name(folders: tuple) -> None:
-    guidance = ReleasedASD(adapter=LoRA(camera=False))
-    guidance.bind(TEXT)
     prior = loaded(folders[0])
-    guidance.setup(prior)
+    guidance = ready(ReleasedASD(adapter=LoRA(camera=False)), prior)
     x = prior.draw(torch.randn(3, 4, 8, 8), T, torch.randn(3, 4, 8, 8), ring(3))
     phi = guidance.second.field
     assert (phi.gamma, phi.scale, guidance.first.scale) == (-0.75, 7.5, 7.5)

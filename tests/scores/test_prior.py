@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.tiny import loaded, save_tiny_pipeline
 from torch import Tensor
 
@@ -23,9 +24,8 @@ B = 4
 @pytest.fixture(scope="module")
 def kl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stable Diffusion 1's ways: KL autoencoder, a scaling factor, eps-prediction, no extras."""
-    return save_tiny_pipeline(
-        tmp_path_factory.mktemp("kl"), "epsilon", kl=True, scaling_factor=0.18215, camera=False, facts=False
-    )
+    plain = {"kl": True, "scaling_factor": 0.18215, "camera": False, "facts": False}
+    return save_tiny_pipeline(tmp_path_factory.mktemp("kl"), "epsilon", **plain)
 
 
 def _draw(prior: Pretrained, views: Views | None = None) -> Noised:
@@ -92,13 +92,13 @@ def test_encode_and_decode_are_the_pipelines(tiny_folder: Path, kl_folder: Path)
         assert torch.allclose(loaded(kl_folder).encode(images), mean * 0.18215, atol=1e-6)
         expected = (kl.decode(mean).sample / 2 + 0.5).clamp(0, 1)
         assert torch.allclose(loaded(kl_folder).decode(mean * 0.18215), expected, atol=1e-5)
-        assert loaded(kl_folder).decode(100 * mean).max() == 1 and loaded(kl_folder).decode(100 * mean).min() == 0
+        wild = kl.decode(100 * mean).sample / 2 + 0.5
+        assert ((wild < 0) | (wild > 1)).any()
+        assert torch.allclose(loaded(kl_folder).decode(100 * mean * 0.18215), wild.clamp(0, 1), atol=1e-4)
 
 
 def test_images_of_another_size_are_resized_before_they_are_encoded(tiny_folder: Path) -> None:
-    plain, fixed = Pretrained(str(tiny_folder)), Pretrained(str(tiny_folder), image_size=16)
-    plain.setup()
-    fixed.setup()
+    plain, fixed = loaded(tiny_folder), loaded(tiny_folder, image_size=16)
     small = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     rows = (torch.arange(16) + 0.5) / 2 - 0.5  # where the new pixels' centres lie among the old ones
     low, share = rows.clamp(0, 7).floor().long(), rows.clamp(0, 7) % 1
@@ -106,9 +106,8 @@ def test_images_of_another_size_are_resized_before_they_are_encoded(tiny_folder:
     tall = small[:, :, low] * (1 - share)[:, None] + small[:, :, high] * share[:, None]
     large = tall[..., low] * (1 - share) + tall[..., high] * share
     torch.testing.assert_close(fixed.encode(small), plain.encode(large), atol=1e-5, rtol=1e-5)
-    assert (
-        torch.equal(fixed.encode(large), plain.encode(large)) and fixed.encode(small).shape != plain.encode(small).shape
-    )
+    assert torch.equal(fixed.encode(large), plain.encode(large))
+    assert fixed.encode(small).shape != plain.encode(small).shape
     big = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     tents = torch.zeros(16, 32)  # half the size: each new pixel is a tent over four old ones
     for i in range(16):
@@ -170,15 +169,12 @@ def test_view_words_choose_the_embedding_of_each_row(which: str, request: pytest
     views = ring(B, offset_deg=5.0)
     views.elevation[3] = 1.3
     x, unet = _draw(prior, views), _unet(path)
-    suffixes = (
-        ["front", "left side", "back", "overhead"] if which == "tiny_folder" else ["front", "side", "back", "overhead"]
-    )
+    suffixes = ["front", "left side" if which == "tiny_folder" else "side", "back", "overhead"]
     with torch.no_grad():
         text = torch.cat([_embedding(path, f"{TEXT}, {suffix} view") for suffix in suffixes])
         expected = prior.schedule.to_eps(unet(x.x_t.float(), x.t, text).sample, x.x_t, x.t)
-        plain = prior.schedule.to_eps(
-            unet(x.x_t.float(), x.t, _embedding(path, TEXT).expand(B, -1, -1)).sample, x.x_t, x.t
-        )
+        output = unet(x.x_t.float(), x.t, _embedding(path, TEXT).expand(B, -1, -1)).sample
+        plain = prior.schedule.to_eps(output, x.x_t, x.t)
     assert torch.allclose(x.predict(Y), expected, atol=1e-5)
     assert torch.allclose(x.predict(Condition(TEXT, view_dependent=False)), plain, atol=1e-5)
 
@@ -247,24 +243,6 @@ def test_unknown_words(tiny_folder: Path, kl_folder: Path) -> None:
     assert loaded(kl_folder).unknown_words("a dragon") == []
 
 
-def test_the_digest_is_of_the_weights(tiny_folder: Path, kl_folder: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    digest = Pretrained(str(tiny_folder)).digest
-    assert len(digest) == 12 and digest == Pretrained(str(tiny_folder)).digest
-    assert digest != Pretrained(str(kl_folder)).digest
-    copy = shutil.copytree(tiny_folder, tmp_path / "copy")
-    assert Pretrained(str(copy)).digest == digest
-    for part in ("unet/diffusion_pytorch_model", "text_encoder/model", "camera/model"):
-        file = copy / f"{part}.safetensors"
-        weights = load_file(file)
-        next(iter(weights.values())).view(-1)[0] += 1
-        save_file(weights, file, metadata={"format": "pt"})
-        changed = Pretrained(str(copy)).digest
-        assert changed != digest
-        digest = changed
-
-
 def _message(path: Path) -> str:
     with pytest.raises(ValueError) as caught:
         prior = loaded(path)
@@ -287,15 +265,21 @@ def test_a_missing_part_is_one_sentence(tiny_folder: Path, tmp_path: Path, part:
     assert part in _message(copy)
 
 
-@pytest.mark.parametrize(
-    "part", ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model", "camera/model"]
-)
-@pytest.mark.parametrize("kept", [0.5, 0.0])
-def test_torn_weights_are_one_sentence(tiny_folder: Path, tmp_path: Path, part: str, kept: float) -> None:
+WEIGHTS = ["unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model", "camera/model"]
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+@pytest.mark.parametrize("harm", ["torn", "empty", "one tensor less"])
+def test_broken_weights_are_one_sentence(tiny_folder: Path, tmp_path: Path, part: str, harm: str) -> None:
+    """And a tensor that is missing is not drawn at random."""
     copy = shutil.copytree(tiny_folder, tmp_path / "copy")
     file = copy / f"{part}.safetensors"
-    data = file.read_bytes()
-    file.write_bytes(data[: int(kept * len(data))])
+    data, weights = file.read_bytes(), load_file(file)
+    if harm == "one tensor less":
+        weights.pop(max(weights))
+        save_file(weights, file, metadata={"format": "pt"})
+    else:
+        file.write_bytes(data[: len(data) // 2 if harm == "torn" else 0])
     assert part.split("/")[0] in _message(copy)
 
 
@@ -303,19 +287,6 @@ def test_torn_json_is_one_sentence(tiny_folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(tiny_folder, tmp_path / "copy")
     (copy / "unet" / "config.json").write_text('{"sample_size": ')
     assert "config.json is not valid JSON" in _message(copy)
-
-
-def test_a_missing_weight_is_not_replaced_by_chance(tiny_folder: Path, tmp_path: Path) -> None:
-    """A file without one tensor must not load with that tensor drawn at random."""
-    from safetensors.torch import load_file, save_file
-
-    for part in ("unet/diffusion_pytorch_model", "text_encoder/model", "vae/diffusion_pytorch_model"):
-        copy = shutil.copytree(tiny_folder, tmp_path / part.split("/")[0])
-        file = copy / f"{part}.safetensors"
-        weights = load_file(file)
-        weights.pop(max(weights))
-        save_file(weights, file, metadata={"format": "pt"})
-        assert part.split("/")[0] in _message(copy)
 
 
 @pytest.mark.parametrize("which", ["tiny_folder", "kl_folder"])
