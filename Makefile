@@ -4,9 +4,9 @@ FAST = core scores discriminators proofs rendering generators formats
 
 .PHONY: test test-fast lint types docs
 test:  # everything, as in .ci/run
-	$(PYTHON) -m pytest -n auto --dist loadfile -rs
+	$(PYTHON) -m pytest -n auto --dist worksteal -rs
 test-fast:  # the mathematics and the parts, what takes under a second each: under 90 s on two cores
-	$(PYTHON) -m pytest -n auto --dist loadfile -m "not slow" $(addprefix tests/,$(FAST))
+	$(PYTHON) -m pytest -n auto --dist worksteal -m "not slow" $(addprefix tests/,$(FAST))
 lint:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .

@@ -211,16 +211,8 @@ def test_a_benchmark_goes_on_after_a_stop(tmp_path: Path, options: list[str]) ->
     """SIGTERM in a run; the folder of a long prompt by a method in capitals is found again."""
     prompt = "a yellow house with a red roof, front right view"
     module = [sys.executable, "-m", "asdkit.toybox.studies.benchmark", "--recipe", "image2d", "--out", "OUT"]
-    command = [
-        *module,
-        "--methods",
-        "ASD",
-        "--prompts",
-        prompt,
-        *options,
-        "--trainer.max_steps=60",
-        "--checkpoints.every=5",
-    ]
+    steps = ["--trainer.max_steps=60", "--checkpoints.every=5"]
+    command = [*module, "--methods", "ASD", "--prompts", prompt, *options, *steps]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment)
     deadline = time.monotonic() + 150
@@ -242,15 +234,15 @@ def test_a_benchmark_goes_on_after_a_stop(tmp_path: Path, options: list[str]) ->
 
 @pytest.mark.slow
 def test_a_cfg_sweep_is_made_once(tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "METHODS", {"ASD, gamma -0.5": sweep.METHODS["ASD, gamma -0.5"]})
+    monkeypatch.setattr(sweep, "METHODS", {"VSD": sweep.METHODS["VSD"]})
     monkeypatch.setattr(sweep, "EXACT", ("ASD, gamma -0.5, exact scores",))
     arguments = ["--scales", "7.5", "--seeds", "1", "--steps", "2", "--prompt", "a red ball"]
     arguments += [*options[:2], "--trainer.log_every_n_steps=1"]
     lines = twice(sweep.main, arguments, tmp_path, "sweep.md", count=1)
-    methods = ("ASD, gamma -0.5", "ASD, gamma -0.5, exact scores")
+    methods = ("VSD", "ASD, gamma -0.5, exact scores")
     assert [line.split(" | ")[:2] for line in lines[2:]] == [[f"| {method}", "7.5"] for method in methods]
     rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
-    assert [row["seed"] for row in rows] == ["0", "0"] and float(rows[0]["lambda_eff"]) == 4.25
+    assert [row["seed"] for row in rows] == ["0", "0"] and float(rows[0]["lambda_eff"]) == 7.5
     assert rows[0]["prior"] and not rows[1]["prior"] and (tmp_path / "sweep.png").stat().st_size > 10_000
     configs = [path.read_text() for path in tmp_path.rglob("config.yaml")]
     assert all("init_seed: 0" in text and "max_steps: 2" in text and "scale: 7.5" in text for text in configs)
