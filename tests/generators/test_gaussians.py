@@ -55,8 +55,9 @@ def test_render_shapes_ranges_and_backgrounds() -> None:
     assert torch.equal(gaussians.render(views, behind[0]).image[:, :, 0, 0], behind[:1].expand(2, 3))
 
 
-def test_render_is_rasterize_of_the_activated_values() -> None:
-    gaussians, views = small(sh_degree=1, mode="antialiased"), ring(2, distance=2.5, size=24)
+@pytest.mark.parametrize("mode", ["antialiased", "surfels"])
+def test_render_is_rasterize_of_the_activated_values(mode: str) -> None:
+    gaussians, views = small(sh_degree=1, mode=mode), ring(2, distance=2.5, size=24)
     torch.manual_seed(0)
     for parameter in gaussians.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
@@ -64,7 +65,7 @@ def test_render_is_rasterize_of_the_activated_values() -> None:
     raster = rasterize(
         gaussians.means[alive], gaussians.quats[alive], gaussians.log_scales[alive].exp(),
         gaussians.opacity_logits[alive].sigmoid(), gaussians.sh[alive], views, torch.ones(3),
-        sh_degree=1, mode="antialiased",
+        sh_degree=1, mode=mode,
     )  # fmt: skip
     render = gaussians.render(views)
     assert torch.equal(render.image, raster.image.clamp(0, 1).permute(0, 3, 1, 2))
@@ -143,15 +144,19 @@ def test_dead_slots_have_no_influence_and_stay_as_they_are() -> None:
         assert name == "quats" or not torch.equal(parameter[:60], before[name][:60])
 
 
-def test_the_statistics_are_screen_gradients_of_visible_gaussians() -> None:
+@pytest.mark.parametrize("mode", ["classic", "surfels"])
+def test_the_statistics_are_screen_gradients_of_visible_gaussians(mode: str) -> None:
     around = ring(3, distance=2.5)
-    gaussians, views = small(), orbit(around.azimuth, around.elevation, around.distance, math.radians(40), 24, 32)
+    gaussians, views = (
+        small(mode=mode),
+        orbit(around.azimuth, around.elevation, around.distance, math.radians(40), 24, 32),
+    )
     gaussians.alive[5] = False
     gaussians.means.data[7] = torch.tensor([50.0, 0.0, 0.0])  # behind one camera and off the other screens
     slots = gaussians.alive.nonzero().squeeze(1)
     means, quats, log_scales, logits, sh = (value.detach()[slots] for value in gaussians.all_slots())
     shape = quats, log_scales.exp(), logits.sigmoid(), sh
-    raster = rasterize(means.requires_grad_(), *shape, views, torch.ones(3), sh_degree=0)
+    raster = rasterize(means.requires_grad_(), *shape, views, torch.ones(3), sh_degree=0, mode=mode)
     raster.means2d.retain_grad()
     raster.image.square().mean().backward()
     expected = (3 * (raster.means2d.grad * torch.tensor([16.0, 12.0])).norm(dim=-1)).sum(0)

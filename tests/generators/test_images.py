@@ -11,7 +11,7 @@ from PIL import Image
 from support.quiet import quiet_trainer
 from support.tiny import loaded
 
-from asdkit import DDS, SDS, Canvas, Distillation, GaussianPrior, Identity, Latents, Pixels
+from asdkit import DDS, Canvas, Distillation, GaussianPrior, Latents, Pixels
 from asdkit.commands.main import main
 from asdkit.formats.pictures import read_picture
 
@@ -120,12 +120,6 @@ def test_bad_sources_are_one_sentence(tmp_path: Path) -> None:
         Canvas(str(picture(tmp_path / "tiny.png", (4, 30))))
 
 
-def test_identity_pulls_back_to_the_source(prior: GaussianPrior) -> None:
-    x0, source, eps = (torch.randn(2, 3, 4, 4) for _ in range(3))
-    x = prior.draw(x0, torch.tensor([100, 800]), eps, source=source)
-    assert torch.equal(Identity()(x), x0 - source)
-
-
 @pytest.mark.slow
 def test_x0_moves_against_the_residual_and_the_source_is_encoded_once(
     prior: GaussianPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -208,17 +202,6 @@ def test_what_editing_lacks_is_one_sentence(
     assert main(["fit", "--config", str(edit), *arguments]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Run folder:")]
     assert len(lines) == 1 and words in lines[0]
-
-
-def test_a_method_without_its_source_says_so(prior: GaussianPrior) -> None:
-    field = DDS()
-    with pytest.raises(ValueError, match="give --model.source"):
-        field.bind("y")
-    field.bind("y", "z")
-    x = prior.draw(torch.zeros(1, 3, 2, 2), torch.tensor([500]), torch.zeros(1, 3, 2, 2))
-    with pytest.raises(ValueError, match="give an image with --data.image FILE"):
-        field(x)
-    SDS().bind("y")
 
 
 def test_the_toybox_clip_scores_pictures() -> None:

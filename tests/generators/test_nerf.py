@@ -367,23 +367,9 @@ def test_normals_lead_out_of_a_ball() -> None:
     assert (penalties.normals(lambda p: torch.ones(len(p)), points, 0.01) == 0).all()
 
 
-@pytest.mark.slow
-def test_a_learned_background_depends_on_the_direction_and_learns() -> None:
-    nerf = NeRF(Voxels((4,)), rates=NeRFRates(sky=0.1), blob=0.0, penalties=NeRFPenalties(opacity=0.0))
-    views = ring(4, 20.0, size=8)
-    nerf.network[-1].bias.data[0] = -60.0  # nothing in the box
+def test_a_learned_background_gives_way_to_a_random_one() -> None:
+    nerf = NeRF(Voxels((4,)), rates=NeRFRates(sky=0.1))
     assert [group["name"] for group in nerf.parameter_groups()] == ["encoding", "network", "sky"]
-    optimizer = torch.optim.Adam(nerf.parameter_groups())
-    target = (0.5 + 0.3 * rays_of(views, 1.0).directions).view(4, 8, 8, 3).permute(0, 3, 1, 2)
-    for step in range(150):
-        optimizer.zero_grad()
-        (nerf.render(views).image - target).square().mean().backward()
-        optimizer.step()
-        nerf.after_step(optimizer, step, torch.Generator())
-    with torch.no_grad():
-        assert psnr(nerf.render(views).image, target) > 25
-        plain = nerf.render(views, torch.tensor([1.0, 0.0, 0.0])).image
-    assert (plain[:, 0] > 0.95).all() and (plain[:, 1] < 0.05).all()
     for share, shown in ((0.0, True), (1.0, False)):
         module = Distillation("y", GaussianPrior({"y": 1.0}), nerf, SDS(), rendering=Rendering(random_background=share))
         assert (module.backdrop(3) is None) == shown
@@ -474,6 +460,8 @@ def test_a_learned_background_is_harmonics_of_the_direction() -> None:
     nerf.sky.data[2] = torch.tensor([0.4, 0.8, -0.4])  # of degree 1 along z: sqrt(3 / 4 pi) z
     with torch.no_grad():
         image = nerf.render(views).image
+        plain = nerf.render(views, torch.tensor([1.0, 0.0, 0.0])).image
+    assert (plain[:, 0] > 0.95).all() and (plain[:, 1] < 0.05).all()
     directions = torch.nn.functional.normalize(rays_of(views, 1.0).directions, dim=1)
     expected = 0.5 + math.sqrt(3 / (4 * math.pi)) * directions[:, 2:] * torch.tensor([0.4, 0.8, -0.4])
     torch.testing.assert_close(image, expected.view(2, 6, 6, 3).permute(0, 3, 1, 2))

@@ -61,28 +61,6 @@ def test_files_and_runs_bring_their_rotations_and_point_clouds_have_none(tmp_pat
         assert (cloud.quats.detach().abs() > 1e-3).all() and cloud.quats.std() > 0.3
 
 
-def test_surfels_are_drawn_as_rasterize_draws_them_and_their_gradients_are_counted() -> None:
-    ball, views = surfel_ball(sh_degree=1), ring(3, distance=2.5, size=24)
-    ball.alive[5] = False
-    ball.means.data[7] = torch.tensor([50.0, 0.0, 0.0])
-    slots = ball.alive.nonzero().squeeze(1)
-    means, quats, log_scales, logits, sh = (value.detach()[slots] for value in ball.all_slots())
-    shape = quats, log_scales.exp(), logits.sigmoid(), sh
-    raster = rasterize(means.requires_grad_(), *shape, views, torch.ones(3), sh_degree=1, mode="surfels")
-    render = ball.render(views)
-    assert torch.equal(render.image, raster.image.clamp(0, 1).permute(0, 3, 1, 2))
-    raster.means2d.retain_grad()
-    raster.image.square().mean().backward()
-    render.image.square().mean().backward()
-    with torch.no_grad():
-        ball.render(views)
-    expected = (3 * 12 * raster.means2d.grad.norm(dim=-1)).sum(0)
-    ball.after_step(optimizer_of(ball), 0, torch.Generator())
-    torch.testing.assert_close(ball.grad_sum[slots], expected, rtol=1e-4, atol=1e-9)
-    assert expected.max() > 1e-5
-    assert ball.grad_count[slots].tolist() == [0.0 if slot == 7 else 3.0 for slot in slots.tolist()]
-
-
 @pytest.mark.slow
 def test_three_hundred_surfels_become_a_sphere_that_other_viewers_show_alike(tmp_path: Path) -> None:
     views = ring(4, distance=2.5, size=24)

@@ -178,13 +178,6 @@ def test_a_folder_of_pictures_of_every_kind(tmp_path: Path) -> None:
     assert drawn(tmp_path) == {(255, 0, 0), (51, 51, 51), (255, 255, 255), (0, 0, 0)}
 
 
-def test_the_middle_of_a_wide_picture_counts(tmp_path: Path) -> None:
-    wide = Image.new("RGB", (40, 8), "white")
-    wide.paste((0, 0, 255), (8, 0, 32, 8))
-    wide.save(tmp_path / "wide.png")
-    assert drawn(tmp_path, 1) == {(0, 0, 255)}
-
-
 def test_pictures_share_level_and_noise_and_the_seed_chooses(prior: GaussianPrior, tmp_path: Path) -> None:
     for k in range(10):
         save(tmp_path, f"{k}.png", (20 * k, 0, 0))

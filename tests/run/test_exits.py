@@ -442,6 +442,8 @@ def test_what_is_not_finite_is_named_causes_first(recipe: Path, parts: None, par
     assert reason.startswith(f"Not finite at step 3: {NOT_FINITE[part]}")
     assert re.search(r", t \d+, azimuth/elevation -?\d+/-?\d+ degrees, prompt 'a red duck'\. The last good", reason)
     assert last(run)["global_step"] == 2 and report(run)["status"] == "diverged"
+    assert all(bool(value.isfinite().all()) for value in last(run)["state_dict"].values())
+    assert not (run / "splats.ply").exists() and not (run / "report.md").exists()
 
 
 def test_a_rank_that_diverges_stops_all_at_the_same_step(recipe: Path, parts: None) -> None:

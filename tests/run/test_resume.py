@@ -61,26 +61,3 @@ def test_rows_and_names_count_iterations_whatever_is_logged_or_validated_when(re
     assert [row["step"] for row in rows if row["psnr"]] == ["2", "4", "6", "7"]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt", "step-000007.ckpt"]
     assert last(run)["global_step"] == 7
-
-
-def test_several_critic_steps_are_still_one_iteration(recipe: Path) -> None:
-    fit(
-        "--config",
-        recipe,
-        "--run.name=one",
-        "--trainer.max_steps=3",
-        "--model.discriminator.steps=3",
-        "--model.discriminator.share_noise=false",
-    )
-    checkpoint = last(recipe.parent / "runs" / "small" / "one")
-    assert checkpoint["global_step"] == 3
-    generator, discriminator = checkpoint["optimizer_states"]
-    assert {int(state["step"]) for state in generator["state"].values()} == {3}
-    assert {int(state["step"]) for state in discriminator["state"].values()} == {9}
-
-
-def test_a_checkpoint_holds_what_learns_and_never_the_prior(recipe: Path) -> None:
-    fit("--config", recipe, "--run.name=one", "--trainer.max_steps=1")
-    names = last(recipe.parent / "runs" / "small" / "one")["state_dict"]
-    assert not [name for name in names if name.startswith("prior.")]
-    assert [name for name in names if "lora_A" in name] and "generator.means" in names

@@ -19,11 +19,10 @@ from asdkit.distillation import Distillation
 from asdkit.generators.gaussian_settings import Rounds
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Latents
-from asdkit.methods import ASD, CSD, DDS, LODS, NFSD, SDS, VSD, ASDEdit
+from asdkit.methods import ASD, DDS, LODS, SDS, VSD, ASDEdit
 from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.settings import Rendering
 from asdkit.scores.fields import Field
-from asdkit.scores.timesteps import Timesteps
 
 B = 3
 STEPS = 2
@@ -82,18 +81,9 @@ IN_PARTS = {"cameras": True, "rendering": Rendering(chunk=2)}
 CASES: dict[str, tuple[Callable[[], Field], dict[str, Any], list[int], list[int]]] = {
     # name: guidance, settings, rows of the calls of an iteration without gradient, and of those with one
     "SDS": (lambda: SDS(100.0), {}, [6], []),  # null and prompt
-    "SDS without guidance": (lambda: SDS(1.0), {}, [3], []),  # prompt alone
-    "SDS of the null condition": (lambda: SDS(0.0), {}, [3], []),
-    "SDS with a negative prompt": (lambda: SDS(100.0, "ugly"), {}, [6], []),  # negative and prompt
-    "CSD": (lambda: CSD(), {}, [6], []),
-    "CSD with a negative prompt": (lambda: CSD(1.0, 0.5, "ugly"), {}, [9], []),  # null, prompt, negative
-    "NFSD below its t": (lambda: NFSD(), {"timesteps": Timesteps(0.05, 0.1)}, [6], []),
-    "NFSD above its t": (lambda: NFSD(), {"timesteps": Timesteps(0.5, 0.9)}, [9], []),
     "VSD": (lambda: VSD(), {}, [6], [3]),
     "VSD, own draws": (lambda: VSD(), OWN_DRAWS, [6, 3], [3]),  # gamma 0 does not ask for e_y
     "ASD": (lambda: ASD(), {}, [6], [3]),
-    "ASD without guidance": (lambda: ASD(1.0), {}, [3], [3]),
-    "ASD with a negative prompt": (lambda: ASD(negative="ugly"), {}, [6], [3]),
     "ASD, a gamma of the draw": (lambda: ASD(gamma=Alpha2()), {}, [6], [3]),
     "ASD, embedding": (lambda: ASD(adapter=Embedding()), {}, [6], [3]),
     "ASD, copy": (lambda: ASD(adapter=UNetCopy()), {}, [6], [3]),
