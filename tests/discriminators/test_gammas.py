@@ -172,6 +172,15 @@ def test_control_integrates_the_logarithm_of_the_ratio(prior: GaussianPrior, std
         assert value(gamma, prior) == pytest.approx(expected, abs=1e-6)
 
 
+def test_control_sees_the_mean_spread_of_all_ranks(prior: GaussianPrior, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda spread: spread.add_(0.6))  # of the other rank
+    gamma = control(rate=0.1, target=0.8)
+    gamma.observe(sample(prior, 0.2))
+    assert value(gamma, prior) == pytest.approx(0.5 * (0.8 / 0.4) ** 0.1 - 1, abs=1e-6)
+
+
 def test_control_stays_within_its_limits(prior: GaussianPrior) -> None:
     gamma = control(rate=1.0, lowest=-0.8, highest=0.5)
     for std, limit in ((40.0, -0.8), (0.001, 0.5)):

@@ -1,14 +1,18 @@
 """The toybox's judge gives the truth full marks, and everything else the marks it deserves."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import create_autospec
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
-from asdkit import Cameras, Rendering, ToyboxJudge
+from asdkit import Cameras, Canvas, Distillation, Rendering, ToyboxJudge
 from asdkit.generators.base import Render
-from asdkit.rendering.cameras import Views, ring
+from asdkit.rendering.cameras import Batch, Views, ring
+from asdkit.run.judge import Judge
 from asdkit.toybox import judge as judging
 from asdkit.toybox import world
 from asdkit.toybox.judge import azimuths_right, silhouette_iou
@@ -17,12 +21,14 @@ from asdkit.toybox.judge import azimuths_right, silhouette_iou
 class Truthful:
     """A module that shows the true object, turned by some angle."""
 
-    def __init__(self, prompt: str, turned: float = 0.0) -> None:
-        self.prompt, self.rendering, self.turned, self.device = prompt, Rendering(), turned, "cpu"
+    def __init__(self, prompt: str, turned: float = 0.0, error: float = 0.0) -> None:
+        self.prompt, self.rendering, self.device = prompt, Rendering(), "cpu"
+        self.turned, self.error = turned, error
 
     def show(self, views: Views) -> Render:
         turned = ring(len(views), 20.0, 3.4, size=views.width, offset_deg=self.turned) if self.turned else views
-        return Render(*world.render(world.parse(self.prompt), turned, (0.85,) * 3))
+        image, *rest = world.render(world.parse(self.prompt), turned, (0.85,) * 3)
+        return Render(image + self.error * torch.where(image < 0.5, 1, -1), *rest)
 
 
 def measure(module: Truthful, cameras: Cameras) -> dict[str, float]:
@@ -38,6 +44,31 @@ def no_clip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_the_truth_has_full_marks() -> None:
     results = measure(Truthful("a yellow duck"), Cameras(size=32))
     assert results["psnr"] > 60 and results["iou"] == 1 and results["azimuth"] == 1
+
+
+@pytest.mark.parametrize("error", [0.2, 0.01])
+def test_psnr_is_of_the_mean_squared_error(error: float) -> None:
+    results = measure(Truthful("a red ball", error=error), Cameras(size=32))
+    assert results["psnr"] == pytest.approx(-20 * math.log10(error), abs=1e-3)
+
+
+class Brightness(Judge):
+    judges = Canvas
+
+    def measure(self, module: Distillation, data: Canvas, views: None, render: Render) -> dict[str, float]:
+        return {"brightness": render.image.mean().item()}
+
+
+def test_every_validation_is_judged_by_its_own_pictures() -> None:
+    trainer = create_autospec(pl.Trainer, instance=True, global_step=1, datamodule=Canvas())
+    trainer.state = SimpleNamespace(fn="fit")
+    module, judge = create_autospec(Distillation, instance=True), Brightness()
+    for level in (0.25, 0.75):
+        judge.on_validation_batch_end(
+            trainer, module, Render(*(torch.full((1, k, 2, 2), level) for k in (3, 1, 1))), Batch(None)
+        )
+        judge.on_validation_epoch_end(trainer, module)
+        assert judge.results == {"brightness": level}
 
 
 def test_an_object_turned_round_has_no_azimuth_right() -> None:

@@ -1,5 +1,6 @@
 """A tiny model in Stable Diffusion's format as a prior, against diffusers' and transformers' own parts."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from support.tiny import loaded, save_tiny_pipeline
 from torch import Tensor
 
 from asdkit import CFG, GaussianPrior, Pretrained, Prompt
-from asdkit.rendering.cameras import Views, ring
+from asdkit.rendering.cameras import Views, orbit, ring
 from asdkit.rendering.view_words import DREAMFUSION, EIGHT_SECTORS
+from asdkit.scores.camera_embedding import camera_features
 from asdkit.scores.conditions import NULL, Condition
 from asdkit.scores.ddim import ddim
 from asdkit.scores.prior import Noised
@@ -189,6 +191,17 @@ def test_the_camera_reaches_view_dependent_conditions_alone(tiny_folder: Path) -
     assert torch.allclose(x.predict(plain), y.predict(plain), atol=1e-6)
     assert not torch.allclose(x.predict(Y), y.predict(Y), atol=1e-3)
     assert torch.equal(_draw(prior).predict(Y), _draw(blind).predict(Y))
+
+
+def test_a_camera_is_seven_numbers() -> None:
+    """Shipped weights mean these: two harmonics of the azimuth, one of the elevation, and the distance's logarithm."""
+    cameras = [(0.3, 0.5, 2.0), (-2.0, -0.25, 3.4)]
+    views = orbit(*map(torch.tensor, zip(*cameras, strict=True)), 0.7, 8, 8)
+    expected = [
+        [*(f(k * a) for k in (1, 2) for f in (math.sin, math.cos)), math.sin(e), math.cos(e), math.log(d)]
+        for a, e, d in cameras
+    ]
+    torch.testing.assert_close(camera_features(views), torch.tensor(expected))
 
 
 def test_the_camera_is_an_offset_of_the_time_embedding(tiny_folder: Path) -> None:
