@@ -142,9 +142,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_sentence_and_leaves_nothing(
-    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, case: str
-) -> None:
+def test_bad_input_leaves_nothing(capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, case: str) -> None:
     arguments, expected = BAD[case]
     code, _, err = run(capsys, "fit", "--config", recipe, *arguments)
     assert code == 2

@@ -120,9 +120,7 @@ def test_a_recipe_imports_nothing_that_is_not_trusted(
     ["--model", "--model.generator", "--data", "--trainer.callbacks", "--trainer.logger", "--model.help",
      "--model.generator.help", "--trainer.callbacks.help", "--trainer.callbacks+"],
 )  # fmt: skip
-def test_an_option_imports_nothing_that_is_not_trusted(
-    capsys: pytest.CaptureFixture, recipe: Path, evil: Path, option: str
-) -> None:
+def test_options_import_nothing_foreign(capsys: pytest.CaptureFixture, recipe: Path, evil: Path, option: str) -> None:
     assert "names evil.Evil, but only" in refused(capsys, "fit", "--config", recipe, f"{option}=evil.Evil")
     assert not evil.exists()
 
@@ -156,9 +154,7 @@ def test_a_trusted_package_leads_to_nothing_foreign(
     assert not evil.exists()
 
 
-def test_a_function_that_imports_is_no_part(
-    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, evil: Path
-) -> None:
+def test_a_function_is_no_part(capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, evil: Path) -> None:
     part = {"class_path": "asdkit.core.optional.require_package", "init_args": {"module": "evil", "name": "video"}}
     (tmp_path / "evil.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"generator": part}}}))
     sentence = refused(capsys, "fit", "--config", recipe, "--config", tmp_path / "evil.yaml")
@@ -248,9 +244,7 @@ class Payload:
         return os.system, (touch(self.marker),)
 
 
-def test_checkpoints_are_never_unpickled(
-    capsys: pytest.CaptureFixture, recipe: Path, evil: Path, tampered: Callable
-) -> None:
+def test_nothing_is_unpickled(capsys: pytest.CaptureFixture, recipe: Path, evil: Path, tampered: Callable) -> None:
     run = tampered(lambda saved: saved | {"hyper_parameters": saved["hyper_parameters"] | {"x": Payload(evil)}})
     file = run / "checkpoints" / "last.ckpt"
     (bare := file.with_name("bare.ckpt")).write_bytes(pickle.dumps(Payload(evil)))

@@ -108,9 +108,7 @@ def test_a_run_that_fails_closes_its_viewer(run: Path) -> None:
     viewer.teardown(trainer, module, "fit")
 
 
-def test_without_viser_fit_ends_before_the_first_step(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_without_viser_fit_ends(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setitem(sys.modules, "viser", None)
     recipe = run.parents[2] / "small.yaml"
     assert main(["fit", "--config", str(recipe), "--run.name=none", "--viewer"]) == 3

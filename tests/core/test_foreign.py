@@ -141,9 +141,7 @@ def trainer(folder: Path, checkpoints: str, steps: int) -> pl.Trainer:
     return pl.Trainer(logger=logger, callbacks=[checkpoint], enable_progress_bar=False, **limits)
 
 
-def test_lightnings_warnings_and_adverts(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lightnings_chatter(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8))  # there is advice on workers for many cores
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
         monkeypatch.setattr(logging.getLogger(name), "filters", [])  # which commands of other tests have left there

@@ -19,9 +19,7 @@ MODULES = [
 @pytest.mark.parametrize("workers", [[], ["-n", "1"]], ids=["here", "xdist"])
 @pytest.mark.parametrize(("reason", "code"), [("needs a CUDA device", 0), ("needs luck", 1)])
 @pytest.mark.slow
-def test_a_skip_for_an_unknown_reason_fails(
-    reason: str, code: int, workers: list[str], pytester: pytest.Pytester
-) -> None:
+def test_an_unknown_skip_fails(reason: str, code: int, workers: list[str], pytester: pytest.Pytester) -> None:
     pytester.makepyfile(f"import pytest\n\ndef test_it():\n    pytest.skip({reason!r})\n")
     assert pytester.runpytest("-p", "support.skips", *workers).ret == 0
     run = pytester.runpytest("-p", "support.skips", "--only-known-skips", *workers)

@@ -209,9 +209,7 @@ def test_control_does_not_learn_by_gradient(prior: GaussianPrior) -> None:
 @pytest.mark.parametrize(("spread", "null_spread", "means", "zero"), [
     (0.25, 0.25, 1.0, 0), (0.5, 0.5, 1.0, 0.0), (0.25, 2.0, 1.0, 0), (0.25, 0.25, [-1.0, 0.0, 1.0], 0),
 ])  # fmt: skip
-def test_control_measures_its_target_on_the_prior(
-    spread: float, null_spread: float, means: float | list[float], zero: float
-) -> None:
+def test_control_measures_the_prior(spread: float, null_spread: float, means: float | list[float], zero: float) -> None:
     """A value of the samples is N(mu, s^2), whatever the null condition is, so the deviation over a sample is s; with
     three channels at -1, 0 and 1 it is the root of s^2 + 2/3.
     """

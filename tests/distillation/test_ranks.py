@@ -67,9 +67,7 @@ def test_two_processes_run_a_recipe_as_it_is(recipe: Path, strategy: str) -> Non
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_2", "xla"])
-def test_a_strategy_that_cant_work_is_refused_before_anything_is_made(
-    recipe: Path, strategy: str, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_strategy_that_cant_work_is_refused(recipe: Path, strategy: str, capsys: pytest.CaptureFixture) -> None:
     assert main(["fit", "--config", str(recipe), f"--trainer.strategy={strategy}", "--trainer.devices=2"]) == 2
     assert "can't be used, for it" in capsys.readouterr().err
     assert not (recipe.parent / "runs").exists()

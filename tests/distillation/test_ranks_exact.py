@@ -153,9 +153,7 @@ CASES += [(kind, {"chunk": 1}) for kind in ("gaussians", "nerf")]
 
 @pytest.mark.parametrize(("kind", "options"), CASES)
 @pytest.mark.slow
-def test_two_ranks_are_one_process_with_both_batches(
-    tiny_folder: Path, tmp_path: Path, kind: str, options: dict
-) -> None:
+def test_two_ranks_are_one_with_both_batches(tiny_folder: Path, tmp_path: Path, kind: str, options: dict) -> None:
     first, second = both(tiny_folder, tmp_path, kind, **options)
     assert isinstance(first, dict), first
     alone = run(tiny_folder, kind, **options | {"chunk": 0})
@@ -214,9 +212,7 @@ def test_a_spread_model_that_phi_adapts_beside_the_prior(tiny_folder: Path, tmp_
 
 @pytest.mark.parametrize("halves", [("model_parallel", ""), ("", "model_parallel"), ("model_parallel", "ddp")])
 @pytest.mark.slow
-def test_a_checkpoint_is_the_same_under_every_strategy(
-    tiny_folder: Path, tmp_path: Path, halves: tuple[str, str]
-) -> None:
+def test_a_checkpoint_fits_every_strategy(tiny_folder: Path, tmp_path: Path, halves: tuple[str, str]) -> None:
     file = tmp_path / "half.ckpt"
 
     def part(strategy: str, **options: Any) -> dict[str, Tensor]:
@@ -254,9 +250,7 @@ def test_a_broken_average_is_seen(tiny_folder: Path, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_rank_that_sees_nothing_adds_zeros(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_blind_rank_adds_zeros(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def gradients(blind: int) -> dict[str, Tensor]:
         def occupied(self: asdkit.NeRF, points: Tensor) -> Tensor:
             return torch.full((len(points),), int(os.environ["RANK"]) != blind)

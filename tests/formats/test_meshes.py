@@ -376,9 +376,7 @@ def test_a_texture_is_seen_from_outside_like_vertices_and_rounded(painted: Mesh)
     assert np.unique(bake(painted, plain, 64).image.reshape(-1, 3), axis=0).tolist() == [[76, 230, 255]]
 
 
-def test_an_obj_with_a_texture_is_three_files_or_none(
-    tmp_path: Path, painted: Mesh, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_textured_obj_is_three_files_or_none(tmp_path: Path, painted: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
     texture = bake(painted, half_and_half(), 64)
     names = {"a_duck.mtl", "a_duck.png", "a duck.obj"}
     good, bad = tmp_path / "good", tmp_path / "bad"

@@ -438,9 +438,7 @@ def test_start_from_another_runs_gaussians(tmp_path: Path) -> None:
         Gaussians(init=str(save_run(tmp_path / "b.ckpt", Pixels())))
 
 
-def test_a_checkpoint_that_may_not_be_read_is_not_called_broken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_that_may_not_be_read_is_not_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError("not yours")
 

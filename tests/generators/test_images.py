@@ -121,9 +121,7 @@ def test_bad_sources_are_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_x0_moves_against_the_residual_and_the_source_is_encoded_once(
-    prior: GaussianPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_x0_moves_against_the_residual(prior: GaussianPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DDS from the source: x0 - x0_source ends at lambda (mu_y - mu_z)."""
     encoded: list[int] = []
     monkeypatch.setattr(prior, "encode", lambda images: encoded.append(len(images)) or images)
@@ -196,9 +194,7 @@ def test_editing_from_the_command_line(edit: Path, tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.slow
-def test_what_editing_lacks_is_one_sentence(
-    edit: Path, capsys: pytest.CaptureFixture, arguments: tuple[str, ...], words: str
-) -> None:
+def test_what_editing_lacks(edit: Path, capsys: pytest.CaptureFixture, arguments: tuple[str, ...], words: str) -> None:
     assert main(["fit", "--config", str(edit), *arguments]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Run folder:")]
     assert len(lines) == 1 and words in lines[0]

@@ -58,9 +58,7 @@ def draws(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize(("rotation_deg", "axes"), [(0.0, [[0, 1], [-1, 0]]), (90.0, [[-1, 0], [0, -1]])])
-def test_the_tiny_pipelines_object_is_where_and_how_it_is_known_to_be(
-    folder: Path, rotation_deg: float, axes: list[list[float]]
-) -> None:
+def test_the_tiny_pipelines_object_is_as_known(folder: Path, rotation_deg: float, axes: list[list[float]]) -> None:
     """A box in Shap-E's axes, whose sRGB is a function of the place there; `axes` has rows of Shap-E's x and y."""
     points, colours = ShapE("a red cube", str(folder), steps=2, rotation_deg=rotation_deg).points(3000, draws())
     assert points.dtype == colours.dtype == torch.float32
@@ -203,9 +201,7 @@ def _torn(folder: Path) -> None:
         (_without("shap_e_renderer", "mesh_decoder.masks"), "Shap-E made nothing of 'a red cube'"),
     ],
 )  # fmt: skip
-def test_broken_folders_are_told_in_a_sentence(
-    folder: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
-) -> None:
+def test_broken_folders_are_told(folder: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str) -> None:
     spoiled = shutil.copytree(folder, tmp_path / "shap-e")
     spoil(spoiled)
     with pytest.raises(ValueError, match=message) as caught:
@@ -253,9 +249,7 @@ def _resolved(capsys: pytest.CaptureFixture, *arguments: str, name: str = "init"
         (["=ShapX", ".path=x"], "--model.generator.start: there is no class ShapX"),
     ],
 )
-def test_at_the_command_line_errors_are_one_sentence(
-    recipe: Path, capsys: pytest.CaptureFixture, options: list[str], message: str
-) -> None:
+def test_command_line_errors(recipe: Path, capsys: pytest.CaptureFixture, options: list[str], message: str) -> None:
     assert main(["fit", "--config", str(recipe), *(f"--model.generator.start{option}" for option in options)]) == 2
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("asdkit:")]
     assert len(told) == 1 and message in told[0]

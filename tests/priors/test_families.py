@@ -249,9 +249,7 @@ def _base(network: torch.nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("float16", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_an_autoencoder_that_overflows_in_half_precision_is_kept_in_single(
-    dtype: str, expected: torch.dtype, families: dict
-) -> None:
+def test_an_autoencoder_that_overflows_is_kept_in_single(dtype: str, expected: torch.dtype, families: dict) -> None:
     """SDXL's says so by `force_upcast`; bfloat16 has the range."""
     folder, pipeline = families["sdxl"]
     assert pipeline.vae.config.force_upcast

@@ -175,9 +175,7 @@ def test_predictions_are_those_of_diffusers(folder: Path, base: Pretrained, tmp_
     assert (predicted - base.draw(x0, x.t, eps).predict(Y)).abs().max() > 1e-3
 
 
-def test_a_lora_of_the_text_encoder_alone(
-    folder: Path, base: Pretrained, text_encoder: nn.Module, tmp_path: Path
-) -> None:
+def test_a_lora_of_a_text_encoder(folder: Path, base: Pretrained, text_encoder: nn.Module, tmp_path: Path) -> None:
     tensors = {}
     for name in TEXT_LAYERS:
         up, down = _factors(text_encoder.get_submodule(name))

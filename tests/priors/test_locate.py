@@ -309,9 +309,7 @@ def test_local_priors_touch_no_network(tiny_folder: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-def test_the_command_says_it_in_one_sentence(
-    online: Hub, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_the_command_says_a_sentence(online: Hub, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     online.error = errors.GatedRepoError("x", response=_answer(403))
     code = main(["fit", "--config", str(recipe), "--prior", "owner/name"])
     err = capsys.readouterr().err

@@ -202,9 +202,7 @@ def test_a_file_that_is_not_right_is_made_again(
         assert same(embedded(tiny_folder, *conditions), first) and len(loads) == 2
 
 
-def test_where_nothing_can_be_written_the_run_goes_on(
-    tiny_folder: Path, cache: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_where_nothing_can_be_written(tiny_folder: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     expected = embedded(tiny_folder, Y)
     shutil.rmtree(cache)
     cache.write_text("a file in the way")
@@ -213,9 +211,7 @@ def test_where_nothing_can_be_written_the_run_goes_on(
     assert "can't be kept in" in caplog.text
 
 
-def test_it_lies_in_the_home_folder_and_the_embedded_prior_needs_none(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_lies_in_the_home_folder(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ASDKIT_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     prior = Pretrained()

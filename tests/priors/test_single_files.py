@@ -147,9 +147,7 @@ def test_a_missing_tensor_is_not_made_up(file: Path, settings: Path, tmp_path: P
         prior.prepare([Y])
 
 
-def test_the_settings_come_from_the_hub_without_weights(
-    file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settings_come_from_the_hub_without_weights(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[str] = []
 
     def snapshot(repository: str, revision: str, choose: Choose) -> Path:

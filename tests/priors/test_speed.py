@@ -48,9 +48,7 @@ def _learned(field: asdkit.Field, prior: asdkit.Pretrained) -> dict[str, Tensor]
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("adapter", [asdkit.LoRA, asdkit.Embedding])
-def test_a_half_network_learns_in_single_precision(
-    tiny_folder: Path, dtype: str, adapter: type[asdkit.Adapter]
-) -> None:
+def test_half_networks_learn_in_single_precision(tiny_folder: Path, dtype: str, adapter: type[asdkit.Adapter]) -> None:
     whole, half = (loaded(tiny_folder, dtype=name) for name in ("float32", dtype))
     fields = [_roused(ready(asdkit.ASD(adapter=adapter()), prior)) for prior in (whole, half)]
     assert {p.dtype for p in half.network.parameters() if not p.requires_grad} == {getattr(torch, dtype)}
@@ -326,9 +324,7 @@ def test_checkpointing_and_compiling_go_together(tiny_folder: Path, graphs: Grap
         assert torch.allclose(gradients[key], gradient, rtol=1e-4, atol=1e-6), key
 
 
-def test_convolutions_change_their_order_of_axes_on_cuda_alone(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_convolutions_change_their_axes_on_cuda_alone(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, expected = torch.rand(1, 3, 16, 16), []
     for devices in (("cuda",), ("cpu",)):
         monkeypatch.setattr(pretrained, "CHANNELS_LAST_ON", devices)

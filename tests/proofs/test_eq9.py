@@ -250,9 +250,7 @@ def test_samples_of_two_prompts_are_kept_apart(prior: GaussianPrior) -> None:
     assert torch.equal(reals.draw(draw(prior), Y).x0, first)
 
 
-def test_a_uniform_number_may_round_to_one(
-    prior: GaussianPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_uniform_numbers_may_be_one(prior: GaussianPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In half precision it does, one time in five hundred."""
     save(tmp_path, "red.png", (255, 0, 0))
     monkeypatch.setattr(Noised, "rand", lambda self, *shape: torch.ones(shape))

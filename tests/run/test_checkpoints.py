@@ -130,9 +130,7 @@ def test_a_run_of_the_command_line_survives_kills(recipe: Path, shared_memory: P
     assert all(torch.equal(value, two["state_dict"][name]) for name, value in one["state_dict"].items())
 
 
-def test_a_file_and_its_name_are_on_the_disk_before_the_old_one_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_on_the_disk_before_the_old_one_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = []
     fsync, replace = os.fsync, os.replace
 
@@ -225,9 +223,7 @@ def test_the_module_is_rebuilt_from_the_checkpoint_alone(finished: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_checkpoint_does_not_need_what_its_generator_started_from(
-    finished: Path, recipe: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoint_needs_not_what_its_generator_came_from(finished: Path, recipe: Path, tmp_path: Path) -> None:
     asset = tmp_path / "asset.ply"
     shutil.copy(finished / "splats.ply", asset)
     options = (f"--model.generator.init={asset}", "--model.generator.capacity=200", "--trainer.max_steps=1")

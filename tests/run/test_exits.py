@@ -157,9 +157,7 @@ SLURM = {"SLURM_JOB_ID": "42", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_
 
 
 @pytest.mark.slow
-def test_a_preempted_job_is_requeued_and_goes_on_in_its_folder(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_preempted_job_goes_on_in_its_folder(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = scheduler(tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "argv", ["asdkit", "fit", "the same command"])
     run = folder(recipe, "a-red-duck@job42")
@@ -179,9 +177,7 @@ def test_a_preempted_job_is_requeued_and_goes_on_in_its_folder(
 
 
 @pytest.mark.slow
-def test_two_ranks_of_a_preempted_job_save_and_requeue_once(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_ranks_of_a_job_requeue_once(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = scheduler(tmp_path, monkeypatch, answer=1)
     slurm = SLURM | {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "MASTER_ADDR": "127.0.0.1"}
     slurm |= {"SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": "7", "MASTER_PORT": str(free_port())}
@@ -346,9 +342,7 @@ def _saves_slowly(ready: Path, checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("reached", [True, False])
-def test_forked_ranks_save_when_their_parent_is_told_whether_a_ctrl_c_has_reached_them_or_not(
-    tmp_path: Path, reached: bool
-) -> None:
+def test_forked_ranks_save_when_their_parent_is_told(tmp_path: Path, reached: bool) -> None:
     checkpoint = tmp_path / "checkpoints" / "step-000003.ckpt"
     checkpoint.parent.mkdir()
     launcher = _MultiProcessingLauncher(None, start_method="fork")
@@ -468,7 +462,7 @@ class Later:
         return self.flags
 
 
-def test_a_verdict_that_comes_later_is_heeded_a_step_later_and_before_a_checkpoint(
+def test_a_verdict_that_comes_later_is_heeded_before_a_checkpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     module, trainer = pl.LightningModule(), pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)

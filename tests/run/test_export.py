@@ -191,9 +191,7 @@ def test_images_are_exported_as_pictures(tmp_path: Path, tiny_folder: Path, kind
     np.testing.assert_array_equal(np.asarray(Image.open(file)), shown)
 
 
-def test_files_are_not_replaced_unless_asked(
-    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_files_are_replaced_if_asked(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     command = ["export", str(runs["gaussians"]), "--format", "ply, png", "--out", str(tmp_path), "--size=16"]
     assert main(command) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "splats.ply"), str(tmp_path / "views.png")]

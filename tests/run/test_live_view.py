@@ -132,9 +132,7 @@ def test_it_listens_on_this_machine_alone_and_names_the_port_it_got(capfd: pytes
     assert listening() == before and capfd.readouterr().out == ""
 
 
-def test_a_page_that_asks_for_a_public_address_gets_none(
-    live: viewing.LiveView, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_that_asks_for_an_address_gets_none(live: viewing.LiveView, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(viser._viser, "ViserTunnel", lambda *arguments: asked.append(arguments))
     (handler,) = live.server._websock_server._incoming_handlers[viser._messages.ShareUrlRequest]
@@ -189,9 +187,7 @@ def test_the_first_look_is_from_the_front_and_a_little_above(live: viewing.LiveV
     assert camera.look_at.tolist() == [0, 0, 0] and camera.fov == pytest.approx(math.radians(40))
 
 
-def test_pictures_are_made_for_each_camera_and_only_when_it_moves(
-    live: viewing.LiveView, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_are_made_for_cameras_that_move(live: viewing.LiveView, monkeypatch: pytest.MonkeyPatch) -> None:
     wide, odd, narrow = client(0, 1.0, (300, 200)), client(1, 1.0, (9000, 0)), client(2, 1.0, (1, 900))
     monkeypatch.setattr(live.server, "get_clients", lambda: {0: wide, 1: odd, 2: narrow})
     seen = []
