@@ -207,21 +207,19 @@ def test_spz_refuses_what_it_cannot_hold(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def change(*keys: object, to: object) -> Callable[[dict], None]:
+    """A change of one value of a scene, or its removal where `to` is KeyError."""
+
     def apply(scene: dict) -> None:
         for key in keys[:-1]:
             scene = scene[key]
         scene[keys[-1]] = to
+        if to is KeyError:
+            del scene[keys[-1]]
 
     return apply
 
 
-def without(*keys: object) -> Callable[[dict], None]:
-    def apply(scene: dict) -> None:
-        for key in keys[:-1]:
-            scene = scene[key]
-        del scene[keys[-1]]
-
-    return apply
+without = partial(change, to=KeyError)
 
 
 NODE = ("nodes", 0)
@@ -230,16 +228,11 @@ EXTENSION = (*PRIMITIVE, "extensions", "KHR_gaussian_splatting")
 SCALE, SH = "KHR_gaussian_splatting:SCALE", "KHR_gaussian_splatting:SH_DEGREE_1_COEF_1"
 STRUCTURES = [
     (without("nodes"), "structure"),
-    (without("meshes"), "structure"),
-    (without("accessors"), "structure"),
     (change("nodes", to=[]), "holds 0"),
     (change("nodes", to=[{"mesh": 0}, {"mesh": 0}]), "holds 2"),
-    (change("nodes", to={"mesh": 0}), "structure"),
     (change("nodes", to="mesh"), "holds 0"),
     (change(*NODE, "mesh", to=-1), "structure"),
-    (change(*NODE, "mesh", to=1), "structure"),
     (change(*NODE, "mesh", to=False), "structure"),
-    (change(*NODE, "mesh", to=0.0), "structure"),
     (change(*NODE, "children", to=[0]), "structure"),
     (change("nodes", to=[{"mesh": 0, "children": [1]}, {"children": [0]}]), "structure"),
     (change("nodes", to=[{"mesh": 0}, {"children": [[0]]}]), "structure"),
@@ -249,7 +242,6 @@ STRUCTURES = [
     (change(*NODE, "scale", to=[1e-9, 1e-9, 1e-9]), None),
     (change(*NODE, "translation", to=[0, 1e8, 0]), None),
     (change(*NODE, "translation", to=[0, float("nan"), 0]), "structure"),
-    (change(*NODE, "translation", to=[0, float("inf"), 0]), "structure"),
     (change(*NODE, "translation", to=[0, 1e10, 0]), "structure"),
     (change(*NODE, "translation", to=[0, 10**400, 0]), "structure"),
     (change(*NODE, "translation", to=[True, 0, 0]), "structure"),
@@ -266,18 +258,14 @@ STRUCTURES = [
     (without(*PRIMITIVE, "attributes", SH), "lacks the attribute 'KHR_gaussian_splatting:SH_DEGREE_1_COEF_1'"),
     (without(*PRIMITIVE, "attributes", "POSITION"), "lacks the attribute 'POSITION'"),
     (without(*PRIMITIVE, "attributes", "COLOR_0"), None),
-    (change(*PRIMITIVE, "attributes", SCALE, to=99), "structure"),
     (change(*PRIMITIVE, "attributes", SCALE, to=-1), "structure"),
     (change(*PRIMITIVE, "attributes", SCALE, to=1), "structure"),  # the colours, which are four
     (change(*PRIMITIVE, "attributes", SH, to=2), "structure"),  # the rotations
     (change("accessors", 0, "count", to=6), "different lengths"),
-    (change("accessors", 0, "count", to=4), "different lengths"),
     (change("accessors", 0, "count", to=180_000_000), "truncated"),  # 2 GB
     (change("accessors", 0, "count", to=10**30), "truncated"),
     (change("accessors", 0, "count", to=-5), "structure"),
-    (change("accessors", 0, "count", to=5.0), "structure"),
     (change("accessors", 0, "count", to="5"), "structure"),
-    (change("accessors", 0, "byteOffset", to=10**6), "truncated"),
     (change("accessors", 0, "byteOffset", to=-12), "structure"),
     (change("accessors", 0, "componentType", to=5125), "structure"),
     (change("accessors", 0, "normalized", to=True), None),

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from asdkit import Gaussians, Initial, ShapE
 from asdkit.commands.main import main
-from asdkit.formats.colour import from_linear_light, linear_light
 from asdkit.generators.from_checkpoint import generator_of
 
 GRID = 16
@@ -264,11 +263,3 @@ def test_a_run_from_shap_e_begins_and_is_loaded_without_it(folder: Path, recipe:
     shutil.rmtree(weights)
     (run,) = (tmp_path / "runs").glob("*/one")
     assert generator_of(run).num_alive == 60
-
-
-def test_srgb_and_linear_light() -> None:
-    """Pairs of the standard IEC 61966-2-1."""
-    srgb = np.array([0, 0.02, 0.04045, 0.2, 0.5, 0.735357, 1])
-    light = np.array([0, 0.0015480, 0.0031308, 0.0331048, 0.2140411, 0.5, 1])
-    np.testing.assert_allclose(linear_light(srgb), light, atol=1e-6)
-    np.testing.assert_allclose(from_linear_light(light), srgb, atol=1e-5)

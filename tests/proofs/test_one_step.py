@@ -108,12 +108,8 @@ class ByHand:
     """The same run without asdkit's fields, equations, discriminator or Lightning."""
 
     def __init__(self, weighting: str, share_noise: bool, discriminator_steps: int, clip: float = 0.0) -> None:
-        self.weighting, self.share_noise, self.discriminator_steps, self.clip = (
-            weighting,
-            share_noise,
-            discriminator_steps,
-            clip,
-        )
+        self.weighting, self.share_noise = weighting, share_noise
+        self.discriminator_steps, self.clip = discriminator_steps, clip
         blob, phi = Blob(), _phi()
         self.theta = [blob.colour.detach().clone(), blob.contrast.detach().clone()]
         self.phi = [phi.slope.detach().clone(), phi.offset.detach().clone()]

@@ -54,8 +54,7 @@ def nothing_is_left_running() -> Iterator[None]:
 
 def process(recipe: Path, *options: str, name: str = "one", **environment: str) -> Forked:
     arguments = ["fit", "--config", str(recipe), *OPTIONS, *([f"--run.name={name}"] if name else []), *options]
-    own = {module for module in ("ending_parts", "slow_part", "stuck") if any(module in option for option in options)}
-    arguments += [f"--trust={module}" for module in own]
+    arguments += ["--trust=ending_parts"] if any("ending_parts" in option for option in options) else []
     log = recipe.parent / f"{name}{environment.get('RANK', '')}.log"
     return Forked(lambda: main(arguments), log, environment)
 
@@ -90,26 +89,16 @@ def test_a_signal_saves_the_step_and_ends_with_its_code(recipe: Path, signum: st
     assert (report(run)["status"], report(run)["exit_code"]) == ("finished", 0)
 
 
-def test_a_signal_before_training_ends_at_once(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "slow_part.py").write_text(
-        "import time\nfrom asdkit.scores.fields import Noise\nclass Slow(Noise):\n"
-        "    def setup(self, prior):\n        print('setting up', flush=True)\n        time.sleep(60)\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    child = process(recipe, "--model.guidance=slow_part.Slow")
+def test_a_signal_before_training_ends_at_once(recipe: Path, parts: None) -> None:
+    child = process(recipe, "--model.guidance=ending_parts.Slow")
     wait_for(lambda: "setting up" in child.text())
     child.send(signal.SIGTERM)
     assert child.wait(10) == 143
     assert report(folder(recipe))["status"] == "interrupted"
 
 
-def test_a_second_ctrl_c_quits_at_once(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "stuck.py").write_text(
-        "import time\nfrom asdkit.scores.fields import Noise\nclass Stuck(Noise):\n"
-        "    def forward(self, x):\n        print('stepping', flush=True)\n        time.sleep(60)\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    child = process(recipe, "--model.guidance=stuck.Stuck")
+def test_a_second_ctrl_c_quits_at_once(recipe: Path, parts: None) -> None:
+    child = process(recipe, "--model.guidance=ending_parts.Stuck")
     wait_for(lambda: "stepping" in child.text())
     child.send(signal.SIGINT)
     wait_for(lambda: "Ctrl-C again quits" in child.text())
@@ -229,7 +218,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(recipe: Path, small_disk: Path) -
 
 
 PARTS = """
-import os, torch
+import os, time, torch
 from asdkit.core.optional import require_package
 from asdkit.scores.fields import Noise
 from asdkit.generators.gaussians import Gaussians
@@ -255,6 +244,10 @@ class Python(Ends):
     def end(self): raise MemoryError
 class Shut(Ends):
     def end(self): open("/proc/version", "a").write("x")
+class Slow(Noise):
+    def setup(self, prior): print("setting up", flush=True); time.sleep(60)
+class Stuck(Noise):
+    def forward(self, x): print("stepping", flush=True); time.sleep(60)
 class Rank1(Noise):
     def forward(self, x):
         return x.eps * (float("nan") if x.step == 2 and os.environ.get("RANK") == "1" else 1.0)
