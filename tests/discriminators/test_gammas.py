@@ -61,9 +61,12 @@ def test_it_observes_losses_and_not_diagnostics(prior: GaussianPrior) -> None:
     assert gamma.observed == [x, other] and gamma.scales == [3.0, 3.0, 7.0]
 
 
-def test_diagnostics_have_the_mean_gamma_and_its_scale(prior: GaussianPrior) -> None:
-    found = ready(ASD(9.0, Fixed(), bent()), prior).diagnostics(draw(prior))
+def test_diagnostics_have_the_mean_gamma_its_scale_and_a_ratio_of_norms(prior: GaussianPrior) -> None:
+    x, phi = draw(prior), bent()
+    found = ready(ASD(9.0, Fixed(), phi), prior).diagnostics(x)
     assert found["gamma"] == pytest.approx(1.125) and found["lambda_eff"] == pytest.approx(1 + 2.125 * 8)
+    ratio = (e_phi(x, phi) - e(x, "y")).norm() / (e_phi(x, phi) - x.eps).norm()
+    assert found["rho"] == pytest.approx(ratio.item(), rel=1e-9)
 
 
 @pytest.mark.parametrize(("step", "gamma", "scale"), [(0, 0.0, 5.0), (5, -0.25, 7.0), (10, -0.5, 9.0)])
@@ -95,13 +98,6 @@ def test_every_method_tells_its_discriminators_the_scale(prior: GaussianPrior) -
         assert ready(field, prior).diagnostics(x)[name] == expected
 
 
-def test_rho_is_the_ratio_of_norms(prior: GaussianPrior) -> None:
-    x, phi = draw(prior), bent()
-    found = ready(ASD(adapter=phi), prior).diagnostics(x)
-    ratio = (e_phi(x, phi) - e(x, "y")).norm() / (e_phi(x, phi) - x.eps).norm()
-    assert found["rho"] == pytest.approx(ratio.item(), rel=1e-9)
-
-
 @pytest.mark.parametrize(("step", "gamma"), [(0, 1.0), (5, 0.25), (10, -0.5)])
 def test_a_ramp_of_gamma_is_eq10_at_its_value(prior: GaussianPrior, step: int, gamma: float) -> None:
     x = draw(prior, step=step)
@@ -131,6 +127,8 @@ def test_alpha2_is_k_times_alpha_squared(prior: GaussianPrior, gamma: float) -> 
 def test_target_scale_is_what_comes_out(prior: GaussianPrior, target: float, scale: float) -> None:
     found = ready(ASD(scale, TargetScale(target), bent()), prior).diagnostics(draw(prior))
     assert found["lambda_eff"] == pytest.approx(target) and found["gamma"] > -1
+    with pytest.raises(ValueError, match="needs a CFG scale above 1; got 1.0"):
+        ready(ASD(1.0, TargetScale(target), bent()), prior).loss(draw(prior))
     gamma = TargetScale(target)(draw(prior), scale)
     assert gamma.flatten().tolist() == pytest.approx([(target - scale) / (scale - 1)] * B)
 
@@ -218,14 +216,12 @@ def test_control_measures_the_prior(spread: float, null_spread: float, means: fl
     assert gamma.target.item() == pytest.approx((spread**2 + (2 / 3 if means != 1.0 else 0)) ** 0.5, rel=0.05)
 
 
-def test_control_keeps_a_target_that_is_given(prior: GaussianPrior) -> None:
+def test_control_measures_the_same_in_every_run() -> None:
+    """Unless a target is given, an integer too."""
     for target in (2, 2.0):
         gamma = SpreadControl(target=target)
-        gamma.setup(prior, Y)
+        gamma.setup(GaussianPrior({"y": 1.0}), Y)
         assert gamma.target.item() == 2.0 and gamma.target.dtype == torch.float32
-
-
-def test_control_measures_the_same_in_every_run() -> None:
     held = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -254,8 +250,3 @@ def test_control_is_part_of_a_checkpoint(prior: GaussianPrior) -> None:
 def test_a_start_outside_the_limits_is_refused(start: float) -> None:
     with pytest.raises(ValueError, match=f"needs lowest <= start <= highest; got -0.9, {start} and 3.0"):
         SpreadControl(start)
-
-
-def test_target_scale_needs_guidance(prior: GaussianPrior) -> None:
-    with pytest.raises(ValueError, match="needs a CFG scale above 1; got 1.0"):
-        ready(ASD(1.0, TargetScale(), bent()), prior).loss(draw(prior))

@@ -137,11 +137,6 @@ def test_a_ray_along_an_axis_and_a_camera_inside_the_box() -> None:
     assert inside.near.tolist() == [0.0] * 9 and inside.far[4].item() == pytest.approx(1.5)
 
 
-def test_nerf_needs_cameras() -> None:
-    with pytest.raises(ValueError, match="NeRF needs cameras; take --data=Cameras"):
-        NeRF(Voxels((4,))).render(None)
-
-
 def test_samples_lie_in_their_parts() -> None:
     rays = beam(torch.zeros(3), 2.0)
     assert torch.allclose(stratified(rays, 4)[0], torch.tensor([0.625, 0.875, 1.125, 1.375]))
@@ -389,12 +384,13 @@ def test_the_start_is_a_blob_over_the_background() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: NeRF(Voxels((4,))).render(None), "NeRF needs cameras; take --data=Cameras"),
         (lambda: Voxels((1,)), "resolutions must be within .2, 512."),
         (lambda: TriPlane(()), "TriPlane needs a resolution"),
         (lambda: HashGrid(finest=4), "finest must be at least its coarsest"),
     ],
 )
-def test_numbers_out_of_range(make, message: str) -> None:
+def test_what_cannot_be(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 

@@ -30,6 +30,8 @@ def test_dreamfusions_four() -> None:
     for azimuth, expected in ((0, "front"), (44.9, "front"), (45.1, "side"), (134.9, "side"), (135.1, "back")):
         assert _words(DREAMFUSION, azimuth) == f"{expected} view"
         assert _words(DREAMFUSION, -azimuth) == f"{expected} view"
+    assert DREAMFUSION.prompts("a duck")[1] == "a duck, side view"
+    assert EIGHT_SECTORS.prompts("a duck")[-1] == "a duck, overhead view"
     assert DREAMFUSION.all == ("front view", "side view", "back view", "side view", "overhead view")
 
 
@@ -47,12 +49,6 @@ def test_a_batch_is_indexed_row_by_row() -> None:
     index = EIGHT_SECTORS.index(azimuth, elevation)
     assert index.dtype == torch.int64
     assert index.tolist() == [0, 2, 4, 8]
-
-
-def test_suffixes() -> None:
-    assert DREAMFUSION.prompts("a duck")[1] == "a duck, side view"
-    assert len(EIGHT_SECTORS.prompts("a duck")) == 9
-    assert EIGHT_SECTORS.prompts("a duck")[-1] == "a duck, overhead view"
 
 
 def test_the_toybox_teaches_the_same_words() -> None:

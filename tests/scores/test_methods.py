@@ -391,17 +391,16 @@ def test_calls(
 def test_calls_of_a_loss_on_the_shared_draw(
     prior: asdkit.GaussianPrior, calls: list[float], method: Callable[[], asdkit.Field], expected: list[float]
 ) -> None:
-    """What the residual has asked is not asked again; only ASDEdit's psi has not been at the image before."""
+    """What the residual has asked is not asked again; only ASDEdit's psi has not been at the image before.
+
+    On a fresh draw e_phi is asked for, and e_y but at gamma 0.
+    """
+    for make, fresh in ((asdkit.VSD, [1]), (asdkit.ASD, [1, 1]), (asdkit.LODS, [1])):
+        calls.clear()
+        ready(make(adapter=bent()), prior).loss(draw(prior))
+        assert calls == fresh
     field, x = ready(method(), prior), draw(prior)
     field(x)
     calls.clear()
     field.loss(x)
     assert calls == expected
-
-
-def test_calls_of_a_loss_on_a_fresh_draw(prior: asdkit.GaussianPrior, calls: list[float]) -> None:
-    """At gamma 0 e_y is not asked for."""
-    for method, expected in ((asdkit.VSD, [1]), (asdkit.ASD, [1, 1]), (asdkit.LODS, [1])):
-        calls.clear()
-        ready(method(adapter=bent()), prior).loss(draw(prior))
-        assert calls == expected

@@ -59,33 +59,25 @@ def test_cfg_asks_for_what_its_scale_needs(prior: GaussianPrior, scale: float, a
         assert field.conditions() == [NULL, Y]
 
 
-def test_a_scale_that_moves(prior: GaussianPrior) -> None:
+def test_a_scale_that_moves(prior: GaussianPrior, calls: list[float]) -> None:
     field = ready(Ramp(0.0, 4.0, 4) * Prompt(), prior)
+    assert torch.equal(field(draw(prior)), torch.zeros_like(draw(prior).eps)) and not calls
     for step, factor in enumerate((0, 1, 2, 3, 4, 4)):
         assert close(field(draw(prior, step=step)), factor * e(draw(prior), "y"))
     assert field.needs(draw(prior)) == [] and field.needs(draw(prior, step=1)) == [Y]
     assert field.conditions() == [Y]
 
 
-def test_a_scale_of_zero_does_not_touch_the_network(prior: GaussianPrior, calls: list[float]) -> None:
+def test_on_source_is_the_same_noise_on_the_source(prior: GaussianPrior, calls: list[float]) -> None:
     x = draw(prior)
-    value = ready(0.0 * Prompt(), prior)(x)
-    assert torch.equal(value, torch.zeros_like(x.eps)) and not calls
-
-
-def test_on_source_is_the_same_noise_on_the_source(prior: GaussianPrior) -> None:
-    x = draw(prior)
+    ready(OnSource(Prompt()) + 2 * OnSource(Prompt()), prior)(x)
+    assert x.on_source() is x.on_source() and calls == [1]  # one draw for all
+    bright = x.source.clone().requires_grad_()
+    assert not prior.draw(x.x0, x.t, x.eps, source=bright).on_source().x_t.requires_grad
     other = state(x, x0=x.source)
     assert close(ready(OnSource(Prompt()), prior)(x), e(other, "y"))
     assert torch.equal(OnSource(Noise())(x), x.eps)
     assert OnSource(Prompt("y")).needs(x) == [] and OnSource(Prompt("y")).conditions() == [Y]
-
-
-def test_one_draw_of_the_source_for_all(prior: GaussianPrior, calls: list[float]) -> None:
-    x = draw(prior)
-    assert x.on_source() is x.on_source()
-    ready(OnSource(Prompt()) + 2 * OnSource(Prompt()), prior)(x)
-    assert calls == [1]
 
 
 def test_identity_is_the_way_from_the_source(prior: GaussianPrior) -> None:
@@ -110,22 +102,14 @@ def test_stages(prior: GaussianPrior) -> None:
     assert field.conditions() == [Y, NULL]
 
 
-def test_above_is_per_sample(prior: GaussianPrior) -> None:
-    x = draw(prior)
-    value = ready(Above(Prompt(), 0.3), prior)(x)
-    assert torch.equal(value[0], torch.zeros_like(value[0]))
-    assert close(value[1:], e(x, "y")[1:])
-
-
-def test_above_asks_nothing_below(prior: GaussianPrior, calls: list[float]) -> None:
+def test_above_is_per_sample_and_asks_nothing_below(prior: GaussianPrior, calls: list[float]) -> None:
     field, low, high = ready(Above(Prompt(), 0.98), prior), draw(prior), draw(prior, levels=(20, 30, 40, 980))
     assert field.needs(low) == [] and field.needs(high) == [Y] and field.conditions() == [Y]
     assert torch.equal(field(low), torch.zeros_like(low.eps)) and not calls
     assert field(high)[3].abs().min() > 0 and calls == [1]
-
-
-def test_above_zero_is_the_field_itself(prior: GaussianPrior) -> None:
-    assert torch.equal(ready(Above(Prompt(), 0.0), prior)(draw(prior)), ready(Prompt(), prior)(draw(prior)))
+    value = ready(Above(Prompt(), 0.3), prior)(low)
+    assert torch.equal(value[0], torch.zeros_like(value[0])) and close(value[1:], e(low, "y")[1:])
+    assert torch.equal(ready(Above(Prompt(), 0.0), prior)(low), ready(Prompt(), prior)(low))
 
 
 def test_later_is_never_earlier_nor_beyond_the_schedule(prior: GaussianPrior) -> None:
@@ -161,19 +145,13 @@ def test_an_inversion_is_made_once_and_shared(prior: GaussianPrior, calls: list[
 
 
 def test_inverted_noise_is_what_leads_back(prior: GaussianPrior) -> None:
-    """The draw that is reached has x's x0 and t, and the noise that adds up to its x_t."""
-    x = draw(prior)
-    there = ready(Inverted(Noise(), 1.0, 7), prior).redraw(x)
+    """The draw that is reached has x's x0 and t, and the noise that adds up to its x_t, whatever noise was drawn."""
+    x, field = draw(prior), ready(Inverted(Noise(), 1.0, 7), prior)
+    there = field.redraw(x)
+    assert torch.equal(field(x), field(prior.draw(x.x0, x.t, randn(*x.eps.shape, seed=9))))
     assert torch.equal(there.x0, x.x0) and torch.equal(there.t, x.t)
     assert close(there.x_t, there.alpha * x.x0 + there.sigma * there.eps)
     assert not torch.allclose(there.eps, x.eps, atol=0.1)
-
-
-def test_inversion_does_not_use_the_noise_that_was_drawn(prior: GaussianPrior) -> None:
-    x = draw(prior)
-    other = prior.draw(x.x0, x.t, randn(*x.eps.shape, seed=9))
-    field = ready(Inverted(Noise()), prior)
-    assert torch.equal(field(x), field(other))
 
 
 def test_earlier_needs_an_inversion(prior: GaussianPrior) -> None:
@@ -210,12 +188,6 @@ def test_draws_made_from_a_draw_keep_its_facts(prior: GaussianPrior) -> None:
     for other in (x.on(x.x0 + 1), x.at(x.t - 1), x.on_source(), x.like(x.x0, x.t, x.eps)):
         assert other.step == 8 and other.source is x.source and other.random is x.random and other.views is x.views
     assert x.like(x.x0, x.t, x.eps, ring(B, distance=9.0)).views is not x.views
-
-
-def test_the_source_is_held_without_gradient(prior: GaussianPrior) -> None:
-    x = draw(prior)
-    bright = x.source.clone().requires_grad_()
-    assert not prior.draw(x.x0, x.t, x.eps, source=bright).on_source().x_t.requires_grad
 
 
 def test_kin_is_made_once_for_each_key(prior: GaussianPrior) -> None:
