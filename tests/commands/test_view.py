@@ -14,7 +14,8 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from support.recipe import small_run, write_recipe
-from support.viewing import client, listening, random_splats
+from support.splat_tools import splats
+from support.viewing import client, listening
 
 from asdkit.commands.arguments import expand
 from asdkit.commands.main import main
@@ -170,15 +171,15 @@ def test_checkpoints_of_something_else_give_one_sentence(run: Path, tmp_path: Pa
 
 
 def test_view_serves_until_interrupted(run: Path, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path) -> None:
-    write_splats(tmp_path / "a.ply", random_splats())
+    write_splats(tmp_path / "a.ply", splats(6, degree=1))
     shown = []
-    monkeypatch.setattr(viewing.LiveView, "show", lambda self, splats: shown.append(splats))
+    monkeypatch.setattr(viewing.LiveView, "show", lambda self, gaussians: shown.append(gaussians))
     before = listening()
     for target in (tmp_path / "a.ply", run, run / "checkpoints" / "last.ckpt"):
         monkeypatch.setattr(viewing.time, "sleep", interrupted_at(3))
         assert main(["view", str(target), "--port=0"]) == 130
         assert "Viewer: http://127.0.0.1:" in capsys.readouterr().out and listening() == before
-    np.testing.assert_array_equal(shown[0].means, random_splats().means)
+    np.testing.assert_array_equal(shown[0].means, splats(6, degree=1).means)
     np.testing.assert_array_equal(shown[-1].means, load(run).generator.splats().means)
 
 

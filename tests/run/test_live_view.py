@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from support.browser import CHROMIUM, needs_browser
-from support.viewing import client, listening, random_splats
+from support.splat_tools import covariances, opacities, splats
+from support.viewing import client, listening
 
 from asdkit.formats.splats import Splats
 from asdkit.rendering.cameras import orbit
@@ -40,42 +41,26 @@ def blob(position: tuple, colour: tuple, size: float = 0.1) -> Splats:
     return Splats(means, quats, scales, np.array([6], np.float32), sh.astype(np.float32))
 
 
-def hamilton(a: tuple, b: tuple) -> tuple:
-    aw, ax, ay, az = a
-    bw, bx, by, bz = b
-    return (
-        aw * bw - ax * bx - ay * by - az * bz, aw * bx + ax * bw + ay * bz - az * by,
-        aw * by - ax * bz + ay * bw + az * bx, aw * bz + ax * by - ay * bx + az * bw,
-    )  # fmt: skip
-
-
 def test_activation_is_the_definition_in_a_slow_loop() -> None:
-    splats = random_splats()
-    drawn = viewing.drawn(splats)
-    np.testing.assert_array_equal(drawn["centers"], splats.means)
-    for i, quat in enumerate(splats.quats.astype(float)):
-        covariance = np.zeros((3, 3))
-        unit = tuple(quat / np.linalg.norm(quat))
-        inverse = (unit[0], -unit[1], -unit[2], -unit[3])
-        for axis in range(3):
-            basis = (0.0, *np.eye(3)[axis])
-            turned = np.array(hamilton(hamilton(unit, basis), inverse)[1:])  # q e q^-1
-            covariance += math.exp(splats.log_scales[i, axis]) ** 2 * np.outer(turned, turned)
-        np.testing.assert_allclose(drawn["covariances"][i], covariance, rtol=1e-4, atol=1e-6)
-        assert drawn["opacities"][i] == pytest.approx([1 / (1 + math.exp(-splats.opacity_logits[i]))], rel=1e-5)
+    gaussians = splats(6, degree=1)
+    drawn = viewing.drawn(gaussians)
+    np.testing.assert_array_equal(drawn["centers"], gaussians.means)
+    np.testing.assert_allclose(drawn["covariances"], covariances(gaussians), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(drawn["opacities"][:, 0], opacities(gaussians), rtol=1e-5)
+    for i in range(len(gaussians.means)):
         for channel in range(3):
-            colour = min(max(0.5 + C0 * float(splats.sh[i, 0, channel]), 0.0), 1.0)
+            colour = min(max(0.5 + C0 * float(gaussians.sh[i, 0, channel]), 0.0), 1.0)
             assert drawn["rgbs"][i, channel] == pytest.approx(colour, abs=1e-6)
     assert {part.dtype for part in drawn.values()} == {np.dtype(np.float32)}
 
 
 def test_colours_stay_in_range_and_huge_gaussians_stay_finite() -> None:
-    splats = random_splats()._replace(
+    gaussians = splats(6, degree=1)._replace(
         sh=np.full((6, 1, 3), 9, np.float32) * np.array([1, -1, 0], np.float32),
         log_scales=np.full((6, 3), 1e4, np.float32),
         opacity_logits=np.full(6, -1e4, np.float32),
     )
-    drawn = viewing.drawn(splats)
+    drawn = viewing.drawn(gaussians)
     assert drawn["rgbs"].tolist() == [[1.0, 0.0, 0.5]] * 6
     assert np.isfinite(drawn["covariances"].astype(np.float16)).all() and drawn["opacities"].tolist() == [[0.0]] * 6
 

@@ -4,8 +4,9 @@ It is told where by the real command line, and finds the folder as fit does.
 """
 
 import sys
-import time
 from pathlib import Path
+
+from support.forked import wait_for
 
 from asdkit.run.grid import Cell, Grid
 
@@ -67,7 +68,4 @@ def use_quick_fit() -> list[list[str]]:
 
 def until(path: Path) -> None:
     """Wait for a file."""
-    deadline = time.monotonic() + 150
-    while not path.exists():
-        assert time.monotonic() < deadline, path
-        time.sleep(0.02)
+    wait_for(path.exists, 150)

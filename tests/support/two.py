@@ -1,16 +1,15 @@
 """Two forked processes of one warm one, as torchrun would start them; and small modules in double precision."""
 
-import os
-import signal
 import socket
-import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from support.forked import Forked
 from support.quiet import quiet_trainer
 from torch import Tensor
 
@@ -25,17 +24,22 @@ def on_two_ranks(act: Callable[[int], Any], folder: Path) -> list[Any]:
     elastic = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     elastic |= {"GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "two"}
     files = [folder / f"rank{rank}.result" for rank in (0, 1)]
-    for file in files:
+
+    def record(rank: int) -> int:
+        try:
+            result = act(rank)
+        except BaseException:
+            result = traceback.format_exc()
+        torch.save(result, files[rank])
+        return 0
+
+    children = []
+    for rank, file in enumerate(files):
         file.unlink(missing_ok=True)
-    children = [_forked(act, rank, file, elastic) for rank, file in enumerate(files)]
-    waiting, end = set(children), time.monotonic() + SECONDS
-    while waiting and time.monotonic() < end:
-        waiting -= {child for child in waiting if os.waitpid(child, os.WNOHANG)[0]}
-        time.sleep(0.02)
-    for child in waiting:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    assert not waiting, f"{len(waiting)} of two processes hung for {SECONDS} s"
+        own = elastic | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        children.append(Forked(partial(record, rank), folder / f"rank{rank}.log", own))
+    for child in children:
+        child.wait(SECONDS)
     return [torch.load(file, weights_only=False) if file.is_file() else "it died" for file in files]
 
 
@@ -44,21 +48,6 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
-
-
-def _forked(act: Callable[[int], Any], rank: int, file: Path, variables: dict[str, str]) -> int:
-    child = os.fork()
-    if child:
-        return child
-    try:
-        os.environ |= variables | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        try:
-            result = act(rank)
-        except BaseException:
-            result = traceback.format_exc()
-        torch.save(result, file)
-    finally:
-        os._exit(0)
 
 
 class Exact(Distillation):

@@ -7,15 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from asdkit.formats.splats import Splats
-
 viser = pytest.importorskip("viser")
-
-
-def random_splats(count: int = 6, coefficients: int = 4) -> Splats:
-    draws = np.random.default_rng(0)
-    shapes = [(count, 3), (count, 4), (count, 3), (count,), (count, coefficients, 3)]
-    return Splats(*(draws.normal(size=shape).astype(np.float32) for shape in shapes))
 
 
 def listening() -> set[tuple[str, int]]:
