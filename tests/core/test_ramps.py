@@ -23,21 +23,12 @@ def test_moves_one_way_only(shape: str) -> None:
     assert all(up(step) < up(step + 1) and down(step) > down(step + 1) for step in range(3, 23))
 
 
-def test_linear_has_equal_differences() -> None:
-    ramp = Ramp(-1.0, 3.0, 8, begin=2)
-    assert [ramp(step) for step in range(2, 11)] == pytest.approx([-1.0 + 0.5 * k for k in range(9)], abs=1e-12)
-
-
-def test_exponential_has_equal_factors() -> None:
-    ramp = Ramp(8.0, 0.5, 4, shape="exponential")
-    assert [ramp(step) for step in range(5)] == pytest.approx([8.0, 4.0, 2.0, 1.0, 0.5], rel=1e-12)
-
-
-def test_cosine_is_half_a_wave() -> None:
-    ramp = Ramp(1.0, 5.0, 12, shape="cosine")
-    assert [ramp(step) for step in range(13)] == pytest.approx(
-        [3.0 - 2.0 * math.cos(math.pi * k / 12) for k in range(13)], abs=1e-12
-    )
+def test_shapes_are_equal_differences_equal_factors_and_half_a_wave() -> None:
+    linear, factors = Ramp(-1.0, 3.0, 8, begin=2), Ramp(8.0, 0.5, 4, shape="exponential")
+    assert [linear(step) for step in range(2, 11)] == pytest.approx([-1.0 + 0.5 * k for k in range(9)], abs=1e-12)
+    assert [factors(step) for step in range(5)] == pytest.approx([8.0, 4.0, 2.0, 1.0, 0.5], rel=1e-12)
+    wave = [3.0 - 2.0 * math.cos(math.pi * k / 12) for k in range(13)]
+    assert [Ramp(1.0, 5.0, 12, shape="cosine")(k) for k in range(13)] == pytest.approx(wave, abs=1e-12)
 
 
 def test_no_steps_is_a_jump() -> None:

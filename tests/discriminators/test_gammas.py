@@ -156,7 +156,9 @@ def value(gamma: Gamma, prior: GaussianPrior) -> float:
     return found[0].item()
 
 
-def test_control_starts_where_it_is_told(prior: GaussianPrior) -> None:
+def test_control_starts_where_it_is_told_and_does_not_learn_by_gradient(prior: GaussianPrior) -> None:
+    field = ready(ASD(7.5, control(), bent()), prior)
+    assert len(list(field.parameters())) == 2 and not field.second.field.gamma.log1p.requires_grad
     for start in (-0.9, -0.5, 0.0, 3.0):
         assert value(control(start), prior) == pytest.approx(start, abs=1e-6)
 
@@ -197,11 +199,6 @@ def test_control_moves_once_for_each_loss(prior: GaussianPrior) -> None:
     assert gamma.log1p.item() == pytest.approx(math.log(0.5) - 0.1 * math.log(2), abs=1e-6)
     field.diagnostics(x)
     assert field.diagnostics(x)["gamma"] == pytest.approx(0.5 * 0.5**0.1 - 1, abs=1e-6)
-
-
-def test_control_does_not_learn_by_gradient(prior: GaussianPrior) -> None:
-    field = ready(ASD(7.5, control(), bent()), prior)
-    assert len(list(field.parameters())) == 2 and not field.second.field.gamma.log1p.requires_grad
 
 
 @pytest.mark.parametrize(("spread", "null_spread", "means", "zero"), [

@@ -14,7 +14,6 @@ from torch.distributed.tensor import DTensor
 import asdkit
 from asdkit import distillation
 from asdkit.core.randomness import generator_for
-from asdkit.discriminators.schedule import DISCRIMINATOR_STEPS
 from asdkit.generators.base import Render, Saturate
 from asdkit.ranks import average_gradients
 from asdkit.rendering.cameras import Batch, Views, joined
@@ -69,14 +68,8 @@ class BothPixels(asdkit.Pixels):
 def gaussians(together: bool, density: asdkit.Density | None = None) -> asdkit.Generator:
     """Anisotropic: else gradients of rotations would be rounding noise, which Adam makes as large as any other."""
     density = density or asdkit.Threshold(gradient=1e-7, reset_rounds=2)
-    made = asdkit.Gaussians(
-        count=40,
-        capacity=120,
-        initial=asdkit.Initial(opacity=0.5),
-        rounds=asdkit.Rounds(every=2, first=2),
-        density=density,
-        sh_degree=1,
-    )
+    how = {"initial": asdkit.Initial(opacity=0.5), "rounds": asdkit.Rounds(every=2, first=2), "density": density}
+    made = asdkit.Gaussians(count=40, capacity=120, sh_degree=1, **how)
     random = torch.Generator().manual_seed(7)
     for parameter in made.all_slots():
         parameter.data += 0.2 * torch.randn(parameter.shape, generator=random)
@@ -88,14 +81,8 @@ def gaussians_by_chance(together: bool) -> asdkit.Generator:
 
 
 def nerf(together: bool) -> asdkit.Generator:
-    return asdkit.NeRF(
-        asdkit.Voxels(resolutions=(4, 8)),
-        samples=8,
-        importance=4,
-        hidden=8,
-        occupancy_every=2,
-        penalties=asdkit.NeRFPenalties(z_variance=0.1),
-    )
+    how = {"penalties": asdkit.NeRFPenalties(z_variance=0.1), "occupancy_every": 2}
+    return asdkit.NeRF(asdkit.Voxels(resolutions=(4, 8)), samples=8, importance=4, hidden=8, **how)
 
 
 def pixels(together: bool) -> asdkit.Generator:
@@ -106,29 +93,14 @@ KINDS = {"gaussians": gaussians, "mcmc": gaussians_by_chance, "nerf": nerf, "pix
 
 
 def run(
-    prior: Path,
-    kind: str,
-    strategy: str = "",
-    fits: dict | None = None,
-    save: Path | None = None,
-    adapter: asdkit.Adapter | None = None,
-    chunk: int = 0,
-    discriminator: asdkit.DiscriminatorSteps = DISCRIMINATOR_STEPS,
-) -> dict[str, Tensor]:
+    prior: Path, kind: str, strategy: str = "", fits: dict | None = None, save: Path | None = None,
+    adapter: asdkit.Adapter | None = None, chunk: int = 0, **settings: Any,
+) -> dict[str, Tensor]:  # fmt: skip
     """Six iterations, as one of two ranks or, without a strategy, as both in one process; `fits` are fit's options."""
-    generator = KINDS[kind](not strategy)
-    guidance = asdkit.ASD(
-        adapter=adapter or asdkit.LoRA(rank=2, targets=("to_q", "to_v", "conv1")), scale=3.0, gamma=-0.5
-    )
-    module = (Exact if strategy else Together)(
-        "a red cube",
-        asdkit.Pretrained(str(prior)),
-        generator,
-        guidance,
-        discriminator=discriminator,
-        rendering=asdkit.Rendering(random_background=0.5, chunk=chunk),
-        seed=SEED,
-    )
+    adapter = adapter or asdkit.LoRA(rank=2, targets=("to_q", "to_v", "conv1"))
+    settings |= {"rendering": asdkit.Rendering(random_background=0.5, chunk=chunk), "seed": SEED}
+    guidance, model = asdkit.ASD(adapter=adapter, scale=3.0, gamma=-0.5), Exact if strategy else Together
+    module = model("a red cube", asdkit.Pretrained(str(prior)), KINDS[kind](not strategy), guidance, **settings)
     data = asdkit.Canvas() if kind == "pixels" else asdkit.Cameras(views_per_step=2, size=16)
     trainer = fit(module, data, strategy, **fits or {})
     steps = max(int(state["step"]) for state in trainer.optimizers[0].state.values())

@@ -120,12 +120,6 @@ def test_the_data_are_the_gaussians(tmp_path: Path, coefficients: int) -> None:
     assert turned.magnitude().max() < 0.002
 
 
-def test_three_thousand_gaussians_are_a_small_file(tmp_path: Path) -> None:
-    write_html(tmp_path / "a.html", splats(3000), "a red duck")
-    assert 3000 * 32 < (tmp_path / "a.html").stat().st_size < 150_000
-    assert "3,000 Gaussians" in Page(tmp_path / "a.html").all("p")[0]
-
-
 def test_a_file_is_whole_or_what_it_was(tmp_path: Path) -> None:
     write_html(tmp_path / "a.html", splats(2), "old")
     before = (tmp_path / "a.html").read_bytes()
@@ -336,6 +330,7 @@ def test_dragging_turns_the_object_with_the_hand(played: dict) -> None:
     assert angles(played["turned"]) == pytest.approx((30 - 0.4 * 50, 15 + 0.4 * 25, 3.4))
     assert angles(played["over the top"]) == (30, 90, 3.4) and angles(played["below"]) == (30, -90, 3.4)
     assert angles(played["reset"]) == (30, 15, 3.4) and played["reset"]["target"] == [0, 0, 0]
+    assert played["waits"] and played["restored"]  # a lost context comes back
     assert played["draws"] == 1  # once for all that happens between two frames, and never when nothing happens
 
 
@@ -366,8 +361,3 @@ def test_addresses_hold_numbers_only(played: dict) -> None:
     for address, expected in HASHES.items():
         assert angles(played[address]) == expected, address
         assert played[address]["target"] == [0, 0, 0]
-
-
-@needs_browser
-def test_a_lost_context_comes_back(played: dict) -> None:
-    assert played["waits"] and played["restored"]

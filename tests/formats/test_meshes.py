@@ -155,15 +155,14 @@ def test_no_other_threshold_agrees_better() -> None:
     assert 0.3 < best < 0.9 and agreement(found) == pytest.approx(best, abs=0.01)
 
 
-def test_equal_densities_are_reached_together() -> None:
-    """All rays through a full cube see a 1: the only thresholds are below it, whatever is covered."""
-    alpha = torch.zeros(6, 1, 64, 64)
-    alpha[:, :, 30:34, 30:33] = 1
-    assert threshold(torch.ones(8, 8, 8), 0.5, VIEWS, alpha) == 0.5
-
-
 def test_the_union_counts_what_is_not_covered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight pixels that hold all three covered ones, 3/8, are better than one covered pixel, 1/3."""
+    """Eight pixels that hold all three covered ones, 3/8, are better than one covered pixel, 1/3.
+
+    And where all rays see a 1, the only thresholds are below it, whatever is covered.
+    """
+    few = torch.zeros(6, 1, 64, 64)
+    few[:, :, 30:34, 30:33] = 1
+    assert threshold(torch.ones(8, 8, 8), 0.5, VIEWS, few) == 0.5
     monkeypatch.setattr(extract_module, "_peaks", lambda *_: torch.tensor([1, 1, 5, 1, 1, 0, 1, 1, 1.0]))
     alpha = torch.tensor([1, 0, 1, 0, 0, 0, 0, 0, 1.0]).view(1, 1, 3, 3)
     assert threshold(torch.ones(2, 2, 2), 1.0, VIEWS, alpha) == 0.5

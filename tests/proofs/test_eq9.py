@@ -126,23 +126,19 @@ def test_calls_of_eq9(prior: GaussianPrior) -> None:
     assert rows == [1] * 6
 
 
-def test_the_share_that_no_longer_counts_is_logged(prior: GaussianPrior) -> None:
+def test_the_share_of_the_reals_that_no_longer_counts_is_logged(prior: GaussianPrior) -> None:
+    """Where x_t = 0 a slope changes nothing, so the reals count, however wrong e_phi is about the fakes."""
     x, phi = draw(prior), bent()
     with torch.no_grad():
         phi.offset[x.t[1]] += 50
     found = ready(ASD(adapter=phi, real_samples=SourceImage(), real_clip=20.0), prior).diagnostics(x)
     assert found["real_clipped"] == 0.25
     assert "real_clipped" not in ready(ASD(adapter=phi), prior).diagnostics(x)
-
-
-def test_it_is_the_share_of_the_reals_not_of_the_fakes(prior: GaussianPrior) -> None:
-    """Where x_t = 0 a slope changes nothing, so the reals count, however wrong e_phi is about the fakes."""
-    x, phi = draw(prior), Affine(channels=3).double()
-    torch.nn.init.constant_(phi.slope, 1000.0)
-    field = ready(ASD(adapter=phi, real_samples=SourceImage()), prior)
-    for fake, source, share in ((x.x0, -x.sigma / x.alpha * x.eps, 0.0), (-x.sigma / x.alpha * x.eps, x.x0, 1.0)):
-        found = field.diagnostics(prior.draw(fake, x.t, x.eps, source=source))
-        assert found["real_clipped"] == share
+    steep = Affine(channels=3).double()
+    torch.nn.init.constant_(steep.slope, 1000.0)
+    field, still = ready(ASD(adapter=steep, real_samples=SourceImage()), prior), -x.sigma / x.alpha * x.eps
+    for fake, source, share in ((x.x0, still, 0.0), (still, x.x0, 1.0)):
+        assert field.diagnostics(prior.draw(fake, x.t, x.eps, source=source))["real_clipped"] == share
 
 
 def test_the_source_image_shares_level_and_noise(prior: GaussianPrior) -> None:
@@ -221,6 +217,9 @@ def test_samples_of_the_prior_are_drawn_once(prior: GaussianPrior) -> None:
     one, two = reals.draw(x, Y), reals.draw(draw(prior), Y)
     assert rows == [5] * 3 and torch.equal(one.x0, two.x0)
     assert torch.equal(one.t, x.t) and torch.equal(one.eps, x.eps)
+    z = Condition("z")  # one PriorSamples may serve two discriminators
+    assert torch.equal(reals.draw(x, z).x0, PriorSamples(5, 1.0, 3).draw(x, z).x0)
+    assert torch.equal(reals.draw(x, Y).x0, one.x0)
 
 
 def test_samples_of_the_prior_are_the_same_in_every_run(prior: GaussianPrior) -> None:
@@ -240,14 +239,6 @@ def test_a_draw_keeps_its_reals(prior: GaussianPrior) -> None:
     field.diagnostics(x)
     field.forget(x)
     assert torch.equal(field.loss(x), first)
-
-
-def test_samples_of_two_prompts_are_kept_apart(prior: GaussianPrior) -> None:
-    """One PriorSamples may serve two discriminators."""
-    reals, z = PriorSamples(4, 1.0, 5), Condition("z")
-    first = reals.draw(draw(prior), Y).x0
-    assert torch.equal(reals.draw(draw(prior), z).x0, PriorSamples(4, 1.0, 5).draw(draw(prior), z).x0)
-    assert torch.equal(reals.draw(draw(prior), Y).x0, first)
 
 
 def test_uniform_numbers_may_be_one(prior: GaussianPrior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

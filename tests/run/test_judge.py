@@ -41,9 +41,11 @@ def no_clip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(judging, "EMBEDDED", tmp_path)
 
 
-def test_the_truth_has_full_marks() -> None:
+def test_the_truth_has_full_marks_and_turned_round_no_azimuth_right() -> None:
     results = measure(Truthful("a yellow duck"), Cameras(size=32))
     assert results["psnr"] > 60 and results["iou"] == 1 and results["azimuth"] == 1
+    assert measure(Truthful("a yellow duck", turned=180.0), Cameras(size=32))["azimuth"] == 0
+    assert set(measure(Truthful("a red ball"), Cameras(size=32))) == {"psnr", "iou"}  # it has no front
 
 
 @pytest.mark.parametrize("error", [0.2, 0.01])
@@ -69,14 +71,6 @@ def test_every_validation_is_judged_by_its_own_pictures() -> None:
         )
         judge.on_validation_epoch_end(trainer, module)
         assert judge.results == {"brightness": level}
-
-
-def test_an_object_turned_round_has_no_azimuth_right() -> None:
-    assert measure(Truthful("a yellow duck", turned=180.0), Cameras(size=32))["azimuth"] == 0
-
-
-def test_what_has_no_front_has_no_azimuth() -> None:
-    assert set(measure(Truthful("a red ball"), Cameras(size=32))) == {"psnr", "iou"}
 
 
 def test_other_prompts_have_no_truth(caplog: pytest.LogCaptureFixture) -> None:

@@ -96,8 +96,5 @@ def test_saturation_is_hsvs() -> None:
     images[0, :, :2] = 0
     expected = [sum(colorsys.rgb_to_hsv(*pixel)[1] for pixel in image.flatten(1).T.tolist()) / 20 for image in images]
     assert hsv_saturation(images).tolist() == pytest.approx(expected, abs=1e-6)
-
-
-def test_saturation_of_plain_pictures() -> None:
     grey, red, black = (torch.tensor(colour).reshape(1, 3, 1, 1) for colour in ([0.4] * 3, [1.0, 0, 0], [0.0] * 3))
     assert [hsv_saturation(picture).item() for picture in (grey, red, black)] == [0.0, 1.0, 0.0]

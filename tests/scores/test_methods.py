@@ -13,7 +13,6 @@ from torch import Tensor
 
 import asdkit
 from asdkit import methods as guidance
-from asdkit.lab import Affine
 from asdkit.scores.prior import Noised
 
 
@@ -133,13 +132,6 @@ def test_ramps_move_the_coefficients(prior: asdkit.GaussianPrior, step: int) -> 
     assert close(
         ready(asdkit.PDS(ramp, asdkit.Ramp(3.0, 1.0, 10)), prior)(x), dds(x, now) + (4 - now) * (x.x0 - x.source)
     )
-
-
-def test_bridge_changes_at_its_iteration(prior: asdkit.GaussianPrior) -> None:
-    field = ready(asdkit.Bridge("ugly", 30.0, at=20), prior)
-    before, after = draw(prior, step=19), draw(prior, step=20)
-    assert close(field(before), cfg(before, 30) - before.eps)
-    assert close(field(after), e(after, "y") - e(after, "ugly"))
 
 
 @pytest.mark.parametrize(("levels", "subtracted"), [((0, 50, 100, 199), False), ((200, 201, 500, 999), True)])
@@ -276,14 +268,6 @@ def test_nothing_to_edit_is_exactly_zero(prior: asdkit.GaussianPrior) -> None:
         field.bind("y", "y")
         field.setup(prior)
         assert torch.equal(field(same), torch.zeros_like(x.eps))
-
-
-def test_asdedit_starts_as_the_difference_of_classifiers(prior: asdkit.GaussianPrior) -> None:
-    """With e_phi = e_y and e_psi = e_z it is (lambda - 1)[(e_y - e_null)(x) - (e_z - e_null)(x_source)]."""
-    x = draw(prior)
-    field = ready(asdkit.ASDEdit(5.0, adapter=Affine(), source_adapter=Affine()), prior)
-    other = on_source(x)
-    assert close(field(x), 4 * (e(x, "y") - e(x)) - 4 * (e(other, "z") - e(other)))
 
 
 def test_what_asdedit_minimises(prior: asdkit.GaussianPrior) -> None:

@@ -147,11 +147,6 @@ def test_each_decay_has_its_place() -> None:
     assert side.tolist() == pytest.approx([-2 * math.exp(-2 / 3) - 1, -3 * math.exp(-1) - 2], rel=1e-5)
 
 
-def test_a_decay_has_three_numbers() -> None:
-    with pytest.raises(ValueError, match=r"three numbers a, b, c; got \[1.0, 2.0\]"):
-        PerpNeg(f_fsb=(1.0, 2.0))
-
-
 def test_perpendicular_of_each_sample() -> None:
     a, b = randn(2, B, 4, 5, 6)
     a[1], b[2] = -2.5 * b[1], 0
@@ -221,6 +216,8 @@ def test_a_text_of_ones_own_and_the_path_of_an_inversion_stay_plain() -> None:
 
 @pytest.mark.parametrize("field", [CFG(UGLY), Prompt() - Null()])
 def test_without_a_cfg_of_the_prompt_it_is_refused(field: Field) -> None:
+    with pytest.raises(ValueError, match=r"three numbers a, b, c; got \[1.0, 2.0\]"):
+        PerpNeg(f_fsb=(1.0, 2.0))
     with pytest.raises(ValueError, match="perp_neg is for the CFG of a prompt, which this guidance doesn't have"):
         field.bind(TEXT, perp_neg=PerpNeg())
 

@@ -60,16 +60,13 @@ def _vae(tiny_folder: Path):
 
 
 def test_loaded_frozen_and_in_eval_mode(tiny_folder: Path) -> None:
+    assert not list(Pretrained("/nowhere").parameters())  # nothing is loaded yet
     prior = loaded(tiny_folder)
     network = prior.network
     prior.setup()
     assert prior.network is network
     assert not any(p.requires_grad for p in prior.parameters()) and list(prior.parameters())
     assert not any(module.training for module in prior.modules())
-
-
-def test_construction_loads_nothing() -> None:
-    assert not list(Pretrained("/nowhere").parameters())
 
 
 def test_schedule_is_the_folders(tiny_folder: Path, kl_folder: Path) -> None:
@@ -265,12 +262,6 @@ def _message(path: Path) -> str:
     return message
 
 
-def test_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:
-    assert "There is no " in _message(tmp_path / "none")
-    with pytest.raises(ValueError, match="path is empty"):
-        Pretrained("")
-
-
 @pytest.mark.parametrize("part", ["unet", "vae", "scheduler", "text_encoder", "model_index.json", "tokenizer"])
 def test_a_missing_part_is_one_sentence(tiny_folder: Path, tmp_path: Path, part: str) -> None:
     copy = shutil.copytree(tiny_folder, tmp_path / "copy")
@@ -296,7 +287,10 @@ def test_broken_weights_are_one_sentence(tiny_folder: Path, tmp_path: Path, part
     assert part.split("/")[0] in _message(copy)
 
 
-def test_torn_json_is_one_sentence(tiny_folder: Path, tmp_path: Path) -> None:
+def test_torn_json_and_missing_folders_are_one_sentence(tiny_folder: Path, tmp_path: Path) -> None:
+    assert "There is no " in _message(tmp_path / "none")
+    with pytest.raises(ValueError, match="path is empty"):
+        Pretrained("")
     copy = shutil.copytree(tiny_folder, tmp_path / "copy")
     (copy / "unet" / "config.json").write_text('{"sample_size": ')
     assert "config.json is not valid JSON" in _message(copy)

@@ -27,11 +27,6 @@ def test_cfg_with_a_field_for_the_null_condition(prior: GaussianPrior) -> None:
     assert close(ready(CFG(scale=2.0, null=Noise()), prior)(x), 2 * e(x, "y") - x.eps)
 
 
-def test_cfg_takes_one_negative_only() -> None:
-    with pytest.raises(ValueError, match="a negative prompt or a null field, not both"):
-        CFG(negative="z", null=Null())
-
-
 def test_cfg_of_the_source(prior: GaussianPrior) -> None:
     x = draw(prior)
     assert close(ready(CFG(scale=2.0, of_source=True), prior)(x), cfg(x, 2, "z"))
@@ -86,8 +81,12 @@ def test_identity_is_the_way_from_the_source(prior: GaussianPrior) -> None:
     assert Identity().conditions() == [] and Identity().needs(x) == []
 
 
-def test_without_a_source_image_methods_of_editing_say_so(prior: GaussianPrior) -> None:
+def test_what_cannot_be_is_said(prior: GaussianPrior) -> None:
+    with pytest.raises(ValueError, match="a negative prompt or a null field, not both"):
+        CFG(negative="z", null=Null())
     x = draw(prior)
+    with pytest.raises(ValueError, match="only makes sense inside Inverted"):
+        Earlier(Noise())(x)
     bare = prior.draw(x.x0, x.t, x.eps)
     for field in (Identity(), OnSource(Noise())):
         with pytest.raises(ValueError, match="source, and there is none; give an image with --data.image"):
@@ -152,11 +151,6 @@ def test_inverted_noise_is_what_leads_back(prior: GaussianPrior) -> None:
     assert torch.equal(there.x0, x.x0) and torch.equal(there.t, x.t)
     assert close(there.x_t, there.alpha * x.x0 + there.sigma * there.eps)
     assert not torch.allclose(there.eps, x.eps, atol=0.1)
-
-
-def test_earlier_needs_an_inversion(prior: GaussianPrior) -> None:
-    with pytest.raises(ValueError, match="only makes sense inside Inverted"):
-        Earlier(Noise())(draw(prior))
 
 
 class Even(Scorer):

@@ -192,6 +192,7 @@ def test_zero_terminal_snr_is_diffusers() -> None:
 
 
 def test_casts_leave_the_levels_in_double() -> None:
+    assert not scaled_linear().state_dict()  # no checkpoint holds them
     schedule = torch.nn.Sequential(scaled_linear()).to(torch.bfloat16)[0]
     assert schedule.alphas.dtype == schedule.sigmas.dtype == torch.float64
     assert torch.equal(schedule.alphas, scaled_linear().alphas) and schedule.times.dtype == torch.int64
@@ -208,7 +209,3 @@ def test_wrong_schedules_are_refused() -> None:
             variance_preserving(torch.tensor(bad))
     with pytest.raises(ValueError, match="within"):
         variance_preserving(torch.tensor([1.0, 0.5]))  # no noise at all: nothing to predict
-
-
-def test_schedule_is_no_checkpoint_content() -> None:
-    assert not scaled_linear().state_dict()
