@@ -37,6 +37,7 @@ def _fit(field: Field, x: Noised) -> None:
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("scale", [1.0, 7.5])
+@pytest.mark.slow
 def test_sds_overshoots_linearly_and_seeks_the_mode(prior: GaussianPrior, weighting: str, scale: float) -> None:
     """a = mu_0 + lambda (mu_y - mu_0) for every w(t), and b falls to zero."""
     lr = {"sigma_over_alpha": 0.3}.get(weighting, 1.0)
@@ -53,6 +54,7 @@ def test_sds_from_another_null_mean() -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 7.5])
+@pytest.mark.slow
 def test_vsd_keeps_the_spread(prior: GaussianPrior, scale: float) -> None:
     """With the exact fake score the fixed point is (mu_lambda, s)."""
     fake = GaussianScore()
@@ -151,6 +153,7 @@ def test_lab_scores_are_gradients_of_log_densities() -> None:
     assert torch.allclose(gaussian_eps(x_t, alpha, sigma, 0.3, 0.7), -sigma * score, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_particles_cover_two_modes_where_sds_collapses() -> None:
     prior = FiniteSetPrior()
     modes = torch.tensor([-1.5, 1.5]).reshape(2, 1, 1, 1)
