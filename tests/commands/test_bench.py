@@ -349,11 +349,6 @@ def test_a_run_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     assert f"bench times recipes, not runs; name one with --config {tmp_path}" in capsys.readouterr().err
 
 
-def test_help(capsys: pytest.CaptureFixture) -> None:
-    assert main(["bench", "--help"]) == 0
-    assert "usage: asdkit bench --config RECIPE [--prior random:sd21]" in capsys.readouterr().out
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_real_size_on_a_gpu(capsys: pytest.CaptureFixture) -> None:

@@ -14,6 +14,7 @@ import yaml
 
 from asdkit.commands.arguments import expand
 from asdkit.commands.main import main
+from asdkit.formats.names import FORMATS
 from asdkit.run.recipes import find_recipe, recipes
 
 
@@ -45,11 +46,16 @@ def test_light_commands_do_not_import_torch() -> None:
     script = (
         "import sys; from asdkit.commands.main import main\n"
         "assert main(['--help']) == main(['--version']) == main(['recipes']) == 0\n"
+        "assert main(['view', '--help']) == main(['export', '--help']) == main(['bench', '--help']) == 0\n"
+        "assert main(['doctor', '--help']) == 0 and main(['doctor', '--jsn']) == main(['view']) == 2\n"
         "assert main(['fitt']) == main(['fit', '--config', 'gs3dd']) == main(['fit']) == 2\n"
-        "assert 'torch' not in sys.modules"
+        "assert main(['export', 'x', '--fromat=ply']) == 2 and not {'torch', 'viser'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+    for words in ("--port", "asdkit view RUN|FILE", "asdkit bench --config RECIPE [--prior random:sd21]", "--json"):
+        assert words in done.stdout
+    assert all(name in "".join(done.stdout.split()) for name in FORMATS) and "asdkit: export:" in done.stderr
     assert "did you mean 'fit'?" in done.stderr
     assert "did you mean 'gs3d'? The recipes are: edit2d, edit2d/dds" in done.stderr
 

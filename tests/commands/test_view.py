@@ -210,15 +210,7 @@ def test_what_cannot_be_viewed_is_one_sentence(run: Path, tmp_path: Path, capsys
     assert "this run makes none" in capsys.readouterr().err
 
 
-def test_help_needs_no_torch_and_control_c_ends_a_real_viewer(run: Path) -> None:
-    script = (
-        "import sys; from asdkit.commands.main import main\n"
-        "assert main(['view', '--help']) == main(['--help']) == 0 and main(['view']) == 2\n"
-        "assert 'torch' not in sys.modules and 'viser' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "--port" in done.stdout and "asdkit view RUN|FILE" in done.stdout
+def test_control_c_ends_a_real_viewer(run: Path) -> None:
     command = [sys.executable, "-m", "asdkit", "view", str(run), "--port=0"]
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells make background jobs ignore it
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -120,14 +120,6 @@ def test_the_data_are_the_gaussians(tmp_path: Path, coefficients: int) -> None:
     assert turned.magnitude().max() < 0.002
 
 
-def test_a_file_is_whole_or_what_it_was(tmp_path: Path) -> None:
-    write_html(tmp_path / "a.html", splats(2), "old")
-    before = (tmp_path / "a.html").read_bytes()
-    with pytest.raises(ValueError):
-        write_html(tmp_path / "a.html", splats(2), "half of a character: \ud800")
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
-
-
 def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.html"
     for field in Splats._fields:

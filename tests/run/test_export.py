@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -231,13 +229,3 @@ def test_films_without_the_extra_are_one_sentence(
     monkeypatch.setattr("asdkit.formats.pictures.find_spec", lambda name: None)
     assert main(["export", str(runs["gaussians"]), "--format=mp4", "--out", str(tmp_path), "--size=16"]) == 3
     assert 'pip install "asdkit[video]"' in capsys.readouterr().err and not list(tmp_path.iterdir())
-
-
-def test_help_and_wrong_options_need_no_torch(capsys: pytest.CaptureFixture) -> None:
-    program = (
-        "import sys\nfrom asdkit.commands.main import main\nassert main(['export', '--help']) == 0\n"
-        "assert main(['export', 'x', '--fromat=ply']) == 2\nassert 'torch' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert all(name in "".join(done.stdout.split()) for name in FORMATS) and "asdkit: export:" in done.stderr

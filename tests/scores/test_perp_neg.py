@@ -122,24 +122,6 @@ def test_no_method_adds_words_for_the_view_to_its_negative_prompt(field: Field) 
     assert Condition(TEXT) in asked and Condition(TEXT, view_dependent=False) not in asked
 
 
-WEIGHTS = {  # azimuth: front, side; e^-.5 = .60653, e^-.25 = .77880
-    0: (4 * 0.60653 - 2.426, 4 - 2.426),
-    45: (4 * 0.77880 - 2.426, 4 * 0.77880 - 2.426),
-    90: (0.60653 + 0.967, 0.60653 - 0.606),
-    135: (0.77880 + 0.967, 0.77880 - 0.606),
-    180: (1 + 0.967, 1 - 0.606),
-}
-
-
-@pytest.mark.parametrize("turns", [-1, 0, 1])
-@pytest.mark.parametrize("side", [1, -1])
-def test_weights_by_hand(side: int, turns: int) -> None:
-    azimuth = torch.tensor([side * angle + 360 * turns for angle in WEIGHTS], dtype=torch.float64).deg2rad()
-    front, beside = PerpNeg().weights(azimuth)
-    assert front.tolist() == pytest.approx([-front for front, _ in WEIGHTS.values()], abs=1e-3)  # they jump at the side
-    assert beside.tolist() == pytest.approx([-side for _, side in WEIGHTS.values()], abs=1e-3)
-
-
 def test_each_decay_has_its_place() -> None:
     azimuth = torch.tensor([30.0, 150.0]).deg2rad()
     front, side = PerpNeg((1, 1, 0), (2, 2, 1), (3, 3, 2), (4, 4, 3)).weights(azimuth)
