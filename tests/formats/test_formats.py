@@ -95,26 +95,12 @@ def test_splat_is_read_by_us_and_by_splat_transform(tmp_path: Path) -> None:
     near_quats(theirs.quats, quats, 3 * SPLAT_QUAT)  # its zero is at 127.5 instead of 128
 
 
-@pytest.mark.parametrize("degree", range(4))
-def test_spz_is_read_by_gsply(tmp_path: Path, degree: int) -> None:
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_spz_has_the_bytes_of_gsply(tmp_path: Path, degree: int) -> None:
     gsply = pytest.importorskip("gsply")
     original = splats(degree=degree)
     write_splats(tmp_path / "a.spz", original)
-    read = gsply.read_spz(tmp_path / "a.spz")
-    near(read.means * FLIP, original.means, 0.5 ** spz_bits(original) / 2)
-    near_quats(read.quats * [1, *FLIP], original.quats, SPZ_QUAT)
-    near(read.scales, original.log_scales, SPZ_SCALE)
-    near(1 / (1 + np.exp(-read.opacities)), opacities(original), BYTE)
-    near(read.sh0, original.sh[:, 0], SPZ_COLOR)
-    if degree:
-        near(read.shN * PARITY[1 : (degree + 1) ** 2, None], original.sh[:, 1:], SPZ_SH)
-
-
-def test_spz_has_the_bytes_of_gsply(tmp_path: Path) -> None:
-    gsply = pytest.importorskip("gsply")
-    original = splats()
-    write_splats(tmp_path / "a.spz", original)
-    sh = original.sh * PARITY[:, None].astype(np.float32)
+    sh = original.sh * PARITY[: (degree + 1) ** 2, None].astype(np.float32)
     data = gsply.GSData.from_arrays(
         means=original.means * FLIP.astype(np.float32), scales=original.log_scales,
         quats=original.quats * np.float32([1, *FLIP]), opacities=original.opacity_logits,

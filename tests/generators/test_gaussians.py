@@ -446,10 +446,3 @@ def test_a_checkpoint_that_may_not_be_read_is_not_broken(tmp_path: Path, monkeyp
     monkeypatch.setattr(torch, "load", refuse)
     with pytest.raises(PermissionError, match="not yours"):
         generator_of(path)
-
-
-def test_a_run_can_be_loaded_when_what_it_started_from_is_gone(tmp_path: Path) -> None:
-    write_splats(tmp_path / "a.ply", small().splats())
-    path = save_run(tmp_path / "a.ckpt", Gaussians(init=str(tmp_path / "a.ply"), count=5, capacity=64))
-    (tmp_path / "a.ply").unlink()
-    assert generator_of(path).num_alive == 60

@@ -238,16 +238,14 @@ def _resolved(capsys: pytest.CaptureFixture, *arguments: str, name: str = "init"
     return yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["generator"]["init_args"][name]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["=ShapE", ".path=x"], "--model.generator.start: the following arguments are required: prompt"),
-        (["=ShapE", ".path=x", ".prompt=y"], "x has no model_index.json"),
-        (["=ShapE", ".path=x", ".prompt=y", ".step=3"], "did you mean --model.generator.start.steps?"),
-        (["=ShapE", ".path=x", ".prompt=y", ".steps=few"], "--model.generator.start.steps: Expected a int"),
-        (["=ShapX", ".path=x"], "--model.generator.start: there is no class ShapX"),
-    ],
-)
+MISTAKES = [
+    (["=ShapE", ".path=x"], "--model.generator.start: the following arguments are required: prompt"),
+    (["=ShapE", ".path=x", ".prompt=y"], "x has no model_index.json"),
+    (["=ShapE", ".path=x", ".prompt=y", ".step=3"], "did you mean --model.generator.start.steps?"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), MISTAKES)
 def test_command_line_errors(recipe: Path, capsys: pytest.CaptureFixture, options: list[str], message: str) -> None:
     assert main(["fit", "--config", str(recipe), *(f"--model.generator.start{option}" for option in options)]) == 2
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("asdkit:")]
