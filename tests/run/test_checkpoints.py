@@ -27,7 +27,7 @@ from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints, is_whole
 from asdkit.run.guard import Guard
 from asdkit.run.run_folder import RunFolder
 
-KILLS = 32
+KILLS = 20
 QUICK = ("--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]")
 
 
