@@ -195,7 +195,6 @@ def test_a_folder_that_is_no_run_is_refused(capsys: pytest.CaptureFixture, tmp_p
     assert code == 2 and "no checkpoints/last.ckpt" in err
 
 
-@pytest.mark.slow
 def test_processes_that_lightning_starts_stop_together(recipe: Path, tmp_path: Path) -> None:
     """The first process alone is told, as by `kill`; a further one that fails would have it killed by Lightning."""
     command = [sys.executable, "-m", "asdkit", "fit", "--config", str(recipe), "--trainer.max_steps=100000"]

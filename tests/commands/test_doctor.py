@@ -57,7 +57,6 @@ def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(doctor, "CHECKS", {name: check for name, check in doctor.CHECKS.items() if name in names})
 
 
-@pytest.mark.slow
 def test_a_real_machine_in_one_screen(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     script = (

@@ -99,7 +99,6 @@ def test_options_and_seeds_vary(calls: list) -> None:
     assert len({grid.run_folder(cell) for cell in grid.cells}) == 16
 
 
-@pytest.mark.slow
 def test_real_runs_finish_fail_are_stopped_and_go_on(recipe: Path, tmp_path: Path) -> None:
     """One run ends, one fails, for a file is in its folder's place; one is stopped by SIGTERM and ends later."""
     prompts = ["a red duck with a long story that no folder's name can hold", "a blue ball"]

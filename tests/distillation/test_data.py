@@ -33,7 +33,6 @@ def test_each_view_has_its_own_sector() -> None:
         assert bool(((turns >= 0) & (turns < 1)).all())
 
 
-@pytest.mark.slow
 def test_azimuths_are_uniform_and_elevations_as_asked() -> None:
     batches = draws(Cameras(views_per_step=4, overhead=Overhead(0.25)), 2000)
     azimuth = torch.cat([views.azimuth for views in batches])

@@ -51,7 +51,6 @@ def assert_the_same_gaussians(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_fork"])
-@pytest.mark.slow
 def test_two_processes_run_a_recipe_as_it_is(recipe: Path, strategy: str) -> None:
     """In a process of their own: a fork does not survive OpenMP's threads of earlier tests."""
     folder = recipe.parent

@@ -121,7 +121,6 @@ CASES += [("pixels", {"discriminator": asdkit.DiscriminatorSteps(**steps)}) for 
 
 
 @pytest.mark.parametrize(("kind", "options"), CASES)
-@pytest.mark.slow
 def test_two_ranks_are_one_with_both_batches(tiny_folder: Path, tmp_path: Path, kind: str, options: dict) -> None:
     first, second = both(tiny_folder, tmp_path, kind, **options)
     assert isinstance(first, dict), first
@@ -152,7 +151,6 @@ class Weigh(pl.Callback):
     ("kind", "discriminator"),
     [("gaussians", asdkit.DiscriminatorSteps()), ("pixels", asdkit.DiscriminatorSteps(2, clip=1e-3))],
 )
-@pytest.mark.slow
 def test_a_spread_prior_is_the_whole_one(
     tiny_folder: Path, tmp_path: Path, kind: str, discriminator: asdkit.DiscriminatorSteps
 ) -> None:
@@ -164,7 +162,6 @@ def test_a_spread_prior_is_the_whole_one(
     assert furthest(first, second)[0] == 0
 
 
-@pytest.mark.slow
 def test_a_spread_model_that_phi_adapts_beside_the_prior(tiny_folder: Path, tmp_path: Path) -> None:
     def adapter() -> asdkit.LoRA:
         return asdkit.LoRA(
@@ -180,7 +177,6 @@ def test_a_spread_model_that_phi_adapts_beside_the_prior(tiny_folder: Path, tmp_
 
 
 @pytest.mark.parametrize("halves", [("model_parallel", ""), ("", "model_parallel"), ("model_parallel", "ddp")])
-@pytest.mark.slow
 def test_a_checkpoint_fits_every_strategy(tiny_folder: Path, tmp_path: Path, halves: tuple[str, str]) -> None:
     file = tmp_path / "half.ckpt"
 
@@ -203,7 +199,6 @@ def test_a_whole_copy_of_a_spread_network_is_refused(tiny_folder: Path, tmp_path
         assert "ValueError: UNetCopy can't be used with model_parallel" in report
 
 
-@pytest.mark.slow
 def test_a_broken_average_is_seen(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The discriminator's gradients are left as they are."""
 
@@ -218,7 +213,6 @@ def test_a_broken_average_is_seen(tiny_folder: Path, tmp_path: Path, monkeypatch
         assert "RanksDiffer: After 2 iterations the ranks no longer agree on guidance." in report
 
 
-@pytest.mark.slow
 def test_a_blind_rank_adds_zeros(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def gradients(blind: int) -> dict[str, Tensor]:
         def occupied(self: asdkit.NeRF, points: Tensor) -> Tensor:
@@ -253,7 +247,6 @@ class Stop(pl.Callback):
             raise RuntimeError("rank 1 has stopped")
 
 
-@pytest.mark.slow
 def test_one_bit_on_one_rank_is_seen_by_all(tiny_folder: Path, tmp_path: Path) -> None:
     fits = {"callbacks": [Nudge(), RankAgreement(check_every=1)]}
     for report in both(tiny_folder, tmp_path, "gaussians", fits=fits):

@@ -20,7 +20,6 @@ def prior() -> Pretrained:
     return prior
 
 
-@pytest.mark.slow
 def test_the_weights_are_half_precision_and_small(prior: Pretrained) -> None:
     sizes = [file.stat().st_size for file in prior.folder.rglob("*") if file.is_file()]
     assert sum(sizes) < 30e6
@@ -33,17 +32,14 @@ def test_the_prior_knows_its_words_and_directions(prior: Pretrained) -> None:
     assert prior.unknown_words("a yellow duck on a zebra") == ["zebra"]
 
 
-@pytest.mark.slow
 def test_the_autoencoder_reaches_30_db_on_held_out_renders(prior: Pretrained) -> None:
     assert model_card.evaluate_vae(prior, seed=1, count=20) > 30
 
 
-@pytest.mark.slow
 def test_the_clip_finds_held_out_prompts(prior: Pretrained) -> None:
     assert model_card.evaluate_clip(TinyCLIP(prior.folder / "clip"), seed=1, count=40) > 0.8
 
 
-@pytest.mark.slow
 def test_samples_have_the_colour_asked_for(prior: Pretrained) -> None:
     noise = torch.randn(2, *prior.latent_shape(64, 64), generator=torch.Generator().manual_seed(0))
     red, blue = (
@@ -54,7 +50,6 @@ def test_samples_have_the_colour_asked_for(prior: Pretrained) -> None:
     assert blue[2] > blue[0] + 0.2
 
 
-@pytest.mark.slow
 def test_the_prior_draws_the_camera_that_it_is_told(prior: Pretrained, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without words for views the noise of a render is predicted much better for its own camera than for others."""
     monkeypatch.setattr(prior, "view_words", None)

@@ -70,7 +70,6 @@ def first_call(name: str, pipeline: Any, x_t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-@pytest.mark.slow
 def test_the_network_is_called_as_its_own_pipeline_calls_it(name: str, families: dict) -> None:
     folder, pipeline = families[name]
     prior = loaded(folder)
@@ -215,7 +214,6 @@ RUNS = [*((method, "2D") for method in METHODS), ("ASD", "3D"), ("ASD of an embe
 
 @pytest.mark.parametrize(("method", "space"), RUNS)
 @pytest.mark.parametrize("name", PIPELINES)
-@pytest.mark.slow
 def test_some_iterations_on_every_family(name: str, method: str, space: str, families: dict) -> None:
     """The generator moves, phi starts as e_y exactly and learns in every part of it, the prior stays what it was."""
     prior = loaded(families[name][0])

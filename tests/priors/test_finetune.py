@@ -79,7 +79,6 @@ def _same(prior: Pretrained, weights: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25, -2.0])
-@pytest.mark.slow
 def test_diffusers_layout(folder: Path, base: Pretrained, tmp_path: Path, scale: float) -> None:
     save_file(_diffusers(base), tmp_path / "pytorch_lora_weights.safetensors")
     _same(loaded(folder, finetune=str(tmp_path), finetune_scale=scale), _expected(base, scale))

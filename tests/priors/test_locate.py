@@ -135,7 +135,6 @@ def test_one_option_names_the_prior() -> None:
     assert expand("fit", ["-c", "gs3d", "--prior=a/b@c"])[0][2:] == ["--model.prior.path=a/b@c"]
 
 
-@pytest.mark.slow
 def test_a_folder_comes_before_an_id(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner").mkdir()
@@ -308,7 +307,6 @@ def test_local_priors_touch_no_network(tiny_folder: Path, monkeypatch: pytest.Mo
     assert prior.digest and touched == []
 
 
-@pytest.mark.slow
 def test_the_command_says_a_sentence(online: Hub, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     online.error = errors.GatedRepoError("x", response=_answer(403))
     code = main(["fit", "--config", str(recipe), "--prior", "owner/name"])

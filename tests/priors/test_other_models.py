@@ -26,7 +26,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("adapter", [LoRA, Embedding])
-@pytest.mark.slow
 def test_phi_starts_as_the_other_model_and_stays_in_the_priors_space(adapter: type, folders: tuple) -> None:
     prior, other = loaded(folders[0]), loaded(folders[1])
     guidance = ready(ASD(7.5, -0.5, adapter(prior=Pretrained(str(folders[1])), camera=False)), prior)
@@ -64,7 +63,6 @@ def test_the_other_models_frozen_weights_are_in_no_checkpoint_and_move_with_phi(
     assert guidance.spec["init_args"]["adapter"]["init_args"]["prior"]["class_path"] == "asdkit.Pretrained"
 
 
-@pytest.mark.slow
 def test_a_model_of_other_levels_or_latents_is_refused(folders: tuple, tmp_path: Path) -> None:
     flow = make("sd3", tmp_path / "flow")[0]
     pixels = make("deepfloyd", tmp_path / "pixels")[0]

@@ -19,7 +19,6 @@ SMALL = (
 
 
 @pytest.mark.parametrize("name", FAMILY)
-@pytest.mark.slow
 def test_every_overlay_runs_and_resumes_exactly(name: str, tmp_path: Path) -> None:
     prior = make(FAMILY[name], tmp_path / "prior")[0]
     recipe = tmp_path / "small.yaml"

@@ -277,7 +277,6 @@ COMPILED: dict[str, tuple[Callable[[], asdkit.Field], dict[str, Any], bool, int]
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPILED)
 def test_training_has_two_graphs_and_no_more(tiny_folder: Path, graphs: Graphs, name: str) -> None:
     guidance, settings, cameras, expected = COMPILED[name]

@@ -82,7 +82,6 @@ def kill_after_a_save(child: Forked, last: Path, seconds: float) -> None:
     assert child.wait() == -signal.SIGKILL, child.text()
 
 
-@pytest.mark.slow
 def test_no_kill_tears_a_checkpoint(tmp_path: Path, shared_memory: Path) -> None:
     """The run is killed, and goes on, again and again; run folder and TMPDIR are on different file systems."""
     run, temporary = shared_memory / "run", tmp_path / "tmp"
@@ -107,7 +106,6 @@ def test_no_kill_tears_a_checkpoint(tmp_path: Path, shared_memory: Path) -> None
     assert len(list(run.glob("checkpoints/step-*.ckpt"))) <= 2
 
 
-@pytest.mark.slow
 def test_a_run_of_the_command_line_survives_kills(recipe: Path, shared_memory: Path, tmp_path: Path) -> None:
     quick = (*QUICK, "--data.views_per_step=1", "--checkpoints.every=1")
     options = ["--config", recipe, *quick, f"--run.root={shared_memory}", "--run.name=one"]
@@ -200,7 +198,6 @@ def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return small_run(write_recipe(tmp_path_factory.mktemp("finished"), tiny_folder), *QUICK, "--trainer.max_steps=4")
 
 
-@pytest.mark.slow
 def test_the_module_is_rebuilt_from_the_checkpoint_alone(finished: Path, tmp_path: Path) -> None:
     """In another process, which has this file and the prior, and no recipe; it even predicts what the run does."""
     alone = tmp_path / "alone.ckpt"
@@ -222,7 +219,6 @@ def test_the_module_is_rebuilt_from_the_checkpoint_alone(finished: Path, tmp_pat
     assert (guidance, prompt) == ("Sum", "a red duck")
 
 
-@pytest.mark.slow
 def test_a_checkpoint_needs_not_what_its_generator_came_from(finished: Path, recipe: Path, tmp_path: Path) -> None:
     asset = tmp_path / "asset.ply"
     shutil.copy(finished / "splats.ply", asset)
@@ -252,7 +248,6 @@ def test_the_weights_alone_are_there_as_safetensors(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["torn", "empty", "flipped"])
-@pytest.mark.slow
 def test_a_damaged_last_checkpoint_is_said_and_the_newest_whole_one_named(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture, damage: str
 ) -> None:

@@ -73,7 +73,6 @@ def started(child: Forked, run: Path) -> None:
 
 
 @pytest.mark.parametrize(("signum", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 143)])
-@pytest.mark.slow
 def test_a_signal_saves_the_step_and_ends_with_its_code(recipe: Path, signum: str, code: int) -> None:
     child = process(recipe, LONG)
     run = folder(recipe)
@@ -119,7 +118,6 @@ def ranks(recipe: Path, *options: str, name: str = "") -> list[Forked]:
 
 
 @pytest.mark.parametrize("told", [[0], [1], [0, 1]])
-@pytest.mark.slow
 def test_two_processes_stop_at_the_same_step_whoever_is_told(recipe: Path, told: list[int]) -> None:
     children = ranks(recipe, LONG)
     runs = recipe.parent / "runs" / "small"
@@ -145,7 +143,6 @@ def scheduler(folder: Path, monkeypatch: pytest.MonkeyPatch, answer: int = 0) ->
 SLURM = {"SLURM_JOB_ID": "42", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
 
 
-@pytest.mark.slow
 def test_a_preempted_job_goes_on_in_its_folder(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = scheduler(tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "argv", ["asdkit", "fit", "the same command"])
@@ -165,7 +162,6 @@ def test_a_preempted_job_goes_on_in_its_folder(recipe: Path, tmp_path: Path, mon
     assert (folder(recipe, "a-red-duck@job42-2") / "run.json").is_file() and last(run)["global_step"] == step + 3
 
 
-@pytest.mark.slow
 def test_two_ranks_of_a_job_requeue_once(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = scheduler(tmp_path, monkeypatch, answer=1)
     slurm = SLURM | {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "MASTER_ADDR": "127.0.0.1"}
@@ -196,7 +192,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", place], check=True)
 
 
-@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_checkpoint(recipe: Path, small_disk: Path) -> None:
     """Every size of what is left: the write is torn at another place each time."""
     options = [*OPTIONS, f"--run.root={small_disk}", "--run.name=one"]

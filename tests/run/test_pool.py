@@ -194,7 +194,6 @@ def test_what_can_not_be_started_is_one_sentence(tmp_path: Path, called: list) -
     assert not called
 
 
-@pytest.mark.slow
 def test_a_failure_on_one_rank_does_not_stop_the_others(tmp_path: Path) -> None:
     """torchrun would; the rank that is done first waits for the other."""
     one = grid(tmp_path, "code3", "late", "ok")

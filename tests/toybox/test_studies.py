@@ -206,7 +206,6 @@ def colours(out: Path, size: tuple[int, int]) -> Tensor:
     return picture
 
 
-@pytest.mark.slow
 def test_a_benchmark_goes_on_after_a_stop(tmp_path: Path, options: list[str]) -> None:
     """SIGTERM in a run; the folder of a long prompt by a method in capitals is found again."""
     prompt = "a yellow house with a red roof, front right view"
@@ -232,7 +231,6 @@ def test_a_benchmark_goes_on_after_a_stop(tmp_path: Path, options: list[str]) ->
     assert sheet[:, 64:].std() > 0.01
 
 
-@pytest.mark.slow
 def test_a_cfg_sweep_is_made_once(tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "METHODS", {"VSD": sweep.METHODS["VSD"]})
     monkeypatch.setattr(sweep, "EXACT", ("ASD, gamma -0.5, exact scores",))
@@ -248,7 +246,6 @@ def test_a_cfg_sweep_is_made_once(tmp_path: Path, options: list[str], monkeypatc
     assert all("init_seed: 0" in text and "max_steps: 2" in text and "scale: 7.5" in text for text in configs)
 
 
-@pytest.mark.slow
 def test_edits_are_made_once(tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edits, "EDITS", edits.EDITS[:1])
     lines = twice(edits.main, ["--methods", "DDS", "ASDEdit", "--jobs=2", *options], tmp_path)
@@ -263,7 +260,6 @@ def test_edits_are_made_once(tmp_path: Path, options: list[str], monkeypatch: py
         assert torch.allclose(there, edits.truth(prompt, 90.0).image[0], atol=1 / 255)
 
 
-@pytest.mark.slow
 def test_representations_are_made_once_and_start_from_each_other(
     tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
