@@ -218,8 +218,8 @@ def test_samples_of_the_prior_are_drawn_once(prior: GaussianPrior) -> None:
     assert rows == [5] * 3 and torch.equal(one.x0, two.x0)
     assert torch.equal(one.t, x.t) and torch.equal(one.eps, x.eps)
     z = Condition("z")  # one PriorSamples may serve two discriminators
-    assert torch.equal(reals.draw(x, z).x0, PriorSamples(5, 1.0, 3).draw(x, z).x0)
-    assert torch.equal(reals.draw(x, Y).x0, one.x0)
+    assert torch.equal(reals.draw(draw(prior), z).x0, PriorSamples(5, 1.0, 3).draw(draw(prior), z).x0)
+    assert torch.equal(reals.draw(draw(prior), Y).x0, one.x0)
 
 
 def test_samples_of_the_prior_are_the_same_in_every_run(prior: GaussianPrior) -> None:
