@@ -210,7 +210,7 @@ def test_a_benchmark_goes_on_after_a_stop(tmp_path: Path, options: list[str]) ->
     """SIGTERM in a run; the folder of a long prompt by a method in capitals is found again."""
     prompt = "a yellow house with a red roof, front right view"
     module = [sys.executable, "-m", "asdkit.toybox.studies.benchmark", "--recipe", "image2d", "--out", "OUT"]
-    steps = ["--trainer.max_steps=60", "--checkpoints.every=5"]
+    steps = ["--trainer.max_steps=60", "--checkpoints.every=5", "--trainer.callbacks=[]"]
     command = [*module, "--methods", "ASD", "--prompts", prompt, *options, *steps]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment)
@@ -265,6 +265,7 @@ def test_representations_are_made_once_and_start_from_each_other(
 ) -> None:
     monkeypatch.setattr(representations, "Choices", partial(Choices, resolution=32))
     small = ["--data.size=16", "--data.views_per_step=1", "--report.size=16", "--data.orbit_views=2"]
+    small.append("--trainer.callbacks=[]")
     both = ("NeRF, voxels", "NeRF, then Gaussians")
     arguments = ["--prompt", "a red car", "--only", *both, *options, *small]
     lines = twice(representations.main, arguments, tmp_path)
