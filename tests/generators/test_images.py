@@ -200,24 +200,6 @@ def test_what_editing_lacks(edit: Path, capsys: pytest.CaptureFixture, arguments
     assert len(lines) == 1 and words in lines[0]
 
 
-def test_the_toybox_clip_scores_pictures() -> None:
-    from asdkit.rendering.cameras import ring
-    from asdkit.toybox import world
-    from asdkit.toybox.clip import CLIPScorer
-
-    images = torch.cat([world.render(world.parse(p), ring(1)).image for p in ("a red ball", "a blue cube")])
-    scores = CLIPScorer()(images, "a red ball")
-    assert scores.shape == (2,) and scores.abs().max() <= 1 and scores[0] > scores[1] + 0.1
-
-
 def test_sixteen_bits_of_grey(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 65535 // 4, np.uint16)).save(tmp_path / "deep.png")
     assert read_picture(tmp_path / "deep.png").unique().tolist() == pytest.approx([64 / 255])
-
-
-def test_what_is_no_picture_is_named_to_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "text.png").write_text("hello")
-    words = ["--model.source", "a duck", "--model.target", "a red duck"]
-    code = main(["fit", "--config", "edit2d", "--data.image", str(tmp_path / "text.png"), *words])
-    assert code == 2
-    assert "text.png can't be read as a picture" in capsys.readouterr().err

@@ -13,7 +13,6 @@ from support.quiet import quiet_trainer
 from support.tiny import loaded, ready, save_tiny_pipeline, tiny_vae
 from support.tiny_families import make
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import asdkit
@@ -337,35 +336,6 @@ def test_convolutions_change_their_axes_on_cuda_alone(tiny_folder: Path, monkeyp
         expected.append((field(_draw(prior)).detach(), prior.encode(images)))
     (plain, x0), (last, its) = expected
     assert torch.allclose(plain, last, atol=1e-4) and torch.allclose(x0, its, atol=1e-5)
-
-
-class Attentions(TorchFunctionMode):
-    """Counts calls of torch's own attention, whose kernels never hold a matrix of tokens by tokens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += function is nn.functional.scaled_dot_product_attention
-        return function(*args, **(kwargs or {}))
-
-
-def _attention_layers(network: nn.Module) -> int:
-    return sum(hasattr(module, "to_out") or hasattr(module, "add_q_proj") for module in network.modules())
-
-
-def test_attention_is_torchs_own(tiny_folder: Path, transformers: dict) -> None:
-    for folder in (tiny_folder, transformers["sd3"], transformers["pixart"]):
-        prior = loaded(folder)
-        field = ready(asdkit.ASD(), prior)
-        layers = _attention_layers(prior.network)
-        assert layers > 0
-        for adapter in (None, _adapter(field)):
-            x = _draw(prior)
-            with Attentions() as mode:
-                x.predict(*_condition(field), adapter)
-            assert mode.count == layers
 
 
 def _tiny_vae(folder: Path, channels: int = 4) -> Path:
