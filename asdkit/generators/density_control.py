@@ -68,8 +68,7 @@ class Fraction(Density):
         self.prune_opacity, self.prune_scale = prune_opacity, prune_scale
 
     def round(self, store: GaussianStore, optimizer: Optimizer, number: int, generator: torch.Generator) -> None:
-        doomed = (store.opacities < self.prune_opacity) | (store.sizes > self.prune_scale)
-        store.forget(optimizer, store.kill(doomed))
+        store.prune(optimizer, self.prune_opacity, self.prune_scale)
         gradients = store.mean_gradients()
         count = min(round(self.fraction * store.num_alive), int((~store.alive).sum()), int((gradients > 0).sum()))
         parents = gradients.argsort(descending=True, stable=True)[:count]
@@ -77,14 +76,10 @@ class Fraction(Density):
         children = store.copy(parents)
         draws = torch.randn(2, count, 3, generator=generator).to(store.means)
         store.split(parents[large], children[large], draws[:, large])
-        self._double(store, parents[~large], children[~large])
+        doubled = torch.cat([parents[~large], children[~large]])
+        opacity = 1 - (1 - store.opacities[doubled]).sqrt()  # two of them look like the parent did
+        store.opacity_logits.data[doubled] = opacity.clamp(1e-6, 1 - 1e-6).logit()
         store.forget(optimizer, torch.cat([children, parents[large]]))
-
-    def _double(self, store: GaussianStore, parents: Int64[Tensor, " M"], children: Int64[Tensor, " M"]) -> None:
-        """Makes parent and child so faint that together they look like the parent did: 1 - (1-o)^2 = the old o."""
-        opacity = 1 - (1 - store.opacities[parents]).sqrt()
-        for slots in (parents, children):
-            store.opacity_logits.data[slots] = opacity.clamp(1e-6, 1 - 1e-6).logit()
 
 
 class Threshold(Density):
@@ -126,8 +121,7 @@ class Threshold(Density):
         draws = torch.randn(2, int(large.sum()), 3, generator=generator).to(store.means)
         store.split(parents[large], children[large], draws)
         store.forget(optimizer, torch.cat([children, parents[large]]))
-        doomed = (store.opacities < self.prune_opacity) | (store.sizes > self.prune_scale)
-        store.forget(optimizer, store.kill(doomed))
+        store.prune(optimizer, self.prune_opacity, self.prune_scale)
         if self.reset_rounds and number % self.reset_rounds == 0:
             store.reset_opacities(optimizer, 2 * self.prune_opacity)
 
@@ -184,11 +178,7 @@ class MCMC(Density):
 def relocation(
     opacity: Float[Tensor, " M"], ratio: Int64[Tensor, " M"]
 ) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
-    """What `ratio` equal Gaussians in one place must be to look like one: Eq. 9 of arXiv 2404.09591.
-
-    Args:
-        opacity: of the one, in (0,1).
-        ratio: how many, at least 1; 51 at most count.
+    """What `ratio` equal Gaussians in one place, 51 at most, must be to look like one: Eq. 9 of arXiv 2404.09591.
 
     Returns:
         The opacity of each, 1 - (1 - opacity)^(1/ratio), and the factor of its standard deviations.

@@ -48,8 +48,9 @@ def read(path: Path) -> Saved:
         raise ValueError(f"{file} is broken, or no checkpoint of asdkit.") from None
     if arguments.pop("_instantiator", INSTANTIATOR) != INSTANTIATOR or not arguments.keys() >= _NEEDED:
         raise ValueError(f"{file} is the checkpoint of something else than a distillation.")
-    mine = {name.removeprefix("generator."): value for name, value in weights.items() if name.startswith("generator.")}
-    return Saved(file, arguments, mine)
+    prefix = "generator."
+    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    return Saved(file, arguments, own)
 
 
 def restore(generator: Generator, saved: Saved) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from asdkit.core.bounds import Between, LearningRate, NonNegative, Positive, Whole, checked
 from asdkit.core.ramps import Ramp, value_at
-from asdkit.formats.splats import Activated
+from asdkit.formats.splats import Activated, Splats
 
 
 @checked
@@ -49,10 +49,7 @@ class GaussianRates:
 
     def at(self, step: int) -> dict[str, float]:
         """The rate of each parameter at a step."""
-        rates = {
-            "means": self.means, "quats": self.rotations, "log_scales": self.scales, "opacity_logits": self.opacities,
-            "sh": self.colours,
-        }  # fmt: skip
+        rates = Splats(self.means, self.rotations, self.scales, self.opacities, self.colours)._asdict()
         factor = value_at(self.factor, step)
         return {name: factor * value_at(rate, step) for name, rate in rates.items()}
 

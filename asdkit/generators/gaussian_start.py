@@ -14,14 +14,13 @@ from asdkit.formats import ply
 from asdkit.formats.glb import holds_gaussians
 from asdkit.formats.mesh.sample import fit, sample_mesh
 from asdkit.formats.splat_files import read_splats
-from asdkit.formats.splats import Splats
+from asdkit.formats.splats import THINNER, Splats
 from asdkit.generators.from_checkpoint import generator_of
 from asdkit.generators.gaussian_settings import Initial
 from asdkit.rendering.cameras import ring, unproject
 from asdkit.rendering.spherical_harmonics import SH_0
 
 NEIGHBOURS = 3
-THINNER = 100  # times as wide as thick are surfels, at least
 _ELEVATIONS_DEG, _AROUND, _PIXELS = (-35.0, 10.0, 55.0), 8, 96  # from where another run's object is looked at
 REFERENCE_LIMIT = 10_000  # points that distances are measured to
 

@@ -86,14 +86,14 @@ class GaussianStore(Generator, ABC):
     def mean_gradients(self) -> Float[Tensor, " C"]:
         """Mean norm of the gradients on the screen over the views that saw a Gaussian; -1 where there was none."""
         seen = self.alive & (self.grad_sum > 0)
-        return (self.grad_sum / self.grad_count.clamp(min=1)).where(seen, -torch.ones_like(self.grad_sum))
+        return (self.grad_sum / self.grad_count.clamp(min=1)).where(seen, -1)
 
-    def kill(self, doomed: Bool[Tensor, " C"]) -> Int64[Tensor, " M"]:
-        """Empty slots, but never that of the most opaque Gaussian; returns those emptied."""
-        doomed = doomed & self.alive
-        doomed[self.opacities.where(self.alive, -torch.ones_like(self.grad_sum)).argmax()] = False
+    def prune(self, optimizer: torch.optim.Optimizer, min_opacity: float, max_size: float) -> None:
+        """Empty the slots of Gaussians that are too faint or too large, but never that of the most opaque."""
+        doomed = self.alive & ((self.opacities < min_opacity) | (self.sizes > max_size))
+        doomed[self.opacities.where(self.alive, -1).argmax()] = False
         self.alive &= ~doomed
-        return doomed.nonzero().squeeze(1)
+        self.forget(optimizer, doomed.nonzero().squeeze(1))
 
     def copy(self, parents: Int64[Tensor, " M"]) -> Int64[Tensor, " M"]:
         """Fill as many free slots with copies of the parents, in order; returns these slots."""

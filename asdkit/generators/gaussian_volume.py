@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from asdkit.formats.splats import Splats, activate
-from asdkit.rendering.projection import ALPHA_MAX, ALPHA_MIN, rotation_matrices
+from asdkit.rendering.projection import ALPHA_MAX, rotation_matrices, visible_extent
 from asdkit.rendering.rays import Volume
 from asdkit.rendering.spherical_harmonics import SH_0
 
@@ -53,7 +53,7 @@ def volume_of(splats: Splats) -> Volume:
     opacities = opacities.clamp(max=ALPHA_MAX)
     rotations, mean_scale = rotation_matrices(quats), splats.log_scales.mean(1).exp()
     depth = -torch.log1p(-opacities)
-    reach = (2 * (opacities / ALPHA_MIN).log()).clamp(min=0).sqrt()
+    reach = visible_extent(opacities)
     blobs = _Blobs(
         means, rotations.mT / scales[:, :, None], depth / (math.sqrt(2 * math.pi) * mean_scale), reach,
         reach[:, None] * (rotations * scales[:, None]).norm(dim=2), (0.5 + SH_0 * sh[:, 0]).clamp(min=0),
@@ -105,15 +105,15 @@ def _radiance(
     density, colour = torch.zeros(len(points)), torch.zeros(len(points), 3)
     cells, order = _flat(_cell(points, half)).sort(stable=True)
     cells, counts = cells.unique_consecutive(return_counts=True)
-    for cell, mine in zip(cells.tolist(), order.split(counts.tolist()), strict=True):
+    for cell, chosen in zip(cells.tolist(), order.split(counts.tolist()), strict=True):
         inside = members[starts[cell] : starts[cell + 1]]
         if len(inside):
             near = blobs.some(inside)
             shift = (near.whiten @ near.means[:, :, None]).flatten()
-            away = (points[mine] @ near.whiten.flatten(0, 1).T - shift).unflatten(1, (-1, 3))
+            away = (points[chosen] @ near.whiten.flatten(0, 1).T - shift).unflatten(1, (-1, 3))
             squared = away.square().sum(2)
             each = (near.peak * torch.exp(-squared / 2)).where(squared <= near.reach**2, 0)
-            density[mine], colour[mine] = each.sum(1), each @ near.colours
+            density[chosen], colour[chosen] = each.sum(1), each @ near.colours
     colour = (colour / density.clamp(min=1e-20)[:, None]).clamp(max=1)
     density[points.abs().amax(1) > half] = 0
     return density.to(device), colour.to(device)

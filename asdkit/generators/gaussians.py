@@ -87,23 +87,11 @@ class Gaussians(GaussianStore):
         self.allocate(capacity, sh_degree, thin(splats) if mode == "surfels" else splats)
 
     def render(self, views: Views | None, background: Float[Tensor, "*B 3"] | None = None) -> Render:
-        """What the cameras see.
-
-        Args:
-            views: B cameras.
-            background: colour in [0,1], [3] or [B,3]; None for the grey level given at construction.
-
-        Raises:
-            ValueError: there are no cameras.
-        """
-        views = needs_cameras(self, views)
+        device = self.means.device
+        views = needs_cameras(self, views).to(device)
+        behind = torch.full((3,), self.background) if background is None else background
         gaussians = activate(self.living())
-        device = gaussians.means.device
-        if background is None:
-            background = gaussians.means.new_full((3,), self.background)
-        raster = rasterize(
-            *gaussians, views.to(device), background.to(device), sh_degree=self.sh_degree, mode=self.mode
-        )
+        raster = rasterize(*gaussians, views, behind.to(device), sh_degree=self.sh_degree, mode=self.mode)
         if self.rounds.every and self.density.follows_gradients and raster.means2d.requires_grad:
             raster.means2d.register_hook(self._statistics(self.living_indices(), raster.radii, views))
         image, alpha, depth = (tensor.permute(0, 3, 1, 2) for tensor in raster[:3])
@@ -113,8 +101,7 @@ class Gaussians(GaussianStore):
         """A hook for the gradient of screen positions: it adds up norms, in units of half the image."""
 
         def accumulate(grad: Float[Tensor, "B N 2"]) -> None:
-            half_size = torch.stack([grad.new_full((), side / 2) for side in (views.width, views.height)])
-            norms = (grad * half_size).norm(dim=-1) * len(grad)
+            norms = (grad * grad.new_tensor([views.width / 2, views.height / 2])).norm(dim=-1) * len(grad)
             visible = (radii > 0).all(-1)  # the gradient of the others is zero
             sums = torch.stack([norms.sum(0), visible.sum(0)]).to(self.grad_sum)
             self._step_statistics = self._step_statistics.to(sums)
@@ -123,12 +110,10 @@ class Gaussians(GaussianStore):
         return accumulate
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """One group for each parameter, with its learning rate."""
-        rates, parameters = self.rates.at(0), self.all_slots()._asdict()
-        return [{"name": name, "params": [parameter], "lr": rates[name]} for name, parameter in parameters.items()]
+        rates, slots = self.rates.at(0), self.all_slots()._asdict()
+        return [{"name": name, "params": [parameter], "lr": rates[name]} for name, parameter in slots.items()]
 
     def regularizer(self) -> Tensor | float:
-        """The weighted mean opacity and standard deviation of the Gaussians."""
         if not (self.penalties.opacity or self.penalties.scale):
             return 0
         gaussians = activate(self.living())
@@ -136,7 +121,6 @@ class Gaussians(GaussianStore):
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer, step: int, generator: torch.Generator) -> None:
-        """Sets the next iteration's learning rates, and has a round of density control when it is time."""
         done = step + 1
         set_rates(optimizer, self.rates.at(done))
         if not self.rounds.every:
@@ -159,14 +143,12 @@ class Gaussians(GaussianStore):
         self.grad_count += self._step_statistics[1].to(self.grad_count)
         self._step_statistics = torch.zeros_like(self._step_statistics)
 
-    @torch.no_grad()
     def splats(self) -> Splats:
-        """The Gaussians that are alive, as arrays for files."""
-        return Splats(*(parameter.float().cpu().numpy() for parameter in self.living()))
+        return Splats(*(parameter.detach().float().cpu().numpy() for parameter in self.living()))
 
     def volume(self) -> Volume:
         """The Gaussians as a density, see `volume_of`; surfels are as thick as wide, or a grid would miss them."""
-        splats = Splats(*(parameter.detach().float().cpu() for parameter in self.living()))
+        splats = self.splats().tensors()
         if self.mode == "surfels":
             wide = splats.log_scales[:, :2]
             splats = splats._replace(log_scales=torch.column_stack([wide, wide.mean(1)]))

@@ -57,6 +57,9 @@ class Particles(Generator):
             return source.expand(shape).clone()
         return read_picture(Path(self.init), self.size).expand(shape).clone()
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"name": name, "params": [values], "lr": self.lr} for name, values in self.named_parameters()]
+
     def export(self, folder: Path) -> list[Path]:
         """Writes `images/00.png` and so on."""
         with torch.no_grad():
@@ -95,9 +98,6 @@ class Pixels(Particles):
 
     def render(self, views: Views | None, background: Tensor | None = None) -> Render:
         return _opaque(Saturate.apply(self.pixels))
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"name": "pixels", "params": [self.pixels], "lr": self.lr}]
 
 
 class Latents(Particles):
@@ -141,9 +141,6 @@ class Latents(Particles):
 
     def render(self, views: Views | None, background: Tensor | None = None) -> Render:
         return _opaque(self.prior.decode(self.latents))
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        return [{"name": "latents", "params": [self.latents], "lr": self.lr}]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """A checkpoint may be loaded before there is a prior to say what shape latents have."""

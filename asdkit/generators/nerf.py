@@ -1,6 +1,6 @@
 """A neural radiance field as a generator."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import torch
@@ -42,8 +42,7 @@ class NeRFRates:
 
     def at(self, step: int) -> dict[str, float]:
         """The rates at a step."""
-        rates = {"encoding": self.encoding, "network": self.network, "sky": self.sky}
-        return {name: value_at(rate, step) for name, rate in rates.items()}
+        return {field.name: value_at(getattr(self, field.name), step) for field in fields(self)}
 
 
 RATES = NeRFRates()
@@ -105,8 +104,6 @@ class NeRF(Generator):
         return nn.functional.softplus(raw[:, 0] + bias), raw[:, 1:].sigmoid()
 
     def volume(self) -> Volume:
-        """The field in its box."""
-
         def radiance(points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
             density, colour = self.radiance(points.to(self.occupancy))
             return density.to(points), colour.to(points)
@@ -114,16 +111,10 @@ class NeRF(Generator):
         return Volume(self.bound, radiance)
 
     def render(self, views: Views | None, background: Float[Tensor, "*B 3"] | None = None) -> Render:
-        """What the cameras see; with gradient the samples are jittered, by the iteration's and the camera's
-        own draw, whatever part of the step's cameras is seen at a time and by which process.
+        """What the cameras see, behind it the given background, the learned one or the grey level, in this order.
 
-        Args:
-            views: B cameras.
-            background: colour in [0,1], [3] or [B,3]; None for the learned background, or without one for the grey
-                level given at construction.
-
-        Raises:
-            ValueError: there are no cameras.
+        With gradient the samples are jittered, by the iteration's and the camera's own draw, whatever part of the
+        step's cameras is seen at a time and by which process.
         """
         views = needs_cameras(self, views).to(self.occupancy.device)
         rays, skip = rays_of(views, self.bound), self._occupied if self.occupancy_every else None
@@ -158,7 +149,6 @@ class NeRF(Generator):
         return self.occupancy[cell[:, 0], cell[:, 1], cell[:, 2]] > _EMPTY
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The encoding's and the network's group, and the learned background's if there is one."""
         parameters = {"encoding": list(self.encoding.parameters()), "network": list(self.network.parameters())}
         parameters |= {"sky": [self.sky]} if self.owns_background else {}
         rates = self.rates.at(0)
@@ -180,7 +170,6 @@ class NeRF(Generator):
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer, step: int, generator: torch.Generator) -> None:
-        """Sets the next iteration's learning rates and, now and then, looks which cells are empty."""
         self._step = step + 1
         self.iteration.fill_(self._step)
         self._marched = None

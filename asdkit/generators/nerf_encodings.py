@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import torch
@@ -30,7 +30,20 @@ class Encoding(Part, nn.Module, ABC):
         """The features of points in [-1,1]^3."""
 
 
-class Voxels(Encoding):
+class _Grids(Encoding, ABC):
+    """Grids of several resolutions, whose features stand side by side."""
+
+    def __init__(self, grids: Iterable[Tensor], features: int) -> None:
+        super().__init__()
+        self.grids = nn.ParameterList(grids)
+        require(len(self.grids) > 0, f"{type(self).__name__} needs a resolution; got none.")
+        self.width = features * len(self.grids)
+
+    def read(self, places: Tensor) -> list[Tensor]:
+        return [grid_sample(grid, places, padding_mode="border", align_corners=True) for grid in self.grids]
+
+
+class Voxels(_Grids):
     """Dense grids of several resolutions, read trilinearly; the fastest on a CPU.
 
     Args:
@@ -41,21 +54,15 @@ class Voxels(Encoding):
     def __init__(
         self, resolutions: Sequence[Annotated[int, Within(2, 512)]] = (16, 32, 64), features: Count = 4
     ) -> None:
-        super().__init__()
-        require(bool(resolutions), "Voxels need a resolution; got none.")
         generator = torch.Generator().manual_seed(0)
-        self.grids = nn.ParameterList(
-            1e-2 * torch.randn(1, features, size, size, size, generator=generator) for size in resolutions
-        )
-        self.width = features * len(resolutions)
+        shapes = [(1, features, size, size, size) for size in resolutions]
+        super().__init__((1e-2 * torch.randn(shape, generator=generator) for shape in shapes), features)
 
     def forward(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N width"]:
-        places = points.view(1, 1, 1, -1, 3)
-        features = [grid_sample(grid, places, padding_mode="border", align_corners=True) for grid in self.grids]
-        return torch.cat([values.flatten(2)[0] for values in features]).T
+        return torch.cat([values.flatten(2)[0] for values in self.read(points.view(1, 1, 1, -1, 3))]).T
 
 
-class TriPlane(Encoding):
+class TriPlane(_Grids):
     """Three planes through the origin, read bilinearly and multiplied (K-planes); less memory at high resolution.
 
     Args:
@@ -64,18 +71,13 @@ class TriPlane(Encoding):
     """
 
     def __init__(self, resolutions: Sequence[Annotated[int, Within(2, 4096)]] = (32, 128), features: Count = 8) -> None:
-        super().__init__()
-        require(bool(resolutions), "TriPlane needs a resolution; got none.")
         generator = torch.Generator().manual_seed(0)
-        self.planes = nn.ParameterList(
-            1 + 0.1 * torch.randn(3, features, size, size, generator=generator) for size in resolutions
-        )
-        self.width = features * len(resolutions)
+        shapes = [(3, features, size, size) for size in resolutions]
+        super().__init__((1 + 0.1 * torch.randn(shape, generator=generator) for shape in shapes), features)
 
     def forward(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N width"]:
         places = torch.stack([points[:, axes] for axes in ([0, 1], [0, 2], [1, 2])])[:, None]
-        features = [grid_sample(plane, places, padding_mode="border", align_corners=True) for plane in self.planes]
-        return torch.cat([values[:, :, 0].prod(0) for values in features]).T
+        return torch.cat([values[:, :, 0].prod(0) for values in self.read(places)]).T
 
 
 class HashGrid(Encoding):

@@ -38,15 +38,7 @@ class NeRFPenalties:
     orientation: NonNegative | Ramp = 0.0
 
     def total(self, iteration: int, marched: Marched, rays: Rays, density: Density, step: float) -> Tensor | int:
-        """The weighted sum of the terms over all rays; 0 if all weights are 0.
-
-        Args:
-            iteration: the one that weights are taken at.
-            marched: what the rays have met.
-            rays: the rays.
-            density: at points in world units.
-            step: see `orientation`.
-        """
+        """The weighted sum of the terms over all rays at an iteration; the others are `orientation`'s arguments."""
         terms: dict[str, Callable[[], Float[Tensor, " R"]]] = {
             "opacity": lambda: opacity(marched),
             "entropy": lambda: entropy(marched),

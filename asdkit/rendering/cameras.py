@@ -56,10 +56,15 @@ class Views:
     @property
     def w2c(self) -> Float[Tensor, "B 4 4"]:
         """World-to-camera matrices, the inverse of `c2w`."""
-        rotation = self.c2w[:, :3, :3].transpose(1, 2)
-        translation = -rotation @ self.c2w[:, :3, 3:]
-        top = torch.cat([rotation, translation], dim=2)
+        rotation = self.c2w[:, :3, :3].mT
+        top = torch.cat([rotation, -rotation @ self.c2w[:, :3, 3:]], dim=2)
         return torch.cat([top, self.c2w[:, 3:]], dim=1)
+
+    def directions(self) -> Float[Tensor, "B P 3"]:
+        """Through every pixel's centre, row by row, in world axes; their camera z is 1."""
+        y, x = torch.meshgrid(torch.arange(self.height) + 0.5, torch.arange(self.width) + 0.5, indexing="ij")
+        pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(1, -1, 3).to(self.K)
+        return pixels @ torch.linalg.inv_ex(self.K).inverse.mT @ self.c2w[:, :3, :3].mT
 
 
 def joined(batches: "list[Views]") -> Views:
@@ -88,10 +93,10 @@ class Batch(NamedTuple):
         return self._replace(views=self.views and self.views.to(device), source=source)
 
     def split(self, count: int) -> "list[Batch]":
-        """Parts of `count` cameras each.
+        """Parts of `count` cameras each; one part without cameras.
 
         Args:
-            count: a divisor of the number of cameras; 0 for one part. Without cameras there is one part.
+            count: a divisor of the number of cameras; 0 for one part.
 
         Raises:
             ValueError: `count` is no divisor.
@@ -156,10 +161,8 @@ def ring(
 
 def unproject(depth: Float[Tensor, "B 1 H W"], views: Views) -> Float[Tensor, "B 3 H W"]:
     """The points in world units that pixels' centres see at a depth (camera z in world units)."""
-    y, x = torch.meshgrid(torch.arange(views.height) + 0.5, torch.arange(views.width) + 0.5, indexing="ij")
-    pixels = torch.stack([x, y, torch.ones_like(x)]).flatten(1).to(views.K)
-    local = torch.linalg.inv_ex(views.K).inverse @ pixels * depth.flatten(2)
-    return (views.c2w[:, :3, :3] @ local + views.c2w[:, :3, 3:]).unflatten(2, depth.shape[2:])
+    points = views.c2w[:, :3, 3:] + views.directions().mT * depth.flatten(2)
+    return points.unflatten(2, depth.shape[2:])
 
 
 def surface_normals(depth: Float[Tensor, "B 1 H W"], views: Views) -> Float[Tensor, "B 3 H W"]:

@@ -5,21 +5,11 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 from torch.nn import functional as F
 
-from asdkit.rendering.projection import BLUR, NEAR, camera_depths
+from asdkit.rendering.projection import BLUR, NEAR, Scene, camera_depths
 
 
 def render(
-    means: Float[Tensor, "N 3"],
-    quats: Float[Tensor, "N 4"],
-    scales: Float[Tensor, "N 3"],
-    opacities: Float[Tensor, " N"],
-    colors: Float[Tensor, "B N D"],
-    w2c: Float[Tensor, "B 4 4"],
-    K: Float[Tensor, "B 3 3"],
-    width: int,
-    height: int,
-    background: Float[Tensor, "B D"],
-    mode: str,
+    scene: Scene, colors: Float[Tensor, "B N D"], background: Float[Tensor, "B D"], mode: str
 ) -> tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"], Float[Tensor, "B N 2"], Int32[Tensor, "B N 2"]]:
     """Colours and depth blended on the background, alpha, screen positions and radii; depth is the last feature.
 
@@ -28,6 +18,7 @@ def render(
     Raises:
         RuntimeError: gsplat is missing, or the tensors are not on a CUDA device.
     """
+    means, quats, scales, opacities, w2c, K, width, height = scene
     if not means.is_cuda:
         raise RuntimeError(f"The gsplat backend needs tensors on a CUDA device, not on {means.device}.")
     try:
@@ -38,7 +29,7 @@ def render(
     count = features.shape[-1]
     padding = (0, (1 << (count - 1).bit_length()) - count)  # the surfels' kernel fills up with what it finds in memory
     behind = torch.cat([background, background.new_zeros(len(background), 1)], dim=-1)
-    scene = {
+    arguments = {
         "means": means.contiguous(),
         "quats": quats.contiguous(),
         "scales": scales.contiguous(),
@@ -54,9 +45,9 @@ def render(
         "render_mode": "RGB",
     }
     if mode == "surfels":
-        blended, alpha, *_, meta = rasterization_2dgs(**scene)
+        blended, alpha, *_, meta = rasterization_2dgs(**arguments)
         positions = meta["gradient_2dgs"]
     else:
-        blended, alpha, meta = rasterization(**scene, eps2d=BLUR, rasterize_mode=mode)
+        blended, alpha, meta = rasterization(**arguments, eps2d=BLUR, rasterize_mode=mode)
         positions = meta["means2d"]
     return blended[..., :count], alpha, positions, meta["radii"]

@@ -6,8 +6,9 @@ depend on the number of threads. The compiled code is cached on disk (`NUMBA_CAC
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,7 +24,7 @@ _jit = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "n
 def composite(
     projection: Projection, features: Float[Tensor, "B N F"], width: int, height: int
 ) -> tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"]]:
-    """Blends features front to back; the arguments and results are those of `torch_raster.composite`."""
+    """Blends features front to back; the arguments and results are those of `torch_backend.composite`."""
     means2d, conics, depths, opacities, radii = projection
     culled = (radii == 0).any(-1)
     order = depths.detach().masked_fill(culled, torch.inf).argsort(dim=1, stable=True)
@@ -34,47 +35,38 @@ def composite(
 
 class _Composite(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        means2d: Float[Tensor, "B N 2"],
-        conics: Float[Tensor, "B N 3"],
-        opacities: Float[Tensor, "B N"],
-        features: Float[Tensor, "B N F"],
-        radii: Tensor,
-        orders: list[Tensor],
-        width: int,
-        height: int,
-    ) -> tuple[Tensor, Tensor]:
-        inputs = [tensor.detach().contiguous() for tensor in (means2d, conics, opacities, features, radii)]
-        batch = len(means2d)
-        blended = features.new_zeros(batch, height, width, features.shape[2])
+    def forward(ctx: FunctionCtx, *arguments: Any) -> tuple[Tensor, Tensor]:
+        *tensors, orders, width, height = arguments
+        gaussians = [tensor.detach().contiguous() for tensor in tensors]
+        features = gaussians[3]
+        batch, _, channels = features.shape
+        blended = features.new_zeros(batch, height, width, channels)
         transmittance = features.new_ones(batch, height, width)
         last = torch.full((batch, height, width), -1, dtype=torch.int32)
-        _each_view(_forward, orders, *inputs, blended, transmittance, last)
-        ctx.save_for_backward(*inputs, transmittance, last, *orders)
+        _each_view(_forward, orders, gaussians, [blended, transmittance, last])
+        ctx.save_for_backward(*gaussians, transmittance, last, *orders)
         return blended, transmittance[..., None].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_blended: Tensor, grad_transmittance: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, transmittance, last = ctx.saved_tensors[:7]
-        orders = list(ctx.saved_tensors[7:])
-        grads = [torch.zeros_like(tensor) for tensor in inputs[:4]]
+        saved = ctx.saved_tensors  # asked for once: a step that renders again gives them once
+        gaussians, (transmittance, last), orders = saved[:5], saved[5:7], saved[7:]
+        grads = [torch.zeros_like(tensor) for tensor in gaussians[:4]]
         behind = grad_transmittance[..., 0].clone(memory_format=torch.contiguous_format)
-        _each_view(_backward, orders, *inputs, transmittance.clone(), last, grad_blended.contiguous(), behind, *grads)
+        pixels = [transmittance.clone(), last, grad_blended.contiguous(), behind]
+        _each_view(_backward, orders, gaussians, pixels, grads)
         return *grads, None, None, None, None
 
 
-def _each_view(kernel: Callable[..., None], orders: list[Tensor], *tensors: Tensor) -> None:
+def _each_view(kernel: Callable[..., None], orders: Sequence[Tensor], *groups: Sequence[Tensor]) -> None:
     """Calls a kernel for each view, on as many threads as torch uses; a kernel writes into its own view only."""
-    arrays = [tensor.numpy() for tensor in tensors]
-    calls = [(order.numpy(), *(array[view] for array in arrays)) for view, order in enumerate(orders)]
-    workers = min(len(calls), torch.get_num_threads())
-    if workers < 2:
-        for call in calls:
-            kernel(*call)
-        return
-    with ThreadPoolExecutor(workers) as pool:
+    arrays = [[tensor.numpy() for tensor in group] for group in groups]
+    calls = [
+        (order.numpy(), *(tuple(array[view] for array in group) for group in arrays))
+        for view, order in enumerate(orders)
+    ]
+    with ThreadPoolExecutor(min(len(calls), torch.get_num_threads())) as pool:
         for future in [pool.submit(kernel, *call) for call in calls]:
             future.result()
 
@@ -92,31 +84,40 @@ def _bounds(centre, half, size):
 
 
 @_jit
-def _ellipse_row(xx, xy, determinant, limit, x, dy):
-    """Centre and half length of the ellipse sigma <= limit / 2 on the row `dy` above the Gaussian's centre."""
-    discriminant = xx * limit - determinant * dy * dy
-    if discriminant <= 0:
-        return x, x * 0 - 1
-    return x + xy * dy / xx, math.sqrt(discriminant) / xx
+def _ellipse(gaussians, i, height):
+    """Centre, inverse covariance and opacity of a Gaussian; twice the exponent where it ends; its rows."""
+    means2d, conics, opacities, _, radii = gaussians
+    x, y = means2d[i]
+    xx, xy, yy = conics[i]
+    real = means2d.dtype.type
+    limit = real(2) * math.log(opacities[i] / real(ALPHA_MIN)) + real(0.02)  # a little wide: alpha decides
+    top, bottom = _bounds(y, real(radii[i, 1]), height)
+    return x, y, xx, xy, yy, opacities[i], limit, top, bottom
 
 
 @_jit
-def _forward(order, means2d, conics, opacities, features, radii, blended, transmittance, last):
+def _columns(xx, xy, yy, limit, x, dy, width):
+    """First and last column of the ellipse sigma <= limit / 2 on the row `dy` above the Gaussian's centre."""
+    discriminant = xx * limit - (xx * yy - xy * xy) * dy * dy
+    if discriminant <= 0:
+        return 0, -1
+    return _bounds(x + xy * dy / xx, math.sqrt(discriminant) / xx, width)
+
+
+@_jit
+def _forward(order, gaussians, pixels):
+    """Walks front to back. A pixel's `last` is the rank of the last Gaussian that was drawn on it."""
+    features, (blended, transmittance, last) = gaussians[3], pixels
     height, width, channels = blended.shape
-    real = means2d.dtype.type
-    half, one = real(0.5), real(1)
+    real = features.dtype.type
+    half, unit = real(0.5), real(1)
     alpha_min, alpha_max, stop = real(ALPHA_MIN), real(ALPHA_MAX), real(TRANSMITTANCE_MIN)
     for rank in range(order.size):
         i = order[rank]
-        x, y, opacity = means2d[i, 0], means2d[i, 1], opacities[i]
-        xx, xy, yy = conics[i, 0], conics[i, 1], conics[i, 2]
-        determinant = xx * yy - xy * xy
-        limit = real(2) * math.log(opacity / alpha_min) + real(0.02)  # a little wide: alpha decides below
-        top, bottom = _bounds(y, real(radii[i, 1]), height)
+        x, y, xx, xy, yy, opacity, limit, top, bottom = _ellipse(gaussians, i, height)
         for row in range(top, bottom + 1):
             dy = y - (real(row) + half)
-            centre, reach = _ellipse_row(xx, xy, determinant, limit, x, dy)
-            left, right = _bounds(centre, reach, width)
+            left, right = _columns(xx, xy, yy, limit, x, dy, width)
             for column in range(left, right + 1):
                 dx = x - (real(column) + half)
                 sigma = half * (xx * dx * dx + yy * dy * dy) + xy * dx * dy
@@ -124,7 +125,7 @@ def _forward(order, means2d, conics, opacities, features, radii, blended, transm
                 arriving = transmittance[row, column]
                 if sigma < 0 or alpha < alpha_min or arriving < 0:
                     continue
-                passing = arriving * (one - alpha)
+                passing = arriving * (unit - alpha)
                 if passing <= stop:
                     transmittance[row, column] = -arriving  # a negative sign marks a finished pixel
                     continue
@@ -139,27 +140,21 @@ def _forward(order, means2d, conics, opacities, features, radii, blended, transm
 
 
 @_jit
-def _backward(
-    order, means2d, conics, opacities, features, radii,
-    transmittance, last, grad_blended, behind, grad_means2d, grad_conics, grad_opacities, grad_features,
-):  # fmt: skip
+def _backward(order, gaussians, pixels, grads):
     """Walks back to front. `behind` holds, per pixel, d loss / d (light that arrives behind the current Gaussian)."""
+    features, (transmittance, last, grad_blended, behind) = gaussians[3], pixels
+    grad_means2d, grad_conics, grad_opacities, grad_features = grads
     height, width, channels = grad_blended.shape
-    real = means2d.dtype.type
-    half, one, zero = real(0.5), real(1), real(0)
+    real = features.dtype.type
+    half, unit, zero = real(0.5), real(1), real(0)
     alpha_min, alpha_max = real(ALPHA_MIN), real(ALPHA_MAX)
     for rank in range(order.size - 1, -1, -1):
         i = order[rank]
-        x, y, opacity = means2d[i, 0], means2d[i, 1], opacities[i]
-        xx, xy, yy = conics[i, 0], conics[i, 1], conics[i, 2]
-        determinant = xx * yy - xy * xy
-        limit = real(2) * math.log(opacity / alpha_min) + real(0.02)
+        x, y, xx, xy, yy, opacity, limit, top, bottom = _ellipse(gaussians, i, height)
         grad_opacity, sum_dx, sum_dy, sum_dxx, sum_dxy, sum_dyy = zero, zero, zero, zero, zero, zero
-        top, bottom = _bounds(y, real(radii[i, 1]), height)
         for row in range(top, bottom + 1):
             dy = y - (real(row) + half)
-            centre, reach = _ellipse_row(xx, xy, determinant, limit, x, dy)
-            left, right = _bounds(centre, reach, width)
+            left, right = _columns(xx, xy, yy, limit, x, dy, width)
             for column in range(left, right + 1):
                 if rank > last[row, column]:
                     continue
@@ -169,14 +164,14 @@ def _backward(
                 alpha = min(alpha_max, opacity * shape)
                 if sigma < 0 or alpha < alpha_min:
                     continue
-                arriving = transmittance[row, column] / (one - alpha)
+                arriving = transmittance[row, column] / (unit - alpha)
                 weight = alpha * arriving
-                here = zero
+                own = zero
                 for channel in range(channels):
                     grad = grad_blended[row, column, channel]
-                    here += grad * features[i, channel]
+                    own += grad * features[i, channel]
                     grad_features[i, channel] += weight * grad
-                contrast = here - behind[row, column]
+                contrast = own - behind[row, column]
                 behind[row, column] += alpha * contrast
                 transmittance[row, column] = arriving
                 if opacity * shape <= alpha_max:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Float, Int32
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,6 +17,30 @@ NEAR = 0.01  # world units; Gaussians nearer to the camera plane are not drawn
 EXTENT_MAX = 3.33  # standard deviations that a footprint covers at most
 TANGENT_MARGIN = 0.3  # the projection is linearised within 1 + this times the field of view
 RADIUS_LIMIT = 2.0**30  # pixels; keeps the integer radii in range
+
+
+class Scene(NamedTuple):
+    """N Gaussians and the B cameras that see them.
+
+    Shapes:
+        means: centres in world units [N,3].
+        quats: rotations wxyz of any norm but zero [N,4].
+        scales: standard deviations in world units, > 0 [N,3].
+        opacities: in (0,1) [N].
+        w2c: world-to-camera, OpenCV axes [B,4,4].
+        K: intrinsics in pixels [B,3,3].
+        width: of the screens, in pixels.
+        height: of the screens, in pixels.
+    """
+
+    means: Float[Tensor, "N 3"]
+    quats: Float[Tensor, "N 4"]
+    scales: Float[Tensor, "N 3"]
+    opacities: Float[Tensor, " N"]
+    w2c: Float[Tensor, "B 4 4"]
+    K: Float[Tensor, "B 3 3"]
+    width: int
+    height: int
 
 
 class Projection(NamedTuple):
@@ -53,30 +77,14 @@ def camera_depths(means: Float[Tensor, "N 3"], w2c: Float[Tensor, "B 4 4"]) -> F
     return w2c[:, 2, :3] @ means.T + w2c[:, 2, 3:]
 
 
-def project(
-    means: Float[Tensor, "N 3"],
-    quats: Float[Tensor, "N 4"],
-    scales: Float[Tensor, "N 3"],
-    opacities: Float[Tensor, " N"],
-    w2c: Float[Tensor, "B 4 4"],
-    K: Float[Tensor, "B 3 3"],
-    width: int,
-    height: int,
-    antialiased: bool = False,
-) -> Projection:
-    """Projects Gaussians to the screens of B cameras, differentiably but for the radii.
+def project(scene: Scene, antialiased: bool = False) -> Projection:
+    """Projects Gaussians to the screens, differentiably but for the radii.
 
     Args:
-        means: centres in world units.
-        quats: wxyz, any norm but zero.
-        scales: standard deviations in world units, > 0.
-        opacities: in (0,1).
-        w2c: world-to-camera, OpenCV axes.
-        K: intrinsics in pixels.
-        width: pixels.
-        height: pixels.
+        scene: the Gaussians and cameras.
         antialiased: dim each Gaussian by what the blur added to its area (Mip-Splatting).
     """
+    means, quats, scales, opacities, w2c, K, width, height = scene
     batch, count = len(w2c), len(means)
     x, y = (torch.addmm(w2c[:, i, 3:], w2c[:, i, :3], means.T) for i in range(2))
     z = camera_depths(means, w2c)
@@ -105,7 +113,10 @@ def project(
         opacities = opacities * (sharp_determinant / determinant).clamp(min=1e-12).sqrt()
     else:
         opacities = opacities.expand(batch, count)
-    radii = _radii(means2d, cov_xx, cov_yy, opacities, drawable, width, height)
+    with torch.no_grad():
+        deviations = torch.stack([cov_xx, cov_yy], dim=-1).sqrt()
+        reach = visible_extent(opacities).clamp(max=EXTENT_MAX)[..., None] * deviations
+        radii = boxes(means2d, reach, drawable, means2d.new_tensor([width, height]))
     return Projection(means2d, conics, z, opacities, radii)
 
 
@@ -117,38 +128,27 @@ def _clamp_slope(
     return torch.minimum(torch.maximum(slope, -centre / focal - margin), (size - centre) / focal + margin)
 
 
-@torch.no_grad()
-def _radii(
-    means2d: Float[Tensor, "B N 2"],
-    cov_xx: Float[Tensor, "B N"],
-    cov_yy: Float[Tensor, "B N"],
-    opacities: Float[Tensor, "B N"],
-    drawable: Tensor,
-    width: int,
-    height: int,
+def visible_extent(opacities: Float[Tensor, "*B N"]) -> Float[Tensor, "*B N"]:
+    """How many standard deviations from its centre the alpha of a Gaussian is at least ALPHA_MIN."""
+    return (2 * (opacities / ALPHA_MIN).clamp(min=1).log()).sqrt()
+
+
+def boxes(
+    centres: Float[Tensor, "B N 2"], reach: Float[Tensor, "B N 2"], drawable: Tensor, size: Float[Tensor, " 2"]
 ) -> Int32[Tensor, "B N 2"]:
-    """Half sizes in pixels of the box outside of which alpha is below ALPHA_MIN; 0 where it is so on all the screen."""
-    extent = (2 * (opacities / ALPHA_MIN).clamp(min=1).log()).sqrt().clamp(max=EXTENT_MAX)
-    radii = (extent[..., None] * torch.stack([cov_xx, cov_yy], dim=-1).sqrt()).ceil().clamp(max=RADIUS_LIMIT)
-    size = torch.tensor([width, height], dtype=means2d.dtype, device=means2d.device)
-    on_screen = ((means2d + radii > 0) & (means2d - radii < size) & (radii > 0)).all(-1)
-    return radii.where((drawable & on_screen)[..., None], torch.zeros_like(radii)).to(torch.int32)
+    """Whole half sizes in pixels of boxes that reach so far from their centres; 0 for those off the screen."""
+    radii = reach.ceil().clamp(max=RADIUS_LIMIT)
+    on_screen = ((centres + radii > 0) & (centres - radii < size) & (radii > 0)).all(-1)
+    return radii.where((drawable & on_screen)[..., None], 0).to(torch.int32)
 
 
 def footprints(
-    means2d: Float[Tensor, "N 2"],
-    shapes: Float[Tensor, "N 3"],
-    opacities: Float[Tensor, " N"],
-    gaussian: Int64[Tensor, " M"],
-    pixel: Int64[Tensor, " M"],
-    width: int,
-) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
-    """The exponent and the unclamped alpha of each (Gaussian, pixel) pair; a pixel's centre is its index + 0.5."""
-    x, y = means2d.index_select(0, gaussian).unbind(-1)
-    xx, xy, yy = shapes.index_select(0, gaussian).unbind(-1)
-    dx, dy = x - (pixel % width + 0.5), y - (pixel // width + 0.5)
-    sigma = 0.5 * (xx * dx * dx + yy * dy * dy) + xy * dx * dy
-    return sigma, opacities.index_select(0, gaussian) * (-sigma).exp()
+    means2d: Float[Tensor, "M 2"], shapes: Float[Tensor, "M 3"], x: Float[Tensor, " M"], y: Float[Tensor, " M"]
+) -> Float[Tensor, " M"]:
+    """The exponent sigma of each pair of a Gaussian and a pixel, whose centre is at x, y; alpha is opacity e^-sigma."""
+    dx, dy = (means2d - torch.stack([x, y], dim=1)).unbind(1)
+    xx, xy, yy = shapes.unbind(1)
+    return 0.5 * (xx * dx * dx + yy * dy * dy) + xy * dx * dy
 
 
 def spherical_harmonics(

@@ -4,6 +4,7 @@ On a CUDA device gsplat draws; on the CPU a kernel compiled by numba does; the p
 reference of both, and draws surfels (2D Gaussians) on the CPU. gsplat and numba are imported when they are first used.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple, get_args
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from asdkit.rendering import surfels as discs
 from asdkit.rendering.cameras import Views
-from asdkit.rendering.projection import project, spherical_harmonics
+from asdkit.rendering.projection import Scene, project, spherical_harmonics
 
 Backend = Literal["auto", "torch", "numba", "gsplat"]
 Mode = Literal["classic", "antialiased", "surfels"]
@@ -76,21 +77,18 @@ def rasterize(
     dtype = torch.float64 if means.dtype == torch.float64 else torch.float32
     backend = _chosen(backend, mode, means.device)
     with torch.autocast(means.device.type, enabled=False):
-        means, quats, scales, opacities, colors, background, w2c, K, eyes = (
-            tensor.to(dtype)
-            for tensor in (means, quats, scales, opacities, colors, background, views.w2c, views.K, views.c2w[:, :3, 3])
-        )
+        given = means, quats, scales, opacities, colors, background, views.w2c, views.K, views.c2w[:, :3, 3]
+        means, quats, scales, opacities, colors, background, w2c, K, eyes = (tensor.to(dtype) for tensor in given)
         if sh_degree is not None:
             colors = spherical_harmonics(sh_degree, means - eyes[:, None] if sh_degree else means, colors)
         colors = colors.expand(len(views), *colors.shape[-2:])
         background = background.expand(len(views), colors.shape[-1])
-        gaussians, camera = (means, quats, scales, opacities), (w2c, K, views.width, views.height)
+        scene = Scene(means, quats, scales, opacities, w2c, K, views.width, views.height)
         if backend == "gsplat":
             from asdkit.rendering.gsplat_backend import render
-
-            blended, alpha, means2d, radii = render(*gaussians, colors, *camera, background, mode)
         else:
-            blended, alpha, means2d, radii = _draw(backend, gaussians, colors, camera, background, mode)
+            render = partial(_draw, _composite(backend, means.device))
+        blended, alpha, means2d, radii = render(scene, colors, background, mode)
         image, weighted_depth = blended[..., :-1], blended[..., -1:]
         return Raster(image, alpha, weighted_depth / alpha.clamp(min=1e-10), means2d, radii)
 
@@ -107,28 +105,26 @@ def _chosen(backend: Backend, mode: Mode, device: torch.device) -> Backend:
 
 
 def _draw(
-    backend: Backend,
-    gaussians: tuple[Tensor, Tensor, Tensor, Tensor],
+    composite: Callable[..., tuple[Tensor, Tensor]],
+    scene: Scene,
     colors: Float[Tensor, "B N D"],
-    camera: tuple[Tensor, Tensor, int, int],
     background: Float[Tensor, "B D"],
     mode: Mode,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Colours with the weighted depth as their last channel, alpha, screen positions and radii, without gsplat."""
-    composite = _composite(backend, colors.device)
     if mode == "surfels":
-        projection, means2d = discs.project(*gaussians, *camera)
+        projection, means2d = discs.project(scene)
         composite = partial(composite, footprints=discs.footprints)
     else:
-        projection = project(*gaussians, *camera, mode == "antialiased")
+        projection = project(scene, mode == "antialiased")
         means2d = projection.means2d
     features = torch.cat([colors, projection.depths[..., None]], dim=-1)
-    blended, transmittance = composite(projection, features, *camera[2:])
+    blended, transmittance = composite(projection, features, scene.width, scene.height)
     image = blended[..., :-1] + transmittance * background[:, None, None]
     return torch.cat([image, blended[..., -1:]], dim=-1), 1 - transmittance, means2d, projection.radii
 
 
-def _composite(backend: Backend, device: torch.device):
+def _composite(backend: Backend, device: torch.device) -> Callable[..., tuple[Tensor, Tensor]]:
     """The compositing function of a backend, imported on first use."""
     if backend == "torch":
         from asdkit.rendering.torch_backend import composite
@@ -150,11 +146,10 @@ def _check(
 ) -> None:
     """Kernels do not look at shapes; a wrong one must not reach them."""
     count = len(means)
-    expected = {"means": (means, (count, 3)), "quats": (quats, (count, 4)), "scales": (scales, (count, 3))}
-    expected["opacities"] = (opacities, (count,))
-    for name, (tensor, shape) in expected.items():
-        if tensor.shape != shape:
-            raise ValueError(f"{name} must have the shape {list(shape)}, not {list(tensor.shape)}.")
+    given = {"means": (means, [3]), "quats": (quats, [4]), "scales": (scales, [3]), "opacities": (opacities, [])}
+    for name, (tensor, numbers) in given.items():
+        if list(tensor.shape) != [count, *numbers]:
+            raise ValueError(f"{name} must have the shape {[count, *numbers]}, not {list(tensor.shape)}.")
     dimensions = 2 if sh_degree is None else 3
     if colors.dim() != dimensions or len(colors) != count:
         wanted = "[N,D] features" if sh_degree is None else "[N,K,3] coefficients"

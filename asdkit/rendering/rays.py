@@ -48,14 +48,7 @@ class Marched(NamedTuple):
 
 def rays_of(views: Views, half: float) -> Rays:
     """A ray through the centre of every pixel of every camera, row by row, cut to the box [-half, half]^3."""
-    y, x = torch.meshgrid(
-        torch.arange(views.height, device=views.K.device) + 0.5,
-        torch.arange(views.width, device=views.K.device) + 0.5,
-        indexing="ij",
-    )
-    pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(1, -1, 3).to(views.K)
-    local = pixels @ torch.linalg.inv_ex(views.K).inverse.transpose(1, 2)
-    directions = local @ views.c2w[:, :3, :3].transpose(1, 2)
+    directions = views.directions()
     origins = views.c2w[:, None, :3, 3].expand_as(directions)
     origins, directions = origins.reshape(-1, 3), directions.reshape(-1, 3)
     sloping = torch.where(directions == 0, torch.full_like(directions, 1e-12), directions)
@@ -130,9 +123,8 @@ class Volume(NamedTuple):
 
     Args:
         half: half the side of the cube around the origin that holds it, in world units.
-        radiance: density per world unit [N] and colour in [0,1] [N,3] at points in world units [N,3], which may be on
-            any device.
+        radiance: density per world unit [N] and colour in [0,1] [N,3] at points in world units [N,3] on any device.
     """
 
     half: float
-    radiance: Callable[[Float[Tensor, "N 3"]], tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]]
+    radiance: Radiance

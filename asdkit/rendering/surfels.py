@@ -1,35 +1,18 @@
 """Surfels: 2D Gaussians, flat discs in space (2DGS, arXiv 2403.17888), with gsplat's conventions."""
 
 import torch
-from jaxtyping import Float, Int32, Int64
+from jaxtyping import Float, Int32
 from torch import Tensor
 
-from asdkit.rendering.projection import ALPHA_MIN, NEAR, RADIUS_LIMIT, Projection, rotation_matrices
+from asdkit.rendering.projection import NEAR, Projection, Scene, boxes, rotation_matrices, visible_extent
 
 FILTER = 2.0  # 1/pixel^2; no footprint is narrower than a Gaussian of this inverse variance
 
 
-def project(
-    means: Float[Tensor, "N 3"],
-    quats: Float[Tensor, "N 4"],
-    scales: Float[Tensor, "N 3"],
-    opacities: Float[Tensor, " N"],
-    w2c: Float[Tensor, "B 4 4"],
-    K: Float[Tensor, "B 3 3"],
-    width: int,
-    height: int,
-) -> tuple[Projection, Float[Tensor, "B N 2"]]:
-    """Projects discs to the screens of B cameras, differentiably but for the radii.
+def project(scene: Scene) -> tuple[Projection, Float[Tensor, "B N 2"]]:
+    """Projects discs to the screens, differentiably but for the radii.
 
-    Args:
-        means: centres in world units.
-        quats: wxyz, any norm but zero; the first two axes lie in the disc.
-        scales: standard deviations along the axes in world units, > 0; the third is not looked at.
-        opacities: in (0,1).
-        w2c: world-to-camera, OpenCV axes.
-        K: intrinsics in pixels.
-        width: pixels.
-        height: pixels.
+    The first two axes of a rotation lie in the disc; the third scale is not looked at.
 
     Returns:
         The discs on the screens, and zeros that were added to their screen positions: the gradient of these zeros is
@@ -37,6 +20,7 @@ def project(
         `shapes` holds, row by row, the matrix from (u, v, 1) to homogeneous pixels, where u and v are standard
         deviations from the disc's centre [B,N,9]. The box of `radii` holds all pixels with alpha at least ALPHA_MIN.
     """
+    means, quats, scales, opacities, w2c, K, width, height = scene
     bottom = means.new_tensor([0.0, 0.0, 1.0]).expand(len(means), 1, 3)
     discs = torch.cat([rotation_matrices(quats)[:, :, :2] * scales[:, None, :2], means[:, :, None]], dim=2)
     matrices = torch.einsum("bij,njk->bnik", K @ w2c[:, :3], torch.cat([discs, bottom], dim=1))
@@ -45,7 +29,7 @@ def project(
     matrices = torch.cat([xy_rows + shift[..., None] * w_row, w_row], dim=2)
     depths, opacities = matrices[:, :, 2, 2], opacities.expand(len(w2c), len(means))
     centres, _ = _box(matrices, torch.ones_like(depths))
-    radii = _radii(matrices, centres, opacities, width, height)
+    radii = _radii(matrices, centres, opacities, means.new_tensor([width, height]))
     return Projection(centres, matrices.flatten(2), depths, opacities, radii), shift
 
 
@@ -72,43 +56,32 @@ def _radii(
     matrices: Float[Tensor, "B N 3 3"],
     centres: Float[Tensor, "B N 2"],
     opacities: Float[Tensor, "B N"],
-    width: int,
-    height: int,
+    size: Float[Tensor, " 2"],
 ) -> Int32[Tensor, "B N 2"]:
     """Half sizes in pixels of a box around the centre outside of which alpha is below ALPHA_MIN; 0 where nothing is."""
-    extent = (2 * (opacities / ALPHA_MIN).clamp(min=1).log()).sqrt()
+    extent = visible_extent(opacities)
     middle, half = _box(matrices, extent)
     outline = (middle - centres).abs() + half
     reach = torch.maximum(outline, (extent / FILTER**0.5)[..., None])
     depth, slope = matrices[:, :, 2, 2], matrices[:, :, 2, :2]
-    size = torch.tensor([width, height], dtype=centres.dtype, device=centres.device)
     everywhere = (centres - size / 2).abs() + size  # a disc that reaches behind the camera has no outline
     in_front = depth > extent * slope.norm(dim=-1)
-    radii = reach.where(in_front[..., None], everywhere).ceil().clamp(max=RADIUS_LIMIT)
-    on_screen = ((centres + radii > 0) & (centres - radii < size)).all(-1) & (extent > 0) & (depth > NEAR)
-    return radii.where(on_screen[..., None], torch.zeros_like(radii)).to(torch.int32)
+    return boxes(centres, reach.where(in_front[..., None], everywhere), (extent > 0) & (depth > NEAR), size)
 
 
 def footprints(
-    means2d: Float[Tensor, "N 2"],
-    shapes: Float[Tensor, "N 9"],
-    opacities: Float[Tensor, " N"],
-    gaussian: Int64[Tensor, " M"],
-    pixel: Int64[Tensor, " M"],
-    width: int,
-) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
-    """The exponent and the unclamped alpha of each pair of a disc and a pixel.
+    means2d: Float[Tensor, "M 2"], shapes: Float[Tensor, "M 9"], x: Float[Tensor, " M"], y: Float[Tensor, " M"]
+) -> Float[Tensor, " M"]:
+    """The exponent of each pair of a disc and a pixel, whose centre is at x, y.
 
     The ray through the pixel's centre is the line in which two planes meet; it meets the disc at (u, v) standard
     deviations from the centre. A disc that looks too thin, or none at all, is a blot of the filter's size.
     """
-    x_row, y_row, w_row = shapes.index_select(0, gaussian).unflatten(1, (3, 3)).unbind(1)
-    x, y = pixel % width + 0.5, pixel // width + 0.5
+    x_row, y_row, w_row = shapes.unflatten(1, (3, 3)).unbind(1)
     meeting = torch.linalg.cross(x[:, None] * w_row - x_row, y[:, None] * w_row - y_row)
     meets = meeting[:, 2] != 0
     u, v = (meeting[:, :2] / meeting[:, 2:].where(meets[:, None], 1)).unbind(1)
     on_disc = (u.square() + v.square()).where(meets, torch.inf)
-    centre_x, centre_y = means2d.index_select(0, gaussian).unbind(1)
+    centre_x, centre_y = means2d.unbind(1)
     on_screen = FILTER * ((centre_x - x).square() + (centre_y - y).square())
-    sigma = 0.5 * torch.minimum(on_disc, on_screen)
-    return sigma, opacities.index_select(0, gaussian) * (-sigma).exp()
+    return 0.5 * torch.minimum(on_disc, on_screen)

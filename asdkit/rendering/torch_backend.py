@@ -8,7 +8,7 @@ from torch import Tensor
 
 from asdkit.rendering.projection import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN, Projection, footprints
 
-Footprints = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+Footprints = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def composite(
@@ -30,36 +30,30 @@ def composite(
     Returns:
         The blended features over nothing, and the transmittance that is left for a background.
     """
-    views = [
-        _composite_view(*(field[view] for field in projection), features[view], width, height, footprints)
-        for view in range(len(features))
-    ]
+    scenes = [Projection(*fields) for fields in zip(*projection, strict=True)]
+    views = [_composite_view(*scene, width, height, footprints) for scene in zip(scenes, features, strict=True)]
     blended, transmittance = (torch.stack(parts) for parts in zip(*views, strict=True))
     return blended.unflatten(1, (height, width)), transmittance.view(len(features), height, width, 1)
 
 
 def _composite_view(
-    means2d: Float[Tensor, "N 2"],
-    shapes: Float[Tensor, "N S"],
-    depths: Float[Tensor, " N"],
-    opacities: Float[Tensor, " N"],
-    radii: Tensor,
-    features: Float[Tensor, "N F"],
-    width: int,
-    height: int,
-    footprints: Footprints,
+    scene: Projection, features: Float[Tensor, "N F"], width: int, height: int, footprints: Footprints
 ) -> tuple[Float[Tensor, "P F"], Float[Tensor, " P"]]:
     """One view: every (Gaussian, pixel) pair becomes a row, sorted by pixel and then by depth."""
+
+    def look(gaussian: Int64[Tensor, " M"], pixel: Int64[Tensor, " M"]) -> tuple[Tensor, Tensor]:
+        means2d, shapes = scene.means2d.index_select(0, gaussian), scene.shapes.index_select(0, gaussian)
+        sigma = footprints(means2d, shapes, pixel % width + 0.5, pixel // width + 0.5)
+        return sigma, scene.opacities.index_select(0, gaussian) * (-sigma).exp()
+
     with torch.no_grad():
-        gaussian, pixel = _pairs(means2d, depths, radii, width, height)
-        sigma, raw = footprints(means2d, shapes, opacities, gaussian, pixel, width)
+        gaussian, pixel = _pairs(scene, width, height)
+        sigma, raw = look(gaussian, pixel)
         drawn = ((sigma >= 0) & (raw >= ALPHA_MIN)).nonzero().squeeze(1)
+        drawn = drawn.index_select(0, pixel.index_select(0, drawn).argsort(stable=True))
         gaussian, pixel = gaussian.index_select(0, drawn), pixel.index_select(0, drawn)
-        by_pixel = pixel.argsort(stable=True)
-        gaussian, pixel = gaussian.index_select(0, by_pixel), pixel.index_select(0, by_pixel)
         pairs_before = _exclusive_cumsum(torch.bincount(pixel, minlength=width * height)).index_select(0, pixel)
-    _, raw = footprints(means2d, shapes, opacities, gaussian, pixel, width)
-    alpha = raw.clamp(max=ALPHA_MAX)
+    alpha = look(gaussian, pixel)[1].clamp(max=ALPHA_MAX)
 
     # Transmittance is a product along each pixel's pairs: one running sum of logarithms in float64, less its value
     # at the pixel's first pair. Sums only decrease, so what is beyond the end of a pixel is a suffix of its pairs.
@@ -76,13 +70,11 @@ def _composite_view(
     return blended, log_left.exp().to(alpha.dtype)
 
 
-def _pairs(
-    means2d: Float[Tensor, "N 2"], depths: Float[Tensor, " N"], radii: Tensor, width: int, height: int
-) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"]]:
+def _pairs(scene: Projection, width: int, height: int) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"]]:
     """All pixels of all footprint boxes: the Gaussian of each pair (front to back) and the pixel's index."""
-    order = (radii > 0).all(-1).nonzero().squeeze(1)
-    order = order.index_select(0, depths.index_select(0, order).argsort(stable=True))
-    means2d, radii = means2d.index_select(0, order), radii.index_select(0, order)
+    order = (scene.radii > 0).all(-1).nonzero().squeeze(1)
+    order = order.index_select(0, scene.depths.index_select(0, order).argsort(stable=True))
+    means2d, radii = scene.means2d.index_select(0, order), scene.radii.index_select(0, order)
     size = torch.tensor([width, height], device=radii.device)
     low = torch.minimum((means2d - radii - 0.5).floor().clamp(min=0), size).long()
     high = torch.minimum((means2d + radii + 0.5).ceil().clamp(min=0), size).long()

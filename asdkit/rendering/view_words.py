@@ -51,13 +51,10 @@ class ViewWords:
         the second, 0 to 1; overhead cameras have that entry twice. Angles in radians.
         """
         count = len(self.sectors)
-        place = azimuth * (count / (2 * math.pi))
-        first, overhead = place.floor().long() % count, self.overhead_from(elevation)
-        return (
-            torch.where(overhead, count, first),
-            torch.where(overhead, count, (first + 1) % count),
-            place - place.floor(),
-        )
+        place, overhead = azimuth * (count / (2 * math.pi)), self.overhead_from(elevation)
+        first = place.floor().long() % count
+        entries = (torch.where(overhead, count, sector) for sector in (first, (first + 1) % count))
+        return *entries, place - place.floor()
 
     def opposed(self, azimuth: Float[Tensor, " B"], words: Literal["front", "side"]) -> Int[Tensor, " B"]:
         """The entry of `all` for the front, or for the side that a camera is on, whichever way it looks."""
@@ -77,18 +74,10 @@ class ViewWords:
 
 
 DREAMFUSION = ViewWords(("front view", "side view", "back view", "side view"), "overhead view")
-
-
 EIGHT_SECTORS = ViewWords(
     (
-        "front view",
-        "front left view",
-        "left side view",
-        "back left view",
-        "back view",
-        "back right view",
-        "right side view",
-        "front right view",
+        "front view", "front left view", "left side view", "back left view",
+        "back view", "back right view", "right side view", "front right view",
     ),
     "overhead view",
-)
+)  # fmt: skip

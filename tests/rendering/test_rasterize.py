@@ -14,7 +14,7 @@ from support.scenes import FACING_X, by_torch_and_gsplat, cameras, composited, g
 from torch import Tensor
 
 from asdkit.rendering.cameras import Views, ring
-from asdkit.rendering.projection import Projection, project, sh_basis, spherical_harmonics
+from asdkit.rendering.projection import Projection, Scene, project, sh_basis, spherical_harmonics
 from asdkit.rendering.rasterize import rasterize
 
 CPU_BACKENDS = ["torch", "numba"]
@@ -202,7 +202,7 @@ def test_the_numba_kernel_does_not_depend_on_the_number_of_threads() -> None:
 
     views = cameras(3, size=24, dtype=torch.float32)
     inputs = scene(300, dtype=torch.float32)
-    projection = project(*inputs[:4], views.w2c, views.K, views.width, views.height)
+    projection = project(Scene(*inputs[:4], views.w2c, views.K, views.width, views.height))
     features = inputs[4].expand(3, 300, 3)
     runs = []
     threads = torch.get_num_threads()

@@ -15,6 +15,7 @@ from torch import Tensor
 from asdkit.rendering import projection, surfels
 from asdkit.rendering import torch_backend as torch_raster
 from asdkit.rendering.cameras import Views, ring
+from asdkit.rendering.projection import Scene
 from asdkit.rendering.rasterize import rasterize
 
 
@@ -110,7 +111,7 @@ def test_the_projection_is_gsplats() -> None:
 
     views = cameras(3)
     means, quats, scales, opacities, _ = scene(300, size=0.3)
-    ours, _ = surfels.project(means, quats, scales, opacities, views.w2c, views.K, views.width, views.height)
+    ours, _ = surfels.project(Scene(means, quats, scales, opacities, views.w2c, views.K, views.width, views.height))
     radii, means2d, depths, matrices, _ = _fully_fused_projection_2dgs(
         means, quats, scales, views.w2c, views.K, views.width, views.height
     )
@@ -154,15 +155,14 @@ def test_no_visible_pixel_is_outside_its_box(dtype: torch.dtype) -> None:
         inputs = nasty(views, seed)
         inputs[3][:4] = 1.0  # as opaque as can be
         means, quats, scales, opacities = (tensor.to(dtype) for tensor in inputs[:4])
-        found, _ = surfels.project(
-            means, quats, scales, opacities, views.w2c.to(dtype), views.K.to(dtype), views.width, views.height
-        )
-        centre, radii = found.means2d[..., None, None, :].double(), found.radii[..., None, None, :]
+        matrices = views.w2c.to(dtype), views.K.to(dtype)
+        discs, _ = surfels.project(Scene(means, quats, scales, opacities, *matrices, views.width, views.height))
+        centre, radii = discs.means2d[..., None, None, :].double(), discs.radii[..., None, None, :]
         v, u = torch.meshgrid(torch.arange(views.height) + 0.5, torch.arange(views.width) + 0.5, indexing="ij")
         inside = ((torch.stack([u, v], -1) - centre).abs() <= radii).all(-1) & (radii > 0).all(-1)
         for b in range(2):
             visible = torch.from_numpy(alphas(inputs, views, b)) >= 1 / 255 + slack
-            visible &= (found.depths[b] > 0.01)[:, None, None]
+            visible &= (discs.depths[b] > 0.01)[:, None, None]
             assert not (visible & ~inside[b]).any()
             reached += int(visible.any(-1).any(-1).sum())
     assert reached > 300
@@ -264,18 +264,17 @@ def test_gsplat_is_called_as_it_wants_to_be(monkeypatch: pytest.MonkeyPatch, mod
         image, left = torch_raster.composite(projected, colors, width, height, footprints)
         return image + left * backgrounds[:, None, None], 1 - left
 
-    def rasterization_2dgs(means, quats, scales, opacities, viewmats, Ks, width, height, **others):
-        found, shift = surfels.project(means, quats, scales, opacities, viewmats, Ks, width, height)
-        drawn = draw(found, surfels.footprints, Ks=Ks, width=width, height=height, **others)
-        return *drawn, *[None] * 4, {"gradient_2dgs": shift, "radii": found.radii, "means2d": found.means2d}
+    def rasterization_2dgs(means, quats, scales, opacities, viewmats, Ks, width, height, **options):
+        discs, shift = surfels.project(Scene(means, quats, scales, opacities, viewmats, Ks, width, height))
+        drawn = draw(discs, surfels.footprints, Ks=Ks, width=width, height=height, **options)
+        return *drawn, *[None] * 4, {"gradient_2dgs": shift, "radii": discs.radii, "means2d": discs.means2d}
 
-    def rasterization(means, quats, scales, opacities, viewmats, Ks, width, height, eps2d, rasterize_mode, **others):
+    def rasterization(means, quats, scales, opacities, viewmats, Ks, width, height, eps2d, rasterize_mode, **options):
         assert eps2d == 0.3 and rasterize_mode == mode
-        found = projection.project(
-            means, quats, scales, opacities, viewmats, Ks, width, height, rasterize_mode == "antialiased"
-        )
-        drawn = draw(found, projection.footprints, Ks=Ks, width=width, height=height, **others)
-        return *drawn, {"radii": found.radii, "means2d": found.means2d}
+        gaussians = Scene(means, quats, scales, opacities, viewmats, Ks, width, height)
+        ellipses = projection.project(gaussians, rasterize_mode == "antialiased")
+        drawn = draw(ellipses, projection.footprints, Ks=Ks, width=width, height=height, **options)
+        return *drawn, {"radii": ellipses.radii, "means2d": ellipses.means2d}
 
     stand_in = SimpleNamespace(rasterization_2dgs=rasterization_2dgs, rasterization=rasterization)
     monkeypatch.setitem(sys.modules, "gsplat", stand_in)
