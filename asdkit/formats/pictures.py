@@ -1,17 +1,20 @@
-"""Tensors to picture files: grids, animated WebP and MP4."""
+"""Picture files to tensors, and back: grids, animated WebP and MP4."""
 
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
 from asdkit.core.atomic import atomic
 from asdkit.core.errors import MissingExtra
-from asdkit.core.text import local
+from asdkit.core.text import first_line, local
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # that are read, whatever a file's name says
 
 
 def to_bytes(images: Float[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B H W 3"]:
@@ -21,26 +24,47 @@ def to_bytes(images: Float[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B H W 3"]:
 
 
 def read_picture(path: str | Path, size: int = 0) -> Float[Tensor, "3 H W"]:
-    """A picture file in [0,1]; its middle square at `size` pixels, or as it is for 0.
+    """A picture file in sRGB in [0,1], as a viewer shows it; its middle square at `size` pixels, or as it is for 0.
 
-    Grey becomes RGB, and what is transparent becomes white.
+    It is turned as its EXIF says and brought to sRGB from its colour profile. Grey becomes RGB, what is transparent
+    becomes white, and of several frames the first is read.
 
     Raises:
-        ValueError: the file is missing or no picture.
+        ValueError: the file is missing or no picture, or its numbers have no known white.
     """
     try:
-        picture = Image.open(local(path))
-        if picture.mode.startswith("I"):  # 16 bits of grey, which convert would clip
-            picture = Image.fromarray((np.asarray(picture).clip(0, 65535) / 257).round().astype(np.uint8))
-        picture = picture.convert("RGBA")
+        picture = ImageOps.exif_transpose(Image.open(local(path), formats=FORMATS))
+        if picture.mode[0] in "IF":
+            picture = _of_bytes(picture)
+        picture = _in_srgb(picture).convert("RGBA")
     except FileNotFoundError:
         raise ValueError(f"There is no picture {path}.") from None
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} can't be read as a picture ({error}).") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        kinds = ", ".join(FORMATS)
+        raise ValueError(f"{path} can't be read as a picture ({first_line(error)}); {kinds} are read.") from None
     picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     if size:
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+
+
+def _of_bytes(picture: Image.Image) -> Image.Image:
+    """Grey of 16 bits or of floats in [0,1] as bytes, where Pillow would clip."""
+    white, values = 1 if picture.mode == "F" else 65535, np.asarray(picture)
+    if not ((values >= 0) & (values <= white)).all():
+        raise ValueError(f"its numbers must be within 0 and {white}, but are within {values.min()} and {values.max()}")
+    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
+
+
+def _in_srgb(picture: Image.Image) -> Image.Image:
+    """The same colours in sRGB, where the file says in what space they are; a profile that is broken says nothing."""
+    profile = picture.info.get("icc_profile")
+    if not profile or picture.mode not in ("RGB", "CMYK", "LAB"):
+        return picture
+    try:
+        return ImageCms.profileToProfile(picture, BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except ImageCms.PyCMSError:
+        return picture
 
 
 def save_grid(images: Float[Tensor, "N C H W"], path: Path, columns: int, scale: int = 1) -> None:
@@ -91,6 +115,6 @@ def save_mp4(frames: Float[Tensor, "T C H W"], path: Path, fps: int = 20) -> Non
 
 def save_webp(frames: Float[Tensor, "T C H W"], path: Path, fps: int = 20) -> None:
     """A film in [0,1] as an animated WebP that repeats for ever."""
-    first, *others = [Image.fromarray(picture) for picture in to_bytes(frames)]
+    first, *following = [Image.fromarray(picture) for picture in to_bytes(frames)]
     with atomic(path) as temporary:
-        first.save(temporary, save_all=True, append_images=others, duration=1000 // fps, loop=0, quality=85)
+        first.save(temporary, save_all=True, append_images=following, duration=1000 // fps, loop=0, quality=85)

@@ -1,0 +1,106 @@
+"""Pictures as cameras, scanners, printers and painters leave them; expected values come from their pixels."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from asdkit.formats.pictures import read_picture
+
+CORNER = np.zeros((2, 3, 3), np.uint8)
+CORNER[0, 0] = 255  # white at the top left, black elsewhere
+
+
+def white_at(path: Path) -> tuple[list[int], list[int]]:
+    """The size of a picture, and where it is brightest."""
+    image = read_picture(path).mean(0)
+    return list(image.shape), np.unravel_index(int(image.argmax()), image.shape)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "place"),
+    [(1, [2, 3], (0, 0)), (2, [2, 3], (0, 2)), (3, [2, 3], (1, 2)), (4, [2, 3], (1, 0)), (6, [3, 2], (0, 1)),
+     (8, [3, 2], (2, 0)), (5, [3, 2], (0, 0)), (7, [3, 2], (2, 1))],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tiff"])
+def test_a_camera_that_was_turned(tmp_path: Path, suffix: str, orientation: int, size: list, place: tuple) -> None:
+    """Orientation 6 means: row 0 is the right side of the scene, so that the stored corner belongs to the right."""
+    picture, exif = Image.fromarray(CORNER), Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if suffix == ".webp" else {}
+    picture.save(tmp_path / f"a{suffix}", exif=exif, **options)
+    assert white_at(tmp_path / f"a{suffix}") == (size, place)
+
+
+@pytest.mark.parametrize("kind", ["<u2", ">u2", "<f4", "<i4"])
+def test_numbers_of_more_than_eight_bits(tmp_path: Path, kind: str) -> None:
+    shares = np.linspace(0, 1, 12).reshape(3, 4)
+    values = (shares * (1 if "f" in kind else 65535)).round(0 if "f" not in kind else 7).astype(kind)
+    swapped = kind == ">u2"  # which Pillow writes under its own name alone
+    picture = Image.frombytes("I;16B", (4, 3), values.tobytes()) if swapped else Image.fromarray(values)
+    picture.save(tmp_path / "a.tiff")
+    grey = read_picture(tmp_path / "a.tiff")
+    np.testing.assert_allclose(grey, np.broadcast_to(shares, (3, 3, 4)), atol=0.5 / 255 + 1e-6)
+
+
+@pytest.mark.parametrize(("values", "words"), [([0.0, 200.0], "within 0 and 1"), ([0.5, np.nan], "within 0 and 1")])
+def test_floats_without_a_known_white(tmp_path: Path, values: list[float], words: str) -> None:
+    Image.fromarray(np.array([values], np.float32)).save(tmp_path / "a.tiff")
+    with pytest.raises(ValueError, match=words):
+        read_picture(tmp_path / "a.tiff")
+
+
+def test_palettes_with_transparency(tmp_path: Path) -> None:
+    """One entry that is clear, and entries that are half so."""
+    picture = Image.fromarray(np.array([[0, 1], [2, 2]], np.uint8), "P")
+    picture.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    picture.save(tmp_path / "one.gif", transparency=1)
+    picture.save(tmp_path / "some.png", transparency=bytes([255, 0, 51]))
+    one, some = read_picture(tmp_path / "one.gif"), read_picture(tmp_path / "some.png")
+    for image in (one, some):
+        assert image[:, 0, 0].tolist() == [1, 0, 0] and image[:, 0, 1].tolist() == [1, 1, 1]
+    assert one[:, 1, 0].tolist() == [0, 0, 1]
+    np.testing.assert_allclose(some[:, 1, 1], [0.8, 0.8, 1.0], atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tiff"])
+def test_inks(tmp_path: Path, suffix: str) -> None:
+    """Cyan, magenta, yellow and black in full, and no ink."""
+    inks = np.repeat(np.repeat(255 * np.eye(5, 4, dtype=np.uint8)[None], 8, 0), 8, 1)
+    Image.fromarray(inks, "CMYK").save(tmp_path / f"a{suffix}")
+    colours = read_picture(tmp_path / f"a{suffix}")[:, 4, 4::8].T
+    np.testing.assert_allclose(colours, [[0, 1, 1], [1, 0, 1], [1, 1, 0], [0, 0, 0], [1, 1, 1]], atol=0.03)
+
+
+def test_a_colour_profile_is_followed(tmp_path: Path) -> None:
+    """In a profile whose red is sRGB's green, a red picture is green; a broken profile changes nothing."""
+    turned = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    red, green = turned.index(b"rXYZ"), turned.index(b"gXYZ")
+    places = [turned[start + 4 : start + 12] for start in (red, green)]
+    swapped = bytearray(turned)
+    swapped[red + 4 : red + 12], swapped[green + 4 : green + 12] = places[1], places[0]
+    picture = Image.new("RGB", (2, 2), (255, 0, 0))
+    picture.save(tmp_path / "a.png", icc_profile=bytes(swapped))
+    picture.save(tmp_path / "b.png", icc_profile=b"no profile")
+    np.testing.assert_allclose(read_picture(tmp_path / "a.png")[:, 0, 0], [0, 1, 0], atol=0.02)
+    assert read_picture(tmp_path / "b.png")[:, 0, 0].tolist() == [1, 0, 0]
+
+
+def test_of_several_frames_the_first_is_read(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue")]
+    for name in ("a.gif", "a.png", "a.tiff", "a.webp"):
+        options = {"lossless": True} if name == "a.webp" else {}
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
+        np.testing.assert_allclose(read_picture(tmp_path / name)[:, 0, 0], [1, 0, 0], atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA", "ICO", "PPM", "PDF"])
+def test_other_formats_are_not_opened_whatever_they_are_called(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png", format=kind)
+    with pytest.raises(
+        ValueError, match=r"a\.png can't be read as a picture.*PNG, JPEG, WEBP, TIFF, BMP, GIF are read"
+    ):
+        read_picture(tmp_path / "a.png")
+    Image.new("RGB", (16, 16)).save(tmp_path / "b.png", format="JPEG")
+    assert read_picture(tmp_path / "b.png").shape == (3, 16, 16)
