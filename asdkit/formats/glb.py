@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from asdkit.core.atomic import write_bytes
 from asdkit.formats.colour import linear_light
 from asdkit.formats.rotation import rotated
-from asdkit.formats.splats import Activated, Splats, as_read, check, to_be_written
+from asdkit.formats.splats import Activated, Splats, as_read, sound, to_be_written, to_bytes
 from asdkit.rendering.spherical_harmonics import SH_0
 
 EXTENSION = "KHR_gaussian_splatting"
@@ -87,7 +87,7 @@ def write_glb(path: str | Path, splats: Splats) -> None:
 def _vertex_colors(dc: Float[np.ndarray, "N 3"], opacities: Float[np.ndarray, " N"]) -> UInt8[np.ndarray, "N 4"]:
     """Colours from no direction for glTF's COLOR_0, which is linear: red, green, blue, opacity as bytes."""
     srgb = (0.5 + SH_0 * dc).clip(0, 1)
-    return np.rint(255 * np.column_stack([linear_light(srgb), opacities])).astype(np.uint8)
+    return to_bytes(255 * np.column_stack([linear_light(srgb), opacities]))
 
 
 def read_glb(path: str | Path) -> Splats:
@@ -98,7 +98,10 @@ def read_glb(path: str | Path) -> Splats:
         FileNotFoundError: there is no such file.
     """
     path = Path(path)
-    scene, blob = _chunks(path)
+    text, rest = _chunks(path)
+    if len(text) > _JSON_LIMIT:
+        raise ValueError(f"{path} has a JSON part of {len(text)} bytes; at most {_JSON_LIMIT} are read.")
+    scene, blob = _parsed(path, text), _binary(path, rest)
     try:
         primitive, node = _find(path, scene)
         placement = _placement(scene["nodes"], node)
@@ -116,41 +119,60 @@ def holds_gaussians(path: str | Path) -> bool:
         return f'"{EXTENSION}"'.encode() in file.read(min(length, _JSON_LIMIT))
 
 
-def _chunks(path: Path) -> tuple[Any, bytes]:
-    """The parsed JSON and the binary chunk."""
+def read_scene(path: Path) -> Any:
+    """The JSON of a `.glb` or `.gltf` file.
+
+    Raises:
+        ValueError: the file is broken, or its data are compressed.
+    """
+    return _parsed(path, path.read_bytes() if path.suffix.lower() == ".gltf" else _chunks(path)[0])
+
+
+def _parsed(path: Path, text: bytes) -> Any:
+    try:
+        scene = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} has a JSON part that cannot be parsed.") from error
+    required = scene.get("extensionsRequired") if isinstance(scene, dict) else None
+    for name in required if isinstance(required, list) else ():
+        if "compression" in str(name):
+            raise ValueError(f"{path} is compressed by {str(name)[:60]}, which isn't read; export it uncompressed.")
+    return scene
+
+
+def _chunks(path: Path) -> tuple[bytes, bytes]:
+    """The bytes of the JSON and of what follows it."""
     data = path.read_bytes()
     if len(data) < 20 or data[:4] != b"glTF" or data[4:8] != b"\2\0\0\0" or data[16:20] != _JSON:
         raise ValueError(f"{path} is not a GLB file of glTF 2.0.")
     total, length = struct.unpack("<II", data[8:16])
     if total > len(data) or 20 + length > len(data):
         raise ValueError(f"{path} is truncated: its header promises more than {len(data)} bytes.")
-    if length > _JSON_LIMIT:
-        raise ValueError(f"{path} has a JSON part of {length} bytes; at most {_JSON_LIMIT} are read.")
-    try:
-        scene = json.loads(data[20 : 20 + length])
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} has a JSON part that cannot be parsed.") from error
-    rest = data[20 + length :]
-    if len(rest) < 8 or rest[4:8] != _BIN or 8 + int.from_bytes(rest[:4], "little") > len(rest):
+    return data[20 : 20 + length], data[20 + length :]
+
+
+def _binary(path: Path, rest: bytes) -> bytes:
+    length = int.from_bytes(rest[:4], "little")
+    if len(rest) < 8 or rest[4:8] != _BIN or 8 + length > len(rest):
         raise ValueError(f"{path} has no binary part, or a truncated one.")
-    return scene, rest[8 : 8 + int.from_bytes(rest[:4], "little")]
+    return rest[8 : 8 + length]
 
 
 def _find(path: Path, scene: Any) -> tuple[Any, int]:
-    """The primitive with Gaussians and the index of the node that shows it."""
-    found = [
-        (primitive, index)
-        for index, node in enumerate(scene["nodes"])
-        if "mesh" in node
-        for primitive in _item(scene["meshes"], node["mesh"])["primitives"]
-        if EXTENSION in primitive.get("extensions", {})
+    """The primitive with Gaussians and the index of the node that shows it. Every node and primitive is seen once."""
+    gaussians = [
+        [primitive for primitive in mesh["primitives"] if EXTENSION in primitive.get("extensions", {})]
+        for mesh in scene["meshes"]
     ]
-    if len(found) != 1:
-        raise ValueError(f"{path} must hold one set of Gaussians ({EXTENSION}), but holds {len(found)}.")
-    color_space = found[0][0]["extensions"][EXTENSION].get("colorSpace", _COLOR_SPACE)
+    shown = [(_item(gaussians, node["mesh"]), index) for index, node in enumerate(scene["nodes"]) if "mesh" in node]
+    count = sum(len(primitives) for primitives, _ in shown)
+    if count != 1:
+        raise ValueError(f"{path} must hold one set of Gaussians ({EXTENSION}), but holds {count}.")
+    primitive, node = next((primitives[0], index) for primitives, index in shown if primitives)
+    color_space = primitive["extensions"][EXTENSION].get("colorSpace", _COLOR_SPACE)
     if color_space != _COLOR_SPACE:
         raise ValueError(f"{path} has colours in the space {str(color_space)[:40]!r}; only {_COLOR_SPACE!r} is read.")
-    return found[0]
+    return primitive, node
 
 
 def _item(items: Any, index: Any) -> Any:
@@ -247,6 +269,4 @@ def _placed(path: Path, splats: Splats, placement: Float[np.ndarray, "4 4"]) -> 
         raise ValueError(f"{path} has a node that mirrors, or does not scale all directions alike.")
     splats = rotated(splats, linear / scale)
     means = (scale * splats.means + offset).astype(np.float32)
-    splats = splats._replace(means=means, log_scales=(splats.log_scales + np.log(scale)).astype(np.float32))
-    check(splats, f"{path} has")
-    return splats
+    return sound(path, splats._replace(means=means, log_scales=(splats.log_scales + np.log(scale)).astype(np.float32)))

@@ -2,15 +2,18 @@
 
 import math
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.splat_tools import glb_file
 
 from asdkit import Gaussians, Initial
 from asdkit.formats.mesh.extract import Mesh
+from asdkit.formats.mesh.sample import sample_mesh
 from asdkit.formats.mesh.texture import Texture
 from asdkit.formats.mesh.write import write_mesh
 
@@ -87,15 +90,15 @@ def test_what_is_written_with_a_texture_comes_back_where_it_was(tmp_path: Path, 
     per_strip, half = len(vertices) // len(strips), np.array([1.0, 0.6, 0.4])
     grow = (np.arange(size) + 0.5) / size * 2 - 1
     for k, (normal, side) in enumerate(strips):
-        others = [(normal + 1) % 3, (normal + 2) % 3]
+        axes = [(normal + 1) % 3, (normal + 2) % 3]
         place = np.zeros((size, size, 3))
         place[..., normal] = side * half[normal]
-        place[..., others[0]], place[..., others[1]] = half[others[0]] * grow, half[others[1]] * -grow[:, None]
+        place[..., axes[0]], place[..., axes[1]] = half[axes[0]] * grow, half[axes[1]] * -grow[:, None]
         image[:, k * size : (k + 1) * size] = colour_at(place)
-        mine = slice(k * per_strip, (k + 1) * per_strip)
-        assert (vertices[mine, normal] == np.float32(side * half[normal])).all()
-        across = (vertices[mine][:, others] / half[others] + 1) / 2 * (1 - 2 / size) + 1 / size
-        uvs[mine] = np.stack([(k + across[:, 0]) / len(strips), across[:, 1]], axis=1)
+        strip = slice(k * per_strip, (k + 1) * per_strip)
+        assert (vertices[strip, normal] == np.float32(side * half[normal])).all()
+        across = (vertices[strip][:, axes] / half[axes] + 1) / 2 * (1 - 2 / size) + 1 / size
+        uvs[strip] = np.stack([(k + across[:, 0]) / len(strips), across[:, 1]], axis=1)
     texture = Texture(
         parents=np.arange(len(vertices)),
         faces=mesh.faces,
@@ -259,3 +262,51 @@ def test_meshes_that_give_no_points_are_told_in_a_sentence(tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "trimesh", None)
     with pytest.raises(RuntimeError, match=r'^This needs trimesh: pip install "asdkit\[mesh\]"\.$'):
         start(tmp_path / "c.obj")
+
+
+TRIANGLE = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], "<f4").tobytes()
+
+
+def repeated(path: Path, nodes: list[dict], primitives: int = 1) -> Path:
+    """A scene of one triangle, which every node that has a mesh shows as often as there are primitives."""
+    accessor = {"bufferView": 0, "count": 3, "componentType": 5126, "type": "VEC3", "min": [0, 0, 0], "max": [1, 1, 0]}
+    scene = {
+        "asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": nodes, "accessors": [accessor],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}] * primitives}],
+        "buffers": [{"byteLength": 36}], "bufferViews": [{"buffer": 0, "byteLength": 36}],
+    }  # fmt: skip
+    return glb_file(path, scene, TRIANGLE)
+
+
+def test_a_chain_of_nodes_is_walked_once(tmp_path: Path) -> None:
+    """Three thousand nodes, each a step further than its parent: looking each up from the root takes minutes."""
+    nodes = [{"mesh": 0, "translation": [1, 0, 0], "children": [i + 1]} for i in range(2999)]
+    path = repeated(tmp_path / "a.glb", [*nodes, {"mesh": 0, "translation": [1, 0, 0]}])
+    began = time.perf_counter()
+    points, _ = sample_mesh(path, 2000, 1500.0, torch.Generator().manual_seed(0))
+    assert time.perf_counter() - began < 20
+    along = (points - points.mean(0)).norm(dim=1)
+    assert along.max() > 1490 and abs(float(along.mean()) - 750) < 40  # evenly along a line
+
+
+@pytest.mark.parametrize(("nodes", "primitives"), [(3000, 3000), (1, 10_001), (10_001, 1), (2, 6000)])
+def test_scenes_that_repeat_without_end_are_refused(tmp_path: Path, nodes: int, primitives: int) -> None:
+    path = repeated(tmp_path / "a.glb", [{"mesh": 0}] * nodes, primitives)
+    began = time.perf_counter()
+    with pytest.raises(ValueError, match=rf"a\.glb shows {nodes * primitives} parts"):
+        sample_mesh(path, 10, 0.5, torch.Generator())
+    assert time.perf_counter() - began < 20
+
+
+def test_textures_of_other_formats_are_not_opened(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", "EPS")
+    uvs = {"TEXCOORD_0": np.full((3, 2), 0.5, "<f4")}
+    glb(tmp_path / "b.glb", {"pbrMetallicRoughness": {}}, uvs, (tmp_path / "a.png").read_bytes())
+    with pytest.raises(ValueError, match=r"b\.glb has a texture of the format EPS; PNG, JPEG"):
+        start(tmp_path / "b.glb", 10)
+
+
+def test_only_meshes_of_known_formats_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "a.dae").write_text("<COLLADA/>")
+    with pytest.raises(ValueError, match=r"a\.dae must end in \.glb, \.gltf, \.obj, \.stl, \.ply, \.off to be"):
+        sample_mesh(tmp_path / "a.dae", 10, 0.5, torch.Generator())

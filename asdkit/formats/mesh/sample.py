@@ -1,5 +1,6 @@
 """Points that are spread evenly over a surface, of a file or of anything else with triangles."""
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ from torch import Tensor
 
 from asdkit.core.optional import require_package
 from asdkit.formats.colour import from_linear_light, linear_light
-from asdkit.formats.glb import TO_GLTF
+from asdkit.formats.glb import TO_GLTF, read_scene
+from asdkit.formats.pictures import FORMATS
 
 _GLTF = (".glb", ".gltf")
 _Y_UP = (*_GLTF, ".obj")  # with the front towards +z; others have the world's axes
+_SUFFIXES = (*_Y_UP, ".stl", ".ply", ".off")
+_PARTS, _CORNERS = 10_000, 30_000_000  # that the nodes of a glTF scene may show, all repetitions counted
 
 
 def fit(points: Float[Tensor, "N 3"], radius: float, name: str | Path) -> Float[Tensor, "N 3"]:
@@ -78,23 +82,27 @@ def sample_mesh(
     points = blend(corners[faces], weights).float()
     colours, coloured, first = torch.full((count, 3), 0.5), False, 0
     for part, _ in parts:
-        here = (faces >= first) & (faces < first + len(part.faces))
-        found = _colours(part, faces[here] - first, weights[here], path)
-        if found is not None:
-            colours[here], coloured = found, True
+        chosen = (faces >= first) & (faces < first + len(part.faces))
+        seen = _colours(part, faces[chosen] - first, weights[chosen], path)
+        if seen is not None:
+            colours[chosen], coloured = seen, True
         first += len(part.faces)
     return points, colours if coloured else None
 
 
 def _parts(path: Path) -> list[tuple[Any, Float[np.ndarray, "F 3 3"]]]:
     """The meshes of a file as trimesh's, and their triangles where the file's scene puts them."""
+    if path.suffix.lower() not in _SUFFIXES:
+        raise ValueError(f"{path} must end in {', '.join(_SUFFIXES)} to be a mesh.")
+    if path.suffix.lower() in _GLTF:
+        _check_repetitions(path)
     trimesh = require_package("trimesh", "mesh")
     parts = []
     try:
         scene = trimesh.load(path, force="scene", process=False)
+        placements = _placements(scene.graph)
         for node in scene.graph.nodes_geometry:
-            placement, name = scene.graph[node]
-            part = scene.geometry[name]
+            placement, part = placements[node], scene.geometry[scene.graph.transforms.node_data[node]["geometry"]]
             if isinstance(part, trimesh.Trimesh) and len(part.faces):
                 vertices = part.vertices @ placement[:3, :3].T + placement[:3, 3]
                 parts.append((part, np.asarray(vertices[part.faces], np.float64)))
@@ -103,6 +111,39 @@ def _parts(path: Path) -> list[tuple[Any, Float[np.ndarray, "F 3 3"]]]:
     if not parts:
         raise ValueError(f"{path} holds no faces.")
     return parts
+
+
+def _check_repetitions(path: Path) -> None:
+    """Refuses what takes longer than its size: a glTF scene shows a mesh once for every node that names it."""
+    scene = read_scene(path)
+    try:
+        accessors, sizes = scene["accessors"], []
+        for mesh in scene["meshes"]:
+            indices = [part.get("indices", part["attributes"]["POSITION"]) for part in mesh["primitives"]]
+            sizes.append((len(indices), sum(accessors[index]["count"] for index in indices)))
+        shown = [sizes[node["mesh"]] for node in scene["nodes"] if "mesh" in node]
+        parts, corners = (sum(counts) for counts in zip((0, 0), *shown, strict=True))
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise ValueError(f"{path} cannot be read as a mesh: its glTF structure is broken.") from None
+    if parts > _PARTS or corners > _CORNERS:
+        raise ValueError(
+            f"{path} shows {parts} parts with {corners} corners; join some, for {_PARTS} and {_CORNERS} are the most."
+        )
+
+
+def _placements(graph: Any) -> dict[str, Float[np.ndarray, "4 4"]]:
+    """Where a scene's nodes are in the world; trimesh's own look-up walks to the root anew for each of them."""
+    children = defaultdict(list)
+    for (parent, child), edge in graph.transforms.edge_data.items():
+        children[parent].append((child, edge.get("matrix", np.eye(4))))
+    placements, waiting = {graph.base_frame: np.eye(4)}, [graph.base_frame]
+    while waiting:
+        parent = waiting.pop()
+        for child, matrix in children[parent]:
+            if child not in placements:
+                placements[child] = placements[parent] @ matrix
+                waiting.append(child)
+    return placements
 
 
 def _colours(
@@ -147,6 +188,8 @@ def _light(colours: Any, linear: bool) -> Float[Tensor, "*N 3"]:
 
 def _texels(picture: Image.Image, uvs: Float[Tensor, "N 2"], path: Path) -> Float[np.ndarray, "N 3"]:
     """A repeated picture between its pixels; v points up."""
+    if picture.format not in FORMATS:
+        raise ValueError(f"{path} has a texture of the format {picture.format}; {', '.join(FORMATS)} are read.")
     try:
         pixels = np.array(picture.convert("RGB"), np.float64) / 255
     except (OSError, Image.DecompressionBombError) as error:
@@ -154,5 +197,5 @@ def _texels(picture: Image.Image, uvs: Float[Tensor, "N 2"], path: Path) -> Floa
     uvs = torch.where((uvs < 0) | (uvs > 1), uvs % 1, uvs)
     places = (2 * uvs - 1) * torch.tensor([1.0, -1.0])
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    found = torch.nn.functional.grid_sample(image, places[None, None], padding_mode="border", align_corners=False)
-    return found[0, :, 0].T.numpy()
+    texels = torch.nn.functional.grid_sample(image, places[None, None], padding_mode="border", align_corners=False)
+    return texels[0, :, 0].T.numpy()
