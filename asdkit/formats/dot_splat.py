@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from asdkit.core.atomic import write_bytes
-from asdkit.formats.splats import Activated, Splats, as_read, to_be_written
+from asdkit.formats.splats import ODD_SHARE, Activated, Splats, as_read, to_be_written, to_bytes
 from asdkit.rendering.spherical_harmonics import SH_0
 
 _RECORD = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("colors", "u1", 4), ("quats", "u1", 4)])
@@ -23,15 +23,11 @@ def write_splat(path: str | Path, splats: Splats) -> None:
     gaussians = to_be_written(Path(path), splats)
     table = np.empty(len(gaussians.means), _RECORD)
     table["means"], table["scales"] = gaussians.means, gaussians.scales
-    table["colors"][:, :3] = _to_bytes(255 * (0.5 + SH_0 * gaussians.sh[:, 0]))
-    table["colors"][:, 3] = _to_bytes(255 * gaussians.opacities)
-    table["quats"] = _to_bytes(128 + 128 * gaussians.quats)
+    table["colors"][:, :3] = to_bytes(255 * (0.5 + SH_0 * gaussians.sh[:, 0]))
+    table["colors"][:, 3] = to_bytes(255 * gaussians.opacities)
+    table["quats"] = to_bytes(128 + 128 * gaussians.quats)
     log_weight = splats.log_scales.sum(axis=1, dtype=np.float64) + np.log(gaussians.opacities)
     write_bytes(Path(path), table[np.argsort(-log_weight, kind="stable")].tobytes())
-
-
-def _to_bytes(values: np.ndarray) -> np.ndarray:
-    return np.rint(values).clip(0, 255).astype(np.uint8)
 
 
 def read_splat(path: str | Path) -> Splats:
@@ -50,8 +46,10 @@ def read_splat(path: str | Path) -> Splats:
         raise ValueError(f"{path} is not a .splat file: all its bytes are ASCII.")
     table = np.frombuffer(data, _RECORD)
     quats = table["quats"] / 128 - 1
-    if not (np.abs(np.linalg.norm(quats, axis=1) - 1) < _NORM_ERROR).all():
-        raise ValueError(f"{path} is not a .splat file: some of its rotations are far from unit length.")
+    odd = np.abs(np.linalg.norm(quats, axis=1) - 1) >= _NORM_ERROR
+    if odd.mean() > ODD_SHARE:
+        raise ValueError(f"{path} is not a .splat file: many of its rotations are far from unit length.")
+    quats[odd] = 0  # no rotation at all
     colors = table["colors"] / 255
     sh = (colors[:, None, :3] - 0.5) / SH_0
     return as_read(path, Activated(table["means"], quats, table["scales"], colors[:, 3], sh))

@@ -1,20 +1,22 @@
-"""PLY files: 3D Gaussian splats in the layout of the original 3DGS code, and point clouds. Needs numpy only.
+"""PLY files: tables of numbers in text or binary, and point clouds. Needs numpy only.
 
 A file comes from anywhere, so counts are compared with the file's size before anything is allocated, and whatever is
 wrong is told in one sentence (a ValueError that names the file).
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
-from asdkit.core.atomic import write_bytes
-from asdkit.formats.splats import FLOAT_LIMIT, Splats, check
+from asdkit.formats.splats import FLOAT_LIMIT, ODD_SHARE
 
+_log = logging.getLogger(__name__)
 _TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1",
     "short": "i2", "int16": "i2", "ushort": "u2", "uint16": "u2",
@@ -23,6 +25,7 @@ _TYPES = {
 }  # fmt: skip
 _ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 _HEADER_LIMIT = 1 << 16  # bytes
+PACKED = ("packed_position", "packed_rotation", "packed_scale", "packed_color")  # of SuperSplat's compressed files
 
 
 class PointCloud(NamedTuple):
@@ -32,44 +35,100 @@ class PointCloud(NamedTuple):
     colors: Float32[np.ndarray, "N 3"] | None
 
 
-@dataclass(frozen=True)
-class _Element:
-    name: str
+class _Element(NamedTuple):
+    """Rows of a kind. A property is a numpy type without byte order, or two: of a list's length and of its items."""
+
     count: int
-    properties: dict[str, str]  # name -> numpy type without byte order, in the file's order
-    has_lists: bool
+    properties: dict[str, tuple[str, ...]]
+
+    @property
+    def has_lists(self) -> bool:
+        return any(len(kinds) > 1 for kinds in self.properties.values())
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a PLY file says about itself; `vertex` names the properties of its vertices."""
+    """What a PLY file says about itself: its elements by name, in the file's order."""
 
     path: Path
     encoding: str
     offset: int
-    elements: tuple[_Element, ...]
+    elements: dict[str, _Element]
 
     @property
-    def vertex(self) -> frozenset[str]:
-        """Names of the vertices' properties."""
-        return frozenset(self.elements[0].properties)
+    def vertex(self) -> Mapping[str, tuple[str, ...]]:
+        """The vertices' properties: their names, and their numpy types without byte order."""
+        return self.elements["vertex"].properties
 
     @property
     def is_splats(self) -> bool:
         """Whether the vertices are Gaussians."""
-        return {"opacity", "scale_0", "rot_0"} <= self.vertex
+        return {"opacity", "scale_0", "rot_0"} <= self.vertex.keys() or set(PACKED) <= self.vertex.keys()
 
     @property
     def is_mesh(self) -> bool:
         """Whether there are faces."""
-        return any(element.name == "face" and element.count > 0 for element in self.elements)
+        return "face" in self.elements and self.elements["face"].count > 0
+
+    def table(self, name: str) -> dict[str, np.ndarray]:
+        """The numbers of an element without lists, by property.
+
+        Raises:
+            ValueError: it is missing or empty, has lists, or is broken.
+        """
+        if name not in self.elements or not self.elements[name].count:
+            raise ValueError(f"{self.path} has no {'vertices' if name == 'vertex' else name}.")
+        if self.elements[name].has_lists:
+            raise ValueError(f"{self.path} has lists in its element {name!r}; plain numbers are read.")
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            for other, element in self.elements.items():
+                if other == name:
+                    break
+                self._pass_over(element, file)
+            return self._read(self.elements[name], name, file)
+
+    def _read(self, element: _Element, name: str, file: BinaryIO) -> dict[str, np.ndarray]:
+        count, names = element.count, list(element.properties)
+        if self.encoding != "ascii":
+            record = np.dtype([(key, _ORDERS[self.encoding] + kind) for key, (kind,) in element.properties.items()])
+            content = file.read(record.itemsize * count)
+            if len(content) < record.itemsize * count:
+                raise ValueError(f"{self.path} is truncated: it ends within its {name!r}.")
+            table = np.frombuffer(content, dtype=record)
+            return {key: table[key] for key in names}
+        try:
+            table = np.loadtxt(file, dtype=np.float64, max_rows=count, ndmin=2, comments=None)
+        except ValueError as error:
+            raise ValueError(f"{self.path} has a {name} line that is not {len(names)} numbers.") from error
+        if table.shape != (count, len(names)):
+            raise ValueError(f"{self.path} does not hold {count} {name} lines of {len(names)} numbers each.")
+        return dict(zip(names, table.T, strict=True))
+
+    def _pass_over(self, element: _Element, file: BinaryIO) -> None:
+        """Go to the end of an element; a file of lists is walked along, row by row."""
+        if self.encoding == "ascii":
+            for _ in islice(file, element.count):
+                pass
+            return
+        if not element.has_lists:
+            file.seek(element.count * sum(int(kind[1]) for (kind,) in element.properties.values()), 1)
+            return
+        order = "big" if self.encoding == "binary_big_endian" else "little"
+        for _ in range(element.count):
+            for kind, *items in element.properties.values():
+                number = file.read(int(kind[1]))
+                if not number:
+                    raise ValueError(f"{self.path} is truncated: it ends within a list.")
+                for item in items:
+                    file.seek(int.from_bytes(number, order) * int(item[1]), 1)
 
 
 def read_header(path: str | Path) -> Header:
     """Reads and checks the head of a PLY file.
 
     Raises:
-        ValueError: not a PLY file, not in the order vertices first, or larger on paper than on disk.
+        ValueError: not a PLY file, one without vertices, or larger on paper than on disk.
         FileNotFoundError: there is no such file.
     """
     path = Path(path)
@@ -78,150 +137,100 @@ def read_header(path: str | Path) -> Header:
     if start[:4] not in (b"ply\n", b"ply\r"):
         raise ValueError(f"{path} is not a PLY file: it does not start with the line 'ply'.")
     for ending in (b"end_header\n", b"end_header\r\n"):
-        head, found, _ = start.partition(ending)
-        if found:
+        head, closed, _ = start.partition(ending)
+        if closed:
             break
     else:
         raise ValueError(f"{path} has no 'end_header' line within its first {_HEADER_LIMIT} bytes.")
     encoding, elements = _parse_header(path, head.decode("ascii", errors="replace").splitlines()[1:])
-    header = Header(path, encoding, len(head) + len(found), elements)
+    header = Header(path, encoding, len(head) + len(closed), elements)
     _check_size(header)
     return header
 
 
-def _parse_header(path: Path, lines: list[str]) -> tuple[str, tuple[_Element, ...]]:
-    encoding, elements = "", []
+def _parse_header(path: Path, lines: list[str]) -> tuple[str, dict[str, _Element]]:
+    encoding, elements, properties = "", {}, {}
     for line in lines:
         match line.split():
             case ["comment" | "obj_info", *_] | []:
                 continue
             case ["format", name, "1.0"] if name in _ORDERS:
                 encoding = name
-            case ["element", name, count] if count.isascii() and count.isdigit() and len(count) < 19:
-                elements.append(_Element(name, int(count), {}, False))
-            case ["property", "list", counts, items, _] if elements and counts in _TYPES and items in _TYPES:
-                elements[-1] = _Element(elements[-1].name, elements[-1].count, elements[-1].properties, True)
-            case ["property", kind, name] if elements and kind in _TYPES and name not in elements[-1].properties:
-                elements[-1].properties[name] = _TYPES[kind]
+            case ["element", name, count] if _is_count(count) and name not in elements:
+                properties = {}
+                elements[name] = _Element(int(count), properties)
+            case ["property", *kinds, name] if elements and name not in properties and _are_types(kinds):
+                properties[name] = tuple(_TYPES[kind] for kind in kinds if kind != "list")
             case _:
                 raise ValueError(f"{path} has a line in its PLY header that cannot be understood: {line[:80]!r}.")
     if not encoding:
         raise ValueError(f"{path} does not say its PLY format in the header.")
-    if not elements or elements[0].name != "vertex" or elements[0].has_lists:
-        raise ValueError(f"{path} does not begin with vertices of plain numbers.")
-    return encoding, tuple(elements)
+    if "vertex" not in elements:
+        raise ValueError(f"{path} has no vertices.")
+    return encoding, elements
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19
+
+
+def _are_types(words: list[str]) -> bool:
+    """Whether these are the words of a number's type, or of a list's."""
+    types = words[1:] if words[0] == "list" else words
+    return len(types) == (2 if words[0] == "list" else 1) and all(kind in _TYPES for kind in types)
 
 
 def _check_size(header: Header) -> None:
     """Compares what the header promises with the bytes that are there: at least one per number or list."""
     available = header.path.stat().st_size - header.offset
-    needed = 0
-    for element in header.elements:
-        if header.encoding == "ascii":
-            row = 2 * (len(element.properties) + element.has_lists) or 1
-        else:
-            row = sum(int(kind[1]) for kind in element.properties.values()) + element.has_lists
-        needed += element.count * row
-    if header.encoding == "ascii":
-        needed -= 1  # the last line may lack its end
+    text = header.encoding == "ascii"
+    needed = -1 if text else 0  # the last line may lack its end
+    for count, properties in header.elements.values():
+        row = 2 * len(properties) or 1 if text else sum(int(kinds[0][1]) for kinds in properties.values())
+        needed += count * row
     if needed > available:
         raise ValueError(f"{header.path} is truncated: its header promises more than {available} bytes of data.")
 
 
-def _read_vertices(header: Header, names: Sequence[str]) -> Float32[np.ndarray, "N P"]:
-    """The named properties of all vertices as float32, checked to be finite."""
-    vertex = header.elements[0]
-    missing = [name for name in names if name not in vertex.properties]
+def columns(header: Header, names: Sequence[str], element: str = "vertex") -> Float32[np.ndarray, "N P"]:
+    """The named properties of an element's rows; what is too large for a number of sensible size becomes NaN.
+
+    Raises:
+        ValueError: a property or the element is missing, or the file is broken.
+    """
+    missing = [name for name in names if name not in header.elements[element].properties]
     if missing:
-        raise ValueError(f"{header.path} lacks the vertex property {missing[0]!r}.")
-    if vertex.count == 0:
-        raise ValueError(f"{header.path} has no vertices.")
-    with header.path.open("rb") as file:
-        file.seek(header.offset)
-        if header.encoding == "ascii":
-            table = _read_ascii(header, file)
-        else:
-            order = _ORDERS[header.encoding]
-            record = np.dtype([(name, order + kind) for name, kind in vertex.properties.items()])
-            table = np.frombuffer(file.read(record.itemsize * vertex.count), dtype=record)
-    values = np.empty((vertex.count, len(names)), dtype=np.float32)
+        raise ValueError(f"{header.path} lacks the {element} property {missing[0]!r}.")
+    table = header.table(element)
+    values = np.empty((header.elements[element].count, len(names)), dtype=np.float32)
     for column, name in enumerate(names):
-        source = table[name]
-        if not (np.isfinite(source) & (np.abs(source.astype(np.float64)) < FLOAT_LIMIT)).all():
-            raise ValueError(f"{header.path} has a value of {name!r} that is not a finite number of sensible size.")
-        values[:, column] = source
+        large = np.isfinite(table[name]) & (np.abs(table[name].astype(np.float64)) >= FLOAT_LIMIT)
+        values[:, column] = np.where(large, np.nan, table[name])
     return values
-
-
-def _read_ascii(header: Header, file) -> dict[str, np.ndarray]:
-    vertex = header.elements[0]
-    names = list(vertex.properties)
-    try:
-        table = np.loadtxt(file, dtype=np.float64, max_rows=vertex.count, ndmin=2, comments=None)
-    except ValueError as error:
-        raise ValueError(f"{header.path} has a vertex line that is not {len(names)} numbers.") from error
-    if table.shape != (vertex.count, len(names)):
-        raise ValueError(f"{header.path} does not hold {vertex.count} vertex lines of {len(names)} numbers each.")
-    return {name: table[:, column] for column, name in enumerate(names)}
-
-
-def read_ply(path: str | Path) -> Splats:
-    """Reads a 3DGS file.
-
-    Raises:
-        ValueError: the file is broken, lacks a property or holds numbers that are not finite.
-        FileNotFoundError: there is no such file.
-    """
-    header = read_header(path)
-    rest = sum(name.startswith("f_rest_") for name in header.vertex)
-    if rest not in (0, 9, 24, 45):
-        raise ValueError(f"{path} has {rest} 'f_rest' properties; degrees 0 to 3 have 0, 9, 24 or 45.")
-    values = _read_vertices(header, _splat_properties(rest, normals=False))
-    means, dc, higher, opacity, log_scales, quats = np.split(values, np.cumsum([3, 3, rest, 1, 3]), axis=1)
-    higher = higher.reshape(len(values), 3, rest // 3).transpose(0, 2, 1)
-    splats = Splats(means, quats, log_scales, opacity[:, 0], np.concatenate([dc[:, None], higher], axis=1))
-    check(splats, f"{path} has")
-    return splats
-
-
-def _splat_properties(rest: int, normals: bool) -> list[str]:
-    """Property names in 3DGS's order; `f_rest` runs over all coefficients of red, then green, then blue."""
-    names = ["x", "y", "z"] + ["nx", "ny", "nz"] * normals + ["f_dc_0", "f_dc_1", "f_dc_2"]
-    names += [f"f_rest_{index}" for index in range(rest)]
-    return names + ["opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"]
-
-
-def write_ply(path: str | Path, splats: Splats) -> None:
-    """Writes a 3DGS file (binary, little endian) that common viewers open.
-
-    Raises:
-        ValueError: there are no Gaussians, or values that are not sensible.
-    """
-    check(splats, f"{path} was not written, as it would have")
-    count, coefficients = splats.sh.shape[:2]
-    higher = splats.sh[:, 1:].transpose(0, 2, 1).reshape(count, 3 * (coefficients - 1))
-    columns = (
-        splats.means, np.zeros_like(splats.means), splats.sh[:, 0], higher,
-        splats.opacity_logits[:, None], splats.log_scales, splats.quats,
-    )  # fmt: skip
-    values = np.concatenate(columns, axis=1).astype("<f4")
-    names = _splat_properties(higher.shape[1], normals=True)
-    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
-    lines += [f"property float {name}" for name in names] + ["end_header", ""]
-    write_bytes(Path(path), "\n".join(lines).encode() + values.tobytes())
 
 
 def read_points(path: str | Path) -> PointCloud:
     """Reads the vertices of a PLY file, ascii or binary, with their colours (red, green, blue) if it has any.
 
+    Points that are not finite are left out, of which there may be one in a hundred.
+
     Raises:
-        ValueError: the file is broken, has no vertices or holds numbers that are not finite.
+        ValueError: the file is broken, or has no vertices.
         FileNotFoundError: there is no such file.
     """
     header = read_header(path)
-    if not {"red", "green", "blue"} <= header.vertex:
-        return PointCloud(_read_vertices(header, ["x", "y", "z"]), None)
-    values = _read_vertices(header, ["x", "y", "z", "red", "green", "blue"])
-    is_integer = header.elements[0].properties["red"][0] in "iu"
-    colors = values[:, 3:] / np.float32(255) if is_integer else values[:, 3:]
+    coloured = {"red", "green", "blue"} <= header.vertex.keys()
+    names = ["x", "y", "z", *(["red", "green", "blue"] if coloured else [])]
+    values = columns(header, names)
+    finite = np.isfinite(values)
+    odd = ~finite.all(1)
+    if odd.sum() > ODD_SHARE * len(odd):
+        name = names[int(finite.all(0).argmin())]
+        raise ValueError(f"{path} has a value of {name!r} that is not a finite number of sensible size.")
+    if odd.any():
+        _log.warning("%s: %d of %d points are left out, for they are not finite.", path, odd.sum(), len(odd))
+        values = values[~odd]
+    if not coloured:
+        return PointCloud(values, None)
+    colors = values[:, 3:] / np.float32(255) if header.vertex["red"][0][0] in "iu" else values[:, 3:]
     return PointCloud(values[:, :3], colors.clip(0, 1))

@@ -1,4 +1,4 @@
-"""Files of Gaussians: `.ply` (3DGS), `.splat`, `.spz` and `.glb`.
+"""Files of Gaussians: `.ply`, `.splat`, `.spz` and `.glb`.
 
 A file comes from anywhere, so what it claims is compared with its size before anything is allocated, and whatever is
 wrong is told in one sentence (a ValueError that names the file).
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from asdkit.formats.dot_splat import read_splat, write_splat
 from asdkit.formats.glb import read_glb, write_glb
-from asdkit.formats.ply import read_ply, write_ply
+from asdkit.formats.splat_ply import read_ply, write_ply
 from asdkit.formats.splats import Splats
 from asdkit.formats.spz import read_spz, write_spz
 
@@ -20,17 +20,27 @@ _FORMATS = {
     ".glb": (read_glb, write_glb),
 }
 SUFFIXES = tuple(_FORMATS)
+_UNREAD = {
+    ".sog": "SuperSplat", ".ksplat": "GaussianSplats3D", ".splatv": "antimatter15's viewer of films",
+    ".psht": "Postshot", ".lcc": "XGRIDS", ".usdz": "Omniverse", ".usd": "Omniverse", ".rad": "Spark",
+}  # fmt: skip
+
+
+def is_splats(path: Path) -> bool:
+    """Whether a file is of Gaussians by its suffix alone: `.ply` and `.glb` may be, other formats are read or named."""
+    return path.suffix.lower() in (*SUFFIXES, *_UNREAD)
 
 
 def read_splats(path: str | Path) -> Splats:
     """Reads Gaussians from a file of any of the formats, which its suffix tells.
 
+    Rows that are no Gaussians are left out, of which there may be one in a hundred.
+
     Raises:
         ValueError: another suffix, or a broken file.
         FileNotFoundError: there is no such file.
     """
-    read, _ = _format(Path(path))
-    return read(Path(path))
+    return _format(Path(path))[0](Path(path))
 
 
 def write_splats(path: str | Path, splats: Splats) -> None:
@@ -41,11 +51,13 @@ def write_splats(path: str | Path, splats: Splats) -> None:
     Raises:
         ValueError: another suffix, or values that the format cannot hold.
     """
-    _, write = _format(Path(path))
-    write(Path(path), splats)
+    _format(Path(path))[1](Path(path), splats)
 
 
 def _format(path: Path) -> tuple[Callable[[Path], Splats], Callable[[Path, Splats], None]]:
-    if path.suffix.lower() not in _FORMATS:
+    suffix = path.suffix.lower()
+    if suffix in _UNREAD:
+        raise ValueError(f"{path} is of a format of {_UNREAD[suffix]}; export it as .ply, which SuperSplat does too.")
+    if suffix not in _FORMATS:
         raise ValueError(f"{path} must end in {', '.join(SUFFIXES)}: Gaussians are kept in these formats.")
-    return _FORMATS[path.suffix.lower()]
+    return _FORMATS[suffix]

@@ -1,14 +1,18 @@
 """N Gaussians, before and after activation, and the checks of what is read and written."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 
+_log = logging.getLogger(__name__)
 FLOAT_LIMIT = 1e30  # what files hold must be smaller
+ODD_SHARE = 0.01  # of a file's rows may be invalid, and are left out
+THINNER = 100  # times as wide as thick are discs, at least
 OPACITY_MARGIN = 1e-6  # opacities that are read come no nearer to 0 and 1, where logits are infinite
 SCALE_MIN = float(np.finfo(np.float32).tiny)  # the like for scales
 
@@ -66,6 +70,11 @@ def deactivate(gaussians: Activated) -> Splats:
     return Splats(*(array.astype(np.float32) for array in arrays))
 
 
+def to_bytes(values: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """The nearest whole numbers within 0 and 255."""
+    return np.rint(values).clip(0, 255).astype(np.uint8)
+
+
 def to_be_written(path: Path, splats: Splats) -> Activated:
     """The activated values that a file shall hold, as arrays of double precision, with quaternions of norm 1.
 
@@ -79,14 +88,28 @@ def to_be_written(path: Path, splats: Splats) -> Activated:
 
 
 def as_read(path: Path, gaussians: Activated) -> Splats:
-    """The Gaussians of a file that holds activated values, whose quaternions may have any norm.
+    """The Gaussians of a file that holds activated values, whose quaternions may have any norm; see `sound`."""
+    scales = np.where(gaussians.scales < 0, np.nan, gaussians.scales)
+    opacities = np.where((gaussians.opacities < 0) | (gaussians.opacities > 1), np.nan, gaussians.opacities)
+    return sound(path, deactivate(gaussians._replace(scales=scales, opacities=opacities)))
+
+
+def sound(path: Path, splats: Splats) -> Splats:
+    """The Gaussians of a file, without its invalid rows if they are few; infinite logits and logarithms of 0 are valid.
 
     Raises:
-        ValueError: there are no Gaussians, or values that are not sensible.
+        ValueError: there are no Gaussians, or more than one in a hundred is invalid.
     """
-    if (gaussians.scales < 0).any() or ((gaussians.opacities < 0) | (gaussians.opacities > 1)).any():
-        raise ValueError(f"{path} has a negative scale or an opacity outside [0,1].")
-    splats = deactivate(gaussians)
+    logits, limit = splats.opacity_logits, math.log(1 / OPACITY_MARGIN - 1)
+    logits = np.where(np.isinf(logits), np.copysign(limit, logits), logits).astype(np.float32)
+    log_scales = np.where(np.isneginf(splats.log_scales), math.log(SCALE_MIN), splats.log_scales).astype(np.float32)
+    splats = splats._replace(opacity_logits=logits, log_scales=log_scales)
+    faults = _faults(splats)
+    odd = np.any(list(faults.values()), axis=0)
+    if 0 < odd.sum() <= ODD_SHARE * len(odd):
+        reason = next(fault for fault, rows in faults.items() if rows.any())
+        _log.warning("%s: %d of %d Gaussians are left out, for they have %s.", path, odd.sum(), len(odd), reason)
+        splats = Splats(*(values[~odd] for values in splats))
     check(splats, f"{path} has")
     return splats
 
@@ -102,9 +125,16 @@ def check(splats: Splats, subject: str) -> None:
         raise ValueError(f"{subject} no Gaussians.")
     if splats.sh.shape[1] not in (1, 4, 9, 16):
         raise ValueError(f"{subject} {splats.sh.shape[1]} coefficients per colour, but 1, 4, 9 or 16 are possible.")
+    for fault, rows in _faults(splats).items():
+        if rows.any():
+            raise ValueError(f"{subject} {fault}.")
+
+
+def _faults(splats: Splats) -> dict[str, Bool[np.ndarray, " N"]]:
+    """Which rows are no Gaussians, by what is wrong with them."""
+    faults = {}
     for name, values in splats._asdict().items():
         small = values < math.log(FLOAT_LIMIT) if name == "log_scales" else np.abs(values) < FLOAT_LIMIT
-        if not (small & np.isfinite(values)).all():
-            raise ValueError(f"{subject} a value of '{name}' that is not a finite number of sensible size.")
-    if not np.abs(splats.quats).sum(axis=1).all():
-        raise ValueError(f"{subject} a rotation that is zero.")
+        fine = (small & np.isfinite(values)).reshape(len(values), math.prod(values.shape[1:]))
+        faults[f"a value of '{name}' that is not a finite number of sensible size"] = ~fine.all(axis=1)
+    return faults | {"a rotation that is zero": ~splats.quats.any(axis=1)}

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from asdkit.core.atomic import write_bytes
-from asdkit.formats.splats import Activated, Splats, as_read, to_be_written
+from asdkit.formats.splats import Activated, Splats, as_read, to_be_written, to_bytes
 from asdkit.rendering.spherical_harmonics import sh_polynomials
 
 COUNT_LIMIT = 10_000_000
@@ -48,11 +48,11 @@ def write_spz(path: str | Path, splats: Splats) -> None:
     fixed = np.rint(means * 2**bits).astype("<i4").view(np.uint8).reshape(count, 3, 4)[..., :3]
     sections = [
         fixed,
-        _to_bytes(255 * opacities),
-        _to_bytes(255 * (0.5 + _COLOR_SCALE * sh[:, 0])),
-        _to_bytes(16 * (splats.log_scales + np.float64(10))),
+        to_bytes(255 * opacities),
+        to_bytes(255 * (0.5 + _COLOR_SCALE * sh[:, 0])),
+        to_bytes(16 * (splats.log_scales + np.float64(10))),
         _packed(quats),
-        _to_bytes(128 + 128 * sh[:, 1:]),
+        to_bytes(128 + 128 * sh[:, 1:]),
     ]
     head = _HEADER.pack(b"NGSP", 3, count, degree, bits, 0, 0)
     squeeze = zlib.compressobj(wbits=_GZIP)
@@ -60,14 +60,10 @@ def write_spz(path: str | Path, splats: Splats) -> None:
     write_bytes(Path(path), content)
 
 
-def _to_bytes(values: np.ndarray) -> np.ndarray:
-    return np.rint(values).clip(0, 255).astype(np.uint8)
-
-
 def _flipped(gaussians: Activated) -> Activated:
     """The same Gaussians where y and z point the other way. Each harmonic is even or odd in that."""
-    here, there = np.transpose(sh_polynomials(3, np.array([1.0, 1.0]), np.array([2.0, -2.0]), np.array([4.0, -4.0])))
-    signs = np.sign(here * there)[: gaussians.sh.shape[1]]
+    before, after = np.transpose(sh_polynomials(3, np.array([1.0, 1.0]), np.array([2.0, -2.0]), np.array([4.0, -4.0])))
+    signs = np.sign(before * after)[: gaussians.sh.shape[1]]
     return gaussians._replace(
         means=gaussians.means * _FLIP,
         quats=gaussians.quats * np.append(1, _FLIP),

@@ -123,11 +123,11 @@ def test_the_surface_lies_where_the_grid_says() -> None:
 
 def test_the_threshold_is_the_density_at_the_silhouette() -> None:
     """A Gaussian of density 30 and standard deviation 0.3 that is seen as a ball of radius 0.5."""
-    solid = Volume(HALF, lambda p: (30 * torch.exp(-(p - CENTRE).square().sum(1) / 0.18), p.abs()))
+    volume = Volume(HALF, lambda p: (30 * torch.exp(-(p - CENTRE).square().sum(1) / 0.18), p.abs()))
     alpha = torch.where(misses() < 0.5, 0.51, 0.49)
-    found = threshold(density_grid(solid, 64), HALF, VIEWS, alpha)
-    assert found == pytest.approx(30 * math.exp(-(0.5**2) / 0.18), rel=0.02)
-    mesh = extract(solid, VIEWS, alpha, 64)
+    best = threshold(density_grid(volume, 64), HALF, VIEWS, alpha)
+    assert best == pytest.approx(30 * math.exp(-(0.5**2) / 0.18), rel=0.02)
+    mesh = extract(volume, VIEWS, alpha, 64)
     np.testing.assert_allclose(np.linalg.norm(mesh.vertices - CENTRE.numpy(), axis=1), 0.5, atol=0.01)
 
 
@@ -151,8 +151,8 @@ def test_no_other_threshold_agrees_better() -> None:
 
     levels = np.unique(peaks)
     best = max(agreement(level) for level in (levels[1:] + levels[:-1]) / 2)
-    found = threshold(grid, 0.8, views, alpha)
-    assert 0.3 < best < 0.9 and agreement(found) == pytest.approx(best, abs=0.01)
+    chosen = threshold(grid, 0.8, views, alpha)
+    assert 0.3 < best < 0.9 and agreement(chosen) == pytest.approx(best, abs=0.01)
 
 
 def test_the_union_counts_what_is_not_covered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,19 +171,19 @@ def test_the_union_counts_what_is_not_covered(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_nothing_to_make_a_mesh_of() -> None:
-    solid, seen = balls((CENTRE, RADIUS)), (misses() < RADIUS).float()
+    ball, seen = balls((CENTRE, RADIUS)), (misses() < RADIUS).float()
     with pytest.raises(ValueError, match="nothing to make a mesh of: no camera sees anything more than half opaque"):
-        extract(solid, VIEWS, seen / 2, 32)
+        extract(ball, VIEWS, seen / 2, 32)
     with pytest.raises(ValueError, match="nothing to make a mesh of"):
         extract(balls((CENTRE, RADIUS), density=0.0), VIEWS, seen, 32)
     with pytest.raises(ValueError, match="not finite"):
         extract(balls((CENTRE, RADIUS), density=float("nan")), VIEWS, seen, 32)
     for resolution in (15, 513):
-        with pytest.raises(ValueError, match=f"resolution must be within 16 and 512, not {resolution}"):
-            extract(solid, VIEWS, seen, resolution)
-    for faces in (99, -1):
-        with pytest.raises(ValueError, match=f"faces must be 0 or at least 100, not {faces}"):
-            extract(solid, VIEWS, seen, 32, faces)
+        with pytest.raises(ValueError, match=f"extract's resolution must be .*; got {resolution}"):
+            extract(ball, VIEWS, seen, resolution)
+    for faces, message in ((99, "faces must be 0 or at least 100, not 99"), (-1, "faces must be at least 0; got -1")):
+        with pytest.raises(ValueError, match=message):
+            extract(ball, VIEWS, seen, 32, faces)
 
 
 def test_an_absent_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,8 +346,8 @@ def test_pixels_inside_of_triangles_are_those_of_a_slow_loop(monkeypatch: pytest
                     if shares.min() >= 0:
                         expected.add((row * 9 + column, face, *shares.round(6)))
     texel, face, weights = _inside(corners, 9)
-    found = {(*pair, *each.round(6)) for *pair, each in zip(texel.tolist(), face.tolist(), weights, strict=True)}
-    assert found == expected and len(texel) == len(expected) > 50
+    covered = {(*pair, *each.round(6)) for *pair, each in zip(texel.tolist(), face.tolist(), weights, strict=True)}
+    assert covered == expected and len(texel) == len(expected) > 50
 
 
 def test_a_texture_without_holes(painted: Mesh) -> None:
@@ -355,7 +355,7 @@ def test_a_texture_without_holes(painted: Mesh) -> None:
     image = bake(painted, half_and_half(), 128).image / 255
     np.testing.assert_allclose(image[..., 0] + image[..., 2], 1, atol=0.01)
     for size in (63, 4097):
-        with pytest.raises(ValueError, match=f"within 64 and 4096 pixels, not {size}"):
+        with pytest.raises(ValueError, match=f"bake's size must be .*; got {size}"):
             bake(painted, half_and_half(), size)
 
 
@@ -366,9 +366,9 @@ def test_a_texture_is_seen_from_outside_like_vertices_and_rounded(painted: Mesh)
             [1, 0, 0]
         )
 
-    solid = Volume(HALF, layered)
-    texture = bake(painted, solid, 128)
-    vertices = skin(solid, painted.vertices, painted.normals)[texture.parents]
+    volume = Volume(HALF, layered)
+    texture = bake(painted, volume, 128)
+    vertices = skin(volume, painted.vertices, painted.normals)[texture.parents]
     read = np.stack([bilinear(texture.image, u, v) for u, v in texture.uvs])
     assert np.abs(read - vertices).mean() < 0.1 and vertices[:, 1].mean() > 0.6
     plain = Volume(HALF, lambda p: (100.0 * (p.norm(dim=1) < 0.6), torch.tensor([[0.297, 0.903, 1]]).expand(len(p), 3)))
@@ -438,7 +438,7 @@ def test_a_mesh_has_the_silhouettes_of_its_generator(generator: NeRF | str) -> N
     with torch.no_grad():
         seen = generator.render(VIEWS)
     mesh = extract(generator.volume(), VIEWS, seen.alpha, 64)
-    covered, mine = (seen.alpha[:, 0] > 0.5).numpy(), silhouettes(mesh, VIEWS)
+    rendered, drawn = (seen.alpha[:, 0] > 0.5).numpy(), silhouettes(mesh, VIEWS)
     assert 0.05 < covered.mean() < 0.5
-    assert (covered & mine).sum() / (covered | mine).sum() > 0.95
+    assert (rendered & drawn).sum() / (rendered | drawn).sum() > 0.95
     closed(mesh)

@@ -9,7 +9,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from support.splat_tools import UPRIGHT, covariances, drawn, matrices, splat_transform, splats
 
-from asdkit.formats import ply
+from asdkit.formats import splat_ply
 from asdkit.formats.rotation import rotated
 from asdkit.formats.splat_files import write_splats
 from asdkit.rendering.cameras import Views, ring
@@ -33,7 +33,7 @@ def test_turned_as_splat_transform_does(tmp_path: Path, degree: int) -> None:
     original = splats(degree=degree)
     write_splats(tmp_path / "a.ply", original)
     splat_transform(tmp_path / "a.ply", "-r", "25,-130,70", tmp_path / "b.ply")
-    theirs = ply.read_ply(tmp_path / "b.ply")
+    theirs = splat_ply.read_ply(tmp_path / "b.ply")
     engine = np.diag([-1.0, -1, 1])  # it turns in axes where x and y are reversed
     rotation = engine @ Rotation.from_euler("xyz", [25, -130, 70], degrees=True).as_matrix() @ engine
     ours = rotated(original, rotation)

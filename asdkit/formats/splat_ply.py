@@ -1,0 +1,139 @@
+"""Gaussians in PLY files: the layout of the 3DGS code with what others make of it, and SuperSplat's packed one."""
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from asdkit.core.atomic import write_bytes
+from asdkit.formats.ply import PACKED, Header, columns, read_header
+from asdkit.formats.splats import THINNER, Splats, check, sound
+from asdkit.rendering.spherical_harmonics import SH_0
+
+_log = logging.getLogger(__name__)
+_DEGREES = {0: 0, 9: 1, 24: 2, 45: 3, 72: 4}  # by the number of f_rest properties
+_CHUNK = 256  # Gaussians that share their bounds in a packed file
+_SCALAR = 8.0  # the range of a packed coefficient is half of this on both sides
+
+
+def read_ply(path: str | Path) -> Splats:
+    """Reads Gaussians of 3DGS, of 2DGS (two scales), with `red green blue` in the place of f_dc, or packed.
+
+    Of degree 4 the highest band is left out.
+
+    Raises:
+        ValueError: the file is broken, lacks a property, or holds too many numbers that are not finite.
+        FileNotFoundError: there is no such file.
+    """
+    header = read_header(path)
+    splats = _packed(header) if set(PACKED) <= header.vertex.keys() else _plain(header)
+    return sound(Path(path), splats)
+
+
+def _plain(header: Header) -> Splats:
+    rgb = ["red", "green", "blue"]
+    coloured = "f_dc_0" not in header.vertex and set(rgb) <= header.vertex.keys()
+    flat = sum(name.startswith("scale_") for name in header.vertex) == 2
+    groups = [
+        ["x", "y", "z"], _numbered("rot", 4), _numbered("scale", 2 if flat else 3), ["opacity"],
+        rgb if coloured else _numbered("f_dc", 3),
+    ]  # fmt: skip
+    values = columns(header, [name for group in groups for name in group])
+    ends = np.cumsum([len(group) for group in groups])[:-1]
+    means, quats, log_scales, logits, dc = np.split(values, ends, axis=1)
+    if flat:
+        log_scales = np.column_stack([log_scales, log_scales.min(axis=1) - np.float32(math.log(THINNER))])
+    if coloured:
+        white = 255 if header.vertex["red"][0][0] in "iu" else 1
+        dc = ((dc / white - 0.5) / SH_0).astype(np.float32)
+    return Splats(
+        means, quats, log_scales, logits[:, 0], np.concatenate([dc[:, None], _higher(header, "vertex")], axis=1)
+    )
+
+
+def _numbered(name: str, count: int) -> list[str]:
+    return [f"{name}_{index}" for index in range(count)]
+
+
+def _higher(header: Header, element: str) -> Float[np.ndarray, "N K 3"]:
+    """The coefficients of degree 1 to 3; `f_rest` runs over all of red, then green, then blue."""
+    count = header.elements[element].count
+    rest = sum(name.startswith("f_rest_") for name in header.elements[element].properties)
+    if rest not in _DEGREES:
+        raise ValueError(f"{header.path} has {rest} 'f_rest' properties; degrees 0 to 3 have 0, 9, 24 or 45.")
+    if not rest:
+        return np.zeros((count, 0, 3), np.float32)
+    if _DEGREES[rest] == 4:
+        _log.warning("%s has colours of degree 4; those up to degree 3 are read.", header.path)
+    values = columns(header, _numbered("f_rest", rest), element)
+    return values.reshape(count, 3, rest // 3).transpose(0, 2, 1)[:, :15]
+
+
+def _packed(header: Header) -> Splats:
+    """What SuperSplat compresses: 11, 10 and 11 bits of a position and scale between the bounds of their chunk."""
+    vertices = header.table("vertex")
+    positions, rotations, scales, colours = (vertices[name].astype(np.uint32) for name in PACKED)
+    count = len(positions)
+    chunk = np.arange(count) // _CHUNK
+    if "chunk" not in header.elements or header.elements["chunk"].count <= chunk[-1]:
+        raise ValueError(f"{header.path} has fewer bounds than its {count} packed Gaussians need.")
+
+    def between(shares: Float[np.ndarray, "N 3"], name: str, axes: str = "xyz") -> Float[np.ndarray, "N 3"]:
+        low, high = (
+            columns(header, [f"{end}_{name}{axis}" for axis in axes], "chunk")[chunk] for end in ("min", "max")
+        )
+        return low + (high - low) * shares
+
+    rgb, opacities = np.split(_shares(colours, 8, 8, 8, 8), [3], axis=1)
+    rgb = between(rgb, "", "rgb") if "min_r" in header.elements["chunk"].properties else rgb
+    with np.errstate(divide="ignore"):  # the logits of 0 and 1 are infinite
+        logits = np.log(opacities[:, 0]) - np.log1p(-opacities[:, 0])
+    higher = np.zeros((count, 0, 3))
+    if "sh" in header.elements:
+        codes = _higher(header, "sh")
+        higher = (np.where((codes > 0) & (codes < 255), (codes + 0.5) / 256, codes / 255) - 0.5) * _SCALAR
+    arrays = (
+        between(_shares(positions, 11, 10, 11), ""), _rotations(rotations),
+        between(_shares(scales, 11, 10, 11), "scale_"), logits,
+        np.concatenate([(rgb[:, None] - 0.5) / SH_0, higher], axis=1),
+    )  # fmt: skip
+    return Splats(*(array.astype(np.float32) for array in arrays))
+
+
+def _shares(words: np.ndarray, *bits: int) -> Float[np.ndarray, "N F"]:
+    """Fields of 32-bit words, the highest bits first, as shares of their largest values."""
+    ends = 32 - np.cumsum(bits)
+    return np.stack([(words >> end & (1 << b) - 1) / ((1 << b) - 1) for end, b in zip(ends, bits, strict=True)], axis=1)
+
+
+def _rotations(words: np.ndarray) -> Float[np.ndarray, "N 4"]:
+    """Quaternions wxyz: 2 bits say which component is the largest, 10 bits each are the others."""
+    largest = (words >> 30).astype(np.int64)
+    smaller = (_shares(words, 2, 10, 10, 10)[:, 1:] - 0.5) * math.sqrt(2)
+    quats = np.empty((len(words), 4))
+    places = np.arange(4) != largest[:, None]
+    quats[places] = smaller.ravel()
+    quats[~places] = np.sqrt((1 - (smaller**2).sum(axis=1)).clip(0))
+    return quats
+
+
+def write_ply(path: str | Path, splats: Splats) -> None:
+    """Writes a 3DGS file (binary, little endian) that common viewers open.
+
+    Raises:
+        ValueError: there are no Gaussians, or values that are not sensible.
+    """
+    check(splats, f"{path} was not written, as it would have")
+    count, coefficients = splats.sh.shape[:2]
+    higher = splats.sh[:, 1:].transpose(0, 2, 1).reshape(count, 3 * (coefficients - 1))
+    table = (
+        splats.means, np.zeros_like(splats.means), splats.sh[:, 0], higher,
+        splats.opacity_logits[:, None], splats.log_scales, splats.quats,
+    )  # fmt: skip
+    names = ["x", "y", "z", "nx", "ny", "nz", *_numbered("f_dc", 3), *_numbered("f_rest", higher.shape[1])]
+    names += ["opacity", *_numbered("scale", 3), *_numbered("rot", 4)]
+    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
+    lines += [f"property float {name}" for name in names] + ["end_header", ""]
+    write_bytes(Path(path), "\n".join(lines).encode() + np.concatenate(table, axis=1).astype("<f4").tobytes())
