@@ -19,11 +19,13 @@ class Initial:
         radius: of the ball, or half the side of the box, in world units; what points and meshes are fitted into.
         opacity: of each Gaussian.
         seed: of the initial positions and colours.
+        fit: fit Gaussians of files and runs into the ball too, but for the outermost tenth.
     """
 
     radius: Positive = 0.5
     opacity: Annotated[float, Between(0, 1)] = 0.1
     seed: int = 0
+    fit: bool = False
 
 
 @checked

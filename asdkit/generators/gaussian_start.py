@@ -13,7 +13,7 @@ from asdkit.core.text import local
 from asdkit.formats import ply
 from asdkit.formats.glb import holds_gaussians
 from asdkit.formats.mesh.sample import fit, sample_mesh
-from asdkit.formats.splat_files import read_splats
+from asdkit.formats.splat_files import is_splats, read_splats
 from asdkit.formats.splats import THINNER, Splats
 from asdkit.generators.from_checkpoint import generator_of
 from asdkit.generators.gaussian_settings import Initial
@@ -59,19 +59,33 @@ def splats_from(init: str | Start, count: int, initial: Initial, rotated: bool) 
         return _from_points(points, None, initial.opacity, generator, rotated)
     path = local(init)
     if path.is_dir() or path.suffix == ".ckpt":
-        return _from_run(path, count, initial.opacity, generator, rotated)
+        return _from_run(path, count, initial, generator, rotated)
     if not path.is_file():
         raise ValueError(f'init must be "ball", "box", or the path of a file or run, but there is no {init}.')
     suffix = path.suffix.lower()
     header = ply.read_header(path) if suffix == ".ply" else None
-    gaussian = suffix in (".splat", ".spz") or (suffix == ".glb" and holds_gaussians(path))
-    if header.is_splats if header else gaussian:
-        return read_splats(path).tensors()
+    gaussian = header.is_splats if header else is_splats(path) and (suffix != ".glb" or holds_gaussians(path))
+    if gaussian:
+        splats = read_splats(path).tensors()
+        return fitted(splats, radius) if initial.fit else splats
     if header is None or header.is_mesh:
         points, colors = sample_mesh(path, count, radius, generator)
     else:
         points, colors = _sample_points(path, count, radius, generator)
     return _from_points(points, colors, initial.opacity, generator, rotated)
+
+
+def fitted(splats: Splats, radius: float) -> Splats:
+    """The Gaussians moved to the origin by their median, and scaled so that nine tenths are within the radius."""
+    middle, reach = middle_and_reach(splats.means)
+    scale = radius / reach.clamp(min=1e-6)
+    return splats._replace(means=(splats.means - middle) * scale, log_scales=splats.log_scales + scale.log())
+
+
+def middle_and_reach(means: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, " 3"], Float[Tensor, ""]]:
+    """The median of positions, and how far nine tenths are from it at most."""
+    middle = means.median(0).values
+    return middle, (means - middle).norm(dim=1).sort().values[int(0.9 * (len(means) - 1))]
 
 
 def thin(splats: Splats) -> Splats:
@@ -90,12 +104,12 @@ def _box(count: int, radius: float, generator: torch.Generator) -> Float[Tensor,
 
 
 @torch.no_grad()
-def _from_run(path: Path, count: int, opacity: float, generator: torch.Generator, rotated: bool) -> Splats:
+def _from_run(path: Path, count: int, initial: Initial, generator: torch.Generator, rotated: bool) -> Splats:
     """Another run's Gaussians as they are; of another kind of object, points of the surface that cameras see."""
     trained = generator_of(path)
     splats, volume = trained.splats(), trained.volume()
     if splats is not None:
-        return splats.tensors()
+        return fitted(splats.tensors(), initial.radius) if initial.fit else splats.tensors()
     if volume is None:
         raise ValueError(f"{path} holds no 3D object for Gaussians to start from.")
     visible = []
@@ -107,7 +121,7 @@ def _from_run(path: Path, count: int, opacity: float, generator: torch.Generator
     if not len(points):
         raise ValueError(f"{path} shows nothing opaque for Gaussians to start from.")
     points = points[torch.randperm(len(points), generator=generator)[:count]]
-    return _from_points(points, volume.radiance(points)[1], opacity, generator, rotated)
+    return _from_points(points, volume.radiance(points)[1], initial.opacity, generator, rotated)
 
 
 def _from_points(

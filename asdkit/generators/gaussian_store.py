@@ -1,5 +1,7 @@
 """Gaussians in a store of fixed capacity: what density control works on."""
 
+import logging
+import math
 from abc import ABC
 from collections.abc import Iterator
 
@@ -11,6 +13,8 @@ from asdkit.formats.splats import Splats
 from asdkit.generators.base import Generator
 from asdkit.rendering.projection import rotation_matrices
 
+_log = logging.getLogger(__name__)
+DECIMATED = 0.9  # of the Gaussians, which no round should remove without a word
 SPLIT_SHRINK = 1.6  # the halves of a split Gaussian are this much smaller
 
 
@@ -48,6 +52,12 @@ class GaussianStore(Generator, ABC):
         self.register_buffer("alive", torch.arange(capacity) < count)
         self.register_buffer("grad_sum", torch.zeros(capacity))
         self.register_buffer("grad_count", torch.zeros(capacity))
+        if splats.sh[:, (sh_degree + 1) ** 2 :].any():
+            degree = math.isqrt(splats.sh.shape[1]) - 1
+            _log.warning(
+                "The Gaussians have colours of degree %d, of which those above %d are dropped; "
+                "--model.generator.sh_degree=%d keeps them.", degree, sh_degree, degree,
+            )  # fmt: skip
         for parameter, values in zip(self.all_slots(), splats, strict=True):
             values = values[:, : parameter.shape[1]] if parameter is self.sh else values
             parameter.data[(slice(count), *(slice(size) for size in values.shape[1:]))] = values
@@ -90,8 +100,15 @@ class GaussianStore(Generator, ABC):
 
     def prune(self, optimizer: torch.optim.Optimizer, min_opacity: float, max_size: float) -> None:
         """Empty the slots of Gaussians that are too faint or too large, but never that of the most opaque."""
-        doomed = self.alive & ((self.opacities < min_opacity) | (self.sizes > max_size))
+        faint, large = self.alive & (self.opacities < min_opacity), self.alive & (self.sizes > max_size)
+        doomed = faint | large
         doomed[self.opacities.where(self.alive, -1).argmax()] = False
+        if int(doomed.sum()) > DECIMATED * self.num_alive:
+            _log.warning(
+                "Density control leaves %d of %d Gaussians: %d are less opaque than its prune_opacity, %g, and %d are "
+                "wider than its prune_scale, %g; change these numbers, or take --model.generator.initial.fit=true.",
+                self.num_alive - int(doomed.sum()), self.num_alive, faint.sum(), min_opacity, large.sum(), max_size,
+            )  # fmt: skip
         self.alive &= ~doomed
         self.forget(optimizer, doomed.nonzero().squeeze(1))
 

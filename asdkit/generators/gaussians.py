@@ -1,5 +1,6 @@
 """3D Gaussian splatting, or 2D, as a generator in a store of fixed capacity."""
 
+import logging
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -23,13 +24,14 @@ from asdkit.generators.gaussian_settings import (
     Initial,
     Rounds,
 )
-from asdkit.generators.gaussian_start import Start, splats_from, thin
+from asdkit.generators.gaussian_start import Start, middle_and_reach, splats_from, thin
 from asdkit.generators.gaussian_store import GaussianStore
 from asdkit.generators.gaussian_volume import volume_of
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.rasterize import Mode, rasterize
 from asdkit.rendering.rays import Volume
 
+_log = logging.getLogger(__name__)
 Number = Annotated[int, Within(1, 10_000_000)]
 
 
@@ -82,6 +84,7 @@ class Gaussians(GaussianStore):
         require(count <= capacity, f"capacity must be at least {count}, the count, not {capacity}.")
         self.sh_degree, self.background, self.mode = sh_degree, background, mode
         self.rates, self.rounds, self.density, self.penalties = rates, rounds, density or Fraction(), penalties
+        self._looked_at = False
         self._step_statistics = torch.zeros(2, capacity)  # of this step and rank: sums of gradients, and of views
         splats = splats_from(start or init, count, initial, rotated=mode == "surfels")
         self.allocate(capacity, sh_degree, thin(splats) if mode == "surfels" else splats)
@@ -92,10 +95,24 @@ class Gaussians(GaussianStore):
         behind = torch.full((3,), self.background) if background is None else background
         gaussians = activate(self.living())
         raster = rasterize(*gaussians, views, behind.to(device), sh_degree=self.sh_degree, mode=self.mode)
+        if torch.is_grad_enabled() and not self._looked_at:
+            self._looked_at = True
+            self._tell_where(raster.radii)
         if self.rounds.every and self.density.follows_gradients and raster.means2d.requires_grad:
             raster.means2d.register_hook(self._statistics(self.living_indices(), raster.radii, views))
         image, alpha, depth = (tensor.permute(0, 3, 1, 2) for tensor in raster[:3])
         return Render(Saturate.apply(image), alpha, depth)
+
+    def _tell_where(self, radii: Tensor) -> None:
+        """Says where the Gaussians are, if no camera of the first step sees any of them."""
+        if not bool(radii.any()):
+            middle, reach = middle_and_reach(self.living().means.detach())
+            place = ", ".join(f"{number:.3g}" for number in middle.tolist())
+            _log.warning(
+                "No camera of the first step sees any of the %d Gaussians: their middle is (%s), and nine tenths are "
+                "within %.3g of it; --model.generator.initial.fit=true moves them to where cameras look.",
+                self.num_alive, place, reach,
+            )  # fmt: skip
 
     def _statistics(self, slots: Int64[Tensor, " N"], radii: Tensor, views: Views) -> Callable[[Tensor], None]:
         """A hook for the gradient of screen positions: it adds up norms, in units of half the image."""

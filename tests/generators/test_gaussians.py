@@ -11,7 +11,7 @@ from support.gaussians import optimizer_of, psnr, save_run, sphere_images, train
 from torch import Tensor
 
 from asdkit import Fraction, GaussianRates, Gaussians, Initial, NeRF, Pixels, Ramp, Rounds, Voxels
-from asdkit.formats import ply
+from asdkit.formats import splat_ply
 from asdkit.formats.splat_files import write_splats
 from asdkit.generators.from_checkpoint import generator_of
 from asdkit.rendering.cameras import orbit, ring
@@ -386,7 +386,7 @@ def test_dead_slots_are_not_exported(tmp_path: Path) -> None:
     gaussians = small()
     gaussians.means.data[70] = float("nan")
     write_splats(tmp_path / "a.ply", gaussians.splats())  # the slot is dead
-    assert len(ply.read_ply(tmp_path / "a.ply").means) == 60
+    assert len(splat_ply.read_ply(tmp_path / "a.ply").means) == 60
 
 
 def test_start_from_a_box() -> None:
@@ -446,3 +446,56 @@ def test_a_checkpoint_that_may_not_be_read_is_not_broken(tmp_path: Path, monkeyp
     monkeypatch.setattr(torch, "load", refuse)
     with pytest.raises(PermissionError, match="not yours"):
         generator_of(path)
+
+
+def test_gaussians_that_no_camera_sees_say_where_they_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A scene in metres, five hundred of them above; fitted, its median is the origin, nine tenths are in the ball."""
+    scene = small(count=41, sh_degree=0).splats()
+    means, log_scales = 40 * scene.means + [30, -20, 500], scene.log_scales + math.log(40)
+    far = scene._replace(means=means.astype("f4"), log_scales=log_scales.astype("f4"))
+    path, views = tmp_path / "scene.ply", ring(3, size=16)
+    write_splats(path, far)
+    with torch.no_grad():
+        assert Gaussians(str(path)).render(views).alpha.max() == 0 and not caplog.records
+    lost = Gaussians(str(path))
+    for _ in range(2):
+        lost.render(views)
+    middle = ", ".join(f"{number:.3g}" for number in lost.means[lost.alive].median(0).values.tolist())
+    assert caplog.text.count(f"sees any of the 41 Gaussians: their middle is ({middle})") == 1
+    assert "--model.generator.initial.fit=true" in caplog.text
+    found_again = Gaussians(str(path), initial=Initial(radius=0.7, fit=True))
+    assert found_again.render(views).alpha.amax((1, 2, 3)).min() > 0.05 and len(caplog.records) == 1
+    means, sizes = found_again.means[found_again.alive], found_again.log_scales[found_again.alive].exp()
+    torch.testing.assert_close(means.median(0).values, torch.zeros(3), atol=1e-5, rtol=0)
+    assert int((means.norm(dim=1) <= 0.7 + 1e-5).sum()) == 37  # nine tenths of the other forty, and the median's own
+    ratio = (sizes / torch.from_numpy(far.log_scales).exp()).flatten()
+    torch.testing.assert_close(ratio, ratio[:1].expand(len(ratio)), rtol=1e-4, atol=0)
+    torch.testing.assert_close(means.std(0), ratio[0] * torch.from_numpy(far.means).float().std(0), rtol=1e-4, atol=0)
+
+
+def test_a_round_that_leaves_almost_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    gaussians, draws = small(), torch.Generator().manual_seed(0)
+    optimizer = optimizer_of(gaussians)
+    Fraction(prune_scale=1e6).round(gaussians, optimizer, 1, draws)
+    assert gaussians.num_alive == 60 and not caplog.records
+    gaussians.opacity_logits.data[:3] = -9
+    Fraction(prune_scale=1e-4).round(gaussians, optimizer, 1, draws)
+    assert gaussians.num_alive == 1
+    for words in (
+        "leaves 1 of 60",
+        "3 are less opaque",
+        "60 are wider than its prune_scale, 0.0001",
+        "initial.fit=true",
+    ):
+        assert words in caplog.text
+
+
+@pytest.mark.parametrize(("kept", "told"), [(0, True), (1, True), (2, False)])
+def test_bands_of_colour_that_are_dropped_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: int, told: bool
+) -> None:
+    gaussians = small(sh_degree=3)
+    gaussians.sh.data[:, 4:9] = 0.1  # degree 2; the third is zero, and nothing is lost with it
+    write_splats(tmp_path / "a.ply", gaussians.splats())
+    Gaussians(str(tmp_path / "a.ply"), sh_degree=kept)
+    assert bool(caplog.records) == told and (f"above {kept} are dropped" in caplog.text) == told
