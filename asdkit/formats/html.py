@@ -16,24 +16,27 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from asdkit.core.atomic import write_text
+from asdkit.core.bounds import Between, MoreThan, Share, Within, checked
 from asdkit.formats.splats import Splats, to_be_written
 
 _TEMPLATE = Path(__file__).with_name("viewer.html")
 
 
+@checked
 def write_html(
     path: str | Path,
     splats: Splats,
     title: str,
-    background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    background: tuple[Share, Share, Share] = (1.0, 1.0, 1.0),
     azimuth_deg: float = 30.0,
-    elevation_deg: float = 15.0,
-    distance: float = 3.4,
-    fov_deg: float = 40.0,
+    elevation_deg: Annotated[float, Within(-90, 90)] = 15.0,
+    distance: Annotated[float, MoreThan(0)] = 3.4,
+    fov_deg: Annotated[float, Between(0, 180)] = 40.0,
 ) -> None:
     """Writes a page that shows Gaussians and lets one turn, move and enlarge them.
 
@@ -43,29 +46,20 @@ def write_html(
         path: the file to write, whole or not at all.
         splats: one Gaussian or more, K = 1, 4, 9 or 16 coefficients.
         title: any text; it is shown, never interpreted.
-        background: red, green and blue in [0,1].
+        background: red, green and blue.
         azimuth_deg: of the first camera; 0 sees the front, counter-clockwise from above.
-        elevation_deg: of the first camera, in [-90,90].
-        distance: of the first camera from the origin in world units, > 0.
-        fov_deg: field of view over the shorter side of the window, within (0,180).
+        elevation_deg: of the first camera.
+        distance: of the first camera from the origin in world units.
+        fov_deg: field of view over the shorter side of the window.
 
     Raises:
         ValueError: an argument out of its range, no Gaussians, values that are not finite or too large for float16
             (65504; centres: float32), or rotations that are zero.
     """
     path = Path(path)
-    camera = {"azimuth": azimuth_deg, "elevation": elevation_deg, "distance": distance, "fov": fov_deg}
-    for name, value, good in (
-        ("background", background, all(0 <= channel <= 1 for channel in background)),
-        ("azimuth_deg", azimuth_deg, math.isfinite(azimuth_deg)),
-        ("elevation_deg", elevation_deg, -90 <= elevation_deg <= 90),
-        ("distance", distance, 0 < distance < math.inf),
-        ("fov_deg", fov_deg, 0 < fov_deg < 180),
-    ):
-        if not good:
-            raise ValueError(f"{path} was not written: {name} is {value}, which is out of range.")
     data = base64.b64encode(_records(path, splats)).decode()
     count, coefficients = splats.sh.shape[:2]
+    camera = {"azimuth": azimuth_deg, "elevation": elevation_deg, "distance": distance, "fov": fov_deg}
     scene = camera | {"background": background, "degree": math.isqrt(coefficients) - 1, "data": data}
     template = _TEMPLATE.read_text(encoding="utf-8")
     values = {

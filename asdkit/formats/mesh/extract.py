@@ -1,6 +1,6 @@
 """A density's surface as a mesh: marching cubes at the density that looks most like the renders."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -8,11 +8,12 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from asdkit.core.bounds import Whole, Within, checked
 from asdkit.core.optional import require_package
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.rays import Rays, Volume, march, rays_of, stratified
 
-_POINTS = 1 << 18  # that a solid is asked for at a time
+_POINTS = 1 << 18  # that a volume is asked for at a time
 _RAYS = 1 << 13
 _SKIN = 1 / 32  # of the cube's half: how far from the surface, on both sides, its colour comes from
 _LAYERS = 6  # of the skin
@@ -35,69 +36,66 @@ class Mesh(NamedTuple):
     colours: Float32[np.ndarray, "V 3"]
 
 
+@checked
 def extract(
-    solid: Volume, views: Views, alpha: Float[Tensor, "B 1 H W"], resolution: int = 128, faces: int = 0
+    volume: Volume,
+    views: Views,
+    alpha: Float[Tensor, "B 1 H W"],
+    resolution: Annotated[int, Within(16, 512)] = 128,
+    faces: Whole = 0,
 ) -> Mesh:
-    """The surface of a solid, at the density that gives it the silhouettes of its renders; its largest connected part.
+    """The surface of a volume, at the density that gives it the silhouettes of its renders; its largest connected part.
 
     Densities have no surface, and span such a range that straight lines between grid points miss it. So the density d
     is squeezed to d / (d + t), t the `threshold`, smoothed over a grid step, and cut at the threshold of that.
 
     Args:
-        solid: what to make a mesh of.
+        volume: what to make a mesh of.
         views: cameras that see it from all sides.
         alpha: the opacity they see.
-        resolution: points along each axis of the cube, 16 to 512.
+        resolution: points along each axis of the cube.
         faces: triangles at most, from 100 on; 0 for as many as there are.
 
     Raises:
         ValueError: an argument out of its range, or there is nothing to make a mesh of.
         MissingExtra: the extra `mesh` is not installed.
     """
-    if not 16 <= resolution <= 512:
-        raise ValueError(f"resolution must be within 16 and 512, not {resolution}.")
-    if faces and faces < 100:
+    if 0 < faces < 100:
         raise ValueError(f"faces must be 0 or at least 100, not {faces}.")
     smooth = require_package("scipy.ndimage", "mesh").gaussian_filter
-    density = density_grid(solid, resolution)
-    squeezed = density / (density + threshold(density, solid.half, views, alpha))
+    density = density_grid(volume, resolution)
+    squeezed = density / (density + threshold(density, volume.half, views, alpha))
     filled = torch.from_numpy(smooth(squeezed.numpy(), 1))
-    vertices, triangles = surface(filled, threshold(filled, solid.half, views, alpha), solid.half)
+    vertices, triangles = surface(filled, threshold(filled, volume.half, views, alpha), volume.half)
     if 0 < faces < len(triangles):
         vertices, triangles = require_package("fast_simplification", "mesh").simplify(
             vertices, triangles, target_count=faces
         )
         vertices, triangles = vertices.astype(np.float32), triangles.astype(np.int64)
     normals = _normals(vertices, triangles)
-    return Mesh(vertices, triangles, normals, skin(solid, vertices, normals))
+    return Mesh(vertices, triangles, normals, skin(volume, vertices, normals))
 
 
 @torch.no_grad()
-def density_grid(solid: Volume, resolution: int) -> Float[Tensor, "R R R"]:
+def density_grid(volume: Volume, resolution: int) -> Float[Tensor, "R R R"]:
     """The density at resolution^3 points of the cube, x first, from face to face.
 
     Raises:
         ValueError: a density that is not finite.
     """
-    axis = torch.linspace(-solid.half, solid.half, resolution)
+    axis = torch.linspace(-volume.half, volume.half, resolution)
     points = torch.cartesian_prod(axis, axis, axis)
-    density = torch.cat([solid.radiance(part)[0] for part in points.split(_POINTS)])
+    density = torch.cat([volume.radiance(part)[0] for part in points.split(_POINTS)])
     if not bool(density.isfinite().all()):
         raise ValueError("there is nothing to make a mesh of: the density is not finite everywhere.")
     return density.view(resolution, resolution, resolution)
 
 
 def threshold(grid: Float[Tensor, "R R R"], half: float, views: Views, alpha: Float[Tensor, "B 1 H W"]) -> float:
-    """The value whose surface has the silhouettes that agree best with the pixels of opacity above 1/2.
+    """The value of a cube's grid whose silhouettes agree best with the pixels of opacity above 1/2.
 
     A pixel belongs to a surface's silhouette if the largest value along its ray reaches the threshold. All thresholds
     are tried; the best one has the largest intersection over union.
-
-    Args:
-        grid: at the points of a cube, at least 0.
-        half: half its side in world units.
-        views: cameras.
-        alpha: the opacity they see.
 
     Raises:
         ValueError: no threshold has any silhouette in common with the pixels.
@@ -120,8 +118,8 @@ def _peaks(grid: Float[Tensor, "R R R"], half: float, views: Views) -> Float[Ten
     peaks, hits = torch.zeros_like(rays.near), (rays.far > rays.near).nonzero().squeeze(1)
     values = grid.permute(2, 1, 0)[None, None]  # grid_sample's last axis is x
     for part in hits.split(_RAYS):
-        some = Rays(*(each[part] for each in rays))
-        points = some.origins[:, None] + stratified(some, 2 * len(grid))[..., None] * some.directions[:, None]
+        chosen = Rays(*(values[part] for values in rays))
+        points = chosen.origins[:, None] + stratified(chosen, 2 * len(grid))[..., None] * chosen.directions[:, None]
         read = grid_sample(values, (points / half)[None, None], align_corners=True)
         peaks[part] = read[0, 0, 0].amax(1)
     return peaks
@@ -158,18 +156,18 @@ def _normals(vertices: Float32[np.ndarray, "V 3"], faces: Int64[np.ndarray, "F 3
 
 @torch.no_grad()
 def skin(
-    solid: Volume, points: Float32[np.ndarray, "N 3"], normals: Float32[np.ndarray, "N 3"]
+    volume: Volume, points: Float32[np.ndarray, "N 3"], normals: Float32[np.ndarray, "N 3"]
 ) -> Float32[np.ndarray, "N 3"]:
-    """The colours of points of a solid's surface, seen by cameras that look straight at them, through a thin layer.
+    """The colours of points of a volume's surface, seen by cameras that look straight at them, through a thin layer.
 
     Where that is empty, the colour is that of the nearest point where it isn't.
     """
-    depth, colours, alphas = _SKIN * solid.half, [], []
-    places, directions = (torch.from_numpy(each).split(_POINTS // _LAYERS) for each in (points, normals))
+    depth, colours, alphas = _SKIN * volume.half, [], []
+    places, directions = (torch.from_numpy(array).split(_POINTS // _LAYERS) for array in (points, normals))
     for place, outwards in zip(places, directions, strict=True):
         near = torch.zeros(len(place))
         rays = Rays(place + depth * outwards, -outwards, near, near + 2 * depth)
-        seen = march(solid.radiance, rays, stratified(rays, _LAYERS), lambda at: at.abs().amax(1) <= solid.half)
+        seen = march(volume.radiance, rays, stratified(rays, _LAYERS), lambda at: at.abs().amax(1) <= volume.half)
         colours.append((seen.colour / seen.alpha.clamp(min=1e-10)[:, None]).clamp(0, 1))
         alphas.append(seen.alpha)
     result, full = torch.cat(colours).numpy(), (torch.cat(alphas) > _EMPTY).numpy()

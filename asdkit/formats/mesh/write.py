@@ -56,10 +56,8 @@ def _glb(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
 
 
 def _obj(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
-    visual, name = (
-        require_package("trimesh.visual", "mesh"),
-        path.stem.replace(" ", "_"),
-    )  # in an OBJ a space ends a name
+    visual = require_package("trimesh.visual", "mesh")
+    name = path.stem.replace(" ", "_")  # in an OBJ a space ends a name
     if texture is None:
         look = visual.ColorVisuals(vertex_colors=_bytes(mesh.colours))
     else:
@@ -67,10 +65,10 @@ def _obj(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
         picture = Image.fromarray(texture.image)
         material = visual.material.SimpleMaterial(picture, white, white, black, 0.0, name)
         look = visual.TextureVisuals(uv=texture.uvs, material=material)
-    text, others = require_package("trimesh.exchange.obj", "mesh").export_obj(
+    text, beside = require_package("trimesh.exchange.obj", "mesh").export_obj(
         _model(mesh, texture, look, TO_GLTF), True, return_texture=True, mtl_name=f"{name}.mtl", header=None
     )
-    return {path: text.encode()} | {path.with_name(other): content for other, content in others.items()}
+    return {path: text.encode()} | {path.with_name(file): content for file, content in beside.items()}
 
 
 def _ply(path: Path, mesh: Mesh, texture: None) -> dict[Path, bytes]:
@@ -83,9 +81,8 @@ def _model(mesh: Mesh, texture: Texture | None, look, axes: Float[np.ndarray, "3
     vertices, normals, faces = mesh.vertices @ axes.T, mesh.normals @ axes.T, mesh.faces
     if texture is not None:
         vertices, normals, faces = vertices[texture.parents], normals[texture.parents], texture.faces
-    return require_package("trimesh", "mesh").Trimesh(
-        vertices, faces, vertex_normals=normals, visual=look, process=False
-    )
+    build = require_package("trimesh", "mesh").Trimesh
+    return build(vertices, faces, vertex_normals=normals, visual=look, process=False)
 
 
 def _bytes(colours: Float[np.ndarray, "V 3"]) -> np.ndarray:
