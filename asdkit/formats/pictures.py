@@ -58,11 +58,13 @@ def _of_bytes(picture: Image.Image) -> Image.Image:
 
 def _in_srgb(picture: Image.Image) -> Image.Image:
     """The same colours in sRGB, where the file says in what space they are; a profile that is broken says nothing."""
-    profile = picture.info.get("icc_profile")
-    if not profile or picture.mode not in ("RGB", "CMYK", "LAB"):
+    profile, srgb = picture.info.get("icc_profile"), ImageCms.createProfile("sRGB")
+    if not profile:
         return picture
+    picture = picture.convert("RGBA") if picture.mode in ("P", "PA") else picture
     try:
-        return ImageCms.profileToProfile(picture, BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB")
+        mode = "RGBA" if picture.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(picture, BytesIO(profile), srgb, outputMode=mode) or picture
     except ImageCms.PyCMSError:
         return picture
 

@@ -21,8 +21,10 @@ _FORMATS = {
 }
 SUFFIXES = tuple(_FORMATS)
 _UNREAD = {
-    ".sog": "SuperSplat", ".ksplat": "GaussianSplats3D", ".splatv": "antimatter15's viewer of films",
-    ".psht": "Postshot", ".lcc": "XGRIDS", ".usdz": "Omniverse", ".usd": "Omniverse", ".rad": "Spark",
+    ".sog": "a bundle of SuperSplat", ".ssproj": "a project of SuperSplat", ".psht": "a project of Postshot",
+    ".ksplat": "a file of GaussianSplats3D", ".splatv": "a film of antimatter15's viewer", ".rad": "a file of Spark",
+    ".lcc": "a file of XGRIDS", ".usd": "a scene of Omniverse", ".usdz": "a scene of Omniverse",
+    ".pt": "a checkpoint of another program", ".pth": "a checkpoint of another program", ".html": "a page for browsers",
 }  # fmt: skip
 
 
@@ -57,7 +59,7 @@ def write_splats(path: str | Path, splats: Splats) -> None:
 def _format(path: Path) -> tuple[Callable[[Path], Splats], Callable[[Path, Splats], None]]:
     suffix = path.suffix.lower()
     if suffix in _UNREAD:
-        raise ValueError(f"{path} is of a format of {_UNREAD[suffix]}; export it as .ply, which SuperSplat does too.")
+        raise ValueError(f"{path} is {_UNREAD[suffix]}, which is not read; export its Gaussians as .ply.")
     if suffix not in _FORMATS:
         raise ValueError(f"{path} must end in {', '.join(SUFFIXES)}: Gaussians are kept in these formats.")
     return _FORMATS[suffix]

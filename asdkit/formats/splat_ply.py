@@ -13,13 +13,11 @@ from asdkit.formats.splats import THINNER, Splats, check, sound
 from asdkit.rendering.spherical_harmonics import SH_0
 
 _log = logging.getLogger(__name__)
-_DEGREES = {0: 0, 9: 1, 24: 2, 45: 3, 72: 4}  # by the number of f_rest properties
 _CHUNK = 256  # Gaussians that share their bounds in a packed file
-_SCALAR = 8.0  # the range of a packed coefficient is half of this on both sides
 
 
 def read_ply(path: str | Path) -> Splats:
-    """Reads Gaussians of 3DGS, of 2DGS (two scales), with `red green blue` in the place of f_dc, or packed.
+    """Reads Gaussians of 3DGS, of 2DGS (two scales), balls (one), with `red green blue` for f_dc, or packed.
 
     Of degree 4 the highest band is left out.
 
@@ -35,15 +33,17 @@ def read_ply(path: str | Path) -> Splats:
 def _plain(header: Header) -> Splats:
     rgb = ["red", "green", "blue"]
     coloured = "f_dc_0" not in header.vertex and set(rgb) <= header.vertex.keys()
-    flat = sum(name.startswith("scale_") for name in header.vertex) == 2
+    scales = sum(name.startswith("scale_") for name in header.vertex)
     groups = [
-        ["x", "y", "z"], _numbered("rot", 4), _numbered("scale", 2 if flat else 3), ["opacity"],
+        ["x", "y", "z"], _numbered("rot", 4), _numbered("scale", scales if scales in (1, 2) else 3), ["opacity"],
         rgb if coloured else _numbered("f_dc", 3),
     ]  # fmt: skip
     values = columns(header, [name for group in groups for name in group])
     ends = np.cumsum([len(group) for group in groups])[:-1]
     means, quats, log_scales, logits, dc = np.split(values, ends, axis=1)
-    if flat:
+    if scales == 1:
+        log_scales = log_scales.repeat(3, axis=1)
+    if scales == 2:
         log_scales = np.column_stack([log_scales, log_scales.min(axis=1) - np.float32(math.log(THINNER))])
     if coloured:
         white = 255 if header.vertex["red"][0][0] in "iu" else 1
@@ -61,11 +61,11 @@ def _higher(header: Header, element: str) -> Float[np.ndarray, "N K 3"]:
     """The coefficients of degree 1 to 3; `f_rest` runs over all of red, then green, then blue."""
     count = header.elements[element].count
     rest = sum(name.startswith("f_rest_") for name in header.elements[element].properties)
-    if rest not in _DEGREES:
+    if rest not in (0, 9, 24, 45, 72):
         raise ValueError(f"{header.path} has {rest} 'f_rest' properties; degrees 0 to 3 have 0, 9, 24 or 45.")
     if not rest:
         return np.zeros((count, 0, 3), np.float32)
-    if _DEGREES[rest] == 4:
+    if rest == 72:
         _log.warning("%s has colours of degree 4; those up to degree 3 are read.", header.path)
     values = columns(header, _numbered("f_rest", rest), element)
     return values.reshape(count, 3, rest // 3).transpose(0, 2, 1)[:, :15]
@@ -93,7 +93,8 @@ def _packed(header: Header) -> Splats:
     higher = np.zeros((count, 0, 3))
     if "sh" in header.elements:
         codes = _higher(header, "sh")
-        higher = (np.where((codes > 0) & (codes < 255), (codes + 0.5) / 256, codes / 255) - 0.5) * _SCALAR
+        shares = np.where((codes > 0) & (codes < 255), (codes + 0.5) / 256, codes / 255)
+        higher = 8 * shares - 4
     arrays = (
         between(_shares(positions, 11, 10, 11), ""), _rotations(rotations),
         between(_shares(scales, 11, 10, 11), "scale_"), logits,

@@ -95,7 +95,7 @@ class Gaussians(GaussianStore):
         behind = torch.full((3,), self.background) if background is None else background
         gaussians = activate(self.living())
         raster = rasterize(*gaussians, views, behind.to(device), sh_degree=self.sh_degree, mode=self.mode)
-        if torch.is_grad_enabled() and not self._looked_at:
+        if not self._looked_at:
             self._looked_at = True
             self._tell_where(raster.radii)
         if self.rounds.every and self.density.follows_gradients and raster.means2d.requires_grad:
@@ -104,13 +104,13 @@ class Gaussians(GaussianStore):
         return Render(Saturate.apply(image), alpha, depth)
 
     def _tell_where(self, radii: Tensor) -> None:
-        """Says where the Gaussians are, if no camera of the first step sees any of them."""
+        """Says where the Gaussians are, if no camera of the first render sees any of them."""
         if not bool(radii.any()):
             middle, reach = middle_and_reach(self.living().means.detach())
             place = ", ".join(f"{number:.3g}" for number in middle.tolist())
             _log.warning(
-                "No camera of the first step sees any of the %d Gaussians: their middle is (%s), and nine tenths are "
-                "within %.3g of it; --model.generator.initial.fit=true moves them to where cameras look.",
+                "No camera sees any of the %d Gaussians: their middle is (%s), and nine tenths are within %.3g of it; "
+                "a fit with --model.generator.initial.fit=true moves them to where cameras look.",
                 self.num_alive, place, reach,
             )  # fmt: skip
 

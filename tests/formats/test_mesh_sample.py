@@ -298,6 +298,14 @@ def test_scenes_that_repeat_without_end_are_refused(tmp_path: Path, nodes: int, 
     assert time.perf_counter() - began < 20
 
 
+@pytest.mark.parametrize(("suffix", "part"), [("obj", "o p\nusemtl m\nf 1 2 3\n"), ("stl", "solid p\nendsolid p\n")])
+def test_texts_of_parts_without_end_are_refused(tmp_path: Path, suffix: str, part: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\n" * (suffix == "obj") + part * 10_001)
+    with pytest.raises(ValueError, match=r"shows \d+ parts .*join some"):
+        sample_mesh(path, 10, 0.5, torch.Generator())
+
+
 def test_textures_of_other_formats_are_not_opened(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png", "EPS")
     uvs = {"TEXCOORD_0": np.full((3, 2), 0.5, "<f4")}

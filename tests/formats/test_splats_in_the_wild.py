@@ -100,7 +100,7 @@ def test_what_trainers_mean_by_infinity(tmp_path: Path, caplog: pytest.LogCaptur
     same(Splats(*(values[30:] for values in read)), Splats(*(values[30:] for values in gaussians)))
 
 
-def test_two_scales_are_discs(tmp_path: Path) -> None:
+def test_two_scales_are_discs_and_one_is_a_ball(tmp_path: Path) -> None:
     gaussians = splats(count=9, degree=0)
     named = columns(gaussians)
     del named["scale_2"]
@@ -108,6 +108,9 @@ def test_two_scales_are_discs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.log_scales[:, :2], gaussians.log_scales[:, :2])
     thickness = np.exp(read.log_scales[:, 2]) / np.exp(gaussians.log_scales[:, :2]).min(axis=1)
     np.testing.assert_allclose(thickness, 0.01, rtol=1e-5)
+    del named["scale_1"]
+    ball = read_splats(table(tmp_path / "b.ply", named)).log_scales
+    np.testing.assert_array_equal(ball, gaussians.log_scales[:, [0, 0, 0]])
 
 
 @pytest.mark.parametrize(("kind", "white"), [("u1", 255), ("f4", 1)])
@@ -189,7 +192,7 @@ def test_packed_files_that_lie(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("a.ksplat", "GaussianSplats3D"), ("a.sog", "SuperSplat"), ("A.PSHT", "Postshot"), ("a.usdz", "Omniverse")],
+    [("a.ksplat", "GaussianSplats3D"), ("a.sog", "SuperSplat"), ("A.PSHT", "Postshot"), ("a.pt", "another program")],
 )
 def test_formats_that_are_not_read_are_named(tmp_path: Path, name: str, words: str) -> None:
     from asdkit.generators.from_file import object_of
@@ -197,7 +200,7 @@ def test_formats_that_are_not_read_are_named(tmp_path: Path, name: str, words: s
 
     (tmp_path / name).write_bytes(b"whatever")
     for read in (read_splats, object_of, lambda path: Gaussians(str(path))):
-        with pytest.raises(ValueError, match=f"{words}; export it as .ply"):
+        with pytest.raises(ValueError, match=f"{words}.*, which is not read; export its Gaussians as .ply"):
             read(tmp_path / name)
 
 

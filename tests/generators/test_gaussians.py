@@ -455,11 +455,8 @@ def test_gaussians_that_no_camera_sees_say_where_they_are(tmp_path: Path, caplog
     far = scene._replace(means=means.astype("f4"), log_scales=log_scales.astype("f4"))
     path, views = tmp_path / "scene.ply", ring(3, size=16)
     write_splats(path, far)
-    with torch.no_grad():
-        assert Gaussians(str(path)).render(views).alpha.max() == 0 and not caplog.records
     lost = Gaussians(str(path))
-    for _ in range(2):
-        lost.render(views)
+    assert [lost.render(views).alpha.max().item() for _ in range(2)] == [0, 0]
     middle = ", ".join(f"{number:.3g}" for number in lost.means[lost.alive].median(0).values.tolist())
     assert caplog.text.count(f"sees any of the 41 Gaussians: their middle is ({middle})") == 1
     assert "--model.generator.initial.fit=true" in caplog.text

@@ -1,5 +1,6 @@
 """Points that are spread evenly over a surface, of a file or of anything else with triangles."""
 
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from asdkit.formats.pictures import FORMATS
 _GLTF = (".glb", ".gltf")
 _Y_UP = (*_GLTF, ".obj")  # with the front towards +z; others have the world's axes
 _SUFFIXES = (*_Y_UP, ".stl", ".ply", ".off")
-_PARTS, _CORNERS = 10_000, 30_000_000  # that the nodes of a glTF scene may show, all repetitions counted
+_PARTS, _CORNERS = 10_000, 30_000_000  # that a scene may show, all repetitions counted
+_PART = {".obj": rb"^\s*(?:o|g|usemtl)\s", ".stl": rb"^\s*solid\s"}  # what begins a part, which trimesh looks for again
 
 
 def fit(points: Float[Tensor, "N 3"], radius: float, name: str | Path) -> Float[Tensor, "N 3"]:
@@ -94,8 +96,7 @@ def _parts(path: Path) -> list[tuple[Any, Float[np.ndarray, "F 3 3"]]]:
     """The meshes of a file as trimesh's, and their triangles where the file's scene puts them."""
     if path.suffix.lower() not in _SUFFIXES:
         raise ValueError(f"{path} must end in {', '.join(_SUFFIXES)} to be a mesh.")
-    if path.suffix.lower() in _GLTF:
-        _check_repetitions(path)
+    _check_parts(path)
     trimesh = require_package("trimesh", "mesh")
     parts = []
     try:
@@ -113,22 +114,30 @@ def _parts(path: Path) -> list[tuple[Any, Float[np.ndarray, "F 3 3"]]]:
     return parts
 
 
-def _check_repetitions(path: Path) -> None:
-    """Refuses what takes longer than its size: a glTF scene shows a mesh once for every node that names it."""
-    scene = read_scene(path)
+def _check_parts(path: Path) -> None:
+    """Refuses what takes longer than its size: glTF shows a mesh once for every node that names it; see `_PART` too."""
+    suffix, corners = path.suffix.lower(), 0
+    if suffix in _GLTF:
+        parts, corners = _shown(path, read_scene(path))
+    else:
+        parts = len(re.findall(_PART[suffix], path.read_bytes(), re.MULTILINE)) if suffix in _PART else 1
+    if parts > _PARTS or corners > max(_CORNERS, path.stat().st_size):
+        raise ValueError(
+            f"{path} shows {parts} parts with {corners} corners; join some, for {_PARTS} and {_CORNERS} are the most."
+        )
+
+
+def _shown(path: Path, scene: Any) -> tuple[int, int]:
+    """The parts and corners that a glTF scene shows."""
     try:
         accessors, sizes = scene["accessors"], []
         for mesh in scene["meshes"]:
             indices = [part.get("indices", part["attributes"]["POSITION"]) for part in mesh["primitives"]]
             sizes.append((len(indices), sum(accessors[index]["count"] for index in indices)))
         shown = [sizes[node["mesh"]] for node in scene["nodes"] if "mesh" in node]
-        parts, corners = (sum(counts) for counts in zip((0, 0), *shown, strict=True))
+        return sum(parts for parts, _ in shown), sum(corners for _, corners in shown)
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ValueError(f"{path} cannot be read as a mesh: its glTF structure is broken.") from None
-    if parts > _PARTS or corners > _CORNERS:
-        raise ValueError(
-            f"{path} shows {parts} parts with {corners} corners; join some, for {_PARTS} and {_CORNERS} are the most."
-        )
 
 
 def _placements(graph: Any) -> dict[str, Float[np.ndarray, "4 4"]]:
