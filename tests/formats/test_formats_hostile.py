@@ -1,11 +1,12 @@
 """Broken and hostile files of Gaussians: one sentence that names the file, at once and without much memory."""
 
+import copy
 import gzip
 import struct
 import time
 import tracemalloc
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -228,57 +229,61 @@ PRIMITIVE = ("meshes", 0, "primitives", 0)
 EXTENSION = (*PRIMITIVE, "extensions", "KHR_gaussian_splatting")
 SCALE, SH = "KHR_gaussian_splatting:SCALE", "KHR_gaussian_splatting:SH_DEGREE_1_COEF_1"
 STRUCTURES = [
-    (without("nodes"), "structure"),
-    (change("nodes", to=[]), "holds 0"),
     (change("nodes", to=[{"mesh": 0}, {"mesh": 0}]), "holds 2"),
-    (change("nodes", to="mesh"), "holds 0"),
-    (change(*NODE, "mesh", to=-1), "structure"),
-    (change(*NODE, "mesh", to=False), "structure"),
     (change(*NODE, "children", to=[0]), "structure"),
     (change("nodes", to=[{"mesh": 0, "children": [1]}, {"children": [0]}]), "structure"),
     (change("nodes", to=[{"mesh": 0}, {"children": [[0]]}]), "structure"),
-    (change(*NODE, "rotation", to=[0, 0, 1]), "structure"),
-    (change(*NODE, "rotation", to=["0", 0, 0, 1]), "structure"),
     (change(*NODE, "rotation", to=[0.5, 0.5, 0.5, 0.4]), "scale all directions alike"),
     (change(*NODE, "scale", to=[1e-9, 1e-9, 1e-9]), None),
     (change(*NODE, "translation", to=[0, 1e8, 0]), None),
     (change(*NODE, "translation", to=[0, float("nan"), 0]), "structure"),
     (change(*NODE, "translation", to=[0, 1e10, 0]), "structure"),
-    (change(*NODE, "translation", to=[0, 10**400, 0]), "structure"),
-    (change(*NODE, "translation", to=[True, 0, 0]), "structure"),
     (change(*NODE, "scale", to=[1, 1, 1.1]), "scale all directions alike"),
     (change(*NODE, "scale", to=[-1, 1, 1]), "mirrors"),
     (change(*NODE, "scale", to=[0, 0, 0]), "mirrors"),
     (change(*NODE, "matrix", to=[1] * 16), "mirrors"),
-    (change(*NODE, "matrix", to=[1] * 15), "structure"),
     (without(*EXTENSION), "holds 0"),
-    (change(*EXTENSION, to=[]), "structure"),
     (change(*EXTENSION, "colorSpace", to="lin_rec709_display"), "'lin_rec709_display'"),
     (without(*EXTENSION, "colorSpace"), None),
     (without(*PRIMITIVE, "attributes", SCALE), "lacks the attribute 'KHR_gaussian_splatting:SCALE'"),
     (without(*PRIMITIVE, "attributes", SH), "lacks the attribute 'KHR_gaussian_splatting:SH_DEGREE_1_COEF_1'"),
     (without(*PRIMITIVE, "attributes", "POSITION"), "lacks the attribute 'POSITION'"),
     (without(*PRIMITIVE, "attributes", "COLOR_0"), None),
-    (change(*PRIMITIVE, "attributes", SCALE, to=-1), "structure"),
     (change(*PRIMITIVE, "attributes", SCALE, to=1), "structure"),  # the colours, which are four
     (change(*PRIMITIVE, "attributes", SH, to=2), "structure"),  # the rotations
     (change("accessors", 0, "count", to=6), "different lengths"),
     (change("accessors", 0, "count", to=180_000_000), "truncated"),  # 2 GB
-    (change("accessors", 0, "count", to=10**30), "truncated"),
-    (change("accessors", 0, "count", to=-5), "structure"),
-    (change("accessors", 0, "count", to="5"), "structure"),
     (change("accessors", 0, "byteOffset", to=-12), "structure"),
-    (change("accessors", 0, "componentType", to=5125), "structure"),
-    (change("accessors", 0, "normalized", to=True), None),
     (lambda scene: [accessor.update(count=0) for accessor in scene["accessors"]], "no Gaussians"),
     (change("accessors", 0, "sparse", to={"count": 1}), "structure"),
     (without("accessors", 0, "bufferView"), "structure"),  # as compressed files have it
-    (change("bufferViews", 0, "byteOffset", to=10**6), "truncated"),
-    (change("bufferViews", 0, "byteStride", to=0), "structure"),
     (change("bufferViews", 0, "byteStride", to=8), "structure"),
     (change("bufferViews", 0, "byteStride", to=10**9), "truncated"),
-    (change("bufferViews", 0, "buffer", to=1), "structure"),
 ]
+
+
+def places(node: object, place: tuple = ()) -> Iterator[tuple]:
+    """The keys that lead to every value of a scene."""
+    for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+        yield (*place, key)
+        yield from places(node[key], (*place, key))
+
+
+@pytest.mark.parametrize("value", [None, -1, 0.5, 10**30, True, "x", [], {}, [[0]], float("nan"), KeyError])
+def test_any_value_of_a_glb_may_be_wrong_or_missing(tmp_path: Path, value: object) -> None:
+    """It is one sentence, or makes no difference."""
+    write_splats(tmp_path / "a.glb", splats(count=5, degree=1))
+    scene, blob = glb_parts(tmp_path / "a.glb")
+    sentences = []
+    for place in places(scene):
+        changed = copy.deepcopy(scene)
+        change(*place, to=value)(changed)
+        glb_file(tmp_path / "a.glb", changed, blob)
+        try:
+            assert len(read_splats(tmp_path / "a.glb").means) == 5
+        except ValueError as error:
+            sentences.append(str(error))
+    assert len(sentences) > 60 and all("a.glb" in text and "\n" not in text for text in sentences)
 
 
 @pytest.mark.parametrize("case", range(len(STRUCTURES)))

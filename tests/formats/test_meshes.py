@@ -155,21 +155,6 @@ def test_no_other_threshold_agrees_better() -> None:
     assert 0.3 < best < 0.9 and agreement(chosen) == pytest.approx(best, abs=0.01)
 
 
-def test_the_union_counts_what_is_not_covered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight pixels that hold all three covered ones, 3/8, are better than one covered pixel, 1/3.
-
-    And where all rays see a 1, the only thresholds are below it, whatever is covered.
-    """
-    few = torch.zeros(6, 1, 64, 64)
-    few[:, :, 30:34, 30:33] = 1
-    assert threshold(torch.ones(8, 8, 8), 0.5, VIEWS, few) == 0.5
-    monkeypatch.setattr(extract_module, "_peaks", lambda *_: torch.tensor([1, 1, 5, 1, 1, 0, 1, 1, 1.0]))
-    alpha = torch.tensor([1, 0, 1, 0, 0, 0, 0, 0, 1.0]).view(1, 1, 3, 3)
-    assert threshold(torch.ones(2, 2, 2), 1.0, VIEWS, alpha) == 0.5
-    alpha[0, 0, 2, 2] = 0  # 2/8 against 1/2
-    assert threshold(torch.ones(2, 2, 2), 1.0, VIEWS, alpha) == 3
-
-
 def test_nothing_to_make_a_mesh_of() -> None:
     ball, seen = balls((CENTRE, RADIUS)), (misses() < RADIUS).float()
     with pytest.raises(ValueError, match="nothing to make a mesh of: no camera sees anything more than half opaque"):
@@ -321,15 +306,6 @@ def test_a_texture_has_the_solid_s_colours(tmp_path: Path, painted: Mesh, name: 
                 sides[int(x > 0)] += 1
                 np.testing.assert_allclose(colour[[0, 2]], [x > 0, x < 0], atol=0.01)
     assert min(sides) > 300
-
-
-def test_vertex_colours_by_side(painted: Mesh) -> None:
-    x, _, z = painted.vertices.T
-    front, back = x > 0.03, x < -0.03
-    assert min(front.sum(), back.sum()) > 300
-    np.testing.assert_allclose(painted.colours[front][:, [0, 2]], np.tile([1, 0], (front.sum(), 1)), atol=1e-4)
-    np.testing.assert_allclose(painted.colours[back][:, [0, 2]], np.tile([0, 1], (back.sum(), 1)), atol=1e-4)
-    np.testing.assert_allclose(painted.colours[:, 1], 0.5 + 0.7 * z, atol=0.04)
 
 
 def test_pixels_inside_of_triangles_are_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch) -> None:

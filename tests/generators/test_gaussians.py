@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.gaussians import optimizer_of, psnr, save_run, sphere_images, train
+from support.gaussians import optimizer_of, psnr, save_run, train
 from torch import Tensor
 
 from asdkit import Fraction, GaussianRates, Gaussians, Initial, NeRF, Pixels, Ramp, Rounds, Voxels
@@ -258,25 +258,6 @@ def test_several_ranks_decide_by_the_sum_of_their_statistics(monkeypatch: pytest
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(elsewhere))
     gaussians.after_step(optimizer_of(gaussians), 0, torch.Generator())
     assert gaussians.num_alive == 62 and torch.equal(gaussians.means[60:62], gaussians.means[[8, 11]])
-
-
-@pytest.mark.slow
-def test_five_hundred_gaussians_become_a_sphere() -> None:
-    views = ring(4, distance=2.5, size=32)
-    target = sphere_images(views)
-    gaussians = Gaussians(
-        count=500,
-        capacity=700,
-        initial=Initial(radius=0.6),
-        rates=GaussianRates(means=0.004, colours=0.04, opacities=0.08, scales=0.02),
-        rounds=Rounds(every=20, first=20, last=80),
-    )
-    start = psnr(gaussians.render(views).image, target)
-    train(gaussians, optimizer_of(gaussians), target, views, range(120))
-    assert psnr(gaussians.render(views).image, target) > start + 8
-    held_out = ring(3, distance=2.5, size=32, offset_deg=40.0)
-    assert psnr(gaussians.render(held_out).image, sphere_images(held_out)) > start + 5
-    assert 500 < gaussians.num_alive <= 700
 
 
 @pytest.mark.parametrize("suffix", [".splat", ".spz", ".glb", ".GLB"])

@@ -9,7 +9,6 @@ from functools import partialmethod
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -115,35 +114,6 @@ def test_diffusers_is_called_as_asked_and_is_gone_afterwards(folder: Path, monke
 BOX = torch.tensor([[x, y, z] for x in (0.0, 4.0) for y in (0.0, 2.0) for z in (0.0, 1.0)])
 QUADS = [[0, 1, 3, 2], [4, 6, 7, 5], [0, 4, 5, 1], [2, 3, 7, 6], [0, 2, 6, 4], [1, 5, 7, 3]]
 BOX_FACES = torch.tensor([[q[0], q[i], q[i + 1]] for q in QUADS for i in (1, 2)])
-BOX_AREAS = [1, 1, 1, 1, 2, 2, 2, 2, 4, 4, 4, 4]
-
-
-def barycentric(face: int, triangle: np.ndarray, point: np.ndarray) -> tuple[int, np.ndarray] | None:
-    """The weights of a triangle's corners that give a point, by least squares; None where there are none."""
-    system, wanted = np.concatenate([triangle.T, np.ones((1, 3))]), np.array([*point, 1])
-    weights = np.linalg.lstsq(system, wanted, rcond=None)[0]
-    return (face, weights) if np.abs(system @ weights - wanted).max() < 1e-5 and weights.min() > -1e-5 else None
-
-
-@pytest.mark.slow
-def test_points_are_spread_by_area_and_have_the_colours_of_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each point's triangle and its barycentric coordinates are found anew by solving for them."""
-    light = torch.rand(8, 3, generator=draws(5))
-    points, colours = made(monkeypatch, BOX, BOX_FACES, light).points(4000, draws())
-    shap_e = torch.stack([points[:, 1], -points[:, 0], points[:, 2]], dim=1).double().numpy()
-    corners, counts = BOX.double().numpy()[BOX_FACES], np.zeros(12)
-    weights_seen = []
-    for point, colour in zip(shap_e, colours.numpy(), strict=True):
-        face, weights = next(filter(None, (barycentric(i, corners[i], point) for i in range(12))))
-        counts[face] += 1
-        weights_seen.append(weights)
-        mixed = weights @ light.double().numpy()[BOX_FACES[face]]
-        expected = [12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055 for v in mixed]
-        np.testing.assert_allclose(colour, expected, atol=1e-4)
-    np.testing.assert_allclose(counts / 4000, np.array(BOX_AREAS) / 28, atol=0.014)
-    weights = np.array(weights_seen)
-    np.testing.assert_allclose(weights.mean(0), 1 / 3, atol=0.01)
-    np.testing.assert_allclose(weights.var(0), 1 / 18, atol=0.003)  # uniform in each triangle
 
 
 def test_gaussians_start_there_fitted_into_the_ball(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,12 +5,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from support.browser import CHROMIUM, needs_browser
 from support.splat_tools import covariances, opacities, splats
 from support.viewing import client, listening
 
@@ -196,53 +194,3 @@ def test_pictures_are_made_for_cameras_that_move(live: viewing.LiveView, monkeyp
     assert (len(wide.pictures), len(odd.pictures)) == (1, 2)
     live.show_pictures(render)
     assert (len(wide.pictures), len(odd.pictures)) == (2, 3)
-
-
-@needs_browser
-def test_a_real_browser_draws_what_it_was_sent(live: viewing.LiveView, tmp_path: Path) -> None:
-    """Red on the object's left side, which the front view has on the right, and blue above; later red has moved."""
-
-    def both(y: float) -> Splats:
-        pair = zip(blob((0.1, y, 0.05), (1, 0, 0)), blob((0.2, -0.1, 0.7), (0, 0, 1)), strict=True)
-        return Splats(*(np.concatenate(parts) for parts in pair))
-
-    def places() -> tuple[tuple[float, float], tuple[float, float], list[int]]:
-        """Centres of red and blue, from the middle in halves of the height, and the colour of a corner."""
-        picture = browser.get_render(height, width, transport_format="jpeg", timeout=20).astype(float)
-        rows, columns = np.indices((height, width))
-        found = []
-        for channel in (0, 2):
-            weight = (picture[..., channel] - picture[..., 2 - channel]).clip(20) - 20
-            centre = ((weight * axis).sum() / weight.sum() for axis in (columns - width / 2, height / 2 - rows))
-            found.append(tuple(2 * part / height for part in centre))
-        return (*found, picture[3, 3].round().tolist())
-
-    live.show(both(0.0))
-    options = ["--headless=new", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--window-size=500,600"]
-    command = [CHROMIUM, *options, "--enable-unsafe-swiftshader", f"--user-data-dir={tmp_path}", live.address]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 30
-        while not live.server.get_clients():
-            assert time.monotonic() < deadline, "no browser came"
-            time.sleep(0.1)
-        time.sleep(1.0)
-        (browser,) = live.server.get_clients().values()
-        height, width = 200, round(200 * browser.camera.aspect)
-        live.show(both(0.8))  # an update is drawn at once, what is new fades in
-        time.sleep(1.0)
-        red, blue, corner = places()
-        expected = []
-        for point in ((0.1, 0.8, 0.05), (0.2, -0.1, 0.7)):
-            sine, cosine = math.sin(math.radians(15)), math.cos(math.radians(15))
-            depth = 3.4 - point[0] * cosine - point[2] * sine
-            up = point[2] * cosine - point[0] * sine
-            expected.append([point[1] / depth / math.tan(math.radians(20)), up / depth / math.tan(math.radians(20))])
-        np.testing.assert_allclose([red, blue], expected, atol=0.04)
-        assert corner == pytest.approx([217] * 3, abs=3)
-        live.show(both(-0.8))
-        time.sleep(1.0)
-        assert places()[0][0] == pytest.approx(-expected[0][0], abs=0.04)
-    finally:
-        process.terminate()
-        process.wait()
