@@ -17,7 +17,6 @@ from asdkit.commands.bench_report import forget_peak, matmul_peak, resident, spr
 from asdkit.commands.bench_spans import operations, read_trace
 from asdkit.commands.main import main
 from asdkit.data import Cameras, Canvas
-from asdkit.discriminators.adapters import LoRA
 from asdkit.discriminators.schedule import DiscriminatorSteps
 from asdkit.distillation import Distillation
 from asdkit.generators.gaussian_settings import Initial
@@ -117,19 +116,6 @@ def test_operations_are_charged_to_the_span_that_does_them(finished: BenchCLI, m
             assert section["share_of_peak"] == pytest.approx(rate / facts["peak"]["flop_per_second"])
 
 
-def test_operations_of_attention_by_hand() -> None:
-    """Two products of L x L x d for each head; torch counts five on the way back, one of them done again."""
-    batch, heads, length, width = 2, 3, 8, 4
-    q, k, v = (torch.randn(batch, heads, length, width, requires_grad=True) for _ in range(3))
-    product = 2 * batch * heads * length * length * width
-    with operations() as counter:
-        y = nn.functional.scaled_dot_product_attention(q, k, v)
-    assert counter.get_total_flops() == 2 * product
-    with operations() as counter:
-        y.sum().backward()
-    assert counter.get_total_flops() in (4 * product, 5 * product)
-
-
 def rows_of(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
     """Rows of each call that the network really gets, and whether a graph is kept, from now on."""
     calls: list[tuple[int, bool]] = []
@@ -175,13 +161,6 @@ def test_separate_predictions_are_those_of_one_call(module: Distillation) -> Non
     with network_calls(module, faithful=True):
         separate = module.prior.predict(x, conditions)
     torch.testing.assert_close(together, separate, rtol=1e-4, atol=1e-5)
-
-
-def test_another_model_of_phi_is_counted_and_split_too(tiny_folder: Path, module: Distillation) -> None:
-    other = Pretrained(str(tiny_folder))
-    guidance = ASD(adapter=LoRA(prior=other))
-    two = Distillation("a red duck", Pretrained(str(tiny_folder)), Gaussians(count=9, capacity=9), guidance)
-    assert two.priors == [two.prior, other] and module.priors == [module.prior]
 
 
 class StartsBare(pl.Callback):
@@ -335,14 +314,6 @@ def test_mistakes(options: str, capsys: pytest.CaptureFixture) -> None:
     assert main(["bench", *options.split()]) == 2
     out, err = capsys.readouterr()
     assert not out and MISTAKES[options] in err and err.count("\n") == 1
-
-
-def test_a_run_is_no_recipe(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    for file in ("config.yaml", "checkpoints/last.ckpt"):
-        (tmp_path / file).touch()
-    assert main(["bench", str(tmp_path)]) == 2
-    assert f"bench times recipes, not runs; name one with --config {tmp_path}" in capsys.readouterr().err
 
 
 @pytest.mark.gpu

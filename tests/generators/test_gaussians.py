@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.gaussians import optimizer_of, psnr, save_run, train
+from support.gaussians import optimizer_of, save_run, train
 from torch import Tensor
 
 from asdkit import Fraction, GaussianRates, Gaussians, Initial, NeRF, Pixels, Ramp, Rounds, Voxels
@@ -258,15 +258,6 @@ def test_several_ranks_decide_by_the_sum_of_their_statistics(monkeypatch: pytest
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(elsewhere))
     gaussians.after_step(optimizer_of(gaussians), 0, torch.Generator())
     assert gaussians.num_alive == 62 and torch.equal(gaussians.means[60:62], gaussians.means[[8, 11]])
-
-
-@pytest.mark.parametrize("suffix", [".splat", ".spz", ".glb", ".GLB"])
-def test_start_from_other_files_of_gaussians(tmp_path: Path, suffix: str) -> None:
-    gaussians, views = small(initial=Initial(radius=0.6, opacity=0.7)), ring(2, distance=2.5, size=24)
-    write_splats(tmp_path / f"a{suffix}", gaussians.splats())
-    again = Gaussians(init=str(tmp_path / f"a{suffix}"), count=1, capacity=64)
-    assert again.num_alive == 60
-    assert psnr(again.render(views).image, gaussians.render(views).image) > 40
 
 
 @pytest.mark.parametrize("sh_degree", [0, 2])

@@ -53,15 +53,6 @@ def test_a_ball_of_constant_density_absorbs_by_its_chord(slope: float) -> None:
     assert torch.allclose(seen.weights.sum(1), seen.alpha, atol=1e-5)
 
 
-def test_a_hard_sphere_is_seen_where_the_ray_meets_it() -> None:
-    offsets = torch.tensor([0.0, 0.3, 0.59, 0.61])
-    rays = beam(offsets)
-    seen = march(ball(1e5), rays, stratified(rays, 500))
-    front = 2 - (RADIUS**2 - offsets[:3] ** 2).sqrt()
-    assert torch.allclose(seen.depth[:3], front, atol=2 / 500)
-    assert seen.alpha.tolist() == [1, 1, 1, 0]
-
-
 def test_the_quadrature_is_a_slow_loop() -> None:
     torch.manual_seed(0)
     rays = beam(torch.rand(5), 1.5)
@@ -255,22 +246,6 @@ def test_a_sphere_is_learned_from_its_pictures(encoding: Encoding) -> None:
     assert psnr(render.image, sphere_images(others)) > 17
     middle = render.depth[:, 0, 8, 8]
     assert (middle - (3.4 - 0.55)).abs().max() < 0.45
-
-
-@pytest.mark.slow
-def test_emptiness_is_found_and_skipping_it_changes_nothing_to_see() -> None:
-    nerf = NeRF(Voxels((8, 16)), penalties=NeRFPenalties(entropy=0.03, opacity=0.0), occupancy_every=4)
-    train(nerf, torch.optim.Adam(nerf.parameter_groups()), range(80))
-    views = ring(2, 10.0, size=16)
-    with torch.no_grad():
-        skipped = nerf.render(views)
-        nerf.occupancy_every = 0
-        whole = nerf.render(views)
-    assert (skipped.image - whole.image).abs().max() < 0.03
-    points = torch.rand(5000, 3) * 2 - 1
-    occupied = nerf._occupied(points)
-    assert occupied.float().mean() < 0.6
-    assert occupied[points.norm(dim=1) < 0.5].float().mean() > 0.9
 
 
 def test_going_on_from_a_checkpoint_changes_nothing() -> None:

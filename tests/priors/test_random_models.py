@@ -11,8 +11,6 @@ from support.architectures import on_meta, operations_of
 
 from asdkit import Pretrained
 from asdkit.commands.main import main
-from asdkit.priors import random_models
-from asdkit.priors.families import family_of
 from asdkit.priors.random_models import ARCHITECTURES, RandomModel
 from asdkit.scores.conditions import Condition
 
@@ -89,17 +87,6 @@ def test_no_two_layers_and_no_two_rows_are_alike() -> None:
     assert q.std() == pytest.approx(q.shape[1] ** -0.5, rel=0.05)
     norm = next(m for m in prior.network.modules() if isinstance(m, torch.nn.GroupNorm))
     assert norm.weight.eq(1).all() and norm.bias.eq(0).all()
-
-
-def test_a_weight_larger_than_the_noise_repeats_it() -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(random_models, "_NOISE", 101)
-        model = RandomModel("toybox")
-        family = family_of(model.architecture.pipeline)()
-        network = model.model(family.network_class(), "unet")
-    flat = network.conv_in.weight.flatten()
-    torch.testing.assert_close(flat[101:202], flat[:101])
-    assert all(p.isfinite().all() and p.abs().max() < 5 for p in network.parameters())
 
 
 def test_prompts_are_told_apart_by_their_words() -> None:

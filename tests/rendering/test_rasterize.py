@@ -187,16 +187,6 @@ def test_nothing_to_draw(backend: str, mode: str) -> None:
     assert background.grad.tolist() == [2 * 20 * 24] * 3
 
 
-def test_repeats_bit_by_bit() -> None:
-    views = cameras(3, size=24, dtype=torch.float32)
-    runs = []
-    for _ in range(2):
-        inputs = leaves(scene(300, dtype=torch.float32))
-        raster = rasterize(*inputs, views, torch.ones(3), backend="numba")
-        runs.append([*raster, *gradients(raster, inputs)])
-    assert all(torch.equal(one, two) for one, two in zip(*runs, strict=True))
-
-
 def test_the_numba_kernel_does_not_depend_on_the_number_of_threads() -> None:
     from asdkit.rendering.numba_backend import composite
 

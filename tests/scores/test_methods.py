@@ -218,23 +218,6 @@ def test_reward_sds_is_a_loop_over_draws(prior: asdkit.GaussianPrior) -> None:
     assert scorer.prompts == ["y"]
 
 
-def test_reward_sds_between_the_mean_and_the_best(prior: asdkit.GaussianPrior) -> None:
-    def fresh() -> Noised:
-        return draw(prior, levels=(20, 300, 400, 500))
-
-    x = fresh()
-    assert close(ready(asdkit.RewardSDS(Brightness(), 9.0, draws=1), prior)(x), cfg(x, 9.0) - x.eps)
-    noises = [x.eps, torch.randn(B, 3, 2, 2, generator=torch.Generator().manual_seed(1)).double()]
-    two = [state(x, eps=eps) for eps in noises]
-    residuals = torch.stack([cfg(s, 9.0) - s.eps for s in two])
-    mean, best = (
-        ready(asdkit.RewardSDS(Brightness(), 9.0, 2, temperature, 0.5), prior)(fresh()) for temperature in (1e6, 1e-9)
-    )
-    assert close(mean, residuals.mean(0), 1e-5)
-    scores = torch.stack([((s.x_t - s.sigma * cfg(s, 0.5)) / s.alpha).clamp(0, 1).flatten(1).mean(1) for s in two])
-    assert close(best, residuals[scores.argmax(0), torch.arange(B)])
-
-
 @pytest.mark.parametrize(
     ("one", "other"),
     [
