@@ -19,7 +19,7 @@ from asdkit.distillation import Distillation
 from asdkit.generators.gaussian_settings import Rounds
 from asdkit.generators.gaussians import Gaussians
 from asdkit.generators.images import Latents
-from asdkit.methods import ASD, VSD, ASDEdit
+from asdkit.methods import ASD, DDS, VSD, ASDEdit
 from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.settings import Rendering
 from asdkit.scores.fields import Field
@@ -82,6 +82,7 @@ CASES: dict[str, tuple[Callable[[], Field], dict[str, Any], list[int], list[int]
     # name: guidance, settings, rows of the calls of an iteration without gradient, and of those with one
     "VSD, own draws": (lambda: VSD(), OWN_DRAWS, [6, 3], [3]),  # gamma 0 does not ask for e_y
     "ASD": (lambda: ASD(), {}, [6], [3]),
+    "ASD without guidance": (lambda: ASD(1.0), {}, [3], [3]),
     "ASD, a gamma of the draw": (lambda: ASD(gamma=Alpha2()), {}, [6], [3]),
     "ASD, copy": (lambda: ASD(adapter=UNetCopy()), {}, [6], [3]),
     "ASD, two discriminator steps": (lambda: ASD(), TWO_STEPS, [6], [3, 3]),  # e_y is known
@@ -94,6 +95,7 @@ CASES: dict[str, tuple[Callable[[], Field], dict[str, Any], list[int], list[int]
         [3, 3],
     ),
     "ASD of four views in two parts": (lambda: ASD(), IN_PARTS, [4, 4], [2, 2]),
+    "DDS": (lambda: DDS(), ONCE, [6, 6], []),  # here and on the source
     "ASDEdit": (lambda: ASDEdit(), ONCE, [6, 6, 3], [3, 3, 3]),  # phi here, psi there; psi and e_z here, its fake
 }
 
