@@ -11,20 +11,13 @@ from support.quiet import quiet_trainer
 from support.recipe import write_recipe
 from torch import Tensor, nn
 
+from asdkit import ASD, SDS, Cameras, Canvas, DiscriminatorSteps, Distillation, Gaussians, Initial, Latents, Pretrained
 from asdkit.commands import bench_report
 from asdkit.commands.bench import NEVER, BareLoop, Bench, BenchCLI, network_calls
 from asdkit.commands.bench_report import forget_peak, matmul_peak, resident, spread, table
 from asdkit.commands.bench_spans import operations, read_trace
 from asdkit.commands.main import main
-from asdkit.data import Cameras, Canvas
-from asdkit.discriminators.schedule import DiscriminatorSteps
-from asdkit.distillation import Distillation
-from asdkit.generators.gaussian_settings import Initial
-from asdkit.generators.gaussians import Gaussians
-from asdkit.generators.images import Latents
-from asdkit.methods import ASD, SDS
 from asdkit.priors.families import StableDiffusion
-from asdkit.priors.pretrained import Pretrained
 from asdkit.run.signals import Signals
 
 VIEWS, SIZE, CPU = 2, 16, torch.device("cpu")

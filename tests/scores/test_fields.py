@@ -7,12 +7,9 @@ import torch
 from support.exact import LEVELS, B, bent, close, draw, e, e_phi, randn, ready
 from torch import Tensor
 
-from asdkit.core.ramps import Ramp
-from asdkit.discriminators.discriminator import Discriminator
-from asdkit.lab import Affine, GaussianPrior, GaussianScore, ParticleScore
-from asdkit.methods import ASD, SDS
+from asdkit import ASD, CFG, SDS, Discriminator, GaussianPrior, GaussianScore, Noise, Null, ParticleScore, Prompt, Ramp
+from asdkit.lab import Affine
 from asdkit.scores.conditions import NULL, Condition
-from asdkit.scores.fields import CFG, Noise, Null, Prompt
 
 Y = Condition("y")
 
