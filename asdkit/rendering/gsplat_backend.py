@@ -18,32 +18,21 @@ def render(
     Raises:
         RuntimeError: gsplat is missing, or the tensors are not on a CUDA device.
     """
-    means, quats, scales, opacities, w2c, K, width, height = scene
-    if not means.is_cuda:
-        raise RuntimeError(f"The gsplat backend needs tensors on a CUDA device, not on {means.device}.")
+    if not scene.means.is_cuda:
+        raise RuntimeError(f"The gsplat backend needs tensors on a CUDA device, not on {scene.means.device}.")
     try:
         from gsplat import rasterization, rasterization_2dgs
     except ImportError as error:
         raise RuntimeError("Drawing Gaussians on CUDA needs gsplat: install it with `pip install gsplat`.") from error
-    features = torch.cat([colors, camera_depths(means, w2c)[..., None]], dim=-1)
+    features = torch.cat([colors, camera_depths(scene.means, scene.w2c)[..., None]], dim=-1)
     count = features.shape[-1]
     padding = (0, (1 << (count - 1).bit_length()) - count)  # the surfels' kernel fills up with what it finds in memory
     behind = torch.cat([background, background.new_zeros(len(background), 1)], dim=-1)
-    arguments = {
-        "means": means.contiguous(),
-        "quats": quats.contiguous(),
-        "scales": scales.contiguous(),
-        "opacities": opacities.contiguous(),
-        "colors": F.pad(features, padding),
-        "viewmats": w2c.contiguous(),
-        "Ks": K.contiguous(),
-        "width": width,
-        "height": height,
-        "near_plane": NEAR,
-        "packed": False,
-        "backgrounds": F.pad(behind, padding),
-        "render_mode": "RGB",
-    }
+    gaussians = zip(("means", "quats", "scales", "opacities", "viewmats", "Ks"), scene[:6], strict=True)
+    arguments = {name: tensor.contiguous() for name, tensor in gaussians}
+    arguments |= {"colors": F.pad(features, padding), "backgrounds": F.pad(behind, padding)}
+    arguments |= {"width": scene.width, "height": scene.height, "near_plane": NEAR}
+    arguments |= {"packed": False, "render_mode": "RGB"}
     if mode == "surfels":
         blended, alpha, *_, meta = rasterization_2dgs(**arguments)
         positions = meta["gradient_2dgs"]

@@ -20,12 +20,7 @@ def composite(
 ) -> tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"]]:
     """Blends features front to back, one view at a time (faster than all at once, and half the memory).
 
-    Args:
-        projection: the Gaussians on B screens.
-        features: what is blended: colours, depth.
-        width: pixels.
-        height: pixels.
-        footprints: what the Gaussians look like: `projection.footprints`, or `surfels.footprints` of discs.
+    `footprints` is what the Gaussians look like on a screen: `projection.footprints`, or `surfels.footprints` of discs.
 
     Returns:
         The blended features over nothing, and the transmittance that is left for a background.
