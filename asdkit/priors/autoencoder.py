@@ -1,5 +1,8 @@
 """The autoencoder of a latent diffusion model: images in [0,1] to x0 and back."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -35,6 +38,19 @@ def load_autoencoder(files: ModelFolder, dtype: torch.dtype, tiny_vae: str = "")
     is_tiny = files.json("model_index.json").get("vae", ["", ""])[1] == "AutoencoderTiny"
     overflows = settings.get("force_upcast", False) and dtype == torch.float16
     return files.model(AutoencoderTiny if is_tiny else AutoencoderKL, "vae", torch.float32 if overflows else dtype)
+
+
+def checkpoint(vae: Model, checkpointed: Callable[..., Any]) -> None:
+    """Compute what lies within its blocks again in the backward pass, instead of keeping it.
+
+    Diffusers' tiny autoencoder does not scale the image when it does so itself (as of 0.42), and so gives another x0.
+    """
+    if type(vae).__name__ != "AutoencoderTiny":
+        vae.enable_gradient_checkpointing(checkpointed)
+        return
+    layers = vae.encoder.layers
+    plain = layers.forward
+    layers.forward = lambda x: checkpointed(plain, x) if torch.is_grad_enabled() else plain(x)
 
 
 def encode(vae: Model, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:

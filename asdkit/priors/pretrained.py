@@ -104,7 +104,7 @@ class Pretrained(Prior):
         if self.family.has_vae:
             self.vae = autoencoder.load_autoencoder(files, self.dtype, self.source.tiny_vae)
             if self.runner.checkpointing:
-                self.vae.enable_gradient_checkpointing(self.runner.checkpointed)
+                autoencoder.checkpoint(self.vae, self.runner.checkpointed)
         self.network = files.model(self.family.network_class(), self.family.network_part, self.dtype)
         self.source.add_lora(self.family.network_part, self.network, self.network.config)
         self.channels = self.vae.config.latent_channels if self.vae else self.network.config.in_channels
