@@ -88,6 +88,12 @@ def middle_and_reach(means: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, " 3"], 
     return middle, (means - middle).norm(dim=1).sort().values[int(0.9 * (len(means) - 1))]
 
 
+def whereabouts(means: Float[Tensor, "N 3"]) -> str:
+    """Where Gaussians are, in words."""
+    middle, reach = middle_and_reach(means)
+    return "their middle is ({:.3g}, {:.3g}, {:.3g}), and nine tenths are within {:.3g} of it".format(*middle, reach)
+
+
 def thin(splats: Splats) -> Splats:
     """The Gaussians as discs: their third axis is a hundredth of the smaller of the others."""
     wide = splats.log_scales[:, :2]

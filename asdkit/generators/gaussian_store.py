@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from asdkit.formats.splats import Splats
 from asdkit.generators.base import Generator
+from asdkit.generators.gaussian_start import whereabouts
 from asdkit.rendering.projection import rotation_matrices
 
 _log = logging.getLogger(__name__)
@@ -105,9 +106,10 @@ class GaussianStore(Generator, ABC):
         doomed[self.opacities.where(self.alive, -1).argmax()] = False
         if int(doomed.sum()) > DECIMATED * self.num_alive:
             _log.warning(
-                "Density control leaves %d of %d Gaussians: %d are less opaque than its prune_opacity, %g, and %d are "
-                "wider than its prune_scale, %g; change these numbers, or take --model.generator.initial.fit=true.",
+                "Density control leaves %d of %d Gaussians: %d are less opaque than its prune_opacity, %g, %d wider "
+                "than its prune_scale, %g; %s. Change these numbers, or take --model.generator.initial.fit=true.",
                 self.num_alive - int(doomed.sum()), self.num_alive, faint.sum(), min_opacity, large.sum(), max_size,
+                whereabouts(self.means.data[self.alive]),
             )  # fmt: skip
         self.alive &= ~doomed
         self.forget(optimizer, doomed.nonzero().squeeze(1))

@@ -24,7 +24,7 @@ from asdkit.generators.gaussian_settings import (
     Initial,
     Rounds,
 )
-from asdkit.generators.gaussian_start import Start, middle_and_reach, splats_from, thin
+from asdkit.generators.gaussian_start import Start, splats_from, thin, whereabouts
 from asdkit.generators.gaussian_store import GaussianStore
 from asdkit.generators.gaussian_volume import volume_of
 from asdkit.rendering.cameras import Views
@@ -106,12 +106,9 @@ class Gaussians(GaussianStore):
     def _tell_where(self, radii: Tensor) -> None:
         """Says where the Gaussians are, if no camera of the first render sees any of them."""
         if not bool(radii.any()):
-            middle, reach = middle_and_reach(self.living().means.detach())
-            place = ", ".join(f"{number:.3g}" for number in middle.tolist())
             _log.warning(
-                "No camera sees any of the %d Gaussians: their middle is (%s), and nine tenths are within %.3g of it; "
-                "a fit with --model.generator.initial.fit=true moves them to where cameras look.",
-                self.num_alive, place, reach,
+                "No camera sees any of the %d Gaussians: %s; a fit with --model.generator.initial.fit=true moves them "
+                "to where cameras look.", self.num_alive, whereabouts(self.living().means.detach()),
             )  # fmt: skip
 
     def _statistics(self, slots: Int64[Tensor, " N"], radii: Tensor, views: Views) -> Callable[[Tensor], None]:

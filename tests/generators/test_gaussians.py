@@ -410,7 +410,7 @@ def test_a_round_that_leaves_almost_nothing_is_told(caplog: pytest.LogCaptureFix
     for words in (
         "leaves 1 of 60",
         "3 are less opaque",
-        "60 are wider than its prune_scale, 0.0001",
+        "60 wider than its prune_scale, 0.0001; their middle is (",
         "initial.fit=true",
     ):
         assert words in caplog.text
