@@ -29,8 +29,8 @@ _UNREAD = {
 
 
 def is_splats(path: Path) -> bool:
-    """Whether a file is of Gaussians by its suffix alone: `.ply` and `.glb` may be, other formats are read or named."""
-    return path.suffix.lower() in (*SUFFIXES, *_UNREAD)
+    """Whether a path is a file, which by its suffix may hold Gaussians, of formats that are read or not."""
+    return path.is_file() and path.suffix.lower() in (*SUFFIXES, *_UNREAD)
 
 
 def read_splats(path: str | Path) -> Splats:

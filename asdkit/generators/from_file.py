@@ -4,15 +4,10 @@ import math
 from pathlib import Path
 
 from asdkit.core.text import local
-from asdkit.formats import splat_files
+from asdkit.formats.splat_files import is_splats, read_splats
 from asdkit.generators import from_checkpoint as checkpoints
 from asdkit.generators.base import Generator
 from asdkit.generators.gaussians import Gaussians
-
-
-def is_splats(path: Path) -> bool:
-    """Whether a path is a file of Gaussians, rather than a run or a checkpoint."""
-    return path.is_file() and splat_files.is_splats(path)
 
 
 def object_of(path: Path) -> Generator:
@@ -25,6 +20,6 @@ def object_of(path: Path) -> Generator:
         raise ValueError(f"There is no {path}; name a run folder, a checkpoint or a file of splats.")
     if not is_splats(path):
         return checkpoints.generator_of(path)
-    splats = splat_files.read_splats(path)
+    splats = read_splats(path)
     count, coefficients = splats.sh.shape[:2]
     return Gaussians(str(path), count=1, capacity=count, sh_degree=math.isqrt(coefficients) - 1)

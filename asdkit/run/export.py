@@ -18,9 +18,9 @@ from asdkit.formats.html import write_html
 from asdkit.formats.names import FORMATS
 from asdkit.formats.pictures import save_grid, save_mp4, save_webp
 from asdkit.formats.rotation import rotated
-from asdkit.formats.splat_files import write_splats
+from asdkit.formats.splat_files import is_splats, write_splats
 from asdkit.generators.base import Generator, Render
-from asdkit.generators.from_file import is_splats, object_of
+from asdkit.generators.from_file import object_of
 from asdkit.rendering.cameras import Views, joined, ring, surface_normals
 from asdkit.run.loading import load
 
