@@ -9,7 +9,9 @@ import pytest
 from support.splat_tools import SH_0, glb_file, glb_parts, near, near_quats, splats
 
 from asdkit.formats import ply
-from asdkit.formats.splat_files import read_splats, write_splats
+from asdkit.formats.mesh.sample import _SUFFIXES
+from asdkit.formats.pictures import FORMATS
+from asdkit.formats.splat_files import _UNREAD, SUFFIXES, read_splats, write_splats
 from asdkit.formats.splats import Splats
 
 NAN, MARK = np.float32(np.nan).tobytes(), np.float32(0.123).tobytes()
@@ -219,3 +221,9 @@ def test_compressed_gltf_is_named(tmp_path: Path, extension: str) -> None:
     for read in (read_splats, lambda path: sample_mesh(path, 10, 0.5, torch.Generator())):
         with pytest.raises(ValueError, match=f"b.glb is compressed by {extension}"):
             read(path)
+
+
+def test_the_table_in_the_documents_is_whole() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "files.md").read_text()
+    missing = [suffix for suffix in (*SUFFIXES, *_UNREAD, *_SUFFIXES) if f"`{suffix}`" not in text]
+    assert missing == [] and [kind for kind in FORMATS if kind.lower() not in text.lower()] == []
