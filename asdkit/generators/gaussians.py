@@ -92,7 +92,7 @@ class Gaussians(GaussianStore):
     def render(self, views: Views | None, background: Float[Tensor, "*B 3"] | None = None) -> Render:
         device = self.means.device
         views = needs_cameras(self, views).to(device)
-        behind = torch.full((3,), self.background) if background is None else background
+        behind = self.means.new_full((3,), self.background) if background is None else background
         gaussians = activate(self.living())
         raster = rasterize(*gaussians, views, behind.to(device), sh_degree=self.sh_degree, mode=self.mode)
         if not self._looked_at:
@@ -115,7 +115,8 @@ class Gaussians(GaussianStore):
         """A hook for the gradient of screen positions: it adds up norms, in units of half the image."""
 
         def accumulate(grad: Float[Tensor, "B N 2"]) -> None:
-            norms = (grad * grad.new_tensor([views.width / 2, views.height / 2])).norm(dim=-1) * len(grad)
+            half_size = torch.stack([grad.new_full((), side / 2) for side in (views.width, views.height)])
+            norms = (grad * half_size).norm(dim=-1) * len(grad)
             visible = (radii > 0).all(-1)  # the gradient of the others is zero
             sums = torch.stack([norms.sum(0), visible.sum(0)]).to(self.grad_sum)
             self._step_statistics = self._step_statistics.to(sums)

@@ -62,7 +62,8 @@ class Views:
 
     def directions(self) -> Float[Tensor, "B P 3"]:
         """Through every pixel's centre, row by row, in world axes; their camera z is 1."""
-        y, x = torch.meshgrid(torch.arange(self.height) + 0.5, torch.arange(self.width) + 0.5, indexing="ij")
+        rows, columns = (torch.arange(size, device=self.K.device) + 0.5 for size in (self.height, self.width))
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
         pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(1, -1, 3).to(self.K)
         return pixels @ torch.linalg.inv_ex(self.K).inverse.mT @ self.c2w[:, :3, :3].mT
 
