@@ -176,7 +176,7 @@ def test_a_triplane_is_the_product_of_its_planes() -> None:
     point = torch.tensor([[0.2, -0.5, 0.7]])
     place = (point[0] + 1) / 2 * 3
     product = torch.ones(3)
-    for plane, (u, v) in zip(encoding.planes[0].detach(), ((0, 1), (0, 2), (1, 2)), strict=True):
+    for plane, (u, v) in zip(encoding.grids[0].detach(), ((0, 1), (0, 2), (1, 2)), strict=True):
         flat = torch.tensor([place[u], place[v], 0.0])
         product = product * trilinear(plane[:, None].expand(-1, 4, -1, -1), flat)
     assert torch.allclose(encoding(point)[0], product, atol=1e-5)
