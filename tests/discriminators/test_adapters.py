@@ -99,6 +99,7 @@ def test_switches_off_even_after_an_error(prior: Pretrained, make: Make) -> None
 
 
 @EACH
+@pytest.mark.slow
 def test_the_camera_matters_after_training(prior: Pretrained, make: Make) -> None:
     """Only through phi's own camera network: view words are the same in both."""
     phi = attached(make(), prior)
@@ -267,6 +268,7 @@ PAIRS: list[Callable[[], list]] = [
 
 
 @pytest.mark.parametrize("make", PAIRS)
+@pytest.mark.slow
 def test_adapters_on_one_prior_do_not_disturb_each_other(prior: Pretrained, make: Callable[[], list]) -> None:
     plain = draw(prior).predict(Y)
     fields = [attached(adapter, prior) for adapter in make()]

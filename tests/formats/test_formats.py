@@ -175,6 +175,7 @@ def test_spz_clips_what_it_cannot_hold(tmp_path: Path) -> None:
     ("name", "degree", "decibels"),
     [("a.ply", 3, math.inf), ("a.glb", 3, 90), ("a.spz", 3, 45), ("a.spz", 0, 45), ("A.SPLAT", 0, 45)],
 )
+@pytest.mark.slow
 def test_files_look_like_the_gaussians(tmp_path: Path, name: str, degree: int, decibels: float) -> None:
     """45 decibels: an error of 1.4 of 255 grey levels, where colours and opacities are rounded by half a level."""
     original, views = splats(count=300, degree=degree), ring(2, size=48)

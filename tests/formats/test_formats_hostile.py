@@ -389,6 +389,7 @@ def test_binary_part_of_glb_that_lies(tmp_path: Path) -> None:
     refused(path, "no binary part")
 
 
+@pytest.mark.slow
 def test_work_grows_with_the_file(tmp_path: Path) -> None:
     """Each of 30,000 nodes shows a mesh of 60,000 primitives; each is looked at once, and a chain walked once."""
     scene = {"nodes": [{"mesh": 0}] * 30_000, "meshes": [{"primitives": [{"attributes": {}}] * 60_000}]}
