@@ -35,7 +35,7 @@ RUN is a folder that fit made, runs/<recipe>/<prompt>@<time>. Other options:
   --print_config              after any options: the resolved recipe, as YAML
 
 Exit codes: 0 done, 1 unexpected, 2 usage, 3 environment (no such device, a missing extra), 4 prior unavailable,
-5 out of memory, 6 diverged, 7 cannot write, 130 Ctrl-C, 143 SIGTERM or SIGUSR1 (after saving, as 130).
+5 out of memory, 6 diverged, 7 cannot write, 130 Ctrl-C, 143 SIGTERM, SIGUSR1 or SIGHUP (after saving, as 130).
 ASDKIT_DEBUG=1 shows tracebacks of errors.
 """
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,16 +14,16 @@ import yaml
 from asdkit.core.errors import UsageError
 from asdkit.core.text import recipe_slug, run_folder, slug
 from asdkit.run.recipes import find_recipe
+from asdkit.run.side_files import read_facts
 
 _NAME_CHARACTERS = 39  # with a hyphen and the digest as many as a slug keeps
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid.
+    """One run of a grid, of a prompt.
 
     Attributes:
-        prompt: of the run.
         labels: what tables call it beside its prompt, e.g. {"method": "VSD", "seed": 0}.
         options: of `asdkit fit`, after those that all cells share.
     """
@@ -37,9 +36,7 @@ class Cell:
 def product(prompts: Sequence[str], axes: Mapping[str, Mapping[Any, Sequence[str]]]) -> list[Cell]:
     """A cell for each prompt and each combination of the axes' values; prompts change fastest.
 
-    Args:
-        prompts: of the cells.
-        axes: by name the options of each value, e.g. {"seed": {0: ["--model.seed=0"], 1: ["--model.seed=1"]}}.
+    An axis has by value its options, e.g. {"seed": {0: ["--model.seed=0"], 1: ["--model.seed=1"]}}.
     """
     cells = []
     for values in itertools.product(*axes.values()):
@@ -96,8 +93,7 @@ class Grid:
 
     def report(self, cell: Cell) -> dict[str, Any]:
         """The `run.json` of a cell's run, empty if there is none."""
-        path = self.run_folder(cell) / "run.json"
-        return json.loads(path.read_text()) if path.is_file() else {}
+        return read_facts(self.run_folder(cell) / "run.json")
 
     def finished(self, cell: Cell) -> bool:
         """Whether the run of a cell has come to its end."""

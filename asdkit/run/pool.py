@@ -1,33 +1,34 @@
 """The runs of a grid, side by side: a process for each, on the devices of this process and among the ranks."""
 
 import fcntl
-import json
 import os
 import shlex
 import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import cycle, islice
 from pathlib import Path
 from typing import IO
 
-from asdkit.core.atomic import write_text
-from asdkit.core.errors import UsageError
+from asdkit.core.errors import Interrupted, UsageError
 from asdkit.run import machine, tables
+from asdkit.run.exits import exit_code, status
 from asdkit.run.grid import Cell, Grid
+from asdkit.run.side_files import write_json
+from asdkit.run.signals import heeded
 
 _POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one process does of a grid, and on what.
+    """What one of `ranks` processes does of a grid: the cells rank, rank + ranks, ...
 
     Attributes:
-        rank: it takes the cells rank, rank + ranks, ...
-        ranks: number of processes that share the cells.
         devices: the GPU of each of its jobs; None for a job that gets none of its own.
         threads: of each job.
     """
@@ -39,21 +40,12 @@ class Share:
 
 
 def plan(environment: Mapping[str, str], gpus: list[str], cores: int, jobs: int | None) -> Share:
-    """Who does what: one job on each GPU, or one on the CPU; under a launcher, one job on the rank's own GPU.
-
-    Args:
-        environment: of this process.
-        gpus: that it sees.
-        cores: that it may use.
-        jobs: at a time, in each process; None for the usual number.
-    """
+    """Who does what: one job on each GPU, or one on the CPU; under a launcher, one job on the rank's own GPU."""
     launched = machine.rank_of(environment)
     rank, ranks, local = launched or (0, 1, 0)
-    if launched and gpus:
-        gpus = [gpus[local % len(gpus)]]
-    count = jobs or max(1, len(gpus))
-    devices = tuple(gpus[job % len(gpus)] if gpus else None for job in range(count))
-    return Share(rank, ranks, devices, max(1, cores // count))
+    own: list[str | None] = [gpus[local % len(gpus)]] if launched and gpus else [*gpus] or [None]
+    count = jobs or len(own)
+    return Share(rank, ranks, tuple(islice(cycle(own), count)), max(1, cores // count))
 
 
 def child_environment(environment: Mapping[str, str], device: str | None, threads: int) -> dict[str, str]:
@@ -64,11 +56,7 @@ def child_environment(environment: Mapping[str, str], device: str | None, thread
 
 
 def make_runs(grid: Grid, jobs: int | None) -> int:
-    """Make this process's share of a grid's runs, with what the machine has.
-
-    Args:
-        grid: of the runs.
-        jobs: runs at a time; None for one on each GPU, or one.
+    """Make this process's share of a grid's runs, `jobs` at a time; None is one on each GPU, or one.
 
     Returns:
         The exit code: 0, that of the first cell that failed, 130 or 143.
@@ -99,12 +87,7 @@ class Job:
 
 
 class Pool:
-    """Makes one process's share of a grid's runs.
-
-    Args:
-        grid: of the runs; its folder exists.
-        share: of this process.
-    """
+    """Makes one process's share of a grid's runs; the grid's folder exists."""
 
     def __init__(self, grid: Grid, share: Share) -> None:
         self.grid, self.share = grid, share
@@ -118,7 +101,7 @@ class Pool:
         count = f"{len(self.waiting)} of {len(self.grid.cells)} runs, {len(self.free)} at a time"
         print(f"{count}; {self.grid.folder}/sweep.csv", flush=True)
         # Signals are passed on between two polls, so that a run which is just being started gets them, too.
-        handlers = {n: signal.signal(n, lambda n, _: self.signals.append(n)) for n in (signal.SIGINT, signal.SIGTERM)}
+        handlers = {n: signal.signal(n, lambda n, _: self.signals.append(n)) for n in heeded() if n != signal.SIGUSR1}
         in_tables = 0
         try:
             while self.jobs or (self.waiting and not self.signals):
@@ -137,7 +120,7 @@ class Pool:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         if self.signals:
-            return 128 + self.signals[0]
+            return exit_code(Interrupted(self.signals[0]))
         if self.share.ranks > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
             _leave_together()
         codes = [self.codes.get(self.grid.run_folder(cell)) for cell in self.grid.cells]
@@ -147,12 +130,12 @@ class Pool:
         while self.waiting and self.free and not self.signals:
             cell = self.waiting.pop(0)
             if self.grid.finished(cell):
-                self._record(cell, 0, "finished", 0.0, "it was finished before")
+                self._record(cell, 0, 0.0, "it was finished before")
             elif job := self._start(cell, self.free[0]):
                 self.jobs.append(job)
                 self.free.pop(0)
             else:
-                self._record(cell, 1, "failed", 0.0, "another process is at work on it")
+                self._record(cell, 1, 0.0, "another process is at work on it")
 
     def _pass_signals_on(self) -> None:
         for job in self.jobs:
@@ -169,10 +152,8 @@ class Pool:
             if code == 0 and not self.grid.finished(job.cell):
                 code = 1
             code = code if code >= 0 else 128 - code  # shells' way to write that a signal ended it
-            status = {0: "finished", 130: "interrupted", 143: "interrupted"}.get(code, "failed")
-            lines = Path(job.log.name).read_text(errors="replace").split("\n")
-            last = next(line.strip() for line in reversed(lines) if line.strip())
-            self._record(job.cell, code, status, time.monotonic() - job.start, last if code else "")
+            last = Path(job.log.name).read_text(errors="replace").strip().rpartition("\n")[2].strip()
+            self._record(job.cell, code, time.monotonic() - job.start, last if code else "")
 
     def _start(self, cell: Cell, device: str | None) -> Job | None:
         """Start the run of a cell, unless another process is at work on it."""
@@ -196,14 +177,13 @@ class Pool:
         )
         return Job(cell, process, log, time.monotonic(), device)
 
-    def _record(self, cell: Cell, code: int, status: str, seconds: float, reason: str) -> None:
+    def _record(self, cell: Cell, code: int, seconds: float, reason: str) -> None:
         """Write down what became of a cell, and print it."""
         run, record = self.grid.run_folder(cell), tables.record_path(self.grid, cell)
-        self.codes[run] = code
-        outcome = {"status": status, "exit_code": code, "seconds": round(seconds, 1), "reason": reason}
-        write_text(record, json.dumps(outcome, indent=2) + "\n")
-        metrics = self.grid.report(cell).get("metrics", {}) if status == "finished" else {}
-        words = [f"{status:<11} {tables.row(self.grid, cell)['seconds']:7.1f} s ", *map(str, cell.labels.values())]
+        self.codes[run], state = code, status(code)
+        write_json(record, {"status": state, "exit_code": code, "seconds": round(seconds, 1), "reason": reason})
+        metrics = {} if code else self.grid.report(cell).get("metrics", {})
+        words = [f"{state:<11} {tables.row(self.grid, cell)['seconds']:7.1f} s ", *map(str, cell.labels.values())]
         words += [repr(cell.prompt), f" {run} ", *(f"{name} {value:.3g}" for name, value in metrics.items())]
         print(" ".join(words).rstrip(), flush=True)
         if code:
@@ -221,10 +201,9 @@ def _leave_together() -> None:
 
 def _locked(log: IO[bytes]) -> bool:
     """Lock a log. The run inherits the lock with the file, so that it outlives this process, and ends with the run."""
-    try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
+    with suppress(OSError):  # a file system without locks
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
     return True

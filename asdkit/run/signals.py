@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR1; and what a scheduler wants to be told."""
+"""Ctrl-C, SIGTERM, SIGUSR1 and a terminal that is closed; and what a scheduler wants to be told."""
 
 import os
 import re
@@ -10,8 +10,13 @@ from typing import Any
 
 from asdkit.core.errors import Interrupted
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _SAVING = b"asdkit: Finishing this step and saving; Ctrl-C again quits at once.\n"
+
+
+def heeded() -> tuple[signal.Signals, ...]:
+    """The signals that end a command; a closed terminal's does not where it is ignored from the start (nohup)."""
+    closed = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, *closed)
 
 
 class Signals:
@@ -41,7 +46,7 @@ class Signals:
 
     def _install(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            for signum in _SIGNALS:
+            for signum in heeded():
                 before = signal.signal(signum, self._handle)
                 self._before.setdefault(signum, before)
 

@@ -1,8 +1,5 @@
 """What the runs of a grid have come to: tables, and a sheet of their pictures."""
 
-import csv
-import io
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
@@ -13,6 +10,7 @@ from PIL import Image
 
 from asdkit.core.atomic import atomic, write_text
 from asdkit.run.grid import Cell, Grid
+from asdkit.run.side_files import csv_text, read_facts, write_json
 
 _COLUMNS = ("status", "exit_code", "seconds", "iterations", "folder", "reason", "prior")
 _NOT_IN_MARKDOWN = {"exit_code", "iterations", "folder", "reason", "prior"}
@@ -25,10 +23,10 @@ def record_path(grid: Grid, cell: Cell) -> Path:
 
 def row(grid: Grid, cell: Cell) -> dict[str, Any]:
     """What is known of a cell: prompt, labels, its record, facts of its run and, when it is finished, metrics."""
-    record, report = record_path(grid, cell), grid.report(cell)
+    report = grid.report(cell)
     known = {"prompt": cell.prompt, **cell.labels, **dict.fromkeys(_COLUMNS)}
     known |= {"status": "waiting", "folder": str(grid.run_folder(cell))}
-    known |= json.loads(record.read_text()) if record.is_file() else {}
+    known |= read_facts(record_path(grid, cell))
     known |= {name: report[name] for name in ("seconds", "iterations", "prior") if name in report}
     return known | (report.get("metrics", {}) if report.get("status") == "finished" else {})
 
@@ -38,7 +36,7 @@ def write_tables(grid: Grid) -> None:
     written: list[dict[str, Any]] | None = None
     while written != (rows := [row(grid, cell) for cell in grid.cells]):
         names = list(dict.fromkeys(name for known in rows for name in known))
-        write_text(grid.folder / "sweep.json", json.dumps(rows, indent=2) + "\n")
+        write_json(grid.folder / "sweep.json", rows)
         write_text(grid.folder / "sweep.csv", csv_text(rows, names))
         shown = {name: name for name in names if name not in _NOT_IN_MARKDOWN}
         write_text(grid.folder / "sweep.md", markdown(rows, shown))
@@ -53,15 +51,6 @@ def write_contacts(grid: Grid) -> None:
     write_sheet(rows, grid.folder / "sweep.png", scale=0.5)
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Rows as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], means_of: str = "") -> str:
     """Rows as a Markdown table.
 
@@ -71,8 +60,8 @@ def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], mean
         means_of: a column whose values group the rows; below each group are the means of its numbers, in bold.
     """
     lines = [_line(columns.values()), "|" + "---|" * len(columns)]
-    groups = [(group, list(members)) for group, members in groupby(rows, lambda row: row.get(means_of))]
-    for group, members in groups:
+    for group, grouped in groupby(rows, lambda row: row.get(means_of)):
+        members = list(grouped)
         lines += [_line(map(cell_text, map(row.get, columns))) for row in members]
         if means_of:
             means = [group if name == means_of else _mean([row.get(name) for row in members]) for name in columns]
@@ -99,15 +88,16 @@ def _mean(values: Sequence[Any]) -> float | str | None:
     return sum(known) / len(known) if known else None
 
 
-def write_sheet(rows: Sequence[Sequence[Path]], path: Path, scale: float = 1) -> None:
-    """One PNG of many pictures in rows and columns; black where there is none yet.
+def _picture(file: Path) -> Image.Image | None:
+    try:
+        return Image.open(file).convert("RGB") if file.is_file() else None
+    except OSError:  # torn, or no picture
+        return None
 
-    Args:
-        rows: the files.
-        path: the PNG.
-        scale: how many times as large as the pictures are.
-    """
-    pictures = {file: Image.open(file).convert("RGB") for row in rows for file in row if file.is_file()}
+
+def write_sheet(rows: Sequence[Sequence[Path]], path: Path, scale: float = 1) -> None:
+    """One PNG of many pictures in rows and columns, `scale` times as large as they are; black where one is missing."""
+    pictures = {file: picture for row in rows for file in row if (picture := _picture(file))}
     width = max((picture.width for picture in pictures.values()), default=1)
     height = max((picture.height for picture in pictures.values()), default=1)
     sheet = Image.new("RGB", (width * max(map(len, rows)), height * len(rows)))

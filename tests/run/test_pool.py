@@ -94,7 +94,7 @@ def test_others_go_on_after_failures(tmp_path: Path, called: list, capsys: pytes
     codes = {prompt: (row["status"], row["exit_code"], row["reason"]) for prompt, row in rows(one).items()}
     assert list(codes) == [cell.prompt for cell in one.cells]
     assert codes["ok"] == codes["fine"] == ("finished", 0, "")
-    assert codes["code6"] == ("failed", 6, "asdkit: no good") and codes["code3"] == ("failed", 3, "asdkit: no good")
+    assert codes["code6"] == ("diverged", 6, "asdkit: no good") and codes["code3"] == ("failed", 3, "asdkit: no good")
     assert codes["dies"][:2] == ("failed", 137) and codes["nothing"][:2] == ("failed", 1)
     table = list(csv.DictReader((one.folder / "sweep.csv").open()))
     assert [(row["prompt"], row["ok"], row["fi"]) for row in table][::5] == [("ok", "1.25", ""), ("fine", "", "1.25")]

@@ -33,7 +33,7 @@ class Forked:
             for stream in (1, 2):
                 os.dup2(handle, stream)
             sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
                 signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
             os.environ |= environment or {}
             code = function()

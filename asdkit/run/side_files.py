@@ -1,0 +1,56 @@
+"""Small files beside a run, JSON and CSV: what is lost or torn of them is made again, and never ends a command."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from asdkit.core.atomic import write_text
+
+_KINDS = {"status": str, "reason": str, "prompt": str, "prior": str, "command": list, "metrics": dict}
+_NUMBERS = ("exit_code", "iterations", "seconds")
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise a ValueError if something in a run folder is a link: through it, files elsewhere would be written.
+
+    A run folder may come from anywhere. The folder itself, or one above it, may be a link.
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_symlink():
+            raise ValueError(f"{path} is a link, and nothing in a run folder is written through links; remove it.")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write what `read_facts` reads."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Rows as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts in a file, e.g. run.json, without those of another type; none where the file is missing or no JSON."""
+    try:
+        content = json.loads(path.read_bytes()) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
+        content = {}
+    facts = content if isinstance(content, dict) else {}
+    facts = {name: fact for name, fact in facts.items() if isinstance(fact, _KINDS.get(name, object))}
+    facts = {name: fact for name, fact in facts.items() if name not in _NUMBERS or _is_number(fact)}
+    if "metrics" in facts:
+        facts["metrics"] = {name: value for name, value in facts["metrics"].items() if _is_number(value)}
+    return facts
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number that arithmetic can do with: JSON has integers without end."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**53)
