@@ -11,18 +11,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.core.bounds import Whole, Within, checked
+from asdkit.core.bounds import Whole, Within, ranges
 from asdkit.core.parts import require
 from asdkit.formats.glb import TO_GLTF
 from asdkit.formats.html import write_html
+from asdkit.formats.mesh.extract import Mesh, extract
+from asdkit.formats.mesh.texture import Texture, bake
+from asdkit.formats.mesh.write import write_mesh
 from asdkit.formats.names import FORMATS
 from asdkit.formats.pictures import save_grid, save_mp4, save_webp
 from asdkit.formats.rotation import rotated
 from asdkit.formats.splat_files import is_splats, write_splats
+from asdkit.formats.splats import Splats
 from asdkit.generators.base import Generator, Render
 from asdkit.generators.from_file import object_of
 from asdkit.rendering.cameras import Views, joined, ring, surface_normals
+from asdkit.rendering.rays import Volume
 from asdkit.run.loading import load
+from asdkit.run.side_files import refuse_links
 
 _FOV_DEG, _DISTANCE, _ELEVATION_DEG = 40.0, 3.4, 20.0
 _ROOM = 3.75  # distance, in half sides of the cube that holds the object, from which it is seen whole
@@ -31,10 +37,9 @@ _LOOKS = ((-25.0, 8), (10.0, 8), (50.0, 8))  # elevations in degrees and cameras
 _UPS = {"z": np.eye(3), "y": TO_GLTF, "-y": np.diag([1.0, -1.0, -1.0]) @ TO_GLTF}
 
 
-@checked
 @dataclass(frozen=True)
 class Choices:
-    """How an object is exported.
+    """How an object is exported: what `asdkit export` calls --up, --size and so on.
 
     Args:
         up: the axis that points up in .ply, .splat and .spz files: z as in the world, y, or -y.
@@ -57,31 +62,40 @@ class Choices:
 
     def __post_init__(self) -> None:
         require(self.up in _UPS, f"--up must be z, y or -y; got {self.up}.")
+        for name, allowed in ranges(Choices).items():
+            number = getattr(self, name)
+            require(number in allowed, f"--{name} must be {allowed}; got {number}.")
         require(not 0 < self.faces < 100, f"--faces must be 100 at least, or 0 for all; got {self.faces}.")
         require(not 0 < self.texture < 64, f"--texture must be 64 at least, or 0 for none; got {self.texture}.")
 
 
 @dataclass
 class Exported:
-    """An object, and what several formats share of it.
+    """An object, and what several formats share of it."""
 
-    Args:
-        name: its prompt, or the name of its file.
-        generator: shows it.
-        background: grey level behind it, in [0,1].
-        choices: how it is exported.
-    """
-
-    name: str
+    name: str  # its prompt, or the name of its file
     generator: Generator
-    background: float
+    background: float  # grey level behind it, in [0,1]
     choices: Choices = field(default_factory=Choices)
+
+    @property
+    def splats(self) -> Splats:
+        """Its Gaussians; asked for only where there are some."""
+        splats = self.generator.splats()
+        assert splats is not None, "see _refuse"
+        return splats
+
+    @cached_property
+    def volume(self) -> Volume:
+        """Its surface and colours; asked for only in three dimensions."""
+        volume = self.generator.volume()
+        assert volume is not None, "see _refuse"
+        return volume
 
     @cached_property
     def distance(self) -> float:
         """From where the whole object is seen; that of training where this is enough."""
-        volume = self.generator.volume()
-        return max(_DISTANCE, _ROOM * volume.half) if volume else _DISTANCE
+        return max(_DISTANCE, _ROOM * self.volume.half)
 
     def ring(self, count: int, elevation_deg: float, size: int) -> Views:
         """Cameras around the object."""
@@ -97,22 +111,23 @@ class Exported:
         parts = [self.generator.render(views[i : i + 1].to(device), plain) for i in range(len(views))]
         return Render(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
 
+    def write(self, name: str, folder: Path) -> list[Path]:
+        """Write the object in a format, by its name in `FORMATS`; returns the files."""
+        path = folder / FORMATS[name]
+        return _WRITERS[name](self, path) or [path]
+
     @cached_property
     def film(self) -> Float[Tensor, "T 3 H W"]:
         """The frames of an orbit."""
         return self.render(self.ring(self.choices.frames, _ELEVATION_DEG, self.choices.size)).image
 
     @cached_property
-    def mesh(self) -> tuple:
-        """The mesh, and its texture or None."""
-        from asdkit.formats.mesh.extract import extract
-        from asdkit.formats.mesh.texture import bake
-
-        seen = [(views, self.render(views).alpha) for views in (self.ring(n, e, 128) for e, n in _LOOKS)]
-        volume, views = self.generator.volume(), joined([views for views, _ in seen])
-        alpha = torch.cat([alpha for _, alpha in seen])
-        mesh = extract(volume, views, alpha, self.choices.resolution, self.choices.faces)
-        return mesh, bake(mesh, volume, self.choices.texture) if self.choices.texture else None
+    def mesh(self) -> tuple[Mesh, Texture | None]:
+        """The mesh, and its texture."""
+        rings = [self.ring(count, elevation_deg, 128) for elevation_deg, count in _LOOKS]
+        alpha = torch.cat([self.render(views).alpha for views in rings])
+        mesh = extract(self.volume, joined(rings), alpha, self.choices.resolution, self.choices.faces)
+        return mesh, bake(mesh, self.volume, self.choices.texture) if self.choices.texture else None
 
 
 def opened(path: Path) -> Exported:
@@ -146,22 +161,21 @@ def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, ch
             hold.
         MissingExtra: a format needs an extra that is not installed.
     """
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
-        raise ValueError(f"There is no format {unknown[0] if unknown else ''!r}; there are {', '.join(FORMATS)}.")
+    for name in formats or [""]:
+        require(name in FORMATS, f"There is no format {name!r}; there are {', '.join(FORMATS)}.")
     exported = opened(path)
     exported.choices = choices
+    if out is None and path.is_dir():
+        refuse_links(path)
     out = out or (path if path.is_dir() else path.parent) / "export"
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; name a folder with --out.")
-    targets = {name: out / FORMATS[name] for name in formats}
-    beside = [out / f"mesh{suffix}" for suffix in (".mtl", ".png") if choices.texture and "obj" in targets]
-    existing = [str(target) for target in (*targets.values(), *beside) if target.exists()]
+    require(out.is_dir() or not out.exists(), f"{out} is a file; name a folder with --out.")
+    beside = ("mesh.mtl", "mesh.png") if choices.texture and "obj" in formats else ()
+    existing = [out / name for name in (*(FORMATS[name] for name in formats), *beside) if (out / name).exists()]
     if existing and not force:
         raise ValueError(f"{existing[0]} exists; name another folder with --out, or give --force to replace it.")
-    for name in targets:
+    for name in formats:
         _refuse(name, exported, path)
-    return [file for name, target in targets.items() for file in _WRITERS[name](exported, target)]
+    return [file for name in dict.fromkeys(formats) for file in exported.write(name, out)]
 
 
 def _refuse(name: str, exported: Exported, path: Path) -> None:
@@ -176,54 +190,37 @@ def _refuse(name: str, exported: Exported, path: Path) -> None:
         )
 
 
-def _splats(exported: Exported, path: Path) -> list[Path]:
-    splats = exported.generator.splats()
-    if path.suffix != ".glb" and exported.choices.up != "z":
-        splats = rotated(splats, _UPS[exported.choices.up])
-    write_splats(path, splats)
-    return [path]
+def _splats(exported: Exported, path: Path) -> None:
+    turned = path.suffix != ".glb" and exported.choices.up != "z"
+    write_splats(path, rotated(exported.splats, _UPS[exported.choices.up]) if turned else exported.splats)
 
 
-def _html(exported: Exported, path: Path) -> list[Path]:
+def _html(exported: Exported, path: Path) -> None:
     grey = (exported.background,) * 3
-    write_html(path, exported.generator.splats(), exported.name, grey, distance=exported.distance, fov_deg=_FOV_DEG)
-    return [path]
+    write_html(path, exported.splats, exported.name, grey, distance=exported.distance, fov_deg=_FOV_DEG)
 
 
-def _mesh(exported: Exported, path: Path) -> list[Path]:
-    from asdkit.formats.mesh.write import write_mesh
-
-    return write_mesh(path, *exported.mesh)
-
-
-def _mp4(exported: Exported, path: Path) -> list[Path]:
-    save_mp4(exported.film, path)
-    return [path]
-
-
-def _webp(exported: Exported, path: Path) -> list[Path]:
-    save_webp(exported.film, path)
-    return [path]
-
-
-def _png(exported: Exported, path: Path) -> list[Path]:
+def _png(exported: Exported, path: Path) -> None:
     """A row of views each of the picture, the opacity, the depth (near is bright) and the normals."""
-    volume = exported.generator.volume()
-    if volume is None:
+    if exported.generator.volume() is None:
         images = exported.render(None).image
-        save_grid(images, path, min(len(images), _COLUMNS))
-        return [path]
+        return save_grid(images, path, min(len(images), _COLUMNS))
     views = exported.ring(_COLUMNS, _ELEVATION_DEG, exported.choices.size)
     image, alpha, depth = exported.render(views)
     hit = (alpha > 0.5).float()
-    nearness = (0.5 + 0.5 * (exported.distance - depth) / volume.half).clamp(0, 1) * hit
+    nearness = (0.5 + 0.5 * (exported.distance - depth) / exported.volume.half).clamp(0, 1) * hit
     normals = (0.5 + 0.5 * surface_normals(depth, views)) * hit
     rows = [image, alpha.expand_as(image), nearness.expand_as(image), normals]
-    save_grid(torch.cat(rows), path, _COLUMNS)
-    return [path]
+    return save_grid(torch.cat(rows), path, _COLUMNS)
 
 
-_WRITERS: dict[str, Callable[[Exported, Path], list[Path]]] = {
+def _mesh(exported: Exported, path: Path) -> list[Path]:
+    return write_mesh(path, *exported.mesh)
+
+
+_WRITERS: dict[str, Callable[[Exported, Path], list[Path] | None]] = {  # the files, where there are several
     "ply": _splats, "splat": _splats, "spz": _splats, "glb": _splats, "html": _html, "mesh-glb": _mesh, "obj": _mesh,
-    "mp4": _mp4, "webp": _webp, "png": _png,
+    "mp4": lambda exported, path: save_mp4(exported.film, path),
+    "webp": lambda exported, path: save_webp(exported.film, path),
+    "png": _png,
 }  # fmt: skip

@@ -16,21 +16,13 @@ from asdkit.run.signals import Signals
 
 
 class _Verdict(NamedTuple):
-    """One step's verdict, on its way to the host.
+    """One step's verdict, on its way to the host."""
 
-    Args:
-        flags: the signal, then for every name 1 + the rank where it is not finite, or 0.
-        ready: what to wait for on a GPU.
-        names: what was looked at, causes first.
-        step: the iteration, counted from 1.
-        where: the timesteps and cameras of the samples.
-    """
-
-    flags: Tensor
-    ready: torch.cuda.Event | None
-    names: list[str]
-    step: int
-    where: tuple[Tensor | None, Any]
+    flags: Tensor  # the signal, then for every name 1 + the rank where it is not finite, or 0
+    ready: torch.cuda.Event | None  # what to wait for on a GPU
+    names: list[str]  # what was looked at, causes first
+    step: int  # counted from 1
+    where: tuple[Tensor | None, Any]  # the timesteps and the batch
 
 
 class Guard(pl.Callback):
@@ -55,18 +47,14 @@ class Guard(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        due, self._pending = self._pending, self._look(trainer, pl_module, outputs, batch)
-        if due:
-            self._heed(trainer, pl_module, due)
-        if self._pending.ready is None:
+        newest = self._look(trainer, pl_module, outputs, batch)
+        self.settle(trainer, pl_module)
+        self._pending = newest
+        if newest.ready is None:
             self.settle(trainer, pl_module)
 
     def settle(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Wait for the verdict on the last step.
-
-        Raises:
-            Diverged: something was not finite.
-        """
+        """Wait for the verdict that is on its way, if there is one; raises Diverged where something was not finite."""
         due, self._pending = self._pending, None
         if due:
             self._heed(trainer, pl_module, due)
@@ -106,8 +94,8 @@ class Guard(pl.Callback):
         if broken:
             name, rank = broken[0]
             others = f" and {len(broken) - 1} more after it" if broken[1:] else ""
-            mine = rank == trainer.global_rank
-            where = _where(*verdict.where) if mine else f" of rank {rank}, which tells where"
+            own = rank == trainer.global_rank
+            where = _where(*verdict.where) if own else f" of rank {rank}, which tells where"
             prompt = f", prompt {module.hparams['prompt']!r}" if "prompt" in module.hparams else ""
             raise Diverged(f"Not finite at step {verdict.step}: {name}{others}{where}{prompt}.")
 

@@ -1,6 +1,5 @@
 """Judges: callbacks that measure what a run has made, and put figures beside the prior's digest."""
 
-import json
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,18 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from asdkit.core.atomic import write_text
 from asdkit.core.text import shown
 from asdkit.data import Cameras, Canvas
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Batch, Views
+from asdkit.run.side_files import write_json
+
+
+def figures(trainer: pl.Trainer) -> dict[str, float]:
+    """What the judges of a run have measured last."""
+    judges = [callback for callback in trainer.callbacks if isinstance(callback, Judge)]
+    return {name: value for judge in judges for name, value in judge.results.items()}
 
 
 class Judge(pl.Callback, ABC):
@@ -44,10 +49,7 @@ class Judge(pl.Callback, ABC):
     ) -> None:
         self._seen.append((batch, outputs))
 
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *rest: Any
-    ) -> None:
-        self._seen.append((batch, outputs))
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._conclude(trainer, pl_module, "validate")
@@ -86,7 +88,7 @@ class Judge(pl.Callback, ABC):
         folder = Path(trainer.default_root_dir)
         if stage == "test" and (folder / "run.json").is_file():
             report = {"prior": module.prior.digest, "prompt": module.prompt, "checkpoint": str(trainer.ckpt_path)}
-            write_text(folder / "test.json", json.dumps(report | {"metrics": self.results}, indent=2) + "\n")
+            write_json(folder / "test.json", report | {"metrics": self.results})
 
     def _judgeable(self, trainer: pl.Trainer, module: pl.LightningModule) -> bool:
         return isinstance(module, Distillation) and isinstance(trainer.datamodule, self.judges)

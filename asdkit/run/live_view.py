@@ -41,12 +41,8 @@ def drawn(splats: Splats) -> dict[str, Float32[np.ndarray, "N ..."]]:
     """
     means, quats, scales, opacities, sh = activate(splats.tensors(torch.float64))
     axes = rotation_matrices(quats) * scales.clamp(max=_SCALE_MAX)[:, None, :]
-    arguments = {
-        "centers": means,
-        "covariances": axes @ axes.mT,
-        "rgbs": (0.5 + SH_0 * sh[:, 0]).clamp(0, 1),
-        "opacities": opacities[:, None],
-    }
+    rgbs = (0.5 + SH_0 * sh[:, 0]).clamp(0, 1)
+    arguments = {"centers": means, "covariances": axes @ axes.mT, "rgbs": rgbs, "opacities": opacities[:, None]}
     return {name: tensor.float().numpy() for name, tensor in arguments.items()}
 
 
@@ -59,8 +55,8 @@ def views_at(
         wxyz: rotation from camera to world.
         position: of the camera, in world units.
         fov: vertical field of view in radians, within (0, pi).
-        height: pixels.
-        width: pixels.
+        height: in pixels, as `width`.
+        width: in pixels.
     """
     c2w = torch.eye(4)[None].clone()
     c2w[0, :3, :3] = rotation_matrices(torch.as_tensor(wxyz)[None])[0]
@@ -98,11 +94,10 @@ class LiveView:
         self.address = f"http://{HOST}:{self.server.get_port()}"
         self._browser_draws = False
         self._moves: dict[int, float] = {}  # of each browser's camera the last one that it has a picture of
-        front = ring(1)
+        front, camera = ring(1), self.server.initial_camera
         self.server.scene.set_up_direction("+z")
-        self.server.initial_camera.position = tuple(front.c2w[0, :3, 3].tolist())
-        self.server.initial_camera.look_at = (0.0, 0.0, 0.0)
-        self.server.initial_camera.fov = 2 * math.atan(0.5 * front.height / float(front.K[0, 1, 1]))
+        camera.position, camera.look_at = tuple(front.c2w[0, :3, 3].tolist()), (0.0, 0.0, 0.0)
+        camera.fov = 2 * math.atan(0.5 * front.height / float(front.K[0, 1, 1]))
         self.server.gui.configure_theme(show_logo=False, show_share_button=False)
         self.server.scene.set_background_image(np.full((1, 1, 3), round(255 * background), dtype=np.uint8))
         print(f"Viewer: {self.address}", flush=True)
@@ -113,12 +108,7 @@ class LiveView:
         self.server.scene.add_gaussian_splats("/object", **drawn(splats))
 
     def show_pictures(self, render: Callable[[Views], Float[Tensor, "1 3 H W"]], moved: bool = False) -> None:
-        """Show each browser a picture from its own camera.
-
-        Args:
-            render: what a camera sees, in [0,1].
-            moved: only for cameras that have moved since their last picture.
-        """
+        """Show each browser, or only those whose camera has `moved`, what its camera sees: colours in [0,1]."""
         for client in self.server.get_clients().values():
             camera, stamp = client.camera, client.camera.update_timestamp
             if moved and self._moves.get(client.client_id) == stamp:
@@ -159,11 +149,7 @@ def view_of(module: pl.LightningModule, port: int) -> LiveView:
 
 
 def serve(path: Path, port: int) -> None:
-    """`asdkit view`: serve an object until interrupted.
-
-    Args:
-        path: a run folder, a checkpoint (.ckpt) or a file of splats.
-        port: where to listen.
+    """`asdkit view`: serve a run folder, a checkpoint (.ckpt) or a file of splats until interrupted.
 
     Raises:
         ValueError: the file is missing, broken or of something else, or the port is out of range.

@@ -10,10 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_ORIGINS = [
-    re.compile(r"http://(127\.0\.0\.1|localhost)(:\d+)?"),
-    None,
-]  # None is what programs say, which are no pages
+_LOCAL = re.compile(r"http://(127\.0\.0\.1|localhost)(:\d+)?")
 
 
 @contextmanager
@@ -29,7 +26,7 @@ def local_pages_only() -> Iterator[None]:
     serve, started = server.serve, []
 
     def serve_local(*arguments: Any, **options: Any) -> Any:
-        started.append(serve(*arguments, **options | {"origins": _ORIGINS}))
+        started.append(serve(*arguments, **options | {"origins": [_LOCAL, None]}))  # None: of programs
         return started[-1]
 
     library.serve = serve_local

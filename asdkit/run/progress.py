@@ -41,9 +41,7 @@ class Progress(ProgressBar):
         self._bar.start()
         self._task = self._bar.add_task("fit", total=trainer.max_steps, completed=trainer.global_step, info="")
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
         if trainer.global_step % trainer.log_every_n_steps == 0:  # asking oftener would make a GPU wait
             self._metrics = dict(trainer.progress_bar_metrics)
         if self._bar:
@@ -54,12 +52,9 @@ class Progress(ProgressBar):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._enabled and not self._bar:
             self._line(trainer)
-        self._stop()
+        self.on_exception()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
+    def on_exception(self, *ended: Any) -> None:
         if self._bar:
             self._bar.stop()
             self._bar = None

@@ -28,9 +28,7 @@ class RankAgreement(pl.Callback):
         if self.check_every:
             self.compare(trainer, pl_module)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
         if self.check_every and trainer.global_step % self.check_every == 0:
             self.compare(trainer, pl_module)
 

@@ -13,11 +13,10 @@ from asdkit.core.bounds import Within, checked
 from asdkit.core.text import shown
 from asdkit.data import Cameras
 from asdkit.distillation import Distillation
-from asdkit.formats.html import write_html
 from asdkit.formats.pictures import save_film, save_grid
-from asdkit.formats.splat_files import write_splats
 from asdkit.generators.base import Render
-from asdkit.run.judge import Judge
+from asdkit.run.export import Exported
+from asdkit.run.judge import figures
 
 _CONTACT_VIEWS = 8
 
@@ -46,8 +45,11 @@ class Report(pl.Callback):
             contact = pl_module.show(views and views.to(pl_module.device)).image
             save_grid(contact, folder / "contact.png", _CONTACT_VIEWS // 2, scale=2)
             orbit = self._orbit(pl_module, cameras, folder) if isinstance(cameras, Cameras) else []
-        exported = [*orbit, *pl_module.generator.export(folder), *self._splats(pl_module, folder)]
-        files = [file.relative_to(folder).as_posix() for file in exported]
+        written = [*orbit, *pl_module.generator.export(folder)]
+        if pl_module.generator.splats() is not None:
+            shown_as = Exported(pl_module.prompt, pl_module.generator, pl_module.rendering.background)
+            written += [file for name in ("ply", "html") for file in shown_as.write(name, folder)]
+        files = [file.relative_to(folder).as_posix() for file in written]
         write_text(folder / "report.md", self._markdown(trainer, pl_module, files))
         print(f"Report: {folder / 'report.md'}")
 
@@ -56,18 +58,7 @@ class Report(pl.Callback):
         frames = [module.show(views[i : i + 1]).image for i in range(len(views))]
         return [save_film(torch.cat(frames), folder, "orbit", self.fps)]
 
-    def _splats(self, module: Distillation, folder: Path) -> list[Path]:
-        splats = module.generator.splats()
-        if splats is None:
-            return []
-        file, page = folder / "splats.ply", folder / "viewer.html"
-        write_splats(file, splats)
-        write_html(page, splats, module.prompt, (module.rendering.background,) * 3)
-        return [file, page]
-
-    def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *rest: Any
-    ) -> None:
+    def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *rest: Any) -> None:
         if isinstance(outputs, Render):
             self._frames.append(outputs.image.cpu())
 
@@ -79,20 +70,10 @@ class Report(pl.Callback):
             print(f"Orbit: {path}")
 
     def _markdown(self, trainer: pl.Trainer, module: Distillation, files: list[str]) -> str:
-        results = {name: value for c in trainer.callbacks if isinstance(c, Judge) for name, value in c.results.items()}
         links = ", ".join(f"[{name}]({name})" for name in [*files, "config.yaml", "run.json"])
         title = re.sub(r"([^\w\s.,;:?'\"()-])", r"\\\1", shown(module.prompt))  # as it is, no Markdown
-        lines = [
-            f"# {title}",
-            "",
-            f"{trainer.global_step} iterations, seed {module.seed}, prior `{module.prior.digest}`.",
-            "",
-            "![the result](contact.png)",
-            "",
-            f"Files: {links}.",
-            "",
-        ]
-        if results:
-            rows = [f"| {name} | {value:.4g} |" for name, value in results.items()]
-            lines += ["| metric | value |", "|---|---|", *rows, ""]
-        return "\n".join(lines)
+        facts = f"{trainer.global_step} iterations, seed {module.seed}, prior `{module.prior.digest}`."
+        text = "\n\n".join([f"# {title}", facts, "![the result](contact.png)", f"Files: {links}.", ""])
+        results = figures(trainer)
+        rows = [f"| {name} | {value:.4g} |\n" for name, value in results.items()]
+        return text + (f"| metric | value |\n|---|---|\n{''.join(rows)}" if rows else "")

@@ -33,20 +33,14 @@ class Viewer(pl.Callback):
         if self._live:
             self._live.follow(pl_module)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
         if self._live:
             due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
             self._live.follow(pl_module, moved=not due)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._stop()
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._stop()
-
-    def _stop(self) -> None:
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Any = None) -> None:
         if self._live:
             self._live.stop()
             self._live = None
+
+    on_exception = teardown
