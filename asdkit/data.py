@@ -2,10 +2,11 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import count
-from typing import Annotated
+from itertools import count, repeat
+from pathlib import Path
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import torch
@@ -17,6 +18,7 @@ from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.core.randomness import generator_for
 from asdkit.core.text import local
 from asdkit.formats.pictures import read_picture
+from asdkit.generators.from_checkpoint import Saved, built
 from asdkit.generators.from_file import object_of
 from asdkit.rendering.cameras import Batch, Views, orbit, ring
 
@@ -100,9 +102,8 @@ class Cameras(pl.LightningDataModule):
             lows, highs = bounds(self._numbers[f"min_{name}"]), bounds(self._numbers[f"max_{name}"])
             for low, high in zip(lows, highs, strict=True):
                 require(low <= high, f"data's {name} has its minimum above its maximum; got {low} and {high}.")
-        self.size = int(bounds(size)[1])
-        self.views_per_step, self.orbit_views = views_per_step, orbit_views
-        self.orbit_elevation_deg = orbit_elevation_deg
+        self.size, self.views_per_step = int(bounds(size)[1]), views_per_step
+        self.orbit_views, self.orbit_elevation_deg = orbit_views, orbit_elevation_deg
         self._settled = {name: bounds(number)[1] for name, number in self._numbers.items()}
         self.asset = object_of(local(asset)) if asset else None
         if self.asset is not None and self.asset.volume() is None:
@@ -116,10 +117,8 @@ class Cameras(pl.LightningDataModule):
         turn = ((torch.arange(self.views_per_step) + draws[0]) / self.views_per_step + offset) % 1
         if now["azimuth_range_deg"] < 360:
             turn = (turn - 0.5) * now["azimuth_range_deg"] / 360 % 1
-        overhead = draws[1] < now["overhead_share"]
-        elevation_deg = torch.where(
-            overhead, _between(now, "overhead_deg", draws[2]), _between(now, "elevation_deg", draws[2])
-        )
+        high, low = (_between(now, name, draws[2]) for name in ("overhead_deg", "elevation_deg"))
+        elevation_deg = torch.where(draws[1] < now["overhead_share"], high, low)
         size = now["size"] if now["size"] == self.size else 8 * round(now["size"] / 8)
         return _orbit(2 * math.pi * turn, elevation_deg, _between(now, "distance", draws[3]), now["fov_deg"], size)
 
@@ -142,21 +141,39 @@ class Cameras(pl.LightningDataModule):
         return self.ring(count)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Endless steps from the trainer's current one on."""
-        return DataLoader(_Steps(self), batch_size=None)
+        """Endless steps, from the trainer's current one on whenever an epoch begins."""
+        return DataLoader(_Endless(self._steps), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The novel views, in one batch."""
         return DataLoader([Batch(self.novel_views())], batch_size=None)
 
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """The novel views, in one batch."""
-        return self.val_dataloader()
+    test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """An orbit, one frame at a time."""
         frames = self.ring(self.orbit_views)
         return DataLoader([Batch(frames[i : i + 1]) for i in range(len(frames))], batch_size=None)
+
+    def _steps(self) -> Iterator[Batch]:
+        module, rank = self.trainer.lightning_module, self.trainer.global_rank
+        for step in count(self.trainer.global_step):
+            views = self.sample(generator_for(module.seed, step, "views", rank), step)
+            yield Batch(views) if self.asset is None else self._with_asset(views, module, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The asset, for a checkpoint: its file may be gone when the run goes on."""
+        return {} if self.asset is None else {"spec": self.asset.spec, "weights": self.asset.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.asset is None:
+            self.asset = built(Saved(Path("data.asset"), {"generator": state_dict["spec"]}, state_dict["weights"]))
+
+    @torch.no_grad()
+    def _with_asset(self, views: Views, module: pl.LightningModule, step: int) -> Batch:
+        """The cameras, and what they see of the asset before the step's backdrop."""
+        views = views.to(module.device)
+        return Batch(views, self.asset.to(module.device).render(views, module.backdrop(step)).image)
 
 
 @checked
@@ -191,50 +208,30 @@ class Canvas(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The same batch for ever."""
-        return DataLoader(_Forever(Batch(None, self.source)), batch_size=None)
+        return DataLoader(_Endless(lambda: repeat(Batch(None, self.source))), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The batch, once."""
         return DataLoader([Batch(None, self.source)], batch_size=None)
 
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """The batch, once."""
-        return self.val_dataloader()
+    test_dataloader = predict_dataloader = val_dataloader
 
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """The batch, once."""
-        return self.val_dataloader()
+    def state_dict(self) -> dict[str, Any]:
+        """The source image, for a checkpoint: its file may be gone when the run goes on."""
+        return {} if self.source is None else {"source": self.source}
 
-
-class _Forever(IterableDataset[Batch]):
-    """One item, again and again."""
-
-    def __init__(self, item: Batch) -> None:
-        self.item = item
-
-    def __iter__(self) -> Iterator[Batch]:
-        while True:
-            yield self.item
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.source = state_dict["source"] if self.source is None else self.source
 
 
-class _Steps(IterableDataset[Batch]):
-    """The cameras of the trainer's step, of the next one, ...; with what they see of the asset, if there is one."""
+class _Endless(IterableDataset[Batch]):
+    """The batches of an endless iterator, which is made whenever an epoch begins."""
 
-    def __init__(self, cameras: Cameras) -> None:
-        self.cameras, self.first = cameras, cameras.trainer.global_step
+    def __init__(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        self.batches = batches
 
     def __iter__(self) -> Iterator[Batch]:
-        module, rank = self.cameras.trainer.lightning_module, self.cameras.trainer.global_rank
-        for step in count(self.first):
-            views = self.cameras.sample(generator_for(module.seed, step, "views", rank), step)
-            yield Batch(views) if self.cameras.asset is None else self.with_asset(views, step)
-
-    @torch.no_grad()
-    def with_asset(self, views: Views, step: int) -> Batch:
-        """The cameras, and what they see of the asset before the step's backdrop."""
-        module, asset = self.cameras.trainer.lightning_module, self.cameras.asset
-        views = views.to(module.device)
-        return Batch(views, asset.to(module.device).render(views, module.backdrop(step)).image)
+        return self.batches()
 
 
 def _orbit(

@@ -1,5 +1,6 @@
 """What checkpoints hold of generators. A checkpoint comes from anywhere: nothing in it is executed."""
 
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ def read(path: Path) -> Saved:
     if not file.is_file():
         raise ValueError(f"There is no checkpoint {file}; name a folder that asdkit fit made, or a checkpoint in it.")
     try:
-        saved = torch.load(file, map_location="cpu", weights_only=True)
+        saved = torch.load(file, map_location="cpu", weights_only=True) if is_whole(file) else {}
         arguments, weights = dict(saved["hyper_parameters"]), dict(saved["state_dict"])
     except OSError:
         raise
@@ -51,6 +52,17 @@ def read(path: Path) -> Saved:
     prefix = "generator."
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     return Saved(file, arguments, own)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint is all there, every byte as it was written, and none that unpacks to more."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            parts = file.infolist()
+            plain = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+            return plain and sum(part.file_size for part in parts) <= path.stat().st_size and file.testzip() is None
+    except (OSError, zipfile.BadZipFile, ValueError, EOFError):
+        return False
 
 
 def restore(generator: Generator, saved: Saved) -> None:
@@ -73,9 +85,17 @@ def generator_of(path: Path) -> Generator:
     Raises:
         ValueError: there is none, or it is broken or can't be built.
     """
+    return built(read(path))
+
+
+def built(saved: Saved) -> Generator:
+    """The generator that was saved, as its class path and arguments, and its weights.
+
+    Raises:
+        ValueError: it can't be built, or its weights are another's.
+    """
     from jsonargparse import ArgumentParser
 
-    saved = read(path)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Generator, "generator")
     try:
