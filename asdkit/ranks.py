@@ -1,6 +1,10 @@
 """Several processes: strategies that can work, what is averaged, and a prior that is spread over the ranks."""
 
-from collections.abc import Sequence
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,11 +23,25 @@ from torch.distributed.tensor import DTensor
 
 from asdkit.discriminators.adapters import UNetCopy
 
+JOIN_SECONDS = 60.0
+
 _REASONS = {
     "DeepSpeedStrategy": "it takes one optimiser alone, and a discriminator has its own",
     "FSDPStrategy": "it replaces parameters by flat ones, which density control can't write into",
     "ModelParallelStrategy": "its checkpoints are folders, which no other strategy can resume from",
     "XLAStrategy": "it does not reduce through torch.distributed, by which gradients are averaged",
+}
+
+_MORE_VIEWS = "--data.views_per_step takes more views, and --model.rendering.chunk some of them at a time"
+_NO_AVERAGE = "an average of the generator there is not"
+_INSTEAD = {
+    "accumulate_grad_batches": _MORE_VIEWS,
+    "GradientAccumulationScheduler": _MORE_VIEWS,
+    "BatchSizeFinder": _MORE_VIEWS,
+    "gradient_clip_val": "--model.discriminator.clip limits the discriminator's, and Adam needs none",
+    "WeightAveraging": _NO_AVERAGE,
+    "StochasticWeightAveraging": _NO_AVERAGE,
+    "LearningRateFinder": "the rates are the generator's and --model.discriminator.lr",
 }
 
 
@@ -48,13 +66,9 @@ StrategyRegistry.register("model_parallel", Sharded, "FSDP2: the prior's network
 
 
 def check_strategy(strategy: type) -> None:
-    """Refuse what can't work with two optimisers and parameters that density control writes into.
+    """Refuse, by a ValueError, the class of a strategy that is none of SingleDevice, DDP in its forms, and `Sharded`.
 
-    Args:
-        strategy: the class of the trainer's strategy.
-
-    Raises:
-        ValueError: the strategy is none of SingleDevice, DDP in its forms, and `Sharded`.
+    Others can't work with two optimisers and parameters that density control writes into.
     """
     for base in strategy.__mro__:  # the strategies of DeepSpeed and XLA are subclasses of DDP's
         if base in (SingleDeviceStrategy, DDPStrategy, Sharded):
@@ -69,14 +83,7 @@ def check_strategy(strategy: type) -> None:
 
 
 def check_precision(precision: str | int | None) -> None:
-    """Refuse what would round the generator, its rendering and its density control to 16 bits.
-
-    Args:
-        precision: the trainer's, e.g. "32-true".
-
-    Raises:
-        ValueError: anything but single precision.
-    """
+    """Refuse, by a ValueError, a trainer's precision that would round the generator and its rendering to 16 bits."""
     if str(precision) not in ("None", "32", "32-true"):
         raise ValueError(
             f"trainer.precision must stay 32-true for the sake of the generator, but is {precision}; give the prior "
@@ -84,19 +91,49 @@ def check_precision(precision: str | int | None) -> None:
         )
 
 
-def checked_trainer(module: pl.LightningModule) -> pl.Trainer | None:
-    """The trainer that a module is attached to, or None where it stands alone.
+def check_optimization(accumulate: Any, clip: Any, callbacks: Iterable[type]) -> None:
+    """Refuse, by a ValueError, what Lightning does to the one optimiser that it knows, and say what does it here.
 
-    Raises:
-        ValueError: its strategy or precision can't work; see `check_strategy` and `check_precision`.
+    Args:
+        accumulate: the trainer's accumulate_grad_batches.
+        clip: its gradient_clip_val.
+        callbacks: their classes.
     """
+    asked = {"accumulate_grad_batches": accumulate not in (None, 1), "gradient_clip_val": clip is not None}
+    asked |= {kind.__name__: True for callback in callbacks for kind in callback.__mro__ if kind.__name__ in _INSTEAD}
+    for name in (name for name, is_asked in asked.items() if is_asked):
+        raise ValueError(f"trainer's {name} can't be used, for a step has two optimisers; {_INSTEAD[name]}.")
+
+
+def checked_trainer(module: pl.LightningModule) -> pl.Trainer | None:
+    """The trainer that a module is attached to, or None where it stands alone; its strategy and precision can work."""
     try:
         trainer = module.trainer
     except RuntimeError:  # Lightning's way to say that there is none
         return None
     check_strategy(type(trainer.strategy))
     check_precision(trainer.precision)
+    check_optimization(trainer.accumulate_grad_batches, trainer.gradient_clip_val, map(type, trainer.callbacks))
     return trainer
+
+
+def watch_joining(trainer: pl.Trainer) -> None:
+    """End this process unless all ranks have found each other within a minute.
+
+    One may have been killed, and torch would wait for half an hour; Lightning's own launcher knows its processes.
+    Once they have found each other, torch says at once that one is gone.
+    """
+    cluster = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.world_size > 1 and cluster and cluster.creates_processes_externally:
+        threading.Thread(target=_watch, args=[time.monotonic() + JOIN_SECONDS], daemon=True).start()
+
+
+def _watch(deadline: float) -> None:
+    while not torch.distributed.is_initialized():
+        if time.monotonic() > deadline:
+            print("asdkit: The ranks do not find each other; one may have ended, see its output.", file=sys.stderr)
+            os._exit(1)
+        time.sleep(0.2)
 
 
 def without_reducer(strategy: Strategy) -> AbstractContextManager:
@@ -164,12 +201,9 @@ def shard(module: pl.LightningModule, priors: Sequence[Any], learning: nn.Module
 
 
 def _shard(network: nn.Module, mesh: Any, whole: set[nn.Parameter]) -> None:
-    """Spread a network block by block; each block is whole only while it computes.
+    """Spread a network block by block, but for the parameters that stay `whole`; blocks are whole while they compute.
 
-    Args:
-        network: whose lists of blocks, and other large parts, are spread.
-        mesh: of devices; the first of two dimensions holds copies, the last the pieces.
-        whole: parameters that stay whole.
+    Of two dimensions of the mesh the first holds copies, the last the pieces.
     """
     for child in network.children():
         for block in child if isinstance(child, nn.ModuleList) else [child]:

@@ -6,9 +6,10 @@ import sys
 import traceback
 
 from asdkit.core.errors import CannotWrite, Diverged, Interrupted, MissingExtra, PriorUnavailable, unwrapped
-from asdkit.core.foreign import is_misconfiguration, is_no_device, is_out_of_memory, raised_in_process
+from asdkit.core.foreign import is_lost_rank, is_misconfiguration, is_no_device, is_out_of_memory, raised_in_process
 from asdkit.core.text import shown
 
+_NO_HANDLES = os.strerror(errno.EMFILE)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _LESS_MEMORY = (
     "lower --data.views_per_step, --model.rendering.chunk, --data.size and --model.generator.capacity, in this order, "
@@ -28,7 +29,7 @@ def exit_code(error: BaseException) -> int:
         5: is_out_of_memory(error),
         7: _cannot_write(error),
         4: isinstance(error, PriorUnavailable),
-        3: isinstance(error, MissingExtra) or is_no_device(error),
+        3: isinstance(error, MissingExtra) or is_no_device(error) or _NO_HANDLES in str(error),
         2: isinstance(error, ValueError) or is_misconfiguration(error) or _names_a_file(error),
     }
     return next((code for code, fits in kinds.items() if fits), 1)
@@ -48,7 +49,11 @@ def sentence(error: BaseException) -> str:
         text = f"Stopped by {error.signum.name}."
     elif code == 5:
         text = f"Out of memory ({text[:200] or type(error).__name__}); {_LESS_MEMORY}."
-    elif isinstance(error, OSError) and code == 7:
+    elif _NO_HANDLES in text:
+        text = f"{text[:200]}. Raise the limit of this shell, e.g. by ulimit -n 65536, or ask for fewer --jobs."
+    elif is_lost_rank(error):
+        text = f"Another rank of this run has died, and says why in its own output ({text[:200]})."
+    elif isinstance(error, OSError) and code == 7 and error.strerror:
         text = f"Can't write {error.filename or 'into the run folder'}: {error.strerror}; make room or mend its rights."
     elif code == 3 and not isinstance(error, MissingExtra):
         text = f"{text[:300]} There is no such device here; --trainer.accelerator=cpu does without."

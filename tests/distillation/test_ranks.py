@@ -79,6 +79,28 @@ def test_another_precision_is_refused(recipe: Path, precision: str, capsys: pyte
     assert not (recipe.parent / "runs").exists()
 
 
+AVERAGE = "pytorch_lightning.callbacks.StochasticWeightAveraging, init_args: {swa_lrs: 0.1}"
+PARTS = "pytorch_lightning.callbacks.GradientAccumulationScheduler, init_args: {scheduling: {0: 2}}"
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [
+        ("--trainer.accumulate_grad_batches=2", "--data.views_per_step"),
+        (f"--trainer.callbacks+={{class_path: {PARTS}}}", "--model.rendering.chunk"),
+        ("--trainer.gradient_clip_val=1.0", "--model.discriminator.clip"),
+        ("--trainer.callbacks+=EMAWeightAveraging", "an average of the generator there is not"),
+        (f"--trainer.callbacks+={{class_path: {AVERAGE}}}", "an average of the generator there is not"),
+    ],
+)
+def test_what_one_optimiser_has_is_refused_with_what_does_it_here(
+    recipe: Path, capsys: pytest.CaptureFixture, option: str, instead: str
+) -> None:
+    assert main(["fit", "--config", str(recipe), option]) == 2
+    assert instead in capsys.readouterr().err
+    assert not (recipe.parent / "runs").exists()
+
+
 def test_which_strategies_and_precisions_are_refused_and_why() -> None:
     for allowed in (SingleDeviceStrategy, DDPStrategy, Sharded, StrategyRegistry["model_parallel"]["strategy"]):
         check_strategy(allowed)
