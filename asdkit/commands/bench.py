@@ -32,8 +32,8 @@ from asdkit.commands.bench_spans import OTHER, operations_by_span, seconds_by_sp
 from asdkit.commands.fit import CLI
 from asdkit.distillation import Distillation
 from asdkit.run.guard import Guard
+from asdkit.run.metrics_csv import MetricsCSV
 from asdkit.run.process import exit_code_of
-from asdkit.run.run_folder import MetricsCSV
 from asdkit.run.signals import Signals
 
 NEVER = 10**12  # steps from one that is logged to the next

@@ -14,17 +14,18 @@ from pytorch_lightning.strategies import StrategyRegistry
 import asdkit
 from asdkit.commands.messages import explain
 from asdkit.commands.methods import with_methods
-from asdkit.core.atomic import write_text
 from asdkit.core.foreign import set_root_folder
 from asdkit.core.text import local, recipe_slug, shown
-from asdkit.ranks import check_precision, check_strategy
+from asdkit.ranks import check_optimization, check_precision, check_strategy, watch_joining
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints
 from asdkit.run.guard import Guard
+from asdkit.run.metrics_csv import MetricsCSV
 from asdkit.run.process import exit_code_of
 from asdkit.run.progress import Progress
 from asdkit.run.rank_agreement import RankAgreement
 from asdkit.run.report import Report
-from asdkit.run.run_folder import MetricsCSV, RunFolder, new_run_folder
+from asdkit.run.resuming import check_generator
+from asdkit.run.run_folder import RunFolder, new_run_folder
 from asdkit.run.signals import Signals, slurm_job
 from asdkit.run.snapshots import Snapshots
 from asdkit.run.viewer import Viewer
@@ -81,6 +82,8 @@ class CLI(LightningCLI):
 
     def __init__(self, arguments: list[str], run: Path | None, signals: Signals) -> None:
         self.run_folder, self._signals = run, signals
+        if run:
+            check_generator(run, arguments)
         super().__init__(
             pl.LightningModule,
             pl.LightningDataModule,
@@ -123,6 +126,9 @@ class CLI(LightningCLI):
         _check(config)
         if not config.run.recipe:
             config.run.recipe = _recipe_name(config)
+        self._recipe = config.clone()
+        if config.ckpt_path:
+            _leave_to_checkpoint(config)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The recipe's trainer; what it writes is in the run folder.
@@ -137,10 +143,11 @@ class CLI(LightningCLI):
             kwargs["logger"] = False
         trainer = super().instantiate_trainer(**kwargs)
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        watch_joining(trainer)
         if self.run_folder is None and self.subcommand in ("fit", "predict"):
             self._make_run_folder(trainer, config)
         if self.subcommand == "fit":
-            self._write_recipe(trainer, config)
+            self._give_recipe(trainer, config)
         return trainer
 
     def _make_run_folder(self, trainer: pl.Trainer, config: Namespace) -> None:
@@ -160,15 +167,13 @@ class CLI(LightningCLI):
         if trainer.is_global_zero:
             print(f"Run folder: {shown(str(folder))}{', from its last checkpoint' if goes_on else ''}", file=sys.stderr)
 
-    def _write_recipe(self, trainer: pl.Trainer, config: Namespace) -> None:
-        """`config.yaml`, which does the run again; and the run's own logger unless the recipe has one."""
-        folder = Path(trainer.default_root_dir)
+    def _give_recipe(self, trainer: pl.Trainer, config: Namespace) -> None:
+        """What `config.yaml` will hold, and the run's own logger unless the recipe has one."""
         if config.trainer.logger is None:
-            trainer.logger = MetricsCSV(folder)
-        if trainer.is_global_zero:
-            recipe = config.clone()
-            recipe.ckpt_path = None
-            write_text(folder / "config.yaml", self._parser("fit").dump(recipe, skip_none=False))
+            trainer.logger = MetricsCSV(Path(trainer.default_root_dir))
+        self._recipe.ckpt_path = None
+        (folder,) = (callback for callback in trainer.callbacks if isinstance(callback, RunFolder))
+        folder.config = self._parser("fit").dump(self._recipe, skip_none=False)
 
 
 def _check(config: Namespace) -> None:
@@ -180,18 +185,32 @@ def _check(config: Namespace) -> None:
         raise ValueError("The recipe must have a model and data; start from one that `asdkit recipes` lists.")
     if config.ckpt_path and not local(config.ckpt_path).is_file():
         raise ValueError(f"There is no checkpoint {config.ckpt_path}; look into the run's folder checkpoints.")
-    if strategy := _strategy_class(config.trainer.strategy):
+    options = config.trainer
+    if strategy := _class(options.strategy):
         check_strategy(strategy)
     if config.model.class_path == _DISTILLATION:  # others train networks alone
-        check_precision(config.trainer.precision)
+        check_precision(options.precision)
+        callbacks = filter(None, map(_class, _listed(options.callbacks)))
+        check_optimization(options.accumulate_grad_batches, options.gradient_clip_val, callbacks)
 
 
-def _listed(callbacks: list[pl.Callback] | pl.Callback | None) -> list[pl.Callback]:
+def _leave_to_checkpoint(config: Namespace) -> None:
+    """A checkpoint holds what its generator and its data once started from, and the files may be gone by now."""
+    generator = config.model.get("init_args", Namespace()).get("generator") or Namespace()
+    for name in ("init", "start"):
+        generator.get("init_args", Namespace()).pop(name, None)
+    data = config.data.get("init_args", Namespace())
+    for name in ("asset", "image") if config.data.class_path.startswith("asdkit.") else ():
+        if data.get(name) and not local(data[name]).exists():
+            data[name] = ""
+
+
+def _listed(callbacks: Any) -> list[Any]:
     return callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
 
 
-def _strategy_class(value: str | Namespace) -> type | None:
-    """The class that `trainer.strategy` means; None where Lightning chooses, or knows no such name."""
+def _class(value: str | Namespace) -> type | None:
+    """The class of a strategy or callback; None where Lightning chooses, or knows no such name."""
     if isinstance(value, str):
         return StrategyRegistry[value]["strategy"] if value in StrategyRegistry else None
     module, _, name = value.class_path.rpartition(".")

@@ -97,6 +97,7 @@ def parsing_settings() -> dict[str, Any]:
 _TRACEBACK = re.compile(r".*\n +[^\n]*\n([\w.]+)(?:: (.*))?", re.DOTALL)  # at its end the class and the text
 _SYSTEM_ERROR = re.compile(r"\[Errno (\d+)\] (.*?)(?:: '(.*)')?")
 _NO_MEMORY = ("can't allocate memory", "out of memory")
+_LOST_RANK = ("tcp/pair.cc", "unbound_buffer.cc", "connectFullMesh", "remote process exited")  # of gloo, and NCCL's
 _NO_DEVICE = ("no NVIDIA driver", "can not run on your system", "No supported gpu backend", "You requested gpu")
 
 
@@ -127,6 +128,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return says or isinstance(error, MemoryError) or _is_a(error, "OutOfMemoryError")
 
 
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether a process of torch.distributed's group is gone; gloo, NCCL or the store says so."""
+    says = isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST_RANK)
+    return says or _is_a(error, "DistNetworkError")
+
+
 def is_no_device(error: BaseException) -> bool:
     """Whether a device was asked for that is not there; torch or Lightning says so."""
     says = any(words in str(error) for words in _NO_DEVICE)
@@ -139,7 +146,7 @@ def _is_a(error: BaseException, name: str) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------ Lightning 2.6
-# Private methods that commands/fit.py and run/checkpoints.py replace or call are listed in the test.
+# Private methods that commands/fit.py replaces or calls are listed in the test.
 # Its warnings and what it logs have no categories. The root folder is an argument of the trainer, but which rank may
 # make one is known only once there is a trainer.
 
@@ -148,6 +155,7 @@ HARMLESS_WARNINGS = (
     ".*no pre-optimization state was saved.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*The dirpath has changed.*",
+    ".*ended before the epoch ended.*",  # cameras depend on the step alone
     ".*Experiment logs directory .* exists.*",
     ".*Found .* module.s. in eval mode.*",
 )
@@ -157,6 +165,11 @@ ADVERTS = ("Tip:", "GPU available", "TPU available", "stopped: `max_steps", "Res
 def is_misconfiguration(error: BaseException) -> bool:
     """Whether Lightning does not like what it was told."""
     return _is_a(error, "MisconfigurationException")
+
+
+def step_metrics(trainer: Any) -> dict[str, float]:
+    """What Lightning will log of this training step, after all callbacks."""
+    return {name: float(value) for name, value in trainer._results.metrics(on_step=True)["log"].items()}
 
 
 def set_root_folder(trainer: Any, folder: str) -> None:

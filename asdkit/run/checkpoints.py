@@ -2,13 +2,14 @@
 
 import json
 import shutil
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint
 from safetensors.torch import save
 
 from asdkit.core.atomic import atomic, write_bytes
@@ -16,12 +17,14 @@ from asdkit.core.bounds import Count, checked
 from asdkit.core.errors import Interrupted
 from asdkit.core.text import local
 from asdkit.distillation import Distillation
+from asdkit.generators.from_checkpoint import is_whole
 from asdkit.run.guard import Guard
+from asdkit.run.metrics_csv import MetricsCSV
 
 
 @checked
-class Checkpoints(ModelCheckpoint):
-    """`checkpoints/step-000200.ckpt` every so many iterations, and `last.ckpt`, a copy of the newest.
+class Checkpoints(Checkpoint):
+    """`checkpoints/step-000200.ckpt` every so many iterations, and `last.ckpt`, the same once more.
 
     Beside each go `weights/generator.safetensors` and `weights/discriminator.safetensors`, what has been learned alone.
 
@@ -31,56 +34,62 @@ class Checkpoints(ModelCheckpoint):
     """
 
     def __init__(self, every: Count = 200, keep_all: bool = False) -> None:
-        super().__init__(
-            filename="step-{step:06d}",
-            auto_insert_metric_name=False,
-            every_n_train_steps=every,
-            save_top_k=-1 if keep_all else 1,
-            save_last=True,
-            save_on_exception=False,
-            enable_version_counter=False,
-        )
-        self._every = every
+        self.every, self.keep_all = every, keep_all
+        self._newest: Path | None = None
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        self.dirpath = str(Path(trainer.default_root_dir).absolute() / "checkpoints")
-        super().setup(trainer, pl_module, stage)
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The checkpoint that a run goes on from lies beside the next one, and is the one to be replaced by it."""
+        self._newest = _path(trainer)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """A checkpoint comes from anywhere: of what it calls its predecessor only a file beside it is ever replaced."""
-        path = Path(state_dict["best_model_path"])
-        self.best_model_path = str(path) if str(path.parent) == self.dirpath else ""
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
         """The last iteration is kept too, before anything is made of it, and so is one that a signal makes the last."""
         guard = next((callback for callback in trainer.callbacks if isinstance(callback, Guard)), None)
         stop = guard.stop if guard else 0
-        final = bool(stop) or 0 < trainer.max_steps <= trainer.global_step
-        if guard and (final or trainer.global_step % self._every == 0):
-            guard.settle(trainer, pl_module)
-        super().on_train_batch_end(trainer, pl_module, *rest)
-        if final:
-            self._save_now(trainer)
+        if stop or 0 < trainer.max_steps <= trainer.global_step or trainer.global_step % self.every == 0:
+            if guard:
+                guard.settle(trainer, pl_module)
+            if isinstance(trainer.logger, MetricsCSV):  # what happens next can't lose the row of a step that is kept
+                trainer.logger.log_step()
+            self._save(trainer)
         if stop:
             raise Interrupted(stop)
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """For runs that end otherwise, by time for instance."""
-        self._save_now(trainer)
+        self._save(trainer)
 
-    def _save_now(self, trainer: Any) -> None:
-        if not self._should_skip_saving_checkpoint(trainer):
-            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-
-    def _save_last_checkpoint(self, trainer: Any, *rest: Any) -> None:
-        super()._save_last_checkpoint(trainer, *rest)
+    def _save(self, trainer: pl.Trainer) -> None:
+        path, before = _path(trainer), self._newest
+        if path == before or trainer.fast_dev_run:
+            return
+        for file in (path, path.with_name("last.ckpt")):
+            trainer.save_checkpoint(file, weights_only=False)
+        self._newest = path
+        if trainer.is_global_zero and before and not self.keep_all:
+            before.unlink(missing_ok=True)
         if trainer.is_global_zero and isinstance(trainer.lightning_module, Distillation):
-            save_weights(trainer.lightning_module, trainer.global_step, Path(trainer.default_root_dir) / "weights")
+            save_weights(trainer.lightning_module, trainer.global_step, path.parents[1] / "weights")
+
+
+def _path(trainer: pl.Trainer) -> Path:
+    return Path(trainer.default_root_dir).absolute() / "checkpoints" / f"step-{trainer.global_step:06d}.ckpt"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Torch files written beside their place and renamed, so that a torn one never has a good one's name."""
+    """Torch files written beside their place and renamed, so that a torn one never has a good one's name.
+
+    Attributes:
+        folder: the run folder. A checkpoint tells callbacks which files they once wrote; of these, only such as lie in
+            the run folder are ever removed.
+        accept: is called with what a checkpoint holds, before anything is made of it.
+    """
+
+    folder: Path | None = None
+    accept: Callable[[dict[str, Any]], None] | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._written: set[Path] = set()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         with atomic(Path(path)) as temporary, temporary.open("wb") as file:
@@ -88,56 +97,48 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
             except RuntimeError as error:  # torch's words for what the system has said before
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        self._written.add(Path(path).absolute())
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         """What a checkpoint holds; no code in it is ever executed.
 
         Raises:
-            ValueError: the file is damaged, no checkpoint, or not of this machine.
+            ValueError: the file is damaged, no checkpoint, not of this machine, or not accepted.
         """
         path = local(path)
+        checkpoint = self._whole(path, map_location)
+        if checkpoint is None:
+            whole = [file for file in sorted(path.parent.glob("step-*.ckpt")) if file != path and is_whole(file)]
+            advice = f" The newest whole one beside it is --ckpt_path {whole[-1]}." if whole else ""
+            raise ValueError(f"{path} is broken, or no checkpoint of asdkit.{advice}")
+        if self.accept:
+            self.accept(checkpoint)
+        return checkpoint
+
+    def _whole(self, path: Path, map_location: Any) -> dict[str, Any] | None:
         try:
-            if is_whole(path):
-                return super().load_checkpoint(path, map_location, weights_only=True)
+            return super().load_checkpoint(path, map_location, weights_only=True) if is_whole(path) else None
         except OSError:
             raise
         except Exception:  # torch's reader raises whatever a broken file makes it stumble over
-            pass
-        whole = [file for file in sorted(path.parent.glob("step-*.ckpt")) if file != path and is_whole(file)]
-        advice = f" The newest whole one beside it is --ckpt_path {whole[-1]}." if whole else ""
-        raise ValueError(f"{path} is broken, or no checkpoint of asdkit.{advice}")
+            return None
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove a checkpoint of this machine and nothing else, for its path may come from a checkpoint."""
-        path = Path(path)
-        if path.suffix == ".ckpt" and path.is_dir():  # a sharded one
+        """Remove a checkpoint of the run folder, or one that was written here, and nothing else."""
+        path = Path(path).absolute()
+        own = self.folder and path.resolve().is_relative_to(self.folder.resolve())
+        if path.suffix != ".ckpt" or path.is_symlink() or not (own or path in self._written):
+            return
+        if path.is_dir():  # a sharded one
             shutil.rmtree(path)
-        elif path.suffix == ".ckpt":
+        else:
             path.unlink(missing_ok=True)
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a checkpoint is all there, every byte as it was written."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            return file.testzip() is None
-    except (OSError, zipfile.BadZipFile, ValueError, EOFError):
-        return False
-
-
 def save_weights(module: Distillation, step: int, folder: Path) -> None:
-    """Write `generator.safetensors`, and `discriminator.safetensors` where one learns; their metadata say of what.
-
-    Args:
-        module: the run.
-        step: the iteration, counted from 1.
-        folder: where to.
-    """
-    state = module.state_dict()
-    for name, part in {"generator": module.generator, "guidance": module.guidance}.items():
-        learned = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-        if learned:
+    """Write `generator.safetensors`, and `discriminator.safetensors` where one learns; their metadata say of what."""
+    for name, part in {"generator": module.generator, "discriminator": module.guidance}.items():
+        if learned := part.state_dict():
             about = {"spec": json.dumps(part.spec), "step": str(step), "prior": module.prior.digest}
             tensors = {key: value.detach().cpu().contiguous().clone() for key, value in learned.items()}
-            file = folder / f"{'discriminator' if name == 'guidance' else name}.safetensors"
-            write_bytes(file, save(tensors, about | {"prompt": module.prompt}))
+            write_bytes(folder / f"{name}.safetensors", save(tensors, about | {"prompt": module.prompt}))

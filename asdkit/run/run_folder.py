@@ -1,19 +1,18 @@
-"""The run folder: its name, `metrics.csv`, and `run.json`, which says how the run stands."""
+"""The run folder: its name, whose it is, and `run.json`, which says how the run stands."""
 
-import json
 import logging
 import os
 import platform
 import resource
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from asdkit.core.atomic import remove_leftovers, write_text, writing
@@ -22,8 +21,13 @@ from asdkit.core.foreign import set_root_folder
 from asdkit.core.text import run_folder, slug
 from asdkit.core.version import __version__
 from asdkit.distillation import Distillation
+from asdkit.run.checkpoints import AtomicCheckpointIO
 from asdkit.run.exits import exit_code, sentence, status
-from asdkit.run.judge import Judge
+from asdkit.run.judge import figures
+from asdkit.run.lock import RunLock
+from asdkit.run.metrics_csv import MetricsCSV
+from asdkit.run.resuming import fit_to
+from asdkit.run.side_files import read_facts, refuse_links, write_json
 from asdkit.run.signals import slurm_job
 
 _log = logging.getLogger(__name__)
@@ -33,13 +37,8 @@ _PACKAGES = ("torch", "pytorch-lightning", "diffusers", "transformers", "peft", 
 def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path:
     """Make `root/recipe/prompt@time`, which no other run has.
 
-    In a SLURM job it is `prompt@job<ID>`, and what the same command has made before in the same job is found again.
-
-    Args:
-        root: folder of all runs.
-        recipe: name of the recipe.
-        prompt: the run's prompt; may be empty.
-        name: the folder's name in the place of `prompt@time`.
+    In a SLURM job it is `prompt@job<ID>`, and what the same command has made before in the same job is found again. A
+    `name` takes the place of `prompt@time`.
 
     Raises:
         ValueError: the folder can't be made, or a run of this name exists.
@@ -54,13 +53,13 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
             with writing(folder):
                 folder.mkdir(parents=True)
             if job:
-                write_text(folder / "run.json", json.dumps({"status": "starting", "command": sys.argv}) + "\n")
+                write_json(folder / "run.json", {"status": "starting", "command": sys.argv})
             return folder
         except CannotWrite:
             raise
         except FileExistsError:
-            if job and _command(folder) in ([], sys.argv):
-                return folder
+            if job and read_facts(folder / "run.json").get("command", sys.argv) == sys.argv:
+                return folder  # where there is no command, another rank has just made it
             if name:
                 raise ValueError(
                     f"The run {folder} exists; choose another --run.name, or go on with asdkit fit {folder}."
@@ -72,91 +71,105 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
     raise ValueError(f"There are too many runs named {first.name}; choose another --run.name.")
 
 
-def _command(folder: Path) -> list[str]:
-    """The command line of a run; empty where another rank has just made its folder."""
-    path = folder / "run.json"
-    return json.loads(path.read_text()).get("command", []) if path.is_file() else []
-
-
-class MetricsCSV(CSVLogger):
-    """`metrics.csv` in the run folder, each row with the prior's digest; a resumed run keeps the older rows beside it.
-
-    Args:
-        folder: the run folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        old = folder / "metrics.csv"
-        if rank_zero_only.rank == 0 and old.is_file():
-            old.rename(folder / f"metrics-before-{time.strftime('%Y%m%d-%H%M%S')}.csv")
-        super().__init__(folder, name="", version="")
-        self._trainer: pl.Trainer | None = None
-        self._digest = ""
-
-    def follow(self, trainer: pl.Trainer, digest: str) -> None:
-        """Count by the trainer's iterations (Lightning's own count of batches starts at 0) and name the prior."""
-        self._trainer, self._digest = trainer, digest
-
-    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        step = self._trainer.global_step if self._trainer else step
-        super().log_metrics(metrics | ({"prior": self._digest} if self._digest else {}), step)
-
-    def log_hyperparams(self, params: Any = None) -> None:
-        """Nothing: config.yaml holds them."""
-
-
 class RunFolder(pl.Callback):
-    """Writes `run.json`: status, versions, seed, seconds, iterations, metrics and the prior's digest.
+    """Holds a run's folder, for this process alone, and writes `config.yaml` and `run.json`, which says how it stands.
+
+    A folder that holds a run already changes only when the checkpoint that the run goes on from fits.
 
     Args:
         root: folder of all runs.
         recipe: name of the recipe, the folder of its runs; that of the first --config when empty.
         name: name of this run's folder; `<prompt>@<time>` when empty.
+
+    Attributes:
+        config: the text of `config.yaml`, which does the run again.
     """
 
     def __init__(self, root: str = "runs", recipe: str = "", name: str = "") -> None:
         if not root:
             raise ValueError("run.root is empty; name the folder of all runs.")
         self.root, self.recipe, self.name = root, recipe, name
-        self._start = time.time()
-        self._written_before: dict[str, Any] = {}
+        self.config = ""
+        self._lock: RunLock | None = None
+        self._start, self._seconds_before = time.time(), 0.0
+        self._begun = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        set_root_folder(trainer, trainer.strategy.broadcast(trainer.default_root_dir))
-        if stage != "fit":
-            return
-        if trainer.is_global_zero:
-            remove_leftovers(Path(trainer.default_root_dir))
-        path = Path(trainer.default_root_dir) / "run.json"
-        if path.is_file():
-            self._written_before = json.loads(path.read_text())
-        self._write(trainer, pl_module, "running")
+        refusal = self._take(Path(trainer.default_root_dir), stage) if trainer.is_global_zero else None
+        name, refusal = trainer.strategy.broadcast((trainer.default_root_dir, refusal))
+        set_root_folder(trainer, name)
+        if refusal:
+            raise refusal
+        folder, files = Path(name), trainer.strategy.checkpoint_io
+        if isinstance(files, AtomicCheckpointIO):
+            files.folder, files.accept = folder, partial(fit_to, pl_module)
+        if stage == "fit":
+            self._seconds_before = read_facts(folder / "run.json").get("seconds", 0.0)
+            if not (folder / "config.yaml").exists():
+                self._begin(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if isinstance(trainer.logger, MetricsCSV):
             trainer.logger.follow(trainer, prior_digest(pl_module))
-        self._write(trainer, pl_module, "running")
+        self._begin(trainer, pl_module)
+
+    def on_train_batch_end(self, *step: Any) -> None:
+        if self._lock:
+            self._lock.check()
+
+    on_train_end = on_train_batch_end
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and not trainer.interrupted and trainer.state.status != "interrupted":
-            self._write(trainer, pl_module, "finished", code=0)
+            if self._begun:
+                self.on_train_end()
+                self._write(trainer, pl_module, "finished", code=0)
+            elif trainer.is_global_zero:
+                done = f"{trainer.default_root_dir} has come to its end, after {trainer.global_step} iterations"
+                print(f"asdkit: {done}; --trainer.max_steps=N goes on to N.", file=sys.stderr)
+        self._let_go()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        if trainer.state.fn != "fit":
-            return
         code = exit_code(exception)
         try:
-            self._write(trainer, pl_module, status(code), sentence(exception)[:2000], code)
+            if self._begun and (not self._lock or self._lock.is_held()):
+                self._write(trainer, pl_module, status(code), sentence(exception)[:2000], code)
         except OSError as error:  # the end of the run may be that nothing can be written
             _log.warning("%s", sentence(error))
+        finally:
+            self._let_go()
+
+    def _take(self, folder: Path, stage: str) -> Exception | None:
+        """Take the folder for this process; returns why it can't be taken, for all ranks to hear."""
+        try:
+            refuse_links(folder)
+            if stage == "fit":
+                lock = RunLock(folder)
+                lock.acquire()
+                self._lock = lock
+        except (ValueError, OSError) as error:
+            return error
+        return None
+
+    def _let_go(self) -> None:
+        if self._lock:
+            self._lock.release()
+            self._lock = None
+
+    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        folder = Path(trainer.default_root_dir)
+        if trainer.is_global_zero and not self._begun:
+            remove_leftovers(folder)
+            if self.config:
+                write_text(folder / "config.yaml", self.config)
+        self._begun = True
+        self._write(trainer, pl_module, "running")
 
     @rank_zero_only
     def _write(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, state: str, reason: str = "", code: int | None = None
     ) -> None:
-        numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        for callback in trainer.callbacks:
-            numbers |= callback.results if isinstance(callback, Judge) else {}
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()} | figures(trainer)
         report = {
             "status": state,
             "exit_code": code,
@@ -167,17 +180,18 @@ class RunFolder(pl.Callback):
             "seed": pl_module.hparams.get("seed"),
             "iterations": trainer.global_step,
             "max_steps": trainer.max_steps,
-            "seconds": round(time.time() - self._start + self._written_before.get("seconds", 0.0), 1),
+            "seconds": round(time.time() - self._start + self._seconds_before, 1),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(self._start)),
             "prior": prior_digest(pl_module),
             "peak_mb": {name: round(value / 1e6) for name, value in peak_memory().items()},
-            "metrics": numbers,
-            "versions": {"asdkit": __version__, "python": platform.python_version(), **_versions()},
+            "metrics": metrics,
+            "versions": {"asdkit": __version__, "python": platform.python_version()}
+            | {package: version(package) for package in _PACKAGES},
             "device": str(pl_module.device),
             "processes": trainer.world_size,
             "pid": os.getpid(),
         }
-        write_text(Path(trainer.default_root_dir) / "run.json", json.dumps(report, indent=2) + "\n")
+        write_json(Path(trainer.default_root_dir) / "run.json", report)
 
 
 def peak_memory() -> dict[str, int]:
@@ -193,13 +207,3 @@ def prior_digest(module: pl.LightningModule) -> str:
         return module.prior.digest if isinstance(module, Distillation) else ""
     except PriorUnavailable:
         return ""
-
-
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions

@@ -1,5 +1,6 @@
 """Evil recipes, checkpoints, priors and prompts: nothing is executed, and one sentence says why."""
 
+import copy
 import json
 import os
 import pickle
@@ -7,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from pytorch_lightning.callbacks import ModelCheckpoint
 from support.recipe import small_run, write_recipe
 from support.tiny import loaded, save_tiny_shap_e
 
@@ -22,7 +25,7 @@ from asdkit.commands.main import main
 from asdkit.core.text import local, shown
 from asdkit.core.trust import refusal, trusting
 from asdkit.generators.from_file import object_of
-from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints
+from asdkit.run.checkpoints import AtomicCheckpointIO
 from asdkit.run.loading import load
 from asdkit.scores.conditions import Condition
 
@@ -315,42 +318,94 @@ def test_a_checkpoint_of_a_run_is_still_loaded(finished: Path) -> None:
 
 @pytest.mark.parametrize("name", ["local://{victim}", "{victim}", "{run}/checkpoints/../../../../victim", "{folder}"])
 def test_a_checkpoint_can_have_nothing_deleted(tampered: Callable, tmp_path: Path, name: str) -> None:
-    """Lightning removes what a checkpoint calls the run's best one, with all that is below it."""
+    """Lightning's ModelCheckpoint removes what a checkpoint calls the run's best or last one, with all below it."""
     victim = tmp_path / "victim"
     (victim / "sub.ckpt").mkdir(parents=True)
     (victim / "sub.ckpt" / "kept.ckpt").touch()
+    (tmp_path / "second.yaml").write_text(SECOND)
 
     def change(saved: dict) -> None:
-        (state,) = (state for key, state in saved["callbacks"].items() if "Checkpoints" in key)
         run = tmp_path / "shared" / "small" / "one"
         path = name.format(victim=victim, run=run, folder=victim / "sub.ckpt")
-        state.update(best_model_path=path, last_model_path=path, dirpath=str(run / "checkpoints"))
-        state.update(best_k_models={path: torch.tensor(0.0)}, kth_best_model_path=path)
+        key = ModelCheckpoint(every_n_train_steps=1).state_key
+        state = {"monitor": None, "best_model_score": None, "current_score": None, "kth_value": torch.tensor(0.0)}
+        state |= {"best_model_path": path, "last_model_path": path, "dirpath": str(run / "checkpoints")}
+        saved["callbacks"][key] = state | {"best_k_models": {path: torch.tensor(0.0)}, "kth_best_model_path": path}
 
     run = tampered(change)
-    assert main(["fit", str(run), "--trainer.max_steps=6", f"--run.root={tmp_path / 'shared'}"]) == 0
-    assert (run / "checkpoints" / "step-000006.ckpt").is_file()
+    options = ["--config", str(tmp_path / "second.yaml"), "--trainer.max_steps=6"]
+    assert main(["fit", str(run), *options, f"--run.root={tmp_path / 'shared'}"]) == 0
+    assert {"step-000006.ckpt", "second-6.ckpt"} <= {file.name for file in (run / "checkpoints").iterdir()}
     assert (victim / "sub.ckpt" / "kept.ckpt").is_file()
 
 
-def test_each_guard_against_deletion_holds_alone(tmp_path: Path) -> None:
-    checkpoints = Checkpoints()
-    checkpoints.dirpath = str(tmp_path)
-    own = str(tmp_path / "step-000004.ckpt")
-    for path, kept in ((own, own), (f"local://{own}", ""), (str(tmp_path / "a" / ".." / "x.ckpt"), ""), ("", "")):
-        checkpoints.load_state_dict({"best_model_path": path, "last_model_path": path, "dirpath": str(tmp_path)})
-        assert (checkpoints.best_model_path, checkpoints.last_model_path) == (kept, "")
-    for name in ("a.ckpt", "a.txt"):
-        (tmp_path / name).touch()
-        for path in (f"local://{tmp_path / name}", tmp_path / name):
-            AtomicCheckpointIO().remove_checkpoint(path)
-            assert (tmp_path / name).exists() == (path != tmp_path / "a.ckpt")
-    (tmp_path / "sharded.ckpt").mkdir()
-    (tmp_path / "sharded.ckpt" / "part").touch()
-    for path in (str(tmp_path), str(tmp_path / "sharded.ckpt")):
-        AtomicCheckpointIO().remove_checkpoint(path)
-    assert not (tmp_path / "sharded.ckpt").exists()
-    assert tmp_path.is_dir()
+def test_a_checkpoint_that_unpacks_to_more_than_its_size_is_refused(
+    capsys: pytest.CaptureFixture, finished: Path, tmp_path: Path
+) -> None:
+    """Packed zeros, or one part under many names, that the machine would hold in memory although nobody reads them."""
+    whole = finished / "checkpoints" / "last.ckpt"
+    for way in ("packed", "repeated"):
+        file = tmp_path / f"{way}.ckpt"
+        with zipfile.ZipFile(whole) as source, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as target:
+            for part in source.infolist():
+                target.writestr(part, source.read(part))
+            if way == "packed":
+                target.writestr("archive/data/999", bytes(10**8))
+            else:
+                target.filelist += [copy.copy(part) for part in target.filelist for _ in range(50)]
+            assert sum(part.file_size for part in target.filelist) > 30 * whole.stat().st_size
+        assert "is broken" in refused(capsys, "fit", finished, "--ckpt_path", file)
+        assert "is broken" in refused(capsys, "export", file, "--format=ply")
+
+
+SECOND = """
+trainer:
+  callbacks:
+  - class_path: pytorch_lightning.callbacks.ModelCheckpoint
+    init_args: {every_n_train_steps: 1, save_top_k: 1, save_last: true, filename: "second-{step}",
+                auto_insert_metric_name: false}
+"""
+
+
+def test_only_checkpoints_of_the_run_folder_or_of_this_process_are_removed(tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    for folder in (run / "checkpoints", elsewhere):
+        (folder / "sharded.ckpt").mkdir(parents=True)
+        for name in ("a.ckpt", "a.txt", "sharded.ckpt/part"):
+            (folder / name).touch()
+    (run / "link").symlink_to(elsewhere)
+    files = AtomicCheckpointIO()
+    files.remove_checkpoint(run / "checkpoints" / "a.ckpt")  # there is no run folder yet
+    files.folder = run
+    for path in (elsewhere, elsewhere / "a.ckpt", run / "link" / "a.ckpt", run / ".." / "elsewhere" / "sharded.ckpt"):
+        files.remove_checkpoint(str(path))
+    files.remove_checkpoint(f"local://{run / 'checkpoints' / 'a.ckpt'}")
+    files.remove_checkpoint(run / "checkpoints" / "a.txt")
+    assert len(list((run / "checkpoints").rglob("*"))) == len(list(elsewhere.rglob("*"))) == 4
+    for name in ("a.ckpt", "sharded.ckpt"):
+        files.remove_checkpoint(run / "checkpoints" / name)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["a.txt"]
+    files.save_checkpoint({}, elsewhere / "own.ckpt")
+    files.remove_checkpoint(elsewhere / "own.ckpt")
+    assert not (elsewhere / "own.ckpt").exists()
+
+
+@pytest.mark.parametrize("name", ["weights", "snapshots", "predict", "export", "metrics.csv", "checkpoints"])
+def test_nothing_is_written_through_links_in_a_run_folder(
+    capsys: pytest.CaptureFixture, finished: Path, tmp_path: Path, name: str
+) -> None:
+    """A folder elsewhere, or for metrics.csv a file that is not there yet."""
+    run, victim = tmp_path / "one", tmp_path / "victim"
+    shutil.copytree(finished, run)
+    if name != "metrics.csv":
+        shutil.copytree(run / "checkpoints", victim)
+    shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(victim)
+    before = {file.name: file.stat().st_mtime_ns for file in victim.glob("*")}
+    for arguments in (["fit", run, "--trainer.max_steps=5"], ["predict", run], ["export", run, "--format=ply"]):
+        assert f"{run / name} is a link" in refused(capsys, *arguments)
+    assert {file.name: file.stat().st_mtime_ns for file in victim.glob("*")} == before
+    assert victim.exists() == (name != "metrics.csv")
 
 
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}

@@ -172,10 +172,6 @@ def test_a_trainer_is_given_another_root() -> None:
     ("owner", "names"),
     [
         (LightningCLI, "_parse_ckpt_path _prepare_subcommand_kwargs _parser"),
-        (
-            ModelCheckpoint,
-            "_should_skip_saving_checkpoint _save_topk_checkpoint _monitor_candidates _save_last_checkpoint",
-        ),
     ],
 )
 def test_private_methods_that_are_called_or_replaced_exist(owner: type, names: str) -> None:

@@ -52,8 +52,10 @@ def nothing_is_left_running() -> Iterator[None]:
     Forked.end_all()
 
 
-def process(recipe: Path, *options: str, name: str = "one", **environment: str) -> Forked:
-    arguments = ["fit", "--config", str(recipe), *OPTIONS, *([f"--run.name={name}"] if name else []), *options]
+def process(recipe: Path, *options: str, name: str = "one", run: Path | None = None, **environment: str) -> Forked:
+    """A run of its own, or one that goes on in its folder."""
+    start = ["--config", str(recipe), *OPTIONS, *([f"--run.name={name}"] if name else [])]
+    arguments = ["fit", *([str(run)] if run else start), *options]
     arguments += ["--trust=ending_parts"] if any("ending_parts" in option for option in options) else []
     log = recipe.parent / f"{name}{environment.get('RANK', '')}.log"
     return Forked(lambda: main(arguments), log, environment)
@@ -72,7 +74,7 @@ def started(child: Forked, run: Path) -> None:
     assert not child.has_ended(), child.text()
 
 
-@pytest.mark.parametrize(("signum", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 143)])
+@pytest.mark.parametrize(("signum", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 143), ("SIGHUP", 143)])
 def test_a_signal_saves_the_step_and_ends_with_its_code(recipe: Path, signum: str, code: int) -> None:
     child = process(recipe, LONG)
     run = folder(recipe)
@@ -109,12 +111,12 @@ def test_a_second_ctrl_c_quits_at_once(recipe: Path, parts: None) -> None:
     assert not folder(recipe).joinpath("checkpoints").exists()
 
 
-def ranks(recipe: Path, *options: str, name: str = "") -> list[Forked]:
+def ranks(recipe: Path, *options: str, name: str = "", run: Path | None = None) -> list[Forked]:
     """Two processes as torchrun starts them."""
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     shared |= {"TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0"}
     ddp = ("--trainer.devices=2", "--trainer.strategy=ddp", *options)
-    return [process(recipe, *ddp, name=name, **shared, RANK=str(r), LOCAL_RANK=str(r)) for r in (0, 1)]
+    return [process(recipe, *ddp, name=name, run=run, **shared, RANK=str(r), LOCAL_RANK=str(r)) for r in (0, 1)]
 
 
 @pytest.mark.parametrize("told", [[0], [1], [0, 1]])
@@ -128,6 +130,46 @@ def test_two_processes_stop_at_the_same_step_whoever_is_told(recipe: Path, told:
     (run,) = runs.iterdir()  # both are in the folder that the first has made
     assert report(run)["status"] == "interrupted" and report(run)["iterations"] == last(run)["global_step"]
     assert len(list((run / "checkpoints").iterdir())) == 2
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_other_which_says_so(recipe: Path, killed: int) -> None:
+    children = ranks(recipe, LONG)
+    wait_for(lambda: list((recipe.parent / "runs" / "small").glob("*/checkpoints/last.ckpt")))
+    children[killed].send(signal.SIGKILL)
+    assert children[1 - killed].wait() == 1
+    assert "asdkit: Another rank of this run has died" in children[1 - killed].text()
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_rank_does_not_wait_for_one_that_is_gone(recipe: Path, monkeypatch: pytest.MonkeyPatch, rank: str) -> None:
+    monkeypatch.setattr("asdkit.ranks.JOIN_SECONDS", 3.0)
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared |= {"TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0", "RANK": rank, "LOCAL_RANK": rank}
+    alone = process(recipe, "--trainer.devices=2", "--trainer.strategy=ddp", **shared)
+    assert alone.wait(30) == 1 and "The ranks do not find each other" in alone.text()
+
+
+@pytest.mark.slow
+def test_a_run_is_one_commands_at_a_time(recipe: Path, capsys: pytest.CaptureFixture) -> None:
+    """The second, of one rank or of two, is refused and changes nothing; a kill lets go at once."""
+    child, run = process(recipe, LONG, "--checkpoints.every=100000"), folder(recipe)
+    wait_for(lambda: (run / "metrics.csv").exists() or child.has_ended())
+    child.send(signal.SIGUSR1)
+    assert child.wait() == 143 and not (run / "run.lock").exists()
+    child = process(recipe, LONG, name="again", run=run)
+    wait_for((run / "run.lock").exists)
+    before = (run / "config.yaml").read_bytes()
+    assert main(["fit", str(run), "--trainer.max_steps=9", "--seed_everything=3"]) == 2
+    assert f"Process {child.pid} on" in capsys.readouterr().err
+    others = ranks(recipe, run=run)
+    assert [other.wait() for other in others] == [2, 2]
+    assert all(f"Process {child.pid} on" in other.text() for other in others)
+    assert (run / "config.yaml").read_bytes() == before
+    child.send(signal.SIGKILL)
+    child.wait()
+    assert main(["fit", str(run), f"--trainer.max_steps={last(run)['global_step'] + 1}"]) == 0
 
 
 def scheduler(folder: Path, monkeypatch: pytest.MonkeyPatch, answer: int = 0) -> Path:
@@ -287,6 +329,18 @@ def test_every_end_has_its_code_and_names_the_last_checkpoint(recipe: Path, part
     assert f"asdkit: {report(run)['reason']}" == line and "Traceback" not in child.text()
 
 
+def test_a_closed_terminal_is_heeded_unless_it_was_ignored_from_the_start() -> None:
+    for ignored in (True, False):
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        try:
+            with Signals() as signals:
+                signals.arm()
+                signal.raise_signal(signal.SIGHUP)
+                assert signals.received == (0 if ignored else signal.SIGHUP)
+        finally:
+            signal.signal(signal.SIGHUP, before)
+
+
 MISTAKE = type("MisconfigurationException", (Exception,), {})
 OTHER_ENDS = [
     (FileNotFoundError(errno.ENOENT, "No such file", "recipe.yaml"), 2),
@@ -298,6 +352,9 @@ OTHER_ENDS = [
     *((OSError(number, os.strerror(number)), 7) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)),
     (CannotWrite(errno.EFBIG, "File too large", "last.ckpt"), 7),
     (OSError(errno.EIO, "Input/output error"), 1),
+    (OSError(errno.EMFILE, os.strerror(errno.EMFILE), "a.png"), 3),
+    (RuntimeError("[/pytorch/gloo] Too many open files"), 3),
+    (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:26497"), 1),
     (KeyboardInterrupt(), 130),
     (SystemExit(3), 3),
     (SystemExit("words"), 1),

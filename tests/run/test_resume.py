@@ -1,13 +1,20 @@
-"""One iteration is one global step, everywhere, and a run that went on is the run that never stopped, bit by bit."""
+"""One iteration is one global step, everywhere, and a run that went on is the run that never stopped, bit by bit.
+
+What does not fit, or is gone, is said before anything in the run folder changes.
+"""
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from support.recipe import small_run, write_recipe
 from support.resuming import assert_resuming_is_exact, fit, last
 
 from asdkit import Gaussians, Initial
+from asdkit.commands.main import main
 from asdkit.formats.splat_files import write_splats
 
 
@@ -39,6 +46,91 @@ def test_resuming_is_exact_when_an_object_is_edited(recipe: Path) -> None:
     straight = assert_resuming_is_exact(recipe, *options, half=3, steps=6)
     moved = straight["state_dict"]["generator.means"][:50]
     assert 0 < (moved - asset.means).abs().max() < 0.1  # it started from the asset
+
+
+@pytest.mark.parametrize("batches", [2, 4])
+def test_resuming_is_exact_when_epochs_end(recipe: Path, batches: int) -> None:
+    """The run stops after six steps, which is at the end of an epoch or in its middle; no camera comes again."""
+    options = (f"--trainer.limit_train_batches={batches}", *SHORT)
+    straight = assert_resuming_is_exact(recipe, *options)
+    fit("--config", recipe, *SHORT, "--run.name=endless")
+    endless = last(recipe.parent / "runs" / "small" / "endless")["state_dict"]
+    assert all(torch.equal(value, endless[name]) for name, value in straight["state_dict"].items())
+
+
+@pytest.mark.parametrize("files", ["splats", "picture"])
+def test_a_run_goes_on_without_what_it_started_from(recipe: Path, files: str) -> None:
+    """Its folder is moved, and the asset, or the source image, is gone: the checkpoint holds both."""
+    runs, asset = recipe.parent / "runs" / "small", recipe.parent / "asset.ply"
+    if files == "splats":
+        write_splats(asset, Gaussians(count=50, capacity=50).splats())
+        options = ("--asset", asset, "--model.guidance=ASDEdit", "--model.source=a red duck", "--data.size=16")
+    else:
+        asset = recipe.parent / "source.png"
+        Image.new("RGB", (16, 16), (200, 60, 20)).save(asset)
+        options = ("--model.generator={class_path: Pixels, init_args: {init: source, size: 16, count: 1}}",)
+        options += ("--data={class_path: Canvas, init_args: {size: 16, image: " + f"{asset}" + "}}",)
+        options += ("--model.guidance=DDS", "--model.source=a red duck")
+        lines = recipe.read_text().splitlines()
+        recipe.write_text("\n".join(line for line in lines if not line.startswith("data:")))
+    options += ("--model.target=a red cube", "--model.prior.image_size=16", *SHORT[:3])
+    fit("--config", recipe, *options, "--run.name=straight", "--trainer.max_steps=4")
+    fit("--config", recipe, *options, "--run.name=halves", "--trainer.max_steps=2")
+    asset.unlink()
+    (runs / "halves").rename(recipe.parent / "moved")
+    fit(recipe.parent / "moved", "--trainer.max_steps=4")
+    straight, halves = last(runs / "straight")["state_dict"], last(recipe.parent / "moved")["state_dict"]
+    assert straight.keys() == halves.keys() and all(torch.equal(value, halves[key]) for key, value in straight.items())
+    assert str(asset) in (recipe.parent / "moved" / "config.yaml").read_text()
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two iterations; treat it as read-only."""
+    folder = tmp_path_factory.mktemp("fitting")
+    lora = ("--model.guidance.adapter=LoRA", "--model.guidance.adapter.rank=2")
+    return small_run(write_recipe(folder, tiny_folder), *SHORT, "--trainer.max_steps=2", *lora)
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--model.generator.capacity=200", "--model.generator.capacity is 90 in the checkpoint, and 200 here"),
+        ("--model.generator.sh_degree=2", "--model.generator.sh_degree is 0 in the checkpoint, and 2 here"),
+        ("--model.guidance.adapter.rank=3", "--model.guidance.adapter.rank is 2 in the checkpoint, and 3 here"),
+        (
+            "--model.guidance.adapter=Embedding",
+            "--model.guidance.adapter is asdkit.LoRA in the checkpoint, and asdkit.Embedding here",
+        ),
+        ("--model.generator=NeRF", "--model.generator is asdkit.Gaussians in "),
+        ("", "has come to its end, after 2 iterations; --trainer.max_steps=N goes on to N"),
+    ],
+)
+def test_nothing_changes_before_a_checkpoint_fits(
+    finished: Path, capsys: pytest.CaptureFixture, option: str, said: str
+) -> None:
+    before = content(finished)
+    assert main(["fit", str(finished), *([option, "--trainer.max_steps=3"] if option else [])]) == (2 if option else 0)
+    assert said in capsys.readouterr().err
+    assert content(finished) == before
+
+
+def test_another_method_says_what_it_leaves_out(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A copied run, which keeps no old checkpoint; the generator and its optimiser go on."""
+    run = shutil.copytree(finished, tmp_path / "copied")
+    fit(run, "--model.guidance=SDS", "--trainer.max_steps=3")
+    assert "The checkpoint is of asdkit.ASD, the run is of asdkit.SDS: guidance." in caplog.text
+    assert int(next(iter(last(run)["optimizer_states"][0]["state"].values()))["step"]) == 3
+    fit(run, "--model.guidance=VSD", "--trainer.max_steps=4")
+    assert "of asdkit.SDS, the run is of asdkit.VSD: guidance." in caplog.text
+    assert [int(next(iter(part["state"].values()))["step"]) for part in last(run)["optimizer_states"]] == [4, 1]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt", "step-000004.ckpt"]
 
 
 def test_a_run_goes_on_in_a_new_folder_when_the_checkpoint_is_named(recipe: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,7 +13,13 @@ from support.recipe import small_run
 from asdkit.commands.main import main
 from asdkit.core.text import slug
 from asdkit.formats.splat_files import read_splats
+from asdkit.run.checkpoints import AtomicCheckpointIO
+from asdkit.run.grid import Cell, Grid
 from asdkit.run.run_folder import new_run_folder, peak_memory
+from asdkit.run.side_files import read_facts
+from asdkit.run.tables import record_path, row, write_contacts, write_tables
+
+QUICK = ("--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]", "--data.views_per_step=1")
 
 
 def test_a_finished_run_is_complete(recipe: Path, capsys: pytest.CaptureFixture) -> None:
@@ -71,6 +78,63 @@ def test_other_words_are_named_and_have_no_truth(recipe: Path, capsys: pytest.Ca
     assert "never seen 'corgi'" in err
     assert "'a red corgi' is not of the toybox" in err
     assert "psnr" not in json.loads((run / "run.json").read_text())["metrics"]
+
+
+HUGE = f'{{"seconds": 1{"0" * 400}}}'
+OTHER = '{"seconds": "x", "metrics": [1], "command": 3}'
+
+
+def test_side_files_never_end_a_command(recipe: Path) -> None:
+    run = small_run(recipe, *QUICK, "--trainer.max_steps=1")
+    grid = Grid([Cell("a red duck")], ["--config", str(recipe)], "list")
+    (cell,) = grid.cells
+    grid.run_folder(cell).mkdir()
+    grid.folder.mkdir()
+    for text in ("", "[1]", OTHER, "{" * 9000, HUGE, "\0"):
+        for file in (run / "run.json", grid.run_folder(cell) / "run.json", record_path(grid, cell)):
+            file.write_text(text)
+        (grid.run_folder(cell) / "contact.png").write_text(text)
+        write_tables(grid)
+        write_contacts(grid)
+        assert not grid.finished(cell) and row(grid, cell)["prompt"] == "a red duck"
+        assert read_facts(run / "run.json").get("seconds", 0.0) == 0
+    (run / "metrics.csv").unlink()
+    (run / "run.json").write_text(OTHER)
+    assert main(["fit", str(run), "--trainer.max_steps=2"]) == 0
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+
+
+def test_a_run_whose_folder_is_removed_fails_and_makes_none(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "removing.py").write_text(
+        "import shutil\nimport pytorch_lightning as pl\n"
+        "class Removing(pl.Callback):\n"
+        "    def on_train_batch_start(self, trainer, *rest):\n"
+        "        if trainer.global_step == 5:\n"
+        "            shutil.rmtree(trainer.default_root_dir)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    options = [*QUICK, "--trainer.callbacks=removing.Removing", "--trust=removing"]
+    assert main(["fit", "--config", str(recipe), "--run.name=one", *options]) == 7
+    assert "was removed, moved or taken over meanwhile" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "small" / "one").exists()
+
+
+def test_the_row_of_a_step_is_there_before_its_checkpoint(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a kill right after a checkpoint loses no row; and no row is there twice."""
+    rows: dict[int, list[str]] = {}
+    save = AtomicCheckpointIO.save_checkpoint
+
+    def saving(self: AtomicCheckpointIO, checkpoint: dict, path: Path, **options: Any) -> None:
+        file = Path(path).parents[1] / "metrics.csv"
+        rows[checkpoint["global_step"]] = [row["step"] for row in csv.DictReader(file.open())]
+        save(self, checkpoint, path, **options)
+
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", saving)
+    run = small_run(recipe, *QUICK, "--trainer.max_steps=6", "--checkpoints.every=2", "--trainer.log_every_n_steps=2")
+    assert rows == {2: ["2"], 4: ["2", "4"], 6: ["2", "4", "6"]}
+    assert [row["step"] for row in csv.DictReader((run / "metrics.csv").open())] == ["2", "4", "6"]
 
 
 def test_folders_of_runs_are_unique_and_stay_below_their_root(tmp_path: Path) -> None:

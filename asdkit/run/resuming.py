@@ -1,0 +1,87 @@
+"""Whether a checkpoint fits the run that goes on from it, which is known before anything in the run folder changes."""
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+
+from asdkit.distillation import Distillation
+from asdkit.generators.from_checkpoint import started_anyhow
+from asdkit.run.grid import option_values
+
+_log = logging.getLogger(__name__)
+
+
+def check_generator(run: Path, options: Iterable[str]) -> None:
+    """Refuse, by a ValueError, options that name another generator than a run has; the run's own would not parse."""
+    try:
+        generator = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["generator"]["class_path"]
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError):  # the parser says what is wrong
+        return
+    for given in option_values(options, "--model.generator"):
+        if given.rpartition(".")[2] != str(generator).rpartition(".")[2]:
+            raise ValueError(
+                f"The checkpoint does not fit: --model.generator is {generator} in {run}, and {given} here."
+            )
+
+
+def fit_to(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose tensors are others than a run's; where the method is another, leave those out.
+
+    Args:
+        module: the run, set up.
+        checkpoint: what the file holds; what does not fit another method is taken out.
+
+    Raises:
+        ValueError: the generator, or the same method's discriminator, is another than the checkpoint's.
+    """
+    if not isinstance(module, Distillation):
+        return
+    saved, own = checkpoint["state_dict"], module.state_dict()
+    shapes = [{name: list(value.shape) for name, value in state.items()} for state in (saved, own)]
+    unlike = [name for name in {**saved, **own} if shapes[0].get(name) != shapes[1].get(name)]
+    if not unlike:
+        return
+    before, now = _arguments(checkpoint["hyper_parameters"]), _arguments(module.hparams)
+    methods = [spec["guidance"].get("class_path") for spec in (before, now)]
+    if methods[0] == methods[1] or any(name.startswith("generator.") for name in unlike):
+        raise ValueError(f"The checkpoint does not fit: {_reason(unlike[0], shapes, _differences(before, now))}.")
+    for name in unlike:
+        saved.pop(name, None)
+    checkpoint["optimizer_states"] = checkpoint.get("optimizer_states", [])[:1]  # the generator's
+    parts = ", ".join(dict.fromkeys(re.sub(r"(\.adapter)\..*", r"\1", name) for name in unlike))
+    _log.warning("The checkpoint is of %s, the run is of %s: %s can't be loaded, or starts anew.", *methods, parts)
+
+
+def _reason(name: str, shapes: list[dict[str, list[int]]], differences: Iterable[tuple[str, Any, Any]]) -> str:
+    """The options that make the tensor of this name another one."""
+    parts = ("generator",) if name.startswith("generator.") else ("guidance", "prior")
+    said = [
+        f"--model.{option} is {'left out' if before is None else before} in the checkpoint, and {now} here"
+        for option, before, now in differences
+        if option.startswith(parts)
+    ]
+    before, now = (shape.get(name, "missing") for shape in shapes)
+    return "; ".join(said) or f"{name} is {before} in the checkpoint, and {now} here"
+
+
+def _arguments(arguments: Any) -> dict[str, Any]:
+    """What a module was built with, without the file that its generator started from."""
+    return dict(arguments) | {"generator": started_anyhow(arguments["generator"])}
+
+
+def _differences(before: Any, now: Any, option: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The options in which two specs differ, with both values."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        if before != now:
+            yield option, *(value.get("class_path") if isinstance(value, dict) else value for value in (before, now))
+    elif before.get("class_path") != now.get("class_path"):
+        yield option, before.get("class_path"), now.get("class_path")
+    else:
+        before, now = (spec.get("init_args", spec) for spec in (before, now))
+        for name in {**before, **now}:
+            yield from _differences(before.get(name), now.get(name), f"{option}.{name}".strip("."))
