@@ -32,13 +32,14 @@ def read_picture(path: str | Path, size: int = 0) -> Float[Tensor, "3 H W"]:
     Raises:
         ValueError: the file is missing or no picture, or its numbers have no known white.
     """
+    path = local(path)
+    if not path.is_file():
+        raise ValueError(f"There is no picture {path}.")
     try:
-        picture = ImageOps.exif_transpose(Image.open(local(path), formats=FORMATS))
+        picture = ImageOps.exif_transpose(Image.open(path, formats=FORMATS))
         if picture.mode[0] in "IF":
             picture = _of_bytes(picture)
         picture = _in_srgb(picture).convert("RGBA")
-    except FileNotFoundError:
-        raise ValueError(f"There is no picture {path}.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         kinds = ", ".join(FORMATS)
         raise ValueError(f"{path} can't be read as a picture ({first_line(error)}); {kinds} are read.") from None

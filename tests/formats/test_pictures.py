@@ -1,5 +1,6 @@
 """Pictures as cameras, scanners, printers and painters leave them; expected values come from their pixels."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,15 @@ def test_a_colour_profile_is_followed(tmp_path: Path) -> None:
     picture.save(tmp_path / "b.png", icc_profile=b"no profile")
     np.testing.assert_allclose(read_picture(tmp_path / "a.png")[:, 0, 0], [0, 1, 0], atol=0.02)
     assert read_picture(tmp_path / "b.png")[:, 0, 0].tolist() == [1, 0, 0]
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    for path in (tmp_path / "a.png", tmp_path, Path("/dev/zero"), tmp_path / "none.png"):
+        with pytest.raises(ValueError, match="There is no picture"):
+            read_picture(path)
+    with pytest.raises(ValueError, match="is an address"):
+        read_picture("http://127.0.0.1/a.png")
 
 
 def test_of_several_frames_the_first_is_read(tmp_path: Path) -> None:
