@@ -84,7 +84,7 @@ class Gaussians(GaussianStore):
         require(count <= capacity, f"capacity must be at least {count}, the count, not {capacity}.")
         self.sh_degree, self.background, self.mode = sh_degree, background, mode
         self.rates, self.rounds, self.density, self.penalties = rates, rounds, density or Fraction(), penalties
-        self._looked_at = False
+        self._seen = False  # whether any camera has seen any, or it was told that none has
         self._step_statistics = torch.zeros(2, capacity)  # of this step and rank: sums of gradients, and of views
         splats = splats_from(start or init, count, initial, rotated=mode == "surfels")
         self.allocate(capacity, sh_degree, thin(splats) if mode == "surfels" else splats)
@@ -95,21 +95,11 @@ class Gaussians(GaussianStore):
         behind = self.means.new_full((3,), self.background) if background is None else background
         gaussians = activate(self.living())
         raster = rasterize(*gaussians, views, behind.to(device), sh_degree=self.sh_degree, mode=self.mode)
-        if not self._looked_at:
-            self._looked_at = True
-            self._tell_where(raster.radii)
+        self._seen = self._seen or bool(raster.radii.any())
         if self.rounds.every and self.density.follows_gradients and raster.means2d.requires_grad:
             raster.means2d.register_hook(self._statistics(self.living_indices(), raster.radii, views))
         image, alpha, depth = (tensor.permute(0, 3, 1, 2) for tensor in raster[:3])
         return Render(Saturate.apply(image), alpha, depth)
-
-    def _tell_where(self, radii: Tensor) -> None:
-        """Says where the Gaussians are, if no camera of the first render sees any of them."""
-        if not bool(radii.any()):
-            _log.warning(
-                "No camera sees any of the %d Gaussians: %s; a fit with --model.generator.initial.fit=true moves them "
-                "to where cameras look.", self.num_alive, whereabouts(self.living().means.detach()),
-            )  # fmt: skip
 
     def _statistics(self, slots: Int64[Tensor, " N"], radii: Tensor, views: Views) -> Callable[[Tensor], None]:
         """A hook for the gradient of screen positions: it adds up norms, in units of half the image."""
@@ -137,6 +127,12 @@ class Gaussians(GaussianStore):
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer, step: int, generator: torch.Generator) -> None:
         done = step + 1
+        if not self._seen:
+            self._seen = True
+            _log.warning(
+                "No camera sees any of the %d Gaussians: %s; --model.generator.initial.fit=true moves them to where "
+                "cameras look.", self.num_alive, whereabouts(self.living().means),
+            )  # fmt: skip
         set_rates(optimizer, self.rates.at(done))
         if not self.rounds.every:
             return
