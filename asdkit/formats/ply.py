@@ -38,7 +38,7 @@ class PointCloud(NamedTuple):
 class _Element(NamedTuple):
     """Rows of a kind. A property is a numpy type without byte order, or two: of a list's length and of its items."""
 
-    count: int
+    rows: int
     properties: dict[str, tuple[str, ...]]
 
     @property
@@ -68,7 +68,7 @@ class Header:
     @property
     def is_mesh(self) -> bool:
         """Whether there are faces."""
-        return "face" in self.elements and self.elements["face"].count > 0
+        return "face" in self.elements and self.elements["face"].rows > 0
 
     def table(self, name: str) -> dict[str, np.ndarray]:
         """The numbers of an element without lists, by property.
@@ -76,7 +76,7 @@ class Header:
         Raises:
             ValueError: it is missing or empty, has lists, or is broken.
         """
-        if name not in self.elements or not self.elements[name].count:
+        if name not in self.elements or not self.elements[name].rows:
             raise ValueError(f"{self.path} has no {'vertices' if name == 'vertex' else name}.")
         if self.elements[name].has_lists:
             raise ValueError(f"{self.path} has lists in its element {name!r}; plain numbers are read.")
@@ -89,7 +89,7 @@ class Header:
             return self._read(self.elements[name], name, file)
 
     def _read(self, element: _Element, name: str, file: BinaryIO) -> dict[str, np.ndarray]:
-        count, names = element.count, list(element.properties)
+        count, names = element.rows, list(element.properties)
         if self.encoding != "ascii":
             record = np.dtype([(key, _ORDERS[self.encoding] + kind) for key, (kind,) in element.properties.items()])
             content = file.read(record.itemsize * count)
@@ -108,20 +108,20 @@ class Header:
     def _pass_over(self, element: _Element, file: BinaryIO) -> None:
         """Go to the end of an element; a file of lists is walked along, row by row."""
         if self.encoding == "ascii":
-            for _ in islice(file, element.count):
+            for _ in islice(file, element.rows):
                 pass
             return
         if not element.has_lists:
-            file.seek(element.count * sum(int(kind[1]) for (kind,) in element.properties.values()), 1)
+            file.seek(element.rows * sum(int(kind[1]) for (kind,) in element.properties.values()), 1)
             return
-        order = "big" if self.encoding == "binary_big_endian" else "little"
-        for _ in range(element.count):
+        big = self.encoding == "binary_big_endian"
+        for _ in range(element.rows):
             for kind, *items in element.properties.values():
                 number = file.read(int(kind[1]))
                 if not number:
                     raise ValueError(f"{self.path} is truncated: it ends within a list.")
                 for item in items:
-                    file.seek(int.from_bytes(number, order) * int(item[1]), 1)
+                    file.seek(int.from_bytes(number, "big" if big else "little") * int(item[1]), 1)
 
 
 def read_header(path: str | Path) -> Header:
@@ -149,7 +149,8 @@ def read_header(path: str | Path) -> Header:
 
 
 def _parse_header(path: Path, lines: list[str]) -> tuple[str, dict[str, _Element]]:
-    encoding, elements, properties = "", {}, {}
+    encoding, elements = "", {}
+    properties: dict[str, tuple[str, ...]] = {}
     for line in lines:
         match line.split():
             case ["comment" | "obj_info", *_] | []:
@@ -202,7 +203,7 @@ def columns(header: Header, names: Sequence[str], element: str = "vertex") -> Fl
     if missing:
         raise ValueError(f"{header.path} lacks the {element} property {missing[0]!r}.")
     table = header.table(element)
-    values = np.empty((header.elements[element].count, len(names)), dtype=np.float32)
+    values = np.empty((header.elements[element].rows, len(names)), dtype=np.float32)
     for column, name in enumerate(names):
         large = np.isfinite(table[name]) & (np.abs(table[name].astype(np.float64)) >= FLOAT_LIMIT)
         values[:, column] = np.where(large, np.nan, table[name])

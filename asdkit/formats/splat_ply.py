@@ -59,7 +59,7 @@ def _numbered(name: str, count: int) -> list[str]:
 
 def _higher(header: Header, element: str) -> Float[np.ndarray, "N K 3"]:
     """The coefficients of degree 1 to 3; `f_rest` runs over all of red, then green, then blue."""
-    count = header.elements[element].count
+    count = header.elements[element].rows
     rest = sum(name.startswith("f_rest_") for name in header.elements[element].properties)
     if rest not in (0, 9, 24, 45, 72):
         raise ValueError(f"{header.path} has {rest} 'f_rest' properties; degrees 0 to 3 have 0, 9, 24 or 45.")
@@ -77,14 +77,14 @@ def _packed(header: Header) -> Splats:
     positions, rotations, scales, colours = (vertices[name].astype(np.uint32) for name in PACKED)
     count = len(positions)
     chunk = np.arange(count) // _CHUNK
-    if "chunk" not in header.elements or header.elements["chunk"].count <= chunk[-1]:
+    if "chunk" not in header.elements or header.elements["chunk"].rows <= chunk[-1]:
         raise ValueError(f"{header.path} has fewer bounds than its {count} packed Gaussians need.")
 
     def between(shares: Float[np.ndarray, "N 3"], name: str, axes: str = "xyz") -> Float[np.ndarray, "N 3"]:
         low, high = (
             columns(header, [f"{end}_{name}{axis}" for axis in axes], "chunk")[chunk] for end in ("min", "max")
         )
-        return low + (high - low) * shares
+        return np.asarray(low + (high - low) * shares)
 
     rgb, opacities = np.split(_shares(colours, 8, 8, 8, 8), [3], axis=1)
     rgb = between(rgb, "", "rgb") if "min_r" in header.elements["chunk"].properties else rgb

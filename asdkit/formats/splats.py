@@ -72,7 +72,7 @@ def deactivate(gaussians: Activated) -> Splats:
 
 def to_bytes(values: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """The nearest whole numbers within 0 and 255."""
-    return np.rint(values).clip(0, 255).astype(np.uint8)
+    return np.asarray(np.rint(values).clip(0, 255), np.uint8)
 
 
 def to_be_written(path: Path, splats: Splats) -> Activated:

@@ -6,6 +6,7 @@ Angles are radians inside the library and degrees (names ending in `_deg`) at th
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ class Views:
         """The same cameras with their tensors on `device`."""
         return self._map(lambda tensor: to_device(tensor, torch.device(device)))
 
-    def _map(self, function) -> "Views":
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Views":
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return Views(**{k: function(v) if isinstance(v, Tensor) else v for k, v in values.items()})
 
@@ -65,7 +66,8 @@ class Views:
         rows, columns = (torch.arange(size, device=self.K.device) + 0.5 for size in (self.height, self.width))
         y, x = torch.meshgrid(rows, columns, indexing="ij")
         pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(1, -1, 3).to(self.K)
-        return pixels @ torch.linalg.inv_ex(self.K).inverse.mT @ self.c2w[:, :3, :3].mT
+        directions: Tensor = pixels @ torch.linalg.inv_ex(self.K).inverse.mT @ self.c2w[:, :3, :3].mT
+        return directions
 
 
 def joined(batches: "list[Views]") -> Views:

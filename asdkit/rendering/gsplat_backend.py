@@ -1,5 +1,7 @@
 """The CUDA backend: gsplat 1.5's `rasterization`s, called so that every backend means the same thing."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
@@ -29,7 +31,7 @@ def render(
     padding = (0, (1 << (count - 1).bit_length()) - count)  # the surfels' kernel fills up with what it finds in memory
     behind = torch.cat([background, background.new_zeros(len(background), 1)], dim=-1)
     gaussians = zip(("means", "quats", "scales", "opacities", "viewmats", "Ks"), scene[:6], strict=True)
-    arguments = {name: tensor.contiguous() for name, tensor in gaussians}
+    arguments: dict[str, Any] = {name: tensor.contiguous() for name, tensor in gaussians}
     arguments |= {"colors": F.pad(features, padding), "backgrounds": F.pad(behind, padding)}
     arguments |= {"width": scene.width, "height": scene.height, "near_plane": NEAR}
     arguments |= {"packed": False, "render_mode": "RGB"}

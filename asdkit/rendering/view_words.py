@@ -53,8 +53,8 @@ class ViewWords:
         count = len(self.sectors)
         place, overhead = azimuth * (count / (2 * math.pi)), self.overhead_from(elevation)
         first = place.floor().long() % count
-        entries = (torch.where(overhead, count, sector) for sector in (first, (first + 1) % count))
-        return *entries, place - place.floor()
+        nearer, further = (torch.where(overhead, count, sector) for sector in (first, (first + 1) % count))
+        return nearer, further, place - place.floor()
 
     def opposed(self, azimuth: Float[Tensor, " B"], words: Literal["front", "side"]) -> Int[Tensor, " B"]:
         """The entry of `all` for the front, or for the side that a camera is on, whichever way it looks."""

@@ -157,8 +157,3 @@ def test_what_editing_lacks(
     assert main(["fit", "--config", "edit2d", *small, *arguments]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("Run folder:")]
     assert len(lines) == 1 and words in lines[0]
-
-
-def test_sixteen_bits_of_grey(tmp_path: Path) -> None:
-    Image.fromarray(np.full((8, 8), 65535 // 4, np.uint16)).save(tmp_path / "deep.png")
-    assert read_picture(tmp_path / "deep.png").unique().tolist() == pytest.approx([64 / 255])
