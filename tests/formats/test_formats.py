@@ -33,9 +33,9 @@ def spz_bits(gaussians: Splats) -> int:
 
 
 def equal(read: Splats, written: Splats) -> None:
-    for one, other in zip(read, written, strict=True):
-        np.testing.assert_array_equal(one, other)
-        assert one.dtype == np.float32
+    for ours, theirs in zip(read, written, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == np.float32
 
 
 @pytest.mark.parametrize("degree", range(4))

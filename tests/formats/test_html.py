@@ -247,13 +247,13 @@ def front_and_back(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[
     write_html(folder / "a.html", two, EVIL, azimuth_deg=50.0, elevation_deg=0.0)
     page = (folder / "a.html").read_text(encoding="utf-8")
     page = page.replace("<canvas>", '<img src="http://127.0.0.1:9/a.png"><canvas>')
-    found = {}
+    opened = {}
     for azimuth, text in ((0, page), (180, re.sub("default-src [^>]*'none'", "img-src *", page))):
         (folder / "a.html").write_text(text, encoding="utf-8")
         log = folder / "net.json"
         seen = screenshot(folder, f"file://{folder}/a.html#azimuth={azimuth}", 501, 301, f"--log-net-log={log}")
-        found[azimuth] = seen, requests(json.loads(log.read_text()))
-    return found
+        opened[azimuth] = seen, requests(json.loads(log.read_text()))
+    return opened
 
 
 @needs_browser

@@ -64,8 +64,8 @@ def at_the_solid(points: np.ndarray) -> None:
     assert np.any(list(sides.values()), axis=0).all()
     areas = {0: 0.6 * 0.4, 1: 1 * 0.4, 2: 1 * 0.6}
     total = 2 * areas[0] + areas[1] + 2 * areas[2]
-    for (normal, side), here in sides.items():
-        assert here.mean() == pytest.approx(0 if (normal, side) == (1, -1) else areas[normal] / total, abs=0.03)
+    for (normal, side), near in sides.items():
+        assert near.mean() == pytest.approx(0 if (normal, side) == (1, -1) else areas[normal] / total, abs=0.03)
 
 
 @pytest.mark.parametrize("suffix", ["glb", "obj", "ply"])

@@ -415,6 +415,6 @@ def test_a_mesh_has_the_silhouettes_of_its_generator(generator: NeRF | str) -> N
         seen = generator.render(VIEWS)
     mesh = extract(generator.volume(), VIEWS, seen.alpha, 64)
     rendered, drawn = (seen.alpha[:, 0] > 0.5).numpy(), silhouettes(mesh, VIEWS)
-    assert 0.05 < covered.mean() < 0.5
+    assert 0.05 < rendered.mean() < 0.5
     assert (rendered & drawn).sum() / (rendered | drawn).sum() > 0.95
     closed(mesh)

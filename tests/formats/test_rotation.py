@@ -19,10 +19,10 @@ TURNS = [Rotation.from_matrix(UPRIGHT), *HALF_TURNS, *(Rotation.random(random_st
 def test_turned_gaussians_look_the_same_to_turned_cameras(turn: Rotation) -> None:
     original, views, matrix = splats(degree=3), ring(3, size=24), torch.eye(4)
     matrix[:3, :3] = torch.from_numpy(turn.as_matrix())
-    others = Views(matrix @ views.c2w, views.K, views.azimuth, views.elevation, views.distance, 24, 24)
+    turned = Views(matrix @ views.c2w, views.K, views.azimuth, views.elevation, views.distance, 24, 24)
     image = drawn(original, views)
     assert image.std() > 0.05 and (drawn(original._replace(sh=original.sh[:, :1]), views) - image).abs().max() > 0.05
-    np.testing.assert_allclose(drawn(rotated(original, turn.as_matrix()), others), image, atol=1e-4)
+    np.testing.assert_allclose(drawn(rotated(original, turn.as_matrix()), turned), image, atol=1e-4)
 
 
 @pytest.mark.parametrize("matrix", [np.diag([1.0, 1, -1]), 2 * np.eye(3), np.full((3, 3), np.nan)])

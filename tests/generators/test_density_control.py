@@ -212,15 +212,15 @@ def test_mcmc_trembles_along_the_covariance_and_less_the_more_opaque() -> None:
     "density", [Fraction(0.2, 0.1), Threshold(1.0, 0.1), MCMC(0.2, 0.1)], ids=lambda d: type(d).__name__
 )
 def test_a_round_draws_from_what_it_is_given_alone(density: Density) -> None:
-    found = []
+    states = []
     for seed in (1, 2):
         gaussians = cloud(density)
         gaussians.grad_sum[:80], gaussians.grad_count[:80] = torch.linspace(2, 3, 80), 1.0
         torch.manual_seed(seed)
         gaussians.after_step(optimizer_of(gaussians), 9, torch.Generator().manual_seed(7))
-        found.append(gaussians.state_dict())
-    assert int(found[0]["alive"].sum()) != 80
-    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+        states.append(gaussians.state_dict())
+    assert int(states[0]["alive"].sum()) != 80
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_mcmc_without_anything_to_move_to_does_nothing() -> None:

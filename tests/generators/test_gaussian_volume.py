@@ -26,7 +26,7 @@ def some_splats(count: int = 40) -> Splats:
 def test_gaussians_as_a_solid_by_a_slow_loop() -> None:
     """Covariances, their inverses and rotations by other libraries, in float64."""
     splats = some_splats()
-    solid = volume_of(splats.tensors())
+    volume = volume_of(splats.tensors())
     points = np.random.default_rng(2).uniform(-0.6, 0.6, (300, 3))
     density, colour = np.zeros(300), np.zeros((300, 3))
     for mean, quat, log_scale, logit, sh in zip(*(np.float64(values) for values in splats), strict=True):
@@ -39,7 +39,7 @@ def test_gaussians_as_a_solid_by_a_slow_loop() -> None:
         each = peak * np.exp(-squared / 2) * (opacity * np.exp(-squared / 2) >= 1 / 255)
         density += each
         colour += each[:, None] * np.maximum(0.5 + sh[0] / np.sqrt(4 * np.pi), 0)
-    found_density, found_colour = solid.radiance(torch.from_numpy(points).float())
+    found_density, found_colour = volume.radiance(torch.from_numpy(points).float())
     seen = density > 1e-6
     assert 200 < seen.sum() < 300
     np.testing.assert_allclose(found_density, density, rtol=2e-3, atol=2e-3)
@@ -59,9 +59,9 @@ def one(opacity: float, scale: float, mean: tuple[float, float, float] = (0, 0, 
 @pytest.mark.parametrize("opacity", [0.2, 0.7, 0.99])
 def test_a_round_gaussian_is_as_opaque_as_on_the_screen(opacity: float) -> None:
     generator = one(opacity, 0.2)
-    solid, views = generator.volume(), ring(1, 0.0, size=65)
+    volume, views = generator.volume(), ring(1, 0.0, size=65)
     along = torch.linspace(-1, 1, 4001)[:, None] * torch.tensor([0.6, 0.0, 0.8])
-    depth = float(torch.trapezoid(solid.radiance(along)[0], dx=2 / 4000))
+    depth = float(torch.trapezoid(volume.radiance(along)[0], dx=2 / 4000))
     assert 1 - math.exp(-depth) == pytest.approx(opacity, abs=0.005)
     with torch.no_grad():
         assert float(generator.render(views).alpha[0, 0, 32, 32]) == pytest.approx(opacity, abs=0.005)
@@ -76,10 +76,10 @@ def test_the_cube_holds_what_matters() -> None:
     for place, logit, grows in ((30.0, 3.0, False), (1.3, 3.0, True), (1.3, -7.0, False)):
         means, logits, scales = (values.copy() for values in (splats.means, splats.opacity_logits, splats.log_scales))
         means[7], logits[7], scales[7] = [0, 0, -place], logit, math.log(0.05)
-        solid = volume_of(splats._replace(means=means, opacity_logits=logits, log_scales=scales).tensors())
+        volume = volume_of(splats._replace(means=means, opacity_logits=logits, log_scales=scales).tensors())
         reach = math.sqrt(2 * max(math.log(255 / (1 + math.exp(-logit))), 0))
-        assert solid.half == pytest.approx(place + 0.05 * reach if grows else alone.half, rel=1e-4)
-        density, _ = solid.radiance(torch.tensor([[0.0, 0.0, -place], [solid.half * 1.001, 0, 0]]))
+        assert volume.half == pytest.approx(place + 0.05 * reach if grows else alone.half, rel=1e-4)
+        density, _ = volume.radiance(torch.tensor([[0.0, 0.0, -place], [volume.half * 1.001, 0, 0]]))
         assert (density[0] > 1) == grows and density[1] == 0
 
 
@@ -88,5 +88,5 @@ def test_opacity_near_one_is_finite_and_nothing_is_nothing() -> None:
     generator.opacity_logits.data[0] = 60
     density, _ = generator.volume().radiance(torch.zeros(1, 3))
     assert float(density) == pytest.approx(-math.log(0.001) / (math.sqrt(2 * math.pi) * 0.1), rel=1e-3)
-    solid = one(0.003, 0.1).volume()
-    assert solid.half == 1 and not solid.radiance(torch.rand(9, 3))[0].any()
+    volume = one(0.003, 0.1).volume()
+    assert volume.half == 1 and not volume.radiance(torch.rand(9, 3))[0].any()

@@ -127,8 +127,8 @@ def test_learning_rates_reach_the_optimiser_and_the_positions_decay() -> None:
         assert [group["lr"] for group in optimizer.param_groups][0:6:2] == [7.0, 0.2, 0.4]
     gaussians.rates = replace(rates, factor=Ramp(1.0, 0.1, 100, begin=100))
     gaussians.after_step(optimizer, 149, torch.Generator())
-    found = [group["lr"] for group in optimizer.param_groups]
-    assert found == pytest.approx([7.0, *(0.55 * rate for rate in (0.0001, 0.2, 0.3, 0.4, 0.5))])
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert rates == pytest.approx([7.0, *(0.55 * rate for rate in (0.0001, 0.2, 0.3, 0.4, 0.5))])
 
 
 def test_dead_slots_have_no_influence_and_stay_as_they_are() -> None:

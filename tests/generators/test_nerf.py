@@ -83,7 +83,7 @@ def test_what_is_not_occupied_is_not_asked() -> None:
     free = march(radiance, rays, z)
     skipped = march(radiance, rays, z, lambda points: points.norm(dim=1) < RADIUS + 0.1)
     assert asked[0] == 128 and asked[1] < 60
-    assert all(torch.equal(one, other) for one, other in zip(free, skipped, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(free, skipped, strict=True))
     nothing = march(radiance, rays, z, lambda points: points[:, 0] > 9)
     assert len(asked) == 2 and nothing.alpha.tolist() == [0, 0]
 
@@ -144,8 +144,8 @@ def test_importance_samples_go_where_the_weight_is() -> None:
     assert all_of_them.shape == (2, 210) and (all_of_them.diff(dim=1) >= 0).all()
     edges = torch.linspace(1, 3, 11)
     for ray, part, share in ((0, 3, 1.0), (1, 2, 0.25), (1, 8, 0.75)):
-        found = ((all_of_them[ray] > edges[part]) & (all_of_them[ray] < edges[part + 1])).sum().item() - 1
-        assert found == pytest.approx(200 * share, abs=4)
+        count = ((all_of_them[ray] > edges[part]) & (all_of_them[ray] < edges[part + 1])).sum().item() - 1
+        assert count == pytest.approx(200 * share, abs=4)
     inside = all_of_them[0][(all_of_them[0] > edges[3]) & (all_of_them[0] < edges[4])]
     torch.testing.assert_close(inside, torch.linspace(1.6, 1.8, len(inside)), atol=0.002, rtol=0)  # evenly
 
@@ -165,8 +165,8 @@ def trilinear(grid: Tensor, place: Tensor) -> Tensor:
 def test_voxels_are_trilinear() -> None:
     voxels = Voxels((3, 5), 2)
     points = torch.tensor([[-1.0, -1.0, -1.0], [0.3, -0.6, 0.9], [1.0, 1.0, 1.0]])
-    found = voxels(points)
-    for point, features in zip(points, found, strict=True):
+    read = voxels(points)
+    for point, features in zip(points, read, strict=True):
         expected = [trilinear(grid.detach()[0], (point + 1) / 2 * (grid.shape[-1] - 1)) for grid in voxels.grids]
         assert torch.allclose(features, torch.cat(expected), atol=1e-6)
 
@@ -239,11 +239,11 @@ def train(nerf: NeRF, optimizer: torch.optim.Adam, steps: range) -> None:
 )
 @pytest.mark.slow
 def test_a_sphere_is_learned_from_its_pictures(encoding: Encoding) -> None:
-    nerf, others = NeRF(encoding, importance=8, penalties=NeRFPenalties(opacity=0.0)), ring(5, 40.0, size=16)
+    nerf, held_out = NeRF(encoding, importance=8, penalties=NeRFPenalties(opacity=0.0)), ring(5, 40.0, size=16)
     train(nerf, torch.optim.Adam(nerf.parameter_groups()), range(80))
     with torch.no_grad():
-        render = nerf.render(others)
-    assert psnr(render.image, sphere_images(others)) > 17
+        render = nerf.render(held_out)
+    assert psnr(render.image, sphere_images(held_out)) > 17
     middle = render.depth[:, 0, 8, 8]
     assert (middle - (3.4 - 0.55)).abs().max() < 0.45
 
@@ -296,8 +296,8 @@ def test_the_regularizers_are_their_formulas() -> None:
 
 def test_opacity_stops_pulling_at_its_ends() -> None:
     alpha, none = torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3, 1)
-    found = penalties.opacity(Marched(torch.zeros(3, 3), alpha, torch.zeros(3), none, none))
-    torch.testing.assert_close(found, torch.tensor([1e-4, 0.5, 1 - 1e-4]), atol=1e-7, rtol=0)
+    fog = penalties.opacity(Marched(torch.zeros(3, 3), alpha, torch.zeros(3), none, none))
+    torch.testing.assert_close(fog, torch.tensor([1e-4, 0.5, 1 - 1e-4]), atol=1e-7, rtol=0)
 
 
 def test_orientation_weighs_what_faces_away() -> None:
@@ -332,8 +332,8 @@ def test_orientation_weighs_what_faces_away() -> None:
 
 def test_normals_lead_out_of_a_ball() -> None:
     points = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), dim=1) * 0.4
-    found = penalties.normals(lambda p: (-p.norm(dim=1)).exp(), points, 0.01)
-    torch.testing.assert_close(found, points / 0.4, atol=1e-3, rtol=0)
+    slopes = penalties.normals(lambda p: (-p.norm(dim=1)).exp(), points, 0.01)
+    torch.testing.assert_close(slopes, points / 0.4, atol=1e-3, rtol=0)
     assert (penalties.normals(lambda p: torch.ones(len(p)), points, 0.01) == 0).all()
 
 
