@@ -4,6 +4,10 @@ One convention for all: lambda = `scale` as in e_lambda = e_null + lambda (e_y -
 convention, e_y + s (e_y - e_null), are lambda - 1: docstrings say what was converted, and the paper's arXiv number.
 """
 
+import inspect
+from collections.abc import Callable
+from typing import TypeVar
+
 from asdkit.core.bounds import Count, Positive, Share, Whole
 from asdkit.core.parts import preset
 from asdkit.core.ramps import Ramp
@@ -18,9 +22,28 @@ from asdkit.scores.reweighted import Reweighted, Scorer
 
 _UGLY = "oversaturated color, ugly, tiling, low quality, noisy"
 _UNREAL = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
+_SHARED = {  # arguments that mean the same in all methods
+    "scale": "the CFG scale lambda; in published methods the default is the paper's.",
+    "gamma": "weight of the discriminator's penalty.",
+    "adapter": "where the discriminator's parameters phi live; a LoRA of rank 4 when left out.",
+    "source_adapter": "where psi lives, the discriminator of the source; likewise.",
+    "negative": "a negative prompt in the place of the null condition.",
+    "allow_unbounded": "accept gamma <= -1, where Eq. 10 has no minimum.",
+    "pull": "weight of x0 - x0_source, a pull back to the source image.",
+}
+Method = TypeVar("Method", bound=Callable[..., Field])
 
 
-@preset
+def _method(function: Method) -> Method:
+    """A preset whose docstring also explains the arguments that it shares with others."""
+    doc = inspect.getdoc(function) or ""
+    shared = [name for name in inspect.signature(function).parameters if name in _SHARED and f" {name}: " not in doc]
+    lines = ["" if "\nArgs:" in doc else "\n\nArgs:", *(f"    {name}: {_SHARED[name]}" for name in shared)]
+    function.__doc__ = doc + "\n".join(lines)
+    return preset(function)
+
+
+@_method
 def ASD(
     scale: Scale = 7.5,
     gamma: Factor | Gamma = -0.5,
@@ -34,61 +57,44 @@ def ASD(
     """Adversarial score distillation (2312.00739): e_lambda - e_phi, phi trained by Eq. 10, or 9 with real samples.
 
     Args:
-        scale: the CFG scale lambda; 7.5 in the paper.
         gamma: weight of the discriminator's penalty; -0.5 in the paper's 3D experiments, -1 in its 2D ones.
-        adapter: where the discriminator's parameters phi live; a LoRA of rank 4 when left out.
-        negative: a negative prompt in the place of the null condition.
         real_samples: the samples that make it Eq. 9; Eq. 10 when left out.
         eta: weight of the penalty on real samples; 0.5 in the paper's general case.
         real_clip: a real sample whose error has grown to so many times the prior's own no longer counts.
-        allow_unbounded: accept gamma <= -1, where Eq. 10 has no minimum.
     """
     phi = Discriminator(adapter, gamma, None, allow_unbounded, scale, real_samples, eta, real_clip)
     return CFG(scale=scale, negative=negative) - phi
 
 
-@preset
+@_method
 def ReleasedASD(
     scale: Scale = 7.5, gamma: Factor = -0.75, adapter: Adapter | None = None, negative: str | None = None
 ) -> Field:
     """ASD as the paper's released code trains it, whose gamma is in effect smaller where there is more noise.
 
     There phi is a LoRA on Stable Diffusion 2.1, which predicts v, beside 2.1-base as the prior: give the adapter a
-    `prior` of its own for that.
-
-    Args:
-        scale: the CFG scale lambda; 7.5 in its settings.
-        gamma: weight of the discriminator's penalty; -0.75 in its settings.
-        adapter: where the discriminator's parameters phi live; a LoRA of rank 4 when left out.
-        negative: a negative prompt in the place of the null condition.
+    `prior` of its own for that. lambda and gamma are those of its settings.
     """
     return CFG(scale=scale, negative=negative) - Discriminator(adapter, gamma, scale=scale, released=True)
 
 
-@preset
+@_method
 def VSD(scale: Scale = 7.5, adapter: Adapter | None = None, negative: str | None = None) -> Field:
-    """Variational score distillation (ProlificDreamer, 2305.16213): e_lambda - e_phi, which is ASD with gamma = 0.
-
-    Args:
-        scale: the CFG scale lambda; 7.5 in the paper.
-        adapter: where the discriminator's parameters phi live; a LoRA of rank 4 when left out.
-        negative: a negative prompt in the place of the null condition.
-    """
+    """Variational score distillation (ProlificDreamer, 2305.16213): e_lambda - e_phi, which is ASD with gamma = 0."""
     return CFG(scale=scale, negative=negative) - Discriminator(adapter, 0.0, scale=scale)
 
 
-@preset
+@_method
 def SDS(scale: Scale = 100.0, negative: str | None = None) -> Field:
     """Score distillation sampling (DreamFusion, 2209.14988): e_lambda - eps.
 
     Args:
         scale: the CFG scale lambda; 100 in the paper (threestudio's guidance_scale 100 is 101 here).
-        negative: a negative prompt in the place of the null condition.
     """
     return CFG(scale=scale, negative=negative) - Noise()
 
 
-@preset
+@_method
 def SJC(scale: Scale = 101.0, reduce_variance: bool = True) -> Field:
     """Score Jacobian chaining (2212.00774): e_lambda - eps, where eps is a control variate, or e_lambda alone.
 
@@ -99,7 +105,7 @@ def SJC(scale: Scale = 101.0, reduce_variance: bool = True) -> Field:
     return CFG(scale=scale) - Noise() if reduce_variance else CFG(scale=scale)
 
 
-@preset
+@_method
 def CSD(scale: Factor = 1.0, negative_scale: Factor = 0.0, negative: str = _UGLY) -> Field:
     """Classifier score distillation (2310.19415): a (e_y - e_null) + b (e_null - e_neg), the text's pull alone.
 
@@ -113,19 +119,18 @@ def CSD(scale: Factor = 1.0, negative_scale: Factor = 0.0, negative: str = _UGLY
     return towards if negative_scale == 0 else towards + away
 
 
-@preset
+@_method
 def NFSD(scale: Scale = 7.5, negative: str = _UNREAL, t_from: Share = 0.2) -> Field:
     """Noise-free score distillation (2310.17590): e_lambda, less e_neg where t is large.
 
     Args:
-        scale: the CFG scale lambda; 7.5 in the paper.
         negative: the prompt of what is out of the distribution.
         t_from: from which share of the schedule on it is subtracted; 0.2 in the paper.
     """
     return CFG(scale=scale) - Above(Prompt(negative, view_dependent=False), t_from)
 
 
-@preset
+@_method
 def Bridge(source: str, scale: Scale = 100.0, bridge_scale: Factor = 1.0, at: Whole = 20000) -> Field:
     """Score bridge (SDS-Bridge, 2406.09417): e_lambda - eps at first, then b (e_y - e_source).
 
@@ -138,19 +143,18 @@ def Bridge(source: str, scale: Scale = 100.0, bridge_scale: Factor = 1.0, at: Wh
     return Stages(CFG(scale=scale) - Noise(), bridge_scale * (Prompt() - Prompt(source)), at)
 
 
-@preset
+@_method
 def ISM(scale: Scale = 7.5, delta: Interval = 0.05, steps: Count = 5) -> Field:
     """Interval score matching (LucidDreamer, 2311.11284): e_lambda(x_t) - e_null(x_s), x0 inverted to x_s, then x_t.
 
     Args:
-        scale: the CFG scale lambda; 7.5 in the paper.
         delta: t - s as a share of the schedule; 0.025 to 0.08 in the paper.
         steps: network calls of the inversion up to s; at most 5 in the paper.
     """
     return Inverted(CFG(scale=scale) - Earlier(Null()), scale=0.0, steps=steps, last=delta)
 
 
-@preset
+@_method
 def SDI(scale: Scale = 7.5, inversion_scale: Factor = -7.5, steps: Count = 10) -> Field:
     """Score distillation via inversion (2405.15891): e_lambda - eps with the eps that DDIM inversion of x0 finds.
 
@@ -162,7 +166,7 @@ def SDI(scale: Scale = 7.5, inversion_scale: Factor = -7.5, steps: Count = 10) -
     return Inverted(CFG(scale=scale) - Noise(), scale=inversion_scale, steps=steps)
 
 
-@preset
+@_method
 def AsynchronousSD(scale: Scale = 7.5, ratio: Positive = 0.1, t_min: Share = 0.02) -> Field:
     """Asynchronous score distillation (ScaleDreamer, 2407.02040): e_lambda(x_t) - e_y(x_t+), t+ a little above t.
 
@@ -174,7 +178,7 @@ def AsynchronousSD(scale: Scale = 7.5, ratio: Positive = 0.1, t_min: Share = 0.0
     return CFG(scale=scale) - Later(Prompt(), ratio, t_min)
 
 
-@preset
+@_method
 def LODS(scale: Scale = 40.0, adapter: Adapter | None = None) -> Field:
     """Learned null condition (LODS, 2312.04820): SDS whose e_null is trained on what the generator shows.
 
@@ -185,17 +189,13 @@ def LODS(scale: Scale = 40.0, adapter: Adapter | None = None) -> Field:
     return CFG(scale=scale, null=Discriminator(adapter or Embedding(), 0.0, text="", scale=scale)) - Noise()
 
 
-@preset
+@_method
 def DDS(scale: Scale = 7.5) -> Field:
-    """Delta denoising score (2304.07090): e_lambda_y(x) - e_lambda_z(x_source), z the source's words; eps cancels.
-
-    Args:
-        scale: the CFG scale lambda of both; 7.5 in the paper.
-    """
+    """Delta denoising score (2304.07090): e_lambda_y(x) - e_lambda_z(x_source), z the source's words; eps cancels."""
     return CFG(scale=scale) - OnSource(CFG(scale=scale, of_source=True))
 
 
-@preset
+@_method
 def PDS(scale: Scale = 7.5, pull: Factor = 0.1) -> Field:
     """Posterior distillation (2311.13831): DDS + pull (x0 - x0_source).
 
@@ -206,7 +206,7 @@ def PDS(scale: Scale = 7.5, pull: Factor = 0.1) -> Field:
     return DDS(scale) + pull * Identity()
 
 
-@preset
+@_method
 def ASDEdit(
     scale: Scale = 7.5,
     gamma: Factor | Gamma = -1.0,
@@ -223,12 +223,9 @@ def ASDEdit(
     real sample and the image as its fake.
 
     Args:
-        scale: the CFG scale lambda; 7.5 in the paper.
         gamma: of phi; -1 in the paper.
         source_gamma: of psi; 1 in the paper.
         source_eta: of psi; 0 in the paper.
-        adapter: where phi lives; a LoRA of rank 4 when left out.
-        source_adapter: where psi lives; likewise.
         allow_unbounded: accept the paper's gamma = -1, where Eq. 10 has no minimum.
         pull: weight of x0 - x0_source, a pull back to the source image; none in the paper.
     """
@@ -237,7 +234,7 @@ def ASDEdit(
     return (CFG(scale=scale) - phi) - OnSource(CFG(scale=scale, of_source=True) - psi) + pull * Identity()
 
 
-@preset
+@_method
 def DeltaASD(
     scale: Scale = 7.5,
     gamma: Factor | Gamma = -0.5,
@@ -249,21 +246,13 @@ def DeltaASD(
     """Eq. 11 with both discriminators trained by Eq. 10, each on its own image; not in the paper.
 
     At both optima it is DDS at the scale lambda_eff: e_phi* = (eps + gamma e_y) / (1 + gamma), and eps cancels.
-
-    Args:
-        scale: the CFG scale lambda.
-        gamma: of both discriminators.
-        adapter: where phi lives, which learns the image; a LoRA of rank 4 when left out.
-        source_adapter: where psi lives, which learns the source image; likewise.
-        allow_unbounded: accept gamma <= -1, where Eq. 10 has no minimum.
-        pull: weight of x0 - x0_source, a pull back to the source image.
     """
     phi = Discriminator(adapter, gamma, None, allow_unbounded, scale)
     psi = Discriminator(source_adapter, gamma, None, allow_unbounded, scale, of_source=True, learns_source=True)
     return (CFG(scale=scale) - phi) - OnSource(CFG(scale=scale, of_source=True) - psi) + pull * Identity()
 
 
-@preset
+@_method
 def RewardSDS(
     scorer: Scorer, scale: Scale = 100.0, draws: Count = 4, temperature: Positive = 0.1, judged_scale: Scale = 7.5
 ) -> Field:

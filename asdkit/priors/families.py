@@ -28,26 +28,39 @@ class Family(ABC):
     Attributes:
         pipelines: diffusers' names of the pipelines of this family.
         network_part: the component that denoises.
+        network: diffusers' class of it.
+        time: the name of its module whose output [N width] is the embedding of t.
         targets: endings of the names of its layers that a LoRA adapts.
         has_vae: x0 are latents; images themselves otherwise.
+
+    Args:
+        distilled_guidance: the guidance scale that a guidance-distilled network is told.
     """
 
     pipelines: tuple[str, ...]
     network_part = "transformer"
+    network: str
+    time = "time_text_embed"
     targets: tuple[str, ...] = JOINT_ATTENTION
     has_vae = True
 
-    @abstractmethod
-    def network_class(self) -> type:
-        """diffusers' class of the network."""
+    def __init__(self, distilled_guidance: float = 3.5) -> None:
+        self.distilled_guidance = distilled_guidance
 
-    @abstractmethod
+    def network_class(self) -> Any:
+        """diffusers' class of the network."""
+        import diffusers
+
+        return getattr(diffusers, self.network)
+
     def time_module(self, network: Model) -> Model:
         """The module whose output [N width] is the embedding of t."""
+        return network.get_submodule(self.time)
 
     def time_width(self, network: Model) -> int:
         """Size of the embedding of t."""
-        return self.time_module(network).timestep_embedder.linear_2.out_features
+        module = self.time_module(network)
+        return getattr(module, "timestep_embedder", module).linear_2.out_features
 
     @abstractmethod
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
@@ -81,19 +94,8 @@ def _mu(config: Any, tokens: int) -> float:
 
 
 class _UNet(Family):
-    network_part = "unet"
+    network_part, network, time = "unet", "UNet2DConditionModel", "time_embedding"
     targets: tuple[str, ...] = ATTENTION
-
-    def network_class(self) -> type:
-        from diffusers import UNet2DConditionModel
-
-        return UNet2DConditionModel
-
-    def time_module(self, network: Model) -> Model:
-        return network.time_embedding
-
-    def time_width(self, network: Model) -> int:
-        return network.time_embedding.linear_2.out_features
 
     def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
         return network(x_t, time, prompts["text"]).sample
@@ -145,15 +147,8 @@ class PixArt(Family):
     """PixArt-alpha and PixArt-sigma: a transformer on T5's text, and a predicted variance that is left out."""
 
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
+    network, time = "PixArtTransformer2DModel", "adaln_single.emb"
     targets = ATTENTION
-
-    def network_class(self) -> type:
-        from diffusers import PixArtTransformer2DModel
-
-        return PixArtTransformer2DModel
-
-    def time_module(self, network: Model) -> Model:
-        return network.adaln_single.emb
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
         length = {} if "Alpha" in type(pipeline).__name__ else {"max_sequence_length": 300}
@@ -166,13 +161,8 @@ class PixArt(Family):
             height, width = (8 * side for side in x_t.shape[-2:])
             size = to_device(torch.tensor([height, width], dtype=x_t.dtype), x_t.device).repeat(len(x_t), 1)
             sizes = {"resolution": size, "aspect_ratio": torch.full_like(size[:, :1], height / width)}
-        output: Tensor = network(
-            x_t,
-            encoder_hidden_states=prompts["text"],
-            encoder_attention_mask=prompts["mask"],
-            timestep=time,
-            added_cond_kwargs=sizes,
-        ).sample
+        text = {"encoder_hidden_states": prompts["text"], "encoder_attention_mask": prompts["mask"]}
+        output: Tensor = network(x_t, timestep=time, added_cond_kwargs=sizes, **text).sample
         return output[:, : x_t.shape[1]]
 
 
@@ -180,19 +170,11 @@ class StableDiffusion3(Family):
     """Stable Diffusion 3 and 3.5: a flow, three text encoders (T5 may be left out), a pooled embedding."""
 
     pipelines = ("StableDiffusion3Pipeline",)
-
-    def network_class(self) -> type:
-        from diffusers import SD3Transformer2DModel
-
-        return SD3Transformer2DModel
-
-    def time_module(self, network: Model) -> Model:
-        return network.time_text_embed
+    network = "SD3Transformer2DModel"
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
-        text, _, pooled, _ = pipeline.encode_prompt(
-            texts, None, None, device=_device(pipeline), do_classifier_free_guidance=False
-        )
+        where = {"device": _device(pipeline), "do_classifier_free_guidance": False}
+        text, _, pooled, _ = pipeline.encode_prompt(texts, None, None, **where)
         return {"text": text, "pooled": pooled}
 
     def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
@@ -202,24 +184,10 @@ class StableDiffusion3(Family):
 
 
 class Flux(Family):
-    """FLUX.1: a flow on patches of 2 x 2; `dev` is told the guidance scale that it was distilled for.
-
-    Args:
-        guidance: that scale; 3.5 is what its pipeline uses.
-    """
+    """FLUX.1: a flow on patches of 2 x 2; `dev` is told the guidance scale that it was distilled for."""
 
     pipelines = ("FluxPipeline",)
-
-    def __init__(self, guidance: float = 3.5) -> None:
-        self.guidance = guidance
-
-    def network_class(self) -> type:
-        from diffusers import FluxTransformer2DModel
-
-        return FluxTransformer2DModel
-
-    def time_module(self, network: Model) -> Model:
-        return network.time_text_embed
+    network = "FluxTransformer2DModel"
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
         text, pooled, _ = pipeline.encode_prompt(texts, None, device=_device(pipeline))
@@ -231,7 +199,7 @@ class Flux(Family):
         rows, columns = (side // 2 for side in x_t.shape[-2:])
         axes = (torch.arange(size, device=x_t.device) for size in (1, rows, columns))
         grid = torch.cartesian_prod(*axes).to(x_t)
-        guidance = torch.full_like(time, self.guidance).to(x_t.dtype) if network.config.guidance_embeds else None
+        distilled = torch.full_like(time, self.distilled_guidance).to(x_t.dtype)
         output: Tensor = network(
             pixel_unshuffle(x_t, 2).flatten(2).mT,
             encoder_hidden_states=prompts["text"],
@@ -239,7 +207,7 @@ class Flux(Family):
             timestep=(time / 1000).to(x_t.dtype),
             img_ids=grid,
             txt_ids=grid.new_zeros(prompts["text"].shape[1], 3),
-            guidance=guidance,
+            guidance=distilled if network.config.guidance_embeds else None,
         ).sample
         return pixel_shuffle(output.mT.unflatten(2, (rows, columns)), 2)
 
@@ -253,8 +221,9 @@ def family_of(pipeline: str) -> type[Family]:
     Raises:
         PriorUnavailable: none of them.
     """
-    for family in FAMILIES:
-        if pipeline in family.pipelines:
-            return family
-    known = ", ".join(name for family in FAMILIES for name in family.pipelines)
-    raise PriorUnavailable(f"asdkit doesn't know models of the kind {pipeline!r}; it knows {known}.")
+    by_pipeline = {name: family for family in FAMILIES for name in family.pipelines}
+    if pipeline not in by_pipeline:
+        raise PriorUnavailable(
+            f"asdkit doesn't know models of the kind {pipeline!r}; it knows {', '.join(by_pipeline)}."
+        )
+    return by_pipeline[pipeline]

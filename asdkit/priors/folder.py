@@ -12,7 +12,7 @@ from asdkit.core.errors import PriorUnavailable
 from asdkit.core.optional import require_package
 from asdkit.core.text import first_line
 from asdkit.priors.families import Model
-from asdkit.priors.required_files import Settings, read_json
+from asdkit.priors.required_files import Settings, named_parts, read_json
 from asdkit.priors.weights import check_length, digest_of
 
 TOKENIZERS = ("CLIPTokenizer", "T5Tokenizer")
@@ -48,12 +48,11 @@ class ModelFolder:
     def digest(self) -> str:
         """A digest of the weights."""
         files = {file.relative_to(self.path).as_posix(): file for file in self.path.rglob("*.safetensors")}
-        return digest_of(files, self.weights, self.variant)
+        return digest_of(self.weights, self.variant, files)
 
     def settings_digest(self) -> str:
         """A digest of the settings and vocabularies."""
-        settings = {name: self.path / name for name in self.names if name not in self.weights}
-        return digest_of(settings, settings)
+        return digest_of({name: self.path / name for name in self.names if name not in self.weights})
 
     def model(self, model_class: Any, part: str, dtype: torch.dtype = torch.float32) -> Model:
         """A component with weights, all of which must be there."""
@@ -67,33 +66,27 @@ class ModelFolder:
 
         index = self.json("model_index.json")
         kind = getattr(diffusers, str(index["_class_name"]))
-        accepted = inspect.signature(kind).parameters
-        arguments = dict.fromkeys(accepted) | parts | self._text_parts(index, dtype)
-        arguments |= {"requires_safety_checker": False, "add_watermarker": False}
+        arguments: dict[str, Any] = dict.fromkeys(inspect.signature(kind).parameters)
+        arguments |= parts | {"requires_safety_checker": False, "add_watermarker": False}
         arguments["force_zeros_for_empty_prompt"] = index.get("force_zeros_for_empty_prompt", True)
-        return kind(**{name: value for name, value in arguments.items() if name in accepted})
+        for part in named_parts(index, "tokenizer", "text_encoder"):
+            arguments[part] = self._text_part(part, str(index[part][1]).removesuffix("Fast"), dtype)
+        return kind(**{name: arguments[name] for name in inspect.signature(kind).parameters})
 
-    def _text_parts(self, index: Settings, dtype: torch.dtype) -> dict[str, Any]:
-        """Tokenizers and text encoders, by the names that the index gives them; those that it leaves out are None."""
+    def _text_part(self, part: str, name: str, dtype: torch.dtype) -> Any:
+        """A tokenizer or a text encoder of a class that asdkit knows."""
         import transformers
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-        loaded: dict[str, Any] = {}
-        for part in sorted(name for name in index if name.startswith(("tokenizer", "text_encoder"))):
-            name = index[part][1] and str(index[part][1]).removesuffix("Fast")
-            if name is None:
-                loaded[part] = None
-            elif name in TEXT_ENCODERS:
-                loaded[part] = self.model(getattr(transformers, name), part, dtype)
-            elif name in TOKENIZERS:
-                if not {f"{part}/tokenizer.json", f"{part}/vocab.json"} & set(self.names):
-                    require_package("sentencepiece", "t5"), require_package("google.protobuf", "t5")
-                with one_sentence(self.path / part):
-                    loaded[part] = getattr(transformers, name).from_pretrained(self.path / part, local_files_only=True)
-            else:
-                raise PriorUnavailable(f"{self.path}'s {part} is a {name}; asdkit reads {', '.join(TEXT_ENCODERS)}.")
-        return loaded
+        if name in TEXT_ENCODERS:
+            return self.model(getattr(transformers, name), part, dtype)
+        if name not in TOKENIZERS:
+            raise PriorUnavailable(f"{self.path}'s {part} is a {name}; asdkit reads {', '.join(TEXT_ENCODERS)}.")
+        if not {f"{part}/tokenizer.json", f"{part}/vocab.json"} & set(self.names):
+            require_package("sentencepiece", "t5"), require_package("google.protobuf", "t5")
+        with one_sentence(self.path / part):
+            return getattr(transformers, name).from_pretrained(self.path / part, local_files_only=True)
 
 
 def load_component(folder: Path, model_class: Any, dtype: torch.dtype, variant: str = "") -> Model:
@@ -102,15 +95,9 @@ def load_component(folder: Path, model_class: Any, dtype: torch.dtype, variant: 
     Raises:
         PriorUnavailable: one is missing or does not fit.
     """
+    how = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     with one_sentence(folder):
-        model, info = model_class.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            variant=variant or None,
-            dtype=dtype,
-            output_loading_info=True,
-        )
+        model, info = model_class.from_pretrained(folder, variant=variant or None, dtype=dtype, **how)
         check_complete(info["missing_keys"])
     return model.requires_grad_(False).eval()
 

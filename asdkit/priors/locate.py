@@ -80,8 +80,7 @@ class SingleFile(ModelFolder):
 
     def digest(self) -> str:
         """A digest of the weights in the file and in the folder."""
-        weights = self.weights | {"": self.file}
-        return digest_of(weights, weights)
+        return digest_of(self.weights | {"": self.file})
 
     def model(self, model_class: Any, part: str, dtype: torch.dtype = torch.float32) -> Model:
         """A component with weights, all of which must be there."""
@@ -105,24 +104,19 @@ class SingleFile(ModelFolder):
 
 def _single(file: Path, config: str) -> SingleFile:
     """The model in a file, whose settings and vocabularies come from another model's folder."""
+    from safetensors import safe_open
+
     if file.suffix != ".safetensors":
         raise PriorUnavailable(
             f"{file} is no .safetensors file, and asdkit opens no pickles; look for a safetensors copy, or convert it."
         )
     check_length(file)
-    shapes = _shapes(file)
+    with safe_open(file, "pt") as opened:
+        shapes = {name: torch.empty(opened.get_slice(name).get_shape(), device="meta") for name in opened.keys()}  # noqa: SIM118
     if any("lora" in name for name in shapes):
         raise PriorUnavailable(f"{file} is a LoRA; name it with prior.finetune, and its model with prior.path.")
     holds = tuple(part for part, starts in _INSIDE.items() if any(name.startswith(starts) for name in shapes))
     return SingleFile(file, config or _base(file, shapes), holds)
-
-
-def _shapes(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file, without their values."""
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as opened:
-        return {name: torch.empty(opened.get_slice(name).get_shape(), device="meta") for name in opened.keys()}  # noqa: SIM118
 
 
 def _base(file: Path, shapes: dict[str, torch.Tensor]) -> str:
@@ -135,8 +129,9 @@ def _base(file: Path, shapes: dict[str, torch.Tensor]) -> str:
             f"{file} is a Stable Diffusion 2, and the file doesn't say whether it predicts noise or velocity; "
             "say prior.config=sd21-base (noise, 512 pixels) or prior.config=sd21 (velocity, 768 pixels)."
         )
-    known = kind != "v1" or any(name.startswith("model.diffusion_model.") for name in shapes)
-    if kind not in _BASES or not known:
+    if kind == "v1" and not any(name.startswith("model.diffusion_model.") for name in shapes):
+        kind = "unknown"  # what diffusers says of everything that it doesn't know is v1
+    if kind not in _BASES:
         raise PriorUnavailable(
             f"{file} is not known as a whole model; name in prior.config the model whose settings, vocabularies and "
             "missing parts it shares, or name a folder in diffusers' layout."

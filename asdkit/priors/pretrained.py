@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from asdkit.core.bounds import AtLeast, Whole
 from asdkit.priors import autoencoder
-from asdkit.priors.families import Embedded, Family, Flux, Model, family_of
+from asdkit.priors.families import Embedded, Family, Model, family_of
 from asdkit.priors.folder import ModelFolder, one_sentence
 from asdkit.priors.locate import EMBEDDED
 from asdkit.priors.model_source import ModelSource
@@ -100,7 +100,7 @@ class Pretrained(Prior):
             return
         files = self.source.files
         kind = family_of(str(files.json("model_index.json").get("_class_name")))
-        self.family: Family = kind(self._distilled_guidance) if kind is Flux else kind()
+        self.family: Family = kind(self._distilled_guidance)
         if self.family.has_vae:
             self.vae = autoencoder.load_autoencoder(files, self.dtype, self.source.tiny_vae)
             if self.runner.checkpointing:

@@ -15,15 +15,8 @@ _NOISE = 1_048_573  # a prime, so that no two rows of a matrix get the same numb
 
 
 class Architecture(NamedTuple):
-    """What the configuration files of a model say, as far as they differ from diffusers' defaults.
-
-    Args:
-        model: which published model it is.
-        pipeline: diffusers' name of its pipeline.
-        network: settings of the network that denoises.
-        vae: settings of the autoencoder, its class among them; empty for models of pixels.
-        scheduler: settings of the noise schedule.
-        embeds: shape of each part of an embedded prompt.
+    """What the configuration files of a published model say, as far as they differ from diffusers' defaults; and the
+    shape of each part of an embedded prompt.
     """
 
     model: str
@@ -92,7 +85,8 @@ class RandomModel(ModelFolder):
     def embedded(self, text: str) -> Embedded:
         """Normal numbers of a prompt's true shapes, and a mask of ones; the same text has the same ones."""
         random = torch.Generator("cpu").manual_seed(zlib.crc32(text.encode()))
-        normal = {
-            name: torch.randn(shape, generator=random, device="cpu") for name, shape in self.architecture.embeds.items()
+        shapes = self.architecture.embeds
+        return {
+            name: torch.ones(shape) if name == "mask" else torch.randn(shape, generator=random, device="cpu")
+            for name, shape in shapes.items()
         }
-        return {name: torch.ones_like(value) if name == "mask" else value for name, value in normal.items()}

@@ -14,6 +14,7 @@ Choose = Callable[[str, Collection[str], Callable[[str], Settings]], list[str]]
 
 LORA = "pytorch_lora_weights.safetensors"
 _BESIDE = ("model_index.json", "scheduler/scheduler_config.json", "asdkit.json", "camera/model.safetensors")
+_PARTS = ("unet", "transformer", "vae", "text_encoder", "tokenizer")
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(?:-\d{5}-of-(\d{5}))?\.safetensors")
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
@@ -37,7 +38,7 @@ def files_of_model(variant: str = "", without: Collection[str] = ()) -> Choose:
         index = read("model_index.json")
         family_of(str(index.get("_class_name")))
         files, weights = [name for name in names if name in _BESIDE], []
-        for part in _components(index):
+        for part in named_parts(index, *_PARTS):
             inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
             files += [f"{part}/{name}" for name in inside if name.endswith((".json", ".txt", ".model"))]
             if part.startswith("tokenizer"):  # without a vocabulary, transformers would make up a few words
@@ -51,6 +52,12 @@ def files_of_model(variant: str = "", without: Collection[str] = ()) -> Choose:
         return files + weights
 
     return choose
+
+
+def named_parts(index: Settings, *starts: str) -> list[str]:
+    """The components whose classes a `model_index.json` names, of those whose names start in one of these ways."""
+    named = [name for name, kind in index.items() if isinstance(kind, list) and len(kind) == 2 and kind[1]]
+    return [name for name in named if name.startswith(starts)]
 
 
 def files_of_component(component: str, names: Collection[str], read: Callable[[str], Settings]) -> list[str]:
@@ -72,26 +79,20 @@ def file_of_lora(lora: str, names: Collection[str], read: Callable[[str], Settin
     return files
 
 
-def _components(index: Settings) -> list[str]:
-    """The network, the autoencoder, and what embeds prompts, as far as a `model_index.json` names their classes."""
-    named = [name for name, kind in index.items() if isinstance(kind, list) and len(kind) == 2 and kind[1]]
-    networks = ("unet", "transformer", "vae")
-    return [name for name in named if name in networks or name.startswith(("text_encoder", "tokenizer"))]
-
-
 def _weights(component: str, names: Collection[str], variant: str) -> list[str]:
     """The files of one component's weights: of the variant where it has them, else of none."""
-    by_variant: dict[str, list[re.Match[str]]] = {}
-    for match in filter(None, map(_WEIGHTS.fullmatch, sorted(names))):
-        by_variant.setdefault(match[1] or "", []).append(match)
-    if variant not in by_variant and "" not in by_variant:
-        pickled = any(name.endswith(_PICKLES) for name in names)
-        only = f"only the variant {' or '.join(by_variant)} (prior.variant)" if by_variant else "no weights"
+    matches = [match for match in map(_WEIGHTS.fullmatch, sorted(names)) if match]
+    variants = {match[1] or "" for match in matches}
+    of_variant = variant if variant in variants else ""
+    chosen = [match for match in matches if (match[1] or "") == of_variant]
+    if not chosen:
+        lack = f"only the variant {' or '.join(sorted(variants))} (prior.variant)" if variants else "no weights"
+        if not variants and any(name.endswith(_PICKLES) for name in names):
+            lack = "pickled weights only"
         raise PriorUnavailable(
-            f"{component} has {'pickled weights only' if pickled and not by_variant else only}, and asdkit reads "
-            "safetensors; write it again with diffusers' save_pretrained where you trust it, or copy the whole folder."
+            f"{component} has {lack}, and asdkit reads safetensors; write it again with diffusers' save_pretrained "
+            "where you trust it, or copy the whole folder."
         )
-    chosen = by_variant.get(variant) or by_variant[""]
     pieces = [match for match in chosen if match[2]]
     if pieces and len(pieces) != int(pieces[0][2]):
         count = f"{len(pieces)} of {int(pieces[0][2])}"
@@ -110,9 +111,9 @@ def read_json(file: Path) -> Settings:
     except OSError:
         raise PriorUnavailable(f"There is no {file}; copy the whole prior folder again.") from None
     except (ValueError, RecursionError):
-        raise PriorUnavailable(f"{file} is not valid JSON; copy the prior folder again.") from None
+        settings = None
     if not isinstance(settings, dict):
-        raise PriorUnavailable(f"{file} holds no settings; copy the prior folder again.")
+        raise PriorUnavailable(f"{file} is not valid JSON, or holds no settings; copy the prior folder again.")
     return settings
 
 

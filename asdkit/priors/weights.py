@@ -1,11 +1,11 @@
 """Files of weights: whether they are whole, and a digest of what they hold."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from asdkit.core.errors import PriorUnavailable
+from asdkit.core.text import first_line
 
 _EXACT = 256 * 2**20  # bytes of weights that are read whole for a digest
 _PIECES, _PIECE = 256, 4096  # of a larger model's file
@@ -17,33 +17,33 @@ def check_length(file: Path) -> None:
     Raises:
         PriorUnavailable: it is torn, or nothing of the kind.
     """
-    size = file.stat().st_size
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(length, size)))
-        ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-        expected = 8 + length + max(ends, default=0)
-    except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError):
-        raise PriorUnavailable(f"{file} is torn, or no safetensors file; delete it and copy it again.") from None
-    if size != expected:
-        raise PriorUnavailable(f"{file} is torn: {size} bytes of {expected}; delete it and copy it again.")
+        with safe_open(file, "np"):
+            pass
+    except (OSError, SafetensorError) as error:
+        reason = first_line(error)
+        raise PriorUnavailable(
+            f"{file} is torn, or no safetensors file ({reason}); delete it and copy it again."
+        ) from None
 
 
-def digest_of(files: dict[str, Path], used: dict[str, Path], also: str = "") -> str:
+def digest_of(used: dict[str, Path], also: str = "", beside: dict[str, Path] | None = None) -> str:
     """A digest of a model's weights, wherever they lie.
 
     Of a small model every byte of every file counts. Of a large one those files do that are used: their sizes, their
     headers and 256 pieces of 4 KiB each, which any training changes and which cost no minutes.
 
     Args:
-        files: all weights, by their names.
-        used: those that are read.
+        used: the files that are read, by their names.
         also: further text that counts.
+        beside: all files of a small model, if it has others.
 
     Returns:
         The first 12 hex digits of a SHA-256.
     """
+    files = beside or used
     small = sum(file.stat().st_size for file in files.values()) <= _EXACT
     sha = hashlib.sha256()
     for name, file in sorted((files if small else used).items()):
@@ -55,6 +55,7 @@ def digest_of(files: dict[str, Path], used: dict[str, Path], also: str = "") -> 
 
 
 def _sampled(file: Path) -> Iterator[bytes]:
+    """Its size, its header, and pieces from the first of its values to the last."""
     size = file.stat().st_size
     yield str(size).encode()
     with file.open("rb") as stream:

@@ -126,7 +126,7 @@ def test_names_of_the_hub() -> None:
 
 def test_aliases_are_ids_that_are_not_withdrawn() -> None:
     for repository, revision in ALIASES.values():
-        assert parse(repository) == (repository, "") and not hub._WITHDRAWN.fullmatch(repository)
+        assert parse(repository) == (repository, "") and not repository.startswith(tuple(hub._WITHDRAWN))
         assert revision == "" or len(revision) == 40
 
 
@@ -251,7 +251,6 @@ def test_a_withdrawn_model_in_the_cache_is_used(files: Path, tmp_path: Path, mon
     kept.put(kept.list_repo_files(kept.repository, None))
     kept.revisions.clear()
     assert locate(kept.repository).path == kept.snapshot and kept.revisions == []
-    assert not hub._WITHDRAWN.fullmatch("stabilityai/stable-diffusion-3.5-medium")
 
 
 def test_told_to_be_offline(online: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,14 +424,13 @@ def test_the_digest_of_a_model(tiny_folder: Path, tmp_path: Path, monkeypatch: p
 def test_pieces_of_a_large_file_reach_from_its_first_byte_to_its_last(tmp_path: Path) -> None:
     file = tmp_path / "large.safetensors"
     save_file({"a": torch.zeros(3 * 2**20, dtype=torch.uint8)}, file)
-    before, data = weights.digest_of({}, {"a": file}), bytearray(file.read_bytes())
-    assert weights.digest_of({"a": file}, {}) != before
+    data = bytearray(file.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weights, "_EXACT", 0)
         seen = set()
         for place in (9, len(data) - 3 * 2**20, len(data) - 1, len(data) - 4096):
             data[place] ^= 1
             file.write_bytes(data)
-            seen.add(weights.digest_of({"a": file}, {"a": file}))
+            seen.add(weights.digest_of({"a": file}))
         assert len(seen) == 4
         assert sum(len(piece) for piece in weights._sampled(file)) < 1.2 * 2**20
