@@ -12,6 +12,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import StrategyRegistry
 
 import asdkit
+from asdkit.commands.full_size import with_family
 from asdkit.commands.messages import explain
 from asdkit.commands.methods import with_methods
 from asdkit.core.foreign import set_root_folder
@@ -95,7 +96,7 @@ class CLI(LightningCLI):
             load_from_checkpoint_support=False,
             save_config_callback=None,
             trainer_defaults=_TRAINER_DEFAULTS,
-            args=with_methods(arguments),
+            args=with_methods(arguments if run else with_family(arguments)),
         )
 
     @staticmethod

@@ -57,14 +57,15 @@ def encode(vae: Model, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h
     """x0 = (z - shift) scale of the mean z, with gradient."""
     encoded = vae.encode((images * 2 - 1).to(vae.dtype))
     latents = encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latents
-    return (to_float32(latents) - _shift(vae)) * float(vae.config.scaling_factor)
+    shift, scale = _shift_and_scale(vae)
+    return (to_float32(latents) - shift) * scale
 
 
 @torch.no_grad()
 def decode(vae: Model, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
     """Images in [-1,1], or a little beyond."""
-    latents = x0 / vae.config.scaling_factor + _shift(vae)
-    return vae.decode(latents.to(vae.dtype)).sample
+    shift, scale = _shift_and_scale(vae)
+    return vae.decode((x0 / scale + shift).to(vae.dtype)).sample
 
 
 def latent_shape(vae: Model, height: int, width: int) -> tuple[int, int]:
@@ -73,5 +74,10 @@ def latent_shape(vae: Model, height: int, width: int) -> tuple[int, int]:
     return height // factor, width // factor
 
 
-def _shift(vae: Model) -> float:
-    return float(vae.config.get("shift_factor") or 0.0)
+def _shift_and_scale(vae: Model) -> tuple[float | Tensor, float | Tensor]:
+    """`shift_factor` and `scaling_factor`, or what `latents_mean` and `latents_std` of each channel make of them."""
+    scale, mean, std = float(vae.config.scaling_factor), vae.config.get("latents_mean"), vae.config.get("latents_std")
+    if mean is None or std is None:
+        return float(vae.config.get("shift_factor") or 0.0), scale
+    shifts, deviations = (torch.tensor(values, device=vae.device).reshape(1, -1, 1, 1) for values in (mean, std))
+    return shifts, scale / deviations

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.randomness import to_device
-from asdkit.scores.schedules import Schedule, rectified_flow, variance_preserving
+from asdkit.priors.noise_levels import noise_levels
+from asdkit.scores.schedules import Schedule
 
 Model = Any  # one of diffusers or transformers, whose settings and parts have no types
 Embedded = dict[str, Tensor]  # of prompts, a row for each: `text` [N L D], and what else a family needs
@@ -32,6 +33,7 @@ class Family(ABC):
         time: the name of its module whose output [N width] is the embedding of t.
         targets: endings of the names of its layers that a LoRA adapts.
         has_vae: x0 are latents; images themselves otherwise.
+        is_flow: its networks predict eps - x0, whatever scheduler they are saved with.
 
     Args:
         distilled_guidance: the guidance scale that a guidance-distilled network is told.
@@ -43,6 +45,7 @@ class Family(ABC):
     time = "time_text_embed"
     targets: tuple[str, ...] = JOINT_ATTENTION
     has_vae = True
+    is_flow = False
 
     def __init__(self, distilled_guidance: float = 3.5) -> None:
         self.distilled_guidance = distilled_guidance
@@ -73,24 +76,18 @@ class Family(ABC):
         """The network's output; `time` is of the schedule's `times`."""
 
     def schedule(self, scheduler: dict[str, Any], tokens: int) -> Schedule:
-        """The noise schedule of a scheduler's settings; `tokens` of an image, for flows that are shifted by them."""
-        from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+        """The noise schedule of a scheduler's settings; `tokens` of an image, for flows that are shifted by them.
 
-        if "FlowMatch" not in str(scheduler.get("_class_name")):
-            ddpm = DDPMScheduler.from_config(scheduler)
-            return variance_preserving(ddpm.alphas_cumprod, ddpm.config.prediction_type)
-        flow = FlowMatchEulerDiscreteScheduler.from_config(scheduler)
-        steps = flow.config.num_train_timesteps
-        sigmas = flow.sigmas.flip(0).double()
-        if flow.config.use_dynamic_shifting:
-            sigmas = torch.as_tensor(flow.time_shift(_mu(flow.config, tokens), 1.0, sigmas))
-        return rectified_flow(sigmas, steps)
-
-
-def _mu(config: Any, tokens: int) -> float:
-    """By how much diffusers' pipelines shift the schedule of a flow for an image of so many tokens."""
-    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
-    return config.base_shift + slope * (tokens - config.base_image_seq_len)
+        Raises:
+            PriorUnavailable: asdkit doesn't know its mathematics, or a flow was saved with a scheduler of no flow.
+        """
+        schedule = noise_levels(scheduler, tokens)
+        if self.is_flow and schedule.prediction != "flow_prediction":
+            raise PriorUnavailable(
+                f"The model is a flow, and its scheduler, {scheduler.get('_class_name')}, is set up for none; save it "
+                "with diffusers' FlowMatchEulerDiscreteScheduler, or with use_flow_sigmas."
+            )
+        return schedule
 
 
 class _UNet(Family):
@@ -170,7 +167,7 @@ class StableDiffusion3(Family):
     """Stable Diffusion 3 and 3.5: a flow, three text encoders (T5 may be left out), a pooled embedding."""
 
     pipelines = ("StableDiffusion3Pipeline",)
-    network = "SD3Transformer2DModel"
+    network, is_flow = "SD3Transformer2DModel", True
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
         where = {"device": _device(pipeline), "do_classifier_free_guidance": False}
@@ -187,7 +184,7 @@ class Flux(Family):
     """FLUX.1: a flow on patches of 2 x 2; `dev` is told the guidance scale that it was distilled for."""
 
     pipelines = ("FluxPipeline",)
-    network = "FluxTransformer2DModel"
+    network, is_flow = "FluxTransformer2DModel", True
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
         text, pooled, _ = pipeline.encode_prompt(texts, None, device=_device(pipeline))

@@ -56,6 +56,15 @@ def locate(path: str, variant: str = "", config: str = "") -> ModelFolder:
     return ModelFolder(*folder_of(path, files_of_model(variant)), variant)
 
 
+def settings_of_model(path: str) -> ModelFolder:
+    """A folder's settings and vocabularies, or an id's; weights are neither fetched nor missed.
+
+    Raises:
+        PriorUnavailable: as `locate`.
+    """
+    return ModelFolder(*folder_of(path, files_of_model(without=_INSIDE)))
+
+
 def component_weights(path: str) -> dict[str, Path]:
     """The weights of a folder, or of an id of the hub, that holds a single component and no index: an autoencoder.
 
@@ -104,6 +113,13 @@ class SingleFile(ModelFolder):
 
 def _single(file: Path, config: str) -> SingleFile:
     """The model in a file, whose settings and vocabularies come from another model's folder."""
+    shapes = _shapes(file)
+    holds = tuple(part for part, starts in _INSIDE.items() if any(name.startswith(starts) for name in shapes))
+    return SingleFile(file, config or base_of_file(file), holds)
+
+
+def _shapes(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a model's file, without their values."""
     from safetensors import safe_open
 
     if file.suffix != ".safetensors":
@@ -115,14 +131,18 @@ def _single(file: Path, config: str) -> SingleFile:
         shapes = {name: torch.empty(opened.get_slice(name).get_shape(), device="meta") for name in opened.keys()}  # noqa: SIM118
     if any("lora" in name for name in shapes):
         raise PriorUnavailable(f"{file} is a LoRA; name it with prior.finetune, and its model with prior.path.")
-    holds = tuple(part for part, starts in _INSIDE.items() if any(name.startswith(starts) for name in shapes))
-    return SingleFile(file, config or _base(file, shapes), holds)
+    return shapes
 
 
-def _base(file: Path, shapes: dict[str, torch.Tensor]) -> str:
-    """The alias of the model whose kind a file is of."""
+def base_of_file(file: Path) -> str:
+    """The alias of the model whose kind a file is of.
+
+    Raises:
+        PriorUnavailable: it is torn, a LoRA, or of no known kind.
+    """
     from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 
+    shapes = _shapes(file)
     kind = infer_diffusers_model_type(shapes)
     if kind == "v2":
         raise PriorUnavailable(

@@ -14,6 +14,7 @@ from asdkit.priors import autoencoder
 from asdkit.priors.families import Embedded, Family, Model, family_of
 from asdkit.priors.folder import ModelFolder, one_sentence
 from asdkit.priors.locate import EMBEDDED
+from asdkit.priors.long_prompts import ViewKeepingTokenizer
 from asdkit.priors.model_source import ModelSource
 from asdkit.priors.network_runner import NetworkRunner, to_float32
 from asdkit.priors.prompt_cache import recall
@@ -82,6 +83,7 @@ class Pretrained(Prior):
         self.prompts = PromptEmbedder(self, self._embed)
         self.view_words: ViewWords | None = DREAMFUSION
         self.known_words: frozenset[str] | None = None
+        self._cut_prompts: set[str] = set()
         self.camera: CameraEmbedding | None = None
         self.vae: Model | None = None
 
@@ -167,12 +169,18 @@ class Pretrained(Prior):
         if self.path == EMBEDDED:
             return self._encode_texts(texts)
         model = f"{type(self.family).__name__} {self.digest} {files.settings_digest()} {self.dtype}"
-        return recall(model, texts, self._encode_texts)
+        return recall(model, texts, self._encode_texts, self._cut_prompts)
 
     def _encode_texts(self, texts: list[str]) -> dict[str, Embedded]:
         """Prompts through the text encoders, which are loaded for that and let go."""
         parts = {self.family.network_part: self.network, "vae": self.vae}
         pipeline = self.source.files.text_pipeline(parts, self.dtype)
+        for name, part in pipeline.components.items():
+            if part is not None and name.startswith("tokenizer"):
+                tokenizer = ViewKeepingTokenizer(
+                    part, self.view_words.all if self.view_words else (), self._cut_prompts
+                )
+                setattr(pipeline, name, tokenizer)
         for name in ("text_encoder", "text_encoder_2"):
             self.source.add_lora(name, pipeline.components.get(name), self.network.config)
         return encode_texts(self.family, pipeline, texts)

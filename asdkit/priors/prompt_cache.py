@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,20 +14,26 @@ from asdkit.priors.families import Embedded
 _log = logging.getLogger(__name__)
 
 
-def recall(model: str, texts: list[str], embed: Callable[[list[str]], dict[str, Embedded]]) -> dict[str, Embedded]:
+def recall(
+    model: str,
+    texts: list[str],
+    embed: Callable[[list[str]], dict[str, Embedded]],
+    passing: Collection[str] = (),
+) -> dict[str, Embedded]:
     """Each prompt's embedding from its file; prompts without one are embedded, together, and kept.
 
     Args:
         model: all that an embedding depends on beside the prompt and the versions of the libraries.
         texts: the prompts.
         embed: embeds prompts.
+        passing: the prompts, once they were embedded, that aren't kept.
     """
     files = {text: cache_file(model, text) for text in texts}
     embedded = {text: rows for text, file in files.items() if (rows := _read(file))}
     if missing := [text for text in texts if text not in embedded]:
         embedded |= (fresh := embed(missing))
-        for text, rows in fresh.items():
-            _write(files[text], rows)
+        for text in fresh.keys() - set(passing):
+            _write(files[text], fresh[text])
     return embedded
 
 

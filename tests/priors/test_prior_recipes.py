@@ -10,7 +10,8 @@ from support.tiny_families import make
 
 from asdkit.run.recipes import recipe_folder
 
-FAMILY = {"sd15": "sd", "sd21": "sd", "sdxl": "sdxl", "sd35": "sd3", "flux": "flux"}
+FAMILY = {"sd15": "sd", "sd21": "sd", "sdxl": "sdxl", "sd35": "sd3", "flux": "flux", "pixart": "pixart"}
+FAMILY |= {"if": "deepfloyd"}
 SMALL = (
     "--model.prior.image_size=32", "--model.prior.dtype=float32", "--data.size=16",
     "--data.views_per_step=2", "--model.generator.count=50", "--model.generator.capacity=60", "--snapshots.every=0",

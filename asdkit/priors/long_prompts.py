@@ -1,0 +1,51 @@
+"""Prompts longer than a text encoder reads: the words for the view survive, and what is left out is said."""
+
+import logging
+from bisect import bisect_right
+from typing import Any
+
+_log = logging.getLogger(__name__)
+
+
+class ViewKeepingTokenizer:
+    """A tokenizer that shortens a prompt before its words for the view, where the tokenizer itself would cut those off.
+
+    Args:
+        tokenizer: of transformers, which is called wherever nothing is said otherwise.
+        view_words: the words that prompts for directions end in, after a comma.
+        cut: the prompts that were too long are added to it.
+    """
+
+    def __init__(self, tokenizer: Any, view_words: tuple[str, ...], cut: set[str]) -> None:
+        self._tokenizer, self._endings = tokenizer, tuple(f", {words}".lower() for words in view_words)
+        self._cut = cut
+        self._said: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, texts: str | list[str], *args: Any, **options: Any) -> Any:
+        limit = options.get("max_length")
+        if options.get("truncation") and limit:
+            shortened = [self._shortened(text, limit) for text in ([texts] if isinstance(texts, str) else texts)]
+            texts = shortened[0] if isinstance(texts, str) else shortened
+        return self._tokenizer(texts, *args, **options)
+
+    def _shortened(self, text: str, limit: int) -> str:
+        """The prompt within so many tokens, with its words for the view."""
+        ending = next((text[-len(words) :] for words in self._endings if text.lower().endswith(words)), "")
+        prompt = text[: len(text) - len(ending)]
+
+        def too_long(characters: int) -> bool:
+            return len(self._tokenizer(prompt[:characters] + ending).input_ids) > limit
+
+        if not too_long(len(prompt)):
+            return text
+        kept = prompt[: bisect_right(range(len(prompt)), False, key=too_long) - 1]
+        kept = kept.rpartition(" ")[0] or kept
+        self._cut.add(text)
+        if prompt not in self._said:
+            self._said.add(prompt)
+            rest = prompt[len(kept) :].strip()
+            _log.warning("The prompt is longer than the %d tokens that are read; left out is %r.", limit, rest)
+        return kept.rstrip(" ,") + ending
