@@ -71,16 +71,17 @@ def test_a_recipe_of_ones_own_keeps_what_the_overlay_does_not_know(
     model = recipe["model"]["init_args"]
     model["generator"] = {"class_path": "asdkit.Pixels", "init_args": {"size": 128}}
     model["guidance"]["init_args"] |= {"scale": 30.0, "adapter": {"class_path": "asdkit.Embedding"}}
-    timer = {"class_path": "pytorch_lightning.callbacks.Timer"}
-    recipe["trainer"]["callbacks"].append(timer)
+    monitor = {"class_path": "pytorch_lightning.callbacks.LearningRateMonitor"}
+    recipe["trainer"]["callbacks"].append(monitor)
     file = tmp_path / "own.yaml"
     file.write_text(yaml.safe_dump(recipe))
     config, _ = _resolved(f"{file} --prior sd21", capsys)
     model = config["model"]["init_args"]
     assert model["generator"]["class_path"] == "asdkit.Pixels" and model["generator"]["init_args"]["size"] == 128
     assert model["guidance"]["init_args"]["adapter"]["class_path"] == "asdkit.Embedding"
+    assert model["guidance"]["init_args"]["scale"] == 30.0
     assert config["data"]["init_args"]["size"] == 512 and model["prior"]["init_args"]["dtype"] == "bfloat16"
-    assert [callback["class_path"] for callback in config["trainer"]["callbacks"]] == [timer["class_path"]]
+    assert [callback["class_path"] for callback in config["trainer"]["callbacks"]] == [monitor["class_path"]]
 
 
 @pytest.mark.parametrize(

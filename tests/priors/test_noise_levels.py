@@ -15,10 +15,10 @@ from support.tiny_families import make
 from asdkit.core.errors import PriorUnavailable
 from asdkit.priors.noise_levels import noise_levels
 
-REFUSED = {  # continuous, discrete tokens, or a mathematics of their own
-    f"{name}Scheduler"
-    for name in ["Amused", "BlockRefinement", "CMStochasticIterative", "CosineDPMSolverMultistep", "DDPMWuerstchen", "DiscreteDDIM", "EDMDPMSolverMultistep", "EDMEuler", "EntropyBound", "FlowMapEulerDiscrete", "HeliosDMD", "Helios", "IPNDM", "KarrasVe", "LTXEulerAncestralRF", "MiniMaxH3", "Piflow", "RFD4Proteina", "SCM", "ScoreSdeVe", "VQDiffusion"]
-}
+_REFUSED = """Amused BlockRefinement CMStochasticIterative CosineDPMSolverMultistep DDPMWuerstchen DiscreteDDIM
+EDMDPMSolverMultistep EDMEuler EntropyBound FlowMapEulerDiscrete HeliosDMD Helios IPNDM KarrasVe LTXEulerAncestralRF
+MiniMaxH3 Piflow RFD4Proteina SCM ScoreSdeVe VQDiffusion"""
+REFUSED = {f"{name}Scheduler" for name in _REFUSED.split()}  # continuous, of tokens, or of a mathematics of their own
 UNMEASURED = {
     "DDIMInverseScheduler",
     "RePaintScheduler",
