@@ -1,19 +1,31 @@
-"""A user's LoRA, added to frozen weights."""
+"""A user's LoRA, LoHa, LoKr or DoRA, added to frozen weights."""
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.text import first_line, local
 from asdkit.priors.families import Model
 from asdkit.priors.hub import folder_of
-from asdkit.priors.required_files import file_of_lora
+from asdkit.priors.required_files import file_of_lora, read_json
+from asdkit.priors.weight_changes import Factors, changed_weight
 from asdkit.priors.weights import check_length
+
+_COMPONENTS = ("unet.", "transformer.", "text_encoder.", "text_encoder_2.", "text_encoder_3.")
+_KNOWN_STARTS = (*_COMPONENTS, "lora_", "lycoris_", "diffusion_model.", "model.", "transformer_blocks_")
+_OF_PEFT = re.compile(r"^base_model\.model\.")
+_LYCORIS = re.compile(r"\.(?:hada|lokr)_")
+_LAYER = re.compile(  # what follows the name of a layer
+    r"\.(?:lora_\w+|lora\.\w+|hada_\w+|lokr_\w+|alpha|dora_scale|processor\.\w+)(?:\.\w+)*$"
+)
+_UP = re.compile(
+    r"\.(?:lora_up|lora_B|lora\.up|hada_w2_b|lokr_w|lora_magnitude_vector|dora_scale|lora_linear_layer\.up)|_lora\.up"
+)
 
 
 def finetune_file(name: str) -> Path:
@@ -34,18 +46,21 @@ def finetune_file(name: str) -> Path:
     return file
 
 
-def add_lora(file: Path, pipeline: str, part: str, model: Model, network: Any, scale: float = 1.0) -> None:
-    """W becomes W + scale (alpha / rank) B A in every layer of a component that a LoRA names; nothing else changes.
+def add_lora(
+    file: Path, pipeline: str, part: str, model: Model, network: Any, scale: float = 1.0, parts: Collection[str] = ()
+) -> None:
+    """W becomes W + scale (W' - W) in every layer of a component that a fine-tune names; nothing else changes.
 
     Diffusers' own fusing takes the alphas of kohya's files for the same in all layers, which they need not be.
 
     Args:
-        file: in diffusers' or in kohya's layout.
+        file: a LoRA, LoHa, LoKr or DoRA in diffusers', in kohya's or in peft's layout.
         pipeline: diffusers' name of the model's pipeline, which knows how to read such files.
         part: the component's name, such as `unet` or `text_encoder`.
         model: the component; its layers stay the modules that they are.
         network: the settings of the network, which kohya's names of layers depend on.
-        scale: how much of the LoRA.
+        scale: how much of it.
+        parts: the components that the model has, for all of which there may be something.
 
     Raises:
         PriorUnavailable: the file is torn, or of another model.
@@ -58,13 +73,14 @@ def add_lora(file: Path, pipeline: str, part: str, model: Model, network: Any, s
     check_length(file)
     try:
         tensors, settings = _read(kind, file, network)
-        of_part = {
-            name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")
-        }
+        strangers = {name.partition(".")[0] for name in tensors} - {*parts, part}
+        of_part = {name: value for name, value in tensors.items() if name.startswith(f"{part}.")}
         if not of_part and not any(name.startswith("text_encoder") for name in [*tensors, part]):
             raise ValueError(f"none of its {len(tensors)} tensors is for the {part}")
+        if parts and strangers:
+            raise ValueError(f"it is also for a {min(strangers)}, which this model doesn't have")
         settings = {name.removeprefix(f"{part}."): value for name, value in settings.items()}
-        _fuse(model, _in_pefts_names(of_part, model), settings, scale)
+        _fuse(model, _by_layer(_in_pefts_words(of_part), part, model), settings, scale)
     except Exception as error:  # diffusers' readers raise whatever they stumble over
         reason = first_line(error)
         raise PriorUnavailable(
@@ -72,15 +88,28 @@ def add_lora(file: Path, pipeline: str, part: str, model: Model, network: Any, s
         ) from error
 
 
-def _read(kind: Any, file: Path, network: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by diffusers' names, the alphas of kohya's files folded in, and the settings in diffusers' own files."""
+def _read(kind: Any, file: Path, network: Any) -> tuple[Factors, dict[str, Any]]:
+    """Tensors by diffusers' names of components and layers, and peft's settings."""
     from safetensors import safe_open
 
     with safe_open(file, "pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         settings = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
-    if any("dora_scale" in name or "magnitude_vector" in name for name in tensors):
-        raise ValueError("it is a DoRA, which does more than to add to weights")
+    if (beside := file.with_name("adapter_config.json")).is_file():
+        settings = read_json(beside)
+    if other := next((name for name in tensors if "emb" in name.partition(".")[0] or name == "emb_params"), ""):
+        raise ValueError(f"it also holds an embedding, {other}, which would have to be a word of prompts")
+    if broken := next((name for name, value in tensors.items() if not value.isfinite().all()), ""):
+        raise ValueError(f"its {broken} is not finite")
+    updates = [value for name, value in tensors.items() if _UP.search(name)]
+    if updates and not any(value.any() for value in updates):
+        raise ValueError("it changes nothing, for all its updates are zero")
+    network_part = "unet" if "UNet" in str(network.get("_class_name")) else "transformer"
+    tensors = {_OF_PEFT.sub(f"{network_part}.", name): value for name, value in tensors.items()}
+    if all(not name.startswith(_KNOWN_STARTS) for name in tensors):  # of save_lora_adapter, without a component
+        tensors = {f"{network_part}.{name}": value for name, value in tensors.items()}
+    if any(_LYCORIS.search(name) or name.endswith(".dora_scale") for name in tensors):
+        return _renamed(kind, tensors, network), settings
     for name in [name for name in tensors if name.endswith(".alpha")]:
         layer = name.removesuffix(".alpha")
         up = next(name for name in (f"{layer}.lora_up.weight", f"{layer}.lora_B.weight") if name in tensors)
@@ -91,36 +120,62 @@ def _read(kind: Any, file: Path, network: Any) -> tuple[dict[str, Tensor], dict[
     return (state[0] if isinstance(state, tuple) else state), settings
 
 
-def _in_pefts_names(tensors: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
-    """`layer.lora_A.weight` and `layer.lora_B.weight`, whatever they were called; layers as the model names them."""
-    from diffusers import ModelMixin
+def _renamed(kind: Any, tensors: Factors, network: Any) -> Factors:
+    """Factors that diffusers' readers know nothing of, under the names that they give to the layers of a LoRA.
+
+    Each layer is given a LoRA of one number, by which it is known again.
+    """
+    layers: dict[str, list[str]] = {}
+    for name in tensors:
+        layers.setdefault(_LAYER.sub("", name), []).append(name)
+    places = {layer: layer for layer in layers if layer.startswith(_COMPONENTS)}
+    marked: Factors = {}
+    for number, layer in enumerate(name for name in layers if name not in places):
+        marked |= {f"{layer}.lora_{end}.weight": torch.full((1, 1), float(number)) for end in ("up", "down")}
+        marked[f"{layer}.alpha"] = torch.tensor(1.0)
+    if marked:
+        others, state = (
+            [layer for layer in layers if layer not in places],
+            kind.lora_state_dict(marked, unet_config=network),
+        )
+        for name, value in _in_pefts_words(state[0] if isinstance(state, tuple) else state).items():
+            if ".lora_B" in name:
+                places[others[int(value.item())]] = _LAYER.sub("", name)
+    return {
+        name.replace(layer, places[layer], 1).replace("lora_down", "lora_A").replace("lora_up", "lora_B"): tensors[name]
+        for layer, names in layers.items()
+        for name in names
+    }
+
+
+def _in_pefts_words(tensors: Factors) -> Factors:
+    """`layer.lora_A.weight` and `layer.lora_B.weight`, whatever they were called."""
     from diffusers.utils import state_dict_utils as names
 
-    if isinstance(model, ModelMixin):
-        return dict(names.convert_unet_state_dict_to_peft(tensors))
+    networks = {name: value for name, value in tensors.items() if not name.startswith("text_encoder")}
+    encoders = {name: value for name, value in tensors.items() if name not in networks}
     for old in (names.DIFFUSERS_OLD_TO_PEFT, names.DIFFUSERS_TO_PEFT):
-        tensors = names.convert_state_dict(tensors, old)
-    flat = "" if hasattr(model, "text_model") else "text_model."  # transformers 5 has left that level out
-    return {name.removeprefix(flat): value for name, value in tensors.items()}
+        encoders = names.convert_state_dict(encoders, old)
+    return {**names.convert_unet_state_dict_to_peft(networks), **encoders}
+
+
+def _by_layer(tensors: Factors, part: str, model: Model) -> dict[str, Factors]:
+    """The factors of each layer of a component, which are named as the model names them."""
+    layers: dict[str, Factors] = {}
+    for name, value in tensors.items():
+        layer = _LAYER.sub("", name)
+        if layer == name:
+            raise ValueError(f"it names {name.removeprefix(f'{part}.')}, which is no part of a LoRA of this model")
+        factor = name.removeprefix(f"{layer}.").removesuffix(".weight").replace("dora_scale", "lora_magnitude_vector")
+        if part.startswith("text_encoder") and not hasattr(model, "text_model"):
+            layer = layer.replace(".text_model.", ".", 1)  # transformers 5 has left that level out
+        layers.setdefault(layer.removeprefix(f"{part}."), {})[factor] = value
+    return layers
 
 
 @torch.no_grad()
-def _fuse(model: Model, tensors: dict[str, Tensor], settings: dict[str, Any], scale: float) -> None:
-    """Add every pair of factors to its layer; a tensor without a layer is a ValueError."""
-    for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
-        layer = name.removesuffix(".lora_A.weight")
-        down, up = tensors.pop(name).float().flatten(1), tensors.pop(f"{layer}.lora_B.weight").float().flatten(1)
+def _fuse(model: Model, layers: dict[str, Factors], settings: dict[str, Any], scale: float) -> None:
+    """Change the weight of every layer; factors without a layer are an error."""
+    for layer, factors in layers.items():
         weight = model.get_submodule(layer).weight
-        change = scale * _strength(layer, len(down), settings) * up @ down
-        if change.shape != weight.flatten(1).shape:
-            raise ValueError(f"{layer} has a weight of shape {tuple(weight.shape)}")
-        weight += change.view_as(weight).to(weight)
-    if tensors:
-        raise ValueError(f"it names {min(tensors)}, which is no part of a LoRA of this model")
-
-
-def _strength(layer: str, rank: int, settings: dict[str, Any]) -> float:
-    """alpha / rank as diffusers' own files tell it; 1 where they don't."""
-    alphas = {re.compile(rf"(.*\.)?({name})"): alpha for name, alpha in settings.get("alpha_pattern", {}).items()}
-    alpha = next((alpha for name, alpha in alphas.items() if name.fullmatch(layer)), settings.get("lora_alpha", rank))
-    return float(alpha / (rank**0.5 if settings.get("use_rslora") else rank))
+        weight.copy_(changed_weight(layer, weight, factors, settings, scale))

@@ -10,6 +10,7 @@ from asdkit.priors.families import Model
 from asdkit.priors.finetune import add_lora, finetune_file
 from asdkit.priors.folder import ModelFolder
 from asdkit.priors.locate import component_weights, locate
+from asdkit.priors.required_files import named_parts
 from asdkit.priors.weights import digest_of
 
 
@@ -63,5 +64,6 @@ class ModelSource:
         """Add the LoRA, where there is one, to a component; `network` are the settings of the network."""
         files, lora = self._files_and_lora()
         if lora and model is not None:
-            pipeline = files.json("model_index.json")["_class_name"]
-            add_lora(lora, pipeline, part, model, network, self.finetune_scale)
+            index = files.json("model_index.json")
+            parts = named_parts(index, "unet", "transformer", "text_encoder")
+            add_lora(lora, index["_class_name"], part, model, network, self.finetune_scale, parts)

@@ -69,14 +69,14 @@ def files_of_component(component: str, names: Collection[str], read: Callable[[s
 
 
 def file_of_lora(lora: str, names: Collection[str], read: Callable[[str], Settings]) -> list[str]:
-    """Chooses the one file of a LoRA."""
+    """Chooses the one file of a LoRA, and peft's settings beside it."""
     files = [name for name in names if "/" not in name and name.endswith(".safetensors")]
     if LORA in files:
         return [LORA]
     if len(files) != 1:
         holds = f"holds {', '.join(files[:5])}" if files else "holds no .safetensors file"
         raise PriorUnavailable(f"{lora} {holds}, and a LoRA is one such file; name the file itself.")
-    return files
+    return [*files, *(name for name in names if name == "adapter_config.json")]
 
 
 def _weights(component: str, names: Collection[str], variant: str) -> list[str]:

@@ -4,8 +4,10 @@ import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig, get_peft_model
 from safetensors.torch import save_file
 from support.tiny import loaded, save_tiny_pipeline
 from support.tiny_families import make
@@ -94,7 +96,6 @@ def test_the_alpha_of_diffusers_own_files(folder: Path, base: Pretrained, tmp_pa
     """As its training scripts write them; the strength of each layer is peft's own."""
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import convert_state_dict_to_diffusers
-    from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
     unet = copy.deepcopy(base.network)
@@ -215,10 +216,19 @@ def _pair(layer: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
 BAD = {
     "another model's layer": (_pair("unet.nowhere.to_q", 8, 8), "no attribute `nowhere`"),
     "another shape": (_pair(f"unet.{LAYERS[0]}", 8, 32), "has a weight of shape (16, 16)"),
-    "half of it": ({f"unet.{LAYERS[0]}.lora_A.weight": (RANK, 16)}, "lora_B"),
+    "half of it": ({f"unet.{LAYERS[0]}.lora_A.weight": (RANK, 16)}, "has lora_A: no whole LoRA"),
+    "a product of 10 GB": (_pair(f"unet.{LAYERS[0]}", 50_000, 50_000), "has a weight of shape (16, 16)"),
+    "an encoder too many": (
+        _pair(f"unet.{LAYERS[0]}", 16, 16) | _pair("text_encoder_2.a", 8, 8),
+        "also for a text_encoder_2",
+    ),
+    "bundled embedding": (_pair(f"unet.{LAYERS[0]}", 16, 16) | {"bundle_emb.duck.x": (2, 16)}, "an embedding, bundle_"),
     "no LoRA": ({"unet.conv_in.weight": (4, 4)}, "names conv_in.weight"),
     "another network": (_pair("transformer.a", 8, 8), "none of its 2 tensors is for the unet"),
-    "DoRA": (_pair("unet.a", 8, 8) | {"unet.a.dora_scale": (16, 1)}, "is a DoRA"),
+    "another DoRA": (
+        _pair(f"unet.{LAYERS[0]}", 16, 16) | {f"unet.{LAYERS[0]}.lora_magnitude_vector": (8,)},
+        "the DoRA 8 lengths",
+    ),
 }
 
 
@@ -230,6 +240,89 @@ def test_loras_that_do_not_fit_are_refused(folder: Path, tmp_path: Path, case: s
         loaded(folder, finetune=str(tmp_path))
     message = str(caught.value)
     assert expected in message and "\n" not in message and "bad.safetensors" in message
+
+
+@pytest.mark.parametrize(("value", "expected"), [(float("nan"), "is not finite"), (0.0, "changes nothing")])
+def test_factors_that_are_no_numbers_or_nothing(
+    folder: Path, base: Pretrained, tmp_path: Path, value: float, expected: str
+) -> None:
+    tensors = _diffusers(base)
+    for name in tensors if value == 0 else [f"unet.{LAYERS[1]}.lora_B.weight"]:
+        tensors[name] = torch.full_like(tensors[name], value)
+    save_file(tensors, tmp_path / "bad.safetensors")
+    with pytest.raises(PriorUnavailable, match=expected):
+        loaded(folder, finetune=str(tmp_path))
+
+
+@pytest.mark.parametrize("pattern", ["(x+x+)+y", "(a|a)*b", ".*.*.*.*z", "x" * 300 + ".*"])
+def test_an_alpha_pattern_that_never_ends_is_refused(
+    folder: Path, base: Pretrained, tmp_path: Path, pattern: str
+) -> None:
+    settings = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 1, "unet.alpha_pattern": {pattern: 2}})}
+    save_file(_diffusers(base), tmp_path / "l.safetensors", metadata=settings)
+    with pytest.raises(PriorUnavailable, match="alpha_pattern holds more than names of layers"):
+        loaded(folder, finetune=str(tmp_path))
+
+
+def _peft_config(kind: str) -> PeftConfig:
+    common = {"r": RANK, "target_modules": [*LAYERS, "conv_in"]}
+    return {
+        "LoRA": lambda: LoraConfig(lora_alpha=5, alpha_pattern={"to_q": 7}, **common),
+        "DoRA": lambda: LoraConfig(lora_alpha=5, use_dora=True, **common),
+        "LoHa": lambda: LoHaConfig(alpha=5, **common),
+        "LoKr": lambda: LoKrConfig(alpha=5, decompose_both=True, **common),
+    }[kind]()
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "DoRA", "LoHa", "LoKr"])
+def test_pefts_own_folders(kind: str, folder: Path, base: Pretrained, tmp_path: Path) -> None:
+    """The weights are those that peft itself merges, its settings being in adapter_config.json."""
+    unet = copy.deepcopy(base.network)
+    unet.time_embedding._forward_hooks.clear()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = get_peft_model(unet, _peft_config(kind))
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(tmp_path)
+    _same(loaded(folder, finetune=str(tmp_path)), model.merge_and_unload().state_dict())
+
+
+def test_the_files_of_save_lora_adapter(folder: Path, base: Pretrained, tmp_path: Path) -> None:
+    unet = copy.deepcopy(base.network)
+    unet.time_embedding._forward_hooks.clear()
+    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=LAYERS))
+    for name in LAYERS:
+        layer = unet.get_submodule(name)
+        layer.lora_B.default.weight.data, layer.lora_A.default.weight.data = _factors(layer)
+    unet.save_lora_adapter(tmp_path)
+    _same(loaded(folder, finetune=str(tmp_path)), _expected(base, 2.0))
+
+
+def test_kohyas_loha_lokr_and_dora(folder: Path, base: Pretrained, text_encoder: nn.Module, tmp_path: Path) -> None:
+    """A product of two LoRAs, a Kronecker product by numpy, and rows of a given length."""
+    random = torch.Generator().manual_seed(3)
+    names = [f"lora_unet_{name.replace('.', '_')}" for name in LAYERS]
+    weights = {name: value.clone() for name, value in base.network.state_dict().items()}
+    loha = {f"{names[0]}.hada_w{i}_{end}": torch.randn(shape, generator=random)
+            for i in (1, 2) for end, shape in (("a", (16, RANK)), ("b", (RANK, 16)))}  # fmt: skip
+    first, second = (loha[f"{names[0]}.hada_w{i}_a"] @ loha[f"{names[0]}.hada_w{i}_b"] for i in (1, 2))
+    weights[f"{LAYERS[0]}.weight"] += 1.5 / RANK * first * second
+    lokr = {f"{names[1]}.lokr_w1": torch.randn(4, 4, generator=random),
+            f"{names[1]}.lokr_w2": torch.randn(4, 4, generator=random)}  # fmt: skip
+    kron = np.kron(*(value.numpy() for value in lokr.values()))
+    weights[f"{LAYERS[1]}.weight"] += torch.from_numpy(kron)
+    up, down = _factors(base.network.get_submodule(LAYERS[2]))
+    lengths = torch.rand(16, 1, generator=random)
+    dora = {f"{names[2]}.lora_up.weight": up, f"{names[2]}.lora_down.weight": down, f"{names[2]}.dora_scale": lengths}
+    changed = weights[f"{LAYERS[2]}.weight"] + 6.0 / RANK * up @ down
+    weights[f"{LAYERS[2]}.weight"] = torch.stack(
+        [n * row / row.norm() for n, row in zip(lengths, changed, strict=True)]
+    )
+    alphas = {f"{name}.alpha": torch.tensor(alpha) for name, alpha in zip(names, (1.5, 9.0, 6.0), strict=True)}
+    save_file({**loha, **lokr, **dora, **alphas}, tmp_path / "lycoris.safetensors")
+    _same(loaded(folder, finetune=str(tmp_path)), weights)
 
 
 def test_one_layer_of_another_model_is_not_left_out(folder: Path, base: Pretrained, tmp_path: Path) -> None:
