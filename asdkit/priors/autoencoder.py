@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.priors.families import Model
-from asdkit.priors.folder import ModelFolder, load_component
+from asdkit.priors.folder import ModelFolder, load_component, one_sentence
 from asdkit.priors.locate import component_weights
 from asdkit.priors.network_runner import to_float32
 
@@ -30,7 +30,8 @@ def load_autoencoder(files: ModelFolder, dtype: torch.dtype, tiny_vae: str = "")
     settings = files.json("vae/config.json")
     if tiny_vae:
         weights = next(iter(component_weights(tiny_vae).values()))
-        vae = load_component(weights.parent, AutoencoderTiny, dtype)
+        with one_sentence(weights.parent):
+            vae = load_component(weights.parent, AutoencoderTiny, dtype)
         own, tiny = settings["latent_channels"], vae.config.latent_channels
         if own != tiny:
             raise ValueError(f"tiny_vae has {tiny} channels and the prior's latents {own}; name one of its family.")

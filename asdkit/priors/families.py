@@ -33,6 +33,7 @@ class Family(ABC):
         time: the name of its module whose output [N width] is the embedding of t.
         targets: endings of the names of its layers that a LoRA adapts.
         has_vae: x0 are latents; images themselves otherwise.
+        patch: how many values of a channel of x0 are one channel of the network.
         is_flow: its networks predict eps - x0, whatever scheduler they are saved with.
 
     Args:
@@ -45,6 +46,7 @@ class Family(ABC):
     time = "time_text_embed"
     targets: tuple[str, ...] = JOINT_ATTENTION
     has_vae = True
+    patch = 1
     is_flow = False
 
     def __init__(self, distilled_guidance: float = 3.5) -> None:
@@ -184,7 +186,7 @@ class Flux(Family):
     """FLUX.1: a flow on patches of 2 x 2; `dev` is told the guidance scale that it was distilled for."""
 
     pipelines = ("FluxPipeline",)
-    network, is_flow = "FluxTransformer2DModel", True
+    network, is_flow, patch = "FluxTransformer2DModel", True, 4
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
         text, pooled, _ = pipeline.encode_prompt(texts, None, device=_device(pipeline))

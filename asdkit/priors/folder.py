@@ -1,9 +1,12 @@
 """A model's folder in diffusers' layout: `model_index.json` and a folder for each component."""
 
 import inspect
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,14 +16,17 @@ from asdkit.core.optional import require_package
 from asdkit.core.text import first_line
 from asdkit.priors.families import Model
 from asdkit.priors.required_files import Settings, named_parts, read_json
-from asdkit.priors.weights import check_length, digest_of
+from asdkit.priors.weights import check_length, digest_of, sizes
 
 TOKENIZERS = ("CLIPTokenizer", "T5Tokenizer")
+_UNWANTED = ("attn_implementation", "auto_map", "quantization_config", "_name_or_path")  # may name code or other models
 TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
 
 
 class ModelFolder:
     """Reads components; whatever is missing or torn is a PriorUnavailable of one sentence.
+
+    Libraries see only links to the files that are read, and checked copies of the settings.
 
     Args:
         path: the folder.
@@ -36,6 +42,46 @@ class ModelFolder:
         self.weights = {name: path / name for name in names if name.endswith(".safetensors")}
         for file in self.weights.values():
             check_length(file)
+
+    @cached_property
+    def _seen(self) -> "TemporaryDirectory[str]":
+        """What libraries see of the folder."""
+        seen = TemporaryDirectory(prefix="asdkit-")
+        for name in self.names:
+            place = Path(seen.name, name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if name.endswith(".json"):
+                place.write_text(json.dumps(self._checked(name)), "utf-8")
+            else:
+                place.symlink_to((self.path / name).absolute())
+        return seen
+
+    def _checked(self, name: str) -> Settings:
+        """A file's settings, without what names code or other models.
+
+        Raises:
+            PriorUnavailable: an index names a file that isn't read, or numbers are larger than the weights.
+        """
+        settings, part = self.json(name), name.partition("/")[0]
+        if ".index." in name:
+            files = settings.get("weight_map")
+            named = set(map(str, files.values())) if isinstance(files, dict) else {"nothing"}
+            if strangers := {file for file in named if f"{part}/{file}" not in self.weights}:
+                raise PriorUnavailable(
+                    f"{self.path / name} names {min(strangers)}, which is no safetensors file of its component; "
+                    "copy the prior again."
+                )
+        if not name.endswith("/config.json"):
+            return settings
+        weights = [file for weight, file in self.weights.items() if weight.startswith(f"{part}/")]
+        tensors, numbers = sizes(weights)
+        for key, value in settings.items():
+            largest = max(_integers(value), default=0)
+            if weights and largest > (tensors if "layer" in key else numbers):
+                raise PriorUnavailable(
+                    f"{self.path / name} has {key} {largest}, more than its weights hold; copy the prior again."
+                )
+        return {key: value for key, value in settings.items() if not key.endswith(_UNWANTED)}
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
@@ -58,7 +104,8 @@ class ModelFolder:
         """A component with weights, all of which must be there."""
         self.json(f"{part}/config.json")
         of_variant = any(name.startswith(f"{part}/") and f".{self.variant}" in name for name in self.names)
-        return load_component(self.path / part, model_class, dtype, self.variant if of_variant else "")
+        with one_sentence(self.path / part):
+            return load_component(Path(self._seen.name, part), model_class, dtype, self.variant if of_variant else "")
 
     def text_pipeline(self, parts: dict[str, Any], dtype: torch.dtype) -> Any:
         """diffusers' pipeline of the folder with these components and its text encoders, for embedding prompts."""
@@ -86,19 +133,23 @@ class ModelFolder:
         if not {f"{part}/tokenizer.json", f"{part}/vocab.json"} & set(self.names):
             require_package("sentencepiece", "t5"), require_package("google.protobuf", "t5")
         with one_sentence(self.path / part):
-            return getattr(transformers, name).from_pretrained(self.path / part, local_files_only=True)
+            return getattr(transformers, name).from_pretrained(Path(self._seen.name, part), local_files_only=True)
+
+
+def _integers(value: Any) -> Iterator[int]:
+    """The integers in a setting."""
+    if isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _integers(item)
+    elif isinstance(value, int):
+        yield value
 
 
 def load_component(folder: Path, model_class: Any, dtype: torch.dtype, variant: str = "") -> Model:
-    """A frozen component by its library's own loader, from safetensors, with every tensor in the files.
-
-    Raises:
-        PriorUnavailable: one is missing or does not fit.
-    """
+    """A frozen component by its library's own loader, from safetensors; a ValueError where the files lack a tensor."""
     how = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
-    with one_sentence(folder):
-        model, info = model_class.from_pretrained(folder, variant=variant or None, dtype=dtype, **how)
-        check_complete(info["missing_keys"])
+    model, info = model_class.from_pretrained(folder, variant=variant or None, dtype=dtype, **how)
+    check_complete(info["missing_keys"])
     return model.requires_grad_(False).eval()
 
 
@@ -107,6 +158,8 @@ def one_sentence(component: Path | str) -> Iterator[None]:
     """Whatever a library says of a component that it can't load becomes a PriorUnavailable of one sentence."""
     try:
         yield
+    except PriorUnavailable:
+        raise
     except Exception as error:
         reason = first_line(error)
         raise PriorUnavailable(f"{component} can't be loaded ({reason}); copy the prior again.") from error

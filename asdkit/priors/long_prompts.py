@@ -4,6 +4,9 @@ import logging
 from bisect import bisect_right
 from typing import Any
 
+from asdkit.core.errors import PriorUnavailable
+
+_MOST_TOKENS = 4096
 _log = logging.getLogger(__name__)
 
 
@@ -26,6 +29,8 @@ class ViewKeepingTokenizer:
 
     def __call__(self, texts: str | list[str], *args: Any, **options: Any) -> Any:
         limit = options.get("max_length")
+        if limit and limit > _MOST_TOKENS:
+            raise PriorUnavailable(f"The model's tokenizer says that {limit} tokens are read; copy the prior again.")
         if options.get("truncation") and limit:
             shortened = [self._shortened(text, limit) for text in ([texts] if isinstance(texts, str) else texts)]
             texts = shortened[0] if isinstance(texts, str) else shortened

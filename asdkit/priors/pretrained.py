@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asdkit.core.bounds import AtLeast, Whole
+from asdkit.core.errors import PriorUnavailable
 from asdkit.priors import autoencoder
 from asdkit.priors.families import Embedded, Family, Model, family_of
 from asdkit.priors.folder import ModelFolder, one_sentence
@@ -109,14 +110,30 @@ class Pretrained(Prior):
                 autoencoder.checkpoint(self.vae, self.runner.checkpointed)
         self.network = files.model(self.family.network_class(), self.family.network_part, self.dtype)
         self.source.add_lora(self.family.network_part, self.network, self.network.config)
-        self.channels = self.vae.config.latent_channels if self.vae else self.network.config.in_channels
+        self.channels = self.vae.config.latent_channels if self.vae else 3
         self.adapter_targets = self.family.targets
         self.time_width = self.family.time_width(self.network)
-        size = self.image_size or 8 * (self.network.config.get("sample_size") or 128)
-        self.schedule = self.family.schedule(files.json("scheduler/scheduler_config.json"), (size // 16) ** 2)
+        self._check_channels()
+        height, width = [self.image_size] * 2 if self.image_size else (8 * side for side in self._native_size())
+        tokens = (height // 16) * (width // 16)
+        self.schedule = self.family.schedule(files.json("scheduler/scheduler_config.json"), tokens)
         self._load_extras(files)
         self.requires_grad_(False).eval()
         self.runner.prepare(self.network, self.family)
+
+    def _native_size(self) -> Sequence[int]:
+        """Height and width of the x0 that the network was trained on."""
+        size = self.network.config.get("sample_size") or 128
+        return size if isinstance(size, Sequence) else (size, size)
+
+    def _check_channels(self) -> None:
+        """The network takes x0 and nothing else: none for inpainting, depth or a step between other frames."""
+        taken = self.network.config.in_channels
+        if taken != self.channels * self.family.patch:
+            raise PriorUnavailable(
+                f"{self.path}'s network takes {taken} channels, where x0 has {self.channels * self.family.patch}: it is"
+                " made for inpainting or another task; name a model that draws pictures from text alone."
+            )
 
     def _load_extras(self, files: ModelFolder) -> None:
         """What asdkit's own priors tell beside diffusers' files: view words, vocabulary, a camera network."""
@@ -143,9 +160,9 @@ class Pretrained(Prior):
 
     def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
         """Images in [0,1] to x0: what the autoencoder makes of them, or the images within [-1,1]."""
-        side = self.image_size or (0 if self.vae else self.network.config.sample_size)
-        if side and images.shape[-2:] != (side, side):
-            images = nn.functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+        size = (self.image_size,) * 2 if self.image_size else () if self.vae else tuple(self._native_size())
+        if size and images.shape[-2:] != size:
+            images = nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
         return images * 2 - 1 if self.vae is None else autoencoder.encode(self.vae, images)
 
     def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:

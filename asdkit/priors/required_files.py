@@ -15,7 +15,10 @@ Choose = Callable[[str, Collection[str], Callable[[str], Settings]], list[str]]
 LORA = "pytorch_lora_weights.safetensors"
 _BESIDE = ("model_index.json", "scheduler/scheduler_config.json", "asdkit.json", "camera/model.safetensors")
 _PARTS = ("unet", "transformer", "vae", "text_encoder", "tokenizer")
-_WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(?:-\d{5}-of-(\d{5}))?\.safetensors")
+_WEIGHTS = re.compile(  # with the variant before the number of the piece or, as diffusers once wrote it, after it
+    r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(?:-\d{5}-of-(\d{5}))?(?:\.(\w+))?\.safetensors"
+)
+_LARGEST = 64 * 2**20  # bytes of a file of settings
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
@@ -45,6 +48,10 @@ def files_of_model(variant: str = "", without: Collection[str] = ()) -> Choose:
                 in_one_file = any(name.endswith(("tokenizer.json", ".model")) for name in inside)
                 if not in_one_file and not {"vocab.json", "merges.txt"} <= set(inside):
                     raise PriorUnavailable(f"{model} has no vocabulary in its {part}; copy the whole folder again.")
+            elif "adapter_config.json" in inside:
+                raise PriorUnavailable(
+                    f"{model} has an adapter beside its {part}; take its files away, and name it with prior.finetune."
+                )
             elif part not in without:
                 weights += [f"{part}/{name}" for name in _weights(f"{model}'s {part}", inside, variant)]
         if variant and weights and not any(f".{variant}" in name for name in weights):
@@ -82,9 +89,9 @@ def file_of_lora(lora: str, names: Collection[str], read: Callable[[str], Settin
 def _weights(component: str, names: Collection[str], variant: str) -> list[str]:
     """The files of one component's weights: of the variant where it has them, else of none."""
     matches = [match for match in map(_WEIGHTS.fullmatch, sorted(names)) if match]
-    variants = {match[1] or "" for match in matches}
+    variants = {match[1] or match[3] or "" for match in matches}
     of_variant = variant if variant in variants else ""
-    chosen = [match for match in matches if (match[1] or "") == of_variant]
+    chosen = [match for match in matches if (match[1] or match[3] or "") == of_variant]
     if not chosen:
         lack = f"only the variant {' or '.join(sorted(variants))} (prior.variant)" if variants else "no weights"
         if not variants and any(name.endswith(_PICKLES) for name in names):
@@ -107,10 +114,10 @@ def read_json(file: Path) -> Settings:
         PriorUnavailable: there is no such file, or it holds no settings.
     """
     try:
-        settings = json.loads(file.read_text())
-    except OSError:
-        raise PriorUnavailable(f"There is no {file}; copy the whole prior folder again.") from None
-    except (ValueError, RecursionError):
+        if not file.is_file() or file.stat().st_size > _LARGEST:
+            raise PriorUnavailable(f"There is no {file}, or none of settings; copy the whole prior folder again.")
+        settings = json.loads(file.read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
         settings = None
     if not isinstance(settings, dict):
         raise PriorUnavailable(f"{file} is not valid JSON, or holds no settings; copy the prior folder again.")
@@ -119,6 +126,8 @@ def read_json(file: Path) -> Settings:
 
 def chosen_files(folder: Path, choose: Choose, model: str = "") -> list[str]:
     """What is read of a folder's files and of those in its folders; messages call it `model`, or by its path."""
-    files = [path for path in (*folder.glob("*"), *folder.glob("*/*")) if path.is_file()]
-    names = sorted(path.relative_to(folder).as_posix() for path in files)
+    paths = [path for path in (*folder.glob("*"), *folder.glob("*/*")) if not path.is_dir()]
+    if odd := [path for path in paths if path.exists() and not path.is_file()]:
+        raise PriorUnavailable(f"{odd[0]} is no file, but a device or a pipe; copy the prior again.")
+    names = sorted(path.relative_to(folder).as_posix() for path in paths if path.exists())
     return choose(model or str(folder), names, lambda name: read_json(folder / name))

@@ -1,7 +1,8 @@
 """Files of weights: whether they are whole, and a digest of what they hold."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from math import prod
 from pathlib import Path
 
 from asdkit.core.errors import PriorUnavailable
@@ -27,6 +28,18 @@ def check_length(file: Path) -> None:
         raise PriorUnavailable(
             f"{file} is torn, or no safetensors file ({reason}); delete it and copy it again."
         ) from None
+
+
+def sizes(files: Iterable[Path]) -> tuple[int, int]:
+    """How many tensors files hold, and how many numbers are in them."""
+    from safetensors import safe_open
+
+    tensors = numbers = 0
+    for file in files:
+        with safe_open(file, "np") as opened:
+            shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118
+        tensors, numbers = tensors + len(shapes), numbers + sum(map(prod, shapes))
+    return tensors, numbers
 
 
 def digest_of(used: dict[str, Path], also: str = "", beside: dict[str, Path] | None = None) -> str:

@@ -1,0 +1,158 @@
+"""A model's folder that names what is not its own, or asks for more than it holds: exit 4, a sentence, in seconds."""
+
+import codecs
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.tiny import loaded, save_tiny_pipeline
+from support.tiny_families import make
+
+from asdkit.core.errors import PriorUnavailable
+from asdkit.priors.locate import locate
+from asdkit.scores.conditions import Condition
+
+Y = Condition("a red cube")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from diffusers import UNet2DConditionModel
+
+    folder = save_tiny_pipeline(tmp_path_factory.mktemp("whole") / "model", facts=False, camera=False)
+    network = UNet2DConditionModel.from_pretrained(folder / "unet")
+    shutil.rmtree(folder / "unet")
+    network.save_pretrained(folder / "unet", max_shard_size="30KB")
+    return folder
+
+
+def _set(name: str, **settings: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | settings))
+
+    return change
+
+
+def _index(value: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        file = next(folder.glob("unet/*.index.json"))
+        index = json.loads(file.read_text())
+        index["weight_map"][next(iter(index["weight_map"]))] = value
+        file.write_text(json.dumps(index))
+
+    return change
+
+
+def _pipe(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        os.mkfifo(folder / name)
+
+    return change
+
+
+def _device(folder: Path) -> None:
+    (folder / "vae" / "config.json").unlink()
+    (folder / "vae" / "config.json").symlink_to("/dev/zero")
+
+
+def _adapter(folder: Path) -> None:
+    (folder / "text_encoder" / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/else"}')
+
+
+HOSTILE = {
+    "a pickle in an index": (_index("pytorch_model.bin"), "names pytorch_model.bin, which is no safetensors file"),
+    "a path in an index": (_index("../vae/diffusion_pytorch_model.safetensors"), "which is no safetensors file of its"),
+    "an adapter": (_adapter, "has an adapter beside its text_encoder"),
+    "layers without end": (
+        _set("text_encoder/config.json", num_hidden_layers=10**6),
+        "num_hidden_layers 1000000, more",
+    ),
+    "blocks without end": (_set("unet/config.json", layers_per_block=[1, 10**6]), "layers_per_block 1000000, more"),
+    "words without end": (_set("text_encoder/config.json", vocab_size=10**12), "vocab_size 1000000000000, more"),
+    "steps without end": (_set("scheduler/scheduler_config.json", num_train_timesteps=10**12), "asdkit takes 1 to"),
+    "tokens without end": (_set("tokenizer/tokenizer_config.json", model_max_length=10**12), "1000000000000 tokens"),
+    "a config that is a pipe": (_pipe("unet/config.json"), "is no file, but a device or a pipe"),
+    "a vocabulary that is a pipe": (_pipe("tokenizer/special.json"), "is no file, but a device or a pipe"),
+    "a config that is a device": (_device, "is no file, but a device or a pipe"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_what_is_not_the_models_own_is_refused(case: str, whole: Path, tmp_path: Path) -> None:
+    change, expected = HOSTILE[case]
+    folder = shutil.copytree(whole, tmp_path / "model")
+    change(folder)
+    begun = time.monotonic()
+    with pytest.raises(PriorUnavailable) as caught:
+        loaded(folder).prepare([Y])
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+    assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "unet", "vae"])
+def test_code_that_a_config_names_is_not_looked_for(part: str, whole: Path, tmp_path: Path) -> None:
+    """A kernel of the hub, a class of the folder's own, a quantisation: nothing of the kind is read."""
+    folder = shutil.copytree(whole, tmp_path / "model")
+    names = {"attn_implementation": "someone/kernel", "_attn_implementation": "someone/kernel"}
+    _set(f"{part}/config.json", **names, auto_map={"AutoModel": "code.Model"}, quantization_config={"a": 1})(folder)
+    (folder / part / "code.py").write_text("raise SystemExit")
+    prior, expected = loaded(folder), loaded(whole)
+    for model in (prior, expected):
+        model.prepare([Y])
+    assert torch.equal(prior.prompts.embedded[Y.text]["text"], expected.prompts.embedded[Y.text]["text"])
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in prior.state_dict().items())
+
+
+# ------------------------------------------------------------------------------------------------ valid, if unusual
+
+
+def test_a_byte_order_mark_in_every_json(whole: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / "model")
+    for file in folder.rglob("*.json"):
+        file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    prior, expected = loaded(folder), loaded(whole)
+    for model in (prior, expected):
+        model.prepare([Y])
+    assert torch.equal(prior.prompts.embedded[Y.text]["text"], expected.prompts.embedded[Y.text]["text"])
+    assert torch.equal(prior.schedule.alphas, expected.schedule.alphas)
+
+
+def test_the_old_names_of_pieces_of_a_variant(whole: Path, tmp_path: Path) -> None:
+    """`model-00001-of-00002.fp16.safetensors`, as diffusers wrote it before 0.32."""
+    folder = shutil.copytree(whole, tmp_path / "model")
+    for file in folder.glob("unet/*-of-*.safetensors"):
+        save_file({name: 2 * value for name, value in load_file(file).items()},
+                  file.with_name(f"{file.stem}.fp16.safetensors"), metadata={"format": "pt"})  # fmt: skip
+    index = next(folder.glob("unet/*.index.json"))
+    old = index.read_text().replace('.safetensors"', '.fp16.safetensors"')
+    index.with_name("diffusion_pytorch_model.safetensors.index.fp16.json").write_text(old)
+    doubled, plain = loaded(folder, variant="fp16").network, loaded(folder).network
+    assert torch.equal(doubled.conv_in.weight, 2 * plain.conv_in.weight)
+
+
+def test_a_network_that_takes_more_than_x0_is_refused(tmp_path: Path) -> None:
+    from support.tiny import unet
+
+    folder = save_tiny_pipeline(tmp_path / "model", facts=False, camera=False)
+    shutil.rmtree(folder / "unet")
+    unet(16, in_channels=9).save_pretrained(folder / "unet")
+    with pytest.raises(PriorUnavailable, match="takes 9 channels, where x0 has 4: it is made for inpainting"):
+        loaded(folder)
+
+
+@pytest.mark.parametrize("family", ["sd", "deepfloyd"])
+def test_a_sample_size_of_height_and_width(family: str, tmp_path: Path) -> None:
+    folder = make(family, tmp_path / "model")[0]
+    _set("unet/config.json", sample_size=[16, 24])(folder)
+    prior = loaded(folder)
+    x0 = prior.encode(torch.rand(1, 3, 32, 48))
+    assert x0.shape[-2:] == ((16, 24) if family == "deepfloyd" else (4, 6))
+    assert locate(str(folder)).json("unet/config.json")["sample_size"] == [16, 24]
