@@ -129,11 +129,14 @@ class Distillation(Part, GeneratorModule):
             self.generator.after_step(theta, step, generator_for(self.seed, step, "density"))
             facts |= self._diagnostics(x, part, render) if self._reports else {}
             for k, phi in enumerate(learning * self.discriminator.steps):
+                learned = draws
                 if k or not shared:  # Eq. 10 or Eq. 9 once more, with phi as it is now or on draws of its own.
                     phi.zero_grad(set_to_none=True)
-                    again = (self._discriminator_draw(x, part, step, k) for x, part in zip(draws, parts, strict=True))
-                    losses = [self._discriminator_backward(x) for x in again]
+                    pairs = zip(draws, parts, strict=True)
+                    learned = [self._discriminator_draw(x, part, step, k) for x, part in pairs]
+                    losses = [self._discriminator_backward(x) for x in learned]
                 facts["discriminator_grad_norm"] = self._optimizer_step(phi, len(parts), self.discriminator.clip)
+                self.guidance.observe(learned)
         logs = {"residual_norm": norms, "discriminator_loss": losses}
         means = {name: torch.stack(values).mean() for name, values in logs.items() if values}
         self._log(means, facts)

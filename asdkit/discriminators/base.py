@@ -1,6 +1,7 @@
 """What a discriminator is made of: an adapter that holds phi, a gamma, and real samples."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,8 @@ class Gamma(Part, nn.Module, ABC):
     def setup(self, prior: Prior, condition: Condition) -> None:
         """Called once, before the first step."""
 
-    def observe(self, x: Noised) -> None:
-        """Called once for each of the discriminator's steps, with the draw that it learns on."""
+    def observe(self, draws: Sequence[Noised]) -> None:
+        """Called once after each of the discriminator's steps, with what it learned on: a draw for each part of the views."""
 
     @abstractmethod
     def forward(self, x: Noised, scale: float) -> Float[Tensor, "B 1 1 1"]:

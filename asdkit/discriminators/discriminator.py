@@ -1,5 +1,6 @@
 """The discriminator: the score field that learns. It supplies e_phi and trains phi by Eq. 10 or Eq. 9."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -11,7 +12,7 @@ from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.discriminators.adapters import LoRA
 from asdkit.discriminators.base import Adapter, Gamma, RealSamples
 from asdkit.scores.conditions import Condition
-from asdkit.scores.equations import discriminator_loss, effective_scale, real_loss, released_loss
+from asdkit.scores.equations import discriminator_loss, effective_scale, faded_gamma, real_loss, released_loss
 from asdkit.scores.fields import Factor, Field, bound_text
 from asdkit.scores.perp_neg import PerpNeg
 from asdkit.scores.prior import Noised, Prior
@@ -98,8 +99,6 @@ class Discriminator(Field):
     def loss(self, x: Noised) -> Float[Tensor, ""]:
         """Eq. 10, or Eq. 9 where there are real samples, at one draw; gradients reach the adapter alone."""
         x = self._fake(x)
-        if isinstance(self.gamma, Gamma):
-            self.gamma.observe(x)
         gamma, e_phi = self.gamma_at(x), self(x)
         e_y = e_phi.detach() if isinstance(gamma, float | int) and gamma == 0 else x.predict(self.condition())
         if self.released:
@@ -122,6 +121,10 @@ class Discriminator(Field):
             raise ValueError("This discriminator has no real_samples; give it some, e.g. PriorSamples().")
         return x.derived(self, lambda: real_samples.draw(x, self.condition()))
 
+    def observe(self, draws: Sequence[Noised]) -> None:
+        if isinstance(self.gamma, Gamma):
+            self.gamma.observe([self._fake(x) for x in draws])
+
     def forget(self, x: Noised) -> None:
         x.forget(self.adapter)
 
@@ -140,13 +143,14 @@ class Discriminator(Field):
             e_phi, e_y = self(x).detach(), x.predict(self.condition())
             fake, text = (e_phi - x.eps).square().mean(), (e_y - x.eps).square().mean()
             distance = (e_phi - e_y).square().mean()
-            gamma = float(torch.as_tensor(self.gamma_at(x)).mean())
+            gamma = self.gamma_at(x)
+            effective = torch.as_tensor(faded_gamma(gamma, x.alpha) if self.released else gamma).mean().item()
             numbers = {
                 "gap": (fake - text).item(),
                 "distance": distance.item(),
                 "rho": (distance / fake).sqrt().item(),
-                "gamma": gamma,
-                "lambda_eff": effective_scale(value_at(self.scale, x.step), gamma),
+                "gamma": torch.as_tensor(gamma).mean().item(),
+                "lambda_eff": effective_scale(value_at(self.scale, x.step), effective),
             }
             if self.real_samples is not None and (ask or self._known(self.real_draw(x))):
                 real = self.real_draw(x)

@@ -1,6 +1,7 @@
 """Gammas that move with the draw: the paper's limitations ask for a dynamic gamma, its released code has one."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -13,6 +14,7 @@ from asdkit.core.ramps import Ramp, value_at
 from asdkit.discriminators.base import Gamma
 from asdkit.scores.conditions import Condition
 from asdkit.scores.ddim import ddim
+from asdkit.scores.equations import faded_gamma
 from asdkit.scores.fields import CFG
 from asdkit.scores.prior import Noised, Prior
 
@@ -20,8 +22,8 @@ BoundedGamma = Annotated[float, MoreThan(-1, at_most=1e6)]
 
 
 class Alpha2(Gamma):
-    """The gamma of the paper's released 3D code, whose regression target is eps + alpha_t^2 k (e_y - eps), k = gamma /
-    (1 + gamma): VSD where there is much noise, the full gamma where there is little.
+    """The gamma of the paper's released 3D code, as Eq. 10 has it (`faded_gamma`): VSD where there is much noise, the full
+    gamma where there is little.
 
     Args:
         gamma: the value at alpha_t = 1; the code's own is -0.75.
@@ -32,8 +34,7 @@ class Alpha2(Gamma):
         self.gamma = gamma
 
     def forward(self, x: Noised, scale: float) -> Float[Tensor, "B 1 1 1"]:
-        k = x.alpha.square() * self.gamma / (1 + self.gamma)
-        return k / (1 - k)
+        return faded_gamma(self.gamma, x.alpha)
 
 
 class TargetScale(Gamma):
@@ -109,8 +110,8 @@ class SpreadControl(Gamma):
             x0 = ddim(prior, CFG(condition.text, 1.0), noise, self.steps)
             self.target.fill_(_spread(x0))
 
-    def observe(self, x: Noised) -> None:
-        error = (self.target / _spread(x.x0)).log()
+    def observe(self, draws: Sequence[Noised]) -> None:
+        error = (self.target / _spread(torch.cat([x.x0 for x in draws]))).log()
         self.log1p.add_(self.rate * error).clamp_(*self.limits)
 
     def forward(self, x: Noised, scale: float) -> Float[Tensor, "B 1 1 1"]:

@@ -69,6 +69,12 @@ def released_loss(
     return per_sample.flatten(1).sum(1).mean()
 
 
+def faded_gamma(gamma: float | Float[Tensor, "B 1 1 1"], alpha: Float[Tensor, "B 1 1 1"]) -> Float[Tensor, "B 1 1 1"]:
+    """The gamma with which Eq. 10 has the released loss's minimiser: k / (1 - k), k = alpha^2 gamma / (1 + gamma)."""
+    k = alpha.square() * gamma / (1 + gamma)
+    return k / (1 - k)
+
+
 def real_loss(
     e_phi: Float[Tensor, "B C h w"],
     eps: Float[Tensor, "B C h w"],

@@ -5,7 +5,7 @@ E[w(t) residual], Eq. 7.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -88,6 +88,12 @@ class Field(Part, nn.Module, ABC):
         """What the learning fields of the expression minimise; None if nothing learns."""
         losses = [loss for leaf in self.leaves() if leaf is not self and (loss := leaf.loss(x)) is not None]
         return sum(losses[1:], losses[0]) if losses else None
+
+    def observe(self, draws: Sequence[Noised]) -> None:
+        """What a step of the discriminator learned on, a part of its views each; called once after the step."""
+        for leaf in self.leaves():
+            if leaf is not self:
+                leaf.observe(draws)
 
     def forget(self, x: Noised) -> None:
         """Drop what x remembers of fields that have learned since."""

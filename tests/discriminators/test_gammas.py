@@ -1,18 +1,27 @@
 """Gammas that depend on the draw: their values, the CFG scale that they amount to, and the feedback of one of them."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from support.exact import B, bent, close, draw, e, e_phi, exact_prior, randn, ready
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from asdkit.core.ramps import Ramp
 from asdkit.discriminators.base import Gamma
 from asdkit.discriminators.discriminator import Discriminator
 from asdkit.discriminators.gammas import Alpha2, SpreadControl, TargetScale
-from asdkit.lab import FiniteSetPrior, GaussianPrior
-from asdkit.methods import ASD, LODS, VSD, ASDEdit
+from asdkit.discriminators.schedule import DiscriminatorSteps
+from asdkit.distillation import Distillation
+from asdkit.generators.gaussian_settings import GaussianRates, Rounds
+from asdkit.generators.gaussians import Gaussians
+from asdkit.lab import Affine, FiniteSetPrior, GaussianPrior
+from asdkit.methods import ASD, LODS, VSD, ASDEdit, ReleasedASD
+from asdkit.rendering.cameras import Batch, ring
+from asdkit.rendering.settings import Rendering
 from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import effective_scale
 from asdkit.scores.prior import Noised
@@ -33,8 +42,8 @@ class Fixed(Gamma):
         self.observed: list[Noised] = []
         self.scales: list[float] = []
 
-    def observe(self, x: Noised) -> None:
-        self.observed.append(x)
+    def observe(self, draws: Sequence[Noised]) -> None:
+        self.observed += draws
 
     def forward(self, x: Noised, scale: float) -> Tensor:
         self.scales.append(scale)
@@ -50,7 +59,7 @@ def test_each_sample_has_its_own_gamma(prior: GaussianPrior) -> None:
     assert close(ready(ASD(7.5, Fixed(), phi), prior).loss(x), expected / B)
 
 
-def test_it_observes_losses_and_not_diagnostics(prior: GaussianPrior) -> None:
+def test_it_observes_what_was_learned_on_alone(prior: GaussianPrior) -> None:
     gamma = Fixed()
     field, x, other = ready(ASD(Ramp(1.0, 9.0, 4), gamma, bent()), prior), draw(prior, step=1), draw(prior, 1, step=3)
     field(x)
@@ -58,6 +67,8 @@ def test_it_observes_losses_and_not_diagnostics(prior: GaussianPrior) -> None:
     assert not gamma.observed
     field.loss(x)
     field.loss(other)
+    assert not gamma.observed
+    field.observe([x, other])
     assert gamma.observed == [x, other] and gamma.scales == [3.0, 3.0, 7.0]
 
 
@@ -167,7 +178,7 @@ def test_control_starts_where_it_is_told_and_does_not_learn_by_gradient(prior: G
 def test_control_integrates_the_logarithm_of_the_ratio(prior: GaussianPrior, std: float) -> None:
     gamma = control(rate=0.1)
     for steps in range(1, 4):
-        gamma.observe(sample(prior, std))
+        gamma.observe([sample(prior, std)])
         expected = 0.5 * (0.4 / std) ** (0.1 * steps) - 1
         assert value(gamma, prior) == pytest.approx(expected, abs=1e-6)
 
@@ -177,7 +188,7 @@ def test_control_sees_the_mean_spread_of_all_ranks(prior: GaussianPrior, monkeyp
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda spread: spread.add_(0.6))  # of the other rank
     gamma = control(rate=0.1, target=0.8)
-    gamma.observe(sample(prior, 0.2))
+    gamma.observe([sample(prior, 0.2)])
     assert value(gamma, prior) == pytest.approx(0.5 * (0.8 / 0.4) ** 0.1 - 1, abs=1e-6)
 
 
@@ -185,20 +196,48 @@ def test_control_stays_within_its_limits(prior: GaussianPrior) -> None:
     gamma = control(rate=1.0, lowest=-0.8, highest=0.5)
     for std, limit in ((40.0, -0.8), (0.001, 0.5)):
         for _ in range(10):
-            gamma.observe(sample(prior, std))
+            gamma.observe([sample(prior, std)])
         assert value(gamma, prior) == pytest.approx(limit, abs=1e-6)
 
 
-def test_control_moves_once_for_each_loss(prior: GaussianPrior) -> None:
+def test_control_moves_once_for_each_step(prior: GaussianPrior) -> None:
     gamma = control(rate=0.1)
     field, x = ready(ASD(7.5, gamma, bent()), prior), sample(prior, 0.8)
     field(x)
     field.diagnostics(x)
     assert gamma.log1p.item() == pytest.approx(math.log(0.5), abs=1e-6)
     field.loss(x)
+    field.observe([x, x])
     assert gamma.log1p.item() == pytest.approx(math.log(0.5) - 0.1 * math.log(2), abs=1e-6)
     field.diagnostics(x)
     assert field.diagnostics(x)["gamma"] == pytest.approx(0.5 * 0.5**0.1 - 1, abs=1e-6)
+
+
+@pytest.mark.parametrize(("steps", "shared"), [(1, True), (2, False)])
+def test_control_sees_each_step_once_however_it_is_split(steps: int, shared: bool) -> None:
+    """With a spread that stays where it is, log(1 + gamma) moves by rate log(target / spread) for each step."""
+    moved = []
+    for chunk in (0, 1, 2):
+        gamma = SpreadControl(-0.5, 0.3, rate=0.1)
+        generator = Gaussians(count=20, capacity=20, rounds=Rounds(every=0), rates=GaussianRates(*[1e-9] * 5))
+        run = Distillation(
+            "y", GaussianPrior({"y": 1.0}), generator, ASD(7.5, gamma, Affine(channels=3)),
+            discriminator=DiscriminatorSteps(steps, share_noise=shared), rendering=Rendering(chunk=chunk),
+        )  # fmt: skip
+        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+        trainer = pl.Trainer(max_steps=3, enable_model_summary=False, log_every_n_steps=1, **options)
+        trainer.fit(run, DataLoader([Batch(ring(4, size=16))] * 3, batch_size=None))
+        moved.append(gamma.log1p.item() - math.log(0.5))
+        spread = run.generator.render(ring(4, size=16), 0.85).image.flatten(1).std(1).mean()
+    assert moved == pytest.approx([3 * steps * 0.1 * math.log(0.3 / spread.item())] * 3, rel=1e-4)
+
+
+def test_the_released_loss_logs_the_scale_that_its_own_minimiser_amounts_to(prior: GaussianPrior) -> None:
+    """e_phi* = eps + alpha^2 k (e_y - eps), k = gamma / (1 + gamma): written as Eq. 10's it has another gamma."""
+    x = draw(prior, levels=(50, 250, 500, 950))
+    numbers = ready(ReleasedASD(7.5, -0.75, bent()), prior).diagnostics(x)
+    assert numbers["gamma"] == -0.75
+    assert numbers["lambda_eff"] == pytest.approx((2.69 + 3.15 + 4.55 + 7.34) / 4, abs=0.006)  # measured in that code
 
 
 @pytest.mark.parametrize(("spread", "null_spread", "means", "zero"), [
@@ -231,7 +270,7 @@ def test_control_measures_the_same_in_every_run() -> None:
 
 def test_control_is_part_of_a_checkpoint(prior: GaussianPrior) -> None:
     field = ready(ASD(7.5, control(), bent()), prior)
-    field.loss(sample(prior, 0.8))
+    field.observe([sample(prior, 0.8)])
     state = field.state_dict()
     other = ready(ASD(7.5, control(0.5, 0.9), bent(9)), prior)
     other.load_state_dict(state)
