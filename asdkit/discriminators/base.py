@@ -41,7 +41,7 @@ class Gamma(Part, nn.Module, ABC):
         """Called once, before the first step."""
 
     def observe(self, draws: Sequence[Noised]) -> None:
-        """Called once after each of the discriminator's steps, with what it learned on: a draw for each part of the views."""
+        """Called once after each of the discriminator's steps, with a draw for each part of its views."""
 
     @abstractmethod
     def forward(self, x: Noised, scale: float) -> Float[Tensor, "B 1 1 1"]:

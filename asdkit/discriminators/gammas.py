@@ -22,8 +22,8 @@ BoundedGamma = Annotated[float, MoreThan(-1, at_most=1e6)]
 
 
 class Alpha2(Gamma):
-    """The gamma of the paper's released 3D code, as Eq. 10 has it (`faded_gamma`): VSD where there is much noise, the full
-    gamma where there is little.
+    """The gamma of the paper's released 3D code, as Eq. 10 has it: VSD where there is much noise, the full gamma where
+    there is little (`faded_gamma`).
 
     Args:
         gamma: the value at alpha_t = 1; the code's own is -0.75.
