@@ -97,7 +97,7 @@ def _read(kind: Any, file: Path, network: Any) -> tuple[Factors, dict[str, Any]]
         settings = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
     if (beside := file.with_name("adapter_config.json")).is_file():
         settings = read_json(beside)
-    if other := next((name for name in tensors if "emb" in name.partition(".")[0] or name == "emb_params"), ""):
+    if other := next((name for name in tensors if "emb" in name.partition(".")[0]), ""):
         raise ValueError(f"it also holds an embedding, {other}, which would have to be a word of prompts")
     if broken := next((name for name, value in tensors.items() if not value.isfinite().all()), ""):
         raise ValueError(f"its {broken} is not finite")

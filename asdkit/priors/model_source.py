@@ -11,6 +11,7 @@ from asdkit.priors.finetune import add_lora, finetune_file
 from asdkit.priors.folder import ModelFolder
 from asdkit.priors.locate import component_weights, locate
 from asdkit.priors.required_files import named_parts
+from asdkit.priors.textual_inversion import add_words, learned_words
 from asdkit.priors.weights import digest_of
 
 
@@ -63,7 +64,13 @@ class ModelSource:
     def add_lora(self, part: str, model: Model | None, network: Any) -> None:
         """Add the LoRA, where there is one, to a component; `network` are the settings of the network."""
         files, lora = self._files_and_lora()
-        if lora and model is not None:
+        if lora and model is not None and not learned_words(lora):
             index = files.json("model_index.json")
             parts = named_parts(index, "unet", "transformer", "text_encoder")
             add_lora(lora, index["_class_name"], part, model, network, self.finetune_scale, parts)
+
+    def add_words(self, pipeline: Any, texts: list[str]) -> None:
+        """Teach a pipeline the word of a textual inversion, where there is one in the place of a LoRA."""
+        lora = self._files_and_lora()[1]
+        if lora and learned_words(lora):
+            add_words(lora, pipeline, texts)

@@ -38,7 +38,8 @@ class Pretrained(Prior):
             or commit after it or not; `random:sd21` is random weights of that architecture, for measuring.
         variant: weights whose files' names say so are preferred, such as `fp16`.
         config: of a single file: the model whose settings and vocabularies it shares, named as in `path`.
-        finetune: a LoRA that is added to the frozen weights: a .safetensors file, its folder, or an id.
+        finetune: a LoRA (or LoHa, LoKr, DoRA) that is added to the frozen weights: a .safetensors file, its folder, or
+            an id; or a textual inversion, whose word prompts can say then.
         finetune_scale: how much of it.
         use_camera: give the camera itself to a model that takes it (a folder `camera/`), beside the view words.
         image_size: images of another height and width, in pixels, are resized to this before they are encoded, so that
@@ -192,6 +193,7 @@ class Pretrained(Prior):
         """Prompts through the text encoders, which are loaded for that and let go."""
         parts = {self.family.network_part: self.network, "vae": self.vae}
         pipeline = self.source.files.text_pipeline(parts, self.dtype)
+        self.source.add_words(pipeline, texts)
         for name, part in pipeline.components.items():
             if part is not None and name.startswith("tokenizer"):
                 tokenizer = ViewKeepingTokenizer(

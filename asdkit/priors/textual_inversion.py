@@ -1,0 +1,53 @@
+"""A textual inversion: a word whose embedding was learned, for use in prompts."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from asdkit.core.errors import PriorUnavailable
+from asdkit.core.text import first_line
+
+_ENCODERS = {"clip_g": "_2"}  # the end of a text encoder's name, by the name that a file for several gives it
+_log = logging.getLogger(__name__)
+
+
+def learned_words(file: Path) -> dict[str, Tensor]:
+    """The embeddings in a file of a textual inversion, by their names there; none of another file's."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    with safe_open(file, "pt") as opened:
+        names = list(opened.keys())
+    return {} if any("." in name for name in names) else load_file(file)
+
+
+def add_words(file: Path, pipeline: Any, texts: list[str]) -> None:
+    """Teach a pipeline the word of a textual inversion: the name of its tensor, or that of the file.
+
+    Args:
+        file: in diffusers' or in A1111's layout, of one or of two text encoders.
+        pipeline: with its text encoders and tokenizers.
+        texts: the prompts, one of which should say the word.
+
+    Raises:
+        PriorUnavailable: it is of another model, or not finite.
+    """
+    words = learned_words(file)
+    single = next(iter(words)) if len(words) == 1 else ""
+    word = file.stem if single in ("", "emb_params", "clip_l", "clip_g") else single
+    try:
+        for name, value in words.items():
+            end = _ENCODERS.get(name, "")
+            encoder, tokenizer = (getattr(pipeline, f"{part}{end}", None) for part in ("text_encoder", "tokenizer"))
+            if not value.isfinite().all():
+                raise ValueError("it is not finite")
+            pipeline.load_textual_inversion(value, token=word, text_encoder=encoder, tokenizer=tokenizer)
+    except (ValueError, AttributeError, RuntimeError) as error:
+        reason = first_line(error)
+        raise PriorUnavailable(
+            f"The textual inversion {file} can't be added ({reason}); name one that was made for this kind of model."
+        ) from error
+    if not any(word in text for text in texts):
+        _log.warning("No prompt says %s, the word of the textual inversion %s.", word, file.name)
