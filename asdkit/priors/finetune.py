@@ -47,7 +47,7 @@ def finetune_file(name: str) -> Path:
 
 
 def add_lora(
-    file: Path, pipeline: str, part: str, model: Model, network: Any, scale: float = 1.0, parts: Collection[str] = ()
+    file: Path, pipeline: str, part: str, model: Model, network: Any, scale: float, parts: Collection[str]
 ) -> None:
     """W becomes W + scale (W' - W) in every layer of a component that a fine-tune names; nothing else changes.
 
@@ -60,7 +60,7 @@ def add_lora(
         model: the component; its layers stay the modules that they are.
         network: the settings of the network, which kohya's names of layers depend on.
         scale: how much of it.
-        parts: the components that the model has, for all of which there may be something.
+        parts: the network and the text encoders that the model has, for all of which there may be something.
 
     Raises:
         PriorUnavailable: the file is torn, or of another model.
@@ -72,12 +72,12 @@ def add_lora(
         raise PriorUnavailable(f"diffusers reads no LoRAs for a {pipeline}; leave prior.finetune out.")
     check_length(file)
     try:
-        tensors, settings = _read(kind, file, network)
+        tensors, settings = _read(kind, file, network, "unet" if "unet" in parts else "transformer")
         strangers = {name.partition(".")[0] for name in tensors} - {*parts, part}
         of_part = {name: value for name, value in tensors.items() if name.startswith(f"{part}.")}
         if not of_part and not any(name.startswith("text_encoder") for name in [*tensors, part]):
             raise ValueError(f"none of its {len(tensors)} tensors is for the {part}")
-        if parts and strangers:
+        if strangers:
             raise ValueError(f"it is also for a {min(strangers)}, which this model doesn't have")
         settings = {name.removeprefix(f"{part}."): value for name, value in settings.items()}
         _fuse(model, _by_layer(_in_pefts_words(of_part), part, model), settings, scale)
@@ -88,7 +88,7 @@ def add_lora(
         ) from error
 
 
-def _read(kind: Any, file: Path, network: Any) -> tuple[Factors, dict[str, Any]]:
+def _read(kind: Any, file: Path, network: Any, network_part: str) -> tuple[Factors, dict[str, Any]]:
     """Tensors by diffusers' names of components and layers, and peft's settings."""
     from safetensors import safe_open
 
@@ -104,7 +104,6 @@ def _read(kind: Any, file: Path, network: Any) -> tuple[Factors, dict[str, Any]]
     updates = [value for name, value in tensors.items() if _UP.search(name)]
     if updates and not any(value.any() for value in updates):
         raise ValueError("it changes nothing, for all its updates are zero")
-    network_part = "unet" if "UNet" in str(network.get("_class_name")) else "transformer"
     tensors = {_OF_PEFT.sub(f"{network_part}.", name): value for name, value in tensors.items()}
     if all(not name.startswith(_KNOWN_STARTS) for name in tensors):  # of save_lora_adapter, without a component
         tensors = {f"{network_part}.{name}": value for name, value in tensors.items()}
@@ -129,18 +128,14 @@ def _renamed(kind: Any, tensors: Factors, network: Any) -> Factors:
     for name in tensors:
         layers.setdefault(_LAYER.sub("", name), []).append(name)
     places = {layer: layer for layer in layers if layer.startswith(_COMPONENTS)}
-    marked: Factors = {}
-    for number, layer in enumerate(name for name in layers if name not in places):
+    others, marked = [layer for layer in layers if layer not in places], {}
+    for number, layer in enumerate(others):
         marked |= {f"{layer}.lora_{end}.weight": torch.full((1, 1), float(number)) for end in ("up", "down")}
         marked[f"{layer}.alpha"] = torch.tensor(1.0)
-    if marked:
-        others, state = (
-            [layer for layer in layers if layer not in places],
-            kind.lora_state_dict(marked, unet_config=network),
-        )
-        for name, value in _in_pefts_words(state[0] if isinstance(state, tuple) else state).items():
-            if ".lora_B" in name:
-                places[others[int(value.item())]] = _LAYER.sub("", name)
+    state = kind.lora_state_dict(marked, unet_config=network) if marked else {}
+    for name, value in _in_pefts_words(state[0] if isinstance(state, tuple) else state).items():
+        if ".lora_B" in name:
+            places[others[int(value.item())]] = _LAYER.sub("", name)
     return {
         name.replace(layer, places[layer], 1).replace("lora_down", "lora_A").replace("lora_up", "lora_B"): tensors[name]
         for layer, names in layers.items()
