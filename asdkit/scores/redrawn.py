@@ -17,11 +17,7 @@ Interval = Annotated[float, AtLeast(0, below=1)]  # as a share of the schedule
 
 
 class Redrawn(Field):
-    """A field evaluated at a draw made from the given one.
-
-    Args:
-        field: the field.
-    """
+    """A field evaluated at a draw made from the given one."""
 
     def __init__(self, field: Field) -> None:
         super().__init__()
@@ -42,11 +38,7 @@ class Redrawn(Field):
 
 
 class OnSource(Redrawn):
-    """A field at the same t and eps on the source image: a vector field that is subtracted, not differentiated.
-
-    Args:
-        field: the field that is evaluated at that draw.
-    """
+    """A field at the same t and eps on the source image: a vector field that is subtracted, not differentiated."""
 
     def redraw(self, x: Noised) -> Noised:
         return x.on_source()
