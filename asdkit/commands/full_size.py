@@ -13,6 +13,7 @@ from asdkit.core.text import shown
 from asdkit.priors.overlays import overlay_of
 from asdkit.run.recipes import recipe_folder
 
+_MODEL = "model.init_args"
 _KINDS = ("gs3d", "nerf3d", "image2d", "edit2d", "edit3d")
 Settings = dict[str, Any]
 
@@ -34,9 +35,10 @@ def with_family(arguments: list[str]) -> list[str]:
     configs = [Path(config) for config in options.get("--config", []) if not config.startswith("{")]
     family = next((config for config in configs if config.parent == overlays), None)
     recipe = _read(configs[0]) if configs else {}
-    named = [*map(_prior_path, map(_read, configs[1:])), *options.get("--model.prior.path", [])]
-    if family is None and any(named) and _parts(recipe)[0] == "Distillation":
-        overlay = overlay_of([path for path in named if path][-1], options.get("--model.prior.config", [""])[-1])
+    above = [_at(_read(config), f"{_MODEL}.prior.init_args.path") for config in configs[1:]]
+    named = [path for path in (*above, *options.get("--model.prior.path", [])) if path]
+    if family is None and named and _parts(recipe)[0] == "Distillation":
+        overlay = overlay_of(str(named[-1]), options.get("--model.prior.config", [""])[-1])
         family = overlays / f"{overlay}.yaml" if overlay else None
     if family is None or family == configs[0]:
         return arguments
@@ -47,8 +49,9 @@ def with_family(arguments: list[str]) -> list[str]:
     settings: Settings = {}
     for file in (overlays / "full_size" / f"{kind}.yaml", family):
         _merge(settings, _fitting(_read(file), recipe))
-    judged = _listed(recipe.get("trainer", {}).get("callbacks"))
-    settings["trainer"]["callbacks"] = [part for part in judged if not _class(part).startswith("Toybox")]
+    callbacks = _at(recipe, "trainer.callbacks") or []
+    listed = callbacks if isinstance(callbacks, list) else [callbacks]
+    settings["trainer"]["callbacks"] = [part for part in listed if not _class(part).startswith("Toybox")]
     _say(settings, f"priors/full_size/{kind} and priors/{family.stem}", list(options))
     at = arguments.index(str(configs[0])) + 1
     return [*arguments[:at], "--config", json.dumps(settings), *arguments[at:]]
@@ -75,16 +78,11 @@ def _read(file: Path) -> Settings:
     return settings if isinstance(settings, dict) else {}
 
 
-def _prior_path(recipe: Settings) -> str:
-    """The prior that a recipe names; empty where it names none."""
-    try:
-        return str(recipe["model"]["init_args"]["prior"]["init_args"]["path"])
-    except (KeyError, TypeError):
-        return ""
-
-
-def _listed(parts: Any) -> list[Any]:
-    return parts if isinstance(parts, list) else [parts] if parts else []
+def _at(settings: Any, path: str) -> Any:
+    """What settings hold at a dotted path; None where they hold nothing."""
+    for name in path.split("."):
+        settings = settings.get(name) if isinstance(settings, dict) else None
+    return settings
 
 
 def _class(part: Any) -> str:
@@ -93,12 +91,9 @@ def _class(part: Any) -> str:
     return str(path).rpartition(".")[2]
 
 
-def _parts(recipe: Settings) -> tuple[str, str, str, str]:
+def _parts(recipe: Settings) -> list[str]:
     """The classes of a recipe's model, data, generator and guidance."""
-    model = recipe.get("model")
-    inner = model.get("init_args") if isinstance(model, dict) else None
-    parts = inner if isinstance(inner, dict) else {}
-    return _class(model), _class(recipe.get("data")), _class(parts.get("generator")), _class(parts.get("guidance"))
+    return [_class(_at(recipe, path)) for path in ("model", "data", f"{_MODEL}.generator", f"{_MODEL}.guidance")]
 
 
 def _merge(settings: Settings, above: Settings) -> None:
