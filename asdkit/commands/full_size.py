@@ -31,23 +31,17 @@ def with_family(arguments: list[str]) -> list[str]:
         PriorUnavailable: the prior can't be had.
     """
     options = _options(arguments)
-    overlays = recipe_folder() / "priors"
     configs = [Path(config) for config in options.get("--config", []) if not config.startswith("{")]
-    family = next((config for config in configs if config.parent == overlays), None)
     recipe = _read(configs[0]) if configs else {}
-    above = [_at(_read(config), f"{_MODEL}.prior.init_args.path") for config in configs[1:]]
-    named = [path for path in (*above, *options.get("--model.prior.path", [])) if path]
-    if family is None and named and _parts(recipe)[0] == "Distillation":
-        overlay = overlay_of(str(named[-1]), options.get("--model.prior.config", [""])[-1])
-        family = overlays / f"{overlay}.yaml" if overlay else None
-    if family is None or family == configs[0]:
+    family = _family(options, configs[1:]) if _class(recipe.get("model")) == "Distillation" else None
+    if family is None:
         return arguments
     for generator in options.get("--model.generator", []):
         _merge(recipe, {"model": {"init_args": {"generator": {"class_path": generator}}}})
     shipped = {kind: _parts(_read(recipe_folder() / f"{kind}.yaml")) for kind in _KINDS}
     kind = max(_KINDS, key=lambda kind: [a == b for a, b in zip(shipped[kind], _parts(recipe), strict=True)])
     settings: Settings = {}
-    for file in (overlays / "full_size" / f"{kind}.yaml", family):
+    for file in (recipe_folder() / "priors" / "full_size" / f"{kind}.yaml", family):
         _merge(settings, _fitting(_read(file), recipe))
     callbacks = _at(recipe, "trainer.callbacks") or []
     listed = callbacks if isinstance(callbacks, list) else [callbacks]
@@ -55,6 +49,17 @@ def with_family(arguments: list[str]) -> list[str]:
     _say(settings, f"priors/full_size/{kind} and priors/{family.stem}", list(options))
     at = arguments.index(str(configs[0])) + 1
     return [*arguments[:at], "--config", json.dumps(settings), *arguments[at:]]
+
+
+def _family(options: dict[str, list[str]], configs: list[Path]) -> Path | None:
+    """The overlay of the family that the configs above a recipe name, or of the prior that they or the options name."""
+    overlays = recipe_folder() / "priors"
+    if named := [config for config in configs if config.parent == overlays]:
+        return named[0]
+    above = [_at(_read(config), f"{_MODEL}.prior.init_args.path") for config in configs]
+    paths = [path for path in (*above, *options.get("--model.prior.path", [])) if path]
+    overlay = overlay_of(str(paths[-1]), options.get("--model.prior.config", [""])[-1]) if paths else ""
+    return overlays / f"{overlay}.yaml" if overlay else None
 
 
 def _options(arguments: list[str]) -> dict[str, list[str]]:
@@ -92,8 +97,8 @@ def _class(part: Any) -> str:
 
 
 def _parts(recipe: Settings) -> list[str]:
-    """The classes of a recipe's model, data, generator and guidance."""
-    return [_class(_at(recipe, path)) for path in ("model", "data", f"{_MODEL}.generator", f"{_MODEL}.guidance")]
+    """The classes of a recipe's data, generator and guidance."""
+    return [_class(_at(recipe, path)) for path in ("data", f"{_MODEL}.generator", f"{_MODEL}.guidance")]
 
 
 def _merge(settings: Settings, above: Settings) -> None:
