@@ -113,9 +113,9 @@ def read_json(file: Path) -> Settings:
     Raises:
         PriorUnavailable: there is no such file, or it holds no settings.
     """
+    if not file.is_file() or file.stat().st_size > _LARGEST:
+        raise PriorUnavailable(f"There is no {file}, or it is too large; copy the whole prior folder again.")
     try:
-        if not file.is_file() or file.stat().st_size > _LARGEST:
-            raise PriorUnavailable(f"There is no {file}, or none of settings; copy the whole prior folder again.")
         settings = json.loads(file.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError):
         settings = None
