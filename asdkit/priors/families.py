@@ -77,16 +77,16 @@ class Family(ABC):
     ) -> Float[Tensor, "N C h w"]:
         """The network's output; `time` is of the schedule's `times`."""
 
-    def schedule(self, scheduler: dict[str, Any], tokens: int) -> Schedule:
+    def schedule(self, scheduler: dict[str, Any], tokens: int, model: str = "the model") -> Schedule:
         """The noise schedule of a scheduler's settings; `tokens` of an image, for flows that are shifted by them.
 
         Raises:
             PriorUnavailable: asdkit doesn't know its mathematics, or a flow was saved with a scheduler of no flow.
         """
-        schedule = noise_levels(scheduler, tokens)
+        schedule = noise_levels(scheduler, tokens, model)
         if self.is_flow and schedule.prediction != "flow_prediction":
             raise PriorUnavailable(
-                f"The model is a flow, and its scheduler, {scheduler.get('_class_name')}, is set up for none; save it "
+                f"{model} is a flow, and its scheduler, {scheduler.get('_class_name')}, is set up for none; save it "
                 "with diffusers' FlowMatchEulerDiscreteScheduler, or with use_flow_sigmas."
             )
         return schedule

@@ -1,5 +1,6 @@
 """The noise schedule that a model's folder tells by its scheduler's class and settings."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,12 +11,13 @@ from asdkit.scores.schedules import Schedule, rectified_flow, variance_preservin
 MOST_STEPS = 100_000
 
 
-def noise_levels(scheduler: dict[str, Any], tokens: int) -> Schedule:
+def noise_levels(scheduler: dict[str, Any], tokens: int, model: str = "the model") -> Schedule:
     """The schedule that a network was trained on, from the settings of the scheduler that it is sampled with.
 
     Args:
         scheduler: `scheduler_config.json`.
         tokens: of an image, for flows that are shifted by them.
+        model: what messages call it.
 
     Raises:
         PriorUnavailable: its mathematics is another than that of a variance-preserving schedule or a flow.
@@ -23,33 +25,34 @@ def noise_levels(scheduler: dict[str, Any], tokens: int) -> Schedule:
     import diffusers
 
     name = str(scheduler.get("_class_name"))
+    refusal = partial(_refusal, model, name)
     steps = scheduler.get("num_train_timesteps", 1000)
     if not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
-        raise PriorUnavailable(f"The scheduler has {steps!r} steps of noise; asdkit takes 1 to {MOST_STEPS}.")
+        raise PriorUnavailable(f"{model}'s scheduler has {steps!r} steps of noise; asdkit takes 1 to {MOST_STEPS}.")
     kind = getattr(diffusers, name if name != "DPMSolverSDEScheduler" else "DDPMScheduler", None)  # that needs torchsde
     if not isinstance(kind, type) or not issubclass(kind, diffusers.SchedulerMixin):
-        raise _refusal(name, "which diffusers doesn't have")
+        raise refusal("which diffusers doesn't have")
     if name.startswith("FlowMatch"):
-        return _flow(name, scheduler, tokens)
+        if scheduler.get("invert_sigmas"):
+            raise refusal("with inverted sigmas")
+        return _flow(scheduler, tokens)
     prediction = scheduler.get("prediction_type", "epsilon")
     if scheduler.get("use_flow_sigmas") and "flow_shift" in scheduler:
         if prediction != "flow_prediction":
-            raise _refusal(name, f"with flow sigmas and the prediction {prediction!r}")
-        return _flow(name, {"num_train_timesteps": steps, "shift": scheduler["flow_shift"]}, tokens)
+            raise refusal(f"with flow sigmas and the prediction {prediction!r}")
+        return _flow({"num_train_timesteps": steps, "shift": scheduler["flow_shift"]}, tokens)
     levels = getattr(kind.from_config(scheduler), "alphas_cumprod", None)
     if levels is None or scheduler.get("timestep_type", "discrete") != "discrete":
-        raise _refusal(name, "whose noise levels are continuous or not variance-preserving")
+        raise refusal("whose noise levels are continuous or not variance-preserving")
     if prediction not in ("epsilon", "v_prediction", "sample"):
-        raise _refusal(name, f"with the prediction {prediction!r}")
+        raise refusal(f"with the prediction {prediction!r}")
     return variance_preserving(levels, prediction)
 
 
-def _flow(name: str, scheduler: dict[str, Any], tokens: int) -> Schedule:
+def _flow(scheduler: dict[str, Any], tokens: int) -> Schedule:
     """A flow's sigmas, shifted as its settings say."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    if scheduler.get("invert_sigmas"):
-        raise _refusal(name, "with inverted sigmas")
     flow = FlowMatchEulerDiscreteScheduler.from_config(scheduler)
     sigmas = flow.sigmas.flip(0).double()
     if flow.config.use_dynamic_shifting:
@@ -63,8 +66,8 @@ def _mu(config: Any, tokens: int) -> float:
     return config.base_shift + slope * (tokens - config.base_image_seq_len)
 
 
-def _refusal(name: str, reason: str) -> PriorUnavailable:
+def _refusal(model: str, name: str, reason: str) -> PriorUnavailable:
     return PriorUnavailable(
-        f"The model's scheduler is {name}, {reason}; asdkit takes variance-preserving schedules of discrete steps, "
+        f"{model}'s scheduler is {name}, {reason}; asdkit takes variance-preserving schedules of discrete steps, "
         "such as DDPMScheduler, and flows, such as FlowMatchEulerDiscreteScheduler."
     )

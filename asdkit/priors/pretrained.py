@@ -117,7 +117,7 @@ class Pretrained(Prior):
         self._check_channels()
         height, width = [self.image_size] * 2 if self.image_size else (8 * side for side in self._native_size())
         tokens = (height // 16) * (width // 16)
-        self.schedule = self.family.schedule(files.json("scheduler/scheduler_config.json"), tokens)
+        self.schedule = self.family.schedule(files.json("scheduler/scheduler_config.json"), tokens, self.path)
         self._load_extras(files)
         self.requires_grad_(False).eval()
         self.runner.prepare(self.network, self.family)
