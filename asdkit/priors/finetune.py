@@ -17,7 +17,10 @@ from asdkit.priors.weight_changes import Factors, changed_weight
 from asdkit.priors.weights import check_length
 
 _COMPONENTS = ("unet.", "transformer.", "text_encoder.", "text_encoder_2.", "text_encoder_3.")
-_KNOWN_STARTS = (*_COMPONENTS, "lora_", "lycoris_", "diffusion_model.", "model.", "transformer_blocks_")
+_EMBEDDINGS = ("bundle_emb", "emb_params", "string_to_param", "clip_l", "clip_g")
+_LAYERS_ALONE = re.compile(  # of diffusers' networks, in files without the component's name
+    r"(?:down_blocks|mid_block|up_blocks|conv_|time_|add_|(?:single_)?transformer_blocks|x_emb|context_emb|proj_|norm_out)"
+)
 _OF_PEFT = re.compile(r"^base_model\.model\.")
 _LYCORIS = re.compile(r"\.(?:hada|lokr)_")
 _LAYER = re.compile(  # what follows the name of a layer
@@ -97,7 +100,7 @@ def _read(kind: Any, file: Path, network: Any, network_part: str) -> tuple[Facto
         settings = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
     if (beside := file.with_name("adapter_config.json")).is_file():
         settings = read_json(beside)
-    if other := next((name for name in tensors if "emb" in name.partition(".")[0]), ""):
+    if other := next((name for name in tensors if name.startswith(_EMBEDDINGS)), ""):
         raise ValueError(f"it also holds an embedding, {other}, which would have to be a word of prompts")
     if broken := next((name for name, value in tensors.items() if not value.isfinite().all()), ""):
         raise ValueError(f"its {broken} is not finite")
@@ -105,7 +108,7 @@ def _read(kind: Any, file: Path, network: Any, network_part: str) -> tuple[Facto
     if updates and not any(value.any() for value in updates):
         raise ValueError("it changes nothing, for all its updates are zero")
     tensors = {_OF_PEFT.sub(f"{network_part}.", name): value for name, value in tensors.items()}
-    if all(not name.startswith(_KNOWN_STARTS) for name in tensors):  # of save_lora_adapter, without a component
+    if all(map(_LAYERS_ALONE.match, tensors)):  # of save_lora_adapter
         tensors = {f"{network_part}.{name}": value for name, value in tensors.items()}
     if any(_LYCORIS.search(name) or name.endswith(".dora_scale") for name in tensors):
         return _renamed(kind, tensors, network), settings

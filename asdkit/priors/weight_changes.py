@@ -38,7 +38,9 @@ def changed_weight(layer: str, weight: Tensor, factors: Factors, settings: dict[
     together = (shapes[0][0] * shapes[-1][0], shapes[0][1] * shapes[-1][1]) if kronecker else shapes[0]
     if together != flat.shape or not kronecker and shapes[0] != shapes[-1]:
         raise ValueError(f"{layer} has a weight of shape {tuple(weight.shape)}")
-    first, *second = (pair[0].flatten(1) if len(pair) == 1 else pair[0] @ pair[1].flatten(1) for pair in pairs)
+    first, *second = (
+        pair[0].flatten(1) if len(pair) == 1 else pair[0].flatten(1) @ pair[1].flatten(1) for pair in pairs
+    )
     kernel, change = weight.shape[2:], first
     if kronecker:
         blocks = second[0].reshape(len(second[0]), -1, *kernel)
