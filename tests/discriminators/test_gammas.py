@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from support.exact import B, bent, close, draw, e, e_phi, exact_prior, randn, ready
+from support.quiet import quiet_trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -224,9 +224,7 @@ def test_control_sees_each_step_once_however_it_is_split(steps: int, shared: boo
             "y", GaussianPrior({"y": 1.0}), generator, ASD(7.5, gamma, Affine(channels=3)),
             discriminator=DiscriminatorSteps(steps, share_noise=shared), rendering=Rendering(chunk=chunk),
         )  # fmt: skip
-        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-        trainer = pl.Trainer(max_steps=3, enable_model_summary=False, log_every_n_steps=1, **options)
-        trainer.fit(run, DataLoader([Batch(ring(4, size=16))] * 3, batch_size=None))
+        quiet_trainer(3, log_every_n_steps=1).fit(run, DataLoader([Batch(ring(4, size=16))] * 3, batch_size=None))
         moved.append(gamma.log1p.item() - math.log(0.5))
         spread = run.generator.render(ring(4, size=16), 0.85).image.flatten(1).std(1).mean()
     assert moved == pytest.approx([3 * steps * 0.1 * math.log(0.3 / spread.item())] * 3, rel=1e-4)
