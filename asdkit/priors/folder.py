@@ -66,7 +66,7 @@ class ModelFolder:
         if ".index." in name:
             files = settings.get("weight_map")
             named = set(map(str, files.values())) if isinstance(files, dict) else {"nothing"}
-            if strangers := {file for file in named if f"{part}/{file}" not in self.weights}:
+            if strangers := {file for file in named if "/" in file or not file.endswith(".safetensors")}:
                 raise PriorUnavailable(
                     f"{self.path / name} names {min(strangers)}, which is no safetensors file of its component; "
                     "copy the prior again."

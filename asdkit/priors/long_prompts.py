@@ -2,6 +2,7 @@
 
 import logging
 from bisect import bisect_right
+from textwrap import shorten
 from typing import Any
 
 from asdkit.core.errors import PriorUnavailable
@@ -42,7 +43,7 @@ class ViewKeepingTokenizer:
         prompt = text[: len(text) - len(ending)]
 
         def too_long(characters: int) -> bool:
-            return len(self._tokenizer(prompt[:characters] + ending).input_ids) > limit
+            return len(self._tokenizer(prompt[:characters] + ending, verbose=False).input_ids) > limit
 
         if not too_long(len(prompt)):
             return text
@@ -51,6 +52,6 @@ class ViewKeepingTokenizer:
         self._cut.add(text)
         if prompt not in self._said:
             self._said.add(prompt)
-            rest = prompt[len(kept) :].strip()
+            rest = shorten(prompt[len(kept) :], 200, placeholder=" ...")
             _log.warning("The prompt is longer than the %d tokens that are read; left out is %r.", limit, rest)
         return kept.rstrip(" ,") + ending

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from asdkit.core.errors import PriorUnavailable
+from asdkit.core.text import first_line
 from asdkit.scores.schedules import Schedule, rectified_flow, variance_preserving
 
 MOST_STEPS = 100_000
@@ -41,7 +42,10 @@ def noise_levels(scheduler: dict[str, Any], tokens: int, model: str = "the model
         if prediction != "flow_prediction":
             raise refusal(f"with flow sigmas and the prediction {prediction!r}")
         return _flow({"num_train_timesteps": steps, "shift": scheduler["flow_shift"]}, tokens)
-    levels = getattr(kind.from_config(scheduler), "alphas_cumprod", None)
+    try:
+        levels = getattr(kind.from_config(scheduler), "alphas_cumprod", None)
+    except Exception as error:  # of settings that a class doesn't take
+        raise refusal(f"which can't be made of its settings ({first_line(error)})") from error
     if levels is None or scheduler.get("timestep_type", "discrete") != "discrete":
         raise refusal("whose noise levels are continuous or not variance-preserving")
     if prediction not in ("epsilon", "v_prediction", "sample"):

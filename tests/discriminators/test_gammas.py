@@ -226,7 +226,7 @@ def test_control_sees_each_step_once_however_it_is_split(steps: int, shared: boo
         )  # fmt: skip
         quiet_trainer(3, log_every_n_steps=1).fit(run, DataLoader([Batch(ring(4, size=16))] * 3, batch_size=None))
         moved.append(gamma.log1p.item() - math.log(0.5))
-        spread = run.generator.render(ring(4, size=16), 0.85).image.flatten(1).std(1).mean()
+        spread = run.generator.render(ring(4, size=16), torch.full((3,), 0.85)).image.flatten(1).std(1).mean()
     assert moved == pytest.approx([3 * steps * 0.1 * math.log(0.3 / spread.item())] * 3, rel=1e-4)
 
 
