@@ -2,11 +2,13 @@
 
 import inspect
 import json
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -44,11 +46,12 @@ class ModelFolder:
             check_length(file)
 
     @cached_property
-    def _seen(self) -> "TemporaryDirectory[str]":
-        """What libraries see of the folder."""
-        seen = TemporaryDirectory(prefix="asdkit-")
+    def _seen(self) -> Path:
+        """What libraries see of the folder, as long as this object lives."""
+        seen = Path(tempfile.mkdtemp(prefix="asdkit-"))
+        weakref.finalize(self, shutil.rmtree, seen, ignore_errors=True)
         for name in self.names:
-            place = Path(seen.name, name)
+            place = seen / name
             place.parent.mkdir(parents=True, exist_ok=True)
             if name.endswith(".json"):
                 place.write_text(json.dumps(self._checked(name)), "utf-8")
@@ -105,7 +108,7 @@ class ModelFolder:
         self.json(f"{part}/config.json")
         of_variant = any(name.startswith(f"{part}/") and f".{self.variant}" in name for name in self.names)
         with one_sentence(self.path / part):
-            return load_component(Path(self._seen.name, part), model_class, dtype, self.variant if of_variant else "")
+            return load_component(self._seen / part, model_class, dtype, self.variant if of_variant else "")
 
     def text_pipeline(self, parts: dict[str, Any], dtype: torch.dtype) -> Any:
         """diffusers' pipeline of the folder with these components and its text encoders, for embedding prompts."""
@@ -133,7 +136,7 @@ class ModelFolder:
         if not {f"{part}/tokenizer.json", f"{part}/vocab.json"} & set(self.names):
             require_package("sentencepiece", "t5"), require_package("google.protobuf", "t5")
         with one_sentence(self.path / part):
-            return getattr(transformers, name).from_pretrained(Path(self._seen.name, part), local_files_only=True)
+            return getattr(transformers, name).from_pretrained(self._seen / part, local_files_only=True)
 
 
 def _integers(value: Any) -> Iterator[int]:

@@ -98,7 +98,7 @@ class SingleFile(ModelFolder):
         from diffusers.loaders import single_file_utils as utils
         from safetensors.torch import load_file
 
-        at = {"config": self._seen.name, "subfolder": part, "torch_dtype": dtype, "local_files_only": True}
+        at = {"config": str(self._seen), "subfolder": part, "torch_dtype": dtype, "local_files_only": True}
         with one_sentence(f"{self.file}'s {part}"):
             tensors = load_file(self.file)
             if not part.startswith("text_encoder"):
