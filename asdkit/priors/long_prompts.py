@@ -1,7 +1,9 @@
 """Prompts longer than a text encoder reads: the words for the view survive, and what is left out is said."""
 
 import logging
+import re
 from bisect import bisect_right
+from collections.abc import Sequence
 from textwrap import shorten
 from typing import Any
 
@@ -30,6 +32,7 @@ class ViewKeepingTokenizer:
 
     def __call__(self, texts: str | list[str], *args: Any, **options: Any) -> Any:
         limit = options.get("max_length")
+        options.setdefault("verbose", False)  # transformers says the same in its own words
         if limit and limit > _MOST_TOKENS:
             raise PriorUnavailable(f"The model's tokenizer says that {limit} tokens are read; copy the prior again.")
         if options.get("truncation") and limit:
@@ -47,8 +50,10 @@ class ViewKeepingTokenizer:
 
         if not too_long(len(prompt)):
             return text
-        kept = prompt[: bisect_right(range(len(prompt)), False, key=too_long) - 1]
-        kept = kept.rpartition(" ")[0] or kept
+        words = [match.end() for match in re.finditer(r"\S+", prompt)]
+        ends: Sequence[int] = range(1, len(prompt)) if too_long(words[0]) else words  # of a text without spaces
+        count = bisect_right(ends, False, key=too_long)
+        kept = prompt[: ends[count - 1]] if count else ""
         self._cut.add(text)
         if prompt not in self._said:
             self._said.add(prompt)
