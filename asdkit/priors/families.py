@@ -65,7 +65,8 @@ class Family(ABC):
     def time_width(self, network: Model) -> int:
         """Size of the embedding of t."""
         module = self.time_module(network)
-        return getattr(module, "timestep_embedder", module).linear_2.out_features
+        embedder: Any = getattr(module, "timestep_embedder", module)
+        return embedder.linear_2.out_features
 
     @abstractmethod
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:

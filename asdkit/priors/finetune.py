@@ -131,7 +131,8 @@ def _renamed(kind: Any, tensors: Factors, network: Any) -> Factors:
     for name in tensors:
         layers.setdefault(_LAYER.sub("", name), []).append(name)
     places = {layer: layer for layer in layers if layer.startswith(_COMPONENTS)}
-    others, marked = [layer for layer in layers if layer not in places], {}
+    others = [layer for layer in layers if layer not in places]
+    marked: Factors = {}
     for number, layer in enumerate(others):
         marked |= {f"{layer}.lora_{end}.weight": torch.full((1, 1), float(number)) for end in ("up", "down")}
         marked[f"{layer}.alpha"] = torch.tensor(1.0)

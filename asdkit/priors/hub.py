@@ -84,10 +84,12 @@ def snapshot(repository: str, revision: str, choose: Choose) -> Path:
     """
     import huggingface_hub as client
 
-    at = {"revision": revision or None}
+    at = revision or None
     try:
         cached = Path(
-            client.snapshot_download(repository, **at, local_files_only=True, allow_patterns=["model_index.json"])
+            client.snapshot_download(
+                repository, revision=at, local_files_only=True, allow_patterns=["model_index.json"]
+            )
         )
         chosen_files(cached, choose, repository)
         return cached
@@ -95,9 +97,11 @@ def snapshot(repository: str, revision: str, choose: Choose) -> Path:
         lack = f" ({first_line(error)})" if isinstance(error, PriorUnavailable) else ""
     _check_reachable(repository, lack)
     try:
-        names = client.list_repo_files(repository, **at)
-        chosen = choose(repository, names, lambda name: read_json(Path(client.hf_hub_download(repository, name, **at))))
-        return Path(client.snapshot_download(repository, **at, allow_patterns=chosen))
+        names = client.list_repo_files(repository, revision=at)
+        chosen = choose(
+            repository, names, lambda name: read_json(Path(client.hf_hub_download(repository, name, revision=at)))
+        )
+        return Path(client.snapshot_download(repository, revision=at, allow_patterns=chosen))
     except PriorUnavailable:
         raise
     except Exception as error:  # of the hub's client, of its transports, or of the disk
