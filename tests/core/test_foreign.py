@@ -168,11 +168,6 @@ def test_a_trainer_is_given_another_root() -> None:
     assert trainer.default_root_dir == "/another"
 
 
-@pytest.mark.parametrize(
-    ("owner", "names"),
-    [
-        (LightningCLI, "_parse_ckpt_path _prepare_subcommand_kwargs _parser"),
-    ],
-)
+@pytest.mark.parametrize(("owner", "names"), [(LightningCLI, "_parse_ckpt_path _prepare_subcommand_kwargs _parser")])
 def test_private_methods_that_are_called_or_replaced_exist(owner: type, names: str) -> None:
     assert all(callable(getattr(owner, name)) for name in names.split())

@@ -111,9 +111,6 @@ def test_code_that_a_config_names_is_not_looked_for(part: str, whole: Path, tmp_
     assert all(torch.equal(value, expected.state_dict()[name]) for name, value in prior.state_dict().items())
 
 
-# ------------------------------------------------------------------------------------------------ valid, if unusual
-
-
 def test_a_byte_order_mark_in_every_json(whole: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(whole, tmp_path / "model")
     for file in folder.rglob("*.json"):

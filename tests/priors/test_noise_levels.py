@@ -19,11 +19,8 @@ _REFUSED = """Amused BlockRefinement CMStochasticIterative CosineDPMSolverMultis
 EDMDPMSolverMultistep EDMEuler EntropyBound FlowMapEulerDiscrete HeliosDMD Helios IPNDM KarrasVe LTXEulerAncestralRF
 MiniMaxH3 Piflow RFD4Proteina SCM ScoreSdeVe VQDiffusion"""
 REFUSED = {f"{name}Scheduler" for name in _REFUSED.split()}  # continuous, of tokens, or of a mathematics of their own
-UNMEASURED = {
-    "DDIMInverseScheduler",
-    "RePaintScheduler",
-    "DPMSolverSDEScheduler",
-}  # they add no noise, or need torchsde
+# these add no noise, or need torchsde
+UNMEASURED = {"DDIMInverseScheduler", "RePaintScheduler", "DPMSolverSDEScheduler"}
 SCALED = ("Euler", "Heun", "KDPM2", "LMS")  # x_t is alpha x0 + sigma eps once scale_model_input has been called
 NAMES = [name for name in dir(diffusers) if name.endswith("Scheduler")]
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}

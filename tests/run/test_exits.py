@@ -507,9 +507,7 @@ class Later:
         return self.flags
 
 
-def test_a_verdict_that_comes_later_is_heeded_before_a_checkpoint(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_verdict_that_comes_later_is_heeded_before_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     module, trainer = pl.LightningModule(), pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     flags = iter([[0.0, 0.0], [15.0, 0.0], [0.0, 1.0]])
 

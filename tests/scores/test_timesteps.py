@@ -72,10 +72,7 @@ def test_draw_is_a_function_of_step_and_generator() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize(
-    "ends",
-    [(0.6, 0.5), (0.5, Ramp(0.9, 0.4, 9)), (Ramp(0.1, 0.9, 9), 0.5)],
-)
+@pytest.mark.parametrize("ends", [(0.6, 0.5), (0.5, Ramp(0.9, 0.4, 9)), (Ramp(0.1, 0.9, 9), 0.5)])
 def test_impossible_ranges_are_refused(ends: tuple[float | Ramp, ...]) -> None:
     with pytest.raises(ValueError, match="must satisfy t_min <= t_max"):
         Timesteps(*ends)
