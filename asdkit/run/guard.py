@@ -93,11 +93,11 @@ class Guard(pl.Callback):
         self.stop = int(signal)
         if broken:
             name, rank = broken[0]
-            others = f" and {len(broken) - 1} more after it" if broken[1:] else ""
+            more = f" and {len(broken) - 1} more after it" if broken[1:] else ""
             own = rank == trainer.global_rank
             where = _where(*verdict.where) if own else f" of rank {rank}, which tells where"
             prompt = f", prompt {module.hparams['prompt']!r}" if "prompt" in module.hparams else ""
-            raise Diverged(f"Not finite at step {verdict.step}: {name}{others}{where}{prompt}.")
+            raise Diverged(f"Not finite at step {verdict.step}: {name}{more}{where}{prompt}.")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Every sentence about the end of a run says what is left of it."""
