@@ -41,13 +41,7 @@ PROFILED = 10  # steps at most under the profiler, which remembers every operati
 
 
 def run_bench_command(arguments: list[str], steps: int, as_json: bool) -> int:
-    """Measure and print; returns the process's exit code.
-
-    Args:
-        arguments: options of `fit`, short forms expanded.
-        steps: how many of each kind are timed.
-        as_json: print facts as JSON instead of a table.
-    """
+    """Time so many steps of each kind and print facts or a table; options are `fit`'s, returns the exit code."""
 
     def act(signals: Signals) -> None:
         if steps < 1:
@@ -60,14 +54,7 @@ def run_bench_command(arguments: list[str], steps: int, as_json: bool) -> int:
 
 
 class BenchCLI(CLI):
-    """`fit`, but only for as many steps as are measured, and nothing of it is kept.
-
-    Args:
-        arguments: options of `fit`.
-        steps: how many of each kind are timed.
-        folder: for Lightning's metrics.
-        signals: of the process.
-    """
+    """`fit`, but only for as many steps as are measured; what it writes goes to a folder that is not kept."""
 
     def __init__(self, arguments: list[str], steps: int, folder: Path, signals: Signals) -> None:
         self.steps, self.folder = steps, folder
@@ -79,17 +66,9 @@ class BenchCLI(CLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
         """The recipe's trainer without all that writes or looks."""
         self.bench = Bench(self.config.fit.run.recipe, self.steps, config["log_every_n_steps"])
-        changes = {
-            "max_steps": self.bench.total,
-            "logger": MetricsCSV(self.folder),
-            "callbacks": [Guard(self._signals), self.bench],
-            "default_root_dir": str(self.folder),
-            "devices": 1,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "limit_val_batches": 0,
-        }
-        return pl.Trainer(**config | changes)
+        changes = {"logger": MetricsCSV(self.folder), "callbacks": [Guard(self._signals), self.bench], "devices": 1}
+        changes |= {"max_steps": self.bench.total, "limit_val_batches": 0, "default_root_dir": str(self.folder)}
+        return pl.Trainer(**config | changes | {"enable_checkpointing": False, "enable_progress_bar": False})
 
 
 class Bench(pl.Callback):
@@ -98,10 +77,7 @@ class Bench(pl.Callback):
     The three kinds of a round stand side by side in time, so that what else the machine does falls on all of them, and
     ratios are taken within rounds. The first round is a warm-up. Spans are read at the end, in further steps.
 
-    Args:
-        recipe: its name.
-        steps: how many of each kind are timed.
-        every: how often the trainer logs; a block is that long, so that each logs once.
+    A block is as long as the trainer's logging interval `every`, so that each logs once.
     """
 
     def __init__(self, recipe: str, steps: int, every: int) -> None:
@@ -167,16 +143,11 @@ class Bench(pl.Callback):
 
 
 def sections(module: Distillation, steps: int, whole: float, peak: float) -> list[dict[str, Any]]:
-    """Seconds and operations of a step by its spans.
+    """Seconds and operations of a step by its spans, from at most `PROFILED` steps.
 
-    The profiler takes time itself. On a CPU the profiled seconds are scaled to add up to `whole`; a GPU's own seconds
-    stand as they are, and what is left of `whole` is other.
-
-    Args:
-        module: whose trainer has started.
-        steps: how many are wanted; at most `PROFILED` are taken.
-        whole: seconds of a step without the profiler.
-        peak: operations per second that the device reaches.
+    The profiler takes time itself. On a CPU the profiled seconds are scaled to add up to `whole`, those of a step
+    without it; a GPU's own seconds stand as they are, and what is left of `whole` is other. `peak` is in operations
+    per second.
     """
     loop = BareLoop(module, NEVER)
     taken = seconds_by_span(loop.run, min(steps, PROFILED))
@@ -197,23 +168,16 @@ def sections(module: Distillation, steps: int, whole: float, peak: float) -> lis
 class BareLoop:
     """Steps of a module whose trainer has started, in a loop without Lightning: plain optimisers and backward passes.
 
-    Args:
-        module: what steps, as its trainer would from its present step on; the trainer does not count these steps.
-        every: how often the steps log, to nowhere; as often as the trainer's when None.
+    They go on from the trainer's present step, and it does not count them; `every` so many log, to nowhere.
     """
 
     def __init__(self, module: Distillation, every: int | None = None) -> None:
         self.module = module
         self.trainer = cast(Any, module.trainer)
         self.batches = iter(self.trainer.datamodule.train_dataloader())
-        self.stand_in: Any = SimpleNamespace(
-            global_step=self.trainer.global_step,
-            global_rank=0,
-            world_size=1,
-            strategy=self.trainer.strategy,
-            optimizers=self.trainer.optimizers,
-            log_every_n_steps=every or self.trainer.log_every_n_steps,
-        )
+        same = {name: getattr(self.trainer, name) for name in ("global_step", "strategy", "optimizers")}
+        every = every or self.trainer.log_every_n_steps
+        self.stand_in: Any = SimpleNamespace(global_rank=0, world_size=1, log_every_n_steps=every, **same)
 
     def run(self, count: int = 1) -> None:
         """Take so many steps."""
@@ -238,10 +202,8 @@ class BareLoop:
 def network_calls(module: Distillation, faithful: bool) -> Iterator[list[dict[str, Any]]]:
     """A list of the network's calls within this context: how many predictions each makes, whose, and of what shape.
 
-    Args:
-        module: whose priors predict.
-        faithful: within this context steps are those of the paper: the discriminator learns on draws of its own, and
-            each prediction is a call of the network of its own.
+    When `faithful`, steps in it are those of the paper: the discriminator learns on draws of its own, and each
+    prediction is a call of the network of its own.
     """
     calls: list[dict[str, Any]] = []
 

@@ -18,11 +18,7 @@ def add_arguments(parser: Arguments) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Time the steps of a recipe; returns the exit code.
-
-    Raises:
-        UsageError: an unknown recipe, or none.
-    """
+    """Time the steps of a recipe; returns the exit code."""
     packages, of_fit = trusted_packages(options.of_fit)
     expanded, folder = expand("bench", of_fit)
     if folder is not None:

@@ -66,10 +66,10 @@ def peak_memory(device: torch.device, before: int | None) -> int | None:
 def environment(module: Distillation) -> dict[str, Any]:
     """The date, the versions, the machine and the prior."""
     device, prior = module.device, module.prior
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), processor)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    processor = next(iter(names), platform.processor() or platform.machine())
     return {
         "date": time.strftime("%Y-%m-%d"),
         "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
@@ -103,10 +103,10 @@ def table(facts: dict[str, Any]) -> str:
         f"{'':26}{'ms':>9}  {'quartiles':17}{'% of step':>10}{'GFLOP':>10}{'% of peak':>10}",
     ]
     for section in facts["sections"]:
-        flop = _short(section["flop"] / 1e9) if section["flop"] else "-"
-        share = f"{100 * section['share_of_peak']:.1f}" if section["share_of_peak"] else "-"
-        step = f"{100 * section['share_of_step']:.1f}"
-        lines.append(f"{section['name']:26}{_times(section['seconds'])}{step:>10}{flop:>10}{share:>10}")
+        work = _short(section["flop"] / 1e9) if section["flop"] else "-"
+        peak_share = f"{100 * section['share_of_peak']:.1f}" if section["share_of_peak"] else "-"
+        times = f"{section['name']:26}{_times(section['seconds'])}{100 * section['share_of_step']:>10.1f}"
+        lines.append(f"{times}{work:>10}{peak_share:>10}")
     whole = {"a step without Lightning": facts["bare_seconds"], "what Lightning adds": facts["lightning_seconds"]}
     whole |= {f"a {name} step": mode["seconds"] for name, mode in facts["modes"].items()}
     lines += ["", *(f"{name:26}{_times(times)}" for name, times in whole.items()), ""]

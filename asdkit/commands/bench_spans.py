@@ -33,24 +33,20 @@ def seconds_by_span(step: Callable[[], None], count: int) -> list[dict[str, floa
 def read_trace(events: list[dict[str, Any]]) -> list[dict[str, float]]:
     """Seconds of each step by its spans; where spans lie within each other, the time is the innermost one's.
 
-    Args:
-        events: of a trace in Chrome's format, in microseconds. Where a GPU has worked, its seconds count, in the span
-            in which the host launched the work, from whatever thread.
+    The events are of a trace in Chrome's format, in microseconds. Where a GPU has worked, its seconds count, in the
+    span in which the host launched the work, from whatever thread.
     """
-    by_kind: dict[str, list[dict[str, Any]]] = {}
-    for event in events:
-        by_kind.setdefault(event.get("cat", ""), []).append(event)
-    marks = [event for event in by_kind.get("user_annotation", []) if event["name"].startswith(_PREFIX)]
+
+    def of(*kinds: str) -> list[dict[str, Any]]:
+        return [event for event in events if event.get("cat") in kinds]
+
+    marks = [event for event in of("user_annotation") if event["name"].startswith(_PREFIX)]
     spans = sorted((mark["ts"], mark["ts"] + mark["dur"], mark["name"]) for mark in marks)
-    launches = by_kind.get("cuda_runtime", []) + by_kind.get("cuda_driver", [])
-    launched = {event["args"]["correlation"]: event["ts"] for event in launches}
-    on_device = [event for kind in ("kernel", "gpu_memcpy", "gpu_memset") for event in by_kind.get(kind, [])]
+    launched = {event["args"]["correlation"]: event["ts"] for event in of("cuda_runtime", "cuda_driver")}
+    on_device = of("kernel", "gpu_memcpy", "gpu_memset")
     work = [(launched[event["args"]["correlation"]], event["dur"]) for event in on_device]
-    steps = []
-    for start, end, name in spans:
-        if name == _STEP:
-            steps.append(_by_innermost([span for span in spans if start <= span[0] < end], work))
-    return steps
+    steps = [(start, end) for start, end, name in spans if name == _STEP]
+    return [_by_innermost([span for span in spans if start <= span[0] < end], work) for start, end in steps]
 
 
 def _by_innermost(spans: list[tuple[float, float, str]], work: list[tuple[float, float]]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from support.exact import B, bent, close, draw, e, e_phi, exact_prior, randn, ready, state
+from support.renders import prior_of_renders
 from torch import Tensor
 
 from asdkit import ASD, GaussianPrior, ImageFolder, PriorSamples, Ramp, RealSamples, SourceImage
@@ -14,7 +15,6 @@ from asdkit.rendering.cameras import ring
 from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import real_loss
 from asdkit.scores.prior import Noised
-from asdkit.toybox.exact_prior import prior_of_renders
 
 ETAS = (0.0, 0.25, 0.5, 1.0)
 Y = Condition("y")

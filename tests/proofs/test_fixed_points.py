@@ -7,6 +7,7 @@ The target is N(1, 0.5^2), the null condition N(0, 0.5^2); the generator is a + 
 import pytest
 import torch
 from support.gaussian_world import MU, SPREAD, WEIGHTINGS, descend, draw, ready
+from support.renders import prior_of_renders
 from torch import Tensor
 
 from asdkit import ASD, CFG, SDS, Field, FiniteSetPrior, GaussianPrior, GaussianScore, ParticleScore
@@ -15,7 +16,6 @@ from asdkit.rendering.cameras import ring
 from asdkit.scores.equations import effective_scale, weight
 from asdkit.scores.prior import Noised
 from asdkit.scores.schedules import scaled_linear
-from asdkit.toybox.exact_prior import prior_of_renders
 
 
 def _fit(field: Field, x: Noised) -> None:

@@ -49,21 +49,15 @@ def run(options: Namespace) -> int:
         if not options.json:
             print("\n".join(finding.lines(name)), flush=True)
     broken = [name for name, finding in findings.items() if finding.state == BAD]
-    if options.json:
-        checks = {name: asdict(finding) for name, finding in findings.items()}
-        report = {"asdkit": asdkit.__version__, "executable": sys.executable, "broken": broken, "checks": checks}
-        print(json.dumps(report, indent=2))
-    else:
-        print(f"Broken: {', '.join(broken)}." if broken else "All that is required works.")
+    checks = {name: asdict(finding) for name, finding in findings.items()}
+    report = {"asdkit": asdkit.__version__, "executable": sys.executable, "broken": broken, "checks": checks}
+    verdict = f"Broken: {', '.join(broken)}." if broken else "All that is required works."
+    print(json.dumps(report, indent=2) if options.json else verdict)
     return 3 if broken else 0
 
 
 def examine(root: Path) -> Iterator[tuple[str, Finding]]:
-    """What each check finds, one after the other; one that fails unexpectedly is a broken one.
-
-    Args:
-        root: folder of all runs.
-    """
+    """What each check finds, one after the other; one that fails unexpectedly is a broken one."""
     for name, check in CHECKS.items():
         try:
             with redirect_stdout(sys.stderr):  # libraries greet

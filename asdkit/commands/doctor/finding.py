@@ -27,13 +27,13 @@ class Finding:
 
     def lines(self, name: str) -> list[str]:
         """The finding of a check as it is printed."""
-        return [*_wrapped(self.text, f"{self.state:<5}{name:<10}"), *_wrapped(self.remedy, " " * 15 + "-> ")]
-
-
-def _wrapped(text: str, start: str) -> list[str]:
-    further = " " * len(start)
-    return textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=further, break_long_words=False,
-                         break_on_hyphens=False)  # fmt: skip
+        paragraphs = {f"{self.state:<5}{name:<10}": self.text, " " * 15 + "-> ": self.remedy}
+        wrapper = textwrap.TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False)
+        lines = []
+        for wrapper.initial_indent, text in paragraphs.items():
+            wrapper.subsequent_indent = " " * len(wrapper.initial_indent)
+            lines += wrapper.wrap(text)
+        return lines
 
 
 def short(path: str | Path) -> str:

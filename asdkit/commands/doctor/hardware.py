@@ -44,17 +44,15 @@ def cuda(root: Path) -> Finding:
     seen = nvidia_smi("name", "driver_version")
     if not torch.cuda.is_available():
         return _unusable(*seen[0]) if seen else Finding("no GPU: everything runs on the CPU", NOTE)
-    devices = []
-    for card in map(torch.cuda.get_device_properties, range(torch.cuda.device_count())):
-        devices.append(f"{card.name}, {round(card.total_memory / 2**30)} GB, capability {card.major}.{card.minor}")
-    facts = {"devices": devices}
+    cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    devices = [f"{c.name}, {round(c.total_memory / 2**30)} GB, capability {c.major}.{c.minor}" for c in cards]
     text = "; ".join(f"{count} x {name}" for name, count in Counter(devices).items())
     text += f"; driver {seen[0][1] if seen else None}"
-    reason = next(filter(None, (_fails(f"cuda:{index}") for index in range(len(devices)))), "")
-    if not reason:
-        return Finding(f"{text}; computes", facts=facts)
+    reasons = filter(None, (_fails(f"cuda:{index}") for index in range(len(devices))))
+    if not (reason := next(reasons, "")):
+        return Finding(f"{text}; computes", facts={"devices": devices})
     remedy = "install a torch that is built for this card, or use the CPU: CUDA_VISIBLE_DEVICES= asdkit ..."
-    return Finding(f"{text}: a product of matrices fails ({reason})", BAD, remedy, facts)
+    return Finding(f"{text}: a product of matrices fails ({reason})", BAD, remedy, {"devices": devices})
 
 
 def _unusable(card: str, driver: str) -> Finding:

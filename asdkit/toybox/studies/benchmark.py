@@ -20,7 +20,7 @@ from asdkit.run.grid import product
 from asdkit.run.tables import write_sheet
 from asdkit.toybox import world
 from asdkit.toybox.image_judge import truths
-from asdkit.toybox.studies.study import make_study, study_parser, toybox_prompt, write_table
+from asdkit.toybox.studies.study import make_study, rows_of, study_parser, toybox_prompt, write_table
 
 PROMPTS = (
     "a yellow duck",
@@ -72,9 +72,8 @@ class Study(NamedTuple):
 
 
 _FIGURES = {"psnr": "PSNR dB", "iou": "IoU", "r_precision": "R-precision", "azimuth": "azimuth"}
-_IMAGE_FIGURES = {"psnr": "PSNR dB", "r_precision": "R-precision"}
-_IMAGE_FIGURES |= {"saturation": "saturation", "true_saturation": "the truth's"}
-_IMAGE_FIGURES |= {"sharpness": "sharpness", "true_sharpness": "the truth's"}
+_IMAGE_FIGURES = {"psnr": "PSNR dB", "r_precision": "R-precision", "saturation": "saturation"}
+_IMAGE_FIGURES |= {"true_saturation": "the truth's", "sharpness": "sharpness", "true_sharpness": "the truth's"}
 STUDIES = {
     "gs3d": Study(PROMPTS, ("ASD", "SDS7.5", "SDS100"), _FIGURES, true_views),
     "image2d": Study(IMAGE_PROMPTS, ("SDS7.5", "SDS100", "VSD", "ASD"), _IMAGE_FIGURES, true_pictures),
@@ -98,14 +97,13 @@ def main(arguments: list[str] | None = None) -> int:
     study = STUDIES[chosen.recipe]
     prompts = chosen.prompts or study.prompts
     methods = {method: METHODS[method] for method in chosen.methods or study.methods}
-    grid, rows, code = make_study(product(prompts, {"method": methods}), chosen.recipe, chosen)
+    made = make_study(product(prompts, {"method": methods}), chosen.recipe, chosen)
     columns = {"method": "method", "prompt": "prompt", **study.figures, "seconds": "seconds"}
-    write_table(rows, columns, chosen.out / "table.md", means_of="method")
-    contacts = [grid.run_folder(cell) / "contact.png" for cell in grid.cells]
-    sheet = [[write_truth(study.truth(prompt), prompt, chosen.out) for prompt in prompts]]
-    sheet += [contacts[start : start + len(prompts)] for start in range(0, len(contacts), len(prompts))]
+    write_table(made.rows, columns, chosen.out / "table.md", means_of="method")
+    truths = [write_truth(study.truth(prompt), prompt, chosen.out) for prompt in prompts]
+    sheet = rows_of([*truths, *made.pictures("contact.png")], len(prompts))
     write_sheet(sheet, chosen.out / "sheet.png", scale=0.5)
-    return code
+    return made.code
 
 
 if __name__ == "__main__":

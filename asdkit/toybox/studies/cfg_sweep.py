@@ -97,15 +97,11 @@ def exact_run(method: str, scale: float, seed: int, prompt: str, steps: int) -> 
 
 def curve(rows: Sequence[dict[str, Any]], method: str, figure: str) -> tuple[Tensor, Tensor, Tensor]:
     """Scales, and the mean and the standard deviation over seeds of a figure at each."""
-    values: dict[float, list[float]] = {}
-    for row in rows:
-        if row["method"] == method and row.get(figure) is not None:
-            values.setdefault(float(row["scale"]), []).append(float(row[figure]))
-    found = [torch.tensor(values[scale]) for scale in sorted(values)]
-    spread = [value.std() if len(value) > 1 else value.new_zeros(()) for value in found]
-    if not found:
-        return torch.empty(0), torch.empty(0), torch.empty(0)
-    return torch.tensor(sorted(values)), torch.stack([value.mean() for value in found]), torch.stack(spread)
+    known = [row for row in rows if row["method"] == method and row.get(figure) is not None]
+    scales = sorted({float(row["scale"]) for row in known})
+    values = [torch.tensor([float(row[figure]) for row in known if row["scale"] == scale]) for scale in scales]
+    spread = [value.std().item() if len(value) > 1 else 0.0 for value in values]
+    return torch.tensor(scales), torch.tensor([value.mean().item() for value in values]), torch.tensor(spread)
 
 
 def predicted(rows: Sequence[dict[str, Any]], figure: str) -> tuple[Tensor, Tensor]:
@@ -164,8 +160,8 @@ def main(arguments: list[str] | None = None) -> int:
     }
     _, rows, code = make_study(product([chosen.prompt], axes), "image2d", chosen)
     for method, scale, seed in combinations(EXACT, chosen.scales, range(chosen.seeds)):
-        found = exact_run(method, scale, seed, chosen.prompt, chosen.steps)
-        rows.append({"method": method, "scale": scale, "seed": seed, **found})
+        measured = exact_run(method, scale, seed, chosen.prompt, chosen.steps)
+        rows.append({"method": method, "scale": scale, "seed": seed, **measured})
     columns = ("method", "scale", "seed", *FIGURES, *_TRUE.values(), "lambda_eff", "prior", "seconds")
     write_text(chosen.out / "sweep.csv", csv_text(rows, columns))
     write_text(chosen.out / "sweep.md", table(rows))

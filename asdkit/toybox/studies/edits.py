@@ -19,7 +19,7 @@ from asdkit.rendering.cameras import orbit
 from asdkit.run.grid import Cell
 from asdkit.run.tables import write_sheet
 from asdkit.toybox import world
-from asdkit.toybox.studies.study import make_study, study_parser, write_table
+from asdkit.toybox.studies.study import make_study, rows_of, study_parser, write_table
 from asdkit.toybox.training.common import psnr
 
 METHODS = {
@@ -101,13 +101,12 @@ def main(arguments: list[str] | None = None) -> int:
         for words, edit in edits.items():
             options = [*METHODS[method], "--data.image", str(sources[words]), "--model.source", edit.source]
             cells.append(Cell(edit.target, {"method": method, "edit": words}, options))
-    grid, rows, code = make_study(cells, "edit2d", chosen)
-    rows = [measured(row, edits[row["edit"]], sources[row["edit"]]) for row in rows]
+    made = make_study(cells, "edit2d", chosen)
+    rows = [measured(row, edits[row["edit"]], sources[row["edit"]]) for row in made.rows]
     write_table(rows, _COLUMNS, chosen.out / "table.md", means_of="method")
-    results = [grid.run_folder(cell) / _RESULT for cell in grid.cells]
-    by_method = [results[start : start + len(edits)] for start in range(0, len(results), len(edits))]
-    write_sheet([[*sources.values()], *by_method, targets], chosen.out / "sheet.png", scale=2)
-    return code
+    sheet = rows_of([*sources.values(), *made.pictures(_RESULT), *targets], len(edits))
+    write_sheet(sheet, chosen.out / "sheet.png", scale=2)
+    return made.code
 
 
 if __name__ == "__main__":

@@ -5,17 +5,17 @@ Each is a run of `asdkit fit` and of `asdkit export`. Writes `table.md` (quality
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from asdkit.formats.names import FORMATS
 from asdkit.run.export import Choices, export
-from asdkit.run.grid import Grid, product
+from asdkit.run.grid import product
 from asdkit.run.loading import load
 from asdkit.run.tables import write_sheet
 from asdkit.toybox.studies.benchmark import true_views, write_truth
-from asdkit.toybox.studies.study import make_study, study_parser, toybox_prompt, write_table
+from asdkit.toybox.studies.study import Made, make_study, rows_of, study_parser, toybox_prompt, write_table
 
 REPRESENTATIONS = {
     "Gaussians": [],
@@ -43,12 +43,12 @@ def sizes(run: Path) -> dict[str, float]:
     return {"numbers": numbers, **{f"{f} KB": file.stat().st_size / 1000 for f, file in files.items()}}
 
 
-def make_representations(names: list[str], chosen: argparse.Namespace) -> tuple[Grid, list[dict[str, Any]], int]:
+def make_representations(names: list[str], chosen: argparse.Namespace) -> Made:
     """Make the runs; the one that starts from the field comes after the others, the field among them."""
     options = {name: REPRESENTATIONS[name] for name in names}
     if _FROM_FIELD in options:
         first = {name: REPRESENTATIONS[name] for name in {**options, _FIELD: []} if name != _FROM_FIELD}
-        grid, _, _ = make_study(product([chosen.prompt], {"representation": first}), "gs3d", chosen)
+        grid = make_study(product([chosen.prompt], {"representation": first}), "gs3d", chosen).grid
         [field] = [grid.run_folder(cell) for cell in grid.cells if cell.labels["representation"] == _FIELD]
         options[_FROM_FIELD] = [*options[_FROM_FIELD], f"--model.generator.init={field}"]
     return make_study(product([chosen.prompt], {"representation": options}), "gs3d", chosen)
@@ -60,17 +60,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prompt", type=toybox_prompt, default="a yellow duck", help="of the toybox")
     parser.add_argument("--only", nargs="+", choices=REPRESENTATIONS, help="some of them; all by default")
     chosen = parser.parse_args(arguments)
-    grid, rows, code = make_representations(chosen.only or list(REPRESENTATIONS), chosen)
-    for row, cell in zip(rows, filter(grid.finished, grid.cells), strict=True):
-        peak = grid.report(cell)["peak_mb"]
-        row |= {"peak": peak.get("cuda", peak["rss"])} | sizes(grid.run_folder(cell))
+    made = make_representations(chosen.only or list(REPRESENTATIONS), chosen)
+    for row in made.rows:
+        peak = json.loads(Path(row["folder"], "run.json").read_text())["peak_mb"]
+        row |= {"peak": peak.get("cuda", peak["rss"])} | sizes(Path(row["folder"]))
     columns = {"representation": "representation", **_FIGURES, "seconds": "seconds", "peak": "peak MB"}
     columns |= {"numbers": "numbers learned", **{f"{f} KB": f"{f} KB" for f in _FILES}}
-    write_table(rows, columns, chosen.out / "table.md")
+    write_table(made.rows, columns, chosen.out / "table.md")
     truth = write_truth(true_views(chosen.prompt), chosen.prompt, chosen.out)
-    contacts = [grid.run_folder(cell) / "contact.png" for cell in grid.cells]
-    write_sheet([[truth], *([contact] for contact in contacts)], chosen.out / "sheet.png", scale=0.5)
-    return code
+    write_sheet(rows_of([truth, *made.pictures("contact.png")], 1), chosen.out / "sheet.png", scale=0.5)
+    return made.code
 
 
 if __name__ == "__main__":

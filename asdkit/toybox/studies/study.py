@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from asdkit.core.atomic import write_text
 from asdkit.run import tables
@@ -30,18 +30,20 @@ def toybox_prompt(text: str) -> str:
     return text
 
 
-def make_study(
-    cells: Sequence[Cell], recipe: str, chosen: argparse.Namespace
-) -> tuple[Grid, list[dict[str, Any]], int]:
-    """Make the runs of a study, or go on with them.
+class Made(NamedTuple):
+    """The runs of a study: their grid, a row for each that is finished, and the exit code of making them."""
 
-    Args:
-        cells: of the study.
-        recipe: of all runs.
-        chosen: on the command line, by `study_parser`.
+    grid: Grid
+    rows: list[dict[str, Any]]
+    code: int
 
-    Returns:
-        The grid, a row for each run that is finished, and the exit code of making them.
+    def pictures(self, name: str) -> list[Path]:
+        """A file of each run."""
+        return [self.grid.run_folder(cell) / name for cell in self.grid.cells]
+
+
+def make_study(cells: Sequence[Cell], recipe: str, chosen: argparse.Namespace) -> Made:
+    """Make the runs of a study, or go on with them, as its command line says (`study_parser`).
 
     Raises:
         SystemExit: a signal, an option that can't be, a full disk, or no run is finished.
@@ -55,7 +57,12 @@ def make_study(
     rows = [tables.row(grid, cell) for cell in cells if grid.finished(cell)]
     if code in (130, 143) or not rows:
         raise SystemExit(code)
-    return grid, rows, code
+    return Made(grid, rows, code)
+
+
+def rows_of(files: Sequence[Path], width: int) -> list[Sequence[Path]]:
+    """Files in rows of so many."""
+    return [files[start : start + width] for start in range(0, len(files), width)]
 
 
 def write_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], path: Path, means_of: str = "") -> None:
