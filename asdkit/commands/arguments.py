@@ -1,42 +1,36 @@
 """What commands do with their arguments: a parser whose errors are sentences, `--trust`, short forms."""
 
 import argparse
-import json
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from asdkit.core.errors import UsageError
 from asdkit.core.text import local
 from asdkit.core.trust import trusting
+from asdkit.core.yaml_text import check_recipe, to_yaml
+from asdkit.run.grid import option_values
 from asdkit.run.recipes import find_recipe, recipes
 
 PORT = 8080
 
 
 class Arguments(argparse.ArgumentParser):
-    """The options of a command that needs no trainer; what is wrong with them is a UsageError.
+    """The options of a command that needs no trainer; what is wrong with them is a UsageError."""
 
-    Attributes:
-        passes_on: whether options that it does not know are those of `asdkit fit`.
-
-    Args:
-        command: its name.
-    """
-
-    passes_on = False
+    passes_on = False  # whether options that it does not know are those of `asdkit fit`
 
     def __init__(self, command: str) -> None:
         super().__init__(f"asdkit {command}", allow_abbrev=False)
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
         """The values of the options, with the unknown ones as `of_fit` and all arguments as `given`.
-
-        Args:
-            arguments: what stands after the command.
 
         Raises:
             UsageError: an option is unknown or lacks its value.
@@ -59,35 +53,68 @@ class Arguments(argparse.ArgumentParser):
 
 @contextmanager
 def trusted(packages: list[str]) -> Iterator[None]:
-    """Inside, recipes and checkpoints may name classes of these packages.
-
-    Args:
-        packages: import paths; a module is also found in the working directory.
+    """Inside, recipes and checkpoints may name classes of these packages, or modules in the working directory.
 
     Raises:
-        UsageError: no import path, or jsonargparse itself.
+        UsageError: no import path, jsonargparse itself, or nothing that is there.
     """
     for name in packages:
         if not all(part.isidentifier() for part in name.split(".")) or name.split(".")[0] == "jsonargparse":
             raise UsageError(f"--trust needs a package that may be imported, such as my_module; got {name!r}.")
     if packages and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: no file there takes the place of a library
+    for name in packages:
+        if find_spec(name.partition(".")[0]) is None:
+            raise UsageError(f"--trust {name}: there is no such package, nor a module in {os.getcwd()}.")
     with trusting(packages):
         yield
+
+
+def replaced(arguments: Iterable[str], changes: Mapping[str, Callable[[str], list[str]]]) -> list[str]:
+    """The arguments, with others in the place of those options that `changes` knows.
+
+    Args:
+        arguments: options as `--key value` or `--key=value`, and whatever else.
+        changes: for an option what takes its place, given its value.
+
+    Raises:
+        UsageError: one of these options lacks its value.
+    """
+    others: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        flag, equals, text = argument.partition("=")
+        if flag not in changes:
+            others.append(argument)
+            continue
+        value = text if equals else next(remaining, None)
+        if value is None:
+            raise UsageError(f"{flag} needs a value.")
+        others += changes[flag](value)
+    return others
 
 
 def trusted_packages(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The packages that `--trust` names, and the arguments without it."""
     packages: list[str] = []
-    rest: list[str] = []
-    remaining = iter(arguments)
-    for argument in remaining:
-        flag, equals, value = argument.partition("=")
-        if flag == "--trust":
-            packages.append(value if equals else next(remaining, ""))
-        else:
-            rest.append(argument)
-    return packages, rest
+
+    def take(name: str) -> list[str]:
+        packages.append(name)
+        return []
+
+    return packages, replaced(arguments, {"--trust": take})
+
+
+def overlay(key: str, value: Any) -> list[str]:
+    """Options that give an argument of the model as it is: a recipe in a line, for YAML would see more in some texts.
+
+    Args:
+        key: of the argument, e.g. `guidance.negative`.
+        value: a text, or a part.
+    """
+    for name in reversed(key.split(".")):
+        value = value if name == "init_args" else {"init_args": {name: value}}
+    return ["--config", to_yaml({"model": value}, in_a_line=True)]
 
 
 def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
@@ -103,21 +130,23 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
     if arguments and not arguments[0].startswith("-"):
         run, options = Path(arguments[0]), arguments[1:]
         arguments = [*_run_arguments(run, options), *options]
-    expanded: list[str] = []
-    remaining = iter(_with_port(arguments))
-    for argument in remaining:
-        flag, equals, text = argument.partition("=")
-        if flag not in _SHORT_FORMS:
-            expanded.append(argument)
-            continue
-        value = text if equals else next(remaining, None)
-        if value is None:
-            raise UsageError(f"{flag} needs a value.")
-        expanded += _SHORT_FORMS[flag](flag, value)
-    if run is None and not _NEEDS_ONE_OF & _flags(expanded):
-        names = ", ".join(recipes())
-        raise UsageError(f"{command} needs a recipe: asdkit {command} --config NAME, with one of {names}.")
-    return expanded, run
+    if run is None:
+        _check_first_recipe(command, arguments)
+    words = filter(_TEXT.fullmatch, _flags(arguments))
+    texts = {flag: partial(overlay, flag.removeprefix("--model.")) for flag in words}
+    return replaced(_with_port(arguments), _SHORT_FORMS | texts), run
+
+
+def _check_first_recipe(command: str, arguments: list[str]) -> None:
+    """There is a recipe, and the first one is laid over no other."""
+    if not _NEEDS_ONE_OF & _flags(arguments):
+        known = ", ".join(recipes())
+        raise UsageError(f"{command} needs a recipe: asdkit {command} --config NAME, with one of {known}.")
+    first = next(iter([*option_values(arguments, "--config"), *option_values(arguments, "-c")]), "")
+    folder = first.rpartition("/")[0]
+    base = folder if folder in recipes() else "gs3d" if folder == "priors" else ""
+    if base and first in recipes():
+        raise UsageError(f"The recipe {first} is laid over another: --config {base} --config {first}.")
 
 
 def _flags(arguments: list[str]) -> set[str]:
@@ -128,13 +157,11 @@ def _run_arguments(run: Path, options: list[str]) -> list[str]:
     """The recipe and the last checkpoint of a run folder, unless the options name another checkpoint."""
     if not (local(run) / "config.yaml").is_file():
         raise UsageError(f"{run} is no run folder, for it has no config.yaml; name a folder that asdkit fit made.")
-    recipe = ["--config", str(run / "config.yaml")]
-    if "--ckpt_path" in _flags(options):
-        return recipe
     checkpoint = run / "checkpoints" / "last.ckpt"
-    if not checkpoint.is_file():
+    named = "--ckpt_path" in _flags(options)
+    if not (named or checkpoint.is_file()):
         raise UsageError(f"{run} has no checkpoints/last.ckpt; give one with --ckpt_path.")
-    return [*recipe, "--ckpt_path", str(checkpoint)]
+    return ["--config", str(run / "config.yaml"), *([] if named else ["--ckpt_path", str(checkpoint)])]
 
 
 def _with_port(arguments: list[str]) -> list[str]:
@@ -148,38 +175,16 @@ def _with_port(arguments: list[str]) -> list[str]:
     return expanded
 
 
-def _config(flag: str, value: str) -> list[str]:
-    return [flag, str(find_recipe(value))]
+def _recipe(name: str) -> list[str]:
+    return ["--config", str(check_recipe(find_recipe(name)))]
 
 
-def _prompt(flag: str, value: str) -> list[str]:
-    """A prompt is text, even where YAML would see something else."""
-    if ":" not in value and value[:1] not in "[{" and value.lower() not in ("null", "~"):
-        return [f"{flag}={value}"]
-    return ["--config", json.dumps({"model": {"init_args": {"prompt": value}}})]
-
-
-def _target(flag: str, value: str) -> list[str]:
-    """In editing, the prompt says what the target is."""
-    return _prompt("--model.prompt", value)
-
-
-def _asset(flag: str, value: str) -> list[str]:
-    """Editing in 3D starts from the object that it compares with."""
-    return ["--data.asset", value, "--model.generator.init", value]
-
-
-def _prior(flag: str, value: str) -> list[str]:
-    """Every component comes from one place."""
-    return [f"--model.prior.path={value}"]
-
-
+_TEXT = re.compile(r"--model\.(?:[\w.]+\.)?(?:prompt|source|negative|text)")  # options whose values are words
 _NEEDS_ONE_OF = {"--config", "-c", "-h", "--help", "--print_config"}
-_SHORT_FORMS = {
-    "--asset": _asset,
-    "--config": _config,
-    "-c": _config,
-    "--model.prompt": _prompt,
-    "--model.target": _target,
-    "--prior": _prior,
+_SHORT_FORMS: dict[str, Callable[[str], list[str]]] = {
+    "--asset": lambda path: ["--data.asset", path, "--model.generator.init", path],  # an edit starts from what it edits
+    "--config": _recipe,
+    "-c": _recipe,
+    "--model.target": lambda text: overlay("prompt", text),  # in editing, the prompt says what the target is
+    "--prior": lambda place: [f"--model.prior.path={place}"],
 }

@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
-from jsonargparse import Namespace
+from jsonargparse import Namespace, get_loader, set_dumper, set_loader
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import StrategyRegistry
+from yaml import YAMLError
 
 import asdkit
 from asdkit.commands.full_size import with_family
 from asdkit.commands.messages import explain
 from asdkit.commands.methods import with_methods
+from asdkit.core.bounds import MoreThan, Within
+from asdkit.core.errors import UsageError
 from asdkit.core.foreign import set_root_folder
-from asdkit.core.text import local, recipe_slug, shown
+from asdkit.core.text import first_line, local, recipe_slug, shown
+from asdkit.core.yaml_text import check_yaml, to_yaml
 from asdkit.ranks import check_optimization, check_precision, check_strategy, watch_joining
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints
 from asdkit.run.guard import Guard
@@ -42,16 +46,26 @@ _TRAINER_DEFAULTS = {
     "val_check_interval": MAX_STEPS_LIMIT,
     "use_distributed_sampler": False,
 }
-_GROUPS = {
-    "run": RunFolder,
-    "checkpoints": Checkpoints,
-    "snapshots": Snapshots,
-    "report": Report,
-    "viewer": Viewer,
-    "ranks": RankAgreement,
+_TRAINER_RANGES = {
+    "max_steps": Within(1, MAX_STEPS_LIMIT),
+    "val_check_interval": MoreThan(0, at_most=MAX_STEPS_LIMIT),
+    "devices": Within(-1, 1024),
+    "num_nodes": Within(1, 10_000),
 }
+_GROUPS = {"run": RunFolder, "checkpoints": Checkpoints, "snapshots": Snapshots, "report": Report, "viewer": Viewer}
+_GROUPS |= {"ranks": RankAgreement}
+_load_yaml = get_loader("yaml")
+set_dumper("yaml", to_yaml)
 for _name in asdkit.__all__:
     getattr(asdkit, _name)  # imported for its short name on the command line
+
+
+def _load_checked(text: str) -> Any:
+    check_yaml(text)
+    return _load_yaml(text)
+
+
+set_loader("yaml", _load_checked, (YAMLError,))
 
 
 class Parser(LightningArgumentParser):
@@ -73,13 +87,7 @@ def _options() -> list[str]:
 
 
 class CLI(LightningCLI):
-    """LightningCLI whose runs live in run folders.
-
-    Args:
-        arguments: the command line, the subcommand first.
-        run: the run folder that the command line named, if any.
-        signals: of the process.
-    """
+    """LightningCLI whose runs live in run folders; `run` is the one that the command line named, if any."""
 
     def __init__(self, arguments: list[str], run: Path | None, signals: Signals) -> None:
         self.run_folder, self._signals = run, signals
@@ -142,7 +150,10 @@ class CLI(LightningCLI):
         kwargs["callbacks"] = [*own, Guard(self._signals), Progress()]
         if config.trainer.logger is None:
             kwargs["logger"] = False
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (TypeError, LookupError, ArithmeticError, AttributeError) as error:  # what Lightning does not check
+            raise UsageError(f"The trainer's options can't be carried out: {first_line(error)}.") from error
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         watch_joining(trainer)
         if self.run_folder is None and self.subcommand in ("fit", "predict"):
@@ -179,9 +190,10 @@ class CLI(LightningCLI):
 
 def _check(config: Namespace) -> None:
     """Refuse what would fail only after minutes, or would make something else than it says."""
-    steps = config.trainer.max_steps
-    if not 1 <= steps <= MAX_STEPS_LIMIT:
-        raise ValueError(f"trainer.max_steps must be within 1 and {MAX_STEPS_LIMIT}; got {steps}.")
+    for name, number in vars(config.trainer).items():
+        allowed = _TRAINER_RANGES.get(name, Within(-1, MAX_STEPS_LIMIT))
+        if isinstance(number, int | float) and not isinstance(number, bool) and number not in allowed:
+            raise ValueError(f"trainer.{name} must be {allowed}; got {number}.")
     if config.data is None or config.model is None:
         raise ValueError("The recipe must have a model and data; start from one that `asdkit recipes` lists.")
     if config.ckpt_path and not local(config.ckpt_path).is_file():
@@ -225,10 +237,5 @@ def _recipe_name(config: Namespace) -> str:
 
 
 def run_trainer_command(arguments: list[str], run: Path | None) -> int:
-    """Run a subcommand of the trainer; returns the process's exit code.
-
-    Args:
-        arguments: the subcommand and its options, short forms expanded.
-        run: the run folder that the command line named, if any.
-    """
+    """Run a subcommand of the trainer with its options, short forms expanded; returns the process's exit code."""
     return exit_code_of(lambda signals: CLI(arguments, run, signals))

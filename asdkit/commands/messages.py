@@ -9,18 +9,11 @@ from asdkit.core.trust import refusal
 
 
 def explain(message: str, options: list[str]) -> str:
-    """What was wrong with an option, and the nearest known one.
-
-    Args:
-        message: of jsonargparse's parser.
-        options: that there are whatever a recipe's parts are.
-    """
+    """What a message of jsonargparse's parser says, and the nearest of `options`, which every recipe has."""
     problem = read_parser_message(message)
     option = f"--{problem.option}" if problem.option else ""
     if problem.unrecognized:
         return _no_option(problem.unrecognized, options)
-    if problem.yaml_tag:
-        return f"The recipe has the YAML tag {problem.yaml_tag}; recipes are plain YAML, without tags."
     if refused := refusal(message, option or "The command line"):
         return refused
     if problem.unknown:
@@ -43,8 +36,9 @@ def _unknown_argument(problem: ParserMessage, options: list[str]) -> str:
     """The sentence about an argument that a part does not have, or about an option of no part."""
     option, name = problem.option, problem.unknown
     option = option if option.endswith(name) else f"{option}.{name}".strip(".")
-    prefix = option.removesuffix(name.rpartition(".")[2])
-    known = [prefix + argument for argument in _arguments(problem.owner)] if problem.owner else options
+    *groups, last = name.split(".")
+    prefix = option.removesuffix(last)
+    known = [prefix + argument for argument in _arguments(problem.owner, groups)] if problem.owner else options
     return _no_option(f"--{option}", known)
 
 
@@ -54,8 +48,10 @@ def _no_option(option: str, known: list[str]) -> str:
     return f"There is no option {option}; {advice}"
 
 
-def _arguments(class_path: str) -> list[str]:
-    """The names of a part's constructor arguments."""
+def _arguments(class_path: str, groups: list[str]) -> list[str]:
+    """The names of a part's constructor arguments, or of those of a group among them."""
     module, _, name = class_path.rpartition(".")
     target = getattr(sys.modules.get(module), name, lambda: None)  # nothing is imported for what a message says
+    for group in groups:
+        target = inspect.signature(target).parameters[group].annotation
     return [name for name in inspect.signature(target).parameters if name not in ("args", "kwargs")]

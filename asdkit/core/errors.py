@@ -1,6 +1,9 @@
 """Errors that several rooms raise or catch; the exit code of each is in `run.exits`."""
 
+import re
 import signal
+
+_REASON = re.compile(r"^ *- (?!Expected a |Does not validate)(.+)$", re.MULTILINE)
 
 
 class PriorUnavailable(ValueError):
@@ -8,10 +11,16 @@ class PriorUnavailable(ValueError):
 
 
 def unwrapped(error: BaseException) -> BaseException:
-    """The error that a part has raised, which jsonargparse wraps in errors of many lines."""
+    """The error that a part has raised, which jsonargparse wraps in errors of many lines.
+
+    Where a number or a part may stand, the innermost one only says that the part is no number; the reason is among
+    the lines of the next.
+    """
+    reasons: list[str] = []
     while error.__cause__ is not None and "\n" in str(error):
+        reasons = _REASON.findall(str(error)) or reasons
         error = error.__cause__
-    return error
+    return ValueError(reasons[-1]) if reasons and str(error).startswith("Expected a ") else error
 
 
 class MissingExtra(RuntimeError):

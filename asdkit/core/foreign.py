@@ -4,16 +4,21 @@ Each section names the library, the version that it was written for, and why no 
 tests/core/test_foreign.py provokes every message from its library, so that an upgrade that changes one fails there.
 """
 
+import functools
 import re
 import sys
+from contextlib import AbstractContextManager, ExitStack
+from importlib import import_module
 from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from asdkit.core.text import local
 
 # ------------------------------------------------------------------------------------------------ jsonargparse 4.53
 # A parser tells what is wrong in a text of many lines, nested as the parts of a recipe are; no exception has fields
 # for the option and the class. Its settings can be added to (`set_parsing_settings`), but not taken back.
 
 _UNRECOGNIZED = re.compile(r"unrecognized arguments: ([^\s=]*)")
-_YAML_TAG = re.compile(r"constructor for the tag '(?:tag:yaml.org,2002:)?([^']+)'")  # PyYAML's words
 _REFUSED = re.compile(r"Importing '([\w.]+)' is not allowed")
 _KEY = re.compile(r'Parser key "([\w.]+)"')
 _NESTED_KEY = re.compile(r"NestedArg\(key='([\w.]+)'")
@@ -29,9 +34,8 @@ class ParserMessage(NamedTuple):
 
     Attributes:
         unrecognized: an option that stands on the command line and that there is not, e.g. `--foo`.
-        yaml_tag: a tag in a YAML file, e.g. `python/name:os.system`.
         option: the dotted option that the message is about, without hyphens.
-        unknown: the name of an argument that there is not.
+        unknown: the name of an argument that there is not; dotted where it is one of a group, e.g. `rates.position`.
         owner: import path of the class that has no such argument.
         no_class: a text that should have named a class.
         number: "float" or "int" where a number might have stood in the place of `no_class`.
@@ -39,7 +43,6 @@ class ParserMessage(NamedTuple):
     """
 
     unrecognized: str
-    yaml_tag: str
     option: str
     unknown: str
     owner: str
@@ -54,11 +57,12 @@ def read_parser_message(message: str) -> ParserMessage:
     reasons = [line for line in lines if line and not line.startswith(_AROUND_REASONS) and "NoneType" not in line]
     reason = _CLASS.sub(r"\1", reasons[-1] if reasons else lines[0])
     numbers = [kind for kind in ("float", "int") if any(f"<class '{kind}'>" in line for line in reasons)]
+    option, unrecognized = _option(message), _first(_UNRECOGNIZED, message)
+    in_a_part = unrecognized.lstrip("-") if option else ""
     return ParserMessage(
-        unrecognized=_first(_UNRECOGNIZED, message),
-        yaml_tag=_first(_YAML_TAG, message),
-        option=_option(message),
-        unknown=_first(_UNKNOWN, message),
+        unrecognized="" if option else unrecognized,
+        option=option,
+        unknown=in_a_part or _first(_UNKNOWN, message),
         owner=(_OWNER.findall(message) or [""])[-1],
         no_class=_first(_NO_CLASS, reason),
         number=numbers[0] if numbers else "",
@@ -88,6 +92,48 @@ def parsing_settings() -> dict[str, Any]:
     from jsonargparse._common import parsing_settings
 
     return parsing_settings
+
+
+def no_addresses() -> ExitStack:
+    """Inside, jsonargparse and fsspec, through which Lightning reads and writes, open files of this machine alone.
+
+    jsonargparse tries a text as a path wherever a part is expected, and Lightning has it open addresses, too.
+    """
+    from jsonargparse._paths import Path
+
+    core, registry = import_module("fsspec.core"), import_module("fsspec.registry")
+    make, get_class = Path.__init__, registry.get_filesystem_class
+
+    @functools.wraps(make)
+    def checked(self: Any, path: Any, *args: Any, **rest: Any) -> None:
+        local(str(path))
+        make(self, path, *args, **rest)
+
+    def on_disk(protocol: str | None) -> type:
+        if protocol not in (None, "", "file", "local"):
+            raise ValueError(f"{protocol}:// leads elsewhere, and asdkit opens only files of this machine.")
+        kind: type = get_class(protocol)
+        return kind
+
+    stack = ExitStack()
+    stack.enter_context(patch.object(Path, "__init__", checked))
+    for module in (core, registry):
+        stack.enter_context(patch.object(module, "get_filesystem_class", on_disk))
+    return stack
+
+
+def texts_stay_texts() -> AbstractContextManager[Any]:
+    """Inside, what is given for a `str | None` is a text as it is; jsonargparse would read `# x` as YAML, as None."""
+    from jsonargparse._typehints import ActionTypeHint
+
+    check = ActionTypeHint._check_type
+
+    @functools.wraps(check)  # jsonargparse reads its signature
+    def check_type(self: Any, value: Any, **rest: Any) -> Any:
+        is_text = isinstance(value, str) and self._typehint == (str | None)
+        return value if is_text else check(self, value, **rest)
+
+    return patch.object(ActionTypeHint, "_check_type", check_type)
 
 
 # ------------------------------------------------------------------------------------------------ torch 2.13

@@ -11,7 +11,7 @@ def local(path: str | Path) -> Path:
     Raises:
         ValueError: it is an address; nothing is fetched.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):  # a Path has one slash left of the two
+    if re.match(r"[A-Za-z][A-Za-z0-9+.:-]+:/", str(path)):  # a Path has one slash left of the two
         address = re.sub(":/+", "://", str(path), count=1)
         raise ValueError(
             f"{address} is an address, and asdkit opens only files of this machine; fetch it and name the file."

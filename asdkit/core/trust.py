@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from asdkit.core.foreign import parsing_settings, refused_import
+from asdkit.core.foreign import no_addresses, parsing_settings, refused_import, texts_stay_texts
 from asdkit.core.names import PUBLIC_NAMES
 
 _LIGHTNING = ("accelerators", "callbacks", "loggers", "plugins", "profilers", "strategies")
@@ -44,7 +44,8 @@ def trusting(packages: Iterable[str] = ()) -> Iterator[None]:
             import_path_allowlist=[*(() if inside else ALLOWED), *packages],
             instantiate_subclass_spec_in_any=False,
         )
-        yield
+        with no_addresses(), texts_stay_texts():
+            yield
     finally:
         settings.update(before)
 
@@ -59,6 +60,8 @@ def refusal(message: str, where: str) -> str:
     path = refused_import(message)
     if not path:
         return ""
+    if path in ("pytorch_lightning.LightningModule", "pytorch_lightning.LightningDataModule"):
+        return f"{where} has options but no class_path: name a whole recipe before, --config RECIPE --config OVERLAY."
     package = path.split(".")[0]
     known = package in sys.stdlib_module_names or package == "asdkit"
     advice = "" if known else f"; if you trust {package}, add --trust {package}"

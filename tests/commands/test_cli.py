@@ -1,5 +1,6 @@
 """The command line: short forms, answers without torch, and one clear sentence for everything that is wrong."""
 
+import itertools
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse._loaders_dumpers import get_yaml_default_loader
 
 from asdkit.commands.arguments import expand
 from asdkit.commands.main import main
@@ -108,14 +110,63 @@ def test_another_guidance_keeps_phi_where_the_recipe_has_it(capsys: pytest.Captu
     )
 
 
-@pytest.mark.parametrize("prompt", ["a red house", "a sign: stop", "null", "[a duck]", "12", "'quoted', \"twice\""])
-def test_any_prompt_is_text(capsys: pytest.CaptureFixture, prompt: str) -> None:
-    assert resolved(capsys, "--config", "gs3d", "--model.prompt", prompt)["model"]["init_args"]["prompt"] == prompt
+WORDS = ["a sign: stop", "null", "~", "[a duck]", "12", "1e3", ".inf", "'quoted', \"twice\"", "-x", "- x", "# x", "&x"]
+WORDS += [
+    "? x",
+    "*x",
+    "!!x",
+    "|",
+    "%x",
+    "@x",
+    "{a",
+    "2026-01-01",
+    "true",
+    " a ",
+    "a\n\nb",
+    "\x1b\x85",
+    "鴨 🦆",
+    "README.md",
+]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [WORDS[start : start + 3] for start in range(0, len(WORDS), 3)], ids=repr)
+def test_prompts_are_texts_whatever_yaml_thinks(
+    capsys: pytest.CaptureFixture, tmp_path: Path, words: list[str]
+) -> None:
+    """On the command line, in a recipe, and in the recipe of a run, which is read again."""
+    prompt, source, negative = words
+    options = ["--config", "edit2d", "--data.image=x.png", "--model.prompt", prompt, f"--model.source={source}"]
+    options += ["--model.guidance", "SDS", "--model.guidance.negative", negative]
+    for _ in range(2):
+        code, text, err = run(capsys, "fit", *options, "--print_config")
+        assert code == 0, err
+        model = yaml.load(text, Loader=get_yaml_default_loader())["model"]["init_args"]
+        assert [model["prompt"], model["source"], model["guidance"]["init_args"]["negative"]] == words
+        (tmp_path / "config.yaml").write_text(text)
+        options = ["--config", tmp_path / "config.yaml"]
+
+
+@pytest.mark.parametrize("words", ["- x", "1e3", "# x", "{a: b}"])
+def test_words_of_other_parts_are_texts_too(capsys: pytest.CaptureFixture, words: str) -> None:
+    options = ["--config", "gs3d", "--model.guidance=Bridge", f"--model.guidance.source={words}"]
+    options += ["--model.generator.start=ShapE", "--model.generator.start.prompt", words]
+    model = resolved(capsys, *options, "--model.generator.start.path=x")["model"]["init_args"]
+    assert model["guidance"]["init_args"]["source"] == words
+    assert model["generator"]["init_args"]["start"]["init_args"]["prompt"] == words
+
+
+def test_texts_without_a_place_are_named(capsys: pytest.CaptureFixture) -> None:
+    code, _, err = run(capsys, "fit", "--config", "gs3d", "--model.guidance=SJC", "--model.guidance.negative=ugly")
+    assert code == 2 and "There is no option --model.guidance.negative" in err
+
+
+RAMP = ["--model.guidance.scale=asdkit.Ramp", "--model.guidance.scale.end=2", "--model.guidance.scale.steps=3"]
 BAD = {
     "unknown option of the model": (["--model.promt=x"], "did you mean --model.prompt?"),
     "unknown option of the guidance": (["--model.guidance.gama=1"], "did you mean --model.guidance.gamma?"),
+    "unknown option of a group": (["--model.discriminator.lrr=1"], "did you mean --model.discriminator.lr?"),
+    "unknown option of a part's group": (["--model.generator.initial.opacty=1"], "--model.generator.initial.opacity?"),
     "unknown option of the data": (["--data.siz=3"], "did you mean --data.size?"),
     "an abbreviation": (["--trainer.max_step=4"], "did you mean --trainer.max_steps?"),
     "unknown option": (["--foo"], "no option --foo"),
@@ -127,7 +178,19 @@ BAD = {
     "unknown class": (["--model.generator=Gausians"], "no class Gausians"),
     "empty prompt": (["--model.prompt="], "prompt is empty"),
     "blank prompt": (["--model.prompt", "  "], "prompt is empty"),
-    "no steps": (["--trainer.max_steps=0"], "max_steps must be within 1"),
+    "no steps": (["--trainer.max_steps=0"], "max_steps must be within [1, 1e8]"),
+    "too large an integer": ([f"--trainer.log_every_n_steps={10**20}"], "must be within [-1, 1e8]"),
+    "too many nodes": ([f"--trainer.num_nodes={10**20}"], "must be within [1, 10000]"),
+    "NaN in YAML's words": (["--model.guidance.eta=.nan"], "ASD's eta must be within [0, 1]; got nan."),
+    "infinity in YAML's words": (["--model.discriminator.clip=.inf"], "clip must be within [0, 1e6]; got inf."),
+    "an absurd rate": (["--model.discriminator.lr=1e20"], "lr must be within (0, 10]; got 1e+20."),
+    "an absurd weight": (["--model.guidance.scale=1e30"], "scale must be within [0, 1e6]; got 1e+30."),
+    "a ramp from NaN": ([*RAMP, "--model.guidance.scale.start=.nan"], "start must be a finite number; got nan."),
+    "a ramp beyond": ([*RAMP, "--model.guidance.scale.start=-1"], "ASD's scale must be within [0, 1e6]; got -1.0."),
+    "a trainer's NaN": (["--trainer.gradient_clip_val=.nan"], "gradient_clip_val must be within [-1, 1e8]; got nan."),
+    "no interval": (["--trainer.val_check_interval=0"], "val_check_interval must be within (0, 1e8]; got 0."),
+    "a device by another name": (["--trainer.devices=abc"], "The trainer's options can't be carried out: `devices`"),
+    "an endless number of devices": ([f"--trainer.devices={10**20}"], "The trainer's options can't be carried out"),
     "no views": (["--data.views_per_step=0"], "views_per_step must be within [1, 1024]"),
     "no Gaussians": (["--model.generator.count=0"], "count must be within [1, 1e7]"),
     "no checkpoints": (["--checkpoints.every=0"], "Checkpoints's every must be at least 1"),
@@ -147,6 +210,80 @@ def test_bad_input_leaves_nothing(capsys: pytest.CaptureFixture, recipe: Path, t
     lines = [line for line in err.splitlines() if not line.startswith("Run folder:")]
     assert len(lines) == 1 and "Traceback" not in err
     assert not [path for path in tmp_path.joinpath("runs").rglob("*") if path.is_file()]
+
+
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefgh")
+)
+FILES = {  # recipes that are none, and what is said of them
+    "empty": (b"", "is no recipe, for it holds no keys"),
+    "a list": (b"- a\n- b\n", "is no recipe, for it holds no keys"),
+    "words": (b"a duck", "is no recipe, for it holds no keys"),
+    "tabs": (b"model:\n\t- b", "line 2 has found character '\\t'"),
+    "torn": (b"model:\n  {init_args: {gener", "line 2 has expected ',' or '}'"),
+    "NUL": (b"model:\n  \0", "line 2 has the character #x0000"),
+    "no UTF-8": (b"\xff\xfe", "is no text in UTF-8"),
+    "lists without end": (b"a: " + 3000 * b"[" + 3000 * b"]", "line 1 has brackets or lists nested more than 100"),
+    "maps without end": (b"a: " + 3000 * b"{a: " + 3000 * b"}", "line 1 has brackets or lists nested more than 100"),
+    "lines without end": (b"".join(b" " * i + b"a:\n" for i in range(3000)), "nested more than 100"),
+    "aliases without end": (BOMB.encode(), "line 6 has more than 100000 values"),
+    "an alias of itself": (b"a: &a\n  b: [*a]\n", "line 2 has an alias within what it names"),
+    "too large": (b"a: " + 10**7 * b"x", "is larger than 10 MB"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_recipe_that_is_none_is_named_with_its_line(
+    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, case: str
+) -> None:
+    """Also where it is a part's; in less time than a recipe takes."""
+    content, words = FILES[case]
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    for options in (["--config", path], ["--config", recipe, "--config", path]):
+        code, _, err = run(capsys, "fit", *options)
+        assert code == 2 and words in err and len(err.splitlines()) == 1, err
+        assert path.name in err
+    assert run(capsys, "fit", "--config", recipe, "--model.generator", path)[0] == 2
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("overlay", ["image2d/sds", "priors/sd21", "own.yaml"])
+def test_an_overlay_alone_says_what_to_start_from(
+    capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overlay: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("model: {init_args: {seed: 3}}\n")
+    expected = {
+        "image2d/sds": "--config image2d --config image2d/sds",
+        "priors/sd21": "--config gs3d --config priors/sd21",
+    }
+    code, _, err = run(capsys, "fit", "--config", overlay)
+    assert code == 2 and "--trust" not in err
+    assert expected.get(overlay, "name a whole recipe before, --config RECIPE --config OVERLAY") in err
+
+
+def test_a_logger_whose_package_is_missing_is_the_environments(
+    capsys: pytest.CaptureFixture, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pytorch_lightning.loggers.wandb", None)
+    code, _, err = run(capsys, "fit", "--config", recipe, "--trainer.logger=pytorch_lightning.loggers.CometLogger")
+    assert code == 3 and "comet" in err and len(err.splitlines()) == 1, err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "code"), [("| true", 141), ("> /dev/full", 7), (">&-", 0)], ids=["closed", "full", "none"]
+)
+@pytest.mark.parametrize("command", ["recipes", "--help", "doctor", "fit --config gs3d --print_config"])
+def test_output_that_nobody_takes_is_no_traceback(command: str, place: str, code: int) -> None:
+    """In the shell's words; what fails for another reason keeps its exit code."""
+    line = f"set -o pipefail; {sys.executable} -m asdkit {command} {place}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stderr
+    assert done.stderr == (
+        "asdkit: Can't write the output: No space left on device; make room or mend its rights.\n" if code == 7 else ""
+    )
 
 
 def test_a_broken_file_to_start_from_is_named(

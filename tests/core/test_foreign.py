@@ -1,17 +1,20 @@
 """Every message and private name of another library that asdkit relies on, provoked from the library itself."""
 
 import errno
+import importlib
 import logging
 import os
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+from jsonargparse.typing import Path_fr
 from pytorch_lightning.accelerators import CUDAAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningCLI
@@ -23,8 +26,13 @@ from asdkit.core import foreign
 from asdkit.core.trust import trusting
 
 
+@dataclass(frozen=True)
+class Pair:
+    size: int = 1
+
+
 class Inner:
-    def __init__(self, size: int = 1, scale: float | Ramp = 1.0) -> None:
+    def __init__(self, size: int = 1, scale: float | Ramp = 1.0, pair: Pair = Pair()) -> None:
         pass
 
 
@@ -38,11 +46,11 @@ SAYS: dict[str, tuple[list[str], dict[str, str]]] = {
     "an option": (["--foo=3"], {"unrecognized": "--foo"}),
     "an argument": (["--outer.inr=3"], {"option": "outer.inr", "unknown": "inr", "owner": "Outer"}),
     "an inner one": ([INNER, "--outer.inner.siz=3"], {"unknown": "siz", "owner": "Inner"}),
+    "a group's": ([INNER, "--outer.inner.pair.sise=3"], {"unknown": "pair.sise", "owner": "Inner"}),
     "an integer": (["--steps=x"], {"option": "steps", "reason": "Expected a int. Got value: x"}),
     "an inner integer": ([INNER, "--outer.inner.size=x"], {"reason": "Expected a int. Got value: x"}),
     "a number": ([INNER, "--outer.inner.scale=x"], {"option": "outer.inner.scale", "no_class": "x", "number": "float"}),
     "a class": (["--outer.inner=Nobody"], {"option": "outer.inner", "no_class": "Nobody", "number": ""}),
-    "a tag": (["--config=tag.yaml"], {"yaml_tag": "python/name:os.system"}),
     "a key": (["--config=key.yaml"], {"option": "", "unknown": "stps", "owner": ""}),
 }
 
@@ -61,7 +69,6 @@ def said(arguments: list[str]) -> str:
 @pytest.mark.parametrize("case", SAYS)
 def test_what_a_parser_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tag.yaml").write_text("steps: !!python/name:os.system x\n")
     (tmp_path / "key.yaml").write_text("stps: 3\n")
     arguments, expected = SAYS[case]
     message = foreign.read_parser_message(said(arguments))._asdict()
@@ -82,6 +89,24 @@ def test_the_settings_of_jsonargparse_can_be_put_back() -> None:
     assert settings != before
     settings.update(before)
     assert foreign.parsing_settings() == before
+
+
+def test_texts_stay_texts_and_addresses_are_refused_inside_alone() -> None:
+    """Outside, jsonargparse takes `# x` for nothing, and fsspec knows where http leads."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--text", type=str | None)
+    url_to_fs = importlib.import_module("fsspec.core").url_to_fs
+    before = Path_fr.__init__
+    with foreign.texts_stay_texts(), foreign.no_addresses():
+        assert [parser.parse_args([f"--text={text}"]).text for text in ("# x", "null", "1e3")] == ["# x", "null", "1e3"]
+        assert parser.parse_object({"text": None}).text is None
+        with pytest.raises(ValueError, match="is an address"):
+            Path_fr("memory://x")
+        with pytest.raises(ValueError, match="memory:// leads elsewhere"):
+            url_to_fs("memory://x")
+        assert url_to_fs("/a/b")[1] == "/a/b"
+    assert Path_fr.__init__ is before and parser.parse_args(["--text=# x"]).text is None
+    assert type(url_to_fs("memory://x")[0]).__name__ == "MemoryFileSystem"
 
 
 RAISED: dict[str, Callable[[], Exception]] = {

@@ -1,0 +1,98 @@
+"""YAML: what is written as a text is read as one, and what is read may not ask for more than its length promises."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.reader import ReaderError
+
+from asdkit.core.errors import UsageError
+
+MAX_BYTES, MAX_DEPTH, MAX_NODES = 10_000_000, 100, 100_000
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Quotes what looks like the start of a number: 1e3 is a text to PyYAML's writer, and a number to jsonargparse."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    quote = '"' if text[:1] in "-+.0123456789" else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=quote)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def to_yaml(value: Any, in_a_line: bool = False) -> str:
+    """Plain values as YAML.
+
+    Args:
+        value: dicts, lists, texts, numbers, None.
+        in_a_line: without line breaks, for a command line.
+    """
+    width, flow = (math.inf, True) if in_a_line else (80, False)
+    style = {"default_flow_style": flow, "width": width, "allow_unicode": True, "sort_keys": False}
+    text: str = yaml.dump(value, Dumper=_Dumper, **style)
+    return text
+
+
+def check_recipe(file: Path) -> Path:
+    """The file itself, when it holds a mapping in plain YAML that can be read in bounded time and memory.
+
+    Raises:
+        UsageError: it does not; the sentence names the file and the line.
+    """
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise UsageError(f"{file} is larger than {MAX_BYTES // 10**6} MB, which no recipe is.")
+        if not check_yaml(content.decode("utf-8-sig")):
+            raise UsageError(f"{file} is no recipe, for it holds no keys with values; `asdkit recipes` lists some.")
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is no text in UTF-8, so it can't be a recipe.") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"{file} can't be read as a recipe: {error}; recipes are plain YAML, without tags.") from None
+    return file
+
+
+def check_yaml(text: str) -> bool:
+    """Whether a text is a mapping; it may be nested, and its aliases may repeat what they name, within limits.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, has a tag, or goes beyond the limits; the sentence names the line.
+    """
+    try:
+        return _is_mapping(text)
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise yaml.YAMLError(f"line {line} has the character #x{error.character:04x}") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise yaml.YAMLError(f"line {line} has {error.problem}") from None
+
+
+def _is_mapping(text: str) -> bool:
+    is_mapping, sizes, names = False, [0], [""]  # of what is open: nodes so far, and anchors
+    anchors: dict[str, int] = {}
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):  # a stream: what is nested costs no stack
+        if isinstance(event, yaml.CollectionStartEvent):
+            is_mapping |= len(sizes) == 1 and isinstance(event, yaml.MappingStartEvent)
+            sizes.append(1)
+            names.append(event.anchor or "")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchors[names.pop()] = size = sizes.pop()
+            sizes[-1] += size
+        elif isinstance(event, yaml.NodeEvent):
+            sizes[-1] += anchors.get(event.anchor, 1) if isinstance(event, yaml.AliasEvent) else 1
+        tag = getattr(event, "tag", None) or "!"
+        problem = f"the tag {tag.removeprefix('tag:yaml.org,2002:')}" if tag != "!" else ""
+        problem = f"brackets or lists nested more than {MAX_DEPTH} deep" if len(sizes) > MAX_DEPTH else problem
+        problem = f"more than {MAX_NODES} values before it, aliases counted" if sizes[-1] > MAX_NODES else problem
+        problem = (
+            "an alias within what it names" if isinstance(event, yaml.AliasEvent) and event.anchor in names else problem
+        )
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+    return is_mapping
