@@ -196,12 +196,12 @@ def DDS(scale: Scale = 7.5) -> Field:
 
 
 @_method
-def PDS(scale: Scale = 7.5, pull: Factor = 0.1) -> Field:
+def PDS(scale: Scale = 7.5, pull: Scale = 0.1) -> Field:
     """Posterior distillation (2311.13831): DDS + pull (x0 - x0_source).
 
     Args:
         scale: the CFG scale lambda; the published 2D value is 100, with a pull that its stride happens to give.
-        pull: weight of the pull back to the source image.
+        pull: weight of the pull back to the source image, at least 0.
     """
     return DDS(scale) + pull * Identity()
 

@@ -27,6 +27,7 @@ from asdkit.core.bounds import (
 )
 from asdkit.core.parts import Part, preset
 from asdkit.lab import Affine
+from asdkit.methods import PDS
 from asdkit.run.checkpoints import Checkpoints
 from asdkit.run.rank_agreement import RankAgreement
 from asdkit.run.report import Report
@@ -138,6 +139,8 @@ class Plain:
         (lambda: sample(2.0), r"sample's share must be within \[0, 1\]; got 2\.0\."),
         (lambda: plain(share=-0.5), r"plain's share must be within \[0, 1\]; got -0\.5\."),
         (lambda: plain(means={"y": [0.0, NAN]}), r"plain's means must be a finite number; got nan"),
+        (lambda: PDS(pull=-0.1), r"PDS's pull must be within \[0, 1e6\]; got -0.1"),
+        (lambda: PDS(pull=Ramp(1.0, -1.0, 3)), r"PDS's pull must be within \[0, 1e6\]; got -1.0"),
         (lambda: Plain(2), r"Plain's share must be within \[0, 1\]; got 2\."),
     ],
 )
