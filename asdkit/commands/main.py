@@ -3,6 +3,7 @@
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import asdkit
 from asdkit.commands.arguments import Arguments, expand, trusted, trusted_packages
@@ -35,19 +36,13 @@ RUN is a folder that fit made, runs/<recipe>/<prompt>@<time>. Other options:
   --print_config              after any options: the resolved recipe, as YAML
 
 Exit codes: 0 done, 1 unexpected, 2 usage, 3 environment (no such device, a missing extra), 4 prior unavailable,
-5 out of memory, 6 diverged, 7 cannot write, 130 Ctrl-C, 143 SIGTERM, SIGUSR1 or SIGHUP (after saving, as 130).
+5 out of memory, 6 diverged, 7 cannot write, 130 Ctrl-C, 141 nobody reads the output, 143 SIGTERM, SIGUSR1 or SIGHUP
+(after saving, as 130).
 ASDKIT_DEBUG=1 shows tracebacks of errors.
 """
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-FILES = {  # of the other commands: each has add_arguments(parser) and run(options), and imports torch in run alone
-    "export": "export",
-    "view": "view",
-    "bench": "bench_command",
-    "recipes": "recipes",
-    "doctor": "doctor",
-    "sweep": "sweep",
-}
-
+# Each of the other commands is a file with add_arguments(parser) and run(options), which imports torch in run alone.
+FILES = {name: name for name in ("export", "view", "recipes", "doctor", "sweep")} | {"bench": "bench_command"}
 _QUIET = {  # libraries read it when they are imported
     "JSONARGPARSE_DEPRECATION_WARNINGS": "off",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -57,36 +52,41 @@ _QUIET = {  # libraries read it when they are imported
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line, the process's own when None; returns the exit code, which `USAGE` explains."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115, until the process ends
+    try:
+        return _finished(_answer(sys.argv[1:] if arguments is None else arguments))
+    except (KeyboardInterrupt, Exception) as error:
+        return _finished(end(error))
 
-    Args:
-        arguments: without the program's name; those of the process when None.
 
-    Returns:
-        The exit code, which `USAGE` explains.
-    """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(USAGE, end="")
+def _answer(arguments: list[str]) -> int:
+    command, *options = arguments or ["--help"]
+    if command in ("-h", "--help", "help", "--version"):
+        print(f"asdkit {asdkit.__version__}\n" if command == "--version" else USAGE, end="")
         return 0
-    if arguments[0] == "--version":
-        print(f"asdkit {asdkit.__version__}")
-        return 0
-    command, options = arguments[0], arguments[1:]
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    if command in TRAINER_COMMANDS:
+        return _train(command, options)
+    if command in FILES:
+        return _run(command, options)
+    raise UsageError(f"There is no command {command!r}{suggestion(command, [*TRAINER_COMMANDS, *FILES])}")
+
+
+def _finished(code: int) -> int:
+    """The exit code once all that was printed has been written."""
     try:
-        if command in TRAINER_COMMANDS:
-            return _train(command, options)
-        if command in FILES:
-            return _run(command, options)
-        raise UsageError(f"There is no command {command!r}{suggestion(command, [*TRAINER_COMMANDS, *FILES])}")
-    except (KeyboardInterrupt, Exception) as error:
-        return end(error)
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again, and complains
+        return code or end(error)
+    return code
 
 
 def _run(command: str, arguments: list[str]) -> int:
-    """Run a command that has a file of its own; returns the exit code."""
     file = import_module(f"asdkit.commands.{FILES[command]}")
     parser = Arguments(command)
     file.add_arguments(parser)
@@ -99,7 +99,6 @@ def _run(command: str, arguments: list[str]) -> int:
 
 
 def _train(command: str, arguments: list[str]) -> int:
-    """Run a command of the trainer; returns the exit code."""
     packages, options = trusted_packages(arguments)
     expanded, run = expand(command, options)
     with trusted(packages):

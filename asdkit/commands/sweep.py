@@ -18,11 +18,7 @@ _OF_EACH_RUN = ("--model.prompt", "--model.target", "--run.name", "--ckpt_path")
 
 
 def read_prompts(name: str) -> list[str]:
-    """The prompts of a file, or of the standard input when its name is `-`; each once, in their order.
-
-    Raises:
-        UsageError: the file can't be read, is no text, or has no prompts.
-    """
+    """The prompts of a file, or of the standard input when its name is `-`; each once, in their order."""
     try:
         text = (sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()).decode("utf-8-sig")
     except OSError as error:
@@ -30,7 +26,8 @@ def read_prompts(name: str) -> list[str]:
     except UnicodeDecodeError:
         raise UsageError(f"{name} is no text in UTF-8; give a file with one prompt per line.") from None
     lines = [line.strip() for line in text.splitlines()]
-    prompts = [line for line in dict.fromkeys(lines) if line and not line.startswith("#")]
+    kept = [line for line in dict.fromkeys(lines) if line and not line.startswith("#")]
+    prompts = [line[1:] if line.startswith("\\#") else line for line in kept]
     if not prompts or "\0" in text:
         raise UsageError(f"There are no prompts in {name}; give a file with one prompt per line.")
     return prompts
@@ -42,20 +39,18 @@ def axes(varied: list[str], seeds: int | None) -> dict[str, dict[str, list[str]]
     Args:
         varied: such as "model.guidance.scale=3,7.5".
         seeds: their number; None for the recipe's seed alone.
-
-    Raises:
-        UsageError: a key without values, or one that is each run's own.
     """
-    found: dict[str, dict[str, list[str]]] = {}
+    options_by_value: dict[str, dict[str, list[str]]] = {}
     for text in varied:
         key, _, listed = text.removeprefix("--").partition("=")
-        options = [value.strip() for value in listed.split(",") if value.strip()]
-        if not key or not options:
+        values = [value.strip() for value in listed.split(",") if value.strip()]
+        if not key or not values:
             raise UsageError(f"sweep: --vary needs an option and its values, key=value,value,...; got {text!r}.")
-        found[key] = {value: [f"--{key}={value}"] for value in options}
+        options_by_value[key] = {value: [f"--{key}={value}"] for value in values}
     if seeds is not None and seeds < 1:
         raise UsageError(f"sweep: --seeds must be at least 1; got {seeds}.")
-    return found | ({"seed": {str(seed): [f"--model.seed={seed}"] for seed in range(seeds)}} if seeds else {})
+    by_seed = {str(seed): [f"--model.seed={seed}"] for seed in range(seeds or 0)}
+    return options_by_value | ({"seed": by_seed} if seeds else {})
 
 
 def add_arguments(parser: Arguments) -> None:
@@ -69,14 +64,7 @@ def add_arguments(parser: Arguments) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Make the runs; returns the process's exit code: 0, that of the first run that failed, 130 or 143.
-
-    Args:
-        options: what `add_arguments` has added, and those of `asdkit fit`.
-
-    Raises:
-        UsageError: no prompts, no recipe, or an option that a sweep sets itself.
-    """
+    """Make the runs; returns the process's exit code: 0, that of the first run that failed, 130 or 143."""
     if options.given[0] != options.prompts:
         raise UsageError("sweep: the file of prompts comes first: asdkit sweep PROMPTS --config RECIPE.")
     if options.prompts == "-" and rank_of(os.environ):

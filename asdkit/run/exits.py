@@ -2,8 +2,10 @@
 
 import errno
 import os
+import signal
 import sys
 import traceback
+from contextlib import suppress
 
 from asdkit.core.errors import CannotWrite, Diverged, Interrupted, MissingExtra, PriorUnavailable, unwrapped
 from asdkit.core.foreign import is_lost_rank, is_misconfiguration, is_no_device, is_out_of_memory, raised_in_process
@@ -22,6 +24,8 @@ def exit_code(error: BaseException) -> int:
     error = _original(error)
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         return 130
+    if isinstance(error, BrokenPipeError):  # who read the output has left
+        return 128 + signal.SIGPIPE
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     kinds = {
@@ -29,7 +33,7 @@ def exit_code(error: BaseException) -> int:
         5: is_out_of_memory(error),
         7: _cannot_write(error),
         4: isinstance(error, PriorUnavailable),
-        3: isinstance(error, MissingExtra) or is_no_device(error) or _NO_HANDLES in str(error),
+        3: isinstance(error, MissingExtra | ModuleNotFoundError) or is_no_device(error) or _NO_HANDLES in str(error),
         2: isinstance(error, ValueError) or is_misconfiguration(error) or _names_a_file(error),
     }
     return next((code for code, fits in kinds.items() if fits), 1)
@@ -54,8 +58,8 @@ def sentence(error: BaseException) -> str:
     elif is_lost_rank(error):
         text = f"Another rank of this run has died, and says why in its own output ({text[:200]})."
     elif isinstance(error, OSError) and code == 7 and error.strerror:
-        text = f"Can't write {error.filename or 'into the run folder'}: {error.strerror}; make room or mend its rights."
-    elif code == 3 and not isinstance(error, MissingExtra):
+        text = f"Can't write {error.filename or 'the output'}: {error.strerror}; make room or mend its rights."
+    elif code == 3 and is_no_device(error):
         text = f"{text[:300]} There is no such device here; --trainer.accelerator=cpu does without."
     elif (code == 1 and not isinstance(error, OSError)) or not text:
         text = f"{type(error).__name__}: {text[:400]} (ASDKIT_DEBUG=1 shows where.)"
@@ -66,8 +70,9 @@ def end(error: BaseException) -> int:
     """Say what has happened on stderr, unless a parser has said it already; returns the process's exit code."""
     if os.environ.get("ASDKIT_DEBUG") and not isinstance(error, SystemExit):
         traceback.print_exception(error)
-    if isinstance(error, Interrupted) or not isinstance(error, SystemExit | KeyboardInterrupt):
-        print(f"asdkit: {sentence(error)}", file=sys.stderr)
+    if isinstance(error, Interrupted) or not isinstance(error, SystemExit | KeyboardInterrupt | BrokenPipeError):
+        with suppress(OSError):  # nobody reads it
+            print(f"asdkit: {sentence(error)}", file=sys.stderr)
     return exit_code(error)
 
 
