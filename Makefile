@@ -13,4 +13,4 @@ lint:
 types:
 	$(PYTHON) .ci/types
 docs:  # links, pictures and examples
-	$(PYTHON) -m pytest tests/core/test_docs.py
+	$(PYTHON) -m pytest tests/commands/test_documents.py

@@ -1,0 +1,198 @@
+"""One walk through the documents: what README, docs and the recipes' headers name is there, and their commands run."""
+
+import ast
+import re
+import shlex
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+from support.recipe import RECIPE
+
+import asdkit
+from asdkit.commands.main import FILES, TRAINER_COMMANDS, main
+from asdkit.run.grid import Cell
+from asdkit.run.recipes import recipes
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in PAGES}
+HEADERS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "recipes").rglob("*.yaml"))}
+PYTHON = [(page, code) for page, text in TEXTS.items() for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
+SPANS = {
+    page: re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)) for page, text in TEXTS.items()
+}
+
+
+# ------------------------------------------------------------------------------------------------ names
+
+
+@pytest.mark.parametrize(("page", "code"), PYTHON)
+@pytest.mark.slow
+def test_python_blocks_run(page: str, code: str) -> None:
+    exec(compile(code.replace("range(200)", "range(2)"), page, "exec"), {})
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_and_pictures_exist(page: str) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", TEXTS[page])
+    assert [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()] == []
+
+
+def resolved(name: str) -> object:
+    """What a dotted name of the package stands for."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            target: object = import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[length:]:
+            target = getattr(target, part)
+        return target
+    raise ModuleNotFoundError(name)
+
+
+@pytest.mark.parametrize("page", {**TEXTS, **HEADERS})
+def test_dotted_names_exist(page: str) -> None:
+    for name in re.findall(r"(?<![\w./-])asdkit(?:\.[A-Za-z_]\w*)+", {**TEXTS, **HEADERS}[page]):
+        resolved(name)
+
+
+@pytest.mark.parametrize("page", SPANS)
+def test_files_tests_and_recipes_exist(page: str) -> None:
+    """A file is named from the root, from asdkit/ or from tests/; a test and a recipe by its name."""
+    places = [ROOT, ROOT / "asdkit", ROOT / "tests"]
+    rooms = {path.name for place in places for path in place.iterdir() if path.is_dir()}
+    tests = {
+        node.name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    folders = {name.partition("/")[0] for name in recipes() if "/" in name}
+    for span in SPANS[page]:
+        if re.fullmatch(r"[\w.-]+(/[\w.-]+)+/?", span) and span.partition("/")[0] in rooms | folders:
+            known = span in recipes() or any((place / span).exists() for place in places)
+            assert known, f"{page} names {span}"
+        if re.fullmatch(r"test_\w+", span):
+            assert span in tests, f"{page} names {span}"
+
+
+def test_the_readme_gives_ci_its_test_command() -> None:
+    assert ".venv/bin/pytest" in TEXTS["README.md"]
+    assert re.search(r"^pytest", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+
+
+def test_the_citation_has_the_packages_version() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == asdkit.__version__
+
+
+# ------------------------------------------------------------------------------------------------ commands
+
+WORDS = "|".join((*TRAINER_COMMANDS, *FILES))
+COMMAND = re.compile(rf"(?:asdkit (?:{WORDS})|python -m asdkit[.\w]+)(?= |`|$)[^`\n]*", re.MULTILINE)
+COMMENT = re.compile(r" #|  +| \.\.\.| --[\w.]+ \.\.\.| \[|\.$")  # what follows is no part of the command
+STANDS_FOR = {
+    "COMMON": "--config gs3d --config priors/sd21 --prior random:sd21 --trainer.log_every_n_steps 10",
+    "runs/gs3d/a-yellow-duck@<time>": "RUN",
+    "runs/.../": "RUN/",
+    "RUN_OR_FILE": "RUN",
+    "step-000400": "last",
+}
+SMALL = ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--snapshots.every=0", "--trainer.callbacks=[]"]
+IN_3D = ["--data.size=16", "--data.views_per_step=1", "--data.orbit_views=2", "--report.size=16"]
+OF_SPLATS = ["--model.generator.count=50", "--model.generator.capacity=60"]
+OF_EDITS = ["--data.image=docs/images/duck.png", "--model.source=a yellow duck", "--model.target=a red duck"]
+OF_EXPORTS = ["--size=16", "--frames=2", "--resolution=16", "--texture=64", "--force"]
+ELSEWHERE = ("priors/", "toybox/", "--trainer.devices", "--viewer", "random:", "--help", "--print_config")
+
+
+def commands() -> dict[str, str]:
+    """Every command of the documents, and where it stands first."""
+    standing: dict[str, str] = {}
+    for page, text in {**TEXTS, **HEADERS}.items():
+        for line in COMMAND.findall(re.sub(r" *\\\n#? *", " ", text)):
+            command = COMMENT.split(line)[0].rstrip(" |.,:;)")
+            command = re.sub(r"recipes/([\w/]+)\.yaml", r"\1", re.sub(r" --steps \d+", "", command))
+            for words, meaning in STANDS_FOR.items():
+                command = command.replace(words, meaning)
+            standing.setdefault(command, page)
+    return {command: page for command, page in standing.items() if command not in ("asdkit fit", "asdkit sweep")}
+
+
+COMMANDS = commands()
+
+
+def quick(words: list[str], prior: Path) -> list[str]:
+    """The arguments of a command of `asdkit`, for one step with a tiny prior; or for its recipe alone."""
+    command, *options = words
+    if command in ("fit", "bench") and "--config" in options:
+        if any(text in option for option in options for text in ELSEWHERE):
+            own = [option for option in options if option not in ("--json", "--print_config")]
+            return ["fit", *own, "--print_config"]
+        recipe = options[1].partition("/")[0]
+        options += [*SMALL, f"--model.prior.path={prior}", *(IN_3D if recipe.endswith("3d") else [])]
+        options += OF_SPLATS if recipe == "gs3d" else []
+        options += OF_EDITS if recipe == "edit2d" and "--data.image" not in options else []
+        return [command, *options, *(["--steps=1"] if command == "bench" else [])]
+    if command == "fit":
+        return [command, *options, "--trainer.max_steps=2"]
+    return [command, *options, *(OF_EXPORTS if command == "export" else [])]
+
+
+@pytest.fixture(scope="module")
+def workplace(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that the commands name: a run, a file of splats, prompts, and the documents' pictures."""
+    folder = tmp_path_factory.mktemp("documents")
+    (folder / "small.yaml").write_text(RECIPE.format(prior=tiny_folder, root=folder / "made"))
+    options = ["--trainer.max_steps=1", "--trainer.callbacks=[]", "--snapshots.every=0", "--run.name=one"]
+    assert main(["fit", "--config", str(folder / "small.yaml"), *options]) == 0
+    (folder / "made/small/one").rename(folder / "RUN")
+    assert main(["export", str(folder / "RUN"), "--format=ply", f"--out={folder}"]) == 0
+    (folder / "splats.ply").rename(folder / "duck.ply")
+    (folder / "prompts.txt").write_text("a yellow duck\n")
+    (folder / "docs").symlink_to(ROOT / "docs")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_run(
+    command: str, workplace: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """One step each, in this process; of studies and sweeps, whose runs are processes, the recipe of each run."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr("asdkit.run.live_view.serve", lambda *_: None)
+    program, *words = shlex.split(command)
+    if "--trust" in words or "model_card" in command:  # tests of their own run them
+        return
+    cells: list[tuple[Sequence[str], Cell]] = []
+    monkeypatch.setattr(
+        "asdkit.commands.sweep.make_runs", lambda grid, jobs: cells.extend((grid.options, c) for c in grid.cells) or 0
+    )
+    if program == "python":
+        study = import_module(words[1])
+        monkeypatch.setattr(study, "make_study", partial(_stop, cells))
+        with pytest.raises(Stopped):
+            study.main(words[2:])
+    else:
+        code = main(quick(words, tiny_folder))
+        assert code == 0, f"{COMMANDS[command]} says {command}, which says {capsys.readouterr().err}"
+    kinds = {re.sub(r"[\d.]+", "", " ".join(cell.options)): (options, cell) for options, cell in cells}
+    for options, cell in kinds.values():  # other scales, seeds and pictures are of the same kind
+        assert main(["fit", *options, *cell.options, "--model.prompt", cell.prompt, "--print_config"]) == 0
+
+
+class Stopped(Exception):
+    """A study has come to its runs."""
+
+
+def _stop(cells: list, of_study: Sequence[Cell], recipe: str, chosen: Namespace) -> None:
+    cells.extend((["--config", recipe], replace(cell, options=[*cell.options, *chosen.options])) for cell in of_study)
+    raise Stopped
