@@ -136,9 +136,9 @@ class Cameras(pl.LightningDataModule):
         distance = (self._settled["min_distance"] + self._settled["max_distance"]) / 2
         return ring(count, self.orbit_elevation_deg, distance, self._settled["fov_deg"], size or self.size)
 
-    def look(self, count: int) -> Views:
-        """What pictures of the run are taken from: a ring of `count` cameras."""
-        return self.ring(count)
+    def look(self, count: int, size: int = 0) -> Views:
+        """What pictures of the run are taken from: a ring of `count` cameras; 0 is the usual size."""
+        return self.ring(count, size)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless steps, from the trainer's current one on whenever an epoch begins."""
@@ -200,7 +200,7 @@ class Canvas(pl.LightningDataModule):
                 _log.warning("%s has %s pixels; its middle square is taken at %dx%d.", image, shape, size, size)
             self.source = read_picture(image, size)[None]
 
-    def look(self, count: int) -> None:
+    def look(self, count: int, size: int = 0) -> None:
         """Pictures of the run need no cameras: they show all particles."""
 
     def novel_views(self) -> None:

@@ -1,5 +1,6 @@
 """Picture files to tensors, and back: grids, animated WebP and MP4."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from asdkit.core.atomic import atomic
@@ -70,7 +71,9 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
         return picture
 
 
-def save_grid(images: Float[Tensor, "N C H W"], path: Path, columns: int, scale: int = 1) -> None:
+def save_grid(
+    images: Float[Tensor, "N C H W"], path: Path, columns: int, scale: int = 1, labels: Sequence[str] = ()
+) -> None:
     """One PNG of many pictures, row by row; a last row that is not full ends in black.
 
     Args:
@@ -78,6 +81,7 @@ def save_grid(images: Float[Tensor, "N C H W"], path: Path, columns: int, scale:
         path: the PNG.
         columns: pictures in a row.
         scale: each pixel becomes a square of this many.
+        labels: words on the pictures, in their lower left corners.
     """
     tiles = to_bytes(images)
     missing = -len(tiles) % columns
@@ -87,6 +91,10 @@ def save_grid(images: Float[Tensor, "N C H W"], path: Path, columns: int, scale:
     picture = Image.fromarray(grid)
     if scale > 1:
         picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=max(10, height * scale // 16))
+    for i, label in enumerate(labels):
+        corner = (i % columns * width * scale + 6, (i // columns + 1) * height * scale - 6)
+        pen.text(corner, label, fill="black", font=font, anchor="ls", stroke_width=2, stroke_fill="white")
     with atomic(path) as temporary:
         picture.save(temporary)
 

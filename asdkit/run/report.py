@@ -15,6 +15,7 @@ from asdkit.data import Cameras
 from asdkit.distillation import Distillation
 from asdkit.formats.pictures import save_film, save_grid
 from asdkit.generators.base import Render
+from asdkit.rendering.cameras import Views
 from asdkit.run.export import Exported
 from asdkit.run.judge import figures
 
@@ -26,7 +27,7 @@ class Report(pl.Callback):
     """At the end of fit an orbit, `contact.png`, `splats.ply`, `viewer.html` and `report.md`; in predict an orbit.
 
     Args:
-        size: height and width of the orbit's frames in pixels.
+        size: height and width in pixels of the orbit's frames and of the contact sheet's pictures.
         fps: frames per second of the orbit.
     """
 
@@ -41,9 +42,7 @@ class Report(pl.Callback):
             return
         folder = Path(trainer.default_root_dir)
         with torch.no_grad():
-            views = cameras.look(_CONTACT_VIEWS)
-            contact = pl_module.show(views and views.to(pl_module.device)).image
-            save_grid(contact, folder / "contact.png", _CONTACT_VIEWS // 2, scale=2)
+            self._contact_sheet(pl_module, cameras.look(_CONTACT_VIEWS, self.size), folder)
             orbit = self._orbit(pl_module, cameras, folder) if isinstance(cameras, Cameras) else []
         written = [*orbit, *pl_module.generator.export(folder)]
         if pl_module.generator.splats() is not None:
@@ -53,10 +52,21 @@ class Report(pl.Callback):
         write_text(folder / "report.md", self._markdown(trainer, pl_module, files))
         print(f"Report: {folder / 'report.md'}")
 
+    def _contact_sheet(self, module: Distillation, views: Views | None, folder: Path) -> None:
+        """`contact.png`: all images, or the object from around it, with the azimuths written on them."""
+        images = self._frames_of(module, views) if views else module.show(None).image
+        labels = [f"{degrees:.0f}°" for degrees in views.azimuth.rad2deg().tolist()] if views else []
+        scale = max(1, self.size // images.shape[-1])
+        save_grid(images, folder / "contact.png", _CONTACT_VIEWS // 2, scale, labels)
+
     def _orbit(self, module: Distillation, cameras: Cameras, folder: Path) -> list[Path]:
-        views = cameras.ring(cameras.orbit_views, size=self.size).to(module.device)
-        frames = [module.show(views[i : i + 1]).image for i in range(len(views))]
-        return [save_film(torch.cat(frames), folder, "orbit", self.fps)]
+        frames = self._frames_of(module, cameras.ring(cameras.orbit_views, self.size))
+        return [save_film(frames, folder, "orbit", self.fps)]
+
+    def _frames_of(self, module: Distillation, views: Views) -> torch.Tensor:
+        """The object from each of some cameras, one by one, for they may be many and large [N,3,H,W]."""
+        views = views.to(module.device)
+        return torch.cat([module.show(views[i : i + 1]).image for i in range(len(views))])
 
     def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *rest: Any) -> None:
         if isinstance(outputs, Render):

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms
 
-from asdkit.formats.pictures import read_picture
+from asdkit.formats.pictures import read_picture, save_grid
 
 CORNER = np.zeros((2, 3, 3), np.uint8)
 CORNER[0, 0] = 255  # white at the top left, black elsewhere
@@ -114,3 +115,15 @@ def test_other_formats_are_not_opened_whatever_they_are_called(tmp_path: Path, k
         read_picture(tmp_path / "a.png")
     Image.new("RGB", (16, 16)).save(tmp_path / "b.png", format="JPEG")
     assert read_picture(tmp_path / "b.png").shape == (3, 16, 16)
+
+
+def test_labels_stand_in_the_lower_left_corners(tmp_path: Path) -> None:
+    """Black words with a white rim on grey pictures; a picture beyond the labels stays as it is."""
+    save_grid(torch.full((3, 3, 64, 64), 0.5), tmp_path / "sheet.png", columns=2, labels=["0°", "225°"])
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("L")).astype(int)
+    tiles = [sheet[:64, :64], sheet[:64, 64:], sheet[64:, :64]]
+    inked = [np.argwhere(tile != tiles[2][0, 0]) for tile in tiles]
+    assert len(inked[2]) == 0 and len(inked[1]) > 1.5 * len(inked[0]) > 30
+    for places in inked[:2]:
+        assert places[:, 0].min() > 44 and places[:, 1].min() < 10 and places[:, 1].max() < 50
+    assert sheet[:64].min() < 40 and sheet[:64].max() > 215
