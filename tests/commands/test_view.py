@@ -129,7 +129,7 @@ def test_the_short_form(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert expanded("--viewer", "--x=3") == ["--viewer.port", "8080", "--x=3"]
     assert expanded("--viewer", "9000", "--x=3") == ["--viewer.port", "9000", "--x=3"]
     assert expanded("--viewer=9000", "--viewer.every", "5") == ["--viewer.port=9000", "--viewer.every", "5"]
-    assert expanded("--viewer", "--model.prompt", "a") == ["--viewer.port", "8080", "--model.prompt=a"]
+    assert expanded("--viewer", "--data.size", "8") == ["--viewer.port", "8080", "--data.size", "8"]
     assert main(["fit", "--config", "gs3d", "--viewer", "--print_config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["viewer"] == {"port": 8080, "every": 10}
     assert main(["fit", "--config", "gs3d", "--viewer=80"]) == 2
