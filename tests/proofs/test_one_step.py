@@ -311,8 +311,9 @@ def test_without_a_prompt_there_is_nothing_to_make() -> None:
         Distillation("  ", GaussianPrior({"y": MEAN}), Blob(), SDS())
 
 
-def test_norms_and_saturation_of_the_last_step_are_logged() -> None:
-    """The gradients that the generator's optimiser saw, and HSV's saturation and the spread of what was rendered."""
+def test_norms_and_saturation_of_the_last_step_are_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradients that the generator's optimiser saw, HSV's saturation of what was rendered, and the spread of x0."""
+    monkeypatch.setattr(GaussianPrior, "encode", lambda self, images: 1 - images)
     model, trainer = _train(1)
     found = {name: value.item() for name, value in trainer.callback_metrics.items()}
     assert all(math.isfinite(found[name]) for name in ("residual_norm", "discriminator_loss", "gap", "distance"))
