@@ -136,7 +136,7 @@ def _watch(deadline: float) -> None:
         time.sleep(0.2)
 
 
-def without_reducer(strategy: Strategy) -> AbstractContextManager:
+def without_reducer(strategy: Strategy) -> AbstractContextManager[Any]:
     """A context in which DDP leaves gradients alone: its reducer can't follow two optimisers."""
     return strategy.block_backward_sync() if isinstance(strategy, DDPStrategy) else nullcontext()
 

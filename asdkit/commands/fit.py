@@ -169,7 +169,7 @@ class CLI(LightningCLI):
         """
         if not (trainer.is_global_zero or slurm_job()):
             return
-        prompt = config.model.get("init_args", Namespace()).get("prompt") or ""
+        prompt = config.model.get("init_args", {}).get("prompt") or ""
         folder = new_run_folder(Path(config.run.root), config.run.recipe, prompt, config.run.name)
         set_root_folder(trainer, str(folder))
         last = folder / "checkpoints" / "last.ckpt"
@@ -179,7 +179,7 @@ class CLI(LightningCLI):
         if trainer.is_global_zero:
             print(f"Run folder: {shown(str(folder))}{', from its last checkpoint' if goes_on else ''}", file=sys.stderr)
 
-    def _give_recipe(self, trainer: pl.Trainer, config: Namespace) -> None:
+    def _give_recipe(self, trainer: Any, config: Namespace) -> None:
         """What `config.yaml` will hold, and the run's own logger unless the recipe has one."""
         if config.trainer.logger is None:
             trainer.logger = MetricsCSV(Path(trainer.default_root_dir))
@@ -209,10 +209,10 @@ def _check(config: Namespace) -> None:
 
 def _leave_to_checkpoint(config: Namespace) -> None:
     """A checkpoint holds what its generator and its data once started from, and the files may be gone by now."""
-    generator = config.model.get("init_args", Namespace()).get("generator") or Namespace()
+    generator = config.model.get("init_args", {}).get("generator") or {}
     for name in ("init", "start"):
-        generator.get("init_args", Namespace()).pop(name, None)
-    data = config.data.get("init_args", Namespace())
+        generator.get("init_args", {}).pop(name, None)
+    data = config.data.get("init_args", {})
     for name in ("asset", "image") if config.data.class_path.startswith("asdkit.") else ():
         if data.get(name) and not local(data[name]).exists():
             data[name] = ""

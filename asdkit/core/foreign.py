@@ -126,7 +126,7 @@ def texts_stay_texts() -> AbstractContextManager[Any]:
     """Inside, what is given for a `str | None` is a text as it is; jsonargparse would read `# x` as YAML, as None."""
     from jsonargparse._typehints import ActionTypeHint
 
-    check = ActionTypeHint._check_type
+    check: Any = ActionTypeHint._check_type
 
     @functools.wraps(check)  # jsonargparse reads its signature
     def check_type(self: Any, value: Any, **rest: Any) -> Any:

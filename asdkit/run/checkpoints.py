@@ -37,11 +37,11 @@ class Checkpoints(Checkpoint):
         self.every, self.keep_all = every, keep_all
         self._newest: Path | None = None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """The checkpoint that a run goes on from lies beside the next one, and is the one to be replaced by it."""
         self._newest = _path(trainer)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
         """The last iteration is kept too, before anything is made of it, and so is one that a signal makes the last."""
         guard = next((callback for callback in trainer.callbacks if isinstance(callback, Guard)), None)
         stop = guard.stop if guard else 0
@@ -54,11 +54,11 @@ class Checkpoints(Checkpoint):
         if stop:
             raise Interrupted(stop)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """For runs that end otherwise, by time for instance."""
         self._save(trainer)
 
-    def _save(self, trainer: pl.Trainer) -> None:
+    def _save(self, trainer: Any) -> None:
         path, before = _path(trainer), self._newest
         if path == before or trainer.fast_dev_run:
             return
@@ -137,7 +137,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def save_weights(module: Distillation, step: int, folder: Path) -> None:
     """Write `generator.safetensors`, and `discriminator.safetensors` where one learns; their metadata say of what."""
-    for name, part in {"generator": module.generator, "discriminator": module.guidance}.items():
+    parts: dict[str, Any] = {"generator": module.generator, "discriminator": module.guidance}
+    for name, part in parts.items():
         if learned := part.state_dict():
             about = {"spec": json.dumps(part.spec), "step": str(step), "prior": module.prior.digest}
             tensors = {key: value.detach().cpu().contiguous().clone() for key, value in learned.items()}

@@ -15,7 +15,7 @@ from asdkit.rendering.cameras import Batch, Views
 from asdkit.run.side_files import write_json
 
 
-def figures(trainer: pl.Trainer) -> dict[str, float]:
+def figures(trainer: Any) -> dict[str, float]:
     """What the judges of a run have measured last."""
     judges = [callback for callback in trainer.callbacks if isinstance(callback, Judge)]
     return {name: value for judge in judges for name, value in judge.results.items()}
@@ -44,20 +44,18 @@ class Judge(pl.Callback, ABC):
             render: what they show.
         """
 
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *rest: Any
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *rest: Any) -> None:
         self._seen.append((batch, outputs))
 
     on_test_batch_end = on_validation_batch_end
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._conclude(trainer, pl_module, "validate")
 
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._conclude(trainer, pl_module, "test")
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         if self._measured_at != trainer.global_step and self._judgeable(trainer, pl_module):
             views = trainer.datamodule.novel_views()
             views = views and views.to(pl_module.device)
@@ -67,7 +65,7 @@ class Judge(pl.Callback, ABC):
             for logger in trainer.loggers:
                 logger.log_metrics(self.results, trainer.global_step)
 
-    def _conclude(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+    def _conclude(self, trainer: Any, module: Any, stage: str) -> None:
         seen, self._seen = self._seen, []
         if not seen or not self._judgeable(trainer, module):
             return
@@ -90,5 +88,5 @@ class Judge(pl.Callback, ABC):
             report = {"prior": module.prior.digest, "prompt": module.prompt, "checkpoint": str(trainer.ckpt_path)}
             write_json(folder / "test.json", report | {"metrics": self.results})
 
-    def _judgeable(self, trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+    def _judgeable(self, trainer: Any, module: Any) -> bool:
         return isinstance(module, Distillation) and isinstance(trainer.datamodule, self.judges)

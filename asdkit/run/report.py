@@ -36,7 +36,7 @@ class Report(pl.Callback):
         self._frames: list[torch.Tensor] = []
 
     @rank_zero_only
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         cameras = trainer.datamodule
         if not isinstance(pl_module, Distillation):
             return
@@ -73,7 +73,7 @@ class Report(pl.Callback):
             self._frames.append(outputs.image.cpu())
 
     @rank_zero_only
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
         if self._frames:
             frames, self._frames = torch.cat(self._frames), []
             path = save_film(frames, Path(trainer.default_root_dir) / "predict", "orbit", self.fps)

@@ -78,7 +78,8 @@ def _differences(before: Any, now: Any, option: str = "") -> Iterator[tuple[str,
     """The options in which two specs differ, with both values."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
         if before != now:
-            yield option, *(value.get("class_path") if isinstance(value, dict) else value for value in (before, now))
+            first, second = (value.get("class_path") if isinstance(value, dict) else value for value in (before, now))
+            yield option, first, second
     elif before.get("class_path") != now.get("class_path"):
         yield option, before.get("class_path"), now.get("class_path")
     else:

@@ -94,7 +94,7 @@ class RunFolder(pl.Callback):
         self._start, self._seconds_before = time.time(), 0.0
         self._begun = False
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         refusal = self._take(Path(trainer.default_root_dir), stage) if trainer.is_global_zero else None
         name, refusal = trainer.strategy.broadcast((trainer.default_root_dir, refusal))
         set_root_folder(trainer, name)
@@ -108,7 +108,7 @@ class RunFolder(pl.Callback):
             if not (folder / "config.yaml").exists():
                 self._begin(trainer, pl_module)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if isinstance(trainer.logger, MetricsCSV):
             trainer.logger.follow(trainer, prior_digest(pl_module))
         self._begin(trainer, pl_module)
@@ -119,7 +119,7 @@ class RunFolder(pl.Callback):
 
     on_train_end = on_train_batch_end
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage == "fit" and not trainer.interrupted and trainer.state.status != "interrupted":
             if self._begun:
                 self.on_train_end()
@@ -129,7 +129,7 @@ class RunFolder(pl.Callback):
                 print(f"asdkit: {done}; --trainer.max_steps=N goes on to N.", file=sys.stderr)
         self._let_go()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         code = exit_code(exception)
         try:
             if self._begun and (not self._lock or self._lock.is_held()):
@@ -156,7 +156,7 @@ class RunFolder(pl.Callback):
             self._lock.release()
             self._lock = None
 
-    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _begin(self, trainer: Any, pl_module: Any) -> None:
         folder = Path(trainer.default_root_dir)
         if trainer.is_global_zero and not self._begun:
             remove_leftovers(folder)
@@ -166,9 +166,7 @@ class RunFolder(pl.Callback):
         self._write(trainer, pl_module, "running")
 
     @rank_zero_only
-    def _write(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, state: str, reason: str = "", code: int | None = None
-    ) -> None:
+    def _write(self, trainer: Any, pl_module: Any, state: str, reason: str = "", code: int | None = None) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()} | figures(trainer)
         report = {
             "status": state,

@@ -32,7 +32,7 @@ class Snapshots(pl.Callback):
     def __init__(self, every: Whole = 200, noise: Annotated[float, Between(0, 1)] = 0.5, scale: Weight = 7.5) -> None:
         self.every, self.noise, self.scale = every, noise, scale
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
         step = trainer.global_step
         due = self.every and (step % self.every == 0 or step == trainer.max_steps)
         cameras = trainer.datamodule

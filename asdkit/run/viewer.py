@@ -25,20 +25,20 @@ class Viewer(pl.Callback):
         self.port, self.every = port, every
         self._live: LiveView | None = None
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage == "fit" and self.port and trainer.is_global_zero:
             self._live = view_of(pl_module, self.port)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if self._live:
             self._live.follow(pl_module)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
         if self._live:
             due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
             self._live.follow(pl_module, moved=not due)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: Any = None) -> None:
+    def teardown(self, trainer: Any, pl_module: Any, stage: Any = None) -> None:
         if self._live:
             self._live.stop()
             self._live = None

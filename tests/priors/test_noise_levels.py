@@ -95,7 +95,6 @@ def test_flow_sigmas_of_other_classes(name: str) -> None:
         {"_class_name": "os"},
         {},
     ],
-    ids=str,
 )
 def test_other_mathematics_is_refused_in_a_sentence(settings: dict[str, Any]) -> None:
     with pytest.raises(PriorUnavailable, match="asdkit takes"):

@@ -22,7 +22,7 @@ from asdkit.generators.images import Latents
 from asdkit.lab import FiniteSetPrior, ParticleScore
 from asdkit.priors.pretrained import Pretrained
 from asdkit.run.grid import product
-from asdkit.run.tables import csv_text
+from asdkit.run.side_files import csv_text
 from asdkit.scores.equations import effective_scale, inject, weight
 from asdkit.scores.fields import CFG, Field, Noise, Prompt
 from asdkit.scores.timesteps import Timesteps
