@@ -79,7 +79,7 @@ class NetworkRunner:
         finally:
             self._compiled_region = False
 
-    def checkpointed(self, block: nn.Module, *args: Any) -> Any:
+    def checkpointed(self, block: Callable[..., Any], *args: Any) -> Any:
         """A block's output, which is computed again in the backward pass, with the adapter that is on now."""
         if torch.compiler.is_compiling():  # the graph holds the adapter
             return checkpoint(block, *args, use_reentrant=False)

@@ -38,7 +38,7 @@ class Checkpoints(Checkpoint):
         self._newest: Path | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """The checkpoint that a run goes on from lies beside the next one, and is the one to be replaced by it."""
+        """The checkpoint that a run goes on from is there already."""
         self._newest = _path(trainer)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
@@ -59,14 +59,16 @@ class Checkpoints(Checkpoint):
         self._save(trainer)
 
     def _save(self, trainer: Any) -> None:
-        path, before = _path(trainer), self._newest
-        if path == before or trainer.fast_dev_run:
+        path = _path(trainer)
+        if path == self._newest or trainer.fast_dev_run:
             return
         for file in (path, path.with_name("last.ckpt")):
             trainer.save_checkpoint(file, weights_only=False)
         self._newest = path
-        if trainer.is_global_zero and before and not self.keep_all:
-            before.unlink(missing_ok=True)
+        if trainer.is_global_zero and not self.keep_all:
+            for other in path.parent.glob("step-*.ckpt"):  # a kill may have left several
+                if int(other.stem.removeprefix("step-")) < trainer.global_step:
+                    trainer.strategy.remove_checkpoint(other)
         if trainer.is_global_zero and isinstance(trainer.lightning_module, Distillation):
             save_weights(trainer.lightning_module, trainer.global_step, path.parents[1] / "weights")
 

@@ -110,7 +110,7 @@ IN_3D = ["--data.size=16", "--data.views_per_step=1", "--data.orbit_views=2", "-
 OF_SPLATS = ["--model.generator.count=50", "--model.generator.capacity=60"]
 OF_EDITS = ["--data.image=docs/images/duck.png", "--model.source=a yellow duck", "--model.target=a red duck"]
 OF_EXPORTS = ["--size=16", "--frames=2", "--resolution=16", "--texture=64", "--force"]
-ELSEWHERE = ("priors/", "toybox/", "--trainer.devices", "--viewer", "random:", "--help", "--print_config")
+ELSEWHERE = ("priors/", "toybox/", "--trainer.devices", "--viewer", "random:", "finetune", "--help", "--print_config")
 
 
 def commands() -> dict[str, str]:
@@ -151,9 +151,10 @@ def workplace(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A folder with all that the commands name: a run, a file of splats, prompts, and the documents' pictures."""
     folder = tmp_path_factory.mktemp("documents")
     (folder / "small.yaml").write_text(RECIPE.format(prior=tiny_folder, root=folder / "made"))
-    options = ["--trainer.max_steps=1", "--trainer.callbacks=[]", "--snapshots.every=0", "--run.name=one"]
+    options = ["--trainer.max_steps=1", "--trainer.callbacks=[]", "--snapshots.every=0"]
     assert main(["fit", "--config", str(folder / "small.yaml"), *options]) == 0
-    (folder / "made/small/one").rename(folder / "RUN")
+    (made,) = (folder / "made/small").iterdir()
+    made.rename(folder / "RUN")
     assert main(["export", str(folder / "RUN"), "--format=ply", f"--out={folder}"]) == 0
     (folder / "splats.ply").rename(folder / "duck.ply")
     (folder / "prompts.txt").write_text("a yellow duck\n")

@@ -12,7 +12,8 @@ from support.four_views import B, Loop, cameras, drawn
 from support.tiny import TEXT, loaded, ready
 from torch import Tensor
 
-import asdkit.methods
+import asdkit
+from asdkit.core.names import PUBLIC_NAMES
 from asdkit.discriminators.adapters import Embedding
 from asdkit.methods import ASD, CSD, DDS, ISM, LODS, NFSD, SDS, VSD, AsynchronousSD, Bridge, RewardSDS
 from asdkit.rendering.cameras import ring
@@ -169,7 +170,7 @@ class Any(Scorer):
         return images.flatten(1).mean(1)
 
 
-METHODS = [value for value in vars(asdkit.methods).values() if getattr(value, "__module__", "") == "asdkit.methods"]
+METHODS = [getattr(asdkit, name) for name, module in PUBLIC_NAMES.items() if module == "asdkit.methods"]
 ARGUMENTS = {"scorer": Any, "adapter": Embedding, "source_adapter": Embedding}
 
 

@@ -226,9 +226,9 @@ def test_a_benchmark_goes_on_after_a_stop(tmp_path: Path, options: list[str]) ->
     assert not list(tmp_path.rglob("*-before-*"))  # it went on from its checkpoint
     lines = (tmp_path / "OUT" / "table.md").read_text().splitlines()
     assert [line.split(" | ")[:2] for line in lines[2:4]] == [["| ASD", prompt], ["| **ASD**", "**mean**"]]
-    sheet = colours(tmp_path / "OUT", (2 * 64, 4 * 64))
-    assert torch.allclose(sheet[:, :64, :64], benchmark.true_pictures(prompt)[0], atol=1 / 255)
-    assert sheet[:, 64:].std() > 0.01
+    sheet = colours(tmp_path / "OUT", (2 * 128, 4 * 128))
+    assert torch.allclose(sheet[:, :128:2, :128:2], benchmark.true_pictures(prompt)[0], atol=1 / 255)
+    assert sheet[:, 128:].std() > 0.01
 
 
 def test_a_cfg_sweep_is_made_once(tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +277,7 @@ def test_representations_are_made_once_and_start_from_each_other(
     assert float(splats[7]) == pytest.approx(ply.stat().st_size / 1000, rel=0.01)
     [start] = tmp_path.glob("gs3d/nerf-voxels-*")
     assert f"init: {start}\n" in (ply.parents[1] / "config.yaml").read_text()
-    colours(tmp_path, (3 * 128, 4 * 64))
+    colours(tmp_path, (3 * 256, 4 * 128))
 
 
 def test_a_study_refuses_what_it_can_not_measure(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

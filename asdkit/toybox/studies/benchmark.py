@@ -83,7 +83,7 @@ STUDIES = {
 def write_truth(pictures: Tensor, prompt: str, out: Path) -> Path:
     """True pictures beside each other as in a run's contact sheet; returns the file."""
     path = out / "truths" / f"{slug(prompt)}.png"
-    save_grid(pictures, path, columns=4, scale=2)
+    save_grid(pictures, path, columns=4, scale=max(1, 256 // pictures.shape[-1]))
     return path
 
 
