@@ -22,7 +22,7 @@ from asdkit.formats.pictures import read_picture
 from asdkit.generators.base import Render
 from asdkit.lab import finite_set_eps
 from asdkit.run.export import Choices
-from asdkit.toybox import captions, catalogue, image_judge
+from asdkit.toybox import image_judge, world
 from asdkit.toybox import judge as judging
 from asdkit.toybox.clip import TinyCLIP, similarity
 from asdkit.toybox.image_judge import Truths, figures, sharpness, truths
@@ -37,7 +37,7 @@ def on(bank: Truths, index: int, colour: tuple[float, float, float]) -> Tensor:
 
 def test_the_truths_are_of_the_view_that_the_prompt_names() -> None:
     front, back = truths("a yellow duck, front view"), truths("a yellow duck, back view")
-    beak = torch.tensor(catalogue.COLOURS["orange"])[:, None, None]
+    beak = torch.tensor(world.COLOURS["orange"])[:, None, None]
     orange = [((bank.on_black - beak).abs().amax(1) < 0.15).float().mean() for bank in (front, back)]
     assert orange[0] > 5 * orange[1]
     assert len(truths("a yellow duck").alpha) == len(front.alpha) == image_judge.TRUTHS
@@ -180,7 +180,7 @@ def test_the_change_outside_counts_what_is_beyond_the_silhouettes_edge() -> None
 
 def test_the_edits_are_of_the_world_and_cover_figure_9() -> None:
     assert {edit.situation for edit in edits.EDITS} >= {"simplify", "refine", "replace"}
-    assert all(captions.parse(words) for edit in edits.EDITS for words in (edit.source, edit.target))
+    assert all(world.parse(words) for edit in edits.EDITS for words in (edit.source, edit.target))
 
 
 @pytest.fixture

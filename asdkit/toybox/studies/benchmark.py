@@ -18,7 +18,7 @@ from asdkit.formats.pictures import save_grid
 from asdkit.rendering.cameras import ring
 from asdkit.run.grid import product
 from asdkit.run.tables import write_sheet
-from asdkit.toybox import captions, world
+from asdkit.toybox import world
 from asdkit.toybox.image_judge import truths
 from asdkit.toybox.studies.study import make_study, rows_of, study_parser, toybox_prompt, write_table
 
@@ -53,7 +53,7 @@ IMAGE_PROMPTS = (
 
 def true_views(prompt: str) -> Float[Tensor, "8 3 64 64"]:
     """A ring of true views."""
-    return world.render(captions.parse(prompt), ring(8, 20.0, size=64)).image
+    return world.render(world.parse(prompt), ring(8, 20.0, size=64)).image
 
 
 def true_pictures(prompt: str) -> Float[Tensor, "4 3 64 64"]:

@@ -18,9 +18,9 @@ from asdkit.formats.pictures import read_picture, save_grid
 from asdkit.rendering.cameras import orbit
 from asdkit.run.grid import Cell
 from asdkit.run.tables import write_sheet
-from asdkit.toybox import captions, world
-from asdkit.toybox.measures import psnr
+from asdkit.toybox import world
 from asdkit.toybox.studies.study import make_study, rows_of, study_parser, write_table
+from asdkit.toybox.training.common import psnr
 
 METHODS = {
     "DDS": ["--config", "edit2d/dds"],
@@ -59,9 +59,7 @@ EDITS = (
 def truth(prompt: str, azimuth_deg: float) -> world.Truth:
     """The thing from this azimuth, 20 degrees above."""
     azimuth, elevation = (torch.tensor([math.radians(degrees)]) for degrees in (azimuth_deg, 20.0))
-    return world.render(
-        captions.parse(prompt), orbit(azimuth, elevation, torch.tensor([3.4]), math.radians(40.0), 64, 64)
-    )
+    return world.render(world.parse(prompt), orbit(azimuth, elevation, torch.tensor([3.4]), math.radians(40.0), 64, 64))
 
 
 def change_outside(

@@ -11,7 +11,7 @@ from asdkit.run import tables
 from asdkit.run.exits import end
 from asdkit.run.grid import Cell, Grid
 from asdkit.run.pool import make_runs
-from asdkit.toybox import captions
+from asdkit.toybox import world
 
 
 def study_parser(description: str | None, name: str) -> argparse.ArgumentParser:
@@ -25,7 +25,7 @@ def study_parser(description: str | None, name: str) -> argparse.ArgumentParser:
 
 def toybox_prompt(text: str) -> str:
     """A prompt whose truth is known."""
-    if captions.parse(text) is None:
+    if world.parse(text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no thing of the toybox, such as 'a yellow duck'")
     return text
 
