@@ -137,4 +137,5 @@ def test_real_runs_finish_fail_are_stopped_and_go_on(recipe: Path, tmp_path: Pat
     assert 0 < saved < 60
     assert start("--trainer.max_steps=60")[1].wait(200) == 0
     assert rows(long)[0]["status"] == "finished" and rows(long)[0]["iterations"] == 60
-    assert not list(long.folder.parent.glob("*-before-*"))  # it went on, and was not made anew
+    folder = long.run_folder(long.cells[0])
+    assert not list(folder.parent.glob(f"{folder.name}-before-*"))  # it went on, and was not made anew
