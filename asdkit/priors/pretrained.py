@@ -14,6 +14,7 @@ from asdkit.core.errors import PriorUnavailable
 from asdkit.priors import autoencoder
 from asdkit.priors.families import Embedded, Family, Model, family_of
 from asdkit.priors.folder import ModelFolder, one_sentence
+from asdkit.priors.known_words import KnownWords
 from asdkit.priors.locate import EMBEDDED
 from asdkit.priors.long_prompts import ViewKeepingTokenizer
 from asdkit.priors.model_source import ModelSource
@@ -84,7 +85,7 @@ class Pretrained(Prior):
         self.runner = NetworkRunner(checkpointing, compile)
         self.prompts = PromptEmbedder(self, self._embed)
         self.view_words: ViewWords | None = DREAMFUSION
-        self.known_words: frozenset[str] | None = None
+        self._words = KnownWords([], {})
         self._cut_prompts: set[str] = set()
         self.camera: CameraEmbedding | None = None
         self.vae: Model | None = None
@@ -141,7 +142,7 @@ class Pretrained(Prior):
         if files.has("asdkit.json"):
             facts = files.json("asdkit.json")
             self.view_words = ViewWords(tuple(facts["view_words"]), facts["overhead_word"], facts["overhead_above_deg"])
-            self.known_words = frozenset(facts["words"])
+            self._words = KnownWords(facts["words"], facts.get("related", {}))
         if self._use_camera and files.has("camera/model.safetensors"):
             from safetensors.torch import load_file
 
@@ -204,10 +205,8 @@ class Pretrained(Prior):
             self.source.add_lora(name, pipeline.components.get(name), self.network.config)
         return encode_texts(self.family, pipeline, texts)
 
-    def unknown_words(self, text: str) -> list[str]:
-        """The words of a prompt that this prior has never seen; none where it does not say what it knows."""
-        words = "".join(c if c.isalnum() else " " for c in text.lower()).split()
-        return [] if self.known_words is None else [word for word in words if word not in self.known_words]
+    def unknown_words(self, text: str) -> dict[str, list[str]]:
+        return self._words.unknown(text)
 
     def predict(
         self, x: Noised, conditions: Sequence[Condition], adapter: Switch | None = None

@@ -83,7 +83,8 @@ class Report(pl.Callback):
         links = ", ".join(f"[{name}]({name})" for name in [*files, "config.yaml", "run.json"])
         title = re.sub(r"([^\w\s.,;:?'\"()-])", r"\\\1", shown(module.prompt))  # as it is, no Markdown
         facts = f"{trainer.global_step} iterations, seed {module.seed}, prior `{module.prior.digest}`."
-        text = "\n\n".join([f"# {title}", facts, "![the result](contact.png)", f"Files: {links}.", ""])
+        doubts = [f"**{doubt}**"] if (doubt := module.prior.doubt(module.prompt)) else []
+        text = "\n\n".join([f"# {title}", *doubts, facts, "![the result](contact.png)", f"Files: {links}.", ""])
         results = figures(trainer)
         rows = [f"| {name} | {value:.4g} |\n" for name, value in results.items()]
         return text + (f"| metric | value |\n|---|---|\n{''.join(rows)}" if rows else "")

@@ -77,9 +77,8 @@ class Prior(Part, nn.Module, ABC):
         Raises:
             ValueError: an unknown direction.
         """
-        unknown = self.unknown_words(prompt)
-        if unknown:
-            _log.warning("The prior has never seen %s; expect no likeness.", ", ".join(map(repr, unknown)))
+        if warning := self.doubt(prompt):
+            _log.warning(warning)
         self.name_views(prompt, views or {})
 
     def name_views(self, prompt: str, views: Mapping[str, str]) -> None:
@@ -149,9 +148,20 @@ class Prior(Part, nn.Module, ABC):
         """Embedded prompts, a row for each sample, with the offset of the context."""
         return conditions if self._condition_offset is None else conditions + self._condition_offset
 
-    def unknown_words(self, text: str) -> list[str]:
-        """The words of a prompt that this prior has never seen; none where it does not say what it knows."""
-        return []
+    def unknown_words(self, text: str) -> dict[str, list[str]]:
+        """The words of a prompt that this prior has never seen, each with the nearest that it knows.
+
+        It is empty for a prior that doesn't say what it knows.
+        """
+        return {}
+
+    def doubt(self, prompt: str) -> str:
+        """A sentence that names a prompt's unknown words and the nearest known ones; empty where all are known."""
+        words = [
+            f"{word!r} (the nearest that it knows: {', '.join(map(repr, nearest))})" if nearest else repr(word)
+            for word, nearest in self.unknown_words(prompt).items()
+        ]
+        return f"The prior has never seen {', '.join(words)}; expect no likeness." if words else ""
 
     @property
     @abstractmethod

@@ -29,7 +29,9 @@ def test_the_weights_are_half_precision_and_small(prior: Pretrained) -> None:
 def test_the_prior_knows_its_words_and_directions(prior: Pretrained) -> None:
     assert prior.view_words == EIGHT_SECTORS
     assert prior.camera is not None
-    assert prior.unknown_words("a yellow duck on a zebra") == ["zebra"]
+    assert prior.unknown_words("Kittens, bots on a xyzzy") == {"kittens": ["cat"], "bots": ["boat"], "xyzzy": []}
+    assert "'unicorn' (the nearest that it knows: 'elephant'), 'xyzzy'; expect" in prior.doubt("a red unicorn xyzzy")
+    assert prior.doubt("a yellow duck") == ""
 
 
 def test_the_autoencoder_reaches_30_db_on_held_out_renders(prior: Pretrained) -> None:

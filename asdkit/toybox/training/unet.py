@@ -232,10 +232,13 @@ def save_pipeline(net: Denoiser, folder: Path) -> None:
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_config(folder)  # model_index.json
+    words = world.vocabulary()
+    related = json.loads((Path(__file__).parents[1] / "related_words.json").read_text())
     facts = {
         "view_words": EIGHT_SECTORS.sectors,
         "overhead_word": EIGHT_SECTORS.overhead,
         "overhead_above_deg": EIGHT_SECTORS.overhead_above_deg,
-        "words": world.vocabulary(),
+        "words": words,
+        "related": {word: others for word, others in related.items() if word in words},
     }
     (folder / "asdkit.json").write_text(json.dumps(facts, indent=2) + "\n")
