@@ -1,7 +1,6 @@
 """Meshes of solids that are known in closed form, and their files and textures by an independent reader."""
 
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from asdkit import Gaussians, Initial, NeRF
 from asdkit.formats.mesh import extract as extract_module
-from asdkit.formats.mesh import texture as texture_module
 from asdkit.formats.mesh.extract import Mesh, density_grid, extract, skin, surface, threshold
 from asdkit.formats.mesh.texture import _inside, bake
 from asdkit.formats.mesh.write import write_mesh
@@ -69,7 +67,6 @@ def test_a_ball_is_a_ball(ball: Mesh) -> None:
     np.testing.assert_allclose(distance, RADIUS, atol=0.6 * 2 * HALF / 63)
     assert ((ball.normals * outwards).sum(1) / distance).min() > 0.95
     np.testing.assert_allclose(np.linalg.norm(ball.normals, axis=1), 1, rtol=1e-5)
-    np.testing.assert_allclose(ball.normals, model.vertex_normals, atol=0.1)
     np.testing.assert_allclose(ball.colours, 0.5 + 0.4 * ball.vertices, atol=0.02)
 
 
@@ -114,11 +111,10 @@ def test_the_surface_lies_where_the_grid_says() -> None:
     axis = torch.linspace(-2, 2, 17)
     x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
     grid = torch.minimum(torch.minimum(x - 0.21, -0.33 - z), 1.5 - y.abs()) + 1
-    vertices, faces = surface(grid.clamp(min=0), 1.0, 2.0)
-    assert vertices[:, 0].min() == pytest.approx(0.21, abs=1e-5)
-    assert vertices[:, 2].max() == pytest.approx(-0.33, abs=1e-5)
-    assert np.abs(vertices[:, 1]).max() == pytest.approx(1.5, abs=1e-5)
-    assert trimesh.Trimesh(vertices, faces, process=False).is_watertight
+    model = surface(grid.clamp(min=0), 1.0, 2.0)
+    assert model.vertices[:, 0].min() == pytest.approx(0.21, abs=1e-5)
+    assert model.vertices[:, 2].max() == pytest.approx(-0.33, abs=1e-5)
+    assert np.abs(model.vertices[:, 1]).max() == pytest.approx(1.5, abs=1e-5) and model.is_watertight
 
 
 def test_the_threshold_is_the_density_at_the_silhouette() -> None:
@@ -169,12 +165,6 @@ def test_nothing_to_make_a_mesh_of() -> None:
     for faces, message in ((99, "faces must be 0 or at least 100, not 99"), (-1, "faces must be at least 0; got -1")):
         with pytest.raises(ValueError, match=message):
             extract(ball, VIEWS, seen, 32, faces)
-
-
-def test_an_absent_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "skimage.measure", None)
-    with pytest.raises(RuntimeError, match=r'^This needs skimage: pip install "asdkit\[mesh\]"\.$'):
-        extract(balls((CENTRE, RADIUS)), VIEWS, (misses() < RADIUS).float(), 16)
 
 
 def test_the_skin_is_seen_from_outside() -> None:
@@ -308,8 +298,7 @@ def test_a_texture_has_the_solid_s_colours(tmp_path: Path, painted: Mesh, name: 
     assert min(sides) > 300
 
 
-def test_pixels_inside_of_triangles_are_those_of_a_slow_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texture_module, "_FACES", 5)
+def test_pixels_inside_of_triangles_are_those_of_a_slow_loop() -> None:
     draws = np.random.default_rng(0)
     corners = np.concatenate([draws.uniform(0, 9, (12, 3, 2)), np.array([[[1, 1], [2, 2], [4, 4]]], float)])
     expected = set()

@@ -1,6 +1,6 @@
 """A density's surface as a mesh: marching cubes at the density that looks most like the renders."""
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,19 +21,12 @@ _EMPTY = 1e-3  # opacity of a skin that has no colour
 
 
 class Mesh(NamedTuple):
-    """A closed surface of triangles.
+    """A closed surface of triangles."""
 
-    Shapes:
-        vertices: world units [V,3].
-        faces: indices of vertices, counter-clockwise seen from outside [F,3].
-        normals: unit vectors that point outwards [V,3].
-        colours: in [0,1], as displays take them (sRGB) [V,3].
-    """
-
-    vertices: Float32[np.ndarray, "V 3"]
-    faces: Int64[np.ndarray, "F 3"]
-    normals: Float32[np.ndarray, "V 3"]
-    colours: Float32[np.ndarray, "V 3"]
+    vertices: Float32[np.ndarray, "V 3"]  # world units
+    faces: Int64[np.ndarray, "F 3"]  # indices of vertices, counter-clockwise seen from outside
+    normals: Float32[np.ndarray, "V 3"]  # unit vectors that point outwards
+    colours: Float32[np.ndarray, "V 3"]  # in [0,1], as displays take them (sRGB)
 
 
 @checked
@@ -66,14 +59,17 @@ def extract(
     density = density_grid(volume, resolution)
     squeezed = density / (density + threshold(density, volume.half, views, alpha))
     filled = torch.from_numpy(smooth(squeezed.numpy(), 1))
-    vertices, triangles = surface(filled, threshold(filled, volume.half, views, alpha), volume.half)
-    if 0 < faces < len(triangles):
-        vertices, triangles = require_package("fast_simplification", "mesh").simplify(
-            vertices, triangles, target_count=faces
-        )
-        vertices, triangles = vertices.astype(np.float32), triangles.astype(np.int64)
-    normals = _normals(vertices, triangles)
-    return Mesh(vertices, triangles, normals, skin(volume, vertices, normals))
+    model = surface(filled, threshold(filled, volume.half, views, alpha), volume.half)
+    if 0 < faces < len(model.faces):
+        simplify = require_package("fast_simplification", "mesh").simplify
+        model = _model(*simplify(model.vertices.astype(np.float32), model.faces, target_count=faces))
+    vertices, normals = (np.asarray(array, np.float32) for array in (model.vertices, model.vertex_normals))
+    return Mesh(vertices, np.asarray(model.faces, np.int64), normals, skin(volume, vertices, normals))
+
+
+def _model(vertices: np.ndarray, faces: np.ndarray) -> Any:
+    """Trimesh's, with its vertices as they are."""
+    return require_package("trimesh", "mesh").Trimesh(vertices, faces, process=False)
 
 
 @torch.no_grad()
@@ -125,33 +121,16 @@ def _peaks(grid: Float[Tensor, "R R R"], half: float, views: Views) -> Float[Ten
     return peaks
 
 
-def surface(
-    grid: Float[Tensor, "R R R"], level: float, half: float
-) -> tuple[Float32[np.ndarray, "V 3"], Int64[np.ndarray, "F 3"]]:
-    """Vertices and faces of the closed surface where the grid's value is `level`: the largest connected part.
+def surface(grid: Float[Tensor, "R R R"], level: float, half: float) -> Any:
+    """The closed surface where a cube's grid has the value `level`, as trimesh's mesh.
 
-    The largest part is the one that encloses the largest volume; a cavity's volume is negative.
+    Of several parts it is the one that encloses the largest volume; a cavity's volume is negative.
     """
     closed = torch.nn.functional.pad(grid, (1,) * 6).numpy()
-    vertices, faces, _, _ = require_package("skimage.measure", "mesh").marching_cubes(
-        closed, level, gradient_direction="ascent"
-    )
-    edges = (np.ones(2 * len(faces)), (faces[:, :2].ravel(), faces[:, 1:].ravel()))
-    links = require_package("scipy.sparse", "mesh").coo_array(edges, shape=(len(vertices),) * 2)
-    part = require_package("scipy.sparse.csgraph", "mesh").connected_components(links, directed=False)[1]
-    a, b, c = vertices[faces].astype(np.float64).transpose(1, 0, 2)
-    volumes = np.bincount(part[faces[:, 0]], (a * np.cross(b, c)).sum(1))
-    kept = part == volumes.argmax()
-    places = (vertices[kept] - 1) * (2 * half / (len(grid) - 1)) - half
-    return places.astype(np.float32), (kept.cumsum() - 1)[faces[kept[faces[:, 0]]]]
-
-
-def _normals(vertices: Float32[np.ndarray, "V 3"], faces: Int64[np.ndarray, "F 3"]) -> Float32[np.ndarray, "V 3"]:
-    """Means of the faces' normals, weighted by area."""
-    a, b, c = vertices[faces].astype(np.float64).transpose(1, 0, 2)
-    cross = np.repeat(np.cross(b - a, c - a), 3, axis=0)
-    sums = np.stack([np.bincount(faces.ravel(), cross[:, axis], len(vertices)) for axis in range(3)], axis=1)
-    return (sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-20)).astype(np.float32)
+    cut = require_package("skimage.measure", "mesh").marching_cubes
+    vertices, faces, _, _ = cut(closed, level, gradient_direction="ascent")
+    whole = _model((vertices - 1) * (2 * half / (len(grid) - 1)) - half, faces)
+    return max(whole.split(only_watertight=False), key=lambda part: part.volume)
 
 
 @torch.no_grad()

@@ -1,7 +1,6 @@
 """Points that are spread evenly over a surface, of a file or of anything else with triangles."""
 
 import re
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +40,8 @@ def scatter(
 ) -> tuple[Int64[Tensor, " N"], Float[Tensor, "N 3"]]:
     """Places that are spread evenly over a surface: their triangles, and weights of the three corners, which sum to 1.
 
-    Args:
-        corners: of the triangles.
-        count: N.
-        generator: of the draws.
-        name: of the surface, for errors.
-
     Raises:
-        ValueError: the triangles have no area, or there are none.
+        ValueError: the triangles of `name` have no area, or there are none.
     """
     edges = corners[:, 1:] - corners[:, :1]
     areas = torch.linalg.cross(edges[:, 0], edges[:, 1]).norm(dim=1).double()
@@ -142,16 +135,9 @@ def _shown(path: Path, scene: Any) -> tuple[int, int]:
 
 def _placements(graph: Any) -> dict[str, Float[np.ndarray, "4 4"]]:
     """Where a scene's nodes are in the world; trimesh's own look-up walks to the root anew for each of them."""
-    children = defaultdict(list)
-    for (parent, child), edge in graph.transforms.edge_data.items():
-        children[parent].append((child, edge.get("matrix", np.eye(4))))
-    placements, waiting = {graph.base_frame: np.eye(4)}, [graph.base_frame]
-    while waiting:
-        parent = waiting.pop()
-        for child, matrix in children[parent]:
-            if child not in placements:
-                placements[child] = placements[parent] @ matrix
-                waiting.append(child)
+    tree, placements = graph.to_networkx(), {graph.base_frame: np.eye(4)}
+    for parent, child in require_package("networkx", "mesh").bfs_edges(tree, graph.base_frame):
+        placements[child] = placements[parent] @ tree.edges[parent, child].get("matrix", np.eye(4))
     return placements
 
 

@@ -22,11 +22,6 @@ def write_mesh(path: Path, mesh: Mesh, texture: Texture | None = None) -> list[P
     is one file; an OBJ's texture lies beside it (.mtl and .png), and all three files are written or none. A GLB's
     vertex colours are linear light, as glTF wants them, all others are sRGB.
 
-    Args:
-        path: its suffix .glb, .obj or .ply says the format.
-        mesh: what to write.
-        texture: of this mesh, for .glb and .obj.
-
     Raises:
         ValueError: another suffix, or a texture for a .ply.
         MissingExtra: the extra `mesh` is not installed.
