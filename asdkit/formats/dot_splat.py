@@ -4,44 +4,33 @@ from pathlib import Path
 
 import numpy as np
 
-from asdkit.core.atomic import write_bytes
-from asdkit.formats.splats import ODD_SHARE, Activated, Splats, as_read, to_be_written, to_bytes
+from asdkit.formats.splats import ODD_SHARE, Activated, Splats, deactivate, to_be_written, to_bytes
 from asdkit.rendering.spherical_harmonics import SH_0
 
 _RECORD = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("colors", "u1", 4), ("quats", "u1", 4)])
 _NORM_ERROR = 0.1  # far more than rounding to bytes can do
 
 
-def write_splat(path: str | Path, splats: Splats) -> None:
-    """Writes the Gaussians, the largest and most opaque first, without the higher bands of their colours.
+def encode_splat(path: Path, splats: Splats) -> bytes:
+    """The Gaussians, the largest and most opaque first, without the higher bands of their colours.
 
     Colours are clipped to [0,1]; colours, opacities and rotations are rounded to bytes.
-
-    Raises:
-        ValueError: a value is not finite, or there are no Gaussians.
     """
-    gaussians = to_be_written(Path(path), splats)
+    gaussians = to_be_written(path, splats)
     table = np.empty(len(gaussians.means), _RECORD)
     table["means"], table["scales"] = gaussians.means, gaussians.scales
     table["colors"][:, :3] = to_bytes(255 * (0.5 + SH_0 * gaussians.sh[:, 0]))
     table["colors"][:, 3] = to_bytes(255 * gaussians.opacities)
     table["quats"] = to_bytes(128 + 128 * gaussians.quats)
     log_weight = splats.log_scales.sum(axis=1, dtype=np.float64) + np.log(gaussians.opacities)
-    write_bytes(Path(path), table[np.argsort(-log_weight, kind="stable")].tobytes())
+    return table[np.argsort(-log_weight, kind="stable")].tobytes()
 
 
-def read_splat(path: str | Path) -> Splats:
-    """Reads Gaussians of degree 0, in the file's order.
-
-    Raises:
-        ValueError: the file is broken or of another kind.
-        FileNotFoundError: there is no such file.
-    """
-    path = Path(path)
-    size = path.stat().st_size
-    if size == 0 or size % _RECORD.itemsize:
-        raise ValueError(f"{path} is truncated or no .splat file: it has {size} bytes, not 32 for each Gaussian.")
+def read_splat(path: Path) -> Splats:
+    """Gaussians of degree 0, in the file's order."""
     data = path.read_bytes()
+    if not data or len(data) % _RECORD.itemsize:
+        raise ValueError(f"{path} is truncated or no .splat file: it has {len(data)} bytes, not 32 for each Gaussian.")
     if data.isascii():
         raise ValueError(f"{path} is not a .splat file: all its bytes are ASCII.")
     table = np.frombuffer(data, _RECORD)
@@ -52,4 +41,4 @@ def read_splat(path: str | Path) -> Splats:
     quats[odd] = 0  # no rotation at all
     colors = table["colors"] / 255
     sh = (colors[:, None, :3] - 0.5) / SH_0
-    return as_read(path, Activated(table["means"], quats, table["scales"], colors[:, 3], sh))
+    return deactivate(Activated(table["means"], quats, table["scales"], colors[:, 3], sh))

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 
-from asdkit.core.atomic import write_bytes
 from asdkit.formats.colour import linear_light
 from asdkit.formats.rotation import rotated
-from asdkit.formats.splats import Activated, Splats, as_read, sound, to_be_written, to_bytes
+from asdkit.formats.splats import Activated, Splats, deactivate, to_be_written, to_bytes
+from asdkit.rendering.projection import rotation_matrices
 from asdkit.rendering.spherical_harmonics import SH_0
 
 EXTENSION = "KHR_gaussian_splatting"
@@ -27,13 +28,7 @@ _JSON_LIMIT = 1 << 22  # bytes
 _VECTOR_LIMIT = 1e9  # of nodes
 _SHAPES = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
 _WIDTHS = {"ROTATION": 4, "OPACITY": 1}  # the others have 3 numbers
-_TYPES = {
-    5120: np.dtype("i1"),
-    5121: np.dtype("u1"),
-    5122: np.dtype("<i2"),
-    5123: np.dtype("<u2"),
-    5126: np.dtype("<f4"),
-}
+_TYPES = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5126: "<f4"}
 
 
 def _names(degree: int) -> list[str]:
@@ -42,28 +37,22 @@ def _names(degree: int) -> list[str]:
     return [f"{EXTENSION}:{name}" for name in ("ROTATION", "SCALE", "OPACITY", *coefficients)]
 
 
-def write_glb(path: str | Path, splats: Splats) -> None:
-    """Writes the Gaussians in their order; viewers that do not know the extension see coloured points.
-
-    Raises:
-        ValueError: a value is not finite, or there are no Gaussians.
-    """
-    means, quats, scales, opacities, sh = to_be_written(Path(path), splats)
-    names = _names(math.isqrt(sh.shape[1]) - 1)
-    arrays = {"POSITION": means, "COLOR_0": _vertex_colors(sh[:, 0], opacities)}
-    arrays |= dict(zip(names, [np.roll(quats, -1, axis=1), scales, opacities, *sh.transpose(1, 0, 2)], strict=True))
+def encode_glb(path: Path, splats: Splats) -> bytes:
+    """The Gaussians in their order; viewers that do not know the extension see coloured points."""
+    means, quats, scales, opacities, sh = to_be_written(path, splats)
+    colours = _vertex_colors(sh[:, 0], opacities)
+    columns = [means, colours, np.roll(quats, -1, axis=1), scales, opacities, *sh.transpose(1, 0, 2)]
+    names = ["POSITION", "COLOR_0", *_names(math.isqrt(sh.shape[1]) - 1)]
+    arrays = dict(zip(names, (np.asarray(c, "u1" if c is colours else "<f4") for c in columns), strict=True))
     offset, views, accessors = 0, [], []
-    for name in arrays:
-        values = arrays[name] = arrays[name] if name == "COLOR_0" else arrays[name].astype("<f4")
-        accessor = {"bufferView": len(views), "count": len(values), "componentType": 5126}
-        accessor["type"] = _SHAPES[values.size // len(values)]
-        if name == "POSITION":
-            accessor |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
-        elif name == "COLOR_0":
-            accessor |= {"componentType": 5121, "normalized": True}
+    for values in arrays.values():
+        kind = {"componentType": 5121, "normalized": True} if values.dtype == "u1" else {"componentType": 5126}
+        shape = {"count": len(values), "type": _SHAPES[values.size // len(values)]}
+        accessors.append({"bufferView": len(views)} | kind | shape)
         views.append({"buffer": 0, "byteOffset": offset, "byteLength": values.nbytes, "target": 34962})
-        accessors.append(accessor)
         offset += values.nbytes
+    low, high = (bound(arrays["POSITION"], axis=0).tolist() for bound in (np.min, np.max))
+    accessors[0] |= {"min": low, "max": high}
     primitive = {"mode": 0, "attributes": {name: index for index, name in enumerate(arrays)}}
     primitive["extensions"] = {EXTENSION: {"kernel": "ellipse", "colorSpace": _COLOR_SPACE}}
     scene = {
@@ -80,8 +69,7 @@ def write_glb(path: str | Path, splats: Splats) -> None:
     text = json.dumps(scene).encode()
     text += b" " * (-len(text) % 4)
     head = struct.pack("<4sII", b"glTF", 2, 28 + len(text) + offset) + struct.pack("<I4s", len(text), _JSON) + text
-    parts = [head, struct.pack("<I4s", offset, _BIN), *(values.tobytes() for values in arrays.values())]
-    write_bytes(Path(path), b"".join(parts))
+    return b"".join([head, struct.pack("<I4s", offset, _BIN), *(values.tobytes() for values in arrays.values())])
 
 
 def _vertex_colors(dc: Float[np.ndarray, "N 3"], opacities: Float[np.ndarray, " N"]) -> UInt8[np.ndarray, "N 4"]:
@@ -90,14 +78,8 @@ def _vertex_colors(dc: Float[np.ndarray, "N 3"], opacities: Float[np.ndarray, " 
     return to_bytes(255 * np.column_stack([linear_light(srgb), opacities]))
 
 
-def read_glb(path: str | Path) -> Splats:
-    """Reads the one set of Gaussians of a file, where its node puts them, in the world's axes (z up, front +x).
-
-    Raises:
-        ValueError: the file is broken, holds no or several sets of Gaussians, or has parts that are not supported.
-        FileNotFoundError: there is no such file.
-    """
-    path = Path(path)
+def read_glb(path: Path) -> Splats:
+    """The one set of Gaussians of a file, where its node puts them, in the world's axes (z up, front +x)."""
     text, rest = _chunks(path)
     if len(text) > _JSON_LIMIT:
         raise ValueError(f"{path} has a JSON part of {len(text)} bytes; at most {_JSON_LIMIT} are read.")
@@ -108,7 +90,7 @@ def read_glb(path: str | Path) -> Splats:
         gaussians = _gaussians(path, scene, primitive, blob)
     except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path} has a glTF structure that is broken or not supported.") from error
-    return _placed(path, as_read(path, gaussians), placement)
+    return _placed(path, deactivate(gaussians), placement)
 
 
 def holds_gaussians(path: str | Path) -> bool:
@@ -205,7 +187,7 @@ def _gaussians(path: Path, scene: Any, primitive: Any, blob: bytes) -> Activated
 def _values(path: Path, scene: Any, index: Any, width: int, blob: bytes) -> Float[np.ndarray, "N D"]:
     """What an accessor points at, as rows of `width` numbers."""
     accessor = _item(scene["accessors"], index)
-    view, kind = _item(scene["bufferViews"], accessor["bufferView"]), _TYPES[accessor["componentType"]]
+    view, kind = _item(scene["bufferViews"], accessor["bufferView"]), np.dtype(_TYPES[accessor["componentType"]])
     count = _number(accessor["count"])
     start = _number(view.get("byteOffset", 0)) + _number(accessor.get("byteOffset", 0))
     stride = _number(view.get("byteStride", width * kind.itemsize))
@@ -239,14 +221,9 @@ def _placement(nodes: Any, index: int) -> Float[np.ndarray, "4 4"]:
 def _matrix(node: Any) -> Float[np.ndarray, "4 4"]:
     if "matrix" in node:
         return _vector(node["matrix"], 16).reshape(4, 4).T
-    x, y, z, w = _vector(node.get("rotation", [0, 0, 0, 1]), 4)
+    wxyz = np.roll(_vector(node.get("rotation", [0, 0, 0, 1]), 4), 1)
     matrix = np.eye(4)
-    matrix[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    matrix[:3, :3] *= _vector(node.get("scale", [1, 1, 1]), 3)
+    matrix[:3, :3] = rotation_matrices(torch.from_numpy(wxyz)) * _vector(node.get("scale", [1, 1, 1]), 3)
     matrix[:3, 3] = _vector(node.get("translation", [0, 0, 0]), 3)
     return matrix
 
@@ -267,6 +244,7 @@ def _placed(path: Path, splats: Splats, placement: Float[np.ndarray, "4 4"]) -> 
     scale = np.cbrt(np.linalg.det(linear))
     if not (scale > 0 and np.allclose(linear @ linear.T, scale**2 * np.eye(3), atol=1e-4 * scale**2)):
         raise ValueError(f"{path} has a node that mirrors, or does not scale all directions alike.")
-    splats = rotated(splats, linear / scale)
-    means = (scale * splats.means + offset).astype(np.float32)
-    return sound(path, splats._replace(means=means, log_scales=(splats.log_scales + np.log(scale)).astype(np.float32)))
+    with np.errstate(invalid="ignore"):  # numbers that are not finite are looked for later
+        splats = rotated(splats, linear / scale)
+        means = (scale * splats.means + offset).astype(np.float32)
+    return splats._replace(means=means, log_scales=(splats.log_scales + np.log(scale)).astype(np.float32))

@@ -44,7 +44,7 @@ def write_html(
 
     Args:
         path: the file to write, whole or not at all.
-        splats: one Gaussian or more, K = 1, 4, 9 or 16 coefficients.
+        splats: one Gaussian or more.
         title: any text; it is shown, never interpreted.
         background: red, green and blue.
         azimuth_deg: of the first camera; 0 sees the front, counter-clockwise from above.
@@ -73,11 +73,7 @@ def write_html(
 
 
 def _records(path: Path, splats: Splats) -> bytes:
-    """The Gaussians as the page holds them.
-
-    Raises:
-        ValueError: a number does not fit.
-    """
+    """The Gaussians as the page holds them."""
     means, quats, _, opacities, sh = to_be_written(path, splats)
     quats = quats * np.copysign(1, quats[:, :1])
     rotations = quats[:, 1:] / (1 + quats[:, :1])

@@ -1,7 +1,6 @@
 """Picture files to tensors, and back: grids, animated WebP and MP4."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from asdkit.core.atomic import atomic
 from asdkit.core.errors import MissingExtra
+from asdkit.core.optional import require_package
 from asdkit.core.text import first_line, local
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # that are read, whatever a file's name says
@@ -76,12 +76,7 @@ def save_grid(
 ) -> None:
     """One PNG of many pictures, row by row; a last row that is not full ends in black.
 
-    Args:
-        images: in [0,1], colour or grey.
-        path: the PNG.
-        columns: pictures in a row.
-        scale: each pixel becomes a square of this many.
-        labels: words on the pictures, in their lower left corners.
+    Each pixel becomes a square of `scale` pixels, and `labels` stand in the pictures' lower left corners.
     """
     tiles = to_bytes(images)
     missing = -len(tiles) % columns
@@ -101,25 +96,16 @@ def save_grid(
 
 def save_film(frames: Float[Tensor, "T C H W"], folder: Path, name: str, fps: int = 20) -> Path:
     """`name.mp4` where the extra `video` is installed, an animated `name.webp` elsewhere; returns the file."""
-    if find_spec("imageio_ffmpeg") and find_spec("imageio"):
-        path = folder / f"{name}.mp4"
-        save_mp4(frames, path, fps)
-    else:
-        path = folder / f"{name}.webp"
-        save_webp(frames, path, fps)
+    try:
+        save_mp4(frames, path := folder / f"{name}.mp4", fps)
+    except MissingExtra:
+        save_webp(frames, path := folder / f"{name}.webp", fps)
     return path
 
 
 def save_mp4(frames: Float[Tensor, "T C H W"], path: Path, fps: int = 20) -> None:
-    """A film in [0,1] as MP4.
-
-    Raises:
-        MissingExtra: the extra `video` is not installed.
-    """
-    if not (find_spec("imageio_ffmpeg") and find_spec("imageio")):
-        raise MissingExtra('MP4 needs imageio and ffmpeg: pip install "asdkit[video]", or take webp.')
-    import imageio
-
+    """A film in [0,1] as MP4, which needs the extra `video`."""
+    imageio, _ = (require_package(module, "video") for module in ("imageio", "imageio_ffmpeg"))
     with atomic(path) as temporary:
         imageio.mimwrite(temporary, list(to_bytes(frames)), fps=fps, macro_block_size=2, quality=8)
 

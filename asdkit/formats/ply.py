@@ -5,6 +5,7 @@ wrong is told in one sentence (a ValueError that names the file).
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +24,7 @@ _TYPES = {
     "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4",
     "float": "f4", "float32": "f4", "double": "f8", "float64": "f8",
 }  # fmt: skip
+_KIND = re.compile("(list {0} )?{0}".format(f"({'|'.join(_TYPES)})"))  # of a number, or of a list's length and items
 _ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 _HEADER_LIMIT = 1 << 16  # bytes
 PACKED = ("packed_position", "packed_rotation", "packed_scale", "packed_color")  # of SuperSplat's compressed files
@@ -71,11 +73,7 @@ class Header:
         return "face" in self.elements and self.elements["face"].rows > 0
 
     def table(self, name: str) -> dict[str, np.ndarray]:
-        """The numbers of an element without lists, by property.
-
-        Raises:
-            ValueError: it is missing or empty, has lists, or is broken.
-        """
+        """The numbers of an element, by property; it must be there, and have neither no rows nor lists."""
         if name not in self.elements or not self.elements[name].rows:
             raise ValueError(f"{self.path} has no {'vertices' if name == 'vertex' else name}.")
         if self.elements[name].has_lists:
@@ -125,12 +123,7 @@ class Header:
 
 
 def read_header(path: str | Path) -> Header:
-    """Reads and checks the head of a PLY file.
-
-    Raises:
-        ValueError: not a PLY file, one without vertices, or larger on paper than on disk.
-        FileNotFoundError: there is no such file.
-    """
+    """Reads the head of a PLY file, which must have vertices and not be larger on paper than on disk."""
     path = Path(path)
     with path.open("rb") as file:
         start = file.read(_HEADER_LIMIT)
@@ -157,10 +150,10 @@ def _parse_header(path: Path, lines: list[str]) -> tuple[str, dict[str, _Element
                 continue
             case ["format", name, "1.0"] if name in _ORDERS:
                 encoding = name
-            case ["element", name, count] if _is_count(count) and name not in elements:
+            case ["element", name, count] if re.fullmatch("[0-9]{1,18}", count) and name not in elements:
                 properties = {}
                 elements[name] = _Element(int(count), properties)
-            case ["property", *kinds, name] if elements and name not in properties and _are_types(kinds):
+            case ["property", *kinds, name] if elements and name not in properties and _KIND.fullmatch(" ".join(kinds)):
                 properties[name] = tuple(_TYPES[kind] for kind in kinds if kind != "list")
             case _:
                 raise ValueError(f"{path} has a line in its PLY header that cannot be understood: {line[:80]!r}.")
@@ -169,16 +162,6 @@ def _parse_header(path: Path, lines: list[str]) -> tuple[str, dict[str, _Element
     if "vertex" not in elements:
         raise ValueError(f"{path} has no vertices.")
     return encoding, elements
-
-
-def _is_count(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 19
-
-
-def _are_types(words: list[str]) -> bool:
-    """Whether these are the words of a number's type, or of a list's."""
-    types = words[1:] if words[0] == "list" else words
-    return len(types) == (2 if words[0] == "list" else 1) and all(kind in _TYPES for kind in types)
 
 
 def _check_size(header: Header) -> None:
@@ -194,11 +177,7 @@ def _check_size(header: Header) -> None:
 
 
 def columns(header: Header, names: Sequence[str], element: str = "vertex") -> Float32[np.ndarray, "N P"]:
-    """The named properties of an element's rows; what is too large for a number of sensible size becomes NaN.
-
-    Raises:
-        ValueError: a property or the element is missing, or the file is broken.
-    """
+    """The named properties of an element's rows; what is too large for a number of sensible size becomes NaN."""
     missing = [name for name in names if name not in header.elements[element].properties]
     if missing:
         raise ValueError(f"{header.path} lacks the {element} property {missing[0]!r}.")
@@ -214,10 +193,6 @@ def read_points(path: str | Path) -> PointCloud:
     """Reads the vertices of a PLY file, ascii or binary, with their colours (red, green, blue) if it has any.
 
     Points that are not finite are left out, of which there may be one in a hundred.
-
-    Raises:
-        ValueError: the file is broken, or has no vertices.
-        FileNotFoundError: there is no such file.
     """
     header = read_header(path)
     coloured = {"red", "green", "blue"} <= header.vertex.keys()

@@ -10,11 +10,7 @@ from asdkit.rendering.spherical_harmonics import sh_polynomials
 
 
 def rotated(splats: Splats, rotation: Float[np.ndarray, "3 3"]) -> Splats:
-    """The Gaussians after a rotation about the origin: positions, rotations and the colours they show.
-
-    Args:
-        splats: the Gaussians.
-        rotation: takes old directions to new ones (new = rotation @ old).
+    """The Gaussians after a rotation about the origin (new = rotation @ old): positions, rotations, and colours.
 
     Raises:
         ValueError: the matrix is not a rotation.

@@ -7,17 +7,18 @@ wrong is told in one sentence (a ValueError that names the file).
 from collections.abc import Callable
 from pathlib import Path
 
-from asdkit.formats.dot_splat import read_splat, write_splat
-from asdkit.formats.glb import read_glb, write_glb
-from asdkit.formats.splat_ply import read_ply, write_ply
-from asdkit.formats.splats import Splats
-from asdkit.formats.spz import read_spz, write_spz
+from asdkit.core.atomic import write_bytes
+from asdkit.formats.dot_splat import encode_splat, read_splat
+from asdkit.formats.glb import encode_glb, read_glb
+from asdkit.formats.splat_ply import encode_ply, read_ply
+from asdkit.formats.splats import Splats, sound
+from asdkit.formats.spz import encode_spz, read_spz
 
 _FORMATS = {
-    ".ply": (read_ply, write_ply),
-    ".splat": (read_splat, write_splat),
-    ".spz": (read_spz, write_spz),
-    ".glb": (read_glb, write_glb),
+    ".ply": (read_ply, encode_ply),
+    ".splat": (read_splat, encode_splat),
+    ".spz": (read_spz, encode_spz),
+    ".glb": (read_glb, encode_glb),
 }
 SUFFIXES = tuple(_FORMATS)
 _UNREAD = {
@@ -42,7 +43,8 @@ def read_splats(path: str | Path) -> Splats:
         ValueError: another suffix, or a broken file.
         FileNotFoundError: there is no such file.
     """
-    return _format(Path(path))[0](Path(path))
+    read, _ = _format(Path(path))
+    return sound(Path(path), read(Path(path)))
 
 
 def write_splats(path: str | Path, splats: Splats) -> None:
@@ -53,10 +55,11 @@ def write_splats(path: str | Path, splats: Splats) -> None:
     Raises:
         ValueError: another suffix, or values that the format cannot hold.
     """
-    _format(Path(path))[1](Path(path), splats)
+    _, encode = _format(Path(path))
+    write_bytes(Path(path), encode(Path(path), splats))
 
 
-def _format(path: Path) -> tuple[Callable[[Path], Splats], Callable[[Path, Splats], None]]:
+def _format(path: Path) -> tuple[Callable[[Path], Splats], Callable[[Path, Splats], bytes]]:
     suffix = path.suffix.lower()
     if suffix in _UNREAD:
         raise ValueError(f"{path} is {_UNREAD[suffix]}, which is not read; export its Gaussians as .ply.")

@@ -7,27 +7,21 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from asdkit.core.atomic import write_bytes
 from asdkit.formats.ply import PACKED, Header, columns, read_header
-from asdkit.formats.splats import THINNER, Splats, check, sound
+from asdkit.formats.splats import THINNER, Splats, check
 from asdkit.rendering.spherical_harmonics import SH_0
 
 _log = logging.getLogger(__name__)
 _CHUNK = 256  # Gaussians that share their bounds in a packed file
 
 
-def read_ply(path: str | Path) -> Splats:
-    """Reads Gaussians of 3DGS, of 2DGS (two scales), balls (one), with `red green blue` for f_dc, or packed.
+def read_ply(path: Path) -> Splats:
+    """Gaussians of 3DGS, of 2DGS (two scales), balls (one), with `red green blue` for f_dc, or packed.
 
     Of degree 4 the highest band is left out.
-
-    Raises:
-        ValueError: the file is broken, lacks a property, or holds too many numbers that are not finite.
-        FileNotFoundError: there is no such file.
     """
     header = read_header(path)
-    splats = _packed(header) if set(PACKED) <= header.vertex.keys() else _plain(header)
-    return sound(Path(path), splats)
+    return _packed(header) if set(PACKED) <= header.vertex.keys() else _plain(header)
 
 
 def _plain(header: Header) -> Splats:
@@ -120,12 +114,8 @@ def _rotations(words: np.ndarray) -> Float[np.ndarray, "N 4"]:
     return quats
 
 
-def write_ply(path: str | Path, splats: Splats) -> None:
-    """Writes a 3DGS file (binary, little endian) that common viewers open.
-
-    Raises:
-        ValueError: there are no Gaussians, or values that are not sensible.
-    """
+def encode_ply(path: Path, splats: Splats) -> bytes:
+    """A 3DGS file (binary, little endian) that common viewers open."""
     check(splats, f"{path} was not written, as it would have")
     count, coefficients = splats.sh.shape[:2]
     higher = splats.sh[:, 1:].transpose(0, 2, 1).reshape(count, 3 * (coefficients - 1))
@@ -137,4 +127,4 @@ def write_ply(path: str | Path, splats: Splats) -> None:
     names += ["opacity", *_numbered("scale", 3), *_numbered("rot", 4)]
     lines = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
     lines += [f"property float {name}" for name in names] + ["end_header", ""]
-    write_bytes(Path(path), "\n".join(lines).encode() + np.concatenate(table, axis=1).astype("<f4").tobytes())
+    return "\n".join(lines).encode() + np.concatenate(table, axis=1).astype("<f4").tobytes()

@@ -18,21 +18,13 @@ SCALE_MIN = float(np.finfo(np.float32).tiny)  # the like for scales
 
 
 class Splats(NamedTuple):
-    """N Gaussians as 3DGS stores and optimises them, before activation: tensors, or numpy arrays of files.
+    """N Gaussians as 3DGS stores and optimises them, before activation: tensors, or numpy arrays of files."""
 
-    Shapes:
-        means: centres in world units [N,3].
-        quats: rotations wxyz, of any norm but zero [N,4].
-        log_scales: logarithms of standard deviations in world units [N,3].
-        opacity_logits: logits of opacities [N].
-        sh: coefficients of spherical harmonics for red, green and blue, K = 1, 4, 9 or 16 [N,K,3].
-    """
-
-    means: Float[Any, "N 3"]
-    quats: Float[Any, "N 4"]
-    log_scales: Float[Any, "N 3"]
-    opacity_logits: Float[Any, " N"]
-    sh: Float[Any, "N K 3"]
+    means: Float[Any, "N 3"]  # centres in world units
+    quats: Float[Any, "N 4"]  # rotations wxyz, of any norm but zero
+    log_scales: Float[Any, "N 3"]  # logarithms of standard deviations in world units
+    opacity_logits: Float[Any, " N"]  # logits of opacities
+    sh: Float[Any, "N K 3"]  # coefficients of spherical harmonics for red, green and blue, K = 1, 4, 9 or 16
 
     def tensors(self, dtype: torch.dtype = torch.float32) -> "Splats":
         """The arrays of a file as tensors."""
@@ -40,15 +32,7 @@ class Splats(NamedTuple):
 
 
 class Activated(NamedTuple):
-    """N Gaussians after activation, as they are drawn and as most formats store them: tensors or numpy arrays.
-
-    Shapes:
-        means: centres in world units [N,3].
-        quats: rotations wxyz [N,4].
-        scales: standard deviations in world units [N,3].
-        opacities: within [0,1] [N].
-        sh: coefficients of spherical harmonics [N,K,3].
-    """
+    """The same Gaussians as they are drawn and as most formats store them: with scales > 0 and opacities in [0,1]."""
 
     means: Float[Any, "N 3"]
     quats: Float[Any, "N 4"]
@@ -63,11 +47,12 @@ def activate(splats: Splats) -> Activated:
 
 
 def deactivate(gaussians: Activated) -> Splats:
-    """The inverse of `activate`, for arrays; scales and opacities stay within what has a finite logarithm or logit."""
+    """The inverse of `activate`, for arrays: finite at the ends of the ranges of scales and opacities, NaN beyond."""
     means, quats, scales, opacities, sh = (np.asarray(array, np.float64) for array in gaussians)
-    opacities = opacities.clip(OPACITY_MARGIN, 1 - OPACITY_MARGIN)
-    arrays = means, quats, np.log(scales.clip(SCALE_MIN)), np.log(opacities / (1 - opacities)), sh
-    return Splats(*(array.astype(np.float32) for array in arrays))
+    scales = np.where(scales < 0, np.nan, scales.clip(SCALE_MIN))
+    shares = opacities.clip(OPACITY_MARGIN, 1 - OPACITY_MARGIN)
+    logits = np.where((opacities < 0) | (opacities > 1), np.nan, np.log(shares / (1 - shares)))
+    return Splats(*(array.astype(np.float32) for array in (means, quats, np.log(scales), logits, sh)))
 
 
 def to_bytes(values: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
@@ -76,22 +61,11 @@ def to_bytes(values: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]
 
 
 def to_be_written(path: Path, splats: Splats) -> Activated:
-    """The activated values that a file shall hold, as arrays of double precision, with quaternions of norm 1.
-
-    Raises:
-        ValueError: there are no Gaussians, or values that no format can hold.
-    """
+    """The activated values that a file shall hold, checked, in double precision and with quaternions of norm 1."""
     check(splats, f"{path} was not written, as it would have")
     gaussians = activate(splats.tensors(torch.float64))
     quats = gaussians.quats / gaussians.quats.norm(dim=1, keepdim=True)
     return Activated(*(tensor.numpy() for tensor in gaussians._replace(quats=quats)))
-
-
-def as_read(path: Path, gaussians: Activated) -> Splats:
-    """The Gaussians of a file that holds activated values, whose quaternions may have any norm; see `sound`."""
-    scales = np.where(gaussians.scales < 0, np.nan, gaussians.scales)
-    opacities = np.where((gaussians.opacities < 0) | (gaussians.opacities > 1), np.nan, gaussians.opacities)
-    return sound(path, deactivate(gaussians._replace(scales=scales, opacities=opacities)))
 
 
 def sound(path: Path, splats: Splats) -> Splats:
@@ -115,12 +89,7 @@ def sound(path: Path, splats: Splats) -> Splats:
 
 
 def check(splats: Splats, subject: str) -> None:
-    """Refuses arrays that are no object, in a sentence that begins with `subject`.
-
-    Raises:
-        ValueError: no Gaussians, values that are not finite or huge, a rotation of zero, or a wrong number of
-            coefficients.
-    """
+    """Refuses arrays that are no object, by a ValueError that begins with `subject`."""
     if len(splats.means) == 0:
         raise ValueError(f"{subject} no Gaussians.")
     if splats.sh.shape[1] not in (1, 4, 9, 16):

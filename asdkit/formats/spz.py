@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from asdkit.core.atomic import write_bytes
-from asdkit.formats.splats import Activated, Splats, as_read, to_be_written, to_bytes
+from asdkit.formats.splats import Activated, Splats, deactivate, to_be_written, to_bytes
 from asdkit.rendering.spherical_harmonics import sh_polynomials
 
 COUNT_LIMIT = 10_000_000
@@ -27,15 +26,12 @@ _COMPONENT = 511 * math.sqrt(2)  # a quaternion's smaller components are at most
 _FLIP = np.array([1.0, -1.0, -1.0])
 
 
-def write_spz(path: str | Path, splats: Splats) -> None:
-    """Writes the Gaussians with the finest grid of positions that holds them, in their order.
+def encode_spz(path: Path, splats: Splats) -> bytes:
+    """The Gaussians in their order, with the finest grid of positions that holds them.
 
     log-scales are clipped to [-10, 5.93], coefficients of degree 0 to +-3.33 and higher ones to [-1, 0.99].
-
-    Raises:
-        ValueError: a value is not finite, a position is beyond 4 million, or there are no or too many Gaussians.
     """
-    means, quats, _, opacities, sh = _flipped(to_be_written(Path(path), splats))
+    means, quats, _, opacities, sh = _flipped(to_be_written(path, splats))
     count, degree = len(means), math.isqrt(sh.shape[1]) - 1
     if count > COUNT_LIMIT:
         raise ValueError(f"{path} was not written: an SPZ file holds at most {COUNT_LIMIT} Gaussians, not {count}.")
@@ -56,19 +52,15 @@ def write_spz(path: str | Path, splats: Splats) -> None:
     ]
     head = _HEADER.pack(b"NGSP", 3, count, degree, bits, 0, 0)
     squeeze = zlib.compressobj(wbits=_GZIP)
-    content = squeeze.compress(head + b"".join(part.tobytes() for part in sections)) + squeeze.flush()
-    write_bytes(Path(path), content)
+    return squeeze.compress(head + b"".join(part.tobytes() for part in sections)) + squeeze.flush()
 
 
 def _flipped(gaussians: Activated) -> Activated:
     """The same Gaussians where y and z point the other way. Each harmonic is even or odd in that."""
     before, after = np.transpose(sh_polynomials(3, np.array([1.0, 1.0]), np.array([2.0, -2.0]), np.array([4.0, -4.0])))
     signs = np.sign(before * after)[: gaussians.sh.shape[1]]
-    return gaussians._replace(
-        means=gaussians.means * _FLIP,
-        quats=gaussians.quats * np.append(1, _FLIP),
-        sh=gaussians.sh * signs[:, None],
-    )
+    means, quats, scales, opacities, sh = gaussians
+    return Activated(means * _FLIP, quats * np.append(1, _FLIP), scales, opacities, sh * signs[:, None])
 
 
 def _packed(quats: Float[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N 4"]:
@@ -100,19 +92,11 @@ def _missing(components: Float[np.ndarray, "N D"]) -> Float[np.ndarray, " N"]:
     return np.sqrt((1 - (components**2).sum(axis=1)).clip(0))
 
 
-def read_spz(path: str | Path) -> Splats:
-    """Reads the Gaussians of a file of version 2 or 3; no more is unpacked than its header says.
-
-    Raises:
-        ValueError: the file is broken, of another kind, or larger than `COUNT_LIMIT` Gaussians.
-        FileNotFoundError: there is no such file.
-    """
-    path = Path(path)
+def read_spz(path: Path) -> Splats:
+    """The Gaussians of a file in its order, at most `COUNT_LIMIT`."""
     version, degree, bits, sections = _unzipped(path)
     fixed, alphas, colors, log_scales, rotations, higher = sections
-    wide = np.zeros((*fixed.shape[:2], 4), np.uint8)
-    wide[..., 1:] = fixed
-    means = (wide.view("<i4")[..., 0] >> 8) * 2.0**-bits
+    means = (np.pad(fixed, ((0, 0), (0, 0), (1, 0))).view("<i4")[..., 0] >> 8) * 2.0**-bits
     if version == 3:
         quats = _unpacked(rotations)
     else:
@@ -120,7 +104,7 @@ def read_spz(path: str | Path) -> Splats:
         quats = np.column_stack([_missing(xyz), xyz])
     sh = np.concatenate([(colors[:, None] / 255 - 0.5) / _COLOR_SCALE, higher / 128 - 1], axis=1)
     scales = np.exp(log_scales / 16 - 10)
-    return as_read(path, _flipped(Activated(means, quats, scales, alphas / 255, sh)))
+    return deactivate(_flipped(Activated(means, quats, scales, alphas / 255, sh)))
 
 
 def _unzipped(path: Path) -> tuple[int, int, int, list[UInt8[np.ndarray, "..."]]]:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from support.splat_tools import splats
 
-from asdkit.formats import ply, splat_ply
+from asdkit.formats import ply
+from asdkit.formats.splat_files import read_splats, write_splats
 
 
 def write(path: Path, properties: list[str], body: bytes, count: object, encoding: str = "ascii") -> Path:
@@ -23,7 +24,7 @@ RGB = ["uchar red", "uchar green", "uchar blue"]
 
 def test_splats_are_laid_out_as_inria_does(tmp_path: Path) -> None:
     original = splats(count=2, degree=1)
-    splat_ply.write_ply(tmp_path / "a.ply", original)
+    write_splats(tmp_path / "a.ply", original)
     content = (tmp_path / "a.ply").read_bytes()
     head, body = content.split(b"end_header\n")
     lines = head.decode().splitlines()
@@ -45,7 +46,7 @@ def test_splats_are_laid_out_as_inria_does(tmp_path: Path) -> None:
 
 def test_properties_are_found_by_name(tmp_path: Path) -> None:
     original = splats(count=3, degree=0)
-    splat_ply.write_ply(tmp_path / "a.ply", original)
+    write_splats(tmp_path / "a.ply", original)
     head, body = (tmp_path / "a.ply").read_bytes().split(b"end_header\n")
     names = [line.split()[2] for line in head.decode().splitlines() if line.startswith("property")]
     table = np.frombuffer(body, "<f4").reshape(3, -1)
@@ -53,7 +54,7 @@ def test_properties_are_found_by_name(tmp_path: Path) -> None:
     shuffled = table[:, order].astype(">f8")
     properties = [f"double {names[i]}" for i in order]
     path = write(tmp_path / "b.ply", properties, shuffled.tobytes(), 3, "binary_big_endian")
-    for written, read in zip(original, splat_ply.read_ply(path), strict=True):
+    for written, read in zip(original, read_splats(path), strict=True):
         np.testing.assert_array_equal(read, written)
 
 
