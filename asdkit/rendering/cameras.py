@@ -6,8 +6,7 @@ Angles are radians inside the library and degrees (names ending in `_deg`) at th
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -19,40 +18,32 @@ from asdkit.core.randomness import Rows, to_device
 
 @dataclass(frozen=True)
 class Views:
-    """A batch of B pinhole cameras that look at one scene.
+    """A batch of B pinhole cameras that look at one scene."""
 
-    Args:
-        c2w: camera-to-world, OpenCV axes [B,4,4].
-        K: intrinsics in pixels [B,3,3]; a pixel's centre is its index + 0.5.
-        azimuth: radians [B].
-        elevation: radians [B].
-        distance: from the origin, in world units [B].
-        height: image height in pixels.
-        width: image width in pixels.
-    """
-
-    c2w: Float[Tensor, "B 4 4"]
-    K: Float[Tensor, "B 3 3"]
-    azimuth: Float[Tensor, " B"]
-    elevation: Float[Tensor, " B"]
-    distance: Float[Tensor, " B"]
-    height: int
-    width: int
+    c2w: Float[Tensor, "B 4 4"]  # camera-to-world, OpenCV axes
+    K: Float[Tensor, "B 3 3"]  # intrinsics in pixels; a pixel's centre is its index + 0.5
+    azimuth: Float[Tensor, " B"]  # radians
+    elevation: Float[Tensor, " B"]  # radians
+    distance: Float[Tensor, " B"]  # from the origin, in world units
+    height: int  # image height in pixels
+    width: int  # image width in pixels
 
     def __len__(self) -> int:
         return self.azimuth.shape[0]
 
     def __getitem__(self, index: slice | Tensor) -> "Views":
         """A part of the batch, by a slice or an index tensor."""
-        return self._map(lambda tensor: tensor[index])
+        return replace(self, **{name: tensor[index] for name, tensor in self.tensors.items()})
 
     def to(self, device: torch.device | str) -> "Views":
         """The same cameras with their tensors on `device`."""
-        return self._map(lambda tensor: to_device(tensor, torch.device(device)))
+        moved = {name: to_device(tensor, torch.device(device)) for name, tensor in self.tensors.items()}
+        return replace(self, **moved)
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> "Views":
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Views(**{k: function(v) if isinstance(v, Tensor) else v for k, v in values.items()})
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What there is one of for each camera."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     @property
     def w2c(self) -> Float[Tensor, "B 4 4"]:
@@ -72,23 +63,16 @@ class Views:
 
 def joined(batches: "list[Views]") -> Views:
     """Several batches of cameras of one image size as one."""
-    tensors = {field.name for field in fields(Views)} - {"height", "width"}
-    parts = {name: torch.cat([getattr(views, name) for views in batches]) for name in tensors}
-    return Views(**parts, height=batches[0].height, width=batches[0].width)
+    first = batches[0]
+    return replace(first, **{name: torch.cat([getattr(views, name) for views in batches]) for name in first.tensors})
 
 
 class Batch(NamedTuple):
-    """What a step looks at: every DataModule yields these.
+    """What a step looks at: every DataModule yields these."""
 
-    Shapes:
-        views: B cameras, or None for images that have none.
-        source: the source image in [0,1] [1 or B,3,H,W], for methods that compare with one.
-        rows: which samples of the step these are; None for all of them.
-    """
-
-    views: Views | None = None
-    source: Float[Tensor, "B 3 H W"] | None = None
-    rows: Rows | None = None
+    views: Views | None = None  # B cameras, or None for images that have none
+    source: Float[Tensor, "B 3 H W"] | None = None  # one in [0,1], or one for each camera
+    rows: Rows | None = None  # which samples of the step these are; None for all of them
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same with its tensors on `device`."""
@@ -96,14 +80,7 @@ class Batch(NamedTuple):
         return self._replace(views=self.views and self.views.to(device), source=source)
 
     def split(self, count: int) -> "list[Batch]":
-        """Parts of `count` cameras each; one part without cameras.
-
-        Args:
-            count: a divisor of the number of cameras; 0 for one part.
-
-        Raises:
-            ValueError: `count` is no divisor.
-        """
+        """Parts of `count` cameras each, which must divide their number; one part for 0 and without cameras."""
         if self.views is None or not count or count >= len(self.views):
             return [self]
         total, parts = len(self.views), []
@@ -124,16 +101,7 @@ def orbit(
     height: int,
     width: int,
 ) -> Views:
-    """Cameras on a sphere that look at the origin, z up.
-
-    Args:
-        azimuth: radians; 0 sees the front.
-        elevation: radians, within (-pi/2, pi/2).
-        distance: world units, > 0.
-        fov: vertical field of view in radians, within (0, pi).
-        height: pixels.
-        width: pixels.
-    """
+    """Cameras that look at the origin, z up: elevations within (-pi/2, pi/2), the vertical field of view in radians."""
     cos_el = elevation.cos()
     outward = torch.stack([azimuth.cos() * cos_el, azimuth.sin() * cos_el, elevation.sin()], dim=1)
     forward = -outward

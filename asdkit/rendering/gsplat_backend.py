@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from gsplat import rasterization, rasterization_2dgs
 from jaxtyping import Float, Int32
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,16 +17,7 @@ def render(
     """Colours and depth blended on the background, alpha, screen positions and radii; depth is the last feature.
 
     Of surfels the positions are zeros, which get what gsplat has for their gradient.
-
-    Raises:
-        RuntimeError: gsplat is missing, or the tensors are not on a CUDA device.
     """
-    if not scene.means.is_cuda:
-        raise RuntimeError(f"The gsplat backend needs tensors on a CUDA device, not on {scene.means.device}.")
-    try:
-        from gsplat import rasterization, rasterization_2dgs
-    except ImportError as error:
-        raise RuntimeError("Drawing Gaussians on CUDA needs gsplat: install it with `pip install gsplat`.") from error
     features = torch.cat([colors, camera_depths(scene.means, scene.w2c)[..., None]], dim=-1)
     count = features.shape[-1]
     padding = (0, (1 << (count - 1).bit_length()) - count)  # the surfels' kernel fills up with what it finds in memory

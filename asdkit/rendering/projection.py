@@ -20,45 +20,26 @@ RADIUS_LIMIT = 2.0**30  # pixels; keeps the integer radii in range
 
 
 class Scene(NamedTuple):
-    """N Gaussians and the B cameras that see them.
+    """N Gaussians and the B cameras that see them."""
 
-    Shapes:
-        means: centres in world units [N,3].
-        quats: rotations wxyz of any norm but zero [N,4].
-        scales: standard deviations in world units, > 0 [N,3].
-        opacities: in (0,1) [N].
-        w2c: world-to-camera, OpenCV axes [B,4,4].
-        K: intrinsics in pixels [B,3,3].
-        width: of the screens, in pixels.
-        height: of the screens, in pixels.
-    """
-
-    means: Float[Tensor, "N 3"]
-    quats: Float[Tensor, "N 4"]
-    scales: Float[Tensor, "N 3"]
-    opacities: Float[Tensor, " N"]
-    w2c: Float[Tensor, "B 4 4"]
-    K: Float[Tensor, "B 3 3"]
-    width: int
-    height: int
+    means: Float[Tensor, "N 3"]  # centres in world units
+    quats: Float[Tensor, "N 4"]  # rotations wxyz of any norm but zero
+    scales: Float[Tensor, "N 3"]  # standard deviations in world units, > 0
+    opacities: Float[Tensor, " N"]  # in (0,1)
+    w2c: Float[Tensor, "B 4 4"]  # world-to-camera, OpenCV axes
+    K: Float[Tensor, "B 3 3"]  # intrinsics in pixels
+    width: int  # of the screens, in pixels
+    height: int  # of the screens, in pixels
 
 
 class Projection(NamedTuple):
-    """Gaussians on the screens of B cameras.
+    """Gaussians on the screens of B cameras."""
 
-    Shapes:
-        means2d: centres in pixels, x right and y down [B,N,2].
-        shapes: inverse 2D covariance (xx, xy, yy) in 1/pixel^2 [B,N,3]; of surfels something else, see there.
-        depths: camera z in world units [B,N].
-        opacities: in [0,1], compensated for the blur when antialiased [B,N].
-        radii: half sizes of the footprint's box in pixels, both 0 for a Gaussian that is not drawn [B,N,2].
-    """
-
-    means2d: Float[Tensor, "B N 2"]
-    shapes: Float[Tensor, "B N S"]
-    depths: Float[Tensor, "B N"]
-    opacities: Float[Tensor, "B N"]
-    radii: Int32[Tensor, "B N 2"]
+    means2d: Float[Tensor, "B N 2"]  # centres in pixels, x right and y down
+    shapes: Float[Tensor, "B N S"]  # inverse 2D covariance (xx, xy, yy) in 1/pixel^2; see there for surfels'
+    depths: Float[Tensor, "B N"]  # camera z in world units
+    opacities: Float[Tensor, "B N"]  # in [0,1], compensated for the blur when antialiased
+    radii: Int32[Tensor, "B N 2"]  # half sizes of the footprint's box in pixels, both 0 for what is not drawn
 
 
 def rotation_matrices(quats: Float[Tensor, "N 4"]) -> Float[Tensor, "N 3 3"]:
@@ -80,9 +61,7 @@ def camera_depths(means: Float[Tensor, "N 3"], w2c: Float[Tensor, "B 4 4"]) -> F
 def project(scene: Scene, antialiased: bool = False) -> Projection:
     """Projects Gaussians to the screens, differentiably but for the radii.
 
-    Args:
-        scene: the Gaussians and cameras.
-        antialiased: dim each Gaussian by what the blur added to its area (Mip-Splatting).
+    Antialiased ones are dimmed by what the blur added to their area (Mip-Splatting).
     """
     means, quats, scales, opacities, w2c, K, width, height = scene
     batch, count = len(w2c), len(means)
@@ -171,10 +150,5 @@ def spherical_harmonics(
         raise ValueError(f"degree {degree} needs {needed} coefficients per colour, but {coeffs.shape[-2]} were given.")
     if degree == 0:
         return (SH_0 * coeffs[..., 0, :] + 0.5).clamp(min=0)
-    basis = torch.stack(sh_basis(degree, dirs), dim=-1)
+    basis = torch.stack(sh_polynomials(degree, *F.normalize(dirs, dim=-1).unbind(-1)), dim=-1)
     return ((basis[..., None] * coeffs[..., :needed, :]).sum(-2) + 0.5).clamp(min=0)
-
-
-def sh_basis(degree: int, dirs: Float[Tensor, "*batch 3"]) -> list[Float[Tensor, "*batch"]]:
-    """The (degree+1)^2 real spherical harmonics in 3DGS's order and signs at directions of any norm, degree 0 to 3."""
-    return sh_polynomials(degree, *F.normalize(dirs, dim=-1).unbind(-1))

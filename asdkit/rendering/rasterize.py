@@ -6,6 +6,7 @@ reference of both, and draws surfels (2D Gaussians) on the CPU. gsplat and numba
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -23,20 +24,15 @@ Mode = Literal["classic", "antialiased", "surfels"]
 class Raster(NamedTuple):
     """What B cameras see, D features per pixel.
 
-    Shapes:
-        image: features blended on the background [B,H,W,D].
-        alpha: opacity of the pixel in [0,1] [B,H,W,1].
-        depth: expected camera z in world units, 0 where nothing was drawn [B,H,W,1].
-        means2d: screen positions in pixels; call `retain_grad()` before backward to read their gradient [B,N,2].
-            Of surfels, zeros with that gradient; gsplat's is coarser: it leaves out a disc's tilt and the filter.
-        radii: half sizes of the footprints in pixels, 0 for a Gaussian that was not drawn [B,N,2].
+    Call `means2d.retain_grad()` before backward to read the gradient of the positions on the screen. That of gsplat's
+    surfels is coarser: it leaves out a disc's tilt and the filter.
     """
 
-    image: Float[Tensor, "B H W D"]
-    alpha: Float[Tensor, "B H W 1"]
-    depth: Float[Tensor, "B H W 1"]
-    means2d: Float[Tensor, "B N 2"]
-    radii: Int32[Tensor, "B N 2"]
+    image: Float[Tensor, "B H W D"]  # features blended on the background
+    alpha: Float[Tensor, "B H W 1"]  # opacity of the pixel in [0,1]
+    depth: Float[Tensor, "B H W 1"]  # expected camera z in world units, 0 where nothing was drawn
+    means2d: Float[Tensor, "B N 2"]  # screen positions in pixels, or zeros that have their gradient
+    radii: Int32[Tensor, "B N 2"]  # half sizes of the footprints in pixels, 0 for a Gaussian that was not drawn
 
 
 def rasterize(
@@ -54,10 +50,7 @@ def rasterize(
     """Draws Gaussians, differentiably in all tensors but the cameras'. float64 stays float64 (not with gsplat).
 
     Args:
-        means: centres in world units.
-        quats: rotations wxyz, any norm but zero.
-        scales: standard deviations in world units, > 0.
-        opacities: in (0,1); those below 1/255 are not drawn.
+        means, quats, scales, opacities: as in `Scene`; opacities below 1/255 are not drawn.
         colors: features [N,D], or coefficients of spherical harmonics [N,K,3] with `sh_degree`.
         views: B cameras.
         background: features behind the Gaussians, one for all cameras or one for each.
@@ -69,9 +62,8 @@ def rasterize(
             numba doesn't draw.
 
     Raises:
-        ValueError: shapes that do not fit together, a degree outside 0 to 3, an unknown mode or backend, or numba for
-            surfels.
-        RuntimeError: the backend is not installed, or cannot work on the tensors' device.
+        ValueError: shapes that do not fit together, a degree outside 0 to 3, or an unknown mode or backend.
+        RuntimeError: the backend cannot work on the tensors' device.
     """
     _check(means, quats, scales, opacities, colors, sh_degree)
     dtype = torch.float64 if means.dtype == torch.float64 else torch.float32
@@ -84,10 +76,8 @@ def rasterize(
         colors = colors.expand(len(views), *colors.shape[-2:])
         background = background.expand(len(views), colors.shape[-1])
         scene = Scene(means, quats, scales, opacities, w2c, K, views.width, views.height)
-        if backend == "gsplat":
-            from asdkit.rendering.gsplat_backend import render
-        else:
-            render = partial(_draw, _composite(backend, means.device))
+        module = import_module(f"asdkit.rendering.{backend}_backend")
+        render = module.render if backend == "gsplat" else partial(_render, module.composite)
         blended, alpha, means2d, radii = render(scene, colors, background, mode)
         image, weighted_depth = blended[..., :-1], blended[..., -1:]
         return Raster(image, alpha, weighted_depth / alpha.clamp(min=1e-10), means2d, radii)
@@ -97,21 +87,25 @@ def _chosen(backend: Backend, mode: Mode, device: torch.device) -> Backend:
     """The backend that "auto" means on a device; refuses what does not go together."""
     if backend == "auto":
         backend = {"cuda": "gsplat", "cpu": "torch" if mode == "surfels" else "numba"}.get(device.type, "torch")
-    if mode not in get_args(Mode):
-        raise ValueError(f"the mode of rasterize must be one of {', '.join(get_args(Mode))}, not {mode!r}.")
+    for name, value, kinds in (("mode", mode, Mode), ("backend", backend, Backend)):
+        if value not in get_args(kinds):
+            raise ValueError(f"the {name} of rasterize must be one of {', '.join(get_args(kinds))}, not {value!r}.")
     if mode == "surfels" and backend == "numba":
         raise ValueError("surfels do not go with the numba backend; torch draws them on the CPU.")
+    needed = {"gsplat": "cuda", "numba": "cpu"}.get(backend, device.type)
+    if device.type != needed:
+        raise RuntimeError(f"{backend} draws on {needed.upper()} devices alone, but the Gaussians are on {device}.")
     return backend
 
 
-def _draw(
+def _render(
     composite: Callable[..., tuple[Tensor, Tensor]],
     scene: Scene,
     colors: Float[Tensor, "B N D"],
     background: Float[Tensor, "B D"],
     mode: Mode,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Colours with the weighted depth as their last channel, alpha, screen positions and radii, without gsplat."""
+    """What `gsplat_backend.render` returns, by the projection of this room and a backend's compositing."""
     if mode == "surfels":
         projection, means2d = discs.project(scene)
         composite = partial(composite, footprints=discs.footprints)
@@ -122,23 +116,6 @@ def _draw(
     blended, transmittance = composite(projection, features, scene.width, scene.height)
     image = blended[..., :-1] + transmittance * background[:, None, None]
     return torch.cat([image, blended[..., -1:]], dim=-1), 1 - transmittance, means2d, projection.radii
-
-
-def _composite(backend: Backend, device: torch.device) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The compositing function of a backend, imported on first use."""
-    if backend == "torch":
-        from asdkit.rendering.torch_backend import composite
-
-        return composite
-    if backend != "numba":
-        raise ValueError(f'the backend of rasterize must be "auto", "torch", "numba" or "gsplat", not {backend!r}.')
-    if device.type != "cpu":
-        raise RuntimeError(f"The numba backend draws on the CPU only, but the Gaussians are on {device}.")
-    try:
-        from asdkit.rendering.numba_backend import composite
-    except ImportError as error:
-        raise RuntimeError("Drawing Gaussians on the CPU needs numba: install it with `pip install numba`.") from error
-    return composite
 
 
 def _check(

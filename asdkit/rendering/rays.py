@@ -9,41 +9,26 @@ from torch import Tensor
 
 from asdkit.rendering.cameras import Views
 
-Radiance = Callable[[Float[Tensor, "N 3"]], tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]]
+Radiance = Callable[[Float[Tensor, "N 3"]], tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]]  # density, colour
 
 
 class Rays(NamedTuple):
-    """R rays in world units; a direction has camera z 1, so that the distance along a ray is the depth.
-
-    Shapes:
-        origins: [R,3].
-        directions: [R,3].
-        near: where the ray enters the box, in units of its direction [R].
-        far: where it leaves; at most `near` for a ray that misses [R].
-    """
+    """R rays in world units; a direction has camera z 1, so that the distance along a ray is the depth."""
 
     origins: Float[Tensor, "R 3"]
     directions: Float[Tensor, "R 3"]
-    near: Float[Tensor, " R"]
-    far: Float[Tensor, " R"]
+    near: Float[Tensor, " R"]  # where the ray enters the box, in units of its direction
+    far: Float[Tensor, " R"]  # where it leaves; at most `near` for a ray that misses
 
 
 class Marched(NamedTuple):
-    """What R rays have met at S samples each.
+    """What R rays have met at S samples each."""
 
-    Shapes:
-        colour: on black [R,3].
-        alpha: opacity in [0,1] [R].
-        depth: sum of weight times distance [R].
-        weights: share of each sample in its ray [R,S].
-        z: distance of each sample along its ray [R,S].
-    """
-
-    colour: Float[Tensor, "R 3"]
-    alpha: Float[Tensor, " R"]
-    depth: Float[Tensor, " R"]
-    weights: Float[Tensor, "R S"]
-    z: Float[Tensor, "R S"]
+    colour: Float[Tensor, "R 3"]  # on black
+    alpha: Float[Tensor, " R"]  # opacity in [0,1]
+    depth: Float[Tensor, " R"]  # sum of weight times distance
+    weights: Float[Tensor, "R S"]  # share of each sample in its ray
+    z: Float[Tensor, "R S"]  # distance of each sample along its ray
 
 
 def rays_of(views: Views, half: float) -> Rays:
@@ -59,8 +44,7 @@ def rays_of(views: Views, half: float) -> Rays:
 
 def stratified(rays: Rays, count: int, jitter: Float[Tensor, "R S"] | float = 0.5) -> Float[Tensor, "R S"]:
     """Samples: one in each of `count` equal parts of [near, far], at a share `jitter` of the part."""
-    parts = torch.arange(count, device=rays.near.device)
-    shares = (parts + jitter) / count
+    shares = (torch.arange(count, device=rays.near.device) + jitter) / count
     return rays.near[:, None] + (rays.far - rays.near)[:, None] * shares
 
 
@@ -96,7 +80,7 @@ def march(
         radiance: density (per world unit, >= 0) and colour at points.
         rays: what to see along.
         z: samples in order.
-        occupied: where there is anything; the rest is not asked. Everything when None.
+        occupied: where there is anything; the rest is not asked.
     """
     points = rays.origins[:, None] + z[..., None] * rays.directions[:, None]
     asked = (rays.far > rays.near)[:, None].expand(z.shape)
@@ -113,18 +97,12 @@ def march(
     optical = sigma * (edges[:, 1:] - edges[:, :-1]).clamp(min=0) * rays.directions.norm(dim=1, keepdim=True)
     before = torch.cumsum(optical, dim=1) - optical
     weights = torch.exp(-before) * -torch.expm1(-optical)
-    return Marched(
-        (weights[..., None] * colour).sum(1), -torch.expm1(-optical.sum(1)), (weights * z).sum(1), weights, z
-    )
+    seen = (weights[..., None] * colour).sum(1)
+    return Marched(seen, -torch.expm1(-optical.sum(1)), (weights * z).sum(1), weights, z)
 
 
 class Volume(NamedTuple):
-    """An object as a function of space, which meshes are made from.
+    """An object as a function of space, which meshes are made from."""
 
-    Args:
-        half: half the side of the cube around the origin that holds it, in world units.
-        radiance: density per world unit [N] and colour in [0,1] [N,3] at points in world units [N,3] on any device.
-    """
-
-    half: float
-    radiance: Radiance
+    half: float  # half the side of the cube around the origin that holds it, in world units
+    radiance: Radiance  # at points in world units on any device; colours in [0,1]

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from asdkit.core.bounds import Share, Whole, checked
 
 
@@ -26,19 +24,3 @@ class Rendering:
     random_background: Share = 0.0
     chunk: Whole = 0
     rerender: bool = False
-
-    def backdrop(self, random: torch.Generator, owns_background: bool) -> float | None:
-        """The grey level behind the object in a step; None for the generator's own background.
-
-        Args:
-            random: of the step.
-            owns_background: the generator has a background of its own, which takes the place of the plain one.
-        """
-        numbers: list[float] = torch.rand(2, generator=random).tolist()
-        share, grey = numbers
-        if share < self.random_background:
-            return 0.5 + 0.5 * grey
-        return None if owns_background else self.background
-
-
-RENDERING = Rendering()
