@@ -17,7 +17,7 @@ from asdkit.generators.from_checkpoint import INSTANTIATOR
 from asdkit.generators.module import GeneratorModule
 from asdkit.ranks import average_gradients, checked_trainer, shard, without_reducer
 from asdkit.rendering.cameras import Batch
-from asdkit.rendering.settings import RENDERING, Rendering
+from asdkit.rendering.settings import Rendering
 from asdkit.scores.draws import Draws
 from asdkit.scores.equations import Weighting, hsv_saturation, inject, weight
 from asdkit.scores.fields import Field
@@ -62,7 +62,7 @@ class Distillation(Part, GeneratorModule):
         timesteps: Timesteps | None = None,
         weighting: Weighting = "sigma2",
         discriminator: DiscriminatorSteps = DISCRIMINATOR_STEPS,
-        rendering: Rendering = RENDERING,
+        rendering: Rendering = Rendering(),
         seed: int = 0,
         view_prompts: dict[str, str] | None = None,
         perp_neg: PerpNeg | None = None,

@@ -19,17 +19,11 @@ from asdkit.scores.prior import Prior
 
 
 class Render(NamedTuple):
-    """What B cameras see.
+    """What B cameras see."""
 
-    Shapes:
-        image: colours in [0,1] [B,3,H,W].
-        alpha: opacity in [0,1] [B,1,H,W].
-        depth: expected camera z in world units [B,1,H,W].
-    """
-
-    image: Float[Tensor, "B 3 H W"]
-    alpha: Float[Tensor, "B 1 H W"]
-    depth: Float[Tensor, "B 1 H W"]
+    image: Float[Tensor, "B 3 H W"]  # colours in [0,1]
+    alpha: Float[Tensor, "B 1 H W"]  # opacity in [0,1]
+    depth: Float[Tensor, "B 1 H W"]  # expected camera z in world units
 
 
 class Saturate(torch.autograd.Function):
@@ -62,11 +56,7 @@ class Generator(Part, nn.Module, ABC):
     ) -> tuple[Float[Tensor, "B C h w"], Render | None]:
         """x0 with gradient, and the render it came from, if there is one.
 
-        Args:
-            prior: what encodes.
-            views: the cameras.
-            background: see `render`.
-            rerender: render again in the backward pass, instead of keeping what the first time computed.
+        With `rerender` the backward pass renders again, instead of keeping what the first time computed.
         """
         with record_function("asdkit.render"):
             if rerender:
@@ -119,11 +109,7 @@ class Generator(Part, nn.Module, ABC):
 
 
 def needs_cameras(generator: Generator, views: Views | None) -> Views:
-    """The cameras that a 3D generator is seen by.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """The cameras that a 3D generator is seen by, of which there must be some."""
     if views is None:
         kind = type(generator).__name__
         raise ValueError(f"{kind} needs cameras; take --data=Cameras, or Pixels and Latents for plain images.")

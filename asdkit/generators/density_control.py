@@ -25,23 +25,13 @@ class Density(Part, ABC):
 
     @abstractmethod
     def round(self, store: GaussianStore, optimizer: Optimizer, number: int, generator: torch.Generator) -> None:
-        """Grow, prune or move Gaussians.
+        """Grow, prune or move Gaussians; the optimiser forgets about what has changed.
 
-        Args:
-            store: the Gaussians.
-            optimizer: forgets about what has changed.
-            number: rounds that there could have been so far, this one among them.
-            generator: the only source of random draws.
+        `number` counts the rounds that there could have been so far, and `generator` makes all random draws.
         """
 
     def every_step(self, store: GaussianStore, lr: float, generator: torch.Generator) -> None:
-        """Called after every step of the optimiser and after the round, if there is one.
-
-        Args:
-            store: the Gaussians.
-            lr: learning rate of the positions in this step.
-            generator: the only source of random draws.
-        """
+        """Called after every step of the optimiser, and after its round; `lr` is the step's rate of positions."""
 
 
 class Fraction(Density):

@@ -17,13 +17,7 @@ _NEEDED = {"prompt", "prior", "generator", "guidance"}
 
 
 class Saved(NamedTuple):
-    """A run's arguments and its generator's weights.
-
-    Args:
-        file: the checkpoint.
-        arguments: of `Distillation`; parts are class paths and arguments.
-        weights: of the generator.
-    """
+    """A checkpoint's file, the arguments of its `Distillation` (parts are specs), and its generator's weights."""
 
     file: Path
     arguments: dict[str, Any]
@@ -49,9 +43,8 @@ def read(path: Path) -> Saved:
         raise ValueError(f"{file} is broken, or no checkpoint of asdkit.") from None
     if arguments.pop("_instantiator", INSTANTIATOR) != INSTANTIATOR or not arguments.keys() >= _NEEDED:
         raise ValueError(f"{file} is the checkpoint of something else than a distillation.")
-    prefix = "generator."
-    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    return Saved(file, arguments, own)
+    parts = {name.partition("."): value for name, value in weights.items()}
+    return Saved(file, arguments, {name: value for (part, _, name), value in parts.items() if part == "generator"})
 
 
 def is_whole(path: Path) -> bool:
@@ -66,11 +59,7 @@ def is_whole(path: Path) -> bool:
 
 
 def restore(generator: Generator, saved: Saved) -> None:
-    """Give a generator the weights that were saved.
-
-    Raises:
-        ValueError: they are another generator's, or not finite.
-    """
+    """Give a generator the weights that were saved, which must be its own and finite."""
     try:
         generator.load_state_dict(saved.weights)
     except (RuntimeError, KeyError):
@@ -80,16 +69,12 @@ def restore(generator: Generator, saved: Saved) -> None:
 
 
 def generator_of(path: Path) -> Generator:
-    """The generator of a run folder or a checkpoint.
-
-    Raises:
-        ValueError: there is none, or it is broken or can't be built.
-    """
+    """The generator of a run folder or a checkpoint."""
     return built(read(path))
 
 
 def built(saved: Saved) -> Generator:
-    """The generator that was saved, as its class path and arguments, and its weights.
+    """The generator that was saved.
 
     Raises:
         ValueError: it can't be built, or its weights are another's.

@@ -89,6 +89,3 @@ class GaussianPenalties:
         """The weighted sum of the terms."""
         total: Tensor = self.opacity * gaussians.opacities.mean() + self.scale * gaussians.scales.mean()
         return total
-
-
-INITIAL, RATES, ROUNDS, PENALTIES = Initial(), GaussianRates(), Rounds(), GaussianPenalties()

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.core.parts import Part
+from asdkit.core.parts import Part, require
 from asdkit.core.text import local
 from asdkit.formats import ply
 from asdkit.formats.glb import holds_gaussians
@@ -23,56 +23,55 @@ from asdkit.rendering.spherical_harmonics import SH_0
 NEIGHBOURS = 3
 _ELEVATIONS_DEG, _AROUND, _PIXELS = (-35.0, 10.0, 55.0), 8, 96  # from where another run's object is looked at
 REFERENCE_LIMIT = 10_000  # points that distances are measured to
+Points = tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]  # and their colours, None for grey
 
 
 class Start(Part, ABC):
     """Where Gaussians start, for starts of your own; `ShapE` is one."""
 
     @abstractmethod
-    def points(
-        self, count: int, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]:
-        """Points in the world's axes and their sRGB colours in [0,1]; None for grey.
+    def points(self, count: int, generator: torch.Generator) -> Points:
+        """`count` points in the world's axes and their sRGB colours in [0,1], None for grey; all draws by `generator`.
 
         Their size and place do not matter, for they are fitted into the ball of `initial`, as those of files are.
-
-        Args:
-            count: how many are asked for.
-            generator: of all draws.
         """
 
 
 def splats_from(init: str | Start, count: int, initial: Initial, rotated: bool) -> Splats:
-    """The initial Gaussians, as `Gaussians` takes them; randomly `rotated` where they have no rotation of their own.
-
-    Raises:
-        ValueError: there is no such file, it is broken, or its kind is unknown.
-    """
-    generator, radius = torch.Generator().manual_seed(initial.seed), initial.radius
+    """The initial Gaussians, as `Gaussians` takes them; randomly `rotated` where they have no rotation of their own."""
+    generator = torch.Generator().manual_seed(initial.seed)
+    colors: Tensor | None = None
     if isinstance(init, Start):
         points, colors = init.points(count, generator)
-        return _from_points(fit(points, radius, type(init).__name__), colors, initial.opacity, generator, rotated)
-    if not init:
-        raise ValueError("init is empty; say what to start from, e.g. --model.generator.init=RUN or FILE, or ball.")
-    if init in ("ball", "box"):
-        points = _ball(count, radius, generator) if init == "ball" else _box(count, radius, generator)
-        return _from_points(points, None, initial.opacity, generator, rotated)
-    path = local(init)
+        points = fit(points, initial.radius, type(init).__name__)
+    elif init == "ball":
+        points = _ball(count, initial.radius, generator)
+    elif init == "box":
+        points = initial.radius * (2 * torch.rand(count, 3, generator=generator) - 1)
+    else:
+        require(bool(init), "init is empty; say what to start from, e.g. --model.generator.init=RUN or FILE, or ball.")
+        loaded = _loaded(local(init), count, initial.radius, generator)
+        if isinstance(loaded, Splats):
+            return fitted(loaded, initial.radius) if initial.fit else loaded
+        points, colors = loaded
+    return _from_points(points, colors, initial.opacity, generator, rotated)
+
+
+def _loaded(path: Path, count: int, radius: float, generator: torch.Generator) -> Splats | Points:
+    """The Gaussians of a file or run as they are, or points of what else it shows."""
     if path.is_dir() or path.suffix == ".ckpt":
-        return _from_run(path, count, initial, generator, rotated)
-    if not path.is_file():
-        raise ValueError(f'init must be "ball", "box", or the path of a file or run, but there is no {init}.')
+        return _from_run(path, count, generator)
+    require(path.is_file(), f'init must be "ball", "box", or the path of a file or run, but there is no {path}.')
     suffix = path.suffix.lower()
     header = ply.read_header(path) if suffix == ".ply" else None
-    gaussian = header.is_splats if header else is_splats(path) and (suffix != ".glb" or holds_gaussians(path))
-    if gaussian:
-        splats = read_splats(path).tensors()
-        return fitted(splats, radius) if initial.fit else splats
+    if header.is_splats if header else is_splats(path) and (suffix != ".glb" or holds_gaussians(path)):
+        return read_splats(path).tensors()
     if header is None or header.is_mesh:
-        points, colors = sample_mesh(path, count, radius, generator)
-    else:
-        points, colors = _sample_points(path, count, radius, generator)
-    return _from_points(points, colors, initial.opacity, generator, rotated)
+        return sample_mesh(path, count, radius, generator)
+    cloud = ply.read_points(path)
+    chosen = torch.randperm(len(cloud.points), generator=generator)[:count]
+    colors = None if cloud.colors is None else torch.from_numpy(cloud.colors)[chosen]
+    return fit(torch.from_numpy(cloud.points), radius, path)[chosen], colors
 
 
 def fitted(splats: Splats, radius: float) -> Splats:
@@ -105,17 +104,13 @@ def _ball(count: int, radius: float, generator: torch.Generator) -> Float[Tensor
     return direction * radius * torch.rand(count, 1, generator=generator) ** (1 / 3)
 
 
-def _box(count: int, radius: float, generator: torch.Generator) -> Float[Tensor, "N 3"]:
-    return radius * (2 * torch.rand(count, 3, generator=generator) - 1)
-
-
 @torch.no_grad()
-def _from_run(path: Path, count: int, initial: Initial, generator: torch.Generator, rotated: bool) -> Splats:
+def _from_run(path: Path, count: int, generator: torch.Generator) -> Splats | Points:
     """Another run's Gaussians as they are; of another kind of object, points of the surface that cameras see."""
     trained = generator_of(path)
     splats, volume = trained.splats(), trained.volume()
     if splats is not None:
-        return fitted(splats.tensors(), initial.radius) if initial.fit else splats.tensors()
+        return splats.tensors()
     if volume is None:
         raise ValueError(f"{path} holds no 3D object for Gaussians to start from.")
     visible = []
@@ -127,7 +122,7 @@ def _from_run(path: Path, count: int, initial: Initial, generator: torch.Generat
     if not len(points):
         raise ValueError(f"{path} shows nothing opaque for Gaussians to start from.")
     points = points[torch.randperm(len(points), generator=generator)[:count]]
-    return _from_points(points, volume.radiance(points)[1], initial.opacity, generator, rotated)
+    return points, volume.radiance(points)[1]
 
 
 def _from_points(
@@ -160,13 +155,3 @@ def _spacing(points: Float[Tensor, "N 3"], generator: torch.Generator) -> Float[
     distances = torch.cat([torch.cdist(part, known).topk(nearest, largest=False).values for part in points.split(1024)])
     thinning = (len(known) / count) ** (1 / 3)
     return (distances[:, 1:].mean(1) * thinning).clamp(min=1e-3 * float(points.std(0).max()) + 1e-7)
-
-
-def _sample_points(
-    path: Path, count: int, radius: float, generator: torch.Generator
-) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]:
-    """At most `count` points of a point cloud, with their colours."""
-    cloud = ply.read_points(path)
-    chosen = torch.randperm(len(cloud.points), generator=generator)[:count]
-    colors = None if cloud.colors is None else torch.from_numpy(cloud.colors)[chosen]
-    return fit(torch.from_numpy(cloud.points), radius, path)[chosen], colors

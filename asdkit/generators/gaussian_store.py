@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from asdkit.core.parts import require
 from asdkit.formats.splats import Splats
 from asdkit.generators.base import Generator
 from asdkit.generators.gaussian_start import whereabouts
@@ -37,31 +38,24 @@ class GaussianStore(Generator, ABC):
     _slots: tuple[Tensor, int, Tensor] | None = None
 
     def allocate(self, capacity: int, sh_degree: int, splats: Splats) -> None:
-        """Make `capacity` slots, the first of which hold `splats`.
-
-        Raises:
-            ValueError: there are more Gaussians than slots.
-        """
-        count = len(splats.means)
-        if count > capacity:
-            raise ValueError(f"capacity must be at least {count}, the file's number of Gaussians.")
-        self.means = nn.Parameter(torch.zeros(capacity, 3))
-        self.quats = nn.Parameter(torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(capacity, 1))
-        self.log_scales = nn.Parameter(torch.zeros(capacity, 3))
-        self.opacity_logits = nn.Parameter(torch.zeros(capacity))
-        self.sh = nn.Parameter(torch.zeros(capacity, (sh_degree + 1) ** 2, 3))
-        self.register_buffer("alive", torch.arange(capacity) < count)
-        self.register_buffer("grad_sum", torch.zeros(capacity))
-        self.register_buffer("grad_count", torch.zeros(capacity))
-        if splats.sh[:, (sh_degree + 1) ** 2 :].any():
-            degree = math.isqrt(splats.sh.shape[1]) - 1
+        """Make `capacity` slots, the first of which hold `splats`, of which there may not be more."""
+        count, coefficients, kept = len(splats.means), splats.sh.shape[1], (sh_degree + 1) ** 2
+        require(count <= capacity, f"capacity must be at least {count}, the file's number of Gaussians.")
+        if splats.sh[:, kept:].any():
+            degree = math.isqrt(coefficients) - 1
             _log.warning(
                 "The Gaussians have colours of degree %d, of which those above %d are dropped; "
                 "--model.generator.sh_degree=%d keeps them.", degree, sh_degree, degree,
             )  # fmt: skip
-        for parameter, values in zip(self.all_slots(), splats, strict=True):
-            values = values[:, : parameter.shape[1]] if parameter is self.sh else values
-            parameter.data[(slice(count), *(slice(size) for size in values.shape[1:]))] = values
+        sh = nn.functional.pad(splats.sh, (0, 0, 0, kept - coefficients))  # or cut, where it is negative
+        for name, values in splats._replace(sh=sh)._asdict().items():
+            slots = torch.zeros(capacity, *values.shape[1:])
+            slots[:count] = values
+            self.register_parameter(name, nn.Parameter(slots))
+        self.quats.data[count:, 0] = 1
+        self.register_buffer("alive", torch.arange(capacity) < count)
+        self.register_buffer("grad_sum", torch.zeros(capacity))
+        self.register_buffer("grad_count", torch.zeros(capacity))
 
     def all_slots(self) -> Splats:
         """The parameters of all slots."""

@@ -18,23 +18,14 @@ _FAR = 2.0  # times the cube that holds most of the mass: what reaches further i
 
 
 class _Blobs(NamedTuple):
-    """N Gaussians as densities peak * exp(-m^2 / 2), m the Mahalanobis distance, where m is at most `reach`.
+    """N Gaussians as densities peak * exp(-m^2 / 2), m the Mahalanobis distance, where m is at most `reach`."""
 
-    Shapes:
-        means: centres in world units [N,3].
-        whiten: matrices that make the distance from the centre a Mahalanobis distance [N,3,3].
-        peak: density at the centre, per world unit [N].
-        reach: in standard deviations [N].
-        extent: half sizes of the box around it, in world units [N,3].
-        colours: at least 0 [N,3].
-    """
-
-    means: Float[Tensor, "N 3"]
-    whiten: Float[Tensor, "N 3 3"]
-    peak: Float[Tensor, " N"]
-    reach: Float[Tensor, " N"]
-    extent: Float[Tensor, "N 3"]
-    colours: Float[Tensor, "N 3"]
+    means: Float[Tensor, "N 3"]  # centres in world units
+    whiten: Float[Tensor, "N 3 3"]  # matrices that make the distance from the centre a Mahalanobis distance
+    peak: Float[Tensor, " N"]  # density at the centre, per world unit
+    reach: Float[Tensor, " N"]  # in standard deviations
+    extent: Float[Tensor, "N 3"]  # half sizes of the box around it, in world units
+    colours: Float[Tensor, "N 3"]  # at least 0
 
     def some(self, chosen: Bool[Tensor, " N"] | Int64[Tensor, " M"]) -> "_Blobs":
         return _Blobs(*(values[chosen] for values in self))

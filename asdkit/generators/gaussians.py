@@ -14,16 +14,7 @@ from asdkit.core.parts import require
 from asdkit.formats.splats import Splats, activate
 from asdkit.generators.base import Render, Saturate, needs_cameras, set_rates
 from asdkit.generators.density_control import Density, Fraction
-from asdkit.generators.gaussian_settings import (
-    INITIAL,
-    PENALTIES,
-    RATES,
-    ROUNDS,
-    GaussianPenalties,
-    GaussianRates,
-    Initial,
-    Rounds,
-)
+from asdkit.generators.gaussian_settings import GaussianPenalties, GaussianRates, Initial, Rounds
 from asdkit.generators.gaussian_start import Start, splats_from, thin, whereabouts
 from asdkit.generators.gaussian_store import GaussianStore
 from asdkit.generators.gaussian_volume import volume_of
@@ -69,16 +60,16 @@ class Gaussians(GaussianStore):
         self,
         init: str = "ball",
         start: Start | None = None,
-        initial: Initial = INITIAL,
+        initial: Initial = Initial(),
         count: Number = 2000,
         capacity: Number = 4000,
         sh_degree: Annotated[int, Within(0, 3)] = 0,
         background: Share = 1.0,
         mode: Mode = "classic",
-        rates: GaussianRates = RATES,
-        rounds: Rounds = ROUNDS,
+        rates: GaussianRates = GaussianRates(),
+        rounds: Rounds = Rounds(),
         density: Density | None = None,
-        penalties: GaussianPenalties = PENALTIES,
+        penalties: GaussianPenalties = GaussianPenalties(),
     ) -> None:
         super().__init__()
         require(count <= capacity, f"capacity must be at least {count}, the count, not {capacity}.")

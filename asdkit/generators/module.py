@@ -29,12 +29,19 @@ class GeneratorModule(pl.LightningModule):
     def backdrop(self, step: int) -> Float[Tensor, " 3"] | None:
         """The colour behind the object in this step; None for the generator's own background."""
         random = generator_for(self.seed, step, "background", self.global_rank)
-        level = self.rendering.backdrop(random, self.generator.owns_background)
-        return None if level is None else torch.full((3,), level, device=self.device)
+        share, grey = torch.rand(2, generator=random).tolist()
+        if share < self.rendering.random_background:
+            return torch.full((3,), 0.5 + 0.5 * grey, device=self.device)
+        return None if self.generator.owns_background else self.plain_background
+
+    @property
+    def plain_background(self) -> Float[Tensor, " 3"]:
+        """The colour behind the object in metrics and pictures."""
+        return torch.full((3,), self.rendering.background, device=self.device)
 
     def show(self, views: Views | None) -> Render:
         """The generator's views on the plain background, which metrics and pictures are made of."""
-        return self.generator.render(views, torch.full((3,), self.rendering.background, device=self.device))
+        return self.generator.render(views, self.plain_background)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Render:  # type: ignore[override]
         return self.show(batch.views)

@@ -13,7 +13,7 @@ from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.core.randomness import generator_for, to_device
 from asdkit.generators.base import Generator, Render, Saturate, needs_cameras, set_rates
 from asdkit.generators.nerf_encodings import Encoding, Voxels
-from asdkit.generators.nerf_penalties import PENALTIES, NeRFPenalties
+from asdkit.generators.nerf_penalties import NeRFPenalties
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.projection import spherical_harmonics
 from asdkit.rendering.rays import Marched, Rays, Volume, march, rays_of, refined, stratified
@@ -43,9 +43,6 @@ class NeRFRates:
     def at(self, step: int) -> dict[str, float]:
         """The rates at a step."""
         return {field.name: value_at(getattr(self, field.name), step) for field in fields(self)}
-
-
-RATES = NeRFRates()
 
 
 class NeRF(Generator):
@@ -78,8 +75,8 @@ class NeRF(Generator):
         blob: float = 5.0,
         blob_radius: Positive = 0.5,
         background: Share = 1.0,
-        rates: NeRFRates = RATES,
-        penalties: NeRFPenalties = PENALTIES,
+        rates: NeRFRates = NeRFRates(),
+        penalties: NeRFPenalties = NeRFPenalties(),
         occupancy_every: Whole = 16,
     ) -> None:
         super().__init__()
@@ -159,10 +156,8 @@ class NeRF(Generator):
         if self._marched is None:
             return 0
         marched, rays, views = self._marched
-        return self.penalties.total(self._step, marched, rays, self._density, self.bound / 64) / views
-
-    def _density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
-        return self.radiance(points)[0]
+        penalties, step = self.penalties, self.bound / 64
+        return penalties.total(self._step, marched, rays, lambda points: self.radiance(points)[0], step) / views
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)

@@ -49,9 +49,6 @@ class NeRFPenalties:
         return sum(weight * terms[name]().sum() for name, weight in weights.items() if weight)
 
 
-PENALTIES = NeRFPenalties()
-
-
 def opacity(marched: Marched) -> Float[Tensor, " R"]:
     """The opacity itself, against fog that fills the box."""
     return _inside(marched.alpha)
@@ -73,11 +70,7 @@ def z_variance(marched: Marched) -> Float[Tensor, " R"]:
 def orientation(marched: Marched, rays: Rays, density: Density, step: float) -> Float[Tensor, " R"]:
     """Weight of what faces away: sum of w max(0, n d)^2 (Ref-NeRF, arXiv 2112.03907, Eq. 11; d leads into the scene).
 
-    Args:
-        marched: what the rays have met.
-        rays: the rays.
-        density: at points in world units.
-        step: half the distance over which its slope is taken, in world units.
+    The slope of the density is taken over twice the `step`, in world units.
     """
     visible = marched.weights > _VISIBLE
     points = (rays.origins[:, None] + marched.z[..., None] * rays.directions[:, None])[visible]

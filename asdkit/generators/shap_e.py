@@ -9,10 +9,10 @@ from torch import Tensor
 
 from asdkit.core.bounds import Count, NonNegative
 from asdkit.core.parts import require
-from asdkit.core.text import local
+from asdkit.core.text import first_line, local
 from asdkit.formats.colour import from_linear_light
 from asdkit.formats.mesh.sample import blend, scatter
-from asdkit.generators.gaussian_start import Start
+from asdkit.generators.gaussian_start import Points, Start
 
 _PARTS = ("model_index.json", "prior", "text_encoder", "tokenizer", "scheduler", "shap_e_renderer")
 
@@ -50,7 +50,7 @@ class ShapE(Start):
         self._prompt, self._folder = prompt, local(path).expanduser()
         self._steps, self._scale, self._rotation_deg, self._seed = steps, scale, rotation_deg, seed
 
-    def points(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"]]:
+    def points(self, count: int, generator: torch.Generator) -> Points:
         vertices, light, faces = self._mesh()
         chosen, weights = scatter(vertices[faces], count, generator, f"What Shap-E made of {self._prompt!r}")
         weights = weights.float()
@@ -61,10 +61,8 @@ class ShapE(Start):
     def _rotated(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """From Shap-E's axes to the world's: a quarter turn takes its -y to +x, then comes `rotation_deg`."""
         angle = math.radians(90 + self._rotation_deg)
-        x, y, z = points.unbind(1)
-        return torch.stack(
-            [math.cos(angle) * x - math.sin(angle) * y, math.sin(angle) * x + math.cos(angle) * y, z], dim=1
-        )
+        cos, sin = math.cos(angle), math.sin(angle)
+        return points @ torch.tensor([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
 
     def _mesh(self) -> tuple[Float[Tensor, "V 3"], Float[Tensor, "V 3"], Int64[Tensor, "F 3"]]:
         """Vertices, their colours in linear light, and faces; the pipeline lives in here only."""
@@ -100,5 +98,5 @@ class ShapE(Start):
             pipeline = ShapEPipeline.from_pretrained(self._folder, local_files_only=True, dtype=torch.float32)
             return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
         except Exception as error:  # diffusers' readers raise whatever a broken folder makes them stumble over
-            reason = str(error).splitlines()[0].strip(" .") if str(error) else type(error).__name__
+            reason = first_line(error)
             raise ValueError(f"{self._folder} can't be loaded as Shap-E ({reason}); copy the folder again.") from None

@@ -6,6 +6,7 @@ import pytest
 import torch
 from gsplat.strategy import DefaultStrategy
 from gsplat.strategy.ops import reset_opa
+from support.gaussians import remembering_optimizer
 from torch import Tensor
 
 from asdkit.core.ramps import Ramp
@@ -30,19 +31,6 @@ def cloud(density: Density, **arguments) -> Gaussians:
     gaussians.quats.data[:] = torch.randn(capacity, 4, generator=draws)
     gaussians.opacity_logits.data[:] = 3 * torch.randn(capacity, generator=draws)
     return gaussians
-
-
-def optimizer_of(gaussians: Gaussians) -> torch.optim.Adam:
-    """An Adam that remembers something about every Gaussian."""
-    optimizer = torch.optim.Adam(gaussians.parameter_groups())
-    draws = torch.Generator().manual_seed(6)
-    for parameter in gaussians.all_slots():
-        parameter.grad = torch.randn(parameter.shape, generator=draws)
-    before = gaussians.state_dict()
-    before = {name: value.clone() for name, value in before.items()}
-    optimizer.step()
-    gaussians.load_state_dict(before)
-    return optimizer
 
 
 def rows(parts: list[Tensor]) -> Tensor:
@@ -72,7 +60,7 @@ def theirs(gaussians: Gaussians, optimizer: torch.optim.Adam) -> tuple[dict, dic
 @pytest.mark.parametrize("reset_rounds", [0, 2])
 def test_threshold_decides_as_gsplat_does(reset_rounds: int) -> None:
     gaussians = cloud(Threshold(2.0, split_scale=0.15, prune_opacity=0.1, prune_scale=0.19, reset_rounds=reset_rounds))
-    optimizer = optimizer_of(gaussians)
+    optimizer = remembering_optimizer(gaussians)
     strategy = DefaultStrategy(prune_opa=0.1, grow_grad2d=2.0, grow_scale3d=0.15, prune_scale3d=0.19, reset_every=1)
     counts, kinds = [], []
     for number in range(1, 5):
@@ -101,14 +89,14 @@ def test_threshold_keeps_to_the_capacity_and_takes_the_largest_first() -> None:
     gaussians.grad_count[:80] = 1.0
     gaussians.grad_sum[:80] = torch.linspace(2, 3, 80)
     before = gaussians.sh.detach().clone()
-    gaussians.after_step(optimizer_of(gaussians), 9, torch.Generator())
+    gaussians.after_step(remembering_optimizer(gaussians), 9, torch.Generator())
     assert gaussians.num_alive == 83 and torch.equal(gaussians.sh[80:], before[77:80])
 
 
 def test_a_reset_happens_within_the_rounds_time_alone() -> None:
     density = Threshold(1e6, prune_opacity=0.01, prune_scale=9.0, reset_rounds=2)
     gaussians = cloud(density, rounds=Rounds(every=10, first=10, last=40), rates=GaussianRates(opacities=1e-12))
-    optimizer = optimizer_of(gaussians)
+    optimizer = remembering_optimizer(gaussians)
     for step in range(80):
         gaussians.opacity_logits.data[:] = 1.0
         gaussians.after_step(optimizer, step, torch.Generator())
@@ -154,7 +142,7 @@ def test_mcmc_moves_the_faint_to_the_opaque_or_adds_up_to_the_capacity(growth: f
         gaussians.opacity_logits.data[70:80] = torch.tensor(0.0499).logit()
     gaussians.opacity_logits.data[100:] = -9.0  # dead slots are not faint ones
     before = [parameter.detach().clone() for parameter in gaussians.all_slots()]
-    optimizer, views = optimizer_of(gaussians), ring(3, distance=2.5, size=32)
+    optimizer, views = remembering_optimizer(gaussians), ring(3, distance=2.5, size=32)
     image = gaussians.render(views).image
     image.sum().backward()
     assert gaussians._step_statistics.sum() == 0, "nobody asks for the gradients on the screen"
@@ -217,7 +205,7 @@ def test_a_round_draws_from_what_it_is_given_alone(density: Density) -> None:
         gaussians = cloud(density)
         gaussians.grad_sum[:80], gaussians.grad_count[:80] = torch.linspace(2, 3, 80), 1.0
         torch.manual_seed(seed)
-        gaussians.after_step(optimizer_of(gaussians), 9, torch.Generator().manual_seed(7))
+        gaussians.after_step(remembering_optimizer(gaussians), 9, torch.Generator().manual_seed(7))
         states.append(gaussians.state_dict())
     assert int(states[0]["alive"].sum()) != 80
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
@@ -227,7 +215,7 @@ def test_mcmc_without_anything_to_move_to_does_nothing() -> None:
     gaussians = cloud(MCMC(growth=0.0, noise=0.0))
     gaussians.opacity_logits.data[:] = -20.0
     before = {name: value.clone() for name, value in gaussians.state_dict().items()}
-    gaussians.after_step(optimizer_of(gaussians), 9, torch.Generator())
+    gaussians.after_step(remembering_optimizer(gaussians), 9, torch.Generator())
     assert all(torch.equal(value, before[name]) for name, value in gaussians.state_dict().items())
 
 

@@ -18,7 +18,7 @@ from asdkit.generators.base import Generator, Render
 from asdkit.lab import Affine, GaussianPrior
 from asdkit.methods import ASD, SDS
 from asdkit.rendering.cameras import Batch, Views, ring
-from asdkit.rendering.settings import RENDERING, Rendering
+from asdkit.rendering.settings import Rendering
 from asdkit.scores.equations import Weighting
 from asdkit.scores.fields import Field
 from asdkit.scores.timesteps import Timesteps
@@ -86,7 +86,7 @@ def _train(
     iterations: int,
     guidance: Field | None = None,
     weighting: Weighting = "sigma2",
-    rendering: Rendering = RENDERING,
+    rendering: Rendering = Rendering(),
     **discriminator: Any,
 ) -> tuple[Distillation, pl.Trainer]:
     how = {"weighting": weighting, "rendering": rendering, "seed": SEED, "timesteps": Timesteps(0.1, Ramp(0.9, 0.6, 2))}

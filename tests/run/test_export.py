@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -225,6 +226,6 @@ def test_what_belongs_to_an_obj_is_not_replaced_either(runs: dict[str, Path], tm
 def test_films_without_the_extra_are_one_sentence(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("asdkit.formats.pictures.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     assert main(["export", str(runs["gaussians"]), "--format=mp4", "--out", str(tmp_path), "--size=16"]) == 3
     assert 'pip install "asdkit[video]"' in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_the_peak_of_memory_is_the_systems() -> None:
 
 
 def test_the_orbit_is_webp_without_the_video_extra(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asdkit.formats.pictures.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     run = small_run(recipe, "--trainer.max_steps=1")
     assert Image.open(run / "orbit.webp").n_frames == 3
 

@@ -15,6 +15,18 @@ def optimizer_of(gaussians: Gaussians) -> torch.optim.Adam:
     return torch.optim.Adam(gaussians.parameter_groups())
 
 
+def remembering_optimizer(gaussians: Gaussians) -> torch.optim.Adam:
+    """An Adam that remembers something about every slot; the Gaussians are as before."""
+    optimizer, draws = optimizer_of(gaussians), torch.Generator().manual_seed(6)
+    before = {name: value.clone() for name, value in gaussians.state_dict().items()}
+    for parameter in gaussians.all_slots():
+        parameter.grad = torch.randn(parameter.shape, generator=draws)
+    optimizer.step()
+    optimizer.zero_grad()
+    gaussians.load_state_dict(before)
+    return optimizer
+
+
 def train(gaussians: Gaussians, optimizer: torch.optim.Adam, target: Tensor, views: Views, steps: range) -> None:
     for step in steps:
         optimizer.zero_grad()
