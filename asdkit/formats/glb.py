@@ -244,7 +244,7 @@ def _placed(path: Path, splats: Splats, placement: Float[np.ndarray, "4 4"]) -> 
     scale = np.cbrt(np.linalg.det(linear))
     if not (scale > 0 and np.allclose(linear @ linear.T, scale**2 * np.eye(3), atol=1e-4 * scale**2)):
         raise ValueError(f"{path} has a node that mirrors, or does not scale all directions alike.")
-    with np.errstate(invalid="ignore"):  # numbers that are not finite are looked for later
+    with np.errstate(invalid="ignore", over="ignore"):  # numbers that are not finite are looked for later
         splats = rotated(splats, linear / scale)
         means = (scale * splats.means + offset).astype(np.float32)
     return splats._replace(means=means, log_scales=(splats.log_scales + np.log(scale)).astype(np.float32))

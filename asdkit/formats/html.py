@@ -53,8 +53,7 @@ def write_html(
         fov_deg: field of view over the shorter side of the window.
 
     Raises:
-        ValueError: an argument out of its range, no Gaussians, values that are not finite or too large for float16
-            (65504; centres: float32), or rotations that are zero.
+        ValueError: an argument out of its range, or values that float16 can't hold (centres: float32).
     """
     path = Path(path)
     data = base64.b64encode(_records(path, splats)).decode()

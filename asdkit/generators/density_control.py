@@ -159,9 +159,7 @@ class MCMC(Density):
         opacity, shrink = relocation(store.opacities[parents], ratio)
         store.opacity_logits.data[parents] = opacity.clamp(self.min_opacity, 1 - 1e-7).logit()
         store.log_scales.data[parents] += shrink.log()[:, None]
-        for parameter in store.all_slots():
-            parameter.data[targets] = parameter.data[parents]
-        store.alive[targets] = True
+        store.fill(targets, parents)
         return torch.cat([targets, parents])
 
 

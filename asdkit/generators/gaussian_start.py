@@ -40,21 +40,20 @@ class Start(Part, ABC):
 def splats_from(init: str | Start, count: int, initial: Initial, rotated: bool) -> Splats:
     """The initial Gaussians, as `Gaussians` takes them; randomly `rotated` where they have no rotation of their own."""
     generator = torch.Generator().manual_seed(initial.seed)
-    colors: Tensor | None = None
+    start: Splats | Points
     if isinstance(init, Start):
         points, colors = init.points(count, generator)
-        points = fit(points, initial.radius, type(init).__name__)
+        start = fit(points, initial.radius, type(init).__name__), colors
     elif init == "ball":
-        points = _ball(count, initial.radius, generator)
+        start = _ball(count, initial.radius, generator), None
     elif init == "box":
-        points = initial.radius * (2 * torch.rand(count, 3, generator=generator) - 1)
+        start = initial.radius * (2 * torch.rand(count, 3, generator=generator) - 1), None
     else:
         require(bool(init), "init is empty; say what to start from, e.g. --model.generator.init=RUN or FILE, or ball.")
-        loaded = _loaded(local(init), count, initial.radius, generator)
-        if isinstance(loaded, Splats):
-            return fitted(loaded, initial.radius) if initial.fit else loaded
-        points, colors = loaded
-    return _from_points(points, colors, initial.opacity, generator, rotated)
+        start = _loaded(local(init), count, initial.radius, generator)
+    if isinstance(start, Splats):
+        return fitted(start, initial.radius) if initial.fit else start
+    return _round(start, initial.opacity, generator, rotated)
 
 
 def _loaded(path: Path, count: int, radius: float, generator: torch.Generator) -> Splats | Points:
@@ -125,14 +124,9 @@ def _from_run(path: Path, count: int, generator: torch.Generator) -> Splats | Po
     return points, volume.radiance(points)[1]
 
 
-def _from_points(
-    points: Float[Tensor, "N 3"],
-    colors: Float[Tensor, "N 3"] | None,
-    opacity: float,
-    generator: torch.Generator,
-    rotated: bool,
-) -> Splats:
+def _round(placed: Points, opacity: float, generator: torch.Generator, rotated: bool) -> Splats:
     """Round Gaussians as large as the distance between neighbours; grey with a little noise if there is no colour."""
+    points, colors = placed
     if colors is None:
         colors = 0.5 + 0.1 * (torch.rand(len(points), 3, generator=generator) - 0.5)
     quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(len(points), 1)

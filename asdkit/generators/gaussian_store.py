@@ -111,10 +111,14 @@ class GaussianStore(Generator, ABC):
     def copy(self, parents: Int64[Tensor, " M"]) -> Int64[Tensor, " M"]:
         """Fill as many free slots with copies of the parents, in order; returns these slots."""
         children = (~self.alive).nonzero().squeeze(1)[: len(parents)]
-        for parameter in self.all_slots():
-            parameter.data[children] = parameter.data[parents]
-        self.alive[children] = True
+        self.fill(children, parents)
         return children
+
+    def fill(self, slots: Int64[Tensor, " M"], parents: Int64[Tensor, " M"]) -> None:
+        """Make each of the slots a copy of its parent."""
+        for parameter in self.all_slots():
+            parameter.data[slots] = parameter.data[parents]
+        self.alive[slots] = True
 
     def split(self, parents: Int64[Tensor, " M"], children: Int64[Tensor, " M"], draws: Float[Tensor, "2 M 3"]) -> None:
         """Moves parent and child to two draws from the parent's Gaussian and makes both smaller."""
