@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from asdkit.core.parts import require
 from asdkit.formats.splats import ODD_SHARE, Activated, Splats, deactivate, to_be_written, to_bytes
 from asdkit.rendering.spherical_harmonics import SH_0
 
@@ -31,8 +32,7 @@ def read_splat(path: Path) -> Splats:
     data = path.read_bytes()
     if not data or len(data) % _RECORD.itemsize:
         raise ValueError(f"{path} is truncated or no .splat file: it has {len(data)} bytes, not 32 for each Gaussian.")
-    if data.isascii():
-        raise ValueError(f"{path} is not a .splat file: all its bytes are ASCII.")
+    require(not data.isascii(), f"{path} is not a .splat file: all its bytes are ASCII.")
     table = np.frombuffer(data, _RECORD)
     quats = table["quats"] / 128 - 1
     odd = np.abs(np.linalg.norm(quats, axis=1) - 1) >= _NORM_ERROR

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
+from asdkit.core.parts import require
 from asdkit.formats.colour import linear_light
 from asdkit.formats.rotation import rotated
 from asdkit.formats.splats import Activated, Splats, deactivate, to_be_written, to_bytes
@@ -81,8 +82,7 @@ def _vertex_colors(dc: Float[np.ndarray, "N 3"], opacities: Float[np.ndarray, " 
 def read_glb(path: Path) -> Splats:
     """The one set of Gaussians of a file, where its node puts them, in the world's axes (z up, front +x)."""
     text, rest = _chunks(path)
-    if len(text) > _JSON_LIMIT:
-        raise ValueError(f"{path} has a JSON part of {len(text)} bytes; at most {_JSON_LIMIT} are read.")
+    require(len(text) <= _JSON_LIMIT, f"{path} has a JSON part of {len(text)} bytes; at most {_JSON_LIMIT} are read.")
     scene, blob = _parsed(path, text), _binary(path, rest)
     try:
         primitive, node = _find(path, scene)
@@ -148,8 +148,7 @@ def _find(path: Path, scene: Any) -> tuple[Any, int]:
     ]
     shown = [(_item(gaussians, node["mesh"]), index) for index, node in enumerate(scene["nodes"]) if "mesh" in node]
     count = sum(len(primitives) for primitives, _ in shown)
-    if count != 1:
-        raise ValueError(f"{path} must hold one set of Gaussians ({EXTENSION}), but holds {count}.")
+    require(count == 1, f"{path} must hold one set of Gaussians ({EXTENSION}), but holds {count}.")
     primitive, node = next((primitives[0], index) for primitives, index in shown if primitives)
     color_space = primitive["extensions"][EXTENSION].get("colorSpace", _COLOR_SPACE)
     if color_space != _COLOR_SPACE:

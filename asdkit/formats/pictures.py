@@ -13,6 +13,7 @@ from torch import Tensor
 from asdkit.core.atomic import atomic
 from asdkit.core.errors import MissingExtra
 from asdkit.core.optional import require_package
+from asdkit.core.parts import require
 from asdkit.core.text import first_line, local
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # that are read, whatever a file's name says
@@ -34,8 +35,7 @@ def read_picture(path: str | Path, size: int = 0) -> Float[Tensor, "3 H W"]:
         ValueError: the file is missing or no picture, or its numbers have no known white.
     """
     path = local(path)
-    if not path.is_file():
-        raise ValueError(f"There is no picture {path}.")
+    require(path.is_file(), f"There is no picture {path}.")
     try:
         picture = ImageOps.exif_transpose(Image.open(path, formats=FORMATS))
         if picture.mode[0] in "IF":

@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
+from asdkit.core.parts import require
 from asdkit.formats.splats import FLOAT_LIMIT, ODD_SHARE
 
 _log = logging.getLogger(__name__)
@@ -157,10 +158,8 @@ def _parse_header(path: Path, lines: list[str]) -> tuple[str, dict[str, _Element
                 properties[name] = tuple(_TYPES[kind] for kind in kinds if kind != "list")
             case _:
                 raise ValueError(f"{path} has a line in its PLY header that cannot be understood: {line[:80]!r}.")
-    if not encoding:
-        raise ValueError(f"{path} does not say its PLY format in the header.")
-    if "vertex" not in elements:
-        raise ValueError(f"{path} has no vertices.")
+    require(bool(encoding), f"{path} does not say its PLY format in the header.")
+    require("vertex" in elements, f"{path} has no vertices.")
     return encoding, elements
 
 

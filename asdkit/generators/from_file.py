@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from asdkit.core.parts import require
 from asdkit.core.text import local
 from asdkit.formats.splat_files import is_splats, read_splats
 from asdkit.generators import from_checkpoint as checkpoints
@@ -16,8 +17,7 @@ def object_of(path: Path) -> Generator:
     Raises:
         ValueError: there is none, or it is broken.
     """
-    if not local(path).exists():
-        raise ValueError(f"There is no {path}; name a run folder, a checkpoint or a file of splats.")
+    require(local(path).exists(), f"There is no {path}; name a run folder, a checkpoint or a file of splats.")
     if not is_splats(path):
         return checkpoints.generator_of(path)
     splats = read_splats(path)

@@ -12,7 +12,7 @@ from asdkit.core.parts import Part, require
 from asdkit.core.text import local
 from asdkit.formats import ply
 from asdkit.formats.glb import holds_gaussians
-from asdkit.formats.mesh.sample import fit, sample_mesh
+from asdkit.formats.mesh.sample import Points, fit, sample_mesh
 from asdkit.formats.splat_files import is_splats, read_splats
 from asdkit.formats.splats import THINNER, Splats
 from asdkit.generators.from_checkpoint import generator_of
@@ -23,7 +23,6 @@ from asdkit.rendering.spherical_harmonics import SH_0
 NEIGHBOURS = 3
 _ELEVATIONS_DEG, _AROUND, _PIXELS = (-35.0, 10.0, 55.0), 8, 96  # from where another run's object is looked at
 REFERENCE_LIMIT = 10_000  # points that distances are measured to
-Points = tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]  # and their colours, None for grey
 
 
 class Start(Part, ABC):
@@ -118,8 +117,7 @@ def _from_run(path: Path, count: int, generator: torch.Generator) -> Splats | Po
         render = trained.render(views, torch.ones(3))
         visible.append(unproject(render.depth, views).permute(0, 2, 3, 1)[render.alpha[:, 0] > 0.5])
     points = torch.cat(visible)
-    if not len(points):
-        raise ValueError(f"{path} shows nothing opaque for Gaussians to start from.")
+    require(len(points) > 0, f"{path} shows nothing opaque for Gaussians to start from.")
     points = points[torch.randperm(len(points), generator=generator)[:count]]
     return points, volume.radiance(points)[1]
 

@@ -11,8 +11,8 @@ from asdkit.core.bounds import Count, NonNegative
 from asdkit.core.parts import require
 from asdkit.core.text import first_line, local
 from asdkit.formats.colour import from_linear_light
-from asdkit.formats.mesh.sample import blend, scatter
-from asdkit.generators.gaussian_start import Points, Start
+from asdkit.formats.mesh.sample import Points, blend, scatter
+from asdkit.generators.gaussian_start import Start
 
 _PARTS = ("model_index.json", "prior", "text_encoder", "tokenizer", "scheduler", "shap_e_renderer")
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asdkit.core.parts import require
 from asdkit.core.randomness import Rows, to_device
 
 
@@ -84,8 +85,7 @@ class Batch(NamedTuple):
         if self.views is None or not count or count >= len(self.views):
             return [self]
         total, parts = len(self.views), []
-        if total % count:
-            raise ValueError(f"chunk must divide the number of views per step, {total}; got {count}.")
+        require(total % count == 0, f"chunk must divide the number of views per step, {total}; got {count}.")
         for start in range(0, total, count):
             rows = Rows(start, start + count, total)
             each = self.source is not None and len(self.source) == total

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 from torch.nn import functional as F
 
+from asdkit.core.parts import require
 from asdkit.rendering.spherical_harmonics import SH_0, sh_polynomials
 
 ALPHA_MIN = 1 / 255  # a Gaussian is not drawn on a pixel where its alpha is lower
@@ -144,8 +145,7 @@ def spherical_harmonics(
         ValueError: a degree outside 0 to 3, or fewer coefficients than it needs.
     """
     needed = (degree + 1) ** 2
-    if not 0 <= degree <= 3:
-        raise ValueError(f"spherical harmonics of degree 0 to 3 are supported, not {degree}.")
+    require(0 <= degree <= 3, f"spherical harmonics of degree 0 to 3 are supported, not {degree}.")
     if coeffs.shape[-2] < needed:
         raise ValueError(f"degree {degree} needs {needed} coefficients per colour, but {coeffs.shape[-2]} were given.")
     if degree == 0:

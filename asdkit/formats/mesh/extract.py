@@ -10,6 +10,7 @@ from torch.nn.functional import grid_sample
 
 from asdkit.core.bounds import Whole, Within, checked
 from asdkit.core.optional import require_package
+from asdkit.core.parts import require
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.rays import Rays, Volume, march, rays_of, stratified
 
@@ -53,8 +54,7 @@ def extract(
         ValueError: an argument out of its range, or there is nothing to make a mesh of.
         MissingExtra: the extra `mesh` is not installed.
     """
-    if 0 < faces < 100:
-        raise ValueError(f"faces must be 0 or at least 100, not {faces}.")
+    require(faces == 0 or faces >= 100, f"faces must be 0 or at least 100, not {faces}.")
     smooth = require_package("scipy.ndimage", "mesh").gaussian_filter
     density = density_grid(volume, resolution)
     squeezed = density / (density + threshold(density, volume.half, views, alpha))

@@ -11,10 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from asdkit.core.optional import require_package
+from asdkit.core.parts import require
 from asdkit.formats.colour import from_linear_light, linear_light
 from asdkit.formats.glb import TO_GLTF, read_scene
 from asdkit.formats.pictures import FORMATS
 
+Points = tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]  # and their sRGB colours, if they have any
 _GLTF = (".glb", ".gltf")
 _Y_UP = (*_GLTF, ".obj")  # with the front towards +z; others have the world's axes
 _SUFFIXES = (*_Y_UP, ".stl", ".ply", ".off")
@@ -30,8 +32,7 @@ def fit(points: Float[Tensor, "N 3"], radius: float, name: str | Path) -> Float[
     """
     points = points - (points.amax(0) + points.amin(0)) / 2
     size = points.norm(dim=1).max()
-    if not 0 < size < float("inf"):
-        raise ValueError(f"{name} has no extent, or points that are not finite.")
+    require(bool(0 < size < float("inf")), f"{name} has no extent, or points that are not finite.")
     return points * (radius / size)
 
 
@@ -45,8 +46,7 @@ def scatter(
     """
     edges = corners[:, 1:] - corners[:, :1]
     areas = torch.linalg.cross(edges[:, 0], edges[:, 1]).norm(dim=1).double()
-    if not areas.sum() > 0:
-        raise ValueError(f"{name} has no surface: all its faces are degenerate.")
+    require(bool(areas.sum() > 0), f"{name} has no surface: all its faces are degenerate.")
     position = torch.rand(count, generator=generator, dtype=torch.float64) * areas.sum()
     faces = torch.searchsorted(areas.cumsum(0), position).clamp(max=len(areas) - 1)
     u, v = torch.rand(2, count, generator=generator, dtype=torch.float64)
@@ -59,9 +59,7 @@ def blend(values: Float[Tensor, "N 3 C"], weights: Float[Tensor, "N 3"]) -> Floa
     return (values * weights[..., None]).sum(1)
 
 
-def sample_mesh(
-    path: Path, count: int, radius: float, generator: torch.Generator
-) -> tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]:
+def sample_mesh(path: Path, count: int, radius: float, generator: torch.Generator) -> Points:
     """`count` points spread evenly over a mesh in the world's axes, and the file's colours there if it has any.
 
     Raises:
@@ -87,8 +85,7 @@ def sample_mesh(
 
 def _parts(path: Path) -> list[tuple[Any, Float[np.ndarray, "F 3 3"]]]:
     """The meshes of a file as trimesh's, and their triangles where the file's scene puts them."""
-    if path.suffix.lower() not in _SUFFIXES:
-        raise ValueError(f"{path} must end in {', '.join(_SUFFIXES)} to be a mesh.")
+    require(path.suffix.lower() in _SUFFIXES, f"{path} must end in {', '.join(_SUFFIXES)} to be a mesh.")
     _check_parts(path)
     trimesh = require_package("trimesh", "mesh")
     parts = []
@@ -102,8 +99,7 @@ def _parts(path: Path) -> list[tuple[Any, Float[np.ndarray, "F 3 3"]]]:
                 parts.append((part, np.asarray(vertices[part.faces], np.float64)))
     except Exception as error:  # trimesh's readers raise whatever a broken file makes them stumble over
         raise ValueError(f"{path} cannot be read as a mesh: {error}.") from error
-    if not parts:
-        raise ValueError(f"{path} holds no faces.")
+    require(bool(parts), f"{path} holds no faces.")
     return parts
 
 
@@ -169,8 +165,7 @@ def _colours(
     if not light:
         return None
     product = torch.stack(light).prod(0)
-    if not product.isfinite().all():
-        raise ValueError(f"{path} has colours that are not finite.")
+    require(bool(product.isfinite().all()), f"{path} has colours that are not finite.")
     return torch.from_numpy(from_linear_light(product.clamp(0, 1).numpy())).float()
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from asdkit.core.atomic import atomic
 from asdkit.core.optional import require_package
+from asdkit.core.parts import require
 from asdkit.formats.colour import linear_light
 from asdkit.formats.glb import TO_GLTF
 from asdkit.formats.mesh.extract import Mesh
@@ -27,10 +28,8 @@ def write_mesh(path: Path, mesh: Mesh, texture: Texture | None = None) -> list[P
         MissingExtra: the extra `mesh` is not installed.
     """
     suffix = path.suffix.lower()
-    if suffix not in (".glb", ".obj", ".ply"):
-        raise ValueError(f"{path} must end in .glb, .obj or .ply to be a mesh.")
-    if suffix == ".ply" and texture is not None:
-        raise ValueError(f"{path} can't hold a texture; take .glb or .obj.")
+    require(suffix in (".glb", ".obj", ".ply"), f"{path} must end in .glb, .obj or .ply to be a mesh.")
+    require(suffix != ".ply" or texture is None, f"{path} can't hold a texture; take .glb or .obj.")
     files = {".glb": _glb, ".obj": _obj, ".ply": _ply}[suffix](path, mesh, texture)
     with ExitStack() as stack:  # renames the last file first: when the mesh is there, so is what belongs to it
         for file, content in files.items():
