@@ -221,8 +221,9 @@ def _matrix(node: Any) -> Float[np.ndarray, "4 4"]:
     if "matrix" in node:
         return _vector(node["matrix"], 16).reshape(4, 4).T
     wxyz = np.roll(_vector(node.get("rotation", [0, 0, 0, 1]), 4), 1)
+    rotation = rotation_matrices(torch.from_numpy(wxyz)[None])[0].numpy()
     matrix = np.eye(4)
-    matrix[:3, :3] = rotation_matrices(torch.from_numpy(wxyz)) * _vector(node.get("scale", [1, 1, 1]), 3)
+    matrix[:3, :3] = rotation * _vector(node.get("scale", [1, 1, 1]), 3)
     matrix[:3, 3] = _vector(node.get("translation", [0, 0, 0]), 3)
     return matrix
 
