@@ -7,7 +7,7 @@ Angles are radians inside the library and degrees (names ending in `_deg`) at th
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -42,7 +42,7 @@ class Views:
         return replace(self, **moved)
 
     @property
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Any]:
         """What there is one of for each camera."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
