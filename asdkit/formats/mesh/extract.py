@@ -74,11 +74,7 @@ def _model(vertices: np.ndarray, faces: np.ndarray) -> Any:
 
 @torch.no_grad()
 def density_grid(volume: Volume, resolution: int) -> Float[Tensor, "R R R"]:
-    """The density at resolution^3 points of the cube, x first, from face to face.
-
-    Raises:
-        ValueError: a density that is not finite.
-    """
+    """The density, which must be finite, at resolution^3 points of the cube, x first, from face to face."""
     axis = torch.linspace(-volume.half, volume.half, resolution)
     points = torch.cartesian_prod(axis, axis, axis)
     density = torch.cat([volume.radiance(part)[0] for part in points.split(_POINTS)])
@@ -91,10 +87,7 @@ def threshold(grid: Float[Tensor, "R R R"], half: float, views: Views, alpha: Fl
     """The value of a cube's grid whose silhouettes agree best with the pixels of opacity above 1/2.
 
     A pixel belongs to a surface's silhouette if the largest value along its ray reaches the threshold. All thresholds
-    are tried; the best one has the largest intersection over union.
-
-    Raises:
-        ValueError: no threshold has any silhouette in common with the pixels.
+    are tried; the best one has the largest intersection over union, which must not be zero.
     """
     covered = alpha.detach().cpu().flatten() > 0.5
     peaks, order = _peaks(grid, half, views.to("cpu")).sort(descending=True)

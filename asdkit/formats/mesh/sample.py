@@ -25,11 +25,7 @@ _PART = {".obj": rb"^\s*(?:o|g|usemtl)\s", ".stl": rb"^\s*solid\s"}  # what begi
 
 
 def fit(points: Float[Tensor, "N 3"], radius: float, name: str | Path) -> Float[Tensor, "N 3"]:
-    """Centres the bounding box at the origin and scales the farthest point to `radius`.
-
-    Raises:
-        ValueError: the points of `name` are all at one place, or not finite.
-    """
+    """Centres the bounding box at the origin and scales the farthest point to `radius`; errors name what it is of."""
     points = points - (points.amax(0) + points.amin(0)) / 2
     size = points.norm(dim=1).max()
     require(bool(0 < size < float("inf")), f"{name} has no extent, or points that are not finite.")
@@ -39,11 +35,7 @@ def fit(points: Float[Tensor, "N 3"], radius: float, name: str | Path) -> Float[
 def scatter(
     corners: Float[Tensor, "F 3 3"], count: int, generator: torch.Generator, name: str | Path
 ) -> tuple[Int64[Tensor, " N"], Float[Tensor, "N 3"]]:
-    """Places that are spread evenly over a surface: their triangles, and weights of the three corners, which sum to 1.
-
-    Raises:
-        ValueError: the triangles of `name` have no area, or there are none.
-    """
+    """Places spread evenly over a surface: their triangles, and weights of the three corners, which sum to 1."""
     edges = corners[:, 1:] - corners[:, :1]
     areas = torch.linalg.cross(edges[:, 0], edges[:, 1]).norm(dim=1).double()
     require(bool(areas.sum() > 0), f"{name} has no surface: all its faces are degenerate.")
@@ -60,12 +52,7 @@ def blend(values: Float[Tensor, "N 3 C"], weights: Float[Tensor, "N 3"]) -> Floa
 
 
 def sample_mesh(path: Path, count: int, radius: float, generator: torch.Generator) -> Points:
-    """`count` points spread evenly over a mesh in the world's axes, and the file's colours there if it has any.
-
-    Raises:
-        ValueError: the file is broken, or holds no surface.
-        RuntimeError: the extra `mesh` is not installed.
-    """
+    """`count` points spread evenly over a mesh in the world's axes, and the file's colours there if it has any."""
     parts = _parts(path)
     corners = torch.from_numpy(np.concatenate([triangles for _, triangles in parts]))
     if path.suffix.lower() in _Y_UP:
