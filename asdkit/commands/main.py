@@ -53,9 +53,9 @@ _QUIET = {  # libraries read it when they are imported
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line, the process's own when None; returns the exit code, which `USAGE` explains."""
-    for name in ("stdout", "stderr"):
+    for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
         if getattr(sys, name) is None:  # it was closed
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115, until the process ends
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115, until the process ends
     try:
         return _finished(_answer(sys.argv[1:] if arguments is None else arguments))
     except (KeyboardInterrupt, Exception) as error:
@@ -64,6 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _answer(arguments: list[str]) -> int:
     command, *options = arguments or ["--help"]
+    for argument in arguments:
+        if argument.encode(errors="ignore").decode() != argument:  # no recipe or table could hold it
+            raise UsageError(f"{ascii(argument)} is no text in UTF-8; rename what it names.")
     if command in ("-h", "--help", "help", "--version"):
         print(f"asdkit {asdkit.__version__}\n" if command == "--version" else USAGE, end="")
         return 0

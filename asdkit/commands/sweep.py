@@ -6,7 +6,9 @@ from argparse import Namespace
 from pathlib import Path
 
 from asdkit.commands.arguments import Arguments, expand
+from asdkit.core.bounds import Within
 from asdkit.core.errors import UsageError
+from asdkit.core.text import local
 from asdkit.run.grid import Grid, option_values, product
 from asdkit.run.machine import rank_of
 from asdkit.run.pool import make_runs
@@ -14,13 +16,14 @@ from asdkit.run.pool import make_runs
 DESCRIPTION = """A run for each line of a file, in a process of its own. Started again with the same options, it goes
 on: finished runs are left alone, others continue from their last checkpoint. All further options are those of
 asdkit fit. Started by torchrun or srun, each rank takes its share."""
+_SEEDS = Within(1, 10_000)
 _OF_EACH_RUN = ("--model.prompt", "--model.target", "--run.name", "--ckpt_path")
 
 
 def read_prompts(name: str) -> list[str]:
     """The prompts of a file, or of the standard input when its name is `-`; each once, in their order."""
     try:
-        text = (sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()).decode("utf-8-sig")
+        text = (sys.stdin.buffer.read() if name == "-" else local(name).read_bytes()).decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"The prompts {name} can't be read ({error.strerror}).") from None
     except UnicodeDecodeError:
@@ -47,8 +50,8 @@ def axes(varied: list[str], seeds: int | None) -> dict[str, dict[str, list[str]]
         if not key or not values:
             raise UsageError(f"sweep: --vary needs an option and its values, key=value,value,...; got {text!r}.")
         options_by_value[key] = {value: [f"--{key}={value}"] for value in values}
-    if seeds is not None and seeds < 1:
-        raise UsageError(f"sweep: --seeds must be at least 1; got {seeds}.")
+    if seeds is not None and seeds not in _SEEDS:
+        raise UsageError(f"sweep: --seeds must be {_SEEDS}; got {seeds}.")
     by_seed = {str(seed): [f"--model.seed={seed}"] for seed in range(seeds or 0)}
     return options_by_value | ({"seed": by_seed} if seeds else {})
 

@@ -32,8 +32,9 @@ class Within:
     open_high: bool = False
 
     def __contains__(self, number: float) -> bool:
-        """Whether a number is finite, inside, and no bool."""
-        if isinstance(number, bool) or not math.isfinite(number):
+        """Whether a number is finite, inside, no bool, and no integer that a computer's own can't hold."""
+        is_huge = isinstance(number, int) and not -(2**63) <= number < 2**63
+        if is_huge or isinstance(number, bool) or not math.isfinite(number):
             return False
         above = number > self.low if self.open_low else number >= self.low
         return above and (number < self.high if self.open_high else number <= self.high)
@@ -65,7 +66,7 @@ def AtLeast(low: float, below: float = math.inf) -> Within:
     return Within(low, below, open_high=True)
 
 
-FINITE = Between(-math.inf, math.inf)
+FINITE, INTEGER = Between(-math.inf, math.inf), Within(-(2**63), 2**63 - 1)
 Share = Annotated[float, Within(0, 1)]
 NonNegative = Annotated[float, Within(0, 1e6)]
 Weight = NonNegative
@@ -135,11 +136,11 @@ def checked(target: F) -> F:
 
 
 def _range(hint: Any) -> Within | None:
-    """The range that stands in an annotation, at whatever depth; any finite number where there is a number alone."""
+    """The range that stands in an annotation, at whatever depth; any number of a kind that stands there alone."""
     pieces = list(_pieces(hint))
     stated = [piece for piece in pieces if isinstance(piece, Within)]
-    takes_numbers = (int in pieces or float in pieces) and bool not in pieces
-    return next(iter(stated), FINITE if takes_numbers else None)
+    alone = None if bool in pieces else FINITE if float in pieces else INTEGER if int in pieces else None
+    return next(iter(stated), alone)
 
 
 def _pieces(hint: Any) -> Iterator[Any]:

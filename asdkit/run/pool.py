@@ -14,6 +14,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import IO
 
+from asdkit.core.atomic import set_aside
 from asdkit.core.errors import Interrupted, UsageError
 from asdkit.run import machine, tables
 from asdkit.run.exits import exit_code, status
@@ -71,6 +72,7 @@ def make_runs(grid: Grid, jobs: int | None) -> int:
         grid.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{grid.folder} can't be made ({error.strerror}); choose another folder of runs.") from None
+    jobs = jobs and min(jobs, max(1, len(grid.cells)))
     return Pool(grid, plan(os.environ, machine.gpus(os.environ), machine.cores(), jobs)).run()
 
 
@@ -163,7 +165,7 @@ class Pool:
             log.close()
             return None
         if run.is_dir() and not (run / "checkpoints" / "last.ckpt").is_file():
-            run.rename(run.with_name(f"{run.name}-before-{time.strftime('%Y%m%d-%H%M%S')}"))
+            set_aside(run)
         command = self.grid.command(cell)
         log.write(f"$ {shlex.join(command)}\n".encode())
         log.flush()

@@ -40,6 +40,8 @@ def test_prompts_are_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert read_prompts(str(file)) == ["a red duck", "a blue Öl", "--odd", "# 1e3", "& ?", "1e3"]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo")))
     assert read_prompts("-") == ["one", "two"]
+    monkeypatch.setattr("sys.stdin", None)  # closed
+    assert main(["sweep", "-", "--config", "gs3d"]) == 2
     for bad in (b"# none\n\n", b"\xff\xfe\x00", b"a\0b\n"):
         file.write_bytes(bad)
         with pytest.raises(UsageError, match="one prompt per line"):
@@ -57,8 +59,9 @@ BAD = {
     "two files": (["p.txt", "q.txt", "--config", "gs3d"], "is no run folder"),
     "only printing": (["p.txt", "--print_config"], "no recipe among the options"),
     "a run": (["p.txt", "--config", "gs3d", "--vary", "run.name=a,b"], "--run.name is different for each run"),
+    "seeds without end": (["p.txt", "--config", "gs3d", "--seeds", str(10**9)], "--seeds must be within [1, 10000]"),
     "nothing varies": (["p.txt", "--config", "gs3d", "--vary", "model.seed"], "key=value,value,...; got 'model.seed'"),
-    "no seeds": (["p.txt", "--config", "gs3d", "--seeds=0"], "--seeds must be at least 1; got 0"),
+    "no seeds": (["p.txt", "--config", "gs3d", "--seeds=0"], "--seeds must be within [1, 10000]; got 0"),
     "two seeds": (["p.txt", "--config", "gs3d", "--seeds=2", "--model.seed=3"], "--model.seed is different"),
     "unknown overlay": (["p.txt", "--config", "gs3d", "--vary=config=image2d/vds"], "did you mean 'image2d/vsd'?"),
     "jobs in words": (["p.txt", "--config", "gs3d", "--jobs", "two"], "invalid int value"),

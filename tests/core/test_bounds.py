@@ -53,6 +53,7 @@ def of(annotation: Any) -> Within:
         (Within(-math.inf, 3, open_low=True), "at most 3", [3, -1e300], [3.5]),
         (Between(-math.inf, 90), "below 90", [89.9, -1e300], [90]),
         (FINITE, "a finite number", [0, -1e300, 1e300], []),
+        (AtLeast(1), "at least 1", [1, 2**63 - 1], [2**63, 10**400, -(10**400)]),
         (of(Weight), "within [0, 1e6]", [0, 1e6], [-1, 1000001]),
         (of(LearningRate), "within (0, 10]", [1e-5], [0, 11]),
         (Within(0, 1048576), "within [0, 1048576]", [1048576], [1048577]),

@@ -194,6 +194,11 @@ def test_what_can_not_be_started_is_one_sentence(tmp_path: Path, called: list) -
     assert not called
 
 
+def test_there_are_no_more_jobs_than_runs(tmp_path: Path, called: list, capsys: pytest.CaptureFixture) -> None:
+    assert make_runs(grid(tmp_path, "ok"), 10**12) == 0
+    assert "1 of 1 runs, 1 at a time" in capsys.readouterr().out
+
+
 def test_a_failure_on_one_rank_does_not_stop_the_others(tmp_path: Path) -> None:
     """torchrun would; the rank that is done first waits for the other."""
     one = grid(tmp_path, "code3", "late", "ok")
