@@ -5,6 +5,7 @@ tests/core/test_foreign.py provokes every message from its library, so that an u
 """
 
 import functools
+import os
 import re
 import sys
 from contextlib import AbstractContextManager, ExitStack
@@ -106,7 +107,9 @@ def no_addresses() -> ExitStack:
 
     @functools.wraps(make)
     def checked(self: Any, path: Any, *args: Any, **rest: Any) -> None:
-        local(str(path))
+        place = local(str(path))
+        if os.path.exists(place) and not (os.path.isfile(place) or os.path.isdir(place)):
+            raise ValueError(f"{path} is a pipe or a device, which a recipe can't be read from.")
         make(self, path, *args, **rest)
 
     def on_disk(protocol: str | None) -> type:

@@ -1,6 +1,5 @@
 """Where the real samples of Eq. 9 come from."""
 
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from asdkit.core.bounds import Between, Count, Weight
 from asdkit.core.randomness import to_device
+from asdkit.core.text import local
 from asdkit.discriminators.base import RealSamples
 from asdkit.formats.pictures import read_picture
 from asdkit.rendering.cameras import Views, ring
@@ -41,7 +41,7 @@ class ImageFolder(RealSamples):
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
-        self._files = sorted(file for file in Path(path).rglob("*") if file.suffix.lower() in _ENDINGS)
+        self._files = sorted(file for file in local(path).rglob("*") if file.suffix.lower() in _ENDINGS)
         if not self._files:
             raise ValueError(f"{path!r} is no folder with pictures ({', '.join(_ENDINGS)}); Eq. 9 needs real samples.")
 

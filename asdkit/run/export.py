@@ -13,6 +13,7 @@ from torch import Tensor
 
 from asdkit.core.bounds import Whole, Within, ranges
 from asdkit.core.parts import require
+from asdkit.core.text import local
 from asdkit.formats.glb import TO_GLTF
 from asdkit.formats.html import write_html
 from asdkit.formats.mesh.extract import Mesh, extract
@@ -167,7 +168,7 @@ def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, ch
     exported.choices = choices
     if out is None and path.is_dir():
         refuse_links(path)
-    out = out or (path if path.is_dir() else path.parent) / "export"
+    out = local(out or (path if path.is_dir() else path.parent) / "export")
     require(out.is_dir() or not out.exists(), f"{out} is a file; name a folder with --out.")
     beside = ("mesh.mtl", "mesh.png") if choices.texture and "obj" in formats else ()
     existing = [out / name for name in (*(FORMATS[name] for name in formats), *beside) if (out / name).exists()]

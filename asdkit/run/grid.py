@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from asdkit.core.errors import UsageError
-from asdkit.core.text import recipe_slug, run_folder, slug
+from asdkit.core.text import local, recipe_slug, run_folder, slug
 from asdkit.run.recipes import find_recipe
 from asdkit.run.side_files import read_facts
 
@@ -72,7 +72,7 @@ class Grid:
         self._texts = {name: path.read_bytes() for name, path in recipes.items()}
         settings = {key: value for name in shared for key, value in _run_section(self._texts[name]).items() if value}
         settings |= {key: given[-1] for key in ("root", "recipe") if (given := option_values(options, f"--run.{key}"))}
-        self.root = root or Path(settings.get("root", "runs"))
+        self.root = local(root or str(settings.get("root", "runs")))
         self.recipe = slug(settings.get("recipe") or recipe_slug(recipes[shared[0]]))
         self.folder = self._named(f"sweep {title}", self.options)
 

@@ -156,7 +156,7 @@ def serve(path: Path, port: int) -> None:
         MissingExtra: viser is not installed.
     """
     check_port(port)
-    if not local(path).exists():
+    if not (local(path).is_file() or path.is_dir()):
         raise ValueError(f"There is no {path}; name a run folder, a checkpoint or a file of splats.")
     module = load(path) if path.is_dir() or path.suffix == ".ckpt" else None
     splats = None if module else read_splats(path)

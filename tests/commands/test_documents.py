@@ -84,6 +84,11 @@ def test_files_tests_and_recipes_exist(page: str) -> None:
             assert span in tests, f"{page} names {span}"
 
 
+def test_each_promise_names_the_test_that_holds_it() -> None:
+    promises = TEXTS["SECURITY.md"].partition("## What is promised")[2].partition("\n## ")[0].split("\n* ")[1:]
+    assert len(promises) == 8 and all("`tests/" in promise for promise in promises)
+
+
 def test_the_readme_gives_ci_its_test_command() -> None:
     assert ".venv/bin/pytest" in TEXTS["README.md"]
     assert re.search(r"^pytest", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)

@@ -499,13 +499,14 @@ def test_no_code_of_a_shap_e_folder_is_run(tmp_path: Path, evil: Path, part: str
     assert not evil.exists() and "evil" not in sys.modules
 
 
-def test_addresses_are_refused(capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path) -> None:
+def test_addresses_are_refused(capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, finished: Path) -> None:
     fit, address = ["fit", "--config", recipe], "http://127.0.0.1:1/x"
     for arguments in (
         ["fit", "--config", f"{address}.yaml"], ["fit", address], [*fit, f"--ckpt_path={address}.ckpt"],
         [*fit, "--data.asset", f"{address}.ply"], [*fit, f"--model.generator.init={address}.ckpt"],
         [*fit, f"--run.root={address}"], ["view", f"{address}.ply"], ["view", "s3://b/x.ckpt"],
-        ["export", f"{address}.ckpt", "--format=ply"],
+        ["export", f"{address}.ckpt", "--format=ply"], ["export", finished, "--format=ply", "--out", address],
+        ["sweep", f"{address}.txt", "--config", recipe], ["sweep", recipe, *fit[1:], f"--run.root={address}"],
         ["fit", "--config", "image2d", "--model.generator=Pixels", f"--model.generator.init={address}.png"],
     ):  # fmt: skip
         assert "is an address, and asdkit opens only files of this machine" in refused(capsys, *arguments), arguments
@@ -547,6 +548,15 @@ def test_nothing_in_a_recipe_opens_an_address(
     if where in PARTS:
         option = f"--model.{where}=http://127.0.0.1:1/x.yaml"
         assert "is an address" in refused(capsys, "fit", "--config", recipe, option) and not asked
+
+
+def test_a_part_is_read_from_no_pipe(capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path) -> None:
+    """Nor from a link to one; it would be waited for without end."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link.yaml").symlink_to(tmp_path / "pipe")
+    for option in ("--model.generator", "--data", "--trainer.callbacks", "--model.guidance.scale"):
+        sentence = refused(capsys, "fit", "--config", recipe, f"{option}={tmp_path / 'link.yaml'}")
+        assert "link.yaml is a pipe or a device" in sentence
 
 
 def test_paths_are_no_addresses() -> None:
