@@ -1,5 +1,6 @@
 """Picture files to tensors, and back: grids, animated WebP and MP4."""
 
+import math
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +18,7 @@ from asdkit.core.parts import require
 from asdkit.core.text import first_line, local
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # that are read, whatever a file's name says
+_MOST_PIXELS = 2**26  # a picture of one colour has a thousandth of that in bytes
 
 
 def to_bytes(images: Float[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B H W 3"]:
@@ -37,7 +39,7 @@ def read_picture(path: str | Path, size: int = 0) -> Float[Tensor, "3 H W"]:
     path = local(path)
     require(path.is_file(), f"There is no picture {path}.")
     try:
-        picture = ImageOps.exif_transpose(Image.open(path, formats=FORMATS))
+        picture = ImageOps.exif_transpose(of_bounded_size(Image.open(path, formats=FORMATS)))
         if picture.mode[0] in "IF":
             picture = _of_bytes(picture)
         picture = _in_srgb(picture).convert("RGBA")
@@ -48,6 +50,13 @@ def read_picture(path: str | Path, size: int = 0) -> Float[Tensor, "3 H W"]:
     if size:
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+
+
+def of_bounded_size(picture: Image.Image) -> Image.Image:
+    """The picture itself, before it is decoded; raises a ValueError where it would ask for much more than its file."""
+    if math.prod(picture.size) > _MOST_PIXELS:
+        raise ValueError(f"it has {'x'.join(map(str, picture.size))} pixels, and {_MOST_PIXELS} are read at most")
+    return picture
 
 
 def _of_bytes(picture: Image.Image) -> Image.Image:

@@ -90,8 +90,8 @@ def _mean(values: Sequence[Any]) -> float | str | None:
 
 def _picture(file: Path) -> Image.Image | None:
     try:
-        return Image.open(file).convert("RGB") if file.is_file() else None
-    except OSError:  # torn, or no picture
+        return Image.open(file, formats=["PNG"]).convert("RGB") if file.is_file() else None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # torn, or no picture of ours
         return None
 
 

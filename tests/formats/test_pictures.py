@@ -98,6 +98,14 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
         read_picture("http://127.0.0.1/a.png")
 
 
+def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    """Its file is small, for all pixels are alike."""
+    Image.new("1", (8193, 8192)).save(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size < 20_000
+    with pytest.raises(ValueError, match="a.png can't be read as a picture .it has 8193x8192 pixels, and 67108864 are"):
+        read_picture(tmp_path / "a.png")
+
+
 def test_of_several_frames_the_first_is_read(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue")]
     for name in ("a.gif", "a.png", "a.tiff", "a.webp"):

@@ -14,7 +14,7 @@ from asdkit.core.optional import require_package
 from asdkit.core.parts import require
 from asdkit.formats.colour import from_linear_light, linear_light
 from asdkit.formats.glb import TO_GLTF, read_scene
-from asdkit.formats.pictures import FORMATS
+from asdkit.formats.pictures import FORMATS, of_bounded_size
 
 Points = tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]  # and their sRGB colours, if they have any
 _GLTF = (".glb", ".gltf")
@@ -168,8 +168,8 @@ def _texels(picture: Image.Image, uvs: Float[Tensor, "N 2"], path: Path) -> Floa
     if picture.format not in FORMATS:
         raise ValueError(f"{path} has a texture of the format {picture.format}; {', '.join(FORMATS)} are read.")
     try:
-        pixels = np.array(picture.convert("RGB"), np.float64) / 255
-    except (OSError, Image.DecompressionBombError) as error:
+        pixels = np.array(of_bounded_size(picture).convert("RGB"), np.float64) / 255
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} has a texture that can't be read ({error}).") from error
     uvs = torch.where((uvs < 0) | (uvs > 1), uvs % 1, uvs)
     places = (2 * uvs - 1) * torch.tensor([1.0, -1.0])
