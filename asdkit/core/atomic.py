@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,8 @@ def writing(path: Path) -> Iterator[None]:
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder that takes the place of `path` when the block succeeds.
 
-    It has the suffix of `path`, unless it might be taken for whole weights then.
+    It has the suffix of `path`, unless it might be taken for whole weights then. A folder where the file shall be, or a
+    file where its folder shall be, is set aside.
 
     The file and its name are on the disk when this returns, whatever happens to the machine next.
 
@@ -45,7 +47,12 @@ def atomic(path: Path) -> Iterator[Path]:
     suffix = "" if path.suffix in _WEIGHTS else path.suffix  # which writers of pictures go by
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{suffix}")
     with writing(path):
+        if path.parent.exists() and not path.parent.is_dir():
+            set_aside(path.parent)
+        if path.is_dir():
+            set_aside(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # which may be a link
         try:
             yield temporary
             _to_disk(temporary)
@@ -53,6 +60,13 @@ def atomic(path: Path) -> Iterator[Path]:
             _to_disk(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> None:
+    """Rename a file or folder, e.g. to metrics-before-20260131-101500.csv, so that another can take its place."""
+    name = f"{path.stem}-before-{time.strftime('%Y%m%d-%H%M%S')}"
+    free = (path.with_name(f"{name}{more}{path.suffix}") for more in ("", *(f"-{n}" for n in range(2, 100))))
+    path.rename(next(place for place in free if not place.exists()))
 
 
 def _to_disk(path: Path) -> None:

@@ -20,6 +20,7 @@ from asdkit.distillation import Distillation
 from asdkit.generators.from_checkpoint import is_whole
 from asdkit.run.guard import Guard
 from asdkit.run.metrics_csv import MetricsCSV
+from asdkit.run.side_files import numbered_checkpoints
 
 
 @checked
@@ -30,12 +31,19 @@ class Checkpoints(Checkpoint):
 
     Args:
         every: iterations between two checkpoints; there is always one at the end.
-        keep_all: keep them all instead of the newest alone.
+        keep_all: keep them all instead of the newest alone; those that were kept so stay when a run goes on without it.
     """
 
     def __init__(self, every: Count = 200, keep_all: bool = False) -> None:
         self.every, self.keep_all = every, keep_all
         self._newest: Path | None = None
+        self._kept_until = 0  # the last iteration whose checkpoint was kept with all others
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kept_until": self._kept_until}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._kept_until = int(state_dict["kept_until"])
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """The checkpoint that a run goes on from is there already."""
@@ -62,13 +70,13 @@ class Checkpoints(Checkpoint):
         path = _path(trainer)
         if path == self._newest or trainer.fast_dev_run:
             return
+        self._kept_until = trainer.global_step if self.keep_all else self._kept_until
         for file in (path, path.with_name("last.ckpt")):
             trainer.save_checkpoint(file, weights_only=False)
         self._newest = path
-        if trainer.is_global_zero and not self.keep_all:
-            for other in path.parent.glob("step-*.ckpt"):  # a kill may have left several
-                if int(other.stem.removeprefix("step-")) < trainer.global_step:
-                    trainer.strategy.remove_checkpoint(other)
+        for step, other in numbered_checkpoints(path.parent).items():  # a kill may have left several
+            if trainer.is_global_zero and self._kept_until < step < trainer.global_step:
+                trainer.strategy.remove_checkpoint(other)
         if trainer.is_global_zero and isinstance(trainer.lightning_module, Distillation):
             save_weights(trainer.lightning_module, trainer.global_step, path.parents[1] / "weights")
 
@@ -110,7 +118,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = local(path)
         checkpoint = self._whole(path, map_location)
         if checkpoint is None:
-            whole = [file for file in sorted(path.parent.glob("step-*.ckpt")) if file != path and is_whole(file)]
+            whole = [file for file in numbered_checkpoints(path.parent).values() if file != path and is_whole(file)]
             advice = f" The newest whole one beside it is --ckpt_path {whole[-1]}." if whole else ""
             raise ValueError(f"{path} is broken, or no checkpoint of asdkit.{advice}")
         if self.accept:

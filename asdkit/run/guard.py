@@ -12,6 +12,7 @@ from torch import Tensor
 
 from asdkit.core.errors import Diverged, Interrupted
 from asdkit.rendering.cameras import Batch
+from asdkit.run.side_files import numbered_checkpoints
 from asdkit.run.signals import Signals
 
 
@@ -104,7 +105,7 @@ class Guard(pl.Callback):
         if isinstance(exception, Interrupted) and not self._signals.armed and trainer.strategy.launcher:
             _told(trainer.strategy.launcher)  # no step will tell the processes that it has started
         if trainer.state.fn == "fit":
-            kept = sorted(Path(trainer.default_root_dir, "checkpoints").glob("step-*.ckpt"))
+            kept = list(numbered_checkpoints(Path(trainer.default_root_dir, "checkpoints")).values())
             if kept:
                 go_on = f"go on with asdkit fit {trainer.default_root_dir}."
                 exception.add_note(f"The last good checkpoint is {kept[-1]}; {go_on}")

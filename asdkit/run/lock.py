@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from asdkit.core.atomic import writing
+from asdkit.core.atomic import set_aside, writing
 from asdkit.core.errors import CannotWrite
 from asdkit.run.side_files import read_facts
 
@@ -36,6 +36,8 @@ class RunLock:
         Raises:
             ValueError: another process goes on with the run.
         """
+        if self.path.is_dir():
+            set_aside(self.path)
         while not self._create():
             holder = read_facts(self.path)
             if not self._is_left_over(holder):

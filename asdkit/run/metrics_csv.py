@@ -1,7 +1,6 @@
 """`metrics.csv`: what a run has logged."""
 
 import os
-import time
 from csv import DictReader
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from asdkit.core.atomic import write_text, writing
+from asdkit.core.atomic import set_aside, write_text, writing
 from asdkit.core.foreign import step_metrics
 from asdkit.run.side_files import csv_text
 
@@ -59,7 +58,7 @@ class MetricsCSV(Logger):
 
     def _rewrite(self, columns: list[str]) -> None:
         if self._path.exists() and not self._columns:  # of the run before
-            self._path.rename(self._path.with_name(f"metrics-before-{time.strftime('%Y%m%d-%H%M%S')}.csv"))
+            set_aside(self._path)
         rows = list(DictReader(self._path.read_text().splitlines())) if self._path.is_file() else []
         self._columns = columns
         write_text(self._path, csv_text(rows, columns))

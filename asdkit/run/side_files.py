@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,12 @@ def refuse_links(folder: Path) -> None:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.is_symlink():
             raise ValueError(f"{path} is a link, and nothing in a run folder is written through links; remove it.")
+
+
+def numbered_checkpoints(folder: Path) -> dict[int, Path]:
+    """The files `step-000200.ckpt` of a folder by their iterations, the first one first."""
+    named = ((re.fullmatch(r"step-(\d+)\.ckpt", path.name), path) for path in folder.glob("step-*.ckpt"))
+    return dict(sorted((int(name[1]), path) for name, path in named if name))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -159,6 +159,15 @@ def test_what_cannot_be_written_is_named_and_the_old_file_stays(tmp_path: Path) 
     assert (tmp_path / "file.txt").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    """Neither in a file's place nor in that of its temporary one, whose name can be guessed."""
+    (tmp_path / "victim").write_text("kept")
+    for name in ("file.txt", f".file.{os.getpid()}.tmp.txt"):
+        (tmp_path / name).symlink_to(tmp_path / "victim")
+    write_text(tmp_path / "file.txt", "new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"victim": "kept", "file.txt": "new"}
+
+
 def test_leftovers_of_dead_processes_are_removed_and_nothing_else(tmp_path: Path) -> None:
     child = Forked(lambda: 0, tmp_path / "log")
     child.wait()
@@ -245,6 +254,19 @@ def test_the_weights_alone_are_there_as_safetensors(finished: Path) -> None:
         "discriminator.safetensors",
         "generator.safetensors",
     ]
+
+
+def test_what_was_kept_with_all_others_stays(recipe: Path) -> None:
+    """A run that goes on without keep_all removes the checkpoints that it has saved since, and no other file."""
+    run = small_run(recipe, *QUICK, "--checkpoints.every=1", "--checkpoints.keep_all=true", "--trainer.max_steps=2")
+    kept, folder = ["last.ckpt", "step-000001.ckpt", "step-000002.ckpt"], run / "checkpoints"
+    (folder / "step-best.ckpt").touch()
+    (run / "run.json").write_text('{"seconds": 1000}')
+    for steps in (4, 5):
+        assert main(["fit", str(run), "--checkpoints.keep_all=false", f"--trainer.max_steps={steps}"]) == 0
+        names = [*kept, f"step-00000{steps}.ckpt", "step-best.ckpt"]
+        assert sorted(path.name for path in folder.iterdir()) == names
+    assert 1000 < json.loads((run / "run.json").read_text())["seconds"] < 1200, "the time of all its parts"
 
 
 @pytest.mark.parametrize("damage", ["torn", "empty", "flipped"])
