@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from asdkit.discriminators.adapters import UNetCopy
 
-JOIN_SECONDS = 60.0
+_JOIN_SECONDS = "ASDKIT_JOIN_SECONDS"  # a variable
 
 _REASONS = {
     "DeepSpeedStrategy": "it takes one optimiser alone, and a discriminator has its own",
@@ -41,6 +41,9 @@ _INSTEAD = {
     "gradient_clip_val": "--model.discriminator.clip limits the discriminator's, and Adam needs none",
     "WeightAveraging": _NO_AVERAGE,
     "StochasticWeightAveraging": _NO_AVERAGE,
+    "ModelPruning": "--model.generator.density removes Gaussians",
+    "BaseFinetuning": "what learns are the generator and the discriminator's adapter, from the start",
+    "SpikeDetection": "a run ends by itself at the first value that is not finite",
     "LearningRateFinder": "the rates are the generator's and --model.discriminator.lr",
 }
 
@@ -118,20 +121,29 @@ def checked_trainer(module: pl.LightningModule) -> pl.Trainer | None:
 
 
 def watch_joining(trainer: pl.Trainer) -> None:
-    """End this process unless all ranks have found each other within a minute.
+    """End this process unless all ranks have found each other within a minute, or in ASDKIT_JOIN_SECONDS.
 
-    One may have been killed, and torch would wait for half an hour; Lightning's own launcher knows its processes.
-    Once they have found each other, torch says at once that one is gone.
+    One may have been killed, and torch would wait for half an hour; Lightning's own launcher knows its processes, but
+    only this node's. Once they have found each other, torch says at once that one is gone.
+
+    Raises:
+        ValueError: the variable is no number.
     """
-    cluster = getattr(trainer.strategy, "cluster_environment", None)
-    if trainer.world_size > 1 and cluster and cluster.creates_processes_externally:
-        threading.Thread(target=_watch, args=[time.monotonic() + JOIN_SECONDS], daemon=True).start()
+    seconds = os.environ.get(_JOIN_SECONDS, "60")
+    if not seconds.isdecimal():
+        raise ValueError(f"{_JOIN_SECONDS} must be a whole number of seconds; got {seconds!r}.")
+    cluster, launcher = getattr(trainer.strategy, "cluster_environment", None), trainer.strategy.launcher
+    has_other_nodes = trainer.num_nodes > 1 and not (launcher and launcher.is_interactive_compatible)  # which forks
+    if trainer.world_size > 1 and cluster and (has_other_nodes or cluster.creates_processes_externally):
+        threading.Thread(target=_watch, args=[int(seconds)], daemon=True).start()
 
 
-def _watch(deadline: float) -> None:
+def _watch(seconds: int) -> None:
+    deadline = time.monotonic() + seconds
     while not torch.distributed.is_initialized():
         if time.monotonic() > deadline:
-            print("asdkit: The ranks do not find each other; one may have ended, see its output.", file=sys.stderr)
+            lost = f"The ranks have not found each other in {seconds} seconds; one may have ended, see its output"
+            print(f"asdkit: {lost}. {_JOIN_SECONDS} is for those that start further apart.", file=sys.stderr)
             os._exit(1)
         time.sleep(0.2)
 

@@ -80,6 +80,7 @@ def test_another_precision_is_refused(recipe: Path, precision: str, capsys: pyte
 
 
 AVERAGE = "pytorch_lightning.callbacks.StochasticWeightAveraging, init_args: {swa_lrs: 0.1}"
+PRUNING = "pytorch_lightning.callbacks.ModelPruning, init_args: {pruning_fn: l1_unstructured}"
 PARTS = "pytorch_lightning.callbacks.GradientAccumulationScheduler, init_args: {scheduling: {0: 2}}"
 
 
@@ -91,6 +92,9 @@ PARTS = "pytorch_lightning.callbacks.GradientAccumulationScheduler, init_args: {
         ("--trainer.gradient_clip_val=1.0", "--model.discriminator.clip"),
         ("--trainer.callbacks+=EMAWeightAveraging", "an average of the generator there is not"),
         (f"--trainer.callbacks+={{class_path: {AVERAGE}}}", "an average of the generator there is not"),
+        ("--trainer.callbacks+=BackboneFinetuning", "the discriminator's adapter"),
+        ("--trainer.callbacks+=SpikeDetection", "a run ends by itself"),
+        (f"--trainer.callbacks+={{class_path: {PRUNING}}}", "--model.generator.density"),
     ],
 )
 def test_what_one_optimiser_has_is_refused_with_what_does_it_here(
