@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -56,12 +57,15 @@ class Progress(ProgressBar):
 
     def on_exception(self, *ended: Any) -> None:
         if self._bar:
-            self._bar.stop()
+            with suppress(OSError):  # the terminal is gone
+                self._bar.stop()
             self._bar = None
 
     def _line(self, trainer: pl.Trainer) -> None:
         self._last_line = time.monotonic()
-        print(f"step {trainer.global_step}/{trainer.max_steps}  {self._info(trainer)}", file=sys.stderr, flush=True)
+        line = f"step {trainer.global_step}/{trainer.max_steps}  {self._info(trainer)}"
+        with suppress(OSError):  # nobody reads it, which is no reason to end a run
+            print(line, file=sys.stderr, flush=True)
 
     def _info(self, trainer: pl.Trainer) -> str:
         done = trainer.global_step - self._first_step

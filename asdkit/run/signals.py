@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -57,7 +58,8 @@ class Signals:
             raise Interrupted(signum)
         if not self.received:
             self.received = signum
-            os.write(2, _SAVING)
+            with suppress(OSError):  # the terminal may be gone
+                os.write(2, _SAVING)
 
 
 def slurm_job() -> str:

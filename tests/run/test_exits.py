@@ -1,12 +1,14 @@
 """How runs end: exit codes by real signals and real full disks in real processes, and what is left of the run."""
 
 import errno
+import fcntl
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -142,13 +144,17 @@ def test_a_killed_rank_ends_the_other_which_says_so(recipe: Path, killed: int) -
     assert "asdkit: Another rank of this run has died" in children[1 - killed].text()
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
-def test_a_rank_does_not_wait_for_one_that_is_gone(recipe: Path, monkeypatch: pytest.MonkeyPatch, rank: str) -> None:
-    monkeypatch.setattr("asdkit.ranks.JOIN_SECONDS", 3.0)
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    shared |= {"TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0", "RANK": rank, "LOCAL_RANK": rank}
-    alone = process(recipe, "--trainer.devices=2", "--trainer.strategy=ddp", **shared)
-    assert alone.wait(30) == 1 and "The ranks do not find each other" in alone.text()
+@pytest.mark.parametrize("rank", ["0", "1", "of another node"])
+def test_a_rank_does_not_wait_for_one_that_is_gone(recipe: Path, rank: str) -> None:
+    """For as long as a variable says, where ranks start far apart."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "ASDKIT_JOIN_SECONDS": "3"}
+    options = ("--trainer.devices=1", "--trainer.num_nodes=2")
+    if rank.isdecimal():
+        shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0"}
+        shared |= {"RANK": rank, "LOCAL_RANK": rank}
+        options = ("--trainer.devices=2", "--trainer.strategy=ddp")
+    alone = process(recipe, *options, **shared)
+    assert alone.wait(30) == 1 and "have not found each other in 3 seconds" in alone.text()
 
 
 @pytest.mark.slow
@@ -339,6 +345,26 @@ def test_a_closed_terminal_is_heeded_unless_it_was_ignored_from_the_start() -> N
                 assert signals.received == (0 if ignored else signal.SIGHUP)
         finally:
             signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_whose_terminal_goes_away_saves_its_step(recipe: Path, tmp_path: Path) -> None:
+    """The system sends SIGHUP, and whatever is written to the terminal then is an error."""
+    ours, its = os.openpty()
+
+    def act() -> int:
+        os.close(ours)
+        os.setsid()
+        fcntl.ioctl(its, termios.TIOCSCTTY, 0)
+        for stream in range(3):
+            os.dup2(its, stream)
+        return main(["fit", "--config", str(recipe), *OPTIONS, LONG, "--run.name=one"])
+
+    child, run = Forked(act, tmp_path / "log"), folder(recipe)
+    os.close(its)
+    wait_for(lambda: os.read(ours, 9999) and (run / "checkpoints" / "last.ckpt").is_file())
+    os.close(ours)
+    assert child.wait() == 143
+    assert report(run)["status"] == "interrupted" and report(run)["iterations"] == last(run)["global_step"] > 1
 
 
 MISTAKE = type("MisconfigurationException", (Exception,), {})
