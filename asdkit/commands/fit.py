@@ -48,6 +48,9 @@ _TRAINER_DEFAULTS = {
 }
 _TRAINER_RANGES = {
     "max_steps": Within(1, MAX_STEPS_LIMIT),
+    "max_epochs": Within(1, MAX_STEPS_LIMIT),
+    "log_every_n_steps": Within(1, MAX_STEPS_LIMIT),
+    "limit_train_batches": MoreThan(0, at_most=MAX_STEPS_LIMIT),
     "val_check_interval": MoreThan(0, at_most=MAX_STEPS_LIMIT),
     "devices": Within(-1, 1024),
     "num_nodes": Within(1, 10_000),
@@ -199,6 +202,8 @@ def _check(config: Namespace) -> None:
     if config.ckpt_path and not local(config.ckpt_path).is_file():
         raise ValueError(f"There is no checkpoint {config.ckpt_path}; look into the run's folder checkpoints.")
     options = config.trainer
+    if options.default_root_dir:
+        raise ValueError("trainer.default_root_dir can't be used; --run.root names the folder of all runs.")
     if strategy := _class(options.strategy):
         check_strategy(strategy)
     if config.model.class_path == _DISTILLATION:  # others train networks alone

@@ -3,9 +3,12 @@
 import difflib
 import inspect
 import sys
+from typing import Any
 
 from asdkit.core.foreign import ParserMessage, read_parser_message
 from asdkit.core.trust import refusal
+
+_ANY = ("args", "kwargs")
 
 
 def explain(message: str, options: list[str]) -> str:
@@ -33,13 +36,19 @@ def _reason(problem: ParserMessage) -> str:
 
 
 def _unknown_argument(problem: ParserMessage, options: list[str]) -> str:
-    """The sentence about an argument that a part does not have, or about an option of no part."""
+    """The sentence about an argument that a part or a group of its arguments does not have, or an option of no part."""
     option, name = problem.option, problem.unknown
     option = option if option.endswith(name) else f"{option}.{name}".strip(".")
-    *groups, last = name.split(".")
-    prefix = option.removesuffix(last)
-    known = [prefix + argument for argument in _arguments(problem.owner, groups)] if problem.owner else options
-    return _no_option(f"--{option}", known)
+    if not problem.owner:
+        return _no_option(f"--{option}", options)
+    prefix, target = option.removesuffix(name), _loaded(problem.owner)
+    for argument in name.split("."):
+        takes_any = inspect.isclass(target) or inspect.isfunction(target)
+        parameters = inspect.signature(target).parameters if takes_any else {}
+        if argument not in parameters:
+            break
+        prefix, target = f"{prefix}{argument}.", parameters[argument].annotation
+    return _no_option(f"--{prefix}{argument}", [prefix + known for known in parameters if known not in _ANY])
 
 
 def _no_option(option: str, known: list[str]) -> str:
@@ -48,10 +57,7 @@ def _no_option(option: str, known: list[str]) -> str:
     return f"There is no option {option}; {advice}"
 
 
-def _arguments(class_path: str, groups: list[str]) -> list[str]:
-    """The names of a part's constructor arguments, or of those of a group among them."""
+def _loaded(class_path: str) -> Any:
+    """A class or function, if its module has been imported: nothing is imported for what a message says."""
     module, _, name = class_path.rpartition(".")
-    target = getattr(sys.modules.get(module), name, lambda: None)  # nothing is imported for what a message says
-    for group in groups:
-        target = inspect.signature(target).parameters[group].annotation
-    return [name for name in inspect.signature(target).parameters if name not in ("args", "kwargs")]
+    return getattr(sys.modules.get(module), name, None)

@@ -22,6 +22,7 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _represent_text)
+_Dumper.add_multi_representer(str, lambda dumper, text: _represent_text(dumper, str.__str__(text)))  # of enumerations
 
 
 def to_yaml(value: Any, in_a_line: bool = False) -> str:

@@ -17,6 +17,7 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from jsonargparse.typing import Path_fr
 from pytorch_lightning.accelerators import CUDAAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks.timer import Interval
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.demos.boring_classes import ManualOptimBoringModel
 from pytorch_lightning.loggers import CSVLogger
@@ -24,6 +25,7 @@ from pytorch_lightning.loggers import CSVLogger
 from asdkit import Ramp
 from asdkit.core import foreign
 from asdkit.core.trust import trusting
+from asdkit.core.yaml_text import to_yaml
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ def test_what_a_parser_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cas
     message = foreign.read_parser_message(said(arguments))._asdict()
     message["owner"] = message["owner"].removeprefix(f"{__name__}.")
     assert {name: message[name] for name in expected} == expected, said(arguments)
+
+
+def test_an_enumeration_is_written_as_its_text() -> None:
+    """As what a Timer counts in, in the recipe of a run."""
+    assert to_yaml({"interval": Interval.step, "text": "1e3"}) == 'interval: step\ntext: "1e3"\n'
 
 
 def test_what_a_parser_says_of_an_import_that_is_not_allowed() -> None:
