@@ -108,6 +108,11 @@ class Distillation(Part, GeneratorModule):
         phi = [parameter for parameter in self.guidance.parameters() if parameter.requires_grad]
         return [theta, self.discriminator.optimizer(phi)] if phi and self.discriminator.steps else [theta]
 
+    def on_train_start(self) -> None:
+        """The discriminator of a run that goes on learns as fast as its option says, not as fast as before."""
+        for group in (group for phi in self.trainer.optimizers[1:] for group in phi.param_groups):
+            group["lr"] = self.discriminator.lr
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One iteration of Figure 3: the generator's pipeline, then the discriminator's.
 

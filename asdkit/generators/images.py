@@ -7,11 +7,12 @@ from typing import Annotated, Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from asdkit.core.bounds import LearningRate, Within
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.formats.pictures import read_picture, save_grid
-from asdkit.generators.base import Generator, Render, Saturate
+from asdkit.generators.base import Generator, Render, Saturate, set_rates
 from asdkit.rendering.cameras import Views
 from asdkit.scores.prior import Prior
 
@@ -59,6 +60,9 @@ class Particles(Generator):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"name": name, "params": [values], "lr": self.lr} for name, values in self.named_parameters()]
+
+    def after_step(self, optimizer: Optimizer, step: int, generator: torch.Generator) -> None:
+        set_rates(optimizer, {name: self.lr for name, _ in self.named_parameters()})  # where a checkpoint has others
 
     def export(self, folder: Path) -> list[Path]:
         """Writes `images/00.png` and so on."""

@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 from support.recipe import small_run, write_recipe
 from support.resuming import assert_resuming_is_exact, fit, last
+from support.two import fit as train
 
-from asdkit import Gaussians, Initial
+from asdkit import ASD, Canvas, DiscriminatorSteps, Distillation, GaussianPrior, Gaussians, Initial, Pixels
 from asdkit.commands.main import main
 from asdkit.formats.splat_files import write_splats
+from asdkit.lab import Affine
 
 
 @pytest.mark.parametrize("method", ["ASD", "SDS"])
@@ -131,6 +133,22 @@ def test_another_method_says_what_it_leaves_out(
     assert "of asdkit.SDS, the run is of asdkit.VSD: guidance." in caplog.text
     assert [int(next(iter(part["state"].values()))["step"]) for part in last(run)["optimizer_states"]] == [4, 1]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt", "step-000004.ckpt"]
+
+
+def test_a_run_goes_on_at_the_rates_of_its_options(tmp_path: Path) -> None:
+    """They move on with the iterations where they are ramps; a checkpoint's own count for nothing."""
+
+    def go_on(steps: int, start: Path | None, rate: float) -> list[float]:
+        guidance = ASD(adapter=Affine())
+        generator = Pixels("noise", count=1, size=8, lr=rate)
+        learning = DiscriminatorSteps(lr=2 * rate)
+        model = Distillation("y", GaussianPrior({"y": 0.5}), generator, guidance, discriminator=learning)
+        trainer = train(model, Canvas(), steps=steps, start=start)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        return [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+
+    assert go_on(2, None, 0.02) == [0.02, 0.04]
+    assert go_on(3, tmp_path / "last.ckpt", 0.25) == [0.25, 0.5]
 
 
 def test_a_run_goes_on_in_a_new_folder_when_the_checkpoint_is_named(recipe: Path) -> None:
