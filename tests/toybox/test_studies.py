@@ -162,8 +162,10 @@ def test_curves_are_means_over_seeds_and_the_law_reads_vsd_at_lambda_eff(tmp_pat
     assert torch.allclose(spread, torch.full((3,), math.sqrt(2)))
     scales, law = sweep.predicted(rows, "psnr")
     assert law.tolist() == pytest.approx([math.log(1), math.log(5.5), math.log(50.5)], abs=1e-5)
-    text = sweep.table([*rows, row("VSD, exact scores", 1.0, None)])
+    one_seed = row("SDS", 3.0, 0.25) | {sweep.FIGURES[0]: None}
+    text = sweep.table([*rows, row("VSD, exact scores", 1.0, None), row("SDS", 30.0, 0.5), one_seed])
     assert "| VSD | 10 | 2.3 ± 1.4 |" in text
+    assert "| SDS | 3 |  | 0.25 | 0.25 |" in text and "| SDS | 30 | 0.5 | 0.5 |" in text
     sweep.draw([*rows, row("VSD, exact scores", 1.0, 3.0)], tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
 

@@ -116,10 +116,15 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["| method | lambda | " + " | ".join(FIGURES) + " |", "|---|---|" + "---|" * len(FIGURES)]
     for method in dict.fromkeys(row["method"] for row in rows):
         curves = [curve(rows, method, figure) for figure in FIGURES]
-        for i, scale in enumerate(curves[0][0].tolist()):
-            cells = [f"{mean[i]:.3g} ± {spread[i]:.2g}" if len(mean) else "" for _, mean, spread in curves]
+        for scale in sorted({scale for scales, *_ in curves for scale in scales.tolist()}):
+            cells = [_cell(mean[scales == scale], spread[scales == scale]) for scales, mean, spread in curves]
             lines.append(f"| {method} | {scale:g} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(mean: Tensor, spread: Tensor) -> str:
+    """The mean of a figure, with its standard deviation where there are several seeds; nothing where it is missing."""
+    return f"{mean.item():.3g}{f' ± {spread.item():.2g}' if spread else ''}" if len(mean) else ""
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:

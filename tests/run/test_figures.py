@@ -1,0 +1,84 @@
+"""The figures and pictures of a run that people read: speed and time left, the report, snapshots, films."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from support import exact
+
+from asdkit import ASD, Distillation, Pixels
+from asdkit.core.randomness import generator_for
+from asdkit.generators.base import Render
+from asdkit.run.judge import Judge
+from asdkit.run.progress import Progress
+from asdkit.run.report import Report
+from asdkit.run.snapshots import Snapshots
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "line"),
+    [
+        (100, 50.0, "step 500/800  2.00 it/s  eta 2:30  residual_norm 0.123"),
+        (2, 40.0, "step 402/800  0.05 it/s  eta 132:40  residual_norm 0.123"),
+        (400, 100.0, "step 800/800  4.00 it/s  eta 0:00  residual_norm 0.123"),
+    ],
+)
+def test_speed_and_time_left_are_those_of_this_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, done: int, seconds: float, line: str
+) -> None:
+    """The run goes on from its 400th iteration."""
+    clock = SimpleNamespace(now=1e6)
+    monkeypatch.setattr("asdkit.run.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
+    metrics = {"residual_norm": torch.tensor(0.12345)}
+    trainer: Any = SimpleNamespace(global_step=400, max_steps=800, log_every_n_steps=2, progress_bar_metrics=metrics)
+    progress = Progress()
+    progress.on_train_start(trainer, None)
+    clock.now, trainer.global_step = clock.now + seconds, trainer.global_step + done
+    progress.on_train_batch_end(trainer, None)
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+class Fixed(Judge):
+    def measure(self, *run: Any) -> dict[str, float]:
+        raise AssertionError
+
+
+def test_the_report_has_what_was_done_and_measured_last() -> None:
+    judge = Fixed()
+    judge.results = {"psnr": 23.45678, "iou": 0.000123456}
+    trainer: Any = SimpleNamespace(global_step=7, max_steps=10, callbacks=[judge])
+    module: Any = SimpleNamespace(prompt="a red duck", seed=3, prior=SimpleNamespace(digest="0123"))
+    text = Report()._markdown(trainer, module, ["orbit.webp"])
+    assert text.startswith("# a red duck\n\n7 iterations, seed 3, prior `0123`.\n\n")
+    assert text.endswith("| metric | value |\n|---|---|\n| psnr | 23.46 |\n| iou | 0.0001235 |\n")
+
+
+def test_a_film_has_the_frames_of_its_own_orbit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also the second of a trainer."""
+    films: list[torch.Tensor] = []
+    monkeypatch.setattr("asdkit.run.report.save_film", lambda frames, *place: films.append(frames))
+    report, trainer = Report(), SimpleNamespace(default_root_dir=tmp_path)
+    for level in (0.25, 0.75):
+        frames = [torch.full((1, 3, 2, 2), level + k / 8) for k in range(2)]
+        for frame in frames:
+            report.on_predict_batch_end(trainer, None, Render(frame, frame, frame))
+        report.on_predict_end(trainer, None)
+        assert torch.equal(films[-1], torch.cat(frames))
+
+
+def test_a_snapshot_is_what_the_formulas_give() -> None:
+    """Image, opacity, x0 by the prior at the scale, and x0 by the discriminator; from the same noise at every step."""
+    adapter = exact.bent()
+    model = Distillation("y", exact.exact_prior(), Pixels("noise", count=2, size=4), ASD(adapter=adapter), seed=5)
+    model.setup()
+    model.double()
+    image, alpha, by_prior, by_discriminator = Snapshots(noise=0.25, scale=3.0).columns(model, None)
+    render = model.show(None)
+    assert torch.equal(image, render.image) and torch.equal(alpha, render.alpha.expand_as(image))
+    t = torch.full((2,), round(0.25 * 999))
+    eps = torch.randn(image.shape, generator=generator_for(5, 0, "snapshots")).double()
+    x = exact.state(SimpleNamespace(prior=model.prior), image, t, eps)
+    for guess, noise in ((by_prior, exact.cfg(x, 3.0)), (by_discriminator, exact.e_phi(x, adapter))):
+        assert exact.close(guess, (x.x_t - x.sigma * noise) / x.alpha, 1e-6)
