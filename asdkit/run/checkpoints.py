@@ -127,7 +127,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def _whole(self, path: Path, map_location: Any) -> dict[str, Any] | None:
         try:
-            return super().load_checkpoint(path, map_location, weights_only=True) if is_whole(path) else None
+            if not is_whole(path):
+                return None
+            checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
+            return checkpoint if isinstance(checkpoint["state_dict"], dict) else None
         except OSError:
             raise
         except Exception:  # torch's reader raises whatever a broken file makes it stumble over

@@ -39,14 +39,15 @@ def fit_to(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
     Raises:
         ValueError: the generator, or the same method's discriminator, is another than the checkpoint's.
     """
-    if not isinstance(module, Distillation):
-        return
     saved, own = checkpoint["state_dict"], module.state_dict()
-    shapes = [{name: list(value.shape) for name, value in state.items()} for state in (saved, own)]
+    shapes = [{name: list(getattr(value, "shape", ())) for name, value in state.items()} for state in (saved, own)]
     unlike = [name for name in {**saved, **own} if shapes[0].get(name) != shapes[1].get(name)]
     if not unlike:
         return
-    before, now = _arguments(checkpoint["hyper_parameters"]), _arguments(module.hparams)
+    arguments = checkpoint.get("hyper_parameters", {})
+    if not (isinstance(module, Distillation) and {"generator", "guidance"} <= arguments.keys()):
+        raise ValueError(f"The checkpoint does not fit: {_reason(unlike[0], shapes, ())}.")
+    before, now = _arguments(arguments), _arguments(module.hparams)
     methods = [spec["guidance"].get("class_path") for spec in (before, now)]
     if methods[0] == methods[1] or any(name.startswith("generator.") for name in unlike):
         raise ValueError(f"The checkpoint does not fit: {_reason(unlike[0], shapes, _differences(before, now))}.")

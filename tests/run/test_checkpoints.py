@@ -269,7 +269,7 @@ def test_what_was_kept_with_all_others_stays(recipe: Path) -> None:
     assert 1000 < json.loads((run / "run.json").read_text())["seconds"] < 1200, "the time of all its parts"
 
 
-@pytest.mark.parametrize("damage", ["torn", "empty", "flipped"])
+@pytest.mark.parametrize("damage", ["torn", "empty", "flipped", "foreign"])
 def test_a_damaged_last_checkpoint_is_said_and_the_newest_whole_one_named(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture, damage: str
 ) -> None:
@@ -279,7 +279,9 @@ def test_a_damaged_last_checkpoint_is_said_and_the_newest_whole_one_named(
     content = last.read_bytes()
     middle = len(content) // 2
     flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-    last.write_bytes({"torn": content[:middle], "empty": b"", "flipped": flipped}[damage])
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.pt")
+    foreign = (tmp_path / "foreign.pt").read_bytes()
+    last.write_bytes({"torn": content[:middle], "empty": b"", "flipped": flipped, "foreign": foreign}[damage])
     (run / "checkpoints" / "step-000009.ckpt").write_bytes(content[:100])
     whole = run / "checkpoints" / "step-000004.ckpt"
     assert main(["fit", str(run), "--trainer.max_steps=5"]) == 2
