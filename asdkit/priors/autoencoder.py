@@ -35,10 +35,20 @@ def load_autoencoder(files: ModelFolder, dtype: torch.dtype, tiny_vae: str = "")
         own, tiny = settings["latent_channels"], vae.config.latent_channels
         if own != tiny:
             raise ValueError(f"tiny_vae has {tiny} channels and the prior's latents {own}; name one of its family.")
-        return vae
+        return _checked(vae, tiny_vae)
     is_tiny = files.json("model_index.json").get("vae", ["", ""])[1] == "AutoencoderTiny"
     overflows = settings.get("force_upcast", False) and dtype == torch.float16
-    return files.model(AutoencoderTiny if is_tiny else AutoencoderKL, "vae", torch.float32 if overflows else dtype)
+    kind = AutoencoderTiny if is_tiny else AutoencoderKL
+    return _checked(files.model(kind, "vae", torch.float32 if overflows else dtype), f"{files.path}'s vae")
+
+
+def _checked(vae: Model, name: str) -> Model:
+    """The autoencoder itself, where its settings can scale and shift x0."""
+    with one_sentence(name):
+        shift, scale = (torch.as_tensor(number, dtype=torch.float32) for number in _shift_and_scale(vae))
+        if not (shift.isfinite().all() and scale.isfinite().all() and scale.all()):
+            raise ValueError(f"x0 can't be scaled by {vae.config.scaling_factor} and moved by {shift.tolist()}")
+    return vae
 
 
 def checkpoint(vae: Model, checkpointed: Callable[..., Any]) -> None:

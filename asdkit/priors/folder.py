@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from asdkit.core.errors import PriorUnavailable
+from asdkit.core.foreign import is_out_of_memory
 from asdkit.core.optional import require_package
 from asdkit.core.text import first_line
 from asdkit.priors.families import Model
@@ -158,12 +159,17 @@ def load_component(folder: Path, model_class: Any, dtype: torch.dtype, variant: 
 
 @contextmanager
 def one_sentence(component: Path | str) -> Iterator[None]:
-    """Whatever a library says of a component that it can't load becomes a PriorUnavailable of one sentence."""
+    """Whatever a library says of a component that it can't load becomes a PriorUnavailable of one sentence.
+
+    Only a lack of memory is none of its faults.
+    """
     try:
         yield
     except PriorUnavailable:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = first_line(error)
         raise PriorUnavailable(f"{component} can't be loaded ({reason}); copy the prior again.") from error
 

@@ -48,6 +48,8 @@ def noise_levels(scheduler: dict[str, Any], tokens: int, model: str = "the model
         raise refusal(f"which can't be made of its settings ({first_line(error)})") from error
     if levels is None or scheduler.get("timestep_type", "discrete") != "discrete":
         raise refusal("whose noise levels are continuous or not variance-preserving")
+    if levels.shape != (steps,) or not levels.isfinite().all():
+        raise refusal(f"whose noise levels are not {steps} numbers")
     if prediction not in ("epsilon", "v_prediction", "sample"):
         raise refusal(f"with the prediction {prediction!r}")
     return variance_preserving(levels, prediction)

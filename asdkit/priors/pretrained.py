@@ -116,10 +116,11 @@ class Pretrained(Prior):
         self.adapter_targets = self.family.targets
         self.time_width = self.family.time_width(self.network)
         self._check_channels()
-        height, width = [self.image_size] * 2 if self.image_size else (8 * side for side in self._native_size())
-        tokens = (height // 16) * (width // 16)
-        self.schedule = self.family.schedule(files.json("scheduler/scheduler_config.json"), tokens, self.path)
-        self._load_extras(files)
+        with one_sentence(self.path):
+            height, width = [self.image_size] * 2 if self.image_size else (8 * side for side in self._native_size())
+            tokens = (height // 16) * (width // 16)
+            self.schedule = self.family.schedule(files.json("scheduler/scheduler_config.json"), tokens, self.path)
+            self._load_extras(files)
         self.requires_grad_(False).eval()
         self.runner.prepare(self.network, self.family)
 
@@ -147,8 +148,7 @@ class Pretrained(Prior):
             from safetensors.torch import load_file
 
             self.camera = CameraEmbedding(self.time_width)
-            with one_sentence(files.path / "camera"):
-                self.camera.load_state_dict(load_file(files.path / "camera" / "model.safetensors"))
+            self.camera.load_state_dict(load_file(files.path / "camera" / "model.safetensors"))
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "Pretrained":
         """Prompt embeddings move with the weights; convolutions take the order of axes that is fast there."""
@@ -203,7 +203,8 @@ class Pretrained(Prior):
                 setattr(pipeline, name, tokenizer)
         for name in ("text_encoder", "text_encoder_2"):
             self.source.add_lora(name, pipeline.components.get(name), self.network.config)
-        return encode_texts(self.family, pipeline, texts)
+        with one_sentence(f"{self.path}'s text"):
+            return encode_texts(self.family, pipeline, texts)
 
     def unknown_words(self, text: str) -> dict[str, list[str]]:
         return self._words.unknown(text)

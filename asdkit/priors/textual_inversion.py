@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from asdkit.core.errors import PriorUnavailable
@@ -43,6 +44,9 @@ def add_words(file: Path, pipeline: Any, texts: list[str]) -> None:
             encoder, tokenizer = (getattr(pipeline, f"{part}{end}", None) for part in ("text_encoder", "tokenizer"))
             if not value.isfinite().all():
                 raise ValueError("it is not finite")
+            vectors, most = len(torch.atleast_2d(value)), tokenizer.model_max_length
+            if not 0 < vectors <= most:
+                raise ValueError(f"it has {vectors} vectors, and a prompt {most} tokens")
             pipeline.load_textual_inversion(value, token=word, text_encoder=encoder, tokenizer=tokenizer)
     except (ValueError, AttributeError, RuntimeError) as error:
         reason = first_line(error)

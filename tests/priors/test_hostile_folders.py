@@ -67,6 +67,10 @@ def _adapter(folder: Path) -> None:
     (folder / "text_encoder" / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/else"}')
 
 
+def _extras(folder: Path) -> None:
+    (folder / "asdkit.json").write_text("{}")
+
+
 HOSTILE = {
     "a pickle in an index": (_index("pytorch_model.bin"), "names pytorch_model.bin, which is no safetensors file"),
     "a path in an index": (_index("../vae/diffusion_pytorch_model.safetensors"), "which is no safetensors file of its"),
@@ -79,6 +83,13 @@ HOSTILE = {
     "words without end": (_set("text_encoder/config.json", vocab_size=10**12), "vocab_size 1000000000000, more"),
     "steps without end": (_set("scheduler/scheduler_config.json", num_train_timesteps=10**12), "asdkit takes 1 to"),
     "tokens without end": (_set("tokenizer/tokenizer_config.json", model_max_length=10**12), "1000000000000 tokens"),
+    "no number of tokens": (_set("tokenizer/tokenizer_config.json", model_max_length=-1), "'s text can't be loaded ("),
+    "no size": (_set("unet/config.json", sample_size="x"), "can't be loaded (not enough values to unpack"),
+    "no noise levels": (_set("scheduler/scheduler_config.json", beta_start=float("nan")), "are not 1000 numbers"),
+    "a noise level": (_set("scheduler/scheduler_config.json", trained_betas=[[0.1]]), "are not 1000 numbers"),
+    "x0 that is nothing": (_set("vae/config.json", scaling_factor=0), "x0 can't be scaled by 0 and moved by 0.0"),
+    "x0 without a number": (_set("vae/config.json", scaling_factor="x"), "vae can't be loaded (could not convert"),
+    "view words of nothing": (_extras, "can't be loaded ('view_words')"),
     "a config that is a pipe": (_pipe("unet/config.json"), "is no file, but a device or a pipe"),
     "a vocabulary that is a pipe": (_pipe("tokenizer/special.json"), "is no file, but a device or a pipe"),
     "a config that is a device": (_device, "is no file, but a device or a pipe"),

@@ -51,8 +51,14 @@ def test_a_file_without_a_name_for_two_encoders(tmp_path: Path, caplog: pytest.L
 
 @pytest.mark.parametrize(
     ("family", "value"),
-    [("sd", torch.randn(1, 8)), ("sd", torch.full((1, 16), torch.nan)), ("pixart", RANDOM[:1].clone())],
-    ids=["another size", "not finite", "T5 takes none"],
+    [
+        ("sd", torch.randn(1, 8)),
+        ("sd", torch.full((1, 16), torch.nan)),
+        ("pixart", RANDOM[:1].clone()),
+        ("sd", torch.zeros(20_000, 16)),
+        ("sd", torch.zeros(0, 16)),
+    ],
+    ids=["another size", "not finite", "T5 takes none", "more than a prompt", "nothing"],
 )
 def test_one_of_another_model_is_refused(family: str, value: Tensor, tmp_path: Path) -> None:
     folder = make(family, tmp_path / "model")[0]
