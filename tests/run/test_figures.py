@@ -3,8 +3,10 @@
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from support import exact
 
@@ -31,12 +33,12 @@ def test_speed_and_time_left_are_those_of_this_process(
     """The run goes on from its 400th iteration."""
     clock = SimpleNamespace(now=1e6)
     monkeypatch.setattr("asdkit.run.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
-    metrics = {"residual_norm": torch.tensor(0.12345)}
-    trainer: Any = SimpleNamespace(global_step=400, max_steps=800, log_every_n_steps=2, progress_bar_metrics=metrics)
+    trainer = create_autospec(pl.Trainer, instance=True, global_step=400, max_steps=800, log_every_n_steps=2)
+    trainer.progress_bar_metrics = {"residual_norm": torch.tensor(0.12345)}
     progress = Progress()
-    progress.on_train_start(trainer, None)
+    progress.on_train_start(trainer, pl.LightningModule())
     clock.now, trainer.global_step = clock.now + seconds, trainer.global_step + done
-    progress.on_train_batch_end(trainer, None)
+    progress.on_train_batch_end(trainer, pl.LightningModule())
     assert capsys.readouterr().err == f"{line}\n"
 
 
@@ -48,8 +50,9 @@ class Fixed(Judge):
 def test_the_report_has_what_was_done_and_measured_last() -> None:
     judge = Fixed()
     judge.results = {"psnr": 23.45678, "iou": 0.000123456}
-    trainer: Any = SimpleNamespace(global_step=7, max_steps=10, callbacks=[judge])
-    module: Any = SimpleNamespace(prompt="a red duck", seed=3, prior=SimpleNamespace(digest="0123"))
+    trainer = create_autospec(pl.Trainer, instance=True, global_step=7, max_steps=10, callbacks=[judge])
+    module = create_autospec(Distillation, instance=True, prompt="a red duck", seed=3)
+    module.prior = SimpleNamespace(digest="0123")
     text = Report()._markdown(trainer, module, ["orbit.webp"])
     assert text.startswith("# a red duck\n\n7 iterations, seed 3, prior `0123`.\n\n")
     assert text.endswith("| metric | value |\n|---|---|\n| psnr | 23.46 |\n| iou | 0.0001235 |\n")
