@@ -214,6 +214,7 @@ def test_every_kind_has_its_rounds_and_the_first_is_a_warm_up(finished: BenchCLI
     assert facts["bare_seconds"] == spread(bare)
     assert facts["fast_to_faithful"] == spread([a / b for a, b in zip(fast, faithful, strict=True)])
     assert facts["lightning_to_bare"] == spread([a / b for a, b in zip(fast, bare, strict=True)])
+    assert facts["lightning_seconds"] == spread([a - b for a, b in zip(fast, bare, strict=True)])
 
 
 def test_spread_is_median_and_quartiles() -> None:
