@@ -37,13 +37,13 @@ class Checkpoints(Checkpoint):
     def __init__(self, every: Count = 200, keep_all: bool = False) -> None:
         self.every, self.keep_all = every, keep_all
         self._newest: Path | None = None
-        self._kept_until = 0  # the last iteration whose checkpoint was kept with all others
+        self._own: list[int] = []  # iterations whose checkpoints give way to newer ones; a kill may have left several
 
     def state_dict(self) -> dict[str, Any]:
-        return {"kept_until": self._kept_until}
+        return {"own": self._own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._kept_until = int(state_dict["kept_until"])
+        self._own = [int(step) for step in state_dict["own"]]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """The checkpoint that a run goes on from is there already."""
@@ -70,13 +70,13 @@ class Checkpoints(Checkpoint):
         path = _path(trainer)
         if path == self._newest or trainer.fast_dev_run:
             return
-        self._kept_until = trainer.global_step if self.keep_all else self._kept_until
+        self._own = [] if self.keep_all else [*self._own, trainer.global_step]
         for file in (path, path.with_name("last.ckpt")):
             trainer.save_checkpoint(file, weights_only=False)
         self._newest = path
-        for step, other in numbered_checkpoints(path.parent).items():  # a kill may have left several
-            if trainer.is_global_zero and self._kept_until < step < trainer.global_step:
-                trainer.strategy.remove_checkpoint(other)
+        for step in {*self._own} - {trainer.global_step} if trainer.is_global_zero else ():
+            trainer.strategy.remove_checkpoint(path.with_name(f"step-{step:06d}.ckpt"))
+        self._own = self._own[-1:]
         if trainer.is_global_zero and isinstance(trainer.lightning_module, Distillation):
             save_weights(trainer.lightning_module, trainer.global_step, path.parents[1] / "weights")
 
