@@ -173,7 +173,7 @@ class CLI(LightningCLI):
         if not (trainer.is_global_zero or slurm_job()):
             return
         prompt = config.model.get("init_args", {}).get("prompt") or ""
-        folder = new_run_folder(Path(config.run.root), config.run.recipe, prompt, config.run.name)
+        folder = new_run_folder(local(config.run.root), config.run.recipe, prompt, config.run.name)
         set_root_folder(trainer, str(folder))
         last = folder / "checkpoints" / "last.ckpt"
         goes_on = self.subcommand == "fit" and config.ckpt_path is None and last.is_file()

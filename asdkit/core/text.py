@@ -1,12 +1,13 @@
 """Texts that become paths, folder names and lines on a terminal."""
 
 import difflib
+import os
 import re
 from pathlib import Path
 
 
 def local(path: str | Path) -> Path:
-    """A path on this machine.
+    """A path on this machine; ~ is the home folder, as in shells, which leave it alone in --option=~/folder.
 
     Raises:
         ValueError: it is an address; nothing is fetched.
@@ -16,7 +17,7 @@ def local(path: str | Path) -> Path:
         raise ValueError(
             f"{address} is an address, and asdkit opens only files of this machine; fetch it and name the file."
         )
-    return Path(path)
+    return Path(os.path.expanduser(path))
 
 
 def shown(text: str) -> str:

@@ -47,7 +47,7 @@ class ShapE(Start):
         seed: int = 0,
     ) -> None:
         require(bool(prompt.strip()), "Shap-E's prompt is empty; say what to make.")
-        self._prompt, self._folder = prompt, local(path).expanduser()
+        self._prompt, self._folder = prompt, local(path)
         self._steps, self._scale, self._rotation_deg, self._seed = steps, scale, rotation_deg, seed
 
     def points(self, count: int, generator: torch.Generator) -> Points:

@@ -40,7 +40,7 @@ def finetune_file(name: str) -> Path:
     Raises:
         PriorUnavailable: there is none, or not one alone.
     """
-    file = local(name).expanduser()
+    file = local(name)
     if not file.is_file():
         folder, names = folder_of(name, file_of_lora)
         return folder / names[0]

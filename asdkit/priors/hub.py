@@ -63,7 +63,7 @@ def folder_of(path: str, choose: Choose) -> tuple[Path, list[str]]:
     Raises:
         PriorUnavailable: it can't be had, or lacks a file.
     """
-    folder = local(path).expanduser()
+    folder = local(path)
     if not folder.is_dir() and (parsed := parse(path)):
         folder = snapshot(*parsed, choose)
     if not folder.is_dir():

@@ -50,7 +50,7 @@ def locate(path: str, variant: str = "", config: str = "") -> ModelFolder:
         return ModelFolder(*folder_of(str(Path(__file__).parents[1] / "toybox" / "weights"), files_of_model()))
     if path.startswith(RANDOM):
         return RandomModel(path.removeprefix(RANDOM))
-    file = local(path).expanduser()
+    file = local(path)
     if file.is_file():
         return _single(file, config)
     return ModelFolder(*folder_of(path, files_of_model(variant)), variant)

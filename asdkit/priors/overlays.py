@@ -31,7 +31,7 @@ def overlay_of(path: str, config: str = "") -> str:
         return ""
     if name in ALIASES or path.startswith(RANDOM):
         return "sd35" if name == "sd3" else next((overlay for overlay in _OVERLAYS if name.startswith(overlay)), "")
-    file = local(path).expanduser()
+    file = local(path)
     if file.is_file():
         return overlay_of(config or base_of_file(file))
     files = settings_of_model(path)

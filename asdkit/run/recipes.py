@@ -24,8 +24,8 @@ def find_recipe(name: str) -> Path:
     Raises:
         UsageError: there is none.
     """
-    if local(name).is_file():
-        return Path(name)
+    if (file := local(name)).is_file():
+        return file
     short = name.removeprefix("./").removeprefix("recipes/").removesuffix(".yaml")
     known = recipes()
     if short in known:

@@ -560,8 +560,9 @@ def test_a_part_is_read_from_no_pipe(capsys: pytest.CaptureFixture, recipe: Path
 
 
 def test_paths_are_no_addresses() -> None:
-    for path in ("a/b", "/a/b", "C:/a", "a:b/c", "runs/gs3d/a-duck@20260101-101500", "~/x", "3:/x"):
+    for path in ("a/b", "/a/b", "C:/a", "a:b/c", "runs/gs3d/a-duck@20260101-101500", "a/~/x", "3:/x"):
         assert local(path) == Path(path)
+    assert local("~/x") == local(Path("~/x")) == Path.home() / "x"
     for address in ("https://h/x", "file:///etc/x", "GS://b/x", "a+b-c.d://x", Path("http://h/x"), "a::http://h/x"):
         with pytest.raises(ValueError, match="is an address"):
             local(address)

@@ -84,6 +84,7 @@ def test_options_say_where_the_runs_go(base: Path) -> None:
     assert grid(base, options=over).folder.parent == base / "runs" / "named"
     assert grid(base, options=(*over, *place)).folder.parent == Path("b/c")
     assert grid(base, options=place, root=Path("d")).folder.parent == Path("d/c")
+    assert grid(base, options=("--run.root=~/d",)).folder.parent == Path.home() / "d" / "my"
     assert Grid([], ["-c", "gs3d"], "list").folder.parent == Path("runs/gs3d")
     assert Grid([], ["--config=toybox/vae"], "list").folder.parent == Path("runs/toybox-vae")
     (base / "my.yaml").write_text("run: nonsense")
