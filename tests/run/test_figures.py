@@ -52,7 +52,7 @@ def test_the_report_has_what_was_done_and_measured_last() -> None:
     judge.results = {"psnr": 23.45678, "iou": 0.000123456}
     trainer = create_autospec(pl.Trainer, instance=True, global_step=7, max_steps=10, callbacks=[judge])
     module = create_autospec(Distillation, instance=True, prompt="a red duck", seed=3)
-    module.prior = SimpleNamespace(digest="0123")
+    module.prior = SimpleNamespace(digest="0123", doubt=lambda prompt: "")
     text = Report()._markdown(trainer, module, ["orbit.webp"])
     assert text.startswith("# a red duck\n\n7 iterations, seed 3, prior `0123`.\n\n")
     assert text.endswith("| metric | value |\n|---|---|\n| psnr | 23.46 |\n| iou | 0.0001235 |\n")
@@ -74,7 +74,7 @@ def test_a_film_has_the_frames_of_its_own_orbit(monkeypatch: pytest.MonkeyPatch,
 def test_a_snapshot_is_what_the_formulas_give() -> None:
     """Image, opacity, x0 by the prior at the scale, and x0 by the discriminator; from the same noise at every step."""
     adapter = exact.bent()
-    model = Distillation("y", exact.exact_prior(), Pixels("noise", count=2, size=4), ASD(adapter=adapter), seed=5)
+    model = Distillation("y", exact.exact_prior(), Pixels("noise", count=2, size=8), ASD(adapter=adapter), seed=5)
     model.setup()
     model.double()
     image, alpha, by_prior, by_discriminator = Snapshots(noise=0.25, scale=3.0).columns(model, None)
