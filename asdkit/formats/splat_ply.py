@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from asdkit.formats.ply import PACKED, Header, columns, read_header
-from asdkit.formats.splats import THINNER, Splats, check
+from asdkit.formats.splats import THINNER, Splats, check, completed
 from asdkit.rendering.spherical_harmonics import SH_0
 
 _log = logging.getLogger(__name__)
@@ -84,14 +84,14 @@ def _packed(header: Header) -> Splats:
     rgb = between(rgb, "", "rgb") if "min_r" in header.elements["chunk"].properties else rgb
     with np.errstate(divide="ignore"):  # the logits of 0 and 1 are infinite
         logits = np.log(opacities[:, 0]) - np.log1p(-opacities[:, 0])
+    quats = completed(rotations >> 30, math.sqrt(2) * (_shares(rotations, 2, 10, 10, 10)[:, 1:] - 0.5))
     higher = np.zeros((count, 0, 3))
     if "sh" in header.elements:
         codes = _higher(header, "sh")
         shares = np.where((codes > 0) & (codes < 255), (codes + 0.5) / 256, codes / 255)
         higher = 8 * shares - 4
     arrays = (
-        between(_shares(positions, 11, 10, 11), ""), _rotations(rotations),
-        between(_shares(scales, 11, 10, 11), "scale_"), logits,
+        between(_shares(positions, 11, 10, 11), ""), quats, between(_shares(scales, 11, 10, 11), "scale_"), logits,
         np.concatenate([(rgb[:, None] - 0.5) / SH_0, higher], axis=1),
     )  # fmt: skip
     return Splats(*(array.astype(np.float32) for array in arrays))
@@ -101,17 +101,6 @@ def _shares(words: np.ndarray, *bits: int) -> Float[np.ndarray, "N F"]:
     """Fields of 32-bit words, the highest bits first, as shares of their largest values."""
     ends = 32 - np.cumsum(bits)
     return np.stack([(words >> end & (1 << b) - 1) / ((1 << b) - 1) for end, b in zip(ends, bits, strict=True)], axis=1)
-
-
-def _rotations(words: np.ndarray) -> Float[np.ndarray, "N 4"]:
-    """Quaternions wxyz: 2 bits say which component is the largest, 10 bits each are the others."""
-    largest = (words >> 30).astype(np.int64)
-    smaller = (_shares(words, 2, 10, 10, 10)[:, 1:] - 0.5) * math.sqrt(2)
-    quats = np.empty((len(words), 4))
-    places = np.arange(4) != largest[:, None]
-    quats[places] = smaller.ravel()
-    quats[~places] = np.sqrt((1 - (smaller**2).sum(axis=1)).clip(0))
-    return quats
 
 
 def encode_ply(path: Path, splats: Splats) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 
 _log = logging.getLogger(__name__)
 FLOAT_LIMIT = 1e30  # what files hold must be smaller
@@ -58,6 +58,14 @@ def deactivate(gaussians: Activated) -> Splats:
 def to_bytes(values: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """The nearest whole numbers within 0 and 255."""
     return np.asarray(np.rint(values).clip(0, 255), np.uint8)
+
+
+def completed(largest: Integer[np.ndarray, " N"], smaller: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 4"]:
+    """Quaternions of norm 1, of which three components are known and the place of the largest, which is positive."""
+    quats, known = np.empty((len(largest), 4)), np.arange(4) != largest[:, None]
+    quats[known] = smaller.ravel()
+    quats[~known] = np.sqrt((1 - (smaller**2).sum(axis=1)).clip(0))
+    return quats
 
 
 def to_be_written(path: Path, splats: Splats) -> Activated:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from asdkit.formats.splats import Activated, Splats, deactivate, to_be_written, to_bytes
+from asdkit.formats.splats import Activated, Splats, completed, deactivate, to_be_written, to_bytes
 from asdkit.rendering.spherical_harmonics import sh_polynomials
 
 COUNT_LIMIT = 10_000_000
@@ -23,6 +23,7 @@ _BITS_LIMIT = 24  # fractional bits at most
 _EXTENDED = 2  # the flag of files with vendors' extensions
 _COLOR_SCALE = 0.15
 _COMPONENT = 511 * math.sqrt(2)  # a quaternion's smaller components are at most sqrt(1/2); they have 9 bits and a sign
+_PLACES = np.array([20, 10, 0])  # bits below each of them
 _FLIP = np.array([1.0, -1.0, -1.0])
 
 
@@ -68,28 +69,18 @@ def _packed(quats: Float[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N 4"]:
     xyzw = np.roll(quats, -1, axis=1)
     largest = np.abs(xyzw).argmax(axis=1)
     xyzw = xyzw * np.where(np.take_along_axis(xyzw, largest[:, None], 1) < 0, -1, 1)
-    words = largest.astype("<u4")
-    for axis, values in enumerate(xyzw.T):
-        code = np.rint(np.abs(values) * _COMPONENT).astype("<u4") | ((values < 0).astype("<u4") << 9)
-        words = np.where(largest == axis, words, words << 10 | code)
+    smaller = xyzw[np.arange(4) != largest[:, None]].reshape(-1, 3)
+    codes = np.rint(np.abs(smaller) * _COMPONENT).astype(np.int64) | (smaller < 0) << 9
+    words = largest << 30 | (codes << _PLACES).sum(axis=1)
     return words.astype("<u4").view(np.uint8).reshape(-1, 4)
 
 
 def _unpacked(data: UInt8[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
     """Quaternions wxyz from `_packed`."""
-    words = data.view("<u4")[:, 0]
-    largest, xyzw = words >> 30, np.zeros((len(words), 4))
-    for axis in range(3, -1, -1):
-        values = (words & 511) / _COMPONENT * np.where(words & 512, -1, 1)
-        xyzw[:, axis] = np.where(largest == axis, 0, values)
-        words = np.where(largest == axis, words, words >> 10)
-    np.put_along_axis(xyzw, largest[:, None].astype(np.int64), _missing(xyzw)[:, None], 1)
-    return np.roll(xyzw, 1, axis=1)
-
-
-def _missing(components: Float[np.ndarray, "N D"]) -> Float[np.ndarray, " N"]:
-    """The positive component that makes the norm 1."""
-    return np.sqrt((1 - (components**2).sum(axis=1)).clip(0))
+    words = data.view("<u4").astype(np.int64)
+    codes = words >> _PLACES
+    smaller = (codes & 511) / _COMPONENT * np.where(codes & 512, -1, 1)
+    return np.roll(completed(words[:, 0] >> 30, smaller), 1, axis=1)
 
 
 def read_spz(path: Path) -> Splats:
@@ -97,11 +88,8 @@ def read_spz(path: Path) -> Splats:
     version, degree, bits, sections = _unzipped(path)
     fixed, alphas, colors, log_scales, rotations, higher = sections
     means = (np.pad(fixed, ((0, 0), (0, 0), (1, 0))).view("<i4")[..., 0] >> 8) * 2.0**-bits
-    if version == 3:
-        quats = _unpacked(rotations)
-    else:
-        xyz = rotations / 127.5 - 1
-        quats = np.column_stack([_missing(xyz), xyz])
+    w_is_missing = np.zeros(len(means), np.int64)
+    quats = _unpacked(rotations) if version == 3 else completed(w_is_missing, rotations / 127.5 - 1)
     sh = np.concatenate([(colors[:, None] / 255 - 0.5) / _COLOR_SCALE, higher / 128 - 1], axis=1)
     scales = np.exp(log_scales / 16 - 10)
     return deactivate(_flipped(Activated(means, quats, scales, alphas / 255, sh)))

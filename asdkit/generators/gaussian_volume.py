@@ -11,6 +11,7 @@ from asdkit.formats.splats import Splats, activate
 from asdkit.rendering.projection import ALPHA_MAX, rotation_matrices, visible_extent
 from asdkit.rendering.rays import Volume
 from asdkit.rendering.spherical_harmonics import SH_0
+from asdkit.rendering.torch_backend import repeated
 
 _CELLS = 32  # along each axis of the cube, in which Gaussians are looked up
 _MOST = 0.9  # of the mass, by which it is told what is far away
@@ -70,9 +71,7 @@ def _cells(blobs: _Blobs, half: float) -> tuple[Int64[Tensor, " M"], Int64[Tenso
     """The Gaussians of each cell, one cell after the other, and where each cell's begin."""
     low, high = (_cell(blobs.means + sign * blobs.extent, half) for sign in (-1, 1))
     span = high - low + 1
-    count = span.prod(1)
-    member = torch.arange(len(count)).repeat_interleave(count)
-    step = torch.arange(len(member)) - (count.cumsum(0) - count)[member]
+    member, step = repeated(span.prod(1))
     _, y, z = span[member].unbind(1)
     cell = _flat(low[member] + torch.stack([step // (y * z), step // z % y, step % z], dim=1))
     order = cell.argsort(stable=True)

@@ -74,14 +74,17 @@ def _pairs(scene: Projection, width: int, height: int) -> tuple[Int64[Tensor, " 
     low = torch.minimum((means2d - radii - 0.5).floor().clamp(min=0), size).long()
     high = torch.minimum((means2d + radii + 0.5).ceil().clamp(min=0), size).long()
     columns, rows = (high - low).unbind(-1)
-    count = columns * rows
-    local = torch.arange(int(count.sum()), device=radii.device)
-    which = torch.repeat_interleave(torch.arange(len(order), device=radii.device), count)
-    local = local - _exclusive_cumsum(count).index_select(0, which)
+    which, place = repeated(columns * rows)
     columns = columns.index_select(0, which)
-    x = low[:, 0].index_select(0, which) + local % columns
-    y = low[:, 1].index_select(0, which) + local // columns
+    x = low[:, 0].index_select(0, which) + place % columns
+    y = low[:, 1].index_select(0, which) + place // columns
     return order.index_select(0, which), y * width + x
+
+
+def repeated(counts: Int64[Tensor, " N"]) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"]]:
+    """Every index as often as its count says, and how many times it stood there before."""
+    which = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    return which, torch.arange(len(which), device=counts.device) - _exclusive_cumsum(counts).index_select(0, which)
 
 
 def _exclusive_cumsum(values: Int64[Tensor, " M"]) -> Int64[Tensor, " M"]:

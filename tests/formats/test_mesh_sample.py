@@ -80,6 +80,14 @@ def test_what_is_written_comes_back_where_it_was(tmp_path: Path, suffix: str) ->
     np.testing.assert_allclose(colours[bright], colour_at(points)[bright], atol=0.01)
 
 
+@pytest.mark.parametrize("suffix", ["stl", "off", "gltf", "GLB"])
+def test_what_others_write_is_where_its_format_says(tmp_path: Path, suffix: str) -> None:
+    mesh, y_up = boxlike(), suffix.lower() in ("gltf", "glb")
+    vertices = mesh.vertices[:, [1, 2, 0]] if y_up else mesh.vertices
+    trimesh.Trimesh(vertices, mesh.faces, process=False).export(tmp_path / f"a.{suffix}")
+    at_the_solid(start(tmp_path / f"a.{suffix}")[0])
+
+
 @pytest.mark.parametrize("suffix", ["glb", "obj"])
 def test_what_is_written_with_a_texture_comes_back_where_it_was(tmp_path: Path, suffix: str) -> None:
     """The texture alone has the colours: each side of the box is a strip of it, in which two coordinates grow."""

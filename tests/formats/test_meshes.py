@@ -240,13 +240,6 @@ def test_an_obj_has_the_same_axes_and_srgb_colours(tmp_path: Path) -> None:
     assert [float(number) for number in normals[1].split()[1:]] == [0, 0, 1]
 
 
-def test_a_ply_keeps_the_world_s_axes(tmp_path: Path) -> None:
-    assert write_mesh(tmp_path / "a.PLY", corner()) == [tmp_path / "a.PLY"]
-    model = trimesh.load(tmp_path / "a.PLY", process=False)
-    assert model.vertices.tolist() == corner().vertices.tolist() and model.faces.tolist() == corner().faces.tolist()
-    assert model.visual.vertex_colors[0].tolist() == [10, 128, 255, 255]
-
-
 def half_and_half() -> Volume:
     """A ball that is red for x > 0 and blue for x < 0, and whose green grows with z."""
 

@@ -262,8 +262,12 @@ def test_wrong_arguments_are_told_in_a_sentence() -> None:
         rasterize(*inputs[:4], inputs[4][:, None], views, background, sh_degree=4)
     with pytest.raises((ValueError, TypeCheckError), match="backend"):
         rasterize(*inputs, views, background, backend="opengl")
+    with pytest.raises((ValueError, TypeCheckError), match="mode"):
+        rasterize(*inputs, views, background, mode="surfel")
     with pytest.raises(RuntimeError, match="gsplat draws on CUDA devices alone"):
         rasterize(*inputs, views, background, backend="gsplat")
+    with pytest.raises(ValueError, match="surfels do not go with the numba backend"):
+        rasterize(*inputs, views, background, backend="numba", mode="surfels")
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from jaxtyping import TypeCheckError
 from scipy.spatial.transform import Rotation
 from support.scenes import FACING_X, by_torch_and_gsplat, cameras, composited, gradients, hard_scene, leaves, scene
 from torch import Tensor
@@ -222,18 +221,6 @@ def test_discs_at_the_limits_of_the_projection() -> None:
     disc = (torch.tensor([each], dtype=torch.float64) for each in shape)
     raster = rasterize(*disc, views, torch.zeros(1), mode="surfels")
     assert raster.radii.max() == 2**30 and raster.alpha.max() > 0.5
-
-
-def test_what_surfels_do_not_go_with_is_told_in_a_sentence() -> None:
-    inputs, views, background = scene(4), cameras(1), torch.zeros(3)
-    with pytest.raises(ValueError, match="surfels do not go with the numba backend"):
-        rasterize(*inputs, views, background, backend="numba", mode="surfels")
-    with pytest.raises(RuntimeError, match="gsplat draws on CUDA devices alone"):
-        rasterize(*inputs, views, background, backend="gsplat", mode="surfels")
-    with pytest.raises((ValueError, TypeCheckError), match="backend"):
-        rasterize(*inputs, views, background, backend="opengl", mode="surfels")
-    with pytest.raises((ValueError, TypeCheckError), match="mode"):
-        rasterize(*inputs, views, background, mode="surfel")
 
 
 @pytest.mark.parametrize("mode", ["surfels", "classic", "antialiased"])
