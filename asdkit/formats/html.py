@@ -16,27 +16,24 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 
 from asdkit.core.atomic import write_text
-from asdkit.core.bounds import Between, MoreThan, Share, Within, checked
 from asdkit.formats.splats import Splats, to_be_written
 
 _TEMPLATE = Path(__file__).with_name("viewer.html")
 
 
-@checked
 def write_html(
     path: str | Path,
     splats: Splats,
     title: str,
-    background: tuple[Share, Share, Share] = (1.0, 1.0, 1.0),
+    background: tuple[float, float, float] = (1.0, 1.0, 1.0),
     azimuth_deg: float = 30.0,
-    elevation_deg: Annotated[float, Within(-90, 90)] = 15.0,
-    distance: Annotated[float, MoreThan(0)] = 3.4,
-    fov_deg: Annotated[float, Between(0, 180)] = 40.0,
+    elevation_deg: float = 15.0,
+    distance: float = 3.4,
+    fov_deg: float = 40.0,
 ) -> None:
     """Writes a page that shows Gaussians and lets one turn, move and enlarge them.
 
@@ -46,14 +43,14 @@ def write_html(
         path: the file to write, whole or not at all.
         splats: one Gaussian or more.
         title: any text; it is shown, never interpreted.
-        background: red, green and blue.
+        background: red, green and blue in [0,1].
         azimuth_deg: of the first camera; 0 sees the front, counter-clockwise from above.
         elevation_deg: of the first camera.
         distance: of the first camera from the origin in world units.
         fov_deg: field of view over the shorter side of the window.
 
     Raises:
-        ValueError: an argument out of its range, or values that float16 can't hold (centres: float32).
+        ValueError: no Gaussians, or values that float16 can't hold (centres: float32).
     """
     path = Path(path)
     data = base64.b64encode(_records(path, splats)).decode()

@@ -10,14 +10,8 @@ from asdkit.rendering.spherical_harmonics import sh_polynomials
 
 
 def rotated(splats: Splats, rotation: Float[np.ndarray, "3 3"]) -> Splats:
-    """The Gaussians after a rotation about the origin (new = rotation @ old): positions, rotations, and colours.
-
-    Raises:
-        ValueError: the matrix is not a rotation.
-    """
+    """The Gaussians after a rotation about the origin (new = rotation @ old): positions, rotations, and colours."""
     rotation = rotation.astype(np.float64)
-    if not (np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-5) and np.linalg.det(rotation) > 0):
-        raise ValueError("splats can be rotated by a rotation only, but the matrix is not one.")
     w, xyz = np.split(_quaternion(rotation), [1])
     old_w, old_xyz = np.split(splats.quats.astype(np.float64), [1], axis=1)
     quats = np.column_stack([w * old_w - old_xyz @ xyz[:, None], w * old_xyz + old_w * xyz + np.cross(xyz, old_xyz)])

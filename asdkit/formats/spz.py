@@ -34,8 +34,6 @@ def encode_spz(path: Path, splats: Splats) -> bytes:
     """
     means, quats, _, opacities, sh = _flipped(to_be_written(path, splats))
     count, degree = len(means), math.isqrt(sh.shape[1]) - 1
-    if count > COUNT_LIMIT:
-        raise ValueError(f"{path} was not written: an SPZ file holds at most {COUNT_LIMIT} Gaussians, not {count}.")
     largest = np.abs(means).max()
     for bits in range(_BITS_LIMIT, 0, -1):
         if np.rint(largest * 2**bits) < _FIXED_LIMIT:

@@ -193,14 +193,11 @@ def test_hostile_spz(tmp_path: Path, content: bytes, message: str) -> None:
     refused(path, message)
 
 
-def test_spz_refuses_what_it_cannot_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spz_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     far = splats()
     far.means[1, 2] = -4_194_304
     with pytest.raises(ValueError, match=r"a\.spz was not written: .* 4 million, not 4.19e\+06"):
         write_splats(tmp_path / "a.spz", far)
-    monkeypatch.setattr("asdkit.formats.spz.COUNT_LIMIT", 39)
-    with pytest.raises(ValueError, match=r"a\.spz was not written: .* at most 39 Gaussians, not 40"):
-        write_splats(tmp_path / "a.spz", splats())
     assert not any(tmp_path.iterdir())
 
 

@@ -136,16 +136,6 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
     for broken in (splats(0), splats(2, 5)):
         with pytest.raises(ValueError, match="no Gaussians|5 coefficients"):
             write_html(path, broken, "")
-    for name, values in {
-        "background": [(0.0, 1.1, 0.0), (-0.1, 0.0, 0.0), (0.0, 0.0, math.nan)],
-        "azimuth_deg": [math.inf, math.nan],
-        "elevation_deg": [90.1, -91.0, math.nan],
-        "distance": [0.0, -1.0, math.inf, math.nan],
-        "fov_deg": [0.0, 180.0, math.nan],
-    }.items():
-        for value in values:
-            with pytest.raises(ValueError, match=f"write_html's {name} must be"):
-                write_html(path, splats(2), "", **{name: value})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -68,7 +68,7 @@ def at_the_solid(points: np.ndarray) -> None:
         assert near.mean() == pytest.approx(0 if (normal, side) == (1, -1) else areas[normal] / total, abs=0.03)
 
 
-@pytest.mark.parametrize("suffix", ["glb", "obj", "ply"])
+@pytest.mark.parametrize("suffix", ["glb", "obj"])
 def test_what_is_written_comes_back_where_it_was(tmp_path: Path, suffix: str) -> None:
     write_mesh(tmp_path / f"a.{suffix}", boxlike())
     points, colours = start(tmp_path / f"a.{suffix}")
@@ -80,7 +80,7 @@ def test_what_is_written_comes_back_where_it_was(tmp_path: Path, suffix: str) ->
     np.testing.assert_allclose(colours[bright], colour_at(points)[bright], atol=0.01)
 
 
-@pytest.mark.parametrize("suffix", ["stl", "off", "gltf", "GLB"])
+@pytest.mark.parametrize("suffix", ["stl", "off", "gltf", "GLB", "ply"])
 def test_what_others_write_is_where_its_format_says(tmp_path: Path, suffix: str) -> None:
     mesh, y_up = boxlike(), suffix.lower() in ("gltf", "glb")
     vertices = mesh.vertices[:, [1, 2, 0]] if y_up else mesh.vertices

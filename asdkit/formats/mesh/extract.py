@@ -1,6 +1,6 @@
 """A density's surface as a mesh: marching cubes at the density that looks most like the renders."""
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -8,9 +8,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from asdkit.core.bounds import Whole, Within, checked
 from asdkit.core.optional import require_package
-from asdkit.core.parts import require
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.rays import Rays, Volume, march, rays_of, stratified
 
@@ -30,13 +28,8 @@ class Mesh(NamedTuple):
     colours: Float32[np.ndarray, "V 3"]  # in [0,1], as displays take them (sRGB)
 
 
-@checked
 def extract(
-    volume: Volume,
-    views: Views,
-    alpha: Float[Tensor, "B 1 H W"],
-    resolution: Annotated[int, Within(16, 512)] = 128,
-    faces: Whole = 0,
+    volume: Volume, views: Views, alpha: Float[Tensor, "B 1 H W"], resolution: int = 128, faces: int = 0
 ) -> Mesh:
     """The surface of a volume, at the density that gives it the silhouettes of its renders; its largest connected part.
 
@@ -48,13 +41,12 @@ def extract(
         views: cameras that see it from all sides.
         alpha: the opacity they see.
         resolution: points along each axis of the cube.
-        faces: triangles at most, from 100 on; 0 for as many as there are.
+        faces: triangles at most; 0 for as many as there are.
 
     Raises:
-        ValueError: an argument out of its range, or there is nothing to make a mesh of.
+        ValueError: there is nothing to make a mesh of.
         MissingExtra: the extra `mesh` is not installed.
     """
-    require(faces == 0 or faces >= 100, f"faces must be 0 or at least 100, not {faces}.")
     smooth = require_package("scipy.ndimage", "mesh").gaussian_filter
     density = density_grid(volume, resolution)
     squeezed = density / (density + threshold(density, volume.half, views, alpha))

@@ -1,11 +1,10 @@
 """Textures of meshes: the surface unwrapped into an image, which is painted with the volume's colours."""
 
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
-from asdkit.core.bounds import Within, checked
 from asdkit.core.optional import require_package
 from asdkit.formats.mesh.extract import Mesh, skin
 from asdkit.rendering.rays import Volume
@@ -22,16 +21,11 @@ class Texture(NamedTuple):
     image: UInt8[np.ndarray, "S S 3"]  # the top row first
 
 
-@checked
-def bake(mesh: Mesh, volume: Volume, size: Annotated[int, Within(64, 4096)] = 1024) -> Texture:
+def bake(mesh: Mesh, volume: Volume, size: int = 1024) -> Texture:
     """A texture with the volume's colours, which carry on beyond the charts' borders.
 
     It is `size` pixels high and wide. Unwrapping takes 2 s for 20,000 faces but 17 s for 80,000: let `extract` make
     do with few.
-
-    Raises:
-        ValueError: the size is out of its range.
-        MissingExtra: the extra `mesh` is not installed.
     """
     xatlas, spread = require_package("xatlas", "mesh"), require_package("scipy.ndimage", "mesh").distance_transform_edt
     atlas, packing = xatlas.Atlas(), xatlas.PackOptions()

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -9,7 +10,6 @@ from PIL import Image
 
 from asdkit.core.atomic import atomic
 from asdkit.core.optional import require_package
-from asdkit.core.parts import require
 from asdkit.formats.colour import linear_light
 from asdkit.formats.glb import TO_GLTF
 from asdkit.formats.mesh.extract import Mesh
@@ -17,20 +17,12 @@ from asdkit.formats.mesh.texture import Texture
 
 
 def write_mesh(path: Path, mesh: Mesh, texture: Texture | None = None) -> list[Path]:
-    """Write a mesh, with a colour at each vertex or with a texture; returns the files.
+    """Write a mesh as `.glb` or `.obj`, with a colour at each vertex or with a texture; returns the files.
 
-    GLB and OBJ are y-up with the front towards +z; PLY keeps the world's axes, z-up with the front towards +x. A GLB
-    is one file; an OBJ's texture lies beside it (.mtl and .png), and all three files are written or none. A GLB's
-    vertex colours are linear light, as glTF wants them, all others are sRGB.
-
-    Raises:
-        ValueError: another suffix, or a texture for a .ply.
-        MissingExtra: the extra `mesh` is not installed.
+    They are y-up with the front towards +z. A GLB is one file; an OBJ's texture lies beside it (.mtl and .png), and all
+    three files are written or none. A GLB's vertex colours are linear light, as glTF wants them, an OBJ's are sRGB.
     """
-    suffix = path.suffix.lower()
-    require(suffix in (".glb", ".obj", ".ply"), f"{path} must end in .glb, .obj or .ply to be a mesh.")
-    require(suffix != ".ply" or texture is None, f"{path} can't hold a texture; take .glb or .obj.")
-    files = {".glb": _glb, ".obj": _obj, ".ply": _ply}[suffix](path, mesh, texture)
+    files = (_glb if path.suffix == ".glb" else _obj)(path, mesh, texture)
     with ExitStack() as stack:  # renames the last file first: when the mesh is there, so is what belongs to it
         for file, content in files.items():
             stack.enter_context(atomic(file)).write_bytes(content)
@@ -46,7 +38,7 @@ def _glb(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
     else:
         material.baseColorTexture = Image.fromarray(texture.image)
         look = visual.TextureVisuals(uv=texture.uvs, material=material)
-    return {path: _model(mesh, texture, look, TO_GLTF).export(file_type="glb", include_normals=True)}
+    return {path: _model(mesh, texture, look).export(file_type="glb", include_normals=True)}
 
 
 def _obj(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
@@ -60,19 +52,14 @@ def _obj(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
         material = visual.material.SimpleMaterial(picture, white, white, black, 0.0, name)
         look = visual.TextureVisuals(uv=texture.uvs, material=material)
     text, beside = require_package("trimesh.exchange.obj", "mesh").export_obj(
-        _model(mesh, texture, look, TO_GLTF), True, return_texture=True, mtl_name=f"{name}.mtl", header=None
+        _model(mesh, texture, look), True, return_texture=True, mtl_name=f"{name}.mtl", header=None
     )
     return {path: text.encode()} | {path.with_name(file): content for file, content in beside.items()}
 
 
-def _ply(path: Path, mesh: Mesh, texture: None) -> dict[Path, bytes]:
-    look = require_package("trimesh.visual", "mesh").ColorVisuals(vertex_colors=_bytes(mesh.colours))
-    return {path: _model(mesh, texture, look, np.eye(3)).export(file_type="ply")}
-
-
-def _model(mesh: Mesh, texture: Texture | None, look, axes: Float[np.ndarray, "3 3"]):
-    """The mesh as trimesh's, turned from the world's axes."""
-    vertices, normals, faces = mesh.vertices @ axes.T, mesh.normals @ axes.T, mesh.faces
+def _model(mesh: Mesh, texture: Texture | None, look: Any) -> Any:
+    """The mesh as trimesh's, turned from the world's axes to glTF's."""
+    vertices, normals, faces = mesh.vertices @ TO_GLTF.T, mesh.normals @ TO_GLTF.T, mesh.faces
     if texture is not None:
         vertices, normals, faces = vertices[texture.parents], normals[texture.parents], texture.faces
     build = require_package("trimesh", "mesh").Trimesh
