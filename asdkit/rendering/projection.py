@@ -7,7 +7,6 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 from torch.nn import functional as F
 
-from asdkit.core.parts import require
 from asdkit.rendering.spherical_harmonics import SH_0, sh_polynomials
 
 ALPHA_MIN = 1 / 255  # a Gaussian is not drawn on a pixel where its alpha is lower
@@ -140,15 +139,8 @@ def spherical_harmonics(
         degree: 0 to 3; the first (degree+1)^2 coefficients are used.
         dirs: from the camera to the Gaussian in world axes, any norm; not looked at when the degree is 0.
         coeffs: K >= (degree+1)^2 coefficients of three colours; its batch dimensions broadcast with those of `dirs`.
-
-    Raises:
-        ValueError: a degree outside 0 to 3, or fewer coefficients than it needs.
     """
-    needed = (degree + 1) ** 2
-    require(0 <= degree <= 3, f"spherical harmonics of degree 0 to 3 are supported, not {degree}.")
-    if coeffs.shape[-2] < needed:
-        raise ValueError(f"degree {degree} needs {needed} coefficients per colour, but {coeffs.shape[-2]} were given.")
     if degree == 0:
         return (SH_0 * coeffs[..., 0, :] + 0.5).clamp(min=0)
     basis = torch.stack(sh_polynomials(degree, *F.normalize(dirs, dim=-1).unbind(-1)), dim=-1)
-    return ((basis[..., None] * coeffs[..., :needed, :]).sum(-2) + 0.5).clamp(min=0)
+    return ((basis[..., None] * coeffs[..., : (degree + 1) ** 2, :]).sum(-2) + 0.5).clamp(min=0)

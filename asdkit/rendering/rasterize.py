@@ -62,10 +62,8 @@ def rasterize(
             numba doesn't draw.
 
     Raises:
-        ValueError: shapes that do not fit together, a degree outside 0 to 3, or an unknown mode or backend.
-        RuntimeError: the backend cannot work on the tensors' device.
+        ValueError: an unknown mode or backend.
     """
-    _check(means, quats, scales, opacities, colors, sh_degree)
     dtype = torch.float64 if means.dtype == torch.float64 else torch.float32
     backend = _chosen(backend, mode, means.device)
     with torch.autocast(means.device.type, enabled=False):
@@ -84,17 +82,12 @@ def rasterize(
 
 
 def _chosen(backend: Backend, mode: Mode, device: torch.device) -> Backend:
-    """The backend that "auto" means on a device; refuses what does not go together."""
+    """The backend that "auto" means on a device."""
     if backend == "auto":
         backend = {"cuda": "gsplat", "cpu": "torch" if mode == "surfels" else "numba"}.get(device.type, "torch")
     for name, value, kinds in (("mode", mode, Mode), ("backend", backend, Backend)):
         if value not in get_args(kinds):
             raise ValueError(f"the {name} of rasterize must be one of {', '.join(get_args(kinds))}, not {value!r}.")
-    if mode == "surfels" and backend == "numba":
-        raise ValueError("surfels do not go with the numba backend; torch draws them on the CPU.")
-    needed = {"gsplat": "cuda", "numba": "cpu"}.get(backend, device.type)
-    if device.type != needed:
-        raise RuntimeError(f"{backend} draws on {needed.upper()} devices alone, but the Gaussians are on {device}.")
     return backend
 
 
@@ -116,18 +109,3 @@ def _render(
     blended, transmittance = composite(projection, features, scene.width, scene.height)
     image = blended[..., :-1] + transmittance * background[:, None, None]
     return torch.cat([image, blended[..., -1:]], dim=-1), 1 - transmittance, means2d, projection.radii
-
-
-def _check(
-    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, sh_degree: int | None
-) -> None:
-    """Kernels do not look at shapes; a wrong one must not reach them."""
-    count = len(means)
-    given = {"means": (means, [3]), "quats": (quats, [4]), "scales": (scales, [3]), "opacities": (opacities, [])}
-    for name, (tensor, numbers) in given.items():
-        if list(tensor.shape) != [count, *numbers]:
-            raise ValueError(f"{name} must have the shape {[count, *numbers]}, not {list(tensor.shape)}.")
-    dimensions = 2 if sh_degree is None else 3
-    if colors.dim() != dimensions or len(colors) != count:
-        wanted = "[N,D] features" if sh_degree is None else "[N,K,3] coefficients"
-        raise ValueError(f"colors must be {wanted} of {count} Gaussians, but the shape is {list(colors.shape)}.")

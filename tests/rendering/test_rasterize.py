@@ -250,24 +250,10 @@ def test_colour_depends_on_the_direction_from_the_camera(backend: str) -> None:
     torch.testing.assert_close(raster.image[:, 2, 2], expected)
 
 
-def test_wrong_arguments_are_told_in_a_sentence() -> None:
-    inputs, views, background = scene(4), cameras(1), torch.zeros(3)
-    for position, wrong in enumerate([inputs[0][:, :2], inputs[1][:3], inputs[2][0], inputs[3][:, None], inputs[4][0]]):
-        broken = [*inputs[:position], wrong, *inputs[position + 1 :]]
-        with pytest.raises((ValueError, TypeCheckError)):  # the latter where shapes are checked at run time
-            rasterize(*broken, views, background)
-    with pytest.raises(ValueError, match="degree 1 needs 4"):
-        rasterize(*inputs[:4], inputs[4][:, None], views, background, sh_degree=1)
-    with pytest.raises(ValueError, match="not 4"):
-        rasterize(*inputs[:4], inputs[4][:, None], views, background, sh_degree=4)
-    with pytest.raises((ValueError, TypeCheckError), match="backend"):
-        rasterize(*inputs, views, background, backend="opengl")
-    with pytest.raises((ValueError, TypeCheckError), match="mode"):
-        rasterize(*inputs, views, background, mode="surfel")
-    with pytest.raises(RuntimeError, match="gsplat draws on CUDA devices alone"):
-        rasterize(*inputs, views, background, backend="gsplat")
-    with pytest.raises(ValueError, match="surfels do not go with the numba backend"):
-        rasterize(*inputs, views, background, backend="numba", mode="surfels")
+def test_unknown_modes_and_backends_are_told_in_a_sentence() -> None:
+    for wrong in ({"mode": "surfel"}, {"backend": "opengl"}):
+        with pytest.raises((ValueError, TypeCheckError), match=next(iter(wrong))):  # the latter where types are checked
+            rasterize(*scene(4), cameras(1), torch.zeros(3), **wrong)
 
 
 @pytest.mark.slow
