@@ -122,19 +122,13 @@ def test_the_data_are_the_gaussians(tmp_path: Path, coefficients: int) -> None:
 
 def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.html"
-    for field in Splats._fields:
-        for value in (np.nan, -np.inf, np.inf):
-            broken = splats(5, 4)
-            getattr(broken, field).reshape(5, -1)[3, -1] = value
-            with pytest.raises(ValueError, match=r"a\.html was not written.* not a finite"):
-                write_html(path, broken, "")
-    for field, value in (("sh", 66000), ("log_scales", -1e5), ("quats", 0)):
+    for field, value, words in (
+        ("means", math.nan, "not a finite number"), ("quats", 0, "a rotation that is zero"),
+        ("sh", 66000, "too large for float16"), ("log_scales", -1e5, "too large for float16"),
+    ):  # fmt: skip
         broken = splats(5)
         getattr(broken, field)[3] = value
-        with pytest.raises(ValueError, match="rotation that is zero" if field == "quats" else "too large for float16"):
-            write_html(path, broken, "")
-    for broken in (splats(0), splats(2, 5)):
-        with pytest.raises(ValueError, match="no Gaussians|5 coefficients"):
+        with pytest.raises(ValueError, match=rf"a\.html was not written.*{words}"):
             write_html(path, broken, "")
     assert list(tmp_path.iterdir()) == []
 
