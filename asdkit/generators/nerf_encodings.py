@@ -17,13 +17,9 @@ _PRIMES = (1, 2654435761, 805459861)
 
 
 class Encoding(Part, nn.Module, ABC):
-    """Features of points.
+    """Features of points."""
 
-    Attributes:
-        width: how many features a point has.
-    """
-
-    width: int
+    width: int  # how many features a point has
 
     @abstractmethod
     def forward(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N width"]:

@@ -12,17 +12,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ViewWords:
-    """The words a prior knows for the directions a camera looks from.
+    """The words a prior knows for the directions a camera looks from."""
 
-    Args:
-        sectors: words of equal azimuth sectors, counter-clockwise, the first centred at azimuth 0 (the front).
-        overhead: the word for cameras above `overhead_above_deg`.
-        overhead_above_deg: elevation in degrees.
-    """
-
-    sectors: tuple[str, ...]
-    overhead: str
-    overhead_above_deg: float = 60.0
+    sectors: tuple[str, ...]  # of equal azimuth sectors, counter-clockwise, the first centred at azimuth 0 (the front)
+    overhead: str  # for cameras above `overhead_above_deg`
+    overhead_above_deg: float = 60.0  # elevation
 
     @property
     def all(self) -> tuple[str, ...]:

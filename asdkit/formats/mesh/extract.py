@@ -42,10 +42,6 @@ def extract(
         alpha: the opacity they see.
         resolution: points along each axis of the cube.
         faces: triangles at most; 0 for as many as there are.
-
-    Raises:
-        ValueError: there is nothing to make a mesh of.
-        MissingExtra: the extra `mesh` is not installed.
     """
     smooth = require_package("scipy.ndimage", "mesh").gaussian_filter
     density = density_grid(volume, resolution)
