@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.splat_tools import FLIP, SH_0, drawn, near, near_quats, opacities, splat_transform, splats
+from support.splat_tools import FLIP, SH_0, drawn, equal, near, near_quats, opacities, splat_transform, splats
 
 from asdkit.formats.splat_files import SUFFIXES, read_splats, write_splats
 from asdkit.formats.splats import Splats
@@ -28,12 +28,6 @@ SPZ_QUAT = 3.1 * 0.5 / (511 * math.sqrt(2))
 def spz_bits(gaussians: Splats) -> int:
     """The finest grid whose 24-bit numbers reach the furthest position."""
     return int(math.floor(math.log2(((1 << 23) - 0.5) / np.abs(gaussians.means).max())))
-
-
-def equal(read: Splats, written: Splats) -> None:
-    for ours, theirs in zip(read, written, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-        assert ours.dtype == np.float32
 
 
 @pytest.mark.parametrize("degree", range(4))

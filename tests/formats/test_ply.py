@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.splat_tools import splats
+from support.splat_tools import equal, splats
 
 from asdkit.formats import ply
 from asdkit.formats.splat_files import read_splats, write_splats
@@ -54,8 +54,7 @@ def test_properties_are_found_by_name(tmp_path: Path) -> None:
     shuffled = table[:, order].astype(">f8")
     properties = [f"double {names[i]}" for i in order]
     path = write(tmp_path / "b.ply", properties, shuffled.tobytes(), 3, "binary_big_endian")
-    for written, read in zip(original, read_splats(path), strict=True):
-        np.testing.assert_array_equal(read, written)
+    equal(read_splats(path), original)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "binary_little_endian", "binary_big_endian"])

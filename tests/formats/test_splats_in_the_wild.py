@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.splat_tools import SH_0, glb_file, glb_parts, near, near_quats, splats
+from support.splat_tools import SH_0, equal, glb_file, glb_parts, near, near_quats, splats
 
 from asdkit.formats import ply
 from asdkit.formats.mesh.sample import _SUFFIXES
@@ -38,11 +38,6 @@ def columns(gaussians: Splats) -> dict[str, np.ndarray]:
     return named | {f"rot_{i}": gaussians.quats[:, i] for i in range(4)}
 
 
-def same(read: Splats, written: Splats) -> None:
-    for ours, theirs in zip(read, written, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-
-
 @pytest.mark.parametrize("suffix", [".ply", ".glb", ".splat"])
 def test_one_row_in_a_hundred_may_be_odd(tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str) -> None:
     path, gaussians = tmp_path / f"a{suffix}", splats(count=200, degree=0)
@@ -54,7 +49,7 @@ def test_one_row_in_a_hundred_may_be_odd(tmp_path: Path, caplog: pytest.LogCaptu
     kept = read_splats(path)
     assert "2 of 200 Gaussians are left out" in caplog.text and "'means'" in caplog.text
     rows = np.isin(np.arange(200), (whole.means[:, 1] == np.float32(0.123)).nonzero()[0][:2], invert=True)
-    same(kept, Splats(*(values[rows] for values in whole)))
+    equal(kept, Splats(*(values[rows] for values in whole)))
     path.write_bytes(content.replace(MARK, NAN))
     with pytest.raises(ValueError, match="'means'"):
         read_splats(path)
@@ -70,7 +65,7 @@ def test_every_kind_of_odd_row_is_left_out(tmp_path: Path, field: str, value: fl
         if name.startswith(field):
             values[41] = value
     kept = read_splats(table(tmp_path / "a.ply", named))
-    same(kept, Splats(*(np.delete(values, 41, axis=0) for values in gaussians)))
+    equal(kept, Splats(*(np.delete(values, 41, axis=0) for values in gaussians)))
 
 
 def test_odd_points_and_odd_rotations(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -99,7 +94,7 @@ def test_what_trainers_mean_by_infinity(tmp_path: Path, caplog: pytest.LogCaptur
     np.testing.assert_allclose(opacities[:20:2], 1, atol=2e-6)
     np.testing.assert_allclose(opacities[1:20:2], 0, atol=2e-6)
     assert scales[10:30, 2].max() < 1e-30
-    same(Splats(*(values[30:] for values in read)), Splats(*(values[30:] for values in gaussians)))
+    equal(Splats(*(values[30:] for values in read)), Splats(*(values[30:] for values in gaussians)))
 
 
 def test_two_scales_are_discs_and_one_is_a_ball(tmp_path: Path) -> None:
@@ -133,7 +128,7 @@ def test_vertices_need_not_come_first(tmp_path: Path, lists: bool) -> None:
     before, head = ["element camera 2", "property double fov", "property uchar id"], bytes(18)
     if lists:  # of two and of no items
         before, head = [*before, "element tag 2", "property list ushort int words"], head + b"\2\0" + bytes(8) + b"\0\0"
-    same(read_splats(table(tmp_path / "a.ply", columns(gaussians), before, head)), gaussians)
+    equal(read_splats(table(tmp_path / "a.ply", columns(gaussians), before, head)), gaussians)
     text = "ply\nformat ascii 1.0\nelement face 1\nproperty list uchar int i\nelement vertex 1\nproperty float x\n"
     (tmp_path / "b.ply").write_text(text + "property float y\nproperty float z\nend_header\n3 0 0 0\n1 2 3\n")
     assert ply.read_points(tmp_path / "b.ply").points.tolist() == [[1, 2, 3]]
@@ -145,7 +140,7 @@ def test_a_fourth_degree_is_left_out_in_a_line(tmp_path: Path, caplog: pytest.Lo
     gaussians, rest = splats(count=5, degree=3), np.random.default_rng(0).normal(size=(5, 3, 24)).astype("f4")
     rest[:, :, :15] = gaussians.sh[:, 1:].transpose(0, 2, 1)
     named = columns(gaussians) | {f"f_rest_{i}": values for i, values in enumerate(rest.reshape(5, 72).T)}
-    same(read_splats(table(tmp_path / "a.ply", named)), gaussians)
+    equal(read_splats(table(tmp_path / "a.ply", named)), gaussians)
     assert "degree 4" in caplog.text
 
 

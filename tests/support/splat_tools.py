@@ -54,6 +54,12 @@ def covariances(gaussians: Splats) -> np.ndarray:
     return factors @ factors.transpose(0, 2, 1)
 
 
+def equal(read: Splats, written: Splats) -> None:
+    for ours, theirs in zip(read, written, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == np.float32
+
+
 def near(read: np.ndarray, written: np.ndarray, tolerance: float) -> None:
     np.testing.assert_allclose(read, written, rtol=2e-6, atol=1.0001 * tolerance + 1e-7)
 
