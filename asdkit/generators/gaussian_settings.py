@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from torch import Tensor
-
 from asdkit.core.bounds import Between, LearningRate, NonNegative, Positive, Whole, checked
 from asdkit.core.ramps import Ramp, value_at
-from asdkit.formats.splats import Activated, Splats
+from asdkit.formats.splats import Splats
 
 
 @checked
@@ -84,8 +82,3 @@ class GaussianPenalties:
 
     opacity: NonNegative = 0.0
     scale: NonNegative = 0.0
-
-    def __call__(self, gaussians: Activated) -> Tensor:
-        """The weighted sum of the terms."""
-        total: Tensor = self.opacity * gaussians.opacities.mean() + self.scale * gaussians.scales.mean()
-        return total

@@ -110,10 +110,12 @@ class Gaussians(GaussianStore):
         return [{"name": name, "params": [parameter], "lr": rates[name]} for name, parameter in slots.items()]
 
     def regularizer(self) -> Tensor | float:
-        if not (self.penalties.opacity or self.penalties.scale):
+        weights = self.penalties
+        if not (weights.opacity or weights.scale):
             return 0
         gaussians = activate(self.living())
-        return self.penalties(gaussians._replace(scales=gaussians.scales[:, : 2 if self.mode == "surfels" else 3]))
+        sizes = gaussians.scales[:, :2] if self.mode == "surfels" else gaussians.scales
+        return weights.opacity * gaussians.opacities.mean() + weights.scale * sizes.mean()
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer, step: int, generator: torch.Generator) -> None:
