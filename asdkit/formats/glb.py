@@ -16,6 +16,7 @@ from asdkit.core.parts import require
 from asdkit.formats.colour import linear_light
 from asdkit.formats.rotation import rotated
 from asdkit.formats.splats import Activated, Splats, deactivate, to_be_written, to_bytes
+from asdkit.rendering.projection import rotation_entries
 from asdkit.rendering.spherical_harmonics import SH_0
 
 EXTENSION = "KHR_gaussian_splatting"
@@ -220,12 +221,7 @@ def _matrix(node: Any) -> Float[np.ndarray, "4 4"]:
         return _vector(node["matrix"], 16).reshape(4, 4).T
     x, y, z, w = _vector(node.get("rotation", [0, 0, 0, 1]), 4)
     matrix = np.eye(4)
-    matrix[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    matrix[:3, :3] *= _vector(node.get("scale", [1, 1, 1]), 3)
+    matrix[:3, :3] = np.reshape(rotation_entries(w, x, y, z), (3, 3)) * _vector(node.get("scale", [1, 1, 1]), 3)
     matrix[:3, 3] = _vector(node.get("translation", [0, 0, 0]), 3)
     return matrix
 

@@ -1,6 +1,6 @@
 """Perspective projection of Gaussians (EWA splatting) and spherical-harmonic colours, with gsplat's conventions."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int32
@@ -44,13 +44,16 @@ class Projection(NamedTuple):
 
 def rotation_matrices(quats: Float[Tensor, "N 4"]) -> Float[Tensor, "N 3 3"]:
     """Rotation matrices of quaternions wxyz of any norm but zero."""
-    w, x, y, z = F.normalize(quats, dim=-1).unbind(-1)
-    rows = [
+    return torch.stack(rotation_entries(*F.normalize(quats, dim=-1).unbind(-1)), dim=-1).unflatten(-1, (3, 3))
+
+
+def rotation_entries(w: Any, x: Any, y: Any, z: Any) -> list[Any]:
+    """The rotation matrix of unit quaternions, number by number and row by row, of numbers or tensors."""
+    return [
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
         2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
         2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
     ]  # fmt: skip
-    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
 
 
 def camera_depths(means: Float[Tensor, "N 3"], w2c: Float[Tensor, "B 4 4"]) -> Float[Tensor, "B N"]:
