@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from asdkit.formats.splats import Splats
 from asdkit.rendering.cameras import Views
@@ -34,23 +35,9 @@ def opacities(gaussians: Splats) -> np.ndarray:
     return 1 / (1 + np.exp(-gaussians.opacity_logits.astype(np.float64)))
 
 
-def matrices(quats: np.ndarray) -> np.ndarray:
-    """Rotation matrices by the sandwich q v q*, one quaternion and one basis vector at a time."""
-
-    def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        w = a[0] * b[0] - a[1:] @ b[1:]
-        return np.array([w, *(a[0] * b[1:] + b[0] * a[1:] + np.cross(a[1:], b[1:]))])
-
-    result = []
-    for q in quats.astype(np.float64):
-        q = q / np.linalg.norm(q)
-        columns = [product(product(q, np.array([0, *axis])), q * [1, -1, -1, -1])[1:] for axis in np.eye(3)]
-        result.append(np.transpose(columns))
-    return np.array(result)
-
-
 def covariances(gaussians: Splats) -> np.ndarray:
-    factors = matrices(gaussians.quats) * np.exp(gaussians.log_scales.astype(np.float64))[:, None, :]
+    rotations = Rotation.from_quat(gaussians.quats[:, [1, 2, 3, 0]].astype(np.float64)).as_matrix()
+    factors = rotations * np.exp(gaussians.log_scales.astype(np.float64))[:, None, :]
     return factors @ factors.transpose(0, 2, 1)
 
 
