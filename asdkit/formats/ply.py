@@ -1,8 +1,4 @@
-"""PLY files: tables of numbers in text or binary, and point clouds. Needs numpy only.
-
-A file comes from anywhere, so counts are compared with the file's size before anything is allocated, and whatever is
-wrong is told in one sentence (a ValueError that names the file).
-"""
+"""PLY files: tables of numbers in text or binary, and point clouds; files come from anywhere, see `splat_files`."""
 
 import logging
 import re
