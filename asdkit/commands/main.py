@@ -3,6 +3,7 @@
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 
 import asdkit
@@ -56,6 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     for name, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
         if getattr(sys, name) is None:  # it was closed
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115, until the process ends
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal that knows fewer letters is no error
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _finished(_answer(sys.argv[1:] if arguments is None else arguments))
     except (KeyboardInterrupt, Exception) as error:

@@ -1,5 +1,6 @@
 """The command line: short forms, answers without torch, and one clear sentence for everything that is wrong."""
 
+import io
 import itertools
 import json
 import os
@@ -283,6 +284,13 @@ def test_a_logger_whose_package_is_missing_is_the_environments(
     monkeypatch.setitem(sys.modules, "pytorch_lightning.loggers.wandb", None)
     code, _, err = run(capsys, "fit", "--config", recipe, "--trainer.logger=pytorch_lightning.loggers.CometLogger")
     assert code == 3 and "comet" in err and len(err.splitlines()) == 1, err
+
+
+def test_letters_that_the_output_does_not_know_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.TextIOWrapper(io.BytesIO(), "ascii", "strict")
+    monkeypatch.setattr("sys.stdout", output)
+    monkeypatch.setattr("asdkit.commands.recipes.recipes", lambda: ["une é", "鴨"])
+    assert main(["recipes"]) == 0 and output.buffer.getvalue() == b"une \\xe9\n\\u9d28\n"
 
 
 @pytest.mark.slow
