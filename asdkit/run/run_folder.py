@@ -94,6 +94,13 @@ class RunFolder(pl.Callback):
         self._start, self._seconds_before = time.time(), 0.0
         self._begun = False
 
+    def state_dict(self) -> dict[str, Any]:
+        """The time that the run has taken, which a kill can't lose."""
+        return {"seconds": self._seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds_before = float(state_dict["seconds"])
+
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         refusal = self._take(Path(trainer.default_root_dir), stage) if trainer.is_global_zero else None
         name, refusal = trainer.strategy.broadcast((trainer.default_root_dir, refusal))
@@ -103,10 +110,8 @@ class RunFolder(pl.Callback):
         folder, files = Path(name), trainer.strategy.checkpoint_io
         if isinstance(files, AtomicCheckpointIO):
             files.folder, files.accept = folder, partial(fit_to, pl_module)
-        if stage == "fit":
-            self._seconds_before = read_facts(folder / "run.json").get("seconds", 0.0)
-            if not (folder / "config.yaml").exists():
-                self._begin(trainer, pl_module)
+        if stage == "fit" and not (folder / "config.yaml").exists():
+            self._begin(trainer, pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if isinstance(trainer.logger, MetricsCSV):
@@ -165,6 +170,9 @@ class RunFolder(pl.Callback):
         self._begun = True
         self._write(trainer, pl_module, "running")
 
+    def _seconds(self) -> float:
+        return time.time() - self._start + self._seconds_before
+
     @rank_zero_only
     def _write(self, trainer: Any, pl_module: Any, state: str, reason: str = "", code: int | None = None) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()} | figures(trainer)
@@ -178,7 +186,7 @@ class RunFolder(pl.Callback):
             "seed": pl_module.hparams.get("seed"),
             "iterations": trainer.global_step,
             "max_steps": trainer.max_steps,
-            "seconds": round(time.time() - self._start + self._seconds_before, 1),
+            "seconds": round(self._seconds(), 1),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(self._start)),
             "prior": prior_digest(pl_module),
             "peak_mb": {name: round(value / 1e6) for name, value in peak_memory().items()},

@@ -261,7 +261,10 @@ def test_what_was_kept_with_all_others_stays(recipe: Path) -> None:
     run = small_run(recipe, *QUICK, "--checkpoints.every=1", "--checkpoints.keep_all=true", "--trainer.max_steps=2")
     kept, folder = ["last.ckpt", "step-000001.ckpt", "step-000002.ckpt"], run / "checkpoints"
     (folder / "step-best.ckpt").touch()
-    (run / "run.json").write_text('{"seconds": 1000}')
+    (run / "run.json").unlink()
+    saved = torch.load(folder / "last.ckpt", weights_only=True)
+    saved["callbacks"]["RunFolder"]["seconds"] += 1000
+    torch.save(saved, folder / "last.ckpt")
     for steps in (4, 5):
         assert main(["fit", str(run), "--checkpoints.keep_all=false", f"--trainer.max_steps={steps}"]) == 0
         names = [*kept, f"step-00000{steps}.ckpt", "step-best.ckpt"]
