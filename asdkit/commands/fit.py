@@ -93,7 +93,7 @@ class CLI(LightningCLI):
     """LightningCLI whose runs live in run folders; `run` is the one that the command line named, if any."""
 
     def __init__(self, arguments: list[str], run: Path | None, signals: Signals) -> None:
-        self.run_folder, self._signals = run, signals
+        self.run_folder, self._signals, self._command = run, signals, arguments[0]
         if run:
             check_generator(run, arguments)
         super().__init__(
@@ -110,10 +110,9 @@ class CLI(LightningCLI):
             args=with_methods(arguments if run else with_family(arguments)),
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Lightning's, without the option that lets checkpoints be unpickled."""
-        return {name: skipped | {"weights_only"} for name, skipped in LightningCLI.subcommands().items()}
+    def subcommands(self) -> dict[str, set[str]]:
+        """The one that is asked for, as Lightning has it, without the option that lets checkpoints be unpickled."""
+        return {self._command: LightningCLI.subcommands()[self._command] | {"weights_only"}}
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         return super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}

@@ -1,6 +1,7 @@
 """YAML: what is written as a text is read as one, and what is read may not ask for more than its length promises."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from yaml.reader import ReaderError
 from asdkit.core.errors import UsageError
 
 MAX_BYTES, MAX_DEPTH, MAX_NODES = 10_000_000, 100, 100_000
+_WORD = re.compile(r"(\w[\w./=-]*)?", re.ASCII)  # most values on a command line
 
 
 class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
@@ -65,7 +67,7 @@ def check_yaml(text: str) -> bool:
         yaml.YAMLError: it is no YAML, has a tag, or goes beyond the limits; the sentence names the line.
     """
     try:
-        return _is_mapping(text)
+        return not _WORD.fullmatch(text) and _is_mapping(text)
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise yaml.YAMLError(f"line {line} has the character #x{error.character:04x}") from None
