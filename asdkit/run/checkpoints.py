@@ -71,8 +71,10 @@ class Checkpoints(Checkpoint):
         if path == self._newest or trainer.fast_dev_run:
             return
         self._own = [] if self.keep_all else [*self._own, trainer.global_step]
-        for file in (path, path.with_name("last.ckpt")):
-            trainer.save_checkpoint(file, weights_only=False)
+        trainer.save_checkpoint(path, weights_only=False)
+        if trainer.is_global_zero:
+            with atomic(path.with_name("last.ckpt")) as temporary:
+                shutil.copyfile(path, temporary)
         self._newest = path
         for step in {*self._own} - {trainer.global_step} if trainer.is_global_zero else ():
             trainer.strategy.remove_checkpoint(path.with_name(f"step-{step:06d}.ckpt"))
