@@ -3,13 +3,10 @@
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support.quick_fit import until
+from support.forked import fork_runs, stop_at_the_first_checkpoint
 
 from asdkit.commands.main import main
 from asdkit.commands.sweep import read_prompts
@@ -104,41 +101,41 @@ def test_options_and_seeds_vary(calls: list) -> None:
     assert len({grid.run_folder(cell) for cell in grid.cells}) == 16
 
 
-def test_real_runs_finish_fail_are_stopped_and_go_on(recipe: Path, tmp_path: Path) -> None:
+def test_real_runs_finish_fail_are_stopped_and_go_on(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One run ends, one fails, for a file is in its folder's place; one is stopped by SIGTERM and ends later."""
     prompts = ["a red duck with a long story that no folder's name can hold", "a blue ball"]
     (tmp_path / "p.txt").write_text("\n".join(prompts))
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "RANK": "0", "WORLD_SIZE": "1"}
-
-    def start(*options: str) -> tuple[Grid, subprocess.Popen]:
-        options = ("--config", str(recipe), "--checkpoints.every=2", "--snapshots.every=1000", *options)
-        command = [sys.executable, "-m", "asdkit", "sweep", "p.txt", *options, "--jobs=2"]
-        grid = Grid([Cell(prompt) for prompt in prompts], options, "p")
-        return grid, subprocess.Popen(command, env=environment, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}.items():
+        monkeypatch.setenv(name, value)
+    options = ["--config", str(recipe), "--checkpoints.every=2", "--snapshots.every=1000", "--trainer.max_steps=4"]
 
     def rows(grid: Grid) -> list[dict]:
         return json.loads((grid.folder / "sweep.json").read_text())
 
-    grid, process = start()
+    grid = Grid([Cell(prompt) for prompt in prompts], options, "p")
     grid.folder.mkdir(parents=True)
     grid.run_folder(grid.cells[1]).touch()
-    assert process.wait(200) == 2
+    assert main(["sweep", "p.txt", *options, "--jobs=2"]) == 2
     duck, ball = rows(grid)
     report = grid.report(grid.cells[0])
-    assert duck["status"] == "finished" and duck["iterations"] == 10 and report["prompt"] == prompts[0]
+    assert duck["status"] == "finished" and duck["iterations"] == 4 and report["prompt"] == prompts[0]
     assert duck == duck | report["metrics"] and report["metrics"]
     assert ball["exit_code"] == 2 and "exists; choose another" in ball["reason"]
 
-    prompts.pop()
-    long, process = start("--trainer.max_steps=60")
-    until(long.run_folder(long.cells[0]) / "checkpoints" / "last.ckpt")
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(100) == 143
-    assert rows(long)[0]["status"] == long.report(long.cells[0])["status"] == "interrupted"
-    saved = long.report(long.cells[0])["iterations"]
-    assert 0 < saved < 60
-    assert start("--trainer.max_steps=60")[1].wait(200) == 0
-    assert rows(long)[0]["status"] == "finished" and rows(long)[0]["iterations"] == 60
-    folder = long.run_folder(long.cells[0])
+    options[-1] = "--trainer.max_steps=5"
+    (tmp_path / "p.txt").write_text(prompts[0])
+    cell = Cell(prompts[0])
+    grid = Grid([cell], options, "p")
+    fork_runs(monkeypatch)
+    with monkeypatch.context() as first:
+        stop_at_the_first_checkpoint(first)
+        assert main(["sweep", "p.txt", *options]) == 143
+    assert rows(grid)[0]["status"] == grid.report(cell)["status"] == "interrupted"
+    assert grid.report(cell)["iterations"] == 3
+    assert main(["sweep", "p.txt", *options]) == 0
+    assert rows(grid)[0]["status"] == "finished" and rows(grid)[0]["iterations"] == 5
+    folder = grid.run_folder(cell)
     assert not list(folder.parent.glob(f"{folder.name}-before-*"))  # it went on, and was not made anew

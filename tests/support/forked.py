@@ -2,12 +2,16 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import IO, Any, ClassVar
+
+import pytest
 
 
 class Forked:
@@ -49,7 +53,7 @@ class Forked:
         """Whether there is something to `wait` for."""
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
-    def wait(self, seconds: float = 60) -> int:
+    def wait(self, seconds: float = 200) -> int:
         """Its exit code, or minus the signal that has killed it; one that hangs is killed and is an error."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -73,7 +77,63 @@ class Forked:
         return self.log.read_text() if self.log.exists() else ""
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+class ForkedRun(subprocess.Popen):
+    """Stands for `subprocess.Popen(["python", "-P", "-m", "asdkit", ...])`, whose command a fork carries out."""
+
+    def __init__(self, command: list[str], *, stdout: IO[bytes], env: dict[str, str], **others: Any) -> None:
+        self.returncode: int | None = None
+        self._child = Forked(lambda: self._main(command[4:], env), Path(stdout.name))
+
+    @staticmethod
+    def _main(arguments: list[str], environment: dict[str, str]) -> int:
+        from asdkit.commands.main import main
+
+        os.setsid()
+        os.environ.clear()
+        os.environ.update(environment)
+        return main(arguments)
+
+    def poll(self) -> int | None:
+        if self.returncode is None and self._child.has_ended():
+            self.returncode = self._child.wait()
+        return self.returncode
+
+    def send_signal(self, signum: int) -> None:
+        if self.poll() is None:
+            self._child.send(signum)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def wait(self, timeout: float | None = None) -> int:
+        self.returncode = self._child.wait() if self.returncode is None else self.returncode
+        return self.returncode
+
+
+def fork_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs of grids are forks of the warm process, each with its own command, and not new processes."""
+    like = SimpleNamespace(Popen=ForkedRun, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr("asdkit.run.pool.subprocess", like)
+
+
+def stop_at_the_first_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs tell the process that has started them to stop, as SIGTERM does, and go on when they are told so, too."""
+    from asdkit.run.checkpoints import Checkpoints
+    from asdkit.run.guard import Guard
+
+    save = Checkpoints._save
+
+    def stop(self: Checkpoints, trainer: Any) -> None:
+        save(self, trainer)
+        [signals] = (callback._signals for callback in trainer.callbacks if isinstance(callback, Guard))
+        if not signals.received:
+            os.kill(os.getppid(), signal.SIGTERM)
+            wait_for(lambda: signals.received)
+
+    monkeypatch.setattr(Checkpoints, "_save", stop)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 200) -> None:
     """Wait until something holds."""
     deadline = time.monotonic() + seconds
     while not condition():

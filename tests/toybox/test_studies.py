@@ -3,10 +3,6 @@
 import csv
 import json
 import math
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +11,7 @@ from unittest.mock import create_autospec
 import pytest
 import pytorch_lightning as pl
 import torch
+from support.forked import fork_runs, stop_at_the_first_checkpoint
 from torch import Tensor
 
 from asdkit import DDS, Canvas, Distillation, FiniteSetPrior, Pixels, ToyboxImageJudge
@@ -186,8 +183,9 @@ def test_the_edits_are_of_the_world_and_cover_figure_9() -> None:
 
 
 @pytest.fixture
-def options(tiny_folder: Path) -> list[str]:
+def options(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What makes every run of a study quick."""
+    fork_runs(monkeypatch)
     return ["--", f"--model.prior.path={tiny_folder}", "--trainer.max_steps=1", "--snapshots.every=0"]
 
 
@@ -208,27 +206,26 @@ def colours(out: Path, size: tuple[int, int]) -> Tensor:
     return picture
 
 
-def test_a_benchmark_goes_on_after_a_stop(tmp_path: Path, options: list[str]) -> None:
+def test_a_benchmark_goes_on_after_a_stop(tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM in a run; the folder of a long prompt by a method in capitals is found again."""
     prompt = "a yellow house with a red roof, front right view"
-    module = [sys.executable, "-m", "asdkit.toybox.studies.benchmark", "--recipe", "image2d", "--out", "OUT"]
-    steps = ["--trainer.max_steps=60", "--checkpoints.every=5", "--trainer.callbacks=[]"]
-    command = [*module, "--methods", "ASD", "--prompts", prompt, *options, *steps]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment)
-    deadline = time.monotonic() + 150
-    while not list(tmp_path.rglob("last.ckpt")):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.02)
-    process.terminate()
-    assert process.wait(100) == 143 and not (tmp_path / "OUT" / "table.md").exists()
-    assert subprocess.run(command, cwd=tmp_path, env=environment, timeout=300).returncode == 0
-    [report] = [json.loads(path.read_text()) for path in tmp_path.rglob("run.json")]
-    assert (report["status"], report["iterations"]) == ("finished", 60)
+    steps = ["--trainer.max_steps=4", "--checkpoints.every=2", "--trainer.callbacks=[]"]
+    command = ["--recipe", "image2d", "--out", "OUT", "--methods", "ASD", "--prompts", prompt, *options, *steps]
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as first:
+        stop_at_the_first_checkpoint(first)
+        with pytest.raises(SystemExit, match="143"):
+            benchmark.main(command)
+    [file] = tmp_path.rglob("run.json")
+    report = json.loads(file.read_text())
+    assert (report["status"], report["iterations"]) == ("interrupted", 3) and not Path("OUT", "table.md").exists()
+    assert benchmark.main(command) == 0
+    report = json.loads(file.read_text())
+    assert (report["status"], report["iterations"]) == ("finished", 4)
     assert not list(tmp_path.rglob("*-before-*"))  # it went on from its checkpoint
-    lines = (tmp_path / "OUT" / "table.md").read_text().splitlines()
+    lines = Path("OUT", "table.md").read_text().splitlines()
     assert [line.split(" | ")[:2] for line in lines[2:4]] == [["| ASD", prompt], ["| **ASD**", "**mean**"]]
-    sheet = colours(tmp_path / "OUT", (2 * 128, 4 * 128))
+    sheet = colours(Path("OUT"), (2 * 128, 4 * 128))
     assert torch.allclose(sheet[:, :128:2, :128:2], benchmark.true_pictures(prompt)[0], atol=1 / 255)
     assert sheet[:, 128:].std() > 0.01
 
@@ -266,6 +263,7 @@ def test_representations_are_made_once_and_start_from_each_other(
     tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(representations, "Choices", partial(Choices, resolution=32))
+    monkeypatch.setattr("asdkit.run.export._LOOKS", ((10.0, 2),))  # fewer silhouettes, for speed
     small = ["--data.size=16", "--data.views_per_step=1", "--report.size=16", "--data.orbit_views=2"]
     small.append("--trainer.callbacks=[]")
     both = ("NeRF, voxels", "NeRF, then Gaussians")
