@@ -2,13 +2,9 @@
 
 import io
 import itertools
-import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -54,7 +50,7 @@ def test_light_commands_do_not_import_torch() -> None:
         "assert main(['fitt']) == main(['fit', '--config', 'gs3dd']) == main(['fit']) == 2\n"
         "assert main(['export', 'x', '--fromat=ply']) == 2 and not {'torch', 'viser'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     for words in ("--port", "asdkit view RUN|FILE", "asdkit bench --config RECIPE [--prior random:sd21]", "--json"):
         assert words in done.stdout
@@ -295,13 +291,21 @@ def test_letters_that_the_output_does_not_know_are_escaped(monkeypatch: pytest.M
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("place", "code"), [("| true", 141), ("> /dev/full", 7), (">&-", 0)], ids=["closed", "full", "none"]
+    ("command", "place", "code"),
+    [
+        ("recipes", "| true", 141),
+        ("recipes", "> /dev/full", 7),
+        ("recipes", ">&-", 0),
+        ("--help", "| true", 141),
+        ("--help", "> /dev/full", 7),
+        ("doctor", "| true", 141),
+        ("fit --config gs3d --print_config", "> /dev/full", 7),
+    ],
 )
-@pytest.mark.parametrize("command", ["recipes", "--help", "doctor", "fit --config gs3d --print_config"])
 def test_output_that_nobody_takes_is_no_traceback(command: str, place: str, code: int) -> None:
     """In the shell's words; what fails for another reason keeps its exit code."""
     line = f"set -o pipefail; {sys.executable} -m asdkit {command} {place}"
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=200)
     assert done.returncode == code, done.stderr
     assert done.stderr == (
         "asdkit: Can't write the output: No space left on device; make room or mend its rights.\n" if code == 7 else ""
@@ -352,22 +356,3 @@ def test_a_folder_that_is_no_run_is_refused(capsys: pytest.CaptureFixture, tmp_p
     (tmp_path / "config.yaml").touch()
     code, _, err = run(capsys, "test", tmp_path)
     assert code == 2 and "no checkpoints/last.ckpt" in err
-
-
-def test_processes_that_lightning_starts_stop_together(recipe: Path, tmp_path: Path) -> None:
-    """The first process alone is told, as by `kill`; a further one that fails would have it killed by Lightning."""
-    command = [sys.executable, "-m", "asdkit", "fit", "--config", str(recipe), "--trainer.max_steps=100000"]
-    command += ["--run.name=x", "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.callbacks=[]"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
-    folder = tmp_path / "runs" / "small" / "x"
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoints" / "last.ckpt").is_file() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
-    report = json.loads((folder / "run.json").read_text())
-    assert (report["status"], report["exit_code"], report["processes"]) == ("interrupted", 143, 2)
-    assert f"step-{report['iterations']:06d}.ckpt" in report["reason"]

@@ -1,6 +1,8 @@
 """Two processes on the CPU (gloo) as users start them, and the strategies that are refused."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -18,7 +20,7 @@ from pytorch_lightning.strategies import (
     StrategyRegistry,
     XLAStrategy,
 )
-from support.forked import Forked
+from support.forked import Forked, wait_for
 from support.two import free_port
 
 from asdkit.commands.main import main
@@ -30,11 +32,11 @@ import torch
 
 class Dump(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step == trainer.max_steps:
-            facts = {"azimuth": batch.views.azimuth, "optimizers": [o.state_dict() for o in trainer.optimizers]}
-            torch.save(pl_module.state_dict() | facts, f"rank{trainer.global_rank}.pt")
+        facts = {"azimuth": batch.views.azimuth, "optimizers": [o.state_dict() for o in trainer.optimizers]}
+        torch.save(pl_module.state_dict() | facts, f"rank{trainer.global_rank}.pt")
 """
 TWO = ("--trainer.devices=2", "--trainer.callbacks=[]", "--snapshots.every=0", "--ranks.check_every=3")
+TWO += ("--trainer.callbacks+=dump.Dump", "--trust=dump", "--run.name=two")
 
 
 def assert_the_same_gaussians(folder: Path) -> None:
@@ -50,19 +52,42 @@ def assert_the_same_gaussians(folder: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_fork"])
-def test_two_processes_run_a_recipe_as_it_is(recipe: Path, strategy: str) -> None:
-    """In a process of their own: a fork does not survive OpenMP's threads of earlier tests."""
-    folder = recipe.parent
-    (folder / "dump.py").write_text(DUMP)
-    options = [*TWO, f"--trainer.strategy={strategy}", "--trainer.callbacks+=dump.Dump", "--trust=dump"]
-    command = [sys.executable, "-m", "asdkit", "fit", "--config", str(recipe), "--run.name=two", *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert_the_same_gaussians(folder)
-    assert (folder / "runs" / "small" / "two" / "report.md").is_file()
+@pytest.fixture
+def environment(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Of two processes, which write down what they hold after each step."""
+    (recipe.parent / "dump.py").write_text(DUMP)
+    monkeypatch.chdir(recipe.parent)
+    path = f"{Path(__file__).parents[2]}:{recipe.parent}"
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+
+
+def test_two_forked_processes_run_a_recipe_as_it_is(
+    recipe: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(recipe.parent)
+    arguments = ["fit", "--config", str(recipe), *TWO, "--trainer.strategy=ddp_fork"]
+    child = Forked(lambda: main(arguments), recipe.parent / "log", environment)
+    assert child.wait() == 0, child.text()
+    assert_the_same_gaussians(recipe.parent)
+    assert (recipe.parent / "runs" / "small" / "two" / "report.md").is_file()
+
+
+def test_processes_that_lightning_starts_are_one_run_and_stop_together(
+    recipe: Path, environment: dict[str, str]
+) -> None:
+    """The first process alone is told, as by `kill`; a further one that fails would have it killed by Lightning."""
+    command = [sys.executable, "-m", "asdkit", "fit", "--config", str(recipe), *TWO, "--trainer.strategy=ddp"]
+    command.append("--trainer.max_steps=100000")
+    process = subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
+    run = recipe.parent / "runs" / "small" / "two"
+    wait_for(lambda: (run / "checkpoints" / "last.ckpt").is_file() or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 143, err
+    report = json.loads((run / "run.json").read_text())
+    assert (report["status"], report["exit_code"], report["processes"]) == ("interrupted", 143, 2)
+    assert f"step-{report['iterations']:06d}.ckpt" in report["reason"]
+    assert_the_same_gaussians(recipe.parent)
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_2", "xla"])

@@ -16,8 +16,6 @@ from torch import Tensor
 from asdkit import Cameras, Canvas, Distillation
 from asdkit.rendering.cameras import Batch
 
-SECONDS = 60
-
 
 def on_two_ranks(act: Callable[[int], Any], folder: Path) -> list[Any]:
     """What `act(rank)` returns in each of two processes; a string that ends in the traceback where it raises."""
@@ -39,7 +37,7 @@ def on_two_ranks(act: Callable[[int], Any], folder: Path) -> list[Any]:
         own = elastic | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         children.append(Forked(partial(record, rank), folder / f"rank{rank}.log", own))
     for child in children:
-        child.wait(SECONDS)
+        child.wait()
     return [torch.load(file, weights_only=False) if file.is_file() else "it died" for file in files]
 
 
