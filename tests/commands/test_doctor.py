@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
+import threading
 from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_a_real_machine_in_one_screen(tmp_path: Path) -> None:
         "sys.exit(code)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
@@ -326,10 +326,11 @@ def test_an_answer_of_any_kind_is_one_and_waiting_is_limited(monkeypatch: pytest
         finding = places.hub(tmp_path)
         assert finding.state == OK and finding.text.startswith("https://hub answers")
     assert asked == [("https://hub", "HEAD", 3.0)]
-    monkeypatch.setattr(hub, "urlopen", lambda request, timeout: time.sleep(8) or nullcontext())
+    ended = threading.Event()
+    monkeypatch.setattr(hub, "urlopen", lambda request, timeout: ended.wait(200) and nullcontext())
     monkeypatch.setattr(hub, "PROBE_SECONDS", 0.1)
-    start = time.monotonic()
-    assert places.hub(tmp_path).state == NOTE and time.monotonic() - start < 5
+    assert places.hub(tmp_path).state == NOTE
+    ended.set()
 
 
 def test_the_embedded_prior_is_looked_into(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_what_is_not_the_models_own_is_refused(case: str, whole: Path, tmp_path:
     with pytest.raises(PriorUnavailable) as caught:
         loaded(folder).prepare([Y])
     assert expected in str(caught.value) and "\n" not in str(caught.value)
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 200
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "unet", "vae"])

@@ -107,7 +107,7 @@ def test_it_listens_on_this_machine_alone_and_names_the_port_it_got(capfd: pytes
         assert 20480 <= port < other
         lines = capfd.readouterr().out.splitlines()
         assert lines == [f"Viewer: http://127.0.0.1:{port}", f"Viewer: http://127.0.0.1:{other}"]
-        fetch = f"import urllib.request; print(urllib.request.urlopen('{second.address}', timeout=9).read())"
+        fetch = f"import urllib.request; print(urllib.request.urlopen('{second.address}', timeout=200).read())"
         assert "<html" in subprocess.run([sys.executable, "-c", fetch], capture_output=True, text=True).stdout
     finally:
         first.stop()
@@ -130,7 +130,7 @@ def test_it_talks_only_to_pages_of_this_machine(live: viewing.LiveView) -> None:
     ask = (
         "import socket, sys\n"
         "for origin in sys.argv[2:]:\n"
-        "    with socket.create_connection(('127.0.0.1', int(sys.argv[1])), 9) as s:\n"
+        "    with socket.create_connection(('127.0.0.1', int(sys.argv[1])), 200) as s:\n"
         "        s.sendall(('GET / HTTP/1.1\\r\\nHost: x\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n'\n"
         "            'Sec-WebSocket-Version: 13\\r\\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\\r\\n'\n"
         "            f'Origin: {origin}\\r\\n\\r\\n').encode())\n"

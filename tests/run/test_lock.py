@@ -3,9 +3,9 @@
 import json
 import os
 import signal
-import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.forked import Forked, wait_for
@@ -17,7 +17,7 @@ from asdkit.run.lock import RunLock
 
 def hold(folder: Path) -> int:
     RunLock(folder).acquire()
-    time.sleep(60)
+    time.sleep(600)
     return 0
 
 
@@ -40,28 +40,27 @@ def test_the_second_is_refused_while_the_first_lives_and_a_kill_lets_go(tmp_path
 def test_a_lock_of_another_machine_is_left_over_when_it_beats_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    monkeypatch.setattr(lock, "STALE_SECONDS", 1.5)
-    path, ended = tmp_path / "run.lock", threading.Event()
+    path, waited, beats = tmp_path / "run.lock", [0.0], True
+
+    def sleep(seconds: float) -> None:
+        waited[0] += seconds
+        if beats:
+            os.utime(path, (0, time.time() + waited[0]))
+
+    monkeypatch.setattr(lock, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: waited[0]))
     path.write_text(text)
-
-    def beat() -> None:
-        while not ended.wait(0.1):
-            os.utime(path)
-
-    living = threading.Thread(target=beat)
-    living.start()
     with pytest.raises(ValueError, match="is at work on"):
         RunLock(tmp_path).acquire()
-    ended.set()
-    living.join()
-    begin, own = time.monotonic(), RunLock(tmp_path)
+    beats, own, waited[0] = False, RunLock(tmp_path), 0.0
+    path.touch()
     own.acquire()
-    assert 1 < time.monotonic() - begin < 5 and own.is_held()
+    assert 30 < waited[0] <= 60.5 and own.is_held()
     own.release()
     path.write_text(text)
-    os.utime(path, (0, time.time() - 2))
+    os.utime(path, (0, time.time() - 61))
+    waited[0] = 0.0
     own.acquire()
-    assert time.monotonic() - begin < 5 and own.is_held()
+    assert waited[0] == 0 and own.is_held()
 
 
 def test_who_is_held_up_for_more_than_a_minute_finds_the_lock_lost(

@@ -217,7 +217,7 @@ def test_a_failure_on_one_rank_does_not_stop_the_others(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
     )
     assert done.returncode == 1 and "exitcode  : 3" in done.stderr, done.stderr
     assert done.stdout.count(" of 3 runs, 1 at a time") == 2

@@ -68,4 +68,4 @@ def use_quick_fit() -> list[list[str]]:
 
 def until(path: Path) -> None:
     """Wait for a file."""
-    wait_for(path.exists, 150)
+    wait_for(path.exists)

@@ -79,7 +79,7 @@ def splat_transform(*arguments: object) -> None:
     """Runs PlayCanvas's converter of files of Gaussians."""
     folder = node_modules("@playcanvas/splat-transform")
     command = ["node", folder / "@playcanvas/splat-transform/bin/cli.mjs", "-q", "-w", *arguments]
-    subprocess.run([str(word) for word in command], check=True, capture_output=True, timeout=60)
+    subprocess.run([str(word) for word in command], check=True, capture_output=True, timeout=200)
 
 
 VALIDATE = """
@@ -93,7 +93,7 @@ validator.validateBytes(new Uint8Array(require('fs').readFileSync(path)), {maxIs
 def validated(path: Path) -> dict:
     """What Khronos's validator says of a GLB file."""
     command = ["node", "-e", VALIDATE, str(node_modules("gltf-validator")), str(path)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+    return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=200).stdout)
 
 
 def glb_parts(path: Path) -> tuple[dict, bytes]:
