@@ -18,10 +18,10 @@ from asdkit.scores.prior import Noised
 from asdkit.scores.schedules import scaled_linear
 
 
-def _fit(field: Field, x: Noised) -> None:
+def _fit(field: Field, x: Noised, steps: int = 60) -> None:
     """Train phi to the optimum of the field's own loss."""
     optimizer = torch.optim.LBFGS(
-        field.parameters(), max_iter=60, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
+        field.parameters(), max_iter=steps, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
@@ -40,13 +40,13 @@ def _fit(field: Field, x: Noised) -> None:
 @pytest.mark.slow
 def test_sds_overshoots_linearly_and_seeks_the_mode(prior: GaussianPrior, weighting: str, scale: float) -> None:
     """a = mu_0 + lambda (mu_y - mu_0) for every w(t), and b falls to zero."""
-    lr = {"sigma_over_alpha": 0.3}.get(weighting, 1.0)
-    a, b = descend(prior, ready(SDS(scale), prior), weighting=weighting, steps=400, lr=lr)
+    lr = {"sigma_over_alpha": 0.6}.get(weighting, 2.0)
+    a, b = descend(prior, ready(SDS(scale), prior), weighting=weighting, steps=60, lr=lr)
     assert a == pytest.approx(scale * MU, abs=1e-6)
     assert abs(b) < 1e-6
     if weighting == "sigma2":
         other = GaussianPrior({"y": MU}, null_mean=-0.4, spread=SPREAD, steps=10).double()
-        a, _ = descend(other, ready(SDS(scale), other), steps=400)
+        a, _ = descend(other, ready(SDS(scale), other), steps=60, lr=2.0)
         assert a == pytest.approx(-0.4 + scale * 1.4, abs=1e-6)
 
 
@@ -55,7 +55,7 @@ def test_sds_overshoots_linearly_and_seeks_the_mode(prior: GaussianPrior, weight
 def test_vsd_keeps_the_spread(prior: GaussianPrior, scale: float) -> None:
     """With the exact fake score the fixed point is (mu_lambda, s)."""
     fake = GaussianScore()
-    a, b = descend(prior, ready(CFG(scale=scale) - fake, prior), lambda a, b, x: fake.follow(a, b))
+    a, b = descend(prior, ready(CFG(scale=scale) - fake, prior), lambda a, b, x: fake.follow(a, b), steps=100, lr=2.0)
     assert a == pytest.approx(scale * MU, abs=1e-6)
     assert b == pytest.approx(SPREAD, abs=1e-6)
 
@@ -93,7 +93,7 @@ def test_the_trained_discriminator_and_the_effective_scale(prior: GaussianPrior,
 def test_asd_ends_at_the_effective_scale(prior: GaussianPrior, scale: float, gamma: float, expected: float) -> None:
     asd = ready(ASD(scale, gamma, Affine(10)), prior).double()
     a, b = descend(
-        prior, asd, lambda a, b, x: _fit(asd, x), steps=60, lr=2.5 * (1 + gamma), start=(0.9 * expected, 0.4)
+        prior, asd, lambda a, b, x: _fit(asd, x, 15), steps=25, lr=5 * (1 + gamma), start=(0.9 * expected, 0.4)
     )
     assert a == pytest.approx(expected * MU, abs=1e-3)
     assert b == pytest.approx(SPREAD, abs=1e-3)
@@ -103,7 +103,7 @@ def test_asd_ends_at_the_effective_scale(prior: GaussianPrior, scale: float, gam
 def test_asd_by_alternating_steps_ends_there_too(prior: GaussianPrior) -> None:
     """Without inner convergence: one discriminator step an iteration, on the generator step's own draw."""
     asd = ready(ASD(3.0, -0.5, Affine(10)), prior).double()
-    optimizer = torch.optim.Adam(asd.parameters(), lr=0.02)
+    optimizer = torch.optim.Adam(asd.parameters(), lr=0.1)
 
     def learn(a: Tensor, b: Tensor, x: Noised) -> None:
         optimizer.zero_grad()
@@ -111,7 +111,7 @@ def test_asd_by_alternating_steps_ends_there_too(prior: GaussianPrior) -> None:
         optimizer.step()
         asd.forget(x)
 
-    a, b = descend(prior, asd, learn, steps=1500, lr=0.03)
+    a, b = descend(prior, asd, learn, steps=300, lr=0.15)
     assert a == pytest.approx(2.0, abs=0.05)
     assert b == pytest.approx(SPREAD, abs=0.05)
 
