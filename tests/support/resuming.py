@@ -7,14 +7,24 @@ import torch
 from asdkit.commands.main import main
 
 
-def assert_resuming_is_exact(recipe: Path, *options: object, half: int = 6, steps: int = 10) -> dict:
-    """A run of `steps` iterations against one that stopped after `half`; returns the checkpoint."""
+def assert_resuming_is_exact(
+    recipe: Path, *options: object, half: int = 3, steps: int = 6, stops: bool = False
+) -> dict:
+    """A run of `steps` iterations against one from its checkpoint after `half`; returns the last checkpoint.
+
+    With `stops`, the other is a run of its own, which came to its end after `half`.
+    """
     runs = recipe.parent / "runs" / "small"
     options = ("--config", recipe, *options)
-    fit(*options, "--run.name=straight", f"--trainer.max_steps={steps}")
-    fit(*options, "--run.name=halves", f"--trainer.max_steps={half}")
-    assert last(runs / "halves")["global_step"] == half
-    fit(runs / "halves", f"--trainer.max_steps={steps}")
+    keep = (f"--checkpoints.every={half}", "--checkpoints.keep_all=true")
+    fit(*options, *keep, "--run.name=straight", f"--trainer.max_steps={steps}")
+    if stops:
+        fit(*options, "--run.name=halves", f"--trainer.max_steps={half}")
+        assert last(runs / "halves")["global_step"] == half
+        fit(runs / "halves", f"--trainer.max_steps={steps}")
+    else:
+        start = runs / "straight" / "checkpoints" / f"step-{half:06d}.ckpt"
+        fit(*options, "--run.name=halves", f"--trainer.max_steps={steps}", "--ckpt_path", start)
     straight, halves = last(runs / "straight"), last(runs / "halves")
     assert straight["global_step"] == halves["global_step"] == steps
     for part in ("state_dict", "optimizer_states"):
