@@ -27,7 +27,7 @@ from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints, is_whole
 from asdkit.run.guard import Guard
 from asdkit.run.run_folder import RunFolder
 
-KILLS = 20
+KILLS = 10
 QUICK = ("--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]")
 
 
@@ -272,9 +272,8 @@ def test_what_was_kept_with_all_others_stays(recipe: Path) -> None:
     assert 1000 < json.loads((run / "run.json").read_text())["seconds"] < 1200, "the time of all its parts"
 
 
-@pytest.mark.parametrize("damage", ["torn", "empty", "flipped", "foreign"])
 def test_a_damaged_last_checkpoint_is_said_and_the_newest_whole_one_named(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture, damage: str
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
@@ -284,13 +283,12 @@ def test_a_damaged_last_checkpoint_is_said_and_the_newest_whole_one_named(
     flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
     torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.pt")
     foreign = (tmp_path / "foreign.pt").read_bytes()
-    last.write_bytes({"torn": content[:middle], "empty": b"", "flipped": flipped, "foreign": foreign}[damage])
     (run / "checkpoints" / "step-000009.ckpt").write_bytes(content[:100])
     whole = run / "checkpoints" / "step-000004.ckpt"
-    assert main(["fit", str(run), "--trainer.max_steps=5"]) == 2
-    err = capsys.readouterr().err
-    assert (
-        f"{last} is broken, or no checkpoint of asdkit. The newest whole one beside it is --ckpt_path {whole}." in err
-    )
+    said = f"{last} is broken, or no checkpoint of asdkit. The newest whole one beside it is --ckpt_path {whole}."
+    for damaged in (content[:middle], b"", flipped, foreign):
+        last.write_bytes(damaged)
+        assert main(["fit", str(run), "--trainer.max_steps=5"]) == 2
+        assert said in capsys.readouterr().err
     assert main(["fit", str(run), "--ckpt_path", str(whole), "--trainer.max_steps=5"]) == 0
     assert torch.load(last, weights_only=True)["global_step"] == 5
