@@ -1,9 +1,7 @@
 """`--viewer`, `asdkit view` and loading: looking changes nothing, and what can't be looked at is one sentence."""
 
-import functools
 import math
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from support.forked import Forked, wait_for
 from support.recipe import small_run, write_recipe
 from support.splat_tools import splats
 from support.viewing import client, listening
@@ -25,7 +24,6 @@ from asdkit.run.loading import load
 from asdkit.run.viewer import Viewer
 
 viser = pytest.importorskip("viser")
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +33,7 @@ def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fit(recipe: Path, name: str, *options: str) -> Path:
-    return small_run(recipe, *options, name=name)
+    return small_run(recipe, "--trainer.callbacks=[]", "--snapshots.every=0", *options, name=name)
 
 
 def interrupted_at(count: int) -> Callable[[float], None]:
@@ -210,13 +208,10 @@ def test_what_cannot_be_viewed_is_one_sentence(run: Path, tmp_path: Path, capsys
     assert "this run makes none" in capsys.readouterr().err
 
 
-def test_control_c_ends_a_real_viewer(run: Path) -> None:
-    command = [sys.executable, "-m", "asdkit", "view", str(run), "--port=0"]
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # shells make background jobs ignore it
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=ROOT, preexec_fn=heed, **pipes)
-    assert process.stdout.readline().startswith("Viewer: http://127.0.0.1:")
-    assert process.stdout.readline() == "Ctrl-C ends it.\n"
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (130, "", "")
+def test_control_c_ends_a_real_viewer(run: Path, tmp_path: Path) -> None:
+    child = Forked(lambda: main(["view", str(run), "--port=0"]), tmp_path / "log")
+    wait_for(lambda: child.text().endswith("Ctrl-C ends it.\n") or child.has_ended())
+    child.send(signal.SIGINT)
+    assert child.wait() == 130
+    place, how = child.text().splitlines()
+    assert place.startswith("Viewer: http://127.0.0.1:") and how == "Ctrl-C ends it."

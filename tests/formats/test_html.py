@@ -141,7 +141,7 @@ def chromium(folder: Path, address: str, *arguments: str, gl: bool = True) -> st
     quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
     command = [CHROMIUM, "--headless", "--no-sandbox", f"--user-data-dir={folder / 'profile'}", *webgl, *quiet]
     command += ["--virtual-time-budget=4000", *arguments, address]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=True).stdout
 
 
 def screenshot(folder: Path, address: str, width: int, height: int, *arguments: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from asdkit.run.export import Choices, export, opened
 from asdkit.run.loading import load
 
 ROOT = Path(__file__).parents[2]
-QUICK = ("--trainer.max_steps=1", "--snapshots.every=0")
+QUICK = ("--trainer.max_steps=1", "--snapshots.every=0", "--trainer.callbacks=[]")
 SMALL = Choices(size=32, frames=3, resolution=32)
 
 
@@ -34,9 +34,10 @@ def runs(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return {name: small_run(recipe, *QUICK, *own, name=name) for name, own in kinds.items()}
 
 
-def test_all_formats_of_gaussians(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_all_formats_of_gaussians(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trimesh = pytest.importorskip("trimesh")
     pytest.importorskip("skimage")
+    monkeypatch.setattr("asdkit.run.export._LOOKS", ((10.0, 2),))  # fewer silhouettes, for speed
     files = export(runs["gaussians"], [*FORMATS, "ply"], tmp_path, False, SMALL)
     made = load(runs["gaussians"]).generator.splats()
     assert {file.name for file in files} >= set(FORMATS.values())
