@@ -108,6 +108,7 @@ def test_real_runs_finish_fail_are_stopped_and_go_on(
     prompts = ["a red duck with a long story that no folder's name can hold", "a blue ball"]
     (tmp_path / "p.txt").write_text("\n".join(prompts))
     monkeypatch.chdir(tmp_path)
+    fork_runs(monkeypatch, but="a blue ball")  # a process of its own
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}.items():
         monkeypatch.setenv(name, value)
     options = ["--config", str(recipe), "--checkpoints.every=2", "--snapshots.every=1000", "--trainer.max_steps=4"]
@@ -129,7 +130,6 @@ def test_real_runs_finish_fail_are_stopped_and_go_on(
     (tmp_path / "p.txt").write_text(prompts[0])
     cell = Cell(prompts[0])
     grid = Grid([cell], options, "p")
-    fork_runs(monkeypatch)
     with monkeypatch.context() as first:
         stop_at_the_first_checkpoint(first)
         assert main(["sweep", "p.txt", *options]) == 143
