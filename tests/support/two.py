@@ -3,6 +3,7 @@
 import socket
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ class Exact(Distillation):
         self.double()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        views = batch.views and batch.views._map(doubled)
+        if views := batch.views:
+            views = replace(views, **{name: doubled(tensor) for name, tensor in views.tensors.items()})
         return super().training_step(batch._replace(views=views), batch_idx)
 
 
