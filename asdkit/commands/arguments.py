@@ -157,6 +157,8 @@ def _run_arguments(run: Path, options: list[str]) -> list[str]:
     """The recipe and the last checkpoint of a run folder, unless the options name another checkpoint."""
     if not (local(run) / "config.yaml").is_file():
         raise UsageError(f"{run} is no run folder, for it has no config.yaml; name a folder that asdkit fit made.")
+    if given := sorted(_flags(options) & {"--run.root", "--run.recipe", "--run.name"}):
+        raise UsageError(f"{given[0]} names the folder of a new run, and {run} has its own; leave it out.")
     checkpoint = run / "checkpoints" / "last.ckpt"
     named = "--ckpt_path" in _flags(options)
     if not (named or checkpoint.is_file()):

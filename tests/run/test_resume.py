@@ -107,6 +107,7 @@ def content(folder: Path) -> dict[Path, bytes]:
             "--model.guidance.adapter is asdkit.LoRA in the checkpoint, and asdkit.Embedding here",
         ),
         ("--model.generator=NeRF", "--model.generator is asdkit.Gaussians in "),
+        ("--run.name=other", "--run.name names the folder of a new run, and"),
         ("--model=TrainVAE", "The checkpoint does not fit: generator."),
         ("", "has come to its end, after 2 iterations; --trainer.max_steps=N goes on to N"),
     ],
