@@ -44,7 +44,7 @@ def add_words(file: Path, pipeline: Any, texts: list[str]) -> None:
             encoder, tokenizer = (getattr(pipeline, f"{part}{end}", None) for part in ("text_encoder", "tokenizer"))
             if not value.isfinite().all():
                 raise ValueError("it is not finite")
-            vectors, most = len(torch.atleast_2d(value)), tokenizer.model_max_length
+            vectors, most = len(torch.atleast_2d(value)), getattr(tokenizer, "model_max_length", 0)
             if not 0 < vectors <= most:
                 raise ValueError(f"it has {vectors} vectors, and a prompt {most} tokens")
             pipeline.load_textual_inversion(value, token=word, text_encoder=encoder, tokenizer=tokenizer)
