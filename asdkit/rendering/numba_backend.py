@@ -44,6 +44,7 @@ class _Composite(torch.autograd.Function):
         transmittance = features.new_ones(batch, height, width)
         last = torch.full((batch, height, width), -1, dtype=torch.int32)
         _each_view(_forward, orders, gaussians, [blended, transmittance, last])
+        transmittance.abs_()  # finished pixels have a sign
         ctx.save_for_backward(*gaussians, transmittance, last, *orders)
         return blended, transmittance[..., None].clone()
 
@@ -134,9 +135,6 @@ def _forward(order, gaussians, pixels):
                     blended[row, column, channel] += weight * features[i, channel]
                 transmittance[row, column] = passing
                 last[row, column] = rank
-    for row in range(height):
-        for column in range(width):
-            transmittance[row, column] = abs(transmittance[row, column])
 
 
 @_jit
