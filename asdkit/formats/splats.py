@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Integer, UInt8
 
+from asdkit.core.parts import require
+
 _log = logging.getLogger(__name__)
 FLOAT_LIMIT = 1e30  # what files hold must be smaller
 ODD_SHARE = 0.01  # of a file's rows may be invalid, and are left out
@@ -98,13 +100,9 @@ def sound(path: Path, splats: Splats) -> Splats:
 
 def check(splats: Splats, subject: str) -> None:
     """Refuses arrays that are no object, by a ValueError that begins with `subject`."""
-    if len(splats.means) == 0:
-        raise ValueError(f"{subject} no Gaussians.")
-    if splats.sh.shape[1] not in (1, 4, 9, 16):
-        raise ValueError(f"{subject} {splats.sh.shape[1]} coefficients per colour, but 1, 4, 9 or 16 are possible.")
+    require(len(splats.means) > 0, f"{subject} no Gaussians.")
     for fault, rows in _faults(splats).items():
-        if rows.any():
-            raise ValueError(f"{subject} {fault}.")
+        require(not rows.any(), f"{subject} {fault}.")
 
 
 def _faults(splats: Splats) -> dict[str, Bool[np.ndarray, " N"]]:

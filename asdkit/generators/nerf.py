@@ -95,17 +95,14 @@ class NeRF(Generator):
         self._update_occupancy(generator)
 
     def radiance(self, points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
-        """Density per world unit and colour in [0,1] at points in world units."""
-        raw = self.network(self.encoding(points / self.bound))
-        bias = self.blob * (1 - points.norm(dim=1) / self.blob_radius)
-        return nn.functional.softplus(raw[:, 0] + bias), raw[:, 1:].sigmoid()
+        """Density per world unit and colour in [0,1] at points in world units, on any device."""
+        places = points.to(self.occupancy)
+        raw = self.network(self.encoding(places / self.bound))
+        bias = self.blob * (1 - places.norm(dim=1) / self.blob_radius)
+        return nn.functional.softplus(raw[:, 0] + bias).to(points), raw[:, 1:].sigmoid().to(points)
 
     def volume(self) -> Volume:
-        def radiance(points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
-            density, colour = self.radiance(points.to(self.occupancy))
-            return density.to(points), colour.to(points)
-
-        return Volume(self.bound, radiance)
+        return Volume(self.bound, self.radiance)
 
     def render(self, views: Views | None, background: Float[Tensor, "*B 3"] | None = None) -> Render:
         """What the cameras see, behind it the given background, the learned one or the grey level, in this order.
