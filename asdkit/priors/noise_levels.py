@@ -1,5 +1,7 @@
 """The noise schedule that a model's folder tells by its scheduler's class and settings."""
 
+import inspect
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -33,19 +35,29 @@ def noise_levels(scheduler: dict[str, Any], tokens: int, model: str = "the model
     kind = getattr(diffusers, name if name != "DPMSolverSDEScheduler" else "DDPMScheduler", None)  # that needs torchsde
     if not isinstance(kind, type) or not issubclass(kind, diffusers.SchedulerMixin):
         raise refusal("which diffusers doesn't have")
-    if name.startswith("FlowMatch"):
+    try:
+        return _of_class(kind, scheduler, tokens, refusal)
+    except PriorUnavailable:
+        raise
+    except Exception as error:  # of settings that a class doesn't take, or that make no levels
+        raise refusal(f"which can't be made of its settings ({first_line(error)})") from error
+
+
+def _of_class(
+    kind: Any, scheduler: dict[str, Any], tokens: int, refusal: Callable[[str], PriorUnavailable]
+) -> Schedule:
+    """The schedule of settings for one of diffusers' classes."""
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if kind.__name__.startswith("FlowMatch"):
         if scheduler.get("invert_sigmas"):
             raise refusal("with inverted sigmas")
         return _flow(scheduler, tokens)
-    prediction = scheduler.get("prediction_type", "epsilon")
-    if scheduler.get("use_flow_sigmas") and "flow_shift" in scheduler:
+    made = kind.from_config(scheduler)
+    if "flow_shift" in inspect.signature(kind).parameters and made.config.use_flow_sigmas:
         if prediction != "flow_prediction":
             raise refusal(f"with flow sigmas and the prediction {prediction!r}")
-        return _flow({"num_train_timesteps": steps, "shift": scheduler["flow_shift"]}, tokens)
-    try:
-        levels = getattr(kind.from_config(scheduler), "alphas_cumprod", None)
-    except Exception as error:  # of settings that a class doesn't take
-        raise refusal(f"which can't be made of its settings ({first_line(error)})") from error
+        return _flow(scheduler | {"shift": made.config.flow_shift}, tokens)
+    levels = getattr(made, "alphas_cumprod", None)
     if levels is None or scheduler.get("timestep_type", "discrete") != "discrete":
         raise refusal("whose noise levels are continuous or not variance-preserving")
     if levels.shape != (steps,) or not levels.isfinite().all():
@@ -57,9 +69,9 @@ def noise_levels(scheduler: dict[str, Any], tokens: int, model: str = "the model
 
 def _flow(scheduler: dict[str, Any], tokens: int) -> Schedule:
     """A flow's sigmas, shifted as its settings say."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers import FlowMatchEulerDiscreteScheduler as Flow
 
-    flow = FlowMatchEulerDiscreteScheduler.from_config(scheduler)
+    flow = Flow.from_config({name: scheduler[name] for name in scheduler.keys() & inspect.signature(Flow).parameters})
     sigmas = flow.sigmas.flip(0).double()
     if flow.config.use_dynamic_shifting:
         sigmas = torch.as_tensor(flow.time_shift(_mu(flow.config, tokens), 1.0, sigmas))

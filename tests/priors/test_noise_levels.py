@@ -2,6 +2,7 @@
 mean and deviation."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -73,15 +74,21 @@ def test_every_scheduler_has_its_own_levels_or_is_refused(name: str) -> None:
     assert torch.allclose(schedule.add_noise(x0, nearest, eps).float(), expected.float(), atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
-def test_flow_sigmas_of_other_classes(name: str) -> None:
-    scheduler = getattr(diffusers, name)(**FLOW)
-    scheduler.set_timesteps(500)
-    schedule = noise_levels(_settings(name, **FLOW), 1024)
+@pytest.mark.parametrize("settings", [FLOW, FLOW | {"use_dynamic_shifting": True}], ids=["shifted", "by tokens"])
+@pytest.mark.parametrize("name", ["DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep"])
+def test_flow_sigmas_of_other_classes(name: str, settings: dict[str, Any]) -> None:
+    """At one half, 3 s / (1 + 2 s); shifted by tokens, it is exp(mu) that multiplies, mu being linear in them."""
+    name = f"{name}Scheduler"
+    scheduler, mu = getattr(diffusers, name)(**settings), 0.5 + 0.65 * (1024 - 256) / (4096 - 256)
+    scheduler.set_timesteps(500, **({"mu": mu} if "use_dynamic_shifting" in settings else {}))
+    schedule = noise_levels(_settings(name, **settings), 1024)
     assert schedule.prediction == "flow_prediction"
     for sigma in scheduler.sigmas[[0, 100, 400]].double():
         assert (schedule.sigmas - sigma).abs().min() < 1.5e-3
-    assert schedule.sigmas[499] == pytest.approx(0.75, abs=1e-6)  # 3 s / (1 + 2 s) at one half
+    shift = math.exp(mu) if "use_dynamic_shifting" in settings else 3.0
+    assert schedule.sigmas[499] == pytest.approx(shift / (1 + shift), abs=1e-6)
+    unshifted = {name: value for name, value in FLOW.items() if name != "flow_shift"} | {"_class_name": name}
+    assert noise_levels(unshifted, 1024).sigmas[499] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +99,10 @@ def test_flow_sigmas_of_other_classes(name: str) -> None:
         _settings("FlowMatchEulerDiscreteScheduler") | {"invert_sigmas": True},
         _settings("DDIMScheduler") | {"num_train_timesteps": 10**12},
         _settings("DDIMScheduler") | {"num_train_timesteps": "x"},
+        {"_class_name": "DDIMScheduler", "trained_betas": [math.nan]},
+        {"_class_name": "DDIMScheduler", "beta_start": -0.1},
+        _settings("FlowMatchEulerDiscreteScheduler", shift=3.0) | {"shift": None},
+        {"_class_name": "FlowMatchHeunDiscreteScheduler", "shift": 0},
         {"_class_name": "os"},
         {},
     ],
