@@ -14,7 +14,6 @@ from asdkit.priors.families import Model
 from asdkit.priors.hub import folder_of
 from asdkit.priors.required_files import file_of_lora, read_json
 from asdkit.priors.weight_changes import Factors, changed_weight
-from asdkit.priors.weights import check_length
 
 _COMPONENTS = ("unet.", "transformer.", "text_encoder.", "text_encoder_2.", "text_encoder_3.")
 _EMBEDDINGS = ("bundle_emb", "emb_params", "string_to_param", "clip_l", "clip_g")
@@ -22,13 +21,12 @@ _LAYERS_ALONE = re.compile(  # of diffusers' networks, in files without the comp
     r"(?:down_blocks|mid_block|up_blocks|conv_|time_|add_|(?:single_)?transformer_blocks|x_emb|context_emb|proj_|norm_out)"
 )
 _OF_PEFT = re.compile(r"^base_model\.model\.")
-_LYCORIS = re.compile(r"\.(?:hada|lokr)_")
+_LYCORIS = re.compile(r"\.(?:hada_|lokr_|lora_mid|dora_scale)")
 _LAYER = re.compile(  # what follows the name of a layer
     r"\.(?:lora_\w+|lora\.\w+|hada_\w+|lokr_\w+|alpha|dora_scale|processor\.\w+)(?:\.\w+)*$"
 )
-_UP = re.compile(
-    r"\.(?:lora_up|lora_B|lora\.up|hada_w2_b|lokr_w|lora_magnitude_vector|dora_scale|lora_linear_layer\.up)|_lora\.up"
-)
+_BASE_KEPT = (True, False, "gaussian", "eva", "orthogonal", "mica")  # starts that leave the model's own weights alone
+_OTHER_MODELS = ("kasa_config", "layer_replication", "arrow_config", "alora_invocation_tokens", "use_qalora")
 
 
 def finetune_file(name: str) -> Path:
@@ -66,14 +64,13 @@ def add_lora(
         parts: the network and the text encoders that the model has, for all of which there may be something.
 
     Raises:
-        PriorUnavailable: the file is torn, or of another model.
+        PriorUnavailable: the file is of another model.
     """
     import diffusers
 
     kind = getattr(diffusers, pipeline)
     if not hasattr(kind, "lora_state_dict"):
         raise PriorUnavailable(f"diffusers reads no LoRAs for a {pipeline}; leave prior.finetune out.")
-    check_length(file)
     try:
         tensors, settings = _read(kind, file, network, "unet" if "unet" in parts else "transformer")
         strangers = {name.partition(".")[0] for name in tensors} - {*parts, part}
@@ -83,7 +80,10 @@ def add_lora(
         if strangers:
             raise ValueError(f"it is also for a {min(strangers)}, which this model doesn't have")
         settings = {name.removeprefix(f"{part}."): value for name, value in settings.items()}
-        _fuse(model, _by_layer(_in_pefts_words(of_part), part, model), settings, scale)
+        _check_settings(settings)
+        changed = _fuse(model, _by_layer(_in_pefts_words(of_part), part, model), settings, scale)
+        if of_part and scale and not changed and (len(of_part) == len(tensors) or not part.startswith("text_encoder")):
+            raise ValueError(f"it changes nothing of the {part}")
     except Exception as error:  # diffusers' readers raise whatever they stumble over
         reason = first_line(error)
         raise PriorUnavailable(
@@ -96,25 +96,27 @@ def _read(kind: Any, file: Path, network: Any, network_part: str) -> tuple[Facto
     from safetensors import safe_open
 
     with safe_open(file, "pt") as opened:
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
         settings = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
     if (beside := file.with_name("adapter_config.json")).is_file():
         settings = read_json(beside)
     if other := next((name for name in tensors if name.startswith(_EMBEDDINGS)), ""):
         raise ValueError(f"it also holds an embedding, {other}, which would have to be a word of prompts")
+    if other := next((name for name in tensors if not _LAYER.search(name) and "_lora." not in name), ""):
+        raise ValueError(f"it names {other}, which is no part of a LoRA, LoHa, LoKr or DoRA")
     if broken := next((name for name, value in tensors.items() if not value.isfinite().all()), ""):
         raise ValueError(f"its {broken} is not finite")
-    updates = [value for name, value in tensors.items() if _UP.search(name)]
-    if updates and not any(value.any() for value in updates):
-        raise ValueError("it changes nothing, for all its updates are zero")
     tensors = {_OF_PEFT.sub(f"{network_part}.", name): value for name, value in tensors.items()}
     if all(map(_LAYERS_ALONE.match, tensors)):  # of save_lora_adapter
         tensors = {f"{network_part}.{name}": value for name, value in tensors.items()}
-    if any(_LYCORIS.search(name) or name.endswith(".dora_scale") for name in tensors):
+    if any(map(_LYCORIS.search, tensors)):
         return _renamed(kind, tensors, network), settings
     for name in [name for name in tensors if name.endswith(".alpha")]:
         layer = name.removesuffix(".alpha")
-        up = next(name for name in (f"{layer}.lora_up.weight", f"{layer}.lora_B.weight") if name in tensors)
+        ups = [name for name in (f"{layer}.{up}.weight" for up in ("lora_up", "lora_B", "lora.up")) if name in tensors]
+        if not ups:
+            raise ValueError(f"{layer} has an alpha alone")
+        up = ups[0]
         rank = tensors[up].shape[1]
         tensors[up] = tensors[up] * (tensors[name].item() / rank)
         tensors[name] = torch.tensor(float(rank))
@@ -163,18 +165,34 @@ def _by_layer(tensors: Factors, part: str, model: Model) -> dict[str, Factors]:
     layers: dict[str, Factors] = {}
     for name, value in tensors.items():
         layer = _LAYER.sub("", name)
-        if layer == name:
-            raise ValueError(f"it names {name.removeprefix(f'{part}.')}, which is no part of a LoRA of this model")
-        factor = name.removeprefix(f"{layer}.").removesuffix(".weight").replace("dora_scale", "lora_magnitude_vector")
+        factor = name.removeprefix(f"{layer}.").removesuffix(".weight").removesuffix(".default")
         if part.startswith("text_encoder") and not hasattr(model, "text_model"):
             layer = layer.replace(".text_model.", ".", 1)  # transformers 5 has left that level out
         layers.setdefault(layer.removeprefix(f"{part}."), {})[factor] = value
     return layers
 
 
+def _check_settings(settings: dict[str, Any]) -> None:
+    """What peft says of a fine-tune is that it adds to the model's own weights, and nothing else."""
+    kind, start = settings.get("peft_type", "LORA"), settings.get("init_lora_weights", True)
+    if kind not in ("LORA", "LOHA", "LOKR"):
+        raise ValueError(f"it is peft's {kind}, and LoRA, LoHa and LoKr are read")
+    if start not in _BASE_KEPT:
+        raise ValueError(
+            f"it started from {start}, which changes the model's own weights as well; let peft's save_pretrained "
+            "convert it, by path_initial_model_for_weight_conversion"
+        )
+    if other := [name for name in _OTHER_MODELS if settings.get(name)]:
+        raise ValueError(f"its {other[0]} changes more of the model than its weights")
+
+
 @torch.no_grad()
-def _fuse(model: Model, layers: dict[str, Factors], settings: dict[str, Any], scale: float) -> None:
-    """Change the weight of every layer; factors without a layer are an error."""
+def _fuse(model: Model, layers: dict[str, Factors], settings: dict[str, Any], scale: float) -> bool:
+    """Change the weight of every layer, and say whether any is another now; factors without a layer are an error."""
+    changed = False
     for layer, factors in layers.items():
         weight = model.get_submodule(layer).weight
-        weight.copy_(changed_weight(layer, weight, factors, settings, scale))
+        new = changed_weight(layer, weight, factors, settings, scale)
+        changed |= not torch.equal(new, weight)
+        weight.copy_(new)
+    return changed

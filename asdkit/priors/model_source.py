@@ -9,10 +9,10 @@ from asdkit.core.errors import PriorUnavailable
 from asdkit.priors.families import Model
 from asdkit.priors.finetune import add_lora, finetune_file
 from asdkit.priors.folder import ModelFolder
-from asdkit.priors.locate import component_weights, locate
+from asdkit.priors.locate import component, locate
 from asdkit.priors.required_files import named_parts
-from asdkit.priors.textual_inversion import add_words, learned_words
-from asdkit.priors.weights import digest_of
+from asdkit.priors.textual_inversion import add_words, word_of
+from asdkit.priors.weights import check_length, digest_of
 
 
 @dataclass
@@ -34,6 +34,8 @@ class ModelSource:
         """The model's files and the LoRA's; or why they can't be had, so that the hub isn't asked a second time."""
         try:
             lora = finetune_file(self.finetune) if self.finetune else None
+            if lora:
+                check_length(lora)
             return locate(self.path, self.variant, self.config), lora
         except PriorUnavailable as error:
             return error
@@ -58,13 +60,13 @@ class ModelSource:
         files, lora = self._files_and_lora()
         digest = files.digest()
         if lora:
-            digest = digest_of({"lora": lora}, f"{digest} {self.finetune_scale}")
-        return f"{digest}+{digest_of(component_weights(self.tiny_vae))}" if self.tiny_vae else digest
+            digest = digest_of({"lora": lora}, f"{digest} {self.finetune_scale} {word_of(lora)}".rstrip())
+        return f"{digest}+{digest_of(component(self.tiny_vae).weights)}" if self.tiny_vae else digest
 
     def add_lora(self, part: str, model: Model | None, network: Any) -> None:
         """Add the LoRA, where there is one, to a component; `network` are the settings of the network."""
         files, lora = self._files_and_lora()
-        if lora and model is not None and not learned_words(lora):
+        if lora and model is not None and not word_of(lora):
             index = files.json("model_index.json")
             parts = named_parts(index, "unet", "transformer", "text_encoder")
             add_lora(lora, index["_class_name"], part, model, network, self.finetune_scale, parts)
@@ -72,5 +74,5 @@ class ModelSource:
     def add_words(self, pipeline: Any, texts: list[str]) -> None:
         """Teach a pipeline the word of a textual inversion, where there is one in the place of a LoRA."""
         lora = self._files_and_lora()[1]
-        if lora and learned_words(lora):
+        if lora and word_of(lora):
             add_words(lora, pipeline, texts)

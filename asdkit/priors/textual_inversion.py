@@ -21,11 +21,18 @@ def learned_words(file: Path) -> dict[str, Tensor]:
 
     with safe_open(file, "pt") as opened:
         names = list(opened.keys())
-    return {} if any("." in name for name in names) else load_file(file)
+    return {} if any("." in name for name in names) else {n: value.float() for n, value in load_file(file).items()}
+
+
+def word_of(file: Path) -> str:
+    """The word of a textual inversion: the name of its tensor, or that of the file; empty of another file."""
+    names = list(learned_words(file))
+    single = names[0] if len(names) == 1 else ""
+    return "" if not names else file.stem if single in ("", "emb_params", "clip_l", "clip_g") else single
 
 
 def add_words(file: Path, pipeline: Any, texts: list[str]) -> None:
-    """Teach a pipeline the word of a textual inversion: the name of its tensor, or that of the file.
+    """Teach a pipeline the word of a textual inversion.
 
     Args:
         file: in diffusers' or in A1111's layout, of one or of two text encoders.
@@ -35,20 +42,20 @@ def add_words(file: Path, pipeline: Any, texts: list[str]) -> None:
     Raises:
         PriorUnavailable: it is of another model, or not finite.
     """
-    words = learned_words(file)
-    single = next(iter(words)) if len(words) == 1 else ""
-    word = file.stem if single in ("", "emb_params", "clip_l", "clip_g") else single
+    word, words = word_of(file), learned_words(file)
     try:
+        if len(words) > 1 and not words.keys() <= {"clip_l", "clip_g"}:
+            raise ValueError(f"it holds several words, {', '.join(words)}")
         for name, value in words.items():
             end = _ENCODERS.get(name, "")
             encoder, tokenizer = (getattr(pipeline, f"{part}{end}", None) for part in ("text_encoder", "tokenizer"))
-            if not value.isfinite().all():
-                raise ValueError("it is not finite")
-            vectors, most = len(torch.atleast_2d(value)), getattr(tokenizer, "model_max_length", 0)
+            if encoder is None or not value.isfinite().all():
+                raise ValueError("it is not finite" if encoder else f"this model has no text_encoder{end}")
+            vectors, most = len(torch.atleast_2d(value)), tokenizer.model_max_length
             if not 0 < vectors <= most:
                 raise ValueError(f"it has {vectors} vectors, and a prompt {most} tokens")
             pipeline.load_textual_inversion(value, token=word, text_encoder=encoder, tokenizer=tokenizer)
-    except (ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # diffusers' reader raises whatever it stumbles over
         reason = first_line(error)
         raise PriorUnavailable(
             f"The textual inversion {file} can't be added ({reason}); name one that was made for this kind of model."

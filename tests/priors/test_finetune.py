@@ -223,7 +223,13 @@ BAD = {
         "also for a text_encoder_2",
     ),
     "bundled embedding": (_pair(f"unet.{LAYERS[0]}", 16, 16) | {"bundle_emb.duck.x": (2, 16)}, "an embedding, bundle_"),
-    "no LoRA": ({"unet.conv_in.weight": (4, 4)}, "names conv_in.weight"),
+    "no LoRA": ({"unet.conv_in.weight": (4, 4)}, "names unet.conv_in.weight, which is no part"),
+    "a whole difference": ({"lora_unet_conv_in.diff": (8, 4, 3, 3)}, "names lora_unet_conv_in.diff"),
+    "OFT": (
+        {"lora_unet_conv_in.oft_blocks": (2, 4, 4), "lora_unet_conv_in.alpha": ()},
+        "names lora_unet_conv_in.oft_bl",
+    ),
+    "an alpha alone": (_pair(f"unet.{LAYERS[0]}", 16, 16) | {"lora_unet_conv_in.alpha": ()}, "has an alpha alone"),
     "another network": (_pair("transformer.a", 8, 8), "none of its 2 tensors is for the unet"),
     "another DoRA": (
         _pair(f"unet.{LAYERS[0]}", 16, 16) | {f"unet.{LAYERS[0]}.lora_magnitude_vector": (8,)},
@@ -242,12 +248,20 @@ def test_loras_that_do_not_fit_are_refused(folder: Path, tmp_path: Path, case: s
     assert expected in message and "\n" not in message and "bad.safetensors" in message
 
 
-@pytest.mark.parametrize(("value", "expected"), [(float("nan"), "is not finite"), (0.0, "changes nothing")])
+@pytest.mark.parametrize(
+    ("end", "value", "expected"),
+    [
+        (".to_k.lora_B.weight", float("nan"), "is not finite"),
+        (".lora_B.weight", 0.0, "changes nothing"),
+        (".lora_A.weight", 0.0, "changes nothing"),
+        (".alpha", 0.0, "changes nothing"),
+    ],
+)
 def test_factors_that_are_no_numbers_or_nothing(
-    folder: Path, base: Pretrained, tmp_path: Path, value: float, expected: str
+    folder: Path, base: Pretrained, tmp_path: Path, end: str, value: float, expected: str
 ) -> None:
-    tensors = _diffusers(base)
-    for name in tensors if value == 0 else [f"unet.{LAYERS[1]}.lora_B.weight"]:
+    tensors = _diffusers(base) | {f"unet.{name}.alpha": torch.tensor(1.0) for name in LAYERS}
+    for name in [name for name in tensors if name.endswith(end)]:
         tensors[name] = torch.full_like(tensors[name], value)
     save_file(tensors, tmp_path / "bad.safetensors")
     with pytest.raises(PriorUnavailable, match=expected):
@@ -271,10 +285,13 @@ def _peft_config(kind: str) -> PeftConfig:
         "DoRA": lambda: LoraConfig(lora_alpha=5, use_dora=True, **common),
         "LoHa": lambda: LoHaConfig(alpha=5, **common),
         "LoKr": lambda: LoKrConfig(alpha=5, decompose_both=True, **common),
+        "LoHa of Tucker": lambda: LoHaConfig(alpha=5, use_effective_conv2d=True, **common),
+        "LoKr of Tucker": lambda: LoKrConfig(alpha=5, use_effective_conv2d=True, **common | {"r": 1}),
+        "LoKr, whole": lambda: LoKrConfig(alpha=5, rank_pattern={"to_k": 7}, **common | {"r": 100}),
     }[kind]()
 
 
-@pytest.mark.parametrize("kind", ["LoRA", "DoRA", "LoHa", "LoKr"])
+@pytest.mark.parametrize("kind", ["LoRA", "DoRA", "LoHa", "LoKr", "LoHa of Tucker", "LoKr of Tucker", "LoKr, whole"])
 def test_pefts_own_folders(kind: str, folder: Path, base: Pretrained, tmp_path: Path) -> None:
     """The weights are those that peft itself merges, its settings being in adapter_config.json."""
     unet = copy.deepcopy(base.network)
@@ -298,6 +315,50 @@ def test_the_files_of_save_lora_adapter(folder: Path, base: Pretrained, tmp_path
         layer.lora_B.default.weight.data, layer.lora_A.default.weight.data = _factors(layer)
     unet.save_lora_adapter(tmp_path)
     _same(loaded(folder, finetune=str(tmp_path)), _expected(base, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"init_lora_weights": "pissa_niter_4"}, "it started from pissa_niter_4, which changes the model's own"),
+        ({"init_lora_weights": "olora"}, "it started from olora"),
+        ({"peft_type": "IA3"}, "it is peft's IA3"),
+        ({"use_dora": True}, "lacks the lengths of its DoRA"),
+        ({"kasa_config": {"beta": 1}}, "its kasa_config changes more"),
+        ({"rank_pattern": {"(a|a)*b": 2}, "r": 0}, "rank_pattern holds more than names"),
+    ],
+)
+def test_what_peft_says_beyond_a_difference_is_refused(
+    settings: dict, expected: str, folder: Path, tmp_path: Path
+) -> None:
+    whole = {f"{LAYERS[0]}.lokr_w1": torch.ones(4, 4), f"{LAYERS[0]}.lokr_w2": torch.ones(4, 4)}
+    save_file({f"base_model.model.{name}": value for name, value in whole.items()}, tmp_path / "l.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(PriorUnavailable, match=expected):
+        loaded(folder, finetune=str(tmp_path))
+
+
+def test_lengths_of_columns(folder: Path, base: Pretrained, tmp_path: Path) -> None:
+    """LyCORIS's DoRA without wd_on_output: a row of lengths, one for each input."""
+    layer = base.network.get_submodule(LAYERS[0])
+    (up, down), lengths = _factors(layer), torch.rand(1, 16, generator=torch.Generator().manual_seed(5))
+    name = f"lora_unet_{LAYERS[0].replace('.', '_')}"
+    factors = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.dora_scale": lengths}
+    save_file(factors, tmp_path / "dora.safetensors")
+    columns = (layer.weight + up @ down).T
+    expected = torch.stack([n * column / column.norm() for n, column in zip(lengths[0], columns, strict=True)]).T
+    fused = loaded(folder, finetune=str(tmp_path / "dora.safetensors")).network.get_submodule(LAYERS[0]).weight
+    assert torch.allclose(fused, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_files_of_small_numbers(folder: Path, base: Pretrained, tmp_path: Path, dtype: torch.dtype) -> None:
+    save_file({name: value.to(dtype) for name, value in _diffusers(base).items()}, tmp_path / "small.safetensors")
+    weights = _expected(base, 0.0)
+    for name in LAYERS:
+        up, down = (factor.to(dtype).float() for factor in _factors(base.network.get_submodule(name)))
+        weights[f"{name}.weight"] += up @ down
+    _same(loaded(folder, finetune=str(tmp_path)), weights)
 
 
 def test_kohyas_loha_lokr_and_dora(folder: Path, base: Pretrained, text_encoder: nn.Module, tmp_path: Path) -> None:
@@ -332,15 +393,21 @@ def test_one_layer_of_another_model_is_not_left_out(folder: Path, base: Pretrain
         loaded(folder, finetune=str(tmp_path))
 
 
-def test_a_lora_for_a_convolution(folder: Path, base: Pretrained, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tucker", [False, True])
+def test_a_lora_for_a_convolution(tucker: bool, folder: Path, base: Pretrained, tmp_path: Path) -> None:
+    """One convolution after the other: down and up, or down, LoCon's core and up."""
     random = torch.Generator().manual_seed(0)
-    up, down = torch.randn(8, RANK, 1, 1, generator=random), torch.randn(RANK, 4, 3, 3, generator=random)
-    name = "lora_unet_conv_in"
-    save_file({f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}, tmp_path / "conv.safetensors")
+    shapes = {"up": (8, RANK, 1, 1), "mid": (RANK, RANK, 3, 3), "down": (RANK, 4, 1, 1)}
+    if not tucker:
+        shapes = {"up": (8, RANK, 1, 1), "down": (RANK, 4, 3, 3)}
+    kernels = {name: torch.randn(shape, generator=random) for name, shape in shapes.items()}
+    factors = {f"lora_unet_conv_in.lora_{name}.weight": kernel for name, kernel in kernels.items()}
+    save_file(factors | {"lora_unet_conv_in.alpha": torch.tensor(2.0 * RANK)}, tmp_path / "conv.safetensors")
     changed, plain = loaded(folder, finetune=str(tmp_path)).network.conv_in, base.network.conv_in
-    images = torch.randn(2, 4, 8, 8, generator=random)
-    convolved = nn.functional.conv2d(nn.functional.conv2d(images, down, padding=1), up)
-    assert torch.allclose(changed(images), plain(images) + convolved, atol=1e-4)
+    images = convolved = torch.randn(2, 4, 8, 8, generator=random)
+    for kernel in reversed(kernels.values()):
+        convolved = nn.functional.conv2d(convolved, kernel, padding=kernel.shape[-1] // 2)
+    assert torch.allclose(changed(images), plain(images) + 2 * convolved, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sd3", "flux", "deepfloyd"])

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import save_file
 from support.tiny import loaded
 from support.tiny_families import make
-from torch import Tensor
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.scores.conditions import Condition
@@ -49,19 +48,42 @@ def test_a_file_without_a_name_for_two_encoders(tmp_path: Path, caplog: pytest.L
     assert not any(torch.allclose(half, other, atol=1e-3) for half, other in halves)  # both encoders know it
 
 
-@pytest.mark.parametrize(
-    ("family", "value"),
-    [
-        ("sd", torch.randn(1, 8)),
-        ("sd", torch.full((1, 16), torch.nan)),
-        ("pixart", RANDOM[:1].clone()),
-        ("sd", torch.zeros(20_000, 16)),
-        ("sd", torch.zeros(0, 16)),
-    ],
-    ids=["another size", "not finite", "T5 takes none", "more than a prompt", "nothing"],
-)
-def test_one_of_another_model_is_refused(family: str, value: Tensor, tmp_path: Path) -> None:
+ONE = RANDOM[:1].clone()
+BAD = {
+    "another size": ("sd", {"<gadget>": torch.randn(1, 8)}, "can't be added"),
+    "not finite": ("sd", {"<gadget>": torch.full((1, 16), torch.nan)}, "it is not finite"),
+    "nothing": ("sd", {"<gadget>": torch.zeros(0, 16)}, "it has 0 vectors"),
+    "more than a prompt": ("sd", {"<gadget>": torch.zeros(20_000, 16)}, "it has 20000 vectors"),
+    "two words": ("sd", {"<gadget>": ONE, "<hat>": ONE + 1}, "it holds several words, <gadget>, <hat>"),
+    "an encoder too many": ("sd", {"clip_l": ONE, "clip_g": ONE + 1}, "this model has no text_encoder_2"),
+    "T5 takes none": ("pixart", {"<gadget>": ONE}, "can't be added"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_one_of_another_model_is_refused(case: str, tmp_path: Path) -> None:
+    family, words, expected = BAD[case]
     folder = make(family, tmp_path / "model")[0]
-    save_file({"<gadget>": value}, tmp_path / "learned.safetensors")
-    with pytest.raises(PriorUnavailable, match="textual inversion .* can't be added"):
+    save_file(words, tmp_path / "learned.safetensors")
+    with pytest.raises(PriorUnavailable, match=expected):
         loaded(folder, finetune=str(tmp_path / "learned.safetensors")).prepare([Condition(TEXT)])
+
+
+def test_a_file_of_another_name_is_another_word(tmp_path: Path) -> None:
+    """What the first file's word was embedded as is not taken from the disk for the second's."""
+    folder, _ = make("sd", tmp_path / "model")
+    save_file({"emb_params": ONE}, tmp_path / "gizmo.safetensors")
+    (tmp_path / "gadget.safetensors").write_bytes((tmp_path / "gizmo.safetensors").read_bytes())
+    said = Condition("a red gizmo", False)
+    priors = [loaded(folder, finetune=str(tmp_path / f"{name}.safetensors")) for name in ("gizmo", "gadget")]
+    for prior in (*priors, plain := loaded(folder)):
+        prior.prepare([said])
+    first, second, expected = (prior.prompts.embedded[said.text]["text"] for prior in (*priors, plain))
+    assert torch.equal(second, expected) and not torch.allclose(first, expected, atol=1e-3)
+
+
+def test_a_torn_file_is_refused(tmp_path: Path) -> None:
+    folder, _ = make("sd", tmp_path / "model")
+    (tmp_path / "torn.safetensors").write_bytes(b"hello" * 9)
+    with pytest.raises(PriorUnavailable, match="torn.safetensors is torn"):
+        loaded(folder, finetune=str(tmp_path / "torn.safetensors"))
