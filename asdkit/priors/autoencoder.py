@@ -1,6 +1,6 @@
 """The autoencoder of a latent diffusion model: images in [0,1] to x0 and back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.priors.families import Model
-from asdkit.priors.folder import ModelFolder, load_component, one_sentence
-from asdkit.priors.locate import component_weights
+from asdkit.priors.folder import ModelFolder, one_sentence
+from asdkit.priors.locate import component
 from asdkit.priors.network_runner import to_float32
 
 
@@ -29,25 +29,16 @@ def load_autoencoder(files: ModelFolder, dtype: torch.dtype, tiny_vae: str = "")
 
     settings = files.json("vae/config.json")
     if tiny_vae:
-        weights = next(iter(component_weights(tiny_vae).values()))
-        with one_sentence(weights.parent):
-            vae = load_component(weights.parent, AutoencoderTiny, dtype)
-        own, tiny = settings["latent_channels"], vae.config.latent_channels
+        vae = component(tiny_vae).model(AutoencoderTiny, ".", dtype)
+        own, tiny = settings.get("latent_channels", 4), vae.config.latent_channels
         if own != tiny:
             raise ValueError(f"tiny_vae has {tiny} channels and the prior's latents {own}; name one of its family.")
-        return _checked(vae, tiny_vae)
-    is_tiny = files.json("model_index.json").get("vae", ["", ""])[1] == "AutoencoderTiny"
-    overflows = settings.get("force_upcast", False) and dtype == torch.float16
-    kind = AutoencoderTiny if is_tiny else AutoencoderKL
-    return _checked(files.model(kind, "vae", torch.float32 if overflows else dtype), f"{files.path}'s vae")
-
-
-def _checked(vae: Model, name: str) -> Model:
-    """The autoencoder itself, where its settings can scale and shift x0."""
-    with one_sentence(name):
-        shift, scale = (torch.as_tensor(number, dtype=torch.float32) for number in _shift_and_scale(vae))
-        if not (shift.isfinite().all() and scale.isfinite().all() and scale.all()):
-            raise ValueError(f"x0 can't be scaled by {vae.config.scaling_factor} and moved by {shift.tolist()}")
+    else:
+        is_tiny = files.json("model_index.json").get("vae", ["", ""])[1] == "AutoencoderTiny"
+        overflows = settings.get("force_upcast", False) and dtype == torch.float16
+        vae = files.model(AutoencoderTiny if is_tiny else AutoencoderKL, "vae", torch.float32 if overflows else dtype)
+    with one_sentence(tiny_vae or files.path / "vae"):
+        _check_latents(vae.config)
     return vae
 
 
@@ -68,14 +59,14 @@ def encode(vae: Model, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h
     """x0 = (z - shift) scale of the mean z, with gradient."""
     encoded = vae.encode((images * 2 - 1).to(vae.dtype))
     latents = encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latents
-    shift, scale = _shift_and_scale(vae)
+    shift, scale = _shift_and_scale(vae.config, vae.device)
     return (to_float32(latents) - shift) * scale
 
 
 @torch.no_grad()
 def decode(vae: Model, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
     """Images in [-1,1], or a little beyond."""
-    shift, scale = _shift_and_scale(vae)
+    shift, scale = _shift_and_scale(vae.config, vae.device)
     return vae.decode((x0 / scale + shift).to(vae.dtype)).sample
 
 
@@ -85,10 +76,18 @@ def latent_shape(vae: Model, height: int, width: int) -> tuple[int, int]:
     return height // factor, width // factor
 
 
-def _shift_and_scale(vae: Model) -> tuple[float | Tensor, float | Tensor]:
+def _check_latents(settings: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless latents are shifted and scaled by numbers, for each channel or for all."""
+    channels = settings["latent_channels"]
+    shift, scale = (torch.as_tensor(value).flatten().expand(channels) for value in _shift_and_scale(settings))
+    if not (shift.isfinite() & scale.isfinite() & (scale != 0)).all():
+        raise ValueError(f"x0 can't be scaled by {scale.tolist()} and moved by {shift.tolist()}")
+
+
+def _shift_and_scale(settings: Mapping[str, Any], device: Any = None) -> tuple[float | Tensor, float | Tensor]:
     """`shift_factor` and `scaling_factor`, or what `latents_mean` and `latents_std` of each channel make of them."""
-    scale, mean, std = float(vae.config.scaling_factor), vae.config.get("latents_mean"), vae.config.get("latents_std")
+    scale, mean, std = float(settings["scaling_factor"]), settings.get("latents_mean"), settings.get("latents_std")
     if mean is None or std is None:
-        return float(vae.config.get("shift_factor") or 0.0), scale
-    shifts, deviations = (torch.tensor(values, device=vae.device).reshape(1, -1, 1, 1) for values in (mean, std))
+        return float(settings.get("shift_factor") or 0.0), scale
+    shifts, deviations = (torch.tensor(values, device=device).reshape(1, -1, 1, 1) for values in (mean, std))
     return shifts, scale / deviations

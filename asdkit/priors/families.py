@@ -1,6 +1,7 @@
 """What differs between families of diffusion models: which components they have, how the network is called."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add
 
 def _device(pipeline: Any) -> torch.device:
     """Where its text encoders are."""
-    return pipeline.text_encoder.device
+    return next(part for name, part in pipeline.components.items() if part and name.startswith("text_encoder")).device
 
 
 class Family(ABC):
@@ -35,6 +36,7 @@ class Family(ABC):
         has_vae: x0 are latents; images themselves otherwise.
         patch: how many values of a channel of x0 are one channel of the network.
         is_flow: its networks predict eps - x0, whatever scheduler they are saved with.
+        settings: what settings of a network may be that ask for an input, or its values that have one here.
 
     Args:
         distilled_guidance: the guidance scale that a guidance-distilled network is told.
@@ -48,6 +50,7 @@ class Family(ABC):
     has_vae = True
     patch = 1
     is_flow = False
+    settings: Mapping[str, tuple[str | None, ...]] = {}
 
     def __init__(self, distilled_guidance: float = 3.5) -> None:
         self.distilled_guidance = distilled_guidance
@@ -68,6 +71,31 @@ class Family(ABC):
         embedder: Any = getattr(module, "timestep_embedder", module)
         return embedder.linear_2.out_features
 
+    def check(self, config: Mapping[str, Any], channels: int, model: str) -> None:
+        """A network takes x0 of these channels and what this family gives it, and answers with as many, or twice.
+
+        Raises:
+            PriorUnavailable: it is made for inpainting, another task, or another kind of conditions.
+        """
+        taken, given = config["in_channels"], config.get("out_channels") or config["in_channels"]
+        if taken != channels * self.patch or given not in (taken, 2 * taken):
+            raise PriorUnavailable(
+                f"{model}'s network takes {taken} channels and gives {given}, where x0 has {channels * self.patch}: it "
+                "is made for inpainting or another task; name a model that draws pictures from text alone."
+            )
+        for name, known in self.settings.items():
+            if config.get(name) not in known:
+                raise PriorUnavailable(
+                    f"{model}'s network has {name} {config[name]!r}, an input that no {type(self).__name__} has; name "
+                    "a model that draws pictures from text alone."
+                )
+
+    def text_width(self, config: Mapping[str, Any]) -> int:
+        """How many numbers a network takes for each word, in any of its blocks."""
+        names = ("encoder_hid_dim", "joint_attention_dim", "caption_channels", "cross_attention_dim")
+        width = next(config[name] for name in names if config.get(name))
+        return width if isinstance(width, int) else max(width)
+
     @abstractmethod
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
         """Prompts through the pipeline's own text encoders."""
@@ -75,8 +103,8 @@ class Family(ABC):
     @abstractmethod
     def call(
         self, network: Model, x_t: Float[Tensor, "N C h w"], time: Float[Tensor, " N"], prompts: Embedded
-    ) -> Float[Tensor, "N C h w"]:
-        """The network's output; `time` is of the schedule's `times`."""
+    ) -> Float[Tensor, "N K h w"]:
+        """The network's output, after which a predicted variance may come; `time` is of the schedule's `times`."""
 
     def schedule(self, scheduler: dict[str, Any], tokens: int, model: str = "the model") -> Schedule:
         """The noise schedule of a scheduler's settings; `tokens` of an image, for flows that are shifted by them.
@@ -96,9 +124,21 @@ class Family(ABC):
 class _UNet(Family):
     network_part, network, time = "unet", "UNet2DConditionModel", "time_embedding"
     targets: tuple[str, ...] = ATTENTION
+    settings: Mapping[str, tuple[str | None, ...]] = {
+        "class_embed_type": (None,),
+        "num_class_embeds": (None,),
+        "addition_embed_type": (None, "text"),
+        "encoder_hid_dim_type": (None, "text_proj"),
+    }
 
-    def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
-        return network(x_t, time, prompts["text"]).sample
+    def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded, **added: Any) -> Tensor:
+        if width := network.config.time_cond_proj_dim:  # distilled, as LCM
+            from diffusers import StableDiffusionPipeline
+
+            scale = torch.full((len(x_t),), self.distilled_guidance - 1)
+            told = StableDiffusionPipeline.get_guidance_scale_embedding(None, scale, width)
+            added["timestep_cond"] = to_device(told, x_t.device).to(x_t.dtype)
+        return network(x_t, time, prompts["text"], **added).sample
 
 
 class StableDiffusion(_UNet):
@@ -114,6 +154,7 @@ class StableDiffusionXL(_UNet):
     """Stable Diffusion XL: two text encoders, a pooled embedding, and the size of the image."""
 
     pipelines = ("StableDiffusionXLPipeline",)
+    settings = _UNet.settings | {"addition_embed_type": (None, "text_time")}
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
         text, _, pooled, _ = pipeline.encode_prompt(texts, device=_device(pipeline), do_classifier_free_guidance=False)
@@ -122,15 +163,15 @@ class StableDiffusionXL(_UNet):
             text, pooled = text * not_empty[:, None, None], pooled * not_empty[:, None]
         return {"text": text, "pooled": pooled}
 
-    def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
+    def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded, **added: Any) -> Tensor:
         height, width = (8 * side for side in x_t.shape[-2:])
         sizes = to_device(torch.tensor([height, width, 0, 0, height, width], dtype=x_t.dtype), x_t.device)
-        added = {"text_embeds": prompts["pooled"], "time_ids": sizes.expand(len(x_t), -1)}
-        return network(x_t, time, prompts["text"], added_cond_kwargs=added).sample
+        conditions = {"text_embeds": prompts["pooled"], "time_ids": sizes.expand(len(x_t), -1)}
+        return super().call(network, x_t, time, prompts, added_cond_kwargs=conditions, **added)
 
 
 class DeepFloydIF(_UNet):
-    """The first stage of DeepFloyd IF: pixels of 64 x 64, and a predicted variance that is left out."""
+    """The first stage of DeepFloyd IF: pixels of 64 x 64."""
 
     pipelines = ("IFPipeline",)
     targets = (*ATTENTION, "add_k_proj", "add_v_proj")
@@ -139,12 +180,9 @@ class DeepFloydIF(_UNet):
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
         return {"text": pipeline.encode_prompt(texts, False, device=_device(pipeline))[0]}
 
-    def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
-        return super().call(network, x_t, time, prompts)[:, : x_t.shape[1]]
-
 
 class PixArt(Family):
-    """PixArt-alpha and PixArt-sigma: a transformer on T5's text, and a predicted variance that is left out."""
+    """PixArt-alpha and PixArt-sigma: a transformer on T5's text."""
 
     pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
     network, time = "PixArtTransformer2DModel", "adaln_single.emb"
@@ -162,8 +200,7 @@ class PixArt(Family):
             size = to_device(torch.tensor([height, width], dtype=x_t.dtype), x_t.device).repeat(len(x_t), 1)
             sizes = {"resolution": size, "aspect_ratio": torch.full_like(size[:, :1], height / width)}
         text = {"encoder_hidden_states": prompts["text"], "encoder_attention_mask": prompts["mask"]}
-        output: Tensor = network(x_t, timestep=time, added_cond_kwargs=sizes, **text).sample
-        return output[:, : x_t.shape[1]]
+        return network(x_t, timestep=time, added_cond_kwargs=sizes, **text).sample
 
 
 class StableDiffusion3(Family):

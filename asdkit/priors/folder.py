@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import logging
+import math
 import shutil
 import tempfile
 import weakref
@@ -21,6 +23,9 @@ from asdkit.priors.families import Model
 from asdkit.priors.required_files import Settings, named_parts, read_json
 from asdkit.priors.weights import check_length, digest_of, sizes
 
+_log = logging.getLogger(__name__)
+_LARGEST = 1e30  # of numbers that are no sizes
+_MOST_WORDS = 10_000  # that a tokenizer makes up
 TOKENIZERS = ("CLIPTokenizer", "T5Tokenizer")
 _UNWANTED = ("attn_implementation", "auto_map", "quantization_config", "_name_or_path")  # may name code or other models
 TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")
@@ -66,7 +71,7 @@ class ModelFolder:
         Raises:
             PriorUnavailable: an index names a file that isn't read, or numbers are larger than the weights.
         """
-        settings, part = self.json(name), name.partition("/")[0]
+        settings, (folder, _, kind) = self.json(name), name.rpartition("/")
         if ".index." in name:
             files = settings.get("weight_map")
             named = set(map(str, files.values())) if isinstance(files, dict) else {"nothing"}
@@ -75,16 +80,20 @@ class ModelFolder:
                     f"{self.path / name} names {min(strangers)}, which is no safetensors file of its component; "
                     "copy the prior again."
                 )
-        if not name.endswith("/config.json"):
+        if kind == "tokenizer_config.json":
+            limited, tensors, numbers = {"extra_ids": settings.get("extra_ids")}, 0, _MOST_WORDS
+        elif kind != "config.json":
             return settings
-        weights = [file for weight, file in self.weights.items() if weight.startswith(f"{part}/")]
-        tensors, numbers = sizes(weights)
-        for key, value in settings.items():
-            largest = max(_integers(value), default=0)
-            if weights and largest > (tensors if "layer" in key else numbers):
-                raise PriorUnavailable(
-                    f"{self.path / name} has {key} {largest}, more than its weights hold; copy the prior again."
-                )
+        else:
+            own = (file for weight, file in self.weights.items() if weight.rpartition("/")[0] == folder)
+            limited, (tensors, numbers) = settings, sizes(own)
+        for key, value in limited.items():
+            most = math.inf if not numbers else tensors if "layer" in key else numbers
+            for number in _numbers(value):
+                if not abs(number) <= (_LARGEST if isinstance(number, float) else most):  # nor is NaN
+                    raise PriorUnavailable(
+                        f"{self.path / name} has {key} {number}, more than its weights hold; copy the prior again."
+                    )
         return {key: value for key, value in settings.items() if not key.endswith(_UNWANTED)}
 
     def has(self, name: str) -> bool:
@@ -105,11 +114,19 @@ class ModelFolder:
         return digest_of({name: self.path / name for name in self.names if name not in self.weights})
 
     def model(self, model_class: Any, part: str, dtype: torch.dtype = torch.float32) -> Model:
-        """A component with weights, all of which must be there."""
-        self.json(f"{part}/config.json")
+        """A frozen component by its library's own loader, from safetensors, which hold all of its weights."""
+        kind = self.json(f"{part}/config.json").get("_class_name", model_class.__name__)
+        if kind not in (model_class.__name__, "Transformer2DModel"):  # what PixArt's is called on the hub
+            raise PriorUnavailable(f"{self.path}'s {part} is a {kind}; asdkit reads {model_class.__name__} there.")
         of_variant = any(name.startswith(f"{part}/") and f".{self.variant}" in name for name in self.names)
+        how = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True, "dtype": dtype}
         with one_sentence(self.path / part):
-            return load_component(self._seen / part, model_class, dtype, self.variant if of_variant else "")
+            variant = self.variant if of_variant and self.variant else None
+            model, info = model_class.from_pretrained(self._seen / part, variant=variant, **how)
+            check_complete(info["missing_keys"])
+        if (further := info["unexpected_keys"]) and not part.startswith("text_encoder"):  # which may hold positions
+            _log.warning("%s holds %d tensors that its config.json has no place for.", self.path / part, len(further))
+        return model.requires_grad_(False).eval()
 
     def text_pipeline(self, parts: dict[str, Any], dtype: torch.dtype) -> Any:
         """diffusers' pipeline of the folder with these components and its text encoders, for embedding prompts."""
@@ -140,21 +157,13 @@ class ModelFolder:
             return getattr(transformers, name).from_pretrained(self._seen / part, local_files_only=True)
 
 
-def _integers(value: Any) -> Iterator[int]:
-    """The integers in a setting."""
+def _numbers(value: Any) -> Iterator[float]:
+    """The numbers in a setting."""
     if isinstance(value, list | dict):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _integers(item)
-    elif isinstance(value, int):
+            yield from _numbers(item)
+    elif isinstance(value, int | float):
         yield value
-
-
-def load_component(folder: Path, model_class: Any, dtype: torch.dtype, variant: str = "") -> Model:
-    """A frozen component by its library's own loader, from safetensors; a ValueError where the files lack a tensor."""
-    how = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
-    model, info = model_class.from_pretrained(folder, variant=variant or None, dtype=dtype, **how)
-    check_complete(info["missing_keys"])
-    return model.requires_grad_(False).eval()
 
 
 @contextmanager
@@ -165,7 +174,7 @@ def one_sentence(component: Path | str) -> Iterator[None]:
     """
     try:
         yield
-    except PriorUnavailable:
+    except (PriorUnavailable, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         if is_out_of_memory(error):

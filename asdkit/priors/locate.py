@@ -65,13 +65,13 @@ def settings_of_model(path: str) -> ModelFolder:
     return ModelFolder(*folder_of(path, files_of_model(without=_INSIDE)))
 
 
-def component_weights(path: str) -> dict[str, Path]:
-    """The weights of a folder, or of an id of the hub, that holds a single component and no index: an autoencoder.
+def component(path: str) -> ModelFolder:
+    """A folder, or an id of the hub, that holds a single component and no index: an autoencoder.
 
     Raises:
         PriorUnavailable: it is missing, torn or out of reach.
     """
-    return ModelFolder(*folder_of(path, files_of_component)).weights
+    return ModelFolder(*folder_of(path, files_of_component))
 
 
 class SingleFile(ModelFolder):

@@ -43,10 +43,10 @@ class NetworkRunner:
     def __call__(
         self, family: Family, network: Model, x_t: Float[Tensor, "N C h w"], time: Tensor, prompts: Embedded
     ) -> Float[Tensor, "N C h w"]:
-        """The network's output in single precision or better, whatever it computes in."""
+        """The network's output in single precision or better, whatever it computes in; without a predicted variance."""
         dtype = next(network.parameters()).dtype
         prompts = {name: value.to(dtype) for name, value in prompts.items()}
-        return to_float32(family.call(network, x_t.to(dtype), time, prompts))
+        return to_float32(family.call(network, x_t.to(dtype), time, prompts)[:, : x_t.shape[1]])
 
     @contextmanager
     def time_offset(self, offset: Float[Tensor, "N width"] | None) -> Iterator[None]:

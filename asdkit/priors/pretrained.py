@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from asdkit.core.bounds import AtLeast, Whole
-from asdkit.core.errors import PriorUnavailable
+from asdkit.core.bounds import AtLeast, Whole, Within
 from asdkit.priors import autoencoder
 from asdkit.priors.families import Embedded, Family, Model, family_of
 from asdkit.priors.folder import ModelFolder, one_sentence
@@ -46,7 +45,7 @@ class Pretrained(Prior):
         image_size: images of another height and width, in pixels, are resized to this before they are encoded, so that
             early iterations can render small ones (`data.size`); 0 for encoding all as they are.
         dtype: what the frozen networks compute in; schedule, phi and generator stay in single precision or better.
-        distilled_guidance: the guidance scale that a guidance-distilled network (FLUX.1 dev) is told.
+        distilled_guidance: the guidance scale that a guidance-distilled network (FLUX.1 dev, LCM) is told.
         checkpointing: compute what lies within the networks' blocks again in the backward pass, instead of keeping it:
             less memory for about one more forward pass of what learns, and of the autoencoder.
         compile: compile the network with torch.compile, at the first iterations; not what pictures are made of.
@@ -66,7 +65,7 @@ class Pretrained(Prior):
         variant: str = "",
         config: str = "",
         finetune: str = "",
-        finetune_scale: float = 1.0,
+        finetune_scale: Annotated[float, Within(-1e6, 1e6)] = 1.0,
         use_camera: bool = True,
         image_size: Whole = 0,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
@@ -115,7 +114,7 @@ class Pretrained(Prior):
         self.channels = self.vae.config.latent_channels if self.vae else 3
         self.adapter_targets = self.family.targets
         self.time_width = self.family.time_width(self.network)
-        self._check_channels()
+        self.family.check(self.network.config, self.channels, self.path)
         with one_sentence(self.path):
             height, width = [self.image_size] * 2 if self.image_size else (8 * side for side in self._native_size())
             tokens = (height // 16) * (width // 16)
@@ -128,15 +127,6 @@ class Pretrained(Prior):
         """Height and width of the x0 that the network was trained on."""
         size = self.network.config.get("sample_size") or 128
         return size if isinstance(size, Sequence) else (size, size)
-
-    def _check_channels(self) -> None:
-        """The network takes x0 and nothing else: none for inpainting, depth or a step between other frames."""
-        taken = self.network.config.in_channels
-        if taken != self.channels * self.family.patch:
-            raise PriorUnavailable(
-                f"{self.path}'s network takes {taken} channels, where x0 has {self.channels * self.family.patch}: it is"
-                " made for inpainting or another task; name a model that draws pictures from text alone."
-            )
 
     def _load_extras(self, files: ModelFolder) -> None:
         """What asdkit's own priors tell beside diffusers' files: view words, vocabulary, a camera network."""
@@ -204,7 +194,11 @@ class Pretrained(Prior):
         for name in ("text_encoder", "text_encoder_2"):
             self.source.add_lora(name, pipeline.components.get(name), self.network.config)
         with one_sentence(f"{self.path}'s text"):
-            return encode_texts(self.family, pipeline, texts)
+            embedded = encode_texts(self.family, pipeline, texts)
+            expected, width = self.family.text_width(self.network.config), embedded[texts[0]]["text"].shape[-1]
+            if width != expected:
+                raise ValueError(f"they give {width} numbers for a word, and the network takes {expected}")
+        return embedded
 
     def unknown_words(self, text: str) -> dict[str, list[str]]:
         return self._words.unknown(text)

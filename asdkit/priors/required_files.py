@@ -39,9 +39,14 @@ def files_of_model(variant: str = "", without: Collection[str] = ()) -> Choose:
                 ".safetensors file (no pickles, no network or ControlNet alone), and prior.finetune a LoRA."
             )
         index = read("model_index.json")
-        family_of(str(index.get("_class_name")))
+        family, parts = family_of(str(index.get("_class_name"))), named_parts(index, *_PARTS)
+        encoders = [part for part in parts if part.startswith("text_encoder")] or ["text_encoder"]
+        tokenizers = [encoder.replace("text_encoder", "tokenizer") for encoder in encoders]
+        for part in (family.network_part, *["vae"][: family.has_vae], *encoders, *tokenizers):
+            if part not in parts:
+                raise PriorUnavailable(f"{model}'s model_index.json names no {part}; copy the whole folder again.")
         files, weights = [name for name in names if name in _BESIDE], []
-        for part in named_parts(index, *_PARTS):
+        for part in parts:
             inside = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
             files += [f"{part}/{name}" for name in inside if name.endswith((".json", ".txt", ".model"))]
             if part.startswith("tokenizer"):  # without a vocabulary, transformers would make up a few words

@@ -59,7 +59,7 @@ def first_call(name: str, pipeline: Any, x_t: Tensor) -> tuple[Tensor, Tensor]:
     if name == "deepfloyd":
         extra = {"output_type": "pt", "clean_caption": False, "height": height // 8, "width": width // 8}
         pipeline.prepare_intermediate_images = lambda *args, **kwargs: x_t
-    guidance = 3.5 if name == "flux" else 1.0
+    guidance = 3.5 if name in ("flux", "lcm") else 1.0
     pipeline(PROMPT, num_inference_steps=2, guidance_scale=guidance, **extra)
     hook.remove()
     time, output = seen[0]
@@ -79,10 +79,10 @@ def test_the_network_is_called_as_its_own_pipeline_calls_it(name: str, families:
     time, expected = first_call(name, pipeline, x_t)
     prompts = {key: value[None] for key, value in prior.prompts.embedded[Y.text].items()}
     with torch.no_grad():
-        output = prior.family.call(prior.network, x_t, time.to(prior.schedule.times.dtype), prompts)
+        output = prior.runner(prior.family, prior.network, x_t, time.to(prior.schedule.times.dtype), prompts)
     assert torch.allclose(output, expected, atol=1e-5)
     with torch.no_grad():
-        at_another_time = prior.family.call(prior.network, x_t, 0.3 * time, prompts)
+        at_another_time = prior.runner(prior.family, prior.network, x_t, 0.3 * time, prompts)
     assert not torch.allclose(at_another_time, expected, atol=1e-3)
 
 
@@ -94,10 +94,16 @@ def test_flux_is_told_the_guidance_that_is_asked_for(families: dict) -> None:
     assert guidances[0].tolist() == [2.0, 2.0]
 
 
-def test_pixart_of_1024_pixels_is_told_the_size_of_the_image(tmp_path: Path) -> None:
-    folder, pipeline = make("pixart_1024", tmp_path / "pixart")
-    assert pipeline.transformer.use_additional_conditions
-    test_the_network_is_called_as_its_own_pipeline_calls_it("pixart", {"pixart": (folder, pipeline)})
+@pytest.mark.parametrize(("variant", "name"), [("pixart_1024", "pixart"), ("lcm", "lcm")])
+def test_networks_with_an_input_more_are_told_the_size_or_the_guidance(variant: str, name: str, tmp_path: Path) -> None:
+    folder, pipeline = make(variant, tmp_path / variant)
+    test_the_network_is_called_as_its_own_pipeline_calls_it(name, {name: (folder, pipeline)})
+    if name == "lcm":
+        x_t, told = torch.zeros(1, 4, 4, 4), []
+        for scale in (3.5, 8.0):
+            prior = loaded(folder, distilled_guidance=scale)
+            told.append(prior.predict(prior.draw(x_t, torch.tensor([5]), x_t), [Y])[0])
+        assert not torch.allclose(*told, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import math
 import os
 import shutil
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.tiny import loaded, save_tiny_pipeline
+from support.tiny import loaded, save_tiny_pipeline, tiny_vae, unet
 from support.tiny_families import make
 
 from asdkit.core.errors import PriorUnavailable
@@ -87,9 +88,18 @@ HOSTILE = {
     "no size": (_set("unet/config.json", sample_size="x"), "can't be loaded ("),
     "no noise levels": (_set("scheduler/scheduler_config.json", beta_start=float("nan")), "are not 1000 numbers"),
     "a noise level": (_set("scheduler/scheduler_config.json", trained_betas=[[0.1]]), "are not 1000 numbers"),
-    "x0 that is nothing": (_set("vae/config.json", scaling_factor=0), "x0 can't be scaled by 0 and moved by 0.0"),
+    "x0 that is nothing": (_set("vae/config.json", scaling_factor=0), "x0 can't be scaled by [0.0, 0.0, 0.0, 0.0]"),
     "x0 without a number": (_set("vae/config.json", scaling_factor="x"), "vae can't be loaded (could not convert"),
     "view words of nothing": (_extras, "can't be loaded ('view_words')"),
+    "extra words without end": (_set("tokenizer/tokenizer_config.json", extra_ids=10**9), "more than its weights"),
+    "no number": (_set("unet/config.json", norm_eps=math.nan), "norm_eps nan, more"),
+    "latents of other channels": (_set("vae/config.json", latents_mean=[1, 2], latents_std=[1, 1]), "can't be loaded"),
+    "another autoencoder": (
+        _set("vae/config.json", _class_name="AutoencoderDC"),
+        "vae is a AutoencoderDC; asdkit reads",
+    ),
+    "no network": (_set("model_index.json", unet=[None, None]), "model_index.json names no unet"),
+    "no words": (_set("model_index.json", text_encoder=[None, None]), "names no text_encoder; copy"),
     "a config that is a pipe": (_pipe("unet/config.json"), "is no file, but a device or a pipe"),
     "a vocabulary that is a pipe": (_pipe("tokenizer/special.json"), "is no file, but a device or a pipe"),
     "a config that is a device": (_device, "is no file, but a device or a pipe"),
@@ -106,6 +116,22 @@ def test_what_is_not_the_models_own_is_refused(case: str, whole: Path, tmp_path:
         loaded(folder).prepare([Y])
     assert expected in str(caught.value) and "\n" not in str(caught.value)
     assert time.monotonic() - begun < 200
+
+
+def test_weights_without_a_place_are_told(whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = shutil.copytree(whole, tmp_path / "model")
+    loaded(folder)
+    assert not caplog.records
+    _set("unet/config.json", transformer_layers_per_block=0)(folder)
+    loaded(folder)
+    assert "unet holds" in caplog.text and "tensors that its config.json has no place for" in caplog.text
+
+
+def test_a_tiny_autoencoder_is_looked_at_as_well(whole: Path, tmp_path: Path) -> None:
+    tiny_vae().save_pretrained(tmp_path)
+    _set("config.json", num_encoder_blocks=[10**6, 1])(tmp_path)
+    with pytest.raises(PriorUnavailable, match="config.json has num_encoder_blocks"):
+        loaded(whole, tiny_vae=str(tmp_path))
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "unet", "vae"])
@@ -146,14 +172,29 @@ def test_the_old_names_of_pieces_of_a_variant(whole: Path, tmp_path: Path) -> No
     assert torch.equal(doubled.conv_in.weight, 2 * plain.conv_in.weight)
 
 
-def test_a_network_that_takes_more_than_x0_is_refused(tmp_path: Path) -> None:
-    from support.tiny import unet
-
-    folder = save_tiny_pipeline(tmp_path / "model", facts=False, camera=False)
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"in_channels": 9}, "takes 9 channels and gives 4, where x0 has 4: it is made for inpainting"),
+        ({"out_channels": 3}, "takes 4 channels and gives 3, where x0 has 4"),
+        ({"class_embed_type": "timestep"}, "has class_embed_type 'timestep', an input that no StableDiffusion has"),
+        ({"num_class_embeds": 10}, "has num_class_embeds 10, an input"),
+        ({"addition_embed_type": "image", "encoder_hid_dim": 16}, "has addition_embed_type 'image', an input"),
+        (
+            {"encoder_hid_dim": 16, "encoder_hid_dim_type": "image_proj"},
+            "has encoder_hid_dim_type 'image_proj', an input",
+        ),
+        ({"cross_attention_dim": 32}, "they give 16 numbers for a word, and the network takes 32"),
+    ],
+)
+def test_a_network_that_takes_more_than_x0_and_words_is_refused(
+    settings: dict[str, Any], expected: str, whole: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "model")
     shutil.rmtree(folder / "unet")
-    unet(16, in_channels=9).save_pretrained(folder / "unet")
-    with pytest.raises(PriorUnavailable, match="takes 9 channels, where x0 has 4: it is made for inpainting"):
-        loaded(folder)
+    unet(16, **settings).save_pretrained(folder / "unet")
+    with pytest.raises(PriorUnavailable, match=expected):
+        loaded(folder).prepare([Y])
 
 
 @pytest.mark.parametrize("family", ["sd", "deepfloyd"])

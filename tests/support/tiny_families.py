@@ -43,6 +43,13 @@ def sd_zero_snr() -> Any:
     return sd("v_prediction", rescale_betas_zero_snr=True)
 
 
+def lcm() -> Any:
+    """It is told the guidance scale that it was distilled for."""
+    pipeline = sd()
+    pipeline.unet = unet(16, time_cond_proj_dim=16)
+    return pipeline
+
+
 def sdxl() -> Any:
     from diffusers import StableDiffusionXLPipeline
 
