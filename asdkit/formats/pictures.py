@@ -1,9 +1,10 @@
 """Picture files to tensors, and back: grids, animated WebP and MP4."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,9 +40,10 @@ def read_picture(path: str | Path, size: int = 0) -> Float[Tensor, "3 H W"]:
     path = local(path)
     require(path.is_file(), f"There is no picture {path}.")
     try:
-        picture = ImageOps.exif_transpose(of_bounded_size(Image.open(path, formats=FORMATS)))
+        opened = of_bounded_size(Image.open(path, formats=FORMATS))
+        picture = ImageOps.exif_transpose(opened)
         if picture.mode[0] in "IF":
-            picture = _of_bytes(picture)
+            picture = _of_bytes(picture, getattr(opened, "tag_v2", {}))
         picture = _in_srgb(picture).convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         kinds = ", ".join(FORMATS)
@@ -59,12 +61,20 @@ def of_bounded_size(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def _of_bytes(picture: Image.Image) -> Image.Image:
-    """Grey of 16 bits or of floats in [0,1] as bytes, where Pillow would clip."""
-    white, values = 1 if picture.mode == "F" else 65535, np.asarray(picture)
+def _of_bytes(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """Grey of at most 16 bits, or of floats in [0,1], as bytes, where Pillow would clip; the tags are those of TIFF."""
+    bits, signed, floats = tags.get(258, (16,))[0], tags.get(339, (1,))[0] == 2, picture.mode == "F"
+    if not floats and (bits > 16 or signed):
+        raise ValueError(f"the white of {'signed ' if signed else ''}whole numbers of {bits} bits is not known")
+    white, values = 1 if floats else 2**bits - 1, np.asarray(picture)
     if not ((values >= 0) & (values <= white)).all():
         raise ValueError(f"its numbers must be within 0 and {white}, but are within {values.min()} and {values.max()}")
-    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
+    ink = white - values if tags.get(262) == 0 else values  # WhiteIsZero
+    grey = Image.fromarray((ink * (255 / white)).round().astype(np.uint8))
+    if "transparency" in picture.info:
+        grey.putalpha(Image.fromarray((values != picture.info["transparency"]).astype(np.uint8) * np.uint8(255)))
+    grey.info = {name: value for name, value in picture.info.items() if name == "icc_profile"}
+    return grey
 
 
 def _in_srgb(picture: Image.Image) -> Image.Image:

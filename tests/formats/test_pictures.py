@@ -1,6 +1,7 @@
 """Pictures as cameras, scanners, printers and painters leave them; expected values come from their pixels."""
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_a_camera_that_was_turned(tmp_path: Path, suffix: str, orientation: int,
     assert white_at(tmp_path / f"a{suffix}") == (size, place)
 
 
-@pytest.mark.parametrize("kind", ["<u2", ">u2", "<f4", "<i4"])
+@pytest.mark.parametrize("kind", ["<u2", ">u2", "<f4"])
 def test_numbers_of_more_than_eight_bits(tmp_path: Path, kind: str) -> None:
     shares = np.linspace(0, 1, 12).reshape(3, 4)
     values = (shares * (1 if "f" in kind else 65535)).round(0 if "f" not in kind else 7).astype(kind)
@@ -46,11 +47,36 @@ def test_numbers_of_more_than_eight_bits(tmp_path: Path, kind: str) -> None:
     np.testing.assert_allclose(grey, np.broadcast_to(shares, (3, 3, 4)), atol=0.5 / 255 + 1e-6)
 
 
-@pytest.mark.parametrize(("values", "words"), [([0.0, 200.0], "within 0 and 1"), ([0.5, np.nan], "within 0 and 1")])
-def test_floats_without_a_known_white(tmp_path: Path, values: list[float], words: str) -> None:
-    Image.fromarray(np.array([values], np.float32)).save(tmp_path / "a.tiff")
+@pytest.mark.parametrize(
+    ("values", "kind", "words"),
+    [
+        ([0.0, 200.0], "f4", "within 0 and 1"),
+        ([0.5, np.nan], "f4", "within 0 and 1"),
+        ([0, 255], "i4", "the white of signed whole numbers of 32 bits is not known"),
+    ],
+)
+def test_numbers_without_a_known_white(tmp_path: Path, values: list[float], kind: str, words: str) -> None:
+    Image.fromarray(np.array([values], kind)).save(tmp_path / "a.tiff")
     with pytest.raises(ValueError, match=words):
         read_picture(tmp_path / "a.tiff")
+
+
+@pytest.mark.parametrize(("bits", "photometric"), [(12, 1), (16, 1), (16, 0)])
+def test_grey_of_a_scanner(tmp_path: Path, bits: int, photometric: int) -> None:
+    """Two pixels, a quarter and white; where zero is white, three quarters and black. Sizes and places in the tags."""
+    packed = {12: bytes([0x3F, 0xFF, 0xFF]), 16: np.array([16384, 65535], "<u2").tobytes()}[bits]
+    tags = {256: 2, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 122, 277: 1, 278: 1, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    (tmp_path / "a.tiff").write_bytes(b"II*\0\x08\0\0\0" + struct.pack("<H", 9) + entries + bytes(4) + packed)
+    expected = [0.25, 1.0] if photometric else [0.75, 0.0]
+    np.testing.assert_allclose(read_picture(tmp_path / "a.tiff")[1, 0], expected, atol=0.5 / 255 + 1e-3)
+
+
+def test_sixteen_bits_keep_transparency_and_profile(tmp_path: Path) -> None:
+    """The grey that a PNG calls transparent is white; that of a profile without a curve is brighter in sRGB."""
+    grey = Image.fromarray(np.array([[1000, 1100]], np.uint16))
+    grey.save(tmp_path / "a.png", transparency=1000)
+    np.testing.assert_allclose(read_picture(tmp_path / "a.png")[0, 0], [1.0, 1100 / 65535], atol=0.5 / 255 + 1e-6)
 
 
 def test_palettes_with_transparency(tmp_path: Path) -> None:
