@@ -24,6 +24,8 @@ _TYPES = {
 _KIND = re.compile("(list {0} )?{0}".format(f"({'|'.join(_TYPES)})"))  # of a number, or of a list's length and items
 _ORDERS = {"ascii": "=", "binary_little_endian": "<", "binary_big_endian": ">"}
 _HEADER_LIMIT = 1 << 16  # bytes
+_COLOURS = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
+_WHITES = {"f4": 1, "f8": 1, "u2": 65535}  # by a colour's type; 255 of others
 PACKED = ("packed_position", "packed_rotation", "packed_scale", "packed_color")  # of SuperSplat's compressed files
 
 
@@ -61,8 +63,8 @@ class Header:
 
     @property
     def is_splats(self) -> bool:
-        """Whether the vertices are Gaussians."""
-        return {"opacity", "scale_0", "rot_0"} <= self.vertex.keys() or set(PACKED) <= self.vertex.keys()
+        """Whether the vertices are Gaussians, whole or not."""
+        return bool({"scale_0", "rot_0", "f_dc_0", PACKED[0]} & self.vertex.keys())
 
     @property
     def is_mesh(self) -> bool:
@@ -126,14 +128,11 @@ def read_header(path: str | Path) -> Header:
         start = file.read(_HEADER_LIMIT)
     if start[:4] not in (b"ply\n", b"ply\r"):
         raise ValueError(f"{path} is not a PLY file: it does not start with the line 'ply'.")
-    for ending in (b"end_header\n", b"end_header\r\n"):
-        head, closed, _ = start.partition(ending)
-        if closed:
-            break
-    else:
+    end = re.search(rb"^end_header[ \t]*\r?\n", start, re.MULTILINE)
+    if end is None:
         raise ValueError(f"{path} has no 'end_header' line within its first {_HEADER_LIMIT} bytes.")
-    encoding, elements = _parse_header(path, head.decode("ascii", errors="replace").splitlines()[1:])
-    header = Header(path, encoding, len(head) + len(closed), elements)
+    encoding, elements = _parse_header(path, start[: end.start()].decode("ascii", errors="replace").splitlines()[1:])
+    header = Header(path, encoding, end.end(), elements)
     _check_size(header)
     return header
 
@@ -184,24 +183,36 @@ def columns(header: Header, names: Sequence[str], element: str = "vertex") -> Fl
     return values
 
 
+def colours(header: Header) -> Float32[np.ndarray, "N 3"] | None:
+    """The vertices' red, green and blue, 0 to 1 from black to white, if they have any.
+
+    Raises:
+        ValueError: they are large floats, whose white is not known.
+    """
+    names = next((names for names in _COLOURS if set(names) <= header.vertex.keys()), None)
+    if names is None:
+        return None
+    values, white = columns(header, names), _WHITES.get(header.vertex[names[0]][0], 255)
+    if white == 1 and (values > 2).any():  # a little beyond white is light
+        raise ValueError(f"{header.path} has colours in floats beyond 1; bytes, or floats within 0 and 1, are read.")
+    return values / np.float32(white)
+
+
 def read_points(path: str | Path) -> PointCloud:
     """Reads the vertices of a PLY file, ascii or binary, with their colours (red, green, blue) if it has any.
 
     Points that are not finite are left out, of which there may be one in a hundred.
     """
-    header = read_header(path)
-    coloured = {"red", "green", "blue"} <= header.vertex.keys()
-    names = ["x", "y", "z", *(["red", "green", "blue"] if coloured else [])]
-    values = columns(header, names)
+    header, names = read_header(path), ["x", "y", "z", "colour"]
+    values, colors = columns(header, names[:3]), colours(header)
+    if colors is not None:
+        values = np.hstack([values, colors])
     finite = np.isfinite(values)
     odd = ~finite.all(1)
     if odd.sum() > ODD_SHARE * len(odd):
-        name = names[int(finite.all(0).argmin())]
+        name = names[min(int(finite.all(0).argmin()), 3)]
         raise ValueError(f"{path} has a value of {name!r} that is not a finite number of sensible size.")
     if odd.any():
         _log.warning("%s: %d of %d points are left out, for they are not finite.", path, odd.sum(), len(odd))
         values = values[~odd]
-    if not coloured:
-        return PointCloud(values, None)
-    colors = values[:, 3:] / np.float32(255) if header.vertex["red"][0][0] in "iu" else values[:, 3:]
-    return PointCloud(values[:, :3], colors.clip(0, 1))
+    return PointCloud(values[:, :3], None if colors is None else values[:, 3:].clip(0, 1))

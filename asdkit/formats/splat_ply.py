@@ -2,12 +2,13 @@
 
 import logging
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from asdkit.formats.ply import PACKED, Header, columns, read_header
+from asdkit.formats.ply import PACKED, Header, colours, columns, read_header
 from asdkit.formats.splats import THINNER, Splats, check, completed
 from asdkit.rendering.spherical_harmonics import SH_0
 
@@ -16,7 +17,7 @@ _CHUNK = 256  # Gaussians that share their bounds in a packed file
 
 
 def read_ply(path: Path) -> Splats:
-    """Gaussians of 3DGS, of 2DGS (two scales), balls (one), with `red green blue` for f_dc, or packed.
+    """Gaussians of 3DGS, 2DGS (two scales), Mip-Splatting, balls (one), with `red green blue` for f_dc, or packed.
 
     Of degree 4 the highest band is left out.
     """
@@ -25,12 +26,11 @@ def read_ply(path: Path) -> Splats:
 
 
 def _plain(header: Header) -> Splats:
-    rgb = ["red", "green", "blue"]
-    coloured = "f_dc_0" not in header.vertex and set(rgb) <= header.vertex.keys()
-    scales = sum(name.startswith("scale_") for name in header.vertex)
+    rgb = None if "f_dc_0" in header.vertex else colours(header)
+    scales = sum(name in header.vertex for name in _numbered("scale", 3))
     groups = [
-        ["x", "y", "z"], _numbered("rot", 4), _numbered("scale", scales if scales in (1, 2) else 3), ["opacity"],
-        rgb if coloured else _numbered("f_dc", 3),
+        ["x", "y", "z"], _numbered("rot", 4), _numbered("scale", scales or 3), ["opacity"],
+        _numbered("f_dc", 3 if rgb is None else 0),
     ]  # fmt: skip
     values = columns(header, [name for group in groups for name in group])
     ends = np.cumsum([len(group) for group in groups])[:-1]
@@ -39,12 +39,23 @@ def _plain(header: Header) -> Splats:
         log_scales = log_scales.repeat(3, axis=1)
     if scales == 2:
         log_scales = np.column_stack([log_scales, log_scales.min(axis=1) - np.float32(math.log(THINNER))])
-    if coloured:
-        white = 255 if header.vertex["red"][0][0] in "iu" else 1
-        dc = ((dc / white - 0.5) / SH_0).astype(np.float32)
+    if "filter_3D" in header.vertex:
+        log_scales, logits = _smoothed(log_scales, logits, columns(header, ["filter_3D"]))
+    if rgb is not None:
+        dc = ((rgb - 0.5) / SH_0).astype(np.float32)
     return Splats(
         means, quats, log_scales, logits[:, 0], np.concatenate([dc[:, None], _higher(header, "vertex")], axis=1)
     )
+
+
+def _smoothed(
+    log_scales: Float[np.ndarray, "N 3"], logits: Float[np.ndarray, "N 1"], widths: Float[np.ndarray, "N 1"]
+) -> tuple[Float[np.ndarray, "N 3"], Float[np.ndarray, "N 1"]]:
+    """Mip-Splatting's 3D filter (arXiv 2311.16493): variances grow by its own, opacities fall by sqrt(det / det')."""
+    with np.errstate(all="ignore"):  # scales and filters of 0, opacities of 0 and 1
+        wider = np.logaddexp(2 * log_scales, 2 * np.log(widths)) / 2
+        opacities = np.exp((log_scales - wider).sum(axis=1, keepdims=True)) / (1 + np.exp(-logits.astype(np.float64)))
+        return wider, (np.log(opacities) - np.log1p(-opacities)).astype(np.float32)
 
 
 def _numbered(name: str, count: int) -> list[str]:
@@ -54,7 +65,7 @@ def _numbered(name: str, count: int) -> list[str]:
 def _higher(header: Header, element: str) -> Float[np.ndarray, "N K 3"]:
     """The coefficients of degree 1 to 3; `f_rest` runs over all of red, then green, then blue."""
     count = header.elements[element].rows
-    rest = sum(name.startswith("f_rest_") for name in header.elements[element].properties)
+    rest = sum(re.fullmatch(r"f_rest_\d+", name) is not None for name in header.elements[element].properties)
     if rest not in (0, 9, 24, 45, 72):
         raise ValueError(f"{header.path} has {rest} 'f_rest' properties; degrees 0 to 3 have 0, 9, 24 or 45.")
     if not rest:

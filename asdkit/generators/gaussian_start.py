@@ -75,6 +75,7 @@ def _loaded(path: Path, count: int, radius: float, generator: torch.Generator) -
 def fitted(splats: Splats, radius: float) -> Splats:
     """The Gaussians moved to the origin by their median, and scaled so that nine tenths are within the radius."""
     middle, reach = middle_and_reach(splats.means)
+    reach = torch.where(reach > 0, reach, splats.log_scales.max().exp())  # where all are at one place
     scale = radius / reach.clamp(min=1e-6)
     return splats._replace(means=(splats.means - middle) * scale, log_scales=splats.log_scales + scale.log())
 
@@ -82,7 +83,7 @@ def fitted(splats: Splats, radius: float) -> Splats:
 def middle_and_reach(means: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, " 3"], Float[Tensor, ""]]:
     """The median of positions, and how far nine tenths are from it at most."""
     middle = means.median(0).values
-    return middle, (means - middle).norm(dim=1).sort().values[int(0.9 * (len(means) - 1))]
+    return middle, (means - middle).norm(dim=1).sort().values[math.ceil(0.9 * len(means)) - 1]
 
 
 def whereabouts(means: Float[Tensor, "N 3"]) -> str:

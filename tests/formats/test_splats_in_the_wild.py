@@ -8,18 +8,20 @@ import numpy as np
 import pytest
 from support.splat_tools import SH_0, equal, glb_file, glb_parts, near, near_quats, splats
 
+import asdkit
 from asdkit.formats import ply
 from asdkit.formats.mesh.sample import _SUFFIXES
 from asdkit.formats.pictures import FORMATS
 from asdkit.formats.splat_files import _UNREAD, SUFFIXES, read_splats, write_splats
 from asdkit.formats.splats import Splats
+from asdkit.generators.gaussian_settings import Initial
 
 NAN, MARK = np.float32(np.nan).tobytes(), np.float32(0.123).tobytes()
 
 
 def table(path: Path, columns: dict[str, np.ndarray], before: list[str] = (), head: bytes = b"") -> Path:
     """A PLY file of vertices with these properties, after other elements: their header's lines and their bytes."""
-    kinds = {"f4": "float", "u1": "uchar"}
+    kinds = {"f4": "float", "u1": "uchar", "u2": "ushort", "f8": "double"}
     record = np.dtype([(name, values.dtype.str) for name, values in columns.items()])
     rows = np.empty(len(next(iter(columns.values()))), record)
     for name, values in columns.items():
@@ -110,16 +112,62 @@ def test_two_scales_are_discs_and_one_is_a_ball(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ball, gaussians.log_scales[:, [0, 0, 0]])
 
 
-@pytest.mark.parametrize(("kind", "white"), [("u1", 255), ("f4", 1)])
-def test_plain_colours(tmp_path: Path, kind: str, white: int) -> None:
+@pytest.mark.parametrize(("kind", "white"), [("u1", 255), ("u2", 65535), ("f4", 1), ("f8", 1)])
+@pytest.mark.parametrize("names", ["red green blue", "diffuse_red diffuse_green diffuse_blue", "r g b"])
+def test_plain_colours(tmp_path: Path, kind: str, white: int, names: str) -> None:
     gaussians = splats(count=9, degree=0)
     shares = np.random.default_rng(0).integers(0, 256, (9, 3)) / 255
-    named = columns(gaussians)
-    for i, colour in enumerate(["red", "green", "blue"]):
-        del named[f"f_dc_{i}"]
-        named[colour] = (shares[:, i] * white).round(6).astype(kind)
-    read = read_splats(table(tmp_path / "a.ply", named))
-    np.testing.assert_allclose(0.5 + SH_0 * read.sh[:, 0], shares, atol=1e-6)
+    named = {name: values for name, values in columns(gaussians).items() if "f_dc" not in name}
+    named |= {name: (shares[:, i] * white).round(6).astype(kind) for i, name in enumerate(names.split())}
+    path = table(tmp_path / "a.ply", named)
+    np.testing.assert_allclose(0.5 + SH_0 * read_splats(path).sh[:, 0], shares, atol=1e-6)
+    np.testing.assert_allclose(ply.read_points(path).colors, shares, atol=1e-6)
+
+
+def test_floats_without_a_known_white(tmp_path: Path) -> None:
+    named = {name: values for name, values in columns(splats(count=9, degree=0)).items() if "f_dc" not in name}
+    path = table(tmp_path / "a.ply", named | dict.fromkeys(["red", "green", "blue"], np.full(9, 200, "f4")))
+    for read in (read_splats, ply.read_points):
+        with pytest.raises(ValueError, match="colours in floats beyond 1"):
+            read(path)
+
+
+def test_mip_splattings_filter_is_in_scales_and_opacities(tmp_path: Path) -> None:
+    """Variances add up, and an opacity falls by the square root of the determinants' ratio."""
+    gaussians = splats(count=9, degree=0)
+    widths = np.random.default_rng(0).uniform(0.01, 0.2, 9).astype("f4")
+    read = read_splats(table(tmp_path / "a.ply", columns(gaussians) | {"filter_3D": widths}))
+    before = np.exp(gaussians.log_scales.astype(float)) ** 2
+    after = before + widths[:, None].astype(float) ** 2
+    np.testing.assert_allclose(np.exp(read.log_scales), np.sqrt(after), rtol=1e-5)
+    expected = np.sqrt(before.prod(1) / after.prod(1)) / (1 + np.exp(-gaussians.opacity_logits.astype(float)))
+    np.testing.assert_allclose(1 / (1 + np.exp(-read.opacity_logits.astype(float))), expected, rtol=1e-4)
+
+
+def test_further_properties_and_comments_change_nothing(tmp_path: Path) -> None:
+    gaussians, more = splats(count=9, degree=0), np.arange(9, dtype="f4")
+    named = {"scale_factor": more, **columns(gaussians), "f_rest_of_it": more, "label": more.astype("u2")}
+    same(
+        read_splats(table(tmp_path / "a.ply", named, ["comment after this comes no end_header", "obj_info 1"])),
+        gaussians,
+    )
+
+
+@pytest.mark.parametrize("lacking", ["opacity", "rot_0", "scale_0", "f_dc_1"])
+def test_gaussians_that_lack_a_property_are_no_points(tmp_path: Path, lacking: str) -> None:
+    named = columns(splats(count=9, degree=0))
+    del named[lacking]
+    with pytest.raises(ValueError, match="lacks the vertex property"):
+        asdkit.Gaussians(str(table(tmp_path / "a.ply", named)))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_or_two_gaussians_are_fitted(tmp_path: Path, count: int) -> None:
+    """One has the ball's radius as its largest scale; of two, the one that isn't the median is at that distance."""
+    path = table(tmp_path / "a.ply", columns(splats(count=count, degree=0)))
+    fitted = asdkit.Gaussians(str(path), initial=Initial(radius=0.7, fit=True)).living()
+    size = fitted.log_scales.exp().max() if count == 1 else fitted.means.norm(dim=1).max()
+    assert size.item() == pytest.approx(0.7, rel=1e-5)
 
 
 @pytest.mark.parametrize("lists", [False, True])
