@@ -121,7 +121,7 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
     """Replace short forms by what LightningCLI understands: run folders, recipe names and prompts.
 
     Returns:
-        The arguments, and the run folder that was named.
+        The arguments, recipes before the options, which count above them; and the run folder that was named.
 
     Raises:
         UsageError: an unknown recipe, a folder that is no run, or a short form without its value.
@@ -132,9 +132,16 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
         arguments = [*_run_arguments(run, options), *options]
     if run is None:
         _check_first_recipe(command, arguments)
-    words = filter(_TEXT.fullmatch, _flags(arguments))
+    files: list[str] = []
+
+    def take(name: str) -> list[str]:
+        files.extend(("--config", str(check_recipe(find_recipe(name)))))
+        return []
+
+    options = replaced(arguments, {"--config": take, "-c": take})
+    words = filter(_TEXT.fullmatch, _flags(options))
     texts = {flag: partial(overlay, flag.removeprefix("--model.")) for flag in words}
-    return replaced(_with_port(arguments), _SHORT_FORMS | texts), run
+    return [*files, *replaced(_with_port(options), _SHORT_FORMS | texts)], run
 
 
 def _check_first_recipe(command: str, arguments: list[str]) -> None:
@@ -177,16 +184,10 @@ def _with_port(arguments: list[str]) -> list[str]:
     return expanded
 
 
-def _recipe(name: str) -> list[str]:
-    return ["--config", str(check_recipe(find_recipe(name)))]
-
-
 _TEXT = re.compile(r"--model\.(?:[\w.]+\.)?(?:prompt|source|negative|text)")  # options whose values are words
 _NEEDS_ONE_OF = {"--config", "-c", "-h", "--help", "--print_config"}
 _SHORT_FORMS: dict[str, Callable[[str], list[str]]] = {
     "--asset": lambda path: ["--data.asset", path, "--model.generator.init", path],  # an edit starts from what it edits
-    "--config": _recipe,
-    "-c": _recipe,
     "--model.target": lambda text: overlay("prompt", text),  # in editing, the prompt says what the target is
     "--prior": lambda place: [f"--model.prior.path={place}"],
 }

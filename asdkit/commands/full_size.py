@@ -3,17 +3,19 @@
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pytorch_lightning.utilities import rank_zero_only
 
+from asdkit.core.errors import PriorUnavailable
 from asdkit.core.text import shown
 from asdkit.priors.overlays import overlay_of
 from asdkit.run.recipes import recipe_folder
 
-_MODEL = "model.init_args"
+_PRIOR = "model.prior"
 _KINDS = ("gs3d", "nerf3d", "image2d", "edit2d", "edit3d")
 Settings = dict[str, Any]
 
@@ -22,7 +24,7 @@ def with_family(arguments: list[str]) -> list[str]:
     """The options of a run, with the settings of its prior's family right after the recipe; a line says which.
 
     They are those of `recipes/priors/full_size`, for the recipe's kind, and above them those of `recipes/priors`, for
-    the model. The recipe is the first --config; further ones and all other options count above them.
+    the model. The recipe is the first --config, before any option; further ones and all options count above them.
 
     Args:
         arguments: options, short forms expanded.
@@ -30,63 +32,70 @@ def with_family(arguments: list[str]) -> list[str]:
     Raises:
         PriorUnavailable: the prior can't be had.
     """
-    options = _options(arguments)
-    configs = [Path(config) for config in options.get("--config", []) if not config.startswith("{")]
-    recipe = _read(configs[0]) if configs else {}
-    family = _family(options, configs[1:]) if _class(recipe.get("model")) == "Distillation" else None
-    if family is None:
+    place = arguments.index("--config") + 2 if "--config" in arguments else len(arguments)
+    recipe, above = _read(Path(arguments[place - 1])), list(_layers(arguments[place:]))
+    if _class(recipe.get("model")) != "Distillation":
         return arguments
-    for generator in options.get("--model.generator", []):
-        _merge(recipe, {"model": {"init_args": {"generator": {"class_path": generator}}}})
+    path, config = (_last(above, f"{_PRIOR}.{name}") for name in ("path", "config"))
+    if not (family := overlay_of(path, config) if path else ""):
+        _say_own(arguments[place - 1], recipe, path)
+        return arguments
+    for generator in filter(None, (_at(layer, "model.generator") for layer in above)):
+        if isinstance(generator, str) or "class_path" in generator:
+            _merge(recipe, {"model": {"init_args": {"generator": {"class_path": _class(generator)}}}})
     shipped = {kind: _parts(_read(recipe_folder() / f"{kind}.yaml")) for kind in _KINDS}
     kind = max(_KINDS, key=lambda kind: [a == b for a, b in zip(shipped[kind], _parts(recipe), strict=True)])
     settings: Settings = {}
-    for file in (recipe_folder() / "priors" / "full_size" / f"{kind}.yaml", family):
-        _merge(settings, _fitting(_read(file), recipe))
+    for overlay in (f"full_size/{kind}", family):
+        _merge(settings, _fitting(_read(recipe_folder() / "priors" / f"{overlay}.yaml"), recipe))
     callbacks = _at(recipe, "trainer.callbacks") or []
     listed = callbacks if isinstance(callbacks, list) else [callbacks]
     settings["trainer"]["callbacks"] = [part for part in listed if not _class(part).startswith("Toybox")]
-    _say(settings, f"priors/full_size/{kind} and priors/{family.stem}", list(options))
-    at = arguments.index(str(configs[0])) + 1
-    return [*arguments[:at], "--config", json.dumps(settings), *arguments[at:]]
+    _say(settings, f"priors/full_size/{kind} and priors/{family}", above)
+    return [*arguments[:place], "--config", json.dumps(settings), *arguments[place:]]
 
 
-def _family(options: dict[str, list[str]], configs: list[Path]) -> Path | None:
-    """The overlay of the family that the configs above a recipe name, or of the prior that they or the options name."""
-    overlays = recipe_folder() / "priors"
-    if named := [config for config in configs if config.parent == overlays]:
-        return named[0]
-    above = [_at(_read(config), f"{_MODEL}.prior.init_args.path") for config in configs]
-    paths = [path for path in (*above, *options.get("--model.prior.path", [])) if path]
-    overlay = overlay_of(str(paths[-1]), options.get("--model.prior.config", [""])[-1]) if paths else ""
-    return overlays / f"{overlay}.yaml" if overlay else None
+def _last(layers: list[Settings], path: str) -> str:
+    """What the last of the layers that say anything there holds at a dotted path."""
+    return next((str(value) for layer in reversed(layers) if (value := _at(layer, path))), "")
 
 
-def _options(arguments: list[str]) -> dict[str, list[str]]:
-    """The values of each option, in their order."""
-    options: dict[str, list[str]] = {}
+def _layers(arguments: list[str]) -> Iterator[Settings]:
+    """What each option sets, in their order, nested by their names."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        flag, equals, value = argument.partition("=")
-        if flag.startswith("-"):
-            options.setdefault("--config" if flag == "-c" else flag.replace(".init_args", ""), []).append(
-                value if equals else following
-            )
-    return options
+        flag, equals, text = argument.partition("=")
+        value: Any = text if equals else following
+        if flag == "--config":
+            yield _mapping(value) if value.startswith("{") else _read(Path(value))
+        elif flag.startswith("--"):
+            value = (_mapping(value) or value) if value.startswith("{") else value
+            for name in reversed(flag.removeprefix("--").split(".")):
+                value = {name: value}
+            yield value
 
 
 def _read(file: Path) -> Settings:
     """The settings of a recipe; none of one that can't be read, which the parser will refuse."""
     try:
-        settings = yaml.safe_load(file.read_text("utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return _mapping(file.read_text("utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _mapping(text: str) -> Settings:
+    """The settings in YAML; none where there are none."""
+    try:
+        settings = yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError, RecursionError):
         return {}
     return settings if isinstance(settings, dict) else {}
 
 
 def _at(settings: Any, path: str) -> Any:
-    """What settings hold at a dotted path; None where they hold nothing."""
+    """What settings hold at a dotted path, without `init_args`; None where they hold nothing."""
     for name in path.split("."):
-        settings = settings.get(name) if isinstance(settings, dict) else None
+        inner = settings.get("init_args", settings) if isinstance(settings, dict) else None
+        settings = inner.get(name) if isinstance(inner, dict) else None
     return settings
 
 
@@ -98,7 +107,7 @@ def _class(part: Any) -> str:
 
 def _parts(recipe: Settings) -> list[str]:
     """The classes of a recipe's data, generator and guidance."""
-    return [_class(_at(recipe, path)) for path in ("data", f"{_MODEL}.generator", f"{_MODEL}.guidance")]
+    return [_class(_at(recipe, path)) for path in ("data", "model.generator", "model.guidance")]
 
 
 def _merge(settings: Settings, above: Settings) -> None:
@@ -141,8 +150,20 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 
 @rank_zero_only
-def _say(settings: Settings, files: str, given: list[str]) -> None:
+def _say(settings: Settings, files: str, above: list[Settings]) -> None:
     """One line: which settings come from where."""
-    leaves = [(name, value) for name, value in _leaves(settings, "") if f"--{name}" not in given]
+    leaves = [
+        (name, value) for name, value in _leaves(settings, "") if all(_at(layer, name) is None for layer in above)
+    ]
     taken = [f"{name.removeprefix('model.')}={value}" for name, value in leaves]
     print(f"From {files}, below your own options: {shown(', '.join(taken))}.", file=sys.stderr)
+
+
+@rank_zero_only
+def _say_own(file: str, recipe: Settings, above: str) -> None:
+    """One line, where a recipe itself names a prior of full size, and nothing above it does: its own settings count."""
+    path = "" if above else _last([recipe], f"{_PRIOR}.path")
+    with suppress(PriorUnavailable):  # which the run will say
+        if path and overlay_of(path):
+            line = f"{Path(file).name} names its prior, {path}, and all settings are its own"
+            print(shown(f"{line}; --prior {path} would bring those of its family."), file=sys.stderr)

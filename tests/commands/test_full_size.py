@@ -18,6 +18,13 @@ CASES = {  # recipe and options: what follows from them, and what the line names
     "gs3d --prior sd15 --data.size=64 --model.prior.dtype=float32": {"size": 64, "dtype": "float32", "steps": 5000},
     "gs3d --model.guidance=VSD --prior sd15": {"size": 512, "scale": 7.5},
     "gs3d --model.generator=NeRF --prior sd15": {"size": 64, "image_size": 512, "samples": 64},
+    'gs3d --model.prior={"init_args":{"path":"sdxl"}}': {"size": 512, "image_size": 1024, "path": "sdxl"},
+    'gs3d --model={"class_path":"asdkit.Distillation","init_args":{"prior":{"init_args":{"path":"sd15"}}}}': {
+        "size": 512,
+        "path": "sd15",
+        "dtype": "bfloat16",
+    },
+    'gs3d --model.generator={"class_path":"NeRF"} --prior sd15': {"size": 64, "image_size": 512, "samples": 64},
     "nerf3d --prior if": {"size": 64, "image_size": 0, "samples": 64, "steps": 10000},
     "image2d --prior flux": {"size": 512, "scale": 1.0, "distilled_guidance": 3.5, "steps": 1000},
     "image2d --prior pixart --config image2d/vsd": {"size": 512, "scale": 7.5},
@@ -53,6 +60,24 @@ def test_the_family_is_below_the_options(words: str, capsys: pytest.CaptureFixtu
     assert config["trainer"]["callbacks"] == []  # the toybox's judge knows nothing of it
     (line,) = [line for line in err.splitlines() if line.startswith("From priors/full_size/")]
     assert "discriminator" in line and ("data.size" in line) == ("--data.size" not in words)
+
+
+def test_the_order_of_recipes_and_options_does_not_matter(capsys: pytest.CaptureFixture) -> None:
+    options = ["--prior", "sd15", "--data.size=96", "--config", "gs3d", "--model.prompt", "a cat", "--print_config"]
+    assert main(["fit", *options]) == 0
+    flat = _flat(yaml.safe_load(capsys.readouterr().out))
+    assert (flat["size"], flat["dtype"], flat["path"]) == (96, "bfloat16", "sd15")
+
+
+def test_a_recipe_that_names_its_prior_itself_keeps_its_settings_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    recipe = yaml.safe_load((recipe_folder() / "gs3d.yaml").read_text())
+    recipe["model"]["init_args"]["prior"] = {"class_path": "asdkit.Pretrained", "init_args": {"path": "sd21-base"}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(recipe))
+    config, err = _resolved(str(tmp_path / "own.yaml"), capsys)
+    assert config["data"]["init_args"]["size"] == 64
+    assert "own.yaml names its prior, sd21-base, and all settings are its own; --prior sd21-base would" in err
 
 
 @pytest.mark.parametrize("prior", ["toybox", "random:toybox", "tiny"])
