@@ -19,7 +19,7 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    quote = '"' if text[:1] in "-+.0123456789" else None
+    quote = '"' if text[:1] in "-+.0123456789" or "\x85" in text else None  # a line break to PyYAML's reader
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=quote)
 
 
