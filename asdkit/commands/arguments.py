@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from asdkit.core.errors import UsageError
 from asdkit.core.text import local
 from asdkit.core.trust import trusting
-from asdkit.core.yaml_text import check_recipe, to_yaml
+from asdkit.core.yaml_text import at, check_recipe, settings_of, to_yaml
 from asdkit.run.grid import option_values
 from asdkit.run.recipes import find_recipe, recipes
 
@@ -141,6 +141,16 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
     options = replaced(arguments, {"--config": take, "-c": take})
     words = filter(_TEXT.fullmatch, _flags(options))
     texts = {flag: partial(overlay, flag.removeprefix("--model.")) for flag in words}
+    views: dict[str, str] = {}
+    for file in files[1::2]:
+        views = at(settings_of(Path(file)), "model.view_prompts") or views
+
+    def take_view(name: str, text: str) -> list[str]:
+        views[name] = text
+        return overlay("view_prompts", views)
+
+    for flag in filter(_VIEW.fullmatch, _flags(options)):
+        texts[flag] = partial(take_view, flag.rpartition(".")[2])
     return [*files, *replaced(_with_port(options), _SHORT_FORMS | texts)], run
 
 
@@ -185,6 +195,7 @@ def _with_port(arguments: list[str]) -> list[str]:
 
 
 _TEXT = re.compile(r"--model\.(?:[\w.]+\.)?(?:prompt|source|negative|text)")  # options whose values are words
+_VIEW = re.compile(r"--model\.(?:init_args\.)?view_prompts\.\w+")  # of which an overlay takes the place of all
 _NEEDS_ONE_OF = {"--config", "-c", "-h", "--help", "--print_config"}
 _SHORT_FORMS: dict[str, Callable[[str], list[str]]] = {
     "--asset": lambda path: ["--data.asset", path, "--model.generator.init", path],  # an edit starts from what it edits

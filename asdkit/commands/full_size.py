@@ -7,11 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pytorch_lightning.utilities import rank_zero_only
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.text import shown
+from asdkit.core.yaml_text import at, settings_in, settings_of
 from asdkit.priors.overlays import overlay_of
 from asdkit.run.recipes import recipe_folder
 
@@ -33,22 +33,22 @@ def with_family(arguments: list[str]) -> list[str]:
         PriorUnavailable: the prior can't be had.
     """
     place = arguments.index("--config") + 2 if "--config" in arguments else len(arguments)
-    recipe, above = _read(Path(arguments[place - 1])), list(_layers(arguments[place:]))
+    recipe, above = settings_of(Path(arguments[place - 1])), list(_layers(arguments[place:]))
     if _class(recipe.get("model")) != "Distillation":
         return arguments
     path, config = (_last(above, f"{_PRIOR}.{name}") for name in ("path", "config"))
     if not (family := overlay_of(path, config) if path else ""):
         _say_own(arguments[place - 1], recipe, path)
         return arguments
-    for generator in filter(None, (_at(layer, "model.generator") for layer in above)):
+    for generator in filter(None, (at(layer, "model.generator") for layer in above)):
         if isinstance(generator, str) or "class_path" in generator:
             _merge(recipe, {"model": {"init_args": {"generator": {"class_path": _class(generator)}}}})
-    shipped = {kind: _parts(_read(recipe_folder() / f"{kind}.yaml")) for kind in _KINDS}
+    shipped = {kind: _parts(settings_of(recipe_folder() / f"{kind}.yaml")) for kind in _KINDS}
     kind = max(_KINDS, key=lambda kind: [a == b for a, b in zip(shipped[kind], _parts(recipe), strict=True)])
     settings: Settings = {}
     for overlay in (f"full_size/{kind}", family):
-        _merge(settings, _fitting(_read(recipe_folder() / "priors" / f"{overlay}.yaml"), recipe))
-    callbacks = _at(recipe, "trainer.callbacks") or []
+        _merge(settings, _fitting(settings_of(recipe_folder() / "priors" / f"{overlay}.yaml"), recipe))
+    callbacks = at(recipe, "trainer.callbacks") or []
     listed = callbacks if isinstance(callbacks, list) else [callbacks]
     settings["trainer"]["callbacks"] = [part for part in listed if not _class(part).startswith("Toybox")]
     _say(settings, f"priors/full_size/{kind} and priors/{family}", above)
@@ -57,7 +57,7 @@ def with_family(arguments: list[str]) -> list[str]:
 
 def _last(layers: list[Settings], path: str) -> str:
     """What the last of the layers that say anything there holds at a dotted path."""
-    return next((str(value) for layer in reversed(layers) if (value := _at(layer, path))), "")
+    return next((str(value) for layer in reversed(layers) if (value := at(layer, path))), "")
 
 
 def _layers(arguments: list[str]) -> Iterator[Settings]:
@@ -66,37 +66,12 @@ def _layers(arguments: list[str]) -> Iterator[Settings]:
         flag, equals, text = argument.partition("=")
         value: Any = text if equals else following
         if flag == "--config":
-            yield _mapping(value) if value.startswith("{") else _read(Path(value))
+            yield settings_in(value) if value.startswith("{") else settings_of(Path(value))
         elif flag.startswith("--"):
-            value = (_mapping(value) or value) if value.startswith("{") else value
+            value = (settings_in(value) or value) if value.startswith("{") else value
             for name in reversed(flag.removeprefix("--").split(".")):
                 value = {name: value}
             yield value
-
-
-def _read(file: Path) -> Settings:
-    """The settings of a recipe; none of one that can't be read, which the parser will refuse."""
-    try:
-        return _mapping(file.read_text("utf-8-sig"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _mapping(text: str) -> Settings:
-    """The settings in YAML; none where there are none."""
-    try:
-        settings = yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError, RecursionError):
-        return {}
-    return settings if isinstance(settings, dict) else {}
-
-
-def _at(settings: Any, path: str) -> Any:
-    """What settings hold at a dotted path, without `init_args`; None where they hold nothing."""
-    for name in path.split("."):
-        inner = settings.get("init_args", settings) if isinstance(settings, dict) else None
-        settings = inner.get(name) if isinstance(inner, dict) else None
-    return settings
 
 
 def _class(part: Any) -> str:
@@ -107,7 +82,7 @@ def _class(part: Any) -> str:
 
 def _parts(recipe: Settings) -> list[str]:
     """The classes of a recipe's data, generator and guidance."""
-    return [_class(_at(recipe, path)) for path in ("data", "model.generator", "model.guidance")]
+    return [_class(at(recipe, path)) for path in ("data", "model.generator", "model.guidance")]
 
 
 def _merge(settings: Settings, above: Settings) -> None:
@@ -152,9 +127,7 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, str]]:
 @rank_zero_only
 def _say(settings: Settings, files: str, above: list[Settings]) -> None:
     """One line: which settings come from where."""
-    leaves = [
-        (name, value) for name, value in _leaves(settings, "") if all(_at(layer, name) is None for layer in above)
-    ]
+    leaves = [(name, value) for name, value in _leaves(settings, "") if all(at(layer, name) is None for layer in above)]
     taken = [f"{name.removeprefix('model.')}={value}" for name, value in leaves]
     print(f"From {files}, below your own options: {shown(', '.join(taken))}.", file=sys.stderr)
 

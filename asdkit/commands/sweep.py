@@ -1,5 +1,6 @@
 """`asdkit sweep`: a run for each prompt of a file, and for each combination of the options that are to vary."""
 
+import io
 import os
 import sys
 from argparse import Namespace
@@ -28,7 +29,7 @@ def read_prompts(name: str) -> list[str]:
         raise UsageError(f"The prompts {name} can't be read ({error.strerror}).") from None
     except UnicodeDecodeError:
         raise UsageError(f"{name} is no text in UTF-8; give a file with one prompt per line.") from None
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip() for line in io.StringIO(text, newline=None)]  # whose lines end as a file's do
     kept = [line for line in dict.fromkeys(lines) if line and not line.startswith("#")]
     prompts = [line[1:] if line.startswith("\\#") else line for line in kept]
     if not prompts or "\0" in text:

@@ -40,6 +40,31 @@ def to_yaml(value: Any, in_a_line: bool = False) -> str:
     return text
 
 
+def settings_in(text: str) -> dict[str, Any]:
+    """The settings in YAML; none where there are none, or which can't be read."""
+    try:
+        settings = yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError, RecursionError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def settings_of(file: Path) -> dict[str, Any]:
+    """The settings of a recipe; none of one that can't be read, which the parser will refuse."""
+    try:
+        return settings_in(file.read_text("utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+
+
+def at(settings: Any, path: str) -> Any:
+    """What settings hold at a dotted path, without `init_args`; None where they hold nothing."""
+    for name in path.split("."):
+        inner = settings.get("init_args", settings) if isinstance(settings, dict) else None
+        settings = inner.get(name) if isinstance(inner, dict) else None
+    return settings
+
+
 def check_recipe(file: Path) -> Path:
     """The file itself, when it holds a mapping in plain YAML that can be read in bounded time and memory.
 

@@ -193,8 +193,8 @@ def colours(header: Header) -> Float32[np.ndarray, "N 3"] | None:
     if names is None:
         return None
     values, white = columns(header, names), _WHITES.get(header.vertex[names[0]][0], 255)
-    if white == 1 and (values > 2).any():  # a little beyond white is light
-        raise ValueError(f"{header.path} has colours in floats beyond 1; bytes, or floats within 0 and 1, are read.")
+    known = white > 1 or not (values > 2).any()  # a little beyond white is light
+    require(known, f"{header.path} has colours in floats beyond 1; bytes, or floats within 0 and 1, are read.")
     return values / np.float32(white)
 
 

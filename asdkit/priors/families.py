@@ -50,7 +50,7 @@ class Family(ABC):
     has_vae = True
     patch = 1
     is_flow = False
-    settings: Mapping[str, tuple[str | None, ...]] = {}
+    settings: Mapping[str, tuple[str | bool | None, ...]] = {}
 
     def __init__(self, distilled_guidance: float = 3.5) -> None:
         self.distilled_guidance = distilled_guidance
@@ -124,9 +124,10 @@ class Family(ABC):
 class _UNet(Family):
     network_part, network, time = "unet", "UNet2DConditionModel", "time_embedding"
     targets: tuple[str, ...] = ATTENTION
-    settings: Mapping[str, tuple[str | None, ...]] = {
+    settings: Mapping[str, tuple[str | bool | None, ...]] = {
         "class_embed_type": (None,),
         "num_class_embeds": (None,),
+        "dual_cross_attention": (None, False),
         "addition_embed_type": (None, "text"),
         "encoder_hid_dim_type": (None, "text_proj"),
     }

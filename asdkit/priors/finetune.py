@@ -98,7 +98,8 @@ def _read(kind: Any, file: Path, network: Any, network_part: str) -> tuple[Facto
     with safe_open(file, "pt") as opened:
         tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
         settings = json.loads((opened.metadata() or {}).get("lora_adapter_metadata", "{}"))
-    if (beside := file.with_name("adapter_config.json")).is_file():
+    beside = file.with_name("adapter_config.json")
+    if beside.is_file() and any(map(_OF_PEFT.match, tensors)):  # else it belongs to another file
         settings = read_json(beside)
     if other := next((name for name in tensors if name.startswith(_EMBEDDINGS)), ""):
         raise ValueError(f"it also holds an embedding, {other}, which would have to be a word of prompts")

@@ -136,11 +136,13 @@ def test_prompts_are_texts_whatever_yaml_thinks(
     prompt, source, negative = words
     options = ["--config", "edit2d", "--data.image=x.png", "--model.prompt", prompt, f"--model.source={source}"]
     options += ["--model.guidance", "SDS", "--model.guidance.negative", negative]
+    options += ["--model.view_prompts.front", prompt, f"--model.view_prompts.side={source}"]
     for _ in range(2):
         code, text, err = run(capsys, "fit", *options, "--print_config")
         assert code == 0, err
         model = yaml.load(text, Loader=get_yaml_default_loader())["model"]["init_args"]
         assert [model["prompt"], model["source"], model["guidance"]["init_args"]["negative"]] == words
+        assert model["view_prompts"] == {"front": prompt, "side": source}
         (tmp_path / "config.yaml").write_text(text)
         options = ["--config", tmp_path / "config.yaml"]
 

@@ -32,9 +32,9 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Grid, i
 def test_prompts_are_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "p.txt"
     file.write_bytes(
-        "\ufeffa red duck\n\n   \n# not this\n  a blue Öl  \r\na red duck\n--odd\n\\# 1e3\n& ?\n1e3".encode()
+        "\ufeffa red duck\n\n   \n# not this\n  a blue Öl  \r\na red duck\n--odd\n\\# 1e3\n& ?\r1e3\na\u2028b".encode()
     )
-    assert read_prompts(str(file)) == ["a red duck", "a blue Öl", "--odd", "# 1e3", "& ?", "1e3"]
+    assert read_prompts(str(file)) == ["a red duck", "a blue Öl", "--odd", "# 1e3", "& ?", "1e3", "a\u2028b"]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo")))
     assert read_prompts("-") == ["one", "two"]
     monkeypatch.setattr("sys.stdin", None)  # closed

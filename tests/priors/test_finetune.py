@@ -162,6 +162,7 @@ def test_predictions_are_those_of_diffusers(folder: Path, base: Pretrained, tmp_
     from diffusers import StableDiffusionPipeline
 
     save_file(_diffusers(base), tmp_path / "lora.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 99, "r": 3}')  # of a file that peft wrote there
     pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
     pipeline.load_lora_weights(tmp_path, weight_name="lora.safetensors")
     prior = loaded(folder, finetune=str(tmp_path))
