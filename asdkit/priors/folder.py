@@ -174,7 +174,7 @@ def one_sentence(component: Path | str) -> Iterator[None]:
     """
     try:
         yield
-    except (PriorUnavailable, MemoryError, torch.OutOfMemoryError):
+    except PriorUnavailable:
         raise
     except Exception as error:
         if is_out_of_memory(error):

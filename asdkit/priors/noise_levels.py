@@ -57,7 +57,7 @@ def _of_class(
         if prediction != "flow_prediction":
             raise refusal(f"with flow sigmas and the prediction {prediction!r}")
         return _flow(scheduler | {"shift": made.config.flow_shift}, tokens)
-    levels = getattr(made, "alphas_cumprod", None)
+    levels, steps = getattr(made, "alphas_cumprod", None), made.config.num_train_timesteps
     if levels is None or scheduler.get("timestep_type", "discrete") != "discrete":
         raise refusal("whose noise levels are continuous or not variance-preserving")
     if levels.shape != (steps,) or not levels.isfinite().all():
