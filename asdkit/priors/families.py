@@ -90,11 +90,13 @@ class Family(ABC):
                     "a model that draws pictures from text alone."
                 )
 
-    def text_width(self, config: Mapping[str, Any]) -> int:
-        """How many numbers a network takes for each word, in any of its blocks."""
+    def widths(self, config: Mapping[str, Any]) -> dict[str, int]:
+        """How many numbers a network takes for each word, in any of its blocks, and of a pooled embedding."""
         names = ("encoder_hid_dim", "joint_attention_dim", "caption_channels", "cross_attention_dim")
         width = next(config[name] for name in names if config.get(name))
-        return width if isinstance(width, int) else max(width)
+        added, size = config.get("projection_class_embeddings_input_dim"), config.get("addition_time_embed_dim")
+        pooled = config.get("pooled_projection_dim") or (added or 0) - 6 * (size or 0)
+        return {"text": width if isinstance(width, int) else max(width)} | ({"pooled": pooled} if pooled else {})
 
     @abstractmethod
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:

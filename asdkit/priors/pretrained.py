@@ -195,9 +195,10 @@ class Pretrained(Prior):
             self.source.add_lora(name, pipeline.components.get(name), self.network.config)
         with one_sentence(f"{self.path}'s text"):
             embedded = encode_texts(self.family, pipeline, texts)
-            expected, width = self.family.text_width(self.network.config), embedded[texts[0]]["text"].shape[-1]
-            if width != expected:
-                raise ValueError(f"they give {width} numbers for a word, and the network takes {expected}")
+            expected = self.family.widths(self.network.config)
+            widths = {name: embedded[texts[0]][name].shape[-1] for name in expected}
+            if widths != expected:
+                raise ValueError(f"its encoders give {widths} numbers, and the network takes {expected}")
         return embedded
 
     def unknown_words(self, text: str) -> dict[str, list[str]]:

@@ -184,7 +184,7 @@ def test_the_old_names_of_pieces_of_a_variant(whole: Path, tmp_path: Path) -> No
             {"encoder_hid_dim": 16, "encoder_hid_dim_type": "image_proj"},
             "has encoder_hid_dim_type 'image_proj', an input",
         ),
-        ({"cross_attention_dim": 32}, "they give 16 numbers for a word, and the network takes 32"),
+        ({"cross_attention_dim": 32}, "give {'text': 16} numbers, and the network takes {'text': 32}"),
     ],
 )
 def test_a_network_that_takes_more_than_x0_and_words_is_refused(
