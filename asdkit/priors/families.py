@@ -157,7 +157,7 @@ class StableDiffusionXL(_UNet):
     """Stable Diffusion XL: two text encoders, a pooled embedding, and the size of the image."""
 
     pipelines = ("StableDiffusionXLPipeline",)
-    settings = _UNet.settings | {"addition_embed_type": (None, "text_time")}
+    settings = {**_UNet.settings, "addition_embed_type": (None, "text_time")}
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
         text, _, pooled, _ = pipeline.encode_prompt(texts, device=_device(pipeline), do_classifier_free_guidance=False)

@@ -48,7 +48,8 @@ def add_words(file: Path, pipeline: Any, texts: list[str]) -> None:
             raise ValueError(f"it holds several words, {', '.join(words)}")
         for name, value in words.items():
             end = _ENCODERS.get(name, "")
-            encoder, tokenizer = (getattr(pipeline, f"{part}{end}", None) for part in ("text_encoder", "tokenizer"))
+            encoder: Any = getattr(pipeline, f"text_encoder{end}", None)
+            tokenizer: Any = getattr(pipeline, f"tokenizer{end}", None)
             if encoder is None or not value.isfinite().all():
                 raise ValueError("it is not finite" if encoder else f"this model has no text_encoder{end}")
             vectors, most = len(torch.atleast_2d(value)), tokenizer.model_max_length
