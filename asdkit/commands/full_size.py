@@ -62,7 +62,7 @@ def _last(layers: list[Settings], path: str) -> str:
 
 def _layers(arguments: list[str]) -> Iterator[Settings]:
     """What each option sets, in their order, nested by their names."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         flag, equals, text = argument.partition("=")
         value: Any = text if equals else following
         if flag == "--config":
