@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from support.quiet import quiet_trainer
-from support.tiny import loaded, ready, save_tiny_pipeline, tiny_vae
+from support.tiny import loaded, ready, save_tiny_pipeline, tiny_vae, unet
 from support.tiny_families import make
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -229,6 +229,16 @@ def test_checkpointing_changes_no_gradient_of_transformers(transformers: dict, k
     assert little < 0.7 * much
 
 
+@pytest.fixture(scope="module")
+def one_block(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prior whose network is soon compiled."""
+    folder = save_tiny_pipeline(tmp_path_factory.mktemp("block") / "prior")
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}  # attention in the middle alone
+    torch.manual_seed(0)
+    unet(16, block_out_channels=(8,), **blocks).save_pretrained(folder / "unet")
+    return folder
+
+
 class Graphs:
     """A backend of torch.compile that counts the graphs it is given, and carries them out as they are."""
 
@@ -277,7 +287,7 @@ COMPILED: dict[str, tuple[Callable[[], asdkit.Field], dict[str, Any], bool, int]
 
 
 @pytest.mark.parametrize("name", COMPILED)
-def test_training_has_two_graphs_and_no_more(tiny_folder: Path, graphs: Graphs, name: str) -> None:
+def test_training_has_two_graphs_and_no_more(one_block: Path, graphs: Graphs, name: str) -> None:
     guidance, settings, cameras, expected = COMPILED[name]
 
     def fit(compile: bool) -> asdkit.Distillation:
@@ -287,7 +297,7 @@ def test_training_has_two_graphs_and_no_more(tiny_folder: Path, graphs: Graphs, 
             if cameras
             else asdkit.Latents(count=3, size=16)
         )
-        prior = asdkit.Pretrained(str(tiny_folder), compile=compile)
+        prior = asdkit.Pretrained(str(one_block), compile=compile)
         return _fit(prior, generator, guidance(), 4, log_every=2, callbacks=(glances,), **settings)
 
     glances = Glances(graphs)
@@ -302,17 +312,17 @@ def test_training_has_two_graphs_and_no_more(tiny_folder: Path, graphs: Graphs, 
     assert not learned or any(p.abs().max() > 0.01 for p in learned)
 
 
-def test_another_model_that_phi_adapts_is_compiled_in_a_step_too(tiny_folder: Path, graphs: Graphs) -> None:
-    other = asdkit.Pretrained(str(tiny_folder), compile=True)
+def test_another_model_that_phi_adapts_is_compiled_in_a_step_too(one_block: Path, graphs: Graphs) -> None:
+    other = asdkit.Pretrained(str(one_block), compile=True)
     guidance = asdkit.ASD(adapter=asdkit.LoRA(prior=other))
-    _fit(asdkit.Pretrained(str(tiny_folder)), asdkit.Latents(count=2, size=16), guidance, 1)
+    _fit(asdkit.Pretrained(str(one_block)), asdkit.Latents(count=2, size=16), guidance, 1)
     assert graphs.count == 1
 
 
-def test_checkpointing_and_compiling_go_together(tiny_folder: Path, graphs: Graphs) -> None:
+def test_checkpointing_and_compiling_go_together(one_block: Path, graphs: Graphs) -> None:
     results = []
     for together in (False, True):
-        prior = loaded(tiny_folder, checkpointing=together, compile=together)
+        prior = loaded(one_block, checkpointing=together, compile=together)
         field = _roused(ready(asdkit.ASD(), prior))
         with prior.in_step():
             results.append(_learned(field, prior))
