@@ -318,11 +318,11 @@ def test_a_broken_file_to_start_from_is_named(
     capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("t.ply", "t.spz", "t.splat", "t.ckpt", "t.glb", "t.obj", "t.txt"):
+    names = ("t.ply", "t.spz", "t.splat", "t.ckpt", "t.glb", "t.obj", "t.txt")
+    for name, option in zip(names, itertools.cycle(["--asset", "--model.generator.init"]), strict=False):
         (tmp_path / name).write_text("Dear diary,\n")
-        for option in ("--asset", "--model.generator.init"):
-            code, _, err = run(capsys, "fit", "--config", recipe, option, name)
-            assert code == 2 and len(err.splitlines()) == 1 and err.startswith("asdkit: ") and name in err, err
+        code, _, err = run(capsys, "fit", "--config", recipe, option, name)
+        assert code == 2 and len(err.splitlines()) == 1 and err.startswith("asdkit: ") and name in err, err
     assert not (tmp_path / "runs").exists()
 
 
