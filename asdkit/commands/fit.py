@@ -110,7 +110,7 @@ class CLI(LightningCLI):
             args=with_methods(arguments if run else with_family(arguments)),
         )
 
-    def subcommands(self) -> dict[str, set[str]]:
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning's is static
         """The one that is asked for, as Lightning has it, without the option that lets checkpoints be unpickled."""
         return {self._command: LightningCLI.subcommands()[self._command] | {"weights_only"}}
 
