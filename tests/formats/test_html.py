@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 from support.browser import CHROMIUM, needs_browser
+from support.splat_tools import splats
 
 from asdkit.formats.html import write_html
 from asdkit.formats.splats import Splats
@@ -24,20 +25,12 @@ from asdkit.rendering.rasterize import rasterize
 EVIL = """</title></script><script>document.title = 1</script>"'><img src=x onerror=alert(1)> {{scene}} \\1 &amp; 鴨"""
 
 
-def splats(count: int = 300, coefficients: int = 1) -> Splats:
-    """Random Gaussians of all rotations and opacities, with colours beyond [0,1]."""
-    draws = np.random.default_rng(coefficients)
-    sh = np.concatenate(
-        [1.5 * draws.normal(size=(count, 1, 3)), 0.6 * draws.normal(size=(count, coefficients - 1, 3))], 1
-    )
-    values = (
-        0.35 * draws.normal(size=(count, 3)),
-        2 * draws.normal(size=(count, 4)),
-        np.log(0.01 + 0.12 * draws.random((count, 3))),
-        3 * draws.normal(size=count),
-        sh,
-    )
-    return Splats(*(value.astype(np.float32) for value in values))
+def bright(count: int = 300, degree: int = 0) -> Splats:
+    """Random Gaussians with colours beyond [0,1]."""
+    gaussians = splats(count, degree, seed=degree)
+    gaussians.sh[:, 0] *= 6
+    gaussians.sh[:, 1:] *= 2.4
+    return gaussians
 
 
 class Page(HTMLParser):
@@ -67,7 +60,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_asks_for_nothing_and_its_policy_allows_nothing_else(tmp_path: Path) -> None:
-    write_html(tmp_path / "a.html", splats(), "a red duck")
+    write_html(tmp_path / "a.html", bright(), "a red duck")
     page = Page(tmp_path / "a.html")
     for tag, attributes in page.elements:
         assert not any(name in ("src", "href", "style") or name.startswith("on") for name in attributes), tag
@@ -90,8 +83,8 @@ def test_the_page_asks_for_nothing_and_its_policy_allows_nothing_else(tmp_path: 
 
 
 def test_a_title_is_text_whatever_it_says(tmp_path: Path) -> None:
-    write_html(tmp_path / "plain.html", splats(2), "duck")
-    write_html(tmp_path / "evil.html", splats(2), EVIL)
+    write_html(tmp_path / "plain.html", bright(2), "duck")
+    write_html(tmp_path / "evil.html", bright(2), EVIL)
     plain, evil = Page(tmp_path / "plain.html"), Page(tmp_path / "evil.html")
     assert evil.elements == plain.elements
     assert evil.all("title") == [EVIL] and evil.all("b")[0].startswith(EVIL)
@@ -100,7 +93,7 @@ def test_a_title_is_text_whatever_it_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("coefficients", [1, 4, 9, 16])
 def test_the_data_are_the_gaussians(tmp_path: Path, coefficients: int) -> None:
-    original = splats(50, coefficients)
+    original = bright(50, math.isqrt(coefficients) - 1)
     original.quats[:4] = [[-1, 0, 0, 0], [0, 0, -3, 0], [0, 1, 1, 1], [-1e-3, 1, 0, 0]]
     original.opacity_logits[:2] = [-200, 200]
     write_html(tmp_path / "a.html", original, "", (0.25, 0.5, 1.0), -70.0, 40.0, 2.5, 60.0)
@@ -126,7 +119,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
         ("means", math.nan, "not a finite number"), ("quats", 0, "a rotation that is zero"),
         ("sh", 66000, "too large for float16"), ("log_scales", -1e5, "too large for float16"),
     ):  # fmt: skip
-        broken = splats(5)
+        broken = bright(5)
         getattr(broken, field)[3] = value
         with pytest.raises(ValueError, match=rf"a\.html was not written.*{words}"):
             write_html(path, broken, "")
@@ -188,7 +181,7 @@ def test_a_browser_shows_what_the_rasterizer_draws(
     height, width = scale * height, scale * width
     narrow = 2 * math.degrees(math.atan(math.tan(math.radians(fov / 2)) * height / min(height, width)))
     views = camera(azimuth, elevation, distance, narrow, height, width)
-    shown = hard(splats(2300, (degree + 1) ** 2), views)
+    shown = hard(bright(2300, degree), views)
     background = (0.1, 0.6, 0.9)
     address = f"file://{tmp_path}/a.html"
     if degree % 2:  # the camera from the file, or from the address
@@ -225,7 +218,7 @@ def front_and_back(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[
     Seen from azimuth 0: a red Gaussian before a blue one. From 180: the same without the page's policy.
     """
     folder = tmp_path_factory.mktemp("two")
-    two = splats(2)
+    two = bright(2)
     two.means[:], two.log_scales[:], two.opacity_logits[:] = [[0.3, 0, 0], [-0.3, 0, 0]], math.log(0.15), [9, 1.5]
     two.sh[:, 0] = (np.array([RED, BLUE]) - 0.5) / 0.28209479
     write_html(folder / "a.html", two, EVIL, azimuth_deg=50.0, elevation_deg=0.0)
@@ -259,7 +252,7 @@ def test_a_page_asks_the_network_for_nothing(front_and_back: dict) -> None:
 
 @needs_browser
 def test_without_webgl_there_is_a_sentence(tmp_path: Path) -> None:
-    write_html(tmp_path / "a.html", splats(), EVIL)
+    write_html(tmp_path / "a.html", bright(), EVIL)
     text = chromium(tmp_path, f"file://{tmp_path}/a.html", "--dump-dom", gl=False)
     (tmp_path / "b.html").write_text(text, encoding="utf-8")
     page = Page(tmp_path / "b.html")
@@ -283,7 +276,7 @@ HASHES = {
 def played(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The camera after each of many gestures, on a page of 640 x 480 pixels less the browser's frame."""
     folder = tmp_path_factory.mktemp("gestures")
-    write_html(folder / "a.html", splats(), "")
+    write_html(folder / "a.html", bright(), "")
     page = (folder / "a.html").read_text(encoding="utf-8")
     page = page.replace("default-src", "img-src")  # so that the script below is allowed
     page = re.sub("(script|style)-src '[^']*'", "connect-src 'none'", page)
