@@ -65,6 +65,7 @@ def test_novel_views_see_all_sides_and_heights() -> None:
     assert len(views) == 16
     turns = (views.azimuth / (2 * math.pi)).sort().values
     assert torch.allclose(turns.diff(), torch.full((15,), 1 / 16), atol=1e-5)
+    assert float(views.azimuth[0].rad2deg()) == pytest.approx(360 * 0.37 / 16)  # figures of other runs are from there
     heights = views.elevation.rad2deg()
     assert -10 < heights.min() < 0 and 50 < heights.max() < 60
     (batch,) = list(Cameras().val_dataloader())
@@ -75,7 +76,8 @@ def test_the_orbit_has_one_frame_a_batch() -> None:
     frames = [batch.views for batch in Cameras(orbit_views=5, size=16).predict_dataloader()]
     assert [len(frame) for frame in frames] == [1] * 5
     assert frames[0].azimuth.item() == 0 and frames[0].width == 16
-    assert Cameras(size=16).ring(2, size=32).width == 32
+    around_it = Cameras(size=16, orbit_elevation_deg=35.0).ring(2, size=32)
+    assert around_it.width == 32 and around_it.elevation.rad2deg().tolist() == pytest.approx([35.0, 35.0])
 
 
 def test_numbers_move_with_the_iterations_and_pictures_are_of_their_end() -> None:

@@ -4,6 +4,7 @@ What does not fit, or is gone, is said before anything in the run folder changes
 """
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -171,5 +172,7 @@ def test_rows_and_names_count_iterations_whatever_is_logged_or_validated_when(re
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     assert [row["step"] for row in rows if row["residual_norm"]] == ["3", "6"]
     assert [row["step"] for row in rows if row["psnr"]] == ["2", "4", "6", "7"]
+    psnr = json.loads((run / "run.json").read_text())["metrics"]["psnr"]
+    assert psnr == pytest.approx(float(rows[-1]["psnr"])) and rows[-1]["psnr"] != rows[-2]["psnr"], "the last one"
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt", "step-000007.ckpt"]
     assert last(run)["global_step"] == 7

@@ -177,6 +177,18 @@ def test_the_change_outside_counts_what_is_beyond_the_silhouettes_edge() -> None
     assert edits.change_outside(image, source, alpha) == pytest.approx(0.5 / (256 - 80))
 
 
+def test_an_edit_is_measured_by_the_true_target(tmp_path: Path) -> None:
+    """The result is the truth, to a byte's rounding; the source is as far from it as the two truths are."""
+    edit = edits.EDITS[0]
+    source, target = (edits.picture(words, edit.azimuth_deg, tmp_path) for words in (edit.source, edit.target))
+    (tmp_path / "images").mkdir()
+    target.rename(tmp_path / "images" / "00.png")
+    row = edits.measured({"folder": str(tmp_path)}, edit, source)
+    one, other = (edits.truth(words, edit.azimuth_deg).image for words in (edit.source, edit.target))
+    assert row["psnr_after"] > 50 and row["outside"] < 1e-3
+    assert row["psnr_before"] == pytest.approx(-10 * math.log10((one - other).square().mean()), abs=0.05)
+
+
 def test_the_edits_are_of_the_world_and_cover_figure_9() -> None:
     assert {edit.situation for edit in edits.EDITS} >= {"simplify", "refine", "replace"}
     assert all(world.parse(words) for edit in edits.EDITS for words in (edit.source, edit.target))
