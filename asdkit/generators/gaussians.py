@@ -115,7 +115,8 @@ class Gaussians(GaussianStore):
             return 0
         gaussians = activate(self.living())
         sizes = gaussians.scales[:, :2] if self.mode == "surfels" else gaussians.scales
-        return weights.opacity * gaussians.opacities.mean() + weights.scale * sizes.mean()
+        total: Tensor = weights.opacity * gaussians.opacities.mean() + weights.scale * sizes.mean()
+        return total
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer, step: int, generator: torch.Generator) -> None:

@@ -38,7 +38,7 @@ class Views:
 
     def to(self, device: torch.device | str) -> "Views":
         """The same cameras with their tensors on `device`."""
-        moved = {name: to_device(tensor, torch.device(device)) for name, tensor in self.tensors.items()}
+        moved: dict[str, Any] = {name: to_device(tensor, torch.device(device)) for name, tensor in self.tensors.items()}
         return replace(self, **moved)
 
     @property
@@ -64,8 +64,9 @@ class Views:
 
 def joined(batches: "list[Views]") -> Views:
     """Several batches of cameras of one image size as one."""
-    first = batches[0]
-    return replace(first, **{name: torch.cat([getattr(views, name) for views in batches]) for name in first.tensors})
+    names = batches[0].tensors
+    parts: dict[str, Any] = {name: torch.cat([getattr(views, name) for views in batches]) for name in names}
+    return replace(batches[0], **parts)
 
 
 class Batch(NamedTuple):
