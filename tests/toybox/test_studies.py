@@ -106,6 +106,9 @@ def test_what_the_image_judge_says_of_movement_and_of_the_source() -> None:
     assert result["similarity"] == pytest.approx(similarity(clip, last, "a red duck").item(), abs=1e-5)
     assert result["source_similarity"] == pytest.approx(similarity(clip, duck, "a red duck").item(), abs=1e-5)
     assert -1 <= result["source_similarity"] <= 1
+    with torch.no_grad():
+        clip.model.logit_scale.fill_(0.5)  # which is no part of a cosine
+    assert result["similarity"] == pytest.approx(similarity(clip, last, "a red duck").item(), abs=1e-5)
 
 
 def test_without_a_clip_there_are_no_similarities(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
