@@ -289,7 +289,8 @@ def test_start_from_a_box() -> None:
 
 
 @pytest.mark.slow
-def test_start_from_a_radiance_field_at_its_surface(tmp_path: Path) -> None:
+def test_start_from_a_radiance_field_at_its_surface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asdkit.generators.gaussian_start._PIXELS", 48)  # for speed
     nerf, views = (
         NeRF(Voxels((8, 16)), bound=0.8, blob=200.0, blob_radius=0.4, hidden=8),
         ring(4, 20.0, distance=2.5, size=48),

@@ -278,7 +278,8 @@ def test_representations_are_made_once_and_start_from_each_other(
     tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(representations, "Choices", partial(Choices, resolution=32))
-    monkeypatch.setattr("asdkit.run.export._LOOKS", ((10.0, 2),))  # fewer silhouettes, for speed
+    monkeypatch.setattr("asdkit.run.export._LOOKS", ((10.0, 2),))  # fewer silhouettes and points, for speed
+    monkeypatch.setattr("asdkit.generators.gaussian_start._PIXELS", 48)
     small = ["--data.size=16", "--data.views_per_step=1", "--report.size=16", "--data.orbit_views=2"]
     small.append("--trainer.callbacks=[]")
     both = ("NeRF, voxels", "NeRF, then Gaussians")
