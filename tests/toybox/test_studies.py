@@ -1,9 +1,9 @@
 """What the studies measure, image figures and exact scores; and each of them in a small form, started twice."""
 
 import csv
+import dataclasses
 import json
 import math
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from unittest.mock import create_autospec
@@ -15,7 +15,7 @@ from support.forked import fork_runs, stop_at_the_first_checkpoint
 from torch import Tensor
 
 from asdkit import DDS, Canvas, Distillation, FiniteSetPrior, Pixels, ToyboxImageJudge
-from asdkit.formats.pictures import read_picture
+from asdkit.formats.pictures import read_picture, save_grid
 from asdkit.generators.base import Render
 from asdkit.lab import finite_set_eps
 from asdkit.run.export import Choices
@@ -24,8 +24,12 @@ from asdkit.toybox import judge as judging
 from asdkit.toybox.clip import TinyCLIP, similarity
 from asdkit.toybox.image_judge import Truths, figures, sharpness, truths
 from asdkit.toybox.judge import EMBEDDED
-from asdkit.toybox.studies import benchmark, edits, representations
-from asdkit.toybox.studies import cfg_sweep as sweep
+from asdkit.toybox.studies import curves, exact, measures, study
+from asdkit.toybox.studies import truths as true
+from asdkit.toybox.studies.__main__ import main
+from asdkit.toybox.studies.truths import Subject
+
+STUDIES = study.declared()
 
 
 def on(bank: Truths, index: int, colour: tuple[float, float, float]) -> Tensor:
@@ -53,17 +57,9 @@ def test_the_nearest_truth_is_what_a_search_over_all_of_them_finds() -> None:
     bank = Truths(torch.rand(5, 3, 6, 6) * 0.5, torch.rand(5, 1, 6, 6))
     image = torch.rand(3, 6, 6)
     found = bank.nearest(image[None])[0]
-    levels = torch.linspace(0, 1, 101)
-    best = min(
-        sum(
-            ((bank.on_black[i, c] + (1 - bank.alpha[i, 0]) * levels[:, None, None] - image[c]) ** 2)
-            .sum((1, 2))
-            .min()
-            .item()
-            for c in range(3)
-        )
-        for i in range(5)
-    )
+    behind = torch.linspace(0, 1, 101)[:, None, None] * (1 - bank.alpha)[:, :, None]  # each level of each channel
+    errors = (bank.on_black[:, :, None] + behind - image[:, None]).square().sum((3, 4))
+    best = errors.amin(2).sum(1).min().item()
     assert (found - image).square().sum().item() == pytest.approx(best, rel=1e-3)
 
 
@@ -121,7 +117,7 @@ def test_without_a_clip_there_are_no_similarities(monkeypatch: pytest.MonkeyPatc
     assert found["change"] == 0 and not {"similarity", "r_precision", "drift"} & set(found)
 
 
-@pytest.mark.parametrize("method", sweep.EXACT)
+@pytest.mark.parametrize("method", exact.METHODS)
 def test_the_exact_methods_are_their_formulas(method: str) -> None:
     """e_lambda by the points, m by the particles; ASD at Eq. 10's optimum is VSD at lambda_eff."""
     torch.manual_seed(0)
@@ -133,40 +129,35 @@ def test_the_exact_methods_are_their_formulas(method: str) -> None:
     y, null, m = (finite_set_eps(*at, points) for points in (mine, torch.cat([mine, others]), x0))
     guided = null + 7.5 * (y - null)
     effective = null + 4.25 * (y - null)
-    expected = {
-        "SDS, exact scores": guided - x.eps,
-        "VSD, exact scores": guided - m,
-        "ASD, gamma -0.5, exact scores": 2 * (effective - m),
-    }[method]
-    assert torch.allclose(sweep.exact_fields(method, 7.5, "y")(x), expected, atol=1e-4)
+    expected = {"SDS": guided - x.eps, "VSD": guided - m, "ASD": 2 * (effective - m)}[method[:3]]
+    assert torch.allclose(exact.METHODS[method]("y", 7.5)(x), expected, atol=1e-4)
 
 
 def test_an_exact_run_comes_close_to_the_truth() -> None:
     """VSD at lambda 1 with exact scores, and how much further it is at a large scale."""
-    plain, strong = (sweep.exact_run("VSD, exact scores", scale, 0, "a red ball", 120) for scale in (1.0, 100.0))
+    plain, strong = (exact.run("VSD, exact scores", scale, 0, "a red ball", 120) for scale in (1.0, 100.0))
     assert plain["psnr"] > 23 and plain["psnr"] > strong["psnr"] + 2
     assert 0 < plain["drift"] < 0.1
 
 
 def row(method: str, scale: float, value: float | None) -> dict:
-    return {"method": method, "scale": scale} | dict.fromkeys(
-        (*sweep.FIGURES, "true_saturation", "true_sharpness"), value
-    )
+    figures = (*curves.FIGURES, "true_saturation", "true_sharpness")
+    return {"method": method, "scale": scale} | dict.fromkeys(figures, value)
 
 
 def test_curves_are_means_over_seeds_and_the_law_reads_vsd_at_lambda_eff(tmp_path: Path) -> None:
     rows = [row("VSD", scale, math.log(scale) + shift) for scale in (100.0, 1.0, 10.0) for shift in (-1, 1)]
-    scales, means, spread = sweep.curve(rows, "VSD", "psnr")
+    scales, means, spread = curves.curve(rows, "VSD", "psnr")
     assert scales.tolist() == [1, 10, 100]
     assert torch.allclose(means, torch.tensor([1.0, 10.0, 100.0]).log(), atol=1e-5)
     assert torch.allclose(spread, torch.full((3,), math.sqrt(2)))
-    scales, law = sweep.predicted(rows, "psnr")
+    scales, law = curves.predicted(rows, "psnr")
     assert law.tolist() == pytest.approx([math.log(1), math.log(5.5), math.log(50.5)], abs=1e-5)
-    one_seed = row("SDS", 3.0, 0.25) | {sweep.FIGURES[0]: None}
-    text = sweep.table([*rows, row("VSD, exact scores", 1.0, None), row("SDS", 30.0, 0.5), one_seed])
+    one_seed = row("SDS", 3.0, 0.25) | {curves.FIGURES[0]: None}
+    text = curves.table([*rows, row("VSD, exact scores", 1.0, None), row("SDS", 30.0, 0.5), one_seed])
     assert "| VSD | 10 | 2.3 ± 1.4 |" in text
     assert "| SDS | 3 |  | 0.25 | 0.25 |" in text and "| SDS | 30 | 0.5 | 0.5 |" in text
-    sweep.draw([*rows, row("VSD, exact scores", 1.0, 3.0)], tmp_path / "sweep.png")
+    curves.draw([*rows, row("VSD, exact scores", 1.0, 3.0)], STUDIES["cfg_sweep"].curves, tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
 
 
@@ -175,26 +166,38 @@ def test_the_change_outside_counts_what_is_beyond_the_silhouettes_edge() -> None
     alpha[0, :, 4:8, 4:8], alpha[1, :, 6:10, 4:8] = 1, 0.5
     source, image = torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16)
     image[..., 2:12, 2:10] = 1  # the union and two pixels around it
-    assert edits.change_outside(image, source, alpha) == 0
+    assert measures.change_outside(image, source, alpha) == 0
     image[..., 0, 0] = 0.5
-    assert edits.change_outside(image, source, alpha) == pytest.approx(0.5 / (256 - 80))
+    assert measures.change_outside(image, source, alpha) == pytest.approx(0.5 / (256 - 80))
 
 
 def test_an_edit_is_measured_by_the_true_target(tmp_path: Path) -> None:
     """The result is the truth, to a byte's rounding; the source is as far from it as the two truths are."""
-    edit = edits.EDITS[0]
-    source, target = (edits.picture(words, edit.azimuth_deg, tmp_path) for words in (edit.source, edit.target))
+    edit = Subject(**STUDIES["edits"].edits[0], picture=tmp_path / "source.png")
+    one, other = (true.seen(words, edit.azimuth_deg).image for words in (edit.source, edit.prompt))
     (tmp_path / "images").mkdir()
-    target.rename(tmp_path / "images" / "00.png")
-    row = edits.measured({"folder": str(tmp_path)}, edit, source)
-    one, other = (edits.truth(words, edit.azimuth_deg).image for words in (edit.source, edit.target))
+    save_grid(one, edit.picture, columns=1)
+    save_grid(other, tmp_path / "images" / "00.png", columns=1)
+    row = measures.edit(tmp_path, edit)
     assert row["psnr_after"] > 50 and row["outside"] < 1e-3
     assert row["psnr_before"] == pytest.approx(-10 * math.log10((one - other).square().mean()), abs=0.05)
 
 
-def test_the_edits_are_of_the_world_and_cover_figure_9() -> None:
-    assert {edit.situation for edit in edits.EDITS} >= {"simplify", "refine", "replace"}
-    assert all(world.parse(words) for edit in edits.EDITS for words in (edit.source, edit.target))
+def test_what_the_studies_make_is_of_the_world() -> None:
+    """All subjects have a truth, ten of them in 3D, most with a front; the edits cover Figure 9."""
+    edits = [Subject(**edit) for edit in STUDIES["edits"].edits]
+    prompts = [prompt for declared in STUDIES.values() for prompt in declared.prompts]
+    assert all(map(world.parse, [*prompts, *(words for edit in edits for words in (edit.source, edit.prompt))]))
+    assert {edit.situation for edit in edits} >= {"simplify", "refine", "replace"}
+    ten = STUDIES["benchmark"].prompts
+    assert len(ten) == 10 and sum(world.parse(prompt).has_front for prompt in ten) >= 6
+
+
+def test_every_figure_that_a_study_names_is_known() -> None:
+    assert set(exact.METHODS) | set(STUDIES["cfg_sweep"].axes["method"]) == set(STUDIES["cfg_sweep"].curves)
+    for declared in STUDIES.values():
+        assert all(hasattr(true, name) for name in (declared.above, declared.below) if name)
+        assert not declared.measure or hasattr(measures, declared.measure)
 
 
 @pytest.fixture
@@ -204,11 +207,11 @@ def options(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["--", f"--model.prior.path={tiny_folder}", "--trainer.max_steps=1", "--snapshots.every=0"]
 
 
-def twice(main: Callable, arguments: list[str], out: Path, table: str = "table.md", count: int = 2) -> list[str]:
+def twice(name: str, arguments: list[str], out: Path, table: str = "table.md", count: int = 2) -> list[str]:
     """The lines of a study's table; started again it makes no run, and writes the same."""
     before: list[tuple[str, list[float]]] = []
     for _ in range(2):
-        assert main(["--out", str(out), *arguments]) == 0
+        assert main([name, "--out", str(out), *arguments]) == 0
         runs = [path.stat().st_mtime for path in sorted(out.rglob("run.json"))]
         before.append(((out / table).read_text(), runs))
     assert before[0] == before[1] and len(before[0][1]) == count
@@ -225,32 +228,31 @@ def test_a_benchmark_goes_on_after_a_stop(tmp_path: Path, options: list[str], mo
     """SIGTERM in a run; the folder of a long prompt by a method in capitals is found again."""
     prompt = "a yellow house with a red roof, front right view"
     steps = ["--trainer.max_steps=4", "--checkpoints.every=2", "--trainer.callbacks=[]"]
-    command = ["--recipe", "image2d", "--out", "OUT", "--methods", "ASD", "--prompts", prompt, *options, *steps]
+    command = ["images", "--out", "OUT", "--method", "ASD", "--prompts", prompt, *options, *steps]
     monkeypatch.chdir(tmp_path)
     with monkeypatch.context() as first:
         stop_at_the_first_checkpoint(first)
-        with pytest.raises(SystemExit, match="143"):
-            benchmark.main(command)
+        assert main(command) == 143
     [file] = tmp_path.rglob("run.json")
     report = json.loads(file.read_text())
     assert (report["status"], report["iterations"]) == ("interrupted", 3) and not Path("OUT", "table.md").exists()
-    assert benchmark.main(command) == 0
+    assert main(command) == 0
     report = json.loads(file.read_text())
     assert (report["status"], report["iterations"]) == ("finished", 4)
     assert not list(tmp_path.rglob("*-before-*"))  # it went on from its checkpoint
     lines = Path("OUT", "table.md").read_text().splitlines()
     assert [line.split(" | ")[:2] for line in lines[2:4]] == [["| ASD", prompt], ["| **ASD**", "**mean**"]]
     sheet = colours(Path("OUT"), (2 * 128, 4 * 128))
-    assert torch.allclose(sheet[:, :128:2, :128:2], benchmark.true_pictures(prompt)[0], atol=1 / 255)
+    assert torch.allclose(sheet[:, :128:2, :128:2], true.pictures(Subject(prompt))[0], atol=1 / 255)
     assert sheet[:, 128:].std() > 0.01
 
 
 def test_a_cfg_sweep_is_made_once(tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "METHODS", {"VSD": sweep.METHODS["VSD"]})
-    monkeypatch.setattr(sweep, "EXACT", ("ASD, gamma -0.5, exact scores",))
-    arguments = ["--scales", "7.5", "--seeds", "1", "--steps", "2", "--prompt", "a red ball"]
-    arguments += [*options[:2], "--trainer.log_every_n_steps=1"]
-    lines = twice(sweep.main, arguments, tmp_path, "sweep.md", count=1)
+    monkeypatch.delitem(exact.METHODS, "SDS, exact scores")
+    monkeypatch.delitem(exact.METHODS, "VSD, exact scores")
+    arguments = ["--method", "VSD", "--scale", "7.5", "--seed", "0", "--prompts", "a red ball"]
+    arguments += [*options[:2], "--trainer.max_steps=2", "--trainer.log_every_n_steps=1"]
+    lines = twice("cfg_sweep", arguments, tmp_path, "sweep.md", count=1)
     methods = ("VSD", "ASD, gamma -0.5, exact scores")
     assert [line.split(" | ")[:2] for line in lines[2:]] == [[f"| {method}", "7.5"] for method in methods]
     rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
@@ -261,8 +263,9 @@ def test_a_cfg_sweep_is_made_once(tmp_path: Path, options: list[str], monkeypatc
 
 
 def test_edits_are_made_once(tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edits, "EDITS", edits.EDITS[:1])
-    lines = twice(edits.main, ["--methods", "DDS", "ASDEdit", "--jobs=2", *options], tmp_path)
+    one = dataclasses.replace(STUDIES["edits"], edits=STUDIES["edits"].edits[:1])
+    monkeypatch.setattr("asdkit.toybox.studies.__main__.declared", lambda: {"edits": one})
+    lines = twice("edits", ["--method", "DDS", "ASDEdit", "--jobs=2", *options], tmp_path)
     assert lines[0] == "| method | edit | similarity before | after | change outside | PSNR before | after | seconds |"
     rows = [line.strip("| ").split(" | ") for line in lines[2:6]]
     assert [row[:2] for row in rows[::2]] == [[m, "recolour: a yellow duck → a red duck"] for m in ("DDS", "ASDEdit")]
@@ -271,20 +274,20 @@ def test_edits_are_made_once(tmp_path: Path, options: list[str], monkeypatch: py
     sheet = colours(tmp_path, (4 * 128, 128))
     for row, prompt in ((0, "a yellow duck"), (3, "a red duck")):
         there = sheet[:, 128 * row : 128 * (row + 1) : 2, ::2]
-        assert torch.allclose(there, edits.truth(prompt, 90.0).image[0], atol=1 / 255)
+        assert torch.allclose(there, true.seen(prompt, 90.0).image[0], atol=1 / 255)
 
 
 def test_representations_are_made_once_and_start_from_each_other(
     tmp_path: Path, options: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(representations, "Choices", partial(Choices, resolution=32))
+    monkeypatch.setattr(measures, "Choices", partial(Choices, resolution=32))
     monkeypatch.setattr("asdkit.run.export._LOOKS", ((10.0, 2),))  # fewer silhouettes and points, for speed
     monkeypatch.setattr("asdkit.generators.gaussian_start._PIXELS", 48)
     small = ["--data.size=16", "--data.views_per_step=1", "--report.size=16", "--data.orbit_views=2"]
     small.append("--trainer.callbacks=[]")
     both = ("NeRF, voxels", "NeRF, then Gaussians")
-    arguments = ["--prompt", "a red car", "--only", *both, *options, *small]
-    lines = twice(representations.main, arguments, tmp_path)
+    arguments = ["--prompts", "a red car", "--representation", both[1], *options, *small]
+    lines = twice("representations", arguments, tmp_path)
     [ply] = tmp_path.rglob("export/splats.ply")
     assert len({line.count("|") for line in lines[:4]}) == 1 and len(lines) == 6
     field, splats = (line.strip("|").split("|") for line in lines[2:4])
@@ -297,7 +300,9 @@ def test_representations_are_made_once_and_start_from_each_other(
 
 
 def test_a_study_refuses_what_it_can_not_measure(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    for arguments, words in ((["--prompts", "a corgi"], "no thing of the toybox"), (["--jobs=0"], "at least 1; got 0")):
-        with pytest.raises(SystemExit, match="2"):
-            benchmark.main(["--out", str(tmp_path / "out"), *arguments])
-        assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
+    arguments = ["benchmark", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, "--prompts", "a corgi"])
+    assert "no thing of the toybox" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main([*arguments, "--jobs=0"]) == 2
+    assert "at least 1; got 0" in capsys.readouterr().err and not list(tmp_path.rglob("table.md"))

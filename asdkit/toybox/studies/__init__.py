@@ -1,1 +1,1 @@
-"""Studies that compare methods: many runs, their tables and pictures."""
+"""Studies that compare methods, each declared in a YAML file: `python -m asdkit.toybox.studies NAME`."""

@@ -1,0 +1,49 @@
+"""What studies measure beside the metrics of their runs."""
+
+import json
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from asdkit.formats.names import FORMATS
+from asdkit.formats.pictures import read_picture
+from asdkit.run.export import Choices, export
+from asdkit.run.loading import load
+from asdkit.toybox.studies.truths import Subject, seen
+from asdkit.toybox.training.common import psnr
+
+_EDGE = 2  # pixels
+_FORMATS, _FACES = ("ply", "spz", "glb", "html", "mesh-glb"), 20_000
+
+
+def edit(run: Path, subject: Subject) -> dict[str, float]:
+    """What an edit has changed outside of the silhouettes, and PSNR to the true target, before and after."""
+    before, after = (seen(prompt, subject.azimuth_deg) for prompt in (subject.source, subject.prompt))
+    unedited, image = (read_picture(file)[None] for file in (subject.picture, run / "images/00.png"))
+    return {
+        "outside": change_outside(image, unedited, torch.cat([before.alpha, after.alpha])),
+        "psnr_before": psnr(unedited, after.image).item(),
+        "psnr_after": psnr(image, after.image).item(),
+    }
+
+
+def change_outside(
+    image: Float[Tensor, "1 3 H W"], source: Float[Tensor, "1 3 H W"], alphas: Float[Tensor, "N 1 H W"]
+) -> float:
+    """Mean absolute change of the pixels that lie more than 2 pixels outside of every silhouette."""
+    edited = nn.functional.max_pool2d((alphas > 0).float().amax(0), 2 * _EDGE + 1, 1, _EDGE) > 0
+    return (image - source).abs()[(~edited).expand(image.shape)].mean().item()
+
+
+def files(run: Path, subject: Subject) -> dict[str, float]:
+    """MB of memory, the number of parameters of a run's object, and the KB of the files that it is exported to."""
+    generator = load(run).generator
+    peak = json.loads((run / "run.json").read_text())["peak_mb"]
+    named = {f: run / "export" / FORMATS[f] for f in _FORMATS if generator.splats() is not None or f == "mesh-glb"}
+    if missing := [f for f, file in named.items() if not file.is_file()]:
+        export(run, missing, run / "export", False, Choices(faces=_FACES))
+    sizes = {f: file.stat().st_size / 1000 for f, file in named.items()}
+    numbers = sum(parameter.numel() for parameter in generator.parameters())
+    return {"peak": peak.get("cuda", peak["rss"]), "numbers": numbers, **sizes}
