@@ -10,7 +10,6 @@ from torch.profiler import record_function
 
 from asdkit.core.parts import Part, require
 from asdkit.core.randomness import generator_for
-from asdkit.discriminators.base import Adapter
 from asdkit.discriminators.schedule import DISCRIMINATOR_STEPS, DiscriminatorSteps
 from asdkit.generators.base import Generator, Render
 from asdkit.generators.from_checkpoint import INSTANTIATOR
@@ -22,7 +21,7 @@ from asdkit.scores.draws import Draws
 from asdkit.scores.equations import Weighting, hsv_saturation, inject, weight
 from asdkit.scores.fields import Field
 from asdkit.scores.perp_neg import PerpNeg
-from asdkit.scores.prior import Noised, Prior, in_step
+from asdkit.scores.prior import Adapter, Noised, Prior, in_step
 from asdkit.scores.timesteps import Timesteps
 
 
@@ -80,11 +79,7 @@ class Distillation(Part, GeneratorModule):
         self.strict_loading = False
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the prior, give the prompt to the guidance and attach its adapters.
-
-        Raises:
-            ValueError: a strategy or precision that can't work, or what a part says of its arguments.
-        """
+        """Load the prior, give the prompt to the guidance and attach its adapters."""
         data = getattr(checked_trainer(self), "datamodule", None)
         self.prior.setup()
         self.prior.take_prompt(self.prompt, self.view_prompts)
@@ -150,9 +145,8 @@ class Distillation(Part, GeneratorModule):
     def _optimizers(self, step: int) -> list[Optimizer]:
         """The generator's optimiser and, where it is its turn, the discriminator's, with no gradients left.
 
-        Lightning counts the steps of the optimisers that it wraps. The discriminator's is taken as it is, so that an
-        iteration is one global step; all that it misses is the scaling of 16-bit losses, which `check_precision` rules
-        out.
+        Lightning counts the steps of the optimisers that it wraps. The discriminator's is taken unwrapped, so that an
+        iteration is one global step; it misses the scaling of 16-bit losses alone, which `check_precision` rules out.
         """
         trainer: Any = self.trainer
         self._reports = (step + 1) % trainer.log_every_n_steps == 0
@@ -166,13 +160,10 @@ class Distillation(Part, GeneratorModule):
     def _generator_backward(
         self, part: Batch, step: int, keep_graph: bool
     ) -> tuple[Noised, Float[Tensor, ""], Render | None]:
-        """Backward pass of Eq. 7, where the residual of the guidance is a constant.
+        """Backward pass of Eq. 7; returns the draw, the mean norm of the residual, and the render if there is one.
 
         The gradient goes from x0 to the image first, so that the prior's part of the graph is gone when the generator's
         own begins.
-
-        Returns:
-            The draw, the mean norm of the residual, and the render if there is one.
         """
         x0, render = self.generator.encoded(self.prior, part.views, self.backdrop(step), self.rendering.rerender)
         x = self.draws.draw(x0, part, step, "noise", self.global_rank)
@@ -202,11 +193,7 @@ class Distillation(Part, GeneratorModule):
                 self.manual_backward(loss)
 
     def _optimizer_step(self, optimizer: Optimizer, parts: int, clip: float = 0.0) -> float:
-        """One step along the mean of the gradients of all ranks and `parts`.
-
-        Returns:
-            The norm of the gradient where this iteration is logged, else 0.
-        """
+        """One step along the mean gradient of all ranks and `parts`; returns its norm, or 0 where none is logged."""
         with record_function("asdkit.optimizer"):
             gradients = average_gradients(optimizer, self.trainer.world_size, parts)
             norm = float(torch.nn.utils.get_total_norm(gradients)) if self._reports else 0.0

@@ -7,19 +7,19 @@ x0 uniform on a finite set it is (x_t - alpha sum_i w_i x_i) / sigma, where w is
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from asdkit.core.bounds import Count, NonNegative, Whole
-from asdkit.discriminators.base import Adapter
+from asdkit.core.contexts import replaced
 from asdkit.rendering.cameras import Views
 from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import Field
-from asdkit.scores.prior import Noised, Prior, Switch
+from asdkit.scores.prior import Adapter, Noised, Prior
 from asdkit.scores.schedules import Schedule, scaled_linear, variance_preserving
 
 
@@ -89,7 +89,7 @@ class LabPrior(Prior):
         """The further inputs of the network that stand for a condition, a row for each sample of x."""
 
     def predict(
-        self, x: Noised, conditions: Sequence[Condition], adapter: Switch | None = None
+        self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None
     ) -> list[Float[Tensor, "B C h w"]]:
         self.prepare(conditions)
         copies = len(conditions)
@@ -228,10 +228,5 @@ class Affine(Adapter):
     def _add_affine(self, network: nn.Module, args: tuple[Tensor, ...], eps: Tensor) -> Tensor:
         return eps + self.slope[args[1]] * args[0] + self.offset[args[1]] if self._on else eps
 
-    @contextmanager
-    def switched_on(self, views: Views | None, copies: int) -> Iterator[None]:
-        self._on = True
-        try:
-            yield
-        finally:
-            self._on = False
+    def switched_on(self, views: Views | None, copies: int) -> AbstractContextManager[None]:
+        return replaced(self, "_on", True)

@@ -12,11 +12,12 @@ from asdkit.core.bounds import Count, Positive, Share, Whole
 from asdkit.core.parts import preset
 from asdkit.core.ramps import Ramp
 from asdkit.discriminators.adapters import Embedding
-from asdkit.discriminators.base import Adapter, Gamma, RealSamples
 from asdkit.discriminators.discriminator import Clip, Discriminator
-from asdkit.discriminators.real_samples import SourceImage
+from asdkit.discriminators.gammas import Gamma
+from asdkit.discriminators.real_samples import RealSamples, SourceImage
 from asdkit.scores.fields import CFG, Factor, Field, Identity, Noise, Null, Prompt, Scale
 from asdkit.scores.gated import Above, Stages
+from asdkit.scores.prior import Adapter
 from asdkit.scores.redrawn import Earlier, Interval, Inverted, Later, OnSource
 from asdkit.scores.reweighted import Reweighted, Scorer
 

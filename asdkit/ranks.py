@@ -10,13 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import (
-    DDPStrategy,
-    ModelParallelStrategy,
-    SingleDeviceStrategy,
-    Strategy,
-    StrategyRegistry,
-)
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -65,7 +59,7 @@ class Sharded(ModelParallelStrategy):
     load_checkpoint = Strategy.load_checkpoint
 
 
-StrategyRegistry.register("model_parallel", Sharded, "FSDP2: the prior's network is spread over the devices.")
+pl.strategies.StrategyRegistry.register("model_parallel", Sharded, "FSDP2: the prior is spread over the devices.")
 
 
 def check_strategy(strategy: type) -> None:
@@ -97,10 +91,7 @@ def check_precision(precision: str | int | None) -> None:
 def check_optimization(accumulate: Any, clip: Any, callbacks: Iterable[type]) -> None:
     """Refuse, by a ValueError, what Lightning does to the one optimiser that it knows, and say what does it here.
 
-    Args:
-        accumulate: the trainer's accumulate_grad_batches.
-        clip: its gradient_clip_val.
-        callbacks: their classes.
+    What is given are the trainer's accumulate_grad_batches and gradient_clip_val, and the classes of its callbacks.
     """
     asked = {"accumulate_grad_batches": accumulate not in (None, 1), "gradient_clip_val": clip is not None}
     asked |= {kind.__name__: True for callback in callbacks for kind in callback.__mro__ if kind.__name__ in _INSTEAD}
@@ -157,11 +148,7 @@ def average_gradients(optimizer: Any, world_size: int, parts: int = 1) -> list[T
     """Mean over ranks in one all-reduce; a gradient that only some ranks have counts as zero on the others.
 
     A parameter without a gradient on any rank stays without one, as in a single process: weight decay spares it.
-
-    Args:
-        optimizer: whose parameters are meant; those that FSDP2 has sharded have been averaged by it.
-        world_size: number of ranks.
-        parts: how many backward passes each rank's gradient is the sum of.
+    Those that FSDP2 has sharded have been averaged by it. Each rank's gradient is the sum of `parts` backward passes.
 
     Returns:
         The gradients that there are.
@@ -189,12 +176,9 @@ def _average_over_ranks(parameters: list[nn.Parameter], world_size: int) -> None
 
 
 def shard(module: pl.LightningModule, priors: Sequence[Any], learning: nn.Module) -> None:
-    """Spread the networks of frozen priors over the ranks, once each, where the strategy is `Sharded`.
+    """Spread the networks of frozen priors over the ranks, once each, where the module's strategy is `Sharded`.
 
-    Args:
-        module: what the trainer trains; nothing happens where it stands alone.
-        priors: whose networks are meant.
-        learning: a module whose parameters stay whole, wherever in the networks they live.
+    The parameters of what is `learning` stay whole, wherever in the networks they live.
 
     Raises:
         ValueError: the discriminator is a whole copy of a network, which would not be spread.
@@ -203,9 +187,7 @@ def shard(module: pl.LightningModule, priors: Sequence[Any], learning: nn.Module
     if not trainer or not isinstance(trainer.strategy, Sharded):
         return
     if any(isinstance(part, UNetCopy) for part in learning.modules()):
-        raise ValueError(
-            "UNetCopy can't be used with model_parallel, for the copy would be whole on every device; take a LoRA."
-        )
+        raise ValueError("UNetCopy can't be used with model_parallel: it would be whole on every device; take a LoRA.")
     for prior in priors:
         if not prior.sharded:
             _shard(prior.network, trainer.strategy.device_mesh, set(learning.parameters()))

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from asdkit.core.bounds import Count, Weight, Whole
 from asdkit.core.parts import require
 from asdkit.core.unregistered import keep_unregistered
-from asdkit.discriminators.base import Adapter
 from asdkit.rendering.cameras import Views
 from asdkit.scores.camera_embedding import CameraEmbedding
-from asdkit.scores.prior import Prior
+from asdkit.scores.prior import Adapter, Prior
 
 
 class _Attached(Adapter):

@@ -10,12 +10,13 @@ from torch import Tensor
 from asdkit.core.bounds import MoreThan, Share
 from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.discriminators.adapters import LoRA
-from asdkit.discriminators.base import Adapter, Gamma, RealSamples
+from asdkit.discriminators.gammas import Gamma
+from asdkit.discriminators.real_samples import RealSamples
 from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import discriminator_loss, effective_scale, faded_gamma, real_loss, released_loss
 from asdkit.scores.fields import Factor, Field, bound_text
 from asdkit.scores.perp_neg import PerpNeg
-from asdkit.scores.prior import Noised, Prior
+from asdkit.scores.prior import Adapter, Noised, Prior
 
 Clip = Annotated[float, MoreThan(1, at_most=1e6)]
 
@@ -164,7 +165,5 @@ class Discriminator(Field):
     def condition(self) -> Condition:
         """What e_phi is conditioned on: the prompt y."""
         if self.text is None:
-            raise ValueError(
-                "The discriminator has no text; give it one, or bind the run's prompt with field.bind(prompt)."
-            )
+            raise ValueError("The discriminator has no text; give it one, or bind the prompt with field.bind(prompt).")
         return Condition(self.text, view_dependent=bool(self.text))

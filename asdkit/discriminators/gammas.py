@@ -1,17 +1,17 @@
 """Gammas that move with the draw: the paper's limitations ask for a dynamic gamma, its released code has one."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from asdkit.core.bounds import Count, MoreThan, Positive, Weight
-from asdkit.core.parts import require
+from asdkit.core.parts import Part, require
 from asdkit.core.ramps import Ramp, value_at
-from asdkit.discriminators.base import Gamma
 from asdkit.scores.conditions import Condition
 from asdkit.scores.ddim import ddim
 from asdkit.scores.equations import faded_gamma
@@ -19,6 +19,24 @@ from asdkit.scores.fields import CFG
 from asdkit.scores.prior import Noised, Prior
 
 BoundedGamma = Annotated[float, MoreThan(-1, at_most=1e6)]
+
+
+class Gamma(Part, nn.Module, ABC):
+    """A gamma that depends on the draw: a weight of Eq. 10's penalty for each sample."""
+
+    if TYPE_CHECKING:  # torch's own says Any
+
+        def __call__(self, x: Noised, scale: float) -> Tensor: ...
+
+    def setup(self, prior: Prior, condition: Condition) -> None:
+        """Called once, before the first step."""
+
+    def observe(self, draws: Sequence[Noised]) -> None:
+        """Called once after each of the discriminator's steps, with a draw for each part of its views."""
+
+    @abstractmethod
+    def forward(self, x: Noised, scale: float) -> Float[Tensor, "B 1 1 1"]:
+        """gamma at a draw of the generator, above -1; `scale` is the CFG scale lambda of the expression."""
 
 
 class Alpha2(Gamma):

@@ -1,15 +1,16 @@
 """Where the real samples of Eq. 9 come from."""
 
+from abc import ABC, abstractmethod
 from typing import Annotated
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from asdkit.core.bounds import Between, Count, Weight
+from asdkit.core.parts import Part
 from asdkit.core.randomness import to_device
 from asdkit.core.text import local
-from asdkit.discriminators.base import RealSamples
 from asdkit.formats.pictures import read_picture
 from asdkit.rendering.cameras import Views, ring
 from asdkit.scores.conditions import Condition
@@ -19,6 +20,14 @@ from asdkit.scores.prior import Noised
 
 Elevation = Annotated[float, Between(-90, 90)]
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+class RealSamples(Part, nn.Module, ABC):
+    """Where Eq. 9's real samples come from."""
+
+    @abstractmethod
+    def draw(self, x: Noised, condition: Condition) -> Noised:
+        """Real samples of the condition at x's t and eps."""
 
 
 class SourceImage(RealSamples):

@@ -14,12 +14,9 @@ from asdkit.priors.network_runner import to_float32
 
 
 def load_autoencoder(files: ModelFolder, dtype: torch.dtype, tiny_vae: str = "") -> Model:
-    """A model's own autoencoder, or a tiny one in its place.
+    """A model's own autoencoder, or in its place an `AutoencoderTiny` in a folder or under an id of the hub.
 
-    Args:
-        files: the model.
-        dtype: what it computes in; one that overflows in float16 (`force_upcast`) is kept in single precision.
-        tiny_vae: a folder or an id of the hub with an `AutoencoderTiny`; empty for the model's own.
+    One that overflows in float16 (`force_upcast`) is kept in single precision.
 
     Raises:
         ValueError: the tiny one's latents have another number of channels.

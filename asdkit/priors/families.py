@@ -1,5 +1,6 @@
 """What differs between families of diffusion models: which components they have, how the network is called."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -19,20 +20,17 @@ ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
-def _device(pipeline: Any) -> torch.device:
-    """Where its text encoders are."""
-    return next(part for name, part in pipeline.components.items() if part and name.startswith("text_encoder")).device
-
-
 class Family(ABC):
     """How to use one family of models.
 
     Attributes:
         pipelines: diffusers' names of the pipelines of this family.
+        overlay: the recipe of `recipes/priors` with the settings that it needs.
         network_part: the component that denoises.
         network: diffusers' class of it.
         time: the name of its module whose output [N width] is the embedding of t.
         targets: endings of the names of its layers that a LoRA adapts.
+        embeds: what prompts become, and which of the results of the pipeline's `encode_prompt` that is.
         has_vae: x0 are latents; images themselves otherwise.
         patch: how many values of a channel of x0 are one channel of the network.
         is_flow: its networks predict eps - x0, whatever scheduler they are saved with.
@@ -43,10 +41,12 @@ class Family(ABC):
     """
 
     pipelines: tuple[str, ...]
+    overlay: str
     network_part = "transformer"
     network: str
     time = "time_text_embed"
     targets: tuple[str, ...] = JOINT_ATTENTION
+    embeds: Mapping[str, int] = {"text": 0, "pooled": 2}
     has_vae = True
     patch = 1
     is_flow = False
@@ -72,11 +72,7 @@ class Family(ABC):
         return embedder.linear_2.out_features
 
     def check(self, config: Mapping[str, Any], channels: int, model: str) -> None:
-        """A network takes x0 of these channels and what this family gives it, and answers with as many, or twice.
-
-        Raises:
-            PriorUnavailable: it is made for inpainting, another task, or another kind of conditions.
-        """
+        """A network takes x0 of these channels and what this family gives it, and answers with as many, or twice."""
         taken, given = config["in_channels"], config.get("out_channels") or config["in_channels"]
         if taken != channels * self.patch or given not in (taken, 2 * taken):
             raise PriorUnavailable(
@@ -98,9 +94,14 @@ class Family(ABC):
         pooled = config.get("pooled_projection_dim") or (added or 0) - 6 * (size or 0)
         return {"text": width if isinstance(width, int) else max(width)} | ({"pooled": pooled} if pooled else {})
 
-    @abstractmethod
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
         """Prompts through the pipeline's own text encoders."""
+        encoders = (part for name, part in pipeline.components.items() if part and name.startswith("text_encoder"))
+        asked = {"prompt": texts, "prompt_2": None, "prompt_3": None, "device": next(encoders).device}
+        asked |= {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+        taken = asked.keys() & inspect.signature(pipeline.encode_prompt).parameters.keys()
+        results = pipeline.encode_prompt(**{name: asked[name] for name in taken})
+        return {name: results[index] for name, index in self.embeds.items()}
 
     @abstractmethod
     def call(
@@ -109,11 +110,7 @@ class Family(ABC):
         """The network's output, after which a predicted variance may come; `time` is of the schedule's `times`."""
 
     def schedule(self, scheduler: dict[str, Any], tokens: int, model: str = "the model") -> Schedule:
-        """The noise schedule of a scheduler's settings; `tokens` of an image, for flows that are shifted by them.
-
-        Raises:
-            PriorUnavailable: asdkit doesn't know its mathematics, or a flow was saved with a scheduler of no flow.
-        """
+        """The noise schedule of a scheduler's settings; `tokens` of an image, for flows that are shifted by them."""
         schedule = noise_levels(scheduler, tokens, model)
         if self.is_flow and schedule.prediction != "flow_prediction":
             raise PriorUnavailable(
@@ -133,6 +130,7 @@ class _UNet(Family):
         "addition_embed_type": (None, "text"),
         "encoder_hid_dim_type": (None, "text_proj"),
     }
+    embeds: Mapping[str, int] = {"text": 0}
 
     def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded, **added: Any) -> Tensor:
         if width := network.config.time_cond_proj_dim:  # distilled, as LCM
@@ -147,20 +145,18 @@ class _UNet(Family):
 class StableDiffusion(_UNet):
     """Stable Diffusion 1.x and 2.x, and asdkit's own embedded prior."""
 
-    pipelines = ("StableDiffusionPipeline",)
-
-    def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
-        return {"text": pipeline.encode_prompt(texts, _device(pipeline), 1, False)[0]}
+    pipelines, overlay = ("StableDiffusionPipeline",), "sd15"
 
 
 class StableDiffusionXL(_UNet):
     """Stable Diffusion XL: two text encoders, a pooled embedding, and the size of the image."""
 
-    pipelines = ("StableDiffusionXLPipeline",)
+    pipelines, overlay = ("StableDiffusionXLPipeline",), "sdxl"
     settings = {**_UNet.settings, "addition_embed_type": (None, "text_time")}
+    embeds = Family.embeds
 
     def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
-        text, _, pooled, _ = pipeline.encode_prompt(texts, device=_device(pipeline), do_classifier_free_guidance=False)
+        text, pooled = super().embed(pipeline, texts).values()
         if pipeline.config.force_zeros_for_empty_prompt:
             not_empty = torch.tensor([bool(t) for t in texts], device=text.device)
             text, pooled = text * not_empty[:, None, None], pooled * not_empty[:, None]
@@ -176,25 +172,17 @@ class StableDiffusionXL(_UNet):
 class DeepFloydIF(_UNet):
     """The first stage of DeepFloyd IF: pixels of 64 x 64."""
 
-    pipelines = ("IFPipeline",)
+    pipelines, overlay = ("IFPipeline",), "if"
     targets = (*ATTENTION, "add_k_proj", "add_v_proj")
     has_vae = False
-
-    def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
-        return {"text": pipeline.encode_prompt(texts, False, device=_device(pipeline))[0]}
 
 
 class PixArt(Family):
     """PixArt-alpha and PixArt-sigma: a transformer on T5's text."""
 
-    pipelines = ("PixArtAlphaPipeline", "PixArtSigmaPipeline")
+    pipelines, overlay = ("PixArtAlphaPipeline", "PixArtSigmaPipeline"), "pixart"
     network, time = "PixArtTransformer2DModel", "adaln_single.emb"
-    targets = ATTENTION
-
-    def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
-        length = {} if "Alpha" in type(pipeline).__name__ else {"max_sequence_length": 300}
-        text, mask, _, _ = pipeline.encode_prompt(texts, False, device=_device(pipeline), **length)
-        return {"text": text, "mask": mask}
+    targets, embeds = ATTENTION, {"text": 0, "mask": 1}
 
     def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
         sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
@@ -209,13 +197,8 @@ class PixArt(Family):
 class StableDiffusion3(Family):
     """Stable Diffusion 3 and 3.5: a flow, three text encoders (T5 may be left out), a pooled embedding."""
 
-    pipelines = ("StableDiffusion3Pipeline",)
+    pipelines, overlay = ("StableDiffusion3Pipeline",), "sd35"
     network, is_flow = "SD3Transformer2DModel", True
-
-    def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
-        where = {"device": _device(pipeline), "do_classifier_free_guidance": False}
-        text, _, pooled, _ = pipeline.encode_prompt(texts, None, None, **where)
-        return {"text": text, "pooled": pooled}
 
     def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
         return network(
@@ -226,12 +209,9 @@ class StableDiffusion3(Family):
 class Flux(Family):
     """FLUX.1: a flow on patches of 2 x 2; `dev` is told the guidance scale that it was distilled for."""
 
-    pipelines = ("FluxPipeline",)
+    pipelines, overlay = ("FluxPipeline",), "flux"
     network, is_flow, patch = "FluxTransformer2DModel", True, 4
-
-    def embed(self, pipeline: Any, texts: list[str]) -> Embedded:
-        text, pooled, _ = pipeline.encode_prompt(texts, None, device=_device(pipeline))
-        return {"text": text, "pooled": pooled}
+    embeds = {"text": 0, "pooled": 1}
 
     def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
         from torch.nn.functional import pixel_shuffle, pixel_unshuffle
@@ -256,14 +236,8 @@ FAMILIES = (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, PixArt, 
 
 
 def family_of(pipeline: str) -> type[Family]:
-    """The family of a pipeline, by its name in `model_index.json`.
-
-    Raises:
-        PriorUnavailable: none of them.
-    """
+    """The family of a pipeline, by its name in `model_index.json`."""
     by_pipeline = {name: family for family in FAMILIES for name in family.pipelines}
     if pipeline not in by_pipeline:
-        raise PriorUnavailable(
-            f"asdkit doesn't know models of the kind {pipeline!r}; it knows {', '.join(by_pipeline)}."
-        )
+        raise PriorUnavailable(f"asdkit doesn't know the kind {pipeline!r}; it knows {', '.join(by_pipeline)}.")
     return by_pipeline[pipeline]

@@ -30,14 +30,7 @@ _OTHER_MODELS = ("kasa_config", "layer_replication", "arrow_config", "alora_invo
 
 
 def finetune_file(name: str) -> Path:
-    """The .safetensors file of a LoRA: that file, or the one in a folder or in a repository of the hub.
-
-    Args:
-        name: a file, a folder, `owner/name` or `owner/name@revision`.
-
-    Raises:
-        PriorUnavailable: there is none, or not one alone.
-    """
+    """The .safetensors file of a LoRA: that file, or the one in a folder or under an id of the hub."""
     file = local(name)
     if not file.is_file():
         folder, names = folder_of(name, file_of_lora)
@@ -61,10 +54,7 @@ def add_lora(
         model: the component; its layers stay the modules that they are.
         network: the settings of the network, which kohya's names of layers depend on.
         scale: how much of it.
-        parts: the network and the text encoders that the model has, for all of which there may be something.
-
-    Raises:
-        PriorUnavailable: the file is of another model.
+        parts: the components that the model has, for all of which there may be something.
     """
     import diffusers
 

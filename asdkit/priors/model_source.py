@@ -12,7 +12,7 @@ from asdkit.priors.folder import ModelFolder
 from asdkit.priors.locate import component, locate
 from asdkit.priors.required_files import named_parts
 from asdkit.priors.textual_inversion import add_words, word_of
-from asdkit.priors.weights import check_length, digest_of
+from asdkit.priors.weights import digest_of, shapes_of
 
 
 @dataclass
@@ -35,7 +35,7 @@ class ModelSource:
         try:
             lora = finetune_file(self.finetune) if self.finetune else None
             if lora:
-                check_length(lora)
+                shapes_of(lora)  # refuses a torn one
             return locate(self.path, self.variant, self.config), lora
         except PriorUnavailable as error:
             return error
@@ -47,11 +47,7 @@ class ModelSource:
 
     @property
     def files(self) -> ModelFolder:
-        """The model's files.
-
-        Raises:
-            PriorUnavailable: they or the LoRA can't be had.
-        """
+        """The model's files."""
         return self._files_and_lora()[0]
 
     @cached_property

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from asdkit.core.contexts import replaced
 from asdkit.priors.families import Embedded, Family, Model
-from asdkit.scores.prior import Switch
+from asdkit.scores.prior import Adapter
 
 
 class NetworkRunner:
@@ -48,42 +49,34 @@ class NetworkRunner:
         prompts = {name: value.to(dtype) for name, value in prompts.items()}
         return to_float32(family.call(network, x_t.to(dtype), time, prompts)[:, : x_t.shape[1]])
 
-    @contextmanager
-    def time_offset(self, offset: Float[Tensor, "N width"] | None) -> Iterator[None]:
+    def time_offset(self, offset: Float[Tensor, "N width"] | None) -> AbstractContextManager[None]:
         """Add to the time embedding of each row within this context; contexts add up."""
         outer = self._time_offset
-        if offset is not None:
-            self._time_offset = offset if outer is None else outer + offset
-        try:
-            yield
-        finally:
-            self._time_offset = outer
+        total = outer if offset is None else offset if outer is None else outer + offset
+        return replaced(self, "_time_offset", total)
 
     @contextmanager
-    def graphs(self, adapter: Switch | None) -> Iterator[None]:
+    def graphs(self, adapter: Adapter | None) -> Iterator[None]:
         """Compiled graphs are for training steps alone; what is computed again there has this adapter on."""
         eager = self.compile and not self._compiled_region
-        self._recompute_context = nullcontext if adapter is None else partial(adapter.switched_on, None, 1)
-        with torch.compiler.set_stance("force_eager") if eager else nullcontext():
-            try:
-                yield
-            finally:
-                self._recompute_context = nullcontext
-
-    @contextmanager
-    def in_step(self) -> Iterator[None]:
-        """A training step, whose shapes come again: what is worth compiling."""
-        self._compiled_region = True
-        try:
+        recompute = nullcontext if adapter is None else partial(adapter.switched_on, None, 1)
+        stance = torch.compiler.set_stance("force_eager") if eager else nullcontext()
+        with stance, replaced(self, "_recompute_context", recompute):
             yield
-        finally:
-            self._compiled_region = False
+
+    def in_step(self) -> AbstractContextManager[None]:
+        """A training step, whose shapes come again: what is worth compiling."""
+        return replaced(self, "_compiled_region", True)
 
     def checkpointed(self, block: Callable[..., Any], *args: Any) -> Any:
         """A block's output, which is computed again in the backward pass, with the adapter that is on now."""
         if torch.compiler.is_compiling():  # the graph holds the adapter
             return checkpoint(block, *args, use_reentrant=False)
-        contexts = partial(_checkpoint_contexts, self._recompute_context)
+        recompute = self._recompute_context
+
+        def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+            return nullcontext(), recompute()  # of the first and of the second computation
+
         return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
     def _speed_up(self, network: Model) -> None:
@@ -99,10 +92,3 @@ class NetworkRunner:
 def to_float32(values: Tensor) -> Tensor:
     """In single precision, if they are in half."""
     return values.float() if values.itemsize < 4 else values
-
-
-def _checkpoint_contexts(
-    recompute: Callable[[], AbstractContextManager[Any]],
-) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """The contexts of a block's first and second computation."""
-    return nullcontext(), recompute()

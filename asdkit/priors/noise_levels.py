@@ -15,15 +15,12 @@ MOST_STEPS = 100_000
 
 
 def noise_levels(scheduler: dict[str, Any], tokens: int, model: str = "the model") -> Schedule:
-    """The schedule that a network was trained on, from the settings of the scheduler that it is sampled with.
+    """The schedule that a network was trained on, from the `scheduler_config.json` that it is sampled with.
 
     Args:
-        scheduler: `scheduler_config.json`.
+        scheduler: these settings.
         tokens: of an image, for flows that are shifted by them.
         model: what messages call it.
-
-    Raises:
-        PriorUnavailable: its mathematics is another than that of a variance-preserving schedule or a flow.
     """
     import diffusers
 

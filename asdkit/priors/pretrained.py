@@ -24,7 +24,7 @@ from asdkit.priors.random_models import RandomModel
 from asdkit.rendering.view_words import DREAMFUSION, ViewWords
 from asdkit.scores.camera_embedding import CameraEmbedding
 from asdkit.scores.conditions import Condition
-from asdkit.scores.prior import Noised, Prior, Switch
+from asdkit.scores.prior import Adapter, Noised, Prior
 
 CHANNELS_LAST_ON = ("cuda",)  # devices on which convolutions are faster that way
 
@@ -185,11 +185,10 @@ class Pretrained(Prior):
         parts = {self.family.network_part: self.network, "vae": self.vae}
         pipeline = self.source.files.text_pipeline(parts, self.dtype)
         self.source.add_words(pipeline, texts)
+        words = self.view_words
         for name, part in pipeline.components.items():
             if part is not None and name.startswith("tokenizer"):
-                tokenizer = ViewKeepingTokenizer(
-                    part, self.view_words.all if self.view_words else (), self._cut_prompts
-                )
+                tokenizer = ViewKeepingTokenizer(part, words.all if words else (), self._cut_prompts)
                 setattr(pipeline, name, tokenizer)
         for name in ("text_encoder", "text_encoder_2"):
             self.source.add_lora(name, pipeline.components.get(name), self.network.config)
@@ -205,7 +204,7 @@ class Pretrained(Prior):
         return self._words.unknown(text)
 
     def predict(
-        self, x: Noised, conditions: Sequence[Condition], adapter: Switch | None = None
+        self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None
     ) -> list[Float[Tensor, "B C h w"]]:
         self.prepare(conditions)
         copies = len(conditions)

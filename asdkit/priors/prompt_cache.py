@@ -15,10 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 def recall(
-    model: str,
-    texts: list[str],
-    embed: Callable[[list[str]], dict[str, Embedded]],
-    passing: Collection[str] = (),
+    model: str, texts: list[str], embed: Callable[[list[str]], dict[str, Embedded]], passing: Collection[str] = ()
 ) -> dict[str, Embedded]:
     """Each prompt's embedding from its file; prompts without one are embedded, together, and kept.
 

@@ -23,11 +23,9 @@ _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
 def files_of_model(variant: str = "", without: Collection[str] = ()) -> Choose:
-    """Chooses the files of a model in diffusers' layout.
+    """Chooses the files of a model in diffusers' layout, of a variant such as `fp16` where there are any.
 
-    Args:
-        variant: weights whose names say so are preferred, such as `fp16`.
-        without: components whose weights come from elsewhere.
+    The weights of the components in `without` come from elsewhere.
     """
 
     def choose(model: str, names: Collection[str], read: Callable[[str], Settings]) -> list[str]:
@@ -113,11 +111,7 @@ def _weights(component: str, names: Collection[str], variant: str) -> list[str]:
 
 
 def read_json(file: Path) -> Settings:
-    """The settings in a JSON file.
-
-    Raises:
-        PriorUnavailable: there is no such file, or it holds no settings.
-    """
+    """The settings in a JSON file."""
     if not file.is_file() or file.stat().st_size > _LARGEST:
         raise PriorUnavailable(f"There is no {file}, or it is too large; copy the whole prior folder again.")
     try:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.text import first_line
+from asdkit.priors.weights import shapes_of
 
 _ENCODERS = {"clip_g": "_2"}  # the end of a text encoder's name, by the name that a file for several gives it
 _log = logging.getLogger(__name__)
@@ -16,12 +17,11 @@ _log = logging.getLogger(__name__)
 
 def learned_words(file: Path) -> dict[str, Tensor]:
     """The embeddings in a file of a textual inversion, by their names there; none of another file's."""
-    from safetensors import safe_open
     from safetensors.torch import load_file
 
-    with safe_open(file, "pt") as opened:
-        names = list(opened.keys())
-    return {} if any("." in name for name in names) else {n: value.float() for n, value in load_file(file).items()}
+    if any("." in name for name in shapes_of(file)):
+        return {}
+    return {name: value.float() for name, value in load_file(file).items()}
 
 
 def word_of(file: Path) -> str:
@@ -34,13 +34,7 @@ def word_of(file: Path) -> str:
 def add_words(file: Path, pipeline: Any, texts: list[str]) -> None:
     """Teach a pipeline the word of a textual inversion.
 
-    Args:
-        file: in diffusers' or in A1111's layout, of one or of two text encoders.
-        pipeline: with its text encoders and tokenizers.
-        texts: the prompts, one of which should say the word.
-
-    Raises:
-        PriorUnavailable: it is of another model, or not finite.
+    The file is in diffusers' or in A1111's layout, of one or of two text encoders. One of the prompts should say it.
     """
     word, words = word_of(file), learned_words(file)
     try:

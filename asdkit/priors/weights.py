@@ -1,8 +1,7 @@
-"""Files of weights: whether they are whole, and a digest of what they hold."""
+"""Files of weights: the shapes of their tensors, and a digest of what they hold."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from math import prod
+from collections.abc import Iterator
 from pathlib import Path
 
 from asdkit.core.errors import PriorUnavailable
@@ -12,38 +11,20 @@ _EXACT = 256 * 2**20  # bytes of weights that are read whole for a digest
 _PIECES, _PIECE = 256, 4096  # of a larger model's file
 
 
-def check_length(file: Path) -> None:
-    """A safetensors file is as long as its header says.
-
-    Raises:
-        PriorUnavailable: it is torn, or nothing of the kind.
-    """
+def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a safetensors file, which is as long as its header says, or is refused."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, "np"):
-            pass
+        with safe_open(file, "np") as opened:
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         reason = first_line(error)
-        raise PriorUnavailable(
-            f"{file} is torn, or no safetensors file ({reason}); delete it and copy it again."
-        ) from None
-
-
-def sizes(files: Iterable[Path]) -> tuple[int, int]:
-    """How many tensors files hold, and how many numbers are in them."""
-    from safetensors import safe_open
-
-    tensors = numbers = 0
-    for file in files:
-        with safe_open(file, "np") as opened:
-            shapes = [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118
-        tensors, numbers = tensors + len(shapes), numbers + sum(map(prod, shapes))
-    return tensors, numbers
+        raise PriorUnavailable(f"{file} is torn, or no safetensors file ({reason}); copy it again.") from None
 
 
 def digest_of(used: dict[str, Path], also: str = "", beside: dict[str, Path] | None = None) -> str:
-    """A digest of a model's weights, wherever they lie.
+    """12 hex digits that stand for a model's weights, wherever they lie.
 
     Of a small model every byte of every file counts. Of a large one those files do that are used: their sizes, their
     headers and 256 pieces of 4 KiB each, which any training changes and which cost no minutes.
@@ -52,9 +33,6 @@ def digest_of(used: dict[str, Path], also: str = "", beside: dict[str, Path] | N
         used: the files that are read, by their names.
         also: further text that counts.
         beside: all files of a small model, if it has others.
-
-    Returns:
-        The first 12 hex digits of a SHA-256.
     """
     files = beside or used
     small = sum(file.stat().st_size for file in files.values()) <= _EXACT

@@ -13,17 +13,9 @@ from asdkit.scores.prior import Prior
 def ddim(
     prior: Prior, field: Field, noise: Float[Tensor, "B C h w"], steps: int = 50, views: Views | None = None
 ) -> Float[Tensor, "B C h w"]:
-    """Deterministic DDIM (eta = 0) along any score field, e.g. `CFG("a duck", 3.0)`.
+    """x0 by deterministic DDIM (eta = 0) along any score field, e.g. `CFG("a duck", 3.0)`.
 
-    Args:
-        prior: whose schedule is followed.
-        field: the noise prediction.
-        noise: x_T, standard normal.
-        steps: network calls.
-        views: a camera for each sample.
-
-    Returns:
-        x0.
+    It starts at x_T = `noise` and takes as many network calls as steps; `views` are a camera for each sample.
     """
     times = torch.linspace(len(prior.schedule) - 1, 0, steps + 1, device=noise.device).long()
     x_t = noise

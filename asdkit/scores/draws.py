@@ -24,14 +24,9 @@ class Draws:
         self._encoded_source: Tensor | None = None
 
     def draw(self, x0: Float[Tensor, "B C h w"], batch: Batch, step: int, purpose: str, rank: int = 0) -> Noised:
-        """One noisy draw of x0.
+        """One noisy draw of x0 in an iteration, counted from 0; draws for two purposes are independent.
 
-        Args:
-            x0: the samples.
-            batch: their cameras and source, and which samples of the step they are.
-            step: the iteration, counted from 0.
-            purpose: what the draw is for; two purposes are independent of each other.
-            rank: the process among several.
+        The batch says their cameras and source, and which samples of the step they are.
         """
         rows = batch.rows or Rows(0, len(x0), len(x0))
         random = generator_for(self.seed, step, purpose, rank)

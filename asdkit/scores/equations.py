@@ -20,16 +20,10 @@ _WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def weight(
     weighting: Weighting, alpha: Float[Tensor, "B 1 1 1"], sigma: Float[Tensor, "B 1 1 1"]
 ) -> Float[Tensor, "B 1 1 1"]:
-    """w(t) of Eq. 7.
+    """w(t) of Eq. 7; a ValueError of any other word than those below.
 
-    Args:
-        weighting: `sigma2` (DreamFusion), `uniform`, `sigma_over_alpha` (the residual in x0 units; the paper's
-            released code), `alpha_over_sigma` (Eq. 7 taken literally).
-        alpha: signal level.
-        sigma: noise level.
-
-    Raises:
-        ValueError: an unknown weighting.
+    `sigma2` is DreamFusion's, `sigma_over_alpha` gives the residual in x0 units (the paper's released code),
+    `alpha_over_sigma` is Eq. 7 taken literally; and there is `uniform`.
     """
     if weighting not in _WEIGHTS:
         raise ValueError(f"The weighting must be one of {', '.join(_WEIGHTS)}; got {weighting!r}.")

@@ -5,7 +5,7 @@ E[w(t) residual], Eq. 7.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asdkit.core.bounds import Weight, Within
-from asdkit.core.parts import Part, require
+from asdkit.core.parts import Part, preset, require
 from asdkit.core.ramps import Ramp, bounds, value_at
-from asdkit.scores.conditions import NULL, Condition, Words
+from asdkit.scores.conditions import Condition, Words
 from asdkit.scores.perp_neg import PerpNeg, perpendicular
 from asdkit.scores.prior import Noised, Prior
 
@@ -38,24 +38,16 @@ class Field(Part, nn.Module, ABC):
         """The fields this one is made of; none for a leaf."""
         return []
 
-    def leaves(self) -> "Iterator[Field]":
+    def leaves(self) -> "list[Field]":
         """Every field of the expression that is not itself an expression, once each."""
-        seen: set[int] = set()
-        stack: list[Field] = [self]
-        while stack:
-            field = stack.pop()
-            stack.extend(reversed(field.parts()))
-            if not field.parts() and id(field) not in seen:
-                seen.add(id(field))
-                yield field
+        parts = self.parts()
+        return list(dict.fromkeys(leaf for part in parts for leaf in part.leaves())) if parts else [self]
+
+    def _other_leaves(self) -> "list[Field]":
+        return [leaf for leaf in self.leaves() if leaf is not self]
 
     def bind(self, prompt: str, source: str | None = None, perp_neg: PerpNeg | None = None) -> None:
-        """Give the run's words to every field of the expression that has no text of its own.
-
-        Args:
-            prompt: what to make.
-            source: what the source image shows.
-            perp_neg: Perp-Neg for each CFG of these words; none when left out.
+        """Give the run's words to every field that has no text of its own, and Perp-Neg to each CFG of these words.
 
         Raises:
             ValueError: words for the source are needed and missing, or no CFG can honour `perp_neg`.
@@ -72,9 +64,8 @@ class Field(Part, nn.Module, ABC):
     def setup(self, prior: Prior) -> None:
         """Attach to the prior whatever has parameters, and embed the prompts. Called once, before optimisers exist."""
         prior.prepare(self.conditions())
-        for leaf in self.leaves():
-            if leaf is not self:
-                leaf.setup(prior)
+        for leaf in self._other_leaves():
+            leaf.setup(prior)
 
     def conditions(self) -> list[Condition]:
         """Every condition that the frozen prior may have to predict for, at x or at a draw made from it."""
@@ -86,29 +77,25 @@ class Field(Part, nn.Module, ABC):
 
     def loss(self, x: Noised) -> Float[Tensor, ""] | None:
         """What the learning fields of the expression minimise; None if nothing learns."""
-        losses = [loss for leaf in self.leaves() if leaf is not self and (loss := leaf.loss(x)) is not None]
+        losses = [loss for leaf in self._other_leaves() if (loss := leaf.loss(x)) is not None]
         return sum(losses[1:], losses[0]) if losses else None
 
     def observe(self, draws: Sequence[Noised]) -> None:
         """What a step of the discriminator learned on, a part of its views each; called once after the step."""
-        for leaf in self.leaves():
-            if leaf is not self:
-                leaf.observe(draws)
+        for leaf in self._other_leaves():
+            leaf.observe(draws)
 
     def forget(self, x: Noised) -> None:
         """Drop what x remembers of fields that have learned since."""
-        for leaf in self.leaves():
-            if leaf is not self:
-                leaf.forget(x)
+        for leaf in self._other_leaves():
+            leaf.forget(x)
 
     def diagnostics(self, x: Noised, ask: bool = True) -> dict[str, float]:
         """Numbers worth logging about the fields that learn; their names end in _1, _2 where there are several fields.
 
-        Args:
-            x: a draw.
-            ask: call the network for what is not known at x; otherwise numbers that need it are left out.
+        Unless `ask`, the network is not called for what is not known at x, and numbers that need it are left out.
         """
-        of_leaves = [facts for leaf in self.leaves() if leaf is not self and (facts := leaf.diagnostics(x, ask))]
+        of_leaves = [facts for leaf in self._other_leaves() if (facts := leaf.diagnostics(x, ask))]
         if len(of_leaves) < 2:
             return of_leaves[0] if of_leaves else {}
         return {f"{name}_{i}": value for i, facts in enumerate(of_leaves, 1) for name, value in facts.items()}
@@ -200,11 +187,7 @@ class Prompt(Field):
 
 
 def bound_text(text: str | None, prompt: str, source: str | None, of_source: bool) -> str:
-    """A field's own text, else the run's prompt or the words for its source.
-
-    Raises:
-        ValueError: the source's words are needed and not given.
-    """
+    """A field's own text, else the run's prompt or the words for its source; a ValueError where these are missing."""
     if text is not None:
         return text
     if of_source and not source:
@@ -212,17 +195,10 @@ def bound_text(text: str | None, prompt: str, source: str | None, of_source: boo
     return source if of_source and source else prompt
 
 
-class Null(Field):
+@preset
+def Null() -> Field:
     """The prior's unconditional prediction, e_null."""
-
-    def conditions(self) -> list[Condition]:
-        return [NULL]
-
-    def needs(self, x: Noised) -> list[Condition]:
-        return [NULL]
-
-    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
-        return x.predict(NULL)
+    return Prompt("", view_dependent=False)
 
 
 class PerpNegPrompt(Field):

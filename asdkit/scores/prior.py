@@ -5,13 +5,14 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from asdkit.core.contexts import replaced
 from asdkit.core.parts import Part
 from asdkit.core.randomness import to_device
 from asdkit.rendering.cameras import Views
@@ -22,15 +23,20 @@ from asdkit.scores.schedules import Schedule
 _log = logging.getLogger(__name__)
 
 
-@runtime_checkable
-class Switch(Protocol):
-    """What a prior needs of an adapter: a context in which its network predicts with the adapter on."""
+class Adapter(Part, nn.Module, ABC):
+    """A change of a prior's network, on for e_phi and off for e_y: where the discriminator's parameters phi live."""
 
+    @abstractmethod
+    def setup(self, prior: "Prior") -> None:
+        """Attach to the prior's network, such that the adapted prediction starts exactly at the prior's own."""
+
+    @abstractmethod
     def switched_on(self, views: Views | None, copies: int) -> AbstractContextManager[None]:
-        """A context in which the network predicts with the adapter on, for `copies` conditions of these views."""
+        """A context in which the prior predicts e_phi, for `copies` conditions of these views."""
 
     def model(self, prior: "Prior") -> "Prior":
-        """The prior whose network the adapter adapts: this one, or another of the same x0 and noise levels."""
+        """The prior whose network is adapted: this one, or another of the same x0 and noise levels."""
+        return prior
 
 
 class Prior(Part, nn.Module, ABC):
@@ -72,11 +78,7 @@ class Prior(Part, nn.Module, ABC):
         """x0 to images in [0,1], for looking at."""
 
     def take_prompt(self, prompt: str, views: Mapping[str, str] | None = None) -> None:
-        """The run's prompt: warns of words that this prior has never seen; `views` are those of `name_views`.
-
-        Raises:
-            ValueError: an unknown direction.
-        """
+        """The run's prompt: warns of words that this prior has never seen; `views` are those of `name_views`."""
         if warning := self.doubt(prompt):
             _log.warning(warning)
         self.name_views(prompt, views or {})
@@ -84,12 +86,8 @@ class Prior(Part, nn.Module, ABC):
     def name_views(self, prompt: str, views: Mapping[str, str]) -> None:
         """Say a prompt's view-dependent form in some directions in whole, in the place of adding the direction's words.
 
-        Args:
-            prompt: which prompt.
-            views: a direction of `view_words.names` -> the whole prompt for it.
-
         Raises:
-            ValueError: an unknown direction.
+            ValueError: a direction that is not among `view_words.names`.
         """
         known = self.view_words.names if self.view_words else ()
         unknown = [name for name in views if name not in known]
@@ -104,7 +102,7 @@ class Prior(Part, nn.Module, ABC):
 
     @abstractmethod
     def predict(
-        self, x: "Noised", conditions: Sequence[Condition], adapter: Switch | None = None
+        self, x: "Noised", conditions: Sequence[Condition], adapter: Adapter | None = None
     ) -> list[Float[Tensor, "B C h w"]]:
         """Noise predictions for each condition, in ONE batched network call."""
 
@@ -120,14 +118,9 @@ class Prior(Part, nn.Module, ABC):
         """A context of one training step, whose shapes come again: what is worth compiling."""
         return nullcontext()
 
-    @contextmanager
-    def swapped(self, network: nn.Module) -> Iterator[None]:
+    def swapped(self, network: nn.Module) -> AbstractContextManager[None]:
         """Predict with another network within this context."""
-        network_before, self.network = self.network, network
-        try:
-            yield
-        finally:
-            self.network = network_before
+        return replaced(self, "network", network)
 
     def offset_time(self, offset: Float[Tensor, "N width"] | None) -> AbstractContextManager[None]:
         """Add to the time embedding of each row within this context; contexts add up."""
@@ -135,14 +128,9 @@ class Prior(Part, nn.Module, ABC):
             raise ValueError(f"{type(self).__name__} has no time embedding.")
         return nullcontext()
 
-    @contextmanager
-    def offset_condition(self, offset: Float[Tensor, "..."]) -> Iterator[None]:
+    def offset_condition(self, offset: Float[Tensor, "..."]) -> AbstractContextManager[None]:
         """Add to every embedded prompt within this context, a tensor of `condition_shape`."""
-        offset_before, self._condition_offset = self._condition_offset, offset
-        try:
-            yield
-        finally:
-            self._condition_offset = offset_before
+        return replaced(self, "_condition_offset", offset)
 
     def moved(self, conditions: Float[Tensor, "N ..."]) -> Float[Tensor, "N ..."]:
         """Embedded prompts, a row for each sample, with the offset of the context."""
@@ -222,7 +210,7 @@ class Noised:
         self.step, self.source, self.random = step, source, random
         self.alpha, self.sigma = prior.schedule.alpha(self.t), prior.schedule.sigma(self.t)
         self.x_t = prior.schedule.add_noise(x0, self.t, eps)
-        self._memo: dict[tuple[Condition, Switch | None], Tensor] = {}
+        self._memo: dict[tuple[Condition, Adapter | None], Tensor] = {}
         self._derived: dict[Hashable, Noised] = {}
 
     def like(self, x0: Tensor, t: Tensor, eps: Tensor, views: Views | None = None) -> "Noised":
@@ -239,11 +227,7 @@ class Noised:
         return self.like(self.x0, t, self.eps)
 
     def on_source(self) -> "Noised":
-        """The same t and eps on the source image.
-
-        Raises:
-            ValueError: there is no source image.
-        """
+        """The same t and eps on the source image; a ValueError where there is none."""
         source = self.source
         if source is None:
             raise ValueError(
@@ -266,16 +250,16 @@ class Noised:
         """Further normal numbers of this draw, on its device."""
         return to_device(torch.randn(shape, generator=self.random), self.eps.device).to(self.eps)
 
-    def predict(self, condition: Condition, adapter: Switch | None = None) -> Float[Tensor, "B C h w"]:
+    def predict(self, condition: Condition, adapter: Adapter | None = None) -> Float[Tensor, "B C h w"]:
         """The noise predicted for a condition; frozen without an adapter, with gradient into the adapter otherwise."""
         self.prefetch([condition], adapter)
         return self._memo[condition, adapter]
 
-    def knows(self, condition: Condition, adapter: Switch | None = None) -> bool:
+    def knows(self, condition: Condition, adapter: Adapter | None = None) -> bool:
         """Whether `predict` needs no network call."""
         return (condition, adapter) in self._memo
 
-    def prefetch(self, conditions: Sequence[Condition], adapter: Switch | None = None) -> None:
+    def prefetch(self, conditions: Sequence[Condition], adapter: Adapter | None = None) -> None:
         """Predict all of these conditions in one network call, unless they are known already."""
         missing = [c for c in dict.fromkeys(conditions) if (c, adapter) not in self._memo]
         if not missing:
@@ -287,7 +271,7 @@ class Noised:
         for condition, prediction in zip(missing, predictions, strict=True):
             self._memo[condition, adapter] = prediction
 
-    def forget(self, adapter: Switch) -> None:
+    def forget(self, adapter: Adapter) -> None:
         """Drop the predictions of an adapter whose parameters have changed."""
         self._memo = {key: value for key, value in self._memo.items() if key[1] is not adapter}
         for derived in self._derived.values():

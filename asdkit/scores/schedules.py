@@ -47,9 +47,7 @@ class Schedule(nn.Module):
     ) -> None:
         super().__init__()
         if prediction not in ("epsilon", "v_prediction", "flow_prediction", "sample"):
-            raise ValueError(
-                f"The prediction type must be epsilon, v_prediction, flow_prediction or sample; got {prediction!r}."
-            )
+            raise ValueError(f"The prediction is epsilon, v_prediction, flow_prediction or sample, not {prediction!r}.")
         if not bool(((alphas >= 0) & (alphas <= 1)).all() and ((sigmas > 0) & (sigmas <= 1)).all()):
             raise ValueError("The signal levels of a schedule must lie within [0, 1] and its noise levels in (0, 1].")
         self.prediction = prediction
@@ -112,11 +110,7 @@ class Schedule(nn.Module):
 
 
 def variance_preserving(alphas_cumprod: Float[Tensor, " T"], prediction: Prediction = "epsilon") -> Schedule:
-    """alpha_t^2 = alphas_cumprod, sigma_t^2 = 1 - alpha_t^2: what diffusers' DDPM and DDIM schedulers hold.
-
-    Raises:
-        ValueError: alphas_cumprod outside [0, 1].
-    """
+    """alpha_t^2 = alphas_cumprod, sigma_t^2 = 1 - alpha_t^2: what diffusers' DDPM and DDIM schedulers hold."""
     squares = alphas_cumprod.double()
     return Schedule(squares.sqrt(), (1 - squares).sqrt(), prediction)
 
