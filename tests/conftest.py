@@ -62,6 +62,15 @@ def four_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_pipeline(tmp_path_factory.mktemp("four") / "prior", "epsilon", camera=False, facts=False)
 
 
+@pytest.fixture(scope="session")
+def kl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stable Diffusion 1's ways: KL autoencoder, a scaling factor, eps-prediction, no extras; treat it as read-only."""
+    from support.tiny import save_tiny_pipeline
+
+    plain = {"kl": True, "scaling_factor": 0.18215, "camera": False, "facts": False}
+    return save_tiny_pipeline(tmp_path_factory.mktemp("kl") / "prior", "epsilon", **plain)
+
+
 @pytest.fixture
 def recipe(tiny_folder: Path, tmp_path: Path) -> Path:
     """A recipe of ten quick iterations with the tiny prior, whose runs go to tmp_path / runs."""

@@ -10,18 +10,11 @@ from support.quiet import quiet_trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from asdkit.core.ramps import Ramp
-from asdkit.discriminators.base import Gamma
-from asdkit.discriminators.discriminator import Discriminator
-from asdkit.discriminators.gammas import Alpha2, SpreadControl, TargetScale
-from asdkit.discriminators.schedule import DiscriminatorSteps
-from asdkit.distillation import Distillation
-from asdkit.generators.gaussian_settings import GaussianRates, Rounds
-from asdkit.generators.gaussians import Gaussians
+from asdkit import Discriminator, DiscriminatorSteps, Distillation, GaussianRates, Gaussians, Ramp, Rendering, Rounds
+from asdkit.discriminators.gammas import Alpha2, Gamma, SpreadControl, TargetScale
 from asdkit.lab import Affine, FiniteSetPrior, GaussianPrior
 from asdkit.methods import ASD, LODS, VSD, ASDEdit, ReleasedASD
 from asdkit.rendering.cameras import Batch, ring
-from asdkit.rendering.settings import Rendering
 from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import effective_scale
 from asdkit.scores.prior import Noised
@@ -100,13 +93,9 @@ def test_two_that_learn_are_told_apart(prior: GaussianPrior) -> None:
 def test_every_method_tells_its_discriminators_the_scale(prior: GaussianPrior) -> None:
     x = draw(prior)
     edit = ASDEdit(3.0, 0.0, adapter=bent(), source_adapter=bent(8))
-    for field, name, expected in (
-        (VSD(3.0, bent()), "lambda_eff", 3.0),
-        (LODS(3.0, bent()), "lambda_eff", 3.0),
-        (edit, "lambda_eff_1", 3.0),
-        (edit, "lambda_eff_2", 5.0),
-    ):
-        assert ready(field, prior).diagnostics(x)[name] == expected
+    cases = [(VSD(3.0, bent()), "", 3.0), (LODS(3.0, bent()), "", 3.0), (edit, "_1", 3.0), (edit, "_2", 5.0)]
+    for field, end, expected in cases:
+        assert ready(field, prior).diagnostics(x)[f"lambda_eff{end}"] == expected
 
 
 @pytest.mark.parametrize(("step", "gamma"), [(0, 1.0), (5, 0.25), (10, -0.5)])

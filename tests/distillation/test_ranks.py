@@ -9,20 +9,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import (
-    DDPStrategy,
-    DeepSpeedStrategy,
-    FSDPStrategy,
-    ModelParallelStrategy,
-    ParallelStrategy,
-    SingleDeviceStrategy,
-    StrategyRegistry,
-    XLAStrategy,
-)
+from pytorch_lightning import strategies
 from support.forked import Forked, wait_for
 from support.two import free_port
 
+from asdkit import SDS, Canvas, Distillation, Pixels, Pretrained
 from asdkit.commands.main import main
 from asdkit.ranks import Sharded, average_gradients, check_precision, check_strategy, checksums
 
@@ -131,19 +124,16 @@ def test_what_one_optimiser_has_is_refused_with_what_does_it_here(
 
 
 def test_which_strategies_and_precisions_are_refused_and_why() -> None:
-    for allowed in (SingleDeviceStrategy, DDPStrategy, Sharded, StrategyRegistry["model_parallel"]["strategy"]):
+    assert strategies.StrategyRegistry["model_parallel"]["strategy"] is Sharded
+    for allowed in (strategies.SingleDeviceStrategy, strategies.DDPStrategy, Sharded):
         check_strategy(allowed)
-    reasons = {
-        DeepSpeedStrategy: "one optimiser",
-        FSDPStrategy: "flat",
-        ModelParallelStrategy: "folders",
-        XLAStrategy: "does not reduce",
-    }
+    reasons = {strategies.DeepSpeedStrategy: "one optimiser", strategies.FSDPStrategy: "flat"}
+    reasons |= {strategies.ModelParallelStrategy: "folders", strategies.XLAStrategy: "does not reduce"}
     for refused, reason in reasons.items():
         with pytest.raises(ValueError, match=f"{refused.__name__} can't be used, .*{reason}.* --trainer.strategy=ddp"):
             check_strategy(refused)
 
-    class Own(ParallelStrategy):
+    class Own(strategies.ParallelStrategy):
         pass
 
     with pytest.raises(ValueError, match="Own can't be used, for it is not known to average"):
@@ -153,19 +143,11 @@ def test_which_strategies_and_precisions_are_refused_and_why() -> None:
 
 
 def test_a_module_from_python_refuses_too_before_the_prior_is_loaded(tmp_path: Path) -> None:
-    import pytorch_lightning as pl
-
-    from asdkit.data import Canvas
-    from asdkit.distillation import Distillation
-    from asdkit.generators.images import Pixels
-    from asdkit.methods import SDS
-    from asdkit.priors.pretrained import Pretrained
-
     module = Distillation("a red cube", Pretrained("/nowhere"), Pixels(), SDS())
     trainer = pl.Trainer(accelerator="cpu", devices=1, precision="bf16-mixed", logger=False, default_root_dir=tmp_path)
     with pytest.raises(ValueError, match="must stay 32-true"):
         trainer.fit(module, Canvas())
-    trainer = pl.Trainer(accelerator="cpu", devices=1, strategy=ModelParallelStrategy(), logger=False)
+    trainer = pl.Trainer(accelerator="cpu", devices=1, strategy=strategies.ModelParallelStrategy(), logger=False)
     module.trainer = trainer
     with pytest.raises(ValueError, match="ModelParallelStrategy can't be used"):
         module.setup("fit")

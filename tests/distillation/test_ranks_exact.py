@@ -163,9 +163,8 @@ def test_a_spread_prior_is_the_whole_one(
 
 def test_a_spread_model_that_phi_adapts_beside_the_prior(tiny_folder: Path, tmp_path: Path) -> None:
     def adapter() -> asdkit.LoRA:
-        return asdkit.LoRA(
-            rank=2, targets=("to_q", "to_v"), prior=asdkit.Pretrained(str(tiny_folder), checkpointing=True)
-        )
+        other = asdkit.Pretrained(str(tiny_folder), checkpointing=True)
+        return asdkit.LoRA(rank=2, targets=("to_q", "to_v"), prior=other)
 
     options = {"fits": {"callbacks": [Weigh()]}, "adapter": adapter()}
     first, second = both(tiny_folder, tmp_path, "pixels", "model_parallel", **options)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.tiny import loaded
 
 from asdkit import CFG, Pretrained
 from asdkit.rendering.cameras import ring
@@ -15,9 +16,7 @@ from asdkit.toybox.training import model_card
 
 @pytest.fixture(scope="module")
 def prior() -> Pretrained:
-    prior = Pretrained()
-    prior.setup()
-    return prior
+    return loaded("toybox")
 
 
 def test_the_weights_are_half_precision_and_small(prior: Pretrained) -> None:

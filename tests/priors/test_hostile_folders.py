@@ -27,7 +27,7 @@ Y = Condition("a red cube")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from diffusers import UNet2DConditionModel
 
-    folder = save_tiny_pipeline(tmp_path_factory.mktemp("whole") / "model", facts=False, camera=False)
+    folder = save_tiny_pipeline(tmp_path_factory.mktemp("whole") / "model")
     network = UNet2DConditionModel.from_pretrained(folder / "unet")
     shutil.rmtree(folder / "unet")
     network.save_pretrained(folder / "unet", max_shard_size="30KB")
@@ -64,6 +64,25 @@ def _device(folder: Path) -> None:
     (folder / "vae" / "config.json").symlink_to("/dev/zero")
 
 
+def _without(name: str) -> Callable[[Path], None]:
+    return lambda folder: shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+
+
+def _harmed(part: str, harm: str) -> Callable[[Path], None]:
+    """A tensor that is missing must not be drawn at random."""
+
+    def change(folder: Path) -> None:
+        file = next(folder.glob(f"{part}/*.safetensors"))
+        data, weights = file.read_bytes(), load_file(file)
+        if harm == "one tensor less":
+            weights.pop(max(weights))
+            save_file(weights, file, metadata={"format": "pt"})
+        else:
+            file.write_bytes(data[: len(data) // 2 if harm == "torn" else 0])
+
+    return change
+
+
 def _adapter(folder: Path) -> None:
     (folder / "text_encoder" / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/else"}')
 
@@ -76,10 +95,7 @@ HOSTILE = {
     "a pickle in an index": (_index("pytorch_model.bin"), "names pytorch_model.bin, which is no safetensors file"),
     "a path in an index": (_index("../vae/diffusion_pytorch_model.safetensors"), "which is no safetensors file of its"),
     "an adapter": (_adapter, "has an adapter beside its text_encoder"),
-    "layers without end": (
-        _set("text_encoder/config.json", num_hidden_layers=10**6),
-        "num_hidden_layers 1000000, more",
-    ),
+    "endless layers": (_set("text_encoder/config.json", num_hidden_layers=10**6), "num_hidden_layers 1000000, more"),
     "blocks without end": (_set("unet/config.json", layers_per_block=[1, 10**6]), "layers_per_block 1000000, more"),
     "words without end": (_set("text_encoder/config.json", vocab_size=10**12), "vocab_size 1000000000000, more"),
     "steps without end": (_set("scheduler/scheduler_config.json", num_train_timesteps=10**12), "asdkit takes 1 to"),
@@ -103,7 +119,12 @@ HOSTILE = {
     "a config that is a pipe": (_pipe("unet/config.json"), "is no file, but a device or a pipe"),
     "a vocabulary that is a pipe": (_pipe("tokenizer/special.json"), "is no file, but a device or a pipe"),
     "a config that is a device": (_device, "is no file, but a device or a pipe"),
+    "torn JSON": (lambda folder: (folder / "unet/config.json").write_text('{"a": '), "config.json is not valid JSON"),
 }
+PARTS = ("unet", "vae", "text_encoder", "scheduler", "tokenizer", "model_index.json", "camera")
+HOSTILE |= {f"no {part}": (_without(part), part) for part in PARTS[:-1]}
+HARMS = ("torn", "empty", "one tensor less")
+HOSTILE |= {f"{part}, {harm}": (_harmed(part, harm), part) for part in (*PARTS[:3], PARTS[-1]) for harm in HARMS}
 
 
 @pytest.mark.parametrize("case", HOSTILE)
@@ -132,6 +153,13 @@ def test_a_tiny_autoencoder_is_looked_at_as_well(whole: Path, tmp_path: Path) ->
     _set("config.json", num_encoder_blocks=[10**6, 1])(tmp_path)
     with pytest.raises(PriorUnavailable, match="config.json has num_encoder_blocks"):
         loaded(whole, tiny_vae=str(tmp_path))
+
+
+def test_no_folder_and_no_name(tmp_path: Path) -> None:
+    with pytest.raises(PriorUnavailable, match="There is no .*none; name a folder"):
+        loaded(tmp_path / "none")
+    with pytest.raises(ValueError, match="path is empty"):
+        loaded("")
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "unet", "vae"])

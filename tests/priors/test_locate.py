@@ -28,6 +28,7 @@ from asdkit.priors import hub, weights
 from asdkit.priors.finetune import finetune_file
 from asdkit.priors.hub import ALIASES, parse
 from asdkit.priors.locate import locate
+from asdkit.run.recipes import recipes
 from asdkit.scores.conditions import Condition
 
 Y = Condition("a red cube")
@@ -120,15 +121,17 @@ def _message(act: Callable[[], object]) -> str:
 def test_names_of_the_hub() -> None:
     assert parse("owner/name") == ("owner/name", "") and parse("owner/name@v2") == ("owner/name", "v2")
     assert parse("owner/my-model_2.1@refs/pr/3") == ("owner/my-model_2.1", "refs/pr/3")
-    assert parse("sd21-base") == ALIASES["sd21-base"] and parse("sd21-base@main") == (ALIASES["sd21-base"][0], "main")
+    base = ALIASES["sd21-base"]
+    assert parse("sd21-base") == (base.id, base.revision) and parse("sd21-base@main") == (base.id, "main")
     for path in ("models/sd/21", "/models/sd", "./models", "~/models", "sd99", "../x", "toybox", "a/b@"):
         assert parse(path) is None
 
 
 def test_aliases_are_ids_that_are_not_withdrawn() -> None:
-    for repository, revision in ALIASES.values():
-        assert parse(repository) == (repository, "") and not repository.startswith(tuple(hub._WITHDRAWN))
-        assert revision == "" or len(revision) == 40
+    for model in ALIASES.values():
+        assert parse(model.id) == (model.id, "") and not model.id.startswith(tuple(hub.WITHDRAWN))
+        assert model.revision == "" or len(model.revision) == 40
+        assert f"priors/{model.overlay}" in recipes()
 
 
 def test_one_option_names_the_prior() -> None:
@@ -144,9 +147,7 @@ def test_a_folder_comes_before_an_id(tiny_folder: Path, tmp_path: Path, monkeypa
 
 
 def test_only_what_is_needed_is_fetched_and_once(online: Hub, tiny_folder: Path) -> None:
-    prior = Pretrained("owner/name")
-    prior.setup()
-    prior.prepare([Y])
+    prior = loaded("owner/name", Y)
     expected = [path.relative_to(tiny_folder).as_posix() for path in tiny_folder.rglob("*") if path.is_file()]
     assert sorted(online.fetched) == sorted(expected)
     assert prior.digest == Pretrained(str(tiny_folder)).digest
@@ -167,8 +168,7 @@ def test_a_revision_is_asked_for(online: Hub) -> None:
 def test_a_variant_is_fetched_instead(online: Hub) -> None:
     doubled = {name: 2 * value for name, value in load_file(online.files / UNET).items()}
     save_file(doubled, online.files / "unet/diffusion_pytorch_model.fp16.safetensors", metadata={"format": "pt"})
-    prior = Pretrained("owner/name", variant="fp16")
-    prior.setup()
+    prior = loaded("owner/name", variant="fp16")
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in online.fetched and UNET not in online.fetched
     assert "vae/diffusion_pytorch_model.safetensors" in online.fetched  # it has no variant
     assert torch.equal(prior.network.conv_in.weight, doubled["conv_in.weight"])
@@ -199,14 +199,8 @@ def _answer(status: int) -> SimpleNamespace:
 
 
 ANSWERS = {
-    "gated": (
-        errors.GatedRepoError("x\ny", response=_answer(403)),
-        "accept its licence on https://.*/owner/name, then",
-    ),
-    "unknown": (
-        errors.RepositoryNotFoundError("x", response=_answer(401)),
-        "There is no folder owner/name, and no mod",
-    ),
+    "gated": (errors.GatedRepoError("x\ny", response=_answer(403)), "accept its licence on https://.*/owner/name"),
+    "unknown": (errors.RepositoryNotFoundError("x", response=_answer(401)), "There is no folder owner/name, and no"),
     "revision": (errors.RevisionNotFoundError("x", response=_answer(404)), "owner/name has no revision v7; .*/commits"),
     "disabled": (errors.DisabledRepoError("x", response=_answer(403)), "has been disabled"),
     "forbidden": (errors.HfHubHTTPError("x", response=_answer(403)), r"refuses owner/name \(403\).*hf auth login"),
@@ -229,7 +223,7 @@ def test_what_the_hub_answers_is_one_sentence(online: Hub, case: str) -> None:
 def test_what_the_hub_holds_is_judged_before_it_is_fetched(online: Hub) -> None:
     index = json.loads((online.files / "model_index.json").read_text())
     (online.files / "model_index.json").write_text(json.dumps(index | {"_class_name": "WanPipeline"}))
-    assert "doesn't know models of the kind 'WanPipeline'" in _message(lambda: locate("owner/name"))
+    assert "doesn't know the kind 'WanPipeline'" in _message(lambda: locate("owner/name"))
     assert online.fetched == []
 
 

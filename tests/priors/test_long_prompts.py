@@ -37,10 +37,7 @@ def test_directions_stay_different(name: str, tmp_path: Path, caplog: pytest.Log
 def test_what_is_left_is_the_longest_that_fits(tmp_path: Path) -> None:
     """By a slow loop over the words, and the text encoder itself."""
     folder, pipeline = make("sd", tmp_path / "sd")
-    prior = loaded(folder)
-    prior.prepare(
-        [Condition(LONG), Condition("a red duck", view_dependent=False), Condition(LONG, view_dependent=False)]
-    )
+    prior = loaded(folder, Condition(LONG), Condition("a red duck", False), Condition(LONG, view_dependent=False))
     for ending, text in ((", back view", f"{LONG}, back view"), ("", LONG)):
         words = LONG.split()
         while len(pipeline.tokenizer(" ".join(words) + ending).input_ids) > pipeline.tokenizer.model_max_length:

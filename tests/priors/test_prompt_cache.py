@@ -51,12 +51,9 @@ def test_they_are_of_one_prompt_and_reach_prior_and_discriminator(four_folder: P
         phi.setup(prior)
         torch.testing.assert_close(phi(x).detach(), expected, atol=1e-5, rtol=1e-5)
     words = [2 / 3 * loop.embedding(texts[0]) + 1 / 3 * loop.embedding("a blue ball")]
-    torch.testing.assert_close(
-        x.predict(Condition(TEXT, words="blended"))[2], loop.eps(x, 2, words[0]), atol=1e-5, rtol=1e-5
-    )
-    torch.testing.assert_close(
-        x.predict(Condition("a cube"))[1], loop.eps(x, 1, "a cube, side view"), atol=1e-5, rtol=1e-5
-    )
+    near = {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(x.predict(Condition(TEXT, words="blended"))[2], loop.eps(x, 2, words[0]), **near)
+    torch.testing.assert_close(x.predict(Condition("a cube"))[1], loop.eps(x, 1, "a cube, side view"), **near)
     torch.testing.assert_close(x.predict(Condition(TEXT, False))[1], loop.eps(x, 1, TEXT), atol=1e-5, rtol=1e-5)
 
 
@@ -166,8 +163,7 @@ def test_a_lora_and_a_variant_have_embeddings_of_their_own(tiny_folder: Path, ca
     save_file(names, tmp_path / "lora.safetensors")
     plain = embedded(tiny_folder, Y)
     for _ in range(2):
-        prior = loaded(tiny_folder, finetune=str(tmp_path / "lora.safetensors"))
-        prior.prepare([Y])
+        prior = loaded(tiny_folder, Y, finetune=str(tmp_path / "lora.safetensors"))
         assert not torch.allclose(prior.prompts.embedded[TEXT]["text"], plain[TEXT], atol=1e-3)
     assert same(embedded(tiny_folder, Y), plain)
 
@@ -194,9 +190,8 @@ def test_a_file_that_is_not_right_is_made_again(
     with caplog.at_level(logging.WARNING):
         assert same(embedded(tiny_folder, *conditions), first) and len(loads) == 2
     warnings = [record.getMessage() for record in caplog.records if record.name == "asdkit.priors.prompt_cache"]
-    assert (
-        len(warnings) == 1 and ("can't be kept" if harm == "a folder" else f"{file} holds no embedding") in warnings[0]
-    )
+    expected = "can't be kept" if harm == "a folder" else f"{file} holds no embedding"
+    assert len(warnings) == 1 and expected in warnings[0]
     if harm != "a folder":
         assert file.read_bytes() == content
         assert same(embedded(tiny_folder, *conditions), first) and len(loads) == 2
@@ -214,9 +209,7 @@ def test_where_nothing_can_be_written(tiny_folder: Path, cache: Path, caplog: py
 def test_it_lies_in_the_home_folder(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ASDKIT_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    prior = Pretrained()
-    prior.setup()
-    prior.prepare([Y])
+    prior = loaded("toybox", Y)
     assert len(prior.prompts.embedded) == 10 and list(tmp_path.iterdir()) == []
     assert cache_file("m", "a").parent == tmp_path / ".cache" / "asdkit" / "prompts"
 
@@ -235,8 +228,7 @@ def test_blending() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_text_encoders_work_on_the_gpu_and_leave_it(tiny_folder: Path, cache: Path) -> None:
     before = torch.cuda.memory_allocated()
-    prior = loaded(tiny_folder)
-    prior.prepare([Y])
+    prior = loaded(tiny_folder, Y)
     assert torch.cuda.max_memory_allocated() > before == torch.cuda.memory_allocated()
     loop = Loop(tiny_folder, prior)
     torch.testing.assert_close(prior.prompts.embedded[TEXT]["text"], loop.embedding(TEXT)[0], atol=1e-4, rtol=1e-4)

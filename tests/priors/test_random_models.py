@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from support.architectures import on_meta, operations_of
+from support.tiny import loaded
 
 from asdkit import Pretrained
 from asdkit.commands.main import main
@@ -33,14 +34,10 @@ def test_sizes_are_the_published_ones(name: str) -> None:
     """And a forward pass with embedded prompts of the true shapes fits."""
     network, vae, tera = PUBLISHED[name]
     prior = on_meta(name)
-    assert sum(p.numel() for p in prior.network.parameters()) / 1e6 == pytest.approx(
-        network, rel=2e-3 if name == "if" else 1e-9
-    )
-    assert (
-        sum(p.numel() for p in prior.vae.parameters() if prior.vae) / 1e6 == pytest.approx(vae)
-        if vae
-        else not prior.vae
-    )
+    million = sum(p.numel() for p in prior.network.parameters()) / 1e6
+    assert million == pytest.approx(network, rel=2e-3 if name == "if" else 1e-9)
+    million = sum(p.numel() for p in prior.vae.parameters()) / 1e6 if prior.vae else 0
+    assert million == pytest.approx(vae)
     forward = operations_of(prior, 64 if name in ("if", "toybox") else 512)["f"]
     assert forward > 0 and (tera is None or forward / 1e12 == pytest.approx(tera, rel=1e-3))
 
@@ -52,9 +49,7 @@ def test_the_small_one_is_what_asdkit_ships() -> None:
         assert settings and {key: shipped[key] for key in settings} == settings
     index = json.loads((weights / "model_index.json").read_text())
     assert index["_class_name"] == architecture.pipeline
-    prior = Pretrained()
-    prior.setup()
-    prior.prepare([Condition("a red cube")])
+    prior = loaded("toybox", Condition("a red cube"))
     assert architecture.embeds == {"text": list(prior.condition_shape)}
 
 
@@ -62,8 +57,7 @@ def test_the_small_one_is_what_asdkit_ships() -> None:
 def test_random_weights_are_finite_and_always_the_same(dtype: str) -> None:
     predictions = []
     for _ in range(2):
-        prior = Pretrained("random:toybox", dtype=dtype)
-        prior.setup()
+        prior = loaded("random:toybox", dtype=dtype)
         assert {p.dtype for p in prior.parameters()} == {getattr(torch, dtype)}
         assert torch.get_default_dtype() == torch.float32
         assert not any(p.requires_grad for p in prior.parameters()) and not prior.network.training
@@ -78,8 +72,7 @@ def test_random_weights_are_finite_and_always_the_same(dtype: str) -> None:
 
 
 def test_no_two_layers_and_no_two_rows_are_alike() -> None:
-    prior = Pretrained("random:toybox")
-    prior.setup()
+    prior = loaded("random:toybox")
     attention = next(m for name, m in prior.network.named_modules() if name.endswith("attn1"))
     q, k = attention.to_q.weight, attention.to_k.weight
     assert not torch.allclose(q, k, atol=1e-2)
@@ -98,9 +91,8 @@ def test_prompts_are_told_apart_by_their_words() -> None:
 
 
 def test_the_camera_and_the_words_of_the_shipped_prior_are_its_own() -> None:
-    prior = Pretrained("random:toybox")
-    prior.setup()
-    assert prior.camera is None and prior.known_words is None and prior.digest == "random:toybox"
+    prior = loaded("random:toybox")
+    assert prior.camera is None and prior.unknown_words("dragon") == {} and prior.digest == "random:toybox"
 
 
 def test_the_table_in_the_documentation() -> None:

@@ -14,7 +14,7 @@ from asdkit.core.errors import PriorUnavailable
 from asdkit.priors.required_files import Choose, chosen_files
 from asdkit.scores.conditions import Condition
 
-Y = Condition("a red cube")
+Y, UNET = Condition("a red cube"), "unet/diffusion_pytorch_model.safetensors"
 BLOCKS = {  # of the tiny UNet
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -63,7 +63,7 @@ def _renamed(name: str, blocks: dict[str, str], inner: dict[str, str]) -> str:
 
 def _original(folder: Path) -> dict[str, Tensor]:
     """The tiny pipeline by Stable Diffusion 1's own names."""
-    unet = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    unet = load_file(folder / UNET)
     vae = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
     text = load_file(folder / "text_encoder" / "model.safetensors")
     original = {}
@@ -81,24 +81,17 @@ def _original(folder: Path) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_pipeline(
-        tmp_path_factory.mktemp("kl"), "epsilon", kl=True, scaling_factor=0.18215, camera=False, facts=False
-    )
-
-
-@pytest.fixture(scope="module")
-def file(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(kl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("single") / "tiny.safetensors"
-    save_file(_original(folder), path)
+    save_file(_original(kl_folder), path)
     return path
 
 
 @pytest.fixture(scope="module")
-def settings(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def settings(kl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder without any weights."""
     place = tmp_path_factory.mktemp("settings") / "small"
-    return shutil.copytree(folder, place, ignore=shutil.ignore_patterns("*.safetensors"))
+    return shutil.copytree(kl_folder, place, ignore=shutil.ignore_patterns("*.safetensors"))
 
 
 def _answers(prior: Pretrained) -> list[Tensor]:
@@ -110,27 +103,24 @@ def _answers(prior: Pretrained) -> list[Tensor]:
         return [predicted, prior.encode(images), prior.decode(x0), prior.prompts.embedded[Y.text]["text"]]
 
 
-def test_a_single_file_is_its_folder(folder: Path, file: Path, settings: Path) -> None:
-    expected = _answers(Pretrained(str(folder)))
+def test_a_single_file_is_its_folder(kl_folder: Path, file: Path, settings: Path) -> None:
+    expected = _answers(Pretrained(str(kl_folder)))
     answers = _answers(Pretrained(str(file), config=str(settings)))
     assert all(torch.allclose(answer, other, atol=1e-6) for answer, other in zip(answers, expected, strict=True))
 
 
-def test_what_a_file_lacks_comes_from_the_folder(folder: Path, file: Path, settings: Path, tmp_path: Path) -> None:
+def test_what_a_file_lacks_comes_from_the_folder(kl_folder: Path, file: Path, settings: Path, tmp_path: Path) -> None:
     """And only that: the rest of the folder is another model."""
     other = save_tiny_pipeline(tmp_path / "other", "epsilon", kl=True, camera=False, facts=False, seed=1)
     unet = {name: value for name, value in load_file(file).items() if name.startswith("model.")}
     save_file(unet, tmp_path / "unet.safetensors")
     alone = loaded(tmp_path / "unet.safetensors", config=str(other))
-    expected, rest = Pretrained(str(folder)), Pretrained(str(other))
-    expected.setup()
-    rest.setup()
+    expected, rest = loaded(kl_folder), loaded(other)
     assert all(torch.equal(value, alone.network.state_dict()[n]) for n, value in expected.network.state_dict().items())
     assert all(torch.equal(value, alone.vae.state_dict()[n]) for n, value in rest.vae.state_dict().items())
     with pytest.raises(PriorUnavailable, match="small's text_encoder has no weights"):
         Pretrained(str(tmp_path / "unet.safetensors"), config=str(settings)).setup()
-    copy = Pretrained(str(folder / "unet" / "diffusion_pytorch_model.safetensors"), config=str(other))
-    copy.setup()  # diffusers' own names
+    copy = loaded(kl_folder / UNET, config=str(other))  # diffusers' own names
     assert all(torch.equal(value, copy.network.state_dict()[n]) for n, value in expected.network.state_dict().items())
 
 
@@ -147,13 +137,13 @@ def test_a_missing_tensor_is_not_made_up(file: Path, settings: Path, tmp_path: P
         prior.prepare([Y])
 
 
-def test_settings_come_from_the_hub_without_weights(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_come_from_the_hub(file: Path, kl_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[str] = []
 
     def snapshot(repository: str, revision: str, choose: Choose) -> Path:
-        chosen.extend(chosen_files(folder, choose))
+        chosen.extend(chosen_files(kl_folder, choose))
         assert (repository, revision) == ("stable-diffusion-v1-5/stable-diffusion-v1-5", "")
-        return folder
+        return kl_folder
 
     monkeypatch.setattr("asdkit.priors.hub.snapshot", snapshot)
     loaded(file)
@@ -161,7 +151,7 @@ def test_settings_come_from_the_hub_without_weights(file: Path, folder: Path, mo
     assert not [name for name in chosen if name.endswith(".safetensors")]
 
 
-def test_the_digest_is_of_the_file(file: Path, settings: Path, folder: Path, tmp_path: Path) -> None:
+def test_the_digest_is_of_the_file(file: Path, settings: Path, kl_folder: Path, tmp_path: Path) -> None:
     renamed = shutil.copy(file, tmp_path / "renamed.safetensors")
     digest = Pretrained(str(file), config=str(settings)).digest
     assert Pretrained(str(renamed), config=str(settings)).digest == digest

@@ -3,6 +3,7 @@
 import inspect
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,7 @@ def _draw(prior: asdkit.Pretrained) -> Noised:
 
 def _learned(field: asdkit.Field, prior: asdkit.Pretrained) -> dict[str, Tensor]:
     """Gradients of the discriminator's loss."""
-    field.loss(_draw(prior)).backward()
-    return {name: p.grad for name, p in field.named_parameters() if p.grad is not None}
+    return _kept(field, prior)[0]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -71,22 +71,10 @@ def test_a_copy_beside_a_half_network_is_whole(tiny_folder: Path) -> None:
     prior = loaded(tiny_folder, dtype="bfloat16")
     field = ready(asdkit.ASD(adapter=asdkit.UNetCopy()), prior)
     assert {p.dtype for p in field.parameters()} == {torch.float32}
-    x = _draw(prior)
-    half, whole = x.predict(*_condition(field)), x.predict(*_condition(field), _adapter(field))
+    x, phi = _draw(prior), field.second.field
+    half, whole = x.predict(phi.condition()), x.predict(phi.condition(), phi.adapter)
     assert not torch.equal(half, whole) and (half - whole).norm() < 0.03 * whole.norm()
     assert {gradient.dtype for gradient in _learned(field, prior).values()} == {torch.float32}
-
-
-def _discriminator(field: asdkit.Field) -> Any:
-    return next(leaf for leaf in field.leaves() if hasattr(leaf, "adapter"))
-
-
-def _condition(field: asdkit.Field) -> list:
-    return _discriminator(field).conditions()
-
-
-def _adapter(field: asdkit.Field) -> asdkit.Adapter:
-    return _discriminator(field).adapter
 
 
 @pytest.mark.parametrize(
@@ -119,11 +107,6 @@ def _fit(
         module, datamodule=asdkit.Canvas(size=16) if images else asdkit.Cameras(views_per_step=2, size=16)
     )
     return module
-
-
-@pytest.fixture(scope="module")
-def kl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_pipeline(tmp_path_factory.mktemp("kl"), kl=True, scaling_factor=0.18215)
 
 
 GUIDANCES: dict[str, Callable[[], asdkit.Field]] = {
@@ -161,17 +144,26 @@ def _kept(field: asdkit.Field, prior: asdkit.Pretrained) -> tuple[dict[str, Tens
     return {name: p.grad for name, p in field.named_parameters() if p.grad is not None}, kept.bytes
 
 
-@pytest.mark.parametrize("name", GUIDANCES)
-def test_checkpointing_changes_no_gradient_and_keeps_less(tiny_folder: Path, name: str) -> None:
+@pytest.fixture(scope="module")
+def folders(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("transformers")
+    return {"unet": tiny_folder, **{kind: make(kind, root / kind)[0] for kind in ("sd3", "flux", "pixart")}}
+
+
+CHECKPOINTED = [("unet", name) for name in GUIDANCES]
+CHECKPOINTED += [(kind, name) for kind in ("sd3", "flux", "pixart") for name in ("LoRA", "two LoRAs", "copy")]
+
+
+@pytest.mark.parametrize(("kind", "name"), CHECKPOINTED)
+def test_checkpointing_changes_no_gradient_and_keeps_less(folders: dict[str, Path], kind: str, name: str) -> None:
     results = []
     for checkpointing in (False, True):
-        prior = loaded(tiny_folder, checkpointing=checkpointing)
+        prior = loaded(folders[kind], checkpointing=checkpointing)
         results.append(_kept(_roused(ready(GUIDANCES[name](), prior, source="a red cone")), prior))
     (expected, much), (gradients, little) = results
-    assert len(expected) > 0 and set(gradients) == set(expected)
+    assert set(gradients) == set(expected) and 2 * sum(bool(g.any()) for g in expected.values()) > len(expected)
     for key, gradient in expected.items():
-        assert gradient.abs().max() > 0 or "add_" in key, key
-        assert torch.allclose(gradients[key], gradient, rtol=1e-5, atol=1e-7), key
+        assert torch.allclose(gradients[key], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max())), key
     assert little < 0.7 * much
 
 
@@ -207,26 +199,6 @@ def test_the_other_adapter_may_be_used_before_the_backward_pass(tiny_folder: Pat
         assert torch.equal(_draw(prior).predict(*phi.conditions()), before)
         expected = expected or gradients
         assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(gradients, expected, strict=True))
-
-
-@pytest.fixture(scope="module")
-def transformers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("transformers")
-    return {kind: make(kind, root / kind)[0] for kind in ("sd3", "flux", "pixart")}
-
-
-@pytest.mark.parametrize("guidance", ["LoRA", "two LoRAs", "copy"])
-@pytest.mark.parametrize("kind", ["sd3", "flux", "pixart"])
-def test_checkpointing_changes_no_gradient_of_transformers(transformers: dict, kind: str, guidance: str) -> None:
-    results = []
-    for checkpointing in (False, True):
-        prior = loaded(transformers[kind], checkpointing=checkpointing)
-        results.append(_kept(_roused(ready(GUIDANCES[guidance](), prior, source="a red cone")), prior))
-    (expected, much), (gradients, little) = results
-    assert set(gradients) == set(expected) and sum(bool(g.abs().max() > 0) for g in expected.values()) > 8
-    for key, gradient in expected.items():
-        assert torch.allclose(gradients[key], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max())), key
-    assert little < 0.7 * much
 
 
 @pytest.fixture(scope="module")
@@ -428,13 +400,8 @@ class Guard(pl.Callback):
 
 def test_what_counts_as_waiting() -> None:
     mask, values = torch.tensor([True, False]), torch.rand(2)
-    for wait in (
-        lambda: float(values.sum()),
-        lambda: bool(mask.any()),
-        lambda: mask.nonzero(),
-        lambda: values[mask],
-        lambda: torch.linalg.inv(torch.eye(2)),
-    ):
+    inverse = partial(torch.linalg.inv, torch.eye(2))
+    for wait in (values.sum().item, mask.any().__bool__, mask.nonzero, lambda: values[mask], inverse):
         with Waits() as mode:
             wait()
         assert mode.operations

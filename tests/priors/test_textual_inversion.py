@@ -22,11 +22,9 @@ def test_the_word_of_a_file(vectors: int, tmp_path: Path) -> None:
     save_file({"<gadget>": RANDOM[:vectors].contiguous()}, tmp_path / "learned.safetensors")
     pipeline.load_textual_inversion(str(tmp_path / "learned.safetensors"))
     expected = pipeline.encode_prompt(TEXT, "cpu", 1, False)[0][0]
-    prior = loaded(folder, finetune=str(tmp_path / "learned.safetensors"))
-    prior.prepare([Condition(TEXT)])
+    prior = loaded(folder, Condition(TEXT), finetune=str(tmp_path / "learned.safetensors"))
     assert torch.allclose(prior.prompts.embedded[TEXT]["text"], expected, atol=1e-5)
-    plain = loaded(folder)
-    plain.prepare([Condition(TEXT)])
+    plain = loaded(folder, Condition(TEXT))
     assert not torch.allclose(plain.prompts.embedded[TEXT]["text"], expected, atol=1e-3)
     assert plain.digest != prior.digest
 

@@ -141,13 +141,6 @@ def test_the_share_of_the_reals_that_no_longer_counts_is_logged(prior: GaussianP
         assert field.diagnostics(prior.draw(fake, x.t, x.eps, source=source))["real_clipped"] == share
 
 
-def test_the_source_image_shares_level_and_noise(prior: GaussianPrior) -> None:
-    x = draw(prior)
-    real = SourceImage().draw(x, Y)
-    assert real is x.on_source() and torch.equal(real.x0, x.source)
-    assert torch.equal(real.t, x.t) and torch.equal(real.eps, x.eps)
-
-
 def save(folder: Path, name: str, colour: object, mode: str = "RGB", size: tuple[int, int] = (8, 8)) -> None:
     Image.new(mode, size, colour).save(folder / name)
 

@@ -67,9 +67,8 @@ def test_vsd_of_one_image_is_sds(prior: GaussianPrior) -> None:
     assert torch.allclose(ready(CFG(scale=7.5) - GaussianScore(0.7, 0.0), prior)(x), expected, atol=1e-12)
     for row in range(3):
         one = prior.draw(x.x0[4 * row : 4 * row + 1], x.t[4 * row : 4 * row + 1], x.eps[4 * row : 4 * row + 1])
-        assert torch.allclose(
-            ready(CFG(scale=7.5) - ParticleScore(), prior)(one), expected[4 * row : 4 * row + 1], atol=1e-12
-        )
+        vsd = ready(CFG(scale=7.5) - ParticleScore(), prior)
+        assert torch.allclose(vsd(one), expected[4 * row : 4 * row + 1], atol=1e-12)
 
 
 @pytest.mark.parametrize("gamma", [-0.75, -0.5, 0.0, 0.5, 4.0])
@@ -92,9 +91,8 @@ def test_the_trained_discriminator_and_the_effective_scale(prior: GaussianPrior,
 @pytest.mark.slow
 def test_asd_ends_at_the_effective_scale(prior: GaussianPrior, scale: float, gamma: float, expected: float) -> None:
     asd = ready(ASD(scale, gamma, Affine(10)), prior).double()
-    a, b = descend(
-        prior, asd, lambda a, b, x: _fit(asd, x, 15), steps=25, lr=5 * (1 + gamma), start=(0.9 * expected, 0.4)
-    )
+    start, lr = (0.9 * expected, 0.4), 5 * (1 + gamma)
+    a, b = descend(prior, asd, lambda a, b, x: _fit(asd, x, 15), steps=25, lr=lr, start=start)
     assert a == pytest.approx(expected * MU, abs=1e-3)
     assert b == pytest.approx(SPREAD, abs=1e-3)
 

@@ -9,18 +9,13 @@ from support.quiet import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from asdkit.core.ramps import Ramp
+from asdkit import ASD, SDS, DiscriminatorSteps, Distillation, Field, Ramp, Timesteps
 from asdkit.core.randomness import generator_for
-from asdkit.discriminators.schedule import DiscriminatorSteps
-from asdkit.distillation import Distillation
 from asdkit.generators.base import Generator, Render
 from asdkit.lab import Affine, GaussianPrior
-from asdkit.methods import ASD, SDS
 from asdkit.rendering.cameras import Batch, Views, ring
 from asdkit.rendering.settings import Rendering
 from asdkit.scores.equations import Weighting
-from asdkit.scores.fields import Field
-from asdkit.scores.timesteps import Timesteps
 
 MEAN, NULL_MEAN, SPREAD, NULL_SPREAD = [1.0, -0.5, 0.3], 0.2, 0.5, 0.8
 SCALE, GAMMA, LR, DISCRIMINATOR_LR, SEED = 3.0, -0.6, (0.05, 0.02), 0.1, 5

@@ -62,12 +62,8 @@ def test_injected_gradient_is_exact() -> None:
 def test_weights() -> None:
     alpha = torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64).reshape(-1, 1, 1, 1)
     sigma = (1 - alpha**2).sqrt()
-    expected = {
-        "uniform": torch.ones_like(alpha),
-        "sigma2": 1 - alpha**2,
-        "sigma_over_alpha": sigma / alpha,
-        "alpha_over_sigma": alpha / sigma,
-    }
+    expected = {"uniform": torch.ones_like(alpha), "sigma2": 1 - alpha**2}
+    expected |= {"sigma_over_alpha": sigma / alpha, "alpha_over_sigma": alpha / sigma}
     for name, value in expected.items():
         assert torch.allclose(weight(name, alpha, sigma), value, rtol=1e-14), name
     with pytest.raises((ValueError, TypeCheckError), match="sigma"):

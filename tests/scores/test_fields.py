@@ -7,7 +7,7 @@ import torch
 from support.exact import LEVELS, B, bent, close, draw, e, e_phi, randn, ready
 from torch import Tensor
 
-from asdkit import ASD, CFG, SDS, Discriminator, GaussianPrior, GaussianScore, Noise, Null, ParticleScore, Prompt, Ramp
+from asdkit import ASD, CFG, SDS, Discriminator, GaussianPrior, Noise, Null, Prompt, Ramp
 from asdkit.lab import Affine
 from asdkit.scores.conditions import NULL, Condition
 
@@ -47,15 +47,6 @@ def test_the_frozen_prior_never_records_a_graph(prior: GaussianPrior, monkeypatc
     with torch.no_grad():
         draw(prior).predict(Y, bent())
     assert seen == [False, True, False]
-
-
-def test_leaves_are_the_formulas(prior: GaussianPrior) -> None:
-    x = draw(prior)
-    null, y, z = e(x), e(x, "y"), e(x, "z")
-    assert torch.equal(Noise()(x), x.eps)
-    assert close(Null()(x), null)
-    assert close(Prompt("y")(x), y)
-    assert close(Prompt("z")(x), z)
 
 
 def test_algebra(prior: GaussianPrior) -> None:
@@ -140,14 +131,6 @@ def test_gradients_reach_the_adapter_alone(prior: GaussianPrior) -> None:
         assert parameter.grad.abs().sum().item() == pytest.approx(parameter.grad[x.t].abs().sum().item())
 
 
-def test_without_gradient_nothing_is_kept(prior: GaussianPrior) -> None:
-    adapter = bent()
-    field, x = ready(ASD(adapter=adapter), prior), draw(prior)
-    with torch.no_grad():
-        assert not field(x).requires_grad
-    assert not x.predict(Y, adapter).requires_grad
-
-
 def test_who_learns(prior: GaussianPrior) -> None:
     x = draw(prior)
     assert ready(SDS(), prior).loss(x) is None
@@ -188,15 +171,6 @@ def test_setup_refuses_what_the_prior_does_not_know(prior: GaussianPrior) -> Non
     field.bind("a unicorn")
     with pytest.raises(ValueError, match="doesn't know 'a unicorn'; it knows y, z, ugly"):
         field.setup(prior)
-
-
-def test_oracles(prior: GaussianPrior) -> None:
-    x = draw(prior)
-    oracle = GaussianScore()
-    oracle.follow(torch.tensor(0.4), 0.7)
-    assert close(oracle(x), x.sigma * (x.x_t - 0.4 * x.alpha) / (0.49 * x.alpha**2 + x.sigma**2), 1e-6)
-    one = prior.draw(x.x0[:1], x.t[:1], x.eps[:1])
-    assert torch.allclose(ParticleScore()(one), one.eps.double(), atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [-0.5, Ramp(7.5, -1.0, 10)])

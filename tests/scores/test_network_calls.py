@@ -11,17 +11,9 @@ import torch
 from support.quiet import quiet_trainer
 from torch import nn
 
+from asdkit import Alpha2, DiscriminatorSteps, Distillation, Gaussians, Latents, Pretrained, Rendering, Rounds, UNetCopy
 from asdkit.data import Cameras, Canvas
-from asdkit.discriminators.adapters import UNetCopy
-from asdkit.discriminators.gammas import Alpha2
-from asdkit.discriminators.schedule import DiscriminatorSteps
-from asdkit.distillation import Distillation
-from asdkit.generators.gaussian_settings import Rounds
-from asdkit.generators.gaussians import Gaussians
-from asdkit.generators.images import Latents
 from asdkit.methods import ASD, DDS, VSD, ASDEdit
-from asdkit.priors.pretrained import Pretrained
-from asdkit.rendering.settings import Rendering
 from asdkit.scores.fields import Field
 
 B = 3
@@ -76,7 +68,7 @@ class _Watcher(pl.Callback):
 
 ONCE = {"with_source": True}
 TWO_STEPS, NO_STEPS = ({"discriminator": DiscriminatorSteps(steps)} for steps in (2, 0))
-OWN_DRAWS = {"discriminator": DiscriminatorSteps(share_noise=False)}
+OWN_DRAWS, TWICE_OWN = ({"discriminator": DiscriminatorSteps(steps, share_noise=False)} for steps in (1, 2))
 IN_PARTS = {"cameras": True, "rendering": Rendering(chunk=2)}
 CASES: dict[str, tuple[Callable[[], Field], dict[str, Any], list[int], list[int]]] = {
     # name: guidance, settings, rows of the calls of an iteration without gradient, and of those with one
@@ -88,12 +80,7 @@ CASES: dict[str, tuple[Callable[[], Field], dict[str, Any], list[int], list[int]
     "ASD, two discriminator steps": (lambda: ASD(), TWO_STEPS, [6], [3, 3]),  # e_y is known
     "ASD, no discriminator steps": (lambda: ASD(), NO_STEPS, [6, 3], []),
     "ASD, own draws": (lambda: ASD(), OWN_DRAWS, [6, 3, 3], [3]),  # e_null and e_y, e_phi; e_y
-    "ASD, own draws, two steps": (
-        lambda: ASD(),
-        {"discriminator": DiscriminatorSteps(2, share_noise=False)},
-        [6, 3, 3, 3],
-        [3, 3],
-    ),
+    "ASD, own draws, two steps": (lambda: ASD(), TWICE_OWN, [6, 3, 3, 3], [3, 3]),
     "ASD of four views in two parts": (lambda: ASD(), IN_PARTS, [4, 4], [2, 2]),
     "DDS": (lambda: DDS(), ONCE, [6, 6], []),  # here and on the source
     "ASDEdit": (lambda: ASDEdit(), ONCE, [6, 6, 3], [3, 3, 3]),  # phi here, psi there; psi and e_z here, its fake

@@ -13,14 +13,12 @@ from support.tiny import TEXT, loaded, ready
 from torch import Tensor
 
 import asdkit
+from asdkit import CFG, Embedding, Field, Null, Prompt, Scorer
 from asdkit.core.names import PUBLIC_NAMES
-from asdkit.discriminators.adapters import Embedding
 from asdkit.methods import ASD, CSD, DDS, ISM, LODS, NFSD, SDS, VSD, AsynchronousSD, Bridge, RewardSDS
 from asdkit.rendering.cameras import ring
 from asdkit.scores.conditions import Condition
-from asdkit.scores.fields import CFG, Field, Null, Prompt
 from asdkit.scores.perp_neg import PerpNeg, perpendicular
-from asdkit.scores.reweighted import Scorer
 
 UGLY = "a blue ball"
 NEUTRAL = PerpNeg(*[(0.0, 0.0, 0.0)] * 4)
@@ -71,12 +69,9 @@ def test_eight_sectors_blend_neighbours_and_oppose_the_front_and_the_cameras_sid
     azimuths = (100.0, -20.0, 300.0)
     loop, x = Loop(tiny_folder, prior), drawn(prior, cameras(*azimuths))
     value = ready(CFG(scale=5.0), prior, PerpNeg())(x)
-    between = [
-        ("left side", "back left", 10 / 45),
-        ("front right", "front", 25 / 45),
-        ("right side", "front right", 30 / 45),
-    ]
-    for b, (azimuth, (first, second, share)) in enumerate(zip(azimuths, between, strict=True)):
+    between = [("left side", "back left", 10), ("front right", "front", 25), ("right side", "front right", 30)]
+    for b, (azimuth, (first, second, degrees)) in enumerate(zip(azimuths, between, strict=True)):
+        share = degrees / 45
         null, e = loop.eps(x, b, ""), [loop.embedding(f"{TEXT}, {words} view") for words in (first, second)]
         d = loop.eps(x, b, (1 - share) * e[0] + share * e[1], camera=True) - null
         total = d.clone()
@@ -154,9 +149,7 @@ def test_one_call_for_all(four_folder: Path) -> None:
 
 def test_perp_neg_needs_directions(four_folder: Path) -> None:
     prior, lab = loaded(four_folder), exact_prior()
-    with pytest.raises(
-        ValueError, match="needs cameras and a prior that knows words for directions; leave perp_neg out"
-    ):
+    with pytest.raises(ValueError, match="needs cameras and a prior that knows words for directions; leave perp_neg"):
         ready(SDS(), prior, PerpNeg())(drawn(prior, None))
     field = CFG()
     field.bind("y", perp_neg=PerpNeg())

@@ -21,14 +21,8 @@ def _draw(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
 def _scheduler(kind: str, zero_snr: bool = False):
     from diffusers import DDPMScheduler
 
-    return DDPMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type=kind,
-        clip_sample=False,
-        rescale_betas_zero_snr=zero_snr,
-    )
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    return DDPMScheduler(**betas, prediction_type=kind, clip_sample=False, rescale_betas_zero_snr=zero_snr)
 
 
 def _schedule(kind: str, zero_snr: bool = False) -> Schedule:
@@ -121,12 +115,7 @@ def test_any_output_converts_by_the_affine_formula(kind: str) -> None:
     output, x_t, _ = _draw(torch.float64)
     schedule = _schedule(kind)
     alpha, sigma = schedule.alpha(T), schedule.sigma(T)
-    p, q = {
-        "epsilon": (0.0, 1.0),
-        "v_prediction": (-sigma, alpha),
-        "sample": (1.0, 0.0),
-        "flow_prediction": (-1.0, 1.0),
-    }[kind]
+    p, q = {"epsilon": (0, 1), "v_prediction": (-sigma, alpha), "sample": (1, 0), "flow_prediction": (-1, 1)}[kind]
     divisor = alpha * q - sigma * p
     eps = schedule.to_eps(output, x_t, T)
     assert torch.allclose(eps, (alpha * output - p * x_t) / divisor, rtol=1e-12, atol=1e-11)

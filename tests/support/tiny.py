@@ -11,14 +11,16 @@ from torch import Tensor
 from asdkit import Field, PerpNeg, Pretrained, Prior
 from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.camera_embedding import CameraEmbedding
+from asdkit.scores.conditions import Condition
 
 TEXT = "a red cube"  # of words that the tiny model knows
 
 
-def loaded(folder: Path | str, **settings: Any) -> Pretrained:
-    """The model of a folder as a prior that is set up."""
+def loaded(folder: Path | str, *conditions: Condition, **settings: Any) -> Pretrained:
+    """The model of a folder as a prior that is set up, and has embedded what these conditions say."""
     prior = Pretrained(str(folder), **settings)
     prior.setup()
+    prior.prepare(conditions)
     return prior
 
 
