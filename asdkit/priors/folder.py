@@ -73,6 +73,9 @@ class ModelFolder:
                     f"{self.path / name} names {min(strangers)}, which is no safetensors file of its component; "
                     "copy the prior again."
                 )
+            lacking = [key for key, file in files.items() if key not in self._shapes.get(f"{folder}/{file}", files)]
+            if lacking:  # which diffusers would leave as it draws it
+                raise PriorUnavailable(f"{self.path / name} names {lacking[0]}, which its files lack; copy it again.")
         if kind == "tokenizer_config.json":
             limited, tensors, numbers = {"extra_ids": settings.get("extra_ids")}, 0, _MOST_WORDS
         elif kind != "config.json":
