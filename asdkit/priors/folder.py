@@ -66,16 +66,7 @@ class ModelFolder:
         """A file's settings, without what names code or other models; what points beyond the weights is refused."""
         settings, (folder, _, kind) = self.json(name), name.rpartition("/")
         if ".index." in name:
-            files = settings.get("weight_map")
-            named = set(map(str, files.values())) if isinstance(files, dict) else {"nothing"}
-            if strangers := {file for file in named if "/" in file or not file.endswith(".safetensors")}:
-                raise PriorUnavailable(
-                    f"{self.path / name} names {min(strangers)}, which is no safetensors file of its component; "
-                    "copy the prior again."
-                )
-            lacking = [key for key, file in files.items() if key not in self._shapes.get(f"{folder}/{file}", files)]
-            if lacking:  # which diffusers would leave as it draws it
-                raise PriorUnavailable(f"{self.path / name} names {lacking[0]}, which its files lack; copy it again.")
+            self._check_index(name, settings)
         if kind == "tokenizer_config.json":
             limited, tensors, numbers = {"extra_ids": settings.get("extra_ids")}, 0, _MOST_WORDS
         elif kind != "config.json":
@@ -92,6 +83,20 @@ class ModelFolder:
                         f"{self.path / name} has {key} {number}, more than its weights hold; copy the prior again."
                     )
         return {key: value for key, value in settings.items() if not key.endswith(_UNWANTED)}
+
+    def _check_index(self, name: str, settings: Settings) -> None:
+        """An index names files of its own component alone, and tensors that they hold."""
+        folder = name.rpartition("/")[0]
+        files: Any = settings.get("weight_map")
+        named = set(map(str, files.values())) if isinstance(files, dict) else {"nothing"}
+        if strangers := {file for file in named if "/" in file or not file.endswith(".safetensors")}:
+            raise PriorUnavailable(
+                f"{self.path / name} names {min(strangers)}, which is no safetensors file of its component; "
+                "copy the prior again."
+            )
+        lacking = [key for key, file in files.items() if key not in self._shapes.get(f"{folder}/{file}", files)]
+        if lacking:  # which diffusers would leave as it draws it
+            raise PriorUnavailable(f"{self.path / name} names {lacking[0]}, which its files lack; copy it again.")
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
