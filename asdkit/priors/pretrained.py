@@ -138,7 +138,8 @@ class Pretrained(Prior):
             from safetensors.torch import load_file
 
             self.camera = CameraEmbedding(self.time_width)
-            self.camera.load_state_dict(load_file(files.path / "camera" / "model.safetensors"))
+            with one_sentence(files.path / "camera"):
+                self.camera.load_state_dict(load_file(files.path / "camera" / "model.safetensors"))
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "Pretrained":
         """Prompt embeddings move with the weights; convolutions take the order of axes that is fast there."""
