@@ -76,7 +76,8 @@ def latent_shape(vae: Model, height: int, width: int) -> tuple[int, int]:
 def _check_latents(settings: Mapping[str, Any]) -> None:
     """Raise a ValueError unless latents are shifted and scaled by numbers, for each channel or for all."""
     channels = settings["latent_channels"]
-    shift, scale = (torch.as_tensor(value).flatten().expand(channels) for value in _shift_and_scale(settings))
+    with torch.device("cpu"):  # a model on the meta device has its numbers all the same
+        shift, scale = (torch.as_tensor(value).flatten().expand(channels) for value in _shift_and_scale(settings))
     if not (shift.isfinite() & scale.isfinite() & (scale != 0)).all():
         raise ValueError(f"x0 can't be scaled by {scale.tolist()} and moved by {shift.tolist()}")
 
