@@ -65,9 +65,9 @@ def snapshot(repository: str, revision: str, choose: Choose) -> Path:
     """The folder in the hub's cache that holds the chosen files; what is missing there is fetched."""
     import huggingface_hub as client
 
-    at, cache = revision or None, {"local_files_only": True, "allow_patterns": ["model_index.json"]}
+    at, index = revision or None, ["model_index.json"]
     try:
-        cached = Path(client.snapshot_download(repository, revision=at, **cache))
+        cached = Path(client.snapshot_download(repository, revision=at, local_files_only=True, allow_patterns=index))
         chosen_files(cached, choose, repository)
         return cached
     except (client.errors.LocalEntryNotFoundError, PriorUnavailable) as error:

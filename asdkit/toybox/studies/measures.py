@@ -21,7 +21,7 @@ _FORMATS, _FACES = ("ply", "spz", "glb", "html", "mesh-glb"), 20_000
 def edit(run: Path, subject: Subject) -> dict[str, float]:
     """What an edit has changed outside of the silhouettes, and PSNR to the true target, before and after."""
     before, after = (seen(prompt, subject.azimuth_deg) for prompt in (subject.source, subject.prompt))
-    unedited, image = (read_picture(file)[None] for file in (subject.picture, run / "images/00.png"))
+    unedited, image = (read_picture(file)[None] for file in (str(subject.picture), run / "images/00.png"))
     return {
         "outside": change_outside(image, unedited, torch.cat([before.alpha, after.alpha])),
         "psnr_before": psnr(unedited, after.image).item(),
