@@ -1,13 +1,11 @@
 """The runs of a grid, side by side: a process for each, on the devices of this process and among the ranks."""
 
-import fcntl
 import os
 import shlex
 import signal
 import subprocess
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import cycle, islice
@@ -19,6 +17,7 @@ from asdkit.core.errors import Interrupted, UsageError
 from asdkit.run import machine, tables
 from asdkit.run.exits import exit_code, status
 from asdkit.run.grid import Cell, Grid
+from asdkit.run.lock import locked
 from asdkit.run.side_files import write_json
 from asdkit.run.signals import heeded
 
@@ -161,7 +160,7 @@ class Pool:
         """Start the run of a cell, unless another process is at work on it."""
         run = self.grid.run_folder(cell)
         log = tables.record_path(self.grid, cell).with_suffix(".log").open("ab")
-        if not _locked(log):
+        if not locked(log):  # the run inherits the lock with the file, so that it ends with the run, not with the pool
             log.close()
             return None
         if run.is_dir() and not (run / "checkpoints" / "last.ckpt").is_file():
@@ -199,13 +198,3 @@ def _leave_together() -> None:
     distributed.init_process_group("gloo", timeout=timedelta(days=14))
     distributed.barrier()
     distributed.destroy_process_group()
-
-
-def _locked(log: IO[bytes]) -> bool:
-    """Lock a log. The run inherits the lock with the file, so that it outlives this process, and ends with the run."""
-    with suppress(OSError):  # a file system without locks
-        try:
-            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True

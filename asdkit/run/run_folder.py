@@ -149,9 +149,7 @@ class RunFolder(pl.Callback):
         try:
             refuse_links(folder)
             if stage == "fit":
-                lock = RunLock(folder)
-                lock.acquire()
-                self._lock = lock
+                self._lock = RunLock(folder)
         except (ValueError, OSError) as error:
             return error
         return None
