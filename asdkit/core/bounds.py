@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, TypeVar, get_args, get_type_hints, runtime_checkable
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,21 +76,9 @@ Whole = Annotated[int, AtLeast(0)]
 Count = Annotated[int, AtLeast(1)]
 
 
-@runtime_checkable
-class Moving(Protocol):
-    """A number that moves with the iterations: a Ramp."""
-
-    def bounds(self) -> tuple[float, float]:
-        """The values between which it moves."""
-
-
 @functools.cache
 def ranges(target: Callable[..., Any]) -> Mapping[str, Within]:
-    """The ranges of a function's or a class's arguments, by name; those that take no numbers are left out.
-
-    Args:
-        target: a function, or a class, which stands for its constructor.
-    """
+    """The ranges of the arguments of a function or constructor, by name; those that take no numbers are left out."""
     function = inspect.getattr_static(target, "__init__") if isinstance(target, type) else target
     try:
         hints = get_type_hints(function, include_extras=True)
@@ -100,12 +88,7 @@ def ranges(target: Callable[..., Any]) -> Mapping[str, Within]:
 
 
 def checked_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> inspect.BoundArguments:
-    """The arguments of a call, by name.
-
-    Args:
-        function: a function, or a constructor whose first argument is the object.
-        *args: what it is called with.
-        **kwargs: what it is called with.
+    """The arguments of a call of a function or constructor, by name.
 
     Raises:
         ValueError: a number outside its range.
@@ -154,7 +137,7 @@ def _numbers(value: Any) -> Iterator[float]:
     """The numbers in an argument: itself, the ends of one that moves, or those in a list or a dict."""
     if isinstance(value, int | float):
         yield value
-    elif isinstance(value, Moving):
+    elif hasattr(value, "bounds"):  # a Ramp, which moves between them
         yield from value.bounds()
     elif isinstance(value, list | tuple | dict):
         for item in value.values() if isinstance(value, dict) else value:

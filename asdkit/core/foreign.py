@@ -151,11 +151,7 @@ _NO_DEVICE = ("no NVIDIA driver", "can not run on your system", "No supported gp
 
 
 def raised_in_process(error: BaseException) -> BaseException:
-    """The exception that ended a process that torch has started, built again from its traceback.
-
-    Args:
-        error: any; what is not of such a process, or names no class that is known here, is returned as it is.
-    """
+    """The exception that ended a process that torch has started, built again from its traceback; any other as it is."""
     match = _TRACEBACK.fullmatch(str(error).strip()) if _is_a(error, "ProcessRaisedException") else None
     if not match:
         return error

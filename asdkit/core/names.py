@@ -50,10 +50,6 @@ PUBLIC_NAMES = {name: f"asdkit.{module}" for module, names in _MODULES.items() f
 
 
 def public_path(target: Callable[..., Any]) -> str:
-    """The import path of a class or function by which recipes and checkpoints name it.
-
-    Args:
-        target: a class or function; one that asdkit exports is named by the face, any other by its module.
-    """
+    """The import path by which recipes name a class or function: the face's where asdkit exports it, or its own."""
     module, name = target.__module__, target.__qualname__
     return f"asdkit.{name}" if PUBLIC_NAMES.get(name) == module else f"{module}.{name}"

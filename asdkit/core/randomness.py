@@ -9,17 +9,11 @@ from torch import Tensor
 
 
 class Rows(NamedTuple):
-    """Which of a step's samples a part of it holds, so that its draws are those of the whole step.
-
-    Args:
-        start: the first sample.
-        stop: one past the last.
-        total: how many samples the whole step has.
-    """
+    """Which of a step's samples a part of it holds, so that its draws are those of the whole step."""
 
     start: int
-    stop: int
-    total: int
+    stop: int  # one past the last
+    total: int  # samples of the whole step
 
     def of(self, values: Tensor) -> Tensor:
         """The part's rows of what was drawn for all `total` samples."""
@@ -40,13 +34,7 @@ def generator_for(seed: int, step: int, purpose: str, rank: int = 0) -> torch.Ge
 
 
 def normal(rows: Rows, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Standard normal numbers for some samples of a step, the same however the step is split into parts.
-
-    Args:
-        rows: which samples.
-        shape: of one sample.
-        generator: where the numbers of all `rows.total` samples come from.
-    """
+    """Standard normal numbers [rows, *shape] for some samples of a step, the same however it is split into parts."""
     return rows.of(torch.randn((rows.total, *shape), generator=generator))
 
 

@@ -23,15 +23,9 @@ ALLOWED = (
 
 @contextmanager
 def trusting(packages: Iterable[str] = ()) -> Iterator[None]:
-    """Inside, recipes and checkpoints can name classes of `ALLOWED`, of `packages`, and of nothing else.
+    """Inside, recipes and checkpoints can name classes of `ALLOWED`, of what is under `packages`, and of nothing else.
 
     Blocks add up: what an outer one trusts, an inner one trusts as well.
-
-    Args:
-        packages: import paths, such as `my_module`; what is under them is trusted too.
-
-    Raises:
-        ValueError: no import path, or jsonargparse itself.
     """
     from jsonargparse import set_parsing_settings
 
@@ -51,12 +45,7 @@ def trusting(packages: Iterable[str] = ()) -> Iterator[None]:
 
 
 def refusal(message: str, where: str) -> str:
-    """The sentence about an import that was refused, or nothing if `message` is not about one.
-
-    Args:
-        message: of jsonargparse.
-        where: what names the class.
-    """
+    """The sentence about an import that `where` names, or nothing if jsonargparse's message is not about one."""
     path = refused_import(message)
     if not path:
         return ""

@@ -8,10 +8,5 @@ def keep_unregistered(owner: object, name: str, module: Any) -> None:
 
     `owner.name = module` would register it: a frozen prior would be saved in every checkpoint, and its weights given to
     the optimiser of whoever uses it. What is kept like this does not follow its owner to another device either.
-
-    Args:
-        owner: the module that uses it.
-        name: of the attribute, which is read as any other.
-        module: the module that is used, or None.
     """
     object.__setattr__(owner, name, module)

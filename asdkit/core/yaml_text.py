@@ -28,15 +28,9 @@ _Dumper.add_multi_representer(str, lambda dumper, text: _represent_text(dumper, 
 
 
 def to_yaml(value: Any, in_a_line: bool = False) -> str:
-    """Plain values as YAML.
-
-    Args:
-        value: dicts, lists, texts, numbers, None.
-        in_a_line: without line breaks, for a command line.
-    """
-    width, flow = (math.inf, True) if in_a_line else (80, False)
-    style = {"default_flow_style": flow, "width": width, "allow_unicode": True, "sort_keys": False}
-    text: str = yaml.dump(value, Dumper=_Dumper, **style)
+    """Plain values as YAML; `in_a_line` without line breaks, for a command line."""
+    style = {"default_flow_style": in_a_line, "width": math.inf if in_a_line else 80}
+    text: str = yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=False, **style)
     return text
 
 

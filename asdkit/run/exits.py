@@ -28,13 +28,14 @@ def exit_code(error: BaseException) -> int:
         return 128 + signal.SIGPIPE
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
+    system = error if isinstance(error, OSError) else OSError()
     kinds = {
         6: isinstance(error, Diverged),
         5: is_out_of_memory(error),
-        7: _cannot_write(error),
+        7: isinstance(error, CannotWrite) or system.errno in _FULL,
         4: isinstance(error, PriorUnavailable),
         3: isinstance(error, MissingExtra | ModuleNotFoundError) or is_no_device(error) or _NO_HANDLES in str(error),
-        2: isinstance(error, ValueError) or is_misconfiguration(error) or _names_a_file(error),
+        2: isinstance(error, ValueError) or is_misconfiguration(error) or system.filename is not None,
     }
     return next((code for code, fits in kinds.items() if fits), 1)
 
@@ -79,12 +80,3 @@ def end(error: BaseException) -> int:
 def _original(error: BaseException) -> BaseException:
     """What a part has raised, in whatever process and however it was wrapped."""
     return raised_in_process(unwrapped(error))
-
-
-def _cannot_write(error: BaseException) -> bool:
-    return isinstance(error, CannotWrite) or (isinstance(error, OSError) and error.errno in _FULL)
-
-
-def _names_a_file(error: BaseException) -> bool:
-    """A file that the user has named can't be read."""
-    return isinstance(error, OSError) and error.filename is not None

@@ -99,7 +99,7 @@ class Exported:
         return max(_DISTANCE, _ROOM * self.volume.half)
 
     def ring(self, count: int, elevation_deg: float, size: int) -> Views:
-        """Cameras around the object."""
+        """Cameras around the object, which see it whole."""
         return ring(count, elevation_deg, self.distance, _FOV_DEG, size)
 
     @torch.no_grad()
@@ -148,14 +148,7 @@ def opened(path: Path) -> Exported:
 
 
 def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, choices: Choices) -> list[Path]:
-    """Write an object in several formats; returns the files.
-
-    Args:
-        path: a run folder, a checkpoint, or a file of Gaussians.
-        formats: some of `FORMATS`.
-        out: folder of the files; `export` beside or in what `path` names when None.
-        force: replace files that exist.
-        choices: how.
+    """Write the object that `path` names in some of `FORMATS`, into `out` or `export` there; returns the files.
 
     Raises:
         ValueError: before anything is written: an unknown format, a file that exists, or an object that a format can't

@@ -21,16 +21,11 @@ _NAME_CHARACTERS = 39  # with a hyphen and the digest as many as a slug keeps
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a grid, of a prompt.
-
-    Attributes:
-        labels: what tables call it beside its prompt, e.g. {"method": "VSD", "seed": 0}.
-        options: of `asdkit fit`, after those that all cells share.
-    """
+    """One run of a grid, of a prompt."""
 
     prompt: str
-    labels: Mapping[str, str | int | float] = field(default_factory=dict)
-    options: Sequence[str] = ()
+    labels: Mapping[str, str | int | float] = field(default_factory=dict)  # of tables, e.g. {"method": "VSD"}
+    options: Sequence[str] = ()  # of `asdkit fit`, after those that all cells share
 
 
 def product(prompts: Sequence[str], axes: Mapping[str, Mapping[Any, Sequence[str]]]) -> list[Cell]:
@@ -55,7 +50,7 @@ class Grid:
     Args:
         cells: in the order of tables.
         options: of `asdkit fit`, which all cells share, a recipe among them.
-        title: names the folder of tables, logs and records, `sweep-<title>-<hash>`.
+        title: names the folder of tables, logs and records.
         root: folder of all runs; as options and recipes say when None.
 
     Raises:

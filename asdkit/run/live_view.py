@@ -33,11 +33,8 @@ _LOOK_EVERY = 0.05  # seconds between two looks at where the browsers' cameras a
 
 
 def drawn(splats: Splats) -> dict[str, Float32[np.ndarray, "N ..."]]:
-    """What viser draws of the Gaussians of a file.
-
-    Returns:
-        `centers` in world units [N,3], `covariances` R S S^T R^T [N,3,3], `rgbs` in [0,1] from the first coefficient
-        alone [N,3] and `opacities` in [0,1] [N,1].
+    """What viser draws of a file: `centers` [N,3] in world units, `covariances` R S S^T R^T [N,3,3], and in [0,1]
+    `opacities` [N,1] and `rgbs` [N,3], from the first coefficient alone.
     """
     means, quats, scales, opacities, sh = activate(splats.tensors(torch.float64))
     axes = rotation_matrices(quats) * scales.clamp(max=_SCALE_MAX)[:, None, :]
@@ -49,14 +46,8 @@ def drawn(splats: Splats) -> dict[str, Float32[np.ndarray, "N ..."]]:
 def views_at(
     wxyz: Float[np.ndarray, " 4"], position: Float[np.ndarray, " 3"], fov: float, height: int, width: int
 ) -> Views:
-    """One camera of viser's, whose axes are OpenCV's as ours are.
-
-    Args:
-        wxyz: rotation from camera to world.
-        position: of the camera, in world units.
-        fov: vertical field of view in radians, within (0, pi).
-        height: in pixels, as `width`.
-        width: in pixels.
+    """One camera of viser's, whose axes are OpenCV's as ours are: rotation to the world, position in world units,
+    vertical field of view in radians, height and width in pixels.
     """
     c2w = torch.eye(4)[None].clone()
     c2w[0, :3, :3] = rotation_matrices(torch.as_tensor(wxyz)[None])[0]
@@ -137,12 +128,7 @@ class LiveView:
 
 
 def view_of(module: pl.LightningModule, port: int) -> LiveView:
-    """A page for the object that a module makes, without it so far.
-
-    Raises:
-        ValueError: there is none in three dimensions, or the port is out of range.
-        MissingExtra: viser is not installed.
-    """
+    """A page for the object that a module makes, without it so far; a ValueError if there is none in 3D."""
     if not isinstance(module, Distillation) or (module.generator.splats() or module.generator.volume()) is None:
         raise ValueError("The viewer shows 3D objects, and this run makes none; look at the pictures in its folder.")
     return LiveView(port, module.rendering.background)

@@ -11,12 +11,10 @@ from asdkit.generators import from_checkpoint as checkpoints
 
 
 def load(path: Path) -> Distillation:
-    """A run with its generator's weights, on the CPU. The prior and what the discriminator has learned stay away.
+    """A run with its generator's weights, on the CPU, from a checkpoint or the last one of a run folder.
 
-    A checkpoint may name the classes of its parts, as a recipe does, and nothing in it is executed.
-
-    Args:
-        path: a run folder, whose last checkpoint is taken, or a checkpoint.
+    The prior and what the discriminator has learned stay away. A checkpoint may name the classes of its parts, as a
+    recipe does, and nothing in it is executed.
 
     Raises:
         ValueError: there is none, or it is broken or of something else.

@@ -20,11 +20,7 @@ def cores() -> int:
 
 
 def nvidia_smi(*fields: str) -> list[list[str]]:
-    """What the driver says of each GPU, by `nvidia-smi --query-gpu`; nothing where there is no driver.
-
-    Args:
-        fields: e.g. "name".
-    """
+    """What the driver says of each GPU, e.g. of its "name", by `nvidia-smi`; nothing where there is no driver."""
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]

@@ -26,17 +26,12 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Share:
-    """What one of `ranks` processes does of a grid: the cells rank, rank + ranks, ...
-
-    Attributes:
-        devices: the GPU of each of its jobs; None for a job that gets none of its own.
-        threads: of each job.
-    """
+    """What one of `ranks` processes does of a grid: the cells rank, rank + ranks, ..."""
 
     rank: int
     ranks: int
-    devices: tuple[str | None, ...]
-    threads: int
+    devices: tuple[str | None, ...]  # the GPU of each of its jobs, None for a job that gets none of its own
+    threads: int  # of each job
 
 
 def plan(environment: Mapping[str, str], gpus: list[str], cores: int, jobs: int | None) -> Share:
@@ -58,8 +53,7 @@ def child_environment(environment: Mapping[str, str], device: str | None, thread
 def make_runs(grid: Grid, jobs: int | None) -> int:
     """Make this process's share of a grid's runs, `jobs` at a time; None is one on each GPU, or one.
 
-    Returns:
-        The exit code: 0, that of the first cell that failed, 130 or 143.
+    Returns the exit code: 0, that of the first cell that failed, 130 or 143.
 
     Raises:
         UsageError: jobs below 1, or the folder of tables can't be made.

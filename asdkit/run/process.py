@@ -17,11 +17,7 @@ _LAUNCHER = "ASDKIT_LAUNCHER"  # variable with the id of the process that Lightn
 
 
 def exit_code_of(act: Callable[[Signals], object]) -> int:
-    """Do something with a trainer; whatever goes wrong becomes one sentence on stderr.
-
-    Args:
-        act: what to do, given the signals of the process.
-    """
+    """Do something with a trainer, given the process's signals; what goes wrong becomes one sentence on stderr."""
     _silence_libraries()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("asdkit: %(message)s"))

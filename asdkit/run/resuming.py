@@ -30,11 +30,7 @@ def check_generator(run: Path, options: Iterable[str]) -> None:
 
 
 def fit_to(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Refuse a checkpoint whose tensors are others than a run's; where the method is another, leave those out.
-
-    Args:
-        module: the run, set up.
-        checkpoint: what the file holds; what does not fit another method is taken out.
+    """Refuse a checkpoint whose tensors are others than a run's, once that is set up; take out what another method had.
 
     Raises:
         ValueError: the generator, or the same method's discriminator, is another than the checkpoint's.

@@ -52,12 +52,9 @@ def write_contacts(grid: Grid) -> None:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], means_of: str = "") -> str:
-    """Rows as a Markdown table.
+    """Rows as a Markdown table, whose `columns` are keys of the rows and their headings.
 
-    Args:
-        rows: in their order.
-        columns: of the table: keys of the rows, and their headings.
-        means_of: a column whose values group the rows; below each group are the means of its numbers, in bold.
+    Where the values of the column `means_of` group the rows, the means of a group's numbers stand below it, in bold.
     """
     lines = [_line(columns.values()), "|" + "---|" * len(columns)]
     for group, grouped in groupby(rows, lambda row: row.get(means_of)):
