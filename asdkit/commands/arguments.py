@@ -15,7 +15,7 @@ from asdkit.core.errors import UsageError
 from asdkit.core.text import local
 from asdkit.core.trust import trusting
 from asdkit.core.yaml_text import at, check_recipe, settings_of, to_yaml
-from asdkit.run.grid import option_values
+from asdkit.run.grid import option_values, recipe_names
 from asdkit.run.recipes import find_recipe, recipes
 
 PORT = 8080
@@ -71,11 +71,7 @@ def trusted(packages: list[str]) -> Iterator[None]:
 
 
 def replaced(arguments: Iterable[str], changes: Mapping[str, Callable[[str], list[str]]]) -> list[str]:
-    """The arguments, with others in the place of those options that `changes` knows.
-
-    Args:
-        arguments: options as `--key value` or `--key=value`, and whatever else.
-        changes: for an option what takes its place, given its value.
+    """The arguments, with what `changes` makes of an option's value in the place of `--key value` and `--key=value`.
 
     Raises:
         UsageError: one of these options lacks its value.
@@ -96,21 +92,13 @@ def replaced(arguments: Iterable[str], changes: Mapping[str, Callable[[str], lis
 
 def trusted_packages(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The packages that `--trust` names, and the arguments without it."""
-    packages: list[str] = []
-
-    def take(name: str) -> list[str]:
-        packages.append(name)
-        return []
-
-    return packages, replaced(arguments, {"--trust": take})
+    return option_values(arguments, "--trust"), replaced(arguments, {"--trust": lambda name: []})
 
 
 def overlay(key: str, value: Any) -> list[str]:
-    """Options that give an argument of the model as it is: a recipe in a line, for YAML would see more in some texts.
+    """Options that give an argument of the model, e.g. `guidance.negative`, a text or a part as it is.
 
-    Args:
-        key: of the argument, e.g. `guidance.negative`.
-        value: a text, or a part.
+    They are a recipe in a line, for YAML would see more in some texts.
     """
     for name in reversed(key.split(".")):
         value = value if name == "init_args" else {"init_args": {name: value}}
@@ -126,11 +114,10 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
     Raises:
         UsageError: an unknown recipe, a folder that is no run, or a short form without its value.
     """
-    run: Path | None = None
-    if arguments and not arguments[0].startswith("-"):
-        run, options = Path(arguments[0]), arguments[1:]
-        arguments = [*_run_arguments(run, options), *options]
-    if run is None:
+    run = Path(arguments[0]) if arguments and not arguments[0].startswith("-") else None
+    if run:
+        arguments = [*_run_arguments(run, arguments[1:]), *arguments[1:]]
+    else:
         _check_first_recipe(command, arguments)
     files: list[str] = []
 
@@ -159,7 +146,7 @@ def _check_first_recipe(command: str, arguments: list[str]) -> None:
     if not _NEEDS_ONE_OF & _flags(arguments):
         known = ", ".join(recipes())
         raise UsageError(f"{command} needs a recipe: asdkit {command} --config NAME, with one of {known}.")
-    first = next(iter([*option_values(arguments, "--config"), *option_values(arguments, "-c")]), "")
+    first = next(iter(recipe_names(arguments)), "")
     folder = first.rpartition("/")[0]
     base = folder if folder in recipes() else "gs3d" if folder == "priors" else ""
     if base and first in recipes():

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,8 +60,8 @@ class Grid:
 
     def __init__(self, cells: Sequence[Cell], options: Sequence[str], title: str, root: Path | None = None) -> None:
         self.cells, self.options = list(cells), list(options)
-        shared = _recipe_names(options)
-        names = [*shared, *(name for cell in cells for name in _recipe_names(cell.options))]
+        shared = recipe_names(options)
+        names = [*shared, *(name for cell in cells for name in recipe_names(cell.options))]
         recipes = {name: find_recipe(name) for name in names}
         if not shared:
             raise UsageError("There is no recipe among the options; name one with --config RECIPE.")
@@ -96,7 +97,7 @@ class Grid:
 
     def _named(self, words: str, options: list[str], prompt: str = "") -> Path:
         """A folder beside the runs, named by words and by a hash of what defines it."""
-        texts = [self._texts[name] for name in _recipe_names(options)]
+        texts = [self._texts[name] for name in recipe_names(options)]
         digest = hashlib.sha256(b"\0".join([*map(os.fsencode, [*options, prompt]), *texts])).hexdigest()
         return run_folder(self.root, self.recipe, f"{slug(words, _NAME_CHARACTERS)}-{digest[:8]}")
 
@@ -110,8 +111,9 @@ def option_values(options: Iterable[str], flag: str) -> list[str]:
     ]
 
 
-def _recipe_names(options: Iterable[str]) -> list[str]:
-    return [*option_values(options, "--config"), *option_values(options, "-c")]
+def recipe_names(options: Iterable[str]) -> list[str]:
+    """The recipes that options name."""
+    return option_values([re.sub("^-c(?==|$)", "--config", option) for option in options], "--config")
 
 
 def _run_section(recipe: bytes) -> dict[str, Any]:
