@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from asdkit.core.errors import UsageError
 from asdkit.core.text import local, recipe_slug, run_folder, slug
+from asdkit.core.yaml_text import at, settings_of
 from asdkit.run.recipes import find_recipe
 from asdkit.run.side_files import read_facts
 
@@ -66,10 +65,9 @@ class Grid:
         if not shared:
             raise UsageError("There is no recipe among the options; name one with --config RECIPE.")
         self._texts = {name: path.read_bytes() for name, path in recipes.items()}
-        settings = {key: value for name in shared for key, value in _run_section(self._texts[name]).items() if value}
-        settings |= {key: given[-1] for key in ("root", "recipe") if (given := option_values(options, f"--run.{key}"))}
-        self.root = local(root or str(settings.get("root", "runs")))
-        self.recipe = slug(settings.get("recipe") or recipe_slug(recipes[shared[0]]))
+        own = [recipes[name] for name in shared]
+        self.root = local(root or _run_setting("root", own, options) or "runs")
+        self.recipe = slug(_run_setting("recipe", own, options) or recipe_slug(own[0]))
         self.folder = self._named(f"sweep {title}", self.options)
 
     def run_folder(self, cell: Cell) -> Path:
@@ -116,10 +114,7 @@ def recipe_names(options: Iterable[str]) -> list[str]:
     return option_values([re.sub("^-c(?==|$)", "--config", option) for option in options], "--config")
 
 
-def _run_section(recipe: bytes) -> dict[str, Any]:
-    """The section `run` of a recipe; what is wrong with a recipe is said by the runs."""
-    try:
-        section = yaml.safe_load(recipe)["run"]
-    except (yaml.YAMLError, KeyError, TypeError):
-        return {}
-    return section if isinstance(section, dict) else {}
+def _run_setting(name: str, recipes: Iterable[Path], options: Iterable[str]) -> str:
+    """What is said last of `run.name`, by recipes and by options above them; empty where nothing is."""
+    said = [at(settings_of(recipe), f"run.{name}") for recipe in recipes]
+    return str(next(filter(None, reversed([*said, *option_values(options, f"--run.{name}")])), ""))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import yaml
 
+from asdkit.core.yaml_text import at, settings_of
 from asdkit.distillation import Distillation
 from asdkit.generators.from_checkpoint import started_anyhow
 from asdkit.run.grid import option_values
@@ -18,12 +18,10 @@ _log = logging.getLogger(__name__)
 
 def check_generator(run: Path, options: Iterable[str]) -> None:
     """Refuse, by a ValueError, options that name another generator than a run has; the run's own would not parse."""
-    try:
-        generator = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["generator"]["class_path"]
-    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError):  # the parser says what is wrong
-        return
+    part = at(settings_of(run / "config.yaml"), "model.generator")
+    generator = part.get("class_path") if isinstance(part, dict) else None
     for given in option_values(options, "--model.generator"):
-        if given.rpartition(".")[2] != str(generator).rpartition(".")[2]:
+        if generator and given.rpartition(".")[2] != str(generator).rpartition(".")[2]:
             raise ValueError(
                 f"The checkpoint does not fit: --model.generator is {generator} in {run}, and {given} here."
             )

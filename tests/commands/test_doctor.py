@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from contextlib import nullcontext
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import HTTPError
@@ -33,13 +32,9 @@ ROOT = Path(__file__).parents[2]
 def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The versions that are found, over a small list of requirements."""
     versions = dict(GOOD)
-
-    def version(name: str) -> str:
-        if name not in versions:
-            raise PackageNotFoundError(name)
-        return versions[name]
-
-    monkeypatch.setattr(software, "version", version)
+    monkeypatch.setattr(
+        software, "distributions", lambda name: [SimpleNamespace(version=versions[name])] * (name in versions)
+    )
     monkeypatch.setattr(software, "requires", lambda name: [text.strip() for text in METADATA.split("|")])
     monkeypatch.setattr(software, "metadata", lambda name: Metadata())
     return versions

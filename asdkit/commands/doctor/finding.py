@@ -2,38 +2,27 @@
 
 import textwrap
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 OK, NOTE, BAD = "ok", "note", "BAD"
-WIDTH = 100
+_wrap = partial(textwrap.wrap, width=100, break_long_words=False, break_on_hyphens=False)
 
 
 @dataclass
 class Finding:
-    """What one check found.
+    """What one check found."""
 
-    Attributes:
-        text: for people, without a full stop.
-        state: "ok", "note" (works, but something is missing), or "BAD" (something required is broken).
-        remedy: what to do; empty when there is nothing to do.
-        facts: what programs need and can't read off the text.
-    """
-
-    text: str
-    state: str = OK
-    remedy: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
+    text: str  # for people, without a full stop
+    state: str = OK  # or NOTE (works, but something is missing), or BAD (something required is broken)
+    remedy: str = ""  # what to do; empty when there is nothing to do
+    facts: dict[str, Any] = field(default_factory=dict)  # what programs need and can't read off the text
 
     def lines(self, name: str) -> list[str]:
         """The finding of a check as it is printed."""
-        paragraphs = {f"{self.state:<5}{name:<10}": self.text, " " * 15 + "-> ": self.remedy}
-        wrapper = textwrap.TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False)
-        lines = []
-        for wrapper.initial_indent, text in paragraphs.items():
-            wrapper.subsequent_indent = " " * len(wrapper.initial_indent)
-            lines += wrapper.wrap(text)
-        return lines
+        text = _wrap(self.text, initial_indent=f"{self.state:<5}{name:<10}", subsequent_indent=" " * 15)
+        return text + _wrap(self.remedy, initial_indent=" " * 15 + "-> ", subsequent_indent=" " * 18)
 
 
 def short(path: str | Path) -> str:

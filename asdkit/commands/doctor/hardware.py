@@ -43,27 +43,22 @@ def cuda(root: Path) -> Finding:
 
     seen = nvidia_smi("name", "driver_version")
     if not torch.cuda.is_available():
-        return _unusable(*seen[0]) if seen else Finding("no GPU: everything runs on the CPU", NOTE)
+        if not seen:
+            return Finding("no GPU: everything runs on the CPU", NOTE)
+        reason = "too new for the driver" if torch.version.cuda else "built without CUDA"
+        remedy = f"this torch is {reason}; install the build for your driver from pytorch.org/get-started"
+        if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+            remedy = "unset CUDA_VISIBLE_DEVICES, which hides it"
+        return Finding(f"{seen[0][0]} is there (driver {seen[0][1]}), but torch can't use it", NOTE, remedy)
     cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     devices = [f"{c.name}, {round(c.total_memory / 2**30)} GB, capability {c.major}.{c.minor}" for c in cards]
     text = "; ".join(f"{count} x {name}" for name, count in Counter(devices).items())
     text += f"; driver {seen[0][1] if seen else None}"
-    reasons = filter(None, (_fails(f"cuda:{index}") for index in range(len(devices))))
-    if not (reason := next(reasons, "")):
+    reasons = [reason for index in range(len(devices)) if (reason := _fails(f"cuda:{index}"))]
+    if not reasons:
         return Finding(f"{text}; computes", facts={"devices": devices})
     remedy = "install a torch that is built for this card, or use the CPU: CUDA_VISIBLE_DEVICES= asdkit ..."
-    return Finding(f"{text}: a product of matrices fails ({reason})", BAD, remedy, {"devices": devices})
-
-
-def _unusable(card: str, driver: str) -> Finding:
-    """A card that the driver sees and torch does not."""
-    import torch
-
-    reason = "too new for the driver" if torch.version.cuda else "built without CUDA"
-    remedy = f"this torch is {reason}; install the build for your driver from pytorch.org/get-started"
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        remedy = "unset CUDA_VISIBLE_DEVICES, which hides it"
-    return Finding(f"{card} is there (driver {driver}), but torch can't use it", NOTE, remedy)
+    return Finding(f"{text}: a product of matrices fails ({reasons[0]})", BAD, remedy, {"devices": devices})
 
 
 def gsplat(root: Path) -> Finding:

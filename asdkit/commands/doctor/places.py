@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from asdkit.commands.doctor.finding import BAD, NOTE, Finding, short
@@ -18,14 +17,14 @@ def hub(root: Path) -> Finding:
     cache = Path(constants.HF_HUB_CACHE)
     models = sorted(folder.name.removeprefix("models--").replace("--", "/") for folder in cache.glob("models--*"))
     kept = ": ".join(filter(None, [f"{len(models)} models are in {short(cache)}", ", ".join(models[:3])]))
-    finding = Finding(kept + ", ..." * (len(models) > 3), facts={"models": models})
+    kept, facts = kept + ", ..." * (len(models) > 3), {"models": models}
     if constants.HF_HUB_OFFLINE:
-        return replace(finding, text=f"offline (HF_HUB_OFFLINE is set); {finding.text}")
+        return Finding(f"offline (HF_HUB_OFFLINE is set); {kept}", facts=facts)
     if answers(constants.ENDPOINT):
-        return replace(finding, text=f"{constants.ENDPOINT} answers; {finding.text}")
+        return Finding(f"{constants.ENDPOINT} answers; {kept}", facts=facts)
     remedy = "the embedded prior needs no hub; for others, copy HF_HOME from a machine that has them, and set "
     remedy += "HF_HUB_OFFLINE=1 to save waiting"
-    return replace(finding, text=f"{constants.ENDPOINT} does not answer; {finding.text}", state=NOTE, remedy=remedy)
+    return Finding(f"{constants.ENDPOINT} does not answer; {kept}", NOTE, remedy, facts)
 
 
 def prior(root: Path) -> Finding:

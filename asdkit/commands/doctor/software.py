@@ -1,7 +1,7 @@
 """Versions: of Python and of packages, against what pyproject.toml asks for and what is known to be bad."""
 
 import platform
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.metadata import distributions, metadata, requires
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -20,10 +20,7 @@ _SHOWN = ("torch", "pytorch-lightning", "diffusers", "transformers", "peft")
 
 
 def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    return next((distribution.version for distribution in distributions(name=package)), None)
 
 
 def _requirements(extra: str = "") -> list[Requirement]:
@@ -73,10 +70,9 @@ def releases(root: Path) -> Finding:
 def extras(root: Path) -> Finding:
     """The extras of which every package is there."""
     names = [name for name in metadata("asdkit").get_all("Provides-Extra") or [] if name != "dev"]
-    lacking = {name: [r.name for r in _requirements(name) if not _is_met(r)] for name in names}
-    missing = [name for name in names if lacking[name]]
-    text = f"there: {', '.join(name for name in names if name not in missing) or 'none'}"
-    if not missing:
+    lacking = {name: absent for name in names if (absent := [r.name for r in _requirements(name) if not _is_met(r)])}
+    text = f"there: {', '.join(name for name in names if name not in lacking) or 'none'}"
+    if not lacking:
         return Finding(text)
-    text += "".join(f"; {name} lacks {', '.join(lacking[name])}" for name in missing)
-    return Finding(text, NOTE, f'pip install "asdkit[{",".join(missing)}]"')
+    text += "".join(f"; {name} lacks {', '.join(absent)}" for name, absent in lacking.items())
+    return Finding(text, NOTE, f'pip install "asdkit[{",".join(lacking)}]"')
