@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from jsonargparse._loaders_dumpers import get_yaml_default_loader
+from support.forked import wait_for
 
 from asdkit.commands.arguments import expand
 from asdkit.commands.main import main
@@ -27,11 +28,6 @@ def resolved(capsys: pytest.CaptureFixture, *arguments: object) -> dict:
     code, out, err = run(capsys, "fit", *arguments, "--print_config")
     assert code == 0, err
     return yaml.safe_load(out)
-
-
-def test_an_asset_is_compared_with_and_started_from() -> None:
-    arguments, _ = expand("fit", ["--config", "gs3d", "--asset", "duck.ply", "--trainer.max_steps=3"])
-    assert arguments[2:] == ["--data.asset", "duck.ply", "--model.generator.init", "duck.ply", "--trainer.max_steps=3"]
 
 
 @pytest.mark.parametrize("options", [["edit3d", "--asset", ""], ["edit3d"], ["gs3d", "--config", "gs3d/from_nerf"]])
@@ -66,12 +62,13 @@ def test_recipes_are_found_by_name_and_by_path_from_anywhere(monkeypatch: pytest
     assert find_recipe("toybox/vae").is_file()
 
 
-def test_short_forms_are_expanded() -> None:
-    arguments, folder = expand("fit", ["--config", "gs3d", "--model.guidance.scale=3"])
-    assert folder is None
-    assert arguments[-1:] == ["--model.guidance.scale=3"]
-    arguments, _ = expand("fit", ["--config=gs3d", "--model.guidance", "my_module.Mine"])
-    assert arguments[-2:] == ["--model.guidance", "my_module.Mine"]
+def test_short_forms_are_expanded_and_all_else_is_left() -> None:
+    """An asset is what is compared with and started from."""
+    for config in (["--config", "gs3d"], ["--config=gs3d"], ["-c", "gs3d"], ["-c=gs3d"]):
+        options = [*config, "--asset", "duck.ply", "--model.guidance", "my_module.Mine", "--trainer.max_steps=3"]
+        asset = ["--data.asset", "duck.ply", "--model.generator.init", "duck.ply"]
+        expected = ["--config", str(find_recipe("gs3d")), *asset, *options[-3:]]
+        assert expand("fit", options) == (expected, None)
 
 
 def test_the_main_recipe_is_the_papers(capsys: pytest.CaptureFixture) -> None:
@@ -80,31 +77,28 @@ def test_the_main_recipe_is_the_papers(capsys: pytest.CaptureFixture) -> None:
     assert (model["guidance"]["init_args"]["scale"], model["guidance"]["init_args"]["gamma"]) == (7.5, -0.5)
 
 
-@pytest.mark.parametrize(("name", "scale"), [("SDS", 100.0), ("VSD", 7.5)])
-def test_another_guidance_has_its_own_defaults(capsys: pytest.CaptureFixture, name: str, scale: float) -> None:
-    guidance = resolved(capsys, "--config", "gs3d", f"--model.guidance={name}")["model"]["init_args"]["guidance"]
-    assert guidance["class_path"] == f"asdkit.{name}"
-    assert guidance["init_args"]["scale"] == scale
-
-
-def test_another_guidance_keeps_phi_where_the_recipe_has_it(capsys: pytest.CaptureFixture) -> None:
-    """The recipe's adapter is tuned to its prior; all else is the method's own, whatever the recipe says."""
-    options = ["--model.guidance.negative=ugly", "--model.guidance.eta=0.1"]
-    guidance = resolved(capsys, "--config", "gs3d", *options, "--model.guidance", "ASD")["model"]["init_args"][
-        "guidance"
-    ]
-    assert guidance["init_args"]["adapter"]["init_args"]["rank"] == 16
-    assert (guidance["init_args"]["negative"], guidance["init_args"]["eta"]) == (None, 0.5)
-    options = ["--model.guidance=VSD", "--model.guidance.scale=3"]
+@pytest.mark.parametrize(
+    ("method", "options", "expected"),
+    [
+        ("SDS", ["--model.guidance=SDS"], {"scale": 100.0, "rank": None}),
+        ("VSD", ["--model.guidance", "VSD"], {"scale": 7.5, "rank": 16}),
+        ("VSD", ["--model.guidance=VSD", "--model.guidance.scale=3"], {"scale": 3.0, "rank": 16}),
+        (
+            "ASD",
+            ["--model.guidance.negative=ugly", "--model.guidance.eta=0.1", "--model.guidance", "ASD"],
+            {"negative": None, "eta": 0.5, "rank": 16},
+        ),
+    ],
+)
+def test_another_guidance_has_its_own_defaults(
+    capsys: pytest.CaptureFixture, method: str, options: list[str], expected: dict
+) -> None:
+    """Whatever the recipe says; but phi stays where the recipe has it, whose adapter is tuned to its prior."""
     guidance = resolved(capsys, "--config", "gs3d", *options)["model"]["init_args"]["guidance"]
-    assert guidance["init_args"]["adapter"]["init_args"]["rank"] == 16
-    assert guidance["init_args"]["scale"] == 3
-    assert (
-        "adapter"
-        not in resolved(capsys, "--config", "gs3d", "--model.guidance=SDS")["model"]["init_args"]["guidance"][
-            "init_args"
-        ]
-    )
+    assert guidance["class_path"] == f"asdkit.{method}"
+    arguments = guidance["init_args"]
+    arguments["rank"] = arguments["adapter"]["init_args"]["rank"] if "adapter" in arguments else None
+    assert arguments == arguments | expected
 
 
 WORDS = ["a sign: stop", "null", "~", "[a duck]", "12", "1e3", ".inf", "'quoted', \"twice\"", "-x", "- x", "# x", "&x"]
