@@ -44,8 +44,6 @@ def run_bench_command(arguments: list[str], steps: int, as_json: bool) -> int:
     """Time so many steps of each kind and print facts or a table; options are `fit`'s, returns the exit code."""
 
     def act(signals: Signals) -> None:
-        if steps < 1:
-            raise ValueError(f"bench needs at least one step; got --steps {steps}.")
         with redirect_stdout(sys.stderr), TemporaryDirectory() as folder:
             facts = BenchCLI(arguments, steps, Path(folder), signals).bench.facts
         print(json.dumps(facts, indent=2) if as_json else table(facts))

@@ -21,6 +21,8 @@ def run(options: Namespace) -> int:
     """Time the steps of a recipe; returns the exit code."""
     packages, of_fit = trusted_packages(options.of_fit)
     expanded, folder = expand("bench", of_fit)
+    if options.steps < 1:
+        raise UsageError(f"bench needs at least one step; got --steps {options.steps}.")
     if folder is not None:
         raise UsageError(f"bench times recipes, not runs; name one with --config {folder / 'config.yaml'}.")
     with trusted(packages):

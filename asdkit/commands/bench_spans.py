@@ -8,10 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.profiler import profile, record_function
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 OTHER = "other"
@@ -64,36 +64,28 @@ def _label(name: str) -> str:
     return OTHER if name == _STEP else name.removeprefix(_PREFIX)
 
 
-class _OperationsBySpan(TorchDispatchMode):
-    """Charges what torch's counter counts to the innermost span; torch marks spans by operations, which pass here."""
-
-    def __init__(self, counter: FlopCounterMode) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.counter, self.by_span, self.spans, self.before = counter, Counter[str](), [OTHER], 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket is torch.ops.profiler._record_function_enter_new:
-            self.charge()
-            self.spans.append(_label(args[0]) if args[0].startswith(_PREFIX) else self.spans[-1])
-        elif func.overloadpacket is torch.ops.profiler._record_function_exit:
-            self.charge()
-            self.spans.pop()
-        return func(*args, **kwargs or {})
-
-    def charge(self) -> None:
-        total = self.counter.get_total_flops()
-        self.by_span[self.spans[-1]] += total - self.before
-        self.before = total
-
-
 def operations_by_span(step: Callable[[], None]) -> Counter[str]:
-    """Floating-point operations of a step by its spans."""
-    counter = operations()
-    charged = _OperationsBySpan(counter)
-    with counter, charged:
+    """Floating-point operations of a step by its spans; what torch's counter counts is the innermost one's."""
+    counter, by_span, spans = operations(), Counter[str](), [OTHER]
+    enter, leave = record_function.__enter__, record_function.__exit__
+
+    def charge() -> None:
+        by_span[spans[-1]] += counter.get_total_flops() - by_span.total()
+
+    def entered(span: record_function) -> record_function:
+        charge()
+        spans.append(_label(span.name) if span.name.startswith(_PREFIX) else spans[-1])
+        return enter(span)
+
+    def left(span: record_function, *raised: Any) -> None:
+        charge()
+        spans.pop()
+        leave(span, *raised)
+
+    with counter, patch.multiple(record_function, __enter__=entered, __exit__=left):
         step()
-        charged.charge()
-    return charged.by_span
+        charge()
+    return by_span
 
 
 def operations() -> FlopCounterMode:
