@@ -30,12 +30,7 @@ class Arguments(argparse.ArgumentParser):
         super().__init__(f"asdkit {command}", allow_abbrev=False)
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
-        """The values of the options, with the unknown ones as `of_fit` and all arguments as `given`.
-
-        Raises:
-            UsageError: an option is unknown or lacks its value.
-            SystemExit: after --help.
-        """
+        """The values of the options, with the unknown ones as `of_fit` and all arguments as `given`."""
         options, unknown = self.parse_known_args(arguments)
         if unknown and not self.passes_on:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -53,11 +48,7 @@ class Arguments(argparse.ArgumentParser):
 
 @contextmanager
 def trusted(packages: list[str]) -> Iterator[None]:
-    """Inside, recipes and checkpoints may name classes of these packages, or modules in the working directory.
-
-    Raises:
-        UsageError: no import path, jsonargparse itself, or nothing that is there.
-    """
+    """Inside, recipes and checkpoints may name classes of these packages, or modules in the working directory."""
     for name in packages:
         if not all(part.isidentifier() for part in name.split(".")) or name.split(".")[0] == "jsonargparse":
             raise UsageError(f"--trust needs a package that may be imported, such as my_module; got {name!r}.")
@@ -71,11 +62,7 @@ def trusted(packages: list[str]) -> Iterator[None]:
 
 
 def replaced(arguments: Iterable[str], changes: Mapping[str, Callable[[str], list[str]]]) -> list[str]:
-    """The arguments, with what `changes` makes of an option's value in the place of `--key value` and `--key=value`.
-
-    Raises:
-        UsageError: one of these options lacks its value.
-    """
+    """The arguments, with what `changes` makes of an option's value in the place of `--key value` and `--key=value`."""
     others: list[str] = []
     remaining = iter(arguments)
     for argument in remaining:

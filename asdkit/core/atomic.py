@@ -16,11 +16,7 @@ _WEIGHTS = (".ckpt", ".safetensors")
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A context in which the system's refusal to write means that `path` can't be written.
-
-    Raises:
-        CannotWrite: it refused.
-    """
+    """A context in which the system's refusal to write is a CannotWrite that names `path`."""
     try:
         yield
     except OSError as error:
@@ -33,13 +29,9 @@ def writing(path: Path) -> Iterator[None]:
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder that takes the place of `path` when the block succeeds.
 
-    It has the suffix of `path`, unless it might be taken for whole weights then. A folder where the file shall be, or a
-    file where its folder shall be, is set aside.
-
-    The file and its name are on the disk when this returns, whatever happens to the machine next.
-
-    Args:
-        path: the file to write; its folder is made if it is missing.
+    It has the suffix of `path`, unless it might be taken for whole weights then. A missing folder is made; a folder where
+    the file shall be, or a file where its folder shall be, is set aside. The file and its name are on the disk when this
+    returns, whatever happens to the machine next.
 
     Raises:
         CannotWrite: the system refuses it; what was at `path` is still there.

@@ -36,11 +36,7 @@ class Diverged(RuntimeError):
 
 
 class Interrupted(SystemExit):
-    """A signal has ended the command; its exit code is 130 for Ctrl-C and 143 for the others.
-
-    Args:
-        signum: the signal.
-    """
+    """A signal has ended the command; its exit code is 130 for Ctrl-C and 143 for the others."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(130 if signum == signal.SIGINT else 143)

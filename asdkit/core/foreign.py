@@ -31,25 +31,15 @@ _AROUND_REASONS = ("Subtypes:", "Errors:", "Given value", "Does not validate", "
 
 
 class ParserMessage(NamedTuple):
-    """What a message of jsonargparse's parser says; a field is empty where it says nothing of the kind.
+    """What a message of jsonargparse's parser says; a field is empty where it says nothing of the kind."""
 
-    Attributes:
-        unrecognized: an option that stands on the command line and that there is not, e.g. `--foo`.
-        option: the dotted option that the message is about, without hyphens.
-        unknown: the name of an argument that there is not; dotted where it is one of a group, e.g. `rates.position`.
-        owner: import path of the class that has no such argument.
-        no_class: a text that should have named a class.
-        number: "float" or "int" where a number might have stood in the place of `no_class`.
-        reason: what else is wrong, in the parser's words.
-    """
-
-    unrecognized: str
-    option: str
-    unknown: str
-    owner: str
-    no_class: str
-    number: str
-    reason: str
+    unrecognized: str  # an option that stands on the command line and that there is not, e.g. `--foo`
+    option: str  # the dotted option that the message is about, without hyphens
+    unknown: str  # the name of an argument that there is not; dotted where it is one of a group, e.g. `rates.position`
+    owner: str  # import path of the class that has no such argument
+    no_class: str  # a text that should have named a class
+    number: str  # "float" or "int" where a number might have stood in the place of `no_class`
+    reason: str  # what else is wrong, in the parser's words
 
 
 def read_parser_message(message: str) -> ParserMessage:

@@ -7,11 +7,7 @@ from asdkit.core.errors import MissingExtra
 
 
 def require_package(module: str, name: str) -> ModuleType:
-    """The module of an optional package, which the extra `name` of asdkit brings.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
+    """The module of an optional package, which the extra `name` of asdkit brings; a MissingExtra if it is not there."""
     try:
         return import_module(module)
     except ImportError:

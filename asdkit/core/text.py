@@ -9,8 +9,7 @@ from pathlib import Path
 def local(path: str | Path) -> Path:
     """A path on this machine; ~ is the home folder, as in shells, which leave it alone in --option=~/folder.
 
-    Raises:
-        ValueError: it is an address; nothing is fetched.
+    It is a ValueError if it is an address, for nothing is fetched.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.:-]+:/", str(path)):  # a Path has one slash left of the two
         address = re.sub(":/+", "://", str(path), count=1)

@@ -62,8 +62,7 @@ def at(settings: Any, path: str) -> Any:
 def check_recipe(file: Path) -> Path:
     """The file itself, when it holds a mapping in plain YAML that can be read in bounded time and memory.
 
-    Raises:
-        UsageError: it does not; the sentence names the file and the line.
+    Else a UsageError names the file and the line.
     """
     try:
         with file.open("rb") as stream:

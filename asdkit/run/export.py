@@ -40,26 +40,14 @@ _UPS = {"z": np.eye(3), "y": TO_GLTF, "-y": np.diag([1.0, -1.0, -1.0]) @ TO_GLTF
 
 @dataclass(frozen=True)
 class Choices:
-    """How an object is exported: what `asdkit export` calls --up, --size and so on.
+    """How an object is exported: what `asdkit export` calls --up, --size and so on; checked."""
 
-    Args:
-        up: the axis that points up in .ply, .splat and .spz files: z as in the world, y, or -y.
-        size: height and width of pictures in pixels.
-        frames: of a film.
-        resolution: of the grid that meshes are cut from.
-        faces: triangles of a mesh at most, from 100 on; 0 for as many as there are.
-        texture: height and width of a mesh's texture in pixels, from 64 on; 0 for colours at the vertices.
-
-    Raises:
-        ValueError: a number out of its range, or no such axis.
-    """
-
-    up: str = "z"
-    size: Annotated[int, Within(16, 4096)] = 512
-    frames: Annotated[int, Within(2, 1000)] = 60
-    resolution: Annotated[int, Within(16, 512)] = 128
-    faces: Whole = 0
-    texture: Annotated[int, Within(0, 4096)] = 0
+    up: str = "z"  # the axis that points up in .ply, .splat and .spz files: z as in the world, y, or -y
+    size: Annotated[int, Within(16, 4096)] = 512  # height and width of pictures in pixels
+    frames: Annotated[int, Within(2, 1000)] = 60  # of a film
+    resolution: Annotated[int, Within(16, 512)] = 128  # of the grid that meshes are cut from
+    faces: Whole = 0  # triangles of a mesh at most, from 100 on; 0 for as many as there are
+    texture: Annotated[int, Within(0, 4096)] = 0  # pixels of a side, from 64 on; 0 for colours at the vertices
 
     def __post_init__(self) -> None:
         require(self.up in _UPS, f"--up must be z, y or -y; got {self.up}.")
@@ -132,11 +120,7 @@ class Exported:
 
 
 def opened(path: Path) -> Exported:
-    """The object of a run folder, of a checkpoint, or of a file of Gaussians.
-
-    Raises:
-        ValueError: there is none, or it is broken.
-    """
+    """The object of a run folder, of a checkpoint, or of a file of Gaussians; a ValueError if it is broken."""
     if is_splats(path) or not path.exists():
         return Exported(path.stem, object_of(path), 1.0)
     module = load(path)

@@ -17,8 +17,7 @@ _LOCAL = re.compile(r"http://(127\.0\.0\.1|localhost)(:\d+)?")
 def local_pages_only() -> Iterator[None]:
     """Inside, every server that this process starts with `websockets.asyncio.server.serve` refuses other pages.
 
-    Raises:
-        RuntimeError: none was started that way, so that one started otherwise may be open to all pages.
+    It is a RuntimeError if none was started that way: one that was started otherwise may be open to all pages.
     """
     from websockets.asyncio import server
 

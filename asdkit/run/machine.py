@@ -40,11 +40,7 @@ def gpus(environment: Mapping[str, str]) -> list[str]:
 
 
 def rank_of(environment: Mapping[str, str]) -> tuple[int, int, int] | None:
-    """Rank, number of ranks and rank on this machine, as a launcher has set them; None without a launcher.
-
-    Raises:
-        ValueError: one of them is no number.
-    """
+    """Rank, number of ranks and rank on this machine, as a launcher has set them; None without a launcher."""
     for names in LAUNCHERS:
         if names[0] in environment and names[1] in environment:
             rank, size, local = (environment.get(name, "0") for name in names)

@@ -33,11 +33,7 @@ class RankAgreement(pl.Callback):
             self.compare(trainer, pl_module)
 
     def compare(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """One all-reduce, after which every rank knows and stops alike.
-
-        Raises:
-            RanksDiffer: a tensor differs.
-        """
+        """One all-reduce, after which every rank knows, and raises a RanksDiffer if a tensor differs."""
         if trainer.world_size == 1:
             return
         names, sums = checksums(module.state_dict())

@@ -19,11 +19,7 @@ def recipes() -> list[str]:
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe given by a path, by a name, or by its path in the repository from anywhere else.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """The file of a recipe given by a path, by a name, or by its path in the repository from anywhere else."""
     if (file := local(name)).is_file():
         return file
     short = name.removeprefix("./").removeprefix("recipes/").removesuffix(".yaml")

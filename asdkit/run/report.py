@@ -41,32 +41,24 @@ class Report(pl.Callback):
         if not isinstance(pl_module, Distillation):
             return
         folder = Path(trainer.default_root_dir)
-        with torch.no_grad():
-            self._contact_sheet(pl_module, cameras.look(_CONTACT_VIEWS, self.size), folder)
-            orbit = self._orbit(pl_module, cameras, folder) if isinstance(cameras, Cameras) else []
-        written = [*orbit, *pl_module.generator.export(folder)]
+        exported = Exported(pl_module.prompt, pl_module.generator, pl_module.rendering.background)
+        self._contact_sheet(exported, cameras.look(_CONTACT_VIEWS, self.size), folder)
+        written = list(pl_module.generator.export(folder))
+        if isinstance(cameras, Cameras):
+            frames = exported.render(cameras.ring(cameras.orbit_views, self.size)).image
+            written.insert(0, save_film(frames, folder, "orbit", self.fps))
         if pl_module.generator.splats() is not None:
-            shown_as = Exported(pl_module.prompt, pl_module.generator, pl_module.rendering.background)
-            written += [file for name in ("ply", "html") for file in shown_as.write(name, folder)]
+            written += [file for name in ("ply", "html") for file in exported.write(name, folder)]
         files = [file.relative_to(folder).as_posix() for file in written]
         write_text(folder / "report.md", self._markdown(trainer, pl_module, files))
         print(f"Report: {folder / 'report.md'}")
 
-    def _contact_sheet(self, module: Distillation, views: Views | None, folder: Path) -> None:
+    def _contact_sheet(self, exported: Exported, views: Views | None, folder: Path) -> None:
         """`contact.png`: all images, or the object from around it, with the azimuths written on them."""
-        images = self._frames_of(module, views) if views else module.show(None).image
+        images = exported.render(views).image
         labels = [f"{degrees:.0f}°" for degrees in views.azimuth.rad2deg().tolist()] if views else []
         scale = max(1, self.size // images.shape[-1])
         save_grid(images, folder / "contact.png", _CONTACT_VIEWS // 2, scale, labels)
-
-    def _orbit(self, module: Distillation, cameras: Cameras, folder: Path) -> list[Path]:
-        frames = self._frames_of(module, cameras.ring(cameras.orbit_views, self.size))
-        return [save_film(frames, folder, "orbit", self.fps)]
-
-    def _frames_of(self, module: Distillation, views: Views) -> torch.Tensor:
-        """The object from each of some cameras, one by one, for they may be many and large [N,3,H,W]."""
-        views = views.to(module.device)
-        return torch.cat([module.show(views[i : i + 1]).image for i in range(len(views))])
 
     def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *rest: Any) -> None:
         if isinstance(outputs, Render):

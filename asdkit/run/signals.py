@@ -21,15 +21,11 @@ def heeded() -> tuple[signal.Signals, ...]:
 
 
 class Signals:
-    """A context in which signals end the command: at once, or, once it is `armed`, when training asks for `received`.
-
-    Attributes:
-        received: number of the first signal that has come since it was armed; 0 for none.
-        armed: whether training is under way, whose state is whole only between two steps.
-    """
+    """Inside, signals end the command: at once, or, once it is `armed`, when training asks what was `received`."""
 
     def __init__(self) -> None:
-        self.received, self.armed = 0, False
+        self.received = 0  # the first signal that has come since it was armed; 0 for none
+        self.armed = False  # whether training is under way, whose state is whole only between two steps
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
