@@ -45,8 +45,6 @@ class Within:
             return "a finite number"
         if math.isinf(self.high):
             return f"{'above' if self.open_low else 'at least'} {_text(self.low)}"
-        if math.isinf(self.low):
-            return f"{'below' if self.open_high else 'at most'} {_text(self.high)}"
         brackets = "[("[self.open_low], "])"[self.open_high]
         return f"within {brackets[0]}{_text(self.low)}, {_text(self.high)}{brackets[1]}"
 

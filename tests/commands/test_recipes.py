@@ -4,17 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.resuming import assert_same
 
 from asdkit.commands.main import main
 from asdkit.run.recipes import recipes
 
 QUICK = ("--snapshots.every=0", "--report.size=16", "--checkpoints.every=1", "--checkpoints.keep_all=true")
-ALONE = (
-    "--trainer.accelerator=cpu",
-    "--trainer.devices=1",
-    "--trainer.strategy=auto",
-    "--trainer.val_check_interval=99",
-)
+ALONE = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto")
 WORDS = ("--model.source", "a yellow duck", "--model.target", "a red duck")
 SPLATS = ("--model.generator.count=60", "--model.generator.capacity=90")
 CAMERAS = ("--data.views_per_step=2", "--data.orbit_views=2")
@@ -40,18 +36,6 @@ def fit(folder: Path, *options: object, code: int = 0) -> Path:
     quick = (*QUICK, *ALONE, "--trainer.val_check_interval=99", "--run.recipe=r", f"--run.root={folder}")
     assert main(["fit", *map(str, [*options, *quick])]) == code
     return max((folder / "r").iterdir(), key=lambda run: run.stat().st_mtime_ns)
-
-
-def assert_same(a: object, b: object, place: str) -> None:
-    """Two nests of dictionaries and lists hold equal leaves."""
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), place
-    if isinstance(a, dict | list | tuple):
-        assert len(a) == len(b), place
-        for key in a if isinstance(a, dict) else range(len(a)):
-            assert_same(a[key], b[key], f"{place}/{key}")
-    else:
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, place
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +91,6 @@ def test_every_recipe_resumes_exactly(
     )
     assert last["global_step"] == 2 and last["optimizer_states"]
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
-        assert_same(last[part], again[part], part)
+        assert_same(last[part], again[part])
     learned = [key for key, value in first["state_dict"].items() if not torch.equal(value, last["state_dict"][key])]
     assert learned, "nothing has moved"

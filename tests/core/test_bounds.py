@@ -16,7 +16,6 @@ from asdkit.core.bounds import (
     AtLeast,
     Between,
     Count,
-    LearningRate,
     MoreThan,
     Positive,
     Share,
@@ -50,12 +49,10 @@ def of(annotation: Any) -> Within:
         (AtLeast(0, below=1), "within [0, 1)", [0, 0.999], [-1e-9, 1]),
         (MoreThan(1), "above 1", [1.0001, 1e300], [1, -5]),
         (AtLeast(2), "at least 2", [2, 3], [1.9]),
-        (Within(-math.inf, 3, open_low=True), "at most 3", [3, -1e300], [3.5]),
-        (Between(-math.inf, 90), "below 90", [89.9, -1e300], [90]),
+        (Between(-math.inf, 90), "within (-inf, 90)", [89.9, -1e300], [90]),
         (FINITE, "a finite number", [0, -1e300, 1e300], []),
         (AtLeast(1), "at least 1", [1, 2**63 - 1], [2**63, 10**400, -(10**400)]),
         (of(Weight), "within [0, 1e6]", [0, 1e6], [-1, 1000001]),
-        (of(LearningRate), "within (0, 10]", [1e-5], [0, 11]),
         (Within(0, 1048576), "within [0, 1048576]", [1048576], [1048577]),
         (Within(0.25, 1e-7), "within [0.25, 1e-07]", [], [0.5]),
     ],
@@ -155,13 +152,8 @@ def test_what_is_no_number_passes() -> None:
     assert isinstance(Sample(Sample()).scale, Sample)
     assert sample(1.0).spec["init_args"] == {"share": 1.0}
     assert plain(1) == 1 and Plain(0.5).share == 0.5
-    assert ranges(Sample) == {
-        "scale": Within(0, 1e6),
-        "share": Within(0, 1),
-        "steps": AtLeast(1),
-        "weights": MoreThan(0, at_most=1e6),
-        "free": FINITE,
-    }
+    allowed = {"scale": Within(0, 1e6), "share": Within(0, 1), "steps": AtLeast(1)}
+    assert ranges(Sample) == allowed | {"weights": MoreThan(0, at_most=1e6), "free": FINITE}
 
 
 def test_help_shows_the_ranges() -> None:

@@ -1,12 +1,10 @@
 """Every message and private name of another library that asdkit relies on, provoked from the library itself."""
 
-import errno
 import importlib
 import logging
 import os
 import re
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,29 +112,6 @@ def test_texts_stay_texts_and_addresses_are_refused_inside_alone() -> None:
         assert url_to_fs("/a/b")[1] == "/a/b"
     assert Path_fr.__init__ is before and parser.parse_args(["--text=# x"]).text is None
     assert type(url_to_fs("memory://x")[0]).__name__ == "MemoryFileSystem"
-
-
-RAISED: dict[str, Callable[[], Exception]] = {
-    "words": lambda: ValueError("gamma must be:\n above -1."),
-    "no words": lambda: MemoryError(),
-    "of the system": lambda: FileNotFoundError(errno.ENOENT, "No such file", "/a file"),
-    "of the system, without a file": lambda: OSError(errno.ENOSPC, "No space left"),
-    "a class of torch": lambda: torch.OutOfMemoryError("CUDA out of memory."),
-}
-
-
-def _raise(rank: int, error: Exception) -> None:
-    raise error
-
-
-@pytest.mark.parametrize("case", RAISED)
-def test_what_has_ended_a_forked_process(case: str) -> None:
-    error = RAISED[case]()
-    with pytest.raises(torch.multiprocessing.ProcessRaisedException) as passed_on:
-        torch.multiprocessing.start_processes(_raise, (error,), nprocs=1, start_method="fork")
-    got = foreign.raised_in_process(passed_on.value)
-    assert type(got) is type(error) and str(got) == str(error)
-    assert getattr(got, "filename", None) == getattr(error, "filename", None)
 
 
 def test_memory_that_runs_out() -> None:

@@ -26,6 +26,7 @@ from support.two import free_port
 from asdkit import Pretrained
 from asdkit.commands.main import main
 from asdkit.core.errors import CannotWrite, Diverged, Interrupted
+from asdkit.core.foreign import raised_in_process
 from asdkit.core.optional import require_package
 from asdkit.run.checkpoints import is_whole
 from asdkit.run.exits import exit_code, sentence
@@ -427,7 +428,10 @@ SAID: dict[str, tuple[Callable[[], object], int]] = {
     "diverged": (lambda: _raise(Diverged("Not finite at step 3: x0,\n  and more:\nof rank 1.")), 6),
     "lacks": (lambda: require_package("no_such_package", "video"), 3),
     "memory": (lambda: torch.empty(10**15), 5),
+    "a GPU's memory": (lambda: _raise(torch.OutOfMemoryError("CUDA out of memory.")), 5),
+    "no words": (lambda: _raise(MemoryError()), 5),
     "full": (lambda: _raise(CannotWrite(28, "No space left on device", "/runs/a file")), 7),
+    "full, without a file": (lambda: _raise(OSError(28, "No space left")), 7),
     "value": (lambda: _raise(ValueError("gamma must be: above -1.")), 2),
     "no file": (lambda: Path("/no/such/file").read_text(), 2),
     "bug": (lambda: 1 / 0, 1),
@@ -448,7 +452,10 @@ def test_what_a_forked_rank_says_is_passed_on(case: str) -> None:
     for error in (own.value, passed_on.value):
         error.add_note("There is no checkpoint yet.")
         assert exit_code(error) == code
-    assert sentence(passed_on.value) == sentence(own.value)
+    again = raised_in_process(passed_on.value)
+    assert sentence(again) == sentence(passed_on.value) == sentence(own.value)
+    assert type(again) is type(own.value) and str(again) == str(own.value)
+    assert getattr(again, "filename", None) == getattr(own.value, "filename", None)
 
 
 def test_a_traceback_of_unknown_classes_stays_what_it_is() -> None:

@@ -28,12 +28,16 @@ def assert_resuming_is_exact(
     straight, halves = last(runs / "straight"), last(runs / "halves")
     assert straight["global_step"] == halves["global_step"] == steps
     for part in ("state_dict", "optimizer_states"):
-        expected, got = flat(straight[part]), flat(halves[part])
-        assert expected.keys() == got.keys()
-        for name, value in expected.items():
-            same = torch.equal(value, got[name]) if isinstance(value, torch.Tensor) else value == got[name]
-            assert same, f"{part}{name}"
+        assert_same(straight[part], halves[part])
     return straight
+
+
+def assert_same(first: object, second: object) -> None:
+    """Two nests of dictionaries and lists hold equal leaves."""
+    expected, got = flat(first), flat(second)
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, got[name]) if isinstance(value, torch.Tensor) else value == got[name], name
 
 
 def last(run: Path) -> dict:
