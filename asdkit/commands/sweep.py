@@ -25,8 +25,6 @@ def read_prompts(name: str) -> list[str]:
     """The prompts of a file, or of the standard input when its name is `-`; each once, in their order."""
     try:
         text = (sys.stdin.buffer.read() if name == "-" else local(name).read_bytes()).decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"The prompts {name} can't be read ({error.strerror}).") from None
     except UnicodeDecodeError:
         raise UsageError(f"{name} is no text in UTF-8; give a file with one prompt per line.") from None
     lines = [line.strip() for line in io.StringIO(text, newline=None)]  # whose lines end as a file's do

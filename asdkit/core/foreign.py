@@ -130,8 +130,8 @@ def texts_stay_texts() -> AbstractContextManager[Any]:
 
 
 # ------------------------------------------------------------------------------------------------ torch 2.13
-# A forked or spawned process passes on the text of its traceback, no exception (tests/run/test_exits.py provokes it). For
-# memory there is a class on devices alone, and for a device that is not there none.
+# A forked or spawned process passes on the text of its traceback, no exception (tests/run/test_exits.py). For memory
+# there is a class on devices alone, and for a device that is not there none.
 
 _TRACEBACK = re.compile(r".*\n +[^\n]*\n([\w.]+)(?:: (.*))?", re.DOTALL)  # at its end the class and the text
 _SYSTEM_ERROR = re.compile(r"\[Errno (\d+)\] (.*?)(?:: '(.*)')?")

@@ -60,6 +60,8 @@ def sentence(error: BaseException) -> str:
         text = f"Another rank of this run has died, and says why in its own output ({text[:200]})."
     elif isinstance(error, OSError) and code == 7 and error.strerror:
         text = f"Can't write {error.filename or 'the output'}: {error.strerror}; make room or mend its rights."
+    elif isinstance(error, OSError) and error.filename and code == 2:
+        text = f"{error.filename} can't be opened or made: {error.strerror}; name another file or folder."
     elif code == 3 and is_no_device(error):
         text = f"{text[:300]} There is no such device here; --trainer.accelerator=cpu does without."
     elif (code == 1 and not isinstance(error, OSError)) or not text:

@@ -75,12 +75,10 @@ class LiveView:
         background: grey level behind the object, in [0,1].
 
     Raises:
-        ValueError: the port is out of range.
         MissingExtra: viser is not installed.
     """
 
     def __init__(self, port: int, background: float = 0.85) -> None:
-        check_port(port)
         self.server = _serve(port)
         self.address = f"http://{HOST}:{self.server.get_port()}"
         self._browser_draws = False

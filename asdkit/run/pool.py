@@ -56,15 +56,12 @@ def make_runs(grid: Grid, jobs: int | None) -> int:
     Returns the exit code: 0, that of the first cell that failed, 130 or 143.
 
     Raises:
-        UsageError: jobs below 1, or the folder of tables can't be made.
+        UsageError: jobs below 1.
         OSError: a table can't be written; the runs are ended, and go on when this is called again.
     """
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs must be at least 1; got {jobs}.")
-    try:
-        grid.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{grid.folder} can't be made ({error.strerror}); choose another folder of runs.") from None
+    grid.folder.mkdir(parents=True, exist_ok=True)
     jobs = jobs and min(jobs, max(1, len(grid.cells)))
     return Pool(grid, plan(os.environ, machine.gpus(os.environ), machine.cores(), jobs)).run()
 

@@ -16,7 +16,7 @@ import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from asdkit.core.atomic import remove_leftovers, write_text, writing
-from asdkit.core.errors import CannotWrite, PriorUnavailable
+from asdkit.core.errors import PriorUnavailable
 from asdkit.core.foreign import set_root_folder
 from asdkit.core.text import run_folder, slug
 from asdkit.core.version import __version__
@@ -41,8 +41,8 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
     `name` takes the place of `prompt@time`.
 
     Raises:
-        ValueError: the folder can't be made, or a run of this name exists.
-        CannotWrite: the disk is full or read-only, or the root is somebody else's.
+        ValueError: a run of this name exists.
+        OSError: the folder can't be made.
     """
     job = slurm_job()
     moment = f"job{job}" if job else time.strftime("%Y%m%d-%H%M%S")
@@ -55,8 +55,6 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
             if job:
                 write_json(folder / "run.json", {"status": "starting", "command": sys.argv})
             return folder
-        except CannotWrite:
-            raise
         except FileExistsError:
             if job and read_facts(folder / "run.json").get("command", sys.argv) == sys.argv:
                 return folder  # where there is no command, another rank has just made it
@@ -64,10 +62,6 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
                 raise ValueError(
                     f"The run {folder} exists; choose another --run.name, or go on with asdkit fit {folder}."
                 ) from None
-        except OSError as error:
-            raise ValueError(
-                f"The run folder {folder} can't be made ({error.strerror}); choose another --run.root."
-            ) from None
     raise ValueError(f"There are too many runs named {first.name}; choose another --run.name.")
 
 

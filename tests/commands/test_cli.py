@@ -204,7 +204,7 @@ BAD = {
     "another root folder": (["--trainer.default_root_dir=x"], "--run.root names the folder of all runs"),
     "no UTF-8": (["--run.root=x\udcff"], "'--run.root=x\\udcff' is no text in UTF-8"),
     "no devices": (["--trainer.devices=0"], "devices"),
-    "unwritable root": (["--run.root=/dev/null/runs"], "can't be made"),
+    "unwritable root": (["--run.root=/dev/null/runs"], "can't be opened or made: Not a directory; name another"),
 }
 
 

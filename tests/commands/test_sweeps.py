@@ -43,12 +43,12 @@ def test_prompts_are_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         file.write_bytes(bad)
         with pytest.raises(UsageError, match="one prompt per line"):
             read_prompts(str(file))
-    with pytest.raises(UsageError, match="can't be read"):
+    with pytest.raises(FileNotFoundError):
         read_prompts(str(tmp_path / "none.txt"))
 
 
 BAD = {
-    "no prompts": (["none.txt", "--config", "gs3d"], "can't be read"),
+    "no prompts": (["none.txt", "--config", "gs3d"], "none.txt can't be opened"),
     "no file": (["--config", "gs3d"], "PROMPTS"),
     "prompts last": (["--config", "gs3d", "p.txt"], "comes first"),
     "no recipe": (["p.txt"], "needs a recipe"),
