@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from contextlib import nullcontext
+from email import message_from_string
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import HTTPError
@@ -22,8 +23,9 @@ from asdkit.commands.doctor.finding import BAD, NOTE, OK, Finding
 from asdkit.commands.main import main
 from asdkit.priors import hub
 
-METADATA = """torch>=2.6 | pytorch-lightning<3,>=2.6.6 | diffusers>=0.42 | old-thing>=1; python_version < "3"
+REQUIRED = """torch>=2.6 | pytorch-lightning<3,>=2.6.6 | diffusers>=0.42 | old-thing>=1; python_version < "3"
 | viser>=1.1; extra == "viewer" | imageio>=2.34; extra == "video" | asdkit[viewer]; extra == "dev" """
+METADATA = "Requires-Python: >=3.11\nProvides-Extra: dev\nProvides-Extra: viewer\nProvides-Extra: video\n"
 GOOD = {"torch": "2.13.0+cpu", "pytorch-lightning": "2.6.6", "diffusers": "0.42.1", "viser": "1.1.0", "imageio": "2.40"}
 ROOT = Path(__file__).parents[2]
 
@@ -32,20 +34,14 @@ ROOT = Path(__file__).parents[2]
 def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The versions that are found, over a small list of requirements."""
     versions = dict(GOOD)
-    monkeypatch.setattr(
-        software, "distributions", lambda name: [SimpleNamespace(version=versions[name])] * (name in versions)
-    )
-    monkeypatch.setattr(software, "requires", lambda name: [text.strip() for text in METADATA.split("|")])
-    monkeypatch.setattr(software, "metadata", lambda name: Metadata())
+
+    def distributions(name: str) -> list[SimpleNamespace]:
+        return [SimpleNamespace(version=versions[name])] if name in versions else []
+
+    monkeypatch.setattr(software, "distributions", distributions)
+    monkeypatch.setattr(software, "requires", lambda name: [text.strip() for text in REQUIRED.split("|")])
+    monkeypatch.setattr(software, "metadata", lambda name: message_from_string(METADATA))
     return versions
-
-
-class Metadata:
-    def __getitem__(self, key: str) -> str:
-        return {"Requires-Python": ">=3.11"}[key]
-
-    def get_all(self, key: str) -> list[str]:
-        return {"Provides-Extra": ["dev", "viewer", "video"]}[key]
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
