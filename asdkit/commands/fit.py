@@ -13,12 +13,13 @@ from pytorch_lightning.strategies import StrategyRegistry
 from yaml import YAMLError
 
 import asdkit
+from asdkit.commands.arguments import overlay, replaced
 from asdkit.commands.full_size import with_family
 from asdkit.commands.messages import explain
-from asdkit.commands.methods import with_methods
 from asdkit.core.bounds import MoreThan, Within
 from asdkit.core.errors import UsageError
 from asdkit.core.foreign import set_root_folder
+from asdkit.core.names import PUBLIC_NAMES
 from asdkit.core.text import first_line, local, recipe_slug, shown
 from asdkit.core.yaml_text import check_yaml, to_yaml
 from asdkit.ranks import check_optimization, check_precision, check_strategy, watch_joining
@@ -107,7 +108,7 @@ class CLI(LightningCLI):
             load_from_checkpoint_support=False,
             save_config_callback=None,
             trainer_defaults=_TRAINER_DEFAULTS,
-            args=with_methods(arguments if run else with_family(arguments)),
+            args=replaced(arguments if run else with_family(arguments), {"--model.guidance": _guidance}),
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning's is static
@@ -238,6 +239,15 @@ def _recipe_name(config: Namespace) -> str:
     """The name of the first recipe on the command line, which names the folder of its runs."""
     paths = [str(path) for path in config.get("config") or [] if not str(path).startswith("{")]
     return recipe_slug(Path(paths[0]) if paths else Path("run"))
+
+
+def _guidance(name: str) -> list[str]:
+    """`--model.guidance VSD` is asdkit.VSD with its own defaults, but phi lives where the recipe has it."""
+    if PUBLIC_NAMES.get(name) != "asdkit.methods":
+        return ["--model.guidance", name]
+    arguments = inspect.signature(getattr(asdkit, name)).parameters.values()
+    defaults = {p.name: p.default for p in arguments if not p.name.endswith("adapter") and p.default is not p.empty}
+    return overlay("guidance", {"class_path": f"asdkit.{name}", "init_args": defaults})
 
 
 def run_trainer_command(arguments: list[str], run: Path | None) -> int:
