@@ -150,11 +150,7 @@ def test_words_of_other_parts_are_texts_too(capsys: pytest.CaptureFixture, words
     assert model["generator"]["init_args"]["start"]["init_args"]["prompt"] == words
 
 
-def test_texts_without_a_place_are_named(capsys: pytest.CaptureFixture) -> None:
-    code, _, err = run(capsys, "fit", "--config", "gs3d", "--model.guidance=SJC", "--model.guidance.negative=ugly")
-    assert code == 2 and "There is no option --model.guidance.negative" in err
-
-
+EDIT = ["--model.guidance=ASDEdit", "--model.source=a red duck", "--model.target=a red cube"]
 RAMP = ["--model.guidance.scale=asdkit.Ramp", "--model.guidance.scale.end=2", "--model.guidance.scale.steps=3"]
 BAD = {
     "unknown option of the model": (["--model.promt=x"], "did you mean --model.prompt?"),
@@ -200,6 +196,12 @@ BAD = {
     "no Gaussians": (["--model.generator.count=0"], "count must be within [1, 1e7]"),
     "no checkpoints": (["--checkpoints.every=0"], "Checkpoints's every must be at least 1"),
     "gamma without a minimum": (["--model.guidance.gamma=-1"], "gamma must be above -1"),
+    "a text without a place": (
+        ["--model.guidance=SJC", "--model.guidance.negative=x"],
+        "no option --model.guidance.neg",
+    ),
+    "an edit in 3D of nothing": (EDIT, "--asset RUN|FILE"),
+    "no value": (["--asset"], "--asset needs a value."),
     "missing checkpoint": (["--ckpt_path=nope.ckpt"], "no checkpoint nope.ckpt"),
     "another root folder": (["--trainer.default_root_dir=x"], "--run.root names the folder of all runs"),
     "no UTF-8": (["--run.root=x\udcff"], "'--run.root=x\\udcff' is no text in UTF-8"),
@@ -318,14 +320,6 @@ def test_a_broken_file_to_start_from_is_named(
         code, _, err = run(capsys, "fit", "--config", recipe, option, name)
         assert code == 2 and len(err.splitlines()) == 1 and err.startswith("asdkit: ") and name in err, err
     assert not (tmp_path / "runs").exists()
-
-
-def test_editing_in_3d_without_an_object_names_the_option(capsys: pytest.CaptureFixture, recipe: Path) -> None:
-    words = ["--model.source=a red duck", "--model.target=a red cube"]
-    code, _, err = run(capsys, "fit", "--config", recipe, "--model.guidance=ASDEdit", *words)
-    assert code == 2 and "--asset RUN|FILE" in err
-    code, _, err = run(capsys, "fit", "--config", recipe, "--asset")
-    assert code == 2 and err == "asdkit: --asset needs a value.\n"
 
 
 @pytest.mark.parametrize(

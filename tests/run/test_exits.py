@@ -33,13 +33,8 @@ from asdkit.run.exits import exit_code, sentence
 from asdkit.run.guard import Guard, _Verdict
 from asdkit.run.signals import Signals
 
-OPTIONS = (
-    "--data.views_per_step=1",
-    "--snapshots.every=0",
-    "--report.size=16",
-    "--trainer.callbacks=[]",
-    "--checkpoints.every=2",
-)
+OPTIONS = ("--data.views_per_step=1", "--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]")
+OPTIONS += ("--checkpoints.every=2",)
 LONG = "--trainer.max_steps=100000"
 
 
@@ -112,12 +107,16 @@ def test_a_second_ctrl_c_quits_at_once(recipe: Path, parts: None) -> None:
     assert not folder(recipe).joinpath("checkpoints").exists()
 
 
+def group() -> dict[str, str]:
+    """What torchrun tells two processes."""
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return shared | {"TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0"}
+
+
 def ranks(recipe: Path, *options: str, name: str = "", run: Path | None = None) -> list[Forked]:
     """Two processes as torchrun starts them."""
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    shared |= {"TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0"}
-    ddp = ("--trainer.devices=2", "--trainer.strategy=ddp", *options)
-    return [process(recipe, *ddp, name=name, run=run, **shared, RANK=str(r), LOCAL_RANK=str(r)) for r in (0, 1)]
+    ddp, own = ("--trainer.devices=2", "--trainer.strategy=ddp", *options), group()
+    return [process(recipe, *ddp, name=name, run=run, **own, RANK=str(r), LOCAL_RANK=str(r)) for r in (0, 1)]
 
 
 @pytest.mark.parametrize("told", [[1], [0, 1]])
@@ -146,13 +145,12 @@ def test_a_killed_rank_ends_the_other_which_says_so(recipe: Path, killed: int) -
 @pytest.mark.parametrize("rank", ["0", "1", "of another node"])
 def test_a_rank_does_not_wait_for_one_that_is_gone(recipe: Path, rank: str) -> None:
     """For as long as a variable says, where ranks start far apart."""
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "ASDKIT_JOIN_SECONDS": "3"}
-    options = ("--trainer.devices=1", "--trainer.num_nodes=2")
+    options, own = ("--trainer.devices=1", "--trainer.num_nodes=2"), group()
     if rank.isdecimal():
-        shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0"}
-        shared |= {"RANK": rank, "LOCAL_RANK": rank}
-        options = ("--trainer.devices=2", "--trainer.strategy=ddp")
-    alone = process(recipe, *options, **shared)
+        options, own = ("--trainer.devices=2", "--trainer.strategy=ddp"), own | {"RANK": rank, "LOCAL_RANK": rank}
+    else:
+        own = {name: own[name] for name in ("MASTER_ADDR", "MASTER_PORT")}
+    alone = process(recipe, *options, **own, ASDKIT_JOIN_SECONDS="3")
     assert alone.wait() == 1 and "have not found each other in 3 seconds" in alone.text()
 
 
