@@ -21,18 +21,7 @@ def explain(message: str, options: list[str]) -> str:
         return refused
     if problem.unknown:
         return _unknown_argument(problem, options)
-    reason = _reason(problem)
-    return f"{option}: {reason}" if option else reason
-
-
-def _reason(problem: ParserMessage) -> str:
-    name = problem.no_class
-    if name and problem.number:
-        article = {"float": "a", "int": "an"}[problem.number]
-        return f"Expected {article} {problem.number}, or a class such as asdkit.Ramp. Got value: {name}"
-    if name:
-        return f"there is no class {name}; give its full import path, such as my_module.{name}"
-    return problem.reason
+    return f"{option}: {problem.reason}" if option else problem.reason
 
 
 def _unknown_argument(problem: ParserMessage, options: list[str]) -> str:

@@ -36,12 +36,7 @@ def read_prompts(name: str) -> list[str]:
 
 
 def axes(varied: list[str], seeds: int | None) -> dict[str, dict[str, list[str]]]:
-    """What varies from run to run beside the prompt: the options of each value of each key.
-
-    Args:
-        varied: such as "model.guidance.scale=3,7.5".
-        seeds: their number; None for the recipe's seed alone.
-    """
+    """The options of what varies, such as "model.guidance.scale=3,7.5", and of so many seeds, by key and value."""
     options_by_value: dict[str, dict[str, list[str]]] = {}
     for text in varied:
         key, _, listed = text.removeprefix("--").partition("=")

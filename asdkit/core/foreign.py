@@ -37,9 +37,7 @@ class ParserMessage(NamedTuple):
     option: str  # the dotted option that the message is about, without hyphens
     unknown: str  # the name of an argument that there is not; dotted where it is one of a group, e.g. `rates.position`
     owner: str  # import path of the class that has no such argument
-    no_class: str  # a text that should have named a class
-    number: str  # "float" or "int" where a number might have stood in the place of `no_class`
-    reason: str  # what else is wrong, in the parser's words
+    reason: str  # what else is wrong, in the parser's words, or in ours where a text should have named a class
 
 
 def read_parser_message(message: str) -> ParserMessage:
@@ -47,7 +45,12 @@ def read_parser_message(message: str) -> ParserMessage:
     lines = [line.strip(" -") for line in message.splitlines()]
     reasons = [line for line in lines if line and not line.startswith(_AROUND_REASONS) and "NoneType" not in line]
     reason = _CLASS.sub(r"\1", reasons[-1] if reasons else lines[0])
-    numbers = [kind for kind in ("float", "int") if any(f"<class '{kind}'>" in line for line in reasons)]
+    if name := _first(_NO_CLASS, reason):
+        kinds = {"a float": "<class 'float'>", "an int": "<class 'int'>"}
+        number = next((kind for kind, words in kinds.items() if any(words in line for line in reasons)), "")
+        reason = f"Expected {number}, or a class such as asdkit.Ramp. Got value: {name}"
+        if not number:
+            reason = f"there is no class {name}; give its full import path, such as my_module.{name}"
     option, unrecognized = _option(message), _first(_UNRECOGNIZED, message)
     in_a_part = unrecognized.lstrip("-") if option else ""
     return ParserMessage(
@@ -55,8 +58,6 @@ def read_parser_message(message: str) -> ParserMessage:
         option=option,
         unknown=in_a_part or _first(_UNKNOWN, message),
         owner=(_OWNER.findall(message) or [""])[-1],
-        no_class=_first(_NO_CLASS, reason),
-        number=numbers[0] if numbers else "",
         reason=reason,
     )
 

@@ -60,8 +60,7 @@ class Judge(pl.Callback, ABC):
             views = trainer.datamodule.novel_views()
             views = views and views.to(pl_module.device)
             with torch.no_grad():
-                render = pl_module.show(views)
-                self._keep(trainer, self.measure(pl_module, trainer.datamodule, views, render))
+                self._measure(trainer, pl_module, views, pl_module.show(views))
             for logger in trainer.loggers:
                 logger.log_metrics(self.results, trainer.global_step)
 
@@ -70,13 +69,14 @@ class Judge(pl.Callback, ABC):
         if not seen or not self._judgeable(trainer, module):
             return
         batch, render = seen[0]
-        self._keep(trainer, self.measure(module, trainer.datamodule, batch.views, render))
+        self._measure(trainer, module, batch.views, render)
         module.log_dict(self.results, rank_zero_only=True)
         if trainer.state.fn != "fit" and trainer.is_global_zero:
             self._show(trainer, module, stage)
 
-    def _keep(self, trainer: pl.Trainer, results: dict[str, float]) -> None:
-        self.results, self._measured_at = results, trainer.global_step
+    def _measure(self, trainer: Any, module: Distillation, views: Views | None, render: Render) -> None:
+        self.results = self.measure(module, trainer.datamodule, views, render)
+        self._measured_at = trainer.global_step
 
     def _show(self, trainer: pl.Trainer, module: Distillation, stage: str) -> None:
         """Say what the table that Lightning prints next is about, and write test's figures into the run folder."""

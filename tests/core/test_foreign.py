@@ -42,6 +42,8 @@ class Outer:
 
 
 INNER = f"--outer.inner={__name__}.Inner"
+NO_NUMBER = "Expected a float, or a class such as asdkit.Ramp. Got value: x"
+NO_CLASS = "there is no class Nobody; give its full import path, such as my_module.Nobody"
 SAYS: dict[str, tuple[list[str], dict[str, str]]] = {
     "an option": (["--foo=3"], {"unrecognized": "--foo"}),
     "an argument": (["--outer.inr=3"], {"option": "outer.inr", "unknown": "inr", "owner": "Outer"}),
@@ -49,8 +51,8 @@ SAYS: dict[str, tuple[list[str], dict[str, str]]] = {
     "a group's": ([INNER, "--outer.inner.pair.sise=3"], {"unknown": "pair.sise", "owner": "Inner"}),
     "an integer": (["--steps=x"], {"option": "steps", "reason": "Expected a int. Got value: x"}),
     "an inner integer": ([INNER, "--outer.inner.size=x"], {"reason": "Expected a int. Got value: x"}),
-    "a number": ([INNER, "--outer.inner.scale=x"], {"option": "outer.inner.scale", "no_class": "x", "number": "float"}),
-    "a class": (["--outer.inner=Nobody"], {"option": "outer.inner", "no_class": "Nobody", "number": ""}),
+    "a number": ([INNER, "--outer.inner.scale=x"], {"option": "outer.inner.scale", "reason": NO_NUMBER}),
+    "a class": (["--outer.inner=Nobody"], {"option": "outer.inner", "reason": NO_CLASS}),
     "a key": (["--config=key.yaml"], {"option": "", "unknown": "stps", "owner": ""}),
 }
 
