@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _finished(_answer(sys.argv[1:] if arguments is None else arguments))
-    except (KeyboardInterrupt, Exception) as error:
+    except (KeyboardInterrupt, SystemExit, Exception) as error:  # argparse exits after --help
         return _finished(end(error))
 
 
@@ -96,11 +96,7 @@ def _run(command: str, arguments: list[str]) -> int:
     file = import_module(f"asdkit.commands.{FILES[command]}")
     parser = Arguments(command)
     file.add_arguments(parser)
-    try:
-        options = parser.parse(arguments)
-    except SystemExit:  # after --help
-        return 0
-    code: int = file.run(options)
+    code: int = file.run(parser.parse(arguments))
     return code
 
 

@@ -1,10 +1,11 @@
 """An object in a browser, while it is being made or afterwards; served on this machine alone, by viser."""
 
+import io
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ class LiveView:
 
     def stop(self) -> None:
         """Close the page; browsers keep what they show."""
-        with _silence():
+        with redirect_stdout(io.StringIO()):
             self.server.stop()
 
 
@@ -165,18 +166,5 @@ def _serve(port: int) -> Any:
             """Any page in a browser may ask for a public address of the server; there is none."""
 
     logging.getLogger("websockets").setLevel(logging.CRITICAL)  # browsers leave connections that they don't need
-    with _silence(), local_pages_only():
+    with redirect_stdout(io.StringIO()), local_pages_only():  # viser's own announcements say less than ours
         return Server(host=HOST, port=port, verbose=False)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps viser's own announcements from the terminal; it makes them through rich's console."""
-    import rich
-
-    console = rich.get_console()
-    before, console.quiet = console.quiet, True
-    try:
-        yield
-    finally:
-        console.quiet = before

@@ -39,9 +39,8 @@ def exit_code_of(act: Callable[[Signals], object]) -> int:
         logging.getLogger("asdkit").removeHandler(handler)
 
 
-class _NoAdverts(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not any(words in record.getMessage() for words in ADVERTS)
+def _is_no_advert(record: logging.LogRecord) -> bool:
+    return not any(words in record.getMessage() for words in ADVERTS)
 
 
 def _silence_libraries() -> None:
@@ -51,4 +50,4 @@ def _silence_libraries() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(_NoAdverts())
+        logging.getLogger(name).addFilter(_is_no_advert)
