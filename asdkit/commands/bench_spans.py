@@ -72,7 +72,7 @@ def operations_by_span(step: Callable[[], None]) -> Counter[str]:
     def charge() -> None:
         by_span[spans[-1]] += counter.get_total_flops() - by_span.total()
 
-    def entered(span: record_function) -> record_function:
+    def entered(span: record_function) -> Any:
         charge()
         spans.append(_label(span.name) if span.name.startswith(_PREFIX) else spans[-1])
         return enter(span)
