@@ -67,7 +67,8 @@ def _label(name: str) -> str:
 def operations_by_span(step: Callable[[], None]) -> Counter[str]:
     """Floating-point operations of a step by its spans; what torch's counter counts is the innermost one's."""
     counter, by_span, spans = operations(), Counter[str](), [OTHER]
-    enter, leave = record_function.__enter__, record_function.__exit__
+    enter: Any = record_function.__enter__
+    leave: Any = record_function.__exit__
 
     def charge() -> None:
         by_span[spans[-1]] += counter.get_total_flops() - by_span.total()
