@@ -150,7 +150,6 @@ def test_words_of_other_parts_are_texts_too(capsys: pytest.CaptureFixture, words
     assert model["generator"]["init_args"]["start"]["init_args"]["prompt"] == words
 
 
-EDIT = ["--model.guidance=ASDEdit", "--model.source=a red duck", "--model.target=a red cube"]
 RAMP = ["--model.guidance.scale=asdkit.Ramp", "--model.guidance.scale.end=2", "--model.guidance.scale.steps=3"]
 BAD = {
     "unknown option of the model": (["--model.promt=x"], "did you mean --model.prompt?"),
@@ -200,7 +199,6 @@ BAD = {
         ["--model.guidance=SJC", "--model.guidance.negative=x"],
         "no option --model.guidance.neg",
     ),
-    "an edit in 3D of nothing": (EDIT, "--asset RUN|FILE"),
     "no value": (["--asset"], "--asset needs a value."),
     "missing checkpoint": (["--ckpt_path=nope.ckpt"], "no checkpoint nope.ckpt"),
     "another root folder": (["--trainer.default_root_dir=x"], "--run.root names the folder of all runs"),
@@ -320,6 +318,12 @@ def test_a_broken_file_to_start_from_is_named(
         code, _, err = run(capsys, "fit", "--config", recipe, option, name)
         assert code == 2 and len(err.splitlines()) == 1 and err.startswith("asdkit: ") and name in err, err
     assert not (tmp_path / "runs").exists()
+
+
+def test_editing_in_3d_without_an_object_names_the_option(capsys: pytest.CaptureFixture, recipe: Path) -> None:
+    words = ["--model.source=a red duck", "--model.target=a red cube"]
+    code, _, err = run(capsys, "fit", "--config", recipe, "--model.guidance=ASDEdit", *words)
+    assert code == 2 and "--asset RUN|FILE" in err
 
 
 @pytest.mark.parametrize(
