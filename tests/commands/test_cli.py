@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 from jsonargparse._loaders_dumpers import get_yaml_default_loader
-from support.forked import wait_for
 
 from asdkit.commands.arguments import expand
 from asdkit.commands.main import main
