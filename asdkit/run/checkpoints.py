@@ -22,6 +22,8 @@ from asdkit.run.guard import Guard
 from asdkit.run.metrics_csv import MetricsCSV
 from asdkit.run.side_files import numbered_checkpoints
 
+_HANDED_OVER = ".temp.ckpt"  # Lightning's own, from a forked process to the one that waits for it: the state alone
+
 
 @checked
 class Checkpoints(Checkpoint):
@@ -132,7 +134,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if not is_whole(path):
                 return None
             checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
-            return checkpoint if isinstance(checkpoint["state_dict"], dict) else None
+            state = checkpoint if path.name == _HANDED_OVER else checkpoint["state_dict"]
+            return checkpoint if isinstance(state, dict) else None
         except OSError:
             raise
         except Exception:  # torch's reader raises whatever a broken file makes it stumble over
