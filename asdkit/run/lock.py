@@ -1,6 +1,7 @@
 """One process at a time goes on with a run: a lock in its folder that the system lets go of when the process ends."""
 
 import fcntl
+import logging
 import os
 import socket
 from contextlib import suppress
@@ -10,17 +11,21 @@ from typing import IO, Any
 from asdkit.core.atomic import set_aside, writing
 from asdkit.core.errors import CannotWrite
 
+_log = logging.getLogger(__name__)
+
 
 def locked(file: IO[Any]) -> bool:
-    """Lock an open file, unless another process has; a file system that knows no locks refuses nobody.
+    """Lock an open file, unless another process has; a file system that knows no locks refuses nobody, and it is said.
 
     The lock ends with the last process that has inherited the file, on whatever node, and however it ends.
     """
-    with suppress(OSError):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        sentence = "%s can't be locked (%s): start no second command on this run, for nothing would refuse it."
+        _log.warning(sentence, file.name, error.strerror)
     return True
 
 

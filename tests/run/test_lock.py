@@ -1,5 +1,7 @@
 """One process at a time goes on with a run, whatever becomes of the others."""
 
+import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -75,3 +77,16 @@ def test_who_has_lost_its_folder_says_so_and_removes_nothing(tmp_path: Path, mea
         lock.check()
     lock.release()
     assert (folder / "run.lock").exists() == (meanwhile == "replaced")
+
+
+def test_a_file_system_without_locks_is_told_and_refuses_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def without_locks(*args: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    for lock in (RunLock(tmp_path), RunLock(tmp_path)):
+        lock.check()
+    (sentence, _) = caplog.messages
+    assert sentence.startswith(f"{tmp_path / 'run.lock'} can't be locked (Function not implemented): start no second")
