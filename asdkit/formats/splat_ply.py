@@ -27,7 +27,7 @@ def read_ply(path: Path) -> Splats:
 
 def _plain(header: Header) -> Splats:
     rgb = None if "f_dc_0" in header.vertex else colours(header)
-    scales = sum(name in header.vertex for name in _numbered("scale", 3))
+    scales = min(3, sum(re.fullmatch(r"scale_\d+", name) is not None for name in header.vertex))
     groups = [
         ["x", "y", "z"], _numbered("rot", 4), _numbered("scale", scales or 3), ["opacity"],
         _numbered("f_dc", 3 if rgb is None else 0),

@@ -342,6 +342,7 @@ def test_a_run_whose_terminal_goes_away_saves_its_step(recipe: Path, tmp_path: P
         fcntl.ioctl(its, termios.TIOCSCTTY, 0)
         for stream in range(3):
             os.dup2(its, stream)
+        sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         return main(["fit", "--config", str(recipe), *OPTIONS, LONG, "--run.name=one"])
 
     child, run = Forked(act, tmp_path / "log"), folder(recipe)
