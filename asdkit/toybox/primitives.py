@@ -1,0 +1,232 @@
+"""Solid primitives, and where a ray meets them, in numba.
+
+Every primitive lives in a canonical local frame and is placed by an affine map (non-uniform scale, rotation,
+translation). Rays are mapped into the local frame without normalising their direction, so the ray parameter t is the
+same in both frames.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from asdkit.toybox.materials import Colour, Texture, plain
+
+ELLIPSOID, FRUSTUM, BOX, PYRAMID, PRISM, TORUS = range(6)
+
+Hit = tuple[float, float, float, float]  # t along the ray (1e30: none) and a normal that is not unit
+
+
+FAR = 1e30
+
+
+NEAR = 1e-3
+
+
+_TORUS_STEPS = 96
+
+
+_TORUS_TOLERANCE = 1e-5
+
+
+# Half-spaces (nx, ny, nz, h): n . p <= h. Rows 0-5 box, 6-10 pyramid, 11-15 prism (its ridge runs along x).
+_PLANES = np.array(
+    [
+        *[(1, 0, 0, 1), (-1, 0, 0, 1), (0, 1, 0, 1), (0, -1, 0, 1), (0, 0, 1, 1), (0, 0, -1, 1)],
+        *[(2, 0, 1, 1), (-2, 0, 1, 1), (0, 2, 1, 1), (0, -2, 1, 1), (0, 0, -1, 1)],
+        *[(1, 0, 0, 1), (-1, 0, 0, 1), (0, 2, 1, 1), (0, -2, 1, 1), (0, 0, -1, 1)],
+    ],
+    dtype=np.float64,
+)
+
+
+class Primitive(NamedTuple):
+    """One solid of one colour or texture.
+
+    Args:
+        shape: ELLIPSOID (unit sphere), FRUSTUM (z in [-1,1], radius 1 at the bottom and `param` at the top), BOX
+            ([-1,1]^3), PYRAMID (base [-1,1]^2 at z=-1, apex at z=1), PRISM (gable roof, ridge along x at z=1) or
+            TORUS (in the plane z=0, radius 1, tube radius `param`).
+        colour: diffuse colour in [0,1].
+        matrix: local to world [3,4].
+        param: see `shape`.
+        open_top: a frustum without its upper lid; its side is then seen from within too.
+        texture: in the place of the colour, if there is one.
+    """
+
+    shape: int
+    colour: Colour
+    matrix: np.ndarray
+    param: float = 1.0
+    open_top: bool = False
+    texture: Texture | None = None
+
+
+class Scene(NamedTuple):
+    """P primitives packed for the kernel.
+
+    Shapes:
+        shape, param, open_top, pattern: [P].
+        to_world, to_local, frame: maps [P,3,4].
+        colour: of the texture, first and second [P,2,3].
+    """
+
+    shape: np.ndarray
+    colour: np.ndarray
+    pattern: np.ndarray
+    frame: np.ndarray
+    to_world: np.ndarray
+    to_local: np.ndarray
+    param: np.ndarray
+    open_top: np.ndarray
+
+
+def place(
+    shape: int,
+    colour: Colour,
+    centre: tuple[float, float, float],
+    half: tuple[float, float, float],
+    turn: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    param: float = 1.0,
+    open_top: bool = False,
+) -> Primitive:
+    """A primitive scaled by `half` along its axes, turned, then moved to `centre`.
+
+    Args:
+        shape: see `Primitive`.
+        colour: see `Primitive`.
+        centre: where the local origin goes, world units.
+        half: scale of the local axes x, y, z (half the side lengths of a box).
+        turn: degrees about the world's x, then y, then z axis, counter-clockwise.
+        param: see `Primitive`.
+        open_top: see `Primitive`.
+    """
+    (cx, cy, cz), (sx, sy, sz) = (
+        [math.cos(math.radians(a)) for a in turn],
+        [math.sin(math.radians(a)) for a in turn],
+    )
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    matrix = np.empty((3, 4))
+    matrix[:, :3] = about_z @ about_y @ about_x * np.asarray(half)
+    matrix[:, 3] = centre
+    return Primitive(shape, colour, matrix, param, open_top)
+
+
+def pack(primitives: list[Primitive]) -> Scene:
+    """The arrays the kernel reads."""
+    to_world = np.stack([p.matrix for p in primitives])
+    inverse = np.linalg.inv(to_world[:, :, :3])
+    to_local = np.concatenate([inverse, -inverse @ to_world[:, :, 3:]], axis=2)
+    textures = [p.texture or plain(p.colour) for p in primitives]
+    return Scene(
+        np.array([p.shape for p in primitives], dtype=np.int64),
+        np.array([(t.first, t.second) for t in textures], dtype=np.float64),
+        np.array([t.code for t in textures], dtype=np.int64),
+        np.ascontiguousarray(np.stack([t.frame for t in textures])),
+        to_world,
+        np.ascontiguousarray(to_local),
+        np.array([p.param for p in primitives], dtype=np.float64),
+        np.array([p.open_top for p in primitives], dtype=np.bool_),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _ellipsoid(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
+    a = dx * dx + dy * dy + dz * dz
+    b = ox * dx + oy * dy + oz * dz
+    disc = b * b - a * (ox * ox + oy * oy + oz * oz - 1.0)
+    if disc <= 0.0:
+        return FAR, 0.0, 0.0, 1.0
+    t = (-b - math.sqrt(disc)) / a
+    return t, ox + t * dx, oy + t * dy, oz + t * dz
+
+
+@njit(cache=True, nogil=True)
+def _frustum(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, top: float, open_top: bool) -> Hit:
+    mid, slope = 0.5 * (1.0 + top), 0.5 * (top - 1.0)
+    best, nx, ny, nz = FAR, 0.0, 0.0, 1.0
+    r0, dr = mid + slope * oz, slope * dz
+    a = dx * dx + dy * dy - dr * dr
+    b = ox * dx + oy * dy - r0 * dr
+    disc = b * b - a * (ox * ox + oy * oy - r0 * r0)
+    if disc > 0.0 and abs(a) > 1e-12:
+        root = math.sqrt(disc)
+        for sign in (-1.0, 1.0):
+            t = (-b + sign * root) / a
+            z = oz + t * dz
+            if NEAR < t < best and -1.0 <= z <= 1.0:
+                best, nx, ny, nz = t, ox + t * dx, oy + t * dy, -slope * (mid + slope * z)
+    if abs(dz) > 1e-12:
+        for end in (-1.0, 1.0):
+            t = (end - oz) / dz
+            x, y = ox + t * dx, oy + t * dy
+            radius = 1.0 if end < 0.0 else top
+            if NEAR < t < best and x * x + y * y <= radius * radius and not (open_top and end > 0.0):
+                best, nx, ny, nz = t, 0.0, 0.0, end
+    return best, nx, ny, nz
+
+
+@njit(cache=True, nogil=True)
+def _convex(first: int, last: int, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
+    enter, leave, face = -FAR, FAR, -1
+    for i in range(first, last):
+        speed = _PLANES[i, 0] * dx + _PLANES[i, 1] * dy + _PLANES[i, 2] * dz
+        gap = _PLANES[i, 3] - (_PLANES[i, 0] * ox + _PLANES[i, 1] * oy + _PLANES[i, 2] * oz)
+        if abs(speed) < 1e-12:
+            if gap < 0.0:
+                return FAR, 0.0, 0.0, 1.0
+        elif speed < 0.0:
+            if gap / speed > enter:
+                enter, face = gap / speed, i
+        else:
+            leave = min(leave, gap / speed)
+    if face < 0 or enter >= leave:
+        return FAR, 0.0, 0.0, 1.0
+    return enter, _PLANES[face, 0], _PLANES[face, 1], _PLANES[face, 2]
+
+
+@njit(cache=True, nogil=True)
+def _torus(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, tube: float) -> Hit:
+    enter, leave = NEAR, FAR
+    reach = 1.0 + tube
+    for o, d, half in ((ox, dx, reach), (oy, dy, reach), (oz, dz, tube)):
+        if abs(d) < 1e-12:
+            if abs(o) > half:
+                return FAR, 0.0, 0.0, 1.0
+        else:
+            t0, t1 = (-half - o) / d, (half - o) / d
+            enter, leave = max(enter, min(t0, t1)), min(leave, max(t0, t1))
+    per_unit = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
+    t = enter
+    for _ in range(_TORUS_STEPS):
+        if t > leave:
+            break
+        x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+        rho = max(math.sqrt(x * x + y * y), 1e-9)
+        gap = math.sqrt((rho - 1.0) ** 2 + z * z) - tube
+        if gap < _TORUS_TOLERANCE:
+            pull = 1.0 - 1.0 / rho
+            return t, x * pull, y * pull, z
+        t += gap * per_unit
+    return FAR, 0.0, 0.0, 1.0
+
+
+@njit(cache=True, nogil=True)
+def intersect(
+    shape: int, param: float, open_top: bool, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float
+) -> Hit:
+    """First hit of a local ray with a canonical primitive: (t, nx, ny, nz), t = 1e30 on a miss; n is not unit."""
+    if shape == ELLIPSOID:
+        return _ellipsoid(ox, oy, oz, dx, dy, dz)
+    if shape == FRUSTUM:
+        return _frustum(ox, oy, oz, dx, dy, dz, param, open_top)
+    if shape == BOX:
+        return _convex(0, 6, ox, oy, oz, dx, dy, dz)
+    if shape == PYRAMID:
+        return _convex(6, 11, ox, oy, oz, dx, dy, dz)
+    if shape == PRISM:
+        return _convex(11, 16, ox, oy, oz, dx, dy, dz)
+    return _torus(ox, oy, oz, dx, dy, dz, param)
