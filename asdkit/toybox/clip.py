@@ -8,14 +8,14 @@ from torch import Tensor
 
 from asdkit.core.randomness import generator_for
 from asdkit.scores.reweighted import Scorer
-from asdkit.toybox import catalogue
+from asdkit.toybox import world
 
 EMBEDDED = Path(__file__).parent / "weights" / "clip"
 
 
 def candidate_prompts(count: int, seed: int = 0) -> list[str]:
     """`count` prompts of the world, trained and held out, drawn without repetition."""
-    things = catalogue.things()
+    things = world.things()
     order = torch.randperm(len(things), generator=generator_for(seed, 0, "candidate prompts"))
     return [things[i].prompt for i in order[:count].tolist()]
 
@@ -50,13 +50,6 @@ class TinyCLIP:
         """Scaled cosine similarities of pictures in [0,1] and prompts."""
         tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
         return self.model(pixel_values=images * 2 - 1, **tokens).logits_per_image
-
-    @torch.no_grad()
-    def embed(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """Features of pictures in [0,1], of length sqrt(D), for distances between sets of pictures."""
-        features = self.model.get_image_features(pixel_values=images * 2 - 1)
-        features = getattr(features, "pooler_output", features)  # transformers 5 wraps them
-        return torch.nn.functional.normalize(features, dim=1) * features.shape[1] ** 0.5
 
     def is_first(self, image: Float[Tensor, "3 H W"], prompt: str, candidates: int = 200) -> bool:
         """Whether `prompt` ranks first among itself and `candidates` - 1 other prompts of the world."""

@@ -12,17 +12,18 @@ from asdkit.core.randomness import generator_for
 from asdkit.data import Canvas
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
-from asdkit.toybox import captions, world
+from asdkit.scores.equations import hsv_saturation
+from asdkit.toybox import world
 from asdkit.toybox.clip import similarity
 from asdkit.toybox.judge import CLIPJudge, resized
-from asdkit.toybox.measures import against, psnr, sharpness
+from asdkit.toybox.training.common import psnr
 
 TRUTHS, DRIFT_FROM = 256, 0.8
-_TRIES = 8192
+_TRIES, _SIZE = 8192, 64
 
 
 class Truths(NamedTuple):
-    """True pictures of a prompt on black [N,3,128,128] in [0,1], and their alphas [N,1,128,128]."""
+    """True pictures of a prompt on black [N,3,64,64] in [0,1], and their alphas [N,1,64,64]."""
 
     on_black: Float[Tensor, "N 3 H W"]
     alpha: Float[Tensor, "N 1 H W"]
@@ -37,53 +38,38 @@ class Truths(NamedTuple):
             nearest.append(pictures[(pictures - image).square().flatten(1).mean(1).argmin()])
         return torch.stack(nearest)
 
-    def on_backgrounds(self) -> Float[Tensor, "N 3 H W"]:
-        """The pictures on backgrounds as training draws them."""
-        generator = generator_for(0, 0, "truths' backgrounds")
-        behind = torch.tensor([world.sample_background(generator) for _ in self.alpha])
-        return self.on_black + (1 - self.alpha) * behind[:, :, None, None]
-
 
 @cache
 def truths(prompt: str) -> Truths | None:
-    """Pictures of a prompt from the training cameras, of the view it names if any; None if it isn't of the toybox.
-
-    Of a thing of a material, each shows another instance.
-    """
-    thing = captions.parse(prompt)
+    """Pictures of a prompt from the training cameras, of the view it names if any; None if it isn't of the toybox."""
+    thing = world.parse(prompt)
     if thing is None:
         return None
     words = prompt.lower().rstrip(".").rpartition(", ")[2] if "," in prompt else ""
-    views = world.sample_views(generator_for(0, 0, "truths"), _TRIES)
+    views = world.sample_views(generator_for(0, 0, "truths"), _TRIES, _SIZE)
     places = zip(views.azimuth.tolist(), views.elevation.tolist(), strict=True)
-    fits = [
-        not words or words in (captions.view_words(*place), captions.view_words(*place, ways=4)) for place in places
-    ]
-    black = (0.0, 0.0, 0.0)
-    chosen = torch.tensor(fits).nonzero()[:TRUTHS, 0]
-    pictures = [world.render(thing, views[[i]], black, variation=i) for i in chosen.tolist()]
-    return Truths(torch.cat([p.image for p in pictures]), torch.cat([p.alpha for p in pictures]))
+    fits = [not words or words in (world.view_words(*place), world.view_words(*place, ways=4)) for place in places]
+    truth = world.render(thing, views[torch.tensor(fits).nonzero()[:TRUTHS, 0]], (0.0, 0.0, 0.0))
+    return Truths(truth.image, truth.alpha)
+
+
+def sharpness(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
+    """Mean absolute difference of a pixel and the mean of its four neighbours, inside the border."""
+    inner = images[..., 1:-1, 1:-1]
+    around = images[..., :-2, 1:-1] + images[..., 2:, 1:-1] + images[..., 1:-1, :-2] + images[..., 1:-1, 2:]
+    return (inner - around / 4).abs().flatten(1).mean(1)
 
 
 def figures(images: Float[Tensor, "B 3 H W"], prompt: str) -> dict[str, float]:
-    """Saturation and sharpness, and the truth's own where the prompt is of the toybox.
-
-    A plain thing's truth are the nearest of its pictures, to which the PSNR is given too. A thing of a material has the
-    set of its instances, with which the images are compared as a set.
-    """
-    images = resized(images.cpu(), world.SIZE)
+    """Saturation and sharpness; of a prompt of the toybox also PSNR to the nearest truths, and these truths' own."""
+    images = resized(images.cpu(), _SIZE)
     results = {"saturation": hsv_saturation(images).mean().item(), "sharpness": sharpness(images).mean().item()}
-    bank, thing = truths(prompt), captions.parse(prompt)
-    if bank is None:
-        return results
-    if thing.material:
-        truth = bank.on_backgrounds()
-        results |= against(images, truth)
-    else:
-        truth = bank.nearest(images)
-        results["psnr"] = psnr(images, truth).mean().item()
-    results["true_saturation"] = hsv_saturation(truth).mean().item()
-    results["true_sharpness"] = sharpness(truth).mean().item()
+    bank = truths(prompt)
+    if bank is not None:
+        nearest = bank.nearest(images)
+        results["psnr"] = psnr(images, nearest).mean().item()
+        results["true_saturation"] = hsv_saturation(nearest).mean().item()
+        results["true_sharpness"] = sharpness(nearest).mean().item()
     return results
 
 
@@ -108,15 +94,13 @@ class ToyboxImageJudge(CLIPJudge):
 
     def measure(self, module: Distillation, data: Canvas, views: None, render: Render) -> dict[str, float]:
         images = render.image.cpu()
-        thing = captions.parse(module.prompt)
+        thing = world.parse(module.prompt)
         results = figures(images, module.prompt) | self.precision(thing.prompt if thing else module.prompt, images)
-        if thing and thing.material:
-            results |= self.kid(images, truths(module.prompt).on_backgrounds())
         if self._before is not None:
             results["drift"] = (images - self._before).abs().mean().item()
         if data.source is not None:
             results["change"] = (images - data.source).abs().mean().item()
             if self.clip is not None:
-                alike = [similarity(self.clip, resized(of, world.SIZE), module.prompt) for of in (images, data.source)]
+                alike = [similarity(self.clip, resized(of, _SIZE), module.prompt) for of in (images, data.source)]
                 results["similarity"], results["source_similarity"] = (value.mean().item() for value in alike)
         return results

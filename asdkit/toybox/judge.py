@@ -11,18 +11,18 @@ from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views
 from asdkit.run.judge import Judge
-from asdkit.toybox import captions, measures, world
+from asdkit.toybox import world
 from asdkit.toybox.clip import EMBEDDED, TinyCLIP, prompt_among
-from asdkit.toybox.measures import psnr
+from asdkit.toybox.training.common import psnr
 
 PROMPTS = 200
-_AZIMUTHS, _CANDIDATES, _INSTANCES = 8, 24, 16
+_AZIMUTHS, _CANDIDATES = 8, 24
 _WITHIN_DEG = 45.0
 _log = logging.getLogger(__name__)
 
 
 class CLIPJudge(Judge):
-    """What the judges of the toybox share: R-precision and distances of sets of pictures by its small CLIP."""
+    """What the judges of the toybox share: R-precision by its small CLIP."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,34 +30,21 @@ class CLIPJudge(Judge):
 
     def precision(self, prompt: str, images: Float[Tensor, "B 3 H W"]) -> dict[str, float]:
         """R-precision at 1 among 200 prompts, where the package has its CLIP."""
-        if not self._has_clip():
+        if not (EMBEDDED / "config.json").is_file():
             return {}
-        best = self.clip.logits(resized(images.cpu(), world.SIZE), prompt_among(PROMPTS, prompt)).argmax(1)
+        self.clip = self.clip or TinyCLIP(EMBEDDED)
+        best = self.clip.logits(resized(images.cpu(), 64), prompt_among(PROMPTS, prompt)).argmax(1)
         return {"r_precision": (best == 0).float().mean().item()}
-
-    def kid(self, images: Float[Tensor, "B 3 H W"], truth: Float[Tensor, "N 3 H W"]) -> dict[str, float]:
-        """Kernel distance of pictures to true ones in the CLIP's features, and its standard error."""
-        if len(images) < 3 or not self._has_clip():
-            return {}
-        features = (self.clip.embed(resized(pictures.cpu(), world.SIZE)) for pictures in (images, truth))
-        return dict(zip(("kid", "kid_error"), measures.kid(*features), strict=True))
-
-    def _has_clip(self) -> bool:
-        if self.clip is None and (EMBEDDED / "config.json").is_file():
-            self.clip = TinyCLIP(EMBEDDED)
-        return self.clip is not None
 
 
 class ToyboxJudge(CLIPJudge):
-    """Silhouette IoU against the true object, and R-precision by the toybox's CLIP.
+    """PSNR, silhouette IoU and azimuths against the true object, and R-precision by the toybox's CLIP.
 
-    A plain thing has one truth: PSNR and azimuths are measured against it. A thing of a material has many: the set of
-    views is compared with the same views of 16 instances. A prompt that is not of the toybox has no truth: its
-    R-precision alone is measured.
+    A prompt that is not of the toybox has no truth: its R-precision alone is measured.
     """
 
     def measure(self, module: Distillation, cameras: Cameras, views: Views, render: Render) -> dict[str, float]:
-        thing = captions.parse(module.prompt)
+        thing = world.parse(module.prompt)
         if thing is None:
             _log.warning(
                 "%r is not of the toybox, so there is no truth to measure PSNR, IoU and azimuths by.", module.prompt
@@ -65,13 +52,10 @@ class ToyboxJudge(CLIPJudge):
             return self.precision(module.prompt, render.image)
         background = (module.rendering.background,) * 3
         truth = world.render(thing, views, background)
-        results = {"iou": silhouette_iou(render.alpha.cpu(), truth.alpha).mean().item()}
-        if thing.material:
-            instances = [world.render(thing, views, background, variation=k).image for k in range(_INSTANCES)]
-            images, truths = render.image.cpu(), torch.cat(instances)
-            results |= measures.against(images, truths) | self.kid(images, truths)
-            return results | self.precision(thing.prompt, images)
-        results["psnr"] = psnr(render.image.cpu(), truth.image).mean().item()
+        results = {
+            "psnr": psnr(render.image.cpu(), truth.image).mean().item(),
+            "iou": silhouette_iou(render.alpha.cpu(), truth.alpha).mean().item(),
+        }
         if thing.has_front:
             around = module.show(cameras.ring(_AZIMUTHS).to(module.device)).image.cpu()
             candidates = world.render(thing, cameras.ring(_CANDIDATES), background).image

@@ -1,25 +1,216 @@
-"""Exact ray casting of small scenes of primitives, in numba.
+"""Exact analytic ray casting of small scenes made of solid primitives, in numba.
 
-Camera rays have unit camera z, so that the ray parameter t is the depth. Primitives are drawn one by one into a depth
+Every primitive lives in a canonical local frame and is placed by an affine map (non-uniform scale, rotation,
+translation). Rays are mapped into the local frame without normalising their direction, so the ray parameter t is the
+same in both frames; camera rays have unit camera z, so t is the depth. Primitives are drawn one by one into a depth
 buffer, each inside the screen rectangle of its bounding box: a miss costs nothing.
 
-Colours depend on the place and the surface normal in the WORLD alone (no highlights, no cast shadows; ambient occlusion
-by the other primitives), so they are the same from every camera and view-independent representations can match them
-exactly.
+Colours depend on the surface normal in the WORLD alone (no highlights, no cast shadows), so they are the same from
+every camera and view-independent representations can match them exactly.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from asdkit.toybox.materials import second_share
-from asdkit.toybox.primitives import FAR, FRUSTUM, NEAR, TORUS, Scene, intersect
+ELLIPSOID, FRUSTUM, BOX, PYRAMID, PRISM, TORUS = range(6)
+
+Colour = tuple[float, float, float]
+Hit = tuple[float, float, float, float]  # t along the ray (1e30: none) and a normal that is not unit
+_NEAR, _FAR = 1e-3, 1e30
+_TORUS_STEPS, _TORUS_TOLERANCE = 96, 1e-5
+
+# Half-spaces (nx, ny, nz, h): n . p <= h. Rows 0-5 box, 6-10 pyramid, 11-15 prism (its ridge runs along x).
+_PLANES = np.array(
+    [
+        *[(1, 0, 0, 1), (-1, 0, 0, 1), (0, 1, 0, 1), (0, -1, 0, 1), (0, 0, 1, 1), (0, 0, -1, 1)],
+        *[(2, 0, 1, 1), (-2, 0, 1, 1), (0, 2, 1, 1), (0, -2, 1, 1), (0, 0, -1, 1)],
+        *[(1, 0, 0, 1), (-1, 0, 0, 1), (0, 2, 1, 1), (0, -2, 1, 1), (0, 0, -1, 1)],
+    ],
+    dtype=np.float64,
+)
 
 # Light fixed to the world: it comes from the front (+x), the left (+y) and above.
 _LIGHT = (0.72, 0.35, 0.60)
 _AMBIENT, _SKY, _SUN = 0.45, 0.18, 0.50
-_OCCLUSION = 0.55  # of the light that a primitive takes which fills the whole sky of a point
+
+
+class Primitive(NamedTuple):
+    """One solid of one colour.
+
+    Args:
+        shape: ELLIPSOID (unit sphere), FRUSTUM (z in [-1,1], radius 1 at the bottom and `param` at the top), BOX
+            ([-1,1]^3), PYRAMID (base [-1,1]^2 at z=-1, apex at z=1), PRISM (gable roof, ridge along x at z=1) or
+            TORUS (in the plane z=0, radius 1, tube radius `param`).
+        colour: diffuse colour in [0,1].
+        matrix: local to world [3,4].
+        param: see `shape`.
+        open_top: a frustum without its upper lid; its side is then seen from within too.
+    """
+
+    shape: int
+    colour: Colour
+    matrix: np.ndarray
+    param: float = 1.0
+    open_top: bool = False
+
+
+class Scene(NamedTuple):
+    """P primitives packed for the kernel: shape [P], colour [P,3], both maps [P,3,4], param [P], open_top [P]."""
+
+    shape: np.ndarray
+    colour: np.ndarray
+    to_world: np.ndarray
+    to_local: np.ndarray
+    param: np.ndarray
+    open_top: np.ndarray
+
+
+def place(
+    shape: int,
+    colour: Colour,
+    centre: tuple[float, float, float],
+    half: tuple[float, float, float],
+    turn: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    param: float = 1.0,
+    open_top: bool = False,
+) -> Primitive:
+    """A primitive scaled by `half` along its axes, turned, then moved to `centre`.
+
+    Args:
+        shape: see `Primitive`.
+        colour: see `Primitive`.
+        centre: where the local origin goes, world units.
+        half: scale of the local axes x, y, z (half the side lengths of a box).
+        turn: degrees about the world's x, then y, then z axis, counter-clockwise.
+        param: see `Primitive`.
+        open_top: see `Primitive`.
+    """
+    cx, cy, cz = (math.cos(math.radians(angle)) for angle in turn)
+    sx, sy, sz = (math.sin(math.radians(angle)) for angle in turn)
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    matrix = np.empty((3, 4))
+    matrix[:, :3] = about_z @ about_y @ about_x * np.asarray(half)
+    matrix[:, 3] = centre
+    return Primitive(shape, colour, matrix, param, open_top)
+
+
+def pack(primitives: list[Primitive]) -> Scene:
+    """The arrays the kernel reads."""
+    to_world = np.stack([p.matrix for p in primitives])
+    inverse = np.linalg.inv(to_world[:, :, :3])
+    to_local = np.concatenate([inverse, -inverse @ to_world[:, :, 3:]], axis=2)
+    return Scene(
+        np.array([p.shape for p in primitives], dtype=np.int64),
+        np.array([p.colour for p in primitives], dtype=np.float64),
+        to_world,
+        np.ascontiguousarray(to_local),
+        np.array([p.param for p in primitives], dtype=np.float64),
+        np.array([p.open_top for p in primitives], dtype=np.bool_),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _ellipsoid(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
+    a = dx * dx + dy * dy + dz * dz
+    b = ox * dx + oy * dy + oz * dz
+    disc = b * b - a * (ox * ox + oy * oy + oz * oz - 1.0)
+    if disc <= 0.0:
+        return _FAR, 0.0, 0.0, 1.0
+    t = (-b - math.sqrt(disc)) / a
+    return t, ox + t * dx, oy + t * dy, oz + t * dz
+
+
+@njit(cache=True, nogil=True)
+def _frustum(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, top: float, open_top: bool) -> Hit:
+    mid, slope = 0.5 * (1.0 + top), 0.5 * (top - 1.0)
+    best, nx, ny, nz = _FAR, 0.0, 0.0, 1.0
+    r0, dr = mid + slope * oz, slope * dz
+    a = dx * dx + dy * dy - dr * dr
+    b = ox * dx + oy * dy - r0 * dr
+    disc = b * b - a * (ox * ox + oy * oy - r0 * r0)
+    if disc > 0.0 and abs(a) > 1e-12:
+        root = math.sqrt(disc)
+        for sign in (-1.0, 1.0):
+            t = (-b + sign * root) / a
+            z = oz + t * dz
+            if _NEAR < t < best and -1.0 <= z <= 1.0:
+                best, nx, ny, nz = t, ox + t * dx, oy + t * dy, -slope * (mid + slope * z)
+    if abs(dz) > 1e-12:
+        for end in (-1.0, 1.0):
+            t = (end - oz) / dz
+            x, y = ox + t * dx, oy + t * dy
+            radius = 1.0 if end < 0.0 else top
+            if _NEAR < t < best and x * x + y * y <= radius * radius and not (open_top and end > 0.0):
+                best, nx, ny, nz = t, 0.0, 0.0, end
+    return best, nx, ny, nz
+
+
+@njit(cache=True, nogil=True)
+def _convex(first: int, last: int, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
+    enter, leave, face = -_FAR, _FAR, -1
+    for i in range(first, last):
+        speed = _PLANES[i, 0] * dx + _PLANES[i, 1] * dy + _PLANES[i, 2] * dz
+        gap = _PLANES[i, 3] - (_PLANES[i, 0] * ox + _PLANES[i, 1] * oy + _PLANES[i, 2] * oz)
+        if abs(speed) < 1e-12:
+            if gap < 0.0:
+                return _FAR, 0.0, 0.0, 1.0
+        elif speed < 0.0:
+            if gap / speed > enter:
+                enter, face = gap / speed, i
+        else:
+            leave = min(leave, gap / speed)
+    if face < 0 or enter >= leave:
+        return _FAR, 0.0, 0.0, 1.0
+    return enter, _PLANES[face, 0], _PLANES[face, 1], _PLANES[face, 2]
+
+
+@njit(cache=True, nogil=True)
+def _torus(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, tube: float) -> Hit:
+    enter, leave = _NEAR, _FAR
+    reach = 1.0 + tube
+    for o, d, half in ((ox, dx, reach), (oy, dy, reach), (oz, dz, tube)):
+        if abs(d) < 1e-12:
+            if abs(o) > half:
+                return _FAR, 0.0, 0.0, 1.0
+        else:
+            t0, t1 = (-half - o) / d, (half - o) / d
+            enter, leave = max(enter, min(t0, t1)), min(leave, max(t0, t1))
+    per_unit = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
+    t = enter
+    for _ in range(_TORUS_STEPS):
+        if t > leave:
+            break
+        x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
+        rho = max(math.sqrt(x * x + y * y), 1e-9)
+        gap = math.sqrt((rho - 1.0) ** 2 + z * z) - tube
+        if gap < _TORUS_TOLERANCE:
+            pull = 1.0 - 1.0 / rho
+            return t, x * pull, y * pull, z
+        t += gap * per_unit
+    return _FAR, 0.0, 0.0, 1.0
+
+
+@njit(cache=True, nogil=True)
+def intersect(
+    shape: int, param: float, open_top: bool, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float
+) -> Hit:
+    """First hit of a local ray with a canonical primitive: (t, nx, ny, nz), t = 1e30 on a miss; n is not unit."""
+    if shape == ELLIPSOID:
+        return _ellipsoid(ox, oy, oz, dx, dy, dz)
+    if shape == FRUSTUM:
+        return _frustum(ox, oy, oz, dx, dy, dz, param, open_top)
+    if shape == BOX:
+        return _convex(0, 6, ox, oy, oz, dx, dy, dz)
+    if shape == PYRAMID:
+        return _convex(6, 11, ox, oy, oz, dx, dy, dz)
+    if shape == PRISM:
+        return _convex(11, 16, ox, oy, oz, dx, dy, dz)
+    return _torus(ox, oy, oz, dx, dy, dz, param)
 
 
 @njit(cache=True, nogil=True)
@@ -29,7 +220,7 @@ def _rectangle(
     """Sample bounds (x0, x1, y0, y1; ends excluded) of a primitive's bounding box on a screen of height x width."""
     half_xy = 1.0 + param if shape == TORUS else (max(1.0, param) if shape == FRUSTUM else 1.0)
     half_z = param if shape == TORUS else 1.0
-    x0, x1, y0, y1 = FAR, -FAR, FAR, -FAR
+    x0, x1, y0, y1 = _FAR, -_FAR, _FAR, -_FAR
     for corner in range(8):
         lx = half_xy if corner & 1 else -half_xy
         ly = half_xy if corner & 2 else -half_xy
@@ -70,7 +261,7 @@ def _trace_view(
                 dy = M[1, 0] * u + M[1, 1] * v + M[1, 2]
                 dz = M[2, 0] * u + M[2, 1] * v + M[2, 2]
                 t, nx, ny, nz = intersect(shape, param, open_top, M[0, 3], M[1, 3], M[2, 3], dx, dy, dz)
-                if t <= NEAR or t >= depth[row, col]:
+                if t <= _NEAR or t >= depth[row, col]:
                     continue
                 side = -1.0 if nx * dx + ny * dy + nz * dz > 0.0 else 1.0
                 wx = W[0, 0] * nx + W[1, 0] * ny + W[2, 0] * nz
@@ -98,7 +289,7 @@ def trace(
         index: which primitive [H,W], -1 on a miss.
         normal: unit, world, towards the camera [H,W,3]; 0 on a miss.
     """
-    depth = np.full((height, width), FAR)
+    depth = np.full((height, width), _FAR)
     index = np.full((height, width), -1, dtype=np.int64)
     normal = np.zeros((height, width, 3))
     _trace_view(scene, c2w, K, depth, index, normal)
@@ -106,68 +297,29 @@ def trace(
 
 
 @njit(cache=True, nogil=True)
-def _openness(p: int, point: np.ndarray, normal: np.ndarray, scene: Scene) -> float:
-    """The share of the light that the primitives other than p leave to a point, each taken as an ellipsoid.
-
-    An ellipsoid is seen at the cosine of the angle between the normal and its centre, and fills 1 / d^2 of the sky,
-    where d is the distance in its own radii, at least 1.
-    """
-    share = 1.0
-    for q in range(len(scene.to_world)):
-        if q == p:
-            continue
-        length, facing, gap = 0.0, 0.0, 0.0
-        for i in range(3):
-            towards = scene.to_world[q, i, 3] - point[i]
-            length += towards * towards
-            facing += towards * normal[i]
-            local = scene.to_local[q, i, 3]
-            for j in range(3):
-                local += scene.to_local[q, i, j] * point[j]
-            gap += local * local
-        if facing > 0.0:
-            share *= 1.0 - _OCCLUSION * facing / math.sqrt(length) / max(1.0, gap)
-    return share
-
-
-@njit(cache=True, nogil=True)
 def _resolve(
-    samples: tuple[np.ndarray, np.ndarray, np.ndarray], scene: Scene, c2w: np.ndarray, K: np.ndarray, factor: int,
+    samples: tuple[np.ndarray, np.ndarray, np.ndarray], colours: np.ndarray, factor: int,
     image: np.ndarray, alpha: np.ndarray, mean_depth: np.ndarray,
 ) -> None:  # fmt: skip
     depth, index, normal = samples
     share = 1.0 / (factor * factor)
-    point, ray = np.zeros(3), np.ones(3)
     for row in range(depth.shape[0]):
-        ray[1] = (row + 0.5 - K[1, 2]) / K[1, 1]
         for col in range(depth.shape[1]):
             p = index[row, col]
             if p < 0:
                 continue
-            ray[0] = (col + 0.5 - K[0, 2]) / K[0, 0]
-            for i in range(3):
-                point[i] = c2w[i, 3]
-                for j in range(3):
-                    point[i] += c2w[i, j] * ray[j] * depth[row, col]
             y, x = row // factor, col // factor
-            light = _light(normal[row, col]) * _openness(p, point, normal[row, col], scene)
-            second = second_share(scene.pattern[p], scene.frame[p], point[0], point[1], point[2])
+            nx, ny, nz = normal[row, col, 0], normal[row, col, 1], normal[row, col, 2]
+            sun = 0.5 + 0.5 * (nx * _LIGHT[0] + ny * _LIGHT[1] + nz * _LIGHT[2])
+            light = _AMBIENT + _SKY * (0.5 + 0.5 * nz) + _SUN * sun * sun
             alpha[y, x] += share
             mean_depth[y, x] += share * depth[row, col]
             for c in range(3):
-                colour = (1.0 - second) * scene.colour[p, 0, c] + second * scene.colour[p, 1, c]
-                image[c, y, x] += share * min(1.0, colour * light)
+                image[c, y, x] += share * min(1.0, colours[p, c] * light)
     for y in range(alpha.shape[0]):
         for x in range(alpha.shape[1]):
             if alpha[y, x] > 0.0:
                 mean_depth[y, x] /= alpha[y, x]
-
-
-@njit(cache=True, nogil=True)
-def _light(n: np.ndarray) -> float:
-    """The light that a surface of a unit normal gets: ambient, from the sky, and from the sun."""
-    sun = 0.5 + 0.5 * (n[0] * _LIGHT[0] + n[1] * _LIGHT[1] + n[2] * _LIGHT[2])
-    return _AMBIENT + _SKY * (0.5 + 0.5 * n[2]) + _SUN * sun * sun
 
 
 def shade(
@@ -194,5 +346,5 @@ def shade(
     fine = K * np.array([[supersample], [supersample], [1.0]])
     for b in range(len(c2w)):
         samples = trace(scene, c2w[b], fine[b], height * supersample, width * supersample)
-        _resolve(samples, scene, c2w[b], fine[b], supersample, image[b], alpha[b], depth[b])
+        _resolve(samples, scene.colour, supersample, image[b], alpha[b], depth[b])
     return image, alpha, depth

@@ -124,7 +124,7 @@ def test_memory_that_runs_out() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_devices_memory_that_runs_out() -> None:
     with pytest.raises(RuntimeError) as full:
         torch.empty(10**14, device="cuda")

@@ -13,8 +13,8 @@ from asdkit import Cameras, Canvas, Distillation, Rendering, ToyboxJudge
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Batch, Views, ring
 from asdkit.run.judge import Judge
-from asdkit.toybox import captions, world
 from asdkit.toybox import judge as judging
+from asdkit.toybox import world
 from asdkit.toybox.judge import azimuths_right, silhouette_iou
 
 
@@ -27,7 +27,7 @@ class Truthful:
 
     def show(self, views: Views) -> Render:
         turned = ring(len(views), 20.0, 3.4, size=views.width, offset_deg=self.turned) if self.turned else views
-        image, *rest = world.render(captions.parse(self.prompt), turned, (0.85,) * 3)
+        image, *rest = world.render(world.parse(self.prompt), turned, (0.85,) * 3)
         return Render(image + self.error * torch.where(image < 0.5, 1, -1), *rest)
 
 
@@ -73,20 +73,6 @@ def test_every_validation_is_judged_by_its_own_pictures() -> None:
         assert judge.results == {"brightness": level}
 
 
-def test_a_textured_thing_is_compared_with_its_instances() -> None:
-    """Views of one instance have the truth's sharpness, spectrum and colours; flat ones of the right shape have not."""
-    cameras = Cameras(size=64)
-    true = measure(Truthful("a red striped mug"), cameras)
-    assert set(true) == {"iou", "sharpness", "true_sharpness", "spectrum", "palette"} and true["iou"] == 1
-    flat = Truthful("a pink mug")
-    flat.prompt = "a red striped mug"
-    flat.show = lambda views: Render(*world.render(captions.parse("a pink mug"), views, (0.85,) * 3))
-    smooth = measure(flat, cameras)
-    assert true["sharpness"] == pytest.approx(true["true_sharpness"], rel=0.15)
-    assert smooth["sharpness"] < 0.75 * smooth["true_sharpness"] and smooth["iou"] == 1
-    assert smooth["spectrum"] > 2 * true["spectrum"] and smooth["palette"] > 2 * true["palette"]
-
-
 def test_precision_is_measured_where_there_is_a_clip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A stand-in that prefers the true prompt for half of the pictures."""
 
@@ -96,7 +82,7 @@ def test_precision_is_measured_where_there_is_a_clip(monkeypatch: pytest.MonkeyP
 
         def logits(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
             assert len(prompts) == len(set(prompts)) == 200 and prompts[0] == "a yellow duck"
-            assert images.shape[-1] == 128
+            assert images.shape[-1] == 64
             scores = torch.zeros(len(images), 200)
             scores[::2, 0] = 1
             scores[1::2, 7] = 1

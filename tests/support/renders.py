@@ -21,7 +21,7 @@ def prior_of_renders(captions: Sequence[str], views: int = 24, size: int = 32, n
     """
     prior, cameras = FiniteSetPrior(nearest), ring(views, size=size)
     for caption in captions:
-        thing = captions.parse(caption)
+        thing = world.parse(caption)
         if thing is None:
             raise ValueError(f"{caption!r} is no thing of the toybox.")
         prior.add(caption, world.render(thing, cameras).image, cameras)

@@ -13,7 +13,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--only-known-skips", action="store_true", help="fail on a skip that tests/skips.txt doesn't name")
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # the outermost, so that its line is the last one printed
 def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     """Compare the reasons of all skips, of xdist's workers too, with those that are known."""
     yield

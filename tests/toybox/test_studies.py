@@ -19,7 +19,7 @@ from asdkit.formats.pictures import read_picture, save_grid
 from asdkit.generators.base import Render
 from asdkit.lab import finite_set_eps
 from asdkit.run.export import Choices
-from asdkit.toybox import captions, catalogue, image_judge
+from asdkit.toybox import image_judge, world
 from asdkit.toybox import judge as judging
 from asdkit.toybox.clip import TinyCLIP, similarity
 from asdkit.toybox.image_judge import Truths, figures, sharpness, truths
@@ -38,7 +38,7 @@ def on(bank: Truths, index: int, colour: tuple[float, float, float]) -> Tensor:
 
 def test_the_truths_are_of_the_view_that_the_prompt_names() -> None:
     front, back = truths("a yellow duck, front view"), truths("a yellow duck, back view")
-    beak = torch.tensor(catalogue.COLOURS["orange"])[:, None, None]
+    beak = torch.tensor(world.COLOURS["orange"])[:, None, None]
     orange = [((bank.on_black - beak).abs().amax(1) < 0.15).float().mean() for bank in (front, back)]
     assert orange[0] > 5 * orange[1]
     assert len(truths("a yellow duck").alpha) == len(front.alpha) == image_judge.TRUTHS
@@ -187,10 +187,10 @@ def test_what_the_studies_make_is_of_the_world() -> None:
     """All subjects have a truth, ten of them in 3D, most with a front; the edits cover Figure 9."""
     edits = [Subject(**edit) for edit in STUDIES["edits"].edits]
     prompts = [prompt for declared in STUDIES.values() for prompt in declared.prompts]
-    assert all(map(captions.parse, [*prompts, *(words for edit in edits for words in (edit.source, edit.prompt))]))
+    assert all(map(world.parse, [*prompts, *(words for edit in edits for words in (edit.source, edit.prompt))]))
     assert {edit.situation for edit in edits} >= {"simplify", "refine", "replace"}
     ten = STUDIES["benchmark"].prompts
-    assert len(ten) == 10 and sum(captions.parse(prompt).has_front for prompt in ten) >= 6
+    assert len(ten) == 10 and sum(world.parse(prompt).has_front for prompt in ten) >= 6
 
 
 def test_every_figure_that_a_study_names_is_known() -> None:

@@ -1,7 +1,6 @@
 """The toybox's own training: small runs end to end, the folder's layout, and the loss."""
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,11 @@ from support.tiny import loaded
 from torch import Tensor
 
 from asdkit import ToyboxData, TrainCLIP, TrainUNet, TrainVAE
-from asdkit.rendering.cameras import Views, orbit
 from asdkit.scores.conditions import NULL, Condition
-from asdkit.toybox import captions, catalogue, world
+from asdkit.toybox import world
 from asdkit.toybox.clip import TinyCLIP, candidate_prompts
 from asdkit.toybox.tokenizer import build_tokenizer
-from asdkit.toybox.training import renders
-from asdkit.toybox.training.renders import Batches, Examples, Shards
-from asdkit.toybox.training.vae import detail
+from asdkit.toybox.training.renders import Renders, encode_cache, render_cache
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +24,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def data(cache: Path, weights: Path | None = None) -> ToyboxData:
-    return ToyboxData(cache=str(cache), count=24, held_out=8, batch_size=8, vae=str(weights / "vae") if weights else "")
+def data(cache: Path) -> ToyboxData:
+    return ToyboxData(cache=str(cache), count=24, held_out=8, batch_size=8)
 
 
 def trainer(folder: Path, steps: int, every: int = 100) -> pl.Trainer:
@@ -43,79 +39,33 @@ def weights(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder and a CLIP, trained for a few steps by the very modules that made the shipped ones."""
     folder = tmp_path_factory.mktemp("weights")
     trainer(folder / "a", 2).fit(TrainVAE(output=str(folder), width=8, latent_channels=4), data(cache))
-    trainer(folder / "b", 2).fit(TrainUNet(str(folder), channels=(16, 32), text_width=32), data(cache, folder))
-    trainer(folder / "c", 2).fit(TrainCLIP(output=str(folder), width=32, layers=1, patch=32), data(cache))
+    trainer(folder / "b", 2).fit(TrainUNet(str(folder), channels=(16, 32), text_width=32), data(cache))
+    trainer(folder / "c", 2).fit(TrainCLIP(output=str(folder), width=32, layers=1, patch=16), data(cache))
     return folder
 
 
-def test_batches_are_drawn_statelessly_and_labels_belong_to_pictures(cache: Path) -> None:
-    shards = Shards(cache, 24, 0)
-    batch = Batches(shards, 8, seed=3).batch(5)
-    resumed = next(iter(Batches(Shards(cache, 24, 0), 8, seed=3, first=5)))
-    assert torch.equal(batch.x0, resumed.x0) and batch.x0.shape == (8, 3, 128, 128)
+def test_the_cache_is_drawn_statelessly_and_labels_belong_to_pictures(cache: Path) -> None:
+    folder = render_cache(cache, 24, 0)
+    renders = Renders(folder, 8, seed=3)
+    again = Renders(folder, 8, seed=3, first=5)
+    batch, resumed = renders.batch(5), next(iter(again))
+    assert torch.equal(batch.images, resumed.images)
     assert batch.captions == resumed.captions
-    assert Batches(shards, 8, seed=3).batch(6).captions != batch.captions
-    for i, prompt in enumerate(batch.prompts):
-        thing = captions.parse(prompt)
-        assert thing is not None and not catalogue.is_held_out(thing)
-        assert captions.parse(batch.captions[i]) == thing
-    single = Shards(cache, 24, 0).take(torch.tensor([7]), torch.Generator())
-    thing = captions.parse(single.prompts[0])
-    plain = world.render(thing, at(single.views), supersample=2)
-    inside = plain.alpha[0, 0] > 0.99
-    assert (single.x0[0][:, inside] - plain.image[0][:, inside]).abs().mean() < (0.02 if not thing.material else 0.4)
-
-
-def at(views: Views) -> Views:
-    """The training camera of a place."""
-    return orbit(views.azimuth, views.elevation, views.distance, math.radians(40.0), 128, 128)
-
-
-def test_more_shards_join_as_training_goes_on(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After k batches of 8 the draws reach 8 k / reuse examples beyond the first ones, and never the whole at once."""
-    monkeypatch.setattr(renders, "SHARD", 4)
-    monkeypatch.setattr(renders, "_FIRST", 1)
-    reached = []
-
-    class Numbers(Shards):
-        def take(self, index: torch.Tensor, generator: torch.Generator) -> Examples:
-            reached.append(int(index.max()) + 1)
-            return super().take(index[:1], generator)
-
-    batches = Batches(Numbers(cache, 24, 0), 8, reuse=2.0)
-    for step in range(8):
-        batches.batch(step)
-    assert all(seen <= min(24, 4 * (1 + 4 * step // 4)) for step, seen in enumerate(reached)) and max(reached) > 20
+    assert renders.batch(6).captions != batch.captions
+    kind = renders.labels["things"][int(batch.index[0])][0]
+    assert world.parse(batch.prompts[0]).kind == kind
+    for prompt in batch.prompts:
+        assert not world.is_held_out(world.parse(prompt))
 
 
 def test_held_out_renders_are_of_held_out_things(cache: Path) -> None:
-    (batch,) = data(cache).val_dataloader()
-    assert all(catalogue.is_held_out(captions.parse(prompt)) for prompt in batch.prompts)
-
-
-def test_latents_are_the_encoded_pictures(cache: Path, weights: Path) -> None:
-    from diffusers import AutoencoderTiny
-
-    generator = torch.Generator().manual_seed(0)
-    pictures = Shards(cache, 24, 0).take(torch.arange(8), generator).x0
-    latents = Shards(cache, 24, 0, vae=weights / "vae").take(torch.arange(8), generator).x0
-    vae = AutoencoderTiny.from_pretrained(weights / "vae")
-    with torch.no_grad():
-        expected = vae.encode(pictures * 2 - 1).latents * vae.config.scaling_factor
-    assert latents.shape == (8, 4, 16, 16) and torch.allclose(latents, expected, atol=5e-3)
-
-
-def test_detail_is_that_of_a_checkerboard_and_none_of_a_slope() -> None:
-    """A pixel of a checkerboard of +-a differs by 2a from the mean of its neighbours; one of a slope by nothing."""
-    place = torch.arange(32.0)
-    checkerboard = 0.1 * (-1) ** (place[:, None] + place).expand(2, 3, 32, 32)
-    assert detail(checkerboard).isclose(torch.tensor(0.04 + 1e-5).sqrt()).all()
-    assert detail((place / 32).expand(2, 3, 32, 32)).isclose(torch.tensor(1e-5).sqrt(), rtol=1e-3).all()
+    renders = Renders(render_cache(cache, 8, 0, held_out=True), 8)
+    assert all(world.is_held_out(world.parse(prompt)) for prompt in renders.batch(0).prompts)
 
 
 def test_every_word_of_the_world_is_one_token() -> None:
     tokenizer = build_tokenizer()
-    assert [word for word in captions.vocabulary() if len(tokenizer.tokenize(word)) != 1] == []
+    assert [word for word in world.vocabulary() if len(tokenizer.tokenize(word)) != 1] == []
     assert len(tokenizer.tokenize("zebra")) > 1
 
 
@@ -134,7 +84,7 @@ def test_a_plain_stable_diffusion_pipeline_loads_it_and_agrees(weights: Path) ->
 
     pipeline = StableDiffusionPipeline.from_pretrained(weights, local_files_only=True, safety_checker=None)
     prior = loaded(weights)
-    x_t = torch.randn(2, *prior.latent_shape(128, 128))
+    x_t = torch.randn(2, *prior.latent_shape(64, 64))
     x = prior.draw(
         torch.zeros_like(x_t), torch.tensor([400, 400]), x_t / prior.schedule.sigma(torch.tensor([400, 400]))
     )
@@ -149,7 +99,7 @@ def test_a_plain_stable_diffusion_pipeline_loads_it_and_agrees(weights: Path) ->
 
 def test_the_tiny_clip_ranks_prompts(weights: Path) -> None:
     clip = TinyCLIP(weights / "clip")
-    logits = clip.logits(torch.rand(2, 3, 128, 128), ["a red car", "a yellow duck", "a blue chair"])
+    logits = clip.logits(torch.rand(2, 3, 64, 64), ["a red car", "a yellow duck", "a blue chair"])
     assert logits.shape == (2, 3)
     assert len(set(candidate_prompts(200))) == 200
 
@@ -159,17 +109,18 @@ def test_resuming_the_unet_is_exact(cache: Path, weights: Path, tmp_path: Path) 
         return TrainUNet(str(weights), channels=(16, 32), text_width=32)
 
     whole, half = module(), module()
-    trainer(tmp_path / "whole", 4, every=2).fit(whole, data(cache, weights))
+    trainer(tmp_path / "whole", 4, every=2).fit(whole, data(cache))
     checkpoint = next((tmp_path / "whole").glob("step=2*.ckpt"))
-    trainer(tmp_path / "half", 4).fit(half, data(cache, weights), ckpt_path=checkpoint)
+    trainer(tmp_path / "half", 4).fit(half, data(cache), ckpt_path=checkpoint)
     for (name, a), b in zip(whole.state_dict().items(), half.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
 
 def test_the_unets_loss_is_the_squared_error_in_v(cache: Path, weights: Path) -> None:
     module = TrainUNet(str(weights), channels=(16, 32), text_width=32)
-    batch = Batches(Shards(cache, 24, 0, vae=weights / "vae"), 8).batch(0)
-    x0 = batch.x0
+    latents = encode_cache(module._vae, render_cache(cache, 24, 0))
+    batch = Renders(render_cache(cache, 24, 0), 8).batch(0)
+    x0 = latents[batch.index].float()
     seen = {}
 
     class Oracle(torch.nn.Module):
@@ -182,7 +133,7 @@ def test_the_unets_loss_is_the_squared_error_in_v(cache: Path, weights: Path) ->
             return alpha * eps - sigma * x0 + 0.5
 
     generator = torch.Generator().manual_seed(0)
-    loss = module._loss(Oracle(), batch, generator)
+    loss = module._loss(Oracle(), batch, latents, generator)
     assert loss.item() == pytest.approx(0.25, rel=1e-3)
     assert torch.equal((seen["t"] * 8 // 1000).sort().values, torch.arange(8))
     without_text = (seen["tokens"][:, 1] == module.net.tokenizer.eos_token_id).float()
@@ -191,7 +142,7 @@ def test_the_unets_loss_is_the_squared_error_in_v(cache: Path, weights: Path) ->
 
 def test_the_averaged_network_sees_its_own_camera(cache: Path, weights: Path) -> None:
     module = TrainUNet(str(weights), channels=(16, 32), text_width=32)
-    batch = Batches(Shards(cache, 24, 0, vae=weights / "vae"), 2).batch(0)
+    batch = Renders(render_cache(cache, 24, 0), 2).batch(0)
     for net in (module.net, module.average.module):
         torch.nn.init.normal_(net.camera.out.weight, generator=torch.Generator().manual_seed(1))
     x_t, t = torch.randn(2, 4, 16, 16), torch.tensor([100, 700])

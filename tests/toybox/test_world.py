@@ -8,13 +8,24 @@ import pytest
 import torch
 
 from asdkit.rendering.cameras import Views, ring
-from asdkit.toybox import primitives
 from asdkit.toybox import raycaster as shapes
-from asdkit.toybox.captions import OVERHEAD, VIEW_WORDS, caption, parse, view_words, vocabulary
-from asdkit.toybox.catalogue import COLOURS, Thing, is_held_out, things
-from asdkit.toybox.materials import MATERIALS
 from asdkit.toybox.objects import KINDS
-from asdkit.toybox.world import render, sample_background, sample_thing, sample_views
+from asdkit.toybox.world import (
+    COLOURS,
+    OVERHEAD,
+    VIEW_WORDS,
+    Thing,
+    caption,
+    is_held_out,
+    parse,
+    render,
+    sample_background,
+    sample_thing,
+    sample_views,
+    things,
+    view_words,
+    vocabulary,
+)
 
 FRONTED = [kind for kind, entry in KINDS.items() if entry.front]
 
@@ -54,10 +65,10 @@ def test_ball_matches_the_closed_form() -> None:
 
 def test_torus_matches_a_dense_march() -> None:
     """A turned, unevenly scaled torus against 4000 tiny steps of its implicit function."""
-    primitive = primitives.place(
-        primitives.TORUS, (1, 0, 0), (0.1, -0.05, 0.08), (0.7, 0.5, 0.6), (50.0, 20.0, 30.0), param=0.35
+    primitive = shapes.place(
+        shapes.TORUS, (1, 0, 0), (0.1, -0.05, 0.08), (0.7, 0.5, 0.6), (50.0, 20.0, 30.0), param=0.35
     )
-    scene = primitives.pack([primitive])
+    scene = shapes.pack([primitive])
     views = ring(1, size=32, offset_deg=20.0)
     depth, index, _ = shapes.trace(scene, *_camera(views), 32, 32)
     origin, rays = _rays(views)
@@ -76,9 +87,9 @@ def test_torus_matches_a_dense_march() -> None:
 @pytest.mark.parametrize("shape", range(6))
 def test_normals_are_the_gradient_of_the_surface(shape: int) -> None:
     """The cross product of neighbouring hit points agrees with the normal on smooth parts."""
-    primitive = primitives.place(shape, (1, 0, 0), (0.05, 0.1, 0.0), (0.5, 0.35, 0.6), (20.0, 30.0, 50.0), param=0.4)
+    primitive = shapes.place(shape, (1, 0, 0), (0.05, 0.1, 0.0), (0.5, 0.35, 0.6), (20.0, 30.0, 50.0), param=0.4)
     views = ring(1, elevation_deg=30.0, size=256, offset_deg=25.0)
-    depth, index, normal = shapes.trace(primitives.pack([primitive]), *_camera(views), 256, 256)
+    depth, index, normal = shapes.trace(shapes.pack([primitive]), *_camera(views), 256, 256)
     origin, rays = _rays(views)
     points = origin + rays * depth[..., None]
     geometric = np.cross(points[1:, :-1] - points[:-1, :-1], points[:-1, 1:] - points[:-1, :-1])
@@ -97,7 +108,7 @@ def test_front_and_back_differ(kind: str) -> None:
     front, back = truth.image[0], truth.image[1].flip(-1)
     inside = (truth.alpha[0] > 0.5) & (truth.alpha[1].flip(-1) > 0.5)
     gain = (front * inside).sum() / (back * inside).sum()
-    assert gain > 1.05
+    assert gain > 1.1
     assert ((front - gain * back) * inside).abs().max(0).values.gt(0.1).sum() > 0.05 * inside.sum()
 
 
@@ -162,9 +173,9 @@ def test_background_alpha_and_depth_agree() -> None:
 
 
 def test_the_world_is_large_enough() -> None:
-    """At least 36 kinds, 20 of them with a front, 7 materials and 10 colours; nothing is listed twice."""
+    """At least 20 kinds, 10 of them with a front, and 10 colours; nothing is listed twice."""
     everything = things()
-    assert len(KINDS) >= 36 and len(MATERIALS) >= 7 and len(FRONTED) >= 20 and len(COLOURS) >= 10
+    assert len(KINDS) >= 20 and len(FRONTED) >= 10 and len(COLOURS) >= 10
     assert len(set(everything)) == len(everything) == len({thing.prompt for thing in everything})
     assert len(things(True)) + len(things(False)) == len(everything)
 
@@ -187,7 +198,7 @@ def test_captions_come_back_through_parse() -> None:
         ("the yellow house with a red roof, back left view", Thing("house", "yellow", "red")),
         ("a green cone on top of a blue cylinder", Thing("cone", "green", "blue", "cylinder")),
         ("a white mushroom with a red cap", Thing("mushroom", "white", "red")),
-        *[(text, None) for text in ("", "a", "a red zebra", "a duck, in Paris", "a red ball on", "a red ball on top")],
+        *[(text, None) for text in ("", "a", "a red dog", "a duck, in Paris", "a red ball on", "a red ball on top")],
         *[
             (text, None)
             for text in ("a cube", "a red duck with a blue roof", "a red car on a blue cube", "red, front view")
@@ -217,13 +228,10 @@ def test_view_words_follow_the_camera() -> None:
 def test_held_out_compositions() -> None:
     """10 to 15 % of the world; each kind and each colour is missing somewhere and yet well represented."""
     assert 0.10 <= len(things(True)) / len(things()) <= 0.15
-    plain = [thing for thing in things(True) if not (thing.base or thing.second or thing.material)]
+    plain = [thing for thing in things(True) if not thing.base and thing.second is None]
     by_kind, by_colour = Counter(t.kind for t in plain), Counter(t.main for t in plain)
     assert set(by_kind) == set(KINDS) and max(by_kind.values()) <= 2
     assert set(by_colour) == set(COLOURS) and max(by_colour.values()) <= len(KINDS) // 4
-    pairs = Counter((t.kind, t.material) for t in things(True) if t.material)
-    assert {kind for kind, _ in pairs} <= set(KINDS) and {material for _, material in pairs} == set(MATERIALS)
-    assert all(sum(kind == k for k, _ in pairs) == 1 for kind in {k for k, _ in pairs})
     stacks = [thing for thing in things() if thing.base]
     assert 0.10 <= sum(map(is_held_out, stacks)) / len(stacks) <= 0.15
     assert not is_held_out(Thing("duck", "yellow"))

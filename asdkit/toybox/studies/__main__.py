@@ -9,13 +9,13 @@ from pathlib import Path
 
 from asdkit.core.errors import MissingExtra
 from asdkit.run.exits import end
-from asdkit.toybox import captions
+from asdkit.toybox import world
 from asdkit.toybox.studies.study import Study, declared, make
 
 
 def toybox_prompt(text: str) -> str:
     """A prompt whose truth is known."""
-    if captions.parse(text) is None:
+    if world.parse(text) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no thing of the toybox, such as 'a yellow duck'")
     return text
 

@@ -11,8 +11,8 @@ from asdkit.formats.names import FORMATS
 from asdkit.formats.pictures import read_picture
 from asdkit.run.export import Choices, export
 from asdkit.run.loading import load
-from asdkit.toybox.measures import psnr
 from asdkit.toybox.studies.truths import Subject, seen
+from asdkit.toybox.training.common import psnr
 
 _EDGE = 2  # pixels
 _FORMATS, _FACES = ("ply", "spz", "glb", "html", "mesh-glb"), 20_000

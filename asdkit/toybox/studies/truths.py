@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.rendering.cameras import orbit, ring
-from asdkit.toybox import captions, image_judge, world
+from asdkit.toybox import image_judge, world
 
 
 class Subject(NamedTuple):
@@ -33,23 +33,23 @@ class Subject(NamedTuple):
         return f"{self.situation}: {self.source} → {self.prompt}" if self.source else self.prompt
 
 
-def views(subject: Subject) -> Float[Tensor, "8 3 H W"]:
+def views(subject: Subject) -> Float[Tensor, "8 3 64 64"]:
     """A ring of true views."""
-    return world.render(captions.parse(subject.prompt), ring(8, 20.0, size=world.SIZE)).image
+    return world.render(world.parse(subject.prompt), ring(8, 20.0, size=64)).image
 
 
-def pictures(subject: Subject) -> Float[Tensor, "4 3 H W"]:
+def pictures(subject: Subject) -> Float[Tensor, "4 3 64 64"]:
     """True pictures of the view that the prompt names."""
     bank = image_judge.truths(subject.prompt)
     return (bank.on_black + (1 - bank.alpha) * world.BACKGROUND[0])[:4]
 
 
-def source(subject: Subject) -> Float[Tensor, "1 3 H W"]:
+def source(subject: Subject) -> Float[Tensor, "1 3 64 64"]:
     """The picture that is edited."""
     return seen(subject.source, subject.azimuth_deg).image
 
 
-def target(subject: Subject) -> Float[Tensor, "1 3 H W"]:
+def target(subject: Subject) -> Float[Tensor, "1 3 64 64"]:
     """What it should become."""
     return seen(subject.prompt, subject.azimuth_deg).image
 
@@ -57,6 +57,4 @@ def target(subject: Subject) -> Float[Tensor, "1 3 H W"]:
 def seen(prompt: str, azimuth_deg: float) -> world.Truth:
     """A thing from this azimuth, 20 degrees above."""
     azimuth, elevation = (torch.tensor([math.radians(degrees)]) for degrees in (azimuth_deg, 20.0))
-    return world.render(
-        captions.parse(prompt), orbit(azimuth, elevation, torch.tensor([3.4]), math.radians(40.0), 64, 64)
-    )
+    return world.render(world.parse(prompt), orbit(azimuth, elevation, torch.tensor([3.4]), math.radians(40.0), 64, 64))

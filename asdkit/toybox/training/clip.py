@@ -14,12 +14,11 @@ from asdkit.toybox.clip import prompt_among
 from asdkit.toybox.tokenizer import MAX_TOKENS, build_tokenizer, save_tokenizer
 from asdkit.toybox.training.common import hold_then_decay, save_half
 from asdkit.toybox.training.renders import Examples
-from asdkit.toybox.world import SIZE
 
 
 @checked
 class TrainCLIP(pl.LightningModule):
-    """A CLIPModel on pictures of 128 pixels and the toybox's captions, trained by the symmetric contrastive loss.
+    """A CLIPModel on pictures of 64 pixels and the toybox's captions, trained by the symmetric contrastive loss.
 
     Args:
         output: folder that receives `clip/` when training ends.
@@ -36,7 +35,7 @@ class TrainCLIP(pl.LightningModule):
         output: str = "toybox-weights",
         width: Count = 128,
         layers: Count = 4,
-        patch: Count = 16,
+        patch: Count = 8,
         learning_rate: LearningRate = 1e-3,
         plain_captions: Share = 0.5,
         seed: int = 1,
@@ -55,7 +54,7 @@ class TrainCLIP(pl.LightningModule):
         }
         text = shape | special
         text |= {"vocab_size": len(self.tokenizer), "max_position_embeddings": MAX_TOKENS, "num_hidden_layers": 2}
-        vision = shape | {"image_size": SIZE, "patch_size": patch, "num_hidden_layers": layers}
+        vision = shape | {"image_size": 64, "patch_size": patch, "num_hidden_layers": layers}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
@@ -70,7 +69,7 @@ class TrainCLIP(pl.LightningModule):
         generator = generator_for(self.hparams.seed, self.global_step, "captions", self.global_rank)
         plain = torch.rand(len(batch.captions), generator=generator) < self.hparams.plain_captions
         captions = [p if bare else c for p, c, bare in zip(batch.prompts, batch.captions, plain.tolist(), strict=True)]
-        logits = self._logits(batch.x0, captions)
+        logits = self._logits(batch.images, captions)
         target = torch.arange(len(logits), device=logits.device)
         loss = (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
         self.log_dict(
@@ -81,7 +80,7 @@ class TrainCLIP(pl.LightningModule):
     def validation_step(self, batch: Examples) -> None:
         """Retrieval of a held-out render's prompt among the 200 of `asdkit.toybox.clip`."""
         hits = []
-        for image, prompt in zip(batch.x0, batch.prompts, strict=True):
+        for image, prompt in zip(batch.images, batch.prompts, strict=True):
             hits.append(float(self._logits(image[None], prompt_among(200, prompt))[0].argmax() == 0))
         self.log("val_retrieval", sum(hits) / len(hits), prog_bar=True, batch_size=len(hits))
 

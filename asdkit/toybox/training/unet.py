@@ -2,25 +2,24 @@
 
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from asdkit.core.bounds import Count, LearningRate, Share, checked
 from asdkit.core.randomness import generator_for
+from asdkit.core.unregistered import keep_unregistered
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.camera_embedding import CameraEmbedding
 from asdkit.scores.schedules import scaled_linear
-from asdkit.toybox import captions
-from asdkit.toybox.training.common import hold_then_decay, read_vae, save_half
-from asdkit.toybox.training.renders import Examples
+from asdkit.toybox import world
+from asdkit.toybox.training.common import hold_then_decay, save_half
+from asdkit.toybox.training.renders import Examples, encode_cache
 
 _BETA_START, _BETA_END = 0.00085, 0.012
 
@@ -52,8 +51,8 @@ class Denoiser(nn.Module):
             down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
             up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in attention[::-1]),
             cross_attention_dim=text_width,
-            attention_head_dim=channels[-1] // 32,  # so diffusers calls the number of heads; each has 32 channels
-            norm_num_groups=4,
+            attention_head_dim=32,
+            norm_num_groups=8,
         )
         config = CLIPTextConfig(
             vocab_size=len(self.tokenizer),
@@ -102,10 +101,12 @@ class TrainUNet(pl.LightningModule):
         ValueError: there is no autoencoder in `weights`, or `start` does not hold such networks.
     """
 
+    _vae: Any  # a frozen AutoencoderTiny
+
     def __init__(
         self,
         weights: str = "toybox-weights",
-        channels: Sequence[Count] = (64, 96, 192),
+        channels: Sequence[Count] = (32, 96, 192),
         text_width: Count = 128,
         learning_rate: LearningRate = 1e-3,
         ema_decay: Share = 0.9995,
@@ -116,34 +117,49 @@ class TrainUNet(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        channels_of_latents = read_vae(Path(weights) / "vae").config.latent_channels
+        from diffusers import AutoencoderTiny
+
+        vae = Path(weights) / "vae"
+        if not (vae / "config.json").is_file():
+            raise ValueError(f"{vae} holds no autoencoder; train it first with recipes/toybox/vae.yaml.")
+        keep_unregistered(self, "_vae", AutoencoderTiny.from_pretrained(vae).requires_grad_(False))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.net = Denoiser(tuple(channels), channels_of_latents, text_width).to(memory_format=torch.channels_last)
+            self.net = Denoiser(tuple(channels), self._vae.config.latent_channels, text_width)
         if start:
             load_pipeline(self.net, Path(start))
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
         self.schedule = scaled_linear(1000, _BETA_START, _BETA_END, "v_prediction")
 
+    def prepare_data(self) -> None:
+        """Encode the renders once, in one process, before the others read them."""
+        for folder in self.trainer.datamodule.folders().values():
+            encode_cache(self._vae, folder)
+
+    def setup(self, stage: str) -> None:
+        folders = self.trainer.datamodule.folders()
+        self._latents = {split: encode_cache(self._vae, folder) for split, folder in folders.items()}
+
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=self.hparams.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, foreach=True
+            self.net.parameters(), lr=self.hparams.learning_rate, betas=(0.9, 0.99), weight_decay=0.01
         )
         return {"optimizer": optimizer, "lr_scheduler": hold_then_decay(optimizer, self.trainer.max_steps)}
 
     def training_step(self, batch: Examples) -> Tensor:
         generator = generator_for(self.hparams.seed, self.global_step, "diffusion", self.global_rank)
-        loss = self._loss(self.net, batch, generator)
+        loss = self._loss(self.net, batch, self._latents["trained"], generator)
         self.log("loss", loss, prog_bar=True, batch_size=len(batch.captions))
         return loss
 
     def validation_step(self, batch: Examples, batch_idx: int) -> None:
         generator = generator_for(self.hparams.seed, batch_idx, "validation")
-        loss = self._loss(self.average.module, batch, generator)
+        loss = self._loss(self.average.module, batch, self._latents["held-out"], generator)
         self.log("val_loss", loss, prog_bar=True, batch_size=len(batch.captions))
 
-    def _loss(self, net: nn.Module, batch: Examples, generator: torch.Generator) -> Tensor:
-        x0, count = batch.x0, len(batch.x0)
+    def _loss(self, net: nn.Module, batch: Examples, latents: Tensor, generator: torch.Generator) -> Tensor:
+        x0 = latents[batch.index.cpu()].float().to(self.device)
+        count = len(x0)
         strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count
         t = (strata * len(self.schedule)).long().to(self.device)
         eps = torch.randn(x0.shape, generator=generator).to(self.device)
@@ -152,9 +168,8 @@ class TrainUNet(pl.LightningModule):
         captions = [c if keep else "" for c, keep in zip(batch.captions, has_text.tolist(), strict=True)]
         tokens = net.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         has_camera = (has_text & (drop_camera >= self.hparams.drop_camera)).float().to(self.device)
-        x_t = self.schedule.add_noise(x0, t, eps).float().contiguous(memory_format=torch.channels_last)
-        with sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else nullcontext():  # few tokens: twice as fast
-            output = net(x_t, t, tokens.to(self.device), batch.views, has_camera)
+        x_t = self.schedule.add_noise(x0, t, eps).float()
+        output = net(x_t, t, tokens.to(self.device), batch.views, has_camera)
         return (output.float() - self.schedule.target(x0, t, eps)).square().mean()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -217,7 +232,7 @@ def save_pipeline(net: Denoiser, folder: Path) -> None:
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_config(folder)  # model_index.json
-    words = captions.vocabulary()
+    words = world.vocabulary()
     related = json.loads((Path(__file__).parents[1] / "related_words.json").read_text())
     facts = {
         "view_words": EIGHT_SECTORS.sectors,
