@@ -1,18 +1,15 @@
 """Surfels: discs against ray casting from the paper's definition, and against gsplat."""
 
 import math
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
-from support.scenes import FACING_X, by_torch_and_gsplat, cameras, composited, gradients, hard_scene, leaves, scene
+from support.scenes import FACING_X, by_torch_and_gsplat, cameras, composited, hard_scene, leaves, scene
 from torch import Tensor
 
-from asdkit.rendering import projection, surfels
-from asdkit.rendering import torch_backend as torch_raster
+from asdkit.rendering import surfels
 from asdkit.rendering.cameras import Views, ring
 from asdkit.rendering.projection import Scene
 from asdkit.rendering.rasterize import rasterize
@@ -221,46 +218,6 @@ def test_discs_at_the_limits_of_the_projection() -> None:
     disc = (torch.tensor([each], dtype=torch.float64) for each in shape)
     raster = rasterize(*disc, views, torch.zeros(1), mode="surfels")
     assert raster.radii.max() == 2**30 and raster.alpha.max() > 0.5
-
-
-@pytest.mark.parametrize("mode", ["surfels", "classic", "antialiased"])
-def test_gsplat_is_called_as_it_wants_to_be(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    """A stand-in that has gsplat's arguments and results, and draws with the torch backend."""
-
-    def draw(
-        projected, footprints, colors, Ks, width, height, near_plane=0.2, packed=True, backgrounds=None, render_mode="D"
-    ):
-        assert colors.shape == (2, 30, 8) and (near_plane, packed, render_mode) == (0.01, False, "RGB")
-        assert (colors[..., 5:] == 0).all() and (backgrounds[..., 4:] == 0).all()  # no power of two: garbage in gsplat
-        image, left = torch_raster.composite(projected, colors, width, height, footprints)
-        return image + left * backgrounds[:, None, None], 1 - left
-
-    def rasterization_2dgs(means, quats, scales, opacities, viewmats, Ks, width, height, **options):
-        discs, shift = surfels.project(Scene(means, quats, scales, opacities, viewmats, Ks, width, height))
-        drawn = draw(discs, surfels.footprints, Ks=Ks, width=width, height=height, **options)
-        return *drawn, *[None] * 4, {"gradient_2dgs": shift, "radii": discs.radii, "means2d": discs.means2d}
-
-    def rasterization(means, quats, scales, opacities, viewmats, Ks, width, height, eps2d, rasterize_mode, **options):
-        assert eps2d == 0.3 and rasterize_mode == mode
-        gaussians = Scene(means, quats, scales, opacities, viewmats, Ks, width, height)
-        ellipses = projection.project(gaussians, rasterize_mode == "antialiased")
-        drawn = draw(ellipses, projection.footprints, Ks=Ks, width=width, height=height, **options)
-        return *drawn, {"radii": ellipses.radii, "means2d": ellipses.means2d}
-
-    stand_in = SimpleNamespace(rasterization_2dgs=rasterization_2dgs, rasterization=rasterization)
-    monkeypatch.setitem(sys.modules, "gsplat", stand_in)
-    monkeypatch.delitem(sys.modules, "asdkit.rendering.gsplat_backend", raising=False)
-    monkeypatch.setattr("asdkit.rendering.rasterize._chosen", lambda backend, *_: backend)  # on the CPU
-    views, inputs = cameras(2), scene(30)
-    inputs[4] = torch.rand(30, 4, generator=torch.Generator().manual_seed(1)).double()
-    background = torch.rand(2, 4, generator=torch.Generator().manual_seed(2)).double()
-    results = []
-    for backend in ("torch", "gsplat"):
-        tensors = leaves(inputs)
-        raster = rasterize(*tensors, views, background, backend=backend, mode=mode)
-        results.append([*raster, *gradients(raster, tensors)])
-    for ours, reference in zip(*results, strict=True):
-        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.gpu
