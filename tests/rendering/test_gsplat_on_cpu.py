@@ -52,12 +52,9 @@ def by_gsplat(inputs: list[Tensor], mode: Mode, degree: int) -> Drawn:
 
 
 def assert_same(drawn: Drawn, expected: Drawn) -> None:
-    """The pictures agree, and so do the gradients of all that was given."""
-    for ours, reference, limit in zip(drawn[0], expected[0], (1e-5, 1e-5, 1e-4), strict=False):
-        torch.testing.assert_close(ours, reference, rtol=0, atol=limit)
-    for ours, reference in zip(drawn[1][:6], expected[1][:6], strict=True):
-        assert torch.cosine_similarity(ours.flatten(), reference.flatten(), dim=0) > 0.99999
-        assert abs(ours.norm() / reference.norm() - 1) < 1e-5
+    """The pictures agree, and the gradients of all that was given; in float64, for in float32 a pixel may flip."""
+    for ours, reference in zip((*drawn[0][:3], *drawn[1][:6]), (*expected[0][:3], *expected[1][:6]), strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-7, atol=1e-9)
 
 
 def test_gsplat_draws_what_the_torch_backend_draws(mode: Mode) -> None:
@@ -70,7 +67,7 @@ def test_gsplat_draws_what_the_torch_backend_draws(mode: Mode) -> None:
         assert (ours[0].means2d == 0).all() and moved.any()
         assert ((radii > 0) >= (reference_radii > 0)).all()  # faint discs are not left out
     else:
-        torch.testing.assert_close(moved, reference_moved, rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(moved, reference_moved, rtol=1e-7, atol=1e-9)
         assert (radii >= reference_radii).all()  # gsplat's torch code takes everything for opaque
 
 
