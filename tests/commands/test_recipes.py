@@ -26,7 +26,7 @@ FAMILIES = {
     "toybox/clip": ("--model.width=32", "--model.layers=1", "--model.patch=16", "--model.output=weights", *FEW),
 }
 OWN = {
-    "image2d/steps50": ("--model.discriminator.steps=3",),
+    "image2d/vsd50": ("--model.discriminator.steps=3",),
     "gs3d/coarse_to_fine": ("--data.size={class_path: Ramp, init_args: {start: 8, end: 16, steps: 2}}",),
 }
 

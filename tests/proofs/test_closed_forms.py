@@ -1,7 +1,8 @@
 """Properties of score distillation that have closed forms, numbered as in the project's notes on its mathematics.
 
-1 to 10, 21 and 22 are in test_fixed_points.py. Where nothing else is said the target is N(1, 0.5^2), the null
-condition N(0, 0.5^2), and the generator a + b z; the points (z, eps) = (+-1, +-1) give exact first and second moments.
+0 is Eq. 5; 1 to 10, 21 and 22 are in test_fixed_points.py. Where nothing else is said the target is N(1, 0.5^2), the
+null condition N(0, 0.5^2), and the generator a + b z; the points (z, eps) = (+-1, +-1) give exact first and second
+moments.
 """
 
 import math
@@ -61,6 +62,23 @@ def test_11_eq9_is_eq10_at_gamma_eff(gamma: float, eta: float) -> None:
     real = gradients(MU, SPREAD, lambda e, y, x_t: real_loss(e, eps, y, eta)[0])
     eq10 = gradients(fake_mean, fake_spread, lambda e, y, x_t: discriminator_loss(e, eps, y, effective(x_t)))
     assert [a + b for a, b in zip(fake, real, strict=True)] == pytest.approx(eq10, rel=1e-4, abs=1e-5)
+
+
+def test_0_the_discriminator_of_eq5(prior: GaussianPrior) -> None:
+    """D's gradient by autograd of exact densities, phi being z: -D with lambda pulls by Eq. 7's residual over sigma."""
+    scale, x = 3.0, draw(prior, 0.2, 0.3)
+    x_t, deviation = x.x_t.clone().requires_grad_(), ((x.alpha * SPREAD) ** 2 + x.sigma**2).sqrt()
+
+    def likelihood(mean: float) -> Tensor:
+        """log p(prompt given x_t), but for a constant, by Bayes."""
+        given, marginal = (torch.distributions.Normal(x.alpha * center, deviation) for center in (mean, 0.0))
+        return given.log_prob(x_t) - marginal.log_prob(x_t)
+
+    y, phi = likelihood(MU), likelihood(-0.5)
+    (surrogate,) = torch.autograd.grad((phi - scale * y).sum(), x_t, retain_graph=True)
+    (slope,) = torch.autograd.grad((y - phi).sum(), x_t)
+    assert close((CFG("y", scale) - Prompt("z"))(x), x.sigma * surrogate)
+    assert close((Prompt("z") - Prompt("y"))(x), x.sigma * slope)  # Eq. 8's penalty is tau times the slope's square
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.25, 0.5])
