@@ -1,225 +1,28 @@
-"""`asdkit bench`: what a step of a recipe costs, by its spans, and what sharing and Lightning change about it."""
+"""`asdkit bench`: what a step of a recipe costs."""
 
-import json
-import math
-import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import SimpleNamespace
-from typing import Any, cast
-from unittest.mock import patch
+from argparse import Namespace
 
-import pytorch_lightning as pl
-import torch
-from pytorch_lightning.cli import LightningCLI
-from torch import Tensor
-
-from asdkit.commands.bench_report import (
-    environment,
-    forget_peak,
-    matmul_peak,
-    now,
-    peak_memory,
-    resident,
-    spread,
-    table,
-)
-from asdkit.commands.bench_spans import OTHER, operations_by_span, seconds_by_span
-from asdkit.commands.fit import CLI
-from asdkit.distillation import Distillation
-from asdkit.run.guard import Guard
-from asdkit.run.metrics_csv import MetricsCSV
-from asdkit.run.process import exit_code_of
-from asdkit.run.signals import Signals
-
-NEVER = 10**12  # steps from one that is logged to the next
-PROFILED = 10  # steps at most under the profiler, which remembers every operation
+from asdkit.commands.arguments import Arguments, expand, trusted, trusted_packages
+from asdkit.core.errors import UsageError
 
 
-def run_bench_command(arguments: list[str], steps: int, as_json: bool) -> int:
-    """Time so many steps of each kind and print facts or a table; options are `fit`'s, returns the exit code."""
-
-    def act(signals: Signals) -> None:
-        with redirect_stdout(sys.stderr), TemporaryDirectory() as folder:
-            facts = BenchCLI(arguments, steps, Path(folder), signals).bench.facts
-        print(json.dumps(facts, indent=2) if as_json else table(facts))
-
-    return exit_code_of(act)
+def add_arguments(parser: Arguments) -> None:
+    """Add the options of the command; the others are those of `asdkit fit`."""
+    parser.description, parser.passes_on = "Time the parts of a recipe's step.", True
+    parser.usage = "asdkit bench --config RECIPE [--prior random:sd21] [--steps N] [--json] [--key value ...]"
+    parser.add_argument("--steps", type=int, default=50, metavar="N", help="to time of each kind (default: 50)")
+    parser.add_argument("--json", action="store_true", help="print all facts as JSON, and nothing else")
 
 
-class BenchCLI(CLI):
-    """`fit`, but only for as many steps as are measured; what it writes goes to a folder that is not kept."""
+def run(options: Namespace) -> int:
+    """Time the steps of a recipe; returns the exit code."""
+    packages, of_fit = trusted_packages(options.of_fit)
+    expanded, folder = expand("bench", of_fit)
+    if options.steps < 1:
+        raise UsageError(f"bench needs at least one step; got --steps {options.steps}.")
+    if folder is not None:
+        raise UsageError(f"bench times recipes, not runs; name one with --config {folder / 'config.yaml'}.")
+    with trusted(packages):
+        from asdkit.commands.bench_steps import time_steps
 
-    def __init__(self, arguments: list[str], steps: int, folder: Path, signals: Signals) -> None:
-        self.steps, self.folder = steps, folder
-        super().__init__(["fit", *arguments], None, signals)
-
-    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        return LightningCLI.instantiate_trainer(self)
-
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[pl.Callback]) -> pl.Trainer:
-        """The recipe's trainer without all that writes or looks."""
-        self.bench = Bench(self.config.fit.run.recipe, self.steps, config["log_every_n_steps"])
-        changes = {"logger": MetricsCSV(self.folder), "callbacks": [Guard(self._signals), self.bench], "devices": 1}
-        changes |= {"max_steps": self.bench.total, "limit_val_batches": 0, "default_root_dir": str(self.folder)}
-        return pl.Trainer(**config | changes | {"enable_checkpointing": False, "enable_progress_bar": False})
-
-
-class Bench(pl.Callback):
-    """Times blocks of steps, in turn: Lightning's fast ones, fast ones without Lightning, Lightning's as in the paper.
-
-    The three kinds of a round stand side by side in time, so that what else the machine does falls on all of them, and
-    ratios are taken within rounds. The first round is a warm-up. Spans are read at the end, in further steps.
-
-    A block is as long as the trainer's logging interval `every`, so that each logs once.
-    """
-
-    def __init__(self, recipe: str, steps: int, every: int) -> None:
-        self.recipe, self.steps, self.block = recipe, steps, min(steps, every)
-        self.total = 2 * self.block * (math.ceil(steps / self.block) + 1)
-        self.times: dict[str, list[float]] = defaultdict(list)
-        self.memory: dict[str, int | None] = {}
-        self.facts: dict[str, Any] = {}
-        self._faithful = ExitStack()
-
-    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        self._resident = resident("VmRSS")
-        self._open(module)
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        blocks, within = divmod(batch_idx + 1, self.block)
-        if within:
-            return
-        if blocks % 2:
-            self._close("fast", module)
-            loop = BareLoop(module)
-            self._open(module)
-            loop.run(self.block)
-            self._close("bare", module)
-            self._faithful.enter_context(network_calls(module, faithful=True))
-        else:
-            self._close("faithful", module)
-            self._faithful.close()
-        self._open(module)
-
-    def _open(self, module: Distillation) -> None:
-        forget_peak(module.device)
-        self._start = now(module.device)
-
-    def _close(self, kind: str, module: Distillation) -> None:
-        self.times[kind].append((now(module.device) - self._start) / self.block)
-        self.memory[kind] = peak_memory(module.device, self._resident)
-
-    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
-        fast, bare, faithful = (self.times[kind][1:] for kind in ("fast", "bare", "faithful"))
-        modes = {}
-        for kind, times in {"fast": fast, "faithful": faithful}.items():
-            with network_calls(module, kind == "faithful") as calls:
-                BareLoop(module, NEVER).run()
-            evaluations = sum(call["predictions"] for call in calls)
-            memory = self.memory[kind]
-            modes[kind] = {"seconds": spread(times), "memory": memory, "evaluations": evaluations, "calls": calls}
-        dtype = next((p.dtype for p in module.prior.parameters()), torch.float32)  # what the frozen network computes in
-        peak = matmul_peak(module.device, dtype)
-        self.facts = {
-            "recipe": self.recipe,
-            **environment(module),
-            "x0": next((call["x0"] for call in modes["fast"]["calls"]), []),
-            "steps": self.steps,
-            "peak": {"flop_per_second": peak, "dtype": str(dtype).removeprefix("torch.")},
-            "sections": sections(module, self.steps, spread(bare)["median"], peak),
-            "modes": modes,
-            "bare_seconds": spread(bare),
-            "fast_to_faithful": spread([a / b for a, b in zip(fast, faithful, strict=True)]),
-            "lightning_to_bare": spread([a / b for a, b in zip(fast, bare, strict=True)]),
-            "lightning_seconds": spread([a - b for a, b in zip(fast, bare, strict=True)]),
-        }
-
-
-def sections(module: Distillation, steps: int, whole: float, peak: float) -> list[dict[str, Any]]:
-    """Seconds and operations of a step by its spans, from at most `PROFILED` steps.
-
-    The profiler takes time itself. On a CPU the profiled seconds are scaled to add up to `whole`, those of a step
-    without it; a GPU's own seconds stand as they are, and what is left of `whole` is other. `peak` is in operations
-    per second.
-    """
-    loop = BareLoop(module, NEVER)
-    taken = seconds_by_span(loop.run, min(steps, PROFILED))
-    flop = operations_by_span(loop.run)
-    if module.device.type == "cuda":
-        taken = [step | {OTHER: max(0.0, whole - sum(step.values()) + step[OTHER])} for step in taken]
-    else:
-        scale = whole / spread([sum(step.values()) for step in taken])["median"]
-        taken = [{name: scale * seconds for name, seconds in step.items()} for step in taken]
-    rows = []
-    for name in sorted(dict.fromkeys(name for step in taken for name in step), key=lambda name: name == OTHER):
-        seconds, work = spread([step.get(name, 0.0) for step in taken]), flop[name] or None
-        shares = {"share_of_step": seconds["median"] / whole, "share_of_peak": work and work / seconds["median"] / peak}
-        rows.append({"name": name, "seconds": seconds, "flop": work, **shares})
-    return rows
-
-
-class BareLoop:
-    """Steps of a module whose trainer has started, in a loop without Lightning: plain optimisers and backward passes.
-
-    They go on from the trainer's present step, and it does not count them; `every` so many log, to nowhere.
-    """
-
-    def __init__(self, module: Distillation, every: int | None = None) -> None:
-        self.module = module
-        self.trainer = cast(Any, module.trainer)
-        self.batches = iter(self.trainer.datamodule.train_dataloader())
-        same = {name: getattr(self.trainer, name) for name in ("global_step", "strategy", "optimizers")}
-        every = every or self.trainer.log_every_n_steps
-        self.stand_in: Any = SimpleNamespace(global_rank=0, world_size=1, log_every_n_steps=every, **same)
-
-    def run(self, count: int = 1) -> None:
-        """Take so many steps."""
-        module, stand_in = self.module, self.stand_in
-        without_lightning: dict[str, Any] = {
-            "optimizers": lambda **_: stand_in.optimizers,
-            "manual_backward": lambda loss: loss.backward(),
-            "log_dict": lambda *_, **__: None,
-        }
-        module.trainer = stand_in
-        try:
-            with patch.multiple(module, **without_lightning):
-                for _ in range(count):
-                    batch = module.transfer_batch_to_device(next(self.batches), module.device, 0)
-                    module.training_step(batch, stand_in.global_step)
-                    stand_in.global_step += 1
-        finally:
-            module.trainer = self.trainer
-
-
-@contextmanager
-def network_calls(module: Distillation, faithful: bool) -> Iterator[list[dict[str, Any]]]:
-    """A list of the network's calls within this context: how many predictions each makes, whose, and of what shape.
-
-    When `faithful`, steps in it are those of the paper: the discriminator learns on draws of its own, and each
-    prediction is a call of the network of its own.
-    """
-    calls: list[dict[str, Any]] = []
-
-    def watched(predict: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
-        def call(x: Any, conditions: Any, adapter: Any = None) -> list[Tensor]:
-            learns = adapter is not None and torch.is_grad_enabled()
-            facts = {"predictions": len(conditions), "adapted": adapter is not None, "with_gradient": learns}
-            calls.append(facts | {"x0": list(x.x0.shape)})
-            return predict(x, conditions, adapter)
-
-        def one_at_a_time(x: Any, conditions: Any, adapter: Any = None) -> list[Tensor]:
-            return [call(x, [condition], adapter)[0] for condition in conditions]
-
-        return one_at_a_time if faithful else call
-
-    with ExitStack() as stack:
-        for prior in module.priors:
-            stack.enter_context(patch.object(prior, "predict", watched(prior.predict)))
-        if faithful:
-            stack.enter_context(patch.object(module, "discriminator", replace(module.discriminator, share_noise=False)))
-        yield calls
+        return time_steps(expanded, options.steps, options.json)

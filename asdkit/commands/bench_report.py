@@ -3,7 +3,6 @@
 import os
 import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -11,8 +10,7 @@ from typing import Any
 import torch
 
 from asdkit.distillation import Distillation
-
-_PACKAGES = ("torch", "pytorch-lightning", "diffusers", "peft", "gsplat", "numba")
+from asdkit.run.machine import versions
 
 
 def now(device: torch.device) -> float:
@@ -65,14 +63,13 @@ def peak_memory(device: torch.device, before: int | None) -> int | None:
 
 def environment(module: Distillation) -> dict[str, Any]:
     """The date, the versions, the machine and the prior."""
-    device, prior = module.device, module.prior
-    info = Path("/proc/cpuinfo")
+    device, prior, info = module.device, module.prior, Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     processor = next(iter(names), platform.processor() or platform.machine())
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "versions": versions(),
         "machine": {
             "device": device.type,
             "name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
@@ -105,28 +102,29 @@ def table(facts: dict[str, Any]) -> str:
     for section in facts["sections"]:
         work = _short(section["flop"] / 1e9) if section["flop"] else "-"
         peak_share = f"{100 * section['share_of_peak']:.1f}" if section["share_of_peak"] else "-"
-        times = f"{section['name']:26}{_times(section['seconds'])}{100 * section['share_of_step']:>10.1f}"
-        lines.append(f"{times}{work:>10}{peak_share:>10}")
+        times = _times(section["name"], section["seconds"])
+        lines.append(f"{times}{100 * section['share_of_step']:>10.1f}{work:>10}{peak_share:>10}")
     whole = {"a step without Lightning": facts["bare_seconds"], "what Lightning adds": facts["lightning_seconds"]}
     whole |= {f"a {name} step": mode["seconds"] for name, mode in facts["modes"].items()}
-    lines += ["", *(f"{name:26}{_times(times)}" for name, times in whole.items()), ""]
+    lines += ["", *(_times(name, times) for name, times in whole.items()), ""]
+    above = "" if machine["device"] == "cuda" else " above the loaded models"
     for name, mode in facts["modes"].items():
-        above = "" if machine["device"] == "cuda" else " above the loaded models"
         memory = "unknown" if mode["memory"] is None else f"{mode['memory'] / 2**30:.2f} GiB{above}"
-        calls = ", ".join(
-            f"{call['predictions']} {'e_phi' if call['adapted'] else 'frozen'}"
-            f"{' with gradient' if call['with_gradient'] else ''}"
-            for call in mode["calls"]
-        )
-        lines.append(f"{name}: peak memory {memory}; network calls: {calls or 'none'}")
+        calls = ", ".join(map(_call, mode["calls"])) or "none"
+        lines.append(f"{name}: peak memory {memory}; network calls: {calls}")
     for name, ratio in (("fast / faithful", "fast_to_faithful"), ("Lightning / bare loop", "lightning_to_bare")):
         lines.append("{}: {median:.3f} ({low:.3f} - {high:.3f})".format(name, **facts[ratio]))
     return "\n".join(lines)
 
 
-def _times(times: dict[str, float]) -> str:
-    quartiles = f"{_short(1e3 * times['low'])} - {_short(1e3 * times['high'])}"
-    return f"{_short(1e3 * times['median']):>9}  {quartiles:17}"
+def _call(call: dict[str, Any]) -> str:
+    whose = "e_phi" if call["adapted"] else "frozen"
+    return f"{call['predictions']} {whose}{' with gradient' if call['with_gradient'] else ''}"
+
+
+def _times(name: str, seconds: dict[str, float]) -> str:
+    middle, low, high = (_short(1e3 * seconds[quartile]) for quartile in ("median", "low", "high"))
+    return f"{name:26}{middle:>9}  {f'{low} - {high}':17}"
 
 
 def _short(number: float) -> str:

@@ -94,101 +94,84 @@ class CLI(LightningCLI):
     """LightningCLI whose runs live in run folders; `run` is the one that the command line named, if any."""
 
     def __init__(self, arguments: list[str], run: Path | None, signals: Signals) -> None:
-        self.run_folder, self._signals, self._command = run, signals, arguments[0]
+        self.run_folder, self._signals = run, signals
+        self.command, *options = arguments
         if run:
-            check_generator(run, arguments)
+            check_generator(run, options)
         super().__init__(
             pl.LightningModule,
             pl.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             parser_class=Parser,
+            parser_kwargs={"allow_abbrev": False, "usage": "asdkit <command> --config RECIPE [--key value ...]"},
             auto_configure_optimizers=False,
             seed_everything_default=False,
             load_from_checkpoint_support=False,
             save_config_callback=None,
             trainer_defaults=_TRAINER_DEFAULTS,
-            args=replaced(arguments if run else with_family(arguments), {"--model.guidance": _guidance}),
+            run=False,
+            args=replaced(options if run else with_family(options), {"--model.guidance": _guidance}),
         )
-
-    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning's is static
-        """The one that is asked for, as Lightning has it, without the option that lets checkpoints be unpickled."""
-        return {self._command: LightningCLI.subcommands()[self._command] | {"weights_only"}}
-
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        return super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        kwargs.setdefault("allow_abbrev", False)
-        kwargs.setdefault("usage", "asdkit <command> --config RECIPE [--key value ...]")
-        return super().init_parser(**kwargs)
+        start = {"ckpt_path": self.config.ckpt_path, "weights_only": True}
+        getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **start)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name, group in _GROUPS.items():
             parser.add_lightning_class_args(group, name)
+        parser.add_argument("--ckpt_path", type=str | None, help="checkpoint to go on from, or to look at")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
 
-    def _parse_ckpt_path(self) -> None:
-        """The recipe alone says what is built; a checkpoint brings weights, never arguments."""
-
     def before_instantiate_classes(self) -> None:
-        config = self.config[self.subcommand]
-        _check(config)
-        if not config.run.recipe:
-            config.run.recipe = _recipe_name(config)
-        self._recipe = config.clone()
-        if config.ckpt_path:
-            _leave_to_checkpoint(config)
+        _check(self.config)
+        if not self.config.run.recipe:
+            self.config.run.recipe = _recipe_name(self.config)
+        self._recipe = self.config.clone()
+        if self.config.ckpt_path:
+            _leave_to_checkpoint(self.config)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The recipe's trainer; what it writes is in the run folder.
 
         Guard and Progress act before the groups of `_GROUPS`, so that no checkpoint holds what is not finite.
         """
-        config = self.config[self.subcommand]
-        kwargs["default_root_dir"] = str(self.run_folder or local(config.run.root))
-        own = _listed(self.config_init[self.subcommand].trainer.callbacks)
-        kwargs["callbacks"] = [*own, Guard(self._signals), Progress()]
-        if config.trainer.logger is None:
-            kwargs["logger"] = False
+        config = self.config
+        root = str(self.run_folder or local(config.run.root))
+        callbacks = [*_listed(self.config_init.trainer.callbacks), Guard(self._signals), Progress()]
+        logger = {} if config.trainer.logger else {"logger": False}
         try:
-            trainer = super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(default_root_dir=root, callbacks=callbacks, **logger)
         except (TypeError, LookupError, ArithmeticError, AttributeError) as error:  # what Lightning does not check
             raise UsageError(f"The trainer's options can't be carried out: {first_line(error)}.") from error
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         watch_joining(trainer)
-        if self.run_folder is None and self.subcommand in ("fit", "predict"):
-            self._make_run_folder(trainer, config)
-        if self.subcommand == "fit":
-            self._give_recipe(trainer, config)
+        if self.run_folder is None and self.command in ("fit", "predict"):
+            self._make_run_folder(trainer)
+        if self.command == "fit":
+            if config.trainer.logger is None:
+                trainer.logger = MetricsCSV(Path(trainer.default_root_dir))
+            self._recipe.ckpt_path = None
+            self.config_init.run.config = self.parser.dump(self._recipe, skip_none=False, skip_validation=True)
         return trainer
 
-    def _make_run_folder(self, trainer: pl.Trainer, config: Namespace) -> None:
+    def _make_run_folder(self, trainer: pl.Trainer) -> None:
         """Make the first rank's run folder, which the others hear of in `RunFolder.setup`.
 
         A SLURM job's is known to every rank: where the job was requeued, it goes on from there.
         """
         if not (trainer.is_global_zero or slurm_job()):
             return
+        config, goes_on = self.config, ""
         prompt = config.model.get("init_args", {}).get("prompt") or ""
         folder = new_run_folder(local(config.run.root), config.run.recipe, prompt, config.run.name)
         set_root_folder(trainer, str(folder))
         last = folder / "checkpoints" / "last.ckpt"
-        goes_on = self.subcommand == "fit" and config.ckpt_path is None and last.is_file()
-        if goes_on:
-            self.config_init[self.subcommand].ckpt_path = str(last)
+        if self.command == "fit" and config.ckpt_path is None and last.is_file():
+            config.ckpt_path, goes_on = str(last), ", from its last checkpoint"
         if trainer.is_global_zero:
-            print(f"Run folder: {shown(str(folder))}{', from its last checkpoint' if goes_on else ''}", file=sys.stderr)
-
-    def _give_recipe(self, trainer: Any, config: Namespace) -> None:
-        """What `config.yaml` will hold, and the run's own logger unless the recipe has one."""
-        if config.trainer.logger is None:
-            trainer.logger = MetricsCSV(Path(trainer.default_root_dir))
-        self._recipe.ckpt_path = None
-        (folder,) = (callback for callback in trainer.callbacks if isinstance(callback, RunFolder))
-        folder.config = self._parser("fit").dump(self._recipe, skip_none=False)
+            print(f"Run folder: {shown(str(folder))}{goes_on}", file=sys.stderr)
 
 
 def _check(config: Namespace) -> None:

@@ -43,7 +43,7 @@ ASDKIT_DEBUG=1 shows tracebacks of errors.
 """
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 # Each of the other commands is a file with add_arguments(parser) and run(options), which imports torch in run alone.
-FILES = {name: name for name in ("export", "view", "recipes", "doctor", "sweep")} | {"bench": "bench_command"}
+FILES = ("export", "view", "bench", "recipes", "sweep", "doctor")
 _QUIET = {  # libraries read it when they are imported
     "JSONARGPARSE_DEPRECATION_WARNINGS": "off",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -93,7 +93,7 @@ def _finished(code: int) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> int:
-    file = import_module(f"asdkit.commands.{FILES[command]}")
+    file = import_module(f"asdkit.commands.{command}")
     parser = Arguments(command)
     file.add_arguments(parser)
     code: int = file.run(parser.parse(arguments))

@@ -182,7 +182,6 @@ def _is_a(error: BaseException, name: str) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------ Lightning 2.6
-# Private methods that commands/fit.py replaces or calls are listed in the test.
 # Its warnings and what it logs have no categories. The root folder is an argument of the trainer, but which rank may
 # make one is known only once there is a trainer.
 

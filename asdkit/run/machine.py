@@ -1,15 +1,21 @@
-"""What this process may use, found without torch: cores, GPUs, and the ranks of a launcher."""
+"""What this process runs on, found without torch: cores, GPUs, the ranks of a launcher, and packages."""
 
+import functools
 import os
+import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
+from importlib.metadata import version
+
+from asdkit.core.version import __version__
 
 LAUNCHERS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),  # srun; a batch script has SLURM_NTASKS, but no step
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),  # mpirun
 )
+_PACKAGES = ("torch", "pytorch-lightning", "diffusers", "transformers", "peft", "gsplat", "numpy", "numba")
 _SHARED = {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_WORLD_SIZE"}
 _PREFIXES = ("SLURM_", "OMPI_", "PMI_", "PMIX_", "TORCHELASTIC_", "GROUP_", "ROLE_")
 
@@ -51,3 +57,10 @@ def rank_of(environment: Mapping[str, str]) -> tuple[int, int, int] | None:
 def is_launchers(name: str) -> bool:
     """Whether an environment variable makes a process join the group of a launcher."""
     return name in _SHARED or name.startswith(_PREFIXES) or any(name in names for names in LAUNCHERS)
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """The versions of asdkit, of Python, and of the packages that what a run makes depends on."""
+    own = {"asdkit": __version__, "python": platform.python_version()}
+    return own | {package: version(package) for package in _PACKAGES}

@@ -2,12 +2,10 @@
 
 import logging
 import os
-import platform
 import resource
 import sys
 import time
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +17,18 @@ from asdkit.core.atomic import remove_leftovers, write_text, writing
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.foreign import set_root_folder
 from asdkit.core.text import run_folder, slug
-from asdkit.core.version import __version__
 from asdkit.distillation import Distillation
 from asdkit.run.checkpoints import AtomicCheckpointIO
 from asdkit.run.exits import exit_code, sentence, status
 from asdkit.run.judge import figures
 from asdkit.run.lock import RunLock
+from asdkit.run.machine import versions
 from asdkit.run.metrics_csv import MetricsCSV
 from asdkit.run.resuming import fit_to
 from asdkit.run.side_files import read_facts, refuse_links, write_json
 from asdkit.run.signals import slurm_job
 
 _log = logging.getLogger(__name__)
-_PACKAGES = ("torch", "pytorch-lightning", "diffusers", "transformers", "peft", "jsonargparse", "numpy", "numba")
 
 
 def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path:
@@ -183,8 +180,7 @@ class RunFolder(pl.Callback):
             "prior": prior_digest(pl_module),
             "peak_mb": {name: round(value / 1e6) for name, value in peak_memory().items()},
             "metrics": metrics,
-            "versions": {"asdkit": __version__, "python": platform.python_version()}
-            | {package: version(package) for package in _PACKAGES},
+            "versions": versions(),
             "device": str(pl_module.device),
             "processes": trainer.world_size,
             "pid": os.getpid(),

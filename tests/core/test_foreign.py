@@ -16,7 +16,6 @@ from jsonargparse.typing import Path_fr
 from pytorch_lightning.accelerators import CUDAAccelerator
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.callbacks.timer import Interval
-from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.demos.boring_classes import ManualOptimBoringModel
 from pytorch_lightning.loggers import CSVLogger
 
@@ -175,8 +174,3 @@ def test_a_trainer_is_given_another_root() -> None:
     trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     foreign.set_root_folder(trainer, "/another")
     assert trainer.default_root_dir == "/another"
-
-
-@pytest.mark.parametrize(("owner", "names"), [(LightningCLI, "_parse_ckpt_path _prepare_subcommand_kwargs _parser")])
-def test_private_methods_that_are_called_or_replaced_exist(owner: type, names: str) -> None:
-    assert all(callable(getattr(owner, name)) for name in names.split())
