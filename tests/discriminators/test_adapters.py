@@ -116,6 +116,7 @@ def test_the_camera_matters_after_training(prior: Pretrained, make: Make) -> Non
     assert torch.equal(one.predict(Y, blind.adapter), two.predict(Y, blind.adapter))
 
 
+@pytest.mark.slow
 @EACH
 @pytest.mark.parametrize("before_setup", [True, False])
 def test_state_dict_round_trip(prior: Pretrained, tiny_folder: Path, make: Make, before_setup: bool) -> None:

@@ -174,6 +174,7 @@ def hard(shown: Splats, views: Views) -> Splats:
         (3, -60, 5, 1.7, 60, 320, 300, 2),
     ],
 )
+@pytest.mark.slow
 def test_a_browser_shows_what_the_rasterizer_draws(
     tmp_path: Path, degree: int, azimuth: float, elevation: float, distance: float, fov: float, width: int, height: int,
     scale: int,
@@ -234,6 +235,7 @@ def front_and_back(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[
 
 
 @needs_browser
+@pytest.mark.slow
 def test_what_is_near_hides_what_is_far(front_and_back: dict) -> None:
     opacity = 1 / (1 + math.exp(-1.5))
     from_the_front = 0.999 * RED + 0.001 * (opacity * BLUE + (1 - opacity))  # no Gaussian hides more than that
@@ -245,12 +247,14 @@ def test_what_is_near_hides_what_is_far(front_and_back: dict) -> None:
 
 
 @needs_browser
+@pytest.mark.slow
 def test_a_page_asks_the_network_for_nothing(front_and_back: dict) -> None:
     assert front_and_back[0][1] == []  # for the policy forbids it
     assert front_and_back[180][1] == ["http://127.0.0.1:9/a.png"]  # nothing else, even if all is allowed
 
 
 @needs_browser
+@pytest.mark.slow
 def test_without_webgl_there_is_a_sentence(tmp_path: Path) -> None:
     write_html(tmp_path / "a.html", bright(), EVIL)
     text = chromium(tmp_path, f"file://{tmp_path}/a.html", "--dump-dom", gl=False)
@@ -295,6 +299,7 @@ def angles(state: dict) -> tuple[float, float, float]:
 
 
 @needs_browser
+@pytest.mark.slow
 def test_dragging_turns_the_object_with_the_hand(played: dict) -> None:
     assert angles(played["turned"]) == pytest.approx((30 - 0.4 * 50, 15 + 0.4 * 25, 3.4))
     assert angles(played["over the top"]) == (30, 90, 3.4) and angles(played["below"]) == (30, -90, 3.4)
@@ -305,6 +310,7 @@ def test_dragging_turns_the_object_with_the_hand(played: dict) -> None:
 
 @needs_browser
 @pytest.mark.parametrize("name", ["moved by shift", "moved by right", "pinched"])
+@pytest.mark.slow
 def test_what_was_seen_moves_with_the_hand(played: dict, name: str) -> None:
     state = played[name]
     # One finger moves by -10 and the spread of 40 pixels becomes 50; then the other moves by 30, and it becomes 80.
@@ -318,6 +324,7 @@ def test_what_was_seen_moves_with_the_hand(played: dict, name: str) -> None:
 
 
 @needs_browser
+@pytest.mark.slow
 def test_wheel_and_fingers_zoom(played: dict) -> None:
     assert played["wheel"]["distance"] == pytest.approx(3.4 * math.exp(0.1))
     assert played["nearest"]["distance"] == 0.01
@@ -326,6 +333,7 @@ def test_wheel_and_fingers_zoom(played: dict) -> None:
 
 
 @needs_browser
+@pytest.mark.slow
 def test_addresses_hold_numbers_only(played: dict) -> None:
     for address, expected in HASHES.items():
         assert angles(played[address]) == expected, address

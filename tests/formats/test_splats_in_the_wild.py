@@ -205,6 +205,7 @@ def _by_gsplat(gaussians: Splats, path: Path) -> None:
     export(means, log_scales, norms, logits, sh[:, :1], sh[:, 1:], format="ply_compressed", save_to=str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degree", [0, 2])
 @pytest.mark.parametrize("write", [_by_gsply, _by_gsplat])
 def test_supersplats_packed_files(tmp_path: Path, write: Callable[[Splats, Path], None], degree: int) -> None:
