@@ -1,5 +1,6 @@
 """What all tests share: one thread, no network, nothing in the home directory, and a tiny random prior."""
 
+import gc
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -22,6 +23,11 @@ os.environ |= {
     "DIFFUSERS_VERBOSITY": "error",
     "JSONARGPARSE_DEPRECATION_WARNINGS": "off",
 }
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays, so that no collection of garbage looks through torch and all tests again."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

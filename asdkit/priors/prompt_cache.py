@@ -4,11 +4,10 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Collection
-from importlib.metadata import version
 from pathlib import Path
 
 from asdkit.core.atomic import atomic
-from asdkit.core.version import __version__
+from asdkit.core.version import __version__, version_of
 from asdkit.priors.families import Embedded
 
 _log = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ def cache_file(model: str, text: str) -> Path:
     """The file of a prompt in `$ASDKIT_CACHE/prompts` (`~/.cache/asdkit/prompts`), named by the hash of all that its
     embedding depends on.
     """
-    programs = f"asdkit {__version__}, diffusers {version('diffusers')}, transformers {version('transformers')}"
+    programs = f"asdkit {__version__}, diffusers {version_of('diffusers')}, transformers {version_of('transformers')}"
     name = hashlib.sha256(f"{model}, {programs}: {text}".encode()).hexdigest()
     root = Path(os.environ.get("ASDKIT_CACHE") or "~/.cache/asdkit").expanduser()
     return root / "prompts" / f"{name}.safetensors"

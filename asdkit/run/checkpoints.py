@@ -119,27 +119,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             ValueError: the file is damaged, no checkpoint, not of this machine, or not accepted.
         """
-        path = local(path)
-        checkpoint = self._whole(path, map_location)
-        if checkpoint is None:
+        path, state = local(path), None
+        try:
+            if is_whole(path):
+                checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
+                state = checkpoint if path.name == _HANDED_OVER else checkpoint["state_dict"]
+        except OSError:
+            raise
+        except Exception:  # torch's reader raises whatever a broken file makes it stumble over
+            state = None
+        if not isinstance(state, dict):
             whole = [file for file in numbered_checkpoints(path.parent).values() if file != path and is_whole(file)]
             advice = f" The newest whole one beside it is --ckpt_path {whole[-1]}." if whole else ""
             raise ValueError(f"{path} is broken, or no checkpoint of asdkit.{advice}")
         if self.accept:
             self.accept(checkpoint)
         return checkpoint
-
-    def _whole(self, path: Path, map_location: Any) -> dict[str, Any] | None:
-        try:
-            if not is_whole(path):
-                return None
-            checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
-            state = checkpoint if path.name == _HANDED_OVER else checkpoint["state_dict"]
-            return checkpoint if isinstance(state, dict) else None
-        except OSError:
-            raise
-        except Exception:  # torch's reader raises whatever a broken file makes it stumble over
-            return None
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a checkpoint of the run folder, or one that was written here, and nothing else."""

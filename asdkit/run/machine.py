@@ -1,14 +1,12 @@
 """What this process runs on, found without torch: cores, GPUs, the ranks of a launcher, and packages."""
 
-import functools
 import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
-from importlib.metadata import version
 
-from asdkit.core.version import __version__
+from asdkit.core.version import __version__, version_of
 
 LAUNCHERS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
@@ -59,8 +57,7 @@ def is_launchers(name: str) -> bool:
     return name in _SHARED or name.startswith(_PREFIXES) or any(name in names for names in LAUNCHERS)
 
 
-@functools.cache
 def versions() -> dict[str, str]:
     """The versions of asdkit, of Python, and of the packages that what a run makes depends on."""
     own = {"asdkit": __version__, "python": platform.python_version()}
-    return own | {package: version(package) for package in _PACKAGES}
+    return own | {package: version_of(package) for package in _PACKAGES}

@@ -80,8 +80,7 @@ def test_the_main_recipe_is_the_papers(capsys: pytest.CaptureFixture) -> None:
     ("method", "options", "expected"),
     [
         ("SDS", ["--model.guidance=SDS"], {"scale": 100.0, "rank": None}),
-        ("VSD", ["--model.guidance", "VSD"], {"scale": 7.5, "rank": 16}),
-        ("VSD", ["--model.guidance=VSD", "--model.guidance.scale=3"], {"scale": 3.0, "rank": 16}),
+        ("VSD", ["--model.guidance", "VSD", "--model.guidance.scale=3"], {"scale": 3.0, "rank": 16}),
         (
             "ASD",
             ["--model.guidance.negative=ugly", "--model.guidance.eta=0.1", "--model.guidance", "ASD"],
@@ -100,53 +99,39 @@ def test_another_guidance_has_its_own_defaults(
     assert arguments == arguments | expected
 
 
-WORDS = ["a sign: stop", "null", "~", "[a duck]", "12", "1e3", ".inf", "'quoted', \"twice\"", "-x", "- x", "# x", "&x"]
-WORDS += [
-    "? x",
-    "*x",
-    "!!x",
-    "|",
-    "%x",
-    "@x",
-    "{a",
-    "2026-01-01",
-    "true",
-    " a ",
-    "a\n\nb",
-    "\x1b\x85",
-    "鴨",
-    "🦆",
-    "0x1F",
-]
+WORDS = [
+    "a sign: stop", "null", "~", "[a duck]", "0x1F", "1e3", ".inf", "'quoted', \"twice\"", "-x", "- x", "# x", "&x",
+    "? x", "*x", "!!x", "|", "%x", "@x", "{a", "2026-01-01", "true", " a ", "a\n\nb", "\x1b\x85", "鴨🦆",
+]  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [WORDS[start : start + 3] for start in range(0, len(WORDS), 3)], ids=repr)
+@pytest.mark.parametrize("words", [WORDS[start : start + 5] for start in range(0, len(WORDS), 5)], ids=repr)
 def test_prompts_are_texts_whatever_yaml_thinks(
     capsys: pytest.CaptureFixture, tmp_path: Path, words: list[str]
 ) -> None:
     """On the command line, in a recipe, and in the recipe of a run, which is read again."""
-    prompt, source, negative = words
+    prompt, source, negative, front, side = words
     options = ["--config", "edit2d", "--data.image=x.png", "--model.prompt", prompt, f"--model.source={source}"]
     options += ["--model.guidance", "SDS", "--model.guidance.negative", negative]
-    options += ["--model.view_prompts.front", prompt, f"--model.view_prompts.side={source}"]
+    options += ["--model.view_prompts.front", front, f"--model.view_prompts.side={side}"]
     for _ in range(2):
         code, text, err = run(capsys, "fit", *options, "--print_config")
         assert code == 0, err
         model = yaml.load(text, Loader=get_yaml_default_loader())["model"]["init_args"]
-        assert [model["prompt"], model["source"], model["guidance"]["init_args"]["negative"]] == words
-        assert model["view_prompts"] == {"front": prompt, "side": source}
+        assert [model["prompt"], model["source"], model["guidance"]["init_args"]["negative"]] == words[:3]
+        assert model["view_prompts"] == {"front": front, "side": side}
         (tmp_path / "config.yaml").write_text(text)
         options = ["--config", tmp_path / "config.yaml"]
 
 
-@pytest.mark.parametrize("words", ["- x", "1e3", "# x", "{a: b}"])
-def test_words_of_other_parts_are_texts_too(capsys: pytest.CaptureFixture, words: str) -> None:
-    options = ["--config", "gs3d", "--model.guidance=Bridge", f"--model.guidance.source={words}"]
-    options += ["--model.generator.start=ShapE", "--model.generator.start.prompt", words]
+@pytest.mark.parametrize("words", [("- x", "1e3"), ("# x", "{a: b}")])
+def test_words_of_other_parts_are_texts_too(capsys: pytest.CaptureFixture, words: tuple[str, str]) -> None:
+    options = ["--config", "gs3d", "--model.guidance=Bridge", f"--model.guidance.source={words[0]}"]
+    options += ["--model.generator.start=ShapE", "--model.generator.start.prompt", words[1]]
     model = resolved(capsys, *options, "--model.generator.start.path=x")["model"]["init_args"]
-    assert model["guidance"]["init_args"]["source"] == words
-    assert model["generator"]["init_args"]["start"]["init_args"]["prompt"] == words
+    assert model["guidance"]["init_args"]["source"] == words[0]
+    assert model["generator"]["init_args"]["start"]["init_args"]["prompt"] == words[1]
 
 
 RAMP = ["--model.guidance.scale=asdkit.Ramp", "--model.guidance.scale.end=2", "--model.guidance.scale.steps=3"]
@@ -211,10 +196,8 @@ BAD = {
 def test_bad_input_leaves_nothing(capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, case: str) -> None:
     arguments, expected = BAD[case]
     code, _, err = run(capsys, "fit", "--config", recipe, *arguments)
-    assert code == 2
-    assert expected in err
     lines = [line for line in err.splitlines() if not line.startswith("Run folder:")]
-    assert len(lines) == 1 and "Traceback" not in err
+    assert code == 2 and expected in err and len(lines) == 1 and "Traceback" not in err
     assert not [path for path in tmp_path.joinpath("runs").rglob("*") if path.is_file()]
 
 
@@ -294,7 +277,6 @@ def test_letters_that_the_output_does_not_know_are_escaped(monkeypatch: pytest.M
         ("--help", "| true", 141),
         ("--help", "> /dev/full", 7),
         ("doctor", "| true", 141),
-        ("fit --config gs3d --print_config", "> /dev/full", 7),
     ],
 )
 def test_output_that_nobody_takes_is_no_traceback(command: str, place: str, code: int) -> None:
@@ -305,6 +287,16 @@ def test_output_that_nobody_takes_is_no_traceback(command: str, place: str, code
     assert done.stderr == (
         "asdkit: Can't write the output: No space left on device; make room or mend its rights.\n" if code == 7 else ""
     )
+
+
+def test_a_recipe_that_nobody_takes_is_one_sentence(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process: what jsonargparse prints, and ends with SystemExit(0) after."""
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        assert main(["fit", "--config", "gs3d", "--print_config"]) == 7
+    assert "Can't write the output: No space left on device" in capsys.readouterr().err
 
 
 def test_a_broken_file_to_start_from_is_named(

@@ -5,10 +5,10 @@ import os
 import re
 import sys
 from collections import Counter
-from importlib.metadata import version
 from pathlib import Path
 
 from asdkit.commands.doctor.finding import BAD, NOTE, Finding, short
+from asdkit.core.version import version_of
 from asdkit.run.machine import cores as usable_cores
 from asdkit.run.machine import is_launchers, nvidia_smi, rank_of
 
@@ -96,7 +96,7 @@ def numba(root: Path) -> Finding:
     """The rasteriser's module needs a place to keep compiled code, which it looks for when it is imported."""
     from asdkit.rendering import numba_backend
 
-    return Finding(f"{version('numba')}, compiled code is kept in {short(numba_backend._forward.stats.cache_path)}")
+    return Finding(f"{version_of('numba')}, compiled code is kept in {short(numba_backend._forward.stats.cache_path)}")
 
 
 def cores(root: Path) -> Finding:
