@@ -1,15 +1,15 @@
 """Adapters: where the discriminator's parameters phi live."""
 
-import warnings
+import re
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from asdkit.core.bounds import Count, Weight, Whole
+from asdkit.core.bounds import Whole
 from asdkit.core.parts import require
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.rendering.cameras import Views
@@ -17,7 +17,7 @@ from asdkit.scores.camera_embedding import CameraEmbedding
 from asdkit.scores.prior import Adapter, Prior
 
 
-class _Attached(Adapter):
+class Attached(Adapter):
     """What adapters share: the camera's network, weights that may arrive before there is a prior to attach to, and
     whether they adapt the prior itself or another model, whose frozen weights are in no checkpoint.
     """
@@ -63,7 +63,7 @@ class _Attached(Adapter):
     def model(self, prior: Prior) -> Prior:
         return self._other_prior or prior
 
-    def _apply(self, function: Any, recurse: bool = True) -> "_Attached":
+    def _apply(self, function: Any, recurse: bool = True) -> "Attached":
         """The other model moves with the adapter."""
         super()._apply(function, recurse)  # type: ignore[no-untyped-call]
         if self._other_prior is not None:
@@ -97,83 +97,7 @@ def _require_alike(prior: Prior, other: Prior) -> None:
     )
 
 
-class LoRA(_Attached):
-    """Low-rank adapters on layers of the prior's network, through peft.
-
-    They start at exactly zero, so that e_phi = e_y at step 0. Switching them is a flag on a kept list of layers. Their
-    weights are in single precision, whatever the network computes in.
-
-    Args:
-        rank: of the updates; the paper's code uses 4.
-        alpha: scale of the updates times rank; alpha = rank (the default when 0) means a scale of 1.
-        targets: endings of the layer names that get an update; the attention of the model's family when left out.
-        camera: condition e_phi on the camera, by a zero-initialised offset of the time embedding.
-        init_seed: of the random half of each update.
-        prior: another model to adapt (in the paper's code Stable Diffusion 2.1, which predicts v, beside
-            2.1-base as prior); the prior itself when left out. e_phi then starts as that model's own prediction.
-
-    Raises:
-        ValueError: no layer of the network has such a name (in `setup`).
-    """
-
-    def __init__(
-        self,
-        rank: Count = 4,
-        alpha: Weight = 0.0,
-        targets: Sequence[str] = (),
-        camera: bool = True,
-        init_seed: int = 0,
-        prior: Prior | None = None,
-    ) -> None:
-        super().__init__(camera, init_seed, prior)
-        self.rank, self.alpha, self.targets = rank, alpha or float(rank), tuple(targets)
-        self._layers: list[nn.Module] = []
-
-    def attach(self, prior: Prior) -> None:
-        from peft import LoraConfig, inject_adapter_in_model
-        from peft.tuners.lora import LoraLayer
-
-        network = prior.network
-        keys = [key for key, _ in network.named_parameters()]
-        name = f"phi{len({key.split('.lora_A.')[1] for key in keys if '.lora_A.' in key})}"
-        targets = list(self.targets or prior.adapter_targets)
-        alpha: Any = self.alpha  # which peft divides by r, though it says int
-        config = LoraConfig(r=self.rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0)
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*multiple adapters in the model.*")
-                inject_adapter_in_model(config, network, adapter_name=name)
-        except ValueError as error:
-            names = ", ".join(targets)
-            raise ValueError(f"The prior's network has no layer named {names}; set targets.") from error
-        self._layers = [layer for layer in network.modules() if isinstance(layer, LoraLayer)]
-        self._name = name
-        for key, parameter in network.named_parameters():
-            if f".{name}." in key:
-                parameter.data = parameter.data.float()
-                self.weights[key.replace(".", "/")] = parameter.requires_grad_(True)
-        self._switch(on=False)
-
-    @contextmanager
-    def within(self, prior: Prior) -> Iterator[None]:
-        self._switch(on=True)
-        try:
-            yield
-        finally:
-            self._switch(on=False)
-
-    def _switch(self, on: bool) -> None:
-        """Let the layers add this adapter's updates, or none.
-
-        These are the attributes behind peft's read-only `disable_adapters` and `active_adapters`. Its public switches,
-        `enable_adapters` and `set_adapter`, change `requires_grad` as well, and autograd drops the gradient of a weight
-        that is frozen when the backward pass comes.
-        """
-        for layer in self._layers:
-            vars(layer).update(_disable_adapters=not on, _active_adapter=[self._name])
-
-
-class Embedding(_Attached):
+class Embedding(Attached):
     """Textual inversion: phi is an offset of the prompt's embedding, zero at first, so that e_phi = e_y at step 0.
 
     Args:
@@ -206,7 +130,7 @@ class Embedding(_Attached):
             yield
 
 
-class UNetCopy(_Attached):
+class UNetCopy(Attached):
     """phi is a whole copy of the prior's network: as free as a discriminator can be, and as large.
 
     Args:
@@ -225,17 +149,25 @@ class UNetCopy(_Attached):
     def attach(self, prior: Prior) -> None:
         network = prior.copy_network().requires_grad_(True)
         for key, parameter in network.named_parameters():
-            if ".lora_" not in key:  # of another discriminator; it is off in the copy
+            if not adapter_of(key):  # else of another discriminator; it is off in the copy
                 self.weights[key.replace(".", "/")] = parameter
         if not self.weights:
             raise ValueError(f"The network of {type(prior).__name__} has no parameters that a copy could learn.")
         keep_unregistered(self, "_network", network)
 
-    def _apply(self, function: Any, recurse: bool = True) -> "_Attached":
+    def _apply(self, function: Any, recurse: bool = True) -> "Attached":
         """The copy's buffers move with its parameters."""
         super()._apply(function, recurse)
         self._network._apply(function, recurse)
         return self
 
+    def network(self, prior: Prior) -> nn.Module:
+        return self._network
+
     def within(self, prior: Prior) -> AbstractContextManager[None]:
         return prior.swapped(self._network)
+
+
+def adapter_of(key: str) -> str:
+    """The name of the adapter that a parameter of a network belongs to; empty for the network's own."""
+    return next((part for part in key.split(".") if re.fullmatch(r"phi\d+", part)), "")

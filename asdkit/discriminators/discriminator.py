@@ -9,8 +9,8 @@ from torch import Tensor
 
 from asdkit.core.bounds import MoreThan, Share
 from asdkit.core.ramps import Ramp, bounds, value_at
-from asdkit.discriminators.adapters import LoRA
 from asdkit.discriminators.gammas import Gamma
+from asdkit.discriminators.peft_adapters import LoRA
 from asdkit.discriminators.real_samples import RealSamples
 from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import discriminator_loss, effective_scale, faded_gamma, real_loss, released_loss

@@ -1,6 +1,7 @@
 """Adapters on a tiny UNet: exact at the start, learn alone, leave the prior as it was, survive checkpoints."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from support.exact import exact_prior, randn, ready
 from support.tiny import loaded
 from torch import Tensor
 
-from asdkit import ASD, LODS, SDS, Discriminator, Distillation, Field, Gaussians, Pretrained
-from asdkit.discriminators.adapters import Embedding, LoRA, UNetCopy, _Attached
+from asdkit import ASD, LODS, SDS, Discriminator, Distillation, Field, Gaussians, PeftAdapter, Pretrained
+from asdkit.discriminators.adapters import Attached, Embedding, UNetCopy, adapter_of
+from asdkit.discriminators.peft_adapters import LoRA
 from asdkit.lab import Affine, FiniteSetPrior, GaussianPrior, gaussian_eps
 from asdkit.rendering.cameras import Views, ring
 from asdkit.scores.conditions import Condition
@@ -18,8 +20,9 @@ from asdkit.scores.prior import Noised
 
 Y = Condition("a red cube")
 B = 3
-EACH = pytest.mark.parametrize("make", [LoRA, Embedding, UNetCopy])
-Make = Callable[..., _Attached]
+LoHa = partial(PeftAdapter, "LoHa")
+EACH = pytest.mark.parametrize("make", [LoRA, LoHa, Embedding, UNetCopy])
+Make = Callable[..., Attached]
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def draw(prior: Pretrained, views: Views | None = None, seed: int = 0) -> Noised
     return prior.draw(x0, torch.tensor([20, 500, 970]), eps, ring(B) if views is None else views)
 
 
-def attached(adapter: _Attached, prior: Pretrained) -> Discriminator:
+def attached(adapter: Attached, prior: Pretrained) -> Discriminator:
     phi = Discriminator(adapter, text=Y.text)
     phi.setup(prior)
     return phi
@@ -48,8 +51,8 @@ def learn(phi: Field, prior: Pretrained, steps: int = 2) -> None:
 
 def frozen(prior: Pretrained) -> dict[str, Tensor]:
     """Copies of the prior's own weights, by the names that they have without a LoRA."""
-    state = {key.replace(".base_layer", ""): value for key, value in prior.state_dict().items() if "lora" not in key}
-    return {key: value.clone() for key, value in state.items()}
+    state = {key.replace(".base_layer", ""): value for key, value in prior.state_dict().items()}
+    return {key: value.clone() for key, value in state.items() if not adapter_of(key)}
 
 
 @EACH
@@ -79,7 +82,7 @@ def test_learns_and_leaves_the_prior_alone(prior: Pretrained, make: Make) -> Non
     now = frozen(prior)
     assert now.keys() == base.keys() and all(torch.equal(now[key], base[key]) for key in base)
     assert all(torch.equal(prior.prompts.embedded[text]["text"], row) for text, row in embeddings.items())
-    own = [parameter for key, parameter in prior.named_parameters() if "lora" not in key]
+    own = [parameter for key, parameter in prior.named_parameters() if not adapter_of(key)]
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in own)
     x = draw(prior)
     assert torch.equal(x.predict(Y), before)
@@ -136,6 +139,45 @@ def test_state_dict_round_trip(prior: Pretrained, tiny_folder: Path, make: Make,
     assert torch.equal(draw(other).predict(Y, again.adapter), expected)
     assert all(torch.equal(again.state_dict()[key], value) for key, value in state.items())
     assert again.state_dict().keys() == state.keys()
+
+
+KINDS = {
+    "DoRA": {"r": 2}, "LoHa": {"r": 2}, "LoKr": {"r": 2}, "KronA": {}, "IA3": {}, "OFT": {"oft_block_size": 4},
+    "HRA": {"r": 2}, "FourierFT": {"init_weights": True, "n_frequency": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_of_pefts_kinds_starts_at_the_prior_learns_and_switches_off(prior: Pretrained, kind: str) -> None:
+    before, base = draw(prior).predict(Y), frozen(prior)
+    phi = attached(PeftAdapter(kind.lower(), KINDS[kind], camera=False), prior)
+    x = draw(prior)
+    assert torch.equal(x.predict(Y), before)
+    assert torch.allclose(x.predict(Y, phi.adapter), before, rtol=0, atol=1e-5 if kind == "HRA" else 0)
+    learn(phi, prior, steps=1)
+    learning = {id(parameter) for parameter in phi.parameters()}
+    assert learning and all(p.grad is not None for p in phi.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in prior.parameters() if id(p) not in learning)
+    now, x = frozen(prior), draw(prior)
+    assert now.keys() == base.keys() and all(torch.equal(now[key], base[key]) for key in base)
+    assert torch.equal(x.predict(Y), before) and (x.predict(Y, phi.adapter) - before).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("VeRA", {}, "VeRA can't be phi of this network: .* shared state"),
+        ("FourierFT", {"init_weights": False, "n_frequency": 4}, "FourierFT does not start at e_y"),
+        ("LoRA", {"init_lora_weights": "pissa"}, "LoRA with these options changes the prior's own weights"),
+        ("LoHa", {"rank": 4}, "LoHa can't be phi of this network: it has no option rank; it has alpha, "),
+        ("LoHa", {"r": -1}, "LoHa can't be phi of this network: .*positive integer"),
+        ("LoHa", {"module_dropout": 0.5}, "phi can't have module_dropout"),
+        ("LoRRA", {}, "LoRRA can't be phi of this network: there is no such kind; there are .*LOKR, LORA"),
+    ],
+)
+def test_what_cannot_be_phi_is_refused_in_a_sentence(prior: Pretrained, kind: str, options: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        PeftAdapter(kind, options).setup(prior)
 
 
 def test_alpha_scales_the_update(tiny_folder: Path) -> None:
@@ -249,6 +291,7 @@ def _predictions(prior: Pretrained, fields: list[Discriminator]) -> list[Tensor]
 PAIRS: list[Callable[[], list]] = [
     lambda: [LoRA(2, init_seed=k) for k in range(3)], lambda: [LoRA(2), Embedding()], lambda: [Embedding(), LoRA(2)],
     lambda: [LoRA(2), UNetCopy()], lambda: [UNetCopy(), Embedding(2), LoRA(2)],
+    lambda: [LoRA(2), LoHa(), PeftAdapter("IA3")], lambda: [LoHa(), UNetCopy(), LoHa(init_seed=1)],
 ]  # fmt: skip
 
 

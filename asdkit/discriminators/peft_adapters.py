@@ -1,0 +1,195 @@
+"""Adapters that peft puts into layers of the prior's network: LoRA, and any other of its kinds."""
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from asdkit.core.bounds import Count, Weight
+from asdkit.core.parts import require
+from asdkit.core.text import first_line
+from asdkit.discriminators.adapters import Attached, adapter_of
+from asdkit.scores.prior import Prior
+
+
+class _Tuned(Attached):
+    """Weights that peft puts into layers of the prior's network, in single precision whatever the network computes in.
+
+    Switching them is a flag on a kept list of layers.
+    """
+
+    kind: str  # in peft's words
+
+    def __init__(self, targets: Sequence[str], camera: bool, init_seed: int, prior: Prior | None) -> None:
+        super().__init__(camera, init_seed, prior)
+        self.targets = tuple(targets)
+        self._layers: list[Any] = []
+
+    @abstractmethod
+    def config(self, targets: list[str]) -> Any:
+        """peft's configuration for the layers whose names end in these."""
+
+    def attach(self, prior: Prior) -> None:
+        network, targets = prior.network, list(self.targets or prior.adapter_targets)
+        if not any(f".{name}".endswith(f".{target}") for name, _ in network.named_modules() for target in targets):
+            raise ValueError(f"The prior's network has no layer named {', '.join(targets)}; set targets.")
+        learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        intact = [(parameter, _sample(parameter)) for parameter in network.parameters()]
+        try:
+            self._inject(network, targets)
+            shift = max(self._shift(layer) for layer in self._layers)
+        except Exception as error:  # peft's, of many kinds
+            raise ValueError(f"{self.kind} can't be phi of this network: {first_line(error)}.") from error
+        same = all(torch.equal(_sample(parameter), before) for parameter, before in intact)
+        require(same, f"{self.kind} with these options changes the prior's own weights, and so e_y; take others.")
+        rounding = max(1e-5, 4 * torch.finfo(next(network.parameters()).dtype).eps)
+        require(shift <= rounding, f"{self.kind} does not start at e_y; its options in peft, e.g. init_weights, may.")
+        for parameter in learning:  # of other adapters, which peft has frozen
+            parameter.requires_grad_(True)
+
+    def _inject(self, network: nn.Module, targets: list[str]) -> None:
+        from peft import inject_adapter_in_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        self._name = name = f"phi{len({adapter_of(key) for key, _ in network.named_parameters()} - {''})}"
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*multiple adapters in the model.*")
+            inject_adapter_in_model(self.config(targets), network, adapter_name=name)
+        layers = [layer for layer in network.modules() if isinstance(layer, BaseTunerLayer)]
+        self._layers = [layer for layer in layers if any(name in getattr(layer, k) for k in layer.adapter_layer_names)]
+        for key, parameter in network.named_parameters():
+            if adapter_of(key) == name and parameter.requires_grad:
+                parameter.data = parameter.data.float()
+                self.weights[key.replace(".", "/")] = parameter
+        self._switch(on=False)
+
+    @torch.no_grad()
+    def _shift(self, layer: Any) -> float:
+        """How far the weights, as they are, move the output of one of the layers, as a share of it."""
+        weight, groups = layer.get_base_layer().weight, getattr(layer.get_base_layer(), "groups", 1)
+        shape = 1, weight.shape[1] * groups, *weight.shape[2:]
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(weight)
+        off = layer(x)
+        self._switch(on=True)
+        moved = (layer(x) - off).abs().max()
+        self._switch(on=False)
+        return float(moved / off.abs().max()) if moved != 0 else 0.0
+
+    @contextmanager
+    def within(self, prior: Prior) -> Iterator[None]:
+        self._switch(on=True)
+        try:
+            yield
+        finally:
+            self._switch(on=False)
+
+    def _switch(self, on: bool) -> None:
+        """Let the layers add this adapter's updates, or none.
+
+        These are the attributes behind peft's read-only `disable_adapters` and `active_adapters`. Its public switches,
+        `enable_adapters` and `set_adapter`, change `requires_grad` as well, and autograd drops the gradient of a weight
+        that is frozen when the backward pass comes.
+        """
+        for layer in self._layers:
+            vars(layer).update(_disable_adapters=not on, _active_adapter=[self._name])
+
+
+def _sample(parameter: Tensor) -> Tensor:
+    """Some of its values."""
+    return parameter.detach().flatten()[:64].clone()
+
+
+class LoRA(_Tuned):
+    """Low-rank adapters on layers of the prior's network, through peft.
+
+    They start at exactly zero, so that e_phi = e_y at step 0.
+
+    Args:
+        rank: of the updates; the paper's code uses 4.
+        alpha: scale of the updates times rank; alpha = rank (the default when 0) means a scale of 1.
+        targets: endings of the layer names that get an update; the attention of the model's family when left out.
+        camera: condition e_phi on the camera, by a zero-initialised offset of the time embedding.
+        init_seed: of the random half of each update.
+        prior: another model to adapt (in the paper's code Stable Diffusion 2.1, which predicts v, beside
+            2.1-base as prior); the prior itself when left out. e_phi then starts as that model's own prediction.
+
+    Raises:
+        ValueError: no layer of the network has such a name (in `setup`).
+    """
+
+    kind = "LoRA"
+
+    def __init__(
+        self,
+        rank: Count = 4,
+        alpha: Weight = 0.0,
+        targets: Sequence[str] = (),
+        camera: bool = True,
+        init_seed: int = 0,
+        prior: Prior | None = None,
+    ) -> None:
+        super().__init__(targets, camera, init_seed, prior)
+        self.rank, self.alpha = rank, alpha or float(rank)
+
+    def config(self, targets: list[str]) -> Any:
+        from peft import LoraConfig
+
+        alpha: Any = self.alpha  # which peft divides by r, though it says int
+        return LoraConfig(r=self.rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0)
+
+
+_KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # what peft calls otherwise, or has no default for
+    "DORA": ("LORA", {"use_dora": True}),
+    "KRONA": ("LOKR", {}),
+    "IA3": ("IA3", {"feedforward_modules": []}),
+}
+PeftOption = bool | int | float | str | list[str]
+
+
+class PeftAdapter(_Tuned):
+    """Any of peft's kinds of fine-tuning as phi, e.g. DoRA, LoHa, LoKr (KronA), IA3, OFT, BOFT or HRA.
+
+    e_phi starts at e_y: exactly, or to 1e-5 where the kind rounds, as HRA does. Kinds that can't start there, that
+    change the network's own weights (PiSSA) or that share weights between layers (VeRA) are refused in `setup`.
+
+    Args:
+        kind: peft's name of it, in small or capital letters.
+        options: of that kind's configuration in peft, e.g. {r: 8, alpha: 8}; peft's own defaults otherwise. Dropout is
+            refused, for e_phi is asked more than once at a draw.
+        targets: endings of the layer names that are adapted; the attention of the model's family when left out.
+        camera: condition e_phi on the camera, by a zero-initialised offset of the time embedding.
+        init_seed: of what is random in its start.
+        prior: another model to adapt; the prior itself when left out.
+
+    Raises:
+        ValueError: a kind that can't be phi, or options that peft refuses (in `setup`).
+    """
+
+    def __init__(
+        self,
+        kind: str = "LoHa",
+        options: dict[str, PeftOption] | None = None,
+        targets: Sequence[str] = (),
+        camera: bool = True,
+        init_seed: int = 0,
+        prior: Prior | None = None,
+    ) -> None:
+        super().__init__(targets, camera, init_seed, prior)
+        self.kind, self.options = kind, options or {}
+        dropped = [name for name, value in self.options.items() if "dropout" in name and value]
+        require(not dropped, f"phi can't have {', '.join(dropped)}: its predictions must be the same when asked again.")
+
+    def config(self, targets: list[str]) -> Any:
+        from peft import PEFT_TYPE_TO_CONFIG_MAPPING as CONFIGS
+
+        kind, defaults = _KINDS.get(self.kind.upper(), (self.kind.upper(), {}))
+        require(kind in CONFIGS, f"there is no such kind; there are {', '.join(sorted({*CONFIGS, *_KINDS}))}")
+        known = {field.name for field in fields(CONFIGS[kind])}
+        unknown = sorted(self.options.keys() - known)
+        require(not unknown, f"it has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        return CONFIGS[kind](target_modules=targets, **defaults | self.options)
