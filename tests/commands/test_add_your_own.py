@@ -33,11 +33,14 @@ def _losses(run: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[3].split("=")[1])
-def test_an_example_runs_by_its_command(outside: Path, command: list[str]) -> None:
+def test_an_example_runs_by_its_command(outside: Path, tiny_folder: Path, command: list[str]) -> None:
     quick = ["--trainer.max_steps=2", "--trainer.log_every_n_steps=1", "--run.name=one", "--run.recipe=own"]
-    quick += ["--trainer.callbacks=[]", "--snapshots.every=0"]
+    quick += ["--trainer.callbacks=[]", "--snapshots.every=0", "--trainer.accelerator=cpu"]
+    quick += ["--data.size=16"] if "stripes" in command else [f"--model.prior.path={tiny_folder}", "--data.size=16"]
     if "gs3d" in command:
-        quick += ["--data.orbit_views=3", "--report.size=16", "--model.generator.count=100"]
+        quick += ["--data.views_per_step=2", "--data.orbit_views=2", "--report.size=16", "--model.generator.count=100"]
+    else:
+        quick += ["--model.generator.size=16"]
     assert main([*command, *quick]) == 0
     report = json.loads((outside / "runs" / "own" / "one" / "run.json").read_text())
     assert report["status"] == "finished" and report["iterations"] == 2

@@ -109,7 +109,7 @@ IN_3D = ["--data.size=16", "--data.views_per_step=1", "--data.orbit_views=2", "-
 OF_SPLATS = ["--model.generator.count=50", "--model.generator.capacity=60"]
 OF_EDITS = ["--data.image=docs/images/duck.png", "--model.source=a yellow duck", "--model.target=a red duck"]
 OF_EXPORTS = ["--size=16", "--frames=2", "--resolution=16", "--texture=64", "--force"]
-ELSEWHERE = ("priors/", "toybox/", "--trainer.devices", "--viewer", "random:", "finetune", "--help", "--print_config")
+ELSEWHERE = ("--prior", "priors/", "toybox/", "--trainer.devices", "--viewer", "finetune", "--help", "--print_config")
 
 
 def commands() -> dict[str, str]:
@@ -132,7 +132,8 @@ RESOLVED: set[str] = set()  # kinds of recipes of runs, which several commands s
 def quick(words: list[str], prior: Path) -> list[str]:
     """The arguments of a command of `asdkit`, for one step with a tiny prior; or for its recipe alone.
 
-    Recipes as they are, with a prompt at most, take their steps in tests/commands/test_recipes.py.
+    With a prior of full size the recipe is resolved, whose files are not here. Recipes as they are, with a prompt
+    at most, take their steps in tests/commands/test_recipes.py.
     """
     command, *options = words
     if command in ("fit", "bench") and "--config" in options:
