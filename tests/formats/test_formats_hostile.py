@@ -33,12 +33,23 @@ def refused(path: Path, message: str, memory: int = MEMORY) -> None:
 
 
 DIARY = b"Dear diary, today I saw a duck. "
+NUMBERS = b"1.0 2.0 3.0 0.1 0.2 0.3 1 2 ck. "  # as the floats of a .splat they are Gaussians
+
+
+OTHERS = [
+    b"",
+    b"\0",
+    DIARY,
+    DIARY * 64,
+    NUMBERS * 9,
+    b"\xff" * 320,
+    bytes(640),
+    b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4,
+]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize(
-    "content", [b"", b"\0", DIARY, DIARY * 64, b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4, b"\xff" * 320, bytes(640)]
-)
+@pytest.mark.parametrize("content", OTHERS)
 def test_other_files(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"other{suffix}"
     path.write_bytes(content)
@@ -127,16 +138,6 @@ def test_hostile_splat(tmp_path: Path, last: bytes, message: str) -> None:
     path.write_bytes(2 * record() + record(scale=0))
     assert len(read_splats(path).means) == 3
     path.write_bytes(2 * record() + last)
-    refused(path, message)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"), [(b"", "has 0 bytes, not 32"), (b"1.0 2.0 3.0 0.1 0.2 0.3 1 2 ck. " * 9, "ASCII")]
-)
-def test_text_and_nothing_are_no_splat(tmp_path: Path, content: bytes, message: str) -> None:
-    """The text is chosen well: as numbers it is Gaussians."""
-    path = tmp_path / "a.splat"
-    path.write_bytes(content)
     refused(path, message)
 
 
@@ -382,6 +383,6 @@ def test_work_grows_with_the_file(tmp_path: Path) -> None:
         read_splats(refuse)
     write_splats(tmp_path / "b.glb", splats(count=5))
     scene, blob = glb_parts(tmp_path / "b.glb")
-    scene["nodes"] = [*({"children": [i + 1], "scale": [1, 1, 1]} for i in range(50_000)), *scene["nodes"]]
+    scene["nodes"] = [*({"children": [i + 1], "scale": [1, 1, 1]} for i in range(8_000)), *scene["nodes"]]
     assert len(read_splats(glb_file(tmp_path / "c.glb", scene, blob)).means) == 5
-    assert time.perf_counter() - began < 200
+    assert time.perf_counter() - began < 100

@@ -168,9 +168,8 @@ def hard(shown: Splats, views: Views) -> Splats:
 @pytest.mark.parametrize(
     ("degree", "azimuth", "elevation", "distance", "fov", "width", "height", "scale"),
     [
-        (0, 20, 15, 2.2, 50, 600, 400, 1),
         (1, 130, -30, 1.9, 60, 420, 600, 1),
-        (2, 250, 65, 2.0, 50, 512, 512, 1),
+        (2, 250, 65, 2.0, 50, 600, 400, 1),
         (3, -60, 5, 1.7, 60, 320, 300, 2),
     ],
 )
@@ -212,45 +211,29 @@ def requests(log: dict) -> list[str]:
     return [each["url"] for each in started if each["initiator"] != "not an origin"]
 
 
-@pytest.fixture(scope="module")
-def front_and_back(tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[np.ndarray, list[str]]]:
-    """What is seen, and what is asked for, of a page that somebody put an image from elsewhere into.
-
-    Seen from azimuth 0: a red Gaussian before a blue one. From 180: the same without the page's policy.
-    """
-    folder = tmp_path_factory.mktemp("two")
-    two = bright(2)
-    two.means[:], two.log_scales[:], two.opacity_logits[:] = [[0.3, 0, 0], [-0.3, 0, 0]], math.log(0.15), [9, 1.5]
-    two.sh[:, 0] = (np.array([RED, BLUE]) - 0.5) / 0.28209479
-    write_html(folder / "a.html", two, EVIL, azimuth_deg=50.0, elevation_deg=0.0)
-    page = (folder / "a.html").read_text(encoding="utf-8")
-    page = page.replace("<canvas>", '<img src="http://127.0.0.1:9/a.png"><canvas>')
-    opened = {}
-    for azimuth, text in ((0, page), (180, re.sub("default-src [^>]*'none'", "img-src *", page))):
-        (folder / "a.html").write_text(text, encoding="utf-8")
-        log = folder / "net.json"
-        seen = screenshot(folder, f"file://{folder}/a.html#azimuth={azimuth}", 501, 301, f"--log-net-log={log}")
-        opened[azimuth] = seen, requests(json.loads(log.read_text()))
-    return opened
-
-
 @needs_browser
 @pytest.mark.slow
-def test_what_is_near_hides_what_is_far(front_and_back: dict) -> None:
+def test_what_is_near_hides_what_is_far_and_nothing_is_asked_for(tmp_path: Path) -> None:
+    """On a page that somebody put an image from elsewhere into: a red Gaussian before a blue one, and from behind.
+
+    From behind the page is without its policy, which alone keeps it from asking for the image.
+    """
+    two, elsewhere = bright(2), "http://127.0.0.1:9/a.png"
+    two.means[:], two.log_scales[:], two.opacity_logits[:] = [[0.3, 0, 0], [-0.3, 0, 0]], math.log(0.15), [9, 1.5]
+    two.sh[:, 0] = (np.array([RED, BLUE]) - 0.5) / 0.28209479
+    write_html(tmp_path / "a.html", two, EVIL, azimuth_deg=50.0, elevation_deg=0.0)
+    page = (tmp_path / "a.html").read_text(encoding="utf-8").replace("<canvas>", f'<img src="{elsewhere}"><canvas>')
+    open_to_all = re.sub("default-src [^>]*'none'", "img-src *", page)
     opacity = 1 / (1 + math.exp(-1.5))
     from_the_front = 0.999 * RED + 0.001 * (opacity * BLUE + (1 - opacity))  # no Gaussian hides more than that
     from_the_back = opacity * BLUE + (1 - opacity) * (0.999 * RED + 0.001)
-    for azimuth, color in ((0, from_the_front), (180, from_the_back)):
-        seen = front_and_back[azimuth][0]
+    for azimuth, text, color, asked in ((0, page, from_the_front, []), (180, open_to_all, from_the_back, [elsewhere])):
+        (tmp_path / "a.html").write_text(text, encoding="utf-8")
+        log, address = tmp_path / "net.json", f"file://{tmp_path}/a.html#azimuth={azimuth}"
+        seen = screenshot(tmp_path, address, 501, 301, f"--log-net-log={log}")
+        assert requests(json.loads(log.read_text())) == asked
         np.testing.assert_allclose(seen[150, 250], color.clip(0, 1), atol=0.004)
         np.testing.assert_allclose(seen[20, 250], 1)
-
-
-@needs_browser
-@pytest.mark.slow
-def test_a_page_asks_the_network_for_nothing(front_and_back: dict) -> None:
-    assert front_and_back[0][1] == []  # for the policy forbids it
-    assert front_and_back[180][1] == ["http://127.0.0.1:9/a.png"]  # nothing else, even if all is allowed
 
 
 @needs_browser
@@ -276,10 +259,8 @@ HASHES = {
 }
 
 
-@pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> dict:
+def played(folder: Path) -> dict:
     """The camera after each of many gestures, on a page of 640 x 480 pixels less the browser's frame."""
-    folder = tmp_path_factory.mktemp("gestures")
     write_html(folder / "a.html", bright(), "")
     page = (folder / "a.html").read_text(encoding="utf-8")
     page = page.replace("default-src", "img-src")  # so that the script below is allowed
@@ -294,47 +275,30 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return states
 
 
-def angles(state: dict) -> tuple[float, float, float]:
-    return state["azimuth"], state["elevation"], state["distance"]
-
-
 @needs_browser
 @pytest.mark.slow
-def test_dragging_turns_the_object_with_the_hand(played: dict) -> None:
-    assert angles(played["turned"]) == pytest.approx((30 - 0.4 * 50, 15 + 0.4 * 25, 3.4))
-    assert angles(played["over the top"]) == (30, 90, 3.4) and angles(played["below"]) == (30, -90, 3.4)
-    assert angles(played["reset"]) == (30, 15, 3.4) and played["reset"]["target"] == [0, 0, 0]
-    assert played["waits"] and played["restored"]  # a lost context comes back
-    assert played["draws"] == 1  # once for all that happens between two frames, and never when nothing happens
-
-
-@needs_browser
-@pytest.mark.parametrize("name", ["moved by shift", "moved by right", "pinched"])
-@pytest.mark.slow
-def test_what_was_seen_moves_with_the_hand(played: dict, name: str) -> None:
-    state = played[name]
+def test_the_camera_follows_hands_and_addresses(tmp_path: Path) -> None:
+    states = played(tmp_path)
+    seen = {
+        name: (state["azimuth"], state["elevation"], state["distance"])
+        for name, state in states.items()
+        if isinstance(state, dict)
+    }
+    assert seen["turned"] == pytest.approx((30 - 0.4 * 50, 15 + 0.4 * 25, 3.4))
+    assert (seen["over the top"], seen["below"], seen["reset"]) == ((30, 90, 3.4), (30, -90, 3.4), (30, 15, 3.4))
+    assert states["waits"] and states["restored"]  # a lost context comes back
+    assert states["draws"] == 1  # once for all that happens between two frames, and never when nothing happens
+    assert seen["wheel"][2] == pytest.approx(3.4 * math.exp(0.1)) and seen["nearest"][2] == 0.01
+    assert seen["met"] == pytest.approx((30, 15, 1.7)) and seen["one finger again"] == pytest.approx((30, 15 + 4, 1.7))
+    for address, expected in HASHES.items():  # they hold numbers only
+        assert seen[address] == expected, address
+    assert all(states[name]["target"] == [0, 0, 0] for name in ("reset", *HASHES))
     # One finger moves by -10 and the spread of 40 pixels becomes 50; then the other moves by 30, and it becomes 80.
-    x, y, distance = (-10 / 2 * 80 / 50 + 30 / 2, 0, 3.4 / 2) if name == "pinched" else (40, -30, 3.4)
-    views = camera(30, 15, 3.4, 40, 300, 400)
-    assert state["distance"] == pytest.approx(distance)
-    rotation = np.array([state["right"], state["down"], state["forward"]])
-    np.testing.assert_allclose(rotation.T, views.c2w[0, :3, :3], atol=1e-6)
-    seen = views.K[0].double().numpy() @ rotation @ -np.array(state["eye"])
-    np.testing.assert_allclose(seen / seen[2], [200 + x, 150 + y, 1], rtol=1e-5)
-
-
-@needs_browser
-@pytest.mark.slow
-def test_wheel_and_fingers_zoom(played: dict) -> None:
-    assert played["wheel"]["distance"] == pytest.approx(3.4 * math.exp(0.1))
-    assert played["nearest"]["distance"] == 0.01
-    assert angles(played["met"]) == pytest.approx((30, 15, 1.7))
-    assert angles(played["one finger again"]) == pytest.approx((30, 15 + 4, 1.7))
-
-
-@needs_browser
-@pytest.mark.slow
-def test_addresses_hold_numbers_only(played: dict) -> None:
-    for address, expected in HASHES.items():
-        assert angles(played[address]) == expected, address
-        assert played[address]["target"] == [0, 0, 0]
+    pinched = (-10 / 2 * 80 / 50 + 30 / 2, 0, 3.4 / 2)
+    for name, moved in (("moved by shift", (40, -30, 3.4)), ("moved by right", (40, -30, 3.4)), ("pinched", pinched)):
+        state, views = states[name], camera(30, 15, 3.4, 40, 300, 400)
+        assert state["distance"] == pytest.approx(moved[2])
+        rotation = np.array([state["right"], state["down"], state["forward"]])
+        np.testing.assert_allclose(rotation.T, views.c2w[0, :3, :3], atol=1e-6)
+        place = views.K[0].double().numpy() @ rotation @ -np.array(state["eye"])  # what was seen is below the hand
+        np.testing.assert_allclose(place / place[2], [200 + moved[0], 150 + moved[1], 1], rtol=1e-5)
