@@ -369,7 +369,8 @@ def silhouettes(mesh: Mesh, views: Views, finer: int = 8) -> np.ndarray:
 
 @pytest.mark.parametrize("generator", [NeRF(samples=64, blob_radius=0.6), "gaussians"], ids=["nerf", "gaussians"])
 @pytest.mark.slow
-def test_a_mesh_has_the_silhouettes_of_its_generator(generator: NeRF | str) -> None:
+def test_a_mesh_has_the_silhouettes_of_its_generator(generator: NeRF | str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asdkit.generators.gaussian_volume._CELLS", 8)  # for speed
     if generator == "gaussians":
         generator = Gaussians(count=200, initial=Initial(radius=0.6, opacity=0.8))
     with torch.no_grad():
