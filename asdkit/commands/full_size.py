@@ -12,7 +12,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.text import shown
 from asdkit.core.yaml_text import at, settings_in, settings_of
-from asdkit.priors.overlays import overlay_of
+from asdkit.priors.locate import overlay_of
 from asdkit.run.recipes import recipe_folder
 
 _PRIOR = "model.prior"

@@ -21,36 +21,24 @@ JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add
 
 
 class Family(ABC):
-    """How to use one family of models.
+    """How to use one family of models; a guidance-distilled network is told the scale `distilled_guidance`."""
 
-    Attributes:
-        pipelines: diffusers' names of the pipelines of this family.
-        overlay: the recipe of `recipes/priors` with the settings that it needs.
-        network_part: the component that denoises.
-        network: diffusers' class of it.
-        time: the name of its module whose output [N width] is the embedding of t.
-        targets: endings of the names of its layers that a LoRA adapts.
-        embeds: what prompts become, and which of the results of the pipeline's `encode_prompt` that is.
-        has_vae: x0 are latents; images themselves otherwise.
-        patch: how many values of a channel of x0 are one channel of the network.
-        is_flow: its networks predict eps - x0, whatever scheduler they are saved with.
-        settings: what settings of a network may be that ask for an input, or its values that have one here.
-
-    Args:
-        distilled_guidance: the guidance scale that a guidance-distilled network is told.
-    """
-
-    pipelines: tuple[str, ...]
-    overlay: str
-    network_part = "transformer"
-    network: str
-    time = "time_text_embed"
-    targets: tuple[str, ...] = JOINT_ATTENTION
-    embeds: Mapping[str, int] = {"text": 0, "pooled": 2}
-    has_vae = True
-    patch = 1
-    is_flow = False
-    settings: Mapping[str, tuple[str | bool | None, ...]] = {}
+    pipelines: tuple[str, ...]  # diffusers' names of the pipelines of this family
+    overlay: str  # the recipe of `recipes/priors` with the settings that it needs
+    network_part = "transformer"  # the component that denoises
+    network: str  # diffusers' class of it
+    time = "time_text_embed"  # the name of its module whose output [N width] is the embedding of t
+    targets: tuple[str, ...] = JOINT_ATTENTION  # endings of the names of its layers that a LoRA adapts
+    embeds: Mapping[str, int] = {
+        "text": 0,
+        "pooled": 2,
+    }  # what prompts become, and its place in `encode_prompt`'s results
+    has_vae = True  # x0 are latents; images themselves otherwise
+    patch = 1  # how many values of a channel of x0 are one channel of the network
+    is_flow = False  # its networks predict eps - x0, whatever scheduler they are saved with
+    settings: Mapping[
+        str, tuple[str | bool | None, ...]
+    ] = {}  # values of a network's settings that ask for no further input
 
     def __init__(self, distilled_guidance: float = 3.5) -> None:
         self.distilled_guidance = distilled_guidance

@@ -46,15 +46,9 @@ def add_lora(
     """W becomes W + scale (W' - W) in every layer of a component that a fine-tune names; nothing else changes.
 
     Diffusers' own fusing takes the alphas of kohya's files for the same in all layers, which they need not be.
-
-    Args:
-        file: a LoRA, LoHa, LoKr or DoRA in diffusers', in kohya's or in peft's layout.
-        pipeline: diffusers' name of the model's pipeline, which knows how to read such files.
-        part: the component's name, such as `unet` or `text_encoder`.
-        model: the component; its layers stay the modules that they are.
-        network: the settings of the network, which kohya's names of layers depend on.
-        scale: how much of it.
-        parts: the components that the model has, for all of which there may be something.
+    `pipeline` is diffusers' name of the model's pipeline, which reads such files; `part` is the component's name, such
+    as `unet`, and `parts` are those of all that the model has; `network` are the settings of the network, which
+    kohya's names of layers depend on.
     """
     import diffusers
 

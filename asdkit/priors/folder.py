@@ -35,12 +35,7 @@ TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel
 class ModelFolder:
     """Reads components; whatever is missing or torn is a PriorUnavailable of one sentence.
 
-    Libraries see only links to the files that are read, and checked copies of the settings.
-
-    Args:
-        path: the folder.
-        names: its files that are read.
-        variant: weights whose names say so are preferred, such as `fp16`.
+    Libraries see only links to the files `names` that are read, and checked copies of the settings.
     """
 
     def __init__(self, path: Path, names: list[str], variant: str = "") -> None:
@@ -160,7 +155,6 @@ class ModelFolder:
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """The numbers in a setting."""
     if isinstance(value, list | dict):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _numbers(item)

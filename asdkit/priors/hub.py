@@ -32,7 +32,6 @@ _ID = re.compile(r"\w[\w.-]*/[\w.-]+(?:@[\w./-]+)?")
 _ANSWERS = {  # by the names of the client's errors, the first that fits
     "disk": "There is no room for {model} in {cache}; make some, or set HF_HOME elsewhere.",
     "GatedRepoError": "{model} is gated: accept its licence on {page}, then run `hf auth login` and start again.",
-    "DisabledRepoError": "{model} has been disabled by its owner or the hub; look at {page}, or name another model.",
     "RevisionNotFoundError": "{model} has no revision {revision}; {page}/commits/main lists them.",
     "RepositoryNotFoundError": "There is no folder {model}, and no model of that name that the hub would show you; "
     "mind the spelling, or run `hf auth login` if it is private.",

@@ -2,20 +2,16 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 _NEAREST = 3
 
 
-class KnownWords:
-    """A prior's vocabulary.
+class KnownWords(NamedTuple):
+    """What captions were made of, none where a prior doesn't say; and words that mean something like some of them."""
 
-    Args:
-        words: what captions were made of; empty for a prior that doesn't say what it knows.
-        related: of some known words, words that people may use and that mean something like it.
-    """
-
-    def __init__(self, words: Sequence[str], related: Mapping[str, Sequence[str]]) -> None:
-        self.words, self.related = frozenset(words), related
+    words: Sequence[str] = ()
+    related: Mapping[str, Sequence[str]] = {}
 
     def unknown(self, text: str) -> dict[str, list[str]]:
         """The words of a text that are not known, each with at most three known ones: by meaning, then by spelling."""
@@ -23,7 +19,6 @@ class KnownWords:
         return {word: self._nearest(word) for word in words if word not in self.words}
 
     def _nearest(self, word: str) -> list[str]:
-        singular = word.removesuffix("s")
-        meant = [known for known in self.words & {*self.related} if {word, singular} & {*self.related[known]}]
+        meant = [known for known, others in self.related.items() if {word, word.removesuffix("s")} & {*others}]
         spelled = difflib.get_close_matches(word, sorted(self.words), n=_NEAREST, cutoff=0.7)
-        return [*dict.fromkeys(sorted(meant) + spelled)][:_NEAREST]
+        return [*dict.fromkeys(sorted({*meant} & {*self.words}) + spelled)][:_NEAREST]

@@ -7,7 +7,7 @@ import torch
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.text import local
-from asdkit.priors.families import Model
+from asdkit.priors.families import Model, StableDiffusion, family_of
 from asdkit.priors.folder import ModelFolder, check_complete, one_sentence
 from asdkit.priors.hub import ALIASES, folder_of
 from asdkit.priors.random_models import RANDOM, RandomModel
@@ -26,13 +26,7 @@ _INSIDE = {  # how the names of a part's tensors start; a network's names have n
 
 
 def locate(path: str, variant: str = "", config: str = "") -> ModelFolder:
-    """The files of a prior, fetched from the hub if it is an id that is not in the hub's cache.
-
-    Args:
-        path: `toybox`, a folder in diffusers' layout, a .safetensors file with a whole model, an alias or an id
-            (`@revision` after either), or `random:` and an architecture.
-        variant: weights whose names say so are preferred, such as `fp16`.
-        config: of a single file: the model whose settings and vocabularies it shares, named in the same way.
+    """The files of a prior, named as for `Pretrained`; fetched from the hub if its cache does not hold them.
 
     Raises:
         PriorUnavailable: it is missing, torn, gated, withdrawn, of an unknown kind, or the hub is out of reach.
@@ -45,11 +39,6 @@ def locate(path: str, variant: str = "", config: str = "") -> ModelFolder:
     if file.is_file():
         return SingleFile(file, config)
     return ModelFolder(*folder_of(path, files_of_model(variant)), variant)
-
-
-def settings_of_model(path: str) -> ModelFolder:
-    """A folder's settings and vocabularies, or an id's; weights are neither fetched nor missed."""
-    return ModelFolder(*folder_of(path, files_of_model(without=_INSIDE)))
 
 
 def component(path: str) -> ModelFolder:
@@ -122,3 +111,24 @@ def base_of_file(file: Path) -> str:
             "missing parts it shares, or name a folder in diffusers' layout."
         )
     return base
+
+
+def overlay_of(path: str, config: str = "") -> str:
+    """The name of a model's overlay, such as `sdxl`; empty for asdkit's own models, which the recipes are made for.
+
+    `path` and `config` are those of `Pretrained`; of an id, the small files are fetched and no weights.
+    """
+    name = path.removeprefix(RANDOM).partition("@")[0]
+    if name in ALIASES:
+        return ALIASES[name].overlay
+    if name == EMBEDDED or path.startswith(RANDOM):
+        return ""
+    file = local(path)
+    if file.is_file():
+        return overlay_of(config or base_of_file(file))
+    files = ModelFolder(*folder_of(path, files_of_model(without=_INSIDE)))
+    if files.has("asdkit.json"):
+        return ""
+    family = family_of(str(files.json("model_index.json").get("_class_name")))
+    wide = family is StableDiffusion and files.json("unet/config.json").get("cross_attention_dim") == 1024
+    return "sd21" if wide else family.overlay

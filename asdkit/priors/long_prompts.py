@@ -16,10 +16,7 @@ _log = logging.getLogger(__name__)
 class ViewKeepingTokenizer:
     """A tokenizer that shortens a prompt before its words for the view, where the tokenizer itself would cut those off.
 
-    Args:
-        tokenizer: of transformers, which is called wherever nothing is said otherwise.
-        view_words: the words that prompts for directions end in, after a comma.
-        cut: the prompts that were too long are added to it.
+    Prompts for directions end in `view_words`, after a comma; those that were too long are added to `cut`.
     """
 
     def __init__(self, tokenizer: Any, view_words: tuple[str, ...], cut: set[str]) -> None:

@@ -17,12 +17,7 @@ from asdkit.scores.prior import Adapter
 
 
 class NetworkRunner:
-    """Calls networks of one family, which it has prepared.
-
-    Args:
-        checkpointing: compute what lies within blocks again in the backward pass, instead of keeping it.
-        compile: compile networks with torch.compile, for training steps alone.
-    """
+    """Calls networks of one family, which it has prepared; its arguments are those of `Pretrained`."""
 
     def __init__(self, checkpointing: bool = False, compile: bool = False) -> None:
         self.checkpointing, self.compile = checkpointing, compile

@@ -17,10 +17,7 @@ MOST_STEPS = 100_000
 def noise_levels(scheduler: dict[str, Any], tokens: int, model: str = "the model") -> Schedule:
     """The schedule that a network was trained on, from the `scheduler_config.json` that it is sampled with.
 
-    Args:
-        scheduler: these settings.
-        tokens: of an image, for flows that are shifted by them.
-        model: what messages call it.
+    Some flows are shifted by the `tokens` of an image; `model` is what messages call it.
     """
     import diffusers
 
@@ -43,7 +40,6 @@ def noise_levels(scheduler: dict[str, Any], tokens: int, model: str = "the model
 def _of_class(
     kind: Any, scheduler: dict[str, Any], tokens: int, refusal: Callable[[str], PriorUnavailable]
 ) -> Schedule:
-    """The schedule of settings for one of diffusers' classes."""
     prediction = scheduler.get("prediction_type", "epsilon")
     if kind.__name__.startswith("FlowMatch"):
         if scheduler.get("invert_sigmas"):
@@ -65,20 +61,17 @@ def _of_class(
 
 
 def _flow(scheduler: dict[str, Any], tokens: int) -> Schedule:
-    """A flow's sigmas, shifted as its settings say."""
+    """A flow's sigmas, shifted as its settings say, by tokens as diffusers' pipelines do it."""
     from diffusers import FlowMatchEulerDiscreteScheduler as Flow
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
     flow = Flow.from_config({name: scheduler[name] for name in scheduler.keys() & inspect.signature(Flow).parameters})
     sigmas = flow.sigmas.flip(0).double()
     if flow.config.use_dynamic_shifting:
-        sigmas = torch.as_tensor(flow.time_shift(_mu(flow.config, tokens), 1.0, sigmas))
+        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+        mu = calculate_shift(tokens, *(flow.config[name] for name in names))
+        sigmas = torch.as_tensor(flow.time_shift(mu, 1.0, sigmas))
     return rectified_flow(sigmas, flow.config.num_train_timesteps)
-
-
-def _mu(config: Any, tokens: int) -> float:
-    """By how much diffusers' pipelines shift the schedule of a flow for an image of so many tokens."""
-    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
-    return config.base_shift + slope * (tokens - config.base_image_seq_len)
 
 
 def _refusal(model: str, name: str, reason: str) -> PriorUnavailable:

@@ -84,7 +84,7 @@ class Pretrained(Prior):
         self.runner = NetworkRunner(checkpointing, compile)
         self.prompts = PromptEmbedder(self, self._embed)
         self.view_words: ViewWords | None = DREAMFUSION
-        self._words = KnownWords([], {})
+        self._words = KnownWords()
         self._cut_prompts: set[str] = set()
         self.camera: CameraEmbedding | None = None
         self.vae: Model | None = None

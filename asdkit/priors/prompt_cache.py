@@ -16,13 +16,9 @@ _log = logging.getLogger(__name__)
 def recall(
     model: str, texts: list[str], embed: Callable[[list[str]], dict[str, Embedded]], passing: Collection[str] = ()
 ) -> dict[str, Embedded]:
-    """Each prompt's embedding from its file; prompts without one are embedded, together, and kept.
+    """Each prompt's embedding from its file; prompts without one are embedded, together, and kept, but for `passing`.
 
-    Args:
-        model: all that an embedding depends on beside the prompt and the versions of the libraries.
-        texts: the prompts.
-        embed: embeds prompts.
-        passing: the prompts, once they were embedded, that aren't kept.
+    `model` says all that an embedding depends on beside the prompt and the versions of the libraries.
     """
     files = {text: cache_file(model, text) for text in texts}
     embedded = {text: rows for text, file in files.items() if (rows := _read(file))}

@@ -18,17 +18,12 @@ from asdkit.scores.prior import Noised, Prior
 class PromptEmbedder:
     """Embeds the prompts of a prior's conditions once, and gives each sample of a draw its embedding.
 
-    Args:
-        prior: its `view_words` and `view_prompts` say which prompts a condition needs.
-        embed: embeds prompts.
-
-    Attributes:
-        embedded: of each prompt that has been embedded, its embedding, in single precision or better.
+    The prior's `view_words` and `view_prompts` say which prompts a condition needs.
     """
 
     def __init__(self, prior: Prior, embed: Callable[[list[str]], dict[str, Embedded]]) -> None:
         self._prior, self._embed = prior, embed
-        self.embedded: dict[str, Embedded] = {}
+        self.embedded: dict[str, Embedded] = {}  # by prompt, in single precision or better
 
     def prepare(self, conditions: Sequence[Condition]) -> None:
         """Embed what is new in these conditions."""
@@ -68,7 +63,6 @@ class PromptEmbedder:
 def _of_views(
     directions: Shaped[Tensor, "K ..."], view_words: ViewWords, views: Views, words: Words
 ) -> Shaped[Tensor, "B ..."]:
-    """Of the embeddings of all directions, each sample's."""
     if words == "blended":
         first, second, share = view_words.neighbours(views.azimuth, views.elevation)
         return blended(directions[first], directions[second], share)

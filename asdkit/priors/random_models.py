@@ -34,14 +34,7 @@ ARCHITECTURES = {
 
 
 class RandomModel(ModelFolder):
-    """Stands for a folder: a named architecture, whose weights and embedded prompts are random and always the same.
-
-    Args:
-        name: of the architecture.
-
-    Raises:
-        ValueError: there is no such architecture.
-    """
+    """Stands for a folder: a named architecture, whose weights and embedded prompts are random and always the same."""
 
     def __init__(self, name: str) -> None:
         if name not in ARCHITECTURES:

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-Factors = dict[str, Tensor]  # of one layer, by the names that peft gives them
+# Of one layer, by the names that peft gives them: `lora_A`, `lora_B`; or `hada_w1_a` to `hada_w2_b`; or `lokr_w1`,
+# `lokr_w2` or their factors; with the cores `lora_mid`, `hada_t1`, `hada_t2` or `lokr_t2`; beside them `alpha`, and
+# `lora_magnitude_vector` or `dora_scale`.
+Factors = dict[str, Tensor]
 _LITERAL = re.compile(r"[\w.-]+")
 _WILDCARDS = re.compile(r"(?=.{0,200}$)[\w.|^$-]*(?:\.[*+][\w.|^$-]*){0,2}")  # matched in a time that doesn't explode
 _MOST_WILDCARDS = 20
@@ -19,16 +22,7 @@ def changed_weight(layer: str, weight: Tensor, factors: Factors, settings: dict[
 
     LoRA adds (alpha / r) B A, LoHa (alpha / r) (A1 B1) * (A2 B2), LoKr (alpha / r) times the Kronecker product of two
     matrices, each of which may be a Tucker product, with a core of the kernel's size between its factors; DoRA then
-    gives each row, or each column, the length that it says.
-
-    Args:
-        layer: its name.
-        weight: W, of a linear layer or a convolution.
-        factors: `lora_A`, `lora_B`; or `hada_w1_a` to `hada_w2_b`; or `lokr_w1`, `lokr_w2` or their factors; with the
-            cores `lora_mid`, `hada_t1`, `hada_t2` or `lokr_t2`; beside them `alpha`, and `lora_magnitude_vector` or
-            `dora_scale`.
-        settings: those of peft, which say what factors don't.
-        scale: how much of it.
+    gives each row, or each column, the length that it says. What the factors don't say, peft's settings do.
 
     Raises:
         ValueError: they don't fit the weight, aren't finite, or are of no known kind.

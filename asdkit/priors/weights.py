@@ -24,15 +24,11 @@ def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def digest_of(used: dict[str, Path], also: str = "", beside: dict[str, Path] | None = None) -> str:
-    """12 hex digits that stand for a model's weights, wherever they lie.
+    """12 hex digits that stand for a model's weights, wherever they lie, and for the text `also`.
 
-    Of a small model every byte of every file counts. Of a large one those files do that are used: their sizes, their
-    headers and 256 pieces of 4 KiB each, which any training changes and which cost no minutes.
-
-    Args:
-        used: the files that are read, by their names.
-        also: further text that counts.
-        beside: all files of a small model, if it has others.
+    Of a small model every byte of every file counts, also of those `beside` the used ones. Of a large one those files
+    do that are used: their sizes, headers and 256 pieces of 4 KiB each, which any training changes and which cost no
+    minutes.
     """
     files = beside or used
     small = sum(file.stat().st_size for file in files.values()) <= _EXACT

@@ -7,7 +7,7 @@ import yaml
 from support.tiny_families import make
 
 from asdkit.commands.main import main
-from asdkit.priors.overlays import overlay_of
+from asdkit.priors.locate import overlay_of
 from asdkit.run.recipes import recipe_folder
 
 EDIT = "--model.source=a cat", "--model.target=a dog"
