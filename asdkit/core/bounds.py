@@ -17,19 +17,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, repr=False)
 class Within:
-    """A range of numbers.
-
-    Args:
-        low: the least number, or the limit that numbers stay above.
-        high: the greatest number, or the limit that numbers stay below.
-        open_low: `low` itself is outside.
-        open_high: `high` itself is outside.
-    """
+    """A range of numbers."""
 
     low: float
     high: float
-    open_low: bool = False
-    open_high: bool = False
+    open_low: bool = False  # `low` itself is outside
+    open_high: bool = False  # `high` itself is outside
 
     def __contains__(self, number: float) -> bool:
         """Whether a number is finite, inside, no bool, and no integer that a computer's own can't hold."""
@@ -125,7 +118,6 @@ def _range(hint: Any) -> Within | None:
 
 
 def _pieces(hint: Any) -> Iterator[Any]:
-    """An annotation, and all that it consists of."""
     yield hint
     for piece in get_args(hint):
         yield from _pieces(piece)

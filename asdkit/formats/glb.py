@@ -122,7 +122,6 @@ def _parsed(path: Path, text: bytes) -> Any:
 
 
 def _chunks(path: Path) -> tuple[bytes, bytes]:
-    """The bytes of the JSON and of what follows it."""
     data = path.read_bytes()
     if len(data) < 20 or data[:4] != b"glTF" or data[4:8] != b"\2\0\0\0" or data[16:20] != _JSON:
         raise ValueError(f"{path} is not a GLB file of glTF 2.0.")
@@ -189,14 +188,10 @@ def _values(path: Path, scene: Any, index: Any, width: int, blob: bytes) -> Floa
     count = _number(accessor["count"])
     start = _number(view.get("byteOffset", 0)) + _number(accessor.get("byteOffset", 0))
     stride = _number(view.get("byteStride", width * kind.itemsize))
-    if (
-        accessor["type"] != _SHAPES[width]
-        or "sparse" in accessor
-        or view["buffer"] != 0
-        or stride < width * kind.itemsize
-    ):
+    row, plain = width * kind.itemsize, "sparse" not in accessor and view["buffer"] == 0
+    if not plain or accessor["type"] != _SHAPES[width] or stride < row:
         raise KeyError(index)
-    if start + max(count - 1, 0) * stride + width * kind.itemsize > len(blob):
+    if start + max(count - 1, 0) * stride + row > len(blob):
         raise ValueError(f"{path} is truncated: an attribute lies beyond its {len(blob)} bytes of data.")
     values = np.ndarray((count, width), kind, blob, start, (stride, kind.itemsize)).astype(np.float32)
     if accessor.get("normalized") and kind.kind != "f":
@@ -205,7 +200,6 @@ def _values(path: Path, scene: Any, index: Any, width: int, blob: bytes) -> Floa
 
 
 def _placement(nodes: Any, index: int) -> Float[np.ndarray, "4 4"]:
-    """A node's matrix, its own and those of all its parents."""
     parents = {child: parent for parent, node in enumerate(nodes) for child in node.get("children", [])}
     matrix = _matrix(nodes[index])
     for _ in nodes:

@@ -35,19 +35,11 @@ def write_html(
     distance: float = 3.4,
     fov_deg: float = 40.0,
 ) -> None:
-    """Writes a page that shows Gaussians and lets one turn, move and enlarge them.
+    """Writes a page, whole or not at all, that shows Gaussians and lets one turn, move and enlarge them.
 
-    `#azimuth=90&elevation=20&distance=3.4` after the file's address opens it with another camera.
-
-    Args:
-        path: the file to write, whole or not at all.
-        splats: one Gaussian or more.
-        title: any text; it is shown, never interpreted.
-        background: red, green and blue in [0,1].
-        azimuth_deg: of the first camera; 0 sees the front, counter-clockwise from above.
-        elevation_deg: of the first camera.
-        distance: of the first camera from the origin in world units.
-        fov_deg: field of view over the shorter side of the window.
+    The title is any text, which is shown and never interpreted. The first camera is that of the arguments, its field of
+    view over the shorter side of the window; `#azimuth=90&elevation=20&distance=3.4` after the file's address opens the
+    page with another one.
 
     Raises:
         ValueError: no Gaussians, or values that float16 can't hold (centres: float32).
@@ -69,7 +61,6 @@ def write_html(
 
 
 def _records(path: Path, splats: Splats) -> bytes:
-    """The Gaussians as the page holds them."""
     means, quats, _, opacities, sh = to_be_written(path, splats)
     quats = quats * np.copysign(1, quats[:, :1])
     rotations = quats[:, 1:] / (1 + quats[:, :1])

@@ -106,7 +106,7 @@ def check(splats: Splats, subject: str) -> None:
 
 
 def _faults(splats: Splats) -> dict[str, Bool[np.ndarray, " N"]]:
-    """Which rows are no Gaussians, by what is wrong with them."""
+    """Rows that are no Gaussians, by what is wrong with them."""
     faults = {}
     for name, values in splats._asdict().items():
         small = values < math.log(FLOAT_LIMIT) if name == "log_scales" else np.abs(values) < FLOAT_LIMIT

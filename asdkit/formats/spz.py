@@ -74,7 +74,6 @@ def _packed(quats: Float[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N 4"]:
 
 
 def _unpacked(data: UInt8[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
-    """Quaternions wxyz from `_packed`."""
     words = data.view("<u4").astype(np.int64)
     codes = words >> _PLACES
     smaller = (codes & 511) / _COMPONENT * np.where(codes & 512, -1, 1)

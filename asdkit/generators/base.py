@@ -68,11 +68,9 @@ class Generator(Part, nn.Module, ABC):
 
     @abstractmethod
     def render(self, views: Views | None, background: Tensor | None = None) -> Render:
-        """What the cameras see, differentiably.
+        """What the cameras see, differentiably; images have no cameras.
 
-        Args:
-            views: B cameras; None for images, which have none.
-            background: colour behind the object in [0,1], [3] for all cameras or [B,3]; None for the generator's own.
+        The background is a colour in [0,1], [3] for all cameras or [B,3]; None is the generator's own.
         """
 
     @abstractmethod
@@ -83,12 +81,9 @@ class Generator(Part, nn.Module, ABC):
         """Called just before each step of the optimiser, when gradients are there."""
 
     def after_step(self, optimizer: Optimizer, step: int, generator: torch.Generator) -> None:
-        """Called after each step of the optimiser: learning rates, densification, pruning.
+        """Called after each step of the optimiser, which may hold others' groups too: rates, densification, pruning.
 
-        Args:
-            optimizer: the one that holds `parameter_groups()`, among others perhaps.
-            step: the iteration that just ended, counted from 0.
-            generator: the only source of random draws, the same on every rank.
+        `step` has just ended, counted from 0; `generator` is the only source of random draws, the same on every rank.
         """
 
     def regularizer(self) -> Tensor | float:

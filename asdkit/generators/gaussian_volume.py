@@ -90,7 +90,6 @@ def _flat(cell: Int64[Tensor, "N 3"]) -> Int64[Tensor, " N"]:
 def _radiance(
     points: Float[Tensor, "N 3"], blobs: _Blobs, half: float, members: Int64[Tensor, " M"], starts: Int64[Tensor, " S"]
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
-    """Density and colour, cell by cell."""
     device, points = points.device, points.detach().cpu().float()
     density, colour = torch.zeros(len(points)), torch.zeros(len(points), 3)
     cells, order = _flat(_cell(points, half)).sort(stable=True)

@@ -180,7 +180,6 @@ class NeRF(Generator):
 
 
 def _network(width: int, hidden: int, generator: torch.Generator) -> nn.Module:
-    """Features to one density and three colours."""
     layers = [nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 4)] if hidden else [nn.Linear(width, 4)]
     network = nn.Sequential(*layers)
     for layer in network:

@@ -84,7 +84,6 @@ class ShapE(Start):
         return mesh.verts.float().cpu(), light.float().cpu(), mesh.faces.cpu()
 
     def _pipeline(self) -> Any:
-        """Diffusers' pipeline, on the GPU if there is one."""
         missing = [part for part in _PARTS if not (self._folder / part).exists()]
         if missing:
             raise ValueError(

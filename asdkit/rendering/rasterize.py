@@ -82,7 +82,6 @@ def rasterize(
 
 
 def _chosen(backend: Backend, mode: Mode, device: torch.device) -> Backend:
-    """The backend that "auto" means on a device."""
     if backend == "auto":
         backend = {"cuda": "gsplat", "cpu": "torch" if mode == "surfels" else "numba"}.get(device.type, "torch")
     for name, value, kinds in (("mode", mode, Mode), ("backend", backend, Backend)):

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from asdkit.rendering.cameras import Views
 
-Radiance = Callable[[Float[Tensor, "N 3"]], tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]]  # density, colour
+# Of points, the density (per world unit, at least 0) and the colour.
+Radiance = Callable[[Float[Tensor, "N 3"]], tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]]
 
 
 class Rays(NamedTuple):
@@ -73,14 +74,8 @@ def march(
 ) -> Marched:
     """NeRF's quadrature: alpha_i = 1 - exp(-sigma_i delta_i), weight_i = alpha_i prod_{j<i} (1 - alpha_j).
 
-    A sample stands for the part of its ray between the middles to its neighbours; the first and the last reach to
-    where the ray enters and leaves the box.
-
-    Args:
-        radiance: density (per world unit, >= 0) and colour at points.
-        rays: what to see along.
-        z: samples in order.
-        occupied: where there is anything; the rest is not asked.
+    A sample (z has them in order) stands for the part of its ray between the middles to its neighbours; the first and
+    the last reach to where the ray enters and leaves the box. What is not `occupied` is not asked.
     """
     points = rays.origins[:, None] + z[..., None] * rays.directions[:, None]
     asked = (rays.far > rays.near)[:, None].expand(z.shape)

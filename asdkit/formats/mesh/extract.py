@@ -35,13 +35,8 @@ def extract(
 
     Densities have no surface, and span such a range that straight lines between grid points miss it. So the density d
     is squeezed to d / (d + t), t the `threshold`, smoothed over a grid step, and cut at the threshold of that.
-
-    Args:
-        volume: what to make a mesh of.
-        views: cameras that see it from all sides.
-        alpha: the opacity they see.
-        resolution: points along each axis of the cube.
-        faces: triangles at most; 0 for as many as there are.
+    The views see the volume from all sides, `resolution` points lie along each axis of its cube, and `faces` are the
+    most that are made, 0 for no limit.
     """
     smooth = require_package("scipy.ndimage", "mesh").gaussian_filter
     density = density_grid(volume, resolution)
@@ -56,7 +51,6 @@ def extract(
 
 
 def _model(vertices: np.ndarray, faces: np.ndarray) -> Any:
-    """Trimesh's, with its vertices as they are."""
     return require_package("trimesh", "mesh").Trimesh(vertices, faces, process=False)
 
 

@@ -104,7 +104,6 @@ def _check_parts(path: Path) -> None:
 
 
 def _shown(path: Path, scene: Any) -> tuple[int, int]:
-    """The parts and corners that a glTF scene shows."""
     try:
         accessors, sizes = scene["accessors"], []
         for mesh in scene["meshes"]:

@@ -67,5 +67,4 @@ def _model(mesh: Mesh, texture: Texture | None, look: Any) -> Any:
 
 
 def _bytes(colours: Float[np.ndarray, "V 3"]) -> np.ndarray:
-    """Colours in [0,1] as opaque RGBA."""
     return np.pad((colours * 255).round().astype(np.uint8), ((0, 0), (0, 1)), constant_values=255)
