@@ -65,7 +65,7 @@ class RandomModel(ModelFolder):
         finally:
             torch.set_default_dtype(default)
         model.requires_grad_(False).eval()
-        noise = torch.randn(_NOISE, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+        noise = torch.randn(_NOISE, generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(model.device)
         for index, (name, parameter) in enumerate(model.named_parameters()):
             if parameter.ndim < 2:
                 parameter.fill_(float(name.endswith("weight")))

@@ -13,7 +13,7 @@ from support.tiny import loaded
 from support.tiny_families import make
 from torch import Tensor, nn
 
-from asdkit import Discriminator, LoRA, Pretrained
+from asdkit import Pretrained
 from asdkit.core.errors import PriorUnavailable
 from asdkit.priors.finetune import finetune_file
 from asdkit.scores.conditions import Condition
@@ -91,7 +91,7 @@ def test_diffusers_layout(kl_folder: Path, base: Pretrained, tmp_path: Path, sca
     "settings", [{}, {"use_rslora": True}, {"alpha_pattern": {"to_out.0": 7, "mid_block.*to_k": 5, "to_q.none|to": 9}}]
 )
 def test_the_alpha_of_diffusers_own_files(kl_folder: Path, base: Pretrained, tmp_path: Path, settings: dict) -> None:
-    """As its training scripts write them; the strength of each layer is peft's own."""
+    """As its training scripts and `save_lora_adapter` write them; the strength of each layer is peft's own."""
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
@@ -105,9 +105,11 @@ def test_the_alpha_of_diffusers_own_files(kl_folder: Path, base: Pretrained, tmp
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
     metadata = json.loads(json.dumps(config.to_dict(), default=sorted))
     StableDiffusionPipeline.save_lora_weights(tmp_path, layers, unet_lora_adapter_metadata=metadata)
+    unet.save_lora_adapter(tmp_path / "alone")
     strengths = [unet.get_submodule(name).scaling["default"] for name in LAYERS]
     assert len(set(strengths)) == (3 if "alpha_pattern" in settings else 1)
-    _same(loaded(kl_folder, finetune=str(tmp_path / "pytorch_lora_weights.safetensors")), _expected(base, *strengths))
+    for file in (tmp_path / "pytorch_lora_weights.safetensors", tmp_path / "alone"):
+        _same(loaded(kl_folder, finetune=str(file)), _expected(base, *strengths))
 
 
 def test_kohyas_layout(kl_folder: Path, base: Pretrained, text_encoder: nn.Module, tmp_path: Path) -> None:
@@ -183,19 +185,6 @@ def test_a_lora_of_a_text_encoder(kl_folder: Path, base: Pretrained, text_encode
     prior = loaded(kl_folder, finetune=str(tmp_path), finetune_scale=2.0)
     _same(prior, _expected(base, 0.0))
     _check_text(prior, base, text_encoder, 2.0)
-
-
-def test_a_discriminator_starts_from_the_fused_weights(kl_folder: Path, base: Pretrained, tmp_path: Path) -> None:
-    save_file(_diffusers(base), tmp_path / "lora.safetensors")
-    prior = loaded(kl_folder, finetune=str(tmp_path))
-    weights = {name: value.clone() for name, value in prior.network.state_dict().items()}
-    x0, eps = torch.zeros(1, 4, 8, 8), torch.ones(1, 4, 8, 8)
-    before = prior.draw(x0, torch.tensor([500]), eps).predict(Y)
-    adapter = LoRA(rank=2)
-    Discriminator(adapter, text=Y.text).setup(prior)
-    assert torch.equal(prior.draw(x0, torch.tensor([500]), eps).predict(Y, adapter), before)
-    unadapted = {n.replace(".base_layer", ""): v for n, v in prior.network.state_dict().items() if "lora" not in n}
-    assert all(torch.equal(unadapted[name], value) for name, value in weights.items())
 
 
 def test_the_digest_tells_loras_and_scales_apart(kl_folder: Path, base: Pretrained, tmp_path: Path) -> None:
@@ -298,16 +287,6 @@ def test_pefts_own_folders(kind: str, kl_folder: Path, base: Pretrained, tmp_pat
                 nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(tmp_path)
     _same(loaded(kl_folder, finetune=str(tmp_path)), model.merge_and_unload().state_dict())
-
-
-def test_the_files_of_save_lora_adapter(kl_folder: Path, base: Pretrained, tmp_path: Path) -> None:
-    unet = _bare(base)
-    unet.add_adapter(LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=LAYERS))
-    for name in LAYERS:
-        layer = unet.get_submodule(name)
-        layer.lora_B.default.weight.data, layer.lora_A.default.weight.data = _factors(layer)
-    unet.save_lora_adapter(tmp_path)
-    _same(loaded(kl_folder, finetune=str(tmp_path)), _expected(base, 2.0))
 
 
 @pytest.mark.parametrize(

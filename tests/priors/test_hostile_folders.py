@@ -83,18 +83,14 @@ def _harmed(part: str, harm: str) -> Callable[[Path], None]:
     return change
 
 
-def _adapter(folder: Path) -> None:
-    (folder / "text_encoder" / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/else"}')
-
-
-def _extras(folder: Path) -> None:
-    (folder / "asdkit.json").write_text("{}")
+def _new(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text("{}")
 
 
 HOSTILE = {
     "a pickle in an index": (_index("pytorch_model.bin"), "names pytorch_model.bin, which is no safetensors file"),
     "a path in an index": (_index("../vae/diffusion_pytorch_model.safetensors"), "which is no safetensors file of its"),
-    "an adapter": (_adapter, "has an adapter beside its text_encoder"),
+    "an adapter": (_new("text_encoder/adapter_config.json"), "has an adapter beside its text_encoder"),
     "endless layers": (_set("text_encoder/config.json", num_hidden_layers=10**6), "num_hidden_layers 1000000, more"),
     "blocks without end": (_set("unet/config.json", layers_per_block=[1, 10**6]), "layers_per_block 1000000, more"),
     "words without end": (_set("text_encoder/config.json", vocab_size=10**12), "vocab_size 1000000000000, more"),
@@ -106,7 +102,7 @@ HOSTILE = {
     "a noise level": (_set("scheduler/scheduler_config.json", trained_betas=[[0.1]]), "are not 1000 numbers"),
     "x0 that is nothing": (_set("vae/config.json", scaling_factor=0), "x0 can't be scaled by [0.0, 0.0, 0.0, 0.0]"),
     "x0 without a number": (_set("vae/config.json", scaling_factor="x"), "vae can't be loaded (could not convert"),
-    "view words of nothing": (_extras, "can't be loaded ('view_words')"),
+    "view words of nothing": (_new("asdkit.json"), "can't be loaded ('view_words')"),
     "extra words without end": (_set("tokenizer/tokenizer_config.json", extra_ids=10**9), "more than its weights"),
     "no number": (_set("unet/config.json", norm_eps=math.nan), "norm_eps nan, more"),
     "latents of other channels": (_set("vae/config.json", latents_mean=[1, 2], latents_std=[1, 1]), "can't be loaded"),
@@ -115,6 +111,8 @@ HOSTILE = {
         "vae is a AutoencoderDC; asdkit reads",
     ),
     "no network": (_set("model_index.json", unet=[None, None]), "model_index.json names no unet"),
+    "no vocabulary": (_without("tokenizer/vocab.json"), "has no vocabulary in its tokenizer"),
+    "half a vocabulary": (_without("tokenizer/merges.txt"), "has no vocabulary in its tokenizer"),
     "no words": (_set("model_index.json", text_encoder=[None, None]), "names no text_encoder; copy"),
     "a config that is a pipe": (_pipe("unet/config.json"), "is no file, but a device or a pipe"),
     "a vocabulary that is a pipe": (_pipe("tokenizer/special.json"), "is no file, but a device or a pipe"),

@@ -96,19 +96,6 @@ def test_the_released_loss_is_the_released_codes(gamma: float) -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_the_released_minimiser_is_eq_10s_with_a_gamma_that_fades() -> None:
-    """By autograd: zero gradient at eps + alpha^2 gamma / (1 + gamma) (e_y - eps); Eq. 10's is the same at alpha 1."""
-    eps, e_y = torch.randn(2, 3, 4, 5, 5, generator=torch.Generator().manual_seed(1)).double()
-    alpha, gamma = scaled_linear().alpha(T), -0.75
-    best = (eps + alpha**2 * gamma / (1 + gamma) * (e_y - eps)).requires_grad_()
-    released_loss(best, eps, e_y, gamma, alpha).backward()
-    assert best.grad.abs().max() < 1e-9
-    one = torch.ones_like(alpha)
-    other = torch.randn_like(eps)
-    same = discriminator_loss(other, eps, e_y, gamma)
-    assert released_loss(other, eps, e_y, gamma, one).item() == pytest.approx(same.item())
-
-
 def test_the_released_variant_has_its_own_name(folders: tuple) -> None:
     prior = loaded(folders[0])
     guidance = ready(ReleasedASD(adapter=LoRA(camera=False)), prior)

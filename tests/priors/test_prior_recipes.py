@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.resuming import assert_resuming_is_exact
+from support.recipe import small_run
+from support.resuming import assert_resuming_is_exact, last
 from support.tiny_families import make
 
 from asdkit.run.recipes import recipe_folder
@@ -20,15 +21,19 @@ SMALL = (
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_every_overlay_runs_and_resumes_exactly(name: str, tmp_path: Path) -> None:
+def test_every_overlay_runs(name: str, tmp_path: Path) -> None:
+    """And, on the way of Stable Diffusion and on that of flows, resumes exactly."""
     prior = make(FAMILY[name], tmp_path / "prior")[0]
     recipe = tmp_path / "small.yaml"
     shutil.copy(recipe_folder() / "gs3d.yaml", recipe)
     overlay = ("--config", recipe_folder() / "priors" / f"{name}.yaml")
     options = (*overlay, *SMALL, f"--model.prior.path={prior}", f"--run.root={tmp_path / 'runs'}")
-    last = assert_resuming_is_exact(recipe, *options, half=1, steps=2)
-    learned = [key for key in last["state_dict"] if "lora_B" in key]
-    assert learned and all(torch.isfinite(last["state_dict"][key]).all() for key in learned)
+    if name in ("sd15", "flux"):
+        saved = assert_resuming_is_exact(recipe, *options, half=1, steps=2)
+    else:
+        saved = last(small_run(recipe, *map(str, options), "--trainer.max_steps=1"))
+    learned = [key for key in saved["state_dict"] if "lora_B" in key]
+    assert learned and all(torch.isfinite(saved["state_dict"][key]).all() for key in learned)
 
 
 def test_every_overlay_is_tested() -> None:

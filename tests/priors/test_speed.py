@@ -40,31 +40,21 @@ def _draw(prior: asdkit.Pretrained) -> Noised:
     return prior.draw(x0, torch.tensor([300, 700]), eps, ring(B), source=source)
 
 
-def _learned(field: asdkit.Field, prior: asdkit.Pretrained) -> dict[str, Tensor]:
-    """Gradients of the discriminator's loss."""
-    return _kept(field, prior)[0]
-
-
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("adapter", [asdkit.LoRA, asdkit.Embedding])
 def test_half_networks_learn_in_single_precision(tiny_folder: Path, dtype: str, adapter: type[asdkit.Adapter]) -> None:
     whole, half = (loaded(tiny_folder, dtype=name) for name in ("float32", dtype))
+    assert torch.equal(_draw(half).x_t, _draw(whole).x_t) and half.schedule.alphas.dtype == torch.float64
     fields = [_roused(ready(asdkit.ASD(adapter=adapter()), prior)) for prior in (whole, half)]
     assert {p.dtype for p in half.network.parameters() if not p.requires_grad} == {getattr(torch, dtype)}
     assert {p.dtype for field in fields for p in field.parameters()} == {torch.float32}
     tolerance = {"bfloat16": 0.06, "float16": 0.008}[dtype]
     expected, halved = (field(_draw(prior)).detach() for field, prior in zip(fields, (whole, half), strict=True))
     assert (halved - expected).norm() < tolerance * expected.norm()
-    expected, halved = (_learned(field, prior) for field, prior in zip(fields, (whole, half), strict=True))
+    expected, halved = (_kept(field, prior)[0] for field, prior in zip(fields, (whole, half), strict=True))
     assert set(halved) == set(expected) and {gradient.dtype for gradient in halved.values()} == {torch.float32}
     for name, gradient in expected.items():
         assert (halved[name] - gradient).norm() < 2 * tolerance * gradient.norm() + 1e-3, name
-
-
-def test_noise_levels_and_draws_stay_exact_beside_a_half_network(tiny_folder: Path) -> None:
-    whole, half = (loaded(tiny_folder, dtype=name) for name in ("float32", "bfloat16"))
-    assert torch.equal(_draw(half).x_t, _draw(whole).x_t)
-    assert half.schedule.alphas.dtype == torch.float64
 
 
 def test_a_copy_beside_a_half_network_is_whole(tiny_folder: Path) -> None:
@@ -74,7 +64,7 @@ def test_a_copy_beside_a_half_network_is_whole(tiny_folder: Path) -> None:
     x, phi = _draw(prior), field.second.field
     half, whole = x.predict(phi.condition()), x.predict(phi.condition(), phi.adapter)
     assert not torch.equal(half, whole) and (half - whole).norm() < 0.03 * whole.norm()
-    assert {gradient.dtype for gradient in _learned(field, prior).values()} == {torch.float32}
+    assert {gradient.dtype for gradient in _kept(field, prior)[0].values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -205,7 +195,7 @@ def test_the_other_adapter_may_be_used_before_the_backward_pass(tiny_folder: Pat
 def one_block(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prior whose network is soon compiled."""
     folder = save_tiny_pipeline(tmp_path_factory.mktemp("block") / "prior")
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}  # attention in the middle alone
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D",), "mid_block_type": None, "up_block_types": ("UpBlock2D",)}
     torch.manual_seed(0)
     unet(16, block_out_channels=(8,), **blocks).save_pretrained(folder / "unet")
     return folder
@@ -297,7 +287,7 @@ def test_checkpointing_and_compiling_go_together(one_block: Path, graphs: Graphs
         prior = loaded(one_block, checkpointing=together, compile=together)
         field = _roused(ready(asdkit.ASD(), prior))
         with prior.in_step():
-            results.append(_learned(field, prior))
+            results.append(_kept(field, prior)[0])
     expected, gradients = results
     assert graphs.count >= 1
     for key, gradient in expected.items():
@@ -430,12 +420,11 @@ def test_a_step_waits_for_nothing_unless_it_is_logged(tiny_folder: Path, kind: s
         ),
     }[kind]()
     watch, guidance = Guard(), asdkit.ASD(adapter=asdkit.LoRA())
-    _fit(asdkit.Pretrained(str(tiny_folder)), generator, guidance, 7, log_every=3, callbacks=(watch,), **settings)
-    logged = {2, 5}
+    _fit(asdkit.Pretrained(str(tiny_folder)), generator, guidance, 5, log_every=3, callbacks=(watch,), **settings)
     rounds = {"gaussians": {0, 3, 4}}.get(kind, set())  # the first look, a round of density, the look after it
     march = ["aten.nonzero"] if kind == "nerf" else []  # which samples are not in empty space
     for step, operations in enumerate(watch.steps):
-        if step in logged:
+        if step == 2:  # which is logged
             assert "aten._local_scalar_dense" in operations
         elif step not in rounds:
             assert operations == march, step
@@ -457,10 +446,3 @@ def test_a_step_on_cuda_does_not_wait(tiny_folder: Path, kind: str) -> None:
     generator = asdkit.Pixels(count=2, size=16) if kind == "pixels" else asdkit.Latents(count=2, size=16)
     prior = asdkit.Pretrained(str(tiny_folder), dtype="bfloat16")
     _fit(prior, generator, asdkit.ASD(), 6, callbacks=(Strict(),), accelerator="cuda")
-
-
-def test_numbers_are_logged_every_so_many_steps_alone(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    logged: list[int] = []
-    monkeypatch.setattr(asdkit.Distillation, "log_dict", lambda self, *args, **rest: logged.append(self.global_step))
-    _fit(asdkit.Pretrained(str(tiny_folder)), asdkit.Latents(count=2, size=16), asdkit.ASD(), 7, log_every=3)
-    assert logged == [3, 3, 6, 6]  # after the step of the optimiser, which counts
