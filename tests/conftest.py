@@ -12,7 +12,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 import pytest
 import torch
-from support.recipe import write_recipe
+from support.recipe import small_run, write_recipe
 from support.skips import pytest_addoption, pytest_sessionfinish  # noqa: F401, pytest's hooks
 from support.typecheck import check_types
 
@@ -81,3 +81,10 @@ def kl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(tiny_folder: Path, tmp_path: Path) -> Path:
     """A recipe of ten quick iterations with the tiny prior, whose runs go to tmp_path / runs."""
     return write_recipe(tmp_path, tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of that recipe, which is three folders above, of four iterations; treat it as read-only."""
+    recipe = write_recipe(tmp_path_factory.mktemp("finished"), tiny_folder)
+    return small_run(recipe, "--trainer.max_steps=4", "--trainer.callbacks=[]", "--snapshots.every=0")

@@ -104,12 +104,15 @@ def test_options_and_seeds_vary(calls: list) -> None:
 def test_real_runs_finish_fail_are_stopped_and_go_on(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One run ends, one fails, for a file is in its folder's place; one is stopped by SIGTERM and ends later."""
+    """One run ends, one fails, for a file is in its folder's place; one is stopped by SIGTERM and ends later.
+
+    They are forks, whose commands tests/run/test_grid.py holds; those of tests/run/test_pool.py are started anew.
+    """
     prompts = ["a red duck with a long story that no folder's name can hold", "a blue ball"]
     (tmp_path / "p.txt").write_text("\n".join(prompts))
     monkeypatch.chdir(tmp_path)
-    fork_runs(monkeypatch, but="a blue ball")  # a process of its own
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "PYTHONPATH": str(Path(__file__).parents[2])}.items():
+    fork_runs(monkeypatch)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1"}.items():
         monkeypatch.setenv(name, value)
     options = ["--config", str(recipe), "--checkpoints.every=2", "--snapshots.every=1000", "--trainer.max_steps=4"]
 

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from support.forked import Forked, wait_for
-from support.recipe import small_run, write_recipe
+from support.recipe import small_run
 from support.splat_tools import splats
 from support.viewing import client, listening
 
@@ -24,12 +24,6 @@ from asdkit.run.loading import load
 from asdkit.run.viewer import Viewer
 
 viser = pytest.importorskip("viser")
-
-
-@pytest.fixture(scope="module")
-def run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the tiny recipe; treat it as read-only."""
-    return fit(write_recipe(tmp_path_factory.mktemp("view"), tiny_folder), "plain")
 
 
 def fit(recipe: Path, name: str, *options: str) -> Path:
@@ -52,7 +46,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
-def test_looking_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looking_changes_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     updates = []
     follow = viewing.LiveView.follow
     monkeypatch.setattr(
@@ -61,16 +55,17 @@ def test_looking_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
         lambda self, module, moved=False: updates.append(moved) or follow(self, module, moved),
     )
     before = listening()
-    watched = fit(run.parents[2] / "small.yaml", "watched", "--viewer=8180", "--viewer.every=3")
+    options = ("--viewer=8180", "--viewer.every=3", "--trainer.max_steps=4")
+    watched = fit(finished.parents[2] / "small.yaml", "watched", *options)
     assert listening() == before
-    assert [i for i, moved in enumerate(updates) if not moved] == [0, 3, 6, 9, 10] and len(updates) == 11
-    expected, got = weights(run), weights(watched)
+    assert [i for i, moved in enumerate(updates) if not moved] == [0, 3, 4] and len(updates) == 5
+    expected, got = weights(finished), weights(watched)
     assert expected.keys() == got.keys() and all(torch.equal(expected[name], got[name]) for name in expected)
 
 
-def test_looking_at_a_radiance_field_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looking_at_a_radiance_field_changes_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--model.generator=NeRF", "--model.generator.penalties.entropy=0.1", "--trainer.max_steps=3")
-    recipe = run.parents[2] / "small.yaml"
+    recipe = finished.parents[2] / "small.yaml"
     alone = fit(recipe, "alone", *options)
     browser = client(0, 1.0, (100, 800))
     monkeypatch.setattr(viser.ViserServer, "get_clients", lambda self: {0: browser})
@@ -87,8 +82,8 @@ def test_looking_at_a_radiance_field_changes_nothing(run: Path, monkeypatch: pyt
     assert browser.pictures[0][0, 0].tolist() == pytest.approx([grey] * 3, abs=6)
 
 
-def test_other_ranks_and_other_commands_open_no_viewer(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, trainer = load(run), pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+def test_other_ranks_and_other_commands_open_no_viewer(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, trainer = load(finished), pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     monkeypatch.setattr("asdkit.run.viewer.view_of", lambda *arguments: pytest.fail("opened a viewer"))
     Viewer(0).setup(trainer, module, "fit")
     for stage in ("validate", "test", "predict"):
@@ -97,8 +92,8 @@ def test_other_ranks_and_other_commands_open_no_viewer(run: Path, monkeypatch: p
     Viewer(8080).setup(trainer, module, "fit")
 
 
-def test_a_run_that_fails_closes_its_viewer(run: Path) -> None:
-    module, trainer = load(run), pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+def test_a_run_that_fails_closes_its_viewer(finished: Path) -> None:
+    module, trainer = load(finished), pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     before, viewer = listening(), Viewer(8380)
     viewer.setup(trainer, module, "fit")
     assert len(listening() - before) == 1
@@ -107,17 +102,17 @@ def test_a_run_that_fails_closes_its_viewer(run: Path) -> None:
     viewer.teardown(trainer, module, "fit")
 
 
-def test_without_viser_fit_ends(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_without_viser_fit_ends(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setitem(sys.modules, "viser", None)
-    recipe = run.parents[2] / "small.yaml"
+    recipe = finished.parents[2] / "small.yaml"
     assert main(["fit", "--config", str(recipe), "--run.name=none", "--viewer"]) == 3
     assert 'asdkit: This needs viser: pip install "asdkit[viewer]".\n' in capsys.readouterr().err
-    assert sorted(path.name for path in (run.parent / "none").iterdir()) == ["config.yaml", "run.json"]
-    assert main(["view", str(run)]) == 3
+    assert sorted(path.name for path in (finished.parent / "none").iterdir()) == ["config.yaml", "run.json"]
+    assert main(["view", str(finished)]) == 3
     assert capsys.readouterr().err == 'asdkit: This needs viser: pip install "asdkit[viewer]".\n'
 
 
-def test_the_short_form(run: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_short_form(finished: Path, capsys: pytest.CaptureFixture) -> None:
     def expanded(*arguments: str) -> list[str]:
         return expand("fit", ["--config=gs3d", *arguments])[0][2:]
 
@@ -134,14 +129,14 @@ def test_the_short_form(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert "did you mean --viewer.every?" in capsys.readouterr().err
 
 
-def test_loading_brings_the_generator_and_no_prior(run: Path) -> None:
-    module = load(run)
-    saved = weights(run)
+def test_loading_brings_the_generator_and_no_prior(finished: Path) -> None:
+    module = load(finished)
+    saved = weights(finished)
     mine = {f"generator.{name}": value for name, value in module.generator.state_dict().items()}
     assert mine and all(torch.equal(value, saved[name]) for name, value in mine.items())
     assert (module.prompt, module.rendering.background) == ("a red duck", 0.85)
     assert not list(module.prior.parameters())
-    other = load(run / "checkpoints" / "last.ckpt")
+    other = load(finished / "checkpoints" / "last.ckpt")
     assert torch.equal(other.generator.means, module.generator.means)
 
 
@@ -157,8 +152,8 @@ HARMS: list[tuple[str, Callable[[dict, dict], object]]] = [
 
 
 @pytest.mark.parametrize(("words", "change"), HARMS)
-def test_checkpoints_of_something_else_give_one_sentence(run: Path, tmp_path: Path, words: str, change) -> None:
-    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+def test_checkpoints_of_something_else_give_one_sentence(finished: Path, tmp_path: Path, words: str, change) -> None:
+    saved = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
     change(saved["hyper_parameters"], saved["state_dict"])
     torch.save(saved, tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match=words) as caught:
@@ -166,24 +161,24 @@ def test_checkpoints_of_something_else_give_one_sentence(run: Path, tmp_path: Pa
     assert "x.ckpt" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_view_serves_until_interrupted(run: Path, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path) -> None:
+def test_view_serves_until_interrupted(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path) -> None:
     write_splats(tmp_path / "a.ply", splats(6, degree=1))
     shown = []
     monkeypatch.setattr(viewing.LiveView, "show", lambda self, gaussians: shown.append(gaussians))
     before = listening()
-    for target in (tmp_path / "a.ply", run, run / "checkpoints" / "last.ckpt"):
+    for target in (tmp_path / "a.ply", finished, finished / "checkpoints" / "last.ckpt"):
         monkeypatch.setattr(viewing.time, "sleep", interrupted_at(3))
         assert main(["view", str(target), "--port=0"]) == 130
         assert "Viewer: http://127.0.0.1:" in capsys.readouterr().out and listening() == before
     np.testing.assert_array_equal(shown[0].means, splats(6, degree=1).means)
-    np.testing.assert_array_equal(shown[-1].means, load(run).generator.splats().means)
+    np.testing.assert_array_equal(shown[-1].means, load(finished).generator.splats().means)
 
 
-def test_what_cannot_be_viewed_is_one_sentence(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_what_cannot_be_viewed_is_one_sentence(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "note.ply").write_text("Dear diary,\n")
     (tmp_path / "x.ckpt").write_text("PK")
     pictures = ("--model.generator=Pixels", "--model.generator.size=16", "--data=Canvas", "--data.size=16")
-    recipe = run.parents[2] / "small.yaml"
+    recipe = finished.parents[2] / "small.yaml"
     flat = fit(recipe, "flat", *pictures, "--model.generator.count=2", "--trainer.max_steps=1")
     cases = {
         ("nowhere",): "There is no nowhere",
@@ -191,9 +186,9 @@ def test_what_cannot_be_viewed_is_one_sentence(run: Path, tmp_path: Path, capsys
         (str(tmp_path / "note.ply"),): "note.ply is not a PLY file",
         (str(tmp_path / "x.ckpt"),): "x.ckpt is broken",
         (str(flat),): "shows 3D objects, and this run makes none",
-        (str(run), "--port=80"): "within 1024 and 64536; got 80",
-        (str(run), "--port=x"): "invalid int value: 'x'",
-        (str(run), "--prot=3"): "unrecognized arguments: --prot=3",
+        (str(finished), "--port=80"): "within 1024 and 64536; got 80",
+        (str(finished), "--port=x"): "invalid int value: 'x'",
+        (str(finished), "--prot=3"): "unrecognized arguments: --prot=3",
         (): "required: RUN|FILE",
         ("http://example.com/x.ckpt",): "http://example.com/x.ckpt is an address",
     }
@@ -206,8 +201,8 @@ def test_what_cannot_be_viewed_is_one_sentence(run: Path, tmp_path: Path, capsys
     assert "this run makes none" in capsys.readouterr().err
 
 
-def test_control_c_ends_a_real_viewer(run: Path, tmp_path: Path) -> None:
-    child = Forked(lambda: main(["view", str(run), "--port=0"]), tmp_path / "log")
+def test_control_c_ends_a_real_viewer(finished: Path, tmp_path: Path) -> None:
+    child = Forked(lambda: main(["view", str(finished), "--port=0"]), tmp_path / "log")
     wait_for(lambda: child.text().endswith("Ctrl-C ends it.\n") or child.has_ended())
     child.send(signal.SIGINT)
     assert child.wait() == 130

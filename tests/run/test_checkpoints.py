@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from support.forked import Forked, wait_for
-from support.recipe import small_run, write_recipe
+from support.recipe import small_run
 
 from asdkit import Distillation
 from asdkit.commands.main import main
@@ -137,17 +137,16 @@ def test_no_kill_tears_a_checkpoint(tmp_path: Path, shared_memory: Path) -> None
     assert len(list(run.glob("checkpoints/step-*.ckpt"))) <= 2
 
 
-def test_a_run_of_the_command_line_survives_kills(recipe: Path, shared_memory: Path, tmp_path: Path) -> None:
+def test_a_run_of_the_command_line_survives_a_kill(recipe: Path, shared_memory: Path, tmp_path: Path) -> None:
     quick = (*QUICK, "--data.views_per_step=1", "--checkpoints.every=1")
     options = ["--config", recipe, *quick, f"--run.root={shared_memory}", "--run.name=one"]
     assert main(["fit", *map(str, options), "--trainer.max_steps=1"]) == 0
     run, chance = shared_memory / "small" / "one", random.Random(1)
-    last, step = run / "checkpoints" / "last.ckpt", 1
-    for kill in range(2):
-        child = Forked(lambda: main(["fit", str(run), "--trainer.max_steps=10000"]), tmp_path / f"{kill}.log")
-        kill_after_a_save(child, last, chance.uniform(0, 0.2))
-        before, step = step, torch.load(last, weights_only=True)["global_step"]
-        assert step > before
+    last = run / "checkpoints" / "last.ckpt"
+    child = Forked(lambda: main(["fit", str(run), "--trainer.max_steps=10000"]), tmp_path / "log")
+    kill_after_a_save(child, last, chance.uniform(0, 0.1))
+    step = torch.load(last, weights_only=True)["global_step"]
+    assert step > 1
     assert json.loads((run / "run.json").read_text())["status"] == "running"
     assert main(["fit", str(run), f"--trainer.max_steps={step + 2}"]) == 0
     assert torch.load(last, weights_only=True)["global_step"] == step + 2
@@ -233,11 +232,6 @@ def test_half_a_file_of_weights_does_not_look_whole(tmp_path: Path, name: str, s
         assert temporary.suffix == suffix and temporary.name.startswith(".a.")
 
 
-@pytest.fixture(scope="module")
-def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run(write_recipe(tmp_path_factory.mktemp("finished"), tiny_folder), *QUICK, "--trainer.max_steps=4")
-
-
 def test_the_module_is_rebuilt_from_the_checkpoint_alone(finished: Path, tmp_path: Path) -> None:
     """In another process, which has this file and the prior, and no recipe; it even predicts what the run does."""
     alone = tmp_path / "alone.ckpt"
@@ -296,10 +290,8 @@ def test_what_was_kept_with_all_others_stays(recipe: Path) -> None:
     saved = torch.load(folder / "last.ckpt", weights_only=True)
     saved["callbacks"]["RunFolder"]["seconds"] += 1000
     torch.save(saved, folder / "last.ckpt")
-    for steps in (4, 5):
-        assert main(["fit", str(run), "--checkpoints.keep_all=false", f"--trainer.max_steps={steps}"]) == 0
-        names = [*kept, f"step-00000{steps}.ckpt", "step-best.ckpt"]
-        assert sorted(path.name for path in folder.iterdir()) == names
+    assert main(["fit", str(run), "--checkpoints.keep_all=false", "--trainer.max_steps=4"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == [*kept, "step-000004.ckpt", "step-best.ckpt"]
     assert 1000 < json.loads((run / "run.json").read_text())["seconds"] < 1200, "the time of all its parts"
 
 

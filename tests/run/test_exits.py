@@ -72,17 +72,16 @@ def started(child: Forked, run: Path) -> None:
     assert not child.has_ended(), child.text()
 
 
-@pytest.mark.parametrize(("signum", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGUSR1", 143), ("SIGHUP", 143)])
-def test_a_signal_saves_the_step_and_ends_with_its_code(recipe: Path, signum: str, code: int) -> None:
-    child = process(recipe, LONG)
-    run = folder(recipe)
+def test_ctrl_c_saves_the_step_and_ends_with_its_code(recipe: Path) -> None:
+    """The other signals are those of the next tests: of two processes, of a preempted job, of a terminal."""
+    child, run = process(recipe, LONG), folder(recipe)
     started(child, run)
-    child.send(signal.Signals[signum])
-    assert child.wait() == code
+    child.send(signal.SIGINT)
+    assert child.wait() == 130
     written = report(run)
-    assert (written["status"], written["exit_code"]) == ("interrupted", code)
+    assert (written["status"], written["exit_code"]) == ("interrupted", 130)
     assert written["iterations"] == last(run)["global_step"] > 1
-    assert f"Stopped by {signum}." in child.text() and f"asdkit fit {run}" in written["reason"]
+    assert "Stopped by SIGINT." in child.text() and f"asdkit fit {run}" in written["reason"]
     assert len(list((run / "checkpoints").iterdir())) == 2 and "Traceback" not in child.text()
 
 
@@ -119,13 +118,13 @@ def ranks(recipe: Path, *options: str, name: str = "", run: Path | None = None) 
     return [process(recipe, *ddp, name=name, run=run, **own, RANK=str(r), LOCAL_RANK=str(r)) for r in (0, 1)]
 
 
-@pytest.mark.parametrize("told", [[1], [0, 1]])
-def test_two_processes_stop_at_the_same_step_whoever_is_told(recipe: Path, told: list[int]) -> None:
+def test_two_processes_stop_at_the_same_step(recipe: Path) -> None:
+    """Both are told; a test below tells one alone."""
     children = ranks(recipe, LONG)
     runs = recipe.parent / "runs" / "small"
     wait_for(lambda: list(runs.glob("*/checkpoints/last.ckpt")))
-    for rank in told:
-        children[rank].send(signal.SIGTERM)
+    for child in children:
+        child.send(signal.SIGTERM)
     assert [child.wait() for child in children] == [143, 143]
     (run,) = runs.iterdir()  # both are in the folder that the first has made
     assert report(run)["status"] == "interrupted" and report(run)["iterations"] == last(run)["global_step"]
@@ -150,8 +149,8 @@ def test_a_rank_does_not_wait_for_one_that_is_gone(recipe: Path, rank: str) -> N
         options, own = ("--trainer.devices=2", "--trainer.strategy=ddp"), own | {"RANK": rank, "LOCAL_RANK": rank}
     else:
         own = {name: own[name] for name in ("MASTER_ADDR", "MASTER_PORT")}
-    alone = process(recipe, *options, **own, ASDKIT_JOIN_SECONDS="3")
-    assert alone.wait() == 1 and "have not found each other in 3 seconds" in alone.text()
+    alone = process(recipe, *options, **own, ASDKIT_JOIN_SECONDS="1")
+    assert alone.wait() == 1 and "have not found each other in 1 seconds" in alone.text()
 
 
 @pytest.mark.slow
@@ -238,30 +237,29 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(recipe: Path, small_disk: Path) -> None:
-    """Every size of what is left: the write is torn at another place each time."""
+    """The write is torn at its beginning, and in its middle."""
     options = [*OPTIONS, f"--run.root={small_disk}", "--run.name=one"]
     run = small_disk / "small" / "one"
     ballast = small_disk / "ballast"
     assert main(["fit", "--config", str(recipe), *options, "--trainer.max_steps=2"]) == 0
     used = sum(file.stat().st_size for file in (run / "checkpoints").iterdir()) // 2
-    for share in (0.02, 0.5, 0.97):
+    for share in (0.02, 0.6):
         room = os.statvfs(small_disk)
         ballast.write_bytes(b"0" * max(0, int(room.f_bavail * room.f_frsize - share * used)))
-        code = main(["fit", str(run), "--trainer.max_steps=9"])
+        code = main(["fit", str(run), "--trainer.max_steps=4"])
         assert code == 7, share
         assert not list(run.rglob("*.tmp*"))
         for file in (run / "checkpoints").iterdir():
             assert is_whole(file) and torch.load(file, weights_only=True)["global_step"] >= 2
         ballast.unlink()
-    assert main(["fit", str(run), "--trainer.max_steps=9"]) == 0
-    assert last(run)["global_step"] == 9 and report(run)["exit_code"] == 0
+    assert main(["fit", str(run), "--trainer.max_steps=4"]) == 0
+    assert last(run)["global_step"] == 4 and report(run)["exit_code"] == 0
 
 
 PARTS = """
 import os, time, torch
 from asdkit.scores.fields import Noise
 from asdkit.generators.gaussians import Gaussians
-from asdkit.core.errors import PriorUnavailable
 
 class Ends(Noise):
     def forward(self, x):
@@ -271,8 +269,6 @@ class Ends(Noise):
 
 class Broken(Ends):
     def end(self): raise RuntimeError("something is broken")
-class Gone(Ends):
-    def end(self): raise PriorUnavailable("the hub can't be reached")
 class Hungry(Ends):
     def end(self): torch.empty(10**15)
 class Slow(Noise):
@@ -301,16 +297,12 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sys.modules.pop("ending_parts", None)
 
 
-CODES = {
-    "Broken": (1, "RuntimeError: something is broken"),
-    "Gone": (4, "the hub can't be reached"),
-    "Hungry": (5, "Out of memory"),
-}
-
-
-@pytest.mark.parametrize("part", CODES)
-def test_every_end_has_its_code_and_names_the_last_checkpoint(recipe: Path, parts: None, part: str) -> None:
-    code, words = CODES[part]
+@pytest.mark.parametrize(
+    ("part", "code", "words"), [("Broken", 1, "RuntimeError: something is broken"), ("Hungry", 5, "Out of memory")]
+)
+def test_an_end_has_its_code_and_names_the_last_checkpoint(
+    recipe: Path, parts: None, part: str, code: int, words: str
+) -> None:
     child = process(recipe, f"--model.guidance=ending_parts.{part}", "--trainer.max_steps=5")
     assert child.wait() == code, child.text()
     (line,) = [line for line in child.text().splitlines() if words in line]
@@ -355,14 +347,11 @@ def test_a_run_whose_terminal_goes_away_saves_its_step(recipe: Path, tmp_path: P
 
 MISTAKE = type("MisconfigurationException", (Exception,), {})
 OTHER_ENDS = [
-    (FileNotFoundError(errno.ENOENT, "No such file", "recipe.yaml"), 2),
     (MISTAKE("Trainer was configured with ..."), 2),
     (MISTAKE("You requested gpu: [3]"), 3),
     (RuntimeError("Found no NVIDIA driver on your system"), 3),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 5),
     (RuntimeError("CUDA error: out of memory"), 5),
-    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB."), 5),
-    (MemoryError(), 5),
     *((OSError(number, os.strerror(number)), 7) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)),
     (CannotWrite(errno.EFBIG, "File too large", "last.ckpt"), 7),
     (OSError(errno.EIO, "Input/output error"), 1),
@@ -486,7 +475,6 @@ def test_a_gpu_that_is_not_there_is_the_environments_fault(recipe: Path) -> None
 
 
 NOT_FINITE = {
-    "guidance=ending_parts.Rank1": "residual_norm and",
     "generator=ending_parts.BadGradient": "the gradient of generator.opacity_logits and",
     "generator=ending_parts.BadWeight": "generator.sh,",
 }
@@ -494,7 +482,7 @@ NOT_FINITE = {
 
 @pytest.mark.parametrize("part", NOT_FINITE)
 def test_what_is_not_finite_is_named_causes_first(recipe: Path, parts: None, part: str) -> None:
-    child = process(recipe, f"--model.{part}", "--trainer.max_steps=5", RANK="1" if "Rank1" in part else "0")
+    child = process(recipe, f"--model.{part}", "--trainer.max_steps=5")
     assert child.wait() == 6, child.text()
     run = folder(recipe)
     reason = report(run)["reason"]
@@ -510,7 +498,7 @@ def test_a_rank_that_diverges_stops_all_at_the_same_step(recipe: Path, parts: No
     assert [child.wait() for child in children] == [6, 6]
     one, two = (child.text() for child in children)
     assert "Not finite at step 3: residual_norm" in one and "of rank 1, which tells where" in one
-    assert "Not finite at step 3: residual_norm" in two and ", t " in two and "azimuth" in two
+    assert "Not finite at step 3: residual_norm and" in two and ", t " in two and "azimuth" in two
 
 
 class Later:

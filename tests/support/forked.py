@@ -110,13 +110,9 @@ class ForkedRun(subprocess.Popen):
         return self.returncode
 
 
-def fork_runs(monkeypatch: pytest.MonkeyPatch, but: str = "") -> None:
-    """The runs of grids are forks of the warm process, each with its own command, but for those of one prompt."""
-
-    def start(command: list[str], **options: Any) -> subprocess.Popen:
-        return (subprocess.Popen if command[-1] == but else ForkedRun)(command, **options)
-
-    like = SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT)
+def fork_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs of grids are forks of the warm process, each with its own command."""
+    like = SimpleNamespace(Popen=ForkedRun, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT)
     monkeypatch.setattr("asdkit.run.pool.subprocess", like)
 
 
