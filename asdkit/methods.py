@@ -13,7 +13,10 @@ from asdkit.core.parts import preset
 from asdkit.core.ramps import Ramp
 from asdkit.discriminators.adapters import Embedding
 from asdkit.discriminators.discriminator import Clip, Discriminator
+from asdkit.discriminators.divergences import Divergence, FDivergence
 from asdkit.discriminators.gammas import Gamma
+from asdkit.discriminators.gan import GANDiscriminator, GANHead
+from asdkit.discriminators.gan_losses import GANLoss
 from asdkit.discriminators.real_samples import RealSamples, SourceImage
 from asdkit.scores.fields import CFG, Factor, Field, Identity, Noise, Null, Prompt, Scale
 from asdkit.scores.gated import Above, Stages
@@ -31,6 +34,9 @@ _SHARED = {  # arguments that mean the same in all methods
     "negative": "a negative prompt in the place of the null condition.",
     "allow_unbounded": "accept gamma <= -1, where Eq. 10 has no minimum.",
     "pull": "weight of x0 - x0_source, a pull back to the source image.",
+    "loss": "the GAN's: NonSaturating when left out, Hinge, LeastSquares.",
+    "gan_weight": "of the head's gradient.",
+    "real_samples": "what the GAN takes for real; samples of the prior when left out.",
 }
 Method = TypeVar("Method", bound=Callable[..., Field])
 
@@ -83,6 +89,69 @@ def ReleasedASD(
 def VSD(scale: Scale = 7.5, adapter: Adapter | None = None, negative: str | None = None) -> Field:
     """Variational score distillation (ProlificDreamer, 2305.16213): e_lambda - e_phi, which is ASD with gamma = 0."""
     return CFG(scale=scale, negative=negative) - Discriminator(adapter, 0.0, scale=scale)
+
+
+@_method
+def GAN(
+    scale: Scale = 7.5,
+    loss: GANLoss | None = None,
+    adapter: Adapter | None = None,
+    real_samples: RealSamples | None = None,
+    sharpness: Positive = 1.0,
+) -> Field:
+    """e_lambda - e_phi, phi trained by a GAN's loss on D(x_t; y) = ||e_phi - eps||^2 - ||e_y - eps||^2 (per value).
+
+    Args:
+        sharpness: what D is multiplied by before the loss.
+    """
+    return CFG(scale=scale) - GANDiscriminator(adapter, loss, scale, real_samples, sharpness)
+
+
+@_method
+def DMD2(
+    scale: Scale = 7.5,
+    gan_weight: Factor = 1.0,
+    gamma: Factor | Gamma = 0.0,
+    loss: GANLoss | None = None,
+    adapter: Adapter | None = None,
+    real_samples: RealSamples | None = None,
+) -> Field:
+    """Improved distribution matching (2405.14867): VSD, or ASD, whose discriminator has a GAN head.
+
+    Its discriminator steps several times an iteration: 5 to 10 in the paper (`discriminator.steps`).
+    """
+    phi = Discriminator(adapter, gamma, scale=scale)
+    return CFG(scale=scale) - phi + gan_weight * GANHead(phi, real_samples, loss)
+
+
+@_method
+def FDistill(
+    scale: Scale = 7.5,
+    divergence: Divergence = "jensen_shannon",
+    gan_weight: Factor = 1.0,
+    loss: GANLoss | None = None,
+    adapter: Adapter | None = None,
+    real_samples: RealSamples | None = None,
+) -> Field:
+    """f-distill (2502.15681): DMD2 whose residual is weighted by h(r), with r from the GAN head.
+
+    Args:
+        divergence: what is descended; reverse_kl is DMD2.
+    """
+    phi = Discriminator(adapter, 0.0, scale=scale)
+    head = GANHead(phi, real_samples, loss)
+    return FDivergence(CFG(scale=scale) - phi, head, divergence) + gan_weight * head
+
+
+@_method
+def JSD(scale: Scale = 7.5, sharpness: Positive = 1.0, adapter: Adapter | None = None) -> Field:
+    """VSD with the bounded weight of the Jensen-Shannon divergence, 2 sigmoid(log r), r from phi's own opinion.
+
+    Args:
+        sharpness: what D(x_t; y) = ||e_phi - eps||^2 - ||e_y - eps||^2 (per value) is multiplied by to be log r.
+    """
+    phi = Discriminator(adapter, 0.0, scale=scale)
+    return FDivergence(CFG(scale=scale) - phi, phi, "jensen_shannon", sharpness)
 
 
 @_method

@@ -9,8 +9,8 @@ from typing import Any
 
 _MODULES = {
     "distillation": "Distillation",
-    "methods": "ASD ReleasedASD VSD SDS SJC CSD NFSD Bridge ISM SDI AsynchronousSD LODS RewardSDS DDS PDS ASDEdit "
-    "DeltaASD",
+    "methods": "ASD ReleasedASD VSD GAN DMD2 FDistill JSD SDS SJC CSD NFSD Bridge ISM SDI AsynchronousSD LODS "
+    "RewardSDS DDS PDS ASDEdit DeltaASD",
     "scores.fields": "Field Noise Null Prompt CFG Identity",
     "scores.redrawn": "OnSource Later Inverted Earlier",
     "scores.gated": "Stages Above",
@@ -23,6 +23,9 @@ _MODULES = {
     "discriminators.discriminator": "Discriminator",
     "discriminators.adapters": "Embedding UNetCopy",
     "discriminators.peft_adapters": "LoRA PeftAdapter",
+    "discriminators.gan": "GANDiscriminator GANHead",
+    "discriminators.gan_losses": "GANLoss NonSaturating Hinge LeastSquares",
+    "discriminators.divergences": "FDivergence",
     "discriminators.gammas": "Gamma Alpha2 TargetScale SpreadControl",
     "discriminators.real_samples": "RealSamples SourceImage ImageFolder PriorSamples",
     "generators.base": "Generator",

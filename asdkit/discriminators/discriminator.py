@@ -91,6 +91,15 @@ class Discriminator(Field):
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         return x.predict(self.condition(), self.adapter)
 
+    def opinion(self, x: Noised) -> Float[Tensor, " B"]:
+        """D(x_t; y) = ||e_phi - eps||^2 - ||e_y - eps||^2 per value: large where the prior explains x_t better."""
+        e_phi, e_y = self(x), x.predict(self.condition())
+        return ((e_phi - x.eps).square() - (e_y - x.eps).square()).flatten(1).mean(1)
+
+    def log_ratio(self, x: Noised) -> Float[Tensor, " B"]:
+        """An estimate of log r, r the ratio of the prior's density at x_t to the generator's, up to a factor."""
+        return self.opinion(x).detach()
+
     def gamma_at(self, x: Noised) -> float | Float[Tensor, "B 1 1 1"]:
         """gamma at a draw."""
         if isinstance(self.gamma, Gamma):

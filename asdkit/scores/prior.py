@@ -38,6 +38,10 @@ class Adapter(Part, nn.Module, ABC):
         """The prior whose network is adapted: this one, or another of the same x0 and noise levels."""
         return prior
 
+    def network(self, prior: "Prior") -> nn.Module:
+        """The network that predicts e_phi, after `setup`."""
+        return self.model(prior).network
+
 
 class Prior(Part, nn.Module, ABC):
     """A frozen score model. Weights are loaded by `setup`, never by the constructor.

@@ -15,6 +15,7 @@ WORDS = ("--model.source", "a yellow duck", "--model.target", "a red duck")
 SPLATS = ("--model.generator.count=60", "--model.generator.capacity=90")
 CAMERAS = ("--data.views_per_step=2", "--data.orbit_views=2")
 FEW = ("--data.count=8", "--data.held_out=4", "--data.batch_size=4")
+REAL = [f"--model.guidance.real_samples{value}" for value in ("=PriorSamples", ".count=2", ".steps=2")]
 FAMILIES = {
     "image2d": ("--model.generator.size=16", "--model.generator.count=2"),
     "edit2d": ("--model.generator.size=16", "--data.size=16", *WORDS),
@@ -26,6 +27,8 @@ FAMILIES = {
     "toybox/clip": ("--model.width=32", "--model.layers=1", "--model.patch=16", "--model.output=weights", *FEW),
 }
 OWN = {
+    "image2d/dmd2": ("--model.discriminator.steps=2", *REAL),
+    "image2d/gan": ("--model.guidance.adapter=PeftAdapter", "--model.guidance.adapter.options.r=2", *REAL),
     "image2d/vsd50": ("--model.discriminator.steps=3",),
     "gs3d/coarse_to_fine": ("--data.size={class_path: Ramp, init_args: {start: 8, end: 16, steps: 2}}",),
 }

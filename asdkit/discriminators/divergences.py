@@ -1,0 +1,70 @@
+"""Residuals weighted by an f-divergence: which of the generator's samples count more than others."""
+
+from collections.abc import Callable
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from asdkit.core.bounds import Positive
+from asdkit.core.unregistered import keep_unregistered
+from asdkit.scores.fields import Field
+from asdkit.scores.prior import Noised
+
+Divergence = Literal["reverse_kl", "forward_kl", "jensen_shannon", "hellinger"]
+
+_WEIGHTS: dict[Divergence, Callable[[Tensor], Tensor]] = {  # h of log r
+    "reverse_kl": torch.ones_like,
+    "forward_kl": torch.exp,
+    "jensen_shannon": lambda log_ratio: 2 * torch.sigmoid(log_ratio),
+    "hellinger": lambda log_ratio: torch.exp(log_ratio / 2),
+}
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """What estimates log r, r the ratio of the real density at x_t to the generator's: a GANHead or a Discriminator."""
+
+    def log_ratio(self, x: Noised) -> Float[Tensor, " B"]:
+        """log r of each sample."""
+        ...
+
+
+class FDivergence(Field):
+    """h(r) times a residual e_real - e_fake: the descent of another divergence than reverse KL (f-distill, 2502.15681).
+
+    For a divergence E_q[f(p/q)] of the fake density q from the real one p, h(r) = r^2 f''(r), here over its value at
+    r = 1: 1 for reverse KL (VSD and DMD), r for forward KL, 2r / (1 + r) for Jensen-Shannon, sqrt(r) for Hellinger.
+    Jensen-Shannon's is bounded by 2.
+
+    Args:
+        field: the residual.
+        judge: estimates log r; a GANHead, or a Discriminator by its own opinion. It learns where it stands elsewhere in
+            the expression.
+        divergence: which one.
+        sharpness: what log r is multiplied by.
+        limit: of |log r| after that.
+    """
+
+    _judge: Judge
+
+    def __init__(
+        self,
+        field: Field,
+        judge: Judge,
+        divergence: Divergence = "jensen_shannon",
+        sharpness: Positive = 1.0,
+        limit: Positive = 5.0,
+    ) -> None:
+        super().__init__()
+        self.field, self.divergence, self.sharpness, self.limit = field, divergence, sharpness, limit
+        keep_unregistered(self, "_judge", judge)
+
+    def parts(self) -> list[Field]:
+        return [self.field]
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        value = self.field(x)
+        log_ratio = (self.sharpness * self._judge.log_ratio(x)).clamp(-self.limit, self.limit)
+        return _WEIGHTS[self.divergence](log_ratio)[:, None, None, None] * value

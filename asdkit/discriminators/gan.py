@@ -1,0 +1,132 @@
+"""GANs on a diffusion model: the discriminator's own opinion, or a head on its features, told real from fake."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm
+
+from asdkit.core.bounds import Count, Positive
+from asdkit.core.unregistered import keep_unregistered
+from asdkit.discriminators.discriminator import Discriminator
+from asdkit.discriminators.gan_losses import GANLoss, NonSaturating
+from asdkit.discriminators.real_samples import PriorSamples, RealSamples
+from asdkit.scores.fields import Factor, Field
+from asdkit.scores.perp_neg import PerpNeg
+from asdkit.scores.prior import Adapter, Noised, Prior
+
+
+class GANDiscriminator(Discriminator):
+    """e_phi, trained by a GAN's loss on its own opinion D(x_t; y) (`Discriminator.opinion`), which Eq. 9 takes as a
+    Wasserstein discriminator.
+
+    Args:
+        adapter: where phi lives; a LoRA of rank 4 when None.
+        loss: NonSaturating when None, Hinge, LeastSquares or a GANLoss of one's own.
+        scale: the CFG scale lambda of the expression that this is part of.
+        real_samples: of the prior when None.
+        sharpness: what D is multiplied by before the loss.
+        text: the prompt y that e_phi starts from; the run's own when None.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter | None = None,
+        loss: GANLoss | None = None,
+        scale: Factor = 7.5,
+        real_samples: RealSamples | None = None,
+        sharpness: Positive = 1.0,
+        text: str | None = None,
+    ) -> None:
+        super().__init__(adapter, 0.0, text, scale=scale, real_samples=real_samples or PriorSamples())
+        self.gan_loss, self.sharpness = loss or NonSaturating(), sharpness
+
+    def loss(self, x: Noised) -> Float[Tensor, ""]:
+        """The mean over the batch of what D minimises at fake and at real samples."""
+        fake, real = (self.sharpness * self.opinion(draw) for draw in (x, self.real_draw(x)))
+        return (self.gan_loss.fake(fake) + self.gan_loss.real(real)).mean()
+
+
+class GANHead(Field):
+    """DMD2's GAN (2405.14867): a head on the middle features of a discriminator's network tells real from fake.
+
+    Its value is the gradient of the generator's loss with respect to x0, so that it joins a residual as any field does.
+    Its own loss trains the head, and phi through the features. They take calls of phi's network of their own:
+    one for the value, two for the loss.
+
+    Args:
+        phi: the discriminator, which has a place of its own in the expression.
+        real_samples: of the prior when None.
+        loss: NonSaturating when None, Hinge, LeastSquares or a GANLoss of one's own.
+        hidden: width of the head's hidden layer.
+        init_seed: of the head.
+    """
+
+    def __init__(
+        self,
+        phi: Discriminator,
+        real_samples: RealSamples | None = None,
+        loss: GANLoss | None = None,
+        hidden: Count = 64,
+        init_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        keep_unregistered(self, "_phi", phi)
+        self.real_samples, self.gan_loss = real_samples or PriorSamples(), loss or NonSaturating()
+        self.head = nn.Sequential(nn.LazyLinear(hidden), nn.SiLU(), nn.LazyLinear(1))
+        self.init_seed = init_seed
+        self._features: Tensor | None = None
+
+    def take_words(self, prompt: str, source: str | None, perp_neg: PerpNeg | None) -> None:
+        self._phi.take_words(prompt, source, perp_neg)
+
+    def setup(self, prior: Prior) -> None:
+        self._phi.setup(prior)
+        middle, width = _middle(self._phi.adapter.network(prior), prior.channels or 3)
+        middle.register_forward_hook(lambda module, args, output: setattr(self, "_features", output))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.init_seed)
+            self.head(torch.zeros(1, width))
+
+    def logits(self, x: Noised) -> Float[Tensor, " B"]:
+        """D(x_t), the head's mean over the places of the features; large where a sample looks real."""
+        phi = self._phi
+        phi.adapter.model(x.prior).predict(x, [phi.condition()], phi.adapter)
+        seen: Any = self._features
+        self._features = None  # and the graph with it
+        places = seen.flatten(2).mT if isinstance(seen, Tensor) and seen.ndim == 4 else seen  # [B, places, width]
+        places = places[-1] if isinstance(places, tuple) else places  # of a transformer's two streams, the image's
+        places = places.to(next(self.head.parameters()).dtype)
+        logits: Tensor = self.head(layer_norm(places, places.shape[-1:])).flatten(1).mean(1)
+        return logits
+
+    def log_ratio(self, x: Noised) -> Float[Tensor, " B"]:
+        """log r, r the ratio of the real samples' density at x_t to the fake ones': D, once it is trained well."""
+        with torch.no_grad():
+            return self.logits(x)
+
+    def needs(self, x: Noised) -> list[Any]:
+        return []
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        probe = x.on(x.x0)
+        probe.x_t.requires_grad_(True)
+        with torch.enable_grad():
+            loss = self.gan_loss.generator(self.logits(probe)).sum()
+        (gradient,) = torch.autograd.grad(loss, probe.x_t)
+        return x.alpha * gradient
+
+    def loss(self, x: Noised) -> Float[Tensor, ""]:
+        """The mean over the batch of what the head minimises at fake and at real samples."""
+        real = x.derived(self, lambda: self.real_samples.draw(x, self._phi.condition()))
+        return (self.gan_loss.fake(self.logits(x)) + self.gan_loss.real(self.logits(real))).mean()
+
+
+def _middle(network: Any, channels: int) -> tuple[nn.Module, int]:
+    """The module whose output a head looks at, and that output's width: of a network of unknown kind the prediction."""
+    if hasattr(network, "mid_block"):
+        return network.mid_block, network.config.block_out_channels[-1]
+    if hasattr(network, "transformer_blocks"):
+        return network.transformer_blocks[len(network.transformer_blocks) // 2], network.inner_dim
+    return network, channels
