@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 import asdkit
 from asdkit import distillation
 from asdkit.core.randomness import generator_for
+from asdkit.discriminators.adapters import adapter_of
 from asdkit.generators.base import Render, Saturate
 from asdkit.ranks import average_gradients
 from asdkit.rendering.cameras import Batch, Views, joined
@@ -137,7 +138,7 @@ class Weigh(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
         for prior in pl_module.priors:
             named = dict(prior.network.named_parameters())
-            phi = {name for name in named if "lora_" in name}
+            phi = {name for name in named if adapter_of(name)}
             assert bool(phi) == (prior is pl_module.priors[-1]), "phi is in the last of them"
             assert not any(isinstance(named[name], DTensor) for name in phi)
             spread = [named[name] for name in named.keys() - phi]
@@ -162,9 +163,9 @@ def test_a_spread_prior_is_the_whole_one(
 
 
 def test_a_spread_model_that_phi_adapts_beside_the_prior(tiny_folder: Path, tmp_path: Path) -> None:
-    def adapter() -> asdkit.LoRA:
+    def adapter() -> asdkit.PeftAdapter:
         other = asdkit.Pretrained(str(tiny_folder), checkpointing=True)
-        return asdkit.LoRA(rank=2, targets=("to_q", "to_v"), prior=other)
+        return asdkit.PeftAdapter("LoKr", {"r": 2}, ("to_q", "to_v"), prior=other)
 
     options = {"fits": {"callbacks": [Weigh()]}, "adapter": adapter()}
     first, second = both(tiny_folder, tmp_path, "pixels", "model_parallel", **options)
