@@ -63,6 +63,8 @@ class GANHead(Field):
         init_seed: of the head.
     """
 
+    _phi: Discriminator
+
     def __init__(
         self,
         phi: Discriminator,

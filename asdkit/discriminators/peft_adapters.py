@@ -185,11 +185,12 @@ class PeftAdapter(_Tuned):
         require(not dropped, f"phi can't have {', '.join(dropped)}: its predictions must be the same when asked again.")
 
     def config(self, targets: list[str]) -> Any:
-        from peft import PEFT_TYPE_TO_CONFIG_MAPPING as CONFIGS
+        from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
+        configs: dict[Any, Any] = PEFT_TYPE_TO_CONFIG_MAPPING
         kind, defaults = _KINDS.get(self.kind.upper(), (self.kind.upper(), {}))
-        require(kind in CONFIGS, f"there is no such kind; there are {', '.join(sorted({*CONFIGS, *_KINDS}))}")
-        known = {field.name for field in fields(CONFIGS[kind])}
+        require(kind in configs, f"there is no such kind; there are {', '.join(sorted({*configs, *_KINDS}))}")
+        known = {field.name for field in fields(configs[kind])}
         unknown = sorted(self.options.keys() - known)
         require(not unknown, f"it has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-        return CONFIGS[kind](target_modules=targets, **defaults | self.options)
+        return configs[kind](target_modules=targets, **defaults | self.options)
