@@ -112,11 +112,12 @@ class NeRF(Generator):
         """
         views = needs_cameras(self, views).to(self.occupancy.device)
         rays, skip = rays_of(views, self.bound), self._occupied if self.occupancy_every else None
-        z = stratified(rays, self.samples, self._jitter(views, self.samples, "samples"))
+        cameras = _numbers(views) if torch.is_grad_enabled() else []
+        z = stratified(rays, self.samples, self._jitter(cameras, views, self.samples, "samples"))
         if self.importance:
             with torch.no_grad():
                 weights = march(self.radiance, rays, z, skip).weights
-            z = refined(rays, z, weights, self.importance, self._jitter(views, self.importance, "importance"))
+            z = refined(rays, z, weights, self.importance, self._jitter(cameras, views, self.importance, "importance"))
         marched = march(self.radiance, rays, z, skip)
         self._marched = (marched, rays, len(views)) if torch.is_grad_enabled() else self._marched
         shape = (len(views), views.height, views.width, -1)
@@ -129,11 +130,12 @@ class NeRF(Generator):
             behind = plain.reshape(-1, 3, 1, 1)
         return Render(Saturate.apply(colour + (1 - alpha) * behind), alpha, depth / alpha.clamp(min=1e-10))
 
-    def _jitter(self, views: Views, count: int, purpose: str) -> Float[Tensor, "R S"] | float:
-        """Random places in the parts of the rays while there is a gradient, their middles elsewhere."""
-        if not torch.is_grad_enabled():
+    def _jitter(
+        self, cameras: list[list[float]], views: Views, count: int, purpose: str
+    ) -> Float[Tensor, "R S"] | float:
+        """Random places in the parts of the rays, by the numbers of their cameras; the middles without these."""
+        if not cameras:
             return 0.5
-        cameras = torch.stack([views.azimuth, views.elevation, views.distance], dim=1).tolist()
         random = [generator_for(0, self._step, f"{purpose} {camera}") for camera in cameras]
         draws = [torch.rand(views.height * views.width, count, generator=generator) for generator in random]
         return to_device(torch.cat(draws), self.occupancy.device).to(self.occupancy)
@@ -177,6 +179,12 @@ class NeRF(Generator):
         inside = torch.rand(cells.shape, generator=generator).to(self.occupancy)
         density, _ = self.radiance(((cells + inside) / _CELLS * 2 - 1) * self.bound)
         torch.maximum(self.occupancy * _KEPT, density.view_as(self.occupancy), out=self.occupancy)
+
+
+def _numbers(views: Views) -> list[list[float]]:
+    """Where each camera stands; a GPU is waited for."""
+    numbers: list[list[float]] = torch.stack([views.azimuth, views.elevation, views.distance], dim=1).tolist()
+    return numbers
 
 
 def _network(width: int, hidden: int, generator: torch.Generator) -> nn.Module:

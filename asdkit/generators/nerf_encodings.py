@@ -72,7 +72,7 @@ class TriPlane(_Grids):
         super().__init__((1 + 0.1 * torch.randn(shape, generator=generator) for shape in shapes), features)
 
     def forward(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N width"]:
-        places = torch.stack([points[:, axes] for axes in ([0, 1], [0, 2], [1, 2])])[:, None]
+        places = torch.stack([points[:, :2], points[:, ::2], points[:, 1:]])[:, None]  # x and y, x and z, y and z
         return torch.cat([values[:, :, 0].prod(0) for values in self.read(places)]).T
 
 

@@ -64,6 +64,6 @@ class Reweighted(Field):
         """`draws` copies of the batch, the first with its own eps."""
         n = self.draws
         eps = torch.cat([x.eps, x.randn((n - 1) * len(x.t), *x.eps.shape[1:])])
-        views = None if x.views is None else x.views[torch.arange(len(x.t)).repeat(n)]
+        views = None if x.views is None else x.views[torch.arange(len(x.t), device=x.t.device).repeat(n)]
         source = None if x.source is None else x.source.repeat(n, 1, 1, 1)
         return Noised(x.prior, x.x0.repeat(n, 1, 1, 1), x.t.repeat(n), eps, views, x.step, source, x.random)
