@@ -94,10 +94,16 @@ class Distillation(Part, GeneratorModule):
     @property
     def priors(self) -> list[Prior]:
         """The prior, and the other models that discriminators adapt."""
-        adapters = [part for part in self.guidance.modules() if isinstance(part, Adapter)]
-        return list(dict.fromkeys([self.prior, *(adapter.model(self.prior) for adapter in adapters)]))
+        return list(dict.fromkeys([self.prior, *(adapter.model(self.prior) for adapter in self._adapters)]))
+
+    @property
+    def _adapters(self) -> list[Adapter]:
+        return [part for part in self.guidance.modules() if isinstance(part, Adapter)]
 
     def configure_optimizers(self) -> list[Optimizer]:
+        """Called after the module was moved to its device."""
+        for adapter in self._adapters:
+            adapter.check_weights()
         theta = torch.optim.Adam(self.generator.parameter_groups(), eps=1e-15)
         theta.register_step_pre_hook(lambda *_: self.generator.before_step())
         phi = [parameter for parameter in self.guidance.parameters() if parameter.requires_grad]

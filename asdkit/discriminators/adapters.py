@@ -63,6 +63,20 @@ class Attached(Adapter):
     def model(self, prior: Prior) -> Prior:
         return self._other_prior or prior
 
+    def check_weights(self) -> None:
+        """On some devices moving a module replaces its parameters; those of phi are the network's, too."""
+        assert self._prior is not None, "see setup"
+        with self.within(self._prior):
+            network = dict(self._prior.network.named_parameters())
+        for name, weight in self.weights.items():
+            computes_with = network.get(name.replace("/", "."), weight)  # an embedding's offset is in no network
+            require(
+                computes_with is weight,
+                f"On {weight.device} the network no longer computes with the {type(self).__name__}'s weights, so that "
+                "phi would never learn: moving the module has replaced its parameters; call "
+                "torch.__future__.set_swap_module_params_on_conversion(True) before.",
+            )
+
     def _apply(self, function: Any, recurse: bool = True) -> "Attached":
         """The other model moves with the adapter."""
         super()._apply(function, recurse)  # type: ignore[no-untyped-call]

@@ -34,6 +34,9 @@ class Adapter(Part, nn.Module, ABC):
     def switched_on(self, views: Views | None, copies: int) -> AbstractContextManager[None]:
         """A context in which the prior predicts e_phi, for `copies` conditions of these views."""
 
+    def check_weights(self) -> None:
+        """Called when everything is on its device: a ValueError if the network computes with other weights than phi."""
+
     def model(self, prior: "Prior") -> "Prior":
         """The prior whose network is adapted: this one, or another of the same x0 and noise levels."""
         return prior
