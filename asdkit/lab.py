@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from asdkit.core.bounds import Count, NonNegative, Whole
 from asdkit.core.contexts import replaced
+from asdkit.core.randomness import to_device
 from asdkit.rendering.cameras import Views
 from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import Field
@@ -133,7 +134,7 @@ class GaussianPrior(LabPrior):
         return [text for text in self._means if text]
 
     def facts(self, x: Noised, condition: Condition) -> tuple[Tensor, ...]:
-        mean = torch.as_tensor(self._means[condition.text]).to(x.x_t).reshape(1, -1, 1, 1)
+        mean = to_device(torch.as_tensor(self._means[condition.text]), x.x_t.device).to(x.x_t).reshape(1, -1, 1, 1)
         spread = torch.full_like(x.alpha, self._spread if condition.text else self._null_spread)
         return mean.expand(len(x.t), x.x_t.shape[1], 1, 1), spread
 

@@ -41,13 +41,16 @@ GENERATORS: dict[str, Callable[[], asdkit.Generator]] = {
     "Pixels": lambda: asdkit.Pixels("noise", count=2, size=16),
     "Latents": lambda: asdkit.Latents(count=2, size=16),
 }
-METHODS: dict[str, Callable[[], dict[str, Any]]] = {
-    "ASD": lambda: {"guidance": asdkit.ASD()},
-    "Eq. 9": lambda: {"guidance": asdkit.ASD(real_samples=asdkit.PriorSamples(count=2, steps=2))},
-    "edit": lambda: {"guidance": asdkit.ASDEdit(), "source": "a red cone"},
-    "ISM": lambda: {"guidance": asdkit.ISM(steps=2)},
-    "RewardSDS": lambda: {"guidance": asdkit.RewardSDS(Brightness(), 7.5, draws=2, temperature=1.0)},
-    "Perp-Neg": lambda: {"guidance": asdkit.SDS(), "perp_neg": asdkit.PerpNeg()},
+PROMPT, SOURCE = "a red cube", "a red cone"
+METHODS: dict[str, Callable[[type[asdkit.Adapter]], dict[str, Any]]] = {
+    "ASD": lambda adapter: {"guidance": asdkit.ASD(adapter=adapter())},
+    "Eq. 9": lambda adapter: {
+        "guidance": asdkit.ASD(adapter=adapter(), real_samples=asdkit.PriorSamples(count=2, steps=2))
+    },
+    "edit": lambda adapter: {"guidance": asdkit.ASDEdit(adapter=adapter(), source_adapter=adapter()), "source": SOURCE},
+    "ISM": lambda _: {"guidance": asdkit.ISM(steps=2)},
+    "RewardSDS": lambda _: {"guidance": asdkit.RewardSDS(Brightness(), 7.5, draws=2, temperature=1.0)},
+    "Perp-Neg": lambda _: {"guidance": asdkit.SDS(), "perp_neg": asdkit.PerpNeg()},
 }
 IMAGES, SPLATS, NERFS = ("Pixels", "Latents"), ("Gaussians", "MCMC", "surfels"), ("Voxels", "TriPlane", "HashGrid")
 CASES = [  # all methods of each of the four, whose kinds take turns
@@ -89,9 +92,16 @@ class Steps(pl.Callback):
 
 
 def learned(prior: Path, kind: str, method: str, folder: Path, **trainer: Any) -> dict[str, Tensor]:
-    """What three steps of a run have made of all that learns."""
+    """What three steps of a run have made of all that learns.
+
+    Plain ASD of Gaussians has a network as its prior, as has Perp-Neg, which needs words for views; the others a prior
+    of few operations.
+    """
     torch.manual_seed(0)
-    settings, sources = METHODS[method](), {}
+    model, adapter = asdkit.GaussianPrior({PROMPT: 0.7, SOURCE: 0.4}), asdkit.Embedding
+    if method == "Perp-Neg" or (kind, method) == ("Gaussians", "ASD"):
+        model, adapter = asdkit.Pretrained(str(prior)), asdkit.LoRA
+    settings, sources = METHODS[method](adapter), {}
     if method == "edit" and kind in IMAGES:
         sources["image"] = str(folder / "source.png")
         save_grid(torch.rand(1, 3, 16, 16), folder / "source.png", 1)
@@ -99,7 +109,7 @@ def learned(prior: Path, kind: str, method: str, folder: Path, **trainer: Any) -
         sources["asset"] = str(folder / "source.ply")
         write_splats(folder / "source.ply", asdkit.Gaussians(count=9, capacity=9).splats())
     views = asdkit.Canvas if kind in IMAGES else partial(asdkit.Cameras, views_per_step=VIEWS)
-    module = asdkit.Distillation("a red cube", asdkit.Pretrained(str(prior)), GENERATORS[kind](), **settings)
+    module = asdkit.Distillation(PROMPT, model, GENERATORS[kind](), **settings)
     quiet_trainer(STEPS, **trainer).fit(module, datamodule=views(size=16, **sources))
     return {name: values.cpu() for name, values in module.state_dict().items()}
 
@@ -165,9 +175,8 @@ def test_a_discriminator_that_parts_from_its_network_on_the_way_is_refused(
     """Else phi would stay as it is, and nothing say so."""
 
     def check() -> None:
-        module = asdkit.Distillation(
-            "a red cube", asdkit.Pretrained(str(tiny_folder)), GENERATORS["Latents"](), asdkit.ASD(adapter=adapter())
-        )
+        model = asdkit.Pretrained(str(tiny_folder))
+        module = asdkit.Distillation(PROMPT, model, GENERATORS["Latents"](), asdkit.ASD(adapter=adapter()))
         with pretend_device(keeps_parameters=False):
             trainer = quiet_trainer(1, **pretend_strategy())
             with pytest.raises(ValueError, match=r"so that phi would never learn: .*\.$"):
