@@ -104,7 +104,7 @@ class Distillation(Part, GeneratorModule):
         """Called after the module was moved to its device."""
         for adapter in self._adapters:
             adapter.check_weights()
-        theta = torch.optim.Adam(self.generator.parameter_groups(), eps=1e-15)
+        theta = torch.optim.Adam(self.generator.parameter_groups(), eps=1e-15, foreach=True)
         theta.register_step_pre_hook(lambda *_: self.generator.before_step())
         phi = [parameter for parameter in self.guidance.parameters() if parameter.requires_grad]
         return [theta, self.discriminator.optimizer(phi)] if phi and self.discriminator.steps else [theta]
