@@ -22,6 +22,7 @@ from asdkit.core.foreign import set_root_folder
 from asdkit.core.names import PUBLIC_NAMES
 from asdkit.core.text import first_line, local, recipe_slug, shown
 from asdkit.core.yaml_text import check_yaml, to_yaml
+from asdkit.priors.half_convolutions import fastest_dtype
 from asdkit.ranks import check_optimization, check_precision, check_strategy, watch_joining
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints
 from asdkit.run.guard import Guard
@@ -126,6 +127,8 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         _check(self.config)
+        for key in [key for key, value in self.config.items() if (key.split(".")[-1], value) == ("dtype", "auto")]:
+            self.config[key] = fastest_dtype()  # which the run keeps, wherever it goes on
         if not self.config.run.recipe:
             self.config.run.recipe = _recipe_name(self.config)
         self._recipe = self.config.clone()

@@ -13,6 +13,7 @@ from asdkit.core.bounds import AtLeast, Whole, Within
 from asdkit.priors import autoencoder
 from asdkit.priors.families import Embedded, Family, Model, family_of
 from asdkit.priors.folder import ModelFolder, one_sentence
+from asdkit.priors.half_convolutions import fastest_dtype, halve
 from asdkit.priors.known_words import KnownWords
 from asdkit.priors.locate import EMBEDDED
 from asdkit.priors.long_prompts import ViewKeepingTokenizer
@@ -45,6 +46,8 @@ class Pretrained(Prior):
         image_size: images of another height and width, in pixels, are resized to this before they are encoded, so that
             early iterations can render small ones (`data.size`); 0 for encoding all as they are.
         dtype: what the frozen networks compute in; schedule, phi and generator stay in single precision or better.
+            `mixed` is float32 but for convolutions, which multiply in bfloat16 on a CPU; `auto` is `mixed` where this
+            CPU has matrix units for bfloat16, and float32 elsewhere. Checkpoints and `spec` say which of both it was.
         distilled_guidance: the guidance scale that a guidance-distilled network (FLUX.1 dev, LCM) is told.
         checkpointing: compute what lies within the networks' blocks again in the backward pass, instead of keeping it:
             less memory for about one more forward pass of what learns, and of the autoencoder.
@@ -68,7 +71,7 @@ class Pretrained(Prior):
         finetune_scale: Annotated[float, Within(-1e6, 1e6)] = 1.0,
         use_camera: bool = True,
         image_size: Whole = 0,
-        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        dtype: Literal["auto", "mixed", "float32", "bfloat16", "float16"] = "float32",
         distilled_guidance: Annotated[float, AtLeast(0)] = 3.5,
         checkpointing: bool = False,
         compile: bool = False,
@@ -79,7 +82,10 @@ class Pretrained(Prior):
             raise ValueError("The prior's path is empty; name a folder in diffusers' layout, or toybox.")
         self.source = ModelSource(path, variant, config, finetune, finetune_scale, tiny_vae)
         self.path, self._use_camera, self.image_size = path, use_camera, image_size
-        self.dtype: torch.dtype = getattr(torch, dtype)
+        if dtype == "auto":
+            dtype = self.spec["init_args"]["dtype"] = fastest_dtype()
+        self._mixed = dtype == "mixed"
+        self.dtype: torch.dtype = torch.float32 if self._mixed else getattr(torch, dtype)
         self._distilled_guidance = distilled_guidance
         self.runner = NetworkRunner(checkpointing, compile)
         self.prompts = PromptEmbedder(self, self._embed)
@@ -122,6 +128,10 @@ class Pretrained(Prior):
             self._load_extras(files)
         self.requires_grad_(False).eval()
         self.runner.prepare(self.network, self.family)
+        if self._mixed:
+            halve(self.network)
+            if self.vae:  # what it decodes is for looking at
+                halve(self.vae.encoder)
 
     def _native_size(self) -> Sequence[int]:
         """Height and width of the x0 that the network was trained on."""

@@ -1,0 +1,92 @@
+"""Frozen convolutions that multiply in bfloat16 beside a network in single precision, and which CPUs they are for."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from support.resuming import assert_resuming_is_exact, fit, last
+from support.tiny import loaded
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, conv_transpose2d
+
+import asdkit
+from asdkit.priors import half_convolutions
+from asdkit.priors.half_convolutions import fastest_dtype, halve
+from asdkit.scores.conditions import Condition
+from asdkit.scores.prior import Noised
+
+ULP = 2.0**-8  # of bfloat16
+
+
+def _rounded(values: Tensor) -> Tensor:
+    return values.bfloat16().double()
+
+
+@pytest.mark.parametrize(("kernel", "stride", "bias"), [(3, 1, True), (3, 2, False), (1, 1, True)])
+def test_convolutions_round_what_they_multiply_and_no_more(kernel: int, stride: int, bias: bool) -> None:
+    """Against exact products of what bfloat16 makes of x, W and of the gradient; sums err by less than an ulp."""
+    plain = nn.Conv2d(6, 5, kernel, stride, kernel // 2, bias=bias).requires_grad_(False)
+    half = copy.deepcopy(plain)
+    halve(half)
+    x = torch.randn(2, 6, 8, 8, requires_grad=True)
+    weight, constant = _rounded(plain.weight), None if plain.bias is None else _rounded(plain.bias)
+    expected = conv2d(_rounded(x.detach()), weight, constant, stride, kernel // 2)
+    result = half(x)
+    assert result.dtype == torch.float32 and not torch.equal(result, plain(x))
+    torch.testing.assert_close(result.double(), expected, rtol=ULP, atol=ULP)
+    gradient = torch.randn_like(result)
+    (got,) = torch.autograd.grad(result, x, gradient)
+    expected = conv_transpose2d(_rounded(gradient), weight, None, stride, kernel // 2, stride - 1)
+    torch.testing.assert_close(got.double(), expected, rtol=ULP, atol=ULP)
+
+
+def test_convolutions_that_learn_are_plain() -> None:
+    plain = nn.Conv2d(3, 4, 3)
+    half, x = copy.deepcopy(plain).requires_grad_(False), torch.randn(1, 3, 5, 5)
+    halve(half)
+    half(x)
+    assert torch.equal(copy.deepcopy(half).requires_grad_(True)(x), plain(x))
+
+
+def _draw(prior: asdkit.Pretrained) -> Noised:
+    x0, eps = (torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    return prior.draw(x0, torch.tensor([300, 700]), eps)
+
+
+def test_a_mixed_prior_is_the_whole_one_to_the_third_digit(tiny_folder: Path) -> None:
+    """Its encoder too; a copy that learns, and what is decoded, are the whole one's bit for bit."""
+    whole, mixed = (loaded(tiny_folder, dtype=dtype) for dtype in ("float32", "mixed"))
+    assert {parameter.dtype for parameter in mixed.parameters()} == {torch.float32}
+    images, condition = torch.rand(1, 3, 16, 16), Condition("a red cube")
+    numbers = [[prior.encode(images), *prior.predict(_draw(prior), [condition])] for prior in (whole, mixed)]
+    for expected, got in zip(*numbers, strict=True):
+        assert 0 < (got - expected).norm() < 0.02 * expected.norm()
+    assert torch.equal(whole.decode(whole.encode(images)), mixed.decode(whole.encode(images)))
+    with mixed.swapped(mixed.copy_network().requires_grad_(True)):
+        copied = mixed.predict(_draw(mixed), [condition])[0]
+    assert torch.equal(copied, whole.predict(_draw(whole), [condition])[0])
+
+
+@pytest.mark.parametrize(("has_amx", "dtype"), [(True, "mixed"), (False, "float32")])
+def test_auto_is_decided_once(has_amx: bool, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_amx, "avx512_bf16": True})
+    assert fastest_dtype() == dtype
+    assert asdkit.Pretrained("toybox", dtype="auto").spec["init_args"]["dtype"] == dtype
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_what_was_decided(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly, and on a CPU where it would have been decided otherwise."""
+    options = ("--model.prior.dtype=auto", "--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]")
+    monkeypatch.setattr("asdkit.commands.fit.fastest_dtype", lambda: "mixed")
+    straight = assert_resuming_is_exact(recipe, *options, stops=True)
+    assert straight["hyper_parameters"]["prior"]["init_args"]["dtype"] == "mixed"
+    run = recipe.parent / "runs" / "small" / "halves"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["init_args"]["prior"]["init_args"]["dtype"] == "mixed"
+    monkeypatch.setattr("asdkit.commands.fit.fastest_dtype", lambda: "float32")
+    monkeypatch.setattr(half_convolutions, "fastest_dtype", lambda: "float32")
+    fit(run, "--trainer.max_steps=7")
+    assert last(run)["hyper_parameters"]["prior"]["init_args"]["dtype"] == "mixed"
