@@ -17,10 +17,10 @@ from asdkit.generators.module import GeneratorModule
 from asdkit.ranks import average_gradients, checked_trainer, shard, without_reducer
 from asdkit.rendering.cameras import Batch
 from asdkit.rendering.settings import Rendering
+from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
 from asdkit.scores.draws import Draws
 from asdkit.scores.equations import Weighting, hsv_saturation, inject, weight
 from asdkit.scores.fields import Field
-from asdkit.scores.perp_neg import PerpNeg
 from asdkit.scores.prior import Adapter, Noised, Prior, in_step
 from asdkit.scores.timesteps import Timesteps
 
@@ -45,7 +45,7 @@ class Distillation(Part, GeneratorModule):
         seed: of every random draw of the run.
         view_prompts: the whole prompt for single views (front, side, back, overhead, or the prior's further
             directions), in the place of the prompt with the view's words.
-        perp_neg: Perp-Neg for the prompt, against several faces; see `PerpNeg`.
+        cfg: how every CFG of the prompt is computed: Perp-Neg, and what keeps it from over-saturating.
 
     Raises:
         ValueError: an empty prompt.
@@ -64,12 +64,12 @@ class Distillation(Part, GeneratorModule):
         rendering: Rendering = Rendering(),
         seed: int = 0,
         view_prompts: dict[str, str] | None = None,
-        perp_neg: PerpNeg | None = None,
+        cfg: CFGOptions = PLAIN_CFG,
     ) -> None:
         super().__init__()
         require(bool(prompt.strip()), "The prompt is empty; say what to make, e.g. --model.prompt 'a yellow duck'.")
         self.save_hyperparameters(self.spec["init_args"] | {"_instantiator": INSTANTIATOR})
-        self.prompt, self.source, self.view_prompts, self.perp_neg = prompt, source, view_prompts, perp_neg
+        self.prompt, self.source, self.view_prompts, self.cfg = prompt, source, view_prompts, cfg
         self.prior, self.generator, self.guidance = prior, generator, guidance
         self.timesteps, self.weighting, self.seed = timesteps or Timesteps(), weighting, seed
         self.draws = Draws(prior, self.timesteps, seed)
@@ -83,7 +83,7 @@ class Distillation(Part, GeneratorModule):
         data = getattr(checked_trainer(self), "datamodule", None)
         self.prior.setup()
         self.prior.take_prompt(self.prompt, self.view_prompts)
-        self.guidance.bind(self.prompt, self.source, self.perp_neg)
+        self.guidance.bind(self.prompt, self.source, self.cfg)
         self.guidance.setup(self.prior)
         self.generator.setup(self.prior, getattr(data, "source", None))
 

@@ -16,6 +16,7 @@ _MODULES = {
     "scores.gated": "Stages Above",
     "scores.reweighted": "Reweighted Scorer",
     "scores.perp_neg": "PerpNeg",
+    "scores.cfg_options": "CFGOptions APG",
     "scores.timesteps": "Timesteps",
     "scores.prior": "Prior Adapter",
     "discriminators.schedule": "DiscriminatorSteps",

@@ -12,10 +12,10 @@ from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.discriminators.gammas import Gamma
 from asdkit.discriminators.peft_adapters import LoRA
 from asdkit.discriminators.real_samples import RealSamples
+from asdkit.scores.cfg_options import CFGOptions
 from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import discriminator_loss, effective_scale, faded_gamma, real_loss, released_loss
 from asdkit.scores.fields import Factor, Field, bound_text
-from asdkit.scores.perp_neg import PerpNeg
 from asdkit.scores.prior import Adapter, Noised, Prior
 
 Clip = Annotated[float, MoreThan(1, at_most=1e6)]
@@ -71,7 +71,7 @@ class Discriminator(Field):
         self.real_samples, self.eta, self.real_clip, self.of_source = real_samples, eta, real_clip, of_source
         self.learns_source, self.released = learns_source, released
 
-    def take_words(self, prompt: str, source: str | None, perp_neg: PerpNeg | None) -> None:
+    def take_words(self, prompt: str, source: str | None, cfg: CFGOptions) -> None:
         self.text = bound_text(self.text, prompt, source, self.of_source)
 
     def setup(self, prior: Prior) -> None:

@@ -12,8 +12,8 @@ from asdkit.core.unregistered import keep_unregistered
 from asdkit.discriminators.discriminator import Discriminator
 from asdkit.discriminators.gan_losses import GANLoss, NonSaturating
 from asdkit.discriminators.real_samples import PriorSamples, RealSamples
+from asdkit.scores.cfg_options import CFGOptions
 from asdkit.scores.fields import Factor, Field
-from asdkit.scores.perp_neg import PerpNeg
 from asdkit.scores.prior import Adapter, Noised, Prior
 
 
@@ -80,8 +80,8 @@ class GANHead(Field):
         self.init_seed = init_seed
         self._features: Tensor | None = None
 
-    def take_words(self, prompt: str, source: str | None, perp_neg: PerpNeg | None) -> None:
-        self._phi.take_words(prompt, source, perp_neg)
+    def take_words(self, prompt: str, source: str | None, cfg: CFGOptions) -> None:
+        self._phi.take_words(prompt, source, cfg)
 
     def setup(self, prior: Prior) -> None:
         self._phi.setup(prior)

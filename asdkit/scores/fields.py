@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from asdkit.core.bounds import Weight, Within
 from asdkit.core.parts import Part, preset, require
 from asdkit.core.ramps import Ramp, bounds, value_at
+from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
 from asdkit.scores.conditions import Condition, Words
 from asdkit.scores.perp_neg import PerpNeg, perpendicular
 from asdkit.scores.prior import Noised, Prior
@@ -46,20 +47,20 @@ class Field(Part, nn.Module, ABC):
     def _other_leaves(self) -> "list[Field]":
         return [leaf for leaf in self.leaves() if leaf is not self]
 
-    def bind(self, prompt: str, source: str | None = None, perp_neg: PerpNeg | None = None) -> None:
-        """Give the run's words to every field that has no text of its own, and Perp-Neg to each CFG of these words.
+    def bind(self, prompt: str, source: str | None = None, cfg: CFGOptions = PLAIN_CFG) -> None:
+        """Give the run's words to every field that has no text of its own, and `cfg` to each CFG of these words.
 
         Raises:
-            ValueError: words for the source are needed and missing, or no CFG can honour `perp_neg`.
+            ValueError: words for the source are needed and missing, or no CFG can honour `cfg`.
         """
-        self.take_words(prompt, source, perp_neg)
-        honoured = any(isinstance(part, PerpNegPrompt) for part in self.modules())
-        require(honoured or perp_neg is None, "perp_neg is for the CFG of a prompt, which this guidance doesn't have.")
+        self.take_words(prompt, source, cfg)
+        honoured = any(isinstance(part, CFG) and part.options is cfg for part in self.modules())
+        require(honoured or cfg == PLAIN_CFG, "model.cfg is for the CFG of a prompt, which this guidance doesn't have.")
 
-    def take_words(self, prompt: str, source: str | None, perp_neg: PerpNeg | None) -> None:
+    def take_words(self, prompt: str, source: str | None, cfg: CFGOptions) -> None:
         """`bind` for one field: what it makes of the run's words."""
         for part in self.parts():
-            part.take_words(prompt, source, perp_neg)
+            part.take_words(prompt, source, cfg)
 
     def setup(self, prior: Prior) -> None:
         """Attach to the prior whatever has parameters, and embed the prompts. Called once, before optimisers exist."""
@@ -171,7 +172,7 @@ class Prompt(Field):
         super().__init__()
         self.text, self.view_dependent, self.of_source, self.words = text, view_dependent, of_source, words
 
-    def take_words(self, prompt: str, source: str | None, perp_neg: PerpNeg | None) -> None:
+    def take_words(self, prompt: str, source: str | None, cfg: CFGOptions) -> None:
         self.text = bound_text(self.text, prompt, source, self.of_source)
 
     def conditions(self) -> list[Condition]:
@@ -223,7 +224,9 @@ class PerpNegPrompt(Field):
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         words, views = x.prior.view_words, x.views
         if words is None or views is None:
-            raise ValueError("Perp-Neg needs cameras and a prior that knows words for directions; leave perp_neg out.")
+            raise ValueError(
+                "Perp-Neg needs cameras and a prior that knows words for directions; leave cfg.perp_neg out."
+            )
         null = self.null(x)
         wanted = self.prompt(x) - null
         value = null + wanted
@@ -247,6 +250,7 @@ class CFG(Field):
         null: a field in the place of the null condition, e.g. one that learns; not together with `negative`.
         of_source: when `text` is None, take the words for the source image instead of the run's prompt.
         allow_negative: accept a lambda below 0, which leads away from the prompt.
+        options: how it is computed; of the run's words the run's own (`--model.cfg`), where that says anything.
 
     Raises:
         ValueError: both `negative` and `null`, or a negative lambda without `allow_negative`.
@@ -260,19 +264,22 @@ class CFG(Field):
         null: Field | None = None,
         of_source: bool = False,
         allow_negative: bool = False,
+        options: CFGOptions = PLAIN_CFG,
     ) -> None:
         super().__init__()
         lowest = min(bounds(scale))
         require(allow_negative or lowest >= 0, f"The CFG scale lambda can't be negative; got {lowest}.")
         require(negative is None or null is None, "CFG takes a negative prompt or a null field, not both.")
-        self.scale = scale
+        self.scale, self.options = scale, options
         self.null = null or (Null() if negative is None else Prompt(negative, view_dependent=False))
         self.prompt: Prompt | PerpNegPrompt = Prompt(text, of_source=of_source)
 
-    def take_words(self, prompt: str, source: str | None, perp_neg: PerpNeg | None) -> None:
-        if perp_neg is not None and isinstance(self.prompt, Prompt) and self.prompt.text is None:
-            self.prompt = PerpNegPrompt(perp_neg, self.null, self.prompt.of_source)
-        super().take_words(prompt, source, perp_neg)
+    def take_words(self, prompt: str, source: str | None, cfg: CFGOptions) -> None:
+        if isinstance(self.prompt, Prompt) and self.prompt.text is None:
+            self.options = self.options if cfg == PLAIN_CFG else cfg
+            if self.options.perp_neg is not None:
+                self.prompt = PerpNegPrompt(self.options.perp_neg, self.null, self.prompt.of_source)
+        super().take_words(prompt, source, cfg)
 
     def parts(self) -> list[Field]:
         return [self.null, self.prompt]
@@ -286,8 +293,7 @@ class CFG(Field):
         x.prefetch(self.needs(x))
         if scale in (0.0, 1.0):
             return self.prompt(x) if scale else self.null(x)
-        null = self.null(x)
-        return null + scale * (self.prompt(x) - null)
+        return self.options.combined(x, self.null(x), self.prompt(x), scale)
 
 
 class Identity(Field):

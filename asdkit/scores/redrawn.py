@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from asdkit.core.bounds import AtLeast, Count, Positive, Share
+from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
 from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import CFG, Factor, Field
-from asdkit.scores.perp_neg import PerpNeg
 from asdkit.scores.prior import Noised
 
 Interval = Annotated[float, AtLeast(0, below=1)]  # as a share of the schedule
@@ -83,9 +83,9 @@ class Inverted(Redrawn):
         self.steps, self.last = steps, last
         self.along = CFG(scale=scale, allow_negative=True)
 
-    def take_words(self, prompt: str, source: str | None, perp_neg: PerpNeg | None) -> None:
-        self.field.take_words(prompt, source, perp_neg)
-        self.along.take_words(prompt, source, None)  # what is followed is the plain prediction
+    def take_words(self, prompt: str, source: str | None, cfg: CFGOptions) -> None:
+        self.field.take_words(prompt, source, cfg)
+        self.along.take_words(prompt, source, PLAIN_CFG)  # what is followed is the plain prediction
 
     def parts(self) -> list[Field]:
         return [self.field, self.along]

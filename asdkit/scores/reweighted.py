@@ -8,9 +8,9 @@ from torch import Tensor
 
 from asdkit.core.bounds import Count, Positive
 from asdkit.core.parts import Part
+from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
 from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import CFG, Field, Scale
-from asdkit.scores.perp_neg import PerpNeg
 from asdkit.scores.prior import Noised
 
 
@@ -40,9 +40,9 @@ class Reweighted(Field):
         self.field, self.scorer, self.draws, self.temperature = field, scorer, draws, temperature
         self.judged = CFG(scale=scale)
 
-    def take_words(self, prompt: str, source: str | None, perp_neg: PerpNeg | None) -> None:
-        self.field.take_words(prompt, source, perp_neg)
-        self.judged.take_words(prompt, source, None)  # pictures are judged as the plain prediction shows them
+    def take_words(self, prompt: str, source: str | None, cfg: CFGOptions) -> None:
+        self.field.take_words(prompt, source, cfg)
+        self.judged.take_words(prompt, source, PLAIN_CFG)  # pictures are judged as the plain prediction shows them
 
     def parts(self) -> list[Field]:
         return [self.field, self.judged]

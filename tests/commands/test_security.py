@@ -496,7 +496,7 @@ def test_addresses_are_refused(capsys: pytest.CaptureFixture, recipe: Path, tmp_
     assert not (tmp_path / "runs").exists()
 
 
-PARTS = ("prior", "generator", "guidance", "timesteps", "discriminator", "rendering", "perp_neg")
+PARTS = ("prior", "generator", "guidance", "timesteps", "discriminator", "rendering", "cfg")
 LOGGER, CHECKPOINT = "pytorch_lightning.loggers.CSVLogger", "pytorch_lightning.callbacks.ModelCheckpoint"
 OPENS: dict[str, Callable[[str], dict]] = {  # what a recipe says, given an address
     **{name: lambda address, name=name: {"model": {"init_args": {name: address}}} for name in PARTS},

@@ -1,10 +1,10 @@
 """Parts remember how they were built, and can be built again from that."""
 
-import importlib
 from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
 import asdkit
 from asdkit.core.parts import Part, preset
@@ -26,13 +26,11 @@ class Silent(Base):
     """Has no constructor of its own."""
 
 
-def rebuild(value: Any) -> Any:
-    """What a spec stands for."""
-    if not (isinstance(value, dict) and "class_path" in value):
-        return value
-    module, name = value["class_path"].rsplit(".", 1)
-    arguments = {key: rebuild(item) for key, item in value["init_args"].items()}
-    return getattr(importlib.import_module(module), name)(**arguments)
+def rebuild(spec: dict[str, Any]) -> Any:
+    """What a spec stands for, by the library that reads recipes and checkpoints."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--part", type=Part)
+    return parser.instantiate_classes(parser.parse_object({"part": spec})).part
 
 
 def test_arguments_with_defaults() -> None:
@@ -96,6 +94,7 @@ def test_a_whole_model_is_rebuilt_by_lightnings_own_means() -> None:
         asdkit.ASD(3.0, -0.75, Affine(10)),
         timesteps=asdkit.Timesteps(0.1, 0.9),
         discriminator=asdkit.DiscriminatorSteps(2),
+        cfg=asdkit.CFGOptions(asdkit.PerpNeg(), asdkit.APG(0.5), 0.7, [0.25, 3.0]),
     )
     arguments = dict(model.hparams)
     assert arguments.pop("_instantiator") == "pytorch_lightning.cli.instantiate_module"
@@ -103,11 +102,8 @@ def test_a_whole_model_is_rebuilt_by_lightnings_own_means() -> None:
     assert isinstance(again, asdkit.Distillation)
     for name in ("prior", "generator", "guidance", "timesteps"):
         assert getattr(again, name).spec == getattr(model, name).spec
-    assert (
-        again.discriminator == asdkit.DiscriminatorSteps(2)
-        and again.rendering == model.rendering
-        and again.prompt == "y"
-    )
+    assert again.discriminator == asdkit.DiscriminatorSteps(2) and again.rendering == model.rendering
+    assert again.prompt == "y" and again.cfg.apg.spec == model.cfg.apg.spec and again.cfg.interval == [0.25, 3.0]
 
 
 def test_what_no_checkpoint_could_hold_is_refused() -> None:

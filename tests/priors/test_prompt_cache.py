@@ -71,12 +71,12 @@ def test_from_the_command_line(capsys: pytest.CaptureFixture, tmp_path: Path) ->
 
     overlay = tmp_path / "views.yaml"
     overlay.write_text("model: {init_args: {view_prompts: {front: a face, left side: an ear}}}")
-    options = ["--model.perp_neg=PerpNeg", "--model.perp_neg.f_fs=[1, 2, 3]"]
+    options = ["--model.cfg.perp_neg=PerpNeg", "--model.cfg.perp_neg.f_fs=[1, 2, 3]"]
     assert main(["fit", "--config", "gs3d", "--config", str(overlay), *options, "--print_config"]) == 0
     model = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
     assert model["view_prompts"] == {"front": "a face", "left side": "an ear"}
-    assert model["perp_neg"]["class_path"] == "asdkit.PerpNeg"
-    weights = model["perp_neg"]["init_args"]
+    assert model["cfg"]["perp_neg"]["class_path"] == "asdkit.PerpNeg"
+    weights = model["cfg"]["perp_neg"]["init_args"]
     assert list(weights["f_fs"]) == [1, 2, 3] and list(weights["f_fsb"]) == [1, 0.5, 0.967]
 
 

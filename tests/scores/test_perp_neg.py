@@ -13,7 +13,7 @@ from support.tiny import TEXT, loaded, ready
 from torch import Tensor
 
 import asdkit
-from asdkit import CFG, Embedding, Field, Null, Prompt, Scorer
+from asdkit import CFG, CFGOptions, Embedding, Field, Null, Prompt, Scorer
 from asdkit.core.names import PUBLIC_NAMES
 from asdkit.methods import ASD, CSD, DDS, ISM, LODS, NFSD, SDS, VSD, AsynchronousSD, Bridge, RewardSDS
 from asdkit.rendering.cameras import ring
@@ -149,12 +149,14 @@ def test_one_call_for_all(four_folder: Path) -> None:
 
 def test_perp_neg_needs_directions(four_folder: Path) -> None:
     prior, lab = loaded(four_folder), exact_prior()
-    with pytest.raises(ValueError, match="needs cameras and a prior that knows words for directions; leave perp_neg"):
+    with pytest.raises(
+        ValueError, match="needs cameras and a prior that knows words for directions; leave cfg.perp_neg"
+    ):
         ready(SDS(), prior, PerpNeg())(drawn(prior, None))
     field = CFG()
-    field.bind("y", perp_neg=PerpNeg())
+    field.bind("y", cfg=CFGOptions(PerpNeg()))
     field.setup(lab)
-    with pytest.raises(ValueError, match="leave perp_neg out"):
+    with pytest.raises(ValueError, match="leave cfg.perp_neg out"):
         field(lab.draw(randn(B, 3, 2, 2), torch.tensor([1, 2, 3]), randn(B, 3, 2, 2), ring(B)))
 
 
@@ -186,7 +188,7 @@ def test_every_method_honours_it(four_folder: Path, method: Callable[..., Field]
 
 def test_a_text_of_ones_own_and_the_path_of_an_inversion_stay_plain() -> None:
     for field in (CFG(UGLY) - CFG(), ISM(), RewardSDS(Any()), AsynchronousSD()):
-        field.bind(TEXT, perp_neg=PerpNeg())
+        field.bind(TEXT, cfg=CFGOptions(PerpNeg()))
         assert len([c for c in field.conditions() if c.text and c.words == "nearest"]) == 1
 
 
@@ -194,8 +196,8 @@ def test_a_text_of_ones_own_and_the_path_of_an_inversion_stay_plain() -> None:
 def test_without_a_cfg_of_the_prompt_it_is_refused(field: Field) -> None:
     with pytest.raises(ValueError, match=r"three numbers a, b, c; got \[1.0, 2.0\]"):
         PerpNeg(f_fsb=(1.0, 2.0))
-    with pytest.raises(ValueError, match="perp_neg is for the CFG of a prompt, which this guidance doesn't have"):
-        field.bind(TEXT, perp_neg=PerpNeg())
+    with pytest.raises(ValueError, match="model.cfg is for the CFG of a prompt, which this guidance doesn't have"):
+        field.bind(TEXT, cfg=CFGOptions(PerpNeg()))
 
 
 def test_edits_of_the_same_words_and_image_stay_zero(four_folder: Path) -> None:
@@ -243,5 +245,5 @@ def test_the_discriminators_penalty_has_the_plain_prompt_of_the_nearest_directio
 
 def test_perp_neg_of_the_source_takes_the_sources_words() -> None:
     field = CFG(of_source=True)
-    field.bind(TEXT, "a blue ball", PerpNeg())
+    field.bind(TEXT, "a blue ball", CFGOptions(PerpNeg()))
     assert {condition.text for condition in field.conditions()} == {"", "a blue ball"}

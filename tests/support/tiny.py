@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from asdkit import Field, PerpNeg, Pretrained, Prior
+from asdkit import CFGOptions, Field, PerpNeg, Pretrained, Prior
 from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.camera_embedding import CameraEmbedding
 from asdkit.scores.conditions import Condition
@@ -26,7 +26,7 @@ def loaded(folder: Path | str, *conditions: Condition, **settings: Any) -> Pretr
 
 def ready(field: Field, prior: Prior, perp_neg: PerpNeg | None = None, source: str = TEXT) -> Field:
     """The field bound to the prompt, and to words for a source."""
-    field.bind(TEXT, source, perp_neg)
+    field.bind(TEXT, source, CFGOptions(perp_neg))
     field.setup(prior)
     return field
 

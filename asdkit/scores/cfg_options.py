@@ -1,0 +1,91 @@
+"""How classifier-free guidance is computed: plainly, or with what keeps a large scale from over-saturating."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from asdkit.core.bounds import NonNegative, Positive, Share, Within, checked
+from asdkit.core.parts import Part, require
+from asdkit.scores.perp_neg import PerpNeg, perpendicular
+from asdkit.scores.prior import Noised
+
+
+class APG(Part):
+    """Adaptive projected guidance (Sadat et al., arXiv 2410.02416).
+
+    With D the x0 that a prediction stands for and Delta = D_y - D_null, shortened to at most `norm`, it is
+    D_y + (lambda - 1) (Delta_perp + eta Delta_par), where Delta_par is what of a sample's Delta is parallel to its D_y.
+    The paper's momentum is left out: it sums over the levels of one sampling, and draws are independent.
+
+    Args:
+        eta: share of the parallel part, to which the paper traces over-saturation; 0 there, and 1 leaves it whole.
+        norm: the largest length of a sample's Delta, in x0's units; 15 is diffusers' default.
+    """
+
+    def __init__(self, eta: Annotated[float, Within(-10, 10)] = 0.0, norm: Positive = 15.0) -> None:
+        self.eta, self.norm = eta, norm
+
+    def difference(
+        self, x: Noised, null: Float[Tensor, "B C h w"], prompt: Float[Tensor, "B C h w"]
+    ) -> Float[Tensor, "B C h w"]:
+        """What takes the place of e_y - e_null, which is -alpha / sigma times Delta."""
+        difference = prompt - null
+        length = (x.sigma / x.alpha) * torch.linalg.vector_norm(difference, dim=(1, 2, 3), keepdim=True)
+        shortening: Tensor = (self.norm / length).clamp(max=1)
+        difference = difference * shortening
+        across = perpendicular(difference, x.to_x0(prompt))
+        return across + self.eta * (difference - across)
+
+
+@checked
+@dataclass(frozen=True)
+class CFGOptions:
+    """How e_null and e_y become e_lambda. Where lambda is 0 or 1, that is e_null or e_y whatever these say.
+
+    Args:
+        perp_neg: Perp-Neg for the prompt, against several faces; see `PerpNeg`.
+        apg: adaptive projected guidance, against over-saturation at a large lambda; see `APG`.
+        rescale: CFG rescale (phi of Lin et al., arXiv 2305.08891, Section 3.4), in eps-space: the share of e_lambda
+            that is brought to the standard deviation of e_y, sample by sample; 0.7 in the paper.
+        interval: guidance in a limited interval (Kynkäänniemi et al., arXiv 2404.07724): the noise levels sigma / alpha
+            above the first and up to the second number, where lambda counts; elsewhere it is 1. All of them when None.
+
+    Raises:
+        ValueError: an interval of other than two numbers, the first below the second.
+    """
+
+    perp_neg: PerpNeg | None = None
+    apg: APG | None = None
+    rescale: Share = 0.0
+    interval: Sequence[NonNegative] | None = None
+
+    def __post_init__(self) -> None:
+        ends = [0.0, 1.0] if self.interval is None else list(self.interval)
+        require(
+            len(ends) == 2 and ends[0] < ends[1],
+            f"cfg.interval takes two noise levels sigma / alpha, the lower one first; got {ends}.",
+        )
+
+    def combined(
+        self, x: Noised, null: Float[Tensor, "B C h w"], prompt: Float[Tensor, "B C h w"], scale: float
+    ) -> Float[Tensor, "B C h w"]:
+        """e_lambda of e_null and e_y."""
+        if self.apg is None:
+            guided = null + scale * (prompt - null)
+        else:
+            guided = prompt + (scale - 1) * self.apg.difference(x, null, prompt)
+        if self.rescale:
+            ratio = prompt.flatten(1).std(1) / guided.flatten(1).std(1)
+            guided = guided * (self.rescale * ratio + 1 - self.rescale)[:, None, None, None]
+        if self.interval is not None:
+            low, high = self.interval
+            level = x.sigma / x.alpha
+            guided = torch.where((level > low) & (level <= high), guided, prompt)
+        return guided
+
+
+PLAIN_CFG = CFGOptions()
