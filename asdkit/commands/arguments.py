@@ -1,6 +1,7 @@
 """What commands do with their arguments: a parser whose errors are sentences, `--trust`, short forms."""
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -175,4 +176,8 @@ _SHORT_FORMS: dict[str, Callable[[str], list[str]]] = {
     "--asset": lambda path: ["--data.asset", path, "--model.generator.init", path],  # an edit starts from what it edits
     "--model.target": lambda text: overlay("prompt", text),  # in editing, the prompt says what the target is
     "--prior": lambda place: [f"--model.prior.path={place}"],
+    "--judge": lambda models: [
+        "--trainer.callbacks+=asdkit.CLIPJudge",
+        f"--trainer.callbacks.models={json.dumps(models.split(','))}",
+    ],
 }

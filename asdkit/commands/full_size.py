@@ -16,6 +16,7 @@ from asdkit.priors.locate import overlay_of
 from asdkit.run.recipes import recipe_folder
 
 _PRIOR = "model.prior"
+_JUDGE = {"class_path": "asdkit.CLIPJudge"}  # in the place of those that know the toybox's truth
 _KINDS = ("gs3d", "nerf3d", "image2d", "edit2d", "edit3d")
 Settings = dict[str, Any]
 
@@ -50,7 +51,8 @@ def with_family(arguments: list[str]) -> list[str]:
         _merge(settings, _fitting(settings_of(recipe_folder() / "priors" / f"{overlay}.yaml"), recipe))
     callbacks = at(recipe, "trainer.callbacks") or []
     listed = callbacks if isinstance(callbacks, list) else [callbacks]
-    settings["trainer"]["callbacks"] = [part for part in listed if not _class(part).startswith("Toybox")]
+    judges = [_JUDGE if _class(part).startswith("Toybox") else part for part in listed]
+    settings["trainer"]["callbacks"] = judges
     _say(settings, f"priors/full_size/{kind} and priors/{family}", above)
     return [*arguments[:place], "--config", json.dumps(settings), *arguments[place:]]
 

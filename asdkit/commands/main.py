@@ -30,6 +30,7 @@ asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by 
 RUN is a folder that fit made, runs/<recipe>/<prompt>@<time>. Other options:
 
   --prior PRIOR               toybox, sd21-base and other aliases, a hub's owner/name[@revision], a folder or a file
+  --judge CLIP[,CLIP]         measure by CLIPs, e.g. openai/clip-vit-large-patch14, or their folders, as well
   --trust PACKAGE             let recipes and checkpoints name its classes, also a module's in this folder; repeatable
   --viewer [PORT]             with fit: look at the object in a browser while it is made (port 8080)
   --version                   print the version

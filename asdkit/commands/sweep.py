@@ -1,38 +1,22 @@
 """`asdkit sweep`: a run for each prompt of a file, and for each combination of the options that are to vary."""
 
-import io
 import os
-import sys
 from argparse import Namespace
 from pathlib import Path
 
 from asdkit.commands.arguments import Arguments, expand
 from asdkit.core.bounds import Within
 from asdkit.core.errors import UsageError
-from asdkit.core.text import local
 from asdkit.run.grid import Grid, option_values, product
 from asdkit.run.machine import rank_of
 from asdkit.run.pool import make_runs
+from asdkit.run.prompts import read_prompts
 
 DESCRIPTION = """A run for each line of a file, in a process of its own. Started again with the same options, it goes
 on: finished runs are left alone, others continue from their last checkpoint. All further options are those of
 asdkit fit. Started by torchrun or srun, each rank takes its share."""
 _SEEDS = Within(1, 10_000)
 _OF_EACH_RUN = ("--model.prompt", "--model.target", "--run.name", "--ckpt_path")
-
-
-def read_prompts(name: str) -> list[str]:
-    """The prompts of a file, or of the standard input when its name is `-`; each once, in their order."""
-    try:
-        text = (sys.stdin.buffer.read() if name == "-" else local(name).read_bytes()).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{name} is no text in UTF-8; give a file with one prompt per line.") from None
-    lines = [line.strip() for line in io.StringIO(text, newline=None)]  # whose lines end as a file's do
-    kept = [line for line in dict.fromkeys(lines) if line and not line.startswith("#")]
-    prompts = [line[1:] if line.startswith("\\#") else line for line in kept]
-    if not prompts or "\0" in text:
-        raise UsageError(f"There are no prompts in {name}; give a file with one prompt per line.")
-    return prompts
 
 
 def axes(varied: list[str], seeds: int | None) -> dict[str, dict[str, list[str]]]:

@@ -41,6 +41,7 @@ _MODULES = {
     "generators.nerf_encodings": "Encoding Voxels TriPlane HashGrid",
     "priors.pretrained": "Pretrained",
     "lab": "GaussianPrior FiniteSetPrior GaussianScore ParticleScore",
+    "run.clip_judge": "CLIPJudge",
     "data": "Cameras Overhead Canvas",
     "core.ramps": "Ramp",
     "toybox.clip": "CLIPScorer",

@@ -36,7 +36,7 @@ _ANSWERS = {  # by the names of the client's errors, the first that fits
     "RepositoryNotFoundError": "There is no folder {model}, and no model of that name that the hub would show you; "
     "mind the spelling, or run `hf auth login` if it is private.",
     "refused": "The hub refuses {model} ({status}): accept its licence on {page}, then run `hf auth login`.",
-    "else": "{model} could not be fetched ({reason}); start again to go on with it, or name a folder with --prior.",
+    "else": "{model} could not be fetched ({reason}); start again to go on with it, or name a folder.",
 }
 PROBE_SECONDS = 3.0
 
@@ -96,11 +96,11 @@ def _check_reachable(repository: str, lack: str) -> None:
                 "one and its licence and name it with --prior, or name a folder that you have."
             )
     if constants.HF_HUB_OFFLINE:
-        raise PriorUnavailable(f"{place}, and HF_HUB_OFFLINE forbids fetching: unset it or name a folder with --prior.")
+        raise PriorUnavailable(f"{place}, and HF_HUB_OFFLINE forbids fetching: unset it or name a folder.")
     if not answers(constants.ENDPOINT):
         raise PriorUnavailable(
             f"{place}, and {constants.ENDPOINT} does not answer; run `hf download {repository}` where there is a "
-            f"network and copy HF_HOME from there, or name a folder or toybox with --prior."
+            f"network and copy HF_HOME from there, or name a folder."
         )
 
 

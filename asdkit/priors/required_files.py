@@ -78,6 +78,19 @@ def files_of_component(component: str, names: Collection[str], read: Callable[[s
     return ["config.json", *weights]
 
 
+def files_of_clip(clip: str, names: Collection[str], read: Callable[[str], Settings]) -> list[str]:
+    """Chooses the files of a CLIP that transformers has written: settings, vocabulary and weights."""
+    own = [name for name in names if "/" not in name]
+    is_clip = "config.json" in own and read("config.json").get("model_type") == "clip"
+    says_how = {"preprocessor_config.json", "processor_config.json"} & set(own)
+    if not (is_clip and says_how and ("tokenizer.json" in own or {"vocab.json", "merges.txt"} <= set(own))):
+        raise PriorUnavailable(
+            f"{clip} is no whole CLIP with config.json, preprocessor_config.json, a vocabulary and weights, as "
+            "transformers writes it; name another folder or id, e.g. openai/clip-vit-large-patch14."
+        )
+    return [name for name in own if name.endswith((".json", ".txt"))] + _weights(clip, own, "")
+
+
 def file_of_lora(lora: str, names: Collection[str], read: Callable[[str], Settings]) -> list[str]:
     """Chooses the one file of a LoRA, and peft's settings beside it."""
     files = [name for name in names if "/" not in name and name.endswith(".safetensors")]

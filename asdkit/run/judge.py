@@ -24,7 +24,7 @@ def figures(trainer: Any) -> dict[str, float]:
 class Judge(pl.Callback, ABC):
     """Measures at every validation, at the end of fit, and in test; recipes name one among the trainer's callbacks."""
 
-    judges: type[Cameras] | type[Canvas] = Cameras
+    judges: type[Cameras] | type[Canvas] | tuple[type[Cameras], type[Canvas]] = Cameras
 
     def __init__(self) -> None:
         self.results: dict[str, float] = {}
@@ -39,7 +39,7 @@ class Judge(pl.Callback, ABC):
 
         Args:
             module: the run.
-            data: of the type that this judge `judges`: where other views can be taken from, or a source image.
+            data: of a type that this judge `judges`: where other views can be taken from, or a source image.
             views: the novel views; None without cameras.
             render: what they show.
         """
@@ -78,15 +78,21 @@ class Judge(pl.Callback, ABC):
         self.results = self.measure(module, trainer.datamodule, views, render)
         self._measured_at = trainer.global_step
 
-    def _show(self, trainer: pl.Trainer, module: Distillation, stage: str) -> None:
-        """Say what the table that Lightning prints next is about, and write test's figures into the run folder."""
+    def _show(self, trainer: Any, module: Distillation, stage: str) -> None:
+        """Say what the table that Lightning prints next is about, and write test's figures into the run folder.
+
+        The last judge does so for all.
+        """
+        judges = [one for one in trainer.callbacks if isinstance(one, Judge) and one._judgeable(trainer, module)]
+        if self is not judges[-1]:
+            return
         print(f"{shown(module.prompt)}, from {trainer.ckpt_path or 'the start'}, prior {module.prior.digest}")
-        if not self.results:
+        if not figures(trainer):
             print("Nothing could be measured.")
         folder = Path(trainer.default_root_dir)
         if stage == "test" and (folder / "run.json").is_file():
             report = {"prior": module.prior.digest, "prompt": module.prompt, "checkpoint": str(trainer.ckpt_path)}
-            write_json(folder / "test.json", report | {"metrics": self.results})
+            write_json(folder / "test.json", report | {"metrics": figures(trainer)})
 
     def _judgeable(self, trainer: Any, module: Any) -> bool:
         return isinstance(module, Distillation) and isinstance(trainer.datamodule, self.judges)

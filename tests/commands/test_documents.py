@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.recipe import RECIPE
+from support.tiny import save_clip
 
 import asdkit
 from asdkit.commands.main import FILES, TRAINER_COMMANDS, main
@@ -102,6 +103,8 @@ STANDS_FOR = {
     "runs/gs3d/a-yellow-duck@<time>": "RUN",
     "runs/.../": "RUN/",
     "RUN_OR_FILE": "RUN",
+    "/models/clip-b32,/models/clip-b16,openai/clip-vit-large-patch14": "clip",
+    "openai/clip-vit-large-patch14": "clip",
     "step-000400": "last",
 }
 SMALL = ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--snapshots.every=0", "--trainer.callbacks=[]"]
@@ -164,6 +167,7 @@ def workplace(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     (folder / "splats.ply").rename(folder / "duck.ply")
     (folder / "prompts.txt").write_text("a yellow duck\n")
     (folder / "docs").symlink_to(ROOT / "docs")
+    save_clip(folder / "clip")
     return folder
 
 

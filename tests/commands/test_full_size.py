@@ -57,7 +57,8 @@ def test_the_family_is_below_the_options(words: str, capsys: pytest.CaptureFixtu
     guidance = config["model"]["init_args"]["guidance"]["init_args"]
     for adapter in (guidance[name]["init_args"] for name in ("adapter", "source_adapter") if guidance.get(name)):
         assert (adapter["rank"], list(adapter["targets"])) == (4, [])  # the attention of its family
-    assert config["trainer"]["callbacks"] == []  # the toybox's judge knows nothing of it
+    (judge,) = config["trainer"]["callbacks"]  # the toybox's knows nothing of it
+    assert judge == {"class_path": "asdkit.CLIPJudge", "init_args": {"models": [], "prompts": ""}}
     (line,) = [line for line in err.splitlines() if line.startswith("From priors/full_size/")]
     assert "discriminator" in line and ("data.size" in line) == ("--data.size" not in words)
 
@@ -91,7 +92,7 @@ def test_asdkits_own_priors_keep_the_recipe(prior: str, tiny_folder: Path, capsy
 def test_a_recipe_of_ones_own_keeps_what_the_overlay_does_not_know(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """Its generator, its embedding as phi and its callbacks are no toybox's; its judge is."""
+    """Its generator, its embedding as phi and its callbacks are no toybox's; its judge is, and is replaced."""
     recipe = yaml.safe_load((recipe_folder() / "image2d.yaml").read_text())
     model = recipe["model"]["init_args"]
     model["generator"] = {"class_path": "asdkit.Pixels", "init_args": {"size": 128}}
@@ -106,7 +107,8 @@ def test_a_recipe_of_ones_own_keeps_what_the_overlay_does_not_know(
     assert model["guidance"]["init_args"]["adapter"]["class_path"] == "asdkit.Embedding"
     assert model["guidance"]["init_args"]["scale"] == 30.0
     assert config["data"]["init_args"]["size"] == 512 and model["prior"]["init_args"]["dtype"] == "bfloat16"
-    assert [callback["class_path"] for callback in config["trainer"]["callbacks"]] == [monitor["class_path"]]
+    callbacks = [callback["class_path"] for callback in config["trainer"]["callbacks"]]
+    assert callbacks == ["asdkit.CLIPJudge", monitor["class_path"]]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ RULE = {  # room: the rooms that it may import, inside functions included
     "data": {"core", "rendering", "formats", "generators"},
     "distillation": {*_MATHS, "discriminators", "generators", "ranks"},
     "lab": {*_MATHS, "discriminators"},
-    "run": {*_PARTS, "data", "ranks", "distillation"},
+    "run": {*_PARTS, "priors", "data", "ranks", "distillation"},
     "toybox": {*_PARTS, "priors", "methods", "lab", "data", "distillation", "run", "asdkit"},
     "commands": {*_PARTS, "priors", "methods", "data", "ranks", "distillation", "run", "asdkit"},
     "asdkit": {"core"},  # the face, which imports the rest when it is asked for it

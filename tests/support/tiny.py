@@ -50,6 +50,35 @@ def clip(width: int, projected: bool = False, layers: int = 2, inner: int | None
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
 
 
+def save_clip(
+    folder: Path, size: int = 32, patch: int = 16, vision: int = 16, text: int = 16, layers: int = 1, heads: int = 2
+) -> Path:
+    """Write a random CLIP as transformers does, which knows the toy world's words."""
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    from asdkit.toybox.tokenizer import save_tokenizer
+
+    tokenizer = clip_tokenizer()
+    tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    towers = [
+        {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
+        for width in (text, vision)
+    ]  # fmt: skip
+    towers[0] |= {"vocab_size": len(tokenizer), "num_attention_heads": heads, **tokens}
+    towers[1] |= {"image_size": size, "patch_size": patch, "num_attention_heads": heads * vision // text}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = CLIPModel(CLIPConfig(text_config=towers[0], vision_config=towers[1], projection_dim=text))
+    with torch.no_grad():  # what the class token is without the picture would outweigh it
+        model.vision_model.embeddings.class_embedding.zero_()
+        model.vision_model.embeddings.position_embedding.weight[0].zero_()
+    model.save_pretrained(folder)
+    shape = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    CLIPImageProcessorPil(**shape).save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
+    return folder
+
+
 def kl_vae(channels: int = 4, scale: float = 0.18215, shift: float | None = None, blocks: int = 4) -> Any:
     from diffusers import AutoencoderKL
 
