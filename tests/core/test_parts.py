@@ -46,14 +46,6 @@ def test_the_outermost_class_is_recorded() -> None:
     assert Silent(4).spec["class_path"].endswith(".Silent") and Silent(4).spec["init_args"]["a"] == 4
 
 
-def test_presets_and_nested_parts() -> None:
-    spec = asdkit.ASD(scale=3.0, adapter=asdkit.LoRA(rank=2)).spec
-    assert spec["class_path"] == "asdkit.ASD"
-    assert spec["init_args"]["scale"] == 3.0 and spec["init_args"]["gamma"] == -0.5
-    assert spec["init_args"]["adapter"]["class_path"] == "asdkit.LoRA"
-    assert spec["init_args"]["adapter"]["init_args"]["rank"] == 2
-
-
 @pytest.mark.parametrize(
     "part",
     [

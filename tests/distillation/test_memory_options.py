@@ -31,7 +31,7 @@ GENERATORS: dict[str, Callable[[], asdkit.Generator]] = {
     "latents": lambda: asdkit.Latents(count=2, size=16),
 }  # fmt: skip
 BACKENDS = [("auto", name) for name in GENERATORS]
-BACKENDS += [(backend, mode) for backend in ("torch", "gsplat") for mode in MODES]
+BACKENDS += [("torch", mode) for mode in MODES[:2]] + [("gsplat", mode) for mode in MODES]
 
 
 def exact() -> tuple[Prior, asdkit.Adapter, str]:
@@ -73,14 +73,12 @@ def test_memory_is_all_that_they_change(monkeypatch: pytest.MonkeyPatch, backend
         pytest.skip("needs a CUDA device")
     monkeypatch.setattr(gaussians_module, "rasterize", partial(rasterize, backend=backend))
     whole = one_step(name, exact())
-    for chunk in (0, 1, 2):
-        for rerender in (False, True):
-            same(one_step(name, exact(), chunk=chunk, rerender=rerender), whole, f"{chunk}, {rerender}")
+    for chunk, rerender in ((0, True), (1, False), (1, True), (2, False), (2, True)):
+        same(one_step(name, exact(), chunk=chunk, rerender=rerender), whole, f"{chunk}, {rerender}")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GENERATORS)
 def test_with_a_network_that_is_checkpointed(tiny_folder: Path, name: str) -> None:
     whole = one_step(name, network(tiny_folder, False))
-    for chunk in (0, 2):
-        same(one_step(name, network(tiny_folder, True), chunk=chunk, rerender=True), whole, f"{chunk}")
+    same(one_step(name, network(tiny_folder, True), chunk=2, rerender=True), whole, "chunk 2")

@@ -97,7 +97,7 @@ def run(
     prior: Path, kind: str, strategy: str = "", fits: dict | None = None, save: Path | None = None,
     adapter: asdkit.Adapter | None = None, chunk: int = 0, **settings: Any,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Six iterations, as one of two ranks or, without a strategy, as both in one process; `fits` are fit's options."""
+    """Four iterations, as one of two ranks or, without a strategy, as both in one process; `fits` are fit's options."""
     adapter = adapter or asdkit.LoRA(rank=2, targets=("to_q", "to_v", "conv1"))
     settings |= {"rendering": asdkit.Rendering(random_background=0.5, chunk=chunk), "seed": SEED}
     guidance, model = asdkit.ASD(adapter=adapter, scale=3.0, gamma=-0.5), Exact if strategy else Together
@@ -184,9 +184,9 @@ def test_a_checkpoint_fits_every_strategy(tiny_folder: Path, tmp_path: Path, hal
             return both(tiny_folder, tmp_path, "gaussians", strategy, **options)[0]
         return run(tiny_folder, "gaussians", **options)
 
-    part(halves[0], fits={"steps": 3}, save=file)
+    part(halves[0], fits={"steps": 2}, save=file)
     saved = torch.load(file, weights_only=True)
-    assert saved["global_step"] == 3 and not [name for name in saved["state_dict"] if name.startswith("prior.")]
+    assert saved["global_step"] == 2 and not [name for name in saved["state_dict"] if name.startswith("prior.")]
     whole, resumed = part(""), part(halves[1], fits={"start": file})
     assert isinstance(resumed, dict), resumed
     difference, where = furthest(whole, resumed)

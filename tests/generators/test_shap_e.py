@@ -187,10 +187,9 @@ def test_a_mesh_without_area_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPat
         Gaussians(start=start)
 
 
-@pytest.mark.parametrize("name", ["asdkit.ShapE", "ShapE"])
-def test_at_the_command_line_shap_e_has_its_arguments(capsys: pytest.CaptureFixture, name: str) -> None:
+def test_at_the_command_line_shap_e_has_its_arguments(capsys: pytest.CaptureFixture) -> None:
     own = ["--model.generator.start.path=some/folder", "--model.generator.start.prompt", "a duck"]
-    options = [f"--model.generator.start={name}", *own, "--model.generator.start.rotation_deg=45"]
+    options = ["--model.generator.start=ShapE", *own, "--model.generator.start.rotation_deg=45"]
     assert main(["fit", "--config", "gs3d", *options, "--print_config"]) == 0
     generator = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["generator"]
     assert generator["init_args"]["start"] == {
@@ -201,26 +200,8 @@ def test_at_the_command_line_shap_e_has_its_arguments(capsys: pytest.CaptureFixt
     }  # fmt: skip
 
 
-MISTAKES = [
-    (["=ShapE", ".path=x"], "--model.generator.start: the following arguments are required: prompt"),
-    (["=ShapE", ".path=x", ".prompt=y"], "x has no model_index.json"),
-    (["=ShapE", ".path=x", ".prompt=y", ".step=3"], "did you mean --model.generator.start.steps?"),
-]
-
-
-@pytest.mark.parametrize(("options", "message"), MISTAKES)
-def test_command_line_errors(recipe: Path, capsys: pytest.CaptureFixture, options: list[str], message: str) -> None:
-    assert main(["fit", "--config", str(recipe), *(f"--model.generator.start{option}" for option in options)]) == 2
+def test_the_command_line_starts_it(recipe: Path, capsys: pytest.CaptureFixture) -> None:
+    options = [f"--model.generator.start{option}" for option in ("=ShapE", ".path=x", ".prompt=y")]
+    assert main(["fit", "--config", str(recipe), *options]) == 2
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("asdkit:")]
-    assert len(told) == 1 and message in told[0]
-
-
-@pytest.mark.slow
-def test_a_run_from_shap_e_begins_and_is_loaded_without_it(folder: Path, recipe: Path, tmp_path: Path) -> None:
-    weights = shutil.copytree(folder, tmp_path / "weights")
-    start = ["=ShapE", f".path={weights}", ".prompt=a red cube", ".steps=2"]
-    quick = [*(f"--model.generator.start{option}" for option in start), "--trainer.max_steps=1", "--run.name=one"]
-    assert main(["fit", "--config", str(recipe), *quick]) == 0
-    shutil.rmtree(weights)
-    (run,) = (tmp_path / "runs").glob("*/one")
-    assert generator_of(run).num_alive == 60
+    assert len(told) == 1 and "x has no model_index.json" in told[0]

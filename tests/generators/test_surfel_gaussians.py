@@ -62,20 +62,20 @@ def test_files_and_runs_bring_their_rotations_and_point_clouds_have_none(tmp_pat
 
 
 @pytest.mark.slow
-def test_three_hundred_surfels_become_a_sphere_that_other_viewers_show_alike(tmp_path: Path) -> None:
-    views = ring(4, distance=2.5, size=24)
-    target, ball = sphere_images(views), surfel_ball()
+def test_surfels_become_a_sphere_that_other_viewers_show_alike(tmp_path: Path) -> None:
+    views = ring(4, distance=2.5, size=20)
+    target, ball = sphere_images(views), surfel_ball(count=150, capacity=225)
     start = psnr(ball.render(views).image, target)
-    train(ball, optimizer_of(ball), target, views, range(90))
+    train(ball, optimizer_of(ball), target, views, range(50))
     assert psnr(ball.render(views).image, target) > start + 10
-    held_out = ring(3, distance=2.5, size=24, offset_deg=40.0)
+    held_out = ring(3, distance=2.5, size=20, offset_deg=40.0)
     assert psnr(ball.render(held_out).image, sphere_images(held_out)) > start + 6
-    assert 300 < ball.num_alive <= 450
+    assert 150 < ball.num_alive <= 225
     log_scales = ball.log_scales[ball.alive].detach()
     assert (log_scales[:, :2].min(1).values - log_scales[:, 2]).min() > math.log(20)
     write_splats(tmp_path / "splats.ply", ball.splats())
     means, quats, log_scales, logits, sh = (torch.from_numpy(values) for values in read_splats(tmp_path / "splats.ply"))
-    large = ring(2, distance=2.5, size=160, offset_deg=20.0)
+    large = ring(2, distance=2.5, size=96, offset_deg=20.0)
     shape = means, quats, log_scales.exp(), logits.sigmoid(), sh
     with torch.no_grad():
         thin = rasterize(*shape, large, torch.ones(3), sh_degree=0).image.permute(0, 3, 1, 2)

@@ -44,18 +44,13 @@ def test_the_front_is_seen_from_plus_x() -> None:
     assert row == pytest.approx(30 - focal * 0.1 / 2.5)  # up is up
 
 
-def test_azimuth_ninety_sees_the_left_side() -> None:
-    views = _view(90)
-    assert views.c2w[0, :3, 3].tolist() == pytest.approx([0, 3, 0], abs=1e-12)
-    assert _project(views, [0, 0.5, 0])[2] == pytest.approx(2.5)
-    assert _project(views, [0.5, 0, 0])[0] < 40  # the front points to the image's left
-
-
-def test_positive_elevation_looks_down() -> None:
-    views = _view(0, 30)
-    assert views.c2w[0, 2, 3].item() == pytest.approx(1.5)
-    assert views.c2w[0, 2, 2].item() == pytest.approx(-0.5)  # forward goes down
-    assert _project(views, [0, 0, 0.5])[2] < 3
+def test_the_left_side_and_the_top_are_seen_from_where_they_are() -> None:
+    left, high = _view(90), _view(0, 30)
+    assert left.c2w[0, :3, 3].tolist() == pytest.approx([0, 3, 0], abs=1e-12)
+    assert _project(left, [0, 0.5, 0])[2] == pytest.approx(2.5)
+    assert _project(left, [0.5, 0, 0])[0] < 40  # the front points to the image's left
+    assert high.c2w[0, 2, 2:].tolist() == pytest.approx([-0.5, 1.5])  # forward goes down
+    assert _project(high, [0, 0, 0.5])[2] < 3
 
 
 @pytest.mark.parametrize("fov", [20.0, 40.0, 90.0])
@@ -74,21 +69,16 @@ def test_w2c_is_the_inverse() -> None:
     assert torch.allclose(views.w2c, torch.linalg.inv(views.c2w), atol=1e-12)
 
 
-def test_angles_and_distance_are_kept() -> None:
-    views = ring(4, elevation_deg=15, distance=3.4, offset_deg=10)
+def test_ring() -> None:
+    views = ring(4, elevation_deg=20, distance=3.4, offset_deg=30, size=48)
+    assert len(views) == 4 and (views.height, views.width) == (48, 48)
+    assert torch.rad2deg(views.azimuth).tolist() == pytest.approx([30, 120, 210, 300])
+    assert torch.rad2deg(views.elevation).tolist() == pytest.approx([20] * 4)
+    assert views.K[0, 0, 0].item() == pytest.approx(24 / math.tan(math.radians(20)))
     position: Tensor = views.c2w[:, :3, 3]
     assert torch.allclose(torch.atan2(position[:, 1], position[:, 0]) % (2 * math.pi), views.azimuth, atol=1e-5)
     assert torch.allclose(torch.asin(position[:, 2] / 3.4), views.elevation, atol=1e-5)
     assert torch.allclose(position.norm(dim=1), views.distance)
-
-
-def test_ring() -> None:
-    views = ring(4, elevation_deg=20, offset_deg=30, size=48)
-    assert len(views) == 4
-    assert torch.rad2deg(views.azimuth).tolist() == pytest.approx([30, 120, 210, 300])
-    assert torch.rad2deg(views.elevation).tolist() == pytest.approx([20] * 4)
-    assert (views.height, views.width) == (48, 48)
-    assert views.K[0, 0, 0].item() == pytest.approx(24 / math.tan(math.radians(20)))
 
 
 def test_parts_of_a_batch() -> None:
@@ -112,18 +102,13 @@ def test_batches_are_joined_in_order() -> None:
 
 
 def _ball_depth(views: Views, radius: float) -> Tensor:
-    """Camera z of a ball around the origin, pixel by pixel; 0 where it is missed."""
-    depth = torch.zeros(len(views), 1, views.height, views.width, dtype=views.K.dtype)
-    for b in range(len(views)):
-        for row in range(views.height):
-            for column in range(views.width):
-                ray = torch.tensor([column + 0.5 - views.width / 2, row + 0.5 - views.height / 2, 0]).to(views.K)
-                ray = views.c2w[b, :3, :3] @ (ray / views.K[b, 0, 0] + torch.tensor([0, 0, 1.0]).to(views.K))
-                eye = views.c2w[b, :3, 3]
-                half, rest = ray @ eye / (ray @ ray), (eye @ eye - radius**2) / (ray @ ray)
-                if half**2 > rest:
-                    depth[b, 0, row, column] = -half - (half**2 - rest).sqrt()
-    return depth
+    """Camera z of a ball around the origin; 0 where it is missed. In a camera's axes its centre is (0, 0, distance)."""
+    sides = (torch.arange(size).to(views.K) + 0.5 for size in (views.height, views.width))
+    row, column = torch.meshgrid(*sides, indexing="ij")
+    x, y = (column - views.width / 2) / views.K[0, 0, 0], (row - views.height / 2) / views.K[0, 0, 0]
+    squared, distance = x**2 + y**2 + 1, views.distance[:, None, None]
+    inside = (distance / squared) ** 2 - (distance**2 - radius**2) / squared
+    return torch.where(inside > 0, distance / squared - inside.clamp(min=0).sqrt(), 0)[:, None]
 
 
 def test_depth_leads_back_to_the_points_and_their_normals() -> None:

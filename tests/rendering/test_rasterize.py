@@ -75,15 +75,18 @@ def test_any_number_of_features(backend: str, channels: int) -> None:
     np.testing.assert_allclose(raster.image.numpy(), reference[0], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize(("mode", "sh_degree"), [("classic", None), ("antialiased", None), ("classic", 2)])
-@pytest.mark.parametrize("backend", CPU_BACKENDS)
+@pytest.mark.parametrize(
+    ("backend", "mode", "sh_degree"),
+    [("torch", "classic", 1), ("torch", "antialiased", None), ("numba", "classic", None)],
+)
 @pytest.mark.slow
 def test_gradcheck(backend: str, mode: str, sh_degree: int | None) -> None:
-    views = cameras(2, size=6)
-    inputs = scene(5, seed=3, size=0.25)
+    """Numba's other gradients are compared with torch's in `test_numba_is_torch`."""
+    views = cameras(1, size=4)
+    inputs = scene(3, seed=3, size=0.25)
     if sh_degree is not None:
         draws = torch.Generator().manual_seed(2)
-        inputs[4] = 0.3 * torch.randn(5, (sh_degree + 1) ** 2, 3, generator=draws, dtype=torch.float64)
+        inputs[4] = 0.3 * torch.randn(3, (sh_degree + 1) ** 2, 3, generator=draws, dtype=torch.float64)
     background = torch.tensor([0.3, 0.9, 0.6], dtype=torch.float64)
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:

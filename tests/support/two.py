@@ -70,7 +70,7 @@ def fit(
     module: Distillation,
     data: Cameras | Canvas,
     strategy: str = "",
-    steps: int = 6,
+    steps: int = 4,
     start: Path | None = None,
     **options: Any,
 ) -> pl.Trainer:
