@@ -176,6 +176,7 @@ class UNetCopy(Attached):
         return self
 
     def network(self, prior: Prior) -> nn.Module:
+        """The copy."""
         return self._network
 
     def within(self, prior: Prior) -> AbstractContextManager[None]:
