@@ -47,9 +47,3 @@ def test_linear_may_cross_zero_and_exponential_may_not() -> None:
 def test_numbers_are_ramps_that_stand_still() -> None:
     assert value_at(7.5, 3) == 7.5 and value_at(Ramp(0.0, 4.0, 4), 3) == 3.0
     assert bounds(7.5) == (7.5, 7.5) and bounds(Ramp(3.0, -1.0, 4, 9)) == (3.0, -1.0)
-
-
-def test_a_checkpoint_can_rebuild_it() -> None:
-    spec = Ramp(1.0, 2.0, 3, shape="cosine").spec
-    assert spec["class_path"] == "asdkit.Ramp"
-    assert Ramp(**spec["init_args"])(2) == Ramp(1.0, 2.0, 3, shape="cosine")(2)

@@ -43,14 +43,6 @@ def test_overhead_above_sixty_degrees(words: ViewWords) -> None:
         assert _words(words, azimuth, 59.9) == _words(words, azimuth, -89) == _words(words, azimuth)
 
 
-def test_a_batch_is_indexed_row_by_row() -> None:
-    azimuth = torch.tensor([0.0, math.pi / 2, math.pi, 0.0])
-    elevation = torch.tensor([0.0, 0.1, 0.2, 1.4])
-    index = EIGHT_SECTORS.index(azimuth, elevation)
-    assert index.dtype == torch.int64
-    assert index.tolist() == [0, 2, 4, 8]
-
-
 def test_the_toybox_teaches_the_same_words() -> None:
     """The captions the prior was trained on name directions exactly as the prompts do."""
     random = torch.Generator().manual_seed(0)
