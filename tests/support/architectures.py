@@ -47,9 +47,8 @@ def operations_of(prior: Pretrained, size: int) -> dict[str, float]:
 def learning(prior: Pretrained, size: int) -> float:
     """Of one sample, L: forward and backward of the network with a LoRA of the paper's rank, whose weights learn."""
     lora = LoRA(RANK, camera=False)
-    lora._shift = lambda layer: 0.0  # of weights that have no values
     with torch.device("meta"):
-        lora.attach(prior)
+        lora._inject(prior.network, list(prior.adapter_targets))  # to attach it looks at values
     with lora.within(prior):
         return counted(lambda: predicted(prior, size).sum().backward())
 
