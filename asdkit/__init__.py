@@ -6,19 +6,20 @@ Every public name is an attribute of this module, e.g. `asdkit.ASD`; its file is
 from importlib import import_module
 from typing import Any
 
-from asdkit.core.names import PUBLIC_NAMES
+from asdkit.core.names import FUNCTIONS, PUBLIC_NAMES
 from asdkit.core.version import __version__ as __version__
 
-__all__ = sorted(PUBLIC_NAMES)
+_FILES = PUBLIC_NAMES | FUNCTIONS
+__all__ = sorted(_FILES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in PUBLIC_NAMES:
+    if name not in _FILES:
         raise AttributeError(f"module 'asdkit' has no attribute {name!r}")
-    value = getattr(import_module(PUBLIC_NAMES[name]), name)
+    value = getattr(import_module(_FILES[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *PUBLIC_NAMES})
+    return sorted({*globals(), *_FILES})

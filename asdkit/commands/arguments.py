@@ -20,6 +20,19 @@ from asdkit.run.grid import option_values, recipe_names
 from asdkit.run.recipes import find_recipe, recipes
 
 PORT = 8080
+_ENVIRONMENT = {  # libraries read it when they are imported
+    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait take the cores of others, and each other's
+    "JSONARGPARSE_DEPRECATION_WARNINGS": "off",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def prepare_libraries() -> None:
+    """Let libraries that are imported from now on say only what concerns the user, and their threads wait quietly."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 class Arguments(argparse.ArgumentParser):

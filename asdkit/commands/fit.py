@@ -61,7 +61,7 @@ _GROUPS = {"run": RunFolder, "checkpoints": Checkpoints, "snapshots": Snapshots,
 _GROUPS |= {"ranks": RankAgreement}
 _load_yaml = get_loader("yaml")
 set_dumper("yaml", to_yaml)
-for _name in asdkit.__all__:
+for _name in PUBLIC_NAMES:
     getattr(asdkit, _name)  # imported for its short name on the command line
 
 
@@ -77,11 +77,10 @@ class Parser(LightningArgumentParser):
     """LightningCLI's parser, with errors of a few lines."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End with one sentence about what was wrong, and the nearest known option."""
+        """Say in one sentence what was wrong, and the nearest known option."""
         if not self.exit_on_error:
             super().error(message, ex)
-        print(f"asdkit: {shown(explain(message, _options()))}", file=sys.stderr)
-        raise SystemExit(2)
+        raise UsageError(explain(message, _options())) from None
 
 
 def _options() -> list[str]:

@@ -7,7 +7,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 import asdkit
-from asdkit.commands.arguments import Arguments, expand, trusted, trusted_packages
+from asdkit.commands.arguments import Arguments, expand, prepare_libraries, trusted, trusted_packages
 from asdkit.core.errors import UsageError
 from asdkit.core.text import suggestion
 from asdkit.run.exits import end
@@ -45,13 +45,6 @@ ASDKIT_DEBUG=1 shows tracebacks of errors.
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 # Each of the other commands is a file with add_arguments(parser) and run(options), which imports torch in run alone.
 FILES = ("export", "view", "bench", "recipes", "sweep", "doctor")
-_ENVIRONMENT = {  # libraries read it when they are imported
-    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait take the cores of others, and each other's
-    "JSONARGPARSE_DEPRECATION_WARNINGS": "off",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DIFFUSERS_VERBOSITY": "error",
-    "TRANSFORMERS_VERBOSITY": "error",
-}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,8 +68,7 @@ def _answer(arguments: list[str]) -> int:
     if command in ("-h", "--help", "help", "--version"):
         print(f"asdkit {asdkit.__version__}\n" if command == "--version" else USAGE, end="")
         return 0
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    prepare_libraries()
     if command in TRAINER_COMMANDS:
         return _train(command, options)
     if command in FILES:

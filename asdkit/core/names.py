@@ -53,6 +53,7 @@ _MODULES = {
     "toybox.training.clip": "TrainCLIP",
 }
 PUBLIC_NAMES = {name: f"asdkit.{module}" for module, names in _MODULES.items() for name in names.split()}
+FUNCTIONS = dict.fromkeys(("make", "load"), "asdkit.commands.make")  # of Python alone: no recipe may name them
 
 
 def public_path(target: Callable[..., Any]) -> str:

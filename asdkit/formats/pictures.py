@@ -93,7 +93,13 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
 def save_grid(
     images: Float[Tensor, "N C H W"], path: Path, columns: int, scale: int = 1, labels: Sequence[str] = ()
 ) -> None:
-    """One PNG of many pictures, row by row; a last row that is not full ends in black.
+    """The `grid` of pictures as a PNG."""
+    with atomic(path) as temporary:
+        grid(images, columns, scale, labels).save(temporary)
+
+
+def grid(images: Float[Tensor, "N C H W"], columns: int, scale: int = 1, labels: Sequence[str] = ()) -> Image.Image:
+    """One picture of many, row by row; a last row that is not full ends in black.
 
     Each pixel becomes a square of `scale` pixels, and `labels` stand in the pictures' lower left corners.
     """
@@ -101,16 +107,15 @@ def save_grid(
     missing = -len(tiles) % columns
     tiles = np.concatenate([tiles, np.zeros_like(tiles, shape=(missing, *tiles.shape[1:]))])
     height, width = tiles.shape[1:3]
-    grid = tiles.reshape(-1, columns, height, width, 3).transpose(0, 2, 1, 3, 4).reshape(-1, columns * width, 3)
-    picture = Image.fromarray(grid)
+    rows = tiles.reshape(-1, columns, height, width, 3).transpose(0, 2, 1, 3, 4).reshape(-1, columns * width, 3)
+    picture = Image.fromarray(rows)
     if scale > 1:
         picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=max(10, height * scale // 16))
     for i, label in enumerate(labels):
         corner = (i % columns * width * scale + 6, (i // columns + 1) * height * scale - 6)
         pen.text(corner, label, fill="black", font=font, anchor="ls", stroke_width=2, stroke_fill="white")
-    with atomic(path) as temporary:
-        picture.save(temporary)
+    return picture
 
 
 def save_film(frames: Float[Tensor, "T C H W"], folder: Path, name: str, fps: int = 20) -> Path:

@@ -71,14 +71,14 @@ class Exported:
     def splats(self) -> Splats:
         """Its Gaussians; asked for only where there are some."""
         splats = self.generator.splats()
-        assert splats is not None, "see _refuse"
+        assert splats is not None, "see refuse"
         return splats
 
     @cached_property
     def volume(self) -> Volume:
         """Its surface and colours; asked for only in three dimensions."""
         volume = self.generator.volume()
-        assert volume is not None, "see _refuse"
+        assert volume is not None, "see refuse"
         return volume
 
     @cached_property
@@ -102,7 +102,10 @@ class Exported:
 
     def write(self, name: str, folder: Path) -> list[Path]:
         """Write the object in a format, by its name in `FORMATS`; returns the files."""
-        path = folder / FORMATS[name]
+        return self.save(name, folder / FORMATS[name])
+
+    def save(self, name: str, path: Path) -> list[Path]:
+        """Write the object in a format, to a file of any name; returns the files."""
         return _WRITERS[name](self, path) or [path]
 
     @cached_property
@@ -152,11 +155,11 @@ def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, ch
     if existing and not force:
         raise ValueError(f"{existing[0]} exists; name another folder with --out, or give --force to replace it.")
     for name in formats:
-        _refuse(name, exported, path)
+        refuse(name, exported, path)
     return [file for name in dict.fromkeys(formats) for file in exported.write(name, out)]
 
 
-def _refuse(name: str, exported: Exported, path: Path) -> None:
+def refuse(name: str, exported: Exported, path: Path) -> None:
     """Raise a ValueError if a format can't hold the object."""
     kind = type(exported.generator).__name__
     if name != "png" and exported.generator.volume() is None:

@@ -18,7 +18,7 @@ _LAUNCHER = "ASDKIT_LAUNCHER"  # variable with the id of the process that Lightn
 
 def exit_code_of(act: Callable[[Signals], object]) -> int:
     """Do something with a trainer, given the process's signals; what goes wrong becomes one sentence on stderr."""
-    _silence_libraries()
+    silence_libraries()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("asdkit: %(message)s"))
     logging.getLogger("asdkit").addHandler(handler)
@@ -43,7 +43,7 @@ def _is_no_advert(record: logging.LogRecord) -> bool:
     return not any(words in record.getMessage() for words in ADVERTS)
 
 
-def _silence_libraries() -> None:
+def silence_libraries() -> None:
     """Leave only what concerns the user: no adverts, no advice that is wrong here."""
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)

@@ -3,6 +3,7 @@
 import sys
 import time
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 import pytorch_lightning as pl
@@ -32,7 +33,8 @@ class Progress(ProgressBar):
         self._start = self._last_line = time.monotonic()
         self._first_step = trainer.global_step
         console = Console(file=sys.stderr)
-        if not self._enabled or not console.is_terminal:
+        in_notebook = console.is_jupyter and find_spec("ipywidgets") is not None  # which rich's bar needs there
+        if not self._enabled or not (console.is_terminal or in_notebook):
             return
         columns = (BarColumn(16), MofNCompleteColumn(), TextColumn("{task.fields[info]}"))
         self._bar = RichProgress(*columns, console=console, refresh_per_second=4)

@@ -37,8 +37,12 @@ class Signals:
             signal.signal(signum, handler)
 
     def arm(self) -> None:
-        """From now on signals are remembered. Called after Lightning has put its own handlers in place."""
-        self._install()
+        """From now on signals are remembered. Called after Lightning has put its own handlers in place.
+
+        Outside of `with`, as in somebody's notebook, their handlers are left alone.
+        """
+        if self._before:
+            self._install()
         self.armed = True
 
     def _install(self) -> None:

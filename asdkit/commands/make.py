@@ -1,0 +1,85 @@
+"""`asdkit.make` and `asdkit.load`: what `asdkit fit` does, and what a run has made, in a line of Python."""
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asdkit.commands.arguments import expand, prepare_libraries, trusted
+
+if TYPE_CHECKING:
+    from asdkit.run.result import Result
+
+
+def make(
+    prompt: str,
+    *,
+    prior: str | None = None,
+    method: str | None = None,
+    steps: int | None = None,
+    recipe: str = "gs3d",
+    options: Mapping[str, Any] | None = None,
+    trust: tuple[str, ...] = (),
+) -> "Result":
+    """Make what a prompt says, as `asdkit fit --config RECIPE` does, in a run folder of its own.
+
+    Args:
+        prompt: what shall be made.
+        prior: what `--prior` names: an alias, an id of the hub, a folder or a file. The recipe's when None.
+        method: the guidance, e.g. "SDS". The recipe's when None.
+        steps: iterations. The recipe's when None.
+        recipe: a name that `asdkit recipes` lists, or a YAML file.
+        options: further options of `asdkit fit` by their dotted names, e.g. `{"model.generator.lr": 0.01}`.
+        trust: packages whose classes the recipe may name, as `--trust`.
+
+    Returns:
+        The result; a notebook shows it.
+
+    Raises:
+        ValueError: an option, a recipe or a prior's name that is wrong, in one sentence.
+        PriorUnavailable, Diverged, CannotWrite, MissingExtra: as `asdkit fit` ends with (`asdkit.core.errors`).
+        KeyboardInterrupt: it was interrupted; `asdkit fit RUN` goes on from the last checkpoint.
+    """
+    short = {"prior": prior, "model.guidance": method, "trainer.max_steps": steps} | dict(options or {})
+    words = [f"--{name}={value}" for name, value in short.items() if value is not None]
+    arguments, _ = expand("fit", ["--config", recipe, f"--model.prompt={prompt}", *words])
+    with trusted(list(trust)), _interruptible():
+        prepare_libraries()
+        from asdkit.commands.fit import CLI
+        from asdkit.run.process import silence_libraries
+        from asdkit.run.signals import Signals
+
+        silence_libraries()
+        trainer = CLI(["fit", *arguments], None, Signals()).trainer
+    return load(trainer.default_root_dir)
+
+
+def load(run: str | Path) -> "Result":
+    """What a run has made, from its last checkpoint.
+
+    Args:
+        run: a run folder or a checkpoint, or a file of Gaussians (.ply, .splat, .spz, .glb).
+
+    Raises:
+        ValueError: there is none, or it is broken.
+    """
+    prepare_libraries()
+    from asdkit.run.result import Result
+
+    return Result(run)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C stays KeyboardInterrupt, of which Lightning makes an end of the process, and what handles it is kept."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,77 @@
+"""`asdkit.make` and `asdkit.load`: a line of Python does what `asdkit fit` does, and leaves its surroundings alone."""
+
+import base64
+import io
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import asdkit
+from asdkit.formats.splat_files import read_splats
+from asdkit.run.loading import load
+from asdkit.run.result import Result
+
+
+def made(recipe: Path, **options: object) -> Result:
+    """What `make` makes of a tiny recipe in a step."""
+    quick = {"snapshots.every": 0, "data.orbit_views": 2, "trainer.callbacks": "[]"}
+    return asdkit.make("a red duck", recipe=str(recipe), steps=1, options=quick | options)
+
+
+def handlers() -> list[object]:
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)]
+
+
+def test_make_is_fit_and_load_finds_it_again(recipe: Path, tmp_path: Path) -> None:
+    before = handlers()
+    result = made(recipe)
+    assert handlers() == before
+    assert result.prompt == "a red duck" and (result.run / "report.md").is_file()
+    again = asdkit.load(result.run)
+    assert torch.equal(again.views(16, 3), result.views(16, 3)) and result.views(16, 3).shape == (3, 3, 16, 16)
+    kept = load(result.run).generator.splats()
+    assert (read_splats(result.save(tmp_path / "new" / "duck.ply")).means == kept.means).all()
+    assert len(read_splats(result.save(tmp_path / "duck.glb")).means) == len(kept.means)
+    assert Image.open(result.save(tmp_path / "duck.PNG", size=16)).size == (8 * 16, 4 * 16)
+    with pytest.raises(ValueError, match=r"duck.txt must end in .ply, .splat"):
+        result.save("duck.txt")
+
+
+def test_a_notebook_shows_an_orbit_and_images_as_they_are(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asdkit.run.result._NOTEBOOK_SIZE", 32)
+    monkeypatch.setattr("asdkit.run.result._NOTEBOOK_FRAMES", 3)
+    result = made(recipe)
+    page = result._repr_html_()
+    picture = Image.open(io.BytesIO(base64.b64decode(page.partition("base64,")[2].partition('"')[0])))
+    assert picture.n_frames == 3 and picture.size == (32, 32) and "a red duck" in page
+    flat = made(recipe, **{"data": "Canvas", "model.generator": "Pixels", "model.generator.size": 16})
+    images = flat.views()
+    assert images.shape[1:] == (3, 16, 16)
+    with pytest.raises(ValueError, match="holds images, which have no orbit"):
+        flat.orbit()
+    with pytest.raises(ValueError, match="export png"):
+        flat.save("duck.ply")
+
+
+def test_errors_are_sentences(recipe: Path) -> None:
+    with pytest.raises(ValueError, match=r"^There is no option --model.generator.cuont; did you mean .*count"):
+        made(recipe, **{"model.generator.cuont": 3})
+    with pytest.raises(ValueError, match="There is no recipe"):
+        asdkit.make("a duck", recipe="gs4d")
+
+
+def test_an_interrupt_stays_one(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would end the process, and let Ctrl-C be ignored from then on."""
+
+    def interrupted(*step: object) -> None:
+        assert signal.getsignal(signal.SIGINT) is before
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(asdkit.Distillation, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        made(recipe)
+    assert signal.getsignal(signal.SIGINT) is before
