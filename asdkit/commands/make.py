@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asdkit.commands.arguments import expand, prepare_libraries, trusted
+from asdkit.core.errors import UsageError
+from asdkit.run.exits import exit_code, sentence
 
 if TYPE_CHECKING:
     from asdkit.run.result import Result
@@ -51,7 +53,12 @@ def make(
         from asdkit.run.signals import Signals
 
         silence_libraries()
-        trainer = CLI(["fit", *arguments], None, Signals()).trainer
+        try:
+            trainer = CLI(["fit", *arguments], None, Signals()).trainer
+        except Exception as error:
+            if exit_code(error) == 2:  # a part's sentence, within what parsers say of it
+                raise UsageError(sentence(error)) from error
+            raise
     return load(trainer.default_root_dir)
 
 

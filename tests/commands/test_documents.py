@@ -35,7 +35,7 @@ SPANS = {
 @pytest.mark.slow
 def test_python_blocks_run(page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    small = {"data.size": 16, "model.generator.capacity": 1100, "data.orbit_views": 2, "trainer.callbacks": "[]"}
+    small = {"data.size": 16, "model.generator.count": 50, "data.orbit_views": 2, "trainer.callbacks": "[]"}
     code = code.replace("range(200)", "range(2)").replace("steps=600", f"steps=1, options={small}")
     exec(compile(code, page, "exec"), {})
 

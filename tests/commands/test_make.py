@@ -59,6 +59,8 @@ def test_a_notebook_shows_an_orbit_and_images_as_they_are(recipe: Path, monkeypa
 def test_errors_are_sentences(recipe: Path) -> None:
     with pytest.raises(ValueError, match=r"^There is no option --model.generator.cuont; did you mean .*count"):
         made(recipe, **{"model.generator.cuont": 3})
+    with pytest.raises(ValueError, match="^capacity must be at least 60, the count, not 9."):
+        made(recipe, **{"model.generator.capacity": 9})
     with pytest.raises(ValueError, match="There is no recipe"):
         asdkit.make("a duck", recipe="gs4d")
 
