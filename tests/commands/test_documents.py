@@ -182,6 +182,7 @@ def test_commands_run(
     """One step each, in this process; of studies and sweeps, whose runs are processes, the recipe of each run."""
     monkeypatch.chdir(workplace)
     monkeypatch.setattr("asdkit.run.live_view.serve", lambda *_: None)
+    monkeypatch.setattr("asdkit.run.export._LOOKS", ((10.0, 2),))  # fewer silhouettes, for speed
     program, *words = shlex.split(command)
     if "--trust" in words or "model_card" in command:  # tests of their own run them
         return
