@@ -72,7 +72,7 @@ class Distillation(Part, GeneratorModule):
         self.prompt, self.source, self.view_prompts, self.cfg = prompt, source, view_prompts, cfg
         self.prior, self.generator, self.guidance = prior, generator, guidance
         self.timesteps, self.weighting, self.seed = timesteps or Timesteps(), weighting, seed
-        self.draws = Draws(prior, self.timesteps, seed)
+        self.draws = Draws(prior, self.timesteps, seed, prompt)
         self.discriminator, self.rendering = discriminator, rendering
         self._reports = False  # whether this iteration is one of those that are logged
         self.automatic_optimization = False

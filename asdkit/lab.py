@@ -92,13 +92,18 @@ class LabPrior(Prior):
     def predict(
         self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None
     ) -> list[Float[Tensor, "B C h w"]]:
-        self.prepare(conditions)
+        self.prepare([own for condition in conditions for own in x.own(condition)])
         copies = len(conditions)
-        facts = [torch.cat(rows) for rows in zip(*(self.facts(x, c) for c in conditions), strict=True)]
+        facts = [torch.cat(rows) for rows in zip(*(self._own_facts(x, c) for c in conditions), strict=True)]
         with nullcontext() if adapter is None else adapter.switched_on(x.views, copies):
             facts[0] = self.moved(facts[0]) if self.condition_shape else facts[0]
             eps = self.network(x.x_t.repeat(copies, 1, 1, 1), x.t.repeat(copies), *facts)
         return list(eps.chunk(copies))
+
+    def _own_facts(self, x: Noised, condition: Condition) -> list[Tensor]:
+        """The facts of each sample's own condition."""
+        facts = x.by_own(condition, lambda own, rows: {k: fact[rows] for k, fact in enumerate(self.facts(x, own))})
+        return list(facts.values())
 
     @property
     def digest(self) -> str:

@@ -84,12 +84,14 @@ class PriorSamples(RealSamples):
 
     def draw(self, x: Noised, condition: Condition) -> Noised:
         views = self._cameras(x)
-        if condition not in self._samples:
-            shape = (self.count, *x.x0.shape[1:])
-            noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(x.x0)
-            self._samples[condition] = ddim(x.prior, CFG(condition.text, self.scale), noise, self.steps, views)
+        for own in x.own(condition):
+            if own not in self._samples:
+                shape = (self.count, *x.x0.shape[1:])
+                noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(x.x0)
+                self._samples[own] = ddim(x.prior, CFG(own.text, self.scale), noise, self.steps, views)
         chosen = to_device(_chosen(x, self.count), x.x0.device)
-        return x.like(self._samples[condition][chosen], x.t, x.eps, views and views[chosen])
+        x0 = x.by_own(condition, lambda own, rows: {"x0": self._samples[own][chosen[rows]]})["x0"]
+        return x.like(x0, x.t, x.eps, views and views[chosen])
 
     def _cameras(self, x: Noised) -> Views | None:
         if x.views is None:

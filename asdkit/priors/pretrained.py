@@ -217,7 +217,7 @@ class Pretrained(Prior):
     def predict(
         self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None
     ) -> list[Float[Tensor, "B C h w"]]:
-        self.prepare(conditions)
+        self.prepare([own for condition in conditions for own in x.own(condition)])
         copies = len(conditions)
         rows = [self.prompts.rows(x, condition) for condition in conditions]
         prompts = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}

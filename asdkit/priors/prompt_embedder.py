@@ -45,12 +45,16 @@ class PromptEmbedder:
 
     def rows(self, x: Noised, condition: Condition) -> Embedded:
         """A condition's embedding for each sample of x."""
+        return x.by_own(condition, lambda own, rows: self._rows(own, len(x.t[rows]), x.views and x.views[rows]))
+
+    def _rows(self, condition: Condition, count: int, cameras: Views | None) -> Embedded:
+        """A condition's embedding for so many samples."""
         plain, *views = [self.embedded[text] for text in self._texts(condition)]
         words = self._prior.view_words
-        if not views or words is None or x.views is None:
-            return {name: value.expand(len(x.t), *value.shape) for name, value in plain.items()}
+        if not views or words is None or cameras is None:
+            return {name: value.expand(count, *value.shape) for name, value in plain.items()}
         directions = {name: torch.stack([rows[name] for rows in views]) for name in plain}
-        return {name: _of_views(value, words, x.views, condition.words) for name, value in directions.items()}
+        return {name: _of_views(value, words, cameras, condition.words) for name, value in directions.items()}
 
     def _texts(self, condition: Condition) -> list[str]:
         """What is embedded for a condition: its text, and if it depends on the view that of each direction."""

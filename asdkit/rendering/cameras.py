@@ -75,6 +75,7 @@ class Batch(NamedTuple):
     views: Views | None = None  # B cameras, or None for images that have none
     source: Float[Tensor, "B 3 H W"] | None = None  # one in [0,1], or one for each camera
     rows: Rows | None = None  # which samples of the step these are; None for all of them
+    prompts: tuple[str, ...] = ()  # one for each sample, in the place of the run's; none where all have that
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same with its tensors on `device`."""
@@ -90,7 +91,8 @@ class Batch(NamedTuple):
         for start in range(0, total, count):
             rows = Rows(start, start + count, total)
             each = self.source is not None and len(self.source) == total
-            parts.append(Batch(self.views[start : rows.stop], rows.of(self.source) if each else self.source, rows))
+            source, prompts = rows.of(self.source) if each else self.source, self.prompts[start : rows.stop]
+            parts.append(Batch(self.views[start : rows.stop], source, rows, prompts))
         return parts
 
 

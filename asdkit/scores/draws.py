@@ -17,10 +17,11 @@ class Draws:
         prior: whose noise levels are meant, and what encodes source images.
         timesteps: which t are drawn.
         seed: of the run.
+        prompt: of the run, in whose place a batch may have a prompt for each sample.
     """
 
-    def __init__(self, prior: Prior, timesteps: Timesteps, seed: int) -> None:
-        self.prior, self.timesteps, self.seed = prior, timesteps, seed
+    def __init__(self, prior: Prior, timesteps: Timesteps, seed: int, prompt: str = "") -> None:
+        self.prior, self.timesteps, self.seed, self.prompt = prior, timesteps, seed, prompt
         self._encoded_source: Tensor | None = None
 
     def draw(self, x0: Float[Tensor, "B C h w"], batch: Batch, step: int, purpose: str, rank: int = 0) -> Noised:
@@ -35,7 +36,8 @@ class Draws:
         if rows.start:
             random = generator_for(self.seed, step, f"{purpose}, from {rows.start} on", rank)
         source = None if batch.source is None else self._source(batch.source, batch.views is None).expand_as(x0)
-        return self.prior.draw(x0, t, eps, batch.views, step=step, source=source, random=random)
+        prompts = {self.prompt: batch.prompts} if batch.prompts else None
+        return self.prior.draw(x0, t, eps, batch.views, step=step, source=source, random=random, prompts=prompts)
 
     @torch.no_grad()
     def _source(self, image: Float[Tensor, "B 3 H W"], fixed: bool) -> Float[Tensor, "B C h w"]:

@@ -5,7 +5,8 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from asdkit.core.contexts import replaced
-from asdkit.core.parts import Part
+from asdkit.core.parts import Part, require
 from asdkit.core.randomness import to_device
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.view_words import ViewWords
@@ -21,6 +22,8 @@ from asdkit.scores.conditions import Condition
 from asdkit.scores.schedules import Schedule
 
 _log = logging.getLogger(__name__)
+Samples = slice | Tensor  # some samples of a draw: all of them, or their numbers
+Key = TypeVar("Key")
 
 
 class Adapter(Part, nn.Module, ABC):
@@ -111,7 +114,10 @@ class Prior(Part, nn.Module, ABC):
     def predict(
         self, x: "Noised", conditions: Sequence[Condition], adapter: Adapter | None = None
     ) -> list[Float[Tensor, "B C h w"]]:
-        """Noise predictions for each condition, in ONE batched network call."""
+        """Noise predictions for each condition, in ONE batched network call.
+
+        What a condition is may differ from sample to sample: `x.by_own` says.
+        """
 
     def picture_size(self, x0: Float[Tensor, "B C h w"]) -> int:
         """Height in pixels of the pictures whose x0 has this shape."""
@@ -199,6 +205,11 @@ class Noised:
         step: the iteration, for numbers that move with it.
         source: the clean sample of the source image, for methods that compare with one.
         random: where fields take further random numbers from; torch's global generator when None.
+        prompts: of a condition's text, the text that each sample has in its place; a text that isn't there is the same
+            for all. So fields, memo and adapters know one condition, whatever its samples' own are.
+
+    Raises:
+        ValueError: `prompts` of another number than samples.
     """
 
     def __init__(
@@ -211,8 +222,11 @@ class Noised:
         step: int = 0,
         source: Float[Tensor, "B C h w"] | None = None,
         random: torch.Generator | None = None,
+        prompts: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self.prior, self.x0, self.eps, self.views = prior, x0, eps, views
+        self.prior, self.x0, self.eps, self.views, self.prompts = prior, x0, eps, views, prompts or {}
+        for texts in self.prompts.values():
+            require(len(texts) == len(t), f"There are {len(t)} samples, and {len(texts)} prompts for them.")
         self.drawn_t, self.t = t, to_device(t, x0.device)  # where it was drawn, and where it is used
         self.step, self.source, self.random = step, source, random
         self.alpha, self.sigma = prior.schedule.alpha(self.t), prior.schedule.sigma(self.t)
@@ -223,7 +237,7 @@ class Noised:
     def like(self, x0: Tensor, t: Tensor, eps: Tensor, views: Views | None = None) -> "Noised":
         """Another draw of the same prior, step and source; of the same views where none are given."""
         views = self.views if views is None else views
-        return Noised(self.prior, x0, t, eps, views, self.step, self.source, self.random)
+        return Noised(self.prior, x0, t, eps, views, self.step, self.source, self.random, self.prompts)
 
     def on(self, x0: Float[Tensor, "B C h w"]) -> "Noised":
         """The same t, eps and views on another clean sample."""
@@ -248,6 +262,25 @@ class Noised:
         if key not in self._derived:
             self._derived[key] = make()
         return self._derived[key]
+
+    def own(self, condition: Condition) -> list[Condition]:
+        """What a condition stands for at this draw: itself, or the different ones of the samples."""
+        texts = self.prompts.get(condition.text)
+        return [condition] if texts is None else [replace(condition, text=text) for text in dict.fromkeys(texts)]
+
+    def by_own(
+        self, condition: Condition, rows_of: Callable[[Condition, Samples], Mapping[Key, Tensor]]
+    ) -> dict[Key, Tensor]:
+        """Tensors with a row for each sample, put together from what `rows_of` gives for each of the conditions that
+        this one is, and the samples that have it.
+        """
+        texts = self.prompts.get(condition.text)
+        if texts is None:
+            return dict(rows_of(condition, slice(None)))
+        samples = [torch.tensor([i for i, t in enumerate(texts) if t == own.text]) for own in self.own(condition)]
+        parts = [rows_of(own, rows) for own, rows in zip(self.own(condition), samples, strict=True)]
+        order = torch.cat(samples).argsort()
+        return {key: torch.cat([part[key] for part in parts])[order] for key in parts[0]}
 
     def rand(self, *shape: int) -> Float[Tensor, "..."]:
         """Further uniform numbers of this draw, on its device."""

@@ -56,7 +56,9 @@ class Reweighted(Field):
         residual = self.field(copies).reshape(self.draws, *x.eps.shape)
         with torch.no_grad():
             pictures = x.prior.decode(copies.to_x0(self.judged(copies)))
-            scores = self.scorer(pictures, str(self.judged.prompt.text)).reshape(self.draws, -1)
+            wanted = Condition(str(self.judged.prompt.text))
+            judged = copies.by_own(wanted, lambda own, rows: {"": self.scorer(pictures[rows], own.text)})
+            scores = judged[""].reshape(self.draws, -1)
         weights = torch.softmax(scores / self.temperature, dim=0)
         return (weights[:, :, None, None, None].to(residual) * residual).sum(0)
 
@@ -66,4 +68,5 @@ class Reweighted(Field):
         eps = torch.cat([x.eps, x.randn((n - 1) * len(x.t), *x.eps.shape[1:])])
         views = None if x.views is None else x.views[torch.arange(len(x.t), device=x.t.device).repeat(n)]
         source = None if x.source is None else x.source.repeat(n, 1, 1, 1)
-        return Noised(x.prior, x.x0.repeat(n, 1, 1, 1), x.t.repeat(n), eps, views, x.step, source, x.random)
+        x0, prompts = x.x0.repeat(n, 1, 1, 1), {text: list(own) * n for text, own in x.prompts.items()}
+        return Noised(x.prior, x0, x.t.repeat(n), eps, views, x.step, source, x.random, prompts)
