@@ -186,7 +186,7 @@ def test_every_public_number_is_checked(target: Callable, name: str, allowed: Wi
     above = allowed.high if allowed.open_high else allowed.high + 1
     for number in (NAN, INFINITY, -INFINITY, below, above):
         with pytest.raises(ValueError, match=rf"'s {name} must be .*; got {number}\."):
-            target(**{**others, name: number})
+            target(**{**others, name: [number] if "Sequence" in str(parameters[name].annotation) else number})
     nearest = math.nextafter(allowed.low, math.inf), math.nextafter(allowed.high, -math.inf)
     inside = nearest[0] if allowed.open_low else allowed.low, nearest[1] if allowed.open_high else allowed.high
     assert all(number in allowed for number in inside)

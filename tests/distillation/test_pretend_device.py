@@ -50,7 +50,7 @@ METHODS: dict[str, Callable[[type[asdkit.Adapter]], dict[str, Any]]] = {
     "edit": lambda adapter: {"guidance": asdkit.ASDEdit(adapter=adapter(), source_adapter=adapter()), "source": SOURCE},
     "ISM": lambda _: {"guidance": asdkit.ISM(steps=2)},
     "RewardSDS": lambda _: {"guidance": asdkit.RewardSDS(Brightness(), 7.5, draws=2, temperature=1.0)},
-    "Perp-Neg": lambda _: {"guidance": asdkit.SDS(), "perp_neg": asdkit.PerpNeg()},
+    "Perp-Neg": lambda _: {"guidance": asdkit.SDS(), "cfg": asdkit.CFGOptions(asdkit.PerpNeg())},
 }
 IMAGES, SPLATS, NERFS = ("Pixels", "Latents"), ("Gaussians", "MCMC", "surfels"), ("Voxels", "TriPlane", "HashGrid")
 CASES = [  # all methods of each of the four, whose kinds take turns
