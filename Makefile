@@ -5,7 +5,7 @@ FAST = core scores discriminators proofs rendering generators formats
 .PHONY: test test-fast lint types docs
 test:  # everything, as in .ci/run
 	$(PYTHON) -m pytest -n auto --dist worksteal -rs
-test-fast:  # the mathematics and the parts, without the tests that are marked slow: 95 s on two cores
+test-fast:  # the mathematics and the parts, without the tests that are marked slow: 83 s on two cores
 	$(PYTHON) -m pytest -n auto --dist worksteal -m "not slow" $(addprefix tests/,$(FAST))
 lint:
 	$(PYTHON) -m ruff check --fix .
