@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from abc import ABC
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, repeat
 from pathlib import Path
@@ -13,11 +14,12 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from asdkit.core.bounds import Between, MoreThan, Positive, Share, Within, checked
-from asdkit.core.parts import require
+from asdkit.core.parts import Part, require
 from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.core.randomness import generator_for
 from asdkit.core.text import local
 from asdkit.formats.pictures import read_picture
+from asdkit.formats.prompts import read_prompts
 from asdkit.generators.from_checkpoint import Saved, built
 from asdkit.generators.from_file import object_of
 from asdkit.rendering.cameras import Batch, Views, orbit, ring
@@ -27,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 Size = Annotated[int, Within(8, 4096)]
+Number = Annotated[int, Within(1, 1024)]
 Elevation = Annotated[float, Between(-90, 90)]
 
 
@@ -176,21 +179,72 @@ class Cameras(pl.LightningDataModule):
         return Batch(views, self.asset.to(module.device).render(views, module.backdrop(step)).image)
 
 
+class Prompts(Part, ABC):
+    """Prompts for the samples of a step, in the place of the run's: for generators that make something of each.
+
+    Those of step k depend on the run's seed, k and the rank alone.
+
+    Args:
+        texts: all of them.
+        per_step: how many samples a step has, each with a random one.
+
+    Raises:
+        ValueError: no prompt, or an empty one.
+    """
+
+    def __init__(self, texts: Sequence[str], per_step: int) -> None:
+        require(all(text.strip() for text in texts) and bool(texts), "data.prompts has no prompt, or an empty one.")
+        self.texts, self.per_step = tuple(texts), per_step
+
+    def sample(self, generator: torch.Generator) -> tuple[str, ...]:
+        """The prompts of one step."""
+        chosen = torch.randint(len(self.texts), (self.per_step,), generator=generator)
+        return tuple(self.texts[i] for i in chosen.tolist())
+
+
+class PromptList(Prompts):
+    """Prompts that are named one by one.
+
+    Args:
+        texts: the prompts.
+        per_step: samples per step.
+    """
+
+    def __init__(self, texts: list[str], per_step: Number = 8) -> None:
+        super().__init__(texts, per_step)
+
+
+class PromptFile(Prompts):
+    """The prompts of a text file, one on each line.
+
+    Args:
+        path: the file; empty lines and those that begin with # are left out.
+        per_step: samples per step.
+
+    Raises:
+        UsageError: it has none, or is no text in UTF-8.
+    """
+
+    def __init__(self, path: str, per_step: Number = 8) -> None:
+        super().__init__(read_prompts(path), per_step)
+
+
 @checked
 class Canvas(pl.LightningDataModule):
-    """No cameras: images, and a source image where there is one.
+    """No cameras: images, and a source image or a list of prompts where there is one.
 
     Args:
         image: picture file that methods of editing compare with; its middle square is taken. Empty for none.
         size: height and width of the source image in pixels; that of the generator and of the prior.
+        prompts: one for each sample of a step, for a Network, in the place of the run's.
 
     Raises:
         ValueError: a file that is missing, no picture, or smaller than 8 pixels.
     """
 
-    def __init__(self, image: str = "", size: Size = 64) -> None:
+    def __init__(self, image: str = "", size: Size = 64, prompts: Prompts | None = None) -> None:
         super().__init__()
-        self.size = size
+        self.size, self.prompts = size, prompts
         self.source: torch.Tensor | None = None
         if image:
             whole = read_picture(image)
@@ -207,14 +261,23 @@ class Canvas(pl.LightningDataModule):
         """Nor do metrics."""
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """The same batch for ever."""
-        return DataLoader(_Endless(lambda: repeat(Batch(None, self.source))), batch_size=None)
+        """The same batch for ever but for its prompts, from the trainer's current step on whenever an epoch begins."""
+        return DataLoader(_Endless(self._steps), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The batch, once."""
         return DataLoader([Batch(None, self.source)], batch_size=None)
 
     test_dataloader = predict_dataloader = val_dataloader
+
+    def _steps(self) -> Iterator[Batch]:
+        if self.prompts is None:
+            yield from repeat(Batch(None, self.source))
+        module, rank = self.trainer.lightning_module, self.trainer.global_rank
+        for step in count(self.trainer.global_step):
+            yield Batch(
+                None, self.source, prompts=self.prompts.sample(generator_for(module.seed, step, "prompts", rank))
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The source image, for a checkpoint: its file may be gone when the run goes on."""

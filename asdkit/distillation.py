@@ -18,6 +18,7 @@ from asdkit.ranks import average_gradients, checked_trainer, shard, without_redu
 from asdkit.rendering.cameras import Batch
 from asdkit.rendering.settings import Rendering
 from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
+from asdkit.scores.conditions import Condition
 from asdkit.scores.draws import Draws
 from asdkit.scores.equations import Weighting, hsv_saturation, inject, weight
 from asdkit.scores.fields import Field
@@ -73,6 +74,7 @@ class Distillation(Part, GeneratorModule):
         self.prior, self.generator, self.guidance = prior, generator, guidance
         self.timesteps, self.weighting, self.seed = timesteps or Timesteps(), weighting, seed
         self.draws = Draws(prior, self.timesteps, seed, prompt)
+        generator.take_prompts([prompt])
         self.discriminator, self.rendering = discriminator, rendering
         self._reports = False  # whether this iteration is one of those that are logged
         self.automatic_optimization = False
@@ -83,9 +85,12 @@ class Distillation(Part, GeneratorModule):
         data = getattr(checked_trainer(self), "datamodule", None)
         self.prior.setup()
         self.prior.take_prompt(self.prompt, self.view_prompts)
+        if prompts := getattr(data, "prompts", None):
+            self.prior.prepare([Condition(text) for text in prompts.texts])
+            self.generator.take_prompts(prompts.texts)
         self.guidance.bind(self.prompt, self.source, self.cfg)
+        self.generator.setup(self.prior, getattr(data, "source", None))  # before adapters change the network
         self.guidance.setup(self.prior)
-        self.generator.setup(self.prior, getattr(data, "source", None))
 
     def configure_model(self) -> None:
         """Called after `setup`."""
@@ -171,7 +176,8 @@ class Distillation(Part, GeneratorModule):
         The gradient goes from x0 to the image first, so that the prior's part of the graph is gone when the generator's
         own begins.
         """
-        x0, render = self.generator.encoded(self.prior, part.views, self.backdrop(step), self.rendering.rerender)
+        own = generator_for(self.seed, step, "generator", self.global_rank)
+        x0, render = self.generator.encoded(self.prior, part, self.backdrop(step), self.rendering.rerender, own)
         x = self.draws.draw(x0, part, step, "noise", self.global_rank)
         with torch.set_grad_enabled(keep_graph):
             value = self.guidance(x)

@@ -138,6 +138,11 @@ class GaussianPrior(LabPrior):
     def texts(self) -> list[str]:
         return [text for text in self._means if text]
 
+    def embed(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
+        """The mean itself."""
+        device = self.schedule.alphas.device
+        return torch.stack([torch.as_tensor(self._means[text]).expand(self.channels or 1) for text in texts]).to(device)
+
     def facts(self, x: Noised, condition: Condition) -> tuple[Tensor, ...]:
         mean = to_device(torch.as_tensor(self._means[condition.text]), x.x_t.device).to(x.x_t).reshape(1, -1, 1, 1)
         spread = torch.full_like(x.alpha, self._spread if condition.text else self._null_spread)

@@ -17,7 +17,7 @@ from asdkit.run.recipes import recipe_folder
 
 _PRIOR = "model.prior"
 _JUDGE = {"class_path": "asdkit.CLIPJudge"}  # in the place of those that know the toybox's truth
-_KINDS = ("gs3d", "nerf3d", "image2d", "edit2d", "edit3d")
+_KINDS = ("gs3d", "nerf3d", "image2d", "onestep2d", "edit2d", "edit3d")
 Settings = dict[str, Any]
 
 

@@ -19,8 +19,9 @@ asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by 
   asdkit fit RUN              go on with a run from its last checkpoint, in the same folder
   asdkit validate RUN         measure a finished run (test does the same and writes the figures down)
   asdkit test RUN
-  asdkit predict RUN          render an orbit from its last checkpoint
+  asdkit predict RUN          render an orbit, or a sheet of images, from its last checkpoint
   asdkit export RUN|FILE      write it for other tools: --format ply,splat,spz,glb,mesh-glb,obj,html,mp4,webp,png
+                              a one-step generator of images as a model: --format diffusers
   asdkit view RUN|FILE        look at a run, a checkpoint or a file of splats in a browser, on this machine alone
   asdkit bench --config RECIPE [--prior random:sd21]   time the parts of a step: --steps N, --json, any option of fit
   asdkit recipes              list the recipes; RECIPE is one of these names or a YAML file

@@ -7,10 +7,10 @@ from pathlib import Path
 from asdkit.commands.arguments import Arguments, expand
 from asdkit.core.bounds import Within
 from asdkit.core.errors import UsageError
+from asdkit.formats.prompts import read_prompts
 from asdkit.run.grid import Grid, option_values, product
 from asdkit.run.machine import rank_of
 from asdkit.run.pool import make_runs
-from asdkit.run.prompts import read_prompts
 
 DESCRIPTION = """A run for each line of a file, in a process of its own. Started again with the same options, it goes
 on: finished runs are left alone, others continue from their last checkpoint. All further options are those of

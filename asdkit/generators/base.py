@@ -1,6 +1,7 @@
 """What is optimised: the contract of all generators."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from asdkit.core.parts import Part
 from asdkit.formats.splats import Splats
-from asdkit.rendering.cameras import Views
+from asdkit.rendering.cameras import Batch, Views
 from asdkit.rendering.rays import Volume
 from asdkit.scores.prior import Prior
 
@@ -48,21 +49,31 @@ class Generator(Part, nn.Module, ABC):
 
     owns_background = False
 
+    def take_prompts(self, prompts: Sequence[str]) -> None:
+        """The run's prompt or, before `setup`, all that its data has: for what makes something else of each prompt."""
+
     def setup(self, prior: Prior, source: Float[Tensor, "1 3 H W"] | None = None) -> None:
-        """Called once, before optimisers exist: for what depends on the prior or starts from the source image."""
+        """Called once, before optimisers and adapters exist: for what depends on the prior or the source image."""
 
     def encoded(
-        self, prior: Prior, views: Views | None, background: Tensor | None = None, rerender: bool = False
+        self,
+        prior: Prior,
+        batch: Batch,
+        background: Tensor | None = None,
+        rerender: bool = False,
+        random: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "B C h w"], Render | None]:
-        """x0 with gradient, and the render it came from, if there is one.
+        """x0 with gradient of what a step looks at, and the render it came from, if there is one.
 
-        With `rerender` the backward pass renders again, instead of keeping what the first time computed.
+        With `rerender` the backward pass renders again, instead of keeping what the first time computed. `random` is
+        where the generator's own noise comes from, torch's global generator when None.
         """
         with record_function("asdkit.render"):
             if rerender:
-                render = checkpoint(self.render, views, background, use_reentrant=False, preserve_rng_state=False)
+                how = {"use_reentrant": False, "preserve_rng_state": False}
+                render = checkpoint(self.render, batch.views, background, **how)
             else:
-                render = self.render(views, background)
+                render = self.render(batch.views, background)
         with record_function("asdkit.encode"):
             return prior.encode(render.image), render
 

@@ -64,7 +64,7 @@ def restore(generator: Generator, saved: Saved) -> None:
         generator.load_state_dict(saved.weights)
     except (RuntimeError, KeyError):
         raise ValueError(f"{saved.file} does not hold the weights of the generator that it names.") from None
-    if not all(bool(value.isfinite().all()) for value in generator.state_dict().values()):
+    if not all(isinstance(value, Tensor) and bool(value.isfinite().all()) for value in saved.weights.values()):
         raise ValueError(f"{saved.file} holds weights that are not finite.")
 
 

@@ -13,7 +13,7 @@ from asdkit.core.bounds import LearningRate, Within
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.formats.pictures import read_picture, save_grid
 from asdkit.generators.base import Generator, Render, Saturate, set_rates
-from asdkit.rendering.cameras import Views
+from asdkit.rendering.cameras import Batch, Views
 from asdkit.scores.prior import Prior
 
 Number = Annotated[int, Within(1, 4096)]
@@ -21,8 +21,21 @@ Size = Annotated[int, Within(8, 4096)]
 _PATCHES = 8
 
 
-class Particles(Generator):
-    """What Pixels and Latents share: how many there are, where they start, and how they are written."""
+class Images(Generator):
+    """What generators of images share: how they are written."""
+
+    def export(self, folder: Path) -> list[Path]:
+        """Writes `images/00.png` and so on."""
+        with torch.no_grad():
+            images = self.render(None).image
+        paths = [folder / "images" / f"{i:02d}.png" for i in range(len(images))]
+        for image, path in zip(images, paths, strict=True):
+            save_grid(image[None], path, columns=1)
+        return paths
+
+
+class Particles(Images):
+    """What Pixels and Latents share: how many there are and where they start."""
 
     def __init__(self, init: str, count: int, size: int, lr: float, init_seed: int) -> None:
         super().__init__()
@@ -64,17 +77,9 @@ class Particles(Generator):
     def after_step(self, optimizer: Optimizer, step: int, generator: torch.Generator) -> None:
         set_rates(optimizer, {name: self.lr for name, _ in self.named_parameters()})  # where a checkpoint has others
 
-    def export(self, folder: Path) -> list[Path]:
-        """Writes `images/00.png` and so on."""
-        with torch.no_grad():
-            images = self.render(None).image
-        paths = [folder / "images" / f"{i:02d}.png" for i in range(len(images))]
-        for image, path in zip(images, paths, strict=True):
-            save_grid(image[None], path, columns=1)
-        return paths
 
-
-def _opaque(images: Float[Tensor, "B 3 H W"]) -> Render:
+def opaque(images: Float[Tensor, "B 3 H W"]) -> Render:
+    """Images that cover all that is behind them."""
     ones = torch.ones_like(images[:, :1])
     return Render(images, ones, torch.zeros_like(ones))
 
@@ -101,7 +106,7 @@ class Pixels(Particles):
         self.pixels.data.copy_(self.initial_images(source))
 
     def render(self, views: Views | None, background: Tensor | None = None) -> Render:
-        return _opaque(Saturate.apply(self.pixels))
+        return opaque(Saturate.apply(self.pixels))
 
 
 class Latents(Particles):
@@ -138,13 +143,11 @@ class Latents(Particles):
             latents = torch.randn(self.count, *latents.shape[1:], generator=random)
         self.latents = nn.Parameter(latents.clone())
 
-    def encoded(
-        self, prior: Prior, views: Views | None, background: Tensor | None = None, rerender: bool = False
-    ) -> tuple[Float[Tensor, "B C h w"], Render | None]:
+    def encoded(self, prior: Prior, batch: Batch, *how: Any) -> tuple[Float[Tensor, "B C h w"], None]:
         return self.latents, None
 
     def render(self, views: Views | None, background: Tensor | None = None) -> Render:
-        return _opaque(self.prior.decode(self.latents))
+        return opaque(self.prior.decode(self.latents))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """A checkpoint may be loaded before there is a prior to say what shape latents have."""

@@ -101,6 +101,17 @@ class ModelFolder:
         """A JSON file of the folder."""
         return read_json(self.path / name)
 
+    def write_with(self, networks: dict[str, Any], folder: Path) -> None:
+        """Write a copy of the folder with other networks in the place of its own."""
+        if type(self) is not ModelFolder:
+            raise ValueError(f"{self.path} holds a part of the model alone; a whole folder of it can be written again.")
+        for name in self.names:
+            if name.partition("/")[0] not in networks:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.path / name, folder / name)
+        for part, network in networks.items():
+            network.save_pretrained(folder / part)
+
     def digest(self) -> str:
         """A digest of the weights."""
         files = {file.relative_to(self.path).as_posix(): file for file in self.path.rglob("*.safetensors")}

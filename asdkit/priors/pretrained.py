@@ -181,6 +181,14 @@ class Pretrained(Prior):
         self.prompts.prepare(conditions)
         self.condition_shape = self.prompts.shape
 
+    def embed(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
+        """The mean of a text's embedding over its tokens."""
+        self.prepare([Condition(text, view_dependent=False) for text in texts])
+        return torch.stack([self.prompts.embedded[text]["text"].mean(0) for text in texts])
+
+    def write_with(self, network: nn.Module, folder: Path) -> None:
+        self.source.files.write_with({self.family.network_part: network}, folder)
+
     def _embed(self, texts: list[str]) -> dict[str, Embedded]:
         """Prompts, each embedded; those of other models than the embedded one are kept on disk."""
         files = self.source.files

@@ -6,6 +6,7 @@ Angles are radians inside the library and degrees (names ending in `_deg`) at th
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -75,7 +76,7 @@ class Batch(NamedTuple):
     views: Views | None = None  # B cameras, or None for images that have none
     source: Float[Tensor, "B 3 H W"] | None = None  # one in [0,1], or one for each camera
     rows: Rows | None = None  # which samples of the step these are; None for all of them
-    prompts: tuple[str, ...] = ()  # one for each sample, in the place of the run's; none where all have that
+    prompts: Sequence[str] = ()  # one for each sample, in the place of the run's; none where all have that
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same with its tensors on `device`."""
@@ -83,16 +84,16 @@ class Batch(NamedTuple):
         return self._replace(views=self.views and self.views.to(device), source=source)
 
     def split(self, count: int) -> "list[Batch]":
-        """Parts of `count` cameras each, which must divide their number; one part for 0 and without cameras."""
-        if self.views is None or not count or count >= len(self.views):
+        """Parts of `count` samples each, which must divide their number; one part for 0 and where nobody knows it."""
+        total, parts = len(self.views or self.prompts), []
+        if not count or count >= total:
             return [self]
-        total, parts = len(self.views), []
         require(total % count == 0, f"chunk must divide the number of views per step, {total}; got {count}.")
         for start in range(0, total, count):
             rows = Rows(start, start + count, total)
             each = self.source is not None and len(self.source) == total
             source, prompts = rows.of(self.source) if each else self.source, self.prompts[start : rows.stop]
-            parts.append(Batch(self.views[start : rows.stop], source, rows, prompts))
+            parts.append(Batch(self.views and self.views[start : rows.stop], source, rows, prompts))
         return parts
 
 

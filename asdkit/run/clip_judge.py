@@ -11,11 +11,11 @@ from asdkit.core.parts import require
 from asdkit.data import Cameras, Canvas
 from asdkit.distillation import Distillation
 from asdkit.formats.pictures import to_bytes
+from asdkit.formats.prompts import read_prompts
 from asdkit.generators.base import Render
 from asdkit.priors.clip import CLIP
 from asdkit.rendering.cameras import Views
 from asdkit.run.judge import Judge
-from asdkit.run.prompts import read_prompts
 from asdkit.scores.equations import hsv_saturation
 
 _AROUND, _BACK_DEG = 12, 45.0

@@ -26,6 +26,7 @@ from asdkit.formats.splat_files import is_splats, write_splats
 from asdkit.formats.splats import Splats
 from asdkit.generators.base import Generator, Render
 from asdkit.generators.from_file import object_of
+from asdkit.generators.networks import Network
 from asdkit.rendering.cameras import Views, joined, ring, surface_normals
 from asdkit.rendering.rays import Volume
 from asdkit.run.loading import load
@@ -127,10 +128,12 @@ def opened(path: Path) -> Exported:
     if is_splats(path) or not path.exists():
         return Exported(path.stem, object_of(path), 1.0)
     module = load(path)
-    if module.generator.volume() is None:  # images may be latents, which the prior decodes
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if module.generator.volume() is None:  # images may be latents, which the prior decodes, or what its network makes
         module.prior.setup()
+        module.prior.to(device)
         module.generator.setup(module.prior)
-    module.generator.to("cuda" if torch.cuda.is_available() else "cpu")
+    module.generator.to(device)
     return Exported(module.prompt, module.generator, module.rendering.background)
 
 
@@ -162,7 +165,9 @@ def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, ch
 def refuse(name: str, exported: Exported, path: Path) -> None:
     """Raise a ValueError if a format can't hold the object."""
     kind = type(exported.generator).__name__
-    if name != "png" and exported.generator.volume() is None:
+    if name == "diffusers":
+        require(isinstance(exported.generator, Network), f"{name} holds networks and {path} is made of {kind}.")
+    elif name != "png" and exported.generator.volume() is None:
         raise ValueError(f"{name} holds 3D objects and {path} is made of {kind}; export png.")
     if _WRITERS[name] in (_splats, _html) and exported.generator.splats() is None:
         raise ValueError(
@@ -195,6 +200,12 @@ def _png(exported: Exported, path: Path) -> None:
     return save_grid(torch.cat(rows), path, _COLUMNS)
 
 
+def _diffusers(exported: Exported, path: Path) -> list[Path]:
+    assert isinstance(exported.generator, Network), "see refuse"
+    exported.generator.write_model(path)
+    return [path]
+
+
 def _mesh(exported: Exported, path: Path) -> list[Path]:
     return write_mesh(path, *exported.mesh)
 
@@ -203,5 +214,5 @@ _WRITERS: dict[str, Callable[[Exported, Path], list[Path] | None]] = {  # the fi
     "ply": _splats, "splat": _splats, "spz": _splats, "glb": _splats, "html": _html, "mesh-glb": _mesh, "obj": _mesh,
     "mp4": lambda exported, path: save_mp4(exported.film, path),
     "webp": lambda exported, path: save_webp(exported.film, path),
-    "png": _png,
+    "png": _png, "diffusers": _diffusers,
 }  # fmt: skip

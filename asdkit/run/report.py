@@ -24,7 +24,7 @@ _CONTACT_VIEWS = 8
 
 @checked
 class Report(pl.Callback):
-    """At the end of fit an orbit, `contact.png`, `splats.ply`, `viewer.html` and `report.md`; in predict an orbit.
+    """In fit an orbit, `contact.png`, `splats.ply`, `viewer.html` and `report.md`; in predict an orbit or a sheet.
 
     Args:
         size: height and width in pixels of the orbit's frames and of the contact sheet's pictures.
@@ -66,10 +66,12 @@ class Report(pl.Callback):
 
     @rank_zero_only
     def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
-        if self._frames:
-            frames, self._frames = torch.cat(self._frames), []
-            path = save_film(frames, Path(trainer.default_root_dir) / "predict", "orbit", self.fps)
-            print(f"Orbit: {path}")
+        frames, self._frames, folder = self._frames, [], Path(trainer.default_root_dir) / "predict"
+        if frames and isinstance(trainer.datamodule, Cameras):
+            print(f"Orbit: {save_film(torch.cat(frames), folder, 'orbit', self.fps)}")
+        elif frames:
+            save_grid(torch.cat(frames), path := folder / "sheet.png", _CONTACT_VIEWS // 2)
+            print(f"Sheet: {path}")
 
     def _markdown(self, trainer: pl.Trainer, module: Distillation, files: list[str]) -> str:
         links = ", ".join(f"[{name}]({name})" for name in [*files, "config.yaml", "run.json"])

@@ -74,7 +74,10 @@ class Result:
         file, ending = local(path), Path(path).suffix.removeprefix(".").lower()
         if ending == "glb" and self._object.generator.splats() is None:
             ending = "mesh-glb"
-        require(ending in FORMATS, f"{path} must end in .{', .'.join(f for f in FORMATS if f != 'mesh-glb')}.")
+        require(
+            ending in FORMATS,
+            f"{path} must end in .{', .'.join(f for f in FORMATS if f not in ('mesh-glb', 'diffusers'))}.",
+        )
         refuse(ending, self._object, self.run)
         self._object.choices = Choices(size=size)
         self._object.save(ending, file)

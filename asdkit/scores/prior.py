@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -118,6 +119,17 @@ class Prior(Part, nn.Module, ABC):
 
         What a condition is may differ from sample to sample: `x.by_own` says.
         """
+
+    def embed(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
+        """A vector for each text, by which generators are told their prompts; a ValueError where there is none."""
+        raise ValueError(f"{type(self).__name__} has no embedding of prompts that a generator could be told.")
+
+    def write_with(self, network: nn.Module, folder: Path) -> None:
+        """Write the model with another network in the place of its own, in the layout that it was read from.
+
+        It is a ValueError where that is no folder.
+        """
+        raise ValueError(f"A {type(self).__name__} is in no model's folder that could be written again.")
 
     def picture_size(self, x0: Float[Tensor, "B C h w"]) -> int:
         """Height in pixels of the pictures whose x0 has this shape."""

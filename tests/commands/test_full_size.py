@@ -28,6 +28,7 @@ CASES = {  # recipe and options: what follows from them, and what the line names
     "nerf3d --prior if": {"size": 64, "image_size": 0, "samples": 64, "steps": 10000},
     "image2d --prior flux": {"size": 512, "scale": 1.0, "distilled_guidance": 3.5, "steps": 1000},
     "image2d --prior pixart --config image2d/vsd": {"size": 512, "scale": 7.5},
+    "onestep2d --prior sd15": {"size": 512, "count": 2, "average": 0.999, "checkpointing": True, "steps": 5000},
     "edit2d --prior sd35-large": {"size": 512, "scale": 7.5, "pull": 0.0, "steps": 500},
     "edit3d --prior random:sd21": {"size": 512, "scale": 7.5, "pull": 0.0, "path": "random:sd21"},
 }

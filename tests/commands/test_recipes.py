@@ -18,6 +18,7 @@ FEW = ("--data.count=8", "--data.held_out=4", "--data.batch_size=4")
 REAL = [f"--model.guidance.real_samples{value}" for value in ("=PriorSamples", ".count=2", ".steps=2")]
 FAMILIES = {
     "image2d": ("--model.generator.size=16", "--model.generator.count=2"),
+    "onestep2d": ("--model.generator.size=16", "--model.generator.count=2"),
     "edit2d": ("--model.generator.size=16", "--data.size=16", *WORDS),
     "gs3d": (*SPLATS, *CAMERAS, "--data.size=16"),
     "nerf3d": (*CAMERAS, "--data.size=16", "--model.generator.samples=8"),
@@ -28,6 +29,8 @@ FAMILIES = {
 }
 OWN = {
     "image2d/dmd2": ("--model.discriminator.steps=2", *REAL),
+    "onestep2d/dmd2": ("--model.discriminator.steps=2", *REAL),
+    "onestep2d/prompts": ("--data.prompts.per_step=2",),
     "image2d/gan": ("--model.guidance.adapter=PeftAdapter", "--model.guidance.adapter.options.r=2", *REAL),
     "image2d/vsd50": ("--model.discriminator.steps=3",),
     "gs3d/coarse_to_fine": ("--data.size={class_path: Ramp, init_args: {start: 8, end: 16, steps: 2}}",),

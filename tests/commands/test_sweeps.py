@@ -10,9 +10,9 @@ from support.forked import fork_runs, stop_at_the_first_checkpoint
 
 from asdkit.commands.main import main
 from asdkit.core.errors import UsageError
+from asdkit.formats.prompts import read_prompts
 from asdkit.run import machine
 from asdkit.run.grid import Cell, Grid
-from asdkit.run.prompts import read_prompts
 
 
 @pytest.fixture

@@ -66,6 +66,14 @@ class BothPixels(asdkit.Pixels):
         return Render(images, torch.ones_like(images[:, :1]), torch.zeros_like(images[:, :1]))
 
 
+class BothNoises(asdkit.Network):
+    def encoded(self, prior: asdkit.Prior, batch: Batch, *how: Any, **more: Any) -> tuple[Tensor, None]:
+        step = int(self.average.n_averaged)
+        randoms = [generator_for(SEED, step, "generator", rank) for rank in (0, 1)]
+        parts = [super(BothNoises, self).encoded(prior, batch, random=random)[0] for random in randoms]
+        return torch.cat(parts), None
+
+
 def gaussians(together: bool, density: asdkit.Density | None = None) -> asdkit.Generator:
     """Anisotropic: else gradients of rotations would be rounding noise, which Adam makes as large as any other."""
     density = density or asdkit.Threshold(gradient=1e-7, reset_rounds=2)
@@ -90,7 +98,11 @@ def pixels(together: bool) -> asdkit.Generator:
     return (BothPixels if together else asdkit.Pixels)(init="noise", count=2, size=16)
 
 
-KINDS = {"gaussians": gaussians, "mcmc": gaussians_by_chance, "nerf": nerf, "pixels": pixels}
+def network(together: bool) -> asdkit.Generator:
+    return (BothNoises if together else asdkit.Network)(count=2, size=16, average=0.8)
+
+
+KINDS = {"gaussians": gaussians, "mcmc": gaussians_by_chance, "nerf": nerf, "pixels": pixels, "network": network}
 
 
 def run(
@@ -102,7 +114,7 @@ def run(
     settings |= {"rendering": asdkit.Rendering(random_background=0.5, chunk=chunk), "seed": SEED}
     guidance, model = asdkit.ASD(adapter=adapter, scale=3.0, gamma=-0.5), Exact if strategy else Together
     module = model("a red cube", asdkit.Pretrained(str(prior)), KINDS[kind](not strategy), guidance, **settings)
-    data = asdkit.Canvas() if kind == "pixels" else asdkit.Cameras(views_per_step=2, size=16)
+    data = asdkit.Canvas() if kind in ("pixels", "network") else asdkit.Cameras(views_per_step=2, size=16)
     trainer = fit(module, data, strategy, **fits or {})
     steps = max(int(state["step"]) for state in trainer.optimizers[0].state.values())
     assert steps == trainer.global_step, "one iteration is one global step, however often the discriminator steps"
@@ -115,7 +127,12 @@ def both(prior: Path, folder: Path, kind: str, strategy: str = "ddp", **options:
     return on_two_ranks(lambda rank: run(prior, kind, strategy, **options), folder)
 
 
-CASES: list[tuple[str, dict[str, Any]]] = [("gaussians", {}), ("mcmc", {"chunk": 1}), ("nerf", {"chunk": 1})]
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("gaussians", {}),
+    ("mcmc", {"chunk": 1}),
+    ("nerf", {"chunk": 1}),
+    ("network", {}),
+]
 LEARNING = ({}, {"every": 2}, {"steps": 2, "clip": 1e-3}, {"share_noise": False})
 CASES += [("pixels", {"discriminator": asdkit.DiscriminatorSteps(**steps)}) for steps in LEARNING]
 

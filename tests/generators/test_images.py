@@ -12,6 +12,7 @@ from support.tiny import loaded
 from asdkit import DDS, Canvas, Distillation, GaussianPrior, Latents, Pixels
 from asdkit.commands.main import main
 from asdkit.formats.pictures import read_picture
+from asdkit.rendering.cameras import Batch
 
 
 @pytest.fixture
@@ -29,11 +30,11 @@ def test_pixels_show_what_they_hold_and_clamp(prior: GaussianPrior) -> None:
     pixels.setup(prior)
     assert torch.equal(pixels.render(None).image, torch.full((2, 3, 8, 8), 0.5))
     pixels.pixels.data.fill_(1.5)
-    x0, render = pixels.encoded(prior, None)
+    x0, render = pixels.encoded(prior, Batch())
     assert x0.max() == 1 and torch.equal(render.alpha, torch.ones(2, 1, 8, 8))
     (-x0).sum().backward()  # would raise the pixels further: no gradient
     assert pixels.pixels.grad.abs().max() == 0
-    pixels.encoded(prior, None)[0].sum().backward()
+    pixels.encoded(prior, Batch())[0].sum().backward()
     assert torch.equal(pixels.pixels.grad, torch.ones(2, 3, 8, 8))
 
 
@@ -70,7 +71,7 @@ def test_latents_are_x0_itself(tiny_folder: Path) -> None:
     prior = loaded(tiny_folder)
     latents = Latents(count=3, size=16)
     latents.setup(prior)
-    x0, render = latents.encoded(prior, None)
+    x0, render = latents.encoded(prior, Batch())
     assert x0 is latents.latents and render is None
     assert x0.shape == (3, *prior.latent_shape(16, 16))
     assert abs(x0.std().item() - 1) < 0.2

@@ -56,7 +56,7 @@ def run(method: str, scale: float, seed: int, prompt: str, steps: int) -> dict[s
     latents.setup(embedded())
     optimizer, before = torch.optim.Adam(latents.parameter_groups()), torch.empty(0)
     for step in range(steps):
-        x0 = latents.encoded(prior, None)[0]
+        x0 = latents.encoded(prior, Batch())[0]
         x = draws.draw(x0, Batch(None), step, "noise")
         optimizer.zero_grad()
         inject(x0, weight("sigma2", x.alpha, x.sigma) * guidance(x)).backward()

@@ -1,0 +1,18 @@
+"""The prompts of the toybox, for generators that make something of each."""
+
+from asdkit.data import Number, Prompts
+from asdkit.toybox import world
+
+
+class ToyboxPrompts(Prompts):
+    """The things that the toybox's prior has seen, or those that were held out.
+
+    Args:
+        per_step: samples per step.
+        two_colours: those of two colours and the stacks as well.
+        held_out: the compositions that training has never seen, in the place of the others.
+    """
+
+    def __init__(self, per_step: Number = 8, two_colours: bool = False, held_out: bool = False) -> None:
+        things = world.things(held_out)
+        super().__init__([thing.prompt for thing in things if two_colours or thing.second is None], per_step)
