@@ -33,6 +33,56 @@ Number = Annotated[int, Within(1, 1024)]
 Elevation = Annotated[float, Between(-90, 90)]
 
 
+class Prompts(Part, ABC):
+    """Prompts for the samples of a step, in the place of the run's: for generators that make something of each.
+
+    Those of step k depend on the run's seed, k and the rank alone.
+
+    Args:
+        texts: all of them.
+        per_step: how many samples a step has, each with a random one.
+
+    Raises:
+        ValueError: no prompt, or an empty one.
+    """
+
+    def __init__(self, texts: Sequence[str], per_step: int) -> None:
+        require(all(text.strip() for text in texts) and bool(texts), "data.prompts has no prompt, or an empty one.")
+        self.texts, self.per_step = tuple(texts), per_step
+
+    def sample(self, generator: torch.Generator) -> tuple[str, ...]:
+        """The prompts of one step."""
+        chosen = torch.randint(len(self.texts), (self.per_step,), generator=generator)
+        return tuple(self.texts[i] for i in chosen.tolist())
+
+
+class PromptList(Prompts):
+    """Prompts that are named one by one.
+
+    Args:
+        texts: the prompts.
+        per_step: samples per step.
+    """
+
+    def __init__(self, texts: list[str], per_step: Number = 8) -> None:
+        super().__init__(texts, per_step)
+
+
+class PromptFile(Prompts):
+    """The prompts of a text file, one on each line.
+
+    Args:
+        path: the file; empty lines and those that begin with # are left out.
+        per_step: samples per step.
+
+    Raises:
+        UsageError: it has none, or is no text in UTF-8.
+    """
+
+    def __init__(self, path: str, per_step: Number = 8) -> None:
+        super().__init__(read_prompts(path), per_step)
+
+
 @checked
 @dataclass(frozen=True)
 class Overhead:
@@ -74,6 +124,7 @@ class Cameras(pl.LightningDataModule):
         orbit_elevation_deg: height of the orbit.
         asset: a 3D object that methods of editing compare with, rendered from the step's cameras: a run folder, a
             checkpoint or a file of splats. Empty for none.
+        prompts: in the place of the run's, for an Amortized3D: `per_step` of them share the views of a step.
 
     Raises:
         ValueError: a minimum above its maximum, or an asset that is missing, broken or no 3D object.
@@ -93,8 +144,10 @@ class Cameras(pl.LightningDataModule):
         orbit_views: Annotated[int, Within(1, 1000)] = 60,
         orbit_elevation_deg: Elevation = 20.0,
         asset: str = "",
+        prompts: Prompts | None = None,
     ) -> None:
         super().__init__()
+        self.prompts = prompts
         self._numbers = {
             "size": size, "overhead_share": overhead.share, "azimuth_range_deg": azimuth_range_deg, "fov_deg": fov_deg,
             "min_elevation_deg": min_elevation_deg, "max_elevation_deg": max_elevation_deg,
@@ -162,7 +215,11 @@ class Cameras(pl.LightningDataModule):
         module, rank = self.trainer.lightning_module, self.trainer.global_rank
         for step in count(self.trainer.global_step):
             views = self.sample(generator_for(module.seed, step, "views", rank), step)
-            yield Batch(views) if self.asset is None else self._with_asset(views, module, step)
+            if self.prompts:
+                drawn = self.prompts.sample(generator_for(module.seed, step, "prompts", rank))
+                yield Batch(views, prompts=[drawn[i % len(drawn)] for i in range(len(views))])
+            else:
+                yield Batch(views) if self.asset is None else self._with_asset(views, module, step)
 
     def state_dict(self) -> dict[str, Any]:
         """The asset, for a checkpoint: its file may be gone when the run goes on."""
@@ -177,56 +234,6 @@ class Cameras(pl.LightningDataModule):
         """The cameras, and what they see of the asset before the step's backdrop."""
         views = views.to(module.device)
         return Batch(views, self.asset.to(module.device).render(views, module.backdrop(step)).image)
-
-
-class Prompts(Part, ABC):
-    """Prompts for the samples of a step, in the place of the run's: for generators that make something of each.
-
-    Those of step k depend on the run's seed, k and the rank alone.
-
-    Args:
-        texts: all of them.
-        per_step: how many samples a step has, each with a random one.
-
-    Raises:
-        ValueError: no prompt, or an empty one.
-    """
-
-    def __init__(self, texts: Sequence[str], per_step: int) -> None:
-        require(all(text.strip() for text in texts) and bool(texts), "data.prompts has no prompt, or an empty one.")
-        self.texts, self.per_step = tuple(texts), per_step
-
-    def sample(self, generator: torch.Generator) -> tuple[str, ...]:
-        """The prompts of one step."""
-        chosen = torch.randint(len(self.texts), (self.per_step,), generator=generator)
-        return tuple(self.texts[i] for i in chosen.tolist())
-
-
-class PromptList(Prompts):
-    """Prompts that are named one by one.
-
-    Args:
-        texts: the prompts.
-        per_step: samples per step.
-    """
-
-    def __init__(self, texts: list[str], per_step: Number = 8) -> None:
-        super().__init__(texts, per_step)
-
-
-class PromptFile(Prompts):
-    """The prompts of a text file, one on each line.
-
-    Args:
-        path: the file; empty lines and those that begin with # are left out.
-        per_step: samples per step.
-
-    Raises:
-        UsageError: it has none, or is no text in UTF-8.
-    """
-
-    def __init__(self, path: str, per_step: Number = 8) -> None:
-        super().__init__(read_prompts(path), per_step)
 
 
 @checked

@@ -21,6 +21,9 @@ def add_arguments(parser: Arguments) -> None:
     parser.add_argument("--resolution", type=int, default=128, help="of the grid for meshes (default: 128)")
     parser.add_argument("--faces", type=int, default=0, help="of meshes at most (default: 0, all)")
     parser.add_argument("--texture", type=int, default=0, help="pixels of meshes' texture (default: 0, vertex colours)")
+    parser.add_argument(
+        "--prompt", default="", help="of a generator for many prompts: what to show (default: the run's)"
+    )
     parser.add_trust()
 
 

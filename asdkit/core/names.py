@@ -39,6 +39,7 @@ _MODULES = {
     "generators.shap_e": "ShapE",
     "generators.density_control": "Density Fraction Threshold MCMC",
     "generators.nerf": "NeRF NeRFRates",
+    "generators.amortized": "Amortized3D",
     "generators.nerf_penalties": "NeRFPenalties",
     "generators.nerf_encodings": "Encoding Voxels TriPlane HashGrid",
     "priors.pretrained": "Pretrained",

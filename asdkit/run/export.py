@@ -24,6 +24,7 @@ from asdkit.formats.pictures import save_grid, save_mp4, save_webp
 from asdkit.formats.rotation import rotated
 from asdkit.formats.splat_files import is_splats, write_splats
 from asdkit.formats.splats import Splats
+from asdkit.generators.amortized import Amortized3D
 from asdkit.generators.base import Generator, Render
 from asdkit.generators.from_file import object_of
 from asdkit.generators.networks import Network
@@ -49,6 +50,7 @@ class Choices:
     resolution: Annotated[int, Within(16, 512)] = 128  # of the grid that meshes are cut from
     faces: Whole = 0  # triangles of a mesh at most, from 100 on; 0 for as many as there are
     texture: Annotated[int, Within(0, 4096)] = 0  # pixels of a side, from 64 on; 0 for colours at the vertices
+    prompt: str = ""  # of a generator that makes something else of each; the run's when empty
 
     def __post_init__(self) -> None:
         require(self.up in _UPS, f"--up must be z, y or -y; got {self.up}.")
@@ -123,13 +125,20 @@ class Exported:
         return mesh, bake(mesh, self.volume, self.choices.texture) if self.choices.texture else None
 
 
-def opened(path: Path) -> Exported:
-    """The object of a run folder, of a checkpoint, or of a file of Gaussians; a ValueError if it is broken."""
+def opened(path: Path, prompt: str = "") -> Exported:
+    """The object of a run folder, of a checkpoint, or of a file of Gaussians; a ValueError if it is broken.
+
+    Of a generator that makes something else of each prompt it is the object of this one, or the run's own.
+    """
     if is_splats(path) or not path.exists():
         return Exported(path.stem, object_of(path), 1.0)
-    module = load(path)
+    module = load(path, prompt)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if module.generator.volume() is None:  # images may be latents, which the prior decodes, or what its network makes
+    of_prompts = isinstance(module.generator, Network | Amortized3D)
+    require(of_prompts or not prompt, f"{path} is of its own prompt alone, {module.prompt!r}; leave --prompt out.")
+    if (
+        prompt or module.generator.volume() is None
+    ):  # images may be latents, which the prior decodes, or what its network makes
         module.prior.setup()
         module.prior.to(device)
         module.generator.setup(module.prior)
@@ -147,7 +156,7 @@ def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, ch
     """
     for name in formats or [""]:
         require(name in FORMATS, f"There is no format {name!r}; there are {', '.join(FORMATS)}.")
-    exported = opened(path)
+    exported = opened(path, choices.prompt)
     exported.choices = choices
     if out is None and path.is_dir():
         refuse_links(path)

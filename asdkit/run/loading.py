@@ -10,11 +10,11 @@ from asdkit.distillation import Distillation
 from asdkit.generators import from_checkpoint as checkpoints
 
 
-def load(path: Path) -> Distillation:
+def load(path: Path, prompt: str = "") -> Distillation:
     """A run with its generator's weights, on the CPU, from a checkpoint or the last one of a run folder.
 
     The prior and what the discriminator has learned stay away. A checkpoint may name the classes of its parts, as a
-    recipe does, and nothing in it is executed.
+    recipe does, and nothing in it is executed. A prompt takes the place of the run's.
 
     Raises:
         ValueError: there is none, or it is broken or of something else.
@@ -25,7 +25,8 @@ def load(path: Path) -> Distillation:
     try:
         generator = checkpoints.started_anyhow(saved.arguments["generator"])
         with trusting():
-            module = instantiate_module(Distillation, saved.arguments | {"generator": generator})
+            own = {"generator": generator} | ({"prompt": prompt} if prompt else {})
+            module = instantiate_module(Distillation, saved.arguments | own)
     except Exception as error:  # of jsonargparse, or of a part that does not like its arguments
         raise checkpoints.cannot_build(saved.file, error) from None
     checkpoints.restore(module.generator, saved)

@@ -105,6 +105,7 @@ STANDS_FOR = {
     "COMMON": "--config gs3d --config priors/sd21 --prior random:sd21 --trainer.log_every_n_steps 10",
     "runs/gs3d/a-yellow-duck@<time>": "RUN",
     "runs/onestep2d/a-yellow-duck@<time>": "ONESTEP",
+    "runs/amortized3d/a-yellow-duck@<time>": "MANY",
     "runs/.../": "RUN/",
     "RUN_OR_FILE": "RUN",
     "/models/clip-b32,/models/clip-b16,openai/clip-vit-large-patch14": "clip",
@@ -115,6 +116,7 @@ SMALL = ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--snapshots.ever
 IN_3D = ["--data.size=16", "--data.views_per_step=1", "--data.orbit_views=2", "--report.size=16"]
 OF_SPLATS = ["--model.generator.count=50", "--model.generator.capacity=60"]
 OF_IMAGES = ["--model.generator.size=16", "--model.generator.count=2"]
+OF_PLANES = ["--model.generator.resolution=8", "--data.prompts=PromptList", "--data.prompts.texts=[a red duck]"]
 OF_EDITS = ["--data.image=docs/images/duck.png", "--model.source=a yellow duck", "--model.target=a red duck"]
 OF_EXPORTS = ["--size=16", "--frames=2", "--resolution=16", "--texture=64", "--force"]
 ELSEWHERE = ("--prior", "priors/", "toybox/", "--trainer.devices", "--viewer", "finetune", "--help", "--print_config")
@@ -168,9 +170,10 @@ def workplace(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     assert main(["fit", "--config", str(folder / "small.yaml"), *options]) == 0
     (made,) = (folder / "made/small").iterdir()
     made.rename(folder / "RUN")
-    options += [f"--model.prior.path={tiny_folder}", f"--run.root={folder}", *OF_IMAGES]
-    assert main(["fit", "--config", "onestep2d", *options]) == 0
-    next((folder / "onestep2d").iterdir()).rename(folder / "ONESTEP")
+    options += [f"--model.prior.path={tiny_folder}", f"--run.root={folder}"]
+    for recipe, name, own in (("onestep2d", "ONESTEP", OF_IMAGES), ("amortized3d", "MANY", [*IN_3D, *OF_PLANES])):
+        assert main(["fit", "--config", recipe, *options, *own]) == 0
+        next((folder / recipe).iterdir()).rename(folder / name)
     assert main(["export", str(folder / "RUN"), "--format=ply", f"--out={folder}"]) == 0
     (folder / "splats.ply").rename(folder / "duck.ply")
     (folder / "prompts.txt").write_text("a yellow duck\n")

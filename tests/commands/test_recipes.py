@@ -14,6 +14,7 @@ ALONE = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy
 WORDS = ("--model.source", "a yellow duck", "--model.target", "a red duck")
 SPLATS = ("--model.generator.count=60", "--model.generator.capacity=90")
 CAMERAS = ("--data.views_per_step=2", "--data.orbit_views=2")
+PLANES = ("--model.generator.resolution=8", "--model.generator.samples=8")
 FEW = ("--data.count=8", "--data.held_out=4", "--data.batch_size=4")
 REAL = [f"--model.guidance.real_samples{value}" for value in ("=PriorSamples", ".count=2", ".steps=2")]
 FAMILIES = {
@@ -22,6 +23,7 @@ FAMILIES = {
     "edit2d": ("--model.generator.size=16", "--data.size=16", *WORDS),
     "gs3d": (*SPLATS, *CAMERAS, "--data.size=16"),
     "nerf3d": (*CAMERAS, "--data.size=16", "--model.generator.samples=8"),
+    "amortized3d": (*CAMERAS, "--data.size=16", "--data.prompts.per_step=2", *PLANES),
     "edit3d": (*SPLATS, *CAMERAS, "--data.size=16", *WORDS),
     "toybox/vae": ("--model.width=8", "--model.output=weights", *FEW),
     "toybox/unet": ("--model.channels=[16,32]", "--model.text_width=32", *FEW),

@@ -104,7 +104,7 @@ class Watched(asdkit.Distillation):
 
 
 def watched(steps: int, **settings: Any) -> Watched:
-    generator = asdkit.Network(asdkit.SmallUNet(8), size=4, count=2, lr=1e-3, **settings)
+    generator = asdkit.Network(asdkit.SmallUNet(8), size=8, count=2, lr=1e-3, **settings)
     module = Watched("y", exact_prior(), generator, asdkit.SDS(3.0), seed=SEED, weighting="sigma2")
     quiet_trainer(steps).fit(module, asdkit.Canvas())
     return module
@@ -114,7 +114,7 @@ def test_the_steps_gradient_by_finite_differences() -> None:
     """d/dtheta of mean_b <x0(theta), w(t) (e_lambda - eps)>, the residual held, on a prior of known scores."""
     module = watched(1)
     prior, backbone = module.prior, module.generator.backbone
-    noise = torch.randn(2, 3, 4, 4, generator=generator_for(SEED, 0, "generator"))
+    noise = torch.randn(2, 3, 8, 8, generator=generator_for(SEED, 0, "generator"))
 
     def x0_at(weights: Tensor) -> Tensor:
         torch.nn.utils.vector_to_parameters(weights, backbone.parameters())
@@ -123,7 +123,7 @@ def test_the_steps_gradient_by_finite_differences() -> None:
 
     random = generator_for(SEED, 0, "noise")
     t = module.timesteps.draw(2, 0, 1000, random)
-    eps = torch.randn(2, 3, 4, 4, generator=random).double()
+    eps = torch.randn(2, 3, 8, 8, generator=random).double()
     alpha, sigma = (levels[t].reshape(2, 1, 1, 1) for levels in (prior.schedule.alphas, prior.schedule.sigmas))
     x = SimpleNamespace(alpha=alpha, sigma=sigma, x_t=alpha * x0_at(module.start) + sigma * eps)
     residual = sigma**2 * (cfg(x, 3.0) - eps)
@@ -200,7 +200,7 @@ def test_an_exported_model_is_diffusers_own(finished: Path, tiny_folder: Path, t
 
 
 def test_only_a_network_is_a_model(finished: Path, tmp_path: Path) -> None:
-    generator = ready(exact_prior(), "y", backbone=asdkit.SmallUNet(8), size=4)
+    generator = ready(exact_prior(), "y", backbone=asdkit.SmallUNet(8), size=8)
     with pytest.raises(ValueError, match="only a PriorNetwork can be exported"):
         generator.write_model(tmp_path)
     with pytest.raises(ValueError, match="ply holds 3D objects"):

@@ -1,0 +1,183 @@
+"""A prompt becomes a radiance field in one evaluation, by a network that is trained over many prompts."""
+
+import copy
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim import Optimizer
+from torch.profiler import record_function
+from torch.utils.checkpoint import checkpoint
+
+from asdkit.core.bounds import Count, LearningRate, Positive, Within
+from asdkit.core.contexts import replaced
+from asdkit.core.parts import require
+from asdkit.core.unregistered import keep_unregistered
+from asdkit.generators.base import Generator, Render, needs_cameras, set_rates
+from asdkit.generators.nerf import NeRF, NeRFRates
+from asdkit.generators.nerf_encodings import TriPlane
+from asdkit.generators.nerf_penalties import NeRFPenalties
+from asdkit.rendering.cameras import Batch, Views
+from asdkit.rendering.rays import Volume
+from asdkit.scores.prior import Prior
+
+_PLANES, _COARSEST = "encoding.grids.0", 4  # the parameter that prompts change; grid points of the first layer
+
+
+class Amortized3D(Generator):
+    """Prompt to 3D in one evaluation (ATT3D 2306.07349, ScaleDreamer 2407.02040): a prompt's embedding becomes what is
+    added to the three planes of a radiance field. The planes beneath, and the network that reads them, are common to
+    all prompts.
+
+    It needs a prior that embeds prompts, and learns from views of those of `data.prompts`. What is shown, exported and
+    judged is the run's own prompt, whose embedding a checkpoint holds; `made` gives the field of any prompt.
+
+    Args:
+        resolution: grid points along each axis of the planes.
+        features: of each plane.
+        width: channels of the network that makes the planes.
+        samples: samples along each ray.
+        bound: half the side of the box in world units.
+        blob: density bias at the centre, as of a NeRF.
+        lr: Adam's learning rate of the network that makes the planes.
+        rates: those of the planes beneath (`encoding`) and of the network that reads them.
+        penalties: terms that are added to the loss; `orientation` is not among them.
+        init_seed: of the network that makes the planes.
+    """
+
+    prior: Prior | None
+    told: Float[Tensor, " D"]
+
+    def __init__(
+        self,
+        resolution: Literal[8, 16, 32, 64, 128] = 32,
+        features: Count = 16,
+        width: Annotated[int, Within(4, 4096)] = 64,
+        samples: Annotated[int, Within(2, 1024)] = 32,
+        bound: Positive = 1.0,
+        blob: float = 5.0,
+        lr: LearningRate = 1e-3,
+        rates: NeRFRates = NeRFRates(),
+        penalties: NeRFPenalties = NeRFPenalties(),
+        init_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.lr, self.init_seed, self.prompt = lr, init_seed, ""
+        keep_unregistered(self, "prior", None)
+        how = {"rates": rates, "penalties": penalties, "occupancy_every": 0}  # which cells are empty, each prompt says
+        self.field = NeRF(TriPlane((resolution,), features), bound, samples=samples, blob=blob, **how)
+        self.owns_background = self.field.owns_background
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(init_seed)
+            self.hyper = _planes(resolution, features, width)
+        self.register_buffer("told", torch.zeros(0))  # the embedding of the run's prompt, for when there is no prior
+        self._penalty: Tensor | float = 0
+
+    def take_prompts(self, prompts: Sequence[str]) -> None:
+        self.prompt = self.prompt or prompts[0]  # the run's own comes first
+
+    def setup(self, prior: Prior, source: Float[Tensor, "1 3 H W"] | None = None) -> None:
+        keep_unregistered(self, "prior", prior)
+        self.told = prior.embed([self.prompt])[0].to(self.field.encoding.grids[0])
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(self.init_seed)
+            self.hyper(self.told[None])  # whose width it learns
+
+    def planes(self, prompts: Sequence[str]) -> Float[Tensor, "B 3 F R R"]:
+        """The planes of prompts; without a prior, of the run's own alone."""
+        beneath = self.field.encoding.grids[0]
+        own = [*prompts] == [self.prompt]
+        require(self.prior is not None or own, "Without a prior there is the run's own prompt alone; call setup first.")
+        told = self.told[None] if self.prior is None else self.prior.embed(prompts)
+        return beneath + self.hyper(told.to(beneath)).unflatten(1, beneath.shape[:2])
+
+    @torch.no_grad()
+    def made(self, prompt: str) -> NeRF:
+        """The radiance field of a prompt, by itself."""
+        with replaced(self.field, "_marched", None):  # the graph of a step
+            field = copy.deepcopy(self.field)
+        field.get_parameter(_PLANES).copy_(self.planes([prompt])[0])
+        return field
+
+    def encoded(
+        self,
+        prior: Prior,
+        batch: Batch,
+        background: Tensor | None = None,
+        rerender: bool = False,
+        random: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "B C h w"], Render]:
+        views = needs_cameras(self, batch.views)
+        prompts = batch.prompts or [self.prompt] * len(views)
+        with record_function("asdkit.render"):
+            if rerender:
+                how = {"use_reentrant": False, "preserve_rng_state": False}
+                render, self._penalty = checkpoint(self._rendered, views, prompts, background, **how)
+            else:
+                render, self._penalty = self._rendered(views, prompts, background)
+        with record_function("asdkit.encode"):
+            return prior.encode(render.image), render
+
+    def _rendered(
+        self, views: Views, prompts: Sequence[str], background: Tensor | None
+    ) -> tuple[Render, Tensor | float]:
+        """What each camera sees of its own prompt, and the penalties per view."""
+        own = list(dict.fromkeys(prompts))
+        planes, renders, rows, penalty = self.planes(own), [], [], 0.0
+        for prompt, of_prompt in zip(own, planes, strict=True):
+            chosen = torch.tensor([row for row, text in enumerate(prompts) if text == prompt])
+            colours = background[chosen] if background is not None and background.ndim > 1 else background
+            seen = functional_call(_Seen(self.field), {f"field.{_PLANES}": of_prompt}, (views[chosen], colours))
+            renders.append(seen[0])
+            rows.append(chosen)
+            penalty = penalty + seen[1] * len(chosen) / len(views)
+        order = torch.cat(rows).argsort()
+        return Render(*(torch.cat(values)[order] for values in zip(*renders, strict=True))), penalty
+
+    def render(self, views: Views | None, background: Tensor | None = None) -> Render:
+        return self.made(self.prompt).render(views, background)
+
+    def volume(self) -> Volume | None:
+        return self.made(self.prompt).volume() if len(self.told) else None
+
+    def regularizer(self) -> Tensor | float:
+        return self._penalty
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        own = {"name": "hyper", "params": list(self.hyper.parameters()), "lr": self.lr}
+        return [*self.field.parameter_groups(), own]
+
+    def after_step(self, optimizer: Optimizer, step: int, generator: torch.Generator) -> None:
+        self._penalty = 0
+        self.field.after_step(optimizer, step, generator)
+        set_rates(optimizer, {"hyper": self.lr})  # where a checkpoint has another
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """A checkpoint may be loaded before there is a prior to say how long embeddings are."""
+        self.told = torch.empty_like(state_dict.get(f"{prefix}told", self.told))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class _Seen(nn.Module):
+    """A field's views and penalties, as a function of its parameters."""
+
+    def __init__(self, field: NeRF) -> None:
+        super().__init__()
+        self.field = field
+
+    def forward(self, views: Views, background: Tensor | None) -> tuple[Render, Tensor | float]:
+        render = self.field.render(views, background)
+        return render, self.field.regularizer() if torch.is_grad_enabled() else 0
+
+
+def _planes(resolution: int, features: int, width: int) -> nn.Module:
+    """An embedding [B D] to three planes side by side [B 3F R R], which twice as many grid points refine each time."""
+    layers: list[nn.Module] = [nn.LazyLinear(width * _COARSEST**2), nn.Unflatten(1, (width, _COARSEST, _COARSEST))]
+    size = _COARSEST
+    while size < resolution:
+        layers += [nn.SiLU(), nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(width, width, 3, padding=1)]
+        size *= 2
+    return nn.Sequential(*layers, nn.SiLU(), nn.Conv2d(width, 3 * features, 1))

@@ -1,0 +1,118 @@
+"""Prompts that become radiance fields: each row is its own prompt's, in a step and from a checkpoint."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.exact import exact_prior
+from torch import Tensor
+
+import asdkit
+from asdkit.rendering.cameras import Batch, Views, ring
+from asdkit.run.export import Choices, export, opened
+
+PROMPTS = ("y", "z", "y", "ugly")
+
+
+def ready(prior: asdkit.Prior, **settings: Any) -> asdkit.Amortized3D:
+    generator = asdkit.Amortized3D(**{"resolution": 8, "features": 2, "width": 4, "samples": 4, **settings})
+    generator.take_prompts(["y"])
+    generator.setup(prior)
+    return generator
+
+
+def cameras() -> Views:
+    views = ring(4, size=6)
+    return replace(views, **{name: tensor.double() for name, tensor in views.tensors.items()})
+
+
+@pytest.fixture
+def generator() -> asdkit.Amortized3D:
+    return ready(exact_prior()).double()
+
+
+@torch.no_grad()
+def test_each_row_is_its_own_prompts_field(generator: asdkit.Amortized3D) -> None:
+    """A plain NeRF with the planes of the prompt, seen by its own camera before its own background."""
+    views, colours = cameras(), torch.rand(4, 3).double()
+    x0, render = generator.encoded(generator.prior, Batch(views, prompts=PROMPTS), colours)
+    for row, prompt in enumerate(PROMPTS):
+        field = generator.made(prompt)
+        assert type(field) is asdkit.NeRF
+        alone = field.render(views[row : row + 1], colours[row])
+        assert all(torch.allclose(own[row], one[0], rtol=0, atol=1e-12) for own, one in zip(render, alone, strict=True))
+    assert torch.equal(x0, render.image) and (x0[0] - x0[1]).abs().max() > 1e-4
+    points = torch.rand(5, 3).double()
+    assert torch.equal(generator.volume().radiance(points)[1], generator.made("y").radiance(points)[1])
+
+
+@pytest.mark.parametrize("rerender", [False, True])
+def test_the_gradient_by_finite_differences(generator: asdkit.Amortized3D, rerender: bool) -> None:
+    """Of a weighted sum of x0 and the penalty, in a random direction of all weights."""
+    batch, white = Batch(cameras(), prompts=PROMPTS), torch.ones(3).double()
+    weights = [p for group in generator.parameter_groups() for p in group["params"]]
+    mix = torch.randn(4, 3, 6, 6, dtype=torch.float64)
+
+    def value() -> Tensor:
+        x0, _ = generator.encoded(generator.prior, batch, white, rerender)
+        return (mix * x0).sum() + generator.regularizer()
+
+    gradients = torch.autograd.grad(value(), weights)
+    direction = [torch.randn_like(p) for p in weights]
+    ends = []
+    for h in (1e-6, -1e-6):
+        with torch.no_grad():
+            torch._foreach_add_(weights, direction, alpha=h)
+        ends.append(value().detach())
+        with torch.no_grad():
+            torch._foreach_sub_(weights, direction, alpha=h)
+    expected = (ends[0] - ends[1]) / 2e-6
+    assert torch.isclose(sum((g * d).sum() for g, d in zip(gradients, direction, strict=True)), expected, rtol=1e-5)
+
+
+def test_the_penalty_is_that_of_the_fields(generator: asdkit.Amortized3D) -> None:
+    views = cameras()
+    generator.encoded(generator.prior, Batch(views, prompts=PROMPTS), torch.ones(3).double())
+    expected = torch.zeros((), dtype=torch.float64)
+    for row, prompt in enumerate(PROMPTS):
+        field = generator.made(prompt)
+        field.render(views[row : row + 1], torch.ones(3).double())
+        expected = expected + field.regularizer().detach() / 4
+    assert torch.isclose(generator.regularizer(), expected, rtol=1e-9)
+
+
+def test_starts_depend_on_their_seed_alone() -> None:
+    first, again, other = (ready(exact_prior(), init_seed=seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert not torch.equal(first["hyper.0.weight"], other["hyper.0.weight"])
+
+
+def test_a_run_is_an_object_without_its_prior(tiny_folder: Path, tmp_path: Path) -> None:
+    """It exports, and is the start of Gaussians of a run of its prompt alone."""
+    from asdkit.commands.main import main
+
+    small = ["--data.views_per_step=2", "--data.size=16", "--data.orbit_views=2", "--report.size=16"]
+    small += ["--model.generator.resolution=8", "--model.generator.samples=8", "--model.generator.blob=30"]
+    short = ["--trainer.max_steps=1", "--trainer.callbacks=[]", f"--run.root={tmp_path}", "--run.name=one"]
+    prompts = ["--data.prompts=PromptList", "--data.prompts.texts=[a red cube, a red view]"]
+    options = [f"--model.prior.path={tiny_folder}", "--model.prompt=a red cube", *prompts, *small, *short]
+    assert main(["fit", "--config", "amortized3d", *options]) == 0
+    run = tmp_path / "amortized3d" / "one"
+    exported = opened(run)
+    assert exported.generator.prior is None
+    (picture,) = export(run, ["png"], tmp_path, False, Choices(size=16))
+    assert picture.is_file()
+    start = asdkit.Gaussians(str(run), count=20, capacity=20)
+    reach = start.means.norm(dim=1)
+    assert 0 < float(reach.max()) < 2
+    with pytest.raises(ValueError, match="the run's own prompt alone"):
+        exported.generator.made("a red view")
+    other = opened(run, "a red view")
+    assert other.name == "a red view"
+    assert torch.equal(other.generator.planes(["a red cube"]), exported.generator.planes(["a red cube"]))
+    assert not torch.equal(other.generator.planes(["a red view"]), exported.generator.planes(["a red cube"]))
+    assert (
+        main(["export", str(run), "--format=png", "--prompt=a red view", "--size=16", f"--out={tmp_path / 'b'}"]) == 0
+    )
