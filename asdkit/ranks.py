@@ -27,14 +27,14 @@ _REASONS = {
 }
 
 _MORE_VIEWS = "--data.views_per_step takes more views, and --model.rendering.chunk some of them at a time"
-_NO_AVERAGE = "an average of the generator there is not"
+_AVERAGE = "a Network has an average of its own, --model.generator.average"
 _INSTEAD = {
     "accumulate_grad_batches": _MORE_VIEWS,
     "GradientAccumulationScheduler": _MORE_VIEWS,
     "BatchSizeFinder": _MORE_VIEWS,
     "gradient_clip_val": "--model.discriminator.clip limits the discriminator's, and Adam needs none",
-    "WeightAveraging": _NO_AVERAGE,
-    "StochasticWeightAveraging": _NO_AVERAGE,
+    "WeightAveraging": _AVERAGE,
+    "StochasticWeightAveraging": _AVERAGE,
     "ModelPruning": "--model.generator.density removes Gaussians",
     "BaseFinetuning": "what learns are the generator and the discriminator's adapter, from the start",
     "SpikeDetection": "a run ends by itself at the first value that is not finite",

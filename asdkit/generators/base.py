@@ -44,10 +44,12 @@ class Saturate(torch.autograd.Function):
 class Generator(Part, nn.Module, ABC):
     """Something that renders images and is optimised by one Adam.
 
-    `owns_background` says that the generator has a background of its own, which it shows when it is given none.
+    `owns_background` says that the generator has a background of its own, which it shows when it is given none;
+    `shown_prompts` are those of the images that it renders, where they may be others than the run's.
     """
 
     owns_background = False
+    shown_prompts: Sequence[str] = ()
 
     def take_prompts(self, prompts: Sequence[str]) -> None:
         """The run's prompt or, before `setup`, all that its data has: for what makes something else of each prompt."""

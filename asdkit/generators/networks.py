@@ -50,7 +50,7 @@ class Network(Images):
         super().__init__()
         self.backbone = backbone or PriorNetwork()
         self.count, self.size, self.lr, self.decay, self.sheet_seed = count, size, lr, average, sheet_seed
-        self.prompts: tuple[str, ...] = ()
+        self.prompts: tuple[str, ...] = ("",)
         self._shape: tuple[int, ...] = ()  # of x0, after `setup`
         self._early_state: dict[str, Tensor] = {}
 
@@ -85,6 +85,12 @@ class Network(Images):
         """The average of the weights as a network, once there has been a step; else the network itself."""
         return self.average.module if self.decay and self.average.n_averaged else self.backbone
 
+    @property
+    def shown_prompts(self) -> list[str]:  # type: ignore[override]
+        """Of the images of `render`: all of the prompts in turn, or some from all over their list."""
+        every, count = len(self.prompts), self.count
+        return [self.prompts[i * every // count if every > count else i % every] for i in range(count)]
+
     def encoded(
         self,
         prior: Prior,
@@ -100,12 +106,9 @@ class Network(Images):
 
     def render(self, views: Views | None, background: Tensor | None = None) -> Render:
         require(views is None, "A Network makes images, which have no cameras; take --data=Canvas.")
-        random, total = generator_for(self.sheet_seed, 0, "sheet"), len(self.prompts)
+        random = generator_for(self.sheet_seed, 0, "sheet")
         noise = torch.randn(self.count, *self._shape, generator=random).to(next(self.backbone.parameters()).device)
-        prompts = [
-            self.prompts[i * total // self.count if total > self.count else i % total] for i in range(self.count)
-        ]
-        return opaque(self.prior.decode(self.samples(noise, prompts)))
+        return opaque(self.prior.decode(self.samples(noise, self.shown_prompts)))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"name": "network", "params": list(self.backbone.parameters()), "lr": self.lr}]

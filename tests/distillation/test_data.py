@@ -8,7 +8,19 @@ import pytest
 import torch
 from support.gaussians import save_run
 
-from asdkit import SDS, Cameras, Distillation, GaussianPrior, Gaussians, Initial, Overhead, Pixels, Ramp, Rendering
+from asdkit import (
+    SDS,
+    Cameras,
+    Distillation,
+    GaussianPrior,
+    Gaussians,
+    Initial,
+    Overhead,
+    Pixels,
+    PromptList,
+    Ramp,
+    Rendering,
+)
 from asdkit.core.randomness import generator_for
 from asdkit.formats.splat_files import write_splats
 from asdkit.rendering.cameras import Views
@@ -22,6 +34,17 @@ def first_views(cameras: Cameras, step: int, rank: int = 0, seed: int = 3) -> Vi
     module = SimpleNamespace(seed=seed)
     cameras.trainer = SimpleNamespace(lightning_module=module, global_step=step, global_rank=rank)
     return next(iter(cameras.train_dataloader())).views
+
+
+def test_prompts_share_the_views_of_a_step() -> None:
+    texts = ["a", "b", "c"]
+    cameras = Cameras(views_per_step=4, prompts=PromptList(texts, per_step=2))
+    views = first_views(cameras, 5, rank=1)
+    batch = next(iter(cameras.train_dataloader()))
+    first, second = (texts[i] for i in torch.randint(3, (2,), generator=generator_for(3, 5, "prompts", 1)))
+    assert batch.prompts == [first, second, first, second]
+    plain = first_views(Cameras(views_per_step=4), 5, rank=1)
+    assert all(torch.equal(value, plain.tensors[name]) for name, value in views.tensors.items())
 
 
 def test_each_view_has_its_own_sector() -> None:

@@ -102,7 +102,18 @@ def network(together: bool) -> asdkit.Generator:
     return (BothNoises if together else asdkit.Network)(count=2, size=16, average=0.8)
 
 
-KINDS = {"gaussians": gaussians, "mcmc": gaussians_by_chance, "nerf": nerf, "pixels": pixels, "network": network}
+def amortized(together: bool) -> asdkit.Generator:
+    return asdkit.Amortized3D(resolution=8, features=2, width=4, samples=8)
+
+
+KINDS = {
+    "amortized": amortized,
+    "gaussians": gaussians,
+    "mcmc": gaussians_by_chance,
+    "nerf": nerf,
+    "pixels": pixels,
+    "network": network,
+}
 
 
 def run(
@@ -132,6 +143,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("mcmc", {"chunk": 1}),
     ("nerf", {"chunk": 1}),
     ("network", {}),
+    ("amortized", {"chunk": 1}),
 ]
 LEARNING = ({}, {"every": 2}, {"steps": 2, "clip": 1e-3}, {"share_noise": False})
 CASES += [("pixels", {"discriminator": asdkit.DiscriminatorSteps(**steps)}) for steps in LEARNING]

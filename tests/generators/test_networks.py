@@ -155,6 +155,8 @@ def test_what_can_not_be(tiny_folder: Path) -> None:
     with pytest.raises(ValueError, match="multiple of 4; got 9"):
         asdkit.SmallUNet(9)
     generator = ready(loaded(tiny_folder))
+    assert ready(exact_prior(), *"abcdefg", backbone=asdkit.SmallUNet(8)).shown_prompts == ["a", "c", "e"]
+    assert ready(exact_prior(), *"ab", backbone=asdkit.SmallUNet(8)).shown_prompts == ["a", "b", "a"]
     with pytest.raises(ValueError, match="take --data=Canvas"):
         generator.render(asdkit.Cameras(size=16).ring(1))
 
