@@ -62,11 +62,12 @@ def make(
     return load(trainer.default_root_dir)
 
 
-def load(run: str | Path) -> "Result":
+def load(run: str | Path, prompt: str = "") -> "Result":
     """What a run has made, from its last checkpoint.
 
     Args:
         run: a run folder or a checkpoint, or a file of Gaussians (.ply, .splat, .spz, .glb).
+        prompt: of a generator for many prompts, what to show in the place of the run's own.
 
     Raises:
         ValueError: there is none, or it is broken.
@@ -74,7 +75,7 @@ def load(run: str | Path) -> "Result":
     prepare_libraries()
     from asdkit.run.result import Result
 
-    return Result(run)
+    return Result(run, prompt)
 
 
 @contextmanager

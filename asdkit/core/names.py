@@ -51,6 +51,7 @@ _MODULES = {
     "toybox.prompts": "ToyboxPrompts",
     "toybox.judge": "ToyboxJudge",
     "toybox.image_judge": "ToyboxImageJudge",
+    "toybox.samples_judge": "ToyboxSamplesJudge",
     "toybox.training.renders": "ToyboxData",
     "toybox.training.vae": "TrainVAE",
     "toybox.training.unet": "TrainUNet",

@@ -135,7 +135,7 @@ def opened(path: Path, prompt: str = "") -> Exported:
     module = load(path, prompt)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     of_prompts = isinstance(module.generator, Network | Amortized3D)
-    require(of_prompts or not prompt, f"{path} is of its own prompt alone, {module.prompt!r}; leave --prompt out.")
+    require(of_prompts or not prompt, f"{path} is of its own prompt alone, {module.prompt!r}; leave the prompt out.")
     if (
         prompt or module.generator.volume() is None
     ):  # images may be latents, which the prior decodes, or what its network makes

@@ -27,14 +27,15 @@ class Result:
 
     Args:
         run: a run folder or a checkpoint, or a file of Gaussians.
+        prompt: of a generator for many prompts, what to show in the place of the run's own.
 
     Raises:
-        ValueError: there is none, or it is broken.
+        ValueError: there is none, or it is broken, or of one prompt alone.
     """
 
-    def __init__(self, run: str | Path) -> None:
+    def __init__(self, run: str | Path, prompt: str = "") -> None:
         self.run = local(run)
-        self._object = opened(self.run)
+        self._object = opened(self.run, prompt)
 
     @property
     def prompt(self) -> str:

@@ -205,5 +205,6 @@ def test_only_a_network_is_a_model(finished: Path, tmp_path: Path) -> None:
     generator = ready(exact_prior(), "y", backbone=asdkit.SmallUNet(8), size=8)
     with pytest.raises(ValueError, match="only a PriorNetwork can be exported"):
         generator.write_model(tmp_path)
+    assert (asdkit.load(finished, "a red view").views() - asdkit.load(finished).views()).abs().max() > 0
     with pytest.raises(ValueError, match="ply holds 3D objects"):
         export(finished, ["ply"], tmp_path, False, opened(finished).choices)
