@@ -99,7 +99,21 @@ class Overhead:
     max_elevation_deg: Elevation | Ramp = 85.0
 
 
-OVERHEAD = Overhead()
+@checked
+@dataclass(frozen=True)
+class Orbit:
+    """A film around the object.
+
+    Args:
+        views: its frames.
+        elevation_deg: its height.
+    """
+
+    views: Annotated[int, Within(1, 1000)] = 60
+    elevation_deg: Elevation = 20.0
+
+
+OVERHEAD, ORBIT = Overhead(), Orbit()
 
 
 @checked
@@ -120,8 +134,7 @@ class Cameras(pl.LightningDataModule):
         min_distance: from the origin, in world units.
         max_distance: from the origin, in world units.
         fov_deg: vertical field of view in degrees.
-        orbit_views: frames of the orbit that `predict` renders.
-        orbit_elevation_deg: height of the orbit.
+        orbit: what `predict` renders, and pictures are taken from.
         asset: a 3D object that methods of editing compare with, rendered from the step's cameras: a run folder, a
             checkpoint or a file of splats. Empty for none.
         prompts: in the place of the run's, for an Amortized3D: `per_step` of them share the views of a step.
@@ -141,8 +154,7 @@ class Cameras(pl.LightningDataModule):
         min_distance: Positive | Ramp = 3.2,
         max_distance: Positive | Ramp = 3.6,
         fov_deg: Annotated[float | Ramp, Between(0, 180)] = 40.0,
-        orbit_views: Annotated[int, Within(1, 1000)] = 60,
-        orbit_elevation_deg: Elevation = 20.0,
+        orbit: Orbit = ORBIT,
         asset: str = "",
         prompts: Prompts | None = None,
     ) -> None:
@@ -159,7 +171,7 @@ class Cameras(pl.LightningDataModule):
             for low, high in zip(lows, highs, strict=True):
                 require(low <= high, f"data's {name} has its minimum above its maximum; got {low} and {high}.")
         self.size, self.views_per_step = int(bounds(size)[1]), views_per_step
-        self.orbit_views, self.orbit_elevation_deg = orbit_views, orbit_elevation_deg
+        self.orbit = orbit
         self._settled = {name: bounds(number)[1] for name, number in self._numbers.items()}
         self.asset = object_of(local(asset)) if asset else None
         if self.asset is not None and self.asset.volume() is None:
@@ -190,7 +202,7 @@ class Cameras(pl.LightningDataModule):
     def ring(self, count: int, size: int = 0) -> Views:
         """`count` cameras evenly around the object from the front on, at the orbit's height; 0 is the usual size."""
         distance = (self._settled["min_distance"] + self._settled["max_distance"]) / 2
-        return ring(count, self.orbit_elevation_deg, distance, self._settled["fov_deg"], size or self.size)
+        return ring(count, self.orbit.elevation_deg, distance, self._settled["fov_deg"], size or self.size)
 
     def look(self, count: int, size: int = 0) -> Views:
         """What pictures of the run are taken from: a ring of `count` cameras; 0 is the usual size."""
@@ -208,18 +220,18 @@ class Cameras(pl.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """An orbit, one frame at a time."""
-        frames = self.ring(self.orbit_views)
+        frames = self.ring(self.orbit.views)
         return DataLoader([Batch(frames[i : i + 1]) for i in range(len(frames))], batch_size=None)
 
     def _steps(self) -> Iterator[Batch]:
         module, rank = self.trainer.lightning_module, self.trainer.global_rank
         for step in count(self.trainer.global_step):
             views = self.sample(generator_for(module.seed, step, "views", rank), step)
+            batch = Batch(views) if self.asset is None else self._with_asset(views, module, step)
             if self.prompts:
                 drawn = self.prompts.sample(generator_for(module.seed, step, "prompts", rank))
-                yield Batch(views, prompts=[drawn[i % len(drawn)] for i in range(len(views))])
-            else:
-                yield Batch(views) if self.asset is None else self._with_asset(views, module, step)
+                batch = batch._replace(prompts=[drawn[i % len(drawn)] for i in range(len(views))])
+            yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """The asset, for a checkpoint: its file may be gone when the run goes on."""
@@ -282,9 +294,8 @@ class Canvas(pl.LightningDataModule):
             yield from repeat(Batch(None, self.source))
         module, rank = self.trainer.lightning_module, self.trainer.global_rank
         for step in count(self.trainer.global_step):
-            yield Batch(
-                None, self.source, prompts=self.prompts.sample(generator_for(module.seed, step, "prompts", rank))
-            )
+            random = generator_for(module.seed, step, "prompts", rank)
+            yield Batch(None, self.source, prompts=self.prompts.sample(random))
 
     def state_dict(self) -> dict[str, Any]:
         """The source image, for a checkpoint: its file may be gone when the run goes on."""

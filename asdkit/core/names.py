@@ -45,7 +45,7 @@ _MODULES = {
     "priors.pretrained": "Pretrained",
     "lab": "GaussianPrior FiniteSetPrior GaussianScore ParticleScore",
     "run.clip_judge": "CLIPJudge",
-    "data": "Cameras Overhead Canvas Prompts PromptList PromptFile",
+    "data": "Cameras Overhead Orbit Canvas Prompts PromptList PromptFile",
     "core.ramps": "Ramp",
     "toybox.clip": "CLIPScorer",
     "toybox.prompts": "ToyboxPrompts",

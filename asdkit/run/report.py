@@ -45,7 +45,7 @@ class Report(pl.Callback):
         self._contact_sheet(exported, cameras.look(_CONTACT_VIEWS, self.size), folder)
         written = list(pl_module.generator.export(folder))
         if isinstance(cameras, Cameras):
-            frames = exported.render(cameras.ring(cameras.orbit_views, self.size)).image
+            frames = exported.render(cameras.ring(cameras.orbit.views, self.size)).image
             written.insert(0, save_film(frames, folder, "orbit", self.fps))
         if pl_module.generator.splats() is not None:
             written += [file for name in ("ply", "html") for file in exported.write(name, folder)]

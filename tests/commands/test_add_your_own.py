@@ -36,7 +36,7 @@ def test_an_example_runs_by_its_command(outside: Path, tiny_folder: Path, comman
     quick += ["--trainer.callbacks=[]", "--snapshots.every=0", "--trainer.accelerator=cpu"]
     quick += ["--data.size=16"] if "stripes" in command else [f"--model.prior.path={tiny_folder}", "--data.size=16"]
     if "gs3d" in command:
-        quick += ["--data.views_per_step=2", "--data.orbit_views=2", "--report.size=16", "--model.generator.count=100"]
+        quick += ["--data.views_per_step=2", "--data.orbit.views=2", "--report.size=16", "--model.generator.count=100"]
     else:
         quick += ["--model.generator.size=16"]
     assert main([*command, *quick]) == 0

@@ -35,7 +35,7 @@ SPANS = {
 @pytest.mark.slow
 def test_python_blocks_run(page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    small = {"data.size": 16, "model.generator.count": 50, "data.orbit_views": 2, "trainer.callbacks": "[]"}
+    small = {"data.size": 16, "model.generator.count": 50, "data.orbit.views": 2, "trainer.callbacks": "[]"}
     code = code.replace("range(200)", "range(2)").replace("steps=600", f"steps=1, options={small}")
     exec(compile(code, page, "exec"), {})
 
@@ -113,7 +113,7 @@ STANDS_FOR = {
     "step-000400": "last",
 }
 SMALL = ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--snapshots.every=0", "--trainer.callbacks=[]"]
-IN_3D = ["--data.size=16", "--data.views_per_step=1", "--data.orbit_views=2", "--report.size=16"]
+IN_3D = ["--data.size=16", "--data.views_per_step=1", "--data.orbit.views=2", "--report.size=16"]
 OF_SPLATS = ["--model.generator.count=50", "--model.generator.capacity=60"]
 OF_IMAGES = ["--model.generator.size=16", "--model.generator.count=2"]
 OF_PLANES = ["--model.generator.resolution=8", "--data.prompts=PromptList", "--data.prompts.texts=[a red duck]"]

@@ -17,7 +17,7 @@ from asdkit.run.result import Result
 
 def made(recipe: Path, **options: object) -> Result:
     """What `make` makes of a tiny recipe in a step."""
-    quick = {"snapshots.every": 0, "data.orbit_views": 2, "trainer.callbacks": "[]"}
+    quick = {"snapshots.every": 0, "data.orbit.views": 2, "trainer.callbacks": "[]"}
     return asdkit.make("a red duck", recipe=str(recipe), steps=1, options=quick | options)
 
 

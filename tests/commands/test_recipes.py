@@ -13,7 +13,7 @@ QUICK = ("--snapshots.every=0", "--report.size=16", "--checkpoints.every=1", "--
 ALONE = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto")
 WORDS = ("--model.source", "a yellow duck", "--model.target", "a red duck")
 SPLATS = ("--model.generator.count=60", "--model.generator.capacity=90")
-CAMERAS = ("--data.views_per_step=2", "--data.orbit_views=2")
+CAMERAS = ("--data.views_per_step=2", "--data.orbit.views=2")
 PLANES = ("--model.generator.resolution=8", "--model.generator.samples=8")
 FEW = ("--data.count=8", "--data.held_out=4", "--data.batch_size=4")
 REAL = [f"--model.guidance.real_samples{value}" for value in ("=PriorSamples", ".count=2", ".steps=2")]

@@ -15,6 +15,7 @@ from asdkit import (
     GaussianPrior,
     Gaussians,
     Initial,
+    Orbit,
     Overhead,
     Pixels,
     PromptList,
@@ -96,10 +97,10 @@ def test_novel_views_see_all_sides_and_heights() -> None:
 
 
 def test_the_orbit_has_one_frame_a_batch() -> None:
-    frames = [batch.views for batch in Cameras(orbit_views=5, size=16).predict_dataloader()]
+    frames = [batch.views for batch in Cameras(orbit=Orbit(views=5), size=16).predict_dataloader()]
     assert [len(frame) for frame in frames] == [1] * 5
     assert frames[0].azimuth.item() == 0 and frames[0].width == 16
-    around_it = Cameras(size=16, orbit_elevation_deg=35.0).ring(2, size=32)
+    around_it = Cameras(size=16, orbit=Orbit(elevation_deg=35.0)).ring(2, size=32)
     assert around_it.width == 32 and around_it.elevation.rad2deg().tolist() == pytest.approx([35.0, 35.0])
 
 

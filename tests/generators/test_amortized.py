@@ -93,7 +93,7 @@ def test_a_run_is_an_object_without_its_prior(tiny_folder: Path, tmp_path: Path)
     """It exports, and is the start of Gaussians of a run of its prompt alone."""
     from asdkit.commands.main import main
 
-    small = ["--data.views_per_step=2", "--data.size=16", "--data.orbit_views=2", "--report.size=16"]
+    small = ["--data.views_per_step=2", "--data.size=16", "--data.orbit.views=2", "--report.size=16"]
     small += ["--model.generator.resolution=8", "--model.generator.samples=8", "--model.generator.blob=30"]
     short = ["--trainer.max_steps=1", "--trainer.callbacks=[]", f"--run.root={tmp_path}", "--run.name=one"]
     prompts = ["--data.prompts=PromptList", "--data.prompts.texts=[a red cube, a red view]"]

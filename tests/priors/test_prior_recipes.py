@@ -16,7 +16,7 @@ FAMILY |= {"if": "deepfloyd"}
 SMALL = (
     "--model.prior.image_size=32", "--model.prior.dtype=float32", "--data.size=16",
     "--data.views_per_step=2", "--model.generator.count=50", "--model.generator.capacity=60", "--snapshots.every=0",
-    "--report.size=16", "--trainer.accelerator=cpu", "--data.orbit_views=2", "--trainer.callbacks=[]",
+    "--report.size=16", "--trainer.accelerator=cpu", "--data.orbit.views=2", "--trainer.callbacks=[]",
 )  # fmt: skip
 
 

@@ -178,7 +178,7 @@ def test_choices_have_ranges() -> None:
 
 @pytest.mark.parametrize("kind", ["Pixels", "Latents"])
 def test_images_are_exported_as_pictures(tmp_path: Path, tiny_folder: Path, kind: str) -> None:
-    cameras = "asdkit.Cameras, init_args: {views_per_step: 2, size: 16, orbit_views: 3}"
+    cameras = "asdkit.Cameras, init_args: {views_per_step: 2, size: 16, orbit: {views: 3}}"
     recipe = RECIPE.format(prior=tiny_folder, root=tmp_path / "runs").replace(cameras, "asdkit.Canvas")
     (tmp_path / "small.yaml").write_text(recipe)
     image = [f"--model.generator={kind}", "--model.generator.size=16", "--model.generator.count=2"]

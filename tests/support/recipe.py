@@ -14,7 +14,7 @@ model:
         {{count: 60, capacity: 90, initial: {{opacity: 0.5}}, rounds: {{every: 4, first: 4}},
          density: {{class_path: asdkit.Fraction, init_args: {{fraction: 0.2}}}}}}
     guidance: {{class_path: asdkit.ASD}}
-data: {{class_path: asdkit.Cameras, init_args: {{views_per_step: 2, size: 16, orbit_views: 3}}}}
+data: {{class_path: asdkit.Cameras, init_args: {{views_per_step: 2, size: 16, orbit: {{views: 3}}}}}}
 trainer:
   max_steps: 10
   accelerator: cpu

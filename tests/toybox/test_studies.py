@@ -283,7 +283,7 @@ def test_representations_are_made_once_and_start_from_each_other(
     monkeypatch.setattr(measures, "Choices", partial(Choices, resolution=32))
     monkeypatch.setattr("asdkit.run.export._LOOKS", ((10.0, 2),))  # fewer silhouettes and points, for speed
     monkeypatch.setattr("asdkit.generators.gaussian_start._PIXELS", 48)
-    small = ["--data.size=16", "--data.views_per_step=1", "--report.size=16", "--data.orbit_views=2"]
+    small = ["--data.size=16", "--data.views_per_step=1", "--report.size=16", "--data.orbit.views=2"]
     small.append("--trainer.callbacks=[]")
     both = ("NeRF, voxels", "NeRF, then Gaussians")
     arguments = ["--prompts", "a red car", "--representation", both[1], *options, *small]
