@@ -5,6 +5,7 @@ import math
 from abc import ABC
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, repeat
 from pathlib import Path
 from typing import Annotated, Any
@@ -224,12 +225,11 @@ class Cameras(pl.LightningDataModule):
         return DataLoader([Batch(frames[i : i + 1]) for i in range(len(frames))], batch_size=None)
 
     def _steps(self) -> Iterator[Batch]:
-        module, rank = self.trainer.lightning_module, self.trainer.global_rank
-        for step in count(self.trainer.global_step):
-            views = self.sample(generator_for(module.seed, step, "views", rank), step)
-            batch = Batch(views) if self.asset is None else self._with_asset(views, module, step)
+        for step, random in _drawn_steps(self.trainer):
+            views = self.sample(random("views"), step)
+            batch = Batch(views) if self.asset is None else self._with_asset(views, step)
             if self.prompts:
-                drawn = self.prompts.sample(generator_for(module.seed, step, "prompts", rank))
+                drawn = self.prompts.sample(random("prompts"))
                 batch = batch._replace(prompts=[drawn[i % len(drawn)] for i in range(len(views))])
             yield batch
 
@@ -242,8 +242,10 @@ class Cameras(pl.LightningDataModule):
             self.asset = built(Saved(Path("data.asset"), {"generator": state_dict["spec"]}, state_dict["weights"]))
 
     @torch.no_grad()
-    def _with_asset(self, views: Views, module: pl.LightningModule, step: int) -> Batch:
+    def _with_asset(self, views: Views, step: int) -> Batch:
         """The cameras, and what they see of the asset before the step's backdrop."""
+        trainer: Any = self.trainer
+        module = trainer.lightning_module
         views = views.to(module.device)
         return Batch(views, self.asset.to(module.device).render(views, module.backdrop(step)).image)
 
@@ -292,10 +294,9 @@ class Canvas(pl.LightningDataModule):
     def _steps(self) -> Iterator[Batch]:
         if self.prompts is None:
             yield from repeat(Batch(None, self.source))
-        module, rank = self.trainer.lightning_module, self.trainer.global_rank
-        for step in count(self.trainer.global_step):
-            random = generator_for(module.seed, step, "prompts", rank)
-            yield Batch(None, self.source, prompts=self.prompts.sample(random))
+            return
+        for _, random in _drawn_steps(self.trainer):
+            yield Batch(None, self.source, prompts=self.prompts.sample(random("prompts")))
 
     def state_dict(self) -> dict[str, Any]:
         """The source image, for a checkpoint: its file may be gone when the run goes on."""
@@ -313,6 +314,12 @@ class _Endless(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
+
+
+def _drawn_steps(trainer: Any) -> Iterator[tuple[int, Callable[[str], torch.Generator]]]:
+    """The steps from the trainer's current one on, and what each draws from for a purpose."""
+    for step in count(trainer.global_step):
+        yield step, partial(generator_for, trainer.lightning_module.seed, step, rank=trainer.global_rank)
 
 
 def _orbit(

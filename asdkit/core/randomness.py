@@ -30,7 +30,7 @@ def generator_for(seed: int, step: int, purpose: str, rank: int = 0) -> torch.Ge
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def normal(rows: Rows, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+def normal(rows: Rows, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
     """Standard normal numbers [rows, *shape] for some samples of a step, the same however it is split into parts."""
     return rows.of(torch.randn((rows.total, *shape), generator=generator))
 

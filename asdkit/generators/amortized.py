@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.profiler import record_function
-from torch.utils.checkpoint import checkpoint
 
 from asdkit.core.bounds import Count, LearningRate, Positive, Within
 from asdkit.core.contexts import replaced
 from asdkit.core.parts import require
 from asdkit.core.unregistered import keep_unregistered
-from asdkit.generators.base import Generator, Render, needs_cameras, set_rates
+from asdkit.generators.base import Generator, Render, computed, needs_cameras, set_rates
 from asdkit.generators.nerf import NeRF, NeRFRates
 from asdkit.generators.nerf_encodings import TriPlane
 from asdkit.generators.nerf_penalties import NeRFPenalties
@@ -67,8 +66,10 @@ class Amortized3D(Generator):
         super().__init__()
         self.lr, self.init_seed, self.prompt = lr, init_seed, ""
         keep_unregistered(self, "prior", None)
-        how = {"rates": rates, "penalties": penalties, "occupancy_every": 0}  # which cells are empty, each prompt says
-        self.field = NeRF(TriPlane((resolution,), features), bound, samples=samples, blob=blob, **how)
+        self.field = NeRF(
+            TriPlane((resolution,), features), bound, samples=samples, blob=blob, rates=rates, penalties=penalties,
+            occupancy_every=0,  # which cells are empty, each prompt says
+        )  # fmt: skip
         self.owns_background = self.field.owns_background
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(init_seed)
@@ -81,18 +82,19 @@ class Amortized3D(Generator):
 
     def setup(self, prior: Prior, source: Float[Tensor, "1 3 H W"] | None = None) -> None:
         keep_unregistered(self, "prior", prior)
-        self.told = prior.embed([self.prompt])[0].to(self.field.encoding.grids[0])
+        self.told = prior.embed([self.prompt])[0].to(self.field.get_parameter(_PLANES))
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(self.init_seed)
             self.hyper(self.told[None])  # whose width it learns
 
     def planes(self, prompts: Sequence[str]) -> Float[Tensor, "B 3 F R R"]:
         """The planes of prompts; without a prior, of the run's own alone."""
-        beneath = self.field.encoding.grids[0]
+        beneath = self.field.get_parameter(_PLANES)
         own = [*prompts] == [self.prompt]
         require(self.prior is not None or own, "Without a prior there is the run's own prompt alone; call setup first.")
         told = self.told[None] if self.prior is None else self.prior.embed(prompts)
-        return beneath + self.hyper(told.to(beneath)).unflatten(1, beneath.shape[:2])
+        planes: Tensor = beneath + self.hyper(told.to(beneath)).unflatten(1, beneath.shape[:2])
+        return planes
 
     @torch.no_grad()
     def made(self, prompt: str) -> NeRF:
@@ -113,11 +115,7 @@ class Amortized3D(Generator):
         views = needs_cameras(self, batch.views)
         prompts = batch.prompts or [self.prompt] * len(views)
         with record_function("asdkit.render"):
-            if rerender:
-                how = {"use_reentrant": False, "preserve_rng_state": False}
-                render, self._penalty = checkpoint(self._rendered, views, prompts, background, **how)
-            else:
-                render, self._penalty = self._rendered(views, prompts, background)
+            render, self._penalty = computed(rerender, self._rendered, views, prompts, background)
         with record_function("asdkit.encode"):
             return prior.encode(render.image), render
 

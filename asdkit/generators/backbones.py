@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
@@ -75,6 +75,8 @@ class SmallUNet(Backbone):
         levels: resolutions, each half of the one before.
         init_seed: of its weights.
     """
+
+    network: Any  # of diffusers
 
     def __init__(
         self, width: Annotated[int, Within(8, 1024)] = 32, levels: Annotated[int, Within(1, 6)] = 2, init_seed: int = 0

@@ -1,7 +1,7 @@
 """What is optimised: the contract of all generators."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,11 +71,7 @@ class Generator(Part, nn.Module, ABC):
         where the generator's own noise comes from, torch's global generator when None.
         """
         with record_function("asdkit.render"):
-            if rerender:
-                how = {"use_reentrant": False, "preserve_rng_state": False}
-                render = checkpoint(self.render, batch.views, background, **how)
-            else:
-                render = self.render(batch.views, background)
+            render = computed(rerender, self.render, batch.views, background)
         with record_function("asdkit.encode"):
             return prior.encode(render.image), render
 
@@ -114,6 +110,13 @@ class Generator(Part, nn.Module, ABC):
     def export(self, folder: Path) -> list[Path]:
         """Write the finished object in the standard formats of its kind; returns the files, none by default."""
         return []
+
+
+def computed(again: bool, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function gives; with `again` the backward pass computes it again, and nothing is kept for it."""
+    if not again:
+        return function(*arguments)
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 def needs_cameras(generator: Generator, views: Views | None) -> Views:

@@ -78,10 +78,11 @@ class Network(Images):
     def samples(self, noise: Float[Tensor, "B C h w"], prompts: Sequence[str]) -> Float[Tensor, "B C h w"]:
         """x0 of noise and a prompt for each sample, by the average of the weights, without gradient."""
         with torch.no_grad():
-            return self.shown(self.prior, noise, prompts)
+            x0: Tensor = self.shown(self.prior, noise, prompts)
+        return x0
 
     @property
-    def shown(self) -> Backbone:
+    def shown(self) -> Any:
         """The average of the weights as a network, once there has been a step; else the network itself."""
         return self.average.module if self.decay and self.average.n_averaged else self.backbone
 

@@ -7,10 +7,11 @@ from torch import Tensor
 from asdkit.core.bounds import Count, Weight
 from asdkit.core.parts import require
 from asdkit.core.randomness import generator_for
-from asdkit.data import Canvas
+from asdkit.data import Cameras, Canvas
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
 from asdkit.generators.networks import Network
+from asdkit.rendering.cameras import Views
 from asdkit.scores.ddim import ddim
 from asdkit.scores.fields import CFG
 from asdkit.toybox import world
@@ -41,7 +42,9 @@ class ToyboxSamplesJudge(CLIPJudge):
         super().__init__()
         self.prompts, self.samples, self.steps, self.scale = prompts, samples, steps, scale
 
-    def measure(self, module: Distillation, data: Canvas, views: None, render: Render) -> dict[str, float]:
+    def measure(
+        self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render
+    ) -> dict[str, float]:
         generator, prior = module.generator, module.prior
         require(isinstance(generator, Network), "ToyboxSamplesJudge judges a Network; take another judge.")
         assert isinstance(generator, Network)
