@@ -140,8 +140,8 @@ class GaussianPrior(LabPrior):
 
     def embed(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
         """The mean itself."""
-        device = self.schedule.alphas.device
-        return torch.stack([torch.as_tensor(self._means[text]).expand(self.channels or 1) for text in texts]).to(device)
+        means = [torch.as_tensor(self._means[text]).expand(self.channels or 1) for text in texts]
+        return to_device(torch.stack(means), self.schedule.alphas.device)
 
     def facts(self, x: Noised, condition: Condition) -> tuple[Tensor, ...]:
         mean = to_device(torch.as_tensor(self._means[condition.text]), x.x_t.device).to(x.x_t).reshape(1, -1, 1, 1)

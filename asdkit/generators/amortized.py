@@ -14,6 +14,7 @@ from torch.profiler import record_function
 from asdkit.core.bounds import Count, LearningRate, Positive, Within
 from asdkit.core.contexts import replaced
 from asdkit.core.parts import require
+from asdkit.core.randomness import to_device
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.generators.base import Generator, Render, computed, needs_cameras, set_rates
 from asdkit.generators.nerf import NeRF, NeRFRates
@@ -127,6 +128,7 @@ class Amortized3D(Generator):
         planes, renders, rows, penalty = self.planes(own), [], [], 0.0
         for prompt, of_prompt in zip(own, planes, strict=True):
             chosen = torch.tensor([row for row, text in enumerate(prompts) if text == prompt])
+            chosen = to_device(chosen, views.azimuth.device)
             colours = background[chosen] if background is not None and background.ndim > 1 else background
             seen = functional_call(_Seen(self.field), {f"field.{_PLANES}": of_prompt}, (views[chosen], colours))
             renders.append(seen[0])

@@ -108,5 +108,5 @@ class SmallUNet(Backbone):
     ) -> Float[Tensor, "B C h w"]:
         weight = self.prompt.weight
         told = self.prompt(prior.embed(prompts).to(weight))
-        x0: Tensor = self.network(noise.to(weight), 0, class_labels=told).sample
+        x0: Tensor = self.network(noise.to(weight), noise.new_zeros(len(noise)), class_labels=told).sample
         return x0

@@ -40,6 +40,8 @@ GENERATORS: dict[str, Callable[[], asdkit.Generator]] = {
     "HashGrid": lambda: nerf(asdkit.HashGrid(2, 2, 4, 2, 6), occupancy_every=0),
     "Pixels": lambda: asdkit.Pixels("noise", count=2, size=16),
     "Latents": lambda: asdkit.Latents(count=2, size=16),
+    "Network": lambda: asdkit.Network(asdkit.SmallUNet(8), count=2, size=16),
+    "Amortized3D": lambda: asdkit.Amortized3D(resolution=8, features=2, width=4, samples=4),
 }
 PROMPT, SOURCE = "a red cube", "a red cone"
 METHODS: dict[str, Callable[[type[asdkit.Adapter]], dict[str, Any]]] = {
@@ -52,11 +54,19 @@ METHODS: dict[str, Callable[[type[asdkit.Adapter]], dict[str, Any]]] = {
     "RewardSDS": lambda _: {"guidance": asdkit.RewardSDS(Brightness(), 7.5, draws=2, temperature=1.0)},
     "Perp-Neg": lambda _: {"guidance": asdkit.SDS(), "cfg": asdkit.CFGOptions(asdkit.PerpNeg())},
 }
-IMAGES, SPLATS, NERFS = ("Pixels", "Latents"), ("Gaussians", "MCMC", "surfels"), ("Voxels", "TriPlane", "HashGrid")
+IMAGES, SPLATS, NERFS = (
+    ("Pixels", "Latents", "Network"),
+    ("Gaussians", "MCMC", "surfels"),
+    ("Voxels", "TriPlane", "HashGrid", "Amortized3D"),
+)
 CASES = [  # all methods of each of the four, whose kinds take turns
     *zip(("Gaussians", "MCMC", "Gaussians", "surfels", "MCMC", "surfels"), METHODS, strict=True),
     *zip(("Voxels", "TriPlane", "HashGrid", "HashGrid", "Voxels", "TriPlane"), METHODS, strict=True),
-    *((kind, method) for kind in IMAGES for method in METHODS if method != "Perp-Neg"),  # which needs cameras
+    ("Network", "ASD"),
+    ("Amortized3D", "ASD"),
+    *(
+        (kind, method) for kind in ("Pixels", "Latents") for method in METHODS if method != "Perp-Neg"
+    ),  # which needs cameras
 ]
 
 
@@ -66,6 +76,8 @@ def waits_of(kind: str, method: str) -> Counter[str]:
     waits = Counter(plain_rasteriser if kind in SPLATS else {})
     if kind in NERFS:
         waits.update({"copies to the host": 1, "sizes": 2 if kind == "TriPlane" else 1})
+    if kind == "Network":
+        waits["numbers"] += 2
     if kind == "surfels":
         waits["copies from the host"] += 1
     if method == "edit" and kind not in IMAGES:
