@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 import yaml
 
 from asdkit.core.errors import PriorUnavailable
-from asdkit.core.text import first_line, local
+from asdkit.core.text import first_line, local, suggestion
 from asdkit.priors.required_files import Choose, chosen_files, read_json
 
 
@@ -39,6 +39,7 @@ _ANSWERS = {  # by the names of the client's errors, the first that fits
     "else": "{model} could not be fetched ({reason}); start again to go on with it, or name a folder.",
 }
 PROBE_SECONDS = 3.0
+EMBEDDED = "toybox"  # the model that asdkit ships
 
 
 def parse(name: str) -> tuple[str, str] | None:
@@ -50,13 +51,22 @@ def parse(name: str) -> tuple[str, str] | None:
     return known.id, revision or known.revision
 
 
+def check_name(path: str) -> None:
+    """Refuse a prior that is no alias, no id, and nothing on this machine."""
+    if not (path == EMBEDDED or path.startswith("random:") or parse(path) or local(path).exists()):
+        near = suggestion(path, [EMBEDDED, *ALIASES])
+        advice = f"There is no {local(path)}; name a folder, a .safetensors file, an alias, or an id of the hub"
+        raise PriorUnavailable(advice + near)
+
+
 def folder_of(path: str, choose: Choose) -> tuple[Path, list[str]]:
     """A model's folder, and its files that are read: the folder of this name, else the one of an alias or an id."""
+    check_name(path)
     folder = local(path)
     if not folder.is_dir() and (parsed := parse(path)):
         folder = snapshot(*parsed, choose)
     if not folder.is_dir():
-        raise PriorUnavailable(f"There is no {folder}; name a folder, a .safetensors file, or an id of the hub.")
+        raise PriorUnavailable(f"{folder} is no folder; name a folder, a .safetensors file, or an id of the hub.")
     return folder, chosen_files(folder, choose)
 
 

@@ -10,11 +10,11 @@ from asdkit.core.text import local
 from asdkit.priors.families import Model, StableDiffusion, family_of
 from asdkit.priors.folder import ModelFolder, check_complete, one_sentence
 from asdkit.priors.hub import ALIASES, folder_of
+from asdkit.priors.hub import EMBEDDED as EMBEDDED
 from asdkit.priors.random_models import RANDOM, RandomModel
 from asdkit.priors.required_files import files_of_component, files_of_model
 from asdkit.priors.weights import digest_of, shapes_of
 
-EMBEDDED = "toybox"
 _INSIDE = {  # how the names of a part's tensors start; a network's names have no start in common
     "unet": ("",),
     "transformer": ("",),
