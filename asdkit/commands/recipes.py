@@ -1,9 +1,12 @@
-"""`asdkit recipes`: the names of the recipes that come with asdkit."""
+"""`asdkit recipes`: the recipes that come with asdkit, a line each."""
 
 from argparse import Namespace
 
 from asdkit.commands.arguments import Arguments
-from asdkit.run.recipes import recipes
+from asdkit.run.recipes import base_of, recipes, summary
+
+_WHOLE = "Whole recipes, each enough for a run, e.g. asdkit fit gs3d:"
+_OVERLAYS = "Overlays, marked +, which change a whole recipe before them, e.g. asdkit fit image2d --config image2d/sds:"
 
 
 def add_arguments(parser: Arguments) -> None:
@@ -12,6 +15,8 @@ def add_arguments(parser: Arguments) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Print a name on each line; returns the exit code."""
-    print("\n".join(recipes()))
+    """Print a line for each recipe; returns the exit code."""
+    whole = [f"  {name:24} {summary(name)}" for name in recipes() if not base_of(name)]
+    overlays = [f"+ {name:24} over {base_of(name)}: {summary(name)}" for name in recipes() if base_of(name)]
+    print("\n".join([_WHOLE, *whole, "", _OVERLAYS, *overlays]))
     return 0
