@@ -2,7 +2,7 @@
 PYTHON ?= $(firstword $(wildcard .venv/bin/python) python3)
 FAST = core scores discriminators proofs rendering generators formats
 
-.PHONY: test test-fast lint types docs
+.PHONY: test test-fast lint types docs signatures
 test:  # everything, as in .ci/run
 	$(PYTHON) -m pytest -n auto --dist worksteal -rs
 test-fast:  # the mathematics and the parts, without the tests that are marked slow: 83 s on two cores
@@ -14,3 +14,5 @@ types:
 	$(PYTHON) .ci/types
 docs:  # links, pictures and examples
 	$(PYTHON) -m pytest tests/commands/test_documents.py
+signatures:  # the table that help and errors are answered from, after a change of an option
+	PYTHONPATH=tests $(PYTHON) -m support.signatures

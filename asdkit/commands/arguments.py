@@ -1,6 +1,7 @@
 """What commands do with their arguments: a parser whose errors are sentences, `--trust`, short forms."""
 
 import argparse
+import difflib
 import json
 import os
 import re
@@ -9,15 +10,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
+from asdkit.commands.answers import check_options
 from asdkit.core.errors import UsageError
-from asdkit.core.text import local
+from asdkit.core.text import local, suggestion
 from asdkit.core.trust import trusting
 from asdkit.core.yaml_text import at, check_recipe, settings_of, to_yaml
 from asdkit.run.grid import option_values, recipe_names
-from asdkit.run.recipes import find_recipe, recipes
+from asdkit.run.recipes import base_of, find_recipe, is_recipe, recipes
 
 PORT = 8080
 _ENVIRONMENT = {  # libraries read it when they are imported
@@ -115,9 +118,9 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
     Raises:
         UsageError: an unknown recipe, a folder that is no run, or a short form without its value.
     """
-    run = Path(arguments[0]) if arguments and not arguments[0].startswith("-") else None
+    run, arguments = _with_words(command, arguments)
     if run:
-        arguments = [*_run_arguments(run, arguments[1:]), *arguments[1:]]
+        arguments = [*_run_arguments(run, arguments), *arguments]
     else:
         _check_first_recipe(command, arguments)
     files: list[str] = []
@@ -139,18 +142,56 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
 
     for flag in filter(_VIEW.fullmatch, _flags(options)):
         texts[flag] = partial(take_view, flag.rpartition(".")[2])
-    return [*files, *replaced(_with_port(options), _SHORT_FORMS | texts)], run
+    expanded = [*files, *replaced(_with_port(options), _SHORT_FORMS | texts)]
+    _check_values(expanded)
+    check_options(expanded)
+    return expanded, run
+
+
+def _with_words(command: str, arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """The run folder that stands first; or none, and the options with the recipe and the prompt that stand first."""
+    words = list(takewhile(lambda word: not word.startswith("-"), arguments))
+    if not words:
+        return None, arguments
+    options, first = arguments[len(words) :], words[0]
+    recipe = words[:1] if is_recipe(first) and not (local(first) / "config.yaml").is_file() else []
+    prompt = " ".join(words[len(recipe) :])
+    is_path = local(first).exists() or first[:1] in ("/", ".", "~") or ("/" in first and len(first.split()) == 1)
+    if not recipe and (is_path or command != "fit"):
+        if words[1:]:
+            raise UsageError(f"{first} is taken for a run folder, and {words[1]!r} stands after it; leave one out.")
+        return Path(first), options
+    if not recipe and len(prompt.split()) == 1:
+        raise UsageError(
+            f"{first!r} is no recipe and no run folder, and for a prompt of one word say --prompt {first}"
+            + suggestion(first, recipes())
+        )
+    named = ["--config", *recipe] if recipe else [] if recipe_names(options) else ["--config", "gs3d"]
+    return None, [*named, *(["--model.prompt", prompt] if prompt else []), *options]
+
+
+def _check_values(arguments: list[str]) -> None:
+    """Each word is an option, or the value of the one before it."""
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("-"):
+            raise UsageError(
+                f'{word!r} stands after no option; what to make comes first: asdkit fit "a yellow duck" ...'
+            )
+        if "=" not in word and word not in _ALONE:
+            next(words, "")
 
 
 def _check_first_recipe(command: str, arguments: list[str]) -> None:
     """There is a recipe, and the first one is laid over no other."""
     if not _NEEDS_ONE_OF & _flags(arguments):
-        known = ", ".join(recipes())
-        raise UsageError(f"{command} needs a recipe: asdkit {command} --config NAME, with one of {known}.")
+        misspelt = difflib.get_close_matches("--config", _flags(arguments), n=1)
+        if misspelt:
+            raise UsageError(f"There is no option {misspelt[0]}; did you mean --config?")
+        whole = ", ".join(name for name in recipes() if "/" not in name)
+        raise UsageError(f"{command} needs a recipe: asdkit {command} --config NAME, with one of {whole}.")
     first = next(iter(recipe_names(arguments)), "")
-    folder = first.rpartition("/")[0]
-    base = folder if folder in recipes() else "gs3d" if folder == "priors" else ""
-    if base and first in recipes():
+    if first in recipes() and (base := base_of(first)):
         raise UsageError(f"The recipe {first} is laid over another: --config {base} --config {first}.")
 
 
@@ -184,10 +225,16 @@ def _with_port(arguments: list[str]) -> list[str]:
 
 _TEXT = re.compile(r"--model\.(?:[\w.]+\.)?(?:prompt|source|negative|text)")  # options whose values are words
 _VIEW = re.compile(r"--model\.(?:init_args\.)?view_prompts\.\w+")  # of which an overlay takes the place of all
+_ALONE = ("-h", "--help", "--print_config")
 _NEEDS_ONE_OF = {"--config", "-c", "-h", "--help", "--print_config"}
 _SHORT_FORMS: dict[str, Callable[[str], list[str]]] = {
     "--asset": lambda path: ["--data.asset", path, "--model.generator.init", path],  # an edit starts from what it edits
     "--model.target": lambda text: overlay("prompt", text),  # in editing, the prompt says what the target is
+    "--prompt": lambda text: overlay("prompt", text),
+    "--negative": lambda text: overlay("guidance.negative", text),
+    "--method": lambda name: [f"--model.guidance={name}"],
+    "--seed": lambda number: [f"--model.seed={number}"],
+    "--steps": lambda number: [f"--trainer.max_steps={number}"],
     "--prior": lambda place: [f"--model.prior.path={place}"],
     "--judge": lambda models: [
         "--trainer.callbacks+=asdkit.CLIPJudge",

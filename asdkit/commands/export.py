@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from asdkit.commands.arguments import Arguments, trusted
+from asdkit.core.text import existing
 from asdkit.formats.names import FORMATS
 
 
@@ -29,6 +30,7 @@ def add_arguments(parser: Arguments) -> None:
 
 def run(options: Namespace) -> int:
     """Write the files and print their names; returns the exit code."""
+    existing(options.what)
     with trusted(options.trust):
         from asdkit.run.export import Choices, export
 

@@ -77,17 +77,10 @@ class Parser(LightningArgumentParser):
     """LightningCLI's parser, with errors of a few lines."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say in one sentence what was wrong, and the nearest known option."""
+        """Say in one sentence what was wrong."""
         if not self.exit_on_error:
             super().error(message, ex)
-        raise UsageError(explain(message, _options())) from None
-
-
-def _options() -> list[str]:
-    """The options that are there whatever a recipe's parts are."""
-    groups = {"trainer": pl.Trainer, **_GROUPS}
-    named = [f"{key}.{name}" for key, group in groups.items() for name in inspect.signature(group).parameters]
-    return [*named, "config", "ckpt_path", "model", "data", "model.prompt", "print_config"]
+        raise UsageError(explain(message)) from None
 
 
 class CLI(LightningCLI):
@@ -185,7 +178,7 @@ def _check(config: Namespace) -> None:
     if config.data is None or config.model is None:
         raise ValueError("The recipe must have a model and data; start from one that `asdkit recipes` lists.")
     if config.ckpt_path and not local(config.ckpt_path).is_file():
-        raise ValueError(f"There is no checkpoint {config.ckpt_path}; look into the run's folder checkpoints.")
+        raise ValueError(f"{config.ckpt_path} is no checkpoint; name a file of a run's folder checkpoints.")
     options = config.trainer
     if options.default_root_dir:
         raise ValueError("trainer.default_root_dir can't be used; --run.root names the folder of all runs.")

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.text import shown
-from asdkit.core.yaml_text import at, settings_in, settings_of
+from asdkit.core.yaml_text import at, class_name, layers, settings_of
 from asdkit.priors.locate import overlay_of
 from asdkit.run.recipes import recipe_folder
 
@@ -34,8 +34,8 @@ def with_family(arguments: list[str]) -> list[str]:
         PriorUnavailable: the prior can't be had.
     """
     place = arguments.index("--config") + 2 if "--config" in arguments else len(arguments)
-    recipe, above = settings_of(Path(arguments[place - 1])), list(_layers(arguments[place:]))
-    if _class(recipe.get("model")) != "Distillation":
+    recipe, above = settings_of(Path(arguments[place - 1])), [layer for _, layer in layers(arguments[place:])]
+    if class_name(recipe.get("model")) != "Distillation":
         return arguments
     path, config = (_last(above, f"{_PRIOR}.{name}") for name in ("path", "config"))
     if not (family := overlay_of(path, config) if path else ""):
@@ -43,7 +43,7 @@ def with_family(arguments: list[str]) -> list[str]:
         return arguments
     for generator in filter(None, (at(layer, "model.generator") for layer in above)):
         if isinstance(generator, str) or "class_path" in generator:
-            _merge(recipe, {"model": {"init_args": {"generator": {"class_path": _class(generator)}}}})
+            _merge(recipe, {"model": {"init_args": {"generator": {"class_path": class_name(generator)}}}})
     shipped = {kind: _parts(settings_of(recipe_folder() / f"{kind}.yaml")) for kind in _KINDS}
     kind = max(_KINDS, key=lambda kind: [a == b for a, b in zip(shipped[kind], _parts(recipe), strict=True)])
     settings: Settings = {}
@@ -51,7 +51,7 @@ def with_family(arguments: list[str]) -> list[str]:
         _merge(settings, _fitting(settings_of(recipe_folder() / "priors" / f"{overlay}.yaml"), recipe))
     callbacks = at(recipe, "trainer.callbacks") or []
     listed = callbacks if isinstance(callbacks, list) else [callbacks]
-    judges = [_JUDGE if _class(part).startswith("Toybox") else part for part in listed]
+    judges = [_JUDGE if class_name(part).startswith("Toybox") else part for part in listed]
     settings["trainer"]["callbacks"] = judges
     _say(settings, f"priors/full_size/{kind} and priors/{family}", above)
     return [*arguments[:place], "--config", json.dumps(settings), *arguments[place:]]
@@ -62,36 +62,16 @@ def _last(layers: list[Settings], path: str) -> str:
     return next((str(value) for layer in reversed(layers) if (value := at(layer, path))), "")
 
 
-def _layers(arguments: list[str]) -> Iterator[Settings]:
-    """What each option sets, in their order, nested by their names."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
-        flag, equals, text = argument.partition("=")
-        value: Any = text if equals else following
-        if flag == "--config":
-            yield settings_in(value) if value.startswith("{") else settings_of(Path(value))
-        elif flag.startswith("--"):
-            value = (settings_in(value) or value) if value.startswith("{") else value
-            for name in reversed(flag.removeprefix("--").split(".")):
-                value = {name: value}
-            yield value
-
-
-def _class(part: Any) -> str:
-    """The name of a part's class; empty for what is no part."""
-    path = part.get("class_path", "") if isinstance(part, dict) else part if isinstance(part, str) else ""
-    return str(path).rpartition(".")[2]
-
-
 def _parts(recipe: Settings) -> list[str]:
     """The classes of a recipe's data, generator and guidance."""
-    return [_class(at(recipe, path)) for path in ("data", "model.generator", "model.guidance")]
+    return [class_name(at(recipe, path)) for path in ("data", "model.generator", "model.guidance")]
 
 
 def _merge(settings: Settings, above: Settings) -> None:
     """Settings with others above them; a part of another class takes a part's place."""
     for name, value in above.items():
         below = settings.get(name)
-        if isinstance(value, dict) and isinstance(below, dict) and _class(value) in ("", _class(below)):
+        if isinstance(value, dict) and isinstance(below, dict) and class_name(value) in ("", class_name(below)):
             _merge(below, value)
         else:
             settings[name] = value
@@ -103,10 +83,10 @@ def _fitting(overlay: Settings, recipe: Settings, alike: bool = True) -> Setting
     for name, value in overlay.items():
         there = recipe.get(name)
         if isinstance(value, dict) and isinstance(there, dict):
-            same = not _class(value) or not _class(there) or _class(value) == _class(there)
+            same = not class_name(value) or not class_name(there) or class_name(value) == class_name(there)
             if inner := _fitting(value, there, same if "class_path" in value else alike):
                 fitting[name] = inner
-        elif alike and name != "class_path" or name == "class_path" and _class(overlay) == _class(recipe):
+        elif alike and name != "class_path" or name == "class_path" and class_name(overlay) == class_name(recipe):
             fitting[name] = value
     return fitting
 
@@ -117,10 +97,10 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, str]]:
         yield name, json.dumps(value).strip('"')
         return
     inner = value.get("init_args", {key: item for key, item in value.items() if key != "class_path"})
-    if _class(value) == "Ramp":
+    if class_name(value) == "Ramp":
         yield name, "{start} to {end} in {steps}".format(**inner)
     elif not inner:
-        yield name, _class(value)
+        yield name, class_name(value)
     else:
         for key, item in inner.items():
             yield from _leaves(item, f"{name}.{key}" if name else key)

@@ -1,4 +1,4 @@
-"""The command `asdkit`: answers what needs no torch at once, and hands the rest to the command's file."""
+"""The command `asdkit`: hands its arguments to the command's file. For speed, each imports what it needs."""
 
 import os
 import sys
@@ -7,15 +7,15 @@ from io import TextIOWrapper
 from pathlib import Path
 
 import asdkit
-from asdkit.commands.arguments import Arguments, expand, prepare_libraries, trusted, trusted_packages
 from asdkit.core.errors import UsageError
 from asdkit.core.text import suggestion
 from asdkit.run.exits import end
+from asdkit.run.recipes import is_recipe
 
 USAGE = """\
 asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by a difference of score fields.
 
-  asdkit fit --config RECIPE [--model.prompt "a yellow duck"] [--key.of.anything value ...]
+  asdkit fit [RECIPE] "a yellow duck" [--key.of.anything value ...]
   asdkit fit RUN              go on with a run from its last checkpoint, in the same folder
   asdkit validate RUN         measure a finished run (test does the same and writes the figures down)
   asdkit test RUN
@@ -25,6 +25,7 @@ asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by 
   asdkit view RUN|FILE        look at a run, a checkpoint or a file of splats in a browser, on this machine alone
   asdkit bench --config RECIPE [--prior random:sd21]   time the parts of a step: --steps N, --json, any option of fit
   asdkit recipes              list the recipes; RECIPE is one of these names or a YAML file
+  asdkit methods [NAME]       list the methods; or one, with its formula, its paper, its options and its cost
   asdkit sweep PROMPTS.txt --config RECIPE    a run for each line of a file: --seeds N, --vary KEY=A,B, --jobs N
   asdkit doctor               what works on this machine, what does not, and what to do about it
 
@@ -35,7 +36,7 @@ RUN is a folder that fit made, runs/<recipe>/<prompt>@<time>. Other options:
   --trust PACKAGE             let recipes and checkpoints name its classes, also a module's in this folder; repeatable
   --viewer [PORT]             with fit: look at the object in a browser while it is made (port 8080)
   --version                   print the version
-  <command> --help            every option of a command, and --model.help=CLASS those of one part
+  <command> --help            the usual options of a command; of fit, --help all is every one, --help CLASS a part's
   --print_config              after any options: the resolved recipe, as YAML
 
 Exit codes: 0 done, 1 unexpected, 2 usage, 3 environment (no such device, a missing extra), 4 prior unavailable,
@@ -45,7 +46,7 @@ ASDKIT_DEBUG=1 shows tracebacks of errors.
 """
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 # Each of the other commands is a file with add_arguments(parser) and run(options), which imports torch in run alone.
-FILES = ("export", "view", "bench", "recipes", "sweep", "doctor")
+FILES = ("export", "view", "bench", "recipes", "methods", "sweep", "doctor")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,12 +70,13 @@ def _answer(arguments: list[str]) -> int:
     if command in ("-h", "--help", "help", "--version"):
         print(f"asdkit {asdkit.__version__}\n" if command == "--version" else USAGE, end="")
         return 0
-    prepare_libraries()
     if command in TRAINER_COMMANDS:
         return _train(command, options)
     if command in FILES:
         return _run(command, options)
-    raise UsageError(f"There is no command {command!r}{suggestion(command, [*TRAINER_COMMANDS, *FILES])}")
+    is_for_fit = " " in command or is_recipe(command)
+    near = f"; did you mean asdkit fit {command!r}?" if is_for_fit else suggestion(command, [*TRAINER_COMMANDS, *FILES])
+    raise UsageError(f"There is no command {command!r}{near}")
 
 
 def _finished(code: int) -> int:
@@ -88,6 +90,9 @@ def _finished(code: int) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> int:
+    from asdkit.commands.arguments import Arguments, prepare_libraries
+
+    prepare_libraries()
     file = import_module(f"asdkit.commands.{command}")
     parser = Arguments(command)
     file.add_arguments(parser)
@@ -96,8 +101,15 @@ def _run(command: str, arguments: list[str]) -> int:
 
 
 def _train(command: str, arguments: list[str]) -> int:
-    packages, options = trusted_packages(arguments)
+    from asdkit.commands.arguments import expand, prepare_libraries, trusted, trusted_packages
+    from asdkit.commands.help import help_for
+
+    if text := help_for(command, arguments):
+        print(text, end="")
+        return 0
+    packages, options = trusted_packages([word for word in arguments if word != "all" or "--help" not in arguments])
     expanded, run = expand(command, options)
+    prepare_libraries()
     with trusted(packages):
         from asdkit.commands.fit import run_trainer_command
 

@@ -43,7 +43,7 @@ def make(
         PriorUnavailable, Diverged, CannotWrite, MissingExtra: as `asdkit fit` ends with (`asdkit.core.errors`).
         KeyboardInterrupt: it was interrupted; `asdkit fit RUN` goes on from the last checkpoint.
     """
-    short = {"prior": prior, "model.guidance": method, "trainer.max_steps": steps} | dict(options or {})
+    short = {"prior": prior, "method": method, "steps": steps} | dict(options or {})
     words = [f"--{name}={value}" for name, value in short.items() if value is not None]
     arguments, _ = expand("fit", ["--config", recipe, f"--model.prompt={prompt}", *words])
     with trusted(list(trust)), _interruptible():

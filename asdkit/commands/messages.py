@@ -11,25 +11,23 @@ from asdkit.core.trust import refusal
 _ANY = ("args", "kwargs")
 
 
-def explain(message: str, options: list[str]) -> str:
-    """What a message of jsonargparse's parser says, and the nearest of `options`, which every recipe has."""
+def explain(message: str) -> str:
+    """What a message of jsonargparse's parser says; asdkit's own options were compared with `answers` before."""
     problem = read_parser_message(message)
     option = f"--{problem.option}" if problem.option else ""
-    if problem.unrecognized:
-        return _no_option(problem.unrecognized, options)
     if refused := refusal(message, option or "The command line"):
         return refused
-    if problem.unknown:
-        return _unknown_argument(problem, options)
+    if problem.unknown or problem.unrecognized:
+        return _unknown_argument(problem)
     return f"{option}: {problem.reason}" if option else problem.reason
 
 
-def _unknown_argument(problem: ParserMessage, options: list[str]) -> str:
+def _unknown_argument(problem: ParserMessage) -> str:
     """The sentence about an argument that a part or a group of its arguments does not have, or an option of no part."""
-    option, name = problem.option, problem.unknown
+    option, name = problem.option, problem.unknown or problem.unrecognized
     option = option if option.endswith(name) else f"{option}.{name}".strip(".")
     if not problem.owner:
-        return _no_option(f"--{option}", options)
+        return f"There is no option --{option.lstrip('-')}; asdkit fit --help all lists them."
     prefix, target = option.removesuffix(name), _loaded(problem.owner)
     for argument in name.split("."):
         takes_any = inspect.isclass(target) or inspect.isfunction(target)
@@ -37,13 +35,9 @@ def _unknown_argument(problem: ParserMessage, options: list[str]) -> str:
         if argument not in parameters:
             break
         prefix, target = f"{prefix}{argument}.", parameters[argument].annotation
-    return _no_option(f"--{prefix}{argument}", [prefix + known for known in parameters if known not in _ANY])
-
-
-def _no_option(option: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(option.lstrip("-"), known, n=1)
-    advice = f"did you mean --{near[0]}?" if near else "asdkit <command> --help lists them."
-    return f"There is no option {option}; {advice}"
+    near = difflib.get_close_matches(argument, [known for known in parameters if known not in _ANY], n=1)
+    advice = f"did you mean --{prefix}{near[0]}?" if near else "asdkit fit --help all lists them."
+    return f"There is no option --{prefix}{argument}; {advice}"
 
 
 def _loaded(class_path: str) -> Any:

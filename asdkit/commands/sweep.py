@@ -16,7 +16,7 @@ DESCRIPTION = """A run for each line of a file, in a process of its own. Started
 on: finished runs are left alone, others continue from their last checkpoint. All further options are those of
 asdkit fit. Started by torchrun or srun, each rank takes its share."""
 _SEEDS = Within(1, 10_000)
-_OF_EACH_RUN = ("--model.prompt", "--model.target", "--run.name", "--ckpt_path")
+_OF_EACH_RUN = ("--prompt", "--model.prompt", "--model.target", "--run.name", "--ckpt_path")
 
 
 def axes(varied: list[str], seeds: int | None) -> dict[str, dict[str, list[str]]]:
@@ -51,8 +51,9 @@ def run(options: Namespace) -> int:
     if options.prompts == "-" and rank_of(os.environ):
         raise UsageError("sweep: each rank of a launcher reads the prompts; give them in a file.")
     varied = axes(options.vary, options.seeds)
-    for flag in (*_OF_EACH_RUN, *(["--model.seed"] if options.seeds else [])):
-        if option_values(options.of_fit, flag) or flag.removeprefix("--") in varied:
+    chosen = {f"--{key}" for key in axes(options.vary, None)}
+    for flag in (*_OF_EACH_RUN, *(["--seed", "--model.seed"] if options.seeds else [])):
+        if option_values(options.of_fit, flag) or flag in chosen:
             raise UsageError(f"sweep: {flag} is different for each run, so it can't be given.")
     if expand("sweep", options.of_fit)[1] is not None:  # what else is wrong with them is said, too, before a run starts
         raise UsageError("sweep: needs one file of prompts and a recipe: asdkit sweep PROMPTS --config RECIPE.")

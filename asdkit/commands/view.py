@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from asdkit.commands.arguments import PORT, Arguments, trusted
+from asdkit.core.text import existing
 
 
 def add_arguments(parser: Arguments) -> None:
@@ -16,6 +17,7 @@ def add_arguments(parser: Arguments) -> None:
 
 def run(options: Namespace) -> int:
     """Serve the object until Ctrl-C."""
+    existing(options.what)
     with trusted(options.trust):
         from asdkit.run.live_view import serve
 

@@ -11,7 +11,6 @@ import sys
 from contextlib import AbstractContextManager, ExitStack
 from importlib import import_module
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 from asdkit.core.text import local
 
@@ -91,6 +90,8 @@ def no_addresses() -> ExitStack:
 
     jsonargparse tries a text as a path wherever a part is expected, and Lightning has it open addresses, too.
     """
+    from unittest.mock import patch
+
     from jsonargparse._paths import Path
 
     core, registry = import_module("fsspec.core"), import_module("fsspec.registry")
@@ -118,6 +119,8 @@ def no_addresses() -> ExitStack:
 
 def texts_stay_texts() -> AbstractContextManager[Any]:
     """Inside, what is given for a `str | None` is a text as it is; jsonargparse would read `# x` as YAML, as None."""
+    from unittest.mock import patch
+
     from jsonargparse._typehints import ActionTypeHint
 
     check: Any = ActionTypeHint._check_type

@@ -19,6 +19,13 @@ def local(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def existing(path: str | Path, kinds: str = "a run folder, a checkpoint or a file of splats") -> Path:
+    """A path on this machine at which something is; a ValueError that says what `kinds` may be named if nothing is."""
+    if not (place := local(path)).exists():
+        raise ValueError(f"There is no {path}; name {kinds}.")
+    return place
+
+
 def shown(text: str) -> str:
     """A text as a terminal may show it: on one line, without control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

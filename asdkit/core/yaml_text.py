@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def to_yaml(value: Any, in_a_line: bool = False) -> str:
 def settings_in(text: str) -> dict[str, Any]:
     """The settings in YAML; none where there are none, or which can't be read."""
     try:
-        settings = yaml.safe_load(text)
+        settings = yaml.safe_load(text) if check_yaml(text) else {}
     except (ValueError, yaml.YAMLError, RecursionError):
         return {}
     return settings if isinstance(settings, dict) else {}
@@ -57,6 +58,26 @@ def at(settings: Any, path: str) -> Any:
         inner = settings.get("init_args", settings) if isinstance(settings, dict) else None
         settings = inner.get(name) if isinstance(inner, dict) else None
     return settings
+
+
+def layers(arguments: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What each option sets, in their order, nested by their names; before it the file of a recipe, else nothing."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        flag, equals, text = argument.partition("=")
+        value: Any = text if equals else following
+        if flag == "--config":
+            yield ("", settings_in(value)) if value.startswith("{") else (value, settings_of(Path(value)))
+        elif flag.startswith("--"):
+            value = (settings_in(value) or value) if value.startswith("{") else value
+            for name in reversed(flag.removeprefix("--").removesuffix("+").split(".")):
+                value = {name: value}
+            yield "", value
+
+
+def class_name(part: Any) -> str:
+    """The name of a part's class; empty for what is no part."""
+    path = part.get("class_path", "") if isinstance(part, dict) else part if isinstance(part, str) else ""
+    return str(path).rpartition(".")[2]
 
 
 def check_recipe(file: Path) -> Path:

@@ -3,8 +3,7 @@
 import math
 from pathlib import Path
 
-from asdkit.core.parts import require
-from asdkit.core.text import local
+from asdkit.core.text import existing
 from asdkit.formats.splat_files import is_splats, read_splats
 from asdkit.generators import from_checkpoint as checkpoints
 from asdkit.generators.base import Generator
@@ -17,7 +16,7 @@ def object_of(path: Path) -> Generator:
     Raises:
         ValueError: there is none, or it is broken.
     """
-    require(local(path).exists(), f"There is no {path}; name a run folder, a checkpoint or a file of splats.")
+    existing(path)
     if not is_splats(path):
         return checkpoints.generator_of(path)
     splats = read_splats(path)

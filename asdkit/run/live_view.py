@@ -16,7 +16,6 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from asdkit.core.optional import require_package
-from asdkit.core.text import local
 from asdkit.distillation import Distillation
 from asdkit.formats.splat_files import read_splats
 from asdkit.formats.splats import Splats, activate
@@ -141,8 +140,7 @@ def serve(path: Path, port: int) -> None:
         MissingExtra: viser is not installed.
     """
     check_port(port)
-    if not (local(path).is_file() or path.is_dir()):
-        raise ValueError(f"There is no {path}; name a run folder, a checkpoint or a file of splats.")
+    existing(path)
     module = load(path) if path.is_dir() or path.suffix == ".ckpt" else None
     splats = None if module else read_splats(path)
     live = view_of(module.to("cuda" if torch.cuda.is_available() else "cpu"), port) if module else LiveView(port)

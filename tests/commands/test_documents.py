@@ -146,6 +146,8 @@ def quick(words: list[str], prior: Path) -> list[str]:
     at most, take their steps in tests/commands/test_recipes.py.
     """
     command, *options = words
+    if command == "fit" and options[0] in recipes():
+        return [*words, "--print_config"]
     if command in ("fit", "bench") and "--config" in options:
         as_it_is = command == "fit" and set(options[::2]) <= {"--config", "--model.prompt"}
         if as_it_is or any(text in option for option in options for text in ELSEWHERE):

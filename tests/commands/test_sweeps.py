@@ -60,6 +60,7 @@ BAD = {
     "nothing varies": (["p.txt", "--config", "gs3d", "--vary", "model.seed"], "key=value,value,...; got 'model.seed'"),
     "no seeds": (["p.txt", "--config", "gs3d", "--seeds=0"], "--seeds must be within [1, 10000]; got 0"),
     "two seeds": (["p.txt", "--config", "gs3d", "--seeds=2", "--model.seed=3"], "--model.seed is different"),
+    "a short seed": (["p.txt", "--config", "gs3d", "--seeds=2", "--vary=seed=3,4"], "--seed is different"),
     "unknown overlay": (["p.txt", "--config", "gs3d", "--vary=config=image2d/vds"], "did you mean 'image2d/vsd'?"),
     "jobs in words": (["p.txt", "--config", "gs3d", "--jobs", "two"], "invalid int value"),
     "a prompt": (["p.txt", "--config", "gs3d", "--model.prompt=x"], "--model.prompt is different for each run"),
@@ -78,7 +79,7 @@ def test_bad_input_is_one_sentence(calls: list, capsys: pytest.CaptureFixture, c
 
 def test_the_command_line_arrives(calls: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"ok\nfine\n")))
-    options = ["--config", "my.yaml", "--model.guidance", "SDS", "--model.source", "-a b", "--jo=3"]
+    options = ["--config", "my.yaml", "--model.guidance", "SDS", "--model.source", "-a b", "--data.some=3"]
     assert main(["sweep", "-", *options[:4], "--jobs", "2", *options[4:]]) == 3  # what the runs have ended with
     [(grid, jobs)] = calls
     assert grid.cells == [Cell("ok", {}, []), Cell("fine", {}, [])] and grid.options == options and jobs == 2

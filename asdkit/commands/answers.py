@@ -1,0 +1,145 @@
+"""What is wrong with an option, from a table of all signatures: it is said without torch.
+
+`signatures.json` has each public class, each group of options and `fit`, which holds them all: what it is, and of each
+of its options what it takes, its default, and the classes or the group that stand there. `make signatures` renews it.
+"""
+
+import difflib
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+from asdkit.core.errors import UsageError
+from asdkit.core.names import PUBLIC_NAMES
+from asdkit.core.text import existing
+from asdkit.core.yaml_text import layers
+
+Entry = dict[str, Any]
+_FILES = {
+    "ckpt_path": "a file of a run's folder checkpoints",
+    "data.asset": "a run folder, a checkpoint or a file of splats",
+    "data.image": "a picture",
+}
+_FEW = 13
+_ROOT: Entry = {"group": "fit"}
+_OTHER_KEYS = ("class_path", "init_args", "dict_kwargs", "help")
+
+
+@cache
+def table() -> dict[str, Entry]:
+    """The signatures, by public name."""
+    entries: dict[str, Entry] = json.loads(Path(__file__).with_name("signatures.json").read_text())
+    return entries
+
+
+def check_options(arguments: list[str]) -> None:
+    """Refuse options and classes that there are not, of recipes and of the command line, and files that are missing.
+
+    Args:
+        arguments: short forms expanded. What only a class of the user's can know is left alone.
+    """
+    options = CheckedOptions(arguments)
+    texts = {option: text for option, text in options.texts.items() if text and options.entry(option)}
+    if options.classes.get("model.prior") == "Pretrained" and "model.prior.path" in texts:
+        from asdkit.priors.hub import check_name  # which takes its time
+
+        check_name(texts["model.prior.path"])
+    for option in ("ckpt_path",) if "ckpt_path" in texts else _FILES:  # a checkpoint has what its run started from
+        if option in texts:
+            existing(texts[option], _FILES[option])
+
+
+class CheckedOptions:
+    """The options and classes of a command line, each against what stands there by then."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.classes: dict[str, str] = {}  # by option; empty for a class of the user's
+        self.texts: dict[str, str] = {}  # by option
+        for file, settings in layers(arguments):
+            self._file = file
+            self._check("", settings, _ROOT)
+
+    def entry(self, option: str) -> Entry:
+        """What the table says of an option, for the classes that stand there; empty where it says nothing."""
+        entry, path = _ROOT, ""
+        for name in option.split("."):
+            owner = table().get(entry.get("group") or self.classes.get(path, ""), {"options": {}})
+            path, entry = f"{path}.{name}".lstrip("."), owner["options"].get(name, {})
+        return entry
+
+    def _check(self, option: str, value: Any, entry: Entry) -> None:
+        name = value if isinstance(value, str) else _class_path(value)
+        if entry.get("parts") and name:
+            self._take_class(option, name, entry)
+        if isinstance(value, str):
+            self.texts[option] = value
+        if isinstance(value, dict):
+            owner = entry.get("group") or self.classes.get(option, "")
+            self._check_inner(option, value, owner) if owner in table() else self._check_whole(option)
+
+    def _check_inner(self, option: str, value: dict[str, Any], owner: str) -> None:
+        """What a dict sets of the options of a class or a group, `owner`."""
+        entries, inner = table()[owner]["options"], value.get("init_args")
+        for name, item in {**value, **(inner if isinstance(inner, dict) else {})}.items():
+            path = f"{option}.{name}".lstrip(".")
+            if name in entries:
+                self._check(path, item, entries[name])
+            elif name not in _OTHER_KEYS:
+                self._refuse(path, owner)
+
+    def _check_whole(self, option: str) -> None:
+        """A file that sets options of a model or of data without a class is an overlay, and stands not alone."""
+        if self._file and option in ("model", "data") and option not in self.classes:
+            raise UsageError(
+                f"{Path(self._file).name} has options of the {option} but no class_path: name a whole recipe before, "
+                "--config RECIPE --config OVERLAY."
+            )
+
+    def _take_class(self, option: str, name: str, entry: Entry) -> None:
+        """Note the class that stands at an option from here on, and forget those of its own parts."""
+        known, short = public_name(name), name.removeprefix("asdkit.")
+        is_name = short.isidentifier() and short not in ("null", "None")
+        if known not in entry["parts"] and is_name and not entry["takes"]:
+            near = difflib.get_close_matches(short, entry["parts"], n=1)
+            what, advice = f"there is no class {short}", f"give its full import path, such as my_module.{short}."
+            if known:
+                what, advice = f"{short} can't stand there", f"--{option}.help lists what can."
+            elif near:
+                advice = f"did you mean {near[0]}?"
+            raise UsageError(f"--{option}: {what}; {advice}")
+        for path in [path for path in self.classes if path.startswith(f"{option}.")]:
+            del self.classes[path]
+        self.classes[option] = known
+
+    def _refuse(self, option: str, owner: str) -> NoReturn:
+        """Say that there is no such option; the nearest is one of its owner's, at the top one of any part's."""
+        prefix, _, name = option.rpartition(".")
+        siblings = [f"{prefix}.{sibling}" for sibling in table()[owner]["options"]]
+        known = {path.rpartition(".")[2]: path for path in (siblings if prefix else reversed([*self._reachable()]))}
+        advice = f"{owner} has {', '.join(known)}." if len(known) < _FEW else "asdkit fit --help lists the usual ones."
+        if near := difflib.get_close_matches(name, known, n=1):
+            advice = f"did you mean --{known[near[0]]}?"
+        where = f" (in {Path(self._file).name})" if self._file else ""
+        raise UsageError(f"There is no option --{option}{where}; {advice}")
+
+    def _reachable(self, option: str = "", owner: str = "fit") -> Iterator[str]:
+        """All options, with those of the parts that are there, the nearest to the top first."""
+        options = table()[owner]["options"] if owner in table() else {}
+        paths = {f"{option}.{name}".lstrip("."): entry for name, entry in options.items()}
+        yield from paths
+        for path, entry in paths.items():
+            yield from self._reachable(path, entry.get("group") or self.classes.get(path, ""))
+
+
+def public_name(name: str) -> str:
+    """The public name that a class path means; empty where it means none."""
+    short = name.rpartition(".")[2]
+    paths = (short, f"asdkit.{short}", f"{PUBLIC_NAMES.get(short)}.{short}")
+    return short if short in PUBLIC_NAMES and name in paths else ""
+
+
+def _class_path(value: Any) -> str:
+    path = value.get("class_path", "") if isinstance(value, dict) else ""
+    return path if isinstance(path, str) else ""

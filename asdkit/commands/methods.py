@@ -1,0 +1,41 @@
+"""`asdkit methods`: the methods of score distillation, each with its formula, its paper, its options and its cost."""
+
+from argparse import Namespace
+
+from asdkit.commands.answers import Entry, table
+from asdkit.commands.arguments import Arguments
+from asdkit.commands.help import of_class
+from asdkit.core.errors import UsageError
+from asdkit.core.text import suggestion
+
+DESCRIPTION = "List the methods, or say all about one: formula, paper, options, and what it costs."
+_NOTES = """\
+Samples: what goes through the prior's network in a step, for each view. e_y is what it predicts for the prompt, e_null
+without one, e_lambda = e_null + lambda (e_y - e_null), e_phi the discriminator's prediction, eps the noise that was
+drawn. asdkit methods NAME tells more; asdkit fit --method NAME takes one."""
+
+
+def add_arguments(parser: Arguments) -> None:
+    """Add the options of the command."""
+    parser.description = DESCRIPTION
+    parser.add_argument("name", nargs="?", metavar="NAME", help="one of them, e.g. ASD")
+
+
+def run(options: Namespace) -> int:
+    """Print the table or one method; returns the exit code."""
+    methods = {name: entry for name, entry in table().items() if "cost" in entry}
+    if options.name and options.name not in methods:
+        raise UsageError(f"There is no method {options.name}{suggestion(options.name, list(methods))}")
+    if not options.name:
+        rows = [f"{name:15}{entry['cost']['rows']:3} samples  {entry['about']}" for name, entry in methods.items()]
+        print("\n".join([*rows, "", _NOTES]))
+        return 0
+    print(of_class(options.name, "model.guidance"))
+    print(_cost(methods[options.name]))
+    return 0
+
+
+def _cost(entry: Entry) -> str:
+    cost = entry["cost"]
+    learns = ", and backward through it for the discriminator" if cost["learns"] else ""
+    return f"Cost of a step: {cost['rows']} samples a view through the network, in {cost['calls']} calls{learns}."
