@@ -219,21 +219,6 @@ def test_a_recipe_that_is_none_is_named_with_its_line(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("overlay", ["image2d/sds", "priors/sd21", "own.yaml"])
-def test_an_overlay_alone_says_what_to_start_from(
-    capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overlay: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.yaml").write_text("model: {init_args: {seed: 3}}\n")
-    expected = {
-        "image2d/sds": "--config image2d --config image2d/sds",
-        "priors/sd21": "--config gs3d --config priors/sd21",
-    }
-    code, _, err = run(capsys, "fit", "--config", overlay)
-    assert code == 2 and "--trust" not in err
-    assert expected.get(overlay, "name a whole recipe before, --config RECIPE --config OVERLAY") in err
-
-
 def test_a_logger_whose_package_is_missing_is_the_environments(
     capsys: pytest.CaptureFixture, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
