@@ -136,11 +136,10 @@ def serve(path: Path, port: int) -> None:
     """`asdkit view`: serve a run folder, a checkpoint (.ckpt) or a file of splats until interrupted.
 
     Raises:
-        ValueError: the file is missing, broken or of something else, or the port is out of range.
+        ValueError: the file is broken or of something else, or the port is out of range.
         MissingExtra: viser is not installed.
     """
     check_port(port)
-    existing(path)
     module = load(path) if path.is_dir() or path.suffix == ".ckpt" else None
     splats = None if module else read_splats(path)
     live = view_of(module.to("cuda" if torch.cuda.is_available() else "cpu"), port) if module else LiveView(port)
