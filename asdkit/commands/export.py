@@ -30,8 +30,8 @@ def add_arguments(parser: Arguments) -> None:
 
 def run(options: Namespace) -> int:
     """Write the files and print their names; returns the exit code."""
-    existing(options.what)
     with trusted(options.trust):
+        existing(options.what)
         from asdkit.run.export import Choices, export
 
         choices = Choices(**{field.name: getattr(options, field.name) for field in fields(Choices)})

@@ -17,8 +17,8 @@ def add_arguments(parser: Arguments) -> None:
 
 def run(options: Namespace) -> int:
     """Serve the object until Ctrl-C."""
-    existing(options.what)
     with trusted(options.trust):
+        existing(options.what)
         from asdkit.run.live_view import serve
 
         serve(options.what, options.port)

@@ -84,7 +84,7 @@ from asdkit.commands.main import main
 for line in json.load(sys.stdin):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         code = main(line.split())
-    heavy = [name for name in ("torch", "viser", "jsonargparse", "numpy") if name in sys.modules]
+    heavy = [name for name in ("torch", "viser", "pytorch_lightning", "numpy") if name in sys.modules]
     print(json.dumps([code, out.getvalue(), err.getvalue(), heavy]))
 """
 
