@@ -1,0 +1,96 @@
+"""`asdkit compare`: methods side by side on the same prompts and seeds, or runs that exist."""
+
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from asdkit.commands.arguments import Arguments, expand, trusted
+from asdkit.commands.sweep import axes
+from asdkit.core.errors import UsageError
+from asdkit.core.text import local
+from asdkit.run.grid import Grid, option_values, product, recipe_names
+from asdkit.run.pool import make_runs
+from asdkit.run.prompts import read_prompts
+from asdkit.run.side_files import read_facts
+
+if TYPE_CHECKING:
+    from asdkit.run.comparison import Compared
+
+DESCRIPTION = """Compare methods, each on the same prompts and seeds, or runs that exist. Leaves a table of figures with
+their standard errors and of the differences pair by pair (compare.md), a sheet from the same cameras (compare.png), the
+curves of what was logged (curves.png, which needs the extra plots), and all numbers (compare.json). Called again, it
+goes on where it was stopped. All further options are those of asdkit fit."""
+_OF_EACH_RUN = ("--model.prompt", "--model.guidance", "--model.seed", "--run.name", "--ckpt_path")
+_STOPPED = (130, 143)
+
+
+def add_arguments(parser: Arguments) -> None:
+    """Add the options of the command; the others are those of `asdkit fit`."""
+    parser.description, parser.passes_on = DESCRIPTION, True
+    parser.usage = """asdkit compare RUN RUN ... [--out DIR]
+       asdkit compare --methods ASD,SDS,VSD --prompts FILE --config RECIPE [--seeds N] [--jobs N] [--key value ...]"""
+    parser.add_argument("--methods", metavar="A,B", help="guidances, the first of which the others are compared with")
+    parser.add_argument("--prompts", metavar="FILE", help="a file with a prompt on each line; or -")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each, with the seeds 0 to N-1")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one on each GPU, or 1)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of what is written (default: beside the runs)")
+    parser.add_trust()
+
+
+def run(options: Namespace) -> int:
+    """Make the runs where there are none, compare them and print the table; returns the exit code."""
+    runs = list(takewhile(lambda word: not word.startswith("-"), options.given))  # further words are options' values
+    if bool(runs) == bool(options.methods):
+        raise UsageError("compare: name runs that exist, or --methods and --prompts; asdkit compare --help tells more.")
+    if further := options.of_fit[len(runs) :] if runs else []:
+        raise UsageError(f"compare: {further[0]} is of runs that are made, and these exist; leave it out.")
+    return _existing([local(name) for name in runs], options) if runs else _made(options)
+
+
+def _existing(runs: Sequence[Path], options: Namespace) -> int:
+    from asdkit.run.comparison import Compared
+
+    for path in runs:
+        if read_facts(path / "run.json").get("status") != "finished":
+            raise UsageError(f"compare: {path} is no folder of a finished run.")
+    twice = Counter(path.name for path in runs)
+    labels = [path.name if twice[path.name] == 1 else str(path) for path in runs]
+    compared = [Compared(label, "", path) for label, path in zip(labels, runs, strict=True)]
+    _write(compared, options.out or Path("compare"), options.trust)
+    return 0
+
+
+def _made(options: Namespace) -> int:
+    from asdkit.run.comparison import Compared
+
+    methods = [name.strip() for name in options.methods.split(",") if name.strip()]
+    if options.prompts is None or not recipe_names(options.of_fit):
+        raise UsageError("compare: --methods needs --prompts FILE and --config RECIPE.")
+    for flag in _OF_EACH_RUN:
+        if option_values(options.of_fit, flag):
+            raise UsageError(f"compare: {flag} is different for each run, so it can't be given.")
+    expand("compare", options.of_fit)
+    by_method = {"method": {name: [f"--model.guidance={name}"] for name in methods}}
+    cells = product(read_prompts(options.prompts), by_method | axes([], options.seeds))
+    trust = [f"--trust={package}" for package in options.trust]
+    grid = Grid(cells, [*options.of_fit, *trust], f"compare {Path(options.prompts).stem}")
+    code = make_runs(grid, options.jobs)
+    compared = [
+        Compared(str(cell.labels["method"]), f"{cell.prompt} {cell.labels['seed']}", grid.run_folder(cell))
+        for cell in cells
+        if grid.finished(cell)
+    ]
+    if compared and code not in _STOPPED:
+        _write(compared, options.out or grid.folder, options.trust)
+    return code
+
+
+def _write(compared: Sequence["Compared"], out: Path, trust: list[str]) -> None:
+    with trusted(trust):
+        from asdkit.run import comparison
+
+        print(comparison.write(compared, local(out)))
+    print(f"Written: {out}/compare.md, compare.png, compare.json, curves.png")

@@ -1,0 +1,156 @@
+"""Runs side by side: a table with errors, a sheet from the same cameras, and the curves of what they have logged."""
+
+import csv
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from asdkit.core.atomic import atomic, write_text
+from asdkit.core.optional import require_package
+from asdkit.formats.pictures import save_grid
+from asdkit.run.result import Result
+from asdkit.run.side_files import read_facts, write_json
+from asdkit.run.tables import cell_text, markdown
+
+_VIEW, _VIEWS = 96, 4  # pixels of a view in the sheet, and how many of each run, two in a row
+_PANELS_IN_A_ROW = 4
+_NO_CURVES = ("step", "epoch", "prior")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run in a comparison."""
+
+    label: str  # the method, or what else is compared
+    pair: str  # what it has in common with a run of each other label: prompt and seed
+    run: Path
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What its judges have measured, at its end or in a later test."""
+        files = (self.run / "run.json", self.run / "test.json")
+        return {name: value for file in files for name, value in read_facts(file).get("metrics", {}).items()}
+
+
+def write(runs: Sequence[Compared], out: Path) -> str:
+    """Write `compare.json`, `compare.md`, `compare.png` and `curves.png`; returns the table.
+
+    Args:
+        runs: finished ones, those of a label one after the other.
+        out: the folder.
+
+    Raises:
+        MissingExtra: curves without matplotlib, after all else is written.
+    """
+    write_json(out / "compare.json", [_facts(run) for run in runs])
+    text = f"{means(runs)}\n{differences(runs)}"
+    write_text(out / "compare.md", text)
+    columns = max(len(list(group)) for _, group in groupby(runs, _label))
+    save_grid(_sheet(runs), out / "compare.png", columns, labels=[run.label for run in runs])
+    _draw_curves(runs, out / "curves.png")
+    return text
+
+
+def means(runs: Sequence[Compared]) -> str:
+    """The mean of each figure over the runs of a label, and its standard error, as Markdown."""
+    rows = []
+    for label, group in groupby(runs, _label):
+        members = [run.metrics for run in group]
+        rows.append({"label": label, "runs": len(members), **_estimates(members)})
+    return _table(rows)
+
+
+def differences(runs: Sequence[Compared]) -> str:
+    """The same of each label's difference from the first one, pair by pair; nothing where there are no pairs."""
+    groups = {label: {run.pair: run.metrics for run in group} for label, group in groupby(runs, _label)}
+    (first, reference), *others = groups.items()
+    rows = []
+    for label, group in others:
+        pairs = [(metrics, reference[pair]) for pair, metrics in group.items() if pair in reference]
+        changed = [{name: a[name] - b[name] for name in a if name in b} for a, b in pairs]
+        if changed:
+            rows.append({"label": f"{label} - {first}", "pairs": len(changed), **_estimates(changed)})
+    return _table(rows) if rows else ""
+
+
+def _label(run: Compared) -> str:
+    return run.label
+
+
+def _facts(run: Compared) -> dict[str, Any]:
+    report = read_facts(run.run / "run.json")
+    known = {name: report.get(name) for name in ("prompt", "seed", "iterations", "seconds", "prior")}
+    return {"label": run.label, "folder": str(run.run), **known, "metrics": run.metrics}
+
+
+def _estimates(members: Sequence[Mapping[str, float]]) -> dict[str, str]:
+    names = dict.fromkeys(name for metrics in members for name in metrics)
+    return {name: estimate([metrics[name] for metrics in members if name in metrics]) for name in names}
+
+
+def estimate(values: Sequence[float]) -> str:
+    """A mean and its standard error, which one value does not have."""
+    mean = cell_text(statistics.fmean(values))
+    return f"{mean} ± {cell_text(statistics.stdev(values) / math.sqrt(len(values)))}" if len(values) > 1 else mean
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    return markdown(rows, {name: name for row in rows for name in row})
+
+
+def _sheet(runs: Sequence[Compared]) -> Float[Tensor, "N 3 H W"]:
+    """A row for each label where all labels have as many runs."""
+    return torch.stack([_tile(Result(run.run)) for run in runs])
+
+
+def _tile(result: Result) -> Float[Tensor, "3 H W"]:
+    """Four views, or the first four images, two in a row; white where there are fewer."""
+    images = interpolate(result.views(_VIEW, _VIEWS)[:_VIEWS], (_VIEW, _VIEW), mode="bilinear", antialias=True)
+    images = torch.cat([images, images.new_ones(_VIEWS - len(images), 3, _VIEW, _VIEW)])
+    return torch.cat([torch.cat(list(row), dim=2) for row in images.split(2)], dim=1)
+
+
+def _logged(run: Path) -> dict[str, dict[int, float]]:
+    """What a run has logged, by name and iteration."""
+    logged: dict[str, dict[int, float]] = {}
+    with (run / "metrics.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, text in row.items():
+                if text and name not in _NO_CURVES:
+                    logged.setdefault(name, {})[int(row["step"])] = float(text)
+    return logged
+
+
+def _draw_curves(runs: Sequence[Compared], path: Path) -> None:
+    """A panel for each thing that is logged: the mean over a label's runs, and a band of one standard deviation."""
+    figure_class = require_package("matplotlib.figure", "plots").Figure
+    logs = {label: [_logged(run.run) for run in group] for label, group in groupby(runs, _label)}
+    names = list(dict.fromkeys(name for group in logs.values() for log in group for name in log))
+    rows = -(-len(names) // _PANELS_IN_A_ROW)
+    picture = figure_class(figsize=(4 * _PANELS_IN_A_ROW, 3 * rows), layout="constrained")
+    panels = picture.subplots(rows, _PANELS_IN_A_ROW, squeeze=False).flatten()
+    for panel, name in zip(panels, names, strict=False):
+        for label, group in logs.items():
+            curves = [log[name] for log in group if name in log]
+            steps = sorted({step for curve in curves for step in curve})
+            values = [[curve[step] for curve in curves if step in curve] for step in steps]
+            middle = [statistics.fmean(value) for value in values]
+            spread = [statistics.pstdev(value) for value in values]
+            (line,) = panel.plot(steps, middle, label=label, linewidth=1)
+            edges = ([m + sign * s for m, s in zip(middle, spread, strict=True)] for sign in (-1, 1))
+            panel.fill_between(steps, *edges, alpha=0.2, color=line.get_color(), linewidth=0)
+        panel.set(title=name, xlabel="iteration")
+    for panel in panels[len(names) :]:
+        panel.axis("off")
+    picture.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    with atomic(path) as temporary:
+        picture.savefig(temporary, dpi=100, format="png")
