@@ -112,6 +112,7 @@ STANDS_FOR = {
     "openai/clip-vit-large-patch14": "clip",
     "step-000400": "last",
 }
+NAMED_ALONE = ("asdkit fit", "asdkit sweep", "asdkit compare", "asdkit test")  # which need something to work on
 SMALL = ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--snapshots.every=0", "--trainer.callbacks=[]"]
 IN_3D = ["--data.size=16", "--data.views_per_step=1", "--data.orbit.views=2", "--report.size=16"]
 OF_SPLATS = ["--model.generator.count=50", "--model.generator.capacity=60"]
@@ -132,7 +133,7 @@ def commands() -> dict[str, str]:
             for words, meaning in STANDS_FOR.items():
                 command = command.replace(words, meaning)
             standing.setdefault(command, page)
-    return {command: page for command, page in standing.items() if command not in ("asdkit fit", "asdkit sweep")}
+    return {command: page for command, page in standing.items() if command not in NAMED_ALONE}
 
 
 COMMANDS = commands()
