@@ -11,9 +11,9 @@ from asdkit.commands.arguments import Arguments, expand, trusted
 from asdkit.commands.sweep import axes
 from asdkit.core.errors import UsageError
 from asdkit.core.text import local
+from asdkit.formats.prompts import read_prompts
 from asdkit.run.grid import Grid, option_values, product, recipe_names
 from asdkit.run.pool import make_runs
-from asdkit.run.prompts import read_prompts
 from asdkit.run.side_files import read_facts
 
 if TYPE_CHECKING:

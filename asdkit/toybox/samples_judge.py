@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.core.bounds import Count, Weight
+from asdkit.core.bounds import Count, Weight, checked
 from asdkit.core.parts import require
 from asdkit.core.randomness import generator_for
 from asdkit.data import Cameras, Canvas
@@ -21,6 +21,7 @@ from asdkit.toybox.judge import CLIPJudge, resized
 _SIZE = 64
 
 
+@checked
 class ToyboxSamplesJudge(CLIPJudge):
     """Samples of a Network for some of the data's prompts, which must be of the toybox; the same noise for all.
 

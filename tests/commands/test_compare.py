@@ -12,7 +12,7 @@ from asdkit.commands.main import main
 from asdkit.run import comparison
 from asdkit.run.comparison import Compared
 
-QUICK = ["--trainer.max_steps=2", "--snapshots.every=0", "--data.orbit_views=2", "--data.size=8"]
+QUICK = ["--trainer.max_steps=2", "--snapshots.every=0", "--data.orbit.views=2", "--data.size=8"]
 
 
 def judged(folder: Path, **metrics: float) -> Path:
