@@ -95,7 +95,9 @@ def test_prompts_are_texts_whatever_yaml_thinks(
 ) -> None:
     """On the command line, in a recipe, and in the recipe of a run, which is read again."""
     prompt, source, negative, front, side = words
-    options = ["--config", "edit2d", "--data.image=x.png", "--model.prompt", prompt, f"--model.source={source}"]
+    (tmp_path / "x.png").touch()
+    options = ["--config", "edit2d", f"--data.image={tmp_path}/x.png", "--model.prompt", prompt]
+    options += [f"--model.source={source}"]
     options += ["--model.guidance", "SDS", "--model.guidance.negative", negative]
     options += ["--model.view_prompts.front", front, f"--model.view_prompts.side={side}"]
     for _ in range(2):

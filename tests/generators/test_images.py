@@ -128,7 +128,7 @@ WORDS = ("--model.source", "a cube", "--model.target", "a red cube")
         ((), "prompt is empty"),
         (("--model.target", "a red cube"), "give --model.source"),
         (WORDS, "give --data.image FILE"),
-        ((*WORDS, "--data.image", "nope.png"), "no picture nope.png"),
+        ((*WORDS, "--data.image", "nope.png"), "There is no nope.png"),
     ],
 )
 @pytest.mark.slow

@@ -208,12 +208,12 @@ def test_files_are_replaced_if_asked(runs: dict[str, Path], tmp_path: Path, caps
     assert len(read_splats(tmp_path / "splats.ply").means) > 1
 
 
-def test_options_reach_what_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_reach_what_they_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     got = []
     monkeypatch.setattr("asdkit.run.export.export", lambda *arguments: got.append(arguments) or [])
     options = ["--up=y", "--size=17", "--frames=3", "--resolution=18", "--faces=200", "--texture=64", "--force"]
-    assert main(["export", "x", "--format= ply,, obj ", "--out=y", *options]) == 0
-    assert got == [(Path("x"), ["ply", "obj"], Path("y"), True, Choices("y", 17, 3, 18, 200, 64))]
+    assert main(["export", str(tmp_path), "--format= ply,, obj ", "--out=y", *options]) == 0
+    assert got == [(tmp_path, ["ply", "obj"], Path("y"), True, Choices("y", 17, 3, 18, 200, 64))]
 
 
 def test_what_belongs_to_an_obj_is_not_replaced_either(runs: dict[str, Path], tmp_path: Path) -> None:

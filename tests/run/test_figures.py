@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from support import exact
 
-from asdkit import ASD, Distillation, Pixels
+from asdkit import ASD, Cameras, Distillation, Pixels
 from asdkit.core.randomness import generator_for
 from asdkit.generators.base import Render
 from asdkit.run.judge import Judge
@@ -62,7 +62,7 @@ def test_a_film_has_the_frames_of_its_own_orbit(monkeypatch: pytest.MonkeyPatch,
     """Also the second of a trainer."""
     films: list[torch.Tensor] = []
     monkeypatch.setattr("asdkit.run.report.save_film", lambda frames, *place: films.append(frames))
-    report, trainer = Report(), SimpleNamespace(default_root_dir=tmp_path)
+    report, trainer = Report(), SimpleNamespace(default_root_dir=tmp_path, datamodule=Cameras())
     for level in (0.25, 0.75):
         frames = [torch.full((1, 3, 2, 2), level + k / 8) for k in range(2)]
         for frame in frames:
