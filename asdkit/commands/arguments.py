@@ -236,6 +236,7 @@ _SHORT_FORMS: dict[str, Callable[[str], list[str]]] = {
     "--seed": lambda number: [f"--model.seed={number}"],
     "--steps": lambda number: [f"--trainer.max_steps={number}"],
     "--prior": lambda place: [f"--model.prior.path={place}"],
+    "--logger": lambda names: [f"--logger.names={json.dumps(names.split(','))}"],
     "--judge": lambda models: [
         "--trainer.callbacks+=asdkit.CLIPJudge",
         f"--trainer.callbacks.models={json.dumps(models.split(','))}",

@@ -26,6 +26,7 @@ from asdkit.priors.half_convolutions import fastest_dtype
 from asdkit.ranks import check_optimization, check_precision, check_strategy, watch_joining
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints
 from asdkit.run.guard import Guard
+from asdkit.run.loggers import Loggers
 from asdkit.run.metrics_csv import MetricsCSV
 from asdkit.run.process import exit_code_of
 from asdkit.run.progress import Progress
@@ -58,7 +59,7 @@ _TRAINER_RANGES = {
     "num_nodes": Within(1, 10_000),
 }
 _GROUPS = {"run": RunFolder, "checkpoints": Checkpoints, "snapshots": Snapshots, "report": Report, "viewer": Viewer}
-_GROUPS |= {"ranks": RankAgreement}
+_GROUPS |= {"ranks": RankAgreement, "logger": Loggers}
 _load_yaml = get_loader("yaml")
 set_dumper("yaml", to_yaml)
 for _name in PUBLIC_NAMES:
@@ -145,8 +146,7 @@ class CLI(LightningCLI):
         if self.run_folder is None and self.command in ("fit", "predict"):
             self._make_run_folder(trainer)
         if self.command == "fit":
-            if config.trainer.logger is None:
-                trainer.logger = MetricsCSV(Path(trainer.default_root_dir))
+            trainer.loggers = [MetricsCSV(Path(trainer.default_root_dir)), *trainer.loggers]
             self._recipe.ckpt_path = None
             self.config_init.run.config = self.parser.dump(self._recipe, skip_none=False, skip_validation=True)
         return trainer

@@ -81,6 +81,8 @@ class CLIPJudge(Judge):
                 words = clip.prompts([f"{module.prompt}, {words}" for words in _DIRECTIONS])
                 results[f"janus_{name}"] = ranks_first(seen[at_back(around)], words)
             clip.model.cpu()  # a GPU's memory is the run's
+        several = {name: values.float() for name, values in results.items() if len(values) > 1}
+        self.errors = {name: (values.std() / len(values) ** 0.5).item() for name, values in several.items()}
         return {name: values.float().mean().item() for name, values in results.items()}
 
 

@@ -1,6 +1,5 @@
 """Runs side by side: a table with errors, a sheet from the same cameras, and the curves of what they have logged."""
 
-import csv
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -17,13 +16,13 @@ from torch.nn.functional import interpolate
 from asdkit.core.atomic import atomic, write_text
 from asdkit.core.optional import require_package
 from asdkit.formats.pictures import save_grid
+from asdkit.run.metrics_csv import logged
 from asdkit.run.result import Result
 from asdkit.run.side_files import read_facts, write_json
 from asdkit.run.tables import cell_text, markdown
 
 _VIEW, _VIEWS = 96, 4  # pixels of a view in the sheet, and how many of each run, two in a row
 _PANELS_IN_A_ROW = 4
-_NO_CURVES = ("step", "epoch", "prior")
 
 
 @dataclass(frozen=True)
@@ -119,21 +118,10 @@ def _tile(result: Result) -> Float[Tensor, "3 H W"]:
     return torch.cat([torch.cat(list(row), dim=2) for row in images.split(2)], dim=1)
 
 
-def _logged(run: Path) -> dict[str, dict[int, float]]:
-    """What a run has logged, by name and iteration."""
-    logged: dict[str, dict[int, float]] = {}
-    with (run / "metrics.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, text in row.items():
-                if text and name not in _NO_CURVES:
-                    logged.setdefault(name, {})[int(row["step"])] = float(text)
-    return logged
-
-
 def _draw_curves(runs: Sequence[Compared], path: Path) -> None:
     """A panel for each thing that is logged: the mean over a label's runs, and a band of one standard deviation."""
     figure_class = require_package("matplotlib.figure", "plots").Figure
-    logs = {label: [_logged(run.run) for run in group] for label, group in groupby(runs, _label)}
+    logs = {label: [logged(run.run / "metrics.csv") for run in group] for label, group in groupby(runs, _label)}
     names = list(dict.fromkeys(name for group in logs.values() for log in group for name in log))
     rows = -(-len(names) // _PANELS_IN_A_ROW)
     picture = figure_class(figsize=(4 * _PANELS_IN_A_ROW, 3 * rows), layout="constrained")

@@ -15,19 +15,31 @@ from asdkit.rendering.cameras import Batch, Views
 from asdkit.run.side_files import write_json
 
 
+def judges_of(trainer: Any) -> list["Judge"]:
+    """The judges of a run."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, Judge)]
+
+
 def figures(trainer: Any) -> dict[str, float]:
     """What the judges of a run have measured last."""
-    judges = [callback for callback in trainer.callbacks if isinstance(callback, Judge)]
-    return {name: value for judge in judges for name, value in judge.results.items()}
+    return {name: value for judge in judges_of(trainer) for name, value in judge.results.items()}
 
 
 class Judge(pl.Callback, ABC):
-    """Measures at every validation, at the end of fit, and in test; recipes name one among the trainer's callbacks."""
+    """Measures at every validation, at the end of fit, and in test; recipes name one among the trainer's callbacks.
+
+    Attributes:
+        results: the figures of merit that were measured last.
+        errors: standard errors of those that are means over pictures.
+        unmeasured: why a figure can't be had of this prompt, by its name; the report says so in the place of a number.
+    """
 
     judges: type[Cameras] | type[Canvas] | tuple[type[Cameras], type[Canvas]] = Cameras
 
     def __init__(self) -> None:
         self.results: dict[str, float] = {}
+        self.errors: dict[str, float] = {}
+        self.unmeasured: dict[str, str] = {}
         self._seen: list[tuple[Batch, Render]] = []
         self._measured_at = -1
 
@@ -83,7 +95,7 @@ class Judge(pl.Callback, ABC):
 
         The last judge does so for all.
         """
-        judges = [one for one in trainer.callbacks if isinstance(one, Judge) and one._judgeable(trainer, module)]
+        judges = [judge for judge in judges_of(trainer) if judge._judgeable(trainer, module)]
         if self is not judges[-1]:
             return
         print(f"{shown(module.prompt)}, from {trainer.ckpt_path or 'the start'}, prior {module.prior.digest}")

@@ -1,6 +1,7 @@
 """`metrics.csv`: what a run has logged."""
 
 import os
+from contextlib import suppress
 from csv import DictReader
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from asdkit.core.atomic import set_aside, write_text, writing
+from asdkit.core.atomic import write_text, writing
 from asdkit.core.foreign import step_metrics
 from asdkit.run.side_files import csv_text
 
+_NO_NUMBERS = ("step", "epoch", "prior")
+
 
 class MetricsCSV(Logger):
-    """`metrics.csv` in a run folder, each row with the prior's digest; a resumed run keeps the older rows beside it.
+    """`metrics.csv` in a run folder, each row with the prior's digest, in one piece over all resumptions of a run.
 
     Every row is on its way to the disk when `log_metrics` returns, and no kill leaves less than there was.
     """
@@ -31,8 +34,15 @@ class MetricsCSV(Logger):
         self._digest = ""
 
     def follow(self, trainer: pl.Trainer, digest: str) -> None:
-        """Count by the trainer's iterations (Lightning's own count of batches starts at 0) and name the prior."""
+        """Count by the trainer's iterations (Lightning's own count of batches starts at 0) and name the prior.
+
+        Rows of an earlier process are kept, but for those of iterations that are done again.
+        """
         self._trainer, self._digest = trainer, digest
+        rows = [row for row in _rows(self._path) if int(row["step"]) <= trainer.global_step]
+        if trainer.is_global_zero and self._path.is_file():
+            self._columns = sorted({name for row in rows for name in row})
+            write_text(self._path, csv_text(rows, self._columns))
 
     def log_step(self) -> None:
         """Log this iteration's row now, where it has one; Lightning logs it after all callbacks."""
@@ -57,8 +67,22 @@ class MetricsCSV(Logger):
         """Nothing: config.yaml holds them."""
 
     def _rewrite(self, columns: list[str]) -> None:
-        if self._path.exists() and not self._columns:  # of the run before
-            set_aside(self._path)
-        rows = list(DictReader(self._path.read_text().splitlines())) if self._path.is_file() else []
         self._columns = columns
-        write_text(self._path, csv_text(rows, columns))
+        write_text(self._path, csv_text(_rows(self._path), columns))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a file that belong to an iteration; none where the file is missing or torn."""
+    lines = path.read_text(errors="replace").replace("\0", "").splitlines() if path.is_file() else []
+    return [row for row in DictReader(lines) if (row.get("step") or "").isdecimal() and None not in row]
+
+
+def logged(path: Path) -> dict[str, dict[int, float]]:
+    """The numbers in a `metrics.csv`, by name and iteration."""
+    numbers: dict[str, dict[int, float]] = {}
+    for row in _rows(path):
+        for name, text in row.items():
+            if text and name not in _NO_NUMBERS:
+                with suppress(ValueError):  # somebody has written there
+                    numbers.setdefault(name, {})[int(row["step"])] = float(text)
+    return numbers

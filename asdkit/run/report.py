@@ -1,6 +1,7 @@
 """What a finished run leaves: an orbit, a contact sheet, the object in a standard format, and a report."""
 
-import re
+import logging
+import signal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,21 +11,29 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from asdkit.core.atomic import write_text
 from asdkit.core.bounds import Within, checked
-from asdkit.core.text import shown
+from asdkit.core.errors import Interrupted
 from asdkit.data import Cameras
 from asdkit.distillation import Distillation
 from asdkit.formats.pictures import save_film, save_grid
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views
+from asdkit.run.exits import sentence
 from asdkit.run.export import Exported
-from asdkit.run.judge import figures
+from asdkit.run.judge import figures, judges_of
+from asdkit.run.loggers import log_picture
+from asdkit.run.meanings import meaning
+from asdkit.run.report_page import Told, measured, page
+from asdkit.run.snapshots import Snapshots
 
 _CONTACT_VIEWS = 8
+_log = logging.getLogger(__name__)
 
 
 @checked
 class Report(pl.Callback):
-    """In fit an orbit, `contact.png`, `splats.ply`, `viewer.html` and `report.md`; in predict an orbit or a sheet.
+    """In fit an orbit, `contact.png`, `splats.ply`, `viewer.html` and the page `report.html`; in predict the pictures.
+
+    A run that Ctrl-C or SIGTERM has stopped leaves them too.
 
     Args:
         size: height and width in pixels of the orbit's frames and of the contact sheet's pictures.
@@ -34,24 +43,57 @@ class Report(pl.Callback):
     def __init__(self, size: Annotated[int, Within(16, 4096)] = 256, fps: Annotated[int, Within(1, 120)] = 20) -> None:
         self.size, self.fps = size, fps
         self._frames: list[torch.Tensor] = []
+        self._training = False
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._training = True
 
     @rank_zero_only
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._training = False
+        if isinstance(pl_module, Distillation):
+            self._leave(trainer, pl_module, Path(trainer.default_root_dir))
+
+    @rank_zero_only
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """After a signal that came between two steps; not after SLURM's, whose job is to be requeued in time."""
+        stopped = isinstance(exception, Interrupted) and exception.signum != signal.SIGUSR1
+        if self._training and stopped:
+            try:
+                self.on_train_end(trainer, pl_module)
+            except OSError as error:  # the run has ended, and says how
+                _log.warning("There is no report: %s", sentence(error))
+
+    def _leave(self, trainer: Any, module: Distillation, folder: Path) -> None:
         cameras = trainer.datamodule
-        if not isinstance(pl_module, Distillation):
-            return
-        folder = Path(trainer.default_root_dir)
-        exported = Exported(pl_module.prompt, pl_module.generator, pl_module.rendering.background)
+        exported = Exported(module.prompt, module.generator, module.rendering.background)
         self._contact_sheet(exported, cameras.look(_CONTACT_VIEWS, self.size), folder)
-        written = list(pl_module.generator.export(folder))
+        written = list(module.generator.export(folder))
         if isinstance(cameras, Cameras):
             frames = exported.render(cameras.ring(cameras.orbit.views, self.size)).image
             written.insert(0, save_film(frames, folder, "orbit", self.fps))
-        if pl_module.generator.splats() is not None:
+        if module.generator.splats() is not None:
             written += [file for name in ("ply", "html") for file in exported.write(name, folder)]
-        files = [file.relative_to(folder).as_posix() for file in written]
-        write_text(folder / "report.md", self._markdown(trainer, pl_module, files))
-        print(f"Report: {folder / 'report.md'}")
+        told = self._told(trainer, module, [file.relative_to(folder).as_posix() for file in written])
+        write_text(folder / "report.html", page(folder, told))
+        log_picture(trainer.loggers, "views", folder / "contact.png", trainer.global_step)
+        for name, text in measured(figures(trainer), told.errors):
+            print(f"{meaning(name).title}: {text}")
+        print(f"Report: {folder / 'report.html'}")
+
+    def _told(self, trainer: Any, module: Distillation, files: list[str]) -> Told:
+        names = (module.hparams[part]["class_path"].rpartition(".")[2] for part in ("generator", "guidance"))
+        judges = judges_of(trainer)
+        solid = "mesh-glb,mp4" if module.generator.volume() is not None else "png"
+        return Told(
+            what=f"{' by '.join(names)}, prior {module.prior.digest}",
+            files=files,
+            columns=len(Snapshots.titles(module)),
+            formats="glb,spz,mp4" if "splats.ply" in files else solid,
+            doubt=module.prior.doubt(module.prompt),
+            errors={name: error for judge in judges for name, error in judge.errors.items()},
+            unmeasured={name: why for judge in judges for name, why in judge.unmeasured.items()},
+        )
 
     def _contact_sheet(self, exported: Exported, views: Views | None, folder: Path) -> None:
         """`contact.png`: all images, or the object from around it, with the azimuths written on them."""
@@ -72,13 +114,3 @@ class Report(pl.Callback):
         elif frames:
             save_grid(torch.cat(frames), path := folder / "sheet.png", _CONTACT_VIEWS // 2)
             print(f"Sheet: {path}")
-
-    def _markdown(self, trainer: pl.Trainer, module: Distillation, files: list[str]) -> str:
-        links = ", ".join(f"[{name}]({name})" for name in [*files, "config.yaml", "run.json"])
-        title = re.sub(r"([^\w\s.,;:?'\"()-])", r"\\\1", shown(module.prompt))  # as it is, no Markdown
-        facts = f"{trainer.global_step} iterations, seed {module.seed}, prior `{module.prior.digest}`."
-        doubts = [f"**{doubt}**"] if (doubt := module.prior.doubt(module.prompt)) else []
-        text = "\n\n".join([f"# {title}", *doubts, facts, "![the result](contact.png)", f"Files: {links}.", ""])
-        results = figures(trainer)
-        rows = [f"| {name} | {value:.4g} |\n" for name, value in results.items()]
-        return text + (f"| metric | value |\n|---|---|\n{''.join(rows)}" if rows else "")

@@ -113,12 +113,15 @@ class RunFolder(pl.Callback):
         if self._lock:
             self._lock.check()
 
-    on_train_end = on_train_batch_end
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """The report, which is made next, goes by `run.json`."""
+        self.on_train_batch_end()
+        self._write(trainer, pl_module, "running")
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage == "fit" and not trainer.interrupted and trainer.state.status != "interrupted":
             if self._begun:
-                self.on_train_end()
+                self.on_train_batch_end()
                 self._write(trainer, pl_module, "finished", code=0)
             elif trainer.is_global_zero:
                 done = f"{trainer.default_root_dir} has come to its end, after {trainer.global_step} iterations"

@@ -1,5 +1,6 @@
 """Pictures of a run as it goes: what is shown, and what the prior and the discriminator make of it."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,34 +15,53 @@ from asdkit.discriminators.discriminator import Discriminator
 from asdkit.distillation import Distillation
 from asdkit.formats.pictures import save_grid
 from asdkit.rendering.cameras import Views
+from asdkit.run.loggers import log_picture
 from asdkit.scores.fields import CFG, Field
 
-_VIEWS = 4
+_VIEWS, _TILE = 4, 192  # how many rows there are, and the least height of a picture in pixels
 
 
 @checked
 class Snapshots(pl.Callback):
     """`snapshots/step-000200.png`: a row per view, render | alpha | x0 by the prior | x0 by the discriminator.
 
+    The first ones come early, after 1, 2, 4, 8 ... iterations. The loggers get them too.
+
     Args:
-        every: iterations between two snapshots; 0 for none.
+        every: iterations between two snapshots, once they are so many; 0 for none.
         noise: where x0 is guessed from, as a share of the schedule.
         scale: the CFG scale of the prior's guess.
     """
 
     def __init__(self, every: Whole = 200, noise: Annotated[float, Between(0, 1)] = 0.5, scale: Weight = 7.5) -> None:
         self.every, self.noise, self.scale = every, noise, scale
+        self._told = False
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
         step = trainer.global_step
-        due = self.every and (step % self.every == 0 or step == trainer.max_steps)
+        early = step < self.every and step & (step - 1) == 0  # a power of two
+        due = self.every and (early or step % self.every == 0 or step == trainer.max_steps)
         cameras = trainer.datamodule
         if due and isinstance(pl_module, Distillation) and (trainer.is_global_zero or pl_module.prior.sharded):
             views = cameras.look(_VIEWS)
             columns = self.columns(pl_module, views and views.to(pl_module.device))
             path = Path(trainer.default_root_dir) / "snapshots" / f"step-{step:06d}.png"
             if trainer.is_global_zero:
-                save_grid(torch.stack(columns, dim=1).flatten(0, 1), path, len(columns), scale=2)
+                images, titles = torch.stack(columns, dim=1).flatten(0, 1), self.titles(pl_module)
+                labels = [f"step {step}, {titles[0]}", *titles[1:]] + [""] * (len(images) - len(titles))
+                for row, degrees in enumerate(views.azimuth.rad2deg().tolist() if views else []):
+                    labels[row * len(titles)] = ", ".join(filter(None, [f"{degrees:.0f}°", labels[row * len(titles)]]))
+                save_grid(images, path, len(columns), max(1, _TILE // images.shape[-1]), labels)
+                log_picture(trainer.loggers, "snapshot", path, step)
+                if not self._told:
+                    print(f"The first picture is {path}; more follow there.", file=sys.stderr)
+                self._told = True
+
+    @staticmethod
+    def titles(module: Distillation) -> list[str]:
+        """What the columns of a snapshot show."""
+        learning = [leaf for leaf in module.guidance.leaves() if isinstance(leaf, Discriminator)]
+        return ["render", "alpha", "the prior's guess", *["the discriminator's guess"] * len(learning)]
 
     @torch.no_grad()
     def columns(self, module: Distillation, views: Views | None) -> list[Float[Tensor, "B 3 H W"]]:

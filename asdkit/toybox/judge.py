@@ -29,7 +29,10 @@ class CLIPJudge(Judge):
         self.clip: TinyCLIP | None = None
 
     def precision(self, prompt: str, images: Float[Tensor, "B 3 H W"]) -> dict[str, float]:
-        """R-precision at 1 among 200 prompts, where the package has its CLIP."""
+        """R-precision at 1 among 200 prompts, where the package has its CLIP and the CLIP knows such prompts."""
+        if world.parse(prompt) is None:
+            self.unmeasured["r_precision"] = "the toybox's CLIP has only ever seen the toybox's own captions"
+            return {}
         if not (EMBEDDED / "config.json").is_file():
             return {}
         self.clip = self.clip or TinyCLIP(EMBEDDED)
@@ -40,15 +43,15 @@ class CLIPJudge(Judge):
 class ToyboxJudge(CLIPJudge):
     """PSNR, silhouette IoU and azimuths against the true object, and R-precision by the toybox's CLIP.
 
-    A prompt that is not of the toybox has no truth: its R-precision alone is measured.
+    A prompt that is not of the toybox has no truth, and its CLIP can't judge it: nothing is measured.
     """
 
     def measure(self, module: Distillation, cameras: Cameras, views: Views, render: Render) -> dict[str, float]:
         thing = world.parse(module.prompt)
         if thing is None:
-            _log.warning(
-                "%r is not of the toybox, so there is no truth to measure PSNR, IoU and azimuths by.", module.prompt
-            )
+            _log.warning("%r is not of the toybox, so there is no truth to measure by.", module.prompt)
+            truths = {"psnr": "picture", "iou": "silhouette", "azimuth": "front"}
+            self.unmeasured |= {name: f"there is no true {what} to compare with" for name, what in truths.items()}
             return self.precision(module.prompt, render.image)
         background = (module.rendering.background,) * 3
         truth = world.render(thing, views, background)
