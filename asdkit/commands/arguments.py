@@ -150,9 +150,10 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
 
 def _with_words(command: str, arguments: list[str]) -> tuple[Path | None, list[str]]:
     """The run folder that stands first; or none, and the options with the recipe and the prompt that stand first."""
-    words = list(takewhile(lambda word: not word.startswith("-"), arguments))
+    words = list(takewhile(_is_word, arguments))
     if not words:
-        return None, arguments
+        is_new = command == "fit" and _flags(arguments) & {"--prompt", "--model.prompt"} and not recipe_names(arguments)
+        return None, ["--config", "gs3d", *arguments] if is_new else arguments
     options, first = arguments[len(words) :], words[0]
     recipe = words[:1] if is_recipe(first) and not (local(first) / "config.yaml").is_file() else []
     prompt = " ".join(words[len(recipe) :])
@@ -168,6 +169,11 @@ def _with_words(command: str, arguments: list[str]) -> tuple[Path | None, list[s
         )
     named = ["--config", *recipe] if recipe else [] if recipe_names(options) else ["--config", "gs3d"]
     return None, [*named, *(["--model.prompt", prompt] if prompt else []), *options]
+
+
+def _is_word(argument: str) -> bool:
+    """Whether it is no option: none has a blank in its name, which a prompt such as "-10 degrees outside" has."""
+    return not argument.startswith("-") or " " in argument.partition("=")[0]
 
 
 def _check_values(arguments: list[str]) -> None:

@@ -34,6 +34,7 @@ RUN is a folder that fit made, runs/<recipe>/<prompt>@<time>. Other options:
 
   --prior PRIOR               toybox, sd21-base and other aliases, a hub's owner/name[@revision], a folder or a file
   --judge CLIP[,CLIP]         measure by CLIPs, e.g. openai/clip-vit-large-patch14, or their folders, as well
+  --logger NAME[,NAME]        tensorboard, wandb or csv, with pictures, beside the run's own metrics.csv
   --trust PACKAGE             let recipes and checkpoints name its classes, also a module's in this folder; repeatable
   --viewer [PORT]             with fit: look at the object in a browser while it is made (port 8080)
   --version                   print the version
@@ -110,6 +111,8 @@ def _train(command: str, arguments: list[str]) -> int:
         return 0
     packages, options = trusted_packages([word for word in arguments if word != "all" or "--help" not in arguments])
     expanded, run = expand(command, options)
+    if sys.stderr.isatty():
+        print("Loading PyTorch, which takes some seconds ...", file=sys.stderr)
     prepare_libraries()
     with trusted(packages):
         from asdkit.commands.fit import run_trainer_command

@@ -77,16 +77,23 @@ class Report(pl.Callback):
         told = self._told(trainer, module, [file.relative_to(folder).as_posix() for file in written])
         write_text(folder / "report.html", page(folder, told))
         log_picture(trainer.loggers, "views", folder / "contact.png", trainer.global_step)
-        for name, text in measured(figures(trainer), told.errors):
+        for name, text in measured(told.results, told.errors):
             print(f"{meaning(name).title}: {text}")
         print(f"Report: {folder / 'report.html'}")
 
     def _told(self, trainer: Any, module: Distillation, files: list[str]) -> Told:
-        names = (module.hparams[part]["class_path"].rpartition(".")[2] for part in ("generator", "guidance"))
+        kinds = {part: module.hparams[part] for part in ("generator", "guidance", "prior")}
+        names = {part: spec.get("class_path", "").rpartition(".")[2] for part, spec in kinds.items()}
+        prior = kinds["prior"].get("init_args", {}).get("path") or names["prior"]
         judges = judges_of(trainer)
         solid = "mesh-glb,mp4" if module.generator.volume() is not None else "png"
         return Told(
-            what=f"{' by '.join(names)}, prior {module.prior.digest}",
+            made={
+                "Made of": names["generator"],
+                "Method": names["guidance"],
+                "Prior": f"{prior} ({module.prior.digest})",
+            },
+            results=figures(trainer),
             files=files,
             columns=len(Snapshots.titles(module)),
             formats="glb,spz,mp4" if "splats.ply" in files else solid,

@@ -24,7 +24,8 @@ _CURVES = ("residual_norm", "discriminator_loss", "psnr", "saturation")
 class Told:
     """What the page tells beside what lies in the run folder."""
 
-    what: str  # e.g. Gaussians by ASD, prior toybox
+    made: Mapping[str, str]  # what it is made of and by, in words
+    results: Mapping[str, float]  # of the judges
     files: Sequence[str]  # of the object
     columns: int  # of a snapshot
     formats: str  # that the object can be exported to
@@ -35,32 +36,31 @@ class Told:
 
 def page(folder: Path, told: Told) -> str:
     """The page of a run, whose texts stay texts."""
-    facts = {"prompt": "", "iterations": 0, "max_steps": 0, "seconds": 0.0, "seed": 0, "metrics": {}}
+    facts: dict[str, Any] = {"prompt": "", "iterations": 0, "max_steps": 0, "seconds": 0.0, "seed": 0, "started": ""}
     facts |= read_facts(folder / "run.json")
     done, steps = facts["iterations"], facts["max_steps"]
-    duration = f"{clock(facts['seconds'])} {'hours' if facts['seconds'] >= 3600 else 'minutes'}"
     warnings = [f"It was stopped at step {done} of {steps}, and can go on from there."] if done < steps else []
     warnings += [told.doubt] if told.doubt else []
     values = {
         "title": escape(shown(facts["prompt"])),
-        "lead": escape(f"{told.what}, {done} steps in {duration}, seed {facts['seed']}"),
+        "lead": escape(f"Made by asdkit, {facts['started'].replace('T', ', ')}"),
         "warnings": "\n".join(f'<p class="warning">{escape(text)}</p>' for text in warnings),
-        "hero": _hero(told),
-        "sections": "\n".join([*_pictures(folder, done, told), *_measures(facts["metrics"], told), *_curves(folder)]),
+        "hero": _hero(facts, told),
+        "sections": "\n".join([*_pictures(folder, done, told), *_measures(told), *_curves(folder)]),
         "commands": "\n".join(_commands(shlex.quote(str(folder)), facts, told)),
         "files": ", ".join(map(_link, [*told.files, "contact.png", "metrics.csv", "config.yaml", "run.json"])),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _TEMPLATE.read_text(encoding="utf-8"))
 
 
-def measured(metrics: Mapping[str, float], errors: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-    """The name of each measure, and its number in words: with its unit, its error, and what it is to be held to."""
-    for name, value in metrics.items():
-        if any(name.startswith(prefix) and name.removeprefix(prefix) in metrics for prefix in REFERENCES):
+def measured(results: Mapping[str, float], errors: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+    """The name of each measure, and its number in words: with its error, its unit, and what it is to be held to."""
+    for name, value in results.items():
+        if any(name.startswith(prefix) and name.removeprefix(prefix) in results for prefix in REFERENCES):
             continue
-        text = f"{cell_text(value)} {meaning(name).unit}".strip()
-        text += f" ± {cell_text(errors[name])}" if name in errors else ""
-        known = [(metrics.get(prefix + name), words) for prefix, words in REFERENCES.items()]
+        error = f" ± {cell_text(errors[name])}" if name in errors else ""
+        text = f"{cell_text(value)}{error} {meaning(name).unit}".strip()
+        known = [(results.get(prefix + name), words) for prefix, words in REFERENCES.items()]
         yield name, ", ".join([text, *(f"{words} {cell_text(value)}" for value, words in known if value is not None)])
 
 
@@ -68,17 +68,23 @@ def _link(name: str) -> str:
     return f'<a href="{escape(name)}">{escape(name)}</a>'
 
 
-def _hero(told: Told) -> str:
-    """The orbit, and where one can turn the object; of images all of them."""
+def _hero(facts: Mapping[str, Any], told: Told) -> str:
+    """The orbit, or all images; beside it how it was made, and where one can turn the object."""
     orbit = next((name for name in told.files if name.startswith("orbit.")), "")
     if orbit.endswith(".mp4"):
         picture = f'<video src="{orbit}" autoplay loop muted playsinline></video>'
     else:
         picture = f'<img src="{orbit or "contact.png"}" alt="the result">'
-    if "viewer.html" not in told.files:
-        return picture
-    words = "Look at it from wherever you like: drag to turn it, scroll to come nearer."
-    return f'{picture}<div>{words} <a class="button" href="viewer.html">Turn it yourself</a></div>'
+    unit = "hours" if facts["seconds"] >= 3600 else "minutes"
+    rows = {
+        **told.made,
+        "Steps": facts["iterations"],
+        "Time": f"{clock(facts['seconds'])} {unit}",
+        "Seed": facts["seed"],
+    }
+    made = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in rows.items())
+    button = '<a class="button" href="viewer.html">Turn it yourself</a>' if "viewer.html" in told.files else ""
+    return f"{picture}<div><dl>{made}</dl>{button}</div>"
 
 
 def _section(title: str, words: str, content: str) -> str:
@@ -103,11 +109,13 @@ def _pictures(folder: Path, done: int, told: Told) -> Iterator[str]:
         yield _section("How it came about", words, f'<div class="strip">{strip}</div>')
 
 
-def _measures(metrics: Mapping[str, float], told: Told) -> Iterator[str]:
+def _measures(told: Told) -> Iterator[str]:
     """What was measured, and what can't be."""
-    numbers = dict(measured(metrics, told.errors))
+    numbers = dict(measured(told.results, told.errors))
     rows = [(name, text, "") for name, text in numbers.items()]
-    rows += [(name, "not measured", f": {why}") for name, why in told.unmeasured.items() if name not in numbers]
+    rows += [
+        (name, "not measured", f"; not here, for {why}") for name, why in told.unmeasured.items() if name not in numbers
+    ]
     cells = "".join(
         f'<tr><td>{escape(meaning(name).title)}</td><td class="number">{escape(text)}</td>'
         f'<td class="soft">{escape(meaning(name).text + why)} ({escape(name)})</td></tr>'

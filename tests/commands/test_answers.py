@@ -177,6 +177,11 @@ def test_short_words_are_understood(words: list[str], options: list[str]) -> Non
         (["nerf3d", "a", "duck"], "nerf3d", "a duck"),
         (["a duck", "--config", "image2d"], "image2d", "a duck"),
         (["--config=gs3d", "--prompt", "# 1e3"], "gs3d", "# 1e3"),
+        (["--prompt", "1e3"], "gs3d", "1e3"),
+        (["--prompt", "duck", "--config", "nerf3d"], "nerf3d", "duck"),
+        (["-10 degrees = cold!", "--steps=3"], "gs3d", "-10 degrees = cold!"),
+        (["nerf3d", "- A Duck?"], "nerf3d", "- A Duck?"),
+        (["& #1 duck"], "gs3d", "& #1 duck"),
     ],
 )
 def test_bare_prompts_are_understood(words: list[str], recipe: str, prompt: str) -> None:

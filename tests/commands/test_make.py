@@ -29,7 +29,7 @@ def test_make_is_fit_and_load_finds_it_again(recipe: Path, tmp_path: Path) -> No
     before = handlers()
     result = made(recipe)
     assert handlers() == before
-    assert result.prompt == "a red duck" and (result.run / "report.md").is_file()
+    assert result.prompt == "a red duck" and (result.run / "report.html").is_file()
     again = asdkit.load(result.run)
     assert torch.equal(again.views(16, 3), result.views(16, 3)) and result.views(16, 3).shape == (3, 3, 16, 16)
     kept = load(result.run).generator.splats()

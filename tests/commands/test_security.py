@@ -569,9 +569,9 @@ def test_a_prompt_is_text_everywhere(capfd: pytest.CaptureFixture, recipe: Path,
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["prompt"] == PROMPT
     page = (run / "viewer.html").read_text()
     assert page.count("<script") == 2 and "&lt;script&gt;alert(1)" in page and "Content-Security-Policy" in page
-    report = (run / "report.md").read_text()
-    assert report.startswith("# ..\\/..\\/..\\/x") and "<script" not in report.replace("\\<", "")
-    assert "\n#" not in report and r"\!\[i\](http" in report
+    report = (run / "report.html").read_text()
+    assert "<h1>../../../x" in report and "<script" not in report and "&lt;script&gt;alert(1)" in report
+    assert "script-src" not in report and "default-src 'none'" in report
     assert main(["validate", str(run)]) == 0
     printed = "".join(capfd.readouterr())
     assert "../../../x /etc/passwd ## head" in printed

@@ -62,7 +62,7 @@ def test_two_forked_processes_run_a_recipe_as_it_is(
     child = Forked(lambda: main(arguments), recipe.parent / "log", environment)
     assert child.wait() == 0, child.text()
     assert_the_same_gaussians(recipe.parent)
-    assert (recipe.parent / "runs" / "small" / "two" / "report.md").is_file()
+    assert (recipe.parent / "runs" / "small" / "two" / "report.html").is_file()
 
 
 def test_processes_that_lightning_starts_are_one_run_and_stop_together(

@@ -83,6 +83,8 @@ def test_ctrl_c_saves_the_step_and_ends_with_its_code(recipe: Path) -> None:
     assert written["iterations"] == last(run)["global_step"] > 1
     assert "Stopped by SIGINT." in child.text() and f"asdkit fit {run}" in written["reason"]
     assert len(list((run / "checkpoints").iterdir())) == 2 and "Traceback" not in child.text()
+    assert f"It was stopped at step {written['iterations']} of" in (run / "report.html").read_text()
+    assert (run / "contact.png").is_file() and (run / "splats.ply").is_file() and list(run.glob("orbit.*"))
 
 
 def test_a_signal_before_training_ends_at_once(recipe: Path, parts: None) -> None:
@@ -195,6 +197,7 @@ def test_a_preempted_job_goes_on_in_its_folder(recipe: Path, tmp_path: Path, mon
     started(child, run)
     child.send(signal.SIGUSR1)
     assert child.wait() == 143
+    assert not (run / "report.html").exists(), "no time is lost before the job is requeued"
     assert calls.read_text() == "requeue 42\n" and "is requeued" in child.text()
     step = last(run)["global_step"]
     assert report(run)["status"] == "interrupted"
@@ -490,7 +493,7 @@ def test_what_is_not_finite_is_named_causes_first(recipe: Path, parts: None, par
     assert re.search(r", t \d+, azimuth/elevation -?\d+/-?\d+ degrees, prompt 'a red duck'\. The last good", reason)
     assert last(run)["global_step"] == 2 and report(run)["status"] == "diverged"
     assert all(bool(value.isfinite().all()) for value in last(run)["state_dict"].values())
-    assert not (run / "splats.ply").exists() and not (run / "report.md").exists()
+    assert not (run / "splats.ply").exists() and not (run / "report.html").exists()
 
 
 def test_a_rank_that_diverges_stops_all_at_the_same_step(recipe: Path, parts: None) -> None:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
@@ -13,7 +12,6 @@ from support import exact
 from asdkit import ASD, Cameras, Distillation, Pixels
 from asdkit.core.randomness import generator_for
 from asdkit.generators.base import Render
-from asdkit.run.judge import Judge
 from asdkit.run.progress import Progress
 from asdkit.run.report import Report
 from asdkit.run.snapshots import Snapshots
@@ -22,9 +20,9 @@ from asdkit.run.snapshots import Snapshots
 @pytest.mark.parametrize(
     ("done", "seconds", "line"),
     [
-        (100, 50.0, "step 500/800  2.00 it/s  eta 2:30  residual_norm 0.123"),
-        (2, 40.0, "step 402/800  0.05 it/s  eta 132:40  residual_norm 0.123"),
-        (400, 100.0, "step 800/800  4.00 it/s  eta 0:00  residual_norm 0.123"),
+        (100, 50.0, "a red duck: step 500 of 800, 2:30 left, 2.00 steps/s, pull 100%"),
+        (2, 40.0, "a red duck: step 402 of 800, 2:12:40 left, 0.05 steps/s, pull 100%"),
+        (400, 100.0, "a red duck: step 800 of 800, 0:00 left, 4.00 steps/s, pull 100%"),
     ],
 )
 def test_speed_and_time_left_are_those_of_this_process(
@@ -35,27 +33,16 @@ def test_speed_and_time_left_are_those_of_this_process(
     monkeypatch.setattr("asdkit.run.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
     trainer = create_autospec(pl.Trainer, instance=True, global_step=400, max_steps=800, log_every_n_steps=2)
     trainer.progress_bar_metrics = {"residual_norm": torch.tensor(0.12345)}
-    progress = Progress()
-    progress.on_train_start(trainer, pl.LightningModule())
+    progress, module = Progress(), pl.LightningModule()
+    module.save_hyperparameters({"prompt": "a red duck"})
+    progress.on_train_start(trainer, module)
     clock.now, trainer.global_step = clock.now + seconds, trainer.global_step + done
-    progress.on_train_batch_end(trainer, pl.LightningModule())
+    progress.on_train_batch_end(trainer, module)
     assert capsys.readouterr().err == f"{line}\n"
-
-
-class Fixed(Judge):
-    def measure(self, *run: Any) -> dict[str, float]:
-        raise AssertionError
-
-
-def test_the_report_has_what_was_done_and_measured_last() -> None:
-    judge = Fixed()
-    judge.results = {"psnr": 23.45678, "iou": 0.000123456}
-    trainer = create_autospec(pl.Trainer, instance=True, global_step=7, max_steps=10, callbacks=[judge])
-    module = create_autospec(Distillation, instance=True, prompt="a red duck", seed=3)
-    module.prior = SimpleNamespace(digest="0123", doubt=lambda prompt: "")
-    text = Report()._markdown(trainer, module, ["orbit.webp"])
-    assert text.startswith("# a red duck\n\n7 iterations, seed 3, prior `0123`.\n\n")
-    assert text.endswith("| metric | value |\n|---|---|\n| psnr | 23.46 |\n| iou | 0.0001235 |\n")
+    trainer.progress_bar_metrics = {"residual_norm": torch.tensor(0.0617), "discriminator_loss": torch.tensor(1.0)}
+    progress.on_train_batch_end(trainer, module)
+    progress.on_train_end(trainer, module)
+    assert capsys.readouterr().err.endswith("pull 50%\n")
 
 
 def test_a_film_has_the_frames_of_its_own_orbit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -37,16 +37,18 @@ def test_a_finished_run_is_complete(recipe: Path, capsys: pytest.CaptureFixture)
     assert [row["step"] for row in rows if row["discriminator_loss"]] == [str(step) for step in range(1, 11)]
     assert rows[-1]["step"] == "10" and float(rows[-1]["psnr"]) == pytest.approx(report["metrics"]["psnr"])
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt", "step-000010.ckpt"]
-    assert sorted(path.name for path in (run / "snapshots").iterdir()) == ["step-000005.png", "step-000010.png"]
-    assert Image.open(run / "snapshots" / "step-000010.png").size == (4 * 16 * 2, 4 * 16 * 2)
+    assert sorted(path.name for path in (run / "snapshots").iterdir()) == [
+        f"step-{step:06d}.png" for step in (1, 2, 4, 5, 10)
+    ]
+    assert Image.open(run / "snapshots" / "step-000010.png").size == (4 * 16 * 12, 4 * 16 * 12)
     assert Image.open(run / "contact.png").size == (4 * 16, 2 * 16)
     assert len(read_splats(run / "splats.ply").means) > 60
     page = (run / "viewer.html").read_text()
     assert "a red duck" in page and '"background": [0.85, 0.85, 0.85]' in page
-    assert "(viewer.html)" in (run / "report.md").read_text()
+    text = (run / "report.html").read_text()
+    assert 'href="viewer.html"' in text and "PSNR" in text and "snapshots/step-000005.png" in text
     assert report["peak_mb"]["rss"] == pytest.approx(peak_memory()["rss"] / 1e6, rel=0.2)
     assert list(run.glob("orbit.*"))
-    assert "psnr" in (run / "report.md").read_text()
     assert not [path for path in run.rglob("*") if "tmp" in path.name]
 
     for command in ("validate", "test"):
@@ -77,7 +79,7 @@ def test_the_orbit_is_webp_without_the_video_extra(recipe: Path, monkeypatch: py
 def test_other_words_are_named_and_have_no_truth(recipe: Path, capsys: pytest.CaptureFixture) -> None:
     run = small_run(recipe, "--trainer.max_steps=1", "--model.prompt", "a red corgi")
     err = capsys.readouterr().err
-    assert "never seen 'corgi'" in err and "never seen 'corgi'" in (run / "report.md").read_text()
+    assert "never seen 'corgi'" in err and "seen &#x27;corgi&#x27;" in (run / "report.html").read_text()
     assert "'a red corgi' is not of the toybox" in err
     assert "psnr" not in json.loads((run / "run.json").read_text())["metrics"]
 
@@ -104,7 +106,7 @@ def test_side_files_never_end_a_command(recipe: Path) -> None:
     (run / "run.json").write_text(OTHER)
     assert main(["fit", str(run), "--trainer.max_steps=2"]) == 0
     assert json.loads((run / "run.json").read_text())["status"] == "finished"
-    names = ("run.json", "metrics.csv", "report.md", "contact.png", "splats.ply", "weights/generator.safetensors")
+    names = ("run.json", "metrics.csv", "report.html", "contact.png", "splats.ply", "weights/generator.safetensors")
     for name in names:  # a folder in a file's place, and a file in a folder's, are set aside
         (run / name).unlink()
         (run / name).mkdir()

@@ -1,0 +1,206 @@
+"""The page that a run leaves: its words, numbers, curves and commands; and what a signal leaves of it."""
+
+import csv
+import json
+import re
+import shlex
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import create_autospec
+
+import pytest
+import torch
+
+from asdkit import SDS, Canvas, CLIPJudge, Distillation, ToyboxJudge
+from asdkit.commands.arguments import expand
+from asdkit.core.errors import Interrupted
+from asdkit.data import Cameras
+from asdkit.generators.base import Render
+from asdkit.run import clip_judge
+from asdkit.run.meanings import MEANINGS
+from asdkit.run.metrics_csv import MetricsCSV
+from asdkit.run.report import Report
+from asdkit.run.report_page import Told, measured, page
+from asdkit.run.snapshots import Snapshots
+
+PROMPT = '<script>alert("1")</script> & a "Duck"'
+
+
+class Tags(HTMLParser):
+    """The tags that are open, and those that were seen with their attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attributes)))
+        if tag not in ("meta", "img", "line", "polyline"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def told(**changes: Any) -> Told:
+    known: dict[str, Any] = {"made": {"Method": "A<SD"}, "results": {}, "files": [], "columns": 4, "formats": "glb,spz"}
+    return Told(**(known | changes))
+
+
+def run_in(folder: Path, iterations: int = 600) -> Path:
+    run = folder / "a run"
+    run.mkdir()
+    facts = {"prompt": PROMPT, "iterations": iterations, "max_steps": 600, "seconds": 125.0, "seed": 3}
+    (run / "run.json").write_text(json.dumps(facts | {"started": "2026-01-31T10:15:00"}))
+    (run / "config.yaml").touch()
+    return run
+
+
+def test_a_prompt_is_text_in_a_page_that_is_whole(tmp_path: Path) -> None:
+    text = page(run_in(tmp_path), told(doubt="never <b>seen</b>"))
+    tags = Tags(text)
+    assert not tags.open and "script" not in dict(tags.seen)
+    assert f"<h1>{PROMPT}</h1>" in unescape(text) and "never &lt;b&gt;seen" in text and "A&lt;SD" in text
+    assert "{{" not in text and "2:05 minutes" in text and "It was stopped" not in text
+
+
+@pytest.mark.parametrize("iterations", [600, 320])
+def test_its_commands_are_what_the_command_line_understands(tmp_path: Path, iterations: int) -> None:
+    """The run's folder has a blank in its name; a run that was stopped goes on to its end, another one further."""
+    run = run_in(tmp_path, iterations)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").touch()
+    (run / "config.yaml").write_text("{}")
+    text = page(run, told())
+    commands = [shlex.split(unescape(command)) for command in re.findall("<pre>(.*?)</pre>", text)]
+    assert {(command, words[0]) for _, command, *words in commands if command in ("view", "export", "test")} == {
+        (command, str(run)) for command in ("view", "export", "test")
+    }
+    (go_on, *_), (again,) = ([words for _, command, *words in commands if command == "fit"][i::2] for i in (0, 1))
+    further = [] if iterations < 600 else ["--trainer.max_steps=1200"]
+    checkpoint = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    assert expand("fit", go_on) == (["--config", str(run / "config.yaml"), *checkpoint, *further], run)
+    assert expand("fit", again) == (["--config", str(run / "config.yaml"), "--model.seed=4"], None)
+    assert ("It was stopped at step 320 of 600" in text) == (iterations == 320)
+
+
+def test_measures_stand_with_their_errors_and_truths_and_without_what_can_not_be_judged(tmp_path: Path) -> None:
+    results = {"psnr": 25.64321, "saturation": 0.4, "true_saturation": 0.5, "clip_score_b32": 0.3, "my_own": 7.0}
+    numbers = dict(measured(results, {"clip_score_b32": 0.004, "psnr": 0.25}))
+    assert numbers == {
+        "psnr": "25.6 ± 0.25 dB",
+        "saturation": "0.4, the truth has 0.5",
+        "clip_score_b32": "0.3 ± 0.004",
+        "my_own": "7",
+    }
+    text = page(run_in(tmp_path), told(results=results, unmeasured={"r_precision": "it can't", "psnr": "outdated"}))
+    assert "25.6 dB" in text and MEANINGS["psnr"].text in unescape(text) and "My own" in text and "outdated" not in text
+    assert re.search(r'Recognised</td><td class="number">not measured</td>.*; not here, for it can.*t \(r_prec', text)
+
+
+def test_curves_are_those_of_the_csv(tmp_path: Path) -> None:
+    """A line from the lower left corner to the upper right one, and a word that somebody wrote into the file."""
+    run = run_in(tmp_path)
+    (run / "metrics.csv").write_text("step,residual_norm,saturation\n10,2.5,1\n20,5,x\n30,7.5,\n,3,3\n")
+    (line,) = [attributes for tag, attributes in Tags(page(run, told())).seen if tag == "polyline"]
+    assert line["points"] == "0.0,90.0 150.0,45.0 300.0,0.0"
+
+
+def test_the_strip_shows_what_lies_in_the_folder_up_to_the_last_step(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    (run / "snapshots").mkdir()
+    for step in (*range(50, 650, 50), 800):
+        (run / "snapshots" / f"step-{step:06d}.png").touch()
+    links = [a["href"] for tag, a in Tags(page(run, told())).seen if tag == "a" and "snapshots" in str(a.get("href"))]
+    assert links == [f"snapshots/step-{step:06d}.png" for step in (50, 100, 200, 250, 350, 400, 500, 600)]
+
+
+class Shown(Snapshots):
+    """Pictures without a prior, two columns of four views."""
+
+    def columns(self, *run: Any) -> list[torch.Tensor]:
+        return [torch.zeros(4, 3, 2, 2)] * 3
+
+
+def test_pictures_come_early_and_say_what_they_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    sheets: dict[int, Any] = {}
+    monkeypatch.setattr("asdkit.run.snapshots.save_grid", lambda images, path, *rest: sheets.update({trainer.at: rest}))
+    module = create_autospec(Distillation, instance=True, guidance=SDS(), prior=SimpleNamespace(sharded=False))
+    module.device = torch.device("cpu")
+    trainer = SimpleNamespace(datamodule=Cameras(), is_global_zero=True, default_root_dir=tmp_path, max_steps=23)
+    trainer.loggers, snapshots = [], Shown(every=10)
+    for trainer.at in range(1, 24):
+        trainer.global_step = trainer.at
+        snapshots.on_train_batch_end(trainer, module)
+    assert list(sheets) == [1, 2, 4, 8, 10, 20, 23]
+    columns, scale, labels = sheets[8]
+    assert (columns, scale) == (3, 96) and len(labels) == 12
+    assert labels[:3] == ["0°, step 8, render", "alpha", "the prior's guess"] and labels[3::3] == [
+        "90°",
+        "180°",
+        "270°",
+    ]
+    err = capsys.readouterr().err
+    assert err == f"The first picture is {tmp_path / 'snapshots' / 'step-000001.png'}; more follow there.\n"
+
+
+@pytest.mark.parametrize(("signum", "begun", "left"), [(2, True, 1), (15, True, 1), (10, True, 0), (2, False, 0)])
+def test_a_signal_between_two_steps_leaves_a_report(signum: int, begun: bool, left: int) -> None:
+    """Not SIGUSR1, for the job must be requeued; nor one before the first step. Another error is not reported."""
+    report, made = Report(), []
+    report._leave = lambda *run: made.append(run)  # type: ignore[method-assign]
+    trainer, module = SimpleNamespace(default_root_dir="x"), create_autospec(Distillation, instance=True)
+    if begun:
+        report.on_train_start(trainer, module)
+    report.on_exception(trainer, module, ValueError())
+    report.on_exception(trainer, module, Interrupted(signum))
+    assert len(made) == left
+
+
+def test_a_prompt_that_nobody_can_judge_is_not_measured() -> None:
+
+    judge, pictures = ToyboxJudge(), torch.zeros(2, 3, 8, 8)
+    module = create_autospec(Distillation, instance=True, prompt="a purple unicorn")
+    assert judge.measure(module, Cameras(), None, Render(pictures, pictures[:, :1], pictures[:, :1])) == {}
+    assert set(judge.unmeasured) == {"psnr", "iou", "azimuth", "r_precision"}
+
+
+def test_the_errors_are_standard_errors_over_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the values 1, 2, 6: deviation sqrt(7), mean 3, error sqrt(7 / 3); a single picture has none."""
+
+    monkeypatch.setattr(clip_judge, "hsv_saturation", lambda images: torch.tensor([1.0, 2.0, 6.0]))
+    judge, pictures = CLIPJudge(), torch.zeros(1, 3, 8, 8)
+    render = Render(pictures, pictures[:, :1], pictures[:, :1])
+    results = judge.measure(create_autospec(Distillation, instance=True, prompt="x"), Canvas(), None, render)
+    assert results["saturation"] == 3 and judge.errors == {"saturation": pytest.approx((7 / 3) ** 0.5)}
+
+
+def test_the_rows_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> None:
+    """A run of four steps goes on from the second, and logs something new; a torn last row is dropped too."""
+    trainer = SimpleNamespace(global_step=0, is_global_zero=True)
+
+    def go_on(steps: range, **more: float) -> list[dict[str, str]]:
+        logger, trainer.global_step = MetricsCSV(tmp_path), steps.start - 1
+        logger.follow(trainer, "0123")
+        for trainer.global_step in steps:
+            logger.log_metrics({"a": 10.0 * trainer.global_step + len(more), **more})
+        return list(csv.DictReader((tmp_path / "metrics.csv").open()))
+
+    go_on(range(1, 5))
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("50.0,01")
+    rows = go_on(range(3, 6), b=1.0)
+    assert [(row["step"], row["a"], row["b"]) for row in rows] == [
+        ("1", "10.0", ""), ("2", "20.0", ""), ("3", "31.0", "1.0"), ("4", "41.0", "1.0"), ("5", "51.0", "1.0"),
+    ]  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv"]
