@@ -43,7 +43,7 @@ def _wandb(folder: Path) -> Logger:
 
 
 _MAKE = {
-    "tensorboard": lambda folder: TensorBoardLogger(folder, "", "tensorboard", default_hp_metric=False),
+    "tensorboard": lambda folder: TensorBoardLogger(folder, "", "tensorboard"),
     "csv": lambda folder: CSVLogger(folder, "", "csv"),
     "wandb": _wandb,
 }
