@@ -2,7 +2,7 @@
 PYTHON ?= $(firstword $(wildcard .venv/bin/python) python3)
 FAST = core scores discriminators proofs rendering generators formats
 
-.PHONY: test test-fast lint types docs signatures
+.PHONY: test test-fast lint types docs examples signatures
 test:  # everything, as in .ci/run
 	$(PYTHON) -m pytest -n auto --dist worksteal -rs
 test-fast:  # the mathematics and the parts, without the tests that are marked slow: 83 s on two cores
@@ -12,7 +12,10 @@ lint:
 	$(PYTHON) -m ruff format .
 types:
 	$(PYTHON) .ci/types
-docs:  # links, pictures and examples
-	$(PYTHON) -m pytest tests/commands/test_documents.py
-signatures:  # the table that help and errors are answered from, after a change of an option
+docs:  # the site, in build/site/html; needs the extra docs
+	PYTHONPATH=. $(PYTHON) docs/site/lay_out.py build/site
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict -f build/site/mkdocs.yml
+examples:  # what the documents name and link to is there, and their commands and code run
+	$(PYTHON) -m pytest tests/commands/test_documents.py tests/commands/test_add_your_own.py
+signatures:  # the table that help and errors are answered from and the page of the methods, after a change of an option
 	PYTHONPATH=tests $(PYTHON) -m support.signatures

@@ -31,11 +31,12 @@ def run(options: Namespace) -> int:
         print("\n".join([*rows, "", _NOTES]))
         return 0
     print(of_class(options.name, "model.guidance"))
-    print(_cost(methods[options.name]))
+    print(cost(methods[options.name]))
     return 0
 
 
-def _cost(entry: Entry) -> str:
-    cost = entry["cost"]
-    learns = ", and backward through it for the discriminator" if cost["learns"] else ""
-    return f"Cost of a step: {cost['rows']} samples a view through the network, in {cost['calls']} calls{learns}."
+def cost(entry: Entry) -> str:
+    """What a step of a method costs, in a sentence."""
+    of_step = entry["cost"]
+    learns = ", and backward through it for the discriminator" if of_step["learns"] else ""
+    return f"Cost of a step: {of_step['rows']} samples a view through the network, in {of_step['calls']} calls{learns}."

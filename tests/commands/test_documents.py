@@ -42,8 +42,18 @@ def test_python_blocks_run(page: str, code: str, tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("page", TEXTS)
 def test_links_and_pictures_exist(page: str) -> None:
-    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", TEXTS[page])
-    assert [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()] == []
+    for target, heading in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", TEXTS[page]):
+        file = (ROOT / page).parent / target if target else ROOT / page
+        assert file.exists(), f"{page} links to {target}"
+        if heading:
+            assert heading in headings(file.read_text()), f"{page} links to {target}#{heading}"
+
+
+def headings(text: str) -> set[str]:
+    """The names of a page's headings in addresses."""
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def resolved(name: str) -> object:

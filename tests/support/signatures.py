@@ -1,4 +1,7 @@
-"""The table that answers about options without torch, made from the signatures: `make signatures` writes it."""
+"""The table that answers about options without torch, made from the signatures: `make signatures` writes it.
+
+It also writes the page of the methods.
+"""
 
 import inspect
 import json
@@ -161,3 +164,6 @@ def written() -> str:
 
 if __name__ == "__main__":
     FILE.write_text(written())
+    from support import methods_page  # which reads that table
+
+    methods_page.FILE.write_text(methods_page.page())

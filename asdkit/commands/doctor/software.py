@@ -68,8 +68,8 @@ def releases(root: Path) -> Finding:
 
 
 def extras(root: Path) -> Finding:
-    """The extras of which every package is there."""
-    names = [name for name in metadata("asdkit").get_all("Provides-Extra") or [] if name != "dev"]
+    """The extras of which every package is there; of those for users, not for contributors."""
+    names = [name for name in metadata("asdkit").get_all("Provides-Extra") or [] if name not in ("dev", "docs")]
     lacking = {name: absent for name in names if (absent := [r.name for r in _requirements(name) if not _is_met(r)])}
     text = f"there: {', '.join(name for name in names if name not in lacking) or 'none'}"
     if not lacking:

@@ -1,0 +1,95 @@
+"""The site: its pages are laid out from docs/, all of them stand in the navigation, and it builds without a warning."""
+
+import importlib.util
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from support import methods_page
+
+import asdkit
+
+ROOT = Path(__file__).parents[2]
+SITE = ROOT / "docs" / "site"
+LAY_OUT = runpy.run_path(str(SITE / "lay_out.py"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site laid out, as `make docs` does it."""
+    folder = tmp_path_factory.mktemp("site")
+    LAY_OUT["main"](folder)
+    return folder
+
+
+def places(entry: object) -> list[str]:
+    """The pages of a part of the navigation."""
+    if isinstance(entry, dict):
+        entry = list(entry.values())
+    return [entry] if isinstance(entry, str) else [page for part in entry for page in places(part)]  # type: ignore[union-attr]
+
+
+def test_each_page_stands_in_the_navigation(folder: Path) -> None:
+    pages = places(yaml.safe_load((SITE / "mkdocs.yml").read_text())["nav"])
+    assert sorted(pages) == sorted(set(pages)) and all((folder / "pages" / page).is_file() for page in pages)
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} <= set(pages)
+
+
+def test_links_lead_to_pages_of_the_site(folder: Path) -> None:
+    """Those to the source, too, and those of the pages that are made of the source."""
+    linked: set[Path] = set()
+    for page in (folder / "pages").rglob("*.md"):
+        text = re.sub(r"^ *(```+).*?^ *\1$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\(([^)#:\s]+)", text):
+            assert (page.parent / target).is_file(), f"{page} links to {target}"
+            linked.add((page.parent / target).resolve().relative_to(folder.resolve()))
+    assert {Path("pages/source/SECURITY.md"), Path("pages/source/asdkit/toybox/weights/README.md")} <= linked
+
+
+def test_a_source_file_becomes_a_page_with_its_text(tmp_path: Path) -> None:
+    ramps = ROOT / "asdkit" / "core" / "ramps.py"
+    assert LAY_OUT["place"](ramps) == Path("source/asdkit/core/ramps.py.md")
+    assert LAY_OUT["place"](ROOT / "README.md") == Path("index.md")
+    text, linked = LAY_OUT["page"](ramps)
+    assert text == f"# `asdkit/core/ramps.py`\n\n````python\n{ramps.read_text()}````\n" and linked == []
+    line = "a [`Ramp`](asdkit/core/ramps.py) and [more](docs/priors.md#over-saturation), [there](https://arxiv.org)"
+    expected = (
+        "a [`Ramp`](asdkit/core/ramps.py.md) and [more](../priors.md#over-saturation), [there](https://arxiv.org)"
+    )
+    assert LAY_OUT["replace_links"](line, ROOT / "SECURITY.md", linked) == expected
+    assert linked == [ramps, ROOT / "docs" / "priors.md"]
+
+
+def test_what_belongs_to_an_item_is_indented_by_four() -> None:
+    text = "* one\n  more\n\n  ```bash\n  a\n      b\n  ```\n* two\n\nplain\n\n```python file=x.py\n  [a](b)\n```\n1. three\n   more"
+    expected = (
+        "* one\n    more\n\n    ```bash\n    a\n        b\n    ```\n* two\n\nplain\n\n"
+        '```python title="x.py"\n  [a](b)\n```\n1. three\n    more'
+    )
+    assert "\n".join(line for line, _ in LAY_OUT["indented"](text)) == expected
+    assert "  [a](b)" not in [line for line, prose in LAY_OUT["indented"](text) if prose]
+
+
+def test_the_api_has_each_public_name(folder: Path) -> None:
+    text = (folder / "pages" / "api.md").read_text()
+    entries = re.findall(r"^::: [\w.]+\.(\w+)$", text, re.MULTILINE) + re.findall(r"\[`(\w+)`\]\(methods.md#", text)
+    assert sorted(entries) == asdkit.__all__
+
+
+def test_the_methods_page_is_that_of_the_docstrings() -> None:
+    assert methods_page.FILE.read_text() == methods_page.page(), "methods have changed: run `make signatures`"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("mkdocs"), reason="needs mkdocs, of the extra docs")
+def test_it_builds_without_a_warning(folder: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(folder / "mkdocs.yml")]
+    text = (folder / "mkdocs.yml").read_text()
+    (folder / "mkdocs.yml").write_text(text.replace("[../..]", f"[{ROOT}]"))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "html" / "first_object" / "index.html").is_file()
