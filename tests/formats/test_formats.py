@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 from support.splat_tools import FLIP, SH_0, equal, near, near_quats, opacities, splat_transform, splats
 
 from asdkit.formats.splat_files import SUFFIXES, read_splats, write_splats
 from asdkit.formats.splats import Splats
+from asdkit.formats.spz import encode_spz
 
 # y and z change sign from SPZ's axes to PLY's; odd harmonics do: y z x | xy yz zz xz xx-yy | y xyz y z x z x
 PARITY = np.array([1, -1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1])
@@ -86,25 +88,59 @@ def test_splat_is_read_by_us_and_by_splat_transform(tmp_path: Path) -> None:
     near_quats(theirs.quats, quats, 3 * SPLAT_QUAT)  # its zero is at 127.5 instead of 128
 
 
+def spz_parts(data: bytes) -> tuple[bytes, list[bytes]]:
+    """The header of a file of version 4 and its streams, by the book."""
+    head, place = data[:32], int.from_bytes(data[16:20], "little")
+    sizes = np.frombuffer(data, "<u8", 2 * head[15], place).reshape(-1, 2).tolist()
+    place, streams = place + 16 * len(sizes), []
+    for packed, size in sizes:
+        streams.append(zstandard.ZstdDecompressor().decompress(data[place : place + packed]))
+        assert len(streams[-1]) == size
+        place += packed
+    assert place == len(data)
+    return head, streams
+
+
+@pytest.mark.parametrize("version", [3, 4])
 @pytest.mark.parametrize("degree", [1, 2, 3])
-def test_spz_has_the_bytes_of_gsply(tmp_path: Path, degree: int) -> None:
+def test_spz_has_the_bytes_of_gsply(tmp_path: Path, degree: int, version: int) -> None:
     gsply = pytest.importorskip("gsply")
     original = splats(degree=degree)
-    write_splats(tmp_path / "a.spz", original)
     sh = original.sh * PARITY[: (degree + 1) ** 2, None].astype(np.float32)
     data = gsply.GSData.from_arrays(
         means=original.means * FLIP.astype(np.float32), scales=original.log_scales,
         quats=original.quats * np.float32([1, *FLIP]), opacities=original.opacity_logits,
         sh0=sh[:, 0], shN=sh[:, 1:], format="ply",
     )  # fmt: skip
-    gsply.write_spz(tmp_path / "b.spz", data, version=3, fractional_bits=spz_bits(original))
-    assert gzip.decompress((tmp_path / "a.spz").read_bytes()) == gzip.decompress((tmp_path / "b.spz").read_bytes())
+    gsply.write_spz(tmp_path / "b.spz", data, version=version, fractional_bits=spz_bits(original))
+    ours, theirs = encode_spz(tmp_path / "a.spz", original, version), (tmp_path / "b.spz").read_bytes()
+    unpack = gzip.decompress if version == 3 else spz_parts
+    assert unpack(ours) == unpack(theirs)
 
 
-def test_spz_of_others_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("degree", [0, 3])
+def test_spz_of_version_4_is_that_of_version_3_and_is_read_by_niantics_library(tmp_path: Path, degree: int) -> None:
+    """The header by hand; without higher degrees there are five streams. splat-transform reads with Niantic's code."""
+    original = splats(degree=degree)
+    write_splats(tmp_path / "a.spz", original)
+    (tmp_path / "b.spz").write_bytes(encode_spz(tmp_path / "b.spz", original, version=3))
+    head, streams = spz_parts((tmp_path / "a.spz").read_bytes())
+    count = 6 if degree else 5
+    assert head == struct.pack("<4sIIBBBBI12x", b"NGSP", 4, 40, degree, spz_bits(original), 0, count, 32)
+    assert b"".join(streams) == gzip.decompress((tmp_path / "b.spz").read_bytes())[16:] and len(streams) == count
+    ours = read_splats(tmp_path / "a.spz")
+    equal(ours, read_splats(tmp_path / "b.spz"))
+    splat_transform(tmp_path / "a.spz", tmp_path / "c.ply")
+    theirs = read_splats(tmp_path / "c.ply")
+    for read, ours_read in zip(theirs, ours, strict=True):
+        near(read, ours_read, 1e-6)
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_spz_of_others_is_read(tmp_path: Path, version: int) -> None:
     original = splats()
     write_splats(tmp_path / "a.ply", original)
-    splat_transform("--spz-version", 3, tmp_path / "a.ply", tmp_path / "a.spz")
+    splat_transform("--spz-version", version, tmp_path / "a.ply", tmp_path / "a.spz")
     read = read_splats(tmp_path / "a.spz")
     near(read.means, original.means, 0.5**12 / 2)
     near_quats(read.quats, original.quats, SPZ_QUAT)
@@ -113,6 +149,24 @@ def test_spz_of_others_is_read(tmp_path: Path) -> None:
     near(read.sh[:, 0], original.sh[:, 0], SPZ_COLOR)
     near(read.sh[:, 1:4], original.sh[:, 1:4], (8 / 2 + 0.5) / 128)  # it keeps 5 bits of degree 1, 4 of the others
     near(read.sh[:, 4:], original.sh[:, 4:], (16 / 2 + 0.5) / 128)
+
+
+def test_spz_of_degree_4_and_with_extensions_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A vendor's records stand between header and table. What is of degree 4 is left out."""
+    original = splats()
+    head, streams = spz_parts(encode_spz(tmp_path / "a.spz", original))
+    highest = np.concatenate(
+        [np.frombuffer(streams[5], np.uint8).reshape(40, 45), np.full((40, 27), 9, np.uint8)], axis=1
+    )
+    streams[5] = highest.tobytes()
+    packed = [zstandard.ZstdCompressor().compress(stream) for stream in streams]
+    table = b"".join(struct.pack("<QQ", len(small), len(stream)) for small, stream in zip(packed, streams, strict=True))
+    records = struct.pack("<IIf", 7, 4, 1.5)
+    head = head[:12] + bytes([4, head[13], 2, 6]) + struct.pack("<I12x", 32 + len(records))
+    (tmp_path / "b.spz").write_bytes(b"".join([head, records, table, *packed]))
+    write_splats(tmp_path / "a.spz", original)
+    equal(read_splats(tmp_path / "b.spz"), read_splats(tmp_path / "a.spz"))
+    assert "b.spz has extensions of its vendor" in caplog.text and "b.spz has colours of degree 4" in caplog.text
 
 
 def test_spz_of_version_2_is_read(tmp_path: Path) -> None:
@@ -145,7 +199,7 @@ def test_spz_takes_the_finest_grid_that_fits(tmp_path: Path, furthest: float, bi
     original.means.clip(-0.4, 0.4, out=original.means)
     original.means[3, 1] = -furthest
     write_splats(tmp_path / "a.spz", original)
-    assert gzip.decompress((tmp_path / "a.spz").read_bytes())[13] == bits
+    assert (tmp_path / "a.spz").read_bytes()[13] == bits
     near(read_splats(tmp_path / "a.spz").means, original.means, 0.5**bits / 2)
 
 
@@ -178,7 +232,7 @@ def test_the_suffix_tells_the_format(tmp_path: Path) -> None:
         write_splats(str(tmp_path / name), splats())
     equal(read_splats(str(tmp_path / "A.Spz")), read_splats(tmp_path / "b.spz"))
     for path in (tmp_path / "a.obj", tmp_path / "splat"):
-        with pytest.raises(ValueError, match=r"must end in \.ply, \.splat, \.spz, \.glb"):
+        with pytest.raises(ValueError, match=r"must end in \.ply, \.splat, \.spz, \.glb, \.sog"):
             write_splats(path, splats())
         with pytest.raises(ValueError, match="must end in"):
             read_splats(path)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 from support.splat_tools import glb_file, glb_parts, splats
 
 from asdkit.formats.splat_files import SUFFIXES, read_splats, write_splats
@@ -162,8 +163,8 @@ MEGABYTES = packed(spz(40_000_000) + bytes(60_000_000))
         (packed(b""), "not an SPZ file"),
         (packed(spz(version=1) + BODY), "version 1"),
         (packed(spz(version=4) + BODY), "version 4"),
-        (spz(version=4) + BODY, "version 4"),
-        (packed(spz(degree=4) + BODY), "degree 4"),
+        (spz(version=5) + BODY, "version 5"),
+        (packed(spz(degree=5) + BODY), "degree 5"),
         (packed(spz(bits=25) + BODY), "25 fractional bits"),
         (packed(spz(flags=2) + BODY), "flags 2"),
         (packed(spz(0)), "no Gaussians"),
@@ -188,6 +189,43 @@ def test_hostile_spz(tmp_path: Path, content: bytes, message: str) -> None:
     assert len(read_splats(path).means) == 1
     path.write_bytes(content)
     refused(path, message)
+
+
+def streams(
+    bodies: tuple[bytes, ...] = (BODY[:9], BODY[9:10], BODY[10:13], BODY[13:16], BODY[16:]),
+    sizes: tuple = (),
+    **head: int,
+) -> bytes:
+    """A file of version 4, with sizes of its own in the table where they are given."""
+    frames = [zstandard.ZstdCompressor().compress(body) for body in bodies]
+    pairs = sizes or [(len(frame), len(body)) for frame, body in zip(frames, bodies, strict=True)]
+    start = spz(**({"version": 4} | head))[:15] + bytes([len(bodies)]) + struct.pack("<I12x", 32)
+    return start + b"".join(struct.pack("<QQ", *pair) for pair in pairs) + b"".join(frames)
+
+
+def test_hostile_spz_of_version_4(tmp_path: Path) -> None:
+    path, whole = tmp_path / "a.spz", streams()
+    path.write_bytes(whole)
+    assert len(read_splats(path).means) == 1
+    bomb = (bytes(90_000_000), *[bytes(size) for size in (1, 3, 3, 4)])
+    cases = {
+        whole[:31]: "truncated",
+        whole[:16] + struct.pack("<I", 2**32 - 1) + whole[20:]: "truncated",
+        streams(bomb): "truncated",
+        streams(count=10_000_000): "truncated",
+        streams(count=10_000_001): "10000001 Gaussians",
+        streams(count=0): "no Gaussians",
+        streams((BODY[:9],)): "truncated",
+        streams(degree=1): "truncated",
+        streams((BODY[:9], BODY[:2], BODY[10:12], BODY[13:16], BODY[16:])): "truncated",
+        streams(sizes=[(2**64 - 1, 9)] * 5): "damaged|truncated",
+        whole[:-6] + b"\xff" * 6: "damaged|truncated",
+        streams(degree=5): "degree 5",
+        streams(bits=25): "25 fractional bits",
+    }
+    for content, message in cases.items():
+        path.write_bytes(content)
+        refused(path, message)
 
 
 def test_spz_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
