@@ -1,15 +1,16 @@
-"""Files of Gaussians: `.ply`, `.splat`, `.spz` and `.glb`.
+"""Files of Gaussians: `.ply`, `.splat`, `.spz` and `.glb`, and `.sog`, which is written alone.
 
 A file comes from anywhere, so what it claims is compared with its size before anything is allocated, and whatever is
 wrong is told in one sentence (a ValueError that names the file).
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 from asdkit.core.atomic import write_bytes
+from asdkit.core.parts import require
 from asdkit.formats.dot_splat import encode_splat, read_splat
 from asdkit.formats.glb import encode_glb, read_glb
+from asdkit.formats.sog import encode_sog
 from asdkit.formats.splat_ply import encode_ply, read_ply
 from asdkit.formats.splats import Splats, sound
 from asdkit.formats.spz import encode_spz, read_spz
@@ -20,9 +21,10 @@ _FORMATS = {
     ".spz": (read_spz, encode_spz),
     ".glb": (read_glb, encode_glb),
 }
-SUFFIXES = tuple(_FORMATS)
+_ENCODERS = {suffix: encode for suffix, (_, encode) in _FORMATS.items()} | {".sog": encode_sog}
+SUFFIXES = tuple(_FORMATS)  # of what is read and written
 _UNREAD = {
-    ".sog": "a bundle of SuperSplat", ".ssproj": "a project of SuperSplat", ".psht": "a project of Postshot",
+    ".sog": "a bundle of PlayCanvas", ".ssproj": "a project of SuperSplat", ".psht": "a project of Postshot",
     ".ksplat": "a file of GaussianSplats3D", ".splatv": "a film of antimatter15's viewer", ".rad": "a file of Spark",
     ".lcc": "a file of XGRIDS", ".usd": "a scene of Omniverse", ".usdz": "a scene of Omniverse",
     ".pt": "a checkpoint of another program", ".pth": "a checkpoint of another program", ".html": "a page for browsers",
@@ -43,26 +45,25 @@ def read_splats(path: str | Path) -> Splats:
         ValueError: another suffix, or a broken file.
         FileNotFoundError: there is no such file.
     """
-    read, _ = _format(Path(path))
-    return sound(Path(path), read(Path(path)))
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix in _UNREAD:
+        raise ValueError(f"{path} is {_UNREAD[suffix]}, which is not read; export its Gaussians as .ply.")
+    require(suffix in _FORMATS, f"{path} must end in {', '.join(SUFFIXES)}: Gaussians are kept in these formats.")
+    return sound(path, _FORMATS[suffix][0](path))
 
 
 def write_splats(path: str | Path, splats: Splats) -> None:
     """Writes Gaussians in the format that the suffix tells, the whole file or none; its folder is made if missing.
 
-    Only `.ply` and `.glb` keep everything: `.spz` rounds, and `.splat` rounds and drops the higher bands of colours.
+    Only `.ply` and `.glb` keep everything: `.spz` and `.sog` round, and `.splat` rounds and drops the higher bands of
+    colours.
 
     Raises:
         ValueError: another suffix, or values that the format cannot hold.
     """
-    _, encode = _format(Path(path))
-    write_bytes(Path(path), encode(Path(path), splats))
-
-
-def _format(path: Path) -> tuple[Callable[[Path], Splats], Callable[[Path, Splats], bytes]]:
-    suffix = path.suffix.lower()
-    if suffix in _UNREAD:
-        raise ValueError(f"{path} is {_UNREAD[suffix]}, which is not read; export its Gaussians as .ply.")
-    if suffix not in _FORMATS:
-        raise ValueError(f"{path} must end in {', '.join(SUFFIXES)}: Gaussians are kept in these formats.")
-    return _FORMATS[suffix]
+    path = Path(path)
+    encode = _ENCODERS.get(path.suffix.lower())
+    if encode is None:
+        raise ValueError(f"{path} must end in {', '.join(_ENCODERS)}: Gaussians are written in these formats.")
+    write_bytes(path, encode(path, splats))

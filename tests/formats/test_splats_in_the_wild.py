@@ -240,7 +240,7 @@ def test_packed_files_that_lie(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("a.ksplat", "GaussianSplats3D"), ("a.sog", "SuperSplat"), ("A.PSHT", "Postshot"), ("a.pt", "another program")],
+    [("a.ksplat", "GaussianSplats3D"), ("a.sog", "PlayCanvas"), ("A.PSHT", "Postshot"), ("a.pt", "another program")],
 )
 def test_formats_that_are_not_read_are_named(tmp_path: Path, name: str, words: str) -> None:
     from asdkit.generators.from_file import object_of
