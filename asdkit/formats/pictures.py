@@ -37,6 +37,31 @@ def read_picture(path: str | Path, size: int = 0) -> Float[Tensor, "3 H W"]:
     Raises:
         ValueError: the file is missing or no picture, or its numbers have no known white.
     """
+    picture = _opened(path)
+    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    if size:
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+    return _tensor(picture)
+
+
+def read_cutout(path: str | Path, mask: str | Path = "") -> Float[Tensor, "4 H W"]:
+    """A picture file's colours in sRGB, multiplied by its opacity, and its opacity; likewise in [0,1].
+
+    A mask is a picture of the same size, whose white parts are opaque.
+
+    Raises:
+        ValueError: as for `read_picture`, or a mask of another size.
+    """
+    colours, opacity = _tensor(_opened(path)).split([3, 1])
+    if mask:
+        grey = read_picture(mask).mean(0, keepdim=True)
+        sizes = [f"{values.shape[2]}x{values.shape[1]}" for values in (grey, colours)]
+        require(grey.shape == opacity.shape, f"The mask {mask} has {sizes[0]} pixels, and {path} has {sizes[1]}.")
+        opacity = opacity * grey
+    return torch.cat([colours * opacity, opacity])
+
+
+def _opened(path: str | Path) -> Image.Image:
     path = local(path)
     require(path.is_file(), f"There is no picture {path}.")
     try:
@@ -44,13 +69,13 @@ def read_picture(path: str | Path, size: int = 0) -> Float[Tensor, "3 H W"]:
         picture = ImageOps.exif_transpose(opened)
         if picture.mode[0] in "IF":
             picture = _of_bytes(picture, getattr(opened, "tag_v2", {}))
-        picture = _in_srgb(picture).convert("RGBA")
+        return _in_srgb(picture).convert("RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         kinds = ", ".join(FORMATS)
         raise ValueError(f"{path} can't be read as a picture ({first_line(error)}); {kinds} are read.") from None
-    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    if size:
-        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+
+
+def _tensor(picture: Image.Image) -> Float[Tensor, "C H W"]:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
 
 

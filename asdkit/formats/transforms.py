@@ -1,0 +1,99 @@
+"""Posed photographs: `transforms.json` as nerfstudio and instant-ngp write it, and Blender's of synthetic scenes.
+
+Such a file has camera-to-world matrices with OpenGL's axes (x right, y up, z backward); here they have OpenCV's
+(x right, y down, z forward). The world's z axis points up in both.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from asdkit.core.parts import require
+from asdkit.core.text import existing
+
+_MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE")  # with what perspective cameras have; others bend straight lines
+_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+
+
+class Frame(NamedTuple):
+    """A photograph and its camera."""
+
+    picture: Path
+    mask: Path | None
+    c2w: Float[Tensor, "4 4"]  # camera-to-world, OpenCV axes, in the file's units of length
+    K: Float[Tensor, "3 3"]  # intrinsics, in pixels of a picture of this size
+    width: int
+    height: int
+    distortion: tuple[float, ...]  # k1, k2, k3, k4 of the radius, and p1, p2
+
+
+def read_transforms(path: str | Path) -> list[Frame]:
+    """The photographs of a folder with a `transforms.json`, or of such a file, whatever it is called.
+
+    Raises:
+        ValueError: it is missing, broken, or of cameras that are not perspective.
+    """
+    file = existing(path, "a folder with a transforms.json, or such a file")
+    file = file / "transforms.json" if file.is_dir() else file
+    require(file.is_file(), f"There is no {file}, which says where the pictures were taken from.")
+    try:
+        whole = json.loads(file.read_text("utf-8"))
+        frames = [_frame(file, {**whole, **frame}) for frame in whole["frames"]]
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError, OverflowError) as error:
+        raise ValueError(f"{file} is no transforms.json as nerfstudio writes it ({error!r}).") from None
+    require(bool(frames), f"{file} has no frames.")
+    return frames
+
+
+def _frame(file: Path, facts: dict[str, Any]) -> Frame:
+    """The facts of a frame, below which those of the whole file stand."""
+    model = facts.get("camera_model", _MODELS[0])
+    require(model in _MODELS, f"{file} has cameras of the model {model}; those of {', '.join(_MODELS)} are read.")
+    picture = file.parent / facts["file_path"]
+    picture = picture if picture.suffix else picture.with_suffix(".png")  # Blender's have no ending
+    require(picture.is_file(), f"{file} names a picture {picture}, which is not there.")
+    width, height = (int(facts[name]) for name in "wh") if {"w", "h"} <= facts.keys() else _size(picture)
+    c2w = torch.tensor(facts["transform_matrix"], dtype=torch.float64)
+    c2w = torch.cat([c2w, torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=c2w.dtype)]) if c2w.shape == (3, 4) else c2w
+    is_pose = c2w.shape == (4, 4) and torch.allclose(c2w[:3, :3].T @ c2w[:3, :3], torch.eye(3).to(c2w), atol=1e-3)
+    require(is_pose, f"{file} has a transform_matrix for {picture.name} that is no rotation and translation.")
+    K = torch.eye(3, dtype=c2w.dtype)
+    K[0, 0] = float(facts["fl_x"] if "fl_x" in facts else 0.5 * width / math.tan(0.5 * facts["camera_angle_x"]))
+    K[1, 1] = float(facts.get("fl_y", K[0, 0]))
+    K[0, 2], K[1, 2] = float(facts.get("cx", width / 2)), float(facts.get("cy", height / 2))
+    good = bool(K.isfinite().all() and c2w.isfinite().all()) and min(float(K[0, 0]), float(K[1, 1]), width, height) > 0
+    require(good, f"{file} has numbers for {picture.name} that no camera has.")
+    mask = file.parent / facts["mask_path"] if facts.get("mask_path") else None
+    distortion = tuple(float(facts.get(name, 0.0)) for name in _DISTORTION)
+    return Frame(picture, mask, c2w * torch.tensor([1.0, -1.0, -1.0, 1.0]).to(c2w), K, width, height, distortion)
+
+
+def _size(picture: Path) -> tuple[int, int]:
+    try:
+        with Image.open(picture) as opened:
+            return opened.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise ValueError(f"{picture} can't be read as a picture.") from None
+
+
+def undistorted(image: Float[Tensor, "C H W"], K: Float[Tensor, "3 3"], distortion: tuple[float, ...]) -> Tensor:
+    """The picture of a pinhole camera of the same intrinsics; the edge goes on where the lens saw nothing."""
+    if not any(distortion):
+        return image
+    k1, k2, k3, k4, p1, p2 = distortion
+    height, width = image.shape[1:]
+    rows, columns = (torch.arange(size, dtype=K.dtype) + 0.5 for size in (height, width))
+    y, x = torch.meshgrid((rows - K[1, 2]) / K[1, 1], (columns - K[0, 2]) / K[0, 0], indexing="ij")
+    r2 = x * x + y * y
+    radial = 1 + r2 * (k1 + r2 * (k2 + r2 * (k3 + r2 * k4)))
+    bent_x = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
+    bent_y = y * radial + 2 * p2 * x * y + p1 * (r2 + 2 * y * y)
+    u, v = bent_x * K[0, 0] + K[0, 2], bent_y * K[1, 1] + K[1, 2]
+    grid = torch.stack([2 * u / width - 1, 2 * v / height - 1], dim=-1).to(image)
+    return torch.nn.functional.grid_sample(image[None], grid[None], padding_mode="border", align_corners=False)[0]
