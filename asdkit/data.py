@@ -4,7 +4,6 @@ import logging
 import math
 from abc import ABC
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import count, repeat
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from asdkit.core.bounds import Between, MoreThan, Positive, Share, Within, checked
+from asdkit.core.bounds import Between, MoreThan, Within, checked
 from asdkit.core.parts import Part, require
 from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.core.randomness import generator_for
@@ -23,6 +22,8 @@ from asdkit.formats.pictures import read_picture
 from asdkit.formats.prompts import read_prompts
 from asdkit.generators.from_checkpoint import Saved, built
 from asdkit.generators.from_file import object_of
+from asdkit.references import PosedPictures, References
+from asdkit.rendering.camera_settings import DISTANCE, ORBIT, OVERHEAD, Distance, Elevation, Orbit, Overhead
 from asdkit.rendering.cameras import Batch, Views, orbit, ring
 
 NOVEL_VIEWS = 16
@@ -31,7 +32,6 @@ _log = logging.getLogger(__name__)
 
 Size = Annotated[int, Within(8, 4096)]
 Number = Annotated[int, Within(1, 1024)]
-Elevation = Annotated[float, Between(-90, 90)]
 
 
 class Prompts(Part, ABC):
@@ -85,39 +85,6 @@ class PromptFile(Prompts):
 
 
 @checked
-@dataclass(frozen=True)
-class Overhead:
-    """Those of the random cameras that look down on the object.
-
-    Args:
-        share: share of the views that they take.
-        min_elevation_deg: the lowest of them.
-        max_elevation_deg: the highest of them.
-    """
-
-    share: Share | Ramp = 0.1
-    min_elevation_deg: Elevation | Ramp = 60.0
-    max_elevation_deg: Elevation | Ramp = 85.0
-
-
-@checked
-@dataclass(frozen=True)
-class Orbit:
-    """A film around the object.
-
-    Args:
-        views: its frames.
-        elevation_deg: its height.
-    """
-
-    views: Annotated[int, Within(1, 1000)] = 60
-    elevation_deg: Elevation = 20.0
-
-
-OVERHEAD, ORBIT = Overhead(), Orbit()
-
-
-@checked
 class Cameras(pl.LightningDataModule):
     """Random cameras around the object.
 
@@ -132,16 +99,17 @@ class Cameras(pl.LightningDataModule):
         max_elevation_deg: highest camera that is not overhead.
         overhead: cameras that look down on the object.
         azimuth_range_deg: width of the part of the circle that cameras stand on, around the front.
-        min_distance: from the origin, in world units.
-        max_distance: from the origin, in world units.
+        distance: how far they stand from the origin.
         fov_deg: vertical field of view in degrees.
         orbit: what `predict` renders, and pictures are taken from.
         asset: a 3D object that methods of editing compare with, rendered from the step's cameras: a run folder, a
             checkpoint or a file of splats. Empty for none.
+        references: pictures of what is to be made, whose cameras are known: ReferenceView, or PosedFolder.
         prompts: in the place of the run's, for an Amortized3D: `per_step` of them share the views of a step.
 
     Raises:
-        ValueError: a minimum above its maximum, or an asset that is missing, broken or no 3D object.
+        ValueError: a minimum above its maximum, an asset or picture that is missing or broken, an asset that is no 3D
+            object, or references beside `prompts`.
     """
 
     def __init__(
@@ -152,20 +120,21 @@ class Cameras(pl.LightningDataModule):
         max_elevation_deg: Elevation | Ramp = 60.0,
         overhead: Overhead = OVERHEAD,
         azimuth_range_deg: Annotated[float | Ramp, MoreThan(0, at_most=360)] = 360.0,
-        min_distance: Positive | Ramp = 3.2,
-        max_distance: Positive | Ramp = 3.6,
+        distance: Distance = DISTANCE,
         fov_deg: Annotated[float | Ramp, Between(0, 180)] = 40.0,
         orbit: Orbit = ORBIT,
         asset: str = "",
+        references: PosedPictures | None = None,
         prompts: Prompts | None = None,
     ) -> None:
         super().__init__()
+        require(not (references and prompts), "data.references show one object, and data.prompts name several.")
         self.prompts = prompts
         self._numbers = {
             "size": size, "overhead_share": overhead.share, "azimuth_range_deg": azimuth_range_deg, "fov_deg": fov_deg,
             "min_elevation_deg": min_elevation_deg, "max_elevation_deg": max_elevation_deg,
             "min_overhead_deg": overhead.min_elevation_deg, "max_overhead_deg": overhead.max_elevation_deg,
-            "min_distance": min_distance, "max_distance": max_distance,
+            "min_distance": distance.min, "max_distance": distance.max,
         }  # fmt: skip
         for name in ("elevation_deg", "overhead_deg", "distance"):
             lows, highs = bounds(self._numbers[f"min_{name}"]), bounds(self._numbers[f"max_{name}"])
@@ -177,6 +146,8 @@ class Cameras(pl.LightningDataModule):
         self.asset = object_of(local(asset)) if asset else None
         if self.asset is not None and self.asset.volume() is None:
             raise ValueError(f"data.asset must be a 3D object, but {asset} is made of {type(self.asset).__name__}.")
+        lens = self.size, self._middle_distance, self._settled["fov_deg"]
+        self.references = references.read(*lens) if references else None
 
     def sample(self, generator: torch.Generator, step: int = 0) -> Views:
         """The random cameras of one step."""
@@ -202,8 +173,12 @@ class Cameras(pl.LightningDataModule):
 
     def ring(self, count: int, size: int = 0) -> Views:
         """`count` cameras evenly around the object from the front on, at the orbit's height; 0 is the usual size."""
-        distance = (self._settled["min_distance"] + self._settled["max_distance"]) / 2
-        return ring(count, self.orbit.elevation_deg, distance, self._settled["fov_deg"], size or self.size)
+        fov_deg = self._settled["fov_deg"]
+        return ring(count, self.orbit.elevation_deg, self._middle_distance, fov_deg, size or self.size)
+
+    @property
+    def _middle_distance(self) -> float:
+        return (self._settled["min_distance"] + self._settled["max_distance"]) / 2
 
     def look(self, count: int, size: int = 0) -> Views:
         """What pictures of the run are taken from: a ring of `count` cameras; 0 is the usual size."""
@@ -228,24 +203,35 @@ class Cameras(pl.LightningDataModule):
         for step, random in _drawn_steps(self.trainer):
             views = self.sample(random("views"), step)
             batch = Batch(views) if self.asset is None else self._with_asset(views, step)
+            if self.references:
+                module = self._module
+                near = self.references.near(views, module.backdrop(step), module.plain_background, step)
+                batch = batch._replace(references=near)
             if self.prompts:
                 drawn = self.prompts.sample(random("prompts"))
                 batch = batch._replace(prompts=[drawn[i % len(drawn)] for i in range(len(views))])
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The asset, for a checkpoint: its file may be gone when the run goes on."""
-        return {} if self.asset is None else {"spec": self.asset.spec, "weights": self.asset.state_dict()}
+        """The asset and the pictures, for a checkpoint: their files may be gone when the run goes on."""
+        asset = {} if self.asset is None else {"spec": self.asset.spec, "weights": self.asset.state_dict()}
+        return asset | ({} if self.references is None else {"references": self.references.state_dict()})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.asset is None:
+        if self.references is None and "references" in state_dict:
+            self.references = References.of_state(state_dict["references"])
+        if self.asset is None and "spec" in state_dict:
             self.asset = built(Saved(Path("data.asset"), {"generator": state_dict["spec"]}, state_dict["weights"]))
+
+    @property
+    def _module(self) -> Any:
+        trainer: Any = self.trainer
+        return trainer.lightning_module
 
     @torch.no_grad()
     def _with_asset(self, views: Views, step: int) -> Batch:
         """The cameras, and what they see of the asset before the step's backdrop."""
-        trainer: Any = self.trainer
-        module = trainer.lightning_module
+        module = self._module
         views = views.to(module.device)
         return Batch(views, self.asset.to(module.device).render(views, module.backdrop(step)).image)
 

@@ -11,7 +11,7 @@ from torch.profiler import record_function
 from asdkit.core.parts import Part, require
 from asdkit.core.randomness import generator_for
 from asdkit.discriminators.schedule import DISCRIMINATOR_STEPS, DiscriminatorSteps
-from asdkit.generators.base import Generator, Render
+from asdkit.generators.base import Generator, Render, computed
 from asdkit.generators.from_checkpoint import INSTANTIATOR
 from asdkit.generators.module import GeneratorModule
 from asdkit.ranks import average_gradients, checked_trainer, shard, without_reducer
@@ -125,13 +125,15 @@ class Distillation(Part, GeneratorModule):
         Returns:
             x0 [B,C,h,w], the residual's norm, the discriminator's loss and t [B]; causes first.
         """
-        step, parts, draws, norms, losses = self.global_step, batch.split(self.rendering.chunk), [], [], []
+        step, parts = self.global_step, batch.split(self.rendering.chunk)
+        draws, norms, losses, differences = [], [], [], []
         theta, *learning = self._optimizers(step)
         shared = bool(learning) and self.discriminator.share_noise
         with in_step(self.priors):
             for part in parts:  # whose gradients add up
                 # The generator, Eq. 7: w(t) (e_null + lambda (e_y - e_null) - e_phi) reaches theta through x0.
                 x, norm, render = self._generator_backward(part, step, keep_graph=shared)
+                differences += self._reconstruction_backward(part)
                 draws.append(x)
                 norms.append(norm)
                 if shared:  # The discriminator, Eq. 10, or Eq. 9 with real samples, at the same t and eps.
@@ -148,7 +150,7 @@ class Distillation(Part, GeneratorModule):
                     losses = [self._discriminator_backward(x) for x in learned]
                 facts["discriminator_grad_norm"] = self._optimizer_step(phi, len(parts), self.discriminator.clip)
                 self.guidance.observe(learned)
-        logs = {"residual_norm": norms, "discriminator_loss": losses}
+        logs = {"residual_norm": norms, "discriminator_loss": losses, "reconstruction": differences}
         means = {name: torch.stack(values).mean() for name, values in logs.items() if values}
         self._log(means, facts)
         return {"x0": torch.cat([x.x0 for x in draws])} | means | {"t": torch.cat([x.t for x in draws])}
@@ -190,6 +192,16 @@ class Distillation(Part, GeneratorModule):
                 loss = (render.image * gradient).sum()
             self._backward(loss + self.generator.regularizer())
         return x, residual.flatten(1).norm(dim=1).mean(), render
+
+    def _reconstruction_backward(self, part: Batch) -> list[Float[Tensor, ""]]:
+        """Backward pass of how the generator differs from the references; returns the loss if there are any."""
+        references = part.references
+        if references is None or not any(references.weights):
+            return []
+        render = computed(self.rendering.rerender, self.generator.render, references.views, references.behind)
+        loss = references.difference(render.image, render.alpha)
+        self._backward(loss)
+        return [loss.detach()]
 
     def _discriminator_backward(self, x: Noised) -> Float[Tensor, ""]:
         """Backward pass of Eq. 10 or Eq. 9 at a draw; returns the loss."""

@@ -21,6 +21,8 @@ _FILES = {
     "ckpt_path": "a file of a run's folder checkpoints",
     "data.asset": "a run folder, a checkpoint or a file of splats",
     "data.image": "a picture",
+    "data.references.file": "a picture",
+    "data.references.path": "a folder with a transforms.json",
 }
 _FEW = 13
 _ROOT: Entry = {"group": "fit"}

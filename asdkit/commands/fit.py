@@ -199,6 +199,10 @@ def _leave_to_checkpoint(config: Namespace) -> None:
     for name in ("asset", "image") if config.data.class_path.startswith("asdkit.") else ():
         if data.get(name) and not local(data[name]).exists():
             data[name] = ""
+    pictures = (data.get("references") or {}).get("init_args", {})
+    for place in filter(None, (pictures.get("file"), pictures.get("path"), pictures.get("mask"))):
+        if not local(place).exists():
+            data["references"] = None
 
 
 def _listed(callbacks: Any) -> list[Any]:

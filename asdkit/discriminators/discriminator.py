@@ -107,7 +107,7 @@ class Discriminator(Field):
         return value_at(self.gamma, x.step)
 
     def loss(self, x: Noised) -> Float[Tensor, ""]:
-        """Eq. 10, or Eq. 9 where there are real samples, at one draw; gradients reach the adapter alone."""
+        """Eq. 10, or Eq. 9 for samples that have a real one, at one draw; gradients reach the adapter alone."""
         x = self._fake(x)
         gamma, e_phi = self.gamma_at(x), self(x)
         e_y = e_phi.detach() if isinstance(gamma, float | int) and gamma == 0 else x.predict(self.condition())
@@ -118,14 +118,16 @@ class Discriminator(Field):
         if self.real_samples is None:
             return loss
         real = self.real_draw(x)
-        e_y = real.predict(self.condition())
-        return loss + real_loss(self(real), real.eps, e_y, value_at(self.eta, x.step), self.real_clip)[0]
+        if not len(real.t):
+            return loss
+        e_y, share = real.predict(self.condition()), len(real.t) / len(x.t)
+        return loss + share * real_loss(self(real), real.eps, e_y, value_at(self.eta, x.step), self.real_clip)[0]
 
     def _fake(self, x: Noised) -> Noised:
         return x.on_source() if self.learns_source else x
 
     def real_draw(self, x: Noised) -> Noised:
-        """Real samples at x's t and eps."""
+        """Real samples at x's t and eps, of those that have one."""
         real_samples = self.real_samples
         if real_samples is None:
             raise ValueError("This discriminator has no real_samples; give it some, e.g. PriorSamples().")
@@ -162,8 +164,8 @@ class Discriminator(Field):
                 "gamma": torch.as_tensor(gamma).mean().item(),
                 "lambda_eff": effective_scale(value_at(self.scale, x.step), effective),
             }
-            if self.real_samples is not None and (ask or self._known(self.real_draw(x))):
-                real = self.real_draw(x)
+            real = None if self.real_samples is None else self.real_draw(x)
+            if real is not None and len(real.t) and (ask or self._known(real)):
                 e_y = real.predict(self.condition())
                 numbers["real_clipped"] = real_loss(self(real), real.eps, e_y, 0.0, self.real_clip)[1].item()
             return numbers

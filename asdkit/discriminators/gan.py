@@ -1,5 +1,6 @@
 """GANs on a diffusion model: the discriminator's own opinion, or a head on its features, told real from fake."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from asdkit.discriminators.gan_losses import GANLoss, NonSaturating
 from asdkit.discriminators.real_samples import PriorSamples, RealSamples
 from asdkit.scores.cfg_options import CFGOptions
 from asdkit.scores.fields import Factor, Field
-from asdkit.scores.prior import Adapter, Noised, Prior
+from asdkit.scores.prior import Adapter, Noised, Prior, Samples
 
 
 class GANDiscriminator(Discriminator):
@@ -43,9 +44,10 @@ class GANDiscriminator(Discriminator):
         self.gan_loss, self.sharpness = loss or NonSaturating(), sharpness
 
     def loss(self, x: Noised) -> Float[Tensor, ""]:
-        """The mean over the batch of what D minimises at fake and at real samples."""
-        fake, real = (self.sharpness * self.opinion(draw) for draw in (x, self.real_draw(x)))
-        return (self.gan_loss.fake(fake) + self.gan_loss.real(real)).mean()
+        """The mean over the batch of what D minimises at fake and at real samples, where there is a real one."""
+        assert self.real_samples is not None
+        rows = self.real_samples.rows(x)
+        return _told_apart(self.gan_loss, lambda draw: self.sharpness * self.opinion(draw), x, self.real_draw(x), rows)
 
 
 class GANHead(Field):
@@ -120,9 +122,18 @@ class GANHead(Field):
         return x.alpha * gradient
 
     def loss(self, x: Noised) -> Float[Tensor, ""]:
-        """The mean over the batch of what the head minimises at fake and at real samples."""
+        """The mean over the batch of what the head minimises at fake and at real samples, where there is a real one."""
         real = x.derived(self, lambda: self.real_samples.draw(x, self._phi.condition()))
-        return (self.gan_loss.fake(self.logits(x)) + self.gan_loss.real(self.logits(real))).mean()
+        return _told_apart(self.gan_loss, self.logits, x, real, self.real_samples.rows(x))
+
+
+def _told_apart(
+    loss: GANLoss, logits: Callable[[Noised], Tensor], x: Noised, real: Noised, rows: Samples
+) -> Float[Tensor, ""]:
+    """What D minimises at the fake samples that have a real one, `rows` of x, and at these, over the whole batch."""
+    if not len(real.t):
+        return x.x_t.new_zeros(())
+    return (loss.fake(logits(x)[rows]) + loss.real(logits(real))).sum() / len(x.t)
 
 
 def _middle(network: Any, channels: int) -> tuple[nn.Module, int]:

@@ -7,16 +7,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from asdkit.core.bounds import Between, Count, Weight
-from asdkit.core.parts import Part
+from asdkit.core.bounds import Between, Count, Weight, Within
+from asdkit.core.parts import Part, require
 from asdkit.core.randomness import to_device
 from asdkit.core.text import local
 from asdkit.formats.pictures import read_picture
-from asdkit.rendering.cameras import Views, ring
+from asdkit.rendering.cameras import Posed, Views, ring
 from asdkit.scores.conditions import Condition
 from asdkit.scores.ddim import ddim
 from asdkit.scores.fields import CFG
-from asdkit.scores.prior import Noised
+from asdkit.scores.prior import Noised, Samples
 
 Elevation = Annotated[float, Between(-90, 90)]
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -27,7 +27,11 @@ class RealSamples(Part, nn.Module, ABC):
 
     @abstractmethod
     def draw(self, x: Noised, condition: Condition) -> Noised:
-        """Real samples of the condition at x's t and eps."""
+        """Real samples of the condition at x's t and eps: one for each of the samples that `rows` names."""
+
+    def rows(self, x: Noised) -> Samples:
+        """Which samples of x have a real one: all of them, unless this says less. The others learn by Eq. 10 alone."""
+        return slice(None)
 
 
 class SourceImage(RealSamples):
@@ -60,6 +64,33 @@ class ImageFolder(RealSamples):
         pictures = torch.stack([read_picture(self._files[i], size) for i in chosen])
         with torch.no_grad():
             return x.on(x.prior.encode(to_device(pictures, x.x0.device).to(x.x0)))
+
+
+class NearestReference(RealSamples):
+    """The posed pictures of `data.references`: each sample's real one is the picture from the nearest camera.
+
+    It is judged by e_y and e_phi with its own camera's words, before the backdrop of the step where it has a mask.
+
+    Args:
+        within_deg: how far a camera may stand from the picture's, as an angle seen from the origin; others have none.
+    """
+
+    def __init__(self, within_deg: Annotated[float, Within(0, 180)] = 30.0) -> None:
+        super().__init__()
+        self.within_deg = within_deg
+
+    def rows(self, x: Noised) -> Tensor:
+        require(not x.prior.sharded, "Ranks that share a network can't have posed real samples; take strategy=ddp.")
+        return (_posed(x).angle_deg <= self.within_deg).nonzero().flatten()
+
+    def draw(self, x: Noised, condition: Condition) -> Noised:
+        posed, rows = _posed(x), self.rows(x)
+        nearest = posed.nearest[rows]
+        if not len(rows):
+            return x.some(rows, x.x0[:0], posed.views[nearest])
+        distinct, place = nearest.unique(return_inverse=True)
+        with torch.no_grad():
+            return x.some(rows, x.prior.encode(posed.image[distinct]).to(x.x0)[place], posed.views[nearest])
 
 
 class PriorSamples(RealSamples):
@@ -97,6 +128,15 @@ class PriorSamples(RealSamples):
         if x.views is None:
             return None
         return ring(self.count, self.elevation_deg, size=x.views.height).to(x.x0.device)
+
+
+def _posed(x: Noised) -> Posed:
+    if x.references is None:
+        raise ValueError(
+            "NearestReference needs a picture whose camera is known; give one by --data.references=ReferenceView "
+            "--data.references.file FILE."
+        )
+    return x.references
 
 
 def _chosen(x: Noised, count: int) -> Int[Tensor, " B"]:

@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from asdkit.core.parts import require
 from asdkit.core.randomness import Rows, to_device
+
+OPAQUE = 0.99  # opacity from which on everywhere nothing says what is the object
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,38 @@ def joined(batches: "list[Views]") -> Views:
     return replace(batches[0], **parts)
 
 
+class Posed(NamedTuple):
+    """Pictures of the object by U known cameras, and which of these is the nearest to each of a step's B cameras."""
+
+    views: Views
+    image: Float[Tensor, "U 3 H W"]  # in [0,1], before `behind`
+    alpha: Float[Tensor, "U 1 H W"]  # the object's opacity; 1 everywhere where nothing says what it is
+    behind: Float[Tensor, "U 3"]
+    nearest: Int[Tensor, " B"]  # on the CPU
+    angle_deg: Float[Tensor, " B"]  # between the two cameras as seen from the origin, on the CPU
+    weights: tuple[float, float] = (0.0, 0.0)  # of colours and opacity in the generator's loss
+
+    def to(self, device: torch.device | str) -> "Posed":
+        """The same with the pictures and their cameras on `device`."""
+        device = torch.device(device)
+        image, alpha, behind = (to_device(values, device) for values in self[1:4])
+        return self._replace(views=self.views.to(device), image=image, alpha=alpha, behind=behind)
+
+    def of(self, rows: Rows) -> "Posed":
+        """What some of a step's cameras are near to."""
+        kept, nearest = rows.of(self.nearest).unique(return_inverse=True)
+        image, alpha, behind = (values[kept] for values in self[1:4])
+        return Posed(self.views[kept], image, alpha, behind, nearest, rows.of(self.angle_deg), self.weights)
+
+    def difference(self, image: Float[Tensor, "U 3 H W"], alpha: Float[Tensor, "U 1 H W"]) -> Float[Tensor, ""]:
+        """The weighted mean squared difference of the generator's own pictures by these cameras, over the B."""
+        share = self.nearest.bincount(minlength=len(image)) / len(self.nearest)
+        colours, opacity = ((a - b).square().flatten(1).mean(1) for a, b in ((image, self.image), (alpha, self.alpha)))
+        has_mask = self.alpha.flatten(1).amin(1) < OPAQUE
+        of_each = self.weights[0] * colours + self.weights[1] * opacity * has_mask
+        return (to_device(share, image.device) * of_each).sum()
+
+
 class Batch(NamedTuple):
     """What a step looks at: every DataModule yields these."""
 
@@ -77,11 +111,13 @@ class Batch(NamedTuple):
     source: Float[Tensor, "B 3 H W"] | None = None  # one in [0,1], or one for each camera
     rows: Rows | None = None  # which samples of the step these are; None for all of them
     prompts: Sequence[str] = ()  # one for each sample, in the place of the run's; none where all have that
+    references: Posed | None = None  # posed pictures of the object
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same with its tensors on `device`."""
         source = None if self.source is None else to_device(self.source, torch.device(device))
-        return self._replace(views=self.views and self.views.to(device), source=source)
+        references = self.references and self.references.to(device)
+        return self._replace(views=self.views and self.views.to(device), source=source, references=references)
 
     def split(self, count: int) -> "list[Batch]":
         """Parts of `count` samples each, which must divide their number; one part for 0 and where nobody knows it."""
@@ -93,7 +129,8 @@ class Batch(NamedTuple):
             rows = Rows(start, start + count, total)
             each = self.source is not None and len(self.source) == total
             source, prompts = rows.of(self.source) if each else self.source, self.prompts[start : rows.stop]
-            parts.append(Batch(self.views and self.views[start : rows.stop], source, rows, prompts))
+            views, references = self.views and self.views[start : rows.stop], self.references
+            parts.append(Batch(views, source, rows, prompts, references and references.of(rows)))
         return parts
 
 

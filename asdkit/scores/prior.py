@@ -17,7 +17,7 @@ from torch.profiler import record_function
 from asdkit.core.contexts import replaced
 from asdkit.core.parts import Part, require
 from asdkit.core.randomness import to_device
-from asdkit.rendering.cameras import Views
+from asdkit.rendering.cameras import Posed, Views
 from asdkit.rendering.view_words import ViewWords
 from asdkit.scores.conditions import Condition
 from asdkit.scores.schedules import Schedule
@@ -219,6 +219,7 @@ class Noised:
         random: where fields take further random numbers from; torch's global generator when None.
         prompts: of a condition's text, the text that each sample has in its place; a text that isn't there is the same
             for all. So fields, memo and adapters know one condition, whatever its samples' own are.
+        references: posed pictures of what the generator makes, or None.
 
     Raises:
         ValueError: `prompts` of another number than samples.
@@ -235,12 +236,13 @@ class Noised:
         source: Float[Tensor, "B C h w"] | None = None,
         random: torch.Generator | None = None,
         prompts: Mapping[str, Sequence[str]] | None = None,
+        references: Posed | None = None,
     ) -> None:
         self.prior, self.x0, self.eps, self.views, self.prompts = prior, x0, eps, views, prompts or {}
         for texts in self.prompts.values():
             require(len(texts) == len(t), f"There are {len(t)} samples, and {len(texts)} prompts for them.")
         self.drawn_t, self.t = t, to_device(t, x0.device)  # where it was drawn, and where it is used
-        self.step, self.source, self.random = step, source, random
+        self.step, self.source, self.random, self.references = step, source, random, references
         self.alpha, self.sigma = prior.schedule.alpha(self.t), prior.schedule.sigma(self.t)
         self.x_t = prior.schedule.add_noise(x0, self.t, eps)
         self._memo: dict[tuple[Condition, Adapter | None], Tensor] = {}
@@ -249,7 +251,14 @@ class Noised:
     def like(self, x0: Tensor, t: Tensor, eps: Tensor, views: Views | None = None) -> "Noised":
         """Another draw of the same prior, step and source; of the same views where none are given."""
         views = self.views if views is None else views
-        return Noised(self.prior, x0, t, eps, views, self.step, self.source, self.random, self.prompts)
+        kept = self.step, self.source, self.random, self.prompts, self.references
+        return Noised(self.prior, x0, t, eps, views, *kept)
+
+    def some(self, rows: Int[Tensor, " R"], x0: Float[Tensor, "R C h w"], views: Views | None) -> "Noised":
+        """Other clean samples and views at the t, eps and prompts of some samples; the numbers are on the CPU."""
+        prompts = {text: [own[i] for i in rows.tolist()] for text, own in self.prompts.items()}
+        t, eps = self.drawn_t[rows], self.eps[rows]
+        return Noised(self.prior, x0.detach(), t, eps, views, self.step, None, self.random, prompts)
 
     def on(self, x0: Float[Tensor, "B C h w"]) -> "Noised":
         """The same t, eps and views on another clean sample."""

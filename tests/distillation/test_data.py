@@ -11,6 +11,7 @@ from support.gaussians import save_run
 from asdkit import (
     SDS,
     Cameras,
+    Distance,
     Distillation,
     GaussianPrior,
     Gaussians,
@@ -108,7 +109,7 @@ def test_numbers_move_with_the_iterations_and_pictures_are_of_their_end() -> Non
     cameras = Cameras(
         views_per_step=64, size=Ramp(32, 64, 10), min_elevation_deg=Ramp(10, -10, 10), max_elevation_deg=20.0,
         overhead=Overhead(Ramp(0.0, 1.0, 0, begin=20)), azimuth_range_deg=Ramp(90, 360, 10), fov_deg=Ramp(60, 40, 10),
-        min_distance=Ramp(2.0, 3.2, 10), max_distance=Ramp(2.2, 3.6, 10),
+        distance=Distance(Ramp(2.0, 3.2, 10), Ramp(2.2, 3.6, 10)),
     )  # fmt: skip
     facts = {}
     for step in (0, 5, 10, 20):
@@ -159,7 +160,11 @@ def test_an_asset_is_seen_from_the_steps_cameras_before_the_steps_backdrop(tmp_p
         Cameras(asset=str(save_run(tmp_path / "b.ckpt", Pixels())))
 
 
-CROSSED = [{"max_distance": Ramp(3.0, 3.6, 10)}, {"min_distance": 4.0}, {"min_elevation_deg": 70.0}]
+CROSSED = [
+    {"distance": Distance(3.2, Ramp(3.0, 3.6, 10))},
+    {"distance": Distance(min=4.0)},
+    {"min_elevation_deg": 70.0},
+]
 CROSSED += [{"overhead": Overhead(min_elevation_deg=86.0)}]
 
 

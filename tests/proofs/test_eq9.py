@@ -9,9 +9,19 @@ from support.exact import B, bent, close, draw, e, e_phi, exact_prior, randn, re
 from support.renders import prior_of_renders
 from torch import Tensor
 
-from asdkit import ASD, GaussianPrior, ImageFolder, PriorSamples, Ramp, RealSamples, SourceImage
+from asdkit import (
+    ASD,
+    GAN,
+    GaussianPrior,
+    ImageFolder,
+    NearestReference,
+    PriorSamples,
+    Ramp,
+    RealSamples,
+    SourceImage,
+)
 from asdkit.lab import Affine
-from asdkit.rendering.cameras import ring
+from asdkit.rendering.cameras import Posed, ring
 from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import real_loss
 from asdkit.scores.prior import Noised
@@ -255,3 +265,127 @@ def test_samples_of_the_prior_have_cameras_of_their_own() -> None:
     assert torch.allclose(real.x0, prior.points[of], atol=0.02)
     right, wrong = real.predict(duck), x.like(real.x0, x.t, x.eps, around[(of + 4) % 8]).predict(duck)
     assert (right - real.eps).square().mean() < 1e-4 < (wrong - real.eps).square().mean()
+
+
+ANGLES = (0.0, 31.0, 30.0, 170.0)  # of the four samples; the first and the third are within 30 degrees
+
+
+def posed(prior: GaussianPrior, angles: tuple[float, ...] = ANGLES, seed: int = 0) -> Noised:
+    """A draw of four samples near to two pictures: the first two to one, the others to the other."""
+    x, pictures = draw(prior, seed), randn(2, 3, 2, 2, seed=9)
+    nearest, nothing = torch.tensor([0, 0, 1, 1]), torch.ones(2, 1, 2, 2)
+    pictured = Posed(ring(2, size=2), pictures, nothing, torch.ones(2, 3), nearest, torch.tensor(angles))
+    return Noised(prior, x.x0, x.t, x.eps, ring(4, size=2), random=x.random, references=pictured)
+
+
+@pytest.mark.parametrize(("gamma", "eta"), [(-0.5, 0.5), (0.0, 0.0), (2.0, 1.0)])
+def test_a_posed_picture_is_the_real_sample_of_the_cameras_near_it(
+    prior: GaussianPrior, gamma: float, eta: float
+) -> None:
+    """The mean over the four of Eq. 10, and of what Eq. 9 adds for the two that are near, at their t and eps."""
+    x, phi = posed(prior), bent()
+    fake = (e_phi(x, phi) - x.eps) ** 2 + gamma * (e(x, "y") - e_phi(x, phi)) ** 2
+    real = state(x, x0=x.references.image[[0, 0, 1, 1]])
+    added = -((e_phi(real, phi) - x.eps) ** 2) + eta * (e(real, "y") - e_phi(real, phi)) ** 2
+    reals = NearestReference(30.0)
+    field = ready(ASD(7.5, gamma, phi, real_samples=reals, eta=eta, real_clip=1e6), prior)
+    assert close(field.loss(x), (fake.sum() + added[[0, 2]].sum()) / B)
+    assert torch.equal(field.leaves()[-1].real_draw(x).views.azimuth, ring(2).azimuth)  # of the pictures' own cameras
+
+
+def test_the_others_learn_by_eq10_alone(prior: GaussianPrior) -> None:
+    """phi has numbers of its own at each t, and each sample has its own t."""
+    x, gradients = posed(prior), []
+    for reals in (NearestReference(30.0), None):
+        phi = bent()
+        ready(ASD(7.5, -0.5, phi, real_samples=reals, real_clip=1e6), prior).loss(x).backward()
+        gradients.append(phi.offset.grad[x.t])
+        x.forget(phi)
+    posed_ones, plain = gradients
+    assert torch.equal(posed_ones[[1, 3]], plain[[1, 3]]) and not close(posed_ones[[0, 2]], plain[[0, 2]], 1e-2)
+
+
+@pytest.mark.parametrize("within_deg", [0.0, 180.0])
+def test_the_posed_optimum_is_a_weighted_least_squares_fit(prior: GaussianPrior, within_deg: float) -> None:
+    """Eq. 9 is (1 + gamma) |e_phi - a|^2 at fakes, a = (eps + gamma e_y) / (1 + gamma), and (eta - 1) |e_phi - b|^2 at
+    reals, b = (eta e_y - eps) / (eta - 1), plus what phi doesn't change. So phi's best slope and offset at a t are the
+    normal equations' solution, and the loss has no gradient there.
+    """
+    gamma, eta, phi = 3.0, 0.5, Affine(channels=3).double()
+    x = posed(prior, (0.0, 1.0, 0.0, 1.0))
+    real = state(x, x0=x.references.image[[0, 0, 1, 1]])
+    for row, near in enumerate(angle <= within_deg for angle in x.references.angle_deg):
+        for channel in range(3):
+            parts = [(1 + gamma, x, lambda y, eps: (eps + gamma * y) / (1 + gamma))]
+            parts += [(eta - 1, real, lambda y, eps: (eta * y - eps) / (eta - 1))] if near else []
+            normal, right = torch.zeros(2, 2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+            for weight, at, goal in parts:
+                x_t, y, eps = (v[row, channel].flatten() for v in (at.x_t, e(at, "y"), x.eps))
+                design = torch.stack([x_t, torch.ones_like(x_t)], 1)
+                normal += weight * design.T @ design
+                right += weight * design.T @ (goal(y, eps) - y)
+            slope, offset = torch.linalg.solve(normal, right)
+            with torch.no_grad():
+                phi.slope[x.t[row], channel], phi.offset[x.t[row], channel] = slope, offset
+    reals = NearestReference(within_deg)
+    ready(ASD(7.5, gamma, phi, real_samples=reals, eta=eta, real_clip=1e6), prior).loss(x).backward()
+    assert phi.offset.abs().max() > 0.1  # it has gone somewhere
+    assert max(float(values.grad.abs().max()) for values in phi.parameters()) < 1e-10
+
+
+def test_a_step_without_a_camera_near_asks_the_network_as_eq10_does(prior: GaussianPrior) -> None:
+    rows: list[float] = []
+    prior.network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    for angles, calls in (((90.0,) * 4, [4, 4]), (ANGLES, [4, 4, 2, 2])):
+        rows.clear()
+        for make in (ASD, GAN):
+            field, x = ready(make(adapter=bent(), real_samples=NearestReference()), prior), posed(prior, angles)
+            field.loss(x)
+            facts = field.diagnostics(x)
+            assert ("real_clipped" in facts) == (len(calls) == 4)
+        of_gan = [4, 4] if len(calls) == 2 else calls  # its diagnostics ask, where it has learned nothing
+        assert rows == calls + of_gan
+
+
+def test_a_gan_is_told_the_pairs_alone(prior: GaussianPrior) -> None:
+    """softplus(D(fake)) + softplus(-D(real)) of the two near ones, over all four."""
+    x, phi = posed(prior), bent()
+    real = state(x, x0=x.references.image[[0, 0, 1, 1]])
+
+    def opinion(at: object) -> Tensor:
+        return ((e_phi(at, phi) - x.eps) ** 2 - (e(at, "y") - x.eps) ** 2).flatten(1).mean(1)
+
+    expected = torch.nn.functional.softplus(opinion(x)) + torch.nn.functional.softplus(-opinion(real))
+    loss = ready(GAN(adapter=phi, real_samples=NearestReference()), prior).loss(x)
+    assert close(loss, expected[[0, 2]].sum() / B)
+
+
+def test_posed_pictures_are_judged_from_their_own_cameras() -> None:
+    """Of a finite set that knows directions the picture is the view from there, wherever the sample's camera stands."""
+    prior = prior_of_renders(["a yellow duck"], views=8, size=8)
+    prior.setup()
+    duck, around = Condition("a yellow duck", view_dependent=True), ring(8, size=8)
+    own = torch.tensor([2, 5])
+    pictured = Posed(around[own], prior.points[own], torch.ones(2, 1, 8, 8), torch.ones(2, 3), own - own, own * 0.0)
+    fakes, eps, t = torch.rand(2, 3, 8, 8), torch.randn(2, 3, 8, 8), torch.tensor([500, 600])
+    x = Noised(prior, fakes, t, eps, around[:2], references=pictured._replace(nearest=torch.tensor([1, 0])))
+    real = NearestReference().draw(x, duck)
+    right, wrong = real.predict(duck), x.like(real.x0, x.t, x.eps).predict(duck)
+    assert (right - real.eps).square().mean() < 1e-4 < (wrong - real.eps).square().mean()
+    with pytest.raises(ValueError, match=r"NearestReference needs a picture whose camera is known; .*data.references"):
+        NearestReference().draw(draw(exact_prior()), Y)
+
+
+def test_posed_real_samples_have_their_own_prompts(prior: GaussianPrior) -> None:
+    x = posed(prior)
+    x.prompts = {"y": ["y", "z", "z", "y"]}
+    real = NearestReference().draw(x, Y)
+    assert real.prompts == {"y": ["y", "z"]} and torch.equal(real.t, x.t[[0, 2]])
+    assert close(real.predict(Y), torch.cat([e(real, "y")[:1], e(real, "z")[1:]]))
+
+
+def test_shared_networks_have_no_posed_real_samples(prior: GaussianPrior) -> None:
+    """Their ranks would ask them unequally often."""
+    x, prior.sharded = posed(prior), True
+    with pytest.raises(ValueError, match="take strategy=ddp"):
+        NearestReference().draw(x, Y)

@@ -1,0 +1,225 @@
+"""Posed pictures of the object: one, or a folder of them, and what a step's cameras have near to them."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from asdkit.core.bounds import AtLeast, Between, NonNegative, Weight, checked
+from asdkit.core.parts import Part, require
+from asdkit.core.ramps import Ramp, value_at
+from asdkit.core.randomness import to_device
+from asdkit.formats.pictures import read_cutout
+from asdkit.formats.transforms import Frame, read_transforms, undistorted
+from asdkit.rendering.cameras import OPAQUE, Posed, Views, orbit
+
+
+@checked
+@dataclass(frozen=True)
+class Reconstruction:
+    """What the generator's own pictures lose by, where they differ from the references, at these cameras.
+
+    Args:
+        image: weight of the mean squared difference of the colours.
+        mask: of that of the opacity, for pictures with a mask.
+    """
+
+    image: Weight | Ramp = 1e4
+    mask: Weight | Ramp = 1e3
+
+
+RECONSTRUCTION = Reconstruction()
+
+
+@dataclass(frozen=True)
+class References:
+    """Pictures with their cameras: N squares, colours times opacity beside opacity, as bytes."""
+
+    cutouts: UInt8[Tensor, "N 4 S S"]
+    views: Views
+    reconstruction: Reconstruction = RECONSTRUCTION
+
+    def near(
+        self, views: Views, backdrop: Float[Tensor, " 3"] | None, plain: Float[Tensor, " 3"], step: int = 0
+    ) -> Posed:
+        """The picture nearest to each camera of a step, before the backdrop where it has a mask, at the step's size.
+
+        The backdrop is on the device that the pictures are for; None, and what has no mask, means the `plain` one.
+        """
+        cosines = _outward(views) @ _outward(self.views).mT
+        distinct, nearest = cosines.argmax(1).unique(return_inverse=True)
+        cutouts = _resized(to_device(self.cutouts[distinct], plain.device).float() / 255, views.height)
+        colours, alpha = cutouts.split([3, 1], dim=1)
+        has_mask = alpha.flatten(1).amin(1, keepdim=True) < OPAQUE
+        behind = torch.where(has_mask, plain if backdrop is None else backdrop, plain)
+        weights = value_at(self.reconstruction.image, step), value_at(self.reconstruction.mask, step)
+        return Posed(
+            _scaled(self.views[distinct], views.height).to(plain.device),
+            colours + (1 - alpha) * behind[:, :, None, None],
+            alpha, behind, nearest, cosines.amax(1).clamp(-1, 1).acos().rad2deg(), weights,
+        )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """The pictures and cameras, for a checkpoint."""
+        weights = vars(self.reconstruction).items()
+        plain = {name: weight.spec["init_args"] if isinstance(weight, Ramp) else weight for name, weight in weights}
+        return {"cutouts": self.cutouts, "views": dict(vars(self.views)), "weights": plain}
+
+    @classmethod
+    def of_state(cls, state: dict[str, Any]) -> "References":
+        """The references whose `state_dict` this is."""
+        weights = {k: Ramp(**weight) if isinstance(weight, dict) else weight for k, weight in state["weights"].items()}
+        return cls(state["cutouts"], Views(**state["views"]), Reconstruction(**weights))
+
+
+class PosedPictures(Part, ABC):
+    """Pictures of what is to be made, whose cameras are known.
+
+    Args:
+        reconstruction: their weights in the generator's loss.
+    """
+
+    def __init__(self, reconstruction: Reconstruction = RECONSTRUCTION) -> None:
+        self.reconstruction = reconstruction
+
+    @abstractmethod
+    def read(self, size: int, distance: float, fov_deg: float) -> References:
+        """The pictures at this size; the other numbers are those of the run's own cameras."""
+
+
+class ReferenceView(PosedPictures):
+    """A picture of the object, whose middle square is taken: its camera looks at the origin.
+
+    What is transparent in it, or black in its mask, is not the object. Without either, it is taken for a picture before
+    the plain background (`rendering.background`), and nothing is learned of the silhouette.
+
+    Args:
+        file: the picture.
+        azimuth_deg: where its camera stands: 0 in front, 90 at the object's left side.
+        elevation_deg: its height above the ground.
+        mask: a picture of the same size, white where the object is. Empty for the picture's own transparency.
+        distance: from the camera to the origin, in world units; 0 for the middle of the run's own cameras.
+        fov_deg: vertical field of view of the square in degrees; 0 for that of the run's own cameras.
+        reconstruction: the picture's weights in the generator's loss.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        azimuth_deg: Annotated[float, Between(-1e3, 1e3)] = 0.0,
+        elevation_deg: Annotated[float, Between(-90, 90)] = 20.0,
+        mask: str = "",
+        distance: NonNegative = 0.0,
+        fov_deg: Annotated[float, AtLeast(0, below=180)] = 0.0,
+        reconstruction: Reconstruction = RECONSTRUCTION,
+    ) -> None:
+        super().__init__(reconstruction)
+        require(bool(file), "There is no picture to start from; give one by --data.references.file FILE.")
+        self.file, self.mask, self.distance, self.fov_deg = file, mask, distance, fov_deg
+        self.azimuth_deg, self.elevation_deg = azimuth_deg, elevation_deg
+
+    def read(self, size: int, distance: float, fov_deg: float) -> References:
+        square = _middle_square(read_cutout(self.file, self.mask))
+        azimuth, elevation = (torch.tensor([degrees]).deg2rad() for degrees in (self.azimuth_deg, self.elevation_deg))
+        place = torch.tensor([self.distance or distance])
+        views = orbit(azimuth, elevation, place, math.radians(self.fov_deg or fov_deg), size, size)
+        return References(_bytes(_resized(square[None], size)), views, self.reconstruction)
+
+
+class PosedFolder(PosedPictures):
+    """A folder of photographs with a transforms.json, as nerfstudio, instant-ngp and Blender's scenes have it.
+
+    Of each the middle square is taken, without the lens's distortion; masks count as in ReferenceView.
+
+    Args:
+        path: the folder, or its JSON file.
+        front_deg: the azimuth in the file's own world from which the object's front is seen.
+        centre: the point that the cameras look at becomes the origin.
+        scale: world units for a unit of the file; 0 for as many as bring what the photographs show at the origin to
+            the size that the run's own cameras see.
+        reconstruction: the photographs' weights in the generator's loss.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        front_deg: Annotated[float, Between(-1e3, 1e3)] = 0.0,
+        centre: bool = True,
+        scale: NonNegative = 0.0,
+        reconstruction: Reconstruction = RECONSTRUCTION,
+    ) -> None:
+        super().__init__(reconstruction)
+        require(bool(path), "There is no folder of pictures; give one by --data.references.path FOLDER.")
+        self.path, self.front_deg, self.centre, self.scale = path, front_deg, centre, scale
+
+    def read(self, size: int, distance: float, fov_deg: float) -> References:
+        frames = read_transforms(self.path)
+        squares, K = zip(*(_square(frame, size) for frame in frames), strict=True)
+        views = self._views(frames, torch.stack(K), size, distance, fov_deg)
+        return References(torch.cat(squares), views, self.reconstruction)
+
+    def _views(self, frames: list[Frame], K: Tensor, size: int, distance: float, fov_deg: float) -> Views:
+        c2w = torch.stack([frame.c2w for frame in frames])
+        eyes, forward = c2w[:, :3, 3], c2w[:, :3, 2]
+        if self.centre:
+            eyes = eyes - _meeting_point(eyes, forward)
+        reach = (eyes.norm(dim=1) * size / 2 / K[:, 1, 1]).mean()  # half the height that they see at the origin
+        require(bool(reach > 0), f"The cameras of {self.path} stand where they look; set centre to false.")
+        eyes = eyes * (self.scale or distance * math.tan(math.radians(fov_deg) / 2) / reach)
+        turn = torch.tensor(-self.front_deg, dtype=c2w.dtype).deg2rad()
+        turned = torch.eye(3, dtype=c2w.dtype)
+        turned[0, 0], turned[0, 1], turned[1, 0], turned[1, 1] = turn.cos(), -turn.sin(), turn.sin(), turn.cos()
+        c2w[:, :3, :3], c2w[:, :3, 3] = turned @ c2w[:, :3, :3], eyes @ turned.T
+        x, y, z = c2w[:, :3, 3].unbind(1)
+        away = c2w[:, :3, 3].norm(dim=1)
+        numbers = (c2w, K, torch.atan2(y, x), torch.asin(z / away.clamp(min=1e-9)), away)
+        return Views(*(values.float() for values in numbers), size, size)
+
+
+def _square(frame: Frame, size: int) -> tuple[UInt8[Tensor, "1 4 S S"], Float[Tensor, "3 3"]]:
+    """The middle square of a photograph at this size, and its intrinsics."""
+    cutout = read_cutout(frame.picture, frame.mask or "")
+    height, width = cutout.shape[1:]
+    K = torch.diag(torch.tensor([width / frame.width, height / frame.height, 1.0]).to(frame.K)) @ frame.K
+    side = min(height, width)
+    square = _middle_square(undistorted(cutout, K, frame.distortion))
+    K[:2, 2] -= torch.tensor([(width - side) // 2, (height - side) // 2])
+    K[:2] *= size / side
+    return _bytes(_resized(square[None], size)), K
+
+
+def _middle_square(picture: Float[Tensor, "C H W"]) -> Float[Tensor, "C S S"]:
+    height, width = picture.shape[1:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return picture[:, top : top + side, left : left + side]
+
+
+def _meeting_point(eyes: Float[Tensor, "N 3"], forward: Float[Tensor, "N 3"]) -> Float[Tensor, " 3"]:
+    """The point with the least squared distances from the lines of sight."""
+    across = torch.eye(3, dtype=eyes.dtype) - forward[:, :, None] * forward[:, None]
+    return torch.linalg.pinv(across.sum(0), rtol=1e-9) @ (across @ eyes[:, :, None]).sum(0)[:, 0]
+
+
+def _outward(views: Views) -> Float[Tensor, "B 3"]:
+    return torch.nn.functional.normalize(views.c2w[:, :3, 3], dim=1)
+
+
+def _scaled(views: Views, size: int) -> Views:
+    """The same cameras with square pictures of another size."""
+    K = views.K * torch.tensor([size / views.width, size / views.height, 1.0])[:, None]
+    return Views(views.c2w, K, views.azimuth, views.elevation, views.distance, size, size)
+
+
+def _resized(pictures: Float[Tensor, "N C S S"], size: int) -> Float[Tensor, "N C size size"]:
+    if pictures.shape[-1] == size:
+        return pictures
+    return torch.nn.functional.interpolate(pictures, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def _bytes(pictures: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
+    return (pictures * 255).round().byte()
