@@ -17,7 +17,7 @@ from asdkit.run.recipes import recipe_folder
 
 _PRIOR = "model.prior"
 _JUDGE = {"class_path": "asdkit.CLIPJudge"}  # in the place of those that know the toybox's truth
-_KINDS = ("gs3d", "nerf3d", "image2d", "onestep2d", "edit2d", "edit3d")
+_KINDS = ("gs3d", "nerf3d", "image2d", "onestep2d", "edit2d", "edit3d", "refine3d")
 Settings = dict[str, Any]
 
 
@@ -45,7 +45,8 @@ def with_family(arguments: list[str]) -> list[str]:
         if isinstance(generator, str) or "class_path" in generator:
             _merge(recipe, {"model": {"init_args": {"generator": {"class_path": class_name(generator)}}}})
     shipped = {kind: _parts(settings_of(recipe_folder() / f"{kind}.yaml")) for kind in _KINDS}
-    kind = max(_KINDS, key=lambda kind: [a == b for a, b in zip(shipped[kind], _parts(recipe), strict=True)])
+    own, name = _parts(recipe), Path(arguments[place - 1]).stem  # by which those of the same parts differ
+    kind = max(_KINDS, key=lambda kind: ([a == b for a, b in zip(shipped[kind], own, strict=True)], kind == name))
     settings: Settings = {}
     for overlay in (f"full_size/{kind}", family):
         _merge(settings, _fitting(settings_of(recipe_folder() / "priors" / f"{overlay}.yaml"), recipe))

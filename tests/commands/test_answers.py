@@ -21,7 +21,7 @@ GS3D = ["--config", str(find_recipe("gs3d"))]
 WRONG = {
     "fitt": "did you mean 'fit'?",
     "gs3d": "no command 'gs3d'; did you mean asdkit fit 'gs3d'?",
-    "fit": "fit needs a recipe: asdkit fit --config NAME, with one of amortized3d, edit2d, edit3d, gs3d,",
+    "fit": "fit needs a recipe: asdkit fit --config NAME, with one of amortized3d, asset3d, edit2d, edit3d, gs3d,",
     "fit --config gs3dd": "no recipe 'gs3dd'; did you mean 'gs3d'?",
     "fit --confg gs3d": "no option --confg; did you mean --config?",
     "fit gs3dd": "did you mean 'gs3d'?",

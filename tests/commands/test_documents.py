@@ -1,5 +1,6 @@
 """One walk through the documents: what README, docs and the recipes' headers name is there, and their commands run."""
 
+import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -192,6 +193,10 @@ def workplace(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     (folder / "prompts.txt").write_text("a yellow duck\n")
     (folder / "docs").symlink_to(ROOT / "docs")
     save_clip(folder / "clip")
+    above = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 4], [0, 0, 0, 1]]  # OpenGL's camera looks down
+    frame = {"file_path": "../docs/images/duck.png", "transform_matrix": above}
+    (folder / "photos").mkdir()
+    (folder / "photos" / "transforms.json").write_text(json.dumps({"camera_angle_x": 0.7, "frames": [frame]}))
     return folder
 
 

@@ -9,6 +9,7 @@ from support.resuming import assert_same
 from asdkit.commands.main import main
 from asdkit.run.recipes import recipes
 
+DUCK = Path(__file__).parents[2] / "docs" / "images" / "duck.png"
 QUICK = ("--snapshots.every=0", "--report.size=16", "--checkpoints.every=1", "--checkpoints.keep_all=true")
 ALONE = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto")
 WORDS = ("--model.source", "a yellow duck", "--model.target", "a red duck")
@@ -25,6 +26,9 @@ FAMILIES = {
     "nerf3d": (*CAMERAS, "--data.size=16", "--model.generator.samples=8"),
     "amortized3d": (*CAMERAS, "--data.size=16", "--data.prompts.per_step=2", *PLANES),
     "edit3d": (*SPLATS, *CAMERAS, "--data.size=16", *WORDS),
+    "image3d": (*SPLATS, *CAMERAS, "--data.size=16", "--model.guidance.real_samples.within_deg=180"),
+    "asset3d": (*SPLATS, *CAMERAS, "--data.size=16"),
+    "refine3d": (*CAMERAS, "--data.size=16"),
     "toybox/vae": ("--model.width=8", "--model.output=weights", *FEW),
     "toybox/unet": ("--model.channels=[16,32]", "--model.text_width=32", *FEW),
     "toybox/clip": ("--model.width=32", "--model.layers=1", "--model.patch=16", "--model.output=weights", *FEW),
@@ -66,7 +70,10 @@ def options_of(name: str, made: Path, tiny: Path, folder: Path) -> list[object]:
     needs = {
         "gs3d/from_nerf": (f"--model.generator.init={made / 'r' / 'field'}",),
         "edit3d": ("--asset", made / "r" / "object"),
-        "edit2d": (f"--data.image={Path(__file__).parents[2] / 'docs' / 'images' / 'duck.png'}",),
+        "edit2d": (f"--data.image={DUCK}",),
+        "image3d": (f"--data.references.file={DUCK}",),
+        "asset3d": ("--data.asset", made / "r" / "object"),
+        "refine3d": ("--model.generator.init", made / "r" / "object"),
     }
     overlay = ["--config", name] if name != base else []
     own = (*needs.get(base, ()), *needs.get(name, ()), *FAMILIES[base], *OWN.get(name, ()))
