@@ -6,6 +6,7 @@ import json
 import math
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import create_autospec
 
 import pytest
@@ -14,8 +15,8 @@ import torch
 from support.forked import fork_runs, stop_at_the_first_checkpoint
 from torch import Tensor
 
-from asdkit import DDS, Canvas, Distillation, FiniteSetPrior, Pixels, ToyboxImageJudge
-from asdkit.formats.pictures import read_picture, save_grid
+from asdkit import DDS, Cameras, Canvas, Distillation, FiniteSetPrior, Gaussians, Pixels, ToyboxImageJudge
+from asdkit.formats.pictures import read_cutout, read_picture, save_grid
 from asdkit.generators.base import Render
 from asdkit.lab import finite_set_eps
 from asdkit.run.export import Choices
@@ -183,6 +184,41 @@ def test_an_edit_is_measured_by_the_true_target(tmp_path: Path) -> None:
     assert row["psnr_before"] == pytest.approx(-10 * math.log10((one - other).square().mean()), abs=0.05)
 
 
+def test_a_cutout_before_the_background_is_the_truth(tmp_path: Path) -> None:
+    duck = Subject("a yellow duck", azimuth_deg=40.0)
+    colours, alpha = read_cutout(true.cutout(duck, tmp_path / "duck")).split([3, 1])
+    assert (
+        alpha.min() == 0
+        and (colours + 0.85 * (1 - alpha) - true.seen(duck.prompt, duck.azimuth_deg).image[0]).abs().max() < 0.01
+    )
+
+
+def test_views_far_from_the_given_one_and_what_was_given_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PSNR by hand, of the novel views whose direction is 45 degrees away; a spoilt thing is fitted once."""
+    monkeypatch.setattr(true, "_FITTED", 2)
+    duck = Subject("a yellow duck", azimuth_deg=40.0)
+    duck = duck._replace(start=true.spoilt(duck, tmp_path / "duck"))
+    written = duck.start.stat().st_mtime_ns
+    assert true.spoilt(duck, tmp_path / "duck") == duck.start and duck.start.stat().st_mtime_ns == written
+    made, novel = Gaussians(count=50), Cameras().novel_views()
+    monkeypatch.setattr(measures, "load", lambda run: SimpleNamespace(generator=made))
+    truth = world.render(world.parse("a yellow duck"), novel).image
+    with torch.no_grad():
+        errors = (made.render(novel, torch.full((3,), 0.85)).image - truth).square().flatten(1).mean(1)
+    decibels = -10 * errors.log10()
+    eye = [math.cos(0.35) * math.cos(0.7), math.cos(0.35) * math.sin(0.7), math.sin(0.35)]  # 40 and 20 degrees, nearly
+    angles = (novel.c2w[:, :3, 3] / novel.distance[:, None] @ torch.tensor(eye)).acos().rad2deg()
+    assert (angles - 45).abs().min() > 1
+    figures = measures.away(tmp_path, duck)
+    assert figures["psnr_away"] == pytest.approx(decibels[angles > 45].mean().item(), abs=1e-4)
+    assert figures["psnr_given"] < 30
+    figures = measures.refined(tmp_path, duck)
+    assert figures["psnr_after"] == pytest.approx(decibels.mean().item(), abs=1e-4)
+    assert figures["gain"] == figures["psnr_after"] - figures["psnr_before"] and len(Gaussians(str(duck.start)).means)
+
+
 def test_what_the_studies_make_is_of_the_world() -> None:
     """All subjects have a truth, ten of them in 3D, most with a front; the edits cover Figure 9."""
     edits = [Subject(**edit) for edit in STUDIES["edits"].edits]
@@ -196,7 +232,7 @@ def test_what_the_studies_make_is_of_the_world() -> None:
 def test_every_figure_that_a_study_names_is_known() -> None:
     assert set(exact.METHODS) | set(STUDIES["cfg_sweep"].axes["method"]) == set(STUDIES["cfg_sweep"].curves)
     for declared in STUDIES.values():
-        assert all(hasattr(true, name) for name in (declared.above, declared.below) if name)
+        assert all(hasattr(true, name) for name in (declared.above, declared.below, declared.start) if name)
         assert not declared.measure or hasattr(measures, declared.measure)
 
 

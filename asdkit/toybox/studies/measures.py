@@ -1,20 +1,27 @@
 """What studies measure beside the metrics of their runs."""
 
 import json
+import math
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from asdkit.data import Cameras
 from asdkit.formats.names import FORMATS
 from asdkit.formats.pictures import read_picture
+from asdkit.generators.base import Generator
+from asdkit.generators.from_file import object_of
+from asdkit.rendering.cameras import Views
 from asdkit.run.export import Choices, export
 from asdkit.run.loading import load
-from asdkit.toybox.studies.truths import Subject, seen
+from asdkit.toybox import world
+from asdkit.toybox.studies.truths import Subject, camera, seen
 from asdkit.toybox.training.common import psnr
 
 _EDGE = 2  # pixels
+_AWAY_DEG = 45.0
 _FORMATS, _FACES = ("ply", "spz", "glb", "html", "mesh-glb"), 20_000
 
 
@@ -27,6 +34,30 @@ def edit(run: Path, subject: Subject) -> dict[str, float]:
         "psnr_before": psnr(unedited, after.image).item(),
         "psnr_after": psnr(image, after.image).item(),
     }
+
+
+def away(run: Path, subject: Subject) -> dict[str, float]:
+    """PSNR to the truth of the novel views at least 45 degrees away from the subject's own, and of this view."""
+    module, novel, given = load(run), Cameras().novel_views(), camera(subject.azimuth_deg)
+    outward = [nn.functional.normalize(views.c2w[:, :3, 3], dim=1) for views in (novel, given)]
+    far = novel[(outward[0] @ outward[1].T)[:, 0] <= math.cos(math.radians(_AWAY_DEG))]
+    return {"psnr_away": _psnr(module.generator, subject, far), "psnr_given": _psnr(module.generator, subject, given)}
+
+
+def refined(run: Path, subject: Subject) -> dict[str, float]:
+    """PSNR to the truth over the novel views, of what the run was given and of what it has made."""
+    assert subject.start is not None
+    novel = Cameras().novel_views()
+    before, after = (_psnr(thing, subject, novel) for thing in (object_of(subject.start), load(run).generator))
+    return {"psnr_before": before, "psnr_after": after, "gain": after - before}
+
+
+def _psnr(generator: Generator, subject: Subject, views: Views) -> float:
+    """The mean over views, before the world's background."""
+    background = torch.tensor(world.BACKGROUND)
+    with torch.no_grad():
+        image = generator.render(views, background).image
+    return psnr(image, world.render(world.parse(subject.prompt), views).image).mean().item()
 
 
 def change_outside(

@@ -36,6 +36,8 @@ class Study:
         options: of `asdkit fit`, for every run.
         prompts: those of the runs, in the place of which the command line may name others.
         edits: in the place of prompts, the fields of a `Subject` each.
+        given: options of `asdkit fit` for each subject, in which its fields stand as {prompt}, {source}, {picture} ...
+        start: the function of `truths` that makes a subject's file {start}, in a folder that it is told.
         axes: what varies beside the prompt: by value the options of `asdkit fit`, or `values` and the `options` in
             which each stands as {}. `RUN_OF(value)` in an option is the folder of the run of another value.
         columns: of the table: names in a run's row, and headings.
@@ -55,6 +57,8 @@ class Study:
     options: Sequence[str] = ()
     prompts: Sequence[str] = ()
     edits: Sequence[Mapping[str, Any]] = ()
+    given: Sequence[str] = ()
+    start: str = ""
     means_of: str = ""
     measure: str = ""
     curves: Mapping[str, str] = field(default_factory=dict)
@@ -86,7 +90,12 @@ def make(study: Study, chosen: Namespace) -> int:
     if study.curves:
         require_package("matplotlib", "plots")
     named = [Subject(**edit) for edit in study.edits] or [Subject(prompt) for prompt in chosen.prompts]
-    subjects = [subject._replace(picture=_drawn(study, study.above, subject, chosen.out)) for subject in named]
+    subjects = [
+        subject._replace(
+            picture=_drawn(study, study.above, subject, chosen.out), start=_started(study, subject, chosen.out)
+        )
+        for subject in named
+    ]
     grid, code = _made(study, _cells(study, subjects, chosen), chosen)
     pairs = zip(grid.cells, cycle(subjects), strict=False)
     finished = [(cell, subject) for cell, subject in pairs if code not in _STOPPED and grid.finished(cell)]
@@ -106,9 +115,9 @@ def _cells(study: Study, subjects: Sequence[Subject], chosen: Namespace) -> list
     cells = []
     for cell in product([""], {name: _by_value(axis, getattr(chosen, name)) for name, axis in study.axes.items()}):
         for subject in subjects:
-            edit = ["--data.image", str(subject.picture), "--model.source", subject.source] if subject.source else []
-            labels = {**cell.labels, **({"edit": str(subject)} if edit else {})}
-            cells.append(Cell(subject.prompt, labels, [*cell.options, *edit, *chosen.options]))
+            given = [option.format(**subject._asdict()) for option in study.given]
+            labels = {**cell.labels, **({"edit": str(subject)} if subject.source else {})}
+            cells.append(Cell(subject.prompt, labels, [*cell.options, *given, *chosen.options]))
     return cells
 
 
@@ -143,6 +152,16 @@ def _drawn(study: Study, truth: str, subject: Subject, out: Path) -> Path | None
     images = getattr(truths, truth)(subject)
     file = out / "truths" / f"{truth}-{slug(str(subject))}.png"
     save_grid(images, file, columns=min(4, len(images)), scale=round(_SHOWN / (images.shape[-1] * study.scale)))
+    return file
+
+
+def _started(study: Study, subject: Subject, out: Path) -> Path | None:
+    """The file that a subject's runs are given, which is made once; None where none is named."""
+    if not study.start:
+        return None
+    folder = out / "given"
+    folder.mkdir(parents=True, exist_ok=True)
+    file: Path = getattr(truths, study.start)(subject, folder / slug(str(subject)))
     return file
 
 
