@@ -6,18 +6,21 @@ Such a file has camera-to-world matrices with OpenGL's axes (x right, y up, z ba
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from asdkit.core.parts import require
 from asdkit.core.text import existing
+from asdkit.formats.pictures import read_picture
 
 _MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE")  # with what perspective cameras have; others bend straight lines
+_MOST = 2000  # frames
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
@@ -42,44 +45,52 @@ def read_transforms(path: str | Path) -> list[Frame]:
     file = existing(path, "a folder with a transforms.json, or such a file")
     file = file / "transforms.json" if file.is_dir() else file
     require(file.is_file(), f"There is no {file}, which says where the pictures were taken from.")
-    try:
+    with _as_written(file):
         whole = json.loads(file.read_text("utf-8"))
-        frames = [_frame(file, {**whole, **frame}) for frame in whole["frames"]]
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError, OverflowError) as error:
-        raise ValueError(f"{file} is no transforms.json as nerfstudio writes it ({error!r}).") from None
-    require(bool(frames), f"{file} has no frames.")
+        described = [{**whole, **frame} for frame in whole["frames"]]
+        pictures = [_picture(file.parent / facts["file_path"]) for facts in described]
+    require(0 < len(described) <= _MOST, f"{file} has {len(described)} frames; from 1 to {_MOST} are read.")
+    for facts, picture in zip(described, pictures, strict=True):
+        model = facts.get("camera_model", _MODELS[0])
+        require(model in _MODELS, f"{file} has cameras of the model {model}; those of {', '.join(_MODELS)} are read.")
+        require(picture.is_file(), f"{file} names a picture {picture}, which is not there.")
+    with _as_written(file):
+        frames = [_frame(file, picture, facts) for facts, picture in zip(described, pictures, strict=True)]
+    for picture, _, c2w, K, width, height, _ in frames:
+        is_pose = c2w.shape == (4, 4) and torch.allclose(c2w[:3, :3].T @ c2w[:3, :3], torch.eye(3).to(c2w), atol=1e-3)
+        require(is_pose, f"{file} has a transform_matrix for {picture.name} that is no pose.")
+        is_lens = bool(K.isfinite().all() and c2w.isfinite().all()) and min(K[0, 0], K[1, 1], width, height) > 0
+        require(is_lens, f"{file} has numbers for {picture.name} that no camera has.")
     return frames
 
 
-def _frame(file: Path, facts: dict[str, Any]) -> Frame:
-    """The facts of a frame, below which those of the whole file stand."""
-    model = facts.get("camera_model", _MODELS[0])
-    require(model in _MODELS, f"{file} has cameras of the model {model}; those of {', '.join(_MODELS)} are read.")
-    picture = file.parent / facts["file_path"]
-    picture = picture if picture.suffix else picture.with_suffix(".png")  # Blender's have no ending
-    require(picture.is_file(), f"{file} names a picture {picture}, which is not there.")
-    width, height = (int(facts[name]) for name in "wh") if {"w", "h"} <= facts.keys() else _size(picture)
+@contextmanager
+def _as_written(file: Path) -> Iterator[None]:
+    """Whatever is missing or of another kind within is one sentence."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{file} is no transforms.json as nerfstudio writes it ({error!r}).") from None
+
+
+def _picture(path: Path) -> Path:
+    return path if path.suffix else path.with_suffix(".png")  # Blender's have no ending
+
+
+def _frame(file: Path, picture: Path, facts: dict[str, Any]) -> Frame:
+    """A frame of its facts, below which those of the whole file stand."""
+    shown = read_picture(picture).shape[:0:-1] if {"w", "h"} - facts.keys() else (facts["w"], facts["h"])
+    width, height = map(int, shown)
     c2w = torch.tensor(facts["transform_matrix"], dtype=torch.float64)
-    c2w = torch.cat([c2w, torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=c2w.dtype)]) if c2w.shape == (3, 4) else c2w
-    is_pose = c2w.shape == (4, 4) and torch.allclose(c2w[:3, :3].T @ c2w[:3, :3], torch.eye(3).to(c2w), atol=1e-3)
-    require(is_pose, f"{file} has a transform_matrix for {picture.name} that is no rotation and translation.")
+    c2w = torch.cat([c2w, torch.tensor([[0.0, 0.0, 0.0, 1.0]]).to(c2w)]) if c2w.shape == (3, 4) else c2w
     K = torch.eye(3, dtype=c2w.dtype)
     K[0, 0] = float(facts["fl_x"] if "fl_x" in facts else 0.5 * width / math.tan(0.5 * facts["camera_angle_x"]))
     K[1, 1] = float(facts.get("fl_y", K[0, 0]))
     K[0, 2], K[1, 2] = float(facts.get("cx", width / 2)), float(facts.get("cy", height / 2))
-    good = bool(K.isfinite().all() and c2w.isfinite().all()) and min(float(K[0, 0]), float(K[1, 1]), width, height) > 0
-    require(good, f"{file} has numbers for {picture.name} that no camera has.")
     mask = file.parent / facts["mask_path"] if facts.get("mask_path") else None
     distortion = tuple(float(facts.get(name, 0.0)) for name in _DISTORTION)
-    return Frame(picture, mask, c2w * torch.tensor([1.0, -1.0, -1.0, 1.0]).to(c2w), K, width, height, distortion)
-
-
-def _size(picture: Path) -> tuple[int, int]:
-    try:
-        with Image.open(picture) as opened:
-            return opened.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise ValueError(f"{picture} can't be read as a picture.") from None
+    turned = c2w * torch.tensor([1.0, -1.0, -1.0, 1.0]) if c2w.shape == (4, 4) else c2w
+    return Frame(picture, mask, turned, K, width, height, distortion)
 
 
 def undistorted(image: Float[Tensor, "C H W"], K: Float[Tensor, "3 3"], distortion: tuple[float, ...]) -> Tensor:

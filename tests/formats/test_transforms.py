@@ -83,10 +83,12 @@ def test_a_cutout_is_colour_times_opacity(tmp_path: Path) -> None:
 WRONG: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "those of OPENCV, PINHOLE": ({}, {"camera_model": "OPENCV_FISHEYE"}),
     "names a picture .*b.png, which is not there": ({"file_path": "b.png"}, LENS),
-    "is no rotation and translation": ({"transform_matrix": [[2, 0, 0, 0], *OPENGL[1:]]}, LENS),
+    "has a transform_matrix for a.png that is no pose": ({"transform_matrix": [[2, 0, 0, 0], *OPENGL[1:]]}, LENS),
     "is no transforms.json as nerfstudio writes it": ({"transform_matrix": "north"}, LENS),
     r"as nerfstudio writes it \(KeyError": ({}, {}),
     "has numbers for a.png that no camera has": ({}, LENS | {"fl_x": -1}),
+    r"as nerfstudio writes it \(ValueError": ({}, LENS | {"w": "wide"}),
+    "is no pose|expected sequence": ({"transform_matrix": [[1, 0], [0, 0, 1]]}, LENS),
 }
 
 
@@ -100,7 +102,12 @@ def test_what_is_wrong_is_a_sentence(tmp_path: Path, said: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(None, "which says where"), ("{", "is no transforms.json"), ("[]", "is no"), ('{"frames": []}', "no frames")],
+    [
+        (None, "which says where"),
+        ("{", "is no transforms.json"),
+        ("[]", "is no"),
+        ('{"frames": []}', "has 0 frames; from 1 to 2000 are read"),
+    ],
 )
 def test_a_folder_without_frames_is_a_sentence(tmp_path: Path, text: str | None, said: str) -> None:
     if text is not None:
