@@ -38,7 +38,7 @@ def page(folder: Path, told: Told) -> str:
     """The page of a run, whose texts stay texts."""
     facts: dict[str, Any] = {"prompt": "", "iterations": 0, "max_steps": 0, "seconds": 0.0, "seed": 0, "started": ""}
     facts |= read_facts(folder / "run.json")
-    done, steps = facts["iterations"], facts["max_steps"]
+    done, steps = facts["iterations"], max(facts["iterations"], facts["max_steps"])  # -1 where time ends a run
     warnings = [f"It was stopped at step {done} of {steps}, and can go on from there."] if done < steps else []
     warnings += [told.doubt] if told.doubt else []
     values = {
@@ -153,7 +153,7 @@ def _curve(name: str, points: Mapping[int, float]) -> str:
 
 
 def _commands(run: str, facts: Mapping[str, Any], told: Told) -> Iterator[str]:
-    done, steps = facts["iterations"], facts["max_steps"]
+    done, steps = facts["iterations"], max(facts["iterations"], facts["max_steps"])
     on = "" if done < steps else f" --steps {2 * steps}"
     commands = {f"Go on to step {2 * steps if on else steps}": f"asdkit fit {run}{on}"}
     if told.formats != "png":

@@ -1,6 +1,7 @@
 """Pictures of a run as it goes: what is shown, and what the prior and the discriminator make of it."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,17 +46,18 @@ class Snapshots(pl.Callback):
         if due and isinstance(pl_module, Distillation) and (trainer.is_global_zero or pl_module.prior.sharded):
             views = cameras.look(_VIEWS)
             columns = self.columns(pl_module, views and views.to(pl_module.device))
-            path = Path(trainer.default_root_dir) / "snapshots" / f"step-{step:06d}.png"
             if trainer.is_global_zero:
-                images, titles = torch.stack(columns, dim=1).flatten(0, 1), self.titles(pl_module)
-                labels = [f"step {step}, {titles[0]}", *titles[1:]] + [""] * (len(images) - len(titles))
-                for row, degrees in enumerate(views.azimuth.rad2deg().tolist() if views else []):
-                    labels[row * len(titles)] = ", ".join(filter(None, [f"{degrees:.0f}°", labels[row * len(titles)]]))
-                save_grid(images, path, len(columns), max(1, _TILE // images.shape[-1]), labels)
-                log_picture(trainer.loggers, "snapshot", path, step)
-                if not self._told:
-                    print(f"The first picture is {path}; more follow there.", file=sys.stderr)
-                self._told = True
+                self._save(trainer, columns, _labels(self.titles(pl_module), len(columns[0]), step, views))
+
+    def _save(self, trainer: Any, columns: list[Tensor], labels: list[str]) -> None:
+        path = Path(trainer.default_root_dir) / "snapshots" / f"step-{trainer.global_step:06d}.png"
+        images = torch.stack(columns, dim=1).flatten(0, 1)
+        save_grid(images, path, len(columns), max(1, _TILE // images.shape[-1]), labels)
+        log_picture(trainer.loggers, "snapshot", path, trainer.global_step)
+        if not self._told:
+            self._told = True
+            with suppress(OSError):  # nobody reads it
+                print(f"The first picture is {path}; more follow there.", file=sys.stderr)
 
     @staticmethod
     def titles(module: Distillation) -> list[str]:
@@ -78,3 +80,10 @@ class Snapshots(pl.Callback):
         shape = render.image.shape
         alike = [torch.nn.functional.interpolate(guess, shape[-2:], mode="bilinear") for guess in guesses]
         return [render.image, render.alpha.expand(shape), *alike]
+
+
+def _labels(titles: list[str], rows: int, step: int, views: Views | None) -> list[str]:
+    """What is written on each picture: the step on the first, titles on the first row, azimuths on the first column."""
+    azimuths = [f"{degrees:.0f}°, " for degrees in views.azimuth.rad2deg().tolist()] if views else [""] * rows
+    first = [f"{azimuths[0]}step {step}, {titles[0]}", *titles[1:]]
+    return first + [text for azimuth in azimuths[1:] for text in (azimuth.rstrip(", "), *[""] * (len(titles) - 1))]
