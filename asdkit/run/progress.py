@@ -15,7 +15,7 @@ from rich.progress import Progress as RichProgress
 from asdkit.core.text import shown
 
 _PLAIN_EVERY_SECONDS = 10.0
-_PROMPT = 40  # characters of it that are shown
+_PROMPT = 30  # characters of it that are shown
 
 
 class Progress(ProgressBar):
@@ -44,7 +44,7 @@ class Progress(ProgressBar):
         in_notebook = console.is_jupyter and find_spec("ipywidgets") is not None  # which rich's bar needs there
         if not self._enabled or not (console.is_terminal or in_notebook):
             return
-        columns = (BarColumn(16), TextColumn("{task.fields[info]}", markup=False))
+        columns = (BarColumn(10), TextColumn("{task.fields[info]}", markup=False))
         self._bar = RichProgress(*columns, console=console, refresh_per_second=4)
         self._bar.start()
         self._task = self._bar.add_task("fit", total=trainer.max_steps, completed=trainer.global_step, info="")
