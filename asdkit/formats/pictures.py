@@ -17,8 +17,10 @@ from asdkit.core.errors import MissingExtra
 from asdkit.core.optional import require_package
 from asdkit.core.parts import require
 from asdkit.core.text import first_line, local
+from asdkit.formats.colour import from_linear_light
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # that are read, whatever a file's name says
+_GAMMA_ERROR = 0.05  # of gammas that are taken for sRGB's
 _MOST_PIXELS = 2**26  # a picture of one colour has a thousandth of that in bytes
 
 
@@ -98,21 +100,31 @@ def _of_bytes(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
     grey = Image.fromarray((ink * (255 / white)).round().astype(np.uint8))
     if "transparency" in picture.info:
         grey.putalpha(Image.fromarray((values != picture.info["transparency"]).astype(np.uint8) * np.uint8(255)))
-    grey.info = {name: value for name, value in picture.info.items() if name == "icc_profile"}
+    grey.info = {name: value for name, value in picture.info.items() if name in ("icc_profile", "gamma", "srgb")}
     return grey
 
 
 def _in_srgb(picture: Image.Image) -> Image.Image:
-    """The same colours in sRGB, where the file says in what space they are; a profile that is broken says nothing."""
+    """The same colours in sRGB, where the file says in what space they are; a profile that is broken says nothing.
+
+    A PNG without a profile may say its gamma; that of sRGB, or nearly that, is taken for sRGB, as browsers do.
+    """
     profile, srgb = picture.info.get("icc_profile"), ImageCms.createProfile("sRGB")
+    gamma = 0 if "srgb" in picture.info else picture.info.get("gamma", 0)
     if not profile:
-        return picture
+        return _of_gamma(picture, gamma) if gamma > 0 and abs(2.2 * gamma - 1) > _GAMMA_ERROR else picture
     picture = picture.convert("RGBA") if picture.mode in ("P", "PA") else picture
     try:
         mode = "RGBA" if picture.mode == "RGBA" else "RGB"
         return ImageCms.profileToProfile(picture, BytesIO(profile), srgb, outputMode=mode) or picture
     except ImageCms.PyCMSError:
         return picture
+
+
+def _of_gamma(picture: Image.Image, gamma: float) -> Image.Image:
+    """The colours in sRGB of numbers that are powers of light, light^gamma; transparency is as it was."""
+    curve = (255 * from_linear_light(np.linspace(0, 1, 256) ** (1 / gamma))).round().astype(int).tolist()
+    return picture.convert("RGBA").point([*curve * 3, *range(256)])
 
 
 def save_grid(

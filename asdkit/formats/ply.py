@@ -4,9 +4,10 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -79,13 +80,14 @@ class Header:
             raise ValueError(f"{self.path} has lists in its element {name!r}; plain numbers are read.")
         with self.path.open("rb") as file:
             file.seek(self.offset)
+            source = TextIOWrapper(file, "ascii", "replace") if self.encoding == "ascii" else file  # of any line ends
             for other, element in self.elements.items():
                 if other == name:
                     break
-                self._pass_over(element, file)
-            return self._read(self.elements[name], name, file)
+                self._pass_over(element, source)
+            return self._read(self.elements[name], name, source)
 
-    def _read(self, element: _Element, name: str, file: BinaryIO) -> dict[str, np.ndarray]:
+    def _read(self, element: _Element, name: str, file: IO[Any]) -> dict[str, np.ndarray]:
         count, names = element.rows, list(element.properties)
         if self.encoding != "ascii":
             record = np.dtype([(key, _ORDERS[self.encoding] + kind) for key, (kind,) in element.properties.items()])
@@ -102,7 +104,7 @@ class Header:
             raise ValueError(f"{self.path} does not hold {count} {name} lines of {len(names)} numbers each.")
         return dict(zip(names, table.T, strict=True))
 
-    def _pass_over(self, element: _Element, file: BinaryIO) -> None:
+    def _pass_over(self, element: _Element, file: IO[Any]) -> None:
         """Go to the end of an element; a file of lists is walked along, row by row."""
         if self.encoding == "ascii":
             for _ in islice(file, element.rows):
@@ -126,9 +128,10 @@ def read_header(path: str | Path) -> Header:
     path = Path(path)
     with path.open("rb") as file:
         start = file.read(_HEADER_LIMIT)
-    if start[:4] not in (b"ply\n", b"ply\r"):
+    line_end = re.match(rb"ply(\r\n|\r|\n)", start)
+    if not line_end:
         raise ValueError(f"{path} is not a PLY file: it does not start with the line 'ply'.")
-    end = re.search(rb"^end_header[ \t]*\r?\n", start, re.MULTILINE)
+    end = re.search(rb"[\r\n]end_header[ \t]*" + (b"\r" if line_end[1] == b"\r" else b"\r?\n"), start)
     if end is None:
         raise ValueError(f"{path} has no 'end_header' line within its first {_HEADER_LIMIT} bytes.")
     encoding, elements = _parse_header(path, start[: end.start()].decode("ascii", errors="replace").splitlines()[1:])

@@ -32,7 +32,7 @@ def exit_code(error: BaseException) -> int:
     kinds = {
         6: isinstance(error, Diverged),
         5: is_out_of_memory(error),
-        7: isinstance(error, CannotWrite) or system.errno in _FULL,
+        7: isinstance(error, CannotWrite) or system.errno in _FULL or _is_nowhere(error),
         4: isinstance(error, PriorUnavailable),
         3: isinstance(error, MissingExtra | ModuleNotFoundError) or is_no_device(error) or _NO_HANDLES in str(error),
         2: isinstance(error, ValueError) or is_misconfiguration(error) or system.filename is not None,
@@ -58,6 +58,8 @@ def sentence(error: BaseException) -> str:
         text = f"{text[:200]}. Raise the limit of this shell, e.g. by ulimit -n 65536, or ask for fewer --jobs."
     elif is_lost_rank(error):
         text = f"Another rank of this run has died, and says why in its own output ({text[:200]})."
+    elif _is_nowhere(error):
+        text = "The working directory was removed or moved; go to one that is there, and name --run.root by a whole path."
     elif isinstance(error, OSError) and code == 7 and error.strerror:
         text = f"Can't write {error.filename or 'the output'}: {error.strerror}; make room or mend its rights."
     elif isinstance(error, OSError) and error.filename and code == 2:
@@ -77,6 +79,11 @@ def end(error: BaseException) -> int:
         with suppress(OSError):  # nobody reads it
             print(f"asdkit: {sentence(error)}", file=sys.stderr)
     return exit_code(error)
+
+
+def _is_nowhere(error: BaseException) -> bool:
+    """Whether the system no longer knows the process's own folder, which is the one thing that it names no file for."""
+    return isinstance(error, FileNotFoundError) and error.errno == errno.ENOENT and error.filename is None
 
 
 def _original(error: BaseException) -> BaseException:

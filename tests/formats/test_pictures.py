@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from asdkit.formats.pictures import read_picture, save_grid
 
@@ -113,6 +113,23 @@ def test_a_colour_profile_is_followed(tmp_path: Path) -> None:
     picture.save(tmp_path / "b.png", icc_profile=b"no profile")
     np.testing.assert_allclose(read_picture(tmp_path / "a.png")[:, 0, 0], [0, 1, 0], atol=0.02)
     assert read_picture(tmp_path / "b.png")[:, 0, 0].tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(("gamma", "marked"), [(1.0, False), (0.45455, False), (1.0, True)])
+@pytest.mark.parametrize("mode", ["RGBA", "P", "I;16"])
+def test_the_gamma_of_a_png_is_followed(tmp_path: Path, gamma: float, marked: bool, mode: str) -> None:
+    """Numbers that are light itself are brighter in sRGB, by its formula; 1 / 2.2, or the chunk sRGB, mean sRGB."""
+    shares = np.array([0, 51, 128, 255]) / 255
+    picture = Image.fromarray((shares * 65535).round().astype(np.uint16)[None]) if mode == "I;16" else None
+    picture = picture or Image.fromarray((shares * 255).round().astype(np.uint8)[None]).convert("RGB").convert(mode)
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add(b"gAMA", struct.pack(">I", round(gamma * 100_000)))
+    if marked:
+        chunks.add(b"sRGB", b"\0")
+    picture.save(tmp_path / "a.png", pnginfo=chunks)
+    bright = 1.055 * shares ** (1 / 2.4) - 0.055
+    expected = bright.clip(0) if gamma == 1 and not marked else shares
+    np.testing.assert_allclose(read_picture(tmp_path / "a.png")[1, 0], expected, atol=0.5 / 255 + 1e-6)
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:

@@ -82,8 +82,19 @@ def test_float_colours_windows_lines_and_no_last_line_end(tmp_path: Path) -> Non
     assert ply.read_points(path).colors.tolist() == [[0.5, 1.0, 0.0]]
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert ply.read_points(path).points.tolist() == [[1.0, 2.0, 3.0]]
+    path.write_bytes(path.read_bytes().replace(b"\r\n", b"\r"))
+    assert ply.read_points(path).points.tolist() == [[1.0, 2.0, 3.0]]
     path = write(tmp_path / "b.ply", XYZ, b"1 2 3\n4 5 6", 2)
     assert ply.read_points(path).points.tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])
+def test_binary_numbers_begin_right_after_the_header(tmp_path: Path, line_end: bytes) -> None:
+    """The first byte of the first number is that of a line's end."""
+    numbers = np.frombuffer(b"\n\r\n\r" + bytes(8), "<f4")
+    path = write(tmp_path / "a.ply", XYZ, b"", 1, "binary_little_endian")
+    path.write_bytes(path.read_bytes().replace(b"\n", line_end) + numbers.tobytes())
+    np.testing.assert_array_equal(ply.read_points(path).points[0], numbers)
 
 
 def test_faces_are_told_from_points(tmp_path: Path) -> None:

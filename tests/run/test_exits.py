@@ -538,3 +538,14 @@ def test_a_verdict_that_comes_later_is_heeded_before_a_checkpoint(monkeypatch: p
     with pytest.raises(Diverged, match="step 7: residual_norm"):
         watch.settle(trainer, module)
     watch.settle(trainer, module)  # there is nothing left to wait for
+
+
+def test_a_working_directory_that_was_removed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError) as caught:
+        Path("runs").absolute()
+    monkeypatch.undo()
+    assert exit_code(caught.value) == 7
+    assert sentence(caught.value).startswith("The working directory was removed or moved; go to one that is there")
