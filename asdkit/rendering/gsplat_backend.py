@@ -8,6 +8,7 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 from torch.nn import functional as F
 
+from asdkit.rendering.gsplat_kernels import load_kernels
 from asdkit.rendering.projection import BLUR, NEAR, Scene, camera_depths
 
 
@@ -18,6 +19,8 @@ def render(
 
     Of surfels the positions are zeros, which get what gsplat has for their gradient.
     """
+    if scene.means.is_cuda:
+        load_kernels()
     features = torch.cat([colors, camera_depths(scene.means, scene.w2c)[..., None]], dim=-1)
     count = features.shape[-1]
     padding = (0, (1 << (count - 1).bit_length()) - count)  # the surfels' kernel fills up with what it finds in memory

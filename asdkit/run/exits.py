@@ -59,7 +59,7 @@ def sentence(error: BaseException) -> str:
     elif is_lost_rank(error):
         text = f"Another rank of this run has died, and says why in its own output ({text[:200]})."
     elif _is_nowhere(error):
-        text = "The working directory was removed or moved; go to one that is there, and name --run.root by a whole path."
+        text = "The working directory was removed or moved; go to one that is there and start again."
     elif isinstance(error, OSError) and code == 7 and error.strerror:
         text = f"Can't write {error.filename or 'the output'}: {error.strerror}; make room or mend its rights."
     elif isinstance(error, OSError) and error.filename and code == 2:

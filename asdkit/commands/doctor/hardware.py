@@ -1,9 +1,7 @@
 """What computes: torch on the CPU and on CUDA, gsplat's kernels, numba, cores and threads, a launcher's ranks."""
 
-import importlib.util
 import os
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -69,27 +67,15 @@ def gsplat(root: Path) -> Finding:
         return Finding("not needed without CUDA, for numba draws Gaussians on the CPU")
     from torch.utils.cpp_extension import CUDA_HOME
 
-    if kernels := _gsplat_kernels():
+    from asdkit.rendering.gsplat_kernels import NEEDS, WITHOUT, compiled_kernels
+
+    if kernels := compiled_kernels():
         return Finding(f"kernels are compiled: {kernels[0]}")
     nvcc = Path(CUDA_HOME or "", "bin", "nvcc")
     if nvcc.is_file():
         return Finding(f"kernels will be compiled once, in minutes, at the first run, by {nvcc}", NOTE)
-    remedy = f"install the CUDA toolkit {torch.version.cuda} (nvcc) and set CUDA_HOME; until then "
-    remedy += "--trainer.accelerator=cpu, or --model.generator=NeRF, which needs no gsplat"
+    remedy = f"install {NEEDS.format(cuda=torch.version.cuda)}, and set CUDA_HOME; until then {WITHOUT}"
     return Finding("no compiled kernels and no nvcc to compile them: no Gaussians on CUDA", NOTE, remedy)
-
-
-def _gsplat_kernels() -> list[Path]:
-    """gsplat's compiled kernels: installed with it, or where torch keeps those of this Python and CUDA."""
-    import torch
-    from torch.utils.cpp_extension import get_default_build_root
-
-    spec = importlib.util.find_spec("gsplat")
-    folders = (spec.submodule_search_locations if spec else None) or []
-    installed = [file for folder in folders for file in Path(folder).glob("csrc*.so")]
-    tag = f"py{sys.version_info.major}{sys.version_info.minor}_cu{(torch.version.cuda or '').replace('.', '')}"
-    folder = os.environ.get("TORCH_EXTENSIONS_DIR") or Path(get_default_build_root(), tag)
-    return [*installed, *Path(folder, "gsplat_cuda").glob("gsplat_cuda.so")]
 
 
 def numba(root: Path) -> Finding:
