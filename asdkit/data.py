@@ -18,6 +18,7 @@ from asdkit.core.parts import Part, require
 from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.core.randomness import generator_for
 from asdkit.core.text import local
+from asdkit.formats.camera_path import read_camera_path
 from asdkit.formats.pictures import read_picture
 from asdkit.formats.prompts import read_prompts
 from asdkit.generators.from_checkpoint import Saved, built
@@ -195,8 +196,8 @@ class Cameras(pl.LightningDataModule):
     test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """An orbit, one frame at a time."""
-        frames = self.ring(self.orbit.views)
+        """An orbit or a camera path, one frame at a time."""
+        frames = read_camera_path(self.orbit.cameras).views if self.orbit.cameras else self.ring(self.orbit.views)
         return DataLoader([Batch(frames[i : i + 1]) for i in range(len(frames))], batch_size=None)
 
     def _steps(self) -> Iterator[Batch]:

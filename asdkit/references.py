@@ -15,7 +15,7 @@ from asdkit.core.ramps import Ramp, value_at
 from asdkit.core.randomness import to_device
 from asdkit.formats.pictures import read_cutout
 from asdkit.formats.transforms import Frame, read_transforms, undistorted
-from asdkit.rendering.cameras import OPAQUE, Posed, Views, orbit
+from asdkit.rendering.cameras import OPAQUE, Posed, Views, orbit, posed
 
 
 @checked
@@ -174,10 +174,7 @@ class PosedFolder(PosedPictures):
         turned = torch.eye(3, dtype=c2w.dtype)
         turned[0, 0], turned[0, 1], turned[1, 0], turned[1, 1] = turn.cos(), -turn.sin(), turn.sin(), turn.cos()
         c2w[:, :3, :3], c2w[:, :3, 3] = turned @ c2w[:, :3, :3], eyes @ turned.T
-        x, y, z = c2w[:, :3, 3].unbind(1)
-        away = c2w[:, :3, 3].norm(dim=1)
-        numbers = (c2w, K, torch.atan2(y, x), torch.asin(z / away.clamp(min=1e-9)), away)
-        return Views(*(values.float() for values in numbers), size, size)
+        return posed(c2w, K, size, size)
 
 
 def _square(frame: Frame, size: int) -> tuple[UInt8[Tensor, "1 4 S S"], Float[Tensor, "3 3"]]:

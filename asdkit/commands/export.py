@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 from asdkit.commands.arguments import Arguments, trusted
@@ -16,9 +17,12 @@ def add_arguments(parser: Arguments) -> None:
     parser.add_argument("--format", required=True, metavar="LIST", help=f"with commas between: {', '.join(FORMATS)}")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the files (default: export, there)")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
-    parser.add_argument("--up", default="z", metavar="AXIS", help="up in ply, splat and spz: z (default), y or -y")
+    parser.add_argument("--up", default="z", metavar="AXIS", help="up in ply, splat, spz, sog: z (default), y or -y")
     parser.add_argument("--size", type=int, default=512, help="pixels of pictures and films (default: 512)")
     parser.add_argument("--frames", type=int, default=60, help="of films (default: 60)")
+    text = "nerfstudio's camera_path.json, which films follow in the place of an orbit"
+    parser.add_argument("--cameras", default="", metavar="FILE", help=text)
+    parser.add_argument("--spz-version", type=int, default=4, help="4 (default), or 3 for older programs")
     parser.add_argument("--resolution", type=int, default=128, help="of the grid for meshes (default: 128)")
     parser.add_argument("--faces", type=int, default=0, help="of meshes at most (default: 0, all)")
     parser.add_argument("--texture", type=int, default=0, help="pixels of meshes' texture (default: 0, vertex colours)")
@@ -36,6 +40,5 @@ def run(options: Namespace) -> int:
 
         choices = Choices(**{field.name: getattr(options, field.name) for field in fields(Choices)})
         formats = [name.strip() for name in options.format.split(",") if name.strip()]
-        for file in export(options.what, formats, options.out, options.force, choices):
-            print(file)
+        export(options.what, formats, options.out, options.force, choices, tell=partial(print, flush=True))
     return 0

@@ -20,7 +20,7 @@ asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by 
   asdkit validate RUN         measure a finished run (test does the same and writes the figures down)
   asdkit test RUN
   asdkit predict RUN          render an orbit, or a sheet of images, from its last checkpoint
-  asdkit export RUN|FILE      write it for other tools: --format ply,splat,spz,glb,mesh-glb,obj,html,mp4,webp,png
+  asdkit export RUN|FILE      write it for other tools: --format ply,splat,spz,sog,glb,mesh-glb,obj,html,mp4,webp,png
                               a one-step generator of images as a model: --format diffusers
   asdkit view RUN|FILE        look at a run, a checkpoint or a file of splats in a browser, on this machine alone
   asdkit bench --config RECIPE [--prior random:sd21]   time the parts of a step: --steps N, --json, any option of fit

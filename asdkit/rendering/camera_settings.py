@@ -33,10 +33,12 @@ class Orbit:
     Args:
         views: its frames.
         elevation_deg: its height.
+        cameras: nerfstudio's camera_path.json, a film along which `predict` renders in the place of the orbit.
     """
 
     views: Annotated[int, Within(1, 1000)] = 60
     elevation_deg: Elevation = 20.0
+    cameras: str = ""
 
 
 @checked

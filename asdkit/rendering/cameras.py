@@ -171,6 +171,14 @@ def ring(
     return orbit(azimuth, elevation, torch.full((count,), distance), math.radians(fov_deg), size, size)
 
 
+def posed(c2w: Float[Tensor, "B 4 4"], K: Float[Tensor, "B 3 3"], height: int, width: int) -> Views:
+    """Cameras of these matrices and intrinsics; azimuth, elevation and distance are those of where they stand."""
+    x, y, z = c2w[:, :3, 3].unbind(1)
+    distance = c2w[:, :3, 3].norm(dim=1)
+    numbers = (c2w, K, torch.atan2(y, x), torch.asin(z / distance.clamp(min=1e-9)), distance)
+    return Views(*(values.float() for values in numbers), height, width)
+
+
 def unproject(depth: Float[Tensor, "B 1 H W"], views: Views) -> Float[Tensor, "B 3 H W"]:
     """The points in world units that pixels' centres see at a depth (camera z in world units)."""
     points = views.c2w[:, :3, 3:] + views.directions().mT * depth.flatten(2)

@@ -9,11 +9,15 @@ from typing import Annotated
 import numpy as np
 import torch
 from jaxtyping import Float
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
+from asdkit.core.atomic import write_bytes
 from asdkit.core.bounds import Whole, Within, ranges
 from asdkit.core.parts import require
 from asdkit.core.text import local
+from asdkit.formats.camera_path import CameraPath, read_camera_path
 from asdkit.formats.glb import TO_GLTF
 from asdkit.formats.html import write_html
 from asdkit.formats.mesh.extract import Mesh, extract
@@ -24,6 +28,7 @@ from asdkit.formats.pictures import save_grid, save_mp4, save_webp
 from asdkit.formats.rotation import rotated
 from asdkit.formats.splat_files import is_splats, write_splats
 from asdkit.formats.splats import Splats
+from asdkit.formats.spz import VERSIONS, encode_spz
 from asdkit.generators.amortized import Amortized3D
 from asdkit.generators.base import Generator, Render
 from asdkit.generators.from_file import object_of
@@ -35,7 +40,7 @@ from asdkit.run.side_files import refuse_links
 
 _FOV_DEG, _DISTANCE, _ELEVATION_DEG = 40.0, 3.4, 20.0
 _ROOM = 3.75  # distance, in half sides of the cube that holds the object, from which it is seen whole
-_COLUMNS = 8
+_COLUMNS, _FPS = 8, 20
 _LOOKS = ((-25.0, 8), (10.0, 8), (50.0, 8))  # elevations in degrees and cameras whose silhouettes meshes are held to
 _UPS = {"z": np.eye(3), "y": TO_GLTF, "-y": np.diag([1.0, -1.0, -1.0]) @ TO_GLTF}
 
@@ -44,16 +49,19 @@ _UPS = {"z": np.eye(3), "y": TO_GLTF, "-y": np.diag([1.0, -1.0, -1.0]) @ TO_GLTF
 class Choices:
     """How an object is exported: what `asdkit export` calls --up, --size and so on; checked."""
 
-    up: str = "z"  # the axis that points up in .ply, .splat and .spz files: z as in the world, y, or -y
+    up: str = "z"  # the axis that points up in .ply, .splat, .spz and .sog files: z as in the world, y, or -y
     size: Annotated[int, Within(16, 4096)] = 512  # height and width of pictures in pixels
     frames: Annotated[int, Within(2, 1000)] = 60  # of a film
     resolution: Annotated[int, Within(16, 512)] = 128  # of the grid that meshes are cut from
     faces: Whole = 0  # triangles of a mesh at most, from 100 on; 0 for as many as there are
     texture: Annotated[int, Within(0, 4096)] = 0  # pixels of a side, from 64 on; 0 for colours at the vertices
     prompt: str = ""  # of a generator that makes something else of each; the run's when empty
+    cameras: str = ""  # a file of nerfstudio's camera_path.json, which films follow in the place of an orbit
+    spz_version: int = 4  # or 3, which older programs read
 
     def __post_init__(self) -> None:
         require(self.up in _UPS, f"--up must be z, y or -y; got {self.up}.")
+        require(self.spz_version in VERSIONS, f"--spz-version must be 3 or 4; got {self.spz_version}.")
         for name, allowed in ranges(Choices).items():
             number = getattr(self, name)
             require(number in allowed, f"--{name} must be {allowed}; got {number}.")
@@ -69,6 +77,7 @@ class Exported:
     generator: Generator
     background: float  # grey level behind it, in [0,1]
     choices: Choices = field(default_factory=Choices)
+    watched: bool = False  # whether a terminal shows how far pictures are
 
     @property
     def splats(self) -> Splats:
@@ -100,7 +109,10 @@ class Exported:
         plain = torch.full((3,), self.background, device=device)
         if views is None:
             return self.generator.render(None, plain)
-        parts = [self.generator.render(views[i : i + 1].to(device), plain) for i in range(len(views))]
+        console = Console(stderr=True)
+        hidden = {"disable": not (self.watched and console.is_terminal)}
+        frames = track(range(len(views)), "pictures", console=console, transient=True, **hidden)
+        parts = [self.generator.render(views[i : i + 1].to(device), plain) for i in frames]
         return Render(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
 
     def write(self, name: str, folder: Path) -> list[Path]:
@@ -112,9 +124,16 @@ class Exported:
         return _WRITERS[name](self, path) or [path]
 
     @cached_property
+    def path(self) -> CameraPath:
+        """The cameras of films: those of a file, or an orbit."""
+        if self.choices.cameras:
+            return read_camera_path(self.choices.cameras)
+        return CameraPath(self.ring(self.choices.frames, _ELEVATION_DEG, self.choices.size), _FPS)
+
+    @cached_property
     def film(self) -> Float[Tensor, "T 3 H W"]:
-        """The frames of an orbit."""
-        return self.render(self.ring(self.choices.frames, _ELEVATION_DEG, self.choices.size)).image
+        """The frames of a film."""
+        return self.render(self.path.views).image
 
     @cached_property
     def mesh(self) -> tuple[Mesh, Texture | None]:
@@ -146,8 +165,17 @@ def opened(path: Path, prompt: str = "") -> Exported:
     return Exported(module.prompt, module.generator, module.rendering.background)
 
 
-def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, choices: Choices) -> list[Path]:
+def export(
+    path: Path,
+    formats: Sequence[str],
+    out: Path | None,
+    force: bool,
+    choices: Choices,
+    tell: Callable[[Path], None] | None = None,
+) -> list[Path]:
     """Write the object that `path` names in some of `FORMATS`, into `out` or `export` there; returns the files.
+
+    `tell` is called with each file once it is there, and a terminal then shows how far pictures are.
 
     Raises:
         ValueError: before anything is written: an unknown format, a file that exists, or an object that a format can't
@@ -156,8 +184,10 @@ def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, ch
     """
     for name in formats or [""]:
         require(name in FORMATS, f"There is no format {name!r}; there are {', '.join(FORMATS)}.")
+    films = {"mp4", "webp"} & {*formats}
+    require(bool(films) or not choices.cameras, "--cameras is of films alone; add mp4 or webp to --format.")
     exported = opened(path, choices.prompt)
-    exported.choices = choices
+    exported.choices, exported.watched = choices, tell is not None
     if out is None and path.is_dir():
         refuse_links(path)
     out = local(out or (path if path.is_dir() else path.parent) / "export")
@@ -168,7 +198,15 @@ def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, ch
         raise ValueError(f"{existing[0]} exists; name another folder with --out, or give --force to replace it.")
     for name in formats:
         refuse(name, exported, path)
-    return [file for name in dict.fromkeys(formats) for file in exported.write(name, out)]
+    if films:
+        exported.path  # noqa: B018, it reads the file of cameras
+    files = []
+    for name in dict.fromkeys(formats):
+        for file in exported.write(name, out):
+            files.append(file)
+            if tell:
+                tell(file)
+    return files
 
 
 def refuse(name: str, exported: Exported, path: Path) -> None:
@@ -178,16 +216,24 @@ def refuse(name: str, exported: Exported, path: Path) -> None:
         require(isinstance(exported.generator, Network), f"{name} holds networks and {path} is made of {kind}.")
     elif name != "png" and exported.generator.volume() is None:
         raise ValueError(f"{name} holds 3D objects and {path} is made of {kind}; export png.")
-    if _WRITERS[name] in (_splats, _html) and exported.generator.splats() is None:
+    if _WRITERS[name] in (_splats, _spz, _html) and exported.generator.splats() is None:
         raise ValueError(
             f"{name} holds Gaussians and {path} is made of {kind}; export mesh-glb, or let Gaussians start from it "
             f"with --model.generator.init={path}."
         )
 
 
+def _turned(exported: Exported) -> Splats:
+    up = exported.choices.up
+    return exported.splats if up == "z" else rotated(exported.splats, _UPS[up])
+
+
 def _splats(exported: Exported, path: Path) -> None:
-    turned = path.suffix != ".glb" and exported.choices.up != "z"
-    write_splats(path, rotated(exported.splats, _UPS[exported.choices.up]) if turned else exported.splats)
+    write_splats(path, exported.splats if path.suffix == ".glb" else _turned(exported))
+
+
+def _spz(exported: Exported, path: Path) -> None:
+    write_bytes(path, encode_spz(path, _turned(exported), exported.choices.spz_version))
 
 
 def _html(exported: Exported, path: Path) -> None:
@@ -220,8 +266,9 @@ def _mesh(exported: Exported, path: Path) -> list[Path]:
 
 
 _WRITERS: dict[str, Callable[[Exported, Path], list[Path] | None]] = {  # the files, where there are several
-    "ply": _splats, "splat": _splats, "spz": _splats, "glb": _splats, "html": _html, "mesh-glb": _mesh, "obj": _mesh,
-    "mp4": lambda exported, path: save_mp4(exported.film, path),
-    "webp": lambda exported, path: save_webp(exported.film, path),
+    "ply": _splats, "splat": _splats, "spz": _spz, "sog": _splats, "glb": _splats, "html": _html,
+    "mesh-glb": _mesh, "obj": _mesh,
+    "mp4": lambda exported, path: save_mp4(exported.film, path, exported.path.fps),
+    "webp": lambda exported, path: save_webp(exported.film, path, exported.path.fps),
     "png": _png, "diffusers": _diffusers,
 }  # fmt: skip

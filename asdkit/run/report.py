@@ -14,6 +14,7 @@ from asdkit.core.bounds import Within, checked
 from asdkit.core.errors import Interrupted
 from asdkit.data import Cameras
 from asdkit.distillation import Distillation
+from asdkit.formats.camera_path import read_camera_path
 from asdkit.formats.pictures import save_film, save_grid
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views
@@ -117,7 +118,9 @@ class Report(pl.Callback):
     def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
         frames, self._frames, folder = self._frames, [], Path(trainer.default_root_dir) / "predict"
         if frames and isinstance(trainer.datamodule, Cameras):
-            print(f"Orbit: {save_film(torch.cat(frames), folder, 'orbit', self.fps)}")
+            cameras = trainer.datamodule.orbit.cameras
+            name, fps = ("path", read_camera_path(cameras).fps) if cameras else ("orbit", self.fps)
+            print(f"{name.capitalize()}: {save_film(torch.cat(frames), folder, name, fps)}")
         elif frames:
             save_grid(torch.cat(frames), path := folder / "sheet.png", _CONTACT_VIEWS // 2)
             print(f"Sheet: {path}")

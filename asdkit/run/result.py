@@ -64,8 +64,8 @@ class Result:
         """Write it in the format that the file's name ends in, as `asdkit export` does; returns the file.
 
         Args:
-            path: ends in .ply, .splat, .spz, .glb (Gaussians where it has some, else a mesh), .obj, .html, .mp4, .webp
-                or .png; a file that exists is replaced.
+            path: ends in .ply, .splat, .spz, .sog, .glb (Gaussians where it has some, else a mesh), .obj, .html, .mp4,
+                .webp or .png; a file that exists is replaced.
             size: height and width of pictures in pixels.
 
         Raises:

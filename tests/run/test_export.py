@@ -44,6 +44,7 @@ def test_all_formats_of_gaussians(runs: dict[str, Path], tmp_path: Path, monkeyp
     assert {file.name for file in files} >= {FORMATS[name] for name in OF_OBJECTS}
     exact = read_splats(tmp_path / "splats.ply")
     assert all(np.array_equal(a, b) for a, b in zip(exact, made, strict=True))
+    assert (tmp_path / "splats.sog").read_bytes()[:2] == b"PK"  # tests/formats/test_sog.py looks into it
     for name in ("splats.splat", "splats.spz", "splats.glb"):
         again = read_splats(tmp_path / name)
         nearest = np.linalg.norm(again.means[:, None] - made.means[None], axis=2).min(1)
@@ -121,6 +122,54 @@ def test_films_and_meshes_are_as_asked(runs: dict[str, Path], tmp_path: Path, mo
     assert scene["background"] == [0.85] * 3 and scene["distance"] == exported.distance
 
 
+@pytest.fixture
+def camera_path(tmp_path: Path) -> Path:
+    """Two cameras of nerfstudio's, wider than high: those of a ring, in OpenGL's axes."""
+    poses = ring(2, 20.0, 3.0, 50.0, 16).c2w @ torch.diag(torch.tensor([1.0, -1, -1, 1]))
+    frames = [{"camera_to_world": pose, "fov": 50} for pose in poses.flatten(1).tolist()]
+    sizes = {"render_width": 24, "render_height": 16, "fps": 5}
+    (tmp_path / "path.json").write_text(json.dumps({"camera_path": frames, **sizes}))
+    return tmp_path / "path.json"
+
+
+def test_films_along_a_camera_path(
+    runs: dict[str, Path], tmp_path: Path, camera_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """In export and in predict; the middle of each picture is what the ring's square picture shows."""
+    small = replace(SMALL, cameras=str(camera_path))
+    (film,) = export(runs["gaussians"], ["webp"], tmp_path, False, small)
+    opened_film = Image.open(film)
+    assert (opened_film.size, opened_film.n_frames, opened_film.info["duration"]) == ((24, 16), 2, 200)
+    exported = opened(runs["gaussians"])
+    exported.choices = small
+    with torch.no_grad():
+        square = load(runs["gaussians"]).show(ring(2, 20.0, 3.0, 50.0, 16)).image
+    torch.testing.assert_close(exported.film[..., 4:-4], square, atol=1e-5, rtol=0)
+    assert main(["predict", str(runs["gaussians"]), f"--data.orbit.cameras={camera_path}"]) == 0
+    folder = runs["gaussians"] / "predict"
+    assert re.search(f"Path: {folder}/path.mp4", capsys.readouterr().out)
+    reader = pytest.importorskip("imageio").get_reader(folder / "path.mp4")
+    assert (reader.get_data(1).shape, reader.get_meta_data()["fps"]) == ((16, 24, 3), 5)
+
+
+def test_what_is_wrong_with_a_camera_path_is_said_first(runs: dict[str, Path], tmp_path: Path) -> None:
+    for formats, words in ((["ply"], "--cameras is of films alone"), (["ply", "webp"], "There is no camera path")):
+        with pytest.raises(ValueError, match=words):
+            export(runs["gaussians"], formats, tmp_path / "out", False, replace(SMALL, cameras="nowhere.json"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_are_told_one_by_one_and_spz_may_be_older(runs: dict[str, Path], tmp_path: Path) -> None:
+    told = []
+
+    def tell(file: Path) -> None:
+        told.append((file.name, sorted(other.name for other in tmp_path.iterdir())))
+
+    export(runs["gaussians"], ["spz", "ply"], tmp_path, False, replace(SMALL, spz_version=3), tell)
+    assert told == [("splats.spz", ["splats.spz"]), ("splats.ply", ["splats.ply", "splats.spz"])]
+    assert (tmp_path / "splats.spz").read_bytes()[:2] == b"\x1f\x8b"
+
+
 def test_a_large_object_is_seen_whole(tmp_path: Path) -> None:
     gaussians = Gaussians(count=300, capacity=300, initial=Initial(radius=9.0, opacity=0.9))
     write_splats(tmp_path / "large.ply", gaussians.splats())
@@ -171,8 +220,8 @@ def test_choices_have_ranges() -> None:
         for number in numbers:
             assert getattr(Choices(**{name: number}), name) == number
     beyond = [(name, number) for name, (low, high) in within.items() for number in (low - 1, high + 1)][:-1]
-    for name, value in [*beyond, ("faces", 50), ("texture", 32), ("up", "x")]:
-        with pytest.raises(ValueError, match=f"{name} must be .*; got {value}"):
+    for name, value in [*beyond, ("faces", 50), ("texture", 32), ("up", "x"), ("spz_version", 2)]:
+        with pytest.raises(ValueError, match=f"{name.replace('_', '-')} must be .*; got {value}"):
             Choices(**{name: value})
 
 
@@ -210,10 +259,12 @@ def test_files_are_replaced_if_asked(runs: dict[str, Path], tmp_path: Path, caps
 
 def test_options_reach_what_they_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     got = []
-    monkeypatch.setattr("asdkit.run.export.export", lambda *arguments: got.append(arguments) or [])
+    monkeypatch.setattr("asdkit.run.export.export", lambda *arguments, tell: got.append(arguments) or [])
     options = ["--up=y", "--size=17", "--frames=3", "--resolution=18", "--faces=200", "--texture=64", "--force"]
+    options += ["--prompt=a duck", "--cameras=c.json", "--spz-version=3"]
     assert main(["export", str(tmp_path), "--format= ply,, obj ", "--out=y", *options]) == 0
-    assert got == [(tmp_path, ["ply", "obj"], Path("y"), True, Choices("y", 17, 3, 18, 200, 64))]
+    choices = Choices("y", 17, 3, 18, 200, 64, "a duck", "c.json", 3)
+    assert got == [(tmp_path, ["ply", "obj"], Path("y"), True, choices)]
 
 
 def test_what_belongs_to_an_obj_is_not_replaced_either(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -230,4 +281,6 @@ def test_films_without_the_extra_are_one_sentence(
 ) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     assert main(["export", str(runs["gaussians"]), "--format=mp4", "--out", str(tmp_path), "--size=16"]) == 3
-    assert 'pip install "asdkit[video]"' in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert 'pip install "imageio>=2.34" "imageio-ffmpeg>=0.5"' in capsys.readouterr().err and not list(
+        tmp_path.iterdir()
+    )
