@@ -1,5 +1,6 @@
 """Models of the hub: its cache is looked at first, and a hub that does not answer is given up after seconds."""
 
+import difflib
 import errno
 import re
 import threading
@@ -12,7 +13,7 @@ from urllib.request import Request, urlopen
 import yaml
 
 from asdkit.core.errors import PriorUnavailable
-from asdkit.core.text import first_line, local, suggestion
+from asdkit.core.text import first_line, local
 from asdkit.priors.required_files import Choose, chosen_files, read_json
 
 
@@ -34,7 +35,7 @@ _ANSWERS = {  # by the names of the client's errors, the first that fits
     "GatedRepoError": "{model} is gated: accept its licence on {page}, then run `hf auth login` and start again.",
     "RevisionNotFoundError": "{model} has no revision {revision}; {page}/commits/main lists them.",
     "RepositoryNotFoundError": "There is no folder {model}, and no model of that name that the hub would show you; "
-    "mind the spelling, or run `hf auth login` if it is private.",
+    "mind the spelling, or run `hf auth login` if it is private{near}",
     "refused": "The hub refuses {model} ({status}): accept its licence on {page}, then run `hf auth login`.",
     "else": "{model} could not be fetched ({reason}); start again to go on with it, or name a folder.",
 }
@@ -54,9 +55,16 @@ def parse(name: str) -> tuple[str, str] | None:
 def check_name(path: str) -> None:
     """Refuse a prior that is no alias, no id, and nothing on this machine."""
     if not (path == EMBEDDED or path.startswith("random:") or parse(path) or local(path).exists()):
-        near = suggestion(path, [EMBEDDED, *ALIASES])
         advice = f"There is no {local(path)}; name a folder, a .safetensors file, an alias, or an id of the hub"
-        raise PriorUnavailable(advice + near)
+        raise PriorUnavailable(advice + _nearest(path))
+
+
+def _nearest(name: str) -> str:
+    """The end of a sentence about a name that means nothing: the aliases of those names and ids that it is like."""
+    known = {EMBEDDED: EMBEDDED} | {word.lower(): alias for alias, (id, *_) in ALIASES.items() for word in (id, alias)}
+    words = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.7)
+    near = dict.fromkeys(known[word] for word in words)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
 
 
 def folder_of(path: str, choose: Choose) -> tuple[Path, list[str]]:
@@ -142,4 +150,5 @@ def _sentence(repository: str, revision: str, error: Exception) -> str:
         kinds.append("refused")
     answer = next((answer for kind, answer in _ANSWERS.items() if kind in kinds), _ANSWERS["else"])
     page, cache, reason = f"{constants.ENDPOINT}/{repository}", constants.HF_HUB_CACHE, first_line(error)
-    return answer.format(model=repository, page=page, revision=revision, cache=cache, status=status, reason=reason)
+    facts = {"model": repository, "revision": revision, "cache": cache, "status": status, "near": _nearest(repository)}
+    return answer.format(page=page, reason=reason, **facts)

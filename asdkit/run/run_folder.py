@@ -3,6 +3,7 @@
 import logging
 import os
 import resource
+import shutil
 import sys
 import time
 from functools import partial
@@ -29,6 +30,7 @@ from asdkit.run.side_files import read_facts, refuse_links, write_json
 from asdkit.run.signals import slurm_job
 
 _log = logging.getLogger(__name__)
+_FIRST_FILES = {"config.yaml", "run.json", "run.lock"}  # that a run has before its first iteration
 
 
 def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path:
@@ -132,7 +134,11 @@ class RunFolder(pl.Callback):
         code = exit_code(exception)
         try:
             if self._begun and (not self._lock or self._lock.is_held()):
-                self._write(trainer, pl_module, status(code), sentence(exception)[:2000], code)
+                folder = Path(trainer.default_root_dir)
+                if code == 4 and trainer.is_global_zero and {file.name for file in folder.iterdir()} <= _FIRST_FILES:
+                    shutil.rmtree(folder)  # the prior can't be had, and nothing was made
+                else:
+                    self._write(trainer, pl_module, status(code), sentence(exception)[:2000], code)
         except OSError as error:  # the end of the run may be that nothing can be written
             _log.warning("%s", sentence(error))
         finally:

@@ -299,9 +299,7 @@ def test_a_torn_prior_fails_in_one_sentence(
     code, _, err = run(capsys, "fit", "--config", recipe, "--prior", folder)
     assert code == 4
     assert str(folder) in err and "Traceback" not in err
-    for report in tmp_path.joinpath("runs").rglob("run.json"):  # none where its family can't be told
-        assert '"status": "failed"' in report.read_text()
-        assert sorted(path.name for path in report.parent.iterdir()) == ["config.yaml", "run.json"]
+    assert not list(recipe.parent.joinpath("runs").glob("*/*"))
 
 
 def test_a_folder_that_is_no_run_is_refused(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:

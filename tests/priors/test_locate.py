@@ -113,7 +113,7 @@ def _message(act: Callable[[], object]) -> str:
     with pytest.raises(PriorUnavailable) as caught:
         act()
     message = str(caught.value)
-    assert "\n" not in message and message.endswith(".") and ". " not in message, message
+    assert "\n" not in message and message.endswith((".", "?")) and ". " not in message, message
     return message
 
 
@@ -124,6 +124,23 @@ def test_names_of_the_hub() -> None:
     assert parse("sd21-base") == (base.id, base.revision) and parse("sd21-base@main") == (base.id, "main")
     for path in ("models/sd/21", "/models/sd", "./models", "~/models", "sd99", "../x", "toybox", "a/b@"):
         assert parse(path) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("sd2", "'sd21'"),
+        ("SD15", "'sd15'"),
+        ("flux1", "'flux'"),
+        ("toyboks", "'toybox'"),
+        ("flux-schnel", "'flux-schnell'"),
+        ("stable-diffusion-xl-base-1.0", "'sdxl'"),
+        ("wholly-other", ""),
+    ],
+)
+def test_a_name_that_means_nothing_is_answered_with_those_that_are_like_it(name: str, near: str) -> None:
+    message = _message(lambda: hub.check_name(name))
+    assert message.endswith(f"; did you mean {near}?" if near else "an id of the hub.")
 
 
 def test_aliases_are_ids_that_are_not_withdrawn() -> None:
