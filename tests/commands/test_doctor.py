@@ -39,7 +39,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         return [SimpleNamespace(version=versions[name])] if name in versions else []
 
     monkeypatch.setattr(software, "distributions", distributions)
-    monkeypatch.setattr(software, "requires", lambda name: [text.strip() for text in REQUIRED.split("|")])
+    monkeypatch.setattr("asdkit.core.optional.requires", lambda name: [text.strip() for text in REQUIRED.split("|")])
     monkeypatch.setattr(software, "metadata", lambda name: message_from_string(METADATA))
     return versions
 
@@ -99,7 +99,11 @@ BAD_VERSIONS = {
     ("pytorch-lightning", "3.0"): ("packages", "pytorch-lightning 3.0, needed: <3,>=2.6.6"),
     ("pytorch-lightning", "2.6.2"): ("releases", "pytorch-lightning 2.6.2 is malware", "change every password"),
     ("lightning", "2.6.3"): ("releases", "lightning 2.6.3 is malware", "pip uninstall lightning"),
-    ("diffusers", "0.37.1"): ("releases", "CVE-2026-44513", "-> pip uninstall diffusers; then pip install -U"),
+    ("diffusers", "0.37.1"): (
+        "releases",
+        "CVE-2026-44513",
+        '-> pip uninstall diffusers; then pip install "diffusers>=0.42"',
+    ),
     ("transformers", "5.2.0"): ("releases", "CVE-2026-4372"),
 }
 
@@ -138,7 +142,7 @@ def test_extras_are_notes(installed: dict, tmp_path: Path) -> None:
     installed["viser"] = "1.0.16"
     del installed["imageio"]
     finding = software.extras(tmp_path)
-    assert (finding.state, finding.remedy) == (NOTE, 'pip install "asdkit[viewer,video]"')
+    assert (finding.state, finding.remedy) == (NOTE, 'pip install "viser>=1.1" "imageio>=2.34"')
     assert finding.text == "there: none; viewer lacks viser; video lacks imageio"
 
 

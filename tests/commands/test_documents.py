@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
@@ -24,6 +25,13 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in PAGES}
 HEADERS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "recipes").rglob("*.yaml"))}
 PYTHON = [(page, code) for page, text in TEXTS.items() for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
+NOTEBOOKS = {
+    path.relative_to(ROOT).as_posix(): [
+        "".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"
+    ]
+    for path in sorted((ROOT / "docs").glob("*.ipynb"))
+}
+PYTHON += [(page, "\n".join(code for code in cells if "%pip" not in code)) for page, cells in NOTEBOOKS.items()]
 SPANS = {
     page: re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)) for page, text in TEXTS.items()
 }
@@ -38,6 +46,7 @@ def test_python_blocks_run(page: str, code: str, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     small = {"data.size": 16, "model.generator.count": 50, "data.orbit.views": 2, "trainer.callbacks": "[]"}
     code = code.replace("range(200)", "range(2)").replace("steps=600", f"steps=1, options={small}")
+    code = code.replace("steps=STEPS, options={", f"steps=1, options={str(small)[:-1]}, ")
     exec(compile(code, page, "exec"), {})
 
 
@@ -55,6 +64,25 @@ def headings(text: str) -> set[str]:
     text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_installing_needs_no_test_tools_and_names_what_is_there() -> None:
+    """The user's commands take extras that there are, but not `dev`; the container copies files that exist."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    dockerfile = (ROOT / "docs" / "Dockerfile").read_text()
+    user = [
+        TEXTS["README.md"].partition("## Two commands")[2].partition("[Installing]")[0],
+        TEXTS["docs/installing.md"],
+    ]
+    texts = [*user, dockerfile, *(cells[0] for cells in NOTEBOOKS.values())]
+    for text in texts:
+        extras = {name for found in re.findall(r"install [^\n]*\[([\w,]+)\]", text) for name in found.split(",")}
+        assert extras and extras <= {*project["optional-dependencies"]} - {"dev"}
+    copied = [word for line in re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE) for word in line.split()]
+    assert copied and all((ROOT / name).exists() for name in copied)
+    assert not re.search(
+        r"pip install[^\n]* \"?asdkit(\[|\"|\s|$)", "".join(texts + list(TEXTS.values())), re.MULTILINE
+    )
 
 
 def resolved(name: str) -> object:
@@ -191,6 +219,9 @@ def workplace(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     assert main(["export", str(folder / "RUN"), "--format=ply", f"--out={folder}"]) == 0
     (folder / "splats.ply").rename(folder / "duck.ply")
     (folder / "prompts.txt").write_text("a yellow duck\n")
+    frame = {"camera_to_world": [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 0, 0, 0, 1], "fov": 40}
+    film = {"camera_path": [frame, frame], "render_width": 16, "render_height": 16, "fps": 5}
+    (folder / "camera_path.json").write_text(json.dumps(film))
     (folder / "docs").symlink_to(ROOT / "docs")
     save_clip(folder / "clip")
     above = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 4], [0, 0, 0, 1]]  # OpenGL's camera looks down

@@ -106,10 +106,10 @@ def test_without_viser_fit_ends(finished: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setitem(sys.modules, "viser", None)
     recipe = finished.parents[2] / "small.yaml"
     assert main(["fit", "--config", str(recipe), "--run.name=none", "--viewer"]) == 3
-    assert 'asdkit: This needs viser: pip install "asdkit[viewer]".\n' in capsys.readouterr().err
+    assert 'asdkit: This needs viser: pip install "viser>=1.1" "websockets>=15".\n' in capsys.readouterr().err
     assert sorted(path.name for path in (finished.parent / "none").iterdir()) == ["config.yaml", "run.json"]
     assert main(["view", str(finished)]) == 3
-    assert capsys.readouterr().err == 'asdkit: This needs viser: pip install "asdkit[viewer]".\n'
+    assert capsys.readouterr().err == 'asdkit: This needs viser: pip install "viser>=1.1" "websockets>=15".\n'
 
 
 def test_the_short_form(finished: Path, capsys: pytest.CaptureFixture) -> None:

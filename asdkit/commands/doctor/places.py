@@ -33,7 +33,7 @@ def prior(root: Path) -> Finding:
     from asdkit.scores.conditions import Condition
 
     prior = Pretrained()
-    remedy = "pip install --force-reinstall --no-deps asdkit (in a checkout: git checkout asdkit/toybox/weights)"
+    remedy = "git checkout asdkit/toybox/weights, or install asdkit again from where you have it"
     try:
         digest = prior.digest
         if digest not in (prior.folder / "README.md").read_text():

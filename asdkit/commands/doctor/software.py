@@ -1,13 +1,15 @@
 """Versions: of Python and of packages, against what pyproject.toml asks for and what is known to be bad."""
 
 import platform
-from importlib.metadata import distributions, metadata, requires
+from importlib.metadata import distributions, metadata
+from itertools import chain
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from asdkit.commands.doctor.finding import BAD, NOTE, Finding
+from asdkit.core.optional import pip_install, requirements
 
 _MALWARE = "is malware (GHSA-w37p-236h-pfx3)"
 KNOWN_BAD = {
@@ -21,13 +23,6 @@ _SHOWN = ("torch", "pytorch-lightning", "diffusers", "transformers", "peft")
 
 def _installed(package: str) -> str | None:
     return next((distribution.version for distribution in distributions(name=package)), None)
-
-
-def _requirements(extra: str = "") -> list[Requirement]:
-    """What pyproject.toml asks for, as it was installed: of an extra, or of asdkit itself."""
-    stated = [Requirement(text) for text in requires("asdkit") or []]
-    own = [r for r in stated if r.marker is None or r.marker.evaluate({"extra": ""})]
-    return [r for r in stated if r.marker and r.marker.evaluate({"extra": extra}) and r not in own] if extra else own
 
 
 def _is_met(requirement: Requirement) -> bool:
@@ -45,7 +40,7 @@ def python(root: Path) -> Finding:
 
 def packages(root: Path) -> Finding:
     """Versions against the floors, which are those of pyproject.toml."""
-    needed = _requirements()
+    needed = requirements()
     versions = {requirement.name: _installed(requirement.name) for requirement in needed}
     facts = {"versions": versions}
     unmet = [requirement for requirement in needed if not _is_met(requirement)]
@@ -61,7 +56,9 @@ def releases(root: Path) -> Finding:
     bad = {requirement: what for text, what in KNOWN_BAD.items() if _is_met(requirement := Requirement(text))}
     if not bad:
         return Finding("none that is known to be malicious or unsafe")
-    remedy = f"pip uninstall {' '.join(r.name for r in bad)}; then pip install -U asdkit"
+    remedy = f"pip uninstall {' '.join(r.name for r in bad)}"
+    if needed := [r for r in requirements() if r.name in {one.name for one in bad}]:
+        remedy += f"; then {pip_install(needed)}"
     if _MALWARE in bad.values():
         remedy = f"change every password and token that this machine has seen; {remedy}"
     return Finding("; ".join(f"{r.name} {_installed(r.name)} {what}" for r, what in bad.items()), BAD, remedy)
@@ -69,10 +66,10 @@ def releases(root: Path) -> Finding:
 
 def extras(root: Path) -> Finding:
     """The extras of which every package is there; of those for users, not for contributors."""
-    names = [name for name in metadata("asdkit").get_all("Provides-Extra") or [] if name not in ("dev", "docs")]
-    lacking = {name: absent for name in names if (absent := [r.name for r in _requirements(name) if not _is_met(r)])}
+    names = [name for name in metadata("asdkit").get_all("Provides-Extra") or [] if name not in ("all", "dev", "docs")]
+    lacking = {name: absent for name in names if (absent := [r for r in requirements(name) if not _is_met(r)])}
     text = f"there: {', '.join(name for name in names if name not in lacking) or 'none'}"
     if not lacking:
         return Finding(text)
-    text += "".join(f"; {name} lacks {', '.join(absent)}" for name, absent in lacking.items())
-    return Finding(text, NOTE, f'pip install "asdkit[{",".join(lacking)}]"')
+    text += "".join(f"; {name} lacks {', '.join(r.name for r in absent)}" for name, absent in lacking.items())
+    return Finding(text, NOTE, pip_install(chain.from_iterable(lacking.values())))
