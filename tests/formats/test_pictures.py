@@ -121,7 +121,8 @@ def test_the_gamma_of_a_png_is_followed(tmp_path: Path, gamma: float, marked: bo
     """Numbers that are light itself are brighter in sRGB, by its formula; 1 / 2.2, or the chunk sRGB, mean sRGB."""
     shares = np.array([0, 51, 128, 255]) / 255
     picture = Image.fromarray((shares * 65535).round().astype(np.uint16)[None]) if mode == "I;16" else None
-    picture = picture or Image.fromarray((shares * 255).round().astype(np.uint8)[None]).convert("RGB").convert(mode)
+    picture = picture or Image.fromarray((shares * 255).round().astype(np.uint8)[None]).convert("RGBA")
+    picture = picture.convert("RGB").quantize(4) if mode == "P" else picture
     chunks = PngImagePlugin.PngInfo()
     chunks.add(b"gAMA", struct.pack(">I", round(gamma * 100_000)))
     if marked:
