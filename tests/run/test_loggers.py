@@ -1,6 +1,7 @@
 """Lightning's loggers beside the run's own metrics.csv: numbers, pictures and hyperparameters."""
 
 import csv
+import re
 import sys
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def test_a_package_that_is_missing_is_said_before_anything_is_made(
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     assert main(["fit", "--config", str(recipe), *QUICK, "--logger", name]) == 3
-    assert f'asdkit: This needs {name}: pip install "asdkit[{name}]".' in capsys.readouterr().err
+    assert re.search(rf"asdkit: This needs {name}: .*\b{name}\b", capsys.readouterr().err)
     assert not (recipe.parent / "runs").exists()
 
 
