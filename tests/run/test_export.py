@@ -139,6 +139,7 @@ def test_films_along_a_camera_path(
     small = replace(SMALL, cameras=str(camera_path))
     (film,) = export(runs["gaussians"], ["webp"], tmp_path, False, small)
     opened_film = Image.open(film)
+    opened_film.load()  # which tells how long the first frame is shown
     assert (opened_film.size, opened_film.n_frames, opened_film.info["duration"]) == ((24, 16), 2, 200)
     exported = opened(runs["gaussians"])
     exported.choices = small
