@@ -28,6 +28,7 @@ def main(folder: Path) -> None:
     """Write mkdocs.yml into the folder, and into its folder pages the pages and what they link to."""
     (folder / "pages").mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(__file__).with_name("mkdocs.yml"), folder)
+    shutil.copy(Path(__file__).with_name("extra.css"), folder / "pages")
     waiting = [*DOCS.glob("*.md"), *(ROOT / name for name in ALWAYS)]
     done: set[Path] = set()
     while waiting:
@@ -82,15 +83,18 @@ def replace_links(line: str, file: Path, linked: list[Path]) -> str:
 
 
 def indented(text: str) -> Iterator[tuple[str, bool]]:
-    """The lines, and whether each lies outside of fences. What belongs to an item of a list is indented by four."""
-    fence, content = "", 0  # of the item that a line may belong to: where its text begins
+    """The lines, and whether each is prose. What belongs to an item of a list is indented by four, and set off."""
+    fence, content, before = "", 0, ""  # the open fence; where the text of the last item begins; the line before
     for line in text.splitlines():
         depth = len(line) - len(line.lstrip())
-        item = re.match(r"([*-]|\d+\.) ", line)
-        if not fence and item:
+        item = None if fence else re.match(r"([*-]|\d+\.) ", line)
+        if item and before and (not content or before.strip() == "```"):
+            yield "", True
+        if item:
             content = len(item[0])
         elif not fence and line and depth < content:
             content = 0
+        before = line
         line = " " * (4 - content) + line if content and line and not item else line
         marks = FENCE.match(line)
         opens = bool(marks and not fence)

@@ -1,4 +1,4 @@
-"""The examples of docs/add_your_own.md, each one file outside the package, run by the commands that the page gives."""
+"""The examples of two pages, each one file outside the package, run by the commands that the pages give."""
 
 import json
 import re
@@ -9,9 +9,11 @@ import pytest
 
 from asdkit.commands.main import main
 
-PAGE = (Path(__file__).parents[2] / "docs" / "add_your_own.md").read_text()
-FILES = dict(re.findall(r"```python file=(\S+)\n(.*?)```", PAGE, re.DOTALL))
-COMMANDS = [shlex.split(block.replace("\\\n", " "))[1:] for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)]
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = "".join((DOCS / name).read_text() for name in ("add_your_own.md", "write_a_discriminator.md"))
+FILES = dict(re.findall(r"```python file=(\S+)\n(.*?)```", PAGES, re.DOTALL))
+BLOCKS = [block for block in re.findall(r"```bash\n(.*?)```", PAGES, re.DOTALL) if "--trust" in block]
+COMMANDS = [shlex.split(block.replace("\\\n", " "))[1:] for block in BLOCKS]
 
 
 @pytest.fixture
@@ -60,6 +62,6 @@ def test_without_trust_an_example_is_told_what_to_add(outside: Path, capsys: pyt
 
 
 def test_there_is_an_example_of_each_kind() -> None:
-    assert len(FILES) == len(COMMANDS) == 5
+    assert len(FILES) == len(COMMANDS) == 7
     for name in FILES:
         assert any(name.removesuffix(".py") + "." in argument for command in COMMANDS for argument in command)

@@ -42,11 +42,15 @@ SPANS = {
 
 @pytest.mark.parametrize(("page", "code"), PYTHON)
 @pytest.mark.slow
-def test_python_blocks_run(page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_blocks_run(
+    page: str, code: str, kl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    small = {"data.size": 16, "model.generator.count": 50, "data.orbit.views": 2, "trainer.callbacks": "[]"}
+    small = {"data.size": 16, "data.orbit.views": 2, "trainer.callbacks": "[]", "trainer.accelerator": "cpu"}
+    small |= {} if "nerf3d" in code else {"model.generator.count": 50}
     code = code.replace("range(200)", "range(2)").replace("steps=600", f"steps=1, options={small}")
     code = code.replace("steps=STEPS, options={", f"steps=1, options={str(small)[:-1]}, ")
+    code = code.replace('"sd21-base"', repr(str(kl_folder)))
     exec(compile(code, page, "exec"), {})
 
 
@@ -159,6 +163,8 @@ OF_IMAGES = ["--model.generator.size=16", "--model.generator.count=2"]
 OF_PLANES = ["--model.generator.resolution=8", "--data.prompts=PromptList", "--data.prompts.texts=[a red duck]"]
 OF_EDITS = ["--data.image=docs/images/duck.png", "--model.source=a yellow duck", "--model.target=a red duck"]
 OF_EXPORTS = ["--size=16", "--frames=2", "--resolution=16", "--texture=64", "--force"]
+RANDOM_SD = "--prior=SD"  # what the page of Stable Diffusion says takes the place of sd21-base
+BARE = {"--config", "--model.prompt", "--prompt"}
 ELSEWHERE = ("--prior", "priors/", "toybox/", "--trainer.devices", "--viewer", "finetune", "--help", "--print_config")
 
 
@@ -171,6 +177,8 @@ def commands() -> dict[str, str]:
             command = re.sub(r"recipes/([\w/]+)\.yaml", r"\1", re.sub(r" --steps \d+", "", command))
             for words, meaning in STANDS_FOR.items():
                 command = command.replace(words, meaning)
+            if page == "docs/first_stable_diffusion.md":
+                command = command.replace("--prior sd21-base", RANDOM_SD)
             standing.setdefault(command, page)
     return {command: page for command, page in standing.items() if command not in NAMED_ALONE}
 
@@ -187,15 +195,20 @@ def quick(words: list[str], prior: Path) -> list[str]:
     """
     command, *options = words
     if command == "fit" and options[0] in recipes():
-        return [*words, "--print_config"]
+        prompt = [f"--prompt={options.pop(1)}"] if options[1:] and not options[1].startswith("-") else []
+        options = ["--config", *options, *prompt]
     if command in ("fit", "bench") and "--config" in options:
-        as_it_is = command == "fit" and set(options[::2]) <= {"--config", "--model.prompt"}
-        if as_it_is or any(text in option for option in options for text in ELSEWHERE):
+        given = {option.partition("=")[0] for option in options if option.startswith("--")}
+        as_it_is = command == "fit" and given <= BARE
+        elsewhere = any(text in option for option in options if option != RANDOM_SD for text in ELSEWHERE)
+        if as_it_is or elsewhere:
             own = [option for option in options if option not in ("--json", "--print_config")]
             return ["fit", *own, "--print_config"]
         recipe = options[1].partition("/")[0]
-        options += [*SMALL, f"--model.prior.path={prior}", *(IN_3D if recipe.endswith("3d") else [])]
-        options += OF_SPLATS if recipe == "gs3d" else []
+        options += [*SMALL, *(IN_3D if recipe.endswith("3d") else [])]
+        options += OF_IMAGES if RANDOM_SD in options and recipe == "image2d" else []
+        options += [] if RANDOM_SD in options else [f"--model.prior.path={prior}"]
+        options += OF_SPLATS if recipe == "gs3d" and "--model.generator=NeRF" not in options else []
         options += OF_EDITS if recipe == "edit2d" and "--data.image" not in options else []
         return [command, *options, *(["--steps=1"] if command == "bench" else [])]
     if command == "fit":
@@ -204,8 +217,8 @@ def quick(words: list[str], prior: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def workplace(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all that the commands name: a run, a file of splats, prompts, and the documents' pictures."""
+def workplace(tiny_folder: Path, kl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that the commands name: a run, splats, prompts, a random model, and the documents' pictures."""
     folder = tmp_path_factory.mktemp("documents")
     (folder / "small.yaml").write_text(RECIPE.format(prior=tiny_folder, root=folder / "made"))
     options = ["--trainer.max_steps=1", "--trainer.callbacks=[]", "--snapshots.every=0"]
@@ -223,6 +236,7 @@ def workplace(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     film = {"camera_path": [frame, frame], "render_width": 16, "render_height": 16, "fps": 5}
     (folder / "camera_path.json").write_text(json.dumps(film))
     (folder / "docs").symlink_to(ROOT / "docs")
+    (folder / "SD").symlink_to(kl_folder)
     save_clip(folder / "clip")
     above = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 4], [0, 0, 0, 1]]  # OpenGL's camera looks down
     frame = {"file_path": "../docs/images/duck.png", "transform_matrix": above}

@@ -26,11 +26,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def places(entry: object) -> list[str]:
+def places(entry: str | list | dict) -> list[str]:
     """The pages of a part of the navigation."""
-    if isinstance(entry, dict):
-        entry = list(entry.values())
-    return [entry] if isinstance(entry, str) else [page for part in entry for page in places(part)]  # type: ignore[union-attr]
+    if isinstance(entry, str):
+        return [entry]
+    return [page for part in (entry.values() if isinstance(entry, dict) else entry) for page in places(part)]
 
 
 def test_each_page_stands_in_the_navigation(folder: Path) -> None:
@@ -64,14 +64,14 @@ def test_a_source_file_becomes_a_page_with_its_text(tmp_path: Path) -> None:
     assert linked == [ramps, ROOT / "docs" / "priors.md"]
 
 
-def test_what_belongs_to_an_item_is_indented_by_four() -> None:
-    text = "* one\n  more\n\n  ```bash\n  a\n      b\n  ```\n* two\n\nplain\n\n```python file=x.py\n  [a](b)\n```\n1. three\n   more"
-    expected = (
-        "* one\n    more\n\n    ```bash\n    a\n        b\n    ```\n* two\n\nplain\n\n"
-        '```python title="x.py"\n  [a](b)\n```\n1. three\n    more'
-    )
+def test_lists_are_as_python_markdown_wants_them() -> None:
+    """What belongs to an item is indented by four, and an item after a paragraph or code follows an empty line."""
+    text = "* one\n  more\n\n  ```bash\n  a\n      b\n  ```\n* two\n* three\n\nplain\n"
+    text += "1. four\n   more\n```python file=x.py\n  * c\n```"
+    expected = "* one\n    more\n\n    ```bash\n    a\n        b\n    ```\n\n* two\n* three\n\nplain\n"
+    expected += '\n1. four\n    more\n```python title="x.py"\n  * c\n```'
     assert "\n".join(line for line, _ in LAY_OUT["indented"](text)) == expected
-    assert "  [a](b)" not in [line for line, prose in LAY_OUT["indented"](text) if prose]
+    assert "  * c" not in [line for line, prose in LAY_OUT["indented"](text) if prose]
 
 
 def test_the_api_has_each_public_name(folder: Path) -> None:
