@@ -145,7 +145,7 @@ class Cameras(pl.LightningDataModule):
         self.orbit = orbit
         self._settled = {name: bounds(number)[1] for name, number in self._numbers.items()}
         self.asset = object_of(local(asset)) if asset else None
-        if self.asset is not None and self.asset.volume() is None:
+        if self.asset is not None and self.asset.flat:
             raise ValueError(f"data.asset must be a 3D object, but {asset} is made of {type(self.asset).__name__}.")
         lens = self.size, self._middle_distance, self._settled["fov_deg"]
         self.references = references.read(*lens) if references else None

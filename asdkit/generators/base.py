@@ -44,10 +44,12 @@ class Saturate(torch.autograd.Function):
 class Generator(Part, nn.Module, ABC):
     """Something that renders images and is optimised by one Adam.
 
-    `owns_background` says that the generator has a background of its own, which it shows when it is given none;
-    `shown_prompts` are those of the images that it renders, where they may be others than the run's.
+    `flat` says that it makes images, which have no cameras; `owns_background` that it has a background of its own,
+    which it shows when it is given none; `shown_prompts` are those of the images that it renders, where they may be
+    others than the run's.
     """
 
+    flat = False
     owns_background = False
     shown_prompts: Sequence[str] = ()
 
@@ -104,7 +106,7 @@ class Generator(Part, nn.Module, ABC):
         return None
 
     def volume(self) -> Volume | None:
-        """The object as a density in space, where it is three-dimensional."""
+        """The object as a density in space, where it is one: meshes are cut from it."""
         return None
 
     def export(self, folder: Path) -> list[Path]:

@@ -22,7 +22,9 @@ _PATCHES = 8
 
 
 class Images(Generator):
-    """What generators of images share: how they are written."""
+    """What generators of images share: no cameras, and how they are written."""
+
+    flat = True
 
     def export(self, folder: Path) -> list[Path]:
         """Writes `images/00.png` and so on."""

@@ -94,9 +94,15 @@ class Exported:
         return volume
 
     @cached_property
+    def half(self) -> float:
+        """Half the side of the cube that holds it; where it says none, of what the cameras of training see."""
+        volume = self.generator.volume()
+        return volume.half if volume else _DISTANCE / _ROOM
+
+    @property
     def distance(self) -> float:
         """From where the whole object is seen; that of training where this is enough."""
-        return max(_DISTANCE, _ROOM * self.volume.half)
+        return max(_DISTANCE, _ROOM * self.half)
 
     def ring(self, count: int, elevation_deg: float, size: int) -> Views:
         """Cameras around the object, which see it whole."""
@@ -211,16 +217,17 @@ def export(
 
 def refuse(name: str, exported: Exported, path: Path) -> None:
     """Raise a ValueError if a format can't hold the object."""
-    kind = type(exported.generator).__name__
+    generator, kind = exported.generator, type(exported.generator).__name__
+    has_volume, pictures = generator.volume() is not None, "export png, mp4 or webp"
     if name == "diffusers":
-        require(isinstance(exported.generator, Network), f"{name} holds networks and {path} is made of {kind}.")
-    elif name != "png" and exported.generator.volume() is None:
+        require(isinstance(generator, Network), f"{name} holds networks and {path} is made of {kind}.")
+    elif name != "png" and generator.flat:
         raise ValueError(f"{name} holds 3D objects and {path} is made of {kind}; export png.")
-    if _WRITERS[name] in (_splats, _spz, _html) and exported.generator.splats() is None:
-        raise ValueError(
-            f"{name} holds Gaussians and {path} is made of {kind}; export mesh-glb, or let Gaussians start from it "
-            f"with --model.generator.init={path}."
-        )
+    if _WRITERS[name] is _mesh:
+        require(has_volume, f"{name} is cut from a density in space, and {kind} has no volume(); {pictures}.")
+    if _WRITERS[name] in (_splats, _spz, _html) and generator.splats() is None:
+        start = f"export mesh-glb, or let Gaussians start from it with --model.generator.init={path}"
+        raise ValueError(f"{name} holds Gaussians and {path} is made of {kind}; {start if has_volume else pictures}.")
 
 
 def _turned(exported: Exported) -> Splats:
@@ -243,13 +250,13 @@ def _html(exported: Exported, path: Path) -> None:
 
 def _png(exported: Exported, path: Path) -> None:
     """A row of views each of the picture, the opacity, the depth (near is bright) and the normals."""
-    if exported.generator.volume() is None:
+    if exported.generator.flat:
         images = exported.render(None).image
         return save_grid(images, path, min(len(images), _COLUMNS))
     views = exported.ring(_COLUMNS, _ELEVATION_DEG, exported.choices.size)
     image, alpha, depth = exported.render(views)
     hit = (alpha > 0.5).float()
-    nearness = (0.5 + 0.5 * (exported.distance - depth) / exported.volume.half).clamp(0, 1) * hit
+    nearness = (0.5 + 0.5 * (exported.distance - depth) / exported.half).clamp(0, 1) * hit
     normals = (0.5 + 0.5 * surface_normals(depth, views)) * hit
     rows = [image, alpha.expand_as(image), nearness.expand_as(image), normals]
     return save_grid(torch.cat(rows), path, _COLUMNS)

@@ -127,7 +127,7 @@ class LiveView:
 
 def view_of(module: pl.LightningModule, port: int) -> LiveView:
     """A page for the object that a module makes, without it so far; a ValueError if there is none in 3D."""
-    if not isinstance(module, Distillation) or (module.generator.splats() or module.generator.volume()) is None:
+    if not isinstance(module, Distillation) or module.generator.flat:
         raise ValueError("The viewer shows 3D objects, and this run makes none; look at the pictures in its folder.")
     return LiveView(port, module.rendering.background)
 

@@ -51,13 +51,13 @@ class Result:
         self, size: int = 256, count: int = 8, elevation_deg: float = _ELEVATION_DEG
     ) -> Float[Tensor, "count 3 size size"]:
         """Pictures in [0,1] from `count` azimuths, the first from the front; images are given as they are."""
-        if self._object.generator.volume() is None:
+        if self._object.generator.flat:
             return self._object.render(None).image.cpu()
         return self._object.render(self._object.ring(count, elevation_deg, size)).image
 
     def orbit(self, size: int = 256, frames: int = 60) -> Float[Tensor, "frames 3 size size"]:
         """The frames of a film around the object; `save("orbit.webp")` writes one."""
-        require(self._object.generator.volume() is not None, f"{self.run} holds images, which have no orbit.")
+        require(not self._object.generator.flat, f"{self.run} holds images, which have no orbit.")
         return self.views(size, frames)
 
     def save(self, path: str | Path, size: int = 512) -> Path:
@@ -106,7 +106,7 @@ class Result:
         """An animated WebP as a data URL."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "orbit.webp")
-            if self._object.generator.volume() is None:
+            if self._object.generator.flat:
                 self._sheet(_NOTEBOOK_SIZE).save(file, lossless=True)
             else:
                 save_webp(self.orbit(_NOTEBOOK_SIZE, _NOTEBOOK_FRAMES), file)
