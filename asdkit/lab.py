@@ -158,7 +158,9 @@ class FiniteSetPrior(LabPrior):
     """
 
     def __init__(self, nearest: Whole = 1, steps: Count = 1000) -> None:
-        super().__init__(lambda x_t, alpha, sigma, among: finite_set_eps(x_t, alpha, sigma, self.points, among), steps)
+        super().__init__(
+            lambda x_t, alpha, sigma, among: finite_set_eps(x_t, alpha, sigma, self.points.to(x_t), among), steps
+        )
         self._nearest = nearest
         self._owners: list[str] = []
         self.points, self._directions = torch.empty(0), torch.empty(0, 3)
@@ -181,10 +183,11 @@ class FiniteSetPrior(LabPrior):
     def facts(self, x: Noised, condition: Condition) -> tuple[Tensor, ...]:
         of_prompt = torch.tensor([condition.text in (owner, "") for owner in self._owners])
         if x.views is None or not (condition.text and condition.view_dependent and self._nearest):
-            return (of_prompt.expand(len(x.t), -1),)
-        nearness = (_direction(x.views) @ self._directions.T).masked_fill(~of_prompt, -torch.inf)
+            return (to_device(of_prompt.expand(len(x.t), -1), x.x_t.device),)
+        nearness = (_direction(x.views.to("cpu")) @ self._directions.T).masked_fill(~of_prompt, -torch.inf)
         farthest = nearness.topk(min(self._nearest, len(of_prompt)), dim=1).values[:, -1:]
-        return (of_prompt & ((nearness >= farthest) | (self._directions == 0).all(1)),)
+        among = of_prompt & ((nearness >= farthest) | (self._directions == 0).all(1))
+        return (to_device(among, x.x_t.device),)
 
 
 def _direction(views: Views) -> Float[Tensor, "B 3"]:

@@ -62,6 +62,8 @@ class _Tuned(Attached):
             inject_adapter_in_model(self.config(targets), network, adapter_name=name)
         layers = [layer for layer in network.modules() if isinstance(layer, BaseTunerLayer)]
         self._layers = [layer for layer in layers if any(name in getattr(layer, k) for k in layer.adapter_layer_names)]
+        for layer in self._layers:
+            layer.eval()  # else LoHa and its like ask torch's global generator whether to leave themselves out
         for key, parameter in network.named_parameters():
             if adapter_of(key) == name and parameter.requires_grad:
                 parameter.data = parameter.data.float()
@@ -72,7 +74,8 @@ class _Tuned(Attached):
     def _shift(self, layer: Any) -> float:
         """How far the weights, as they are, move the output of one of the layers, as a share of it."""
         weight, groups = layer.get_base_layer().weight, getattr(layer.get_base_layer(), "groups", 1)
-        shape = 1, weight.shape[1] * groups, *weight.shape[2:]
+        patches = [side + 2 for side in weight.shape[2:]]  # of a convolution several, which overlap
+        shape = 1, weight.shape[1] * groups, *patches
         x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(weight)
         off = layer(x)
         self._switch(on=True)
