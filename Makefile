@@ -1,6 +1,6 @@
 # What CONTRIBUTING.md explains; `make test PYTHON=...` takes another environment than .venv.
 PYTHON ?= $(firstword $(wildcard .venv/bin/python) python3)
-FAST = core scores discriminators proofs rendering generators formats
+FAST = core scores discriminators proofs rendering generators formats testing
 
 .PHONY: test test-fast lint types docs examples signatures
 test:  # everything, as in .ci/run

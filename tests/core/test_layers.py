@@ -22,6 +22,7 @@ RULE = {  # room: the rooms that it may import, inside functions included
     "data": {"core", "rendering", "formats", "generators", "references"},
     "distillation": {*_MATHS, "discriminators", "generators", "ranks"},
     "lab": {*_MATHS, "discriminators"},
+    "testing": {*_MATHS, "discriminators", "generators", "asdkit"},
     "run": {*_PARTS, "priors", "data", "ranks", "distillation"},
     "toybox": {*_PARTS, "priors", "methods", "lab", "data", "distillation", "run", "asdkit"},
     "commands": {*_PARTS, "priors", "methods", "data", "ranks", "distillation", "run", "asdkit"},
