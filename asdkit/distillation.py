@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.profiler import record_function
 
+from asdkit.core.contexts import together
 from asdkit.core.parts import Part, require
 from asdkit.core.randomness import generator_for
 from asdkit.discriminators.schedule import DISCRIMINATOR_STEPS, DiscriminatorSteps
@@ -22,7 +23,7 @@ from asdkit.scores.conditions import Condition
 from asdkit.scores.draws import Draws
 from asdkit.scores.equations import Weighting, hsv_saturation, inject, weight
 from asdkit.scores.fields import Field
-from asdkit.scores.prior import Adapter, Noised, Prior, in_step
+from asdkit.scores.prior import Adapter, Noised, Prior
 from asdkit.scores.timesteps import Timesteps
 
 
@@ -91,15 +92,12 @@ class Distillation(Part, GeneratorModule):
         self.guidance.bind(self.prompt, self.source, self.cfg)
         self.generator.setup(self.prior, getattr(data, "source", None))  # before adapters change the network
         self.guidance.setup(self.prior)
+        for other in self.prior.models[1:] if prompts else []:
+            other.prepare([Condition(text) for text in prompts.texts])
 
     def configure_model(self) -> None:
         """Called after `setup`."""
-        shard(self, self.priors, self.guidance)
-
-    @property
-    def priors(self) -> list[Prior]:
-        """The prior, and the other models that discriminators adapt."""
-        return list(dict.fromkeys([self.prior, *(adapter.model(self.prior) for adapter in self._adapters)]))
+        shard(self, self.prior.models, self.guidance)
 
     @property
     def _adapters(self) -> list[Adapter]:
@@ -129,7 +127,7 @@ class Distillation(Part, GeneratorModule):
         draws, norms, losses, differences = [], [], [], []
         theta, *learning = self._optimizers(step)
         shared = bool(learning) and self.discriminator.share_noise
-        with in_step(self.priors):
+        with together(prior.in_step() for prior in self.prior.models):
             for part in parts:  # whose gradients add up
                 # The generator, Eq. 7: w(t) (e_null + lambda (e_y - e_null) - e_phi) reaches theta through x0.
                 x, norm, render = self._generator_backward(part, step, keep_graph=shared)

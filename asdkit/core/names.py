@@ -11,8 +11,8 @@ _MODULES = {
     "distillation": "Distillation",
     "methods": "ASD ReleasedASD VSD GAN DMD2 FDistill JSD SDS SJC CSD NFSD Bridge ISM SDI AsynchronousSD LODS "
     "RewardSDS DDS PDS ASDEdit DeltaASD",
-    "scores.fields": "Field Noise Null Prompt CFG Identity",
-    "scores.redrawn": "OnSource Later Inverted Earlier",
+    "scores.fields": "Field Noise Null Prompt CFG Identity Sum Scaled",
+    "scores.redrawn": "OnSource Later Inverted Earlier OtherPrior",
     "scores.gated": "Stages Above",
     "scores.reweighted": "Reweighted Scorer",
     "scores.perp_neg": "PerpNeg",

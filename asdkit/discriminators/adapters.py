@@ -47,8 +47,8 @@ class Attached(Adapter):
         if self._prior is not None:
             return
         if self._other_prior is not None:
+            keep_unregistered(self, "_other_prior", self.model(prior))
             _require_alike(prior, self._other_prior)
-            self._other_prior.view_prompts = prior.view_prompts
         prior = self.model(prior)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.init_seed)
@@ -61,7 +61,7 @@ class Attached(Adapter):
             self._early_state = {}
 
     def model(self, prior: Prior) -> Prior:
-        return self._other_prior or prior
+        return prior if self._other_prior is None else prior.beside(self._other_prior)
 
     def check_weights(self) -> None:
         """On some devices moving a module replaces its parameters; those of phi are the network's, too."""

@@ -117,7 +117,12 @@ class Field(Part, nn.Module, ABC):
 
 
 class Sum(Field):
-    """The sum of two fields, whose conditions are predicted in one network call."""
+    """The sum of two fields, whose conditions are predicted in one network call: first + second in Python.
+
+    Args:
+        first: a field, or a method.
+        second: another.
+    """
 
     def __init__(self, first: Field, second: Field) -> None:
         super().__init__()
@@ -132,7 +137,12 @@ class Sum(Field):
 
 
 class Scaled(Field):
-    """A field times a number, which may move with the iterations."""
+    """A field times a number, which may move with the iterations: scale * field in Python.
+
+    Args:
+        field: a field, or a method.
+        scale: the number.
+    """
 
     def __init__(self, field: Field, scale: Factor) -> None:
         super().__init__()

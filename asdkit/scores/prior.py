@@ -3,8 +3,8 @@
 import copy
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -181,6 +181,24 @@ class Prior(Part, nn.Module, ABC):
     def digest(self) -> str:
         """A short fingerprint of the weights; it stands beside every metric."""
 
+    @property
+    def models(self) -> "list[Prior]":
+        """This prior and the other models that are asked beside it, each once; all of them share the list."""
+        models: list[Prior] = self.__dict__.setdefault("_models", [self])
+        return models
+
+    def beside(self, other: "Prior") -> "Prior":
+        """Another model that is asked for the same x0: the one of this name and these weights that is here already, so
+        that none is in memory twice, or itself from now on. It hears of this one's prompts for single views.
+        """
+        for model in self.models:
+            if model is other or (model.spec == other.spec and model.digest == other.digest):
+                return model
+        other.__dict__["_models"] = self.models
+        self.models.append(other)
+        other.view_prompts = self.view_prompts
+        return other
+
     def draw(
         self,
         x0: Float[Tensor, "B C h w"],
@@ -191,15 +209,6 @@ class Prior(Part, nn.Module, ABC):
     ) -> "Noised":
         """One noisy draw of x0; gradients do not flow into x0. `facts` are Noised's further arguments."""
         return Noised(self, x0.detach(), t, eps, views, **facts)
-
-
-@contextmanager
-def in_step(priors: Iterable[Prior]) -> Iterator[None]:
-    """A context of one training step for several priors."""
-    with ExitStack() as stack:
-        for prior in priors:
-            stack.enter_context(prior.in_step())
-        yield
 
 
 class Noised:
@@ -267,6 +276,11 @@ class Noised:
     def at(self, t: Int[Tensor, " B"]) -> "Noised":
         """The same clean sample, eps and views at another t."""
         return self.like(self.x0, t, self.eps)
+
+    def asked_of(self, prior: Prior) -> "Noised":
+        """The same clean sample, eps and views for another prior, at its level of the nearest alpha / sigma."""
+        t = self.t if prior is self.prior else prior.schedule.nearest(self.alpha / self.sigma)
+        return Noised(prior, self.x0, t, self.eps, self.views, self.step, self.source, self.random, self.prompts)
 
     def on_source(self) -> "Noised":
         """The same t and eps on the source image; a ValueError where there is none."""

@@ -1,6 +1,7 @@
-"""Score fields that look at another draw than the one they are given: the source, later, inverted, several at once."""
+"""Score fields that look at another draw than they are given: the source, later, inverted, another prior's."""
 
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
@@ -8,10 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from asdkit.core.bounds import AtLeast, Count, Positive, Share
+from asdkit.core.parts import require
+from asdkit.core.unregistered import keep_unregistered
 from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
 from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import CFG, Factor, Field
-from asdkit.scores.prior import Noised
+from asdkit.scores.prior import Noised, Prior
 
 Interval = Annotated[float, AtLeast(0, below=1)]  # as a share of the schedule
 
@@ -107,6 +110,72 @@ class Inverted(Redrawn):
             inverted = x.like(x.x0, t, (x_t - schedule.alpha(t) * x.x0) / schedule.sigma(t))
         inverted.derived(Earlier, lambda: previous)
         return inverted
+
+
+class OtherPrior(Redrawn):
+    """A field of another prior of the same x0, e.g. a fine-tune or a multi-view model, for sums of two guidances.
+
+    It is asked at the same x0 and eps, and at its own t of the same noise level, so that the two may differ in schedule
+    and in what their networks predict. A prior that is named twice is loaded once; checkpoints hold its name alone.
+
+    Args:
+        field: an expression that the other prior answers, e.g. `SDS()`; what it learns is attached to that.
+        prior: the other prior.
+
+    Raises:
+        ValueError: the two have different x0 (in `setup`).
+    """
+
+    prior: Prior
+
+    def __init__(self, field: Field, prior: Prior) -> None:
+        super().__init__(field)
+        keep_unregistered(self, "prior", prior)
+
+    def parts(self) -> list[Field]:
+        return []  # nothing of it is the first prior's
+
+    def take_words(self, prompt: str, source: str | None, cfg: CFGOptions) -> None:
+        self.field.take_words(prompt, source, cfg)
+
+    def setup(self, prior: Prior) -> None:
+        keep_unregistered(self, "prior", prior.beside(self.prior))
+        self.prior.setup()
+        _require_same_x0(prior, self.prior)
+        self.field.setup(self.prior)
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "OtherPrior":
+        """The prior moves with the field."""
+        super()._apply(function, recurse)  # type: ignore[no-untyped-call]
+        self.prior._apply(function, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def redraw(self, x: Noised) -> Noised:
+        return x.derived(self.prior, lambda: x.asked_of(self.prior))
+
+    def loss(self, x: Noised) -> Float[Tensor, ""] | None:
+        return self.field.loss(self.redraw(x))
+
+    def observe(self, draws: Sequence[Noised]) -> None:
+        self.field.observe([self.redraw(x) for x in draws])
+
+    def forget(self, x: Noised) -> None:
+        self.field.forget(self.redraw(x))
+
+    def diagnostics(self, x: Noised, ask: bool = True) -> dict[str, float]:
+        return self.field.diagnostics(self.redraw(x), ask)
+
+
+@torch.no_grad()
+def _require_same_x0(prior: Prior, other: Prior) -> None:
+    """Two priors' predictions can be added only if a picture is the same x0 for both, but for what rounding does."""
+    picture = torch.linspace(0, 1, 3 * 64 * 64).view(1, 3, 64, 64)
+    first, second = (model.encode(picture.to(model.schedule.alphas.device)).cpu() for model in (prior, other))
+    require(
+        first.shape == second.shape and bool((first - second).norm() < 0.25 * first.norm()),
+        "The other prior makes another x0 of the same picture, so that their scores can't be added; name one with the "
+        "same autoencoder and image_size, such as a fine-tune of the first.",
+    )
 
 
 class Earlier(Redrawn):

@@ -76,6 +76,10 @@ class Schedule(nn.Module):
         """Noise level at t."""
         return self.sigmas[t][:, None, None, None]
 
+    def nearest(self, ratio: Float[Tensor, "B 1 1 1"]) -> Int[Tensor, " B"]:
+        """The t at which alpha / sigma is nearest to a ratio, by its logarithm."""
+        return ((self.alphas / self.sigmas).log() - ratio.reshape(-1, 1).log()).abs().argmin(1)
+
     def add_noise(
         self, x0: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], eps: Float[Tensor, "B C h w"]
     ) -> Float[Tensor, "B C h w"]:

@@ -69,6 +69,7 @@ def options_of(name: str, made: Path, tiny: Path, folder: Path) -> list[object]:
         return ["--config", name, *FAMILIES[family], f"--data.cache={folder / 'cache'}"]
     needs = {
         "gs3d/from_nerf": (f"--model.generator.init={made / 'r' / 'field'}",),
+        "gs3d/two_priors": (f"--model.guidance.second.field.prior.path={tiny}",),
         "edit3d": ("--asset", made / "r" / "object"),
         "edit2d": (f"--data.image={DUCK}",),
         "image3d": (f"--data.references.file={DUCK}",),
