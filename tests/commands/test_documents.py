@@ -155,7 +155,7 @@ STANDS_FOR = {
     "openai/clip-vit-large-patch14": "clip",
     "step-000400": "last",
 }
-NAMED_ALONE = ("asdkit fit", "asdkit sweep", "asdkit compare", "asdkit test")  # which need something to work on
+NAMED_ALONE = [f"asdkit {word}" for word in ("fit", "sweep", "compare", "test", "new")]  # which need more
 SMALL = ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--snapshots.every=0", "--trainer.callbacks=[]"]
 IN_3D = ["--data.size=16", "--data.views_per_step=1", "--data.orbit.views=2", "--report.size=16"]
 OF_SPLATS = ["--model.generator.count=50", "--model.generator.capacity=60"]
@@ -166,6 +166,7 @@ OF_EXPORTS = ["--size=16", "--frames=2", "--resolution=16", "--texture=64", "--f
 RANDOM_SD = "--prior=SD"  # what the page of Stable Diffusion says takes the place of sd21-base
 BARE = {"--config", "--model.prompt", "--prompt"}
 ELSEWHERE = ("--prior", "priors/", "toybox/", "--trainer.devices", "--viewer", "finetune", "--help", "--print_config")
+ELSEWHERE += ("two_priors",)
 
 
 def commands() -> dict[str, str]:
