@@ -64,6 +64,7 @@ def _existing(runs: Sequence[Path], options: Namespace) -> int:
 
 
 def _made(options: Namespace) -> int:
+    from asdkit.commands.forked import start
     from asdkit.run.comparison import Compared
 
     methods = [name.strip() for name in options.methods.split(",") if name.strip()]
@@ -77,7 +78,7 @@ def _made(options: Namespace) -> int:
     cells = product(read_prompts(options.prompts), by_method | axes([], options.seeds))
     trust = [f"--trust={package}" for package in options.trust]
     grid = Grid(cells, [*options.of_fit, *trust], f"compare {Path(options.prompts).stem}")
-    code = make_runs(grid, options.jobs)
+    code = make_runs(grid, options.jobs, start)
     compared = [
         Compared(str(cell.labels["method"]), f"{cell.prompt} {cell.labels['seed']}", grid.run_folder(cell))
         for cell in cells

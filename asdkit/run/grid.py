@@ -49,12 +49,12 @@ class Grid:
 
     Args:
         cells: in the order of tables.
-        options: of `asdkit fit`, which all cells share, a recipe among them.
-        title: names the folder of tables, logs and records.
+        options: of `asdkit fit`, which all cells share.
+        title: names the folder of tables, logs and records; and that of the runs, where cells share no recipe.
         root: folder of all runs; as options and recipes say when None.
 
     Raises:
-        UsageError: no recipe, or an unknown one.
+        UsageError: a cell without a recipe, or an unknown one.
     """
 
     def __init__(self, cells: Sequence[Cell], options: Sequence[str], title: str, root: Path | None = None) -> None:
@@ -62,12 +62,12 @@ class Grid:
         shared = recipe_names(options)
         names = [*shared, *(name for cell in cells for name in recipe_names(cell.options))]
         recipes = {name: find_recipe(name) for name in names}
-        if not shared:
+        if not shared and not all(recipe_names(cell.options) for cell in self.cells):
             raise UsageError("There is no recipe among the options; name one with --config RECIPE.")
         self._texts = {name: path.read_bytes() for name, path in recipes.items()}
         own = [recipes[name] for name in shared]
         self.root = local(root or _run_setting("root", own, options) or "runs")
-        self.recipe = slug(_run_setting("recipe", own, options) or recipe_slug(own[0]))
+        self.recipe = slug(_run_setting("recipe", own, options) or (recipe_slug(own[0]) if own else title))
         self.folder = self._named(f"sweep {title}", self.options)
 
     def run_folder(self, cell: Cell) -> Path:

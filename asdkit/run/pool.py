@@ -5,12 +5,12 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import cycle, islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from asdkit.core.atomic import set_aside
 from asdkit.core.errors import Interrupted, UsageError
@@ -22,6 +22,34 @@ from asdkit.run.side_files import write_json
 from asdkit.run.signals import heeded
 
 _POLL_SECONDS = 0.1
+
+
+class Process(Protocol):
+    """What a pool asks of a run's process; `subprocess.Popen` is one."""
+
+    def poll(self) -> int | None:
+        """The exit code, minus a number where that signal has ended it; None before it has ended."""
+
+    def send_signal(self, signum: int, /) -> None:
+        """Nothing, if it has ended."""
+
+    def wait(self) -> int:
+        """The exit code, when it has ended."""
+
+
+Start = Callable[[Sequence[str], IO[bytes], Mapping[str, str]], Process]
+
+
+def spawned(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> Process:
+    """A new process that carries out a command."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,  # a terminal's Ctrl-C reaches the pool alone, which passes it on once
+    )
 
 
 @dataclass(frozen=True)
@@ -50,8 +78,10 @@ def child_environment(environment: Mapping[str, str], device: str | None, thread
     return own | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
 
 
-def make_runs(grid: Grid, jobs: int | None) -> int:
+def make_runs(grid: Grid, jobs: int | None, start: Start = spawned) -> int:
     """Make this process's share of a grid's runs, `jobs` at a time; None is one on each GPU, or one.
+
+    A run is a process that `start` starts, of a command, a file for its output and its environment.
 
     Returns the exit code: 0, that of the first cell that failed, 130 or 143.
 
@@ -63,7 +93,7 @@ def make_runs(grid: Grid, jobs: int | None) -> int:
         raise UsageError(f"--jobs must be at least 1; got {jobs}.")
     grid.folder.mkdir(parents=True, exist_ok=True)
     jobs = jobs and min(jobs, max(1, len(grid.cells)))
-    return Pool(grid, plan(os.environ, machine.gpus(os.environ), machine.cores(), jobs)).run()
+    return Pool(grid, plan(os.environ, machine.gpus(os.environ), machine.cores(), jobs), start).run()
 
 
 @dataclass
@@ -71,7 +101,7 @@ class Job:
     """A run under way."""
 
     cell: Cell
-    process: subprocess.Popen[bytes]
+    process: Process
     log: IO[bytes]
     start: float
     device: str | None
@@ -81,8 +111,8 @@ class Job:
 class Pool:
     """Makes one process's share of a grid's runs; the grid's folder exists."""
 
-    def __init__(self, grid: Grid, share: Share) -> None:
-        self.grid, self.share = grid, share
+    def __init__(self, grid: Grid, share: Share, start: Start = spawned) -> None:
+        self.grid, self.share, self.start = grid, share, start
         self.waiting = grid.cells[share.rank :: share.ranks]
         self.free, self.jobs = list(share.devices), list[Job]()
         self.codes: dict[Path, int] = {}
@@ -107,7 +137,7 @@ class Pool:
             tables.write_contacts(self.grid)
         finally:
             for job in self.jobs:  # none is left when all went well
-                job.process.terminate()
+                job.process.send_signal(signal.SIGTERM)
                 job.process.wait()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -140,7 +170,7 @@ class Pool:
             self.jobs.remove(job)
             self.free.append(job.device)
             job.log.close()
-            code = job.process.returncode
+            code = job.process.wait()
             if code == 0 and not self.grid.finished(job.cell):
                 code = 1
             code = code if code >= 0 else 128 - code  # shells' way to write that a signal ended it
@@ -159,14 +189,7 @@ class Pool:
         command = self.grid.command(cell)
         log.write(f"$ {shlex.join(command)}\n".encode())
         log.flush()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=child_environment(os.environ, device, self.share.threads),
-            start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on once
-        )
+        process = self.start(command, log, child_environment(os.environ, device, self.share.threads))
         return Job(cell, process, log, time.monotonic(), device)
 
     def _record(self, cell: Cell, code: int, seconds: float, reason: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.forked import fork_runs, stop_at_the_first_checkpoint
+from support.forked import stop_at_the_first_checkpoint
 
 from asdkit.commands.main import main
 from asdkit.run import comparison
@@ -45,7 +45,6 @@ def test_methods_on_prompts_and_seeds(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """Two methods, a prompt, two seeds, stopped in between; called again, no run is made anew; then runs as such."""
-    fork_runs(monkeypatch)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.txt").write_text("a red duck\n")
     words = ["compare", "--methods", "ASD,SDS", "--prompts=p.txt", "--seeds=2", "--config", str(recipe), *QUICK]

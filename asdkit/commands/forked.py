@@ -1,0 +1,89 @@
+"""Runs as forks of a process that has imported everything: each begins at once instead of after ten seconds."""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import IO
+
+import torch
+
+import asdkit.commands.fit  # noqa: F401, what all forks have
+from asdkit.commands.main import main
+from asdkit.run import machine
+from asdkit.run.pool import Process, spawned
+from asdkit.run.signals import heeded
+
+_OF_ASDKIT = "asdkit"  # after it in a command stand the arguments of `asdkit`
+
+
+def start(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> Process:
+    """A process that carries out `python -P -m asdkit ...`: a fork on Linux without a GPU, else a new one.
+
+    CUDA does not work in a fork of a process that has looked for it, nor do macOS's libraries.
+    """
+    if sys.platform != "linux" or machine.gpus(environment):
+        return spawned(command, log, environment)
+    return Fork(command[command.index(_OF_ASDKIT) + 1 :], log, environment)
+
+
+class Fork(Process):
+    """A fork of this process that carries out a command of `asdkit`; a `Process` of the pool.
+
+    Args:
+        arguments: of `asdkit`.
+        log: where its output goes.
+        environment: in the place of this process's own.
+    """
+
+    def __init__(self, arguments: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> None:
+        self.returncode: int | None = None
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _become(list(arguments), log, environment)
+
+    def poll(self) -> int | None:
+        return self._waited(os.WNOHANG)
+
+    def wait(self) -> int:
+        code = self._waited(0)
+        assert code is not None
+        return code
+
+    def send_signal(self, signum: int, /) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signum)
+
+    def _waited(self, options: int) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, options)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+
+def _become(arguments: list[str], log: IO[bytes], environment: Mapping[str, str]) -> None:
+    """Be a process of its own that carries out a command; never returns."""
+    code = 99
+    try:
+        os.setsid()  # a terminal's Ctrl-C reaches the pool alone, which passes it on once
+        for number in heeded():
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for to, stream in enumerate((nothing, log.fileno(), log.fileno())):
+            os.dup2(stream, to)
+        log.close()
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # the locks of other runs among them
+        sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", buffering=1, closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        os.environ.clear()
+        os.environ.update(environment)
+        torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+        sys.argv = [_OF_ASDKIT, *arguments]
+        code = main(arguments)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
