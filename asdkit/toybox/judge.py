@@ -29,15 +29,20 @@ class CLIPJudge(Judge):
         self.clip: TinyCLIP | None = None
 
     def precision(self, prompt: str, images: Float[Tensor, "B 3 H W"]) -> dict[str, float]:
-        """R-precision at 1 among 200 prompts, where the package has its CLIP and the CLIP knows such prompts."""
+        """R-precision at 1 among 200 prompts and the mean cosine to the prompt, by the CLIP of the package.
+
+        Nothing where the package has none, or the CLIP does not know such prompts.
+        """
         if world.parse(prompt) is None:
             self.unmeasured["r_precision"] = "the toybox's CLIP has only ever seen the toybox's own captions"
             return {}
         if not (EMBEDDED / "config.json").is_file():
             return {}
         self.clip = self.clip or TinyCLIP(EMBEDDED)
-        best = self.clip.logits(resized(images.cpu(), 64), prompt_among(PROMPTS, prompt)).argmax(1)
-        return {"r_precision": (best == 0).float().mean().item()}
+        logits = self.clip.logits(resized(images.cpu(), 64), prompt_among(PROMPTS, prompt)).detach()
+        cosines = logits[:, 0] / self.clip.model.logit_scale.exp().detach()
+        first = logits.argmax(1) == 0
+        return {"r_precision": first.float().mean().item(), "clip_score": cosines.mean().item()}
 
 
 class ToyboxJudge(CLIPJudge):

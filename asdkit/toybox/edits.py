@@ -1,0 +1,86 @@
+"""Edits of true pictures: a thing of the toybox is to become another one, whose picture is known."""
+
+import math
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from asdkit.core.bounds import Within, checked
+from asdkit.core.parts import require
+from asdkit.data import Cameras, Canvas
+from asdkit.distillation import Distillation
+from asdkit.generators.base import Render
+from asdkit.rendering.cameras import Views, orbit
+from asdkit.run.judge import Judge
+from asdkit.toybox import world
+from asdkit.toybox.training.common import psnr
+
+_EDGE, _SIZE = 2, 64  # pixels
+_ELEVATION_DEG, _DISTANCE, _FOV_DEG = 20.0, 3.4, 40.0
+Azimuth = Annotated[float, Within(-360, 360)]
+
+
+def seen(prompt: str, azimuth_deg: float, size: int = _SIZE) -> world.Truth:
+    """A thing from this azimuth, 20 degrees above."""
+    thing = world.parse(prompt)
+    require(thing is not None, f"{prompt!r} is no thing of the toybox, such as 'a yellow duck'.")
+    assert thing is not None
+    azimuth, elevation = (torch.tensor([math.radians(degrees)]) for degrees in (azimuth_deg, _ELEVATION_DEG))
+    views = orbit(azimuth, elevation, torch.tensor([_DISTANCE]), math.radians(_FOV_DEG), size, size)
+    return world.render(thing, views)
+
+
+def ToyboxCanvas(thing: str = "a yellow duck", azimuth_deg: Azimuth = 0.0) -> Canvas:
+    """A canvas whose source image is a true picture.
+
+    Args:
+        thing: what it shows, in words.
+        azimuth_deg: from where.
+    """
+    canvas = Canvas(size=_SIZE)
+    canvas.source = seen(thing, azimuth_deg).image
+    return canvas
+
+
+@checked
+class ToyboxEditJudge(Judge):
+    """An edit of a true picture against the true picture of the target, from the same camera.
+
+    `outside` is the mean absolute change of the pixels that lie more than two pixels outside of both silhouettes;
+    `psnr_before` and `psnr_after` are those of the source image and of the edit to the true target.
+
+    Args:
+        azimuth_deg: from where the source image was seen.
+    """
+
+    judges = Canvas
+
+    def __init__(self, azimuth_deg: Azimuth = 0.0) -> None:
+        super().__init__()
+        self.azimuth_deg = azimuth_deg
+
+    def measure(
+        self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render
+    ) -> dict[str, float]:
+        assert isinstance(data, Canvas)
+        source, image = data.source, render.image[:1].cpu()
+        require(source is not None, "ToyboxEditJudge measures edits of a source image; there is none.")
+        assert source is not None
+        before, after = (
+            seen(text, self.azimuth_deg, source.shape[-1]) for text in (module.source or "", module.prompt)
+        )
+        return {
+            "outside": change_outside(image, source, torch.cat([before.alpha, after.alpha])),
+            "psnr_before": psnr(source, after.image).item(),
+            "psnr_after": psnr(image, after.image).item(),
+        }
+
+
+def change_outside(
+    image: Float[Tensor, "1 3 H W"], source: Float[Tensor, "1 3 H W"], alphas: Float[Tensor, "N 1 H W"]
+) -> float:
+    """Mean absolute change of the pixels that lie more than 2 pixels outside of every silhouette."""
+    edited = nn.functional.max_pool2d((alphas > 0).float().amax(0), 2 * _EDGE + 1, 1, _EDGE) > 0
+    return (image - source).abs()[(~edited).expand(image.shape)].mean().item()

@@ -1,0 +1,47 @@
+"""Exact scores of true pictures, and discriminators at their optimum."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from asdkit import SDS, FiniteSetPrior, ParticleASD, ToyboxTruths
+from asdkit.lab import finite_set_eps
+from asdkit.scores.conditions import Condition
+from asdkit.toybox.exact import OTHERS
+
+
+@pytest.mark.parametrize("method", ["SDS", "VSD", "ASD"])
+def test_the_exact_methods_are_their_formulas(method: str) -> None:
+    """e_lambda by the points, m by the particles; ASD at Eq. 10's optimum is VSD at lambda_eff."""
+    torch.manual_seed(0)
+    prior = FiniteSetPrior()
+    own, others, x0 = (torch.rand(n, 3, 4, 4) for n in (3, 5, 2))
+    prior.add("y", own), prior.add("z", others)
+    x = prior.draw(x0, torch.tensor([600, 800]), torch.randn(x0.shape), None)
+    at = (x.x_t, x.alpha, x.sigma)
+    y, null, m = (finite_set_eps(*at, points) for points in (own, torch.cat([own, others]), x0))
+    guided = null + 7.5 * (y - null)
+    effective = null + 4.25 * (y - null)
+    expected = {"SDS": guided - x.eps, "VSD": guided - m, "ASD": 2 * (effective - m)}[method]
+    field = {"SDS": SDS, "VSD": lambda: ParticleASD(gamma=0.0), "ASD": ParticleASD}[method]()
+    field.bind("y")
+    assert torch.allclose(field(x), expected, atol=1e-4)
+
+
+def test_the_prior_is_that_of_true_pictures_and_of_others(tiny_folder: Path) -> None:
+    """At little noise the nearest latent answers; without a prompt all things count, each thing of the same number."""
+    prior = ToyboxTruths(str(tiny_folder), pictures=3)
+    prior.setup()
+    conditions = [Condition("a red ball"), Condition("")]
+    prior.prepare(conditions)
+    assert prior.exact.texts() == ["a red ball", *OTHERS] and len(prior.exact.points) == 3 * 5
+    x0 = prior.exact.points[1:2]
+    x = prior.draw(x0, torch.tensor([5]), torch.randn(x0.shape), None)
+    for eps in prior.predict(x, conditions):
+        assert torch.allclose(eps, x.eps, atol=1e-3)
+    prior.prepare([Condition("a red cube")])
+    assert prior.exact.texts()[-1] == "a red cube" and len(prior.exact.points) == 3 * 6
+    with pytest.raises(ValueError, match="a corgi"):
+        prior.prepare([Condition("a corgi")])
+    assert prior.digest != ToyboxTruths(str(tiny_folder), pictures=4).digest
