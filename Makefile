@@ -2,7 +2,7 @@
 PYTHON ?= $(firstword $(wildcard .venv/bin/python) python3)
 FAST = core scores discriminators proofs rendering generators formats testing
 
-.PHONY: test test-fast lint types docs examples signatures
+.PHONY: test test-fast lint types docs examples signatures results
 test:  # everything, as in .ci/run
 	$(PYTHON) -m pytest -n auto --dist worksteal -rs
 test-fast:  # the mathematics and the parts, without the tests that are marked slow: 83 s on two cores
@@ -19,3 +19,5 @@ examples:  # what the documents name and link to is there, and their commands an
 	$(PYTHON) -m pytest tests/commands/test_documents.py tests/commands/test_add_your_own.py
 signatures:  # the table that help and errors are answered from and the page of the methods, after a change of an option
 	PYTHONPATH=tests $(PYTHON) -m support.signatures
+results:  # what README and docs/results.md say of docs/results.json, which asdkit reproduce --full leaves
+	PYTHONPATH=tests $(PYTHON) -m support.results

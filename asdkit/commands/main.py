@@ -28,6 +28,7 @@ asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by 
   asdkit methods [NAME]       list the methods; or one, with its formula, its paper, its options and its cost
   asdkit sweep PROMPTS.txt --config RECIPE    a run for each line of a file: --seeds N, --vary KEY=A,B, --jobs N
   asdkit compare --methods ASD,SDS --prompts FILE --config RECIPE    methods side by side; or asdkit compare RUN RUN ...
+  asdkit reproduce [FIGURE ...] --quick    the paper's figures made anew, and whether its claims hold: --full, --plan
   asdkit new KIND NAME        write a discriminator, generator or prior of your own, which runs, and its test
   asdkit doctor               what works on this machine, what does not, and what to do about it
 
@@ -49,7 +50,7 @@ ASDKIT_DEBUG=1 shows tracebacks of errors.
 """
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 # Each of the other commands is a file with add_arguments(parser) and run(options), which imports torch in run alone.
-FILES = ("export", "view", "bench", "recipes", "methods", "sweep", "compare", "new", "doctor")
+FILES = ("export", "view", "bench", "recipes", "methods", "sweep", "compare", "reproduce", "new", "doctor")
 
 
 def main(arguments: list[str] | None = None) -> int:

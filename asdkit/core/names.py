@@ -56,6 +56,7 @@ _MODULES = {
     "toybox.image_judge": "ToyboxImageJudge",
     "toybox.samples_judge": "ToyboxSamplesJudge",
     "toybox.edits": "ToyboxCanvas ToyboxEditJudge",
+    "toybox.given": "ToyboxAwayJudge ToyboxGainJudge",
     "toybox.exact": "ToyboxTruths ParticleASD",
     "toybox.training.renders": "ToyboxData",
     "toybox.training.vae": "TrainVAE",

@@ -27,9 +27,13 @@ def seen(prompt: str, azimuth_deg: float, size: int = _SIZE) -> world.Truth:
     thing = world.parse(prompt)
     require(thing is not None, f"{prompt!r} is no thing of the toybox, such as 'a yellow duck'.")
     assert thing is not None
+    return world.render(thing, camera(azimuth_deg, size))
+
+
+def camera(azimuth_deg: float, size: int = _SIZE) -> Views:
+    """At this azimuth, 20 degrees above."""
     azimuth, elevation = (torch.tensor([math.radians(degrees)]) for degrees in (azimuth_deg, _ELEVATION_DEG))
-    views = orbit(azimuth, elevation, torch.tensor([_DISTANCE]), math.radians(_FOV_DEG), size, size)
-    return world.render(thing, views)
+    return orbit(azimuth, elevation, torch.tensor([_DISTANCE]), math.radians(_FOV_DEG), size, size)
 
 
 def ToyboxCanvas(thing: str = "a yellow duck", azimuth_deg: Azimuth = 0.0) -> Canvas:

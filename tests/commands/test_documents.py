@@ -18,7 +18,6 @@ import asdkit
 from asdkit.commands.main import FILES, TRAINER_COMMANDS, main
 from asdkit.run.grid import Cell, Grid
 from asdkit.run.recipes import recipes
-from asdkit.toybox.studies import __main__ as studies
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -251,7 +250,7 @@ def workplace(tiny_folder: Path, kl_folder: Path, tmp_path_factory: pytest.TempP
 def test_commands_run(
     command: str, workplace: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """One step each, in this process; of studies and sweeps, whose runs are processes, the recipe of each run."""
+    """One step each, in this process; of sweeps and their like, whose runs are processes, the recipe of each run."""
     monkeypatch.chdir(workplace)
     monkeypatch.setattr("asdkit.run.live_view.serve", lambda *_: None)
     monkeypatch.setattr("asdkit.run.export._LOOKS", ((10.0, 2),))  # fewer silhouettes, for speed
@@ -259,14 +258,12 @@ def test_commands_run(
     if "--trust" in words or "model_card" in command:  # tests of their own run them
         return
     cells: list[tuple[Sequence[str], Cell]] = []
-    made = {"commands.sweep": 0, "commands.compare": 0, "toybox.studies.study": 130}  # a stopped one makes no tables
+    made = {"commands.sweep": 0, "commands.compare": 0, "commands.reproduce": 0}
     for module, code in made.items():
         monkeypatch.setattr(f"asdkit.{module}.make_runs", partial(_noted, cells, code))
-    if program == "python":
-        assert studies.main(words[2:]) == 130
-    else:
-        code = main(quick(words, tiny_folder))
-        assert code == 0, f"{COMMANDS[command]} says {command}, which says {capsys.readouterr().err}"
+    assert program == "asdkit"
+    code = main(quick(words, tiny_folder))
+    assert code == 0, f"{COMMANDS[command]} says {command}, which says {capsys.readouterr().err}"
     for options, cell in cells:
         kind = re.sub(r"[\d.]+|--data.image .*", "", " ".join((*options, *cell.options)))
         if kind not in RESOLVED:  # other scales, seeds and pictures are of the same kind
@@ -274,7 +271,8 @@ def test_commands_run(
             assert main(["fit", *options, *cell.options, "--model.prompt", cell.prompt, "--print_config"]) == 0
 
 
-def _noted(cells: list[tuple[Sequence[str], Cell]], code: int, grid: Grid, jobs: int | None) -> int:
-    """In the place of making runs, notes them."""
-    cells.extend((grid.options, cell) for cell in grid.cells)
+def _noted(cells: list[tuple[Sequence[str], Cell]], code: int, grid: Grid, *how: object) -> int:
+    """In the place of making runs, notes them; of those that reproduce figures, one of each part."""
+    kinds = {cell.labels.get("part", number): cell for number, cell in enumerate(grid.cells)}
+    cells.extend((grid.options, cell) for cell in kinds.values())
     return code

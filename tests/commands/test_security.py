@@ -119,7 +119,7 @@ def test_options_import_nothing_foreign(capsys: pytest.CaptureFixture, recipe: P
     assert not evil.exists()
 
 
-POPEN, REQUIRE = "asdkit.toybox.studies.runs.subprocess.Popen", "asdkit.core.optional.require_package"
+POPEN, REQUIRE = "asdkit.run.pool.subprocess.Popen", "asdkit.core.optional.require_package"
 PUBLIC = "public parts of asdkit, Lightning and torch.optim"
 
 

@@ -24,8 +24,9 @@ RULE = {  # room: the rooms that it may import, inside functions included
     "lab": {*_MATHS, "discriminators"},
     "testing": {*_MATHS, "discriminators", "generators", "asdkit"},
     "run": {*_PARTS, "priors", "data", "ranks", "distillation"},
+    "reproduction": {"core", "scores", "run"},
     "toybox": {*_PARTS, "priors", "methods", "lab", "data", "distillation", "run", "asdkit"},
-    "commands": {*_PARTS, "priors", "methods", "data", "ranks", "distillation", "run", "asdkit"},
+    "commands": {*_PARTS, "priors", "methods", "data", "ranks", "distillation", "run", "reproduction", "asdkit"},
     "asdkit": {"core"},  # the face, which imports the rest when it is asked for it
     "__main__": {"commands"},
 }

@@ -1,0 +1,106 @@
+"""`asdkit reproduce`: the paper's figures and tables, our own runs of them, and whether its claims hold."""
+
+import os
+import shlex
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import takewhile
+from pathlib import Path
+
+from asdkit.commands.arguments import Arguments, expand
+from asdkit.core.errors import UsageError
+from asdkit.core.text import local, suggestion
+from asdkit.reproduction import results, runs
+from asdkit.reproduction.figures import FULL, QUICK, Figure, declared
+from asdkit.run import machine
+from asdkit.run.grid import option_values
+from asdkit.run.pool import make_runs
+from asdkit.run.tables import markdown
+
+DESCRIPTION = """The figures and tables of the paper, and a few beyond it, made anew: each with the claim in a sentence,
+our pictures and plots, and a verdict by a rule that was committed before the runs. Leaves index.html, which opens by a
+double click, results.json and table1.md. Figures share their runs, and called again it goes on where it was stopped.
+All further options are those of asdkit fit, for every run."""
+_OF_EACH_RUN = ("--model.prompt", "--prompt", "--model.seed", "--seed", "--run.name", "--run.root", "--config", "-c")
+_STOPPED = (130, 143)
+
+
+def add_arguments(parser: Arguments) -> None:
+    """Add the options of the command; the others are those of `asdkit fit`."""
+    parser.description, parser.passes_on = DESCRIPTION, True
+    parser.usage = (
+        "asdkit reproduce [FIGURE ...] --quick|--full|--plan [--prior PRIOR] [--out DIR] [--jobs N] [--key value ...]"
+    )
+    parser.epilog = f"Figures: {', '.join(declared().figures)}; all of them when none is named."
+    sizes = parser.add_mutually_exclusive_group(required=True)
+    sizes.add_argument("--quick", action="store_true", help="one seed, one prompt, few iterations; judges nothing")
+    sizes.add_argument("--full", action="store_true", help="three seeds and all prompts")
+    sizes.add_argument("--plan", action="store_true", help="print the number of runs and the core-hours of both")
+    parser.add_argument("--prior", metavar="PRIOR", help="another one than the toybox's, of which there are no edits")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="runs at a time (default: one on each GPU, or on each core)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="default: %(default)s")
+
+
+def run(options: Namespace) -> int:
+    """Make the runs where there are none, and write the page; returns the exit code."""
+    names = list(takewhile(lambda word: not word.startswith("-"), options.of_fit))
+    figures, further = _figures(names, options.prior), options.of_fit[len(names) :]
+    for flag in _OF_EACH_RUN:
+        if option_values(further, flag):
+            raise UsageError(f"reproduce: {flag} is different for each run, so it can't be given.")
+    if options.plan:
+        print(_plan(figures))
+        return 0
+    further += ["--prior", options.prior] if options.prior else []
+    reproduction = runs.Reproduction(figures, QUICK if options.quick else FULL, further, local(options.out))
+    reproduction.make_given()
+    kinds = {cell.labels["part"]: cell for grid in reproduction.grids for cell in grid.cells}
+    for cell in kinds.values():  # what is wrong with the options is said before a run starts
+        expand("reproduce", [*cell.options, "--model.prompt", cell.prompt])
+    return _made(reproduction, options)
+
+
+def _figures(names: Sequence[str], prior: str | None) -> list[Figure]:
+    """The figures of these names, or all; with another prior without what only the toybox knows."""
+    known = declared().figures
+    for name in names:
+        if name not in known:
+            near = suggestion(name, [*known]).rstrip(".?")
+            raise UsageError(f"reproduce: there is no figure {name!r}{near}; there are {', '.join(known)}.")
+    chosen = []
+    for figure in (known[name] for name in names or known):
+        cells = [cell for cell in figure.cells if not (prior and declared().parts[cell["part"]].toybox)]
+        if not cells and names:
+            raise UsageError(f"reproduce: {figure.name} needs true pictures, which are there of the toybox alone.")
+        chosen += [replace(figure, cells=cells)] if cells else []
+    return chosen
+
+
+def _plan(figures: Sequence[Figure]) -> str:
+    """What both sizes would cost, as Markdown."""
+    tables = []
+    for size in (QUICK, FULL):
+        rows = runs.costs(figures, size)
+        tables.append(f"--{size.name}:\n\n{markdown(rows, {name: name for name in rows[0]})}")
+    return "\n".join(tables)
+
+
+def _made(reproduction: runs.Reproduction, options: Namespace) -> int:
+    from asdkit.commands.forked import start
+    from asdkit.reproduction import page
+
+    jobs, code = options.jobs, 0
+    if jobs is None and not machine.gpus(os.environ):
+        jobs = machine.cores()
+    for grid in reproduction.grids:
+        if code not in _STOPPED:
+            code = make_runs(grid, jobs, start) or code
+    if code not in _STOPPED:
+        data = reproduction.write(shlex.join(["asdkit", "reproduce", *options.given]))
+        page.write(reproduction.out / "index.html", data)
+        print(results.verdicts(data))
+        print(f"Written: {reproduction.out}/index.html and {reproduction.out}/results.json")
+    return code

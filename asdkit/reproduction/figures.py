@@ -1,0 +1,219 @@
+"""Figures and tables as `figures.yaml` declares them, and the runs that they need, each of which is made once."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from asdkit.run.grid import Cell
+
+TRUTH = "the truth"
+START_SECONDS = 8.0  # what a run takes beside its iterations, on one core
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A prompt, what it is an example of, options of its own, and from where what a run is given shows it."""
+
+    prompt: str
+    of: str = ""
+    options: Sequence[str] = ()
+    azimuth_deg: float = 0.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is made: a recipe, its iterations in full and in quick runs, what one costs, and its prompts.
+
+    One of the `toybox` needs true pictures, and its own prior. `given` is the function that makes the file with this
+    `ending` which a run is given.
+    """
+
+    name: str
+    recipe: str
+    steps: int
+    quick: int
+    seconds: float
+    seed: Sequence[str]
+    prompts: Sequence[Subject]
+    options: Sequence[str] = ()
+    toybox: bool = False
+    given: str = ""
+    ending: str = ""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Options of `asdkit fit`; of a sweep's method the name of its curve, too, and where on it the method stands."""
+
+    name: str
+    options: Sequence[str]
+    cost: float = 1.0
+    after: str = ""
+    series: str = ""
+    at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What judges a claim: the difference of a measure, of one method minus than another, lies between two numbers."""
+
+    measure: str
+    of: str
+    than: str
+    low: float
+    high: float
+    part: str = ""
+
+    def __str__(self) -> str:
+        said = {(-math.inf, 0.0): "smaller than", (0.0, math.inf): "larger than"}
+        near = f"at most {-self.low:g} below" if self.high == math.inf else f"within {self.high:g} of"
+        return f"{self.measure} of {self.of} {said.get((self.low, self.high), near)} that of {self.than}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure or table: what it claims, the cells of the grid that it needs, what is shown, and the rules."""
+
+    name: str
+    title: str
+    claim: str
+    cells: Sequence[Mapping[str, Any]]
+    show: Sequence[str]
+    rules: Sequence[Rule]
+    picture: str = "contact.png"
+    seeds: bool = False
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that figures need; two of them with the same key are one."""
+
+    part: Part
+    method: Method
+    subject: Subject
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What makes the run."""
+        return (self.part.name, self.subject.prompt, *self.subject.options, str(self.seed), *self.method.options)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is made of the figures: `--quick` or `--full`."""
+
+    name: str
+    seeds: int
+    prompts: int
+
+    def steps(self, part: Part) -> int:
+        """The iterations of a run."""
+        return part.quick if self == QUICK else part.steps
+
+    def core_seconds(self, run: Planned) -> float:
+        """What a run costs one core, as the figures' file estimates it."""
+        return START_SECONDS + self.steps(run.part) * run.part.seconds * run.method.cost
+
+
+QUICK, FULL = Size("quick", 1, 1), Size("full", 3, 1000)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All that `figures.yaml` declares, by name."""
+
+    parts: Mapping[str, Part]
+    methods: Mapping[str, Method]
+    figures: Mapping[str, Figure]
+    sweeps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def runs(self, figure: Figure, size: Size) -> list[Planned]:
+        """The runs of a figure, and after them nothing that they start from."""
+        runs = []
+        for cell in figure.cells:
+            part, swept = self.parts[cell["part"]], cell.get("sweeps", ())
+            names = [*(m.name for sweep in swept for m in _swept(self.sweeps[sweep])), *cell.get("methods", ())]
+            for name in names:
+                for subject in part.prompts[: min(size.prompts, cell.get("prompts", size.prompts))]:
+                    runs += [Planned(part, self.methods[name], subject, seed) for seed in range(size.seeds)]
+        return runs
+
+    def before(self, run: Planned) -> Planned | None:
+        """The run that a run starts from, if it does."""
+        after = run.method.after
+        return Planned(run.part, self.methods[after], run.subject, run.seed) if after else None
+
+
+@cache
+def declared() -> Figures:
+    """What the file says."""
+    said = yaml.safe_load(Path(__file__).with_name("figures.yaml").read_text("utf-8"))
+    methods = [_method(name, given) for name, given in said["methods"].items()]
+    methods += [method for sweep in said["sweeps"].values() for method in _swept(sweep)]
+    return Figures(
+        {name: _part(name, **given) for name, given in said["parts"].items()},
+        {method.name: method for method in methods},
+        {name: _figure(name, **given) for name, given in said["figures"].items()},
+        said["sweeps"],
+    )
+
+
+def _part(name: str, prompts: Sequence[Any], **given: Any) -> Part:
+    subjects = [Subject(**prompt) if isinstance(prompt, dict) else Subject(prompt) for prompt in prompts]
+    return Part(name=name, prompts=subjects, **given)
+
+
+def _method(name: str, given: Any, **more: Any) -> Method:
+    return Method(name, **(given if isinstance(given, dict) else {"options": given}), **more)
+
+
+def _swept(sweep: Mapping[str, Any]) -> list[Method]:
+    """The methods of a sweep: each series at each value."""
+    methods = []
+    for series, given in sweep["series"].items():
+        plain = _method(series, given)
+        for value in sweep["values"]:
+            options = [*plain.options, *(option.format(value) for option in sweep["options"])]
+            methods.append(Method(f"{series} {value:g}", options, plain.cost, "", series, float(value)))
+    return methods
+
+
+def _figure(name: str, rules: Sequence[Mapping[str, Any]], **given: Any) -> Figure:
+    judged = []
+    for rule in rules:
+        named = {key: value for key, value in rule.items() if key != "is"}
+        judged.append(Rule(**named, low=float(rule["is"][0]), high=float(rule["is"][1])))
+    return Figure(name=name, rules=judged, **given)
+
+
+def as_cell(run: Planned, size: Size, further: Sequence[str], given: Path, start: Path | None = None) -> Cell:
+    """The cell of a grid that makes a run.
+
+    Args:
+        run: which.
+        size: how long it is.
+        further: options of `asdkit fit`, after all others.
+        given: the file that it is given, where its part says so.
+        start: the folder of the run that it starts from.
+    """
+    part, method, subject = run.part, run.method, run.subject
+    options = ["--config", part.recipe, f"--trainer.max_steps={size.steps(part)}"]
+    facts = {"{given}": str(given), "{azimuth}": f"{subject.azimuth_deg:g}"}
+    options += [_filled(option, facts) for option in (*part.options, *subject.options)]
+    options += [_filled(option, {"{run}": str(start)}) for option in method.options]
+    options += [option.format(run.seed) for option in part.seed]
+    labels: dict[str, str | int | float] = {"part": part.name, "method": method.name, "seed": run.seed}
+    return Cell(subject.prompt, labels, [*options, *further])
+
+
+def _filled(option: str, facts: Mapping[str, str]) -> str:
+    """An option in which words stand for what is only known of a run; other braces are its own."""
+    for word, fact in facts.items():
+        option = option.replace(word, fact)
+    return option

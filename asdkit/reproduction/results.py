@@ -1,0 +1,144 @@
+"""What the runs of figures have measured, and what that says of the figures' claims: plain data, as `results.json`."""
+
+import itertools
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from asdkit.reproduction.figures import TRUTH, Figure, Rule
+from asdkit.reproduction.statistics import NOT_JUDGED, interval, joint, verdict
+from asdkit.run.tables import cell_text, markdown
+
+Run = Mapping[str, Any]  # part, method, prompt, seed, metrics, and how it was made
+
+
+def with_derived(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Measures, and of each that the truth has, too, the distance to the truth's own."""
+    errors = {
+        f"{name}_error": abs(x - metrics[f"true_{name}"]) for name, x in metrics.items() if f"true_{name}" in metrics
+    }
+    return {**metrics, **errors}
+
+
+def diversity(pictures: Sequence[Path]) -> float:
+    """The root mean square difference of two pictures in [0,1] of the same size, on average over all pairs."""
+    arrays = [np.asarray(Image.open(file).convert("RGB"), dtype=float) / 255 for file in pictures]
+    return statistics.fmean(float(np.sqrt(np.square(a - b).mean())) for a, b in itertools.combinations(arrays, 2))
+
+
+def judged(figure: Figure, runs: Sequence[Run], judging: bool) -> dict[str, Any]:
+    """A figure's claim, its rules and their verdicts.
+
+    Args:
+        figure: which.
+        runs: those of the figure.
+        judging: whether there may be verdicts at all.
+    """
+    parts = list(dict.fromkeys(cell["part"] for cell in figure.cells))
+    rules = [
+        entry
+        for rule in figure.rules
+        for part in parts
+        if rule.part in ("", part)
+        for entry in _judged(rule, part, runs)
+    ]
+    for entry in rules:
+        entry["verdict"] = entry["verdict"] if judging else NOT_JUDGED
+    facts = {"title": figure.title, "claim": figure.claim, "verdict": joint([entry["verdict"] for entry in rules])}
+    return facts | {"rules": rules, "core_minutes": round(sum(run["seconds"] or 0 for run in runs) / 60, 1)}
+
+
+def _judged(rule: Rule, part: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A rule in a part, for each measure that it names and that there is."""
+    entries = []
+    for measure in measures([rule.measure], (run for run in runs if run["part"] == part)):
+        difference = interval(values) if (values := differences(rule, measure, part, runs)) else None
+        if difference is None:
+            continue
+        said = verdict(difference, rule.low, rule.high)
+        words = str(rule).replace(rule.measure, measure, 1)
+        ends = [None if difference.count < 2 else round(end, 6) for end in (difference.low, difference.high)]
+        entries.append({"part": part, "rule": words, "pairs": difference.count, "mean": round(difference.mean, 6)})
+        entries[-1] |= {"interval": ends, "verdict": said}
+    return entries
+
+
+def differences(rule: Rule, measure: str, part: str, runs: Iterable[Run]) -> list[float]:
+    """A measure of one method minus that of the other, for each prompt and seed that has both."""
+    values: dict[str, dict[Any, float]] = {}
+    for run in runs:
+        metrics, pair = run["metrics"], (run["prompt"], run["seed"])
+        if run["part"] == part and measure in metrics:
+            values.setdefault(run["method"], {})[pair] = metrics[measure]
+            if run["method"] == rule.of and f"true_{measure}" in metrics:
+                values.setdefault(TRUTH, {})[pair] = metrics[f"true_{measure}"]
+    than = values.get(rule.than, {})
+    return [value - than[pair] for pair, value in values.get(rule.of, {}).items() if pair in than]
+
+
+def measures(patterns: Iterable[str], runs: Iterable[Run]) -> list[str]:
+    """The measures of runs that fit any of the patterns, in the patterns' order."""
+    names = list(dict.fromkeys(name for run in runs for name in run["metrics"]))
+    return list(dict.fromkeys(name for pattern in patterns for name in names if fnmatch(name, pattern)))
+
+
+def of_figure(results: Mapping[str, Any], name: str) -> list[Run]:
+    """The runs of a figure."""
+    return [run for run in results["runs"] if name in run["figures"]]
+
+
+def verdicts(results: Mapping[str, Any]) -> str:
+    """All figures and their verdicts, as Markdown."""
+    rows = [{"figure": f["title"], "claim": f["claim"], "verdict": f["verdict"]} for f in results["figures"].values()]
+    return markdown(rows, {name: name for name in ("figure", "claim", "verdict")})
+
+
+def table(runs: Sequence[Run], show: Iterable[str]) -> str:
+    """The mean of each measure over the prompts and seeds of a part and a method, and half its 95 % interval."""
+    columns, rows = measures(show, runs), []
+    for part, method in dict.fromkeys((run["part"], run["method"]) for run in runs):
+        members = [run["metrics"] for run in runs if (run["part"], run["method"]) == (part, method)]
+        values = {name: [metrics[name] for metrics in members if name in metrics] for name in columns}
+        rows.append(
+            {
+                "part": part,
+                "method": method,
+                **{name: _estimate(numbers) for name, numbers in values.items() if numbers},
+            }
+        )
+    return markdown(rows, {name: name for name in ("part", "method", *columns)})
+
+
+def _estimate(values: Sequence[float]) -> str:
+    known = interval(values)
+    return cell_text(known.mean) + (f" ± {cell_text(known.high - known.mean)}" if known.count > 1 else "")
+
+
+def difference(rule: Mapping[str, Any]) -> str:
+    """The mean difference that a rule is about, its interval and the number of pairs."""
+    low, high = rule["interval"]
+    ends = "" if low is None else f" [{cell_text(low)}, {cell_text(high)}]"
+    return f"{cell_text(rule['mean'])}{ends}, {rule['pairs']} pair{'s' if rule['pairs'] > 1 else ''}"
+
+
+def how(results: Mapping[str, Any]) -> str:
+    """What was made, when and by what, in a sentence."""
+    priors = ", ".join(results["priors"])
+    return f"{len(results['runs'])} runs (--{results['mode']}), {results['minutes']:g} minutes of runs, prior {priors}."
+
+
+def meaning(results: Mapping[str, Any]) -> str:
+    """How the verdicts are to be read."""
+    if results["mode"] == "quick":
+        return (
+            "This was a quick run of one seed and few iterations: it shows that everything works, and judges nothing."
+        )
+    return (
+        "Confirmed: the 95 % interval of the mean difference, paired by prompt and seed, lies where the rule says, for "
+        "all rules; refuted: one lies wholly elsewhere; not shown: neither. The rules were committed before the runs."
+    )

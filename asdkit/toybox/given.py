@@ -1,0 +1,116 @@
+"""What runs may be given of a thing of the toybox: a picture of it, or a spoilt model; and what they make of it."""
+
+import math
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from asdkit.core.atomic import atomic
+from asdkit.core.bounds import checked
+from asdkit.core.parts import require
+from asdkit.data import Cameras, Canvas
+from asdkit.distillation import Distillation
+from asdkit.formats.splat_files import write_splats
+from asdkit.generators.base import Render
+from asdkit.generators.from_file import object_of
+from asdkit.generators.gaussian_settings import Initial
+from asdkit.generators.gaussians import Gaussians
+from asdkit.rendering.cameras import Views, joined, ring
+from asdkit.run.judge import Judge
+from asdkit.toybox import world
+from asdkit.toybox.edits import Azimuth, camera, seen
+from asdkit.toybox.training.common import psnr
+
+_AROUND, _FITTED, _BLUR = 12, 300, 1.7  # views at each height, steps of fitting, and how much wider Gaussians become
+_AWAY_DEG = 45.0
+
+
+def cutout(prompt: str, azimuth_deg: float, file: Path) -> None:
+    """Write a picture of the thing from its azimuth whose background is transparent."""
+    truth = seen(prompt, azimuth_deg)
+    colours = (truth.image - (1 - truth.alpha) * world.BACKGROUND[0]) / truth.alpha.clamp(min=1e-6)
+    values = torch.cat([colours.clamp(0, 1), truth.alpha], dim=1)[0].permute(1, 2, 0)
+    with atomic(file) as temporary:
+        Image.fromarray((values * 255).round().byte().numpy()).save(temporary, format="PNG")
+
+
+def spoilt(prompt: str, azimuth_deg: float, file: Path) -> None:
+    """Write Gaussians that show the thing blurred and in wrong colours: what was fitted to true views, spoilt."""
+    views = joined([ring(_AROUND, degrees, size=64, offset_deg=degrees) for degrees in (-5.0, 25.0, 55.0)])
+    truth = _truth(prompt, views, 1.0)
+    generator = Gaussians(initial=Initial(opacity=0.3))
+    optimizer = torch.optim.Adam(generator.parameter_groups(), eps=1e-15)
+    for step in range(_FITTED):
+        some = torch.arange(step, step + 4) * 5 % len(views)
+        optimizer.zero_grad()
+        (generator.render(views[some]).image - truth[some]).square().mean().backward()
+        optimizer.step()
+    splats = generator.splats()
+    assert splats is not None
+    wide, paler = splats.log_scales + math.log(_BLUR), splats.sh[..., [1, 2, 0]] * 0.4 + splats.sh * 0.6
+    write_splats(file, splats._replace(log_scales=wide, sh=paler))
+
+
+@checked
+class ToyboxAwayJudge(Judge):
+    """What became of the sides that a given picture of the thing does not show.
+
+    `psnr_away` is the mean PSNR to the truth of the novel views at least 45 degrees away from the picture's view, and
+    `psnr_given` that of this view.
+
+    Args:
+        azimuth_deg: from where the picture was seen.
+    """
+
+    def __init__(self, azimuth_deg: Azimuth = 0.0) -> None:
+        super().__init__()
+        self.azimuth_deg = azimuth_deg
+
+    def measure(
+        self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render
+    ) -> dict[str, float]:
+        assert views is not None
+        given, background = camera(self.azimuth_deg).to(views.c2w.device), module.rendering.background
+        outward, own = (nn.functional.normalize(looking.c2w[:, :3, 3], dim=1) for looking in (views, given))
+        far = (outward @ own.T)[:, 0] <= math.cos(math.radians(_AWAY_DEG))
+        decibels = psnr(render.image.cpu(), _truth(module.prompt, views, background))
+        shown = module.show(given).image.cpu()
+        away = {"psnr_away": decibels[far.cpu()].mean().item()} if far.any() else {}
+        return away | {"psnr_given": psnr(shown, _truth(module.prompt, given, background)).mean().item()}
+
+
+@checked
+class ToyboxGainJudge(Judge):
+    """What a finished object has gained.
+
+    `psnr_before` is its PSNR to the truth over the novel views as it was given, `gain` what the run has added to it.
+
+    Args:
+        start: the file that the run was given.
+    """
+
+    def __init__(self, start: str = "") -> None:
+        super().__init__()
+        require(bool(start), "ToyboxGainJudge needs the file that the run was given, start.")
+        self.start = start
+
+    def measure(
+        self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render
+    ) -> dict[str, float]:
+        assert views is not None
+        background = module.rendering.background
+        truth, given = _truth(module.prompt, views, background), object_of(Path(self.start)).to(views.c2w.device)
+        with torch.no_grad():
+            before = given.render(views, torch.full((3,), background, device=views.c2w.device)).image
+        decibels = [psnr(image.cpu(), truth).mean().item() for image in (before, render.image)]
+        return {"psnr_before": decibels[0], "gain": decibels[1] - decibels[0]}
+
+
+def _truth(prompt: str, views: Views, background: float) -> Float[Tensor, "B 3 H W"]:
+    thing = world.parse(prompt)
+    require(thing is not None, f"{prompt!r} is no thing of the toybox, such as 'a yellow duck'.")
+    assert thing is not None
+    return world.render(thing, views, (background,) * 3).image

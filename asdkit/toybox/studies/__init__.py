@@ -1,1 +1,0 @@
-"""Studies that compare methods, each declared in a YAML file: `python -m asdkit.toybox.studies NAME`."""

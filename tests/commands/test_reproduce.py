@@ -1,0 +1,110 @@
+"""`asdkit reproduce`: a real run of each figure, small; stopped and called again; what it refuses, and its plan."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.forked import stop_at_the_first_checkpoint
+
+from asdkit.commands.main import main
+from asdkit.reproduction.figures import declared
+
+SMALL = {
+    "2D": ["--model.generator.size=16", "--model.generator.count=2"],
+    "2D, short": ["--model.generator.size=16"],
+    "2D, exact scores": ["--model.prior.pictures=4"],
+    "3D": ["--data.size=16", "--data.views_per_step=1", "--data.orbit.views=2", "--report.size=16"],
+    "edits": [],
+    "a spoilt object": ["--data.size=16", "--data.views_per_step=1", "--data.orbit.views=2", "--report.size=16"],
+    "a picture": ["--data.size=16", "--data.views_per_step=1", "--data.orbit.views=2", "--report.size=16"],
+    "one step": ["--model.generator.size=16", "--model.generator.count=2"],
+}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_folder: Path) -> list[str]:
+    """Runs of two iterations with a tiny prior; the last of a figure's methods alone, in each of its parts."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("asdkit.toybox.given._FITTED", 2)
+    for name, part in declared().parts.items():
+        options = [*part.options, *SMALL[name]]
+        monkeypatch.setitem(declared().parts, name, replace(part, quick=2, steps=2, options=options))
+    for name, figure in declared().figures.items():
+        cells = [{"part": cell["part"], "methods": [last(cell)], "prompts": 1} for cell in figure.cells]
+        monkeypatch.setitem(declared().figures, name, replace(figure, cells=cells))
+    return [f"--model.prior.path={tiny_folder}", "--jobs=2"]
+
+
+def last(cell: dict) -> str:
+    swept = [declared().sweeps[name] for name in cell.get("sweeps", ())]
+    return cell["methods"][-1] if cell.get("methods") else f"{list(swept[0]['series'])[-1]} {swept[0]['values'][-1]:g}"
+
+
+@pytest.mark.slow
+def test_a_run_of_each_figure(small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Each leaves what it measures, on a page and as data; called again, no run is made anew."""
+    assert main(["reproduce", "--quick", "--out=out", *small]) == 0, capsys.readouterr()
+    data = json.loads(Path("out/results.json").read_text())
+    assert data["mode"] == "quick" and set(data["figures"]) == set(declared().figures)
+    assert {figure["verdict"] for figure in data["figures"].values()} == {"not judged"}
+    for name, figure in declared().figures.items():
+        runs = [run for run in data["runs"] if name in run["figures"]]
+        assert {run["part"] for run in runs} == {cell["part"] for cell in figure.cells}, name
+        named = {metric for run in runs for metric in run["metrics"]}
+        assert {"seconds"} <= named and named & set(figure.show), name
+    [run] = [run for run in data["runs"] if run["method"] == "ASD after SDS 10000"]
+    assert run["iterations"] == 2 and run["digest"] and run["versions"]["torch"] and run["seed"] == 0
+    text = Path("out/index.html").read_text()
+    assert text.count('<h2 id="') == len(declared().figures) and text.count("<img") >= len(data["runs"])
+    assert "| 3D | ASD 7.5 |" in Path("out/table1.md").read_text()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("run.json")}
+    assert main(["reproduce", "--quick", "--out=out", *small]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("run.json")}
+
+
+@pytest.mark.slow
+def test_three_seeds_are_judged_and_a_stop_loses_nothing(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figure 8 in 2D, stopped by SIGTERM in its first run, which goes on from its checkpoint."""
+    figure = declared().figures["fig8"]
+    cells = [{"part": "2D", "methods": ["SDS 7.5", "ASD 7.5"], "prompts": 1}]
+    monkeypatch.setitem(declared().figures, "fig8", replace(figure, cells=cells))
+    monkeypatch.setitem(declared().parts, "2D", replace(declared().parts["2D"], steps=4))
+    words = ["reproduce", "fig8", "--full", "--out=out", small[0], "--jobs=1", "--checkpoints.every=2"]
+    with monkeypatch.context() as first:
+        stop_at_the_first_checkpoint(first)
+        assert main(words) == 143 and not Path("out/index.html").exists()
+    assert main(words) == 0 and not list(Path("out").rglob("*-before-*"))
+    data = json.loads(Path("out/results.json").read_text())
+    assert [run["seed"] for run in data["runs"]] == [0, 1, 2, 0, 1, 2, None, None]
+    assert all(run["metrics"]["structure"] > 0 for run in data["runs"][:6])  # also of the one that went on
+    rules = data["figures"]["fig8"]["rules"]
+    assert [rule["pairs"] for rule in rules] == [1, 3] and rules[0]["verdict"] == "not judged"
+    assert rules[1]["verdict"] in ("confirmed", "refuted", "not shown")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["fig1"], "one of the arguments --quick --full --plan is required"),
+        (["fig1", "--quick", "--full"], "not allowed with"),
+        (["fgi1", "--quick"], "no figure 'fgi1'; did you mean 'fig1'?; there are fig1, fig4"),
+        (["fig1", "--quick", "--seed=3"], "--seed is different for each run"),
+        (["fig1", "--quick", "--model.guidance.gama=3"], "no option --model.guidance.gama"),
+        (["fig1", "--quick", "--jobs=0"], "--jobs must be at least 1; got 0"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", *words]) == 2
+    err = capsys.readouterr().err
+    assert expected in err and len(err.splitlines()) == 1 and not list(tmp_path.rglob("run.json"))
+
+
+def test_the_plan_says_what_runs_cost(capsys: pytest.CaptureFixture) -> None:
+    assert main(["reproduce", "fig1", "fig7", "--plan"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "--quick:" and lines[4].startswith("| fig1 | 3 | 3 | ")
+    assert [line for line in lines if line.startswith("| all | ")][1].startswith("| all | 54 | 54 | ")

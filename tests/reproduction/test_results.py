@@ -1,0 +1,144 @@
+"""What is made of measured runs: differences by pairs, verdicts, tables, the page and the law of lambda_eff."""
+
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.results import BETWEEN, documents, in_readme, in_results
+
+from asdkit.formats.pictures import save_grid
+from asdkit.reproduction import page, results
+from asdkit.reproduction.figures import declared
+from asdkit.reproduction.page import _plots
+from asdkit.reproduction.results import differences, diversity, judged, with_derived
+
+FIG1 = declared().figures["fig1"]
+
+
+def row(
+    method: str, seed: int, part: str = "2D", prompt: str = "p", folder: str = "", **metrics: float
+) -> dict[str, Any]:
+    facts = {"part": part, "method": method, "prompt": prompt, "seed": seed, "metrics": metrics, "figures": ["fig1"]}
+    return facts | {"folder": folder, "seconds": 30.0, "digest": "abc"}
+
+
+def measured(shift: float = 0.0) -> list[dict[str, Any]]:
+    """Three seeds: SDS at 7.5 is smoother than the truth, SDS at 100 more saturated, VSD less stable by about shift."""
+    rows = []
+    for seed, noise in enumerate((-0.01, 0.0, 0.01)):
+        rows.append(row("SDS 7.5", seed, sharpness=0.02 + noise / 10, true_sharpness=0.05, structure=0.1 + noise))
+        rows.append(row("SDS 100", seed, saturation=0.5 + noise, true_saturation=0.2))
+        rows.append(row("VSD 7.5", seed, structure=0.1 + 2 * noise + shift))
+    return rows
+
+
+def test_differences_are_of_the_same_prompt_and_seed() -> None:
+    rule = FIG1.rules[2]
+    assert differences(rule, "structure", "2D", measured(0.3)) == pytest.approx([0.29, 0.3, 0.31])
+    assert differences(rule, "structure", "3D", measured(0.3)) == []
+    lone = [run for run in measured() if (run["method"], run["seed"]) != ("SDS 7.5", 1)]
+    assert differences(rule, "structure", "2D", lone) == pytest.approx([-0.01, 0.01])
+    assert differences(FIG1.rules[0], "sharpness", "2D", measured()) == pytest.approx([-0.031, -0.03, -0.029])
+
+
+@pytest.mark.parametrize(("shift", "last"), [(0.3, "confirmed"), (-0.3, "refuted"), (0.001, "not shown")])
+def test_a_figure_is_judged_by_its_rules(shift: float, last: str) -> None:
+    entry = judged(FIG1, measured(shift), judging=True)
+    assert [rule["verdict"] for rule in entry["rules"]] == ["confirmed", "confirmed", last] and entry["verdict"] == last
+    assert entry["rules"][2]["pairs"] == 3 and entry["core_minutes"] == 4.5
+    low, high = entry["rules"][2]["interval"]
+    assert high - low == pytest.approx(2 * 4.302653 * 0.01 / math.sqrt(3), abs=1e-5)
+    quick = judged(FIG1, measured(shift), judging=False)
+    assert {quick["verdict"], *(rule["verdict"] for rule in quick["rules"])} == {"not judged"}
+
+
+def test_derived_measures_and_patterns() -> None:
+    assert with_derived({"a": 1.0, "true_a": 1.25, "b": 3.0}) == {"a": 1.0, "true_a": 1.25, "b": 3.0, "a_error": 0.25}
+    runs = [row("ASD 7.5", 0, clip_score_b32=0.3, clip_score_l14=0.2, psnr=20.0)]
+    assert results.measures(["psnr", "clip_score*"], runs) == ["psnr", "clip_score_b32", "clip_score_l14"]
+
+
+def test_diversity_is_the_distance_of_pairs(tmp_path: Path) -> None:
+    levels, files = (0.0, 0.2, 1.0), []
+    for level in levels:
+        files.append(tmp_path / f"{level}.png")
+        save_grid(torch.full((1, 3, 8, 8), level), files[-1], columns=1)
+    assert diversity(files) == pytest.approx((0.2 + 1.0 + 0.8) / 3, abs=1e-3)
+
+
+def test_a_table_has_means_and_half_intervals() -> None:
+    lines = results.table(measured(), ["structure", "sharpness"]).splitlines()
+    assert lines[0] == "| part | method | structure | sharpness |"
+    assert (
+        lines[2] == f"| 2D | SDS 7.5 | 0.1 ± {4.302653 * 0.01 / 3**0.5:.3g} | 0.02 ± {4.302653 * 0.001 / 3**0.5:.3g} |"
+    )
+    assert lines[4].startswith("| 2D | VSD 7.5 | 0.1 ±") and lines[4].endswith("|  |")
+
+
+class Page(HTMLParser):
+    """What a page asks for, and whether its elements close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.asked, self.open = list[str](), list[str]()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.asked += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data")]
+        if tag not in ("meta", "img", "html"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag != "html":
+            assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
+    save_grid(torch.rand(4, 3, 16, 16), tmp_path / "contact.png", columns=4)
+    runs = [run | {"folder": str(tmp_path)} for run in measured(0.3)]
+    runs.append(row("VSD 7.5", 0, prompt="<script>", folder=str(tmp_path / "none"), structure=0.2))
+    data = {"mode": "full", "command": "asdkit reproduce fig1 --full", "minutes": 4.5, "priors": ["abc"], "runs": runs}
+    page.write(tmp_path / "index.html", data | {"figures": {"fig1": judged(FIG1, runs, judging=True)}})
+    text = (tmp_path / "index.html").read_text()
+    read = Page(text)
+    assert not read.open and all(asked.startswith(("data:image/webp;base64,", "#")) for asked in read.asked)
+    assert sum(asked.startswith("data:") for asked in read.asked) == 3 and "<script" not in text
+    assert FIG1.claim in text and text.count("confirmed</span>") == 5 and "4.5 minutes" in text
+    assert "asdkit reproduce fig1 --full" in text and "{{" not in text
+
+
+def test_the_law_reads_another_curve_at_lambda_eff() -> None:
+    """VSD's measure is log(lambda): ASD's at gamma -0.5 is then predicted to be log(1 + (lambda - 1) / 2)."""
+    runs = [row(f"VSD {scale:g}", 0, psnr=math.log(scale)) for scale in (1, 3, 7.5, 15, 30, 100)]
+    runs += [row(f"ASD {scale:g}", 0, psnr=math.log((1 + scale) / 2)) for scale in (1, 3, 7.5, 15, 30, 100)]
+    picture = _plots(declared().figures["cfg"], "2D", runs)
+    dotted, solid = (
+        re.search(f'class="{kind}" d="M([^"]*)"', picture.partition("ASD</title>")[2])[1]
+        for kind in ("line dotted", "line")
+    )
+    places = [[float(number) for point in path.split("L") for number in point.split()] for path in (dotted, solid)]
+    assert places[0] == pytest.approx(places[1], abs=1.5) and len(places[0]) == 12
+
+
+def test_the_documents_say_what_the_results_are() -> None:
+    """`make results` writes it; every figure's table has a number of a run, and nothing else stands there."""
+    for path, text in documents().items():
+        assert path.read_text() == text, f"make results writes {path.name} anew"
+        assert len(BETWEEN.findall(text)) == 1
+
+
+def test_a_changed_result_changes_the_documents() -> None:
+    runs = measured(0.3)
+    data = {"mode": "full", "command": "", "minutes": 1.0, "priors": ["abc"], "runs": runs}
+    data |= {"figures": {"fig1": judged(FIG1, runs, judging=True)}}
+    assert in_readme(data).startswith("The claims of the paper on our prior: 1 confirmed, 0 refuted, 0 not shown.")
+    text = in_results(data)
+    assert "structure of VSD 7.5 larger than that of SDS 7.5: 0.3 [0.275, 0.325], 3 pairs; confirmed" in text
+    assert f"| 2D | SDS 100 |  | 0.5 ± {4.302653 * 0.01 / 3**0.5:.3g} |" in text
+    runs[2]["metrics"]["structure"] += 1
+    assert in_results(data | {"figures": {"fig1": judged(FIG1, runs, judging=True)}}) != text
+    assert "not judged yet" in in_readme(data | {"mode": "quick"})

@@ -1,0 +1,51 @@
+"""What the documents say of `docs/results.json`; `python -m support.results` writes it into them."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from asdkit.reproduction import results
+from asdkit.reproduction.figures import declared
+from asdkit.reproduction.statistics import CONFIRMED, NOT_SHOWN, REFUTED
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "docs" / "results.json"
+BETWEEN = re.compile(r"(?<=<!-- from results\.json -->\n).*?(?=<!-- to here -->)", re.DOTALL)
+
+
+def in_results(data: Mapping[str, Any]) -> str:
+    """All verdicts, and below them each figure's rules and measures."""
+    text = [f"{results.how(data)} {results.meaning(data)}", results.verdicts(data).rstrip()]
+    for name, figure in data["figures"].items():
+        rules = [
+            f"* {rule['part']}: {rule['rule']}: {results.difference(rule)}; {rule['verdict']}"
+            for rule in figure["rules"]
+        ]
+        table = results.table(results.of_figure(data, name), declared().figures[name].show).rstrip()
+        text += [f"### {figure['title']}", "\n".join(rules), table]
+    return "\n\n".join(["", *filter(None, text), ""]).lstrip("\n") if text else ""
+
+
+def in_readme(data: Mapping[str, Any]) -> str:
+    """How many claims hold, in a sentence."""
+    more = "Figures against the truth: [docs/results.md](docs/results.md)."
+    if data["mode"] == "quick":
+        return f"{more} The claims of the paper are not judged yet: `asdkit reproduce --full` does it.\n"
+    count = Counter(figure["verdict"] for figure in data["figures"].values())
+    verdicts = f"{count[CONFIRMED]} confirmed, {count[REFUTED]} refuted, {count[NOT_SHOWN]} not shown"
+    return f"The claims of the paper on our prior: {verdicts}. {more}\n"
+
+
+def documents() -> dict[Path, str]:
+    """The documents as they should be."""
+    data = json.loads(FILE.read_text())
+    said = {ROOT / "README.md": in_readme(data), ROOT / "docs" / "results.md": in_results(data)}
+    return {path: BETWEEN.sub(lambda _, text=text: text, path.read_text()) for path, text in said.items()}
+
+
+if __name__ == "__main__":
+    for path, text in documents().items():
+        path.write_text(text)

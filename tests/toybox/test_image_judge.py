@@ -1,0 +1,102 @@
+"""Image figures: the nearest truths, saturation, sharpness, movement and similarities."""
+
+from pathlib import Path
+from unittest.mock import create_autospec
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from asdkit import DDS, Canvas, Distillation, FiniteSetPrior, Pixels, ToyboxImageJudge
+from asdkit.generators.base import Render
+from asdkit.toybox import image_judge, world
+from asdkit.toybox import judge as judging
+from asdkit.toybox.clip import TinyCLIP, similarity
+from asdkit.toybox.image_judge import Truths, figures, sharpness, truths
+from asdkit.toybox.judge import EMBEDDED
+
+
+def on(bank: Truths, index: int, colour: tuple[float, float, float]) -> Tensor:
+    return bank.on_black[index] + (1 - bank.alpha[index]) * torch.tensor(colour)[:, None, None]
+
+
+def test_the_truths_are_of_the_view_that_the_prompt_names() -> None:
+    front, back = truths("a yellow duck, front view"), truths("a yellow duck, back view")
+    beak = torch.tensor(world.COLOURS["orange"])[:, None, None]
+    orange = [((bank.on_black - beak).abs().amax(1) < 0.15).float().mean() for bank in (front, back)]
+    assert orange[0] > 5 * orange[1]
+    assert len(truths("a yellow duck").alpha) == len(front.alpha) == image_judge.TRUTHS
+    assert truths("a corgi") is None
+
+
+@pytest.mark.parametrize("colour", [(0.6, 0.7, 0.8), (1.0, 1.0, 1.0), (0.0, 0.2, 0.0)])
+def test_the_nearest_truth_of_a_truth_is_itself_on_its_background(colour: tuple[float, float, float]) -> None:
+    bank = truths("a red car, front left view")
+    image = on(bank, 37, colour)
+    assert torch.allclose(bank.nearest(image[None])[0], image, atol=1e-6)
+
+
+def test_the_nearest_truth_is_what_a_search_over_all_of_them_finds() -> None:
+    torch.manual_seed(0)
+    bank = Truths(torch.rand(5, 3, 6, 6) * 0.5, torch.rand(5, 1, 6, 6))
+    image = torch.rand(3, 6, 6)
+    found = bank.nearest(image[None])[0]
+    behind = torch.linspace(0, 1, 101)[:, None, None] * (1 - bank.alpha)[:, :, None]  # each level of each channel
+    errors = (bank.on_black[:, :, None] + behind - image[:, None]).square().sum((3, 4))
+    best = errors.amin(2).sum(1).min().item()
+    assert (found - image).square().sum().item() == pytest.approx(best, rel=1e-3)
+
+
+def test_sharpness_of_a_dot_and_of_a_ramp() -> None:
+    dot = torch.zeros(1, 3, 5, 5)
+    dot[..., 2, 2] = 1
+    assert sharpness(dot).item() == pytest.approx((1 + 4 * 0.25) / 9)
+    assert sharpness(torch.arange(5.0).expand(1, 3, 5, 5)).item() == 0
+
+
+def test_the_figures_of_a_true_picture_are_the_truth_s() -> None:
+    picture = on(truths("a red car, front left view"), 3, (0.8, 0.8, 0.8))[None]
+    found = figures(picture, "a red car, front left view")
+    assert found["psnr"] > 60
+    assert found["saturation"] == pytest.approx(found["true_saturation"], abs=1e-5)
+    assert found["sharpness"] == pytest.approx(found["true_sharpness"], abs=1e-5)
+    assert set(figures(picture, "a corgi")) == {"saturation", "sharpness"}
+
+
+def red_duck() -> Distillation:
+    return Distillation("a red duck", FiniteSetPrior(), Pixels(count=1), DDS())
+
+
+def test_what_the_image_judge_says_of_movement_and_of_the_source() -> None:
+    """Drift from four fifths of the iterations on; change and similarities to the source image."""
+    duck = on(truths("a yellow duck"), 0, (0.85, 0.85, 0.85))[None]
+    judge, data = ToyboxImageJudge(), Canvas()
+    data.source = duck
+    module, shown = red_duck(), {}
+    module.show = lambda views: Render(shown["image"], torch.ones(1, 1, 64, 64), torch.zeros(1, 1, 64, 64))
+    for step in range(1, 11):
+        shown["image"] = (duck - 0.01 * step).clamp(0, 1)
+        trainer = create_autospec(pl.Trainer, instance=True, global_step=step, max_steps=10)
+        judge.on_train_batch_end(trainer, module)
+    result = judge.measure(module, data, None, module.show(None))
+    eighth, last = (duck - 0.08).clamp(0, 1), (duck - 0.1).clamp(0, 1)
+    assert result["drift"] == pytest.approx((last - eighth).abs().mean().item())
+    assert result["change"] == pytest.approx((last - duck).abs().mean().item())
+    clip = TinyCLIP(EMBEDDED)
+    assert result["similarity"] == pytest.approx(similarity(clip, last, "a red duck").item(), abs=1e-5)
+    assert result["source_similarity"] == pytest.approx(similarity(clip, duck, "a red duck").item(), abs=1e-5)
+    assert -1 <= result["source_similarity"] <= 1
+    with torch.no_grad():
+        clip.model.logit_scale.fill_(0.5)  # which is no part of a cosine
+    assert result["similarity"] == pytest.approx(similarity(clip, last, "a red duck").item(), abs=1e-5)
+
+
+def test_without_a_clip_there_are_no_similarities(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(judging, "EMBEDDED", tmp_path)
+    image = torch.full((1, 3, 64, 64), 0.5)
+    data = Canvas()
+    data.source = image
+    render = Render(image, image[:, :1], image[:, :1])
+    found = ToyboxImageJudge().measure(red_duck(), data, None, render)
+    assert found["change"] == 0 and not {"similarity", "r_precision", "drift"} & set(found)
