@@ -61,10 +61,6 @@ class Reproduction:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 getattr(import_module(module), name)(run.subject.prompt, run.subject.azimuth_deg, file)
 
-    def folder(self, run: Planned) -> Path:
-        """Where a run is, or will be."""
-        return self.grids[-1 if run.method.after else 0].run_folder(self._cells[run.key])
-
     def write(self, command: str) -> dict[str, Any]:
         """Write `results.json` and `table1.md` of the runs that are finished; returns what the former holds."""
         rows = self._rows()
