@@ -17,6 +17,7 @@ from asdkit.reproduction.figures import TRUTH, Figure, declared
 from asdkit.reproduction.plots import Point, plot
 from asdkit.reproduction.results import Run
 from asdkit.reproduction.statistics import interval
+from asdkit.run.meanings import meaning
 from asdkit.scores.equations import effective_scale
 
 _TITLE = "Adversarial score distillation, reproduced"
@@ -105,7 +106,8 @@ def _plots(figure: Figure, part: str, runs: Sequence[Run]) -> str:
             elif not sweep:
                 curves[method] = [point._replace(x=float(number))]
         predictions = _predicted(sweep["law"], curves, points) if "law" in sweep else {}
-        drawn.append(plot(f"{part}: {measure}", curves, predictions, sweep.get("label", ""), sweep.get("log", False)))
+        title = f"{part}: {measure} ({meaning(measure).title.lower()})"
+        drawn.append(plot(title, curves, predictions, sweep.get("label", ""), sweep.get("log", False)))
     return "".join(drawn)
 
 

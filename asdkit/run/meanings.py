@@ -22,6 +22,12 @@ MEANINGS = {
     "saturation": Meaning("Colourfulness", "mean saturation of its colours; 0 is grey, 1 is pure"),
     "sharpness": Meaning("Sharpness", "mean difference of a pixel from its neighbours"),
     "drift": Meaning("Unrest", "mean change of the pictures in the last fifth of the steps; 0 has settled"),
+    "movement": Meaning(
+        "Movement", "mean change of the pictures from a late fifth of the steps to the next; 0 has settled"
+    ),
+    "structure": Meaning("Change of structure", "the same of where pictures are bright and dark; 0 stays in its place"),
+    "outside": Meaning("Change elsewhere", "mean change of an edit outside of both silhouettes; 0 is none"),
+    "gain": Meaning("Gain", "what the run has added to the nearness to the truth of what it was given", "dB"),
     "change": Meaning("Change", "mean difference from the source picture; 0 is none"),
     "similarity": Meaning("Likeness to the prompt", "cosine of the pictures and the prompt in a CLIP; more is better"),
     "diversity": Meaning("Variety", "mean difference of two pictures of a prompt; 0 is a collapse"),
