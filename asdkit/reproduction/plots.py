@@ -47,7 +47,7 @@ def plot(
     label: str = "",
     log: bool = False,
 ) -> str:
-    """An SVG of curves with error bars, and of dotted lines, the `predictions`; `label` and `log` are of the x axis.
+    """An SVG of curves with error bars, and of what lambda_eff predicts of them; `label` and `log` are of the x axis.
 
     Curves of one point stand in a row without numbers below them, and the names tell them apart.
     """
@@ -62,10 +62,10 @@ def plot(
     parts += [_text(axes.across(x), _HEIGHT - _BOTTOM + 15, f"{x:g}", "middle") for x in places if label]
     for number, (name, curve) in enumerate(curves.items()):
         parts.append(_curve(name, curve, predictions.get(name, ()), _COLOURS[number % len(_COLOURS)], axes))
-    legend = "".join(
-        f'<span style="color:{_COLOURS[number % len(_COLOURS)]}">● {html.escape(name)}</span>'
-        for number, name in enumerate(curves)
-    )
+    legend = ""
+    for number, name in enumerate(curves):
+        words = f"{name} (dotted: by lambda_eff)" if name in predictions else name
+        legend += f'<span style="color:{_COLOURS[number % len(_COLOURS)]}">● {html.escape(words)}</span>'
     picture = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{"".join(parts)}</svg>'
     return f'<figure class="plot">{picture}<figcaption>{legend}</figcaption></figure>'
 
