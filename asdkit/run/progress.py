@@ -21,7 +21,7 @@ _PROMPT = 30  # characters of it that are shown
 class Progress(ProgressBar):
     """What is made, the steps done, the time left, the speed, and how strongly the prior still pulls.
 
-    The pull is the norm of Eq. 7's residual, in percent of the first one that was logged.
+    The pull is the norm of Eq. 7's residual, in percent of the strongest one so far.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Progress(ProgressBar):
         self._enabled = True
         self._start = self._last_line = 0.0
         self._first_step = 0
-        self._prompt, self._first_pull = "", 0.0
+        self._prompt, self._strongest = "", 0.0
         self._metrics: dict[str, float] = {}
 
     def disable(self) -> None:
@@ -52,7 +52,7 @@ class Progress(ProgressBar):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
         if trainer.global_step % trainer.log_every_n_steps == 0:  # asking oftener would make a GPU wait
             self._metrics = {name: float(value) for name, value in trainer.progress_bar_metrics.items()}
-            self._first_pull = self._first_pull or self._metrics.get("residual_norm", 0.0)
+            self._strongest = max(self._strongest, self._metrics.get("residual_norm", 0.0))
         if self._bar:
             self._bar.update(self._task, completed=trainer.global_step, info=self._info(trainer))
         elif self._enabled and time.monotonic() - self._last_line > _PLAIN_EVERY_SECONDS:
@@ -79,8 +79,8 @@ class Progress(ProgressBar):
         rate = done / max(time.monotonic() - self._start, 1e-6)
         left = (trainer.max_steps - trainer.global_step) / rate if rate else 0.0
         words = [f"step {trainer.global_step} of {trainer.max_steps}", f"{clock(left)} left", f"{rate:.2f} steps/s"]
-        if self._first_pull:
-            words.append(f"pull {self._metrics.get('residual_norm', 0.0) / self._first_pull:.0%}")
+        if self._strongest:
+            words.append(f"pull {self._metrics.get('residual_norm', 0.0) / self._strongest:.0%}")
         else:  # another module than Distillation
             words += [f"{name} {value:.3g}" for name, value in self._metrics.items()]
         return ": ".join(filter(None, [self._prompt, ", ".join(words)]))
