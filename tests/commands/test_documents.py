@@ -165,7 +165,7 @@ OF_EXPORTS = ["--size=16", "--frames=2", "--resolution=16", "--texture=64", "--f
 RANDOM_SD = "--prior=SD"  # what the page of Stable Diffusion says takes the place of sd21-base
 BARE = {"--config", "--model.prompt", "--prompt"}
 ELSEWHERE = ("--prior", "priors/", "toybox/", "--trainer.devices", "--viewer", "finetune", "--help", "--print_config")
-ELSEWHERE += ("two_priors",)
+ELSEWHERE += ("two_priors", "image2d/gan")
 
 
 def commands() -> dict[str, str]:
