@@ -21,14 +21,18 @@ def now(device: torch.device) -> float:
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of the fastest of several products of two square matrices."""
+    """Operations per second of the fastest of several products of two square matrices.
+
+    A single thread of the CPU is timed by its own seconds, which other work on the machine does not lengthen.
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     times = []
     for _ in range(20):
-        start = now(device)
+        start = time.process_time() if alone else now(device)
         a @ b
-        times.append(now(device) - start)
+        times.append((time.process_time() if alone else now(device)) - start)
     return 2 * size**3 / min(times)
 
 
@@ -61,9 +65,9 @@ def peak_memory(device: torch.device, before: int | None) -> int | None:
     return None if peak is None or before is None else max(0, peak - before)
 
 
-def environment(module: Distillation) -> dict[str, Any]:
-    """The date, the versions, the machine and the prior."""
-    device, prior, info = module.device, module.prior, Path("/proc/cpuinfo")
+def environment(device: torch.device) -> dict[str, Any]:
+    """The date, the versions and the machine, with how busy it is: processes that want a core, over a minute."""
+    info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     processor = next(iter(names), platform.processor() or platform.machine())
@@ -76,14 +80,28 @@ def environment(module: Distillation) -> dict[str, Any]:
             "processor": processor,
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-        },
-        "prior": {
-            "name": str(prior.spec["init_args"].get("path", type(prior).__name__)),
-            "digest": prior.digest,
-            "parameters": sum(p.numel() for p in prior.parameters() if not p.requires_grad),
-            "phi": sum(p.numel() for p in module.guidance.parameters() if p.requires_grad),
+            "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         },
     }
+
+
+def prior_facts(module: Distillation) -> dict[str, Any]:
+    """The prior, and how much learns beside it."""
+    prior = module.prior
+    return {
+        "name": str(prior.spec["init_args"].get("path", type(prior).__name__)),
+        "digest": prior.digest,
+        "parameters": sum(p.numel() for p in prior.parameters() if not p.requires_grad),
+        "phi": sum(p.numel() for p in module.guidance.parameters() if p.requires_grad),
+    }
+
+
+def machine_line(facts: dict[str, Any]) -> str:
+    """Where and when it was measured, and with what."""
+    machine = facts["machine"]
+    words = [machine["name"], f"{machine['threads']} of {machine['cores']} threads"]
+    words += [f"load {machine['load']}", facts["date"]]
+    return ", ".join([*words, *(f"{name} {number}" for name, number in facts["versions"].items())])
 
 
 def table(facts: dict[str, Any]) -> str:
@@ -92,29 +110,72 @@ def table(facts: dict[str, Any]) -> str:
     lines = [
         f"{facts['recipe']}, prior {prior['name']} ({prior['parameters'] / 1e6:.1f} M parameters and "
         f"{prior['phi'] / 1e6:.2f} M of phi, {peak['dtype']}), x0 {'x'.join(map(str, facts['x0']))}",
-        f"{machine['name']}, {machine['threads']} of {machine['cores']} threads, {facts['date']}, "
-        + ", ".join(f"{name} {number}" for name, number in facts["versions"].items()),
+        machine_line(facts),
         f"Measured peak: {_short(peak['flop_per_second'] / 1e12)} TFLOP/s. Medians and quartiles of "
-        f"{facts['steps']} steps.",
+        f"{facts['steps']} steps. The floor is what the operations take at that rate.",
         "",
-        f"{'':26}{'ms':>9}  {'quartiles':17}{'% of step':>10}{'GFLOP':>10}{'% of peak':>10}",
+        f"{'':26}{'ms':>9}  {'quartiles':17}{'% of step':>10}{'GFLOP':>10}{'floor ms':>10}{'% of peak':>10}",
     ]
     for section in facts["sections"]:
         work = _short(section["flop"] / 1e9) if section["flop"] else "-"
+        floor = _short(1e3 * section["floor_seconds"]) if section["flop"] else "-"
         peak_share = f"{100 * section['share_of_peak']:.1f}" if section["share_of_peak"] else "-"
         times = _times(section["name"], section["seconds"])
-        lines.append(f"{times}{100 * section['share_of_step']:>10.1f}{work:>10}{peak_share:>10}")
-    whole = {"a step without Lightning": facts["bare_seconds"], "what Lightning adds": facts["lightning_seconds"]}
-    whole |= {f"a {name} step": mode["seconds"] for name, mode in facts["modes"].items()}
-    lines += ["", *(_times(name, times) for name, times in whole.items()), ""]
+        lines.append(f"{times}{100 * section['share_of_step']:>10.1f}{work:>10}{floor:>10}{peak_share:>10}")
+    lines += ["", f"{'':26}{'ms':>9}  {'quartiles':17}{'processor':>10}"]
+    lines.append(_times("a step without Lightning", facts["bare_seconds"], facts["bare_processor_seconds"]))
+    lines.append(_times("what Lightning adds", facts["lightning_seconds"]))
+    lines += [
+        _times(f"a {name} step", mode["seconds"], mode["processor_seconds"]) for name, mode in facts["modes"].items()
+    ]
     above = "" if machine["device"] == "cuda" else " above the loaded models"
+    lines.append(
+        f"{'the floor of a fast step':26}{_short(1e3 * facts['floor_seconds']):>9}, and a bare one takes "
+        f"{_short(facts['bare_seconds']['median'] / max(1e-12, facts['floor_seconds']))} times that\n"
+    )
     for name, mode in facts["modes"].items():
         memory = "unknown" if mode["memory"] is None else f"{mode['memory'] / 2**30:.2f} GiB{above}"
         calls = ", ".join(map(_call, mode["calls"])) or "none"
         lines.append(f"{name}: peak memory {memory}; network calls: {calls}")
+    pattern = "{}: {median:.3f} ({low:.3f} - {high:.3f}); of the processor's time "
     for name, ratio in (("fast / faithful", "fast_to_faithful"), ("Lightning / bare loop", "lightning_to_bare")):
-        lines.append("{}: {median:.3f} ({low:.3f} - {high:.3f})".format(name, **facts[ratio]))
+        processor = "{median:.3f} ({low:.3f} - {high:.3f})".format(**facts[f"{ratio}_processor"])
+        lines.append(pattern.format(name, **facts[ratio]) + processor)
+    lines.append(f"fast / faithful by operations: {facts['fast_to_faithful_flop']:.3f}")
     return "\n".join(lines)
+
+
+_SAME = ("recipe", "x0", "versions", "machine", "prior")
+
+
+def comparison(facts: dict[str, Any], earlier: dict[str, Any]) -> str:
+    """Ratios of the medians to those of earlier facts, and what else has changed between the two."""
+    pairs = {f"a {name} step": _medians(facts, earlier, "modes", name) for name in facts["modes"]}
+    pairs["a step without Lightning"] = _medians(facts, earlier)
+    before = {section["name"]: section["seconds"]["median"] for section in earlier["sections"]}
+    lines = [f"Ratios to {earlier['recipe']} of {earlier['date']}:"]
+    for name, (wall, processor) in pairs.items():
+        lines.append(f"{name:26}{wall:>9.3f}, of the processor's time {processor:.3f}")
+    for section in facts["sections"]:
+        if before.get(section["name"]):
+            lines.append(f"{section['name']:26}{section['seconds']['median'] / before[section['name']]:>9.3f}")
+    was = [f"{name} was {_plain(earlier[name])}" for name in _SAME if _plain(facts[name]) != _plain(earlier[name])]
+    return "\n".join([*lines, *was])
+
+
+def _medians(facts: dict[str, Any], earlier: dict[str, Any], *path: str) -> list[float]:
+    """The ratios of the wall's and the processor's median at a path of facts, or of the bare loop's."""
+    names, prefix = ("seconds", "processor_seconds"), "" if path else "bare_"
+    for key in path:
+        facts, earlier = facts[key], earlier[key]
+    return [facts[prefix + name]["median"] / earlier[prefix + name]["median"] for name in names]
+
+
+def _plain(fact: Any) -> str:
+    """A fact to read and to compare, without the load, which always differs."""
+    if isinstance(fact, dict):
+        return ", ".join(f"{name} {value}" for name, value in fact.items() if name != "load")
+    return "x".join(map(str, fact)) if isinstance(fact, list) else str(fact)
 
 
 def _call(call: dict[str, Any]) -> str:
@@ -122,9 +183,10 @@ def _call(call: dict[str, Any]) -> str:
     return f"{call['predictions']} {whose}{' with gradient' if call['with_gradient'] else ''}"
 
 
-def _times(name: str, seconds: dict[str, float]) -> str:
+def _times(name: str, seconds: dict[str, float], processor: dict[str, float] | None = None) -> str:
     middle, low, high = (_short(1e3 * seconds[quartile]) for quartile in ("median", "low", "high"))
-    return f"{name:26}{middle:>9}  {f'{low} - {high}':17}"
+    worked = f"{_short(1e3 * processor['median']):>10}" if processor else ""
+    return f"{name:26}{middle:>9}  {f'{low} - {high}':17}{worked}"
 
 
 def _short(number: float) -> str:

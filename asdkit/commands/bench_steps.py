@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -22,6 +23,7 @@ from asdkit.commands.bench_report import spread
 from asdkit.commands.bench_spans import OTHER, operations_by_span, seconds_by_span
 from asdkit.commands.fit import CLI
 from asdkit.distillation import Distillation
+from asdkit.priors.half_convolutions import HalfConv2d
 from asdkit.run.guard import Guard
 from asdkit.run.metrics_csv import MetricsCSV
 from asdkit.run.process import exit_code_of
@@ -30,15 +32,24 @@ from asdkit.run.signals import Signals
 NEVER = 10**12  # steps from one that is logged to the next
 
 
-def time_steps(arguments: list[str], steps: int, as_json: bool) -> int:
-    """Time so many steps of each kind and print facts or a table; options are `fit`'s, returns the exit code."""
+def time_steps(arguments: list[str], steps: int, as_json: bool, earlier: dict[str, Any]) -> int:
+    """Time so many steps of each kind and print facts, or a table and its ratios to `earlier` facts, if any.
+
+    Arguments are those of `fit`; returns the exit code.
+    """
 
     def act(signals: Signals) -> None:
-        with redirect_stdout(sys.stderr), TemporaryDirectory() as folder:
-            facts = BenchCLI(arguments, steps, Path(folder), signals).bench.facts
-        print(json.dumps(facts, indent=2) if as_json else bench_report.table(facts))
+        facts = timed(arguments, steps, signals)
+        ratios = f"\n\n{bench_report.comparison(facts, earlier)}" if earlier else ""
+        print(json.dumps(facts, indent=2) if as_json else bench_report.table(facts) + ratios)
 
     return exit_code_of(act)
+
+
+def timed(arguments: list[str], steps: int, signals: Signals) -> dict[str, Any]:
+    """The facts of so many steps of each kind."""
+    with redirect_stdout(sys.stderr), TemporaryDirectory() as folder:
+        return BenchCLI(arguments, steps, Path(folder), signals).bench.facts
 
 
 class BenchCLI(CLI):
@@ -70,6 +81,7 @@ class Bench(pl.Callback):
         self.recipe, self.steps, self.block = recipe, steps, min(steps, every)
         self.total = 2 * self.block * (math.ceil(steps / self.block) + 1)
         self.times: dict[str, list[float]] = defaultdict(list)
+        self.processor: dict[str, list[float]] = defaultdict(list)  # seconds of all its threads, of the same blocks
         self.memory: dict[str, int | None] = {}
         self.spans: list[dict[str, float]] = []  # seconds of each step
         self.facts: dict[str, Any] = {}
@@ -97,47 +109,70 @@ class Bench(pl.Callback):
 
     def _open(self, module: Distillation) -> None:
         bench_report.forget_peak(module.device)
-        self._start = bench_report.now(module.device)
+        self._start, self._worked = bench_report.now(module.device), time.process_time()
 
     def _close(self, kind: str, module: Distillation) -> None:
         self.times[kind].append((bench_report.now(module.device) - self._start) / self.block)
+        self.processor[kind].append((time.process_time() - self._worked) / self.block)
         self.memory[kind] = bench_report.peak_memory(module.device, self._resident)
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
         fast, bare, faithful = (self.times[kind][1:] for kind in ("fast", "bare", "faithful"))
-        modes = {}
+        worked = {kind: seconds[1:] for kind, seconds in self.processor.items()}
+        modes: dict[str, Any] = {}
+        flop: dict[str, dict[str, float]] = {}
         for kind, times in {"fast": fast, "faithful": faithful}.items():
             with network_calls(module, kind == "faithful") as calls:
-                BareLoop(module, NEVER).step()
-            facts = {"seconds": spread(times), "memory": self.memory[kind], "calls": calls}
-            modes[kind] = facts | {"evaluations": sum(call["predictions"] for call in calls)}
-        dtype = next((p.dtype for p in module.prior.parameters()), torch.float32)  # what the frozen network computes in
+                flop[kind] = operations_by_span(BareLoop(module, NEVER).step)
+            facts = {"seconds": spread(times), "processor_seconds": spread(worked[kind]), "memory": self.memory[kind]}
+            facts |= {"calls": calls, "evaluations": sum(call["predictions"] for call in calls)}
+            modes[kind] = facts | {"flop": sum(flop[kind].values())}
+        dtype = computes_in(module)
         peak = bench_report.matmul_peak(module.device, dtype)
         self.facts = {
             "recipe": self.recipe,
-            **bench_report.environment(module),
+            **bench_report.environment(module.device),
+            "prior": bench_report.prior_facts(module),
             "x0": next((call["x0"] for call in modes["fast"]["calls"]), []),
             "steps": self.steps,
             "peak": {"flop_per_second": peak, "dtype": str(dtype).removeprefix("torch.")},
-            "sections": sections(self.spans[self.block :], operations_by_span(BareLoop(module, NEVER).step), peak),
+            "sections": sections(self.spans[self.block :], flop["fast"], peak),
             "modes": modes,
+            "floor_seconds": modes["fast"]["flop"] / peak,
             "bare_seconds": spread(bare),
-            "fast_to_faithful": spread([a / b for a, b in zip(fast, faithful, strict=True)]),
-            "lightning_to_bare": spread([a / b for a, b in zip(fast, bare, strict=True)]),
+            "bare_processor_seconds": spread(worked["bare"]),
+            "fast_to_faithful": ratios(fast, faithful),
+            "fast_to_faithful_processor": ratios(worked["fast"], worked["faithful"]),
+            "fast_to_faithful_flop": modes["fast"]["flop"] / max(1.0, modes["faithful"]["flop"]),
+            "lightning_to_bare": ratios(fast, bare),
+            "lightning_to_bare_processor": ratios(worked["fast"], worked["bare"]),
             "lightning_seconds": spread([a - b for a, b in zip(fast, bare, strict=True)]),
         }
+
+
+def ratios(times: list[float], others: list[float]) -> dict[str, float]:
+    """The spread of the ratios of what stood side by side."""
+    return spread([a / b for a, b in zip(times, others, strict=True)])
+
+
+def computes_in(module: Distillation) -> torch.dtype:
+    """The fastest precision that the frozen network multiplies in."""
+    if module.device.type == "cpu" and any(isinstance(part, HalfConv2d) for part in module.prior.modules()):
+        return torch.bfloat16
+    return next((p.dtype for p in module.prior.parameters()), torch.float32)
 
 
 def sections(steps: list[dict[str, float]], flop: dict[str, float], peak: float) -> list[dict[str, Any]]:
     """A row of each span: its seconds in steps, its operations in one, and its shares of the step and of `peak`.
 
-    `peak` is in operations per second.
+    `peak` is in operations per second; the floor is the seconds that the operations take at that rate.
     """
     rows, whole = [], spread([sum(step.values()) for step in steps])["median"]
     for name in sorted(dict.fromkeys(name for step in steps for name in step), key=lambda name: name == OTHER):
         seconds, work = spread([step.get(name, 0.0) for step in steps]), flop.get(name) or None
-        shares = {"share_of_step": seconds["median"] / whole, "share_of_peak": work and work / seconds["median"] / peak}
-        rows.append({"name": name, "seconds": seconds, "flop": work, **shares})
+        floor = work and work / peak
+        shares = {"share_of_step": seconds["median"] / whole, "share_of_peak": floor and floor / seconds["median"]}
+        rows.append({"name": name, "seconds": seconds, "flop": work, "floor_seconds": floor, **shares})
     return rows
 
 

@@ -26,7 +26,7 @@ def axes(varied: list[str], seeds: int | None) -> dict[str, dict[str, list[str]]
         key, _, listed = text.removeprefix("--").partition("=")
         values = [value.strip() for value in listed.split(",") if value.strip()]
         if not key or not values:
-            raise UsageError(f"sweep: --vary needs an option and its values, key=value,value,...; got {text!r}.")
+            raise UsageError(f"--vary needs an option and its values, key=value,value,...; got {text!r}.")
         options_by_value[key] = {value: [f"--{key}={value}"] for value in values}
     if seeds is not None and seeds not in _SEEDS:
         raise UsageError(f"sweep: --seeds must be {_SEEDS}; got {seeds}.")

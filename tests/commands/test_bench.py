@@ -1,12 +1,15 @@
 """`asdkit bench`: spans, the bare loop, the paper-faithful mode, what is counted and what is printed."""
 
+import copy
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from support.quiet import quiet_trainer
 from support.recipe import write_recipe
 from support.tiny import loaded
@@ -14,12 +17,13 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from asdkit import ASD, SDS, Cameras, Canvas, DiscriminatorSteps, Distillation, Gaussians, Initial, Latents, Pretrained
-from asdkit.commands import bench_report, bench_spans
-from asdkit.commands.bench_report import forget_peak, matmul_peak, resident, spread, table
+from asdkit.commands import bench_curves, bench_report, bench_spans, bench_steps
+from asdkit.commands.bench_report import comparison, forget_peak, matmul_peak, resident, spread, table
 from asdkit.commands.bench_spans import operations, seconds_by_span
-from asdkit.commands.bench_steps import NEVER, BareLoop, Bench, BenchCLI, network_calls
+from asdkit.commands.bench_steps import NEVER, BareLoop, Bench, BenchCLI, computes_in, network_calls
 from asdkit.commands.main import main
 from asdkit.priors.families import StableDiffusion
+from asdkit.priors.half_convolutions import halve
 from asdkit.run.signals import Signals
 
 VIEWS, SIZE, CPU = 2, 16, torch.device("cpu")
@@ -238,9 +242,15 @@ def test_spread_is_median_and_quartiles() -> None:
     assert spread([7.0]) == {"median": 7.0, "low": 7.0, "high": 7.0}
 
 
-def test_the_peak_is_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_peak_is_the_fastest_product(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the thread's own seconds where there is one, else by the wall's."""
     readings = iter([0, 2.0, 2.0, 2.5, *(x for i in range(18) for x in (10.0 * i + 10, 10.0 * i + 11))])
-    monkeypatch.setattr(bench_report, "now", lambda device: next(readings))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    if threads == 1:
+        monkeypatch.setattr(bench_report.time, "process_time", lambda: next(readings))
+    else:
+        monkeypatch.setattr(bench_report, "now", lambda device: next(readings))
     assert matmul_peak(CPU, torch.float32) == 2 * 1024**3 / 0.5
 
 
@@ -267,7 +277,8 @@ def test_json_has_all_facts_and_stands_alone(
     assert sorted(tmp_path.rglob("*")) == before  # no run folder, no checkpoint, no picture
     assert facts.keys() == {
         "recipe", "date", "versions", "machine", "prior", "x0", "steps", "peak", "sections", "modes", "bare_seconds",
-        "fast_to_faithful", "lightning_to_bare", "lightning_seconds",
+        "fast_to_faithful", "lightning_to_bare", "lightning_seconds", "floor_seconds", "bare_processor_seconds",
+        "fast_to_faithful_processor", "fast_to_faithful_flop", "lightning_to_bare_processor",
     }  # fmt: skip
     assert facts["recipe"] == "small" and facts["steps"] == 1
     assert facts["versions"]["torch"] == torch.__version__ and facts["machine"]["device"] == "cpu"
@@ -277,39 +288,137 @@ def test_json_has_all_facts_and_stands_alone(
     assert facts["prior"]["parameters"] == sum(p.numel() for p in prior.parameters()) and facts["prior"]["phi"] > 1000
     assert facts["peak"]["dtype"] == "float32"
     assert {mode: facts["modes"][mode]["evaluations"] for mode in facts["modes"]} == {"fast": 3, "faithful": 5}
-    assert facts["modes"]["fast"].keys() == {"seconds", "memory", "evaluations", "calls"}
+    keys = {"seconds", "processor_seconds", "memory", "evaluations", "calls", "flop"}
+    assert facts["modes"]["fast"].keys() == keys
     assert f"prior {tiny_folder} (0.1 M parameters" in table(facts)
 
 
-def test_the_table_says_what_the_facts_say() -> None:
-    times = {"median": 0.5, "low": 0.25, "high": 0.75}
+def times(median: float) -> dict[str, float]:
+    return {"median": median, "low": median / 2, "high": 1.5 * median}
+
+
+@pytest.fixture
+def facts() -> dict[str, Any]:
     call = {"predictions": 2, "adapted": False, "with_gradient": False}
-    mode = {"seconds": times, "memory": 3 * 2**30}
+    mode = {"seconds": times(0.5), "processor_seconds": times(0.25), "memory": 3 * 2**30, "flop": 6e13}
     mode["calls"] = [call, {"predictions": 1, "adapted": True, "with_gradient": True}]
-    facts = {
+    render = {"name": "render", "share_of_step": 0.125, "flop": None, "share_of_peak": None, "floor_seconds": None}
+    prior = {"name": "prior", "share_of_step": 0.5, "flop": 8e13, "share_of_peak": 0.4, "floor_seconds": 0.2}
+    return {
         "recipe": "gs3d", "date": "2026-11-24", "versions": {"torch": "2.13"}, "x0": [4, 4, 64, 64], "steps": 9,
-        "machine": {"device": "cuda", "name": "a card", "cores": 16, "threads": 8},
+        "machine": {"device": "cuda", "name": "a card", "cores": 16, "threads": 8, "load": 0.5},
         "prior": {"name": "random:sd21", "parameters": 949_564_587, "phi": 829_952},
         "peak": {"flop_per_second": 4e14, "dtype": "bfloat16"},
-        "sections": [
-            {"name": "render", "seconds": times, "share_of_step": 0.125, "flop": None, "share_of_peak": None},
-            {"name": "prior", "seconds": times, "share_of_step": 0.5, "flop": 8e13, "share_of_peak": 0.4},
-        ],
+        "sections": [section | {"seconds": times(0.5)} for section in (render, prior)],
         "modes": {"fast": mode, "faithful": mode | {"memory": None, "calls": []}},
-        "bare_seconds": times, "lightning_seconds": times,
+        "bare_seconds": times(0.5), "bare_processor_seconds": times(0.125), "lightning_seconds": times(0.5),
+        "floor_seconds": 0.2, "fast_to_faithful_flop": 0.778,
         "fast_to_faithful": {"median": 0.61, "low": 0.6, "high": 0.625},
+        "fast_to_faithful_processor": {"median": 0.7, "low": 0.6, "high": 0.8},
         "lightning_to_bare": {"median": 1.01, "low": 1.0, "high": 1.02},
+        "lightning_to_bare_processor": {"median": 1.03, "low": 1.0, "high": 1.04},
     }  # fmt: skip
+
+
+def test_the_table_says_what_the_facts_say(facts: dict[str, Any]) -> None:
     text = table(facts)
     rows = {line[:26].strip(): line[26:].split() for line in text.splitlines()}
-    assert rows["render"] == ["500", "250", "-", "750", "12.5", "-", "-"]
-    assert rows["prior"] == ["500", "250", "-", "750", "50.0", "80000", "40.0"]
-    assert rows["a step without Lightning"] == rows["what Lightning adds"] == ["500", "250", "-", "750"]
+    assert rows["render"] == ["500", "250", "-", "750", "12.5", "-", "-", "-"]
+    assert rows["prior"] == ["500", "250", "-", "750", "50.0", "80000", "200", "40.0"]
+    assert rows["what Lightning adds"] == ["500", "250", "-", "750"]
+    assert rows["a step without Lightning"] == ["500", "250", "-", "750", "125"]
+    assert rows["a fast step"] == ["500", "250", "-", "750", "250"]
+    assert "the floor of a fast step        200, and a bare one takes 2.5 times that\n" in text
     assert "prior random:sd21 (949.6 M parameters and 0.83 M of phi, bfloat16), x0 4x4x64x64" in text
-    assert "a card, 8 of 16 threads, 2026-11-24, torch 2.13" in text and "peak: 400 TFLOP/s" in text
+    assert "a card, 8 of 16 threads, load 0.5, 2026-11-24, torch 2.13" in text and "peak: 400 TFLOP/s" in text
     assert "fast: peak memory 3.00 GiB; network calls: 2 frozen, 1 e_phi with gradient\n" in text
     assert "faithful: peak memory unknown; network calls: none\n" in text
-    assert text.endswith("fast / faithful: 0.610 (0.600 - 0.625)\nLightning / bare loop: 1.010 (1.000 - 1.020)")
+    assert "fast / faithful: 0.610 (0.600 - 0.625); of the processor's time 0.700 (0.600 - 0.800)\n" in text
+    assert "bare loop: 1.010 (1.000 - 1.020); of the processor's time 1.030 (1.000 - 1.040)\n" in text
+    assert text.endswith("fast / faithful by operations: 0.778")
+
+
+def test_the_faithful_mode_computes_what_it_does_not_share(finished: BenchCLI) -> None:
+    """One frozen prediction and one of phi more than the fast mode, whose two frozen ones are a call."""
+    facts = finished.bench.facts
+    fast, faithful = (facts["modes"][kind]["flop"] for kind in ("fast", "faithful"))
+    flop = {section["name"]: section["flop"] for section in facts["sections"]}
+    assert faithful - fast == pytest.approx(flop["prior"] / 2 + flop["e_phi"], rel=0.02)
+    assert facts["fast_to_faithful_flop"] == fast / faithful
+    prior = next(section for section in facts["sections"] if section["name"] == "prior")
+    assert prior["floor_seconds"] == pytest.approx(prior["flop"] / facts["peak"]["flop_per_second"])
+    assert facts["floor_seconds"] == pytest.approx(fast / facts["peak"]["flop_per_second"])
+
+
+def test_the_processors_seconds_are_those_of_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, clock = Bench("gs3d", 2, 2), iter([1.0, 4.0])
+    monkeypatch.setattr(bench_steps.time, "process_time", lambda: next(clock))
+    module: Any = SimpleNamespace(device=CPU)
+    bench._resident = None
+    bench._open(module)
+    bench._close("fast", module)
+    assert bench.processor == {"fast": [1.5]}
+
+
+def test_halved_convolutions_are_held_against_bfloat16() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 1, 1))
+    module: Any = SimpleNamespace(prior=network, device=CPU)
+    assert computes_in(module) == torch.float32
+    halve(network)
+    assert computes_in(module) == torch.bfloat16
+    module.device = torch.device("cuda")  # where they are plain ones
+    assert computes_in(module) == torch.float32
+    network.half()
+    assert computes_in(module) == torch.float16
+
+
+def test_ratios_to_an_earlier_measurement(facts: dict[str, Any]) -> None:
+    earlier = copy.deepcopy(facts) | {"date": "2026-11-01", "versions": {"torch": "2.12"}, "bare_seconds": times(1.0)}
+    earlier["modes"]["fast"]["seconds"] = times(2.0)
+    earlier["modes"]["fast"]["processor_seconds"] = times(0.2)
+    earlier["sections"][1]["seconds"] = times(0.4)
+    earlier["sections"][0]["name"] = "another"
+    earlier["machine"]["load"] = 7.0  # which always differs
+    heading, *lines, was = comparison(facts, earlier).splitlines()
+    rows = {line[:26].strip(): line[26:].strip() for line in lines}
+    assert heading == "Ratios to gs3d of 2026-11-01:" and was == "versions was torch 2.12"
+    assert rows == {
+        "a fast step": "0.250, of the processor's time 1.250",
+        "a faithful step": "1.000, of the processor's time 1.000",
+        "a step without Lightning": "0.500, of the processor's time 1.000",
+        "prior": "1.250",
+    }
+
+
+def test_an_earlier_file_is_compared_with(
+    recipe: Path, tmp_path: Path, facts: dict[str, Any], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_steps, "timed", lambda *_: facts)
+    (tmp_path / "before.json").write_text(json.dumps(facts))
+    assert main(["bench", "--config", str(recipe), "--compare", str(tmp_path / "before.json")]) == 0
+    assert "Ratios to gs3d of 2026-11-24:\na fast step " in capsys.readouterr().out
+    (tmp_path / "before.json").write_text("{}")
+    assert main(["bench", "--config", str(recipe), "--compare", str(tmp_path / "before.json")]) == 2
+    assert "--compare needs a file of what asdkit bench --json has printed" in capsys.readouterr().err
+
+
+def test_curves(
+    recipe: Path, tmp_path: Path, facts: dict[str, Any], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each value is timed with the others as they are; two keys have the same; the picture has a panel for each."""
+    pytest.importorskip("matplotlib")
+    calls: list[list[str]] = []
+    monkeypatch.setattr(bench_curves, "timed", lambda arguments, *_: (calls.append(arguments[2:]), facts)[1])
+    vary = ["--vary", "data.views_per_step=1,4", "--vary", "model.generator.count+model.generator.capacity=9,90"]
+    vary += ["--vary", "model.guidance=SDS,ASD"]
+    assert main(["bench", "--config", str(recipe), *vary, "--out", str(tmp_path / "out")]) == 0
+    both = [[f"--model.generator.{name}={count}" for name in ("count", "capacity")] for count in (9, 90)]
+    words = [["--model.guidance=SDS"], ["--model.guidance=ASD"]]
+    assert calls == [["--data.views_per_step=1"], ["--data.views_per_step=4"], *both, *words]
+    assert "| data.views_per_step | 4 | 500 | 250 | 200 |" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "out" / "curves.json").read_text())) == 6
+    with Image.open(tmp_path / "out" / "curves.png") as picture:
+        assert picture.size == (1200, 350)
 
 
 MISTAKES = {
@@ -319,6 +428,10 @@ MISTAKES = {
     "--config gs4d": "did you mean 'gs3d'?",
     "": "bench needs a recipe",
     "--config gs3d --prior": "--prior needs a value.",
+    "--config gs3d --compare none.json": "needs a file of what asdkit bench --json has printed; got none.json",
+    "--config gs3d --vary size": "--vary needs an option and its values, key=value,value,...; got 'size'.",
+    "--config gs3d --vary data.sizes=1,2": "did you mean --data.size?",
+    "--config gs3d --vary data.size=16 --json": "--json and --compare are of a recipe as it is, not of --vary;",
 }
 
 
