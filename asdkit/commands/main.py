@@ -24,7 +24,7 @@ asdkit: adversarial score distillation. A prompt becomes a 3D object, pulled by 
                               a one-step generator of images as a model: --format diffusers
   asdkit view RUN|FILE        look at a run, a checkpoint or a file of splats in a browser, on this machine alone
   asdkit bench --config RECIPE [--prior random:sd21]   time the parts of a step: --steps N, --json, any option of fit,
-                              --compare FILE, --vary KEY=A,B
+                              --compare FILE, --vary KEY=A,B; or asdkit bench --gpu, all that a GPU has to show
   asdkit recipes              list the recipes; RECIPE is one of these names or a YAML file
   asdkit methods [NAME]       list the methods; or one, with its formula, its paper, its options and its cost
   asdkit sweep PROMPTS.txt --config RECIPE    a run for each line of a file: --seeds N, --vary KEY=A,B, --jobs N

@@ -11,6 +11,7 @@ from support.architectures import counted, documented_row, on_meta, predicted
 from support.tiny import loaded
 
 from asdkit import Pretrained
+from asdkit.commands.bench_gpu import parts
 from asdkit.commands.main import main
 from asdkit.priors.random_models import ARCHITECTURES
 from asdkit.scores.conditions import Condition
@@ -104,3 +105,14 @@ def test_the_commands_in_the_documentation_resolve(views: int, capsys: pytest.Ca
     assert model["prior"]["init_args"]["path"] == "random:sd21" and model["prior"]["init_args"]["dtype"] == "bfloat16"
     assert model["generator"]["init_args"]["count"] == 100_000
     assert (config["data"]["init_args"]["size"], config["data"]["init_args"]["views_per_step"]) == (512, views)
+
+
+def test_the_commands_in_the_documentation_are_those_of_the_benchmark(tmp_path: Path) -> None:
+    """`asdkit bench --gpu --part 2` carries out what the table of targets names."""
+    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    common = re.search(r"`COMMON` stands for `([^`]*)`", text)[1]
+    documented = re.findall(r"`asdkit (\w+ COMMON[^`]*)`", text)
+    for check in parts(tmp_path, tiny=False)[2]:
+        own = [word for word in check.command[2:] if not word.startswith(("--run.", "--report.", "--json"))]
+        words = " ".join(own).replace("=", " ").replace(common, "COMMON")
+        assert words.replace("views_per_step 4", "views_per_step 1") in documented or words in documented
