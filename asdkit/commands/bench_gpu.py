@@ -30,9 +30,9 @@ _PROMPTS = (
     "a yellow duck", "a red car", "a blue chair", "a yellow house with a red roof", "an orange fish", "a purple mug",
     "a white rocket with red fins", "a red mushroom", "a green tree", "a green cone on a blue cylinder",
 )  # fmt: skip
-_SD21 = ("--config=gs3d", "--config=priors/sd21", "--prior=random:sd21", "--trainer.log_every_n_steps=10")
-_SMALL = ("--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1", "--data.size=32")
-_TINY = ("--config=gs3d", "--prior=random:toybox", *_SMALL)
+_SD21 = tuple(["--config=gs3d", "--config=priors/sd21", "--prior=random:sd21", "--trainer.log_every_n_steps=10"])
+_SMALL: tuple[str, ...] = ("--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1", "--data.size=32")
+_TINY: tuple[str, ...] = ("--config=gs3d", "--prior=random:toybox", *_SMALL)
 _FULL_ITERATIONS = 5000
 _RENDERS = 40_000  # of the 120,000 of the recipe, so that a part has time to train on them
 _ASDKIT = ("-m", "asdkit")
@@ -96,7 +96,7 @@ def _steps(out: Path, tiny: bool) -> list[Check]:
 def _training(out: Path, tiny: bool) -> list[Check]:
     """The embedded prior, by its recipe, saved each minute; a part that is called again goes on with it."""
     weights, run, saver = out / "toybox-weights", out / "runs" / "train" / "unet", "asdkit.commands.bench_pieces"
-    begin = ("--config=toybox/unet", f"--model.weights={weights}", f"--data.cache={out}/renders")
+    begin: tuple[str, ...] = ("--config=toybox/unet", f"--model.weights={weights}", f"--data.cache={out}/renders")
     begin += (f"--run.root={out}/runs", "--run.recipe=train", "--run.name=unet")
     begin += (f"--trainer.callbacks+={saver}.SaveEveryMinute", f"--trainer.callbacks.folder={out}")
     sizes = ("--data.count=8", "--data.held_out=4", "--data.batch_size=4", "--trainer.max_steps=2", *_SMALL[:2])
@@ -157,7 +157,8 @@ def carry_out(check: Check, out: Path, seconds: float) -> dict[str, Any]:
         try:
             code: int | None = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            code = _stop(process)
+            _stop(process)
+            code = None
         except BaseException:
             _stop(process)
             raise

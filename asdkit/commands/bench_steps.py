@@ -124,9 +124,14 @@ class Bench(pl.Callback):
         for kind, times in {"fast": fast, "faithful": faithful}.items():
             with network_calls(module, kind == "faithful") as calls:
                 flop[kind] = operations_by_span(BareLoop(module, NEVER).step)
-            facts = {"seconds": spread(times), "processor_seconds": spread(worked[kind]), "memory": self.memory[kind]}
-            facts |= {"calls": calls, "evaluations": sum(call["predictions"] for call in calls)}
-            modes[kind] = facts | {"flop": sum(flop[kind].values())}
+            modes[kind] = {
+                "seconds": spread(times),
+                "processor_seconds": spread(worked[kind]),
+                "memory": self.memory[kind],
+                "calls": calls,
+                "evaluations": sum(call["predictions"] for call in calls),
+                "flop": sum(flop[kind].values()),
+            }
         dtype = computes_in(module)
         peak = bench_report.matmul_peak(module.device, dtype)
         self.facts = {
