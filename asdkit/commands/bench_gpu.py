@@ -30,7 +30,8 @@ _PROMPTS = (
     "a yellow duck", "a red car", "a blue chair", "a yellow house with a red roof", "an orange fish", "a purple mug",
     "a white rocket with red fins", "a red mushroom", "a green tree", "a green cone on a blue cylinder",
 )  # fmt: skip
-_SD21 = tuple(["--config=gs3d", "--config=priors/sd21", "--prior=random:sd21", "--trainer.log_every_n_steps=10"])
+_LOGGED = ("--trainer.log_every_n_steps=10",)
+_SD21: tuple[str, ...] = ("--config=gs3d", "--config=priors/sd21", "--prior=random:sd21", *_LOGGED)
 _SMALL: tuple[str, ...] = ("--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1", "--data.size=32")
 _TINY: tuple[str, ...] = ("--config=gs3d", "--prior=random:toybox", *_SMALL)
 _FULL_ITERATIONS = 5000
