@@ -235,7 +235,7 @@ def network_calls(module: Distillation, faithful: bool) -> Iterator[list[dict[st
         return one_at_a_time if faithful else call
 
     with ExitStack() as stack:
-        for prior in module.priors:
+        for prior in module.prior.models:
             stack.enter_context(patch.object(prior, "predict", watched(prior.predict)))
         if faithful:
             stack.enter_context(patch.object(module, "discriminator", replace(module.discriminator, share_noise=False)))
