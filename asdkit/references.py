@@ -199,7 +199,8 @@ def _middle_square(picture: Float[Tensor, "C H W"]) -> Float[Tensor, "C S S"]:
 def _meeting_point(eyes: Float[Tensor, "N 3"], forward: Float[Tensor, "N 3"]) -> Float[Tensor, " 3"]:
     """The point with the least squared distances from the lines of sight."""
     across = torch.eye(3, dtype=eyes.dtype) - forward[:, :, None] * forward[:, None]
-    return torch.linalg.pinv(across.sum(0), rtol=1e-9) @ (across @ eyes[:, :, None]).sum(0)[:, 0]
+    point: Tensor = torch.linalg.pinv(across.sum(0), rtol=1e-9) @ (across @ eyes[:, :, None]).sum(0)[:, 0]
+    return point
 
 
 def _outward(views: Views) -> Float[Tensor, "B 3"]:

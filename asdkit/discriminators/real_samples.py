@@ -85,12 +85,12 @@ class NearestReference(RealSamples):
 
     def draw(self, x: Noised, condition: Condition) -> Noised:
         posed, rows = _posed(x), self.rows(x)
-        nearest = posed.nearest[rows]
         if not len(rows):
-            return x.some(rows, x.x0[:0], posed.views[nearest])
-        distinct, place = nearest.unique(return_inverse=True)
+            return x.some(rows, x.x0[:0], None)
+        distinct, place = (to_device(which, x.x0.device) for which in posed.nearest[rows].unique(return_inverse=True))
         with torch.no_grad():
-            return x.some(rows, x.prior.encode(posed.image[distinct]).to(x.x0)[place], posed.views[nearest])
+            x0 = x.prior.encode(posed.image[distinct]).to(x.x0)
+        return x.some(rows, x0[place], posed.views[distinct][place])
 
 
 class PriorSamples(RealSamples):

@@ -59,7 +59,9 @@ def read_transforms(path: str | Path) -> list[Frame]:
     for picture, _, c2w, K, width, height, _ in frames:
         is_pose = c2w.shape == (4, 4) and torch.allclose(c2w[:3, :3].T @ c2w[:3, :3], torch.eye(3).to(c2w), atol=1e-3)
         require(is_pose, f"{file} has a transform_matrix for {picture.name} that is no pose.")
-        is_lens = bool(K.isfinite().all() and c2w.isfinite().all()) and min(K[0, 0], K[1, 1], width, height) > 0
+        is_lens = (
+            bool(K.isfinite().all() and c2w.isfinite().all()) and min(float(K[0, 0]), float(K[1, 1]), width, height) > 0
+        )
         require(is_lens, f"{file} has numbers for {picture.name} that no camera has.")
     return frames
 

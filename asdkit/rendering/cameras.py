@@ -92,6 +92,7 @@ class Posed(NamedTuple):
     def of(self, rows: Rows) -> "Posed":
         """What some of a step's cameras are near to."""
         kept, nearest = rows.of(self.nearest).unique(return_inverse=True)
+        kept = to_device(kept, self.image.device)
         image, alpha, behind = (values[kept] for values in self[1:4])
         return Posed(self.views[kept], image, alpha, behind, nearest, rows.of(self.angle_deg), self.weights)
 

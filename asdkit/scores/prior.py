@@ -266,7 +266,7 @@ class Noised:
     def some(self, rows: Int[Tensor, " R"], x0: Float[Tensor, "R C h w"], views: Views | None) -> "Noised":
         """Other clean samples and views at the t, eps and prompts of some samples; the numbers are on the CPU."""
         prompts = {text: [own[i] for i in rows.tolist()] for text, own in self.prompts.items()}
-        t, eps = self.drawn_t[rows], self.eps[rows]
+        t, eps = self.drawn_t[rows], self.eps[to_device(rows, self.eps.device)]
         return Noised(self.prior, x0.detach(), t, eps, views, self.step, None, self.random, prompts)
 
     def on(self, x0: Float[Tensor, "B C h w"]) -> "Noised":

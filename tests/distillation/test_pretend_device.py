@@ -54,6 +54,9 @@ METHODS: dict[str, Callable[[type[asdkit.Adapter]], dict[str, Any]]] = {
     "RewardSDS": lambda _: {"guidance": asdkit.RewardSDS(Brightness(), 7.5, draws=2, temperature=1.0)},
     "Perp-Neg": lambda _: {"guidance": asdkit.SDS(), "cfg": asdkit.CFGOptions(asdkit.PerpNeg())},
 }
+IN_3D = {
+    "posed": lambda adapter: {"guidance": asdkit.ASD(adapter=adapter(), real_samples=asdkit.NearestReference(180.0))}
+}
 IMAGES, SPLATS, NERFS = (
     ("Pixels", "Latents", "Network"),
     ("Gaussians", "MCMC", "surfels"),
@@ -64,6 +67,7 @@ CASES = [  # all methods of each of the four, whose kinds take turns
     *zip(("Voxels", "TriPlane", "HashGrid", "HashGrid", "Voxels", "TriPlane"), METHODS, strict=True),
     ("Network", "ASD"),
     ("Amortized3D", "ASD"),
+    ("Gaussians", "posed"),
     *(
         (kind, method) for kind in ("Pixels", "Latents") for method in METHODS if method != "Perp-Neg"
     ),  # which needs cameras
@@ -82,6 +86,8 @@ def waits_of(kind: str, method: str) -> Counter[str]:
         waits["copies from the host"] += 1
     if method == "edit" and kind not in IMAGES:
         waits.update(plain_rasteriser)  # which draws the asset
+    if method == "posed":
+        waits.update({"sizes": 4, "copies from the host": 2})  # which draws what is near to the one picture
     return waits
 
 
@@ -113,13 +119,16 @@ def learned(prior: Path, kind: str, method: str, folder: Path, **trainer: Any) -
     model, adapter = asdkit.GaussianPrior({PROMPT: 0.7, SOURCE: 0.4}), asdkit.Embedding
     if method == "Perp-Neg" or (kind, method) == ("Gaussians", "ASD"):
         model, adapter = asdkit.Pretrained(str(prior)), asdkit.LoRA
-    settings, sources = METHODS[method](adapter), {}
+    settings, sources = (METHODS | IN_3D)[method](adapter), {}
     if method == "edit" and kind in IMAGES:
         sources["image"] = str(folder / "source.png")
         save_grid(torch.rand(1, 3, 16, 16), folder / "source.png", 1)
     elif method == "edit":
         sources["asset"] = str(folder / "source.ply")
         write_splats(folder / "source.ply", asdkit.Gaussians(count=9, capacity=9).splats())
+    elif method == "posed":
+        save_grid(torch.rand(1, 3, 16, 16), folder / "source.png", 1)
+        sources["references"] = asdkit.ReferenceView(str(folder / "source.png"))
     views = asdkit.Canvas if kind in IMAGES else partial(asdkit.Cameras, views_per_step=VIEWS)
     module = asdkit.Distillation(PROMPT, model, GENERATORS[kind](), **settings)
     quiet_trainer(STEPS, **trainer).fit(module, datamodule=views(size=16, **sources))
