@@ -36,6 +36,7 @@ def camera(azimuth_deg: float, size: int = _SIZE) -> Views:
     return orbit(azimuth, elevation, torch.tensor([_DISTANCE]), math.radians(_FOV_DEG), size, size)
 
 
+@checked
 def ToyboxCanvas(thing: str = "a yellow duck", azimuth_deg: Azimuth = 0.0) -> Canvas:
     """A canvas whose source image is a true picture.
 
