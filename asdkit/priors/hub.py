@@ -62,7 +62,8 @@ def check_name(path: str) -> None:
 def _nearest(name: str) -> str:
     """The end of a sentence about a name that means nothing: the aliases of those names and ids that it is like."""
     known = {EMBEDDED: EMBEDDED} | {word.lower(): alias for alias, (id, *_) in ALIASES.items() for word in (id, alias)}
-    words = difflib.get_close_matches(name.lower(), known, n=2, cutoff=0.7)
+    word = name.lower()
+    words = [word] if word in known else difflib.get_close_matches(word, known, n=2, cutoff=0.7)
     near = dict.fromkeys(known[word] for word in words)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
 
