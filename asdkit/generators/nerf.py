@@ -1,7 +1,6 @@
 """A neural radiance field as a generator."""
 
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -189,8 +188,7 @@ def _numbers(views: Views) -> list[list[float]]:
 
 
 def _network(width: int, hidden: int, generator: torch.Generator) -> nn.Module:
-    linear = partial(nn.utils.skip_init, nn.Linear)  # torch's own start would come from its global generator
-    layers = [linear(width, hidden), nn.ReLU(), linear(hidden, 4)] if hidden else [linear(width, 4)]
+    layers = [nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 4)] if hidden else [nn.Linear(width, 4)]
     network = nn.Sequential(*layers)
     for layer in network:
         if isinstance(layer, nn.Linear):
