@@ -71,9 +71,10 @@ def check_like(what: str, value: Any, expected: Tensor) -> None:
 def check_gradients(what: str, part: nn.Module, prior: Prior) -> None:
     """Whether a backward pass has reached every parameter of a part, and nothing that is frozen."""
     learning = {name: parameter for name, parameter in part.named_parameters() if parameter.requires_grad}
-    for name, parameter in learning.items():
-        demand(parameter.grad is not None, f"The gradient of {what} never reaches {name}, which can't learn.")
-        demand(parameter.grad.isfinite().all(), f"The gradient of {what} with respect to {name} is not finite.")
+    for name, gradient in ((name, parameter.grad) for name, parameter in learning.items()):
+        demand(gradient is not None, f"The gradient of {what} never reaches {name}, which can't learn.")
+        finite = gradient is not None and gradient.isfinite().all()
+        demand(finite, f"The gradient of {what} with respect to {name} is not finite.")
     own = {id(parameter) for parameter in learning.values()}
     others = [parameter for parameter in prior.parameters() if id(parameter) not in own]
     touched = any(parameter.grad is not None or parameter.requires_grad for parameter in others)
