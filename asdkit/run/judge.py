@@ -73,7 +73,7 @@ class Judge(pl.Callback, ABC):
             views = views and views.to(pl_module.device)
             with torch.no_grad():
                 self._measure(trainer, pl_module, views, pl_module.show(views))
-            for logger in trainer.loggers:
+            for logger in trainer.loggers if self.results else ():
                 logger.log_metrics(self.results, trainer.global_step)
 
     def _conclude(self, trainer: Any, module: Any, stage: str) -> None:

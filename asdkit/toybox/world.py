@@ -177,7 +177,7 @@ def caption(thing: Thing, azimuth: float, elevation: float, generator: torch.Gen
 
 def parse(prompt: str) -> Thing | None:
     """The thing a caption speaks of, in any of the wordings of `caption`; None if it is not of this world."""
-    text, *suffixes = [piece.strip() for piece in prompt.lower().strip(" \t\n.!?\"'").split(",")]
+    text, *suffixes = [piece.strip() for piece in prompt.lower().strip(" \t\n.!?\"'-#&").split(",")]
     if any(suffix not in (*VIEW_WORDS, OVERHEAD, _SIDE) for suffix in suffixes):
         return None
     words = [word for word in text.split() if word not in _FILLERS]

@@ -195,7 +195,7 @@ def test_captions_come_back_through_parse() -> None:
     [
         ("a photo of an orange sphere, overhead view", Thing("ball", "orange")),
         ("A snowman with a blue hat.", Thing("snowman", "white", "blue")),
-        ('"A Snowman with a blue hat"!? ', Thing("snowman", "white", "blue")),
+        ('- "A Snowman with a blue hat"!? ', Thing("snowman", "white", "blue")),
         ("the yellow house with a red roof, back left view", Thing("house", "yellow", "red")),
         ("a green cone on top of a blue cylinder", Thing("cone", "green", "blue", "cylinder")),
         ("a white mushroom with a red cap", Thing("mushroom", "white", "red")),
