@@ -129,10 +129,10 @@ def table(facts: dict[str, Any]) -> str:
         _times(f"a {name} step", mode["seconds"], mode["processor_seconds"]) for name, mode in facts["modes"].items()
     ]
     above = "" if machine["device"] == "cuda" else " above the loaded models"
-    lines.append(
-        f"{'the floor of a fast step':26}{_short(1e3 * facts['floor_seconds']):>9}, and a bare one takes "
-        f"{_short(facts['bare_seconds']['median'] / max(1e-12, facts['floor_seconds']))} times that\n"
-    )
+    alone = machine["device"] == "cpu" and machine["threads"] == 1  # then its own seconds are what it takes undisturbed
+    bare = facts["bare_processor_seconds" if alone else "bare_seconds"]["median"]
+    floor = f"{'the floor of a fast step':26}{_short(1e3 * facts['floor_seconds']):>9}"
+    lines.append(f"{floor}, and a bare one takes {_short(bare / max(1e-12, facts['floor_seconds']))} times that\n")
     for name, mode in facts["modes"].items():
         memory = "unknown" if mode["memory"] is None else f"{mode['memory'] / 2**30:.2f} GiB{above}"
         calls = ", ".join(map(_call, mode["calls"])) or "none"

@@ -336,6 +336,8 @@ def test_the_table_says_what_the_facts_say(facts: dict[str, Any]) -> None:
     assert "fast / faithful: 0.610 (0.600 - 0.625); of the processor's time 0.700 (0.600 - 0.800)\n" in text
     assert "bare loop: 1.010 (1.000 - 1.020); of the processor's time 1.030 (1.000 - 1.040)\n" in text
     assert text.endswith("fast / faithful by operations: 0.778")
+    facts["machine"] |= {"device": "cpu", "threads": 1}  # which other work on the machine does not lengthen
+    assert "and a bare one takes 0.625 times that\n" in table(facts)
 
 
 def test_the_faithful_mode_computes_what_it_does_not_share(finished: BenchCLI) -> None:
