@@ -154,7 +154,7 @@ STANDS_FOR = {
     "openai/clip-vit-large-patch14": "clip",
     "step-000400": "last",
 }
-NAMED_ALONE = [f"asdkit {word}" for word in ("fit", "sweep", "compare", "test", "new")]  # which need more
+NAMED_ALONE = [f"asdkit {word}" for word in ("fit", "bench", "sweep", "compare", "test", "new")]  # which need more
 SMALL = ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--snapshots.every=0", "--trainer.callbacks=[]"]
 IN_3D = ["--data.size=16", "--data.views_per_step=1", "--data.orbit.views=2", "--report.size=16"]
 OF_SPLATS = ["--model.generator.count=50", "--model.generator.capacity=60"]
