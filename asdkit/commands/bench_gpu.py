@@ -70,10 +70,10 @@ def _quality(out: Path, tiny: bool) -> list[Check]:
     suite = ("-m", "pytest", "-m", "gpu", *((f"{tests}/rendering", "--collect-only") if tiny else (str(tests),)))
     return [
         Check("environment", (*_ASDKIT, "doctor"), 60, partial(_last_line, "environment")),
-        Check("rasterizers", pictures, 300, lambda out: {"gsplat's pictures": f"the table of {out}/rasterizers.out"}),
-        Check("tests", suite, 240, partial(_last_line, "tests")),
-        Check("main job on the GPU", job("cuda", 5), 300, _job),
-        Check("main job on the CPU", job("cpu", 10), 300, _difference),
+        Check("rasterizers", pictures, 240, lambda out: {"gsplat's pictures": f"the table of {out}/rasterizers.out"}),
+        Check("tests", suite, 120, partial(_last_line, "tests")),
+        Check("main job on the GPU", job("cuda", 5), 240, _job),
+        Check("main job on the CPU", job("cpu", 10), 240, _difference),
     ]
 
 
