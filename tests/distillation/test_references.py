@@ -91,8 +91,13 @@ def test_each_camera_has_the_nearest_picture(tmp_path: Path) -> None:
     assert len(one.image) == 1 and one.image[0, 2, 0, 0].item() == pytest.approx(0.2 + 0.8 * 0.85)
 
 
-def write_folder(folder: Path, views: Views, colours: list[tuple[int, ...]] | None = None, **whole: Any) -> Path:
-    """What nerfstudio would write of these cameras: OpenGL's axes are OpenCV's with y and z turned round."""
+def write_folder(
+    folder: Path, views: Views, colours: list[tuple[int, ...]] | None = None, truth_from: Views | None = None
+) -> Path:
+    """What nerfstudio would write of these cameras: OpenGL's axes are OpenCV's with y and z turned round.
+
+    The pictures are plain, or the truth from these cameras, or from others that stand there for it.
+    """
     scene = folder / "scene"
     (scene / "shots").mkdir(parents=True)
     frames = []
@@ -103,8 +108,8 @@ def write_folder(folder: Path, views: Views, colours: list[tuple[int, ...]] | No
         if colours:
             save_colour(scene / "shots" / f"{i}.png", colours[i], (views.width, views.height))
         else:
-            save_truth(scene / "shots" / f"{i}.png", views[i : i + 1])
-    lens = {"fl_x": float(views.K[0, 0, 0]), "w": views.width, "h": views.height, **whole}
+            save_truth(scene / "shots" / f"{i}.png", (truth_from or views)[i : i + 1])
+    lens = {"fl_x": float(views.K[0, 0, 0]), "w": views.width, "h": views.height}
     (scene / "transforms.json").write_text(json.dumps({**lens, "frames": frames}))
     return scene
 
@@ -132,7 +137,7 @@ def test_a_folder_in_other_units_and_at_another_place_is_brought_to_the_origin(t
     views = ring(5, 25.0, size=24)
     moved = Views(**{**vars(views), "c2w": views.c2w.clone()})
     moved.c2w[:, :3, 3] = moved.c2w[:, :3, 3] * 7.0 + torch.tensor([3.0, -20.0, 5.0])
-    read = PosedFolder(str(write_folder(tmp_path, moved))).read(24, 3.4, 40.0)
+    read = PosedFolder(str(write_folder(tmp_path, moved, truth_from=views))).read(24, 3.4, 40.0)
     for name, values in views.tensors.items():
         got = getattr(read.views, name)
         difference = got - values
