@@ -25,10 +25,10 @@ _SIZE = 64
 class ToyboxSamplesJudge(CLIPJudge):
     """Samples of a Network for some of the data's prompts, which must be of the toybox; the same noise for all.
 
-    `r_precision` is at 1 among 200 prompts by the toybox's CLIP. `diversity` is the root mean square difference of two
-    samples of a prompt, which tells of a collapse. `teacher_r_precision` and `teacher_diversity` are those of the prior
-    by DDIM. `kid` is the squared distance of the samples' features in the CLIP to the teacher's (2 groups of pictures
-    of any prompts, unbiased, cubic kernel), and `teacher_kid` that of the teacher's to true pictures.
+    `r_precision` is at 1 among 200 prompts by the toybox's CLIP, `clip_score` its mean cosine. `diversity` is the root
+    mean square difference of two samples of a prompt, which tells of a collapse. With `teacher_` before it, a figure is
+    that of the prior by DDIM. `kid` is the squared distance of the samples' features in the CLIP to the teacher's (2
+    groups of pictures of any prompts, unbiased, cubic kernel); `teacher_kid` that of the teacher's to true pictures.
 
     Args:
         prompts: how many, from all over their list.

@@ -74,9 +74,11 @@ def test_every_validation_is_judged_by_its_own_pictures() -> None:
 
 
 def test_precision_is_measured_where_there_is_a_clip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A stand-in that prefers the true prompt for half of the pictures."""
+    """A stand-in that prefers the true prompt for half of the pictures, and multiplies cosines by 2."""
 
     class Half:
+        model = SimpleNamespace(logit_scale=torch.tensor(2.0).log())
+
         def __init__(self, folder: Path) -> None:
             assert folder == tmp_path
 
@@ -90,7 +92,8 @@ def test_precision_is_measured_where_there_is_a_clip(monkeypatch: pytest.MonkeyP
 
     (tmp_path / "config.json").touch()
     monkeypatch.setattr(judging, "TinyCLIP", Half)
-    assert measure(Truthful("the yellow duck"), Cameras(size=32))["r_precision"] == 0.5
+    figures = measure(Truthful("the yellow duck"), Cameras(size=32))
+    assert figures["r_precision"] == 0.5 and figures["clip_score"] == pytest.approx(0.25)
 
 
 def test_silhouettes() -> None:

@@ -36,7 +36,9 @@ def test_samples_are_measured_beside_the_teachers(tiny_folder: Path) -> None:
     network = asdkit.Network(size=16, count=2)
     module = asdkit.Distillation("a red cube", asdkit.Pretrained(str(tiny_folder)), network, asdkit.SDS())
     quiet_trainer(1, callbacks=[judge]).fit(module, data)
-    names = {f"{whose}{what}" for whose in ("", "teacher_") for what in ("r_precision", "diversity", "kid")}
+    names = {
+        f"{whose}{what}" for whose in ("", "teacher_") for what in ("r_precision", "clip_score", "diversity", "kid")
+    }
     assert judge.results.keys() == names
     assert judge.results["diversity"] > 0 and judge.results["teacher_diversity"] > 0
     pictures = true_pictures("a red cube", 2, torch.Generator().manual_seed(0))
