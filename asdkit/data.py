@@ -21,9 +21,9 @@ from asdkit.core.text import local
 from asdkit.formats.camera_path import read_camera_path
 from asdkit.formats.pictures import read_picture
 from asdkit.formats.prompts import read_prompts
+from asdkit.formats.references import PosedPictures, References
 from asdkit.generators.from_checkpoint import Saved, built
 from asdkit.generators.from_file import object_of
-from asdkit.references import PosedPictures, References
 from asdkit.rendering.camera_settings import DISTANCE, ORBIT, OVERHEAD, Distance, Elevation, Orbit, Overhead
 from asdkit.rendering.cameras import Batch, Views, orbit, ring
 

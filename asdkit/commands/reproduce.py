@@ -11,11 +11,11 @@ from pathlib import Path
 from asdkit.commands.arguments import Arguments, expand
 from asdkit.core.errors import UsageError
 from asdkit.core.text import local, suggestion
-from asdkit.reproduction import results, runs
-from asdkit.reproduction.figures import FULL, QUICK, Figure, declared
 from asdkit.run import machine
 from asdkit.run.grid import option_values
 from asdkit.run.pool import make_runs
+from asdkit.run.reproduction import results, runs
+from asdkit.run.reproduction.figures import FULL, QUICK, Figure, declared
 from asdkit.run.tables import markdown
 
 DESCRIPTION = """The figures and tables of the paper, and a few beyond it, made anew: each with the claim in a sentence,
@@ -90,7 +90,7 @@ def _plan(figures: Sequence[Figure]) -> str:
 
 def _made(reproduction: runs.Reproduction, options: Namespace) -> int:
     from asdkit.commands.forked import start
-    from asdkit.reproduction import page
+    from asdkit.run.reproduction import page
 
     jobs, code = options.jobs, 0
     if jobs is None and not machine.gpus(os.environ):

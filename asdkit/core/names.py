@@ -48,7 +48,7 @@ _MODULES = {
     "run.clip_judge": "CLIPJudge",
     "run.stability": "StabilityJudge",
     "data": "Cameras Canvas Prompts PromptList PromptFile",
-    "references": "PosedPictures ReferenceView PosedFolder Reconstruction",
+    "formats.references": "PosedPictures ReferenceView PosedFolder Reconstruction",
     "core.ramps": "Ramp",
     "toybox.clip": "CLIPScorer",
     "toybox.prompts": "ToyboxPrompts",

@@ -277,11 +277,6 @@ class Noised:
         """The same clean sample, eps and views at another t."""
         return self.like(self.x0, t, self.eps)
 
-    def asked_of(self, prior: Prior) -> "Noised":
-        """The same clean sample, eps and views for another prior, at its level of the nearest alpha / sigma."""
-        t = self.t if prior is self.prior else prior.schedule.nearest(self.alpha / self.sigma)
-        return Noised(prior, self.x0, t, self.eps, self.views, self.step, self.source, self.random, self.prompts)
-
     def on_source(self) -> "Noised":
         """The same t and eps on the source image; a ValueError where there is none."""
         source = self.source
@@ -306,9 +301,7 @@ class Noised:
     def by_own(
         self, condition: Condition, rows_of: Callable[[Condition, Samples], Mapping[Key, Tensor]]
     ) -> dict[Key, Tensor]:
-        """Tensors with a row for each sample, put together from what `rows_of` gives for each of the conditions that
-        this one is, and the samples that have it.
-        """
+        """Tensors with a row for each sample, put together from `rows_of` each condition that this one is."""
         texts = self.prompts.get(condition.text)
         if texts is None:
             return dict(rows_of(condition, slice(None)))

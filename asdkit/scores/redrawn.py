@@ -151,7 +151,13 @@ class OtherPrior(Redrawn):
         return self
 
     def redraw(self, x: Noised) -> Noised:
-        return x.derived(self.prior, lambda: x.asked_of(self.prior))
+        return x.derived(self.prior, lambda: self._ask(x))
+
+    def _ask(self, x: Noised) -> Noised:
+        """The same clean sample, eps and views for the other prior, at its level of the nearest alpha / sigma."""
+        t = x.t if self.prior is x.prior else self.prior.schedule.nearest(x.alpha / x.sigma)
+        facts = x.step, x.source, x.random, x.prompts, x.references
+        return Noised(self.prior, x.x0, t, x.eps, x.views, *facts)
 
     def loss(self, x: Noised) -> Float[Tensor, ""] | None:
         return self.field.loss(self.redraw(x))

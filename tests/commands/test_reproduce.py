@@ -8,7 +8,7 @@ import pytest
 from support.forked import stop_at_the_first_checkpoint
 
 from asdkit.commands.main import main
-from asdkit.reproduction.figures import declared
+from asdkit.run.reproduction.figures import declared
 
 SMALL = {
     "2D": ["--model.generator.size=16", "--model.generator.count=2"],

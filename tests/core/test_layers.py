@@ -18,15 +18,13 @@ RULE = {  # room: the rooms that it may import, inside functions included
     "priors": _MATHS,
     "methods": {"core", "scores", "discriminators"},
     "ranks": {"core", "discriminators"},
-    "references": {"core", "rendering", "formats"},
-    "data": {"core", "rendering", "formats", "generators", "references"},
+    "data": {"core", "rendering", "formats", "generators"},
     "distillation": {*_MATHS, "discriminators", "generators", "ranks"},
     "lab": {*_MATHS, "discriminators"},
     "testing": {*_MATHS, "discriminators", "generators", "asdkit"},
     "run": {*_PARTS, "priors", "data", "ranks", "distillation"},
-    "reproduction": {"core", "scores", "run"},
     "toybox": {*_PARTS, "priors", "methods", "lab", "data", "distillation", "run", "asdkit"},
-    "commands": {*_PARTS, "priors", "methods", "data", "ranks", "distillation", "run", "reproduction", "asdkit"},
+    "commands": {*_PARTS, "priors", "methods", "data", "ranks", "distillation", "run", "asdkit"},
     "asdkit": {"core"},  # the face, which imports the rest when it is asked for it
     "__main__": {"commands"},
 }

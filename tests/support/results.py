@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from asdkit.reproduction import results
-from asdkit.reproduction.figures import declared
-from asdkit.reproduction.statistics import CONFIRMED, NOT_SHOWN, REFUTED
+from asdkit.run.reproduction import results
+from asdkit.run.reproduction.figures import declared
+from asdkit.run.reproduction.statistics import CONFIRMED, NOT_SHOWN, REFUTED
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docs" / "results.json"

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from asdkit.reproduction.figures import TRUTH, Figure, Rule
-from asdkit.reproduction.statistics import NOT_JUDGED, interval, joint, verdict
+from asdkit.run.reproduction.figures import TRUTH, Figure, Rule
+from asdkit.run.reproduction.statistics import NOT_JUDGED, interval, joint, verdict
 from asdkit.run.tables import cell_text, markdown
 
 Run = Mapping[str, Any]  # part, method, prompt, seed, metrics, and how it was made

@@ -7,9 +7,9 @@ from typing import Any
 
 from asdkit.core.atomic import write_text
 from asdkit.core.text import slug
-from asdkit.reproduction import results
-from asdkit.reproduction.figures import FULL, Figure, Planned, Size, as_cell, declared
 from asdkit.run.grid import Cell, Grid
+from asdkit.run.reproduction import results
+from asdkit.run.reproduction.figures import FULL, Figure, Planned, Size, as_cell, declared
 from asdkit.run.side_files import write_json
 
 _KEPT = ("iterations", "seconds", "versions")

@@ -6,8 +6,8 @@ import pytest
 
 from asdkit.commands.arguments import expand
 from asdkit.core.errors import UsageError
-from asdkit.reproduction.figures import FULL, QUICK, TRUTH, Figure, Planned, as_cell, declared
-from asdkit.reproduction.runs import costs
+from asdkit.run.reproduction.figures import FULL, QUICK, TRUTH, Figure, Planned, as_cell, declared
+from asdkit.run.reproduction.runs import costs
 from asdkit.toybox import world
 
 FIGURES = declared()

@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image
 
 from asdkit.core.atomic import write_text
-from asdkit.reproduction import results
-from asdkit.reproduction.figures import TRUTH, Figure, declared
-from asdkit.reproduction.plots import Point, plot
-from asdkit.reproduction.results import Run
-from asdkit.reproduction.statistics import interval
 from asdkit.run.meanings import meaning
+from asdkit.run.reproduction import results
+from asdkit.run.reproduction.figures import TRUTH, Figure, declared
+from asdkit.run.reproduction.plots import Point, plot
+from asdkit.run.reproduction.results import Run
+from asdkit.run.reproduction.statistics import interval
 from asdkit.scores.equations import effective_scale
 
 _TITLE = "Adversarial score distillation, reproduced"

@@ -11,10 +11,10 @@ import torch
 from support.results import BETWEEN, documents, in_readme, in_results
 
 from asdkit.formats.pictures import save_grid
-from asdkit.reproduction import page, results
-from asdkit.reproduction.figures import declared
-from asdkit.reproduction.page import _plots
-from asdkit.reproduction.results import differences, diversity, judged, with_derived
+from asdkit.run.reproduction import page, results
+from asdkit.run.reproduction.figures import declared
+from asdkit.run.reproduction.page import _plots
+from asdkit.run.reproduction.results import differences, diversity, judged, with_derived
 
 FIG1 = declared().figures["fig1"]
 
