@@ -44,7 +44,7 @@ def test_links_lead_to_pages_of_the_site(folder: Path) -> None:
     linked: set[Path] = set()
     for page in (folder / "pages").rglob("*.md"):
         text = re.sub(r"^ *(```+).*?^ *\1$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-        for target in re.findall(r"\]\(([^)#:\s]+)", text):
+        for target in re.findall(r"\]\(([^)#:\s]+)[)#]", text):
             assert (page.parent / target).is_file(), f"{page} links to {target}"
             linked.add((page.parent / target).resolve().relative_to(folder.resolve()))
     assert {Path("pages/source/SECURITY.md"), Path("pages/source/asdkit/toybox/weights/README.md")} <= linked
