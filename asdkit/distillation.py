@@ -92,7 +92,7 @@ class Distillation(Part, GeneratorModule):
         self.guidance.bind(self.prompt, self.source, self.cfg)
         self.generator.setup(self.prior, getattr(data, "source", None))  # before adapters change the network
         self.guidance.setup(self.prior)
-        for other in self.prior.models[1:] if prompts else []:
+        for other in self.prior.models[1:] if prompts is not None else []:
             other.prepare([Condition(text) for text in prompts.texts])
 
     def configure_model(self) -> None:

@@ -116,8 +116,8 @@ class Exported:
         if views is None:
             return self.generator.render(None, plain)
         console = Console(stderr=True)
-        hidden = {"disable": not (self.watched and console.is_terminal)}
-        frames = track(range(len(views)), "pictures", console=console, transient=True, **hidden)
+        hidden = not (self.watched and console.is_terminal)
+        frames = track(range(len(views)), "pictures", console=console, transient=True, disable=hidden)
         parts = [self.generator.render(views[i : i + 1].to(device), plain) for i in frames]
         return Render(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
 

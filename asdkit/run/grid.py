@@ -62,7 +62,7 @@ class Grid:
         shared = recipe_names(options)
         names = [*shared, *(name for cell in cells for name in recipe_names(cell.options))]
         recipes = {name: find_recipe(name) for name in names}
-        if not shared and not all(recipe_names(cell.options) for cell in self.cells):
+        if not names or not shared and not all(recipe_names(cell.options) for cell in self.cells):
             raise UsageError("There is no recipe among the options; name one with --config RECIPE.")
         self._texts = {name: path.read_bytes() for name, path in recipes.items()}
         own = [recipes[name] for name in shared]

@@ -6,6 +6,7 @@ z, and is a small random one when left out.
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -223,7 +224,7 @@ def check_prior(make: Callable[[], Prior], prompts: Sequence[str] = (Y.text, Z.t
     ask.check_devices("predict", ready, lambda own, device: own.predict(draw(own, device), conditions))
     own = {UNetCopy: any(True for _ in network.parameters()), Embedding: bool(model.condition_shape)}
     for adapter in (adapter for adapter, fits in own.items() if fits and tuple(prompts) == (Y.text, Z.text)):
-        check_adapter(lambda adapter=adapter: adapter(camera=bool(model.time_width)), make)
+        check_adapter(partial(adapter, camera=bool(model.time_width)), make)
 
 
 def _check_images(model: Prior) -> None:

@@ -23,6 +23,11 @@ def python(text: str) -> tuple[str, ...]:
     return ("-c", text)
 
 
+def said(name: str, out: Path) -> dict[str, str]:
+    """What a command has printed, as a row."""
+    return {f"{name} says": (out / f"{name}.out").read_text().strip()}
+
+
 def states(out: Path, kind: str = "dry-run") -> dict[str, Any]:
     return {name: record["code"] for name, record in json.loads((out / kind / "gpu.json").read_text()).items()}
 
@@ -43,9 +48,7 @@ def test_what_fails_is_named_and_what_is_finished_is_not_done_again(
     again = f"open({str(counted)!r}, 'a').write('x')"
     sees = f"import json; print(json.load(open({str(tmp_path / 'dry-run' / 'gpu.json')!r}))['good']['code'])"
     checks += [
-        Check(
-            "good", python(f"print('fine'); {again}"), 60, lambda out: {"row": (out / "good.out").read_text().strip()}
-        ),
+        Check("good", python(f"print('fine'); {again}"), 60, partial(said, "good")),
         Check("bad", python("import sys; sys.stderr.write('oh'); sys.exit(5)"), 60, lambda out: {"never": ""}),
         Check("after", python(sees), 60, partial(said, "after"), repeated=True),
     ]

@@ -342,7 +342,7 @@ def test_the_embedded_prior_is_looked_into(monkeypatch: pytest.MonkeyPatch, tmp_
         content = (copy / name).read_bytes()
         (copy / name).unlink()
         finding = places.prior(tmp_path)
-        assert finding.state == BAD and name.split("/")[0] in finding.text and "reinstall" in finding.remedy
+        assert finding.state == BAD and name.split("/")[0] in finding.text and "install asdkit again" in finding.remedy
         (copy / name).write_bytes(content)
     assert places.prior(tmp_path).state == OK
     weights = copy / "vae" / "diffusion_pytorch_model.safetensors"

@@ -58,7 +58,7 @@ def test_what_gives_no_density_is_exported_as_pictures_and_films(
     Path("hollow.py").write_text("from balls import Balls\n\n\nclass Hollow(Balls):\n    def volume(self): ...\n")
     own = ["--model.generator=hollow.Hollow", f"--model.prior.path={tiny_folder}", "--trust", "hollow"]
     assert main(["fit", "gs3d", "--model.prompt", "a red cube", *QUICK, *IN_3D, *own]) == 0
-    assert {"contact.png", "report.md"} <= {path.name for path in RUN.iterdir()} and list(RUN.glob("orbit.*"))
+    assert {"contact.png", "report.html"} <= {path.name for path in RUN.iterdir()} and list(RUN.glob("orbit.*"))
     export = ["export", str(RUN), "--size=16", "--frames=2", "--trust", "hollow"]
     assert main([*export, "--format=png,webp"]) == 0
     assert Image.open(RUN / "export" / "views.png").size == (8 * 16, 4 * 16)

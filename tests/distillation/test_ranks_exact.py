@@ -165,10 +165,10 @@ class Weigh(pl.Callback):
     """Looks what of the prior's network a rank holds between two steps: half, and phi whole."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
-        for prior in pl_module.priors:
+        for prior in pl_module.prior.models:
             named = dict(prior.network.named_parameters())
             phi = {name for name in named if adapter_of(name)}
-            assert bool(phi) == (prior is pl_module.priors[-1]), "phi is in the last of them"
+            assert bool(phi) == (prior is pl_module.prior.models[-1]), "phi is in the last of them"
             assert not any(isinstance(named[name], DTensor) for name in phi)
             spread = [named[name] for name in named.keys() - phi]
             whole = [name for name in named.keys() - phi if not isinstance(named[name], DTensor)]

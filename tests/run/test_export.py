@@ -282,6 +282,4 @@ def test_films_without_the_extra_are_one_sentence(
 ) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     assert main(["export", str(runs["gaussians"]), "--format=mp4", "--out", str(tmp_path), "--size=16"]) == 3
-    assert 'pip install "imageio>=2.34" "imageio-ffmpeg>=0.5"' in capsys.readouterr().err and not list(
-        tmp_path.iterdir()
-    )
+    assert 'pip install "imageio' in capsys.readouterr().err and not list(tmp_path.iterdir())
