@@ -86,14 +86,16 @@ class Distillation(Part, GeneratorModule):
         data = getattr(checked_trainer(self), "datamodule", None)
         self.prior.setup()
         self.prior.take_prompt(self.prompt, self.view_prompts)
-        if prompts := getattr(data, "prompts", None):
-            self.prior.prepare([Condition(text) for text in prompts.texts])
-            self.generator.take_prompts(prompts.texts)
+        prompts = getattr(data, "prompts", None)
+        texts = prompts.texts if prompts else ()
+        if texts:
+            self.prior.prepare([Condition(text) for text in texts])
+            self.generator.take_prompts(texts)
         self.guidance.bind(self.prompt, self.source, self.cfg)
         self.generator.setup(self.prior, getattr(data, "source", None))  # before adapters change the network
         self.guidance.setup(self.prior)
-        for other in self.prior.models[1:] if prompts is not None else []:
-            other.prepare([Condition(text) for text in prompts.texts])
+        for other in self.prior.models[1:] if texts else []:
+            other.prepare([Condition(text) for text in texts])
 
     def configure_model(self) -> None:
         """Called after `setup`."""

@@ -4,10 +4,10 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BufferedReader, TextIOWrapper
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -87,7 +87,7 @@ class Header:
                 self._pass_over(element, source)
             return self._read(self.elements[name], name, source)
 
-    def _read(self, element: _Element, name: str, file: BufferedReader | TextIOWrapper) -> dict[str, np.ndarray]:
+    def _read(self, element: _Element, name: str, file: Any) -> dict[str, np.ndarray]:
         count, names = element.rows, list(element.properties)
         if self.encoding != "ascii":
             record = np.dtype([(key, _ORDERS[self.encoding] + kind) for key, (kind,) in element.properties.items()])
@@ -104,7 +104,7 @@ class Header:
             raise ValueError(f"{self.path} does not hold {count} {name} lines of {len(names)} numbers each.")
         return dict(zip(names, table.T, strict=True))
 
-    def _pass_over(self, element: _Element, file: BufferedReader | TextIOWrapper) -> None:
+    def _pass_over(self, element: _Element, file: Any) -> None:
         """Go to the end of an element; a file of lists is walked along, row by row."""
         if self.encoding == "ascii":
             for _ in islice(file, element.rows):
