@@ -31,9 +31,10 @@ def in_results(data: Mapping[str, Any]) -> str:
 
 def in_readme(data: Mapping[str, Any]) -> str:
     """How many claims hold, in a sentence."""
-    more = "Figures against the truth: [docs/results.md](docs/results.md)."
+    more = "[docs/results.md](docs/results.md) compares what asdkit makes with the true objects."
     if data["mode"] == "quick":
-        return f"{more} The claims of the paper are not judged yet: `asdkit reproduce --full` does it.\n"
+        judged = "The claims of the paper are not judged yet; `asdkit reproduce --full` judges them."
+        return f"{more} {judged}\n"
     count = Counter(figure["verdict"] for figure in data["figures"].values())
     verdicts = f"{count[CONFIRMED]} confirmed, {count[REFUTED]} refuted, {count[NOT_SHOWN]} not shown"
     return f"The claims of the paper on our prior: {verdicts}. {more}\n"
