@@ -8,14 +8,14 @@ from torch import Tensor
 
 from asdkit.core.randomness import generator_for
 from asdkit.scores.reweighted import Scorer
-from asdkit.toybox import world
+from asdkit.toybox.things import things
 
 EMBEDDED = Path(__file__).parent / "weights" / "clip"
 
 
 def candidate_prompts(count: int, seed: int = 0) -> list[str]:
     """`count` prompts of the world, trained and held out, drawn without repetition."""
-    things = world.things()
+    things = things()
     order = torch.randperm(len(things), generator=generator_for(seed, 0, "candidate prompts"))
     return [things[i].prompt for i in order[:count].tolist()]
 

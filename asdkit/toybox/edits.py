@@ -15,6 +15,7 @@ from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views, orbit
 from asdkit.run.judge import Judge
 from asdkit.toybox import world
+from asdkit.toybox.captions import parse
 from asdkit.toybox.training.common import psnr
 
 _EDGE, _SIZE = 2, 64  # pixels
@@ -24,7 +25,7 @@ Azimuth = Annotated[float, Within(-360, 360)]
 
 def seen(prompt: str, azimuth_deg: float, size: int = _SIZE) -> world.Truth:
     """A thing from this azimuth, 20 degrees above."""
-    thing = world.parse(prompt)
+    thing = parse(prompt)
     require(thing is not None, f"{prompt!r} is no thing of the toybox, such as 'a yellow duck'.")
     assert thing is not None
     return world.render(thing, camera(azimuth_deg, size))

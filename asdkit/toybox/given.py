@@ -21,6 +21,7 @@ from asdkit.generators.gaussians import Gaussians
 from asdkit.rendering.cameras import Views, joined, ring
 from asdkit.run.judge import Judge
 from asdkit.toybox import world
+from asdkit.toybox.captions import parse
 from asdkit.toybox.edits import Azimuth, camera, seen
 from asdkit.toybox.training.common import psnr
 
@@ -110,7 +111,7 @@ class ToyboxGainJudge(Judge):
 
 
 def _truth(prompt: str, views: Views, background: float) -> Float[Tensor, "B 3 H W"]:
-    thing = world.parse(prompt)
+    thing = parse(prompt)
     require(thing is not None, f"{prompt!r} is no thing of the toybox, such as 'a yellow duck'.")
     assert thing is not None
     return world.render(thing, views, (background,) * 3).image

@@ -14,6 +14,7 @@ from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
 from asdkit.scores.equations import hsv_saturation
 from asdkit.toybox import world
+from asdkit.toybox.captions import parse, view_words
 from asdkit.toybox.clip import similarity
 from asdkit.toybox.judge import CLIPJudge, resized
 from asdkit.toybox.training.common import psnr
@@ -23,7 +24,7 @@ _TRIES, _SIZE = 8192, 64
 
 
 class Truths(NamedTuple):
-    """True pictures of a prompt on black [N,3,64,64] in [0,1], and their alphas [N,1,64,64]."""
+    """True pictures of a prompt on black [N,3,H,W] in [0,1], and their alphas [N,1,H,W]."""
 
     on_black: Float[Tensor, "N 3 H W"]
     alpha: Float[Tensor, "N 1 H W"]
@@ -42,13 +43,13 @@ class Truths(NamedTuple):
 @cache
 def truths(prompt: str) -> Truths | None:
     """Pictures of a prompt from the training cameras, of the view it names if any; None if it isn't of the toybox."""
-    thing = world.parse(prompt)
+    thing = parse(prompt)
     if thing is None:
         return None
     words = prompt.lower().rstrip(".").rpartition(", ")[2] if "," in prompt else ""
     views = world.sample_views(generator_for(0, 0, "truths"), _TRIES, _SIZE)
     places = zip(views.azimuth.tolist(), views.elevation.tolist(), strict=True)
-    fits = [not words or words in (world.view_words(*place), world.view_words(*place, ways=4)) for place in places]
+    fits = [not words or words in (view_words(*place), view_words(*place, ways=4)) for place in places]
     truth = world.render(thing, views[torch.tensor(fits).nonzero()[:TRUTHS, 0]], (0.0, 0.0, 0.0))
     return Truths(truth.image, truth.alpha)
 
@@ -94,7 +95,7 @@ class ToyboxImageJudge(CLIPJudge):
 
     def measure(self, module: Distillation, data: Canvas, views: None, render: Render) -> dict[str, float]:
         images = render.image.cpu()
-        thing = world.parse(module.prompt)
+        thing = parse(module.prompt)
         results = figures(images, module.prompt) | self.precision(thing.prompt if thing else module.prompt, images)
         if self._before is not None:
             results["drift"] = (images - self._before).abs().mean().item()

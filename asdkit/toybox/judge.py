@@ -12,6 +12,7 @@ from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views
 from asdkit.run.judge import Judge
 from asdkit.toybox import world
+from asdkit.toybox.captions import parse
 from asdkit.toybox.clip import EMBEDDED, TinyCLIP, prompt_among
 from asdkit.toybox.training.common import psnr
 
@@ -33,7 +34,7 @@ class CLIPJudge(Judge):
 
         Nothing where the package has none, or the CLIP does not know such prompts.
         """
-        if world.parse(prompt) is None:
+        if parse(prompt) is None:
             self.unmeasured["r_precision"] = "the toybox's CLIP has only ever seen the toybox's own captions"
             return {}
         if not (EMBEDDED / "config.json").is_file():
@@ -52,7 +53,7 @@ class ToyboxJudge(CLIPJudge):
     """
 
     def measure(self, module: Distillation, cameras: Cameras, views: Views, render: Render) -> dict[str, float]:
-        thing = world.parse(module.prompt)
+        thing = parse(module.prompt)
         if thing is None:
             _log.warning("%r is not of the toybox, so there is no truth to measure by.", module.prompt)
             truths = {"psnr": "picture", "iou": "silhouette", "azimuth": "front"}

@@ -1,7 +1,7 @@
 """The prompts of the toybox, for generators that make something of each."""
 
 from asdkit.data import Number, Prompts
-from asdkit.toybox import world
+from asdkit.toybox.things import things
 
 
 class ToyboxPrompts(Prompts):
@@ -14,5 +14,5 @@ class ToyboxPrompts(Prompts):
     """
 
     def __init__(self, per_step: Number = 8, two_colours: bool = False, held_out: bool = False) -> None:
-        things = world.things(held_out)
+        things = things(held_out)
         super().__init__([thing.prompt for thing in things if two_colours or thing.second is None], per_step)

@@ -4,9 +4,6 @@ Every primitive lives in a canonical local frame and is placed by an affine map 
 translation). Rays are mapped into the local frame without normalising their direction, so the ray parameter t is the
 same in both frames; camera rays have unit camera z, so t is the depth. Primitives are drawn one by one into a depth
 buffer, each inside the screen rectangle of its bounding box: a miss costs nothing.
-
-Colours depend on the surface normal in the WORLD alone (no highlights, no cast shadows), so they are the same from
-every camera and view-independent representations can match them exactly.
 """
 
 import math
@@ -15,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from asdkit.toybox.materials import Colour
+
 ELLIPSOID, FRUSTUM, BOX, PYRAMID, PRISM, TORUS = range(6)
 
-Colour = tuple[float, float, float]
 Hit = tuple[float, float, float, float]  # t along the ray (1e30: none) and a normal that is not unit
 _NEAR, _FAR = 1e-3, 1e30
 _TORUS_STEPS, _TORUS_TOLERANCE = 96, 1e-5
@@ -32,10 +30,6 @@ _PLANES = np.array(
     dtype=np.float64,
 )
 
-# Light fixed to the world: it comes from the front (+x), the left (+y) and above.
-_LIGHT = (0.72, 0.35, 0.60)
-_AMBIENT, _SKY, _SUN = 0.45, 0.18, 0.50
-
 
 class Primitive(NamedTuple):
     """One solid of one colour.
@@ -48,6 +42,7 @@ class Primitive(NamedTuple):
         matrix: local to world [3,4].
         param: see `shape`.
         open_top: a frustum without its upper lid; its side is then seen from within too.
+        textured: whether the object's material paints it.
     """
 
     shape: int
@@ -55,10 +50,11 @@ class Primitive(NamedTuple):
     matrix: np.ndarray
     param: float = 1.0
     open_top: bool = False
+    textured: bool = False
 
 
 class Scene(NamedTuple):
-    """P primitives packed for the kernel: shape [P], colour [P,3], both maps [P,3,4], param [P], open_top [P]."""
+    """P primitives packed for the kernel: shape [P], colour [P,3], both maps [P,3,4]; the rest [P]."""
 
     shape: np.ndarray
     colour: np.ndarray
@@ -66,6 +62,7 @@ class Scene(NamedTuple):
     to_local: np.ndarray
     param: np.ndarray
     open_top: np.ndarray
+    textured: np.ndarray
 
 
 def place(
@@ -111,6 +108,7 @@ def pack(primitives: list[Primitive]) -> Scene:
         np.ascontiguousarray(to_local),
         np.array([p.param for p in primitives], dtype=np.float64),
         np.array([p.open_top for p in primitives], dtype=np.bool_),
+        np.array([p.textured for p in primitives], dtype=np.bool_),
     )
 
 
@@ -294,57 +292,3 @@ def trace(
     normal = np.zeros((height, width, 3))
     _trace_view(scene, c2w, K, depth, index, normal)
     return depth, index, normal
-
-
-@njit(cache=True, nogil=True)
-def _resolve(
-    samples: tuple[np.ndarray, np.ndarray, np.ndarray], colours: np.ndarray, factor: int,
-    image: np.ndarray, alpha: np.ndarray, mean_depth: np.ndarray,
-) -> None:  # fmt: skip
-    depth, index, normal = samples
-    share = 1.0 / (factor * factor)
-    for row in range(depth.shape[0]):
-        for col in range(depth.shape[1]):
-            p = index[row, col]
-            if p < 0:
-                continue
-            y, x = row // factor, col // factor
-            nx, ny, nz = normal[row, col, 0], normal[row, col, 1], normal[row, col, 2]
-            sun = 0.5 + 0.5 * (nx * _LIGHT[0] + ny * _LIGHT[1] + nz * _LIGHT[2])
-            light = _AMBIENT + _SKY * (0.5 + 0.5 * nz) + _SUN * sun * sun
-            alpha[y, x] += share
-            mean_depth[y, x] += share * depth[row, col]
-            for c in range(3):
-                image[c, y, x] += share * min(1.0, colours[p, c] * light)
-    for y in range(alpha.shape[0]):
-        for x in range(alpha.shape[1]):
-            if alpha[y, x] > 0.0:
-                mean_depth[y, x] /= alpha[y, x]
-
-
-def shade(
-    scene: Scene, c2w: np.ndarray, K: np.ndarray, height: int, width: int, supersample: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Anti-aliased pictures on black.
-
-    Args:
-        scene: what is seen.
-        c2w: camera-to-world, OpenCV axes [B,4,4] float64.
-        K: intrinsics in pixels [B,3,3] float64.
-        height: pixels.
-        width: pixels.
-        supersample: samples per pixel along each axis.
-
-    Returns:
-        image: colour times alpha [B,3,H,W] float32.
-        alpha: the share of a pixel's samples that hit [B,H,W] float32.
-        depth: mean camera z of the samples that hit, 0 where none did [B,H,W] float32.
-    """
-    image = np.zeros((len(c2w), 3, height, width), dtype=np.float32)
-    alpha = np.zeros((len(c2w), height, width), dtype=np.float32)
-    depth = np.zeros((len(c2w), height, width), dtype=np.float32)
-    fine = K * np.array([[supersample], [supersample], [1.0]])
-    for b in range(len(c2w)):
-        samples = trace(scene, c2w[b], fine[b], height * supersample, width * supersample)
-        _resolve(samples, scene.colour, supersample, image[b], alpha[b], depth[b])
-    return image, alpha, depth

@@ -15,6 +15,7 @@ from asdkit.rendering.cameras import Views
 from asdkit.scores.ddim import ddim
 from asdkit.scores.fields import CFG
 from asdkit.toybox import world
+from asdkit.toybox.captions import parse
 from asdkit.toybox.clip import EMBEDDED, TinyCLIP
 from asdkit.toybox.judge import CLIPJudge, resized
 
@@ -72,9 +73,9 @@ class ToyboxSamplesJudge(CLIPJudge):
         return results
 
 
-def true_pictures(prompt: str, count: int, generator: torch.Generator) -> Float[Tensor, "count 3 64 64"]:
+def true_pictures(prompt: str, count: int, generator: torch.Generator) -> Float[Tensor, "count 3 H W"]:
     """Pictures of a prompt as the prior was trained on: from random cameras, before random backgrounds."""
-    thing = world.parse(prompt)
+    thing = parse(prompt)
     if thing is None:
         raise ValueError(f"ToyboxSamplesJudge knows the truth of the toybox's prompts alone; {prompt!r} is none.")
     views = world.sample_views(generator, count, _SIZE)

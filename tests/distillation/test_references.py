@@ -33,13 +33,14 @@ from asdkit import (
 from asdkit.commands.main import main
 from asdkit.rendering.cameras import Batch, Posed, Views, orbit, ring
 from asdkit.toybox import world
+from asdkit.toybox.captions import parse
 
 PLAIN = torch.full((3,), 0.85)
 
 
 def save_truth(path: Path, views: Views, prompt: str = "a yellow duck") -> None:
     """A true picture with transparency; only opaque pixels' colours are exact."""
-    truth = world.render(world.parse(prompt), views, (0.0, 0.0, 0.0))
+    truth = world.render(parse(prompt), views, (0.0, 0.0, 0.0))
     colours = truth.image[0] / truth.alpha[0].clamp(min=1e-6)
     rgba = torch.cat([colours.clamp(0, 1), truth.alpha[0]]).permute(1, 2, 0)
     Image.fromarray((rgba * 255).round().byte().numpy(), "RGBA").save(path)
@@ -64,7 +65,7 @@ def test_a_reference_is_seen_by_the_recipes_camera(tmp_path: Path) -> None:
     references = cameras.references
     assert all(torch.allclose(v, getattr(references.views, k), atol=1e-6) for k, v in views.tensors.items())
     near = references.near(views, None, PLAIN)
-    truth = world.render(world.parse("a yellow duck"), views, (0.85,) * 3)
+    truth = world.render(parse("a yellow duck"), views, (0.85,) * 3)
     assert (near.image - truth.image).abs().max() < 0.02 and (near.alpha - truth.alpha).abs().max() < 0.003
     own = Cameras(
         references=ReferenceView(str(tmp_path / "a.png"), distance=2.0, fov_deg=90.0), size=32
@@ -144,7 +145,7 @@ def test_a_folder_in_other_units_and_at_another_place_is_brought_to_the_origin(t
         difference = torch.remainder(difference + 1, 2 * math.pi) - 1 if name == "azimuth" else difference
         assert difference.abs().max() < 1e-4, name
     near = read.near(views, None, PLAIN)
-    truth = world.render(world.parse("a yellow duck"), views, (0.85,) * 3).image
+    truth = world.render(parse("a yellow duck"), views, (0.85,) * 3).image
     assert near.nearest.tolist() == [0, 1, 2, 3, 4] and (near.image - truth).abs().max() < 0.02
 
 

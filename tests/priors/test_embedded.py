@@ -10,6 +10,7 @@ from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.conditions import Condition
 from asdkit.scores.ddim import ddim
 from asdkit.toybox import world
+from asdkit.toybox.captions import parse
 from asdkit.toybox.clip import TinyCLIP
 from asdkit.toybox.training import model_card
 
@@ -56,7 +57,7 @@ def test_the_prior_draws_the_camera_that_it_is_told(prior: Pretrained, monkeypat
     monkeypatch.setattr(prior, "view_words", None)
     views = ring(4, elevation_deg=20.0)
     with torch.no_grad():
-        x0 = prior.encode(world.render(world.parse("a yellow duck"), views, (0.85,) * 3).image)
+        x0 = prior.encode(world.render(parse("a yellow duck"), views, (0.85,) * 3).image)
     eps, errors = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)), []
     for turn in range(4):
         x = prior.draw(x0, torch.full((4,), 700), eps, views[torch.arange(turn, turn + 4) % 4])
@@ -65,7 +66,7 @@ def test_the_prior_draws_the_camera_that_it_is_told(prior: Pretrained, monkeypat
 
 
 def test_encoding_a_render_keeps_its_silhouette_sharp(prior: Pretrained) -> None:
-    truth = world.render(world.parse("a red ball"), ring(1))
+    truth = world.render(parse("a red ball"), ring(1))
     with torch.no_grad():
         decoded = prior.decode(prior.encode(truth.image))
     inside = (truth.alpha > 0.99).expand(-1, 3, -1, -1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from asdkit.rendering.view_words import DREAMFUSION, EIGHT_SECTORS, ViewWords
-from asdkit.toybox.world import view_words
+from asdkit.toybox.captions import view_words
 
 
 def _words(words: ViewWords, azimuth_deg: float, elevation_deg: float = 0.0) -> str:

@@ -15,6 +15,7 @@ from asdkit.rendering.cameras import Batch, Views, ring
 from asdkit.run.judge import Judge
 from asdkit.toybox import judge as judging
 from asdkit.toybox import world
+from asdkit.toybox.captions import parse
 from asdkit.toybox.judge import azimuths_right, silhouette_iou
 
 
@@ -27,7 +28,7 @@ class Truthful:
 
     def show(self, views: Views) -> Render:
         turned = ring(len(views), 20.0, 3.4, size=views.width, offset_deg=self.turned) if self.turned else views
-        image, *rest = world.render(world.parse(self.prompt), turned, (0.85,) * 3)
+        image, *rest = world.render(parse(self.prompt), turned, (0.85,) * 3)
         return Render(image + self.error * torch.where(image < 0.5, 1, -1), *rest)
 
 

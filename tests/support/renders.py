@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from asdkit.lab import FiniteSetPrior
 from asdkit.rendering.cameras import ring
 from asdkit.toybox import world
+from asdkit.toybox.captions import parse
 
 
 def prior_of_renders(captions: Sequence[str], views: int = 24, size: int = 32, nearest: int = 1) -> FiniteSetPrior:
@@ -21,7 +22,7 @@ def prior_of_renders(captions: Sequence[str], views: int = 24, size: int = 32, n
     """
     prior, cameras = FiniteSetPrior(nearest), ring(views, size=size)
     for caption in captions:
-        thing = world.parse(caption)
+        thing = parse(caption)
         if thing is None:
             raise ValueError(f"{caption!r} is no thing of the toybox.")
         prior.add(caption, world.render(thing, cameras).image, cameras)

@@ -9,6 +9,7 @@ import torch
 from asdkit import SDS, Cameras, Distillation, FiniteSetPrior, Gaussians, ToyboxAwayJudge, ToyboxGainJudge
 from asdkit.formats.pictures import read_cutout
 from asdkit.toybox import given, world
+from asdkit.toybox.captions import parse
 from asdkit.toybox.edits import seen
 
 
@@ -27,7 +28,7 @@ def test_views_far_from_the_given_one_and_what_was_given_are_measured(
     given.spoilt("a yellow duck", 0.0, tmp_path / "duck.ply")
     module, data = Distillation("a yellow duck", FiniteSetPrior(), Gaussians(count=50), SDS()), Cameras()
     novel, grey = data.novel_views(), module.rendering.background
-    truth = world.render(world.parse("a yellow duck"), novel, (grey,) * 3).image
+    truth = world.render(parse("a yellow duck"), novel, (grey,) * 3).image
     with torch.no_grad():
         render = module.show(novel)
         start = Gaussians(str(tmp_path / "duck.ply")).render(novel, torch.full((3,), grey)).image

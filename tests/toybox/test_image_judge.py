@@ -10,11 +10,12 @@ from torch import Tensor
 
 from asdkit import DDS, Canvas, Distillation, FiniteSetPrior, Pixels, ToyboxImageJudge
 from asdkit.generators.base import Render
-from asdkit.toybox import image_judge, world
+from asdkit.toybox import image_judge
 from asdkit.toybox import judge as judging
 from asdkit.toybox.clip import TinyCLIP, similarity
 from asdkit.toybox.image_judge import Truths, figures, sharpness, truths
 from asdkit.toybox.judge import EMBEDDED
+from asdkit.toybox.things import COLOURS
 
 
 def on(bank: Truths, index: int, colour: tuple[float, float, float]) -> Tensor:
@@ -23,7 +24,7 @@ def on(bank: Truths, index: int, colour: tuple[float, float, float]) -> Tensor:
 
 def test_the_truths_are_of_the_view_that_the_prompt_names() -> None:
     front, back = truths("a yellow duck, front view"), truths("a yellow duck, back view")
-    beak = torch.tensor(world.COLOURS["orange"])[:, None, None]
+    beak = torch.tensor(COLOURS["orange"])[:, None, None]
     orange = [((bank.on_black - beak).abs().amax(1) < 0.15).float().mean() for bank in (front, back)]
     assert orange[0] > 5 * orange[1]
     assert len(truths("a yellow duck").alpha) == len(front.alpha) == image_judge.TRUTHS

@@ -4,9 +4,11 @@ import pytest
 
 from asdkit.rendering.cameras import ring
 from asdkit.toybox import world
+from asdkit.toybox.captions import parse
+from asdkit.toybox.things import is_held_out
 from asdkit.toybox.training import model_card
 
-DUCK = world.parse("a yellow duck")
+DUCK = parse("a yellow duck")
 
 
 @pytest.mark.parametrize(
@@ -18,7 +20,7 @@ def test_a_sample_is_in_the_right_sector_when_it_shows_the_azimuth_asked_for(tur
 
 
 def test_the_prompts_of_the_evaluation_are_of_the_kind_they_claim() -> None:
-    assert all(world.is_held_out(thing) for thing in model_card.drawn_things(True, 50, 0))
-    assert not any(world.is_held_out(thing) for thing in model_card.drawn_things(False, 50, 0))
+    assert all(is_held_out(thing) for thing in model_card.drawn_things(True, 50, 0))
+    assert not any(is_held_out(thing) for thing in model_card.drawn_things(False, 50, 0))
     sectors = model_card.sector_views(10).azimuth.rad2deg().round().tolist()
     assert sectors == [0, 45, 90, 135, 180, 225, 270, 315, 0, 45]

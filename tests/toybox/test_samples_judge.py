@@ -8,8 +8,8 @@ import torch
 from support.quiet import quiet_trainer
 
 import asdkit
+from asdkit.toybox.captions import parse
 from asdkit.toybox.samples_judge import diversity, kid, true_pictures
-from asdkit.toybox.world import parse
 
 
 def test_kid_by_slow_loops() -> None:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from asdkit import ToyboxData, TrainCLIP, TrainUNet, TrainVAE
 from asdkit.scores.conditions import NULL, Condition
-from asdkit.toybox import world
+from asdkit.toybox.captions import parse, vocabulary
 from asdkit.toybox.clip import TinyCLIP, candidate_prompts
+from asdkit.toybox.things import is_held_out
 from asdkit.toybox.tokenizer import build_tokenizer
 from asdkit.toybox.training.renders import Renders, encode_cache, render_cache
 
@@ -53,19 +54,19 @@ def test_the_cache_is_drawn_statelessly_and_labels_belong_to_pictures(cache: Pat
     assert batch.captions == resumed.captions
     assert renders.batch(6).captions != batch.captions
     kind = renders.labels["things"][int(batch.index[0])][0]
-    assert world.parse(batch.prompts[0]).kind == kind
+    assert parse(batch.prompts[0]).kind == kind
     for prompt in batch.prompts:
-        assert not world.is_held_out(world.parse(prompt))
+        assert not is_held_out(parse(prompt))
 
 
 def test_held_out_renders_are_of_held_out_things(cache: Path) -> None:
     renders = Renders(render_cache(cache, 8, 0, held_out=True), 8)
-    assert all(world.is_held_out(world.parse(prompt)) for prompt in renders.batch(0).prompts)
+    assert all(is_held_out(parse(prompt)) for prompt in renders.batch(0).prompts)
 
 
 def test_every_word_of_the_world_is_one_token() -> None:
     tokenizer = build_tokenizer()
-    assert [word for word in world.vocabulary() if len(tokenizer.tokenize(word)) != 1] == []
+    assert [word for word in vocabulary() if len(tokenizer.tokenize(word)) != 1] == []
     assert len(tokenizer.tokenize("zebra")) > 1
 
 

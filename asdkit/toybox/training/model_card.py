@@ -19,6 +19,7 @@ from asdkit.scores.ddim import ddim
 from asdkit.scores.fields import CFG
 from asdkit.toybox import world
 from asdkit.toybox.clip import TinyCLIP
+from asdkit.toybox.things import Thing
 
 SCALE, STEPS, PROMPTS, CANDIDATES, BACKGROUND = 3.0, 50, 50, 200, 0.85
 _AZIMUTHS = 24
@@ -36,13 +37,13 @@ def sample(prior: Pretrained, prompts: list[str], views: Views, seed: int) -> Fl
     return torch.cat(images)
 
 
-def drawn_things(held_out: bool, count: int, seed: int) -> list[world.Thing]:
+def drawn_things(held_out: bool, count: int, seed: int) -> list[Thing]:
     """`count` things of the trained or of the held-out compositions, as the world's sampler draws them."""
     generator = generator_for(seed, 0, "held-out things" if held_out else "trained things")
     return [world.sample_thing(generator, held_out) for _ in range(count)]
 
 
-def sector_is_right(image: Float[Tensor, "3 H W"], thing: world.Thing, view: Views) -> bool:
+def sector_is_right(image: Float[Tensor, "3 H W"], thing: Thing, view: Views) -> bool:
     """Whether the nearest true render over the azimuths lies in the sector that was asked for."""
     elevation, distance = view.elevation.rad2deg().item(), view.distance.item()
     candidates = ring(_AZIMUTHS, elevation, distance, size=image.shape[-1])

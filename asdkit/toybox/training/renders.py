@@ -17,6 +17,8 @@ from asdkit.core.bounds import Within, checked
 from asdkit.core.randomness import generator_for
 from asdkit.rendering.cameras import Views
 from asdkit.toybox import world
+from asdkit.toybox.captions import caption
+from asdkit.toybox.things import Thing
 
 _CHUNK = 250
 Renderable = Annotated[int, Within(1, 10_000_000)]
@@ -71,9 +73,9 @@ class Renders(IterableDataset[Examples]):
         """The renders of given numbers [B], with captions worded by `generator`."""
         images = torch.from_numpy(self.images[index.numpy()]).float().div_(255)
         azimuth, elevation, distance = self.labels["cameras"][index].unbind(1)
-        things = [world.Thing(*self.labels["things"][i]) for i in index.tolist()]
+        things = [Thing(*self.labels["things"][i]) for i in index.tolist()]
         captions = [
-            world.caption(thing, float(a), float(e), generator)
+            caption(thing, float(a), float(e), generator)
             for thing, a, e in zip(things, azimuth, elevation, strict=True)
         ]
         size = images.shape[-1]

@@ -17,7 +17,7 @@ from asdkit.rendering.cameras import Views
 from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.camera_embedding import CameraEmbedding
 from asdkit.scores.schedules import scaled_linear
-from asdkit.toybox import world
+from asdkit.toybox.captions import vocabulary
 from asdkit.toybox.training.common import hold_then_decay, save_half
 from asdkit.toybox.training.renders import Examples, encode_cache
 
@@ -232,7 +232,7 @@ def save_pipeline(net: Denoiser, folder: Path) -> None:
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_config(folder)  # model_index.json
-    words = world.vocabulary()
+    words = vocabulary()
     related = json.loads((Path(__file__).parents[1] / "related_words.json").read_text())
     facts = {
         "view_words": EIGHT_SECTORS.sectors,

@@ -8,7 +8,7 @@ from asdkit.commands.arguments import expand
 from asdkit.core.errors import UsageError
 from asdkit.run.reproduction.figures import FULL, QUICK, TRUTH, Figure, Planned, as_cell, declared
 from asdkit.run.reproduction.runs import costs
-from asdkit.toybox import world
+from asdkit.toybox.captions import parse
 
 FIGURES = declared()
 PAPERS = ("fig1", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "table1")
@@ -57,13 +57,13 @@ def test_fit_takes_all_options(tmp_path: Path) -> None:
 def test_prompts_are_of_the_world() -> None:
     """All have a truth; Figure 9's situations are there."""
     subjects = [subject for part in FIGURES.parts.values() for subject in part.prompts]
-    assert all(world.parse(subject.prompt) for subject in subjects)
+    assert all(parse(subject.prompt) for subject in subjects)
     assert {subject.of for subject in subjects} >= {"simplification", "refinement", "replacement"}
     for subject in subjects:
         named = [
             option.partition("=")[2] for option in subject.options if option.startswith(("--model.so", "--data.th"))
         ]
-        assert all(map(world.parse, named)) and len(set(named)) <= 1
+        assert all(map(parse, named)) and len(set(named)) <= 1
 
 
 def test_runs_of_several_figures_are_made_once() -> None:

@@ -1,0 +1,181 @@
+"""The things of the toybox: a kind, its colours and its material, or one simple shape on another."""
+
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+from asdkit.toybox.materials import MATERIALS, Colour, Texture, texture
+from asdkit.toybox.objects import KINDS, STACK_BOTTOMS, STACK_TOPS, build, stack
+from asdkit.toybox.raycaster import Scene, pack
+
+COLOURS: dict[str, Colour] = {
+    "red": (0.85, 0.10, 0.09),
+    "orange": (1.00, 0.48, 0.05),
+    "yellow": (0.98, 0.84, 0.12),
+    "green": (0.12, 0.58, 0.16),
+    "turquoise": (0.12, 0.78, 0.78),
+    "blue": (0.10, 0.20, 0.82),
+    "purple": (0.50, 0.14, 0.70),
+    "pink": (1.00, 0.50, 0.70),
+    "brown": (0.36, 0.20, 0.11),
+    "white": (0.95, 0.95, 0.95),
+    "black": (0.12, 0.12, 0.13),
+}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object of the world.
+
+    Args:
+        kind: a key of KINDS; of a stack, the top (one of STACK_TOPS).
+        main: a key of COLOURS, or "" where the material has a colour of its own; of a stack, the top's colour.
+        second: the colour of the kind's named part (None: the kind's default); of a stack, the bottom's colour.
+        base: of a stack, the bottom (one of STACK_BOTTOMS); "" for anything else.
+        material: a key of MATERIALS, or "" for plain.
+        other: the second colour of a material of two colours.
+    """
+
+    kind: str
+    main: str
+    second: str | None = None
+    base: str = ""
+    material: str = ""
+    other: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is not of this world."""
+        known = (None, *COLOURS)
+        if self.kind not in KINDS or self.main not in ("", *COLOURS) or not {self.second, self.other} <= set(known):
+            raise ValueError(f"no such thing in the toybox: {self!r}")
+        if self.base:
+            if (
+                self.kind not in STACK_TOPS
+                or self.base not in STACK_BOTTOMS
+                or None in (self.second, self.main or None)
+            ):
+                raise ValueError(f"not a stack of the toybox: {self!r}")
+        elif self.second is not None and not KINDS[self.kind].part:
+            raise ValueError(f"a {self.kind} has no second colour")
+        self._check_material()
+
+    def _check_material(self) -> None:
+        if self.material not in ("", *MATERIALS) or (self.material and self.base):
+            raise ValueError(f"no such material in the toybox: {self!r}")
+        two_coloured = bool(self.material) and MATERIALS[self.material].natural is None
+        if two_coloured != (self.other is not None) or (self.other is not None and self.other == self.main):
+            raise ValueError(f"striped, spotted and checkered things alone have two different colours: {self!r}")
+        if not self.main and (not self.material or two_coloured):
+            raise ValueError(f"the colour is missing: {self!r}")
+
+    @property
+    def has_front(self) -> bool:
+        """Whether it looks different from the front (+x) and from the back."""
+        return not self.base and KINDS[self.kind].front
+
+    @property
+    def prompt(self) -> str:
+        """The canonical caption: "a yellow house with a red roof", "a red and white striped ball"."""
+        words = describe(self)
+        return f"{article(words)} {words}"
+
+    @property
+    def primitives(self) -> Scene:
+        """Its geometry and colours, packed for the ray caster."""
+        return _scene(self)
+
+    def texture(self, instance: int = 0) -> Texture:
+        """How one of its instances is painted; plain things have one look."""
+        natural = MATERIALS[self.material].natural if self.material else None
+        main = COLOURS[self.main] if self.main else natural
+        assert main is not None
+        return texture(self.material, main, COLOURS[self.other] if self.other else None, instance)
+
+
+@lru_cache(maxsize=4096)
+def _scene(thing: Thing) -> Scene:
+    natural = MATERIALS[thing.material].natural if thing.material else None
+    main = COLOURS[thing.main] if thing.main else natural
+    assert main is not None
+    second = COLOURS[thing.second] if thing.second else None
+    if thing.base:
+        assert second is not None
+        return pack(stack(thing.kind, main, thing.base, second))
+    parts = build(thing.kind, main, second)
+    return pack([part._replace(textured=bool(thing.material) and part.colour is main) for part in parts])
+
+
+def article(words: str) -> str:
+    """ "an" before a vowel, else "a"."""
+    return "an" if words[0] in "aeiou" else "a"
+
+
+def describe(thing: Thing, noun: str = "", on: str = "on", colour: bool = True, other: bool = True) -> str:
+    """The words for a thing without an article.
+
+    Args:
+        thing: what is described.
+        noun: another word for its kind.
+        on: the words between the parts of a stack.
+        colour: whether the main colour is named.
+        other: whether a material's second colour is named.
+    """
+    colours = [thing.main if colour else "", f"and {thing.other}" if thing.other and other and colour else ""]
+    words = " ".join(word for word in (*colours, thing.material, noun or thing.kind) if word)
+    if thing.base:
+        return f"{words} {on} {article(thing.second or '')} {thing.second} {thing.base}"
+    if thing.second is None:
+        return words
+    part = KINDS[thing.kind].part
+    before = "" if part.endswith("s") else f"{article(thing.second)} "
+    return f"{words} with {before}{thing.second} {part}"
+
+
+def is_held_out(thing: Thing) -> bool:
+    """Whether training never sees this composition.
+
+    Of a kind, one or two main colours; of every other kind, a material; of the stacks, one in eight. A kind's natural
+    colour is never held out.
+    """
+    colours = list(COLOURS)
+    if thing.base:
+        top, bottom = STACK_TOPS.index(thing.kind), STACK_BOTTOMS.index(thing.base)
+        main, second = colours.index(thing.main), colours.index(thing.second or "")
+        return (top + 3 * main + 3 * bottom + 5 * second) % 8 == 0
+    row = list(KINDS).index(thing.kind)
+    return thing.main in _held_out_colours(row, KINDS[thing.kind].natural) or thing.material == _held_out_material(row)
+
+
+@cache
+def _held_out_colours(row: int, natural: str) -> tuple[str, ...]:
+    free = [colour for colour in COLOURS if colour != natural]
+    first, second = free[(row + 8) % len(free)], free[(row + 10) % len(free)]
+    return (first, second) if row % 2 else (first,)
+
+
+def _held_out_material(row: int) -> str | None:
+    return None if row % 2 else list(MATERIALS)[row // 2 % len(MATERIALS)]
+
+
+@cache
+def _things(held_out: bool | None) -> tuple[Thing, ...]:
+    everything = []
+    for kind, entry in KINDS.items():
+        for main in COLOURS:
+            seconds = [None, *(c for c in COLOURS if c != main)] if entry.part else [None]
+            everything += [Thing(kind, main, second) for second in seconds]
+        for word, material in MATERIALS.items():
+            if material.natural is None:
+                everything += [Thing(kind, m, None, "", word, o) for m in COLOURS for o in COLOURS if m != o]
+            else:
+                everything += [Thing(kind, main, None, "", word) for main in ("", *COLOURS)]
+    pairs = [(top, bottom) for top in STACK_TOPS for bottom in STACK_BOTTOMS if top != bottom]
+    everything += [Thing(t, m, s, b) for t, b in pairs for m in COLOURS for s in COLOURS if m != s]
+    return tuple(t for t in everything if held_out is None or is_held_out(t) == held_out)
+
+
+def things(held_out: bool | None = None) -> list[Thing]:
+    """Every thing of the world in a fixed order; only the held-out ones (True) or only the others (False).
+
+    Things of a material have no part in a colour of its own here, though captions know them.
+    """
+    return list(_things(held_out))
