@@ -89,7 +89,8 @@ def _free_words(thing: Thing, generator: torch.Generator) -> str:
     noun = entry.synonym if entry.synonym and uniform(generator) < 0.25 else thing.kind
     on = "on top of" if uniform(generator) < 0.25 else "on"
     usual = thing.other is None or thing.other == usual_other(thing.main)
-    nameless = not thing.base and thing.main == entry.natural and usual and uniform(generator) < 0.2
+    own_colour = bool(thing.material) and thing.other is None  # "a marble fish" is white, not orange
+    nameless = thing.main == entry.natural and usual and not (thing.base or own_colour) and uniform(generator) < 0.2
     other = not usual or uniform(generator) < 0.75
     return describe(thing, noun, on, colour=not nameless, other=other)
 

@@ -8,16 +8,17 @@ from torch import Tensor
 
 from asdkit.core.randomness import generator_for
 from asdkit.scores.reweighted import Scorer
-from asdkit.toybox.things import things
+from asdkit.toybox import world
 
 EMBEDDED = Path(__file__).parent / "weights" / "clip"
 
 
 def candidate_prompts(count: int, seed: int = 0) -> list[str]:
-    """`count` prompts of the world, trained and held out, drawn without repetition."""
-    things = things()
-    order = torch.randperm(len(things), generator=generator_for(seed, 0, "candidate prompts"))
-    return [things[i].prompt for i in order[:count].tolist()]
+    """`count` different prompts of the world, every eighth of a held-out thing, drawn as training draws them."""
+    generator, prompts = generator_for(seed, 0, "candidate prompts"), dict[str, None]()
+    while len(prompts) < count:
+        prompts[world.sample_thing(generator, held_out=len(prompts) % 8 == 7).prompt] = None
+    return list(prompts)
 
 
 def prompt_among(count: int, prompt: str) -> list[str]:

@@ -18,12 +18,12 @@ from asdkit.toybox import world
 from asdkit.toybox.captions import parse
 from asdkit.toybox.training.common import psnr
 
-_EDGE, _SIZE = 2, 64  # pixels
+_EDGE = 2  # pixels
 _ELEVATION_DEG, _DISTANCE, _FOV_DEG = 20.0, 3.4, 40.0
 Azimuth = Annotated[float, Within(-360, 360)]
 
 
-def seen(prompt: str, azimuth_deg: float, size: int = _SIZE) -> world.Truth:
+def seen(prompt: str, azimuth_deg: float, size: int = world.SIZE) -> world.Truth:
     """A thing from this azimuth, 20 degrees above."""
     thing = parse(prompt)
     require(thing is not None, f"{prompt!r} is no thing of the toybox, such as 'a yellow duck'.")
@@ -31,7 +31,7 @@ def seen(prompt: str, azimuth_deg: float, size: int = _SIZE) -> world.Truth:
     return world.render(thing, camera(azimuth_deg, size))
 
 
-def camera(azimuth_deg: float, size: int = _SIZE) -> Views:
+def camera(azimuth_deg: float, size: int = world.SIZE) -> Views:
     """At this azimuth, 20 degrees above."""
     azimuth, elevation = (torch.tensor([math.radians(degrees)]) for degrees in (azimuth_deg, _ELEVATION_DEG))
     return orbit(azimuth, elevation, torch.tensor([_DISTANCE]), math.radians(_FOV_DEG), size, size)
@@ -45,7 +45,7 @@ def ToyboxCanvas(thing: str = "a yellow duck", azimuth_deg: Azimuth = 0.0) -> Ca
         thing: what it shows, in words.
         azimuth_deg: from where.
     """
-    canvas = Canvas(size=_SIZE)
+    canvas = Canvas(size=world.SIZE)
     canvas.source = seen(thing, azimuth_deg).image
     return canvas
 

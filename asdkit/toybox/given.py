@@ -40,7 +40,7 @@ def cutout(prompt: str, azimuth_deg: float, file: Path) -> None:
 
 def spoilt(prompt: str, azimuth_deg: float, file: Path) -> None:
     """Write Gaussians that show the thing blurred and in wrong colours: what was fitted to true views, spoilt."""
-    views = joined([ring(_AROUND, degrees, size=64, offset_deg=degrees) for degrees in (-5.0, 25.0, 55.0)])
+    views = joined([ring(_AROUND, degrees, size=world.SIZE, offset_deg=degrees) for degrees in (-5.0, 25.0, 55.0)])
     truth = _truth(prompt, views, 1.0)
     generator = Gaussians(initial=Initial(opacity=0.3))
     optimizer = torch.optim.Adam(generator.parameter_groups(), eps=1e-15)

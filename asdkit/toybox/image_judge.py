@@ -20,7 +20,7 @@ from asdkit.toybox.judge import CLIPJudge, resized
 from asdkit.toybox.training.common import psnr
 
 TRUTHS, DRIFT_FROM = 256, 0.8
-_TRIES, _SIZE = 8192, 64
+_TRIES = 8192
 
 
 class Truths(NamedTuple):
@@ -47,7 +47,7 @@ def truths(prompt: str) -> Truths | None:
     if thing is None:
         return None
     words = prompt.lower().rstrip(".").rpartition(", ")[2] if "," in prompt else ""
-    views = world.sample_views(generator_for(0, 0, "truths"), _TRIES, _SIZE)
+    views = world.sample_views(generator_for(0, 0, "truths"), _TRIES, world.SIZE)
     places = zip(views.azimuth.tolist(), views.elevation.tolist(), strict=True)
     fits = [not words or words in (view_words(*place), view_words(*place, ways=4)) for place in places]
     truth = world.render(thing, views[torch.tensor(fits).nonzero()[:TRUTHS, 0]], (0.0, 0.0, 0.0))
@@ -63,7 +63,7 @@ def sharpness(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
 
 def figures(images: Float[Tensor, "B 3 H W"], prompt: str) -> dict[str, float]:
     """Saturation and sharpness; of a prompt of the toybox also PSNR to the nearest truths, and these truths' own."""
-    images = resized(images.cpu(), _SIZE)
+    images = resized(images.cpu(), world.SIZE)
     results = {"saturation": hsv_saturation(images).mean().item(), "sharpness": sharpness(images).mean().item()}
     bank = truths(prompt)
     if bank is not None:
@@ -102,6 +102,6 @@ class ToyboxImageJudge(CLIPJudge):
         if data.source is not None:
             results["change"] = (images - data.source).abs().mean().item()
             if self.clip is not None:
-                alike = [similarity(self.clip, resized(of, _SIZE), module.prompt) for of in (images, data.source)]
+                alike = [similarity(self.clip, resized(of, world.SIZE), module.prompt) for of in (images, data.source)]
                 results["similarity"], results["source_similarity"] = (value.mean().item() for value in alike)
         return results

@@ -40,7 +40,7 @@ class CLIPJudge(Judge):
         if not (EMBEDDED / "config.json").is_file():
             return {}
         self.clip = self.clip or TinyCLIP(EMBEDDED)
-        logits = self.clip.logits(resized(images.cpu(), 64), prompt_among(PROMPTS, prompt)).detach()
+        logits = self.clip.logits(resized(images.cpu(), world.SIZE), prompt_among(PROMPTS, prompt)).detach()
         cosines = logits[:, 0] / self.clip.model.logit_scale.exp().detach()
         first = logits.argmax(1) == 0
         return {"r_precision": first.float().mean().item(), "clip_score": cosines.mean().item()}

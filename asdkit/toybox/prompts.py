@@ -11,8 +11,11 @@ class ToyboxPrompts(Prompts):
         per_step: samples per step.
         two_colours: those of two colours and the stacks as well.
         held_out: the compositions that training has never seen, in the place of the others.
+        textured: the things of a material as well.
     """
 
-    def __init__(self, per_step: Number = 8, two_colours: bool = False, held_out: bool = False) -> None:
-        things = things(held_out)
-        super().__init__([thing.prompt for thing in things if two_colours or thing.second is None], per_step)
+    def __init__(
+        self, per_step: Number = 8, two_colours: bool = False, held_out: bool = False, textured: bool = False
+    ) -> None:
+        drawn = [thing for thing in things(held_out) if textured or not thing.material]
+        super().__init__([thing.prompt for thing in drawn if two_colours or thing.second is None], per_step)

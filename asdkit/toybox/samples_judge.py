@@ -19,8 +19,6 @@ from asdkit.toybox.captions import parse
 from asdkit.toybox.clip import EMBEDDED, TinyCLIP
 from asdkit.toybox.judge import CLIPJudge, resized
 
-_SIZE = 64
-
 
 @checked
 class ToyboxSamplesJudge(CLIPJudge):
@@ -78,7 +76,7 @@ def true_pictures(prompt: str, count: int, generator: torch.Generator) -> Float[
     thing = parse(prompt)
     if thing is None:
         raise ValueError(f"ToyboxSamplesJudge knows the truth of the toybox's prompts alone; {prompt!r} is none.")
-    views = world.sample_views(generator, count, _SIZE)
+    views = world.sample_views(generator, count, world.SIZE)
     backgrounds = [world.sample_background(generator) for _ in range(count)]
     return torch.cat([world.render(thing, views[i : i + 1], colour).image for i, colour in enumerate(backgrounds)])
 
@@ -92,7 +90,7 @@ def diversity(images: Float[Tensor, "N C H W"]) -> float:
 @torch.no_grad()
 def features(clip: TinyCLIP, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
     """What the CLIP sees in pictures in [0,1], before it is scaled to length 1."""
-    seen = clip.model.vision_model(pixel_values=resized(images.cpu(), _SIZE) * 2 - 1).pooler_output
+    seen = clip.model.vision_model(pixel_values=resized(images.cpu(), world.SIZE) * 2 - 1).pooler_output
     projected: Tensor = clip.model.visual_projection(seen)
     return projected
 

@@ -48,11 +48,7 @@ class Thing:
         if self.kind not in KINDS or self.main not in ("", *COLOURS) or not {self.second, self.other} <= set(known):
             raise ValueError(f"no such thing in the toybox: {self!r}")
         if self.base:
-            if (
-                self.kind not in STACK_TOPS
-                or self.base not in STACK_BOTTOMS
-                or None in (self.second, self.main or None)
-            ):
+            if self.kind not in STACK_TOPS or self.base not in STACK_BOTTOMS or self.second is None:
                 raise ValueError(f"not a stack of the toybox: {self!r}")
         elif self.second is not None and not KINDS[self.kind].part:
             raise ValueError(f"a {self.kind} has no second colour")

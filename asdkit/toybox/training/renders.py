@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -104,10 +104,14 @@ def render_cache(folder: Path, count: int, seed: int, held_out: bool = False) ->
         labels = []
         for i in range(start, min(start + _CHUNK, count)):
             thing, views = world.sample_thing(generator, held_out), world.sample_views(generator, 1)
-            image = world.render(thing, views, world.sample_background(generator)).image[0]
+            background, instance = (
+                world.sample_background(generator),
+                int(torch.randint(1 << 40, (), generator=generator)),
+            )
+            image = world.render(thing, views, background, 2, instance).image[0]
             images[i] = (image * 255).round().byte().numpy()
             camera = torch.cat([views.azimuth, views.elevation, views.distance])
-            labels.append(((thing.kind, thing.main, thing.second, thing.base), camera))
+            labels.append((astuple(thing), camera))
         return labels
 
     with ThreadPoolExecutor(2) as pool:

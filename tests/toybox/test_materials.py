@@ -1,0 +1,112 @@
+"""Solid textures and soft occlusion against slow formulas of their own."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from asdkit.rendering.cameras import ring
+from asdkit.toybox import raycaster as shapes
+from asdkit.toybox.captions import parse
+from asdkit.toybox.materials import MATERIALS, paint
+from asdkit.toybox.shading import occluders, shade
+from asdkit.toybox.things import COLOURS, Thing
+from asdkit.toybox.world import render
+
+RED, WHITE = (np.array(COLOURS[word]) for word in ("red", "white"))
+
+
+def _painted(word: str, points: np.ndarray, normal: tuple[float, float, float] = (1.0, 0.0, 0.0)) -> np.ndarray:
+    other = "white" if MATERIALS[word].natural is None else None
+    texture = Thing("ball", "red", material=word, other=other).texture(5)
+    return np.array([paint(texture, *point, *normal) for point in points])
+
+
+def _in_periods(word: str, points: np.ndarray) -> np.ndarray:
+    other = "white" if MATERIALS[word].natural is None else None
+    texture = Thing("ball", "red", material=word, other=other).texture(5)
+    assert np.allclose(texture.turn @ texture.turn.T, np.eye(3)) and np.linalg.det(texture.turn) > 0.99
+    low, high = MATERIALS[word].scale
+    assert low <= texture.scale <= high
+    return points @ texture.turn.T / texture.scale + texture.shift
+
+
+POINTS = np.random.default_rng(0).uniform(-0.95, 0.95, (400, 3))
+
+
+def test_stripes_are_half_periods_of_a_plane_wave() -> None:
+    share = (_in_periods("striped", POINTS)[:, 2] % 1 > 0.5)[:, None]
+    assert np.allclose(_painted("striped", POINTS), np.where(share, WHITE, RED)) and 0.3 < share.mean() < 0.7
+
+
+def test_squares_alternate_along_each_axis() -> None:
+    share = (np.floor(_in_periods("checkered", POINTS)).sum(1) % 2)[:, None]
+    assert np.allclose(_painted("checkered", POINTS), np.where(share, WHITE, RED)) and 0.3 < share.mean() < 0.7
+
+
+def test_spots_are_balls_on_a_body_centred_lattice() -> None:
+    """The nearest of all lattice points around, by brute force."""
+    steps = np.arange(-8, 9)
+    corners = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 3).astype(float)
+    lattice = np.concatenate([corners, corners + 0.5])
+    distance = np.linalg.norm(_in_periods("spotted", POINTS)[:, None] - lattice, axis=2).min(1)
+    expected = np.where((distance < 0.36)[:, None], WHITE, RED)
+    assert np.allclose(_painted("spotted", POINTS), expected) and 0.2 < (distance < 0.36).mean() < 0.6
+
+
+def test_bricks_overlap_by_half_and_are_twice_as_long_as_high() -> None:
+    """On a wall that faces +x: grey joints level all along, and upright ones that shift by half a brick."""
+    points = np.stack([np.full(4000, 0.5), *np.random.default_rng(1).uniform(-0.9, 0.9, (2, 4000))], axis=1)
+    x, y, z = _in_periods("brick", points).T
+    row = np.floor(z)
+    level = np.abs(z - np.round(z)) < 0.07
+    across = (y + row) / 2
+    upright = np.abs(across - np.round(across)) < 0.035
+    painted = _painted("brick", points)
+    mortar = (painted == 0.8).all(1)
+    assert np.array_equal(mortar, level | upright) and 0.1 < mortar.mean() < 0.4
+    assert np.allclose(painted[~mortar], RED)
+
+
+@pytest.mark.parametrize("word", ["wooden", "marble"])
+def test_wood_and_marble_vary_smoothly_between_the_colour_and_a_darker_one(word: str) -> None:
+    near = POINTS + 1e-4
+    colours, moved = _painted(word, POINTS), _painted(word, near)
+    assert np.abs(colours - moved).max() < 0.02
+    assert colours[:, 0].min() < 0.65 * RED[0] and colours[:, 0].max() > 0.97 * RED[0]
+
+
+@pytest.mark.parametrize("word", MATERIALS)
+def test_instances_differ_and_each_stays_as_it_is(word: str) -> None:
+    """Only what the material paints: a house's windows and its roof of another colour stay."""
+    thing = parse(f"a red {word} house with a blue roof")
+    assert thing is not None
+    first, same, second = (render(thing, ring(4), instance=number) for number in (3, 3, 4))
+    assert torch.equal(first.image, same.image) and torch.equal(first.alpha, second.alpha)
+    changed = (first.image - second.image).abs().amax(1, keepdim=True) > 0.1
+    assert 0.02 < changed.float().sum() / first.alpha.sum() < 0.9
+    blue = (first.image[:, 2:] > 2 * first.image[:, :1]) & (first.alpha == 1)
+    assert (blue & changed).sum() < 0.05 * blue.sum()
+
+
+def test_a_ball_darkens_what_faces_it() -> None:
+    """cos(angle) r^2 / d^2 of the light, times the strength, on a floor under a ball; the floor alone is all lit."""
+    floor = shapes.place(shapes.BOX, (1.0, 1.0, 1.0), (0, 0, -0.5), (0.9, 0.9, 0.01))
+    ball = shapes.place(shapes.ELLIPSOID, (1.0, 1.0, 1.0), (0, 0, 0.2), (0.2, 0.2, 0.2))
+    view = ring(1, elevation_deg=89.0, size=128)
+    c2w, K = view.c2w.double().numpy(), view.K.double().numpy()
+    plain = Thing("ball", "red").texture()
+    lit, dark = (shade(shapes.pack(p), plain, c2w, K, 128, 128, 1) for p in ([floor], [floor, ball]))
+    depth, ratio = dark[2][0], dark[0][0, 0] / np.maximum(lit[0][0, 0], 1e-9)
+    rows, columns = np.nonzero((np.abs(depth - lit[2][0]) < 1e-6) & (depth > 0))
+    rays = np.stack([(columns + 0.5 - K[0, 0, 2]) / K[0, 0, 0], (rows + 0.5 - K[0, 1, 2]) / K[0, 1, 1]], 1)
+    local = np.concatenate([rays, np.ones((len(rays), 1))], 1) * depth[rows, columns][:, None]
+    points = local @ c2w[0, :3, :3].T + c2w[0, :3, 3]
+    towards = np.array([0, 0, 0.2]) - points
+    squared = (towards**2).sum(1)
+    expected = 1 - 0.55 * towards[:, 2] / np.sqrt(squared) * 0.04 / squared
+    top = points[:, 2] > -0.4901
+    assert top.sum() > 500 and np.abs(ratio[rows, columns] - expected)[top].max() < 1e-4
+    assert occluders(shapes.pack([ball]))[0].tolist() == pytest.approx([0, 0, 0.2, 0.2])
+    assert math.isclose(ratio[rows, columns][top].max(), expected[top].max(), rel_tol=1e-4)
