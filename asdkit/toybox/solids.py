@@ -1,0 +1,42 @@
+"""The solids that the toybox's objects are made of, and the fixed colours of their details."""
+
+import math
+from collections.abc import Callable
+
+from asdkit.toybox.raycaster import BOX, ELLIPSOID, FRUSTUM, Colour, Primitive, place
+
+Vec = tuple[float, float, float]
+
+BLACK, DARK, GREY, STEEL = (0.07, 0.07, 0.08), (0.16, 0.16, 0.18), (0.50, 0.50, 0.53), (0.70, 0.72, 0.76)
+WHITE, CREAM, WOOD, BRICK = (0.97, 0.97, 0.97), (0.93, 0.86, 0.70), (0.40, 0.24, 0.12), (0.62, 0.26, 0.16)
+GLASS, ORANGE, LAMP_YELLOW, PINK = (0.55, 0.82, 0.98), (1.0, 0.50, 0.08), (1.0, 0.90, 0.35), (0.98, 0.62, 0.68)
+RED, UMBER, TAN, CLAY = (0.90, 0.12, 0.10), (0.22, 0.12, 0.06), (0.86, 0.68, 0.46), (0.74, 0.38, 0.22)
+LIME, LEAF, PINE, CHEESE = (0.78, 0.88, 0.50), (0.20, 0.55, 0.14), (0.05, 0.22, 0.20), (1.0, 0.76, 0.14)
+PATTY = (0.28, 0.15, 0.09)
+
+
+def ball(colour: Colour, centre: Vec, half: Vec | float, turn: Vec = (0, 0, 0)) -> Primitive:
+    return place(ELLIPSOID, colour, centre, half if isinstance(half, tuple) else (half, half, half), turn)
+
+
+def box(colour: Colour, centre: Vec, half: Vec, turn: Vec = (0, 0, 0)) -> Primitive:
+    return place(BOX, colour, centre, half, turn)
+
+
+def rod(colour: Colour, centre: Vec, radius: float, half: float, turn: Vec = (0, 0, 0), top: float = 1.0) -> Primitive:
+    """A cylinder (top 1), a frustum or a cone (top 0) along z before it is turned."""
+    return place(FRUSTUM, colour, centre, (radius, radius, half), turn, top)
+
+
+def pair(make: Callable[[float], Primitive]) -> list[Primitive]:
+    """What `make` returns for the left side (+1) and for the right side (-1)."""
+    return [make(1.0), make(-1.0)]
+
+
+def bar(colour: Colour, start: Vec, end: Vec, radius: float, top: float = 1.0) -> Primitive:
+    """A rod from `start` to `end`; at the end its radius is `top` times that at the start."""
+    dx, dy, dz = (e - s for s, e in zip(start, end, strict=True))
+    length = math.hypot(dx, dy, dz)
+    turn = (0.0, math.degrees(math.acos(dz / length)), math.degrees(math.atan2(dy, dx)))
+    middle = (start[0] + dx / 2, start[1] + dy / 2, start[2] + dz / 2)
+    return rod(colour, middle, radius, length / 2, turn, top)
