@@ -6,7 +6,7 @@ Objects are centred at the origin, stand along +z, fit within radius 0.95 and, w
 from collections.abc import Callable
 from typing import NamedTuple
 
-from asdkit.toybox import animals, things, vehicles
+from asdkit.toybox import animals, household, vehicles
 from asdkit.toybox.raycaster import PYRAMID, TORUS, Colour, Primitive, place
 from asdkit.toybox.solids import ball, box, rod
 
@@ -38,22 +38,22 @@ KINDS: dict[str, Kind] = {
     "cylinder": Kind(lambda main, second: [rod(main, (0, 0, 0), 0.48, 0.72)]),
     "ring": Kind(lambda main, second: [place(TORUS, main, (0, 0, 0), (0.68, 0.68, 0.68), param=0.37)], synonym="torus"),
     "pyramid": Kind(lambda main, second: [place(PYRAMID, main, (0, 0, 0.1), (0.62, 0.62, 0.58))]),
-    "mushroom": Kind(things.mushroom, part="cap", natural="red"),
-    "tree": Kind(things.tree, part="trunk", natural="green"),
-    "table": Kind(things.table, part="legs"),
-    "lamp": Kind(things.lamp, part="stand"),
-    "house": Kind(things.house, True, "roof", scale=0.95),
-    "chair": Kind(things.chair, True, "seat", scale=0.92),
-    "mug": Kind(things.mug, True, synonym="cup"),
+    "mushroom": Kind(household.mushroom, part="cap", natural="red"),
+    "tree": Kind(household.tree, part="trunk", natural="green"),
+    "table": Kind(household.table, part="legs"),
+    "lamp": Kind(household.lamp, part="stand"),
+    "house": Kind(household.house, True, "roof", scale=0.95),
+    "chair": Kind(household.chair, True, "seat", scale=0.92),
+    "mug": Kind(household.mug, True, synonym="cup"),
     "rocket": Kind(vehicles.rocket, True, "fins"),
     "fish": Kind(animals.fish, True, "fins", "orange"),
     "car": Kind(vehicles.car, True, "roof", scale=0.96),
     "duck": Kind(animals.duck, True, natural="yellow"),
-    "snowman": Kind(things.snowman, True, "hat", "white"),
+    "snowman": Kind(household.snowman, True, "hat", "white"),
     "boat": Kind(vehicles.boat, True, "sail", scale=0.92),
     "airplane": Kind(vehicles.airplane, True, "wings", synonym="plane"),
     "truck": Kind(vehicles.truck, True, "box", scale=0.93),
-    "robot": Kind(things.robot, True, "head"),
+    "robot": Kind(household.robot, True, "head"),
     "penguin": Kind(animals.penguin, True, natural="black"),
     "cat": Kind(animals.cat, True, scale=0.92),
     "elephant": Kind(animals.elephant, True, scale=0.92),
@@ -65,14 +65,14 @@ KINDS: dict[str, Kind] = {
     "rooster": Kind(animals.rooster, True, "tail", "brown", "cockerel", 0.92),
     "bear": Kind(animals.bear, True, "belly", "brown", "teddy bear", 0.95),
     "flamingo": Kind(animals.flamingo, True, "wings", "pink", scale=0.92),
-    "hamburger": Kind(things.hamburger, natural="orange", synonym="burger"),
-    "pineapple": Kind(things.pineapple, part="leaves", natural="yellow"),
-    "loaf of bread": Kind(things.loaf_of_bread, natural="brown", synonym="bread"),
-    "cactus": Kind(things.cactus, part="pot", natural="green"),
-    "ficus": Kind(things.ficus, part="pot", natural="green", synonym="houseplant"),
-    "castle": Kind(things.castle, True, "roofs"),
-    "teapot": Kind(things.teapot, True, "lid"),
-    "guitar": Kind(things.guitar, True, "neck", "brown"),
+    "hamburger": Kind(household.hamburger, natural="orange", synonym="burger"),
+    "pineapple": Kind(household.pineapple, part="leaves", natural="yellow"),
+    "loaf of bread": Kind(household.loaf_of_bread, natural="brown", synonym="bread"),
+    "cactus": Kind(household.cactus, part="pot", natural="green"),
+    "ficus": Kind(household.ficus, part="pot", natural="green", synonym="houseplant"),
+    "castle": Kind(household.castle, True, "roofs", scale=0.9),
+    "teapot": Kind(household.teapot, True, "lid"),
+    "guitar": Kind(household.guitar, True, "neck", "brown"),
     "monster truck": Kind(vehicles.monster_truck, True, "wheels", scale=0.92),
 }
 STACK_TOPS = ("cone", "pyramid", "ball", "cube", "ring")

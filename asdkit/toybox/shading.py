@@ -14,7 +14,7 @@ from asdkit.toybox.raycaster import Scene, trace
 
 # The light comes from the front (+x), the left (+y) and above.
 _LIGHT = (0.72, 0.35, 0.60)
-_AMBIENT, _SKY, _SUN = 0.45, 0.18, 0.50
+_AMBIENT, _SKY, _SUN = 0.48, 0.20, 0.45
 _OCCLUSION, _SMALLEST = 0.55, 0.12  # strength; radius below which a primitive darkens nothing
 
 
