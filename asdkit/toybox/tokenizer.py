@@ -15,7 +15,7 @@ def build_tokenizer() -> CLIPTokenizer:
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + list(",.'-0123456789")
     vocabulary = letters + [letter + "</w>" for letter in letters]
     merges: list[tuple[str, str]] = []
-    for word in vocabulary():
+    for word in captions.vocabulary():
         pieces = _encode([*word[:-1], word[-1] + "</w>"], merges)
         while len(pieces) > 1:
             pair = (pieces[0], pieces[1])
