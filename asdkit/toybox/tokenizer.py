@@ -7,6 +7,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from asdkit.toybox import captions
+
 MAX_TOKENS = 24
 
 

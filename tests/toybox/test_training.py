@@ -1,8 +1,10 @@
 """The toybox's own training: small runs end to end, the folder's layout, and the loss."""
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -17,7 +19,10 @@ from asdkit.toybox.captions import parse, vocabulary
 from asdkit.toybox.clip import TinyCLIP, candidate_prompts
 from asdkit.toybox.things import is_held_out
 from asdkit.toybox.tokenizer import build_tokenizer
-from asdkit.toybox.training.renders import Renders, encode_cache, render_cache
+from asdkit.toybox.training import renders as renders_module
+from asdkit.toybox.training.common import read_autoencoder
+from asdkit.toybox.training.renders import Renders, encode, render_cache
+from asdkit.toybox.training.vae import random_crops
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +30,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def data(cache: Path) -> ToyboxData:
-    return ToyboxData(cache=str(cache), count=24, held_out=8, batch_size=8)
+def data(cache: Path, vae: str = "") -> ToyboxData:
+    return ToyboxData(cache=str(cache), count=24, held_out=8, batch_size=8, size=64, vae=vae)
+
+
+def unet_data(cache: Path, weights: Path) -> ToyboxData:
+    return data(cache, str(weights / "vae"))
 
 
 def trainer(folder: Path, steps: int, every: int = 100) -> pl.Trainer:
@@ -40,13 +49,13 @@ def weights(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder and a CLIP, trained for a few steps by the very modules that made the shipped ones."""
     folder = tmp_path_factory.mktemp("weights")
     trainer(folder / "a", 2).fit(TrainVAE(output=str(folder), width=8, latent_channels=4), data(cache))
-    trainer(folder / "b", 2).fit(TrainUNet(str(folder), channels=(16, 32), text_width=32), data(cache))
+    trainer(folder / "b", 2).fit(TrainUNet(str(folder), channels=(16, 32), text_width=32), unet_data(cache, folder))
     trainer(folder / "c", 2).fit(TrainCLIP(output=str(folder), width=32, layers=1, patch=16), data(cache))
     return folder
 
 
 def test_the_cache_is_drawn_statelessly_and_labels_belong_to_pictures(cache: Path) -> None:
-    folder = render_cache(cache, 24, 0)
+    folder = render_cache(cache, 24, 0, size=64)
     renders = Renders(folder, 8, seed=3)
     again = Renders(folder, 8, seed=3, first=5)
     batch, resumed = renders.batch(5), next(iter(again))
@@ -59,8 +68,40 @@ def test_the_cache_is_drawn_statelessly_and_labels_belong_to_pictures(cache: Pat
         assert not is_held_out(parse(prompt))
 
 
+def test_a_cache_of_latents_holds_the_latents_of_the_pictures(cache: Path, weights: Path) -> None:
+    vae = read_autoencoder(weights / "vae")
+    pictures = Renders(render_cache(cache, 24, 0, size=64), 8, seed=3).batch(5)
+    latents = Renders(render_cache(cache, 24, 0, size=64, vae=vae), 8, seed=3).batch(5)
+    assert latents.images.shape == (8, 4, 8, 8)
+    assert latents.captions == pictures.captions
+    assert latents.views.height == pictures.views.height == 64
+    assert torch.allclose(latents.images, encode(vae, pictures.images).float(), atol=0.02)  # pictures are of 8 bits
+    assert latents.images.std() == pytest.approx(1, abs=0.5)
+
+
+def test_a_stopped_cache_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts that are done are not rendered again, and the whole is as if it had never stopped."""
+    monkeypatch.setattr(renders_module, "_PART", 4)
+    monkeypatch.setattr(renders_module, "_CHUNK", 2)
+    whole = render_cache(tmp_path / "whole", 10, 0, size=16)
+    folder = tmp_path / "stopped" / whole.name
+    shutil.copytree(whole, folder)
+    images = np.load(folder / "images.npy", mmap_mode="r+")
+    (folder / "labels.pt").unlink()
+    (folder / "labels-4.pt").unlink()
+    images[0], images[4:8] = 7, 0
+    images.flush()
+    assert render_cache(tmp_path / "stopped", 10, 0, size=16) == folder
+    expected = np.load(whole / "images.npy")
+    assert (np.load(folder / "images.npy")[1:] == expected[1:]).all()
+    assert (np.load(folder / "images.npy")[0] == 7).all()
+    labels, of_whole = (torch.load(f / "labels.pt", weights_only=True) for f in (folder, whole))
+    assert labels["things"] == of_whole["things"]
+    assert torch.equal(labels["cameras"], of_whole["cameras"])
+
+
 def test_held_out_renders_are_of_held_out_things(cache: Path) -> None:
-    renders = Renders(render_cache(cache, 8, 0, held_out=True), 8)
+    renders = Renders(render_cache(cache, 8, 0, held_out=True, size=64), 8)
     assert all(is_held_out(parse(prompt)) for prompt in renders.batch(0).prompts)
 
 
@@ -85,7 +126,7 @@ def test_a_plain_stable_diffusion_pipeline_loads_it_and_agrees(weights: Path) ->
 
     pipeline = StableDiffusionPipeline.from_pretrained(weights, local_files_only=True, safety_checker=None)
     prior = loaded(weights)
-    x_t = torch.randn(2, *prior.latent_shape(64, 64))
+    x_t = torch.randn(2, *prior.latent_shape(128, 128))
     x = prior.draw(
         torch.zeros_like(x_t), torch.tensor([400, 400]), x_t / prior.schedule.sigma(torch.tensor([400, 400]))
     )
@@ -110,18 +151,17 @@ def test_resuming_the_unet_is_exact(cache: Path, weights: Path, tmp_path: Path) 
         return TrainUNet(str(weights), channels=(16, 32), text_width=32)
 
     whole, half = module(), module()
-    trainer(tmp_path / "whole", 4, every=2).fit(whole, data(cache))
+    trainer(tmp_path / "whole", 4, every=2).fit(whole, unet_data(cache, weights))
     checkpoint = next((tmp_path / "whole").glob("step=2*.ckpt"))
-    trainer(tmp_path / "half", 4).fit(half, data(cache), ckpt_path=checkpoint)
+    trainer(tmp_path / "half", 4).fit(half, unet_data(cache, weights), ckpt_path=checkpoint)
     for (name, a), b in zip(whole.state_dict().items(), half.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
 
 def test_the_unets_loss_is_the_squared_error_in_v(cache: Path, weights: Path) -> None:
     module = TrainUNet(str(weights), channels=(16, 32), text_width=32)
-    latents = encode_cache(module._vae, render_cache(cache, 24, 0))
-    batch = Renders(render_cache(cache, 24, 0), 8).batch(0)
-    x0 = latents[batch.index].float()
+    batch = Renders(unet_data(cache, weights).folders()["trained"], 8).batch(0)
+    x0 = batch.images
     seen = {}
 
     class Oracle(torch.nn.Module):
@@ -134,7 +174,7 @@ def test_the_unets_loss_is_the_squared_error_in_v(cache: Path, weights: Path) ->
             return alpha * eps - sigma * x0 + 0.5
 
     generator = torch.Generator().manual_seed(0)
-    loss = module._loss(Oracle(), batch, latents, generator)
+    loss = module._loss(Oracle(), batch, generator)
     assert loss.item() == pytest.approx(0.25, rel=1e-3)
     assert torch.equal((seen["t"] * 8 // 1000).sort().values, torch.arange(8))
     without_text = (seen["tokens"][:, 1] == module.net.tokenizer.eos_token_id).float()
@@ -143,7 +183,7 @@ def test_the_unets_loss_is_the_squared_error_in_v(cache: Path, weights: Path) ->
 
 def test_the_averaged_network_sees_its_own_camera(cache: Path, weights: Path) -> None:
     module = TrainUNet(str(weights), channels=(16, 32), text_width=32)
-    batch = Renders(render_cache(cache, 24, 0), 2).batch(0)
+    batch = Renders(render_cache(cache, 24, 0, size=64), 2).batch(0)
     for net in (module.net, module.average.module):
         torch.nn.init.normal_(net.camera.out.weight, generator=torch.Generator().manual_seed(1))
     x_t, t = torch.randn(2, 4, 16, 16), torch.tensor([100, 700])
@@ -172,3 +212,53 @@ def test_training_goes_on_from_a_pipeline_folder(cache: Path, weights: Path, tmp
         TrainUNet(str(weights), channels=(16, 48), text_width=32, start=str(weights))
     with pytest.raises(ValueError, match="can't be started from"):
         TrainUNet(str(weights), channels=(16, 32), text_width=32, start=str(tmp_path))
+
+
+def test_the_text_to_image_model_asks_for_latents(cache: Path, weights: Path, tmp_path: Path) -> None:
+    module = TrainUNet(str(weights), channels=(16, 32), text_width=32)
+    with pytest.raises(ValueError, match="learns from latents"):
+        trainer(tmp_path, 1).fit(module, data(cache))
+
+
+def test_an_autoencoder_starts_from_one_of_factor_4(cache: Path, tmp_path: Path) -> None:
+    """Layers next to the latents are taken over, and the latents are pulled to those of the halved picture."""
+    from diffusers import AutoencoderTiny
+
+    old = AutoencoderTiny(
+        latent_channels=4,
+        encoder_block_out_channels=(8,) * 3,
+        decoder_block_out_channels=(8,) * 3,
+        num_encoder_blocks=(0, 1, 2),
+        num_decoder_blocks=(2, 1, 1),
+        upsample_fn="bilinear",
+    )
+    old.save_pretrained(tmp_path / "old")
+    module = TrainVAE(str(tmp_path), width=8, latent_channels=4, start=str(tmp_path / "old"))
+    mine, other = module.vae.state_dict(), old.state_dict()
+    taken = [name for name in other if name.startswith("decoder") and not name.startswith("decoder.layers.10.")]
+    assert len(taken) == 28
+    assert all(torch.equal(mine[name], other[name]) for name in taken)
+    assert torch.equal(mine["encoder.layers.8.weight"], other["encoder.layers.6.weight"])
+    assert torch.equal(module.vae.encoder.layers[3].weight, old.encoder.layers[1].weight)
+
+    images = torch.rand(2, 3, 64, 64)
+    halved = (images[..., ::2, :] + images[..., 1::2, :]) / 2
+    halved = (halved[..., ::2] + halved[..., 1::2]) / 2
+    module.trainer = pl.Trainer(max_steps=30, logger=False, enable_checkpointing=False)
+    pull = module._pull_to_start(images * 2 - 1, torch.zeros(2, 4, 8, 8))
+    assert pull.item() == pytest.approx(0.1 * old.encode(halved * 2 - 1).latents.square().mean().item(), rel=1e-4)
+    with pytest.raises(ValueError, match="latent channels"):
+        TrainVAE(str(tmp_path), width=8, latent_channels=8, start=str(tmp_path / "old"))
+    with pytest.raises(ValueError, match="holds no autoencoder"):
+        TrainVAE(str(tmp_path), width=8, start=str(tmp_path / "none"))
+
+
+def test_crops_are_squares_of_the_pictures_on_multiples_of_8() -> None:
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    crops = random_crops(torch.stack([rows, columns]).expand(64, 2, 32, 32), 16, torch.Generator().manual_seed(0))
+    corners = crops[:, :, 0, 0]
+    assert {(int(y), int(x)) for y, x in corners} == {(y, x) for y in (0, 8, 16) for x in (0, 8, 16)}
+    assert torch.equal(
+        crops - corners[..., None, None], crops[:1] - corners[:1, :, None, None] + torch.zeros(64, 1, 1, 1)
+    )
+    assert random_crops(torch.rand(2, 3, 8, 8), 16, torch.Generator()).shape == (2, 3, 8, 8)

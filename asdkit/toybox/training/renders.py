@@ -1,9 +1,11 @@
 """Renders of the toybox as training data: made once, kept in a cache folder, drawn statelessly."""
 
 import hashlib
-from collections.abc import Iterator
+import io
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,20 +15,28 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from asdkit.core.atomic import write_bytes
 from asdkit.core.bounds import Within, checked
 from asdkit.core.randomness import generator_for
 from asdkit.rendering.cameras import Views
 from asdkit.toybox import world
 from asdkit.toybox.captions import caption
 from asdkit.toybox.things import Thing
+from asdkit.toybox.training.common import read_autoencoder
 
-_CHUNK = 250
+_CHUNK, _PART = 250, 10_000
 Renderable = Annotated[int, Within(1, 10_000_000)]
+Edge = Annotated[int, Within(8, 1024)]
+Label = tuple[tuple, Tensor]  # the fields of a thing; its camera's azimuth, elevation and distance [3]
+Draw = Callable[[int], tuple[np.ndarray, list[Label]]]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Training examples: which renders they are, their pictures [B,3,H,W] in [0,1], captions, prompts and cameras."""
+    """Training examples: which renders they are, their images, captions, prompts and cameras.
+
+    The images are pictures [B,3,H,W] in [0,1], or latents [B,C,h,w] where the cache keeps these.
+    """
 
     index: Tensor
     images: Tensor
@@ -71,74 +81,106 @@ class Renders(IterableDataset[Examples]):
 
     def take(self, index: Tensor, generator: torch.Generator) -> Examples:
         """The renders of given numbers [B], with captions worded by `generator`."""
-        images = torch.from_numpy(self.images[index.numpy()]).float().div_(255)
+        images = torch.from_numpy(self.images[index.numpy()])
+        images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         azimuth, elevation, distance = self.labels["cameras"][index].unbind(1)
         things = [Thing(*self.labels["things"][i]) for i in index.tolist()]
         captions = [
             caption(thing, float(a), float(e), generator)
             for thing, a, e in zip(things, azimuth, elevation, strict=True)
         ]
-        size = images.shape[-1]
+        size = self.labels["size"]
         eye = torch.eye(4).expand(len(index), 4, 4)
         views = Views(eye, eye[:, :3, :3], azimuth, elevation, distance, size, size)
         return Examples(index, images, captions, [thing.prompt for thing in things], views)
 
 
-def render_cache(folder: Path, count: int, seed: int, held_out: bool = False) -> Path:
-    """Render `count` random pictures of random things into `folder/images.npy` and `folder/labels.pt`, once.
+def render_cache(
+    folder: Path, count: int, seed: int, held_out: bool = False, size: int = 128, vae: nn.Module | None = None
+) -> Path:
+    """Render `count` random pictures of random things into `images.npy` and `labels.pt` of a folder, once.
 
-    A finished cache of the same count, seed and kind is kept; the folder's name tells them apart.
+    A finished cache of the same arguments is kept, and one that was stopped goes on; the folder's name tells them
+    apart. Two threads render.
+
+    Args:
+        folder: where the caches are.
+        count: number of pictures.
+        seed: of the draws.
+        held_out: of held-out compositions.
+        size: edge of the pictures in pixels.
+        vae: an AutoencoderTiny; the cache then keeps the pictures' latents alone, fp16 and scaled as the pipeline uses
+            them, which are a twelfth of the size at factor 8 and 8 channels.
 
     Returns:
         The folder of this cache.
     """
-    target = folder / f"{'held-out' if held_out else 'trained'}-{count}-seed{seed}"
+    target = folder / f"{'held-out' if held_out else 'trained'}-{count}-seed{seed}-{size}px{_suffix(vae)}"
     if (target / "labels.pt").exists():
         return target
     target.mkdir(parents=True, exist_ok=True)
-    images = np.lib.format.open_memmap(target / "images.npy", "w+", np.uint8, (count, 3, 64, 64))
-    starts = range(0, count, _CHUNK)
-
-    def render_chunk(start: int) -> list[tuple[tuple, Tensor]]:
-        generator = generator_for(seed, start, "held-out world" if held_out else "world")
-        labels = []
-        for i in range(start, min(start + _CHUNK, count)):
-            thing, views = world.sample_thing(generator, held_out), world.sample_views(generator, 1)
-            background, instance = (
-                world.sample_background(generator),
-                int(torch.randint(1 << 40, (), generator=generator)),
-            )
-            image = world.render(thing, views, background, 2, instance).image[0]
-            images[i] = (image * 255).round().byte().numpy()
-            camera = torch.cat([views.azimuth, views.elevation, views.distance])
-            labels.append((astuple(thing), camera))
-        return labels
-
+    draw = partial(_draw, seed=seed, count=count, held_out=held_out, size=size, vae=vae)
+    first = draw(0, count=1)[0]
+    path = target / "images.npy"
+    images = np.lib.format.open_memmap(path, "r+" if path.exists() else "w+", first.dtype, (count, *first.shape[1:]))
+    labels = []
     with ThreadPoolExecutor(2) as pool:
-        labels = [label for chunk in pool.map(render_chunk, starts) for label in chunk]
-    images.flush()
+        for start in range(0, count, _PART):
+            labels += _part(target / f"labels-{start}.pt", images, range(start, min(start + _PART, count)), draw, pool)
     things, cameras = [thing for thing, _ in labels], torch.stack([camera for _, camera in labels])
-    torch.save({"things": things, "cameras": cameras}, target / "labels.pt")
+    write_bytes(target / "labels.pt", _saved({"things": things, "cameras": cameras, "size": size}))
     return target
 
 
-def encode_cache(vae: nn.Module, folder: Path) -> Tensor:
-    """The latents of a cache, scaled as the pipeline uses them, fp16 [N,C,h,w]; kept beside it per autoencoder."""
+def _part(path: Path, images: np.ndarray, rows: range, draw: Draw, pool: ThreadPoolExecutor) -> list[Label]:
+    """The labels of some rows, whose images are drawn unless they were before."""
+    if not path.exists():
+        labels = []
+        starts = range(rows.start, rows.stop, _CHUNK)
+        for start, (chunk, of_chunk) in zip(starts, pool.map(draw, starts), strict=True):
+            images[start : start + len(chunk)] = chunk
+            labels += of_chunk
+        images.flush()
+        write_bytes(path, _saved(labels))
+    return torch.load(path, weights_only=True)
+
+
+def _draw(
+    start: int, *, seed: int, count: int, held_out: bool, size: int, vae: nn.Module | None
+) -> tuple[np.ndarray, list[Label]]:
+    """A chunk of renders and their labels; it depends on the seed and on its own number alone."""
+    generator = generator_for(seed, start, "held-out world" if held_out else "world")
+    images, labels = [], []
+    for _ in range(min(_CHUNK, count - start)):
+        thing, views = world.sample_thing(generator, held_out), world.sample_views(generator, 1, size)
+        background = world.sample_background(generator)
+        instance = int(torch.randint(1 << 40, (), generator=generator))
+        images.append(world.render(thing, views, background, 2, instance).image)
+        labels.append((astuple(thing), torch.cat([views.azimuth, views.elevation, views.distance])))
+    pictures = torch.cat(images)
+    return (pictures * 255).round().byte().numpy() if vae is None else encode(vae, pictures).numpy(), labels
+
+
+@torch.no_grad()
+def encode(vae: nn.Module, pictures: Tensor) -> Tensor:
+    """The latents [B,C,h,w] of pictures [B,3,H,W] in [0,1], scaled as the pipeline uses them, fp16."""
+    pictures = (pictures * 2 - 1).contiguous(memory_format=torch.channels_last)  # 2.6 times faster on a CPU
+    return (vae.encode(pictures).latents * vae.config.scaling_factor).half().contiguous()
+
+
+def _suffix(vae: nn.Module | None) -> str:
+    if vae is None:
+        return ""
     digest = hashlib.sha256()
     for name, tensor in sorted(vae.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().float().numpy().tobytes())
-    path = folder / f"latents-{digest.hexdigest()[:12]}.pt"
-    if path.exists():
-        return torch.load(path, weights_only=True, mmap=True)
-    images = np.load(folder / "images.npy", mmap_mode="r")
-    latents = []
-    vae.to(memory_format=torch.channels_last)  # 2.6 times faster on a CPU
-    with torch.no_grad():
-        for start in range(0, len(images), _CHUNK):
-            chunk = torch.from_numpy(np.array(images[start : start + _CHUNK])).float() / 127.5 - 1
-            latents.append((vae.encode(chunk).latents * vae.config.scaling_factor).half())
-    torch.save(torch.cat(latents), path)
-    return torch.load(path, weights_only=True, mmap=True)
+    return f"-latents-{digest.hexdigest()[:12]}"
+
+
+def _saved(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 @checked
@@ -150,6 +192,9 @@ class ToyboxData(pl.LightningDataModule):
         count: number of renders.
         held_out: number of renders of held-out compositions, for validation.
         batch_size: pictures per step.
+        size: edge of the pictures in pixels.
+        vae: folder of an AutoencoderTiny; its latents of the pictures are then kept and given in place of the
+            pictures, which are not kept. The training of the text-to-image model reads these.
         seed: of the world's draws and of the batches.
     """
 
@@ -159,20 +204,23 @@ class ToyboxData(pl.LightningDataModule):
         count: Renderable = 120000,
         held_out: Renderable = 1000,
         batch_size: Renderable = 32,
+        size: Edge = 128,
+        vae: str = "",
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.cache, self.count, self.held_out = Path(cache).expanduser(), count, held_out
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.size, self.vae, self.seed = batch_size, size, vae, seed
 
     def prepare_data(self) -> None:
         self.folders()
 
     def folders(self) -> dict[str, Path]:
         """The cache folders of the trained and of the held-out renders, made if they are missing."""
+        vae = read_autoencoder(Path(self.vae)) if self.vae else None
         return {
-            "trained": render_cache(self.cache, self.count, self.seed),
-            "held-out": render_cache(self.cache, self.held_out, self.seed, held_out=True),
+            "trained": render_cache(self.cache, self.count, self.seed, size=self.size, vae=vae),
+            "held-out": render_cache(self.cache, self.held_out, self.seed, held_out=True, size=self.size, vae=vae),
         }
 
     def train_dataloader(self) -> DataLoader[Examples]:

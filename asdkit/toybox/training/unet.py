@@ -12,14 +12,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from asdkit.core.bounds import Count, LearningRate, Share, checked
 from asdkit.core.randomness import generator_for
-from asdkit.core.unregistered import keep_unregistered
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.camera_embedding import CameraEmbedding
 from asdkit.scores.schedules import scaled_linear
 from asdkit.toybox.captions import vocabulary
-from asdkit.toybox.training.common import hold_then_decay, save_half
-from asdkit.toybox.training.renders import Examples, encode_cache
+from asdkit.toybox.training.common import hold_then_decay, read_autoencoder, save_half
+from asdkit.toybox.training.renders import Examples
 
 _BETA_START, _BETA_END = 0.00085, 0.012
 
@@ -101,8 +100,6 @@ class TrainUNet(pl.LightningModule):
         ValueError: there is no autoencoder in `weights`, or `start` does not hold such networks.
     """
 
-    _vae: Any  # a frozen AutoencoderTiny
-
     def __init__(
         self,
         weights: str = "toybox-weights",
@@ -117,28 +114,18 @@ class TrainUNet(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        from diffusers import AutoencoderTiny
-
-        vae = Path(weights) / "vae"
-        if not (vae / "config.json").is_file():
-            raise ValueError(f"{vae} holds no autoencoder; train it first with recipes/toybox/vae.yaml.")
-        keep_unregistered(self, "_vae", AutoencoderTiny.from_pretrained(vae).requires_grad_(False))
+        latent_channels = read_autoencoder(Path(weights) / "vae").config.latent_channels
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.net = Denoiser(tuple(channels), self._vae.config.latent_channels, text_width)
+            self.net = Denoiser(tuple(channels), latent_channels, text_width)
         if start:
             load_pipeline(self.net, Path(start))
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
         self.schedule = scaled_linear(1000, _BETA_START, _BETA_END, "v_prediction")
 
-    def prepare_data(self) -> None:
-        """Encode the renders once, in one process, before the others read them."""
-        for folder in self.trainer.datamodule.folders().values():
-            encode_cache(self._vae, folder)
-
     def setup(self, stage: str) -> None:
-        folders = self.trainer.datamodule.folders()
-        self._latents = {split: encode_cache(self._vae, folder) for split, folder in folders.items()}
+        if not self.trainer.datamodule.vae:
+            raise ValueError("The text-to-image model learns from latents; name the autoencoder's folder by data.vae.")
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(
@@ -148,17 +135,17 @@ class TrainUNet(pl.LightningModule):
 
     def training_step(self, batch: Examples) -> Tensor:
         generator = generator_for(self.hparams.seed, self.global_step, "diffusion", self.global_rank)
-        loss = self._loss(self.net, batch, self._latents["trained"], generator)
+        loss = self._loss(self.net, batch, generator)
         self.log("loss", loss, prog_bar=True, batch_size=len(batch.captions))
         return loss
 
     def validation_step(self, batch: Examples, batch_idx: int) -> None:
         generator = generator_for(self.hparams.seed, batch_idx, "validation")
-        loss = self._loss(self.average.module, batch, self._latents["held-out"], generator)
+        loss = self._loss(self.average.module, batch, generator)
         self.log("val_loss", loss, prog_bar=True, batch_size=len(batch.captions))
 
-    def _loss(self, net: nn.Module, batch: Examples, latents: Tensor, generator: torch.Generator) -> Tensor:
-        x0 = latents[batch.index.cpu()].float().to(self.device)
+    def _loss(self, net: nn.Module, batch: Examples, generator: torch.Generator) -> Tensor:
+        x0 = batch.images
         count = len(x0)
         strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count
         t = (strata * len(self.schedule)).long().to(self.device)

@@ -8,71 +8,109 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from asdkit.core.atomic import write_text
 from asdkit.core.bounds import Count, LearningRate, NonNegative, Weight, checked
 from asdkit.core.randomness import generator_for
-from asdkit.toybox.training.common import cosine, psnr, save_half
+from asdkit.core.unregistered import keep_unregistered
+from asdkit.toybox.training.common import cosine, psnr, read_autoencoder, save_half
 from asdkit.toybox.training.renders import Examples
+
+_FACTOR = 8  # edge of the pictures over that of the latents
 
 
 @checked
 class TrainVAE(pl.LightningModule):
-    """An AutoencoderTiny, 64x64x3 to 16x16x`latent_channels`, trained by squared error.
+    """An AutoencoderTiny of factor 8, e.g. 128x128x3 to 16x16x`latent_channels`, trained by squared error.
 
     The latents are held near zero mean and unit variance per channel, and disturbed by a little noise, so that a
-    diffusion model can be trained on them as they are.
+    diffusion model can be trained on them as they are. Squared error alone blurs what the latents don't hold; a weak
+    second loss asks for as much fine detail as the picture has there.
 
     Args:
         output: folder that receives `vae/` when training ends.
         width: channels of every layer.
         latent_channels: channels of the latents.
         learning_rate: of AdamW, at its peak; a cosine to zero follows.
+        crop: edge in pixels of the random square of each picture that a step sees, a multiple of 8; smaller pictures
+            are seen whole.
         latent_noise: standard deviation of the disturbance.
         latent_weight: weight of the pull to zero mean and unit variance.
-        seed: of the weights and of the noise.
+        detail_weight: weight of the squared difference in local strength of the Laplacian.
+        start: folder of an AutoencoderTiny of factor 8 or less to start from; random weights when empty. Layers of
+            the same shapes are taken over, and the latents are at first pulled to its latents of the picture, which is
+            reduced to as many of them; a diffusion model that was trained on those can then be trained on.
+        start_weight: weight of that pull in the first step; it falls linearly to zero at a third of the steps.
+        seed: of the weights, the crops and the noise.
+
+    Raises:
+        ValueError: `start` holds no AutoencoderTiny with as many latent channels.
     """
+
+    _start: Any  # a frozen AutoencoderTiny
 
     def __init__(
         self,
         output: str = "toybox-weights",
         width: Count = 32,
         latent_channels: Count = 8,
-        learning_rate: LearningRate = 3e-3,
+        learning_rate: LearningRate = 2e-3,
+        crop: Count = 64,
         latent_noise: NonNegative = 0.05,
         latent_weight: Weight = 0.01,
+        detail_weight: Weight = 1.0,
+        start: str = "",
+        start_weight: Weight = 0.1,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         from diffusers import AutoencoderTiny
 
+        if crop % _FACTOR:
+            raise ValueError(f"crop is a multiple of {_FACTOR}, not {crop}.")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.vae = AutoencoderTiny(
                 latent_channels=latent_channels,
-                encoder_block_out_channels=(width,) * 3,
-                decoder_block_out_channels=(width,) * 3,
-                num_encoder_blocks=(0, 1, 2),
-                num_decoder_blocks=(2, 1, 1),
+                encoder_block_out_channels=(width,) * 4,
+                decoder_block_out_channels=(width,) * 4,
+                num_encoder_blocks=(0, 1, 1, 2),
+                num_decoder_blocks=(2, 1, 1, 0),
                 upsample_fn="bilinear",
             ).to(memory_format=torch.channels_last)
+        if start:
+            keep_unregistered(self, "_start", _read(Path(start), latent_channels))
+            _take_over(self.vae, self._start)
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(
-            self.vae.parameters(), lr=self.hparams.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+            self.vae.parameters(), lr=self.hparams.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, foreach=True
         )
         return {"optimizer": optimizer, "lr_scheduler": cosine(optimizer, self.trainer.max_steps)}
 
     def training_step(self, batch: Examples) -> Tensor:
-        images = (batch.images * 2 - 1).contiguous(memory_format=torch.channels_last)
-        latents = self.vae.encode(images).latents
         generator = generator_for(self.hparams.seed, self.global_step, "latents", self.global_rank)
+        images = random_crops(batch.images, self.hparams.crop, generator) * 2 - 1
+        images = images.contiguous(memory_format=torch.channels_last)
+        latents = self.vae.encode(images).latents
         noise = torch.randn(latents.shape, generator=generator).to(latents)
-        output = self.vae.decode(latents + self.hparams.latent_noise * noise).sample
-        error = (output.float() - images).square().mean()
+        output = self.vae.decode(latents + self.hparams.latent_noise * noise).sample.float()
+        error = (output - images).square().mean()
         self.log_dict({"loss": error, "psnr": 10 * torch.log10(4 / error)}, prog_bar=True, batch_size=len(images))
-        return error + self.hparams.latent_weight * _distance_from_standard(latents.float())
+        loss = error + self.hparams.latent_weight * _distance_from_standard(latents.float())
+        loss = loss + self.hparams.detail_weight * _detail_difference(output, images)
+        return loss + self._pull_to_start(images, latents.float())
+
+    def _pull_to_start(self, images: Tensor, latents: Tensor) -> Tensor | float:
+        weight = self.hparams.start_weight * max(0.0, 1 - 3 * self.global_step / self.trainer.max_steps)
+        if not self.hparams.start or not weight:
+            return 0.0
+        self._start.to(self.device)
+        with torch.no_grad():
+            target = self._start.encode(avg_pool2d(images, _FACTOR // _factor(self._start))).latents
+        return weight * (latents - target.float()).square().mean()
 
     def validation_step(self, batch: Examples) -> None:
         reconstruction = self.vae.decode(self.vae.encode(batch.images * 2 - 1).latents).sample
@@ -95,6 +133,49 @@ class TrainVAE(pl.LightningModule):
         config = json.loads((folder / "config.json").read_text())
         config.pop("block_out_channels")  # diffusers writes it and warns of it when reading
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+
+
+def random_crops(
+    images: Float[Tensor, "B C H W"], size: int, generator: torch.Generator
+) -> Float[Tensor, "B C size size"]:
+    """A random square of each picture, the whole of smaller ones; its corner lies on a multiple of 8 pixels."""
+    room = [max(0, edge - size) // _FACTOR + 1 for edge in images.shape[-2:]]
+    top, left = (_FACTOR * torch.randint(n, (len(images),), generator=generator) for n in room)
+    places = zip(images, top.tolist(), left.tolist(), strict=True)
+    return torch.stack([image[:, y : y + size, x : x + size] for image, y, x in places])
+
+
+def _read(folder: Path, latent_channels: int) -> Any:
+    vae = read_autoencoder(folder)
+    if vae.config.latent_channels != latent_channels or _factor(vae) > _FACTOR:
+        raise ValueError(
+            f"{folder} can't be started from: it has {vae.config.latent_channels} latent channels and factor "
+            f"{_factor(vae)}, where {latent_channels} and at most {_FACTOR} are needed."
+        )
+    return vae
+
+
+def _factor(vae: Any) -> int:
+    return 2 ** (len(vae.config.encoder_block_out_channels) - 1)
+
+
+def _take_over(vae: Any, start: Any) -> None:
+    """Copy the layers of the same shapes, counted from the latents outwards."""
+    encoders = zip(reversed(vae.encoder.layers), reversed(start.encoder.layers), strict=False)
+    decoders = zip(vae.decoder.layers, start.decoder.layers, strict=False)
+    for mine, other in [*encoders, *decoders]:
+        weights, expected = other.state_dict(), mine.state_dict()
+        if {name: w.shape for name, w in weights.items()} == {name: w.shape for name, w in expected.items()}:
+            mine.load_state_dict(weights)
+
+
+def _detail_difference(output: Float[Tensor, "B C H W"], images: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:
+    """Of the mean absolute Laplacian in squares of six pixels, the mean squared difference."""
+    strengths = []
+    for x in (output, images):
+        around = x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:]
+        strengths.append(avg_pool2d((x[..., 1:-1, 1:-1] - around / 4).abs(), 6))
+    return (strengths[0] - strengths[1]).square().mean()
 
 
 def _distance_from_standard(latents: Float[Tensor, "B C h w"]) -> Float[Tensor, ""]:
