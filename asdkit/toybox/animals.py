@@ -91,19 +91,19 @@ def elephant(main: Colour, second: Colour | None) -> list[Primitive]:
 
 def dog(main: Colour, second: Colour | None) -> list[Primitive]:
     ear = second or UMBER
-    legs = [rod(main, (x, 0.17 * s, -0.58), 0.10, 0.28) for x in (-0.50, 0.18) for s in (1, -1)]
+    legs = [rod(main, (x, 0.19 * s, -0.50), 0.12, 0.26) for x in (-0.48, 0.16) for s in (1, -1)]
     return [
-        ball(main, (-0.16, 0, -0.16), (0.54, 0.27, 0.26)),
-        bar(main, (0.14, 0, -0.14), (0.38, 0, 0.36), 0.25, 0.75),
-        ball(main, (0.40, 0, 0.44), (0.28, 0.27, 0.26)),
-        ball(main, (0.68, 0, 0.34), (0.24, 0.15, 0.13)),
+        ball(main, (-0.16, 0, -0.16), (0.54, 0.32, 0.30)),
+        bar(main, (0.14, 0, -0.14), (0.38, 0, 0.36), 0.28, 0.75),
+        ball(main, (0.40, 0, 0.44), (0.30, 0.31, 0.29)),
+        ball(main, (0.68, 0, 0.34), (0.25, 0.17, 0.15)),
         ball(BLACK, (0.90, 0, 0.40), (0.08, 0.09, 0.07)),
         ball(RED, (0.78, 0, 0.20), (0.08, 0.07, 0.09)),
-        place(TORUS, RED, (0.26, 0, 0.12), (0.22, 0.22, 0.30), (0, 25, 0), param=0.18),
-        bar(main, (-0.62, 0, -0.06), (-0.84, 0, 0.42), 0.09, 0.5),
-        *pair(lambda s: ball(ear, (0.34, 0.29 * s, 0.36), (0.14, 0.08, 0.28), (10 * s, 0, 0))),
-        *pair(lambda s: ball(WHITE, (0.60, 0.13 * s, 0.54), 0.08)),
-        *pair(lambda s: ball(BLACK, (0.65, 0.14 * s, 0.55), 0.055)),
+        place(TORUS, RED, (0.26, 0, 0.12), (0.25, 0.25, 0.32), (0, 25, 0), param=0.18),
+        bar(main, (-0.60, 0, -0.06), (-0.84, 0, 0.42), 0.11, 0.5),
+        *pair(lambda s: ball(ear, (0.34, 0.33 * s, 0.36), (0.16, 0.09, 0.30), (10 * s, 0, 0))),
+        *pair(lambda s: ball(WHITE, (0.60, 0.14 * s, 0.56), 0.085)),
+        *pair(lambda s: ball(BLACK, (0.65, 0.15 * s, 0.57), 0.06)),
         *legs,
     ]
 
@@ -117,19 +117,19 @@ def frog(main: Colour, second: Colour | None) -> list[Primitive]:
         *pair(lambda s: ball(main, (0.28, 0.27 * s, 0.34), 0.19)),
         *pair(lambda s: ball(WHITE, (0.36, 0.30 * s, 0.38), 0.145)),
         *pair(lambda s: ball(BLACK, (0.45, 0.33 * s, 0.40), 0.085)),
-        *pair(lambda s: ball(main, (-0.34, 0.50 * s, -0.30), (0.40, 0.16, 0.24), (0, -25, 0))),
-        *pair(lambda s: ball(main, (-0.10, 0.64 * s, -0.56), (0.34, 0.15, 0.07), (0, 0, 20 * s))),
+        *pair(lambda s: ball(main, (-0.30, 0.46 * s, -0.32), (0.42, 0.19, 0.25), (0, -25, 0))),
+        *pair(lambda s: ball(main, (-0.04, 0.54 * s, -0.55), (0.36, 0.17, 0.08), (0, 0, 20 * s))),
         *pair(lambda s: bar(main, (0.34, 0.34 * s, -0.10), (0.46, 0.44 * s, -0.56), 0.10)),
-        *pair(lambda s: ball(main, (0.58, 0.46 * s, -0.57), (0.20, 0.15, 0.06), (0, 0, 20 * s))),
+        *pair(lambda s: ball(main, (0.58, 0.46 * s, -0.57), (0.20, 0.16, 0.06), (0, 0, 20 * s))),
     ]
 
 
 def fox(main: Colour, second: Colour | None) -> list[Primitive]:
-    legs = [rod(DARK, (x, 0.14 * s, -0.60), 0.075, 0.28) for x in (-0.36, 0.24) for s in (1, -1)]
+    legs = [rod(DARK, (x, 0.15 * s, -0.56), 0.085, 0.26) for x in (-0.36, 0.24) for s in (1, -1)]
     return [
-        ball(main, (-0.06, 0, -0.18), (0.48, 0.23, 0.23)),
-        bar(main, (0.18, 0, -0.14), (0.40, 0, 0.28), 0.21, 0.8),
-        ball(WHITE, (0.30, 0, -0.10), (0.17, 0.18, 0.24)),
+        ball(main, (-0.06, 0, -0.18), (0.48, 0.27, 0.26)),
+        bar(main, (0.18, 0, -0.14), (0.40, 0, 0.28), 0.24, 0.8),
+        ball(WHITE, (0.32, 0, -0.10), (0.17, 0.20, 0.25)),
         ball(main, (0.42, 0, 0.32), (0.26, 0.31, 0.24)),
         bar(WHITE, (0.52, 0, 0.24), (0.92, 0, 0.17), 0.17, 0.3),
         bar(main, (0.52, 0, 0.32), (0.86, 0, 0.20), 0.14, 0.4),
@@ -156,7 +156,7 @@ def owl(main: Colour, second: Colour | None) -> list[Primitive]:
         *pair(lambda s: bar(main, (0.08, 0.30 * s, 0.62), (0.04, 0.46 * s, 0.94), 0.15, 0.0)),
         *pair(lambda s: ball(main, (-0.06, 0.47 * s, -0.22), (0.30, 0.11, 0.48), (8 * s, -12, 0))),
         *pair(lambda s: ball(ORANGE, (0.20, 0.19 * s, -0.82), (0.20, 0.15, 0.07))),
-        bar(main, (-0.30, 0, -0.50), (-0.56, 0, -0.84), 0.24, 0.7),
+        ball(main, (-0.36, 0, -0.66), (0.16, 0.24, 0.30), (0, 40, 0)),
     ]
 
 

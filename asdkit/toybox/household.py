@@ -2,8 +2,6 @@
 
 import math
 
-import numpy as np
-
 from asdkit.toybox.raycaster import ELLIPSOID, FRUSTUM, PRISM, PYRAMID, TORUS, Colour, Primitive, place
 from asdkit.toybox.solids import (
     BLACK,
@@ -14,12 +12,14 @@ from asdkit.toybox.solids import (
     DARK,
     GLASS,
     GREY,
+    GROOVE,
     LAMP_YELLOW,
     LEAF,
     ORANGE,
     PATTY,
     PINK,
     RED,
+    SLATE,
     STEEL,
     WHITE,
     WOOD,
@@ -107,23 +107,14 @@ def robot(main: Colour, second: Colour | None) -> list[Primitive]:
         box(GLASS, (0.26, 0, -0.06), (0.02, 0.22, 0.16)),
         box(DARK, (0.25, 0, 0.38), (0.02, 0.16, 0.04)),
         *pair(lambda s: ball(LAMP_YELLOW, (0.24, 0.13 * s, 0.56), 0.09)),
-        *pair(lambda s: box(head, (0, 0.47 * s, -0.10), (0.10, 0.09, 0.32))),
+        *pair(lambda s: box(main, (0, 0.47 * s, -0.10), (0.10, 0.09, 0.32))),
         *pair(lambda s: box(DARK, (0.04, 0.19 * s, -0.66), (0.16, 0.12, 0.20))),
     ]
 
 
 def hamburger(main: Colour, second: Colour | None) -> list[Primitive]:
     lettuce = [(0.74 * math.cos(a), 0.74 * math.sin(a)) for a in (0.0, 0.9, 1.8, 2.7, 3.6, 4.5, 5.4)]
-    seeds = [
-        (0, 0),
-        (0.34, 0.10),
-        (0.02, 0.36),
-        (-0.36, 0.08),
-        (-0.06, -0.35),
-        (0.55, 0.36),
-        (-0.36, 0.52),
-        (0.36, -0.52),
-    ]
+    seeds = [(0, 0), (0.34, 0.1), (0, 0.36), (-0.36, 0), (0, -0.35), (0.5, 0.36), (-0.36, 0.5), (0.4, -0.5)]
     return [
         ball(main, (0, 0, 0.06), (0.84, 0.84, 0.54)),
         rod(main, (0, 0, -0.46), 0.72, 0.14, top=1.12),
@@ -139,14 +130,10 @@ def pineapple(main: Colour, second: Colour | None) -> list[Primitive]:
     for reach, top, angles in ((0.26, 0.86, (0, 90, 180, 270)), (0.46, 0.62, (36, 108, 180, 252, 324))):
         tips = [(reach * math.cos(math.radians(a)), reach * math.sin(math.radians(a)), top) for a in angles]
         leaves += [bar(second or LEAF, (x / 5, y / 5, 0.24), (x, y, z), 0.13, 0.0) for x, y, z in tips]
-    half, groove = np.array([[0.46], [0.46], [0.58]]), (0.45, 0.28, 0.06)
-    circles = [place(TORUS, groove, (0, 0, 0), (1, 1, 1), (0, 52, a), param=0.035) for a in range(0, 360, 45)]
-    low = np.array([[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, -0.34]])
-    return [
-        place(ELLIPSOID, main, (0, 0, -0.34), (0.46, 0.46, 0.58)),
-        *[p._replace(matrix=p.matrix * half + low) for p in circles],
-        *leaves,
-    ]
+    grooves = [place(TORUS, GROOVE, (0, 0, 0), (1, 1, 1), (0, 52, a), param=0.035) for a in range(0, 360, 45)]
+    body = place(ELLIPSOID, main, (0, 0, -0.34), (0.46, 0.46, 0.58))
+    squeezed = [body.matrix[:, :3] @ p.matrix + body.matrix * (0, 0, 0, 1) for p in grooves]
+    return [body, *[p._replace(matrix=m) for p, m in zip(grooves, squeezed, strict=True)], *leaves]
 
 
 def loaf_of_bread(main: Colour, second: Colour | None) -> list[Primitive]:
@@ -186,21 +173,18 @@ def cactus(main: Colour, second: Colour | None) -> list[Primitive]:
 
 
 def ficus(main: Colour, second: Colour | None) -> list[Primitive]:
-    leaves = [ball(main, (0, 0, 0.34), (0.34, 0.34, 0.36))]
-    for tilt, start, count in ((-35, 0, 5), (-5, 36, 6), (-55, 20, 5)):
+    leaves = [ball(main, (0, 0, 0.30), 0.42), ball(main, (0, 0, 0.80), (0.13, 0.13, 0.14))]
+    for height, reach, start, count in ((0.62, 0.39, 0, 4), (0.36, 0.45, 30, 6), (0.06, 0.46, 0, 6)):
         for angle in range(start, start + 360, 360 // count):
-            x, y = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-            reach, z = 0.44 * math.cos(math.radians(tilt)), 0.34 - 0.44 * math.sin(math.radians(tilt))
-            leaves.append(ball(main, (reach * x, reach * y, z), (0.30, 0.17, 0.06), (0, tilt + 20, angle)))
+            x, y = reach * math.cos(math.radians(angle)), reach * math.sin(math.radians(angle))
+            leaves.append(ball(main, (x, y, height), (0.26, 0.17, 0.08), (0, 42, angle)))
     return [*_pot(second), bar(WOOD, (0, 0, -0.40), (0, 0, 0.20), 0.08), *leaves]
 
 
 def castle(main: Colour, second: Colour | None) -> list[Primitive]:
-    roof = second or BRICK
+    roof = second or SLATE
     corners = [(x, y) for x in (-0.52, 0.52) for y in (-0.52, 0.52)]
-    teeth = [(x, y) for x in (-0.56, 0.56) for y in (-0.22, 0.0, 0.22)] + [
-        (x, y) for x in (-0.16, 0.16) for y in (-0.56, 0.56)
-    ]
+    teeth = [(x, y) for x in (-0.56, 0.56) for y in (-0.22, 0.0, 0.22)]
     return [
         box(main, (0, 0, -0.42), (0.54, 0.54, 0.32)),
         box(main, (0, 0, 0.06), (0.25, 0.25, 0.36)),

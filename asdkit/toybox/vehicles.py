@@ -2,7 +2,7 @@
 
 import math
 
-from asdkit.toybox.raycaster import PRISM, PYRAMID, Colour, Primitive, place
+from asdkit.toybox.raycaster import FRUSTUM, PRISM, PYRAMID, TORUS, Colour, Primitive, place
 from asdkit.toybox.solids import (
     BLACK,
     CREAM,
@@ -55,14 +55,15 @@ def car(main: Colour, second: Colour | None) -> list[Primitive]:
 
 def boat(main: Colour, second: Colour | None) -> list[Primitive]:
     return [
-        box(main, (-0.22, 0, -0.42), (0.50, 0.34, 0.20)),
-        place(PYRAMID, main, (0.56, 0, -0.42), (0.20, 0.34, 0.28), (0, 90, 0)),
-        box(CREAM, (-0.08, 0, -0.10), (0.30, 0.27, 0.14)),
-        box(DARK, (-0.74, 0, -0.34), (0.06, 0.14, 0.26)),
-        *pair(lambda s: box(DARK, (0.22, 0.13 * s, -0.08), (0.02, 0.09, 0.07))),
-        *pair(lambda s: ball(GLASS, (-0.08, 0.27 * s, -0.08), (0.09, 0.03, 0.08))),
-        rod(WOOD, (0.12, 0, 0.42), 0.045, 0.46),
-        place(PYRAMID, second or WHITE, (-0.24, 0, 0.46), (0.32, 0.03, 0.40)),
+        place(FRUSTUM, main, (0.02, 0, -0.50), (0.60, 0.27, 0.26), param=1.5),
+        place(TORUS, WOOD, (0.02, 0, -0.24), (0.90, 0.405, 0.90), param=0.05),
+        box(CREAM, (0.30, 0, -0.18), (0.22, 0.24, 0.15)),
+        box(WOOD, (-0.84, 0, -0.46), (0.05, 0.05, 0.28)),
+        *pair(lambda s: box(DARK, (0.52, 0.12 * s, -0.14), (0.02, 0.08, 0.07))),
+        *pair(lambda s: ball(GLASS, (0.30, 0.24 * s, -0.14), (0.09, 0.03, 0.08))),
+        bar(WOOD, (-0.10, 0, -0.40), (-0.10, 0, 0.88), 0.045),
+        place(PYRAMID, second or WHITE, (-0.22, 0, 0.36), (0.56, 0.03, 0.46)),
+        box(RED, (0.0, 0, 0.82), (0.11, 0.015, 0.06)),
     ]
 
 
@@ -84,7 +85,7 @@ def truck(main: Colour, second: Colour | None) -> list[Primitive]:
     return [
         box(DARK, (0, 0, -0.38), (0.82, 0.30, 0.06)),
         box(main, (0.54, 0, -0.10), (0.28, 0.36, 0.32)),
-        box(second or STEEL, (-0.30, 0, 0.08), (0.52, 0.38, 0.46)),
+        box(second or main, (-0.30, 0, 0.08), (0.52, 0.38, 0.46)),
         box(GLASS, (0.80, 0, 0.04), (0.04, 0.30, 0.13)),
         box(GLASS, (0.62, 0, 0.04), (0.13, 0.38, 0.12)),
         box(DARK, (0.82, 0, -0.24), (0.02, 0.16, 0.08)),
@@ -111,17 +112,17 @@ def train(main: Colour, second: Colour | None) -> list[Primitive]:
 
 def monster_truck(main: Colour, second: Colour | None) -> list[Primitive]:
     corners = [(x, s) for x in (-0.52, 0.52) for s in (1, -1)]
-    wheels = [rod(second or BLACK, (x, 0.44 * s, -0.42), 0.38, 0.15, (90, 0, 0)) for x, s in corners]
-    hubs = [rod(STEEL, (x, 0.58 * s, -0.42), 0.17, 0.04, (90, 0, 0)) for x, s in corners]
+    wheels = [rod(second or BLACK, (x, 0.44 * s, -0.42), 0.36, 0.13, (90, 0, 0)) for x, s in corners]
+    hubs = [rod(STEEL, (x, 0.55 * s, -0.42), 0.17, 0.04, (90, 0, 0)) for x, s in corners]
     springs = [bar(LAMP_YELLOW, (x, 0.26 * s, -0.42), (0.8 * x, 0.22 * s, 0.10), 0.05) for x, s in corners]
     return [
-        box(main, (0, 0, 0.18), (0.84, 0.36, 0.15)),
-        box(main, (0.0, 0, 0.66), (0.30, 0.34, 0.04)),
-        box(GLASS, (0.0, 0, 0.48), (0.30, 0.33, 0.16)),
-        box(main, (-0.02, 0, 0.48), (0.06, 0.345, 0.16)),
+        box(main, (0, 0, 0.20), (0.84, 0.42, 0.20)),
+        box(main, (0.0, 0, 0.70), (0.34, 0.40, 0.05)),
+        box(GLASS, (0.0, 0, 0.52), (0.32, 0.38, 0.14)),
+        box(main, (-0.02, 0, 0.52), (0.06, 0.395, 0.14)),
         box(DARK, (0, 0, -0.06), (0.70, 0.18, 0.08)),
-        box(STEEL, (0.84, 0, 0.10), (0.03, 0.30, 0.07)),
-        *pair(lambda s: ball(LAMP_YELLOW, (0.84, 0.25 * s, 0.24), (0.05, 0.08, 0.08))),
+        box(STEEL, (0.84, 0, 0.08), (0.03, 0.36, 0.07)),
+        *pair(lambda s: ball(LAMP_YELLOW, (0.84, 0.29 * s, 0.26), (0.05, 0.09, 0.09))),
         *wheels,
         *hubs,
         *springs,
