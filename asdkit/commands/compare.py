@@ -37,6 +37,9 @@ def add_arguments(parser: Arguments) -> None:
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each, with the seeds 0 to N-1")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one on each GPU, or 1)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of what is written (default: beside the runs)")
+    parser.add_argument(
+        "--film", type=int, metavar="PIXELS", help="also a film of all objects (compare.webp), each this wide"
+    )
     parser.add_trust()
 
 
@@ -59,7 +62,7 @@ def _existing(runs: Sequence[Path], options: Namespace) -> int:
     twice = Counter(path.name for path in runs)
     labels = [path.name if twice[path.name] == 1 else str(path) for path in runs]
     compared = [Compared(label, "", path) for label, path in zip(labels, runs, strict=True)]
-    _write(compared, options.out or Path("compare"), options.trust)
+    _write(compared, options.out or Path("compare"), options)
     return 0
 
 
@@ -85,13 +88,16 @@ def _made(options: Namespace) -> int:
         if grid.finished(cell)
     ]
     if compared and code not in _STOPPED:
-        _write(compared, options.out or grid.folder, options.trust)
+        _write(compared, options.out or grid.folder, options)
     return code
 
 
-def _write(compared: Sequence["Compared"], out: Path, trust: list[str]) -> None:
-    with trusted(trust):
+def _write(compared: Sequence["Compared"], out: Path, options: Namespace) -> None:
+    with trusted(options.trust):
         from asdkit.run import comparison
 
+        if options.film:
+            comparison.save_film(compared, options.film, local(out / "compare.webp"))
         print(comparison.write(compared, local(out)))
-    print(f"Written: {out}/compare.md, compare.png, compare.json, curves.png")
+    film = ", compare.webp" if options.film else ""
+    print(f"Written: {out}/compare.md, compare.png, compare.json, curves.png{film}")

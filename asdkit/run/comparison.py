@@ -15,7 +15,7 @@ from torch.nn.functional import interpolate
 
 from asdkit.core.atomic import atomic, write_text
 from asdkit.core.optional import require_package
-from asdkit.formats.pictures import save_grid
+from asdkit.formats.pictures import save_grid, save_webp
 from asdkit.run.metrics_csv import logged
 from asdkit.run.result import Result
 from asdkit.run.side_files import read_facts, write_json
@@ -23,6 +23,7 @@ from asdkit.run.tables import cell_text, markdown
 
 _VIEW, _VIEWS = 96, 4  # pixels of a view in the sheet, and how many of each run, two in a row
 _PANELS_IN_A_ROW = 4
+_FRAMES, _FPS, _IN_A_ROW = 48, 16, 5  # of the film, and objects in a row of it
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,23 @@ def write(runs: Sequence[Compared], out: Path) -> str:
     save_grid(_sheet(runs), out / "compare.png", columns, labels=[run.label for run in runs])
     _draw_curves(runs, out / "curves.png")
     return text
+
+
+def save_film(runs: Sequence[Compared], size: int, path: Path) -> None:
+    """An animated WebP in which the objects of all runs turn side by side, five in a row.
+
+    Args:
+        runs: of objects, not of images.
+        size: height and width of each object in pixels.
+        path: ends in .webp.
+
+    Raises:
+        ValueError: a run has made images.
+    """
+    films = [Result(run.run).orbit(size, _FRAMES) for run in runs]
+    films += [torch.ones_like(films[0])] * (-len(films) % min(_IN_A_ROW, len(films)))
+    rows = [torch.cat(films[i : i + _IN_A_ROW], dim=3) for i in range(0, len(films), _IN_A_ROW)]
+    save_webp(torch.cat(rows, dim=2), path, _FPS)
 
 
 def means(runs: Sequence[Compared]) -> str:

@@ -63,9 +63,11 @@ def test_methods_on_prompts_and_seeds(
     assert main(words) == 0 and ended == {file: file.stat().st_mtime_ns for file in folder.parent.rglob("run.json")}
     capsys.readouterr()
     runs = [row["folder"] for row in rows[1:3]]
-    assert main(["compare", *runs, "--out", "side"]) == 0
+    assert main(["compare", *runs, "--out", "side", "--film=16"]) == 0
     assert f"| {Path(runs[0]).name} | 1 |" in capsys.readouterr().out
     assert Image.open("side/compare.png").size == (192, 2 * 192)
+    film = Image.open("side/compare.webp")
+    assert film.size == (32, 16) and film.n_frames > 10
 
 
 @pytest.mark.parametrize(
