@@ -148,6 +148,23 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
     return expanded, run
 
 
+def check_runs(command: str, given: list[str], own: Iterable[str], runs: Iterable[list[str]]) -> None:
+    """Refuse what is wrong with the options of several runs, before the first one starts.
+
+    Args:
+        command: its name, for sentences.
+        given: what the user has given for all runs, or varies.
+        own: options that are different for each run, so that they can't be given.
+        runs: all options of some runs.
+    """
+    for flag in own:
+        if option_values(given, flag):
+            raise UsageError(f"{command}: {flag} is different for each run, so it can't be given.")
+    for options in runs:
+        if expand(command, trusted_packages(options)[1])[1] is not None:
+            raise UsageError(f"{command}: there is a run folder among the options; name a recipe, --config RECIPE.")
+
+
 def _with_words(command: str, arguments: list[str]) -> tuple[Path | None, list[str]]:
     """The run folder that stands first; or none, and the options with the recipe and the prompt that stand first."""
     words = list(takewhile(_is_word, arguments))

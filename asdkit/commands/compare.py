@@ -7,12 +7,12 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asdkit.commands.arguments import Arguments, expand, trusted
+from asdkit.commands.arguments import Arguments, check_runs, trusted
 from asdkit.commands.sweep import axes
 from asdkit.core.errors import UsageError
 from asdkit.core.text import local
 from asdkit.formats.prompts import read_prompts
-from asdkit.run.grid import Grid, option_values, product, recipe_names
+from asdkit.run.grid import Grid, product, recipe_names
 from asdkit.run.pool import make_runs
 from asdkit.run.side_files import read_facts
 
@@ -32,7 +32,7 @@ def add_arguments(parser: Arguments) -> None:
     parser.description, parser.passes_on = DESCRIPTION, True
     parser.usage = """asdkit compare RUN RUN ... [--out DIR]
        asdkit compare --methods ASD,SDS,VSD --prompts FILE --config RECIPE [--seeds N] [--jobs N] [--key value ...]"""
-    parser.add_argument("--methods", metavar="A,B", help="guidances, the first of which the others are compared with")
+    parser.add_argument("--methods", default="", metavar="A,B", help="guidances, the first of which the others are compared with")
     parser.add_argument("--prompts", metavar="FILE", help="a file with a prompt on each line; or -")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each, with the seeds 0 to N-1")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one on each GPU, or 1)")
@@ -46,11 +46,11 @@ def add_arguments(parser: Arguments) -> None:
 def run(options: Namespace) -> int:
     """Make the runs where there are none, compare them and print the table; returns the exit code."""
     runs = list(takewhile(lambda word: not word.startswith("-"), options.given))  # further words are options' values
-    if bool(runs) == bool(options.methods):
+    if bool(runs) == bool(options.methods or options.prompts):
         raise UsageError("compare: name runs that exist, or --methods and --prompts; asdkit compare --help tells more.")
     if further := options.of_fit[len(runs) :] if runs else []:
         raise UsageError(f"compare: {further[0]} is of runs that are made, and these exist; leave it out.")
-    return _existing([local(name) for name in runs], options) if runs else _made(options)
+    return _existing([*dict.fromkeys(local(name) for name in runs)], options) if runs else _made(options)
 
 
 def _existing(runs: Sequence[Path], options: Namespace) -> int:
@@ -71,13 +71,11 @@ def _made(options: Namespace) -> int:
     from asdkit.run.comparison import Compared
 
     methods = [name.strip() for name in options.methods.split(",") if name.strip()]
-    if options.prompts is None or not recipe_names(options.of_fit):
-        raise UsageError("compare: --methods needs --prompts FILE and --config RECIPE.")
-    for flag in _OF_EACH_RUN:
-        if option_values(options.of_fit, flag):
-            raise UsageError(f"compare: {flag} is different for each run, so it can't be given.")
-    expand("compare", options.of_fit)
+    if not methods or options.prompts is None or not recipe_names(options.of_fit):
+        raise UsageError("compare: --methods A,B needs --prompts FILE and --config RECIPE.")
     by_method = {"method": {name: [f"--model.guidance={name}"] for name in methods}}
+    runs = ([*options.of_fit, *words] for words in by_method["method"].values())
+    check_runs("compare", options.of_fit, _OF_EACH_RUN, runs)
     cells = product(read_prompts(options.prompts), by_method | axes([], options.seeds))
     trust = [f"--trust={package}" for package in options.trust]
     grid = Grid(cells, [*options.of_fit, *trust], f"compare {Path(options.prompts).stem}")

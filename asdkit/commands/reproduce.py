@@ -8,11 +8,10 @@ from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
-from asdkit.commands.arguments import Arguments, expand
+from asdkit.commands.arguments import Arguments, check_runs
 from asdkit.core.errors import UsageError
 from asdkit.core.text import local, suggestion
 from asdkit.run import machine
-from asdkit.run.grid import option_values
 from asdkit.run.pool import make_runs
 from asdkit.run.reproduction import results, runs
 from asdkit.run.reproduction.figures import FULL, QUICK, Figure, declared
@@ -48,9 +47,6 @@ def run(options: Namespace) -> int:
     """Make the runs where there are none, and write the page; returns the exit code."""
     names = list(takewhile(lambda word: not word.startswith("-"), options.of_fit))
     figures, further = _figures(names, options.prior), options.of_fit[len(names) :]
-    for flag in _OF_EACH_RUN:
-        if option_values(further, flag):
-            raise UsageError(f"reproduce: {flag} is different for each run, so it can't be given.")
     if options.plan:
         print(_plan(figures))
         return 0
@@ -58,8 +54,7 @@ def run(options: Namespace) -> int:
     reproduction = runs.Reproduction(figures, QUICK if options.quick else FULL, further, local(options.out))
     reproduction.make_given()
     kinds = {cell.labels["part"]: cell for grid in reproduction.grids for cell in grid.cells}
-    for cell in kinds.values():  # what is wrong with the options is said before a run starts
-        expand("reproduce", [*cell.options, "--model.prompt", cell.prompt])
+    check_runs("reproduce", further, _OF_EACH_RUN, (cell.options for cell in kinds.values()))
     return _made(reproduction, options)
 
 

@@ -1,14 +1,16 @@
 """`asdkit sweep`: a run for each prompt of a file, and for each combination of the options that are to vary."""
 
 import os
+import re
 from argparse import Namespace
+from itertools import chain
 from pathlib import Path
 
-from asdkit.commands.arguments import Arguments, expand
+from asdkit.commands.arguments import Arguments, check_runs
 from asdkit.core.bounds import Within
 from asdkit.core.errors import UsageError
 from asdkit.formats.prompts import read_prompts
-from asdkit.run.grid import Grid, option_values, product
+from asdkit.run.grid import Grid, product
 from asdkit.run.machine import rank_of
 from asdkit.run.pool import make_runs
 
@@ -16,6 +18,7 @@ DESCRIPTION = """A run for each line of a file, in a process of its own. Started
 on: finished runs are left alone, others continue from their last checkpoint. All further options are those of
 asdkit fit. Started by torchrun or srun, each rank takes its share."""
 _SEEDS = Within(1, 10_000)
+_COMMA = r",(?![^\[\]{}]*[\]}])"  # between values, not within a list
 _OF_EACH_RUN = ("--prompt", "--model.prompt", "--model.target", "--run.name", "--ckpt_path")
 
 
@@ -24,12 +27,12 @@ def axes(varied: list[str], seeds: int | None) -> dict[str, dict[str, list[str]]
     options_by_value: dict[str, dict[str, list[str]]] = {}
     for text in varied:
         key, _, listed = text.removeprefix("--").partition("=")
-        values = [value.strip() for value in listed.split(",") if value.strip()]
+        values = [value.strip() for value in re.split(_COMMA, listed) if value.strip()]
         if not key or not values:
             raise UsageError(f"--vary needs an option and its values, key=value,value,...; got {text!r}.")
-        options_by_value[key] = {value: [f"--{key}={value}"] for value in values}
+        options_by_value.setdefault(key, {}).update({value: [f"--{key}={value}"] for value in values})
     if seeds is not None and seeds not in _SEEDS:
-        raise UsageError(f"sweep: --seeds must be {_SEEDS}; got {seeds}.")
+        raise UsageError(f"--seeds must be {_SEEDS}; got {seeds}.")
     by_seed = {str(seed): [f"--model.seed={seed}"] for seed in range(seeds or 0)}
     return options_by_value | ({"seed": by_seed} if seeds else {})
 
@@ -50,12 +53,9 @@ def run(options: Namespace) -> int:
         raise UsageError("sweep: the file of prompts comes first: asdkit sweep PROMPTS --config RECIPE.")
     if options.prompts == "-" and rank_of(os.environ):
         raise UsageError("sweep: each rank of a launcher reads the prompts; give them in a file.")
-    varied = axes(options.vary, options.seeds)
-    chosen = {f"--{key}" for key in axes(options.vary, None)}
-    for flag in (*_OF_EACH_RUN, *(["--seed", "--model.seed"] if options.seeds else [])):
-        if option_values(options.of_fit, flag) or flag in chosen:
-            raise UsageError(f"sweep: {flag} is different for each run, so it can't be given.")
-    if expand("sweep", options.of_fit)[1] is not None:  # what else is wrong with them is said, too, before a run starts
-        raise UsageError("sweep: needs one file of prompts and a recipe: asdkit sweep PROMPTS --config RECIPE.")
-    grid = Grid(product(read_prompts(options.prompts), varied), options.of_fit, Path(options.prompts).stem)
-    return make_runs(grid, options.jobs)
+    further = [words for axis in axes(options.vary, None).values() for words in axis.values()]
+    own = [*_OF_EACH_RUN, *(["--seed", "--model.seed"] if options.seeds else [])]
+    runs = ([*options.of_fit, *words] for words in further or [[]])
+    check_runs("sweep", [*options.of_fit, *chain(*further)], own, runs)
+    cells = product(read_prompts(options.prompts), axes(options.vary, options.seeds))
+    return make_runs(Grid(cells, options.of_fit, Path(options.prompts).stem), options.jobs)

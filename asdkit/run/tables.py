@@ -1,5 +1,6 @@
 """What the runs of a grid have come to: tables, and a sheet of their pictures."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
@@ -33,14 +34,14 @@ def row(grid: Grid, cell: Cell) -> dict[str, Any]:
 
 def write_tables(grid: Grid) -> None:
     """`sweep.json`, `sweep.csv` and `sweep.md`: whichever process writes last has seen the records of all."""
-    written: list[dict[str, Any]] | None = None
-    while written != (rows := [row(grid, cell) for cell in grid.cells]):
+    written = ""
+    while written != (now := json.dumps(rows := [row(grid, cell) for cell in grid.cells])):  # NaN is like no number
         names = list(dict.fromkeys(name for known in rows for name in known))
         write_json(grid.folder / "sweep.json", rows)
         write_text(grid.folder / "sweep.csv", csv_text(rows, names))
         shown = {name: name for name in names if name not in _NOT_IN_MARKDOWN}
         write_text(grid.folder / "sweep.md", markdown(rows, shown))
-        written = rows
+        written = now
 
 
 def write_contacts(grid: Grid) -> None:

@@ -22,6 +22,9 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Grid, i
     monkeypatch.setattr("asdkit.commands.sweep.make_runs", lambda *call: made.append(call) or 3)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.txt").write_text("a red duck\na blue ball\n")
+    (tmp_path / "made" / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "checkpoints/last.ckpt"):
+        (tmp_path / "made" / name).write_text("run: {}\n")
     (tmp_path / "my.yaml").write_text(f"run: {{root: {tmp_path / 'runs'}}}\n")
     for name in list(os.environ):
         if machine.is_launchers(name):
@@ -54,6 +57,8 @@ BAD = {
     "no recipe": (["p.txt"], "needs a recipe"),
     "unknown recipe": (["p.txt", "--config", "gs3dd"], "did you mean 'gs3d'?"),
     "two files": (["p.txt", "q.txt", "--config", "gs3d"], "is no run folder"),
+    "a run folder": (["p.txt", "made"], "there is a run folder among the options"),
+    "unknown, varied": (["p.txt", "--config", "gs3d", "--vary=model.gidance.scale=3,4"], "did you mean --model.guid"),
     "only printing": (["p.txt", "--print_config"], "no recipe among the options"),
     "a run": (["p.txt", "--config", "gs3d", "--vary", "run.name=a,b"], "--run.name is different for each run"),
     "seeds without end": (["p.txt", "--config", "gs3d", "--seeds", str(10**9)], "--seeds must be within [1, 10000]"),
@@ -100,6 +105,13 @@ def test_options_and_seeds_vary(calls: list) -> None:
         ["--model.guidance.scale=7.5", "--model.guidance=VSD", "--model.seed=1"],
     )
     assert len({grid.run_folder(cell) for cell in grid.cells}) == 16
+    calls.clear()
+    vary = ["--vary=model.cfg.interval=[0.2, 5],[0,1]", "--vary=model.cfg.interval=null", "--trust=json"]
+    main(["sweep", "p.txt", "--config", "my.yaml", *vary])
+    [(grid, _)] = calls
+    values = ("[0.2, 5]", "[0,1]", "null")
+    assert [cell.options for cell in grid.cells[::2]] == [[f"--model.cfg.interval={value}"] for value in values]
+    assert "--trust=json" in grid.options
 
 
 def test_real_runs_finish_fail_are_stopped_and_go_on(

@@ -65,6 +65,15 @@ def test_whoever_writes_last_has_seen_all_records(grid: Grid, monkeypatch: pytes
     assert statuses == ["waiting", "failed", "waiting"]
 
 
+def test_a_measure_may_be_no_number(grid: Grid) -> None:
+    """NaN is never equal to itself, and the tables are done all the same."""
+    finish(grid, grid.cells[0])
+    report = {"status": "finished", "metrics": {"psnr": float("nan")}}
+    (grid.run_folder(grid.cells[0]) / "run.json").write_text(json.dumps(report))
+    tables.write_tables(grid)
+    assert "| a | 0 | waiting |  | nan |" in (grid.folder / "sweep.md").read_text()
+
+
 def test_means_stand_below_each_group() -> None:
     rows = [
         {"method": "ASD", "prompt": "a|b", "psnr": 20.0, "seconds": 118.4, "azimuth": 1, "never": None},
