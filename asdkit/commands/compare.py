@@ -32,7 +32,8 @@ def add_arguments(parser: Arguments) -> None:
     parser.description, parser.passes_on = DESCRIPTION, True
     parser.usage = """asdkit compare RUN RUN ... [--out DIR]
        asdkit compare --methods ASD,SDS,VSD --prompts FILE --config RECIPE [--seeds N] [--jobs N] [--key value ...]"""
-    parser.add_argument("--methods", default="", metavar="A,B", help="guidances, the first of which the others are compared with")
+    text = "guidances, the first of which the others are compared with"
+    parser.add_argument("--methods", default="", metavar="A,B", help=text)
     parser.add_argument("--prompts", metavar="FILE", help="a file with a prompt on each line; or -")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each, with the seeds 0 to N-1")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one on each GPU, or 1)")
@@ -96,6 +97,7 @@ def _write(compared: Sequence["Compared"], out: Path, options: Namespace) -> Non
 
         if options.film:
             comparison.save_film(compared, options.film, local(out / "compare.webp"))
-        print(comparison.write(compared, local(out)))
+        print(comparison.write(compared, local(out)), flush=True)
+        comparison.draw_curves(compared, local(out) / "curves.png")
     film = ", compare.webp" if options.film else ""
     print(f"Written: {out}/compare.md, compare.png, compare.json, curves.png{film}")

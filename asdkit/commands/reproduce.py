@@ -10,6 +10,7 @@ from pathlib import Path
 
 from asdkit.commands.arguments import Arguments, check_runs
 from asdkit.core.errors import UsageError
+from asdkit.core.optional import require_package
 from asdkit.core.text import local, suggestion
 from asdkit.run import machine
 from asdkit.run.pool import make_runs
@@ -18,9 +19,9 @@ from asdkit.run.reproduction.figures import FULL, QUICK, Figure, declared
 from asdkit.run.tables import markdown
 
 DESCRIPTION = """The figures and tables of the paper, and a few beyond it, made anew: each with the claim in a sentence,
-our pictures and plots, and a verdict by a rule that was committed before the runs. Leaves index.html, which opens by a
-double click, results.json and table1.md. Figures share their runs, and called again it goes on where it was stopped.
-All further options are those of asdkit fit, for every run."""
+our pictures and plots (by the extra plots), and a verdict by a rule that was committed before the runs. Leaves
+index.html, which opens by a double click, results.json and table1.md. Figures share their runs, and called again it
+goes on where it was stopped. All further options are those of asdkit fit, for every run."""
 _OF_EACH_RUN = ("--model.prompt", "--prompt", "--model.seed", "--seed", "--run.name", "--run.root", "--config", "-c")
 _STOPPED = (130, 143)
 
@@ -50,6 +51,7 @@ def run(options: Namespace) -> int:
     if options.plan:
         print(_plan(figures))
         return 0
+    require_package("matplotlib", "plots")
     further += ["--prior", options.prior] if options.prior else []
     reproduction = runs.Reproduction(figures, QUICK if options.quick else FULL, further, local(options.out))
     reproduction.make_given()

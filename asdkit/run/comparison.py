@@ -42,21 +42,17 @@ class Compared:
 
 
 def write(runs: Sequence[Compared], out: Path) -> str:
-    """Write `compare.json`, `compare.md`, `compare.png` and `curves.png`; returns the table.
+    """Write `compare.json`, `compare.md` and `compare.png`; returns the table.
 
     Args:
         runs: finished ones, those of a label one after the other.
         out: the folder.
-
-    Raises:
-        MissingExtra: curves without matplotlib, after all else is written.
     """
     write_json(out / "compare.json", [_facts(run) for run in runs])
     text = f"{means(runs)}\n{differences(runs)}"
     write_text(out / "compare.md", text)
     columns = max(len(list(group)) for _, group in groupby(runs, _label))
     save_grid(_sheet(runs), out / "compare.png", columns, labels=[run.label for run in runs])
-    _draw_curves(runs, out / "curves.png")
     return text
 
 
@@ -136,12 +132,16 @@ def _tile(result: Result) -> Float[Tensor, "3 H W"]:
     return torch.cat([torch.cat(list(row), dim=2) for row in images.split(2)], dim=1)
 
 
-def _draw_curves(runs: Sequence[Compared], path: Path) -> None:
-    """A panel for each thing that is logged: the mean over a label's runs, and a band of one standard deviation."""
+def draw_curves(runs: Sequence[Compared], path: Path) -> None:
+    """A panel for each thing that is logged: the mean over a label's runs, and a band of one standard deviation.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
     figure_class = require_package("matplotlib.figure", "plots").Figure
     logs = {label: [logged(run.run / "metrics.csv") for run in group] for label, group in groupby(runs, _label)}
     names = list(dict.fromkeys(name for group in logs.values() for log in group for name in log))
-    rows = -(-len(names) // _PANELS_IN_A_ROW)
+    rows = max(1, -(-len(names) // _PANELS_IN_A_ROW))
     picture = figure_class(figsize=(4 * _PANELS_IN_A_ROW, 3 * rows), layout="constrained")
     panels = picture.subplots(rows, _PANELS_IN_A_ROW, squeeze=False).flatten()
     for panel, name in zip(panels, names, strict=False):

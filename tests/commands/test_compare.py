@@ -95,3 +95,9 @@ def test_bad_input_is_one_sentence(
     assert main(["compare", *words]) == 2
     err = capsys.readouterr().err
     assert expected in err and len(err.splitlines()) == 1
+
+
+def test_runs_that_have_logged_nothing_have_no_curves(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    comparison.draw_curves([Compared("ASD", "", judged(tmp_path / "run"))], tmp_path / "curves.png")
+    assert Image.open(tmp_path / "curves.png").width > 1000

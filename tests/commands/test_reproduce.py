@@ -1,6 +1,7 @@
 """`asdkit reproduce`: a real run of each figure, small; stopped and called again; what it refuses, and its plan."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,6 +102,15 @@ def test_bad_input_is_one_sentence(
     assert main(["reproduce", *words]) == 2
     err = capsys.readouterr().err
     assert expected in err and len(err.splitlines()) == 1 and not list(tmp_path.rglob("run.json"))
+
+
+def test_plots_need_an_extra(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is said before a run starts."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["reproduce", "fig1", "--quick"]) == 3
+    err = capsys.readouterr().err
+    assert "This needs matplotlib" in err and len(err.splitlines()) == 1 and not list(tmp_path.iterdir())
 
 
 def test_the_plan_says_what_runs_cost(capsys: pytest.CaptureFixture) -> None:

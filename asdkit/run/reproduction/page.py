@@ -45,10 +45,8 @@ def _section(figure: Figure, entry: Mapping[str, Any], data: Mapping[str, Any]) 
         for rule in entry["rules"]
     ]
     plots = "".join(_plots(figure, part, runs) for part in dict.fromkeys(run["part"] for run in runs))
-    rows = [
-        [_text(cell) for cell in line.strip("| ").split(" | ")]
-        for line in results.table(runs, figure.show).splitlines()
-    ]
+    names, rows = results.estimates(runs, figure.show)
+    cells = [[_text(row.get(name, "")) for name in names] for row in rows]
     return "\n".join(
         [
             f'<h2 id="{figure.name}">{_text(figure.title)} {_verdict(entry["verdict"])}</h2>',
@@ -56,7 +54,7 @@ def _section(figure: Figure, entry: Mapping[str, Any], data: Mapping[str, Any]) 
             _table(["", "what would confirm it", "mean difference, 95 % interval", "verdict"], rules),
             *(_pictures(figure, part, runs) for part in dict.fromkeys(run["part"] for run in runs)),
             f'<div class="plots">{plots}</div>',
-            _table(rows[0], rows[2:]) if rows else "",
+            _table(names, cells),
             f'<p class="facts"><code>asdkit reproduce {figure.name} --{data["mode"]}</code>, '
             f"{entry['core_minutes']:g} minutes of runs.</p>",
         ]
@@ -107,7 +105,9 @@ def _plots(figure: Figure, part: str, runs: Sequence[Run]) -> str:
                 curves[method] = [point._replace(x=float(number))]
         predictions = _predicted(sweep["law"], curves, points) if "law" in sweep else {}
         title = f"{part}: {measure} ({meaning(measure).title.lower()})"
-        drawn.append(plot(title, curves, predictions, sweep.get("label", ""), sweep.get("log", False)))
+        if curves:
+            address = plot(title, curves, predictions, sweep.get("label", ""), sweep.get("log", False))
+            drawn.append(f'<img class="plot" alt="{_text(title)}" src="{address}">')
     return "".join(drawn)
 
 

@@ -99,19 +99,24 @@ def verdicts(results: Mapping[str, Any]) -> str:
 
 
 def table(runs: Sequence[Run], show: Iterable[str]) -> str:
-    """The mean of each measure over the prompts and seeds of a part and a method, and half its 95 % interval."""
+    """The `estimates` as Markdown."""
+    names, rows = estimates(runs, show)
+    return markdown(rows, {name: name for name in names})
+
+
+def estimates(runs: Sequence[Run], show: Iterable[str]) -> tuple[list[str], list[dict[str, str]]]:
+    """The mean of each measure over the prompts and seeds of a part and a method, and half its 95 % interval.
+
+    Returns:
+        The columns, and a row for each part and method.
+    """
     columns, rows = measures(show, runs), []
     for part, method in dict.fromkeys((run["part"], run["method"]) for run in runs):
         members = [run["metrics"] for run in runs if (run["part"], run["method"]) == (part, method)]
         values = {name: [metrics[name] for metrics in members if name in metrics] for name in columns}
-        rows.append(
-            {
-                "part": part,
-                "method": method,
-                **{name: _estimate(numbers) for name, numbers in values.items() if numbers},
-            }
-        )
-    return markdown(rows, {name: name for name in ("part", "method", *columns)})
+        known = {name: _estimate(numbers) for name, numbers in values.items() if numbers}
+        rows.append({"part": part, "method": method, **known})
+    return ["part", "method", *columns], rows
 
 
 def _estimate(values: Sequence[float]) -> str:

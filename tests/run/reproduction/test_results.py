@@ -1,10 +1,10 @@
 """What is made of measured runs: differences by pairs, verdicts, tables, the page and the law of lambda_eff."""
 
 import math
-import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,7 +13,6 @@ from support.results import BETWEEN, documents, in_readme, in_results
 from asdkit.formats.pictures import save_grid
 from asdkit.run.reproduction import page, results
 from asdkit.run.reproduction.figures import declared
-from asdkit.run.reproduction.page import _plots
 from asdkit.run.reproduction.results import differences, diversity, judged, with_derived
 
 FIG1 = declared().figures["fig1"]
@@ -105,8 +104,8 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     page.write(tmp_path / "index.html", data | {"figures": {"fig1": judged(FIG1, runs, judging=True)}})
     text = (tmp_path / "index.html").read_text()
     read = Page(text)
-    assert not read.open and all(asked.startswith(("data:image/webp;base64,", "#")) for asked in read.asked)
-    assert sum(asked.startswith("data:") for asked in read.asked) == 3 and "<script" not in text
+    assert not read.open and all(asked.startswith(("data:image/", "#")) for asked in read.asked)
+    assert sum(asked.startswith("data:image/webp;base64,") for asked in read.asked) == 3 and "<script" not in text
     assert FIG1.claim in text and text.count("confirmed</span>") == 5 and "4.5 minutes" in text
     assert "asdkit reproduce fig1 --full" in text and "{{" not in text
 
@@ -115,13 +114,15 @@ def test_the_law_reads_another_curve_at_lambda_eff() -> None:
     """VSD's measure is log(lambda): ASD's at gamma -0.5 is then predicted to be log(1 + (lambda - 1) / 2)."""
     runs = [row(f"VSD {scale:g}", 0, psnr=math.log(scale)) for scale in (1, 3, 7.5, 15, 30, 100)]
     runs += [row(f"ASD {scale:g}", 0, psnr=math.log((1 + scale) / 2)) for scale in (1, 3, 7.5, 15, 30, 100)]
-    picture = _plots(declared().figures["cfg"], "2D", runs)
-    dotted, solid = (
-        re.search(f'class="{kind}" d="M([^"]*)"', picture.partition("ASD</title>")[2])[1]
-        for kind in ("line dotted", "line")
-    )
-    places = [[float(number) for point in path.split("L") for number in point.split()] for path in (dotted, solid)]
-    assert places[0] == pytest.approx(places[1], abs=1.5) and len(places[0]) == 12
+    figure = declared().figures["cfg"]
+    with patch.object(page, "plot", return_value="") as drawn:
+        page._plots(figure, "2D", runs)
+    [(_, curves, predictions, label, log)] = [call.args for call in drawn.call_args_list]
+    points = [(point.x, point.mean) for point in curves["ASD"]]
+    assert [*map(tuple, predictions["ASD"])] == [pytest.approx(point) for point in points] and len(points) == 6
+    assert (label, log) == ("CFG scale", True) and "<img" in page._plots(figure, "2D", runs)
+    lone = [row("VSD 7.5, rate x2", 0, psnr=1.0)]  # of no curve
+    assert page._plots(figure, "2D", lone) == ""
 
 
 def test_the_documents_say_what_the_results_are() -> None:
