@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 from asdkit.core.parts import require
-from asdkit.core.text import first_line, local
+from asdkit.core.text import local
+from asdkit.formats.pose_files import TO_OPENCV, as_written, is_pose
 from asdkit.rendering.cameras import Views, posed
 
 _SIZES = range(16, 4097)
 _MOST_PIXELS = 2**28  # of all frames: 3 GB of colours
-_TO_OPENCV = torch.tensor(
-    [1.0, -1.0, -1.0, 1.0], dtype=torch.float64
-)  # its cameras look along -z, and y is up in their pictures
 
 
 class CameraPath(NamedTuple):
@@ -33,16 +31,13 @@ def read_camera_path(path: str | Path) -> CameraPath:
     """
     file = local(path)
     require(file.is_file(), f"There is no camera path {file}.")
-    try:
+    with as_written(file, "camera path of nerfstudio"):
         facts = json.loads(file.read_text(encoding="utf-8"))
         frames, width, height = facts["camera_path"], int(facts["render_width"]), int(facts["render_height"])
-        poses = torch.tensor([frame["camera_to_world"] for frame in frames], dtype=torch.float64).reshape(-1, 4, 4)
-        fovs = torch.tensor([frame["fov"] for frame in frames], dtype=torch.float64).reshape(-1)
+        poses = torch.tensor([frame["camera_to_world"] for frame in frames], dtype=torch.float64)
+        poses = poses.reshape(len(frames), 4, 4)
+        fovs = torch.tensor([frame["fov"] for frame in frames], dtype=torch.float64).reshape(len(frames))
         fps = round(float(facts.get("fps") or len(frames) / facts["seconds"]))
-    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
-        raise ValueError(
-            f"{file} is no camera path of nerfstudio ({type(error).__name__}: {first_line(error)})."
-        ) from None
     kind = facts.get("camera_type", "perspective")
     require(kind == "perspective", f"{file} has cameras of the kind {kind!r}; perspective ones are read.")
     require(width in _SIZES and height in _SIZES, f"{file} asks for {width}x{height} pixels; 16 to 4096 are possible.")
@@ -52,15 +47,11 @@ def read_camera_path(path: str | Path) -> CameraPath:
     require(
         bool(((fovs > 0) & (fovs < 180)).all()), f"{file} has a field of view that is not within 0 and 180 degrees."
     )
-    return CameraPath(_views(file, poses * _TO_OPENCV, fovs.deg2rad(), width, height), fps)
+    return CameraPath(_views(file, poses * TO_OPENCV, fovs.deg2rad(), width, height), fps)
 
 
 def _views(file: Path, c2w: Tensor, fovs: Tensor, width: int, height: int) -> Views:
-    rotations = c2w[:, :3, :3]
-    rigid = torch.allclose(rotations @ rotations.mT, torch.eye(3, dtype=c2w.dtype), atol=1e-3)
-    upright = bool((torch.linalg.det(rotations) > 0).all())
-    is_pose = rigid and upright and bool(c2w.isfinite().all())
-    require(is_pose, f"{file} has a camera whose matrix is no rotation and a position.")
+    require(is_pose(c2w), f"{file} has a camera whose matrix is no rotation and a position.")
     K = torch.zeros(len(c2w), 3, 3, dtype=c2w.dtype)
     K[:, 0, 0] = K[:, 1, 1] = 0.5 * height / (0.5 * fovs).tan()
     K[:, 0, 2], K[:, 1, 2], K[:, 2, 2] = width / 2, height / 2, 1.0

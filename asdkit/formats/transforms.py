@@ -6,8 +6,6 @@ Such a file has camera-to-world matrices with OpenGL's axes (x right, y up, z ba
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +16,11 @@ from torch import Tensor
 from asdkit.core.parts import require
 from asdkit.core.text import existing
 from asdkit.formats.pictures import read_picture
+from asdkit.formats.pose_files import TO_OPENCV, as_written, is_pose
 
 _MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE")  # with what perspective cameras have; others bend straight lines
 _MOST = 2000  # frames
+_KIND = "transforms.json as nerfstudio writes it"
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
@@ -45,54 +45,51 @@ def read_transforms(path: str | Path) -> list[Frame]:
     file = existing(path, "a folder with a transforms.json, or such a file")
     file = file / "transforms.json" if file.is_dir() else file
     require(file.is_file(), f"There is no {file}, which says where the pictures were taken from.")
-    with _as_written(file):
+    with as_written(file, _KIND):
         whole = json.loads(file.read_text("utf-8"))
         described = [{**whole, **frame} for frame in whole["frames"]]
         pictures = [_picture(file.parent / facts["file_path"]) for facts in described]
     require(0 < len(described) <= _MOST, f"{file} has {len(described)} frames; from 1 to {_MOST} are read.")
     for facts, picture in zip(described, pictures, strict=True):
-        model = facts.get("camera_model", _MODELS[0])
+        model = "OPENCV_FISHEYE" if facts.get("is_fisheye") else facts.get("camera_model", _MODELS[0])
         require(model in _MODELS, f"{file} has cameras of the model {model}; those of {', '.join(_MODELS)} are read.")
         require(picture.is_file(), f"{file} names a picture {picture}, which is not there.")
-    with _as_written(file):
+        if {"w", "h"} - facts.keys():
+            facts["h"], facts["w"] = read_picture(picture).shape[1:]
+    with as_written(file, _KIND):
         frames = [_frame(file, picture, facts) for facts, picture in zip(described, pictures, strict=True)]
     for picture, _, c2w, K, width, height, _ in frames:
-        is_pose = c2w.shape == (4, 4) and torch.allclose(c2w[:3, :3].T @ c2w[:3, :3], torch.eye(3).to(c2w), atol=1e-3)
-        require(is_pose, f"{file} has a transform_matrix for {picture.name} that is no pose.")
-        is_lens = (
-            bool(K.isfinite().all() and c2w.isfinite().all()) and min(float(K[0, 0]), float(K[1, 1]), width, height) > 0
-        )
+        fits = c2w.shape == (4, 4) and is_pose(c2w)
+        require(fits, f"{file} has a transform_matrix for {picture.name} that is no pose.")
+        is_lens = bool(K.isfinite().all()) and min(float(K[0, 0]), float(K[1, 1]), width, height) > 0
         require(is_lens, f"{file} has numbers for {picture.name} that no camera has.")
     return frames
 
 
-@contextmanager
-def _as_written(file: Path) -> Iterator[None]:
-    """Whatever is missing or of another kind within is one sentence."""
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{file} is no transforms.json as nerfstudio writes it ({error!r}).") from None
-
-
 def _picture(path: Path) -> Path:
-    return path if path.suffix else path.with_suffix(".png")  # Blender's have no ending
+    named = path.with_name(f"{path.name}.png")  # Blender's have no ending
+    return path if path.is_file() or not named.is_file() else named
 
 
 def _frame(file: Path, picture: Path, facts: dict[str, Any]) -> Frame:
     """A frame of its facts, below which those of the whole file stand."""
-    shown = read_picture(picture).shape[:0:-1] if {"w", "h"} - facts.keys() else (facts["w"], facts["h"])
-    width, height = map(int, shown)
+    width, height = int(facts["w"]), int(facts["h"])
     c2w = torch.tensor(facts["transform_matrix"], dtype=torch.float64)
     c2w = torch.cat([c2w, torch.tensor([[0.0, 0.0, 0.0, 1.0]]).to(c2w)]) if c2w.shape == (3, 4) else c2w
     K = torch.eye(3, dtype=c2w.dtype)
-    K[0, 0] = float(facts["fl_x"] if "fl_x" in facts else 0.5 * width / math.tan(0.5 * facts["camera_angle_x"]))
-    K[1, 1] = float(facts.get("fl_y", K[0, 0]))
+    K[0, 0] = _focal(facts, "x", width)
+    K[1, 1] = _focal(facts, "y", height) if {"fl_y", "camera_angle_y"} & facts.keys() else K[0, 0]
     K[0, 2], K[1, 2] = float(facts.get("cx", width / 2)), float(facts.get("cy", height / 2))
     mask = file.parent / facts["mask_path"] if facts.get("mask_path") else None
     distortion = tuple(float(facts.get(name, 0.0)) for name in _DISTORTION)
-    turned = c2w * torch.tensor([1.0, -1.0, -1.0, 1.0]) if c2w.shape == (4, 4) else c2w
+    turned = c2w * TO_OPENCV if c2w.shape == (4, 4) else c2w
     return Frame(picture, mask, turned, K, width, height, distortion)
+
+
+def _focal(facts: dict[str, Any], axis: str, pixels: int) -> float:
+    """The focal length along an axis, in pixels, which may be told by the angle that the picture spans."""
+    known = facts.get(f"fl_{axis}")
+    return float(0.5 * pixels / math.tan(0.5 * facts[f"camera_angle_{axis}"]) if known is None else known)
 
 
 def undistorted(image: Float[Tensor, "C H W"], K: Float[Tensor, "3 3"], distortion: tuple[float, ...]) -> Tensor:

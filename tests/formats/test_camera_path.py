@@ -56,6 +56,7 @@ def test_our_own_cameras_come_back(tmp_path: Path) -> None:
         ({"camera_path": []}, "0 pixels in all"),
         ({"camera_path": [{"fov": 40}]}, "no camera path of nerfstudio .KeyError"),
         ({"camera_path": [{"fov": 40, "camera_to_world": FROM_ABOVE[:15]}]}, "no camera path of nerfstudio"),
+        ({"camera_path": [{"fov": 40, "camera_to_world": 2 * FROM_ABOVE}]}, "no camera path of nerfstudio"),
         ({"camera_path": [{"fov": 40, "camera_to_world": [2 * x for x in FROM_ABOVE]}]}, "no rotation and a position"),
         ({"camera_path": [{"fov": 40, "camera_to_world": [-1, *FROM_ABOVE[1:]]}]}, "no rotation and a position"),
         ({"camera_path": [{"fov": 40, "camera_to_world": [math.nan, *FROM_ABOVE[1:]]}]}, "no rotation and a position"),

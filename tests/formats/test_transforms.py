@@ -80,8 +80,25 @@ def test_a_cutout_is_colour_times_opacity(tmp_path: Path) -> None:
         read_cutout(tmp_path / "a.png", tmp_path / "small.png")
 
 
+def test_pictures_without_an_ending_and_angles(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "images" / "a.png").rename(tmp_path / "images" / "a.05.png")
+    first = {"file_path": "images/a.05", "transform_matrix": OPENGL}
+    whole = {"camera_angle_x": math.radians(90), "camera_angle_y": 2 * math.atan(0.5), "frames": [first]}
+    (tmp_path / "transforms.json").write_text(json.dumps(whole))
+    (frame,) = read_transforms(tmp_path)
+    assert frame.picture.name == "a.05.png" and (frame.width, frame.height) == (60, 40)
+    assert (frame.K[0, 0].item(), frame.K[1, 1].item()) == pytest.approx((30, 40))
+    (tmp_path / "images" / "a.05.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"^[^(]*a.05.png can't be read as a picture"):
+        read_transforms(tmp_path)
+
+
 WRONG: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "those of OPENCV, PINHOLE": ({}, {"camera_model": "OPENCV_FISHEYE"}),
+    "of the model OPENCV_FISHEYE": ({}, {"is_fisheye": True}),
+    "for a.png that is no pose": ({"transform_matrix": [[-1, 0, 0, 0], *OPENGL[1:]]}, LENS),
+    r"as nerfstudio writes it \(ZeroDivisionError": ({}, {"camera_angle_x": 0}),
     "names a picture .*b.png, which is not there": ({"file_path": "b.png"}, LENS),
     "has a transform_matrix for a.png that is no pose": ({"transform_matrix": [[2, 0, 0, 0], *OPENGL[1:]]}, LENS),
     "is no transforms.json as nerfstudio writes it": ({"transform_matrix": "north"}, LENS),
