@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
-from torch.profiler import record_function
 
 from asdkit.core.bounds import Count, LearningRate, Positive, Within
 from asdkit.core.contexts import replaced
@@ -105,20 +104,12 @@ class Amortized3D(Generator):
         field.get_parameter(_PLANES).copy_(self.planes([prompt])[0])
         return field
 
-    def encoded(
-        self,
-        prior: Prior,
-        batch: Batch,
-        background: Tensor | None = None,
-        rerender: bool = False,
-        random: torch.Generator | None = None,
-    ) -> tuple[Float[Tensor, "B C h w"], Render]:
+    def seen(self, batch: Batch, background: Tensor | None, rerender: bool) -> Render:
         views = needs_cameras(self, batch.views)
         prompts = batch.prompts or [self.prompt] * len(views)
-        with record_function("asdkit.render"):
-            render, self._penalty = computed(rerender, self._rendered, views, prompts, background)
-        with record_function("asdkit.encode"):
-            return prior.encode(render.image), render
+        render: Render
+        render, self._penalty = computed(rerender, self._rendered, views, prompts, background)
+        return render
 
     def _rendered(
         self, views: Views, prompts: Sequence[str], background: Tensor | None

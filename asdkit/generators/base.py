@@ -73,9 +73,14 @@ class Generator(Part, nn.Module, ABC):
         where the generator's own noise comes from, torch's global generator when None.
         """
         with record_function("asdkit.render"):
-            render = computed(rerender, self.render, batch.views, background)
+            render = self.seen(batch, background, rerender)
         with record_function("asdkit.encode"):
             return prior.encode(render.image), render
+
+    def seen(self, batch: Batch, background: Tensor | None, rerender: bool) -> Render:
+        """What a step looks at, before it is encoded."""
+        render: Render = computed(rerender, self.render, batch.views, background)
+        return render
 
     @abstractmethod
     def render(self, views: Views | None, background: Tensor | None = None) -> Render:

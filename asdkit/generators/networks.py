@@ -1,5 +1,6 @@
 """A general generator: noise, and a prompt, become x0 in one evaluation of a network."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from asdkit.core.bounds import LearningRate, Within
 from asdkit.core.parts import require
@@ -66,8 +66,7 @@ class Network(Images):
             self._shape = tuple(prior.encode(empty).shape[1:])
         self.backbone.setup(prior, self._shape)
         if self.decay:
-            averaged = AveragedModel(self.backbone, multi_avg_fn=get_ema_multi_avg_fn(self.decay))
-            self.average = averaged.requires_grad_(False)
+            self.average = copy.deepcopy(self.backbone).requires_grad_(False)
         if self._early_state:
             try:
                 self.load_state_dict(self._early_state)
@@ -83,8 +82,8 @@ class Network(Images):
 
     @property
     def shown(self) -> Any:
-        """The average of the weights as a network, once there has been a step; else the network itself."""
-        return self.average.module if self.decay and self.average.n_averaged else self.backbone
+        """The average of the weights as a network."""
+        return self.average if self.decay else self.backbone
 
     @property
     def shown_prompts(self) -> list[str]:  # type: ignore[override]
@@ -116,8 +115,12 @@ class Network(Images):
 
     def after_step(self, optimizer: Optimizer, step: int, generator: torch.Generator) -> None:
         set_rates(optimizer, {"network": self.lr})  # where a checkpoint has another
-        if self.decay:
-            self.average.update_parameters(self.backbone)
+        if self.decay:  # torch's AveragedModel counts its steps on the device, which is waited for
+            own, learned = (list(network.parameters()) for network in (self.average, self.backbone))
+            with torch.no_grad():
+                torch._foreach_lerp_(own, learned, 1 - self.decay if step else 1.0)
+                for buffer, newest in zip(self.average.buffers(), self.backbone.buffers(), strict=True):
+                    buffer.copy_(newest)
 
     def write_model(self, folder: Path) -> None:
         """Write the average of the weights in the layout of the model that it began as."""

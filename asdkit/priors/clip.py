@@ -24,10 +24,11 @@ class CLIP:
 
     def __init__(self, path: str) -> None:
         self._files = _CLIPFolder(*folder_of(path, files_of_clip))
+        self.model: Any = None
 
     def load(self) -> None:
         """Read the weights, which are kept; nothing else can be done before."""
-        if not hasattr(self, "model"):
+        if self.model is None:
             self.model, self._tokenizer, self._processor = self._files.parts()
 
     @torch.no_grad()

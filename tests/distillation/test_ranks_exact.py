@@ -67,8 +67,10 @@ class BothPixels(asdkit.Pixels):
 
 
 class BothNoises(asdkit.Network):
+    calls = 0
+
     def encoded(self, prior: asdkit.Prior, batch: Batch, *how: Any, **more: Any) -> tuple[Tensor, None]:
-        step = int(self.average.n_averaged)
+        step, self.calls = self.calls, self.calls + 1
         randoms = [generator_for(SEED, step, "generator", rank) for rank in (0, 1)]
         parts = [super(BothNoises, self).encoded(prior, batch, random=random)[0] for random in randoms]
         return torch.cat(parts), None
