@@ -33,8 +33,11 @@ class StabilityJudge(Judge):
     def __init__(self) -> None:
         super().__init__()
         self._pictures: dict[int, Float[Tensor, "B 3 H W"]] = {}  # by the number of the fifth
+        self._steps = 0  # of the run, of which these are fifths
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *step: Any) -> None:
+        if self._steps != trainer.max_steps:  # a run that goes on beyond its end begins to look anew
+            self._pictures, self._steps = {}, trainer.max_steps
         fifth, rest = divmod(trainer.global_step * _FIFTHS, abs(trainer.max_steps))  # -1 is without end, as are epochs
         reached = trainer.max_steps > 0 and rest < _FIFTHS  # the first iteration that has
         if reached and self._judgeable(trainer, pl_module):
@@ -50,10 +53,10 @@ class StabilityJudge(Judge):
 
     def state_dict(self) -> dict[str, Any]:
         """The pictures so far, so that a run that goes on has the same figures."""
-        return {"pictures": self._pictures}
+        return {"pictures": self._pictures, "steps": self._steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._pictures = state_dict["pictures"]
+        self._pictures, self._steps = state_dict["pictures"], state_dict["steps"]
 
     def measure(
         self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render

@@ -40,6 +40,20 @@ def test_colours_move_and_structure_stays() -> None:
         assert figures["structure"] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_run_that_goes_on_beyond_its_end_looks_anew() -> None:
+    """Fifths of the steps that there were first are none of those that there are now."""
+    judge, trainer = StabilityJudge(), create_autospec(pl.Trainer, instance=True, max_steps=5, datamodule=Canvas())
+    module = Distillation("y", FiniteSetPrior(), Pixels(count=1), SDS())
+    module.show = lambda views: Render(*torch.zeros(3, 1, 3, 64, 64))
+    for trainer.global_step in range(1, 6):
+        judge.on_train_batch_end(trainer, module)
+    assert sorted(judge._pictures) == [1, 2, 3, 4, 5]
+    trainer.max_steps = 10
+    for trainer.global_step in range(6, 11):
+        judge.on_train_batch_end(trainer, module)
+    assert sorted(judge._pictures) == [3, 4, 5]
+
+
 def test_another_object_is_another_structure() -> None:
     """Negative pictures: the correlation is -1, once in three steps of a fifth."""
     picture = torch.rand(1, 3, 64, 64)
