@@ -4,10 +4,11 @@ from argparse import Namespace
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from asdkit.commands.arguments import Arguments, trusted
 from asdkit.core.text import existing
-from asdkit.formats.names import FORMATS
+from asdkit.formats.names import FORMATS, Choices
 
 
 def add_arguments(parser: Arguments) -> None:
@@ -17,28 +18,19 @@ def add_arguments(parser: Arguments) -> None:
     parser.add_argument("--format", required=True, metavar="LIST", help=f"with commas between: {', '.join(FORMATS)}")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the files (default: export, there)")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
-    parser.add_argument("--up", default="z", metavar="AXIS", help="up in ply, splat, spz, sog: z (default), y or -y")
-    parser.add_argument("--size", type=int, default=512, help="pixels of pictures and films (default: 512)")
-    parser.add_argument("--frames", type=int, default=60, help="of films (default: 60)")
-    text = "nerfstudio's camera_path.json, which films follow in the place of an orbit"
-    parser.add_argument("--cameras", default="", metavar="FILE", help=text)
-    parser.add_argument("--spz-version", type=int, default=4, help="4 (default), or 3 for older programs")
-    parser.add_argument("--resolution", type=int, default=128, help="of the grid for meshes (default: 128)")
-    parser.add_argument("--faces", type=int, default=0, help="of meshes at most (default: 0, all)")
-    parser.add_argument("--texture", type=int, default=0, help="pixels of meshes' texture (default: 0, vertex colours)")
-    parser.add_argument(
-        "--prompt", default="", help="of a generator for many prompts: what to show (default: the run's)"
-    )
+    for choice in fields(Choices):
+        how: dict[str, Any] = {"type": type(choice.default), "default": choice.default, "metavar": choice.name.upper()}
+        parser.add_argument(f"--{choice.name.replace('_', '-')}", help=choice.metadata["about"], **how)
     parser.add_trust()
 
 
 def run(options: Namespace) -> int:
     """Write the files and print their names; returns the exit code."""
     with trusted(options.trust):
-        existing(options.what)
-        from asdkit.run.export import Choices, export
+        what = existing(options.what)
+        from asdkit.run.export import export
 
         choices = Choices(**{field.name: getattr(options, field.name) for field in fields(Choices)})
         formats = [name.strip() for name in options.format.split(",") if name.strip()]
-        export(options.what, formats, options.out, options.force, choices, tell=partial(print, flush=True))
+        export(what, formats, options.out, options.force, choices, tell=partial(print, flush=True))
     return 0

@@ -1,5 +1,6 @@
 """`asdkit.make` and `asdkit.load`: what `asdkit fit` does, and what a run has made, in a line of Python."""
 
+import json
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from asdkit.run.exits import exit_code, sentence
 
 if TYPE_CHECKING:
     from asdkit.run.result import Result
+
+_JSON = (bool, list, tuple, dict)
 
 
 def make(
@@ -43,8 +46,10 @@ def make(
         PriorUnavailable, Diverged, CannotWrite, MissingExtra: as `asdkit fit` ends with (`asdkit.core.errors`).
         KeyboardInterrupt: it was interrupted; `asdkit fit RUN` goes on from the last checkpoint.
     """
-    short = {"prior": prior, "method": method, "steps": steps} | dict(options or {})
-    words = [f"--{name}={value}" for name, value in short.items() if value is not None]
+    short = {"prior": prior, "method": method, "steps": steps}
+    given = {name: value for name, value in short.items() if value is not None} | dict(options or {})
+    plain = {name: json.dumps(value) for name, value in given.items() if value is None or isinstance(value, _JSON)}
+    words = [f"--{name}={value}" for name, value in {**given, **plain}.items()]
     arguments, _ = expand("fit", ["--config", recipe, f"--model.prompt={prompt}", *words])
     with trusted(list(trust)), _interruptible():
         prepare_libraries()

@@ -39,7 +39,8 @@ def run(options: Namespace) -> int:
     source = (Path(__file__).parents[1] / "testing" / "templates" / f"{options.kind}.py").read_text()
     name = "".join(word[:1].upper() + word[1:] for word in options.name.split("_"))
     module = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-    if not (name.isascii() and name.isidentifier()) or keyword.iskeyword(module) or re.search(rf"\b{name}\b", source):
+    fits = name.isascii() and name.isidentifier() and not any(map(keyword.iskeyword, (name, module)))
+    if not fits or re.search(rf"\b{name}\b", source):
         raise UsageError(f"{options.name!r} can't be the name of the class; take one of your own, such as SoftBalls.")
     texts = {
         f"{module}.py": re.sub(r"\bTemplate", name, source),

@@ -18,8 +18,8 @@ def add_arguments(parser: Arguments) -> None:
 def run(options: Namespace) -> int:
     """Serve the object until Ctrl-C."""
     with trusted(options.trust):
-        existing(options.what)
+        what = existing(options.what)
         from asdkit.run.live_view import serve
 
-        serve(options.what, options.port)
+        serve(what, options.port)
     return 0

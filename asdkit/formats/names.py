@@ -1,7 +1,40 @@
-"""The formats that objects are exported to, and the file or folder that each is written to."""
+"""The formats that objects are exported to, the file or folder that each is written to, and how it is written."""
+
+from collections.abc import Container
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from asdkit.core.bounds import AtLeast, Within
+from asdkit.core.parts import require
 
 FORMATS = {
     "ply": "splats.ply", "splat": "splats.splat", "spz": "splats.spz", "sog": "splats.sog", "glb": "splats.glb",
     "html": "viewer.html", "mesh-glb": "mesh.glb", "obj": "mesh.obj", "mp4": "orbit.mp4", "webp": "orbit.webp",
     "png": "views.png", "diffusers": "model",
 }  # fmt: skip
+
+
+def _choice(default: Any, about: str, allowed: Container[Any] | None = None, or_else: Container[Any] = ()) -> Any:
+    return field(default=default, metadata={"about": about, "allowed": allowed, "or_else": or_else})
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How an object is exported: what `asdkit export` calls --up, --size and so on; checked."""
+
+    up: str = _choice("z", "up in ply, splat, spz, sog: z as in the world (default), y or -y", (), ("z", "y", "-y"))
+    size: int = _choice(512, "pixels of pictures and films (default: 512)", Within(16, 4096))
+    frames: int = _choice(60, "of films (default: 60)", Within(2, 1000))
+    resolution: int = _choice(128, "of the grid for meshes (default: 128)", Within(16, 512))
+    faces: int = _choice(0, "of meshes at most (default: 0, all)", AtLeast(100), (0,))
+    texture: int = _choice(0, "pixels of meshes' texture (default: 0, vertex colours)", Within(64, 4096), (0,))
+    prompt: str = _choice("", "of a generator for many prompts: what to show (default: the run's)")
+    cameras: str = _choice("", "nerfstudio's camera_path.json, which films follow in the place of an orbit")
+    spz_version: int = _choice(4, "4 (default), or 3 for older programs", (), (3, 4))
+
+    def __post_init__(self) -> None:
+        for own in fields(self):
+            value, allowed, others = getattr(self, own.name), own.metadata["allowed"], own.metadata["or_else"]
+            ways = " or ".join([*([repr(allowed)] if allowed else []), *map(str, others)])
+            fits = allowed is None or value in others or value in allowed
+            require(fits, f"--{own.name.replace('_', '-')} must be {ways}; got {value}.")

@@ -23,7 +23,6 @@ from asdkit.rendering.spherical_harmonics import sh_polynomials
 
 _log = logging.getLogger(__name__)
 COUNT_LIMIT = 10_000_000
-VERSIONS = (3, 4)  # that are written
 _HEADER = struct.Struct("<4sIIBBBB")  # magic, version, count, degree, fractional bits, flags, number of streams
 _TABLE = struct.Struct("<I12x")  # what follows in version 4: where the sizes of its streams stand
 _LEVEL = 12  # of zstd, as Niantic's own library has it

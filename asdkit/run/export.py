@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from rich.progress import track
 from torch import Tensor
 
 from asdkit.core.atomic import write_bytes
-from asdkit.core.bounds import Whole, Within, ranges
 from asdkit.core.parts import require
 from asdkit.core.text import local
 from asdkit.formats.camera_path import CameraPath, read_camera_path
@@ -23,12 +21,12 @@ from asdkit.formats.html import write_html
 from asdkit.formats.mesh.extract import Mesh, extract
 from asdkit.formats.mesh.texture import Texture, bake
 from asdkit.formats.mesh.write import write_mesh
-from asdkit.formats.names import FORMATS
+from asdkit.formats.names import FORMATS, Choices
 from asdkit.formats.pictures import save_grid, save_mp4, save_webp
 from asdkit.formats.rotation import rotated
 from asdkit.formats.splat_files import is_splats, write_splats
 from asdkit.formats.splats import Splats
-from asdkit.formats.spz import VERSIONS, encode_spz
+from asdkit.formats.spz import encode_spz
 from asdkit.generators.amortized import Amortized3D
 from asdkit.generators.base import Generator, Render
 from asdkit.generators.from_file import object_of
@@ -43,30 +41,6 @@ _ROOM = 3.75  # distance, in half sides of the cube that holds the object, from 
 _COLUMNS, _FPS = 8, 20
 _LOOKS = ((-25.0, 8), (10.0, 8), (50.0, 8))  # elevations in degrees and cameras whose silhouettes meshes are held to
 _UPS = {"z": np.eye(3), "y": TO_GLTF, "-y": np.diag([1.0, -1.0, -1.0]) @ TO_GLTF}
-
-
-@dataclass(frozen=True)
-class Choices:
-    """How an object is exported: what `asdkit export` calls --up, --size and so on; checked."""
-
-    up: str = "z"  # the axis that points up in .ply, .splat, .spz and .sog files: z as in the world, y, or -y
-    size: Annotated[int, Within(16, 4096)] = 512  # height and width of pictures in pixels
-    frames: Annotated[int, Within(2, 1000)] = 60  # of a film
-    resolution: Annotated[int, Within(16, 512)] = 128  # of the grid that meshes are cut from
-    faces: Whole = 0  # triangles of a mesh at most, from 100 on; 0 for as many as there are
-    texture: Annotated[int, Within(0, 4096)] = 0  # pixels of a side, from 64 on; 0 for colours at the vertices
-    prompt: str = ""  # of a generator that makes something else of each; the run's when empty
-    cameras: str = ""  # a file of nerfstudio's camera_path.json, which films follow in the place of an orbit
-    spz_version: int = 4  # or 3, which older programs read
-
-    def __post_init__(self) -> None:
-        require(self.up in _UPS, f"--up must be z, y or -y; got {self.up}.")
-        require(self.spz_version in VERSIONS, f"--spz-version must be 3 or 4; got {self.spz_version}.")
-        for name, allowed in ranges(Choices).items():
-            number = getattr(self, name)
-            require(number in allowed, f"--{name} must be {allowed}; got {number}.")
-        require(not 0 < self.faces < 100, f"--faces must be 100 at least, or 0 for all; got {self.faces}.")
-        require(not 0 < self.texture < 64, f"--texture must be 64 at least, or 0 for none; got {self.texture}.")
 
 
 @dataclass
@@ -156,6 +130,7 @@ def opened(path: Path, prompt: str = "") -> Exported:
     Of a generator that makes something else of each prompt it is the object of this one, or the run's own.
     """
     if is_splats(path) or not path.exists():
+        require(not prompt, f"{path} is a file of Gaussians, of no prompt; leave the prompt out.")
         return Exported(path.stem, object_of(path), 1.0)
     module = load(path, prompt)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -4,6 +4,7 @@ import base64
 import html
 import sys
 import tempfile
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from asdkit.core.parts import require
 from asdkit.core.text import local
-from asdkit.formats.names import FORMATS
+from asdkit.formats.names import FORMATS, Choices
 from asdkit.formats.pictures import grid, save_webp
-from asdkit.run.export import Choices, opened, refuse
+from asdkit.run.export import opened, refuse
 
 _COLUMNS, _ELEVATION_DEG = 4, 20.0
 _NOTEBOOK_SIZE, _NOTEBOOK_FRAMES = 256, 24
@@ -80,8 +81,7 @@ class Result:
             f"{path} must end in .{', .'.join(f for f in FORMATS if f not in ('mesh-glb', 'diffusers'))}.",
         )
         refuse(ending, self._object, self.run)
-        self._object.choices = Choices(size=size)
-        self._object.save(ending, file)
+        replace(self._object, choices=Choices(size=size)).save(ending, file)  # which keeps no film of another size
         return file
 
     def show(self, size: int = 256) -> None:

@@ -36,6 +36,10 @@ def test_make_is_fit_and_load_finds_it_again(recipe: Path, tmp_path: Path) -> No
     assert (read_splats(result.save(tmp_path / "new" / "duck.ply")).means == kept.means).all()
     assert len(read_splats(result.save(tmp_path / "duck.glb")).means) == len(kept.means)
     assert Image.open(result.save(tmp_path / "duck.PNG", size=16)).size == (8 * 16, 4 * 16)
+    for size in (16, 32):  # a film is made anew in another size
+        assert Image.open(result.save(tmp_path / "duck.webp", size=size)).size == (size, size)
+    with pytest.raises(ValueError, match="is a file of Gaussians, of no prompt"):
+        asdkit.load(tmp_path / "duck.glb", "a blue duck")
     with pytest.raises(ValueError, match=r"duck.txt must end in .ply, .splat"):
         result.save("duck.txt")
 
@@ -54,6 +58,15 @@ def test_a_notebook_shows_an_orbit_and_images_as_they_are(recipe: Path, monkeypa
         flat.orbit()
     with pytest.raises(ValueError, match="export png"):
         flat.save("duck.ply")
+
+
+def test_options_are_what_yaml_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is a value, too."""
+    said: list[list[str]] = []
+    monkeypatch.setattr("asdkit.commands.make.expand", lambda command, words: said.append(words) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        asdkit.make("x", options={"a": None, "b": ["c", 1], "d": True, "e": 0.01, "f": "null", "g": Path("h")})
+    assert said[0][3:] == ["--a=null", '--b=["c", 1]', "--d=true", "--e=0.01", "--f=null", "--g=h"]
 
 
 def test_errors_are_sentences(recipe: Path) -> None:

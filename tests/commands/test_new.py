@@ -72,7 +72,7 @@ def test_what_gives_no_density_is_exported_as_pictures_and_films(
         assert said in (err := capsys.readouterr().err) and err.endswith("export png, mp4 or webp.\n")
 
 
-@pytest.mark.parametrize("name", ["2balls", "a-ball", "Tensor", "class", "torch", "Views"])
+@pytest.mark.parametrize("name", ["2balls", "a-ball", "Tensor", "class", "None", "torch", "Views"])
 def test_names_that_can_not_be(name: str, folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["new", "generator", name]) == 2
     err = capsys.readouterr().err

@@ -10,8 +10,9 @@ from support.exact import exact_prior
 from torch import Tensor
 
 import asdkit
+from asdkit.formats.names import Choices
 from asdkit.rendering.cameras import Batch, Views, ring
-from asdkit.run.export import Choices, export, opened
+from asdkit.run.export import export, opened
 
 PROMPTS = ("y", "z", "y", "ugly")
 

@@ -14,10 +14,10 @@ from support.recipe import RECIPE, small_run, write_recipe
 
 from asdkit import Gaussians, Initial, Pretrained
 from asdkit.commands.main import main
-from asdkit.formats.names import FORMATS
+from asdkit.formats.names import FORMATS, Choices
 from asdkit.formats.splat_files import read_splats, write_splats
 from asdkit.rendering.cameras import joined, ring
-from asdkit.run.export import Choices, export, opened
+from asdkit.run.export import export, opened
 from asdkit.run.loading import load
 
 ROOT = Path(__file__).parents[2]

@@ -13,6 +13,7 @@ import asdkit
 from asdkit.commands.arguments import Arguments
 from asdkit.commands.doctor import hardware, places, software
 from asdkit.commands.doctor.finding import BAD, Finding
+from asdkit.core.text import local
 
 CHECKS: dict[str, Callable[[Path], Finding]] = {  # the quick ones first; each is given the folder of all runs
     "python": software.python,
@@ -36,7 +37,7 @@ def add_arguments(parser: Arguments) -> None:
     """Add the options of the command."""
     parser.description = "What works here, what does not, and what to do about it."
     parser.add_argument("--json", action="store_true", help="the same for programs")
-    parser.add_argument("--run.root", dest="root", type=Path, default="runs", metavar="DIR", help="folder of all runs")
+    parser.add_argument("--run.root", dest="root", type=local, default="runs", metavar="DIR", help="folder of all runs")
 
 
 def run(options: Namespace) -> int:
