@@ -20,7 +20,7 @@ from asdkit.core.errors import Interrupted
 from asdkit.data import Cameras
 from asdkit.generators.base import Render
 from asdkit.run import clip_judge
-from asdkit.run.meanings import MEANINGS
+from asdkit.run.meanings import meaning
 from asdkit.run.metrics_csv import MetricsCSV
 from asdkit.run.report import Report
 from asdkit.run.report_page import Told, measured, page
@@ -102,7 +102,7 @@ def test_measures_stand_with_their_errors_and_truths_and_without_what_can_not_be
         "my_own": "7",
     }
     text = page(run_in(tmp_path), told(results=results, unmeasured={"r_precision": "it can't", "psnr": "outdated"}))
-    assert "25.6 dB" in text and MEANINGS["psnr"].text in unescape(text) and "My own" in text and "outdated" not in text
+    assert "25.6 dB" in text and meaning("psnr").text in unescape(text) and "My own" in text and "outdated" not in text
     assert re.search(r'Recognised</td><td class="number">not measured</td>.*; not here, for it can.*t \(r_prec', text)
 
 

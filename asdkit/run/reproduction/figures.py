@@ -185,11 +185,11 @@ def _swept(sweep: Mapping[str, Any]) -> list[Method]:
 
 
 def _figure(name: str, rules: Sequence[Mapping[str, Any]], **given: Any) -> Figure:
-    judged = []
-    for rule in rules:
-        named = {key: value for key, value in rule.items() if key != "is"}
-        judged.append(Rule(**named, low=float(rule["is"][0]), high=float(rule["is"][1])))
-    return Figure(name=name, rules=judged, **given)
+    return Figure(name=name, rules=[_rule(**rule) for rule in rules], **given)
+
+
+def _rule(between: tuple[float, float], **given: Any) -> Rule:
+    return Rule(**given, low=between[0], high=between[1])
 
 
 def as_cell(run: Planned, size: Size, further: Sequence[str], given: Path, start: Path | None = None) -> Cell:
