@@ -1,5 +1,6 @@
 """`asdkit bench --vary`: how the cost of a step grows with options, as a table and a picture."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from asdkit.run.side_files import write_json
 from asdkit.run.signals import Signals
 from asdkit.run.tables import markdown
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _COLUMNS = {"option": "option", "value": "value"} | {
     name: f"{name} ms"
     for name in ("wall", "processor", "floor")  # of a fast step
@@ -63,7 +65,7 @@ def _draw(rows: list[dict[str, Any]], path: Path, figure_class: Any) -> None:
     for panel, option in zip(picture.subplots(1, len(options), squeeze=False)[0], options, strict=True):
         own = [row for row in rows if row["option"] == option]
         words = [row["value"] for row in own]
-        numbers = [float(word) for word in words if word.replace(".", "", 1).isdigit() and float(word)]
+        numbers = [float(word) for word in words if _NUMBER.fullmatch(word) and float(word) > 0]
         x: list[Any] = numbers if len(numbers) == len(words) else words
         for name in ("wall", "processor", "floor"):
             panel.plot(x, [row[name] for row in own], marker="o", label=name)

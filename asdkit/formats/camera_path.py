@@ -13,7 +13,7 @@ from asdkit.formats.pose_files import TO_OPENCV, as_written, is_pose
 from asdkit.rendering.cameras import Views, posed
 
 _SIZES = range(16, 4097)
-_MOST_PIXELS = 2**28  # of all frames: 3 GB of colours
+MOST_PIXELS = 2**28  # of all frames: 3 GB of colours
 
 
 class CameraPath(NamedTuple):
@@ -42,7 +42,7 @@ def read_camera_path(path: str | Path) -> CameraPath:
     require(kind == "perspective", f"{file} has cameras of the kind {kind!r}; perspective ones are read.")
     require(width in _SIZES and height in _SIZES, f"{file} asks for {width}x{height} pixels; 16 to 4096 are possible.")
     pixels = len(poses) * width * height
-    require(0 < pixels <= _MOST_PIXELS, f"{file} asks for {pixels} pixels in all; at most {_MOST_PIXELS} are possible.")
+    require(0 < pixels <= MOST_PIXELS, f"{file} asks for {pixels} pixels in all; at most {MOST_PIXELS} are possible.")
     require(1 <= fps <= 120, f"{file} asks for {fps} frames per second; 1 to 120 are possible.")
     require(
         bool(((fovs > 0) & (fovs < 180)).all()), f"{file} has a field of view that is not within 0 and 180 degrees."

@@ -16,7 +16,7 @@ from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 
 from asdkit.core.version import __version__
-from asdkit.formats.splats import Splats, to_be_written, to_bytes
+from asdkit.formats.splats import Splats, reduced, to_be_written, to_bytes
 
 _CODES = 256  # numbers in a codebook
 _ROUNDS = 20  # in which a codebook is moved to its numbers
@@ -104,9 +104,7 @@ def _picture(values: Integer[np.ndarray, "N C"]) -> UInt8[np.ndarray, "H W C"]:
 
 def _rotations(quats: Float[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N 4"]:
     """The three smaller components, which are within +-sqrt(1/2) where the largest is positive, and which that is."""
-    largest = np.abs(quats).argmax(axis=1)
-    signs = np.where(np.take_along_axis(quats, largest[:, None], 1) < 0, -1, 1)
-    smaller = (quats * signs)[np.arange(4) != largest[:, None]].reshape(-1, 3)
+    largest, smaller = reduced(quats)
     return np.column_stack([to_bytes(255 * (0.5 + smaller * math.sqrt(0.5))), (_LARGEST + largest).astype(np.uint8)])
 
 

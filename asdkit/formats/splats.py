@@ -62,8 +62,15 @@ def to_bytes(values: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]
     return np.asarray(np.rint(values).clip(0, 255), np.uint8)
 
 
+def reduced(quats: Float[np.ndarray, "N 4"]) -> tuple[Integer[np.ndarray, " N"], Float[np.ndarray, "N 3"]]:
+    """The place of the largest component of each quaternion, made positive, and the three others."""
+    largest = np.abs(quats).argmax(axis=1)
+    turned = quats * np.where(np.take_along_axis(quats, largest[:, None], 1) < 0, -1, 1)
+    return largest, turned[np.arange(4) != largest[:, None]].reshape(-1, 3)
+
+
 def completed(largest: Integer[np.ndarray, " N"], smaller: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 4"]:
-    """Quaternions of norm 1, of which three components are known and the place of the largest, which is positive."""
+    """The inverse of `reduced`, of quaternions of norm 1."""
     quats, known = np.empty((len(largest), 4)), np.arange(4) != largest[:, None]
     quats[known] = smaller.ravel()
     quats[~known] = np.sqrt((1 - (smaller**2).sum(axis=1)).clip(0))

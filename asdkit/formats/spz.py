@@ -18,7 +18,7 @@ import zstandard
 from jaxtyping import Float, UInt8
 
 from asdkit.core.parts import require
-from asdkit.formats.splats import Activated, Splats, completed, deactivate, to_be_written, to_bytes
+from asdkit.formats.splats import Activated, Splats, completed, deactivate, reduced, to_be_written, to_bytes
 from asdkit.rendering.spherical_harmonics import sh_polynomials
 
 _log = logging.getLogger(__name__)
@@ -103,10 +103,7 @@ def _flipped(gaussians: Activated) -> Activated:
 
 def _packed(quats: Float[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N 4"]:
     """32 bits: which of x, y, z, w is the largest, which is made positive, then sign and size of the others."""
-    xyzw = np.roll(quats, -1, axis=1)
-    largest = np.abs(xyzw).argmax(axis=1)
-    xyzw = xyzw * np.where(np.take_along_axis(xyzw, largest[:, None], 1) < 0, -1, 1)
-    smaller = xyzw[np.arange(4) != largest[:, None]].reshape(-1, 3)
+    largest, smaller = reduced(np.roll(quats, -1, axis=1))
     codes = np.rint(np.abs(smaller) * _COMPONENT).astype(np.int64) | (smaller < 0) << 9
     words = largest << 30 | (codes << _PLACES).sum(axis=1)
     bytes_of_words: UInt8[np.ndarray, "N 4"] = words.astype("<u4").view(np.uint8).reshape(-1, 4)

@@ -15,7 +15,7 @@ from torch import Tensor
 from asdkit.core.atomic import write_bytes
 from asdkit.core.parts import require
 from asdkit.core.text import local
-from asdkit.formats.camera_path import CameraPath, read_camera_path
+from asdkit.formats.camera_path import MOST_PIXELS, CameraPath, read_camera_path
 from asdkit.formats.glb import TO_GLTF
 from asdkit.formats.html import write_html
 from asdkit.formats.mesh.extract import Mesh, extract
@@ -108,6 +108,9 @@ class Exported:
         """The cameras of films: those of a file, or an orbit."""
         if self.choices.cameras:
             return read_camera_path(self.choices.cameras)
+        pixels = self.choices.frames * self.choices.size**2
+        asks = f"--frames and --size ask for {pixels} pixels in all"
+        require(pixels <= MOST_PIXELS, f"{asks}; at most {MOST_PIXELS} are possible.")
         return CameraPath(self.ring(self.choices.frames, _ELEVATION_DEG, self.choices.size), _FPS)
 
     @cached_property

@@ -204,6 +204,7 @@ def test_what_can_not_be_written_is_said_before_anything_is(runs: dict[str, Path
     refused("no format ''", runs["gaussians"], [])
     refused("holds Gaussians and .* is made of NeRF", runs["nerf"], ["webp", "ply"])
     refused("html holds Gaussians", runs["nerf"], ["html"])
+    refused("ask for 16777216000 pixels", runs["nerf"], ["mp4"], Choices(size=4096, frames=1000))
     refused("There is no .*nowhere", tmp_path / "nowhere", ["ply"])
     (tmp_path / "run.ply").mkdir()
     refused("There is no checkpoint .*run.ply", tmp_path / "run.ply", ["ply"])
