@@ -16,7 +16,7 @@ from asdkit.generators.base import Render
 from asdkit.priors.clip import CLIP
 from asdkit.rendering.cameras import Views
 from asdkit.run.judge import Judge
-from asdkit.scores.equations import hsv_saturation
+from asdkit.scores.equations import hsv_saturation, sharpness
 
 _AROUND, _BACK_DEG = 12, 45.0
 _DIRECTIONS = ("front view", "side view", "back view")  # DreamFusion's words
@@ -95,9 +95,3 @@ def ranks_first(pictures: Float[Tensor, "B D"], prompts: Float[Tensor, "N D"]) -
 def at_back(views: Views) -> Bool[Tensor, " B"]:
     """Which cameras stand within 45 degrees of the back."""
     return views.azimuth.cos() <= -torch.tensor(_BACK_DEG).deg2rad().cos()
-
-
-def sharpness(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
-    """Mean absolute difference of a pixel and the mean of its four neighbours, inside the border."""
-    around = torch.stack([images.roll(by, dim) for by in (1, -1) for dim in (2, 3)]).mean(0)
-    return (images - around)[..., 1:-1, 1:-1].abs().flatten(1).mean(1)

@@ -105,3 +105,15 @@ def hsv_saturation(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
     """Mean over an image of HSV's saturation, (max - min) / max over the channels; 0 where a pixel is black."""
     top, bottom = images.amax(1), images.amin(1)
     return ((top - bottom) / top.clamp(min=1e-6)).flatten(1).mean(1)
+
+
+def laplacian(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H-2 W-2"]:
+    """Each pixel minus the mean of its four neighbours, inside the border."""
+    inner = images[..., 1:-1, 1:-1]
+    around = images[..., :-2, 1:-1] + images[..., 2:, 1:-1] + images[..., 1:-1, :-2] + images[..., 1:-1, 2:]
+    return inner - around / 4
+
+
+def sharpness(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
+    """Mean absolute difference of a pixel and the mean of its four neighbours, inside the border."""
+    return laplacian(images).abs().flatten(1).mean(1)

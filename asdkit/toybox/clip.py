@@ -1,10 +1,11 @@
 """The toybox's judge of prompts: a tiny CLIP."""
 
+from functools import cache
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from asdkit.core.randomness import generator_for
 from asdkit.scores.reweighted import Scorer
@@ -13,17 +14,25 @@ from asdkit.toybox import world
 EMBEDDED = Path(__file__).parent / "weights" / "clip"
 
 
-def candidate_prompts(count: int, seed: int = 0) -> list[str]:
+@cache
+def candidate_prompts(count: int, seed: int = 0) -> tuple[str, ...]:
     """`count` different prompts of the world, every eighth of a held-out thing, drawn as training draws them."""
     generator, prompts = generator_for(seed, 0, "candidate prompts"), dict[str, None]()
     while len(prompts) < count:
         prompts[world.sample_thing(generator, held_out=len(prompts) % 8 == 7).prompt] = None
-    return list(prompts)
+    return tuple(prompts)
 
 
 def prompt_among(count: int, prompt: str) -> list[str]:
     """A prompt, and after it as many others of the world as make `count` together."""
     return [prompt, *(candidate for candidate in candidate_prompts(count) if candidate != prompt)][:count]
+
+
+def resized(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B C size size"]:
+    """Square pictures of another size."""
+    if images.shape[-1] == size:
+        return images
+    return nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 class TinyCLIP:
@@ -48,18 +57,34 @@ class TinyCLIP:
 
     @torch.no_grad()
     def logits(self, images: Float[Tensor, "B 3 H W"], prompts: list[str]) -> Float[Tensor, "B N"]:
-        """Scaled cosine similarities of pictures in [0,1] and prompts."""
+        """Scaled cosine similarities of square pictures in [0,1], of any size, and prompts."""
         tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
-        return self.model(pixel_values=images * 2 - 1, **tokens).logits_per_image
+        return self.model(pixel_values=self._pixels(images), **tokens).logits_per_image
 
-    def is_first(self, image: Float[Tensor, "3 H W"], prompt: str, candidates: int = 200) -> bool:
-        """Whether `prompt` ranks first among itself and `candidates` - 1 other prompts of the world."""
-        return int(self.logits(image[None], prompt_among(candidates, prompt)).argmax()) == 0
+    @torch.no_grad()
+    def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        """What it sees in pictures in [0,1], before it is scaled to length 1."""
+        seen = self.model.vision_model(pixel_values=self._pixels(images)).pooler_output
+        projected: Tensor = self.model.visual_projection(seen)
+        return projected
+
+    def are_first(
+        self, images: Float[Tensor, "B 3 H W"], prompts: list[str], candidates: int = 200
+    ) -> Bool[Tensor, " B"]:
+        """Of each picture, whether its own prompt ranks first among itself and `candidates` - 1 others of the world."""
+        among = [prompt_among(candidates, prompt) for prompt in prompts]
+        columns = {text: i for i, text in enumerate(dict.fromkeys(text for texts in among for text in texts))}
+        ranked = torch.tensor([[columns[text] for text in texts] for texts in among])
+        return self.logits(images, list(columns)).gather(1, ranked).argmax(1) == 0
+
+    def _pixels(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 S S"]:
+        """As the network takes them: of its own size, within [-1,1], on the CPU."""
+        return resized(images.cpu(), self.model.config.vision_config.image_size) * 2 - 1
 
 
 def similarity(clip: TinyCLIP, images: Float[Tensor, "B 3 H W"], prompt: str) -> Float[Tensor, " B"]:
     """Cosine of each picture and the prompt, in [-1, 1]."""
-    return (clip.logits(images.cpu(), [prompt])[:, 0] / clip.model.logit_scale.exp()).detach()
+    return (clip.logits(images, [prompt])[:, 0] / clip.model.logit_scale.exp()).detach()
 
 
 class CLIPScorer(Scorer):

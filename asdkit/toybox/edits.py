@@ -16,7 +16,7 @@ from asdkit.rendering.cameras import Views, orbit
 from asdkit.run.judge import Judge
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
-from asdkit.toybox.training.common import psnr
+from asdkit.toybox.measures import psnr
 
 _EDGE = 2  # pixels
 _ELEVATION_DEG, _DISTANCE, _FOV_DEG = 20.0, 3.4, 40.0

@@ -17,7 +17,7 @@ from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import CFG, Field, Prompt, Scale
 from asdkit.scores.prior import Adapter, Noised, Prior
 from asdkit.toybox import world
-from asdkit.toybox.image_judge import truths
+from asdkit.toybox.truths import truths
 
 OTHERS = ("a red car", "a blue chair", "a green tree", "a yellow house with a red roof")
 

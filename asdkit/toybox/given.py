@@ -23,7 +23,7 @@ from asdkit.run.judge import Judge
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
 from asdkit.toybox.edits import Azimuth, camera, seen
-from asdkit.toybox.training.common import psnr
+from asdkit.toybox.measures import psnr
 
 _AROUND, _FITTED, _BLUR = 12, 300, 1.7  # views at each height, steps of fitting, and how much wider Gaussians become
 _AWAY_DEG = 45.0

@@ -1,6 +1,7 @@
 """Judging by the ground truth of the toybox: pictures, silhouettes, azimuths, and its small CLIP."""
 
 import logging
+import math
 
 import torch
 from jaxtyping import Float
@@ -11,13 +12,22 @@ from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views
 from asdkit.run.judge import Judge
+from asdkit.scores.equations import sharpness
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
 from asdkit.toybox.clip import EMBEDDED, TinyCLIP, prompt_among
-from asdkit.toybox.training.common import psnr
+from asdkit.toybox.measures import (
+    mottle,
+    palette_distance,
+    psnr,
+    silhouette_iou,
+    spectrum_distance,
+    texture_power,
+)
+from asdkit.toybox.things import Thing
 
 PROMPTS = 200
-_AZIMUTHS, _CANDIDATES = 8, 24
+_AZIMUTHS, _CANDIDATES, _INSTANCES = 8, 24, 4
 _WITHIN_DEG = 45.0
 _log = logging.getLogger(__name__)
 
@@ -40,16 +50,56 @@ class CLIPJudge(Judge):
         if not (EMBEDDED / "config.json").is_file():
             return {}
         self.clip = self.clip or TinyCLIP(EMBEDDED)
-        logits = self.clip.logits(resized(images.cpu(), world.SIZE), prompt_among(PROMPTS, prompt)).detach()
+        logits = self.clip.logits(images, prompt_among(PROMPTS, prompt)).detach()
         cosines = logits[:, 0] / self.clip.model.logit_scale.exp().detach()
         first = logits.argmax(1) == 0
         return {"r_precision": first.float().mean().item(), "clip_score": cosines.mean().item()}
 
+    def nearness(
+        self, thing: Thing, images: Float[Tensor, "B 3 H W"], truths: Float[Tensor, "M 3 H W"]
+    ) -> dict[str, float]:
+        """PSNR of pictures to as many truths; of a thing with a material that it can't be had, for it has many."""
+        if thing.material:
+            self.unmeasured["psnr"] = f"{thing.prompt} has many right answers, so there is no single true picture"
+            return {}
+        return {"psnr": psnr(images, truths).mean().item()}
+
+
+def likeness(
+    images: Float[Tensor, "B 3 H W"],
+    alphas: Float[Tensor, "B 1 H W"],
+    truths: Float[Tensor, "M 3 H W"],
+    true_alphas: Float[Tensor, "M 1 H W"],
+    plain: bool,
+) -> dict[str, float]:
+    """What can be compared with several true pictures, which need not show the same instance.
+
+    Args:
+        images: pictures in [0,1].
+        alphas: where they show the thing.
+        truths: true pictures of it; of a plain thing one for each of `images`, from the same camera.
+        true_alphas: where these show it.
+        plain: whether its surfaces are smooth, so that `mottle` has a meaning.
+    """
+    colours, true = (shown.movedim(1, 3)[a[:, 0] > 0.5] for shown, a in ((images, alphas), (truths, true_alphas)))
+    results = {
+        "sharpness": sharpness(images).mean().item(),
+        "true_sharpness": sharpness(truths).mean().item(),
+        "texture_power": texture_power(images).mean().item(),
+        "true_texture_power": texture_power(truths).mean().item(),
+        "spectrum": spectrum_distance(images, truths),
+        "palette_distance": palette_distance(colours, true),
+    }
+    results |= {"mottle": mottle(images, truths, true_alphas)} if plain else {}
+    return {name: value for name, value in results.items() if math.isfinite(value)}
+
 
 class ToyboxJudge(CLIPJudge):
-    """PSNR, silhouette IoU and azimuths against the true object, and R-precision by the toybox's CLIP.
+    """Silhouette IoU, azimuths, R-precision by the toybox's CLIP, and what is compared with true pictures (`likeness`).
 
-    A prompt that is not of the toybox has no truth, and its CLIP can't judge it: nothing is measured.
+    PSNR to the true object is that of plain things: of a material there are many instances, and four of them stand for
+    all in what is compared. A prompt that is not of the toybox has no truth, and its CLIP can't judge it: nothing is
+    measured.
     """
 
     def measure(self, module: Distillation, cameras: Cameras, views: Views, render: Render) -> dict[str, float]:
@@ -60,36 +110,39 @@ class ToyboxJudge(CLIPJudge):
             self.unmeasured |= {name: f"there is no true {what} to compare with" for name, what in truths.items()}
             return self.precision(module.prompt, render.image)
         background = (module.rendering.background,) * 3
-        truth = world.render(thing, views, background)
-        results = {
-            "psnr": psnr(render.image.cpu(), truth.image).mean().item(),
-            "iou": silhouette_iou(render.alpha.cpu(), truth.alpha).mean().item(),
-        }
+        images, alpha = render.image.cpu(), render.alpha.cpu()
+        truth, true_alpha = instances(thing, views, background)
+        results = self.nearness(thing, images, truth)
+        results["iou"] = silhouette_iou(alpha, true_alpha[: len(views)]).mean().item()
+        results |= likeness(images, alpha, truth, true_alpha, plain=not thing.material)
         if thing.has_front:
             around = module.show(cameras.ring(_AZIMUTHS).to(module.device)).image.cpu()
-            candidates = world.render(thing, cameras.ring(_CANDIDATES), background).image
+            candidates, _ = instances(thing, cameras.ring(_CANDIDATES), background)
             results["azimuth"] = azimuths_right(around, candidates).mean().item()
         return results | self.precision(thing.prompt, render.image)
 
 
-def resized(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B C size size"]:
-    """Square pictures of another size."""
-    if images.shape[-1] == size:
-        return images
-    return torch.nn.functional.interpolate(images, (size, size), mode="bilinear", antialias=True)
+def instances(
+    thing: Thing, views: Views, background: tuple[float, float, float]
+) -> tuple[Float[Tensor, "M 3 H W"], Float[Tensor, "M 1 H W"]]:
+    """True pictures from all views and their alphas, of one instance after another: four of a material, else one."""
+    numbers = range(_INSTANCES if thing.material else 1)
+    shown = [world.render(thing, views, background, instance=number) for number in numbers]
+    return torch.cat([truth.image for truth in shown]), torch.cat([truth.alpha for truth in shown])
 
 
-def silhouette_iou(alpha: Float[Tensor, "B 1 H W"], truth: Float[Tensor, "B 1 H W"]) -> Float[Tensor, " B"]:
-    """Intersection over union of two silhouettes, alpha above one half; 1 when both are empty."""
-    a, b = (alpha > 0.5).flatten(1), (truth > 0.5).flatten(1)
-    union = (a | b).sum(1)
-    return torch.where(union > 0, (a & b).sum(1) / union.clamp(min=1), 1.0)
+def azimuths_right(
+    around: Float[Tensor, "N 3 H W"], candidates: Float[Tensor, "M 3 H W"], directions: int = _CANDIDATES
+) -> Float[Tensor, " N"]:
+    """For each of N azimuths around the object, 1 where the nearest true one is within 45 degrees, else 0.
 
-
-def azimuths_right(around: Float[Tensor, "N 3 H W"], candidates: Float[Tensor, "M 3 H W"]) -> Float[Tensor, " N"]:
-    """For each of N azimuths around the object, 1 where the nearest of M true ones is within 45 degrees, else 0."""
+    Args:
+        around: pictures from N azimuths, from the front on.
+        candidates: true ones from `directions` azimuths, from the front on, of one instance after another.
+        directions: azimuths of an instance.
+    """
     errors = torch.cdist(around.flatten(1), candidates.flatten(1))
-    best = errors.argmin(1) * (360 / len(candidates))
+    best = errors.argmin(1) % directions * (360 / directions)
     expected = torch.arange(len(around)) * (360 / len(around))
     difference = (best - expected + 180) % 360 - 180
     return (difference.abs() <= _WITHIN_DEG + 1e-3).float()

@@ -1,7 +1,6 @@
 """Judging a generator for many prompts beside the prior that taught it, and that beside the truth."""
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.core.bounds import Count, Weight, checked
@@ -14,10 +13,10 @@ from asdkit.generators.networks import Network
 from asdkit.rendering.cameras import Views
 from asdkit.scores.ddim import ddim
 from asdkit.scores.fields import CFG
-from asdkit.toybox import world
-from asdkit.toybox.captions import parse
 from asdkit.toybox.clip import EMBEDDED, TinyCLIP
-from asdkit.toybox.judge import CLIPJudge, resized
+from asdkit.toybox.judge import CLIPJudge
+from asdkit.toybox.measures import diversity, kid, kid_error
+from asdkit.toybox.truths import true_pictures
 
 
 @checked
@@ -66,42 +65,7 @@ class ToyboxSamplesJudge(CLIPJudge):
             results[f"{name}diversity"] = sum(diversity(images) for images in pictures[name]) / len(chosen)
         if self.clip is not None or (EMBEDDED / "config.json").is_file():
             clip = self.clip = self.clip or TinyCLIP(EMBEDDED)
-            own, teacher, true = (features(clip, torch.cat(images)) for images in pictures.values())
+            own, teacher, true = (clip.features(torch.cat(images)) for images in pictures.values())
             results |= {"kid": kid(own, teacher), "teacher_kid": kid(teacher, true)}
+            self.errors = {"kid": kid_error(own, teacher), "teacher_kid": kid_error(teacher, true)}
         return results
-
-
-def true_pictures(prompt: str, count: int, generator: torch.Generator) -> Float[Tensor, "count 3 H W"]:
-    """Pictures of a prompt as the prior was trained on: from random cameras, before random backgrounds."""
-    thing = parse(prompt)
-    if thing is None:
-        raise ValueError(f"ToyboxSamplesJudge knows the truth of the toybox's prompts alone; {prompt!r} is none.")
-    views = world.sample_views(generator, count, world.SIZE)
-    backgrounds = [world.sample_background(generator) for _ in range(count)]
-    return torch.cat([world.render(thing, views[i : i + 1], colour).image for i, colour in enumerate(backgrounds)])
-
-
-def diversity(images: Float[Tensor, "N C H W"]) -> float:
-    """The mean over pairs of the root mean square difference; 0 for a single image."""
-    flat = images.flatten(1).double()
-    return (torch.pdist(flat) / flat.shape[1] ** 0.5).mean().item() if len(images) > 1 else 0.0
-
-
-@torch.no_grad()
-def features(clip: TinyCLIP, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
-    """What the CLIP sees in pictures in [0,1], before it is scaled to length 1."""
-    seen = clip.model.vision_model(pixel_values=resized(images.cpu(), world.SIZE) * 2 - 1).pooler_output
-    projected: Tensor = clip.model.visual_projection(seen)
-    return projected
-
-
-def kid(first: Float[Tensor, "N D"], second: Float[Tensor, "M D"]) -> float:
-    """Kernel inception distance (1801.01401): the unbiased squared MMD by the kernel (x.y / D + 1)^3; 0 is the least
-    that is expected, and one image has no distance, which is NaN.
-    """
-
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return (x.double() @ y.double().T / x.shape[1] + 1) ** 3
-
-    within = [(k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1)) for k in (kernel(x, x) for x in (first, second))]
-    return (within[0] + within[1] - 2 * kernel(first, second).mean()).item()

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 
 def cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int = 200) -> dict[str, Any]:
@@ -28,11 +27,6 @@ def hold_then_decay(
         return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / (share * steps)))
 
     return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}
-
-
-def psnr(image: Float[Tensor, "B C H W"], truth: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
-    """Peak signal-to-noise ratio in dB of each image in [0,1]."""
-    return -10 * torch.log10((image - truth).square().flatten(1).mean(1))
 
 
 def save_half(model: nn.Module, folder: Path) -> None:

@@ -14,7 +14,8 @@ from asdkit.core.atomic import write_text
 from asdkit.core.bounds import Count, LearningRate, NonNegative, Weight, checked
 from asdkit.core.randomness import generator_for
 from asdkit.core.unregistered import keep_unregistered
-from asdkit.toybox.training.common import cosine, psnr, read_autoencoder, save_half
+from asdkit.toybox.measures import psnr
+from asdkit.toybox.training.common import cosine, read_autoencoder, save_half
 from asdkit.toybox.training.renders import Examples
 
 _FACTOR = 8  # edge of the pictures over that of the latents
