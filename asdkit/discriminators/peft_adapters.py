@@ -1,7 +1,6 @@
 """Adapters that peft puts into layers of the prior's network: LoRA, and any other of its kinds."""
 
 import warnings
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -16,23 +15,48 @@ from asdkit.core.text import first_line
 from asdkit.discriminators.adapters import Attached, adapter_of
 from asdkit.scores.prior import Prior
 
+_KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # what peft calls otherwise, or has no default for
+    "DORA": ("LORA", {"use_dora": True}),
+    "KRONA": ("LOKR", {}),
+    "IA3": ("IA3", {"feedforward_modules": []}),
+}
+PeftOption = bool | int | float | str | list[str]
 
-class _Tuned(Attached):
-    """Weights that peft puts into layers of the prior's network, in single precision whatever the network computes in.
 
-    Switching them is a flag on a kept list of layers.
+class PeftAdapter(Attached):
+    """Any of peft's kinds of fine-tuning as phi, e.g. DoRA, LoHa, LoKr (KronA), IA3, OFT, BOFT or HRA.
+
+    e_phi starts at e_y: exactly, or to 1e-5 where the kind rounds, as HRA does. Kinds that can't start there, that
+    change the network's own weights (PiSSA) or that share weights between layers (VeRA) are refused in `setup`. The
+    weights are in single precision, whatever the network computes in. Switching them is a flag on a kept list.
+
+    Args:
+        kind: peft's name of it, in small or capital letters.
+        options: of that kind's configuration in peft, e.g. {r: 8, alpha: 8}; peft's own defaults otherwise. Dropout is
+            refused, for e_phi is asked more than once at a draw.
+        targets: endings of the layer names that are adapted; the attention of the model's family when left out.
+        camera: condition e_phi on the camera, by a zero-initialised offset of the time embedding.
+        init_seed: of what is random in its start.
+        prior: another model to adapt; the prior itself when left out.
+
+    Raises:
+        ValueError: a kind that can't be phi, or options that peft refuses (in `setup`).
     """
 
-    kind: str  # in peft's words
-
-    def __init__(self, targets: Sequence[str], camera: bool, init_seed: int, prior: Prior | None) -> None:
+    def __init__(
+        self,
+        kind: str = "LoHa",
+        options: dict[str, PeftOption] | None = None,
+        targets: Sequence[str] = (),
+        camera: bool = True,
+        init_seed: int = 0,
+        prior: Prior | None = None,
+    ) -> None:
         super().__init__(camera, init_seed, prior)
-        self.targets = tuple(targets)
+        self.kind, self.options, self.targets = kind, options or {}, tuple(targets)
         self._layers: list[Any] = []
-
-    @abstractmethod
-    def config(self, targets: list[str]) -> Any:
-        """peft's configuration for the layers whose names end in these."""
+        dropped = [name for name, value in self.options.items() if "dropout" in name and value]
+        require(not dropped, f"phi can't have {', '.join(dropped)}: its predictions must be the same when asked again.")
 
     def attach(self, prior: Prior) -> None:
         network, targets = prior.network, list(self.targets or prior.adapter_targets)
@@ -101,13 +125,20 @@ class _Tuned(Attached):
         for layer in self._layers:
             vars(layer).update(_disable_adapters=not on, _active_adapter=[self._name])
 
+    def config(self, targets: list[str]) -> Any:
+        """peft's configuration for the layers whose names end in these."""
+        from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
-def _sample(parameter: Tensor) -> Tensor:
-    """Some of its values."""
-    return parameter.detach().flatten()[:64].clone()
+        configs: dict[Any, Any] = PEFT_TYPE_TO_CONFIG_MAPPING
+        kind, defaults = _KINDS.get(self.kind.upper(), (self.kind.upper(), {}))
+        require(kind in configs, f"there is no such kind; there are {', '.join(sorted({*configs, *_KINDS}))}")
+        known = {field.name for field in fields(configs[kind])}
+        unknown = sorted(self.options.keys() - known)
+        require(not unknown, f"it has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        return configs[kind](target_modules=targets, **defaults | self.options)
 
 
-class LoRA(_Tuned):
+class LoRA(PeftAdapter):
     """Low-rank adapters on layers of the prior's network, through peft.
 
     They start at exactly zero, so that e_phi = e_y at step 0.
@@ -125,8 +156,6 @@ class LoRA(_Tuned):
         ValueError: no layer of the network has such a name (in `setup`).
     """
 
-    kind = "LoRA"
-
     def __init__(
         self,
         rank: Count = 4,
@@ -136,64 +165,10 @@ class LoRA(_Tuned):
         init_seed: int = 0,
         prior: Prior | None = None,
     ) -> None:
-        super().__init__(targets, camera, init_seed, prior)
-        self.rank, self.alpha = rank, alpha or float(rank)
-
-    def config(self, targets: list[str]) -> Any:
-        from peft import LoraConfig
-
-        alpha: Any = self.alpha  # which peft divides by r, though it says int
-        return LoraConfig(r=self.rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0)
+        scale = {"r": rank, "lora_alpha": alpha or float(rank)}  # a float, which peft divides by r, though it says int
+        super().__init__("LoRA", {**scale}, targets, camera, init_seed, prior)
 
 
-_KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # what peft calls otherwise, or has no default for
-    "DORA": ("LORA", {"use_dora": True}),
-    "KRONA": ("LOKR", {}),
-    "IA3": ("IA3", {"feedforward_modules": []}),
-}
-PeftOption = bool | int | float | str | list[str]
-
-
-class PeftAdapter(_Tuned):
-    """Any of peft's kinds of fine-tuning as phi, e.g. DoRA, LoHa, LoKr (KronA), IA3, OFT, BOFT or HRA.
-
-    e_phi starts at e_y: exactly, or to 1e-5 where the kind rounds, as HRA does. Kinds that can't start there, that
-    change the network's own weights (PiSSA) or that share weights between layers (VeRA) are refused in `setup`.
-
-    Args:
-        kind: peft's name of it, in small or capital letters.
-        options: of that kind's configuration in peft, e.g. {r: 8, alpha: 8}; peft's own defaults otherwise. Dropout is
-            refused, for e_phi is asked more than once at a draw.
-        targets: endings of the layer names that are adapted; the attention of the model's family when left out.
-        camera: condition e_phi on the camera, by a zero-initialised offset of the time embedding.
-        init_seed: of what is random in its start.
-        prior: another model to adapt; the prior itself when left out.
-
-    Raises:
-        ValueError: a kind that can't be phi, or options that peft refuses (in `setup`).
-    """
-
-    def __init__(
-        self,
-        kind: str = "LoHa",
-        options: dict[str, PeftOption] | None = None,
-        targets: Sequence[str] = (),
-        camera: bool = True,
-        init_seed: int = 0,
-        prior: Prior | None = None,
-    ) -> None:
-        super().__init__(targets, camera, init_seed, prior)
-        self.kind, self.options = kind, options or {}
-        dropped = [name for name, value in self.options.items() if "dropout" in name and value]
-        require(not dropped, f"phi can't have {', '.join(dropped)}: its predictions must be the same when asked again.")
-
-    def config(self, targets: list[str]) -> Any:
-        from peft import PEFT_TYPE_TO_CONFIG_MAPPING
-
-        configs: dict[Any, Any] = PEFT_TYPE_TO_CONFIG_MAPPING
-        kind, defaults = _KINDS.get(self.kind.upper(), (self.kind.upper(), {}))
-        require(kind in configs, f"there is no such kind; there are {', '.join(sorted({*configs, *_KINDS}))}")
-        known = {field.name for field in fields(configs[kind])}
-        unknown = sorted(self.options.keys() - known)
-        require(not unknown, f"it has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-        return configs[kind](target_modules=targets, **defaults | self.options)
+def _sample(parameter: Tensor) -> Tensor:
+    """Some of its values."""
+    return parameter.detach().flatten()[:64].clone()
