@@ -19,7 +19,7 @@ from asdkit.core.optional import require_package
 from asdkit.distillation import Distillation
 from asdkit.formats.splat_files import read_splats
 from asdkit.formats.splats import Splats, activate
-from asdkit.rendering.cameras import Views, ring
+from asdkit.rendering.cameras import Views, posed, ring
 from asdkit.rendering.projection import rotation_matrices
 from asdkit.rendering.spherical_harmonics import SH_0
 from asdkit.run.loading import load
@@ -52,11 +52,9 @@ def views_at(
     c2w = torch.eye(4)[None].clone()
     c2w[0, :3, :3] = rotation_matrices(torch.as_tensor(wxyz)[None])[0]
     c2w[0, :3, 3] = torch.as_tensor(position)
-    x, y, z = c2w[0, :3, 3]
     focal = 0.5 * height / math.tan(0.5 * fov)
     K = torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]])
-    elevation = torch.atan2(z, torch.hypot(x, y))
-    return Views(c2w, K, torch.atan2(y, x)[None], elevation[None], c2w[:, :3, 3].norm(dim=1), height, width)
+    return posed(c2w, K, height, width)
 
 
 def check_port(port: int) -> None:
