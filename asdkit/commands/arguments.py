@@ -149,13 +149,9 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
 
 
 def check_runs(command: str, given: list[str], own: Iterable[str], runs: Iterable[list[str]]) -> None:
-    """Refuse what is wrong with the options of several runs, before the first one starts.
+    """Refuse what is wrong with all options of several `runs` of a command, before the first one starts.
 
-    Args:
-        command: its name, for sentences.
-        given: what the user has given for all runs, or varies.
-        own: options that are different for each run, so that they can't be given.
-        runs: all options of some runs.
+    What is `given` for all of them, or varies, must not have the options that are each run's `own`.
     """
     for flag in own:
         if option_values(given, flag):

@@ -22,13 +22,10 @@ _COLUMNS = {"option": "option", "value": "value"} | {
 
 
 def draw_curves(arguments: list[str], varied: list[str], steps: int, folder: Path) -> int:
-    """Time a recipe with each value of each option, the others as they are; returns the exit code.
+    """Time so many steps of a recipe with each value of each option, the others as they are; returns the exit code.
 
-    Args:
-        arguments: those of `fit`.
-        varied: options and their values, "key=a,b"; two keys joined by + have the same value.
-        steps: to time of each kind.
-        folder: gets `curves.json` with all facts, after each value, and `curves.png`.
+    `varied` has options and their values, "key=a,b"; two keys joined by + have the same value. The folder gets
+    `curves.json` with all facts, after each value, and `curves.png`.
     """
     cells = [
         (option, value, [*arguments, *(f"--{key}={value}" for key in option.split("+"))])

@@ -30,13 +30,7 @@ def start(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]
 
 
 class Fork(Process):
-    """A fork of this process that carries out a command of `asdkit`; a `Process` of the pool.
-
-    Args:
-        arguments: of `asdkit`.
-        log: where its output goes.
-        environment: in the place of this process's own.
-    """
+    """A fork that carries out a command of `asdkit` in an environment and writes a log; a `Process` of the pool."""
 
     def __init__(self, arguments: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> None:
         own = (list(arguments), log, environment)

@@ -42,11 +42,9 @@ class Compared:
 
 
 def write(runs: Sequence[Compared], out: Path) -> str:
-    """Write `compare.json`, `compare.md` and `compare.png`; returns the table.
+    """Write `compare.json`, `compare.md` and `compare.png` of finished runs, in which a label's stand together.
 
-    Args:
-        runs: finished ones, those of a label one after the other.
-        out: the folder.
+    Returns the table.
     """
     write_json(out / "compare.json", [_facts(run) for run in runs])
     text = f"{means(runs)}\n{differences(runs)}"
@@ -135,8 +133,7 @@ def _tile(result: Result) -> Float[Tensor, "3 H W"]:
 def draw_curves(runs: Sequence[Compared], path: Path) -> None:
     """A panel for each thing that is logged: the mean over a label's runs, and a band of one standard deviation.
 
-    Raises:
-        MissingExtra: matplotlib is not installed.
+    It needs matplotlib, the extra `plots`.
     """
     figure_class = require_package("matplotlib.figure", "plots").Figure
     logs = {label: [logged(run.run / "metrics.csv") for run in group] for label, group in groupby(runs, _label)}

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -131,17 +132,17 @@ class Figures:
     parts: Mapping[str, Part]
     methods: Mapping[str, Method]
     figures: Mapping[str, Figure]
-    sweeps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sweeps: Mapping[str, Mapping[str, Any]]
 
     def runs(self, figure: Figure, size: Size) -> list[Planned]:
         """The runs of a figure, and after them nothing that they start from."""
         runs = []
         for cell in figure.cells:
-            part, swept = self.parts[cell["part"]], cell.get("sweeps", ())
-            names = [*(m.name for sweep in swept for m in _swept(self.sweeps[sweep])), *cell.get("methods", ())]
-            for name in names:
-                for subject in part.prompts[: min(size.prompts, cell.get("prompts", size.prompts))]:
-                    runs += [Planned(part, self.methods[name], subject, seed) for seed in range(size.seeds)]
+            part, count = self.parts[cell["part"]], min(size.prompts, cell.get("prompts", size.prompts))
+            methods = [method for sweep in cell.get("sweeps", ()) for method in _swept(self.sweeps[sweep])]
+            methods += [self.methods[name] for name in cell.get("methods", ())]
+            for method, subject in product(methods, part.prompts[:count]):
+                runs += [Planned(part, method, subject, seed) for seed in range(size.seeds)]
         return runs
 
     def before(self, run: Planned) -> Planned | None:
@@ -193,27 +194,17 @@ def _rule(between: tuple[float, float], **given: Any) -> Rule:
 
 
 def as_cell(run: Planned, size: Size, further: Sequence[str], given: Path, start: Path | None = None) -> Cell:
-    """The cell of a grid that makes a run.
+    """The cell of a grid that makes a run, with `further` options of `asdkit fit` after all others.
 
-    Args:
-        run: which.
-        size: how long it is.
-        further: options of `asdkit fit`, after all others.
-        given: the file that it is given, where its part says so.
-        start: the folder of the run that it starts from.
+    It may be `given` a file, and `start` from the folder of another run.
     """
     part, method, subject = run.part, run.method, run.subject
     options = ["--config", part.recipe, f"--trainer.max_steps={size.steps(part)}"]
-    facts = {"{given}": str(given), "{azimuth}": f"{subject.azimuth_deg:g}"}
-    options += [_filled(option, facts) for option in (*part.options, *subject.options)]
-    options += [_filled(option, {"{run}": str(start)}) for option in method.options]
+    facts = {"{given}": str(given), "{azimuth}": f"{subject.azimuth_deg:g}", "{run}": str(start)}
+    for option in (*part.options, *subject.options, *method.options):
+        for word, fact in facts.items():  # other braces are the option's own
+            option = option.replace(word, fact)
+        options.append(option)
     options += [option.format(run.seed) for option in part.seed]
     labels: dict[str, str | int | float] = {"part": part.name, "method": method.name, "seed": run.seed}
     return Cell(subject.prompt, labels, [*options, *further])
-
-
-def _filled(option: str, facts: Mapping[str, str]) -> str:
-    """An option in which words stand for what is only known of a run; other braces are its own."""
-    for word, fact in facts.items():
-        option = option.replace(word, fact)
-    return option

@@ -32,23 +32,12 @@ def diversity(pictures: Sequence[Path]) -> float:
 
 
 def judged(figure: Figure, runs: Sequence[Run], judging: bool) -> dict[str, Any]:
-    """A figure's claim, its rules and their verdicts.
-
-    Args:
-        figure: which.
-        runs: those of the figure.
-        judging: whether there may be verdicts at all.
-    """
-    parts = list(dict.fromkeys(cell["part"] for cell in figure.cells))
-    rules = [
-        entry
-        for rule in figure.rules
-        for part in parts
-        if rule.part in ("", part)
-        for entry in _judged(rule, part, runs)
-    ]
-    for entry in rules:
-        entry["verdict"] = entry["verdict"] if judging else NOT_JUDGED
+    """A figure's claim, its rules and what its runs say of them; without `judging` no verdicts."""
+    parts = dict.fromkeys(cell["part"] for cell in figure.cells)
+    cases = [(rule, part) for rule in figure.rules for part in parts if rule.part in ("", part)]
+    rules = [entry for rule, part in cases for entry in _judged(rule, part, runs)]
+    for entry in [] if judging else rules:
+        entry["verdict"] = NOT_JUDGED
     facts = {"title": figure.title, "claim": figure.claim, "verdict": joint([entry["verdict"] for entry in rules])}
     return facts | {"rules": rules, "core_minutes": round(sum(run["seconds"] or 0 for run in runs) / 60, 1)}
 
@@ -57,14 +46,12 @@ def _judged(rule: Rule, part: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
     """A rule in a part, for each measure that it names and that there is."""
     entries = []
     for measure in measures([rule.measure], (run for run in runs if run["part"] == part)):
-        difference = interval(values) if (values := differences(rule, measure, part, runs)) else None
-        if difference is None:
-            continue
-        said = verdict(difference, rule.low, rule.high)
-        words = str(rule).replace(rule.measure, measure, 1)
-        ends = [None if difference.count < 2 else round(end, 6) for end in (difference.low, difference.high)]
-        entries.append({"part": part, "rule": words, "pairs": difference.count, "mean": round(difference.mean, 6)})
-        entries[-1] |= {"interval": ends, "verdict": said}
+        if values := differences(rule, measure, part, runs):
+            known = interval(values)
+            ends = [None if known.count < 2 else round(end, 6) for end in (known.low, known.high)]
+            words = str(rule).replace(rule.measure, measure, 1)
+            entry = {"part": part, "rule": words, "pairs": known.count, "mean": round(known.mean, 6)}
+            entries.append(entry | {"interval": ends, "verdict": verdict(known, rule.low, rule.high)})
     return entries
 
 
@@ -140,9 +127,8 @@ def how(results: Mapping[str, Any]) -> str:
 def meaning(results: Mapping[str, Any]) -> str:
     """How the verdicts are to be read."""
     if results["mode"] == "quick":
-        return (
-            "This was a quick run of one seed and few iterations: it shows that everything works, and judges nothing."
-        )
+        made = "This was a quick run of one seed and few iterations"
+        return f"{made}: it shows that everything works, and judges nothing."
     return (
         "Confirmed: the 95 % interval of the mean difference, paired by prompt and seed, lies where the rule says, for "
         "all rules; refuted: one lies wholly elsewhere; not shown: neither. The rules were committed before the runs."

@@ -16,13 +16,7 @@ _KEPT = ("iterations", "seconds", "versions")
 
 
 class Reproduction:
-    """Figures at a size, and the runs that they need, which share a folder.
-
-    Args:
-        figures: which.
-        size: how much is made.
-        further: options of `asdkit fit`, for every run.
-        out: the folder.
+    """Figures at a size, and the runs that they need, with `further` options of `asdkit fit`, in a folder.
 
     Attributes:
         grids: of the runs that start from nothing, and of those that start from other runs.
@@ -35,20 +29,18 @@ class Reproduction:
         for run in (run for runs in self.planned.values() for run in runs):
             for each in filter(None, (declared().before(run), run)):
                 needed.setdefault(each.key, each)
-        first_runs = {key: run for key, run in needed.items() if not run.method.after}
-        self._cells = {key: as_cell(run, size, self.further, self._given(run)) for key, run in first_runs.items()}
-        first = self._grid("runs", self._cells.values())
-        later = {key: self._after(run, first) for key, run in needed.items() if run.method.after}
-        self.grids = [first, *([self._grid("runs after runs", later.values())] if later else [])]
-        self._cells |= later
+        self._cells: dict[tuple[str, ...], Cell] = {}
+        self.grids: list[Grid] = []
+        for title, later in (("runs", False), ("runs after runs", True)):
+            runs = {key: run for key, run in needed.items() if bool(run.method.after) == later}
+            cells = {key: self._cell(run) for key, run in runs.items()}
+            self.grids += [Grid([*cells.values()], [], title, self.out)] if cells else []
+            self._cells |= cells
 
-    def _grid(self, title: str, cells: Iterable[Cell]) -> Grid:
-        return Grid(list(cells), [], title, self.out)
-
-    def _after(self, run: Planned, grid: Grid) -> Cell:
+    def _cell(self, run: Planned) -> Cell:
         before = declared().before(run)
-        assert before is not None
-        return as_cell(run, self.size, self.further, self._given(run), grid.run_folder(self._cells[before.key]))
+        start = self.grids[0].run_folder(self._cells[before.key]) if before else None
+        return as_cell(run, self.size, self.further, self._given(run), start)
 
     def _given(self, run: Planned) -> Path:
         return self.out / "given" / f"{slug(f'{run.part.name} {run.subject.prompt}')}{run.part.ending}"
