@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support.quiet import quiet_trainer
 from support.tiny import loaded
 from torch import Tensor
@@ -50,7 +50,7 @@ def weights(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     trainer(folder / "a", 2).fit(TrainVAE(output=str(folder), width=8, latent_channels=4), data(cache))
     trainer(folder / "b", 2).fit(TrainUNet(str(folder), channels=(16, 32), text_width=32), unet_data(cache, folder))
-    trainer(folder / "c", 2).fit(TrainCLIP(output=str(folder), width=32, layers=1, patch=16), data(cache))
+    trainer(folder / "c", 2).fit(TrainCLIP(output=str(folder), width=32, layers=1, size=64), data(cache))
     return folder
 
 
@@ -262,3 +262,50 @@ def test_crops_are_squares_of_the_pictures_on_multiples_of_8() -> None:
         crops - corners[..., None, None], crops[:1] - corners[:1, :, None, None] + torch.zeros(64, 1, 1, 1)
     )
     assert random_crops(torch.rand(2, 3, 8, 8), 16, torch.Generator()).shape == (2, 3, 8, 8)
+
+
+def test_words_that_are_new_start_at_random_and_the_others_keep_their_embedding(weights: Path, tmp_path: Path) -> None:
+    """An earlier folder whose tokens are in reverse order, knows no "red" and has 20 positions."""
+    earlier = shutil.copytree(weights, tmp_path / "earlier")
+    words = json.loads((weights / "tokenizer" / "vocab.json").read_text())
+    tensors = load_file(weights / "text_encoder" / "model.safetensors")
+    embeddings = "text_model.embeddings."
+    table = tensors[embeddings + "token_embedding.weight"]
+    known = [word for word in reversed(words) if word != "red</w>"]
+    (earlier / "tokenizer" / "vocab.json").write_text(json.dumps({word: row for row, word in enumerate(known)}))
+    positions = tensors[embeddings + "position_embedding.weight"]
+    tensors[embeddings + "token_embedding.weight"] = torch.stack([table[words[word]] for word in known])
+    tensors[embeddings + "position_embedding.weight"] = positions[:20].contiguous()
+    save_file(tensors, earlier / "text_encoder" / "model.safetensors")
+
+    sizes = {"channels": (16, 32), "text_width": 32, "seed": 7}
+    fresh = dict(TrainUNet(str(weights), **sizes).net.text_encoder.named_parameters())
+    grown = dict(TrainUNet(str(weights), start=str(earlier), **sizes).net.text_encoder.named_parameters())
+    (tokens,) = (name for name in grown if name.endswith("token_embedding.weight"))
+    (places,) = (name for name in grown if name.endswith("position_embedding.weight"))
+    red = words["red</w>"]
+    assert torch.equal(grown[tokens][red], fresh[tokens][red])
+    others = torch.arange(len(table)) != red
+    assert torch.equal(grown[tokens][others], table[others].float())
+    assert torch.equal(grown[places], torch.cat([positions[:20].float(), fresh[places][20:]]))
+
+
+def test_weights_in_several_files_are_read_as_one(weights: Path, tmp_path: Path) -> None:
+    """By the prior and as a start of training; a file of the shipped weights is 14 MB at most."""
+    from diffusers import UNet2DConditionModel
+
+    split = shutil.copytree(weights, tmp_path / "split")
+    shutil.rmtree(split / "unet")
+    UNet2DConditionModel.from_pretrained(weights / "unet").half().save_pretrained(
+        split / "unet", max_shard_size="200KB"
+    )
+    assert len(list((split / "unet").glob("*.safetensors"))) > 1
+    noise, t = torch.randn(1, *loaded(split).latent_shape(128, 128)), torch.tensor([400])
+    drawn = [loaded(folder).draw(torch.zeros_like(noise), t, noise) for folder in (weights, split)]
+    one, several = (x.predict(Condition("a red car", view_dependent=False)) for x in drawn)
+    assert torch.equal(one, several)
+    trained = [
+        TrainUNet(str(weights), channels=(16, 32), text_width=32, start=str(folder)).net.unet.state_dict()
+        for folder in (weights, split)
+    ]
+    assert all(torch.equal(tensor, trained[1][name]) for name, tensor in trained[0].items())

@@ -18,12 +18,13 @@ from asdkit.toybox.training.renders import Examples
 
 @checked
 class TrainCLIP(pl.LightningModule):
-    """A CLIPModel on pictures of 64 pixels and the toybox's captions, trained by the symmetric contrastive loss.
+    """A CLIPModel on pictures and the toybox's captions, trained by the symmetric contrastive loss.
 
     Args:
         output: folder that receives `clip/` when training ends.
         width: of both towers.
         layers: of the image tower; the text tower has two.
+        size: edge of the pictures in pixels.
         patch: edge of an image patch in pixels.
         learning_rate: of AdamW; held, then brought to zero linearly over the last quarter of the steps.
         plain_captions: share of examples captioned by the bare prompt, without free wording and view words.
@@ -35,7 +36,8 @@ class TrainCLIP(pl.LightningModule):
         output: str = "toybox-weights",
         width: Count = 128,
         layers: Count = 4,
-        patch: Count = 8,
+        size: Count = 128,
+        patch: Count = 16,
         learning_rate: LearningRate = 1e-3,
         plain_captions: Share = 0.5,
         seed: int = 1,
@@ -54,7 +56,7 @@ class TrainCLIP(pl.LightningModule):
         }
         text = shape | special
         text |= {"vocab_size": len(self.tokenizer), "max_position_embeddings": MAX_TOKENS, "num_hidden_layers": 2}
-        vision = shape | {"image_size": 64, "patch_size": patch, "num_hidden_layers": layers}
+        vision = shape | {"image_size": size, "patch_size": patch, "num_hidden_layers": layers}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))

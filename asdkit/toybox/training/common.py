@@ -30,8 +30,8 @@ def hold_then_decay(
 
 
 def save_half(model: nn.Module, folder: Path) -> None:
-    """Write a diffusers or transformers model as fp16 safetensors, leaving the model itself untouched."""
-    copy.deepcopy(model).half().save_pretrained(folder, safe_serialization=True)
+    """Write a diffusers or transformers model as fp16 safetensors of 14 MB at most, leaving the model untouched."""
+    copy.deepcopy(model).half().save_pretrained(folder, safe_serialization=True, max_shard_size="14MB")
 
 
 def read_autoencoder(folder: Path) -> Any:
