@@ -29,9 +29,9 @@ FAMILIES = {
     "image3d": (*SPLATS, *CAMERAS, "--data.size=16", "--model.guidance.real_samples.within_deg=180"),
     "asset3d": (*SPLATS, *CAMERAS, "--data.size=16"),
     "refine3d": (*CAMERAS, "--data.size=16"),
-    "toybox/vae": ("--model.width=8", "--model.output=weights", *FEW),
-    "toybox/unet": ("--model.channels=[16,32]", "--model.text_width=32", *FEW),
-    "toybox/clip": ("--model.width=32", "--model.layers=1", "--model.patch=16", "--model.output=weights", *FEW),
+    "toybox/vae": ("--model.width=8", "--model.output=weights", "--model.start=", *FEW),
+    "toybox/unet": ("--model.channels=[16,32]", "--model.text_width=32", "--model.start=", *FEW),
+    "toybox/clip": ("--model.width=32", "--model.layers=1", "--model.output=weights", *FEW),
 }
 OWN = {
     "image2d/dmd2": ("--model.discriminator.steps=2", *REAL),
@@ -82,13 +82,18 @@ def options_of(name: str, made: Path, tiny: Path, folder: Path) -> list[object]:
     return ["--config", base, *overlay, f"--model.prior.path={tiny}", *own]
 
 
+def reads(weights: Path) -> tuple[str, ...]:
+    """The options that name the toybox's autoencoder for the training on its latents."""
+    return f"--model.weights={weights}", f"--data.vae={weights / 'vae'}"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
     """What the toybox's network is trained on: an autoencoder, and a network before it."""
     folder = tmp_path_factory.mktemp("trained")
     weights, step = folder / "weights", "--trainer.max_steps=1"
     fit(folder, *options_of("toybox/vae", folder, tiny_folder, folder), f"--model.output={weights}", step)
-    fit(folder, *options_of("toybox/unet", folder, tiny_folder, folder), f"--model.weights={weights}", step)
+    fit(folder, *options_of("toybox/unet", folder, tiny_folder, folder), *reads(weights), step)
     return weights
 
 
@@ -106,7 +111,7 @@ def test_every_recipe_runs_and_resumes_exactly(
     options = options_of(name, made, tiny_folder, tmp_path)
     if name.startswith("toybox/unet"):
         weights = request.getfixturevalue("trained")
-        options += [f"--model.weights={weights}", *([f"--model.start={weights}"] if name.endswith("more") else [])]
+        options += [*reads(weights), *([f"--model.start={weights}"] if name.endswith("more") else [])]
     options.append("--trainer.max_steps=2")
     one, two = (f"checkpoints/step-00000{step}.ckpt" for step in (1, 2))
     unjudged = () if name.startswith("toybox") else ("--trainer.callbacks=[]",)
