@@ -309,3 +309,13 @@ def test_weights_in_several_files_are_read_as_one(weights: Path, tmp_path: Path)
         for folder in (weights, split)
     ]
     assert all(torch.equal(tensor, trained[1][name]) for name, tensor in trained[0].items())
+
+
+def test_a_clip_starts_from_one_of_its_sizes(weights: Path) -> None:
+    started = TrainCLIP(width=32, layers=1, size=64, start=str(weights / "clip"), seed=7).clip.state_dict()
+    saved = load_file(weights / "clip" / "model.safetensors")
+    assert all(torch.equal(started[name], value.float()) for name, value in saved.items())
+    with pytest.raises(ValueError, match="can't be started from: "):
+        TrainCLIP(width=64, layers=1, size=64, start=str(weights / "clip"))
+    with pytest.raises(ValueError, match="can't be started from: "):
+        TrainCLIP(start=str(weights / "nothing"))

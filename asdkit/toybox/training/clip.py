@@ -28,7 +28,11 @@ class TrainCLIP(pl.LightningModule):
         patch: edge of an image patch in pixels.
         learning_rate: of AdamW; held, then brought to zero linearly over the last quarter of the steps.
         plain_captions: share of examples captioned by the bare prompt, without free wording and view words.
+        start: folder of a CLIP of these sizes and words to start from; random weights when empty.
         seed: of the weights and of the choice of captions.
+
+    Raises:
+        ValueError: `start` holds no such CLIP.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class TrainCLIP(pl.LightningModule):
         patch: Count = 16,
         learning_rate: LearningRate = 1e-3,
         plain_captions: Share = 0.5,
+        start: str = "",
         seed: int = 1,
     ) -> None:
         super().__init__()
@@ -60,6 +65,11 @@ class TrainCLIP(pl.LightningModule):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
+        if start:
+            try:
+                self.clip.load_state_dict(CLIPModel.from_pretrained(start, local_files_only=True).state_dict())
+            except (OSError, RuntimeError) as error:
+                raise ValueError(f"{start} can't be started from: {str(error).splitlines()[0]}") from error
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(
