@@ -80,7 +80,7 @@ def environment(device: torch.device) -> dict[str, Any]:
             "processor": processor,
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+            "load": round(os.getloadavg()[0], 1),
         },
     }
 

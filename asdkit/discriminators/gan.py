@@ -138,8 +138,9 @@ def _told_apart(
 
 def _middle(network: Any, channels: int) -> tuple[nn.Module, int]:
     """The module whose output a head looks at, and that output's width: of a network of unknown kind the prediction."""
-    if hasattr(network, "mid_block"):
-        return network.mid_block, network.config.block_out_channels[-1]
-    if hasattr(network, "transformer_blocks"):
-        return network.transformer_blocks[len(network.transformer_blocks) // 2], network.inner_dim
+    parts = dict(network.named_children())
+    if "mid_block" in parts:
+        return parts["mid_block"], network.config.block_out_channels[-1]
+    if blocks := parts.get("transformer_blocks"):
+        return blocks[len(blocks) // 2], network.inner_dim
     return network, channels

@@ -58,7 +58,7 @@ class _CLIPFolder(ModelFolder):
         disable_progress_bar()
         model = self.model(transformers.CLIPModel, ".")
         processors = ("CLIPImageProcessorPil", "CLIPImageProcessor")  # what it has been called, the latter up to 5.3
-        processor = next(getattr(transformers, name) for name in processors if hasattr(transformers, name))
+        processor = next(filter(None, (getattr(transformers, name, None) for name in processors)))
         with one_sentence(self.path):
             kinds = (transformers.CLIPTokenizer, processor)
             tokenizer, processor = (kind.from_pretrained(self._seen, local_files_only=True) for kind in kinds)

@@ -53,7 +53,7 @@ def add_lora(
     import diffusers
 
     kind = getattr(diffusers, pipeline)
-    if not hasattr(kind, "lora_state_dict"):
+    if getattr(kind, "lora_state_dict", None) is None:
         raise PriorUnavailable(f"diffusers reads no LoRAs for a {pipeline}; leave prior.finetune out.")
     try:
         tensors, settings = _read(kind, file, network, "unet" if "unet" in parts else "transformer")
@@ -151,7 +151,7 @@ def _by_layer(tensors: Factors, part: str, model: Model) -> dict[str, Factors]:
     for name, value in tensors.items():
         layer = _LAYER.sub("", name)
         factor = name.removeprefix(f"{layer}.").removesuffix(".weight").removesuffix(".default")
-        if part.startswith("text_encoder") and not hasattr(model, "text_model"):
+        if part.startswith("text_encoder") and "text_model" not in model._modules:
             layer = layer.replace(".text_model.", ".", 1)  # transformers 5 has left that level out
         layers.setdefault(layer.removeprefix(f"{part}."), {})[factor] = value
     return layers
