@@ -56,7 +56,7 @@ class StabilityJudge(Judge):
         return {"pictures": self._pictures, "steps": self._steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._pictures, self._steps = state_dict["pictures"], state_dict["steps"]
+        self._pictures, self._steps = state_dict["pictures"], state_dict.get("steps", 0)
 
     def measure(
         self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render

@@ -45,11 +45,20 @@ def write_tables(grid: Grid) -> None:
 
 
 def write_contacts(grid: Grid) -> None:
-    """`sweep.png`: the contact sheets of the runs, in the order of the tables."""
+    """`sweep.png`: the contact sheets of the runs in the order of the tables, black where one is missing.
+
+    They are half as large as they were or, where there are very many, smaller.
+    """
     files = [grid.run_folder(cell) / "contact.png" for cell in grid.cells]
-    columns = math.isqrt(len(files) - 1) + 1
-    rows = [files[start : start + columns] for start in range(0, len(files), columns)]
-    write_sheet(rows, grid.folder / "sweep.png", scale=0.5)
+    columns, scale = math.isqrt(len(files) - 1) + 1, min(0.5, 8 / math.sqrt(len(files)))
+    pictures = {place: picture for place, file in enumerate(files) if (picture := _picture(file, scale))}
+    width = max((picture.width for picture in pictures.values()), default=1)
+    height = max((picture.height for picture in pictures.values()), default=1)
+    sheet = Image.new("RGB", (width * columns, height * -(-len(files) // columns)))
+    for place, picture in pictures.items():
+        sheet.paste(picture, (place % columns * width, place // columns * height))
+    with atomic(grid.folder / "sweep.png") as temporary:
+        sheet.save(temporary)
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], means_of: str = "") -> str:
@@ -86,23 +95,10 @@ def _mean(values: Sequence[Any]) -> float | str | None:
     return sum(known) / len(known) if known else None
 
 
-def _picture(file: Path) -> Image.Image | None:
+def _picture(file: Path, scale: float) -> Image.Image | None:
     try:
-        return Image.open(file, formats=["PNG"]).convert("RGB") if file.is_file() else None
+        picture = Image.open(file, formats=["PNG"]).convert("RGB")
+        size = [math.ceil(side * scale) for side in picture.size]
+        return picture.resize(size, Image.Resampling.NEAREST)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # torn, or no picture of ours
         return None
-
-
-def write_sheet(rows: Sequence[Sequence[Path]], path: Path, scale: float = 1) -> None:
-    """One PNG of many pictures in rows and columns, `scale` times as large as they are; black where one is missing."""
-    pictures = {file: picture for row in rows for file in row if (picture := _picture(file))}
-    width = max((picture.width for picture in pictures.values()), default=1)
-    height = max((picture.height for picture in pictures.values()), default=1)
-    sheet = Image.new("RGB", (width * max(map(len, rows)), height * len(rows)))
-    for y, files in enumerate(rows):
-        for x, file in enumerate(files):
-            if file in pictures:
-                sheet.paste(pictures[file], (x * width, y * height))
-    with atomic(path) as temporary:
-        size = (math.ceil(sheet.width * scale), math.ceil(sheet.height * scale))
-        sheet.resize(size, Image.Resampling.NEAREST).save(temporary)

@@ -102,5 +102,13 @@ def test_a_sheet_has_a_place_for_each_picture(grid: Grid, tmp_path: Path) -> Non
     red = np.array(Image.open(grid.folder / "sweep.png"))[..., 0] > 0
     assert red.shape == (16, 32) and red[:8, :16].all() and not red[:8, 16:].any()
     assert red[8:12, :16].all() and not red[12:].any() and not red[:, 16:].any()
-    tables.write_sheet([[tmp_path / "none.png"]], tmp_path / "black.png", scale=2)
-    assert Image.open(tmp_path / "black.png").size == (2, 2)
+
+
+def test_a_sheet_of_very_many_pictures_is_small(grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Grid, "run_folder", lambda self, cell: tmp_path)
+    grid.cells = [Cell(str(number)) for number in range(32 * 32)]
+    tables.write_contacts(grid)
+    assert Image.open(grid.folder / "sweep.png").size == (32, 32)  # of no pictures
+    Image.new("RGB", (64, 32), (255, 0, 0)).save(tmp_path / "contact.png")
+    tables.write_contacts(grid)
+    assert Image.open(grid.folder / "sweep.png").size == (32 * 16, 32 * 8)  # a quarter
