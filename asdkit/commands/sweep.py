@@ -53,9 +53,10 @@ def run(options: Namespace) -> int:
         raise UsageError("sweep: the file of prompts comes first: asdkit sweep PROMPTS --config RECIPE.")
     if options.prompts == "-" and rank_of(os.environ):
         raise UsageError("sweep: each rank of a launcher reads the prompts; give them in a file.")
-    further = [words for axis in axes(options.vary, None).values() for words in axis.values()]
     own = [*_OF_EACH_RUN, *(["--seed", "--model.seed"] if options.seeds else [])]
-    runs = ([*options.of_fit, *words] for words in further or [[]])
-    check_runs("sweep", [*options.of_fit, *chain(*further)], own, runs)
+    first, *others = product([""], axes(options.vary, None))
+    near = [cell.options for cell in others if len({*cell.options} - {*first.options}) == 1]  # each value once
+    runs = [[*options.of_fit, *words] for words in (first.options, *near)]
+    check_runs("sweep", [*chain(*runs)], own, runs)
     cells = product(read_prompts(options.prompts), axes(options.vary, options.seeds))
     return make_runs(Grid(cells, options.of_fit, Path(options.prompts).stem), options.jobs)

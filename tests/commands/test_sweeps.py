@@ -106,6 +106,9 @@ def test_options_and_seeds_vary(calls: list) -> None:
     )
     assert len({grid.run_folder(cell) for cell in grid.cells}) == 16
     calls.clear()
+    together = ["--vary=model.guidance=ASD,ReleasedASD", "--vary=model.guidance.gamma=-0.5,-0.6"]  # SDS has none
+    assert main(["sweep", "p.txt", "--config", "image2d", "--model.guidance=SDS", *together]) == 3
+    calls.clear()
     vary = ["--vary=model.cfg.interval=[0.2, 5],[0,1]", "--vary=model.cfg.interval=null", "--trust=json"]
     main(["sweep", "p.txt", "--config", "my.yaml", *vary])
     [(grid, _)] = calls
