@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +60,10 @@ def write_contacts(grid: Grid) -> None:
         sheet.save(temporary)
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], means_of: str = "") -> str:
-    """Rows as a Markdown table, whose `columns` are keys of the rows and their headings.
-
-    Where the values of the column `means_of` group the rows, the means of a group's numbers stand below it, in bold.
-    """
-    lines = [_line(columns.values()), "|" + "---|" * len(columns)]
-    for group, grouped in groupby(rows, lambda row: row.get(means_of)):
-        members = list(grouped)
-        lines += [_line(map(cell_text, map(row.get, columns))) for row in members]
-        if means_of:
-            means = [group if name == means_of else _mean([row.get(name) for row in members]) for name in columns]
-            lines.append(_line(f"**{text}**" if (text := cell_text(value)) else "" for value in means))
-    return "\n".join(lines) + "\n"
+def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    """Rows as a Markdown table, whose `columns` are keys of the rows and their headings."""
+    lines = [_line(map(cell_text, map(row.get, columns))) for row in rows]
+    return "\n".join([_line(columns.values()), "|" + "---|" * len(columns), *lines]) + "\n"
 
 
 def cell_text(value: Any) -> str:
@@ -85,14 +75,6 @@ def cell_text(value: Any) -> str:
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _mean(values: Sequence[Any]) -> float | str | None:
-    """Of a column's numbers; the word in a column of words, None in an empty one."""
-    known = [value for value in values if value is not None]
-    if any(isinstance(value, str) for value in known):
-        return "mean"
-    return sum(known) / len(known) if known else None
 
 
 def _picture(file: Path, scale: float) -> Image.Image | None:
