@@ -11,25 +11,25 @@ from pathlib import Path
 
 import asdkit
 from asdkit.commands.arguments import Arguments
-from asdkit.commands.doctor import hardware, places, software
-from asdkit.commands.doctor.finding import BAD, Finding
+from asdkit.commands.doctor import checks
+from asdkit.commands.doctor.checks import BAD, Finding
 from asdkit.core.text import local
 
 CHECKS: dict[str, Callable[[Path], Finding]] = {  # the quick ones first; each is given the folder of all runs
-    "python": software.python,
-    "packages": software.packages,
-    "releases": software.releases,
-    "extras": software.extras,
-    "disk": places.disk,
-    "runs": places.runs,
-    "launcher": hardware.launcher,
-    "hub": places.hub,
-    "torch": hardware.cpu,
-    "cuda": hardware.cuda,
-    "gsplat": hardware.gsplat,
-    "cores": hardware.cores,
-    "numba": hardware.numba,
-    "prior": places.prior,
+    "python": checks.python,
+    "packages": checks.packages,
+    "releases": checks.releases,
+    "extras": checks.extras,
+    "disk": checks.disk,
+    "runs": checks.runs,
+    "launcher": checks.launcher,
+    "hub": checks.hub,
+    "torch": checks.cpu,
+    "cuda": checks.cuda,
+    "gsplat": checks.gsplat,
+    "cores": checks.cores,
+    "numba": checks.numba,
+    "prior": checks.prior,
 }
 
 
@@ -50,8 +50,8 @@ def run(options: Namespace) -> int:
         if not options.json:
             print("\n".join(finding.lines(name)), flush=True)
     broken = [name for name, finding in findings.items() if finding.state == BAD]
-    checks = {name: asdict(finding) for name, finding in findings.items()}
-    report = {"asdkit": asdkit.__version__, "executable": sys.executable, "broken": broken, "checks": checks}
+    told = {name: asdict(finding) for name, finding in findings.items()}
+    report = {"asdkit": asdkit.__version__, "executable": sys.executable, "broken": broken, "checks": told}
     verdict = f"Broken: {', '.join(broken)}." if broken else "All that is required works."
     print(json.dumps(report, indent=2) if options.json else verdict)
     return 3 if broken else 0
