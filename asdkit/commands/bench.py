@@ -41,8 +41,8 @@ def run(options: Namespace) -> int:
         from asdkit.commands.bench_gpu import run_parts
 
         return run_parts([options.part] if options.part else PARTS, options.out, options.dry_run)
-    if options.part or options.dry_run:
-        raise UsageError("bench: --part and --dry-run are of --gpu; add it.")
+    if options.part or options.dry_run or (options.out and not options.vary):
+        raise UsageError("bench: --part, --dry-run and --out are of --gpu, the last of --vary, too; add it.")
     if options.vary and (options.json or options.compare):
         raise UsageError("bench: --json and --compare are of a recipe as it is, not of --vary; leave them out.")
     packages, of_fit = trusted_packages(options.of_fit)

@@ -51,7 +51,7 @@ def run(options: Namespace) -> int:
         raise UsageError("compare: name runs that exist, or --methods and --prompts; asdkit compare --help tells more.")
     if further := options.of_fit[len(runs) :] if runs else []:
         raise UsageError(f"compare: {further[0]} is of runs that are made, and these exist; leave it out.")
-    return _existing([*dict.fromkeys(local(name) for name in runs)], options) if runs else _made(options)
+    return _existing([*dict.fromkeys(local(name).resolve() for name in runs)], options) if runs else _made(options)
 
 
 def _existing(runs: Sequence[Path], options: Namespace) -> int:

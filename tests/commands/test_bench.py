@@ -434,7 +434,8 @@ MISTAKES = {
     "--config gs3d --vary size": "--vary needs an option and its values, key=value,value,...; got 'size'.",
     "--config gs3d --vary data.sizes=1,2": "did you mean --data.size?",
     "--config gs3d --vary data.size=16 --json": "--json and --compare are of a recipe as it is, not of --vary;",
-    "--config gs3d --part 2": "--part and --dry-run are of --gpu; add it.",
+    "--config gs3d --part 2": "--part, --dry-run and --out are of --gpu",
+    "--config gs3d --out curves": "--part, --dry-run and --out are of --gpu",
     "--gpu --config gs3d": "--gpu takes no options of a recipe, such as --config; leave it out.",
     "--gpu --part 4": "invalid choice: 4",
 }
