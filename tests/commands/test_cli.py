@@ -232,7 +232,7 @@ def test_a_logger_whose_package_is_missing_is_the_environments(
 def test_letters_that_the_output_does_not_know_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     output = io.TextIOWrapper(io.BytesIO(), "ascii", "strict")
     monkeypatch.setattr("sys.stdout", output)
-    monkeypatch.setattr("asdkit.commands.main.USAGE", "une é\n鴨\n")
+    monkeypatch.setattr("asdkit.commands.main.usage", lambda: "une é\n鴨\n")
     assert main(["--help"]) == 0 and output.buffer.getvalue() == b"une \\xe9\n\\u9d28\n"
 
 
