@@ -15,12 +15,12 @@ from yaml import YAMLError
 import asdkit
 from asdkit.commands.arguments import overlay, replaced
 from asdkit.commands.full_size import with_family
-from asdkit.commands.messages import explain
 from asdkit.core.bounds import MoreThan, Within
 from asdkit.core.errors import UsageError
-from asdkit.core.foreign import set_root_folder
+from asdkit.core.foreign import read_parser_message, set_root_folder
 from asdkit.core.names import PUBLIC_NAMES
 from asdkit.core.text import first_line, local, recipe_slug, shown
+from asdkit.core.trust import refusal
 from asdkit.core.yaml_text import check_yaml, to_yaml
 from asdkit.priors.half_convolutions import fastest_dtype
 from asdkit.ranks import check_optimization, check_precision, check_strategy, watch_joining
@@ -81,7 +81,20 @@ class Parser(LightningArgumentParser):
         """Say in one sentence what was wrong."""
         if not self.exit_on_error:
             super().error(message, ex)
-        raise UsageError(explain(message)) from None
+        raise UsageError(_explained(message)) from None
+
+
+def _explained(message: str) -> str:
+    """What a message of jsonargparse's parser says; asdkit's own options were compared with `answers` before."""
+    problem = read_parser_message(message)
+    option, name = problem.option, problem.unknown or problem.unrecognized
+    if refused := refusal(message, f"--{option}" if option else "The command line"):
+        return refused
+    if name:
+        path = option if option.endswith(name) else f"{option}.{name}".strip(".")
+        advice = f"{problem.owner} has none of this name" if problem.owner else "asdkit fit --help all lists them"
+        return f"There is no option --{path.lstrip('-')}; {advice}."
+    return f"--{option}: {problem.reason}" if option else problem.reason
 
 
 class CLI(LightningCLI):

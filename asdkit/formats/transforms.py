@@ -58,10 +58,11 @@ def read_transforms(path: str | Path) -> list[Frame]:
             facts["h"], facts["w"] = read_picture(picture).shape[1:]
     with as_written(file, _KIND):
         frames = [_frame(file, picture, facts) for facts, picture in zip(described, pictures, strict=True)]
-    for picture, _, c2w, K, width, height, _ in frames:
+    for picture, _, c2w, K, width, height, distortion in frames:
         fits = c2w.shape == (4, 4) and is_pose(c2w)
         require(fits, f"{file} has a transform_matrix for {picture.name} that is no pose.")
-        is_lens = bool(K.isfinite().all()) and min(float(K[0, 0]), float(K[1, 1]), width, height) > 0
+        is_finite = bool(K.isfinite().all()) and all(map(math.isfinite, distortion))
+        is_lens = is_finite and min(float(K[0, 0]), float(K[1, 1]), width, height) > 0
         require(is_lens, f"{file} has numbers for {picture.name} that no camera has.")
     return frames
 

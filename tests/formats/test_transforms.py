@@ -104,6 +104,7 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "is no transforms.json as nerfstudio writes it": ({"transform_matrix": "north"}, LENS),
     r"as nerfstudio writes it \(KeyError": ({}, {}),
     "has numbers for a.png that no camera has": ({}, LENS | {"fl_x": -1}),
+    "numbers for a.png that no camera has": ({}, LENS | {"k1": math.nan}),
     r"as nerfstudio writes it \(ValueError": ({}, LENS | {"w": "wide"}),
     "is no pose|expected sequence": ({"transform_matrix": [[1, 0], [0, 0, 1]]}, LENS),
 }
