@@ -1,10 +1,11 @@
 """Small plots of means with their intervals, over methods or over a number; the extra `plots` draws them."""
 
 import base64
-import math
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import NamedTuple
+
+import numpy as np
 
 from asdkit.core.optional import require_package
 
@@ -32,16 +33,12 @@ def plot(
     figure = require_package("matplotlib.figure", "plots").Figure((4.8, 3.2), layout="constrained")
     panel = figure.subplots()
     for name, curve in curves.items():
-        x, means, lows, highs = zip(*curve, strict=True)
-        ends = [
-            [abs(end - mean) if math.isfinite(end) else 0 for end, mean in zip(edge, means, strict=True)]
-            for edge in (lows, highs)
-        ]
+        x, means, lows, highs = np.array(curve).T
+        ends = np.nan_to_num(np.abs([lows - means, highs - means]), posinf=0)
         line = panel.errorbar(x, means, ends, fmt="o-", label=name)[0]
         if name in predictions:
-            panel.plot(
-                *zip(*predictions[name], strict=True), ":", color=line.get_color(), label=f"{name} by lambda_eff"
-            )
+            label_of = f"{name} by lambda_eff"
+            panel.plot(*np.array(predictions[name]).T, ":", color=line.get_color(), label=label_of)
     panel.set_xscale("log" if log else "linear")
     panel.set_title(title, fontsize="medium")
     panel.set_xlabel(label)
