@@ -15,9 +15,9 @@ from asdkit.core.atomic import write_text
 from asdkit.run.meanings import meaning
 from asdkit.run.reproduction import results
 from asdkit.run.reproduction.figures import TRUTH, Figure, declared
-from asdkit.run.reproduction.plots import Point, plot
+from asdkit.run.reproduction.plots import plot
 from asdkit.run.reproduction.results import Run
-from asdkit.run.reproduction.statistics import interval
+from asdkit.run.reproduction.statistics import Interval, interval
 from asdkit.scores.equations import effective_scale
 
 _TITLE = "Adversarial score distillation, reproduced"
@@ -96,13 +96,13 @@ def _plots(figure: Figure, part: str, runs: Sequence[Run]) -> str:
     drawn = []
     for measure in results.measures(figure.show, runs):
         points = _points(runs, measure)
-        curves: dict[str, list[Point]] = {}
+        curves: dict[str, list[tuple[float, Interval]]] = {}
         for number, (method, point) in enumerate(points.items()):
             known = declared().methods.get(method)
             if sweep and known and known.series in sweep["series"]:
-                curves.setdefault(known.series, []).append(point._replace(x=known.at))
+                curves.setdefault(known.series, []).append((known.at, point))
             elif not sweep:
-                curves[method] = [point._replace(x=float(number))]
+                curves[method] = [(float(number), point)]
         predictions = _predicted(sweep["law"], curves, points) if "law" in sweep else {}
         title = f"{part}: {measure} ({meaning(measure).title.lower()})"
         if curves:
@@ -111,7 +111,7 @@ def _plots(figure: Figure, part: str, runs: Sequence[Run]) -> str:
     return "".join(drawn)
 
 
-def _points(runs: Sequence[Run], measure: str) -> dict[str, Point]:
+def _points(runs: Sequence[Run], measure: str) -> dict[str, Interval]:
     """The mean of each method, and of the truth, and its interval, over prompts and seeds."""
     values: dict[str, list[float]] = {}
     for run in runs:
@@ -119,12 +119,11 @@ def _points(runs: Sequence[Run], measure: str) -> dict[str, Point]:
             values.setdefault(run["method"], []).append(run["metrics"][measure])
         if f"true_{measure}" in run["metrics"]:
             values.setdefault(TRUTH, []).append(run["metrics"][f"true_{measure}"])
-    known = {method: interval(numbers) for method, numbers in sorted(values.items(), key=lambda item: item[0] == TRUTH)}
-    return {method: Point(0.0, means.mean, means.low, means.high) for method, means in known.items()}
+    return {method: interval(values[method]) for method in sorted(values, key=lambda method: method == TRUTH)}
 
 
 def _predicted(
-    law: Mapping[str, Any], curves: Mapping[str, Sequence[Point]], points: Mapping[str, Point]
+    law: Mapping[str, Any], curves: Mapping[str, Sequence[tuple[float, Interval]]], points: Mapping[str, Interval]
 ) -> dict[str, list[tuple[float, float]]]:
     """What the law of lambda_eff predicts of a curve: another one, read at 1 + (1 + gamma)(lambda - 1)."""
     methods = [declared().methods[name] for name in points if name != TRUTH]
@@ -132,7 +131,7 @@ def _predicted(
     if len(like) < 2:
         return {}
     scales, means = np.array(like).T
-    places = [point.x for point in curves.get(law["curve"], ())]
+    places = [x for x, _ in curves.get(law["curve"], ())]
     effective = [effective_scale(law.get("scale", x), law.get("gamma", x)) for x in places]
     return {law["curve"]: [*zip(places, np.interp(np.log(effective), np.log(scales), means).tolist(), strict=True)]}
 

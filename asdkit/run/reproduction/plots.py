@@ -3,25 +3,16 @@
 import base64
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from typing import NamedTuple
 
 import numpy as np
 
 from asdkit.core.optional import require_package
-
-
-class Point(NamedTuple):
-    """A mean at a place, and its interval, which may be infinite."""
-
-    x: float
-    mean: float
-    low: float
-    high: float
+from asdkit.run.reproduction.statistics import Interval
 
 
 def plot(
     title: str,
-    curves: Mapping[str, Sequence[Point]],
+    curves: Mapping[str, Sequence[tuple[float, Interval]]],
     predictions: Mapping[str, Sequence[tuple[float, float]]],
     label: str = "",
     log: bool = False,
@@ -33,7 +24,7 @@ def plot(
     figure = require_package("matplotlib.figure", "plots").Figure((4.8, 3.2), layout="constrained")
     panel = figure.subplots()
     for name, curve in curves.items():
-        x, means, lows, highs = np.array(curve).T
+        x, means, lows, highs = np.array([(place, known.mean, known.low, known.high) for place, known in curve]).T
         ends = np.nan_to_num(np.abs([lows - means, highs - means]), posinf=0)
         line = panel.errorbar(x, means, ends, fmt="o-", label=name)[0]
         if name in predictions:

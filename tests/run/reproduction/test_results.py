@@ -118,7 +118,7 @@ def test_the_law_reads_another_curve_at_lambda_eff() -> None:
     with patch.object(page, "plot", return_value="") as drawn:
         page._plots(figure, "2D", runs)
     [(_, curves, predictions, label, log)] = [call.args for call in drawn.call_args_list]
-    points = [(point.x, point.mean) for point in curves["ASD"]]
+    points = [(x, point.mean) for x, point in curves["ASD"]]
     assert [*map(tuple, predictions["ASD"])] == [pytest.approx(point) for point in points] and len(points) == 6
     assert (label, log) == ("CFG scale", True) and "<img" in page._plots(figure, "2D", runs)
     lone = [row("VSD 7.5, rate x2", 0, psnr=1.0)]  # of no curve
