@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -34,6 +35,11 @@ def shown(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, without its last full stop; the error's kind where it says nothing."""
     return str(error).splitlines()[0].strip(" .") if str(error) else type(error).__name__
+
+
+def filled(template: Path, values: Mapping[str, str]) -> str:
+    """A file with values in the places of their {{names}}; in one pass, so that nothing in a value is a name."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template.read_text("utf-8"))
 
 
 def slug(text: str, limit: int = 48) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from asdkit.core.atomic import write_text
+from asdkit.core.text import filled
 from asdkit.formats.splats import Splats, to_be_written
 
 _TEMPLATE = Path(__file__).with_name("viewer.html")
@@ -57,7 +58,7 @@ def write_html(
         "count": f"{count:,}",
         "scene": json.dumps(scene),
     }
-    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template))  # one pass: values stay as is
+    write_text(path, filled(_TEMPLATE, values))
 
 
 def _records(path: Path, splats: Splats) -> bytes:

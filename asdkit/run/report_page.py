@@ -1,6 +1,5 @@
 """`report.html`: a run as a page, made of what its folder holds."""
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,15 +7,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from asdkit.core.text import shown
+from asdkit.core.text import filled, shown
 from asdkit.run.meanings import REFERENCES, meaning
 from asdkit.run.metrics_csv import logged
 from asdkit.run.progress import clock
 from asdkit.run.side_files import read_facts
 from asdkit.run.tables import cell_text
 
-_TEMPLATE = Path(__file__).with_name("report.html")
 _SHOTS, _WIDTH, _HEIGHT = 8, 300, 90
+_OF_RUNS = ("contact.png", "metrics.csv", "config.yaml", "run.json")
 _CURVES = ("residual_norm", "discriminator_loss", "psnr", "saturation")
 
 
@@ -48,9 +47,9 @@ def page(folder: Path, told: Told) -> str:
         "hero": _hero(facts, told),
         "sections": "\n".join([*_pictures(folder, done, told), *_measures(told), *_curves(folder)]),
         "commands": "\n".join(_commands(shlex.quote(str(folder)), facts, told)),
-        "files": ", ".join(map(_link, [*told.files, "contact.png", "metrics.csv", "config.yaml", "run.json"])),
+        "files": ", ".join(f'<a href="{name}">{name}</a>' for name in map(escape, [*told.files, *_OF_RUNS])),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _TEMPLATE.read_text(encoding="utf-8"))
+    return filled(Path(__file__).with_name("report.html"), values)
 
 
 def measured(results: Mapping[str, float], errors: Mapping[str, float]) -> Iterator[tuple[str, str]]:
@@ -62,10 +61,6 @@ def measured(results: Mapping[str, float], errors: Mapping[str, float]) -> Itera
         text = f"{cell_text(value)}{error} {meaning(name).unit}".strip()
         known = [(results.get(prefix + name), words) for prefix, words in REFERENCES.items()]
         yield name, ", ".join([text, *(f"{words} {cell_text(value)}" for value, words in known if value is not None)])
-
-
-def _link(name: str) -> str:
-    return f'<a href="{escape(name)}">{escape(name)}</a>'
 
 
 def _hero(facts: Mapping[str, Any], told: Told) -> str:

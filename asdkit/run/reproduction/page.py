@@ -2,7 +2,6 @@
 
 import base64
 import html
-import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from asdkit.core.atomic import write_text
+from asdkit.core.text import filled
 from asdkit.run.meanings import meaning
 from asdkit.run.reproduction import results
 from asdkit.run.reproduction.figures import TRUTH, Figure, declared
@@ -34,8 +34,7 @@ def write(path: Path, data: Mapping[str, Any]) -> None:
     body += [_section(declared().figures[name], entry, data) for name, entry in data["figures"].items()]
     facts = f"{results.how(data)} <code>{_text(data['command'])}</code>"
     values = {"title": _TITLE, "facts": facts, "body": "\n".join(body)}
-    template = Path(__file__).with_name("page.html").read_text("utf-8")
-    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template))
+    write_text(path, filled(Path(__file__).with_name("page.html"), values))
 
 
 def _section(figure: Figure, entry: Mapping[str, Any], data: Mapping[str, Any]) -> str:
