@@ -33,6 +33,7 @@ _PROMPTS = (
 _LOGGED = ("--trainer.log_every_n_steps=10",)
 _SD21: tuple[str, ...] = ("--config=gs3d", "--config=priors/sd21", "--prior=random:sd21", *_LOGGED)
 _SMALL: tuple[str, ...] = ("--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1", "--data.size=32")
+_FEW = ("--data.orbit.views=2", "--report.size=16", "--snapshots.every=0")
 _TINY: tuple[str, ...] = ("--config=gs3d", "--prior=random:toybox", *_SMALL)
 _FULL_ITERATIONS = 5000
 _RENDERS = 40_000  # of the 120,000 of the recipe, so that a part has time to train on them
@@ -59,7 +60,7 @@ def parts(out: Path, tiny: bool) -> dict[int, list[Check]]:
 def _quality(out: Path, tiny: bool) -> list[Check]:
     """The environment, gsplat's kernels against the reference, the tests, and the main job on both devices."""
     tests = Path(asdkit.__file__).parents[1] / "tests"
-    sizes = ("--trainer.max_steps=1", "--report.size=16", *_SMALL[1:]) if tiny else ()
+    sizes = ("--trainer.max_steps=1", *_FEW, *_SMALL[1:]) if tiny else ()
 
     def job(device: str, jobs: int) -> tuple[str, ...]:
         place = (f"--run.root={out}/runs", f"--run.recipe={device}", f"--jobs={jobs}", *sizes)
@@ -85,7 +86,8 @@ def _steps(out: Path, tiny: bool) -> list[Check]:
     def bench(*options: str) -> tuple[str, ...]:
         return (*_ASDKIT, "bench", *common, steps, "--json", *options)
 
-    run = (f"--trainer.max_steps={iterations}", "--data.views_per_step=1", f"--run.root={out}/runs", "--report.size=64")
+    run: tuple[str, ...] = (f"--trainer.max_steps={iterations}", "--data.views_per_step=1", f"--run.root={out}/runs")
+    run += _FEW if tiny else ("--report.size=64",)
     return [
         Check("batch 1", bench("--data.views_per_step=1"), 150, partial(_step, "batch 1")),
         Check("batch 4", bench("--data.views_per_step=4"), 180, _batch_4),

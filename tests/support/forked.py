@@ -1,6 +1,7 @@
 """Real processes that start at once: forks of the warm test process, each with its own end of a command."""
 
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -78,20 +79,38 @@ class Forked:
 
 
 class ForkedRun(subprocess.Popen):
-    """Stands for `subprocess.Popen(["python", "-P", "-m", "asdkit", ...])`, whose command a fork carries out."""
+    """Stands for `subprocess.Popen(["python", "-P", "-m", MODULE, ...])`, or a file's, which a fork carries out."""
 
-    def __init__(self, command: list[str], *, stdout: IO[bytes], env: dict[str, str], **others: Any) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        *,
+        stdout: IO[bytes],
+        stderr: IO[bytes] | int,
+        env: dict[str, str] | None = None,
+        **others: Any,
+    ) -> None:
         self.returncode: int | None = None
-        self._child = Forked(lambda: self._main(command[4:], env), Path(stdout.name))
+        self._child = Forked(lambda: self._main(command[2:], stdout, stderr, env), Path(stdout.name))
 
     @staticmethod
-    def _main(arguments: list[str], environment: dict[str, str]) -> int:
-        from asdkit.commands.main import main
-
+    def _main(words: list[str], stdout: IO[bytes], stderr: IO[bytes] | int, environment: dict[str, str] | None) -> int:
         os.setsid()
-        os.environ.clear()
-        os.environ.update(environment)
-        return main(arguments)
+        if stderr != subprocess.STDOUT:
+            os.dup2(stderr.fileno(), 2)
+            sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+        if environment is not None:
+            os.environ.clear()
+            os.environ.update(environment)
+        sys.argv = words[1:] if words[0] == "-m" else words
+        try:
+            if words[0] == "-m":
+                runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(words[0], run_name="__main__")
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
 
     def poll(self) -> int | None:
         if self.returncode is None and self._child.has_ended():
@@ -110,10 +129,11 @@ class ForkedRun(subprocess.Popen):
         return self.returncode
 
 
-def fork_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runs of grids are forks of the warm process, each with its own command."""
-    like = SimpleNamespace(Popen=ForkedRun, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT)
-    monkeypatch.setattr("asdkit.run.pool.subprocess", like)
+def fork_runs(monkeypatch: pytest.MonkeyPatch, *starters: str) -> None:
+    """The runs of grids, and the processes of other modules, are forks of the warm process with their own commands."""
+    like = SimpleNamespace(**vars(subprocess) | {"Popen": ForkedRun})
+    for module in ("asdkit.run.pool", *starters):
+        monkeypatch.setattr(f"{module}.subprocess", like)
 
 
 def stop_at_the_first_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
