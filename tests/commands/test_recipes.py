@@ -16,6 +16,7 @@ WORDS = ("--model.source", "a yellow duck", "--model.target", "a red duck")
 SPLATS = ("--model.generator.count=60", "--model.generator.capacity=90")
 CAMERAS = ("--data.views_per_step=2", "--data.orbit.views=2")
 PLANES = ("--model.generator.resolution=8", "--model.generator.samples=8")
+FEW_PROMPTS = ("--data.prompts.per_step=2", "--data.prompts.held_out=true")  # a sixth, of which each is embedded
 FEW = ("--data.count=8", "--data.held_out=4", "--data.batch_size=4")
 REAL = [f"--model.guidance.real_samples{value}" for value in ("=PriorSamples", ".count=2", ".steps=2")]
 FAMILIES = {
@@ -24,7 +25,7 @@ FAMILIES = {
     "edit2d": ("--model.generator.size=16", "--data.size=16", *WORDS),
     "gs3d": (*SPLATS, *CAMERAS, "--data.size=16"),
     "nerf3d": (*CAMERAS, "--data.size=16", "--model.generator.samples=8"),
-    "amortized3d": (*CAMERAS, "--data.size=16", "--data.prompts.per_step=2", *PLANES),
+    "amortized3d": (*CAMERAS, "--data.size=16", *FEW_PROMPTS, *PLANES),
     "edit3d": (*SPLATS, *CAMERAS, "--data.size=16", *WORDS),
     "image3d": (*SPLATS, *CAMERAS, "--data.size=16", "--model.guidance.real_samples.within_deg=180"),
     "asset3d": (*SPLATS, *CAMERAS, "--data.size=16"),
