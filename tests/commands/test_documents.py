@@ -46,7 +46,8 @@ def test_python_blocks_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     small = {"data.size": 16, "data.orbit.views": 2, "trainer.callbacks": "[]", "trainer.accelerator": "cpu"}
-    small |= {} if "nerf3d" in code else {"model.generator.count": 50}
+    small |= {"report.size": 16, "snapshots.every": 0}
+    small |= {"model.generator.samples": 8} if "nerf3d" in code else {"model.generator.count": 50}
     code = code.replace("range(200)", "range(2)").replace("steps=600", f"steps=1, options={small}")
     code = code.replace("steps=STEPS, options={", f"steps=1, options={str(small)[:-1]}, ")
     code = code.replace('"sd21-base"', repr(str(kl_folder)))
@@ -212,8 +213,9 @@ def quick(words: list[str], prior: Path) -> list[str]:
         options += OF_SPLATS if recipe == "gs3d" and "--model.generator=NeRF" not in options else []
         options += OF_EDITS if recipe == "edit2d" and "--data.image" not in options else []
         return [command, *options, *(["--steps=1"] if command == "bench" else [])]
-    if command == "fit":
-        return [command, *options, "--trainer.max_steps=2"]
+    if command == "fit":  # pictures of the recipe's own size, but few of them
+        few = ["--data.views_per_step=1", "--data.orbit.views=2"] if " " in options[0] else []
+        return [command, *options, *few, "--trainer.max_steps=2"]
     return [command, *options, *(OF_EXPORTS if command == "export" else [])]
 
 
