@@ -26,7 +26,7 @@ class Truths(NamedTuple):
 
     def nearest(
         self, images: Float[Tensor, "B 3 H W"], count: int = 1
-    ) -> tuple[Float[Tensor, "B*count 3 H W"], Float[Tensor, "B*count 1 H W"]]:
+    ) -> tuple[Float[Tensor, "K 3 H W"], Float[Tensor, "K 1 H W"]]:
         """For each image the `count` truths that are nearest in mean square, the best first, and their alphas.
 
         Each is on the plain background that fits the image best.

@@ -16,7 +16,7 @@ from asdkit.commands.main import main
 from asdkit.generators.base import Render
 from asdkit.priors.clip import CLIP
 from asdkit.rendering.cameras import Views, ring
-from asdkit.run.clip_judge import at_back, ranks_first, sharpness
+from asdkit.run.clip_judge import at_back, ranks_first
 from asdkit.scores.equations import hsv_saturation
 
 PROMPT, OTHERS = "a red duck", ["a blue car", "a yellow duck", "a green tree"]
@@ -137,17 +137,6 @@ def test_the_back_is_45_degrees_to_either_side() -> None:
     azimuths = [k * 30 for k, behind in enumerate(at_back(ring(12, 80.0, 3.0)).tolist()) if behind]
     assert azimuths == [150, 180, 210]
     assert at_back(ring(36, 0.0, 3.0)).sum() == 9  # 140 to 220
-
-
-def test_sharpness_is_of_the_four_neighbours() -> None:
-    image = torch.rand(1, 3, 5, 6)
-    total = 0.0
-    for c in range(3):
-        for y in range(1, 4):
-            for x in range(1, 5):
-                near = [image[0, c, y + dy, x + dx] for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0))]
-                total += abs(float(image[0, c, y, x] - sum(near) / 4))
-    assert sharpness(image).item() == pytest.approx(total / (3 * 3 * 4), rel=1e-5)
 
 
 def test_images_have_no_views_and_without_clips_two_figures(small: Path) -> None:

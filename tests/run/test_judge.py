@@ -16,7 +16,7 @@ from asdkit.run.judge import Judge
 from asdkit.toybox import judge as judging
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
-from asdkit.toybox.judge import azimuths_right, silhouette_iou
+from asdkit.toybox.judge import azimuths_right
 
 
 class Truthful:
@@ -46,7 +46,25 @@ def test_the_truth_has_full_marks_and_turned_round_no_azimuth_right() -> None:
     results = measure(Truthful("a yellow duck"), Cameras(size=32))
     assert results["psnr"] > 60 and results["iou"] == 1 and results["azimuth"] == 1
     assert measure(Truthful("a yellow duck", turned=180.0), Cameras(size=32))["azimuth"] == 0
-    assert set(measure(Truthful("a red ball"), Cameras(size=32))) == {"psnr", "iou"}  # it has no front
+    assert results["mottle"] == 1 and results["spectrum"] == results["palette_distance"] == 0
+    assert {"psnr", "iou"} <= set(measure(Truthful("a red ball"), Cameras(size=32))) - {"azimuth"}  # it has no front
+
+
+def test_a_material_has_no_psnr_and_another_instance_is_as_good_as_the_truth() -> None:
+    judge, cameras = ToyboxJudge(), Cameras(size=64)
+    views, module = cameras.novel_views(), Truthful("a red and white striped car")
+    thing = parse(module.prompt)
+    other = world.render(thing, views, (0.85,) * 3, instance=123)
+    module.show = lambda views: Render(*world.render(thing, views, (0.85,) * 3, instance=123))
+    results = judge.measure(module, cameras, views, Render(*other))
+    assert not {"psnr", "mottle"} & set(results) and results["iou"] == results["azimuth"] == 1
+    assert judge.unmeasured["psnr"].startswith("a red and white striped car has many right answers")
+    assert results["sharpness"] == pytest.approx(results["true_sharpness"], rel=0.2)
+    assert results["texture_power"] == pytest.approx(results["true_texture_power"], rel=0.3)
+    flat = torch.stack([world.render(thing, views, (0.85,) * 3, 1, i).image for i in range(6)]).mean(0)
+    smooth = ToyboxJudge().measure(module, cameras, views, Render(flat, *other[1:]))
+    assert smooth["texture_power"] < 0.85 * results["texture_power"]
+    assert smooth["palette_distance"] > 2 * results["palette_distance"]
 
 
 @pytest.mark.parametrize("error", [0.2, 0.01])
@@ -85,7 +103,7 @@ def test_precision_is_measured_where_there_is_a_clip(monkeypatch: pytest.MonkeyP
 
         def logits(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
             assert len(prompts) == len(set(prompts)) == 200 and prompts[0] == "a yellow duck"
-            assert images.shape[-1] == 64
+            assert images.shape[-1] == 32, "the CLIP takes pictures of any size"
             scores = torch.zeros(len(images), 200)
             scores[::2, 0] = 1
             scores[1::2, 7] = 1
@@ -97,16 +115,10 @@ def test_precision_is_measured_where_there_is_a_clip(monkeypatch: pytest.MonkeyP
     assert figures["r_precision"] == 0.5 and figures["clip_score"] == pytest.approx(0.25)
 
 
-def test_silhouettes() -> None:
-    left, all_of_it = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
-    left[..., :2] = 0.6
-    assert silhouette_iou(left, all_of_it).item() == 0.5
-    assert silhouette_iou(left * 0.5, left * 0.5).item() == 1, "two empty silhouettes agree"
-    assert silhouette_iou(left * 0.5, left).item() == 0
-
-
 def test_azimuths_count_within_45_degrees_round_the_circle() -> None:
     candidates = torch.eye(24)[:, :, None, None]
     seen = [0, 6, 6, 12, 12, 12, 21, 0]  # 0, 45, 0, 45, 0, 45, 45 and 45 degrees off
     assert azimuths_right(candidates[seen], candidates).tolist() == [1] * 8
     assert azimuths_right(candidates[[4, 23, 12]], candidates).tolist() == [0, 0, 0]
+    two = torch.cat([torch.zeros_like(candidates), candidates])  # of two instances
+    assert azimuths_right(candidates[seen], two).tolist() == [1] * 8

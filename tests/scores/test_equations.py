@@ -9,7 +9,7 @@ from torch import Tensor
 
 from asdkit import ASD, Discriminator, Ramp
 from asdkit.lab import Affine
-from asdkit.scores.equations import discriminator_loss, effective_scale, hsv_saturation, inject, weight
+from asdkit.scores.equations import discriminator_loss, effective_scale, hsv_saturation, inject, sharpness, weight
 
 GAMMAS = (-0.75, -0.5, 0.0, 0.5, 4.0)
 B = 3
@@ -94,3 +94,21 @@ def test_saturation_is_hsvs() -> None:
     assert hsv_saturation(images).tolist() == pytest.approx(expected, abs=1e-6)
     grey, red, black = (torch.tensor(colour).reshape(1, 3, 1, 1) for colour in ([0.4] * 3, [1.0, 0, 0], [0.0] * 3))
     assert [hsv_saturation(picture).item() for picture in (grey, red, black)] == [0.0, 1.0, 0.0]
+
+
+def test_sharpness_is_of_the_four_neighbours() -> None:
+    image = torch.rand(1, 3, 5, 6)
+    total = 0.0
+    for c in range(3):
+        for y in range(1, 4):
+            for x in range(1, 5):
+                near = [image[0, c, y + dy, x + dx] for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0))]
+                total += abs(float(image[0, c, y, x] - sum(near) / 4))
+    assert sharpness(image).item() == pytest.approx(total / (3 * 3 * 4), rel=1e-5)
+
+
+def test_sharpness_of_a_dot_and_of_a_ramp() -> None:
+    dot = torch.zeros(1, 3, 5, 5)
+    dot[..., 2, 2] = 1
+    assert sharpness(dot).item() == pytest.approx((1 + 4 * 0.25) / 9)
+    assert sharpness(torch.arange(5.0).expand(1, 3, 5, 5)).item() == 0

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from asdkit import DDS, Canvas, Distillation, FiniteSetPrior, Pixels, ToyboxImageJudge
 from asdkit.generators.base import Render
-from asdkit.toybox import image_judge
 from asdkit.toybox import judge as judging
+from asdkit.toybox import truths as bank_of
 from asdkit.toybox.clip import TinyCLIP, similarity
-from asdkit.toybox.image_judge import Truths, figures, sharpness, truths
 from asdkit.toybox.judge import EMBEDDED
+from asdkit.toybox.measures import pairwise_distance
 from asdkit.toybox.things import COLOURS
+from asdkit.toybox.truths import Truths, truths
 
 
 def on(bank: Truths, index: int, colour: tuple[float, float, float]) -> Tensor:
@@ -27,7 +28,7 @@ def test_the_truths_are_of_the_view_that_the_prompt_names() -> None:
     beak = torch.tensor(COLOURS["orange"])[:, None, None]
     orange = [((bank.on_black - beak).abs().amax(1) < 0.15).float().mean() for bank in (front, back)]
     assert orange[0] > 5 * orange[1]
-    assert len(truths("a yellow duck").alpha) == len(front.alpha) == image_judge.TRUTHS
+    assert len(truths("a yellow duck").alpha) == len(front.alpha) == bank_of.TRUTHS
     assert truths("a corgi") is None
 
 
@@ -35,34 +36,40 @@ def test_the_truths_are_of_the_view_that_the_prompt_names() -> None:
 def test_the_nearest_truth_of_a_truth_is_itself_on_its_background(colour: tuple[float, float, float]) -> None:
     bank = truths("a red car, front left view")
     image = on(bank, 37, colour)
-    assert torch.allclose(bank.nearest(image[None])[0], image, atol=1e-6)
+    assert torch.allclose(bank.nearest(image[None])[0][0], image, atol=1e-6)
 
 
 def test_the_nearest_truth_is_what_a_search_over_all_of_them_finds() -> None:
     torch.manual_seed(0)
     bank = Truths(torch.rand(5, 3, 6, 6) * 0.5, torch.rand(5, 1, 6, 6))
     image = torch.rand(3, 6, 6)
-    found = bank.nearest(image[None])[0]
+    found = bank.nearest(image[None])[0][0]
     behind = torch.linspace(0, 1, 101)[:, None, None] * (1 - bank.alpha)[:, :, None]  # each level of each channel
     errors = (bank.on_black[:, :, None] + behind - image[:, None]).square().sum((3, 4))
     best = errors.amin(2).sum(1).min().item()
     assert (found - image).square().sum().item() == pytest.approx(best, rel=1e-3)
 
 
-def test_sharpness_of_a_dot_and_of_a_ramp() -> None:
-    dot = torch.zeros(1, 3, 5, 5)
-    dot[..., 2, 2] = 1
-    assert sharpness(dot).item() == pytest.approx((1 + 4 * 0.25) / 9)
-    assert sharpness(torch.arange(5.0).expand(1, 3, 5, 5)).item() == 0
-
-
 def test_the_figures_of_a_true_picture_are_the_truth_s() -> None:
     picture = on(truths("a red car, front left view"), 3, (0.8, 0.8, 0.8))[None]
-    found = figures(picture, "a red car, front left view")
-    assert found["psnr"] > 60
-    assert found["saturation"] == pytest.approx(found["true_saturation"], abs=1e-5)
-    assert found["sharpness"] == pytest.approx(found["true_sharpness"], abs=1e-5)
-    assert set(figures(picture, "a corgi")) == {"saturation", "sharpness"}
+    judge = ToyboxImageJudge()
+    found = judge.figures(picture, "a red car, front left view")
+    assert found["psnr"] > 60 and found["mottle"] == pytest.approx(1, abs=1e-3)
+    assert found["spectrum"] < 0.1 and found["palette_distance"] < 1e-4
+    for name in ("saturation", "sharpness", "texture_power"):
+        assert found[name] == pytest.approx(found[f"true_{name}"], rel=1e-3)
+    assert set(judge.figures(picture, "a corgi")) == {"saturation", "sharpness"} and not judge.unmeasured
+
+
+def test_the_truths_of_a_material_are_instances_and_stand_together_for_it() -> None:
+    """A true picture has no PSNR; the eight nearest are other pictures than it, and as sharp."""
+    judge, prompt = ToyboxImageJudge(), "a red and white striped ball, front view"
+    bank = truths(prompt)
+    assert pairwise_distance(bank.on_black[:8]).min() > 0.02
+    found = judge.figures(on(bank, 3, (0.8, 0.8, 0.8))[None], prompt)
+    assert "psnr" not in found and "has many right answers" in judge.unmeasured["psnr"]
+    assert found["sharpness"] == pytest.approx(found["true_sharpness"], rel=0.3)
+    assert found["palette_distance"] < 0.1 and "mottle" not in found
 
 
 def red_duck() -> Distillation:
