@@ -16,7 +16,7 @@ from asdkit.scores.cfg_options import CFGOptions
 from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import discriminator_loss, effective_scale, faded_gamma, real_loss, released_loss
 from asdkit.scores.fields import Factor, Field, bound_text
-from asdkit.scores.prior import Adapter, Noised, Prior
+from asdkit.scores.prior import Adapter, Need, Noised, Prior
 
 Clip = Annotated[float, MoreThan(1, at_most=1e6)]
 
@@ -85,7 +85,7 @@ class Discriminator(Field):
     def conditions(self) -> list[Condition]:
         return [self.condition()]
 
-    def needs(self, x: Noised) -> list[Condition]:
+    def needs(self, x: Noised) -> list[Need]:
         return []
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:

@@ -1,6 +1,6 @@
 """Pretrained text-to-image models as priors, through diffusers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
@@ -225,22 +225,34 @@ class Pretrained(Prior):
     def predict(
         self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None
     ) -> list[Float[Tensor, "B C h w"]]:
-        self.prepare([own for condition in conditions for own in x.own(condition)])
-        copies = len(conditions)
-        rows = [self.prompts.rows(x, condition) for condition in conditions]
+        adapted = nullcontext() if adapter is None else adapter.switched_on(x.views, len(conditions))
+        return self._predict({x: conditions}, adapted, adapter)
+
+    def predict_all(self, asked: Mapping[Noised, Sequence[Condition]]) -> list[Float[Tensor, "B C h w"]]:
+        return self._predict(asked, nullcontext())
+
+    def _predict(
+        self,
+        asked: Mapping[Noised, Sequence[Condition]],
+        adapted: AbstractContextManager[None],
+        adapter: Adapter | None = None,
+    ) -> list[Float[Tensor, "B C h w"]]:
+        pairs = [(x, condition) for x, conditions in asked.items() for condition in conditions]
+        self.prepare([own for x, condition in pairs for own in x.own(condition)])
+        rows = [self.prompts.rows(x, condition) for x, condition in pairs]
         prompts = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
-        x_t, t = x.x_t.repeat(copies, 1, 1, 1), x.t.repeat(copies)
-        adapted = nullcontext() if adapter is None else adapter.switched_on(x.views, copies)
-        with self.offset_time(self._camera_rows(x, conditions)), adapted, self.runner.graphs(adapter):
+        x_t, t = torch.cat([x.x_t for x, _ in pairs]), torch.cat([x.t for x, _ in pairs])
+        with self.offset_time(self._camera_rows(asked)), adapted, self.runner.graphs(adapter):
             prompts["text"] = self.moved(prompts["text"])
             output = self.runner(self.family, self.network, x_t, self.schedule.times[t], prompts)
-        return list(self.schedule.to_eps(output, x_t, t).chunk(copies))
+        return list(self.schedule.to_eps(output, x_t, t).split([len(x.t) for x, _ in pairs]))
 
-    def _camera_rows(self, x: Noised, conditions: Sequence[Condition]) -> Float[Tensor, "N width"] | None:
-        if self.camera is None or x.views is None:
+    def _camera_rows(self, asked: Mapping[Noised, Sequence[Condition]]) -> Float[Tensor, "N width"] | None:
+        if self.camera is None:
             return None
-        offset = self.camera(x.views)
-        return torch.cat([offset if c.sees_camera else torch.zeros_like(offset) for c in conditions])
+        offsets = {x: self.camera(x.views) for x in asked if x.views is not None}
+        rows = [offset * condition.sees_camera for x, offset in offsets.items() for condition in asked[x]]
+        return torch.cat(rows) if rows else None
 
     def offset_time(self, offset: Float[Tensor, "N width"] | None) -> AbstractContextManager[None]:
         return self.runner.time_offset(offset)

@@ -18,7 +18,7 @@ from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
 from asdkit.scores.conditions import Condition, Words
 from asdkit.scores.perp_neg import PerpNeg, perpendicular
-from asdkit.scores.prior import Noised, Prior
+from asdkit.scores.prior import Need, Noised, Prior
 
 Scale = Weight | Ramp  # the CFG scale lambda
 Factor = Annotated[float, Within(-1e6, 1e6)] | Ramp  # what a field is multiplied by
@@ -72,9 +72,9 @@ class Field(Part, nn.Module, ABC):
         """Every condition that the frozen prior may have to predict for, at x or at a draw made from it."""
         return [condition for part in self.parts() for condition in part.conditions()]
 
-    def needs(self, x: Noised) -> list[Condition]:
-        """The conditions that the frozen prior must predict for at x itself: one network call serves an expression."""
-        return [condition for part in self.parts() for condition in part.needs(x)]
+    def needs(self, x: Noised) -> list[Need]:
+        """What the frozen prior must predict for at x itself, or at draws that are known by now: one network call."""
+        return [need for part in self.parts() for need in part.needs(x)]
 
     def loss(self, x: Noised) -> Float[Tensor, ""] | None:
         """What the learning fields of the expression minimise; None if nothing learns."""
@@ -151,7 +151,7 @@ class Scaled(Field):
     def parts(self) -> list[Field]:
         return [self.field]
 
-    def needs(self, x: Noised) -> list[Condition]:
+    def needs(self, x: Noised) -> list[Need]:
         return self.field.needs(x) if value_at(self.scale, x.step) else []
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
@@ -190,8 +190,8 @@ class Prompt(Field):
             raise ValueError("A Prompt has no text; give it one, or bind the run's prompt with field.bind(prompt).")
         return [Condition(self.text, self.view_dependent, self.words)]
 
-    def needs(self, x: Noised) -> list[Condition]:
-        return self.conditions()
+    def needs(self, x: Noised) -> list[Need]:
+        return [*self.conditions()]
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         return x.predict(self.conditions()[0])
@@ -294,7 +294,7 @@ class CFG(Field):
     def parts(self) -> list[Field]:
         return [self.null, self.prompt]
 
-    def needs(self, x: Noised) -> list[Condition]:
+    def needs(self, x: Noised) -> list[Need]:
         scale = value_at(self.scale, x.step)
         return (self.null.needs(x) if scale != 1 else []) + (self.prompt.needs(x) if scale != 0 else [])
 

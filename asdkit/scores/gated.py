@@ -5,9 +5,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from asdkit.core.bounds import Share, Whole
-from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import Field
-from asdkit.scores.prior import Noised
+from asdkit.scores.prior import Need, Noised
 
 
 class Stages(Field):
@@ -30,7 +29,7 @@ class Stages(Field):
         """The field of x's iteration."""
         return self.first if x.step < self.at else self.second
 
-    def needs(self, x: Noised) -> list[Condition]:
+    def needs(self, x: Noised) -> list[Need]:
         return self.now(x).needs(x)
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
@@ -58,7 +57,7 @@ class Above(Field):
     def _is_needed(self, x: Noised) -> bool:
         return x.prior.sharded or bool(self._above(x, x.drawn_t).any())
 
-    def needs(self, x: Noised) -> list[Condition]:
+    def needs(self, x: Noised) -> list[Need]:
         return self.field.needs(x) if self._is_needed(x) else []
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:

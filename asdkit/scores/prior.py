@@ -23,6 +23,7 @@ from asdkit.scores.conditions import Condition
 from asdkit.scores.schedules import Schedule
 
 _log = logging.getLogger(__name__)
+Need = Condition | tuple["Noised", Condition]  # what is predicted for, at the draw at hand or at another of its prior
 Samples = slice | Tensor  # some samples of a draw: all of them, or their numbers
 Key = TypeVar("Key")
 
@@ -123,6 +124,10 @@ class Prior(Part, nn.Module, ABC):
     def embed(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
         """A vector for each text, by which generators are told their prompts; a ValueError where there is none."""
         raise ValueError(f"{type(self).__name__} has no embedding of prompts that a generator could be told.")
+
+    def predict_all(self, asked: Mapping["Noised", Sequence[Condition]]) -> list[Float[Tensor, "B C h w"]]:
+        """Frozen predictions at several draws, one draw after the other; in one network call if the prior can do so."""
+        return [eps for x, conditions in asked.items() for eps in self.predict(x, conditions)]
 
     def write_with(self, network: nn.Module, folder: Path) -> None:
         """Write the model with another network in the place of its own, in the layout that it was read from.
@@ -327,17 +332,22 @@ class Noised:
         """Whether `predict` needs no network call."""
         return (condition, adapter) in self._memo
 
-    def prefetch(self, conditions: Sequence[Condition], adapter: Adapter | None = None) -> None:
-        """Predict all of these conditions in one network call, unless they are known already."""
-        missing = [c for c in dict.fromkeys(conditions) if (c, adapter) not in self._memo]
-        if not missing:
+    def prefetch(self, needs: "Sequence[Need]", adapter: Adapter | None = None) -> None:
+        """Predict all of these in one network call, unless they are known already; with an adapter at this draw."""
+        asked: dict[Noised, list[Condition]] = {}
+        for x, condition in dict.fromkeys(need if isinstance(need, tuple) else (self, need) for need in needs):
+            if not x.knows(condition, adapter):
+                asked.setdefault(x, []).append(condition)
+        if not asked:
             return
         learns = adapter is not None and torch.is_grad_enabled()
         with torch.set_grad_enabled(learns), record_function(f"asdkit.{'prior' if adapter is None else 'e_phi'}"):
             model = self.prior if adapter is None else adapter.model(self.prior)
-            predictions = model.predict(self, missing, adapter)
-        for condition, prediction in zip(missing, predictions, strict=True):
-            self._memo[condition, adapter] = prediction
+            one = next(iter(asked.items()))
+            predictions = model.predict(*one, adapter) if len(asked) == 1 else model.predict_all(asked)
+        known = [(x, condition) for x, conditions in asked.items() for condition in conditions]
+        for (x, condition), prediction in zip(known, predictions, strict=True):
+            x._memo[condition, adapter] = prediction
 
     def forget(self, adapter: Adapter) -> None:
         """Drop the predictions of an adapter whose parameters have changed."""

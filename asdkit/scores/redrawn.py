@@ -12,9 +12,8 @@ from asdkit.core.bounds import AtLeast, Count, Positive, Share
 from asdkit.core.parts import require
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
-from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import CFG, Factor, Field
-from asdkit.scores.prior import Noised, Prior
+from asdkit.scores.prior import Need, Noised, Prior
 
 Interval = Annotated[float, AtLeast(0, below=1)]  # as a share of the schedule
 
@@ -29,7 +28,7 @@ class Redrawn(Field):
     def parts(self) -> list[Field]:
         return [self.field]
 
-    def needs(self, x: Noised) -> list[Condition]:
+    def needs(self, x: Noised) -> list[Need]:
         return []
 
     @abstractmethod
@@ -40,14 +39,22 @@ class Redrawn(Field):
         return self.field(self.redraw(x))
 
 
-class OnSource(Redrawn):
+class Known(Redrawn):
+    """A field at a draw that is made without the network: it is asked there together with what is asked at x."""
+
+    def needs(self, x: Noised) -> list[Need]:
+        there = self.redraw(x)
+        return [need if isinstance(need, tuple) else (there, need) for need in self.field.needs(there)]
+
+
+class OnSource(Known):
     """A field at the same t and eps on the source image: a vector field that is subtracted, not differentiated."""
 
     def redraw(self, x: Noised) -> Noised:
         return x.on_source()
 
 
-class Later(Redrawn):
+class Later(Known):
     """A field at t+ = t + u * ratio * (t - t_min), u ~ U[0,1], with the same x0 and eps (asynchronous score
     distillation, ScaleDreamer).
 

@@ -11,7 +11,7 @@ from asdkit.core.parts import Part
 from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
 from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import CFG, Field, Scale
-from asdkit.scores.prior import Noised
+from asdkit.scores.prior import Need, Noised
 
 
 class Scorer(Part, ABC):
@@ -47,7 +47,7 @@ class Reweighted(Field):
     def parts(self) -> list[Field]:
         return [self.field, self.judged]
 
-    def needs(self, x: Noised) -> list[Condition]:
+    def needs(self, x: Noised) -> list[Need]:
         return []
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:

@@ -144,7 +144,8 @@ def _check_needs(field: Field, x: Noised) -> None:
         asked.extend(conditions if at is x and adapter is None else [])
         return predict(at, conditions, adapter)
 
-    missing = [condition.text for condition in needs if condition not in field.conditions()]
+    needed = [need[1] if isinstance(need, tuple) else need for need in needs]
+    missing = [condition.text for condition in needed if condition not in field.conditions()]
     demand(not missing, f"conditions() lacks {missing} of needs(), so that no text is embedded before the first step.")
     x.prefetch(needs)
     with replaced(x.prior, "predict", noted):

@@ -1,20 +1,25 @@
 """How often the network is asked, and about how many samples: counted, against numbers counted by hand."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from support.exact import randn, ready
 from support.quiet import quiet_trainer
+from support.tiny import loaded
 from torch import nn
 
 from asdkit import Alpha2, DiscriminatorSteps, Distillation, Gaussians, Latents, Pretrained, Rendering, Rounds, UNetCopy
 from asdkit.data import Cameras, Canvas
-from asdkit.methods import ASD, DDS, VSD, ASDEdit
+from asdkit.methods import ASD, DDS, VSD, ASDEdit, AsynchronousSD, DeltaASD
+from asdkit.rendering.cameras import ring
 from asdkit.scores.fields import Field
+from asdkit.scores.prior import Prior
 
 B = 3
 STEPS = 2
@@ -82,8 +87,11 @@ CASES: dict[str, tuple[Callable[[], Field], dict[str, Any], list[int], list[int]
     "ASD, own draws": (lambda: ASD(), OWN_DRAWS, [6, 3, 3], [3]),  # e_null and e_y, e_phi; e_y
     "ASD, own draws, two steps": (lambda: ASD(), TWICE_OWN, [6, 3, 3, 3], [3, 3]),
     "ASD of four views in two parts": (lambda: ASD(), IN_PARTS, [4, 4], [2, 2]),
-    "DDS": (lambda: DDS(), ONCE, [6, 6], []),  # here and on the source
-    "ASDEdit": (lambda: ASDEdit(), ONCE, [6, 6, 3], [3, 3, 3]),  # phi here, psi there; psi and e_z here, its fake
+    "DDS": (lambda: DDS(), ONCE, [12], []),  # here and on the source
+    "DDS without guidance": (lambda: DDS(1.0), ONCE, [6], []),
+    "ASDEdit": (lambda: ASDEdit(), ONCE, [12, 3], [3, 3, 3]),  # phi here, psi there; psi and e_z here, its fake
+    "DeltaASD": (lambda: DeltaASD(), ONCE, [12], [3, 3]),
+    "a later draw": (lambda: AsynchronousSD(), {}, [9], []),
 }
 
 
@@ -103,3 +111,34 @@ def test_logging_asks_for_no_more(tiny_folder: Path, name: str) -> None:
     guidance, settings, frozen, learning = CASES[name]
     found = _counted(tiny_folder, guidance(), log_every=1, **settings)
     assert (sorted(found.frozen), sorted(found.learning)) == (sorted(frozen * STEPS), sorted(learning * STEPS))
+
+
+def _value(prior: Prior, guidance: Field, seen: bool, monkeypatch: pytest.MonkeyPatch, together: bool) -> torch.Tensor:
+    """Of a field at a draw in double precision, with as many calls as the expression needs, or one for each draw."""
+    cameras = ring(B, offset_deg=20.0)
+    cameras = replace(cameras, **{name: tensor.double() for name, tensor in cameras.tensors.items()})
+    with monkeypatch.context() as patch:
+        if not together:
+            patch.setattr(prior, "predict_all", partial(Prior.predict_all, prior))
+        x0, eps, source = randn(3, B, 4, 8, 8)
+        t = torch.tensor([20, 500, 970])
+        return guidance(prior.draw(x0, t, eps, cameras if seen else None, source=source)).detach()
+
+
+@pytest.mark.parametrize("seen", [False, True])
+@pytest.mark.parametrize("method", [DDS, ASDEdit, AsynchronousSD])
+def test_one_call_for_several_draws_predicts_what_a_call_for_each_does(
+    tiny_folder: Path, method: Callable[[], Field], seen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior = loaded(tiny_folder)
+    guidance = ready(method(), prior).double()
+    prior.double()
+    rows: list[int] = []
+    prior.network.register_forward_hook(lambda network, args, output: rows.append(len(args[0])))
+    torch.manual_seed(0)
+    value = _value(prior, guidance, seen, monkeypatch, together=True)
+    together, rows[:] = [n for n in rows if n != B], []
+    torch.manual_seed(0)
+    apart = _value(prior, guidance, seen, monkeypatch, together=False)
+    assert len(together) == 1 < len(rows) and value.dtype == torch.float64
+    assert torch.allclose(value, apart, rtol=0, atol=1e-6) and value.abs().max() > 0.01

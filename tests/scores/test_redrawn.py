@@ -61,7 +61,7 @@ def test_on_source_is_the_same_noise_on_the_source(prior: GaussianPrior, calls: 
     other = state(x, x0=x.source)
     assert close(ready(OnSource(Prompt()), prior)(x), e(other, "y"))
     assert torch.equal(OnSource(Noise())(x), x.eps)
-    assert OnSource(Prompt("y")).needs(x) == [] and OnSource(Prompt("y")).conditions() == [Y]
+    assert OnSource(Prompt("y")).needs(x) == [(x.on_source(), Y)] and OnSource(Prompt("y")).conditions() == [Y]
 
 
 def test_what_cannot_be_is_said(prior: GaussianPrior) -> None:
@@ -116,7 +116,7 @@ def test_later_keeps_x0_and_noise_and_is_drawn_once(prior: GaussianPrior) -> Non
     assert torch.equal(there.x0, x.x0) and torch.equal(there.eps, x.eps) and (there.t > x.t)[1:3].all()
     assert later.redraw(x) is there and Later(Null()).redraw(x) is there
     assert Later(Null(), 0.3).redraw(x) is not there and Later(Null(), t_min=0.1).redraw(x) is not there
-    assert later.needs(x) == [] and later.conditions() == [Y]
+    assert later.needs(x) == [(there, Y)] and later.conditions() == [Y]
 
 
 def test_an_inversion_is_made_once_and_shared(prior: GaussianPrior, calls: list[float]) -> None:
