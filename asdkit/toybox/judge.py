@@ -27,7 +27,7 @@ from asdkit.toybox.measures import (
 from asdkit.toybox.things import Thing
 
 PROMPTS = 200
-_AZIMUTHS, _CANDIDATES, _INSTANCES = 8, 24, 4
+_AZIMUTHS, _CANDIDATES, _INSTANCES = 8, 24, 8
 _WITHIN_DEG = 45.0
 _log = logging.getLogger(__name__)
 
@@ -97,9 +97,9 @@ def likeness(
 class ToyboxJudge(CLIPJudge):
     """Silhouette IoU, azimuths, R-precision by the toybox's CLIP, and what is compared with true pictures (`likeness`).
 
-    PSNR to the true object is that of plain things: of a material there are many instances, and four of them stand for
-    all in what is compared. A prompt that is not of the toybox has no truth, and its CLIP can't judge it: nothing is
-    measured.
+    PSNR to the true object is that of plain things: of a material there are many instances, and eight of them stand for
+    all in what is compared; azimuths are found by their mean. A prompt that is not of the toybox has no truth, and its
+    CLIP can't judge it: nothing is measured.
     """
 
     def measure(self, module: Distillation, cameras: Cameras, views: Views, render: Render) -> dict[str, float]:
@@ -118,31 +118,24 @@ class ToyboxJudge(CLIPJudge):
         if thing.has_front:
             around = module.show(cameras.ring(_AZIMUTHS).to(module.device)).image.cpu()
             candidates, _ = instances(thing, cameras.ring(_CANDIDATES), background)
-            results["azimuth"] = azimuths_right(around, candidates).mean().item()
+            mean = candidates.unflatten(0, (-1, _CANDIDATES)).mean(0)
+            results["azimuth"] = azimuths_right(around, mean).mean().item()
         return results | self.precision(thing.prompt, render.image)
 
 
 def instances(
     thing: Thing, views: Views, background: tuple[float, float, float]
 ) -> tuple[Float[Tensor, "M 3 H W"], Float[Tensor, "M 1 H W"]]:
-    """True pictures from all views and their alphas, of one instance after another: four of a material, else one."""
+    """True pictures from all views and their alphas, of one instance after another: eight of a material, else one."""
     numbers = range(_INSTANCES if thing.material else 1)
     shown = [world.render(thing, views, background, instance=number) for number in numbers]
     return torch.cat([truth.image for truth in shown]), torch.cat([truth.alpha for truth in shown])
 
 
-def azimuths_right(
-    around: Float[Tensor, "N 3 H W"], candidates: Float[Tensor, "M 3 H W"], directions: int = _CANDIDATES
-) -> Float[Tensor, " N"]:
-    """For each of N azimuths around the object, 1 where the nearest true one is within 45 degrees, else 0.
-
-    Args:
-        around: pictures from N azimuths, from the front on.
-        candidates: true ones from `directions` azimuths, from the front on, of one instance after another.
-        directions: azimuths of an instance.
-    """
+def azimuths_right(around: Float[Tensor, "N 3 H W"], candidates: Float[Tensor, "M 3 H W"]) -> Float[Tensor, " N"]:
+    """For each of N azimuths around the object, 1 where the nearest of M true ones is within 45 degrees, else 0."""
     errors = torch.cdist(around.flatten(1), candidates.flatten(1))
-    best = errors.argmin(1) % directions * (360 / directions)
+    best = errors.argmin(1) * (360 / len(candidates))
     expected = torch.arange(len(around)) * (360 / len(around))
     difference = (best - expected + 180) % 360 - 180
     return (difference.abs() <= _WITHIN_DEG + 1e-3).float()

@@ -120,5 +120,3 @@ def test_azimuths_count_within_45_degrees_round_the_circle() -> None:
     seen = [0, 6, 6, 12, 12, 12, 21, 0]  # 0, 45, 0, 45, 0, 45, 45 and 45 degrees off
     assert azimuths_right(candidates[seen], candidates).tolist() == [1] * 8
     assert azimuths_right(candidates[[4, 23, 12]], candidates).tolist() == [0, 0, 0]
-    two = torch.cat([torch.zeros_like(candidates), candidates])  # of two instances
-    assert azimuths_right(candidates[seen], two).tolist() == [1] * 8

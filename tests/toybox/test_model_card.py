@@ -1,14 +1,14 @@
 """The figures of the model card are computed rightly."""
 
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from support.tiny import loaded
 
-from asdkit import CFG
-from asdkit.rendering.cameras import ring
+from asdkit import CFG, Pretrained
+from asdkit.rendering.cameras import Views, ring
 from asdkit.scores.ddim import ddim
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
@@ -16,6 +16,29 @@ from asdkit.toybox.clip import TinyCLIP, prompt_among
 from asdkit.toybox.things import is_held_out
 from asdkit.toybox.training import evaluation, model_card
 from asdkit.toybox.truths import pictured
+
+
+class Through(Pretrained):
+    """An autoencoder that keeps all, and then does something to the picture."""
+
+    change: Callable[[torch.Tensor], torch.Tensor] = staticmethod(lambda images: images)
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+    def decode(self, x0: torch.Tensor) -> torch.Tensor:
+        return self.change(x0)
+
+
+class Pooled(TinyCLIP):
+    """Sees the mean colours of sixteen squares."""
+
+    def __init__(self) -> None:
+        pass
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(images, 32).flatten(1)
+
 
 DUCK = parse("a yellow duck")
 STRIPED = parse("a red and white striped duck")
@@ -57,35 +80,39 @@ def test_an_autoencoder_that_blurs_loses_sharpness_and_one_that_keeps_all_none()
     def blurred(images: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)
 
-    figures = evaluation.evaluate_vae(SimpleNamespace(encode=lambda x: x, decode=blurred), 0, 3)
+    prior = Through()
+    prior.change = blurred
+    figures = evaluation.evaluate_vae(prior, 0, 3)
     assert figures["vae_sharpness_kept_plain"] < 0.7 and figures["vae_sharpness_kept_textured"] < 0.7
-    same = evaluation.evaluate_vae(SimpleNamespace(encode=lambda x: x, decode=lambda x: x + 0.01), 0, 2)
+    prior.change = lambda images: images + 0.01
+    same = evaluation.evaluate_vae(prior, 0, 2)
     assert [same[f"vae_psnr_{name}_db"] for name in ("plain", "textured")] == pytest.approx([40, 40], abs=1e-3)
     assert same["vae_sharpness_kept_plain"] == pytest.approx(1, abs=1e-3)
 
 
 def test_a_prior_that_draws_the_truth_has_its_variety_and_its_kid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the place of samples: true pictures, or one and the same, or its features seen in a brighter light."""
+    """In the place of samples: true pictures, or one and the same, or true ones in half the light."""
     generator = torch.Generator().manual_seed(0)
-    monkeypatch.setattr(
-        evaluation, "sample", lambda _, texts, views, seed: pictured([*map(parse, texts)], views, generator)
-    )
-    varied = evaluation.evaluate_variety(None, 0, ("a red and white striped ball", "a brick house"))
+
+    def true(prior: Pretrained, prompts: list[str], views: Views, seed: int) -> torch.Tensor:
+        return pictured([parse(prompt) for prompt in prompts], views, generator)
+
+    monkeypatch.setattr(evaluation, "sample", true)
+    varied = evaluation.evaluate_variety(Through(), 0, ("a red and white striped ball", "a brick house"))
     assert varied["pairwise_distance_share"] == pytest.approx(1, abs=0.3) and varied["true_pairwise_distance"] > 0.05
     monkeypatch.setattr(evaluation, "sample", lambda _, texts, views, seed: torch.zeros(8, 3, 128, 128))
-    assert evaluation.evaluate_variety(None, 0, ("a brick house",))["pairwise_distance_share"] == 0
+    assert evaluation.evaluate_variety(Through(), 0, ("a brick house",))["pairwise_distance_share"] == 0
 
     views = evaluation.sector_views(40)
     images = pictured(evaluation.drawn_things(False, 40, 9), views, generator)
-    small = SimpleNamespace(features=lambda x: torch.nn.functional.avg_pool2d(x, 32).flatten(1))
-    found = evaluation.evaluate_kid(small, images, 0)
+    found = evaluation.evaluate_kid(Pooled(), images, 0)
     assert abs(found["kid"]) < 4 * found["kid_error"] and abs(found["true_kid"]) < 4 * found["true_kid_error"]
-    assert evaluation.evaluate_kid(small, images * 0.5, 0)["kid"] > 4 * found["kid_error"]
+    assert evaluation.evaluate_kid(Pooled(), images * 0.5, 0)["kid"] > 4 * found["kid_error"]
 
 
 def test_a_picture_is_ranked_among_its_own_prompt_and_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the ranks that each picture has alone; a stand-in gives every pair of a picture and a prompt some number."""
-    clip = TinyCLIP.__new__(TinyCLIP)
+    clip = Pooled()
 
     def logits(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         assert len(set(prompts)) == len(prompts)
