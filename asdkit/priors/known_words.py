@@ -18,6 +18,14 @@ class KnownWords(NamedTuple):
         words = "".join(c if c.isalnum() else " " for c in text.lower()).split() if self.words else []
         return {word: self._nearest(word) for word in words if word not in self.words}
 
+    def doubt(self, prompt: str) -> str:
+        """A sentence that names a prompt's unknown words and the nearest known ones; empty where all are known."""
+        words = [
+            f"{word!r} (the nearest that it knows: {', '.join(map(repr, nearest))})" if nearest else repr(word)
+            for word, nearest in self.unknown(prompt).items()
+        ]
+        return f"The prior has never seen {', '.join(words)}; expect no likeness." if words else ""
+
     def _nearest(self, word: str) -> list[str]:
         meant = [known for known, others in self.related.items() if {word, word.removesuffix("s")} & {*others}]
         spelled = difflib.get_close_matches(word, sorted(self.words), n=_NEAREST, cutoff=0.7)

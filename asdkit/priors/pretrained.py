@@ -220,7 +220,11 @@ class Pretrained(Prior):
         return embedded
 
     def unknown_words(self, text: str) -> dict[str, list[str]]:
+        """The words of a text that this prior has never seen, each with the nearest that it knows."""
         return self._words.unknown(text)
+
+    def doubt(self, prompt: str) -> str:
+        return self._words.doubt(prompt)
 
     def predict(
         self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None

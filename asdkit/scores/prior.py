@@ -121,13 +121,13 @@ class Prior(Part, nn.Module, ABC):
         What a condition is may differ from sample to sample: `x.by_own` says.
         """
 
-    def embed(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
-        """A vector for each text, by which generators are told their prompts; a ValueError where there is none."""
-        raise ValueError(f"{type(self).__name__} has no embedding of prompts that a generator could be told.")
-
     def predict_all(self, asked: Mapping["Noised", Sequence[Condition]]) -> list[Float[Tensor, "B C h w"]]:
         """Frozen predictions at several draws, one draw after the other; in one network call if the prior can do so."""
         return [eps for x, conditions in asked.items() for eps in self.predict(x, conditions)]
+
+    def embed(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
+        """A vector for each text, by which generators are told their prompts; a ValueError where there is none."""
+        raise ValueError(f"{type(self).__name__} has no embedding of prompts that a generator could be told.")
 
     def write_with(self, network: nn.Module, folder: Path) -> None:
         """Write the model with another network in the place of its own, in the layout that it was read from.
@@ -166,20 +166,9 @@ class Prior(Part, nn.Module, ABC):
         """Embedded prompts, a row for each sample, with the offset of the context."""
         return conditions if self._condition_offset is None else conditions + self._condition_offset
 
-    def unknown_words(self, text: str) -> dict[str, list[str]]:
-        """The words of a prompt that this prior has never seen, each with the nearest that it knows.
-
-        It is empty for a prior that doesn't say what it knows.
-        """
-        return {}
-
     def doubt(self, prompt: str) -> str:
-        """A sentence that names a prompt's unknown words and the nearest known ones; empty where all are known."""
-        words = [
-            f"{word!r} (the nearest that it knows: {', '.join(map(repr, nearest))})" if nearest else repr(word)
-            for word, nearest in self.unknown_words(prompt).items()
-        ]
-        return f"The prior has never seen {', '.join(words)}; expect no likeness." if words else ""
+        """A sentence that names the words of a prompt that this prior has never seen; empty if it doesn't say."""
+        return ""
 
     @property
     @abstractmethod
@@ -264,9 +253,8 @@ class Noised:
 
     def like(self, x0: Tensor, t: Tensor, eps: Tensor, views: Views | None = None) -> "Noised":
         """Another draw of the same prior, step and source; of the same views where none are given."""
-        views = self.views if views is None else views
         kept = self.step, self.source, self.random, self.prompts, self.references
-        return Noised(self.prior, x0, t, eps, views, *kept)
+        return Noised(self.prior, x0, t, eps, self.views if views is None else views, *kept)
 
     def some(self, rows: Int[Tensor, " R"], x0: Float[Tensor, "R C h w"], views: Views | None) -> "Noised":
         """Other clean samples and views at the t, eps and prompts of some samples; the numbers are on the CPU."""
@@ -343,8 +331,8 @@ class Noised:
         learns = adapter is not None and torch.is_grad_enabled()
         with torch.set_grad_enabled(learns), record_function(f"asdkit.{'prior' if adapter is None else 'e_phi'}"):
             model = self.prior if adapter is None else adapter.model(self.prior)
-            one = next(iter(asked.items()))
-            predictions = model.predict(*one, adapter) if len(asked) == 1 else model.predict_all(asked)
+            (first, *others) = asked.items()
+            predictions = model.predict_all(asked) if others else model.predict(*first, adapter)
         known = [(x, condition) for x, conditions in asked.items() for condition in conditions]
         for (x, condition), prediction in zip(known, predictions, strict=True):
             x._memo[condition, adapter] = prediction
