@@ -2,13 +2,15 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from support.recipe import small_run
+from support.recipe import small_run, write_recipe
 from support.resuming import assert_resuming_is_exact, last
 from support.tiny_families import make
 
+from asdkit.priors import autoencoder
 from asdkit.run.recipes import recipe_folder
 
 FAMILY = {"sd15": "sd", "sd21": "sd", "sdxl": "sdxl", "sd35": "sd3", "flux": "flux", "pixart": "pixart"}
@@ -37,4 +39,26 @@ def test_every_overlay_runs(name: str, tmp_path: Path) -> None:
 
 
 def test_every_overlay_is_tested() -> None:
-    assert {path.stem for path in (recipe_folder() / "priors").glob("*.yaml")} == set(FAMILY)
+    assert {path.stem for path in (recipe_folder() / "priors").glob("*.yaml")} == {*FAMILY, "draft"}
+
+
+def test_a_draft_encodes_small_pictures_as_they_are(
+    tiny_folder: Path, kl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe's keys, at a sixteenth of its pixels, two iterations on either side of the switch."""
+    encoded: list[tuple[str, int]] = []
+
+    def noted(vae: Any, images: torch.Tensor) -> torch.Tensor:
+        encoded.append((type(vae).__name__, images.shape[-1]))
+        return encode(vae, images)
+
+    encode = autoencoder.encode
+    monkeypatch.setattr(autoencoder, "encode", noted)
+    text = (recipe_folder() / "priors" / "draft.yaml").read_text()
+    for old, new in {"madebyollin/taesd": str(tiny_folder / "vae"), "256": "16", "512": "32", "2500": "2"}.items():
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "draft.yaml").write_text(text)
+    options = ("--config", str(tmp_path / "draft.yaml"), "--trainer.max_steps=4", "--trainer.callbacks=[]")
+    small_run(write_recipe(tmp_path, kl_folder), *options, "--snapshots.every=0")
+    assert encoded == [("AutoencoderTiny", 16)] * 2 + [("AutoencoderTiny", 32)] * 2

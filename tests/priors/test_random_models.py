@@ -91,7 +91,7 @@ def test_the_camera_and_the_words_of_the_shipped_prior_are_its_own() -> None:
 def test_the_table_in_the_documentation() -> None:
     """docs/benchmarks.md says for Stable Diffusion 2.1 what is computed here."""
     text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
-    assert documented_row("sd21") in text
+    assert documented_row("sd21") in text and documented_row("sd21", 256, tiny=True) in text
 
 
 @pytest.mark.parametrize("views", [1, 4])

@@ -3,6 +3,7 @@ repository, prints the table of docs/benchmarks.md.
 """
 
 import torch
+from diffusers import AutoencoderTiny
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -66,18 +67,22 @@ def counted(act: object) -> float:
     return counter.get_total_flops()
 
 
-def documented_row(name: str) -> str:
+def documented_row(name: str, size: int = 0, tiny: bool = False) -> str:
     """A row of the table: TFLOP of the parts, and of a sample in a step of SDS, VSD, ASD in the fast, the
-    paper-faithful and the released code's way; and the fast way's share of the paper's."""
-    prior, size = on_meta(name), 64 if name in ("if", "toybox") else 512
+    paper-faithful and the released code's way; and the fast way's share of the paper's. `tiny` is with TAESD."""
+    prior, size = on_meta(name), size or (64 if name in ("if", "toybox") else 512)
+    if tiny:
+        with torch.device("meta"):
+            prior.vae = AutoencoderTiny().requires_grad_(False)
     parts = operations_of(prior, size)
     f, step, encoder = parts["f"], learning(prior, size), parts.get("e", 0) + parts.get("E", 0)
     calls = (2 * f, 3 * f + step, 2 * f + step, 4 * f + step, 5 * f + step)
     columns = (f, step, encoder, *(call + encoder for call in calls))
     numbers = " | ".join(f"{column / 1e12:.3g}" for column in columns)
-    return f"| `{name}` | {size} | {numbers} | {columns[5] / columns[6]:.2f} |"
+    return f"| `{name}`{', tiny' * tiny} | {size} | {numbers} | {columns[5] / columns[6]:.2f} |"
 
 
 if __name__ == "__main__":
     for name in ARCHITECTURES:
         print(documented_row(name))
+    print(documented_row("sd21", 256, tiny=True), documented_row("sd21", 512, tiny=True), sep="\n")
