@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,14 +12,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from asdkit.core.contexts import replaced
+from asdkit.core.parts import require
 from asdkit.priors.families import Embedded, Family, Model
 from asdkit.scores.prior import Adapter
+
+Compile = bool | Literal["blocks"]
 
 
 class NetworkRunner:
     """Calls networks of one family, which it has prepared; its arguments are those of `Pretrained`."""
 
-    def __init__(self, checkpointing: bool = False, compile: bool = False) -> None:
+    def __init__(self, checkpointing: bool = False, compile: Compile = False) -> None:
         self.checkpointing, self.compile = checkpointing, compile
         self._time_offset: Tensor | None = None
         self._recompute_context: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -53,7 +56,7 @@ class NetworkRunner:
     @contextmanager
     def graphs(self, adapter: Adapter | None) -> Iterator[None]:
         """Compiled graphs are for training steps alone; what is computed again there has this adapter on."""
-        eager = self.compile and not self._compiled_region
+        eager = bool(self.compile) and not self._compiled_region
         recompute = nullcontext if adapter is None else partial(adapter.switched_on, None, 1)
         stance = torch.compiler.set_stance("force_eager") if eager else nullcontext()
         with stance, replaced(self, "_recompute_context", recompute):
@@ -77,7 +80,10 @@ class NetworkRunner:
     def _speed_up(self, network: Model) -> None:
         if self.checkpointing:
             network.enable_gradient_checkpointing(self.checkpointed)
-        if self.compile:
+        if self.compile == "blocks":
+            require(bool(network._repeated_blocks), "compile=blocks: diffusers knows no block to compile; say true.")
+            network.compile_repeated_blocks(dynamic=False)
+        elif self.compile:
             network.compile(dynamic=False)
 
     def _add_time_offset(self, module: nn.Module, args: tuple[Any, ...], embedding: Tensor) -> Tensor:

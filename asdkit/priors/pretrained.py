@@ -18,7 +18,7 @@ from asdkit.priors.known_words import KnownWords
 from asdkit.priors.locate import EMBEDDED
 from asdkit.priors.long_prompts import ViewKeepingTokenizer
 from asdkit.priors.model_source import ModelSource
-from asdkit.priors.network_runner import NetworkRunner, to_float32
+from asdkit.priors.network_runner import Compile, NetworkRunner, to_float32
 from asdkit.priors.prompt_cache import recall
 from asdkit.priors.prompt_embedder import PromptEmbedder, encode_texts
 from asdkit.priors.random_models import RandomModel
@@ -52,6 +52,7 @@ class Pretrained(Prior):
         checkpointing: compute what lies within the networks' blocks again in the backward pass, instead of keeping it:
             less memory for about one more forward pass of what learns, and of the autoencoder.
         compile: compile the network with torch.compile, at the first iterations; not what pictures are made of.
+            `blocks` compiles alone the kind of transformer block that repeats, once for all (UNets, FLUX.1).
         tiny_vae: a folder, or an id of the hub, with an `AutoencoderTiny` (such as TAESD) that takes the place of
             the model's own autoencoder, of which it is an approximation; empty for none.
 
@@ -74,7 +75,7 @@ class Pretrained(Prior):
         dtype: Literal["auto", "mixed", "float32", "bfloat16", "float16"] = "float32",
         distilled_guidance: Annotated[float, AtLeast(0)] = 3.5,
         checkpointing: bool = False,
-        compile: bool = False,
+        compile: Compile = False,
         tiny_vae: str = "",
     ) -> None:
         super().__init__()

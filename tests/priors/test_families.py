@@ -246,3 +246,11 @@ def test_an_autoencoder_that_overflows_is_kept_in_single(dtype: str, expected: t
     assert prior.vae.dtype == expected and prior.network.dtype == getattr(torch, dtype)
     x0 = prior.encode(torch.rand(1, 3, 32, 32))
     assert x0.dtype == torch.float32 and prior.decode(x0).dtype == torch.float32
+
+
+def test_a_network_without_blocks_that_repeat_is_refused_in_one_sentence(families: dict) -> None:
+    for name in ("sd", "flux"):
+        loaded(families[name][0], compile="blocks")
+    for name in ("sd3", "pixart"):
+        with pytest.raises(ValueError, match="^compile=blocks: diffusers knows no block to compile; say true.$"):
+            loaded(families[name][0], compile="blocks")

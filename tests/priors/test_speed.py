@@ -274,6 +274,21 @@ def test_training_has_two_graphs_and_no_more(one_block: Path, graphs: Graphs, na
     assert not learned or any(p.abs().max() > 0.01 for p in learned)
 
 
+@pytest.mark.parametrize("make", [asdkit.LoRA, asdkit.UNetCopy])
+def test_blocks_that_repeat_can_be_compiled_alone(one_block: Path, graphs: Graphs, make: Callable) -> None:
+    learned = []
+    for compile in (False, "blocks"):
+        torch.manual_seed(0)
+        glances, prior = Glances(graphs), asdkit.Pretrained(str(one_block), compile=compile)
+        module = _fit(
+            prior, asdkit.Latents(count=3, size=16), asdkit.ASD(adapter=make()), 4, log_every=2, callbacks=(glances,)
+        )
+        learned.append([p.detach() for part in (module.generator, module.guidance) for p in part.parameters()])
+    assert glances.counts[0] == glances.counts[-1] > 0
+    assert all(torch.allclose(plain, graphed, atol=1e-5) for plain, graphed in zip(*learned, strict=True))
+    assert any(p.abs().max() > 0.01 for p in module.guidance.parameters() if p.requires_grad)
+
+
 def test_another_model_that_phi_adapts_is_compiled_in_a_step_too(one_block: Path, graphs: Graphs) -> None:
     other = asdkit.Pretrained(str(one_block), compile=True)
     guidance = asdkit.ASD(adapter=asdkit.LoRA(prior=other))
