@@ -1,12 +1,14 @@
 """fit, validate, test and predict: LightningCLI with asdkit's run folders, short errors and quiet start."""
 
 import inspect
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
+import torch
 from jsonargparse import Namespace, get_loader, set_dumper, set_loader
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import StrategyRegistry
@@ -23,6 +25,7 @@ from asdkit.core.text import first_line, local, recipe_slug, shown
 from asdkit.core.trust import refusal
 from asdkit.core.yaml_text import check_yaml, to_yaml
 from asdkit.priors.half_convolutions import fastest_dtype
+from asdkit.priors.locate import EMBEDDED
 from asdkit.ranks import check_optimization, check_precision, check_strategy, watch_joining
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints
 from asdkit.run.guard import Guard
@@ -135,6 +138,7 @@ class CLI(LightningCLI):
         _check(self.config)
         for key in [key for key, value in self.config.items() if (key.split(".")[-1], value) == ("dtype", "auto")]:
             self.config[key] = fastest_dtype()  # which the run keeps, wherever it goes on
+        _settle_threads(self.config)
         if not self.config.run.recipe:
             self.config.run.recipe = _recipe_name(self.config)
         self._recipe = self.config.clone()
@@ -201,6 +205,16 @@ def _check(config: Namespace) -> None:
         check_precision(options.precision)
         callbacks = filter(None, map(_class, _listed(options.callbacks)))
         check_optimization(options.accumulate_grad_batches, options.gradient_clip_val, callbacks)
+
+
+def _settle_threads(config: Namespace) -> None:
+    """One thread for the embedded prior, unless the environment says otherwise: more take other programs' time alone.
+
+    The networks of other priors are large enough for torch's own choice.
+    """
+    path = config.get("model.init_args.prior.init_args.path")
+    if path == EMBEDDED and not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
+        torch.set_num_threads(1)
 
 
 def _leave_to_checkpoint(config: Namespace) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from jsonargparse._loaders_dumpers import get_yaml_default_loader
 
@@ -80,6 +81,25 @@ def test_another_guidance_has_its_own_defaults(
     arguments = guidance["init_args"]
     arguments["rank"] = arguments["adapter"]["init_args"]["rank"] if "adapter" in arguments else None
     assert arguments == arguments | expected
+
+
+@pytest.mark.parametrize(
+    ("path", "environment", "threads"),
+    [("toybox", {}, 1), ("toybox", {"OMP_NUM_THREADS": "3"}, 3), ("toybox", {"MKL_NUM_THREADS": "3"}, 3), ("x", {}, 3)],
+)
+def test_the_embedded_prior_takes_one_thread(
+    path: str, environment: dict[str, str], threads: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Unless the environment says otherwise; other priors take what torch takes. The run itself fails before it."""
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    torch.set_num_threads(3)
+    try:
+        main(["fit", "--config", "gs3d", f"--model.prior.path={path}", "--model.generator.init=none"])
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(1)
 
 
 WORDS = [
