@@ -83,7 +83,10 @@ class Distillation(Part, GeneratorModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Load the prior, give the prompt to the guidance and attach its adapters."""
-        data = getattr(checked_trainer(self), "datamodule", None)
+        trainer = checked_trainer(self)
+        data = getattr(trainer, "datamodule", None)
+        if trainer:
+            self.prior.agreed = trainer.strategy.broadcast
         self.prior.setup()
         self.prior.take_prompt(self.prompt, self.view_prompts)
         prompts = getattr(data, "prompts", None)

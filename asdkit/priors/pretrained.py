@@ -129,7 +129,7 @@ class Pretrained(Prior):
             self._load_extras(files)
         self.requires_grad_(False).eval()
         self.runner.prepare(self.network, self.family)
-        if self._mixed:
+        if self.agreed(self._mixed):
             halve(self.network)
             if self.vae:  # what it decodes is for looking at
                 halve(self.vae.encoder)

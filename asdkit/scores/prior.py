@@ -64,6 +64,7 @@ class Prior(Part, nn.Module, ABC):
         channels: of x0; 0 for any number.
         adapter_targets: endings of the names of the layers that a LoRA adapts.
         sharded: the network is spread over several ranks, which must all call it equally often.
+        agreed: gives what the first rank has decided, of a decision that each takes by its own machine; a run sets it.
     """
 
     schedule: Schedule
@@ -75,6 +76,7 @@ class Prior(Part, nn.Module, ABC):
     channels: int = 0
     adapter_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     sharded: bool = False
+    agreed: Callable[[bool], bool] = bool
     _condition_offset: Tensor | None = None
 
     @abstractmethod
@@ -190,7 +192,7 @@ class Prior(Part, nn.Module, ABC):
                 return model
         other.__dict__["_models"] = self.models
         self.models.append(other)
-        other.view_prompts = self.view_prompts
+        other.view_prompts, other.agreed = self.view_prompts, self.agreed
         return other
 
     def draw(

@@ -16,6 +16,7 @@ from asdkit import distillation
 from asdkit.core.randomness import generator_for
 from asdkit.discriminators.adapters import adapter_of
 from asdkit.generators.base import Render, Saturate
+from asdkit.priors import pretrained
 from asdkit.ranks import average_gradients
 from asdkit.rendering.cameras import Batch, Views, joined
 from asdkit.run.rank_agreement import RankAgreement
@@ -296,3 +297,17 @@ def test_nobody_waits_for_a_rank_that_has_stopped(tiny_folder: Path, tmp_path: P
     first, second = both(tiny_folder, tmp_path, "pixels", fits={"callbacks": [Stop(), RankAgreement(check_every=1)]})
     assert "rank 1 has stopped" in second
     assert "Traceback" in first and "RanksDiffer" not in first
+
+
+def test_every_rank_multiplies_as_the_first_has_decided(tiny_folder: Path, tmp_path: Path) -> None:
+    """Of two machines, whose own decisions differ."""
+
+    def act(rank: int) -> list[str]:
+        pretrained.fastest_dtype = lambda: ("mixed", "float32")[rank]
+        own, other = (asdkit.Pretrained(str(tiny_folder), use_camera=seen, dtype="auto") for seen in (True, False))
+        guidance = asdkit.SDS() + asdkit.OtherPrior(asdkit.SDS(), other)
+        module = asdkit.Distillation("a red cube", own, asdkit.Latents(count=1, size=16), guidance)
+        fit(module, asdkit.Canvas(size=16), "ddp", steps=1)
+        return [type(prior.network.conv_in).__name__ for prior in module.prior.models]
+
+    assert on_two_ranks(act, tmp_path) == [["HalfConv2d"] * 2] * 2
