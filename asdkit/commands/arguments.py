@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -148,7 +148,7 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
     return expanded, run
 
 
-def check_runs(command: str, given: list[str], own: Iterable[str], runs: Iterable[list[str]]) -> None:
+def check_runs(command: str, given: list[str], own: Iterable[str], runs: Iterable[Sequence[str]]) -> None:
     """Refuse what is wrong with all options of several `runs` of a command, before the first one starts.
 
     What is `given` for all of them, or varies, must not have the options that are each run's `own`.
@@ -157,7 +157,7 @@ def check_runs(command: str, given: list[str], own: Iterable[str], runs: Iterabl
         if option_values(given, flag):
             raise UsageError(f"{command}: {flag} is different for each run, so it can't be given.")
     for options in runs:
-        if expand(command, trusted_packages(options)[1])[1] is not None:
+        if expand(command, trusted_packages([*options])[1])[1] is not None:
             raise UsageError(f"{command}: there is a run folder among the options; name a recipe, --config RECIPE.")
 
 

@@ -1,6 +1,5 @@
 """The formats that objects are exported to, the file or folder that each is written to, and how it is written."""
 
-from collections.abc import Container
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -14,7 +13,7 @@ FORMATS = {
 }  # fmt: skip
 
 
-def _choice(default: Any, about: str, allowed: Container[Any] | None = None, or_else: Container[Any] = ()) -> Any:
+def _choice(default: Any, about: str, allowed: Any = None, or_else: tuple[Any, ...] = ()) -> Any:
     return field(default=default, metadata={"about": about, "allowed": allowed, "or_else": or_else})
 
 

@@ -116,7 +116,8 @@ class Network(Images):
     def after_step(self, optimizer: Optimizer, step: int, generator: torch.Generator) -> None:
         set_rates(optimizer, {"network": self.lr})  # where a checkpoint has another
         if self.decay:  # torch's AveragedModel counts its steps on the device, which is waited for
-            own, learned = (list(network.parameters()) for network in (self.average, self.backbone))
+            own: list[Tensor] = [*self.average.parameters()]
+            learned: list[Tensor] = [*self.backbone.parameters()]
             with torch.no_grad():
                 torch._foreach_lerp_(own, learned, 1 - self.decay if step else 1.0)
                 for buffer, newest in zip(self.average.buffers(), self.backbone.buffers(), strict=True):
