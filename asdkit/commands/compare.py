@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from asdkit.commands.arguments import Arguments, check_runs, trusted
 from asdkit.commands.sweep import axes
+from asdkit.core.bounds import Within
 from asdkit.core.errors import UsageError
 from asdkit.core.text import local
 from asdkit.formats.prompts import read_prompts
@@ -25,6 +26,7 @@ curves of what was logged (curves.png, which needs the extra plots), and all num
 goes on where it was stopped. All further options are those of asdkit fit."""
 _OF_EACH_RUN = ("--model.prompt", "--model.guidance", "--model.seed", "--run.name", "--ckpt_path")
 _STOPPED = (130, 143)
+_PIXELS = Within(16, 1024)
 
 
 def add_arguments(parser: Arguments) -> None:
@@ -46,6 +48,8 @@ def add_arguments(parser: Arguments) -> None:
 
 def run(options: Namespace) -> int:
     """Make the runs where there are none, compare them and print the table; returns the exit code."""
+    if options.film is not None and options.film not in _PIXELS:
+        raise UsageError(f"compare: --film must be {_PIXELS}; got {options.film}.")
     runs = list(takewhile(lambda word: not word.startswith("-"), options.given))  # further words are options' values
     if bool(runs) == bool(options.methods or options.prompts):
         raise UsageError("compare: name runs that exist, or --methods and --prompts; asdkit compare --help tells more.")
@@ -95,9 +99,9 @@ def _write(compared: Sequence["Compared"], out: Path, options: Namespace) -> Non
     with trusted(options.trust):
         from asdkit.run import comparison
 
+        print(comparison.write(compared, local(out)), flush=True)
         if options.film:
             comparison.save_film(compared, options.film, local(out / "compare.webp"))
-        print(comparison.write(compared, local(out)), flush=True)
         comparison.draw_curves(compared, local(out) / "curves.png")
     film = ", compare.webp" if options.film else ""
     print(f"Written: {out}/compare.md, compare.png, compare.json, curves.png{film}")

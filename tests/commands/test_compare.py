@@ -74,6 +74,7 @@ def test_methods_on_prompts_and_seeds(
     ("words", "expected"),
     [
         ([], "name runs that exist, or --methods"),
+        (["a", "--film=0"], "--film must be within [16, 1024]; got 0"),
         (["a", "--methods=ASD"], "name runs that exist, or --methods"),
         (["a", "--model.seed=3"], "these exist; leave it out"),
         (["a", "--prompts=p.txt"], "name runs that exist, or --methods"),
