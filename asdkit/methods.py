@@ -27,16 +27,16 @@ from asdkit.scores.reweighted import Reweighted, Scorer
 _UGLY = "oversaturated color, ugly, tiling, low quality, noisy"
 _UNREAL = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 _SHARED = {  # arguments that mean the same in all methods
-    "scale": "the CFG scale lambda; in published methods the default is the paper's.",
-    "gamma": "weight of the discriminator's penalty.",
-    "adapter": "where the discriminator's parameters phi live; a LoRA of rank 4 when left out.",
-    "source_adapter": "where psi lives, the discriminator of the source; likewise.",
-    "negative": "a negative prompt in the place of the null condition.",
+    "scale": "the CFG scale lambda; a larger one follows the prompt more closely. Defaults are the published ones.",
+    "gamma": "the weight of the discriminator's penalty, above -1; 0 gives VSD.",
+    "adapter": "the part that holds the discriminator's parameters phi; a LoRA of rank 4 when left out.",
+    "source_adapter": "the part that holds psi, the source's discriminator; a LoRA of rank 4 when left out.",
+    "negative": "a negative prompt, which says what to avoid; it replaces the null condition.",
     "allow_unbounded": "accept gamma <= -1, where Eq. 10 has no minimum.",
-    "pull": "weight of x0 - x0_source, a pull back to the source image.",
-    "loss": "the GAN's: NonSaturating when left out, Hinge, LeastSquares.",
-    "gan_weight": "of the head's gradient.",
-    "real_samples": "what the GAN takes for real; samples of the prior when left out.",
+    "pull": "the weight of x0 - x0_source, a pull back to the source image; 0 for none.",
+    "loss": "the GAN's loss: NonSaturating when left out, Hinge or LeastSquares.",
+    "gan_weight": "the weight of the gradient that the GAN head gives the generator.",
+    "real_samples": "the samples that the GAN takes for real; the prior's own samples when left out.",
 }
 Method = TypeVar("Method", bound=Callable[..., Field])
 
@@ -61,13 +61,13 @@ def ASD(
     real_clip: Clip = 2.0,
     allow_unbounded: bool = False,
 ) -> Field:
-    """Adversarial score distillation (2312.00739): e_lambda - e_phi, phi trained by Eq. 10, or 9 with real samples.
+    """Adversarial score distillation (2312.00739): e_lambda - e_phi. Eq. 10 trains phi, or Eq. 9 with real samples.
 
     Args:
-        gamma: weight of the discriminator's penalty; -0.5 in the paper's 3D experiments, -1 in its 2D ones.
-        real_samples: the samples that make it Eq. 9; Eq. 10 when left out.
-        eta: weight of the penalty on real samples; 0.5 in the paper's general case.
-        real_clip: a real sample whose error has grown to so many times the prior's own no longer counts.
+        gamma: the weight of the discriminator's penalty; -0.5 in the paper's 3D experiments, -1 in its 2D ones.
+        real_samples: where real samples come from. With them phi learns by Eq. 9; leave them out for Eq. 10.
+        eta: the weight of the penalty on real samples; 0.5 in the paper's general case.
+        real_clip: a real sample no longer counts once phi's error there is this many times the prior's own error.
     """
     phi = Discriminator(adapter, gamma, None, allow_unbounded, scale, real_samples, eta, real_clip)
     return CFG(scale=scale, negative=negative) - phi
@@ -77,17 +77,17 @@ def ASD(
 def ReleasedASD(
     scale: Scale = 7.5, gamma: Factor = -0.75, adapter: Adapter | None = None, negative: str | None = None
 ) -> Field:
-    """ASD as the paper's released code trains it, whose gamma is in effect smaller where there is more noise.
+    """ASD as the paper's released code trains it: the noisier the sample, the closer its gamma is in effect to 0.
 
-    There phi is a LoRA on Stable Diffusion 2.1, which predicts v, beside 2.1-base as the prior: give the adapter a
-    `prior` of its own for that. lambda and gamma are those of its settings.
+    The released code puts phi in a LoRA on Stable Diffusion 2.1, which predicts v, and takes 2.1-base as the prior. To
+    do the same, give the adapter a `prior` of its own. The defaults of lambda and gamma are that code's.
     """
     return CFG(scale=scale, negative=negative) - Discriminator(adapter, gamma, scale=scale, released=True)
 
 
 @_method
 def VSD(scale: Scale = 7.5, adapter: Adapter | None = None, negative: str | None = None) -> Field:
-    """Variational score distillation (ProlificDreamer, 2305.16213): e_lambda - e_phi, which is ASD with gamma = 0."""
+    """Variational score distillation (ProlificDreamer, 2305.16213): e_lambda - e_phi. It equals ASD with gamma = 0."""
     return CFG(scale=scale, negative=negative) - Discriminator(adapter, 0.0, scale=scale)
 
 
@@ -99,10 +99,10 @@ def GAN(
     real_samples: RealSamples | None = None,
     sharpness: Positive = 1.0,
 ) -> Field:
-    """e_lambda - e_phi, phi trained by a GAN's loss on D(x_t; y) = ||e_phi - eps||^2 - ||e_y - eps||^2 (per value).
+    """e_lambda - e_phi, where a GAN's loss on D(x_t; y) = ||e_phi - eps||^2 - ||e_y - eps||^2 (per value) trains phi.
 
     Args:
-        sharpness: what D is multiplied by before the loss.
+        sharpness: the factor of D in the loss. D is a small number, and a larger factor makes it count more.
     """
     return CFG(scale=scale) - GANDiscriminator(adapter, loss, scale, real_samples, sharpness)
 
@@ -116,9 +116,9 @@ def DMD2(
     adapter: Adapter | None = None,
     real_samples: RealSamples | None = None,
 ) -> Field:
-    """Improved distribution matching (2405.14867): VSD, or ASD, whose discriminator has a GAN head.
+    """Improved distribution matching (2405.14867): VSD, or ASD if gamma is not 0, plus a GAN head on phi.
 
-    Its discriminator steps several times an iteration: 5 to 10 in the paper (`discriminator.steps`).
+    The paper trains the discriminator 5 to 10 times in each iteration; `discriminator.steps` sets how often.
     """
     phi = Discriminator(adapter, gamma, scale=scale)
     return CFG(scale=scale) - phi + gan_weight * GANHead(phi, real_samples, loss)
@@ -133,10 +133,10 @@ def FDistill(
     adapter: Adapter | None = None,
     real_samples: RealSamples | None = None,
 ) -> Field:
-    """f-distill (2502.15681): DMD2 whose residual is weighted by h(r), with r from the GAN head.
+    """f-distill (2502.15681): DMD2 with its residual weighted by h(r); the GAN head estimates the density ratio r.
 
     Args:
-        divergence: what is descended; reverse_kl is DMD2.
+        divergence: the divergence between generator and prior that is minimised; reverse_kl gives DMD2.
     """
     phi = Discriminator(adapter, 0.0, scale=scale)
     head = GANHead(phi, real_samples, loss)
@@ -145,10 +145,10 @@ def FDistill(
 
 @_method
 def JSD(scale: Scale = 7.5, sharpness: Positive = 1.0, adapter: Adapter | None = None) -> Field:
-    """VSD with the bounded weight of the Jensen-Shannon divergence, 2 sigmoid(log r), r from phi's own opinion.
+    """VSD weighted by 2 sigmoid(log r), the bounded weight of the Jensen-Shannon divergence; phi estimates r.
 
     Args:
-        sharpness: what D(x_t; y) = ||e_phi - eps||^2 - ||e_y - eps||^2 (per value) is multiplied by to be log r.
+        sharpness: log r is D(x_t; y) = ||e_phi - eps||^2 - ||e_y - eps||^2 (per value) times this number.
     """
     phi = Discriminator(adapter, 0.0, scale=scale)
     return FDivergence(CFG(scale=scale) - phi, phi, "jensen_shannon", sharpness)
@@ -166,23 +166,23 @@ def SDS(scale: Scale = 100.0, negative: str | None = None) -> Field:
 
 @_method
 def SJC(scale: Scale = 101.0, reduce_variance: bool = True) -> Field:
-    """Score Jacobian chaining (2212.00774): e_lambda - eps, where eps is a control variate, or e_lambda alone.
+    """Score Jacobian chaining (2212.00774): e_lambda - eps, where eps only reduces variance, or e_lambda alone.
 
     Args:
-        scale: the CFG scale lambda (the published 100 is of the other convention).
-        reduce_variance: subtract eps, as the published default does.
+        scale: the CFG scale lambda. The published 100 follows the other convention, so it is 101 here.
+        reduce_variance: whether to subtract eps, as the published code does by default.
     """
     return CFG(scale=scale) - Noise() if reduce_variance else CFG(scale=scale)
 
 
 @_method
 def CSD(scale: Factor = 1.0, negative_scale: Factor = 0.0, negative: str = _UGLY) -> Field:
-    """Classifier score distillation (2310.19415): a (e_y - e_null) + b (e_null - e_neg), the text's pull alone.
+    """Classifier score distillation (2310.19415): a (e_y - e_null) + b (e_null - e_neg), the pull of the text alone.
 
     Args:
-        scale: the coefficient a.
-        negative_scale: the coefficient b of the negative prompt; refinements move it, e.g. Ramp(1, 0.5, 10000).
-        negative: the negative prompt.
+        scale: the coefficient a, the strength of the pull towards the prompt.
+        negative_scale: the coefficient b of the negative prompt. Refinements move it, e.g. Ramp(1, 0.5, 10000).
+        negative: the negative prompt, which says what to avoid.
     """
     towards = scale * (CFG(scale=1.0) - Null())
     away = negative_scale * (Null() - Prompt(negative, view_dependent=False))
@@ -191,21 +191,21 @@ def CSD(scale: Factor = 1.0, negative_scale: Factor = 0.0, negative: str = _UGLY
 
 @_method
 def NFSD(scale: Scale = 7.5, negative: str = _UNREAL, t_from: Share = 0.2) -> Field:
-    """Noise-free score distillation (2310.17590): e_lambda, less e_neg where t is large.
+    """Noise-free score distillation (2310.17590): e_lambda, minus e_neg at high noise levels.
 
     Args:
-        negative: the prompt of what is out of the distribution.
-        t_from: from which share of the schedule on it is subtracted; 0.2 in the paper.
+        negative: the negative prompt, which describes pictures that lie outside the prior's distribution.
+        t_from: e_neg is subtracted where t is at least this share of the schedule; 0.2 in the paper.
     """
     return CFG(scale=scale) - Above(Prompt(negative, view_dependent=False), t_from)
 
 
 @_method
 def Bridge(source: str, scale: Scale = 100.0, bridge_scale: Factor = 1.0, at: Whole = 20000) -> Field:
-    """Score bridge (SDS-Bridge, 2406.09417): e_lambda - eps at first, then b (e_y - e_source).
+    """Score bridge (SDS-Bridge, 2406.09417): e_lambda - eps in the first stage, then b (e_y - e_source).
 
     Args:
-        source: words for what is wrong with the image so far, added to the prompt in the paper's recipes.
+        source: words for what is wrong with the image so far; the paper's recipes append them to the prompt.
         scale: the CFG scale lambda of the first stage; 100 in 3D, 30 in 2D.
         bridge_scale: the factor b of the second stage.
         at: the iteration at which the second stage begins; 20000 of 25000 in 3D.
@@ -215,63 +215,63 @@ def Bridge(source: str, scale: Scale = 100.0, bridge_scale: Factor = 1.0, at: Wh
 
 @_method
 def ISM(scale: Scale = 7.5, delta: Interval = 0.05, steps: Count = 5) -> Field:
-    """Interval score matching (LucidDreamer, 2311.11284): e_lambda(x_t) - e_null(x_s), x0 inverted to x_s, then x_t.
+    """Interval score matching (LucidDreamer, 2311.11284): e_lambda(x_t) - e_null(x_s). DDIM inversion gives x_s, x_t.
 
     Args:
-        delta: t - s as a share of the schedule; 0.025 to 0.08 in the paper.
-        steps: network calls of the inversion up to s; at most 5 in the paper.
+        delta: the interval t - s as a share of the schedule; 0.025 to 0.08 in the paper.
+        steps: the number of network calls that the inversion takes up to s; at most 5 in the paper.
     """
     return Inverted(CFG(scale=scale) - Earlier(Null()), scale=0.0, steps=steps, last=delta)
 
 
 @_method
 def SDI(scale: Scale = 7.5, inversion_scale: Factor = -7.5, steps: Count = 10) -> Field:
-    """Score distillation via inversion (2405.15891): e_lambda - eps with the eps that DDIM inversion of x0 finds.
+    """Score distillation via inversion (2405.15891): e_lambda - eps, where DDIM inversion of x0 finds eps.
 
     Args:
-        scale: the CFG scale lambda; 7.5 (with the published config's Perp-Neg, whose convention is this one).
-        inversion_scale: the CFG scale of the inversion; -7.5.
-        steps: network calls of the inversion; 10.
+        scale: the CFG scale lambda; 7.5 is published (with Perp-Neg, whose convention is the one here).
+        inversion_scale: the CFG scale of the inversion; -7.5 is the published value.
+        steps: the number of network calls of the inversion; 10 is the published value.
     """
     return Inverted(CFG(scale=scale) - Noise(), scale=inversion_scale, steps=steps)
 
 
 @_method
 def AsynchronousSD(scale: Scale = 7.5, ratio: Positive = 0.1, t_min: Share = 0.02) -> Field:
-    """Asynchronous score distillation (ScaleDreamer, 2407.02040): e_lambda(x_t) - e_y(x_t+), t+ a little above t.
+    """Asynchronous score distillation (ScaleDreamer, 2407.02040): e_lambda(x_t) - e_y(x_t+), with t+ a little above t.
 
     Args:
-        scale: the CFG scale lambda, above 1; 7.5 in the paper.
-        ratio: how much later at most, as a share of t - t_min; 0.1 in the paper.
-        t_min: the smallest t that is drawn, as a share of the schedule.
+        scale: the CFG scale lambda, which should be above 1; 7.5 in the paper.
+        ratio: the largest shift from t to t+, as a share of t - t_min; 0.1 in the paper.
+        t_min: the smallest t that the run draws, as a share of the schedule.
     """
     return CFG(scale=scale) - Later(Prompt(), ratio, t_min)
 
 
 @_method
 def LODS(scale: Scale = 40.0, adapter: Adapter | None = None) -> Field:
-    """Learned null condition (LODS, 2312.04820): SDS whose e_null is trained on what the generator shows.
+    """Learned null condition (LODS, 2312.04820): SDS whose e_null learns from the pictures that the generator shows.
 
     Args:
         scale: the CFG scale lambda.
-        adapter: where the null condition lives; an Embedding when left out.
+        adapter: the adapter that holds the learned null condition; an Embedding when left out.
     """
     return CFG(scale=scale, null=Discriminator(adapter or Embedding(), 0.0, text="", scale=scale)) - Noise()
 
 
 @_method
 def DDS(scale: Scale = 7.5) -> Field:
-    """Delta denoising score (2304.07090): e_lambda_y(x) - e_lambda_z(x_source), z the source's words; eps cancels."""
+    """Delta denoising score (2304.07090): e_lambda_y(x) - e_lambda_z(x_source), z the source's prompt. eps cancels."""
     return CFG(scale=scale) - OnSource(CFG(scale=scale, of_source=True))
 
 
 @_method
 def PDS(scale: Scale = 7.5, pull: Scale = 0.1) -> Field:
-    """Posterior distillation (2311.13831): DDS + pull (x0 - x0_source).
+    """Posterior distillation (2311.13831): DDS + pull (x0 - x0_source), which keeps an edit close to the source image.
 
     Args:
-        scale: the CFG scale lambda; the published 2D value is 100, with a pull that its stride happens to give.
-        pull: weight of the pull back to the source image, at least 0.
+        scale: the CFG scale lambda. The published 2D value is 100, with a pull that follows from its stride.
+        pull: the weight of the pull back to the source image, at least 0; a larger one changes less of the image.
     """
     return DDS(scale) + pull * Identity()
 
@@ -289,15 +289,15 @@ def ASDEdit(
 ) -> Field:
     """Editing by ASD, Eq. 11: [e_lambda_y - e_phi](x) - [e_lambda_z - e_psi](x_source).
 
-    phi learns by Eq. 10 what the image shows; psi, of the source's words z, by Eq. 9 with the source image as its one
-    real sample and the image as its fake.
+    phi learns what the edited image shows, by Eq. 10. psi learns the source's prompt z by Eq. 9: the source image is
+    its only real sample, and the edited image is its fake one.
 
     Args:
-        gamma: of phi; -1 in the paper.
-        source_gamma: of psi; 1 in the paper.
-        source_eta: of psi; 0 in the paper.
+        gamma: the weight of the penalty in phi's loss; -1 in the paper.
+        source_gamma: the weight of the penalty on fake samples in psi's loss; 1 in the paper.
+        source_eta: the weight of the penalty on the real sample in psi's loss; 0 in the paper.
         allow_unbounded: accept the paper's gamma = -1, where Eq. 10 has no minimum.
-        pull: weight of x0 - x0_source, a pull back to the source image; none in the paper.
+        pull: the weight of x0 - x0_source, a pull back to the source image; the paper has none.
     """
     phi = Discriminator(adapter, gamma, None, allow_unbounded, scale)
     psi = Discriminator(source_adapter, source_gamma, None, False, scale, SourceImage(), source_eta, of_source=True)
@@ -313,7 +313,7 @@ def DeltaASD(
     allow_unbounded: bool = False,
     pull: Factor = 0.0,
 ) -> Field:
-    """Eq. 11 with both discriminators trained by Eq. 10, each on its own image; not in the paper.
+    """Eq. 11 with both discriminators trained by Eq. 10, each on its own image; this variant is not in the paper.
 
     At both optima it is DDS at the scale lambda_eff: e_phi* = (eps + gamma e_y) / (1 + gamma), and eps cancels.
     """
@@ -326,13 +326,13 @@ def DeltaASD(
 def RewardSDS(
     scorer: Scorer, scale: Scale = 100.0, draws: Count = 4, temperature: Positive = 0.1, judged_scale: Scale = 7.5
 ) -> Field:
-    """SDS whose noises are weighted by how a scorer likes what each denoises to (2503.09601).
+    """RewardSDS (2503.09601): SDS with several noises, weighted by how a scorer likes what they denoise to.
 
     Args:
-        scorer: what judges pictures, e.g. asdkit.CLIPScorer.
+        scorer: the part that scores pictures, e.g. asdkit.CLIPScorer.
         scale: the CFG scale lambda.
-        draws: noises for each image; 4 to 8 in the paper.
-        temperature: of the softmax over the scores.
-        judged_scale: the CFG scale of the pictures that are judged.
+        draws: the number of noises for each image; 4 to 8 in the paper.
+        temperature: the temperature of the softmax over the scores; a lower one follows the best noise alone.
+        judged_scale: the CFG scale at which the scored pictures are denoised.
     """
     return Reweighted(CFG(scale=scale) - Noise(), scorer, draws, temperature, judged_scale)
