@@ -28,26 +28,27 @@ from asdkit.scores.timesteps import Timesteps
 
 
 class Distillation(Part, GeneratorModule):
-    """Score distillation: the generator is pulled by a guidance, whose discriminator learns in alternation.
+    """Score distillation: a guidance pulls the generator towards the prompt, and its discriminator learns in
+    alternation.
 
-    One iteration is one global step, whatever the number of optimisers: the generator steps first, then the
-    discriminator `discriminator.steps` times. Profilers see the spans asdkit.render, encode, prior (predictions of the
-    frozen network), e_phi, backward and in it encode_backward, discriminator and optimizer.
+    An iteration is one global step, whatever the number of optimisers: the generator takes a step first, then the
+    discriminator takes `discriminator.steps` of them. Profilers see the spans asdkit.render, encode, prior (predictions
+    of the frozen network), e_phi, backward (which contains encode_backward), discriminator and optimizer.
 
     Args:
         prompt: what to make, in words.
-        prior: the frozen diffusion model.
-        generator: what is optimised.
-        guidance: an expression of score fields, e.g. ASD, VSD or SDS.
-        source: what the source image shows, in words; for methods of editing.
-        timesteps: which t are drawn.
-        weighting: w(t) of Eq. 7.
-        discriminator: when and how fast the discriminator learns.
+        prior: the frozen diffusion model that judges the images.
+        generator: the object or the images that the run optimises.
+        guidance: the method, an expression of score fields such as ASD, VSD or SDS.
+        source: what the source image shows, in words. Only methods of editing need it.
+        timesteps: the range from which each step draws its noise levels t.
+        weighting: the factor w(t) of Eq. 7, which weighs the gradient by noise level.
+        discriminator: how often and how fast the discriminator learns.
         rendering: what stands behind the object, and how much memory the views of a step take.
-        seed: of every random draw of the run.
-        view_prompts: the whole prompt for single views (front, side, back, overhead, or the prior's further
-            directions), in the place of the prompt with the view's words.
-        cfg: how every CFG of the prompt is computed: Perp-Neg, and what keeps it from over-saturating.
+        seed: the seed of every random draw of the run; change it to get another result.
+        view_prompts: whole prompts for single views (front, side, back, overhead, or the prior's further directions).
+            Each replaces the prompt with that view's words.
+        cfg: how every CFG of the prompt is computed: Perp-Neg against several faces, and remedies for over-saturation.
 
     Raises:
         ValueError: an empty prompt.

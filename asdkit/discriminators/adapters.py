@@ -112,12 +112,13 @@ def _require_alike(prior: Prior, other: Prior) -> None:
 
 
 class Embedding(Attached):
-    """Textual inversion: phi is an offset of the prompt's embedding, zero at first, so that e_phi = e_y at step 0.
+    """Textual inversion: phi is an offset that is added to the prompt's embedding. It starts at zero, so e_phi = e_y at
+    step 0.
 
     Args:
-        tokens: how many tokens it moves, from the first word on; 0 for the whole sequence.
-        camera: condition e_phi on the camera, by a zero-initialised offset of the time embedding.
-        prior: another model to adapt; the prior itself when left out.
+        tokens: the number of tokens that the offset moves, counted from the first word; 0 for the whole sequence.
+        camera: whether e_phi also knows the camera, by a zero-initialised offset of the time embedding.
+        prior: another model that is adapted in place of the prior; the prior itself when left out.
 
     Raises:
         ValueError: a prior without an embedding to move (in `setup`).
@@ -145,10 +146,10 @@ class Embedding(Attached):
 
 
 class UNetCopy(Attached):
-    """phi is a whole copy of the prior's network: as free as a discriminator can be, and as large.
+    """phi is a whole copy of the prior's network. It can learn the most of all adapters, and takes the most memory.
 
     Args:
-        camera: condition e_phi on the camera, by a zero-initialised offset of the time embedding.
+        camera: whether e_phi also knows the camera, by a zero-initialised offset of the time embedding.
 
     Raises:
         ValueError: the prior's network has no parameters (in `setup`).

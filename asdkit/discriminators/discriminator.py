@@ -22,26 +22,27 @@ Clip = Annotated[float, MoreThan(1, at_most=1e6)]
 
 
 class Discriminator(Field):
-    """e_phi: the prior's network with an adapter, trained on what the generator shows.
+    """e_phi, the score field that learns: the prior's network with an adapter, trained on what the generator shows.
 
-    Loss (Eq. 10): ||e_phi - eps||^2 + gamma ||e_y - e_phi||^2. At its optimum ASD is VSD at the CFG scale
-    lambda_eff = 1 + (1 + gamma)(lambda - 1). With real samples x_r (Eq. 9) it also has
-    - ||e_phi(x_r) - eps||^2 + eta ||e_y(x_r) - e_phi(x_r)||^2, of which the first term has no lower bound: a sample
-    whose error has grown to `real_clip` times the prior's own no longer counts.
+    Its loss (Eq. 10) is ||e_phi - eps||^2 + gamma ||e_y - e_phi||^2. At the optimum ASD is VSD at the CFG scale
+    lambda_eff = 1 + (1 + gamma)(lambda - 1). With real samples x_r (Eq. 9) the loss gets two further terms, -
+    ||e_phi(x_r) - eps||^2 + eta ||e_y(x_r) - e_phi(x_r)||^2. The first of them has no lower bound, so a sample no
+    longer counts once phi's error on it is `real_clip` times the prior's own.
 
     Args:
-        adapter: where phi lives; a LoRA of rank 4 when None.
-        gamma: weight of the penalty on fake samples; the paper's 3D value is -0.5, 0 gives VSD. At or below -1 the loss
-            has no minimum.
-        text: the prompt y that e_phi starts from; the run's own when None.
-        allow_unbounded: accept gamma <= -1 (the paper's 2D experiments use -1; only the learning rate holds phi).
-        scale: the CFG scale lambda of the expression that this is part of; lambda_eff is logged from it.
-        real_samples: for Eq. 9; None for Eq. 10.
-        eta: weight of the penalty on real samples, 0.5 in the paper's general case, 0 for editing.
-        real_clip: see above.
+        adapter: the part that holds the parameters phi; a LoRA of rank 4 when None.
+        gamma: the weight of the penalty on fake samples: the paper's 3D value is -0.5, and 0 gives VSD. The loss has no
+            minimum at or below -1.
+        text: the prompt y that e_phi starts from; the run's own prompt when None.
+        allow_unbounded: accept gamma <= -1, where only the learning rate keeps phi bounded; the paper's 2D value is -1.
+        scale: the CFG scale lambda of the whole expression. lambda_eff is logged from it, and a Gamma may use it.
+        real_samples: where the real samples of Eq. 9 come from; None for Eq. 10.
+        eta: the weight of the penalty on real samples: 0.5 in the paper's general case, 0 for editing.
+        real_clip: how many times larger than the prior's error phi's error may grow before a real sample no longer
+            counts.
         of_source: when `text` is None, take the words for the source image instead of the run's prompt.
-        learns_source: its fake samples are the source image, not what the generator shows.
-        released: learn by the loss of the paper's released code in the place of Eq. 10.
+        learns_source: take the source image for the fake sample, not what the generator shows.
+        released: learn by the loss of the paper's released code instead of Eq. 10.
 
     Raises:
         ValueError: gamma <= -1 without `allow_unbounded`.

@@ -32,19 +32,19 @@ class Judge(Protocol):
 
 
 class FDivergence(Field):
-    """h(r) times a residual e_real - e_fake: the descent of another divergence than reverse KL (f-distill, 2502.15681).
+    """Descends another divergence than reverse KL: h(r) times the residual e_real - e_fake (f-distill, 2502.15681).
 
-    For a divergence E_q[f(p/q)] of the fake density q from the real one p, h(r) = r^2 f''(r), here over its value at
-    r = 1: 1 for reverse KL (VSD and DMD), r for forward KL, 2r / (1 + r) for Jensen-Shannon, sqrt(r) for Hellinger.
-    Jensen-Shannon's is bounded by 2.
+    For a divergence E_q[f(p/q)] of the fake density q from the real density p, h(r) = r^2 f''(r), divided here by its
+    value at r = 1. It is 1 for reverse KL (VSD and DMD), r for forward KL, 2r / (1 + r) for Jensen-Shannon and sqrt(r)
+    for Hellinger. Jensen-Shannon's h stays below 2.
 
     Args:
-        field: the residual.
-        judge: estimates log r; a GANHead, or a Discriminator by its own opinion. It learns where it stands elsewhere in
-            the expression.
-        divergence: which one.
-        sharpness: what log r is multiplied by.
-        limit: of |log r| after that.
+        field: the residual that is weighted.
+        judge: the part that estimates log r: a GANHead, or a Discriminator by its own opinion. It learns where it
+            stands elsewhere in the expression.
+        divergence: the divergence that is descended.
+        sharpness: a factor of log r; above 1 the weights differ more.
+        limit: the largest |log r| after that factor; it keeps weights from exploding.
     """
 
     _judge: Judge

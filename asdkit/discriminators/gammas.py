@@ -22,7 +22,7 @@ BoundedGamma = Annotated[float, MoreThan(-1, at_most=1e6)]
 
 
 class Gamma(Part, nn.Module, ABC):
-    """A gamma that depends on the draw: a weight of Eq. 10's penalty for each sample."""
+    """A gamma that depends on the draw: each sample has its own weight of Eq. 10's penalty."""
 
     if TYPE_CHECKING:  # torch's own says Any
 
@@ -40,11 +40,12 @@ class Gamma(Part, nn.Module, ABC):
 
 
 class Alpha2(Gamma):
-    """The gamma of the paper's released 3D code, as Eq. 10 has it: VSD where there is much noise, the full gamma where
-    there is little (`faded_gamma`).
+    """Fades gamma out with noise, as the paper's released 3D code does in terms of Eq. 10 (`faded_gamma`).
+
+    It acts like VSD where there is much noise, and has the full gamma where there is little.
 
     Args:
-        gamma: the value at alpha_t = 1; the code's own is -0.75.
+        gamma: the value at alpha_t = 1, where there is no noise; the released code has -0.75.
     """
 
     def __init__(self, gamma: BoundedGamma = -0.75) -> None:
@@ -56,10 +57,10 @@ class Alpha2(Gamma):
 
 
 class TargetScale(Gamma):
-    """gamma by what it does: ASD shall act like VSD at this CFG scale, lambda_eff = 1 + (1 + gamma)(lambda - 1).
+    """Chooses gamma so that ASD acts like VSD at a CFG scale of your choice, lambda_eff = 1 + (1 + gamma)(lambda - 1).
 
     Args:
-        target: lambda_eff, which may move with the iterations, e.g. from 7.5 to 2.
+        target: the scale lambda_eff, above 1. It may move with the iterations, e.g. from 7.5 to 2.
 
     Raises:
         ValueError: lambda = 1, where every gamma gives lambda_eff = 1 (at the first step).
@@ -77,21 +78,21 @@ class TargetScale(Gamma):
 
 
 class SpreadControl(Gamma):
-    """gamma by feedback: it falls while the spread of x0 is larger than in the prior's own samples, and rises while it
-    is smaller.
+    """Controls gamma by feedback, so that the generator's x0 spread as widely as the prior's own samples.
 
-    The spread is the standard deviation of x0 over a sample, which too large a lambda_eff drives up: contrast and
-    colours are exaggerated. log(1 + gamma) integrates the logarithm of the ratio of the target to it.
+    gamma falls while the spread of x0 is larger than theirs, and rises while it is smaller. The spread is the standard
+    deviation of x0 over a sample. Too large a lambda_eff drives it up, which exaggerates contrast and colours. log(1 +
+    gamma) integrates the logarithm of the ratio of the target to the spread.
 
     Args:
         start: gamma at step 0, from `lowest` to `highest`.
-        target: the spread to hold; 0 to measure it on samples of the prior, drawn before the first step.
-        rate: of the integration, per discriminator step.
+        target: the spread to hold; 0 measures it on samples of the prior, which are drawn before the first step.
+        rate: the rate of the integration per discriminator step; a larger one reacts faster.
         lowest: gamma's lower limit.
         highest: gamma's upper limit.
-        samples: how many samples of the prior are drawn.
-        size: latent height and width of these samples.
-        steps: DDIM steps of these samples.
+        samples: the number of samples of the prior that are measured.
+        size: the height and width of these samples in latents.
+        steps: the number of DDIM steps that draw these samples.
 
     Raises:
         ValueError: `start` outside the limits.

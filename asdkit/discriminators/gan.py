@@ -19,16 +19,17 @@ from asdkit.scores.prior import Adapter, Noised, Prior, Samples
 
 
 class GANDiscriminator(Discriminator):
-    """e_phi, trained by a GAN's loss on its own opinion D(x_t; y) (`Discriminator.opinion`), which Eq. 9 takes as a
-    Wasserstein discriminator.
+    """e_phi, trained by a GAN's loss on its own opinion D(x_t; y) (see `Discriminator.opinion`).
+
+    Eq. 9 takes the same D as a Wasserstein discriminator.
 
     Args:
-        adapter: where phi lives; a LoRA of rank 4 when None.
-        loss: NonSaturating when None, Hinge, LeastSquares or a GANLoss of one's own.
-        scale: the CFG scale lambda of the expression that this is part of.
-        real_samples: of the prior when None.
-        sharpness: what D is multiplied by before the loss.
-        text: the prompt y that e_phi starts from; the run's own when None.
+        adapter: the part that holds the parameters phi; a LoRA of rank 4 when None.
+        loss: NonSaturating when None, Hinge, LeastSquares or your own GANLoss.
+        scale: the CFG scale lambda of the expression that contains this field.
+        real_samples: where real samples come from; the prior's own samples when None.
+        sharpness: the factor of D in the loss; a larger one makes its small numbers count more.
+        text: the prompt y that e_phi starts from; the run's own prompt when None.
     """
 
     def __init__(
@@ -51,18 +52,18 @@ class GANDiscriminator(Discriminator):
 
 
 class GANHead(Field):
-    """DMD2's GAN (2405.14867): a head on the middle features of a discriminator's network tells real from fake.
+    """DMD2's GAN (2405.14867): a small head tells real from fake by the middle features of a discriminator's network.
 
-    Its value is the gradient of the generator's loss with respect to x0, so that it joins a residual as any field does.
-    Its own loss trains the head, and phi through the features. They take calls of phi's network of their own:
-    one for the value, two for the loss.
+    Its value is the gradient of the generator's loss with respect to x0, so it can be added to a residual like any
+    field. Its own loss trains the head, and phi through the features. The head calls phi's network by itself: once for
+    the value and twice for the loss.
 
     Args:
-        phi: the discriminator, which has a place of its own in the expression.
-        real_samples: of the prior when None.
-        loss: NonSaturating when None, Hinge, LeastSquares or a GANLoss of one's own.
-        hidden: width of the head's hidden layer.
-        init_seed: of the head.
+        phi: the discriminator whose features the head reads; it also has its own place in the expression.
+        real_samples: where real samples come from; the prior's own samples when None.
+        loss: NonSaturating when None, Hinge, LeastSquares or your own GANLoss.
+        hidden: the width of the head's hidden layer.
+        init_seed: the seed of the head's first weights.
     """
 
     _phi: Discriminator

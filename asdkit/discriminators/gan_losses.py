@@ -12,7 +12,7 @@ Logits = Float[Tensor, " B"]
 
 
 class GANLoss(Part, ABC):
-    """A paradigm of GANs: three functions of the logits D, which are large where a sample looks real."""
+    """The loss of a kind of GAN: three functions of the logits D, which are large where a sample looks real."""
 
     @abstractmethod
     def real(self, logits: Logits) -> Logits:
@@ -28,7 +28,9 @@ class GANLoss(Part, ABC):
 
 
 class NonSaturating(GANLoss):
-    """The first GAN (1406.2661): cross entropy, its generator minimising -log sigmoid(D). D's optimum is log r."""
+    """The loss of the first GAN (1406.2661): cross entropy; the generator minimises -log sigmoid(D). D's optimum is log
+    r.
+    """
 
     def real(self, logits: Logits) -> Logits:
         return softplus(-logits)
@@ -40,7 +42,7 @@ class NonSaturating(GANLoss):
 
 
 class Hinge(GANLoss):
-    """relu(1 - D) at real and relu(1 + D) at fake samples; the generator minimises -D (1705.02894)."""
+    """The hinge loss (1705.02894): relu(1 - D) at real and relu(1 + D) at fake samples; the generator minimises -D."""
 
     def real(self, logits: Logits) -> Logits:
         return relu(1 - logits)
@@ -53,7 +55,9 @@ class Hinge(GANLoss):
 
 
 class LeastSquares(GANLoss):
-    """(D - 1)^2 / 2 at real and D^2 / 2 at fake samples; the generator minimises (D - 1)^2 / 2 (1611.04076)."""
+    """Squared errors (1611.04076): (D - 1)^2 / 2 at real, D^2 / 2 at fake samples; the generator minimises (D - 1)^2 /
+    2.
+    """
 
     def real(self, logits: Logits) -> Logits:
         return (logits - 1).square() / 2

@@ -24,20 +24,21 @@ PeftOption = bool | int | float | str | list[str]
 
 
 class PeftAdapter(Attached):
-    """Any of peft's kinds of fine-tuning as phi, e.g. DoRA, LoHa, LoKr (KronA), IA3, OFT, BOFT or HRA.
+    """Takes any kind of fine-tuning from the package peft as phi, e.g. DoRA, LoHa, LoKr (KronA), IA3, OFT, BOFT or HRA.
 
-    e_phi starts at e_y: exactly, or to 1e-5 where the kind rounds, as HRA does. Kinds that can't start there, that
-    change the network's own weights (PiSSA) or that share weights between layers (VeRA) are refused in `setup`. The
-    weights are in single precision, whatever the network computes in. Switching them is a flag on a kept list.
+    e_phi starts at e_y: exactly, or to 1e-5 where a kind rounds, as HRA does. `setup` refuses kinds that can't start
+    there, that change the network's own weights (PiSSA) or that share weights between layers (VeRA). The weights are in
+    single precision, whatever the network computes in. Switching them is a flag on a kept list.
 
     Args:
-        kind: peft's name of it, in small or capital letters.
-        options: of that kind's configuration in peft, e.g. {r: 8, alpha: 8}; peft's own defaults otherwise. Dropout is
-            refused, for e_phi is asked more than once at a draw.
-        targets: endings of the layer names that are adapted; the attention of the model's family when left out.
-        camera: condition e_phi on the camera, by a zero-initialised offset of the time embedding.
-        init_seed: of what is random in its start.
-        prior: another model to adapt; the prior itself when left out.
+        kind: peft's name of the kind, in small or capital letters.
+        options: options of peft's configuration of that kind, e.g. {r: 8, alpha: 8}; the others keep peft's defaults.
+            Dropout is refused, because e_phi is asked more than once at a draw.
+        targets: endings of the names of the layers that are adapted; the attention layers of the model's family when
+            left out.
+        camera: whether e_phi also knows the camera, by a zero-initialised offset of the time embedding.
+        init_seed: the seed of random initial weights.
+        prior: another model that is adapted in place of the prior; the prior itself when left out.
 
     Raises:
         ValueError: a kind that can't be phi, or options that peft refuses (in `setup`).
@@ -139,18 +140,19 @@ class PeftAdapter(Attached):
 
 
 class LoRA(PeftAdapter):
-    """Low-rank adapters on layers of the prior's network, through peft.
+    """Low-rank adapters on layers of the prior's network, through peft: the default place of phi.
 
     They start at exactly zero, so that e_phi = e_y at step 0.
 
     Args:
-        rank: of the updates; the paper's code uses 4.
-        alpha: scale of the updates times rank; alpha = rank (the default when 0) means a scale of 1.
-        targets: endings of the layer names that get an update; the attention of the model's family when left out.
-        camera: condition e_phi on the camera, by a zero-initialised offset of the time embedding.
-        init_seed: of the random half of each update.
-        prior: another model to adapt (in the paper's code Stable Diffusion 2.1, which predicts v, beside
-            2.1-base as prior); the prior itself when left out. e_phi then starts as that model's own prediction.
+        rank: the rank of the updates. A higher one can learn more and costs more; the paper's code uses 4.
+        alpha: the scale of the updates times the rank. 0, the default, means alpha = rank, which is a scale of 1.
+        targets: endings of the names of the layers that get an update; the attention layers of the model's family when
+            left out.
+        camera: whether e_phi also knows the camera, by a zero-initialised offset of the time embedding.
+        init_seed: the seed of the random half of each update.
+        prior: another model that is adapted; the prior itself when left out. The paper's code adapts Stable Diffusion
+            2.1, which predicts v, beside 2.1-base as prior. e_phi then starts as the prediction of that other model.
 
     Raises:
         ValueError: no layer of the network has such a name (in `setup`).

@@ -23,7 +23,7 @@ _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 class RealSamples(Part, nn.Module, ABC):
-    """Where Eq. 9's real samples come from."""
+    """A source of the real samples that Eq. 9 learns from."""
 
     @abstractmethod
     def draw(self, x: Noised, condition: Condition) -> Noised:
@@ -35,14 +35,14 @@ class RealSamples(Part, nn.Module, ABC):
 
 
 class SourceImage(RealSamples):
-    """The source image is the one real sample (Eq. 11)."""
+    """Takes the source image as the only real sample (Eq. 11)."""
 
     def draw(self, x: Noised, condition: Condition) -> Noised:
         return x.on_source()
 
 
 class ImageFolder(RealSamples):
-    """Random pictures of a folder, the same ones in every run of the same seed.
+    """Takes random pictures of a folder as real samples. Runs of the same seed take the same ones.
 
     Args:
         path: the folder; pictures in its subfolders count, too. They are cropped to squares and resized.
@@ -67,12 +67,14 @@ class ImageFolder(RealSamples):
 
 
 class NearestReference(RealSamples):
-    """The posed pictures of `data.references`: each sample's real one is the picture from the nearest camera.
+    """Takes the posed pictures of `data.references` as real samples: each sample gets the one with the nearest camera.
 
-    It is judged by e_y and e_phi with its own camera's words, before the backdrop of the step where it has a mask.
+    e_y and e_phi judge a picture with the words of its own camera. A picture with a mask stands before the step's
+    backdrop.
 
     Args:
-        within_deg: how far a camera may stand from the picture's, as an angle seen from the origin; others have none.
+        within_deg: the largest angle in degrees, seen from the origin, between a sample's camera and the picture's.
+            Samples that are farther from all pictures have no real sample.
     """
 
     def __init__(self, within_deg: Annotated[float, Within(0, 180)] = 30.0) -> None:
@@ -94,16 +96,16 @@ class NearestReference(RealSamples):
 
 
 class PriorSamples(RealSamples):
-    """Samples of the prior itself for the prompt, drawn once at the first step.
+    """Takes the prior's own samples of the prompt as real samples. They are drawn once, at the first step.
 
-    Where the generator has cameras, each sample has its own, evenly around the object; it is drawn, and judged by e_y
-    and e_phi, with its own camera's words.
+    Where the generator has cameras, the samples' cameras stand evenly around the object. Each sample is drawn, and
+    judged by e_y and e_phi, with the words of its own camera.
 
     Args:
-        count: how many.
-        scale: their CFG scale.
-        steps: DDIM steps.
-        elevation_deg: of their cameras.
+        count: the number of samples.
+        scale: the CFG scale at which they are drawn.
+        steps: the number of DDIM steps that draw them.
+        elevation_deg: the elevation of their cameras in degrees.
     """
 
     def __init__(

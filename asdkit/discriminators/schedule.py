@@ -12,14 +12,15 @@ from asdkit.core.bounds import Count, LearningRate, NonNegative, Whole, checked
 @checked
 @dataclass(frozen=True)
 class DiscriminatorSteps:
-    """The discriminator's steps within the iterations of a run.
+    """How often and how fast the discriminator learns within the iterations of a run.
 
     Args:
-        steps: discriminator steps per iteration; 0 leaves the discriminator as it starts.
-        every: iterations from one turn of the discriminator to the next.
-        lr: learning rate of its AdamW.
-        clip: largest norm of its gradient; 0 for no limit.
-        share_noise: it learns on the generator step's own draw (t, eps), which saves network calls.
+        steps: the number of discriminator steps per iteration; 0 leaves the discriminator as it starts.
+        every: the number of iterations from one turn of the discriminator to the next.
+        lr: the learning rate of the discriminator's AdamW.
+        clip: the largest norm of the discriminator's gradient; 0 for no limit.
+        share_noise: whether the discriminator learns on the generator step's own draw (t, eps), which saves network
+            calls.
     """
 
     steps: Whole = 1
