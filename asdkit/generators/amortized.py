@@ -27,24 +27,25 @@ _PLANES, _COARSEST = "encoding.grids.0", 4  # the parameter that prompts change;
 
 
 class Amortized3D(Generator):
-    """Prompt to 3D in one evaluation (ATT3D 2306.07349, ScaleDreamer 2407.02040): a prompt's embedding becomes what is
-    added to the three planes of a radiance field. The planes beneath, and the network that reads them, are common to
-    all prompts.
+    """One network for many prompts: it makes a 3D object of a prompt in one evaluation (ATT3D 2306.07349, ScaleDreamer
+    2407.02040).
 
-    It needs a prior that embeds prompts, and learns from views of those of `data.prompts`. What is shown, exported and
-    judged is the run's own prompt, whose embedding a checkpoint holds; `made` gives the field of any prompt.
+    The network turns a prompt's embedding into planes, which are added to the three planes of a radiance field. All
+    prompts share the planes beneath and the network that reads them. It needs a prior that embeds prompts, and learns
+    from views of the prompts in `data.prompts`. The run shows, exports and judges the object of its own prompt, whose
+    embedding a checkpoint holds; `made` gives the field of any prompt.
 
     Args:
-        resolution: grid points along each axis of the planes.
-        features: of each plane.
-        width: channels of the network that makes the planes.
-        samples: samples along each ray.
+        resolution: the number of grid points along each axis of the planes.
+        features: the number of features of each plane.
+        width: the number of channels of the network that makes the planes.
+        samples: the number of samples along each ray.
         bound: half the side of the box in world units.
-        blob: density bias at the centre, as of a NeRF.
+        blob: a density bias at the centre to start from, as in a NeRF.
         lr: Adam's learning rate of the network that makes the planes.
-        rates: those of the planes beneath (`encoding`) and of the network that reads them.
-        penalties: terms that are added to the loss; `orientation` is not among them.
-        init_seed: of the network that makes the planes.
+        rates: the learning rates of the planes beneath (`encoding`) and of the network that reads them.
+        penalties: the terms that are added to the loss; `orientation` is not available.
+        init_seed: the seed of the network that makes the planes.
     """
 
     prior: Prior | None

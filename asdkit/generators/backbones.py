@@ -16,7 +16,7 @@ from asdkit.scores.prior import Prior
 
 
 class Backbone(Part, nn.Module, ABC):
-    """A map from noise and prompts to x0. Its weights are made by `setup`, and the prior is given to each call."""
+    """A network that maps noise and prompts to x0. `setup` makes its weights, and each call is given the prior."""
 
     @abstractmethod
     def setup(self, prior: Prior, shape: tuple[int, ...]) -> None:
@@ -34,12 +34,13 @@ class Backbone(Part, nn.Module, ABC):
 
 
 class PriorNetwork(Backbone):
-    """A copy of the prior's network, asked once, at a fixed t (Diff-Instruct 2305.18455; DMD2 2405.14867):
+    """A copy of the prior's network, asked once at a fixed t (Diff-Instruct 2305.18455; DMD2 2405.14867):
 
-        x0 = (z - sigma_t e(z, t, y)) / alpha_t, z the noise
+        x0 = (z - sigma_t e(z, t, y)) / alpha_t, where z is the noise
 
     Args:
-        t: share of the schedule; 0.625 is Diff-Instruct's sigma / alpha of 2.5 on Stable Diffusion's, 1 is DMD's.
+        t: the fixed noise level as a share of the schedule. 0.625 is Diff-Instruct's sigma / alpha of 2.5 on Stable
+            Diffusion's schedule, and 1 is DMD's.
     """
 
     def __init__(self, t: Share = 0.625) -> None:
@@ -68,12 +69,13 @@ class PriorNetwork(Backbone):
 
 
 class SmallUNet(Backbone):
-    """A small convolutional network that starts from nothing: diffusers' UNet2DModel, told the prompt in every block.
+    """A small convolutional network with random initial weights: diffusers' UNet2DModel, told the prompt in every
+    block.
 
     Args:
-        width: channels at full size; a multiple of 4.
-        levels: resolutions, each half of the one before.
-        init_seed: of its weights.
+        width: the number of channels at full size, a multiple of 4; a wider network is slower and can learn more.
+        levels: the number of resolutions, each half of the one before.
+        init_seed: the seed of its initial weights.
     """
 
     network: Any  # of diffusers

@@ -42,11 +42,11 @@ class Saturate(torch.autograd.Function):
 
 
 class Generator(Part, nn.Module, ABC):
-    """Something that renders images and is optimised by one Adam.
+    """The part that renders images and that a run optimises, with one Adam.
 
-    `flat` says that it makes images, which have no cameras; `owns_background` that it has a background of its own,
-    which it shows when it is given none; `shown_prompts` are those of the images that it renders, where they may be
-    others than the run's.
+    `flat` says that it makes images, which have no cameras. `owns_background` says that it has its own background,
+    which it shows when it is given none. `shown_prompts` are the prompts of the images that it renders, where they may
+    differ from the run's.
     """
 
     flat = False

@@ -19,7 +19,7 @@ RATIO_LIMIT = 51  # Gaussians that one relocated Gaussian is counted as, at most
 
 
 class Density(Part, ABC):
-    """What happens in a round of density control, of which `rounds` says when it is."""
+    """The decisions of a round of density control, which grows and prunes Gaussians. `rounds` times them."""
 
     follows_gradients = True  # whether the gradients of screen positions are added up
 
@@ -35,16 +35,17 @@ class Density(Part, ABC):
 
 
 class Fraction(Density):
-    """Prunes, then grows a fixed share of the Gaussians: those with the largest mean gradient on the screen.
+    """Prunes Gaussians, then grows a fixed share of them: the ones with the largest mean gradient on the screen.
 
-    The scale of gradients differs a hundredfold between methods and priors; a share needs no tuning to it.
+    The scale of gradients differs a hundredfold between methods and priors. A share works for all of them without
+    tuning.
 
     Args:
-        fraction: share of the Gaussians that grows in a round.
-        split_scale: a growing Gaussian is split in two smaller ones if its largest standard deviation is above this
-            (world units), and is doubled otherwise.
-        prune_opacity: Gaussians less opaque than this die in a round.
-        prune_scale: Gaussians with a standard deviation above this die in a round, in world units.
+        fraction: the share of the Gaussians that grows in a round.
+        split_scale: a growing Gaussian is split into two smaller ones if its largest standard deviation is above this
+            (world units); otherwise it is doubled.
+        prune_opacity: Gaussians less opaque than this are removed in a round.
+        prune_scale: Gaussians with a standard deviation above this (world units) are removed in a round.
     """
 
     def __init__(
@@ -73,17 +74,18 @@ class Fraction(Density):
 
 
 class Threshold(Density):
-    """The density control of 3D Gaussian splatting, decision for decision that of gsplat's DefaultStrategy.
+    """The density control of 3D Gaussian splatting: it takes the same decisions as gsplat's DefaultStrategy.
 
-    Gaussians above a gradient are copied or, if large, split; then faint and huge ones die; and now and then all
-    opacities are pulled down. Where the capacity is too small, the largest gradients go first.
+    Gaussians whose gradient is above a threshold are copied, or split if they are large. Faint and huge ones are then
+    removed, and now and then all opacities are lowered. Where the capacity is too small, the largest gradients go
+    first.
 
     Args:
-        gradient: mean gradient on the screen, in units of half the image, above which a Gaussian grows.
-        split_scale: growing Gaussians with a standard deviation above this are split, in world units.
-        prune_opacity: Gaussians less opaque than this die in a round.
-        prune_scale: Gaussians with a standard deviation above this die in a round, in world units.
-        reset_rounds: rounds between two resets of opacity to twice `prune_opacity`; 0 for never.
+        gradient: a Gaussian grows if its mean gradient on the screen is above this, in units of half the image.
+        split_scale: growing Gaussians with a standard deviation above this (world units) are split.
+        prune_opacity: Gaussians less opaque than this are removed in a round.
+        prune_scale: Gaussians with a standard deviation above this (world units) are removed in a round.
+        reset_rounds: the number of rounds between two resets of opacity to twice `prune_opacity`; 0 for never.
 
     Raises:
         ValueError: resets to an opacity outside (0,1).
@@ -117,15 +119,15 @@ class Threshold(Density):
 
 
 class MCMC(Density):
-    """3D Gaussian splatting as Markov chain Monte Carlo (arXiv 2404.09591), as gsplat's MCMCStrategy.
+    """3D Gaussian splatting as Markov chain Monte Carlo (arXiv 2404.09591), as in gsplat's MCMCStrategy.
 
-    Faint Gaussians move to where opaque ones are, new ones are added there up to the capacity, and the more transparent
-    a Gaussian is the more its position trembles. The sum looks the same after a move as before it (Eq. 9 there).
+    Faint Gaussians move to opaque ones, and new ones are added there up to the capacity. A Gaussian's position trembles
+    the more, the more transparent it is. A move does not change what the Gaussians look like together (Eq. 9 there).
 
     Args:
-        growth: share of the Gaussians that a round adds.
+        growth: the share of the Gaussians that a round adds.
         min_opacity: Gaussians at most this opaque are moved.
-        noise: factor of the tremor, which is multiplied by the learning rate of positions.
+        noise: the factor of the tremor, which is multiplied by the learning rate of positions.
     """
 
     follows_gradients = False

@@ -11,13 +11,14 @@ from asdkit.formats.splats import Splats
 @checked
 @dataclass(frozen=True)
 class Initial:
-    """What Gaussians start with, where files or other runs don't say it.
+    """The Gaussians' initial size, opacity and seed. Files and other runs may bring values of their own.
 
     Args:
-        radius: of the ball, or half the side of the box, in world units; what points and meshes are fitted into.
-        opacity: of each Gaussian.
-        seed: of the initial positions and colours.
-        fit: fit Gaussians of files and runs into the ball too, but for the outermost tenth.
+        radius: the radius of the ball, or half the side of the box, in world units. Points and meshes are scaled to fit
+            into it.
+        opacity: the opacity of each Gaussian.
+        seed: the seed of the initial positions and colours.
+        fit: whether Gaussians of files and runs are fitted into the ball, too; the outermost tenth may stick out.
     """
 
     radius: Positive = 0.5
@@ -29,15 +30,15 @@ class Initial:
 @checked
 @dataclass(frozen=True)
 class GaussianRates:
-    """Adam's learning rates of Gaussians; all may move with the iterations.
+    """Adam's learning rates of Gaussians. All of them may move with the iterations.
 
     Args:
-        means: of positions in world units.
-        colours: of the coefficients of spherical harmonics.
-        opacities: of logits.
-        scales: of logarithms.
-        rotations: of quaternions.
-        factor: of all these rates, e.g. a ramp to 0.1 to settle the noise that distillation leaves.
+        means: the rate of positions in world units.
+        colours: the rate of the coefficients of spherical harmonics.
+        opacities: the rate of the logits of opacity.
+        scales: the rate of the logarithms of scales.
+        rotations: the rate of quaternions.
+        factor: a factor of all these rates, e.g. a ramp to 0.1 that settles the noise which distillation leaves.
     """
 
     means: LearningRate | Ramp = 0.001
@@ -57,10 +58,10 @@ class GaussianRates:
 @checked
 @dataclass(frozen=True)
 class Rounds:
-    """When Gaussians grow and are pruned.
+    """When density control grows and prunes Gaussians.
 
     Args:
-        every: iterations between two rounds; 0 for never.
+        every: the number of iterations between two rounds; 0 for never.
         first: the earliest iteration that may have a round.
         last: the latest iteration that may have a round.
     """
@@ -73,11 +74,12 @@ class Rounds:
 @checked
 @dataclass(frozen=True)
 class GaussianPenalties:
-    """Weights of terms that are added to the loss.
+    """The weights of terms that are added to the loss of Gaussians.
 
     Args:
-        opacity: of the mean opacity; in long runs MCMC needs some, for Gaussians to be freed.
-        scale: of the mean standard deviation in world units, against Gaussians that swell.
+        opacity: the weight of the mean opacity. In long runs MCMC needs some of it, so that Gaussians become free to
+            move.
+        scale: the weight of the mean standard deviation in world units; raise it where Gaussians swell.
     """
 
     opacity: NonNegative = 0.0

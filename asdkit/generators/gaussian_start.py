@@ -26,7 +26,7 @@ REFERENCE_LIMIT = 10_000  # points that distances are measured to
 
 
 class Start(Part, ABC):
-    """Where Gaussians start, for starts of your own; `ShapE` is one."""
+    """Makes the points that Gaussians start from. Derive from it for a start of your own; `ShapE` is one."""
 
     @abstractmethod
     def points(self, count: int, generator: torch.Generator) -> Points:

@@ -27,30 +27,31 @@ Number = Annotated[int, Within(1, 10_000_000)]
 
 
 class Gaussians(GaussianStore):
-    """3D Gaussians: positions, rotations, scales, opacities and colours.
+    """An object made of 3D Gaussians, which have positions, rotations, scales, opacities and colours.
 
     `capacity` slots are allocated once; Gaussians that come and go do not change the shape of anything.
 
     Args:
-        init: where the Gaussians start: "ball" or "box" (random positions), or the path of a file of splats (.ply,
-            .splat, .spz, .glb, taken as they are), of a point cloud (.ply) or mesh (.obj, .glb, .stl, .ply), which are
-            fitted into the ball, or of another run (its folder or .ckpt): its Gaussians as they are, or of a NeRF
-            points of the surface. A mesh's y axis points up and its front faces +z in .glb, .gltf and .obj; other
-            files have the world's axes.
-        start: what makes points to start from in the place of `init`, such as ShapE; fitted into the ball as well.
-        initial: size, opacity and seed of the start.
-        count: Gaussians at the start; a 3DGS file brings its own number.
-        capacity: Gaussians at most, at least `count`.
-        sh_degree: colours depend on the direction of view from 1 on.
-        background: grey level behind the Gaussians when the caller gives none; 1 is white.
-        mode: how they are drawn: "classic"; "antialiased", which dims Gaussians smaller than a pixel, so that other
-            resolutions look alike; "surfels", flat discs (2DGS, arXiv 2403.17888) whose third axis is their normal. At
-            the start these point anywhere, unless what they start from has rotations; files hold them as very thin
-            3D Gaussians.
-        rates: learning rates.
+        init: where the Gaussians start. "ball" and "box" give random positions. The path of a file of splats (.ply,
+            .splat, .spz, .glb) takes them as they are. A point cloud (.ply) or mesh (.obj, .glb, .stl, .ply) is fitted
+            into the ball. Another run (its folder or .ckpt) gives its Gaussians as they are, or points on the surface
+            of its NeRF. In .glb, .gltf and .obj files a mesh's y axis points up and its front faces +z; other files
+            have the world's axes.
+        start: a part that makes the points to start from in place of `init`, such as ShapE; they are fitted into the
+            ball, too.
+        initial: the size, opacity and seed of the start.
+        count: the number of Gaussians at the start; a 3DGS file brings its own number.
+        capacity: the largest number of Gaussians, at least `count`. More of them show finer detail and take more time.
+        sh_degree: the degree of the spherical harmonics. From 1 on, colours depend on the direction of view.
+        background: the grey level behind the Gaussians when the caller gives none; 1 is white.
+        mode: how Gaussians are drawn. "classic" is plain 3DGS. "antialiased" dims Gaussians smaller than a pixel, so
+            that other resolutions look alike. "surfels" draws flat discs (2DGS, arXiv 2403.17888), whose third axis is
+            their normal; at the start it points anywhere, unless the start has rotations. Files hold surfels as very
+            thin 3D Gaussians.
+        rates: the learning rates.
         rounds: when density control grows and prunes.
-        density: what happens in such a round: Fraction when left out, or Threshold, MCMC.
-        penalties: terms that are added to the loss.
+        density: the decisions of such a round: Fraction when left out, Threshold or MCMC.
+        penalties: the terms that are added to the loss.
 
     Raises:
         ValueError: a capacity below the count, or a missing or broken file.

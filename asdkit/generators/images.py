@@ -90,12 +90,12 @@ class Pixels(Particles):
     """Images whose pixels are optimised.
 
     Args:
-        init: where they start: "grey", "noise", "saturated" (random patches of pure colours), "source" (the source
-            image) or a picture file.
-        count: particles that are optimised side by side.
-        size: height and width in pixels; the prior's own size.
+        init: where the images start: "grey", "noise", "saturated" (random patches of pure colours), "source" (the
+            source image) or a picture file.
+        count: the number of particles, i.e. images that are optimised side by side.
+        size: the height and width in pixels, which should be the prior's own size.
         lr: Adam's learning rate.
-        init_seed: of random starts.
+        init_seed: the seed of random starts.
     """
 
     def __init__(
@@ -112,15 +112,15 @@ class Pixels(Particles):
 
 
 class Latents(Particles):
-    """Images whose latents are optimised; the prior's decoder shows them, and no step goes through an autoencoder.
+    """Images whose latents are optimised. The prior's decoder shows them, and no step goes through an autoencoder.
 
     Args:
-        init: where they start: "normal" (standard normal latents), or an image as for Pixels: "grey", "noise",
-            "saturated", "source" or a picture file.
-        count: particles that are optimised side by side.
-        size: height and width of the images in pixels; the prior's own size.
+        init: where the latents start: "normal" (standard normal latents), or from an image as for Pixels: "grey",
+            "noise", "saturated", "source" or a picture file.
+        count: the number of particles, i.e. images that are optimised side by side.
+        size: the height and width of the images in pixels, which should be the prior's own size.
         lr: Adam's learning rate; 0.03 in ProlificDreamer's 2D experiments.
-        init_seed: of random starts.
+        init_seed: the seed of random starts.
     """
 
     prior: Prior

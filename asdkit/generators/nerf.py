@@ -27,13 +27,13 @@ _EMPTY = 0.01  # density below which a cell is skipped
 @checked
 @dataclass(frozen=True)
 class NeRFRates:
-    """Adam's learning rates of a radiance field; all may move with the iterations.
+    """Adam's learning rates of a radiance field. All of them may move with the iterations.
 
     Args:
-        encoding: of the features.
-        network: of the network that reads them.
-        sky: of a background that depends on the direction of view and is seen wherever a step has no random
-            background; 0 for the plain background alone.
+        encoding: the rate of the features.
+        network: the rate of the network that reads the features.
+        sky: the rate of a background that depends on the direction of view. It is seen wherever a step has no random
+            background. 0 keeps the plain background alone.
     """
 
     encoding: LearningRate | Ramp = 0.02
@@ -46,20 +46,20 @@ class NeRFRates:
 
 
 class NeRF(Generator):
-    """A radiance field in a box: density and colour at every point, seen by volume rendering.
+    """A radiance field in a box: it has density and colour at every point, and volume rendering shows it.
 
     Args:
-        encoding: where features are kept: Voxels when left out, or TriPlane, HashGrid.
+        encoding: where the features are kept: Voxels when left out, TriPlane or HashGrid.
         bound: half the side of the box in world units.
-        hidden: width of the network that turns features into density and colour; 0 for a linear map.
-        samples: samples along each ray.
-        importance: further samples where the first ones have met something.
-        blob: density bias at the centre, which falls to 0 at `blob_radius`: something to start from.
-        blob_radius: in world units.
-        background: grey level behind the field when the caller gives none.
-        rates: learning rates.
-        penalties: terms that are added to the loss.
-        occupancy_every: iterations between two looks at which cells are empty and skipped; 0 for no skipping.
+        hidden: the width of the network that turns features into density and colour; 0 for a linear map.
+        samples: the number of samples along each ray; more are slower and show finer detail.
+        importance: the number of further samples, which are placed where the first ones have met something.
+        blob: a density bias at the centre, which gives the run something to start from. It falls to 0 at `blob_radius`.
+        blob_radius: the radius of that bias in world units.
+        background: the grey level behind the field when the caller gives none.
+        rates: the learning rates.
+        penalties: the terms that are added to the loss.
+        occupancy_every: the number of iterations between two checks for empty cells, which are skipped; 0 skips none.
     """
 
     occupancy: Float[Tensor, "G G G"]

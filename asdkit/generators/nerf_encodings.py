@@ -17,7 +17,7 @@ _PRIMES = (1, 2654435761, 805459861)
 
 
 class Encoding(Part, nn.Module, ABC):
-    """Features of points."""
+    """Gives the features of points in space, which the network of a NeRF reads."""
 
     width: int  # how many features a point has
 
@@ -40,11 +40,11 @@ class _Grids(Encoding, ABC):
 
 
 class Voxels(_Grids):
-    """Dense grids of several resolutions, read trilinearly; the fastest on a CPU.
+    """Keeps features in dense grids of several resolutions, read trilinearly. It is the fastest encoding on a CPU.
 
     Args:
-        resolutions: grid points along each axis, at least one number.
-        features: of each grid.
+        resolutions: the number of grid points along each axis of each grid, at least one number.
+        features: the number of features of each grid.
     """
 
     def __init__(
@@ -59,11 +59,13 @@ class Voxels(_Grids):
 
 
 class TriPlane(_Grids):
-    """Three planes through the origin, read bilinearly and multiplied (K-planes); less memory at high resolution.
+    """Keeps features in three planes through the origin (K-planes), which are read bilinearly and multiplied.
+
+    It takes less memory than Voxels at high resolution.
 
     Args:
-        resolutions: grid points along each axis of the planes, at least one number.
-        features: of each resolution.
+        resolutions: the number of grid points along each axis of the planes, at least one number.
+        features: the number of features of each resolution.
     """
 
     def __init__(self, resolutions: Sequence[Annotated[int, Within(2, 4096)]] = (32, 128), features: Count = 8) -> None:
@@ -77,14 +79,14 @@ class TriPlane(_Grids):
 
 
 class HashGrid(Encoding):
-    """Instant-NGP's hash grid in plain torch: high resolution in little memory; meant for CUDA.
+    """Keeps features in Instant-NGP's hash grid, in plain torch: high resolution in little memory, meant for CUDA.
 
     Args:
-        levels: resolutions, growing geometrically.
-        coarsest: cells along an axis of the coarsest level.
-        finest: cells along an axis of the finest level, at least `coarsest`.
-        features: of each level.
-        log2_size: logarithm of the table's length.
+        levels: the number of resolutions, which grow geometrically.
+        coarsest: the number of cells along an axis of the coarsest level.
+        finest: the number of cells along an axis of the finest level, at least `coarsest`.
+        features: the number of features of each level.
+        log2_size: the binary logarithm of the table's length; a longer table has fewer collisions.
 
     Raises:
         ValueError: a finest level that is coarser than the coarsest.

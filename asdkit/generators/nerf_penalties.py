@@ -19,17 +19,17 @@ _EPSILON = 1e-4
 @checked
 @dataclass(frozen=True)
 class NeRFPenalties:
-    """Weights of terms that are added to the loss; all may move with the iterations.
+    """The weights of terms that are added to the loss of a NeRF. All of them may move with the iterations.
 
-    The terms are summed over the rays of an image, as Eq. 7's residual is summed over its latents, so that weights keep
+    The terms are summed over the rays of an image, as Eq. 7's residual is summed over its latents. So weights keep
     their meaning at other sizes.
 
     Args:
-        opacity: of opacity, against fog.
-        entropy: of the binary entropy of opacity, against what is neither there nor not.
-        z_variance: of the variance of depth along a ray (HiFA), for thin surfaces.
-        orientation: of surfaces that face away from the camera (Ref-NeRF); costs six more looks at the field for each
-            visible sample.
+        opacity: the weight of opacity; raise it against fog.
+        entropy: the weight of the binary entropy of opacity; raise it where the object is half transparent.
+        z_variance: the weight of the variance of depth along a ray (HiFA); raise it for thin surfaces.
+        orientation: the weight of surfaces that face away from the camera (Ref-NeRF). It costs six more evaluations of
+            the field for each visible sample.
     """
 
     opacity: NonNegative | Ramp = 0.06

@@ -22,18 +22,19 @@ from asdkit.scores.prior import Prior
 
 
 class Network(Images):
-    """The paper's general generator: one evaluation of a network makes x0 of noise and a prompt (Diff-Instruct, DMD2).
+    """The paper's general generator: one evaluation of a network turns noise and a prompt into x0 (Diff-Instruct,
+    DMD2).
 
-    Each step has noise of its own, and a prompt for each sample where the data has `prompts`. Pictures show samples of
-    an average of the weights, always of the same noise, of the run's prompt or of some of the data's.
+    Each step draws new noise, and a prompt for each sample where the data has `prompts`. Pictures show samples of an
+    average of the weights, always from the same noise. They are of the run's prompt, or of some of the data's.
 
     Args:
         backbone: the network; a copy of the prior's own when None.
-        count: samples per step, where the data has no prompts; and those of pictures.
-        size: height and width of the images in pixels; the prior's own size.
+        count: the number of samples in a picture, and in a step where the data has no prompts.
+        size: the height and width of the images in pixels, which should be the prior's own size.
         lr: Adam's learning rate.
-        average: decay of the exponential average of the weights; 0 for none.
-        sheet_seed: of the noise that pictures are made of.
+        average: the decay of the exponential average of the weights; 0 for no average.
+        sheet_seed: the seed of the noise that pictures are made from.
     """
 
     prior: Prior

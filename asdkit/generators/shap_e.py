@@ -18,20 +18,21 @@ _PARTS = ("model_index.json", "prior", "text_encoder", "tokenizer", "scheduler",
 
 
 class ShapE(Start):
-    """Points of the coloured surface that Shap-E (https://arxiv.org/abs/2305.02463) makes of a prompt.
+    """Takes points from the coloured surface that Shap-E (https://arxiv.org/abs/2305.02463) makes of a prompt.
 
-    Shap-E's z axis points up, as the world's does. Its objects need not all face the same way: without a rotation, the
-    front is what the first of diffusers' pictures shows, which looks along Shap-E's +y. It runs on a GPU if there is
-    one, and its memory is freed afterwards.
+    Shap-E's z axis points up, as the world's does, but its objects need not all face the same way. Without a rotation,
+    the front is what the first of diffusers' pictures shows, which looks along Shap-E's +y. Shap-E runs on a GPU if
+    there is one, and its memory is freed afterwards.
 
     Args:
         prompt: what to make, in words.
-        path: the folder of openai/shap-e in diffusers' format: `model_index.json`, `prior`, `text_encoder`,
+        path: the folder of openai/shap-e in diffusers' format, with `model_index.json`, `prior`, `text_encoder`,
             `tokenizer`, `scheduler` and `shap_e_renderer`.
-        steps: denoising steps.
-        scale: of classifier-free guidance; 1 or less for none.
-        rotation_deg: a rotation about the vertical axis, counter-clockwise seen from above, for the front to face +x.
-        seed: of what Shap-E draws.
+        steps: the number of denoising steps.
+        scale: the scale of classifier-free guidance; 1 or less for none.
+        rotation_deg: a rotation about the vertical axis in degrees, counter-clockwise seen from above, that turns the
+            front to +x.
+        seed: the seed of Shap-E's random draws.
 
     Raises:
         ValueError: an empty prompt; in `points`, a missing or broken folder, or no surface.

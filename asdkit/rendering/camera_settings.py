@@ -12,12 +12,12 @@ Elevation = Annotated[float, Between(-90, 90)]
 @checked
 @dataclass(frozen=True)
 class Overhead:
-    """Those of the random cameras that look down on the object.
+    """The part of the random cameras that looks down on the object.
 
     Args:
-        share: share of the views that they take.
-        min_elevation_deg: the lowest of them.
-        max_elevation_deg: the highest of them.
+        share: the share of the views that these cameras take; 0 for none.
+        min_elevation_deg: the lowest elevation of these cameras in degrees.
+        max_elevation_deg: the highest elevation of these cameras in degrees.
     """
 
     share: Share | Ramp = 0.1
@@ -28,12 +28,12 @@ class Overhead:
 @checked
 @dataclass(frozen=True)
 class Orbit:
-    """A film around the object.
+    """The path of cameras around the object along which `predict` renders a film.
 
     Args:
-        views: its frames.
-        elevation_deg: its height.
-        cameras: nerfstudio's camera_path.json, a film along which `predict` renders in the place of the orbit.
+        views: the number of frames.
+        elevation_deg: the elevation of the cameras in degrees.
+        cameras: the file camera_path.json of nerfstudio, along which `predict` renders in place of the orbit.
     """
 
     views: Annotated[int, Within(1, 1000)] = 60
@@ -44,11 +44,11 @@ class Orbit:
 @checked
 @dataclass(frozen=True)
 class Distance:
-    """How far cameras stand from the origin, in world units.
+    """How far the cameras stand from the origin, in world units.
 
     Args:
-        min: the nearest.
-        max: the farthest.
+        min: the smallest distance.
+        max: the largest distance.
     """
 
     min: Positive | Ramp = 3.2

@@ -11,13 +11,13 @@ class Rendering:
     """What stands behind the object, and how much memory the views of a step take.
 
     Args:
-        background: grey level of the plain background, which pictures and metrics have as well.
-        random_background: share of the iterations with a random plain background instead of `background`.
-        chunk: how many views are rendered, encoded and denoised at a time, a divisor of their number; gradients add
-            up, so that the step is the same in less memory. 0 for all at once. Images without cameras are always done
-            at once.
-        rerender: render a second time for the generator's gradient, instead of keeping what the first time computed
-            while the prior works: less memory for one more render.
+        background: the grey level of the plain background, which pictures and metrics have as well.
+        random_background: the share of the iterations that have a random plain background instead of `background`.
+        chunk: the number of views that are rendered, encoded and denoised at a time, a divisor of their total.
+            Gradients add up, so a smaller chunk takes less memory and gives the same step. 0 does all at once, as is
+            always done for images without cameras.
+        rerender: whether to render a second time for the generator's gradient, instead of keeping the first rendering's
+            intermediate results while the prior works. It saves memory for the price of one more render.
     """
 
     background: Share = 0.85
