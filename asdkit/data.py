@@ -36,13 +36,13 @@ Number = Annotated[int, Within(1, 1024)]
 
 
 class Prompts(Part, ABC):
-    """Prompts for the samples of a step, in the place of the run's: for generators that make something of each.
+    """Prompts for the samples of a step, which replace the run's: for generators that learn many prompts.
 
-    Those of step k depend on the run's seed, k and the rank alone.
+    The prompts of step k depend only on the run's seed, k and the rank.
 
     Args:
-        texts: all of them.
-        per_step: how many samples a step has, each with a random one.
+        texts: all prompts.
+        per_step: the number of samples in a step; each gets a random prompt.
 
     Raises:
         ValueError: no prompt, or an empty one.
@@ -59,11 +59,11 @@ class Prompts(Part, ABC):
 
 
 class PromptList(Prompts):
-    """Prompts that are named one by one.
+    """Prompts that the recipe names one by one.
 
     Args:
         texts: the prompts.
-        per_step: samples per step.
+        per_step: the number of samples in a step; each gets a random prompt.
     """
 
     def __init__(self, texts: list[str], per_step: Number = 8) -> None:
@@ -74,8 +74,8 @@ class PromptFile(Prompts):
     """The prompts of a text file, one on each line.
 
     Args:
-        path: the file; empty lines and those that begin with # are left out.
-        per_step: samples per step.
+        path: the file. Empty lines and lines that begin with # are left out.
+        per_step: the number of samples in a step; each gets a random prompt.
 
     Raises:
         UsageError: it has none, or is no text in UTF-8.
@@ -87,26 +87,26 @@ class PromptFile(Prompts):
 
 @checked
 class Cameras(pl.LightningDataModule):
-    """Random cameras around the object.
+    """Draws random cameras around the object for each step.
 
     The azimuths of a step are stratified: each view lies in its own sector of the circle, and all sectors turn by a
-    random angle. The views of step k depend on the run's seed, k and the rank alone, so that resuming is exact. Numbers
-    may move with the iterations (Ramp); pictures and metrics are taken with what they end at.
+    random angle. The views of step k depend only on the run's seed, k and the rank, so that resuming is exact. Numbers
+    may move with the iterations (Ramp); pictures and metrics are taken with their final values.
 
     Args:
-        views_per_step: cameras per iteration.
-        size: height and width of the images in pixels; one that moves goes in steps of 8.
-        min_elevation_deg: lowest camera.
-        max_elevation_deg: highest camera that is not overhead.
-        overhead: cameras that look down on the object.
-        azimuth_range_deg: width of the part of the circle that cameras stand on, around the front.
-        distance: how far they stand from the origin.
-        fov_deg: vertical field of view in degrees.
-        orbit: what `predict` renders, and pictures are taken from.
+        views_per_step: the number of cameras in each iteration; more give steadier gradients and slower steps.
+        size: the height and width of the images in pixels. A size that moves changes in steps of 8.
+        min_elevation_deg: the elevation of the lowest camera, in degrees.
+        max_elevation_deg: the elevation of the highest camera that is not overhead, in degrees.
+        overhead: the share and elevations of cameras that look down on the object.
+        azimuth_range_deg: the width in degrees of the part of the circle, around the front, on which cameras stand.
+        distance: how far cameras stand from the origin, in world units.
+        fov_deg: the vertical field of view in degrees.
+        orbit: the cameras of the film that `predict` renders, and of pictures.
         asset: a 3D object that methods of editing compare with, rendered from the step's cameras: a run folder, a
             checkpoint or a file of splats. Empty for none.
-        references: pictures of what is to be made, whose cameras are known: ReferenceView, or PosedFolder.
-        prompts: in the place of the run's, for an Amortized3D: `per_step` of them share the views of a step.
+        references: pictures of the wanted object with known cameras: ReferenceView or PosedFolder.
+        prompts: prompts that replace the run's, for an Amortized3D. `per_step` of them share the views of a step.
 
     Raises:
         ValueError: a minimum above its maximum, an asset or picture that is missing or broken, an asset that is no 3D
@@ -239,12 +239,12 @@ class Cameras(pl.LightningDataModule):
 
 @checked
 class Canvas(pl.LightningDataModule):
-    """No cameras: images, and a source image or a list of prompts where there is one.
+    """The data of generators that make images, which have no cameras. It may hold a source image or a list of prompts.
 
     Args:
-        image: picture file that methods of editing compare with; its middle square is taken. Empty for none.
-        size: height and width of the source image in pixels; that of the generator and of the prior.
-        prompts: one for each sample of a step, for a Network, in the place of the run's.
+        image: the picture file that methods of editing compare with. Its middle square is taken; empty for none.
+        size: the height and width of the source image in pixels, the same as the generator's and the prior's.
+        prompts: prompts that replace the run's, one for each sample of a step, for a Network.
 
     Raises:
         ValueError: a file that is missing, no picture, or smaller than 8 pixels.

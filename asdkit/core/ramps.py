@@ -8,13 +8,13 @@ from asdkit.core.parts import Part
 
 
 class Ramp(Part):
-    """A number that goes from `start` to `end` over `steps` iterations and stays there.
+    """A number that moves from `start` to `end` over `steps` iterations and then stays there.
 
     Args:
         start: the value until step `begin`.
         end: the value from step `begin + steps` on.
-        steps: iterations in between, at least 0; 0 is a jump.
-        begin: the step at which it starts to move, at least 0.
+        steps: the number of iterations in between, at least 0; 0 makes the value jump.
+        begin: the step at which the value starts to move, at least 0.
         shape: `linear`, `cosine` (smooth at both ends), or `exponential` (a constant factor per step; both ends > 0).
 
     Raises:

@@ -21,11 +21,11 @@ from asdkit.rendering.cameras import OPAQUE, Posed, Views, orbit, posed
 @checked
 @dataclass(frozen=True)
 class Reconstruction:
-    """What the generator's own pictures lose by, where they differ from the references, at these cameras.
+    """The weights of the loss that pulls the generator's pictures to the references, seen from the same cameras.
 
     Args:
-        image: weight of the mean squared difference of the colours.
-        mask: of that of the opacity, for pictures with a mask.
+        image: the weight of the mean squared difference of the colours.
+        mask: the weight of the mean squared difference of the opacity, for pictures with a mask.
     """
 
     image: Weight | Ramp = 1e4
@@ -77,10 +77,10 @@ class References:
 
 
 class PosedPictures(Part, ABC):
-    """Pictures of what is to be made, whose cameras are known.
+    """Pictures of the wanted object, whose cameras are known.
 
     Args:
-        reconstruction: their weights in the generator's loss.
+        reconstruction: the weights of the pictures in the generator's loss.
     """
 
     def __init__(self, reconstruction: Reconstruction = RECONSTRUCTION) -> None:
@@ -92,18 +92,19 @@ class PosedPictures(Part, ABC):
 
 
 class ReferenceView(PosedPictures):
-    """A picture of the object, whose middle square is taken: its camera looks at the origin.
+    """A picture of the object from one camera, which looks at the origin. The picture's middle square is taken.
 
-    What is transparent in it, or black in its mask, is not the object. Without either, it is taken for a picture before
-    the plain background (`rendering.background`), and nothing is learned of the silhouette.
+    Transparent parts of the picture, and black parts of its mask, do not belong to the object. Without either, the
+    picture is taken to stand before the plain background (`rendering.background`), and nothing is learned of the
+    silhouette.
 
     Args:
         file: the picture.
-        azimuth_deg: where its camera stands: 0 in front, 90 at the object's left side.
-        elevation_deg: its height above the ground.
+        azimuth_deg: the azimuth of its camera in degrees: 0 in front, 90 at the object's left side.
+        elevation_deg: the elevation of its camera in degrees above the ground.
         mask: a picture of the same size, white where the object is. Empty for the picture's own transparency.
-        distance: from the camera to the origin, in world units; 0 for the middle of the run's own cameras.
-        fov_deg: vertical field of view of the square in degrees; 0 for that of the run's own cameras.
+        distance: the distance of the camera from the origin in world units; 0 for the middle of the run's own cameras.
+        fov_deg: the vertical field of view of the square in degrees; 0 for the field of view of the run's own cameras.
         reconstruction: the picture's weights in the generator's loss.
     """
 
@@ -131,16 +132,16 @@ class ReferenceView(PosedPictures):
 
 
 class PosedFolder(PosedPictures):
-    """A folder of photographs with a transforms.json, as nerfstudio, instant-ngp and Blender's scenes have it.
+    """A folder of photographs with a transforms.json, in the format of nerfstudio, instant-ngp and Blender's scenes.
 
-    Of each the middle square is taken, without the lens's distortion; masks count as in ReferenceView.
+    The middle square of each photograph is taken, without the lens's distortion. Masks count as in ReferenceView.
 
     Args:
         path: the folder, or its JSON file.
-        front_deg: the azimuth in the file's own world from which the object's front is seen.
-        centre: the point that the cameras look at becomes the origin.
-        scale: world units for a unit of the file; 0 for as many as bring what the photographs show at the origin to
-            the size that the run's own cameras see.
+        front_deg: the azimuth in degrees, in the file's own world, from which the object's front is seen.
+        centre: whether the point that the cameras look at becomes the origin.
+        scale: the number of world units in a unit of the file. 0 chooses it such that what the photographs show at the
+            origin gets the size that the run's own cameras see.
         reconstruction: the photographs' weights in the generator's loss.
     """
 

@@ -34,27 +34,31 @@ class Pretrained(Prior):
     """A frozen text-to-image model: Stable Diffusion 1 to 3.5, XL, FLUX.1, PixArt, or the first stage of DeepFloyd IF.
 
     Args:
-        path: `toybox` for the small model that asdkit ships, a folder in diffusers' layout, a .safetensors file with
-            a whole model, an id of the hub (`owner/name`) or its alias such as `sd21-base`, with `@` and a branch, tag
-            or commit after it or not; `random:sd21` is random weights of that architecture, for measuring.
-        variant: weights whose files' names say so are preferred, such as `fp16`.
-        config: of a single file: the model whose settings and vocabularies it shares, named as in `path`.
+        path: the model. `toybox` is the small model that asdkit ships. It may also be a folder in diffusers' layout, a
+            .safetensors file with a whole model, or an id of the hub (`owner/name`) or its alias such as `sd21-base`,
+            with or without `@` and a branch, tag or commit after it. `random:sd21` gives random weights of that
+            architecture, for measuring.
+        variant: prefer files of weights whose names contain this word, such as `fp16`.
+        config: only for a single file: the model whose settings and vocabularies it shares, named as in `path`.
         finetune: a LoRA (or LoHa, LoKr, DoRA) that is added to the frozen weights: a .safetensors file, its folder, or
-            an id; or a textual inversion, whose word prompts can say then.
-        finetune_scale: how much of it.
-        use_camera: give the camera itself to a model that takes it (a folder `camera/`), beside the view words.
+            an id. It may also be a textual inversion, whose word prompts can then use.
+        finetune_scale: the strength of the fine-tune; 1 is the whole of it.
+        use_camera: whether a model that takes cameras (one with a folder `camera/`) gets the camera beside the view
+            words.
         image_size: images of another height and width, in pixels, are resized to this before they are encoded, so that
-            early iterations can render small ones (`data.size`); 0 for encoding all as they are.
-        dtype: what the frozen networks compute in; schedule, phi and generator stay in single precision or better.
-            `mixed` is float32 but for convolutions, which multiply in bfloat16 on a CPU; `auto` is `mixed` where this
-            CPU has matrix units for bfloat16, and float32 elsewhere. Checkpoints and `spec` say which of both it was.
-        distilled_guidance: the guidance scale that a guidance-distilled network (FLUX.1 dev, LCM) is told.
-        checkpointing: compute what lies within the networks' blocks again in the backward pass, instead of keeping it:
-            less memory for about one more forward pass of what learns, and of the autoencoder.
-        compile: compile the network with torch.compile, at the first iterations; not what pictures are made of.
-            `blocks` compiles alone the kind of transformer block that repeats, once for all (UNets, FLUX.1).
-        tiny_vae: a folder, or an id of the hub, with an `AutoencoderTiny` (such as TAESD) that takes the place of
-            the model's own autoencoder, of which it is an approximation; empty for none.
+            early iterations can render small ones (`data.size`). 0 encodes all as they are.
+        dtype: the precision in which the frozen networks compute; schedule, phi and generator stay in single precision
+            or better. `mixed` is float32, except for convolutions, which multiply in bfloat16 on a CPU. `auto` is
+            `mixed` where this CPU has matrix units for bfloat16, and float32 elsewhere. Checkpoints and `spec` record
+            which of the two it was.
+        distilled_guidance: the guidance scale that is given to a guidance-distilled network (FLUX.1 dev, LCM).
+        checkpointing: whether to compute intermediate results of the networks' blocks again in the backward pass,
+            instead of keeping them. It saves memory for about one more forward pass of what learns, and of the
+            autoencoder.
+        compile: whether to compile the network with torch.compile, at the first iterations; pictures are made without
+            it. `blocks` compiles only the repeated kind of transformer block, once for all (UNets, FLUX.1).
+        tiny_vae: a folder, or an id of the hub, with an `AutoencoderTiny` (such as TAESD). It approximates the model's
+            own autoencoder and replaces it, for speed; empty for none.
 
     Raises:
         ValueError: a negative size or guidance, or an empty path.

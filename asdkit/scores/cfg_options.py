@@ -15,14 +15,15 @@ from asdkit.scores.prior import Noised
 
 
 class APG(Part):
-    """Adaptive projected guidance (Sadat et al., arXiv 2410.02416).
+    """Adaptive projected guidance, against over-saturation (Sadat et al., arXiv 2410.02416).
 
-    With D the x0 that a prediction stands for and Delta = D_y - D_null, shortened to at most `norm`, it is
-    D_y + (lambda - 1) (Delta_perp + eta Delta_par), where Delta_par is what of a sample's Delta is parallel to its D_y.
-    The paper's momentum is left out: it sums over the levels of one sampling, and draws are independent.
+    Let D be the x0 that a prediction stands for, and Delta = D_y - D_null, shortened to at most `norm`. The guided x0
+    is D_y + (lambda - 1) (Delta_perp + eta Delta_par), where Delta_par is the part of a sample's Delta that is parallel
+    to its D_y. The paper's momentum is left out: it sums over the levels of one sampling, and draws are independent.
 
     Args:
-        eta: share of the parallel part, to which the paper traces over-saturation; 0 there, and 1 leaves it whole.
+        eta: the share of the parallel part that is kept. The paper traces over-saturation to this part and has 0; 1
+            keeps it whole.
         norm: the largest length of a sample's Delta, in x0's units; 15 is diffusers' default.
     """
 
@@ -44,15 +45,17 @@ class APG(Part):
 @checked
 @dataclass(frozen=True)
 class CFGOptions:
-    """How e_null and e_y become e_lambda. Where lambda is 0 or 1, that is e_null or e_y whatever these say.
+    """How e_null and e_y are combined to e_lambda. At lambda = 0 or 1 the result is e_null or e_y, whatever these
+    options say.
 
     Args:
-        perp_neg: Perp-Neg for the prompt, against several faces; see `PerpNeg`.
+        perp_neg: Perp-Neg for the prompt, against objects with several faces; see `PerpNeg`.
         apg: adaptive projected guidance, against over-saturation at a large lambda; see `APG`.
         rescale: CFG rescale (phi of Lin et al., arXiv 2305.08891, Section 3.4), in eps-space: the share of e_lambda
-            that is brought to the standard deviation of e_y, sample by sample; 0.7 in the paper.
-        interval: guidance in a limited interval (Kynkäänniemi et al., arXiv 2404.07724): the noise levels sigma / alpha
-            above the first and up to the second number, where lambda counts; elsewhere it is 1. All of them when None.
+            that is brought to the standard deviation of e_y, sample by sample. It is 0.7 in the paper.
+        interval: guidance in a limited interval (Kynkäänniemi et al., arXiv 2404.07724): lambda counts only at noise
+            levels sigma / alpha above the first and up to the second number; elsewhere it is 1. None is all noise
+            levels.
 
     Raises:
         ValueError: an interval of other than two numbers, the first below the second.

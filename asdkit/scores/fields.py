@@ -25,7 +25,7 @@ Factor = Annotated[float, Within(-1e6, 1e6)] | Ramp  # what a field is multiplie
 
 
 class Field(Part, nn.Module, ABC):
-    """A map from a noisy draw to a tensor of the shape of its eps."""
+    """A score field: it maps a noisy draw to a tensor of the shape of the draw's eps."""
 
     if TYPE_CHECKING:  # torch's own says Any
 
@@ -117,11 +117,11 @@ class Field(Part, nn.Module, ABC):
 
 
 class Sum(Field):
-    """The sum of two fields, whose conditions are predicted in one network call: first + second in Python.
+    """The sum of two fields, written first + second in Python. Both predict their conditions in one network call.
 
     Args:
         first: a field, or a method.
-        second: another.
+        second: another field or method.
     """
 
     def __init__(self, first: Field, second: Field) -> None:
@@ -137,11 +137,11 @@ class Sum(Field):
 
 
 class Scaled(Field):
-    """A field times a number, which may move with the iterations: scale * field in Python.
+    """A field times a number, written scale * field in Python.
 
     Args:
         field: a field, or a method.
-        scale: the number.
+        scale: the number, which may move with the iterations.
     """
 
     def __init__(self, field: Field, scale: Factor) -> None:
@@ -160,7 +160,7 @@ class Scaled(Field):
 
 
 class Noise(Field):
-    """The noise that was drawn: SDS's fake score."""
+    """The noise eps that was drawn; SDS takes it for the fake score."""
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         return x.eps
@@ -171,9 +171,9 @@ class Prompt(Field):
 
     Args:
         text: the prompt; the run's own when None.
-        view_dependent: add the view's words (and camera, where the prior takes one).
+        view_dependent: whether to add the view's words (and the camera, where the prior takes one).
         of_source: when `text` is None, take the words for the source image instead of the run's prompt.
-        words: which words those are; see `Condition`.
+        words: how the view's words are chosen; see `Condition`.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ def bound_text(text: str | None, prompt: str, source: str | None, of_source: boo
 
 @preset
 def Null() -> Field:
-    """The prior's unconditional prediction, e_null."""
+    """The prior's prediction without a prompt, e_null."""
     return Prompt("", view_dependent=False)
 
 
@@ -250,17 +250,17 @@ class PerpNegPrompt(Field):
 class CFG(Field):
     """Classifier-free guidance: e_null + lambda (e_y - e_null).
 
-    This is asdkit's one convention (the paper's and diffusers'): scale 1 is the plain conditional prediction, 0 the
-    unconditional one, and neither asks the network for the other. threestudio's SDS means 1 + s where it writes s.
+    asdkit has this one convention, like the paper and diffusers: scale 1 is the plain conditional prediction, 0 is the
+    unconditional one, and neither asks the network for the other. Where threestudio's SDS writes s, it means 1 + s.
 
     Args:
         text: the prompt y; the run's own when None.
-        scale: lambda, which may move with the iterations.
-        negative: a negative prompt in the place of the null condition; it gets no words for the view.
-        null: a field in the place of the null condition, e.g. one that learns; not together with `negative`.
+        scale: lambda, which may move with the iterations. A larger one follows the prompt more closely.
+        negative: a negative prompt that replaces the null condition; it gets no words for the view.
+        null: a field that replaces the null condition, e.g. one that learns; not together with `negative`.
         of_source: when `text` is None, take the words for the source image instead of the run's prompt.
         allow_negative: accept a lambda below 0, which leads away from the prompt.
-        options: how it is computed; of the run's words the run's own (`--model.cfg`), where that says anything.
+        options: how the guidance is computed. For the run's own words, `--model.cfg` counts where it says anything.
 
     Raises:
         ValueError: both `negative` and `null`, or a negative lambda without `allow_negative`.
@@ -307,7 +307,7 @@ class CFG(Field):
 
 
 class Identity(Field):
-    """x0 - x0 of the source image: a pull back to it (what PDS adds to DDS)."""
+    """x0 - x0 of the source image, which pulls x0 back to the source. PDS adds it to DDS."""
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         return x.x0 - x.on_source().x0

@@ -10,7 +10,7 @@ from asdkit.scores.prior import Need, Noised
 
 
 class Stages(Field):
-    """One field until an iteration, another from it on.
+    """Takes one field before an iteration, and another from it on.
 
     Args:
         first: the field before `at`.
@@ -37,11 +37,11 @@ class Stages(Field):
 
 
 class Above(Field):
-    """A field where t is at least `t_from`, zero below; evaluated only if some sample is above.
+    """Takes a field where t is at least `t_from`, and zero below. It is evaluated only if some sample needs it.
 
     Args:
-        field: what is evaluated.
-        t_from: as a share of the schedule.
+        field: the field that is evaluated.
+        t_from: the smallest t at which it counts, as a share of the schedule.
     """
 
     def __init__(self, field: Field, t_from: Share) -> None:

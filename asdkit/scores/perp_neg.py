@@ -12,18 +12,19 @@ Decay = Sequence[float]
 
 
 class PerpNeg(Part):
-    """Negative prompts of the other directions, against several faces (Perp-Neg, arXiv 2304.04968).
+    """Takes the prompts of other directions as negative prompts, against objects with several faces (Perp-Neg, arXiv
+    2304.04968).
 
-    In the place of e_y stands e_null + d + sum_i w_i (d_i - (d_i.d)/(d.d) d), where d is e - e_null of the prompt whose
-    embedding is blended between those of the two neighbouring directions, and d_1, d_2 are those of the prompts for
-    the front and for the camera's side. Their weights are -(a exp(-b r) + c); the defaults are threestudio's. A camera
-    from overhead has the prompt for overhead and no negatives.
+    In place of e_y it puts e_null + d + sum_i w_i (d_i - (d_i.d)/(d.d) d). Here d is e - e_null of the prompt whose
+    embedding is blended between the two neighbouring directions, and d_1, d_2 are the same differences for the prompts
+    of the front and of the camera's side. Their weights are -(a exp(-b r) + c), with threestudio's numbers by default.
+    A camera from overhead has the prompt for overhead and no negatives.
 
     Args:
         f_fs: a, b, c of the front's weight between front and side, where r is 1 at the front and 0 at the side.
-        f_sf: of the side's weight between front and side, where r is 1 at the side and 0 at the front.
-        f_sb: of the side's weight between side and back, where r is 1 at the side and 0 at the back.
-        f_fsb: of the front's weight between side and back, with the same r.
+        f_sf: a, b, c of the side's weight between front and side, where r is 1 at the side and 0 at the front.
+        f_sb: a, b, c of the side's weight between side and back, where r is 1 at the side and 0 at the back.
+        f_fsb: a, b, c of the front's weight between side and back, with the same r.
 
     Raises:
         ValueError: other than three numbers.

@@ -29,7 +29,7 @@ Key = TypeVar("Key")
 
 
 class Adapter(Part, nn.Module, ABC):
-    """A change of a prior's network, on for e_phi and off for e_y: where the discriminator's parameters phi live."""
+    """Changes a prior's network for e_phi, not for e_y; it holds the discriminator's parameters phi."""
 
     @abstractmethod
     def setup(self, prior: "Prior") -> None:

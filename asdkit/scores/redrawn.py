@@ -48,20 +48,24 @@ class Known(Redrawn):
 
 
 class OnSource(Known):
-    """A field at the same t and eps on the source image: a vector field that is subtracted, not differentiated."""
+    """Evaluates a field at the same t and eps on the source image. Its value is subtracted; no gradient goes through
+    it.
+    """
 
     def redraw(self, x: Noised) -> Noised:
         return x.on_source()
 
 
 class Later(Known):
-    """A field at t+ = t + u * ratio * (t - t_min), u ~ U[0,1], with the same x0 and eps (asynchronous score
-    distillation, ScaleDreamer).
+    """Evaluates a field at a slightly later t+ with the same x0 and eps, for asynchronous score distillation
+    (ScaleDreamer).
+
+    t+ = t + u * ratio * (t - t_min), where u ~ U[0,1].
 
     Args:
         field: the field that is evaluated at that draw.
         ratio: the largest shift as a share of t - t_min.
-        t_min: the smallest t that is drawn, as a share of the schedule.
+        t_min: the smallest t that the run draws, as a share of the schedule.
     """
 
     def __init__(self, field: Field, ratio: Positive = 0.1, t_min: Share = 0.02) -> None:
@@ -78,14 +82,15 @@ class Later(Known):
 
 
 class Inverted(Redrawn):
-    """A field at x_t reached from x0 by DDIM inversion, whose implied noise (x_t - alpha x0) / sigma stands for eps.
+    """Evaluates a field at an x_t that DDIM inversion reaches from x0. The implied noise (x_t - alpha x0) / sigma
+    replaces eps.
 
     Args:
         field: the field that is evaluated at that draw.
-        scale: the CFG scale of the prediction that is followed.
-        steps: network calls on the way from t = 0 to t.
-        last: length of the last step as a share of the schedule (ISM's delta); 0 for even steps. `Earlier` looks at
-            the draw before that step.
+        scale: the CFG scale of the prediction that the inversion follows.
+        steps: the number of network calls on the way from t = 0 to t.
+        last: the length of the last step as a share of the schedule (ISM's delta); 0 for even steps. `Earlier`
+            evaluates a field at the draw before that step.
     """
 
     def __init__(self, field: Field, scale: Factor = 1.0, steps: Count = 10, last: Interval = 0.0) -> None:
@@ -120,13 +125,13 @@ class Inverted(Redrawn):
 
 
 class OtherPrior(Redrawn):
-    """A field of another prior of the same x0, e.g. a fine-tune or a multi-view model, for sums of two guidances.
+    """Asks another prior with the same x0, e.g. a fine-tune or a multi-view model, so that two guidances can be summed.
 
-    It is asked at the same x0 and eps, and at its own t of the same noise level, so that the two may differ in schedule
-    and in what their networks predict. A prior that is named twice is loaded once; checkpoints hold its name alone.
+    The other prior gets the same x0 and eps, and its own t of the same noise level. So the two may differ in schedule
+    and in what their networks predict. A prior that is named twice is loaded once; checkpoints hold only its name.
 
     Args:
-        field: an expression that the other prior answers, e.g. `SDS()`; what it learns is attached to that.
+        field: an expression that the other prior answers, e.g. `SDS()`. Adapters in it are attached to that prior.
         prior: the other prior.
 
     Raises:
@@ -192,7 +197,7 @@ def _require_same_x0(prior: Prior, other: Prior) -> None:
 
 
 class Earlier(Redrawn):
-    """A field at the draw before the last step of the inversion that led to this one; only inside `Inverted`."""
+    """Evaluates a field at the draw before the inversion's last step; it only works inside `Inverted`."""
 
     def redraw(self, x: Noised) -> Noised:
         return x.derived(Earlier, _no_inversion)

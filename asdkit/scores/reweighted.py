@@ -15,7 +15,7 @@ from asdkit.scores.prior import Need, Noised
 
 
 class Scorer(Part, ABC):
-    """What judges pictures."""
+    """Gives pictures scores, e.g. by how well they fit the prompt."""
 
     @abstractmethod
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompt: str) -> Float[Tensor, " B"]:
@@ -23,14 +23,16 @@ class Scorer(Part, ABC):
 
 
 class Reweighted(Field):
-    """RewardSDS: several noises for each x0, their residuals weighted by how a scorer likes what each denoises to.
+    """RewardSDS: draws several noises for each x0; a residual weighs more if a scorer likes the picture its noise
+    denoises to.
 
     Args:
-        field: the residual.
-        scorer: what judges the denoised pictures.
-        draws: noises for each x0, the given one among them.
-        temperature: of the softmax; small follows the best draw alone, large is the plain mean.
-        scale: the CFG scale of the denoised pictures.
+        field: the residual that is weighted.
+        scorer: the part that scores the denoised pictures.
+        draws: the number of noises for each x0, including the given one.
+        temperature: the temperature of the softmax. A small one follows the best draw alone; a large one is the plain
+            mean.
+        scale: the CFG scale at which the pictures are denoised.
     """
 
     def __init__(

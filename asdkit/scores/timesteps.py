@@ -10,12 +10,13 @@ from asdkit.core.ramps import Ramp, bounds, value_at
 
 
 class Timesteps(Part):
-    """t ~ U[t_min, t_max], as shares of the schedule; both ends may move with the iterations.
+    """Draws t ~ U[t_min, t_max], as shares of the schedule. Both ends may move with the iterations.
 
     Args:
-        t_min: lower end.
-        t_max: upper end, at least t_min; equal ends give one t for all samples.
-        stratified: one t in each of B equal parts of the range, in random order, instead of B independent ones.
+        t_min: the lower end, from 0 to 1.
+        t_max: the upper end, at least t_min; equal ends give one t for all samples. Lower it late in a run to refine.
+        stratified: whether to take one t in each of B equal parts of the range, in random order, instead of B
+            independent ones.
 
     Raises:
         ValueError: t_min > t_max, at the start or at the end of their ramps.
