@@ -52,11 +52,11 @@ class _Exact(nn.Module):
 
 
 class LabPrior(Prior):
-    """What the lab's priors share: x0 are the images themselves, and nothing is loaded.
+    """The base of the lab's priors: x0 are the images themselves, and nothing is loaded.
 
     Args:
-        eps: the exact noise prediction, of (x_t, alpha, sigma, *facts).
-        steps: levels of Stable Diffusion's schedule of 1000, evenly thinned out; a divisor of 1000.
+        eps: the exact noise prediction, a function of (x_t, alpha, sigma, *facts).
+        steps: the number of noise levels, evenly picked from Stable Diffusion's schedule of 1000; a divisor of 1000.
     """
 
     def __init__(self, eps: Callable[..., Tensor], steps: Count) -> None:
@@ -111,14 +111,15 @@ class LabPrior(Prior):
 
 
 class GaussianPrior(LabPrior):
-    """Every value of x0 is N(mean of the prompt, spread^2), independently.
+    """A prior whose score is exact: every value of x0 is independent, with distribution N(mean of the prompt,
+    spread^2).
 
     Args:
         means: the mean of each prompt: one number, or one for each channel.
         null_mean: the mean of the null condition.
-        spread: standard deviation of the prompts.
-        null_spread: standard deviation of the null condition; `spread` when 0.
-        steps: levels of the noise schedule, a divisor of 1000.
+        spread: the standard deviation for the prompts.
+        null_spread: the standard deviation for the null condition; `spread` when 0.
+        steps: the number of levels of the noise schedule, a divisor of 1000.
     """
 
     def __init__(
@@ -150,11 +151,11 @@ class GaussianPrior(LabPrior):
 
 
 class FiniteSetPrior(LabPrior):
-    """The exact denoiser of finite sets of images, one set for each prompt, given to `add`.
+    """A prior that is the exact denoiser of finite sets of images. `add` gives it a set for each prompt.
 
     Args:
-        nearest: a view-dependent prompt means its samples from the `nearest` cameras alone; 0 for all samples.
-        steps: levels of the noise schedule, a divisor of 1000.
+        nearest: a view-dependent prompt means only its samples from the `nearest` cameras; 0 for all its samples.
+        steps: the number of levels of the noise schedule, a divisor of 1000.
     """
 
     def __init__(self, nearest: Whole = 1, steps: Count = 1000) -> None:
@@ -195,11 +196,11 @@ def _direction(views: Views) -> Float[Tensor, "B 3"]:
 
 
 class GaussianScore(Field):
-    """The exact fake score of a generator whose values are N(mean, spread^2); `follow` tells it when they change.
+    """The exact fake score of a generator whose values are N(mean, spread^2). `follow` tells it when they change.
 
     Args:
-        mean: of the generator's values.
-        spread: their standard deviation; 0 for a generator that shows one image.
+        mean: the mean of the generator's values.
+        spread: the standard deviation of these values; 0 for a generator that shows one image.
     """
 
     def __init__(self, mean: float = 0.0, spread: NonNegative = 0.0) -> None:
@@ -215,18 +216,19 @@ class GaussianScore(Field):
 
 
 class ParticleScore(Field):
-    """The exact fake score of a generator that shows the samples of the batch alone."""
+    """The exact fake score of a generator that shows nothing but the samples of the batch."""
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         return finite_set_eps(x.x_t, x.alpha, x.sigma, x.x0)
 
 
 class Affine(Adapter):
-    """phi for a lab prior: e_phi = e_y + slope_t x_t + offset_t, free at every t; holds every Gaussian's exact score.
+    """An adapter for lab priors: e_phi = e_y + slope_t x_t + offset_t, free at every t. It can be any Gaussian's exact
+    score.
 
     Args:
-        steps: of the prior's schedule.
-        channels: how many slopes and offsets each t has; 1 for the same of all.
+        steps: the number of levels of the prior's schedule.
+        channels: the number of slopes and offsets at each t; 1 gives all channels the same.
     """
 
     def __init__(self, steps: Count = 1000, channels: Count = 1) -> None:

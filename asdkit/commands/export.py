@@ -16,7 +16,7 @@ def add_arguments(parser: Arguments) -> None:
     parser.description = "Write an object as files that other tools open."
     parser.add_argument("what", metavar="RUN|FILE", type=Path, help="a run folder, a checkpoint or a file of splats")
     parser.add_argument("--format", required=True, metavar="LIST", help=f"with commas between: {', '.join(FORMATS)}")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the files (default: export, there)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the files (default: export, in the run)")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     for choice in fields(Choices):
         how: dict[str, Any] = {"type": type(choice.default), "default": choice.default, "metavar": choice.name.upper()}

@@ -129,7 +129,7 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name, group in _GROUPS.items():
             parser.add_lightning_class_args(group, name)
-        parser.add_argument("--ckpt_path", type=str | None, help="checkpoint to go on from, or to look at")
+        parser.add_argument("--ckpt_path", type=str | None, help="the checkpoint to go on from, or to look at")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)

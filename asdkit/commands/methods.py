@@ -8,17 +8,17 @@ from asdkit.commands.help import of_class
 from asdkit.core.errors import UsageError
 from asdkit.core.text import suggestion
 
-DESCRIPTION = "List the methods, or say all about one: formula, paper, options, and what it costs."
+DESCRIPTION = "List the methods, or explain one: its formula, its paper, its options and its cost."
 _NOTES = """\
-Samples: what goes through the prior's network in a step, for each view. e_y is what it predicts for the prompt, e_null
-without one, e_lambda = e_null + lambda (e_y - e_null), e_phi the discriminator's prediction, eps the noise that was
-drawn. asdkit methods NAME tells more; asdkit fit --method NAME takes one."""
+Samples go through the prior's network in a step, so many for each view. The prior predicts e_y for the prompt and
+e_null without one; e_lambda = e_null + lambda (e_y - e_null). The discriminator predicts e_phi, and eps is the noise
+that was drawn. asdkit methods NAME tells more about a method; asdkit fit --method NAME uses it."""
 
 
 def add_arguments(parser: Arguments) -> None:
     """Add the options of the command."""
     parser.description = DESCRIPTION
-    parser.add_argument("name", nargs="?", metavar="NAME", help="one of them, e.g. ASD")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a method to explain, e.g. ASD")
 
 
 def run(options: Namespace) -> int:

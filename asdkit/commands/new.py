@@ -29,8 +29,8 @@ def test_{module}() -> None:
 def add_arguments(parser: Arguments) -> None:
     """Add the options of the command."""
     parser.description = "Write a part of your own that runs as it is, and a test of it, into this folder."
-    parser.add_argument("kind", choices=_KINDS, help="what it is")
-    parser.add_argument("name", metavar="NAME", help="of the class, such as SoftBalls, whose file is soft_balls.py")
+    parser.add_argument("kind", choices=_KINDS, help="the kind of part")
+    parser.add_argument("name", metavar="NAME", help="the class's name, such as SoftBalls; its file is soft_balls.py")
 
 
 def run(options: Namespace) -> int:

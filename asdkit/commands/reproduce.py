@@ -18,10 +18,10 @@ from asdkit.run.reproduction import results, runs
 from asdkit.run.reproduction.figures import FULL, QUICK, Figure, declared
 from asdkit.run.tables import markdown
 
-DESCRIPTION = """The figures and tables of the paper, and a few beyond it, made anew: each with the claim in a sentence,
-our pictures and plots (by the extra plots), and a verdict by a rule that was committed before the runs. Leaves
-index.html, which opens by a double click, results.json and table1.md. Figures share their runs, and called again it
-goes on where it was stopped. All further options are those of asdkit fit, for every run."""
+DESCRIPTION = """Make the figures and tables of the paper, and a few more, anew. Each comes with the paper's claim in a
+sentence, our pictures and plots (by the extra plots), and a verdict by a rule that was committed before the runs. It
+writes index.html, which opens by a double click, results.json and table1.md. Figures share their runs, and when you
+call it again, it goes on where it was stopped. It takes all further options of asdkit fit, for every run."""
 _OF_EACH_RUN = ("--model.prompt", "--prompt", "--model.seed", "--seed", "--run.name", "--run.root", "--config", "-c")
 _STOPPED = (130, 143)
 
@@ -37,7 +37,7 @@ def add_arguments(parser: Arguments) -> None:
     sizes.add_argument("--quick", action="store_true", help="one seed, one prompt, few iterations; judges nothing")
     sizes.add_argument("--full", action="store_true", help="three seeds and all prompts")
     sizes.add_argument("--plan", action="store_true", help="print the number of runs and the core-hours of both")
-    parser.add_argument("--prior", metavar="PRIOR", help="another one than the toybox's, of which there are no edits")
+    parser.add_argument("--prior", metavar="PRIOR", help="another prior than the toybox's; edits are left out")
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="runs at a time (default: one on each GPU, or on each core)"
     )

@@ -14,9 +14,9 @@ from asdkit.run.grid import Grid, product
 from asdkit.run.machine import rank_of
 from asdkit.run.pool import make_runs
 
-DESCRIPTION = """A run for each line of a file, in a process of its own. Started again with the same options, it goes
-on: finished runs are left alone, others continue from their last checkpoint. All further options are those of
-asdkit fit. Started by torchrun or srun, each rank takes its share."""
+DESCRIPTION = """Do a run for each line of a file, each in a process of its own. Start it again with the same options,
+and it goes on: it leaves finished runs alone, and continues others from their last checkpoint. It takes all further
+options of asdkit fit. When torchrun or srun starts it, each rank takes its share of the runs."""
 _SEEDS = Within(1, 10_000)
 _COMMA = r",(?![^\[\]{}]*[\]}])"  # between values, not within a list
 _OF_EACH_RUN = ("--prompt", "--model.prompt", "--model.target", "--run.name", "--ckpt_path")

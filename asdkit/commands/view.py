@@ -11,7 +11,7 @@ def add_arguments(parser: Arguments) -> None:
     """Add the options of the command."""
     parser.description = "Look at an object in a browser, on this machine alone."
     parser.add_argument("what", metavar="RUN|FILE", type=Path, help="a run folder, a checkpoint or a file of splats")
-    parser.add_argument("--port", type=int, default=PORT, help="the next free one when it is taken (default: 8080)")
+    parser.add_argument("--port", type=int, default=PORT, help="the port, or the next free one (default: 8080)")
     parser.add_trust()
 
 

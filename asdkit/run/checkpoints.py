@@ -27,13 +27,15 @@ _HANDED_OVER = ".temp.ckpt"  # Lightning's own, from a forked process to the one
 
 @checked
 class Checkpoints(Checkpoint):
-    """`checkpoints/step-000200.ckpt` every so many iterations, and `last.ckpt`, the same once more.
+    """Writes `checkpoints/step-000200.ckpt` every so many iterations, and a copy of the newest as `last.ckpt`.
 
-    Beside each go `weights/generator.safetensors` and `weights/discriminator.safetensors`, what has been learned alone.
+    Beside each it writes `weights/generator.safetensors` and `weights/discriminator.safetensors`, which hold only what
+    has been learned.
 
     Args:
-        every: iterations between two checkpoints; there is always one at the end.
-        keep_all: keep them all instead of the newest alone; those that were kept so stay when a run goes on without it.
+        every: the number of iterations between two checkpoints. There is always one at the end.
+        keep_all: whether to keep all checkpoints instead of only the newest. Those that were kept stay when a run goes
+            on without this option.
     """
 
     def __init__(self, every: Count = 200, keep_all: bool = False) -> None:

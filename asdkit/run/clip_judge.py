@@ -23,25 +23,27 @@ _DIRECTIONS = ("front view", "side view", "back view")  # DreamFusion's words
 
 
 class CLIPJudge(Judge):
-    """Figures without a known truth: of one CLIP or several, whose names they end in, and of the pictures themselves.
+    """Measures any prior's results, which have no known truth: by one CLIP or several, and by the pictures themselves.
 
-    f and g are a CLIP's unit vectors of an 8-bit picture x and of a prompt. The x are the novel views, or all images;
-    x_1 to x_12 look at a 3D object from all around, every 30 degrees from the front on, at the orbit's height.
+    The names of a CLIP's figures end in its name. f(x) and g are a CLIP's unit vectors of an 8-bit picture x and of
+    a prompt. The x are the novel views, or all images. x_1 to x_12 look at a 3D object from all around, every 30
+    degrees from the front on, at the orbit's height.
 
     * `clip_score`: the mean of f(x).g(prompt), as in the paper's Table 1 (CLIPScore, arXiv 2104.08718, without its
       factor of 2.5 and its floor of 0). The prompt has no words for the view.
     * `r_precision`: the share of x for which no other of `prompts` has a larger f(x).g (R-precision at R = 1, Park et
-      al. 2021; in DreamFusion's Table 1). Not without such prompts.
+      al. 2021; in DreamFusion's Table 1). It needs such prompts.
     * `view_consistency`: the mean of f(x_k).f(x_k+1) around the circle (frame consistency, arXiv 2302.03011).
-    * `janus`: of the x_k within 45 degrees of the back, the share for which "PROMPT, front view" has a larger f(x).g
-      than the same with side view and with back view; a proxy of our own for a second face, to be read as a difference
-      between methods, for CLIPs have a liking for fronts.
+    * `janus`: the share of the x_k within 45 degrees of the back for which "PROMPT, front view" has a larger f(x).g
+      than the same prompt with side view and with back view. This is our own proxy for a second face. CLIPs favour
+      fronts, so only compare it between methods.
     * `saturation`: the mean of HSV's saturation.
     * `sharpness`: the mean of |x - the mean of a pixel's four neighbours|, inside the border.
 
     Args:
-        models: folders or ids of CLIPModels, e.g. openai/clip-vit-large-patch14; none for the last two figures alone.
-        prompts: a file with a prompt on each line, among which the run's own is to be ranked first; empty for none.
+        models: folders or ids of CLIPModels, e.g. openai/clip-vit-large-patch14. Without any, only the last two figures
+            are measured.
+        prompts: a file with a prompt on each line, among which the run's own should rank first; empty for none.
 
     Raises:
         ValueError: two models of the same name, or a file without prompts.

@@ -26,12 +26,14 @@ def figures(trainer: Any) -> dict[str, float]:
 
 
 class Judge(pl.Callback, ABC):
-    """Measures at every validation, at the end of fit, and in test; recipes name one among the trainer's callbacks.
+    """Measures figures of merit at every validation, at the end of fit, and in test. Recipes name one as a trainer's
+    callback.
 
     Attributes:
         results: the figures of merit that were measured last.
-        errors: standard errors of those that are means over pictures.
-        unmeasured: why a figure can't be had of this prompt, by its name; the report says so in the place of a number.
+        errors: the standard errors of figures that are means over pictures.
+        unmeasured: by the name of a figure, why it can't be had for this prompt; the report says so in place of a
+            number.
     """
 
     judges: type[Cameras] | type[Canvas] | tuple[type[Cameras], type[Canvas]] = Cameras

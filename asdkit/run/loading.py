@@ -11,10 +11,10 @@ from asdkit.generators import from_checkpoint as checkpoints
 
 
 def load(path: Path, prompt: str = "") -> Distillation:
-    """A run with its generator's weights, on the CPU, from a checkpoint or the last one of a run folder.
+    """Loads a run with its generator's weights on the CPU, from a checkpoint or from the last one of a run folder.
 
-    The prior and what the discriminator has learned stay away. A checkpoint may name the classes of its parts, as a
-    recipe does, and nothing in it is executed. A prompt takes the place of the run's.
+    The prior and what the discriminator has learned are not loaded. A checkpoint may name the classes of its parts, as
+    a recipe does, and nothing in it is executed. A prompt, where given, replaces the run's.
 
     Raises:
         ValueError: there is none, or it is broken or of something else.

@@ -19,7 +19,7 @@ class Loggers(pl.Callback):
 
     Args:
         names: tensorboard (the folder `tensorboard`), wandb (the folder `wandb`, and the project asdkit) or csv (the
-            folder `csv`); several may be named.
+            folder `csv`). Several may be named.
 
     Raises:
         MissingExtra: a logger's package is not installed.

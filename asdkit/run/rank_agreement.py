@@ -15,10 +15,11 @@ class RanksDiffer(RuntimeError):
 
 @checked
 class RankAgreement(pl.Callback):
-    """Compares checksums of all that a checkpoint's `state_dict` holds between the ranks, and stops at a difference.
+    """Stops the run when its ranks disagree: it compares checksums of all that a checkpoint's `state_dict` holds.
 
     Args:
-        check_every: iterations between two comparisons; there is one before the first, too. 0 for none.
+        check_every: the number of iterations between two comparisons. There is also one before the first iteration; 0
+            for none.
     """
 
     def __init__(self, check_every: Whole = 100) -> None:

@@ -32,13 +32,13 @@ _log = logging.getLogger(__name__)
 
 @checked
 class Report(pl.Callback):
-    """In fit an orbit, `contact.png`, `splats.ply`, `viewer.html` and the page `report.html`; in predict the pictures.
+    """Writes an orbit, `contact.png`, `splats.ply`, `viewer.html` and `report.html` in fit, and pictures in predict.
 
-    A run that Ctrl-C or SIGTERM has stopped leaves them too.
+    A run that Ctrl-C or SIGTERM has stopped leaves them, too.
 
     Args:
-        size: height and width in pixels of the orbit's frames and of the contact sheet's pictures.
-        fps: frames per second of the orbit.
+        size: the height and width in pixels of the orbit's frames and of the contact sheet's pictures.
+        fps: the frames per second of the orbit.
     """
 
     def __init__(self, size: Annotated[int, Within(16, 4096)] = 256, fps: Annotated[int, Within(1, 120)] = 20) -> None:

@@ -24,11 +24,11 @@ _NOTEBOOK_SIZE, _NOTEBOOK_FRAMES = 256, 24
 
 
 class Result:
-    """An object, or pictures, that a run has made; a notebook shows it by itself.
+    """An object or pictures that a run has made. A notebook shows it by itself.
 
     Args:
         run: a run folder or a checkpoint, or a file of Gaussians.
-        prompt: of a generator for many prompts, what to show in the place of the run's own.
+        prompt: what to show in place of the run's own prompt, for a generator that knows many.
 
     Raises:
         ValueError: there is none, or it is broken, or of one prompt alone.

@@ -65,14 +65,15 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
 
 
 class RunFolder(pl.Callback):
-    """Holds a run's folder, for this process alone, and writes `config.yaml` and `run.json`, which says how it stands.
+    """Holds a run's folder for one process, and writes `config.yaml` and `run.json`, which records the state of the
+    run.
 
-    A folder that holds a run already changes only when the checkpoint that the run goes on from fits.
+    A folder that already holds a run changes only when the checkpoint from which the run goes on fits.
 
     Args:
-        root: folder of all runs.
-        recipe: name of the recipe, the folder of its runs; that of the first --config when empty.
-        name: name of this run's folder; `<prompt>@<time>` when empty.
+        root: the folder of all runs.
+        recipe: the name of the recipe, and of the folder of its runs; the name of the first --config when empty.
+        name: the name of this run's folder; `<prompt>@<time>` when empty.
 
     Attributes:
         config: the text of `config.yaml`, which does the run again.

@@ -24,13 +24,13 @@ _VIEWS, _TILE = 4, 192  # how many rows there are, and the least height of a pic
 
 @checked
 class Snapshots(pl.Callback):
-    """`snapshots/step-000200.png`: a row per view, render | alpha | x0 by the prior | x0 by the discriminator.
+    """Writes `snapshots/step-000200.png`: a row per view, render | alpha | x0 by the prior | x0 by the discriminator.
 
-    The first ones come early, after 1, 2, 4, 8 ... iterations. The loggers get them too.
+    The first ones come early, after 1, 2, 4, 8 ... iterations. The loggers get them, too.
 
     Args:
-        every: iterations between two snapshots, once they are so many; 0 for none.
-        noise: where x0 is guessed from, as a share of the schedule.
+        every: the number of iterations between two snapshots, after the early ones; 0 for none.
+        noise: the noise level from which x0 is guessed, as a share of the schedule.
         scale: the CFG scale of the prior's guess.
     """
 

@@ -19,13 +19,14 @@ _FIFTHS, _FROM, _STRUCTURE, _VIEWS = 5, 2, 16, 4
 
 
 class StabilityJudge(Judge):
-    """What changes from a fifth of the iterations to the next, after the first two; and `progress.png`, which shows it.
+    """Measures how much changes from a fifth of the iterations to the next, after the first two, and draws
+    `progress.png`.
 
     It looks at all images, or at an object from four sides.
 
     * `movement`: the mean absolute change of the pictures.
-    * `structure`: 1 - the correlation of the grey pictures at 16 x 16 pixels, in which colours and details don't count:
-      0 where everything stays in its place.
+    * `structure`: 1 - the correlation of the grey pictures at 16 x 16 pixels, in which colours and details don't count.
+      It is 0 where everything stays in its place.
     """
 
     judges = (Cameras, Canvas)

@@ -10,11 +10,11 @@ from asdkit.run.live_view import LiveView, check_port, view_of
 
 @checked
 class Viewer(pl.Callback):
-    """Serves the object at http://127.0.0.1:port during fit; looking changes nothing.
+    """Serves a page that shows the object at http://127.0.0.1:port during fit. Looking at it changes nothing.
 
     Args:
-        port: where to listen, the next free one when it is taken; 0 for no viewer.
-        every: iterations between two updates.
+        port: the port to listen on. The next free one is taken when it is in use; 0 switches the viewer off.
+        every: the number of iterations between two updates.
 
     Raises:
         ValueError: a port that can't be taken.

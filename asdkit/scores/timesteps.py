@@ -14,7 +14,8 @@ class Timesteps(Part):
 
     Args:
         t_min: the lower end, from 0 to 1.
-        t_max: the upper end, at least t_min; equal ends give one t for all samples. Lower it late in a run to refine.
+        t_max: the upper end, at least t_min; equal ends give one t for all samples. Lower it to change less
+            of an object that is almost done.
         stratified: whether to take one t in each of B equal parts of the range, in random order, instead of B
             independent ones.
 

@@ -88,10 +88,11 @@ def similarity(clip: TinyCLIP, images: Float[Tensor, "B 3 H W"], prompt: str) ->
 
 
 class CLIPScorer(Scorer):
-    """The toybox's CLIP as RewardSDS's judge: the cosine similarity of a picture and the prompt, in [-1, 1].
+    """Scores pictures for RewardSDS by the toybox's CLIP: the cosine similarity of a picture and the prompt, in [-1,
+    1].
 
     Args:
-        folder: of the CLIP; the embedded one when empty.
+        folder: the folder of the CLIP; the embedded one when empty.
     """
 
     def __init__(self, folder: str = "") -> None:

@@ -39,11 +39,11 @@ def camera(azimuth_deg: float, size: int = world.SIZE) -> Views:
 
 @checked
 def ToyboxCanvas(thing: str = "a yellow duck", azimuth_deg: Azimuth = 0.0) -> Canvas:
-    """A canvas whose source image is a true picture.
+    """A canvas whose source image is a true picture of a thing of the toybox.
 
     Args:
-        thing: what it shows, in words.
-        azimuth_deg: from where.
+        thing: the thing in the picture, in words.
+        azimuth_deg: the azimuth in degrees from which it is seen.
     """
     canvas = Canvas(size=world.SIZE)
     canvas.source = seen(thing, azimuth_deg).image
@@ -52,13 +52,13 @@ def ToyboxCanvas(thing: str = "a yellow duck", azimuth_deg: Azimuth = 0.0) -> Ca
 
 @checked
 class ToyboxEditJudge(Judge):
-    """An edit of a true picture against the true picture of the target, from the same camera.
+    """Compares an edit of a true picture with the true picture of the target, from the same camera.
 
-    `outside` is the mean absolute change of the pixels that lie more than two pixels outside of both silhouettes;
-    `psnr_before` and `psnr_after` are those of the source image and of the edit to the true target.
+    `outside` is the mean absolute change of the pixels that lie more than two pixels outside of both silhouettes.
+    `psnr_before` compares the source image with the true target, and `psnr_after` compares the edit with it.
 
     Args:
-        azimuth_deg: from where the source image was seen.
+        azimuth_deg: the azimuth in degrees from which the source image was seen.
     """
 
     judges = Canvas

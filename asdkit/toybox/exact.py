@@ -23,13 +23,13 @@ OTHERS = ("a red car", "a blue chair", "a green tree", "a yellow house with a re
 
 
 class ToyboxTruths(Prior):
-    """The exact denoiser of the latents of true pictures of a prompt; of these and of four other things without one.
+    """An exact prior: the denoiser of the latents of true pictures of a prompt. Adapters don't change it.
 
-    Adapters don't change it.
+    Without a prompt, it is the denoiser of the pictures of this and of four other things.
 
     Args:
         path: the prior whose autoencoder makes the latents.
-        pictures: of each thing, at most 256.
+        pictures: the number of pictures of each thing, at most 256.
     """
 
     def __init__(self, path: str = "toybox", pictures: Count = 96) -> None:
@@ -76,10 +76,10 @@ class ToyboxTruths(Prior):
 
 @preset
 def ParticleASD(scale: Scale = 7.5, gamma: BoundedGamma = -0.5) -> Field:
-    """ASD whose discriminator is at Eq. 10's optimum, (m + gamma e_y) / (1 + gamma), m the exact score of the images.
+    """ASD with an optimal discriminator, (m + gamma e_y) / (1 + gamma) by Eq. 10, where m is the images' exact score.
 
     Args:
         scale: the CFG scale lambda.
-        gamma: weight of the discriminator's penalty; 0 is VSD.
+        gamma: the weight of the discriminator's penalty; 0 is VSD.
     """
     return CFG(scale=scale) - (1 / (1 + gamma)) * (ParticleScore() + gamma * Prompt())

@@ -57,13 +57,13 @@ def spoilt(prompt: str, azimuth_deg: float, file: Path) -> None:
 
 @checked
 class ToyboxAwayJudge(Judge):
-    """What became of the sides that a given picture of the thing does not show.
+    """Compares the sides that a given picture of the thing does not show with the truth.
 
-    `psnr_away` is the mean PSNR to the truth of the novel views at least 45 degrees away from the picture's view, and
-    `psnr_given` that of this view.
+    `psnr_away` is the mean PSNR over the novel views at least 45 degrees away from the picture's view, and `psnr_given`
+    is the PSNR of the picture's view.
 
     Args:
-        azimuth_deg: from where the picture was seen.
+        azimuth_deg: the azimuth in degrees from which the picture was seen.
     """
 
     def __init__(self, azimuth_deg: Azimuth = 0.0) -> None:
@@ -85,9 +85,10 @@ class ToyboxAwayJudge(Judge):
 
 @checked
 class ToyboxGainJudge(Judge):
-    """What a finished object has gained.
+    """Measures how much a run has improved a finished object.
 
-    `psnr_before` is its PSNR to the truth over the novel views as it was given, `gain` what the run has added to it.
+    `psnr_before` is the given object's PSNR to the truth over the novel views, and `gain` is what the run has added to
+    it.
 
     Args:
         start: the file that the run was given.

@@ -22,13 +22,13 @@ _INSTANCES = 8
 
 
 class ToyboxImageJudge(CLIPJudge):
-    """Images: saturation, what is compared with the nearest true pictures, R-precision by the toybox's CLIP, and drift.
+    """Judges images: saturation, likeness to the nearest true pictures, R-precision by the toybox's CLIP, and drift.
 
-    For a plain thing there is PSNR to the nearest true picture; of a material, which has many right answers, the eight
-    nearest, each of another instance, stand for all in the other figures.
-    `drift` is the mean absolute change of the images over the last fifth of the iterations. With a source image,
-    `similarity` is the CLIP's cosine of the images and the prompt, `source_similarity` that of the source image and the
-    prompt, and `change` the mean absolute difference of the images from the source image.
+    For a plain thing there is PSNR to the nearest true picture. A thing of a material has many right answers and no
+    PSNR; its other figures compare with the eight nearest pictures, each of another instance. `drift` is the mean
+    absolute change of the images over the last fifth of the iterations. With a source image, `similarity` and
+    `source_similarity` are the CLIP's cosines of the prompt with the images and with the source image, and `change` is
+    the mean absolute difference between images and source image.
     """
 
     judges = Canvas

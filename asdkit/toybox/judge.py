@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class CLIPJudge(Judge):
-    """What the judges of the toybox share: R-precision by its small CLIP."""
+    """The base of the toybox's judges: R-precision by the toybox's small CLIP."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,11 +95,12 @@ def likeness(
 
 
 class ToyboxJudge(CLIPJudge):
-    """Silhouette IoU, azimuths, R-precision by the toybox's CLIP, and what is compared with true pictures (`likeness`).
+    """Judges an object: silhouette IoU, azimuths, R-precision by the toybox's CLIP, and likeness to true pictures
+    (`likeness`).
 
-    PSNR to the true object is that of plain things: of a material there are many instances, and eight of them stand for
-    all in what is compared; azimuths are found by their mean. A prompt that is not of the toybox has no truth, and its
-    CLIP can't judge it: nothing is measured.
+    Only plain things have a PSNR to the true object. A material has many instances: eight of them stand for all in the
+    comparisons, and azimuths are found by their mean. For a prompt outside the toybox nothing is measured, because
+    there is no truth and the CLIP can't judge it.
     """
 
     def measure(self, module: Distillation, cameras: Cameras, views: Views, render: Render) -> dict[str, float]:

@@ -5,13 +5,13 @@ from asdkit.toybox.things import things
 
 
 class ToyboxPrompts(Prompts):
-    """The things that the toybox's prior has seen, or those that were held out.
+    """The prompts of things that the toybox's prior has seen, or of the things that were held out.
 
     Args:
-        per_step: samples per step.
-        two_colours: those of two colours and the stacks as well.
-        held_out: the compositions that training has never seen, in the place of the others.
-        textured: the things of a material as well.
+        per_step: the number of samples in a step.
+        two_colours: whether to include things of two colours and stacks.
+        held_out: whether to take the compositions that training has never seen, instead of the others.
+        textured: whether to include things of a material.
     """
 
     def __init__(

@@ -21,18 +21,20 @@ from asdkit.toybox.truths import true_pictures
 
 @checked
 class ToyboxSamplesJudge(CLIPJudge):
-    """Samples of a Network for some of the data's prompts, which must be of the toybox; the same noise for all.
+    """Judges a Network by its samples for some of the data's prompts, which must be of the toybox, all from the same
+    noise.
 
-    `r_precision` is at 1 among 200 prompts by the toybox's CLIP, `clip_score` its mean cosine. `diversity` is the root
-    mean square difference of two samples of a prompt, which tells of a collapse. With `teacher_` before it, a figure is
-    that of the prior by DDIM. `kid` is the squared distance of the samples' features in the CLIP to the teacher's (2
-    groups of pictures of any prompts, unbiased, cubic kernel); `teacher_kid` that of the teacher's to true pictures.
+    `r_precision` is the R-precision at 1 among 200 prompts by the toybox's CLIP, and `clip_score` its mean cosine.
+    `diversity` is the root mean square difference of two samples of a prompt; a low one shows a collapse. A figure with
+    `teacher_` before it belongs to the prior's samples by DDIM. `kid` is the squared distance between the CLIP features
+    of the samples and of the teacher's (2 groups of pictures of any prompts, unbiased, cubic kernel). `teacher_kid` is
+    the distance between the teacher's pictures and true ones.
 
     Args:
-        prompts: how many, from all over their list.
-        samples: of each prompt.
-        steps: of the teacher's DDIM.
-        scale: its CFG scale.
+        prompts: the number of prompts, picked evenly from the whole list.
+        samples: the number of samples of each prompt.
+        steps: the number of steps of the teacher's DDIM.
+        scale: the teacher's CFG scale.
     """
 
     judges = Canvas

@@ -18,18 +18,19 @@ from asdkit.toybox.training.renders import Examples
 
 @checked
 class TrainCLIP(pl.LightningModule):
-    """A CLIPModel on pictures and the toybox's captions, trained by the symmetric contrastive loss.
+    """Trains a CLIPModel on pictures and the toybox's captions, by the symmetric contrastive loss.
 
     Args:
-        output: folder that receives `clip/` when training ends.
-        width: of both towers.
-        layers: of the image tower; the text tower has two.
-        size: edge of the pictures in pixels.
-        patch: edge of an image patch in pixels.
-        learning_rate: of AdamW; held, then brought to zero linearly over the last quarter of the steps.
-        plain_captions: share of examples captioned by the bare prompt, without free wording and view words.
-        start: folder of a CLIP of these sizes and words to start from; random weights when empty.
-        seed: of the weights and of the choice of captions.
+        output: the folder that receives `clip/` when training ends.
+        width: the width of both towers.
+        layers: the number of layers of the image tower; the text tower has two.
+        size: the edge of the pictures in pixels.
+        patch: the edge of an image patch in pixels.
+        learning_rate: AdamW's learning rate, which is held, then brought to zero linearly over the last quarter of the
+            steps.
+        plain_captions: the share of examples captioned by the bare prompt, without free wording and view words.
+        start: the folder of a CLIP of these sizes and words to start from; random weights when empty.
+        seed: the seed of the weights and of the choice of captions.
 
     Raises:
         ValueError: `start` holds no such CLIP.

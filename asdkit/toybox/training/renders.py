@@ -187,17 +187,17 @@ def _saved(content: object) -> bytes:
 
 @checked
 class ToyboxData(pl.LightningDataModule):
-    """Endless random renders of the toybox for training its prior.
+    """Endless random renders of the toybox, on which its prior is trained.
 
     Args:
-        cache: folder for the renders; made on first use.
-        count: number of renders.
-        held_out: number of renders of held-out compositions, for validation.
-        batch_size: pictures per step.
-        size: edge of the pictures in pixels.
-        vae: folder of an AutoencoderTiny; its latents of the pictures are then kept and given in place of the
-            pictures, which are not kept. The training of the text-to-image model reads these.
-        seed: of the world's draws and of the batches.
+        cache: the folder for the renders, which is made on first use.
+        count: the number of renders.
+        held_out: the number of renders of held-out compositions, for validation.
+        batch_size: the number of pictures in a step.
+        size: the edge of the pictures in pixels.
+        vae: the folder of an AutoencoderTiny. Its latents of the pictures are then kept and given instead of the
+            pictures; the training of the text-to-image model reads these.
+        seed: the seed of the world's draws and of the batches.
     """
 
     def __init__(

@@ -86,19 +86,21 @@ class Denoiser(nn.Module):
 
 @checked
 class TrainUNet(pl.LightningModule):
-    """A UNet2DConditionModel on the toybox's latents, v-prediction, with text and camera conditions.
+    """Trains a UNet2DConditionModel on the toybox's latents, by v-prediction, with text and camera conditions.
 
     Args:
-        weights: folder that holds `vae/` and receives `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`, `camera/`.
-        channels: of the UNet's levels, at 16, 8 and 4 pixels.
-        text_width: of the text encoder.
-        learning_rate: of AdamW; held, then brought to zero linearly over the last quarter of the steps.
-        ema_decay: of the average of the weights that is saved.
-        drop_text: share of examples without text and camera, for classifier-free guidance.
-        drop_camera: share of the other examples that know no camera, so that text alone suffices.
-        start: pipeline folder whose `unet/`, `text_encoder/` and `camera/` training starts from; random weights when
-            empty. Their sizes must be those given here, but words and positions may have been added since.
-        seed: of the weights, the noise and the drops.
+        weights: the folder that holds `vae/` and receives `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`,
+            `camera/`.
+        channels: the numbers of channels of the UNet's levels, at 16, 8 and 4 pixels.
+        text_width: the width of the text encoder.
+        learning_rate: AdamW's learning rate, which is held, then brought to zero linearly over the last quarter of the
+            steps.
+        ema_decay: the decay of the average of the weights, which is saved.
+        drop_text: the share of examples without text and camera, for classifier-free guidance.
+        drop_camera: the share of the other examples that get no camera, so that text alone suffices.
+        start: the pipeline folder whose `unet/`, `text_encoder/` and `camera/` training starts from; random weights
+            when empty. Their sizes must be those given here, but words and positions may have been added since.
+        seed: the seed of the weights, the noise and the drops.
 
     Raises:
         ValueError: there is no autoencoder in `weights`, or `start` does not hold such networks.

@@ -23,27 +23,27 @@ _FACTOR = 8  # edge of the pictures over that of the latents
 
 @checked
 class TrainVAE(pl.LightningModule):
-    """An AutoencoderTiny of factor 8, e.g. 128x128x3 to 16x16x`latent_channels`, trained by squared error.
+    """Trains an AutoencoderTiny of factor 8, e.g. 128x128x3 to 16x16x`latent_channels`, by squared error.
 
     The latents are held near zero mean and unit variance per channel, and disturbed by a little noise, so that a
-    diffusion model can be trained on them as they are. Squared error alone blurs what the latents don't hold; a weak
-    second loss asks for as much fine detail as the picture has there.
+    diffusion model can be trained on them as they are. Squared error alone blurs details that the latents don't hold; a
+    weak second loss asks for as much fine detail as the picture has there.
 
     Args:
-        output: folder that receives `vae/` when training ends.
-        width: channels of every layer.
-        latent_channels: channels of the latents.
-        learning_rate: of AdamW, at its peak; a cosine to zero follows.
-        crop: edge in pixels of the random square of each picture that a step sees, a multiple of 8; smaller pictures
-            are seen whole.
-        latent_noise: standard deviation of the disturbance.
-        latent_weight: weight of the pull to zero mean and unit variance.
-        detail_weight: weight of the squared difference in local strength of the Laplacian.
-        start: folder of an AutoencoderTiny of factor 8 or less to start from; random weights when empty. Layers of
-            the same shapes are taken over, and the latents are at first pulled to its latents of the picture, which is
-            reduced to as many of them; a diffusion model that was trained on those can then be trained on.
-        start_weight: weight of that pull in the first step; it falls linearly to zero at a third of the steps.
-        seed: of the weights, the crops and the noise.
+        output: the folder that receives `vae/` when training ends.
+        width: the number of channels of every layer.
+        latent_channels: the number of channels of the latents.
+        learning_rate: the peak of AdamW's learning rate; a cosine to zero follows.
+        crop: the edge in pixels of the random square of each picture that a step sees, a multiple of 8; smaller
+            pictures are seen whole.
+        latent_noise: the standard deviation of the noise that disturbs the latents.
+        latent_weight: the weight of the pull to zero mean and unit variance.
+        detail_weight: the weight of the squared difference in local strength of the Laplacian.
+        start: the folder of an AutoencoderTiny of factor 8 or less to start from; random weights when empty. Layers of
+            the same shapes are taken over. At first the latents are pulled to that model's latents of the picture,
+            which is reduced to as many of them. A diffusion model that was trained on those can then be trained on.
+        start_weight: the weight of that pull in the first step; it falls linearly to zero at a third of the steps.
+        seed: the seed of the weights, the crops and the noise.
 
     Raises:
         ValueError: `start` holds no AutoencoderTiny with as many latent channels.
