@@ -27,16 +27,17 @@ def make(
     options: Mapping[str, Any] | None = None,
     trust: tuple[str, ...] = (),
 ) -> "Result":
-    """Make what a prompt says, as `asdkit fit --config RECIPE` does, in a run folder of its own.
+    """Makes what a prompt says, as `asdkit fit --config RECIPE` does, in a run folder of its own.
 
     Args:
-        prompt: what shall be made.
-        prior: what `--prior` names: an alias, an id of the hub, a folder or a file. The recipe's when None.
-        method: the guidance, e.g. "SDS". The recipe's when None.
-        steps: iterations. The recipe's when None.
+        prompt: what to make, in words.
+        prior: the prior, named as for `--prior`: an alias, an id of the hub, a folder or a file. The recipe's when
+            None.
+        method: the method, e.g. "SDS". The recipe's when None.
+        steps: the number of iterations. The recipe's when None.
         recipe: a name that `asdkit recipes` lists, or a YAML file.
         options: further options of `asdkit fit` by their dotted names, e.g. `{"model.generator.lr": 0.01}`.
-        trust: packages whose classes the recipe may name, as `--trust`.
+        trust: packages whose classes the recipe may name, as with `--trust`.
 
     Returns:
         The result; a notebook shows it.
@@ -68,11 +69,11 @@ def make(
 
 
 def load(run: str | Path, prompt: str = "") -> "Result":
-    """What a run has made, from its last checkpoint.
+    """Loads what a run has made, from its last checkpoint.
 
     Args:
         run: a run folder or a checkpoint, or a file of Gaussians (.ply, .splat, .spz, .glb).
-        prompt: of a generator for many prompts, what to show in the place of the run's own.
+        prompt: what to show in place of the run's own prompt, for a generator that knows many.
 
     Raises:
         ValueError: there is none, or it is broken.

@@ -8,14 +8,14 @@ Words = Literal["nearest", "blended", "front", "side"]
 
 @dataclass(frozen=True)
 class Condition:
-    """What a prior is conditioned on.
+    """What a prior is conditioned on: a prompt, with or without words for the view.
 
     Args:
         text: the prompt without view words; empty for the null condition.
         view_dependent: whether the view's words (and its camera, where the prior takes one) are added.
-        words: which words a view-dependent prompt gets: of the `nearest` direction; `blended`, the embedding between
-            those of the two directions on either side of the camera; or of the `front` or the camera's own `side`,
-            wherever it stands and without the camera itself.
+        words: the words that a view-dependent prompt gets. `nearest` takes the nearest direction's. `blended` takes the
+            embedding between the prompts of the two directions on either side of the camera. `front`, and `side` for
+            the camera's own side, take these wherever the camera stands, and leave the camera itself out.
     """
 
     text: str

@@ -213,11 +213,11 @@ def Null() -> Field:
 
 
 class PerpNegPrompt(Field):
-    """e_y with Perp-Neg: see `PerpNeg`, which says how much of the other directions' prompts is subtracted.
+    """e_y with Perp-Neg: it subtracts a part of the other directions' prompts; see `PerpNeg`.
 
     Args:
         perp_neg: the weights of the negative prompts.
-        null: what differences are taken from.
+        null: the field from which differences are taken.
         of_source: take the words for the source image instead of the run's prompt.
     """
 

@@ -52,19 +52,19 @@ class Adapter(Part, nn.Module, ABC):
 
 
 class Prior(Part, nn.Module, ABC):
-    """A frozen score model. Weights are loaded by `setup`, never by the constructor.
+    """A frozen score model. `setup` loads its weights, never the constructor.
 
     Attributes:
         schedule: its noise schedule, after `setup`.
-        view_words: the words for directions that it knows; None if it knows none.
-        view_prompts: of a prompt, the whole prompts that stand for it in some directions.
-        network: the denoising network, which adapters attach to.
-        time_width: size of the network's time embedding, which cameras offset; 0 if it has none.
-        condition_shape: of one embedded prompt, which textual inversion moves; empty if there is none.
-        channels: of x0; 0 for any number.
+        view_words: the words for the directions that it knows; None if it knows none.
+        view_prompts: for a prompt, the whole prompts that replace it in some directions.
+        network: the denoising network, to which adapters attach.
+        time_width: the size of the network's time embedding, which cameras offset; 0 if it has none.
+        condition_shape: the shape of one embedded prompt, which textual inversion moves; empty if there is none.
+        channels: the number of channels of x0; 0 for any number.
         adapter_targets: endings of the names of the layers that a LoRA adapts.
-        sharded: the network is spread over several ranks, which must all call it equally often.
-        agreed: gives what the first rank has decided, of a decision that each takes by its own machine; a run sets it.
+        sharded: whether the network is spread over several ranks, which must all call it equally often.
+        agreed: makes all ranks follow the first, in decisions that each would take by its own machine; a run sets it.
     """
 
     schedule: Schedule
