@@ -27,7 +27,7 @@ from asdkit.scores.reweighted import Reweighted, Scorer
 _UGLY = "oversaturated color, ugly, tiling, low quality, noisy"
 _UNREAL = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 _SHARED = {  # arguments that mean the same in all methods
-    "scale": "the CFG scale lambda; a larger one follows the prompt more closely. Defaults are the published ones.",
+    "scale": "the CFG scale lambda; a larger one follows the prompt more. Published methods default to the paper's.",
     "gamma": "the weight of the discriminator's penalty, above -1; 0 gives VSD.",
     "adapter": "the part that holds the discriminator's parameters phi; a LoRA of rank 4 when left out.",
     "source_adapter": "the part that holds psi, the source's discriminator; a LoRA of rank 4 when left out.",
