@@ -116,7 +116,7 @@ class Cameras(pl.LightningDataModule):
     def __init__(
         self,
         views_per_step: Annotated[int, Within(1, 1024)] = 4,
-        size: Size | Ramp = 64,
+        size: Size | Ramp = 128,
         min_elevation_deg: Elevation | Ramp = -10.0,
         max_elevation_deg: Elevation | Ramp = 60.0,
         overhead: Overhead = OVERHEAD,
@@ -250,7 +250,7 @@ class Canvas(pl.LightningDataModule):
         ValueError: a file that is missing, no picture, or smaller than 8 pixels.
     """
 
-    def __init__(self, image: str = "", size: Size = 64, prompts: Prompts | None = None) -> None:
+    def __init__(self, image: str = "", size: Size = 128, prompts: Prompts | None = None) -> None:
         super().__init__()
         self.size, self.prompts = size, prompts
         self.source: torch.Tensor | None = None

@@ -99,7 +99,7 @@ class Pixels(Particles):
     """
 
     def __init__(
-        self, init: str = "grey", count: Number = 4, size: Size = 64, lr: LearningRate = 0.02, init_seed: int = 0
+        self, init: str = "grey", count: Number = 4, size: Size = 128, lr: LearningRate = 0.02, init_seed: int = 0
     ) -> None:
         super().__init__(init, count, size, lr, init_seed)
         self.pixels = nn.Parameter(torch.zeros(count, 3, size, size))
@@ -126,7 +126,7 @@ class Latents(Particles):
     prior: Prior
 
     def __init__(
-        self, init: str = "normal", count: Number = 4, size: Size = 64, lr: LearningRate = 0.03, init_seed: int = 0
+        self, init: str = "normal", count: Number = 4, size: Size = 128, lr: LearningRate = 0.03, init_seed: int = 0
     ) -> None:
         super().__init__(init, count, size, lr, init_seed)
         self.latents = nn.Parameter(torch.zeros(0))

@@ -43,7 +43,7 @@ class Network(Images):
         self,
         backbone: Backbone | None = None,
         count: Number = 8,
-        size: Size = 64,
+        size: Size = 128,
         lr: LearningRate = 1e-4,
         average: Annotated[float, Within(0, 0.999999)] = 0.99,
         sheet_seed: int = 0,
