@@ -100,6 +100,7 @@ def _training(out: Path, tiny: bool) -> list[Check]:
     """The embedded prior, by its recipe, saved each minute; a part that is called again goes on with it."""
     weights, run, saver = out / "toybox-weights", out / "runs" / "train" / "unet", "asdkit.commands.bench_pieces"
     begin: tuple[str, ...] = ("--config=toybox/unet", f"--model.weights={weights}", f"--data.cache={out}/renders")
+    begin += (f"--data.vae={weights}/vae",)
     begin += (f"--run.root={out}/runs", "--run.recipe=train", "--run.name=unet")
     begin += (f"--trainer.callbacks+={saver}.SaveEveryMinute", f"--trainer.callbacks.folder={out}")
     sizes = ("--data.count=8", "--data.held_out=4", "--data.batch_size=4", "--trainer.max_steps=2", *_SMALL[:2])

@@ -66,8 +66,7 @@ def options_of(name: str, made: Path, tiny: Path, folder: Path) -> list[object]:
     """The options that make a recipe small, and give it what it needs."""
     base = name.split("/")[0]
     if base == "toybox":
-        family = "toybox/unet" if name == "toybox/unet_more" else name
-        return ["--config", name, *FAMILIES[family], f"--data.cache={folder / 'cache'}"]
+        return ["--config", name, *FAMILIES[name], f"--data.cache={folder / 'cache'}"]
     needs = {
         "gs3d/from_nerf": (f"--model.generator.init={made / 'r' / 'field'}",),
         "gs3d/two_priors": (f"--model.guidance.second.field.prior.path={tiny}",),
@@ -110,9 +109,9 @@ def test_every_recipe_runs_and_resumes_exactly(
     """But for other methods on images, whose parts of a checkpoint are those of their recipe."""
     monkeypatch.chdir(tmp_path)
     options = options_of(name, made, tiny_folder, tmp_path)
-    if name.startswith("toybox/unet"):
+    if name == "toybox/unet":
         weights = request.getfixturevalue("trained")
-        options += [*reads(weights), *([f"--model.start={weights}"] if name.endswith("more") else [])]
+        options += reads(weights)
     options.append("--trainer.max_steps=2")
     one, two = (f"checkpoints/step-00000{step}.ckpt" for step in (1, 2))
     unjudged = () if name.startswith("toybox") else ("--trainer.callbacks=[]",)

@@ -80,8 +80,6 @@ def waits_of(kind: str, method: str) -> Counter[str]:
     waits = Counter(plain_rasteriser if kind in SPLATS else {})
     if kind in NERFS:
         waits.update({"copies to the host": 1, "sizes": 2 if kind == "TriPlane" else 1})
-    if kind == "Network":
-        waits["numbers"] += 2
     if kind == "surfels":
         waits["copies from the host"] += 1
     if method == "edit" and kind not in IMAGES:

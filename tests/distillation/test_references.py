@@ -73,7 +73,7 @@ def test_a_reference_is_seen_by_the_recipes_camera(tmp_path: Path) -> None:
     assert own.distance.tolist() == [2.0] and own.K[0, 1, 1].item() == pytest.approx(16.0)
     far = Cameras(references=ReferenceView(str(tmp_path / "a.png")), distance=Distance(4.0, 6.0), fov_deg=60.0)
     assert far.references.views.distance.tolist() == [5.0]
-    assert far.references.views.K[0, 1, 1].item() == pytest.approx(32 / math.tan(math.radians(30)))
+    assert far.references.views.K[0, 1, 1].item() == pytest.approx(64 / math.tan(math.radians(30)))
 
 
 def test_each_camera_has_the_nearest_picture(tmp_path: Path) -> None:

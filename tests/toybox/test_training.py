@@ -232,7 +232,7 @@ def test_an_autoencoder_starts_from_one_of_factor_4(cache: Path, tmp_path: Path)
         num_decoder_blocks=(2, 1, 1),
         upsample_fn="bilinear",
     )
-    old.save_pretrained(tmp_path / "old")
+    old.save_pretrained(tmp_path / "old" / "vae")
     module = TrainVAE(str(tmp_path), width=8, latent_channels=4, start=str(tmp_path / "old"))
     mine, other = module.vae.state_dict(), old.state_dict()
     taken = [name for name in other if name.startswith("decoder") and not name.startswith("decoder.layers.10.")]
@@ -312,10 +312,10 @@ def test_weights_in_several_files_are_read_as_one(weights: Path, tmp_path: Path)
 
 
 def test_a_clip_starts_from_one_of_its_sizes(weights: Path) -> None:
-    started = TrainCLIP(width=32, layers=1, size=64, start=str(weights / "clip"), seed=7).clip.state_dict()
+    started = TrainCLIP(width=32, layers=1, size=64, start=str(weights), seed=7).clip.state_dict()
     saved = load_file(weights / "clip" / "model.safetensors")
     assert all(torch.equal(started[name], value.float()) for name, value in saved.items())
     with pytest.raises(ValueError, match="can't be started from: "):
-        TrainCLIP(width=64, layers=1, size=64, start=str(weights / "clip"))
+        TrainCLIP(width=64, layers=1, size=64, start=str(weights))
     with pytest.raises(ValueError, match="can't be started from: "):
         TrainCLIP(start=str(weights / "nothing"))

@@ -12,7 +12,7 @@ from asdkit.core.bounds import Count, LearningRate, Share, checked
 from asdkit.core.randomness import generator_for
 from asdkit.toybox.clip import prompt_among
 from asdkit.toybox.tokenizer import MAX_TOKENS, build_tokenizer, save_tokenizer
-from asdkit.toybox.training.common import hold_then_decay, save_half
+from asdkit.toybox.training.common import hold_then_decay, pipeline_folder, save_half
 from asdkit.toybox.training.renders import Examples
 
 
@@ -29,7 +29,8 @@ class TrainCLIP(pl.LightningModule):
         learning_rate: AdamW's learning rate, which is held, then brought to zero linearly over the last quarter of the
             steps.
         plain_captions: the share of examples captioned by the bare prompt, without free wording and view words.
-        start: the folder of a CLIP of these sizes and words to start from; random weights when empty.
+        start: the pipeline folder whose `clip/`, of these sizes and words, training starts from, or `toybox` for the
+            embedded one; random weights when empty.
         seed: the seed of the weights and of the choice of captions.
 
     Raises:
@@ -68,7 +69,9 @@ class TrainCLIP(pl.LightningModule):
             self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
         if start:
             try:
-                self.clip.load_state_dict(CLIPModel.from_pretrained(start, local_files_only=True).state_dict())
+                self.clip.load_state_dict(
+                    CLIPModel.from_pretrained(pipeline_folder(start) / "clip", local_files_only=True).state_dict()
+                )
             except (OSError, RuntimeError) as error:
                 raise ValueError(f"{start} can't be started from: {str(error).splitlines()[0]}") from error
 

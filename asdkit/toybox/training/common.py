@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from asdkit.priors.locate import EMBEDDED, locate
+
 
 def cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int = 200) -> dict[str, Any]:
     """Lightning's entry for a linear warm-up followed by a cosine to zero at `steps`."""
@@ -32,6 +34,11 @@ def hold_then_decay(
 def save_half(model: nn.Module, folder: Path) -> None:
     """Write a diffusers or transformers model as fp16 safetensors of 14 MB at most, leaving the model untouched."""
     copy.deepcopy(model).half().save_pretrained(folder, safe_serialization=True, max_shard_size="14MB")
+
+
+def pipeline_folder(name: str) -> Path:
+    """The folder of the embedded weights for "toybox", else the folder of this name."""
+    return locate(EMBEDDED).path if name == EMBEDDED else Path(name)
 
 
 def read_autoencoder(folder: Path) -> Any:

@@ -17,7 +17,7 @@ from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.camera_embedding import CameraEmbedding
 from asdkit.scores.schedules import scaled_linear
 from asdkit.toybox.captions import vocabulary
-from asdkit.toybox.training.common import hold_then_decay, read_autoencoder, save_half
+from asdkit.toybox.training.common import hold_then_decay, pipeline_folder, read_autoencoder, save_half
 from asdkit.toybox.training.renders import Examples
 
 _BETA_START, _BETA_END = 0.00085, 0.012
@@ -98,8 +98,9 @@ class TrainUNet(pl.LightningModule):
         ema_decay: the decay of the average of the weights, which is saved.
         drop_text: the share of examples without text and camera, for classifier-free guidance.
         drop_camera: the share of the other examples that get no camera, so that text alone suffices.
-        start: the pipeline folder whose `unet/`, `text_encoder/` and `camera/` training starts from; random weights
-            when empty. Their sizes must be those given here, but words and positions may have been added since.
+        start: the pipeline folder whose `unet/`, `text_encoder/` and `camera/` training starts from, or `toybox` for
+            the embedded one; random weights when empty. Their sizes must be those given here, but words and positions
+            may have been added since.
         seed: the seed of the weights, the noise and the drops.
 
     Raises:
@@ -125,7 +126,7 @@ class TrainUNet(pl.LightningModule):
             torch.manual_seed(seed)
             self.net = Denoiser(tuple(channels), latent_channels, text_width)
         if start:
-            load_pipeline(self.net, Path(start))
+            load_pipeline(self.net, pipeline_folder(start))
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
         self.schedule = scaled_linear(1000, _BETA_START, _BETA_END, "v_prediction")
 

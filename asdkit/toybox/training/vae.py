@@ -15,7 +15,7 @@ from asdkit.core.bounds import Count, LearningRate, NonNegative, Weight, checked
 from asdkit.core.randomness import generator_for
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.toybox.measures import psnr
-from asdkit.toybox.training.common import cosine, read_autoencoder, save_half
+from asdkit.toybox.training.common import cosine, pipeline_folder, read_autoencoder, save_half
 from asdkit.toybox.training.renders import Examples
 
 _FACTOR = 8  # edge of the pictures over that of the latents
@@ -39,8 +39,8 @@ class TrainVAE(pl.LightningModule):
         latent_noise: the standard deviation of the noise that disturbs the latents.
         latent_weight: the weight of the pull to zero mean and unit variance.
         detail_weight: the weight of the squared difference in local strength of the Laplacian.
-        start: the folder of an AutoencoderTiny of factor 8 or less to start from; random weights when empty. Layers of
-            the same shapes are taken over. At first the latents are pulled to that model's latents of the picture,
+        start: the pipeline folder whose `vae/`, an AutoencoderTiny of factor 8 or less, training starts from, or
+            `toybox` for the embedded one; random weights when empty. Layers of the same shapes are taken over. At first the latents are pulled to that model's latents of the picture,
             which is reduced to as many of them. A diffusion model that was trained on those can then be trained on.
         start_weight: the weight of that pull in the first step; it falls linearly to zero at a third of the steps.
         seed: the seed of the weights, the crops and the noise.
@@ -82,7 +82,7 @@ class TrainVAE(pl.LightningModule):
                 upsample_fn="bilinear",
             ).to(memory_format=torch.channels_last)
         if start:
-            keep_unregistered(self, "_start", _read(Path(start), latent_channels))
+            keep_unregistered(self, "_start", _read(pipeline_folder(start) / "vae", latent_channels))
             _take_over(self.vae, self._start)
 
     def configure_optimizers(self) -> dict[str, Any]:
