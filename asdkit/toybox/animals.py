@@ -3,7 +3,8 @@
 import math
 from itertools import pairwise
 
-from asdkit.toybox.raycaster import PRISM, PYRAMID, TORUS, Colour, Primitive, place
+from asdkit.toybox.materials import Colour
+from asdkit.toybox.raycaster import PRISM, PYRAMID, TORUS, Primitive, place
 from asdkit.toybox.solids import (
     BLACK,
     CREAM,

@@ -2,7 +2,8 @@
 
 import math
 
-from asdkit.toybox.raycaster import ELLIPSOID, FRUSTUM, PRISM, PYRAMID, TORUS, Colour, Primitive, place
+from asdkit.toybox.materials import Colour
+from asdkit.toybox.raycaster import ELLIPSOID, FRUSTUM, PRISM, PYRAMID, TORUS, Primitive, place
 from asdkit.toybox.solids import (
     BLACK,
     BRICK,

@@ -85,13 +85,14 @@ def mottle(
     level = (highest(truths) + highest(-truths)).amax(1) < _SMOOTH
     smooth = (level & (highest(-alphas)[:, 0] < -0.999))[:, 1:-1, 1:-1]
     own, true = (laplacian(each).abs().mean(1)[smooth].mean().item() for each in (images, truths))
-    return (own + _ROUNDING) / (true + _ROUNDING)
+    ratio: float = (own + _ROUNDING) / (true + _ROUNDING)
+    return ratio
 
 
 def pairwise_distance(images: Float[Tensor, "N C H W"]) -> Float[Tensor, " P"]:
     """The root mean square differences of all pairs of pictures."""
     flat = images.flatten(1).double()
-    return (torch.pdist(flat) / flat.shape[1] ** 0.5).to(images)
+    return torch.pdist(flat).div(flat.shape[1] ** 0.5).to(images)
 
 
 def diversity(images: Float[Tensor, "N C H W"]) -> float:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from asdkit.toybox import animals, household, vehicles
-from asdkit.toybox.raycaster import PYRAMID, TORUS, Colour, Primitive, place
+from asdkit.toybox.materials import Colour
+from asdkit.toybox.raycaster import PYRAMID, TORUS, Primitive, place
 from asdkit.toybox.solids import ball, box, rod
 
 

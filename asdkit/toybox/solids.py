@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable
 
-from asdkit.toybox.raycaster import BOX, ELLIPSOID, FRUSTUM, Colour, Primitive, place
+from asdkit.toybox.materials import Colour
+from asdkit.toybox.raycaster import BOX, ELLIPSOID, FRUSTUM, Primitive, place
 
 Vec = tuple[float, float, float]
 

@@ -40,8 +40,9 @@ class TrainVAE(pl.LightningModule):
         latent_weight: the weight of the pull to zero mean and unit variance.
         detail_weight: the weight of the squared difference in local strength of the Laplacian.
         start: the pipeline folder whose `vae/`, an AutoencoderTiny of factor 8 or less, training starts from, or
-            `toybox` for the embedded one; random weights when empty. Layers of the same shapes are taken over. At first the latents are pulled to that model's latents of the picture,
-            which is reduced to as many of them. A diffusion model that was trained on those can then be trained on.
+            `toybox` for the embedded one; random weights when empty. Layers of the same shapes are taken over. At
+            first the latents are pulled to that model's latents of the picture, which is reduced to as many of them. A
+            diffusion model that was trained on those can then be trained on.
         start_weight: the weight of that pull in the first step; it falls linearly to zero at a third of the steps.
         seed: the seed of the weights, the crops and the noise.
 
@@ -92,26 +93,29 @@ class TrainVAE(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": cosine(optimizer, self.trainer.max_steps)}
 
     def training_step(self, batch: Examples) -> Tensor:
-        generator = generator_for(self.hparams.seed, self.global_step, "latents", self.global_rank)
-        images = random_crops(batch.images, self.hparams.crop, generator) * 2 - 1
+        settings: Any = self.hparams
+        generator = generator_for(settings.seed, self.global_step, "latents", self.global_rank)
+        images = random_crops(batch.images, settings.crop, generator) * 2 - 1
         images = images.contiguous(memory_format=torch.channels_last)
         latents = self.vae.encode(images).latents
         noise = torch.randn(latents.shape, generator=generator).to(latents)
-        output = self.vae.decode(latents + self.hparams.latent_noise * noise).sample.float()
+        output = self.vae.decode(latents + settings.latent_noise * noise).sample.float()
         error = (output - images).square().mean()
         self.log_dict({"loss": error, "psnr": 10 * torch.log10(4 / error)}, prog_bar=True, batch_size=len(images))
-        loss = error + self.hparams.latent_weight * _distance_from_standard(latents.float())
-        loss = loss + self.hparams.detail_weight * _detail_difference(output, images)
+        loss: Tensor = error + settings.latent_weight * _distance_from_standard(latents.float())
+        loss = loss + settings.detail_weight * _detail_difference(output, images)
         return loss + self._pull_to_start(images, latents.float())
 
     def _pull_to_start(self, images: Tensor, latents: Tensor) -> Tensor | float:
-        weight = self.hparams.start_weight * max(0.0, 1 - 3 * self.global_step / self.trainer.max_steps)
-        if not self.hparams.start or not weight:
+        settings: Any = self.hparams
+        weight: float = settings.start_weight * max(0.0, 1 - 3 * self.global_step / self.trainer.max_steps)
+        if not settings.start or not weight:
             return 0.0
         self._start.to(self.device)
         with torch.no_grad():
             target = self._start.encode(avg_pool2d(images, _FACTOR // _factor(self._start))).latents
-        return weight * (latents - target.float()).square().mean()
+        pull: Tensor = (latents - target.float()).square().mean()
+        return weight * pull
 
     def validation_step(self, batch: Examples) -> None:
         reconstruction = self.vae.decode(self.vae.encode(batch.images * 2 - 1).latents).sample
@@ -157,7 +161,8 @@ def _read(folder: Path, latent_channels: int) -> Any:
 
 
 def _factor(vae: Any) -> int:
-    return 2 ** (len(vae.config.encoder_block_out_channels) - 1)
+    stages: int = len(vae.config.encoder_block_out_channels)
+    return 1 << (stages - 1)
 
 
 def _take_over(vae: Any, start: Any) -> None:
