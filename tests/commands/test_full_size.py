@@ -80,7 +80,7 @@ def test_a_recipe_that_names_its_prior_itself_keeps_its_settings_and_says_so(
     recipe["model"]["init_args"]["prior"] = {"class_path": "asdkit.Pretrained", "init_args": {"path": "sd21-base"}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(recipe))
     config, err = _resolved(str(tmp_path / "own.yaml"), capsys)
-    assert config["data"]["init_args"]["size"] == 64
+    assert config["data"]["init_args"]["size"] == 128
     assert "own.yaml names its prior, sd21-base, and all settings are its own; --prior sd21-base would" in err
 
 

@@ -13,6 +13,7 @@ from asdkit.run.reproduction.figures import declared
 
 SMALL = {
     "2D": ["--model.generator.size=16", "--model.generator.count=2"],
+    "2D, textures": ["--model.generator.size=16", "--model.generator.count=2"],
     "2D, short": ["--model.generator.size=16"],
     "2D, exact scores": ["--model.prior.pictures=4"],
     "3D": ["--data.size=16", "--data.views_per_step=1", "--data.orbit.views=2", "--report.size=16"],
@@ -91,7 +92,7 @@ def test_three_seeds_are_judged_and_a_stop_loses_nothing(small: list[str], monke
     [
         (["fig1"], "one of the arguments --quick --full --plan is required"),
         (["fig1", "--quick", "--full"], "not allowed with"),
-        (["fgi1", "--quick"], "no figure 'fgi1'; did you mean 'fig1'; there are fig1, fig4"),
+        (["fgi1", "--quick"], "no figure 'fgi1'; did you mean 'fig1'; there are fig1, texture"),
         (["fig1", "--quick", "--seed=3"], "--seed is different for each run"),
         (["fig1", "--quick", "--model.guidance.gama=3"], "no option --model.guidance.gama"),
         (["fig1", "--quick", "--jobs=0"], "--jobs must be at least 1; got 0"),
