@@ -43,9 +43,9 @@ def test_the_clip_finds_held_out_prompts(prior: Pretrained) -> None:
 
 
 def test_samples_have_the_colour_asked_for(prior: Pretrained) -> None:
-    noise = torch.randn(2, *prior.latent_shape(64, 64), generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(2, *prior.latent_shape(128, 128), generator=torch.Generator().manual_seed(0))
     red, blue = (
-        prior.decode(ddim(prior, CFG(f"a {colour} ball", 3.0), noise, 12, ring(2)))[:, :, 28:36, 28:36].mean((0, 2, 3))
+        prior.decode(ddim(prior, CFG(f"a {colour} ball", 3.0), noise, 12, ring(2)))[:, :, 56:72, 56:72].mean((0, 2, 3))
         for colour in ("red", "blue")
     )
     assert red[0] > red[2] + 0.2
@@ -55,7 +55,7 @@ def test_samples_have_the_colour_asked_for(prior: Pretrained) -> None:
 def test_the_prior_draws_the_camera_that_it_is_told(prior: Pretrained, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without words for views the noise of a render is predicted much better for its own camera than for others."""
     monkeypatch.setattr(prior, "view_words", None)
-    views = ring(4, elevation_deg=20.0)
+    views = ring(4, elevation_deg=20.0, size=128)
     with torch.no_grad():
         x0 = prior.encode(world.render(parse("a yellow duck"), views, (0.85,) * 3).image)
     eps, errors = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)), []
@@ -66,7 +66,7 @@ def test_the_prior_draws_the_camera_that_it_is_told(prior: Pretrained, monkeypat
 
 
 def test_encoding_a_render_keeps_its_silhouette_sharp(prior: Pretrained) -> None:
-    truth = world.render(parse("a red ball"), ring(1))
+    truth = world.render(parse("a red ball"), ring(1, size=128))
     with torch.no_grad():
         decoded = prior.decode(prior.encode(truth.image))
     inside = (truth.alpha > 0.99).expand(-1, 3, -1, -1)
