@@ -123,6 +123,9 @@ class ModelFolder:
 
     def model(self, model_class: Any, part: str, dtype: torch.dtype = torch.float32) -> Model:
         """A frozen component by its library's own loader, from safetensors, which hold all of its weights."""
+        from diffusers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # of files that hold a network in pieces
         kind = self.json(f"{part}/config.json").get("_class_name", model_class.__name__)
         if kind not in (model_class.__name__, "Transformer2DModel"):  # what PixArt's is called on the hub
             raise PriorUnavailable(f"{self.path}'s {part} is a {kind}; asdkit reads {model_class.__name__} there.")
