@@ -39,7 +39,7 @@ def test_sizes_are_the_published_ones(name: str) -> None:
     assert million == pytest.approx(network, rel=2e-3 if name == "if" else 1e-9)
     million = sum(p.numel() for p in prior.vae.parameters()) / 1e6 if prior.vae else 0
     assert million == pytest.approx(vae)
-    forward = counted(lambda: predicted(prior, 64 if name in ("if", "toybox") else 512).sum())
+    forward = counted(lambda: predicted(prior, {"if": 64, "toybox": 128}.get(name, 512)).sum())
     assert forward > 0 and (tera is None or forward / 1e12 == pytest.approx(tera, rel=1e-3))
 
 

@@ -70,7 +70,7 @@ def counted(act: object) -> float:
 def documented_row(name: str, size: int = 0, tiny: bool = False) -> str:
     """A row of the table: TFLOP of the parts, and of a sample in a step of SDS, VSD, ASD in the fast, the
     paper-faithful and the released code's way; and the fast way's share of the paper's. `tiny` is with TAESD."""
-    prior, size = on_meta(name), size or (64 if name in ("if", "toybox") else 512)
+    prior, size = on_meta(name), size or {"if": 64, "toybox": 128}.get(name, 512)
     if tiny:
         with torch.device("meta"):
             prior.vae = AutoencoderTiny().requires_grad_(False)
