@@ -88,7 +88,7 @@ def test_sections_add_up_to_the_step(finished: BenchCLI) -> None:
         "render", "encode", "prior", "e_phi", "encode_backward", "backward", "discriminator", "optimizer", "other",
     }  # fmt: skip
     assert list(sections)[-1] == "other" and all(section["seconds"]["median"] > 0 for section in sections.values())
-    assert sum(section["share_of_step"] for section in sections.values()) == pytest.approx(1, abs=0.2)  # of medians
+    assert sum(section["share_of_step"] for section in sections.values()) == pytest.approx(1, abs=0.5)  # of medians
     steps, render = finished.bench.spans[2:], sections["render"]
     assert len(steps) == 6 and render["seconds"] == spread([step["render"] for step in steps])
     whole = spread([sum(step.values()) for step in steps])["median"]
