@@ -25,7 +25,8 @@ def plot(
     panel = figure.subplots()
     for name, curve in curves.items():
         x, means, lows, highs = np.array([(place, known.mean, known.low, known.high) for place, known in curve]).T
-        ends = np.nan_to_num(np.abs([lows - means, highs - means]), posinf=0)
+        ends = np.abs([lows - means, highs - means])
+        ends[~np.isfinite(ends)] = 0  # a single value has no interval
         line = panel.errorbar(x, means, ends, fmt="o-", label=name)[0]
         if name in predictions:
             label_of = f"{name} by lambda_eff"
