@@ -32,7 +32,7 @@ FAMILIES = {
     "refine3d": (*CAMERAS, "--data.size=16"),
     "toybox/vae": ("--model.width=8", "--model.output=weights", "--model.start=", *FEW),
     "toybox/unet": ("--model.channels=[16,32]", "--model.text_width=32", "--model.start=", *FEW),
-    "toybox/clip": ("--model.width=32", "--model.layers=1", "--model.output=weights", *FEW),
+    "toybox/clip": ("--model.start=", "--model.width=32", "--model.layers=1", "--model.output=weights", *FEW),
 }
 OWN = {
     "image2d/dmd2": ("--model.discriminator.steps=2", *REAL),

@@ -77,6 +77,30 @@ def test_wood_and_marble_vary_smoothly_between_the_colour_and_a_darker_one(word:
     assert colours[:, 0].min() < 0.65 * RED[0] and colours[:, 0].max() > 0.97 * RED[0]
 
 
+def _waves(points: np.ndarray, phases: np.ndarray) -> np.ndarray:
+    x, y, z = points.T
+    octaves = [(2.0 * 2**i, 0.5 * 0.5**i, phases[i]) for i in range(3)]
+    bent = [np.sin(f * y + p[1]) + np.cos(f * z + p[2]) for f, _, p in octaves]
+    return sum(h * np.sin(f * x + p[0] + 1.3 * b) for (f, h, p), b in zip(octaves, bent, strict=True))
+
+
+def test_wood_has_rings_around_an_axis_and_marble_has_veins_along_disturbed_planes() -> None:
+    """Rings of one period by the distance from the axis; veins where a disturbed plane wave is near 0."""
+    points = _in_periods("wooden", POINTS)
+    phases = Thing("ball", "red", material="wooden").texture(5).phases
+    rings = np.hypot(points[:, 0], points[:, 1]) + 0.35 * _waves(points * [0.3, 0.3, 0.15], phases)
+    dark = (0.5 + 0.5 * np.sin(2 * np.pi * rings)) ** 2
+    assert np.allclose(_painted("wooden", POINTS), RED * (1 - 0.45 * dark)[:, None])
+    points = _in_periods("marble", POINTS)
+    phases = Thing("ball", "red", material="marble").texture(5).phases
+    vein = np.abs(np.sin(np.pi * (points[:, 2] + 0.6 * _waves(0.8 * points, phases))))
+    share = 0.9 * np.maximum(0, 1 - 2.2 * vein)[:, None]
+    light = RED @ [0.3, 0.6, 0.1]
+    assert np.allclose(
+        _painted("marble", POINTS), (1 - share) * RED + share * (0.35 * RED if light > 0.3 else 0.5 + RED / 2)
+    )
+
+
 @pytest.mark.parametrize("word", MATERIALS)
 def test_instances_differ_and_each_stays_as_it_is(word: str) -> None:
     """Only what the material paints: a house's windows and its roof of another colour stay."""
