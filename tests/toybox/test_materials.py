@@ -134,3 +134,16 @@ def test_a_ball_darkens_what_faces_it() -> None:
     assert top.sum() > 500 and np.abs(ratio[rows, columns] - expected)[top].max() < 1e-4
     assert occluders(shapes.pack([ball]))[0].tolist() == pytest.approx([0, 0, 0.2, 0.2])
     assert math.isclose(ratio[rows, columns][top].max(), expected[top].max(), rel_tol=1e-4)
+
+
+def test_the_light_is_the_formula_and_a_thing_does_not_darken_itself() -> None:
+    """On a ring, whose inside faces its own middle: sky by height, and the sun by the square of what faces it."""
+    ring_of_red = Thing("ring", "red")
+    view = ring(1, elevation_deg=50.0, size=96)
+    c2w, K = view.c2w.double().numpy(), view.K.double().numpy()
+    _, index, normal = shapes.trace(ring_of_red.primitives, c2w[0], K[0], 96, 96)
+    facing = 0.5 + 0.5 * normal @ np.array([0.72, 0.35, 0.60])
+    light = 0.48 + 0.20 * (0.5 + 0.5 * normal[..., 2]) + 0.45 * facing**2
+    expected = np.minimum(1, RED * light[..., None]) * (index >= 0)[..., None]
+    image = shade(ring_of_red.primitives, ring_of_red.texture(), c2w, K, 96, 96, 1)[0][0].transpose(1, 2, 0)
+    assert (index >= 0).sum() > 800 and np.abs(image - expected).max() < 1e-5

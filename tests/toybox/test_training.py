@@ -22,7 +22,7 @@ from asdkit.toybox.tokenizer import build_tokenizer
 from asdkit.toybox.training import renders as renders_module
 from asdkit.toybox.training.common import read_autoencoder
 from asdkit.toybox.training.renders import Renders, encode, render_cache
-from asdkit.toybox.training.vae import random_crops
+from asdkit.toybox.training.vae import _detail_difference, random_crops
 
 
 @pytest.fixture(scope="module")
@@ -319,3 +319,30 @@ def test_a_clip_starts_from_one_of_its_sizes(weights: Path) -> None:
         TrainCLIP(width=64, layers=1, size=64, start=str(weights))
     with pytest.raises(ValueError, match="can't be started from: "):
         TrainCLIP(start=str(weights / "nothing"))
+
+
+def test_the_detail_loss_compares_how_strong_details_are_in_squares_of_six_pixels() -> None:
+    """By a slow loop; where the details lie within a square does not matter."""
+    a, b = torch.rand(2, 1, 1, 14, 20, generator=torch.Generator().manual_seed(0)).double()
+
+    def strength(x: Tensor, row: int, column: int) -> float:
+        total = 0.0
+        for i in range(1 + 6 * row, 7 + 6 * row):
+            for j in range(1 + 6 * column, 7 + 6 * column):
+                around = x[0, 0, i - 1, j] + x[0, 0, i + 1, j] + x[0, 0, i, j - 1] + x[0, 0, i, j + 1]
+                total += abs(x[0, 0, i, j] - around / 4).item() / 36
+        return total
+
+    squares = [(row, column) for row in range(2) for column in range(3)]
+    expected = sum((strength(a, *square) - strength(b, *square)) ** 2 for square in squares) / 6
+    assert _detail_difference(a, b).item() == pytest.approx(expected)
+
+
+def test_the_autoencoder_is_trained_for_details_by_their_weight(cache: Path, tmp_path: Path) -> None:
+    batch, losses = Renders(render_cache(cache, 24, 0, size=64), 8).batch(0), []
+    for weight in (0.0, 1.0, 3.0):
+        module = TrainVAE(str(tmp_path), width=8, latent_channels=4, detail_weight=weight)
+        module.trainer = pl.Trainer(max_steps=30, logger=False, enable_checkpointing=False)
+        module.log_dict = lambda *_, **__: None
+        losses.append(module.training_step(batch).item())
+    assert losses[1] > losses[0] and losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-2)

@@ -14,6 +14,7 @@ from asdkit.core.atomic import write_text
 from asdkit.core.bounds import Count, LearningRate, NonNegative, Weight, checked
 from asdkit.core.randomness import generator_for
 from asdkit.core.unregistered import keep_unregistered
+from asdkit.scores.equations import laplacian
 from asdkit.toybox.measures import psnr
 from asdkit.toybox.training.common import cosine, pipeline_folder, read_autoencoder, save_half
 from asdkit.toybox.training.renders import Examples
@@ -177,11 +178,8 @@ def _take_over(vae: Any, start: Any) -> None:
 
 def _detail_difference(output: Float[Tensor, "B C H W"], images: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:
     """Of the mean absolute Laplacian in squares of six pixels, the mean squared difference."""
-    strengths = []
-    for x in (output, images):
-        around = x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:]
-        strengths.append(avg_pool2d((x[..., 1:-1, 1:-1] - around / 4).abs(), 6))
-    return (strengths[0] - strengths[1]).square().mean()
+    own, true = (avg_pool2d(laplacian(x).abs(), 6) for x in (output, images))
+    return (own - true).square().mean()
 
 
 def _distance_from_standard(latents: Float[Tensor, "B C h w"]) -> Float[Tensor, ""]:
