@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import os
 import re
 import sys
@@ -26,6 +27,7 @@ class Cell:
     prompt: str
     labels: Mapping[str, str | int | float] = field(default_factory=dict)  # of tables, e.g. {"method": "VSD"}
     options: Sequence[str] = ()  # of `asdkit fit`, after those that all cells share
+    prior: str = ""  # the digest of the weights, where a run by others is another run
 
 
 def product(prompts: Sequence[str], axes: Mapping[str, Mapping[Any, Sequence[str]]]) -> list[Cell]:
@@ -44,8 +46,9 @@ def product(prompts: Sequence[str], axes: Mapping[str, Mapping[Any, Sequence[str
 class Grid:
     """Cells that share options, and the folders of their runs, which `asdkit fit` makes.
 
-    A run's folder is named by its cell's words and by a hash of what defines it: the prompt, all options and the text
-    of their recipes. So a grid that is made again finds its own runs and no others.
+    A run's folder is named by its cell's words and by a hash of what defines it: the prompt, all options, the settings
+    of their recipes and the prior's digest, if known. So a grid that is made again finds its own runs and no others,
+    also where its root is now elsewhere.
 
     Args:
         cells: in the order of tables.
@@ -64,7 +67,9 @@ class Grid:
         recipes = {name: find_recipe(name) for name in names}
         if not names or not shared and not all(recipe_names(cell.options) for cell in self.cells):
             raise UsageError("There is no recipe among the options; name one with --config RECIPE.")
-        self._texts = {name: path.read_bytes() for name, path in recipes.items()}
+        self._settings = {
+            name: json.dumps(settings_of(path), sort_keys=True, default=str) for name, path in recipes.items()
+        }
         own = [recipes[name] for name in shared]
         self.root = local(root or _run_setting("root", own, options) or "runs")
         self.recipe = slug(_run_setting("recipe", own, options) or (recipe_slug(own[0]) if own else title))
@@ -73,7 +78,7 @@ class Grid:
     def run_folder(self, cell: Cell) -> Path:
         """Where the run of a cell is, or will be."""
         words = " ".join(map(str, [*cell.labels.values(), cell.prompt]))
-        return self._named(words, [*self.options, *cell.options], cell.prompt)
+        return self._named(words, [*self.options, *cell.options], cell.prompt, cell.prior)
 
     def command(self, cell: Cell) -> list[str]:
         """What makes the run of a cell, or goes on with it from its last checkpoint."""
@@ -93,10 +98,11 @@ class Grid:
         """Whether the run of a cell has come to its end."""
         return self.report(cell).get("status") == "finished"
 
-    def _named(self, words: str, options: list[str], prompt: str = "") -> Path:
+    def _named(self, words: str, options: list[str], *further: str) -> Path:
         """A folder beside the runs, named by words and by a hash of what defines it."""
-        texts = [self._texts[name] for name in recipe_names(options)]
-        digest = hashlib.sha256(b"\0".join([*map(os.fsencode, [*options, prompt]), *texts])).hexdigest()
+        within = [option.replace(f"{self.root}{os.sep}", "") for option in options]
+        settings = [self._settings[name] for name in recipe_names(options)]
+        digest = hashlib.sha256(b"\0".join(map(os.fsencode, [*within, *further, *settings]))).hexdigest()
         return run_folder(self.root, self.recipe, f"{slug(words, _NAME_CHARACTERS)}-{digest[:8]}")
 
 

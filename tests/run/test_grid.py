@@ -51,12 +51,24 @@ def test_what_defines_a_run_names_it(base: Path) -> None:
         grid(base, options=("--seed=1", "--seed=2")).run_folder(duck),
         grid(base, over).run_folder(over),
     ]
-    (base / "over.yaml").write_text("data: {}\n# another\n")
+    (base / "over.yaml").write_text("# another\ndata:  {}\n")
+    assert grid(base, over).run_folder(over) == different[-1]  # a recipe is what it sets
+    (base / "over.yaml").write_text("data: {size: 3}\n")
     different.append(grid(base, over).run_folder(over))
-    (base / "my.yaml").write_text((base / "my.yaml").read_text() + "# another\n")
+    (base / "my.yaml").write_text((base / "my.yaml").read_text() + "data: {}\n")
     different.append(grid(base).run_folder(duck))
-    assert len(set(different)) == 7 and all(folder.name.startswith("a-red-duck-") for folder in different)
+    different.append(grid(base).run_folder(Cell("a red duck", prior="abc")))
+    assert len(set(different)) == 8 and all(folder.name.startswith("a-red-duck-") for folder in different)
     assert grid(base).run_folder(Cell("x", {"method": "SDS7.5", "seed": 3})).name.startswith("sds7-5-3-x-")
+
+
+def test_a_root_that_moves_moves_no_run(base: Path) -> None:
+    """Also where an option names a file in it."""
+    names = [
+        grid(base, root=base / root).run_folder(Cell("x", {}, [f"--data.asset={base / root}/a.ply"])).name
+        for root in ("here", "there")
+    ]
+    assert names[0] == names[1] != grid(base).run_folder(Cell("x", {}, ["--data.asset=b.ply"])).name
 
 
 def test_a_recipe_that_changes_meanwhile_moves_no_run(base: Path) -> None:
