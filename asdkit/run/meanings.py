@@ -15,7 +15,12 @@ class Meaning(NamedTuple):
     unit: str = ""
 
 
-REFERENCES = {"true_": "the truth has", "teacher_": "the prior's own pictures have", "source_": "the source has"}
+REFERENCES = {
+    "true_": "the truth has",
+    "decoded_": "through the prior's autoencoder",
+    "teacher_": "the prior's own pictures have",
+    "source_": "the source has",
+}
 
 
 @cache

@@ -11,10 +11,11 @@ from asdkit.data import Canvas
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
 from asdkit.scores.equations import hsv_saturation, sharpness
+from asdkit.scores.prior import Prior
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
 from asdkit.toybox.clip import resized, similarity
-from asdkit.toybox.judge import CLIPJudge, likeness
+from asdkit.toybox.judge import CLIPJudge, likeness, through
 from asdkit.toybox.truths import truths
 
 DRIFT_FROM = 0.8
@@ -25,8 +26,10 @@ class ToyboxImageJudge(CLIPJudge):
     """Judges images: saturation, likeness to the nearest true pictures, R-precision by the toybox's CLIP, and drift.
 
     For a plain thing there is PSNR to the nearest true picture. A thing of a material has many right answers and no
-    PSNR; its other figures compare with the eight nearest pictures, each of another instance. `drift` is the mean
-    absolute change of the images over the last fifth of the iterations. With a source image, `similarity` and
+    PSNR; its other figures compare with the eight nearest pictures, each of another instance. Sharpness and spectrum
+    are also compared with these pictures as the prior's autoencoder gives them back. `kid_to_truth` is the kernel
+    distance of several images, in the CLIP's features, to 256 true pictures of the prompt (unbiased). `drift` is the
+    mean absolute change of the images over the last fifth of the iterations. With a source image, `similarity` and
     `source_similarity` are the CLIP's cosines of the prompt with the images and with the source image, and `change` is
     the mean absolute difference between images and source image.
     """
@@ -45,8 +48,10 @@ class ToyboxImageJudge(CLIPJudge):
     def measure(self, module: Distillation, data: Canvas, views: None, render: Render) -> dict[str, float]:
         images = render.image.cpu()
         thing = parse(module.prompt)
-        results = self.figures(images, module.prompt)
+        results = self.figures(images, module.prompt, module.prior)
         results |= self.precision(thing.prompt if thing else module.prompt, images)
+        if bank := truths(module.prompt):
+            results |= self.distance(images, bank.pictures())
         if self._before is not None:
             results["drift"] = (images - self._before).abs().mean().item()
         if data.source is not None:
@@ -56,9 +61,9 @@ class ToyboxImageJudge(CLIPJudge):
                 results["similarity"], results["source_similarity"] = (value.mean().item() for value in alike)
         return results
 
-    def figures(self, images: Float[Tensor, "B 3 H W"], prompt: str) -> dict[str, float]:
+    def figures(self, images: Float[Tensor, "B 3 N N"], prompt: str, prior: Prior) -> dict[str, float]:
         """Saturation and sharpness; of a prompt of the toybox also what the nearest truths say, and their own."""
-        images = resized(images, world.SIZE)
+        size, images = images.shape[-1], resized(images, world.SIZE)
         results = {"saturation": hsv_saturation(images).mean().item(), "sharpness": sharpness(images).mean().item()}
         thing, bank = parse(prompt), truths(prompt)
         if thing is None or bank is None:
@@ -66,6 +71,5 @@ class ToyboxImageJudge(CLIPJudge):
         count = _INSTANCES if thing.material else 1
         nearest, alphas = bank.nearest(images, count)
         results |= self.nearness(thing, images, nearest)
-        results["true_saturation"] = hsv_saturation(nearest).mean().item()
-        shown = images.repeat_interleave(count, 0)
-        return results | likeness(shown, alphas, nearest, alphas, plain=not thing.material)
+        shown, decoded = images.repeat_interleave(count, 0), through(prior, nearest, size)
+        return results | likeness(shown, alphas, nearest, alphas, not thing.material, decoded)

@@ -12,11 +12,14 @@ from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views
 from asdkit.run.judge import Judge
-from asdkit.scores.equations import sharpness
+from asdkit.scores.equations import hsv_saturation, sharpness
+from asdkit.scores.prior import Prior
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
-from asdkit.toybox.clip import EMBEDDED, TinyCLIP, prompt_among
+from asdkit.toybox.clip import EMBEDDED, TinyCLIP, prompt_among, resized
 from asdkit.toybox.measures import (
+    kid,
+    kid_error,
     mottle,
     palette_distance,
     psnr,
@@ -33,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class CLIPJudge(Judge):
-    """The base of the toybox's judges: R-precision by the toybox's small CLIP."""
+    """The base of the toybox's judges: R-precision and a distance from the truth, by the toybox's small CLIP."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,6 +58,14 @@ class CLIPJudge(Judge):
         first = logits.argmax(1) == 0
         return {"r_precision": first.float().mean().item(), "clip_score": cosines.mean().item()}
 
+    def distance(self, images: Float[Tensor, "B 3 H W"], truths: Float[Tensor, "M 3 H W"]) -> dict[str, float]:
+        """KID of several pictures to true ones, in the CLIP's features, after `precision` has loaded it."""
+        if self.clip is None or len(images) < 2:
+            return {}
+        own, true = self.clip.features(images), self.clip.features(truths)
+        self.errors = {"kid_to_truth": kid_error(own, true)} if len(images) > 3 else {}  # it takes halves
+        return {"kid_to_truth": kid(own, true)}
+
     def nearness(
         self, thing: Thing, images: Float[Tensor, "B 3 H W"], truths: Float[Tensor, "M 3 H W"]
     ) -> dict[str, float]:
@@ -71,6 +82,7 @@ def likeness(
     truths: Float[Tensor, "M 3 H W"],
     true_alphas: Float[Tensor, "M 1 H W"],
     plain: bool,
+    decoded: Float[Tensor, "M 3 H W"],
 ) -> dict[str, float]:
     """What can be compared with several true pictures, which need not show the same instance.
 
@@ -80,23 +92,36 @@ def likeness(
         truths: true pictures of it; of a plain thing one for each of `images`, from the same camera.
         true_alphas: where these show it.
         plain: whether its surfaces are smooth, so that `mottle` has a meaning.
+        decoded: the same true pictures as the prior's autoencoder gives them back.
     """
     colours, true = (shown.movedim(1, 3)[a[:, 0] > 0.5] for shown, a in ((images, alphas), (truths, true_alphas)))
     results = {
+        "saturation": hsv_saturation(images).mean().item(),
+        "true_saturation": hsv_saturation(truths).mean().item(),
         "sharpness": sharpness(images).mean().item(),
         "true_sharpness": sharpness(truths).mean().item(),
+        "decoded_sharpness": sharpness(decoded).mean().item(),
         "texture_power": texture_power(images).mean().item(),
         "true_texture_power": texture_power(truths).mean().item(),
         "spectrum": spectrum_distance(images, truths),
+        "spectrum_decoded": spectrum_distance(images, decoded),
         "palette_distance": palette_distance(colours, true),
     }
     results |= {"mottle": mottle(images, truths, true_alphas)} if plain else {}
     return {name: value for name, value in results.items() if math.isfinite(value)}
 
 
+def through(prior: Prior, pictures: Float[Tensor, "M 3 N N"], size: int) -> Float[Tensor, "M 3 N N"]:
+    """Pictures as a prior's autoencoder gives them back, which sees them at `size` pixels, one by one."""
+    device, seen = prior.schedule.alphas.device, resized(pictures, size)
+    decoded = torch.cat([prior.decode(prior.encode(one.to(device))).float().cpu() for one in seen.split(1)])
+    return resized(decoded, pictures.shape[-1])
+
+
 class ToyboxJudge(CLIPJudge):
     """Judges an object: silhouette IoU, azimuths, R-precision by the toybox's CLIP, and likeness to true pictures
-    (`likeness`).
+    (`likeness`). `kid_to_truth` is the kernel distance, in the CLIP's features, to true pictures from the same cameras;
+    because they are the same, it can be a little below 0.
 
     Only plain things have a PSNR to the true object. A material has many instances: eight of them stand for all in the
     comparisons, and azimuths are found by their mean. For a prompt outside the toybox nothing is measured, because
@@ -115,13 +140,15 @@ class ToyboxJudge(CLIPJudge):
         truth, true_alpha = instances(thing, views, background)
         results = self.nearness(thing, images, truth)
         results["iou"] = silhouette_iou(alpha, true_alpha[: len(views)]).mean().item()
-        results |= likeness(images, alpha, truth, true_alpha, plain=not thing.material)
+        decoded = through(module.prior, truth, truth.shape[-1])
+        results |= likeness(images, alpha, truth, true_alpha, not thing.material, decoded)
         if thing.has_front:
             around = module.show(cameras.ring(_AZIMUTHS).to(module.device)).image.cpu()
             candidates, _ = instances(thing, cameras.ring(_CANDIDATES), background)
             mean = candidates.unflatten(0, (-1, _CANDIDATES)).mean(0)
             results["azimuth"] = azimuths_right(around, mean).mean().item()
-        return results | self.precision(thing.prompt, render.image)
+        results |= self.precision(thing.prompt, render.image)
+        return results | self.distance(images, truth)
 
 
 def instances(

@@ -24,6 +24,12 @@ class Truths(NamedTuple):
     on_black: Float[Tensor, "N 3 H W"]
     alpha: Float[Tensor, "N 1 H W"]
 
+    def pictures(self, count: int = TRUTHS) -> Float[Tensor, "N 3 H W"]:
+        """The first `count` before random plain backgrounds, always the same ones."""
+        random = generator_for(0, 0, "backgrounds")
+        behind = torch.tensor([world.sample_background(random) for _ in self.alpha[:count]])[:, :, None, None]
+        return self.on_black[:count] + (1 - self.alpha[:count]) * behind
+
     def nearest(
         self, images: Float[Tensor, "B 3 H W"], count: int = 1
     ) -> tuple[Float[Tensor, "K 3 H W"], Float[Tensor, "K 1 H W"]]:
@@ -42,7 +48,7 @@ class Truths(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def truths(prompt: str) -> Truths | None:
+def truths(prompt: str, count: int = TRUTHS) -> Truths | None:
     """Pictures of a prompt from the training cameras, of the view it names if any; None if it isn't of the toybox.
 
     Of a thing with a material each picture shows another instance.
@@ -54,7 +60,7 @@ def truths(prompt: str) -> Truths | None:
     views = world.sample_views(generator_for(0, 0, "truths"), _TRIES, world.SIZE)
     places = zip(views.azimuth.tolist(), views.elevation.tolist(), strict=True)
     fits = [not words or words in (view_words(*place), view_words(*place, ways=4)) for place in places]
-    chosen = views[torch.tensor(fits).nonzero()[:TRUTHS, 0]]
+    chosen = views[torch.tensor(fits).nonzero()[:count, 0]]
     shown = [
         world.render(thing, chosen[i : i + 1], (0.0, 0.0, 0.0), _SUPERSAMPLE, instance=i) for i in range(len(chosen))
     ]

@@ -9,7 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from asdkit import Cameras, Canvas, Distillation, Rendering, ToyboxJudge
+from asdkit import Cameras, Canvas, Distillation, FiniteSetPrior, Rendering, ToyboxJudge
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Batch, Views, ring
 from asdkit.run.judge import Judge
@@ -24,7 +24,7 @@ class Truthful:
 
     def __init__(self, prompt: str, turned: float = 0.0, error: float = 0.0) -> None:
         self.prompt, self.rendering, self.device = prompt, Rendering(), "cpu"
-        self.turned, self.error = turned, error
+        self.turned, self.error, self.prior = turned, error, FiniteSetPrior()
 
     def show(self, views: Views) -> Render:
         turned = ring(len(views), 20.0, 3.4, size=views.width, offset_deg=self.turned) if self.turned else views
@@ -47,6 +47,8 @@ def test_the_truth_has_full_marks_and_turned_round_no_azimuth_right() -> None:
     assert results["psnr"] > 60 and results["iou"] == 1 and results["azimuth"] == 1
     assert measure(Truthful("a yellow duck", turned=180.0), Cameras(size=32))["azimuth"] == 0
     assert results["mottle"] == 1 and results["spectrum"] == results["palette_distance"] == 0
+    assert results["spectrum_decoded"] == 0 and results["decoded_sharpness"] == results["sharpness"]
+    assert results["saturation"] == results["true_saturation"] > 0
     assert {"psnr", "iou"} <= set(measure(Truthful("a red ball"), Cameras(size=32))) - {"azimuth"}  # it has no front
 
 

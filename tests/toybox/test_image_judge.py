@@ -7,13 +7,14 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from asdkit import DDS, Canvas, Distillation, FiniteSetPrior, Pixels, ToyboxImageJudge
 from asdkit.generators.base import Render
 from asdkit.toybox import judge as judging
 from asdkit.toybox import truths as bank_of
-from asdkit.toybox.clip import TinyCLIP, similarity
-from asdkit.toybox.judge import EMBEDDED
+from asdkit.toybox.clip import TinyCLIP, resized, similarity
+from asdkit.toybox.judge import EMBEDDED, through
 from asdkit.toybox.measures import pairwise_distance
 from asdkit.toybox.things import COLOURS
 from asdkit.toybox.truths import Truths, truths
@@ -53,12 +54,15 @@ def test_the_nearest_truth_is_what_a_search_over_all_of_them_finds() -> None:
 def test_the_figures_of_a_true_picture_are_the_truth_s() -> None:
     picture = on(truths("a red car, front left view"), 3, (0.8, 0.8, 0.8))[None]
     judge = ToyboxImageJudge()
-    found = judge.figures(picture, "a red car, front left view")
+    found = judge.figures(picture, "a red car, front left view", FiniteSetPrior())
     assert found["psnr"] > 60 and found["mottle"] == pytest.approx(1, abs=1e-3)
     assert found["spectrum"] < 0.1 and found["palette_distance"] < 1e-4
     for name in ("saturation", "sharpness", "texture_power"):
         assert found[name] == pytest.approx(found[f"true_{name}"], rel=1e-3)
-    assert set(judge.figures(picture, "a corgi")) == {"saturation", "sharpness"} and not judge.unmeasured
+    assert found["decoded_sharpness"] == found["true_sharpness"]  # of an autoencoder that loses nothing
+    assert (
+        set(judge.figures(picture, "a corgi", FiniteSetPrior())) == {"saturation", "sharpness"} and not judge.unmeasured
+    )
 
 
 def test_the_truths_of_a_material_are_instances_and_stand_together_for_it() -> None:
@@ -66,10 +70,33 @@ def test_the_truths_of_a_material_are_instances_and_stand_together_for_it() -> N
     judge, prompt = ToyboxImageJudge(), "a red and white striped ball, front view"
     bank = truths(prompt)
     assert pairwise_distance(bank.on_black[:8]).min() > 0.02
-    found = judge.figures(on(bank, 3, (0.8, 0.8, 0.8))[None], prompt)
+    found = judge.figures(on(bank, 3, (0.8, 0.8, 0.8))[None], prompt, FiniteSetPrior())
     assert "psnr" not in found and "has many right answers" in judge.unmeasured["psnr"]
     assert found["sharpness"] == pytest.approx(found["true_sharpness"], rel=0.3)
     assert found["palette_distance"] < 0.1 and "mottle" not in found
+
+
+def test_the_autoencoder_sees_pictures_of_its_size() -> None:
+    """One that halves pictures and doubles them again loses waves of two pixels, of twice the size only a part."""
+    prior = FiniteSetPrior()
+    prior.encode = lambda images: avg_pool2d(images, 2)
+    prior.decode = lambda latents: latents.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    waves = (torch.arange(16) % 2).float().expand(2, 3, 16, 16)
+    assert torch.allclose(through(prior, waves, 16), torch.tensor(0.5))
+    assert torch.allclose(through(prior, waves, 32), resized(avg_pool2d(resized(waves, 32), 2), 16), atol=0.2)
+    assert through(prior, waves, 32).std() > 0.2
+
+
+def test_true_pictures_are_no_distance_from_the_truth() -> None:
+    """Within a few errors; pictures of something else are many off, and a single one has no distance."""
+    judge, bank, other = ToyboxImageJudge(), truths("a yellow duck"), truths("a red car, front left view")
+    judge.clip = TinyCLIP(EMBEDDED)
+    own, far = bank.pictures(24), other.pictures(24)
+    assert torch.equal(own[:3], bank.pictures(3))
+    near = judge.distance(own, bank.pictures()[24:])["kid_to_truth"]
+    assert abs(near) < 4 * judge.errors["kid_to_truth"]
+    assert judge.distance(far, bank.pictures())["kid_to_truth"] > 10 * abs(near)
+    assert judge.distance(own[:1], bank.pictures()) == {}
 
 
 def red_duck() -> Distillation:
