@@ -9,14 +9,13 @@ from torch import Tensor
 
 from asdkit.core.bounds import Count
 from asdkit.core.parts import preset, require
-from asdkit.core.randomness import generator_for
+from asdkit.discriminators.divergences import Divergence, FDivergence
 from asdkit.discriminators.gammas import BoundedGamma
 from asdkit.lab import FiniteSetPrior, ParticleScore
 from asdkit.priors.pretrained import Pretrained
 from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import CFG, Field, Prompt, Scale
 from asdkit.scores.prior import Adapter, Noised, Prior
-from asdkit.toybox import world
 from asdkit.toybox.truths import truths
 
 OTHERS = ("a red car", "a blue chair", "a green tree", "a yellow house with a red roof")
@@ -65,21 +64,42 @@ class ToyboxTruths(Prior):
 
     @torch.no_grad()
     def _latents(self, text: str) -> Float[Tensor, "N C h w"]:
-        bank = truths(text)
+        bank = truths(text, self.pictures)
         require(bank is not None, f"ToyboxTruths knows the toybox's prompts alone; {text!r} is none.")
         assert bank is not None
-        generator, alpha = generator_for(0, 0, "backgrounds"), bank.alpha[: self.pictures]
-        behind = torch.tensor([world.sample_background(generator) for _ in alpha])[:, :, None, None]
-        latents: Tensor = self.embedded.encode(bank.on_black[: self.pictures] + (1 - alpha) * behind)
+        latents: Tensor = self.embedded.encode(bank.pictures())
         return latents
 
 
+class ParticleOpinion(Field):
+    """The exact fake score m of the batch's images, and what `asdkit.JSD` takes for log r by it: D(x_t; y) = ||m -
+    eps||^2 - ||e_y - eps||^2 (per value).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fake, self.text = ParticleScore(), Prompt()
+
+    def parts(self) -> list[Field]:
+        return [self.fake, self.text]
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        fake: Tensor = self.fake(x)
+        return fake
+
+    def log_ratio(self, x: Noised) -> Float[Tensor, " B"]:
+        """An estimate of log r, r the ratio of the prior's density at x_t to the images', up to a factor."""
+        return ((self.fake(x) - x.eps).square() - (self.text(x) - x.eps).square()).flatten(1).mean(1)
+
+
 @preset
-def ParticleASD(scale: Scale = 7.5, gamma: BoundedGamma = -0.5) -> Field:
+def ParticleASD(scale: Scale = 7.5, gamma: BoundedGamma = -0.5, divergence: Divergence = "reverse_kl") -> Field:
     """ASD with an optimal discriminator, (m + gamma e_y) / (1 + gamma) by Eq. 10, where m is the images' exact score.
 
     Args:
         scale: the CFG scale lambda.
         gamma: the weight of the discriminator's penalty; 0 is VSD.
+        divergence: by whose weights the residual counts, as in `JSD`; reverse_kl weighs all alike.
     """
-    return CFG(scale=scale) - (1 / (1 + gamma)) * (ParticleScore() + gamma * Prompt())
+    m = ParticleOpinion()
+    return FDivergence(CFG(scale=scale) - (1 / (1 + gamma)) * (m + gamma * Prompt()), m, divergence)

@@ -29,6 +29,21 @@ def test_the_exact_methods_are_their_formulas(method: str) -> None:
     assert torch.allclose(field(x), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("divergence", ["jensen_shannon", "forward_kl"])
+def test_the_exact_weights_are_their_formulas(divergence: str) -> None:
+    """h(r) (e_lambda - m) with log r = |m - eps|^2 - |e_y - eps|^2 per value: 2r / (1 + r), or r."""
+    torch.manual_seed(0)
+    prior, own, x0 = FiniteSetPrior(), torch.rand(3, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    prior.add("y", own)
+    x = prior.draw(x0, torch.tensor([600, 800]), torch.randn(x0.shape), None)
+    y, m = (finite_set_eps(x.x_t, x.alpha, x.sigma, points) for points in (own, x0))
+    r = ((m - x.eps).square() - (y - x.eps).square()).mean((1, 2, 3), keepdim=True).exp()
+    field = ParticleASD(gamma=0.0, divergence=divergence)
+    field.bind("y")
+    expected = {"jensen_shannon": 2 * r / (1 + r), "forward_kl": r}[divergence] * (y - m)
+    assert torch.allclose(field(x), expected, atol=1e-4) and (r - 1).abs().min() > 1e-3
+
+
 def test_the_prior_is_that_of_true_pictures_and_of_others(tiny_folder: Path) -> None:
     """At little noise the nearest latent answers; without a prompt all things count, each thing of the same number."""
     prior = ToyboxTruths(str(tiny_folder), pictures=3)
