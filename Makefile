@@ -19,5 +19,5 @@ examples:  # what the documents name and link to is there, and their commands an
 	$(PYTHON) -m pytest tests/commands/test_documents.py tests/commands/test_add_your_own.py
 signatures:  # the table that help and errors are answered from and the page of the methods, after a change of an option
 	PYTHONPATH=tests $(PYTHON) -m support.signatures
-results:  # what README and docs/results.md say of docs/results.json, which asdkit reproduce --full leaves
+results:  # what README and docs/results.md say of docs/paper/results.json, which asdkit reproduce --full --out docs/paper leaves
 	PYTHONPATH=tests $(PYTHON) -m support.results

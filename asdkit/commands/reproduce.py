@@ -5,6 +5,7 @@ import shlex
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from asdkit.core.errors import UsageError
 from asdkit.core.optional import require_package
 from asdkit.core.text import local, suggestion
 from asdkit.run import machine
+from asdkit.run.grid import option_values
 from asdkit.run.pool import make_runs
 from asdkit.run.reproduction import results, runs
-from asdkit.run.reproduction.figures import FULL, QUICK, Figure, declared
+from asdkit.run.reproduction.figures import FULL, QUICK, Figure, Size, as_cell, declared
 from asdkit.run.tables import markdown
 
 DESCRIPTION = """Make the figures and tables of the paper, and a few more, anew. Each comes with the paper's claim in a
@@ -53,11 +55,11 @@ def run(options: Namespace) -> int:
         return 0
     require_package("matplotlib", "plots")
     further += ["--prior", options.prior] if options.prior else []
-    reproduction = runs.Reproduction(figures, QUICK if options.quick else FULL, further, local(options.out))
-    reproduction.make_given()
-    kinds = {cell.labels["part"]: cell for grid in reproduction.grids for cell in grid.cells}
-    check_runs("reproduce", further, _OF_EACH_RUN, (cell.options for cell in kinds.values()))
-    return _made(reproduction, options)
+    size = QUICK if options.quick else FULL
+    kinds = {run.part.name: run for figure in figures for run in declared().runs(figure, size)}
+    cells = (as_cell(run, size, further, Path(__file__)) for run in kinds.values())  # what they are given is made later
+    check_runs("reproduce", further, _OF_EACH_RUN, (cell.options for cell in cells))
+    return _made([figure.name for figure in figures], size, further, options)
 
 
 def _figures(names: Sequence[str], prior: str | None) -> list[Figure]:
@@ -85,18 +87,24 @@ def _plan(figures: Sequence[Figure]) -> str:
     return "\n".join(tables)
 
 
-def _made(reproduction: runs.Reproduction, options: Namespace) -> int:
+def _made(names: Sequence[str], size: Size, further: Sequence[str], options: Namespace) -> int:
     from asdkit.commands.forked import start
+    from asdkit.priors.locate import EMBEDDED, locate
     from asdkit.run.reproduction import page
 
+    path = [EMBEDDED, *option_values(further, "--prior"), *option_values(further, "--model.prior.path")][-1]
+    digest, possible = locate(path).digest(), _figures([], options.prior)
+    reproduction = runs.Reproduction(possible, names, size, further, digest, local(options.out))
+    reproduction.make_given()
+    write = partial(reproduction.write, shlex.join(["asdkit", "reproduce", *options.given]))
     jobs, code = options.jobs, 0
     if jobs is None and not machine.gpus(os.environ):
         jobs = machine.cores()
     for grid in reproduction.grids:
-        if code not in _STOPPED:
-            code = make_runs(grid, jobs, start) or code
+        if grid.cells and code not in _STOPPED:
+            code = make_runs(grid, jobs, start, write) or code
+    data = write()
     if code not in _STOPPED:
-        data = reproduction.write(shlex.join(["asdkit", "reproduce", *options.given]))
         page.write(reproduction.out / "index.html", data)
         print(results.verdicts(data))
         print(f"Written: {reproduction.out}/index.html and {reproduction.out}/results.json")

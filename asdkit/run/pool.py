@@ -78,10 +78,11 @@ def child_environment(environment: Mapping[str, str], device: str | None, thread
     return own | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
 
 
-def make_runs(grid: Grid, jobs: int | None, start: Start = spawned) -> int:
+def make_runs(grid: Grid, jobs: int | None, start: Start = spawned, ended: Callable[[], object] = lambda: None) -> int:
     """Make this process's share of a grid's runs, `jobs` at a time; None is one on each GPU, or one.
 
-    A run is a process that `start` starts, of a command, a file for its output and its environment.
+    A run is a process that `start` starts, of a command, a file for its output and its environment. `ended` is called
+    whenever some have ended.
 
     Returns the exit code: 0, that of the first cell that failed, 130 or 143.
 
@@ -93,7 +94,7 @@ def make_runs(grid: Grid, jobs: int | None, start: Start = spawned) -> int:
         raise UsageError(f"--jobs must be at least 1; got {jobs}.")
     grid.folder.mkdir(parents=True, exist_ok=True)
     jobs = jobs and min(jobs, max(1, len(grid.cells)))
-    return Pool(grid, plan(os.environ, machine.gpus(os.environ), machine.cores(), jobs), start).run()
+    return Pool(grid, plan(os.environ, machine.gpus(os.environ), machine.cores(), jobs), start, ended).run()
 
 
 @dataclass
@@ -111,8 +112,10 @@ class Job:
 class Pool:
     """Makes one process's share of a grid's runs; the grid's folder exists."""
 
-    def __init__(self, grid: Grid, share: Share, start: Start = spawned) -> None:
-        self.grid, self.share, self.start = grid, share, start
+    def __init__(
+        self, grid: Grid, share: Share, start: Start = spawned, ended: Callable[[], object] = lambda: None
+    ) -> None:
+        self.grid, self.share, self.start, self.ended = grid, share, start, ended
         self.waiting = grid.cells[share.rank :: share.ranks]
         self.free, self.jobs = list(share.devices), list[Job]()
         self.codes: dict[Path, int] = {}
@@ -132,6 +135,7 @@ class Pool:
                 self._collect_ended()
                 if in_tables < len(self.codes):
                     tables.write_tables(self.grid)
+                    self.ended()
                     in_tables = len(self.codes)
                 time.sleep(_POLL_SECONDS if self.jobs else 0)
             tables.write_contacts(self.grid)

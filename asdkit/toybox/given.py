@@ -13,6 +13,7 @@ from asdkit.core.bounds import checked
 from asdkit.core.parts import require
 from asdkit.data import Cameras, Canvas
 from asdkit.distillation import Distillation
+from asdkit.formats.pictures import save_grid
 from asdkit.formats.splat_files import write_splats
 from asdkit.generators.base import Render
 from asdkit.generators.from_file import object_of
@@ -24,9 +25,10 @@ from asdkit.toybox import world
 from asdkit.toybox.captions import parse
 from asdkit.toybox.edits import Azimuth, camera, seen
 from asdkit.toybox.measures import psnr
+from asdkit.toybox.truths import truths
 
 _AROUND, _FITTED, _BLUR = 12, 300, 1.7  # views at each height, steps of fitting, and how much wider Gaussians become
-_AWAY_DEG = 45.0
+_AWAY_DEG, _SHOWN = 45.0, 4
 
 
 def cutout(prompt: str, azimuth_deg: float, file: Path) -> None:
@@ -36,6 +38,13 @@ def cutout(prompt: str, azimuth_deg: float, file: Path) -> None:
     values = torch.cat([colours.clamp(0, 1), truth.alpha], dim=1)[0].permute(1, 2, 0)
     with atomic(file) as temporary:
         Image.fromarray((values * 255).round().byte().numpy()).save(temporary, format="PNG")
+
+
+def truth(prompt: str, azimuth_deg: float, file: Path) -> None:
+    """Write four true pictures of the thing, of the view that the prompt names if any, side by side."""
+    bank = truths(prompt, _SHOWN)
+    assert bank is not None
+    save_grid(bank.pictures(), file, _SHOWN)
 
 
 def spoilt(prompt: str, azimuth_deg: float, file: Path) -> None:

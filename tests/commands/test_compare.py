@@ -1,12 +1,13 @@
 """`asdkit compare`: means, errors and differences by hand, real runs that go on after a stop, and runs that exist."""
 
 import json
+import signal
 import statistics
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.forked import stop_at_the_first_checkpoint
+from support.forked import Forked, kill_at_a_checkpoint
 
 from asdkit.commands.main import main
 from asdkit.run import comparison
@@ -44,14 +45,15 @@ def test_means_and_differences(tmp_path: Path) -> None:
 def test_methods_on_prompts_and_seeds(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Two methods, a prompt, two seeds, stopped in between; called again, no run is made anew; then runs as such."""
+    """Two methods, a prompt, two seeds, killed in between; called again, no run is made anew; then runs as such."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.txt").write_text("a red duck\n")
     words = ["compare", "--methods", "ASD,SDS", "--prompts=p.txt", "--seeds=2", "--config", str(recipe), *QUICK]
     with monkeypatch.context() as first:
-        stop_at_the_first_checkpoint(first)
-        assert main(words) == 143 and not list((tmp_path / "runs").rglob("compare.md"))
-    assert main(words) == 0
+        kill_at_a_checkpoint(first, lambda: True)
+        assert Forked(lambda: main(words), tmp_path / "log").wait() == -signal.SIGKILL
+    assert len(list((tmp_path / "runs").rglob("last.ckpt"))) == 1 and not list((tmp_path / "runs").rglob("compare.md"))
+    assert main(words) == 0 and not list((tmp_path / "runs").rglob("*-before-*"))
     folder = next((tmp_path / "runs").rglob("compare.md")).parent
     assert "SDS - ASD | 2 |" in (folder / "compare.md").read_text()
     rows = json.loads((folder / "compare.json").read_text())

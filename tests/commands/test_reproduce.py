@@ -1,19 +1,22 @@
 """`asdkit reproduce`: a real run of each figure, small; stopped and called again; what it refuses, and its plan."""
 
+import fnmatch
 import json
+import shutil
+import signal
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
-from support.forked import stop_at_the_first_checkpoint
+from support.forked import Forked, kill_at_a_checkpoint, stop_at_the_first_checkpoint
 
 from asdkit.commands.main import main
-from asdkit.run.reproduction.figures import declared
+from asdkit.run.reproduction.figures import REFERENCES, declared
 
 SMALL = {
     "2D": ["--model.generator.size=16", "--model.generator.count=2"],
-    "2D, textures": ["--model.generator.size=16", "--model.generator.count=2"],
     "2D, short": ["--model.generator.size=16"],
     "2D, exact scores": ["--model.prior.pictures=4"],
     "3D": ["--data.size=16", "--data.views_per_step=1", "--data.orbit.views=2", "--report.size=16"],
@@ -33,7 +36,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_folder: Path) ->
         options = [*part.options, *SMALL[name]]
         monkeypatch.setitem(declared().parts, name, replace(part, quick=2, steps=2, options=options))
     for name, figure in declared().figures.items():
-        cells = [{"part": cell["part"], "methods": [one_of(cell)], "prompts": 1} for cell in figure.cells]
+        first = {cell["part"]: cell for cell in reversed(figure.cells)}
+        cells = [cell | {"methods": [one_of(cell)], "sweeps": [], "prompts": 1} for cell in first.values()]
         monkeypatch.setitem(declared().figures, name, replace(figure, cells=cells))
     return [f"--model.prior.path={tiny_folder}", "--jobs=2"]
 
@@ -57,6 +61,13 @@ def test_a_run_of_each_figure(small: list[str], tmp_path: Path, capsys: pytest.C
         assert {run["part"] for run in runs} == {cell["part"] for cell in figure.cells}, name
         named = {metric for run in runs for metric in run["metrics"]}
         assert {"seconds"} <= named and named & set(figure.show), name
+        for rule, cell in product(
+            figure.rules, figure.cells
+        ):  # which would judge nothing by a measure that isn't there
+            measured = {metric for run in runs if run["part"] == cell["part"] for metric in run["metrics"]}
+            prefix = REFERENCES.get(rule.than, "")
+            if rule.part in ("", cell["part"]) and rule.measure != "diversity":  # which is of several seeds
+                assert fnmatch.filter(measured, f"{prefix}{rule.measure}"), (name, str(rule), cell["part"])
     [run] = [run for run in data["runs"] if run["method"] == "ASD after SDS 10000"]
     assert run["iterations"] == 2 and run["digest"] and run["versions"]["torch"] and run["seed"] == 0
     text = Path("out/index.html").read_text()
@@ -70,9 +81,7 @@ def test_a_run_of_each_figure(small: list[str], tmp_path: Path, capsys: pytest.C
 @pytest.mark.slow
 def test_three_seeds_are_judged_and_a_stop_loses_nothing(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Figure 8 in 2D, stopped by SIGTERM in its first run, which goes on from its checkpoint."""
-    figure = declared().figures["fig8"]
-    cells = [{"part": "2D", "methods": ["SDS 7.5", "ASD 7.5"], "prompts": 1}]
-    monkeypatch.setitem(declared().figures, "fig8", replace(figure, cells=cells))
+    show(monkeypatch, "SDS 7.5", "ASD 7.5")
     monkeypatch.setitem(declared().parts, "2D", replace(declared().parts["2D"], steps=4))
     words = ["reproduce", "fig8", "--full", "--out=out", small[0], "--jobs=1", "--checkpoints.every=2"]
     with monkeypatch.context() as first:
@@ -85,6 +94,63 @@ def test_three_seeds_are_judged_and_a_stop_loses_nothing(small: list[str], monke
     rules = data["figures"]["fig8"]["rules"]
     assert [rule["pairs"] for rule in rules] == [1, 3] and rules[0]["verdict"] == "not judged"
     assert rules[1]["verdict"] in ("confirmed", "refuted", "not shown")
+
+
+def show(monkeypatch: pytest.MonkeyPatch, *methods: str) -> None:
+    """Figure 8 has these methods in 2D, of one prompt."""
+    cells = [{"part": "2D", "methods": methods, "prompts": 1}]
+    monkeypatch.setitem(declared().figures, "fig8", replace(declared().figures["fig8"], cells=cells))
+
+
+def measured() -> list[dict]:
+    """The rows of out/results.json without what differs by time and place."""
+    rows = json.loads(Path("out/results.json").read_text())["runs"]
+    times = {"seconds", "folder"}
+    return [
+        {**{name: row[name] for name in row.keys() - times}, "metrics": {**row["metrics"], "seconds": 0}}
+        for row in rows
+    ]
+
+
+@pytest.mark.slow
+def test_what_is_kept_is_not_made_again(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method's runs are gone; with another method only that one's are made, and the page shows all of both."""
+    words = ["reproduce", "fig8", "--full", "--out=out", *small]
+    show(monkeypatch, "SDS 7.5")
+    assert main(words) == 0
+    before = measured()
+    assert [row["seed"] for row in before] == [0, 1, 2, None]
+    for folder in Path("out").glob("run*"):
+        shutil.rmtree(folder)
+    shutil.move("out", "kept")
+    show(monkeypatch, "SDS 7.5", "ASD 7.5")
+    assert main([word.replace("=out", "=kept") for word in words]) == 0
+    shutil.move("kept", "out")
+    assert len(list(Path("out/runs").rglob("run.json"))) == 3 and len(list(Path("out/pictures").iterdir())) == 10
+    after = measured()
+    assert [row for row in after if row["method"] == "SDS 7.5"] == before and len(after) == 8
+    page = Path("out/index.html").read_text()
+    assert page.count("data:image/webp;base64,") == 3 * 3 and "diversity" in page  # beside the truth
+    shutil.rmtree("out/runs")
+    assert main(["reproduce", "fig7", "--quick", "--out=out", *small]) == 2  # would lose what is there
+    assert main(["reproduce", "fig7", "--full", "--out=out", *small]) == 0
+    assert [row for row in measured() if "fig8" in row["figures"]] == after  # another figure's rows stay
+
+
+@pytest.mark.slow
+def test_a_kill_loses_nothing(small: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Killed by SIGKILL in its second run, with that run, and called again it has the table of one left alone."""
+    show(monkeypatch, "SDS 7.5", "ASD 7.5")
+    words = ["reproduce", "fig8", "--quick", "--out=out", small[0], "--jobs=1", "--checkpoints.every=1"]
+    with monkeypatch.context() as first:
+        kill_at_a_checkpoint(first, lambda: Path("out/results.json").exists())
+        assert Forked(lambda: main(words), tmp_path / "log").wait() == -signal.SIGKILL
+    assert len(json.loads(Path("out/results.json").read_text())["runs"]) == 1
+    assert main(words) == 0 and not list(Path("out").rglob("*-before-*"))
+    killed, table = measured(), Path("out/index.html").read_text().count("<td>")
+    shutil.move("out", "killed")
+    assert main(words) == 0 and measured() == killed
+    assert Path("out/index.html").read_text().count("<td>") == table
 
 
 @pytest.mark.parametrize(
@@ -120,4 +186,4 @@ def test_the_plan_says_what_runs_cost(capsys: pytest.CaptureFixture) -> None:
     assert main(["reproduce", "fig1", "fig7", "--plan"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "--quick:" and lines[4].startswith("| fig1 | 3 | 3 | ")
-    assert [line for line in lines if line.startswith("| all | ")][1].startswith("| all | 63 | 63 | ")
+    assert [line for line in lines if line.startswith("| all | ")][1].startswith("| all | 57 | 57 | ")

@@ -153,6 +153,21 @@ def stop_at_the_first_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Checkpoints, "_save", stop)
 
 
+def kill_at_a_checkpoint(monkeypatch: pytest.MonkeyPatch, condition: Callable[[], bool]) -> None:
+    """When it holds, runs kill the process that has started them and themselves, as a machine that is lost does."""
+    from asdkit.run.checkpoints import Checkpoints
+
+    save = Checkpoints._save
+
+    def kill(self: Checkpoints, trainer: Any) -> None:
+        save(self, trainer)
+        if condition():
+            os.kill(os.getppid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(Checkpoints, "_save", kill)
+
+
 def wait_for(condition: Callable[[], object], seconds: float = 200) -> None:
     """Wait until something holds."""
     deadline = time.monotonic() + seconds

@@ -1,4 +1,4 @@
-"""What the documents say of `docs/results.json`; `python -m support.results` writes it into them."""
+"""What the documents say of `docs/paper/results.json`; `python -m support.results` writes it into them."""
 
 import json
 import re
@@ -12,13 +12,14 @@ from asdkit.run.reproduction.figures import declared
 from asdkit.run.reproduction.statistics import CONFIRMED, NOT_SHOWN, REFUTED
 
 ROOT = Path(__file__).parents[2]
-FILE = ROOT / "docs" / "results.json"
+FILE = ROOT / "docs" / "paper" / "results.json"
 BETWEEN = re.compile(r"(?<=<!-- from results\.json -->\n).*?(?=<!-- to here -->)", re.DOTALL)
 
 
 def in_results(data: Mapping[str, Any]) -> str:
     """All verdicts, and below them each figure's rules and measures."""
-    text = [f"{results.how(data)} {results.meaning(data)}", results.verdicts(data).rstrip()]
+    page = " [The page](paper/index.html) shows the pictures." if (FILE.parent / "index.html").is_file() else ""
+    text = [f"{results.how(data)} {results.meaning(data)}{page}", results.verdicts(data).rstrip()]
     for name, figure in data["figures"].items():
         rules = [
             f"* {rule['part']}: {rule['rule']}: {results.difference(rule)}; {rule['verdict']}"

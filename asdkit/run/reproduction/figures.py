@@ -13,7 +13,8 @@ import yaml
 from asdkit.run.grid import Cell
 
 TRUTH = "the truth"
-START_SECONDS = 8.0  # what a run takes beside its iterations, on one core
+REFERENCES = {TRUTH: "true_", "the decoded truth": "decoded_"}  # how measures of true pictures begin
+START_SECONDS = 6.0  # what a run takes beside its iterations, on one core
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,9 @@ QUICK, FULL = Size("quick", 1, 1), Size("full", 3, 1000)
 
 @dataclass(frozen=True)
 class Figures:
-    """All that `figures.yaml` declares, by name."""
+    """All that `figures.yaml` declares, by name; `truth` is the function that makes true pictures of a prompt."""
 
+    truth: str
     parts: Mapping[str, Part]
     methods: Mapping[str, Method]
     figures: Mapping[str, Figure]
@@ -139,9 +141,10 @@ class Figures:
         runs = []
         for cell in figure.cells:
             part, count = self.parts[cell["part"]], min(size.prompts, cell.get("prompts", size.prompts))
+            subjects = part.prompts[cell.get("skip", 0) :][:count]
             methods = [method for sweep in cell.get("sweeps", ()) for method in _swept(self.sweeps[sweep])]
             methods += [self.methods[name] for name in cell.get("methods", ())]
-            for method, subject in product(methods, part.prompts[:count]):
+            for method, subject in product(methods, subjects):
                 runs += [Planned(part, method, subject, seed) for seed in range(size.seeds)]
         return runs
 
@@ -158,6 +161,7 @@ def declared() -> Figures:
     methods = [_method(name, given) for name, given in said["methods"].items()]
     methods += [method for sweep in said["sweeps"].values() for method in _swept(sweep)]
     return Figures(
+        said["truth"],
         {name: _part(name, **given) for name, given in said["parts"].items()},
         {method.name: method for method in methods},
         {name: _figure(name, **given) for name, given in said["figures"].items()},
@@ -193,10 +197,12 @@ def _rule(between: tuple[float, float], **given: Any) -> Rule:
     return Rule(**given, low=between[0], high=between[1])
 
 
-def as_cell(run: Planned, size: Size, further: Sequence[str], given: Path, start: Path | None = None) -> Cell:
+def as_cell(
+    run: Planned, size: Size, further: Sequence[str], given: Path, start: Path | None = None, prior: str = ""
+) -> Cell:
     """The cell of a grid that makes a run, with `further` options of `asdkit fit` after all others.
 
-    It may be `given` a file, and `start` from the folder of another run.
+    It may be `given` a file, and `start` from the folder of another run; `prior` is the digest of the weights.
     """
     part, method, subject = run.part, run.method, run.subject
     options = ["--config", part.recipe, f"--trainer.max_steps={size.steps(part)}"]
@@ -207,4 +213,4 @@ def as_cell(run: Planned, size: Size, further: Sequence[str], given: Path, start
         options.append(option)
     options += [option.format(run.seed) for option in part.seed]
     labels: dict[str, str | int | float] = {"part": part.name, "method": method.name, "seed": run.seed}
-    return Cell(subject.prompt, labels, [*options, *further])
+    return Cell(subject.prompt, labels, [*options, *further], prior)

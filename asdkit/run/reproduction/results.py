@@ -1,16 +1,10 @@
 """What the runs of figures have measured, and what that says of the figures' claims: plain data, as `results.json`."""
 
-import itertools
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from asdkit.run.reproduction.figures import TRUTH, Figure, Rule
+from asdkit.run.reproduction.figures import QUICK, REFERENCES, Figure, Rule, declared
 from asdkit.run.reproduction.statistics import NOT_JUDGED, interval, joint, verdict
 from asdkit.run.tables import cell_text, markdown
 
@@ -25,12 +19,6 @@ def with_derived(metrics: Mapping[str, float]) -> dict[str, float]:
     return {**metrics, **errors}
 
 
-def diversity(pictures: Sequence[Path]) -> float:
-    """The root mean square difference of two pictures in [0,1] of the same size, on average over all pairs."""
-    arrays = [np.asarray(Image.open(file).convert("RGB"), dtype=float) / 255 for file in pictures]
-    return statistics.fmean(float(np.sqrt(np.square(a - b).mean())) for a, b in itertools.combinations(arrays, 2))
-
-
 def judged(figure: Figure, runs: Sequence[Run], judging: bool) -> dict[str, Any]:
     """A figure's claim, its rules and what its runs say of them; without `judging` no verdicts."""
     parts = dict.fromkeys(cell["part"] for cell in figure.cells)
@@ -43,7 +31,7 @@ def judged(figure: Figure, runs: Sequence[Run], judging: bool) -> dict[str, Any]
 
 
 def _judged(rule: Rule, part: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """A rule in a part, for each measure that it names and that there is."""
+    """A rule in a part, for each measure that it names and that there is; where there is none, it can't judge."""
     entries = []
     for measure in measures([rule.measure], (run for run in runs if run["part"] == part)):
         if values := differences(rule, measure, part, runs):
@@ -52,7 +40,8 @@ def _judged(rule: Rule, part: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
             words = str(rule).replace(rule.measure, measure, 1)
             entry = {"part": part, "rule": words, "pairs": known.count, "mean": round(known.mean, 6)}
             entries.append(entry | {"interval": ends, "verdict": verdict(known, rule.low, rule.high)})
-    return entries
+    nothing = {"part": part, "rule": str(rule), "pairs": 0, "mean": None, "interval": [None, None]}
+    return entries or [nothing | {"verdict": NOT_JUDGED}]
 
 
 def differences(rule: Rule, measure: str, part: str, runs: Iterable[Run]) -> list[float]:
@@ -62,8 +51,9 @@ def differences(rule: Rule, measure: str, part: str, runs: Iterable[Run]) -> lis
         metrics, pair = run["metrics"], (run["prompt"], run["seed"])
         if run["part"] == part and measure in metrics:
             values.setdefault(run["method"], {})[pair] = metrics[measure]
-            if run["method"] == rule.of and f"true_{measure}" in metrics:
-                values.setdefault(TRUTH, {})[pair] = metrics[f"true_{measure}"]
+            for reference, prefix in REFERENCES.items() if run["method"] == rule.of else ():
+                if f"{prefix}{measure}" in metrics:
+                    values.setdefault(reference, {})[pair] = metrics[f"{prefix}{measure}"]
     than = values.get(rule.than, {})
     return [value - than[pair] for pair, value in values.get(rule.of, {}).items() if pair in than]
 
@@ -75,8 +65,12 @@ def measures(patterns: Iterable[str], runs: Iterable[Run]) -> list[str]:
 
 
 def of_figure(results: Mapping[str, Any], name: str) -> list[Run]:
-    """The runs of a figure."""
-    return [run for run in results["runs"] if name in run["figures"]]
+    """The runs of a figure, its parts and methods in the figure's own order."""
+    known = declared()
+    planned = known.runs(known.figures[name], QUICK)
+    order = {(run.part.name, run.method.name): place for place, run in enumerate(planned)}
+    runs = [run for run in results["runs"] if name in run["figures"]]
+    return sorted(runs, key=lambda run: order.get((run["part"], run["method"]), len(order)))
 
 
 def verdicts(results: Mapping[str, Any]) -> str:
@@ -95,15 +89,28 @@ def estimates(runs: Sequence[Run], show: Iterable[str]) -> tuple[list[str], list
     """The mean of each measure over the prompts and seeds of a part and a method, and half its 95 % interval.
 
     Returns:
-        The columns, and a row for each part and method.
+        The columns, and a row for each part and method, below those of a part one for each of its references.
     """
     columns, rows = measures(show, runs), []
-    for part, method in dict.fromkeys((run["part"], run["method"]) for run in runs):
-        members = [run["metrics"] for run in runs if (run["part"], run["method"]) == (part, method)]
-        values = {name: [metrics[name] for metrics in members if name in metrics] for name in columns}
-        known = {name: _estimate(numbers) for name, numbers in values.items() if numbers}
-        rows.append({"part": part, "method": method, **known})
+    for part in dict.fromkeys(run["part"] for run in runs):
+        members = [run for run in runs if run["part"] == part]
+        groups = {method: ("", [run for run in members if run["method"] == method]) for method in methods_of(members)}
+        groups |= {reference: (prefix, members) for reference, prefix in REFERENCES.items()}
+        for method, (prefix, group) in groups.items():
+            values = {name: values_of(f"{prefix}{name}", group) for name in columns}
+            known = {name: _estimate(numbers) for name, numbers in values.items() if numbers}
+            rows += [{"part": part, "method": method, **known}] if known or not prefix else []
     return ["part", "method", *columns], rows
+
+
+def methods_of(runs: Iterable[Run]) -> list[str]:
+    """The methods of runs, each once."""
+    return list(dict.fromkeys(run["method"] for run in runs))
+
+
+def values_of(measure: str, runs: Iterable[Run]) -> list[float]:
+    """What the runs have of a measure."""
+    return [run["metrics"][measure] for run in runs if measure in run["metrics"]]
 
 
 def _estimate(values: Sequence[float]) -> str:
@@ -113,6 +120,8 @@ def _estimate(values: Sequence[float]) -> str:
 
 def difference(rule: Mapping[str, Any]) -> str:
     """The mean difference that a rule is about, its interval and the number of pairs."""
+    if not rule["pairs"]:
+        return "no pair has this measure"
     low, high = rule["interval"]
     ends = "" if low is None else f" [{cell_text(low)}, {cell_text(high)}]"
     return f"{cell_text(rule['mean'])}{ends}, {rule['pairs']} pair{'s' if rule['pairs'] > 1 else ''}"

@@ -1,4 +1,4 @@
-"""The runs of figures on disk: a grid of all of them, and what they have measured as rows of `results.json`."""
+"""The runs of figures: those that are kept as rows of `results.json` with their pictures, and a grid of the others."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from asdkit.core.atomic import write_text
+from asdkit.core.errors import UsageError
 from asdkit.core.text import slug
 from asdkit.run.grid import Cell, Grid
-from asdkit.run.reproduction import results
-from asdkit.run.reproduction.figures import FULL, Figure, Planned, Size, as_cell, declared
-from asdkit.run.side_files import write_json
+from asdkit.run.reproduction import pictures, results
+from asdkit.run.reproduction.figures import FULL, Figure, Planned, Size, Subject, as_cell, declared
+from asdkit.run.reproduction.pictures import CONTACT
+from asdkit.run.side_files import read_facts, write_json
 
 _KEPT = ("iterations", "seconds", "versions")
 
@@ -18,51 +20,98 @@ _KEPT = ("iterations", "seconds", "versions")
 class Reproduction:
     """Figures at a size, and the runs that they need, with `further` options of `asdkit fit`, in a folder.
 
+    What is kept of a run is its row in `results.json`, and its pictures, small, beside it. A run that is kept there is
+    not made again, with or without its folder, unless its options, recipe or prior are others now.
+
+    Args:
+        figures: that can be made with this prior.
+        names: of those that are made; others stay on the page, as far as they are kept.
+        prior: the digest of its weights.
+
     Attributes:
-        grids: of the runs that start from nothing, and of those that start from other runs.
+        grids: of the missing runs that start from nothing, and of those that start from other runs.
+
+    Raises:
+        UsageError: the folder holds a full reproduction, which a quick one would replace.
     """
 
-    def __init__(self, figures: Sequence[Figure], size: Size, further: Sequence[str], out: Path) -> None:
-        self.figures, self.size, self.further, self.out = figures, size, list(further), out
-        self.planned = {figure.name: declared().runs(figure, size) for figure in figures}
-        needed: dict[tuple[str, ...], Planned] = {}
-        for run in (run for runs in self.planned.values() for run in runs):
-            for each in filter(None, (declared().before(run), run)):
-                needed.setdefault(each.key, each)
+    def __init__(
+        self, figures: Sequence[Figure], names: Sequence[str], size: Size, further: Sequence[str], prior: str, out: Path
+    ) -> None:
+        before = read_facts(out / "results.json")
+        if FULL.name == before.get("mode") != size.name:
+            raise UsageError(f"{out} holds a --full reproduction, which --quick would replace; name another --out.")
+        if before.get("mode") != size.name:
+            before = {}
+        self._kept = {row["folder"]: row for row in before.get("runs", []) if row["folder"] and "pictures" in row}
+        self.figures = [figure for figure in figures if figure.name in {*names, *before.get("figures", {})}]
+        self.size, self.further, self.prior, self.out = size, list(further), prior, out
+        self.planned = {figure.name: declared().runs(figure, size) for figure in self.figures}
         self._cells: dict[tuple[str, ...], Cell] = {}
         self.grids: list[Grid] = []
+        needed = _by_key(run for figure in figures for run in declared().runs(figure, size))
         for title, later in (("runs", False), ("runs after runs", True)):
-            runs = {key: run for key, run in needed.items() if bool(run.method.after) == later}
-            cells = {key: self._cell(run) for key, run in runs.items()}
-            self.grids += [Grid([*cells.values()], [], title, self.out)] if cells else []
+            cells = {key: self._cell(run) for key, run in needed.items() if bool(run.method.after) == later}
             self._cells |= cells
+            self.grids += [Grid([*cells.values()], [], title, self.out)] if cells else []
+        self._missing = _by_key(run for name in names for run in self.planned[name] if not self.row(run))
+        for grid in self.grids:
+            grid.cells = [self._cells[key] for key, run in self._missing.items() if self._grid(run) is grid]
+
+    def _grid(self, run: Planned) -> Grid:
+        return self.grids[-1 if run.method.after else 0]
 
     def _cell(self, run: Planned) -> Cell:
         before = declared().before(run)
-        start = self.grids[0].run_folder(self._cells[before.key]) if before else None
-        return as_cell(run, self.size, self.further, self._given(run), start)
+        start = self._folder(before) if before else None
+        return as_cell(run, self.size, self.further, self._given(run), start, self.prior)
+
+    def _folder(self, run: Planned) -> Path:
+        return self._grid(run).run_folder(self._cells[run.key])
 
     def _given(self, run: Planned) -> Path:
         return self.out / "given" / f"{slug(f'{run.part.name} {run.subject.prompt}')}{run.part.ending}"
 
     def make_given(self) -> None:
-        """Make the files that runs are given, where they are not there yet."""
-        for run in (run for runs in self.planned.values() for run in runs if run.part.given):
-            module, _, name = run.part.given.rpartition(".")
+        """Make the files that missing runs are given, and the pictures of the truth, where they are not there yet."""
+        for run in (run for run in self._missing.values() if run.part.given):
             if not (file := self._given(run)).is_file():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                getattr(import_module(module), name)(run.subject.prompt, run.subject.azimuth_deg, file)
+                _make(run.part.given, run.subject, file)
+        for subject in {run.subject.prompt: run.subject for runs in self.planned.values() for run in runs}.values():
+            if not (file := pictures.of_truth(self.out, subject.prompt)).is_file():
+                _make(declared().truth, subject, png := self.out / "given" / f"{file.stem}.png")
+                pictures.keep(png, file)
+
+    def row(self, run: Planned) -> dict[str, Any] | None:
+        """What is kept of a run, from now on at least; None where it is not finished, or its pictures are lost."""
+        folder = self._folder(run)
+        name = folder.relative_to(self.out).as_posix()
+        row = self._kept.get(name)
+        if row and all(pictures.kept(self.out, name, picture).is_file() for picture in row["pictures"]):
+            return row
+        report = read_facts(folder / "run.json")
+        if report.get("status") != "finished":
+            return None
+        shown = {CONTACT, *(figure.picture for figure in declared().figures.values() if _shows(figure, run))}
+        there = [picture for picture in sorted(shown) if (folder / picture).is_file()]
+        for picture in there:
+            pictures.keep(folder / picture, pictures.kept(self.out, name, picture))
+        of = {"part": run.part.name, "method": run.method.name, "prompt": run.subject.prompt, "seed": run.seed}
+        metrics = {**results.with_derived(report.get("metrics", {})), "seconds": report["seconds"]}
+        facts = {"digest": report["prior"], "folder": name} | {fact: report[fact] for fact in _KEPT}
+        self._kept[name] = {**of, "metrics": metrics, "pictures": there, **facts}
+        return self._kept[name]
 
     def write(self, command: str) -> dict[str, Any]:
         """Write `results.json` and `table1.md` of the runs that are finished; returns what the former holds."""
         rows = self._rows()
-        runs = {row["folder"]: row for row in rows if row["folder"]}
+        runs = {row["folder"]: row for row in rows}.values()
         data: dict[str, Any] = {
             "mode": self.size.name,
             "command": command,
-            "minutes": round(sum(row["seconds"] for row in runs.values()) / 60, 1),
-            "priors": sorted({row["digest"] for row in runs.values()}),
-            "runs": rows,
+            "minutes": round(sum(row["seconds"] for row in runs) / 60, 1),
+            "priors": sorted({row["digest"] for row in runs}),
+            "runs": (rows := [*rows, *self._over_seeds(rows)]),
         }
         of = {figure.name: [row for row in rows if figure.name in row["figures"]] for figure in self.figures}
         data["figures"] = {f.name: results.judged(f, of[f.name], self.size == FULL) for f in self.figures}
@@ -72,37 +121,49 @@ class Reproduction:
         return data
 
     def _rows(self) -> list[dict[str, Any]]:
-        """A row for each method, prompt and seed of a part whose run is finished, and for what the seeds differ by."""
+        """A row for each method, prompt and seed of a part whose run is finished."""
         rows: dict[tuple[Any, ...], dict[str, Any]] = {}
         for figure, run in ((name, run) for name, runs in self.planned.items() for run in runs):
-            grid, cell = self.grids[-1 if run.method.after else 0], self._cells[run.key]
-            if not grid.finished(cell):
-                continue
             name = (run.part.name, run.method.name, run.subject.prompt, run.seed)
-            if name not in rows:
-                rows[name] = _row(name, grid.report(cell), grid.run_folder(cell))
-            rows[name]["figures"].append(figure)
-        return [*rows.values(), *_over_seeds(rows.values())]
+            if name not in rows and (row := self.row(run)):
+                rows[name] = row | {"method": run.method.name, "figures": []}  # one run may have two names
+            if name in rows:
+                rows[name]["figures"].append(figure)
+        return [*rows.values()]
+
+    def _over_seeds(self, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """How much the pictures of a prompt differ from seed to seed, for each part and method."""
+        alike: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+        for row in rows:
+            alike.setdefault((row["part"], row["method"], row["prompt"]), []).append(row)
+        over = []
+        for (part, method, prompt), members in alike.items():
+            files = tuple(pictures.kept(self.out, row["folder"], CONTACT) for row in members)
+            if len(files) > 1 and all(file.is_file() for file in files):
+                name = {"part": part, "method": method, "prompt": prompt, "seed": None}
+                facts = {"figures": members[0]["figures"], "pictures": [], "folder": "", "seconds": 0.0}
+                over.append({**name, "metrics": {"diversity": pictures.diversity(files)}, **facts})
+        return over
 
 
-def _row(name: tuple[Any, ...], report: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    row = dict(zip(("part", "method", "prompt", "seed"), name, strict=True)) | {"figures": []}
-    metrics = {**results.with_derived(report.get("metrics", {})), "seconds": report["seconds"]}
-    return row | {"metrics": metrics, "digest": report["prior"], "folder": str(folder)} | {k: report[k] for k in _KEPT}
+def _make(function: str, subject: Subject, file: Path) -> None:
+    """Let a function that the figures' file names make a file."""
+    module, _, name = function.rpartition(".")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    getattr(import_module(module), name)(subject.prompt, subject.azimuth_deg, file)
 
 
-def _over_seeds(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """How much the pictures of a prompt differ from seed to seed, for each part and method."""
-    alike: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        alike.setdefault((row["part"], row["method"], row["prompt"]), []).append(row)
-    over = []
-    for (part, method, prompt), members in alike.items():
-        pictures = [Path(row["folder"]) / "contact.png" for row in members]
-        if len(pictures) > 1 and all(picture.is_file() for picture in pictures):
-            name = {"part": part, "method": method, "prompt": prompt, "seed": None, "figures": members[0]["figures"]}
-            over.append(name | {"metrics": {"diversity": results.diversity(pictures)}, "folder": "", "seconds": 0.0})
-    return over
+def _by_key(runs: Iterable[Planned]) -> dict[tuple[str, ...], Planned]:
+    """Runs, each once and after the run that it starts from."""
+    needed: dict[tuple[str, ...], Planned] = {}
+    for each in (each for run in runs for each in (declared().before(run), run) if each):
+        needed.setdefault(each.key, each)
+    return needed
+
+
+def _shows(figure: Figure, run: Planned) -> bool:
+    """Whether a figure has a run of this part and method."""
+    return any(cell["part"] == run.part.name and run.method.name in cell.get("methods", ()) for cell in figure.cells)
 
 
 def costs(figures: Sequence[Figure], size: Size) -> list[dict[str, Any]]:
@@ -111,7 +172,7 @@ def costs(figures: Sequence[Figure], size: Size) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for figure in figures:
         runs = declared().runs(figure, size)
-        needed = {each.key: each for run in runs for each in (declared().before(run), run) if each}
+        needed = _by_key(runs)
         own = [run for key, run in needed.items() if key not in known]
         known |= needed.keys()
         hours = sum(map(size.core_seconds, own)) / 3600

@@ -42,9 +42,12 @@ def verdict(difference: Interval, low: float, high: float) -> str:
 
 
 def joint(verdicts: Sequence[str]) -> str:
-    """The verdict of several claims together: the worst of those that could be judged."""
-    judged = [verdict for verdict in verdicts if verdict != NOT_JUDGED]
-    return next((worst for worst in (REFUTED, NOT_SHOWN) if worst in judged), CONFIRMED if judged else NOT_JUDGED)
+    """The verdict of several claims together: refuted by one of them, confirmed by all, else not shown; not judged
+    where none could be.
+    """
+    if not {*verdicts} - {NOT_JUDGED}:
+        return NOT_JUDGED
+    return REFUTED if REFUTED in verdicts else CONFIRMED if {*verdicts} == {CONFIRMED} else NOT_SHOWN
 
 
 def t_quantile(freedom: int) -> float:

@@ -1,12 +1,13 @@
 """The figures' file: whatever it names is there, `asdkit fit` takes its options, and shared runs are planned once."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from asdkit.commands.arguments import expand
 from asdkit.core.errors import UsageError
-from asdkit.run.reproduction.figures import FULL, QUICK, TRUTH, Figure, Planned, as_cell, declared
+from asdkit.run.reproduction.figures import FULL, QUICK, REFERENCES, START_SECONDS, Figure, Planned, as_cell, declared
 from asdkit.run.reproduction.runs import costs
 from asdkit.toybox.captions import parse
 
@@ -24,7 +25,7 @@ def test_rules_speak_of_methods_that_the_figure_has(name: str) -> None:
     figure = FIGURES.figures[name]
     for rule in figure.rules:
         parts = [cell["part"] for cell in figure.cells if rule.part in ("", cell["part"])]
-        assert any({rule.of, rule.than} - {TRUTH} <= methods_of(figure, part) for part in parts), str(rule)
+        assert any({rule.of, rule.than} - {*REFERENCES} <= methods_of(figure, part) for part in parts), str(rule)
         assert rule.low < rule.high and {rule.low, rule.high} != {float("-inf"), float("inf")}
     assert figure.claim.endswith(".") and figure.rules and figure.show
 
@@ -33,7 +34,18 @@ def test_the_papers_figures_are_there() -> None:
     assert [name for name in FIGURES.figures if name.startswith(("fig", "table"))] == list(PAPERS)
     settings = {run.method.name for name in PAPERS for run in FIGURES.runs(FIGURES.figures[name], FULL)}
     assert {"SDS 7.5", "SDS 100", "SDS 10000", "VSD 7.5", "VSD, 50 steps", "CSD", "DDS", "ASDEdit"} <= settings
-    assert all(len(FIGURES.parts[part].prompts) == 3 for part in ("2D", "3D"))
+    for name in ("fig6", "fig8"):
+        runs = FIGURES.runs(FIGURES.figures[name], FULL)
+        prompts = {part: {run.subject.prompt for run in runs if run.part.name == part} for part in ("2D", "3D")}
+        assert [len(prompts[part]) for part in prompts] == [3, 3]
+
+
+def test_the_textured_prompts() -> None:
+    """Six in 2D and two of them in 3D as well, or what they show, by four methods with three seeds each."""
+    runs = FIGURES.runs(FIGURES.figures["texture"], FULL)
+    counts = Counter((run.part.name, run.subject.prompt) for run in runs)
+    assert Counter(part for part, _ in counts) == {"2D": 6, "3D": 2} and {*counts.values()} == {4 * 3}
+    assert all(parse(prompt).material for _, prompt in counts)
 
 
 def planned() -> list[Planned]:
@@ -82,5 +94,5 @@ def test_what_is_promised_of_the_costs() -> None:
         assert costs(figures, size)[-1]["core-hours"] <= hours
     [row, total] = costs([FIGURES.figures["fig1"]], QUICK)
     part = FIGURES.parts["2D"]
-    expected = 3 * 8 + part.quick * part.seconds * (0.5 + 0.5 + 1)
+    expected = 3 * START_SECONDS + part.quick * part.seconds * (0.42 + 0.42 + 1)
     assert row["core-hours"] == total["core-hours"] == pytest.approx(expected / 3600)

@@ -8,12 +8,13 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from PIL import Image
 from support.results import BETWEEN, documents, in_readme, in_results
 
 from asdkit.formats.pictures import save_grid
-from asdkit.run.reproduction import page, results
+from asdkit.run.reproduction import page, pictures, plots, results
 from asdkit.run.reproduction.figures import declared
-from asdkit.run.reproduction.results import differences, diversity, judged, with_derived
+from asdkit.run.reproduction.results import differences, judged, with_derived
 
 FIG1 = declared().figures["fig1"]
 
@@ -61,12 +62,23 @@ def test_derived_measures_and_patterns() -> None:
     assert results.measures(["psnr", "clip_score*"], runs) == ["psnr", "clip_score_b32", "clip_score_l14"]
 
 
+def test_a_picture_is_kept_small(tmp_path: Path) -> None:
+    """1024 pixels become 512, each the mean of four; nothing of the folder but its name is in the file's."""
+    file = pictures.kept(tmp_path, "../elsewhere/run", "contact.png")
+    assert file == tmp_path / "pictures" / "run-contact.webp"
+    save_grid(torch.linspace(0, 1, 1024).expand(1, 3, 64, 1024), tmp_path / "contact.png", columns=1)
+    pictures.keep(tmp_path / "contact.png", file)
+    kept = Image.open(file)
+    assert kept.size == (512, 32) and file.stat().st_size < 2000
+    assert kept.getpixel((100, 16))[0] == pytest.approx(255 * 200.5 / 1023, abs=3)
+
+
 def test_diversity_is_the_distance_of_pairs(tmp_path: Path) -> None:
     levels, files = (0.0, 0.2, 1.0), []
     for level in levels:
         files.append(tmp_path / f"{level}.png")
         save_grid(torch.full((1, 3, 8, 8), level), files[-1], columns=1)
-    assert diversity(files) == pytest.approx((0.2 + 1.0 + 0.8) / 3, abs=1e-3)
+    assert pictures.diversity(tuple(files)) == pytest.approx((0.2 + 1.0 + 0.8) / 3, abs=1e-3)
 
 
 def test_a_table_has_means_and_half_intervals() -> None:
@@ -98,8 +110,9 @@ class Page(HTMLParser):
 
 def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     save_grid(torch.rand(4, 3, 16, 16), tmp_path / "contact.png", columns=4)
-    runs = [run | {"folder": str(tmp_path)} for run in measured(0.3)]
-    runs.append(row("VSD 7.5", 0, prompt="<script>", folder=str(tmp_path / "none"), structure=0.2))
+    pictures.keep(tmp_path / "contact.png", pictures.kept(tmp_path, "runs/a", "contact.png"))
+    runs = [run | {"folder": "runs/a", "pictures": ["contact.png"]} for run in measured(0.3)]
+    runs.append(row("VSD 7.5", 0, prompt="<script>", folder="runs/none", structure=0.2) | {"pictures": []})
     data = {"mode": "full", "command": "asdkit reproduce fig1 --full", "minutes": 4.5, "priors": ["abc"], "runs": runs}
     page.write(tmp_path / "index.html", data | {"figures": {"fig1": judged(FIG1, runs, judging=True)}})
     text = (tmp_path / "index.html").read_text()
@@ -115,7 +128,7 @@ def test_the_law_reads_another_curve_at_lambda_eff() -> None:
     runs = [row(f"VSD {scale:g}", 0, psnr=math.log(scale)) for scale in (1, 3, 7.5, 15, 30, 100)]
     runs += [row(f"ASD {scale:g}", 0, psnr=math.log((1 + scale) / 2)) for scale in (1, 3, 7.5, 15, 30, 100)]
     figure = declared().figures["cfg"]
-    with patch.object(page, "plot", return_value="") as drawn:
+    with patch.object(plots, "curves", return_value="x") as drawn:
         page._plots(figure, "2D", runs)
     [(_, curves, predictions, label, log)] = [call.args for call in drawn.call_args_list]
     points = [(x, point.mean) for x, point in curves["ASD"]]

@@ -50,6 +50,7 @@ def test_the_whole_interval_decides(ends: tuple[float, float], low: float, high:
 
 def test_a_figure_is_as_good_as_the_worst_of_its_rules() -> None:
     assert joint([]) == joint(["not judged"]) == "not judged"
-    assert joint(["confirmed", "not judged"]) == "confirmed"
+    assert joint(["confirmed", "confirmed"]) == "confirmed"
+    assert joint(["confirmed", "not judged"]) == "not shown"
     assert joint(["confirmed", "not shown"]) == "not shown"
     assert joint(["not shown", "refuted", "confirmed"]) == "refuted"
