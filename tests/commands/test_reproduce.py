@@ -131,10 +131,6 @@ def test_what_is_kept_is_not_made_again(small: list[str], monkeypatch: pytest.Mo
     assert [row for row in after if row["method"] == "SDS 7.5"] == before and len(after) == 8
     page = Path("out/index.html").read_text()
     assert page.count("data:image/webp;base64,") == 3 * 3 and "diversity" in page  # beside the truth
-    shutil.rmtree("out/runs")
-    assert main(["reproduce", "fig7", "--quick", "--out=out", *small]) == 2  # would lose what is there
-    assert main(["reproduce", "fig7", "--full", "--out=out", *small]) == 0
-    assert [row for row in measured() if "fig8" in row["figures"]] == after  # another figure's rows stay
 
 
 @pytest.mark.slow
