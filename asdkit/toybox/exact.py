@@ -84,8 +84,7 @@ class ParticleOpinion(Field):
         return [self.fake, self.text]
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
-        fake: Tensor = self.fake(x)
-        return fake
+        return self.fake(x)
 
     def log_ratio(self, x: Noised) -> Float[Tensor, " B"]:
         """An estimate of log r, r the ratio of the prior's density at x_t to the images', up to a factor."""
