@@ -56,7 +56,7 @@ _MODULES = {
     "toybox.image_judge": "ToyboxImageJudge",
     "toybox.samples_judge": "ToyboxSamplesJudge",
     "toybox.edits": "ToyboxCanvas ToyboxEditJudge",
-    "toybox.given": "ToyboxAwayJudge ToyboxGainJudge",
+    "toybox.given": "ToyboxAwayJudge ToyboxGainJudge ToyboxCeilingJudge",
     "toybox.exact": "ToyboxTruths ParticleASD",
     "toybox.training.renders": "ToyboxData",
     "toybox.training.vae": "TrainVAE",

@@ -1,5 +1,6 @@
 """What runs may be given of a thing of the toybox: a picture of it, or a spoilt model; and what they make of it."""
 
+import copy
 import math
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from asdkit.core.atomic import atomic
 from asdkit.core.bounds import checked
 from asdkit.core.parts import require
+from asdkit.core.randomness import generator_for
 from asdkit.data import Cameras, Canvas
 from asdkit.distillation import Distillation
 from asdkit.formats.splat_files import write_splats
-from asdkit.generators.base import Render
+from asdkit.generators.base import Generator, Render
 from asdkit.generators.from_file import object_of
 from asdkit.generators.gaussian_settings import Initial
 from asdkit.generators.gaussians import Gaussians
@@ -24,8 +26,10 @@ from asdkit.toybox import world
 from asdkit.toybox.captions import parse
 from asdkit.toybox.edits import Azimuth, camera, seen
 from asdkit.toybox.measures import psnr
+from asdkit.toybox.things import Thing
 
 _AROUND, _FITTED, _BLUR = 12, 300, 1.7  # views at each height, steps of fitting, and how much wider Gaussians become
+_BATCHES, _SETTLED = 24, 10**9  # of a run's cameras for a ceiling, and a step at which no ramp moves any more
 _AWAY_DEG = 45.0
 
 
@@ -41,14 +45,8 @@ def cutout(prompt: str, azimuth_deg: float, file: Path) -> None:
 def spoilt(prompt: str, azimuth_deg: float, file: Path) -> None:
     """Write Gaussians that show the thing blurred and in wrong colours: what was fitted to true views, spoilt."""
     views = joined([ring(_AROUND, degrees, size=world.SIZE, offset_deg=degrees) for degrees in (-5.0, 25.0, 55.0)])
-    truth = _truth(prompt, views, 1.0)
     generator = Gaussians(initial=Initial(opacity=0.3))
-    optimizer = torch.optim.Adam(generator.parameter_groups(), eps=1e-15)
-    for step in range(_FITTED):
-        some = torch.arange(step, step + 4) * 5 % len(views)
-        optimizer.zero_grad()
-        (generator.render(views[some]).image - truth[some]).square().mean().backward()
-        optimizer.step()
+    _fit(generator, prompt, views)
     splats = generator.splats()
     assert splats is not None
     wide, paler = splats.log_scales + math.log(_BLUR), splats.sh[..., [1, 2, 0]] * 0.4 + splats.sh * 0.6
@@ -111,8 +109,50 @@ class ToyboxGainJudge(Judge):
         return {"psnr_before": decibels[0], "gain": decibels[1] - decibels[0]}
 
 
+@checked
+class ToyboxCeilingJudge(Judge):
+    """Measures how near to the truth an object could come that is made as the run's is.
+
+    `ceiling` is the PSNR over the novel views of a copy of the run's object, after 300 steps towards true pictures
+    from the run's cameras. Things with a material have none.
+    """
+
+    def measure(
+        self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render
+    ) -> dict[str, float]:
+        assert views is not None and isinstance(data, Cameras)
+        thing = parse(module.prompt)
+        if thing is None or thing.material:
+            self.unmeasured["ceiling"] = f"{module.prompt} has no single true picture"
+            return {}
+        with torch.inference_mode(False), torch.enable_grad():
+            generator = copy.deepcopy(module.generator).cpu()
+            batches = [data.sample(generator_for(0, step, "ceiling"), _SETTLED) for step in range(_BATCHES)]
+            _fit(generator, module.prompt, joined(batches))
+        background, views = module.rendering.background, views.to("cpu")
+        with torch.no_grad():
+            image = generator.render(views, torch.full((3,), background)).image
+        return {"ceiling": psnr(image, _truth(module.prompt, views, background)).mean().item()}
+
+
+def _fit(generator: Generator, prompt: str, views: Views) -> None:
+    """Take 300 steps towards the true colours and opacities, four of these views at a time."""
+    truth = torch.cat(world.render(_thing(prompt), views, (0.0, 0.0, 0.0))[:2], dim=1)
+    optimizer = torch.optim.Adam(generator.parameter_groups(), eps=1e-15)
+    for step in range(_FITTED):
+        some = torch.arange(step, step + 4) * 5 % len(views)
+        optimizer.zero_grad()
+        shown = torch.cat(generator.render(views[some], torch.zeros(3))[:2], dim=1)
+        (shown - truth[some]).square().mean().backward()
+        optimizer.step()
+
+
 def _truth(prompt: str, views: Views, background: float) -> Float[Tensor, "B 3 H W"]:
+    return world.render(_thing(prompt), views, (background,) * 3).image
+
+
+def _thing(prompt: str) -> Thing:
     thing = parse(prompt)
     require(thing is not None, f"{prompt!r} is no thing of the toybox, such as 'a yellow duck'.")
     assert thing is not None
-    return world.render(thing, views, (background,) * 3).image
+    return thing

@@ -15,7 +15,7 @@ from asdkit.run.judge import Judge
 from asdkit.scores.equations import sharpness
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
-from asdkit.toybox.clip import EMBEDDED, TinyCLIP, prompt_among
+from asdkit.toybox.clip import EMBEDDED, TinyCLIP, prompt_among, resized
 from asdkit.toybox.measures import (
     mottle,
     palette_distance,
@@ -26,7 +26,7 @@ from asdkit.toybox.measures import (
 )
 from asdkit.toybox.things import Thing
 
-PROMPTS = 200
+PROMPTS, SMALL = 200, 64
 _AZIMUTHS, _CANDIDATES, _INSTANCES = 8, 24, 8
 _WITHIN_DEG = 45.0
 _log = logging.getLogger(__name__)
@@ -58,11 +58,12 @@ class CLIPJudge(Judge):
     def nearness(
         self, thing: Thing, images: Float[Tensor, "B 3 H W"], truths: Float[Tensor, "M 3 H W"]
     ) -> dict[str, float]:
-        """PSNR of pictures to as many truths; of a thing with a material that it can't be had, for it has many."""
+        """PSNR of pictures to as many truths, as they are and at 64 pixels; a material has many truths, and none."""
         if thing.material:
             self.unmeasured["psnr"] = f"{thing.prompt} has many right answers, so there is no single true picture"
             return {}
-        return {"psnr": psnr(images, truths).mean().item()}
+        small = psnr(resized(images, SMALL), resized(truths, SMALL))
+        return {"psnr": psnr(images, truths).mean().item(), "psnr_64": small.mean().item()}
 
 
 def likeness(

@@ -73,6 +73,14 @@ def test_psnr_is_of_the_mean_squared_error(error: float) -> None:
     assert results["psnr"] == pytest.approx(-20 * math.log10(error), abs=1e-3)
 
 
+def test_psnr_at_64_pixels_counts_what_is_alike_in_a_neighbourhood_and_not_what_alternates() -> None:
+    truth, thing = torch.full((1, 3, 128, 128), 0.5), parse("a red ball")
+    board = 0.1 - 0.2 * ((torch.arange(128)[:, None] + torch.arange(128)) % 2)
+    even, fine = (ToyboxJudge().nearness(thing, truth + error, truth) for error in (0.1, board))
+    assert even["psnr"] == pytest.approx(20, abs=1e-3) and even["psnr_64"] == pytest.approx(20, abs=1e-3)
+    assert fine["psnr"] == pytest.approx(20, abs=1e-3) and fine["psnr_64"] > 40
+
+
 class Brightness(Judge):
     judges = Canvas
 
