@@ -20,10 +20,11 @@ from asdkit.run.side_files import read_facts
 if TYPE_CHECKING:
     from asdkit.run.comparison import Compared
 
-DESCRIPTION = """Compare methods, each on the same prompts and seeds, or compare runs that exist. It writes a table of
-the figures and of their differences pair by pair, with standard errors (compare.md), a sheet of pictures from the same
-cameras (compare.png), the curves of what was logged (curves.png, which needs the extra plots), and all numbers
-(compare.json). When you call it again, it goes on where it was stopped. It takes all further options of asdkit fit."""
+DESCRIPTION = """Compare methods, each on the same prompts and seeds, or compare runs that exist. It writes tables of
+the figures (compare.md: means and differences pair by pair, both with standard errors, and the figures of each run), a
+sheet of pictures from the same cameras (compare.png), the curves of what was logged (curves.png, which needs the extra
+plots), and all numbers (compare.json). When you call it again, it goes on where it was stopped. It takes all further
+options of asdkit fit."""
 _OF_EACH_RUN = ("--model.prompt", "--model.guidance", "--model.seed", "--run.name", "--ckpt_path")
 _STOPPED = (130, 143)
 _PIXELS = Within(16, 1024)

@@ -36,19 +36,21 @@ class Compared:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What its judges have measured, at its end or in a later test."""
-        files = (self.run / "run.json", self.run / "test.json")
-        return {name: value for file in files for name, value in read_facts(file).get("metrics", {}).items()}
+        """Its seconds, and what its judges have measured, at its end or in a later test."""
+        made, tested = (read_facts(self.run / name) for name in ("run.json", "test.json"))
+        seconds = {"seconds": made["seconds"]} if "seconds" in made else {}
+        return {**seconds, **made.get("metrics", {}), **tested.get("metrics", {})}
 
 
 def write(runs: Sequence[Compared], out: Path) -> str:
     """Write `compare.json`, `compare.md` and `compare.png` of finished runs, in which a label's stand together.
 
-    Returns the table.
+    Returns the tables of means and differences; the file has one of each run, too.
     """
     write_json(out / "compare.json", [_facts(run) for run in runs])
     text = f"{means(runs)}\n{differences(runs)}"
-    write_text(out / "compare.md", text)
+    of_each = _table([{"label": run.label, "run": run.pair, **run.metrics} for run in runs])
+    write_text(out / "compare.md", f"{text}\n{of_each}")
     columns = max(len(list(group)) for _, group in groupby(runs, _label))
     save_grid(_sheet(runs), out / "compare.png", columns, labels=[run.label for run in runs])
     return text
