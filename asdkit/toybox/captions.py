@@ -1,12 +1,11 @@
 """From things of the toybox to captions, and from words back to things."""
 
-import math
 from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 
-from asdkit.rendering.view_words import EIGHT_SECTORS
+from asdkit.rendering.view_words import DREAMFUSION, EIGHT_SECTORS
 from asdkit.toybox.materials import MATERIALS
 from asdkit.toybox.objects import KINDS, STACK_BOTTOMS, STACK_TOPS
 from asdkit.toybox.things import COLOURS, Thing, article, describe
@@ -14,7 +13,6 @@ from asdkit.toybox.things import COLOURS, Thing, article, describe
 T = TypeVar("T")
 VIEW_WORDS, OVERHEAD = EIGHT_SECTORS.sectors, EIGHT_SECTORS.overhead
 USUAL_OTHER = "white"  # the second colour meant where a striped, spotted or checkered thing names one; else black
-_SIDE = "side view"
 _WORDINGS = (
     "a {}",
     "the {}",
@@ -53,29 +51,16 @@ def usual_other(main: str) -> str:
 
 
 def view_words(azimuth: float, elevation: float, ways: int = 8) -> str:
-    """The words for a camera's place.
-
-    Args:
-        azimuth: radians, any multiple of the turn.
-        elevation: radians; above 60 degrees it is the overhead view whatever the azimuth.
-        ways: 8 (VIEW_WORDS) or 4 (DreamFusion's front, side and back).
-    """
-    if ways not in (4, 8):
-        raise ValueError(f"ways is 4 or 8, not {ways}")
-    if math.degrees(elevation) > EIGHT_SECTORS.overhead_above_deg:
-        return OVERHEAD
-    sector = round(azimuth / (2 * math.pi / ways)) % ways
-    return VIEW_WORDS[sector] if ways == 8 else ("front view", _SIDE, "back view", _SIDE)[sector]
+    """The words for a camera's place, in radians, in 8 `ways` (VIEW_WORDS) or in 4 (DreamFusion's)."""
+    words = EIGHT_SECTORS if ways == 8 else DREAMFUSION
+    place = (torch.tensor(angle, dtype=torch.float64) for angle in (azimuth, elevation))
+    return words.all[words.index(*place)]
 
 
 def caption(thing: Thing, azimuth: float, elevation: float, generator: torch.Generator) -> str:
     """A caption in free words: 75 % with eight-way view words, 10 % with four-way ones, 15 % with none.
 
-    Args:
-        thing: what is seen.
-        azimuth: of the camera, radians.
-        elevation: of the camera, radians.
-        generator: every draw comes from it.
+    Azimuth and elevation of the camera are in radians; every draw comes from the generator.
     """
     text = _worded(_free_words(thing, generator), generator)
     kind_of_suffix = uniform(generator)
@@ -105,7 +90,7 @@ def _worded(words: str, generator: torch.Generator) -> str:
 def parse(prompt: str) -> Thing | None:
     """The thing a caption speaks of, in any of the wordings of `caption`; None if it is not of this world."""
     text, *suffixes = [piece.strip() for piece in prompt.lower().strip(" \t\n.!?\"'-#&").split(",")]
-    if any(suffix not in (*VIEW_WORDS, OVERHEAD, _SIDE) for suffix in suffixes):
+    if any(suffix not in (*EIGHT_SECTORS.all, *DREAMFUSION.all) for suffix in suffixes):
         return None
     adjectives, words = _adjectives([word for word in text.split() if word not in _FILLERS])
     kind, rest = _noun(words)
@@ -121,6 +106,13 @@ def parse(prompt: str) -> Thing | None:
         return _with_parts(Thing(kind, main, None, "", material, other or None), rest)
     except ValueError:
         return None
+
+
+def thing_of(prompt: str) -> Thing:
+    """The thing a caption speaks of; a ValueError if it is not of this world."""
+    if thing := parse(prompt):
+        return thing
+    raise ValueError(f"{prompt!r} is no thing of the toybox, such as 'a yellow duck'.")
 
 
 def _with_parts(thing: Thing, rest: list[str]) -> Thing | None:

@@ -8,14 +8,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asdkit.core.bounds import Within, checked
-from asdkit.core.parts import require
-from asdkit.data import Cameras, Canvas
+from asdkit.data import Canvas
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views, orbit
 from asdkit.run.judge import Judge
 from asdkit.toybox import world
-from asdkit.toybox.captions import parse
+from asdkit.toybox.captions import thing_of
 from asdkit.toybox.measures import psnr
 
 _EDGE = 2  # pixels
@@ -25,10 +24,7 @@ Azimuth = Annotated[float, Within(-360, 360)]
 
 def seen(prompt: str, azimuth_deg: float, size: int = world.SIZE) -> world.Truth:
     """A thing from this azimuth, 20 degrees above."""
-    thing = parse(prompt)
-    require(thing is not None, f"{prompt!r} is no thing of the toybox, such as 'a yellow duck'.")
-    assert thing is not None
-    return world.render(thing, camera(azimuth_deg, size))
+    return world.render(thing_of(prompt), camera(azimuth_deg, size))
 
 
 def camera(azimuth_deg: float, size: int = world.SIZE) -> Views:
@@ -67,13 +63,10 @@ class ToyboxEditJudge(Judge):
         super().__init__()
         self.azimuth_deg = azimuth_deg
 
-    def measure(
-        self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render
-    ) -> dict[str, float]:
-        assert isinstance(data, Canvas)
+    def measure(self, module: Distillation, data: Canvas, views: None, render: Render) -> dict[str, float]:
         source, image = data.source, render.image[:1].cpu()
-        require(source is not None, "ToyboxEditJudge measures edits of a source image; there is none.")
-        assert source is not None
+        if source is None:
+            raise ValueError("ToyboxEditJudge measures edits of a source image; there is none.")
         before, after = (
             seen(text, self.azimuth_deg, source.shape[-1]) for text in (module.source or "", module.prompt)
         )

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.core.bounds import Count
-from asdkit.core.parts import preset, require
+from asdkit.core.parts import preset
 from asdkit.core.randomness import generator_for
 from asdkit.discriminators.gammas import BoundedGamma
 from asdkit.lab import FiniteSetPrior, ParticleScore
@@ -66,8 +66,8 @@ class ToyboxTruths(Prior):
     @torch.no_grad()
     def _latents(self, text: str) -> Float[Tensor, "N C h w"]:
         bank = truths(text)
-        require(bank is not None, f"ToyboxTruths knows the toybox's prompts alone; {text!r} is none.")
-        assert bank is not None
+        if bank is None:
+            raise ValueError(f"ToyboxTruths knows the toybox's prompts alone; {text!r} is none.")
         generator, alpha = generator_for(0, 0, "backgrounds"), bank.alpha[: self.pictures]
         behind = torch.tensor([world.sample_background(generator) for _ in alpha])[:, :, None, None]
         latents: Tensor = self.embedded.encode(bank.on_black[: self.pictures] + (1 - alpha) * behind)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from asdkit.core.atomic import atomic
 from asdkit.core.bounds import checked
 from asdkit.core.parts import require
-from asdkit.data import Cameras, Canvas
+from asdkit.data import Cameras
 from asdkit.distillation import Distillation
 from asdkit.formats.splat_files import write_splats
 from asdkit.generators.base import Render
@@ -21,7 +21,7 @@ from asdkit.generators.gaussians import Gaussians
 from asdkit.rendering.cameras import Views, joined, ring
 from asdkit.run.judge import Judge
 from asdkit.toybox import world
-from asdkit.toybox.captions import parse
+from asdkit.toybox.captions import thing_of
 from asdkit.toybox.edits import Azimuth, camera, seen
 from asdkit.toybox.measures import psnr
 
@@ -70,10 +70,7 @@ class ToyboxAwayJudge(Judge):
         super().__init__()
         self.azimuth_deg = azimuth_deg
 
-    def measure(
-        self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render
-    ) -> dict[str, float]:
-        assert views is not None
+    def measure(self, module: Distillation, data: Cameras, views: Views, render: Render) -> dict[str, float]:
         given, background = camera(self.azimuth_deg).to(views.c2w.device), module.rendering.background
         outward, own = (nn.functional.normalize(looking.c2w[:, :3, 3], dim=1) for looking in (views, given))
         far = (outward @ own.T)[:, 0] <= math.cos(math.radians(_AWAY_DEG))
@@ -99,10 +96,7 @@ class ToyboxGainJudge(Judge):
         require(bool(start), "ToyboxGainJudge needs the file that the run was given, start.")
         self.start = start
 
-    def measure(
-        self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render
-    ) -> dict[str, float]:
-        assert views is not None
+    def measure(self, module: Distillation, data: Cameras, views: Views, render: Render) -> dict[str, float]:
         background = module.rendering.background
         truth, given = _truth(module.prompt, views, background), object_of(Path(self.start)).to(views.c2w.device)
         with torch.no_grad():
@@ -112,7 +106,4 @@ class ToyboxGainJudge(Judge):
 
 
 def _truth(prompt: str, views: Views, background: float) -> Float[Tensor, "B 3 H W"]:
-    thing = parse(prompt)
-    require(thing is not None, f"{prompt!r} is no thing of the toybox, such as 'a yellow duck'.")
-    assert thing is not None
-    return world.render(thing, views, (background,) * 3).image
+    return world.render(thing_of(prompt), views, (background,) * 3).image

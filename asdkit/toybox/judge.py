@@ -72,14 +72,10 @@ def likeness(
     true_alphas: Float[Tensor, "M 1 H W"],
     plain: bool,
 ) -> dict[str, float]:
-    """What can be compared with several true pictures, which need not show the same instance.
+    """What can be compared with several true pictures, which need not show the same instance; alphas show the thing.
 
-    Args:
-        images: pictures in [0,1].
-        alphas: where they show the thing.
-        truths: true pictures of it; of a plain thing one for each of `images`, from the same camera.
-        true_alphas: where these show it.
-        plain: whether its surfaces are smooth, so that `mottle` has a meaning.
+    Of a plain thing there is one truth for each image, from the same camera. Its surfaces are smooth, so that `mottle`
+    has a meaning.
     """
     colours, true = (shown.movedim(1, 3)[a[:, 0] > 0.5] for shown, a in ((images, alphas), (truths, true_alphas)))
     results = {

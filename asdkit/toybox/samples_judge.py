@@ -4,13 +4,11 @@ import torch
 from torch import Tensor
 
 from asdkit.core.bounds import Count, Weight, checked
-from asdkit.core.parts import require
 from asdkit.core.randomness import generator_for
-from asdkit.data import Cameras, Canvas
+from asdkit.data import Canvas
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
 from asdkit.generators.networks import Network
-from asdkit.rendering.cameras import Views
 from asdkit.scores.ddim import ddim
 from asdkit.scores.fields import CFG
 from asdkit.toybox.clip import EMBEDDED, TinyCLIP
@@ -43,12 +41,10 @@ class ToyboxSamplesJudge(CLIPJudge):
         super().__init__()
         self.prompts, self.samples, self.steps, self.scale = prompts, samples, steps, scale
 
-    def measure(
-        self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render
-    ) -> dict[str, float]:
+    def measure(self, module: Distillation, data: Canvas, views: None, render: Render) -> dict[str, float]:
         generator, prior = module.generator, module.prior
-        require(isinstance(generator, Network), "ToyboxSamplesJudge judges a Network; take another judge.")
-        assert isinstance(generator, Network)
+        if not isinstance(generator, Network):
+            raise ValueError("ToyboxSamplesJudge judges a Network; take another judge.")
         texts = data.prompts.texts if data.prompts else (module.prompt,)
         chosen = [texts[i] for i in torch.linspace(0, len(texts) - 1, min(self.prompts, len(texts))).long()]
         shape = (self.samples, *prior.encode(render.image[:1]).shape[1:])

@@ -7,11 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.core.parts import require
 from asdkit.core.randomness import generator_for
 from asdkit.rendering.cameras import Views
 from asdkit.toybox import world
-from asdkit.toybox.captions import parse, view_words
+from asdkit.toybox.captions import parse, thing_of, view_words
 from asdkit.toybox.things import Thing
 
 TRUTHS = 256
@@ -63,10 +62,7 @@ def truths(prompt: str) -> Truths | None:
 
 def true_pictures(prompt: str, count: int, generator: torch.Generator) -> Float[Tensor, "count 3 H W"]:
     """Pictures of a prompt as the prior was trained on: of random instances and backgrounds, from random cameras."""
-    thing = parse(prompt)
-    require(thing is not None, f"{prompt!r} is no thing of the toybox, such as 'a yellow duck'.")
-    assert thing is not None
-    return pictured([thing] * count, world.sample_views(generator, count, world.SIZE), generator)
+    return pictured([thing_of(prompt)] * count, world.sample_views(generator, count, world.SIZE), generator)
 
 
 def pictured(things: list[Thing], views: Views, generator: torch.Generator) -> Float[Tensor, "B 3 H W"]:

@@ -51,10 +51,7 @@ def sample_thing(generator: torch.Generator, held_out: bool = False) -> Thing:
 
     Of the plain ones, 40 % have two colours where the kind can; of the wooden, brick and marble ones half have their
     own colour; half of the striped, spotted and checkered ones have white as their second colour.
-
-    Args:
-        generator: every draw comes from it.
-        held_out: draw from the compositions that training never sees, instead of from the others.
+    Held-out ones are of the compositions that training never sees.
     """
     singles, stacks = _pools(held_out)
     if uniform(generator) < _STACKS:
@@ -86,10 +83,7 @@ def _sample_textured(kind: str, generator: torch.Generator, held_out: bool) -> T
 def sample_views(generator: torch.Generator, count: int, size: int = SIZE) -> Views:
     """Training cameras: any azimuth, elevation -10 to 60 degrees (10 %: 60 to 85), distance 3.2 to 3.6, fov 40 degrees.
 
-    Args:
-        generator: every draw comes from it.
-        count: how many.
-        size: height and width in pixels.
+    Their pictures are squares of `size` pixels.
     """
     draws = torch.rand(4, count, generator=generator)
     elevation_deg = torch.where(draws[0] < 0.1, 60 + 25 * draws[1], -10 + 70 * draws[1])
@@ -118,17 +112,10 @@ def render(
     supersample: int = 3,
     instance: int = 0,
 ) -> Truth:
-    """Ground truth of a thing from any camera, on the CPU.
+    """Ground truth of a thing from B cameras, in float32 on the CPU, before one background or one for each camera.
 
-    Args:
-        thing: what is seen.
-        views: B cameras.
-        background: one colour in [0,1], or one per view [B,3].
-        supersample: samples per pixel along each axis.
-        instance: which of the things of a material that the caption may mean; plain things are all alike.
-
-    Returns:
-        Float32 tensors on the CPU; see `Truth`.
+    There are `supersample` samples per pixel along each axis. `instance` tells apart the things of a material that a
+    caption may mean; plain things are all alike.
     """
     c2w, K = views.c2w.detach().cpu().double().numpy(), views.K.detach().cpu().double().numpy()
     texture, size = thing.texture(instance), (views.height, views.width)
