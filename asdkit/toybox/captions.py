@@ -1,5 +1,6 @@
 """From things of the toybox to captions, and from words back to things."""
 
+import re
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -26,13 +27,18 @@ _WORDINGS = (
 _FILLERS = frozenset({"a", "an", "the", "photo", "picture", "of", "small", "toy", "little"})
 
 
-def _nouns() -> dict[tuple[str, ...], str]:
-    """The kinds by their words, as `parse` sees them."""
-    names = {kind: kind for kind in KINDS} | {entry.synonym: kind for kind, entry in KINDS.items() if entry.synonym}
-    return {tuple(w for w in name.split() if w not in _FILLERS): kind for name, kind in names.items()}
-
-
-_NOUNS = _nouns()
+_NOUNS = {  # the kinds by their names and synonyms without filling words
+    " ".join(word for word in name.split() if word not in _FILLERS): kind
+    for kind, entry in KINDS.items()
+    for name in (kind, entry.synonym)
+    if name
+}
+_CAPTION = re.compile(  # what `parse` understands, without filling words
+    "(?:({material}) )?(?:({colour})(?: and ({colour}))? )?(?:({material}) )?({noun})"
+    "(?: (with|on|on top) ({colour}) (.+))?".format(
+        material="|".join(MATERIALS), colour="|".join(COLOURS), noun="|".join(_NOUNS)
+    )
+)
 
 
 def uniform(generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
@@ -90,20 +96,25 @@ def _worded(words: str, generator: torch.Generator) -> str:
 def parse(prompt: str) -> Thing | None:
     """The thing a caption speaks of, in any of the wordings of `caption`; None if it is not of this world."""
     text, *suffixes = [piece.strip() for piece in prompt.lower().strip(" \t\n.!?\"'-#&").split(",")]
-    if any(suffix not in (*EIGHT_SECTORS.all, *DREAMFUSION.all) for suffix in suffixes):
+    match = _CAPTION.fullmatch(" ".join(word for word in text.split() if word not in _FILLERS))
+    if match is None or any(suffix not in (*EIGHT_SECTORS.all, *DREAMFUSION.all) for suffix in suffixes):
         return None
-    adjectives, words = _adjectives([word for word in text.split() if word not in _FILLERS])
-    kind, rest = _noun(words)
-    if not kind or adjectives is None:
+    material, main, other, material_after, noun, joint, second, part = match.groups("")
+    kind, base = _NOUNS[noun], ""
+    if material and material_after or joint == "with" and part != KINDS[kind].part:
         return None
-    main, other, material = adjectives
+    material = material or material_after
+    if joint.startswith("on"):
+        base = _NOUNS.get(part, "")
+        if material or kind not in STACK_TOPS or base not in STACK_BOTTOMS:
+            return None
     two_coloured = bool(material) and MATERIALS[material].natural is None
     if not main and (not material or two_coloured):
         main = KINDS[kind].natural
     if two_coloured:
         other = other or usual_other(main)
     try:
-        return _with_parts(Thing(kind, main, None, "", material, other or None), rest)
+        return Thing(kind, main, second or None, base, material, other or None)
     except ValueError:
         return None
 
@@ -113,48 +124,6 @@ def thing_of(prompt: str) -> Thing:
     if thing := parse(prompt):
         return thing
     raise ValueError(f"{prompt!r} is no thing of the toybox, such as 'a yellow duck'.")
-
-
-def _with_parts(thing: Thing, rest: list[str]) -> Thing | None:
-    """The thing with what follows its noun: "with a red roof", "on a blue cube"."""
-    if not rest:
-        return thing
-    if rest[:2] == ["on", "top"]:
-        rest = ["on", *rest[2:]]
-    if len(rest) != 3 or rest[1] not in COLOURS:
-        return None
-    joint, second, noun = rest
-    if joint == "with" and noun == KINDS[thing.kind].part:
-        return Thing(thing.kind, thing.main, second, "", thing.material, thing.other)
-    base = _NOUNS.get((noun,))
-    if joint == "on" and base and thing.kind in STACK_TOPS and base in STACK_BOTTOMS and not thing.material:
-        return Thing(thing.kind, thing.main, second, base)
-    return None
-
-
-def _adjectives(words: list[str]) -> tuple[tuple[str, str, str] | None, list[str]]:
-    """(main, other, material), "" where it isn't named, and the words after them; None where they make no sense."""
-    colours, materials, count = [], [], 0
-    while count < len(words) and (words[count] in COLOURS or words[count] in MATERIALS or words[count] == "and"):
-        word, count = words[count], count + 1
-        if word in COLOURS:
-            colours.append(word)
-        elif word in MATERIALS:
-            materials.append(word)
-    joined = words[:count].count("and")
-    if len(colours) > 2 or len(materials) > 1 or joined != (len(colours) == 2):
-        return None, words
-    main, other = [*colours, "", ""][:2]
-    return (main, other, [*materials, ""][0]), words[count:]
-
-
-def _noun(words: list[str]) -> tuple[str, list[str]]:
-    """The kind whose words come first (the longest name wins), "" if there is none, and the words after it."""
-    for length in (3, 2, 1):
-        kind = _NOUNS.get(tuple(words[:length]))
-        if kind and len(words) >= length:
-            return kind, words[length:]
-    return "", words
 
 
 def vocabulary() -> list[str]:
