@@ -1,7 +1,10 @@
-"""What runs may be given of a thing of the toybox: a picture of it, or a spoilt model; and what they make of it."""
+"""What runs may be given of a thing of the toybox: its picture, to edit or to start from, or a spoilt model of it; and
+what they make of that.
+"""
 
 import math
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
@@ -9,9 +12,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from asdkit.core.atomic import atomic
-from asdkit.core.bounds import checked
+from asdkit.core.bounds import Within, checked
 from asdkit.core.parts import require
-from asdkit.data import Cameras
+from asdkit.data import Cameras, Canvas
 from asdkit.distillation import Distillation
 from asdkit.formats.splat_files import write_splats
 from asdkit.generators.base import Render
@@ -22,11 +25,35 @@ from asdkit.rendering.cameras import Views, joined, ring
 from asdkit.run.judge import Judge
 from asdkit.toybox import world
 from asdkit.toybox.captions import thing_of
-from asdkit.toybox.edits import Azimuth, camera, seen
 from asdkit.toybox.measures import psnr
 
+_EDGE = 2  # pixels
 _AROUND, _FITTED, _BLUR = 12, 300, 1.7  # views at each height, steps of fitting, and how much wider Gaussians become
 _AWAY_DEG = 45.0
+Azimuth = Annotated[float, Within(-360, 360)]
+
+
+def seen(prompt: str, azimuth_deg: float, size: int = world.SIZE) -> world.Truth:
+    """A thing from this azimuth, 20 degrees above."""
+    return world.render(thing_of(prompt), camera(azimuth_deg, size))
+
+
+def camera(azimuth_deg: float, size: int = world.SIZE) -> Views:
+    """At this azimuth, 20 degrees above."""
+    return ring(1, 20.0, size=size, offset_deg=azimuth_deg)
+
+
+@checked
+def ToyboxCanvas(thing: str = "a yellow duck", azimuth_deg: Azimuth = 0.0) -> Canvas:
+    """A canvas whose source image is a true picture of a thing of the toybox.
+
+    Args:
+        thing: the thing in the picture, in words.
+        azimuth_deg: the azimuth in degrees from which it is seen.
+    """
+    canvas = Canvas(size=world.SIZE)
+    canvas.source = seen(thing, azimuth_deg).image
+    return canvas
 
 
 def cutout(prompt: str, azimuth_deg: float, file: Path) -> None:
@@ -53,6 +80,37 @@ def spoilt(prompt: str, azimuth_deg: float, file: Path) -> None:
     assert splats is not None
     wide, paler = splats.log_scales + math.log(_BLUR), splats.sh[..., [1, 2, 0]] * 0.4 + splats.sh * 0.6
     write_splats(file, splats._replace(log_scales=wide, sh=paler))
+
+
+@checked
+class ToyboxEditJudge(Judge):
+    """Compares an edit of a true picture with the true picture of the target, from the same camera.
+
+    `outside` is the mean absolute change of the pixels that lie more than two pixels outside of both silhouettes.
+    `psnr_before` compares the source image with the true target, and `psnr_after` compares the edit with it.
+
+    Args:
+        azimuth_deg: the azimuth in degrees from which the source image was seen.
+    """
+
+    judges = Canvas
+
+    def __init__(self, azimuth_deg: Azimuth = 0.0) -> None:
+        super().__init__()
+        self.azimuth_deg = azimuth_deg
+
+    def measure(self, module: Distillation, data: Canvas, views: None, render: Render) -> dict[str, float]:
+        source, image = data.source, render.image[:1].cpu()
+        if source is None:
+            raise ValueError("ToyboxEditJudge measures edits of a source image; there is none.")
+        before, after = (
+            seen(text, self.azimuth_deg, source.shape[-1]) for text in (module.source or "", module.prompt)
+        )
+        return {
+            "outside": change_outside(image, source, torch.cat([before.alpha, after.alpha])),
+            "psnr_before": psnr(source, after.image).item(),
+            "psnr_after": psnr(image, after.image).item(),
+        }
 
 
 @checked
@@ -107,3 +165,11 @@ class ToyboxGainJudge(Judge):
 
 def _truth(prompt: str, views: Views, background: float) -> Float[Tensor, "B 3 H W"]:
     return world.render(thing_of(prompt), views, (background,) * 3).image
+
+
+def change_outside(
+    image: Float[Tensor, "1 3 H W"], source: Float[Tensor, "1 3 H W"], alphas: Float[Tensor, "N 1 H W"]
+) -> float:
+    """Mean absolute change of the pixels that lie more than 2 pixels outside of every silhouette."""
+    edited = nn.functional.max_pool2d((alphas > 0).float().amax(0), 2 * _EDGE + 1, 1, _EDGE) > 0
+    return (image - source).abs()[(~edited).expand(image.shape)].mean().item()

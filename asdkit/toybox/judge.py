@@ -1,22 +1,33 @@
-"""Judging by the ground truth of the toybox: pictures, silhouettes, azimuths, and its small CLIP."""
+"""Judging by the ground truth of the toybox: pictures, silhouettes, azimuths, movement, and its small CLIP."""
 
 import logging
 import math
+from functools import cached_property
+from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.data import Cameras
+from asdkit.core.bounds import Count, Weight, checked
+from asdkit.core.randomness import generator_for
+from asdkit.data import Cameras, Canvas
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
+from asdkit.generators.networks import Network
 from asdkit.rendering.cameras import Views
 from asdkit.run.judge import Judge
-from asdkit.scores.equations import sharpness
+from asdkit.scores.ddim import ddim
+from asdkit.scores.equations import hsv_saturation, sharpness
+from asdkit.scores.fields import CFG
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
-from asdkit.toybox.clip import EMBEDDED, TinyCLIP, prompt_among
+from asdkit.toybox.clip import EMBEDDED, TinyCLIP, prompt_among, resized, similarity
 from asdkit.toybox.measures import (
+    diversity,
+    kid,
+    kid_error,
     mottle,
     palette_distance,
     psnr,
@@ -25,8 +36,9 @@ from asdkit.toybox.measures import (
     texture_power,
 )
 from asdkit.toybox.things import Thing
+from asdkit.toybox.truths import true_pictures, truths
 
-PROMPTS = 200
+PROMPTS, DRIFT_FROM = 200, 0.8
 _AZIMUTHS, _CANDIDATES, _INSTANCES = 8, 24, 8
 _WITHIN_DEG = 45.0
 _log = logging.getLogger(__name__)
@@ -35,21 +47,16 @@ _log = logging.getLogger(__name__)
 class CLIPJudge(Judge):
     """The base of the toybox's judges: R-precision by the toybox's small CLIP."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.clip: TinyCLIP | None = None
+    @cached_property
+    def clip(self) -> TinyCLIP:
+        """The CLIP of the package."""
+        return TinyCLIP(EMBEDDED)
 
     def precision(self, prompt: str, images: Float[Tensor, "B 3 H W"]) -> dict[str, float]:
-        """R-precision at 1 among 200 prompts and the mean cosine to the prompt, by the CLIP of the package.
-
-        Nothing where the package has none, or the CLIP does not know such prompts.
-        """
+        """R-precision at 1 among 200 prompts and the mean cosine to the prompt; nothing of prompts of another world."""
         if parse(prompt) is None:
             self.unmeasured["r_precision"] = "the toybox's CLIP has only ever seen the toybox's own captions"
             return {}
-        if not (EMBEDDED / "config.json").is_file():
-            return {}
-        self.clip = self.clip or TinyCLIP(EMBEDDED)
         logits = self.clip.logits(images, prompt_among(PROMPTS, prompt)).detach()
         cosines = logits[:, 0] / self.clip.model.logit_scale.exp().detach()
         first = logits.argmax(1) == 0
@@ -136,3 +143,102 @@ def azimuths_right(around: Float[Tensor, "N 3 H W"], candidates: Float[Tensor, "
     expected = torch.arange(len(around)) * (360 / len(around))
     difference = (best - expected + 180) % 360 - 180
     return (difference.abs() <= _WITHIN_DEG + 1e-3).float()
+
+
+class ToyboxImageJudge(CLIPJudge):
+    """Judges images: saturation, likeness to the nearest true pictures, R-precision by the toybox's CLIP, and drift.
+
+    For a plain thing there is PSNR to the nearest true picture. A thing of a material has many right answers and no
+    PSNR; its other figures compare with the eight nearest pictures, each of another instance. `drift` is the mean
+    absolute change of the images over the last fifth of the iterations. With a source image, `similarity` and
+    `source_similarity` are the CLIP's cosines of the prompt with the images and with the source image, and `change` is
+    the mean absolute difference between images and source image.
+    """
+
+    judges = Canvas
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: Float[Tensor, "B 3 H W"] | None = None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+        if isinstance(pl_module, Distillation) and trainer.global_step == round(DRIFT_FROM * trainer.max_steps):
+            with torch.no_grad():
+                self._before = pl_module.show(None).image.cpu()
+
+    def measure(self, module: Distillation, data: Canvas, views: None, render: Render) -> dict[str, float]:
+        images = render.image.cpu()
+        thing, results = parse(module.prompt), self.figures(images, module.prompt)
+        results |= self.precision(thing.prompt if thing else module.prompt, images)
+        if self._before is not None:
+            results["drift"] = (images - self._before).abs().mean().item()
+        if data.source is not None:
+            results["change"] = (images - data.source).abs().mean().item()
+            if thing is not None:
+                alike = [similarity(self.clip, of, module.prompt) for of in (images, data.source)]
+                results["similarity"], results["source_similarity"] = (value.mean().item() for value in alike)
+        return results
+
+    def figures(self, images: Float[Tensor, "B 3 H W"], prompt: str) -> dict[str, float]:
+        """Saturation and sharpness; of a prompt of the toybox also what the nearest truths say, and their own."""
+        images = resized(images, world.SIZE)
+        results = {"saturation": hsv_saturation(images).mean().item(), "sharpness": sharpness(images).mean().item()}
+        thing, bank = parse(prompt), truths(prompt)
+        if thing is None or bank is None:
+            return results
+        count = _INSTANCES if thing.material else 1
+        nearest, alphas = bank.nearest(images, count)
+        results |= self.nearness(thing, images, nearest)
+        results["true_saturation"] = hsv_saturation(nearest).mean().item()
+        shown = images.repeat_interleave(count, 0)
+        return results | likeness(shown, alphas, nearest, alphas, plain=not thing.material)
+
+
+@checked
+class ToyboxSamplesJudge(CLIPJudge):
+    """Judges a Network by its samples for some of the data's prompts, which must be of the toybox, all from the same
+    noise.
+
+    `r_precision` is the R-precision at 1 among 200 prompts by the toybox's CLIP, and `clip_score` its mean cosine.
+    `diversity` is the root mean square difference of two samples of a prompt; a low one shows a collapse. A figure with
+    `teacher_` before it belongs to the prior's samples by DDIM. `kid` is the squared distance between the CLIP features
+    of the samples and of the teacher's (2 groups of pictures of any prompts, unbiased, cubic kernel). `teacher_kid` is
+    the distance between the teacher's pictures and true ones.
+
+    Args:
+        prompts: the number of prompts, picked evenly from the whole list.
+        samples: the number of samples of each prompt.
+        steps: the number of steps of the teacher's DDIM.
+        scale: the teacher's CFG scale.
+    """
+
+    judges = Canvas
+
+    def __init__(self, prompts: Count = 50, samples: Count = 4, steps: Count = 50, scale: Weight = 3.0) -> None:
+        super().__init__()
+        self.prompts, self.samples, self.steps, self.scale = prompts, samples, steps, scale
+
+    def measure(self, module: Distillation, data: Canvas, views: None, render: Render) -> dict[str, float]:
+        generator, prior = module.generator, module.prior
+        if not isinstance(generator, Network):
+            raise ValueError("ToyboxSamplesJudge judges a Network; take another judge.")
+        texts = data.prompts.texts if data.prompts else (module.prompt,)
+        chosen = [texts[i] for i in torch.linspace(0, len(texts) - 1, min(self.prompts, len(texts))).long()]
+        shape = (self.samples, *prior.encode(render.image[:1]).shape[1:])
+        pictures: dict[str, list[Tensor]] = {"": [], "teacher_": [], "true_": []}
+        for number, text in enumerate(chosen):
+            random = generator_for(0, number, "samples judge")
+            noise = torch.randn(shape, generator=random).to(module.device)
+            taught = ddim(prior, CFG(text, self.scale), noise, self.steps)
+            pictures[""].append(prior.decode(generator.samples(noise, [text] * self.samples)))
+            pictures["teacher_"].append(prior.decode(taught))
+            pictures["true_"].append(true_pictures(text, self.samples, random))
+        results: dict[str, float] = {}
+        for name in ("", "teacher_"):
+            ranked = [self.precision(text, images) for text, images in zip(chosen, pictures[name], strict=True)]
+            results |= {f"{name}{key}": sum(each[key] for each in ranked) / len(ranked) for key in ranked[0]}
+            results[f"{name}diversity"] = sum(diversity(images) for images in pictures[name]) / len(chosen)
+        own, teacher, true = (self.clip.features(torch.cat(images)) for images in pictures.values())
+        results |= {"kid": kid(own, teacher), "teacher_kid": kid(teacher, true)}
+        self.errors = {"kid": kid_error(own, teacher), "teacher_kid": kid_error(teacher, true)}
+        return results

@@ -1,6 +1,5 @@
 """Image figures: the nearest truths, saturation, sharpness, movement and similarities."""
 
-from pathlib import Path
 from unittest.mock import create_autospec
 
 import pytest
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from asdkit import DDS, Canvas, Distillation, FiniteSetPrior, Pixels, ToyboxImageJudge
 from asdkit.generators.base import Render
-from asdkit.toybox import judge as judging
 from asdkit.toybox import truths as bank_of
 from asdkit.toybox.clip import TinyCLIP, similarity
 from asdkit.toybox.judge import EMBEDDED
@@ -98,13 +96,3 @@ def test_what_the_image_judge_says_of_movement_and_of_the_source() -> None:
     with torch.no_grad():
         clip.model.logit_scale.fill_(0.5)  # which is no part of a cosine
     assert result["similarity"] == pytest.approx(similarity(clip, last, "a red duck").item(), abs=1e-5)
-
-
-def test_without_a_clip_there_are_no_similarities(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(judging, "EMBEDDED", tmp_path)
-    image = torch.full((1, 3, 64, 64), 0.5)
-    data = Canvas()
-    data.source = image
-    render = Render(image, image[:, :1], image[:, :1])
-    found = ToyboxImageJudge().measure(red_duck(), data, None, render)
-    assert found["change"] == 0 and not {"similarity", "r_precision", "drift"} & set(found)
