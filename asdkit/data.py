@@ -24,8 +24,8 @@ from asdkit.formats.prompts import read_prompts
 from asdkit.formats.references import PosedPictures, References
 from asdkit.generators.from_checkpoint import Saved, built
 from asdkit.generators.from_file import object_of
-from asdkit.rendering.camera_settings import DISTANCE, ORBIT, OVERHEAD, Distance, Elevation, Orbit, Overhead
 from asdkit.rendering.cameras import Batch, Views, orbit, ring
+from asdkit.rendering.settings import DISTANCE, ORBIT, OVERHEAD, Distance, Elevation, Orbit, Overhead
 
 NOVEL_VIEWS = 16
 _log = logging.getLogger(__name__)

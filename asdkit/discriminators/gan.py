@@ -1,21 +1,81 @@
 """GANs on a diffusion model: the discriminator's own opinion, or a head on its features, told real from fake."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm
+from torch.nn.functional import layer_norm, relu, softplus
 
 from asdkit.core.bounds import Count, Positive
+from asdkit.core.parts import Part
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.discriminators.discriminator import Discriminator
-from asdkit.discriminators.gan_losses import GANLoss, NonSaturating
 from asdkit.discriminators.real_samples import PriorSamples, RealSamples
 from asdkit.scores.cfg_options import CFGOptions
 from asdkit.scores.fields import Factor, Field
 from asdkit.scores.prior import Adapter, Noised, Prior, Samples
+
+Logits = Float[Tensor, " B"]
+
+
+class GANLoss(Part, ABC):
+    """The loss of a kind of GAN: three functions of the logits D, which are large where a sample looks real."""
+
+    @abstractmethod
+    def real(self, logits: Logits) -> Logits:
+        """What the discriminator minimises at real samples."""
+
+    @abstractmethod
+    def fake(self, logits: Logits) -> Logits:
+        """What the discriminator minimises at the generator's."""
+
+    @abstractmethod
+    def generator(self, logits: Logits) -> Logits:
+        """What the generator minimises."""
+
+
+class NonSaturating(GANLoss):
+    """The loss of the first GAN (1406.2661): cross entropy; the generator minimises -log sigmoid(D). D's optimum is log
+    r.
+    """
+
+    def real(self, logits: Logits) -> Logits:
+        return softplus(-logits)
+
+    def fake(self, logits: Logits) -> Logits:
+        return softplus(logits)
+
+    generator = real
+
+
+class Hinge(GANLoss):
+    """The hinge loss (1705.02894): relu(1 - D) at real and relu(1 + D) at fake samples; the generator minimises -D."""
+
+    def real(self, logits: Logits) -> Logits:
+        return relu(1 - logits)
+
+    def fake(self, logits: Logits) -> Logits:
+        return relu(1 + logits)
+
+    def generator(self, logits: Logits) -> Logits:
+        return -logits
+
+
+class LeastSquares(GANLoss):
+    """Squared errors (1611.04076): (D - 1)^2 / 2 at real, D^2 / 2 at fake samples; the generator minimises (D - 1)^2 /
+    2.
+    """
+
+    def real(self, logits: Logits) -> Logits:
+        return (logits - 1).square() / 2
+
+    def fake(self, logits: Logits) -> Logits:
+        return logits.square() / 2
+
+    generator = real
 
 
 class GANDiscriminator(Discriminator):

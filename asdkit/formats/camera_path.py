@@ -9,7 +9,7 @@ from torch import Tensor
 
 from asdkit.core.parts import require
 from asdkit.core.text import local
-from asdkit.formats.pose_files import TO_OPENCV, as_written, is_pose
+from asdkit.formats.transforms import TO_OPENCV, as_written, is_pose
 from asdkit.rendering.cameras import Views, posed
 
 _SIZES = range(16, 4097)

@@ -6,6 +6,8 @@ Such a file has camera-to-world matrices with OpenGL's axes (x right, y up, z ba
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.core.parts import require
-from asdkit.core.text import existing
+from asdkit.core.text import existing, first_line
 from asdkit.formats.pictures import read_picture
-from asdkit.formats.pose_files import TO_OPENCV, as_written, is_pose
 
+TO_OPENCV = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)  # times the columns of a camera-to-world matrix
 _MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE")  # with what perspective cameras have; others bend straight lines
 _MOST = 2000  # frames
 _KIND = "transforms.json as nerfstudio writes it"
@@ -108,3 +110,19 @@ def undistorted(image: Float[Tensor, "C H W"], K: Float[Tensor, "3 3"], distorti
     u, v = bent_x * K[0, 0] + K[0, 2], bent_y * K[1, 1] + K[1, 2]
     grid = torch.stack([2 * u / width - 1, 2 * v / height - 1], dim=-1).to(image)
     return torch.nn.functional.grid_sample(image[None], grid[None], padding_mode="border", align_corners=False)[0]
+
+
+@contextmanager
+def as_written(file: Path, kind: str) -> Iterator[None]:
+    """Whatever is missing within, or of another kind, is a ValueError: the file is not `kind`."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{file} is no {kind} ({type(error).__name__}: {first_line(error)}).") from None
+
+
+def is_pose(c2w: Float[Tensor, "*B 4 4"]) -> bool:
+    """Whether matrices are a rotation, which does not mirror, and a position."""
+    rotation = c2w[..., :3, :3]
+    rigid = torch.allclose(rotation @ rotation.mT, torch.eye(3).to(c2w), atol=1e-3)
+    return rigid and bool((torch.linalg.det(rotation) > 0).all() and c2w.isfinite().all())

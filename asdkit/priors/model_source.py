@@ -7,11 +7,10 @@ from typing import Any
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.priors.families import Model
-from asdkit.priors.finetune import add_lora, finetune_file
+from asdkit.priors.finetune import add_lora, add_words, finetune_file, word_of
 from asdkit.priors.folder import ModelFolder
 from asdkit.priors.locate import component, locate
 from asdkit.priors.required_files import named_parts
-from asdkit.priors.textual_inversion import add_words, word_of
 from asdkit.priors.weights import digest_of, shapes_of
 
 

@@ -95,7 +95,7 @@ class Pretrained(Prior):
         self.runner = NetworkRunner(checkpointing, compile)
         self.prompts = PromptEmbedder(self, self._embed)
         self.view_words: ViewWords | None = DREAMFUSION
-        self._words = KnownWords()
+        self.words = KnownWords()
         self._cut_prompts: set[str] = set()
         self.camera: CameraEmbedding | None = None
         self.vae: Model | None = None
@@ -148,7 +148,7 @@ class Pretrained(Prior):
         if files.has("asdkit.json"):
             facts = files.json("asdkit.json")
             self.view_words = ViewWords(tuple(facts["view_words"]), facts["overhead_word"], facts["overhead_above_deg"])
-            self._words = KnownWords(facts["words"], facts.get("related", {}))
+            self.words = KnownWords(facts["words"], facts.get("related", {}))
         if self._use_camera and files.has("camera/model.safetensors"):
             from safetensors.torch import load_file
 
@@ -224,12 +224,8 @@ class Pretrained(Prior):
                 raise ValueError(f"its encoders give {widths} numbers, and the network takes {expected}")
         return embedded
 
-    def unknown_words(self, text: str) -> dict[str, list[str]]:
-        """The words of a text that this prior has never seen, each with the nearest that it knows."""
-        return self._words.unknown(text)
-
     def doubt(self, prompt: str) -> str:
-        return self._words.doubt(prompt)
+        return self.words.doubt(prompt)
 
     def predict(
         self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None
