@@ -38,9 +38,7 @@ class GANLoss(Part, ABC):
 
 
 class NonSaturating(GANLoss):
-    """The loss of the first GAN (1406.2661): cross entropy; the generator minimises -log sigmoid(D). D's optimum is log
-    r.
-    """
+    """The first GAN's (1406.2661): cross entropy; the generator minimises -log sigmoid(D). D's optimum is log r."""
 
     def real(self, logits: Logits) -> Logits:
         return softplus(-logits)
@@ -65,9 +63,7 @@ class Hinge(GANLoss):
 
 
 class LeastSquares(GANLoss):
-    """Squared errors (1611.04076): (D - 1)^2 / 2 at real, D^2 / 2 at fake samples; the generator minimises (D - 1)^2 /
-    2.
-    """
+    """Squared errors (1611.04076): (D - 1)^2 / 2 at real, D^2 / 2 at fake samples; the generator has the former."""
 
     def real(self, logits: Logits) -> Logits:
         return (logits - 1).square() / 2

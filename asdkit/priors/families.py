@@ -15,6 +15,7 @@ from asdkit.priors.noise_levels import noise_levels
 from asdkit.scores.schedules import Schedule
 
 Model = Any  # one of diffusers or transformers, whose settings and parts have no types
+Settings = Mapping[str, tuple[str | bool | None, ...]]
 Embedded = dict[str, Tensor]  # of prompts, a row for each: `text` [N L D], and what else a family needs
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -29,16 +30,11 @@ class Family(ABC):
     network: str  # diffusers' class of it
     time = "time_text_embed"  # the name of its module whose output [N width] is the embedding of t
     targets: tuple[str, ...] = JOINT_ATTENTION  # endings of the names of its layers that a LoRA adapts
-    embeds: Mapping[str, int] = {
-        "text": 0,
-        "pooled": 2,
-    }  # what prompts become, and its place in `encode_prompt`'s results
+    embeds: Mapping[str, int] = {"text": 0, "pooled": 2}  # what prompts become: its place in what `encode_prompt` gives
     has_vae = True  # x0 are latents; images themselves otherwise
     patch = 1  # how many values of a channel of x0 are one channel of the network
     is_flow = False  # its networks predict eps - x0, whatever scheduler they are saved with
-    settings: Mapping[
-        str, tuple[str | bool | None, ...]
-    ] = {}  # values of a network's settings that ask for no further input
+    settings: Settings = {}  # of a network, with the values that ask for no further input
 
     def __init__(self, distilled_guidance: float = 3.5) -> None:
         self.distilled_guidance = distilled_guidance
@@ -111,7 +107,7 @@ class Family(ABC):
 class _UNet(Family):
     network_part, network, time = "unet", "UNet2DConditionModel", "time_embedding"
     targets: tuple[str, ...] = ATTENTION
-    settings: Mapping[str, tuple[str | bool | None, ...]] = {
+    settings: Settings = {
         "class_embed_type": (None,),
         "num_class_embeds": (None,),
         "dual_cross_attention": (None, False),

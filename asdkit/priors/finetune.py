@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from asdkit.core.errors import PriorUnavailable
-from asdkit.core.text import first_line, local
+from asdkit.core.text import local
 from asdkit.priors.families import Model
+from asdkit.priors.folder import one_sentence, shapes_of
 from asdkit.priors.hub import folder_of
 from asdkit.priors.required_files import file_of_lora, read_json
 from asdkit.priors.weight_changes import Factors, changed_weight
-from asdkit.priors.weights import shapes_of
 
 _COMPONENTS = ("unet.", "transformer.", "text_encoder.", "text_encoder_2.", "text_encoder_3.")
 _EMBEDDINGS = ("bundle_emb", "emb_params", "string_to_param", "clip_l", "clip_g")
@@ -31,6 +31,7 @@ _LAYER = re.compile(  # what follows the name of a layer
 _ENCODERS = {"clip_g": "_2"}  # the end of a text encoder's name, by the name that a textual inversion for several has
 _BASE_KEPT = (True, False, "gaussian", "eva", "orthogonal", "mica")  # starts that leave the model's own weights alone
 _OTHER_MODELS = ("kasa_config", "layer_replication", "arrow_config", "alora_invocation_tokens", "use_qalora")
+_OF_THIS_KIND = "name one that was made for this kind of model"
 _log = logging.getLogger(__name__)
 
 
@@ -60,7 +61,7 @@ def add_lora(
     kind = getattr(diffusers, pipeline)
     if getattr(kind, "lora_state_dict", None) is None:
         raise PriorUnavailable(f"diffusers reads no LoRAs for a {pipeline}; leave prior.finetune out.")
-    try:
+    with one_sentence(f"The LoRA {file}", "can't be added", _OF_THIS_KIND):
         tensors, settings = _read(kind, file, network, "unet" if "unet" in parts else "transformer")
         strangers = {name.partition(".")[0] for name in tensors} - {*parts, part}
         of_part = {name: value for name, value in tensors.items() if name.startswith(f"{part}.")}
@@ -73,11 +74,6 @@ def add_lora(
         changed = _fuse(model, _by_layer(_in_pefts_words(of_part), part, model), settings, scale)
         if of_part and scale and not changed and (len(of_part) == len(tensors) or not part.startswith("text_encoder")):
             raise ValueError(f"it changes nothing of the {part}")
-    except Exception as error:  # diffusers' readers raise whatever they stumble over
-        reason = first_line(error)
-        raise PriorUnavailable(
-            f"The LoRA {file} can't be added ({reason}); name one that was made for this kind of model."
-        ) from error
 
 
 def _read(kind: Any, file: Path, network: Any, network_part: str) -> tuple[Factors, dict[str, Any]]:
@@ -210,7 +206,7 @@ def add_words(file: Path, pipeline: Any, texts: list[str]) -> None:
     The file is in diffusers' or in A1111's layout, of one or of two text encoders. One of the prompts should say it.
     """
     word, words = word_of(file), learned_words(file)
-    try:
+    with one_sentence(f"The textual inversion {file}", "can't be added", _OF_THIS_KIND):
         if len(words) > 1 and not words.keys() <= {"clip_l", "clip_g"}:
             raise ValueError(f"it holds several words, {', '.join(words)}")
         for name, value in words.items():
@@ -223,10 +219,5 @@ def add_words(file: Path, pipeline: Any, texts: list[str]) -> None:
             if not 0 < vectors <= most:
                 raise ValueError(f"it has {vectors} vectors, and a prompt {most} tokens")
             pipeline.load_textual_inversion(value, token=word, text_encoder=encoder, tokenizer=tokenizer)
-    except Exception as error:  # diffusers' reader raises whatever it stumbles over
-        reason = first_line(error)
-        raise PriorUnavailable(
-            f"The textual inversion {file} can't be added ({reason}); name one that was made for this kind of model."
-        ) from error
     if not any(word in text for text in texts):
         _log.warning("No prompt says %s, the word of the textual inversion %s.", word, file.name)

@@ -15,12 +15,10 @@ from asdkit.priors.families import Embedded, Family, Model, family_of
 from asdkit.priors.folder import ModelFolder, one_sentence
 from asdkit.priors.half_convolutions import fastest_dtype, halve
 from asdkit.priors.known_words import KnownWords
-from asdkit.priors.locate import EMBEDDED
+from asdkit.priors.locate import EMBEDDED, ModelSource
 from asdkit.priors.long_prompts import ViewKeepingTokenizer
-from asdkit.priors.model_source import ModelSource
 from asdkit.priors.network_runner import Compile, NetworkRunner, to_float32
-from asdkit.priors.prompt_cache import recall
-from asdkit.priors.prompt_embedder import PromptEmbedder, encode_texts
+from asdkit.priors.prompt_embedder import PromptEmbedder, encode_texts, recall
 from asdkit.priors.random_models import RandomModel
 from asdkit.rendering.view_words import DREAMFUSION, ViewWords
 from asdkit.scores.camera_embedding import CameraEmbedding
@@ -230,23 +228,18 @@ class Pretrained(Prior):
     def predict(
         self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None
     ) -> list[Float[Tensor, "B C h w"]]:
-        adapted = nullcontext() if adapter is None else adapter.switched_on(x.views, len(conditions))
-        return self._predict({x: conditions}, adapted, adapter)
+        return self.predict_all({x: conditions}, adapter)
 
-    def predict_all(self, asked: Mapping[Noised, Sequence[Condition]]) -> list[Float[Tensor, "B C h w"]]:
-        return self._predict(asked, nullcontext())
-
-    def _predict(
-        self,
-        asked: Mapping[Noised, Sequence[Condition]],
-        adapted: AbstractContextManager[None],
-        adapter: Adapter | None = None,
+    def predict_all(
+        self, asked: Mapping[Noised, Sequence[Condition]], adapter: Adapter | None = None
     ) -> list[Float[Tensor, "B C h w"]]:
+        """With an adapter, of a single draw."""
         pairs = [(x, condition) for x, conditions in asked.items() for condition in conditions]
         self.prepare([own for x, condition in pairs for own in x.own(condition)])
         rows = [self.prompts.rows(x, condition) for x, condition in pairs]
         prompts = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
         x_t, t = torch.cat([x.x_t for x, _ in pairs]), torch.cat([x.t for x, _ in pairs])
+        adapted = nullcontext() if adapter is None else adapter.switched_on(pairs[0][0].views, len(pairs))
         with self.offset_time(self._camera_rows(asked)), adapted, self.runner.graphs(adapter):
             prompts["text"] = self.moved(prompts["text"])
             output = self.runner(self.family, self.network, x_t, self.schedule.times[t], prompts)

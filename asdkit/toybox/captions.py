@@ -14,16 +14,7 @@ from asdkit.toybox.things import COLOURS, Thing, article, describe
 T = TypeVar("T")
 VIEW_WORDS, OVERHEAD = EIGHT_SECTORS.sectors, EIGHT_SECTORS.overhead
 USUAL_OTHER = "white"  # the second colour meant where a striped, spotted or checkered thing names one; else black
-_WORDINGS = (
-    "a {}",
-    "the {}",
-    "{}",
-    "a photo of a {}",
-    "a picture of a {}",
-    "a small {}",
-    "a toy {}",
-    "a little {}",
-)
+_WORDINGS = ("a {}", "the {}", "{}", "a photo of a {}", "a picture of a {}", "a small {}", "a toy {}", "a little {}")
 _FILLERS = frozenset({"a", "an", "the", "photo", "picture", "of", "small", "toy", "little"})
 
 

@@ -15,9 +15,9 @@ EMBEDDED = Path(__file__).parent / "weights" / "clip"
 
 
 @cache
-def candidate_prompts(count: int, seed: int = 0) -> tuple[str, ...]:
+def candidate_prompts(count: int) -> tuple[str, ...]:
     """`count` different prompts of the world, every eighth of a held-out thing, drawn as training draws them."""
-    generator, prompts = generator_for(seed, 0, "candidate prompts"), dict[str, None]()
+    generator, prompts = generator_for(0, 0, "candidate prompts"), dict[str, None]()
     while len(prompts) < count:
         prompts[world.sample_thing(generator, held_out=len(prompts) % 8 == 7).prompt] = None
     return tuple(prompts)
@@ -88,8 +88,7 @@ def similarity(clip: TinyCLIP, images: Float[Tensor, "B 3 H W"], prompt: str) ->
 
 
 class CLIPScorer(Scorer):
-    """Scores pictures for RewardSDS by the toybox's CLIP: the cosine similarity of a picture and the prompt, in [-1,
-    1].
+    """Scores pictures for RewardSDS by the toybox's CLIP: the cosine of a picture and the prompt, in [-1, 1].
 
     Args:
         folder: the folder of the CLIP; the embedded one when empty.

@@ -1,6 +1,4 @@
-"""What runs may be given of a thing of the toybox: its picture, to edit or to start from, or a spoilt model of it; and
-what they make of that.
-"""
+"""What runs may be given of a thing of the toybox, a picture or a spoilt model of it, and what they make of it."""
 
 import math
 from pathlib import Path
@@ -33,7 +31,7 @@ _AWAY_DEG = 45.0
 Azimuth = Annotated[float, Within(-360, 360)]
 
 
-def seen(prompt: str, azimuth_deg: float, size: int = world.SIZE) -> world.Truth:
+def seen(prompt: str, azimuth_deg: float, size: int = world.SIZE) -> Render:
     """A thing from this azimuth, 20 degrees above."""
     return world.render(thing_of(prompt), camera(azimuth_deg, size))
 
@@ -142,8 +140,7 @@ class ToyboxAwayJudge(Judge):
 class ToyboxGainJudge(Judge):
     """Measures how much a run has improved a finished object.
 
-    `psnr_before` is the given object's PSNR to the truth over the novel views, and `gain` is what the run has added to
-    it.
+    `psnr_before` is the given object's PSNR to the truth over the novel views, and `gain` what the run has added to it.
 
     Args:
         start: the file that the run was given.

@@ -21,20 +21,9 @@ from asdkit.run.judge import Judge
 from asdkit.scores.ddim import ddim
 from asdkit.scores.equations import hsv_saturation, sharpness
 from asdkit.scores.fields import CFG
-from asdkit.toybox import world
+from asdkit.toybox import measures, world
 from asdkit.toybox.captions import parse
 from asdkit.toybox.clip import EMBEDDED, TinyCLIP, prompt_among, resized, similarity
-from asdkit.toybox.measures import (
-    diversity,
-    kid,
-    kid_error,
-    mottle,
-    palette_distance,
-    psnr,
-    silhouette_iou,
-    spectrum_distance,
-    texture_power,
-)
 from asdkit.toybox.things import Thing
 from asdkit.toybox.truths import true_pictures, truths
 
@@ -69,7 +58,7 @@ class CLIPJudge(Judge):
         if thing.material:
             self.unmeasured["psnr"] = f"{thing.prompt} has many right answers, so there is no single true picture"
             return {}
-        return {"psnr": psnr(images, truths).mean().item()}
+        return {"psnr": measures.psnr(images, truths).mean().item()}
 
 
 def likeness(
@@ -88,18 +77,17 @@ def likeness(
     results = {
         "sharpness": sharpness(images).mean().item(),
         "true_sharpness": sharpness(truths).mean().item(),
-        "texture_power": texture_power(images).mean().item(),
-        "true_texture_power": texture_power(truths).mean().item(),
-        "spectrum": spectrum_distance(images, truths),
-        "palette_distance": palette_distance(colours, true),
+        "texture_power": measures.texture_power(images).mean().item(),
+        "true_texture_power": measures.texture_power(truths).mean().item(),
+        "spectrum": measures.spectrum_distance(images, truths),
+        "palette_distance": measures.palette_distance(colours, true),
     }
-    results |= {"mottle": mottle(images, truths, true_alphas)} if plain else {}
+    results |= {"mottle": measures.mottle(images, truths, true_alphas)} if plain else {}
     return {name: value for name, value in results.items() if math.isfinite(value)}
 
 
 class ToyboxJudge(CLIPJudge):
-    """Judges an object: silhouette IoU, azimuths, R-precision by the toybox's CLIP, and likeness to true pictures
-    (`likeness`).
+    """Judges an object: silhouette IoU, azimuths, R-precision by the toybox's CLIP, and likeness to true pictures.
 
     Only plain things have a PSNR to the true object. A material has many instances: eight of them stand for all in the
     comparisons, and azimuths are found by their mean. For a prompt outside the toybox nothing is measured, because
@@ -117,7 +105,7 @@ class ToyboxJudge(CLIPJudge):
         images, alpha = render.image.cpu(), render.alpha.cpu()
         truth, true_alpha = instances(thing, views, background)
         results = self.nearness(thing, images, truth)
-        results["iou"] = silhouette_iou(alpha, true_alpha[: len(views)]).mean().item()
+        results["iou"] = measures.silhouette_iou(alpha, true_alpha[: len(views)]).mean().item()
         results |= likeness(images, alpha, truth, true_alpha, plain=not thing.material)
         if thing.has_front:
             around = module.show(cameras.ring(_AZIMUTHS).to(module.device)).image.cpu()
@@ -196,8 +184,7 @@ class ToyboxImageJudge(CLIPJudge):
 
 @checked
 class ToyboxSamplesJudge(CLIPJudge):
-    """Judges a Network by its samples for some of the data's prompts, which must be of the toybox, all from the same
-    noise.
+    """Judges a Network by samples, from the same noise, for some of the data's prompts, which must be of the toybox.
 
     `r_precision` is the R-precision at 1 among 200 prompts by the toybox's CLIP, and `clip_score` its mean cosine.
     `diversity` is the root mean square difference of two samples of a prompt; a low one shows a collapse. A figure with
@@ -237,8 +224,8 @@ class ToyboxSamplesJudge(CLIPJudge):
         for name in ("", "teacher_"):
             ranked = [self.precision(text, images) for text, images in zip(chosen, pictures[name], strict=True)]
             results |= {f"{name}{key}": sum(each[key] for each in ranked) / len(ranked) for key in ranked[0]}
-            results[f"{name}diversity"] = sum(diversity(images) for images in pictures[name]) / len(chosen)
+            results[f"{name}diversity"] = sum(measures.diversity(images) for images in pictures[name]) / len(chosen)
         own, teacher, true = (self.clip.features(torch.cat(images)) for images in pictures.values())
-        results |= {"kid": kid(own, teacher), "teacher_kid": kid(teacher, true)}
-        self.errors = {"kid": kid_error(own, teacher), "teacher_kid": kid_error(teacher, true)}
+        results |= {"kid": measures.kid(own, teacher), "teacher_kid": measures.kid(teacher, true)}
+        self.errors = {"kid": measures.kid_error(own, teacher), "teacher_kid": measures.kid_error(teacher, true)}
         return results

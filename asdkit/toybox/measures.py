@@ -101,9 +101,7 @@ def diversity(images: Float[Tensor, "N C H W"]) -> float:
 
 
 def kid(first: Float[Tensor, "N D"], second: Float[Tensor, "M D"]) -> float:
-    """Kernel inception distance (1801.01401): the unbiased squared MMD by the kernel (x.y / D + 1)^3; 0 is the least
-    that is expected, and one image has no distance, which is NaN.
-    """
+    """Kernel inception distance (1801.01401), the unbiased squared MMD by (x.y / D + 1)^3; NaN of one image."""
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         return (x.double() @ y.double().T / x.shape[1] + 1) ** 3

@@ -125,7 +125,11 @@ def _held_out_material(row: int) -> str | None:
 
 
 @cache
-def _things(held_out: bool | None) -> tuple[Thing, ...]:
+def things(held_out: bool | None = None) -> tuple[Thing, ...]:
+    """Every thing of the world in a fixed order; only the held-out ones (True) or only the others (False).
+
+    Things of a material have no part in a colour of its own here, though captions know them.
+    """
     everything = []
     for kind, entry in KINDS.items():
         for main in COLOURS:
@@ -139,11 +143,3 @@ def _things(held_out: bool | None) -> tuple[Thing, ...]:
     pairs = [(top, bottom) for top in STACK_TOPS for bottom in STACK_BOTTOMS if top != bottom]
     everything += [Thing(t, m, s, b) for t, b in pairs for m in COLOURS for s in COLOURS if m != s]
     return tuple(t for t in everything if held_out is None or is_held_out(t) == held_out)
-
-
-def things(held_out: bool | None = None) -> list[Thing]:
-    """Every thing of the world in a fixed order; only the held-out ones (True) or only the others (False).
-
-    Things of a material have no part in a colour of its own here, though captions know them.
-    """
-    return list(_things(held_out))

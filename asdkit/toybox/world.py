@@ -7,12 +7,12 @@ training sampler never draws a held-out composition.
 
 import math
 from functools import cache
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views, orbit
 from asdkit.toybox.captions import choice, uniform, usual_other
 from asdkit.toybox.materials import MATERIALS, Colour
@@ -23,14 +23,6 @@ from asdkit.toybox.things import COLOURS, Thing, is_held_out, things
 SIZE = 128  # pixels of the pictures that the prior was trained on
 BACKGROUND: Colour = (0.85, 0.85, 0.85)
 _STACKS, _TEXTURED, _TWO_COLOURS, _FRONTED = 0.07, 0.45, 0.4, 1.5  # shares of the draws, and a weight
-
-
-class Truth(NamedTuple):
-    """Ground truth of B views: image in [0,1] over a background; alpha; depth (camera z of what is hit, else 0)."""
-
-    image: Float[Tensor, "B 3 H W"]
-    alpha: Float[Tensor, "B 1 H W"]
-    depth: Float[Tensor, "B 1 H W"]
 
 
 @cache
@@ -111,11 +103,11 @@ def render(
     background: Colour | Float[Tensor, "B 3"] = BACKGROUND,
     supersample: int = 3,
     instance: int = 0,
-) -> Truth:
+) -> Render:
     """Ground truth of a thing from B cameras, in float32 on the CPU, before one background or one for each camera.
 
-    There are `supersample` samples per pixel along each axis. `instance` tells apart the things of a material that a
-    caption may mean; plain things are all alike.
+    There are `supersample` samples per pixel along each axis. Where nothing is hit, the depth is 0. `instance` tells
+    apart the things of a material that a caption may mean; plain things are all alike.
     """
     c2w, K = views.c2w.detach().cpu().double().numpy(), views.K.detach().cpu().double().numpy()
     texture, size = thing.texture(instance), (views.height, views.width)
@@ -123,4 +115,4 @@ def render(
     on_black, alpha, depth = (torch.from_numpy(array) for array in shaded)
     behind = torch.as_tensor(background, dtype=torch.float32, device="cpu").reshape(-1, 3, 1, 1)
     alpha = alpha[:, None]
-    return Truth((on_black + (1 - alpha) * behind).clamp(0, 1), alpha, depth[:, None])
+    return Render((on_black + (1 - alpha) * behind).clamp(0, 1), alpha, depth[:, None])
