@@ -14,8 +14,7 @@ from jaxtyping import Float, UInt8
 
 from asdkit.core.parts import require
 from asdkit.formats.colour import linear_light
-from asdkit.formats.rotation import rotated
-from asdkit.formats.splats import Activated, Splats, deactivate, to_be_written, to_bytes
+from asdkit.formats.splats import Activated, Splats, deactivate, rotated, to_be_written, to_bytes
 from asdkit.rendering.projection import rotation_entries
 from asdkit.rendering.spherical_harmonics import SH_0
 

@@ -13,12 +13,10 @@ from asdkit.core.bounds import AtLeast, Whole, Within
 from asdkit.priors import autoencoder
 from asdkit.priors.families import Embedded, Family, Model, family_of
 from asdkit.priors.folder import ModelFolder, one_sentence
-from asdkit.priors.half_convolutions import fastest_dtype, halve
-from asdkit.priors.known_words import KnownWords
 from asdkit.priors.locate import EMBEDDED, ModelSource
-from asdkit.priors.long_prompts import ViewKeepingTokenizer
-from asdkit.priors.network_runner import Compile, NetworkRunner, to_float32
+from asdkit.priors.network_runner import Compile, NetworkRunner, fastest_dtype, halve, to_float32
 from asdkit.priors.prompt_embedder import PromptEmbedder, encode_texts, recall
+from asdkit.priors.prompt_words import KnownWords, ViewKeepingTokenizer
 from asdkit.priors.random_models import RandomModel
 from asdkit.rendering.view_words import DREAMFUSION, ViewWords
 from asdkit.scores.camera_embedding import CameraEmbedding

@@ -1,4 +1,4 @@
-"""What runs may be given of a thing of the toybox, a picture or a spoilt model of it, and what they make of it."""
+"""What runs may be given of the toybox, prompts, pictures or spoilt models of things, and what they make of it."""
 
 import math
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from asdkit.core.atomic import atomic
 from asdkit.core.bounds import Within, checked
 from asdkit.core.parts import require
-from asdkit.data import Cameras, Canvas
+from asdkit.data import Cameras, Canvas, Number, Prompts
 from asdkit.distillation import Distillation
 from asdkit.formats.splat_files import write_splats
 from asdkit.generators.base import Render
@@ -24,6 +24,7 @@ from asdkit.run.judge import Judge
 from asdkit.toybox import world
 from asdkit.toybox.captions import thing_of
 from asdkit.toybox.measures import psnr
+from asdkit.toybox.things import things
 
 _EDGE = 2  # pixels
 _AROUND, _FITTED, _BLUR = 12, 300, 1.7  # views at each height, steps of fitting, and how much wider Gaussians become
@@ -52,6 +53,23 @@ def ToyboxCanvas(thing: str = "a yellow duck", azimuth_deg: Azimuth = 0.0) -> Ca
     canvas = Canvas(size=world.SIZE)
     canvas.source = seen(thing, azimuth_deg).image
     return canvas
+
+
+class ToyboxPrompts(Prompts):
+    """The prompts of things that the toybox's prior has seen, or of the things that were held out.
+
+    Args:
+        per_step: the number of samples in a step.
+        two_colours: whether to include things of two colours and stacks.
+        held_out: whether to take the compositions that training has never seen, instead of the others.
+        textured: whether to include things of a material.
+    """
+
+    def __init__(
+        self, per_step: Number = 8, two_colours: bool = False, held_out: bool = False, textured: bool = False
+    ) -> None:
+        drawn = [thing for thing in things(held_out) if textured or not thing.material]
+        super().__init__([thing.prompt for thing in drawn if two_colours or thing.second is None], per_step)
 
 
 def cutout(prompt: str, azimuth_deg: float, file: Path) -> None:
