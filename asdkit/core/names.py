@@ -50,7 +50,7 @@ _MODULES = {
     "toybox.clip": "CLIPScorer",
     "toybox.judge": "ToyboxJudge ToyboxImageJudge ToyboxSamplesJudge",
     "toybox.given": "ToyboxPrompts ToyboxCanvas ToyboxEditJudge ToyboxAwayJudge ToyboxGainJudge",
-    "toybox.exact": "ToyboxTruths ParticleASD",
+    "toybox.truths": "ToyboxTruths ParticleASD",
     "toybox.training.renders": "ToyboxData",
     "toybox.training.vae": "TrainVAE",
     "toybox.training.unet": "TrainUNet",

@@ -58,17 +58,16 @@ class Family(ABC):
     def check(self, config: Mapping[str, Any], channels: int, model: str) -> None:
         """A network takes x0 of these channels and what this family gives it, and answers with as many, or twice."""
         taken, given = config["in_channels"], config.get("out_channels") or config["in_channels"]
-        if taken != channels * self.patch or given not in (taken, 2 * taken):
-            raise PriorUnavailable(
-                f"{model}'s network takes {taken} channels and gives {given}, where x0 has {channels * self.patch}: it "
-                "is made for inpainting or another task; name a model that draws pictures from text alone."
+        of_x0, odd = channels * self.patch, ""
+        if taken != of_x0 or given not in (taken, 2 * taken):
+            odd = (
+                f"takes {taken} channels and gives {given}, where x0 has {of_x0}: it is made for inpainting or the like"
             )
         for name, known in self.settings.items():
             if config.get(name) not in known:
-                raise PriorUnavailable(
-                    f"{model}'s network has {name} {config[name]!r}, an input that no {type(self).__name__} has; name "
-                    "a model that draws pictures from text alone."
-                )
+                odd = f"has {name} {config[name]!r}, an input that no {type(self).__name__} has"
+        if odd:
+            raise PriorUnavailable(f"{model}'s network {odd}; name a model that draws pictures from text alone.")
 
     def widths(self, config: Mapping[str, Any]) -> dict[str, int]:
         """How many numbers a network takes for each word, in any of its blocks, and of a pooled embedding."""

@@ -36,14 +36,7 @@ def resized(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B C s
 
 
 class TinyCLIP:
-    """A CLIPModel folder with its tokenizer, for ranking the prompts of a picture.
-
-    Args:
-        folder: `config.json`, `model.safetensors` and the tokenizer's files.
-
-    Raises:
-        ValueError: the folder is missing.
-    """
+    """A CLIPModel folder with its tokenizer, for ranking the prompts of a picture; a ValueError if it is missing."""
 
     def __init__(self, folder: Path) -> None:
         if not (folder / "config.json").is_file():
@@ -82,9 +75,10 @@ class TinyCLIP:
         return resized(images.cpu(), self.model.config.vision_config.image_size) * 2 - 1
 
 
+@torch.no_grad()
 def similarity(clip: TinyCLIP, images: Float[Tensor, "B 3 H W"], prompt: str) -> Float[Tensor, " B"]:
     """Cosine of each picture and the prompt, in [-1, 1]."""
-    return (clip.logits(images, [prompt])[:, 0] / clip.model.logit_scale.exp()).detach()
+    return clip.logits(images, [prompt])[:, 0] / clip.model.logit_scale.exp()
 
 
 class CLIPScorer(Scorer):
