@@ -47,7 +47,7 @@ class ModelFolder:
         self._shapes = {name: shapes_of(file) for name, file in self.weights.items()}
 
     @cached_property
-    def _seen(self) -> Path:
+    def seen(self) -> Path:
         """What libraries see of the folder, as long as this object lives."""
         seen = Path(tempfile.mkdtemp(prefix="asdkit-"))
         weakref.finalize(self, shutil.rmtree, seen, ignore_errors=True)
@@ -126,9 +126,11 @@ class ModelFolder:
 
     def model(self, model_class: Any, part: str, dtype: torch.dtype = torch.float32) -> Model:
         """A frozen component by its library's own loader, from safetensors, which hold all of its weights."""
-        from diffusers.utils.logging import disable_progress_bar
+        import diffusers
+        import transformers
 
-        disable_progress_bar()  # of files that hold a network in pieces
+        for library in (diffusers, transformers):  # which show how they read files that hold a network in pieces
+            library.utils.logging.disable_progress_bar()
         kind = self.json(f"{part}/config.json").get("_class_name", model_class.__name__)
         if kind not in (model_class.__name__, "Transformer2DModel"):  # what PixArt's is called on the hub
             raise PriorUnavailable(f"{self.path}'s {part} is a {kind}; asdkit reads {model_class.__name__} there.")
@@ -136,7 +138,7 @@ class ModelFolder:
         how = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True, "dtype": dtype}
         with one_sentence(self.path / part):
             variant = self.variant if of_variant and self.variant else None
-            model, info = model_class.from_pretrained(self._seen / part, variant=variant, **how)
+            model, info = model_class.from_pretrained(self.seen / part, variant=variant, **how)
             check_complete(info["missing_keys"])
         if (further := info["unexpected_keys"]) and not part.startswith("text_encoder"):  # which may hold positions
             _log.warning("%s holds %d tensors that its config.json has no place for.", self.path / part, len(further))
@@ -158,9 +160,7 @@ class ModelFolder:
     def _text_part(self, part: str, name: str, dtype: torch.dtype) -> Any:
         """A tokenizer or a text encoder of a class that asdkit knows."""
         import transformers
-        from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()
         if name in TEXT_ENCODERS:
             return self.model(getattr(transformers, name), part, dtype)
         if name not in TOKENIZERS:
@@ -168,7 +168,7 @@ class ModelFolder:
         if not {f"{part}/tokenizer.json", f"{part}/vocab.json"} & set(self.names):
             require_package("sentencepiece", "t5"), require_package("google.protobuf", "t5")
         with one_sentence(self.path / part):
-            return getattr(transformers, name).from_pretrained(self._seen / part, local_files_only=True)
+            return getattr(transformers, name).from_pretrained(self.seen / part, local_files_only=True)
 
 
 @contextmanager

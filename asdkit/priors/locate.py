@@ -75,7 +75,7 @@ class SingleFile(ModelFolder):
         how = {"pipelines": None, "is_pipeline_module": False, "local_files_only": True, "torch_dtype": dtype}
         with one_sentence(f"{self.file}'s {part}"):
             model = load_single_file_sub_model(
-                *kind, part, load_file(self.file), cached_model_config_path=str(self._seen), **how
+                *kind, part, load_file(self.file), cached_model_config_path=str(self.seen), **how
             )
             check_complete(name for name, value in model.named_parameters() if value.is_meta)
         return model.requires_grad_(False).eval()
