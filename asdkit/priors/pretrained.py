@@ -223,14 +223,10 @@ class Pretrained(Prior):
     def doubt(self, prompt: str) -> str:
         return self.words.doubt(prompt)
 
-    def predict(
-        self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None
-    ) -> list[Float[Tensor, "B C h w"]]:
+    def predict(self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None) -> list[Tensor]:
         return self.predict_all({x: conditions}, adapter)
 
-    def predict_all(
-        self, asked: Mapping[Noised, Sequence[Condition]], adapter: Adapter | None = None
-    ) -> list[Float[Tensor, "B C h w"]]:
+    def predict_all(self, asked: Mapping[Noised, Sequence[Condition]], adapter: Adapter | None = None) -> list[Tensor]:
         """With an adapter, of a single draw."""
         pairs = [(x, condition) for x, conditions in asked.items() for condition in conditions]
         self.prepare([own for x, condition in pairs for own in x.own(condition)])

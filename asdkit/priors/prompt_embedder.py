@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from asdkit.core.atomic import atomic
@@ -130,9 +132,6 @@ def cache_file(model: str, text: str) -> Path:
 
 def _read(file: Path) -> Embedded:
     """An embedding; empty if there is none, or with a warning if its file is torn."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         return load_file(file) if file.is_file() else {}
     except (OSError, SafetensorError) as error:
@@ -142,9 +141,6 @@ def _read(file: Path) -> Embedded:
 
 def _write(file: Path, embedded: Embedded) -> None:
     """Keep an embedding; where nothing can be written, a warning says so."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     try:
         with atomic(file) as temporary:
             save_file({name: value.contiguous().clone() for name, value in embedded.items()}, temporary)

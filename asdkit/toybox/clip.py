@@ -61,11 +61,9 @@ class TinyCLIP:
         projected: Tensor = self.model.visual_projection(seen)
         return projected
 
-    def are_first(
-        self, images: Float[Tensor, "B 3 H W"], prompts: list[str], candidates: int = 200
-    ) -> Bool[Tensor, " B"]:
-        """Of each picture, whether its own prompt ranks first among itself and `candidates` - 1 others of the world."""
-        among = [prompt_among(candidates, prompt) for prompt in prompts]
+    def are_first(self, images: Float[Tensor, "B 3 H W"], prompts: list[str], count: int) -> Bool[Tensor, " B"]:
+        """Of each picture, whether its own prompt ranks first among itself and `count` - 1 others of the world."""
+        among = [prompt_among(count, prompt) for prompt in prompts]
         columns = {text: i for i, text in enumerate(dict.fromkeys(text for texts in among for text in texts))}
         ranked = torch.tensor([[columns[text] for text in texts] for texts in among])
         return self.logits(images, list(columns)).gather(1, ranked).argmax(1) == 0

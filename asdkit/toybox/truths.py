@@ -121,9 +121,7 @@ class ToyboxTruths(Prior):
                 for thing in (text, *others):
                     self.exact.add(thing, self._latents(thing))
 
-    def predict(
-        self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None
-    ) -> list[Float[Tensor, "B C h w"]]:
+    def predict(self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None) -> list[Tensor]:
         return self.exact.predict(x, conditions, adapter)
 
     @property

@@ -6,6 +6,7 @@ training sampler never draws a held-out composition.
 """
 
 import math
+from collections import defaultdict
 from functools import cache
 
 import torch
@@ -26,16 +27,13 @@ _STACKS, _TEXTURED, _TWO_COLOURS, _FRONTED = 0.07, 0.45, 0.4, 1.5  # shares of t
 
 
 @cache
-def _pools(held_out: bool) -> tuple[dict[str, tuple[list[Thing], list[Thing]]], list[Thing]]:
-    """By kind, its plain things of one colour and of two; and the stacks."""
-    singles: dict[str, tuple[list[Thing], list[Thing]]] = {kind: ([], []) for kind in KINDS}
-    stacks: list[Thing] = []
+def _pools(held_out: bool) -> dict[tuple[str, bool], list[Thing]]:
+    """The plain things by their kind, "stack" for stacks, and whether they have two colours."""
+    pools: dict[tuple[str, bool], list[Thing]] = defaultdict(list)
     for thing in things(held_out):
-        if thing.base:
-            stacks.append(thing)
-        elif not thing.material:
-            singles[thing.kind][thing.second is not None].append(thing)
-    return singles, stacks
+        if not thing.material:
+            pools["stack" if thing.base else thing.kind, thing.second is not None].append(thing)
+    return pools
 
 
 def sample_thing(generator: torch.Generator, held_out: bool = False) -> Thing:
@@ -45,15 +43,15 @@ def sample_thing(generator: torch.Generator, held_out: bool = False) -> Thing:
     own colour; half of the striped, spotted and checkered ones have white as their second colour.
     Held-out ones are of the compositions that training never sees.
     """
-    singles, stacks = _pools(held_out)
+    pools = _pools(held_out)
     if uniform(generator) < _STACKS:
-        return choice(generator, stacks)
+        return choice(generator, pools["stack", True])
     weights = torch.tensor([_FRONTED if entry.front else 1.0 for entry in KINDS.values()])
     kind = list(KINDS)[int(torch.multinomial(weights, 1, generator=generator))]
     if uniform(generator) < _TEXTURED:
         return _sample_textured(kind, generator, held_out)
-    plain, two_coloured = singles[kind]
-    return choice(generator, two_coloured if two_coloured and uniform(generator) < _TWO_COLOURS else plain)
+    two_colours = bool(pools[kind, True]) and uniform(generator) < _TWO_COLOURS
+    return choice(generator, pools[kind, two_colours])
 
 
 def _sample_textured(kind: str, generator: torch.Generator, held_out: bool) -> Thing:
