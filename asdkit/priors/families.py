@@ -184,9 +184,8 @@ class StableDiffusion3(Family):
     network, is_flow = "SD3Transformer2DModel", True
 
     def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
-        return network(
-            x_t, encoder_hidden_states=prompts["text"], pooled_projections=prompts["pooled"], timestep=time
-        ).sample
+        text = {"encoder_hidden_states": prompts["text"], "pooled_projections": prompts["pooled"]}
+        return network(x_t, timestep=time, **text).sample
 
 
 class Flux(Family):

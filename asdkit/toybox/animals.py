@@ -146,12 +146,11 @@ def owl(main: Colour, second: Colour | None) -> list[Primitive]:
 
 
 def rooster(main: Colour, second: Colour | None) -> list[Primitive]:
+    tail = second or tints.PINE
     feathers = []
     for angle in (85, 110, 135, 160):
         x, z = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        feathers.append(
-            ball(second or tints.PINE, (-0.36 + 0.34 * x, 0, -0.06 + 0.34 * z), (0.38, 0.09, 0.13), (0, -angle, 0))
-        )
+        feathers.append(ball(tail, (-0.36 + 0.34 * x, 0, -0.06 + 0.34 * z), (0.38, 0.09, 0.13), (0, -angle, 0)))
     comb = [
         ball(tints.RED, (x, 0, z), (r, 0.06, r + 0.03))
         for x, z, r in ((0.54, 0.72, 0.09), (0.40, 0.78, 0.11), (0.25, 0.71, 0.1))

@@ -119,9 +119,8 @@ class ToyboxEditJudge(Judge):
         source, image = data.source, render.image[:1].cpu()
         if source is None:
             raise ValueError("ToyboxEditJudge measures edits of a source image; there is none.")
-        before, after = (
-            seen(text, self.azimuth_deg, source.shape[-1]) for text in (module.source or "", module.prompt)
-        )
+        texts = module.source or "", module.prompt
+        before, after = (seen(text, self.azimuth_deg, source.shape[-1]) for text in texts)
         return {
             "outside": change_outside(image, source, torch.cat([before.alpha, after.alpha])),
             "psnr_before": psnr(source, after.image).item(),

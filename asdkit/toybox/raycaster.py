@@ -16,6 +16,7 @@ from asdkit.toybox.materials import Colour
 
 ELLIPSOID, FRUSTUM, BOX, PYRAMID, PRISM, TORUS = range(6)
 
+Maps = tuple[np.ndarray, np.ndarray, np.ndarray]
 Hit = tuple[float, float, float, float]  # t along the ray (1e30: none) and a normal that is not unit
 _NEAR, _FAR = 1e-3, 1e30
 _TORUS_STEPS, _TORUS_TOLERANCE = 96, 1e-5
@@ -257,9 +258,7 @@ def _trace_view(
                 normal[row, col, 0], normal[row, col, 1], normal[row, col, 2] = wx * scale, wy * scale, wz * scale
 
 
-def trace(
-    scene: Scene, c2w: np.ndarray, K: np.ndarray, height: int, width: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def trace(scene: Scene, c2w: np.ndarray, K: np.ndarray, height: int, width: int) -> Maps:
     """One ray per sample of one camera, of height x width samples: `c2w` [4,4] in OpenCV axes and `K` [3,3], float64.
 
     Returns:

@@ -68,9 +68,7 @@ def truths(prompt: str) -> Truths | None:
     places = zip(views.azimuth.tolist(), views.elevation.tolist(), strict=True)
     fits = [not words or words in (view_words(*place), view_words(*place, ways=4)) for place in places]
     chosen = views[torch.tensor(fits).nonzero()[:TRUTHS, 0]]
-    shown = [
-        world.render(thing, chosen[i : i + 1], (0.0, 0.0, 0.0), _SUPERSAMPLE, instance=i) for i in range(len(chosen))
-    ]
+    shown = [world.render(thing, chosen[i : i + 1], (0.0,) * 3, _SUPERSAMPLE, i) for i in range(len(chosen))]
     return Truths(torch.cat([truth.image for truth in shown]), torch.cat([truth.alpha for truth in shown]))
 
 

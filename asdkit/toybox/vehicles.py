@@ -82,9 +82,8 @@ def truck(main: Colour, second: Colour | None) -> list[Primitive]:
 
 
 def train(main: Colour, second: Colour | None) -> list[Primitive]:
-    wheels = [
-        rod(tints.DARK, (x, 0.34 * s, -0.44), 0.18, 0.06, (90, 0, 0)) for x in (-0.52, -0.08, 0.36) for s in (1, -1)
-    ]
+    places = [(x, 0.34 * s, -0.44) for x in (-0.52, -0.08, 0.36) for s in (1, -1)]
+    wheels = [rod(tints.DARK, place, 0.18, 0.06, (90, 0, 0)) for place in places]
     return [
         box(tints.DARK, (0, 0, -0.34), (0.84, 0.30, 0.07)),
         rod(main, (0.26, 0, 0.0), 0.31, 0.48, (0, 90, 0)),
