@@ -1,7 +1,7 @@
 """Residuals weighted by an f-divergence: which of the generator's samples count more than others."""
 
 from collections.abc import Callable
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from asdkit.core.bounds import Positive
 from asdkit.core.unregistered import keep_unregistered
+from asdkit.discriminators.discriminator import Discriminator
+from asdkit.discriminators.gan import GANHead
 from asdkit.scores.fields import Field
 from asdkit.scores.prior import Noised
 
@@ -20,15 +22,6 @@ _WEIGHTS: dict[Divergence, Callable[[Tensor], Tensor]] = {  # h of log r
     "jensen_shannon": lambda log_ratio: 2 * torch.sigmoid(log_ratio),
     "hellinger": lambda log_ratio: torch.exp(log_ratio / 2),
 }
-
-
-@runtime_checkable
-class Judge(Protocol):
-    """What estimates log r, r the ratio of the real density at x_t to the generator's: a GANHead or a Discriminator."""
-
-    def log_ratio(self, x: Noised) -> Float[Tensor, " B"]:
-        """log r of each sample."""
-        ...
 
 
 class FDivergence(Field):
@@ -47,12 +40,12 @@ class FDivergence(Field):
         limit: the largest |log r| after that factor; it keeps weights from exploding.
     """
 
-    _judge: Judge
+    _judge: Discriminator | GANHead
 
     def __init__(
         self,
         field: Field,
-        judge: Judge,
+        judge: Discriminator | GANHead,
         divergence: Divergence = "jensen_shannon",
         sharpness: Positive = 1.0,
         limit: Positive = 5.0,

@@ -57,18 +57,13 @@ def read_camera_path(path: str | Path) -> CameraPath:
     pixels = len(poses) * width * height
     require(0 < pixels <= MOST_PIXELS, f"{file} asks for {pixels} pixels in all; at most {MOST_PIXELS} are possible.")
     require(1 <= fps <= 120, f"{file} asks for {fps} frames per second; 1 to 120 are possible.")
-    require(
-        bool(((fovs > 0) & (fovs < 180)).all()), f"{file} has a field of view that is not within 0 and 180 degrees."
-    )
-    return CameraPath(_views(file, poses * TO_OPENCV, fovs.deg2rad(), width, height), fps)
-
-
-def _views(file: Path, c2w: Tensor, fovs: Tensor, width: int, height: int) -> Views:
-    require(is_pose(c2w), f"{file} has a camera whose matrix is no rotation and a position.")
-    K = torch.zeros(len(c2w), 3, 3, dtype=c2w.dtype)
-    K[:, 0, 0] = K[:, 1, 1] = 0.5 * height / (0.5 * fovs).tan()
+    possible = bool(((fovs > 0) & (fovs < 180)).all())
+    require(possible, f"{file} has a field of view that is not within 0 and 180 degrees.")
+    require(is_pose(poses), f"{file} has a camera whose matrix is no rotation and a position.")
+    K = torch.zeros(len(poses), 3, 3, dtype=poses.dtype)
+    K[:, 0, 0] = K[:, 1, 1] = 0.5 * height / (0.5 * fovs.deg2rad()).tan()
     K[:, 0, 2], K[:, 1, 2], K[:, 2, 2] = width / 2, height / 2, 1.0
-    return posed(c2w, K, height, width)
+    return CameraPath(posed(poses * TO_OPENCV, K, height, width), fps)
 
 
 class Frame(NamedTuple):

@@ -39,12 +39,6 @@ class Family(ABC):
     def __init__(self, distilled_guidance: float = 3.5) -> None:
         self.distilled_guidance = distilled_guidance
 
-    def network_class(self) -> Any:
-        """diffusers' class of the network."""
-        import diffusers
-
-        return getattr(diffusers, self.network)
-
     def time_module(self, network: Model) -> Model:
         """The module whose output [N width] is the embedding of t."""
         return network.get_submodule(self.time)

@@ -102,8 +102,7 @@ def _read(kind: Any, file: Path, network: Any, network_part: str) -> tuple[Facto
         ups = [name for name in (f"{layer}.{up}.weight" for up in ("lora_up", "lora_B", "lora.up")) if name in tensors]
         if not ups:
             raise ValueError(f"{layer} has an alpha alone")
-        up = ups[0]
-        rank = tensors[up].shape[1]
+        up, rank = ups[0], tensors[ups[0]].shape[1]
         tensors[up] = tensors[up] * (tensors[name].item() / rank)
         tensors[name] = torch.tensor(float(rank))
     state = kind.lora_state_dict(tensors, unet_config=network)

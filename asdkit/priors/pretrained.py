@@ -109,6 +109,8 @@ class Pretrained(Prior):
     def setup(self) -> None:
         if "network" in self._modules:
             return
+        import diffusers
+
         files = self.source.files
         kind = family_of(str(files.json("model_index.json").get("_class_name")))
         self.family: Family = kind(self._distilled_guidance)
@@ -116,7 +118,7 @@ class Pretrained(Prior):
             self.vae = autoencoder.load_autoencoder(files, self.dtype, self.source.tiny_vae)
             if self.runner.checkpointing:
                 autoencoder.checkpoint(self.vae, self.runner.checkpointed)
-        self.network = files.model(self.family.network_class(), self.family.network_part, self.dtype)
+        self.network = files.model(getattr(diffusers, self.family.network), self.family.network_part, self.dtype)
         self.source.add_lora(self.family.network_part, self.network, self.network.config)
         self.channels = self.vae.config.latent_channels if self.vae else 3
         self.adapter_targets = self.family.targets
@@ -180,7 +182,7 @@ class Pretrained(Prior):
 
     def prepare(self, conditions: Sequence[Condition]) -> None:
         self.prompts.prepare(conditions)
-        self.condition_shape = self.prompts.shape
+        self.condition_shape = next((tuple(rows["text"].shape) for rows in self.prompts.embedded.values()), ())
 
     def embed(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
         """The mean of a text's embedding over its tokens."""

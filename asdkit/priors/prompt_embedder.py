@@ -43,11 +43,6 @@ class PromptEmbedder:
             for text, rows in self._embed(missing).items():
                 self.embedded[text] = {name: to_float32(value).to(device) for name, value in rows.items()}
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one embedded prompt; empty before there is one."""
-        return next((tuple(rows["text"].shape) for rows in self.embedded.values()), ())
-
     def to(self, device: torch.device) -> None:
         """Move what has been embedded."""
         for text, rows in self.embedded.items():

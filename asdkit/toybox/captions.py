@@ -13,7 +13,6 @@ from asdkit.toybox.things import COLOURS, Thing, article, describe
 
 T = TypeVar("T")
 VIEW_WORDS, OVERHEAD = EIGHT_SECTORS.sectors, EIGHT_SECTORS.overhead
-USUAL_OTHER = "white"  # the second colour meant where a striped, spotted or checkered thing names one; else black
 _WORDINGS = ("a {}", "the {}", "{}", "a photo of a {}", "a picture of a {}", "a small {}", "a toy {}", "a little {}")
 _FILLERS = frozenset({"a", "an", "the", "photo", "picture", "of", "small", "toy", "little"})
 
@@ -44,7 +43,7 @@ def choice(generator: torch.Generator, options: Sequence[T]) -> T:
 
 def usual_other(main: str) -> str:
     """The second colour meant where a striped, spotted or checkered thing names one colour: white; of white, black."""
-    return "black" if main == USUAL_OTHER else USUAL_OTHER
+    return "black" if main == "white" else "white"
 
 
 def view_words(azimuth: float, elevation: float, ways: int = 8) -> str:

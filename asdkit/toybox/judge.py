@@ -144,10 +144,7 @@ class ToyboxImageJudge(CLIPJudge):
     """
 
     judges = Canvas
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._before: Float[Tensor, "B 3 H W"] | None = None
+    _before: Float[Tensor, "B 3 H W"] | None = None  # the images of which `drift` is the change
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
         if isinstance(pl_module, Distillation) and trainer.global_step == round(DRIFT_FROM * trainer.max_steps):

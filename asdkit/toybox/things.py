@@ -110,7 +110,8 @@ def is_held_out(thing: Thing) -> bool:
         main, second = colours.index(thing.main), colours.index(thing.second or "")
         return (top + 3 * main + 3 * bottom + 5 * second) % 8 == 0
     row = list(KINDS).index(thing.kind)
-    return thing.main in _held_out_colours(row, KINDS[thing.kind].natural) or thing.material == _held_out_material(row)
+    material = None if row % 2 else list(MATERIALS)[row // 2 % len(MATERIALS)]
+    return thing.main in _held_out_colours(row, KINDS[thing.kind].natural) or thing.material == material
 
 
 @cache
@@ -118,10 +119,6 @@ def _held_out_colours(row: int, natural: str) -> tuple[str, ...]:
     free = [colour for colour in COLOURS if colour != natural]
     first, second = free[(row + 8) % len(free)], free[(row + 10) % len(free)]
     return (first, second) if row % 2 else (first,)
-
-
-def _held_out_material(row: int) -> str | None:
-    return None if row % 2 else list(MATERIALS)[row // 2 % len(MATERIALS)]
 
 
 @cache
