@@ -77,7 +77,11 @@ class References:
 
 
 class PosedPictures(Part, ABC):
-    """Pictures of the wanted object, whose cameras are known, and their weights in the generator's loss."""
+    """Pictures of the wanted object, whose cameras are known.
+
+    Args:
+        reconstruction: the weights of the pictures in the generator's loss.
+    """
 
     def __init__(self, reconstruction: Reconstruction = RECONSTRUCTION) -> None:
         self.reconstruction = reconstruction
