@@ -49,7 +49,7 @@ class GANLoss(Part, ABC):
 
 
 class NonSaturating(GANLoss):
-    """The first GAN's (1406.2661): cross entropy; the generator minimises -log sigmoid(D). D's optimum is log r."""
+    """Cross entropy, as in the first GAN (1406.2661); the generator minimises -log sigmoid(D). D's optimum is log r."""
 
     def real(self, logits: Logits) -> Logits:
         return softplus(-logits)
@@ -74,7 +74,7 @@ class Hinge(GANLoss):
 
 
 class LeastSquares(GANLoss):
-    """Squared errors (1611.04076): (D - 1)^2 / 2 at real, D^2 / 2 at fake samples; the generator has the former."""
+    """Squared errors (1611.04076): (D - 1)^2 / 2 at real, D^2 / 2 at fake samples; the generator minimises the first."""
 
     def real(self, logits: Logits) -> Logits:
         return (logits - 1).square() / 2
