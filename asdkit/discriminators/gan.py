@@ -74,7 +74,7 @@ class Hinge(GANLoss):
 
 
 class LeastSquares(GANLoss):
-    """Squared errors (1611.04076): (D - 1)^2 / 2 at real, D^2 / 2 at fake samples; the generator minimises the first."""
+    """Squared errors (1611.04076): (D - 1)^2 / 2 at real, D^2 / 2 at fake samples; the generator's is the first."""
 
     def real(self, logits: Logits) -> Logits:
         return (logits - 1).square() / 2
