@@ -11,7 +11,7 @@ from torch.profiler import record_function
 from asdkit.core.contexts import together
 from asdkit.core.parts import Part, require
 from asdkit.core.randomness import generator_for
-from asdkit.discriminators.discriminator import DISCRIMINATOR_STEPS, DiscriminatorSteps
+from asdkit.discriminators.schedule import DISCRIMINATOR_STEPS, DiscriminatorSteps
 from asdkit.generators.base import Generator, Render, computed
 from asdkit.generators.from_checkpoint import INSTANTIATOR
 from asdkit.generators.module import GeneratorModule

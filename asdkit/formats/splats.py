@@ -79,7 +79,7 @@ def _quaternion(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 4"]:
         [d - b, c + g, f + h, 1 - a - e + i],
     ])  # fmt: skip
     longest = products[products.diagonal().argmax()]
-    return longest / np.linalg.norm(longest)
+    return np.asarray(longest / np.linalg.norm(longest))
 
 
 def _sh_rotation(degree: int, rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "K K"]:
@@ -92,7 +92,7 @@ def _sh_rotation(degree: int, rotation: Float[np.ndarray, "3 3"]) -> Float[np.nd
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     old = np.stack(sh_polynomials(degree, *directions.T), axis=1)
     new = np.stack(sh_polynomials(degree, *(rotation @ directions.T)), axis=1)
-    return np.linalg.lstsq(new, old)[0]
+    return np.asarray(np.linalg.lstsq(new, old)[0])
 
 
 def to_bytes(values: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:

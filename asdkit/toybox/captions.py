@@ -49,8 +49,8 @@ def usual_other(main: str) -> str:
 def view_words(azimuth: float, elevation: float, ways: int = 8) -> str:
     """The words for a camera's place, in radians, in 8 `ways` (VIEW_WORDS) or in 4 (DreamFusion's)."""
     words = EIGHT_SECTORS if ways == 8 else DREAMFUSION
-    place = (torch.tensor(angle, dtype=torch.float64) for angle in (azimuth, elevation))
-    return words.all[words.index(*place)]
+    place = (torch.tensor([angle], dtype=torch.float64) for angle in (azimuth, elevation))
+    return words.all[int(words.index(*place))]
 
 
 def caption(thing: Thing, azimuth: float, elevation: float, generator: torch.Generator) -> str:
