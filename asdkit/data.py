@@ -18,14 +18,14 @@ from asdkit.core.parts import Part, require
 from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.core.randomness import generator_for
 from asdkit.core.text import local
-from asdkit.formats.camera_path import read_camera_path
 from asdkit.formats.pictures import read_picture
+from asdkit.formats.poses import read_camera_path
 from asdkit.formats.prompts import read_prompts
 from asdkit.formats.references import PosedPictures, References
 from asdkit.generators.from_checkpoint import Saved, built
 from asdkit.generators.from_file import object_of
-from asdkit.rendering.camera_settings import DISTANCE, ORBIT, OVERHEAD, Distance, Elevation, Orbit, Overhead
 from asdkit.rendering.cameras import Batch, Views, orbit, ring
+from asdkit.rendering.settings import DISTANCE, ORBIT, OVERHEAD, Distance, Elevation, Orbit, Overhead
 
 NOVEL_VIEWS = 16
 _log = logging.getLogger(__name__)

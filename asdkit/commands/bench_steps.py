@@ -23,7 +23,7 @@ from asdkit.commands.bench_report import spread
 from asdkit.commands.bench_spans import OTHER, operations_by_span, seconds_by_span
 from asdkit.commands.fit import CLI
 from asdkit.distillation import Distillation
-from asdkit.priors.half_convolutions import HalfConv2d
+from asdkit.priors.network_runner import HalfConv2d
 from asdkit.run.guard import Guard
 from asdkit.run.metrics_csv import MetricsCSV
 from asdkit.run.process import exit_code_of

@@ -24,8 +24,8 @@ from asdkit.core.names import PUBLIC_NAMES
 from asdkit.core.text import first_line, local, recipe_slug, shown
 from asdkit.core.trust import refusal
 from asdkit.core.yaml_text import check_yaml, to_yaml
-from asdkit.priors.half_convolutions import fastest_dtype
 from asdkit.priors.locate import EMBEDDED
+from asdkit.priors.network_runner import fastest_dtype
 from asdkit.ranks import check_optimization, check_precision, check_strategy, watch_joining
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints
 from asdkit.run.guard import Guard

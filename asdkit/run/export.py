@@ -15,17 +15,15 @@ from torch import Tensor
 from asdkit.core.atomic import write_bytes
 from asdkit.core.parts import require
 from asdkit.core.text import local
-from asdkit.formats.camera_path import MOST_PIXELS, CameraPath, read_camera_path
 from asdkit.formats.glb import TO_GLTF
 from asdkit.formats.html import write_html
 from asdkit.formats.mesh.extract import Mesh, extract
-from asdkit.formats.mesh.texture import Texture, bake
-from asdkit.formats.mesh.write import write_mesh
+from asdkit.formats.mesh.write import Texture, bake, write_mesh
 from asdkit.formats.names import FORMATS, Choices
 from asdkit.formats.pictures import save_grid, save_mp4, save_webp
-from asdkit.formats.rotation import rotated
+from asdkit.formats.poses import MOST_PIXELS, CameraPath, read_camera_path
 from asdkit.formats.splat_files import is_splats, write_splats
-from asdkit.formats.splats import Splats
+from asdkit.formats.splats import Splats, rotated
 from asdkit.formats.spz import encode_spz
 from asdkit.generators.amortized import Amortized3D
 from asdkit.generators.base import Generator, Render

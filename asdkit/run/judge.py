@@ -46,9 +46,7 @@ class Judge(pl.Callback, ABC):
         self._measured_at = -1
 
     @abstractmethod
-    def measure(
-        self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render
-    ) -> dict[str, float]:
+    def measure(self, module: Distillation, data: Any, views: Any, render: Render) -> dict[str, float]:
         """The figures of merit.
 
         Args:

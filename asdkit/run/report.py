@@ -14,8 +14,8 @@ from asdkit.core.bounds import Within, checked
 from asdkit.core.errors import Interrupted
 from asdkit.data import Cameras
 from asdkit.distillation import Distillation
-from asdkit.formats.camera_path import read_camera_path
 from asdkit.formats.pictures import save_film, save_grid
+from asdkit.formats.poses import read_camera_path
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views
 from asdkit.run.exits import sentence

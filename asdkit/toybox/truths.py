@@ -1,5 +1,10 @@
-"""True pictures of prompts: a bank for finding the nearest, and what the prior was trained on."""
+"""True pictures of prompts: a bank for finding the nearest, what the prior was trained on, and exact scores of them.
 
+The scores and a discriminator at its optimum show what a method itself does.
+"""
+
+import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -7,14 +12,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.core.parts import require
+from asdkit.core.bounds import Count
+from asdkit.core.parts import preset
 from asdkit.core.randomness import generator_for
+from asdkit.discriminators.gammas import BoundedGamma
+from asdkit.lab import FiniteSetPrior, ParticleScore
+from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import Views
+from asdkit.scores.conditions import Condition
+from asdkit.scores.fields import CFG, Field, Prompt, Scale
+from asdkit.scores.prior import Adapter, Noised, Prior
 from asdkit.toybox import world
-from asdkit.toybox.captions import parse, view_words
+from asdkit.toybox.captions import parse, thing_of, view_words
 from asdkit.toybox.things import Thing
 
 TRUTHS = 256
+OTHERS = ("a red car", "a blue chair", "a green tree", "a yellow house with a red roof")
 _TRIES, _SUPERSAMPLE = 8192, 2  # as the pictures that the prior was trained on
 
 
@@ -55,18 +68,13 @@ def truths(prompt: str) -> Truths | None:
     places = zip(views.azimuth.tolist(), views.elevation.tolist(), strict=True)
     fits = [not words or words in (view_words(*place), view_words(*place, ways=4)) for place in places]
     chosen = views[torch.tensor(fits).nonzero()[:TRUTHS, 0]]
-    shown = [
-        world.render(thing, chosen[i : i + 1], (0.0, 0.0, 0.0), _SUPERSAMPLE, instance=i) for i in range(len(chosen))
-    ]
+    shown = [world.render(thing, chosen[i : i + 1], (0.0,) * 3, _SUPERSAMPLE, i) for i in range(len(chosen))]
     return Truths(torch.cat([truth.image for truth in shown]), torch.cat([truth.alpha for truth in shown]))
 
 
 def true_pictures(prompt: str, count: int, generator: torch.Generator) -> Float[Tensor, "count 3 H W"]:
     """Pictures of a prompt as the prior was trained on: of random instances and backgrounds, from random cameras."""
-    thing = parse(prompt)
-    require(thing is not None, f"{prompt!r} is no thing of the toybox, such as 'a yellow duck'.")
-    assert thing is not None
-    return pictured([thing] * count, world.sample_views(generator, count, world.SIZE), generator)
+    return pictured([thing_of(prompt)] * count, world.sample_views(generator, count, world.SIZE), generator)
 
 
 def pictured(things: list[Thing], views: Views, generator: torch.Generator) -> Float[Tensor, "B 3 H W"]:
@@ -77,3 +85,64 @@ def pictured(things: list[Thing], views: Views, generator: torch.Generator) -> F
         instance = int(torch.randint(1 << 40, (), generator=generator))
         pictures.append(world.render(thing, views[i : i + 1], background, _SUPERSAMPLE, instance).image)
     return torch.cat(pictures)
+
+
+class ToyboxTruths(Prior):
+    """An exact prior: the denoiser of the latents of true pictures of a prompt. Adapters don't change it.
+
+    Without a prompt, it is the denoiser of the pictures of this and of four other things.
+
+    Args:
+        path: the prior whose autoencoder makes the latents.
+        pictures: the number of pictures of each thing, at most 256.
+    """
+
+    def __init__(self, path: str = "toybox", pictures: Count = 96) -> None:
+        super().__init__()
+        self.pictures, self.embedded, self.exact = pictures, Pretrained(path), FiniteSetPrior()
+        self.schedule, self.network = self.exact.schedule, self.exact.network
+
+    def setup(self) -> None:
+        self.embedded.setup()
+
+    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        return self.embedded.encode(images)
+
+    def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+        return self.embedded.decode(x0)
+
+    def prepare(self, conditions: Sequence[Condition]) -> None:
+        """Encode the pictures of new prompts, before random backgrounds."""
+        for text in dict.fromkeys(condition.text for condition in conditions):
+            if text and text not in self.exact.texts():
+                others = () if self.exact.texts() else (other for other in OTHERS if not text.startswith(other))
+                for thing in (text, *others):
+                    self.exact.add(thing, self._latents(thing))
+
+    def predict(self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None) -> list[Tensor]:
+        return self.exact.predict(x, conditions, adapter)
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(f"{self.embedded.digest} {self.spec}".encode()).hexdigest()[:12]
+
+    @torch.no_grad()
+    def _latents(self, text: str) -> Float[Tensor, "N C h w"]:
+        bank = truths(text)
+        if bank is None:
+            raise ValueError(f"ToyboxTruths knows the toybox's prompts alone; {text!r} is none.")
+        generator, alpha = generator_for(0, 0, "backgrounds"), bank.alpha[: self.pictures]
+        behind = torch.tensor([world.sample_background(generator) for _ in alpha])[:, :, None, None]
+        latents: Tensor = self.embedded.encode(bank.on_black[: self.pictures] + (1 - alpha) * behind)
+        return latents
+
+
+@preset
+def ParticleASD(scale: Scale = 7.5, gamma: BoundedGamma = -0.5) -> Field:
+    """ASD with an optimal discriminator, (m + gamma e_y) / (1 + gamma) by Eq. 10, where m is the images' exact score.
+
+    Args:
+        scale: the CFG scale lambda.
+        gamma: the weight of the discriminator's penalty; 0 is VSD.
+    """
+    return CFG(scale=scale) - (1 / (1 + gamma)) * (ParticleScore() + gamma * Prompt())

@@ -23,7 +23,7 @@ from asdkit.commands.bench_spans import operations, seconds_by_span
 from asdkit.commands.bench_steps import NEVER, BareLoop, Bench, BenchCLI, computes_in, network_calls
 from asdkit.commands.main import main
 from asdkit.priors.families import StableDiffusion
-from asdkit.priors.half_convolutions import halve
+from asdkit.priors.network_runner import halve
 from asdkit.run.signals import Signals
 
 VIEWS, SIZE, CPU = 2, 16, torch.device("cpu")

@@ -335,7 +335,7 @@ def test_the_embedded_prior_is_looked_into(monkeypatch: pytest.MonkeyPatch, tmp_
     real = Pretrained().folder
     copy = tmp_path / "weights"
     shutil.copytree(real, copy)
-    monkeypatch.setattr("asdkit.priors.model_source.locate", lambda *args: locate(str(copy)))
+    monkeypatch.setattr("asdkit.priors.locate.locate", lambda *args: locate(str(copy)))
     finding = checks.prior(tmp_path)
     assert finding.state == OK and "is whole and loads" in finding.text
     for name in ("tokenizer/vocab.json", "unet/config.json"):

@@ -20,7 +20,7 @@ from asdkit import (
 from asdkit.formats.pictures import read_cutout
 from asdkit.toybox import given, world
 from asdkit.toybox.captions import parse
-from asdkit.toybox.edits import seen
+from asdkit.toybox.given import seen
 
 
 def test_a_cutout_before_the_background_is_the_truth(tmp_path: Path) -> None:

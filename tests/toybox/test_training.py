@@ -253,7 +253,7 @@ def test_an_autoencoder_starts_from_one_of_factor_4(cache: Path, tmp_path: Path)
         TrainVAE(str(tmp_path), width=8, start=str(tmp_path / "none"))
 
 
-def test_a_decoder_is_trained_alone_and_the_latents_stay_as_they_are(cache: Path, weights: Path, tmp_path: Path) -> None:
+def test_a_decoder_is_trained_alone_and_the_latents_stay(cache: Path, weights: Path, tmp_path: Path) -> None:
     settings = {"width": 8, "latent_channels": 4, "start": str(weights), "decoder_only": True}
     trainer(tmp_path / "run", 2).fit(TrainVAE(str(tmp_path), **settings), data(cache))
     old, new = read_autoencoder(weights / "vae"), read_autoencoder(tmp_path / "vae")
