@@ -1,6 +1,5 @@
 """Runs side by side: a table with errors, a sheet from the same cameras, and the curves of what they have logged."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from asdkit.formats.pictures import save_grid, save_webp
 from asdkit.run.metrics_csv import logged
 from asdkit.run.result import Result
 from asdkit.run.side_files import read_facts, write_json
-from asdkit.run.tables import cell_text, markdown
+from asdkit.run.tables import estimate, markdown
 
 _VIEW, _VIEWS = 96, 4  # pixels of a view in the sheet, and how many of each run, two in a row
 _PANELS_IN_A_ROW = 4
@@ -106,12 +105,6 @@ def _facts(run: Compared) -> dict[str, Any]:
 def _estimates(members: Sequence[Mapping[str, float]]) -> dict[str, str]:
     names = dict.fromkeys(name for metrics in members for name in metrics)
     return {name: estimate([metrics[name] for metrics in members if name in metrics]) for name in names}
-
-
-def estimate(values: Sequence[float]) -> str:
-    """A mean and its standard error, which one value does not have."""
-    mean = cell_text(statistics.fmean(values))
-    return f"{mean} ± {cell_text(statistics.stdev(values) / math.sqrt(len(values)))}" if len(values) > 1 else mean
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

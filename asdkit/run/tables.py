@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,12 @@ def cell_text(value: Any) -> str:
     if isinstance(value, int | float):
         return f"{value:.3g}" if value < 100 else f"{value:.0f}"
     return "" if value is None else str(value).replace("|", "\\|")
+
+
+def estimate(values: Sequence[float]) -> str:
+    """A mean and its standard error, which one value does not have."""
+    mean = cell_text(statistics.fmean(values))
+    return f"{mean} ± {cell_text(statistics.stdev(values) / math.sqrt(len(values)))}" if len(values) > 1 else mean
 
 
 def _line(cells: Iterable[str]) -> str:
