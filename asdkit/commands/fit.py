@@ -29,6 +29,7 @@ from asdkit.priors.locate import EMBEDDED
 from asdkit.ranks import check_optimization, check_precision, check_strategy, watch_joining
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints
 from asdkit.run.guard import Guard
+from asdkit.run.live_view import Viewer
 from asdkit.run.loggers import Loggers
 from asdkit.run.metrics_csv import MetricsCSV
 from asdkit.run.process import exit_code_of
@@ -39,7 +40,6 @@ from asdkit.run.resuming import check_generator
 from asdkit.run.run_folder import RunFolder, new_run_folder
 from asdkit.run.signals import Signals, slurm_job
 from asdkit.run.snapshots import Snapshots
-from asdkit.run.viewer import Viewer
 
 MAX_STEPS_LIMIT = 100_000_000
 _DISTILLATION = "asdkit.Distillation"

@@ -20,8 +20,8 @@ from asdkit.commands.arguments import expand
 from asdkit.commands.main import main
 from asdkit.formats.splat_files import write_splats
 from asdkit.run import live_view as viewing
-from asdkit.run.loading import load
-from asdkit.run.viewer import Viewer
+from asdkit.run.export import load
+from asdkit.run.live_view import Viewer
 
 viser = pytest.importorskip("viser")
 
@@ -84,7 +84,7 @@ def test_looking_at_a_radiance_field_changes_nothing(finished: Path, monkeypatch
 
 def test_other_ranks_and_other_commands_open_no_viewer(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, trainer = load(finished), pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    monkeypatch.setattr("asdkit.run.viewer.view_of", lambda *arguments: pytest.fail("opened a viewer"))
+    monkeypatch.setattr("asdkit.run.live_view.view_of", lambda *arguments: pytest.fail("opened a viewer"))
     Viewer(0).setup(trainer, module, "fit")
     for stage in ("validate", "test", "predict"):
         Viewer(8080).setup(trainer, module, stage)
