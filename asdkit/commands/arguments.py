@@ -14,6 +14,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+
 from asdkit.commands.answers import check_options
 from asdkit.core.errors import UsageError
 from asdkit.core.text import local, suggestion
@@ -22,7 +24,8 @@ from asdkit.core.yaml_text import at, check_recipe, settings_of, to_yaml
 from asdkit.run.grid import option_values, recipe_names
 from asdkit.run.recipes import base_of, find_recipe, is_recipe, recipes
 
-PORT = 8080
+_TYPES = {"int": int, "path": Path}
+_PORT = 8080
 _ENVIRONMENT = {  # libraries read it when they are imported
     "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait take the cores of others, and each other's
     "JSONARGPARSE_DEPRECATION_WARNINGS": "off",
@@ -39,28 +42,30 @@ def prepare_libraries() -> None:
 
 
 class Arguments(argparse.ArgumentParser):
-    """The options of a command that needs no trainer; what is wrong with them is a UsageError."""
-
-    passes_on = False  # whether options that it does not know are those of `asdkit fit`
+    """The options of a command that needs no trainer, as `options.yaml` has them; a mistake is a UsageError."""
 
     def __init__(self, command: str) -> None:
-        super().__init__(f"asdkit {command}", allow_abbrev=False)
+        stated = yaml.safe_load(Path(__file__).with_name("options.yaml").read_text("utf-8"))[command]
+        super().__init__(f"asdkit {command}", stated.get("usage"), stated["about"], allow_abbrev=False)
+        self._passes_on = stated.get("passes_on", False)
+        groups: dict[str, Any] = {"options": self}
+        if "one_of" in stated:
+            groups = {"one_of": self.add_mutually_exclusive_group(required=True), **groups}
+        for listed, group in groups.items():
+            for name, option in stated.get(listed, {}).items():
+                kind = {"type": _TYPES[option["type"]]} if "type" in option else {}
+                group.add_argument(name, **option | kind)
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
         """The values of the options, with the unknown ones as `of_fit` and all arguments as `given`."""
         options, unknown = self.parse_known_args(arguments)
-        if unknown and not self.passes_on:
+        if unknown and not self._passes_on:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         options.of_fit, options.given = unknown, arguments
         return options
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog.removeprefix('asdkit ')}: {message}; {self.prog} --help tells more.")
-
-    def add_trust(self) -> None:
-        """Add `--trust`, for commands that open checkpoints."""
-        text = "let checkpoints name its classes, also a module's in this folder; repeatable"
-        self.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help=text)
 
 
 @contextmanager
@@ -238,7 +243,7 @@ def _with_port(arguments: list[str]) -> list[str]:
         flag, equals, _ = argument.partition("=")
         expanded.append(argument.replace(flag, "--viewer.port", 1) if flag == "--viewer" else argument)
         if flag == "--viewer" and not equals and not following.isdigit():
-            expanded.append(str(PORT))
+            expanded.append(str(_PORT))
     return expanded
 
 

@@ -22,7 +22,6 @@ from typing import Any
 from packaging.requirements import Requirement
 
 import asdkit
-from asdkit.commands.arguments import Arguments
 from asdkit.core.optional import pip_install, requirements
 from asdkit.core.text import local
 from asdkit.core.version import version_of
@@ -288,13 +287,6 @@ CHECKS: dict[str, Callable[[Path], Finding]] = {  # the quick ones first; each i
 }
 
 
-def add_arguments(parser: Arguments) -> None:
-    """Add the options of the command."""
-    parser.description = "What works here, what does not, and what to do about it."
-    parser.add_argument("--json", action="store_true", help="the same for programs")
-    parser.add_argument("--run.root", dest="root", type=local, default="runs", metavar="DIR", help="folder of all runs")
-
-
 def run(options: Namespace) -> int:
     """Look at everything and print what was found; returns 0, or 3 when something required is broken."""
     where = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {sys.executable}"
@@ -302,7 +294,7 @@ def run(options: Namespace) -> int:
         print(f"asdkit {asdkit.__version__}, {where}", flush=True)
     findings: dict[str, Finding] = {}
     for name, check in CHECKS.items():
-        findings[name] = _found(check, options.root)
+        findings[name] = _found(check, local(options.root))
         if not options.json:
             print("\n".join(findings[name].lines(name)), flush=True)
     broken = [name for name, finding in findings.items() if finding.state == BAD]

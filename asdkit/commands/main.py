@@ -13,7 +13,7 @@ from asdkit.run.exits import end
 from asdkit.run.recipes import is_recipe
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-# Each of the other commands is a file with add_arguments(parser) and run(options), which imports torch in run alone.
+# Each of the other commands has options in `options.yaml`, and a file with run(options), which imports torch in it.
 FILES = ("export", "view", "bench", "recipes", "methods", "sweep", "compare", "reproduce", "new", "doctor")
 
 
@@ -67,9 +67,7 @@ def _run(command: str, arguments: list[str]) -> int:
 
     prepare_libraries()
     file = import_module(f"asdkit.commands.{command}")
-    parser = Arguments(command)
-    file.add_arguments(parser)
-    code: int = file.run(parser.parse(arguments))
+    code: int = file.run(Arguments(command).parse(arguments))
     return code
 
 

@@ -6,7 +6,6 @@ from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
 
-from asdkit.commands.arguments import Arguments
 from asdkit.core.atomic import write_text
 from asdkit.core.errors import UsageError
 
@@ -24,13 +23,6 @@ from {module} import {name}
 def test_{module}() -> None:
     {check}({name})
 """
-
-
-def add_arguments(parser: Arguments) -> None:
-    """Add the options of the command."""
-    parser.description = "Write a part of your own that runs as it is, and a test of it, into this folder."
-    parser.add_argument("kind", choices=_KINDS, help="the kind of part")
-    parser.add_argument("name", metavar="NAME", help="the class's name, such as SoftBalls; its file is soft_balls.py")
 
 
 def run(options: Namespace) -> int:
