@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from asdkit.core.text import rendered
 from asdkit.distillation import Distillation
 from asdkit.run.machine import versions
 
@@ -106,43 +107,12 @@ def machine_line(facts: dict[str, Any]) -> str:
 
 def table(facts: dict[str, Any]) -> str:
     """The facts, to read."""
-    prior, machine, peak = facts["prior"], facts["machine"], facts["peak"]
-    lines = [
-        f"{facts['recipe']}, prior {prior['name']} ({prior['parameters'] / 1e6:.1f} M parameters and "
-        f"{prior['phi'] / 1e6:.2f} M of phi, {peak['dtype']}), x0 {'x'.join(map(str, facts['x0']))}",
-        machine_line(facts),
-        f"Measured peak: {_short(peak['flop_per_second'] / 1e12)} TFLOP/s. Medians and quartiles of "
-        f"{facts['steps']} steps. The floor is what the operations take at that rate.",
-        "",
-        f"{'':26}{'ms':>9}  {'quartiles':17}{'% of step':>10}{'GFLOP':>10}{'floor ms':>10}{'% of peak':>10}",
-    ]
-    for section in facts["sections"]:
-        work = _short(section["flop"] / 1e9) if section["flop"] else "-"
-        floor = _short(1e3 * section["floor_seconds"]) if section["flop"] else "-"
-        peak_share = f"{100 * section['share_of_peak']:.1f}" if section["share_of_peak"] else "-"
-        times = _times(section["name"], section["seconds"])
-        lines.append(f"{times}{100 * section['share_of_step']:>10.1f}{work:>10}{floor:>10}{peak_share:>10}")
-    lines += ["", f"{'':26}{'ms':>9}  {'quartiles':17}{'processor':>10}"]
-    lines.append(_times("a step without Lightning", facts["bare_seconds"], facts["bare_processor_seconds"]))
-    lines.append(_times("what Lightning adds", facts["lightning_seconds"]))
-    lines += [
-        _times(f"a {name} step", mode["seconds"], mode["processor_seconds"]) for name, mode in facts["modes"].items()
-    ]
-    above = "" if machine["device"] == "cuda" else " above the loaded models"
+    machine = facts["machine"]
     alone = machine["device"] == "cpu" and machine["threads"] == 1  # then its own seconds are what it takes undisturbed
     bare = facts["bare_processor_seconds" if alone else "bare_seconds"]["median"]
-    floor = f"{'the floor of a fast step':26}{_short(1e3 * facts['floor_seconds']):>9}"
-    lines.append(f"{floor}, and a bare one takes {_short(bare / max(1e-12, facts['floor_seconds']))} times that\n")
-    for name, mode in facts["modes"].items():
-        memory = "unknown" if mode["memory"] is None else f"{mode['memory'] / 2**30:.2f} GiB{above}"
-        calls = ", ".join(map(_call, mode["calls"])) or "none"
-        lines.append(f"{name}: peak memory {memory}; network calls: {calls}")
-    pattern = "{}: {median:.3f} ({low:.3f} - {high:.3f}); of the processor's time "
-    for name, ratio in (("fast / faithful", "fast_to_faithful"), ("Lightning / bare loop", "lightning_to_bare")):
-        processor = "{median:.3f} ({low:.3f} - {high:.3f})".format(**facts[f"{ratio}_processor"])
-        lines.append(pattern.format(name, **facts[ratio]) + processor)
-    lines.append(f"fast / faithful by operations: {facts['fast_to_faithful_flop']:.3f}")
-    return "\n".join(lines)
+    floors = bare / max(1e-12, facts["floor_seconds"])
+    further = {"measured_on": machine_line(facts), "floors_of_bare": floors, "short": _short, "call": _call}
+    return rendered(Path(__file__).with_name("bench.txt"), facts | further)
 
 
 _SAME = ("recipe", "x0", "versions", "machine", "prior")
@@ -181,12 +151,6 @@ def _plain(fact: Any) -> str:
 def _call(call: dict[str, Any]) -> str:
     whose = "e_phi" if call["adapted"] else "frozen"
     return f"{call['predictions']} {whose}{' with gradient' if call['with_gradient'] else ''}"
-
-
-def _times(name: str, seconds: dict[str, float], processor: dict[str, float] | None = None) -> str:
-    middle, low, high = (_short(1e3 * seconds[quartile]) for quartile in ("median", "low", "high"))
-    worked = f"{_short(1e3 * processor['median']):>10}" if processor else ""
-    return f"{name:26}{middle:>9}  {f'{low} - {high}':17}{worked}"
 
 
 def _short(number: float) -> str:

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from asdkit.core.text import shown
+from asdkit.core.text import rendered, shown
 from asdkit.run.meanings import REFERENCES, meaning
 from asdkit.run.metrics_csv import logged
 from asdkit.run.progress import clock
@@ -41,19 +39,17 @@ def page(folder: Path, told: Told) -> str:
     done, steps = facts["iterations"], max(facts["iterations"], facts["max_steps"])  # -1 where time ends a run
     time = f"{clock(facts['seconds'])} {'hours' if facts['seconds'] >= 3600 else 'minutes'}"
     numbers = logged(folder / "metrics.csv")
-    files = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=files, autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("report.html").render(
-        {"told": told, "facts": facts, "done": done, "steps": steps, "width": _WIDTH, "height": _HEIGHT},
-        title=shown(facts["prompt"]),
-        orbit=next((name for name in told.files if name.startswith("orbit.")), ""),
-        made={**told.made, "Steps": done, "Time": time, "Seed": facts["seed"]},
-        shots=_shots(folder, done),
-        measures=_measures(told),
-        curves=[_curve(name, numbers[name]) for name in _CURVES if len(numbers.get(name, ())) > 1],
-        commands=_commands(shlex.quote(str(folder)), done, steps, facts["seed"], told.formats),
-        files=[*told.files, *_OF_RUNS],
-    )
+    values = {"told": told, "facts": facts, "done": done, "steps": steps, "width": _WIDTH, "height": _HEIGHT} | {
+        "title": shown(facts["prompt"]),
+        "orbit": next((name for name in told.files if name.startswith("orbit.")), ""),
+        "made": {**told.made, "Steps": done, "Time": time, "Seed": facts["seed"]},
+        "shots": _shots(folder, done),
+        "measures": _measures(told),
+        "curves": [_curve(name, numbers[name]) for name in _CURVES if len(numbers.get(name, ())) > 1],
+        "commands": _commands(shlex.quote(str(folder)), done, steps, facts["seed"], told.formats),
+        "files": [*told.files, *_OF_RUNS],
+    }
+    return rendered(Path(__file__).with_name("report.html"), values)
 
 
 def measured(results: Mapping[str, float], errors: Mapping[str, float]) -> Iterator[tuple[str, str]]:
