@@ -117,11 +117,7 @@ def overlay(key: str, value: Any) -> list[str]:
 def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
     """Replace short forms by what LightningCLI understands: run folders, recipe names and prompts.
 
-    Returns:
-        The arguments, recipes before the options, which count above them; and the run folder that was named.
-
-    Raises:
-        UsageError: an unknown recipe, a folder that is no run, or a short form without its value.
+    Returns the arguments, recipes before the options, which count above them; and the run folder that was named.
     """
     run, arguments = _with_words(command, arguments)
     if run:

@@ -66,10 +66,8 @@ def _given() -> dict[str, Any]:
 def run_parts(numbers: Iterable[int], folder: Path | None, tiny: bool) -> int:
     """Carry out what is not finished of the parts, and print their rows as a table.
 
-    `gpu.json` has each command, its exit code and seconds, written as it ends; `gpu.md` the table.
-
-    Raises:
-        MissingExtra: there is no GPU, and it is not `tiny`.
+    `gpu.json` has each command, its exit code and seconds, written as it ends; `gpu.md` the table. It is a MissingExtra
+    if there is no GPU, and it is not `tiny`.
     """
     if not (tiny or machine.gpus(os.environ)):
         raise MissingExtra("bench --gpu needs a CUDA device; --dry-run carries out everything in small on the CPU.")
@@ -124,7 +122,6 @@ def carry_out(check: Check, out: Path, seconds: float) -> dict[str, Any]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Let a command save, then end it."""
     process.terminate()
     try:
         process.wait(_TO_SAVE)

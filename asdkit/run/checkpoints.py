@@ -116,11 +116,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self._written.add(Path(path).absolute())
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        """What a checkpoint holds; no code in it is ever executed.
-
-        Raises:
-            ValueError: the file is damaged, no checkpoint, not of this machine, or not accepted.
-        """
+        """What a checkpoint holds; no code in it is ever executed. A ValueError if it is damaged or not accepted."""
         path, state = local(path), None
         try:
             if is_whole(path):

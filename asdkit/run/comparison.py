@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +49,20 @@ def write(runs: Sequence[Compared], out: Path) -> str:
     write_json(out / "compare.json", [_facts(run) for run in runs])
     text = f"{means(runs)}\n{differences(runs)}"
     write_text(out / "compare.md", text)
-    columns = max(len(list(group)) for _, group in groupby(runs, _label))
-    save_grid(_sheet(runs), out / "compare.png", columns, labels=[run.label for run in runs])
+    columns = max(len(list(group)) for _, group in groupby(runs, attrgetter("label")))
+    save_grid(
+        torch.stack([_tile(Result(run.run)) for run in runs]),
+        out / "compare.png",
+        columns,
+        labels=[run.label for run in runs],
+    )
     return text
 
 
 def save_film(runs: Sequence[Compared], size: int, path: Path) -> None:
-    """An animated WebP in which the objects of all runs turn side by side, five in a row.
+    """An animated WebP in which the objects of all runs turn side by side, five in a row, each `size` pixels wide.
 
-    Args:
-        runs: of objects, not of images.
-        size: height and width of each object in pixels.
-        path: ends in .webp.
-
-    Raises:
-        ValueError: a run has made images.
+    It is a ValueError if a run has made images.
     """
     films = [Result(run.run).orbit(size, _FRAMES) for run in runs]
     films += [torch.ones_like(films[0])] * (-len(films) % min(_IN_A_ROW, len(films)))
@@ -73,7 +73,7 @@ def save_film(runs: Sequence[Compared], size: int, path: Path) -> None:
 def means(runs: Sequence[Compared]) -> str:
     """The mean of each figure over the runs of a label, and its standard error, as Markdown."""
     rows = []
-    for label, group in groupby(runs, _label):
+    for label, group in groupby(runs, attrgetter("label")):
         members = [run.metrics for run in group]
         rows.append({"label": label, "runs": len(members), **_estimates(members)})
     return _table(rows)
@@ -81,7 +81,7 @@ def means(runs: Sequence[Compared]) -> str:
 
 def differences(runs: Sequence[Compared]) -> str:
     """The same of each label's difference from the first one, pair by pair; nothing where there are no pairs."""
-    groups = {label: {run.pair: run.metrics for run in group} for label, group in groupby(runs, _label)}
+    groups = {label: {run.pair: run.metrics for run in group} for label, group in groupby(runs, attrgetter("label"))}
     (first, reference), *others = groups.items()
     rows = []
     for label, group in others:
@@ -90,10 +90,6 @@ def differences(runs: Sequence[Compared]) -> str:
         if changed:
             rows.append({"label": f"{label} - {first}", "pairs": len(changed), **_estimates(changed)})
     return _table(rows) if rows else ""
-
-
-def _label(run: Compared) -> str:
-    return run.label
 
 
 def _facts(run: Compared) -> dict[str, Any]:
@@ -111,11 +107,6 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown(rows, {name: name for row in rows for name in row})
 
 
-def _sheet(runs: Sequence[Compared]) -> Float[Tensor, "N 3 H W"]:
-    """A row for each label where all labels have as many runs."""
-    return torch.stack([_tile(Result(run.run)) for run in runs])
-
-
 def _tile(result: Result) -> Float[Tensor, "3 H W"]:
     """Four views, or the first four images, two in a row; white where there are fewer."""
     images = interpolate(result.views(_VIEW, _VIEWS)[:_VIEWS], (_VIEW, _VIEW), mode="bilinear", antialias=True)
@@ -129,7 +120,9 @@ def draw_curves(runs: Sequence[Compared], path: Path) -> None:
     It needs matplotlib, the extra `plots`.
     """
     figure_class = require_package("matplotlib.figure", "plots").Figure
-    logs = {label: [logged(run.run / "metrics.csv") for run in group] for label, group in groupby(runs, _label)}
+    logs = {
+        label: [logged(run.run / "metrics.csv") for run in group] for label, group in groupby(runs, attrgetter("label"))
+    }
     names = list(dict.fromkeys(name for group in logs.values() for log in group for name in log))
     rows = max(1, -(-len(names) // _PANELS_IN_A_ROW))
     picture = figure_class(figsize=(4 * _PANELS_IN_A_ROW, 3 * rows), layout="constrained")

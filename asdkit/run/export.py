@@ -135,10 +135,8 @@ def load(path: Path, prompt: str = "") -> Distillation:
     """Loads a run with its generator's weights on the CPU, from a checkpoint or from the last one of a run folder.
 
     The prior and what the discriminator has learned are not loaded. A checkpoint may name the classes of its parts, as
-    a recipe does, and nothing in it is executed. A prompt, where given, replaces the run's.
-
-    Raises:
-        ValueError: there is none, or it is broken or of something else.
+    a recipe does, and nothing in it is executed. A prompt, where given, replaces the run's. It is a ValueError if there
+    is no checkpoint, or it is broken or of something else.
     """
     saved = from_checkpoint.read(path)
     if not saved.arguments.keys() <= inspect.signature(Distillation).parameters.keys():

@@ -26,8 +26,7 @@ def figures(trainer: Any) -> dict[str, float]:
 
 
 class Judge(pl.Callback, ABC):
-    """Measures figures of merit at every validation, at the end of fit, and in test. Recipes name one as a trainer's
-    callback.
+    """Measures figures of merit at every validation, at the end of fit, and in test: a callback of the trainer.
 
     Attributes:
         results: the figures of merit that were measured last.

@@ -73,9 +73,6 @@ class LiveView:
     Args:
         port: where to listen; the next free one above it when it is taken, and any free one for 0.
         background: grey level behind the object, in [0,1].
-
-    Raises:
-        MissingExtra: viser is not installed.
     """
 
     def __init__(self, port: int, background: float = 0.85) -> None:
@@ -133,12 +130,7 @@ def view_of(module: pl.LightningModule, port: int) -> LiveView:
 
 
 def serve(path: Path, port: int) -> None:
-    """`asdkit view`: serve a run folder, a checkpoint (.ckpt) or a file of splats until interrupted.
-
-    Raises:
-        ValueError: the file is broken or of something else, or the port is out of range.
-        MissingExtra: viser is not installed.
-    """
+    """`asdkit view`: serve a run folder, a checkpoint (.ckpt) or a file of splats until interrupted."""
     check_port(port)
     module = load(path) if path.is_dir() or path.suffix == ".ckpt" else None
     splats = None if module else read_splats(path)

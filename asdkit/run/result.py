@@ -103,7 +103,6 @@ class Result:
 
     @cached_property
     def _picture(self) -> str:
-        """An animated WebP as a data URL."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "orbit.webp")
             if self._object.generator.flat:

@@ -37,11 +37,7 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
     """Make `root/recipe/prompt@time`, which no other run has.
 
     In a SLURM job it is `prompt@job<ID>`, and what the same command has made before in the same job is found again. A
-    `name` takes the place of `prompt@time`.
-
-    Raises:
-        ValueError: a run of this name exists.
-        OSError: the folder can't be made.
+    `name` takes the place of `prompt@time`; it is a ValueError if there is such a run.
     """
     job = slurm_job()
     moment = f"job{job}" if job else time.strftime("%Y%m%d-%H%M%S")
@@ -65,8 +61,7 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
 
 
 class RunFolder(pl.Callback):
-    """Holds a run's folder for one process, and writes `config.yaml` and `run.json`, which records the state of the
-    run.
+    """Holds a run's folder for one process, and writes `config.yaml` and `run.json`, the state of the run.
 
     A folder that already holds a run changes only when the checkpoint from which the run goes on fits.
 

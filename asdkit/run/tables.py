@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from asdkit.core.atomic import atomic, write_text
 from asdkit.run.grid import Cell, Grid
@@ -51,7 +51,8 @@ def write_contacts(grid: Grid) -> None:
     """
     files = [grid.run_folder(cell) / "contact.png" for cell in grid.cells]
     columns, scale = math.isqrt(len(files) - 1) + 1, min(0.5, 8 / math.sqrt(len(files)))
-    pictures = {place: picture for place, file in enumerate(files) if (picture := _picture(file, scale))}
+    pictures = {place: Image.open(file).convert("RGB") for place, file in enumerate(files) if file.is_file()}
+    pictures = {place: ImageOps.scale(picture, scale, Image.Resampling.NEAREST) for place, picture in pictures.items()}
     width = max((picture.width for picture in pictures.values()), default=1)
     height = max((picture.height for picture in pictures.values()), default=1)
     sheet = Image.new("RGB", (width * columns, height * -(-len(files) // columns)))
@@ -82,12 +83,3 @@ def estimate(values: Sequence[float]) -> str:
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _picture(file: Path, scale: float) -> Image.Image | None:
-    try:
-        picture = Image.open(file, formats=["PNG"]).convert("RGB")
-        size = [math.ceil(side * scale) for side in picture.size]
-        return picture.resize(size, Image.Resampling.NEAREST)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # torn, or no picture of ours
-        return None
