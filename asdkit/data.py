@@ -181,9 +181,7 @@ class Cameras(pl.LightningDataModule):
     def _middle_distance(self) -> float:
         return (self._settled["min_distance"] + self._settled["max_distance"]) / 2
 
-    def look(self, count: int, size: int = 0) -> Views:
-        """What pictures of the run are taken from: a ring of `count` cameras; 0 is the usual size."""
-        return self.ring(count, size)
+    look = ring  # what pictures of the run are taken from
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless steps, from the trainer's current one on whenever an epoch begins."""

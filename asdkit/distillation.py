@@ -160,11 +160,9 @@ class Distillation(Part, GeneratorModule):
         return {"x0": torch.cat([x.x0 for x in draws])} | means | {"t": torch.cat([x.t for x in draws])}
 
     def _optimizers(self, step: int) -> list[Optimizer]:
-        """The generator's optimiser and, where it is its turn, the discriminator's, with no gradients left.
-
-        Lightning counts the steps of the optimisers that it wraps. The discriminator's is taken unwrapped, so that an
-        iteration is one global step; it misses the scaling of 16-bit losses alone, which `check_precision` rules out.
-        """
+        """The generator's optimiser and, where it is its turn, the discriminator's, with no gradients left."""
+        # Lightning counts the steps of the optimisers that it wraps. The discriminator's is taken unwrapped, so that an
+        # iteration is one global step; it misses the scaling of 16-bit losses alone, which `check_precision` rules out.
         trainer: Any = self.trainer
         self._reports = (step + 1) % trainer.log_every_n_steps == 0
         wrapped: Any = self.optimizers()
@@ -177,11 +175,9 @@ class Distillation(Part, GeneratorModule):
     def _generator_backward(
         self, part: Batch, step: int, keep_graph: bool
     ) -> tuple[Noised, Float[Tensor, ""], Render | None]:
-        """Backward pass of Eq. 7; returns the draw, the mean norm of the residual, and the render if there is one.
-
-        The gradient goes from x0 to the image first, so that the prior's part of the graph is gone when the generator's
-        own begins.
-        """
+        """Backward pass of Eq. 7; returns the draw, the mean norm of the residual, and the render if there is one."""
+        # The gradient goes from x0 to the image first, so that the prior's part of the graph is gone when the
+        # generator's own begins.
         own = generator_for(self.seed, step, "generator", self.global_rank)
         x0, render = self.generator.encoded(self.prior, part, self.backdrop(step), self.rendering.rerender, own)
         x = self.draws.draw(x0, part, step, "noise", self.global_rank)

@@ -195,10 +195,8 @@ def shard(module: pl.LightningModule, priors: Sequence[Any], learning: nn.Module
 
 
 def _shard(network: nn.Module, mesh: Any, whole: set[nn.Parameter]) -> None:
-    """Spread a network block by block, but for the parameters that stay `whole`; blocks are whole while they compute.
-
-    Of two dimensions of the mesh the first holds copies, the last the pieces.
-    """
+    """Spread a network block by block, but for parameters that stay `whole`; blocks are whole while they compute."""
+    # Of two dimensions of the mesh the first holds copies, the last the pieces.
     for child in network.children():
         for block in child if isinstance(child, nn.ModuleList) else [child]:
             if any(isinstance(part, nn.ModuleList) for part in block.modules()) or block is not child:

@@ -234,13 +234,8 @@ def _run_arguments(run: Path, options: list[str]) -> list[str]:
 
 def _with_port(arguments: list[str]) -> list[str]:
     """`--viewer` alone names the usual port; `--viewer 9000` and `--viewer=9000` name another."""
-    expanded: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
-        flag, equals, _ = argument.partition("=")
-        expanded.append(argument.replace(flag, "--viewer.port", 1) if flag == "--viewer" else argument)
-        if flag == "--viewer" and not equals and not following.isdigit():
-            expanded.append(str(_PORT))
-    return expanded
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    return [f"--viewer={_PORT}" if word == "--viewer" and not after.isdigit() else word for word, after in pairs]
 
 
 _TEXT = re.compile(r"--model\.(?:[\w.]+\.)?(?:prompt|source|negative|text)")  # options whose values are words
@@ -256,6 +251,7 @@ _SHORT_FORMS: dict[str, Callable[[str], list[str]]] = {
     "--seed": lambda number: [f"--model.seed={number}"],
     "--steps": lambda number: [f"--trainer.max_steps={number}"],
     "--prior": lambda place: [f"--model.prior.path={place}"],
+    "--viewer": lambda port: [f"--viewer.port={port}"],
     "--logger": lambda names: [f"--logger.names={json.dumps(names.split(','))}"],
     "--judge": lambda models: [
         "--trainer.callbacks+=asdkit.CLIPJudge",

@@ -144,7 +144,7 @@ def table(checks: Iterable[Check], records: dict[str, Any], out: Path) -> str:
         command = f"`{record.get('command', shlex.join(check.command))}`"
         results = {check.name: f"{reason}; {out}/{check.name}.log"} if reason else check.rows(out)
         rows += [{"target": target, "command": command, "result": result} for target, result in results.items()]
-    return markdown(rows, {"target": "target", "command": "command", "result": "result"})
+    return markdown(rows)
 
 
 def _facts(out: Path, name: str) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def means(runs: Sequence[Compared]) -> str:
     for label, group in groupby(runs, attrgetter("label")):
         members = [run.metrics for run in group]
         rows.append({"label": label, "runs": len(members), **_estimates(members)})
-    return _table(rows)
+    return markdown(rows)
 
 
 def differences(runs: Sequence[Compared]) -> str:
@@ -89,7 +89,7 @@ def differences(runs: Sequence[Compared]) -> str:
         changed = [{name: a[name] - b[name] for name in a if name in b} for a, b in pairs]
         if changed:
             rows.append({"label": f"{label} - {first}", "pairs": len(changed), **_estimates(changed)})
-    return _table(rows) if rows else ""
+    return markdown(rows) if rows else ""
 
 
 def _facts(run: Compared) -> dict[str, Any]:
@@ -101,10 +101,6 @@ def _facts(run: Compared) -> dict[str, Any]:
 def _estimates(members: Sequence[Mapping[str, float]]) -> dict[str, str]:
     names = dict.fromkeys(name for metrics in members for name in metrics)
     return {name: estimate([metrics[name] for metrics in members if name in metrics]) for name in names}
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    return markdown(rows, {name: name for row in rows for name in row})
 
 
 def _tile(result: Result) -> Float[Tensor, "3 H W"]:

@@ -62,8 +62,9 @@ def write_contacts(grid: Grid) -> None:
         sheet.save(temporary)
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    """Rows as a Markdown table, whose `columns` are keys of the rows and their headings."""
+def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> str:
+    """Rows as a Markdown table, whose `columns` are keys of the rows and their headings; all keys, where not given."""
+    columns = columns or {name: name for row in rows for name in row}
     lines = [_line(map(cell_text, map(row.get, columns))) for row in rows]
     return "\n".join([_line(columns.values()), "|" + "---|" * len(columns), *lines]) + "\n"
 
