@@ -44,6 +44,6 @@ def _earlier(path: Path) -> dict[str, Any]:
         facts = json.loads(local(path).read_bytes())
     except (OSError, ValueError, RecursionError):
         facts = {}
-    if not (isinstance(facts, dict) and {"modes", "sections", "bare_processor_seconds"} <= facts.keys()):
+    if not (isinstance(facts, dict) and {"kinds", "sections"} <= facts.keys()):
         raise UsageError(f"bench: --compare needs a file of what asdkit bench --json has printed; got {path}.")
     return facts

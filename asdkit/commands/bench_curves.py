@@ -40,7 +40,7 @@ def draw_curves(arguments: list[str], varied: list[str], steps: int, folder: Pat
         rows: list[dict[str, Any]] = []
         for option, value, words in cells:
             facts = timed(words, steps, signals)
-            fast, floor = facts["modes"]["fast"], facts["floor_seconds"]  # of its operations at the machine's peak
+            fast, floor = facts["kinds"]["fast"], facts["floor_seconds"]  # of its operations at the machine's peak
             clocks = {
                 "wall": fast["seconds"]["median"],
                 "processor": fast["processor_seconds"]["median"],

@@ -13,6 +13,8 @@ from asdkit.core.text import rendered
 from asdkit.distillation import Distillation
 from asdkit.run.machine import versions
 
+_SAME = ("recipe", "x0", "versions", "machine", "prior")
+
 
 def now(device: torch.device) -> float:
     """Seconds, after the device has done all that it was asked for."""
@@ -109,36 +111,24 @@ def table(facts: dict[str, Any]) -> str:
     """The facts, to read."""
     machine = facts["machine"]
     alone = machine["device"] == "cpu" and machine["threads"] == 1  # then its own seconds are what it takes undisturbed
-    bare = facts["bare_processor_seconds" if alone else "bare_seconds"]["median"]
+    bare = facts["kinds"]["bare"]["processor_seconds" if alone else "seconds"]["median"]
     floors = bare / max(1e-12, facts["floor_seconds"])
     further = {"measured_on": machine_line(facts), "floors_of_bare": floors, "short": _short, "call": _call}
     return rendered(Path(__file__).with_name("bench.txt"), facts | further)
 
 
-_SAME = ("recipe", "x0", "versions", "machine", "prior")
-
-
 def comparison(facts: dict[str, Any], earlier: dict[str, Any]) -> str:
     """Ratios of the medians to those of earlier facts, and what else has changed between the two."""
-    pairs = {f"a {name} step": _medians(facts, earlier, "modes", name) for name in facts["modes"]}
-    pairs["a step without Lightning"] = _medians(facts, earlier)
-    before = {section["name"]: section["seconds"]["median"] for section in earlier["sections"]}
     lines = [f"Ratios to {earlier['recipe']} of {earlier['date']}:"]
-    for name, (wall, processor) in pairs.items():
-        lines.append(f"{name:26}{wall:>9.3f}, of the processor's time {processor:.3f}")
-    for section in facts["sections"]:
-        if before.get(section["name"]):
-            lines.append(f"{section['name']:26}{section['seconds']['median'] / before[section['name']]:>9.3f}")
+    for group, words in {"kinds": "a {} step", "sections": "{}"}.items():
+        for name, now in facts[group].items():
+            before = earlier[group].get(name)
+            if before and before["seconds"]["median"]:
+                clocks = [clock for clock in ("seconds", "processor_seconds") if clock in now]
+                medians = [f"{now[clock]['median'] / before[clock]['median']:.3f}" for clock in clocks]
+                lines.append(f"{words.format(name):26}    " + ", of the processor's time ".join(medians))
     was = [f"{name} was {_plain(earlier[name])}" for name in _SAME if _plain(facts[name]) != _plain(earlier[name])]
     return "\n".join([*lines, *was])
-
-
-def _medians(facts: dict[str, Any], earlier: dict[str, Any], *path: str) -> list[float]:
-    """The ratios of the wall's and the processor's median at a path of facts, or of the bare loop's."""
-    names, prefix = ("seconds", "processor_seconds"), "" if path else "bare_"
-    for key in path:
-        facts, earlier = facts[key], earlier[key]
-    return [facts[prefix + name]["median"] / earlier[prefix + name]["median"] for name in names]
 
 
 def _plain(fact: Any) -> str:

@@ -29,6 +29,7 @@ from asdkit.run.metrics_csv import MetricsCSV
 from asdkit.run.process import exit_code_of
 from asdkit.run.signals import Signals
 
+Blocks = dict[str, list[float]]  # seconds of a step, by its kind, in each block
 NEVER = 10**12  # steps from one that is logged to the next
 
 
@@ -80,8 +81,8 @@ class Bench(pl.Callback):
     def __init__(self, recipe: str, steps: int, every: int) -> None:
         self.recipe, self.steps, self.block = recipe, steps, min(steps, every)
         self.total = 2 * self.block * (math.ceil(steps / self.block) + 1)
-        self.times: dict[str, list[float]] = defaultdict(list)
-        self.processor: dict[str, list[float]] = defaultdict(list)  # seconds of all its threads, of the same blocks
+        self.times: Blocks = defaultdict(list)
+        self.processor: Blocks = defaultdict(list)  # seconds of all its threads, of the same blocks
         self.memory: dict[str, int | None] = {}
         self.spans: list[dict[str, float]] = []  # seconds of each step
         self.facts: dict[str, Any] = {}
@@ -117,47 +118,39 @@ class Bench(pl.Callback):
         self.memory[kind] = bench_report.peak_memory(module.device, self._resident)
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
-        fast, bare, faithful = (self.times[kind][1:] for kind in ("fast", "bare", "faithful"))
-        worked = {kind: seconds[1:] for kind, seconds in self.processor.items()}
-        modes: dict[str, Any] = {}
+        seconds, processor = ({kind: each[1:] for kind, each in of.items()} for of in (self.times, self.processor))
+        kinds: dict[str, Any] = {
+            kind: {"seconds": spread(seconds[kind]), "processor_seconds": spread(processor[kind])} for kind in seconds
+        }
         flop: dict[str, dict[str, float]] = {}
-        for kind, times in {"fast": fast, "faithful": faithful}.items():
+        for kind in ("fast", "faithful"):
             with network_calls(module, kind == "faithful") as calls:
                 flop[kind] = operations_by_span(BareLoop(module, NEVER).step)
-            modes[kind] = {
-                "seconds": spread(times),
-                "processor_seconds": spread(worked[kind]),
-                "memory": self.memory[kind],
-                "calls": calls,
-                "evaluations": sum(call["predictions"] for call in calls),
-                "flop": sum(flop[kind].values()),
-            }
+            kinds[kind] |= {"memory": self.memory[kind], "calls": calls, "flop": sum(flop[kind].values())}
         dtype = computes_in(module)
         peak = bench_report.matmul_peak(module.device, dtype)
+        by_operations = kinds["fast"]["flop"] / max(1.0, kinds["faithful"]["flop"])
         self.facts = {
             "recipe": self.recipe,
             **bench_report.environment(module.device),
             "prior": bench_report.prior_facts(module),
-            "x0": next((call["x0"] for call in modes["fast"]["calls"]), []),
+            "x0": next((call["x0"] for call in kinds["fast"]["calls"]), []),
             "steps": self.steps,
             "peak": {"flop_per_second": peak, "dtype": str(dtype).removeprefix("torch.")},
             "sections": sections(self.spans[self.block :], flop["fast"], peak),
-            "modes": modes,
-            "floor_seconds": modes["fast"]["flop"] / peak,
-            "bare_seconds": spread(bare),
-            "bare_processor_seconds": spread(worked["bare"]),
-            "fast_to_faithful": ratios(fast, faithful),
-            "fast_to_faithful_processor": ratios(worked["fast"], worked["faithful"]),
-            "fast_to_faithful_flop": modes["fast"]["flop"] / max(1.0, modes["faithful"]["flop"]),
-            "lightning_to_bare": ratios(fast, bare),
-            "lightning_to_bare_processor": ratios(worked["fast"], worked["bare"]),
-            "lightning_seconds": spread([a - b for a, b in zip(fast, bare, strict=True)]),
+            "kinds": kinds,
+            "floor_seconds": kinds["fast"]["flop"] / peak,
+            "lightning_seconds": spread([a - b for a, b in zip(seconds["fast"], seconds["bare"], strict=True)]),
+            "fast_to_faithful": ratios(seconds, processor, "faithful") | {"operations": by_operations},
+            "lightning_to_bare": ratios(seconds, processor, "bare"),
         }
 
 
-def ratios(times: list[float], others: list[float]) -> dict[str, float]:
-    """The spread of the ratios of what stood side by side."""
-    return spread([a / b for a, b in zip(times, others, strict=True)])
+def ratios(seconds: Blocks, processor: Blocks, kind: str) -> dict[str, Any]:
+    """The spreads of the ratios of fast blocks to those of a kind that stood beside them."""
+    clocks = {"wall": seconds, "processor": processor}
+    pairs = {name: zip(of["fast"], of[kind], strict=True) for name, of in clocks.items()}
+    return {name: spread([fast / other for fast, other in blocks]) for name, blocks in pairs.items()}
 
 
 def computes_in(module: Distillation) -> torch.dtype:
@@ -167,18 +160,18 @@ def computes_in(module: Distillation) -> torch.dtype:
     return next((p.dtype for p in module.prior.parameters()), torch.float32)
 
 
-def sections(steps: list[dict[str, float]], flop: dict[str, float], peak: float) -> list[dict[str, Any]]:
-    """A row of each span: its seconds in steps, its operations in one, and its shares of the step and of `peak`.
+def sections(steps: list[dict[str, float]], flop: dict[str, float], peak: float) -> dict[str, dict[str, Any]]:
+    """Of each span: its seconds in steps, its operations in one, and its shares of the step and of `peak`.
 
     `peak` is in operations per second; the floor is the seconds that the operations take at that rate.
     """
-    rows, whole = [], spread([sum(step.values()) for step in steps])["median"]
+    known, whole = {}, spread([sum(step.values()) for step in steps])["median"]
     for name in sorted(dict.fromkeys(name for step in steps for name in step), key=lambda name: name == OTHER):
         seconds, work = spread([step.get(name, 0.0) for step in steps]), flop.get(name) or None
         floor = work and work / peak
         shares = {"share_of_step": seconds["median"] / whole, "share_of_peak": floor and floor / seconds["median"]}
-        rows.append({"name": name, "seconds": seconds, "flop": work, "floor_seconds": floor, **shares})
-    return rows
+        known[name] = {"seconds": seconds, "flop": work, "floor_seconds": floor, **shares}
+    return known
 
 
 class BareLoop:
