@@ -116,9 +116,6 @@ def watch_joining(trainer: pl.Trainer) -> None:
 
     One may have been killed, and torch would wait for half an hour; Lightning's own launcher knows its processes, but
     only this node's. Once they have found each other, torch says at once that one is gone.
-
-    Raises:
-        ValueError: the variable is no number.
     """
     seconds = os.environ.get(_JOIN_SECONDS, "60")
     if not seconds.isdecimal():
@@ -145,13 +142,10 @@ def without_reducer(strategy: Strategy) -> AbstractContextManager[Any]:
 
 
 def average_gradients(optimizer: Any, world_size: int, parts: int = 1) -> list[Tensor]:
-    """Mean over ranks in one all-reduce; a gradient that only some ranks have counts as zero on the others.
+    """Mean over ranks in one all-reduce, returned; a gradient that only some ranks have is zero on the others.
 
     A parameter without a gradient on any rank stays without one, as in a single process: weight decay spares it.
     Those that FSDP2 has sharded have been averaged by it. Each rank's gradient is the sum of `parts` backward passes.
-
-    Returns:
-        The gradients that there are.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     _average_over_ranks([p for p in parameters if not isinstance(p, DTensor)], world_size)
@@ -178,10 +172,8 @@ def _average_over_ranks(parameters: list[nn.Parameter], world_size: int) -> None
 def shard(module: pl.LightningModule, priors: Sequence[Any], learning: nn.Module) -> None:
     """Spread the networks of frozen priors over the ranks, once each, where the module's strategy is `Sharded`.
 
-    The parameters of what is `learning` stay whole, wherever in the networks they live.
-
-    Raises:
-        ValueError: the discriminator is a whole copy of a network, which would not be spread.
+    The parameters of what is `learning` stay whole, wherever in the networks they live. It is a ValueError if the
+    discriminator is a whole copy of a network, which would not be spread.
     """
     trainer = checked_trainer(module)
     if not trainer or not isinstance(trainer.strategy, Sharded):

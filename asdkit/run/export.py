@@ -65,17 +65,14 @@ class Exported:
         return splats
 
     @cached_property
-    def volume(self) -> Volume:
-        """Its surface and colours; asked for only in three dimensions."""
-        volume = self.generator.volume()
-        assert volume is not None, "see refuse"
-        return volume
+    def volume(self) -> Volume | None:
+        """Its surface and colours, where it has some in three dimensions."""
+        return self.generator.volume()
 
-    @cached_property
+    @property
     def half(self) -> float:
         """Half the side of the cube that holds it; where it says none, of what the cameras of training see."""
-        volume = self.generator.volume()
-        return volume.half if volume else _DISTANCE / _ROOM
+        return self.volume.half if self.volume else _DISTANCE / _ROOM
 
     @property
     def distance(self) -> float:
@@ -127,6 +124,7 @@ class Exported:
         """The mesh, and its texture."""
         rings = [self.ring(count, elevation_deg, 128) for elevation_deg, count in _LOOKS]
         alpha = torch.cat([self.render(views).alpha for views in rings])
+        assert self.volume is not None, "see refuse"
         mesh = extract(self.volume, joined(rings), alpha, self.choices.resolution, self.choices.faces)
         return mesh, bake(mesh, self.volume, self.choices.texture) if self.choices.texture else None
 

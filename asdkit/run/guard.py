@@ -33,14 +33,11 @@ class Guard(pl.Callback):
 
     Looked at are what `training_step` returns, in its order, then the gradients and the parameters of each optimiser.
     The verdict is one small tensor, which on a GPU is read a step later, so that the device never waits for the host.
-
-    Args:
-        signals: of the process; None for none.
     """
 
-    def __init__(self, signals: Signals | None = None) -> None:
+    def __init__(self, signals: Signals) -> None:
         self.stop = 0  # the signal that all ranks have agreed on
-        self._signals = signals or Signals()
+        self._signals = signals
         self._pending: _Verdict | None = None
         self._names: dict[int, str] = {}
 
