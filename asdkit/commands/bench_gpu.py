@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jinja2 import Environment, StrictUndefined
 
 import asdkit
 from asdkit.core.atomic import write_text
@@ -27,8 +27,6 @@ from asdkit.run.tables import estimate, markdown
 
 PART_SECONDS = 480.0
 _TO_SAVE = 20.0  # what a command may take after a signal, before it is killed
-_FULL_ITERATIONS, _ITERATIONS = 5000, 300  # of text to 3D: what is asked for, and what a part has time for
-Rows = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Check:
     name: str
     command: tuple[str, ...]
     seconds: float
-    rows: Callable[[Path], Rows]
+    rows: Mapping[str, str] = field(default_factory=dict)  # templates, by what the documents ask for
     repeated: bool = False  # although it is finished, for what it looks at may have changed
 
 
@@ -51,7 +49,7 @@ def parts(out: Path, tiny: bool) -> dict[int, list[Check]]:
         given["parts"][3]["training"]["command"] = "-m asdkit fit {out}/runs/train/unet"
 
     def check(name: str, command: str, **more: Any) -> Check:
-        return Check(name, tuple(shlex.split(command.format(**words, **places))), rows=_ROWS[name], **more)
+        return Check(name, tuple(shlex.split(command.format(**words, **places))), **more)
 
     return {
         number: [check(name, **more) for name, more in commands.items()] for number, commands in given["parts"].items()
@@ -142,86 +140,31 @@ def table(checks: Iterable[Check], records: dict[str, Any], out: Path) -> str:
         record = records[check.name]
         reason = _reason(record["code"])
         command = f"`{record.get('command', shlex.join(check.command))}`"
-        results = {check.name: f"{reason}; {out}/{check.name}.log"} if reason else check.rows(out)
+        results = {check.name: f"{reason}; {out}/{check.name}.log"} if reason else _rows(check, record, out)
         rows += [{"target": target, "command": command, "result": result} for target, result in results.items()]
     return markdown(rows)
 
 
-def _facts(out: Path, name: str) -> dict[str, Any]:
-    return read_facts(out / f"{name}.out")
+def _rows(check: Check, record: dict[str, Any], out: Path) -> dict[str, str]:
+    """What the files of a command say, by what the documents ask for."""
 
+    def psnr(device: str, minus: str = "") -> list[float]:
+        (file,) = (out / "runs" / device).glob("sweep*/sweep.json")
+        values = [row["psnr"] for row in json.loads(file.read_text())]
+        return [a - b for a, b in zip(values, psnr(minus), strict=True)] if minus else values
 
-def _last_line(name: str, out: Path) -> Rows:
-    return {name: (out / f"{name}.out").read_text().strip().rpartition("\n")[2]}
+    def milliseconds(seconds: dict[str, float]) -> str:
+        return "{median:.3g} ms ({low:.3g} - {high:.3g})".format(**{key: 1e3 * value for key, value in seconds.items()})
 
-
-def _psnr(out: Path, device: str) -> list[float]:
-    (file,) = (out / "runs" / device).glob("sweep*/sweep.json")
-    return [row["psnr"] for row in json.loads(file.read_text())]
-
-
-def _in_db(values: list[float]) -> str:
-    return f"{estimate(values)} dB (n = {len(values)})"
-
-
-def _job(out: Path) -> Rows:
-    return {"PSNR of the main job on the GPU": _in_db(_psnr(out, "cuda"))}
-
-
-def _difference(out: Path) -> Rows:
-    cuda, cpu = _psnr(out, "cuda"), _psnr(out, "cpu")
-    pairs = [a - b for a, b in zip(cuda, cpu, strict=True)]
-    return {"PSNR of the main job on the CPU": _in_db(cpu), "GPU - CPU, pair by pair": _in_db(pairs)}
-
-
-def _step(name: str, out: Path) -> Rows:
-    facts = _facts(out, name)
-    low, middle, high = (1e3 * facts["kinds"]["fast"]["seconds"][key] for key in ("low", "median", "high"))
-    return {f"ASD step time, {name}": f"{middle:.3g} ms ({low:.3g} - {high:.3g})"}
-
-
-def _batch_4(out: Path) -> Rows:
-    facts = _facts(out, "batch 4")
-    prior, ratio, memory = facts["sections"]["prior"], facts["fast_to_faithful"], facts["kinds"]["fast"]["memory"]
-    median, peak = ratio["wall"]["median"], facts["peak"]["flop_per_second"] / 1e12
-    return _step("batch 4", out) | {
-        "fast at most 0.62x of paper-faithful": f"{median:.3f}, by operations {ratio['operations']:.3f}",
-        "frozen forwards at 40 % of the peak": f"{100 * prior['share_of_peak']:.1f} % of {peak:.3g} TFLOP/s",
-        "peak memory at batch 4 under 20 GB": f"{(memory or math.nan) / 1e9:.3g} GB",
+    known = {
+        "out": out,
+        "seconds": record["seconds"],
+        "said": (out / f"{check.name}.out").read_text().strip().rpartition("\n")[2],
+        "facts": lambda name=check.name: read_facts(out / f"{name}.out"),
+        "trained": read_facts(out / "runs" / "train" / "unet" / "run.json"),
+        "psnr": psnr,
+        "estimate": estimate,
+        "milliseconds": milliseconds,
     }
-
-
-def _many_gaussians(out: Path) -> Rows:
-    sections = _facts(out, "100k Gaussians")["sections"]
-    share = 100 * (sections["render"]["share_of_step"] + sections["backward"]["share_of_step"])
-    return {"rendering of 100k Gaussians at 512 px under 10 % of the step": f"{share:.1f} %"}
-
-
-def _whole_run(out: Path) -> Rows:
-    """A run of few iterations as it was, and what the others would add by the steps of batch 1."""
-    seconds = read_facts(out / "gpu.json")["text to 3D"]["seconds"]
-    seconds += (_FULL_ITERATIONS - _ITERATIONS) * _facts(out, "batch 1")["kinds"]["fast"]["seconds"]["median"]
-    return {f"a run of {_FULL_ITERATIONS} iterations in under 8 minutes": f"{seconds / 60:.1f} minutes (extrapolated)"}
-
-
-def _trained(out: Path) -> Rows:
-    """Of a training that has ended or not: how far it is, and how good its last weights are."""
-    run, quality = read_facts(out / "runs" / "train" / "unet" / "run.json"), _facts(out, "quality")
-    words = [f"{name} {value:.3g}" for name, value in quality.items() if isinstance(value, float)]
-    done = f"{run['iterations']} iterations in {run['seconds']:.0f} seconds, with the renders"
-    return {"training of the embedded prior": ", ".join([done, *words])}
-
-
-_ROWS: dict[str, Callable[[Path], Rows]] = {
-    "environment": partial(_last_line, "environment"),
-    "rasterizers": lambda out: {"gsplat's pictures": f"the table of {out}/rasterizers.out"},
-    "tests": partial(_last_line, "tests"),
-    "main job on the GPU": _job,
-    "main job on the CPU": _difference,
-    "batch 1": partial(_step, "batch 1"),
-    "batch 4": _batch_4,
-    "100k Gaussians": _many_gaussians,
-    "text to 3D": _whole_run,
-    "training": lambda out: {},
-    "quality": _trained,
-}
+    templates = Environment(undefined=StrictUndefined)
+    return {target: templates.from_string(text).render(known) for target, text in check.rows.items()}

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,6 @@ from asdkit.run import machine
 
 def python(text: str) -> tuple[str, ...]:
     return ("-c", text)
-
-
-def said(name: str, out: Path) -> dict[str, str]:
-    """What a command has printed, as a row."""
-    return {f"{name} says": (out / f"{name}.out").read_text().strip()}
 
 
 def states(out: Path, kind: str = "dry-run") -> dict[str, Any]:
@@ -45,9 +39,9 @@ def test_what_fails_is_named_and_what_is_finished_is_not_done_again(
     again = f"open({str(counted)!r}, 'a').write('x')"
     sees = f"import json; print(json.load(open({str(tmp_path / 'dry-run' / 'gpu.json')!r}))['good']['code'])"
     checks += [
-        Check("good", python(f"print('fine'); {again}"), 60, partial(said, "good")),
-        Check("bad", python("import sys; sys.stderr.write('oh'); sys.exit(5)"), 60, lambda out: {"never": ""}),
-        Check("after", python(sees), 60, partial(said, "after"), repeated=True),
+        Check("good", python(f"print('fine'); {again}"), 60, {"good says": "{{ said }}"}),
+        Check("bad", python("import sys; sys.stderr.write('oh'); sys.exit(5)"), 60, {"never": ""}),
+        Check("after", python(sees), 60, {"after says": "{{ said }}"}, repeated=True),
     ]
     assert run_parts([1], tmp_path, tiny=True) == 1
     out = capsys.readouterr().out
@@ -57,7 +51,7 @@ def test_what_fails_is_named_and_what_is_finished_is_not_done_again(
     assert (tmp_path / "dry-run" / "bad.log").read_text() == "oh" and (
         tmp_path / "dry-run" / "gpu.md"
     ).read_text() == out
-    checks[1] = Check("bad", python("pass"), 60, lambda out: {"now": "good"})
+    checks[1] = Check("bad", python("pass"), 60, {"now": "good"})
     assert run_parts([1], tmp_path, tiny=True) == 0
     assert counted.read_text() == "x" and states(tmp_path) == {"good": 0, "bad": 0, "after": 0}
 
@@ -84,12 +78,12 @@ def test_a_command_that_takes_too_long_may_save_and_is_ended(
     saves += "print(flush=True); time.sleep(60)"
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
     checks += [
-        Check("saves", python(saves), 1.5, lambda out: {"never": ""}),
-        Check("late", python(f"open({str(tmp_path / 'late')!r}, 'w')"), 60, lambda out: {"never": ""}),
+        Check("saves", python(saves), 1.5, {"never": ""}),
+        Check("late", python(f"open({str(tmp_path / 'late')!r}, 'w')"), 60, {"never": ""}),
     ]
     monkeypatch.setattr(subprocess, "Popen", Ready)
     monkeypatch.setattr(bench_gpu, "_TO_SAVE", 0.5)
-    assert bench_gpu.carry_out(Check("deaf", python(deaf), 60, lambda out: {}), tmp_path, 0.1)["code"] is None
+    assert bench_gpu.carry_out(Check("deaf", python(deaf), 60, {}), tmp_path, 0.1)["code"] is None
     monkeypatch.setattr(bench_gpu, "_TO_SAVE", 30)
     monkeypatch.setattr(bench_gpu, "PART_SECONDS", 30.2)
     monkeypatch.setattr(machine, "gpus", lambda environment: ["0"])
