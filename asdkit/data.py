@@ -3,7 +3,7 @@
 import logging
 import math
 from abc import ABC
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, repeat
 from pathlib import Path
@@ -48,7 +48,7 @@ class Prompts(Part, ABC):
         ValueError: no prompt, or an empty one.
     """
 
-    def __init__(self, texts: Sequence[str], per_step: int) -> None:
+    def __init__(self, texts: list[str], per_step: Number = 8) -> None:
         require(all(text.strip() for text in texts) and bool(texts), "data.prompts has no prompt, or an empty one.")
         self.texts, self.per_step = tuple(texts), per_step
 
@@ -65,9 +65,6 @@ class PromptList(Prompts):
         texts: the prompts.
         per_step: the number of samples in a step; each gets a random prompt.
     """
-
-    def __init__(self, texts: list[str], per_step: Number = 8) -> None:
-        super().__init__(texts, per_step)
 
 
 class PromptFile(Prompts):

@@ -30,18 +30,14 @@ def main(arguments: list[str] | None = None) -> int:
         return _finished(end(error))
 
 
-def usage() -> str:
-    """What `asdkit --help` prints."""
-    return Path(__file__).with_name("usage.txt").read_text("utf-8")
-
-
 def _answer(arguments: list[str]) -> int:
     command, *options = arguments or ["--help"]
     for argument in arguments:
         if argument.encode(errors="ignore").decode() != argument:  # no recipe or table could hold it
             raise UsageError(f"{ascii(argument)} is no text in UTF-8; rename what it names.")
     if command in ("-h", "--help", "help", "--version"):
-        print(f"asdkit {asdkit.__version__}\n" if command == "--version" else usage(), end="")
+        usage = Path(__file__).with_name("usage.txt").read_text("utf-8")
+        print(f"asdkit {asdkit.__version__}\n" if command == "--version" else usage, end="")
         return 0
     if command in TRAINER_COMMANDS:
         return _train(command, options)

@@ -96,12 +96,8 @@ class Exported:
         parts = [self.generator.render(views[i : i + 1].to(device), plain) for i in frames]
         return Render(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
 
-    def write(self, name: str, folder: Path) -> list[Path]:
-        """Write the object in a format, by its name in `FORMATS`; returns the files."""
-        return self.save(name, folder / FORMATS[name])
-
     def save(self, name: str, path: Path) -> list[Path]:
-        """Write the object in a format, to a file of any name; returns the files."""
+        """Write the object to a file in a format, by its name in `FORMATS`; returns the files."""
         return _WRITERS[name](self, path) or [path]
 
     @cached_property
@@ -209,7 +205,7 @@ def export(
         exported.path  # noqa: B018, it reads the file of cameras
     files = []
     for name in dict.fromkeys(formats):
-        for file in exported.write(name, out):
+        for file in exported.save(name, out / FORMATS[name]):
             files.append(file)
             if tell:
                 tell(file)

@@ -1,8 +1,7 @@
 """`report.html`: a run as a page, made of what its folder holds."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,8 @@ _OF_RUNS = ("contact.png", "metrics.csv", "config.yaml", "run.json")
 _CURVES = ("residual_norm", "discriminator_loss", "psnr", "saturation")
 
 
-@dataclass
-class Told:
-    """What the page tells beside what lies in the run folder."""
-
-    made: Mapping[str, str]  # what it is made of and by, in words
-    results: Mapping[str, float]  # of the judges
-    files: Sequence[str]  # of the object
-    columns: int  # of a snapshot
-    formats: str  # that the object can be exported to
-    doubt: str = ""  # a sentence about the prompt
-    errors: Mapping[str, float] = field(default_factory=dict)  # of the measures
-    unmeasured: Mapping[str, str] = field(default_factory=dict)  # why, by the measure's name
-
-
-def page(folder: Path, told: Told) -> str:
-    """The page of a run, whose texts stay texts."""
+def page(folder: Path, told: Mapping[str, Any]) -> str:
+    """The page of a run, of what lies in its folder and of what is `told` beside it (`Report`); texts stay texts."""
     facts: dict[str, Any] = {"prompt": "", "iterations": 0, "max_steps": 0, "seconds": 0.0, "seed": 0, "started": ""}
     facts |= read_facts(folder / "run.json")
     done, steps = facts["iterations"], max(facts["iterations"], facts["max_steps"])  # -1 where time ends a run
@@ -41,13 +26,13 @@ def page(folder: Path, told: Told) -> str:
     numbers = logged(folder / "metrics.csv")
     values = {"told": told, "facts": facts, "done": done, "steps": steps, "width": _WIDTH, "height": _HEIGHT} | {
         "title": shown(facts["prompt"]),
-        "orbit": next((name for name in told.files if name.startswith("orbit.")), ""),
-        "made": {**told.made, "Steps": done, "Time": time, "Seed": facts["seed"]},
+        "orbit": next((name for name in told["files"] if name.startswith("orbit.")), ""),
+        "made": {**told["made"], "Steps": done, "Time": time, "Seed": facts["seed"]},
         "shots": _shots(folder, done),
         "measures": _measures(told),
         "curves": [_curve(name, numbers[name]) for name in _CURVES if len(numbers.get(name, ())) > 1],
-        "commands": _commands(shlex.quote(str(folder)), done, steps, facts["seed"], told.formats),
-        "files": [*told.files, *_OF_RUNS],
+        "commands": _commands(shlex.quote(str(folder)), done, steps, facts["seed"], told["formats"]),
+        "files": [*told["files"], *_OF_RUNS],
     }
     return rendered(Path(__file__).with_name("report.html"), values)
 
@@ -72,11 +57,11 @@ def _shots(folder: Path, done: int) -> dict[int, str]:
     return {step: f"snapshots/{files[step].name}" for step in sorted(kept)}
 
 
-def _measures(told: Told) -> list[tuple[str, str, str]]:
+def _measures(told: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What was measured, and what can't be: the title, the number, and what it means."""
-    numbers = dict(measured(told.results, told.errors))
+    numbers = dict(measured(told["results"], told["errors"]))
     rows = [(meaning(name).title, text, f"{meaning(name).text} ({name})") for name, text in numbers.items()]
-    for name, why in told.unmeasured.items():
+    for name, why in told["unmeasured"].items():
         if name not in numbers:
             words = f"{meaning(name).text}; not here, for {why} ({name})"
             rows.append((meaning(name).title, "not measured", words))

@@ -17,10 +17,18 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from asdkit import ASD, SDS, Cameras, Canvas, DiscriminatorSteps, Distillation, Gaussians, Initial, Latents, Pretrained
-from asdkit.commands import bench_curves, bench_report, bench_spans, bench_steps
+from asdkit.commands import bench_curves, bench_report, bench_steps
 from asdkit.commands.bench_report import comparison, forget_peak, matmul_peak, resident, spread, table
-from asdkit.commands.bench_spans import operations, seconds_by_span
-from asdkit.commands.bench_steps import NEVER, BareLoop, Bench, BenchCLI, computes_in, network_calls
+from asdkit.commands.bench_steps import (
+    NEVER,
+    BareLoop,
+    Bench,
+    BenchCLI,
+    computes_in,
+    network_calls,
+    operations,
+    seconds_by_span,
+)
 from asdkit.commands.main import main
 from asdkit.priors.families import StableDiffusion
 from asdkit.priors.half_convolutions import halve
@@ -74,7 +82,7 @@ def test_a_span_has_what_its_inner_ones_have_not(monkeypatch: pytest.MonkeyPatch
             spend(16)
         spend(32)
 
-    monkeypatch.setattr(bench_spans.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(bench_steps.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     expected = {"other": 33.0, "backward": 26.0, "encode_backward": 4.0}
