@@ -41,11 +41,8 @@ class Prompts(Part, ABC):
     The prompts of step k depend only on the run's seed, k and the rank.
 
     Args:
-        texts: all prompts.
+        texts: all prompts; a ValueError if there is none, or an empty one.
         per_step: the number of samples in a step; each gets a random prompt.
-
-    Raises:
-        ValueError: no prompt, or an empty one.
     """
 
     def __init__(self, texts: list[str], per_step: Number = 8) -> None:

@@ -89,10 +89,7 @@ def check_precision(precision: str | int | None) -> None:
 
 
 def check_optimization(accumulate: Any, clip: Any, callbacks: Iterable[type]) -> None:
-    """Refuse, by a ValueError, what Lightning does to the one optimiser that it knows, and say what does it here.
-
-    What is given are the trainer's accumulate_grad_batches and gradient_clip_val, and the classes of its callbacks.
-    """
+    """Refuse, by a ValueError, what Lightning does to the one optimiser that it knows, and say what does it here."""
     asked = {"accumulate_grad_batches": accumulate not in (None, 1), "gradient_clip_val": clip is not None}
     asked |= {kind.__name__: True for callback in callbacks for kind in callback.__mro__ if kind.__name__ in _INSTEAD}
     for name in (name for name, is_asked in asked.items() if is_asked):

@@ -92,15 +92,11 @@ def _path(trainer: pl.Trainer) -> Path:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Torch files written beside their place and renamed, so that a torn one never has a good one's name.
+    """Torch files written beside their place and renamed, so that a torn one never has a good one's name."""
 
-    Attributes:
-        folder: the run folder. A checkpoint tells callbacks which files they once wrote; of these, only such as lie in
-            the run folder are ever removed.
-        accept: is called with what a checkpoint holds, before anything is made of it.
-    """
-
+    # The run folder. A checkpoint tells callbacks which files they once wrote; of these, only those in it are removed.
     folder: Path | None = None
+    # Is called with what a checkpoint holds, before anything is made of it.
     accept: Callable[[dict[str, Any]], None] | None = None
 
     def __init__(self) -> None:

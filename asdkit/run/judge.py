@@ -26,21 +26,14 @@ def figures(trainer: Any) -> dict[str, float]:
 
 
 class Judge(pl.Callback, ABC):
-    """Measures figures of merit at every validation, at the end of fit, and in test: a callback of the trainer.
-
-    Attributes:
-        results: the figures of merit that were measured last.
-        errors: the standard errors of figures that are means over pictures.
-        unmeasured: by the name of a figure, why it can't be had for this prompt; the report says so in place of a
-            number.
-    """
+    """Measures figures of merit at every validation, at the end of fit, and in test: a callback of the trainer."""
 
     judges: type[Cameras] | type[Canvas] | tuple[type[Cameras], type[Canvas]] = Cameras
 
     def __init__(self) -> None:
-        self.results: dict[str, float] = {}
-        self.errors: dict[str, float] = {}
-        self.unmeasured: dict[str, str] = {}
+        self.results: dict[str, float] = {}  # the figures of merit that were measured last
+        self.errors: dict[str, float] = {}  # the standard errors of figures that are means over pictures
+        self.unmeasured: dict[str, str] = {}  # why a figure can't be had for this prompt, which the report says instead
         self._seen: list[tuple[Batch, Render]] = []
         self._measured_at = -1
 

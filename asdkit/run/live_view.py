@@ -163,12 +163,11 @@ def _serve(port: int) -> Any:
 def local_pages_only() -> Iterator[None]:
     """Inside, every server that this process starts with `websockets.asyncio.server.serve` refuses other pages.
 
-    A page from anywhere that is open in the same browser can connect to a server on 127.0.0.1 and read what it sends,
-    for browsers' same-origin rule does not cover websockets (CWE-1385). They do say where a page is from, and the
-    package websockets refuses origins that are not on a list; but viser 1.1 gives it none and has no argument for one.
-
     It is a RuntimeError if none was started that way: one that was started otherwise may be open to all pages.
     """
+    # A page from anywhere that is open in the same browser can connect to a server on 127.0.0.1 and read what it sends,
+    # for browsers' same-origin rule does not cover websockets (CWE-1385). They do say where a page is from, and the
+    # package websockets refuses origins that are not on a list; viser 1.1 gives it none and has no argument for one.
     from websockets.asyncio import server
 
     library: Any = server
@@ -194,9 +193,6 @@ class Viewer(pl.Callback):
     Args:
         port: the port to listen on. The next free one is taken when it is in use; 0 switches the viewer off.
         every: the number of iterations between two updates.
-
-    Raises:
-        ValueError: a port that can't be taken.
     """
 
     def __init__(self, port: int = 0, every: Count = 10) -> None:

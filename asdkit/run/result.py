@@ -25,10 +25,6 @@ _NOTEBOOK_SIZE, _NOTEBOOK_FRAMES = 256, 24
 class Result:
     """An object or pictures that a run has made. A notebook shows it by itself.
 
-    Attributes:
-        prompt: what it was made of; the file's name where nobody knows.
-        generator: the object itself, e.g. `asdkit.Gaussians`.
-
     Args:
         run: a run folder or a checkpoint, or a file of Gaussians.
         prompt: what to show in place of the run's own prompt, for a generator that knows many.
@@ -40,7 +36,8 @@ class Result:
     def __init__(self, run: str | Path, prompt: str = "") -> None:
         self.run = local(run)
         self._object = opened(self.run, prompt)
-        self.prompt, self.generator = self._object.name, self._object.generator
+        self.prompt = self._object.name  # what it was made of; the file's name where nobody knows
+        self.generator = self._object.generator  # the object itself, e.g. `asdkit.Gaussians`
 
     def views(
         self, size: int = 256, count: int = 8, elevation_deg: float = _ELEVATION_DEG

@@ -69,16 +69,13 @@ class RunFolder(pl.Callback):
         root: the folder of all runs.
         recipe: the name of the recipe, and of the folder of its runs; the name of the first --config when empty.
         name: the name of this run's folder; `<prompt>@<time>` when empty.
-
-    Attributes:
-        config: the text of `config.yaml`, which does the run again.
     """
 
     def __init__(self, root: str = "runs", recipe: str = "", name: str = "") -> None:
         if not root:
             raise ValueError("run.root is empty; name the folder of all runs.")
         self.root, self.recipe, self.name = root, recipe, name
-        self.config = ""
+        self.config = ""  # the text of `config.yaml`, which does the run again
         self._lock: RunLock | None = None
         self._start, self._seconds_before = time.time(), 0.0
         self._begun = False
