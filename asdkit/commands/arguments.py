@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -234,7 +234,7 @@ def _run_arguments(run: Path, options: list[str]) -> list[str]:
 
 def _with_port(arguments: list[str]) -> list[str]:
     """`--viewer` alone names the usual port; `--viewer 9000` and `--viewer=9000` name another."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    pairs = pairwise([*arguments, ""])
     return [f"--viewer={_PORT}" if word == "--viewer" and not after.isdigit() else word for word, after in pairs]
 
 
