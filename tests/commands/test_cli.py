@@ -262,8 +262,8 @@ def test_a_logger_whose_package_is_missing_is_the_environments(
 def test_letters_that_the_output_does_not_know_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     output = io.TextIOWrapper(io.BytesIO(), "ascii", "strict")
     monkeypatch.setattr("sys.stdout", output)
-    monkeypatch.setattr("asdkit.commands.main.usage", lambda: "une é\n鴨\n")
-    assert main(["--help"]) == 0 and output.buffer.getvalue() == b"une \\xe9\n\\u9d28\n"
+    monkeypatch.setattr("asdkit.commands.recipes.run", lambda options: print("une é\n鴨") or 0)
+    assert main(["recipes"]) == 0 and output.buffer.getvalue() == b"une \\xe9\n\\u9d28\n"
 
 
 @pytest.mark.slow
