@@ -36,7 +36,7 @@ class Distillation(Part, GeneratorModule):
     of the frozen network), e_phi, backward (which contains encode_backward), discriminator and optimizer.
 
     Args:
-        prompt: what to make, in words.
+        prompt: what to make, in words; it may not be empty.
         prior: the frozen diffusion model that judges the images.
         generator: the object or the images that the run optimises.
         guidance: the method, an expression of score fields such as ASD, VSD or SDS.
@@ -49,9 +49,6 @@ class Distillation(Part, GeneratorModule):
         view_prompts: whole prompts for single views (front, side, back, overhead, or the prior's further directions).
             Each replaces the prompt with that view's words.
         cfg: how every CFG of the prompt is computed: Perp-Neg against several faces, and remedies for over-saturation.
-
-    Raises:
-        ValueError: an empty prompt.
     """
 
     def __init__(

@@ -27,10 +27,7 @@ class Result:
 
     Args:
         run: a run folder or a checkpoint, or a file of Gaussians.
-        prompt: what to show in place of the run's own prompt, for a generator that knows many.
-
-    Raises:
-        ValueError: there is none, or it is broken, or of one prompt alone.
+        prompt: what to show in place of the run's own prompt, for a generator that knows many; a ValueError for others.
     """
 
     def __init__(self, run: str | Path, prompt: str = "") -> None:
