@@ -51,8 +51,7 @@ def write_contacts(grid: Grid) -> None:
     """
     files = [grid.run_folder(cell) / "contact.png" for cell in grid.cells]
     columns, scale = math.isqrt(len(files) - 1) + 1, min(0.5, 8 / math.sqrt(len(files)))
-    pictures = {place: Image.open(file).convert("RGB") for place, file in enumerate(files) if file.is_file()}
-    pictures = {place: ImageOps.scale(picture, scale, Image.Resampling.NEAREST) for place, picture in pictures.items()}
+    pictures = {place: picture for place, file in enumerate(files) if (picture := _picture(file, scale))}
     width = max((picture.width for picture in pictures.values()), default=1)
     height = max((picture.height for picture in pictures.values()), default=1)
     sheet = Image.new("RGB", (width * columns, height * -(-len(files) // columns)))
@@ -84,3 +83,10 @@ def estimate(values: Sequence[float]) -> str:
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _picture(file: Path, scale: float) -> Image.Image | None:
+    try:
+        return ImageOps.scale(Image.open(file, formats=["PNG"]).convert("RGB"), scale, Image.Resampling.NEAREST)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # torn, or no picture of ours
+        return None
