@@ -118,11 +118,11 @@ def test_the_short_form(finished: Path, capsys: pytest.CaptureFixture) -> None:
 
     with pytest.raises(ValueError, match="fit needs a recipe"):
         expand("fit", [])
-    assert expanded("--viewer") == ["--viewer.port", "8080"]
-    assert expanded("--viewer", "--data.size=8") == ["--viewer.port", "8080", "--data.size=8"]
-    assert expanded("--viewer", "9000", "--data.size=8") == ["--viewer.port", "9000", "--data.size=8"]
+    assert expanded("--viewer") == ["--viewer.port=8080"]
+    assert expanded("--viewer", "--data.size=8") == ["--viewer.port=8080", "--data.size=8"]
+    assert expanded("--viewer", "9000", "--data.size=8") == ["--viewer.port=9000", "--data.size=8"]
     assert expanded("--viewer=9000", "--viewer.every", "5") == ["--viewer.port=9000", "--viewer.every", "5"]
-    assert expanded("--viewer", "--data.size", "8") == ["--viewer.port", "8080", "--data.size", "8"]
+    assert expanded("--viewer", "--data.size", "8") == ["--viewer.port=8080", "--data.size", "8"]
     assert main(["fit", "--config", "gs3d", "--viewer", "--print_config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["viewer"] == {"port": 8080, "every": 10}
     assert main(["fit", "--config", "gs3d", "--viewer.evry=8"]) == 2
