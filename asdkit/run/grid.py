@@ -45,16 +45,13 @@ class Grid:
     """Cells that share options, and the folders of their runs, which `asdkit fit` makes.
 
     A run's folder is named by its cell's words and by a hash of what defines it: the prompt, all options and the text
-    of their recipes. So a grid that is made again finds its own runs and no others.
+    of their recipes. So a grid that is made again finds its own runs and no others. A cell needs a recipe.
 
     Args:
         cells: in the order of tables.
         options: of `asdkit fit`, which all cells share.
         title: names the folder of tables, logs and records; and that of the runs, where cells share no recipe.
         root: folder of all runs; as options and recipes say when None.
-
-    Raises:
-        UsageError: a cell without a recipe, or an unknown one.
     """
 
     def __init__(self, cells: Sequence[Cell], options: Sequence[str], title: str, root: Path | None = None) -> None:
