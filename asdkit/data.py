@@ -3,7 +3,7 @@
 import logging
 import math
 from abc import ABC
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, repeat
 from pathlib import Path
@@ -18,14 +18,14 @@ from asdkit.core.parts import Part, require
 from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.core.randomness import generator_for
 from asdkit.core.text import local
-from asdkit.formats.camera_path import read_camera_path
 from asdkit.formats.pictures import read_picture
+from asdkit.formats.poses import read_camera_path
 from asdkit.formats.prompts import read_prompts
 from asdkit.formats.references import PosedPictures, References
 from asdkit.generators.from_checkpoint import Saved, built
 from asdkit.generators.from_file import object_of
-from asdkit.rendering.camera_settings import DISTANCE, ORBIT, OVERHEAD, Distance, Elevation, Orbit, Overhead
 from asdkit.rendering.cameras import Batch, Views, orbit, ring
+from asdkit.rendering.settings import DISTANCE, ORBIT, OVERHEAD, Distance, Elevation, Orbit, Overhead
 
 NOVEL_VIEWS = 16
 _log = logging.getLogger(__name__)
@@ -41,14 +41,11 @@ class Prompts(Part, ABC):
     The prompts of step k depend only on the run's seed, k and the rank.
 
     Args:
-        texts: all prompts.
+        texts: all prompts; a ValueError if there is none, or an empty one.
         per_step: the number of samples in a step; each gets a random prompt.
-
-    Raises:
-        ValueError: no prompt, or an empty one.
     """
 
-    def __init__(self, texts: Sequence[str], per_step: int) -> None:
+    def __init__(self, texts: list[str], per_step: Number = 8) -> None:
         require(all(text.strip() for text in texts) and bool(texts), "data.prompts has no prompt, or an empty one.")
         self.texts, self.per_step = tuple(texts), per_step
 
@@ -65,9 +62,6 @@ class PromptList(Prompts):
         texts: the prompts.
         per_step: the number of samples in a step; each gets a random prompt.
     """
-
-    def __init__(self, texts: list[str], per_step: Number = 8) -> None:
-        super().__init__(texts, per_step)
 
 
 class PromptFile(Prompts):
@@ -181,9 +175,7 @@ class Cameras(pl.LightningDataModule):
     def _middle_distance(self) -> float:
         return (self._settled["min_distance"] + self._settled["max_distance"]) / 2
 
-    def look(self, count: int, size: int = 0) -> Views:
-        """What pictures of the run are taken from: a ring of `count` cameras; 0 is the usual size."""
-        return self.ring(count, size)
+    look = ring  # what pictures of the run are taken from
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless steps, from the trainer's current one on whenever an epoch begins."""

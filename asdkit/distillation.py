@@ -36,7 +36,7 @@ class Distillation(Part, GeneratorModule):
     of the frozen network), e_phi, backward (which contains encode_backward), discriminator and optimizer.
 
     Args:
-        prompt: what to make, in words.
+        prompt: what to make, in words; it may not be empty.
         prior: the frozen diffusion model that judges the images.
         generator: the object or the images that the run optimises.
         guidance: the method, an expression of score fields such as ASD, VSD or SDS.
@@ -49,9 +49,6 @@ class Distillation(Part, GeneratorModule):
         view_prompts: whole prompts for single views (front, side, back, overhead, or the prior's further directions).
             Each replaces the prompt with that view's words.
         cfg: how every CFG of the prompt is computed: Perp-Neg against several faces, and remedies for over-saturation.
-
-    Raises:
-        ValueError: an empty prompt.
     """
 
     def __init__(
@@ -160,11 +157,9 @@ class Distillation(Part, GeneratorModule):
         return {"x0": torch.cat([x.x0 for x in draws])} | means | {"t": torch.cat([x.t for x in draws])}
 
     def _optimizers(self, step: int) -> list[Optimizer]:
-        """The generator's optimiser and, where it is its turn, the discriminator's, with no gradients left.
-
-        Lightning counts the steps of the optimisers that it wraps. The discriminator's is taken unwrapped, so that an
-        iteration is one global step; it misses the scaling of 16-bit losses alone, which `check_precision` rules out.
-        """
+        """The generator's optimiser and, where it is its turn, the discriminator's, with no gradients left."""
+        # Lightning counts the steps of the optimisers that it wraps. The discriminator's is taken unwrapped, so that an
+        # iteration is one global step; it misses the scaling of 16-bit losses alone, which `check_precision` rules out.
         trainer: Any = self.trainer
         self._reports = (step + 1) % trainer.log_every_n_steps == 0
         wrapped: Any = self.optimizers()
@@ -177,11 +172,9 @@ class Distillation(Part, GeneratorModule):
     def _generator_backward(
         self, part: Batch, step: int, keep_graph: bool
     ) -> tuple[Noised, Float[Tensor, ""], Render | None]:
-        """Backward pass of Eq. 7; returns the draw, the mean norm of the residual, and the render if there is one.
-
-        The gradient goes from x0 to the image first, so that the prior's part of the graph is gone when the generator's
-        own begins.
-        """
+        """Backward pass of Eq. 7; returns the draw, the mean norm of the residual, and the render if there is one."""
+        # The gradient goes from x0 to the image first, so that the prior's part of the graph is gone when the
+        # generator's own begins.
         own = generator_for(self.seed, step, "generator", self.global_rank)
         x0, render = self.generator.encoded(self.prior, part, self.backdrop(step), self.rendering.rerender, own)
         x = self.draws.draw(x0, part, step, "noise", self.global_rank)

@@ -13,10 +13,8 @@ from asdkit.core.parts import preset
 from asdkit.core.ramps import Ramp
 from asdkit.discriminators.adapters import Embedding
 from asdkit.discriminators.discriminator import Clip, Discriminator
-from asdkit.discriminators.divergences import Divergence, FDivergence
 from asdkit.discriminators.gammas import Gamma
-from asdkit.discriminators.gan import GANDiscriminator, GANHead
-from asdkit.discriminators.gan_losses import GANLoss
+from asdkit.discriminators.gan import Divergence, FDivergence, GANDiscriminator, GANHead, GANLoss
 from asdkit.discriminators.real_samples import RealSamples, SourceImage
 from asdkit.scores.fields import CFG, Factor, Field, Identity, Noise, Null, Prompt, Scale
 from asdkit.scores.gated import Above, Stages

@@ -89,10 +89,7 @@ def check_precision(precision: str | int | None) -> None:
 
 
 def check_optimization(accumulate: Any, clip: Any, callbacks: Iterable[type]) -> None:
-    """Refuse, by a ValueError, what Lightning does to the one optimiser that it knows, and say what does it here.
-
-    What is given are the trainer's accumulate_grad_batches and gradient_clip_val, and the classes of its callbacks.
-    """
+    """Refuse, by a ValueError, what Lightning does to the one optimiser that it knows, and say what does it here."""
     asked = {"accumulate_grad_batches": accumulate not in (None, 1), "gradient_clip_val": clip is not None}
     asked |= {kind.__name__: True for callback in callbacks for kind in callback.__mro__ if kind.__name__ in _INSTEAD}
     for name in (name for name, is_asked in asked.items() if is_asked):
@@ -116,9 +113,6 @@ def watch_joining(trainer: pl.Trainer) -> None:
 
     One may have been killed, and torch would wait for half an hour; Lightning's own launcher knows its processes, but
     only this node's. Once they have found each other, torch says at once that one is gone.
-
-    Raises:
-        ValueError: the variable is no number.
     """
     seconds = os.environ.get(_JOIN_SECONDS, "60")
     if not seconds.isdecimal():
@@ -145,13 +139,10 @@ def without_reducer(strategy: Strategy) -> AbstractContextManager[Any]:
 
 
 def average_gradients(optimizer: Any, world_size: int, parts: int = 1) -> list[Tensor]:
-    """Mean over ranks in one all-reduce; a gradient that only some ranks have counts as zero on the others.
+    """Mean over ranks in one all-reduce, returned; a gradient that only some ranks have is zero on the others.
 
     A parameter without a gradient on any rank stays without one, as in a single process: weight decay spares it.
     Those that FSDP2 has sharded have been averaged by it. Each rank's gradient is the sum of `parts` backward passes.
-
-    Returns:
-        The gradients that there are.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     _average_over_ranks([p for p in parameters if not isinstance(p, DTensor)], world_size)
@@ -178,10 +169,8 @@ def _average_over_ranks(parameters: list[nn.Parameter], world_size: int) -> None
 def shard(module: pl.LightningModule, priors: Sequence[Any], learning: nn.Module) -> None:
     """Spread the networks of frozen priors over the ranks, once each, where the module's strategy is `Sharded`.
 
-    The parameters of what is `learning` stay whole, wherever in the networks they live.
-
-    Raises:
-        ValueError: the discriminator is a whole copy of a network, which would not be spread.
+    The parameters of what is `learning` stay whole, wherever in the networks they live. It is a ValueError if the
+    discriminator is a whole copy of a network, which would not be spread.
     """
     trainer = checked_trainer(module)
     if not trainer or not isinstance(trainer.strategy, Sharded):
@@ -195,10 +184,8 @@ def shard(module: pl.LightningModule, priors: Sequence[Any], learning: nn.Module
 
 
 def _shard(network: nn.Module, mesh: Any, whole: set[nn.Parameter]) -> None:
-    """Spread a network block by block, but for the parameters that stay `whole`; blocks are whole while they compute.
-
-    Of two dimensions of the mesh the first holds copies, the last the pieces.
-    """
+    """Spread a network block by block, but for parameters that stay `whole`; blocks are whole while they compute."""
+    # Of two dimensions of the mesh the first holds copies, the last the pieces.
     for child in network.children():
         for block in child if isinstance(child, nn.ModuleList) else [child]:
             if any(isinstance(part, nn.ModuleList) for part in block.modules()) or block is not child:

@@ -39,8 +39,7 @@ def table() -> dict[str, Entry]:
 def check_options(arguments: list[str]) -> None:
     """Refuse options and classes that there are not, of recipes and of the command line, and files that are missing.
 
-    Args:
-        arguments: short forms expanded. What only a class of the user's can know is left alone.
+    Short forms are expanded by now. What only a class of the user's can know is left alone.
     """
     options = CheckedOptions(arguments)
     texts = {option: text for option, text in options.texts.items() if text and options.entry(option)}

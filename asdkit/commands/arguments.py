@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any, NoReturn
+
+import yaml
 
 from asdkit.commands.answers import check_options
 from asdkit.core.errors import UsageError
@@ -22,7 +24,8 @@ from asdkit.core.yaml_text import at, check_recipe, settings_of, to_yaml
 from asdkit.run.grid import option_values, recipe_names
 from asdkit.run.recipes import base_of, find_recipe, is_recipe, recipes
 
-PORT = 8080
+_TYPES = {"int": int, "path": Path}
+_PORT = 8080
 _ENVIRONMENT = {  # libraries read it when they are imported
     "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait take the cores of others, and each other's
     "JSONARGPARSE_DEPRECATION_WARNINGS": "off",
@@ -39,28 +42,30 @@ def prepare_libraries() -> None:
 
 
 class Arguments(argparse.ArgumentParser):
-    """The options of a command that needs no trainer; what is wrong with them is a UsageError."""
-
-    passes_on = False  # whether options that it does not know are those of `asdkit fit`
+    """The options of a command that needs no trainer, as `options.yaml` has them; a mistake is a UsageError."""
 
     def __init__(self, command: str) -> None:
-        super().__init__(f"asdkit {command}", allow_abbrev=False)
+        stated = yaml.safe_load(Path(__file__).with_name("options.yaml").read_text("utf-8"))[command]
+        super().__init__(f"asdkit {command}", stated.get("usage"), stated["about"], allow_abbrev=False)
+        self._passes_on = stated.get("passes_on", False)
+        groups: dict[str, Any] = {"options": self}
+        if "one_of" in stated:
+            groups = {"one_of": self.add_mutually_exclusive_group(required=True), **groups}
+        for listed, group in groups.items():
+            for name, option in stated.get(listed, {}).items():
+                kind = {"type": _TYPES[option["type"]]} if "type" in option else {}
+                group.add_argument(name, **option | kind)
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
         """The values of the options, with the unknown ones as `of_fit` and all arguments as `given`."""
         options, unknown = self.parse_known_args(arguments)
-        if unknown and not self.passes_on:
+        if unknown and not self._passes_on:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         options.of_fit, options.given = unknown, arguments
         return options
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog.removeprefix('asdkit ')}: {message}; {self.prog} --help tells more.")
-
-    def add_trust(self) -> None:
-        """Add `--trust`, for commands that open checkpoints."""
-        text = "let checkpoints name its classes, also a module's in this folder; repeatable"
-        self.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help=text)
 
 
 @contextmanager
@@ -112,11 +117,7 @@ def overlay(key: str, value: Any) -> list[str]:
 def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
     """Replace short forms by what LightningCLI understands: run folders, recipe names and prompts.
 
-    Returns:
-        The arguments, recipes before the options, which count above them; and the run folder that was named.
-
-    Raises:
-        UsageError: an unknown recipe, a folder that is no run, or a short form without its value.
+    Returns the arguments, recipes before the options, which count above them; and the run folder that was named.
     """
     run, arguments = _with_words(command, arguments)
     if run:
@@ -233,13 +234,8 @@ def _run_arguments(run: Path, options: list[str]) -> list[str]:
 
 def _with_port(arguments: list[str]) -> list[str]:
     """`--viewer` alone names the usual port; `--viewer 9000` and `--viewer=9000` name another."""
-    expanded: list[str] = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
-        flag, equals, _ = argument.partition("=")
-        expanded.append(argument.replace(flag, "--viewer.port", 1) if flag == "--viewer" else argument)
-        if flag == "--viewer" and not equals and not following.isdigit():
-            expanded.append(str(PORT))
-    return expanded
+    pairs = pairwise([*arguments, ""])
+    return [f"--viewer={_PORT}" if word == "--viewer" and not after.isdigit() else word for word, after in pairs]
 
 
 _TEXT = re.compile(r"--model\.(?:[\w.]+\.)?(?:prompt|source|negative|text)")  # options whose values are words
@@ -255,6 +251,7 @@ _SHORT_FORMS: dict[str, Callable[[str], list[str]]] = {
     "--seed": lambda number: [f"--model.seed={number}"],
     "--steps": lambda number: [f"--trainer.max_steps={number}"],
     "--prior": lambda place: [f"--model.prior.path={place}"],
+    "--viewer": lambda port: [f"--viewer.port={port}"],
     "--logger": lambda names: [f"--logger.names={json.dumps(names.split(','))}"],
     "--judge": lambda models: [
         "--trainer.callbacks+=asdkit.CLIPJudge",

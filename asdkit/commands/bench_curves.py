@@ -40,19 +40,19 @@ def draw_curves(arguments: list[str], varied: list[str], steps: int, folder: Pat
         rows: list[dict[str, Any]] = []
         for option, value, words in cells:
             facts = timed(words, steps, signals)
-            rows.append({"option": option, "value": value, "facts": facts, **_milliseconds(facts)})
+            fast, floor = facts["kinds"]["fast"], facts["floor_seconds"]  # of its operations at the machine's peak
+            clocks = {
+                "wall": fast["seconds"]["median"],
+                "processor": fast["processor_seconds"]["median"],
+                "floor": floor,
+            }
+            milliseconds = {name: 1e3 * seconds for name, seconds in clocks.items()}
+            rows.append({"option": option, "value": value, "facts": facts, **milliseconds})
             write_json(folder / "curves.json", rows)
         _draw(rows, folder / "curves.png", figure_class)
         print(f"{markdown(rows, _COLUMNS)}\nWritten: {folder}/curves.png, curves.json")
 
     return exit_code_of(act)
-
-
-def _milliseconds(facts: dict[str, Any]) -> dict[str, float]:
-    """Of a fast step: the wall's, the processor's, and those of its operations at the machine's peak."""
-    fast = facts["modes"]["fast"]
-    seconds = (fast["seconds"]["median"], fast["processor_seconds"]["median"], facts["floor_seconds"])
-    return dict(zip(("wall", "processor", "floor"), (1e3 * each for each in seconds), strict=True))
 
 
 def _draw(rows: list[dict[str, Any]], path: Path, figure_class: Any) -> None:

@@ -9,8 +9,11 @@ from typing import Any
 
 import torch
 
+from asdkit.core.text import rendered
 from asdkit.distillation import Distillation
 from asdkit.run.machine import versions
+
+_SAME = ("recipe", "x0", "versions", "machine", "prior")
 
 
 def now(device: torch.device) -> float:
@@ -106,69 +109,26 @@ def machine_line(facts: dict[str, Any]) -> str:
 
 def table(facts: dict[str, Any]) -> str:
     """The facts, to read."""
-    prior, machine, peak = facts["prior"], facts["machine"], facts["peak"]
-    lines = [
-        f"{facts['recipe']}, prior {prior['name']} ({prior['parameters'] / 1e6:.1f} M parameters and "
-        f"{prior['phi'] / 1e6:.2f} M of phi, {peak['dtype']}), x0 {'x'.join(map(str, facts['x0']))}",
-        machine_line(facts),
-        f"Measured peak: {_short(peak['flop_per_second'] / 1e12)} TFLOP/s. Medians and quartiles of "
-        f"{facts['steps']} steps. The floor is what the operations take at that rate.",
-        "",
-        f"{'':26}{'ms':>9}  {'quartiles':17}{'% of step':>10}{'GFLOP':>10}{'floor ms':>10}{'% of peak':>10}",
-    ]
-    for section in facts["sections"]:
-        work = _short(section["flop"] / 1e9) if section["flop"] else "-"
-        floor = _short(1e3 * section["floor_seconds"]) if section["flop"] else "-"
-        peak_share = f"{100 * section['share_of_peak']:.1f}" if section["share_of_peak"] else "-"
-        times = _times(section["name"], section["seconds"])
-        lines.append(f"{times}{100 * section['share_of_step']:>10.1f}{work:>10}{floor:>10}{peak_share:>10}")
-    lines += ["", f"{'':26}{'ms':>9}  {'quartiles':17}{'processor':>10}"]
-    lines.append(_times("a step without Lightning", facts["bare_seconds"], facts["bare_processor_seconds"]))
-    lines.append(_times("what Lightning adds", facts["lightning_seconds"]))
-    lines += [
-        _times(f"a {name} step", mode["seconds"], mode["processor_seconds"]) for name, mode in facts["modes"].items()
-    ]
-    above = "" if machine["device"] == "cuda" else " above the loaded models"
+    machine = facts["machine"]
     alone = machine["device"] == "cpu" and machine["threads"] == 1  # then its own seconds are what it takes undisturbed
-    bare = facts["bare_processor_seconds" if alone else "bare_seconds"]["median"]
-    floor = f"{'the floor of a fast step':26}{_short(1e3 * facts['floor_seconds']):>9}"
-    lines.append(f"{floor}, and a bare one takes {_short(bare / max(1e-12, facts['floor_seconds']))} times that\n")
-    for name, mode in facts["modes"].items():
-        memory = "unknown" if mode["memory"] is None else f"{mode['memory'] / 2**30:.2f} GiB{above}"
-        calls = ", ".join(map(_call, mode["calls"])) or "none"
-        lines.append(f"{name}: peak memory {memory}; network calls: {calls}")
-    pattern = "{}: {median:.3f} ({low:.3f} - {high:.3f}); of the processor's time "
-    for name, ratio in (("fast / faithful", "fast_to_faithful"), ("Lightning / bare loop", "lightning_to_bare")):
-        processor = "{median:.3f} ({low:.3f} - {high:.3f})".format(**facts[f"{ratio}_processor"])
-        lines.append(pattern.format(name, **facts[ratio]) + processor)
-    lines.append(f"fast / faithful by operations: {facts['fast_to_faithful_flop']:.3f}")
-    return "\n".join(lines)
-
-
-_SAME = ("recipe", "x0", "versions", "machine", "prior")
+    bare = facts["kinds"]["bare"]["processor_seconds" if alone else "seconds"]["median"]
+    floors = bare / max(1e-12, facts["floor_seconds"])
+    further = {"measured_on": machine_line(facts), "floors_of_bare": floors, "short": _short, "call": _call}
+    return rendered(Path(__file__).with_name("bench.txt"), facts | further)
 
 
 def comparison(facts: dict[str, Any], earlier: dict[str, Any]) -> str:
     """Ratios of the medians to those of earlier facts, and what else has changed between the two."""
-    pairs = {f"a {name} step": _medians(facts, earlier, "modes", name) for name in facts["modes"]}
-    pairs["a step without Lightning"] = _medians(facts, earlier)
-    before = {section["name"]: section["seconds"]["median"] for section in earlier["sections"]}
     lines = [f"Ratios to {earlier['recipe']} of {earlier['date']}:"]
-    for name, (wall, processor) in pairs.items():
-        lines.append(f"{name:26}{wall:>9.3f}, of the processor's time {processor:.3f}")
-    for section in facts["sections"]:
-        if before.get(section["name"]):
-            lines.append(f"{section['name']:26}{section['seconds']['median'] / before[section['name']]:>9.3f}")
+    for group, words in {"kinds": "a {} step", "sections": "{}"}.items():
+        for name, now in facts[group].items():
+            before = earlier[group].get(name)
+            if before and before["seconds"]["median"]:
+                clocks = [clock for clock in ("seconds", "processor_seconds") if clock in now]
+                medians = [f"{now[clock]['median'] / before[clock]['median']:.3f}" for clock in clocks]
+                lines.append(f"{words.format(name):26}    " + ", of the processor's time ".join(medians))
     was = [f"{name} was {_plain(earlier[name])}" for name in _SAME if _plain(facts[name]) != _plain(earlier[name])]
     return "\n".join([*lines, *was])
-
-
-def _medians(facts: dict[str, Any], earlier: dict[str, Any], *path: str) -> list[float]:
-    """The ratios of the wall's and the processor's median at a path of facts, or of the bare loop's."""
-    names, prefix = ("seconds", "processor_seconds"), "" if path else "bare_"
-    for key in path:
-        facts, earlier = facts[key], earlier[key]
-    return [facts[prefix + name]["median"] / earlier[prefix + name]["median"] for name in names]
 
 
 def _plain(fact: Any) -> str:
@@ -181,12 +141,6 @@ def _plain(fact: Any) -> str:
 def _call(call: dict[str, Any]) -> str:
     whose = "e_phi" if call["adapted"] else "frozen"
     return f"{call['predictions']} {whose}{' with gradient' if call['with_gradient'] else ''}"
-
-
-def _times(name: str, seconds: dict[str, float], processor: dict[str, float] | None = None) -> str:
-    middle, low, high = (_short(1e3 * seconds[quartile]) for quartile in ("median", "low", "high"))
-    worked = f"{_short(1e3 * processor['median']):>10}" if processor else ""
-    return f"{name:26}{middle:>9}  {f'{low} - {high}':17}{worked}"
 
 
 def _short(number: float) -> str:

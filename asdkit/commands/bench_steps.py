@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -17,18 +18,21 @@ from unittest.mock import patch
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.profiler import record_function
+from torch.utils.flop_counter import FlopCounterMode
 
 from asdkit.commands import bench_report
 from asdkit.commands.bench_report import spread
-from asdkit.commands.bench_spans import OTHER, operations_by_span, seconds_by_span
 from asdkit.commands.fit import CLI
 from asdkit.distillation import Distillation
-from asdkit.priors.half_convolutions import HalfConv2d
+from asdkit.priors.network_runner import HalfConv2d
 from asdkit.run.guard import Guard
 from asdkit.run.metrics_csv import MetricsCSV
 from asdkit.run.process import exit_code_of
 from asdkit.run.signals import Signals
 
+Blocks = dict[str, list[float]]  # seconds of a step, by its kind, in each block
+OTHER, _PREFIX = "other", "asdkit."  # of spans
 NEVER = 10**12  # steps from one that is logged to the next
 
 
@@ -80,8 +84,8 @@ class Bench(pl.Callback):
     def __init__(self, recipe: str, steps: int, every: int) -> None:
         self.recipe, self.steps, self.block = recipe, steps, min(steps, every)
         self.total = 2 * self.block * (math.ceil(steps / self.block) + 1)
-        self.times: dict[str, list[float]] = defaultdict(list)
-        self.processor: dict[str, list[float]] = defaultdict(list)  # seconds of all its threads, of the same blocks
+        self.times: Blocks = defaultdict(list)
+        self.processor: Blocks = defaultdict(list)  # seconds of all its threads, of the same blocks
         self.memory: dict[str, int | None] = {}
         self.spans: list[dict[str, float]] = []  # seconds of each step
         self.facts: dict[str, Any] = {}
@@ -117,47 +121,39 @@ class Bench(pl.Callback):
         self.memory[kind] = bench_report.peak_memory(module.device, self._resident)
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
-        fast, bare, faithful = (self.times[kind][1:] for kind in ("fast", "bare", "faithful"))
-        worked = {kind: seconds[1:] for kind, seconds in self.processor.items()}
-        modes: dict[str, Any] = {}
+        seconds, processor = ({kind: each[1:] for kind, each in of.items()} for of in (self.times, self.processor))
+        kinds: dict[str, Any] = {
+            kind: {"seconds": spread(seconds[kind]), "processor_seconds": spread(processor[kind])} for kind in seconds
+        }
         flop: dict[str, dict[str, float]] = {}
-        for kind, times in {"fast": fast, "faithful": faithful}.items():
+        for kind in ("fast", "faithful"):
             with network_calls(module, kind == "faithful") as calls:
                 flop[kind] = operations_by_span(BareLoop(module, NEVER).step)
-            modes[kind] = {
-                "seconds": spread(times),
-                "processor_seconds": spread(worked[kind]),
-                "memory": self.memory[kind],
-                "calls": calls,
-                "evaluations": sum(call["predictions"] for call in calls),
-                "flop": sum(flop[kind].values()),
-            }
+            kinds[kind] |= {"memory": self.memory[kind], "calls": calls, "flop": sum(flop[kind].values())}
         dtype = computes_in(module)
         peak = bench_report.matmul_peak(module.device, dtype)
+        by_operations = kinds["fast"]["flop"] / max(1.0, kinds["faithful"]["flop"])
         self.facts = {
             "recipe": self.recipe,
             **bench_report.environment(module.device),
             "prior": bench_report.prior_facts(module),
-            "x0": next((call["x0"] for call in modes["fast"]["calls"]), []),
+            "x0": next((call["x0"] for call in kinds["fast"]["calls"]), []),
             "steps": self.steps,
             "peak": {"flop_per_second": peak, "dtype": str(dtype).removeprefix("torch.")},
             "sections": sections(self.spans[self.block :], flop["fast"], peak),
-            "modes": modes,
-            "floor_seconds": modes["fast"]["flop"] / peak,
-            "bare_seconds": spread(bare),
-            "bare_processor_seconds": spread(worked["bare"]),
-            "fast_to_faithful": ratios(fast, faithful),
-            "fast_to_faithful_processor": ratios(worked["fast"], worked["faithful"]),
-            "fast_to_faithful_flop": modes["fast"]["flop"] / max(1.0, modes["faithful"]["flop"]),
-            "lightning_to_bare": ratios(fast, bare),
-            "lightning_to_bare_processor": ratios(worked["fast"], worked["bare"]),
-            "lightning_seconds": spread([a - b for a, b in zip(fast, bare, strict=True)]),
+            "kinds": kinds,
+            "floor_seconds": kinds["fast"]["flop"] / peak,
+            "lightning_seconds": spread([a - b for a, b in zip(seconds["fast"], seconds["bare"], strict=True)]),
+            "fast_to_faithful": ratios(seconds, processor, "faithful") | {"operations": by_operations},
+            "lightning_to_bare": ratios(seconds, processor, "bare"),
         }
 
 
-def ratios(times: list[float], others: list[float]) -> dict[str, float]:
-    """The spread of the ratios of what stood side by side."""
-    return spread([a / b for a, b in zip(times, others, strict=True)])
+def ratios(seconds: Blocks, processor: Blocks, kind: str) -> dict[str, Any]:
+    """The spreads of the ratios of fast blocks to those of a kind that stood beside them."""
+    clocks = {"wall": seconds, "processor": processor}
+    pairs = {name: zip(of["fast"], of[kind], strict=True) for name, of in clocks.items()}
+    return {name: spread([fast / other for fast, other in blocks]) for name, blocks in pairs.items()}
 
 
 def computes_in(module: Distillation) -> torch.dtype:
@@ -167,18 +163,18 @@ def computes_in(module: Distillation) -> torch.dtype:
     return next((p.dtype for p in module.prior.parameters()), torch.float32)
 
 
-def sections(steps: list[dict[str, float]], flop: dict[str, float], peak: float) -> list[dict[str, Any]]:
-    """A row of each span: its seconds in steps, its operations in one, and its shares of the step and of `peak`.
+def sections(steps: list[dict[str, float]], flop: dict[str, float], peak: float) -> dict[str, dict[str, Any]]:
+    """Of each span: its seconds in steps, its operations in one, and its shares of the step and of `peak`.
 
     `peak` is in operations per second; the floor is the seconds that the operations take at that rate.
     """
-    rows, whole = [], spread([sum(step.values()) for step in steps])["median"]
+    known, whole = {}, spread([sum(step.values()) for step in steps])["median"]
     for name in sorted(dict.fromkeys(name for step in steps for name in step), key=lambda name: name == OTHER):
         seconds, work = spread([step.get(name, 0.0) for step in steps]), flop.get(name) or None
         floor = work and work / peak
         shares = {"share_of_step": seconds["median"] / whole, "share_of_peak": floor and floor / seconds["median"]}
-        rows.append({"name": name, "seconds": seconds, "flop": work, "floor_seconds": floor, **shares})
-    return rows
+        known[name] = {"seconds": seconds, "flop": work, "floor_seconds": floor, **shares}
+    return known
 
 
 class BareLoop:
@@ -240,3 +236,65 @@ def network_calls(module: Distillation, faithful: bool) -> Iterator[list[dict[st
         if faithful:
             stack.enter_context(patch.object(module, "discriminator", replace(module.discriminator, share_noise=False)))
         yield calls
+
+
+def seconds_by_span(step: Callable[[], None], count: int, device: torch.device) -> list[dict[str, float]]:
+    """Seconds of `count` steps by their spans.
+
+    On a GPU they are those that pass on the device from where the host opens a span to where it closes it. Nobody waits
+    for them before all steps are done.
+    """
+    if device.type != "cuda":
+        return [_by_span(_readings(step, time.perf_counter), lambda start, end: end - start) for _ in range(count)]
+
+    def event() -> torch.cuda.Event:
+        reading = torch.cuda.Event(enable_timing=True)
+        reading.record()
+        return reading
+
+    steps = [_readings(step, event) for _ in range(count)]
+    torch.cuda.synchronize(device)
+    return [_by_span(readings, lambda start, end: start.elapsed_time(end) / 1000) for readings in steps]
+
+
+def operations_by_span(step: Callable[[], None]) -> dict[str, float]:
+    """Floating-point operations of a step by its spans."""
+    with operations() as counter:
+        return _by_span(_readings(step, counter.get_total_flops), lambda start, end: end - start)
+
+
+def operations() -> FlopCounterMode:
+    """torch's counter of floating-point operations, which by itself does not know the CPU's attention."""
+    counter, aten = FlopCounterMode(display=False), torch.ops.aten
+    for known in (aten._scaled_dot_product_flash_attention, aten._scaled_dot_product_flash_attention_backward):
+        name = known.__name__.replace("flash_attention", "flash_attention_for_cpu")
+        counter.flop_registry[getattr(aten, name)] = counter.flop_registry[known]
+    return counter
+
+
+def _readings(step: Callable[[], None], read: Callable[[], Any]) -> list[tuple[str, Any]]:
+    """What a meter says wherever a span opens or closes in a step, with the innermost span that was open until then."""
+    readings, spans = [(OTHER, read())], [OTHER]
+    enter: Any = record_function.__enter__
+    leave: Any = record_function.__exit__
+
+    def entered(span: record_function) -> Any:
+        readings.append((spans[-1], read()))
+        spans.append(span.name.removeprefix(_PREFIX) if span.name.startswith(_PREFIX) else spans[-1])
+        return enter(span)
+
+    def left(span: record_function, *raised: Any) -> None:
+        leave(span, *raised)
+        readings.append((spans.pop(), read()))
+
+    with patch.multiple(record_function, __enter__=entered, __exit__=left):
+        step()
+    return [*readings, (OTHER, read())]
+
+
+def _by_span(readings: list[tuple[str, Any]], difference: Callable[[Any, Any], float]) -> dict[str, float]:
+    """What passes between two readings, for the innermost span that was open."""
+    passed: dict[str, float] = defaultdict(float)
+    for (_, start), (span, end) in pairwise(readings):
+        passed[span] += difference(start, end)
+    return passed

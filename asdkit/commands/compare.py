@@ -7,7 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asdkit.commands.arguments import Arguments, check_runs, trusted
+from asdkit.commands.arguments import check_runs, trusted
 from asdkit.commands.sweep import axes
 from asdkit.core.bounds import Within
 from asdkit.core.errors import UsageError
@@ -20,30 +20,9 @@ from asdkit.run.side_files import read_facts
 if TYPE_CHECKING:
     from asdkit.run.comparison import Compared
 
-DESCRIPTION = """Compare methods, each on the same prompts and seeds, or compare runs that exist. It writes a table of
-the figures and of their differences pair by pair, with standard errors (compare.md), a sheet of pictures from the same
-cameras (compare.png), the curves of what was logged (curves.png, which needs the extra plots), and all numbers
-(compare.json). When you call it again, it goes on where it was stopped. It takes all further options of asdkit fit."""
 _OF_EACH_RUN = ("--model.prompt", "--model.guidance", "--model.seed", "--run.name", "--ckpt_path")
 _STOPPED = (130, 143)
 _PIXELS = Within(16, 1024)
-
-
-def add_arguments(parser: Arguments) -> None:
-    """Add the options of the command; the others are those of `asdkit fit`."""
-    parser.description, parser.passes_on = DESCRIPTION, True
-    parser.usage = """asdkit compare RUN RUN ... [--out DIR]
-       asdkit compare --methods ASD,SDS,VSD --prompts FILE --config RECIPE [--seeds N] [--jobs N] [--key value ...]"""
-    text = "the methods; all others are compared with the first"
-    parser.add_argument("--methods", default="", metavar="A,B", help=text)
-    parser.add_argument("--prompts", metavar="FILE", help="a file with a prompt on each line; or -")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each, with the seeds 0 to N-1")
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one on each GPU, or 1)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the folder of the results (default: beside the runs)")
-    parser.add_argument(
-        "--film", type=int, metavar="PIXELS", help="also write a film of all objects (compare.webp), each this wide"
-    )
-    parser.add_trust()
 
 
 def run(options: Namespace) -> int:

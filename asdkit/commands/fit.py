@@ -24,22 +24,21 @@ from asdkit.core.names import PUBLIC_NAMES
 from asdkit.core.text import first_line, local, recipe_slug, shown
 from asdkit.core.trust import refusal
 from asdkit.core.yaml_text import check_yaml, to_yaml
-from asdkit.priors.half_convolutions import fastest_dtype
 from asdkit.priors.locate import EMBEDDED
+from asdkit.priors.network_runner import fastest_dtype
 from asdkit.ranks import check_optimization, check_precision, check_strategy, watch_joining
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints
-from asdkit.run.guard import Guard
+from asdkit.run.guard import Guard, RankAgreement
+from asdkit.run.live_view import Viewer
 from asdkit.run.loggers import Loggers
 from asdkit.run.metrics_csv import MetricsCSV
 from asdkit.run.process import exit_code_of
 from asdkit.run.progress import Progress
-from asdkit.run.rank_agreement import RankAgreement
 from asdkit.run.report import Report
 from asdkit.run.resuming import check_generator
 from asdkit.run.run_folder import RunFolder, new_run_folder
 from asdkit.run.signals import Signals, slurm_job
 from asdkit.run.snapshots import Snapshots
-from asdkit.run.viewer import Viewer
 
 MAX_STEPS_LIMIT = 100_000_000
 _DISTILLATION = "asdkit.Distillation"
@@ -169,10 +168,8 @@ class CLI(LightningCLI):
         return trainer
 
     def _make_run_folder(self, trainer: pl.Trainer) -> None:
-        """Make the first rank's run folder, which the others hear of in `RunFolder.setup`.
-
-        A SLURM job's is known to every rank: where the job was requeued, it goes on from there.
-        """
+        """Make the first rank's run folder, which the others hear of in `RunFolder.setup`."""
+        # A SLURM job's is known to every rank: where the job was requeued, it goes on from there.
         if not (trainer.is_global_zero or slurm_job()):
             return
         config, goes_on = self.config, ""
@@ -208,10 +205,8 @@ def _check(config: Namespace) -> None:
 
 
 def _settle_threads(config: Namespace) -> None:
-    """One thread for the embedded prior, unless the environment says otherwise: more take other programs' time alone.
-
-    The networks of other priors are large enough for torch's own choice.
-    """
+    """One thread for the embedded prior, unless the environment says otherwise: more only take other programs' time."""
+    # The networks of other priors are large enough for torch's own choice.
     path = config.get("model.init_args.prior.init_args.path")
     if path == EMBEDDED and not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
         torch.set_num_threads(1)

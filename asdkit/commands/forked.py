@@ -13,13 +13,13 @@ import torch
 import asdkit.commands.fit  # noqa: F401, what all forks have
 from asdkit.commands.main import main
 from asdkit.run import machine
-from asdkit.run.pool import Process, spawned
+from asdkit.run.pool import spawned
 from asdkit.run.signals import heeded
 
 _OF_ASDKIT = "asdkit"  # after it in a command stand the arguments of `asdkit`
 
 
-def start(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> Process:
+def start(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> Any:
     """A process that carries out `python -P -m asdkit ...`: a fork on Linux without a GPU, else a new one.
 
     CUDA does not work in a fork of a process that has looked for it, nor do macOS's libraries.
@@ -29,8 +29,8 @@ def start(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]
     return Fork(command[command.index(_OF_ASDKIT) + 1 :], log, environment)
 
 
-class Fork(Process):
-    """A fork that carries out a command of `asdkit` in an environment and writes a log; a `Process` of the pool."""
+class Fork:
+    """A fork that carries out a command of `asdkit` in an environment and writes a log: what the pool asks of one."""
 
     def __init__(self, arguments: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> None:
         own = (list(arguments), log, environment)
@@ -38,15 +38,18 @@ class Fork(Process):
         self._child.start()
 
     def poll(self) -> int | None:
+        """The exit code, or minus the signal that has ended it; None before it has ended."""
         code: int | None = self._child.exitcode
         return code
 
     def wait(self) -> int:
+        """The exit code, when it has ended."""
         self._child.join()
         code: int = self._child.exitcode
         return code
 
-    def send_signal(self, signum: int, /) -> None:
+    def send_signal(self, signum: int) -> None:
+        """Nothing, if it has ended."""
         if self.poll() is None:
             os.kill(self._child.pid, signum)
 

@@ -26,12 +26,6 @@ def with_family(arguments: list[str]) -> list[str]:
 
     They are those of `recipes/priors/full_size`, for the recipe's kind, and above them those of `recipes/priors`, for
     the model. The recipe is the first --config, before any option; further ones and all options count above them.
-
-    Args:
-        arguments: options, short forms expanded.
-
-    Raises:
-        PriorUnavailable: the prior can't be had.
     """
     place = arguments.index("--config") + 2 if "--config" in arguments else len(arguments)
     recipe, above = settings_of(Path(arguments[place - 1])), [layer for _, layer in layers(arguments[place:])]
@@ -64,7 +58,6 @@ def _last(layers: list[Settings], path: str) -> str:
 
 
 def _parts(recipe: Settings) -> list[str]:
-    """The classes of a recipe's data, generator and guidance."""
     return [class_name(at(recipe, path)) for path in ("data", "model.generator", "model.guidance")]
 
 
@@ -109,7 +102,6 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 @rank_zero_only
 def _say(settings: Settings, files: str, above: list[Settings]) -> None:
-    """One line: which settings come from where."""
     leaves = [(name, value) for name, value in _leaves(settings, "") if all(at(layer, name) is None for layer in above)]
     taken = [f"{name.removeprefix('model.')}={value}" for name, value in leaves]
     print(f"From {files}, below your own options: {shown(', '.join(taken))}.", file=sys.stderr)

@@ -32,11 +32,7 @@ def help_for(command: str, arguments: list[str]) -> str:
 
 
 def of_class(name: str, option: str = "") -> str:
-    """A class, a preset or a group of options, with what it takes.
-
-    Raises:
-        UsageError: there is no such class.
-    """
+    """A class, a preset or a group of options, with what it takes; a UsageError if there is none of this name."""
     known = name if name in table() else public_name(name)
     if not known:
         raise UsageError(f"There is no class {name}{suggestion(name, list(PUBLIC_NAMES))}")
@@ -49,7 +45,6 @@ def of_class(name: str, option: str = "") -> str:
 
 
 def _takes(facts: Entry) -> str:
-    """What an option takes, in words."""
     group = f"options of its own: --help {facts['group']}" if "group" in facts else ""
     taken = ", or ".join(filter(None, [facts["takes"], ", ".join(facts.get("parts", [])), group]))
     unset = facts.get("default") in (None, "")

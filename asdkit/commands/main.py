@@ -13,7 +13,7 @@ from asdkit.run.exits import end
 from asdkit.run.recipes import is_recipe
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-# Each of the other commands is a file with add_arguments(parser) and run(options), which imports torch in run alone.
+# Each of the other commands has options in `options.yaml`, and a file with run(options), which imports torch in it.
 FILES = ("export", "view", "bench", "recipes", "methods", "sweep", "compare", "reproduce", "new", "doctor")
 
 
@@ -30,18 +30,14 @@ def main(arguments: list[str] | None = None) -> int:
         return _finished(end(error))
 
 
-def usage() -> str:
-    """What `asdkit --help` prints."""
-    return Path(__file__).with_name("usage.txt").read_text("utf-8")
-
-
 def _answer(arguments: list[str]) -> int:
     command, *options = arguments or ["--help"]
     for argument in arguments:
         if argument.encode(errors="ignore").decode() != argument:  # no recipe or table could hold it
             raise UsageError(f"{ascii(argument)} is no text in UTF-8; rename what it names.")
     if command in ("-h", "--help", "help", "--version"):
-        print(f"asdkit {asdkit.__version__}\n" if command == "--version" else usage(), end="")
+        usage = Path(__file__).with_name("usage.txt").read_text("utf-8")
+        print(f"asdkit {asdkit.__version__}\n" if command == "--version" else usage, end="")
         return 0
     if command in TRAINER_COMMANDS:
         return _train(command, options)
@@ -67,9 +63,7 @@ def _run(command: str, arguments: list[str]) -> int:
 
     prepare_libraries()
     file = import_module(f"asdkit.commands.{command}")
-    parser = Arguments(command)
-    file.add_arguments(parser)
-    code: int = file.run(parser.parse(arguments))
+    code: int = file.run(Arguments(command).parse(arguments))
     return code
 
 

@@ -69,14 +69,11 @@ def make(
 
 
 def load(run: str | Path, prompt: str = "") -> "Result":
-    """Loads what a run has made, from its last checkpoint.
+    """Loads what a run has made, from its last checkpoint; a ValueError if there is none, or it is broken.
 
     Args:
         run: a run folder or a checkpoint, or a file of Gaussians (.ply, .splat, .spz, .glb).
         prompt: what to show in place of the run's own prompt, for a generator that knows many.
-
-    Raises:
-        ValueError: there is none, or it is broken.
     """
     prepare_libraries()
     from asdkit.run.result import Result

@@ -3,22 +3,14 @@
 from argparse import Namespace
 
 from asdkit.commands.answers import Entry, table
-from asdkit.commands.arguments import Arguments
 from asdkit.commands.help import of_class
 from asdkit.core.errors import UsageError
 from asdkit.core.text import suggestion
 
-DESCRIPTION = "List the methods, or explain one: its formula, its paper, its options and its cost."
 _NOTES = """\
 Samples go through the prior's network in a step, so many for each view. The prior predicts e_y for the prompt and
 e_null without one; e_lambda = e_null + lambda (e_y - e_null). The discriminator predicts e_phi, and eps is the noise
 that was drawn. asdkit methods NAME tells more about a method; asdkit fit --method NAME uses it."""
-
-
-def add_arguments(parser: Arguments) -> None:
-    """Add the options of the command."""
-    parser.description = DESCRIPTION
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a method to explain, e.g. ASD")
 
 
 def run(options: Namespace) -> int:

@@ -6,37 +6,22 @@ from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
 
-from asdkit.commands.arguments import Arguments
 from asdkit.core.atomic import write_text
 from asdkit.core.errors import UsageError
+from asdkit.core.text import filled
 
 _KINDS = {  # the check that its test calls, what of the file it is called with, and how a run takes that
     "discriminator": ("check_field", "ASD", "image2d", "--model.guidance {}"),
     "generator": ("check_generator", "", "gs3d", "--model.generator {}"),
     "prior": ("check_prior", "", "image2d", "--model.prior {} --model.generator Pixels --model.guidance SDS"),
 }
-_TEST = """\
-from asdkit.testing import {check}
-
-from {module} import {name}
-
-
-def test_{module}() -> None:
-    {check}({name})
-"""
-
-
-def add_arguments(parser: Arguments) -> None:
-    """Add the options of the command."""
-    parser.description = "Write a part of your own that runs as it is, and a test of it, into this folder."
-    parser.add_argument("kind", choices=_KINDS, help="the kind of part")
-    parser.add_argument("name", metavar="NAME", help="the class's name, such as SoftBalls; its file is soft_balls.py")
 
 
 def run(options: Namespace) -> int:
     """Write both files and say how they are used; returns the exit code."""
     check, suffix, recipe, words = _KINDS[options.kind]
-    source = (Path(__file__).parents[1] / "testing" / "templates" / f"{options.kind}.py").read_text()
+    templates = Path(__file__).parents[1] / "testing" / "templates"
+    source = (templates / f"{options.kind}.py").read_text()
     name = "".join(word[:1].upper() + word[1:] for word in options.name.split("_"))
     module = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     fits = name.isascii() and name.isidentifier() and not any(map(keyword.iskeyword, (name, module)))
@@ -44,7 +29,7 @@ def run(options: Namespace) -> int:
         raise UsageError(f"{options.name!r} can't be the name of the class; take one of your own, such as SoftBalls.")
     texts = {
         f"{module}.py": re.sub(r"\bTemplate", name, source),
-        f"test_{module}.py": _TEST.format(check=check, module=module, name=name + suffix),
+        f"test_{module}.py": filled(templates / "test.txt", {"check": check, "module": module, "name": name + suffix}),
     }
     for file in texts:
         if Path(file).exists() or find_spec(Path(file).stem):

@@ -2,16 +2,10 @@
 
 from argparse import Namespace
 
-from asdkit.commands.arguments import Arguments
 from asdkit.run.recipes import base_of, recipes, summary
 
 _WHOLE = "Whole recipes, each enough for a run, e.g. asdkit fit gs3d:"
 _OVERLAYS = "Overlays, marked +, which change a whole recipe before them, e.g. asdkit fit image2d --config image2d/sds:"
-
-
-def add_arguments(parser: Arguments) -> None:
-    """There are no options."""
-    parser.description = "List the recipes."
 
 
 def run(options: Namespace) -> int:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import takewhile
-from pathlib import Path
 
-from asdkit.commands.arguments import Arguments, check_runs
+from asdkit.commands.arguments import check_runs
 from asdkit.core.errors import UsageError
 from asdkit.core.optional import require_package
 from asdkit.core.text import local, suggestion
@@ -20,30 +19,8 @@ from asdkit.run.reproduction import results, runs
 from asdkit.run.reproduction.figures import FULL, QUICK, Figure, Size, as_cell, declared
 from asdkit.run.tables import markdown
 
-DESCRIPTION = """Make the figures and tables of the paper, and a few more, anew. Each comes with the paper's claim in a
-sentence, our pictures and plots (by the extra plots), and a verdict by a rule that was committed before the runs. It
-writes index.html, which opens by a double click, results.json and table1.md. Figures share their runs, and when you
-call it again, it goes on where it was stopped. It takes all further options of asdkit fit, for every run."""
 _OF_EACH_RUN = ("--model.prompt", "--prompt", "--model.seed", "--seed", "--run.name", "--run.root", "--config", "-c")
 _STOPPED = (130, 143)
-
-
-def add_arguments(parser: Arguments) -> None:
-    """Add the options of the command; the others are those of `asdkit fit`."""
-    parser.description, parser.passes_on = DESCRIPTION, True
-    parser.usage = (
-        "asdkit reproduce [FIGURE ...] --quick|--full|--plan [--prior PRIOR] [--out DIR] [--jobs N] [--key value ...]"
-    )
-    parser.epilog = f"Figures: {', '.join(declared().figures)}; all of them when none is named."
-    sizes = parser.add_mutually_exclusive_group(required=True)
-    sizes.add_argument("--quick", action="store_true", help="one seed, one prompt, few iterations; judges nothing")
-    sizes.add_argument("--full", action="store_true", help="three seeds and all prompts")
-    sizes.add_argument("--plan", action="store_true", help="print the number of runs and the core-hours of both")
-    parser.add_argument("--prior", metavar="PRIOR", help="another prior than the toybox's; edits are left out")
-    parser.add_argument(
-        "--jobs", type=int, metavar="N", help="runs at a time (default: one on each GPU, or on each core)"
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="default: %(default)s")
 
 
 def run(options: Namespace) -> int:

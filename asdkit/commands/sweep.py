@@ -6,7 +6,7 @@ from argparse import Namespace
 from itertools import chain
 from pathlib import Path
 
-from asdkit.commands.arguments import Arguments, check_runs
+from asdkit.commands.arguments import check_runs
 from asdkit.core.bounds import Within
 from asdkit.core.errors import UsageError
 from asdkit.formats.prompts import read_prompts
@@ -14,9 +14,6 @@ from asdkit.run.grid import Grid, product
 from asdkit.run.machine import rank_of
 from asdkit.run.pool import make_runs
 
-DESCRIPTION = """Do a run for each line of a file, each in a process of its own. Start it again with the same options,
-and it goes on: it leaves finished runs alone, and continues others from their last checkpoint. It takes all further
-options of asdkit fit. When torchrun or srun starts it, each rank takes its share of the runs."""
 _SEEDS = Within(1, 10_000)
 _COMMA = r",(?![^\[\]{}]*[\]}])"  # between values, not within a list
 _OF_EACH_RUN = ("--prompt", "--model.prompt", "--model.target", "--run.name", "--ckpt_path")
@@ -35,16 +32,6 @@ def axes(varied: list[str], seeds: int | None) -> dict[str, dict[str, list[str]]
         raise UsageError(f"--seeds must be {_SEEDS}; got {seeds}.")
     by_seed = {str(seed): [f"--model.seed={seed}"] for seed in range(seeds or 0)}
     return options_by_value | ({"seed": by_seed} if seeds else {})
-
-
-def add_arguments(parser: Arguments) -> None:
-    """Add the options of the command; the others are those of `asdkit fit`."""
-    parser.description, parser.passes_on = DESCRIPTION, True
-    parser.usage = "asdkit sweep PROMPTS --config RECIPE [--vary KEY=A,B] [--seeds N] [--jobs N] [--key value ...]"
-    parser.add_argument("prompts", metavar="PROMPTS", help="a file with a prompt on each line, # for comments; or -")
-    parser.add_argument("--vary", action="append", default=[], metavar="KEY=A,B", help="an option's values; repeatable")
-    parser.add_argument("--seeds", type=int, metavar="N", help="runs of each prompt, with the seeds 0 to N-1")
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one on each GPU, or 1)")
 
 
 def run(options: Namespace) -> int:

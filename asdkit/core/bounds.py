@@ -88,7 +88,7 @@ def checked_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> ins
     call = inspect.signature(function).bind(*args, **kwargs)
     owner = type(args[0]).__name__ if function.__name__ == "__init__" else function.__name__
     for name, allowed in ranges(function).items():
-        for number in _numbers(call.arguments.get(name)):
+        for number in numbers_in(call.arguments.get(name)):
             if number not in allowed:
                 raise ValueError(f"{owner}'s {name} must be {allowed}; got {number}.")
     return call
@@ -123,7 +123,7 @@ def _pieces(hint: Any) -> Iterator[Any]:
         yield from _pieces(piece)
 
 
-def _numbers(value: Any) -> Iterator[float]:
+def numbers_in(value: Any) -> Iterator[float]:
     """The numbers in an argument: itself, the ends of one that moves, or those in a list or a dict."""
     if isinstance(value, int | float):
         yield value
@@ -131,7 +131,7 @@ def _numbers(value: Any) -> Iterator[float]:
         yield from value.bounds()
     elif isinstance(value, list | tuple | dict):
         for item in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(item)
+            yield from numbers_in(item)
 
 
 def _text(number: float) -> str:

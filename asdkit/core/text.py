@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def local(path: str | Path) -> Path:
@@ -40,6 +41,16 @@ def first_line(error: BaseException) -> str:
 def filled(template: Path, values: Mapping[str, str]) -> str:
     """A file with values in the places of their {{names}}; in one pass, so that nothing in a value is a name."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template.read_text("utf-8"))
+
+
+def rendered(template: Path, values: Mapping[str, Any]) -> str:
+    """A template of jinja2 with values, which stay texts in a page, a file whose name ends in .html."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    files, is_page = FileSystemLoader(template.parent), template.suffix == ".html"
+    blocks = {"trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=files, autoescape=is_page, undefined=StrictUndefined, **blocks)
+    return environment.get_template(template.name).render(values)
 
 
 def slug(text: str, limit: int = 48) -> str:

@@ -112,8 +112,7 @@ def _require_alike(prior: Prior, other: Prior) -> None:
 
 
 class Embedding(Attached):
-    """Textual inversion: phi is an offset that is added to the prompt's embedding. It starts at zero, so e_phi = e_y at
-    step 0.
+    """Textual inversion: phi is an offset of the prompt's embedding. It starts at zero, so e_phi = e_y at step 0.
 
     Args:
         tokens: the number of tokens that the offset moves, counted from the first word; 0 for the whole sequence.

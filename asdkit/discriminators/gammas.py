@@ -71,8 +71,7 @@ class TargetScale(Gamma):
         self.target = target
 
     def forward(self, x: Noised, scale: float) -> Float[Tensor, "B 1 1 1"]:
-        if scale <= 1:
-            raise ValueError(f"TargetScale needs a CFG scale above 1; got {scale}.")
+        require(scale > 1, f"TargetScale needs a CFG scale above 1; got {scale}.")
         gamma = (value_at(self.target, x.step) - 1) / (scale - 1) - 1
         return torch.full_like(x.alpha, gamma)
 

@@ -1,21 +1,88 @@
-"""GANs on a diffusion model: the discriminator's own opinion, or a head on its features, told real from fake."""
+"""GANs on a diffusion model: the discriminator's own opinion, or a head on its features, told real from fake.
 
+Either estimates how likely samples are real, by which FDivergence weights them.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm
+from torch.nn.functional import layer_norm, relu, softplus
 
 from asdkit.core.bounds import Count, Positive
+from asdkit.core.parts import Part
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.discriminators.discriminator import Discriminator
-from asdkit.discriminators.gan_losses import GANLoss, NonSaturating
 from asdkit.discriminators.real_samples import PriorSamples, RealSamples
 from asdkit.scores.cfg_options import CFGOptions
 from asdkit.scores.fields import Factor, Field
 from asdkit.scores.prior import Adapter, Noised, Prior, Samples
+
+Logits = Float[Tensor, " B"]
+Divergence = Literal["reverse_kl", "forward_kl", "jensen_shannon", "hellinger"]
+
+_WEIGHTS: dict[Divergence, Callable[[Tensor], Tensor]] = {  # h of log r
+    "reverse_kl": torch.ones_like,
+    "forward_kl": torch.exp,
+    "jensen_shannon": lambda log_ratio: 2 * torch.sigmoid(log_ratio),
+    "hellinger": lambda log_ratio: torch.exp(log_ratio / 2),
+}
+
+
+class GANLoss(Part, ABC):
+    """The loss of a kind of GAN: three functions of the logits D, which are large where a sample looks real."""
+
+    @abstractmethod
+    def real(self, logits: Logits) -> Logits:
+        """What the discriminator minimises at real samples."""
+
+    @abstractmethod
+    def fake(self, logits: Logits) -> Logits:
+        """What the discriminator minimises at the generator's."""
+
+    @abstractmethod
+    def generator(self, logits: Logits) -> Logits:
+        """What the generator minimises."""
+
+
+class NonSaturating(GANLoss):
+    """Cross entropy, as in the first GAN (1406.2661); the generator minimises -log sigmoid(D). D's optimum is log r."""
+
+    def real(self, logits: Logits) -> Logits:
+        return softplus(-logits)
+
+    def fake(self, logits: Logits) -> Logits:
+        return softplus(logits)
+
+    generator = real
+
+
+class Hinge(GANLoss):
+    """The hinge loss (1705.02894): relu(1 - D) at real and relu(1 + D) at fake samples; the generator minimises -D."""
+
+    def real(self, logits: Logits) -> Logits:
+        return relu(1 - logits)
+
+    def fake(self, logits: Logits) -> Logits:
+        return relu(1 + logits)
+
+    def generator(self, logits: Logits) -> Logits:
+        return -logits
+
+
+class LeastSquares(GANLoss):
+    """Squared errors (1611.04076): (D - 1)^2 / 2 at real, D^2 / 2 at fake samples; the generator's is the first."""
+
+    def real(self, logits: Logits) -> Logits:
+        return (logits - 1).square() / 2
+
+    def fake(self, logits: Logits) -> Logits:
+        return logits.square() / 2
+
+    generator = real
 
 
 class GANDiscriminator(Discriminator):
@@ -126,6 +193,45 @@ class GANHead(Field):
         """The mean over the batch of what the head minimises at fake and at real samples, where there is a real one."""
         real = x.derived(self, lambda: self.real_samples.draw(x, self._phi.condition()))
         return _told_apart(self.gan_loss, self.logits, x, real, self.real_samples.rows(x))
+
+
+class FDivergence(Field):
+    """Descends another divergence than reverse KL: h(r) times the residual e_real - e_fake (f-distill, 2502.15681).
+
+    For a divergence E_q[f(p/q)] of the fake density q from the real density p, h(r) = r^2 f''(r), divided here by its
+    value at r = 1. It is 1 for reverse KL (VSD and DMD), r for forward KL, 2r / (1 + r) for Jensen-Shannon and sqrt(r)
+    for Hellinger. Jensen-Shannon's h stays below 2.
+
+    Args:
+        field: the residual that is weighted.
+        judge: the part that estimates log r: a GANHead, or a Discriminator by its own opinion. It learns where it
+            stands elsewhere in the expression.
+        divergence: the divergence that is descended.
+        sharpness: a factor of log r; above 1 the weights differ more.
+        limit: the largest |log r| after that factor; it keeps weights from exploding.
+    """
+
+    _judge: Any  # has log_ratio
+
+    def __init__(
+        self,
+        field: Field,
+        judge: Field,
+        divergence: Divergence = "jensen_shannon",
+        sharpness: Positive = 1.0,
+        limit: Positive = 5.0,
+    ) -> None:
+        super().__init__()
+        self.field, self.divergence, self.sharpness, self.limit = field, divergence, sharpness, limit
+        keep_unregistered(self, "_judge", judge)
+
+    def parts(self) -> list[Field]:
+        return [self.field]
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        value = self.field(x)
+        log_ratio = (self.sharpness * self._judge.log_ratio(x)).clamp(-self.limit, self.limit)
+        return _WEIGHTS[self.divergence](log_ratio)[:, None, None, None] * value
 
 
 def _told_apart(

@@ -12,7 +12,7 @@ from asdkit.core.parts import Part, require
 from asdkit.core.randomness import to_device
 from asdkit.core.text import local
 from asdkit.formats.pictures import read_picture
-from asdkit.rendering.cameras import Posed, Views, ring
+from asdkit.rendering.cameras import Posed, ring
 from asdkit.scores.conditions import Condition
 from asdkit.scores.ddim import ddim
 from asdkit.scores.fields import CFG
@@ -116,7 +116,7 @@ class PriorSamples(RealSamples):
         self._samples: dict[Condition, Tensor] = {}
 
     def draw(self, x: Noised, condition: Condition) -> Noised:
-        views = self._cameras(x)
+        views = x.views and ring(self.count, self.elevation_deg, size=x.views.height).to(x.x0.device)
         for own in x.own(condition):
             if own not in self._samples:
                 shape = (self.count, *x.x0.shape[1:])
@@ -125,11 +125,6 @@ class PriorSamples(RealSamples):
         chosen = to_device(_chosen(x, self.count), x.x0.device)
         x0 = x.by_own(condition, lambda own, rows: {"x0": self._samples[own][chosen[rows]]})["x0"]
         return x.like(x0, x.t, x.eps, views and views[chosen])
-
-    def _cameras(self, x: Noised) -> Views | None:
-        if x.views is None:
-            return None
-        return ring(self.count, self.elevation_deg, size=x.views.height).to(x.x0.device)
 
 
 def _posed(x: Noised) -> Posed:

@@ -36,8 +36,7 @@ def read_splat(path: Path) -> Splats:
     table = np.frombuffer(data, _RECORD)
     quats = table["quats"] / 128 - 1
     odd = np.abs(np.linalg.norm(quats, axis=1) - 1) >= _NORM_ERROR
-    if odd.mean() > ODD_SHARE:
-        raise ValueError(f"{path} is not a .splat file: many of its rotations are far from unit length.")
+    require(odd.mean() <= ODD_SHARE, f"{path} is not a .splat file: many of its rotations are far from unit length.")
     quats[odd] = 0  # no rotation at all
     colors = table["colors"] / 255
     sh = (colors[:, None, :3] - 0.5) / SH_0

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from asdkit.core.parts import require
 from asdkit.formats.colour import linear_light
-from asdkit.formats.rotation import rotated
-from asdkit.formats.splats import Activated, Splats, deactivate, to_be_written, to_bytes
+from asdkit.formats.splats import Activated, Splats, deactivate, rotated, to_be_written, to_bytes
 from asdkit.rendering.projection import rotation_entries
 from asdkit.rendering.spherical_harmonics import SH_0
 
@@ -40,7 +39,8 @@ def _names(degree: int) -> list[str]:
 def encode_glb(path: Path, splats: Splats) -> bytes:
     """The Gaussians in their order; viewers that do not know the extension see coloured points."""
     means, quats, scales, opacities, sh = to_be_written(path, splats)
-    colours = _vertex_colors(sh[:, 0], opacities)
+    seen = (0.5 + SH_0 * sh[:, 0]).clip(0, 1)
+    colours = to_bytes(255 * np.column_stack([linear_light(seen), opacities]))  # COLOR_0 is linear, and has an alpha
     columns = [means, colours, np.roll(quats, -1, axis=1), scales, opacities, *sh.transpose(1, 0, 2)]
     names = ["POSITION", "COLOR_0", *_names(math.isqrt(sh.shape[1]) - 1)]
     arrays = dict(zip(names, (np.asarray(c, "u1" if c is colours else "<f4") for c in columns), strict=True))
@@ -72,12 +72,6 @@ def encode_glb(path: Path, splats: Splats) -> bytes:
     return b"".join([head, struct.pack("<I4s", offset, _BIN), *(values.tobytes() for values in arrays.values())])
 
 
-def _vertex_colors(dc: Float[np.ndarray, "N 3"], opacities: Float[np.ndarray, " N"]) -> UInt8[np.ndarray, "N 4"]:
-    """Colours from no direction for glTF's COLOR_0, which is linear: red, green, blue, opacity as bytes."""
-    srgb = (0.5 + SH_0 * dc).clip(0, 1)
-    return to_bytes(255 * np.column_stack([linear_light(srgb), opacities]))
-
-
 def read_glb(path: Path) -> Splats:
     """The one set of Gaussians of a file, where its node puts them, in the world's axes (z up, front +x)."""
     text, rest = _chunks(path)
@@ -101,11 +95,7 @@ def holds_gaussians(path: str | Path) -> bool:
 
 
 def read_scene(path: Path) -> Any:
-    """The JSON of a `.glb` or `.gltf` file.
-
-    Raises:
-        ValueError: the file is broken, or its data are compressed.
-    """
+    """The JSON of a `.glb` or `.gltf` file; a ValueError if it is broken, or its data are compressed."""
     return _parsed(path, path.read_bytes() if path.suffix.lower() == ".gltf" else _chunks(path)[0])
 
 

@@ -13,25 +13,23 @@ FORMATS = {
 }  # fmt: skip
 
 
-def _choice(default: Any, about: str, allowed: Any = None, or_else: tuple[Any, ...] = ()) -> Any:
-    return field(default=default, metadata={"about": about, "allowed": allowed, "or_else": or_else})
+def _choice(default: Any, allowed: Any = None, or_else: tuple[Any, ...] = ()) -> Any:
+    return field(default=default, metadata={"allowed": allowed, "or_else": or_else})
 
 
 @dataclass(frozen=True)
 class Choices:
-    """How an object is exported: what `asdkit export` calls --up, --size and so on; checked."""
+    """How an object is exported: what `asdkit export --help` says of --up, --size and so on; checked."""
 
-    up: str = _choice(
-        "z", "the axis that points up in ply, splat, spz, sog: z (default), y or -y", (), ("z", "y", "-y")
-    )
-    size: int = _choice(512, "height and width of pictures and films in pixels (default: 512)", Within(16, 4096))
-    frames: int = _choice(60, "number of frames of films (default: 60)", Within(2, 1000))
-    resolution: int = _choice(128, "points along an axis of the grid for meshes (default: 128)", Within(16, 512))
-    faces: int = _choice(0, "largest number of faces of meshes (default: 0, all)", AtLeast(100), (0,))
-    texture: int = _choice(0, "size of meshes' texture in pixels (default: 0, vertex colours)", Within(64, 4096), (0,))
-    prompt: str = _choice("", "what a generator for many prompts shows (default: the run's prompt)")
-    cameras: str = _choice("", "nerfstudio's camera_path.json, which films follow instead of an orbit")
-    spz_version: int = _choice(4, "version of spz files: 4 (default), or 3 for older programs", (), (3, 4))
+    up: str = _choice("z", (), ("z", "y", "-y"))
+    size: int = _choice(512, Within(16, 4096))
+    frames: int = _choice(60, Within(2, 1000))
+    resolution: int = _choice(128, Within(16, 512))
+    faces: int = _choice(0, AtLeast(100), (0,))
+    texture: int = _choice(0, Within(64, 4096), (0,))
+    prompt: str = _choice("")
+    cameras: str = _choice("")
+    spz_version: int = _choice(4, (), (3, 4))
 
     def __post_init__(self) -> None:
         for own in fields(self):

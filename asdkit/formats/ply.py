@@ -187,11 +187,7 @@ def columns(header: Header, names: Sequence[str], element: str = "vertex") -> Fl
 
 
 def colours(header: Header) -> Float32[np.ndarray, "N 3"] | None:
-    """The vertices' red, green and blue, 0 to 1 from black to white, if they have any.
-
-    Raises:
-        ValueError: they are large floats, whose white is not known.
-    """
+    """The vertices' red, green and blue, 0 (black) to 1 (white), if there are any; large floats are a ValueError."""
     names = next((names for names in _COLOURS if set(names) <= header.vertex.keys()), None)
     if names is None:
         return None

@@ -14,7 +14,7 @@ from asdkit.core.parts import Part, require
 from asdkit.core.ramps import Ramp, value_at
 from asdkit.core.randomness import to_device
 from asdkit.formats.pictures import read_cutout
-from asdkit.formats.transforms import Frame, read_transforms, undistorted
+from asdkit.formats.poses import Frame, read_transforms, undistorted
 from asdkit.rendering.cameras import OPAQUE, Posed, Views, orbit, posed
 
 

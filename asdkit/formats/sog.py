@@ -24,30 +24,7 @@ _PALETTE = 1 << 16  # sets of higher coefficients, at most
 _SETS_IN_A_ROW = 64  # of their picture
 _LARGEST = 252  # what the fourth byte of a rotation is where w is the largest component; x, y and z follow
 _BLOCK = 4  # pictures' sides are multiples of it
-
-
-class _Bundle:
-    """The pictures and what `meta.json` says of them."""
-
-    def __init__(self, count: int) -> None:
-        self._files: dict[str, bytes] = {}
-        self._meta: dict[str, Any] = {
-            "version": 2, "asset": {"generator": f"asdkit {__version__}"}, "count": count,
-        }  # fmt: skip
-
-    def add(self, part: str, pictures: dict[str, UInt8[np.ndarray, "H W C"]], **facts: Any) -> None:
-        """Add a property's pictures, of bytes in three or four channels, and its facts."""
-        for name, pixels in pictures.items():
-            Image.fromarray(pixels).save(file := BytesIO(), format="WEBP", lossless=True, exact=True)
-            self._files[f"{name}.webp"] = file.getvalue()
-        self._meta[part] = facts | {"files": [f"{name}.webp" for name in pictures]}
-
-    def zipped(self) -> bytes:
-        """The bundle; the same Gaussians give the same bytes."""
-        with zipfile.ZipFile(data := BytesIO(), "w") as bundle:
-            for name, content in {"meta.json": json.dumps(self._meta).encode(), **self._files}.items():
-                bundle.writestr(zipfile.ZipInfo(name), content)
-        return data.getvalue()
+Part = tuple[dict[str, Any], dict[str, UInt8[np.ndarray, "H W C"]]]  # what `meta.json` says of a property; its pictures
 
 
 def encode_sog(path: Path, splats: Splats) -> bytes:
@@ -59,29 +36,42 @@ def encode_sog(path: Path, splats: Splats) -> bytes:
     gaussians = to_be_written(path, splats)
     order = _along_curve(gaussians.means)
     means, quats, scales, opacities, sh = (values[order] for values in gaussians)
-    bundle = _Bundle(len(means))
-    _add_means(bundle, means)
-    codebook, codes = _quantised(np.log(scales))
-    bundle.add("scales", {"scales": _picture(codes)}, codebook=codebook)
-    bundle.add("quats", {"quats": _picture(_rotations(quats))})
-    codebook, codes = _quantised(sh[:, 0])
-    alphas = to_bytes(255 * opacities)[:, None]
-    bundle.add("sh0", {"sh0": _picture(np.concatenate([codes, alphas], axis=1))}, codebook=codebook)
+    scale_book, scale_codes = _quantised(np.log(scales))
+    colour_book, colour_codes = _quantised(sh[:, 0])
+    colour_codes = np.concatenate([colour_codes, to_bytes(255 * opacities)[:, None]], axis=1)
+    parts = {
+        "means": _means(means),
+        "scales": ({"codebook": scale_book}, {"scales": _picture(scale_codes)}),
+        "quats": ({}, {"quats": _picture(_rotations(quats))}),
+        "sh0": ({"codebook": colour_book}, {"sh0": _picture(colour_codes)}),
+    }
     if sh.shape[1] > 1:
-        _add_higher(bundle, sh[:, 1:])
-    return bundle.zipped()
+        parts["shN"] = _higher(sh[:, 1:])
+    return _zipped(len(means), parts)
 
 
-def _add_means(bundle: _Bundle, means: Float[np.ndarray, "N 3"]) -> None:
+def _zipped(count: int, parts: dict[str, Part]) -> bytes:
+    """`meta.json` and the pictures, of bytes in three or four channels; the same Gaussians give the same bytes."""
+    meta = {"version": 2, "asset": {"generator": f"asdkit {__version__}"}, "count": count}
+    meta |= {part: facts | {"files": [f"{name}.webp" for name in shown]} for part, (facts, shown) in parts.items()}
+    with zipfile.ZipFile(data := BytesIO(), "w") as bundle:
+        bundle.writestr(zipfile.ZipInfo("meta.json"), json.dumps(meta))
+        for name, pixels in (picture for _, pictures in parts.values() for picture in pictures.items()):
+            Image.fromarray(pixels).save(file := BytesIO(), format="WEBP", lossless=True, exact=True)
+            bundle.writestr(zipfile.ZipInfo(f"{name}.webp"), file.getvalue())
+    return data.getvalue()
+
+
+def _means(means: Float[np.ndarray, "N 3"]) -> Part:
     """Their logarithms, sign(x) ln(1 + |x|), as shares of the way between the least and the largest."""
     logs = np.sign(means) * np.log1p(np.abs(means))
     low, high = logs.min(axis=0), logs.max(axis=0)
     steps = np.rint((logs - low) / np.where(high > low, high - low, 1) * 65535).astype(np.int64)
     pictures = {"means_l": _picture(steps & 255), "means_u": _picture(steps >> 8)}
-    bundle.add("means", pictures, mins=low.tolist(), maxs=high.tolist())
+    return {"mins": low.tolist(), "maxs": high.tolist()}, pictures
 
 
-def _add_higher(bundle: _Bundle, higher: Float[np.ndarray, "N K 3"]) -> None:
+def _higher(higher: Float[np.ndarray, "N K 3"]) -> Part:
     """A picture of the sets of coefficients, K pixels each and 64 sets in a row, and one of each Gaussian's set."""
     palette, labels = _palette(higher)
     codebook, codes = _quantised(palette)
@@ -91,7 +81,7 @@ def _add_higher(bundle: _Bundle, higher: Float[np.ndarray, "N K 3"]) -> None:
         "shN_centroids": rows.reshape(-1, _SETS_IN_A_ROW * coefficients, 3),
         "shN_labels": _picture(np.stack([labels & 255, labels >> 8, np.zeros_like(labels)], axis=1)),
     }
-    bundle.add("shN", pictures, count=count, bands=math.isqrt(coefficients), codebook=codebook)
+    return {"count": count, "bands": math.isqrt(coefficients), "codebook": codebook}, pictures
 
 
 def _picture(values: Integer[np.ndarray, "N C"]) -> UInt8[np.ndarray, "H W C"]:

@@ -43,7 +43,6 @@ def read_splats(path: str | Path) -> Splats:
 
     Raises:
         ValueError: another suffix, or a broken file.
-        FileNotFoundError: there is no such file.
     """
     path = Path(path)
     suffix = path.suffix.lower()

@@ -43,9 +43,8 @@ def _plain(header: Header) -> Splats:
         log_scales, logits = _smoothed(log_scales, logits, columns(header, ["filter_3D"]))
     if rgb is not None:
         dc = ((rgb - 0.5) / SH_0).astype(np.float32)
-    return Splats(
-        means, quats, log_scales, logits[:, 0], np.concatenate([dc[:, None], _higher(header, "vertex")], axis=1)
-    )
+    sh = np.concatenate([dc[:, None], _higher(header, "vertex")], axis=1)
+    return Splats(means, quats, log_scales, logits[:, 0], sh)
 
 
 def _smoothed(

@@ -184,8 +184,7 @@ def _header(path: Path, data: bytes, versions: tuple[int, ...]) -> _Header:
             f"{head.bits} fractional bits, flags {head.flags}."
         )
     require(head.count > 0, f"{path} has no Gaussians.")
-    if head.count > COUNT_LIMIT:
-        raise ValueError(f"{path} promises {head.count} Gaussians; at most {COUNT_LIMIT} are read.")
+    require(head.count <= COUNT_LIMIT, f"{path} promises {head.count} Gaussians; at most {COUNT_LIMIT} are read.")
     return head
 
 

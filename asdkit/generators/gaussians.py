@@ -13,7 +13,7 @@ from asdkit.core.bounds import Share, Within
 from asdkit.core.parts import require
 from asdkit.formats.splats import Splats, activate
 from asdkit.generators.base import Render, Saturate, needs_cameras, set_rates
-from asdkit.generators.density_control import Density, Fraction
+from asdkit.generators.density_control import MCMC, Density
 from asdkit.generators.gaussian_settings import GaussianPenalties, GaussianRates, Initial, Rounds
 from asdkit.generators.gaussian_start import Start, splats_from, thin, whereabouts
 from asdkit.generators.gaussian_store import GaussianStore
@@ -50,7 +50,7 @@ class Gaussians(GaussianStore):
             thin 3D Gaussians.
         rates: the learning rates.
         rounds: when density control grows and prunes.
-        density: the decisions of such a round: Fraction when left out, Threshold or MCMC.
+        density: the decisions of such a round: MCMC when left out, Fraction or Threshold.
         penalties: the terms that are added to the loss.
 
     Raises:
@@ -75,7 +75,7 @@ class Gaussians(GaussianStore):
         super().__init__()
         require(count <= capacity, f"capacity must be at least {count}, the count, not {capacity}.")
         self.sh_degree, self.background, self.mode = sh_degree, background, mode
-        self.rates, self.rounds, self.density, self.penalties = rates, rounds, density or Fraction(), penalties
+        self.rates, self.rounds, self.density, self.penalties = rates, rounds, density or MCMC(), penalties
         self._seen = False  # whether any camera has seen any, or it was told that none has
         self._step_statistics = torch.zeros(2, capacity)  # of this step and rank: sums of gradients, and of views
         splats = splats_from(start or init, count, initial, rotated=mode == "surfels")

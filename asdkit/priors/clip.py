@@ -23,13 +23,23 @@ class CLIP:
     """
 
     def __init__(self, path: str) -> None:
-        self._files = _CLIPFolder(*folder_of(path, files_of_clip))
+        self._files = ModelFolder(*folder_of(path, files_of_clip))
         self.model: Any = None
 
     def load(self) -> None:
         """Read the weights, which are kept; nothing else can be done before."""
-        if self.model is None:
-            self.model, self._tokenizer, self._processor = self._files.parts()
+        if self.model is not None:
+            return
+        import transformers
+
+        processors = ("CLIPImageProcessorPil", "CLIPImageProcessor")  # without torchvision; the latter's name up to 5.3
+        processor = next(filter(None, (getattr(transformers, name, None) for name in processors)))
+        model = self._files.model(transformers.CLIPModel, ".")
+        with one_sentence(self._files.path):
+            kinds = (transformers.CLIPTokenizer, processor)
+            read = (kind.from_pretrained(self._files.seen, local_files_only=True) for kind in kinds)
+            self._tokenizer, self._processor = read
+        self.model = model
 
     @torch.no_grad()
     def pictures(self, pictures: UInt8[np.ndarray, "B H W 3"]) -> Float[Tensor, "B D"]:
@@ -45,21 +55,3 @@ class CLIP:
         tokens = self._tokenizer(prompts, padding=True, truncation=True, max_length=most, return_tensors="pt")
         features = self.model.get_text_features(**tokens.to(self.model.device))
         return torch.nn.functional.normalize(features.pooler_output)
-
-
-class _CLIPFolder(ModelFolder):
-    """The three parts of a CLIP, from files that are checked as a prior's."""
-
-    def parts(self) -> tuple[Any, Any, Any]:
-        """The model, its tokenizer, and the preprocessing of pictures that needs no torchvision."""
-        import transformers
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()
-        model = self.model(transformers.CLIPModel, ".")
-        processors = ("CLIPImageProcessorPil", "CLIPImageProcessor")  # what it has been called, the latter up to 5.3
-        processor = next(filter(None, (getattr(transformers, name, None) for name in processors)))
-        with one_sentence(self.path):
-            kinds = (transformers.CLIPTokenizer, processor)
-            tokenizer, processor = (kind.from_pretrained(self._seen, local_files_only=True) for kind in kinds)
-        return model, tokenizer, processor

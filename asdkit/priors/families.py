@@ -15,6 +15,7 @@ from asdkit.priors.noise_levels import noise_levels
 from asdkit.scores.schedules import Schedule
 
 Model = Any  # one of diffusers or transformers, whose settings and parts have no types
+Settings = Mapping[str, tuple[str | bool | None, ...]]
 Embedded = dict[str, Tensor]  # of prompts, a row for each: `text` [N L D], and what else a family needs
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -29,25 +30,14 @@ class Family(ABC):
     network: str  # diffusers' class of it
     time = "time_text_embed"  # the name of its module whose output [N width] is the embedding of t
     targets: tuple[str, ...] = JOINT_ATTENTION  # endings of the names of its layers that a LoRA adapts
-    embeds: Mapping[str, int] = {
-        "text": 0,
-        "pooled": 2,
-    }  # what prompts become, and its place in `encode_prompt`'s results
+    embeds: Mapping[str, int] = {"text": 0, "pooled": 2}  # what prompts become: its place in what `encode_prompt` gives
     has_vae = True  # x0 are latents; images themselves otherwise
     patch = 1  # how many values of a channel of x0 are one channel of the network
     is_flow = False  # its networks predict eps - x0, whatever scheduler they are saved with
-    settings: Mapping[
-        str, tuple[str | bool | None, ...]
-    ] = {}  # values of a network's settings that ask for no further input
+    settings: Settings = {}  # of a network, with the values that ask for no further input
 
     def __init__(self, distilled_guidance: float = 3.5) -> None:
         self.distilled_guidance = distilled_guidance
-
-    def network_class(self) -> Any:
-        """diffusers' class of the network."""
-        import diffusers
-
-        return getattr(diffusers, self.network)
 
     def time_module(self, network: Model) -> Model:
         """The module whose output [N width] is the embedding of t."""
@@ -62,17 +52,16 @@ class Family(ABC):
     def check(self, config: Mapping[str, Any], channels: int, model: str) -> None:
         """A network takes x0 of these channels and what this family gives it, and answers with as many, or twice."""
         taken, given = config["in_channels"], config.get("out_channels") or config["in_channels"]
-        if taken != channels * self.patch or given not in (taken, 2 * taken):
-            raise PriorUnavailable(
-                f"{model}'s network takes {taken} channels and gives {given}, where x0 has {channels * self.patch}: it "
-                "is made for inpainting or another task; name a model that draws pictures from text alone."
+        of_x0, odd = channels * self.patch, ""
+        if taken != of_x0 or given not in (taken, 2 * taken):
+            odd = (
+                f"takes {taken} channels and gives {given}, where x0 has {of_x0}: it is made for inpainting or the like"
             )
         for name, known in self.settings.items():
             if config.get(name) not in known:
-                raise PriorUnavailable(
-                    f"{model}'s network has {name} {config[name]!r}, an input that no {type(self).__name__} has; name "
-                    "a model that draws pictures from text alone."
-                )
+                odd = f"has {name} {config[name]!r}, an input that no {type(self).__name__} has"
+        if odd:
+            raise PriorUnavailable(f"{model}'s network {odd}; name a model that draws pictures from text alone.")
 
     def widths(self, config: Mapping[str, Any]) -> dict[str, int]:
         """How many numbers a network takes for each word, in any of its blocks, and of a pooled embedding."""
@@ -111,7 +100,7 @@ class Family(ABC):
 class _UNet(Family):
     network_part, network, time = "unet", "UNet2DConditionModel", "time_embedding"
     targets: tuple[str, ...] = ATTENTION
-    settings: Mapping[str, tuple[str | bool | None, ...]] = {
+    settings: Settings = {
         "class_embed_type": (None,),
         "num_class_embeds": (None,),
         "dual_cross_attention": (None, False),
@@ -189,9 +178,8 @@ class StableDiffusion3(Family):
     network, is_flow = "SD3Transformer2DModel", True
 
     def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
-        return network(
-            x_t, encoder_hidden_states=prompts["text"], pooled_projections=prompts["pooled"], timestep=time
-        ).sample
+        text = {"encoder_hidden_states": prompts["text"], "pooled_projections": prompts["pooled"]}
+        return network(x_t, timestep=time, **text).sample
 
 
 class Flux(Family):

@@ -1,16 +1,19 @@
-"""A user's LoRA, LoHa, LoKr or DoRA, added to frozen weights."""
+"""A user's LoRA, LoHa, LoKr or DoRA, added to frozen weights, or a textual inversion: a word that was learned."""
 
 import json
+import logging
 import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from asdkit.core.errors import PriorUnavailable
-from asdkit.core.text import first_line, local
+from asdkit.core.text import local
 from asdkit.priors.families import Model
+from asdkit.priors.folder import one_sentence, shapes_of
 from asdkit.priors.hub import folder_of
 from asdkit.priors.required_files import file_of_lora, read_json
 from asdkit.priors.weight_changes import Factors, changed_weight
@@ -25,8 +28,11 @@ _LYCORIS = re.compile(r"\.(?:hada_|lokr_|lora_mid|dora_scale)")
 _LAYER = re.compile(  # what follows the name of a layer
     r"\.(?:lora_\w+|lora\.\w+|hada_\w+|lokr_\w+|alpha|dora_scale|processor\.\w+)(?:\.\w+)*$"
 )
+_ENCODERS = {"clip_g": "_2"}  # the end of a text encoder's name, by the name that a textual inversion for several has
 _BASE_KEPT = (True, False, "gaussian", "eva", "orthogonal", "mica")  # starts that leave the model's own weights alone
 _OTHER_MODELS = ("kasa_config", "layer_replication", "arrow_config", "alora_invocation_tokens", "use_qalora")
+_OF_THIS_KIND = "name one that was made for this kind of model"
+_log = logging.getLogger(__name__)
 
 
 def finetune_file(name: str) -> Path:
@@ -55,7 +61,7 @@ def add_lora(
     kind = getattr(diffusers, pipeline)
     if getattr(kind, "lora_state_dict", None) is None:
         raise PriorUnavailable(f"diffusers reads no LoRAs for a {pipeline}; leave prior.finetune out.")
-    try:
+    with one_sentence(f"The LoRA {file}", "can't be added", _OF_THIS_KIND):
         tensors, settings = _read(kind, file, network, "unet" if "unet" in parts else "transformer")
         strangers = {name.partition(".")[0] for name in tensors} - {*parts, part}
         of_part = {name: value for name, value in tensors.items() if name.startswith(f"{part}.")}
@@ -68,11 +74,6 @@ def add_lora(
         changed = _fuse(model, _by_layer(_in_pefts_words(of_part), part, model), settings, scale)
         if of_part and scale and not changed and (len(of_part) == len(tensors) or not part.startswith("text_encoder")):
             raise ValueError(f"it changes nothing of the {part}")
-    except Exception as error:  # diffusers' readers raise whatever they stumble over
-        reason = first_line(error)
-        raise PriorUnavailable(
-            f"The LoRA {file} can't be added ({reason}); name one that was made for this kind of model."
-        ) from error
 
 
 def _read(kind: Any, file: Path, network: Any, network_part: str) -> tuple[Factors, dict[str, Any]]:
@@ -101,8 +102,7 @@ def _read(kind: Any, file: Path, network: Any, network_part: str) -> tuple[Facto
         ups = [name for name in (f"{layer}.{up}.weight" for up in ("lora_up", "lora_B", "lora.up")) if name in tensors]
         if not ups:
             raise ValueError(f"{layer} has an alpha alone")
-        up = ups[0]
-        rank = tensors[up].shape[1]
+        up, rank = ups[0], tensors[ups[0]].shape[1]
         tensors[up] = tensors[up] * (tensors[name].item() / rank)
         tensors[name] = torch.tensor(float(rank))
     state = kind.lora_state_dict(tensors, unet_config=network)
@@ -181,3 +181,42 @@ def _fuse(model: Model, layers: dict[str, Factors], settings: dict[str, Any], sc
         changed |= not torch.equal(new, weight)
         weight.copy_(new)
     return changed
+
+
+def learned_words(file: Path) -> dict[str, Tensor]:
+    """The embeddings in a file of a textual inversion, by their names there; none of another file's."""
+    from safetensors.torch import load_file
+
+    if any("." in name for name in shapes_of(file)):
+        return {}
+    return {name: value.float() for name, value in load_file(file).items()}
+
+
+def word_of(file: Path) -> str:
+    """The word of a textual inversion: the name of its tensor, or that of the file; empty of another file."""
+    names = list(learned_words(file))
+    single = names[0] if len(names) == 1 else ""
+    return "" if not names else file.stem if single in ("", "emb_params", "clip_l", "clip_g") else single
+
+
+def add_words(file: Path, pipeline: Any, texts: list[str]) -> None:
+    """Teach a pipeline the word of a textual inversion.
+
+    The file is in diffusers' or in A1111's layout, of one or of two text encoders. One of the prompts should say it.
+    """
+    word, words = word_of(file), learned_words(file)
+    with one_sentence(f"The textual inversion {file}", "can't be added", _OF_THIS_KIND):
+        if len(words) > 1 and not words.keys() <= {"clip_l", "clip_g"}:
+            raise ValueError(f"it holds several words, {', '.join(words)}")
+        for name, value in words.items():
+            end = _ENCODERS.get(name, "")
+            encoder: Any = getattr(pipeline, f"text_encoder{end}", None)
+            tokenizer: Any = getattr(pipeline, f"tokenizer{end}", None)
+            if encoder is None or not value.isfinite().all():
+                raise ValueError("it is not finite" if encoder else f"this model has no text_encoder{end}")
+            vectors, most = len(torch.atleast_2d(value)), tokenizer.model_max_length
+            if not 0 < vectors <= most:
+                raise ValueError(f"it has {vectors} vectors, and a prompt {most} tokens")
+            pipeline.load_textual_inversion(value, token=word, text_encoder=encoder, tokenizer=tokenizer)
+    if not any(word in text for text in texts):
+        _log.warning("No prompt says %s, the word of the textual inversion %s.", word, file.name)

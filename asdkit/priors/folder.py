@@ -1,5 +1,6 @@
 """A model's folder in diffusers' layout: `model_index.json` and a folder for each component."""
 
+import hashlib
 import inspect
 import json
 import logging
@@ -16,16 +17,18 @@ from typing import Any
 
 import torch
 
+from asdkit.core.bounds import numbers_in
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.foreign import is_out_of_memory
 from asdkit.core.optional import require_package
 from asdkit.core.text import first_line
 from asdkit.priors.families import Model
 from asdkit.priors.required_files import Settings, named_parts, read_json
-from asdkit.priors.weights import digest_of, shapes_of
 
 _log = logging.getLogger(__name__)
 _LARGEST = 1e30  # of numbers that are no sizes
+_EXACT = 256 * 2**20  # bytes of weights that are read whole for a digest
+_PIECES, _PIECE = 256, 4096  # of a larger model's file
 _MOST_WORDS = 10_000  # that a tokenizer makes up
 TOKENIZERS = ("CLIPTokenizer", "T5Tokenizer")
 _UNWANTED = ("attn_implementation", "auto_map", "quantization_config", "_name_or_path")  # may name code or other models
@@ -44,7 +47,7 @@ class ModelFolder:
         self._shapes = {name: shapes_of(file) for name, file in self.weights.items()}
 
     @cached_property
-    def _seen(self) -> Path:
+    def seen(self) -> Path:
         """What libraries see of the folder, as long as this object lives."""
         seen = Path(tempfile.mkdtemp(prefix="asdkit-"))
         weakref.finalize(self, shutil.rmtree, seen, ignore_errors=True)
@@ -72,7 +75,7 @@ class ModelFolder:
             limited, tensors, numbers = settings, len(shapes), sum(map(prod, shapes))
         for key, value in limited.items():
             most = math.inf if not numbers else tensors if "layer" in key else numbers
-            for number in _numbers(value):
+            for number in numbers_in(value):
                 if not abs(number) <= (_LARGEST if isinstance(number, float) else most):  # nor is NaN
                     raise PriorUnavailable(
                         f"{self.path / name} has {key} {number}, more than its weights hold; copy the prior again."
@@ -123,9 +126,11 @@ class ModelFolder:
 
     def model(self, model_class: Any, part: str, dtype: torch.dtype = torch.float32) -> Model:
         """A frozen component by its library's own loader, from safetensors, which hold all of its weights."""
-        from diffusers.utils.logging import disable_progress_bar
+        import diffusers
+        import transformers
 
-        disable_progress_bar()  # of files that hold a network in pieces
+        for library in (diffusers, transformers):  # which show how they read files that hold a network in pieces
+            library.utils.logging.disable_progress_bar()
         kind = self.json(f"{part}/config.json").get("_class_name", model_class.__name__)
         if kind not in (model_class.__name__, "Transformer2DModel"):  # what PixArt's is called on the hub
             raise PriorUnavailable(f"{self.path}'s {part} is a {kind}; asdkit reads {model_class.__name__} there.")
@@ -133,7 +138,7 @@ class ModelFolder:
         how = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True, "dtype": dtype}
         with one_sentence(self.path / part):
             variant = self.variant if of_variant and self.variant else None
-            model, info = model_class.from_pretrained(self._seen / part, variant=variant, **how)
+            model, info = model_class.from_pretrained(self.seen / part, variant=variant, **how)
             check_complete(info["missing_keys"])
         if (further := info["unexpected_keys"]) and not part.startswith("text_encoder"):  # which may hold positions
             _log.warning("%s holds %d tensors that its config.json has no place for.", self.path / part, len(further))
@@ -155,9 +160,7 @@ class ModelFolder:
     def _text_part(self, part: str, name: str, dtype: torch.dtype) -> Any:
         """A tokenizer or a text encoder of a class that asdkit knows."""
         import transformers
-        from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()
         if name in TEXT_ENCODERS:
             return self.model(getattr(transformers, name), part, dtype)
         if name not in TOKENIZERS:
@@ -165,23 +168,14 @@ class ModelFolder:
         if not {f"{part}/tokenizer.json", f"{part}/vocab.json"} & set(self.names):
             require_package("sentencepiece", "t5"), require_package("google.protobuf", "t5")
         with one_sentence(self.path / part):
-            return getattr(transformers, name).from_pretrained(self._seen / part, local_files_only=True)
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, list | dict):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(item)
-    elif isinstance(value, int | float):
-        yield value
+            return getattr(transformers, name).from_pretrained(self.seen / part, local_files_only=True)
 
 
 @contextmanager
-def one_sentence(component: Path | str) -> Iterator[None]:
-    """Whatever a library says of a component that it can't load becomes a PriorUnavailable of one sentence.
-
-    Only a lack of memory is none of its faults.
-    """
+def one_sentence(
+    component: Path | str, fails: str = "can't be loaded", advice: str = "copy the prior again"
+) -> Iterator[None]:
+    """Whatever a library says of a component becomes a PriorUnavailable of one sentence, but a lack of memory."""
     try:
         yield
     except PriorUnavailable:
@@ -189,8 +183,7 @@ def one_sentence(component: Path | str) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        reason = first_line(error)
-        raise PriorUnavailable(f"{component} can't be loaded ({reason}); copy the prior again.") from error
+        raise PriorUnavailable(f"{component} {fails} ({first_line(error)}); {advice}.") from error
 
 
 def check_complete(missing: Iterable[str]) -> None:
@@ -198,3 +191,46 @@ def check_complete(missing: Iterable[str]) -> None:
     names = sorted(missing)
     if names:
         raise ValueError(f"{len(names)} tensors are missing, {names[0]} among them")
+
+
+def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a safetensors file, which is as long as its header says, or is refused."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "np") as opened:
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        reason = first_line(error)
+        raise PriorUnavailable(f"{file} is torn, or no safetensors file ({reason}); copy it again.") from None
+
+
+def digest_of(used: dict[str, Path], also: str = "", beside: dict[str, Path] | None = None) -> str:
+    """12 hex digits that stand for a model's weights, wherever they lie, and for the text `also`.
+
+    Of a small model every byte of every file counts, also of those `beside` the used ones. Of a large one those files
+    do that are used: their sizes, headers and 256 pieces of 4 KiB each, which any training changes and which cost no
+    minutes.
+    """
+    files = beside or used
+    small = sum(file.stat().st_size for file in files.values()) <= _EXACT
+    sha = hashlib.sha256()
+    for name, file in sorted((files if small else used).items()):
+        sha.update(name.encode())
+        for piece in [file.read_bytes()] if small else _sampled(file):
+            sha.update(piece)
+    sha.update(also.encode())
+    return sha.hexdigest()[:12]
+
+
+def _sampled(file: Path) -> Iterator[bytes]:
+    """Its size, its header, and pieces from the first of its values to the last."""
+    size = file.stat().st_size
+    yield str(size).encode()
+    with file.open("rb") as stream:
+        header = 8 + int.from_bytes(stream.read(8), "little")
+        stream.seek(0)
+        yield stream.read(header)
+        for piece in range(_PIECES):
+            stream.seek(header + (size - header - _PIECE) * piece // (_PIECES - 1))
+            yield stream.read(_PIECE)

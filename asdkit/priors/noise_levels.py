@@ -1,8 +1,6 @@
 """The noise schedule that a model's folder tells by its scheduler's class and settings."""
 
 import inspect
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,41 +20,46 @@ def noise_levels(scheduler: dict[str, Any], tokens: int, model: str = "the model
     import diffusers
 
     name = str(scheduler.get("_class_name"))
-    refusal = partial(_refusal, model, name)
     steps = scheduler.get("num_train_timesteps", 1000)
     if not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
         raise PriorUnavailable(f"{model}'s scheduler has {steps!r} steps of noise; asdkit takes 1 to {MOST_STEPS}.")
     kind = getattr(diffusers, name if name != "DPMSolverSDEScheduler" else "DDPMScheduler", None)  # that needs torchsde
-    if not isinstance(kind, type) or not issubclass(kind, diffusers.SchedulerMixin):
-        raise refusal("which diffusers doesn't have")
     try:
-        return _of_class(kind, scheduler, tokens, refusal)
-    except PriorUnavailable:
-        raise
+        if not isinstance(kind, type) or not issubclass(kind, diffusers.SchedulerMixin):
+            raise _Unfit("which diffusers doesn't have")
+        return _of_class(kind, scheduler, tokens)
+    except _Unfit as error:
+        reason = str(error)
     except Exception as error:  # of settings that a class doesn't take, or that make no levels
-        raise refusal(f"which can't be made of its settings ({first_line(error)})") from error
+        reason = f"which can't be made of its settings ({first_line(error)})"
+    raise PriorUnavailable(
+        f"{model}'s scheduler is {name}, {reason}; asdkit takes variance-preserving schedules of discrete steps, "
+        "such as DDPMScheduler, and flows, such as FlowMatchEulerDiscreteScheduler."
+    )
 
 
-def _of_class(
-    kind: Any, scheduler: dict[str, Any], tokens: int, refusal: Callable[[str], PriorUnavailable]
-) -> Schedule:
+class _Unfit(Exception):
+    """Why a scheduler has no noise levels for asdkit."""
+
+
+def _of_class(kind: Any, scheduler: dict[str, Any], tokens: int) -> Schedule:
     prediction = scheduler.get("prediction_type", "epsilon")
     if kind.__name__.startswith("FlowMatch"):
         if scheduler.get("invert_sigmas"):
-            raise refusal("with inverted sigmas")
+            raise _Unfit("with inverted sigmas")
         return _flow(scheduler, tokens)
     made = kind.from_config(scheduler)
     if "flow_shift" in inspect.signature(kind).parameters and made.config.use_flow_sigmas:
         if prediction != "flow_prediction":
-            raise refusal(f"with flow sigmas and the prediction {prediction!r}")
+            raise _Unfit(f"with flow sigmas and the prediction {prediction!r}")
         return _flow(scheduler | {"shift": made.config.flow_shift}, tokens)
     levels, steps = getattr(made, "alphas_cumprod", None), made.config.num_train_timesteps
     if levels is None or scheduler.get("timestep_type", "discrete") != "discrete":
-        raise refusal("whose noise levels are continuous or not variance-preserving")
+        raise _Unfit("whose noise levels are continuous or not variance-preserving")
     if levels.shape != (steps,) or not levels.isfinite().all():
-        raise refusal(f"whose noise levels are not {steps} numbers")
+        raise _Unfit(f"whose noise levels are not {steps} numbers")
     if prediction not in ("epsilon", "v_prediction", "sample"):
-        raise refusal(f"with the prediction {prediction!r}")
+        raise _Unfit(f"with the prediction {prediction!r}")
     return variance_preserving(levels, prediction)
 
 
@@ -72,10 +75,3 @@ def _flow(scheduler: dict[str, Any], tokens: int) -> Schedule:
         mu = calculate_shift(tokens, *(flow.config[name] for name in names))
         sigmas = torch.as_tensor(flow.time_shift(mu, 1.0, sigmas))
     return rectified_flow(sigmas, flow.config.num_train_timesteps)
-
-
-def _refusal(model: str, name: str, reason: str) -> PriorUnavailable:
-    return PriorUnavailable(
-        f"{model}'s scheduler is {name}, {reason}; asdkit takes variance-preserving schedules of discrete steps, "
-        "such as DDPMScheduler, and flows, such as FlowMatchEulerDiscreteScheduler."
-    )

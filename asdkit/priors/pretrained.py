@@ -13,14 +13,10 @@ from asdkit.core.bounds import AtLeast, Whole, Within
 from asdkit.priors import autoencoder
 from asdkit.priors.families import Embedded, Family, Model, family_of
 from asdkit.priors.folder import ModelFolder, one_sentence
-from asdkit.priors.half_convolutions import fastest_dtype, halve
-from asdkit.priors.known_words import KnownWords
-from asdkit.priors.locate import EMBEDDED
-from asdkit.priors.long_prompts import ViewKeepingTokenizer
-from asdkit.priors.model_source import ModelSource
-from asdkit.priors.network_runner import Compile, NetworkRunner, to_float32
-from asdkit.priors.prompt_cache import recall
-from asdkit.priors.prompt_embedder import PromptEmbedder, encode_texts
+from asdkit.priors.locate import EMBEDDED, ModelSource
+from asdkit.priors.network_runner import Compile, NetworkRunner, fastest_dtype, halve, to_float32
+from asdkit.priors.prompt_embedder import PromptEmbedder, encode_texts, recall
+from asdkit.priors.prompt_words import KnownWords, ViewKeepingTokenizer
 from asdkit.priors.random_models import RandomModel
 from asdkit.rendering.view_words import DREAMFUSION, ViewWords
 from asdkit.scores.camera_embedding import CameraEmbedding
@@ -95,7 +91,7 @@ class Pretrained(Prior):
         self.runner = NetworkRunner(checkpointing, compile)
         self.prompts = PromptEmbedder(self, self._embed)
         self.view_words: ViewWords | None = DREAMFUSION
-        self._words = KnownWords()
+        self.words = KnownWords()
         self._cut_prompts: set[str] = set()
         self.camera: CameraEmbedding | None = None
         self.vae: Model | None = None
@@ -113,6 +109,8 @@ class Pretrained(Prior):
     def setup(self) -> None:
         if "network" in self._modules:
             return
+        import diffusers
+
         files = self.source.files
         kind = family_of(str(files.json("model_index.json").get("_class_name")))
         self.family: Family = kind(self._distilled_guidance)
@@ -120,7 +118,7 @@ class Pretrained(Prior):
             self.vae = autoencoder.load_autoencoder(files, self.dtype, self.source.tiny_vae)
             if self.runner.checkpointing:
                 autoencoder.checkpoint(self.vae, self.runner.checkpointed)
-        self.network = files.model(self.family.network_class(), self.family.network_part, self.dtype)
+        self.network = files.model(getattr(diffusers, self.family.network), self.family.network_part, self.dtype)
         self.source.add_lora(self.family.network_part, self.network, self.network.config)
         self.channels = self.vae.config.latent_channels if self.vae else 3
         self.adapter_targets = self.family.targets
@@ -148,7 +146,7 @@ class Pretrained(Prior):
         if files.has("asdkit.json"):
             facts = files.json("asdkit.json")
             self.view_words = ViewWords(tuple(facts["view_words"]), facts["overhead_word"], facts["overhead_above_deg"])
-            self._words = KnownWords(facts["words"], facts.get("related", {}))
+            self.words = KnownWords(facts["words"], facts.get("related", {}))
         if self._use_camera and files.has("camera/model.safetensors"):
             from safetensors.torch import load_file
 
@@ -184,7 +182,7 @@ class Pretrained(Prior):
 
     def prepare(self, conditions: Sequence[Condition]) -> None:
         self.prompts.prepare(conditions)
-        self.condition_shape = self.prompts.shape
+        self.condition_shape = next((tuple(rows["text"].shape) for rows in self.prompts.embedded.values()), ())
 
     def embed(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
         """The mean of a text's embedding over its tokens."""
@@ -224,33 +222,20 @@ class Pretrained(Prior):
                 raise ValueError(f"its encoders give {widths} numbers, and the network takes {expected}")
         return embedded
 
-    def unknown_words(self, text: str) -> dict[str, list[str]]:
-        """The words of a text that this prior has never seen, each with the nearest that it knows."""
-        return self._words.unknown(text)
-
     def doubt(self, prompt: str) -> str:
-        return self._words.doubt(prompt)
+        return self.words.doubt(prompt)
 
-    def predict(
-        self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None
-    ) -> list[Float[Tensor, "B C h w"]]:
-        adapted = nullcontext() if adapter is None else adapter.switched_on(x.views, len(conditions))
-        return self._predict({x: conditions}, adapted, adapter)
+    def predict(self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None) -> list[Tensor]:
+        return self.predict_all({x: conditions}, adapter)
 
-    def predict_all(self, asked: Mapping[Noised, Sequence[Condition]]) -> list[Float[Tensor, "B C h w"]]:
-        return self._predict(asked, nullcontext())
-
-    def _predict(
-        self,
-        asked: Mapping[Noised, Sequence[Condition]],
-        adapted: AbstractContextManager[None],
-        adapter: Adapter | None = None,
-    ) -> list[Float[Tensor, "B C h w"]]:
+    def predict_all(self, asked: Mapping[Noised, Sequence[Condition]], adapter: Adapter | None = None) -> list[Tensor]:
+        """With an adapter, of a single draw."""
         pairs = [(x, condition) for x, conditions in asked.items() for condition in conditions]
         self.prepare([own for x, condition in pairs for own in x.own(condition)])
         rows = [self.prompts.rows(x, condition) for x, condition in pairs]
         prompts = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
         x_t, t = torch.cat([x.x_t for x, _ in pairs]), torch.cat([x.t for x, _ in pairs])
+        adapted = nullcontext() if adapter is None else adapter.switched_on(pairs[0][0].views, len(pairs))
         with self.offset_time(self._camera_rows(asked)), adapted, self.runner.graphs(adapter):
             prompts["text"] = self.moved(prompts["text"])
             output = self.runner(self.family, self.network, x_t, self.schedule.times[t], prompts)

@@ -1,18 +1,28 @@
-"""Prompts of a pretrained model: each embedded once, for every direction, and blended between directions."""
+"""Prompts of a pretrained model: each embedded once, kept on disk, and blended between directions."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from asdkit.core.atomic import atomic
+from asdkit.core.version import __version__, version_of
 from asdkit.priors.families import Embedded, Family
 from asdkit.priors.network_runner import to_float32
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.view_words import ViewWords
 from asdkit.scores.conditions import Condition, Words
 from asdkit.scores.prior import Noised, Prior
+
+_log = logging.getLogger(__name__)
 
 
 class PromptEmbedder:
@@ -32,11 +42,6 @@ class PromptEmbedder:
             device = self._prior.schedule.alphas.device
             for text, rows in self._embed(missing).items():
                 self.embedded[text] = {name: to_float32(value).to(device) for name, value in rows.items()}
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one embedded prompt; empty before there is one."""
-        return next((tuple(rows["text"].shape) for rows in self.embedded.values()), ())
 
     def to(self, device: torch.device) -> None:
         """Move what has been embedded."""
@@ -94,3 +99,45 @@ def encode_texts(family: Family, pipeline: Any, texts: list[str]) -> dict[str, E
             encoder.to("cuda")
     embedded = {name: value.cpu() for name, value in family.embed(pipeline, texts).items()}
     return {text: {name: value[row] for name, value in embedded.items()} for row, text in enumerate(texts)}
+
+
+def recall(
+    model: str, texts: list[str], embed: Callable[[list[str]], dict[str, Embedded]], passing: Collection[str] = ()
+) -> dict[str, Embedded]:
+    """Each prompt's embedding from its file; prompts without one are embedded, together, and kept, but for `passing`.
+
+    `model` says all that an embedding depends on beside the prompt and the versions of the libraries.
+    """
+    files = {text: cache_file(model, text) for text in texts}
+    embedded = {text: rows for text, file in files.items() if (rows := _read(file))}
+    if missing := [text for text in texts if text not in embedded]:
+        embedded |= (fresh := embed(missing))
+        for text in fresh.keys() - set(passing):
+            _write(files[text], fresh[text])
+    return embedded
+
+
+def cache_file(model: str, text: str) -> Path:
+    """In `$ASDKIT_CACHE/prompts` or `~/.cache/asdkit/prompts`, named by a hash of all that the embedding depends on."""
+    programs = f"asdkit {__version__}, diffusers {version_of('diffusers')}, transformers {version_of('transformers')}"
+    name = hashlib.sha256(f"{model}, {programs}: {text}".encode()).hexdigest()
+    root = Path(os.environ.get("ASDKIT_CACHE") or "~/.cache/asdkit").expanduser()
+    return root / "prompts" / f"{name}.safetensors"
+
+
+def _read(file: Path) -> Embedded:
+    """An embedding; empty if there is none, or with a warning if its file is torn."""
+    try:
+        return load_file(file) if file.is_file() else {}
+    except (OSError, SafetensorError) as error:
+        _log.warning("%s holds no embedding (%s); the prompt is embedded again.", file, error)
+        return {}
+
+
+def _write(file: Path, embedded: Embedded) -> None:
+    """Keep an embedding; where nothing can be written, a warning says so."""
+    try:
+        with atomic(file) as temporary:
+            save_file({name: value.contiguous().clone() for name, value in embedded.items()}, temporary)
+    except (OSError, SafetensorError) as error:
+        _log.warning("An embedded prompt can't be kept in %s (%s).", file.parent, error)

@@ -15,9 +15,7 @@ _NOISE = 1_048_573  # a prime, so that no two rows of a matrix get the same numb
 
 
 class Architecture(NamedTuple):
-    """What the configuration files of a published model say, as far as they differ from diffusers' defaults; and the
-    shape of each part of an embedded prompt.
-    """
+    """What a published model's configuration says beyond diffusers' defaults; shapes of an embedded prompt's parts."""
 
     model: str
     pipeline: str

@@ -136,12 +136,10 @@ def footprints(
 def spherical_harmonics(
     degree: int, dirs: Float[Tensor, "*batch 3"], coeffs: Float[Tensor, "*coeffs K 3"]
 ) -> Float[Tensor, "*out 3"]:
-    """Colours seen along directions: clamp_min(sum of coefficient * basis + 0.5, 0).
+    """Colours seen along directions: clamp_min(sum of coefficient * basis + 0.5, 0), for degree 0 to 3.
 
-    Args:
-        degree: 0 to 3; the first (degree+1)^2 coefficients are used.
-        dirs: from the camera to the Gaussian in world axes, any norm; not looked at when the degree is 0.
-        coeffs: K >= (degree+1)^2 coefficients of three colours; its batch dimensions broadcast with those of `dirs`.
+    `dirs` lead from the camera to the Gaussian in world axes, with any norm; degree 0 doesn't look at them. The first
+    (degree+1)^2 coefficients are used, whose batch dimensions broadcast with those of `dirs`.
     """
     if degree == 0:
         return (SH_0 * coeffs[..., 0, :] + 0.5).clamp(min=0)

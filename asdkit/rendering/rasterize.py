@@ -51,10 +51,8 @@ def rasterize(
 
     Args:
         means, quats, scales, opacities: as in `Scene`; opacities below 1/255 are not drawn.
-        colors: features [N,D], or coefficients of spherical harmonics [N,K,3] with `sh_degree`.
-        views: B cameras.
-        background: features behind the Gaussians, one for all cameras or one for each.
-        sh_degree: degree 0 to 3 of the spherical harmonics; None when `colors` are features.
+        colors: features [N,D], or coefficients of spherical harmonics [N,K,3] of degree `sh_degree`, 0 to 3.
+        background: features behind the Gaussians, one for all B cameras or one for each.
         mode: "antialiased" dims Gaussians that are smaller than a pixel (Mip-Splatting); "surfels" draws flat discs
             (2DGS): the third scale is not looked at, nor is the Gaussian blurred; it gets no smaller than a blot on
             the screen instead.

@@ -1,8 +1,61 @@
-"""How the views of a step are rendered."""
+"""Where the cameras of a run stand, and how its views are rendered."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from asdkit.core.bounds import Share, Whole, checked
+from asdkit.core.bounds import Between, Positive, Share, Whole, Within, checked
+from asdkit.core.ramps import Ramp
+
+Elevation = Annotated[float, Between(-90, 90)]
+
+
+@checked
+@dataclass(frozen=True)
+class Overhead:
+    """The part of the random cameras that looks down on the object.
+
+    Args:
+        share: the share of the views that these cameras take; 0 for none.
+        min_elevation_deg: the lowest elevation of these cameras in degrees.
+        max_elevation_deg: the highest elevation of these cameras in degrees.
+    """
+
+    share: Share | Ramp = 0.1
+    min_elevation_deg: Elevation | Ramp = 60.0
+    max_elevation_deg: Elevation | Ramp = 85.0
+
+
+@checked
+@dataclass(frozen=True)
+class Orbit:
+    """The path of cameras around the object along which `predict` renders a film.
+
+    Args:
+        views: the number of frames.
+        elevation_deg: the elevation of the cameras in degrees.
+        cameras: the file camera_path.json of nerfstudio, along which `predict` renders in place of the orbit.
+    """
+
+    views: Annotated[int, Within(1, 1000)] = 60
+    elevation_deg: Elevation = 20.0
+    cameras: str = ""
+
+
+@checked
+@dataclass(frozen=True)
+class Distance:
+    """How far the cameras stand from the origin, in world units.
+
+    Args:
+        min: the smallest distance.
+        max: the largest distance.
+    """
+
+    min: Positive | Ramp = 3.2
+    max: Positive | Ramp = 3.6
+
+
+OVERHEAD, ORBIT, DISTANCE = Overhead(), Orbit(), Distance()
 
 
 @checked

@@ -18,12 +18,10 @@ def composite(
     height: int,
     footprints: Footprints = footprints,
 ) -> tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"]]:
-    """Blends features front to back, one view at a time (faster than all at once, and half the memory).
+    """Features blended front to back over nothing, and the transmittance that is left for a background.
 
-    `footprints` is what the Gaussians look like on a screen: `projection.footprints`, or `surfels.footprints` of discs.
-
-    Returns:
-        The blended features over nothing, and the transmittance that is left for a background.
+    One view at a time is faster than all at once, and takes half the memory. `footprints` is what the Gaussians look
+    like on a screen: `projection.footprints`, or `surfels.footprints` of discs.
     """
     scenes = [Projection(*fields) for fields in zip(*projection, strict=True)]
     views = [_composite_view(*scene, width, height, footprints) for scene in zip(scenes, features, strict=True)]

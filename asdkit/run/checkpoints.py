@@ -92,15 +92,11 @@ def _path(trainer: pl.Trainer) -> Path:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Torch files written beside their place and renamed, so that a torn one never has a good one's name.
+    """Torch files written beside their place and renamed, so that a torn one never has a good one's name."""
 
-    Attributes:
-        folder: the run folder. A checkpoint tells callbacks which files they once wrote; of these, only such as lie in
-            the run folder are ever removed.
-        accept: is called with what a checkpoint holds, before anything is made of it.
-    """
-
+    # The run folder. A checkpoint tells callbacks which files they once wrote; of these, only those in it are removed.
     folder: Path | None = None
+    # Is called with what a checkpoint holds, before anything is made of it.
     accept: Callable[[dict[str, Any]], None] | None = None
 
     def __init__(self) -> None:
@@ -116,11 +112,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self._written.add(Path(path).absolute())
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        """What a checkpoint holds; no code in it is ever executed.
-
-        Raises:
-            ValueError: the file is damaged, no checkpoint, not of this machine, or not accepted.
-        """
+        """What a checkpoint holds; no code in it is ever executed. A ValueError if it is damaged or not accepted."""
         path, state = local(path), None
         try:
             if is_whole(path):

@@ -1,10 +1,10 @@
 """Runs side by side: a table with errors, a sheet from the same cameras, and the curves of what they have logged."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from asdkit.formats.pictures import save_grid, save_webp
 from asdkit.run.metrics_csv import logged
 from asdkit.run.result import Result
 from asdkit.run.side_files import read_facts, write_json
-from asdkit.run.tables import cell_text, markdown
+from asdkit.run.tables import estimate, markdown
 
 _VIEW, _VIEWS = 96, 4  # pixels of a view in the sheet, and how many of each run, two in a row
 _PANELS_IN_A_ROW = 4
@@ -36,34 +36,35 @@ class Compared:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What its judges have measured, at its end or in a later test."""
-        files = (self.run / "run.json", self.run / "test.json")
-        return {name: value for file in files for name, value in read_facts(file).get("metrics", {}).items()}
+        """Its seconds, and what its judges have measured, at its end or in a later test."""
+        made, tested = (read_facts(self.run / name) for name in ("run.json", "test.json"))
+        seconds = {"seconds": made["seconds"]} if "seconds" in made else {}
+        return {**seconds, **made.get("metrics", {}), **tested.get("metrics", {})}
 
 
 def write(runs: Sequence[Compared], out: Path) -> str:
     """Write `compare.json`, `compare.md` and `compare.png` of finished runs, in which a label's stand together.
 
-    Returns the table.
+    Returns the tables of means and differences; the file has one of each run, too.
     """
     write_json(out / "compare.json", [_facts(run) for run in runs])
     text = f"{means(runs)}\n{differences(runs)}"
-    write_text(out / "compare.md", text)
-    columns = max(len(list(group)) for _, group in groupby(runs, _label))
-    save_grid(_sheet(runs), out / "compare.png", columns, labels=[run.label for run in runs])
+    of_each = markdown([{"label": run.label, "run": run.pair, **run.metrics} for run in runs])
+    write_text(out / "compare.md", f"{text}\n{of_each}")
+    columns = max(len(list(group)) for _, group in groupby(runs, attrgetter("label")))
+    save_grid(
+        torch.stack([_tile(Result(run.run)) for run in runs]),
+        out / "compare.png",
+        columns,
+        labels=[run.label for run in runs],
+    )
     return text
 
 
 def save_film(runs: Sequence[Compared], size: int, path: Path) -> None:
-    """An animated WebP in which the objects of all runs turn side by side, five in a row.
+    """An animated WebP in which the objects of all runs turn side by side, five in a row, each `size` pixels wide.
 
-    Args:
-        runs: of objects, not of images.
-        size: height and width of each object in pixels.
-        path: ends in .webp.
-
-    Raises:
-        ValueError: a run has made images.
+    It is a ValueError if a run has made images.
     """
     films = [Result(run.run).orbit(size, _FRAMES) for run in runs]
     films += [torch.ones_like(films[0])] * (-len(films) % min(_IN_A_ROW, len(films)))
@@ -74,15 +75,15 @@ def save_film(runs: Sequence[Compared], size: int, path: Path) -> None:
 def means(runs: Sequence[Compared]) -> str:
     """The mean of each figure over the runs of a label, and its standard error, as Markdown."""
     rows = []
-    for label, group in groupby(runs, _label):
+    for label, group in groupby(runs, attrgetter("label")):
         members = [run.metrics for run in group]
         rows.append({"label": label, "runs": len(members), **_estimates(members)})
-    return _table(rows)
+    return markdown(rows)
 
 
 def differences(runs: Sequence[Compared]) -> str:
     """The same of each label's difference from the first one, pair by pair; nothing where there are no pairs."""
-    groups = {label: {run.pair: run.metrics for run in group} for label, group in groupby(runs, _label)}
+    groups = {label: {run.pair: run.metrics for run in group} for label, group in groupby(runs, attrgetter("label"))}
     (first, reference), *others = groups.items()
     rows = []
     for label, group in others:
@@ -90,11 +91,7 @@ def differences(runs: Sequence[Compared]) -> str:
         changed = [{name: a[name] - b[name] for name in a if name in b} for a, b in pairs]
         if changed:
             rows.append({"label": f"{label} - {first}", "pairs": len(changed), **_estimates(changed)})
-    return _table(rows) if rows else ""
-
-
-def _label(run: Compared) -> str:
-    return run.label
+    return markdown(rows) if rows else ""
 
 
 def _facts(run: Compared) -> dict[str, Any]:
@@ -106,21 +103,6 @@ def _facts(run: Compared) -> dict[str, Any]:
 def _estimates(members: Sequence[Mapping[str, float]]) -> dict[str, str]:
     names = dict.fromkeys(name for metrics in members for name in metrics)
     return {name: estimate([metrics[name] for metrics in members if name in metrics]) for name in names}
-
-
-def estimate(values: Sequence[float]) -> str:
-    """A mean and its standard error, which one value does not have."""
-    mean = cell_text(statistics.fmean(values))
-    return f"{mean} ± {cell_text(statistics.stdev(values) / math.sqrt(len(values)))}" if len(values) > 1 else mean
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    return markdown(rows, {name: name for row in rows for name in row})
-
-
-def _sheet(runs: Sequence[Compared]) -> Float[Tensor, "N 3 H W"]:
-    """A row for each label where all labels have as many runs."""
-    return torch.stack([_tile(Result(run.run)) for run in runs])
 
 
 def _tile(result: Result) -> Float[Tensor, "3 H W"]:
@@ -136,7 +118,9 @@ def draw_curves(runs: Sequence[Compared], path: Path) -> None:
     It needs matplotlib, the extra `plots`.
     """
     figure_class = require_package("matplotlib.figure", "plots").Figure
-    logs = {label: [logged(run.run / "metrics.csv") for run in group] for label, group in groupby(runs, _label)}
+    logs = {
+        label: [logged(run.run / "metrics.csv") for run in group] for label, group in groupby(runs, attrgetter("label"))
+    }
     names = list(dict.fromkeys(name for group in logs.values() for log in group for name in log))
     rows = max(1, -(-len(names) // _PANELS_IN_A_ROW))
     picture = figure_class(figsize=(4 * _PANELS_IN_A_ROW, 3 * rows), layout="constrained")

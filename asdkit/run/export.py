@@ -1,5 +1,6 @@
-"""`asdkit export`: an object as files that other tools open."""
+"""`asdkit export`: an object as files that other tools open; runs and objects, brought back from theirs."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from pytorch_lightning.cli import instantiate_module
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -15,25 +17,25 @@ from torch import Tensor
 from asdkit.core.atomic import write_bytes
 from asdkit.core.parts import require
 from asdkit.core.text import local
-from asdkit.formats.camera_path import MOST_PIXELS, CameraPath, read_camera_path
+from asdkit.core.trust import trusting
+from asdkit.distillation import Distillation
 from asdkit.formats.glb import TO_GLTF
 from asdkit.formats.html import write_html
 from asdkit.formats.mesh.extract import Mesh, extract
-from asdkit.formats.mesh.texture import Texture, bake
-from asdkit.formats.mesh.write import write_mesh
+from asdkit.formats.mesh.write import Texture, bake, write_mesh
 from asdkit.formats.names import FORMATS, Choices
 from asdkit.formats.pictures import save_grid, save_mp4, save_webp
-from asdkit.formats.rotation import rotated
+from asdkit.formats.poses import MOST_PIXELS, CameraPath, read_camera_path
 from asdkit.formats.splat_files import is_splats, write_splats
-from asdkit.formats.splats import Splats
+from asdkit.formats.splats import Splats, rotated
 from asdkit.formats.spz import encode_spz
+from asdkit.generators import from_checkpoint
 from asdkit.generators.amortized import Amortized3D
 from asdkit.generators.base import Generator, Render
 from asdkit.generators.from_file import object_of
 from asdkit.generators.networks import Network
 from asdkit.rendering.cameras import Views, joined, ring, surface_normals
 from asdkit.rendering.rays import Volume
-from asdkit.run.loading import load
 from asdkit.run.side_files import refuse_links
 
 _FOV_DEG, _DISTANCE, _ELEVATION_DEG = 40.0, 3.4, 20.0
@@ -61,17 +63,14 @@ class Exported:
         return splats
 
     @cached_property
-    def volume(self) -> Volume:
-        """Its surface and colours; asked for only in three dimensions."""
-        volume = self.generator.volume()
-        assert volume is not None, "see refuse"
-        return volume
+    def volume(self) -> Volume | None:
+        """Its surface and colours, where it has some in three dimensions."""
+        return self.generator.volume()
 
-    @cached_property
+    @property
     def half(self) -> float:
         """Half the side of the cube that holds it; where it says none, of what the cameras of training see."""
-        volume = self.generator.volume()
-        return volume.half if volume else _DISTANCE / _ROOM
+        return self.volume.half if self.volume else _DISTANCE / _ROOM
 
     @property
     def distance(self) -> float:
@@ -95,12 +94,8 @@ class Exported:
         parts = [self.generator.render(views[i : i + 1].to(device), plain) for i in frames]
         return Render(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
 
-    def write(self, name: str, folder: Path) -> list[Path]:
-        """Write the object in a format, by its name in `FORMATS`; returns the files."""
-        return self.save(name, folder / FORMATS[name])
-
     def save(self, name: str, path: Path) -> list[Path]:
-        """Write the object in a format, to a file of any name; returns the files."""
+        """Write the object to a file in a format, by its name in `FORMATS`; returns the files."""
         return _WRITERS[name](self, path) or [path]
 
     @cached_property
@@ -123,8 +118,30 @@ class Exported:
         """The mesh, and its texture."""
         rings = [self.ring(count, elevation_deg, 128) for elevation_deg, count in _LOOKS]
         alpha = torch.cat([self.render(views).alpha for views in rings])
+        assert self.volume is not None, "see refuse"
         mesh = extract(self.volume, joined(rings), alpha, self.choices.resolution, self.choices.faces)
         return mesh, bake(mesh, self.volume, self.choices.texture) if self.choices.texture else None
+
+
+def load(path: Path, prompt: str = "") -> Distillation:
+    """Loads a run with its generator's weights on the CPU, from a checkpoint or from the last one of a run folder.
+
+    The prior and what the discriminator has learned are not loaded. A checkpoint may name the classes of its parts, as
+    a recipe does, and nothing in it is executed. A prompt, where given, replaces the run's. It is a ValueError if there
+    is no checkpoint, or it is broken or of something else.
+    """
+    saved = from_checkpoint.read(path)
+    if not saved.arguments.keys() <= inspect.signature(Distillation).parameters.keys():
+        raise ValueError(f"{saved.file} is the checkpoint of something else than a distillation.")
+    try:
+        generator = from_checkpoint.started_anyhow(saved.arguments["generator"])
+        with trusting():
+            own = {"generator": generator} | ({"prompt": prompt} if prompt else {})
+            module = instantiate_module(Distillation, saved.arguments | own)
+    except Exception as error:  # of jsonargparse, or of a part that does not like its arguments
+        raise from_checkpoint.cannot_build(saved.file, error) from None
+    from_checkpoint.restore(module.generator, saved)
+    return module
 
 
 def opened(path: Path, prompt: str = "") -> Exported:
@@ -186,7 +203,7 @@ def export(
         exported.path  # noqa: B018, it reads the file of cameras
     files = []
     for name in dict.fromkeys(formats):
-        for file in exported.write(name, out):
+        for file in exported.save(name, out / FORMATS[name]):
             files.append(file)
             if tell:
                 tell(file)

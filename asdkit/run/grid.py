@@ -48,16 +48,13 @@ class Grid:
 
     A run's folder is named by its cell's words and by a hash of what defines it: the prompt, all options, the settings
     of their recipes and the prior's digest, if known. So a grid that is made again finds its own runs and no others,
-    also where its root is now elsewhere.
+    also where its root is now elsewhere. A cell needs a recipe.
 
     Args:
         cells: in the order of tables.
         options: of `asdkit fit`, which all cells share.
         title: names the folder of tables, logs and records; and that of the runs, where cells share no recipe.
         root: folder of all runs; as options and recipes say when None.
-
-    Raises:
-        UsageError: a cell without a recipe, or an unknown one.
     """
 
     def __init__(self, cells: Sequence[Cell], options: Sequence[str], title: str, root: Path | None = None) -> None:

@@ -1,4 +1,4 @@
-"""After every step: is every value finite, and has a signal come? All ranks hear the same answer at the same step."""
+"""After every step: is every value finite, has a signal come, and do all ranks hold the same? All hear one answer."""
 
 import math
 import signal
@@ -10,7 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from asdkit.core.bounds import Whole, checked
 from asdkit.core.errors import Diverged, Interrupted
+from asdkit.ranks import checksums
 from asdkit.rendering.cameras import Batch
 from asdkit.run.side_files import numbered_checkpoints
 from asdkit.run.signals import Signals
@@ -31,14 +33,11 @@ class Guard(pl.Callback):
 
     Looked at are what `training_step` returns, in its order, then the gradients and the parameters of each optimiser.
     The verdict is one small tensor, which on a GPU is read a step later, so that the device never waits for the host.
-
-    Args:
-        signals: of the process; None for none.
     """
 
-    def __init__(self, signals: Signals | None = None) -> None:
+    def __init__(self, signals: Signals) -> None:
         self.stop = 0  # the signal that all ranks have agreed on
-        self._signals = signals or Signals()
+        self._signals = signals
         self._pending: _Verdict | None = None
         self._names: dict[int, str] = {}
 
@@ -114,9 +113,8 @@ class Guard(pl.Callback):
 
 
 def _told(launcher: Any) -> None:
-    """End the processes that a launcher has started, by the signal whose repetition changes nothing, for a terminal's
-    Ctrl-C has reached them already. Those that it has forked save first, and are waited for.
-    """
+    """End the processes that a launcher has started; those that it has forked save first, and are waited for."""
+    # By the signal whose repetition changes nothing, for a terminal's Ctrl-C has reached them already.
     launcher.kill(signal.SIGTERM)
     for process in launcher.procs:
         if isinstance(process, BaseProcess):
@@ -131,3 +129,42 @@ def _where(t: Tensor | None, batch: Any) -> str:
         angles = zip(views.azimuth.rad2deg().tolist(), views.elevation.rad2deg().tolist(), strict=True)
         words += f", azimuth/elevation {', '.join(f'{a:.0f}/{e:.0f}' for a, e in angles)} degrees"
     return words
+
+
+class RanksDiffer(RuntimeError):
+    """What learns is no longer the same on all ranks."""
+
+
+@checked
+class RankAgreement(pl.Callback):
+    """Stops the run when its ranks disagree: it compares checksums of all that a checkpoint's `state_dict` holds.
+
+    Args:
+        check_every: the number of iterations between two comparisons. There is also one before the first iteration; 0
+            for none.
+    """
+
+    def __init__(self, check_every: Whole = 100) -> None:
+        self.check_every = check_every
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.check_every:
+            self.compare(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+        if self.check_every and trainer.global_step % self.check_every == 0:
+            self.compare(trainer, pl_module)
+
+    def compare(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """One all-reduce, after which every rank knows, and raises a RanksDiffer if a tensor differs."""
+        if trainer.world_size == 1:
+            return
+        names, sums = checksums(module.state_dict())
+        extremes = torch.stack([sums, ~sums])  # the largest ~x is ~ of the smallest x
+        torch.distributed.all_reduce(extremes, torch.distributed.ReduceOp.MAX)
+        differing = [name for name, same in zip(names, (extremes[0] == ~extremes[1]).tolist(), strict=True) if not same]
+        if differing:
+            raise RanksDiffer(
+                f"After {trainer.global_step} iterations the ranks no longer agree on {differing[0]} and "
+                f"{len(differing) - 1} other tensors; a callback or part changes them on one rank alone."
+            )

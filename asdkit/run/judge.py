@@ -26,29 +26,19 @@ def figures(trainer: Any) -> dict[str, float]:
 
 
 class Judge(pl.Callback, ABC):
-    """Measures figures of merit at every validation, at the end of fit, and in test. Recipes name one as a trainer's
-    callback.
-
-    Attributes:
-        results: the figures of merit that were measured last.
-        errors: the standard errors of figures that are means over pictures.
-        unmeasured: by the name of a figure, why it can't be had for this prompt; the report says so in place of a
-            number.
-    """
+    """Measures figures of merit at every validation, at the end of fit, and in test: a callback of the trainer."""
 
     judges: type[Cameras] | type[Canvas] | tuple[type[Cameras], type[Canvas]] = Cameras
 
     def __init__(self) -> None:
-        self.results: dict[str, float] = {}
-        self.errors: dict[str, float] = {}
-        self.unmeasured: dict[str, str] = {}
+        self.results: dict[str, float] = {}  # the figures of merit that were measured last
+        self.errors: dict[str, float] = {}  # the standard errors of figures that are means over pictures
+        self.unmeasured: dict[str, str] = {}  # why a figure can't be had for this prompt, which the report says instead
         self._seen: list[tuple[Batch, Render]] = []
         self._measured_at = -1
 
     @abstractmethod
-    def measure(
-        self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render
-    ) -> dict[str, float]:
+    def measure(self, module: Distillation, data: Any, views: Any, render: Render) -> dict[str, float]:
         """The figures of merit.
 
         Args:
@@ -64,10 +54,16 @@ class Judge(pl.Callback, ABC):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self._conclude(trainer, pl_module, "validate")
+        seen, self._seen = self._seen, []
+        if not seen or not self._judgeable(trainer, pl_module):
+            return
+        batch, render = seen[0]
+        self._measure(trainer, pl_module, batch.views, render)
+        pl_module.log_dict(self.results, rank_zero_only=True)
+        if trainer.state.fn != "fit" and trainer.is_global_zero:
+            self._show(trainer, pl_module)
 
-    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self._conclude(trainer, pl_module, "test")
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         if self._measured_at != trainer.global_step and self._judgeable(trainer, pl_module):
@@ -78,33 +74,20 @@ class Judge(pl.Callback, ABC):
             for logger in trainer.loggers if self.results else ():
                 logger.log_metrics(self.results, trainer.global_step)
 
-    def _conclude(self, trainer: Any, module: Any, stage: str) -> None:
-        seen, self._seen = self._seen, []
-        if not seen or not self._judgeable(trainer, module):
-            return
-        batch, render = seen[0]
-        self._measure(trainer, module, batch.views, render)
-        module.log_dict(self.results, rank_zero_only=True)
-        if trainer.state.fn != "fit" and trainer.is_global_zero:
-            self._show(trainer, module, stage)
-
     def _measure(self, trainer: Any, module: Distillation, views: Views | None, render: Render) -> None:
         self.results = self.measure(module, trainer.datamodule, views, render)
         self._measured_at = trainer.global_step
 
-    def _show(self, trainer: Any, module: Distillation, stage: str) -> None:
-        """Say what the table that Lightning prints next is about, and write test's figures into the run folder.
-
-        The last judge does so for all.
-        """
+    def _show(self, trainer: Any, module: Distillation) -> None:
+        """Say what the table that Lightning prints next is about, and write test's figures into the run folder."""
         judges = [judge for judge in judges_of(trainer) if judge._judgeable(trainer, module)]
-        if self is not judges[-1]:
+        if self is not judges[-1]:  # which does so for all
             return
         print(f"{shown(module.prompt)}, from {trainer.ckpt_path or 'the start'}, prior {module.prior.digest}")
         if not figures(trainer):
             print("Nothing could be measured.")
         folder = Path(trainer.default_root_dir)
-        if stage == "test" and (folder / "run.json").is_file():
+        if trainer.state.fn == "test" and (folder / "run.json").is_file():
             report = {"prior": module.prior.digest, "prompt": module.prompt, "checkpoint": str(trainer.ckpt_path)}
             write_json(folder / "test.json", report | {"metrics": figures(trainer)})
 

@@ -3,9 +3,10 @@
 import io
 import logging
 import math
+import re
 import time
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from asdkit.core.bounds import Count, checked
 from asdkit.core.optional import require_package
 from asdkit.distillation import Distillation
 from asdkit.formats.splat_files import read_splats
@@ -22,13 +24,13 @@ from asdkit.formats.splats import Splats, activate
 from asdkit.rendering.cameras import Views, posed, ring
 from asdkit.rendering.projection import rotation_matrices
 from asdkit.rendering.spherical_harmonics import SH_0
-from asdkit.run.loading import load
-from asdkit.run.local_websocket import local_pages_only
+from asdkit.run.export import load
 
 HOST = "127.0.0.1"
 _LAST_PORT = 65535 - 999  # viser tries this port and the 999 above it
 _PICTURE_HEIGHT = 128  # pixels
 _SCALE_MAX = math.exp(5)  # the browser's variances are half floats, which end at 65504
+_LOCAL = re.compile(r"http://(127\.0\.0\.1|localhost)(:\d+)?")  # pages of this machine
 _LOOK_EVERY = 0.05  # seconds between two looks at where the browsers' cameras are
 
 
@@ -71,9 +73,6 @@ class LiveView:
     Args:
         port: where to listen; the next free one above it when it is taken, and any free one for 0.
         background: grey level behind the object, in [0,1].
-
-    Raises:
-        MissingExtra: viser is not installed.
     """
 
     def __init__(self, port: int, background: float = 0.85) -> None:
@@ -131,12 +130,7 @@ def view_of(module: pl.LightningModule, port: int) -> LiveView:
 
 
 def serve(path: Path, port: int) -> None:
-    """`asdkit view`: serve a run folder, a checkpoint (.ckpt) or a file of splats until interrupted.
-
-    Raises:
-        ValueError: the file is broken or of something else, or the port is out of range.
-        MissingExtra: viser is not installed.
-    """
+    """`asdkit view`: serve a run folder, a checkpoint (.ckpt) or a file of splats until interrupted."""
     check_port(port)
     module = load(path) if path.is_dir() or path.suffix == ".ckpt" else None
     splats = None if module else read_splats(path)
@@ -163,3 +157,65 @@ def _serve(port: int) -> Any:
     logging.getLogger("websockets").setLevel(logging.CRITICAL)  # browsers leave connections that they don't need
     with redirect_stdout(io.StringIO()), local_pages_only():  # viser's own announcements say less than ours
         return Server(host=HOST, port=port, verbose=False)
+
+
+@contextmanager
+def local_pages_only() -> Iterator[None]:
+    """Inside, every server that this process starts with `websockets.asyncio.server.serve` refuses other pages.
+
+    It is a RuntimeError if none was started that way: one that was started otherwise may be open to all pages.
+    """
+    # A page from anywhere that is open in the same browser can connect to a server on 127.0.0.1 and read what it sends,
+    # for browsers' same-origin rule does not cover websockets (CWE-1385). They do say where a page is from, and the
+    # package websockets refuses origins that are not on a list; viser 1.1 gives it none and has no argument for one.
+    from websockets.asyncio import server
+
+    library: Any = server
+    serve, started = server.serve, []
+
+    def serve_local(*arguments: Any, **options: Any) -> Any:
+        started.append(serve(*arguments, **options | {"origins": [_LOCAL, None]}))  # None: of programs
+        return started[-1]
+
+    library.serve = serve_local
+    try:
+        yield
+    finally:
+        library.serve = serve
+    if not started:
+        raise RuntimeError("The viewer's server can't be closed to pages of other machines; install viser 1.1.")
+
+
+@checked
+class Viewer(pl.Callback):
+    """Serves a page that shows the object at http://127.0.0.1:port during fit. Looking at it changes nothing.
+
+    Args:
+        port: the port to listen on. The next free one is taken when it is in use; 0 switches the viewer off.
+        every: the number of iterations between two updates.
+    """
+
+    def __init__(self, port: int = 0, every: Count = 10) -> None:
+        check_port(port)
+        self.port, self.every = port, every
+        self._live: LiveView | None = None
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if stage == "fit" and self.port and trainer.is_global_zero:
+            self._live = view_of(pl_module, self.port)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        if self._live:
+            self._live.follow(pl_module)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+        if self._live:
+            due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
+            self._live.follow(pl_module, moved=not due)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: Any = None) -> None:
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    on_exception = teardown

@@ -32,9 +32,7 @@ def locked(file: IO[Any]) -> bool:
 class RunLock:
     """`run.lock` in a run folder, which says who goes on with the run; what an earlier process has left is no lock.
 
-    Raises:
-        ValueError: another process goes on with the run.
-        CannotWrite: the system refuses the file.
+    It is a ValueError if another process goes on with the run.
     """
 
     def __init__(self, folder: Path) -> None:

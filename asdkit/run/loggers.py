@@ -19,10 +19,7 @@ class Loggers(pl.Callback):
 
     Args:
         names: tensorboard (the folder `tensorboard`), wandb (the folder `wandb`, and the project asdkit) or csv (the
-            folder `csv`). Several may be named.
-
-    Raises:
-        MissingExtra: a logger's package is not installed.
+            folder `csv`). Several may be named; it is a MissingExtra if a logger's package is not installed.
     """
 
     def __init__(self, names: Sequence[Literal["tensorboard", "wandb", "csv"]] = ()) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import cycle, islice
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any
 
 from asdkit.core.atomic import set_aside
 from asdkit.core.errors import Interrupted, UsageError
@@ -24,23 +24,10 @@ from asdkit.run.signals import heeded
 _POLL_SECONDS = 0.1
 
 
-class Process(Protocol):
-    """What a pool asks of a run's process; `subprocess.Popen` is one."""
-
-    def poll(self) -> int | None:
-        """The exit code, minus a number where that signal has ended it; None before it has ended."""
-
-    def send_signal(self, signum: int, /) -> None:
-        """Nothing, if it has ended."""
-
-    def wait(self) -> int:
-        """The exit code, when it has ended."""
+Start = Callable[[Sequence[str], IO[bytes], Mapping[str, str]], Any]
 
 
-Start = Callable[[Sequence[str], IO[bytes], Mapping[str, str]], Process]
-
-
-def spawned(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> Process:
+def spawned(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """A new process that carries out a command."""
     return subprocess.Popen(
         command,
@@ -81,14 +68,10 @@ def child_environment(environment: Mapping[str, str], device: str | None, thread
 def make_runs(grid: Grid, jobs: int | None, start: Start = spawned, ended: Callable[[], object] = lambda: None) -> int:
     """Make this process's share of a grid's runs, `jobs` at a time; None is one on each GPU, or one.
 
-    A run is a process that `start` starts, of a command, a file for its output and its environment. `ended` is called
-    whenever some have ended.
-
-    Returns the exit code: 0, that of the first cell that failed, 130 or 143.
-
-    Raises:
-        UsageError: jobs below 1.
-        OSError: a table can't be written; the runs are ended, and go on when this is called again.
+    A run is a process that `start` starts, of a command, a file for its output and its environment; like
+    `subprocess.Popen`, it has `poll`, `send_signal` and `wait`. `ended` is called whenever some have ended. If a table
+    can't be written, the runs are ended, and go on when this is called again. Returns the exit code: 0, that of the
+    first cell that failed, 130 or 143.
     """
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs must be at least 1; got {jobs}.")
@@ -102,7 +85,7 @@ class Job:
     """A run under way."""
 
     cell: Cell
-    process: Process
+    process: Any  # as `Start` starts it
     log: IO[bytes]
     start: float
     device: str | None
@@ -182,7 +165,6 @@ class Pool:
             self._record(job.cell, code, time.monotonic() - job.start, last if code else "")
 
     def _start(self, cell: Cell, device: str | None) -> Job | None:
-        """Start the run of a cell, unless another process is at work on it."""
         run = self.grid.run_folder(cell)
         log = tables.record_path(self.grid, cell).with_suffix(".log").open("ab")
         if not locked(log):  # the run inherits the lock with the file, so that it ends with the run, not with the pool
@@ -197,7 +179,6 @@ class Pool:
         return Job(cell, process, log, time.monotonic(), device)
 
     def _record(self, cell: Cell, code: int, seconds: float, reason: str) -> None:
-        """Write down what became of a cell, and print it."""
         run, record = self.grid.run_folder(cell), tables.record_path(self.grid, cell)
         self.codes[run], state = code, status(code)
         write_json(record, {"status": state, "exit_code": code, "seconds": round(seconds, 1), "reason": reason})

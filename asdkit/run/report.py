@@ -14,8 +14,9 @@ from asdkit.core.bounds import Within, checked
 from asdkit.core.errors import Interrupted
 from asdkit.data import Cameras
 from asdkit.distillation import Distillation
-from asdkit.formats.camera_path import read_camera_path
+from asdkit.formats.names import FORMATS
 from asdkit.formats.pictures import save_film, save_grid
+from asdkit.formats.poses import read_camera_path
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views
 from asdkit.run.exits import sentence
@@ -23,7 +24,7 @@ from asdkit.run.export import Exported
 from asdkit.run.judge import figures, judges_of
 from asdkit.run.loggers import log_picture
 from asdkit.run.meanings import meaning
-from asdkit.run.report_page import Told, measured, page
+from asdkit.run.report_page import measured, page
 from asdkit.run.snapshots import Snapshots
 
 _CONTACT_VIEWS = 8
@@ -74,34 +75,31 @@ class Report(pl.Callback):
             frames = exported.render(cameras.ring(cameras.orbit.views, self.size)).image
             written.insert(0, save_film(frames, folder, "orbit", self.fps))
         if module.generator.splats() is not None:
-            written += [file for name in ("ply", "html") for file in exported.write(name, folder)]
+            written += [file for name in ("ply", "html") for file in exported.save(name, folder / FORMATS[name])]
         told = self._told(trainer, module, [file.relative_to(folder).as_posix() for file in written])
         write_text(folder / "report.html", page(folder, told))
         log_picture(trainer.loggers, "views", folder / "contact.png", trainer.global_step)
-        for name, text in measured(told.results, told.errors):
+        for name, text in measured(told["results"], told["errors"]):
             print(f"{meaning(name).title}: {text}")
         print(f"Report: {folder / 'report.html'}")
 
-    def _told(self, trainer: Any, module: Distillation, files: list[str]) -> Told:
+    def _told(self, trainer: Any, module: Distillation, files: list[str]) -> dict[str, Any]:
         kinds = {part: module.hparams[part] for part in ("generator", "guidance", "prior")}
         names = {part: spec.get("class_path", "").rpartition(".")[2] for part, spec in kinds.items()}
         prior = kinds["prior"].get("init_args", {}).get("path") or names["prior"]
+        made = {"Made of": names["generator"], "Method": names["guidance"], "Prior": f"{prior} ({module.prior.digest})"}
         judges = judges_of(trainer)
         solid = "mesh-glb,mp4" if module.generator.volume() is not None else "png"
-        return Told(
-            made={
-                "Made of": names["generator"],
-                "Method": names["guidance"],
-                "Prior": f"{prior} ({module.prior.digest})",
-            },
-            results=figures(trainer),
-            files=files,
-            columns=len(Snapshots.titles(module)),
-            formats="glb,spz,mp4" if "splats.ply" in files else solid,
-            doubt=module.prior.doubt(module.prompt),
-            errors={name: error for judge in judges for name, error in judge.errors.items()},
-            unmeasured={name: why for judge in judges for name, why in judge.unmeasured.items()},
-        )
+        return {
+            "made": made,  # in words
+            "results": figures(trainer),
+            "files": files,  # of the object
+            "columns": len(Snapshots.titles(module)),  # of a snapshot
+            "formats": "glb,spz,mp4" if "splats.ply" in files else solid,  # that the object can be exported to
+            "doubt": module.prior.doubt(module.prompt),  # a sentence about the prompt
+            "errors": {name: error for judge in judges for name, error in judge.errors.items()},
+            "unmeasured": {name: why for judge in judges for name, why in judge.unmeasured.items()},
+        }
 
     def _contact_sheet(self, exported: Exported, views: Views | None, folder: Path) -> None:
         """`contact.png`: all images, or the object from around it, with the azimuths written on them."""

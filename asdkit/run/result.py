@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -28,37 +27,26 @@ class Result:
 
     Args:
         run: a run folder or a checkpoint, or a file of Gaussians.
-        prompt: what to show in place of the run's own prompt, for a generator that knows many.
-
-    Raises:
-        ValueError: there is none, or it is broken, or of one prompt alone.
+        prompt: what to show in place of the run's own prompt, for a generator that knows many; a ValueError for others.
     """
 
     def __init__(self, run: str | Path, prompt: str = "") -> None:
         self.run = local(run)
         self._object = opened(self.run, prompt)
-
-    @property
-    def prompt(self) -> str:
-        """What it was made of; the file's name where nobody knows."""
-        return self._object.name
-
-    @property
-    def generator(self) -> torch.nn.Module:
-        """The object itself, e.g. `asdkit.Gaussians`."""
-        return self._object.generator
+        self.prompt = self._object.name  # what it was made of; the file's name where nobody knows
+        self.generator = self._object.generator  # the object itself, e.g. `asdkit.Gaussians`
 
     def views(
         self, size: int = 256, count: int = 8, elevation_deg: float = _ELEVATION_DEG
     ) -> Float[Tensor, "count 3 size size"]:
         """Pictures in [0,1] from `count` azimuths, the first from the front; images are given as they are."""
-        if self._object.generator.flat:
+        if self.generator.flat:
             return self._object.render(None).image.cpu()
         return self._object.render(self._object.ring(count, elevation_deg, size)).image
 
     def orbit(self, size: int = 256, frames: int = 60) -> Float[Tensor, "frames 3 size size"]:
         """The frames of a film around the object; `save("orbit.webp")` writes one."""
-        require(not self._object.generator.flat, f"{self.run} holds images, which have no orbit.")
+        require(not self.generator.flat, f"{self.run} holds images, which have no orbit.")
         return self.views(size, frames)
 
     def save(self, path: str | Path, size: int = 512) -> Path:
@@ -74,7 +62,7 @@ class Result:
             MissingExtra: the format needs an extra that is not installed.
         """
         file, ending = local(path), Path(path).suffix.removeprefix(".").lower()
-        if ending == "glb" and self._object.generator.splats() is None:
+        if ending == "glb" and self.generator.splats() is None:
             ending = "mesh-glb"
         require(
             ending in FORMATS,
@@ -103,10 +91,9 @@ class Result:
 
     @cached_property
     def _picture(self) -> str:
-        """An animated WebP as a data URL."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "orbit.webp")
-            if self._object.generator.flat:
+            if self.generator.flat:
                 self._sheet(_NOTEBOOK_SIZE).save(file, lossless=True)
             else:
                 save_webp(self.orbit(_NOTEBOOK_SIZE, _NOTEBOOK_FRAMES), file)

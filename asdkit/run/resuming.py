@@ -30,8 +30,7 @@ def check_generator(run: Path, options: Iterable[str]) -> None:
 def fit_to(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
     """Refuse a checkpoint whose tensors are others than a run's, once that is set up; take out what another method had.
 
-    Raises:
-        ValueError: the generator, or the same method's discriminator, is another than the checkpoint's.
+    It is a ValueError if the generator, or the same method's discriminator, is another than the checkpoint's.
     """
     saved, own = checkpoint["state_dict"], module.state_dict()
     shapes = [{name: list(getattr(value, "shape", ())) for name, value in state.items()} for state in (saved, own)]

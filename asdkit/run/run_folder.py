@@ -37,11 +37,7 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
     """Make `root/recipe/prompt@time`, which no other run has.
 
     In a SLURM job it is `prompt@job<ID>`, and what the same command has made before in the same job is found again. A
-    `name` takes the place of `prompt@time`.
-
-    Raises:
-        ValueError: a run of this name exists.
-        OSError: the folder can't be made.
+    `name` takes the place of `prompt@time`; it is a ValueError if there is such a run.
     """
     job = slurm_job()
     moment = f"job{job}" if job else time.strftime("%Y%m%d-%H%M%S")
@@ -65,8 +61,7 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
 
 
 class RunFolder(pl.Callback):
-    """Holds a run's folder for one process, and writes `config.yaml` and `run.json`, which records the state of the
-    run.
+    """Holds a run's folder for one process, and writes `config.yaml` and `run.json`, the state of the run.
 
     A folder that already holds a run changes only when the checkpoint from which the run goes on fits.
 
@@ -74,16 +69,13 @@ class RunFolder(pl.Callback):
         root: the folder of all runs.
         recipe: the name of the recipe, and of the folder of its runs; the name of the first --config when empty.
         name: the name of this run's folder; `<prompt>@<time>` when empty.
-
-    Attributes:
-        config: the text of `config.yaml`, which does the run again.
     """
 
     def __init__(self, root: str = "runs", recipe: str = "", name: str = "") -> None:
         if not root:
             raise ValueError("run.root is empty; name the folder of all runs.")
         self.root, self.recipe, self.name = root, recipe, name
-        self.config = ""
+        self.config = ""  # the text of `config.yaml`, which does the run again
         self._lock: RunLock | None = None
         self._start, self._seconds_before = time.time(), 0.0
         self._begun = False

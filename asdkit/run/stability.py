@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity
 
 from asdkit.data import Cameras, Canvas
 from asdkit.distillation import Distillation
@@ -79,5 +79,4 @@ def structure(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N"]:
 def correlation(a: Float[Tensor, "B N"], b: Float[Tensor, "B N"]) -> Float[Tensor, " B"]:
     """Pearson's, of each row; 0 where one is constant."""
     a, b = (x - x.mean(1, keepdim=True) for x in (a.double(), b.double()))
-    norms: Tensor = a.norm(dim=1) * b.norm(dim=1)
-    return (a * b).sum(1) / norms.clamp(min=1e-12)
+    return cosine_similarity(a, b, eps=1e-12)

@@ -2,11 +2,12 @@
 
 import json
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from asdkit.core.atomic import atomic, write_text
 from asdkit.run.grid import Cell, Grid
@@ -60,8 +61,9 @@ def write_contacts(grid: Grid) -> None:
         sheet.save(temporary)
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    """Rows as a Markdown table, whose `columns` are keys of the rows and their headings."""
+def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> str:
+    """Rows as a Markdown table, whose `columns` are keys of the rows and their headings; all keys, where not given."""
+    columns = columns or {name: name for row in rows for name in row}
     lines = [_line(map(cell_text, map(row.get, columns))) for row in rows]
     return "\n".join([_line(columns.values()), "|" + "---|" * len(columns), *lines]) + "\n"
 
@@ -73,14 +75,18 @@ def cell_text(value: Any) -> str:
     return "" if value is None else str(value).replace("|", "\\|")
 
 
+def estimate(values: Sequence[float]) -> str:
+    """A mean and its standard error, which one value does not have."""
+    mean = cell_text(statistics.fmean(values))
+    return f"{mean} ± {cell_text(statistics.stdev(values) / math.sqrt(len(values)))}" if len(values) > 1 else mean
+
+
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
 def _picture(file: Path, scale: float) -> Image.Image | None:
     try:
-        picture = Image.open(file, formats=["PNG"]).convert("RGB")
-        size = [math.ceil(side * scale) for side in picture.size]
-        return picture.resize(size, Image.Resampling.NEAREST)
+        return ImageOps.scale(Image.open(file, formats=["PNG"]).convert("RGB"), scale, Image.Resampling.NEAREST)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # torn, or no picture of ours
         return None

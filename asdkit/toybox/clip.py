@@ -15,9 +15,9 @@ EMBEDDED = Path(__file__).parent / "weights" / "clip"
 
 
 @cache
-def candidate_prompts(count: int, seed: int = 0) -> tuple[str, ...]:
+def candidate_prompts(count: int) -> tuple[str, ...]:
     """`count` different prompts of the world, every eighth of a held-out thing, drawn as training draws them."""
-    generator, prompts = generator_for(seed, 0, "candidate prompts"), dict[str, None]()
+    generator, prompts = generator_for(0, 0, "candidate prompts"), dict[str, None]()
     while len(prompts) < count:
         prompts[world.sample_thing(generator, held_out=len(prompts) % 8 == 7).prompt] = None
     return tuple(prompts)
@@ -36,14 +36,7 @@ def resized(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B C s
 
 
 class TinyCLIP:
-    """A CLIPModel folder with its tokenizer, for ranking the prompts of a picture.
-
-    Args:
-        folder: `config.json`, `model.safetensors` and the tokenizer's files.
-
-    Raises:
-        ValueError: the folder is missing.
-    """
+    """A CLIPModel folder with its tokenizer, for ranking the prompts of a picture; a ValueError if it is missing."""
 
     def __init__(self, folder: Path) -> None:
         if not (folder / "config.json").is_file():
@@ -68,11 +61,9 @@ class TinyCLIP:
         projected: Tensor = self.model.visual_projection(seen)
         return projected
 
-    def are_first(
-        self, images: Float[Tensor, "B 3 H W"], prompts: list[str], candidates: int = 200
-    ) -> Bool[Tensor, " B"]:
-        """Of each picture, whether its own prompt ranks first among itself and `candidates` - 1 others of the world."""
-        among = [prompt_among(candidates, prompt) for prompt in prompts]
+    def are_first(self, images: Float[Tensor, "B 3 H W"], prompts: list[str], count: int) -> Bool[Tensor, " B"]:
+        """Of each picture, whether its own prompt ranks first among itself and `count` - 1 others of the world."""
+        among = [prompt_among(count, prompt) for prompt in prompts]
         columns = {text: i for i, text in enumerate(dict.fromkeys(text for texts in among for text in texts))}
         ranked = torch.tensor([[columns[text] for text in texts] for texts in among])
         return self.logits(images, list(columns)).gather(1, ranked).argmax(1) == 0
@@ -82,14 +73,14 @@ class TinyCLIP:
         return resized(images.cpu(), self.model.config.vision_config.image_size) * 2 - 1
 
 
+@torch.no_grad()
 def similarity(clip: TinyCLIP, images: Float[Tensor, "B 3 H W"], prompt: str) -> Float[Tensor, " B"]:
     """Cosine of each picture and the prompt, in [-1, 1]."""
-    return (clip.logits(images, [prompt])[:, 0] / clip.model.logit_scale.exp()).detach()
+    return clip.logits(images, [prompt])[:, 0] / clip.model.logit_scale.exp()
 
 
 class CLIPScorer(Scorer):
-    """Scores pictures for RewardSDS by the toybox's CLIP: the cosine similarity of a picture and the prompt, in [-1,
-    1].
+    """Scores pictures for RewardSDS by the toybox's CLIP: the cosine of a picture and the prompt, in [-1, 1].
 
     Args:
         folder: the folder of the CLIP; the embedded one when empty.

@@ -1,35 +1,34 @@
-"""Judging by the ground truth of the toybox: pictures, silhouettes, azimuths, and its small CLIP."""
+"""Judging by the ground truth of the toybox: pictures, silhouettes, azimuths, movement, and its small CLIP."""
 
 import logging
 import math
+from functools import cached_property
+from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.data import Cameras
+from asdkit.core.bounds import Count, Weight, checked
+from asdkit.core.randomness import generator_for
+from asdkit.data import Cameras, Canvas
 from asdkit.distillation import Distillation
 from asdkit.generators.base import Render
+from asdkit.generators.networks import Network
 from asdkit.rendering.cameras import Views
 from asdkit.run.judge import Judge
+from asdkit.scores.ddim import ddim
 from asdkit.scores.equations import hsv_saturation, sharpness
+from asdkit.scores.fields import CFG
 from asdkit.scores.prior import Prior
-from asdkit.toybox import world
+from asdkit.toybox import measures, world
 from asdkit.toybox.captions import parse
-from asdkit.toybox.clip import EMBEDDED, TinyCLIP, prompt_among, resized
-from asdkit.toybox.measures import (
-    kid,
-    kid_error,
-    mottle,
-    palette_distance,
-    psnr,
-    silhouette_iou,
-    spectrum_distance,
-    texture_power,
-)
+from asdkit.toybox.clip import EMBEDDED, TinyCLIP, prompt_among, resized, similarity
 from asdkit.toybox.things import Thing
+from asdkit.toybox.truths import true_pictures, truths
 
-PROMPTS = 200
+PROMPTS, DRIFT_FROM, SMALL = 200, 0.8, 64
 _AZIMUTHS, _CANDIDATES, _INSTANCES = 8, 24, 8
 _WITHIN_DEG = 45.0
 _log = logging.getLogger(__name__)
@@ -38,42 +37,38 @@ _log = logging.getLogger(__name__)
 class CLIPJudge(Judge):
     """The base of the toybox's judges: R-precision and a distance from the truth, by the toybox's small CLIP."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.clip: TinyCLIP | None = None
+    @cached_property
+    def clip(self) -> TinyCLIP:
+        """The CLIP of the package."""
+        return TinyCLIP(EMBEDDED)
 
     def precision(self, prompt: str, images: Float[Tensor, "B 3 H W"]) -> dict[str, float]:
-        """R-precision at 1 among 200 prompts and the mean cosine to the prompt, by the CLIP of the package.
-
-        Nothing where the package has none, or the CLIP does not know such prompts.
-        """
+        """R-precision at 1 among 200 prompts and the mean cosine to the prompt; nothing of prompts of another world."""
         if parse(prompt) is None:
             self.unmeasured["r_precision"] = "the toybox's CLIP has only ever seen the toybox's own captions"
             return {}
-        if not (EMBEDDED / "config.json").is_file():
-            return {}
-        self.clip = self.clip or TinyCLIP(EMBEDDED)
         logits = self.clip.logits(images, prompt_among(PROMPTS, prompt)).detach()
         cosines = logits[:, 0] / self.clip.model.logit_scale.exp().detach()
         first = logits.argmax(1) == 0
         return {"r_precision": first.float().mean().item(), "clip_score": cosines.mean().item()}
 
     def distance(self, images: Float[Tensor, "B 3 H W"], truths: Float[Tensor, "M 3 H W"]) -> dict[str, float]:
-        """KID of several pictures to true ones, in the CLIP's features, after `precision` has loaded it."""
-        if self.clip is None or len(images) < 2:
+        """KID of several pictures to true ones, in the CLIP's features."""
+        if len(images) < 2:
             return {}
         own, true = self.clip.features(images), self.clip.features(truths)
-        self.errors = {"kid_to_truth": kid_error(own, true)} if len(images) > 3 else {}  # it takes halves
-        return {"kid_to_truth": kid(own, true)}
+        self.errors = {"kid_to_truth": measures.kid_error(own, true)} if len(images) > 3 else {}  # it takes halves
+        return {"kid_to_truth": measures.kid(own, true)}
 
     def nearness(
         self, thing: Thing, images: Float[Tensor, "B 3 H W"], truths: Float[Tensor, "M 3 H W"]
     ) -> dict[str, float]:
-        """PSNR of pictures to as many truths; of a thing with a material that it can't be had, for it has many."""
+        """PSNR of pictures to as many truths, as they are and at 64 pixels; a material has many truths, and none."""
         if thing.material:
             self.unmeasured["psnr"] = f"{thing.prompt} has many right answers, so there is no single true picture"
             return {}
-        return {"psnr": psnr(images, truths).mean().item()}
+        small = measures.psnr(resized(images, SMALL), resized(truths, SMALL))
+        return {"psnr": measures.psnr(images, truths).mean().item(), "psnr_64": small.mean().item()}
 
 
 def likeness(
@@ -84,15 +79,10 @@ def likeness(
     plain: bool,
     decoded: Float[Tensor, "M 3 H W"],
 ) -> dict[str, float]:
-    """What can be compared with several true pictures, which need not show the same instance.
+    """What can be compared with several true pictures, which need not show the same instance; alphas show the thing.
 
-    Args:
-        images: pictures in [0,1].
-        alphas: where they show the thing.
-        truths: true pictures of it; of a plain thing one for each of `images`, from the same camera.
-        true_alphas: where these show it.
-        plain: whether its surfaces are smooth, so that `mottle` has a meaning.
-        decoded: the same true pictures as the prior's autoencoder gives them back.
+    Of a plain thing there is one truth for each image, from the same camera. Its surfaces are smooth, so that `mottle`
+    has a meaning. `decoded` are the truths as the prior's autoencoder gives them back.
     """
     colours, true = (shown.movedim(1, 3)[a[:, 0] > 0.5] for shown, a in ((images, alphas), (truths, true_alphas)))
     results = {
@@ -101,13 +91,13 @@ def likeness(
         "sharpness": sharpness(images).mean().item(),
         "true_sharpness": sharpness(truths).mean().item(),
         "decoded_sharpness": sharpness(decoded).mean().item(),
-        "texture_power": texture_power(images).mean().item(),
-        "true_texture_power": texture_power(truths).mean().item(),
-        "spectrum": spectrum_distance(images, truths),
-        "spectrum_decoded": spectrum_distance(images, decoded),
-        "palette_distance": palette_distance(colours, true),
+        "texture_power": measures.texture_power(images).mean().item(),
+        "true_texture_power": measures.texture_power(truths).mean().item(),
+        "spectrum": measures.spectrum_distance(images, truths),
+        "spectrum_decoded": measures.spectrum_distance(images, decoded),
+        "palette_distance": measures.palette_distance(colours, true),
     }
-    results |= {"mottle": mottle(images, truths, true_alphas)} if plain else {}
+    results |= {"mottle": measures.mottle(images, truths, true_alphas)} if plain else {}
     return {name: value for name, value in results.items() if math.isfinite(value)}
 
 
@@ -119,9 +109,9 @@ def through(prior: Prior, pictures: Float[Tensor, "M 3 N N"], size: int) -> Floa
 
 
 class ToyboxJudge(CLIPJudge):
-    """Judges an object: silhouette IoU, azimuths, R-precision by the toybox's CLIP, and likeness to true pictures
-    (`likeness`). `kid_to_truth` is the kernel distance, in the CLIP's features, to true pictures from the same cameras;
-    because they are the same, it can be a little below 0.
+    """Judges an object: silhouette IoU, azimuths, R-precision by the toybox's CLIP, and likeness to true pictures.
+    `kid_to_truth` is the kernel distance, in the CLIP's features, to true pictures from the same cameras; because they
+    are the same, it can be a little below 0.
 
     Only plain things have a PSNR to the true object. A material has many instances: eight of them stand for all in the
     comparisons, and azimuths are found by their mean. For a prompt outside the toybox nothing is measured, because
@@ -139,7 +129,7 @@ class ToyboxJudge(CLIPJudge):
         images, alpha = render.image.cpu(), render.alpha.cpu()
         truth, true_alpha = instances(thing, views, background)
         results = self.nearness(thing, images, truth)
-        results["iou"] = silhouette_iou(alpha, true_alpha[: len(views)]).mean().item()
+        results["iou"] = measures.silhouette_iou(alpha, true_alpha[: len(views)]).mean().item()
         decoded = through(module.prior, truth, truth.shape[-1])
         results |= likeness(images, alpha, truth, true_alpha, not thing.material, decoded)
         if thing.has_front:
@@ -147,8 +137,7 @@ class ToyboxJudge(CLIPJudge):
             candidates, _ = instances(thing, cameras.ring(_CANDIDATES), background)
             mean = candidates.unflatten(0, (-1, _CANDIDATES)).mean(0)
             results["azimuth"] = azimuths_right(around, mean).mean().item()
-        results |= self.precision(thing.prompt, render.image)
-        return results | self.distance(images, truth)
+        return results | self.precision(thing.prompt, render.image) | self.distance(images, truth)
 
 
 def instances(
@@ -167,3 +156,101 @@ def azimuths_right(around: Float[Tensor, "N 3 H W"], candidates: Float[Tensor, "
     expected = torch.arange(len(around)) * (360 / len(around))
     difference = (best - expected + 180) % 360 - 180
     return (difference.abs() <= _WITHIN_DEG + 1e-3).float()
+
+
+class ToyboxImageJudge(CLIPJudge):
+    """Judges images: saturation, likeness to the nearest true pictures, R-precision by the toybox's CLIP, and drift.
+
+    For a plain thing there is PSNR to the nearest true picture. A thing of a material has many right answers and no
+    PSNR; its other figures compare with the eight nearest pictures, each of another instance. Sharpness and spectrum
+    are also compared with these pictures as the prior's autoencoder gives them back. `kid_to_truth` is the kernel
+    distance of several images, in the CLIP's features, to 256 true pictures of the prompt (unbiased). `drift` is the
+    mean absolute change of the images over the last fifth of the iterations. With a source image, `similarity` and
+    `source_similarity` are the CLIP's cosines of the prompt with the images and with the source image, and `change` is
+    the mean absolute difference between images and source image.
+    """
+
+    judges = Canvas
+    _before: Float[Tensor, "B 3 H W"] | None = None  # the images of which `drift` is the change
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+        if isinstance(pl_module, Distillation) and trainer.global_step == round(DRIFT_FROM * trainer.max_steps):
+            with torch.no_grad():
+                self._before = pl_module.show(None).image.cpu()
+
+    def measure(self, module: Distillation, data: Canvas, views: None, render: Render) -> dict[str, float]:
+        images = render.image.cpu()
+        thing, results = parse(module.prompt), self.figures(images, module.prompt, module.prior)
+        results |= self.precision(thing.prompt if thing else module.prompt, images)
+        if bank := truths(module.prompt):
+            results |= self.distance(images, bank.pictures())
+        if self._before is not None:
+            results["drift"] = (images - self._before).abs().mean().item()
+        if data.source is not None:
+            results["change"] = (images - data.source).abs().mean().item()
+            if thing is not None:
+                alike = [similarity(self.clip, of, module.prompt) for of in (images, data.source)]
+                results["similarity"], results["source_similarity"] = (value.mean().item() for value in alike)
+        return results
+
+    def figures(self, images: Float[Tensor, "B 3 N N"], prompt: str, prior: Prior) -> dict[str, float]:
+        """Saturation and sharpness; of a prompt of the toybox also what the nearest truths say, and their own."""
+        size, images = images.shape[-1], resized(images, world.SIZE)
+        results = {"saturation": hsv_saturation(images).mean().item(), "sharpness": sharpness(images).mean().item()}
+        thing, bank = parse(prompt), truths(prompt)
+        if thing is None or bank is None:
+            return results
+        count = _INSTANCES if thing.material else 1
+        nearest, alphas = bank.nearest(images, count)
+        results |= self.nearness(thing, images, nearest)
+        shown, decoded = images.repeat_interleave(count, 0), through(prior, nearest, size)
+        return results | likeness(shown, alphas, nearest, alphas, not thing.material, decoded)
+
+
+@checked
+class ToyboxSamplesJudge(CLIPJudge):
+    """Judges a Network by samples, from the same noise, for some of the data's prompts, which must be of the toybox.
+
+    `r_precision` is the R-precision at 1 among 200 prompts by the toybox's CLIP, and `clip_score` its mean cosine.
+    `diversity` is the root mean square difference of two samples of a prompt; a low one shows a collapse. A figure with
+    `teacher_` before it belongs to the prior's samples by DDIM. `kid` is the squared distance between the CLIP features
+    of the samples and of the teacher's (2 groups of pictures of any prompts, unbiased, cubic kernel). `teacher_kid` is
+    the distance between the teacher's pictures and true ones.
+
+    Args:
+        prompts: the number of prompts, picked evenly from the whole list.
+        samples: the number of samples of each prompt.
+        steps: the number of steps of the teacher's DDIM.
+        scale: the teacher's CFG scale.
+    """
+
+    judges = Canvas
+
+    def __init__(self, prompts: Count = 50, samples: Count = 4, steps: Count = 50, scale: Weight = 3.0) -> None:
+        super().__init__()
+        self.prompts, self.samples, self.steps, self.scale = prompts, samples, steps, scale
+
+    def measure(self, module: Distillation, data: Canvas, views: None, render: Render) -> dict[str, float]:
+        generator, prior = module.generator, module.prior
+        if not isinstance(generator, Network):
+            raise ValueError("ToyboxSamplesJudge judges a Network; take another judge.")
+        texts = data.prompts.texts if data.prompts else (module.prompt,)
+        chosen = [texts[i] for i in torch.linspace(0, len(texts) - 1, min(self.prompts, len(texts))).long()]
+        shape = (self.samples, *prior.encode(render.image[:1]).shape[1:])
+        pictures: dict[str, list[Tensor]] = {"": [], "teacher_": [], "true_": []}
+        for number, text in enumerate(chosen):
+            random = generator_for(0, number, "samples judge")
+            noise = torch.randn(shape, generator=random).to(module.device)
+            taught = ddim(prior, CFG(text, self.scale), noise, self.steps)
+            pictures[""].append(prior.decode(generator.samples(noise, [text] * self.samples)))
+            pictures["teacher_"].append(prior.decode(taught))
+            pictures["true_"].append(true_pictures(text, self.samples, random))
+        results: dict[str, float] = {}
+        for name in ("", "teacher_"):
+            ranked = [self.precision(text, images) for text, images in zip(chosen, pictures[name], strict=True)]
+            results |= {f"{name}{key}": sum(each[key] for each in ranked) / len(ranked) for key in ranked[0]}
+            results[f"{name}diversity"] = sum(measures.diversity(images) for images in pictures[name]) / len(chosen)
+        own, teacher, true = (self.clip.features(torch.cat(images)) for images in pictures.values())
+        results |= {"kid": measures.kid(own, teacher), "teacher_kid": measures.kid(teacher, true)}
+        self.errors = {"kid": measures.kid_error(own, teacher), "teacher_kid": measures.kid_error(teacher, true)}
+        return results

@@ -12,6 +12,7 @@ import torch
 from numba import njit
 
 from asdkit.core.randomness import generator_for
+from asdkit.rendering.projection import rotation_entries
 
 Colour = tuple[float, float, float]
 PLAIN, STRIPED, SPOTTED, CHECKERED, WOODEN, BRICK, MARBLE = range(7)
@@ -20,17 +21,11 @@ _SPOT, _WAVES = 0.36, 3
 
 
 class Material(NamedTuple):
-    """A material.
+    """A material."""
 
-    Args:
-        number: which texture the ray caster evaluates.
-        scale: smallest and largest length of a period, in world units (an object's radius is 0.95).
-        natural: the colour where a prompt names none; None: of two colours, both named.
-    """
-
-    number: int
-    scale: tuple[float, float]
-    natural: Colour | None = None
+    number: int  # which texture the ray caster evaluates
+    scale: tuple[float, float]  # smallest and largest length of a period, in world units (an object's radius is 0.95)
+    natural: Colour | None = None  # the colour where a prompt names none; None: of two colours, both named
 
 
 MATERIALS: dict[str, Material] = {
@@ -44,36 +39,19 @@ MATERIALS: dict[str, Material] = {
 
 
 class Texture(NamedTuple):
-    """How one instance is painted.
+    """How one instance is painted."""
 
-    Args:
-        number: which texture; PLAIN paints `main` everywhere.
-        main: the colour of the material.
-        other: the second colour of a striped, spotted or checkered thing.
-        turn: rotation from object space to the texture's axes [3,3].
-        shift: added to the turned point, in periods [3].
-        scale: length of a period, world units.
-        phases: of the waves that disturb wood and marble, radians [3,4].
-    """
-
-    number: int
-    main: np.ndarray
-    other: np.ndarray
-    turn: np.ndarray
-    shift: np.ndarray
-    scale: float
-    phases: np.ndarray
+    number: int  # which texture; PLAIN paints `main` everywhere
+    main: np.ndarray  # the colour of the material
+    other: np.ndarray  # the second colour of a striped, spotted or checkered thing
+    turn: np.ndarray  # rotation from object space to the texture's axes [3,3]
+    shift: np.ndarray  # added to the turned point, in periods [3]
+    scale: float  # length of a period, world units
+    phases: np.ndarray  # of the waves that disturb wood and marble, radians [3,4]
 
 
 def texture(word: str, main: Colour, other: Colour | None, instance: int) -> Texture:
-    """The texture of an instance.
-
-    Args:
-        word: a key of MATERIALS, or "" for a plain thing.
-        main: its colour.
-        other: the second colour, where the material has two.
-        instance: any number; another one is another draw.
-    """
+    """The texture of an instance, any number, of a material (a key of MATERIALS, or "" for a plain thing)."""
     material = MATERIALS[word] if word else Material(PLAIN, (1.0, 1.0))
     draws = torch.rand(32, generator=generator_for(instance, 0, "texture"), dtype=torch.float64).numpy()
     low, high = material.scale
@@ -101,13 +79,7 @@ def _rotation(draws: np.ndarray) -> np.ndarray:
     a, b, c = draws
     w, x = math.sqrt(1 - a) * math.sin(2 * math.pi * b), math.sqrt(1 - a) * math.cos(2 * math.pi * b)
     y, z = math.sqrt(a) * math.sin(2 * math.pi * c), math.sqrt(a) * math.cos(2 * math.pi * c)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+    return np.reshape(rotation_entries(w, x, y, z), (3, 3))
 
 
 @njit(cache=True, nogil=True)

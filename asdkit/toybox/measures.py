@@ -89,21 +89,15 @@ def mottle(
     return ratio
 
 
-def pairwise_distance(images: Float[Tensor, "N C H W"]) -> Float[Tensor, " P"]:
-    """The root mean square differences of all pairs of pictures."""
-    flat = images.flatten(1).double()
-    return torch.pdist(flat).div(flat.shape[1] ** 0.5).to(images)
-
-
 def diversity(images: Float[Tensor, "N C H W"]) -> float:
-    """The mean of the pairwise distances; 0 for a single image."""
-    return pairwise_distance(images).mean().item() if len(images) > 1 else 0.0
+    """The mean of the root mean square differences of all pairs of pictures; 0 for a single image."""
+    flat = images.flatten(1).double()
+    distances = torch.pdist(flat).div(flat.shape[1] ** 0.5).to(images)
+    return distances.mean().item() if len(images) > 1 else 0.0
 
 
 def kid(first: Float[Tensor, "N D"], second: Float[Tensor, "M D"]) -> float:
-    """Kernel inception distance (1801.01401): the unbiased squared MMD by the kernel (x.y / D + 1)^3; 0 is the least
-    that is expected, and one image has no distance, which is NaN.
-    """
+    """Kernel inception distance (1801.01401), the unbiased squared MMD by (x.y / D + 1)^3; NaN of one image."""
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         return (x.double() @ y.double().T / x.shape[1] + 1) ** 3

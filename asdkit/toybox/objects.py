@@ -13,23 +13,14 @@ from asdkit.toybox.solids import ball, box, rod
 
 
 class Kind(NamedTuple):
-    """A kind of object.
+    """A kind of object."""
 
-    Args:
-        build: (main colour, second colour or None for the kind's default) -> primitives.
-        front: whether it faces +x.
-        part: what the second colour paints, "" where the kind takes none; a trailing "s" makes it a plural.
-        natural: the main colour meant where a prompt names none, "" where it must.
-        synonym: another word for it, or "".
-        scale: applied to what `build` returns, so that it fits the radius.
-    """
-
-    build: Callable[[Colour, Colour | None], list[Primitive]]
-    front: bool = False
-    part: str = ""
-    natural: str = ""
-    synonym: str = ""
-    scale: float = 1.0
+    build: Callable[[Colour, Colour | None], list[Primitive]]  # of its main and its second colour, None for the default
+    front: bool = False  # whether it faces +x
+    part: str = ""  # what the second colour paints, "" where the kind takes none; a trailing "s" makes it a plural
+    natural: str = ""  # the main colour meant where a prompt names none, "" where it must
+    synonym: str = ""  # another word for it, or ""
+    scale: float = 1.0  # applied to what `build` returns, so that it fits the radius
 
 
 KINDS: dict[str, Kind] = {

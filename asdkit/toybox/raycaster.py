@@ -16,6 +16,7 @@ from asdkit.toybox.materials import Colour
 
 ELLIPSOID, FRUSTUM, BOX, PYRAMID, PRISM, TORUS = range(6)
 
+Maps = tuple[np.ndarray, np.ndarray, np.ndarray]
 Hit = tuple[float, float, float, float]  # t along the ray (1e30: none) and a normal that is not unit
 _NEAR, _FAR = 1e-3, 1e30
 _TORUS_STEPS, _TORUS_TOLERANCE = 96, 1e-5
@@ -34,23 +35,17 @@ _PLANES = np.array(
 class Primitive(NamedTuple):
     """One solid of one colour.
 
-    Args:
-        shape: ELLIPSOID (unit sphere), FRUSTUM (z in [-1,1], radius 1 at the bottom and `param` at the top), BOX
-            ([-1,1]^3), PYRAMID (base [-1,1]^2 at z=-1, apex at z=1), PRISM (gable roof, ridge along x at z=1) or
-            TORUS (in the plane z=0, radius 1, tube radius `param`).
-        colour: diffuse colour in [0,1].
-        matrix: local to world [3,4].
-        param: see `shape`.
-        open_top: a frustum without its upper lid; its side is then seen from within too.
-        textured: whether the object's material paints it.
+    Its shape is ELLIPSOID (unit sphere), FRUSTUM (z in [-1,1], radius 1 at the bottom and `param` at the top), BOX
+    ([-1,1]^3), PYRAMID (base [-1,1]^2 at z=-1, apex at z=1), PRISM (gable roof, ridge along x at z=1) or TORUS (in the
+    plane z=0, radius 1, tube radius `param`).
     """
 
     shape: int
-    colour: Colour
-    matrix: np.ndarray
+    colour: Colour  # diffuse, in [0,1]
+    matrix: np.ndarray  # local to world [3,4]
     param: float = 1.0
-    open_top: bool = False
-    textured: bool = False
+    open_top: bool = False  # a frustum without its upper lid; its side is then seen from within too
+    textured: bool = False  # whether the object's material paints it
 
 
 class Scene(NamedTuple):
@@ -74,16 +69,9 @@ def place(
     param: float = 1.0,
     open_top: bool = False,
 ) -> Primitive:
-    """A primitive scaled by `half` along its axes, turned, then moved to `centre`.
+    """A primitive whose local axes are scaled by `half` (a box: half its sides), turned and moved to `centre`.
 
-    Args:
-        shape: see `Primitive`.
-        colour: see `Primitive`.
-        centre: where the local origin goes, world units.
-        half: scale of the local axes x, y, z (half the side lengths of a box).
-        turn: degrees about the world's x, then y, then z axis, counter-clockwise.
-        param: see `Primitive`.
-        open_top: see `Primitive`.
+    It is turned by degrees about the world's x, then y, then z axis, counter-clockwise. The centre is in world units.
     """
     cx, cy, cz = (math.cos(math.radians(angle)) for angle in turn)
     sx, sy, sz = (math.sin(math.radians(angle)) for angle in turn)
@@ -270,22 +258,12 @@ def _trace_view(
                 normal[row, col, 0], normal[row, col, 1], normal[row, col, 2] = wx * scale, wy * scale, wz * scale
 
 
-def trace(
-    scene: Scene, c2w: np.ndarray, K: np.ndarray, height: int, width: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One ray per sample of one camera.
-
-    Args:
-        scene: what is seen.
-        c2w: camera-to-world, OpenCV axes [4,4] float64.
-        K: intrinsics in samples [3,3] float64.
-        height: rows of samples.
-        width: columns of samples.
+def trace(scene: Scene, c2w: np.ndarray, K: np.ndarray, height: int, width: int) -> Maps:
+    """One ray per sample of one camera, of height x width samples: `c2w` [4,4] in OpenCV axes and `K` [3,3], float64.
 
     Returns:
-        depth: camera z [H,W], 1e30 on a miss.
-        index: which primitive [H,W], -1 on a miss.
-        normal: unit, world, towards the camera [H,W,3]; 0 on a miss.
+        Camera z [H,W], 1e30 on a miss; the primitive's index [H,W], -1 on a miss; the unit normal in world axes,
+        towards the camera [H,W,3], 0 on a miss.
     """
     depth = np.full((height, width), _FAR)
     index = np.full((height, width), -1, dtype=np.int64)

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from asdkit.toybox.materials import Texture, paint
-from asdkit.toybox.raycaster import Scene, trace
+from asdkit.toybox.raycaster import Maps, Scene, trace
 
 # The light comes from the front (+x), the left (+y) and above.
 _LIGHT = (0.72, 0.35, 0.60)
@@ -48,7 +48,7 @@ def _light(nx: float, ny: float, nz: float) -> float:
 
 @njit(cache=True, nogil=True)
 def _resolve(
-    samples: tuple[np.ndarray, np.ndarray, np.ndarray], scene: Scene, texture: Texture, balls: np.ndarray,
+    samples: Maps, scene: Scene, texture: Texture, balls: np.ndarray,
     c2w: np.ndarray, K: np.ndarray, factor: int, image: np.ndarray, alpha: np.ndarray, mean_depth: np.ndarray,
 ) -> None:  # fmt: skip
     depth, index, normal = samples
@@ -80,22 +80,14 @@ def _resolve(
 
 def shade(
     scene: Scene, texture: Texture, c2w: np.ndarray, K: np.ndarray, height: int, width: int, supersample: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Anti-aliased pictures on black.
+) -> Maps:
+    """Anti-aliased pictures on black, of `supersample` samples per pixel along each axis.
 
-    Args:
-        scene: what is seen.
-        texture: what paints its textured primitives.
-        c2w: camera-to-world, OpenCV axes [B,4,4] float64.
-        K: intrinsics in pixels [B,3,3] float64.
-        height: pixels.
-        width: pixels.
-        supersample: samples per pixel along each axis.
+    The cameras are `c2w` [B,4,4] in OpenCV axes and `K` [B,3,3] in pixels, float64.
 
     Returns:
-        image: colour times alpha [B,3,H,W] float32.
-        alpha: the share of a pixel's samples that hit [B,H,W] float32.
-        depth: mean camera z of the samples that hit, 0 where none did [B,H,W] float32.
+        Colour times alpha [B,3,H,W]; alpha, the share of a pixel's samples that hit [B,H,W]; the mean camera z of the
+        samples that hit, 0 where none did [B,H,W]. All are float32.
     """
     image = np.zeros((len(c2w), 3, height, width), dtype=np.float32)
     alpha = np.zeros((len(c2w), height, width), dtype=np.float32)

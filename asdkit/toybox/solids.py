@@ -1,4 +1,4 @@
-"""The solids that the toybox's objects are made of, and the fixed colours of their details."""
+"""The solids that the toybox's objects are made of."""
 
 import math
 from collections.abc import Callable
@@ -7,13 +7,6 @@ from asdkit.toybox.materials import Colour
 from asdkit.toybox.raycaster import BOX, ELLIPSOID, FRUSTUM, Primitive, place
 
 Vec = tuple[float, float, float]
-
-BLACK, DARK, GREY, STEEL = (0.07, 0.07, 0.08), (0.16, 0.16, 0.18), (0.50, 0.50, 0.53), (0.70, 0.72, 0.76)
-WHITE, CREAM, WOOD, BRICK = (0.97, 0.97, 0.97), (0.93, 0.86, 0.70), (0.40, 0.24, 0.12), (0.62, 0.26, 0.16)
-GLASS, ORANGE, LAMP_YELLOW, PINK = (0.55, 0.82, 0.98), (1.0, 0.50, 0.08), (1.0, 0.90, 0.35), (0.98, 0.62, 0.68)
-RED, UMBER, TAN, CLAY = (0.90, 0.12, 0.10), (0.22, 0.12, 0.06), (0.86, 0.68, 0.46), (0.74, 0.38, 0.22)
-LIME, LEAF, PINE, CHEESE = (0.78, 0.88, 0.50), (0.20, 0.55, 0.14), (0.05, 0.22, 0.20), (1.0, 0.76, 0.14)
-PATTY, SLATE, GROOVE = (0.28, 0.15, 0.09), (0.26, 0.30, 0.42), (0.45, 0.28, 0.06)
 
 
 def ball(colour: Colour, centre: Vec, half: Vec | float, turn: Vec = (0, 0, 0)) -> Primitive:

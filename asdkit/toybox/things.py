@@ -24,41 +24,19 @@ COLOURS: dict[str, Colour] = {
 
 @dataclass(frozen=True)
 class Thing:
-    """An object of the world.
+    """An object of the world; a ValueError if there is none such."""
 
-    Args:
-        kind: a key of KINDS; of a stack, the top (one of STACK_TOPS).
-        main: a key of COLOURS, or "" where the material has a colour of its own; of a stack, the top's colour.
-        second: the colour of the kind's named part (None: the kind's default); of a stack, the bottom's colour.
-        base: of a stack, the bottom (one of STACK_BOTTOMS); "" for anything else.
-        material: a key of MATERIALS, or "" for plain.
-        other: the second colour of a material of two colours.
-    """
-
-    kind: str
-    main: str
-    second: str | None = None
-    base: str = ""
-    material: str = ""
-    other: str | None = None
+    kind: str  # a key of KINDS; of a stack, the top (one of STACK_TOPS)
+    main: str  # a key of COLOURS, or "" where the material has a colour of its own; of a stack, the top's colour
+    second: str | None = None  # the colour of the kind's named part, None for its default; of a stack, the bottom's
+    base: str = ""  # of a stack, the bottom (one of STACK_BOTTOMS); "" for anything else
+    material: str = ""  # a key of MATERIALS, or "" for plain
+    other: str | None = None  # the second colour of a material of two colours
 
     def __post_init__(self) -> None:
-        """Refuse what is not of this world."""
-        known = (None, *COLOURS)
-        if self.kind not in KINDS or self.main not in ("", *COLOURS) or not {self.second, self.other} <= set(known):
-            raise ValueError(f"no such thing in the toybox: {self!r}")
-        if self.base:
-            if self.kind not in STACK_TOPS or self.base not in STACK_BOTTOMS or self.second is None:
-                raise ValueError(f"not a stack of the toybox: {self!r}")
-        elif self.second is not None and not KINDS[self.kind].part:
-            raise ValueError(f"a {self.kind} has no second colour")
-        self._check_material()
-
-    def _check_material(self) -> None:
-        if self.material not in ("", *MATERIALS) or (self.material and self.base):
-            raise ValueError(f"no such material in the toybox: {self!r}")
+        """Refuse colours that don't fit the material."""
         two_coloured = bool(self.material) and MATERIALS[self.material].natural is None
-        if two_coloured != (self.other is not None) or (self.other is not None and self.other == self.main):
+        if two_coloured != (self.other is not None) or self.other == self.main:
             raise ValueError(f"striped, spotted and checkered things alone have two different colours: {self!r}")
         if not self.main and (not self.material or two_coloured):
             raise ValueError(f"the colour is missing: {self!r}")
@@ -79,25 +57,24 @@ class Thing:
         """Its geometry and colours, packed for the ray caster."""
         return _scene(self)
 
+    @property
+    def colour(self) -> Colour:
+        """Its main colour: the one that is named, or its material's own."""
+        colour = COLOURS[self.main] if self.main else MATERIALS[self.material].natural
+        assert colour is not None
+        return colour
+
     def texture(self, instance: int = 0) -> Texture:
         """How one of its instances is painted; plain things have one look."""
-        natural = MATERIALS[self.material].natural if self.material else None
-        main = COLOURS[self.main] if self.main else natural
-        assert main is not None
-        return texture(self.material, main, COLOURS[self.other] if self.other else None, instance)
+        return texture(self.material, self.colour, COLOURS.get(self.other or ""), instance)
 
 
 @lru_cache(maxsize=4096)
 def _scene(thing: Thing) -> Scene:
-    natural = MATERIALS[thing.material].natural if thing.material else None
-    main = COLOURS[thing.main] if thing.main else natural
-    assert main is not None
-    second = COLOURS[thing.second] if thing.second else None
     if thing.base:
-        assert second is not None
-        return pack(stack(thing.kind, main, thing.base, second))
-    parts = build(thing.kind, main, second)
-    return pack([part._replace(textured=bool(thing.material) and part.colour is main) for part in parts])
+        return pack(stack(thing.kind, thing.colour, thing.base, COLOURS[thing.second or ""]))
+    parts = build(thing.kind, thing.colour, COLOURS.get(thing.second or ""))
+    return pack([part._replace(textured=bool(thing.material) and part.colour is thing.colour) for part in parts])
 
 
 def article(words: str) -> str:
@@ -106,14 +83,9 @@ def article(words: str) -> str:
 
 
 def describe(thing: Thing, noun: str = "", on: str = "on", colour: bool = True, other: bool = True) -> str:
-    """The words for a thing without an article.
+    """The words for a thing without an article, with another `noun` for its kind, or other words for `on` in a stack.
 
-    Args:
-        thing: what is described.
-        noun: another word for its kind.
-        on: the words between the parts of a stack.
-        colour: whether the main colour is named.
-        other: whether a material's second colour is named.
+    The main `colour` and a material's `other` one are named or not.
     """
     colours = [thing.main if colour else "", f"and {thing.other}" if thing.other and other and colour else ""]
     words = " ".join(word for word in (*colours, thing.material, noun or thing.kind) if word)
@@ -138,7 +110,8 @@ def is_held_out(thing: Thing) -> bool:
         main, second = colours.index(thing.main), colours.index(thing.second or "")
         return (top + 3 * main + 3 * bottom + 5 * second) % 8 == 0
     row = list(KINDS).index(thing.kind)
-    return thing.main in _held_out_colours(row, KINDS[thing.kind].natural) or thing.material == _held_out_material(row)
+    material = None if row % 2 else list(MATERIALS)[row // 2 % len(MATERIALS)]
+    return thing.main in _held_out_colours(row, KINDS[thing.kind].natural) or thing.material == material
 
 
 @cache
@@ -148,12 +121,12 @@ def _held_out_colours(row: int, natural: str) -> tuple[str, ...]:
     return (first, second) if row % 2 else (first,)
 
 
-def _held_out_material(row: int) -> str | None:
-    return None if row % 2 else list(MATERIALS)[row // 2 % len(MATERIALS)]
-
-
 @cache
-def _things(held_out: bool | None) -> tuple[Thing, ...]:
+def things(held_out: bool | None = None) -> tuple[Thing, ...]:
+    """Every thing of the world in a fixed order; only the held-out ones (True) or only the others (False).
+
+    Things of a material have no part in a colour of its own here, though captions know them.
+    """
     everything = []
     for kind, entry in KINDS.items():
         for main in COLOURS:
@@ -167,11 +140,3 @@ def _things(held_out: bool | None) -> tuple[Thing, ...]:
     pairs = [(top, bottom) for top in STACK_TOPS for bottom in STACK_BOTTOMS if top != bottom]
     everything += [Thing(t, m, s, b) for t, b in pairs for m in COLOURS for s in COLOURS if m != s]
     return tuple(t for t in everything if held_out is None or is_held_out(t) == held_out)
-
-
-def things(held_out: bool | None = None) -> list[Thing]:
-    """Every thing of the world in a fixed order; only the held-out ones (True) or only the others (False).
-
-    Things of a material have no part in a colour of its own here, though captions know them.
-    """
-    return list(_things(held_out))

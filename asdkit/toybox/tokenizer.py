@@ -60,8 +60,5 @@ def save_text_encoder(encoder: CLIPTextModel, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     encoder.config.dtype = torch.float32  # what the fp16 file is to be loaded as
     encoder.config.save_pretrained(folder)
-    weights = {}
-    for name, tensor in encoder.state_dict().items():
-        name = name if name.startswith("text_model.") else f"text_model.{name}"
-        weights[name] = tensor.half().contiguous() if tensor.is_floating_point() else tensor
+    weights = {f"text_model.{name}": value.half().contiguous() for name, value in encoder.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

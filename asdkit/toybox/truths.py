@@ -1,5 +1,10 @@
-"""True pictures of prompts: a bank for finding the nearest, and what the prior was trained on."""
+"""True pictures of prompts: a bank for finding the nearest, what the prior was trained on, and exact scores of them.
 
+The scores and a discriminator at its optimum show what a method itself does.
+"""
+
+import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -7,14 +12,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.core.parts import require
+from asdkit.core.bounds import Count
+from asdkit.core.parts import preset
 from asdkit.core.randomness import generator_for
+from asdkit.discriminators.gammas import BoundedGamma
+from asdkit.discriminators.gan import Divergence, FDivergence
+from asdkit.lab import FiniteSetPrior, ParticleScore
+from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import Views
+from asdkit.scores.conditions import Condition
+from asdkit.scores.fields import CFG, Field, Prompt, Scale
+from asdkit.scores.prior import Adapter, Noised, Prior
 from asdkit.toybox import world
-from asdkit.toybox.captions import parse, view_words
+from asdkit.toybox.captions import parse, thing_of, view_words
 from asdkit.toybox.things import Thing
 
 TRUTHS = 256
+OTHERS = ("a red car", "a blue chair", "a green tree", "a yellow house with a red roof")
 _TRIES, _SUPERSAMPLE = 8192, 2  # as the pictures that the prior was trained on
 
 
@@ -24,11 +38,11 @@ class Truths(NamedTuple):
     on_black: Float[Tensor, "N 3 H W"]
     alpha: Float[Tensor, "N 1 H W"]
 
-    def pictures(self, count: int = TRUTHS) -> Float[Tensor, "N 3 H W"]:
-        """The first `count` before random plain backgrounds, always the same ones."""
+    def pictures(self) -> Float[Tensor, "N 3 H W"]:
+        """They before random plain backgrounds, always the same ones."""
         random = generator_for(0, 0, "backgrounds")
-        behind = torch.tensor([world.sample_background(random) for _ in self.alpha[:count]])[:, :, None, None]
-        return self.on_black[:count] + (1 - self.alpha[:count]) * behind
+        behind = torch.tensor([world.sample_background(random) for _ in self.alpha])[:, :, None, None]
+        return self.on_black + (1 - self.alpha) * behind
 
     def nearest(
         self, images: Float[Tensor, "B 3 H W"], count: int = 1
@@ -61,18 +75,13 @@ def truths(prompt: str, count: int = TRUTHS) -> Truths | None:
     places = zip(views.azimuth.tolist(), views.elevation.tolist(), strict=True)
     fits = [not words or words in (view_words(*place), view_words(*place, ways=4)) for place in places]
     chosen = views[torch.tensor(fits).nonzero()[:count, 0]]
-    shown = [
-        world.render(thing, chosen[i : i + 1], (0.0, 0.0, 0.0), _SUPERSAMPLE, instance=i) for i in range(len(chosen))
-    ]
+    shown = [world.render(thing, chosen[i : i + 1], (0.0,) * 3, _SUPERSAMPLE, i) for i in range(len(chosen))]
     return Truths(torch.cat([truth.image for truth in shown]), torch.cat([truth.alpha for truth in shown]))
 
 
 def true_pictures(prompt: str, count: int, generator: torch.Generator) -> Float[Tensor, "count 3 H W"]:
     """Pictures of a prompt as the prior was trained on: of random instances and backgrounds, from random cameras."""
-    thing = parse(prompt)
-    require(thing is not None, f"{prompt!r} is no thing of the toybox, such as 'a yellow duck'.")
-    assert thing is not None
-    return pictured([thing] * count, world.sample_views(generator, count, world.SIZE), generator)
+    return pictured([thing_of(prompt)] * count, world.sample_views(generator, count, world.SIZE), generator)
 
 
 def pictured(things: list[Thing], views: Views, generator: torch.Generator) -> Float[Tensor, "B 3 H W"]:
@@ -83,3 +92,84 @@ def pictured(things: list[Thing], views: Views, generator: torch.Generator) -> F
         instance = int(torch.randint(1 << 40, (), generator=generator))
         pictures.append(world.render(thing, views[i : i + 1], background, _SUPERSAMPLE, instance).image)
     return torch.cat(pictures)
+
+
+class ToyboxTruths(Prior):
+    """An exact prior: the denoiser of the latents of true pictures of a prompt. Adapters don't change it.
+
+    Without a prompt, it is the denoiser of the pictures of this and of four other things.
+
+    Args:
+        path: the prior whose autoencoder makes the latents.
+        pictures: the number of pictures of each thing.
+    """
+
+    def __init__(self, path: str = "toybox", pictures: Count = 96) -> None:
+        super().__init__()
+        self.pictures, self.embedded, self.exact = pictures, Pretrained(path), FiniteSetPrior()
+        self.schedule, self.network = self.exact.schedule, self.exact.network
+
+    def setup(self) -> None:
+        self.embedded.setup()
+
+    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        return self.embedded.encode(images)
+
+    def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+        return self.embedded.decode(x0)
+
+    def prepare(self, conditions: Sequence[Condition]) -> None:
+        """Encode the pictures of new prompts, before random backgrounds."""
+        for text in dict.fromkeys(condition.text for condition in conditions):
+            if text and text not in self.exact.texts():
+                others = () if self.exact.texts() else (other for other in OTHERS if not text.startswith(other))
+                for thing in (text, *others):
+                    self.exact.add(thing, self._latents(thing))
+
+    def predict(self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None) -> list[Tensor]:
+        return self.exact.predict(x, conditions, adapter)
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(f"{self.embedded.digest} {self.spec}".encode()).hexdigest()[:12]
+
+    @torch.no_grad()
+    def _latents(self, text: str) -> Float[Tensor, "N C h w"]:
+        bank = truths(text, self.pictures)
+        if bank is None:
+            raise ValueError(f"ToyboxTruths knows the toybox's prompts alone; {text!r} is none.")
+        latents: Tensor = self.embedded.encode(bank.pictures())
+        return latents
+
+
+class ParticleOpinion(Field):
+    """The exact fake score m of the batch's images, and what `asdkit.JSD` takes for log r by it: D(x_t; y) = ||m -
+    eps||^2 - ||e_y - eps||^2 (per value).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fake, self.text = ParticleScore(), Prompt()
+
+    def parts(self) -> list[Field]:
+        return [self.fake, self.text]
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        return self.fake(x)
+
+    def log_ratio(self, x: Noised) -> Float[Tensor, " B"]:
+        """An estimate of log r, r the ratio of the prior's density at x_t to the images', up to a factor."""
+        return ((self.fake(x) - x.eps).square() - (self.text(x) - x.eps).square()).flatten(1).mean(1)
+
+
+@preset
+def ParticleASD(scale: Scale = 7.5, gamma: BoundedGamma = -0.5, divergence: Divergence = "reverse_kl") -> Field:
+    """ASD with an optimal discriminator, (m + gamma e_y) / (1 + gamma) by Eq. 10, where m is the images' exact score.
+
+    Args:
+        scale: the CFG scale lambda.
+        gamma: the weight of the discriminator's penalty; 0 is VSD.
+        divergence: by whose weights the residual counts, as in `JSD`; reverse_kl weighs all alike.
+    """
+    m = ParticleOpinion()
+    return FDivergence(CFG(scale=scale) - (1 / (1 + gamma)) * (m + gamma * Prompt()), m, divergence)

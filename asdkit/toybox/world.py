@@ -6,13 +6,14 @@ training sampler never draws a held-out composition.
 """
 
 import math
+from collections import defaultdict
 from functools import cache
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views, orbit
 from asdkit.toybox.captions import choice, uniform, usual_other
 from asdkit.toybox.materials import MATERIALS, Colour
@@ -25,25 +26,14 @@ BACKGROUND: Colour = (0.85, 0.85, 0.85)
 _STACKS, _TEXTURED, _TWO_COLOURS, _FRONTED = 0.07, 0.45, 0.4, 1.5  # shares of the draws, and a weight
 
 
-class Truth(NamedTuple):
-    """Ground truth of B views: image in [0,1] over a background; alpha; depth (camera z of what is hit, else 0)."""
-
-    image: Float[Tensor, "B 3 H W"]
-    alpha: Float[Tensor, "B 1 H W"]
-    depth: Float[Tensor, "B 1 H W"]
-
-
 @cache
-def _pools(held_out: bool) -> tuple[dict[str, tuple[list[Thing], list[Thing]]], list[Thing]]:
-    """By kind, its plain things of one colour and of two; and the stacks."""
-    singles: dict[str, tuple[list[Thing], list[Thing]]] = {kind: ([], []) for kind in KINDS}
-    stacks: list[Thing] = []
+def _pools(held_out: bool) -> dict[tuple[str, bool], list[Thing]]:
+    """The plain things by their kind, "stack" for stacks, and whether they have two colours."""
+    pools: dict[tuple[str, bool], list[Thing]] = defaultdict(list)
     for thing in things(held_out):
-        if thing.base:
-            stacks.append(thing)
-        elif not thing.material:
-            singles[thing.kind][thing.second is not None].append(thing)
-    return singles, stacks
+        if not thing.material:
+            pools["stack" if thing.base else thing.kind, thing.second is not None].append(thing)
+    return pools
 
 
 def sample_thing(generator: torch.Generator, held_out: bool = False) -> Thing:
@@ -51,20 +41,17 @@ def sample_thing(generator: torch.Generator, held_out: bool = False) -> Thing:
 
     Of the plain ones, 40 % have two colours where the kind can; of the wooden, brick and marble ones half have their
     own colour; half of the striped, spotted and checkered ones have white as their second colour.
-
-    Args:
-        generator: every draw comes from it.
-        held_out: draw from the compositions that training never sees, instead of from the others.
+    Held-out ones are of the compositions that training never sees.
     """
-    singles, stacks = _pools(held_out)
+    pools = _pools(held_out)
     if uniform(generator) < _STACKS:
-        return choice(generator, stacks)
+        return choice(generator, pools["stack", True])
     weights = torch.tensor([_FRONTED if entry.front else 1.0 for entry in KINDS.values()])
     kind = list(KINDS)[int(torch.multinomial(weights, 1, generator=generator))]
     if uniform(generator) < _TEXTURED:
         return _sample_textured(kind, generator, held_out)
-    plain, two_coloured = singles[kind]
-    return choice(generator, two_coloured if two_coloured and uniform(generator) < _TWO_COLOURS else plain)
+    two_colours = bool(pools[kind, True]) and uniform(generator) < _TWO_COLOURS
+    return choice(generator, pools[kind, two_colours])
 
 
 def _sample_textured(kind: str, generator: torch.Generator, held_out: bool) -> Thing:
@@ -86,10 +73,7 @@ def _sample_textured(kind: str, generator: torch.Generator, held_out: bool) -> T
 def sample_views(generator: torch.Generator, count: int, size: int = SIZE) -> Views:
     """Training cameras: any azimuth, elevation -10 to 60 degrees (10 %: 60 to 85), distance 3.2 to 3.6, fov 40 degrees.
 
-    Args:
-        generator: every draw comes from it.
-        count: how many.
-        size: height and width in pixels.
+    Their pictures are squares of `size` pixels.
     """
     draws = torch.rand(4, count, generator=generator)
     elevation_deg = torch.where(draws[0] < 0.1, 60 + 25 * draws[1], -10 + 70 * draws[1])
@@ -117,18 +101,11 @@ def render(
     background: Colour | Float[Tensor, "B 3"] = BACKGROUND,
     supersample: int = 3,
     instance: int = 0,
-) -> Truth:
-    """Ground truth of a thing from any camera, on the CPU.
+) -> Render:
+    """Ground truth of a thing from B cameras, in float32 on the CPU, before one background or one for each camera.
 
-    Args:
-        thing: what is seen.
-        views: B cameras.
-        background: one colour in [0,1], or one per view [B,3].
-        supersample: samples per pixel along each axis.
-        instance: which of the things of a material that the caption may mean; plain things are all alike.
-
-    Returns:
-        Float32 tensors on the CPU; see `Truth`.
+    There are `supersample` samples per pixel along each axis. Where nothing is hit, the depth is 0. `instance` tells
+    apart the things of a material that a caption may mean; plain things are all alike.
     """
     c2w, K = views.c2w.detach().cpu().double().numpy(), views.K.detach().cpu().double().numpy()
     texture, size = thing.texture(instance), (views.height, views.width)
@@ -136,4 +113,4 @@ def render(
     on_black, alpha, depth = (torch.from_numpy(array) for array in shaded)
     behind = torch.as_tensor(background, dtype=torch.float32, device="cpu").reshape(-1, 3, 1, 1)
     alpha = alpha[:, None]
-    return Truth((on_black + (1 - alpha) * behind).clamp(0, 1), alpha, depth[:, None])
+    return Render((on_black + (1 - alpha) * behind).clamp(0, 1), alpha, depth[:, None])

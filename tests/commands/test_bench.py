@@ -17,13 +17,21 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from asdkit import ASD, SDS, Cameras, Canvas, DiscriminatorSteps, Distillation, Gaussians, Initial, Latents, Pretrained
-from asdkit.commands import bench_curves, bench_report, bench_spans, bench_steps
+from asdkit.commands import bench_curves, bench_report, bench_steps
 from asdkit.commands.bench_report import comparison, forget_peak, matmul_peak, resident, spread, table
-from asdkit.commands.bench_spans import operations, seconds_by_span
-from asdkit.commands.bench_steps import NEVER, BareLoop, Bench, BenchCLI, computes_in, network_calls
+from asdkit.commands.bench_steps import (
+    NEVER,
+    BareLoop,
+    Bench,
+    BenchCLI,
+    computes_in,
+    network_calls,
+    operations,
+    seconds_by_span,
+)
 from asdkit.commands.main import main
 from asdkit.priors.families import StableDiffusion
-from asdkit.priors.half_convolutions import halve
+from asdkit.priors.network_runner import halve
 from asdkit.run.signals import Signals
 
 VIEWS, SIZE, CPU = 2, 16, torch.device("cpu")
@@ -74,7 +82,7 @@ def test_a_span_has_what_its_inner_ones_have_not(monkeypatch: pytest.MonkeyPatch
             spend(16)
         spend(32)
 
-    monkeypatch.setattr(bench_spans.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(bench_steps.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     expected = {"other": 33.0, "backward": 26.0, "encode_backward": 4.0}
@@ -83,7 +91,7 @@ def test_a_span_has_what_its_inner_ones_have_not(monkeypatch: pytest.MonkeyPatch
 
 
 def test_sections_add_up_to_the_step(finished: BenchCLI) -> None:
-    sections = {section["name"]: section for section in finished.bench.facts["sections"]}
+    sections = finished.bench.facts["sections"]
     assert set(sections) == {
         "render", "encode", "prior", "e_phi", "encode_backward", "backward", "discriminator", "optimizer", "other",
     }  # fmt: skip
@@ -100,7 +108,7 @@ def test_sections_add_up_to_the_step(finished: BenchCLI) -> None:
 def test_operations_are_charged_to_the_span_that_does_them(finished: BenchCLI, module: Distillation) -> None:
     """Of the frozen network two conditions for each view, of phi one and backward, of the autoencoder the encoder."""
     facts, prior = finished.bench.facts, module.prior
-    flop = {section["name"]: section["flop"] for section in facts["sections"]}
+    flop = {name: section["flop"] for name, section in facts["sections"].items()}
     x_t, text = torch.zeros(2 * VIEWS, *prior.latent_shape(SIZE, SIZE)), torch.zeros(2 * VIEWS, *prior.condition_shape)
     with operations() as counter, torch.no_grad():
         prior.family.call(prior.network, x_t, torch.zeros(2 * VIEWS), {"text": text})
@@ -116,7 +124,7 @@ def test_operations_are_charged_to_the_span_that_does_them(finished: BenchCLI, m
     assert flop["encode_backward"] == counter.get_total_flops()
     assert base / 2 < flop["e_phi"] < base and flop["discriminator"] > 0.3 * flop["e_phi"]
     assert flop["optimizer"] is None
-    for section in facts["sections"]:
+    for section in facts["sections"].values():
         if section["flop"]:
             rate = section["flop"] / section["seconds"]["median"]
             assert section["share_of_peak"] == pytest.approx(rate / facts["peak"]["flop_per_second"])
@@ -217,9 +225,11 @@ def test_a_guidance_that_does_not_learn_and_images_without_cameras(
     module = Distillation("a red duck", Pretrained(str(tiny_folder)), Latents(count=VIEWS, size=SIZE), SDS())
     bench = Bench("latents", 1, 1)
     trained(module, Canvas(size=SIZE), bench.total, bench)
-    names = {section["name"] for section in bench.facts["sections"]}
+    names = bench.facts["sections"].keys()
     assert {"prior", "backward"} <= names and not {"e_phi", "discriminator"} & names
-    calls = {name: [call["predictions"] for call in mode["calls"]] for name, mode in bench.facts["modes"].items()}
+    calls = {
+        name: [call["predictions"] for call in bench.facts["kinds"][name]["calls"]] for name in ("fast", "faithful")
+    }
     assert calls == {"fast": [2], "faithful": [1, 1]}
 
 
@@ -229,11 +239,11 @@ def test_every_kind_has_its_rounds_and_the_first_is_a_warm_up(finished: BenchCLI
     assert {kind: len(blocks) for kind, blocks in times.items()} == {"fast": 4, "bare": 4, "faithful": 4}
     assert finished.trainer.global_step == 16
     fast, bare, faithful = (times[kind][1:] for kind in ("fast", "bare", "faithful"))
-    assert facts["modes"]["fast"]["seconds"] == spread(fast)
-    assert facts["modes"]["faithful"]["seconds"] == spread(faithful)
-    assert facts["bare_seconds"] == spread(bare)
-    assert facts["fast_to_faithful"] == spread([a / b for a, b in zip(fast, faithful, strict=True)])
-    assert facts["lightning_to_bare"] == spread([a / b for a, b in zip(fast, bare, strict=True)])
+    assert facts["kinds"]["fast"]["seconds"] == spread(fast)
+    assert facts["kinds"]["faithful"]["seconds"] == spread(faithful)
+    assert facts["kinds"]["bare"]["seconds"] == spread(bare)
+    assert facts["fast_to_faithful"]["wall"] == spread([a / b for a, b in zip(fast, faithful, strict=True)])
+    assert facts["lightning_to_bare"]["wall"] == spread([a / b for a, b in zip(fast, bare, strict=True)])
     assert facts["lightning_seconds"] == spread([a - b for a, b in zip(fast, bare, strict=True)])
 
 
@@ -276,9 +286,8 @@ def test_json_has_all_facts_and_stands_alone(
     facts = json.loads(out)
     assert sorted(tmp_path.rglob("*")) == before  # no run folder, no checkpoint, no picture
     assert facts.keys() == {
-        "recipe", "date", "versions", "machine", "prior", "x0", "steps", "peak", "sections", "modes", "bare_seconds",
-        "fast_to_faithful", "lightning_to_bare", "lightning_seconds", "floor_seconds", "bare_processor_seconds",
-        "fast_to_faithful_processor", "fast_to_faithful_flop", "lightning_to_bare_processor",
+        "recipe", "date", "versions", "machine", "prior", "x0", "steps", "peak", "sections", "kinds",
+        "fast_to_faithful", "lightning_to_bare", "lightning_seconds", "floor_seconds",
     }  # fmt: skip
     assert facts["recipe"] == "small" and facts["steps"] == 1
     assert facts["versions"]["torch"] == torch.__version__ and facts["machine"]["device"] == "cpu"
@@ -287,9 +296,10 @@ def test_json_has_all_facts_and_stands_alone(
     assert (facts["prior"]["name"], facts["prior"]["digest"]) == (str(tiny_folder), prior.digest)
     assert facts["prior"]["parameters"] == sum(p.numel() for p in prior.parameters()) and facts["prior"]["phi"] > 1000
     assert facts["peak"]["dtype"] == "float32"
-    assert {mode: facts["modes"][mode]["evaluations"] for mode in facts["modes"]} == {"fast": 3, "faithful": 5}
-    keys = {"seconds", "processor_seconds", "memory", "evaluations", "calls", "flop"}
-    assert facts["modes"]["fast"].keys() == keys
+    asked = {kind: sum(c["predictions"] for c in facts["kinds"][kind]["calls"]) for kind in ("fast", "faithful")}
+    assert asked == {"fast": 3, "faithful": 5}
+    keys = {"seconds", "processor_seconds", "memory", "calls", "flop"}
+    assert facts["kinds"]["fast"].keys() == keys
     assert f"prior {tiny_folder} (0.1 M parameters" in table(facts)
 
 
@@ -302,21 +312,26 @@ def facts() -> dict[str, Any]:
     call = {"predictions": 2, "adapted": False, "with_gradient": False}
     mode = {"seconds": times(0.5), "processor_seconds": times(0.25), "memory": 3 * 2**30, "flop": 6e13}
     mode["calls"] = [call, {"predictions": 1, "adapted": True, "with_gradient": True}]
-    render = {"name": "render", "share_of_step": 0.125, "flop": None, "share_of_peak": None, "floor_seconds": None}
-    prior = {"name": "prior", "share_of_step": 0.5, "flop": 8e13, "share_of_peak": 0.4, "floor_seconds": 0.2}
+    render = {"share_of_step": 0.125, "flop": None, "share_of_peak": None, "floor_seconds": None}
+    prior = {"share_of_step": 0.5, "flop": 8e13, "share_of_peak": 0.4, "floor_seconds": 0.2}
     return {
         "recipe": "gs3d", "date": "2026-11-24", "versions": {"torch": "2.13"}, "x0": [4, 4, 64, 64], "steps": 9,
         "machine": {"device": "cuda", "name": "a card", "cores": 16, "threads": 8, "load": 0.5},
         "prior": {"name": "random:sd21", "parameters": 949_564_587, "phi": 829_952},
         "peak": {"flop_per_second": 4e14, "dtype": "bfloat16"},
-        "sections": [section | {"seconds": times(0.5)} for section in (render, prior)],
-        "modes": {"fast": mode, "faithful": mode | {"memory": None, "calls": []}},
-        "bare_seconds": times(0.5), "bare_processor_seconds": times(0.125), "lightning_seconds": times(0.5),
-        "floor_seconds": 0.2, "fast_to_faithful_flop": 0.778,
-        "fast_to_faithful": {"median": 0.61, "low": 0.6, "high": 0.625},
-        "fast_to_faithful_processor": {"median": 0.7, "low": 0.6, "high": 0.8},
-        "lightning_to_bare": {"median": 1.01, "low": 1.0, "high": 1.02},
-        "lightning_to_bare_processor": {"median": 1.03, "low": 1.0, "high": 1.04},
+        "sections": {"render": render | {"seconds": times(0.5)}, "prior": prior | {"seconds": times(0.5)}},
+        "kinds": {
+            "fast": mode, "bare": {"seconds": times(0.5), "processor_seconds": times(0.125)},
+            "faithful": mode | {"memory": None, "calls": []},
+        },
+        "lightning_seconds": times(0.5), "floor_seconds": 0.2,
+        "fast_to_faithful": {
+            "wall": {"median": 0.61, "low": 0.6, "high": 0.625}, "operations": 0.778,
+            "processor": {"median": 0.7, "low": 0.6, "high": 0.8},
+        },
+        "lightning_to_bare": {
+            "wall": {"median": 1.01, "low": 1.0, "high": 1.02}, "processor": {"median": 1.03, "low": 1.0, "high": 1.04},
+        },
     }  # fmt: skip
 
 
@@ -326,7 +341,7 @@ def test_the_table_says_what_the_facts_say(facts: dict[str, Any]) -> None:
     assert rows["render"] == ["500", "250", "-", "750", "12.5", "-", "-", "-"]
     assert rows["prior"] == ["500", "250", "-", "750", "50.0", "80000", "200", "40.0"]
     assert rows["what Lightning adds"] == ["500", "250", "-", "750"]
-    assert rows["a step without Lightning"] == ["500", "250", "-", "750", "125"]
+    assert rows["a bare step"] == ["500", "250", "-", "750", "125"]
     assert rows["a fast step"] == ["500", "250", "-", "750", "250"]
     assert "the floor of a fast step        200, and a bare one takes 2.5 times that\n" in text
     assert "prior random:sd21 (949.6 M parameters and 0.83 M of phi, bfloat16), x0 4x4x64x64" in text
@@ -343,11 +358,11 @@ def test_the_table_says_what_the_facts_say(facts: dict[str, Any]) -> None:
 def test_the_faithful_mode_computes_what_it_does_not_share(finished: BenchCLI) -> None:
     """One frozen prediction and one of phi more than the fast mode, whose two frozen ones are a call."""
     facts = finished.bench.facts
-    fast, faithful = (facts["modes"][kind]["flop"] for kind in ("fast", "faithful"))
-    flop = {section["name"]: section["flop"] for section in facts["sections"]}
+    fast, faithful = (facts["kinds"][kind]["flop"] for kind in ("fast", "faithful"))
+    flop = {name: section["flop"] for name, section in facts["sections"].items()}
     assert faithful - fast == pytest.approx(flop["prior"] / 2 + flop["e_phi"], rel=0.02)
-    assert facts["fast_to_faithful_flop"] == fast / faithful
-    prior = next(section for section in facts["sections"] if section["name"] == "prior")
+    assert facts["fast_to_faithful"]["operations"] == fast / faithful
+    prior = facts["sections"]["prior"]
     assert prior["floor_seconds"] == pytest.approx(prior["flop"] / facts["peak"]["flop_per_second"])
     assert facts["floor_seconds"] == pytest.approx(fast / facts["peak"]["flop_per_second"])
 
@@ -375,11 +390,12 @@ def test_halved_convolutions_are_held_against_bfloat16() -> None:
 
 
 def test_ratios_to_an_earlier_measurement(facts: dict[str, Any]) -> None:
-    earlier = copy.deepcopy(facts) | {"date": "2026-11-01", "versions": {"torch": "2.12"}, "bare_seconds": times(1.0)}
-    earlier["modes"]["fast"]["seconds"] = times(2.0)
-    earlier["modes"]["fast"]["processor_seconds"] = times(0.2)
-    earlier["sections"][1]["seconds"] = times(0.4)
-    earlier["sections"][0]["name"] = "another"
+    earlier = copy.deepcopy(facts) | {"date": "2026-11-01", "versions": {"torch": "2.12"}}
+    earlier["kinds"]["bare"]["seconds"] = times(1.0)
+    earlier["kinds"]["fast"]["seconds"] = times(2.0)
+    earlier["kinds"]["fast"]["processor_seconds"] = times(0.2)
+    earlier["sections"]["prior"]["seconds"] = times(0.4)
+    earlier["sections"]["another"] = earlier["sections"].pop("render")
     earlier["machine"]["load"] = 7.0  # which always differs
     heading, *lines, was = comparison(facts, earlier).splitlines()
     rows = {line[:26].strip(): line[26:].strip() for line in lines}
@@ -387,7 +403,7 @@ def test_ratios_to_an_earlier_measurement(facts: dict[str, Any]) -> None:
     assert rows == {
         "a fast step": "0.250, of the processor's time 1.250",
         "a faithful step": "1.000, of the processor's time 1.000",
-        "a step without Lightning": "0.500, of the processor's time 1.000",
+        "a bare step": "0.500, of the processor's time 1.000",
         "prior": "1.250",
     }
 
@@ -455,6 +471,6 @@ def test_a_real_size_on_a_gpu(capsys: pytest.CaptureFixture) -> None:
     assert main(["bench", "--config", "gs3d", *options]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["machine"]["device"] == "cuda" and facts["x0"] == [4, 4, 64, 64]
-    prior = next(section for section in facts["sections"] if section["name"] == "prior")
+    prior = facts["sections"]["prior"]
     assert prior["flop"] == pytest.approx(8 * 0.804e12, rel=0.01) and prior["share_of_peak"] > 0.05
-    assert 2e9 < facts["modes"]["fast"]["memory"] < 80e9
+    assert 2e9 < facts["kinds"]["fast"]["memory"] < 80e9

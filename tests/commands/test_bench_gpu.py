@@ -3,30 +3,20 @@
 import json
 import subprocess
 import time
-import zipfile
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support.forked import fork_runs
 
-from asdkit.commands import bench_gpu, bench_pieces
-from asdkit.commands.bench import PARTS
+from asdkit.commands import bench_gpu
 from asdkit.commands.bench_gpu import Check, run_parts
-from asdkit.commands.bench_pieces import SaveEveryMinute
 from asdkit.commands.main import main
 from asdkit.run import machine
 
 
 def python(text: str) -> tuple[str, ...]:
     return ("-c", text)
-
-
-def said(name: str, out: Path) -> dict[str, str]:
-    """What a command has printed, as a row."""
-    return {f"{name} says": (out / f"{name}.out").read_text().strip()}
 
 
 def states(out: Path, kind: str = "dry-run") -> dict[str, Any]:
@@ -49,9 +39,9 @@ def test_what_fails_is_named_and_what_is_finished_is_not_done_again(
     again = f"open({str(counted)!r}, 'a').write('x')"
     sees = f"import json; print(json.load(open({str(tmp_path / 'dry-run' / 'gpu.json')!r}))['good']['code'])"
     checks += [
-        Check("good", python(f"print('fine'); {again}"), 60, partial(said, "good")),
-        Check("bad", python("import sys; sys.stderr.write('oh'); sys.exit(5)"), 60, lambda out: {"never": ""}),
-        Check("after", python(sees), 60, partial(said, "after"), repeated=True),
+        Check("good", python(f"print('fine'); {again}"), 60, {"good says": "{{ said }}"}),
+        Check("bad", python("import sys; sys.stderr.write('oh'); sys.exit(5)"), 60, {"never": ""}),
+        Check("after", python(sees), 60, {"after says": "{{ said }}"}, repeated=True),
     ]
     assert run_parts([1], tmp_path, tiny=True) == 1
     out = capsys.readouterr().out
@@ -61,7 +51,7 @@ def test_what_fails_is_named_and_what_is_finished_is_not_done_again(
     assert (tmp_path / "dry-run" / "bad.log").read_text() == "oh" and (
         tmp_path / "dry-run" / "gpu.md"
     ).read_text() == out
-    checks[1] = Check("bad", python("pass"), 60, lambda out: {"now": "good"})
+    checks[1] = Check("bad", python("pass"), 60, {"now": "good"})
     assert run_parts([1], tmp_path, tiny=True) == 0
     assert counted.read_text() == "x" and states(tmp_path) == {"good": 0, "bad": 0, "after": 0}
 
@@ -88,12 +78,12 @@ def test_a_command_that_takes_too_long_may_save_and_is_ended(
     saves += "print(flush=True); time.sleep(60)"
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
     checks += [
-        Check("saves", python(saves), 1.5, lambda out: {"never": ""}),
-        Check("late", python(f"open({str(tmp_path / 'late')!r}, 'w')"), 60, lambda out: {"never": ""}),
+        Check("saves", python(saves), 1.5, {"never": ""}),
+        Check("late", python(f"open({str(tmp_path / 'late')!r}, 'w')"), 60, {"never": ""}),
     ]
     monkeypatch.setattr(subprocess, "Popen", Ready)
     monkeypatch.setattr(bench_gpu, "_TO_SAVE", 0.5)
-    assert bench_gpu.carry_out(Check("deaf", python(deaf), 60, lambda out: {}), tmp_path, 0.1)["code"] is None
+    assert bench_gpu.carry_out(Check("deaf", python(deaf), 60, {}), tmp_path, 0.1)["code"] is None
     monkeypatch.setattr(bench_gpu, "_TO_SAVE", 30)
     monkeypatch.setattr(bench_gpu, "PART_SECONDS", 30.2)
     monkeypatch.setattr(machine, "gpus", lambda environment: ["0"])
@@ -103,7 +93,7 @@ def test_a_command_that_takes_too_long_may_save_and_is_ended(
     assert capsys.readouterr().out.count("not finished in its time, call the part again; ") == 2
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", [1, 2, 3])
 def test_parts_fit_into_their_time(part: int, tmp_path: Path) -> None:
     """The usual course of each command, half its limit, fits; and no command is asked twice."""
     checks = bench_gpu.parts(tmp_path, tiny=False)[part]
@@ -118,38 +108,8 @@ def test_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatc
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_are_handed_over_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each minute and at the end; joined they are an archive of the weights."""
-    clock, written = [0.0], []
-    weights = tmp_path / "weights"
-    (weights / "unet").mkdir(parents=True)
-    (weights / "unet" / "model").write_bytes(bytes(range(256)) * 10)
-    monkeypatch.setattr(bench_pieces, "_PIECE", 100)
-    monkeypatch.setattr(bench_pieces.time, "monotonic", lambda: clock[0])
-    module = SimpleNamespace(
-        hparams=SimpleNamespace(weights=str(weights)), on_train_end=lambda: written.append(clock[0])
-    )
-    trainer = SimpleNamespace(is_global_zero=True, global_step=100)
-    saver = SaveEveryMinute(str(tmp_path / "out"))
-    saver.on_train_start(trainer, module)
-    for _ in range(7):
-        clock[0] += 25
-        trainer.global_step += 1
-        saver.on_train_batch_end(trainer, module, None, None, 0)
-    saver.on_train_end(trainer, module)
-    assert written == [75, 150, 175]
-    assert json.loads((tmp_path / "out" / "prior.json").read_text()) == {"first": 100, "step": 107, "seconds": 175}
-    pieces = [
-        file.read_bytes() for file in sorted((tmp_path / "out").glob("prior.zip.*"), key=lambda f: int(f.suffix[1:]))
-    ]
-    assert len(pieces) > 2 and max(map(len, pieces)) == 100
-    (tmp_path / "prior.zip").write_bytes(b"".join(pieces))
-    with zipfile.ZipFile(tmp_path / "prior.zip") as archive:
-        assert archive.read("unet/model") == bytes(range(256)) * 10
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", [1, 2, 3])
 def test_every_part_in_small(
     part: int, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,8 +123,6 @@ def test_every_part_in_small(
     expected = {
         1: ("PSNR of the main job on the GPU", "GPU - CPU, pair by pair", "collected", "All that is required works"),
         2: ("ASD step time, batch 1", "fast at most 0.62x", "rendering of 100k Gaussians", "minutes (extrapolated)"),
-        3: ("training of the embedded prior | ", "| 2 iterations, "),
+        3: ("training of the embedded prior | ", "| 2 iterations in "),
     }
     assert all(words in table for words in expected[part]), table
-    if part == 3:
-        assert max(file.stat().st_size for file in (tmp_path / "dry-run").glob("prior.zip.*")) <= 15 * 2**20

@@ -5,6 +5,7 @@ import itertools
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ import torch
 import yaml
 from jsonargparse._loaders_dumpers import get_yaml_default_loader
 
+from asdkit.commands import arguments
 from asdkit.commands.arguments import expand
 from asdkit.commands.main import main
+from asdkit.formats.names import FORMATS, Choices
 from asdkit.run.recipes import find_recipe, recipes
 
 
@@ -34,6 +37,13 @@ def test_a_second_stage_needs_its_first(tmp_path: Path, capsys: pytest.CaptureFi
     words = ["--model.source", "a yellow duck", "--model.target", "a red duck"]
     assert main(["fit", "--config", *options, *words, "--run.root", str(tmp_path / "runs")]) == 2
     assert "init is empty; say what to start from" in capsys.readouterr().err and not (tmp_path / "runs").exists()
+
+
+def test_the_options_of_export_are_all_formats_and_choices() -> None:
+    export = yaml.safe_load(Path(arguments.__file__).with_name("options.yaml").read_text())["export"]["options"]
+    assert export["--format"]["help"] == f"with commas between: {', '.join(FORMATS)}"
+    choices = [f"--{field.name.replace('_', '-')}" for field in fields(Choices)]
+    assert [*export] == ["what", "--format", "--out", "--force", *choices, "--trust"]
 
 
 def test_recipes_are_found_by_name_and_by_path_from_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -252,8 +262,8 @@ def test_a_logger_whose_package_is_missing_is_the_environments(
 def test_letters_that_the_output_does_not_know_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     output = io.TextIOWrapper(io.BytesIO(), "ascii", "strict")
     monkeypatch.setattr("sys.stdout", output)
-    monkeypatch.setattr("asdkit.commands.main.usage", lambda: "une é\n鴨\n")
-    assert main(["--help"]) == 0 and output.buffer.getvalue() == b"une \\xe9\n\\u9d28\n"
+    monkeypatch.setattr("asdkit.commands.recipes.run", lambda options: print("une é\n鴨") or 0)
+    assert main(["recipes"]) == 0 and output.buffer.getvalue() == b"une \\xe9\n\\u9d28\n"
 
 
 @pytest.mark.slow

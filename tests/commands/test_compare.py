@@ -18,7 +18,7 @@ QUICK = ["--trainer.max_steps=2", "--snapshots.every=0", "--data.orbit.views=2",
 
 def judged(folder: Path, **metrics: float) -> Path:
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"status": "finished", "metrics": metrics}))
+    (folder / "run.json").write_text(json.dumps({"status": "finished", "seconds": 60, "metrics": metrics}))
     return folder
 
 
@@ -32,13 +32,13 @@ def test_means_and_differences(tmp_path: Path) -> None:
     ]
     (tmp_path / "SDS1" / "test.json").write_text(json.dumps({"metrics": {"clip": 0.25}}))
     assert comparison.means(runs).splitlines()[2:] == [
-        f"| ASD | 3 | 23 ± {13**0.5 / 3**0.5:.3g} |  |",  # variance ((3^2 + 1^2 + 4^2) / 2 = 13
-        "| SDS | 2 | 19.5 ± 0.5 | 0.25 |",
+        f"| ASD | 3 | 60 ± 0 | 23 ± {13**0.5 / 3**0.5:.3g} |  |",  # variance ((3^2 + 1^2 + 4^2) / 2 = 13
+        "| SDS | 2 | 60 ± 0 | 19.5 ± 0.5 | 0.25 |",
     ]
     assert statistics.stdev([-1, -2]) / 2**0.5 == pytest.approx(0.5)
-    assert comparison.differences(runs).splitlines()[2:] == ["| SDS - ASD | 2 | -1.5 ± 0.5 |"]
+    assert comparison.differences(runs).splitlines()[2:] == ["| SDS - ASD | 2 | 0 ± 0 | -1.5 ± 0.5 |"]
     alone = [Compared(run.run.name, "", run.run) for run in runs[:1]]
-    assert comparison.differences(alone) == "" and "| ASD0 | 1 | 20 |" in comparison.means(alone)
+    assert comparison.differences(alone) == "" and "| ASD0 | 1 | 60 | 20 |" in comparison.means(alone)
 
 
 @pytest.mark.slow
@@ -55,7 +55,8 @@ def test_methods_on_prompts_and_seeds(
     assert len(list((tmp_path / "runs").rglob("last.ckpt"))) == 1 and not list((tmp_path / "runs").rglob("compare.md"))
     assert main(words) == 0 and not list((tmp_path / "runs").rglob("*-before-*"))
     folder = next((tmp_path / "runs").rglob("compare.md")).parent
-    assert "SDS - ASD | 2 |" in (folder / "compare.md").read_text()
+    text = (folder / "compare.md").read_text()
+    assert "SDS - ASD | 2 |" in text and "\n| SDS | a red duck 1 | " in text
     rows = json.loads((folder / "compare.json").read_text())
     assert [(row["label"], row["seed"]) for row in rows] == [("ASD", 0), ("ASD", 1), ("SDS", 0), ("SDS", 1)]
     assert {"psnr", "iou"} <= rows[0]["metrics"].keys()

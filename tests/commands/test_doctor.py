@@ -18,8 +18,7 @@ import torch
 from huggingface_hub import constants
 
 from asdkit.commands import doctor
-from asdkit.commands.doctor import checks
-from asdkit.commands.doctor.checks import BAD, NOTE, OK, Finding
+from asdkit.commands.doctor import BAD, NOTE, OK, Finding
 from asdkit.commands.main import main
 from asdkit.priors import hub
 
@@ -38,9 +37,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     def distributions(name: str) -> list[SimpleNamespace]:
         return [SimpleNamespace(version=versions[name])] if name in versions else []
 
-    monkeypatch.setattr(checks, "distributions", distributions)
+    monkeypatch.setattr(doctor, "distributions", distributions)
     monkeypatch.setattr("asdkit.core.optional.requires", lambda name: [text.strip() for text in REQUIRED.split("|")])
-    monkeypatch.setattr(checks, "metadata", lambda name: message_from_string(METADATA))
+    monkeypatch.setattr(doctor, "metadata", lambda name: message_from_string(METADATA))
     return versions
 
 
@@ -125,31 +124,24 @@ def test_bad_versions(
 
 def test_good_neighbours_of_bad_releases(installed: dict, tmp_path: Path) -> None:
     installed |= {"lightning": "2.6.1", "pytorch-lightning": "2.6.4", "transformers": "5.3", "diffusers": "0.38"}
-    assert checks.releases(tmp_path).state == OK
+    assert doctor.releases(tmp_path).state == OK
     installed |= GOOD | {"torch": "2.14.0.dev20260101+cu130"}
-    assert checks.packages(tmp_path).state == OK
-
-
-def test_an_old_python(installed: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert checks.python(tmp_path).state == OK
-    monkeypatch.setattr("platform.python_version", lambda: "3.10.9")
-    finding = checks.python(tmp_path)
-    assert finding.state == BAD and "3.10.9, but asdkit needs >=3.11" in finding.text and finding.remedy
+    assert doctor.packages(tmp_path).state == OK
 
 
 def test_extras_are_notes(installed: dict, tmp_path: Path) -> None:
-    assert checks.extras(tmp_path).text == "there: viewer, video"
+    assert doctor.extras(tmp_path).text == "there: viewer, video"
     installed["viser"] = "1.0.16"
     del installed["imageio"]
-    finding = checks.extras(tmp_path)
+    finding = doctor.extras(tmp_path)
     assert (finding.state, finding.remedy) == (NOTE, 'pip install "viser>=1.1" "imageio>=2.34"')
     assert finding.text == "there: none; viewer lacks viser; video lacks imageio"
 
 
 def test_the_real_requirements_are_those_of_pyproject(tmp_path: Path) -> None:
-    versions = checks.packages(tmp_path).facts["versions"]
+    versions = doctor.packages(tmp_path).facts["versions"]
     assert "torch" in versions and not {"pytest", "viser"} & set(versions)
-    assert checks.packages(tmp_path).state == checks.releases(tmp_path).state == OK
+    assert doctor.packages(tmp_path).state == doctor.releases(tmp_path).state == OK
 
 
 def test_a_check_that_fails_is_a_broken_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -163,10 +155,10 @@ def test_a_check_that_fails_is_a_broken_one(monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_torch_that_computes_wrongly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert checks.cpu(tmp_path).state == OK and torch.__version__ in checks.cpu(tmp_path).text
+    assert doctor.torch(tmp_path).state == OK and torch.__version__ in doctor.torch(tmp_path).text
     ones = torch.ones
     monkeypatch.setattr(torch, "ones", lambda *size, device: 1.5 * ones(*size, device=device))
-    finding = checks.cpu(tmp_path)
+    finding = doctor.torch(tmp_path)
     assert finding.state == BAD and "(it is wrong)" in finding.text and "reinstall torch" in finding.remedy
 
 
@@ -183,14 +175,14 @@ def test_no_cuda_is_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case
     (seen, build, visible), text, remedy = NO_CUDA[case]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", build)
-    monkeypatch.setattr(checks, "nvidia_smi", lambda *fields: seen)
+    monkeypatch.setattr(doctor, "nvidia_smi", lambda *fields: seen)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    finding = checks.cuda(tmp_path)
+    finding = doctor.cuda(tmp_path)
     assert finding.state == NOTE and text in finding.text and remedy in finding.remedy
     assert bool(remedy) == bool(finding.remedy)
-    assert checks.gsplat(tmp_path).state == OK and "not needed" in checks.gsplat(tmp_path).text
+    assert doctor.gsplat(tmp_path).state == OK and "not needed" in doctor.gsplat(tmp_path).text
 
 
 def test_cuda_must_compute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -199,13 +191,13 @@ def test_cuda_must_compute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
-    monkeypatch.setattr(checks, "nvidia_smi", lambda *fields: [["Card", "580.1"], ["Card", "580.1"]])
-    monkeypatch.setattr(checks, "_fails", lambda device: broken.get(device, ""))
-    finding = checks.cuda(tmp_path)
+    monkeypatch.setattr(doctor, "nvidia_smi", lambda *fields: [["Card", "580.1"], ["Card", "580.1"]])
+    monkeypatch.setattr(doctor, "_fails", lambda device: broken.get(device, ""))
+    finding = doctor.cuda(tmp_path)
     assert (finding.state, finding.text) == (OK, "2 x Card, 80 GB, capability 9.0; driver 580.1; computes")
     assert finding.facts["devices"] == ["Card, 80 GB, capability 9.0"] * 2
     for broken["cuda:1"] in ("no kernel image is available", "it is wrong"):
-        finding = checks.cuda(tmp_path)
+        finding = doctor.cuda(tmp_path)
         assert finding.state == BAD and f"fails ({broken['cuda:1']})" in finding.text
         assert "CUDA_VISIBLE_DEVICES=" in finding.remedy
 
@@ -220,52 +212,52 @@ def test_kernels_are_found_where_torch_and_gsplat_keep_them(monkeypatch: pytest.
     nvcc = tmp_path / "cuda" / "bin" / "nvcc"
     for home in (None, str(tmp_path / "cuda")):
         monkeypatch.setattr(cpp_extension, "CUDA_HOME", home)
-        finding = checks.gsplat(tmp_path)
+        finding = doctor.gsplat(tmp_path)
         assert finding.state == NOTE and "no nvcc" in finding.text and "CUDA toolkit 13.0" in finding.remedy
     nvcc.parent.mkdir(parents=True)
     nvcc.touch()
-    finding = checks.gsplat(tmp_path)
+    finding = doctor.gsplat(tmp_path)
     assert finding.state == NOTE and "compiled once" in finding.text and finding.text.endswith(str(nvcc))
 
     for variable in (None, "TORCH_EXTENSIONS_DIR"):
         if variable:
             monkeypatch.setenv(variable, str(tmp_path / "ext"))
-            assert checks.gsplat(tmp_path).state == NOTE
+            assert doctor.gsplat(tmp_path).state == NOTE
         built = Path(cpp_extension._get_build_directory("gsplat_cuda", False), "gsplat_cuda.so")
         built.touch()
-        assert tmp_path in built.parents and checks.gsplat(tmp_path).text == f"kernels are compiled: {built}"
+        assert tmp_path in built.parents and doctor.gsplat(tmp_path).text == f"kernels are compiled: {built}"
     wheel = tmp_path / "gsplat" / "csrc.cpython-311.so"  # a build that was installed with the package comes first
     wheel.parent.mkdir()
     wheel.touch()
     spec = SimpleNamespace(submodule_search_locations=[wheel.parent])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
-    assert checks.gsplat(tmp_path).text == f"kernels are compiled: {wheel}"
+    assert doctor.gsplat(tmp_path).text == f"kernels are compiled: {wheel}"
 
 
 def test_more_threads_than_cores_are_a_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(checks, "usable_cores", lambda: 3)
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 3)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert checks.cores(tmp_path).state == OK
+    assert doctor.cores(tmp_path).state == OK
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    assert checks.cores(tmp_path).remedy.startswith("export OMP_NUM_THREADS=3:")
-    assert checks.numba(tmp_path).state == OK
+    assert doctor.cores(tmp_path).remedy.startswith("export OMP_NUM_THREADS=3:")
+    assert doctor.numba(tmp_path).state == OK
 
 
 def test_a_launcher_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in list(os.environ):
-        if checks.is_launchers(name):
+        if doctor.is_launchers(name):
             monkeypatch.delenv(name)
-    assert checks.launcher(tmp_path).text == "none: this is a process of its own"
+    assert doctor.launcher(tmp_path).text == "none: this is a process of its own"
     for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "SLURM_JOB_ID": "42"}.items():
         monkeypatch.setenv(name, value)
-    finding = checks.launcher(tmp_path)
+    finding = doctor.launcher(tmp_path)
     assert finding.text == "rank 1 of 4, LOCAL_RANK=1, RANK=1, SLURM_JOB_ID=42, WORLD_SIZE=4"
 
 
 def test_a_run_root_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checks.runs(tmp_path / "not" / "yet").state == OK and not list(tmp_path.iterdir())
+    assert doctor.runs(tmp_path / "not" / "yet").state == OK and not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
-    finding = checks.runs(tmp_path / "file" / "runs")
+    finding = doctor.runs(tmp_path / "file" / "runs")
     assert finding.state == BAD and "--run.root" in finding.remedy and str(tmp_path / "file") in finding.text
     only(monkeypatch, "runs")
     assert main(["doctor", "--run.root", "/proc/runs"]) == 3
@@ -278,11 +270,11 @@ def test_little_room_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for name in free:
         (tmp_path / name).mkdir()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free[Path(path).name] * 2**30))
-    finding = checks.disk(tmp_path / "runs" / "deeper")
+    finding = doctor.disk(tmp_path / "runs" / "deeper")
     assert finding.state == OK and f"runs 1.2 GB free ({tmp_path / 'runs' / 'deeper'})" in finding.text
     assert f"temporary files 1.5 GB free ({tmp_path / 'tmp'}); model cache 6.1 GB free" in finding.text
     free |= {"runs": 0.9, "cache": 5.9}
-    finding = checks.disk(tmp_path / "runs")
+    finding = doctor.disk(tmp_path / "runs")
     assert finding.state == NOTE and finding.remedy.startswith("make room for runs (1 GB), model cache (6 GB); ")
 
 
@@ -292,16 +284,16 @@ def test_the_hub_is_asked_unless_told_to_be_offline(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     for name in ("models--org--some-model", "datasets--org--data"):
         (tmp_path / name).mkdir()
-    finding = checks.hub(tmp_path)
+    finding = doctor.hub(tmp_path)
     assert finding.state == NOTE and f"{constants.ENDPOINT} does not answer" in finding.text
     assert f"1 models are in {tmp_path}: org/some-model" in finding.text and "HF_HUB_OFFLINE=1" in finding.remedy
     monkeypatch.setattr(hub, "urlopen", None)  # to ask would fail
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    finding = checks.hub(tmp_path)
+    finding = doctor.hub(tmp_path)
     assert finding.state == OK and "offline" in finding.text and finding.facts["models"] == ["org/some-model"]
     for name in "abc":
         (tmp_path / f"models--{name}").mkdir()
-    assert f"4 models are in {tmp_path}: a, b, c, ..." in checks.hub(tmp_path).text
+    assert f"4 models are in {tmp_path}: a, b, c, ..." in doctor.hub(tmp_path).text
 
 
 def test_an_answer_of_any_kind_is_one_and_waiting_is_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -318,13 +310,13 @@ def test_an_answer_of_any_kind_is_one_and_waiting_is_limited(monkeypatch: pytest
     monkeypatch.setattr(constants, "ENDPOINT", "https://hub")
     for behaviour in (answer, refused):
         monkeypatch.setattr(hub, "urlopen", behaviour)
-        finding = checks.hub(tmp_path)
+        finding = doctor.hub(tmp_path)
         assert finding.state == OK and finding.text.startswith("https://hub answers")
     assert asked == [("https://hub", "HEAD", 3.0)]
     ended = threading.Event()
     monkeypatch.setattr(hub, "urlopen", lambda request, timeout: ended.wait(200) and nullcontext())
     monkeypatch.setattr(hub, "PROBE_SECONDS", 0.1)
-    assert checks.hub(tmp_path).state == NOTE
+    assert doctor.hub(tmp_path).state == NOTE
     ended.set()
 
 
@@ -335,21 +327,21 @@ def test_the_embedded_prior_is_looked_into(monkeypatch: pytest.MonkeyPatch, tmp_
     real = Pretrained().folder
     copy = tmp_path / "weights"
     shutil.copytree(real, copy)
-    monkeypatch.setattr("asdkit.priors.model_source.locate", lambda *args: locate(str(copy)))
-    finding = checks.prior(tmp_path)
+    monkeypatch.setattr("asdkit.priors.locate.locate", lambda *args: locate(str(copy)))
+    finding = doctor.prior(tmp_path)
     assert finding.state == OK and "is whole and loads" in finding.text
     for name in ("tokenizer/vocab.json", "unet/config.json"):
         content = (copy / name).read_bytes()
         (copy / name).unlink()
-        finding = checks.prior(tmp_path)
+        finding = doctor.prior(tmp_path)
         assert finding.state == BAD and name.split("/")[0] in finding.text and "install asdkit again" in finding.remedy
         (copy / name).write_bytes(content)
-    assert checks.prior(tmp_path).state == OK
+    assert doctor.prior(tmp_path).state == OK
     weights = copy / "vae" / "diffusion_pytorch_model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    finding = checks.prior(tmp_path)
+    finding = doctor.prior(tmp_path)
     assert finding.state == BAD and "not those of this release" in finding.text
     shutil.rmtree(copy)
-    assert checks.prior(tmp_path).state == BAD
+    assert doctor.prior(tmp_path).state == BAD

@@ -11,7 +11,7 @@ from PIL import Image
 
 import asdkit
 from asdkit.formats.splat_files import read_splats
-from asdkit.run.loading import load
+from asdkit.run.export import load
 from asdkit.run.result import Result
 
 

@@ -25,7 +25,7 @@ from asdkit.core.text import local, shown
 from asdkit.core.trust import refusal, trusting
 from asdkit.generators.from_file import object_of
 from asdkit.run.checkpoints import AtomicCheckpointIO
-from asdkit.run.loading import load
+from asdkit.run.export import load
 from asdkit.scores.conditions import Condition
 
 ROOT = Path(__file__).parents[2]

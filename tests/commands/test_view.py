@@ -20,8 +20,8 @@ from asdkit.commands.arguments import expand
 from asdkit.commands.main import main
 from asdkit.formats.splat_files import write_splats
 from asdkit.run import live_view as viewing
-from asdkit.run.loading import load
-from asdkit.run.viewer import Viewer
+from asdkit.run.export import load
+from asdkit.run.live_view import Viewer
 
 viser = pytest.importorskip("viser")
 
@@ -84,7 +84,7 @@ def test_looking_at_a_radiance_field_changes_nothing(finished: Path, monkeypatch
 
 def test_other_ranks_and_other_commands_open_no_viewer(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, trainer = load(finished), pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    monkeypatch.setattr("asdkit.run.viewer.view_of", lambda *arguments: pytest.fail("opened a viewer"))
+    monkeypatch.setattr("asdkit.run.live_view.view_of", lambda *arguments: pytest.fail("opened a viewer"))
     Viewer(0).setup(trainer, module, "fit")
     for stage in ("validate", "test", "predict"):
         Viewer(8080).setup(trainer, module, stage)
@@ -118,11 +118,11 @@ def test_the_short_form(finished: Path, capsys: pytest.CaptureFixture) -> None:
 
     with pytest.raises(ValueError, match="fit needs a recipe"):
         expand("fit", [])
-    assert expanded("--viewer") == ["--viewer.port", "8080"]
-    assert expanded("--viewer", "--data.size=8") == ["--viewer.port", "8080", "--data.size=8"]
-    assert expanded("--viewer", "9000", "--data.size=8") == ["--viewer.port", "9000", "--data.size=8"]
+    assert expanded("--viewer") == ["--viewer.port=8080"]
+    assert expanded("--viewer", "--data.size=8") == ["--viewer.port=8080", "--data.size=8"]
+    assert expanded("--viewer", "9000", "--data.size=8") == ["--viewer.port=9000", "--data.size=8"]
     assert expanded("--viewer=9000", "--viewer.every", "5") == ["--viewer.port=9000", "--viewer.every", "5"]
-    assert expanded("--viewer", "--data.size", "8") == ["--viewer.port", "8080", "--data.size", "8"]
+    assert expanded("--viewer", "--data.size", "8") == ["--viewer.port=8080", "--data.size", "8"]
     assert main(["fit", "--config", "gs3d", "--viewer", "--print_config"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["viewer"] == {"port": 8080, "every": 10}
     assert main(["fit", "--config", "gs3d", "--viewer.evry=8"]) == 2

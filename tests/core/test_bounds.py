@@ -28,10 +28,10 @@ from asdkit.core.parts import Part, preset
 from asdkit.lab import Affine
 from asdkit.methods import PDS
 from asdkit.run.checkpoints import Checkpoints
-from asdkit.run.rank_agreement import RankAgreement
+from asdkit.run.guard import RankAgreement
+from asdkit.run.live_view import Viewer
 from asdkit.run.report import Report
 from asdkit.run.snapshots import Snapshots
-from asdkit.run.viewer import Viewer
 
 NAN, INFINITY = math.nan, math.inf
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import asdkit
 from asdkit.core.parts import Part
-from asdkit.discriminators.divergences import Divergence
+from asdkit.discriminators.gan import Divergence
 from asdkit.discriminators.real_samples import SourceImage
 from asdkit.scores.prior import Noised
 

@@ -20,8 +20,11 @@ from asdkit.scores.prior import Prior
 MODES = ("classic", "antialiased", "surfels")
 nerf = partial(asdkit.NeRF, bound=0.8, hidden=4, samples=6, importance=4, rates=asdkit.NeRFRates(sky=0.1))
 penalties = asdkit.GaussianPenalties(0.1, 0.1)
+gaussians = partial(
+    asdkit.Gaussians, count=60, capacity=80, sh_degree=1, density=asdkit.Fraction(), penalties=penalties
+)
 GENERATORS: dict[str, Callable[[], asdkit.Generator]] = {
-    mode: partial(asdkit.Gaussians, count=60, capacity=80, sh_degree=1, mode=mode, penalties=penalties)
+    mode: partial(gaussians, mode=mode)
     for mode in MODES
 } | {
     "voxels": lambda: nerf(asdkit.Voxels((4, 8), 2), penalties=asdkit.NeRFPenalties(0.1, 0.1, 0.1, 0.1)),

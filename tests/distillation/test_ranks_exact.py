@@ -19,7 +19,7 @@ from asdkit.generators.base import Render, Saturate
 from asdkit.priors import pretrained
 from asdkit.ranks import average_gradients
 from asdkit.rendering.cameras import Batch, Views, joined
-from asdkit.run.rank_agreement import RankAgreement
+from asdkit.run.guard import RankAgreement
 from asdkit.scores.draws import Draws
 from asdkit.scores.prior import Noised
 

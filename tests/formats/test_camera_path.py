@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from asdkit.formats.camera_path import read_camera_path
+from asdkit.formats.poses import read_camera_path
 from asdkit.rendering.cameras import ring
 
 

@@ -22,9 +22,8 @@ from support.splat_tools import (
     validated,
 )
 
-from asdkit.formats.rotation import rotated
 from asdkit.formats.splat_files import read_splats, write_splats
-from asdkit.formats.splats import Splats
+from asdkit.formats.splats import Splats, rotated
 
 EXTENSION = "KHR_gaussian_splatting"
 BYTE = 0.5 / 255

@@ -14,8 +14,7 @@ from support.splat_tools import glb_file
 from asdkit import Gaussians, Initial
 from asdkit.formats.mesh.extract import Mesh
 from asdkit.formats.mesh.sample import sample_mesh
-from asdkit.formats.mesh.texture import Texture
-from asdkit.formats.mesh.write import write_mesh
+from asdkit.formats.mesh.write import Texture, write_mesh
 
 trimesh = pytest.importorskip("trimesh")
 RADIUS = math.sqrt(1 + 0.36 + 0.16)  # of what is fitted to its own size

@@ -14,8 +14,7 @@ from torch import Tensor
 from asdkit import Gaussians, Initial, NeRF
 from asdkit.formats.mesh import extract as extract_module
 from asdkit.formats.mesh.extract import Mesh, density_grid, extract, skin, surface, threshold
-from asdkit.formats.mesh.texture import _inside, bake
-from asdkit.formats.mesh.write import write_mesh
+from asdkit.formats.mesh.write import _inside, bake, write_mesh
 from asdkit.rendering.cameras import Views, orbit
 from asdkit.rendering.rays import Volume, rays_of
 

@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from support.splat_tools import UPRIGHT, drawn, splats
 
-from asdkit.formats.rotation import rotated
+from asdkit.formats.splats import rotated
 from asdkit.rendering.cameras import Views, ring
 
 HALF_TURNS = [Rotation.from_rotvec(math.pi * axis) for axis in np.eye(3)]

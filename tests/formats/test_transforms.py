@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from asdkit.formats.pictures import read_cutout
-from asdkit.formats.transforms import read_transforms, undistorted
+from asdkit.formats.poses import read_transforms, undistorted
 
 # A camera at (0, -4, 0) that looks along +y, z up. In OpenGL's axes its columns are right (1,0,0), up (0,0,1) and
 # backward (0,-1,0); in OpenCV's right (1,0,0), down (0,0,-1) and forward (0,1,0).

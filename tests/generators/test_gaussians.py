@@ -135,7 +135,7 @@ def test_dead_slots_have_no_influence_and_stay_as_they_are() -> None:
 def test_the_statistics_are_screen_gradients_of_visible_gaussians(mode: str) -> None:
     around = ring(3, distance=2.5)
     gaussians, views = (
-        small(mode=mode),
+        small(mode=mode, density=Fraction()),
         orbit(around.azimuth, around.elevation, around.distance, math.radians(40), 24, 32),
     )
     gaussians.alive[5] = False

@@ -29,7 +29,7 @@ def test_the_weights_are_half_precision_and_small(prior: Pretrained) -> None:
 def test_the_prior_knows_its_words_and_directions(prior: Pretrained) -> None:
     assert prior.view_words == EIGHT_SECTORS
     assert prior.camera is not None
-    assert prior.unknown_words("Kittens, bots on a xyzzy") == {"kittens": ["cat"], "bots": ["boat"], "xyzzy": []}
+    assert prior.words.unknown("Kittens, bots on a xyzzy") == {"kittens": ["cat"], "bots": ["boat"], "xyzzy": []}
     doubt = prior.doubt("a red unicorn xyzzy")
     assert "'unicorn' (the nearest that it knows: 'dog', 'elephant'), 'xyzzy'; expect" in doubt
     assert prior.doubt("a yellow duck") == ""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 
 import asdkit
-from asdkit.priors import half_convolutions
-from asdkit.priors.half_convolutions import fastest_dtype, halve
+from asdkit.priors import network_runner
+from asdkit.priors.network_runner import fastest_dtype, halve
 from asdkit.scores.conditions import Condition
 from asdkit.scores.prior import Noised
 
@@ -87,6 +87,6 @@ def test_a_run_goes_on_with_what_was_decided(recipe: Path, monkeypatch: pytest.M
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["init_args"]["prior"]["init_args"]["dtype"] == "mixed"
     monkeypatch.setattr("asdkit.commands.fit.fastest_dtype", lambda: "float32")
-    monkeypatch.setattr(half_convolutions, "fastest_dtype", lambda: "float32")
+    monkeypatch.setattr(network_runner, "fastest_dtype", lambda: "float32")
     fit(run, "--trainer.max_steps=7")
     assert last(run)["hyper_parameters"]["prior"]["init_args"]["dtype"] == "mixed"

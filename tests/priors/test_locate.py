@@ -23,7 +23,7 @@ from support.tiny import loaded, save_tiny_pipeline
 from asdkit import Pretrained
 from asdkit.commands.main import main
 from asdkit.core.errors import PriorUnavailable
-from asdkit.priors import hub, weights
+from asdkit.priors import folder, hub
 from asdkit.priors.finetune import finetune_file
 from asdkit.priors.hub import ALIASES, parse
 from asdkit.priors.locate import locate
@@ -405,7 +405,7 @@ def test_sentencepiece_is_asked_for_where_it_is_needed(tiny_folder: Path, tmp_pa
 def test_the_digest_of_a_model(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
     """All of every file counts, or pieces of those that are used where a model is large, wherever they lie."""
     exact = Pretrained(str(tiny_folder)).digest
-    monkeypatch.setattr(weights, "_EXACT", 0 if large else weights._EXACT)
+    monkeypatch.setattr(folder, "_EXACT", 0 if large else folder._EXACT)
     digest = Pretrained(str(tiny_folder)).digest
     assert (digest != exact) == large and len(digest) == 12
     copy = shutil.copytree(tiny_folder, tmp_path / "copy")
@@ -426,11 +426,11 @@ def test_pieces_of_a_large_file_reach_from_its_first_byte_to_its_last(tmp_path: 
     save_file({"a": torch.zeros(3 * 2**20, dtype=torch.uint8)}, file)
     data = bytearray(file.read_bytes())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weights, "_EXACT", 0)
+        patch.setattr(folder, "_EXACT", 0)
         seen = set()
         for place in (9, len(data) - 3 * 2**20, len(data) - 1, len(data) - 4096):
             data[place] ^= 1
             file.write_bytes(data)
-            seen.add(weights.digest_of({"a": file}))
+            seen.add(folder.digest_of({"a": file}))
         assert len(seen) == 4
-        assert sum(len(piece) for piece in weights._sampled(file)) < 1.2 * 2**20
+        assert sum(len(piece) for piece in folder._sampled(file)) < 1.2 * 2**20

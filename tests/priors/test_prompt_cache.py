@@ -14,8 +14,7 @@ from transformers import CLIPTextModel
 
 from asdkit import ASD, CFG, SDS, Discriminator, Distillation, GaussianPrior, Latents, LoRA, Pretrained, Prompt
 from asdkit.commands.main import main
-from asdkit.priors.prompt_cache import cache_file
-from asdkit.priors.prompt_embedder import blended
+from asdkit.priors.prompt_embedder import blended, cache_file
 from asdkit.rendering.view_words import DREAMFUSION, EIGHT_SECTORS
 from asdkit.scores.conditions import NULL, Condition
 
@@ -147,7 +146,7 @@ def test_a_file_is_named_by_all_that_an_embedding_depends_on(
     seen |= names()
     for target, other in (("version_of", lambda name: "9"), ("__version__", "9")):
         with monkeypatch.context() as patch:
-            patch.setattr(f"asdkit.priors.prompt_cache.{target}", other)
+            patch.setattr(f"asdkit.priors.prompt_embedder.{target}", other)
             seen |= names()
     assert len(seen) == 7 and names() not in (first, set())
 
@@ -189,7 +188,7 @@ def test_a_file_that_is_not_right_is_made_again(
     file.mkdir() if harm == "a folder" else file.write_bytes(content[:-5] if harm == "torn" else b"")
     with caplog.at_level(logging.WARNING):
         assert same(embedded(tiny_folder, *conditions), first) and len(loads) == 2
-    warnings = [record.getMessage() for record in caplog.records if record.name == "asdkit.priors.prompt_cache"]
+    warnings = [record.getMessage() for record in caplog.records if record.name == "asdkit.priors.prompt_embedder"]
     assert [f"{file} holds no embedding" in warning for warning in warnings] == [True] * (harm != "a folder")
     assert file.read_bytes() == content
     assert same(embedded(tiny_folder, *conditions), first) and len(loads) == 2

@@ -85,7 +85,7 @@ def test_no_two_layers_and_no_two_rows_are_alike() -> None:
 
 def test_the_camera_and_the_words_of_the_shipped_prior_are_its_own() -> None:
     prior = loaded("random:toybox")
-    assert prior.camera is None and prior.unknown_words("dragon") == {} and prior.digest == "random:toybox"
+    assert prior.camera is None and prior.words.unknown("dragon") == {} and prior.digest == "random:toybox"
 
 
 def test_the_table_in_the_documentation() -> None:

@@ -30,6 +30,7 @@ from asdkit.core.errors import CannotWrite
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints, is_whole
 from asdkit.run.guard import Guard
 from asdkit.run.run_folder import RunFolder
+from asdkit.run.signals import Signals
 
 KILLS = 6
 QUICK = ("--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]")
@@ -64,7 +65,7 @@ def count(run: Path, temporary: Path, tears: bool) -> int:
     os.environ["TMPDIR"], tempfile.tempdir = str(temporary), None
     if tears:
         torch.save = tearing(torch.save)
-    callbacks = [Guard(), Checkpoints(every=1), RunFolder()]
+    callbacks = [Guard(Signals()), Checkpoints(every=1), RunFolder()]
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(max_steps=10**6, accelerator="cpu", default_root_dir=run, callbacks=callbacks, **quiet)
     trainer.strategy.checkpoint_io = AtomicCheckpointIO()

@@ -409,7 +409,7 @@ def test_forked_ranks_save_when_their_parent_is_told(tmp_path: Path, reached: bo
     trainer = pl.Trainer(default_root_dir=tmp_path, accelerator="cpu", logger=False, enable_progress_bar=False)
     trainer.strategy._launcher, trainer.state.fn = launcher, "fit"
     stopped = Interrupted(signal.SIGINT)
-    Guard().on_exception(trainer, pl.LightningModule(), stopped)
+    Guard(Signals()).on_exception(trainer, pl.LightningModule(), stopped)
     assert process.exitcode == 0 and exit_code(stopped) == 130
     assert f"The last good checkpoint is {checkpoint}" in sentence(stopped)
 
@@ -527,7 +527,7 @@ def test_a_verdict_that_comes_later_is_heeded_before_a_checkpoint(monkeypatch: p
         return _Verdict(later, later, ["residual_norm"], 7, (None, None))
 
     monkeypatch.setattr(Guard, "_look", look)
-    watch = Guard()
+    watch = Guard(Signals())
     stops = []
     for _ in range(2):
         watch.on_train_batch_end(trainer, module, {}, None, 0)

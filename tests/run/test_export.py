@@ -17,8 +17,7 @@ from asdkit.commands.main import main
 from asdkit.formats.names import FORMATS, Choices
 from asdkit.formats.splat_files import read_splats, write_splats
 from asdkit.rendering.cameras import joined, ring
-from asdkit.run.export import export, opened
-from asdkit.run.loading import load
+from asdkit.run.export import export, load, opened
 
 ROOT = Path(__file__).parents[2]
 QUICK = ("--trainer.max_steps=1", "--snapshots.every=0", "--trainer.callbacks=[]")

@@ -38,8 +38,9 @@ def measure(module: Truthful, cameras: Cameras) -> dict[str, float]:
 
 
 @pytest.fixture(autouse=True)
-def no_clip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(judging, "EMBEDDED", tmp_path)
+def no_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ToyboxJudge, "precision", lambda judge, prompt, images: {})
+    monkeypatch.setattr(ToyboxJudge, "distance", lambda judge, images, truths: {})
 
 
 def test_the_truth_has_full_marks_and_turned_round_no_azimuth_right() -> None:
@@ -75,6 +76,14 @@ def test_psnr_is_of_the_mean_squared_error(error: float) -> None:
     assert results["psnr"] == pytest.approx(-20 * math.log10(error), abs=1e-3)
 
 
+def test_psnr_at_64_pixels_counts_what_is_alike_in_a_neighbourhood_and_not_what_alternates() -> None:
+    truth, thing = torch.full((1, 3, 128, 128), 0.5), parse("a red ball")
+    board = 0.1 - 0.2 * ((torch.arange(128)[:, None] + torch.arange(128)) % 2)
+    even, fine = (ToyboxJudge().nearness(thing, truth + error, truth) for error in (0.1, board))
+    assert even["psnr"] == pytest.approx(20, abs=1e-3) and even["psnr_64"] == pytest.approx(20, abs=1e-3)
+    assert fine["psnr"] == pytest.approx(20, abs=1e-3) and fine["psnr_64"] > 40
+
+
 class Brightness(Judge):
     judges = Canvas
 
@@ -94,14 +103,14 @@ def test_every_validation_is_judged_by_its_own_pictures() -> None:
         assert judge.results == {"brightness": level}
 
 
-def test_precision_is_measured_where_there_is_a_clip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_precision_is_measured_by_the_clip_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in that prefers the true prompt for half of the pictures, and multiplies cosines by 2."""
 
     class Half:
         model = SimpleNamespace(logit_scale=torch.tensor(2.0).log())
 
         def __init__(self, folder: Path) -> None:
-            assert folder == tmp_path
+            assert folder == judging.EMBEDDED
 
         def logits(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
             assert len(prompts) == len(set(prompts)) == 200 and prompts[0] == "a yellow duck"
@@ -111,7 +120,10 @@ def test_precision_is_measured_where_there_is_a_clip(monkeypatch: pytest.MonkeyP
             scores[1::2, 7] = 1
             return scores
 
-    (tmp_path / "config.json").touch()
+        def features(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((2, 3))
+
+    monkeypatch.undo()  # of no_clip
     monkeypatch.setattr(judging, "TinyCLIP", Half)
     figures = measure(Truthful("the yellow duck"), Cameras(size=32))
     assert figures["r_precision"] == 0.5 and figures["clip_score"] == pytest.approx(0.25)

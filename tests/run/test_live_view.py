@@ -16,8 +16,7 @@ from asdkit.formats.splats import Splats
 from asdkit.rendering.cameras import orbit
 from asdkit.rendering.rasterize import rasterize
 from asdkit.run import live_view as viewing
-from asdkit.run.local_websocket import local_pages_only
-from asdkit.run.viewer import Viewer
+from asdkit.run.live_view import Viewer, local_pages_only
 
 viser = pytest.importorskip("viser")
 websockets = pytest.importorskip("websockets")

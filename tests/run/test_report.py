@@ -23,7 +23,7 @@ from asdkit.run import clip_judge
 from asdkit.run.meanings import meaning
 from asdkit.run.metrics_csv import MetricsCSV
 from asdkit.run.report import Report
-from asdkit.run.report_page import Told, measured, page
+from asdkit.run.report_page import measured, page
 from asdkit.run.snapshots import Snapshots
 
 PROMPT = '<script>alert("1")</script> & a "Duck"'
@@ -50,9 +50,9 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def told(**changes: Any) -> Told:
-    known: dict[str, Any] = {"made": {"Method": "A<SD"}, "results": {}, "files": [], "columns": 4, "formats": "glb,spz"}
-    return Told(**(known | changes))
+def told(**changes: Any) -> dict[str, Any]:
+    known = {"made": {"Method": "A<SD"}, "results": {}, "files": [], "columns": 4, "formats": "glb,spz", "doubt": ""}
+    return known | {"errors": {}, "unmeasured": {}} | changes
 
 
 def run_in(folder: Path, iterations: int = 600) -> Path:

@@ -79,7 +79,7 @@ def test_the_orbit_is_webp_without_the_video_extra(recipe: Path, monkeypatch: py
 def test_other_words_are_named_and_have_no_truth(recipe: Path, capsys: pytest.CaptureFixture) -> None:
     run = small_run(recipe, "--trainer.max_steps=1", "--model.prompt", "a red corgi")
     err = capsys.readouterr().err
-    assert "never seen 'corgi'" in err and "seen &#x27;corgi&#x27;" in (run / "report.html").read_text()
+    assert "never seen 'corgi'" in err and "seen &#39;corgi&#39;" in (run / "report.html").read_text()
     assert "'a red corgi' is not of the toybox" in err
     assert "psnr" not in json.loads((run / "run.json").read_text())["metrics"]
 

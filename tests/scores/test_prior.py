@@ -182,8 +182,8 @@ def test_the_text_encoder_is_freed(tiny_folder: Path, tmp_path: Path, monkeypatc
 
 
 def test_unknown_words(tiny_folder: Path, kl_folder: Path) -> None:
-    assert loaded(tiny_folder).unknown_words("A red, red dragon; front view") == {"dragon": []}
-    assert loaded(kl_folder).unknown_words("a dragon") == {}
+    assert loaded(tiny_folder).words.unknown("A red, red dragon; front view") == {"dragon": []}
+    assert loaded(kl_folder).words.unknown("a dragon") == {}
 
 
 @pytest.mark.parametrize("which", ["tiny_folder", "kl_folder"])

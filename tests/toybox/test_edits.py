@@ -7,7 +7,7 @@ import torch
 
 from asdkit import DDS, Distillation, FiniteSetPrior, Pixels, ToyboxCanvas, ToyboxEditJudge
 from asdkit.generators.base import Render
-from asdkit.toybox.edits import change_outside, seen
+from asdkit.toybox.given import change_outside, seen
 
 
 def test_the_change_outside_counts_what_is_beyond_the_silhouettes_edge() -> None:

@@ -8,7 +8,7 @@ import torch
 from asdkit import SDS, FiniteSetPrior, ParticleASD, ToyboxTruths
 from asdkit.lab import finite_set_eps
 from asdkit.scores.conditions import Condition
-from asdkit.toybox.exact import OTHERS
+from asdkit.toybox.truths import OTHERS
 
 
 @pytest.mark.parametrize("method", ["SDS", "VSD", "ASD"])

@@ -1,16 +1,26 @@
-"""What runs are given of a thing, and what they make of it: cutouts, spoilt objects, and their two judges."""
+"""What runs are given of a thing, and what they make of it: cutouts, spoilt objects, and their judges."""
 
+import copy
 import math
 from pathlib import Path
 
 import pytest
 import torch
 
-from asdkit import SDS, Cameras, Distillation, FiniteSetPrior, Gaussians, ToyboxAwayJudge, ToyboxGainJudge
+from asdkit import (
+    SDS,
+    Cameras,
+    Distillation,
+    FiniteSetPrior,
+    Gaussians,
+    ToyboxAwayJudge,
+    ToyboxCeilingJudge,
+    ToyboxGainJudge,
+)
 from asdkit.formats.pictures import read_cutout
 from asdkit.toybox import given, world
 from asdkit.toybox.captions import parse
-from asdkit.toybox.edits import seen
+from asdkit.toybox.given import seen
 
 
 def test_a_cutout_before_the_background_is_the_truth(tmp_path: Path) -> None:
@@ -43,3 +53,22 @@ def test_views_far_from_the_given_one_and_what_was_given_are_measured(
     assert gain["gain"] == pytest.approx((decibels.mean() - before.mean()).item(), abs=1e-2)
     with pytest.raises(ValueError, match="start"):
         ToyboxGainJudge()
+
+
+def test_a_ceiling_is_above_what_the_run_has_made_and_leaves_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in Lightning's inference mode; the PSNR before is by hand."""
+    monkeypatch.setattr(given, "_FITTED", 60)
+    monkeypatch.setattr(given, "_BATCHES", 3)
+    module, data = Distillation("a red ball", FiniteSetPrior(), Gaussians(count=300), SDS()), Cameras(size=32)
+    before, novel = copy.deepcopy(module.generator.state_dict()), data.novel_views()
+    truth = world.render(parse("a red ball"), novel, (module.rendering.background,) * 3).image
+    with torch.inference_mode():
+        render = module.show(novel)
+        own = -10 * (render.image - truth).square().flatten(1).mean(1).log10().mean().item()
+        assert ToyboxCeilingJudge().measure(module, data, novel, render)["ceiling"] > own + 3
+    assert all(torch.equal(value, before[name]) for name, value in module.generator.state_dict().items())
+    for prompt in ("a wooden chair", "a corgi"):
+        judge, module.prompt = ToyboxCeilingJudge(), prompt
+        assert (
+            not judge.measure(module, data, novel, render) and "no single true picture" in judge.unmeasured["ceiling"]
+        )

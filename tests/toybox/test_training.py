@@ -253,6 +253,19 @@ def test_an_autoencoder_starts_from_one_of_factor_4(cache: Path, tmp_path: Path)
         TrainVAE(str(tmp_path), width=8, start=str(tmp_path / "none"))
 
 
+def test_a_decoder_is_trained_alone_and_the_latents_stay(cache: Path, weights: Path, tmp_path: Path) -> None:
+    settings = {"width": 8, "latent_channels": 4, "start": str(weights), "decoder_only": True}
+    trainer(tmp_path / "run", 2).fit(TrainVAE(str(tmp_path), **settings), data(cache))
+    old, new = read_autoencoder(weights / "vae"), read_autoencoder(tmp_path / "vae")
+    assert all(torch.equal(p, q) for p, q in zip(old.encoder.parameters(), new.encoder.parameters(), strict=True))
+    assert not torch.equal(old.decoder.layers[0].weight, new.decoder.layers[0].weight)
+    assert new.config.scaling_factor == old.config.scaling_factor
+    with pytest.raises(ValueError, match="name its folder by start"):
+        TrainVAE(str(tmp_path), width=8, latent_channels=4, decoder_only=True)
+    with pytest.raises(ValueError, match="an encoder of this shape: size mismatch"):
+        TrainVAE(str(tmp_path), **settings | {"width": 16})
+
+
 def test_crops_are_squares_of_the_pictures_on_multiples_of_8() -> None:
     rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     crops = random_crops(torch.stack([rows, columns]).expand(64, 2, 32, 32), 16, torch.Generator().manual_seed(0))

@@ -1,19 +1,68 @@
-"""Meshes as files that other programs read."""
+"""Meshes as files that other programs read, and their textures: the surface unwrapped into a painted image."""
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Float64, Int64, UInt8
 from PIL import Image
 
 from asdkit.core.atomic import atomic
 from asdkit.core.optional import require_package
 from asdkit.formats.colour import linear_light
 from asdkit.formats.glb import TO_GLTF
-from asdkit.formats.mesh.extract import Mesh
-from asdkit.formats.mesh.texture import Texture
+from asdkit.formats.mesh.extract import Mesh, skin
+from asdkit.rendering.rays import Volume
+
+_PADDING = 4  # pixels between charts, about
+
+
+class Texture(NamedTuple):
+    """An image around a mesh."""
+
+    parents: Int64[np.ndarray, " W"]  # the mesh's vertex that each vertex with a place in the image is a copy of
+    faces: Int64[np.ndarray, "F 3"]  # the mesh's faces in terms of these copies
+    uvs: Float32[np.ndarray, "W 2"]  # places in the image in [0,1], u to the right and v upwards
+    image: UInt8[np.ndarray, "S S 3"]  # the top row first
+
+
+def bake(mesh: Mesh, volume: Volume, size: int = 1024) -> Texture:
+    """A texture with the volume's colours, which carry on beyond the charts' borders.
+
+    It is `size` pixels high and wide. Unwrapping takes 2 s for 20,000 faces but 17 s for 80,000: let `extract` make
+    do with few.
+    """
+    xatlas, spread = require_package("xatlas", "mesh"), require_package("scipy.ndimage", "mesh").distance_transform_edt
+    atlas, packing = xatlas.Atlas(), xatlas.PackOptions()
+    packing.resolution, packing.padding = size, _PADDING
+    atlas.add_mesh(mesh.vertices, mesh.faces.astype(np.uint32))
+    atlas.generate(pack_options=packing)
+    parents, faces, uvs = atlas[0]
+    parents, faces = parents.astype(np.int64), faces.astype(np.int64)
+    texel, face, weights = _inside(uvs[faces].astype(np.float64) * size, size)
+    corners = parents[faces[face]]
+    points, normals = ((weights[:, :, None] * each[corners]).sum(1) for each in (mesh.vertices, mesh.normals))
+    image, empty = np.zeros((size * size, 3), np.float32), np.ones(size * size, bool)
+    image[texel], empty[texel] = skin(volume, points.astype(np.float32), normals.astype(np.float32)), False
+    row, column = spread(empty.reshape(size, size), return_distances=False, return_indices=True)
+    image = image.reshape(size, size, 3)[row, column][::-1]
+    return Texture(parents, faces, uvs.astype(np.float32), (image * 255).round().astype(np.uint8))
+
+
+def _inside(
+    corners: Float64[np.ndarray, "F 3 2"], size: int
+) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"], Float64[np.ndarray, "N 3"]]:
+    """Pixels (row * size + column, bottom row first) whose centres are in triangles, these, and the corners' shares."""
+    polygon = require_package("skimage.draw", "mesh").polygon
+    pixels = [polygon(*(corner.T[::-1] - 0.5), (size, size)) for corner in corners]
+    face = np.repeat(np.arange(len(corners)), [len(rows) for rows, _ in pixels])
+    row, column = np.concatenate(pixels, axis=1)
+    flat, centres = np.pad(corners, ((0, 0), (0, 0), (0, 1))), np.stack([column, row, 0 * row], axis=1) + [0.5, 0.5, 0]
+    with np.errstate(invalid="ignore", divide="ignore"):  # triangles without an area have no inside
+        weights = require_package("trimesh.triangles", "mesh").points_to_barycentric(flat[face], centres)
+    inside = np.isfinite(weights).all(1)
+    return (row * size + column)[inside], face[inside], weights[inside]
 
 
 def write_mesh(path: Path, mesh: Mesh, texture: Texture | None = None) -> list[Path]:

@@ -67,6 +67,7 @@ class TrainCLIP(pl.LightningModule):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
+        self.clip.set_attn_implementation("eager")  # 1.6 times faster to train on a CPU than the fused attention
         if start:
             try:
                 self.clip.load_state_dict(

@@ -175,6 +175,10 @@ class TrainUNet(pl.LightningModule):
         if self.trainer.is_global_zero:
             save_pipeline(self.average.module, Path(self.hparams.weights))
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The weights so far, which a run that is stopped leaves, too."""
+        self.on_train_end()
+
 
 def load_pipeline(net: Denoiser, folder: Path) -> None:
     """Read the networks that `save_pipeline` wrote.

@@ -45,10 +45,12 @@ class TrainVAE(pl.LightningModule):
             first the latents are pulled to that model's latents of the picture, which is reduced to as many of them. A
             diffusion model that was trained on those can then be trained on.
         start_weight: the weight of that pull in the first step; it falls linearly to zero at a third of the steps.
+        decoder_only: whether the encoder stays that of `start`, so that a diffusion model of its latents stays right.
         seed: the seed of the weights, the crops and the noise.
 
     Raises:
-        ValueError: `start` holds no AutoencoderTiny with as many latent channels.
+        ValueError: `start` holds no AutoencoderTiny with as many latent channels, or none of the encoder's shape where
+            `decoder_only` keeps it.
     """
 
     _start: Any  # a frozen AutoencoderTiny
@@ -65,6 +67,7 @@ class TrainVAE(pl.LightningModule):
         detail_weight: Weight = 1.0,
         start: str = "",
         start_weight: Weight = 0.1,
+        decoder_only: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -86,10 +89,28 @@ class TrainVAE(pl.LightningModule):
         if start:
             keep_unregistered(self, "_start", _read(pipeline_folder(start) / "vae", latent_channels))
             _take_over(self.vae, self._start)
+        if decoder_only:
+            self._keep_encoder()
+
+    def _keep_encoder(self) -> None:
+        if not self.hparams.start:
+            raise ValueError("decoder_only keeps the encoder of a trained autoencoder; name its folder by start.")
+        try:
+            self.vae.encoder.load_state_dict(self._start.encoder.state_dict())
+        except RuntimeError as error:
+            raise ValueError(
+                f"decoder_only needs an encoder of this shape: {str(error).splitlines()[1].strip()}"
+            ) from error
+        self.vae.encoder.requires_grad_(False)
+        self.vae.register_to_config(scaling_factor=self._start.config.scaling_factor)
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(
-            self.vae.parameters(), lr=self.hparams.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, foreach=True
+            [p for p in self.vae.parameters() if p.requires_grad],
+            lr=self.hparams.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=0.0,
+            foreach=True,
         )
         return {"optimizer": optimizer, "lr_scheduler": cosine(optimizer, self.trainer.max_steps)}
 
@@ -110,7 +131,7 @@ class TrainVAE(pl.LightningModule):
     def _pull_to_start(self, images: Tensor, latents: Tensor) -> Tensor | float:
         settings: Any = self.hparams
         weight: float = settings.start_weight * max(0.0, 1 - 3 * self.global_step / self.trainer.max_steps)
-        if not settings.start or not weight:
+        if not settings.start or settings.decoder_only or not weight:
             return 0.0
         self._start.to(self.device)
         with torch.no_grad():
@@ -130,15 +151,19 @@ class TrainVAE(pl.LightningModule):
     def on_train_end(self) -> None:
         if not self.trainer.is_global_zero:
             return
-        with torch.no_grad():
-            batches = self.trainer.datamodule.val_dataloader()
-            latents = torch.cat([self.vae.encode(b.images.to(self.device) * 2 - 1).latents for b in batches])
-        self.vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
+        if not self.hparams.decoder_only:
+            self.vae.register_to_config(scaling_factor=self._scaling_factor())
         folder = Path(self.hparams.output) / "vae"
         save_half(self.vae, folder)
         config = json.loads((folder / "config.json").read_text())
         config.pop("block_out_channels")  # diffusers writes it and warns of it when reading
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+
+    @torch.no_grad()
+    def _scaling_factor(self) -> float:
+        batches = self.trainer.datamodule.val_dataloader()
+        latents = torch.cat([self.vae.encode(b.images.to(self.device) * 2 - 1).latents for b in batches])
+        return round(1 / latents.std().item(), 4)
 
 
 def random_crops(

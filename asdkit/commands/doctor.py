@@ -1,13 +1,18 @@
-"""What `asdkit doctor` checks, and what a check has found."""
+"""`asdkit doctor`: what works here, what does not, and what to do about it."""
 
+import json
 import os
 import platform
 import re
 import shutil
+import sys
 import tempfile
 import textwrap
+from argparse import Namespace
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import distributions, metadata
 from itertools import chain
@@ -15,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 
+import asdkit
 from asdkit.core.optional import pip_install, requirements
+from asdkit.core.text import local
 from asdkit.core.version import version_of
 from asdkit.priors.hub import answers
 from asdkit.run.machine import cores as usable_cores
@@ -67,14 +73,6 @@ def _installed(package: str) -> str | None:
 def _is_met(requirement: Requirement) -> bool:
     installed = _installed(requirement.name)
     return installed is not None and requirement.specifier.contains(installed, prereleases=True)
-
-
-def python(root: Path) -> Finding:
-    """Python itself."""
-    running, needed = platform.python_version(), metadata("asdkit")["Requires-Python"]
-    if SpecifierSet(needed).contains(running, prereleases=True):
-        return Finding(running)
-    return Finding(f"{running}, but asdkit needs {needed}", BAD, "make a venv of another Python")
 
 
 def packages(root: Path) -> Finding:
@@ -192,7 +190,7 @@ _ABOUT_RANKS = re.compile(r"(.*_)?(RANK|SIZE|PROCID|NTASKS|STEP_NUM_TASKS|LOCALI
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-def cpu(root: Path) -> Finding:
+def torch(root: Path) -> Finding:
     """torch, on the CPU."""
     import torch
 
@@ -281,3 +279,37 @@ def launcher(root: Path) -> Finding:
     names = [name for name in sorted(os.environ) if is_launchers(name) and _ABOUT_RANKS.fullmatch(name)]
     text = f"rank {rank[0]} of {rank[1]}" if rank else "none: this is a process of its own"
     return Finding(text + "".join(f", {name}={os.environ[name]}" for name in names))
+
+
+CHECKS: dict[str, Callable[[Path], Finding]] = {  # the quick ones first; each is given the folder of all runs
+    check.__name__: check
+    for check in (packages, releases, extras, disk, runs, launcher, hub, torch, cuda, gsplat, cores, numba, prior)
+}
+
+
+def run(options: Namespace) -> int:
+    """Look at everything and print what was found; returns 0, or 3 when something required is broken."""
+    where = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, {sys.executable}"
+    if not options.json:
+        print(f"asdkit {asdkit.__version__}, {where}", flush=True)
+    findings: dict[str, Finding] = {}
+    for name, check in CHECKS.items():
+        findings[name] = _found(check, local(options.root))
+        if not options.json:
+            print("\n".join(findings[name].lines(name)), flush=True)
+    broken = [name for name, finding in findings.items() if finding.state == BAD]
+    told = {name: asdict(finding) for name, finding in findings.items()}
+    report = {"asdkit": asdkit.__version__, "where": where, "broken": broken, "checks": told}
+    verdict = f"Broken: {', '.join(broken)}." if broken else "All that is required works."
+    print(json.dumps(report, indent=2) if options.json else verdict)
+    return 3 if broken else 0
+
+
+def _found(check: Callable[[Path], Finding], root: Path) -> Finding:
+    """What a check finds; one that fails unexpectedly is a broken one."""
+    try:
+        with redirect_stdout(sys.stderr):  # libraries greet
+            return check(root)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return Finding(f"the check failed ({reason})", BAD, "install what it names again, or report this")

@@ -1,11 +1,13 @@
-"""Posed photographs: `transforms.json` as nerfstudio and instant-ngp write it, and Blender's of synthetic scenes.
+"""Files of cameras: nerfstudio's `camera_path.json`, and posed photographs by a `transforms.json`.
 
-Such a file has camera-to-world matrices with OpenGL's axes (x right, y up, z backward); here they have OpenCV's
-(x right, y down, z forward). The world's z axis points up in both.
+Cameras there look along -z, with y up in their pictures (OpenGL's axes); here they have OpenCV's (x right, y down, z
+forward). The world's z axis points up in both. A `transforms.json` is nerfstudio's, instant-ngp's or Blender's.
 """
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +16,54 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.core.parts import require
-from asdkit.core.text import existing
+from asdkit.core.text import existing, first_line, local
 from asdkit.formats.pictures import read_picture
-from asdkit.formats.pose_files import TO_OPENCV, as_written, is_pose
+from asdkit.rendering.cameras import Views, posed
 
+_SIZES = range(16, 4097)
+MOST_PIXELS = 2**28  # of all frames: 3 GB of colours
+TO_OPENCV = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)  # times the columns of a camera-to-world matrix
 _MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE")  # with what perspective cameras have; others bend straight lines
 _MOST = 2000  # frames
 _KIND = "transforms.json as nerfstudio writes it"
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+
+
+class CameraPath(NamedTuple):
+    """The cameras of a film, and its frames per second."""
+
+    views: Views
+    fps: int
+
+
+def read_camera_path(path: str | Path) -> CameraPath:
+    """The cameras of a file, in the world's own axes: z is up, and the object stands at the origin.
+
+    Raises:
+        ValueError: the file is missing or no camera path, or its pictures are too small or too large.
+    """
+    file = local(path)
+    require(file.is_file(), f"There is no camera path {file}.")
+    with as_written(file, "camera path of nerfstudio"):
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        frames, width, height = facts["camera_path"], int(facts["render_width"]), int(facts["render_height"])
+        poses = torch.tensor([frame["camera_to_world"] for frame in frames], dtype=torch.float64)
+        poses = poses.reshape(len(frames), 4, 4)
+        fovs = torch.tensor([frame["fov"] for frame in frames], dtype=torch.float64).reshape(len(frames))
+        fps = round(float(facts.get("fps") or len(frames) / facts["seconds"]))
+    kind = facts.get("camera_type", "perspective")
+    require(kind == "perspective", f"{file} has cameras of the kind {kind!r}; perspective ones are read.")
+    require(width in _SIZES and height in _SIZES, f"{file} asks for {width}x{height} pixels; 16 to 4096 are possible.")
+    pixels = len(poses) * width * height
+    require(0 < pixels <= MOST_PIXELS, f"{file} asks for {pixels} pixels in all; at most {MOST_PIXELS} are possible.")
+    require(1 <= fps <= 120, f"{file} asks for {fps} frames per second; 1 to 120 are possible.")
+    possible = bool(((fovs > 0) & (fovs < 180)).all())
+    require(possible, f"{file} has a field of view that is not within 0 and 180 degrees.")
+    require(is_pose(poses), f"{file} has a camera whose matrix is no rotation and a position.")
+    K = torch.zeros(len(poses), 3, 3, dtype=poses.dtype)
+    K[:, 0, 0] = K[:, 1, 1] = 0.5 * height / (0.5 * fovs.deg2rad()).tan()
+    K[:, 0, 2], K[:, 1, 2], K[:, 2, 2] = width / 2, height / 2, 1.0
+    return CameraPath(posed(poses * TO_OPENCV, K, height, width), fps)
 
 
 class Frame(NamedTuple):
@@ -108,3 +150,19 @@ def undistorted(image: Float[Tensor, "C H W"], K: Float[Tensor, "3 3"], distorti
     u, v = bent_x * K[0, 0] + K[0, 2], bent_y * K[1, 1] + K[1, 2]
     grid = torch.stack([2 * u / width - 1, 2 * v / height - 1], dim=-1).to(image)
     return torch.nn.functional.grid_sample(image[None], grid[None], padding_mode="border", align_corners=False)[0]
+
+
+@contextmanager
+def as_written(file: Path, kind: str) -> Iterator[None]:
+    """Whatever is missing within, or of another kind, is a ValueError: the file is not `kind`."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{file} is no {kind} ({type(error).__name__}: {first_line(error)}).") from None
+
+
+def is_pose(c2w: Float[Tensor, "*B 4 4"]) -> bool:
+    """Whether matrices are a rotation, which does not mirror, and a position."""
+    rotation = c2w[..., :3, :3]
+    rigid = torch.allclose(rotation @ rotation.mT, torch.eye(3).to(c2w), atol=1e-3)
+    return rigid and bool((torch.linalg.det(rotation) > 0).all() and c2w.isfinite().all())
