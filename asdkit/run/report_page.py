@@ -15,7 +15,7 @@ from asdkit.run.side_files import read_facts
 from asdkit.run.tables import cell_text
 
 _SHOTS, _WIDTH, _HEIGHT = 8, 300, 90
-_OF_RUNS = ("contact.png", "metrics.csv", "config.yaml", "run.json")
+_OF_RUNS = ("contact.png", "config.yaml", "run.json")
 _CURVES = ("residual_norm", "discriminator_loss", "psnr", "saturation")
 
 
@@ -40,6 +40,8 @@ def page(folder: Path, told: Told) -> str:
     done, steps = facts["iterations"], max(facts["iterations"], facts["max_steps"])  # -1 where time ends a run
     warnings = [f"It was stopped at step {done} of {steps}, and can go on from there."] if done < steps else []
     warnings += [told.doubt] if told.doubt else []
+    numbers = ["metrics.csv"] if (folder / "metrics.csv").is_file() else []  # none after a few steps
+    files = [*told.files, *_OF_RUNS, *numbers]
     values = {
         "title": escape(shown(facts["prompt"])),
         "lead": escape(f"Made by asdkit, {facts['started'].replace('T', ', ')}"),
@@ -47,7 +49,7 @@ def page(folder: Path, told: Told) -> str:
         "hero": _hero(facts, told),
         "sections": "\n".join([*_pictures(folder, done, told), *_measures(told), *_curves(folder)]),
         "commands": "\n".join(_commands(shlex.quote(str(folder)), facts, told)),
-        "files": ", ".join(f'<a href="{name}">{name}</a>' for name in map(escape, [*told.files, *_OF_RUNS])),
+        "files": ", ".join(f'<a href="{name}">{name}</a>' for name in map(escape, files)),
     }
     return filled(Path(__file__).with_name("report.html"), values)
 
