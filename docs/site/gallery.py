@@ -59,7 +59,7 @@ def written(text: str, films: Path) -> str:
         for line in ([f"![{prompt}](images/gallery/{slug(prompt)}.webp)" for prompt in row], row)
     ]
     lines = [f"| {' | '.join([*row, *[''] * (COLUMNS - len(row))])} |\n" for row in cells]
-    table = "".join([*lines[:1], "|" + "---|" * COLUMNS + "\n", *lines[1:]]) if lines else ""
+    table = "".join(["\n", *lines[:1], "|" + "---|" * COLUMNS + "\n", *lines[1:], "\n"]) if lines else ""
     return BETWEEN.sub(lambda _: table, text)
 
 

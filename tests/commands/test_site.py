@@ -114,9 +114,9 @@ def test_a_film_of_each_prompt_is_made_of_its_run(finished: Path, tmp_path: Path
     assert all((film.size, film.n_frames) == ((16, 16), 2) for film in films.values())
     assert Image.open(tmp_path / "images" / "hero.webp").size == (80, 16)
     lines = (tmp_path / "gallery.md").read_text().splitlines()
-    assert lines[2].startswith("| ![a yellow duck](images/gallery/a-yellow-duck.webp) |")
-    assert lines[4] == "| a yellow duck | a green frog | a pink flamingo | a hamburger |"
-    assert lines[6] == "| a yellow house with a red roof |  |  |  |" and len(lines) == 9
+    assert lines[3].startswith("| ![a yellow duck](images/gallery/a-yellow-duck.webp) |")
+    assert lines[5] == "| a yellow duck | a green frog | a pink flamingo | a hamburger |"
+    assert lines[7] == "| a yellow house with a red roof |  |  |  |" and len(lines) == 11
 
 
 @pytest.mark.slow
