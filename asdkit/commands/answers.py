@@ -4,7 +4,6 @@
 of its options what it takes, its default, and the classes or the group that stand there. `make signatures` renews it.
 """
 
-import difflib
 import json
 from collections.abc import Iterator
 from functools import cache
@@ -13,7 +12,7 @@ from typing import Any, NoReturn
 
 from asdkit.core.errors import UsageError
 from asdkit.core.names import PUBLIC_NAMES
-from asdkit.core.text import existing
+from asdkit.core.text import existing, nearest
 from asdkit.core.yaml_text import layers
 
 Entry = dict[str, Any]
@@ -25,6 +24,19 @@ _FILES = {
     "data.references.path": "a folder with a transforms.json",
 }
 _FEW = 13
+_SAID_ELSEWHERE = {  # what other programs call an option
+    "steps": "iterations iters num_steps n_iters max_iterations num_iterations epochs",
+    "model.guidance.scale": "scale guidance_scale cfg_scale",
+    "data.size": "resolution width height image_size",
+    "data.views_per_step": "views batch batch_size n_views",
+    "run.root": "out output out_dir output_dir outdir",
+    "trainer.accelerator": "device gpu cuda cpu",
+    "trainer.devices": "gpus num_gpus",
+    "negative": "negative_prompt neg_prompt",
+    "prompt": "text caption",
+    "logger": "wandb tensorboard",
+}
+_OTHERS_SAY = {word: option for option, words in _SAID_ELSEWHERE.items() for word in words.split()}
 _ROOT: Entry = {"group": "fit"}
 _OTHER_KEYS = ("class_path", "init_args", "dict_kwargs", "help")
 
@@ -74,6 +86,8 @@ class CheckedOptions:
         name = value if isinstance(value, str) else _class_path(value)
         if entry.get("parts") and name:
             self._take_class(option, name, entry)
+        if entry.get("parts") and value == "" and not entry["takes"]:
+            raise UsageError(f"--{option} needs the name of a class; --{option}.help lists what can stand there.")
         if isinstance(value, str):
             self.texts[option] = value
         if isinstance(value, dict):
@@ -103,12 +117,13 @@ class CheckedOptions:
         known, short = public_name(name), name.removeprefix("asdkit.")
         is_name = short.isidentifier() and short not in ("null", "None")
         if known not in entry["parts"] and is_name and not entry["takes"]:
-            near = difflib.get_close_matches(short, entry["parts"], n=1)
             what, advice = f"there is no class {short}", f"give its full import path, such as my_module.{short}."
             if known:
                 what, advice = f"{short} can't stand there", f"--{option}.help lists what can."
-            elif near:
-                advice = f"did you mean {near[0]}?"
+            elif near := nearest(short, entry["parts"]):
+                advice = f"did you mean {near}?"
+            elif option == "model":
+                advice = f"--prior {short} names a diffusion model."
             raise UsageError(f"--{option}: {what}; {advice}")
         for path in [path for path in self.classes if path.startswith(f"{option}.")]:
             del self.classes[path]
@@ -120,8 +135,10 @@ class CheckedOptions:
         siblings = [f"{prefix}.{sibling}" for sibling in table()[owner]["options"]]
         known = {path.rpartition(".")[2]: path for path in (siblings if prefix else reversed([*self._reachable()]))}
         advice = f"{owner} has {', '.join(known)}." if len(known) < _FEW else "asdkit fit --help lists the usual ones."
-        if near := difflib.get_close_matches(name, known, n=1):
-            advice = f"did you mean --{known[near[0]]}?"
+        if near := nearest(name, known):
+            advice = f"did you mean --{known[near]}?"
+        if option in _OTHERS_SAY and owner == "fit":
+            advice = f"did you mean --{_OTHERS_SAY[option]}?"
         where = f" (in {Path(self._file).name})" if self._file else ""
         raise UsageError(f"There is no option --{option}{where}; {advice}")
 

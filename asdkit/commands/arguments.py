@@ -168,6 +168,8 @@ def _with_words(command: str, arguments: list[str]) -> tuple[Path | None, list[s
     if not words:
         is_new = command == "fit" and _flags(arguments) & {"--prompt", "--model.prompt"} and not recipe_names(arguments)
         return None, ["--config", "gs3d", *arguments] if is_new else arguments
+    if not all(map(str.strip, words)):
+        raise UsageError(f'A prompt is empty; say what to make: asdkit {command} "a yellow duck".')
     options, first = arguments[len(words) :], words[0]
     recipe = words[:1] if is_recipe(first) and not (local(first) / "config.yaml").is_file() else []
     prompt = " ".join(words[len(recipe) :])
@@ -209,7 +211,10 @@ def _check_first_recipe(command: str, arguments: list[str]) -> None:
         if misspelt:
             raise UsageError(f"There is no option {misspelt[0]}; did you mean --config?")
         whole = ", ".join(name for name in recipes() if "/" not in name)
-        raise UsageError(f"{command} needs a recipe: asdkit {command} --config NAME, with one of {whole}.")
+        instead = {"fit": 'a prompt, asdkit fit "a yellow duck", or '}
+        instead |= dict.fromkeys(("validate", "test", "predict"), f"a run, asdkit {command} RUN, or ")
+        what = instead.get(command, "")
+        raise UsageError(f"{command} needs {what}a recipe: asdkit {command} --config NAME, with one of {whole}.")
     first = next(iter(recipe_names(arguments)), "")
     if first in recipes() and (base := base_of(first)):
         raise UsageError(f"The recipe {first} is laid over another: --config {base} --config {first}.")

@@ -15,6 +15,8 @@ from asdkit.run.recipes import is_recipe
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 # Each of the other commands has options in `options.yaml`, and a file with run(options), which imports torch in it.
 FILES = ("export", "view", "bench", "recipes", "methods", "sweep", "compare", "reproduce", "new", "doctor")
+_OTHERS_SAY = dict.fromkeys(("make", "train", "run", "generate", "create"), 'fit "a yellow duck"')
+_OTHERS_SAY |= {"list": "recipes", "render": "predict RUN", "show": "view RUN", "eval": "test RUN", "resume": "fit RUN"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,15 +37,18 @@ def _answer(arguments: list[str]) -> int:
     for argument in arguments:
         if argument.encode(errors="ignore").decode() != argument:  # no recipe or table could hold it
             raise UsageError(f"{ascii(argument)} is no text in UTF-8; rename what it names.")
-    if command in ("-h", "--help", "help", "--version"):
-        usage = Path(__file__).with_name("usage.txt").read_text("utf-8")
-        print(f"asdkit {asdkit.__version__}\n" if command == "--version" else usage, end="")
+    if command in ("-h", "--help", "help") and options[:1] and options[0] in (*TRAINER_COMMANDS, *FILES):
+        return _answer([options[0], "--help"])
+    if command in ("-h", "--help", "help", "--version", "version"):
+        print(f"asdkit {asdkit.__version__}\n" if "version" in command else usage(), end="")
         return 0
     if command in TRAINER_COMMANDS:
         return _train(command, options)
     if command in FILES:
         return _run(command, options)
     is_for_fit = " " in command or is_recipe(command)
+    if command in _OTHERS_SAY:
+        raise UsageError(f"There is no command {command!r}; did you mean asdkit {_OTHERS_SAY[command]}?")
     near = f"; did you mean asdkit fit {command!r}?" if is_for_fit else suggestion(command, [*TRAINER_COMMANDS, *FILES])
     raise UsageError(f"There is no command {command!r}{near}")
 

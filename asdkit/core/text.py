@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,5 +71,12 @@ def run_folder(root: Path, recipe: str, name: str) -> Path:
 
 def suggestion(word: str, known: list[str] | tuple[str, ...]) -> str:
     """The end of a sentence about an unknown word: the nearest known one, if any is near."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else "."
+    near = nearest(word, known)
+    return f"; did you mean {near!r}?" if near else "."
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that is most like another one, whatever its capitals; empty where none is like it."""
+    names = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), names, n=1)
+    return names[near[0]] if near else ""

@@ -55,7 +55,9 @@ def parse(name: str) -> tuple[str, str] | None:
 def check_name(path: str) -> None:
     """Refuse a prior that is no alias, no id, and nothing on this machine."""
     if not (path == EMBEDDED or path.startswith("random:") or parse(path) or local(path).exists()):
-        advice = f"There is no {local(path)}; name a folder, a .safetensors file, an alias, or an id of the hub"
+        advice = (
+            f"There is no {local(path)}; name a folder, a .safetensors file, an alias such as sd15, or an id of the hub"
+        )
         raise PriorUnavailable(advice + _nearest(path))
 
 

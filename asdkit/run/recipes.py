@@ -48,4 +48,4 @@ def is_recipe(name: str) -> bool:
 
 
 def _short(name: str) -> str:
-    return name.removeprefix("./").removeprefix("recipes/").removesuffix(".yaml")
+    return name.lower().removeprefix("./").removeprefix("recipes/").removesuffix(".yaml")

@@ -13,7 +13,7 @@ from asdkit.run.side_files import read_facts
 from asdkit.run.tables import cell_text
 
 _SHOTS, _WIDTH, _HEIGHT = 8, 300, 90
-_OF_RUNS = ("contact.png", "metrics.csv", "config.yaml", "run.json")
+_OF_RUNS = ("contact.png", "config.yaml", "run.json")
 _CURVES = ("residual_norm", "discriminator_loss", "psnr", "saturation")
 
 
@@ -23,6 +23,7 @@ def page(folder: Path, told: Mapping[str, Any]) -> str:
     facts |= read_facts(folder / "run.json")
     done, steps = facts["iterations"], max(facts["iterations"], facts["max_steps"])  # -1 where time ends a run
     time = f"{clock(facts['seconds'])} {'hours' if facts['seconds'] >= 3600 else 'minutes'}"
+    metrics = ["metrics.csv"] if (folder / "metrics.csv").is_file() else []  # none after a few steps
     numbers = logged(folder / "metrics.csv")
     values = {"told": told, "facts": facts, "done": done, "steps": steps, "width": _WIDTH, "height": _HEIGHT} | {
         "title": shown(facts["prompt"]),
@@ -32,7 +33,7 @@ def page(folder: Path, told: Mapping[str, Any]) -> str:
         "measures": _measures(told),
         "curves": [_curve(name, numbers[name]) for name in _CURVES if len(numbers.get(name, ())) > 1],
         "commands": _commands(shlex.quote(str(folder)), done, steps, facts["seed"], told["formats"]),
-        "files": [*told["files"], *_OF_RUNS],
+        "files": [*told["files"], *_OF_RUNS, *metrics],
     }
     return rendered(Path(__file__).with_name("report.html"), values)
 

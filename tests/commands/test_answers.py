@@ -21,7 +21,12 @@ GS3D = ["--config", str(find_recipe("gs3d"))]
 WRONG = {
     "fitt": "did you mean 'fit'?",
     "gs3d": "no command 'gs3d'; did you mean asdkit fit 'gs3d'?",
-    "fit": "fit needs a recipe: asdkit fit --config NAME, with one of amortized3d, asset3d, edit2d, edit3d, gs3d,",
+    "fit": 'fit needs a prompt, asdkit fit "a yellow duck", or a recipe: asdkit fit --config NAME, with',
+    "test": "test needs a run, asdkit test RUN, or a recipe",
+    "make": "asdkit: There is no command 'make'; did you mean asdkit fit \"a yellow duck\"?",
+    "list": "did you mean asdkit recipes?",
+    "fit ''": "A prompt is empty",
+    "fit gs3d ' '": "A prompt is empty",
     "fit --config gs3dd": "no recipe 'gs3dd'; did you mean 'gs3d'?",
     "fit --confg gs3d": "no option --confg; did you mean --config?",
     "fit gs3dd": "did you mean 'gs3d'?",
@@ -36,6 +41,11 @@ WRONG = {
     "fit gs3d --seed 3 duck": "'duck' stands after no option; what to make comes first",
     "fit gs3d --sed 3": "no option --sed; did you mean --model.seed?",
     "fit gs3d --gamma=1": "no option --gamma; did you mean --model.guidance.gamma?",
+    "fit gs3d --iterations 3": "no option --iterations; did you mean --steps?",
+    "fit gs3d --guidance_scale=3": "did you mean --model.guidance.scale?",
+    "fit gs3d --out here": "did you mean --run.root?",
+    "fit gs3d --gpu": "did you mean --trainer.accelerator?",
+    "fit gs3d --model sd15": "--prior sd15 names a diffusion model.",
     "fit gs3d --max_steps=3": "no option --max_steps; did you mean --trainer.max_steps?",
     "fit gs3d --trainer.max_step=3": "did you mean --trainer.max_steps?",
     "fit gs3d --model.generator.rates.mens=1": "did you mean --model.generator.rates.means?",
@@ -43,6 +53,8 @@ WRONG = {
     "fit gs3d --method SDS --model.guidance.gamma=1": "no option --model.guidance.gamma; SDS has scale, negative.",
     "fit gs3d --method SJC --negative ugly": "no option --model.guidance.negative; SJC has scale, reduce_variance.",
     "fit gs3d --method SDSS": "no class SDSS; did you mean SDS?",
+    "fit gs3d --method sds": "no class sds; did you mean SDS?",
+    "fit gs3d --method=": "--model.guidance.help lists what can stand there.",
     "fit gs3d --model.generator.density=asdkit.MCMCC": "no class MCMCC; did you mean MCMC?",
     "fit gs3d --model.guidance=Cameras": "Cameras can't stand there; --model.guidance.help lists what can.",
     "fit gs3d --model.guidance.help=ASDD": "no class ASDD; did you mean 'ASD'?",
@@ -52,7 +64,9 @@ WRONG = {
     "view nope.ply": "no nope.ply; name a run folder",
     "export nope.ply --format=ply": "no nope.ply; name a run folder",
     "sweep nope.txt --config gs3d": "nope.txt can't be opened",
-    "fit gs3d --prior sd21-bas": "an alias, or an id of the hub; did you mean 'sd21-base'?",
+    "fit gs3d --prior sd21-bas": "an alias such as sd15, or an id of the hub; did you mean 'sd21-base'?",
+    "recipes gs3dd": "no recipe 'gs3dd'; did you mean 'gs3d'?",
+    "methods sds": "no method sds; did you mean 'SDS'?",
     "methods ASDD": "no method ASDD; did you mean 'ASD'?",
     "sweep prompts.txt --config gs3d --model.promt=x": "did you mean --model.prompt?",
     "bench --config gs3d --model.promt=x": "did you mean --model.prompt?",
@@ -63,7 +77,10 @@ WRONG = {
 SAID = {
     "--help": "asdkit methods [NAME]",
     "--version": f"asdkit {asdkit.__version__}",
+    "version": f"asdkit {asdkit.__version__}",
+    "help export": ", ".join([*FORMATS][:3]),
     "recipes": "over image2d: SDS in 2D",
+    "recipes gs3d": "class_path: asdkit.Gaussians",
     "methods": "SDS              2 samples  Score distillation sampling (DreamFusion, 2209.14988): e_lambda - eps.",
     "methods ASD": "Cost of a step: 3 samples a view through the network, in 2 calls, and backward",
     "fit --help": 'asdkit fit "a yellow duck"',
@@ -79,11 +96,11 @@ SAID = {
     "doctor --help": "--json",
 }
 SCRIPT = """
-import contextlib, io, json, sys
+import contextlib, io, json, shlex, sys
 from asdkit.commands.main import main
 for line in json.load(sys.stdin):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        code = main(line.split())
+        code = main(shlex.split(line))
     heavy = [name for name in ("torch", "viser", "pytorch_lightning", "numpy") if name in sys.modules]
     print(json.dumps([code, out.getvalue(), err.getvalue(), heavy]))
 """
@@ -174,6 +191,7 @@ def test_short_words_are_understood(words: list[str], options: list[str]) -> Non
         (["a", "yellow", "duck"], "gs3d", "a yellow duck"),
         (["a duck and/or a car"], "gs3d", "a duck and/or a car"),
         (["nerf3d", "duck"], "nerf3d", "duck"),
+        (["NeRF3D", "duck"], "nerf3d", "duck"),
         (["nerf3d", "a", "duck"], "nerf3d", "a duck"),
         (["a duck", "--config", "image2d"], "image2d", "a duck"),
         (["--config=gs3d", "--prompt", "# 1e3"], "gs3d", "# 1e3"),

@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Sequence
 from functools import partial
@@ -86,6 +88,35 @@ def test_installing_needs_no_test_tools_and_names_what_is_there() -> None:
     assert copied and all((ROOT / name).exists() for name in copied)
     assert not re.search(
         r"pip install[^\n]* \"?asdkit(\[|\"|\s|$)", "".join(texts + list(TEXTS.values())), re.MULTILINE
+    )
+
+
+def test_the_readmes_first_line_gets_a_copy_with_what_the_next_one_names(tmp_path: Path) -> None:
+    """Where ADDRESS is that of the repository; what git doesn't know is in no copy."""
+    first, second = re.findall(r"```bash\n(.*?)```", TEXTS["README.md"], re.DOTALL)[0].splitlines()
+    assert (
+        first.startswith("git clone ADDRESS asdkit && cd asdkit") and "install -c constraints.txt -e '.[all]'" in second
+    )
+    if not (ROOT / ".git").exists():
+        return  # nothing to copy
+    there = subprocess.run(
+        f"{first.replace('ADDRESS', f'{ROOT}', 1)} && pwd", shell=True, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert there.returncode == 0, there.stderr
+    copy = Path(there.stdout.strip())
+    assert (
+        copy.name == "asdkit"
+        and "all" in tomllib.loads((copy / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    )
+    code = (
+        "import asdkit, sys; from asdkit.commands.main import main; print(asdkit.__file__); sys.exit(main(['recipes']))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, text=True)
+    assert (
+        said.returncode == 0
+        and said.stdout.startswith(str(copy))
+        and "gs3d" in said.stdout
+        and (copy / "constraints.txt").is_file()
     )
 
 

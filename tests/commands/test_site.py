@@ -1,21 +1,27 @@
 """The site: its pages are laid out from docs/, all of them stand in the navigation, and it builds without a warning."""
 
 import importlib.util
+import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from support import methods_page
 
 import asdkit
+from asdkit.core.text import slug
+from asdkit.toybox.captions import parse
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "docs" / "site"
 LAY_OUT = runpy.run_path(str(SITE / "lay_out.py"))
+GALLERY = runpy.run_path(str(SITE / "gallery.py"))
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +88,35 @@ def test_the_api_has_each_public_name(folder: Path) -> None:
 
 def test_the_methods_page_is_that_of_the_docstrings() -> None:
     assert methods_page.FILE.read_text() == methods_page.page(), "methods have changed: run `make signatures`"
+
+
+def test_the_gallery_has_the_films_that_there_are() -> None:
+    page = ROOT / "docs" / "gallery.md"
+    assert page.read_text() == GALLERY["written"](page.read_text(), ROOT / "docs" / "images" / "gallery")
+    readme = (ROOT / "README.md").read_text().lower()
+    assert all(parse(prompt) for prompt in GALLERY["prompts"]()) and len(GALLERY["prompts"]()) >= 12
+    assert all(f'"{prompt}"' in readme for prompt in GALLERY["prompts"]()[:5])
+
+
+def test_a_film_of_each_prompt_is_made_of_its_run(finished: Path, tmp_path: Path) -> None:
+    """And of the first five the one at the top of the README."""
+    prompts = GALLERY["prompts"]()[:6]
+    for number, prompt in enumerate(prompts):
+        run = tmp_path / "runs" / str(number)
+        shutil.copytree(finished, run)
+        facts = json.loads((run / "run.json").read_text()) | {"prompt": prompt}
+        (run / "run.json").write_text(json.dumps(facts | ({"status": "failed"} if number == 5 else {})))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "gallery.md").write_text("above\n<!-- the films -->\n<!-- to here -->\nbelow\n")
+    GALLERY["main"](tmp_path / "runs", tmp_path / "images", 16, 2)
+    films = {film.stem: Image.open(film) for film in (tmp_path / "images" / "gallery").iterdir()}
+    assert sorted(films) == sorted(slug(prompt) for prompt in prompts[:5])
+    assert all((film.size, film.n_frames) == ((16, 16), 2) for film in films.values())
+    assert Image.open(tmp_path / "images" / "hero.webp").size == (80, 16)
+    lines = (tmp_path / "gallery.md").read_text().splitlines()
+    assert lines[3].startswith("| ![a yellow duck](images/gallery/a-yellow-duck.webp) |")
+    assert lines[5] == "| a yellow duck | a green frog | a pink flamingo | a hamburger |"
+    assert lines[7] == "| a yellow house with a red roof |  |  |  |" and len(lines) == 11
 
 
 @pytest.mark.slow

@@ -70,6 +70,7 @@ def test_a_prompt_is_text_in_a_page_that_is_whole(tmp_path: Path) -> None:
     assert not tags.open and "script" not in dict(tags.seen)
     assert f"<h1>{PROMPT}</h1>" in unescape(text) and "never &lt;b&gt;seen" in text and "A&lt;SD" in text
     assert "{{" not in text and "2:05 minutes" in text and "It was stopped" not in text
+    assert "metrics.csv" not in text  # which is not there
 
 
 @pytest.mark.parametrize("iterations", [600, 320])
@@ -110,7 +111,9 @@ def test_curves_are_those_of_the_csv(tmp_path: Path) -> None:
     """A line from the lower left corner to the upper right one, and a word that somebody wrote into the file."""
     run = run_in(tmp_path)
     (run / "metrics.csv").write_text("step,residual_norm,saturation\n10,2.5,1\n20,5,x\n30,7.5,\n,3,3\n")
-    (line,) = [attributes for tag, attributes in Tags(page(run, told())).seen if tag == "polyline"]
+    seen = Tags(page(run, told())).seen
+    (line,) = [attributes for tag, attributes in seen if tag == "polyline"]
+    assert sum(attributes.get("href") == "metrics.csv" for _, attributes in seen) == 2  # of the curves and the files
     assert line["points"] == "0.0,90.0 150.0,45.0 300.0,0.0"
 
 
