@@ -32,6 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
         return _finished(end(error))
 
 
+def usage() -> str:
+    """What `asdkit --help` prints."""
+    return Path(__file__).with_name("usage.txt").read_text("utf-8")
+
+
 def _answer(arguments: list[str]) -> int:
     command, *options = arguments or ["--help"]
     for argument in arguments:
