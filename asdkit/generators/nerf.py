@@ -34,15 +34,19 @@ class NeRFRates:
         network: the rate of the network that reads the features.
         sky: the rate of a background that depends on the direction of view. It is seen wherever a step has no random
             background. 0 keeps the plain background alone.
+        factor: a factor of all these rates, e.g. a ramp to 0.1 that settles the noise which distillation leaves.
     """
 
     encoding: LearningRate | Ramp = 0.02
     network: LearningRate | Ramp = 0.002
     sky: Annotated[float | Ramp, Within(0, 10)] = 0.0
+    factor: Positive | Ramp = 1.0
 
     def at(self, step: int) -> dict[str, float]:
         """The rates at a step."""
-        return {field.name: value_at(getattr(self, field.name), step) for field in fields(self)}
+        rates = {field.name: value_at(getattr(self, field.name), step) for field in fields(self)}
+        factor = rates.pop("factor")
+        return {name: factor * rate for name, rate in rates.items()}
 
 
 class NeRF(Generator):

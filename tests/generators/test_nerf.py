@@ -245,7 +245,8 @@ def test_a_sphere_is_learned_from_its_pictures(encoding: Encoding) -> None:
 
 def test_going_on_from_a_checkpoint_changes_nothing() -> None:
     def fresh() -> tuple[NeRF, torch.optim.Adam]:
-        how = {"rates": NeRFRates(encoding=Ramp(0.02, 0.01, 8)), "penalties": NeRFPenalties(entropy=0.03)}
+        rates = NeRFRates(encoding=Ramp(0.02, 0.01, 8), factor=Ramp(1.0, 0.5, 4, begin=4))
+        how = {"rates": rates, "penalties": NeRFPenalties(entropy=0.03)}
         nerf = NeRF(Voxels((4, 8)), occupancy_every=3, importance=4, **how)
         return nerf, torch.optim.Adam(nerf.parameter_groups())
 
@@ -259,7 +260,7 @@ def test_going_on_from_a_checkpoint_changes_nothing() -> None:
     train(second, again, range(4, 8))
     states = whole.state_dict().values(), second.state_dict().values()
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
-    assert again.param_groups[0]["lr"] == pytest.approx(0.01) and again.param_groups[1]["lr"] == 0.002
+    assert again.param_groups[0]["lr"] == pytest.approx(0.005) and again.param_groups[1]["lr"] == 0.001
 
 
 def test_iterations_jitter_differently_and_looking_does_not() -> None:
