@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import takewhile
+from pathlib import Path
 
 from asdkit.commands.arguments import check_runs
 from asdkit.core.errors import UsageError
