@@ -47,9 +47,13 @@ def rendered(template: Path, values: Mapping[str, Any]) -> str:
     """A template of jinja2 with values, which stay texts in a page, a file whose name ends in .html."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    files, is_page = FileSystemLoader(template.parent), template.suffix == ".html"
-    blocks = {"trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=files, autoescape=is_page, undefined=StrictUndefined, **blocks)
+    environment = Environment(
+        loader=FileSystemLoader(template.parent),
+        autoescape=template.suffix == ".html",
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     return environment.get_template(template.name).render(values)
 
 

@@ -226,9 +226,12 @@ class Pretrained(Prior):
         return self.words.doubt(prompt)
 
     def predict(self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None) -> list[Tensor]:
-        return self.predict_all({x: conditions}, adapter)
+        return self._predict({x: conditions}, adapter)
 
-    def predict_all(self, asked: Mapping[Noised, Sequence[Condition]], adapter: Adapter | None = None) -> list[Tensor]:
+    def predict_all(self, asked: Mapping[Noised, Sequence[Condition]]) -> list[Tensor]:
+        return self._predict(asked)
+
+    def _predict(self, asked: Mapping[Noised, Sequence[Condition]], adapter: Adapter | None = None) -> list[Tensor]:
         """With an adapter, of a single draw."""
         pairs = [(x, condition) for x, conditions in asked.items() for condition in conditions]
         self.prepare([own for x, condition in pairs for own in x.own(condition)])

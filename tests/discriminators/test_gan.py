@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import asdkit
-from asdkit.core.parts import Part
 from asdkit.discriminators.gan import Divergence
 from asdkit.discriminators.real_samples import SourceImage
 from asdkit.scores.prior import Noised
@@ -129,7 +128,7 @@ def test_a_weighted_residual_descends_its_divergence(divergence: Divergence) -> 
     p, q = density(1.0, 0.5), density(a, spread)
     up, down = (torch.trapezoid(d * f(p / d), span) for d in (density(a + 1e-4, spread), density(a - 1e-4, spread)))
 
-    class Exact(Part):
+    class Exact(asdkit.Noise):
         def log_ratio(self, x: Noised) -> Tensor:
             return (p / q).log()
 
@@ -142,7 +141,7 @@ def test_a_weighted_residual_descends_its_divergence(divergence: Divergence) -> 
 
 
 def test_log_r_is_limited() -> None:
-    class Sure(Part):
+    class Sure(asdkit.Noise):
         def log_ratio(self, x: Noised) -> Tensor:
             return torch.full((len(x.t),), 100.0)
 

@@ -86,7 +86,7 @@ class Reproduction:
         """What is kept of a run, from now on at least; None where it is not finished, or its pictures are lost."""
         folder = self._folder(run)
         name = folder.relative_to(self.out).as_posix()
-        row = self._kept.get(name)
+        row: dict[str, Any] | None = self._kept.get(name)
         if row and all(pictures.kept(self.out, name, picture).is_file() for picture in row["pictures"]):
             return row
         report = read_facts(folder / "run.json")
@@ -99,8 +99,8 @@ class Reproduction:
         of = {"part": run.part.name, "method": run.method.name, "prompt": run.subject.prompt, "seed": run.seed}
         metrics = {**results.with_derived(report.get("metrics", {})), "seconds": report["seconds"]}
         facts = {"digest": report["prior"], "folder": name} | {fact: report[fact] for fact in _KEPT}
-        self._kept[name] = {**of, "metrics": metrics, "pictures": there, **facts}
-        return self._kept[name]
+        row = self._kept[name] = {**of, "metrics": metrics, "pictures": there, **facts}
+        return row
 
     def write(self, command: str) -> dict[str, Any]:
         """Write `results.json` and `table1.md` of the runs that are finished; returns what the former holds."""

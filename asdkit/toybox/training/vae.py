@@ -53,7 +53,7 @@ class TrainVAE(pl.LightningModule):
             `decoder_only` keeps it.
     """
 
-    _start: Any  # a frozen AutoencoderTiny
+    _start: Any = None  # a frozen AutoencoderTiny
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class TrainVAE(pl.LightningModule):
             self._keep_encoder()
 
     def _keep_encoder(self) -> None:
-        if not self.hparams.start:
+        if self._start is None:
             raise ValueError("decoder_only keeps the encoder of a trained autoencoder; name its folder by start.")
         try:
             self.vae.encoder.load_state_dict(self._start.encoder.state_dict())
@@ -149,11 +149,12 @@ class TrainVAE(pl.LightningModule):
         )
 
     def on_train_end(self) -> None:
+        settings: Any = self.hparams
         if not self.trainer.is_global_zero:
             return
-        if not self.hparams.decoder_only:
+        if not settings.decoder_only:
             self.vae.register_to_config(scaling_factor=self._scaling_factor())
-        folder = Path(self.hparams.output) / "vae"
+        folder = Path(settings.output) / "vae"
         save_half(self.vae, folder)
         config = json.loads((folder / "config.json").read_text())
         config.pop("block_out_channels")  # diffusers writes it and warns of it when reading
