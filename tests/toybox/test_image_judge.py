@@ -12,7 +12,7 @@ from asdkit import DDS, Canvas, Distillation, FiniteSetPrior, Pixels, ToyboxImag
 from asdkit.generators.base import Render
 from asdkit.toybox import truths as bank_of
 from asdkit.toybox.clip import TinyCLIP, similarity
-from asdkit.toybox.judge import EMBEDDED, through
+from asdkit.toybox.judge import EMBEDDED, likeness, through
 from asdkit.toybox.things import COLOURS
 from asdkit.toybox.truths import Truths, truths
 
@@ -124,3 +124,14 @@ def test_what_the_image_judge_says_of_movement_and_of_the_source() -> None:
     with torch.no_grad():
         clip.model.logit_scale.fill_(0.5)  # which is no part of a cosine
     assert result["similarity"] == pytest.approx(similarity(clip, last, "a red duck").item(), abs=1e-5)
+
+
+def test_pictures_are_compared_with_the_truth_and_with_what_the_autoencoder_makes_of_it() -> None:
+    images, truths, decoded = torch.rand(3, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    decoded = avg_pool2d(decoded, 3, 1, 1)
+    alphas = torch.ones(2, 1, 32, 32)
+    both = likeness(images, alphas, truths, alphas, False, decoded)
+    of_truths, of_decoded = (likeness(images, alphas, true, alphas, False, true) for true in (truths, decoded))
+    assert both["spectrum"] == of_truths["spectrum"] and both["spectrum_decoded"] == of_decoded["spectrum"]
+    assert both["true_sharpness"] == of_truths["true_sharpness"] > both["decoded_sharpness"]
+    assert both["decoded_sharpness"] == of_decoded["true_sharpness"] and both["spectrum"] != both["spectrum_decoded"]
