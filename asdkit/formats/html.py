@@ -11,7 +11,6 @@ norm 1 and w >= 0, the rotation is v/(1+w). Degrees 0 to 3 take 32, 64, 80 and 1
 
 import base64
 import hashlib
-import html
 import json
 import math
 import re
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from asdkit.core.atomic import write_text
-from asdkit.core.text import filled
+from asdkit.core.text import rendered
 from asdkit.formats.splats import Splats, to_be_written
 
 _TEMPLATE = Path(__file__).with_name("viewer.html")
@@ -54,11 +53,11 @@ def write_html(
     values = {
         "style_hash": _hash(template, "style"),
         "script_hash": _hash(template, "script"),
-        "title": html.escape(title),
+        "title": title,
         "count": f"{count:,}",
         "scene": json.dumps(scene),
     }
-    write_text(path, filled(_TEMPLATE, values))
+    write_text(path, rendered(_TEMPLATE, values))
 
 
 def _records(path: Path, splats: Splats) -> bytes:
