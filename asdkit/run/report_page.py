@@ -2,13 +2,13 @@
 
 import shlex
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from asdkit.core.text import rendered, shown
 from asdkit.run.meanings import REFERENCES, meaning
 from asdkit.run.metrics_csv import logged
-from asdkit.run.progress import clock
 from asdkit.run.side_files import read_facts
 from asdkit.run.tables import cell_text
 
@@ -22,13 +22,17 @@ def page(folder: Path, told: Mapping[str, Any]) -> str:
     facts: dict[str, Any] = {"prompt": "", "iterations": 0, "max_steps": 0, "seconds": 0.0, "seed": 0, "started": ""}
     facts |= read_facts(folder / "run.json")
     done, steps = facts["iterations"], max(facts["iterations"], facts["max_steps"])  # -1 where time ends a run
-    time = f"{clock(facts['seconds'])} {'hours' if facts['seconds'] >= 3600 else 'minutes'}"
     metrics = ["metrics.csv"] if (folder / "metrics.csv").is_file() else []  # none after a few steps
     numbers = logged(folder / "metrics.csv")
     values = {"told": told, "facts": facts, "done": done, "steps": steps, "width": _WIDTH, "height": _HEIGHT} | {
         "title": shown(facts["prompt"]),
         "orbit": next((name for name in told["files"] if name.startswith("orbit.")), ""),
-        "made": {**told["made"], "Steps": done, "Time": time, "Seed": facts["seed"]},
+        "made": {
+            **told["made"],
+            "Steps": done,
+            "Time": timedelta(seconds=int(facts["seconds"])),
+            "Seed": facts["seed"],
+        },
         "shots": _shots(folder, done),
         "measures": _measures(told),
         "curves": [_curve(name, numbers[name]) for name in _CURVES if len(numbers.get(name, ())) > 1],

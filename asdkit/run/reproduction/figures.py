@@ -67,14 +67,14 @@ class Rule:
     measure: str
     of: str
     than: str
-    low: float
-    high: float
+    between: Sequence[float]
     part: str = ""
 
     def __str__(self) -> str:
+        low, high = self.between
         said = {(-math.inf, 0.0): "smaller than", (0.0, math.inf): "larger than"}
-        near = f"at most {-self.low:g} below" if self.high == math.inf else f"within {self.high:g} of"
-        return f"{self.measure} of {self.of} {said.get((self.low, self.high), near)} that of {self.than}"
+        near = f"at most {-low:g} below" if high == math.inf else f"within {high:g} of"
+        return f"{self.measure} of {self.of} {said.get((low, high), near)} that of {self.than}"
 
 
 @dataclass(frozen=True)
@@ -190,11 +190,7 @@ def _swept(sweep: Mapping[str, Any]) -> list[Method]:
 
 
 def _figure(name: str, rules: Sequence[Mapping[str, Any]], **given: Any) -> Figure:
-    return Figure(name=name, rules=[_rule(**rule) for rule in rules], **given)
-
-
-def _rule(between: tuple[float, float], **given: Any) -> Rule:
-    return Rule(**given, low=between[0], high=between[1])
+    return Figure(name=name, rules=[Rule(**rule) for rule in rules], **given)
 
 
 def as_cell(

@@ -39,7 +39,7 @@ def _judged(rule: Rule, part: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
             ends = [None if known.count < 2 else round(end, 6) for end in (known.low, known.high)]
             words = str(rule).replace(rule.measure, measure, 1)
             entry = {"part": part, "rule": words, "pairs": known.count, "mean": round(known.mean, 6)}
-            entries.append(entry | {"interval": ends, "verdict": verdict(known, rule.low, rule.high)})
+            entries.append(entry | {"interval": ends, "verdict": verdict(known, *rule.between)})
     nothing = {"part": part, "rule": str(rule), "pairs": 0, "mean": None, "interval": [None, None]}
     return entries or [nothing | {"verdict": NOT_JUDGED}]
 
@@ -75,14 +75,13 @@ def of_figure(results: Mapping[str, Any], name: str) -> list[Run]:
 
 def verdicts(results: Mapping[str, Any]) -> str:
     """All figures and their verdicts, as Markdown."""
-    rows = [{"figure": f["title"], "claim": f["claim"], "verdict": f["verdict"]} for f in results["figures"].values()]
-    return markdown(rows, {name: name for name in ("figure", "claim", "verdict")})
+    return markdown([{"figure": f["title"], **f} for f in results["figures"].values()], ["figure", "claim", "verdict"])
 
 
 def table(runs: Sequence[Run], show: Iterable[str]) -> str:
     """The `estimates` as Markdown."""
-    names, rows = estimates(runs, show)
-    return markdown(rows, {name: name for name in names})
+    columns, rows = estimates(runs, show)
+    return markdown(rows, columns)
 
 
 def estimates(runs: Sequence[Run], show: Iterable[str]) -> tuple[list[str], list[dict[str, str]]]:
