@@ -1,6 +1,7 @@
 """Figures and tables as `figures.yaml` declares them, and the runs that they need, each of which is made once."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -140,8 +141,8 @@ class Figures:
         """The runs of a figure, and after them nothing that they start from."""
         runs = []
         for cell in figure.cells:
-            part, count = self.parts[cell["part"]], min(size.prompts, cell.get("prompts", size.prompts))
-            subjects = part.prompts[cell.get("skip", 0) :][:count]
+            part, first = self.parts[cell["part"]], cell.get("skip", 0)
+            subjects = part.prompts[first : first + min(size.prompts, cell.get("prompts", size.prompts))]
             methods = [method for sweep in cell.get("sweeps", ()) for method in _swept(self.sweeps[sweep])]
             methods += [self.methods[name] for name in cell.get("methods", ())]
             for method, subject in product(methods, subjects):
@@ -158,20 +159,19 @@ class Figures:
 def declared() -> Figures:
     """What the file says."""
     said = yaml.safe_load(Path(__file__).with_name("figures.yaml").read_text("utf-8"))
+    for given in said["parts"].values():
+        given["prompts"] = [Subject(**p) if isinstance(p, dict) else Subject(p) for p in given["prompts"]]
+    for given in said["figures"].values():
+        given["rules"] = [Rule(**rule) for rule in given["rules"]]
     methods = [_method(name, given) for name, given in said["methods"].items()]
     methods += [method for sweep in said["sweeps"].values() for method in _swept(sweep)]
     return Figures(
         said["truth"],
-        {name: _part(name, **given) for name, given in said["parts"].items()},
+        {name: Part(name, **given) for name, given in said["parts"].items()},
         {method.name: method for method in methods},
-        {name: _figure(name, **given) for name, given in said["figures"].items()},
+        {name: Figure(name, **given) for name, given in said["figures"].items()},
         said["sweeps"],
     )
-
-
-def _part(name: str, prompts: Sequence[Any], **given: Any) -> Part:
-    subjects = [Subject(**prompt) if isinstance(prompt, dict) else Subject(prompt) for prompt in prompts]
-    return Part(name=name, prompts=subjects, **given)
 
 
 def _method(name: str, given: Any, **more: Any) -> Method:
@@ -189,10 +189,6 @@ def _swept(sweep: Mapping[str, Any]) -> list[Method]:
     return methods
 
 
-def _figure(name: str, rules: Sequence[Mapping[str, Any]], **given: Any) -> Figure:
-    return Figure(name=name, rules=[Rule(**rule) for rule in rules], **given)
-
-
 def as_cell(
     run: Planned, size: Size, further: Sequence[str], given: Path, start: Path | None = None, prior: str = ""
 ) -> Cell:
@@ -202,11 +198,10 @@ def as_cell(
     """
     part, method, subject = run.part, run.method, run.subject
     options = ["--config", part.recipe, f"--trainer.max_steps={size.steps(part)}"]
-    facts = {"{given}": str(given), "{azimuth}": f"{subject.azimuth_deg:g}", "{run}": str(start)}
+    facts = {"given": given, "azimuth": f"{subject.azimuth_deg:g}", "run": start}
+    words = re.compile(r"\{(given|azimuth|run)\}")  # other braces are the option's own
     for option in (*part.options, *subject.options, *method.options):
-        for word, fact in facts.items():  # other braces are the option's own
-            option = option.replace(word, fact)
-        options.append(option)
+        options.append(words.sub(lambda match: str(facts[match[1]]), option))
     options += [option.format(run.seed) for option in part.seed]
     labels: dict[str, str | int | float] = {"part": part.name, "method": method.name, "seed": run.seed}
     return Cell(subject.prompt, labels, [*options, *further], prior)

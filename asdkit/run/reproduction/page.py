@@ -1,7 +1,7 @@
 """`index.html`: each figure's claim, our pictures and plots, and the verdict. One file, which asks for no other."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +49,18 @@ def _pictures(figure: Figure, part: str, runs: Sequence[Run], out: Path) -> dict
     for prompt, seed in dict.fromkeys((run["prompt"], run["seed"]) for run in of_part):
         by_method = {run["method"]: run for run in of_part if (run["prompt"], run["seed"]) == (prompt, seed)}
         if figure.seeds or seed == 0:
-            files = [_kept(figure, by_method.get(name), out) for name in methods_of(of_part)]
             words = f"{part}: {prompt}" + (f", seed {seed}" if figure.seeds else "")
-            rows[words] = [*map(_address, [pictures.of_truth(out, prompt), *files])]
+            rows[words] = [_address([pictures.of_truth(out, prompt)])]
+            for run in map(by_method.get, methods_of(of_part)):
+                there = [name for name in (figure.picture, CONTACT) if run and name in run["pictures"]]
+                rows[words].append(_address(pictures.kept(out, run["folder"], name) for name in there if run))
     return {"columns": [TRUTH, *methods_of(of_part)], "rows": rows}
 
 
-def _kept(figure: Figure, run: Run | None, out: Path) -> Path | None:
-    """The file of the picture of a run that a figure shows."""
-    there = [picture for picture in (figure.picture, CONTACT) if run and picture in run["pictures"]]
-    return pictures.kept(out, run["folder"], there[0]) if run and there else None
-
-
-def _address(file: Path | None) -> str:
-    """A picture's address, which is the picture itself; nothing where there is none."""
-    known = file is not None and file.is_file()
-    return f"data:image/webp;base64,{base64.b64encode(file.read_bytes()).decode()}" if file and known else ""
+def _address(files: Iterable[Path]) -> str:
+    """The address of the first of these pictures, which is the picture itself; nothing where there is none."""
+    content = next((file.read_bytes() for file in files if file.is_file()), b"")
+    return f"data:image/webp;base64,{base64.b64encode(content).decode()}" if content else ""
 
 
 def _plots(figure: Figure, part: str, runs: Sequence[Run]) -> list[tuple[str, str]]:

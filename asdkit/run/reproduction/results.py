@@ -97,7 +97,7 @@ def estimates(runs: Sequence[Run], show: Iterable[str]) -> tuple[list[str], list
         groups |= {reference: (prefix, members) for reference, prefix in REFERENCES.items()}
         for method, (prefix, group) in groups.items():
             values = {name: values_of(f"{prefix}{name}", group) for name in columns}
-            known = {name: _estimate(numbers) for name, numbers in values.items() if numbers}
+            known = {name: str(interval(numbers)) for name, numbers in values.items() if numbers}
             rows += [{"part": part, "method": method, **known}] if known or not prefix else []
     return ["part", "method", *columns], rows
 
@@ -110,11 +110,6 @@ def methods_of(runs: Iterable[Run]) -> list[str]:
 def values_of(measure: str, runs: Iterable[Run]) -> list[float]:
     """What the runs have of a measure."""
     return [run["metrics"][measure] for run in runs if measure in run["metrics"]]
-
-
-def _estimate(values: Sequence[float]) -> str:
-    known = interval(values)
-    return cell_text(known.mean) + (f" ± {cell_text(known.high - known.mean)}" if known.count > 1 else "")
 
 
 def difference(rule: Mapping[str, Any]) -> str:

@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from asdkit.run.tables import cell_text
+
 CONFIRMED, REFUTED, NOT_SHOWN, NOT_JUDGED = "confirmed", "refuted", "not shown", "not judged"
 _LEVEL = 0.95
 
@@ -20,6 +22,10 @@ class Interval:
     low: float
     high: float
     count: int
+
+    def __str__(self) -> str:
+        """The mean and, of several values, half the interval."""
+        return cell_text(self.mean) + (f" ± {cell_text(self.high - self.mean)}" if self.count > 1 else "")
 
 
 def interval(values: Sequence[float]) -> Interval:
