@@ -34,9 +34,10 @@ def page(folder: Path, told: Mapping[str, Any]) -> str:
             "Seed": facts["seed"],
         },
         "shots": _shots(folder, done),
-        "measures": _measures(told),
+        "numbers": dict(measured(told["results"], told["errors"])),
+        "meaning": meaning,
         "curves": [_curve(name, numbers[name]) for name in _CURVES if len(numbers.get(name, ())) > 1],
-        "commands": _commands(shlex.quote(str(folder)), done, steps, facts["seed"], told["formats"]),
+        "run": shlex.quote(str(folder)),
         "files": [*told["files"], *_OF_RUNS, *metrics],
     }
     return rendered(Path(__file__).with_name("report.html"), values)
@@ -62,17 +63,6 @@ def _shots(folder: Path, done: int) -> dict[int, str]:
     return {step: f"snapshots/{files[step].name}" for step in sorted(kept)}
 
 
-def _measures(told: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """What was measured, and what can't be: the title, the number, and what it means."""
-    numbers = dict(measured(told["results"], told["errors"]))
-    rows = [(meaning(name).title, text, f"{meaning(name).text} ({name})") for name, text in numbers.items()]
-    for name, why in told["unmeasured"].items():
-        if name not in numbers:
-            words = f"{meaning(name).text}; not here, for {why} ({name})"
-            rows.append((meaning(name).title, "not measured", words))
-    return rows
-
-
 def _curve(name: str, points: Mapping[int, float]) -> dict[str, Any]:
     low, high, first, last = min(points.values()), max(points.values()), min(points), max(points)
     places = [
@@ -81,15 +71,3 @@ def _curve(name: str, points: Mapping[int, float]) -> dict[str, Any]:
     ]
     ends = {"low": f"{low:.3g}", "high": f"{high:.3g}", "first": first, "last": last}
     return {"about": meaning(name), "points": " ".join(places), **ends}
-
-
-def _commands(run: str, done: int, steps: int, seed: int, formats: str) -> dict[str, str]:
-    """What each command does, and the command."""
-    on = "" if done < steps else f" --steps {2 * steps}"
-    commands = {f"Go on to step {2 * steps if on else steps}": f"asdkit fit {run}{on}"}
-    if formats != "png":
-        commands["Look at it in a browser, served on this machine"] = f"asdkit view {run}"
-    commands["Write it for other tools"] = f"asdkit export {run} --format {formats}"
-    commands["Measure it again, and write the figures down"] = f"asdkit test {run}"
-    commands["Make it again from another seed"] = f"asdkit fit --config {run}/config.yaml --seed {seed + 1}"
-    return commands
