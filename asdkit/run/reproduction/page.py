@@ -95,9 +95,7 @@ def _points(runs: Sequence[Run], measure: str) -> dict[str, Interval]:
     return {name: interval(numbers) for name, numbers in values.items() if numbers}
 
 
-def _predicted(
-    law: Mapping[str, Any], curves: Mapping[str, Sequence[tuple[float, Interval]]], points: Mapping[str, Interval]
-) -> dict[str, list[tuple[float, float]]]:
+def _predicted(law: Mapping[str, Any], curves: plots.Curves, points: Mapping[str, Interval]) -> plots.Lines:
     """What the law of lambda_eff predicts of a curve: another one, read at 1 + (1 + gamma)(lambda - 1)."""
     methods = [declared().methods[name] for name in points if name not in REFERENCES]
     like = sorted((method.at, points[method.name].mean) for method in methods if method.series == law["like"])
