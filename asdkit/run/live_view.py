@@ -17,6 +17,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from asdkit.core.bounds import Count, checked
+from asdkit.core.contexts import replaced
 from asdkit.core.optional import require_package
 from asdkit.distillation import Distillation
 from asdkit.formats.splat_files import read_splats
@@ -170,18 +171,14 @@ def local_pages_only() -> Iterator[None]:
     # package websockets refuses origins that are not on a list; viser 1.1 gives it none and has no argument for one.
     from websockets.asyncio import server
 
-    library: Any = server
     serve, started = server.serve, []
 
     def serve_local(*arguments: Any, **options: Any) -> Any:
         started.append(serve(*arguments, **options | {"origins": [_LOCAL, None]}))  # None: of programs
         return started[-1]
 
-    library.serve = serve_local
-    try:
+    with replaced(server, "serve", serve_local):
         yield
-    finally:
-        library.serve = serve
     if not started:
         raise RuntimeError("The viewer's server can't be closed to pages of other machines; install viser 1.1.")
 
