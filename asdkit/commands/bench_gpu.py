@@ -65,8 +65,7 @@ def _given() -> dict[str, Any]:
 def run_parts(numbers: Iterable[int], folder: Path | None, tiny: bool) -> int:
     """Carry out what is not finished of the parts, and print their rows as a table.
 
-    `gpu.json` has each command, its exit code and seconds, written as it ends; `gpu.md` the table. It is a MissingExtra
-    if there is no GPU, and it is not `tiny`.
+    `gpu.json` has each command, its exit code and seconds; `gpu.md` the table. Without a GPU all must be `tiny`.
     """
     if not (tiny or machine.gpus(os.environ)):
         raise MissingExtra("bench --gpu needs a CUDA device; --dry-run carries out everything in small on the CPU.")

@@ -235,8 +235,7 @@ def network_calls(module: Distillation, faithful: bool) -> Iterator[list[dict[st
 def seconds_by_span(step: Callable[[], None], count: int, device: torch.device) -> list[dict[str, float]]:
     """Seconds of `count` steps by their spans.
 
-    On a GPU they are those that pass on the device from where the host opens a span to where it closes it. Nobody waits
-    for them before all steps are done.
+    On a GPU they pass on the device, from where the host opens a span to where it closes it; it waits at the end alone.
     """
     if device.type != "cuda":
         return [_by_span(_readings(step, time.perf_counter), lambda start, end: end - start) for _ in range(count)]

@@ -36,10 +36,8 @@ def write_html(
     """Writes a page, whole or not at all, that shows Gaussians and lets one turn, move and enlarge them.
 
     The title is any text, which is shown and never interpreted. The field of view is that of the window's shorter side.
-    `#azimuth=90&elevation=20&distance=3.4` after the file's address opens the page with another first camera.
-
-    Raises:
-        ValueError: no Gaussians, or values that float16 can't hold (centres: float32).
+    `#azimuth=90&elevation=20&distance=3.4` after the file's address opens the page with another first camera. It is a
+    ValueError if there are no Gaussians, or values that float16 (of centres: float32) can't hold.
     """
     path = Path(path)
     data = base64.b64encode(_records(path, splats)).decode()

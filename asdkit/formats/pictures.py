@@ -49,10 +49,7 @@ def read_picture(path: str | Path, size: int = 0) -> Float[Tensor, "3 H W"]:
 def read_cutout(path: str | Path, mask: str | Path = "") -> Float[Tensor, "4 H W"]:
     """A picture file's colours in sRGB, multiplied by its opacity, and its opacity; likewise in [0,1].
 
-    A mask is a picture of the same size, whose white parts are opaque.
-
-    Raises:
-        ValueError: as for `read_picture`, or a mask of another size.
+    A mask is a picture whose white parts are opaque. A ValueError as for `read_picture`, or for a mask of another size.
     """
     colours, opacity = _tensor(_opened(path)).split([3, 1])
     if mask:

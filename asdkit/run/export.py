@@ -126,9 +126,8 @@ class Exported:
 def load(path: Path, prompt: str = "") -> Distillation:
     """Loads a run with its generator's weights on the CPU, from a checkpoint or from the last one of a run folder.
 
-    The prior and what the discriminator has learned are not loaded. A checkpoint may name the classes of its parts, as
-    a recipe does, and nothing in it is executed. A prompt, where given, replaces the run's. It is a ValueError if there
-    is no checkpoint, or it is broken or of something else.
+    The prior and the discriminator are not loaded, and nothing in a checkpoint is executed. A prompt, where given,
+    replaces the run's. It is a ValueError if there is no checkpoint, or it is broken or of something else.
     """
     saved = from_checkpoint.read(path)
     if not saved.arguments.keys() <= inspect.signature(Distillation).parameters.keys():
@@ -176,10 +175,8 @@ def export(
 
     `tell` is called with each file once it is there, and a terminal then shows how far pictures are.
 
-    Raises:
-        ValueError: before anything is written: an unknown format, a file that exists, or an object that a format can't
-            hold.
-        MissingExtra: a format needs an extra that is not installed.
+    An unknown format, a file that exists or an object that a format can't hold is a ValueError, before anything is
+    written; an extra that is not installed is a MissingExtra.
     """
     for name in formats or [""]:
         require(name in FORMATS, f"There is no format {name!r}; there are {', '.join(FORMATS)}.")

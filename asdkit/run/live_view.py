@@ -36,9 +36,7 @@ _LOOK_EVERY = 0.05  # seconds between two looks at where the browsers' cameras a
 
 
 def drawn(splats: Splats) -> dict[str, Float32[np.ndarray, "N ..."]]:
-    """What viser draws of a file: `centers` [N,3] in world units, `covariances` R S S^T R^T [N,3,3], and in [0,1]
-    `opacities` [N,1] and `rgbs` [N,3], from the first coefficient alone.
-    """
+    """What viser draws: `centers` [N,3] and `covariances` [N,3,3] in world units, `opacities` and `rgbs` in [0,1]."""
     means, quats, scales, opacities, sh = activate(splats.tensors(torch.float64))
     axes = rotation_matrices(quats) * scales.clamp(max=_SCALE_MAX)[:, None, :]
     rgbs = (0.5 + SH_0 * sh[:, 0]).clamp(0, 1)

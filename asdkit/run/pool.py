@@ -69,10 +69,9 @@ def child_environment(environment: Mapping[str, str], device: str | None, thread
 def make_runs(grid: Grid, jobs: int | None, start: Start = spawned, ended: Ended = lambda: None) -> int:
     """Make this process's share of a grid's runs, `jobs` at a time; None is one on each GPU, or one.
 
-    A run is a process that `start` starts, of a command, a file for its output and its environment; like
-    `subprocess.Popen`, it has `poll`, `send_signal` and `wait`. `ended` is called whenever some have ended. If a table
-    can't be written, the runs are ended, and go on when this is called again. Returns the exit code: 0, that of the
-    first cell that failed, 130 or 143.
+    A run is what `start` starts of a command, a file for its output and its environment; like `subprocess.Popen`, it
+    has `poll`, `send_signal` and `wait`. `ended` is called whenever some have ended. If a table can't be written, the
+    runs are ended. Returns the exit code: 0, that of the first cell that failed, 130 or 143.
     """
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs must be at least 1; got {jobs}.")

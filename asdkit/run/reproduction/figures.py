@@ -32,8 +32,7 @@ class Subject:
 class Part:
     """What is made: a recipe, its iterations in full and in quick runs, what one costs, and its prompts.
 
-    One of the `toybox` needs true pictures, and its own prior. `given` is the function that makes the file with this
-    `ending` which a run is given.
+    One of the `toybox` needs true pictures, and its own prior. `given` names the function that makes a run's file.
     """
 
     name: str

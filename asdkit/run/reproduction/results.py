@@ -85,11 +85,7 @@ def table(runs: Sequence[Run], show: Iterable[str]) -> str:
 
 
 def estimates(runs: Sequence[Run], show: Iterable[str]) -> tuple[list[str], list[dict[str, str]]]:
-    """The mean of each measure over the prompts and seeds of a part and a method, and half its 95 % interval.
-
-    Returns:
-        The columns, and a row for each part and method, below those of a part one for each of its references.
-    """
+    """The columns, and a row of means over prompts and seeds for each part and method, and for a part's references."""
     columns, rows = measures(show, runs), []
     for part in dict.fromkeys(run["part"] for run in runs):
         members = [run for run in runs if run["part"] == part]

@@ -23,16 +23,8 @@ class Reproduction:
     What is kept of a run is its row in `results.json`, and its pictures, small, beside it. A run that is kept there is
     not made again, with or without its folder, unless its options, recipe or prior are others now.
 
-    Args:
-        figures: that can be made with this prior.
-        names: of those that are made; others stay on the page, as far as they are kept.
-        prior: the digest of its weights.
-
-    Attributes:
-        grids: of the missing runs that start from nothing, and of those that start from other runs.
-
-    Raises:
-        UsageError: the folder holds a full reproduction, which a quick one would replace.
+    Of all `figures` that can be made with this prior, those of these `names` are made; others stay on the page, as far
+    as they are kept. `grids` are of the missing runs: of those that start from nothing, and from other runs.
     """
 
     def __init__(

@@ -48,9 +48,7 @@ def verdict(difference: Interval, low: float, high: float) -> str:
 
 
 def joint(verdicts: Sequence[str]) -> str:
-    """The verdict of several claims together: refuted by one of them, confirmed by all, else not shown; not judged
-    where none could be.
-    """
+    """The verdict of claims together: refuted by one, confirmed by all, else not shown; not judged where none was."""
     if not {*verdicts} - {NOT_JUDGED}:
         return NOT_JUDGED
     return REFUTED if REFUTED in verdicts else CONFIRMED if {*verdicts} == {CONFIRMED} else NOT_SHOWN
