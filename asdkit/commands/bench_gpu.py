@@ -114,8 +114,8 @@ def carry_out(check: Check, out: Path, seconds: float) -> dict[str, Any]:
                 process.wait(_TO_SAVE)
             process.kill()  # what has ended can't be killed
             process.wait()
-    command = shlex.join(("python", *check.command))
-    return {"command": command, "code": code, "seconds": round(time.monotonic() - start, 1)}
+    asked = shlex.join(("python", *check.command))
+    return {"command": asked, "code": code, "seconds": round(time.monotonic() - start, 1)}
 
 
 def _reason(code: int | None) -> str:

@@ -44,10 +44,11 @@ class Reproduction:
         needed = _by_key(run for figure in figures for run in declared().runs(figure, size))
         for title, later in (("runs", False), ("runs after runs", True)):
             cells = {}
-            for key, run in ((key, run) for key, run in needed.items() if bool(run.method.after) == later):
-                before = declared().before(run)
-                start = self._folder(before) if before else None
-                cells[key] = as_cell(run, size, further, self._given(run), start, prior)
+            for key, run in needed.items():
+                first = declared().before(run)
+                if bool(first) == later:
+                    start = self._folder(first) if first else None
+                    cells[key] = as_cell(run, size, further, self._given(run), start, prior)
             self._cells |= cells
             self.grids += [Grid([*cells.values()], [], title, self.out)] if cells else []
         self._missing = _by_key(run for name in names for run in self.planned[name] if not self.row(run))
