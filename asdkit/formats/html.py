@@ -30,19 +30,21 @@ def write_html(
     splats: Splats,
     title: str,
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    azimuth_deg: float = 30.0,
+    elevation_deg: float = 15.0,
     distance: float = 3.4,
     fov_deg: float = 40.0,
 ) -> None:
     """Writes a page, whole or not at all, that shows Gaussians and lets one turn, move and enlarge them.
 
-    The title is any text, which is shown and never interpreted. The field of view is that of the window's shorter side.
-    `#azimuth=90&elevation=20&distance=3.4` after the file's address opens the page with another first camera. It is a
-    ValueError if there are no Gaussians, or values that float16 (of centres: float32) can't hold.
+    The title is any text, which is shown and never interpreted. The first camera is that of the arguments, its field of
+    view over the window's shorter side; `#azimuth=90&elevation=20&distance=3.4` after the file's address names another.
+    It is a ValueError if there are no Gaussians, or values that float16 (of centres: float32) can't hold.
     """
     path = Path(path)
     data = base64.b64encode(_records(path, splats)).decode()
     count, coefficients = splats.sh.shape[:2]
-    camera = {"azimuth": 30.0, "elevation": 15.0, "distance": distance, "fov": fov_deg}
+    camera = {"azimuth": azimuth_deg, "elevation": elevation_deg, "distance": distance, "fov": fov_deg}
     scene = camera | {"background": background, "degree": math.isqrt(coefficients) - 1, "data": data}
     template = _TEMPLATE.read_text(encoding="utf-8")
     values = {

@@ -221,7 +221,7 @@ def test_what_is_near_hides_what_is_far_and_nothing_is_asked_for(tmp_path: Path)
     two, elsewhere = bright(2), "http://127.0.0.1:9/a.png"
     two.means[:], two.log_scales[:], two.opacity_logits[:] = [[0.3, 0, 0], [-0.3, 0, 0]], math.log(0.15), [9, 1.5]
     two.sh[:, 0] = (np.array([RED, BLUE]) - 0.5) / 0.28209479
-    write_html(tmp_path / "a.html", two, EVIL)
+    write_html(tmp_path / "a.html", two, EVIL, azimuth_deg=50.0, elevation_deg=0.0)
     page = (tmp_path / "a.html").read_text(encoding="utf-8").replace("<canvas>", f'<img src="{elsewhere}"><canvas>')
     open_to_all = re.sub("default-src [^>]*'none'", "img-src *", page)
     opacity = 1 / (1 + math.exp(-1.5))
@@ -229,7 +229,7 @@ def test_what_is_near_hides_what_is_far_and_nothing_is_asked_for(tmp_path: Path)
     from_the_back = opacity * BLUE + (1 - opacity) * (0.999 * RED + 0.001)
     for azimuth, text, color, asked in ((0, page, from_the_front, []), (180, open_to_all, from_the_back, [elsewhere])):
         (tmp_path / "a.html").write_text(text, encoding="utf-8")
-        log, address = tmp_path / "net.json", f"file://{tmp_path}/a.html#azimuth={azimuth}&elevation=0"
+        log, address = tmp_path / "net.json", f"file://{tmp_path}/a.html#azimuth={azimuth}"
         seen = screenshot(tmp_path, address, 501, 301, f"--log-net-log={log}")
         assert requests(json.loads(log.read_text())) == asked
         np.testing.assert_allclose(seen[150, 250], color.clip(0, 1), atol=0.004)
