@@ -74,6 +74,8 @@ class Checkpoints(Checkpoint):
         path = _path(trainer)
         if path == self._newest or trainer.fast_dev_run:
             return
+        if trainer.is_global_zero and isinstance(trainer.lightning_module, Distillation):
+            save_weights(trainer.lightning_module, trainer.global_step, path.parents[1] / "weights")
         self._own = [] if self.keep_all else [*self._own, trainer.global_step]
         trainer.save_checkpoint(path, weights_only=False)
         if trainer.is_global_zero:
@@ -83,8 +85,6 @@ class Checkpoints(Checkpoint):
         for step in {*self._own} - {trainer.global_step} if trainer.is_global_zero else ():
             trainer.strategy.remove_checkpoint(path.with_name(f"step-{step:06d}.ckpt"))
         self._own = self._own[-1:]
-        if trainer.is_global_zero and isinstance(trainer.lightning_module, Distillation):
-            save_weights(trainer.lightning_module, trainer.global_step, path.parents[1] / "weights")
 
 
 def _path(trainer: pl.Trainer) -> Path:

@@ -21,10 +21,11 @@ from asdkit.core.text import run_folder, slug
 from asdkit.distillation import Distillation
 from asdkit.run.checkpoints import AtomicCheckpointIO
 from asdkit.run.exits import exit_code, sentence, status
-from asdkit.run.judge import figures
+from asdkit.run.judge import Judge, figures
 from asdkit.run.lock import RunLock
 from asdkit.run.machine import versions
 from asdkit.run.metrics_csv import MetricsCSV
+from asdkit.run.report import Report
 from asdkit.run.resuming import fit_to
 from asdkit.run.side_files import read_facts, refuse_links, write_json
 from asdkit.run.signals import slurm_job
@@ -112,6 +113,15 @@ class RunFolder(pl.Callback):
         """The report, which is made next, goes by `run.json`."""
         self.on_train_batch_end()
         self._write(trainer, pl_module, "running")
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Make up the end of a run that was killed after its last iteration, for which Lightning begins nothing."""
+        if not self._begun and read_facts(Path(trainer.default_root_dir) / "run.json").get("status") != "finished":
+            pl_module.to(trainer.strategy.root_device)
+            self.on_train_start(trainer, pl_module)
+            for callback in trainer.callbacks:
+                if isinstance(callback, RunFolder | Judge | Report):
+                    callback.on_train_end(trainer, pl_module)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage == "fit" and not trainer.interrupted and trainer.state.status != "interrupted":

@@ -49,8 +49,7 @@ def test_methods_on_prompts_and_seeds(
     """Two methods, a prompt, two seeds, killed in between; called again, no run is made anew; then runs as such."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.txt").write_text("a red duck\n")
-    quick = [*QUICK, "--checkpoints.every=1"]
-    words = ["compare", "--methods", "ASD,SDS", "--prompts=p.txt", "--seeds=2", "--config", str(recipe), *quick]
+    words = ["compare", "--methods", "ASD,SDS", "--prompts=p.txt", "--seeds=2", "--config", str(recipe), *QUICK]
     with monkeypatch.context() as first:
         kill_at_a_checkpoint(first, lambda: True)
         assert Forked(lambda: main(words), tmp_path / "log").wait() == -signal.SIGKILL

@@ -125,6 +125,23 @@ def test_nothing_changes_before_a_checkpoint_fits(
     assert content(finished) == before
 
 
+def test_a_run_that_was_killed_before_its_report_gets_it(finished: Path, tmp_path: Path) -> None:
+    """After the last checkpoint there is no iteration left that would begin anything."""
+    run = shutil.copytree(finished, tmp_path / "copied")
+    done = json.loads((run / "run.json").read_text())
+    made = [path for path in run.iterdir() if path.suffix in {".html", ".png", ".ply", ".mp4", ".webp"}]
+    assert {"report.html", "contact.png", "splats.ply"} <= {path.name for path in made}
+    for path in made:
+        path.unlink()
+    (run / "run.json").write_text(json.dumps(done | {"status": "running", "exit_code": None, "metrics": {}}))
+    fit(run)
+    again = json.loads((run / "run.json").read_text())
+    same = ("status", "exit_code", "iterations", "max_steps", "prompt")
+    assert [again[key] for key in same] == [done[key] for key in same] and again["status"] == "finished"
+    assert (run / "splats.ply").read_bytes() == (finished / "splats.ply").read_bytes()
+    assert {path.name for path in run.iterdir()} == {path.name for path in finished.iterdir()}
+
+
 def test_another_method_says_what_it_leaves_out(
     finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
