@@ -83,6 +83,23 @@ def recipe(tiny_folder: Path, tmp_path: Path) -> Path:
     return write_recipe(tmp_path, tiny_folder)
 
 
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """The one sentence with which a command line is refused, given its words and the exit code that it has."""
+    from asdkit.commands.main import main
+
+    def sentence(*words: object, code: int = 2) -> str:
+        capsys.readouterr()
+        assert main([str(word) for word in words]) == code
+        before = ("Run folder:", "asdkit: The prior has never seen")
+        out, err = capsys.readouterr()
+        lines = [line for line in err.splitlines() if not line.startswith(before)]
+        assert not out and len(lines) == 1 and lines[0].startswith("asdkit: "), (out, lines)
+        return lines[0].removeprefix("asdkit: ")
+
+    return sentence
+
+
 @pytest.fixture(scope="session")
 def finished(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of that recipe, which is three folders above, of four iterations; treat it as read-only."""

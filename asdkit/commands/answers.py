@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+
 from asdkit.core.errors import UsageError
 from asdkit.core.names import PUBLIC_NAMES
 from asdkit.core.text import existing, nearest
@@ -24,19 +26,6 @@ _FILES = {
     "data.references.path": "a folder with a transforms.json",
 }
 _FEW = 13
-_SAID_ELSEWHERE = {  # what other programs call an option
-    "steps": "iterations iters num_steps n_iters max_iterations num_iterations epochs",
-    "model.guidance.scale": "scale guidance_scale cfg_scale",
-    "data.size": "resolution width height image_size",
-    "data.views_per_step": "views batch batch_size n_views",
-    "run.root": "out output out_dir output_dir outdir",
-    "trainer.accelerator": "device gpu cuda cpu",
-    "trainer.devices": "gpus num_gpus",
-    "negative": "negative_prompt neg_prompt",
-    "prompt": "text caption",
-    "logger": "wandb tensorboard",
-}
-_OTHERS_SAY = {word: option for option, words in _SAID_ELSEWHERE.items() for word in words.split()}
 _ROOT: Entry = {"group": "fit"}
 _OTHER_KEYS = ("class_path", "init_args", "dict_kwargs", "help")
 
@@ -46,6 +35,12 @@ def table() -> dict[str, Entry]:
     """The signatures, by public name."""
     entries: dict[str, Entry] = json.loads(Path(__file__).with_name("signatures.json").read_text())
     return entries
+
+
+def called_elsewhere(kind: str, word: str) -> str:
+    """What asdkit calls one of the `commands` or `options` that other programs call by a word; empty if they don't."""
+    known: dict[str, str] = yaml.safe_load(Path(__file__).with_name("other_words.yaml").read_text("utf-8"))[kind]
+    return next((ours for ours, words in known.items() if word in words.split()), "")
 
 
 def check_options(arguments: list[str]) -> None:
@@ -137,8 +132,8 @@ class CheckedOptions:
         advice = f"{owner} has {', '.join(known)}." if len(known) < _FEW else "asdkit fit --help lists the usual ones."
         if near := nearest(name, known):
             advice = f"did you mean --{known[near]}?"
-        if option in _OTHERS_SAY and owner == "fit":
-            advice = f"did you mean --{_OTHERS_SAY[option]}?"
+        if owner == "fit" and (ours := called_elsewhere("options", option)):
+            advice = f"did you mean --{ours}?"
         where = f" (in {Path(self._file).name})" if self._file else ""
         raise UsageError(f"There is no option --{option}{where}; {advice}")
 

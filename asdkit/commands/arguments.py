@@ -1,7 +1,6 @@
 """What commands do with their arguments: a parser whose errors are sentences, `--trust`, short forms."""
 
 import argparse
-import difflib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ import yaml
 
 from asdkit.commands.answers import check_options
 from asdkit.core.errors import UsageError
-from asdkit.core.text import local, suggestion
+from asdkit.core.text import local, nearest, suggestion
 from asdkit.core.trust import trusting
 from asdkit.core.yaml_text import at, check_recipe, settings_of, to_yaml
 from asdkit.run.grid import option_values, recipe_names
@@ -207,9 +206,8 @@ def _check_values(arguments: list[str]) -> None:
 def _check_first_recipe(command: str, arguments: list[str]) -> None:
     """There is a recipe, and the first one is laid over no other."""
     if not _NEEDS_ONE_OF & _flags(arguments):
-        misspelt = difflib.get_close_matches("--config", _flags(arguments), n=1)
-        if misspelt:
-            raise UsageError(f"There is no option {misspelt[0]}; did you mean --config?")
+        if misspelt := nearest("--config", _flags(arguments)):
+            raise UsageError(f"There is no option {misspelt}; did you mean --config?")
         whole = ", ".join(name for name in recipes() if "/" not in name)
         instead = {"fit": 'a prompt, asdkit fit "a yellow duck", or '}
         instead |= dict.fromkeys(("validate", "test", "predict"), f"a run, asdkit {command} RUN, or ")

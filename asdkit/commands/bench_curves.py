@@ -15,10 +15,7 @@ from asdkit.run.signals import Signals
 from asdkit.run.tables import markdown
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
-_COLUMNS = {"option": "option", "value": "value"} | {
-    name: f"{name} ms"
-    for name in ("wall", "processor", "floor")  # of a fast step
-}
+_CLOCKS = ("wall", "processor", "floor")  # milliseconds of a fast step
 
 
 def draw_curves(arguments: list[str], varied: list[str], steps: int, folder: Path) -> int:
@@ -40,17 +37,13 @@ def draw_curves(arguments: list[str], varied: list[str], steps: int, folder: Pat
         rows: list[dict[str, Any]] = []
         for option, value, words in cells:
             facts = timed(words, steps, signals)
-            fast, floor = facts["kinds"]["fast"], facts["floor_seconds"]  # of its operations at the machine's peak
-            clocks = {
-                "wall": fast["seconds"]["median"],
-                "processor": fast["processor_seconds"]["median"],
-                "floor": floor,
-            }
-            milliseconds = {name: 1e3 * seconds for name, seconds in clocks.items()}
-            rows.append({"option": option, "value": value, "facts": facts, **milliseconds})
+            medians = [facts["kinds"]["fast"][clock]["median"] for clock in ("seconds", "processor_seconds")]
+            seconds = zip(_CLOCKS, [*medians, facts["floor_seconds"]], strict=True)  # of operations at the peak
+            rows.append({"option": option, "value": value, "facts": facts, **{name: 1e3 * s for name, s in seconds}})
             write_json(folder / "curves.json", rows)
         _draw(rows, folder / "curves.png", figure_class)
-        print(f"{markdown(rows, _COLUMNS)}\nWritten: {folder}/curves.png, curves.json")
+        shown = [{(f"{k} ms" if k in _CLOCKS else k): row[k] for k in ("option", "value", *_CLOCKS)} for row in rows]
+        print(f"{markdown(shown)}\nWritten: {folder}/curves.png, curves.json")
 
     return exit_code_of(act)
 
@@ -64,7 +57,7 @@ def _draw(rows: list[dict[str, Any]], path: Path, figure_class: Any) -> None:
         words = [row["value"] for row in own]
         numbers = [float(word) for word in words if _NUMBER.fullmatch(word) and float(word) > 0]
         x: list[Any] = numbers if len(numbers) == len(words) else words
-        for name in ("wall", "processor", "floor"):
+        for name in _CLOCKS:
             panel.plot(x, [row[name] for row in own], marker="o", label=name)
         panel.set_yscale("log")
         if x is numbers:

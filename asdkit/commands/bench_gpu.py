@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,7 @@ def _given() -> dict[str, Any]:
 def run_parts(numbers: Iterable[int], folder: Path | None, tiny: bool) -> int:
     """Carry out what is not finished of the parts, and print their rows as a table.
 
-    `gpu.json` has each command, its exit code and seconds, written as it ends; `gpu.md` the table. It is a MissingExtra
-    if there is no GPU, and it is not `tiny`.
+    `gpu.json` has each command, its exit code and seconds; `gpu.md` the table. Without a GPU all must be `tiny`.
     """
     if not (tiny or machine.gpus(os.environ)):
         raise MissingExtra("bench --gpu needs a CUDA device; --dry-run carries out everything in small on the CPU.")
@@ -104,28 +104,18 @@ def carry_out(check: Check, out: Path, seconds: float) -> dict[str, Any]:
     with (out / f"{check.name}.out").open("wb") as stdout, (out / f"{check.name}.log").open("wb") as stderr:
         command = [sys.executable, "-P", *check.command]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
+        code: int | None = None
         try:
-            code: int | None = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            _stop(process)
-            code = None
-        except BaseException:
-            _stop(process)
-            raise
-    return {
-        "command": shlex.join(("python", *check.command)),
-        "code": code,
-        "seconds": round(time.monotonic() - start, 1),
-    }
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_TO_SAVE)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                code = process.wait(seconds)
+        finally:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_TO_SAVE)
+            process.kill()  # what has ended can't be killed
+            process.wait()
+    asked = shlex.join(("python", *check.command))
+    return {"command": asked, "code": code, "seconds": round(time.monotonic() - start, 1)}
 
 
 def _reason(code: int | None) -> str:

@@ -3,6 +3,8 @@
 import os
 import platform
 import time
+import timeit
+from functools import partial
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -31,12 +33,8 @@ def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    times = []
-    for _ in range(20):
-        start = time.process_time() if alone else now(device)
-        a @ b
-        times.append((time.process_time() if alone else now(device)) - start)
-    return 2 * size**3 / min(times)
+    clock = time.process_time if alone else partial(now, device)
+    return 2 * size**3 / min(timeit.repeat(lambda: a @ b, timer=clock, repeat=20, number=1))
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -109,12 +107,7 @@ def machine_line(facts: dict[str, Any]) -> str:
 
 def table(facts: dict[str, Any]) -> str:
     """The facts, to read."""
-    machine = facts["machine"]
-    alone = machine["device"] == "cpu" and machine["threads"] == 1  # then its own seconds are what it takes undisturbed
-    bare = facts["kinds"]["bare"]["processor_seconds" if alone else "seconds"]["median"]
-    floors = bare / max(1e-12, facts["floor_seconds"])
-    further = {"measured_on": machine_line(facts), "floors_of_bare": floors, "short": _short, "call": _call}
-    return rendered(Path(__file__).with_name("bench.txt"), facts | further)
+    return rendered(Path(__file__).with_name("bench.txt"), facts | {"measured_on": machine_line(facts)})
 
 
 def comparison(facts: dict[str, Any], earlier: dict[str, Any]) -> str:
@@ -136,13 +129,3 @@ def _plain(fact: Any) -> str:
     if isinstance(fact, dict):
         return ", ".join(f"{name} {value}" for name, value in fact.items() if name != "load")
     return "x".join(map(str, fact)) if isinstance(fact, list) else str(fact)
-
-
-def _call(call: dict[str, Any]) -> str:
-    whose = "e_phi" if call["adapted"] else "frozen"
-    return f"{call['predictions']} {whose}{' with gradient' if call['with_gradient'] else ''}"
-
-
-def _short(number: float) -> str:
-    """Three digits, or all before the point."""
-    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from asdkit.commands import bench_report
 from asdkit.commands.bench_report import spread
 from asdkit.commands.fit import CLI
+from asdkit.core.contexts import replaced
 from asdkit.distillation import Distillation
 from asdkit.priors.network_runner import HalfConv2d
 from asdkit.run.guard import Guard
@@ -101,9 +102,9 @@ class Bench(pl.Callback):
             return
         if blocks % 2:
             self._close("fast", module)
-            loop = BareLoop(module)
+            step = bare_loop(module)
             self._open(module)
-            self.spans += seconds_by_span(loop.step, self.block, module.device)
+            self.spans += seconds_by_span(step, self.block, module.device)
             self._close("bare", module)
             self._faithful.enter_context(network_calls(module, faithful=True))
         else:
@@ -128,7 +129,7 @@ class Bench(pl.Callback):
         flop: dict[str, dict[str, float]] = {}
         for kind in ("fast", "faithful"):
             with network_calls(module, kind == "faithful") as calls:
-                flop[kind] = operations_by_span(BareLoop(module, NEVER).step)
+                flop[kind] = operations_by_span(bare_loop(module, NEVER))
             kinds[kind] |= {"memory": self.memory[kind], "calls": calls, "flop": sum(flop[kind].values())}
         dtype = computes_in(module)
         peak = bench_report.matmul_peak(module.device, dtype)
@@ -177,36 +178,29 @@ def sections(steps: list[dict[str, float]], flop: dict[str, float], peak: float)
     return known
 
 
-class BareLoop:
-    """Steps of a module whose trainer has started, in a loop without Lightning: plain optimisers and backward passes.
+def bare_loop(module: Distillation, every: int | None = None) -> Callable[[], None]:
+    """Takes a step of a module whose trainer has started, without Lightning: plain optimisers and backward passes.
 
-    They go on from the trainer's present step, and it does not count them; `every` so many log, to nowhere.
+    Steps go on from the trainer's present one, and it does not count them; `every` so many log, to nowhere.
     """
+    trainer = cast(Any, module.trainer)
+    batches = iter(trainer.datamodule.train_dataloader())
+    same = {name: getattr(trainer, name) for name in ("global_step", "strategy", "optimizers")}
+    every = every or trainer.log_every_n_steps
+    stand_in = SimpleNamespace(global_rank=0, world_size=1, log_every_n_steps=every, **same)
+    without_lightning: dict[str, Any] = {
+        "optimizers": lambda **_: stand_in.optimizers,
+        "manual_backward": lambda loss: loss.backward(),
+        "log_dict": lambda *_, **__: None,
+    }
 
-    def __init__(self, module: Distillation, every: int | None = None) -> None:
-        self.module = module
-        self.trainer = cast(Any, module.trainer)
-        self.batches = iter(self.trainer.datamodule.train_dataloader())
-        same = {name: getattr(self.trainer, name) for name in ("global_step", "strategy", "optimizers")}
-        every = every or self.trainer.log_every_n_steps
-        self.stand_in: Any = SimpleNamespace(global_rank=0, world_size=1, log_every_n_steps=every, **same)
+    def step() -> None:
+        with replaced(module, "trainer", stand_in), patch.multiple(module, **without_lightning):
+            batch = module.transfer_batch_to_device(next(batches), module.device, 0)
+            module.training_step(batch, stand_in.global_step)
+        stand_in.global_step += 1
 
-    def step(self) -> None:
-        """Take a step."""
-        module, stand_in = self.module, self.stand_in
-        without_lightning: dict[str, Any] = {
-            "optimizers": lambda **_: stand_in.optimizers,
-            "manual_backward": lambda loss: loss.backward(),
-            "log_dict": lambda *_, **__: None,
-        }
-        module.trainer = stand_in
-        try:
-            with patch.multiple(module, **without_lightning):
-                batch = module.transfer_batch_to_device(next(self.batches), module.device, 0)
-                module.training_step(batch, stand_in.global_step)
-            stand_in.global_step += 1
-        finally:
-            module.trainer = self.trainer
+    return step
 
 
 @contextmanager
@@ -241,8 +235,7 @@ def network_calls(module: Distillation, faithful: bool) -> Iterator[list[dict[st
 def seconds_by_span(step: Callable[[], None], count: int, device: torch.device) -> list[dict[str, float]]:
     """Seconds of `count` steps by their spans.
 
-    On a GPU they are those that pass on the device from where the host opens a span to where it closes it. Nobody waits
-    for them before all steps are done.
+    On a GPU they pass on the device, from where the host opens a span to where it closes it; it waits at the end alone.
     """
     if device.type != "cuda":
         return [_by_span(_readings(step, time.perf_counter), lambda start, end: end - start) for _ in range(count)]

@@ -137,9 +137,14 @@ class CLI(LightningCLI):
         _check(self.config)
         for key in [key for key, value in self.config.items() if (key.split(".")[-1], value) == ("dtype", "auto")]:
             self.config[key] = fastest_dtype()  # which the run keeps, wherever it goes on
-        _settle_threads(self.config)
+        # One thread for the embedded prior, unless the environment says otherwise: more only take other programs' time.
+        # The networks of other priors are large enough for torch's own choice.
+        path = self.config.get("model.init_args.prior.init_args.path")
+        if path == EMBEDDED and not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
+            torch.set_num_threads(1)
         if not self.config.run.recipe:
-            self.config.run.recipe = _recipe_name(self.config)
+            files = [str(path) for path in self.config.get("config") or [] if not str(path).startswith("{")]
+            self.config.run.recipe = recipe_slug(Path(next(iter(files), "run")))
         self._recipe = self.config.clone()
         if self.config.ckpt_path:
             _leave_to_checkpoint(self.config)
@@ -204,14 +209,6 @@ def _check(config: Namespace) -> None:
         check_optimization(options.accumulate_grad_batches, options.gradient_clip_val, callbacks)
 
 
-def _settle_threads(config: Namespace) -> None:
-    """One thread for the embedded prior, unless the environment says otherwise: more only take other programs' time."""
-    # The networks of other priors are large enough for torch's own choice.
-    path = config.get("model.init_args.prior.init_args.path")
-    if path == EMBEDDED and not {"OMP_NUM_THREADS", "MKL_NUM_THREADS"} & os.environ.keys():
-        torch.set_num_threads(1)
-
-
 def _leave_to_checkpoint(config: Namespace) -> None:
     """A checkpoint holds what its generator and its data once started from, and the files may be gone by now."""
     generator = config.model.get("init_args", {}).get("generator") or {}
@@ -237,12 +234,6 @@ def _class(value: str | Namespace) -> type | None:
         return StrategyRegistry[value]["strategy"] if value in StrategyRegistry else None
     module, _, name = value.class_path.rpartition(".")
     return getattr(import_module(module), name)
-
-
-def _recipe_name(config: Namespace) -> str:
-    """The name of the first recipe on the command line, which names the folder of its runs."""
-    paths = [str(path) for path in config.get("config") or [] if not str(path).startswith("{")]
-    return recipe_slug(Path(paths[0]) if paths else Path("run"))
 
 
 def _guidance(name: str) -> list[str]:

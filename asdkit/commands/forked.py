@@ -1,11 +1,11 @@
 """Runs as forks of a process that has imported everything: each begins at once instead of after ten seconds."""
 
-import multiprocessing
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from multiprocessing.context import ForkProcess
 from typing import IO, Any
 
 import torch
@@ -29,29 +29,26 @@ def start(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]
     return Fork(command[command.index(_OF_ASDKIT) + 1 :], log, environment)
 
 
-class Fork:
+class Fork(ForkProcess):
     """A fork that carries out a command of `asdkit` in an environment and writes a log: what the pool asks of one."""
 
     def __init__(self, arguments: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> None:
-        own = (list(arguments), log, environment)
-        self._child: Any = multiprocessing.get_context("fork").Process(target=_become, args=own)
-        self._child.start()
+        super().__init__(target=_become, args=(list(arguments), log, environment))
+        self.start()
 
     def poll(self) -> int | None:
         """The exit code, or minus the signal that has ended it; None before it has ended."""
-        code: int | None = self._child.exitcode
-        return code
+        return self.exitcode
 
-    def wait(self) -> int:
+    def wait(self) -> int | None:
         """The exit code, when it has ended."""
-        self._child.join()
-        code: int = self._child.exitcode
-        return code
+        self.join()
+        return self.exitcode
 
     def send_signal(self, signum: int) -> None:
         """Nothing, if it has ended."""
-        if self.poll() is None:
-            os.kill(self._child.pid, signum)
+        if self.pid and self.exitcode is None:
+            os.kill(self.pid, signum)
 
 
 def _become(arguments: list[str], log: IO[bytes], environment: Mapping[str, str]) -> None:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +36,21 @@ def with_family(arguments: list[str]) -> list[str]:
     if not (family := overlay_of(path, config) if path else ""):
         _say_own(arguments[place - 1], recipe, path)
         return arguments
-    for generator in filter(None, (at(layer, "model.generator") for layer in above)):
-        if isinstance(generator, str) or "class_path" in generator:
-            _merge(recipe, {"model": {"init_args": {"generator": {"class_path": class_name(generator)}}}})
+    for name in filter(None, (class_name(at(layer, "model.generator")) for layer in above)):
+        if name != class_name(at(recipe, "model.generator")):
+            recipe["model"]["init_args"]["generator"] = {"class_path": name}
     shipped = {kind: _parts(settings_of(recipe_folder() / f"{kind}.yaml")) for kind in _KINDS}
     own, name = _parts(recipe), Path(arguments[place - 1]).stem  # by which those of the same parts differ
     kind = max(_KINDS, key=lambda kind: ([a == b for a, b in zip(shipped[kind], own, strict=True)], kind == name))
-    settings: Settings = {}
-    for overlay in (f"full_size/{kind}", family):
-        _merge(settings, _fitting(settings_of(recipe_folder() / "priors" / f"{overlay}.yaml"), recipe))
+    files = (recipe_folder() / "priors" / f"{overlay}.yaml" for overlay in (f"full_size/{kind}", family))
+    overlays = [_fitting(settings_of(file), recipe) for file in files]
     callbacks = at(recipe, "trainer.callbacks") or []
     listed = callbacks if isinstance(callbacks, list) else [callbacks]
     judges = [_JUDGE if class_name(part).startswith("Toybox") else part for part in listed]
-    settings["trainer"]["callbacks"] = judges
-    _say(settings, f"priors/full_size/{kind} and priors/{family}", above)
-    return [*arguments[:place], "--config", json.dumps(settings), *arguments[place:]]
+    overlays.append({"trainer": {"callbacks": judges}})
+    _say(overlays, f"priors/full_size/{kind} and priors/{family}", above)
+    configs = chain.from_iterable(("--config", json.dumps(overlay)) for overlay in overlays)
+    return [*arguments[:place], *configs, *arguments[place:]]
 
 
 def _last(layers: list[Settings], path: str) -> str:
@@ -59,16 +60,6 @@ def _last(layers: list[Settings], path: str) -> str:
 
 def _parts(recipe: Settings) -> list[str]:
     return [class_name(at(recipe, path)) for path in ("data", "model.generator", "model.guidance")]
-
-
-def _merge(settings: Settings, above: Settings) -> None:
-    """Settings with others above them; a part of another class takes a part's place."""
-    for name, value in above.items():
-        below = settings.get(name)
-        if isinstance(value, dict) and isinstance(below, dict) and class_name(value) in ("", class_name(below)):
-            _merge(below, value)
-        else:
-            settings[name] = value
 
 
 def _fitting(overlay: Settings, recipe: Settings, alike: bool = True) -> Settings:
@@ -101,9 +92,10 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, str]]:
 
 
 @rank_zero_only
-def _say(settings: Settings, files: str, above: list[Settings]) -> None:
-    leaves = [(name, value) for name, value in _leaves(settings, "") if all(at(layer, name) is None for layer in above)]
-    taken = [f"{name.removeprefix('model.')}={value}" for name, value in leaves]
+def _say(overlays: list[Settings], files: str, above: list[Settings]) -> None:
+    leaves = dict(leaf for overlay in overlays for leaf in _leaves(overlay, ""))
+    own = [name for name in leaves if all(at(layer, name) is None for layer in above)]
+    taken = [f"{name.removeprefix('model.')}={leaves[name]}" for name in own]
     print(f"From {files}, below your own options: {shown(', '.join(taken))}.", file=sys.stderr)
 
 

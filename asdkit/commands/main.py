@@ -15,8 +15,6 @@ from asdkit.run.recipes import is_recipe
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 # Each of the other commands has options in `options.yaml`, and a file with run(options), which imports torch in it.
 FILES = ("export", "view", "bench", "recipes", "methods", "sweep", "compare", "reproduce", "new", "doctor")
-_OTHERS_SAY = dict.fromkeys(("make", "train", "run", "generate", "create"), 'fit "a yellow duck"')
-_OTHERS_SAY |= {"list": "recipes", "render": "predict RUN", "show": "view RUN", "eval": "test RUN", "resume": "fit RUN"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,9 +49,11 @@ def _answer(arguments: list[str]) -> int:
         return _train(command, options)
     if command in FILES:
         return _run(command, options)
+    from asdkit.commands.answers import called_elsewhere
+
     is_for_fit = " " in command or is_recipe(command)
-    if command in _OTHERS_SAY:
-        raise UsageError(f"There is no command {command!r}; did you mean asdkit {_OTHERS_SAY[command]}?")
+    if ours := called_elsewhere("commands", command):
+        raise UsageError(f"There is no command {command!r}; did you mean asdkit {ours}?")
     near = f"; did you mean asdkit fit {command!r}?" if is_for_fit else suggestion(command, [*TRAINER_COMMANDS, *FILES])
     raise UsageError(f"There is no command {command!r}{near}")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from asdkit.core.atomic import write_text
 from asdkit.core.errors import UsageError
-from asdkit.core.text import filled
+from asdkit.core.text import rendered
 
 _KINDS = {  # the check that its test calls, what of the file it is called with, and how a run takes that
     "discriminator": ("check_field", "ASD", "image2d", "--model.guidance {}"),
@@ -27,10 +27,8 @@ def run(options: Namespace) -> int:
     fits = name.isascii() and name.isidentifier() and not any(map(keyword.iskeyword, (name, module)))
     if not fits or re.search(rf"\b{name}\b", source):
         raise UsageError(f"{options.name!r} can't be the name of the class; take one of your own, such as SoftBalls.")
-    texts = {
-        f"{module}.py": re.sub(r"\bTemplate", name, source),
-        f"test_{module}.py": filled(templates / "test.txt", {"check": check, "module": module, "name": name + suffix}),
-    }
+    test = rendered(templates / "test.txt", {"check": check, "module": module, "name": name + suffix})
+    texts = {f"{module}.py": re.sub(r"\bTemplate", name, source), f"test_{module}.py": f"{test}\n"}
     for file in texts:
         if Path(file).exists() or find_spec(Path(file).stem):
             raise UsageError(f"There is a {Path(file).stem} already, in this folder or among Python's packages.")

@@ -29,7 +29,7 @@ def run(options: Namespace) -> int:
     names = list(takewhile(lambda word: not word.startswith("-"), options.of_fit))
     figures, further = _figures(names, options.prior), options.of_fit[len(names) :]
     if options.plan:
-        print(_plan(figures))
+        print("\n".join(f"--{size.name}:\n\n{markdown(runs.costs(figures, size))}" for size in (QUICK, FULL)))
         return 0
     require_package("matplotlib", "plots")
     further += ["--prior", options.prior] if options.prior else []
@@ -54,15 +54,6 @@ def _figures(names: Sequence[str], prior: str | None) -> list[Figure]:
             raise UsageError(f"reproduce: {figure.name} needs true pictures, which are there of the toybox alone.")
         chosen += [replace(figure, cells=cells)] if cells else []
     return chosen
-
-
-def _plan(figures: Sequence[Figure]) -> str:
-    """What both sizes would cost, as Markdown."""
-    tables = []
-    for size in (QUICK, FULL):
-        rows = runs.costs(figures, size)
-        tables.append(f"--{size.name}:\n\n{markdown(rows, {name: name for name in rows[0]})}")
-    return "\n".join(tables)
 
 
 def _made(names: Sequence[str], size: Size, further: Sequence[str], options: Namespace) -> int:

@@ -38,11 +38,6 @@ def first_line(error: BaseException) -> str:
     return str(error).splitlines()[0].strip(" .") if str(error) else type(error).__name__
 
 
-def filled(template: Path, values: Mapping[str, str]) -> str:
-    """A file with values in the places of their {{names}}; in one pass, so that nothing in a value is a name."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template.read_text("utf-8"))
-
-
 def rendered(template: Path, values: Mapping[str, Any]) -> str:
     """A template of jinja2 with values, which stay texts in a page, a file whose name ends in .html."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined

@@ -11,7 +11,6 @@ norm 1 and w >= 0, the rotation is v/(1+w). Degrees 0 to 3 take 32, 64, 80 and 1
 
 import base64
 import hashlib
-import html
 import json
 import math
 import re
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from asdkit.core.atomic import write_text
-from asdkit.core.text import filled
+from asdkit.core.text import rendered
 from asdkit.formats.splats import Splats, to_be_written
 
 _TEMPLATE = Path(__file__).with_name("viewer.html")
@@ -39,11 +38,8 @@ def write_html(
     """Writes a page, whole or not at all, that shows Gaussians and lets one turn, move and enlarge them.
 
     The title is any text, which is shown and never interpreted. The first camera is that of the arguments, its field of
-    view over the shorter side of the window; `#azimuth=90&elevation=20&distance=3.4` after the file's address opens the
-    page with another one.
-
-    Raises:
-        ValueError: no Gaussians, or values that float16 can't hold (centres: float32).
+    view over the window's shorter side; `#azimuth=90&elevation=20&distance=3.4` after the file's address names another.
+    It is a ValueError if there are no Gaussians, or values that float16 (of centres: float32) can't hold.
     """
     path = Path(path)
     data = base64.b64encode(_records(path, splats)).decode()
@@ -54,11 +50,11 @@ def write_html(
     values = {
         "style_hash": _hash(template, "style"),
         "script_hash": _hash(template, "script"),
-        "title": html.escape(title),
+        "title": title,
         "count": f"{count:,}",
         "scene": json.dumps(scene),
     }
-    write_text(path, filled(_TEMPLATE, values))
+    write_text(path, rendered(_TEMPLATE, values))
 
 
 def _records(path: Path, splats: Splats) -> bytes:

@@ -49,10 +49,7 @@ def read_picture(path: str | Path, size: int = 0) -> Float[Tensor, "3 H W"]:
 def read_cutout(path: str | Path, mask: str | Path = "") -> Float[Tensor, "4 H W"]:
     """A picture file's colours in sRGB, multiplied by its opacity, and its opacity; likewise in [0,1].
 
-    A mask is a picture of the same size, whose white parts are opaque.
-
-    Raises:
-        ValueError: as for `read_picture`, or a mask of another size.
+    A mask is a picture whose white parts are opaque. A ValueError as for `read_picture`, or for a mask of another size.
     """
     colours, opacity = _tensor(_opened(path)).split([3, 1])
     if mask:
@@ -111,20 +108,17 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
     """
     profile, srgb = picture.info.get("icc_profile"), ImageCms.createProfile("sRGB")
     gamma = 0 if "srgb" in picture.info else picture.info.get("gamma", 0)
+    if not profile and gamma > 0 and abs(2.2 * gamma - 1) > _GAMMA_ERROR:  # numbers are light^gamma
+        curve = (255 * from_linear_light(np.linspace(0, 1, 256) ** (1 / gamma))).round().astype(int).tolist()
+        return picture.convert("RGBA").point([*curve * 3, *range(256)])
     if not profile:
-        return _of_gamma(picture, gamma) if gamma > 0 and abs(2.2 * gamma - 1) > _GAMMA_ERROR else picture
+        return picture
     picture = picture.convert("RGBA") if picture.mode in ("P", "PA") else picture
     try:
         mode = "RGBA" if picture.mode == "RGBA" else "RGB"
         return ImageCms.profileToProfile(picture, BytesIO(profile), srgb, outputMode=mode) or picture
     except ImageCms.PyCMSError:
         return picture
-
-
-def _of_gamma(picture: Image.Image, gamma: float) -> Image.Image:
-    """The colours in sRGB of numbers that are powers of light, light^gamma; transparency is as it was."""
-    curve = (255 * from_linear_light(np.linspace(0, 1, 256) ** (1 / gamma))).round().astype(int).tolist()
-    return picture.convert("RGBA").point([*curve * 3, *range(256)])
 
 
 def save_grid(

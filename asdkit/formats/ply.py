@@ -4,10 +4,8 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import TextIOWrapper
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -54,7 +52,8 @@ class Header:
 
     path: Path
     encoding: str
-    offset: int
+    offset: int  # the bytes of the head
+    lines: int  # those of the head
     elements: dict[str, _Element]
 
     @property
@@ -78,38 +77,32 @@ class Header:
             raise ValueError(f"{self.path} has no {'vertices' if name == 'vertex' else name}.")
         if self.elements[name].has_lists:
             raise ValueError(f"{self.path} has lists in its element {name!r}; plain numbers are read.")
+        before = list(self.elements.values())[: list(self.elements).index(name)]
+        count, properties = self.elements[name]
+        if self.encoding == "ascii":
+            skipped = self.lines + sum(element.rows for element in before)
+            try:
+                table = np.loadtxt(
+                    self.path, max_rows=count, ndmin=2, comments=None, skiprows=skipped, encoding="latin-1"
+                )
+            except ValueError as error:
+                raise ValueError(f"{self.path} has a {name} line that is not {len(properties)} numbers.") from error
+            if table.shape != (count, len(properties)):
+                raise ValueError(f"{self.path} does not hold {count} {name} lines of {len(properties)} numbers each.")
+            return dict(zip(properties, table.T, strict=True))
+        record = np.dtype([(key, _ORDERS[self.encoding] + kind) for key, (kind,) in properties.items()])
         with self.path.open("rb") as file:
             file.seek(self.offset)
-            source = TextIOWrapper(file, "ascii", "replace") if self.encoding == "ascii" else file  # of any line ends
-            for other, element in self.elements.items():
-                if other == name:
-                    break
-                self._pass_over(element, source)
-            return self._read(self.elements[name], name, source)
-
-    def _read(self, element: _Element, name: str, file: Any) -> dict[str, np.ndarray]:
-        count, names = element.rows, list(element.properties)
-        if self.encoding != "ascii":
-            record = np.dtype([(key, _ORDERS[self.encoding] + kind) for key, (kind,) in element.properties.items()])
+            for element in before:
+                self._pass_over(element, file)
             content = file.read(record.itemsize * count)
-            if len(content) < record.itemsize * count:
-                raise ValueError(f"{self.path} is truncated: it ends within its {name!r}.")
-            table = np.frombuffer(content, dtype=record)
-            return {key: table[key] for key in names}
-        try:
-            table = np.loadtxt(file, dtype=np.float64, max_rows=count, ndmin=2, comments=None)
-        except ValueError as error:
-            raise ValueError(f"{self.path} has a {name} line that is not {len(names)} numbers.") from error
-        if table.shape != (count, len(names)):
-            raise ValueError(f"{self.path} does not hold {count} {name} lines of {len(names)} numbers each.")
-        return dict(zip(names, table.T, strict=True))
+        if len(content) < record.itemsize * count:
+            raise ValueError(f"{self.path} is truncated: it ends within its {name!r}.")
+        rows = np.frombuffer(content, record)
+        return {key: rows[key] for key in properties}
 
-    def _pass_over(self, element: _Element, file: Any) -> None:
+    def _pass_over(self, element: _Element, file: IO[bytes]) -> None:
         """Go to the end of an element; a file of lists is walked along, row by row."""
-        if self.encoding == "ascii":
-            for _ in islice(file, element.rows):
-                pass
-            return
         if not element.has_lists:
             file.seek(element.rows * sum(int(kind[1]) for (kind,) in element.properties.values()), 1)
             return
@@ -135,7 +128,7 @@ def read_header(path: str | Path) -> Header:
     if end is None:
         raise ValueError(f"{path} has no 'end_header' line within its first {_HEADER_LIMIT} bytes.")
     encoding, elements = _parse_header(path, start[: end.start()].decode("ascii", errors="replace").splitlines()[1:])
-    header = Header(path, encoding, end.end(), elements)
+    header = Header(path, encoding, end.end(), len(re.findall(rb"\r\n?|\n", start[: end.end()])), elements)
     _check_size(header)
     return header
 

@@ -37,11 +37,7 @@ class CameraPath(NamedTuple):
 
 
 def read_camera_path(path: str | Path) -> CameraPath:
-    """The cameras of a file, in the world's own axes: z is up, and the object stands at the origin.
-
-    Raises:
-        ValueError: the file is missing or no camera path, or its pictures are too small or too large.
-    """
+    """The cameras of a file in the world's axes (z up, the object at the origin); a ValueError if it can't be read."""
     file = local(path)
     require(file.is_file(), f"There is no camera path {file}.")
     with as_written(file, "camera path of nerfstudio"):
@@ -79,11 +75,7 @@ class Frame(NamedTuple):
 
 
 def read_transforms(path: str | Path) -> list[Frame]:
-    """The photographs of a folder with a `transforms.json`, or of such a file, whatever it is called.
-
-    Raises:
-        ValueError: it is missing, broken, or of cameras that are not perspective.
-    """
+    """The photographs of a folder with a `transforms.json`, or of such a file; a ValueError if they can't be read."""
     file = existing(path, "a folder with a transforms.json, or such a file")
     file = file / "transforms.json" if file.is_dir() else file
     require(file.is_file(), f"There is no {file}, which says where the pictures were taken from.")

@@ -124,11 +124,11 @@ class ReferenceView(PosedPictures):
         self.azimuth_deg, self.elevation_deg = azimuth_deg, elevation_deg
 
     def read(self, size: int, distance: float, fov_deg: float) -> References:
-        square = _middle_square(read_cutout(self.file, self.mask))
+        cutouts = _cut(read_cutout(self.file, self.mask), size)
         azimuth, elevation = (torch.tensor([degrees]).deg2rad() for degrees in (self.azimuth_deg, self.elevation_deg))
         place = torch.tensor([self.distance or distance])
         views = orbit(azimuth, elevation, place, math.radians(self.fov_deg or fov_deg), size, size)
-        return References(_bytes(_resized(square[None], size)), views, self.reconstruction)
+        return References(cutouts, views, self.reconstruction)
 
 
 class PosedFolder(PosedPictures):
@@ -183,18 +183,19 @@ def _square(frame: Frame, size: int) -> tuple[UInt8[Tensor, "1 4 S S"], Float[Te
     cutout = read_cutout(frame.picture, frame.mask or "")
     height, width = cutout.shape[1:]
     K = torch.diag(torch.tensor([width / frame.width, height / frame.height, 1.0]).to(frame.K)) @ frame.K
-    side = min(height, width)
-    square = _middle_square(undistorted(cutout, K, frame.distortion))
+    cutouts, side = _cut(undistorted(cutout, K, frame.distortion), size), min(height, width)
     K[:2, 2] -= torch.tensor([(width - side) // 2, (height - side) // 2])
     K[:2] *= size / side
-    return _bytes(_resized(square[None], size)), K
+    return cutouts, K
 
 
-def _middle_square(picture: Float[Tensor, "C H W"]) -> Float[Tensor, "C S S"]:
+def _cut(picture: Float[Tensor, "4 H W"], size: int) -> UInt8[Tensor, "1 4 size size"]:
+    """The middle square of a picture at this size."""
     height, width = picture.shape[1:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return picture[:, top : top + side, left : left + side]
+    square = _resized(picture[None, :, top : top + side, left : left + side], size)
+    return (square * 255).round().byte()
 
 
 def _meeting_point(eyes: Float[Tensor, "N 3"], forward: Float[Tensor, "N 3"]) -> Float[Tensor, " 3"]:
@@ -218,7 +219,3 @@ def _resized(pictures: Float[Tensor, "N C S S"], size: int) -> Float[Tensor, "N 
     if pictures.shape[-1] == size:
         return pictures
     return torch.nn.functional.interpolate(pictures, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-
-
-def _bytes(pictures: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
-    return (pictures * 255).round().byte()

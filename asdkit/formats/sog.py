@@ -1,7 +1,6 @@
 """SOG files, PlayCanvas's Spatially Ordered Gaussians: lossless WebP pictures and `meta.json`, in a zip; version 2.
 
-A pixel is a Gaussian, the same one in all pictures. Neighbours in space are neighbours in the file, so that WebP
-finds what they share.
+A pixel is a Gaussian, the same one in all pictures. Neighbours in space are neighbours there, as WebP likes it.
 """
 
 import json
@@ -30,8 +29,7 @@ Part = tuple[dict[str, Any], dict[str, UInt8[np.ndarray, "H W C"]]]  # what `met
 def encode_sog(path: Path, splats: Splats) -> bytes:
     """The Gaussians along Morton's curve. Positions have 16 bits; scales and colours are the nearest of 256 each.
 
-    Of more than 65,536 Gaussians, those whose colours depend on the direction in a like way share one set of
-    coefficients.
+    Of more than 65,536 Gaussians, those whose colours depend on the direction alike share a set of coefficients.
     """
     gaussians = to_be_written(path, splats)
     order = _along_curve(gaussians.means)

@@ -39,10 +39,8 @@ def is_splats(path: Path) -> bool:
 def read_splats(path: str | Path) -> Splats:
     """Reads Gaussians from a file of any of the formats, which its suffix tells.
 
-    Rows that are no Gaussians are left out, of which there may be one in a hundred.
-
-    Raises:
-        ValueError: another suffix, or a broken file.
+    Rows that are no Gaussians are left out, of which there may be one in a hundred. Another suffix or a broken file is
+    a ValueError.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -55,11 +53,8 @@ def read_splats(path: str | Path) -> Splats:
 def write_splats(path: str | Path, splats: Splats) -> None:
     """Writes Gaussians in the format that the suffix tells, the whole file or none; its folder is made if missing.
 
-    Only `.ply` and `.glb` keep everything: `.spz` and `.sog` round, and `.splat` rounds and drops the higher bands of
-    colours.
-
-    Raises:
-        ValueError: another suffix, or values that the format cannot hold.
+    Only `.ply` and `.glb` keep everything: `.spz` and `.sog` round, `.splat` rounds and drops colours' higher bands.
+    Another suffix, or values that the format cannot hold, are a ValueError.
     """
     path = Path(path)
     encode = _ENCODERS.get(path.suffix.lower())

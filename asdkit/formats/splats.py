@@ -124,10 +124,9 @@ def to_be_written(path: Path, splats: Splats) -> Activated:
 
 
 def sound(path: Path, splats: Splats) -> Splats:
-    """The Gaussians of a file, without its invalid rows if they are few; infinite logits and logarithms of 0 are valid.
+    """The Gaussians of a file, without its invalid rows; infinite logits and logarithms of 0 are valid.
 
-    Raises:
-        ValueError: there are no Gaussians, or more than one in a hundred is invalid.
+    It is a ValueError if there are no Gaussians, or more than one in a hundred is invalid.
     """
     logits, limit = splats.opacity_logits, math.log(1 / OPACITY_MARGIN - 1)
     logits = np.where(np.isinf(logits), np.copysign(limit, logits), logits).astype(np.float32)

@@ -64,9 +64,7 @@ class CLIPJudge(Judge):
         for clip in self._clips.values():
             clip.load()
 
-    def measure(
-        self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render
-    ) -> dict[str, float]:
+    def measure(self, module: Distillation, data: Any, views: Views | None, render: Render) -> dict[str, float]:
         results = {"saturation": hsv_saturation(render.image), "sharpness": sharpness(render.image)}
         around = data.ring(_AROUND).to(module.device) if isinstance(data, Cameras) and self._clips else None
         circle = None if around is None else module.show(around).image

@@ -1,6 +1,5 @@
 """Runs side by side: a table with errors, a sheet from the same cameras, and the curves of what they have logged."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -8,6 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -51,13 +51,9 @@ def write(runs: Sequence[Compared], out: Path) -> str:
     text = f"{means(runs)}\n{differences(runs)}"
     of_each = markdown([{"label": run.label, "run": run.pair, **run.metrics} for run in runs])
     write_text(out / "compare.md", f"{text}\n{of_each}")
-    columns = max(len(list(group)) for _, group in groupby(runs, attrgetter("label")))
-    save_grid(
-        torch.stack([_tile(Result(run.run)) for run in runs]),
-        out / "compare.png",
-        columns,
-        labels=[run.label for run in runs],
-    )
+    columns = max(map(len, _by_label(runs).values()))
+    tiles = torch.stack([_tile(Result(run.run)) for run in runs])
+    save_grid(tiles, out / "compare.png", columns, labels=[run.label for run in runs])
     return text
 
 
@@ -74,16 +70,13 @@ def save_film(runs: Sequence[Compared], size: int, path: Path) -> None:
 
 def means(runs: Sequence[Compared]) -> str:
     """The mean of each figure over the runs of a label, and its standard error, as Markdown."""
-    rows = []
-    for label, group in groupby(runs, attrgetter("label")):
-        members = [run.metrics for run in group]
-        rows.append({"label": label, "runs": len(members), **_estimates(members)})
-    return markdown(rows)
+    groups = {label: [run.metrics for run in group] for label, group in _by_label(runs).items()}
+    return markdown([{"label": label, "runs": len(group), **_estimates(group)} for label, group in groups.items()])
 
 
 def differences(runs: Sequence[Compared]) -> str:
     """The same of each label's difference from the first one, pair by pair; nothing where there are no pairs."""
-    groups = {label: {run.pair: run.metrics for run in group} for label, group in groupby(runs, attrgetter("label"))}
+    groups = {label: {run.pair: run.metrics for run in group} for label, group in _by_label(runs).items()}
     (first, reference), *others = groups.items()
     rows = []
     for label, group in others:
@@ -98,6 +91,10 @@ def _facts(run: Compared) -> dict[str, Any]:
     report = read_facts(run.run / "run.json")
     known = {name: report.get(name) for name in ("prompt", "seed", "iterations", "seconds", "prior")}
     return {"label": run.label, "folder": str(run.run), **known, "metrics": run.metrics}
+
+
+def _by_label(runs: Sequence[Compared]) -> dict[str, list[Compared]]:
+    return {label: [*group] for label, group in groupby(runs, attrgetter("label"))}
 
 
 def _estimates(members: Sequence[Mapping[str, float]]) -> dict[str, str]:
@@ -118,9 +115,7 @@ def draw_curves(runs: Sequence[Compared], path: Path) -> None:
     It needs matplotlib, the extra `plots`.
     """
     figure_class = require_package("matplotlib.figure", "plots").Figure
-    logs = {
-        label: [logged(run.run / "metrics.csv") for run in group] for label, group in groupby(runs, attrgetter("label"))
-    }
+    logs = {label: [logged(run.run / "metrics.csv") for run in group] for label, group in _by_label(runs).items()}
     names = list(dict.fromkeys(name for group in logs.values() for log in group for name in log))
     rows = max(1, -(-len(names) // _PANELS_IN_A_ROW))
     picture = figure_class(figsize=(4 * _PANELS_IN_A_ROW, 3 * rows), layout="constrained")
@@ -130,11 +125,9 @@ def draw_curves(runs: Sequence[Compared], path: Path) -> None:
             curves = [log[name] for log in group if name in log]
             steps = sorted({step for curve in curves for step in curve})
             values = [[curve[step] for curve in curves if step in curve] for step in steps]
-            middle = [statistics.fmean(value) for value in values]
-            spread = [statistics.pstdev(value) for value in values]
-            (line,) = panel.plot(steps, middle, label=label, linewidth=1)
-            edges = ([m + sign * s for m, s in zip(middle, spread, strict=True)] for sign in (-1, 1))
-            panel.fill_between(steps, *edges, alpha=0.2, color=line.get_color(), linewidth=0)
+            mean, spread = (np.array([of(value) for value in values]) for of in (np.mean, np.std))
+            (line,) = panel.plot(steps, mean, label=label, linewidth=1)
+            panel.fill_between(steps, mean - spread, mean + spread, alpha=0.2, color=line.get_color(), linewidth=0)
         panel.set(title=name, xlabel="iteration")
     for panel in panels[len(names) :]:
         panel.axis("off")

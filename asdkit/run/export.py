@@ -126,9 +126,8 @@ class Exported:
 def load(path: Path, prompt: str = "") -> Distillation:
     """Loads a run with its generator's weights on the CPU, from a checkpoint or from the last one of a run folder.
 
-    The prior and what the discriminator has learned are not loaded. A checkpoint may name the classes of its parts, as
-    a recipe does, and nothing in it is executed. A prompt, where given, replaces the run's. It is a ValueError if there
-    is no checkpoint, or it is broken or of something else.
+    The prior and the discriminator are not loaded, and nothing in a checkpoint is executed. A prompt, where given,
+    replaces the run's. It is a ValueError if there is no checkpoint, or it is broken or of something else.
     """
     saved = from_checkpoint.read(path)
     if not saved.arguments.keys() <= inspect.signature(Distillation).parameters.keys():
@@ -156,9 +155,7 @@ def opened(path: Path, prompt: str = "") -> Exported:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     of_prompts = isinstance(module.generator, Network | Amortized3D)
     require(of_prompts or not prompt, f"{path} is of its own prompt alone, {module.prompt!r}; leave the prompt out.")
-    if (
-        prompt or module.generator.volume() is None
-    ):  # images may be latents, which the prior decodes, or what its network makes
+    if prompt or module.generator.volume() is None:  # the prior decodes latents, or its network makes the images
         module.prior.setup()
         module.prior.to(device)
         module.generator.setup(module.prior)
@@ -178,10 +175,8 @@ def export(
 
     `tell` is called with each file once it is there, and a terminal then shows how far pictures are.
 
-    Raises:
-        ValueError: before anything is written: an unknown format, a file that exists, or an object that a format can't
-            hold.
-        MissingExtra: a format needs an extra that is not installed.
+    An unknown format, a file that exists or an object that a format can't hold is a ValueError, before anything is
+    written; an extra that is not installed is a MissingExtra.
     """
     for name in formats or [""]:
         require(name in FORMATS, f"There is no format {name!r}; there are {', '.join(FORMATS)}.")
@@ -220,22 +215,18 @@ def refuse(name: str, exported: Exported, path: Path) -> None:
         raise ValueError(f"{name} holds 3D objects and {path} is made of {kind}; export png.")
     if _WRITERS[name] is _mesh:
         require(has_volume, f"{name} is cut from a density in space, and {kind} has no volume(); {pictures}.")
-    if _WRITERS[name] in (_splats, _spz, _html) and generator.splats() is None:
+    if _WRITERS[name] in (_splats, _html) and generator.splats() is None:
         start = f"export mesh-glb, or let Gaussians start from it with --model.generator.init={path}"
         raise ValueError(f"{name} holds Gaussians and {path} is made of {kind}; {start if has_volume else pictures}.")
 
 
-def _turned(exported: Exported) -> Splats:
-    up = exported.choices.up
-    return exported.splats if up == "z" else rotated(exported.splats, _UPS[up])
-
-
 def _splats(exported: Exported, path: Path) -> None:
-    write_splats(path, exported.splats if path.suffix == ".glb" else _turned(exported))
-
-
-def _spz(exported: Exported, path: Path) -> None:
-    write_bytes(path, encode_spz(path, _turned(exported), exported.choices.spz_version))
+    up, splats = exported.choices.up, exported.splats
+    turned = splats if up == "z" or path.suffix == ".glb" else rotated(splats, _UPS[up])
+    if path.suffix == ".spz":
+        write_bytes(path, encode_spz(path, turned, exported.choices.spz_version))
+    else:
+        write_splats(path, turned)
 
 
 def _html(exported: Exported, path: Path) -> None:
@@ -268,7 +259,7 @@ def _mesh(exported: Exported, path: Path) -> list[Path]:
 
 
 _WRITERS: dict[str, Callable[[Exported, Path], list[Path] | None]] = {  # the files, where there are several
-    "ply": _splats, "splat": _splats, "spz": _spz, "sog": _splats, "glb": _splats, "html": _html,
+    "ply": _splats, "splat": _splats, "spz": _splats, "sog": _splats, "glb": _splats, "html": _html,
     "mesh-glb": _mesh, "obj": _mesh,
     "mp4": lambda exported, path: save_mp4(exported.film, path, exported.path.fps),
     "webp": lambda exported, path: save_webp(exported.film, path, exported.path.fps),

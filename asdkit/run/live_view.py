@@ -17,6 +17,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from asdkit.core.bounds import Count, checked
+from asdkit.core.contexts import replaced
 from asdkit.core.optional import require_package
 from asdkit.distillation import Distillation
 from asdkit.formats.splat_files import read_splats
@@ -35,9 +36,7 @@ _LOOK_EVERY = 0.05  # seconds between two looks at where the browsers' cameras a
 
 
 def drawn(splats: Splats) -> dict[str, Float32[np.ndarray, "N ..."]]:
-    """What viser draws of a file: `centers` [N,3] in world units, `covariances` R S S^T R^T [N,3,3], and in [0,1]
-    `opacities` [N,1] and `rgbs` [N,3], from the first coefficient alone.
-    """
+    """What viser draws: `centers` [N,3] and `covariances` [N,3,3] in world units, `opacities` and `rgbs` in [0,1]."""
     means, quats, scales, opacities, sh = activate(splats.tensors(torch.float64))
     axes = rotation_matrices(quats) * scales.clamp(max=_SCALE_MAX)[:, None, :]
     rgbs = (0.5 + SH_0 * sh[:, 0]).clamp(0, 1)
@@ -170,18 +169,14 @@ def local_pages_only() -> Iterator[None]:
     # package websockets refuses origins that are not on a list; viser 1.1 gives it none and has no argument for one.
     from websockets.asyncio import server
 
-    library: Any = server
     serve, started = server.serve, []
 
     def serve_local(*arguments: Any, **options: Any) -> Any:
         started.append(serve(*arguments, **options | {"origins": [_LOCAL, None]}))  # None: of programs
         return started[-1]
 
-    library.serve = serve_local
-    try:
+    with replaced(server, "serve", serve_local):
         yield
-    finally:
-        library.serve = serve
     if not started:
         raise RuntimeError("The viewer's server can't be closed to pages of other machines; install viser 1.1.")
 

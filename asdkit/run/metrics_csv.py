@@ -56,7 +56,8 @@ class MetricsCSV(Logger):
         row = metrics | {"step": self._trainer.global_step if self._trainer else step}
         row |= {"prior": self._digest} if self._digest else {}
         if not (row.keys() <= set(self._columns) and self._path.is_file()):
-            self._rewrite(sorted({*self._columns, *row}))
+            self._columns = sorted({*self._columns, *row})
+            write_text(self._path, csv_text(_rows(self._path), self._columns))
         line = csv_text([row], self._columns).partition("\n")[2]
         if line != self._last_line:
             self._last_line = line
@@ -65,10 +66,6 @@ class MetricsCSV(Logger):
 
     def log_hyperparams(self, *params: Any, **more: Any) -> None:
         """Nothing: config.yaml holds them."""
-
-    def _rewrite(self, columns: list[str]) -> None:
-        self._columns = columns
-        write_text(self._path, csv_text(_rows(self._path), columns))
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

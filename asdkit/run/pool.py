@@ -25,6 +25,7 @@ _POLL_SECONDS = 0.1
 
 
 Start = Callable[[Sequence[str], IO[bytes], Mapping[str, str]], Any]
+Ended = Callable[[], object]
 
 
 def spawned(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -65,13 +66,12 @@ def child_environment(environment: Mapping[str, str], device: str | None, thread
     return own | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
 
 
-def make_runs(grid: Grid, jobs: int | None, start: Start = spawned, ended: Callable[[], object] = lambda: None) -> int:
+def make_runs(grid: Grid, jobs: int | None, start: Start = spawned, ended: Ended = lambda: None) -> int:
     """Make this process's share of a grid's runs, `jobs` at a time; None is one on each GPU, or one.
 
-    A run is a process that `start` starts, of a command, a file for its output and its environment; like
-    `subprocess.Popen`, it has `poll`, `send_signal` and `wait`. `ended` is called whenever some have ended. If a table
-    can't be written, the runs are ended, and go on when this is called again. Returns the exit code: 0, that of the
-    first cell that failed, 130 or 143.
+    A run is what `start` starts of a command, a file for its output and its environment; like `subprocess.Popen`, it
+    has `poll`, `send_signal` and `wait`. `ended` is called whenever some have ended. If a table can't be written, the
+    runs are ended. Returns the exit code: 0, that of the first cell that failed, 130 or 143.
     """
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs must be at least 1; got {jobs}.")
@@ -95,9 +95,7 @@ class Job:
 class Pool:
     """Makes one process's share of a grid's runs; the grid's folder exists."""
 
-    def __init__(
-        self, grid: Grid, share: Share, start: Start = spawned, ended: Callable[[], object] = lambda: None
-    ) -> None:
+    def __init__(self, grid: Grid, share: Share, start: Start = spawned, ended: Ended = lambda: None) -> None:
         self.grid, self.share, self.start, self.ended = grid, share, start, ended
         self.waiting = grid.cells[share.rank :: share.ranks]
         self.free, self.jobs = list(share.devices), list[Job]()

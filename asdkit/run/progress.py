@@ -3,6 +3,7 @@
 import sys
 import time
 from contextlib import suppress
+from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
 
@@ -78,15 +79,10 @@ class Progress(ProgressBar):
         done = trainer.global_step - self._first_step
         rate = done / max(time.monotonic() - self._start, 1e-6)
         left = (trainer.max_steps - trainer.global_step) / rate if rate else 0.0
-        words = [f"step {trainer.global_step} of {trainer.max_steps}", f"{clock(left)} left", f"{rate:.2f} steps/s"]
+        time_left = timedelta(seconds=int(left))
+        words = [f"step {trainer.global_step} of {trainer.max_steps}", f"{time_left} left", f"{rate:.2f} steps/s"]
         if self._strongest:
             words.append(f"pull {self._metrics.get('residual_norm', 0.0) / self._strongest:.0%}")
         else:  # another module than Distillation
             words += [f"{name} {value:.3g}" for name, value in self._metrics.items()]
         return ": ".join(filter(None, [self._prompt, ", ".join(words)]))
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds, or hours, minutes and seconds."""
-    hours, minutes = divmod(int(seconds) // 60, 60)
-    return f"{hours}:{minutes:02d}:{int(seconds) % 60:02d}" if hours else f"{minutes}:{int(seconds) % 60:02d}"

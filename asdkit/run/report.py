@@ -18,7 +18,6 @@ from asdkit.formats.names import FORMATS
 from asdkit.formats.pictures import save_film, save_grid
 from asdkit.formats.poses import read_camera_path
 from asdkit.generators.base import Render
-from asdkit.rendering.cameras import Views
 from asdkit.run.exits import sentence
 from asdkit.run.export import Exported
 from asdkit.run.judge import figures, judges_of
@@ -69,7 +68,10 @@ class Report(pl.Callback):
     def _leave(self, trainer: Any, module: Distillation, folder: Path) -> None:
         cameras = trainer.datamodule
         exported = Exported(module.prompt, module.generator, module.rendering.background)
-        self._contact_sheet(exported, cameras.look(_CONTACT_VIEWS, self.size), folder)
+        views = cameras.look(_CONTACT_VIEWS, self.size)  # None where all images are shown
+        images, sheet = exported.render(views).image, folder / "contact.png"
+        labels = [f"{degrees:.0f}°" for degrees in views.azimuth.rad2deg().tolist()] if views else []
+        save_grid(images, sheet, _CONTACT_VIEWS // 2, max(1, self.size // images.shape[-1]), labels)
         written = list(module.generator.export(folder))
         if isinstance(cameras, Cameras):
             frames = exported.render(cameras.ring(cameras.orbit.views, self.size)).image
@@ -78,7 +80,7 @@ class Report(pl.Callback):
             written += [file for name in ("ply", "html") for file in exported.save(name, folder / FORMATS[name])]
         told = self._told(trainer, module, [file.relative_to(folder).as_posix() for file in written])
         write_text(folder / "report.html", page(folder, told))
-        log_picture(trainer.loggers, "views", folder / "contact.png", trainer.global_step)
+        log_picture(trainer.loggers, "views", sheet, trainer.global_step)
         for name, text in measured(told["results"], told["errors"]):
             print(f"{meaning(name).title}: {text}")
         print(f"Report: {folder / 'report.html'}")
@@ -100,13 +102,6 @@ class Report(pl.Callback):
             "errors": {name: error for judge in judges for name, error in judge.errors.items()},
             "unmeasured": {name: why for judge in judges for name, why in judge.unmeasured.items()},
         }
-
-    def _contact_sheet(self, exported: Exported, views: Views | None, folder: Path) -> None:
-        """`contact.png`: all images, or the object from around it, with the azimuths written on them."""
-        images = exported.render(views).image
-        labels = [f"{degrees:.0f}°" for degrees in views.azimuth.rad2deg().tolist()] if views else []
-        scale = max(1, self.size // images.shape[-1])
-        save_grid(images, folder / "contact.png", _CONTACT_VIEWS // 2, scale, labels)
 
     def on_predict_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *rest: Any) -> None:
         if isinstance(outputs, Render):

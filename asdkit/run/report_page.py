@@ -2,13 +2,13 @@
 
 import shlex
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from asdkit.core.text import rendered, shown
 from asdkit.run.meanings import REFERENCES, meaning
 from asdkit.run.metrics_csv import logged
-from asdkit.run.progress import clock
 from asdkit.run.side_files import read_facts
 from asdkit.run.tables import cell_text
 
@@ -22,17 +22,22 @@ def page(folder: Path, told: Mapping[str, Any]) -> str:
     facts: dict[str, Any] = {"prompt": "", "iterations": 0, "max_steps": 0, "seconds": 0.0, "seed": 0, "started": ""}
     facts |= read_facts(folder / "run.json")
     done, steps = facts["iterations"], max(facts["iterations"], facts["max_steps"])  # -1 where time ends a run
-    time = f"{clock(facts['seconds'])} {'hours' if facts['seconds'] >= 3600 else 'minutes'}"
     metrics = ["metrics.csv"] if (folder / "metrics.csv").is_file() else []  # none after a few steps
     numbers = logged(folder / "metrics.csv")
     values = {"told": told, "facts": facts, "done": done, "steps": steps, "width": _WIDTH, "height": _HEIGHT} | {
         "title": shown(facts["prompt"]),
         "orbit": next((name for name in told["files"] if name.startswith("orbit.")), ""),
-        "made": {**told["made"], "Steps": done, "Time": time, "Seed": facts["seed"]},
+        "made": {
+            **told["made"],
+            "Steps": done,
+            "Time": timedelta(seconds=int(facts["seconds"])),
+            "Seed": facts["seed"],
+        },
         "shots": _shots(folder, done),
-        "measures": _measures(told),
+        "numbers": dict(measured(told["results"], told["errors"])),
+        "meaning": meaning,
         "curves": [_curve(name, numbers[name]) for name in _CURVES if len(numbers.get(name, ())) > 1],
-        "commands": _commands(shlex.quote(str(folder)), done, steps, facts["seed"], told["formats"]),
+        "run": shlex.quote(str(folder)),
         "files": [*told["files"], *_OF_RUNS, *metrics],
     }
     return rendered(Path(__file__).with_name("report.html"), values)
@@ -58,17 +63,6 @@ def _shots(folder: Path, done: int) -> dict[int, str]:
     return {step: f"snapshots/{files[step].name}" for step in sorted(kept)}
 
 
-def _measures(told: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """What was measured, and what can't be: the title, the number, and what it means."""
-    numbers = dict(measured(told["results"], told["errors"]))
-    rows = [(meaning(name).title, text, f"{meaning(name).text} ({name})") for name, text in numbers.items()]
-    for name, why in told["unmeasured"].items():
-        if name not in numbers:
-            words = f"{meaning(name).text}; not here, for {why} ({name})"
-            rows.append((meaning(name).title, "not measured", words))
-    return rows
-
-
 def _curve(name: str, points: Mapping[int, float]) -> dict[str, Any]:
     low, high, first, last = min(points.values()), max(points.values()), min(points), max(points)
     places = [
@@ -77,15 +71,3 @@ def _curve(name: str, points: Mapping[int, float]) -> dict[str, Any]:
     ]
     ends = {"low": f"{low:.3g}", "high": f"{high:.3g}", "first": first, "last": last}
     return {"about": meaning(name), "points": " ".join(places), **ends}
-
-
-def _commands(run: str, done: int, steps: int, seed: int, formats: str) -> dict[str, str]:
-    """What each command does, and the command."""
-    on = "" if done < steps else f" --steps {2 * steps}"
-    commands = {f"Go on to step {2 * steps if on else steps}": f"asdkit fit {run}{on}"}
-    if formats != "png":
-        commands["Look at it in a browser, served on this machine"] = f"asdkit view {run}"
-    commands["Write it for other tools"] = f"asdkit export {run} --format {formats}"
-    commands["Measure it again, and write the figures down"] = f"asdkit test {run}"
-    commands["Make it again from another seed"] = f"asdkit fit --config {run}/config.yaml --seed {seed + 1}"
-    return commands

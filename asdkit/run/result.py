@@ -18,7 +18,7 @@ from asdkit.formats.names import FORMATS, Choices
 from asdkit.formats.pictures import grid, save_webp
 from asdkit.run.export import opened, refuse
 
-_COLUMNS, _ELEVATION_DEG = 4, 20.0
+_COLUMNS = 4
 _NOTEBOOK_SIZE, _NOTEBOOK_FRAMES = 256, 24
 
 
@@ -36,9 +36,7 @@ class Result:
         self.prompt = self._object.name  # what it was made of; the file's name where nobody knows
         self.generator = self._object.generator  # the object itself, e.g. `asdkit.Gaussians`
 
-    def views(
-        self, size: int = 256, count: int = 8, elevation_deg: float = _ELEVATION_DEG
-    ) -> Float[Tensor, "count 3 size size"]:
+    def views(self, size: int = 256, count: int = 8, elevation_deg: float = 20.0) -> Float[Tensor, "count 3 size size"]:
         """Pictures in [0,1] from `count` azimuths, the first from the front; images are given as they are."""
         if self.generator.flat:
             return self._object.render(None).image.cpu()

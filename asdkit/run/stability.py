@@ -59,9 +59,7 @@ class StabilityJudge(Judge):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._pictures, self._steps = state_dict["pictures"], state_dict.get("steps", 0)
 
-    def measure(
-        self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render
-    ) -> dict[str, float]:
+    def measure(self, module: Distillation, data: Any, views: Views | None, render: Render) -> dict[str, float]:
         late = [pictures for fifth, pictures in sorted(self._pictures.items()) if fifth >= _FROM]
         changes = list(zip(late, late[1:], strict=False))
         if not changes or any(a.shape != b.shape for a, b in changes):  # also without iterations, as in asdkit test

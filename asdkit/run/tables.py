@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,7 @@ def write_tables(grid: Grid) -> None:
         names = list(dict.fromkeys(name for known in rows for name in known))
         write_json(grid.folder / "sweep.json", rows)
         write_text(grid.folder / "sweep.csv", csv_text(rows, names))
-        shown = {name: name for name in names if name not in _NOT_IN_MARKDOWN}
-        write_text(grid.folder / "sweep.md", markdown(rows, shown))
+        write_text(grid.folder / "sweep.md", markdown(rows, [n for n in names if n not in _NOT_IN_MARKDOWN]))
         written = now
 
 
@@ -61,11 +60,12 @@ def write_contacts(grid: Grid) -> None:
         sheet.save(temporary)
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | None = None) -> str:
-    """Rows as a Markdown table, whose `columns` are keys of the rows and their headings; all keys, where not given."""
-    columns = columns or {name: name for row in rows for name in row}
-    lines = [_line(map(cell_text, map(row.get, columns))) for row in rows]
-    return "\n".join([_line(columns.values()), "|" + "---|" * len(columns), *lines]) + "\n"
+def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Rows as a Markdown table, whose `columns` are keys of the rows; all keys, where none are given."""
+    columns = columns or list(dict.fromkeys(name for row in rows for name in row))
+    lines = [columns, *([cell_text(row.get(name)) for name in columns] for row in rows)]
+    head, *others = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([head, "|" + "---|" * len(columns), *others]) + "\n"
 
 
 def cell_text(value: Any) -> str:
@@ -79,10 +79,6 @@ def estimate(values: Sequence[float]) -> str:
     """A mean and its standard error, which one value does not have."""
     mean = cell_text(statistics.fmean(values))
     return f"{mean} ± {cell_text(statistics.stdev(values) / math.sqrt(len(values)))}" if len(values) > 1 else mean
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _picture(file: Path, scale: float) -> Image.Image | None:

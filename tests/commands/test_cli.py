@@ -5,6 +5,7 @@ import itertools
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -33,10 +34,10 @@ def resolved(capsys: pytest.CaptureFixture, *arguments: object) -> dict:
 
 
 @pytest.mark.parametrize("options", [["edit3d", "--asset", ""], ["edit3d"], ["gs3d", "--config", "gs3d/from_nerf"]])
-def test_a_second_stage_needs_its_first(tmp_path: Path, capsys: pytest.CaptureFixture, options: list[str]) -> None:
+def test_a_second_stage_needs_its_first(tmp_path: Path, refused: Callable, options: list[str]) -> None:
     words = ["--model.source", "a yellow duck", "--model.target", "a red duck"]
-    assert main(["fit", "--config", *options, *words, "--run.root", str(tmp_path / "runs")]) == 2
-    assert "init is empty; say what to start from" in capsys.readouterr().err and not (tmp_path / "runs").exists()
+    sentence = refused("fit", "--config", *options, *words, "--run.root", tmp_path / "runs")
+    assert "init is empty; say what to start from" in sentence and not (tmp_path / "runs").exists()
 
 
 def test_the_options_of_export_are_all_formats_and_choices() -> None:

@@ -66,15 +66,6 @@ def tampered(finished: Path, tmp_path: Path) -> Callable[[Callable[[dict], Any]]
     return make
 
 
-def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
-    """The one sentence with which a command line is refused."""
-    assert main([str(argument) for argument in arguments]) == 2
-    before = ("Run folder:", "asdkit: The prior has never seen")
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(before)]
-    assert len(lines) == 1 and lines[0].startswith("asdkit: "), lines
-    return lines[0].removeprefix("asdkit: ")
-
-
 def touch(marker: Path) -> str:
     return f"touch {marker}"
 
@@ -101,10 +92,10 @@ RECIPES: dict[str, dict] = {
 
 @pytest.mark.parametrize("where", RECIPES)
 def test_a_recipe_imports_nothing_that_is_not_trusted(
-    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, evil: Path, where: str
+    refused: Callable, recipe: Path, tmp_path: Path, evil: Path, where: str
 ) -> None:
     (tmp_path / "evil.yaml").write_text(yaml.safe_dump(RECIPES[where]))
-    sentence = refused(capsys, "fit", "--config", recipe, "--config", tmp_path / "evil.yaml")
+    sentence = refused("fit", "--config", recipe, "--config", tmp_path / "evil.yaml")
     assert "names evil." in sentence and sentence.endswith("if you trust evil, add --trust evil."), sentence
     assert not evil.exists() and "evil" not in sys.modules and not (tmp_path / "runs").exists()
 
@@ -114,8 +105,8 @@ def test_a_recipe_imports_nothing_that_is_not_trusted(
     ["--model", "--model.generator", "--data", "--trainer.callbacks", "--trainer.logger", "--model.help",
      "--model.generator.help", "--trainer.callbacks.help", "--trainer.callbacks+"],
 )  # fmt: skip
-def test_options_import_nothing_foreign(capsys: pytest.CaptureFixture, recipe: Path, evil: Path, option: str) -> None:
-    assert "names evil.Evil, but only" in refused(capsys, "fit", "--config", recipe, f"{option}=evil.Evil")
+def test_options_import_nothing_foreign(refused: Callable, recipe: Path, evil: Path, option: str) -> None:
+    assert "names evil.Evil, but only" in refused("fit", "--config", recipe, f"{option}=evil.Evil")
     assert not evil.exists()
 
 
@@ -139,41 +130,43 @@ PUBLIC = "public parts of asdkit, Lightning and torch.optim"
     ],
 )
 def test_a_trusted_package_leads_to_nothing_foreign(
-    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, evil: Path, path: str, arguments: dict, named: str
+    refused: Callable, recipe: Path, tmp_path: Path, evil: Path, path: str, arguments: dict, named: str
 ) -> None:
     arguments = {name: touch(evil) if value == "{touch}" else value for name, value in arguments.items()}
     part = {"class_path": path, "init_args": arguments}
     for overlay in ({"model": {"init_args": {"generator": part}}}, {"trainer": {"callbacks": [part]}}):
         (tmp_path / "evil.yaml").write_text(yaml.safe_dump(overlay))
-        assert named in refused(capsys, "fit", "--config", recipe, "--config", tmp_path / "evil.yaml")
+        assert named in refused("fit", "--config", recipe, "--config", tmp_path / "evil.yaml")
     assert not evil.exists()
 
 
 @pytest.mark.parametrize("tag", ["python/object/apply:os.system", "python/object/new:os.system", "python/name:evil.go"])
-def test_yaml_has_no_tags(capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, evil: Path, tag: str) -> None:
+def test_yaml_has_no_tags(refused: Callable, recipe: Path, tmp_path: Path, evil: Path, tag: str) -> None:
     (tmp_path / "evil.yaml").write_text(f"model: !!{tag} [{touch(evil)}]\n")
-    sentence = refused(capsys, "fit", "--config", recipe, "--config", tmp_path / "evil.yaml")
+    sentence = refused("fit", "--config", recipe, "--config", tmp_path / "evil.yaml")
     assert f"evil.yaml can't be read as a recipe: line 1 has the tag {tag}; recipes are plain YAML" in sentence
     assert not evil.exists()
 
 
-def test_what_an_error_quotes_is_not_imported(capsys: pytest.CaptureFixture, recipe: Path, evil: Path) -> None:
+def test_what_an_error_quotes_is_not_imported(refused: Callable, recipe: Path, evil: Path) -> None:
     quoted = "Option 'x' is not accepted. Problem with given class_path 'evil.Evil'"
-    refused(capsys, "fit", "--config", recipe, f"--trainer.max_steps={quoted}")
+    refused("fit", "--config", recipe, f"--trainer.max_steps={quoted}")
     assert not evil.exists()
 
 
-def test_trust_lasts_for_one_command(capsys: pytest.CaptureFixture, recipe: Path, evil: Path) -> None:
+def test_trust_lasts_for_one_command(
+    capsys: pytest.CaptureFixture, refused: Callable, recipe: Path, evil: Path
+) -> None:
     options = ["fit", "--config", str(recipe), "--model.generator=evil.Evil", "--print_config"]
     assert main([*options, "--trust", "evil"]) == 0
     assert "class_path: evil.Evil" in capsys.readouterr().out and evil.exists()
-    assert "names evil.Evil" in refused(capsys, *options)
+    assert "names evil.Evil" in refused(*options)
     assert main([*options, "--trust=numpy", "--trust=evil"]) == 0
-    assert "--trust evul: there is no such package" in refused(capsys, *options, "--trust=evul")
+    assert "--trust evul: there is no such package" in refused(*options, "--trust=evul")
     for name in ("", "*", "../evil", "jsonargparse", "jsonargparse.typing", "--config"):
-        assert "--trust needs a package" in refused(capsys, *options, f"--trust={name}")
-        assert "--trust needs a package" in refused(capsys, "view", "x.ply", f"--trust={name}")
-    assert "--trust needs a value" in refused(capsys, *options, "--trust")
+        assert "--trust needs a package" in refused(*options, f"--trust={name}")
+        assert "--trust needs a package" in refused("view", "x.ply", f"--trust={name}")
+    assert "--trust needs a value" in refused(*options, "--trust")
 
 
 def test_inner_blocks_keep_what_outer_ones_trust_and_give_it_back() -> None:
@@ -204,7 +197,7 @@ def test_inner_blocks_keep_what_outer_ones_trust_and_give_it_back() -> None:
 
 
 def test_a_file_in_the_working_directory_is_no_library(
-    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refused: Callable, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("torch", "json", "argparse", "os", "own"):
         (tmp_path / f"{name}.py").write_text(f"open('executed-{name}', 'w')\n")
@@ -217,8 +210,8 @@ def test_a_file_in_the_working_directory_is_no_library(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     options = ["fit", "--config", recipe, "--model.generator=own.Own"]
-    assert "add --trust own" in refused(capsys, *options) and str(tmp_path) not in sys.path
-    assert "own" in refused(capsys, *options, "--trust=own") and sys.path[-1] == str(tmp_path)
+    assert "add --trust own" in refused(*options) and str(tmp_path) not in sys.path
+    assert "own" in refused(*options, "--trust=own") and sys.path[-1] == str(tmp_path)
     assert [path.name for path in tmp_path.glob("executed-*")] == ["executed-own"]
 
 
@@ -232,7 +225,7 @@ class Payload:
         return os.system, (touch(self.marker),)
 
 
-def test_nothing_is_unpickled(capsys: pytest.CaptureFixture, recipe: Path, evil: Path, tampered: Callable) -> None:
+def test_nothing_is_unpickled(refused: Callable, recipe: Path, evil: Path, tampered: Callable) -> None:
     run = tampered(lambda saved: saved | {"hyper_parameters": saved["hyper_parameters"] | {"x": Payload(evil)}})
     file = run / "checkpoints" / "last.ckpt"
     (bare := file.with_name("bare.ckpt")).write_bytes(pickle.dumps(Payload(evil)))
@@ -242,12 +235,12 @@ def test_nothing_is_unpickled(capsys: pytest.CaptureFixture, recipe: Path, evil:
         (bare, *fit, "--ckpt_path"), (file, "test", *fit[1:], "--ckpt_path"), (file, *fit, "--model.generator.init"),
         (bare, *fit, "--data.asset"), (file, "view"), (file, "export", "--format=ply"),
     ):  # fmt: skip
-        assert f"{path} is broken, or no checkpoint of asdkit." in refused(capsys, *arguments, path)
+        assert f"{path} is broken, or no checkpoint of asdkit." in refused(*arguments, path)
     for path in (file, bare, half):
         for opened in (load, object_of, Distillation.load_from_checkpoint):
             with pytest.raises(ValueError, match="is broken, or no checkpoint"):
                 opened(path)
-    assert "is broken" in refused(capsys, "fit", run)
+    assert "is broken" in refused("fit", run)
     with pytest.raises(ValueError, match="is broken"):
         Distillation.load_from_checkpoint(file, weights_only=False)
     assert not evil.exists()
@@ -255,21 +248,21 @@ def test_nothing_is_unpickled(capsys: pytest.CaptureFixture, recipe: Path, evil:
     assert evil.exists(), "the payload would have worked"
 
 
-def test_unpickling_is_no_option(capsys: pytest.CaptureFixture, recipe: Path) -> None:
+def test_unpickling_is_no_option(refused: Callable, recipe: Path) -> None:
     for command in ("fit", "validate", "test", "predict"):
-        assert "no option --weights_only" in refused(capsys, command, "--config", recipe, "--weights_only=false")
+        assert "no option --weights_only" in refused(command, "--config", recipe, "--weights_only=false")
 
 
 @pytest.mark.parametrize("part", ["generator", "prior", "guidance", "timesteps"])
 @pytest.mark.parametrize("spec", [PART, "evil.Evil"], ids=["dict", "name"])
 def test_the_classes_of_a_checkpoint_obey_the_list(
-    capsys: pytest.CaptureFixture, evil: Path, tampered: Callable, part: str, spec: Any
+    refused: Callable, evil: Path, tampered: Callable, part: str, spec: Any
 ) -> None:
     run = tampered(lambda saved: saved["hyper_parameters"].update({part: spec}))
     for opened in (load, Distillation.load_from_checkpoint, *([object_of] if part == "generator" else [])):
         with pytest.raises(ValueError, match="can't be built|names evil.Evil, but"):
             opened(run)
-    assert str(run) in refused(capsys, "export", run, "--format=ply")
+    assert str(run) in refused("export", run, "--format=ply")
     assert not evil.exists()
 
 
@@ -317,7 +310,7 @@ def test_a_checkpoint_can_have_nothing_deleted(tampered: Callable, tmp_path: Pat
 
 
 def test_a_checkpoint_that_unpacks_to_more_than_its_size_is_refused(
-    capsys: pytest.CaptureFixture, finished: Path, tmp_path: Path
+    refused: Callable, finished: Path, tmp_path: Path
 ) -> None:
     """Packed zeros, or one part under many names, that the machine would hold in memory although nobody reads them."""
     whole = finished / "checkpoints" / "last.ckpt"
@@ -331,7 +324,7 @@ def test_a_checkpoint_that_unpacks_to_more_than_its_size_is_refused(
             else:
                 target.filelist += [copy.copy(part) for part in target.filelist for _ in range(50)]
             assert sum(part.file_size for part in target.filelist) > 30 * whole.stat().st_size
-        assert "is broken" in refused(capsys, "export", file, "--format=ply")
+        assert "is broken" in refused("export", file, "--format=ply")
 
 
 SECOND = """
@@ -374,7 +367,7 @@ def test_only_checkpoints_of_the_run_folder_or_of_this_process_are_removed(tmp_p
     ],
 )  # fmt: skip
 def test_nothing_is_written_through_links_in_a_run_folder(
-    capsys: pytest.CaptureFixture, finished: Path, tmp_path: Path, name: str, command: str
+    refused: Callable, finished: Path, tmp_path: Path, name: str, command: str
 ) -> None:
     """A folder elsewhere, or for metrics.csv a file that is not there yet."""
     run, victim = tmp_path / "one", tmp_path / "victim"
@@ -385,7 +378,7 @@ def test_nothing_is_written_through_links_in_a_run_folder(
     (run / name).symlink_to(victim)
     before = {file.name: file.stat().st_mtime_ns for file in victim.glob("*")}
     options = {"fit": ["--trainer.max_steps=5"], "export": ["--format=ply"]}.get(command, [])
-    assert f"{run / name} is a link" in refused(capsys, command, run, *options)
+    assert f"{run / name} is a link" in refused(command, run, *options)
     assert {file.name: file.stat().st_mtime_ns for file in victim.glob("*")} == before
     assert victim.exists() == (name != "metrics.csv")
 
@@ -480,7 +473,7 @@ def test_no_code_of_a_shap_e_folder_is_run(tmp_path: Path, evil: Path, part: str
     assert not evil.exists() and "evil" not in sys.modules
 
 
-def test_addresses_are_refused(capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, finished: Path) -> None:
+def test_addresses_are_refused(refused: Callable, recipe: Path, tmp_path: Path, finished: Path) -> None:
     fit, address = ["fit", "--config", recipe], "http://127.0.0.1:1/x"
     for arguments in (
         ["fit", "--config", f"{address}.yaml"], ["fit", address], [*fit, f"--ckpt_path={address}.ckpt"],
@@ -490,7 +483,7 @@ def test_addresses_are_refused(capsys: pytest.CaptureFixture, recipe: Path, tmp_
         ["sweep", f"{address}.txt", "--config", recipe], ["sweep", recipe, *fit[1:], f"--run.root={address}"],
         ["fit", "--config", "image2d", "--model.generator=Pixels", f"--model.generator.init={address}.png"],
     ):  # fmt: skip
-        assert "is an address, and asdkit opens only files of this machine" in refused(capsys, *arguments), arguments
+        assert "is an address, and asdkit opens only files of this machine" in refused(*arguments), arguments
     with pytest.raises(ValueError, match="is an address"):
         Distillation.load_from_checkpoint(f"{address}.ckpt")
     assert not (tmp_path / "runs").exists()
@@ -512,7 +505,7 @@ OPENS: dict[str, Callable[[str], dict]] = {  # what a recipe says, given an addr
 
 @pytest.mark.parametrize("where", OPENS)
 def test_nothing_in_a_recipe_opens_an_address(
-    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+    refused: Callable, recipe: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor in an overlay or an option; jsonargparse and fsspec ask nobody."""
     asked = []
@@ -523,20 +516,20 @@ def test_nothing_in_a_recipe_opens_an_address(
     others = addresses[1:3] if where in ("a logger", "a folder") else addresses[1:]  # a file may be opened there
     for address in (addresses[0], others[list(OPENS).index(where) % len(others)]):
         (tmp_path / "o.yaml").write_text(yaml.safe_dump(OPENS[where](address)))
-        sentence = refused(capsys, "fit", "--config", recipe, "--config", tmp_path / "o.yaml")
+        sentence = refused("fit", "--config", recipe, "--config", tmp_path / "o.yaml")
         assert "and asdkit opens only files of this machine" in sentence, sentence
     assert not asked and not (tmp_path / "runs").exists()
     if where in PARTS:
         option = f"--model.{where}=http://127.0.0.1:1/x.yaml"
-        assert "is an address" in refused(capsys, "fit", "--config", recipe, option) and not asked
+        assert "is an address" in refused("fit", "--config", recipe, option) and not asked
 
 
-def test_a_part_is_read_from_no_pipe(capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path) -> None:
+def test_a_part_is_read_from_no_pipe(refused: Callable, recipe: Path, tmp_path: Path) -> None:
     """Nor from a link to one; it would be waited for without end."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link.yaml").symlink_to(tmp_path / "pipe")
     for option in ("--model.generator", "--data", "--trainer.callbacks", "--model.guidance.scale"):
-        sentence = refused(capsys, "fit", "--config", recipe, f"{option}={tmp_path / 'link.yaml'}")
+        sentence = refused("fit", "--config", recipe, f"{option}={tmp_path / 'link.yaml'}")
         assert "link.yaml is a pipe or a device" in sentence
 
 
@@ -578,9 +571,9 @@ def test_a_prompt_is_text_everywhere(capfd: pytest.CaptureFixture, recipe: Path,
     assert not set(printed) & {"\x1b", "\x07", "\0", "\u202e"}
 
 
-def test_what_is_printed_cannot_steer_a_terminal(capsys: pytest.CaptureFixture, recipe: Path) -> None:
+def test_what_is_printed_cannot_steer_a_terminal(refused: Callable, recipe: Path) -> None:
     assert shown("a\x1b[2J\tb\r\nc\x9b\u202ed\0  é鴨") == "a [2J b c d é鴨"
     for arguments in (["x\x1b[2J"], ["fit", "--config=\x1b[2J"], ["fit", "--config", recipe, "--\x1b[2J=3"]):
-        assert "\x1b" not in refused(capsys, *arguments)
-    assert "\x1b" not in refused(capsys, "fit", "--config", recipe, "--ckpt_path=\x1b[2J")
-    assert "\x1b" not in refused(capsys, "view", "\x1b[2J.ply")
+        assert "\x1b" not in refused(*arguments)
+    assert "\x1b" not in refused("fit", "--config", recipe, "--ckpt_path=\x1b[2J")
+    assert "\x1b" not in refused("view", "\x1b[2J.ply")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -149,7 +150,7 @@ def test_images_have_no_views_and_without_clips_two_figures(small: Path) -> None
     assert set(judge.measure(module, Canvas(), None, render)) == {"saturation", "sharpness", "clip_score_clip-small"}
 
 
-def test_from_the_command_line(small: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_from_the_command_line(small: Path, recipe: Path, tmp_path: Path, refused: Callable) -> None:
     """Beside the recipe's own judge, in fit and in test; what a CLIP lacks is said in a sentence, with code 4."""
     run = small_run(recipe, "--trainer.max_steps=1", "--snapshots.every=0", f"--judge={small}")
     names = {f"{figure}_clip-small" for figure in ("clip_score", "view_consistency", "janus")}
@@ -166,20 +167,12 @@ def test_from_the_command_line(small: Path, recipe: Path, tmp_path: Path, capsys
     for name in ("preprocessor_config.json", "model.safetensors", "merges.txt"):
         (again / name).rename(tmp_path / "aside")
         lack = "has no weights" if "model" in name else "is no whole CLIP"
-        assert lack in refused(capsys, "test", str(run), "--judge", str(again))
+        assert lack in refused("test", run, "--judge", again, code=4)
         (tmp_path / "aside").rename(again / name)
     (again / "model.safetensors").write_bytes((again / "model.safetensors").read_bytes()[:1000])
     for place, lack in ((again, "is torn"), (tmp_path / "none", "There is no"), ("openai/clip-vit", "HF_HUB_OFFLINE")):
-        assert lack in refused(capsys, "fit", "--config", str(recipe), "--run.name=two", "--judge", str(place))
+        assert lack in refused("fit", "--config", recipe, "--run.name=two", "--judge", place, code=4)
     assert not run.with_name("two").exists()
-
-
-def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
-    """The one sentence of a command whose CLIP can't be had."""
-    capsys.readouterr()
-    assert main([*arguments]) == 4
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("asdkit:")]
-    return line
 
 
 def test_clips_need_names_of_their_own() -> None:

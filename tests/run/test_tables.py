@@ -80,8 +80,8 @@ def test_numbers_have_three_figures() -> None:
         {"method": "SDS", "prompt": "c", "psnr": -0.3, "seconds": 1200.0},
     ]
     names = ("method", "prompt", "psnr", "azimuth", "seconds", "never")
-    assert tables.markdown(rows, {name: name.title() for name in names}).splitlines() == [
-        "| Method | Prompt | Psnr | Azimuth | Seconds | Never |",
+    assert tables.markdown(rows, names).splitlines() == [
+        "| method | prompt | psnr | azimuth | seconds | never |",
         "|---|---|---|---|---|---|",
         "| ASD | a\\|b | 20 | 1 | 118 |  |",
         "| SDS | c | -0.3 |  | 1200 |  |",

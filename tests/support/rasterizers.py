@@ -87,8 +87,9 @@ def table(facts: dict[str, Any]) -> str:
         shown = {"seconds": 1e3 * row["seconds"], "processor": 1e3 * row["processor_seconds"]}
         shown |= {"to_reference": row[clock] / known["torch", count, size], "growth": fewer and row[clock] / fewer}
         shown["memory"] = row["memory"] and row["memory"] / 2**20
-        lines.append(row | shown)
-    return f"{bench_report.machine_line(facts)}\n\n{markdown(lines, _COLUMNS)}".rstrip()
+        known_of = row | shown
+        lines.append({heading: known_of[name] for name, heading in _COLUMNS.items()})
+    return f"{bench_report.machine_line(facts)}\n\n{markdown(lines)}".rstrip()
 
 
 if __name__ == "__main__":

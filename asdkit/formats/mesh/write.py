@@ -30,8 +30,7 @@ class Texture(NamedTuple):
 def bake(mesh: Mesh, volume: Volume, size: int = 1024) -> Texture:
     """A texture with the volume's colours, which carry on beyond the charts' borders.
 
-    It is `size` pixels high and wide. Unwrapping takes 2 s for 20,000 faces but 17 s for 80,000: let `extract` make
-    do with few.
+    It is `size` pixels high and wide. Unwrapping takes 2 s for 20,000 faces, 17 s for 80,000: let `extract` make few.
     """
     xatlas, spread = require_package("xatlas", "mesh"), require_package("scipy.ndimage", "mesh").distance_transform_edt
     atlas, packing = xatlas.Atlas(), xatlas.PackOptions()

@@ -1,6 +1,7 @@
 """Figures and tables as `figures.yaml` declares them, and the runs that they need, each of which is made once."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -31,8 +32,7 @@ class Subject:
 class Part:
     """What is made: a recipe, its iterations in full and in quick runs, what one costs, and its prompts.
 
-    One of the `toybox` needs true pictures, and its own prior. `given` is the function that makes the file with this
-    `ending` which a run is given.
+    One of the `toybox` needs true pictures, and its own prior. `given` names the function that makes a run's file.
     """
 
     name: str
@@ -67,14 +67,14 @@ class Rule:
     measure: str
     of: str
     than: str
-    low: float
-    high: float
+    between: Sequence[float]
     part: str = ""
 
     def __str__(self) -> str:
+        low, high = self.between
         said = {(-math.inf, 0.0): "smaller than", (0.0, math.inf): "larger than"}
-        near = f"at most {-self.low:g} below" if self.high == math.inf else f"within {self.high:g} of"
-        return f"{self.measure} of {self.of} {said.get((self.low, self.high), near)} that of {self.than}"
+        near = f"at most {-low:g} below" if high == math.inf else f"within {high:g} of"
+        return f"{self.measure} of {self.of} {said.get((low, high), near)} that of {self.than}"
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,8 @@ class Figures:
         """The runs of a figure, and after them nothing that they start from."""
         runs = []
         for cell in figure.cells:
-            part, count = self.parts[cell["part"]], min(size.prompts, cell.get("prompts", size.prompts))
-            subjects = part.prompts[cell.get("skip", 0) :][:count]
+            part, first = self.parts[cell["part"]], cell.get("skip", 0)
+            subjects = part.prompts[first : first + min(size.prompts, cell.get("prompts", size.prompts))]
             methods = [method for sweep in cell.get("sweeps", ()) for method in _swept(self.sweeps[sweep])]
             methods += [self.methods[name] for name in cell.get("methods", ())]
             for method, subject in product(methods, subjects):
@@ -158,20 +158,19 @@ class Figures:
 def declared() -> Figures:
     """What the file says."""
     said = yaml.safe_load(Path(__file__).with_name("figures.yaml").read_text("utf-8"))
+    for given in said["parts"].values():
+        given["prompts"] = [Subject(**p) if isinstance(p, dict) else Subject(p) for p in given["prompts"]]
+    for given in said["figures"].values():
+        given["rules"] = [Rule(**rule) for rule in given["rules"]]
     methods = [_method(name, given) for name, given in said["methods"].items()]
     methods += [method for sweep in said["sweeps"].values() for method in _swept(sweep)]
     return Figures(
         said["truth"],
-        {name: _part(name, **given) for name, given in said["parts"].items()},
+        {name: Part(name, **given) for name, given in said["parts"].items()},
         {method.name: method for method in methods},
-        {name: _figure(name, **given) for name, given in said["figures"].items()},
+        {name: Figure(name, **given) for name, given in said["figures"].items()},
         said["sweeps"],
     )
-
-
-def _part(name: str, prompts: Sequence[Any], **given: Any) -> Part:
-    subjects = [Subject(**prompt) if isinstance(prompt, dict) else Subject(prompt) for prompt in prompts]
-    return Part(name=name, prompts=subjects, **given)
 
 
 def _method(name: str, given: Any, **more: Any) -> Method:
@@ -189,14 +188,6 @@ def _swept(sweep: Mapping[str, Any]) -> list[Method]:
     return methods
 
 
-def _figure(name: str, rules: Sequence[Mapping[str, Any]], **given: Any) -> Figure:
-    return Figure(name=name, rules=[_rule(**rule) for rule in rules], **given)
-
-
-def _rule(between: tuple[float, float], **given: Any) -> Rule:
-    return Rule(**given, low=between[0], high=between[1])
-
-
 def as_cell(
     run: Planned, size: Size, further: Sequence[str], given: Path, start: Path | None = None, prior: str = ""
 ) -> Cell:
@@ -206,11 +197,10 @@ def as_cell(
     """
     part, method, subject = run.part, run.method, run.subject
     options = ["--config", part.recipe, f"--trainer.max_steps={size.steps(part)}"]
-    facts = {"{given}": str(given), "{azimuth}": f"{subject.azimuth_deg:g}", "{run}": str(start)}
+    facts = {"given": given, "azimuth": f"{subject.azimuth_deg:g}", "run": start}
+    words = re.compile(r"\{(given|azimuth|run)\}")  # other braces are the option's own
     for option in (*part.options, *subject.options, *method.options):
-        for word, fact in facts.items():  # other braces are the option's own
-            option = option.replace(word, fact)
-        options.append(option)
+        options.append(words.sub(lambda match: str(facts[match[1]]), option))
     options += [option.format(run.seed) for option in part.seed]
     labels: dict[str, str | int | float] = {"part": part.name, "method": method.name, "seed": run.seed}
     return Cell(subject.prompt, labels, [*options, *further], prior)

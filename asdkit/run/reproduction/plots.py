@@ -11,6 +11,8 @@ from asdkit.core.optional import require_package
 from asdkit.run.reproduction.statistics import Interval
 
 _WIDTH = 4.8  # in inches
+Curves = Mapping[str, Sequence[tuple[float, Interval]]]  # by name the points, each a place and a mean
+Lines = Mapping[str, Sequence[tuple[float, float]]]
 
 
 def points(title: str, of: Mapping[str, Interval]) -> str:
@@ -25,13 +27,7 @@ def points(title: str, of: Mapping[str, Interval]) -> str:
     return _address(figure)
 
 
-def curves(
-    title: str,
-    of: Mapping[str, Sequence[tuple[float, Interval]]],
-    predictions: Mapping[str, Sequence[tuple[float, float]]],
-    label: str,
-    log: bool = False,
-) -> str:
+def curves(title: str, of: Curves, predictions: Lines, label: str, log: bool = False) -> str:
     """The same of curves with error bars, and dotted what lambda_eff predicts of them; `label` is of the x axis."""
     figure, panel = _panel(3.2)
     for name, curve in of.items():

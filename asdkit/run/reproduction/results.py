@@ -39,7 +39,7 @@ def _judged(rule: Rule, part: str, runs: Sequence[Run]) -> list[dict[str, Any]]:
             ends = [None if known.count < 2 else round(end, 6) for end in (known.low, known.high)]
             words = str(rule).replace(rule.measure, measure, 1)
             entry = {"part": part, "rule": words, "pairs": known.count, "mean": round(known.mean, 6)}
-            entries.append(entry | {"interval": ends, "verdict": verdict(known, rule.low, rule.high)})
+            entries.append(entry | {"interval": ends, "verdict": verdict(known, *rule.between)})
     nothing = {"part": part, "rule": str(rule), "pairs": 0, "mean": None, "interval": [None, None]}
     return entries or [nothing | {"verdict": NOT_JUDGED}]
 
@@ -75,22 +75,17 @@ def of_figure(results: Mapping[str, Any], name: str) -> list[Run]:
 
 def verdicts(results: Mapping[str, Any]) -> str:
     """All figures and their verdicts, as Markdown."""
-    rows = [{"figure": f["title"], "claim": f["claim"], "verdict": f["verdict"]} for f in results["figures"].values()]
-    return markdown(rows, {name: name for name in ("figure", "claim", "verdict")})
+    return markdown([{"figure": f["title"], **f} for f in results["figures"].values()], ["figure", "claim", "verdict"])
 
 
 def table(runs: Sequence[Run], show: Iterable[str]) -> str:
     """The `estimates` as Markdown."""
-    names, rows = estimates(runs, show)
-    return markdown(rows, {name: name for name in names})
+    columns, rows = estimates(runs, show)
+    return markdown(rows, columns)
 
 
 def estimates(runs: Sequence[Run], show: Iterable[str]) -> tuple[list[str], list[dict[str, str]]]:
-    """The mean of each measure over the prompts and seeds of a part and a method, and half its 95 % interval.
-
-    Returns:
-        The columns, and a row for each part and method, below those of a part one for each of its references.
-    """
+    """The columns, and a row of means over prompts and seeds for each part and method, and for a part's references."""
     columns, rows = measures(show, runs), []
     for part in dict.fromkeys(run["part"] for run in runs):
         members = [run for run in runs if run["part"] == part]
@@ -98,7 +93,7 @@ def estimates(runs: Sequence[Run], show: Iterable[str]) -> tuple[list[str], list
         groups |= {reference: (prefix, members) for reference, prefix in REFERENCES.items()}
         for method, (prefix, group) in groups.items():
             values = {name: values_of(f"{prefix}{name}", group) for name in columns}
-            known = {name: _estimate(numbers) for name, numbers in values.items() if numbers}
+            known = {name: str(interval(numbers)) for name, numbers in values.items() if numbers}
             rows += [{"part": part, "method": method, **known}] if known or not prefix else []
     return ["part", "method", *columns], rows
 
@@ -111,11 +106,6 @@ def methods_of(runs: Iterable[Run]) -> list[str]:
 def values_of(measure: str, runs: Iterable[Run]) -> list[float]:
     """What the runs have of a measure."""
     return [run["metrics"][measure] for run in runs if measure in run["metrics"]]
-
-
-def _estimate(values: Sequence[float]) -> str:
-    known = interval(values)
-    return cell_text(known.mean) + (f" ± {cell_text(known.high - known.mean)}" if known.count > 1 else "")
 
 
 def difference(rule: Mapping[str, Any]) -> str:

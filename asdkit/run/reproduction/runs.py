@@ -23,16 +23,8 @@ class Reproduction:
     What is kept of a run is its row in `results.json`, and its pictures, small, beside it. A run that is kept there is
     not made again, with or without its folder, unless its options, recipe or prior are others now.
 
-    Args:
-        figures: that can be made with this prior.
-        names: of those that are made; others stay on the page, as far as they are kept.
-        prior: the digest of its weights.
-
-    Attributes:
-        grids: of the missing runs that start from nothing, and of those that start from other runs.
-
-    Raises:
-        UsageError: the folder holds a full reproduction, which a quick one would replace.
+    Of all `figures` that can be made with this prior, those of these `names` are made; others stay on the page, as far
+    as they are kept. `grids` are of the missing runs: of those that start from nothing, and from other runs.
     """
 
     def __init__(
@@ -45,13 +37,18 @@ class Reproduction:
             before = {}
         self._kept = {row["folder"]: row for row in before.get("runs", []) if row["folder"] and "pictures" in row}
         self.figures = [figure for figure in figures if figure.name in {*names, *before.get("figures", {})}]
-        self.size, self.further, self.prior, self.out = size, list(further), prior, out
+        self.size, self.out = size, out
         self.planned = {figure.name: declared().runs(figure, size) for figure in self.figures}
         self._cells: dict[tuple[str, ...], Cell] = {}
         self.grids: list[Grid] = []
         needed = _by_key(run for figure in figures for run in declared().runs(figure, size))
         for title, later in (("runs", False), ("runs after runs", True)):
-            cells = {key: self._cell(run) for key, run in needed.items() if bool(run.method.after) == later}
+            cells = {}
+            for key, run in needed.items():
+                first = declared().before(run)
+                if bool(first) == later:
+                    start = self._folder(first) if first else None
+                    cells[key] = as_cell(run, size, further, self._given(run), start, prior)
             self._cells |= cells
             self.grids += [Grid([*cells.values()], [], title, self.out)] if cells else []
         self._missing = _by_key(run for name in names for run in self.planned[name] if not self.row(run))
@@ -60,11 +57,6 @@ class Reproduction:
 
     def _grid(self, run: Planned) -> Grid:
         return self.grids[-1 if run.method.after else 0]
-
-    def _cell(self, run: Planned) -> Cell:
-        before = declared().before(run)
-        start = self._folder(before) if before else None
-        return as_cell(run, self.size, self.further, self._given(run), start, self.prior)
 
     def _folder(self, run: Planned) -> Path:
         return self._grid(run).run_folder(self._cells[run.key])

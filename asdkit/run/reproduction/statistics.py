@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from asdkit.run.tables import cell_text
+
 CONFIRMED, REFUTED, NOT_SHOWN, NOT_JUDGED = "confirmed", "refuted", "not shown", "not judged"
 _LEVEL = 0.95
 
@@ -20,6 +22,10 @@ class Interval:
     low: float
     high: float
     count: int
+
+    def __str__(self) -> str:
+        """The mean and, of several values, half the interval."""
+        return cell_text(self.mean) + (f" ± {cell_text(self.high - self.mean)}" if self.count > 1 else "")
 
 
 def interval(values: Sequence[float]) -> Interval:
@@ -42,9 +48,7 @@ def verdict(difference: Interval, low: float, high: float) -> str:
 
 
 def joint(verdicts: Sequence[str]) -> str:
-    """The verdict of several claims together: refuted by one of them, confirmed by all, else not shown; not judged
-    where none could be.
-    """
+    """The verdict of claims together: refuted by one, confirmed by all, else not shown; not judged where none was."""
     if not {*verdicts} - {NOT_JUDGED}:
         return NOT_JUDGED
     return REFUTED if REFUTED in verdicts else CONFIRMED if {*verdicts} == {CONFIRMED} else NOT_SHOWN

@@ -56,7 +56,7 @@ def table(figures: Figures) -> str:
     for name, (words, least) in WANTED.items():
         wanted = {} if least is None else {"wanted": least, "reached": "yes" if figures[name] >= least else "no"}
         rows.append({"figure": words, "value": figures[name]} | wanted)
-    return markdown(rows, {heading: heading for heading in ("figure", "value", "wanted", "reached")})
+    return markdown(rows, ["figure", "value", "wanted", "reached"])
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ def test_rules_speak_of_methods_that_the_figure_has(name: str) -> None:
     for rule in figure.rules:
         parts = [cell["part"] for cell in figure.cells if rule.part in ("", cell["part"])]
         assert any({rule.of, rule.than} - {*REFERENCES} <= methods_of(figure, part) for part in parts), str(rule)
-        assert rule.low < rule.high and {rule.low, rule.high} != {float("-inf"), float("inf")}
+        assert rule.between[0] < rule.between[1] and {*rule.between} != {float("-inf"), float("inf")}
     assert figure.claim.endswith(".") and figure.rules and figure.show
 
 
