@@ -225,9 +225,6 @@ class FDivergence(Field):
         self.field, self.divergence, self.sharpness, self.limit = field, divergence, sharpness, limit
         keep_unregistered(self, "_judge", judge)
 
-    def parts(self) -> list[Field]:
-        return [self.field]
-
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         value = self.field(x)
         log_ratio = (self.sharpness * self._judge.log_ratio(x)).clamp(-self.limit, self.limit)

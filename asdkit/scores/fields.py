@@ -36,8 +36,8 @@ class Field(Part, nn.Module, ABC):
         """The field's value at x."""
 
     def parts(self) -> "list[Field]":
-        """The fields this one is made of; none for a leaf."""
-        return []
+        """The fields this one is made of: those that are its submodules, in their order; none for a leaf."""
+        return [child for child in self.children() if isinstance(child, Field)]
 
     def leaves(self) -> "list[Field]":
         """Every field of the expression that is not itself an expression, once each."""
@@ -128,9 +128,6 @@ class Sum(Field):
         super().__init__()
         self.first, self.second = first, second
 
-    def parts(self) -> list[Field]:
-        return [self.first, self.second]
-
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         x.prefetch(self.needs(x))
         return self.first(x) + self.second(x)
@@ -147,9 +144,6 @@ class Scaled(Field):
     def __init__(self, field: Field, scale: Factor) -> None:
         super().__init__()
         self.field, self.scale = field, scale
-
-    def parts(self) -> list[Field]:
-        return [self.field]
 
     def needs(self, x: Noised) -> list[Need]:
         return self.field.needs(x) if value_at(self.scale, x.step) else []
@@ -228,9 +222,6 @@ class PerpNegPrompt(Field):
             Prompt(of_source=of_source, words=words) for words in ("blended", "front", "side")
         )
 
-    def parts(self) -> list[Field]:
-        return [self.null, self.prompt, self.front, self.side]
-
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         words, views = x.prior.view_words, x.views
         if words is None or views is None:
@@ -290,9 +281,6 @@ class CFG(Field):
             if self.options.perp_neg is not None:
                 self.prompt = PerpNegPrompt(self.options.perp_neg, self.null, self.prompt.of_source)
         super().take_words(prompt, source, cfg)
-
-    def parts(self) -> list[Field]:
-        return [self.null, self.prompt]
 
     def needs(self, x: Noised) -> list[Need]:
         scale = value_at(self.scale, x.step)

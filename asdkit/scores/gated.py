@@ -22,9 +22,6 @@ class Stages(Field):
         super().__init__()
         self.first, self.second, self.at = first, second, at
 
-    def parts(self) -> list[Field]:
-        return [self.first, self.second]
-
     def now(self, x: Noised) -> Field:
         """The field of x's iteration."""
         return self.first if x.step < self.at else self.second
@@ -47,9 +44,6 @@ class Above(Field):
     def __init__(self, field: Field, t_from: Share) -> None:
         super().__init__()
         self.field, self.t_from = field, t_from
-
-    def parts(self) -> list[Field]:
-        return [self.field]
 
     def _above(self, x: Noised, t: Int[Tensor, " B"]) -> Bool[Tensor, " B"]:
         return t >= self.t_from * len(x.prior.schedule)

@@ -25,9 +25,6 @@ class Redrawn(Field):
         super().__init__()
         self.field = field
 
-    def parts(self) -> list[Field]:
-        return [self.field]
-
     def needs(self, x: Noised) -> list[Need]:
         return []
 
@@ -101,9 +98,6 @@ class Inverted(Redrawn):
     def take_words(self, prompt: str, source: str | None, cfg: CFGOptions) -> None:
         self.field.take_words(prompt, source, cfg)
         self.along.take_words(prompt, source, PLAIN_CFG)  # what is followed is the plain prediction
-
-    def parts(self) -> list[Field]:
-        return [self.field, self.along]
 
     def redraw(self, x: Noised) -> Noised:
         return x.derived(self, lambda: self._invert(x))

@@ -46,9 +46,6 @@ class Reweighted(Field):
         self.field.take_words(prompt, source, cfg)
         self.judged.take_words(prompt, source, PLAIN_CFG)  # pictures are judged as the plain prediction shows them
 
-    def parts(self) -> list[Field]:
-        return [self.field, self.judged]
-
     def needs(self, x: Noised) -> list[Need]:
         return []
 

@@ -151,9 +151,6 @@ class ParticleOpinion(Field):
         super().__init__()
         self.fake, self.text = ParticleScore(), Prompt()
 
-    def parts(self) -> list[Field]:
-        return [self.fake, self.text]
-
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         return self.fake(x)
 
