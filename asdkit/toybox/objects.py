@@ -35,7 +35,7 @@ def _read() -> Any:
 
 
 _DATA = _read()
-_TINTS: dict[str, Colour] = {word: tuple(colour) for word, colour in _DATA["tints"].items()}
+COLOURS, _TINTS = ({word: (r, g, b) for word, (r, g, b) in _DATA[name].items()} for name in ("colours", "tints"))
 KINDS: dict[str, Kind] = {name: Kind(**entry) for name, entry in _DATA["kinds"].items()}
 STACK_TOPS, STACK_BOTTOMS = tuple(_DATA["stack_tops"]), tuple(_DATA["stack_bottoms"])
 
