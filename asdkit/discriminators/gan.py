@@ -14,6 +14,7 @@ from torch.nn.functional import layer_norm, relu, softplus
 
 from asdkit.core.bounds import Count, Positive
 from asdkit.core.parts import Part
+from asdkit.core.randomness import seeded
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.discriminators.discriminator import Discriminator
 from asdkit.discriminators.real_samples import PriorSamples, RealSamples
@@ -157,8 +158,7 @@ class GANHead(Field):
         self._phi.setup(prior)
         middle, width = _middle(self._phi.adapter.network(prior), prior.channels or 3)
         middle.register_forward_hook(lambda module, args, output: setattr(self, "_features", output))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.init_seed)
+        with seeded(self.init_seed):
             self.head(torch.zeros(1, width))
 
     def logits(self, x: Noised) -> Float[Tensor, " B"]:
