@@ -178,7 +178,8 @@ def load_pipeline(net: Denoiser, folder: Path) -> None:
         try:
             weights = {mine.get(k, k): v for k, v in _tensors(folder / name, "text_model.").items()}
             if name == "text_encoder":
-                _grow_text(weights, module.state_dict(), _vocabulary(folder), net.tokenizer.get_vocab())
+                words = json.loads((folder / "tokenizer" / "vocab.json").read_text())
+                _grow_text(weights, module.state_dict(), words, net.tokenizer.get_vocab())
             module.load_state_dict(weights)
         except (OSError, KeyError, RuntimeError) as error:
             raise ValueError(f"{folder / name} can't be started from: {str(error).splitlines()[0]}") from error
@@ -192,10 +193,6 @@ def _tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
     if not files:
         raise FileNotFoundError("it holds no safetensors")
     return {key.removeprefix(prefix): value for file in files for key, value in load_file(file).items()}
-
-
-def _vocabulary(folder: Path) -> dict[str, int]:
-    return json.loads((folder / "tokenizer" / "vocab.json").read_text())
 
 
 def _grow_text(
