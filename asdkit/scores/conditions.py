@@ -26,3 +26,6 @@ class Condition:
     def sees_camera(self) -> bool:
         """Whether the camera itself belongs to the condition."""
         return self.view_dependent and self.words in ("nearest", "blended")
+
+
+NULL = Condition("", view_dependent=False)

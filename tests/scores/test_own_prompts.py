@@ -13,11 +13,10 @@ from torch import Tensor
 
 import asdkit
 from asdkit.rendering.cameras import Batch, Views, ring
-from asdkit.scores.conditions import Condition, Words
+from asdkit.scores.conditions import NULL, Condition, Words
 from asdkit.scores.draws import Draws
 from asdkit.scores.prior import Noised
 
-NULL = Condition("", view_dependent=False)
 RUN, OWN = "a red view", ("a red cube", "a cube", "a red cube", "red")
 B = len(OWN)
 SOME = torch.tensor([20, 500, 700, 970])

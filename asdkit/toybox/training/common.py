@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import nn
 
 from asdkit.priors.locate import EMBEDDED, locate
@@ -30,9 +31,10 @@ class Training(pl.LightningModule):
         steps = self.trainer.max_steps
         return min(1.0, (step + 1) / WARMUP, max(0.0, (steps - step) / (0.25 * steps)))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        settings: Any = self.hparams
         weights = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(weights, lr=self.hparams.learning_rate, **self.adamw)
+        optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, **self.adamw)
         rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
