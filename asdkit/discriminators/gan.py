@@ -19,7 +19,7 @@ from asdkit.core.unregistered import keep_unregistered
 from asdkit.discriminators.discriminator import Discriminator
 from asdkit.discriminators.real_samples import PriorSamples, RealSamples
 from asdkit.scores.cfg_options import CFGOptions
-from asdkit.scores.fields import Factor, Field
+from asdkit.scores.fields import Expression, Factor, Field
 from asdkit.scores.prior import Adapter, Noised, Prior, Samples
 
 Logits = Float[Tensor, " B"]
@@ -195,7 +195,7 @@ class GANHead(Field):
         return _told_apart(self.gan_loss, self.logits, x, real, self.real_samples.rows(x))
 
 
-class FDivergence(Field):
+class FDivergence(Expression):
     """Descends another divergence than reverse KL: h(r) times the residual e_real - e_fake (f-distill, 2502.15681).
 
     For a divergence E_q[f(p/q)] of the fake density q from the real density p, h(r) = r^2 f''(r), divided here by its

@@ -36,8 +36,8 @@ class Field(Part, nn.Module, ABC):
         """The field's value at x."""
 
     def parts(self) -> "list[Field]":
-        """The fields this one is made of: those that are its submodules, in their order; none for a leaf."""
-        return [child for child in self.children() if isinstance(child, Field)]
+        """The fields this one is made of; none for a leaf."""
+        return []
 
     def leaves(self) -> "list[Field]":
         """Every field of the expression that is not itself an expression, once each."""
@@ -116,7 +116,14 @@ class Field(Part, nn.Module, ABC):
         return Scaled(self, -1.0)
 
 
-class Sum(Field):
+class Expression(Field):
+    """A field that is made of the fields that are its submodules, in their order."""
+
+    def parts(self) -> list[Field]:
+        return [child for child in self.children() if isinstance(child, Field)]
+
+
+class Sum(Expression):
     """The sum of two fields, written first + second in Python. Both predict their conditions in one network call.
 
     Args:
@@ -133,7 +140,7 @@ class Sum(Field):
         return self.first(x) + self.second(x)
 
 
-class Scaled(Field):
+class Scaled(Expression):
     """A field times a number, written scale * field in Python.
 
     Args:
@@ -206,7 +213,7 @@ def Null() -> Field:
     return Prompt("", view_dependent=False)
 
 
-class PerpNegPrompt(Field):
+class PerpNegPrompt(Expression):
     """e_y with Perp-Neg: it subtracts a part of the other directions' prompts; see `PerpNeg`.
 
     Args:
@@ -238,7 +245,7 @@ class PerpNegPrompt(Field):
         return value
 
 
-class CFG(Field):
+class CFG(Expression):
     """Classifier-free guidance: e_null + lambda (e_y - e_null).
 
     asdkit has this one convention, like the paper and diffusers: scale 1 is the plain conditional prediction, 0 is the

@@ -5,11 +5,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from asdkit.core.bounds import Share, Whole
-from asdkit.scores.fields import Field
+from asdkit.scores.fields import Expression, Field
 from asdkit.scores.prior import Need, Noised
 
 
-class Stages(Field):
+class Stages(Expression):
     """Takes one field before an iteration, and another from it on.
 
     Args:
@@ -33,7 +33,7 @@ class Stages(Field):
         return self.now(x)(x)
 
 
-class Above(Field):
+class Above(Expression):
     """Takes a field where t is at least `t_from`, and zero below. It is evaluated only if some sample needs it.
 
     Args:

@@ -12,13 +12,13 @@ from asdkit.core.bounds import AtLeast, Count, Positive, Share
 from asdkit.core.parts import require
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
-from asdkit.scores.fields import CFG, Factor, Field
+from asdkit.scores.fields import CFG, Expression, Factor, Field
 from asdkit.scores.prior import Need, Noised, Prior
 
 Interval = Annotated[float, AtLeast(0, below=1)]  # as a share of the schedule
 
 
-class Redrawn(Field):
+class Redrawn(Expression):
     """A field evaluated at a draw made from the given one."""
 
     def __init__(self, field: Field) -> None:
