@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import yaml
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
@@ -19,27 +21,7 @@ from asdkit.discriminators.adapters import UNetCopy
 
 _JOIN_SECONDS = "ASDKIT_JOIN_SECONDS"  # a variable
 
-_REASONS = {
-    "DeepSpeedStrategy": "it takes one optimiser alone, and a discriminator has its own",
-    "FSDPStrategy": "it replaces parameters by flat ones, which density control can't write into",
-    "ModelParallelStrategy": "its checkpoints are folders, which no other strategy can resume from",
-    "XLAStrategy": "it does not reduce through torch.distributed, by which gradients are averaged",
-}
-
-_MORE_VIEWS = "--data.views_per_step takes more views, and --model.rendering.chunk some of them at a time"
-_AVERAGE = "a Network has an average of its own, --model.generator.average"
-_INSTEAD = {
-    "accumulate_grad_batches": _MORE_VIEWS,
-    "GradientAccumulationScheduler": _MORE_VIEWS,
-    "BatchSizeFinder": _MORE_VIEWS,
-    "gradient_clip_val": "--model.discriminator.clip limits the discriminator's, and Adam needs none",
-    "WeightAveraging": _AVERAGE,
-    "StochasticWeightAveraging": _AVERAGE,
-    "ModelPruning": "--model.generator.density removes Gaussians",
-    "BaseFinetuning": "what learns are the generator and the discriminator's adapter, from the start",
-    "SpikeDetection": "a run ends by itself at the first value that is not finite",
-    "LearningRateFinder": "the rates are the generator's and --model.discriminator.lr",
-}
+_REFUSED: dict[str, dict[str, str]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 
 
 class Sharded(ModelParallelStrategy):
@@ -70,9 +52,9 @@ def check_strategy(strategy: type) -> None:
     for base in strategy.__mro__:  # the strategies of DeepSpeed and XLA are subclasses of DDP's
         if base in (SingleDeviceStrategy, DDPStrategy, Sharded):
             return
-        if base.__name__ in _REASONS:
+        if base.__name__ in _REFUSED["strategies"]:
             break
-    reason = _REASONS.get(base.__name__, "it is not known to average the gradients of two optimisers")
+    reason = _REFUSED["strategies"].get(base.__name__, "it is not known to average the gradients of two optimisers")
     raise ValueError(
         f"trainer.strategy {strategy.__name__} can't be used, for {reason}; take --trainer.strategy=ddp, "
         "or model_parallel for a prior that is too large for one device."
@@ -90,10 +72,11 @@ def check_precision(precision: str | int | None) -> None:
 
 def check_optimization(accumulate: Any, clip: Any, callbacks: Iterable[type]) -> None:
     """Refuse, by a ValueError, what Lightning does to the one optimiser that it knows, and say what does it here."""
+    instead = _REFUSED["options"]
     asked = {"accumulate_grad_batches": accumulate not in (None, 1), "gradient_clip_val": clip is not None}
-    asked |= {kind.__name__: True for callback in callbacks for kind in callback.__mro__ if kind.__name__ in _INSTEAD}
+    asked |= {kind.__name__: True for callback in callbacks for kind in callback.__mro__ if kind.__name__ in instead}
     for name in (name for name, is_asked in asked.items() if is_asked):
-        raise ValueError(f"trainer's {name} can't be used, for a step has two optimisers; {_INSTEAD[name]}.")
+        raise ValueError(f"trainer's {name} can't be used, for a step has two optimisers; {instead[name]}.")
 
 
 def checked_trainer(module: pl.LightningModule) -> pl.Trainer | None:

@@ -1,7 +1,8 @@
 """Stateless randomness: a draw depends on (seed, rank, step, purpose) alone, so that resuming is exact."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,14 @@ def generator_for(seed: int, step: int, purpose: str, rank: int = 0) -> torch.Ge
     """
     digest = hashlib.blake2b(f"{seed}/{rank}/{step}/{purpose}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within this context torch's global generator starts from a seed; afterwards it goes on on the CPU as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def normal(rows: Rows, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from asdkit.core.bounds import Whole
 from asdkit.core.parts import require
+from asdkit.core.randomness import seeded
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.rendering.cameras import Views
 from asdkit.scores.camera_embedding import CameraEmbedding
@@ -50,8 +51,7 @@ class Attached(Adapter):
             keep_unregistered(self, "_other_prior", self.model(prior))
             _require_alike(prior, self._other_prior)
         prior = self.model(prior)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.init_seed)
+        with seeded(self.init_seed):
             self.attach(prior)
             if self._use_camera and prior.time_width:
                 self.camera = CameraEmbedding(prior.time_width)

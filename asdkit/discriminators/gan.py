@@ -14,11 +14,12 @@ from torch.nn.functional import layer_norm, relu, softplus
 
 from asdkit.core.bounds import Count, Positive
 from asdkit.core.parts import Part
+from asdkit.core.randomness import seeded
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.discriminators.discriminator import Discriminator
 from asdkit.discriminators.real_samples import PriorSamples, RealSamples
 from asdkit.scores.cfg_options import CFGOptions
-from asdkit.scores.fields import Factor, Field
+from asdkit.scores.fields import Expression, Factor, Field
 from asdkit.scores.prior import Adapter, Noised, Prior, Samples
 
 Logits = Float[Tensor, " B"]
@@ -157,8 +158,7 @@ class GANHead(Field):
         self._phi.setup(prior)
         middle, width = _middle(self._phi.adapter.network(prior), prior.channels or 3)
         middle.register_forward_hook(lambda module, args, output: setattr(self, "_features", output))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.init_seed)
+        with seeded(self.init_seed):
             self.head(torch.zeros(1, width))
 
     def logits(self, x: Noised) -> Float[Tensor, " B"]:
@@ -195,7 +195,7 @@ class GANHead(Field):
         return _told_apart(self.gan_loss, self.logits, x, real, self.real_samples.rows(x))
 
 
-class FDivergence(Field):
+class FDivergence(Expression):
     """Descends another divergence than reverse KL: h(r) times the residual e_real - e_fake (f-distill, 2502.15681).
 
     For a divergence E_q[f(p/q)] of the fake density q from the real density p, h(r) = r^2 f''(r), divided here by its
@@ -224,9 +224,6 @@ class FDivergence(Field):
         super().__init__()
         self.field, self.divergence, self.sharpness, self.limit = field, divergence, sharpness, limit
         keep_unregistered(self, "_judge", judge)
-
-    def parts(self) -> list[Field]:
-        return [self.field]
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         value = self.field(x)

@@ -1,16 +1,14 @@
 """When and how fast the discriminator learns."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from asdkit.core.bounds import Count, LearningRate, NonNegative, Whole, checked
+from asdkit.core.bounds import Count, LearningRate, NonNegative, Whole, settings
 
 
-@checked
-@dataclass(frozen=True)
+@settings
 class DiscriminatorSteps:
     """How often and how fast the discriminator learns within the iterations of a run.
 

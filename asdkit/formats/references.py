@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from asdkit.core.bounds import AtLeast, Between, NonNegative, Weight, checked
+from asdkit.core.bounds import AtLeast, Between, NonNegative, Weight, settings
 from asdkit.core.parts import Part, require
 from asdkit.core.ramps import Ramp, value_at
 from asdkit.core.randomness import to_device
@@ -18,8 +18,7 @@ from asdkit.formats.poses import Frame, read_transforms, undistorted
 from asdkit.rendering.cameras import OPAQUE, Posed, Views, orbit, posed
 
 
-@checked
-@dataclass(frozen=True)
+@settings
 class Reconstruction:
     """The weights of the loss that pulls the generator's pictures to the references, seen from the same cameras.
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from asdkit.core.bounds import Count, LearningRate, Positive, Within
 from asdkit.core.contexts import replaced
 from asdkit.core.parts import require
-from asdkit.core.randomness import to_device
+from asdkit.core.randomness import seeded, to_device
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.generators.base import Generator, Render, computed, needs_cameras, set_rates
 from asdkit.generators.nerf import NeRF, NeRFRates
@@ -72,8 +72,7 @@ class Amortized3D(Generator):
             occupancy_every=0,  # which cells are empty, each prompt says
         )  # fmt: skip
         self.owns_background = self.field.owns_background
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(init_seed)
+        with seeded(init_seed):
             self.hyper = _planes(resolution, features, width)
         self.register_buffer("told", torch.zeros(0))  # the embedding of the run's prompt, for when there is no prior
         self._penalty: Tensor | float = 0
@@ -84,8 +83,7 @@ class Amortized3D(Generator):
     def setup(self, prior: Prior, source: Float[Tensor, "1 3 H W"] | None = None) -> None:
         keep_unregistered(self, "prior", prior)
         self.told = prior.embed([self.prompt])[0].to(self.field.get_parameter(_PLANES))
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(self.init_seed)
+        with seeded(self.init_seed), torch.no_grad():
             self.hyper(self.told[None])  # whose width it learns
 
     def planes(self, prompts: Sequence[str]) -> Float[Tensor, "B 3 F R R"]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from asdkit.core.bounds import Share, Within
 from asdkit.core.parts import Part, require
+from asdkit.core.randomness import seeded
 from asdkit.scores.conditions import Condition
 from asdkit.scores.prior import Prior
 
@@ -94,8 +95,7 @@ class SmallUNet(Backbone):
         halves = 2 ** (self.levels - 1)
         require(all(side % halves == 0 for side in sides), f"x0 of {sides} can't be halved {self.levels - 1} times.")
         text = prior.embed([""])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.init_seed)
+        with seeded(self.init_seed):
             self.prompt = nn.Linear(text.shape[1], 4 * self.width)
             self.network = UNet2DModel(
                 in_channels=channels, out_channels=channels, layers_per_block=1, norm_num_groups=4,

@@ -1,15 +1,13 @@
 """The numbers that Gaussians are optimised with: how they start, how fast they learn, and what is held against them."""
 
-from dataclasses import dataclass
 from typing import Annotated
 
-from asdkit.core.bounds import Between, LearningRate, NonNegative, Positive, Whole, checked
+from asdkit.core.bounds import Between, LearningRate, NonNegative, Positive, Whole, settings
 from asdkit.core.ramps import Ramp, value_at
 from asdkit.formats.splats import Splats
 
 
-@checked
-@dataclass(frozen=True)
+@settings
 class Initial:
     """The Gaussians' initial size, opacity and seed. Files and other runs may bring values of their own.
 
@@ -27,8 +25,7 @@ class Initial:
     fit: bool = False
 
 
-@checked
-@dataclass(frozen=True)
+@settings
 class GaussianRates:
     """Adam's learning rates of Gaussians. All of them may move with the iterations.
 
@@ -55,8 +52,7 @@ class GaussianRates:
         return {name: factor * value_at(rate, step) for name, rate in rates.items()}
 
 
-@checked
-@dataclass(frozen=True)
+@settings
 class Rounds:
     """When density control grows and prunes Gaussians.
 
@@ -71,8 +67,7 @@ class Rounds:
     last: Whole = 2000
 
 
-@checked
-@dataclass(frozen=True)
+@settings
 class GaussianPenalties:
     """The weights of terms that are added to the loss of Gaussians.
 

@@ -1,6 +1,6 @@
 """A neural radiance field as a generator."""
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Annotated, Any
 
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from asdkit.core.bounds import LearningRate, Positive, Share, Whole, Within, checked
+from asdkit.core.bounds import LearningRate, Positive, Share, Whole, Within, settings
 from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.core.randomness import generator_for, to_device
 from asdkit.generators.base import Generator, Render, Saturate, needs_cameras, set_rates
@@ -24,8 +24,7 @@ _SKY_DEGREE = 2  # of the spherical harmonics of a learned background
 _EMPTY = 0.01  # density below which a cell is skipped
 
 
-@checked
-@dataclass(frozen=True)
+@settings
 class NeRFRates:
     """Adam's learning rates of a radiance field. All of them may move with the iterations.
 

@@ -1,13 +1,12 @@
 """What a radiance field is held to beside its guidance: one number for each ray."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.core.bounds import NonNegative, checked
+from asdkit.core.bounds import NonNegative, settings
 from asdkit.core.ramps import Ramp, value_at
 from asdkit.rendering.rays import Marched, Rays
 
@@ -16,8 +15,7 @@ _VISIBLE = 1e-3  # weight below which a sample's slope is not looked at
 _EPSILON = 1e-4
 
 
-@checked
-@dataclass(frozen=True)
+@settings
 class NeRFPenalties:
     """The weights of terms that are added to the loss of a NeRF. All of them may move with the iterations.
 

@@ -26,19 +26,11 @@ class KnownModel(NamedTuple):
     single_file: str = ""
 
 
-_KNOWN = yaml.safe_load(Path(__file__).with_name("models.yaml").read_text())
-ALIASES = {alias: KnownModel(**facts) for alias, facts in _KNOWN["aliases"].items()}
-WITHDRAWN: dict[str, str] = _KNOWN["withdrawn"]
+KNOWN = yaml.safe_load(Path(__file__).with_name("models.yaml").read_text("utf-8"))
+ALIASES = {alias: KnownModel(**facts) for alias, facts in KNOWN["aliases"].items()}
+WITHDRAWN: dict[str, str] = KNOWN["withdrawn"]
 _ID = re.compile(r"\w[\w.-]*/[\w.-]+(?:@[\w./-]+)?")
-_ANSWERS = {  # by the names of the client's errors, the first that fits
-    "disk": "There is no room for {model} in {cache}; make some, or set HF_HOME elsewhere.",
-    "GatedRepoError": "{model} is gated: accept its licence on {page}, then run `hf auth login` and start again.",
-    "RevisionNotFoundError": "{model} has no revision {revision}; {page}/commits/main lists them.",
-    "RepositoryNotFoundError": "There is no folder {model}, and no model of that name that the hub would show you; "
-    "mind the spelling, or run `hf auth login` if it is private{near}",
-    "refused": "The hub refuses {model} ({status}): accept its licence on {page}, then run `hf auth login`.",
-    "else": "{model} could not be fetched ({reason}); start again to go on with it, or name a folder.",
-}
+_ANSWERS: dict[str, str] = KNOWN["answers"]
 PROBE_SECONDS = 3.0
 EMBEDDED = "toybox"  # the model that asdkit ships
 

@@ -12,19 +12,12 @@ from asdkit.core.text import local
 from asdkit.priors.families import Model, StableDiffusion, family_of
 from asdkit.priors.finetune import add_lora, add_words, finetune_file, word_of
 from asdkit.priors.folder import ModelFolder, check_complete, digest_of, one_sentence, shapes_of
-from asdkit.priors.hub import ALIASES, folder_of
+from asdkit.priors.hub import ALIASES, KNOWN, folder_of
 from asdkit.priors.hub import EMBEDDED as EMBEDDED
 from asdkit.priors.random_models import RANDOM, RandomModel
 from asdkit.priors.required_files import files_of_component, files_of_model, named_parts
 
-_INSIDE = {  # how the names of a part's tensors start; a network's names have no start in common
-    "unet": ("",),
-    "transformer": ("",),
-    "vae": ("first_stage_model.", "vae."),
-    "text_encoder": ("cond_stage_model.", "conditioner.embedders.0.", "text_encoders.clip_l."),
-    "text_encoder_2": ("conditioner.embedders.1.", "text_encoders.clip_g."),
-    "text_encoder_3": ("text_encoders.t5xxl.",),
-}
+_INSIDE: dict[str, tuple[str, ...]] = {part: tuple(starts) for part, starts in KNOWN["inside"].items()}
 
 
 def locate(path: str, variant: str = "", config: str = "") -> ModelFolder:

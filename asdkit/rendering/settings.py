@@ -1,16 +1,14 @@
 """Where the cameras of a run stand, and how its views are rendered."""
 
-from dataclasses import dataclass
 from typing import Annotated
 
-from asdkit.core.bounds import Between, Positive, Share, Whole, Within, checked
+from asdkit.core.bounds import Between, Positive, Share, Whole, Within, settings
 from asdkit.core.ramps import Ramp
 
 Elevation = Annotated[float, Between(-90, 90)]
 
 
-@checked
-@dataclass(frozen=True)
+@settings
 class Overhead:
     """The part of the random cameras that looks down on the object.
 
@@ -25,8 +23,7 @@ class Overhead:
     max_elevation_deg: Elevation | Ramp = 85.0
 
 
-@checked
-@dataclass(frozen=True)
+@settings
 class Orbit:
     """The path of cameras around the object along which `predict` renders a film.
 
@@ -41,8 +38,7 @@ class Orbit:
     cameras: str = ""
 
 
-@checked
-@dataclass(frozen=True)
+@settings
 class Distance:
     """How far the cameras stand from the origin, in world units.
 
@@ -58,8 +54,7 @@ class Distance:
 OVERHEAD, ORBIT, DISTANCE = Overhead(), Orbit(), Distance()
 
 
-@checked
-@dataclass(frozen=True)
+@settings
 class Rendering:
     """What stands behind the object, and how much memory the views of a step take.
 

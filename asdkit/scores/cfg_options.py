@@ -1,14 +1,13 @@
 """How classifier-free guidance is computed: plainly, or with what keeps a large scale from over-saturating."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from asdkit.core.bounds import NonNegative, Positive, Share, Within, checked
+from asdkit.core.bounds import NonNegative, Positive, Share, Within, settings
 from asdkit.core.parts import Part, require
 from asdkit.scores.perp_neg import PerpNeg, perpendicular
 from asdkit.scores.prior import Noised
@@ -42,8 +41,7 @@ class APG(Part):
         return across + self.eta * (difference - across)
 
 
-@checked
-@dataclass(frozen=True)
+@settings
 class CFGOptions:
     """How e_null and e_y are combined to e_lambda. At lambda = 0 or 1 the result is e_null or e_y, whatever these
     options say.

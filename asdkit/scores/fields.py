@@ -116,7 +116,14 @@ class Field(Part, nn.Module, ABC):
         return Scaled(self, -1.0)
 
 
-class Sum(Field):
+class Expression(Field):
+    """A field that is made of the fields that are its submodules, in their order."""
+
+    def parts(self) -> list[Field]:
+        return [child for child in self.children() if isinstance(child, Field)]
+
+
+class Sum(Expression):
     """The sum of two fields, written first + second in Python. Both predict their conditions in one network call.
 
     Args:
@@ -128,15 +135,12 @@ class Sum(Field):
         super().__init__()
         self.first, self.second = first, second
 
-    def parts(self) -> list[Field]:
-        return [self.first, self.second]
-
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         x.prefetch(self.needs(x))
         return self.first(x) + self.second(x)
 
 
-class Scaled(Field):
+class Scaled(Expression):
     """A field times a number, written scale * field in Python.
 
     Args:
@@ -147,9 +151,6 @@ class Scaled(Field):
     def __init__(self, field: Field, scale: Factor) -> None:
         super().__init__()
         self.field, self.scale = field, scale
-
-    def parts(self) -> list[Field]:
-        return [self.field]
 
     def needs(self, x: Noised) -> list[Need]:
         return self.field.needs(x) if value_at(self.scale, x.step) else []
@@ -212,7 +213,7 @@ def Null() -> Field:
     return Prompt("", view_dependent=False)
 
 
-class PerpNegPrompt(Field):
+class PerpNegPrompt(Expression):
     """e_y with Perp-Neg: it subtracts a part of the other directions' prompts; see `PerpNeg`.
 
     Args:
@@ -227,9 +228,6 @@ class PerpNegPrompt(Field):
         self.prompt, self.front, self.side = (
             Prompt(of_source=of_source, words=words) for words in ("blended", "front", "side")
         )
-
-    def parts(self) -> list[Field]:
-        return [self.null, self.prompt, self.front, self.side]
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         words, views = x.prior.view_words, x.views
@@ -247,7 +245,7 @@ class PerpNegPrompt(Field):
         return value
 
 
-class CFG(Field):
+class CFG(Expression):
     """Classifier-free guidance: e_null + lambda (e_y - e_null).
 
     asdkit has this one convention, like the paper and diffusers: scale 1 is the plain conditional prediction, 0 is the
@@ -290,9 +288,6 @@ class CFG(Field):
             if self.options.perp_neg is not None:
                 self.prompt = PerpNegPrompt(self.options.perp_neg, self.null, self.prompt.of_source)
         super().take_words(prompt, source, cfg)
-
-    def parts(self) -> list[Field]:
-        return [self.null, self.prompt]
 
     def needs(self, x: Noised) -> list[Need]:
         scale = value_at(self.scale, x.step)

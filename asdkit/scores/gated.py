@@ -5,11 +5,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from asdkit.core.bounds import Share, Whole
-from asdkit.scores.fields import Field
+from asdkit.scores.fields import Expression, Field
 from asdkit.scores.prior import Need, Noised
 
 
-class Stages(Field):
+class Stages(Expression):
     """Takes one field before an iteration, and another from it on.
 
     Args:
@@ -22,9 +22,6 @@ class Stages(Field):
         super().__init__()
         self.first, self.second, self.at = first, second, at
 
-    def parts(self) -> list[Field]:
-        return [self.first, self.second]
-
     def now(self, x: Noised) -> Field:
         """The field of x's iteration."""
         return self.first if x.step < self.at else self.second
@@ -36,7 +33,7 @@ class Stages(Field):
         return self.now(x)(x)
 
 
-class Above(Field):
+class Above(Expression):
     """Takes a field where t is at least `t_from`, and zero below. It is evaluated only if some sample needs it.
 
     Args:
@@ -47,9 +44,6 @@ class Above(Field):
     def __init__(self, field: Field, t_from: Share) -> None:
         super().__init__()
         self.field, self.t_from = field, t_from
-
-    def parts(self) -> list[Field]:
-        return [self.field]
 
     def _above(self, x: Noised, t: Int[Tensor, " B"]) -> Bool[Tensor, " B"]:
         return t >= self.t_from * len(x.prior.schedule)

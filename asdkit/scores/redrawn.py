@@ -12,21 +12,18 @@ from asdkit.core.bounds import AtLeast, Count, Positive, Share
 from asdkit.core.parts import require
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
-from asdkit.scores.fields import CFG, Factor, Field
+from asdkit.scores.fields import CFG, Expression, Factor, Field
 from asdkit.scores.prior import Need, Noised, Prior
 
 Interval = Annotated[float, AtLeast(0, below=1)]  # as a share of the schedule
 
 
-class Redrawn(Field):
+class Redrawn(Expression):
     """A field evaluated at a draw made from the given one."""
 
     def __init__(self, field: Field) -> None:
         super().__init__()
         self.field = field
-
-    def parts(self) -> list[Field]:
-        return [self.field]
 
     def needs(self, x: Noised) -> list[Need]:
         return []
@@ -101,9 +98,6 @@ class Inverted(Redrawn):
     def take_words(self, prompt: str, source: str | None, cfg: CFGOptions) -> None:
         self.field.take_words(prompt, source, cfg)
         self.along.take_words(prompt, source, PLAIN_CFG)  # what is followed is the plain prediction
-
-    def parts(self) -> list[Field]:
-        return [self.field, self.along]
 
     def redraw(self, x: Noised) -> Noised:
         return x.derived(self, lambda: self._invert(x))

@@ -10,7 +10,7 @@ from asdkit.core.bounds import Count, Positive
 from asdkit.core.parts import Part
 from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
 from asdkit.scores.conditions import Condition
-from asdkit.scores.fields import CFG, Field, Scale
+from asdkit.scores.fields import CFG, Expression, Field, Scale
 from asdkit.scores.prior import Need, Noised
 
 
@@ -22,7 +22,7 @@ class Scorer(Part, ABC):
         """How well images in [0,1] fit a prompt, the larger the better."""
 
 
-class Reweighted(Field):
+class Reweighted(Expression):
     """RewardSDS: draws several noises for each x0; a residual weighs more if a scorer likes the picture its noise
     denoises to.
 
@@ -45,9 +45,6 @@ class Reweighted(Field):
     def take_words(self, prompt: str, source: str | None, cfg: CFGOptions) -> None:
         self.field.take_words(prompt, source, cfg)
         self.judged.take_words(prompt, source, PLAIN_CFG)  # pictures are judged as the plain prediction shows them
-
-    def parts(self) -> list[Field]:
-        return [self.field, self.judged]
 
     def needs(self, x: Noised) -> list[Need]:
         return []

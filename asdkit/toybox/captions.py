@@ -8,8 +8,8 @@ import torch
 
 from asdkit.rendering.view_words import DREAMFUSION, EIGHT_SECTORS
 from asdkit.toybox.materials import MATERIALS
-from asdkit.toybox.objects import KINDS, STACK_BOTTOMS, STACK_TOPS
-from asdkit.toybox.things import COLOURS, Thing, article, describe
+from asdkit.toybox.objects import COLOURS, KINDS, STACK_BOTTOMS, STACK_TOPS
+from asdkit.toybox.things import Thing, article, describe
 
 T = TypeVar("T")
 VIEW_WORDS, OVERHEAD = EIGHT_SECTORS.sectors, EIGHT_SECTORS.overhead

@@ -1,95 +1,96 @@
-"""The kinds of object in the toybox: each a short function from its colours to primitives.
+"""The kinds of object in the toybox, which stand as data in objects.yaml; its first lines say how to add one."""
 
-Objects are centred at the origin, stand along +z, fit within radius 0.95 and, where they have a front, face +x.
-"""
+import math
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from collections.abc import Callable
-from typing import NamedTuple
+import numpy as np
+import yaml
 
-from asdkit.toybox import animals, household, vehicles
 from asdkit.toybox.materials import Colour
-from asdkit.toybox.raycaster import PYRAMID, TORUS, Primitive, place
-from asdkit.toybox.solids import ball, box, rod
+from asdkit.toybox.raycaster import BOX, ELLIPSOID, FRUSTUM, PRISM, PYRAMID, TORUS, Primitive, place
+
+_SHAPES = {"ball": ELLIPSOID, "rod": FRUSTUM, "box": BOX, "pyramid": PYRAMID, "prism": PRISM, "torus": TORUS}
+_MATH = {"__builtins__": {}} | vars(math)  # what an expression in the place of a number may use
+Solid = Mapping[str, Any]
 
 
 class Kind(NamedTuple):
     """A kind of object."""
 
-    build: Callable[[Colour, Colour | None], list[Primitive]]  # of its main and its second colour, None for the default
+    solids: list[Solid]  # what it is made of
+    default: dict[str, str] = {}  # what the colours "main" and "second" are where a thing names no second one
     front: bool = False  # whether it faces +x
     part: str = ""  # what the second colour paints, "" where the kind takes none; a trailing "s" makes it a plural
     natural: str = ""  # the main colour meant where a prompt names none, "" where it must
     synonym: str = ""  # another word for it, or ""
-    scale: float = 1.0  # applied to what `build` returns, so that it fits the radius
+    scale: float = 1.0  # applied to its solids, so that it fits the radius
 
 
-KINDS: dict[str, Kind] = {
-    "ball": Kind(lambda main, second: [ball(main, (0, 0, 0), 0.85)], synonym="sphere"),
-    "cube": Kind(lambda main, second: [box(main, (0, 0, 0), (0.54, 0.54, 0.54))]),
-    "cone": Kind(lambda main, second: [rod(main, (0, 0, 0.05), 0.58, 0.78, top=0.0)]),
-    "cylinder": Kind(lambda main, second: [rod(main, (0, 0, 0), 0.48, 0.72)]),
-    "ring": Kind(lambda main, second: [place(TORUS, main, (0, 0, 0), (0.68, 0.68, 0.68), param=0.37)], synonym="torus"),
-    "pyramid": Kind(lambda main, second: [place(PYRAMID, main, (0, 0, 0.1), (0.62, 0.62, 0.58))]),
-    "mushroom": Kind(household.mushroom, part="cap", natural="red"),
-    "tree": Kind(household.tree, part="trunk", natural="green"),
-    "table": Kind(household.table, part="legs"),
-    "lamp": Kind(household.lamp, part="stand"),
-    "house": Kind(household.house, True, "roof", scale=0.95),
-    "chair": Kind(household.chair, True, "seat", scale=0.92),
-    "mug": Kind(household.mug, True, synonym="cup"),
-    "rocket": Kind(vehicles.rocket, True, "fins"),
-    "fish": Kind(animals.fish, True, "fins", "orange"),
-    "car": Kind(vehicles.car, True, "roof", scale=0.96),
-    "duck": Kind(animals.duck, True, natural="yellow"),
-    "snowman": Kind(household.snowman, True, "hat", "white"),
-    "boat": Kind(vehicles.boat, True, "sail", scale=0.86),
-    "airplane": Kind(vehicles.airplane, True, "wings", synonym="plane"),
-    "truck": Kind(vehicles.truck, True, "box", scale=0.93),
-    "robot": Kind(household.robot, True, "head"),
-    "penguin": Kind(animals.penguin, True, natural="black"),
-    "cat": Kind(animals.cat, True, scale=0.92),
-    "elephant": Kind(animals.elephant, True, scale=0.92),
-    "train": Kind(vehicles.train, True, "roof", scale=0.83),
-    "dog": Kind(animals.dog, True, "ears", "brown", "puppy", 0.92),
-    "frog": Kind(animals.frog, True, "belly", "green", scale=0.89),
-    "fox": Kind(animals.fox, True, "tail", "orange", scale=0.92),
-    "owl": Kind(animals.owl, True, "belly", "brown", scale=0.92),
-    "rooster": Kind(animals.rooster, True, "tail", "brown", "cockerel", 0.92),
-    "bear": Kind(animals.bear, True, "belly", "brown", "teddy bear", 0.86),
-    "flamingo": Kind(animals.flamingo, True, "wings", "pink", scale=0.91),
-    "hamburger": Kind(household.hamburger, natural="orange", synonym="burger"),
-    "pineapple": Kind(household.pineapple, part="leaves", natural="yellow"),
-    "loaf of bread": Kind(household.loaf_of_bread, natural="brown", synonym="bread", scale=0.97),
-    "cactus": Kind(household.cactus, part="pot", natural="green"),
-    "ficus": Kind(household.ficus, part="pot", natural="green", synonym="houseplant"),
-    "castle": Kind(household.castle, True, "roofs", scale=0.83),
-    "teapot": Kind(household.teapot, True, "lid"),
-    "guitar": Kind(household.guitar, True, "neck", "brown"),
-    "monster truck": Kind(vehicles.monster_truck, True, "wheels", scale=0.84),
-}
-STACK_TOPS = ("cone", "pyramid", "ball", "cube", "ring")
-STACK_BOTTOMS = ("cube", "cylinder", "ball")
+def _read() -> Any:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # six times faster, where PyYAML has it
+    return yaml.load(Path(__file__).with_suffix(".yaml").read_text("utf-8"), loader)
+
+
+_DATA = _read()
+COLOURS, _TINTS = ({word: (r, g, b) for word, (r, g, b) in _DATA[name].items()} for name in ("colours", "tints"))
+KINDS: dict[str, Kind] = {name: Kind(**entry) for name, entry in _DATA["kinds"].items()}
+STACK_TOPS, STACK_BOTTOMS = tuple(_DATA["stack_tops"]), tuple(_DATA["stack_bottoms"])
 
 
 def build(kind: str, main: Colour, second: Colour | None) -> list[Primitive]:
     """The primitives of one object, at its size."""
-    entry = KINDS[kind]
-    return [p._replace(matrix=p.matrix * entry.scale) for p in entry.build(main, second)]
+    entry, colours = KINDS[kind], _TINTS | {"main": main}
+    colours |= {"second": second} if second else {word: colours[other] for word, other in entry.default.items()}
+    primitives = [primitive for solid in entry.solids for primitive in _primitives(solid, colours)]
+    return [p._replace(matrix=p.matrix * entry.scale) for p in primitives]
 
 
 def stack(top: str, top_colour: Colour, bottom: str, bottom_colour: Colour) -> list[Primitive]:
     """One shape of STACK_TOPS standing on another of STACK_BOTTOMS."""
-    below = {
-        "cube": box(bottom_colour, (0, 0, -0.45), (0.39, 0.39, 0.39)),
-        "cylinder": rod(bottom_colour, (0, 0, -0.42), 0.36, 0.42),
-        "ball": ball(bottom_colour, (0, 0, -0.40), 0.45),
-    }[bottom]
-    level = -0.06 if bottom == "cube" else (0.0 if bottom == "cylinder" else 0.03)
-    above = {
-        "cone": rod(top_colour, (0, 0, level + 0.42), 0.45, 0.42, top=0.0),
-        "pyramid": place(PYRAMID, top_colour, (0, 0, level + 0.38), (0.48, 0.48, 0.38)),
-        "ball": ball(top_colour, (0, 0, level + 0.40), 0.40),
-        "cube": box(top_colour, (0, 0, level + 0.32), (0.32, 0.32, 0.32)),
-        "ring": place(TORUS, top_colour, (0, 0, level + 0.13), (0.36, 0.36, 0.36), param=0.38),
-    }[top]
-    return [below, above]
+    below, above = _DATA["stack_bottoms"][bottom], _DATA["stack_tops"][top]
+    return [
+        *_primitives(below, {"main": bottom_colour}),
+        *_primitives(above, {"main": top_colour}, level=below["level"]),
+    ]
+
+
+def _primitives(solid: Solid, colours: dict[str, Colour], **names: float) -> Iterator[Primitive]:
+    """A solid of the file, once for each combination of the values of its `for`, and for each side where it has a ±."""
+    loops = solid.get("for", {})
+    for values in product(*loops.values()):
+        for signs in ("+-", "-+") if "±" in str(solid) else ("+-",):
+            yield _primitive(solid, colours, names | dict(zip(loops, values, strict=True)), signs)
+
+
+def _primitive(solid: Solid, colours: dict[str, Colour], names: dict[str, float], signs: str) -> Primitive:
+    """A solid of the file, where `names` have these values and ± and ∓ are these two signs."""
+
+    def number(stated: float | str) -> float:
+        return eval(stated.translate(str.maketrans("±∓", signs)), _MATH, names) if isinstance(stated, str) else stated
+
+    def vector(stated: Any) -> tuple[float, float, float]:
+        x, y, z = map(number, stated if isinstance(stated, list) else (stated,) * 3)
+        return x, y, z
+
+    shape, word = next(iter(solid.items()))
+    colour, top = colours[word], solid.get("top", 1.0)
+    if shape == "bar":
+        return _bar(colour, vector(solid["from"]), vector(solid["to"]), solid["radius"], top)
+    half, turn, param = vector(solid["size"]), vector(solid.get("turn", 0)), solid.get("tube", top)
+    primitive = place(_SHAPES[shape], colour, vector(solid["at"]), half, turn, param, solid.get("open", False))
+    if outer := solid.get("within"):
+        frame = place(ELLIPSOID, colour, vector(outer["at"]), vector(outer["size"])).matrix
+        return primitive._replace(matrix=frame[:, :3] @ primitive.matrix + frame * np.array([0, 0, 0, 1]))
+    return primitive
+
+
+def _bar(colour: Colour, start: tuple[float, ...], end: tuple[float, ...], radius: float, top: float) -> Primitive:
+    """A rod from `start` to `end`; at the end its radius is `top` times that at the start."""
+    dx, dy, dz = (e - s for s, e in zip(start, end, strict=True))
+    length = math.hypot(dx, dy, dz)
+    turn = (0.0, math.degrees(math.acos(dz / length)), math.degrees(math.atan2(dy, dx)))
+    middle = (start[0] + dx / 2, start[1] + dy / 2, start[2] + dz / 2)
+    return place(FRUSTUM, colour, middle, (radius, radius, length / 2), turn, top)

@@ -4,22 +4,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from asdkit.toybox.materials import MATERIALS, Colour, Texture, texture
-from asdkit.toybox.objects import KINDS, STACK_BOTTOMS, STACK_TOPS, build, stack
+from asdkit.toybox.objects import COLOURS, KINDS, STACK_BOTTOMS, STACK_TOPS, build, stack
 from asdkit.toybox.raycaster import Scene, pack
-
-COLOURS: dict[str, Colour] = {
-    "red": (0.85, 0.10, 0.09),
-    "orange": (1.00, 0.48, 0.05),
-    "yellow": (0.98, 0.84, 0.12),
-    "green": (0.12, 0.58, 0.16),
-    "turquoise": (0.12, 0.78, 0.78),
-    "blue": (0.10, 0.20, 0.82),
-    "purple": (0.50, 0.14, 0.70),
-    "pink": (1.00, 0.50, 0.70),
-    "brown": (0.50, 0.28, 0.14),
-    "white": (0.95, 0.95, 0.95),
-    "black": (0.12, 0.12, 0.13),
-}
 
 
 @dataclass(frozen=True)

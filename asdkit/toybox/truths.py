@@ -21,7 +21,7 @@ from asdkit.lab import FiniteSetPrior, ParticleScore
 from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import Views
 from asdkit.scores.conditions import Condition
-from asdkit.scores.fields import CFG, Field, Prompt, Scale
+from asdkit.scores.fields import CFG, Expression, Field, Prompt, Scale
 from asdkit.scores.prior import Adapter, Noised, Prior
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse, thing_of, view_words
@@ -142,7 +142,7 @@ class ToyboxTruths(Prior):
         return latents
 
 
-class ParticleOpinion(Field):
+class ParticleOpinion(Expression):
     """The exact fake score m of the batch's images, and what `asdkit.JSD` takes for log r by it: D(x_t; y) = ||m -
     eps||^2 - ||e_y - eps||^2 (per value).
     """
@@ -150,9 +150,6 @@ class ParticleOpinion(Field):
     def __init__(self) -> None:
         super().__init__()
         self.fake, self.text = ParticleScore(), Prompt()
-
-    def parts(self) -> list[Field]:
-        return [self.fake, self.text]
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         return self.fake(x)

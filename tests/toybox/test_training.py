@@ -62,7 +62,7 @@ def test_the_cache_is_drawn_statelessly_and_labels_belong_to_pictures(cache: Pat
     assert torch.equal(batch.images, resumed.images)
     assert batch.captions == resumed.captions
     assert renders.batch(6).captions != batch.captions
-    kind = renders.labels["things"][int(batch.index[0])][0]
+    kind = renders.labels["things"][int(batch.which[0])][0]
     assert parse(batch.prompts[0]).kind == kind
     for prompt in batch.prompts:
         assert not is_held_out(parse(prompt))

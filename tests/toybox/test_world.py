@@ -11,8 +11,8 @@ from asdkit.rendering.cameras import Views, ring
 from asdkit.toybox import raycaster as shapes
 from asdkit.toybox.captions import OVERHEAD, VIEW_WORDS, caption, parse, view_words, vocabulary
 from asdkit.toybox.materials import MATERIALS
-from asdkit.toybox.objects import KINDS
-from asdkit.toybox.things import COLOURS, Thing, is_held_out, things
+from asdkit.toybox.objects import COLOURS, KINDS, Kind, build
+from asdkit.toybox.things import Thing, is_held_out, things
 from asdkit.toybox.world import render, sample_background, sample_thing, sample_views
 
 FRONTED = [kind for kind, entry in KINDS.items() if entry.front]
@@ -145,6 +145,23 @@ def test_shading_does_not_depend_on_the_view(thing: Thing) -> None:
     second = truth.image[1].numpy()[:, pixel[:, 1], pixel[:, 0]][:, shared]
     difference = np.abs(first - second).max(0)
     assert np.median(difference) < 0.01 and (difference > 0.06).mean() < 0.05
+
+
+def test_a_solid_of_the_file_stands_at_each_value_and_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    wheels = {
+        "ball": "second",
+        "at": ["x", "±0.5", "x*cos(0)/4"],
+        "size": 0.1,
+        "turn": [0, 0, "∓30"],
+        "for": {"x": [1, 2]},
+    }
+    monkeypatch.setitem(KINDS, "cart", Kind([wheels], {"second": "wood"}, scale=2.0))
+    solids = build("cart", (1, 0, 0), None)
+    assert [solid.matrix[:, 3].tolist() for solid in solids] == [[2 * x, y, x / 2] for x in (1, 2) for y in (1, -1)]
+    assert [solid.matrix[1, 0] < 0 for solid in solids] == [True, False] * 2
+    assert {solid.colour for solid in solids} == {(0.40, 0.24, 0.12)} and build("cart", (1, 0, 0), (0, 1, 0))[0].colour[
+        1
+    ] == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,23 +1,21 @@
 """Training of the toybox's judge: a tiny CLIP that tells which prompt a picture shows."""
 
 from pathlib import Path
-from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from asdkit.core.bounds import Count, LearningRate, Share, checked
-from asdkit.core.randomness import generator_for
+from asdkit.core.randomness import generator_for, seeded
 from asdkit.toybox.clip import prompt_among
-from asdkit.toybox.tokenizer import MAX_TOKENS, build_tokenizer, save_tokenizer
-from asdkit.toybox.training.common import hold_then_decay, pipeline_folder, save_half
+from asdkit.toybox.tokenizer import build_tokenizer, save_tokenizer
+from asdkit.toybox.training.common import Training, pipeline_folder, save_half, text_settings
 from asdkit.toybox.training.renders import Examples
 
 
 @checked
-class TrainCLIP(pl.LightningModule):
+class TrainCLIP(Training):
     """Trains a CLIPModel on pictures and the toybox's captions, by the symmetric contrastive loss.
 
     Args:
@@ -37,6 +35,8 @@ class TrainCLIP(pl.LightningModule):
         ValueError: `start` holds no such CLIP.
     """
 
+    adamw = {"betas": (0.9, 0.98), "weight_decay": 0.05}
+
     def __init__(
         self,
         output: str = "toybox-weights",
@@ -54,18 +54,11 @@ class TrainCLIP(pl.LightningModule):
         from transformers import CLIPConfig, CLIPModel
 
         self.tokenizer = build_tokenizer()
-        special = {name: getattr(self.tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        shape = {
-            "hidden_size": width,
-            "intermediate_size": 4 * width,
-            "num_attention_heads": 4,
-            "projection_dim": width,
-        }
-        text = shape | special
-        text |= {"vocab_size": len(self.tokenizer), "max_position_embeddings": MAX_TOKENS, "num_hidden_layers": 2}
-        vision = shape | {"image_size": size, "patch_size": patch, "num_hidden_layers": layers}
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        text = text_settings(self.tokenizer, width)
+        shared = ("hidden_size", "intermediate_size", "projection_dim", "num_attention_heads")
+        vision = {name: text[name] for name in shared}
+        vision |= {"image_size": size, "patch_size": patch, "num_hidden_layers": layers}
+        with seeded(seed):
             self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
         self.clip.set_attn_implementation("eager")  # 1.6 times faster to train on a CPU than the fused attention
         if start:
@@ -75,12 +68,6 @@ class TrainCLIP(pl.LightningModule):
                 )
             except (OSError, RuntimeError) as error:
                 raise ValueError(f"{start} can't be started from: {str(error).splitlines()[0]}") from error
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = torch.optim.AdamW(
-            self.clip.parameters(), lr=self.hparams.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
-        )
-        return {"optimizer": optimizer, "lr_scheduler": hold_then_decay(optimizer, self.trainer.max_steps)}
 
     def training_step(self, batch: Examples) -> Tensor:
         generator = generator_for(self.hparams.seed, self.global_step, "captions", self.global_rank)
@@ -105,8 +92,7 @@ class TrainCLIP(pl.LightningModule):
         tokens = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").to(self.device)
         return self.clip(pixel_values=images * 2 - 1, **tokens).logits_per_image
 
-    def on_train_end(self) -> None:
-        if self.trainer.is_global_zero:
-            folder = Path(self.hparams.output) / "clip"
-            save_half(self.clip, folder)
-            save_tokenizer(self.tokenizer, folder)
+    def save(self) -> None:
+        folder = Path(self.hparams.output) / "clip"
+        save_half(self.clip, folder)
+        save_tokenizer(self.tokenizer, folder)

@@ -1,34 +1,54 @@
 """What the toybox's training modules share."""
 
 import copy
-import math
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+import yaml
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import nn
 
 from asdkit.priors.locate import EMBEDDED, locate
 
-
-def cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int = 200) -> dict[str, Any]:
-    """Lightning's entry for a linear warm-up followed by a cosine to zero at `steps`."""
-
-    def factor(step: int) -> float:
-        return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
-
-    return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}
+WARMUP = 200  # steps
+NETWORKS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("networks.yaml").read_text("utf-8"))
 
 
-def hold_then_decay(
-    optimizer: torch.optim.Optimizer, steps: int, warmup: int = 200, share: float = 0.25
-) -> dict[str, Any]:
-    """Lightning's entry for a constant rate that falls linearly to zero over the last `share` of `steps`."""
+class Training(pl.LightningModule):
+    """A training by AdamW, whose rate warms up; what has been trained is written at its end."""
 
-    def factor(step: int) -> float:
-        return min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / (share * steps)))
+    adamw: dict[str, Any]  # options beside the rate
 
-    return {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, factor), "interval": "step"}
+    @abstractmethod
+    def save(self) -> None:
+        """Write what has been trained."""
+
+    def rate(self, step: int) -> float:
+        """The factor of the learning rate: 1, then brought to zero linearly over the last quarter of the steps."""
+        steps = self.trainer.max_steps
+        return min(1.0, (step + 1) / WARMUP, max(0.0, (steps - step) / (0.25 * steps)))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        settings: Any = self.hparams
+        weights = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(weights, lr=settings.learning_rate, **self.adamw)
+        rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
+
+    def on_train_end(self) -> None:
+        if self.trainer.is_global_zero:
+            self.save()
+
+
+def text_settings(tokenizer: Any, width: int) -> dict[str, Any]:
+    """The settings of a text encoder of CLIP's kind for the words of a tokenizer."""
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "projection_dim": width}
+    words = {"vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}
+    return NETWORKS["text"] | ids | sizes | words
 
 
 def save_half(model: nn.Module, folder: Path) -> None:

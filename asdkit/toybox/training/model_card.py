@@ -8,7 +8,9 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import yaml
 from torch import Tensor
 
 from asdkit.formats.pictures import save_grid
@@ -25,21 +27,7 @@ from asdkit.toybox.training.evaluation import (
     evaluate_variety,
 )
 
-WANTED: dict[str, tuple[str, float | None]] = {  # a figure in words, and what it is to reach at least
-    "vae_psnr_plain_db": ("PSNR in dB of decoded encodings of held-out renders, plain things", 32.0),
-    "vae_psnr_textured_db": ("the same, of a material", 28.0),
-    "vae_sharpness_kept_plain": ("the share of their sharpness that they keep, plain things", 0.9),
-    "vae_sharpness_kept_textured": ("the same, of a material", 0.9),
-    "clip_retrieval": ("CLIP finds the caption of a held-out render among 200", 0.95),
-    "r_precision_trained": ("R-precision of samples among 200, trained prompts", 0.92),
-    "r_precision_held_out": ("the same, held-out compositions", 0.85),
-    "right_sector": ("samples in the right azimuth sector, things with a front", 0.95),
-    "pairwise_distance_share": ("mean distance of two samples of six textured prompts, as a share of the truth's", 0.8),
-    "kid": ("KID of samples to true pictures", None),
-    "kid_error": ("its standard error", None),
-    "true_kid": ("KID of true pictures to others", None),
-    "true_kid_error": ("its standard error", None),
-}
+WANTED: dict[str, list[Any]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 
 
 def evaluate(prior: Pretrained, clip: TinyCLIP, seed: int, samples: int) -> tuple[Figures, Tensor]:

@@ -4,10 +4,10 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -31,24 +31,17 @@ Label = tuple[tuple, Tensor]  # the fields of a thing; its camera's azimuth, ele
 Draw = Callable[[int], tuple[np.ndarray, list[Label]]]
 
 
-@dataclass(frozen=True)
-class Examples:
+class Examples(NamedTuple):
     """Training examples: which renders they are, their images, captions, prompts and cameras.
 
     The images are pictures [B,3,H,W] in [0,1], or latents [B,C,h,w] where the cache keeps these.
     """
 
-    index: Tensor
+    which: Tensor
     images: Tensor
     captions: list[str]
     prompts: list[str]
     views: Views
-
-    def to(self, device: torch.device | str) -> "Examples":
-        """The same examples with their tensors on `device`."""
-        return Examples(
-            self.index.to(device), self.images.to(device), self.captions, self.prompts, self.views.to(device)
-        )
 
 
 class Renders(IterableDataset[Examples]):

@@ -1,10 +1,10 @@
 """Training of the toybox's autoencoder, in Stable Diffusion's format."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,18 +12,18 @@ from torch.nn.functional import avg_pool2d
 
 from asdkit.core.atomic import write_text
 from asdkit.core.bounds import Count, LearningRate, NonNegative, Weight, checked
-from asdkit.core.randomness import generator_for
+from asdkit.core.randomness import generator_for, seeded
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.scores.equations import laplacian
 from asdkit.toybox.measures import psnr
-from asdkit.toybox.training.common import cosine, pipeline_folder, read_autoencoder, save_half
+from asdkit.toybox.training.common import NETWORKS, WARMUP, Training, pipeline_folder, read_autoencoder, save_half
 from asdkit.toybox.training.renders import Examples
 
 _FACTOR = 8  # edge of the pictures over that of the latents
 
 
 @checked
-class TrainVAE(pl.LightningModule):
+class TrainVAE(Training):
     """Trains an AutoencoderTiny of factor 8, e.g. 128x128x3 to 16x16x`latent_channels`, by squared error.
 
     The latents are held near zero mean and unit variance per channel, and disturbed by a little noise, so that a
@@ -53,6 +53,7 @@ class TrainVAE(pl.LightningModule):
             `decoder_only` keeps it.
     """
 
+    adamw = {"betas": (0.9, 0.95), "weight_decay": 0.0, "foreach": True}
     _start: Any = None  # a frozen AutoencoderTiny
 
     def __init__(
@@ -76,15 +77,12 @@ class TrainVAE(pl.LightningModule):
 
         if crop % _FACTOR:
             raise ValueError(f"crop is a multiple of {_FACTOR}, not {crop}.")
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.vae = AutoencoderTiny(
                 latent_channels=latent_channels,
                 encoder_block_out_channels=(width,) * 4,
                 decoder_block_out_channels=(width,) * 4,
-                num_encoder_blocks=(0, 1, 1, 2),
-                num_decoder_blocks=(2, 1, 1, 0),
-                upsample_fn="bilinear",
+                **NETWORKS["vae"],
             ).to(memory_format=torch.channels_last)
         if start:
             keep_unregistered(self, "_start", _read(pipeline_folder(start) / "vae", latent_channels))
@@ -104,15 +102,9 @@ class TrainVAE(pl.LightningModule):
         self.vae.encoder.requires_grad_(False)
         self.vae.register_to_config(scaling_factor=self._start.config.scaling_factor)
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = torch.optim.AdamW(
-            [p for p in self.vae.parameters() if p.requires_grad],
-            lr=self.hparams.learning_rate,
-            betas=(0.9, 0.95),
-            weight_decay=0.0,
-            foreach=True,
-        )
-        return {"optimizer": optimizer, "lr_scheduler": cosine(optimizer, self.trainer.max_steps)}
+    def rate(self, step: int) -> float:
+        """A cosine to zero."""
+        return min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.trainer.max_steps)))
 
     def training_step(self, batch: Examples) -> Tensor:
         settings: Any = self.hparams
@@ -148,10 +140,8 @@ class TrainVAE(pl.LightningModule):
             batch_size=len(batch.captions),
         )
 
-    def on_train_end(self) -> None:
+    def save(self) -> None:
         settings: Any = self.hparams
-        if not self.trainer.is_global_zero:
-            return
         if not settings.decoder_only:
             self.vae.register_to_config(scaling_factor=self._scaling_factor())
         folder = Path(settings.output) / "vae"
