@@ -68,7 +68,8 @@ def test_short_forms_are_expanded_and_all_else_is_left(tmp_path: Path) -> None:
 def test_the_main_recipe_is_the_papers(capsys: pytest.CaptureFixture) -> None:
     model = resolved(capsys, "--config", "gs3d")["model"]["init_args"]
     assert model["guidance"]["class_path"] == "asdkit.ASD"
-    assert (model["guidance"]["init_args"]["scale"], model["guidance"]["init_args"]["gamma"]) == (7.5, -0.5)
+    scale = model["guidance"]["init_args"]["scale"]["init_args"]  # the paper's, until the object stands
+    assert (scale["start"], scale["begin"], model["guidance"]["init_args"]["gamma"]) == (7.5, 100, -0.5)
 
 
 @pytest.mark.parametrize(
