@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ def existing(path: str | Path, kinds: str = "a run folder, a checkpoint or a fil
 def shown(text: str) -> str:
     """A text as a terminal may show it: on one line, without control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def clock(seconds: float) -> str:
+    """A time as minutes and seconds, and hours where there are some: 2:05, 1:02:05."""
+    time = str(timedelta(seconds=int(seconds)))
+    return time.removeprefix("0:").removeprefix("0")
 
 
 def first_line(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 import sys
 import time
 from contextlib import suppress
-from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
-from asdkit.core.text import shown
+from asdkit.core.text import clock, shown
 
 _PLAIN_EVERY_SECONDS = 10.0
 _PROMPT = 30  # characters of it that are shown
@@ -79,8 +78,7 @@ class Progress(ProgressBar):
         done = trainer.global_step - self._first_step
         rate = done / max(time.monotonic() - self._start, 1e-6)
         left = (trainer.max_steps - trainer.global_step) / rate if rate else 0.0
-        time_left = timedelta(seconds=int(left))
-        words = [f"step {trainer.global_step} of {trainer.max_steps}", f"{time_left} left", f"{rate:.2f} steps/s"]
+        words = [f"step {trainer.global_step} of {trainer.max_steps}", f"{clock(left)} left", f"{rate:.2f} steps/s"]
         if self._strongest:
             words.append(f"pull {self._metrics.get('residual_norm', 0.0) / self._strongest:.0%}")
         else:  # another module than Distillation

@@ -2,11 +2,10 @@
 
 import shlex
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from asdkit.core.text import rendered, shown
+from asdkit.core.text import clock, rendered, shown
 from asdkit.run.meanings import REFERENCES, meaning
 from asdkit.run.metrics_csv import logged
 from asdkit.run.side_files import read_facts
@@ -30,7 +29,7 @@ def page(folder: Path, told: Mapping[str, Any]) -> str:
         "made": {
             **told["made"],
             "Steps": done,
-            "Time": timedelta(seconds=int(facts["seconds"])),
+            "Time": clock(facts["seconds"]),
             "Seed": facts["seed"],
         },
         "shots": _shots(folder, done),

@@ -44,7 +44,7 @@ def write_tables(grid: Grid) -> None:
 
 
 def write_contacts(grid: Grid) -> None:
-    """`sweep.png`: the contact sheets of the runs in the order of the tables, black where one is missing.
+    """`sweep.png`: the contact sheets of the runs in the order of the tables, white where one is missing.
 
     They are half as large as they were or, where there are very many, smaller.
     """
@@ -53,7 +53,7 @@ def write_contacts(grid: Grid) -> None:
     pictures = {place: picture for place, file in enumerate(files) if (picture := _picture(file, scale))}
     width = max((picture.width for picture in pictures.values()), default=1)
     height = max((picture.height for picture in pictures.values()), default=1)
-    sheet = Image.new("RGB", (width * columns, height * -(-len(files) // columns)))
+    sheet = Image.new("RGB", (width * columns, height * -(-len(files) // columns)), "white")
     for place, picture in pictures.items():
         sheet.paste(picture, (place % columns * width, place // columns * height))
     with atomic(grid.folder / "sweep.png") as temporary:

@@ -93,7 +93,7 @@ def test_a_sheet_has_a_place_for_each_picture(grid: Grid, tmp_path: Path) -> Non
         finish(grid, cell)
         Image.new("RGB", size, (255, 0, 0)).save(grid.run_folder(cell) / "contact.png")
     tables.write_contacts(grid)
-    red = np.array(Image.open(grid.folder / "sweep.png"))[..., 0] > 0
+    red = np.array(Image.open(grid.folder / "sweep.png"))[..., 1] == 0  # the rest is white
     assert red.shape == (16, 32) and red[:8, :16].all() and not red[:8, 16:].any()
     assert red[8:12, :16].all() and not red[12:].any() and not red[:, 16:].any()
 

@@ -3,12 +3,12 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asdkit.run.reproduction import results
-from asdkit.run.reproduction.figures import declared
+from asdkit.run.reproduction import page, results
+from asdkit.run.reproduction.figures import Figure, declared
 from asdkit.run.reproduction.statistics import CONFIRMED, NOT_SHOWN, REFUTED
 
 ROOT = Path(__file__).parents[2]
@@ -21,13 +21,29 @@ def in_results(data: Mapping[str, Any]) -> str:
     page = " [The page](paper/index.html) shows the pictures." if (FILE.parent / "index.html").is_file() else ""
     text = [f"{results.how(data)} {results.meaning(data)}{page}", results.verdicts(data).rstrip()]
     for name, figure in data["figures"].items():
+        runs = results.of_figure(data, name)
         rules = [
             f"* {rule['part']}: {rule['rule']}: {results.difference(rule)}; {rule['verdict']}"
             for rule in figure["rules"]
         ]
-        table = results.table(results.of_figure(data, name), declared().figures[name].show).rstrip()
-        text += [f"### {figure['title']}", "\n".join(rules), table]
+        table = results.table(runs, declared().figures[name].show).rstrip()
+        text += [f"### {figure['title']}", "\n".join(rules), *sheets(declared().figures[name], runs), table]
     return "\n\n".join(["", *filter(None, text), ""]).lstrip("\n") if text else ""
+
+
+def sheets(figure: Figure, runs: Sequence[results.Run]) -> list[str]:
+    """The kept pictures of a figure, as a table for each part."""
+    tables = []
+    for part in dict.fromkeys(run["part"] for run in runs):
+        columns, rows = page.sheet(figure, part, runs, FILE.parent)
+        cells = [[words, *map(_picture, files, columns)] for words, files in rows.items() if any(files)]
+        lines = [["", *columns], ["---"] * (len(columns) + 1), *cells]
+        tables += ["\n".join(f"| {' | '.join(line)} |" for line in lines)] if cells else []
+    return tables
+
+
+def _picture(file: Path | None, method: str) -> str:
+    return f"![{method}]({file.relative_to(FILE.parents[1]).as_posix()})" if file else ""
 
 
 def in_readme(data: Mapping[str, Any]) -> str:

@@ -42,25 +42,37 @@ def _shown(figure: Figure, data: Mapping[str, Any], out: Path) -> dict[str, Any]
     }
 
 
-def _pictures(figure: Figure, part: str, runs: Sequence[Run], out: Path) -> dict[str, Any]:
-    """A row for each prompt, and for each seed where the figure is about seeds, and a column for each method."""
+def sheet(figure: Figure, part: str, runs: Sequence[Run], out: Path) -> tuple[list[str], dict[str, list[Path | None]]]:
+    """The methods, after the truth, and for each prompt (and seed, where the figure is about seeds) the kept pictures.
+
+    A picture that isn't there is None.
+    """
     of_part = [run for run in runs if run["part"] == part and run["folder"]]
     rows = {}
     for prompt, seed in dict.fromkeys((run["prompt"], run["seed"]) for run in of_part):
         by_method = {run["method"]: run for run in of_part if (run["prompt"], run["seed"]) == (prompt, seed)}
         if figure.seeds or seed == 0:
             words = f"{part}: {prompt}" + (f", seed {seed}" if figure.seeds else "")
-            rows[words] = [_address([pictures.of_truth(out, prompt)])]
+            rows[words] = [_first([pictures.of_truth(out, prompt)])]
             for run in map(by_method.get, methods_of(of_part)):
                 there = [name for name in (figure.picture, CONTACT) if run and name in run["pictures"]]
-                rows[words].append(_address(pictures.kept(out, run["folder"], name) for name in there if run))
-    return {"columns": [TRUTH, *methods_of(of_part)], "rows": rows}
+                rows[words].append(_first(pictures.kept(out, run["folder"], name) for name in there if run))
+    return [TRUTH, *methods_of(of_part)], rows
 
 
-def _address(files: Iterable[Path]) -> str:
-    """The address of the first of these pictures, which is the picture itself; nothing where there is none."""
-    content = next((file.read_bytes() for file in files if file.is_file()), b"")
-    return f"data:image/webp;base64,{base64.b64encode(content).decode()}" if content else ""
+def _first(files: Iterable[Path]) -> Path | None:
+    return next((file for file in files if file.is_file()), None)
+
+
+def _pictures(figure: Figure, part: str, runs: Sequence[Run], out: Path) -> dict[str, Any]:
+    """The `sheet` with each picture in its address."""
+    columns, rows = sheet(figure, part, runs, out)
+    return {"columns": columns, "rows": {words: [*map(_address, files)] for words, files in rows.items()}}
+
+
+def _address(file: Path | None) -> str:
+    """The address of a picture, which is the picture itself; nothing where there is none."""
+    return f"data:image/webp;base64,{base64.b64encode(file.read_bytes()).decode()}" if file else ""
 
 
 def _plots(figure: Figure, part: str, runs: Sequence[Run]) -> list[tuple[str, str]]:
