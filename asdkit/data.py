@@ -23,7 +23,7 @@ from asdkit.formats.poses import read_camera_path
 from asdkit.formats.prompts import read_prompts
 from asdkit.formats.references import PosedPictures, References
 from asdkit.generators.from_checkpoint import Saved, built
-from asdkit.generators.from_file import object_of
+from asdkit.generators.gaussians import object_of
 from asdkit.rendering.cameras import Batch, Views, orbit, ring
 from asdkit.rendering.settings import DISTANCE, ORBIT, OVERHEAD, Distance, Elevation, Orbit, Overhead
 

@@ -11,7 +11,7 @@ from torch.profiler import record_function
 from asdkit.core.contexts import together
 from asdkit.core.parts import Part, require
 from asdkit.core.randomness import generator_for
-from asdkit.discriminators.schedule import DISCRIMINATOR_STEPS, DiscriminatorSteps
+from asdkit.discriminators.discriminator import DISCRIMINATOR_STEPS, DiscriminatorSteps
 from asdkit.generators.base import Generator, Render, computed
 from asdkit.generators.from_checkpoint import INSTANTIATOR
 from asdkit.generators.module import GeneratorModule
@@ -20,11 +20,10 @@ from asdkit.rendering.cameras import Batch
 from asdkit.rendering.settings import Rendering
 from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
 from asdkit.scores.conditions import Condition
-from asdkit.scores.draws import Draws
+from asdkit.scores.draws import Draws, Timesteps
 from asdkit.scores.equations import Weighting, hsv_saturation, inject, weight
 from asdkit.scores.fields import Field
 from asdkit.scores.prior import Adapter, Noised, Prior
-from asdkit.scores.timesteps import Timesteps
 
 
 class Distillation(Part, GeneratorModule):

@@ -17,10 +17,8 @@ from asdkit.discriminators.gammas import Gamma
 from asdkit.discriminators.gan import Divergence, FDivergence, GANDiscriminator, GANHead, GANLoss
 from asdkit.discriminators.real_samples import RealSamples, SourceImage
 from asdkit.scores.fields import CFG, Factor, Field, Identity, Noise, Null, Prompt, Scale
-from asdkit.scores.gated import Above, Stages
 from asdkit.scores.prior import Adapter
-from asdkit.scores.redrawn import Earlier, Interval, Inverted, Later, OnSource
-from asdkit.scores.reweighted import Reweighted, Scorer
+from asdkit.scores.redrawn import Above, Earlier, Interval, Inverted, Later, OnSource, Reweighted, Scorer, Stages
 
 _UGLY = "oversaturated color, ugly, tiling, low quality, noisy"
 _UNREAL = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"

@@ -1,7 +1,9 @@
 """3D Gaussian splatting, or 2D, as a generator in a store of fixed capacity."""
 
 import logging
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -11,8 +13,11 @@ from torch.optim import Optimizer
 
 from asdkit.core.bounds import Share, Within
 from asdkit.core.parts import require
+from asdkit.core.text import existing
+from asdkit.formats.splat_files import is_splats, read_splats
 from asdkit.formats.splats import Splats, activate
-from asdkit.generators.base import Render, Saturate, needs_cameras, set_rates
+from asdkit.generators import from_checkpoint as checkpoints
+from asdkit.generators.base import Generator, Render, Saturate, needs_cameras, set_rates
 from asdkit.generators.density_control import MCMC, Density
 from asdkit.generators.gaussian_settings import GaussianPenalties, GaussianRates, Initial, Rounds
 from asdkit.generators.gaussian_start import Start, splats_from, thin, whereabouts
@@ -159,3 +164,17 @@ class Gaussians(GaussianStore):
             wide = splats.log_scales[:, :2]
             splats = splats._replace(log_scales=torch.column_stack([wide, wide.mean(1)]))
         return volume_of(splats)
+
+
+def object_of(path: Path) -> Generator:
+    """The object in a run folder, a checkpoint, or a file of Gaussians.
+
+    Raises:
+        ValueError: there is none, or it is broken.
+    """
+    existing(path)
+    if not is_splats(path):
+        return checkpoints.generator_of(path)
+    splats = read_splats(path)
+    count, coefficients = splats.sh.shape[:2]
+    return Gaussians(str(path), count=1, capacity=count, sh_degree=math.isqrt(coefficients) - 1)

@@ -15,8 +15,7 @@ from asdkit.priors.families import Embedded, Family, Model, family_of
 from asdkit.priors.folder import ModelFolder, one_sentence
 from asdkit.priors.locate import EMBEDDED, ModelSource
 from asdkit.priors.network_runner import Compile, NetworkRunner, fastest_dtype, halve, to_float32
-from asdkit.priors.prompt_embedder import PromptEmbedder, encode_texts, recall
-from asdkit.priors.prompt_words import KnownWords, ViewKeepingTokenizer
+from asdkit.priors.prompt_embedder import KnownWords, PromptEmbedder, ViewKeepingTokenizer, encode_texts, recall
 from asdkit.priors.random_models import RandomModel
 from asdkit.rendering.view_words import DREAMFUSION, ViewWords
 from asdkit.scores.camera_embedding import CameraEmbedding

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from asdkit.core.bounds import Weight, Within
 from asdkit.core.parts import Part, preset, require
 from asdkit.core.ramps import Ramp, bounds, value_at
-from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
+from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions, PerpNeg, perpendicular
 from asdkit.scores.conditions import Condition, Words
-from asdkit.scores.perp_neg import PerpNeg, perpendicular
 from asdkit.scores.prior import Need, Noised, Prior
 
 Scale = Weight | Ramp  # the CFG scale lambda

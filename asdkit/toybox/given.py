@@ -19,9 +19,8 @@ from asdkit.distillation import Distillation
 from asdkit.formats.pictures import save_grid
 from asdkit.formats.splat_files import write_splats
 from asdkit.generators.base import Generator, Render
-from asdkit.generators.from_file import object_of
 from asdkit.generators.gaussian_settings import Initial
-from asdkit.generators.gaussians import Gaussians
+from asdkit.generators.gaussians import Gaussians, object_of
 from asdkit.rendering.cameras import Views, joined, ring
 from asdkit.run.judge import Judge
 from asdkit.toybox import world
