@@ -2,6 +2,8 @@
 
 import copy
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import yaml
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import nn
 
+from asdkit.core.text import first_line
 from asdkit.priors.locate import EMBEDDED, locate
 
 WARMUP = 200  # steps
@@ -59,6 +62,15 @@ def save_half(model: nn.Module, folder: Path) -> None:
 def pipeline_folder(name: str) -> Path:
     """The folder of the embedded weights for "toybox", else the folder of this name."""
     return locate(EMBEDDED).path if name == EMBEDDED else Path(name)
+
+
+@contextmanager
+def starting_from(folder: str | Path) -> Iterator[None]:
+    """What a folder lacks, or has in other sizes, is a ValueError."""
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{folder} can't be started from: {first_line(error)}.") from error
 
 
 def read_autoencoder(folder: Path) -> Any:

@@ -33,18 +33,10 @@ from asdkit.toybox.measures import diversity, kid, kid_error, psnr
 from asdkit.toybox.things import Thing
 from asdkit.toybox.truths import pictured
 
-WANTED: dict[str, list[Any]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
-
-
+_DATA = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
+WANTED: dict[str, list[Any]] = _DATA["wanted"]
+VARIED: tuple[str, ...] = tuple(_DATA["varied"])
 SCALE, STEPS, CANDIDATES = 3.0, 50, 200
-VARIED = (
-    "a red and white striped ball",
-    "a green and yellow spotted cube",
-    "a blue and white checkered car",
-    "a wooden chair",
-    "a brick house",
-    "a marble fish",
-)
 _BATCH, _AZIMUTHS, _INSTANCES, _ALIKE = 25, 24, 8, 8
 _OWN = "each its own prompt"  # what the prompts of a batch are in the place of
 Figures = dict[str, float]
@@ -56,11 +48,10 @@ def sample(prior: Pretrained, prompts: list[str], views: Views, seed: int) -> Fl
     size = prior.latent_shape(views.height, views.width)
     noise = torch.randn(len(prompts), *size, generator=generator_for(seed, 0, "samples"))
     images = []
+    prior.prepare([Condition(prompt) for prompt in prompts])
     for start in range(0, len(prompts), _BATCH):
         some = slice(start, start + _BATCH)
-        own = prompts[some]
-        prior.prepare([Condition(prompt) for prompt in own])
-        x0 = ddim(prior, CFG(_OWN, SCALE), noise[some], STEPS, views[some], prompts={_OWN: own})
+        x0 = ddim(prior, CFG(_OWN, SCALE), noise[some], STEPS, views[some], prompts={_OWN: prompts[some]})
         images.append(prior.decode(x0))
     return torch.cat(images)
 
@@ -117,10 +108,6 @@ def evaluate_clip(clip: TinyCLIP, seed: int, count: int = 200) -> float:
     generator = generator_for(seed, 0, "clip renders")
     things = [world.sample_thing(generator, held_out=True) for _ in range(count)]
     images = pictured(things, world.sample_views(generator, count), generator)
-    return _share_first(clip, images, things)
-
-
-def _share_first(clip: TinyCLIP, images: Float[Tensor, "N 3 H W"], things: list[Thing]) -> float:
     return clip.are_first(images, [thing.prompt for thing in things], CANDIDATES).float().mean().item()
 
 
@@ -132,8 +119,9 @@ def evaluate_samples(
     views = sector_views(count)
     for name, held_out in (("trained", False), ("held_out", True)):
         things = drawn_things(held_out, count, seed)
-        images = sample(prior, [thing.prompt for thing in things], views, seed)
-        figures[f"r_precision_{name}"] = _share_first(clip, images, things)
+        prompts = [thing.prompt for thing in things]
+        images = sample(prior, prompts, views, seed)
+        figures[f"r_precision_{name}"] = clip.are_first(images, prompts, CANDIDATES).float().mean().item()
         fronted = [i for i, thing in enumerate(things) if thing.has_front]
         right += [sector_is_right(images[i], things[i], views[i : i + 1]) for i in fronted]
         sheets.append(images)
@@ -166,12 +154,8 @@ def evaluate_kid(clip: TinyCLIP, images: Float[Tensor, "N 3 H W"], seed: int) ->
         for number in (seed + 1, seed + 2)
     )
     own, others, true = (clip.features(some) for some in (images, others, true))
-    return {
-        "kid": kid(own, true),
-        "kid_error": kid_error(own, true),
-        "true_kid": kid(others, true),
-        "true_kid_error": kid_error(others, true),
-    }
+    figures = {"kid": kid(own, true), "kid_error": kid_error(own, true)}
+    return figures | {"true_kid": kid(others, true), "true_kid_error": kid_error(others, true)}
 
 
 def evaluate(prior: Pretrained, clip: TinyCLIP, seed: int, samples: int) -> tuple[Figures, Tensor]:

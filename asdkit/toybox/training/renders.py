@@ -1,11 +1,11 @@
 """Renders of the toybox as training data: made once, kept in a cache folder, drawn statelessly."""
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from asdkit.core.atomic import write_bytes
+from asdkit.core.atomic import atomic
 from asdkit.core.bounds import Within, checked
 from asdkit.core.randomness import generator_for
 from asdkit.rendering.cameras import Views
@@ -61,29 +61,19 @@ class Renders(IterableDataset[Examples]):
         self.batch_size, self.seed, self.first, self.rank = batch_size, seed, first, rank
 
     def __iter__(self) -> Iterator[Examples]:
-        step = self.first
-        while True:
-            yield self.batch(step)
-            step += 1
+        return map(self.batch, count(self.first))
 
     def batch(self, step: int) -> Examples:
         """The batch of one step."""
         generator = generator_for(self.seed, step, "renders", self.rank)
         index = torch.randint(len(self.images), (self.batch_size,), generator=generator)
-        return self.take(index, generator)
-
-    def take(self, index: Tensor, generator: torch.Generator) -> Examples:
-        """The renders of given numbers [B], with captions worded by `generator`."""
         images = torch.from_numpy(self.images[index.numpy()])
         images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
         azimuth, elevation, distance = self.labels["cameras"][index].unbind(1)
         things = [Thing(*self.labels["things"][i]) for i in index.tolist()]
-        captions = [
-            caption(thing, float(a), float(e), generator)
-            for thing, a, e in zip(things, azimuth, elevation, strict=True)
-        ]
-        size = self.labels["size"]
-        eye = torch.eye(4).expand(len(index), 4, 4)
+        places = zip(things, azimuth.tolist(), elevation.tolist(), strict=True)
+        captions = [caption(*place, generator) for place in places]
+        size, eye = self.labels["size"], torch.eye(4).expand(len(index), 4, 4)
         views = Views(eye, eye[:, :3, :3], azimuth, elevation, distance, size, size)
         return Examples(index, images, captions, [thing.prompt for thing in things], views)
 
@@ -96,17 +86,8 @@ def render_cache(
     A finished cache of the same arguments is kept, and one that was stopped goes on; the folder's name tells them
     apart. Two threads render.
 
-    Args:
-        folder: where the caches are.
-        count: number of pictures.
-        seed: of the draws.
-        held_out: of held-out compositions.
-        size: edge of the pictures in pixels.
-        vae: an AutoencoderTiny; the cache then keeps the pictures' latents alone, fp16 and scaled as the pipeline uses
-            them, which are a twelfth of the size at factor 8 and 8 channels.
-
-    Returns:
-        The folder of this cache.
+    The pictures are squares of `size` pixels. With a `vae`, an AutoencoderTiny, the cache keeps their latents alone,
+    fp16 and scaled as the pipeline uses them, which are a twelfth of the size at factor 8 and 8 channels.
     """
     target = folder / f"{'held-out' if held_out else 'trained'}-{count}-seed{seed}-{size}px{_suffix(vae)}"
     if (target / "labels.pt").exists():
@@ -121,7 +102,8 @@ def render_cache(
         for start in range(0, count, _PART):
             labels += _part(target / f"labels-{start}.pt", images, range(start, min(start + _PART, count)), draw, pool)
     things, cameras = [thing for thing, _ in labels], torch.stack([camera for _, camera in labels])
-    write_bytes(target / "labels.pt", _saved({"things": things, "cameras": cameras, "size": size}))
+    with atomic(target / "labels.pt") as temporary:
+        torch.save({"things": things, "cameras": cameras, "size": size}, temporary)
     return target
 
 
@@ -134,7 +116,8 @@ def _part(path: Path, images: np.ndarray, rows: range, draw: Draw, pool: ThreadP
             images[start : start + len(chunk)] = chunk
             labels += of_chunk
         images.flush()
-        write_bytes(path, _saved(labels))
+        with atomic(path) as temporary:
+            torch.save(labels, temporary)
     return torch.load(path, weights_only=True)
 
 
@@ -170,12 +153,6 @@ def _suffix(vae: nn.Module | None) -> str:
     for name, tensor in sorted(vae.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().float().numpy().tobytes())
     return f"-latents-{digest.hexdigest()[:12]}"
-
-
-def _saved(content: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
 
 
 @checked

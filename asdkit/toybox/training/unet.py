@@ -22,8 +22,9 @@ from asdkit.toybox.training.common import (
     pipeline_folder,
     read_autoencoder,
     save_half,
+    starting_from,
     text_settings,
-)
+)  # fmt: skip
 from asdkit.toybox.training.renders import Examples
 
 _SCHEDULER = NETWORKS["scheduler"]
@@ -70,8 +71,7 @@ class Denoiser(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, views: Views, has_camera: Tensor) -> Tensor:
         """The network's output [B,C,h,w]; `has_camera` [B] tells which rows know their camera."""
         self._camera_offset = self.camera(views) * has_camera[:, None]
-        text = self.text_encoder(tokens).last_hidden_state
-        return self.unet(x_t, t, text).sample
+        return self.unet(x_t, t, self.text_encoder(tokens).last_hidden_state).sample
 
 
 @checked
@@ -137,8 +137,7 @@ class TrainUNet(Training):
         self.log("val_loss", loss, prog_bar=True, batch_size=len(batch.captions))
 
     def _loss(self, net: nn.Module, batch: Examples, generator: torch.Generator) -> Tensor:
-        x0 = batch.images
-        count = len(x0)
+        x0, count = batch.images, len(batch.images)
         strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count
         t = (strata * len(self.schedule)).long().to(self.device)
         eps = torch.randn(x0.shape, generator=generator).to(self.device)
@@ -173,26 +172,18 @@ def load_pipeline(net: Denoiser, folder: Path) -> None:
     Raises:
         ValueError: a file is missing, or of other sizes.
     """
+    from safetensors.torch import load_file
+
     for name, module in {"unet": net.unet, "text_encoder": net.text_encoder, "camera": net.camera}.items():
         mine = {key.removeprefix("text_model."): key for key in module.state_dict()}
-        try:
-            weights = {mine.get(k, k): v for k, v in _tensors(folder / name, "text_model.").items()}
+        with starting_from(folder / name):
+            files = sorted((folder / name).glob("*.safetensors"))  # without any, every weight is missing
+            tensors = {key: value for file in files for key, value in load_file(file).items()}
+            weights = {mine.get(k.removeprefix("text_model."), k): value for k, value in tensors.items()}
             if name == "text_encoder":
                 words = json.loads((folder / "tokenizer" / "vocab.json").read_text())
                 _grow_text(weights, module.state_dict(), words, net.tokenizer.get_vocab())
             module.load_state_dict(weights)
-        except (OSError, KeyError, RuntimeError) as error:
-            raise ValueError(f"{folder / name} can't be started from: {str(error).splitlines()[0]}") from error
-
-
-def _tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
-    """The tensors of all safetensors files of a folder, their names without a prefix."""
-    from safetensors.torch import load_file
-
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError("it holds no safetensors")
-    return {key.removeprefix(prefix): value for file in files for key, value in load_file(file).items()}
 
 
 def _grow_text(
@@ -231,13 +222,8 @@ def save_pipeline(net: Denoiser, folder: Path) -> None:
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_config(folder)  # model_index.json
-    words = vocabulary()
-    related = json.loads((Path(__file__).parents[1] / "related_words.json").read_text())
-    facts = {
-        "view_words": EIGHT_SECTORS.sectors,
-        "overhead_word": EIGHT_SECTORS.overhead,
-        "overhead_above_deg": EIGHT_SECTORS.overhead_above_deg,
-        "words": words,
-        "related": {word: others for word, others in related.items() if word in words},
-    }
+    words, related = vocabulary(), json.loads((Path(__file__).parents[1] / "related_words.json").read_text())
+    facts: dict[str, Any] = {"view_words": EIGHT_SECTORS.sectors, "overhead_word": EIGHT_SECTORS.overhead}
+    facts |= {"overhead_above_deg": EIGHT_SECTORS.overhead_above_deg, "words": words}
+    facts["related"] = {word: others for word, others in related.items() if word in words}
     (folder / "asdkit.json").write_text(json.dumps(facts, indent=2) + "\n")
