@@ -101,13 +101,9 @@ class Distillation(Part, GeneratorModule):
         """Called after `setup`."""
         shard(self, self.prior.models, self.guidance)
 
-    @property
-    def _adapters(self) -> list[Adapter]:
-        return [part for part in self.guidance.modules() if isinstance(part, Adapter)]
-
     def configure_optimizers(self) -> list[Optimizer]:
         """Called after the module was moved to its device."""
-        for adapter in self._adapters:
+        for adapter in (part for part in self.guidance.modules() if isinstance(part, Adapter)):
             adapter.check_weights()
         theta = torch.optim.Adam(self.generator.parameter_groups(), eps=1e-15, foreach=True)
         theta.register_step_pre_hook(lambda *_: self.generator.before_step())
@@ -120,10 +116,9 @@ class Distillation(Part, GeneratorModule):
             group["lr"] = self.discriminator.lr
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """One iteration of Figure 3: the generator's pipeline, then the discriminator's.
+        """One iteration of Figure 3: first the generator's pipeline, then the discriminator's.
 
-        Returns:
-            x0 [B,C,h,w], the residual's norm, the discriminator's loss and t [B]; causes first.
+        It returns x0 [B,C,h,w], the residual's norm, the discriminator's loss and t [B]; causes first.
         """
         step, parts = self.global_step, batch.split(self.rendering.chunk)
         draws, norms, losses, differences = [], [], [], []

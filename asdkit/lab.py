@@ -101,7 +101,6 @@ class LabPrior(Prior):
         return list(eps.chunk(copies))
 
     def _own_facts(self, x: Noised, condition: Condition) -> list[Tensor]:
-        """The facts of each sample's own condition."""
         facts = x.by_own(condition, lambda own, rows: {k: fact[rows] for k, fact in enumerate(self.facts(x, own))})
         return list(facts.values())
 

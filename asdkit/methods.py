@@ -249,7 +249,6 @@ def LODS(scale: Scale = 40.0, adapter: Adapter | None = None) -> Field:
     """Learned null condition (LODS, 2312.04820): SDS whose e_null learns from the pictures that the generator shows.
 
     Args:
-        scale: the CFG scale lambda.
         adapter: the adapter that holds the learned null condition; an Embedding when left out.
     """
     return CFG(scale=scale, null=Discriminator(adapter or Embedding(), 0.0, text="", scale=scale)) - Noise()
@@ -326,7 +325,6 @@ def RewardSDS(
 
     Args:
         scorer: the part that scores pictures, e.g. asdkit.CLIPScorer.
-        scale: the CFG scale lambda.
         draws: the number of noises for each image; 4 to 8 in the paper.
         temperature: the temperature of the softmax over the scores; a lower one follows the best noise alone.
         judged_scale: the CFG scale at which the scored pictures are denoised.

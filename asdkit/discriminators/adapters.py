@@ -78,7 +78,6 @@ class Attached(Adapter):
             )
 
     def _apply(self, function: Any, recurse: bool = True) -> "Attached":
-        """The other model moves with the adapter."""
         super()._apply(function, recurse)  # type: ignore[no-untyped-call]
         if self._other_prior is not None:
             self._other_prior._apply(function, recurse)  # type: ignore[no-untyped-call]

@@ -172,5 +172,4 @@ class LoRA(PeftAdapter):
 
 
 def _sample(parameter: Tensor) -> Tensor:
-    """Some of its values."""
     return parameter.detach().flatten()[:64].clone()

@@ -189,7 +189,6 @@ def _square(frame: Frame, size: int) -> tuple[UInt8[Tensor, "1 4 S S"], Float[Te
 
 
 def _cut(picture: Float[Tensor, "4 H W"], size: int) -> UInt8[Tensor, "1 4 size size"]:
-    """The middle square of a picture at this size."""
     height, width = picture.shape[1:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -209,7 +208,6 @@ def _outward(views: Views) -> Float[Tensor, "B 3"]:
 
 
 def _scaled(views: Views, size: int) -> Views:
-    """The same cameras with square pictures of another size."""
     K = views.K * torch.tensor([size / views.width, size / views.height, 1.0])[:, None]
     return Views(views.c2w, K, views.azimuth, views.elevation, views.distance, size, size)
 

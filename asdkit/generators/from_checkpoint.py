@@ -25,11 +25,7 @@ class Saved(NamedTuple):
 
 
 def read(path: Path) -> Saved:
-    """What the last checkpoint of a run folder, or a checkpoint, holds.
-
-    Raises:
-        ValueError: there is none, or it is broken or of something else.
-    """
+    """What a checkpoint, or the last one of a run folder, holds; a ValueError if it is missing or no good."""
     path = local(path)
     file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     if not file.is_file():
@@ -74,11 +70,7 @@ def generator_of(path: Path) -> Generator:
 
 
 def built(saved: Saved) -> Generator:
-    """The generator that was saved.
-
-    Raises:
-        ValueError: it can't be built, or its weights are another's.
-    """
+    """The generator that was saved; a ValueError if it can't be built, or its weights are another's."""
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)

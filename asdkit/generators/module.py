@@ -54,8 +54,7 @@ class GeneratorModule(pl.LightningModule):
     ) -> "GeneratorModule":
         """Lightning's, for files of this machine: nothing in them is executed, see `core.trust`.
 
-        Raises:
-            ValueError: the file is missing, broken, of something else, or names a class that is not trusted.
+        A file that is missing, broken, of something else, or names a class that is not trusted, is a ValueError.
         """
         file = read(Path(checkpoint_path)).file
         try:

@@ -158,7 +158,6 @@ class ModelFolder:
         return kind(**{name: arguments[name] for name in inspect.signature(kind).parameters})
 
     def _text_part(self, part: str, name: str, dtype: torch.dtype) -> Any:
-        """A tokenizer or a text encoder of a class that asdkit knows."""
         import transformers
 
         if name in TEXT_ENCODERS:

@@ -21,11 +21,7 @@ _INSIDE: dict[str, tuple[str, ...]] = {part: tuple(starts) for part, starts in K
 
 
 def locate(path: str, variant: str = "", config: str = "") -> ModelFolder:
-    """The files of a prior, named as for `Pretrained`; fetched from the hub if its cache does not hold them.
-
-    Raises:
-        PriorUnavailable: it is missing, torn, gated, withdrawn, of an unknown kind, or the hub is out of reach.
-    """
+    """The files of a prior, named as for `Pretrained`; fetched from the hub if its cache does not hold them."""
     if path == EMBEDDED:
         return ModelFolder(*folder_of(str(Path(__file__).parents[1] / "toybox" / "weights"), files_of_model()))
     if path.startswith(RANDOM):
@@ -75,7 +71,6 @@ class SingleFile(ModelFolder):
 
 
 def _shapes(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a model's file, without their values."""
     if file.suffix != ".safetensors":
         raise PriorUnavailable(
             f"{file} is no .safetensors file, and asdkit opens no pickles; look for a safetensors copy, or convert it."

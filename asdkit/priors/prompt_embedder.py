@@ -58,7 +58,6 @@ class PromptEmbedder:
         return x.by_own(condition, lambda own, rows: self._rows(own, len(x.t[rows]), x.views and x.views[rows]))
 
     def _rows(self, condition: Condition, count: int, cameras: Views | None) -> Embedded:
-        """A condition's embedding for so many samples."""
         plain, *views = [self.embedded[text] for text in self._texts(condition)]
         words = self._prior.view_words
         if not views or words is None or cameras is None:

@@ -22,10 +22,8 @@ def changed_weight(layer: str, weight: Tensor, factors: Factors, settings: dict[
 
     LoRA adds (alpha / r) B A, LoHa (alpha / r) (A1 B1) * (A2 B2), LoKr (alpha / r) times the Kronecker product of two
     matrices, each of which may be a Tucker product, with a core of the kernel's size between its factors; DoRA then
-    gives each row, or each column, the length that it says. What the factors don't say, peft's settings do.
-
-    Raises:
-        ValueError: they don't fit the weight, aren't finite, or are of no known kind.
+    gives each row, or each column, the length that it says. What the factors don't say, peft's settings do. It is a
+    ValueError if they don't fit the weight, aren't finite, or are of no known kind.
     """
     flat, given = weight.float().flatten(1), {name: value.float() for name, value in factors.items()}
     alpha = given.pop("alpha", None)

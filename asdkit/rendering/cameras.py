@@ -36,7 +36,6 @@ class Views:
         return self.azimuth.shape[0]
 
     def __getitem__(self, index: slice | Tensor) -> "Views":
-        """A part of the batch, by a slice or an index tensor."""
         return replace(self, **{name: tensor[index] for name, tensor in self.tensors.items()})
 
     def to(self, device: torch.device | str) -> "Views":

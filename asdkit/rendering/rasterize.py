@@ -58,9 +58,6 @@ def rasterize(
             the screen instead.
         backend: "auto" chooses gsplat on CUDA devices, numba on the CPU and torch elsewhere and for surfels, which
             numba doesn't draw.
-
-    Raises:
-        ValueError: an unknown mode or backend.
     """
     dtype = torch.float64 if means.dtype == torch.float64 else torch.float32
     backend = _chosen(backend, mode, means.device)

@@ -48,11 +48,7 @@ class Timesteps(Part):
 class Draws:
     """Draws that depend on (seed, rank, step, purpose) alone, however a step is split into parts.
 
-    Args:
-        prior: whose noise levels are meant, and what encodes source images.
-        timesteps: which t are drawn.
-        seed: of the run.
-        prompt: of the run, in whose place a batch may have a prompt for each sample.
+    A batch may have a prompt for each sample, in the place of the run's `prompt`.
     """
 
     def __init__(self, prior: Prior, timesteps: Timesteps, seed: int, prompt: str = "") -> None:

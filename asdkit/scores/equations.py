@@ -80,10 +80,7 @@ def real_loss(
 
     Under an exact prior Eq. 9 is Eq. 10 at gamma - (1 - eta) r/q, r and q being the real and the fake density: below
     eta = 1 it has no minimum where r/q is large. So a sample stops counting in the first term once its error exceeds
-    `clip` times the prior's own, ||e_y - eps||^2, as in a hinge loss.
-
-    Returns:
-        The loss, and the share of samples that no longer count.
+    `clip` times the prior's own, ||e_y - eps||^2, as in a hinge loss. The second result is the share of such samples.
     """
     error, prior_error = ((e - eps).square().flatten(1).sum(1) for e in (e_phi, e_y))
     limit = clip * prior_error

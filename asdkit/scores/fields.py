@@ -49,8 +49,7 @@ class Field(Part, nn.Module, ABC):
     def bind(self, prompt: str, source: str | None = None, cfg: CFGOptions = PLAIN_CFG) -> None:
         """Give the run's words to every field that has no text of its own, and `cfg` to each CFG of these words.
 
-        Raises:
-            ValueError: words for the source are needed and missing, or no CFG can honour `cfg`.
+        It is a ValueError if words for the source are needed and missing, or no CFG can honour `cfg`.
         """
         self.take_words(prompt, source, cfg)
         honoured = any(isinstance(part, CFG) and part.options is cfg for part in self.modules())

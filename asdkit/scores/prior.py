@@ -98,11 +98,7 @@ class Prior(Part, nn.Module, ABC):
         self.name_views(prompt, views or {})
 
     def name_views(self, prompt: str, views: Mapping[str, str]) -> None:
-        """Say a prompt's view-dependent form in some directions in whole, in the place of adding the direction's words.
-
-        Raises:
-            ValueError: a direction that is not among `view_words.names`.
-        """
+        """Say a prompt's form in some directions, of `view_words.names`, in whole instead of adding words for them."""
         known = self.view_words.names if self.view_words else ()
         unknown = [name for name in views if name not in known]
         if unknown:
@@ -132,10 +128,7 @@ class Prior(Part, nn.Module, ABC):
         raise ValueError(f"{type(self).__name__} has no embedding of prompts that a generator could be told.")
 
     def write_with(self, network: nn.Module, folder: Path) -> None:
-        """Write the model with another network in the place of its own, in the layout that it was read from.
-
-        It is a ValueError where that is no folder.
-        """
+        """Write the model's folder with another network in the place of its own; a ValueError where it has none."""
         raise ValueError(f"A {type(self).__name__} is in no model's folder that could be written again.")
 
     def picture_size(self, x0: Float[Tensor, "B C h w"]) -> int:

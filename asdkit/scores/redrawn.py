@@ -152,7 +152,6 @@ class OtherPrior(Redrawn):
         self.field.setup(self.prior)
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "OtherPrior":
-        """The prior moves with the field."""
         super()._apply(function, recurse)  # type: ignore[no-untyped-call]
         self.prior._apply(function, recurse)  # type: ignore[no-untyped-call]
         return self

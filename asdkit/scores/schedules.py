@@ -128,11 +128,9 @@ def scaled_linear(
 
 
 def rectified_flow(sigmas: Float[Tensor, " T"], steps: int = 1000) -> Schedule:
-    """x_t = (1 - s) x0 + s eps, and the network predicts eps - x0 (Stable Diffusion 3, FLUX).
+    """x_t = (1 - s) x0 + s eps, and the network, which is told s times `steps`, predicts eps - x0 (SD 3, FLUX).
 
-    Args:
-        sigmas: s at t = 0 .. T-1, increasing, as diffusers' FlowMatchEulerDiscreteScheduler holds them in reverse.
-        steps: the network is told s times this.
+    `sigmas` are s at t = 0 .. T-1, increasing, as diffusers' FlowMatchEulerDiscreteScheduler holds them in reverse.
     """
     sigmas = sigmas.double()
     return Schedule(1 - sigmas, sigmas, "flow_prediction", (sigmas * steps).float())

@@ -84,10 +84,8 @@ def shade(
     """Anti-aliased pictures on black, of `supersample` samples per pixel along each axis.
 
     The cameras are `c2w` [B,4,4] in OpenCV axes and `K` [B,3,3] in pixels, float64.
-
-    Returns:
-        Colour times alpha [B,3,H,W]; alpha, the share of a pixel's samples that hit [B,H,W]; the mean camera z of the
-        samples that hit, 0 where none did [B,H,W]. All are float32.
+    They are colour times alpha [B,3,H,W]; alpha, the share of a pixel's samples that hit [B,H,W]; the mean camera z of
+    the samples that hit, 0 where none did [B,H,W]. All are float32.
     """
     image = np.zeros((len(c2w), 3, height, width), dtype=np.float32)
     alpha = np.zeros((len(c2w), height, width), dtype=np.float32)

@@ -20,7 +20,6 @@ class Thing:
     other: str | None = None  # the second colour of a material of two colours
 
     def __post_init__(self) -> None:
-        """Refuse colours that don't fit the material."""
         two_coloured = bool(self.material) and MATERIALS[self.material].natural is None
         if two_coloured != (self.other is not None) or self.other == self.main:
             raise ValueError(f"striped, spotted and checkered things alone have two different colours: {self!r}")

@@ -10,7 +10,7 @@ from asdkit.core.bounds import Count, LearningRate, Share, checked
 from asdkit.core.randomness import generator_for, seeded
 from asdkit.toybox.clip import prompt_among
 from asdkit.toybox.tokenizer import build_tokenizer, save_tokenizer
-from asdkit.toybox.training.common import Training, pipeline_folder, save_half, starting_from, text_settings
+from asdkit.toybox.training.common import Training, save_half, starting_from, text_settings
 from asdkit.toybox.training.renders import Examples
 
 
@@ -62,8 +62,8 @@ class TrainCLIP(Training):
             self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
         self.clip.set_attn_implementation("eager")  # 1.6 times faster to train on a CPU than the fused attention
         if start:
-            with starting_from(start):
-                saved = CLIPModel.from_pretrained(pipeline_folder(start) / "clip", local_files_only=True)
+            with starting_from(start) as folder:
+                saved = CLIPModel.from_pretrained(folder / "clip", local_files_only=True)
                 self.clip.load_state_dict(saved.state_dict())
 
     def training_step(self, batch: Examples) -> Tensor:

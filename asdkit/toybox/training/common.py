@@ -59,26 +59,17 @@ def save_half(model: nn.Module, folder: Path) -> None:
     copy.deepcopy(model).half().save_pretrained(folder, safe_serialization=True, max_shard_size="14MB")
 
 
-def pipeline_folder(name: str) -> Path:
-    """The folder of the embedded weights for "toybox", else the folder of this name."""
-    return locate(EMBEDDED).path if name == EMBEDDED else Path(name)
-
-
 @contextmanager
-def starting_from(folder: str | Path) -> Iterator[None]:
-    """What a folder lacks, or has in other sizes, is a ValueError."""
+def starting_from(start: str) -> Iterator[Path]:
+    """The pipeline folder of this name, or the embedded "toybox"; what it lacks, or has otherwise, is a ValueError."""
     try:
-        yield
+        yield locate(EMBEDDED).path if start == EMBEDDED else Path(start)
     except (OSError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{folder} can't be started from: {first_line(error)}.") from error
+        raise ValueError(f"{start} can't be started from: {first_line(error)}.") from error
 
 
 def read_autoencoder(folder: Path) -> Any:
-    """A frozen AutoencoderTiny.
-
-    Raises:
-        ValueError: there is none in the folder.
-    """
+    """A frozen AutoencoderTiny; a ValueError if there is none in the folder."""
     from diffusers import AutoencoderTiny
 
     try:

@@ -47,12 +47,7 @@ class Examples(NamedTuple):
 class Renders(IterableDataset[Examples]):
     """Endless batches of cached renders; batch k depends on (seed, rank, k) alone, captions are worded anew each time.
 
-    Args:
-        folder: the cache folder, made by `render_cache`.
-        batch_size: renders per batch.
-        seed: of the draws.
-        first: number of the first batch (the step at which a run resumes).
-        rank: process among several.
+    The folder is made by `render_cache`; `first` is the number of the first batch, the step at which a run resumes.
     """
 
     def __init__(self, folder: Path, batch_size: int, seed: int = 0, first: int = 0, rank: int = 0) -> None:

@@ -16,28 +16,14 @@ from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.camera_embedding import CameraEmbedding
 from asdkit.scores.schedules import scaled_linear
 from asdkit.toybox.captions import vocabulary
-from asdkit.toybox.training.common import (
-    NETWORKS,
-    Training,
-    pipeline_folder,
-    read_autoencoder,
-    save_half,
-    starting_from,
-    text_settings,
-)  # fmt: skip
+from asdkit.toybox.training.common import NETWORKS, Training, read_autoencoder, save_half, starting_from, text_settings
 from asdkit.toybox.training.renders import Examples
 
 _SCHEDULER = NETWORKS["scheduler"]
 
 
 class Denoiser(nn.Module):
-    """The networks that are trained together. The UNet attends to the text at its coarsest level.
-
-    Args:
-        channels: of the UNet's levels.
-        latent_channels: of the autoencoder.
-        text_width: of the text encoder.
-    """
+    """The networks that are trained together. The UNet attends to the text at its coarsest level."""
 
     def __init__(self, channels: tuple[int, ...], latent_channels: int, text_width: int) -> None:
         super().__init__()
@@ -117,7 +103,8 @@ class TrainUNet(Training):
         with seeded(seed):
             self.net = Denoiser(tuple(channels), latent_channels, text_width)
         if start:
-            load_pipeline(self.net, pipeline_folder(start))
+            with starting_from(start) as folder:
+                load_pipeline(self.net, folder)
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
         self.schedule = scaled_linear(1000, _SCHEDULER["beta_start"], _SCHEDULER["beta_end"], "v_prediction")
 
@@ -167,23 +154,19 @@ def load_pipeline(net: Denoiser, folder: Path) -> None:
     """Read the networks that `save_pipeline` wrote.
 
     The folder's tokenizer may know other words and its text encoder other positions: what both have is read, and what
-    is new keeps its values.
-
-    Raises:
-        ValueError: a file is missing, or of other sizes.
+    is new keeps its values. An OSError, KeyError or RuntimeError if a file is missing, or of other sizes.
     """
     from safetensors.torch import load_file
 
     for name, module in {"unet": net.unet, "text_encoder": net.text_encoder, "camera": net.camera}.items():
         mine = {key.removeprefix("text_model."): key for key in module.state_dict()}
-        with starting_from(folder / name):
-            files = sorted((folder / name).glob("*.safetensors"))  # without any, every weight is missing
-            tensors = {key: value for file in files for key, value in load_file(file).items()}
-            weights = {mine.get(k.removeprefix("text_model."), k): value for k, value in tensors.items()}
-            if name == "text_encoder":
-                words = json.loads((folder / "tokenizer" / "vocab.json").read_text())
-                _grow_text(weights, module.state_dict(), words, net.tokenizer.get_vocab())
-            module.load_state_dict(weights)
+        files = sorted((folder / name).glob("*.safetensors"))  # without any, every weight is missing
+        tensors = {key: value for file in files for key, value in load_file(file).items()}
+        weights = {mine.get(k.removeprefix("text_model."), k): value for k, value in tensors.items()}
+        if name == "text_encoder":
+            words = json.loads((folder / "tokenizer" / "vocab.json").read_text())
+            _grow_text(weights, module.state_dict(), words, net.tokenizer.get_vocab())
+        module.load_state_dict(weights)
 
 
 def _grow_text(

@@ -17,15 +17,7 @@ from asdkit.core.randomness import generator_for, seeded
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.scores.equations import laplacian
 from asdkit.toybox.measures import psnr
-from asdkit.toybox.training.common import (
-    NETWORKS,
-    WARMUP,
-    Training,
-    pipeline_folder,
-    read_autoencoder,
-    save_half,
-    starting_from,
-)  # fmt: skip
+from asdkit.toybox.training.common import NETWORKS, WARMUP, Training, read_autoencoder, save_half, starting_from
 from asdkit.toybox.training.renders import Examples
 
 _FACTOR = 8  # edge of the pictures over that of the latents
@@ -91,8 +83,8 @@ class TrainVAE(Training):
                 **NETWORKS["vae"],
             ).to(memory_format=torch.channels_last)
         if start:
-            keep_unregistered(self, "_start", read_autoencoder(pipeline_folder(start) / "vae"))
-            with starting_from(start):
+            with starting_from(start) as folder:
+                keep_unregistered(self, "_start", read_autoencoder(folder / "vae"))
                 self.vae.load_state_dict(self._start.state_dict())
         if decoder_only:
             require(bool(start), "decoder_only keeps the encoder of a trained autoencoder; name its folder by start.")
