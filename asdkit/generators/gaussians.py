@@ -167,7 +167,7 @@ class Gaussians(GaussianStore):
 
 
 def object_of(path: Path) -> Generator:
-    """The object in a run folder, a checkpoint or a file of Gaussians; a ValueError if there is none or it is broken."""
+    """The object in a run folder, a checkpoint or a file of Gaussians; a ValueError if it is missing or broken."""
     existing(path)
     if not is_splats(path):
         return checkpoints.generator_of(path)

@@ -66,8 +66,8 @@ def test_the_prompts_of_the_evaluation_are_of_the_kind_they_claim() -> None:
 def test_samples_of_several_prompts_in_one_call_are_those_of_one_call_each(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "STEPS", 3)
-    monkeypatch.setattr(evaluation, "_BATCH", 2)
+    monkeypatch.setattr(model_card, "STEPS", 3)
+    monkeypatch.setattr(model_card, "_BATCH", 2)
     prior, views, prompts = loaded(str(tiny_folder)), ring(3, size=32), ["a red car", "a blue cube", "a red car"]
     images = model_card.sample(prior, prompts, views, 5)
     noise = torch.randn(3, *prior.latent_shape(32, 32), generator=model_card.generator_for(5, 0, "samples"))
@@ -97,10 +97,10 @@ def test_a_prior_that_draws_the_truth_has_its_variety_and_its_kid(monkeypatch: p
     def true(prior: Pretrained, prompts: list[str], views: Views, seed: int) -> torch.Tensor:
         return pictured([parse(prompt) for prompt in prompts], views, generator)
 
-    monkeypatch.setattr(evaluation, "sample", true)
+    monkeypatch.setattr(model_card, "sample", true)
     varied = model_card.evaluate_variety(Through(), 0, ("a red and white striped ball", "a brick house"))
     assert varied["pairwise_distance_share"] == pytest.approx(1, abs=0.3) and varied["true_pairwise_distance"] > 0.05
-    monkeypatch.setattr(evaluation, "sample", lambda _, texts, views, seed: torch.zeros(8, 3, 128, 128))
+    monkeypatch.setattr(model_card, "sample", lambda _, texts, views, seed: torch.zeros(8, 3, 128, 128))
     assert model_card.evaluate_variety(Through(), 0, ("a brick house",))["pairwise_distance_share"] == 0
 
     views = model_card.sector_views(40)
