@@ -27,8 +27,7 @@ from asdkit.scores.prior import Adapter, Noised, Prior
 
 
 class Distillation(Part, GeneratorModule):
-    """Score distillation: a guidance pulls the generator towards the prompt, and its discriminator learns in
-    alternation.
+    """Score distillation: a guidance pulls the generator towards the prompt, and its discriminator learns in turn.
 
     An iteration is one global step, whatever the number of optimisers: the generator takes a step first, then the
     discriminator takes `discriminator.steps` of them. Profilers see the spans asdkit.render, encode, prior (predictions

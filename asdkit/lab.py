@@ -110,8 +110,7 @@ class LabPrior(Prior):
 
 
 class GaussianPrior(LabPrior):
-    """A prior whose score is exact: every value of x0 is independent, with distribution N(mean of the prompt,
-    spread^2).
+    """A prior whose score is exact: every value of x0 is independent, of N(mean of the prompt, spread^2).
 
     Args:
         means: the mean of each prompt: one number, or one for each channel.
@@ -222,8 +221,7 @@ class ParticleScore(Field):
 
 
 class Affine(Adapter):
-    """An adapter for lab priors: e_phi = e_y + slope_t x_t + offset_t, free at every t. It can be any Gaussian's exact
-    score.
+    """An adapter for lab priors: e_phi = e_y + slope_t x_t + offset_t at every t, any Gaussian's exact score.
 
     Args:
         steps: the number of levels of the prior's schedule.

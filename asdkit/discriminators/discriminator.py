@@ -38,8 +38,7 @@ class Discriminator(Field):
         scale: the CFG scale lambda of the whole expression. lambda_eff is logged from it, and a Gamma may use it.
         real_samples: where the real samples of Eq. 9 come from; None for Eq. 10.
         eta: the weight of the penalty on real samples: 0.5 in the paper's general case, 0 for editing.
-        real_clip: how many times larger than the prior's error phi's error may grow before a real sample no longer
-            counts.
+        real_clip: how many times the prior's own error phi's error may be before a real sample no longer counts.
         of_source: when `text` is None, take the words for the source image instead of the run's prompt.
         learns_source: take the source image for the fake sample, not what the generator shows.
         released: learn by the loss of the paper's released code instead of Eq. 10.
@@ -190,8 +189,7 @@ class DiscriminatorSteps:
         every: the number of iterations from one turn of the discriminator to the next.
         lr: the learning rate of the discriminator's AdamW.
         clip: the largest norm of the discriminator's gradient; 0 for no limit.
-        share_noise: whether the discriminator learns on the generator step's own draw (t, eps), which saves network
-            calls.
+        share_noise: whether the discriminator learns on the generator's own draw (t, eps), which saves network calls.
     """
 
     steps: Whole = 1

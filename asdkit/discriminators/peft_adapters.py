@@ -34,8 +34,7 @@ class PeftAdapter(Attached):
         kind: peft's name of the kind, in small or capital letters.
         options: options of peft's configuration of that kind, e.g. {r: 8, alpha: 8}; the others keep peft's defaults.
             Dropout is refused, because e_phi is asked more than once at a draw.
-        targets: endings of the names of the layers that are adapted; the attention layers of the model's family when
-            left out.
+        targets: endings of the names of the layers that are adapted; the family's attention layers when left out.
         camera: whether e_phi also knows the camera, by a zero-initialised offset of the time embedding.
         init_seed: the seed of random initial weights.
         prior: another model that is adapted in place of the prior; the prior itself when left out.
@@ -147,8 +146,7 @@ class LoRA(PeftAdapter):
     Args:
         rank: the rank of the updates. A higher one can learn more and costs more; the paper's code uses 4.
         alpha: the scale of the updates times the rank. 0, the default, means alpha = rank, which is a scale of 1.
-        targets: endings of the names of the layers that get an update; the attention layers of the model's family when
-            left out.
+        targets: endings of the names of the layers that get an update; the family's attention layers when left out.
         camera: whether e_phi also knows the camera, by a zero-initialised offset of the time embedding.
         init_seed: the seed of the random half of each update.
         prior: another model that is adapted; the prior itself when left out. The paper's code adapts Stable Diffusion

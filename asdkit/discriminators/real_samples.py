@@ -69,8 +69,7 @@ class ImageFolder(RealSamples):
 class NearestReference(RealSamples):
     """Takes the posed pictures of `data.references` as real samples: each sample gets the one with the nearest camera.
 
-    e_y and e_phi judge a picture with the words of its own camera. A picture with a mask stands before the step's
-    backdrop.
+    e_y and e_phi judge a picture with the words of its own camera. A picture with a mask stands before the backdrop.
 
     Args:
         within_deg: the largest angle in degrees, seen from the origin, between a sample's camera and the picture's.

@@ -94,8 +94,7 @@ class ReferenceView(PosedPictures):
     """A picture of the object from one camera, which looks at the origin. The picture's middle square is taken.
 
     Transparent parts of the picture, and black parts of its mask, do not belong to the object. Without either, the
-    picture is taken to stand before the plain background (`rendering.background`), and nothing is learned of the
-    silhouette.
+    picture is taken to stand before the plain background (`rendering.background`), and no silhouette is learned.
 
     Args:
         file: the picture.

@@ -39,8 +39,7 @@ def is_splats(path: Path) -> bool:
 def read_splats(path: str | Path) -> Splats:
     """Reads Gaussians from a file of any of the formats, which its suffix tells.
 
-    Rows that are no Gaussians are left out, of which there may be one in a hundred. Another suffix or a broken file is
-    a ValueError.
+    Rows that are no Gaussians are left out, one in a hundred at most. Another suffix or a broken file is a ValueError.
     """
     path = Path(path)
     suffix = path.suffix.lower()

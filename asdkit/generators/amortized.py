@@ -27,8 +27,7 @@ _PLANES, _COARSEST = "encoding.grids.0", 4  # the parameter that prompts change;
 
 
 class Amortized3D(Generator):
-    """One network for many prompts: it makes a 3D object of a prompt in one evaluation (ATT3D 2306.07349, ScaleDreamer
-    2407.02040).
+    """One network for many prompts: it makes a 3D object of each at once (ATT3D 2306.07349, ScaleDreamer 2407.02040).
 
     The network turns a prompt's embedding into planes, which are added to the three planes of a radiance field. All
     prompts share the planes beneath and the network that reads them. It needs a prior that embeds prompts, and learns

@@ -37,8 +37,7 @@ class Density(Part, ABC):
 class Fraction(Density):
     """Prunes Gaussians, then grows a fixed share of them: the ones with the largest mean gradient on the screen.
 
-    The scale of gradients differs a hundredfold between methods and priors. A share works for all of them without
-    tuning.
+    The scale of gradients differs a hundredfold between methods and priors; a share needs no tuning.
 
     Args:
         fraction: the share of the Gaussians that grows in a round.
@@ -77,8 +76,7 @@ class Threshold(Density):
     """The density control of 3D Gaussian splatting: it takes the same decisions as gsplat's DefaultStrategy.
 
     Gaussians whose gradient is above a threshold are copied, or split if they are large. Faint and huge ones are then
-    removed, and now and then all opacities are lowered. Where the capacity is too small, the largest gradients go
-    first.
+    removed, and now and then all opacities are lowered. If the capacity is too small, the largest gradients go first.
 
     Args:
         gradient: a Gaussian grows if its mean gradient on the screen is above this, in units of half the image.

@@ -42,8 +42,7 @@ class Gaussians(GaussianStore):
             into the ball. Another run (its folder or .ckpt) gives its Gaussians as they are, or points on the surface
             of its NeRF. In .glb, .gltf and .obj files a mesh's y axis points up and its front faces +z; other files
             have the world's axes.
-        start: a part that makes the points to start from in place of `init`, such as ShapE; they are fitted into the
-            ball, too.
+        start: a part that makes the points to start from in place of `init`, such as ShapE; fitted into the ball, too.
         initial: the size, opacity and seed of the start.
         count: the number of Gaussians at the start; a 3DGS file brings its own number.
         capacity: the largest number of Gaussians, at least `count`. More of them show finer detail and take more time.

@@ -76,8 +76,7 @@ class PriorNetwork(Backbone):
 
 
 class SmallUNet(Backbone):
-    """A small convolutional network with random initial weights: diffusers' UNet2DModel, told the prompt in every
-    block.
+    """A small convolutional network with random initial weights: diffusers' UNet2DModel, told the prompt in all blocks.
 
     Args:
         width: the number of channels at full size, a multiple of 4; a wider network is slower and can learn more.
@@ -121,8 +120,7 @@ class SmallUNet(Backbone):
 
 
 class Network(Images):
-    """The paper's general generator: one evaluation of a network turns noise and a prompt into x0 (Diff-Instruct,
-    DMD2).
+    """The paper's general generator: one evaluation of a network makes x0 of noise and a prompt (Diff-Instruct, DMD2).
 
     Each step draws new noise, and a prompt for each sample where the data has `prompts`. Pictures show samples of an
     average of the weights, always from the same noise. They are of the run's prompt, or of some of the data's.

@@ -30,8 +30,7 @@ class ShapE(Start):
             `tokenizer`, `scheduler` and `shap_e_renderer`.
         steps: the number of denoising steps.
         scale: the scale of classifier-free guidance; 1 or less for none.
-        rotation_deg: a rotation about the vertical axis in degrees, counter-clockwise seen from above, that turns the
-            front to +x.
+        rotation_deg: a turn about the vertical in degrees, counter-clockwise from above, that brings the front to +x.
         seed: the seed of Shap-E's random draws.
 
     Raises:

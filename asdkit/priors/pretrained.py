@@ -38,8 +38,7 @@ class Pretrained(Prior):
         finetune: a LoRA (or LoHa, LoKr, DoRA) that is added to the frozen weights: a .safetensors file, its folder, or
             an id. It may also be a textual inversion, whose word prompts can then use.
         finetune_scale: the strength of the fine-tune; 1 is the whole of it.
-        use_camera: whether a model that takes cameras (one with a folder `camera/`) gets the camera beside the view
-            words.
+        use_camera: whether a model that takes cameras (with a folder `camera/`) gets the camera beside the view words.
         image_size: images of another height and width, in pixels, are resized to this before they are encoded, so that
             early iterations can render small ones (`data.size`). 0 encodes all as they are.
         dtype: the precision in which the frozen networks compute; schedule, phi and generator stay in single precision

@@ -15,8 +15,7 @@ Decay = Sequence[float]
 
 
 class PerpNeg(Part):
-    """Takes the prompts of other directions as negative prompts, against objects with several faces (Perp-Neg, arXiv
-    2304.04968).
+    """Takes other directions' prompts as negative ones against objects with several faces (Perp-Neg, arXiv 2304.04968).
 
     In place of e_y it puts e_null + d + sum_i w_i (d_i - (d_i.d)/(d.d) d). Here d is e - e_null of the prompt whose
     embedding is blended between the two neighbouring directions, and d_1, d_2 are the same differences for the prompts
@@ -72,8 +71,7 @@ class APG(Part):
     to its D_y. The paper's momentum is left out: it sums over the levels of one sampling, and draws are independent.
 
     Args:
-        eta: the share of the parallel part that is kept. The paper traces over-saturation to this part and has 0; 1
-            keeps it whole.
+        eta: the share of the parallel part that is kept. The paper traces over-saturation to it and has 0; 1 keeps all.
         norm: the largest length of a sample's Delta, in x0's units; 15 is diffusers' default.
     """
 
@@ -94,8 +92,7 @@ class APG(Part):
 
 @settings
 class CFGOptions:
-    """How e_null and e_y are combined to e_lambda. At lambda = 0 or 1 the result is e_null or e_y, whatever these
-    options say.
+    """How e_null and e_y are combined to e_lambda. At lambda = 0 or 1 the result is e_null or e_y, whatever they say.
 
     Args:
         perp_neg: Perp-Neg for the prompt, against objects with several faces; see `PerpNeg`.
@@ -103,8 +100,7 @@ class CFGOptions:
         rescale: CFG rescale (phi of Lin et al., arXiv 2305.08891, Section 3.4), in eps-space: the share of e_lambda
             that is brought to the standard deviation of e_y, sample by sample. It is 0.7 in the paper.
         interval: guidance in a limited interval (Kynkäänniemi et al., arXiv 2404.07724): lambda counts only at noise
-            levels sigma / alpha above the first and up to the second number; elsewhere it is 1. None is all noise
-            levels.
+            levels sigma / alpha above the first and up to the second number; elsewhere it is 1. None is all levels.
 
     Raises:
         ValueError: an interval of other than two numbers, the first below the second.

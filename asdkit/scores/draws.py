@@ -19,8 +19,7 @@ class Timesteps(Part):
         t_min: the lower end, from 0 to 1.
         t_max: the upper end, at least t_min; equal ends give one t for all samples. Lower it to change less
             of an object that is almost done.
-        stratified: whether to take one t in each of B equal parts of the range, in random order, instead of B
-            independent ones.
+        stratified: whether to take one t in each of B equal parts of the range in random order, not B independent ones.
 
     Raises:
         ValueError: t_min > t_max, at the start or at the end of their ramps.

@@ -1,7 +1,6 @@
 """Score fields: maps from a noisy draw to an eps-space tensor. They add, subtract and scale.
 
-The residual of a method is one expression, e.g. SDS is `CFG(scale=100) - Noise()`. The generator's gradient is
-E[w(t) residual], Eq. 7.
+A method's residual is one expression, e.g. `CFG(scale=100) - Noise()` for SDS, and Eq. 7 is E[w(t) residual].
 """
 
 from abc import ABC, abstractmethod

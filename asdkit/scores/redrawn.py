@@ -46,17 +46,14 @@ class Known(Redrawn):
 
 
 class OnSource(Known):
-    """Evaluates a field at the same t and eps on the source image. Its value is subtracted; no gradient goes through
-    it.
-    """
+    """Evaluates a field at the same t and eps on the source image. Its value is subtracted; it passes no gradient."""
 
     def redraw(self, x: Noised) -> Noised:
         return x.on_source()
 
 
 class Later(Known):
-    """Evaluates a field at a slightly later t+ with the same x0 and eps, for asynchronous score distillation
-    (ScaleDreamer).
+    """Evaluates a field at a slightly later t+ with the same x0 and eps, for asynchronous distillation (ScaleDreamer).
 
     t+ = t + u * ratio * (t - t_min), where u ~ U[0,1].
 
@@ -80,8 +77,7 @@ class Later(Known):
 
 
 class Inverted(Redrawn):
-    """Evaluates a field at an x_t that DDIM inversion reaches from x0. The implied noise (x_t - alpha x0) / sigma
-    replaces eps.
+    """Evaluates a field at an x_t that DDIM inversion reaches from x0; (x_t - alpha x0) / sigma is in the place of eps.
 
     Args:
         field: the field that is evaluated at that draw.
@@ -210,15 +206,13 @@ class Scorer(Part, ABC):
 
 
 class Reweighted(Expression):
-    """RewardSDS: draws several noises for each x0; a residual weighs more if a scorer likes the picture its noise
-    denoises to.
+    """RewardSDS: draws several noises for each x0; a residual weighs more if a scorer likes what its noise denoises to.
 
     Args:
         field: the residual that is weighted.
         scorer: the part that scores the denoised pictures.
         draws: the number of noises for each x0, including the given one.
-        temperature: the temperature of the softmax. A small one follows the best draw alone; a large one is the plain
-            mean.
+        temperature: the temperature of the softmax. A small one follows the best draw alone; a large one is the mean.
         scale: the CFG scale at which the pictures are denoised.
     """
 

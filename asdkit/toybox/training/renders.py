@@ -78,8 +78,7 @@ def render_cache(
 ) -> Path:
     """Render `count` random pictures of random things into `images.npy` and `labels.pt` of a folder, once.
 
-    A finished cache of the same arguments is kept, and one that was stopped goes on; the folder's name tells them
-    apart. Two threads render.
+    A finished cache of the same arguments is kept, and one that was stopped goes on. Two threads render.
 
     The pictures are squares of `size` pixels. With a `vae`, an AutoencoderTiny, the cache keeps their latents alone,
     fp16 and scaled as the pipeline uses them, which are a twelfth of the size at factor 8 and 8 channels.

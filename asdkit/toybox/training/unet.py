@@ -65,8 +65,7 @@ class TrainUNet(Training):
     """Trains a UNet2DConditionModel on the toybox's latents, by v-prediction, with text and camera conditions.
 
     Args:
-        weights: the folder that holds `vae/` and receives `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`,
-            `camera/`.
+        weights: the folder with `vae/` that receives `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`, `camera/`.
         channels: the numbers of channels of the UNet's levels, at 16, 8 and 4 pixels.
         text_width: the width of the text encoder.
         learning_rate: AdamW's learning rate, which is held, then brought to zero linearly over the last quarter of the
