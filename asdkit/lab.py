@@ -21,7 +21,7 @@ from asdkit.rendering.cameras import Views
 from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import Field
 from asdkit.scores.prior import Adapter, Noised, Prior
-from asdkit.scores.schedules import Schedule, scaled_linear, variance_preserving
+from asdkit.scores.schedules import Latent, Schedule, scaled_linear, variance_preserving
 
 
 def gaussian_eps(x_t: Tensor, alpha: Tensor, sigma: Tensor, mean: Tensor | float, spread: Tensor | float) -> Tensor:
@@ -47,7 +47,7 @@ class _Exact(nn.Module):
         super().__init__()
         self.schedule, self._eps = schedule, eps
 
-    def forward(self, x_t: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], *facts: Tensor) -> Float[Tensor, "B C h w"]:
+    def forward(self, x_t: Latent, t: Int[Tensor, " B"], *facts: Tensor) -> Latent:
         return self._eps(x_t, self.schedule.alpha(t), self.schedule.sigma(t), *facts)
 
 
@@ -70,10 +70,10 @@ class LabPrior(Prior):
     def setup(self) -> None:
         """Nothing to load."""
 
-    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Latent:
         return images
 
-    def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+    def decode(self, x0: Latent) -> Float[Tensor, "B 3 H W"]:
         return x0.detach().clamp(0, 1)
 
     def prepare(self, conditions: Sequence[Condition]) -> None:
@@ -89,9 +89,7 @@ class LabPrior(Prior):
     def facts(self, x: Noised, condition: Condition) -> tuple[Tensor, ...]:
         """The further inputs of the network that stand for a condition, a row for each sample of x."""
 
-    def predict(
-        self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None
-    ) -> list[Float[Tensor, "B C h w"]]:
+    def predict(self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None) -> list[Latent]:
         self.prepare([own for condition in conditions for own in x.own(condition)])
         copies = len(conditions)
         facts = [torch.cat(rows) for rows in zip(*(self._own_facts(x, c) for c in conditions), strict=True)]
@@ -209,14 +207,14 @@ class GaussianScore(Field):
         """The generator's values are N(mean, spread^2) from now on."""
         self._mean, self._spread = torch.as_tensor(mean).detach(), torch.as_tensor(spread).detach()
 
-    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+    def forward(self, x: Noised) -> Latent:
         return gaussian_eps(x.x_t, x.alpha, x.sigma, self._mean, self._spread)
 
 
 class ParticleScore(Field):
     """The exact fake score of a generator that shows nothing but the samples of the batch."""
 
-    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+    def forward(self, x: Noised) -> Latent:
         return finite_set_eps(x.x_t, x.alpha, x.sigma, x.x0)
 
 

@@ -128,8 +128,7 @@ class Embedding(Attached):
 
     def attach(self, prior: Prior) -> None:
         shape = prior.condition_shape
-        if not shape:
-            raise ValueError(f"{type(prior).__name__} has no embedding of prompts that could be learned; use a LoRA.")
+        require(bool(shape), f"{type(prior).__name__} has no embedding of prompts that could be learned; use a LoRA.")
         self._rows = slice(1, 1 + self.tokens) if self.tokens else slice(None)
         self._shape = shape
         self.weights["offset"] = nn.Parameter(torch.zeros(shape)[self._rows].clone())
@@ -164,8 +163,7 @@ class UNetCopy(Attached):
         for key, parameter in network.named_parameters():
             if not adapter_of(key):  # else of another discriminator; it is off in the copy
                 self.weights[key.replace(".", "/")] = parameter
-        if not self.weights:
-            raise ValueError(f"The network of {type(prior).__name__} has no parameters that a copy could learn.")
+        require(bool(self.weights), f"The network of {type(prior).__name__} has no parameters that a copy could learn.")
         keep_unregistered(self, "_network", network)
 
     def _apply(self, function: Any, recurse: bool = True) -> "Attached":

@@ -96,8 +96,7 @@ class Header:
             for element in before:
                 self._pass_over(element, file)
             content = file.read(record.itemsize * count)
-        if len(content) < record.itemsize * count:
-            raise ValueError(f"{self.path} is truncated: it ends within its {name!r}.")
+        require(len(content) >= record.itemsize * count, f"{self.path} is truncated: it ends within its {name!r}.")
         rows = np.frombuffer(content, record)
         return {key: rows[key] for key in properties}
 
@@ -110,8 +109,7 @@ class Header:
         for _ in range(element.rows):
             for kind, *items in element.properties.values():
                 number = file.read(int(kind[1]))
-                if not number:
-                    raise ValueError(f"{self.path} is truncated: it ends within a list.")
+                require(bool(number), f"{self.path} is truncated: it ends within a list.")
                 for item in items:
                     file.seek(int.from_bytes(number, "big" if big else "little") * int(item[1]), 1)
 

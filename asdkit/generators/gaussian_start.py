@@ -44,7 +44,8 @@ def splats_from(init: str | Start, count: int, initial: Initial, rotated: bool) 
         points, colors = init.points(count, generator)
         start = fit(points, initial.radius, type(init).__name__), colors
     elif init == "ball":
-        start = _ball(count, initial.radius, generator), None
+        direction = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
+        start = direction * initial.radius * torch.rand(count, 1, generator=generator) ** (1 / 3), None
     elif init == "box":
         start = initial.radius * (2 * torch.rand(count, 3, generator=generator) - 1), None
     else:
@@ -96,11 +97,6 @@ def thin(splats: Splats) -> Splats:
     """The Gaussians as discs: their third axis is a hundredth of the smaller of the others."""
     wide = splats.log_scales[:, :2]
     return splats._replace(log_scales=torch.cat([wide, wide.amin(1, keepdim=True) - math.log(THINNER)], dim=1))
-
-
-def _ball(count: int, radius: float, generator: torch.Generator) -> Float[Tensor, "N 3"]:
-    direction = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
-    return direction * radius * torch.rand(count, 1, generator=generator) ** (1 / 3)
 
 
 @torch.no_grad()

@@ -115,7 +115,8 @@ class NeRF(Generator):
         """
         views = needs_cameras(self, views).to(self.occupancy.device)
         rays, skip = rays_of(views, self.bound), self._occupied if self.occupancy_every else None
-        cameras = _numbers(views) if torch.is_grad_enabled() else []
+        places = torch.stack([views.azimuth, views.elevation, views.distance], dim=1)
+        cameras = places.tolist() if torch.is_grad_enabled() else []  # for which a GPU is waited for
         z = stratified(rays, self.samples, self._jitter(cameras, views, self.samples, "samples"))
         if self.importance:
             with torch.no_grad():
@@ -182,12 +183,6 @@ class NeRF(Generator):
         inside = torch.rand(cells.shape, generator=generator).to(self.occupancy)
         density, _ = self.radiance(((cells + inside) / _CELLS * 2 - 1) * self.bound)
         torch.maximum(self.occupancy * _KEPT, density.view_as(self.occupancy), out=self.occupancy)
-
-
-def _numbers(views: Views) -> list[list[float]]:
-    """Where each camera stands; a GPU is waited for."""
-    numbers: list[list[float]] = torch.stack([views.azimuth, views.elevation, views.distance], dim=1).tolist()
-    return numbers
 
 
 def _network(width: int, hidden: int, generator: torch.Generator) -> nn.Module:

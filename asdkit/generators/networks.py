@@ -20,6 +20,7 @@ from asdkit.generators.images import Images, Number, Size, opaque
 from asdkit.rendering.cameras import Batch, Views
 from asdkit.scores.conditions import Condition
 from asdkit.scores.prior import Prior
+from asdkit.scores.schedules import Latent
 
 
 class Backbone(Part, nn.Module, ABC):
@@ -30,9 +31,7 @@ class Backbone(Part, nn.Module, ABC):
         """Make the weights, for x0 of this shape [C,h,w]."""
 
     @abstractmethod
-    def forward(
-        self, prior: Prior, noise: Float[Tensor, "B C h w"], prompts: Sequence[str]
-    ) -> Float[Tensor, "B C h w"]:
+    def forward(self, prior: Prior, noise: Latent, prompts: Sequence[str]) -> Latent:
         """x0 of standard normal noise, with a prompt for each sample."""
 
     def write(self, prior: Prior, folder: Path) -> None:
@@ -61,9 +60,7 @@ class PriorNetwork(Backbone):
             learns, f"The network of {type(prior).__name__} has no weights; take --model.generator.backbone=SmallUNet."
         )
 
-    def forward(
-        self, prior: Prior, noise: Float[Tensor, "B C h w"], prompts: Sequence[str]
-    ) -> Float[Tensor, "B C h w"]:
+    def forward(self, prior: Prior, noise: Latent, prompts: Sequence[str]) -> Latent:
         t = torch.full((len(noise),), round(self.t * (len(prior.schedule) - 1)), device=noise.device)
         own = {prompts[0]: tuple(prompts)}  # the condition of all rows, and what it is for each
         x = prior.draw(torch.zeros_like(noise), t, noise / prior.schedule.sigma(t), prompts=own)
@@ -110,9 +107,7 @@ class SmallUNet(Backbone):
             )  # fmt: skip
         self.to(text.device)
 
-    def forward(
-        self, prior: Prior, noise: Float[Tensor, "B C h w"], prompts: Sequence[str]
-    ) -> Float[Tensor, "B C h w"]:
+    def forward(self, prior: Prior, noise: Latent, prompts: Sequence[str]) -> Latent:
         weight = self.prompt.weight
         told = self.prompt(prior.embed(prompts).to(weight))
         x0: Tensor = self.network(noise.to(weight), noise.new_zeros(len(noise)), class_labels=told).sample
@@ -172,7 +167,7 @@ class Network(Images):
                 raise ValueError("The checkpoint holds the weights of another network than its generator's.") from None
             self._early_state = {}
 
-    def samples(self, noise: Float[Tensor, "B C h w"], prompts: Sequence[str]) -> Float[Tensor, "B C h w"]:
+    def samples(self, noise: Latent, prompts: Sequence[str]) -> Latent:
         """x0 of noise and a prompt for each sample, by the average of the weights, without gradient."""
         with torch.no_grad():
             x0: Tensor = self.shown(self.prior, noise, prompts)
@@ -196,7 +191,7 @@ class Network(Images):
         background: Tensor | None = None,
         rerender: bool = False,
         random: torch.Generator | None = None,
-    ) -> tuple[Float[Tensor, "B C h w"], None]:
+    ) -> tuple[Latent, None]:
         prompts = batch.prompts or self.prompts[:1] * self.count
         rows = batch.rows or Rows(0, len(prompts), len(prompts))
         noise = to_device(normal(rows, self._shape, random), next(self.backbone.parameters()).device)

@@ -10,6 +10,7 @@ from torch import Tensor
 from asdkit.core.bounds import NonNegative, Positive, Share, Within, settings
 from asdkit.core.parts import Part, require
 from asdkit.scores.prior import Noised
+from asdkit.scores.schedules import Latent
 
 Decay = Sequence[float]
 
@@ -57,7 +58,7 @@ def _decay(abc: Decay, r: Tensor) -> Tensor:
     return a * torch.exp(-b * r) + c
 
 
-def perpendicular(a: Float[Tensor, "B C h w"], b: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+def perpendicular(a: Latent, b: Latent) -> Latent:
     """What of each sample of a is perpendicular to that of b; all of it where b is zero."""
     along = (a * b).flatten(1).sum(1) / b.square().flatten(1).sum(1).clamp(min=torch.finfo(b.dtype).tiny)
     return a - along[:, None, None, None] * b
@@ -78,9 +79,7 @@ class APG(Part):
     def __init__(self, eta: Annotated[float, Within(-10, 10)] = 0.0, norm: Positive = 15.0) -> None:
         self.eta, self.norm = eta, norm
 
-    def difference(
-        self, x: Noised, null: Float[Tensor, "B C h w"], prompt: Float[Tensor, "B C h w"]
-    ) -> Float[Tensor, "B C h w"]:
+    def difference(self, x: Noised, null: Latent, prompt: Latent) -> Latent:
         """What takes the place of e_y - e_null, which is -alpha / sigma times Delta."""
         difference = prompt - null
         length = (x.sigma / x.alpha) * torch.linalg.vector_norm(difference, dim=(1, 2, 3), keepdim=True)
@@ -118,9 +117,7 @@ class CFGOptions:
             f"cfg.interval takes two noise levels sigma / alpha, the lower one first; got {ends}.",
         )
 
-    def combined(
-        self, x: Noised, null: Float[Tensor, "B C h w"], prompt: Float[Tensor, "B C h w"], scale: float
-    ) -> Float[Tensor, "B C h w"]:
+    def combined(self, x: Noised, null: Latent, prompt: Latent, scale: float) -> Latent:
         """e_lambda of e_null and e_y."""
         if self.apg is None:
             guided = null + scale * (prompt - null)

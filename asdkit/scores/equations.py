@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Latent = Float[Tensor, "B C h w"]
-Levels = Float[Tensor, "B 1 1 1"]  # one for each sample
+from asdkit.scores.schedules import Latent, Levels
+
 Scalar = Float[Tensor, ""]
 Weighting = Literal["uniform", "sigma2", "sigma_over_alpha", "alpha_over_sigma"]
 

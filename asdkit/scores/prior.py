@@ -20,7 +20,7 @@ from asdkit.core.randomness import to_device
 from asdkit.rendering.cameras import Posed, Views
 from asdkit.rendering.view_words import ViewWords
 from asdkit.scores.conditions import Condition
-from asdkit.scores.schedules import Schedule
+from asdkit.scores.schedules import Latent, Schedule, Times
 
 _log = logging.getLogger(__name__)
 Need = Condition | tuple["Noised", Condition]  # what is predicted for, at the draw at hand or at another of its prior
@@ -84,24 +84,22 @@ class Prior(Part, nn.Module, ABC):
         """Load the weights. Called once, before anything else; a second call does nothing."""
 
     @abstractmethod
-    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Latent:
         """Images in [0,1] to x0, with gradient."""
 
     @abstractmethod
-    def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+    def decode(self, x0: Latent) -> Float[Tensor, "B 3 H W"]:
         """x0 to images in [0,1], for looking at."""
 
     def take_prompt(self, prompt: str, views: Mapping[str, str] | None = None) -> None:
-        """The run's prompt: warns of words that this prior has never seen; `views` are those of `name_views`."""
+        """The run's prompt, and whole prompts in its place in some directions, of `view_words.names`.
+
+        It warns of words that this prior has never seen; a direction that it doesn't know is a ValueError.
+        """
         if warning := self.doubt(prompt):
             _log.warning(warning)
-        self.name_views(prompt, views or {})
-
-    def name_views(self, prompt: str, views: Mapping[str, str]) -> None:
-        """Say a prompt's form in some directions, of `view_words.names`, in whole instead of adding words for them."""
-        known = self.view_words.names if self.view_words else ()
-        unknown = [name for name in views if name not in known]
-        if unknown:
+        known, views = self.view_words.names if self.view_words else (), views or {}
+        if unknown := [name for name in views if name not in known]:
             names = f"it knows {', '.join(known)}" if known else "it knows none"
             raise ValueError(f"The prior doesn't know the direction {unknown[0]!r} of view_prompts; {names}.")
         self.view_prompts = {**self.view_prompts, prompt: dict(views)}
@@ -111,15 +109,13 @@ class Prior(Part, nn.Module, ABC):
         """Embed prompts once, for all views, and free the text encoder."""
 
     @abstractmethod
-    def predict(
-        self, x: "Noised", conditions: Sequence[Condition], adapter: Adapter | None = None
-    ) -> list[Float[Tensor, "B C h w"]]:
+    def predict(self, x: "Noised", conditions: Sequence[Condition], adapter: Adapter | None = None) -> list[Latent]:
         """Noise predictions for each condition, in ONE batched network call.
 
         What a condition is may differ from sample to sample: `x.by_own` says.
         """
 
-    def predict_all(self, asked: Mapping["Noised", Sequence[Condition]]) -> list[Float[Tensor, "B C h w"]]:
+    def predict_all(self, asked: Mapping["Noised", Sequence[Condition]]) -> list[Latent]:
         """Frozen predictions at several draws, one draw after the other; in one network call if the prior can do so."""
         return [eps for x, conditions in asked.items() for eps in self.predict(x, conditions)]
 
@@ -131,7 +127,7 @@ class Prior(Part, nn.Module, ABC):
         """Write the model's folder with another network in the place of its own; a ValueError where it has none."""
         raise ValueError(f"A {type(self).__name__} is in no model's folder that could be written again.")
 
-    def picture_size(self, x0: Float[Tensor, "B C h w"]) -> int:
+    def picture_size(self, x0: Latent) -> int:
         """Height in pixels of the pictures whose x0 has this shape."""
         return self.decode(x0[:1].detach()).shape[-2]
 
@@ -149,8 +145,7 @@ class Prior(Part, nn.Module, ABC):
 
     def offset_time(self, offset: Float[Tensor, "N width"] | None) -> AbstractContextManager[None]:
         """Add to the time embedding of each row within this context; contexts add up."""
-        if offset is not None:
-            raise ValueError(f"{type(self).__name__} has no time embedding.")
+        require(offset is None, f"{type(self).__name__} has no time embedding.")
         return nullcontext()
 
     def offset_condition(self, offset: Float[Tensor, "..."]) -> AbstractContextManager[None]:
@@ -188,14 +183,7 @@ class Prior(Part, nn.Module, ABC):
         other.view_prompts, other.agreed = self.view_prompts, self.agreed
         return other
 
-    def draw(
-        self,
-        x0: Float[Tensor, "B C h w"],
-        t: Int[Tensor, " B"],
-        eps: Float[Tensor, "B C h w"],
-        views: Views | None = None,
-        **facts: Any,
-    ) -> "Noised":
+    def draw(self, x0: Latent, t: Times, eps: Latent, views: Views | None = None, **facts: Any) -> "Noised":
         """One noisy draw of x0; gradients do not flow into x0. `facts` are Noised's further arguments."""
         return Noised(self, x0.detach(), t, eps, views, **facts)
 
@@ -226,12 +214,12 @@ class Noised:
     def __init__(
         self,
         prior: Prior,
-        x0: Float[Tensor, "B C h w"],
-        t: Int[Tensor, " B"],
-        eps: Float[Tensor, "B C h w"],
+        x0: Latent,
+        t: Times,
+        eps: Latent,
         views: Views | None = None,
         step: int = 0,
-        source: Float[Tensor, "B C h w"] | None = None,
+        source: Latent | None = None,
         random: torch.Generator | None = None,
         prompts: Mapping[str, Sequence[str]] | None = None,
         references: Posed | None = None,
@@ -257,11 +245,11 @@ class Noised:
         t, eps = self.drawn_t[rows], self.eps[to_device(rows, self.eps.device)]
         return Noised(self.prior, x0.detach(), t, eps, views, self.step, None, self.random, prompts)
 
-    def on(self, x0: Float[Tensor, "B C h w"]) -> "Noised":
+    def on(self, x0: Latent) -> "Noised":
         """The same t, eps and views on another clean sample."""
         return self.like(x0.detach(), self.drawn_t, self.eps)
 
-    def at(self, t: Int[Tensor, " B"]) -> "Noised":
+    def at(self, t: Times) -> "Noised":
         """The same clean sample, eps and views at another t."""
         return self.like(self.x0, t, self.eps)
 
@@ -306,7 +294,7 @@ class Noised:
         """Further normal numbers of this draw, on its device."""
         return to_device(torch.randn(shape, generator=self.random), self.eps.device).to(self.eps)
 
-    def predict(self, condition: Condition, adapter: Adapter | None = None) -> Float[Tensor, "B C h w"]:
+    def predict(self, condition: Condition, adapter: Adapter | None = None) -> Latent:
         """The noise predicted for a condition; frozen without an adapter, with gradient into the adapter otherwise."""
         self.prefetch([condition], adapter)
         return self._memo[condition, adapter]
@@ -338,6 +326,6 @@ class Noised:
         for derived in self._derived.values():
             derived.forget(adapter)
 
-    def to_x0(self, eps: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+    def to_x0(self, eps: Latent) -> Latent:
         """The clean sample that a noise prediction at this draw stands for."""
         return self.prior.schedule.eps_to_x0(eps, self.x_t, self.t)

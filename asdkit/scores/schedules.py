@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-Latent = Float[Tensor, "B C h w"]
+Latent = Float[Tensor, "B C h w"]  # x0, eps, x_t, or what is predicted for one
 Levels = Float[Tensor, "B 1 1 1"]  # one for each sample
 Times = Int[Tensor, " B"]
 Prediction = Literal["epsilon", "v_prediction", "flow_prediction", "sample"]
