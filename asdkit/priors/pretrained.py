@@ -13,10 +13,9 @@ from asdkit.core.bounds import AtLeast, Whole, Within
 from asdkit.priors import autoencoder
 from asdkit.priors.families import Embedded, Family, Model, family_of
 from asdkit.priors.folder import ModelFolder, one_sentence
-from asdkit.priors.locate import EMBEDDED, ModelSource
+from asdkit.priors.locate import EMBEDDED, ModelSource, RandomModel
 from asdkit.priors.network_runner import Compile, NetworkRunner, fastest_dtype, halve, to_float32
 from asdkit.priors.prompt_embedder import KnownWords, PromptEmbedder, ViewKeepingTokenizer, encode_texts, recall
-from asdkit.priors.random_models import RandomModel
 from asdkit.rendering.view_words import DREAMFUSION, ViewWords
 from asdkit.scores.camera_embedding import CameraEmbedding
 from asdkit.scores.conditions import Condition

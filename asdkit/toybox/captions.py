@@ -8,8 +8,7 @@ import torch
 
 from asdkit.rendering.view_words import DREAMFUSION, EIGHT_SECTORS
 from asdkit.toybox.materials import MATERIALS
-from asdkit.toybox.objects import COLOURS, KINDS, STACK_BOTTOMS, STACK_TOPS
-from asdkit.toybox.things import Thing, article, describe
+from asdkit.toybox.things import COLOURS, KINDS, STACK_BOTTOMS, STACK_TOPS, Thing, article, describe
 
 T = TypeVar("T")
 VIEW_WORDS, OVERHEAD = EIGHT_SECTORS.sectors, EIGHT_SECTORS.overhead

@@ -13,7 +13,7 @@ from support.tiny import loaded
 from asdkit import Pretrained
 from asdkit.commands.bench_gpu import parts
 from asdkit.commands.main import main
-from asdkit.priors.random_models import ARCHITECTURES
+from asdkit.priors.locate import ARCHITECTURES
 from asdkit.scores.conditions import Condition
 
 # Millions of parameters of the network and of the autoencoder, and TFLOP of a forward pass at 512 pixels where known.
