@@ -156,7 +156,7 @@ class FiniteSetPrior(LabPrior):
 
     def __init__(self, nearest: Whole = 1, steps: Count = 1000) -> None:
         super().__init__(
-            lambda x_t, alpha, sigma, among: finite_set_eps(x_t, alpha, sigma, self.points.to(x_t), among), steps
+            lambda x, alpha, sigma, among: finite_set_eps(x, alpha, sigma, self.points.to(x), among), steps
         )
         self._nearest = nearest
         self._owners: list[str] = []

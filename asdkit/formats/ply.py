@@ -80,11 +80,9 @@ class Header:
         before = list(self.elements.values())[: list(self.elements).index(name)]
         count, properties = self.elements[name]
         if self.encoding == "ascii":
-            skipped = self.lines + sum(element.rows for element in before)
+            how = {"skiprows": self.lines + sum(element.rows for element in before), "max_rows": count, "ndmin": 2}
             try:
-                table = np.loadtxt(
-                    self.path, max_rows=count, ndmin=2, comments=None, skiprows=skipped, encoding="latin-1"
-                )
+                table = np.loadtxt(self.path, comments=None, encoding="latin-1", **how)
             except ValueError as error:
                 raise ValueError(f"{self.path} has a {name} line that is not {len(properties)} numbers.") from error
             if table.shape != (count, len(properties)):

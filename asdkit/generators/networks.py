@@ -56,9 +56,8 @@ class PriorNetwork(Backbone):
     def setup(self, prior: Prior, shape: tuple[int, ...]) -> None:
         self.network = prior.copy_network().requires_grad_(True)
         learns = any(True for _ in self.network.parameters())
-        require(
-            learns, f"The network of {type(prior).__name__} has no weights; take --model.generator.backbone=SmallUNet."
-        )
+        kind = type(prior).__name__
+        require(learns, f"The network of {kind} has no weights; take --model.generator.backbone=SmallUNet.")
 
     def forward(self, prior: Prior, noise: Latent, prompts: Sequence[str]) -> Latent:
         t = torch.full((len(noise),), round(self.t * (len(prior.schedule) - 1)), device=noise.device)

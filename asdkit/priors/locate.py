@@ -136,10 +136,9 @@ class SingleFile(ModelFolder):
 
         kind = model_class.__module__.partition(".")[0], model_class.__name__
         how = {"pipelines": None, "is_pipeline_module": False, "local_files_only": True, "torch_dtype": dtype}
+        how["cached_model_config_path"] = str(self.seen)
         with one_sentence(f"{self.file}'s {part}"):
-            model = load_single_file_sub_model(
-                *kind, part, load_file(self.file), cached_model_config_path=str(self.seen), **how
-            )
+            model = load_single_file_sub_model(*kind, part, load_file(self.file), **how)
             check_complete(name for name, value in model.named_parameters() if value.is_meta)
         return model.requires_grad_(False).eval()
 

@@ -222,9 +222,8 @@ class PerpNegPrompt(Expression):
     def __init__(self, perp_neg: PerpNeg, null: Field, of_source: bool = False) -> None:
         super().__init__()
         self.perp_neg, self.null = perp_neg, null
-        self.prompt, self.front, self.side = (
-            Prompt(of_source=of_source, words=words) for words in ("blended", "front", "side")
-        )
+        kinds: tuple[Words, ...] = ("blended", "front", "side")
+        self.prompt, self.front, self.side = (Prompt(of_source=of_source, words=words) for words in kinds)
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         words, views = x.prior.view_words, x.views

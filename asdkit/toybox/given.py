@@ -98,7 +98,6 @@ def spoilt(prompt: str, azimuth_deg: float, file: Path) -> None:
     generator = Gaussians(initial=Initial(opacity=0.3))
     _fit(generator, prompt, views)
     splats = generator.splats()
-    assert splats is not None
     wide, paler = splats.log_scales + math.log(_BLUR), splats.sh[..., [1, 2, 0]] * 0.4 + splats.sh * 0.6
     write_splats(file, splats._replace(log_scales=wide, sh=paler))
 
@@ -190,10 +189,7 @@ class ToyboxCeilingJudge(Judge):
     from the run's cameras. Things with a material have none.
     """
 
-    def measure(
-        self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render
-    ) -> dict[str, float]:
-        assert views is not None and isinstance(data, Cameras)
+    def measure(self, module: Distillation, data: Cameras, views: Views, render: Render) -> dict[str, float]:
         thing = parse(module.prompt)
         if thing is None or thing.material:
             self.unmeasured["ceiling"] = f"{module.prompt} has no single true picture"

@@ -25,9 +25,8 @@ def build_tokenizer() -> CLIPTokenizer:
             vocabulary.append("".join(pair))
             pieces = ["".join(pair), *pieces[2:]]
     vocabulary = list(dict.fromkeys(vocabulary)) + ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(
-        vocab={token: i for i, token in enumerate(vocabulary)}, merges=merges, model_max_length=MAX_TOKENS
-    )
+    numbers = {token: i for i, token in enumerate(vocabulary)}
+    return CLIPTokenizer(vocab=numbers, merges=merges, model_max_length=MAX_TOKENS)
 
 
 def _encode(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:

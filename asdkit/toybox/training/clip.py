@@ -73,16 +73,14 @@ class TrainCLIP(Training):
         logits = self._logits(batch.images, captions)
         target = torch.arange(len(logits), device=logits.device)
         loss = (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
-        self.log_dict(
-            {"loss": loss, "top1": (logits.argmax(1) == target).float().mean()}, prog_bar=True, batch_size=len(target)
-        )
+        facts = {"loss": loss, "top1": (logits.argmax(1) == target).float().mean()}
+        self.log_dict(facts, prog_bar=True, batch_size=len(target))
         return loss
 
     def validation_step(self, batch: Examples) -> None:
         """Retrieval of a held-out render's prompt among the 200 of `asdkit.toybox.clip`."""
-        hits = []
-        for image, prompt in zip(batch.images, batch.prompts, strict=True):
-            hits.append(float(self._logits(image[None], prompt_among(200, prompt))[0].argmax() == 0))
+        pairs = zip(batch.images, batch.prompts, strict=True)
+        hits = [float(self._logits(one[None], prompt_among(200, own))[0].argmax() == 0) for one, own in pairs]
         self.log("val_retrieval", sum(hits) / len(hits), prog_bar=True, batch_size=len(hits))
 
     def _logits(self, images: Tensor, captions: list[str]) -> Tensor:

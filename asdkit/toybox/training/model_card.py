@@ -27,7 +27,7 @@ from asdkit.scores.ddim import ddim
 from asdkit.scores.equations import sharpness
 from asdkit.scores.fields import CFG
 from asdkit.toybox import world
-from asdkit.toybox.captions import parse
+from asdkit.toybox.captions import thing_of
 from asdkit.toybox.clip import TinyCLIP
 from asdkit.toybox.measures import diversity, kid, kid_error, psnr
 from asdkit.toybox.things import Thing
@@ -136,8 +136,7 @@ def evaluate_variety(prior: Pretrained, seed: int, prompts: tuple[str, ...] = VA
     views, own, true = ring(1, size=world.SIZE)[torch.zeros(_ALIKE).long()], 0.0, 0.0
     generator = generator_for(seed, 0, "instances")
     for number, prompt in enumerate(prompts):
-        thing = parse(prompt)
-        assert thing is not None
+        thing = thing_of(prompt)
         own += diversity(sample(prior, [prompt] * _ALIKE, views, seed + 1 + number)) / len(prompts)
         true += diversity(pictured([thing] * _ALIKE, views, generator)) / len(prompts)
     return {"pairwise_distance": own, "true_pairwise_distance": true, "pairwise_distance_share": own / true}
