@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from asdkit.core.bounds import Count, LearningRate, MoreThan, NonNegative, Share, Whole, settings
 from asdkit.core.ramps import Ramp, bounds, value_at
+from asdkit.discriminators.adapters import LoRA
 from asdkit.discriminators.gammas import Gamma
-from asdkit.discriminators.peft_adapters import LoRA
 from asdkit.discriminators.real_samples import RealSamples
 from asdkit.scores.cfg_options import CFGOptions
 from asdkit.scores.conditions import Condition
@@ -42,9 +42,6 @@ class Discriminator(Field):
         of_source: when `text` is None, take the words for the source image instead of the run's prompt.
         learns_source: take the source image for the fake sample, not what the generator shows.
         released: learn by the loss of the paper's released code instead of Eq. 10.
-
-    Raises:
-        ValueError: gamma <= -1 without `allow_unbounded`.
     """
 
     def __init__(

@@ -92,9 +92,6 @@ class SpreadControl(Gamma):
         samples: the number of samples of the prior that are measured.
         size: the height and width of these samples in latents.
         steps: the number of DDIM steps that draw these samples.
-
-    Raises:
-        ValueError: `start` outside the limits.
     """
 
     log1p: Float[Tensor, ""]

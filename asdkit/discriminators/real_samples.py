@@ -46,9 +46,6 @@ class ImageFolder(RealSamples):
 
     Args:
         path: the folder; pictures in its subfolders count, too. They are cropped to squares and resized.
-
-    Raises:
-        ValueError: the folder is missing or has no picture in it.
     """
 
     def __init__(self, path: str) -> None:

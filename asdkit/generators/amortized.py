@@ -16,9 +16,8 @@ from asdkit.core.parts import require
 from asdkit.core.randomness import seeded, to_device
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.generators.base import Generator, Render, computed, needs_cameras, set_rates
-from asdkit.generators.nerf import NeRF, NeRFRates
+from asdkit.generators.nerf import NeRF, NeRFPenalties, NeRFRates
 from asdkit.generators.nerf_encodings import TriPlane
-from asdkit.generators.nerf_penalties import NeRFPenalties
 from asdkit.rendering.cameras import Batch, Views
 from asdkit.rendering.rays import Volume
 from asdkit.scores.prior import Prior

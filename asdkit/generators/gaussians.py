@@ -56,9 +56,6 @@ class Gaussians(GaussianStore):
         rounds: when density control grows and prunes.
         density: the decisions of such a round: MCMC when left out, Fraction or Threshold.
         penalties: the terms that are added to the loss.
-
-    Raises:
-        ValueError: a capacity below the count, or a missing or broken file.
     """
 
     def __init__(

@@ -54,7 +54,6 @@ class Pretrained(Prior):
             own autoencoder and replaces it, for speed; empty for none.
 
     Raises:
-        ValueError: a negative size or guidance, or an empty path.
         PriorUnavailable: (in `setup`) it is missing, torn, gated, withdrawn, of an unknown kind, or out of reach.
     """
 

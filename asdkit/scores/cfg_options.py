@@ -28,9 +28,6 @@ class PerpNeg(Part):
         f_sf: a, b, c of the side's weight between front and side, where r is 1 at the side and 0 at the front.
         f_sb: a, b, c of the side's weight between side and back, where r is 1 at the side and 0 at the back.
         f_fsb: a, b, c of the front's weight between side and back, with the same r.
-
-    Raises:
-        ValueError: other than three numbers.
     """
 
     def __init__(
@@ -100,9 +97,6 @@ class CFGOptions:
             that is brought to the standard deviation of e_y, sample by sample. It is 0.7 in the paper.
         interval: guidance in a limited interval (Kynkäänniemi et al., arXiv 2404.07724): lambda counts only at noise
             levels sigma / alpha above the first and up to the second number; elsewhere it is 1. None is all levels.
-
-    Raises:
-        ValueError: an interval of other than two numbers, the first below the second.
     """
 
     perp_neg: PerpNeg | None = None

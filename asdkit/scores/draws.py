@@ -20,9 +20,6 @@ class Timesteps(Part):
         t_max: the upper end, at least t_min; equal ends give one t for all samples. Lower it to change less
             of an object that is almost done.
         stratified: whether to take one t in each of B equal parts of the range in random order, not B independent ones.
-
-    Raises:
-        ValueError: t_min > t_max, at the start or at the end of their ramps.
     """
 
     def __init__(self, t_min: Share | Ramp = 0.02, t_max: Share | Ramp = 0.98, stratified: bool = True) -> None:

@@ -255,9 +255,6 @@ class CFG(Expression):
         of_source: when `text` is None, take the words for the source image instead of the run's prompt.
         allow_negative: accept a lambda below 0, which leads away from the prompt.
         options: how the guidance is computed. For the run's own words, `--model.cfg` counts where it says anything.
-
-    Raises:
-        ValueError: both `negative` and `null`, or a negative lambda without `allow_negative`.
     """
 
     def __init__(

@@ -206,9 +206,6 @@ class Noised:
         prompts: of a condition's text, the text that each sample has in its place; a text that isn't there is the same
             for all. So fields, memo and adapters know one condition, whatever its samples' own are.
         references: posed pictures of what the generator makes, or None.
-
-    Raises:
-        ValueError: `prompts` of another number than samples.
     """
 
     def __init__(

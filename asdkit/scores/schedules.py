@@ -32,9 +32,6 @@ class Schedule(nn.Module):
         sigmas: noise levels [T], within (0, 1].
         prediction: what the network's output means: diffusers' words, and `flow_prediction` for eps - x0.
         times: what the network is told for each t [T]; t itself when None.
-
-    Raises:
-        ValueError: an unknown prediction type, or levels out of range.
     """
 
     alphas: Tensor

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from asdkit import DiscriminatorSteps, Distillation, Field, Gaussians, Generator, Pixels, Pretrained, Rounds
-from asdkit.discriminators.adapters import Embedding
-from asdkit.discriminators.peft_adapters import LoRA
+from asdkit.discriminators.adapters import Embedding, LoRA
 from asdkit.methods import ASD, SDS
 from asdkit.priors.families import family_of
 from asdkit.rendering.cameras import Batch, ring

@@ -18,9 +18,8 @@ from asdkit.scores.conditions import NULL, Condition
 from asdkit.toybox.captions import parse, vocabulary
 from asdkit.toybox.clip import TinyCLIP, candidate_prompts
 from asdkit.toybox.things import is_held_out
-from asdkit.toybox.tokenizer import build_tokenizer
 from asdkit.toybox.training import renders as renders_module
-from asdkit.toybox.training.common import read_autoencoder
+from asdkit.toybox.training.common import build_tokenizer, read_autoencoder
 from asdkit.toybox.training.renders import Renders, encode, render_cache
 from asdkit.toybox.training.vae import _detail_difference, random_crops
 

@@ -9,8 +9,14 @@ from torch.nn.functional import cross_entropy
 from asdkit.core.bounds import Count, LearningRate, Share, checked
 from asdkit.core.randomness import generator_for, seeded
 from asdkit.toybox.clip import prompt_among
-from asdkit.toybox.tokenizer import build_tokenizer, save_tokenizer
-from asdkit.toybox.training.common import Training, save_half, starting_from, text_settings
+from asdkit.toybox.training.common import (
+    Training,
+    build_tokenizer,
+    save_half,
+    save_tokenizer,
+    starting_from,
+    text_settings,
+)
 from asdkit.toybox.training.renders import Examples
 
 
@@ -30,9 +36,6 @@ class TrainCLIP(Training):
         start: the pipeline folder whose `clip/`, of these sizes and words, training starts from, or `toybox` for the
             embedded one; random weights when empty.
         seed: the seed of the weights and of the choice of captions.
-
-    Raises:
-        ValueError: `start` holds no such CLIP.
     """
 
     adamw = {"betas": (0.9, 0.98), "weight_decay": 0.05}

@@ -31,7 +31,7 @@ class Denoiser(nn.Module):
         from diffusers.models.attention_processor import AttnProcessor
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        from asdkit.toybox.tokenizer import build_tokenizer
+        from asdkit.toybox.training.common import build_tokenizer
 
         self.tokenizer = build_tokenizer()
         attention = (*[False] * (len(channels) - 1), True)
@@ -77,9 +77,6 @@ class TrainUNet(Training):
             the embedded one; random weights when empty. Their sizes must be those given here, but words and positions
             may have been added since.
         seed: the seed of the weights, the noise and the drops.
-
-    Raises:
-        ValueError: there is no autoencoder in `weights`, or `start` does not hold such networks.
     """
 
     adamw = {"betas": (0.9, 0.99), "weight_decay": 0.01, "foreach": True}
@@ -189,7 +186,7 @@ def save_pipeline(net: Denoiser, folder: Path) -> None:
     from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline
     from safetensors.torch import save_file
 
-    from asdkit.toybox.tokenizer import save_text_encoder, save_tokenizer
+    from asdkit.toybox.training.common import save_text_encoder, save_tokenizer
 
     save_half(net.unet, folder / "unet")
     save_text_encoder(net.text_encoder, folder / "text_encoder")

@@ -47,9 +47,6 @@ class TrainVAE(Training):
         start_weight: the weight of that pull in the first step; it falls linearly to zero at a third of the steps.
         decoder_only: whether the encoder stays that of `start`, so that a diffusion model of its latents stays right.
         seed: the seed of the weights, the crops and the noise.
-
-    Raises:
-        ValueError: `start` holds no such AutoencoderTiny, or is missing where `decoder_only` needs it.
     """
 
     adamw = {"betas": (0.9, 0.95), "weight_decay": 0.0, "foreach": True}
