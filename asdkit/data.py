@@ -25,7 +25,7 @@ from asdkit.formats.references import PosedPictures, References
 from asdkit.generators.from_checkpoint import Saved, built
 from asdkit.generators.gaussians import object_of
 from asdkit.rendering.cameras import Batch, Views, orbit, ring
-from asdkit.rendering.settings import DISTANCE, ORBIT, OVERHEAD, Distance, Elevation, Orbit, Overhead
+from asdkit.rendering.settings import Distance, Elevation, Orbit, Overhead
 
 NOVEL_VIEWS = 16
 _log = logging.getLogger(__name__)
@@ -113,11 +113,11 @@ class Cameras(pl.LightningDataModule):
         size: Size | Ramp = 128,
         min_elevation_deg: Elevation | Ramp = -10.0,
         max_elevation_deg: Elevation | Ramp = 60.0,
-        overhead: Overhead = OVERHEAD,
+        overhead: Overhead = Overhead(),
         azimuth_range_deg: Annotated[float | Ramp, MoreThan(0, at_most=360)] = 360.0,
-        distance: Distance = DISTANCE,
+        distance: Distance = Distance(),
         fov_deg: Annotated[float | Ramp, Between(0, 180)] = 40.0,
-        orbit: Orbit = ORBIT,
+        orbit: Orbit = Orbit(),
         asset: str = "",
         references: PosedPictures | None = None,
         prompts: Prompts | None = None,

@@ -11,10 +11,9 @@ from torch.profiler import record_function
 from asdkit.core.contexts import together
 from asdkit.core.parts import Part, require
 from asdkit.core.randomness import generator_for
-from asdkit.discriminators.discriminator import DISCRIMINATOR_STEPS, DiscriminatorSteps
+from asdkit.discriminators.discriminator import DiscriminatorSteps
 from asdkit.generators.base import Generator, Render, computed
-from asdkit.generators.from_checkpoint import INSTANTIATOR
-from asdkit.generators.module import GeneratorModule
+from asdkit.generators.from_checkpoint import INSTANTIATOR, GeneratorModule
 from asdkit.ranks import average_gradients, checked_trainer, shard, without_reducer
 from asdkit.rendering.cameras import Batch
 from asdkit.rendering.settings import Rendering
@@ -58,7 +57,7 @@ class Distillation(Part, GeneratorModule):
         source: str | None = None,
         timesteps: Timesteps | None = None,
         weighting: Weighting = "sigma2",
-        discriminator: DiscriminatorSteps = DISCRIMINATOR_STEPS,
+        discriminator: DiscriminatorSteps = DiscriminatorSteps(),
         rendering: Rendering = Rendering(),
         seed: int = 0,
         view_prompts: dict[str, str] | None = None,

@@ -202,6 +202,3 @@ class DiscriminatorSteps:
     def optimizer(self, phi: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of the discriminator's parameters."""
         return torch.optim.AdamW(phi, lr=self.lr, betas=(0.9, 0.99), weight_decay=0.01, foreach=True)
-
-
-DISCRIMINATOR_STEPS = DiscriminatorSteps()

@@ -31,16 +31,13 @@ class Reconstruction:
     mask: Weight | Ramp = 1e3
 
 
-RECONSTRUCTION = Reconstruction()
-
-
 @dataclass(frozen=True)
 class References:
     """Pictures with their cameras: N squares, colours times opacity beside opacity, as bytes."""
 
     cutouts: UInt8[Tensor, "N 4 S S"]
     views: Views
-    reconstruction: Reconstruction = RECONSTRUCTION
+    reconstruction: Reconstruction = Reconstruction()
 
     def near(
         self, views: Views, backdrop: Float[Tensor, " 3"] | None, plain: Float[Tensor, " 3"], step: int = 0
@@ -82,7 +79,7 @@ class PosedPictures(Part, ABC):
         reconstruction: the weights of the pictures in the generator's loss.
     """
 
-    def __init__(self, reconstruction: Reconstruction = RECONSTRUCTION) -> None:
+    def __init__(self, reconstruction: Reconstruction = Reconstruction()) -> None:
         self.reconstruction = reconstruction
 
     @abstractmethod
@@ -114,7 +111,7 @@ class ReferenceView(PosedPictures):
         mask: str = "",
         distance: NonNegative = 0.0,
         fov_deg: Annotated[float, AtLeast(0, below=180)] = 0.0,
-        reconstruction: Reconstruction = RECONSTRUCTION,
+        reconstruction: Reconstruction = Reconstruction(),
     ) -> None:
         super().__init__(reconstruction)
         require(bool(file), "There is no picture to start from; give one by --data.references.file FILE.")
@@ -149,7 +146,7 @@ class PosedFolder(PosedPictures):
         front_deg: Annotated[float, Between(-1e3, 1e3)] = 0.0,
         centre: bool = True,
         scale: NonNegative = 0.0,
-        reconstruction: Reconstruction = RECONSTRUCTION,
+        reconstruction: Reconstruction = Reconstruction(),
     ) -> None:
         super().__init__(reconstruction)
         require(bool(path), "There is no folder of pictures; give one by --data.references.path FOLDER.")
