@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -61,7 +60,7 @@ def test_the_cache_is_drawn_statelessly_and_labels_belong_to_pictures(cache: Pat
     assert torch.equal(batch.images, resumed.images)
     assert batch.captions == resumed.captions
     assert renders.batch(6).captions != batch.captions
-    kind = renders.labels["things"][int(batch.which[0])][0]
+    kind = renders.chunks[0]["things"][int(batch.which[0])][0]
     assert parse(batch.prompts[0]).kind == kind
     for prompt in batch.prompts:
         assert not is_held_out(parse(prompt))
@@ -79,24 +78,18 @@ def test_a_cache_of_latents_holds_the_latents_of_the_pictures(cache: Path, weigh
 
 
 def test_a_stopped_cache_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts that are done are not rendered again, and the whole is as if it had never stopped."""
-    monkeypatch.setattr(renders_module, "_PART", 4)
-    monkeypatch.setattr(renders_module, "_CHUNK", 2)
+    """Chunks that are done are not rendered again, and the whole is as if it had never stopped."""
+    monkeypatch.setattr(renders_module, "_CHUNK", 4)
     whole = render_cache(tmp_path / "whole", 10, 0, size=16)
     folder = tmp_path / "stopped" / whole.name
     shutil.copytree(whole, folder)
-    images = np.load(folder / "images.npy", mmap_mode="r+")
-    (folder / "labels.pt").unlink()
-    (folder / "labels-4.pt").unlink()
-    images[0], images[4:8] = 7, 0
-    images.flush()
+    (folder / "00000004.pt").unlink()
+    times = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert render_cache(tmp_path / "stopped", 10, 0, size=16) == folder
-    expected = np.load(whole / "images.npy")
-    assert (np.load(folder / "images.npy")[1:] == expected[1:]).all()
-    assert (np.load(folder / "images.npy")[0] == 7).all()
-    labels, of_whole = (torch.load(f / "labels.pt", weights_only=True) for f in (folder, whole))
-    assert labels["things"] == of_whole["things"]
-    assert torch.equal(labels["cameras"], of_whole["cameras"])
+    assert times.items() <= {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}.items()
+    for mine, expected in zip(Renders(folder, 1).chunks, Renders(whole, 1).chunks, strict=True):
+        assert mine["things"] == expected["things"] and len(mine["images"]) == len(mine["things"])
+        assert all(torch.equal(mine[name], expected[name]) for name in ("images", "cameras"))
 
 
 def test_held_out_renders_are_of_held_out_things(cache: Path) -> None:
