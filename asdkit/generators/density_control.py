@@ -168,8 +168,7 @@ def relocation(
 ) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
     """What `ratio` equal Gaussians in one place, 51 at most, must be to look like one: Eq. 9 of arXiv 2404.09591.
 
-    Returns:
-        The opacity of each, 1 - (1 - opacity)^(1/ratio), and the factor of its standard deviations.
+    That is the opacity of each, 1 - (1 - opacity)^(1/ratio), and the factor of its standard deviations.
     """
     n = ratio.clamp(1, RATIO_LIMIT).double()
     old = opacity.double()

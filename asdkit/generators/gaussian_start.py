@@ -127,14 +127,11 @@ def _round(placed: Points, opacity: float, generator: torch.Generator, rotated: 
     points, colors = placed
     if colors is None:
         colors = 0.5 + 0.1 * (torch.rand(len(points), 3, generator=generator) - 0.5)
-    quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(len(points), 1)
-    return Splats(
-        means=points,
-        quats=torch.randn(len(points), 4, generator=generator) if rotated else quats,
-        log_scales=_spacing(points, generator).log()[:, None].repeat(1, 3),
-        opacity_logits=torch.full((len(points),), opacity).logit(),
-        sh=(colors[:, None] - 0.5) / SH_0,
-    )
+    upright = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(len(points), 1)
+    quats = torch.randn(len(points), 4, generator=generator) if rotated else upright
+    log_scales = _spacing(points, generator).log()[:, None].repeat(1, 3)
+    logits = torch.full((len(points),), opacity).logit()
+    return Splats(points, quats, log_scales, logits, (colors[:, None] - 0.5) / SH_0)
 
 
 def _spacing(points: Float[Tensor, "N 3"], generator: torch.Generator) -> Float[Tensor, " N"]:

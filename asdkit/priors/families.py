@@ -263,16 +263,12 @@ class Flux(Family):
         rows, columns = (side // 2 for side in x_t.shape[-2:])
         axes = (torch.arange(size, device=x_t.device) for size in (1, rows, columns))
         grid = torch.cartesian_prod(*axes).to(x_t)
+        places = {"img_ids": grid, "txt_ids": grid.new_zeros(prompts["text"].shape[1], 3)}
         distilled = torch.full_like(time, self.distilled_guidance).to(x_t.dtype)
-        output: Tensor = network(
-            pixel_unshuffle(x_t, 2).flatten(2).mT,
-            encoder_hidden_states=prompts["text"],
-            pooled_projections=prompts["pooled"],
-            timestep=(time / 1000).to(x_t.dtype),
-            img_ids=grid,
-            txt_ids=grid.new_zeros(prompts["text"].shape[1], 3),
-            guidance=distilled if network.config.guidance_embeds else None,
-        ).sample
+        told = {"timestep": (time / 1000).to(x_t.dtype)}
+        told["guidance"] = distilled if network.config.guidance_embeds else None
+        text = {"encoder_hidden_states": prompts["text"], "pooled_projections": prompts["pooled"]}
+        output: Tensor = network(pixel_unshuffle(x_t, 2).flatten(2).mT, **text, **told, **places).sample
         return pixel_shuffle(output.mT.unflatten(2, (rows, columns)), 2)
 
 

@@ -177,10 +177,8 @@ def one_sentence(
     """Whatever a library says of a component becomes a PriorUnavailable of one sentence, but a lack of memory."""
     try:
         yield
-    except PriorUnavailable:
-        raise
     except Exception as error:
-        if is_out_of_memory(error):
+        if isinstance(error, PriorUnavailable) or is_out_of_memory(error):
             raise
         raise PriorUnavailable(f"{component} {fails} ({first_line(error)}); {advice}.") from error
 

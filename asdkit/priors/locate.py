@@ -5,7 +5,7 @@ import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -19,27 +19,12 @@ from asdkit.priors.hub import EMBEDDED as EMBEDDED
 from asdkit.priors.required_files import files_of_component, files_of_model, named_parts
 
 _INSIDE: dict[str, tuple[str, ...]] = {part: tuple(starts) for part, starts in KNOWN["inside"].items()}
-
-
 RANDOM = "random:"
 _NOISE = 1_048_573  # a prime, so that no two rows of a matrix get the same numbers
 
 
-class Architecture(NamedTuple):
-    """What a published model's configuration says beyond diffusers' defaults; shapes of an embedded prompt's parts."""
-
-    model: str
-    pipeline: str
-    network: dict[str, Any]
-    vae: dict[str, Any]
-    scheduler: dict[str, Any]
-    embeds: dict[str, list[int]]
-
-
-ARCHITECTURES = {
-    name: Architecture(**settings)
-    for name, settings in json.loads(Path(__file__).with_name("random_models.json").read_text()).items()
-}
+# What published models' configurations say beyond diffusers' defaults, and the shapes of an embedded prompt's parts.
+ARCHITECTURES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("random_models.json").read_text())
 
 
 class RandomModel(ModelFolder):
@@ -55,9 +40,9 @@ class RandomModel(ModelFolder):
         return False
 
     def json(self, name: str) -> dict[str, Any]:
-        pipeline, vae, scheduler = self.architecture.pipeline, self.architecture.vae, self.architecture.scheduler
-        index = {"_class_name": pipeline, "vae": ["diffusers", vae.get("_class_name")]}
-        return {"model_index.json": index, "vae": vae, "scheduler": scheduler}[name.partition("/")[0]]
+        vae = ["diffusers", self.architecture["vae"].get("_class_name")]
+        index = {"_class_name": self.architecture["pipeline"], "vae": vae}
+        return (self.architecture | {"model_index.json": index})[name.partition("/")[0]]
 
     def digest(self) -> str:
         return str(self.path)
@@ -70,7 +55,7 @@ class RandomModel(ModelFolder):
         torch.set_default_dtype(dtype)
         try:
             with no_init_weights():
-                model = model_class.from_config(self.architecture.vae if part == "vae" else self.architecture.network)
+                model = model_class.from_config(self.architecture["vae" if part == "vae" else "network"])
         finally:
             torch.set_default_dtype(default)
         model.requires_grad_(False).eval()
@@ -87,10 +72,9 @@ class RandomModel(ModelFolder):
     def embedded(self, text: str) -> Embedded:
         """Normal numbers of a prompt's true shapes, and a mask of ones; the same text has the same ones."""
         random = torch.Generator("cpu").manual_seed(zlib.crc32(text.encode()))
-        shapes = self.architecture.embeds
         return {
             name: torch.ones(shape) if name == "mask" else torch.randn(shape, generator=random, device="cpu")
-            for name, shape in shapes.items()
+            for name, shape in self.architecture["embeds"].items()
         }
 
 

@@ -49,9 +49,9 @@ def test_the_small_one_is_what_asdkit_ships() -> None:
         shipped, settings = json.loads((weights / f"{file}.json").read_text()), getattr(architecture, part)
         assert settings and {key: shipped[key] for key in settings} == settings
     index = json.loads((weights / "model_index.json").read_text())
-    assert index["_class_name"] == architecture.pipeline
+    assert index["_class_name"] == architecture["pipeline"]
     prior = loaded("toybox", Condition("a red cube"))
-    assert architecture.embeds == {"text": list(prior.condition_shape)}
+    assert architecture["embeds"] == {"text": list(prior.condition_shape)}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
