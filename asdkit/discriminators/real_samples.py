@@ -14,8 +14,7 @@ from asdkit.core.text import local
 from asdkit.formats.pictures import read_picture
 from asdkit.rendering.cameras import Posed, ring
 from asdkit.scores.conditions import Condition
-from asdkit.scores.ddim import ddim
-from asdkit.scores.fields import CFG
+from asdkit.scores.fields import CFG, ddim
 from asdkit.scores.prior import Noised, Samples
 
 Elevation = Annotated[float, Between(-90, 90)]

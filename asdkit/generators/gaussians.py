@@ -18,10 +18,9 @@ from asdkit.formats.splat_files import is_splats, read_splats
 from asdkit.formats.splats import Splats, activate
 from asdkit.generators import from_checkpoint as checkpoints
 from asdkit.generators.base import Generator, Render, Saturate, needs_cameras, set_rates
-from asdkit.generators.density_control import MCMC, Density
+from asdkit.generators.density_control import MCMC, Density, GaussianStore
 from asdkit.generators.gaussian_settings import GaussianPenalties, GaussianRates, Initial, Rounds
 from asdkit.generators.gaussian_start import Start, splats_from, thin, whereabouts
-from asdkit.generators.gaussian_store import GaussianStore
 from asdkit.generators.gaussian_volume import volume_of
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.rasterize import Mode, rasterize

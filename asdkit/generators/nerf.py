@@ -22,8 +22,6 @@ _CELLS = 32  # of the occupancy grid, along each axis
 _KEPT = 0.8  # share of a cell's density that is remembered from one look to the next
 _SKY_DEGREE = 2  # of the spherical harmonics of a learned background
 _EMPTY = 0.01  # density below which a cell is skipped
-
-
 Density = Callable[[Float[Tensor, "N 3"]], Float[Tensor, " N"]]
 _VISIBLE = 1e-3  # weight below which a sample's slope is not looked at
 _EPSILON = 1e-4

@@ -4,7 +4,7 @@ A method's residual is one expression, e.g. `CFG(scale=100) - Noise()` for SDS, 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from asdkit.core.bounds import Weight, Within
 from asdkit.core.parts import Part, preset, require
 from asdkit.core.ramps import Ramp, bounds, value_at
+from asdkit.rendering.cameras import Views
 from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions, PerpNeg, perpendicular
 from asdkit.scores.conditions import Condition, Words
 from asdkit.scores.prior import Need, Noised, Prior
@@ -299,3 +300,29 @@ class Identity(Field):
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         return x.x0 - x.on_source().x0
+
+
+@torch.no_grad()
+def ddim(
+    prior: Prior,
+    field: Field,
+    noise: Float[Tensor, "B C h w"],
+    steps: int = 50,
+    views: Views | None = None,
+    prompts: Mapping[str, Sequence[str]] | None = None,
+) -> Float[Tensor, "B C h w"]:
+    """x0 by deterministic DDIM (eta = 0) along any score field, e.g. `CFG("a duck", 3.0)`.
+
+    It starts at x_T = `noise` and takes as many network calls as steps; `views` are a camera for each sample, and
+    `prompts` of a text of the field what each sample has in its place.
+    """
+    times = torch.linspace(len(prior.schedule) - 1, 0, steps + 1, device=noise.device).long()
+    x_t = noise
+    for t_now, t_next in zip(times[:-1], times[1:], strict=True):
+        t = t_now.expand(len(noise))
+        alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
+        x = prior.draw(torch.zeros_like(x_t), t, x_t / sigma, views, prompts=prompts)
+        eps = field(x)
+        x0 = (x_t - sigma * eps) / alpha
+        x_t = prior.schedule.add_noise(x0, t_next.expand(len(noise)), eps)
+    return x0.to(noise.dtype)

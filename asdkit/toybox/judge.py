@@ -18,9 +18,8 @@ from asdkit.generators.base import Render
 from asdkit.generators.networks import Network
 from asdkit.rendering.cameras import Views
 from asdkit.run.judge import Judge
-from asdkit.scores.ddim import ddim
 from asdkit.scores.equations import hsv_saturation, sharpness
-from asdkit.scores.fields import CFG
+from asdkit.scores.fields import CFG, ddim
 from asdkit.scores.prior import Prior
 from asdkit.toybox import measures, world
 from asdkit.toybox.captions import parse

@@ -8,7 +8,7 @@ from asdkit import CFG, Pretrained
 from asdkit.rendering.cameras import ring
 from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.conditions import Condition
-from asdkit.scores.ddim import ddim
+from asdkit.scores.fields import ddim
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
 from asdkit.toybox.clip import TinyCLIP

@@ -13,7 +13,7 @@ from asdkit import CFG, Pretrained
 from asdkit.rendering.cameras import Views, orbit, ring
 from asdkit.scores.camera_embedding import camera_features
 from asdkit.scores.conditions import NULL, Condition
-from asdkit.scores.ddim import ddim
+from asdkit.scores.fields import ddim
 from asdkit.scores.prior import Noised
 
 TEXT = "a red cube"

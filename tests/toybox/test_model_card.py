@@ -9,7 +9,7 @@ from support.tiny import loaded
 
 from asdkit import CFG, Pretrained
 from asdkit.rendering.cameras import Views, ring
-from asdkit.scores.ddim import ddim
+from asdkit.scores.fields import ddim
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
 from asdkit.toybox.clip import TinyCLIP, prompt_among

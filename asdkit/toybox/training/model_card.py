@@ -23,9 +23,8 @@ from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import Views, ring
 from asdkit.run.tables import markdown
 from asdkit.scores.conditions import Condition
-from asdkit.scores.ddim import ddim
 from asdkit.scores.equations import sharpness
-from asdkit.scores.fields import CFG
+from asdkit.scores.fields import CFG, ddim
 from asdkit.toybox import world
 from asdkit.toybox.captions import thing_of
 from asdkit.toybox.clip import TinyCLIP
