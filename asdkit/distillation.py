@@ -18,11 +18,10 @@ from asdkit.ranks import average_gradients, checked_trainer, shard, without_redu
 from asdkit.rendering.cameras import Batch
 from asdkit.rendering.settings import Rendering
 from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
-from asdkit.scores.conditions import Condition
 from asdkit.scores.draws import Draws, Timesteps
 from asdkit.scores.equations import Weighting, hsv_saturation, inject, weight
 from asdkit.scores.fields import Field
-from asdkit.scores.prior import Adapter, Noised, Prior
+from asdkit.scores.prior import Adapter, Condition, Noised, Prior
 
 
 class Distillation(Part, GeneratorModule):

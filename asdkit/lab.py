@@ -18,9 +18,8 @@ from asdkit.core.bounds import Count, NonNegative, Whole
 from asdkit.core.contexts import replaced
 from asdkit.core.randomness import to_device
 from asdkit.rendering.cameras import Views
-from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import Field
-from asdkit.scores.prior import Adapter, Noised, Prior
+from asdkit.scores.prior import Adapter, Condition, Noised, Prior
 from asdkit.scores.schedules import Latent, Schedule, scaled_linear, variance_preserving
 
 

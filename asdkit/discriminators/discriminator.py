@@ -13,10 +13,9 @@ from asdkit.discriminators.adapters import LoRA
 from asdkit.discriminators.gammas import Gamma
 from asdkit.discriminators.real_samples import RealSamples
 from asdkit.scores.cfg_options import CFGOptions
-from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import discriminator_loss, effective_scale, faded_gamma, real_loss, released_loss
 from asdkit.scores.fields import Factor, Field, bound_text
-from asdkit.scores.prior import Adapter, Need, Noised, Prior
+from asdkit.scores.prior import Adapter, Condition, Need, Noised, Prior
 
 Clip = Annotated[float, MoreThan(1, at_most=1e6)]
 

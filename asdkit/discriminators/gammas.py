@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from asdkit.core.bounds import Count, MoreThan, Positive, Weight
 from asdkit.core.parts import Part, require
 from asdkit.core.ramps import Ramp, value_at
-from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import faded_gamma
 from asdkit.scores.fields import CFG, ddim
-from asdkit.scores.prior import Noised, Prior
+from asdkit.scores.prior import Condition, Noised, Prior
 
 BoundedGamma = Annotated[float, MoreThan(-1, at_most=1e6)]
 

@@ -13,9 +13,8 @@ from asdkit.core.randomness import to_device
 from asdkit.core.text import local
 from asdkit.formats.pictures import read_picture
 from asdkit.rendering.cameras import Posed, ring
-from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import CFG, ddim
-from asdkit.scores.prior import Noised, Samples
+from asdkit.scores.prior import Condition, Noised, Samples
 
 Elevation = Annotated[float, Between(-90, 90)]
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -55,7 +54,7 @@ class ImageFolder(RealSamples):
             raise ValueError(f"{path!r} is no folder with pictures ({', '.join(_ENDINGS)}); Eq. 9 needs real samples.")
 
     def draw(self, x: Noised, condition: Condition) -> Noised:
-        size = x.prior.picture_size(x.x0)
+        size = x.prior.decode(x.x0[:1].detach()).shape[-2]  # of the pictures whose x0 these are
         chosen = _chosen(x, len(self._files)).tolist()
         pictures = torch.stack([read_picture(self._files[i], size) for i in chosen])
         with torch.no_grad():

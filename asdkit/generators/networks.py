@@ -18,8 +18,7 @@ from asdkit.core.unregistered import keep_unregistered
 from asdkit.generators.base import Render, set_rates
 from asdkit.generators.images import Images, Number, Size, opaque
 from asdkit.rendering.cameras import Batch, Views
-from asdkit.scores.conditions import Condition
-from asdkit.scores.prior import Prior
+from asdkit.scores.prior import Condition, Prior
 from asdkit.scores.schedules import Latent
 
 

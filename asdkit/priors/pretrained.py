@@ -18,8 +18,7 @@ from asdkit.priors.network_runner import Compile, NetworkRunner, fastest_dtype, 
 from asdkit.priors.prompt_embedder import KnownWords, PromptEmbedder, ViewKeepingTokenizer, encode_texts, recall
 from asdkit.rendering.view_words import DREAMFUSION, ViewWords
 from asdkit.scores.camera_embedding import CameraEmbedding
-from asdkit.scores.conditions import Condition
-from asdkit.scores.prior import Adapter, Noised, Prior
+from asdkit.scores.prior import Adapter, Condition, Noised, Prior
 
 CHANNELS_LAST_ON = ("cuda",)  # devices on which convolutions are faster that way
 

@@ -24,8 +24,7 @@ from asdkit.priors.families import Embedded, Family
 from asdkit.priors.network_runner import to_float32
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.view_words import ViewWords
-from asdkit.scores.conditions import Condition, Words
-from asdkit.scores.prior import Noised, Prior
+from asdkit.scores.prior import Condition, Noised, Prior, Words
 
 _log = logging.getLogger(__name__)
 

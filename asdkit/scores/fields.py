@@ -1,6 +1,6 @@
 """Score fields: maps from a noisy draw to an eps-space tensor. They add, subtract and scale.
 
-A method's residual is one expression, e.g. `CFG(scale=100) - Noise()` for SDS, and Eq. 7 is E[w(t) residual].
+A method's residual is one expression: SDS is `CFG(scale=100) - Noise()`. The gradient is E[w(t) residual], Eq. 7.
 """
 
 from abc import ABC, abstractmethod
@@ -16,8 +16,7 @@ from asdkit.core.parts import Part, preset, require
 from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.rendering.cameras import Views
 from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions, PerpNeg, perpendicular
-from asdkit.scores.conditions import Condition, Words
-from asdkit.scores.prior import Need, Noised, Prior
+from asdkit.scores.prior import Condition, Need, Noised, Prior, Words
 
 Scale = Weight | Ramp  # the CFG scale lambda
 Factor = Annotated[float, Within(-1e6, 1e6)] | Ramp  # what a field is multiplied by

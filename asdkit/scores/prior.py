@@ -1,13 +1,13 @@
-"""The frozen diffusion model that pulls (`Prior`) and one noisy draw of it (`Noised`)."""
+"""The frozen diffusion model that pulls (`Prior`), what it is asked (`Condition`), a noisy draw of it (`Noised`)."""
 
 import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -19,13 +19,38 @@ from asdkit.core.parts import Part, require
 from asdkit.core.randomness import to_device
 from asdkit.rendering.cameras import Posed, Views
 from asdkit.rendering.view_words import ViewWords
-from asdkit.scores.conditions import Condition
 from asdkit.scores.schedules import Latent, Schedule, Times
 
 _log = logging.getLogger(__name__)
+Key = TypeVar("Key")
+Words = Literal["nearest", "blended", "front", "side"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a prior is conditioned on: a prompt, with or without words for the view.
+
+    Args:
+        text: the prompt without view words; empty for the null condition.
+        view_dependent: whether the view's words (and its camera, where the prior takes one) are added.
+        words: the words that a view-dependent prompt gets. `nearest` takes the nearest direction's. `blended` takes the
+            embedding between the prompts of the two directions on either side of the camera. `front`, and `side` for
+            the camera's own side, take these wherever the camera stands, and leave the camera itself out.
+    """
+
+    text: str
+    view_dependent: bool = True
+    words: Words = "nearest"
+
+    @property
+    def sees_camera(self) -> bool:
+        """Whether the camera itself belongs to the condition."""
+        return self.view_dependent and self.words in ("nearest", "blended")
+
+
+NULL = Condition("", view_dependent=False)
 Need = Condition | tuple["Noised", Condition]  # what is predicted for, at the draw at hand or at another of its prior
 Samples = slice | Tensor  # some samples of a draw: all of them, or their numbers
-Key = TypeVar("Key")
 
 
 class Adapter(Part, nn.Module, ABC):
@@ -126,10 +151,6 @@ class Prior(Part, nn.Module, ABC):
     def write_with(self, network: nn.Module, folder: Path) -> None:
         """Write the model's folder with another network in the place of its own; a ValueError where it has none."""
         raise ValueError(f"A {type(self).__name__} is in no model's folder that could be written again.")
-
-    def picture_size(self, x0: Latent) -> int:
-        """Height in pixels of the pictures whose x0 has this shape."""
-        return self.decode(x0[:1].detach()).shape[-2]
 
     def copy_network(self) -> nn.Module:
         """A copy of the network that can take its place in `swapped`."""

@@ -12,9 +12,8 @@ from asdkit.core.bounds import AtLeast, Count, Positive, Share, Whole
 from asdkit.core.parts import Part, require
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
-from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import CFG, Expression, Factor, Field, Scale
-from asdkit.scores.prior import Need, Noised, Prior
+from asdkit.scores.prior import Condition, Need, Noised, Prior
 
 Interval = Annotated[float, AtLeast(0, below=1)]  # as a share of the schedule
 

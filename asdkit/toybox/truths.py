@@ -20,9 +20,8 @@ from asdkit.discriminators.gan import Divergence, FDivergence
 from asdkit.lab import FiniteSetPrior, ParticleScore
 from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import Views
-from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import CFG, Expression, Field, Prompt, Scale
-from asdkit.scores.prior import Adapter, Noised, Prior
+from asdkit.scores.prior import Adapter, Condition, Noised, Prior
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse, thing_of, view_words
 from asdkit.toybox.things import Thing

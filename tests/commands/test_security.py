@@ -26,7 +26,7 @@ from asdkit.core.trust import refusal, trusting
 from asdkit.generators.gaussians import object_of
 from asdkit.run.checkpoints import AtomicCheckpointIO
 from asdkit.run.export import load
-from asdkit.scores.conditions import Condition
+from asdkit.scores.prior import Condition
 
 ROOT = Path(__file__).parents[2]
 EVIL = """

@@ -7,8 +7,8 @@ from support.tiny import loaded
 from asdkit import CFG, Pretrained
 from asdkit.rendering.cameras import ring
 from asdkit.rendering.view_words import EIGHT_SECTORS
-from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import ddim
+from asdkit.scores.prior import Condition
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
 from asdkit.toybox.clip import TinyCLIP

@@ -10,8 +10,8 @@ from support.tiny_families import PIPELINES, make
 
 from asdkit.rendering.cameras import ring
 from asdkit.scores.cfg_options import PerpNeg
-from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import Null, PerpNegPrompt
+from asdkit.scores.prior import Condition
 
 LONG = "a red duck with the hat of a blurry ball " * 60 + "of a cube"
 

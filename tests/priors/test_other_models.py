@@ -9,8 +9,8 @@ from support.tiny_families import make
 
 from asdkit import ASD, Embedding, LoRA, Pretrained, ReleasedASD, UNetCopy
 from asdkit.rendering.cameras import ring
-from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import discriminator_loss, released_loss
+from asdkit.scores.prior import Condition
 from asdkit.scores.schedules import Schedule, scaled_linear
 
 Y = Condition(TEXT)

@@ -16,7 +16,7 @@ from asdkit import ASD, CFG, SDS, Discriminator, Distillation, GaussianPrior, La
 from asdkit.commands.main import main
 from asdkit.priors.prompt_embedder import blended, cache_file
 from asdkit.rendering.view_words import DREAMFUSION, EIGHT_SECTORS
-from asdkit.scores.conditions import NULL, Condition
+from asdkit.scores.prior import NULL, Condition
 
 Y = Condition(TEXT)
 

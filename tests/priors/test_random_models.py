@@ -14,7 +14,7 @@ from asdkit import Pretrained
 from asdkit.commands.bench_gpu import parts
 from asdkit.commands.main import main
 from asdkit.priors.locate import ARCHITECTURES
-from asdkit.scores.conditions import Condition
+from asdkit.scores.prior import Condition
 
 # Millions of parameters of the network and of the autoencoder, and TFLOP of a forward pass at 512 pixels where known.
 PUBLISHED = {

@@ -11,7 +11,7 @@ from torch import Tensor
 from asdkit import CFGOptions, Field, PerpNeg, Pretrained, Prior
 from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.camera_embedding import CameraEmbedding
-from asdkit.scores.conditions import Condition
+from asdkit.scores.prior import Condition
 
 TEXT = "a red cube"  # of words that the tiny model knows
 

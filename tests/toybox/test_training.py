@@ -13,7 +13,7 @@ from support.tiny import loaded
 from torch import Tensor
 
 from asdkit import ToyboxData, TrainCLIP, TrainUNet, TrainVAE
-from asdkit.scores.conditions import NULL, Condition
+from asdkit.scores.prior import NULL, Condition
 from asdkit.toybox.captions import parse, vocabulary
 from asdkit.toybox.clip import TinyCLIP, candidate_prompts
 from asdkit.toybox.things import is_held_out

@@ -22,9 +22,9 @@ from asdkit.priors.locate import EMBEDDED
 from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import Views, ring
 from asdkit.run.tables import markdown
-from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import sharpness
 from asdkit.scores.fields import CFG, ddim
+from asdkit.scores.prior import Condition
 from asdkit.toybox import world
 from asdkit.toybox.captions import thing_of
 from asdkit.toybox.clip import TinyCLIP
