@@ -160,9 +160,7 @@ class Distillation(Part, GeneratorModule):
             optimizer.zero_grad(set_to_none=True)
         return optimizers
 
-    def _generator_backward(
-        self, part: Batch, step: int, keep_graph: bool
-    ) -> tuple[Noised, Float[Tensor, ""], Render | None]:
+    def _generator_backward(self, part: Batch, step: int, keep_graph: bool) -> tuple[Noised, Tensor, Render | None]:
         """Backward pass of Eq. 7; returns the draw, the mean norm of the residual, and the render if there is one."""
         # The gradient goes from x0 to the image first, so that the prior's part of the graph is gone when the
         # generator's own begins.

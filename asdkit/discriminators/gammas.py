@@ -70,8 +70,7 @@ class TargetScale(Gamma):
 
     def forward(self, x: Noised, scale: float) -> Float[Tensor, "B 1 1 1"]:
         require(scale > 1, f"TargetScale needs a CFG scale above 1; got {scale}.")
-        gamma = (value_at(self.target, x.step) - 1) / (scale - 1) - 1
-        return torch.full_like(x.alpha, gamma)
+        return torch.full_like(x.alpha, (value_at(self.target, x.step) - 1) / (scale - 1) - 1)
 
 
 class SpreadControl(Gamma):

@@ -231,9 +231,7 @@ class FDivergence(Expression):
         return _WEIGHTS[self.divergence](log_ratio)[:, None, None, None] * value
 
 
-def _told_apart(
-    loss: GANLoss, logits: Callable[[Noised], Tensor], x: Noised, real: Noised, rows: Samples
-) -> Float[Tensor, ""]:
+def _told_apart(loss: GANLoss, logits: Callable[[Noised], Tensor], x: Noised, real: Noised, rows: Samples) -> Tensor:
     """What D minimises at the fake samples that have a real one, `rows` of x, and at these, over the whole batch."""
     if not len(real.t):
         return x.x_t.new_zeros(())

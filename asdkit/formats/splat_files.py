@@ -56,7 +56,6 @@ def write_splats(path: str | Path, splats: Splats) -> None:
     Another suffix, or values that the format cannot hold, are a ValueError.
     """
     path = Path(path)
-    encode = _ENCODERS.get(path.suffix.lower())
-    if encode is None:
+    if (encode := _ENCODERS.get(path.suffix.lower())) is None:
         raise ValueError(f"{path} must end in {', '.join(_ENCODERS)}: Gaussians are written in these formats.")
     write_bytes(path, encode(path, splats))

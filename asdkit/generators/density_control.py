@@ -96,8 +96,7 @@ class GaussianStore(Generator, ABC):
 
     def mean_gradients(self) -> Float[Tensor, " C"]:
         """Mean norm of the gradients on the screen over the views that saw a Gaussian; -1 where there was none."""
-        seen = self.alive & (self.grad_sum > 0)
-        return (self.grad_sum / self.grad_count.clamp(min=1)).where(seen, -1)
+        return (self.grad_sum / self.grad_count.clamp(min=1)).where(self.alive & (self.grad_sum > 0), -1)
 
     def prune(self, optimizer: torch.optim.Optimizer, min_opacity: float, max_size: float) -> None:
         """Empty the slots of Gaussians that are too faint or too large, but never that of the most opaque."""

@@ -216,8 +216,7 @@ class ShapE(Start):
         return mesh.verts.float().cpu(), light.float().cpu(), mesh.faces.cpu()
 
     def _pipeline(self) -> Any:
-        missing = [part for part in _PARTS if not (self._folder / part).exists()]
-        if missing:
+        if missing := [part for part in _PARTS if not (self._folder / part).exists()]:
             raise ValueError(
                 f"{self._folder} has no {missing[0]}; give the whole folder of openai/shap-e in diffusers' format."
             )

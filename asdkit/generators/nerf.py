@@ -16,7 +16,7 @@ from asdkit.generators.base import Generator, Render, Saturate, needs_cameras, s
 from asdkit.generators.nerf_encodings import Encoding, Voxels
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.projection import spherical_harmonics
-from asdkit.rendering.rays import Marched, Rays, Volume, march, rays_of, refined, stratified
+from asdkit.rendering.rays import Marched, Rays, RaySamples, Volume, march, rays_of, refined, stratified
 
 _CELLS = 32  # of the occupancy grid, along each axis
 _KEPT = 0.8  # share of a cell's density that is remembered from one look to the next
@@ -210,9 +210,7 @@ class NeRF(Generator):
             behind = plain.reshape(-1, 3, 1, 1)
         return Render(Saturate.apply(colour + (1 - alpha) * behind), alpha, depth / alpha.clamp(min=1e-10))
 
-    def _jitter(
-        self, cameras: list[list[float]], views: Views, count: int, purpose: str
-    ) -> Float[Tensor, "R S"] | float:
+    def _jitter(self, cameras: list[list[float]], views: Views, count: int, purpose: str) -> RaySamples | float:
         """Random places in the parts of the rays, by the numbers of their cameras; the middles without these."""
         if not cameras:
             return 0.5

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.core.errors import PriorUnavailable
@@ -149,10 +148,8 @@ class Family(ABC):
         return {name: results[index] for name, index in self.embeds.items()}
 
     @abstractmethod
-    def call(
-        self, network: Model, x_t: Float[Tensor, "N C h w"], time: Float[Tensor, " N"], prompts: Embedded
-    ) -> Float[Tensor, "N K h w"]:
-        """The network's output, after which a predicted variance may come; `time` is of the schedule's `times`."""
+    def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
+        """The network's output [N K h w] at x_t [N C h w], a predicted variance last; `time` [N] is what it is told."""
 
     def schedule(self, scheduler: dict[str, Any], tokens: int, model: str = "the model") -> Schedule:
         """The noise schedule of a scheduler's settings; `tokens` of an image, for flows that are shifted by them."""

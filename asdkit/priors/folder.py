@@ -185,8 +185,7 @@ def one_sentence(
 
 def check_complete(missing: Iterable[str]) -> None:
     """Raise a ValueError that names the first of the tensors that a file lacks, if it lacks any."""
-    names = sorted(missing)
-    if names:
+    if names := sorted(missing):
         raise ValueError(f"{len(names)} tensors are missing, {names[0]} among them")
 
 

@@ -27,6 +27,7 @@ from asdkit.rendering.view_words import ViewWords
 from asdkit.scores.prior import Condition, Noised, Prior, Words
 
 _log = logging.getLogger(__name__)
+Rows = Shaped[Tensor, "B ..."]  # of embedded prompts
 
 
 class PromptEmbedder:
@@ -72,9 +73,7 @@ class PromptEmbedder:
         return [condition.text]
 
 
-def _of_views(
-    directions: Shaped[Tensor, "K ..."], view_words: ViewWords, views: Views, words: Words
-) -> Shaped[Tensor, "B ..."]:
+def _of_views(directions: Shaped[Tensor, "K ..."], view_words: ViewWords, views: Views, words: Words) -> Rows:
     if words == "blended":
         first, second, share = view_words.neighbours(views.azimuth, views.elevation)
         return blended(directions[first], directions[second], share)
@@ -83,9 +82,7 @@ def _of_views(
     return directions[view_words.opposed(views.azimuth, words)]
 
 
-def blended(
-    first: Shaped[Tensor, "B ..."], second: Shaped[Tensor, "B ..."], share: Float[Tensor, " B"]
-) -> Shaped[Tensor, "B ..."]:
+def blended(first: Rows, second: Rows, share: Float[Tensor, " B"]) -> Rows:
     """Each sample's embedding, `share` of the way from the first to the second; of masks, whatever either marks."""
     if not first.is_floating_point():
         return torch.maximum(first, second)
@@ -148,7 +145,6 @@ def _write(file: Path, embedded: Embedded) -> None:
 
 _NEAREST = 3  # known words that are named in the place of an unknown one
 _MOST_TOKENS = 4096
-_log = logging.getLogger(__name__)
 
 
 class KnownWords(NamedTuple):

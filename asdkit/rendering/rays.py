@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.rendering.cameras import Views
@@ -50,9 +50,7 @@ def stratified(rays: Rays, count: int, jitter: RaySamples | float = 0.5) -> RayS
     return rays.near[:, None] + (rays.far - rays.near)[:, None] * shares
 
 
-def refined(
-    rays: Rays, z: RaySamples, weights: RaySamples, count: int, jitter: Tensor | float = 0.5
-) -> Float[Tensor, "R T"]:
+def refined(rays: Rays, z: RaySamples, weights: RaySamples, count: int, jitter: Tensor | float = 0.5) -> Tensor:
     """Importance samples: `count` more where the weights are, all S + `count` of them in order.
 
     Each of the S equal parts of the ray is drawn from in proportion to its weight, plus a small share for all alike.
@@ -67,9 +65,7 @@ def refined(
     return torch.cat([z, rays.near[:, None] + (part + inside) * width], dim=1).sort(dim=1).values
 
 
-def march(
-    radiance: Radiance, rays: Rays, z: RaySamples, occupied: Callable[[Tensor], Bool[Tensor, " N"]] | None = None
-) -> Marched:
+def march(radiance: Radiance, rays: Rays, z: RaySamples, occupied: Callable[[Tensor], Tensor] | None = None) -> Marched:
     """NeRF's quadrature: alpha_i = 1 - exp(-sigma_i delta_i), weight_i = alpha_i prod_{j<i} (1 - alpha_j).
 
     A sample (z has them in order) stands for the part of its ray between the middles to its neighbours; the first and

@@ -296,8 +296,7 @@ class Noised:
         self, condition: Condition, rows_of: Callable[[Condition, Samples], Mapping[Key, Tensor]]
     ) -> dict[Key, Tensor]:
         """Tensors with a row for each sample, put together from `rows_of` each condition that this one is."""
-        texts = self.prompts.get(condition.text)
-        if texts is None:
+        if (texts := self.prompts.get(condition.text)) is None:
             return dict(rows_of(condition, slice(None)))
         samples = [torch.tensor([i for i, t in enumerate(texts) if t == own.text]) for own in self.own(condition)]
         parts = [rows_of(own, rows) for own, rows in zip(self.own(condition), samples, strict=True)]

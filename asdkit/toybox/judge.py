@@ -118,8 +118,7 @@ class ToyboxJudge(CLIPJudge):
     """
 
     def measure(self, module: Distillation, cameras: Cameras, views: Views, render: Render) -> dict[str, float]:
-        thing = parse(module.prompt)
-        if thing is None:
+        if (thing := parse(module.prompt)) is None:
             _log.warning("%r is not of the toybox, so there is no truth to measure by.", module.prompt)
             truths = {"psnr": "picture", "iou": "silhouette", "azimuth": "front"}
             self.unmeasured |= {name: f"there is no true {what} to compare with" for name, what in truths.items()}

@@ -120,9 +120,7 @@ def _mortar(x: float, y: float, z: float, nx: float, ny: float, nz: float) -> fl
 
 
 @njit(cache=True, nogil=True)
-def paint(
-    texture: Texture, px: float, py: float, pz: float, nx: float, ny: float, nz: float
-) -> tuple[float, float, float]:
+def paint(texture: Texture, px: float, py: float, pz: float, nx: float, ny: float, nz: float) -> Colour:
     """The colour of a surface point p with unit normal n, both in object space."""
     R, s = texture.turn, texture.shift
     x = (R[0, 0] * px + R[0, 1] * py + R[0, 2] * pz) / texture.scale + s[0]
@@ -153,11 +151,11 @@ def paint(
 
 
 @njit(cache=True, nogil=True)
-def _blend(main: np.ndarray, other: np.ndarray, share: float) -> tuple[float, float, float]:
+def _blend(main: np.ndarray, other: np.ndarray, share: float) -> Colour:
     rest = 1.0 - share
     return rest * main[0] + share * other[0], rest * main[1] + share * other[1], rest * main[2] + share * other[2]
 
 
 @njit(cache=True, nogil=True)
-def _darker(colour: np.ndarray, factor: float) -> tuple[float, float, float]:
+def _darker(colour: np.ndarray, factor: float) -> Colour:
     return factor * colour[0], factor * colour[1], factor * colour[2]

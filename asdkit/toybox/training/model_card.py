@@ -55,9 +55,7 @@ def sample(prior: Pretrained, prompts: list[str], views: Views, seed: int) -> Fl
     return torch.cat(images)
 
 
-def drawn_things(
-    held_out: bool, count: int, seed: int, fits: Callable[[Thing], bool] = lambda thing: True
-) -> list[Thing]:
+def drawn_things(held_out: bool, count: int, seed: int, fits: Callable[[Thing], bool] = lambda _: True) -> list[Thing]:
     """`count` things of the trained or of the held-out compositions that fit, as the world's sampler draws them."""
     generator = generator_for(seed, 0, "held-out things" if held_out else "trained things")
     things: list[Thing] = []
@@ -110,9 +108,7 @@ def evaluate_clip(clip: TinyCLIP, seed: int, count: int = 200) -> float:
     return clip.are_first(images, [thing.prompt for thing in things], CANDIDATES).float().mean().item()
 
 
-def evaluate_samples(
-    prior: Pretrained, clip: TinyCLIP, seed: int, count: int = 100
-) -> tuple[Figures, Float[Tensor, "N 3 H W"]]:
+def evaluate_samples(prior: Pretrained, clip: TinyCLIP, seed: int, count: int = 100) -> tuple[Figures, Tensor]:
     """R-precision of samples of trained and held-out prompts, the share of right sectors, and the pictures."""
     figures, sheets, right = {}, [], []
     views = sector_views(count)

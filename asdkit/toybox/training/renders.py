@@ -22,6 +22,7 @@ from asdkit.toybox import world
 from asdkit.toybox.captions import caption
 from asdkit.toybox.things import Thing
 from asdkit.toybox.training.common import read_autoencoder
+from asdkit.toybox.truths import pictured
 
 _CHUNK = 250
 Renderable = Annotated[int, Within(1, 10_000_000)]
@@ -96,9 +97,7 @@ def _draw(folder: Path, start: int, *, seed: int, count: int, held_out: bool, si
     images, things, cameras = [], [], []
     for _ in range(min(_CHUNK, count - start)):
         thing, views = world.sample_thing(generator, held_out), world.sample_views(generator, 1, size)
-        background = world.sample_background(generator)
-        instance = int(torch.randint(1 << 40, (), generator=generator))
-        images.append(world.render(thing, views, background, 2, instance).image)
+        images.append(pictured([thing], views, generator))
         things.append(astuple(thing))
         cameras.append(torch.cat([views.azimuth, views.elevation, views.distance]))
     pictures = torch.cat(images)
