@@ -209,10 +209,9 @@ def _matrix(node: Any) -> Float[np.ndarray, "4 4"]:
 
 
 def _vector(values: Any, length: int) -> Float[np.ndarray, " D"]:
-    if type(values) is not list or len(values) != length or not all(type(value) in (int, float) for value in values):
+    is_list = type(values) is list and len(values) == length
+    if not is_list or not all(type(value) in (int, float) and abs(value) < _VECTOR_LIMIT for value in values):
         raise TypeError(values)
-    if not all(abs(value) < _VECTOR_LIMIT for value in values):
-        raise OverflowError(values)
     return np.array(values, np.float64)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asdkit.core.bounds import AtLeast, Whole, Within
+from asdkit.core.parts import require
 from asdkit.priors import autoencoder
 from asdkit.priors.families import Embedded, Family, Model, family_of
 from asdkit.priors.folder import ModelFolder, one_sentence
@@ -74,8 +75,7 @@ class Pretrained(Prior):
         tiny_vae: str = "",
     ) -> None:
         super().__init__()
-        if not path:
-            raise ValueError("The prior's path is empty; name a folder in diffusers' layout, or toybox.")
+        require(bool(path), "The prior's path is empty; name a folder in diffusers' layout, or toybox.")
         self.source = ModelSource(path, variant, config, finetune, finetune_scale, tiny_vae)
         self.path, self._use_camera, self.image_size = path, use_camera, image_size
         if dtype == "auto":
@@ -213,8 +213,7 @@ class Pretrained(Prior):
             embedded = encode_texts(self.family, pipeline, texts)
             expected = self.family.widths(self.network.config)
             widths = {name: embedded[texts[0]][name].shape[-1] for name in expected}
-            if widths != expected:
-                raise ValueError(f"its encoders give {widths} numbers, and the network takes {expected}")
+            require(widths == expected, f"its encoders give {widths} numbers, and the network takes {expected}")
         return embedded
 
     def doubt(self, prompt: str) -> str:

@@ -12,10 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from asdkit.toybox.materials import Colour
-
 ELLIPSOID, FRUSTUM, BOX, PYRAMID, PRISM, TORUS = range(6)
 
+Colour = tuple[float, float, float]
 Maps = tuple[np.ndarray, np.ndarray, np.ndarray]
 Hit = tuple[float, float, float, float]  # t along the ray (1e30: none) and a normal that is not unit
 _NEAR, _FAR = 1e-3, 1e30

@@ -52,10 +52,8 @@ def build(kind: str, main: Colour, second: Colour | None) -> list[Primitive]:
 def stack(top: str, top_colour: Colour, bottom: str, bottom_colour: Colour) -> list[Primitive]:
     """One shape of STACK_TOPS standing on another of STACK_BOTTOMS."""
     below, above = _DATA["stack_bottoms"][bottom], _DATA["stack_tops"][top]
-    return [
-        *_primitives(below, {"main": bottom_colour}),
-        *_primitives(above, {"main": top_colour}, level=below["level"]),
-    ]
+    bottoms = _primitives(below, {"main": bottom_colour})
+    return [*bottoms, *_primitives(above, {"main": top_colour}, level=below["level"])]
 
 
 def _primitives(solid: Solid, colours: dict[str, Colour], **names: float) -> Iterator[Primitive]:

@@ -72,13 +72,10 @@ class TrainVAE(Training):
         from diffusers import AutoencoderTiny
 
         require(crop % _FACTOR == 0, f"crop is a multiple of {_FACTOR}, not {crop}.")
+        blocks = {f"{half}_block_out_channels": (width,) * 4 for half in ("encoder", "decoder")}
         with seeded(seed):
-            self.vae = AutoencoderTiny(
-                latent_channels=latent_channels,
-                encoder_block_out_channels=(width,) * 4,
-                decoder_block_out_channels=(width,) * 4,
-                **NETWORKS["vae"],
-            ).to(memory_format=torch.channels_last)
+            self.vae = AutoencoderTiny(latent_channels=latent_channels, **blocks, **NETWORKS["vae"])
+        self.vae.to(memory_format=torch.channels_last)
         if start:
             with starting_from(start) as folder:
                 keep_unregistered(self, "_start", read_autoencoder(folder / "vae"))
