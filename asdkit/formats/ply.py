@@ -80,9 +80,9 @@ class Header:
         before = list(self.elements.values())[: list(self.elements).index(name)]
         count, properties = self.elements[name]
         if self.encoding == "ascii":
-            how = {"skiprows": self.lines + sum(element.rows for element in before), "max_rows": count, "ndmin": 2}
+            past = self.lines + sum(element.rows for element in before)
             try:
-                table = np.loadtxt(self.path, comments=None, encoding="latin-1", **how)
+                table = np.loadtxt(self.path, max_rows=count, ndmin=2, comments=None, skiprows=past, encoding="latin-1")
             except ValueError as error:
                 raise ValueError(f"{self.path} has a {name} line that is not {len(properties)} numbers.") from error
             if table.shape != (count, len(properties)):

@@ -262,8 +262,8 @@ class Flux(Family):
         grid = torch.cartesian_prod(*axes).to(x_t)
         places = {"img_ids": grid, "txt_ids": grid.new_zeros(prompts["text"].shape[1], 3)}
         distilled = torch.full_like(time, self.distilled_guidance).to(x_t.dtype)
-        told = {"timestep": (time / 1000).to(x_t.dtype)}
-        told["guidance"] = distilled if network.config.guidance_embeds else None
+        guidance = distilled if network.config.guidance_embeds else None
+        told = {"timestep": (time / 1000).to(x_t.dtype), "guidance": guidance}
         text = {"encoder_hidden_states": prompts["text"], "pooled_projections": prompts["pooled"]}
         output: Tensor = network(pixel_unshuffle(x_t, 2).flatten(2).mT, **text, **told, **places).sample
         return pixel_shuffle(output.mT.unflatten(2, (rows, columns)), 2)

@@ -119,8 +119,8 @@ class SingleFile(ModelFolder):
         from safetensors.torch import load_file
 
         kind = model_class.__module__.partition(".")[0], model_class.__name__
-        how = {"pipelines": None, "is_pipeline_module": False, "local_files_only": True, "torch_dtype": dtype}
-        how["cached_model_config_path"] = str(self.seen)
+        how: dict[str, Any] = {"pipelines": None, "is_pipeline_module": False, "local_files_only": True}
+        how |= {"cached_model_config_path": str(self.seen), "torch_dtype": dtype}
         with one_sentence(f"{self.file}'s {part}"):
             model = load_single_file_sub_model(*kind, part, load_file(self.file), **how)
             check_complete(name for name, value in model.named_parameters() if value.is_meta)

@@ -15,7 +15,8 @@ from numba import njit
 
 from asdkit.core.randomness import generator_for
 from asdkit.rendering.projection import rotation_entries
-from asdkit.toybox.raycaster import Colour, Maps, Scene, trace
+from asdkit.toybox.raycaster import Colour as Colour
+from asdkit.toybox.raycaster import Maps, Scene, trace
 
 PLAIN, STRIPED, SPOTTED, CHECKERED, WOODEN, BRICK, MARBLE = range(7)
 _MORTAR, _JOINT = 0.80, 0.07  # grey of the mortar; half its width as a share of a brick's height
