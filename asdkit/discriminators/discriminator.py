@@ -15,7 +15,7 @@ from asdkit.discriminators.real_samples import RealSamples
 from asdkit.scores.cfg_options import CFGOptions
 from asdkit.scores.equations import discriminator_loss, effective_scale, faded_gamma, real_loss, released_loss
 from asdkit.scores.fields import Factor, Field, bound_text
-from asdkit.scores.prior import Adapter, Condition, Need, Noised, Prior
+from asdkit.scores.prior import Adapter, Condition, Noised, Prior
 
 Clip = Annotated[float, MoreThan(1, at_most=1e6)]
 
@@ -80,9 +80,6 @@ class Discriminator(Field):
 
     def conditions(self) -> list[Condition]:
         return [self.condition()]
-
-    def needs(self, x: Noised) -> list[Need]:
-        return []
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         return x.predict(self.condition(), self.adapter)

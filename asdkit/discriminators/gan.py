@@ -178,9 +178,6 @@ class GANHead(Field):
         with torch.no_grad():
             return self.logits(x)
 
-    def needs(self, x: Noised) -> list[Any]:
-        return []
-
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         probe = x.on(x.x0)
         probe.x_t.requires_grad_(True)

@@ -96,10 +96,6 @@ class ModelFolder:
         if lacking:  # which diffusers would leave as it draws it
             raise PriorUnavailable(f"{self.path / name} names {lacking[0]}, which its files lack; copy it again.")
 
-    def has(self, name: str) -> bool:
-        """Whether there is such a file."""
-        return (self.path / name).is_file()
-
     def json(self, name: str) -> Settings:
         """A JSON file of the folder."""
         return read_json(self.path / name)

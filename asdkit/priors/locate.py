@@ -36,9 +36,6 @@ class RandomModel(ModelFolder):
         self.path, self.variant, self.names = Path(f"{RANDOM}{name}"), "", []
         self.architecture = ARCHITECTURES[name]
 
-    def has(self, name: str) -> bool:
-        return False
-
     def json(self, name: str) -> dict[str, Any]:
         vae = ["diffusers", self.architecture["vae"].get("_class_name")]
         index = {"_class_name": self.architecture["pipeline"], "vae": vae}
@@ -174,7 +171,7 @@ def overlay_of(path: str, config: str = "") -> str:
     if file.is_file():
         return overlay_of(config or base_of_file(file))
     files = ModelFolder(*folder_of(path, files_of_model(without=_INSIDE)))
-    if files.has("asdkit.json"):
+    if "asdkit.json" in files.names:
         return ""
     family = family_of(str(files.json("model_index.json").get("_class_name")))
     wide = family is StableDiffusion and files.json("unet/config.json").get("cross_attention_dim") == 1024

@@ -138,11 +138,11 @@ class Pretrained(Prior):
 
     def _load_extras(self, files: ModelFolder) -> None:
         """What asdkit's own priors tell beside diffusers' files: view words, vocabulary, a camera network."""
-        if files.has("asdkit.json"):
+        if "asdkit.json" in files.names:
             facts = files.json("asdkit.json")
             self.view_words = ViewWords(tuple(facts["view_words"]), facts["overhead_word"], facts["overhead_above_deg"])
             self.words = KnownWords(facts["words"], facts.get("related", {}))
-        if self._use_camera and files.has("camera/model.safetensors"):
+        if self._use_camera and "camera/model.safetensors" in files.names:
             from safetensors.torch import load_file
 
             self.camera = CameraEmbedding(self.time_width)
