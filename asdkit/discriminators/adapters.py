@@ -20,6 +20,13 @@ from asdkit.rendering.cameras import Views
 from asdkit.scores.camera_embedding import CameraEmbedding
 from asdkit.scores.prior import Adapter, Prior
 
+_KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # what peft calls otherwise, or has no default for
+    "DORA": ("LORA", {"use_dora": True}),
+    "KRONA": ("LOKR", {}),
+    "IA3": ("IA3", {"feedforward_modules": []}),
+}
+PeftOption = bool | int | float | str | list[str]
+
 
 class Attached(Adapter):
     """What adapters share: the camera's network, weights that may arrive before there is a prior to attach to, and
@@ -186,14 +193,6 @@ class UNetCopy(Attached):
 def adapter_of(key: str) -> str:
     """The name of the adapter that a parameter of a network belongs to; empty for the network's own."""
     return next((part for part in key.split(".") if re.fullmatch(r"phi\d+", part)), "")
-
-
-_KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # what peft calls otherwise, or has no default for
-    "DORA": ("LORA", {"use_dora": True}),
-    "KRONA": ("LOKR", {}),
-    "IA3": ("IA3", {"feedforward_modules": []}),
-}
-PeftOption = bool | int | float | str | list[str]
 
 
 class PeftAdapter(Attached):

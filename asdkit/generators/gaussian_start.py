@@ -26,6 +26,7 @@ from asdkit.rendering.spherical_harmonics import SH_0
 NEIGHBOURS = 3
 _ELEVATIONS_DEG, _AROUND, _PIXELS = (-35.0, 10.0, 55.0), 8, 96  # from where another run's object is looked at
 REFERENCE_LIMIT = 10_000  # points that distances are measured to
+_PARTS = ("model_index.json", "prior", "text_encoder", "tokenizer", "scheduler", "shap_e_renderer")
 
 
 class Start(Part, ABC):
@@ -144,9 +145,6 @@ def _spacing(points: Float[Tensor, "N 3"], generator: torch.Generator) -> Float[
     distances = torch.cat([torch.cdist(part, known).topk(nearest, largest=False).values for part in points.split(1024)])
     thinning = (len(known) / count) ** (1 / 3)
     return (distances[:, 1:].mean(1) * thinning).clamp(min=1e-3 * float(points.std(0).max()) + 1e-7)
-
-
-_PARTS = ("model_index.json", "prior", "text_encoder", "tokenizer", "scheduler", "shap_e_renderer")
 
 
 class ShapE(Start):

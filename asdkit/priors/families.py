@@ -18,8 +18,6 @@ Settings = Mapping[str, tuple[str | bool | None, ...]]
 Embedded = dict[str, Tensor]  # of prompts, a row for each: `text` [N L D], and what else a family needs
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
-
-
 MOST_STEPS = 100_000
 
 

@@ -28,6 +28,8 @@ from asdkit.scores.prior import Condition, Noised, Prior, Words
 
 _log = logging.getLogger(__name__)
 Rows = Shaped[Tensor, "B ..."]  # of embedded prompts
+_NEAREST = 3  # known words that are named in the place of an unknown one
+_MOST_TOKENS = 4096
 
 
 class PromptEmbedder:
@@ -141,10 +143,6 @@ def _write(file: Path, embedded: Embedded) -> None:
             save_file({name: value.contiguous().clone() for name, value in embedded.items()}, temporary)
     except (OSError, SafetensorError) as error:
         _log.warning("An embedded prompt can't be kept in %s (%s).", file.parent, error)
-
-
-_NEAREST = 3  # known words that are named in the place of an unknown one
-_MOST_TOKENS = 4096
 
 
 class KnownWords(NamedTuple):

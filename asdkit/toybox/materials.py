@@ -21,6 +21,10 @@ from asdkit.toybox.raycaster import Maps, Scene, trace
 PLAIN, STRIPED, SPOTTED, CHECKERED, WOODEN, BRICK, MARBLE = range(7)
 _MORTAR, _JOINT = 0.80, 0.07  # grey of the mortar; half its width as a share of a brick's height
 _SPOT, _WAVES = 0.36, 3
+# The light comes from the front (+x), the left (+y) and above.
+_LIGHT = (0.72, 0.35, 0.60)
+_AMBIENT, _SKY, _SUN = 0.48, 0.20, 0.45
+_OCCLUSION, _SMALLEST = 0.55, 0.12  # strength; radius below which a primitive darkens nothing
 
 
 class Material(NamedTuple):
@@ -162,12 +166,6 @@ def _blend(main: np.ndarray, other: np.ndarray, share: float) -> Colour:
 @njit(cache=True, nogil=True)
 def _darker(colour: np.ndarray, factor: float) -> Colour:
     return factor * colour[0], factor * colour[1], factor * colour[2]
-
-
-# The light comes from the front (+x), the left (+y) and above.
-_LIGHT = (0.72, 0.35, 0.60)
-_AMBIENT, _SKY, _SUN = 0.48, 0.20, 0.45
-_OCCLUSION, _SMALLEST = 0.55, 0.12  # strength; radius below which a primitive darkens nothing
 
 
 def occluders(scene: Scene) -> np.ndarray:
