@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from asdkit.core.text import first_line
+from asdkit.core.text import shown
 from asdkit.priors.locate import EMBEDDED, locate
 from asdkit.toybox import captions
 
@@ -70,7 +70,7 @@ def starting_from(start: str) -> Iterator[Path]:
     try:
         yield locate(EMBEDDED).path if start == EMBEDDED else Path(start)
     except (OSError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{start} can't be started from: {first_line(error)}.") from error
+        raise ValueError(f"{start} can't be started from: {shown(str(error))[:300]}") from error
 
 
 def read_autoencoder(folder: Path) -> Any:
