@@ -88,7 +88,7 @@ class APG(Part):
 
 @settings
 class CFGOptions:
-    """How e_null and e_y are combined to e_lambda. At lambda = 0 or 1 the result is e_null or e_y, whatever they say.
+    """How e_null and e_y are combined to e_lambda. At lambda = 0 or 1 it is e_null or e_y, whatever these options say.
 
     Args:
         perp_neg: Perp-Neg for the prompt, against objects with several faces; see `PerpNeg`.
