@@ -23,9 +23,9 @@ from asdkit.formats.poses import read_camera_path
 from asdkit.formats.prompts import read_prompts
 from asdkit.formats.references import PosedPictures, References
 from asdkit.generators.from_checkpoint import Saved, built
-from asdkit.generators.from_file import object_of
+from asdkit.generators.gaussians import object_of
 from asdkit.rendering.cameras import Batch, Views, orbit, ring
-from asdkit.rendering.settings import DISTANCE, ORBIT, OVERHEAD, Distance, Elevation, Orbit, Overhead
+from asdkit.rendering.settings import Distance, Elevation, Orbit, Overhead
 
 NOVEL_VIEWS = 16
 _log = logging.getLogger(__name__)
@@ -113,11 +113,11 @@ class Cameras(pl.LightningDataModule):
         size: Size | Ramp = 128,
         min_elevation_deg: Elevation | Ramp = -10.0,
         max_elevation_deg: Elevation | Ramp = 60.0,
-        overhead: Overhead = OVERHEAD,
+        overhead: Overhead = Overhead(),
         azimuth_range_deg: Annotated[float | Ramp, MoreThan(0, at_most=360)] = 360.0,
-        distance: Distance = DISTANCE,
+        distance: Distance = Distance(),
         fov_deg: Annotated[float | Ramp, Between(0, 180)] = 40.0,
-        orbit: Orbit = ORBIT,
+        orbit: Orbit = Orbit(),
         asset: str = "",
         references: PosedPictures | None = None,
         prompts: Prompts | None = None,
@@ -154,8 +154,9 @@ class Cameras(pl.LightningDataModule):
             turn = (turn - 0.5) * now["azimuth_range_deg"] / 360 % 1
         high, low = (_between(now, name, draws[2]) for name in ("overhead_deg", "elevation_deg"))
         elevation_deg = torch.where(draws[1] < now["overhead_share"], high, low)
-        size = now["size"] if now["size"] == self.size else 8 * round(now["size"] / 8)
-        return _orbit(2 * math.pi * turn, elevation_deg, _between(now, "distance", draws[3]), now["fov_deg"], size)
+        size = self.size if now["size"] == self.size else 8 * round(now["size"] / 8)
+        place = 2 * math.pi * turn, elevation_deg.deg2rad(), _between(now, "distance", draws[3])
+        return orbit(*place, math.radians(now["fov_deg"]), size, size)
 
     def novel_views(self) -> Views:
         """The fixed cameras that metrics are measured from: a spiral through the elevations, at the middle distance."""
@@ -164,7 +165,8 @@ class Cameras(pl.LightningDataModule):
         azimuth = 2 * math.pi * ((turns + 0.37 / NOVEL_VIEWS) % 1)
         distance = _between(self._settled, "distance", torch.full((NOVEL_VIEWS,), 0.5))
         elevation_deg = _between(self._settled, "elevation_deg", heights)
-        return _orbit(azimuth, elevation_deg, distance, self._settled["fov_deg"], self.size)
+        fov = math.radians(self._settled["fov_deg"])
+        return orbit(azimuth, elevation_deg.deg2rad(), distance, fov, self.size, self.size)
 
     def ring(self, count: int, size: int = 0) -> Views:
         """`count` cameras evenly around the object from the front on, at the orbit's height; 0 is the usual size."""
@@ -299,12 +301,6 @@ def _drawn_steps(trainer: Any) -> Iterator[tuple[int, Callable[[str], torch.Gene
     """The steps from the trainer's current one on, and what each draws from for a purpose."""
     for step in count(trainer.global_step):
         yield step, partial(generator_for, trainer.lightning_module.seed, step, rank=trainer.global_rank)
-
-
-def _orbit(
-    azimuth: torch.Tensor, elevation_deg: torch.Tensor, distance: torch.Tensor, fov_deg: float, size: float
-) -> Views:
-    return orbit(azimuth, elevation_deg.deg2rad(), distance, math.radians(fov_deg), int(size), int(size))
 
 
 def _between(numbers: dict[str, float], name: str, share: torch.Tensor) -> torch.Tensor:

@@ -11,25 +11,21 @@ from torch.profiler import record_function
 from asdkit.core.contexts import together
 from asdkit.core.parts import Part, require
 from asdkit.core.randomness import generator_for
-from asdkit.discriminators.schedule import DISCRIMINATOR_STEPS, DiscriminatorSteps
+from asdkit.discriminators.discriminator import DiscriminatorSteps
 from asdkit.generators.base import Generator, Render, computed
-from asdkit.generators.from_checkpoint import INSTANTIATOR
-from asdkit.generators.module import GeneratorModule
+from asdkit.generators.from_checkpoint import INSTANTIATOR, GeneratorModule
 from asdkit.ranks import average_gradients, checked_trainer, shard, without_reducer
 from asdkit.rendering.cameras import Batch
 from asdkit.rendering.settings import Rendering
 from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
-from asdkit.scores.conditions import Condition
-from asdkit.scores.draws import Draws
+from asdkit.scores.draws import Draws, Timesteps
 from asdkit.scores.equations import Weighting, hsv_saturation, inject, weight
 from asdkit.scores.fields import Field
-from asdkit.scores.prior import Adapter, Noised, Prior
-from asdkit.scores.timesteps import Timesteps
+from asdkit.scores.prior import Adapter, Condition, Noised, Prior
 
 
 class Distillation(Part, GeneratorModule):
-    """Score distillation: a guidance pulls the generator towards the prompt, and its discriminator learns in
-    alternation.
+    """Score distillation: a guidance pulls the generator towards the prompt, and its discriminator learns in turn.
 
     An iteration is one global step, whatever the number of optimisers: the generator takes a step first, then the
     discriminator takes `discriminator.steps` of them. Profilers see the spans asdkit.render, encode, prior (predictions
@@ -60,7 +56,7 @@ class Distillation(Part, GeneratorModule):
         source: str | None = None,
         timesteps: Timesteps | None = None,
         weighting: Weighting = "sigma2",
-        discriminator: DiscriminatorSteps = DISCRIMINATOR_STEPS,
+        discriminator: DiscriminatorSteps = DiscriminatorSteps(),
         rendering: Rendering = Rendering(),
         seed: int = 0,
         view_prompts: dict[str, str] | None = None,
@@ -102,13 +98,9 @@ class Distillation(Part, GeneratorModule):
         """Called after `setup`."""
         shard(self, self.prior.models, self.guidance)
 
-    @property
-    def _adapters(self) -> list[Adapter]:
-        return [part for part in self.guidance.modules() if isinstance(part, Adapter)]
-
     def configure_optimizers(self) -> list[Optimizer]:
         """Called after the module was moved to its device."""
-        for adapter in self._adapters:
+        for adapter in (part for part in self.guidance.modules() if isinstance(part, Adapter)):
             adapter.check_weights()
         theta = torch.optim.Adam(self.generator.parameter_groups(), eps=1e-15, foreach=True)
         theta.register_step_pre_hook(lambda *_: self.generator.before_step())
@@ -121,10 +113,9 @@ class Distillation(Part, GeneratorModule):
             group["lr"] = self.discriminator.lr
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """One iteration of Figure 3: the generator's pipeline, then the discriminator's.
+        """One iteration of Figure 3: first the generator's pipeline, then the discriminator's.
 
-        Returns:
-            x0 [B,C,h,w], the residual's norm, the discriminator's loss and t [B]; causes first.
+        It returns x0 [B,C,h,w], the residual's norm, the discriminator's loss and t [B]; causes first.
         """
         step, parts = self.global_step, batch.split(self.rendering.chunk)
         draws, norms, losses, differences = [], [], [], []
@@ -169,9 +160,7 @@ class Distillation(Part, GeneratorModule):
             optimizer.zero_grad(set_to_none=True)
         return optimizers
 
-    def _generator_backward(
-        self, part: Batch, step: int, keep_graph: bool
-    ) -> tuple[Noised, Float[Tensor, ""], Render | None]:
+    def _generator_backward(self, part: Batch, step: int, keep_graph: bool) -> tuple[Noised, Tensor, Render | None]:
         """Backward pass of Eq. 7; returns the draw, the mean norm of the residual, and the render if there is one."""
         # The gradient goes from x0 to the image first, so that the prior's part of the graph is gone when the
         # generator's own begins.

@@ -18,10 +18,9 @@ from asdkit.core.bounds import Count, NonNegative, Whole
 from asdkit.core.contexts import replaced
 from asdkit.core.randomness import to_device
 from asdkit.rendering.cameras import Views
-from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import Field
-from asdkit.scores.prior import Adapter, Noised, Prior
-from asdkit.scores.schedules import Schedule, scaled_linear, variance_preserving
+from asdkit.scores.prior import Adapter, Condition, Noised, Prior
+from asdkit.scores.schedules import Latent, Schedule, scaled_linear, variance_preserving
 
 
 def gaussian_eps(x_t: Tensor, alpha: Tensor, sigma: Tensor, mean: Tensor | float, spread: Tensor | float) -> Tensor:
@@ -47,7 +46,7 @@ class _Exact(nn.Module):
         super().__init__()
         self.schedule, self._eps = schedule, eps
 
-    def forward(self, x_t: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], *facts: Tensor) -> Float[Tensor, "B C h w"]:
+    def forward(self, x_t: Latent, t: Int[Tensor, " B"], *facts: Tensor) -> Latent:
         return self._eps(x_t, self.schedule.alpha(t), self.schedule.sigma(t), *facts)
 
 
@@ -70,10 +69,10 @@ class LabPrior(Prior):
     def setup(self) -> None:
         """Nothing to load."""
 
-    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Latent:
         return images
 
-    def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+    def decode(self, x0: Latent) -> Float[Tensor, "B 3 H W"]:
         return x0.detach().clamp(0, 1)
 
     def prepare(self, conditions: Sequence[Condition]) -> None:
@@ -89,9 +88,7 @@ class LabPrior(Prior):
     def facts(self, x: Noised, condition: Condition) -> tuple[Tensor, ...]:
         """The further inputs of the network that stand for a condition, a row for each sample of x."""
 
-    def predict(
-        self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None
-    ) -> list[Float[Tensor, "B C h w"]]:
+    def predict(self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None) -> list[Latent]:
         self.prepare([own for condition in conditions for own in x.own(condition)])
         copies = len(conditions)
         facts = [torch.cat(rows) for rows in zip(*(self._own_facts(x, c) for c in conditions), strict=True)]
@@ -101,7 +98,6 @@ class LabPrior(Prior):
         return list(eps.chunk(copies))
 
     def _own_facts(self, x: Noised, condition: Condition) -> list[Tensor]:
-        """The facts of each sample's own condition."""
         facts = x.by_own(condition, lambda own, rows: {k: fact[rows] for k, fact in enumerate(self.facts(x, own))})
         return list(facts.values())
 
@@ -111,8 +107,7 @@ class LabPrior(Prior):
 
 
 class GaussianPrior(LabPrior):
-    """A prior whose score is exact: every value of x0 is independent, with distribution N(mean of the prompt,
-    spread^2).
+    """A prior whose score is exact: every value of x0 is independent, of N(mean of the prompt, spread^2).
 
     Args:
         means: the mean of each prompt: one number, or one for each channel.
@@ -160,7 +155,7 @@ class FiniteSetPrior(LabPrior):
 
     def __init__(self, nearest: Whole = 1, steps: Count = 1000) -> None:
         super().__init__(
-            lambda x_t, alpha, sigma, among: finite_set_eps(x_t, alpha, sigma, self.points.to(x_t), among), steps
+            lambda x, alpha, sigma, among: finite_set_eps(x, alpha, sigma, self.points.to(x), among), steps
         )
         self._nearest = nearest
         self._owners: list[str] = []
@@ -211,20 +206,19 @@ class GaussianScore(Field):
         """The generator's values are N(mean, spread^2) from now on."""
         self._mean, self._spread = torch.as_tensor(mean).detach(), torch.as_tensor(spread).detach()
 
-    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+    def forward(self, x: Noised) -> Latent:
         return gaussian_eps(x.x_t, x.alpha, x.sigma, self._mean, self._spread)
 
 
 class ParticleScore(Field):
     """The exact fake score of a generator that shows nothing but the samples of the batch."""
 
-    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+    def forward(self, x: Noised) -> Latent:
         return finite_set_eps(x.x_t, x.alpha, x.sigma, x.x0)
 
 
 class Affine(Adapter):
-    """An adapter for lab priors: e_phi = e_y + slope_t x_t + offset_t, free at every t. It can be any Gaussian's exact
-    score.
+    """An adapter for lab priors: e_phi = e_y + slope_t x_t + offset_t at every t, any Gaussian's exact score.
 
     Args:
         steps: the number of levels of the prior's schedule.

@@ -17,10 +17,8 @@ from asdkit.discriminators.gammas import Gamma
 from asdkit.discriminators.gan import Divergence, FDivergence, GANDiscriminator, GANHead, GANLoss
 from asdkit.discriminators.real_samples import RealSamples, SourceImage
 from asdkit.scores.fields import CFG, Factor, Field, Identity, Noise, Null, Prompt, Scale
-from asdkit.scores.gated import Above, Stages
 from asdkit.scores.prior import Adapter
-from asdkit.scores.redrawn import Earlier, Interval, Inverted, Later, OnSource
-from asdkit.scores.reweighted import Reweighted, Scorer
+from asdkit.scores.redrawn import Above, Earlier, Interval, Inverted, Later, OnSource, Reweighted, Scorer, Stages
 
 _UGLY = "oversaturated color, ugly, tiling, low quality, noisy"
 _UNREAL = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
@@ -251,7 +249,6 @@ def LODS(scale: Scale = 40.0, adapter: Adapter | None = None) -> Field:
     """Learned null condition (LODS, 2312.04820): SDS whose e_null learns from the pictures that the generator shows.
 
     Args:
-        scale: the CFG scale lambda.
         adapter: the adapter that holds the learned null condition; an Embedding when left out.
     """
     return CFG(scale=scale, null=Discriminator(adapter or Embedding(), 0.0, text="", scale=scale)) - Noise()
@@ -328,7 +325,6 @@ def RewardSDS(
 
     Args:
         scorer: the part that scores pictures, e.g. asdkit.CLIPScorer.
-        scale: the CFG scale lambda.
         draws: the number of noises for each image; 4 to 8 in the paper.
         temperature: the temperature of the softmax over the scores; a lower one follows the best noise alone.
         judged_scale: the CFG scale at which the scored pictures are denoised.

@@ -27,8 +27,7 @@ _REFUSED: dict[str, dict[str, str]] = yaml.safe_load(Path(__file__).with_suffix(
 class Sharded(ModelParallelStrategy):
     """FSDP2 for a large prior: its network is spread over the devices of a node; what learns is whole on every rank.
 
-    It is `--trainer.strategy=model_parallel`. Nothing that is in a checkpoint is spread, so that checkpoints are those
-    of every other strategy.
+    It is `--trainer.strategy=model_parallel`. Nothing in a checkpoint is spread, so it is that of every other strategy.
     """
 
     restore_checkpoint_after_setup = False

@@ -137,7 +137,7 @@ def hub(root: Path) -> Finding:
 def prior(root: Path) -> Finding:
     """The embedded prior is whole, loads, and embeds a prompt."""
     from asdkit.priors.pretrained import Pretrained
-    from asdkit.scores.conditions import Condition
+    from asdkit.scores.prior import Condition
 
     prior = Pretrained()
     remedy = "git checkout asdkit/toybox/weights, or install asdkit again from where you have it"

@@ -1,22 +1,21 @@
 """The discriminator: the score field that learns. It supplies e_phi and trains phi by Eq. 10 or Eq. 9."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from asdkit.core.bounds import MoreThan, Share
+from asdkit.core.bounds import Count, LearningRate, MoreThan, NonNegative, Share, Whole, settings
 from asdkit.core.ramps import Ramp, bounds, value_at
+from asdkit.discriminators.adapters import LoRA
 from asdkit.discriminators.gammas import Gamma
-from asdkit.discriminators.peft_adapters import LoRA
 from asdkit.discriminators.real_samples import RealSamples
 from asdkit.scores.cfg_options import CFGOptions
-from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import discriminator_loss, effective_scale, faded_gamma, real_loss, released_loss
 from asdkit.scores.fields import Factor, Field, bound_text
-from asdkit.scores.prior import Adapter, Need, Noised, Prior
+from asdkit.scores.prior import Adapter, Condition, Noised, Prior
 
 Clip = Annotated[float, MoreThan(1, at_most=1e6)]
 
@@ -38,14 +37,10 @@ class Discriminator(Field):
         scale: the CFG scale lambda of the whole expression. lambda_eff is logged from it, and a Gamma may use it.
         real_samples: where the real samples of Eq. 9 come from; None for Eq. 10.
         eta: the weight of the penalty on real samples: 0.5 in the paper's general case, 0 for editing.
-        real_clip: how many times larger than the prior's error phi's error may grow before a real sample no longer
-            counts.
+        real_clip: how many times the prior's own error phi's error may be before a real sample no longer counts.
         of_source: when `text` is None, take the words for the source image instead of the run's prompt.
         learns_source: take the source image for the fake sample, not what the generator shows.
         released: learn by the loss of the paper's released code instead of Eq. 10.
-
-    Raises:
-        ValueError: gamma <= -1 without `allow_unbounded`.
     """
 
     def __init__(
@@ -85,9 +80,6 @@ class Discriminator(Field):
 
     def conditions(self) -> list[Condition]:
         return [self.condition()]
-
-    def needs(self, x: Noised) -> list[Need]:
-        return []
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         return x.predict(self.condition(), self.adapter)
@@ -179,3 +171,30 @@ class Discriminator(Field):
         if self.text is None:
             raise ValueError("The discriminator has no text; give it one, or bind the prompt with field.bind(prompt).")
         return Condition(self.text, view_dependent=bool(self.text))
+
+
+@settings
+class DiscriminatorSteps:
+    """How often and how fast the discriminator learns within the iterations of a run.
+
+    Args:
+        steps: the number of discriminator steps per iteration; 0 leaves the discriminator as it starts.
+        every: the number of iterations from one turn of the discriminator to the next.
+        lr: the learning rate of the discriminator's AdamW.
+        clip: the largest norm of the discriminator's gradient; 0 for no limit.
+        share_noise: whether the discriminator learns on the generator's own draw (t, eps), which saves network calls.
+    """
+
+    steps: Whole = 1
+    every: Count = 1
+    lr: LearningRate = 1e-3
+    clip: NonNegative = 0.0
+    share_noise: bool = True
+
+    def at(self, iteration: int) -> int:
+        """How many steps the discriminator takes in an iteration, counted from 0."""
+        return self.steps if iteration % self.every == 0 else 0
+
+    def optimizer(self, phi: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser of the discriminator's parameters."""
+        return torch.optim.AdamW(phi, lr=self.lr, betas=(0.9, 0.99), weight_decay=0.01, foreach=True)

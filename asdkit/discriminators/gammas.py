@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from asdkit.core.bounds import Count, MoreThan, Positive, Weight
 from asdkit.core.parts import Part, require
 from asdkit.core.ramps import Ramp, value_at
-from asdkit.scores.conditions import Condition
-from asdkit.scores.ddim import ddim
 from asdkit.scores.equations import faded_gamma
-from asdkit.scores.fields import CFG
-from asdkit.scores.prior import Noised, Prior
+from asdkit.scores.fields import CFG, ddim
+from asdkit.scores.prior import Condition, Noised, Prior
 
 BoundedGamma = Annotated[float, MoreThan(-1, at_most=1e6)]
 
@@ -72,8 +70,7 @@ class TargetScale(Gamma):
 
     def forward(self, x: Noised, scale: float) -> Float[Tensor, "B 1 1 1"]:
         require(scale > 1, f"TargetScale needs a CFG scale above 1; got {scale}.")
-        gamma = (value_at(self.target, x.step) - 1) / (scale - 1) - 1
-        return torch.full_like(x.alpha, gamma)
+        return torch.full_like(x.alpha, (value_at(self.target, x.step) - 1) / (scale - 1) - 1)
 
 
 class SpreadControl(Gamma):
@@ -92,9 +89,6 @@ class SpreadControl(Gamma):
         samples: the number of samples of the prior that are measured.
         size: the height and width of these samples in latents.
         steps: the number of DDIM steps that draw these samples.
-
-    Raises:
-        ValueError: `start` outside the limits.
     """
 
     log1p: Float[Tensor, ""]

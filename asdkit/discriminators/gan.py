@@ -178,9 +178,6 @@ class GANHead(Field):
         with torch.no_grad():
             return self.logits(x)
 
-    def needs(self, x: Noised) -> list[Any]:
-        return []
-
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         probe = x.on(x.x0)
         probe.x_t.requires_grad_(True)
@@ -231,9 +228,7 @@ class FDivergence(Expression):
         return _WEIGHTS[self.divergence](log_ratio)[:, None, None, None] * value
 
 
-def _told_apart(
-    loss: GANLoss, logits: Callable[[Noised], Tensor], x: Noised, real: Noised, rows: Samples
-) -> Float[Tensor, ""]:
+def _told_apart(loss: GANLoss, logits: Callable[[Noised], Tensor], x: Noised, real: Noised, rows: Samples) -> Tensor:
     """What D minimises at the fake samples that have a real one, `rows` of x, and at these, over the whole batch."""
     if not len(real.t):
         return x.x_t.new_zeros(())

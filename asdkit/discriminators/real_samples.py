@@ -13,10 +13,8 @@ from asdkit.core.randomness import to_device
 from asdkit.core.text import local
 from asdkit.formats.pictures import read_picture
 from asdkit.rendering.cameras import Posed, ring
-from asdkit.scores.conditions import Condition
-from asdkit.scores.ddim import ddim
-from asdkit.scores.fields import CFG
-from asdkit.scores.prior import Noised, Samples
+from asdkit.scores.fields import CFG, ddim
+from asdkit.scores.prior import Condition, Noised, Samples
 
 Elevation = Annotated[float, Between(-90, 90)]
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -46,9 +44,6 @@ class ImageFolder(RealSamples):
 
     Args:
         path: the folder; pictures in its subfolders count, too. They are cropped to squares and resized.
-
-    Raises:
-        ValueError: the folder is missing or has no picture in it.
     """
 
     def __init__(self, path: str) -> None:
@@ -59,7 +54,7 @@ class ImageFolder(RealSamples):
             raise ValueError(f"{path!r} is no folder with pictures ({', '.join(_ENDINGS)}); Eq. 9 needs real samples.")
 
     def draw(self, x: Noised, condition: Condition) -> Noised:
-        size = x.prior.picture_size(x.x0)
+        size = x.prior.decode(x.x0[:1].detach()).shape[-2]  # of the pictures whose x0 these are
         chosen = _chosen(x, len(self._files)).tolist()
         pictures = torch.stack([read_picture(self._files[i], size) for i in chosen])
         with torch.no_grad():
@@ -69,8 +64,7 @@ class ImageFolder(RealSamples):
 class NearestReference(RealSamples):
     """Takes the posed pictures of `data.references` as real samples: each sample gets the one with the nearest camera.
 
-    e_y and e_phi judge a picture with the words of its own camera. A picture with a mask stands before the step's
-    backdrop.
+    e_y and e_phi judge a picture with the words of its own camera. A picture with a mask stands before the backdrop.
 
     Args:
         within_deg: the largest angle in degrees, seen from the origin, between a sample's camera and the picture's.

@@ -90,8 +90,7 @@ def holds_gaussians(path: str | Path) -> bool:
     """Whether a GLB file speaks of Gaussians; meshes do not."""
     with Path(path).open("rb") as file:
         head = file.read(20)
-        length = int.from_bytes(head[12:16], "little")
-        return f'"{EXTENSION}"'.encode() in file.read(min(length, _JSON_LIMIT))
+        return f'"{EXTENSION}"'.encode() in file.read(min(int.from_bytes(head[12:16], "little"), _JSON_LIMIT))
 
 
 def read_scene(path: Path) -> Any:
@@ -159,8 +158,7 @@ def _gaussians(path: Path, scene: Any, primitive: Any, blob: bytes) -> Activated
     attributes = primitive["attributes"]
     degree = max(band for band in range(4) if band == 0 or f"{EXTENSION}:SH_DEGREE_{band}_COEF_0" in attributes)
     names = ["POSITION", *_names(degree)]
-    missing = [name for name in names if name not in attributes]
-    if missing:
+    if missing := [name for name in names if name not in attributes]:
         raise ValueError(f"{path} lacks the attribute {missing[0]!r}.")
     means, xyzw, scales, opacities, *sh = (
         _values(path, scene, attributes[name], _WIDTHS.get(name.removeprefix(f"{EXTENSION}:"), 3), blob)
@@ -211,10 +209,9 @@ def _matrix(node: Any) -> Float[np.ndarray, "4 4"]:
 
 
 def _vector(values: Any, length: int) -> Float[np.ndarray, " D"]:
-    if type(values) is not list or len(values) != length or not all(type(value) in (int, float) for value in values):
+    is_list = type(values) is list and len(values) == length
+    if not is_list or not all(type(value) in (int, float) and abs(value) < _VECTOR_LIMIT for value in values):
         raise TypeError(values)
-    if not all(abs(value) < _VECTOR_LIMIT for value in values):
-        raise OverflowError(values)
     return np.array(values, np.float64)
 
 

@@ -47,13 +47,8 @@ def write_html(
     camera = {"azimuth": azimuth_deg, "elevation": elevation_deg, "distance": distance, "fov": fov_deg}
     scene = camera | {"background": background, "degree": math.isqrt(coefficients) - 1, "data": data}
     template = _TEMPLATE.read_text(encoding="utf-8")
-    values = {
-        "style_hash": _hash(template, "style"),
-        "script_hash": _hash(template, "script"),
-        "title": title,
-        "count": f"{count:,}",
-        "scene": json.dumps(scene),
-    }
+    values = {"title": title, "count": f"{count:,}", "scene": json.dumps(scene)}
+    values |= {f"{element}_hash": _hash(template, element) for element in ("style", "script")}
     write_text(path, rendered(_TEMPLATE, values))
 
 

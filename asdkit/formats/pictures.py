@@ -34,10 +34,8 @@ def read_picture(path: str | Path, size: int = 0) -> Float[Tensor, "3 H W"]:
     """A picture file in sRGB in [0,1], as a viewer shows it; its middle square at `size` pixels, or as it is for 0.
 
     It is turned as its EXIF says and brought to sRGB from its colour profile. Grey becomes RGB, what is transparent
-    becomes white, and of several frames the first is read.
-
-    Raises:
-        ValueError: the file is missing or no picture, or its numbers have no known white.
+    becomes white, and of several frames the first is read. It is a ValueError if the file is missing or no picture, or
+    its numbers have no known white.
     """
     picture = _opened(path)
     picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")

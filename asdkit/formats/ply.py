@@ -80,11 +80,9 @@ class Header:
         before = list(self.elements.values())[: list(self.elements).index(name)]
         count, properties = self.elements[name]
         if self.encoding == "ascii":
-            skipped = self.lines + sum(element.rows for element in before)
+            past = self.lines + sum(element.rows for element in before)
             try:
-                table = np.loadtxt(
-                    self.path, max_rows=count, ndmin=2, comments=None, skiprows=skipped, encoding="latin-1"
-                )
+                table = np.loadtxt(self.path, max_rows=count, ndmin=2, comments=None, skiprows=past, encoding="latin-1")
             except ValueError as error:
                 raise ValueError(f"{self.path} has a {name} line that is not {len(properties)} numbers.") from error
             if table.shape != (count, len(properties)):
@@ -96,8 +94,7 @@ class Header:
             for element in before:
                 self._pass_over(element, file)
             content = file.read(record.itemsize * count)
-        if len(content) < record.itemsize * count:
-            raise ValueError(f"{self.path} is truncated: it ends within its {name!r}.")
+        require(len(content) >= record.itemsize * count, f"{self.path} is truncated: it ends within its {name!r}.")
         rows = np.frombuffer(content, record)
         return {key: rows[key] for key in properties}
 
@@ -110,8 +107,7 @@ class Header:
         for _ in range(element.rows):
             for kind, *items in element.properties.values():
                 number = file.read(int(kind[1]))
-                if not number:
-                    raise ValueError(f"{self.path} is truncated: it ends within a list.")
+                require(bool(number), f"{self.path} is truncated: it ends within a list.")
                 for item in items:
                     file.seek(int.from_bytes(number, "big" if big else "little") * int(item[1]), 1)
 
@@ -121,8 +117,7 @@ def read_header(path: str | Path) -> Header:
     path = Path(path)
     with path.open("rb") as file:
         start = file.read(_HEADER_LIMIT)
-    line_end = re.match(rb"ply(\r\n|\r|\n)", start)
-    if not line_end:
+    if not (line_end := re.match(rb"ply(\r\n|\r|\n)", start)):
         raise ValueError(f"{path} is not a PLY file: it does not start with the line 'ply'.")
     end = re.search(rb"[\r\n]end_header[ \t]*" + (b"\r" if line_end[1] == b"\r" else b"\r?\n"), start)
     if end is None:
@@ -168,8 +163,7 @@ def _check_size(header: Header) -> None:
 
 def columns(header: Header, names: Sequence[str], element: str = "vertex") -> Float32[np.ndarray, "N P"]:
     """The named properties of an element's rows; what is too large for a number of sensible size becomes NaN."""
-    missing = [name for name in names if name not in header.elements[element].properties]
-    if missing:
+    if missing := [name for name in names if name not in header.elements[element].properties]:
         raise ValueError(f"{header.path} lacks the {element} property {missing[0]!r}.")
     table = header.table(element)
     values = np.empty((header.elements[element].rows, len(names)), dtype=np.float32)
@@ -181,8 +175,7 @@ def columns(header: Header, names: Sequence[str], element: str = "vertex") -> Fl
 
 def colours(header: Header) -> Float32[np.ndarray, "N 3"] | None:
     """The vertices' red, green and blue, 0 (black) to 1 (white), if there are any; large floats are a ValueError."""
-    names = next((names for names in _COLOURS if set(names) <= header.vertex.keys()), None)
-    if names is None:
+    if (names := next((names for names in _COLOURS if set(names) <= header.vertex.keys()), None)) is None:
         return None
     values, white = columns(header, names), _WHITES.get(header.vertex[names[0]][0], 255)
     known = white > 1 or not (values > 2).any()  # a little beyond white is light

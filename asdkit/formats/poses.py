@@ -107,7 +107,6 @@ def _picture(path: Path) -> Path:
 
 
 def _frame(file: Path, picture: Path, facts: dict[str, Any]) -> Frame:
-    """A frame of its facts, below which those of the whole file stand."""
     width, height = int(facts["w"]), int(facts["h"])
     c2w = torch.tensor(facts["transform_matrix"], dtype=torch.float64)
     c2w = torch.cat([c2w, torch.tensor([[0.0, 0.0, 0.0, 1.0]]).to(c2w)]) if c2w.shape == (3, 4) else c2w

@@ -31,16 +31,13 @@ class Reconstruction:
     mask: Weight | Ramp = 1e3
 
 
-RECONSTRUCTION = Reconstruction()
-
-
 @dataclass(frozen=True)
 class References:
     """Pictures with their cameras: N squares, colours times opacity beside opacity, as bytes."""
 
     cutouts: UInt8[Tensor, "N 4 S S"]
     views: Views
-    reconstruction: Reconstruction = RECONSTRUCTION
+    reconstruction: Reconstruction = Reconstruction()
 
     def near(
         self, views: Views, backdrop: Float[Tensor, " 3"] | None, plain: Float[Tensor, " 3"], step: int = 0
@@ -82,7 +79,7 @@ class PosedPictures(Part, ABC):
         reconstruction: the weights of the pictures in the generator's loss.
     """
 
-    def __init__(self, reconstruction: Reconstruction = RECONSTRUCTION) -> None:
+    def __init__(self, reconstruction: Reconstruction = Reconstruction()) -> None:
         self.reconstruction = reconstruction
 
     @abstractmethod
@@ -94,8 +91,7 @@ class ReferenceView(PosedPictures):
     """A picture of the object from one camera, which looks at the origin. The picture's middle square is taken.
 
     Transparent parts of the picture, and black parts of its mask, do not belong to the object. Without either, the
-    picture is taken to stand before the plain background (`rendering.background`), and nothing is learned of the
-    silhouette.
+    picture is taken to stand before the plain background (`rendering.background`), and no silhouette is learned.
 
     Args:
         file: the picture.
@@ -115,7 +111,7 @@ class ReferenceView(PosedPictures):
         mask: str = "",
         distance: NonNegative = 0.0,
         fov_deg: Annotated[float, AtLeast(0, below=180)] = 0.0,
-        reconstruction: Reconstruction = RECONSTRUCTION,
+        reconstruction: Reconstruction = Reconstruction(),
     ) -> None:
         super().__init__(reconstruction)
         require(bool(file), "There is no picture to start from; give one by --data.references.file FILE.")
@@ -150,7 +146,7 @@ class PosedFolder(PosedPictures):
         front_deg: Annotated[float, Between(-1e3, 1e3)] = 0.0,
         centre: bool = True,
         scale: NonNegative = 0.0,
-        reconstruction: Reconstruction = RECONSTRUCTION,
+        reconstruction: Reconstruction = Reconstruction(),
     ) -> None:
         super().__init__(reconstruction)
         require(bool(path), "There is no folder of pictures; give one by --data.references.path FOLDER.")
@@ -189,7 +185,6 @@ def _square(frame: Frame, size: int) -> tuple[UInt8[Tensor, "1 4 S S"], Float[Te
 
 
 def _cut(picture: Float[Tensor, "4 H W"], size: int) -> UInt8[Tensor, "1 4 size size"]:
-    """The middle square of a picture at this size."""
     height, width = picture.shape[1:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -209,7 +204,6 @@ def _outward(views: Views) -> Float[Tensor, "B 3"]:
 
 
 def _scaled(views: Views, size: int) -> Views:
-    """The same cameras with square pictures of another size."""
     K = views.K * torch.tensor([size / views.width, size / views.height, 1.0])[:, None]
     return Views(views.c2w, K, views.azimuth, views.elevation, views.distance, size, size)
 

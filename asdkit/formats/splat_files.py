@@ -39,8 +39,7 @@ def is_splats(path: Path) -> bool:
 def read_splats(path: str | Path) -> Splats:
     """Reads Gaussians from a file of any of the formats, which its suffix tells.
 
-    Rows that are no Gaussians are left out, of which there may be one in a hundred. Another suffix or a broken file is
-    a ValueError.
+    Rows that are no Gaussians are left out, one in a hundred at most. Another suffix or a broken file is a ValueError.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -57,7 +56,6 @@ def write_splats(path: str | Path, splats: Splats) -> None:
     Another suffix, or values that the format cannot hold, are a ValueError.
     """
     path = Path(path)
-    encode = _ENCODERS.get(path.suffix.lower())
-    if encode is None:
+    if (encode := _ENCODERS.get(path.suffix.lower())) is None:
         raise ValueError(f"{path} must end in {', '.join(_ENCODERS)}: Gaussians are written in these formats.")
     write_bytes(path, encode(path, splats))

@@ -131,8 +131,7 @@ def read_spz(path: Path) -> Splats:
     w_is_missing = np.zeros(len(means), np.int64)
     quats = completed(w_is_missing, rotations / 127.5 - 1) if head.version == 2 else _unpacked(rotations)
     sh = np.concatenate([(colors[:, None] / 255 - 0.5) / _COLOR_SCALE, higher[:, :15] / 128 - 1], axis=1)
-    scales = np.exp(log_scales / 16 - 10)
-    return deactivate(_flipped(Activated(means, quats, scales, alphas / 255, sh)))
+    return deactivate(_flipped(Activated(means, quats, np.exp(log_scales / 16 - 10), alphas / 255, sh)))
 
 
 def _from_gzip(path: Path, data: bytes) -> tuple[_Header, list[bytes]]:

@@ -16,9 +16,8 @@ from asdkit.core.parts import require
 from asdkit.core.randomness import seeded, to_device
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.generators.base import Generator, Render, computed, needs_cameras, set_rates
-from asdkit.generators.nerf import NeRF, NeRFRates
+from asdkit.generators.nerf import NeRF, NeRFPenalties, NeRFRates
 from asdkit.generators.nerf_encodings import TriPlane
-from asdkit.generators.nerf_penalties import NeRFPenalties
 from asdkit.rendering.cameras import Batch, Views
 from asdkit.rendering.rays import Volume
 from asdkit.scores.prior import Prior
@@ -27,8 +26,7 @@ _PLANES, _COARSEST = "encoding.grids.0", 4  # the parameter that prompts change;
 
 
 class Amortized3D(Generator):
-    """One network for many prompts: it makes a 3D object of a prompt in one evaluation (ATT3D 2306.07349, ScaleDreamer
-    2407.02040).
+    """One network for many prompts: it makes a 3D object of each at once (ATT3D 2306.07349, ScaleDreamer 2407.02040).
 
     The network turns a prompt's embedding into planes, which are added to the three planes of a radiance field. All
     prompts share the planes beneath and the network that reads them. It needs a prior that embeds prompts, and learns

@@ -12,8 +12,7 @@ class Initial:
     """The Gaussians' initial size, opacity and seed. Files and other runs may bring values of their own.
 
     Args:
-        radius: the radius of the ball, or half the side of the box, in world units. Points and meshes are scaled to fit
-            into it.
+        radius: the radius of the ball or half the side of the box in world units. Points and meshes are fitted into it.
         opacity: the opacity of each Gaussian.
         seed: the seed of the initial positions and colours.
         fit: whether Gaussians of files and runs are fitted into the ball, too; the outermost tenth may stick out.
@@ -72,8 +71,7 @@ class GaussianPenalties:
     """The weights of terms that are added to the loss of Gaussians.
 
     Args:
-        opacity: the weight of the mean opacity. In long runs MCMC needs some of it, so that Gaussians become free to
-            move.
+        opacity: the weight of the mean opacity. In long runs MCMC needs some, so that Gaussians become free to move.
         scale: the weight of the mean standard deviation in world units; raise it where Gaussians swell.
     """
 

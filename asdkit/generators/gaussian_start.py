@@ -1,18 +1,21 @@
-"""Where Gaussians start: a random ball or box, a file of splats, a point cloud, a mesh, another run, or a `Start`."""
+"""Where Gaussians start: a random ball or box, a file of splats, a point cloud, a mesh, another run, or Shap-E."""
 
 import math
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
+from asdkit.core.bounds import Count, NonNegative
 from asdkit.core.parts import Part, require
-from asdkit.core.text import local
+from asdkit.core.text import first_line, local
 from asdkit.formats import ply
+from asdkit.formats.colour import from_linear_light
 from asdkit.formats.glb import holds_gaussians
-from asdkit.formats.mesh.sample import Points, fit, sample_mesh
+from asdkit.formats.mesh.sample import Points, blend, fit, sample_mesh, scatter
 from asdkit.formats.splat_files import is_splats, read_splats
 from asdkit.formats.splats import THINNER, Splats
 from asdkit.generators.from_checkpoint import generator_of
@@ -23,6 +26,7 @@ from asdkit.rendering.spherical_harmonics import SH_0
 NEIGHBOURS = 3
 _ELEVATIONS_DEG, _AROUND, _PIXELS = (-35.0, 10.0, 55.0), 8, 96  # from where another run's object is looked at
 REFERENCE_LIMIT = 10_000  # points that distances are measured to
+_PARTS = ("model_index.json", "prior", "text_encoder", "tokenizer", "scheduler", "shap_e_renderer")
 
 
 class Start(Part, ABC):
@@ -44,7 +48,8 @@ def splats_from(init: str | Start, count: int, initial: Initial, rotated: bool) 
         points, colors = init.points(count, generator)
         start = fit(points, initial.radius, type(init).__name__), colors
     elif init == "ball":
-        start = _ball(count, initial.radius, generator), None
+        direction = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
+        start = direction * initial.radius * torch.rand(count, 1, generator=generator) ** (1 / 3), None
     elif init == "box":
         start = initial.radius * (2 * torch.rand(count, 3, generator=generator) - 1), None
     else:
@@ -98,11 +103,6 @@ def thin(splats: Splats) -> Splats:
     return splats._replace(log_scales=torch.cat([wide, wide.amin(1, keepdim=True) - math.log(THINNER)], dim=1))
 
 
-def _ball(count: int, radius: float, generator: torch.Generator) -> Float[Tensor, "N 3"]:
-    direction = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=1)
-    return direction * radius * torch.rand(count, 1, generator=generator) ** (1 / 3)
-
-
 @torch.no_grad()
 def _from_run(path: Path, count: int, generator: torch.Generator) -> Splats | Points:
     """Another run's Gaussians as they are; of another kind of object, points of the surface that cameras see."""
@@ -128,14 +128,11 @@ def _round(placed: Points, opacity: float, generator: torch.Generator, rotated: 
     points, colors = placed
     if colors is None:
         colors = 0.5 + 0.1 * (torch.rand(len(points), 3, generator=generator) - 0.5)
-    quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(len(points), 1)
-    return Splats(
-        means=points,
-        quats=torch.randn(len(points), 4, generator=generator) if rotated else quats,
-        log_scales=_spacing(points, generator).log()[:, None].repeat(1, 3),
-        opacity_logits=torch.full((len(points),), opacity).logit(),
-        sh=(colors[:, None] - 0.5) / SH_0,
-    )
+    upright = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(len(points), 1)
+    quats = torch.randn(len(points), 4, generator=generator) if rotated else upright
+    log_scales = _spacing(points, generator).log()[:, None].repeat(1, 3)
+    logits = torch.full((len(points),), opacity).logit()
+    return Splats(points, quats, log_scales, logits, (colors[:, None] - 0.5) / SH_0)
 
 
 def _spacing(points: Float[Tensor, "N 3"], generator: torch.Generator) -> Float[Tensor, " N"]:
@@ -148,3 +145,86 @@ def _spacing(points: Float[Tensor, "N 3"], generator: torch.Generator) -> Float[
     distances = torch.cat([torch.cdist(part, known).topk(nearest, largest=False).values for part in points.split(1024)])
     thinning = (len(known) / count) ** (1 / 3)
     return (distances[:, 1:].mean(1) * thinning).clamp(min=1e-3 * float(points.std(0).max()) + 1e-7)
+
+
+class ShapE(Start):
+    """Takes points from the coloured surface that Shap-E (https://arxiv.org/abs/2305.02463) makes of a prompt.
+
+    Shap-E's z axis points up, as the world's does, but its objects need not all face the same way. Without a rotation,
+    the front is what the first of diffusers' pictures shows, which looks along Shap-E's +y. Shap-E runs on a GPU if
+    there is one, and its memory is freed afterwards.
+
+    Args:
+        prompt: what to make, in words.
+        path: the folder of openai/shap-e in diffusers' format, with `model_index.json`, `prior`, `text_encoder`,
+            `tokenizer`, `scheduler` and `shap_e_renderer`.
+        steps: the number of denoising steps.
+        scale: the scale of classifier-free guidance; 1 or less for none.
+        rotation_deg: a turn about the vertical in degrees, counter-clockwise from above, that brings the front to +x.
+        seed: the seed of Shap-E's random draws.
+
+    Raises:
+        ValueError: an empty prompt; in `points`, a missing or broken folder, or no surface.
+    """
+
+    def __init__(
+        self,
+        prompt: str,
+        path: str,
+        steps: Count = 64,
+        scale: NonNegative = 15.0,
+        rotation_deg: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        require(bool(prompt.strip()), "Shap-E's prompt is empty; say what to make.")
+        self._prompt, self._folder = prompt, local(path)
+        self._steps, self._scale, self._rotation_deg, self._seed = steps, scale, rotation_deg, seed
+
+    def points(self, count: int, generator: torch.Generator) -> Points:
+        vertices, light, faces = self._mesh()
+        chosen, weights = scatter(vertices[faces], count, generator, f"What Shap-E made of {self._prompt!r}")
+        weights = weights.float()
+        points = blend(vertices[faces[chosen]], weights)
+        colours = from_linear_light(blend(light[faces[chosen]], weights).clamp(0, 1).numpy())
+        return self._rotated(points), torch.from_numpy(colours).float()
+
+    def _rotated(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """From Shap-E's axes to the world's: a quarter turn takes its -y to +x, then comes `rotation_deg`."""
+        angle = math.radians(90 + self._rotation_deg)
+        cos, sin = math.cos(angle), math.sin(angle)
+        return points @ torch.tensor([[cos, sin, 0.0], [-sin, cos, 0.0], [0.0, 0.0, 1.0]])
+
+    def _mesh(self) -> tuple[Float[Tensor, "V 3"], Float[Tensor, "V 3"], Int64[Tensor, "F 3"]]:
+        """Vertices, their colours in linear light, and faces; the pipeline lives in here only."""
+        pipeline = self._pipeline()
+        pipeline.set_progress_bar_config(desc="Shap-E", disable=None)  # None: shown on a terminal only
+        try:
+            (mesh,) = pipeline(
+                self._prompt,
+                num_inference_steps=self._steps,
+                generator=torch.Generator().manual_seed(self._seed),
+                guidance_scale=self._scale,
+                output_type="mesh",
+            ).images
+        except (RuntimeError, ValueError) as error:
+            if "non-empty list" not in str(error):  # what torch.cat says of the colours of no vertex
+                raise
+            raise ValueError(f"Shap-E made nothing of {self._prompt!r}; try another seed or prompt.") from None
+        light = torch.stack([mesh.vertex_channels[channel] for channel in "RGB"], dim=1)
+        return mesh.verts.float().cpu(), light.float().cpu(), mesh.faces.cpu()
+
+    def _pipeline(self) -> Any:
+        if missing := [part for part in _PARTS if not (self._folder / part).exists()]:
+            raise ValueError(
+                f"{self._folder} has no {missing[0]}; give the whole folder of openai/shap-e in diffusers' format."
+            )
+        from diffusers import ShapEPipeline
+        from diffusers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        try:
+            pipeline = ShapEPipeline.from_pretrained(self._folder, local_files_only=True, dtype=torch.float32)
+            return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+        except Exception as error:  # diffusers' readers raise whatever a broken folder makes them stumble over
+            reason = first_line(error)
+            raise ValueError(f"{self._folder} can't be loaded as Shap-E ({reason}); copy the folder again.") from None

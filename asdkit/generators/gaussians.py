@@ -1,7 +1,9 @@
 """3D Gaussian splatting, or 2D, as a generator in a store of fixed capacity."""
 
 import logging
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -11,12 +13,14 @@ from torch.optim import Optimizer
 
 from asdkit.core.bounds import Share, Within
 from asdkit.core.parts import require
+from asdkit.core.text import existing
+from asdkit.formats.splat_files import is_splats, read_splats
 from asdkit.formats.splats import Splats, activate
-from asdkit.generators.base import Render, Saturate, needs_cameras, set_rates
-from asdkit.generators.density_control import MCMC, Density
+from asdkit.generators import from_checkpoint as checkpoints
+from asdkit.generators.base import Generator, Render, Saturate, needs_cameras, set_rates
+from asdkit.generators.density_control import MCMC, Density, GaussianStore
 from asdkit.generators.gaussian_settings import GaussianPenalties, GaussianRates, Initial, Rounds
 from asdkit.generators.gaussian_start import Start, splats_from, thin, whereabouts
-from asdkit.generators.gaussian_store import GaussianStore
 from asdkit.generators.gaussian_volume import volume_of
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.rasterize import Mode, rasterize
@@ -37,8 +41,7 @@ class Gaussians(GaussianStore):
             into the ball. Another run (its folder or .ckpt) gives its Gaussians as they are, or points on the surface
             of its NeRF. In .glb, .gltf and .obj files a mesh's y axis points up and its front faces +z; other files
             have the world's axes.
-        start: a part that makes the points to start from in place of `init`, such as ShapE; they are fitted into the
-            ball, too.
+        start: a part that makes the points to start from in place of `init`, such as ShapE; fitted into the ball, too.
         initial: the size, opacity and seed of the start.
         count: the number of Gaussians at the start; a 3DGS file brings its own number.
         capacity: the largest number of Gaussians, at least `count`. More of them show finer detail and take more time.
@@ -52,9 +55,6 @@ class Gaussians(GaussianStore):
         rounds: when density control grows and prunes.
         density: the decisions of such a round: MCMC when left out, Fraction or Threshold.
         penalties: the terms that are added to the loss.
-
-    Raises:
-        ValueError: a capacity below the count, or a missing or broken file.
     """
 
     def __init__(
@@ -159,3 +159,13 @@ class Gaussians(GaussianStore):
             wide = splats.log_scales[:, :2]
             splats = splats._replace(log_scales=torch.column_stack([wide, wide.mean(1)]))
         return volume_of(splats)
+
+
+def object_of(path: Path) -> Generator:
+    """The object in a run folder, a checkpoint or a file of Gaussians; a ValueError if it is missing or broken."""
+    existing(path)
+    if not is_splats(path):
+        return checkpoints.generator_of(path)
+    splats = read_splats(path)
+    count, coefficients = splats.sh.shape[:2]
+    return Gaussians(str(path), count=1, capacity=count, sh_degree=math.isqrt(coefficients) - 1)

@@ -87,9 +87,6 @@ class HashGrid(Encoding):
         finest: the number of cells along an axis of the finest level, at least `coarsest`.
         features: the number of features of each level.
         log2_size: the binary logarithm of the table's length; a longer table has fewer collisions.
-
-    Raises:
-        ValueError: a finest level that is coarser than the coarsest.
     """
 
     corners: Tensor

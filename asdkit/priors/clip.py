@@ -53,5 +53,4 @@ class CLIP:
         """Unit vectors of prompts, each of which is cut to the tokens that the CLIP takes (77 in OpenAI's)."""
         most = self.model.config.text_config.max_position_embeddings
         tokens = self._tokenizer(prompts, padding=True, truncation=True, max_length=most, return_tensors="pt")
-        features = self.model.get_text_features(**tokens.to(self.model.device))
-        return torch.nn.functional.normalize(features.pooler_output)
+        return torch.nn.functional.normalize(self.model.get_text_features(**tokens.to(self.model.device)).pooler_output)

@@ -1,4 +1,4 @@
-"""What differs between families of diffusion models: which components they have, how the network is called."""
+"""What differs between families of diffusion models: components, noise schedule, and how a network is called."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -6,19 +6,84 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.randomness import to_device
-from asdkit.priors.noise_levels import noise_levels
-from asdkit.scores.schedules import Schedule
+from asdkit.core.text import first_line
+from asdkit.scores.schedules import Schedule, rectified_flow, variance_preserving
 
 Model = Any  # one of diffusers or transformers, whose settings and parts have no types
 Settings = Mapping[str, tuple[str | bool | None, ...]]
 Embedded = dict[str, Tensor]  # of prompts, a row for each: `text` [N L D], and what else a family needs
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 JOINT_ATTENTION = (*ATTENTION, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+MOST_STEPS = 100_000
+
+
+def noise_levels(scheduler: dict[str, Any], tokens: int, model: str = "the model") -> Schedule:
+    """The schedule that a network was trained on, from the `scheduler_config.json` that it is sampled with.
+
+    Some flows are shifted by the `tokens` of an image; `model` is what messages call it.
+    """
+    import diffusers
+
+    name = str(scheduler.get("_class_name"))
+    steps = scheduler.get("num_train_timesteps", 1000)
+    if not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
+        raise PriorUnavailable(f"{model}'s scheduler has {steps!r} steps of noise; asdkit takes 1 to {MOST_STEPS}.")
+    kind = getattr(diffusers, name if name != "DPMSolverSDEScheduler" else "DDPMScheduler", None)  # that needs torchsde
+    try:
+        if not isinstance(kind, type) or not issubclass(kind, diffusers.SchedulerMixin):
+            raise _Unfit("which diffusers doesn't have")
+        return _of_class(kind, scheduler, tokens)
+    except _Unfit as error:
+        reason = str(error)
+    except Exception as error:  # of settings that a class doesn't take, or that make no levels
+        reason = f"which can't be made of its settings ({first_line(error)})"
+    raise PriorUnavailable(
+        f"{model}'s scheduler is {name}, {reason}; asdkit takes variance-preserving schedules of discrete steps, "
+        "such as DDPMScheduler, and flows, such as FlowMatchEulerDiscreteScheduler."
+    )
+
+
+class _Unfit(Exception):
+    """Why a scheduler has no noise levels for asdkit."""
+
+
+def _of_class(kind: Any, scheduler: dict[str, Any], tokens: int) -> Schedule:
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if kind.__name__.startswith("FlowMatch"):
+        if scheduler.get("invert_sigmas"):
+            raise _Unfit("with inverted sigmas")
+        return _flow(scheduler, tokens)
+    made = kind.from_config(scheduler)
+    if "flow_shift" in inspect.signature(kind).parameters and made.config.use_flow_sigmas:
+        if prediction != "flow_prediction":
+            raise _Unfit(f"with flow sigmas and the prediction {prediction!r}")
+        return _flow(scheduler | {"shift": made.config.flow_shift}, tokens)
+    levels, steps = getattr(made, "alphas_cumprod", None), made.config.num_train_timesteps
+    if levels is None or scheduler.get("timestep_type", "discrete") != "discrete":
+        raise _Unfit("whose noise levels are continuous or not variance-preserving")
+    if levels.shape != (steps,) or not levels.isfinite().all():
+        raise _Unfit(f"whose noise levels are not {steps} numbers")
+    if prediction not in ("epsilon", "v_prediction", "sample"):
+        raise _Unfit(f"with the prediction {prediction!r}")
+    return variance_preserving(levels, prediction)
+
+
+def _flow(scheduler: dict[str, Any], tokens: int) -> Schedule:
+    """A flow's sigmas, shifted as its settings say, by tokens as diffusers' pipelines do it."""
+    from diffusers import FlowMatchEulerDiscreteScheduler as Flow
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    flow = Flow.from_config({name: scheduler[name] for name in scheduler.keys() & inspect.signature(Flow).parameters})
+    sigmas = flow.sigmas.flip(0).double()
+    if flow.config.use_dynamic_shifting:
+        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+        mu = calculate_shift(tokens, *(flow.config[name] for name in names))
+        sigmas = torch.as_tensor(flow.time_shift(mu, 1.0, sigmas))
+    return rectified_flow(sigmas, flow.config.num_train_timesteps)
 
 
 class Family(ABC):
@@ -81,10 +146,8 @@ class Family(ABC):
         return {name: results[index] for name, index in self.embeds.items()}
 
     @abstractmethod
-    def call(
-        self, network: Model, x_t: Float[Tensor, "N C h w"], time: Float[Tensor, " N"], prompts: Embedded
-    ) -> Float[Tensor, "N K h w"]:
-        """The network's output, after which a predicted variance may come; `time` is of the schedule's `times`."""
+    def call(self, network: Model, x_t: Tensor, time: Tensor, prompts: Embedded) -> Tensor:
+        """The network's output [N K h w] at x_t [N C h w], a predicted variance last; `time` [N] is what it is told."""
 
     def schedule(self, scheduler: dict[str, Any], tokens: int, model: str = "the model") -> Schedule:
         """The noise schedule of a scheduler's settings; `tokens` of an image, for flows that are shifted by them."""
@@ -195,16 +258,12 @@ class Flux(Family):
         rows, columns = (side // 2 for side in x_t.shape[-2:])
         axes = (torch.arange(size, device=x_t.device) for size in (1, rows, columns))
         grid = torch.cartesian_prod(*axes).to(x_t)
+        places = {"img_ids": grid, "txt_ids": grid.new_zeros(prompts["text"].shape[1], 3)}
         distilled = torch.full_like(time, self.distilled_guidance).to(x_t.dtype)
-        output: Tensor = network(
-            pixel_unshuffle(x_t, 2).flatten(2).mT,
-            encoder_hidden_states=prompts["text"],
-            pooled_projections=prompts["pooled"],
-            timestep=(time / 1000).to(x_t.dtype),
-            img_ids=grid,
-            txt_ids=grid.new_zeros(prompts["text"].shape[1], 3),
-            guidance=distilled if network.config.guidance_embeds else None,
-        ).sample
+        guidance = distilled if network.config.guidance_embeds else None
+        told = {"timestep": (time / 1000).to(x_t.dtype), "guidance": guidance}
+        text = {"encoder_hidden_states": prompts["text"], "pooled_projections": prompts["pooled"]}
+        output: Tensor = network(pixel_unshuffle(x_t, 2).flatten(2).mT, **text, **told, **places).sample
         return pixel_shuffle(output.mT.unflatten(2, (rows, columns)), 2)
 
 

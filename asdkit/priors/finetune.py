@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from asdkit.core.errors import PriorUnavailable
+from asdkit.core.parts import require
 from asdkit.core.text import local
 from asdkit.priors.families import Model
 from asdkit.priors.folder import one_sentence, shapes_of
@@ -100,8 +101,7 @@ def _read(kind: Any, file: Path, network: Any, network_part: str) -> tuple[Facto
     for name in [name for name in tensors if name.endswith(".alpha")]:
         layer = name.removesuffix(".alpha")
         ups = [name for name in (f"{layer}.{up}.weight" for up in ("lora_up", "lora_B", "lora.up")) if name in tensors]
-        if not ups:
-            raise ValueError(f"{layer} has an alpha alone")
+        require(bool(ups), f"{layer} has an alpha alone")
         up, rank = ups[0], tensors[ups[0]].shape[1]
         tensors[up] = tensors[up] * (tensors[name].item() / rank)
         tensors[name] = torch.tensor(float(rank))
@@ -160,8 +160,7 @@ def _by_layer(tensors: Factors, part: str, model: Model) -> dict[str, Factors]:
 def _check_settings(settings: dict[str, Any]) -> None:
     """What peft says of a fine-tune is that it adds to the model's own weights, and nothing else."""
     kind, start = settings.get("peft_type", "LORA"), settings.get("init_lora_weights", True)
-    if kind not in ("LORA", "LOHA", "LOKR"):
-        raise ValueError(f"it is peft's {kind}, and LoRA, LoHa and LoKr are read")
+    require(kind in ("LORA", "LOHA", "LOKR"), f"it is peft's {kind}, and LoRA, LoHa and LoKr are read")
     if start not in _BASE_KEPT:
         raise ValueError(
             f"it started from {start}, which changes the model's own weights as well; let peft's save_pretrained "
@@ -215,8 +214,7 @@ def add_words(file: Path, pipeline: Any, texts: list[str]) -> None:
             if encoder is None or not value.isfinite().all():
                 raise ValueError("it is not finite" if encoder else f"this model has no text_encoder{end}")
             vectors, most = len(torch.atleast_2d(value)), tokenizer.model_max_length
-            if not 0 < vectors <= most:
-                raise ValueError(f"it has {vectors} vectors, and a prompt {most} tokens")
+            require(0 < vectors <= most, f"it has {vectors} vectors, and a prompt {most} tokens")
             pipeline.load_textual_inversion(value, token=word, text_encoder=encoder, tokenizer=tokenizer)
     if not any(word in text for text in texts):
         _log.warning("No prompt says %s, the word of the textual inversion %s.", word, file.name)

@@ -96,10 +96,6 @@ class ModelFolder:
         if lacking:  # which diffusers would leave as it draws it
             raise PriorUnavailable(f"{self.path / name} names {lacking[0]}, which its files lack; copy it again.")
 
-    def has(self, name: str) -> bool:
-        """Whether there is such a file."""
-        return (self.path / name).is_file()
-
     def json(self, name: str) -> Settings:
         """A JSON file of the folder."""
         return read_json(self.path / name)
@@ -158,7 +154,6 @@ class ModelFolder:
         return kind(**{name: arguments[name] for name in inspect.signature(kind).parameters})
 
     def _text_part(self, part: str, name: str, dtype: torch.dtype) -> Any:
-        """A tokenizer or a text encoder of a class that asdkit knows."""
         import transformers
 
         if name in TEXT_ENCODERS:
@@ -178,18 +173,15 @@ def one_sentence(
     """Whatever a library says of a component becomes a PriorUnavailable of one sentence, but a lack of memory."""
     try:
         yield
-    except PriorUnavailable:
-        raise
     except Exception as error:
-        if is_out_of_memory(error):
+        if isinstance(error, PriorUnavailable) or is_out_of_memory(error):
             raise
         raise PriorUnavailable(f"{component} {fails} ({first_line(error)}); {advice}.") from error
 
 
 def check_complete(missing: Iterable[str]) -> None:
     """Raise a ValueError that names the first of the tensors that a file lacks, if it lacks any."""
-    names = sorted(missing)
-    if names:
+    if names := sorted(missing):
         raise ValueError(f"{len(names)} tensors are missing, {names[0]} among them")
 
 

@@ -47,10 +47,8 @@ def parse(name: str) -> tuple[str, str] | None:
 def check_name(path: str) -> None:
     """Refuse a prior that is no alias, no id, and nothing on this machine."""
     if not (path == EMBEDDED or path.startswith("random:") or parse(path) or local(path).exists()):
-        advice = (
-            f"There is no {local(path)}; name a folder, a .safetensors file, an alias such as sd15, or an id of the hub"
-        )
-        raise PriorUnavailable(advice + _nearest(path))
+        known = "a folder, a .safetensors file, an alias such as sd15, or an id of the hub"
+        raise PriorUnavailable(f"There is no {local(path)}; name {known}{_nearest(path)}")
 
 
 def _nearest(name: str) -> str:

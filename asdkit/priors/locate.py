@@ -1,5 +1,7 @@
-"""Where a prior comes from: the embedded one, a folder, a single file, or the hub; and what is added to its files."""
+"""Where a prior comes from: a folder, a single file, the hub, or random numbers; and what is added to its files."""
 
+import json
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,23 +11,72 @@ import torch
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.core.text import local
-from asdkit.priors.families import Model, StableDiffusion, family_of
+from asdkit.priors.families import Embedded, Model, StableDiffusion, family_of
 from asdkit.priors.finetune import add_lora, add_words, finetune_file, word_of
 from asdkit.priors.folder import ModelFolder, check_complete, digest_of, one_sentence, shapes_of
 from asdkit.priors.hub import ALIASES, KNOWN, folder_of
 from asdkit.priors.hub import EMBEDDED as EMBEDDED
-from asdkit.priors.random_models import RANDOM, RandomModel
 from asdkit.priors.required_files import files_of_component, files_of_model, named_parts
 
 _INSIDE: dict[str, tuple[str, ...]] = {part: tuple(starts) for part, starts in KNOWN["inside"].items()}
+RANDOM = "random:"
+_NOISE = 1_048_573  # a prime, so that no two rows of a matrix get the same numbers
+
+
+# What published models' configurations say beyond diffusers' defaults, and the shapes of an embedded prompt's parts.
+ARCHITECTURES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("random_models.json").read_text())
+
+
+class RandomModel(ModelFolder):
+    """Stands for a folder: a named architecture, whose weights and embedded prompts are random and always the same."""
+
+    def __init__(self, name: str) -> None:
+        if name not in ARCHITECTURES:
+            raise ValueError(f"There is no architecture {name!r}; random: is followed by {', '.join(ARCHITECTURES)}.")
+        self.path, self.variant, self.names = Path(f"{RANDOM}{name}"), "", []
+        self.architecture = ARCHITECTURES[name]
+
+    def json(self, name: str) -> dict[str, Any]:
+        vae = ["diffusers", self.architecture["vae"].get("_class_name")]
+        index = {"_class_name": self.architecture["pipeline"], "vae": vae}
+        return (self.architecture | {"model_index.json": index})[name.partition("/")[0]]
+
+    def digest(self) -> str:
+        return str(self.path)
+
+    def model(self, model_class: Any, part: str, dtype: torch.dtype = torch.float32) -> Model:
+        """A component whose layers keep the size of what goes through them, so that deep networks stay finite."""
+        from diffusers.models.modeling_utils import no_init_weights  # drawing them takes minutes for real sizes
+
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            with no_init_weights():
+                model = model_class.from_config(self.architecture["vae" if part == "vae" else "network"])
+        finally:
+            torch.set_default_dtype(default)
+        model.requires_grad_(False).eval()
+        noise = torch.randn(_NOISE, generator=torch.Generator("cpu").manual_seed(0), device="cpu").to(model.device)
+        for index, (name, parameter) in enumerate(model.named_parameters()):
+            if parameter.ndim < 2:
+                parameter.fill_(float(name.endswith("weight")))
+                continue
+            values = (noise.roll(-index) / parameter[0].numel() ** 0.5).to(parameter)
+            for piece in parameter.view(-1).split(_NOISE):
+                piece.copy_(values[: len(piece)])
+        return model
+
+    def embedded(self, text: str) -> Embedded:
+        """Normal numbers of a prompt's true shapes, and a mask of ones; the same text has the same ones."""
+        random = torch.Generator("cpu").manual_seed(zlib.crc32(text.encode()))
+        return {
+            name: torch.ones(shape) if name == "mask" else torch.randn(shape, generator=random, device="cpu")
+            for name, shape in self.architecture["embeds"].items()
+        }
 
 
 def locate(path: str, variant: str = "", config: str = "") -> ModelFolder:
-    """The files of a prior, named as for `Pretrained`; fetched from the hub if its cache does not hold them.
-
-    Raises:
-        PriorUnavailable: it is missing, torn, gated, withdrawn, of an unknown kind, or the hub is out of reach.
-    """
+    """The files of a prior, named as for `Pretrained`; fetched from the hub if its cache does not hold them."""
     if path == EMBEDDED:
         return ModelFolder(*folder_of(str(Path(__file__).parents[1] / "toybox" / "weights"), files_of_model()))
     if path.startswith(RANDOM):
@@ -65,17 +116,15 @@ class SingleFile(ModelFolder):
         from safetensors.torch import load_file
 
         kind = model_class.__module__.partition(".")[0], model_class.__name__
-        how = {"pipelines": None, "is_pipeline_module": False, "local_files_only": True, "torch_dtype": dtype}
+        how: dict[str, Any] = {"pipelines": None, "is_pipeline_module": False, "local_files_only": True}
+        how |= {"cached_model_config_path": str(self.seen), "torch_dtype": dtype}
         with one_sentence(f"{self.file}'s {part}"):
-            model = load_single_file_sub_model(
-                *kind, part, load_file(self.file), cached_model_config_path=str(self.seen), **how
-            )
+            model = load_single_file_sub_model(*kind, part, load_file(self.file), **how)
             check_complete(name for name, value in model.named_parameters() if value.is_meta)
         return model.requires_grad_(False).eval()
 
 
 def _shapes(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a model's file, without their values."""
     if file.suffix != ".safetensors":
         raise PriorUnavailable(
             f"{file} is no .safetensors file, and asdkit opens no pickles; look for a safetensors copy, or convert it."
@@ -122,7 +171,7 @@ def overlay_of(path: str, config: str = "") -> str:
     if file.is_file():
         return overlay_of(config or base_of_file(file))
     files = ModelFolder(*folder_of(path, files_of_model(without=_INSIDE)))
-    if files.has("asdkit.json"):
+    if "asdkit.json" in files.names:
         return ""
     family = family_of(str(files.json("model_index.json").get("_class_name")))
     wide = family is StableDiffusion and files.json("unet/config.json").get("cross_attention_dim") == 1024

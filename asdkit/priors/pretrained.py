@@ -10,18 +10,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asdkit.core.bounds import AtLeast, Whole, Within
+from asdkit.core.parts import require
 from asdkit.priors import autoencoder
 from asdkit.priors.families import Embedded, Family, Model, family_of
 from asdkit.priors.folder import ModelFolder, one_sentence
-from asdkit.priors.locate import EMBEDDED, ModelSource
+from asdkit.priors.locate import EMBEDDED, ModelSource, RandomModel
 from asdkit.priors.network_runner import Compile, NetworkRunner, fastest_dtype, halve, to_float32
-from asdkit.priors.prompt_embedder import PromptEmbedder, encode_texts, recall
-from asdkit.priors.prompt_words import KnownWords, ViewKeepingTokenizer
-from asdkit.priors.random_models import RandomModel
+from asdkit.priors.prompt_embedder import KnownWords, PromptEmbedder, ViewKeepingTokenizer, encode_texts, recall
 from asdkit.rendering.view_words import DREAMFUSION, ViewWords
 from asdkit.scores.camera_embedding import CameraEmbedding
-from asdkit.scores.conditions import Condition
-from asdkit.scores.prior import Adapter, Noised, Prior
+from asdkit.scores.prior import Adapter, Condition, Noised, Prior
 
 CHANNELS_LAST_ON = ("cuda",)  # devices on which convolutions are faster that way
 
@@ -39,8 +37,7 @@ class Pretrained(Prior):
         finetune: a LoRA (or LoHa, LoKr, DoRA) that is added to the frozen weights: a .safetensors file, its folder, or
             an id. It may also be a textual inversion, whose word prompts can then use.
         finetune_scale: the strength of the fine-tune; 1 is the whole of it.
-        use_camera: whether a model that takes cameras (one with a folder `camera/`) gets the camera beside the view
-            words.
+        use_camera: whether a model that takes cameras (with a folder `camera/`) gets the camera beside the view words.
         image_size: images of another height and width, in pixels, are resized to this before they are encoded, so that
             early iterations can render small ones (`data.size`). 0 encodes all as they are.
         dtype: the precision in which the frozen networks compute; schedule, phi and generator stay in single precision
@@ -57,7 +54,6 @@ class Pretrained(Prior):
             own autoencoder and replaces it, for speed; empty for none.
 
     Raises:
-        ValueError: a negative size or guidance, or an empty path.
         PriorUnavailable: (in `setup`) it is missing, torn, gated, withdrawn, of an unknown kind, or out of reach.
     """
 
@@ -79,8 +75,7 @@ class Pretrained(Prior):
         tiny_vae: str = "",
     ) -> None:
         super().__init__()
-        if not path:
-            raise ValueError("The prior's path is empty; name a folder in diffusers' layout, or toybox.")
+        require(bool(path), "The prior's path is empty; name a folder in diffusers' layout, or toybox.")
         self.source = ModelSource(path, variant, config, finetune, finetune_scale, tiny_vae)
         self.path, self._use_camera, self.image_size = path, use_camera, image_size
         if dtype == "auto":
@@ -143,11 +138,11 @@ class Pretrained(Prior):
 
     def _load_extras(self, files: ModelFolder) -> None:
         """What asdkit's own priors tell beside diffusers' files: view words, vocabulary, a camera network."""
-        if files.has("asdkit.json"):
+        if "asdkit.json" in files.names:
             facts = files.json("asdkit.json")
             self.view_words = ViewWords(tuple(facts["view_words"]), facts["overhead_word"], facts["overhead_above_deg"])
             self.words = KnownWords(facts["words"], facts.get("related", {}))
-        if self._use_camera and files.has("camera/model.safetensors"):
+        if self._use_camera and "camera/model.safetensors" in files.names:
             from safetensors.torch import load_file
 
             self.camera = CameraEmbedding(self.time_width)
@@ -218,8 +213,7 @@ class Pretrained(Prior):
             embedded = encode_texts(self.family, pipeline, texts)
             expected = self.family.widths(self.network.config)
             widths = {name: embedded[texts[0]][name].shape[-1] for name in expected}
-            if widths != expected:
-                raise ValueError(f"its encoders give {widths} numbers, and the network takes {expected}")
+            require(widths == expected, f"its encoders give {widths} numbers, and the network takes {expected}")
         return embedded
 
     def doubt(self, prompt: str) -> str:

@@ -1,11 +1,15 @@
-"""Prompts of a pretrained model: each embedded once, kept on disk, and blended between directions."""
+"""Prompts of a pretrained model: their words, and embeddings that are kept on disk and blended between directions."""
 
+import difflib
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Collection, Sequence
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
@@ -14,15 +18,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from asdkit.core.atomic import atomic
+from asdkit.core.errors import PriorUnavailable
 from asdkit.core.version import __version__, version_of
 from asdkit.priors.families import Embedded, Family
 from asdkit.priors.network_runner import to_float32
 from asdkit.rendering.cameras import Views
 from asdkit.rendering.view_words import ViewWords
-from asdkit.scores.conditions import Condition, Words
-from asdkit.scores.prior import Noised, Prior
+from asdkit.scores.prior import Condition, Noised, Prior, Words
 
 _log = logging.getLogger(__name__)
+Rows = Shaped[Tensor, "B ..."]  # of embedded prompts
+_NEAREST = 3  # known words that are named in the place of an unknown one
+_MOST_TOKENS = 4096
 
 
 class PromptEmbedder:
@@ -53,7 +60,6 @@ class PromptEmbedder:
         return x.by_own(condition, lambda own, rows: self._rows(own, len(x.t[rows]), x.views and x.views[rows]))
 
     def _rows(self, condition: Condition, count: int, cameras: Views | None) -> Embedded:
-        """A condition's embedding for so many samples."""
         plain, *views = [self.embedded[text] for text in self._texts(condition)]
         words = self._prior.view_words
         if not views or words is None or cameras is None:
@@ -69,9 +75,7 @@ class PromptEmbedder:
         return [condition.text]
 
 
-def _of_views(
-    directions: Shaped[Tensor, "K ..."], view_words: ViewWords, views: Views, words: Words
-) -> Shaped[Tensor, "B ..."]:
+def _of_views(directions: Shaped[Tensor, "K ..."], view_words: ViewWords, views: Views, words: Words) -> Rows:
     if words == "blended":
         first, second, share = view_words.neighbours(views.azimuth, views.elevation)
         return blended(directions[first], directions[second], share)
@@ -80,9 +84,7 @@ def _of_views(
     return directions[view_words.opposed(views.azimuth, words)]
 
 
-def blended(
-    first: Shaped[Tensor, "B ..."], second: Shaped[Tensor, "B ..."], share: Float[Tensor, " B"]
-) -> Shaped[Tensor, "B ..."]:
+def blended(first: Rows, second: Rows, share: Float[Tensor, " B"]) -> Rows:
     """Each sample's embedding, `share` of the way from the first to the second; of masks, whatever either marks."""
     if not first.is_floating_point():
         return torch.maximum(first, second)
@@ -141,3 +143,74 @@ def _write(file: Path, embedded: Embedded) -> None:
             save_file({name: value.contiguous().clone() for name, value in embedded.items()}, temporary)
     except (OSError, SafetensorError) as error:
         _log.warning("An embedded prompt can't be kept in %s (%s).", file.parent, error)
+
+
+class KnownWords(NamedTuple):
+    """What captions were made of, none where a prior doesn't say; and words that mean something like some of them."""
+
+    words: Sequence[str] = ()
+    related: Mapping[str, Sequence[str]] = {}
+
+    def unknown(self, text: str) -> dict[str, list[str]]:
+        """The words of a text that are not known, each with at most three known ones: by meaning, then by spelling."""
+        words = "".join(c if c.isalnum() else " " for c in text.lower()).split() if self.words else []
+        return {word: self._nearest(word) for word in words if word not in self.words}
+
+    def doubt(self, prompt: str) -> str:
+        """A sentence that names a prompt's unknown words and the nearest known ones; empty where all are known."""
+        words = [
+            f"{word!r} (the nearest that it knows: {', '.join(map(repr, nearest))})" if nearest else repr(word)
+            for word, nearest in self.unknown(prompt).items()
+        ]
+        return f"The prior has never seen {', '.join(words)}; expect no likeness." if words else ""
+
+    def _nearest(self, word: str) -> list[str]:
+        meant = [known for known, others in self.related.items() if {word, word.removesuffix("s")} & {*others}]
+        spelled = difflib.get_close_matches(word, sorted(self.words), n=_NEAREST, cutoff=0.7)
+        return [*dict.fromkeys(sorted({*meant} & {*self.words}) + spelled)][:_NEAREST]
+
+
+class ViewKeepingTokenizer:
+    """A tokenizer that shortens a prompt before its words for the view, where the tokenizer itself would cut those off.
+
+    Prompts for directions end in `view_words`, after a comma; those that were too long are added to `cut`.
+    """
+
+    def __init__(self, tokenizer: Any, view_words: tuple[str, ...], cut: set[str]) -> None:
+        self._tokenizer, self._endings = tokenizer, tuple(f", {words}".lower() for words in view_words)
+        self._cut = cut
+        self._said: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, texts: str | list[str], *args: Any, **options: Any) -> Any:
+        limit = options.get("max_length")
+        options.setdefault("verbose", False)  # transformers says the same in its own words
+        if limit and limit > _MOST_TOKENS:
+            raise PriorUnavailable(f"The model's tokenizer says that {limit} tokens are read; copy the prior again.")
+        if options.get("truncation") and limit:
+            shortened = [self._shortened(text, limit) for text in ([texts] if isinstance(texts, str) else texts)]
+            texts = shortened[0] if isinstance(texts, str) else shortened
+        return self._tokenizer(texts, *args, **options)
+
+    def _shortened(self, text: str, limit: int) -> str:
+        """The prompt within so many tokens, with its words for the view."""
+        ending = next((text[-len(words) :] for words in self._endings if text.lower().endswith(words)), "")
+        prompt = text[: len(text) - len(ending)]
+
+        def too_long(characters: int) -> bool:
+            return len(self._tokenizer(prompt[:characters] + ending, verbose=False).input_ids) > limit
+
+        if not too_long(len(prompt)):
+            return text
+        words = [match.end() for match in re.finditer(r"\S+", prompt)]
+        ends: Sequence[int] = range(1, len(prompt)) if too_long(words[0]) else words  # of a text without spaces
+        count = bisect_right(ends, False, key=too_long)
+        kept = prompt[: ends[count - 1]] if count else ""
+        self._cut.add(text)
+        if prompt not in self._said:
+            self._said.add(prompt)
+            rest = shorten(prompt[len(kept) :], 200, placeholder=" ...")
+            _log.warning("The prompt is longer than the %d tokens that are read; left out is %r.", limit, rest)
+        return kept.rstrip(" ,") + ending

@@ -107,8 +107,7 @@ def _weights(component: str, names: Collection[str], variant: str) -> list[str]:
     matches = [match for match in map(_WEIGHTS.fullmatch, sorted(names)) if match]
     variants = {match[1] or match[3] or "" for match in matches}
     of_variant = variant if variant in variants else ""
-    chosen = [match for match in matches if (match[1] or match[3] or "") == of_variant]
-    if not chosen:
+    if not (chosen := [match for match in matches if (match[1] or match[3] or "") == of_variant]):
         lack = f"only the variant {' or '.join(sorted(variants))} (prior.variant)" if variants else "no weights"
         if not variants and any(name.endswith(_PICKLES) for name in names):
             lack = "pickled weights only"

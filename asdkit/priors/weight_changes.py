@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from asdkit.core.parts import require
+
 # Of one layer, by the names that peft gives them: `lora_A`, `lora_B`; or `hada_w1_a` to `hada_w2_b`; or `lokr_w1`,
 # `lokr_w2` or their factors; with the cores `lora_mid`, `hada_t1`, `hada_t2` or `lokr_t2`; beside them `alpha`, and
 # `lora_magnitude_vector` or `dora_scale`.
@@ -22,16 +24,13 @@ def changed_weight(layer: str, weight: Tensor, factors: Factors, settings: dict[
 
     LoRA adds (alpha / r) B A, LoHa (alpha / r) (A1 B1) * (A2 B2), LoKr (alpha / r) times the Kronecker product of two
     matrices, each of which may be a Tucker product, with a core of the kernel's size between its factors; DoRA then
-    gives each row, or each column, the length that it says. What the factors don't say, peft's settings do.
-
-    Raises:
-        ValueError: they don't fit the weight, aren't finite, or are of no known kind.
+    gives each row, or each column, the length that it says. What the factors don't say, peft's settings do. It is a
+    ValueError if they don't fit the weight, aren't finite, or are of no known kind.
     """
     flat, given = weight.float().flatten(1), {name: value.float() for name, value in factors.items()}
     alpha = given.pop("alpha", None)
     lengths = {name: given.pop(name) for name in ("lora_magnitude_vector", "dora_scale") if name in given}
-    if settings.get("use_dora") and not lengths:
-        raise ValueError(f"{layer} lacks the lengths of its DoRA")
+    require(bool(lengths) or not settings.get("use_dora"), f"{layer} lacks the lengths of its DoRA")
     products = _products(layer, given)
     rank = next((len(product[-1]) for product in products if len(product) > 1), 0)
     shapes = [_shape(product) for product in products]
@@ -50,8 +49,7 @@ def changed_weight(layer: str, weight: Tensor, factors: Factors, settings: dict[
     for name, values in lengths.items():
         change = _of_lengths(layer, (flat + change).view_as(weight), values, name).flatten(1) - flat
     changed = (flat + scale * change).view_as(weight).to(weight)
-    if not changed.isfinite().all():
-        raise ValueError(f"{layer} would not be finite")
+    require(bool(changed.isfinite().all()), f"{layer} would not be finite")
     return changed
 
 

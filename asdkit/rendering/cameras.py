@@ -17,6 +17,7 @@ from torch import Tensor
 from asdkit.core.parts import require
 from asdkit.core.randomness import Rows, to_device
 
+PerView = Float[Tensor, " B"]
 OPAQUE = 0.99  # opacity from which on everywhere nothing says what is the object
 
 
@@ -26,9 +27,9 @@ class Views:
 
     c2w: Float[Tensor, "B 4 4"]  # camera-to-world, OpenCV axes
     K: Float[Tensor, "B 3 3"]  # intrinsics in pixels; a pixel's centre is its index + 0.5
-    azimuth: Float[Tensor, " B"]  # radians
-    elevation: Float[Tensor, " B"]  # radians
-    distance: Float[Tensor, " B"]  # from the origin, in world units
+    azimuth: PerView  # radians
+    elevation: PerView  # radians
+    distance: PerView  # from the origin, in world units
     height: int  # image height in pixels
     width: int  # image width in pixels
 
@@ -36,7 +37,6 @@ class Views:
         return self.azimuth.shape[0]
 
     def __getitem__(self, index: slice | Tensor) -> "Views":
-        """A part of the batch, by a slice or an index tensor."""
         return replace(self, **{name: tensor[index] for name, tensor in self.tensors.items()})
 
     def to(self, device: torch.device | str) -> "Views":
@@ -80,7 +80,7 @@ class Posed(NamedTuple):
     alpha: Float[Tensor, "U 1 H W"]  # the object's opacity; 1 everywhere where nothing says what it is
     behind: Float[Tensor, "U 3"]
     nearest: Int[Tensor, " B"]  # on the CPU
-    angle_deg: Float[Tensor, " B"]  # between the two cameras as seen from the origin, on the CPU
+    angle_deg: PerView  # between the two cameras as seen from the origin, on the CPU
     weights: tuple[float, float] = (0.0, 0.0)  # of colours and opacity in the generator's loss
 
     def to(self, device: torch.device | str) -> "Posed":
@@ -135,14 +135,7 @@ class Batch(NamedTuple):
         return parts
 
 
-def orbit(
-    azimuth: Float[Tensor, " B"],
-    elevation: Float[Tensor, " B"],
-    distance: Float[Tensor, " B"],
-    fov: float,
-    height: int,
-    width: int,
-) -> Views:
+def orbit(azimuth: PerView, elevation: PerView, distance: PerView, fov: float, height: int, width: int) -> Views:
     """Cameras that look at the origin, z up: elevations within (-pi/2, pi/2), the vertical field of view in radians."""
     cos_el = elevation.cos()
     outward = torch.stack([azimuth.cos() * cos_el, azimuth.sin() * cos_el, elevation.sin()], dim=1)

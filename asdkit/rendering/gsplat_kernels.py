@@ -20,11 +20,7 @@ WITHOUT = "--trainer.accelerator=cpu, or --model.generator=NeRF, does without"
 
 @cache
 def load_kernels() -> None:
-    """Let gsplat load its kernels, which it compiles for minutes where nobody has before.
-
-    Raises:
-        MissingExtra: they are not compiled, and can't be.
-    """
+    """Let gsplat load its kernels, which it compiles for minutes at first; a MissingExtra where they can't be."""
     if not compiled_kernels():
         _log.warning("gsplat compiles its CUDA kernels now; that takes minutes, once.")
     try:

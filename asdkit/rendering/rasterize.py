@@ -56,11 +56,7 @@ def rasterize(
         mode: "antialiased" dims Gaussians that are smaller than a pixel (Mip-Splatting); "surfels" draws flat discs
             (2DGS): the third scale is not looked at, nor is the Gaussian blurred; it gets no smaller than a blot on
             the screen instead.
-        backend: "auto" chooses gsplat on CUDA devices, numba on the CPU and torch elsewhere and for surfels, which
-            numba doesn't draw.
-
-    Raises:
-        ValueError: an unknown mode or backend.
+        backend: "auto" is gsplat on CUDA devices, numba on the CPU, and torch elsewhere and for surfels on the CPU.
     """
     dtype = torch.float64 if means.dtype == torch.float64 else torch.float32
     backend = _chosen(backend, mode, means.device)

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from asdkit.rendering.cameras import Views
 
+RaySamples = Float[Tensor, "R S"]  # something for each of S samples along R rays
 # Of points, the density (per world unit, at least 0) and the colour.
 Radiance = Callable[[Float[Tensor, "N 3"]], tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]]
 
@@ -28,8 +29,8 @@ class Marched(NamedTuple):
     colour: Float[Tensor, "R 3"]  # on black
     alpha: Float[Tensor, " R"]  # opacity in [0,1]
     depth: Float[Tensor, " R"]  # sum of weight times distance
-    weights: Float[Tensor, "R S"]  # share of each sample in its ray
-    z: Float[Tensor, "R S"]  # distance of each sample along its ray
+    weights: RaySamples  # share of each sample in its ray
+    z: RaySamples  # distance of each sample along its ray
 
 
 def rays_of(views: Views, half: float) -> Rays:
@@ -43,15 +44,13 @@ def rays_of(views: Views, half: float) -> Rays:
     return Rays(origins, directions, near, far)
 
 
-def stratified(rays: Rays, count: int, jitter: Float[Tensor, "R S"] | float = 0.5) -> Float[Tensor, "R S"]:
-    """Samples: one in each of `count` equal parts of [near, far], at a share `jitter` of the part."""
+def stratified(rays: Rays, count: int, jitter: RaySamples | float = 0.5) -> RaySamples:
+    """RaySamples: one in each of `count` equal parts of [near, far], at a share `jitter` of the part."""
     shares = (torch.arange(count, device=rays.near.device) + jitter) / count
     return rays.near[:, None] + (rays.far - rays.near)[:, None] * shares
 
 
-def refined(
-    rays: Rays, z: Float[Tensor, "R S"], weights: Float[Tensor, "R S"], count: int, jitter: Tensor | float = 0.5
-) -> Float[Tensor, "R T"]:
+def refined(rays: Rays, z: RaySamples, weights: RaySamples, count: int, jitter: Tensor | float = 0.5) -> Tensor:
     """Importance samples: `count` more where the weights are, all S + `count` of them in order.
 
     Each of the S equal parts of the ray is drawn from in proportion to its weight, plus a small share for all alike.
@@ -66,12 +65,7 @@ def refined(
     return torch.cat([z, rays.near[:, None] + (part + inside) * width], dim=1).sort(dim=1).values
 
 
-def march(
-    radiance: Radiance,
-    rays: Rays,
-    z: Float[Tensor, "R S"],
-    occupied: Callable[[Tensor], Bool[Tensor, " N"]] | None = None,
-) -> Marched:
+def march(radiance: Radiance, rays: Rays, z: RaySamples, occupied: Callable[[Tensor], Tensor] | None = None) -> Marched:
     """NeRF's quadrature: alpha_i = 1 - exp(-sigma_i delta_i), weight_i = alpha_i prod_{j<i} (1 - alpha_j).
 
     A sample (z has them in order) stands for the part of its ray between the middles to its neighbours; the first and

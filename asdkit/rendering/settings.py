@@ -51,9 +51,6 @@ class Distance:
     max: Positive | Ramp = 3.6
 
 
-OVERHEAD, ORBIT, DISTANCE = Overhead(), Orbit(), Distance()
-
-
 @settings
 class Rendering:
     """What stands behind the object, and how much memory the views of a step take.

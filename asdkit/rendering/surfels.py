@@ -12,13 +12,11 @@ FILTER = 2.0  # 1/pixel^2; no footprint is narrower than a Gaussian of this inve
 def project(scene: Scene) -> tuple[Projection, Float[Tensor, "B N 2"]]:
     """Projects discs to the screens, differentiably but for the radii.
 
-    The first two axes of a rotation lie in the disc; the third scale is not looked at.
-
-    Returns:
-        The discs on the screens, and zeros that were added to their screen positions: the gradient of these zeros is
-        that of the positions. `means2d` is the middle of the box around one standard deviation, for the filter;
-        `shapes` holds, row by row, the matrix from (u, v, 1) to homogeneous pixels, where u and v are standard
-        deviations from the disc's centre [B,N,9]. The box of `radii` holds all pixels with alpha at least ALPHA_MIN.
+    The first two axes of a rotation lie in the disc; the third scale is not looked at. The second result are zeros that
+    were added to the screen positions: the gradient of these zeros is that of the positions. `means2d` is the middle of
+    the box around one standard deviation, for the filter; `shapes` holds, row by row, the matrix from (u, v, 1) to
+    homogeneous pixels, where u and v are standard deviations from the disc's centre [B,N,9]. The box of `radii` holds
+    all pixels with alpha at least ALPHA_MIN.
     """
     means, quats, scales, opacities, w2c, K, width, height = scene
     bottom = means.new_tensor([0.0, 0.0, 1.0]).expand(len(means), 1, 3)

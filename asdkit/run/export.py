@@ -32,7 +32,7 @@ from asdkit.formats.spz import encode_spz
 from asdkit.generators import from_checkpoint
 from asdkit.generators.amortized import Amortized3D
 from asdkit.generators.base import Generator, Render
-from asdkit.generators.from_file import object_of
+from asdkit.generators.gaussians import object_of
 from asdkit.generators.networks import Network
 from asdkit.rendering.cameras import Views, joined, ring, surface_normals
 from asdkit.rendering.rays import Volume

@@ -17,12 +17,7 @@ def camera_features(views: Views) -> Float[Tensor, "B 7"]:
 
 
 class CameraEmbedding(nn.Module):
-    """A small network from a camera to an offset of the time embedding; starts as exactly zero.
-
-    Args:
-        width: size of the time embedding.
-        hidden: size of the hidden layer.
-    """
+    """A small network from a camera to an offset of the time embedding of size `width`; starts as exactly zero."""
 
     def __init__(self, width: int, hidden: int = 128) -> None:
         super().__init__()

@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from asdkit.scores.schedules import Latent, Levels
+
+Scalar = Float[Tensor, ""]
 Weighting = Literal["uniform", "sigma2", "sigma_over_alpha", "alpha_over_sigma"]
 
 _WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -17,9 +20,7 @@ _WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def weight(
-    weighting: Weighting, alpha: Float[Tensor, "B 1 1 1"], sigma: Float[Tensor, "B 1 1 1"]
-) -> Float[Tensor, "B 1 1 1"]:
+def weight(weighting: Weighting, alpha: Levels, sigma: Levels) -> Levels:
     """w(t) of Eq. 7; a ValueError of any other word than those below.
 
     `sigma2` is DreamFusion's, `sigma_over_alpha` gives the residual in x0 units (the paper's released code),
@@ -30,12 +31,7 @@ def weight(
     return _WEIGHTS[weighting](alpha, sigma)
 
 
-def discriminator_loss(
-    e_phi: Float[Tensor, "B C h w"],
-    eps: Float[Tensor, "B C h w"],
-    e_y: Float[Tensor, "B C h w"],
-    gamma: float | Float[Tensor, "B 1 1 1"],
-) -> Float[Tensor, ""]:
+def discriminator_loss(e_phi: Latent, eps: Latent, e_y: Latent, gamma: float | Levels) -> Scalar:
     """Eq. 10: ||e_phi - eps||^2 + gamma ||e_y - e_phi||^2, summed over a sample and averaged over the batch.
 
     Its pointwise minimiser is (E[eps|x_t] + gamma e_y) / (1 + gamma) when gamma > -1.
@@ -44,13 +40,7 @@ def discriminator_loss(
     return per_sample.flatten(1).sum(1).mean()
 
 
-def released_loss(
-    e_phi: Float[Tensor, "B C h w"],
-    eps: Float[Tensor, "B C h w"],
-    e_y: Float[Tensor, "B C h w"],
-    gamma: float | Float[Tensor, "B 1 1 1"],
-    alpha: Float[Tensor, "B 1 1 1"],
-) -> Float[Tensor, ""]:
+def released_loss(e_phi: Latent, eps: Latent, e_y: Latent, gamma: float | Levels, alpha: Levels) -> Scalar:
     """What the paper's released code minimises, whose phi predicts v: ||v_phi - v||^2 + gamma ||v_phi - v_y'||^2.
 
     Its v_y' = alpha e_y - sigma x0 is made of the true x0, where the v that belongs to e_y would take the one that e_y
@@ -63,27 +53,18 @@ def released_loss(
     return per_sample.flatten(1).sum(1).mean()
 
 
-def faded_gamma(gamma: float | Float[Tensor, "B 1 1 1"], alpha: Float[Tensor, "B 1 1 1"]) -> Float[Tensor, "B 1 1 1"]:
+def faded_gamma(gamma: float | Levels, alpha: Levels) -> Levels:
     """The gamma with which Eq. 10 has the released loss's minimiser: k / (1 - k), k = alpha^2 gamma / (1 + gamma)."""
     k = alpha.square() * gamma / (1 + gamma)
     return k / (1 - k)
 
 
-def real_loss(
-    e_phi: Float[Tensor, "B C h w"],
-    eps: Float[Tensor, "B C h w"],
-    e_y: Float[Tensor, "B C h w"],
-    eta: float,
-    clip: float = float("inf"),
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+def real_loss(e_phi: Latent, eps: Latent, e_y: Latent, eta: float, clip: float = float("inf")) -> tuple[Scalar, Scalar]:
     """What Eq. 9 adds at real samples: - ||e_phi - eps||^2 + eta ||e_y - e_phi||^2, summed and averaged like Eq. 10.
 
     Under an exact prior Eq. 9 is Eq. 10 at gamma - (1 - eta) r/q, r and q being the real and the fake density: below
     eta = 1 it has no minimum where r/q is large. So a sample stops counting in the first term once its error exceeds
-    `clip` times the prior's own, ||e_y - eps||^2, as in a hinge loss.
-
-    Returns:
-        The loss, and the share of samples that no longer count.
+    `clip` times the prior's own, ||e_y - eps||^2, as in a hinge loss. The second result is the share of such samples.
     """
     error, prior_error = ((e - eps).square().flatten(1).sum(1) for e in (e_phi, e_y))
     limit = clip * prior_error
@@ -91,7 +72,7 @@ def real_loss(
     return (eta * penalty - torch.minimum(error, limit)).mean(), (error > limit).float().mean()
 
 
-def inject(x0: Float[Tensor, "B C h w"], gradient: Float[Tensor, "B C h w"]) -> Float[Tensor, ""]:
+def inject(x0: Latent, gradient: Latent) -> Scalar:
     """A scalar whose gradient with respect to x0 is exactly `gradient` / B (sum over a sample, mean over the batch)."""
     return (x0 * gradient.detach()).sum() / x0.shape[0]
 

@@ -1,11 +1,10 @@
 """Score fields: maps from a noisy draw to an eps-space tensor. They add, subtract and scale.
 
-The residual of a method is one expression, e.g. SDS is `CFG(scale=100) - Noise()`. The generator's gradient is
-E[w(t) residual], Eq. 7.
+A method's residual is one expression: SDS is `CFG(scale=100) - Noise()`. The gradient is E[w(t) residual], Eq. 7.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -15,10 +14,9 @@ from torch import Tensor, nn
 from asdkit.core.bounds import Weight, Within
 from asdkit.core.parts import Part, preset, require
 from asdkit.core.ramps import Ramp, bounds, value_at
-from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
-from asdkit.scores.conditions import Condition, Words
-from asdkit.scores.perp_neg import PerpNeg, perpendicular
-from asdkit.scores.prior import Need, Noised, Prior
+from asdkit.rendering.cameras import Views
+from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions, PerpNeg, perpendicular
+from asdkit.scores.prior import Condition, Need, Noised, Prior, Words
 
 Scale = Weight | Ramp  # the CFG scale lambda
 Factor = Annotated[float, Within(-1e6, 1e6)] | Ramp  # what a field is multiplied by
@@ -50,8 +48,7 @@ class Field(Part, nn.Module, ABC):
     def bind(self, prompt: str, source: str | None = None, cfg: CFGOptions = PLAIN_CFG) -> None:
         """Give the run's words to every field that has no text of its own, and `cfg` to each CFG of these words.
 
-        Raises:
-            ValueError: words for the source are needed and missing, or no CFG can honour `cfg`.
+        It is a ValueError if words for the source are needed and missing, or no CFG can honour `cfg`.
         """
         self.take_words(prompt, source, cfg)
         honoured = any(isinstance(part, CFG) and part.options is cfg for part in self.modules())
@@ -225,9 +222,8 @@ class PerpNegPrompt(Expression):
     def __init__(self, perp_neg: PerpNeg, null: Field, of_source: bool = False) -> None:
         super().__init__()
         self.perp_neg, self.null = perp_neg, null
-        self.prompt, self.front, self.side = (
-            Prompt(of_source=of_source, words=words) for words in ("blended", "front", "side")
-        )
+        kinds: tuple[Words, ...] = ("blended", "front", "side")
+        self.prompt, self.front, self.side = (Prompt(of_source=of_source, words=words) for words in kinds)
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         words, views = x.prior.view_words, x.views
@@ -259,9 +255,6 @@ class CFG(Expression):
         of_source: when `text` is None, take the words for the source image instead of the run's prompt.
         allow_negative: accept a lambda below 0, which leads away from the prompt.
         options: how the guidance is computed. For the run's own words, `--model.cfg` counts where it says anything.
-
-    Raises:
-        ValueError: both `negative` and `null`, or a negative lambda without `allow_negative`.
     """
 
     def __init__(
@@ -306,3 +299,29 @@ class Identity(Field):
 
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         return x.x0 - x.on_source().x0
+
+
+@torch.no_grad()
+def ddim(
+    prior: Prior,
+    field: Field,
+    noise: Float[Tensor, "B C h w"],
+    steps: int = 50,
+    views: Views | None = None,
+    prompts: Mapping[str, Sequence[str]] | None = None,
+) -> Float[Tensor, "B C h w"]:
+    """x0 by deterministic DDIM (eta = 0) along any score field, e.g. `CFG("a duck", 3.0)`.
+
+    It starts at x_T = `noise` and takes as many network calls as steps; `views` are a camera for each sample, and
+    `prompts` of a text of the field what each sample has in its place.
+    """
+    times = torch.linspace(len(prior.schedule) - 1, 0, steps + 1, device=noise.device).long()
+    x_t = noise
+    for t_now, t_next in zip(times[:-1], times[1:], strict=True):
+        t = t_now.expand(len(noise))
+        alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
+        x = prior.draw(torch.zeros_like(x_t), t, x_t / sigma, views, prompts=prompts)
+        eps = field(x)
+        x0 = (x_t - sigma * eps) / alpha
+        x_t = prior.schedule.add_noise(x0, t_next.expand(len(noise)), eps)
+    return x0.to(noise.dtype)

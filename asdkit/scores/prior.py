@@ -1,13 +1,13 @@
-"""The frozen diffusion model that pulls (`Prior`) and one noisy draw of it (`Noised`)."""
+"""The frozen diffusion model that pulls (`Prior`), what it is asked (`Condition`), a noisy draw of it (`Noised`)."""
 
 import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -19,13 +19,38 @@ from asdkit.core.parts import Part, require
 from asdkit.core.randomness import to_device
 from asdkit.rendering.cameras import Posed, Views
 from asdkit.rendering.view_words import ViewWords
-from asdkit.scores.conditions import Condition
-from asdkit.scores.schedules import Schedule
+from asdkit.scores.schedules import Latent, Schedule, Times
 
 _log = logging.getLogger(__name__)
+Key = TypeVar("Key")
+Words = Literal["nearest", "blended", "front", "side"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a prior is conditioned on: a prompt, with or without words for the view.
+
+    Args:
+        text: the prompt without view words; empty for the null condition.
+        view_dependent: whether the view's words (and its camera, where the prior takes one) are added.
+        words: the words that a view-dependent prompt gets. `nearest` takes the nearest direction's. `blended` takes the
+            embedding between the prompts of the two directions on either side of the camera. `front`, and `side` for
+            the camera's own side, take these wherever the camera stands, and leave the camera itself out.
+    """
+
+    text: str
+    view_dependent: bool = True
+    words: Words = "nearest"
+
+    @property
+    def sees_camera(self) -> bool:
+        """Whether the camera itself belongs to the condition."""
+        return self.view_dependent and self.words in ("nearest", "blended")
+
+
+NULL = Condition("", view_dependent=False)
 Need = Condition | tuple["Noised", Condition]  # what is predicted for, at the draw at hand or at another of its prior
 Samples = slice | Tensor  # some samples of a draw: all of them, or their numbers
-Key = TypeVar("Key")
 
 
 class Adapter(Part, nn.Module, ABC):
@@ -84,28 +109,22 @@ class Prior(Part, nn.Module, ABC):
         """Load the weights. Called once, before anything else; a second call does nothing."""
 
     @abstractmethod
-    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+    def encode(self, images: Float[Tensor, "B 3 H W"]) -> Latent:
         """Images in [0,1] to x0, with gradient."""
 
     @abstractmethod
-    def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
+    def decode(self, x0: Latent) -> Float[Tensor, "B 3 H W"]:
         """x0 to images in [0,1], for looking at."""
 
     def take_prompt(self, prompt: str, views: Mapping[str, str] | None = None) -> None:
-        """The run's prompt: warns of words that this prior has never seen; `views` are those of `name_views`."""
+        """The run's prompt, and whole prompts in its place in some directions, of `view_words.names`.
+
+        It warns of words that this prior has never seen; a direction that it doesn't know is a ValueError.
+        """
         if warning := self.doubt(prompt):
             _log.warning(warning)
-        self.name_views(prompt, views or {})
-
-    def name_views(self, prompt: str, views: Mapping[str, str]) -> None:
-        """Say a prompt's view-dependent form in some directions in whole, in the place of adding the direction's words.
-
-        Raises:
-            ValueError: a direction that is not among `view_words.names`.
-        """
-        known = self.view_words.names if self.view_words else ()
-        unknown = [name for name in views if name not in known]
-        if unknown:
+        known, views = self.view_words.names if self.view_words else (), views or {}
+        if unknown := [name for name in views if name not in known]:
             names = f"it knows {', '.join(known)}" if known else "it knows none"
             raise ValueError(f"The prior doesn't know the direction {unknown[0]!r} of view_prompts; {names}.")
         self.view_prompts = {**self.view_prompts, prompt: dict(views)}
@@ -115,15 +134,13 @@ class Prior(Part, nn.Module, ABC):
         """Embed prompts once, for all views, and free the text encoder."""
 
     @abstractmethod
-    def predict(
-        self, x: "Noised", conditions: Sequence[Condition], adapter: Adapter | None = None
-    ) -> list[Float[Tensor, "B C h w"]]:
+    def predict(self, x: "Noised", conditions: Sequence[Condition], adapter: Adapter | None = None) -> list[Latent]:
         """Noise predictions for each condition, in ONE batched network call.
 
         What a condition is may differ from sample to sample: `x.by_own` says.
         """
 
-    def predict_all(self, asked: Mapping["Noised", Sequence[Condition]]) -> list[Float[Tensor, "B C h w"]]:
+    def predict_all(self, asked: Mapping["Noised", Sequence[Condition]]) -> list[Latent]:
         """Frozen predictions at several draws, one draw after the other; in one network call if the prior can do so."""
         return [eps for x, conditions in asked.items() for eps in self.predict(x, conditions)]
 
@@ -132,15 +149,8 @@ class Prior(Part, nn.Module, ABC):
         raise ValueError(f"{type(self).__name__} has no embedding of prompts that a generator could be told.")
 
     def write_with(self, network: nn.Module, folder: Path) -> None:
-        """Write the model with another network in the place of its own, in the layout that it was read from.
-
-        It is a ValueError where that is no folder.
-        """
+        """Write the model's folder with another network in the place of its own; a ValueError where it has none."""
         raise ValueError(f"A {type(self).__name__} is in no model's folder that could be written again.")
-
-    def picture_size(self, x0: Float[Tensor, "B C h w"]) -> int:
-        """Height in pixels of the pictures whose x0 has this shape."""
-        return self.decode(x0[:1].detach()).shape[-2]
 
     def copy_network(self) -> nn.Module:
         """A copy of the network that can take its place in `swapped`."""
@@ -156,8 +166,7 @@ class Prior(Part, nn.Module, ABC):
 
     def offset_time(self, offset: Float[Tensor, "N width"] | None) -> AbstractContextManager[None]:
         """Add to the time embedding of each row within this context; contexts add up."""
-        if offset is not None:
-            raise ValueError(f"{type(self).__name__} has no time embedding.")
+        require(offset is None, f"{type(self).__name__} has no time embedding.")
         return nullcontext()
 
     def offset_condition(self, offset: Float[Tensor, "..."]) -> AbstractContextManager[None]:
@@ -195,14 +204,7 @@ class Prior(Part, nn.Module, ABC):
         other.view_prompts, other.agreed = self.view_prompts, self.agreed
         return other
 
-    def draw(
-        self,
-        x0: Float[Tensor, "B C h w"],
-        t: Int[Tensor, " B"],
-        eps: Float[Tensor, "B C h w"],
-        views: Views | None = None,
-        **facts: Any,
-    ) -> "Noised":
+    def draw(self, x0: Latent, t: Times, eps: Latent, views: Views | None = None, **facts: Any) -> "Noised":
         """One noisy draw of x0; gradients do not flow into x0. `facts` are Noised's further arguments."""
         return Noised(self, x0.detach(), t, eps, views, **facts)
 
@@ -225,20 +227,17 @@ class Noised:
         prompts: of a condition's text, the text that each sample has in its place; a text that isn't there is the same
             for all. So fields, memo and adapters know one condition, whatever its samples' own are.
         references: posed pictures of what the generator makes, or None.
-
-    Raises:
-        ValueError: `prompts` of another number than samples.
     """
 
     def __init__(
         self,
         prior: Prior,
-        x0: Float[Tensor, "B C h w"],
-        t: Int[Tensor, " B"],
-        eps: Float[Tensor, "B C h w"],
+        x0: Latent,
+        t: Times,
+        eps: Latent,
         views: Views | None = None,
         step: int = 0,
-        source: Float[Tensor, "B C h w"] | None = None,
+        source: Latent | None = None,
         random: torch.Generator | None = None,
         prompts: Mapping[str, Sequence[str]] | None = None,
         references: Posed | None = None,
@@ -264,11 +263,11 @@ class Noised:
         t, eps = self.drawn_t[rows], self.eps[to_device(rows, self.eps.device)]
         return Noised(self.prior, x0.detach(), t, eps, views, self.step, None, self.random, prompts)
 
-    def on(self, x0: Float[Tensor, "B C h w"]) -> "Noised":
+    def on(self, x0: Latent) -> "Noised":
         """The same t, eps and views on another clean sample."""
         return self.like(x0.detach(), self.drawn_t, self.eps)
 
-    def at(self, t: Int[Tensor, " B"]) -> "Noised":
+    def at(self, t: Times) -> "Noised":
         """The same clean sample, eps and views at another t."""
         return self.like(self.x0, t, self.eps)
 
@@ -297,8 +296,7 @@ class Noised:
         self, condition: Condition, rows_of: Callable[[Condition, Samples], Mapping[Key, Tensor]]
     ) -> dict[Key, Tensor]:
         """Tensors with a row for each sample, put together from `rows_of` each condition that this one is."""
-        texts = self.prompts.get(condition.text)
-        if texts is None:
+        if (texts := self.prompts.get(condition.text)) is None:
             return dict(rows_of(condition, slice(None)))
         samples = [torch.tensor([i for i, t in enumerate(texts) if t == own.text]) for own in self.own(condition)]
         parts = [rows_of(own, rows) for own, rows in zip(self.own(condition), samples, strict=True)]
@@ -313,7 +311,7 @@ class Noised:
         """Further normal numbers of this draw, on its device."""
         return to_device(torch.randn(shape, generator=self.random), self.eps.device).to(self.eps)
 
-    def predict(self, condition: Condition, adapter: Adapter | None = None) -> Float[Tensor, "B C h w"]:
+    def predict(self, condition: Condition, adapter: Adapter | None = None) -> Latent:
         """The noise predicted for a condition; frozen without an adapter, with gradient into the adapter otherwise."""
         self.prefetch([condition], adapter)
         return self._memo[condition, adapter]
@@ -345,6 +343,6 @@ class Noised:
         for derived in self._derived.values():
             derived.forget(adapter)
 
-    def to_x0(self, eps: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+    def to_x0(self, eps: Latent) -> Latent:
         """The clean sample that a noise prediction at this draw stands for."""
         return self.prior.schedule.eps_to_x0(eps, self.x_t, self.t)

@@ -1,19 +1,19 @@
-"""Score fields that look at another draw than they are given: the source, later, inverted, another prior's."""
+"""Score fields that ask others at another draw than they are given, at several noises, or now and then."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from asdkit.core.bounds import AtLeast, Count, Positive, Share
-from asdkit.core.parts import require
+from asdkit.core.bounds import AtLeast, Count, Positive, Share, Whole
+from asdkit.core.parts import Part, require
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions
-from asdkit.scores.fields import CFG, Expression, Factor, Field
-from asdkit.scores.prior import Need, Noised, Prior
+from asdkit.scores.fields import CFG, Expression, Factor, Field, Scale
+from asdkit.scores.prior import Condition, Need, Noised, Prior
 
 Interval = Annotated[float, AtLeast(0, below=1)]  # as a share of the schedule
 
@@ -45,17 +45,14 @@ class Known(Redrawn):
 
 
 class OnSource(Known):
-    """Evaluates a field at the same t and eps on the source image. Its value is subtracted; no gradient goes through
-    it.
-    """
+    """Evaluates a field at the same t and eps on the source image. Its value is subtracted; it passes no gradient."""
 
     def redraw(self, x: Noised) -> Noised:
         return x.on_source()
 
 
 class Later(Known):
-    """Evaluates a field at a slightly later t+ with the same x0 and eps, for asynchronous score distillation
-    (ScaleDreamer).
+    """Evaluates a field at a slightly later t+ with the same x0 and eps, for asynchronous distillation (ScaleDreamer).
 
     t+ = t + u * ratio * (t - t_min), where u ~ U[0,1].
 
@@ -79,8 +76,7 @@ class Later(Known):
 
 
 class Inverted(Redrawn):
-    """Evaluates a field at an x_t that DDIM inversion reaches from x0. The implied noise (x_t - alpha x0) / sigma
-    replaces eps.
+    """Evaluates a field at an x_t that DDIM inversion reaches from x0; (x_t - alpha x0) / sigma is in the place of eps.
 
     Args:
         field: the field that is evaluated at that draw.
@@ -151,7 +147,6 @@ class OtherPrior(Redrawn):
         self.field.setup(self.prior)
 
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> "OtherPrior":
-        """The prior moves with the field."""
         super()._apply(function, recurse)  # type: ignore[no-untyped-call]
         self.prior._apply(function, recurse)  # type: ignore[no-untyped-call]
         return self
@@ -199,3 +194,109 @@ class Earlier(Redrawn):
 
 def _no_inversion() -> Noised:
     raise ValueError("Earlier(field) only makes sense inside Inverted(...), which leads to a draw step by step.")
+
+
+class Scorer(Part, ABC):
+    """Gives pictures scores, e.g. by how well they fit the prompt."""
+
+    @abstractmethod
+    def __call__(self, images: Float[Tensor, "B 3 H W"], prompt: str) -> Float[Tensor, " B"]:
+        """How well images in [0,1] fit a prompt, the larger the better."""
+
+
+class Reweighted(Expression):
+    """RewardSDS: draws several noises for each x0; a residual weighs more if a scorer likes what its noise denoises to.
+
+    Args:
+        field: the residual that is weighted.
+        scorer: the part that scores the denoised pictures.
+        draws: the number of noises for each x0, including the given one.
+        temperature: the temperature of the softmax. A small one follows the best draw alone; a large one is the mean.
+        scale: the CFG scale at which the pictures are denoised.
+    """
+
+    def __init__(
+        self, field: Field, scorer: Scorer, draws: Count = 4, temperature: Positive = 0.1, scale: Scale = 7.5
+    ) -> None:
+        super().__init__()
+        self.field, self.scorer, self.draws, self.temperature = field, scorer, draws, temperature
+        self.judged = CFG(scale=scale)
+
+    def take_words(self, prompt: str, source: str | None, cfg: CFGOptions) -> None:
+        self.field.take_words(prompt, source, cfg)
+        self.judged.take_words(prompt, source, PLAIN_CFG)  # pictures are judged as the plain prediction shows them
+
+    def needs(self, x: Noised) -> list[Need]:
+        return []
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        copies = x.derived(self, lambda: self._copies(x))
+        copies.prefetch(self.field.needs(copies) + self.judged.needs(copies))
+        residual = self.field(copies).reshape(self.draws, *x.eps.shape)
+        with torch.no_grad():
+            pictures = x.prior.decode(copies.to_x0(self.judged(copies)))
+            wanted = Condition(str(self.judged.prompt.text))
+            judged = copies.by_own(wanted, lambda own, rows: {"": self.scorer(pictures[rows], own.text)})
+            scores = judged[""].reshape(self.draws, -1)
+        weights = torch.softmax(scores / self.temperature, dim=0)
+        return (weights[:, :, None, None, None].to(residual) * residual).sum(0)
+
+    def _copies(self, x: Noised) -> Noised:
+        """`draws` copies of the batch, the first with its own eps."""
+        n = self.draws
+        eps = torch.cat([x.eps, x.randn((n - 1) * len(x.t), *x.eps.shape[1:])])
+        views = None if x.views is None else x.views[torch.arange(len(x.t), device=x.t.device).repeat(n)]
+        source = None if x.source is None else x.source.repeat(n, 1, 1, 1)
+        x0, prompts = x.x0.repeat(n, 1, 1, 1), {text: list(own) * n for text, own in x.prompts.items()}
+        return Noised(x.prior, x0, x.t.repeat(n), eps, views, x.step, source, x.random, prompts)
+
+
+class Stages(Expression):
+    """Takes one field before an iteration, and another from it on.
+
+    Args:
+        first: the field before `at`.
+        second: the field from `at` on.
+        at: the iteration of the change.
+    """
+
+    def __init__(self, first: Field, second: Field, at: Whole) -> None:
+        super().__init__()
+        self.first, self.second, self.at = first, second, at
+
+    def now(self, x: Noised) -> Field:
+        """The field of x's iteration."""
+        return self.first if x.step < self.at else self.second
+
+    def needs(self, x: Noised) -> list[Need]:
+        return self.now(x).needs(x)
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        return self.now(x)(x)
+
+
+class Above(Expression):
+    """Takes a field where t is at least `t_from`, and zero below. It is evaluated only if some sample needs it.
+
+    Args:
+        field: the field that is evaluated.
+        t_from: the smallest t at which it counts, as a share of the schedule.
+    """
+
+    def __init__(self, field: Field, t_from: Share) -> None:
+        super().__init__()
+        self.field, self.t_from = field, t_from
+
+    def _above(self, x: Noised, t: Int[Tensor, " B"]) -> Bool[Tensor, " B"]:
+        return t >= self.t_from * len(x.prior.schedule)
+
+    def _is_needed(self, x: Noised) -> bool:
+        return x.prior.sharded or bool(self._above(x, x.drawn_t).any())
+
+    def needs(self, x: Noised) -> list[Need]:
+        return self.field.needs(x) if self._is_needed(x) else []
+
+    def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
+        if not self._is_needed(x):
+            return torch.zeros_like(x.eps)
+        return torch.where(self._above(x, x.t)[:, None, None, None], self.field(x), 0.0)

@@ -17,6 +17,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+Latent = Float[Tensor, "B C h w"]  # x0, eps, x_t, or what is predicted for one
+Levels = Float[Tensor, "B 1 1 1"]  # one for each sample
+Times = Int[Tensor, " B"]
 Prediction = Literal["epsilon", "v_prediction", "flow_prediction", "sample"]
 ALPHA_FLOOR = 2.0**-24
 
@@ -29,9 +32,6 @@ class Schedule(nn.Module):
         sigmas: noise levels [T], within (0, 1].
         prediction: what the network's output means: diffusers' words, and `flow_prediction` for eps - x0.
         times: what the network is told for each t [T]; t itself when None.
-
-    Raises:
-        ValueError: an unknown prediction type, or levels out of range.
     """
 
     alphas: Tensor
@@ -68,47 +68,39 @@ class Schedule(nn.Module):
         """T, the number of training steps of the prior."""
         return self.alphas.shape[0]
 
-    def alpha(self, t: Int[Tensor, " B"]) -> Float[Tensor, "B 1 1 1"]:
+    def alpha(self, t: Times) -> Levels:
         """Signal level at t."""
         return self.alphas[t][:, None, None, None]
 
-    def sigma(self, t: Int[Tensor, " B"]) -> Float[Tensor, "B 1 1 1"]:
+    def sigma(self, t: Times) -> Levels:
         """Noise level at t."""
         return self.sigmas[t][:, None, None, None]
 
-    def nearest(self, ratio: Float[Tensor, "B 1 1 1"]) -> Int[Tensor, " B"]:
+    def nearest(self, ratio: Levels) -> Times:
         """The t at which alpha / sigma is nearest to a ratio, by its logarithm."""
         return ((self.alphas / self.sigmas).log() - ratio.reshape(-1, 1).log()).abs().argmin(1)
 
-    def add_noise(
-        self, x0: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], eps: Float[Tensor, "B C h w"]
-    ) -> Float[Tensor, "B C h w"]:
+    def add_noise(self, x0: Latent, t: Times, eps: Latent) -> Latent:
         """x_t = alpha_t x0 + sigma_t eps."""
         return self.alpha(t) * x0 + self.sigma(t) * eps
 
-    def coefficients(self, t: Int[Tensor, " B"]) -> tuple[float | Tensor, float | Tensor]:
+    def coefficients(self, t: Times) -> tuple[float | Tensor, float | Tensor]:
         """p and q of what the network puts out at t, p x0 + q eps."""
         if self.prediction == "v_prediction":
             return -self.sigma(t), self.alpha(t)
         return {"epsilon": (0.0, 1.0), "flow_prediction": (-1.0, 1.0), "sample": (1.0, 0.0)}[self.prediction]
 
-    def target(
-        self, x0: Float[Tensor, "B C h w"], t: Int[Tensor, " B"], eps: Float[Tensor, "B C h w"]
-    ) -> Float[Tensor, "B C h w"]:
+    def target(self, x0: Latent, t: Times, eps: Latent) -> Latent:
         """What a network of this prediction type is trained to put out: p x0 + q eps."""
         p, q = self.coefficients(t)
         return p * x0 + q * eps
 
-    def to_eps(
-        self, output: Float[Tensor, "B C h w"], x_t: Float[Tensor, "B C h w"], t: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B C h w"]:
+    def to_eps(self, output: Latent, x_t: Latent, t: Times) -> Latent:
         """The noise that a network output stands for, (alpha o - p x_t) / D."""
         (p, q), alpha, sigma = self.coefficients(t), self.alpha(t), self.sigma(t)
         return (alpha * output - p * x_t) / (alpha * q - sigma * p)
 
-    def eps_to_x0(
-        self, eps: Float[Tensor, "B C h w"], x_t: Float[Tensor, "B C h w"], t: Int[Tensor, " B"]
-    ) -> Float[Tensor, "B C h w"]:
+    def eps_to_x0(self, eps: Latent, x_t: Latent, t: Times) -> Latent:
         """x0 = (x_t - sigma eps) / alpha, the clean sample a noise prediction stands for."""
         return (x_t - self.sigma(t) * eps) / self.alpha(t)
 
@@ -128,11 +120,9 @@ def scaled_linear(
 
 
 def rectified_flow(sigmas: Float[Tensor, " T"], steps: int = 1000) -> Schedule:
-    """x_t = (1 - s) x0 + s eps, and the network predicts eps - x0 (Stable Diffusion 3, FLUX).
+    """x_t = (1 - s) x0 + s eps, and the network, which is told s times `steps`, predicts eps - x0 (SD 3, FLUX).
 
-    Args:
-        sigmas: s at t = 0 .. T-1, increasing, as diffusers' FlowMatchEulerDiscreteScheduler holds them in reverse.
-        steps: the network is told s times this.
+    `sigmas` are s at t = 0 .. T-1, increasing, as diffusers' FlowMatchEulerDiscreteScheduler holds them in reverse.
     """
     sigmas = sigmas.double()
     return Schedule(1 - sigmas, sigmas, "flow_prediction", (sigmas * steps).float())

@@ -18,9 +18,8 @@ from asdkit.discriminators.adapters import Embedding, UNetCopy
 from asdkit.discriminators.discriminator import Discriminator
 from asdkit.generators.base import Generator, Render
 from asdkit.rendering.cameras import Batch, Views, ring
-from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import Field
-from asdkit.scores.prior import Adapter, Noised, Prior
+from asdkit.scores.prior import Adapter, Condition, Noised, Prior
 from asdkit.testing import questions as ask
 from asdkit.testing.questions import SmallPrior, Y, Z, demand, draw, same
 

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from asdkit.core.randomness import generator_for
 from asdkit.rendering.cameras import ring
-from asdkit.scores.conditions import Condition
-from asdkit.scores.prior import Noised, Prior
+from asdkit.scores.prior import Condition, Noised, Prior
 from asdkit.testing.templates.prior import Template
 
 SmallPrior = Template

@@ -8,8 +8,7 @@ import torch
 
 from asdkit.rendering.view_words import DREAMFUSION, EIGHT_SECTORS
 from asdkit.toybox.materials import MATERIALS
-from asdkit.toybox.objects import COLOURS, KINDS, STACK_BOTTOMS, STACK_TOPS
-from asdkit.toybox.things import Thing, article, describe
+from asdkit.toybox.things import COLOURS, KINDS, STACK_BOTTOMS, STACK_TOPS, Thing, article, describe
 
 T = TypeVar("T")
 VIEW_WORDS, OVERHEAD = EIGHT_SECTORS.sectors, EIGHT_SECTORS.overhead
@@ -58,8 +57,11 @@ def caption(thing: Thing, azimuth: float, elevation: float, generator: torch.Gen
 
     Azimuth and elevation of the camera are in radians; every draw comes from the generator.
     """
-    text = _worded(_free_words(thing, generator), generator)
-    kind_of_suffix = uniform(generator)
+    words = _free_words(thing, generator)
+    wording = "a {}" if uniform(generator) < 0.5 else choice(generator, _WORDINGS)
+    if wording.endswith("a {}"):
+        wording = wording[: -len("a {}")] + article(words) + " {}"
+    text, kind_of_suffix = wording.format(words), uniform(generator)
     if kind_of_suffix < 0.15:
         return text
     return f"{text}, {view_words(azimuth, elevation, ways=4 if kind_of_suffix < 0.25 else 8)}"
@@ -74,13 +76,6 @@ def _free_words(thing: Thing, generator: torch.Generator) -> str:
     nameless = thing.main == entry.natural and usual and not (thing.base or own_colour) and uniform(generator) < 0.2
     other = not usual or uniform(generator) < 0.75
     return describe(thing, noun, on, colour=not nameless, other=other)
-
-
-def _worded(words: str, generator: torch.Generator) -> str:
-    wording = "a {}" if uniform(generator) < 0.5 else choice(generator, _WORDINGS)
-    if wording.endswith("a {}"):
-        wording = wording[: -len("a {}")] + article(words) + " {}"
-    return wording.format(words)
 
 
 def parse(prompt: str) -> Thing | None:

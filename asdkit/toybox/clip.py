@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from asdkit.core.randomness import generator_for
-from asdkit.scores.reweighted import Scorer
+from asdkit.scores.redrawn import Scorer
 from asdkit.toybox import world
 
 EMBEDDED = Path(__file__).parent / "weights" / "clip"

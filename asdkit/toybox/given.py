@@ -19,9 +19,8 @@ from asdkit.distillation import Distillation
 from asdkit.formats.pictures import save_grid
 from asdkit.formats.splat_files import write_splats
 from asdkit.generators.base import Generator, Render
-from asdkit.generators.from_file import object_of
 from asdkit.generators.gaussian_settings import Initial
-from asdkit.generators.gaussians import Gaussians
+from asdkit.generators.gaussians import Gaussians, object_of
 from asdkit.rendering.cameras import Views, joined, ring
 from asdkit.run.judge import Judge
 from asdkit.toybox import world
@@ -99,7 +98,6 @@ def spoilt(prompt: str, azimuth_deg: float, file: Path) -> None:
     generator = Gaussians(initial=Initial(opacity=0.3))
     _fit(generator, prompt, views)
     splats = generator.splats()
-    assert splats is not None
     wide, paler = splats.log_scales + math.log(_BLUR), splats.sh[..., [1, 2, 0]] * 0.4 + splats.sh * 0.6
     write_splats(file, splats._replace(log_scales=wide, sh=paler))
 
@@ -191,10 +189,7 @@ class ToyboxCeilingJudge(Judge):
     from the run's cameras. Things with a material have none.
     """
 
-    def measure(
-        self, module: Distillation, data: Cameras | Canvas, views: Views | None, render: Render
-    ) -> dict[str, float]:
-        assert views is not None and isinstance(data, Cameras)
+    def measure(self, module: Distillation, data: Cameras, views: Views, render: Render) -> dict[str, float]:
         thing = parse(module.prompt)
         if thing is None or thing.material:
             self.unmeasured["ceiling"] = f"{module.prompt} has no single true picture"

@@ -18,9 +18,8 @@ from asdkit.generators.base import Render
 from asdkit.generators.networks import Network
 from asdkit.rendering.cameras import Views
 from asdkit.run.judge import Judge
-from asdkit.scores.ddim import ddim
 from asdkit.scores.equations import hsv_saturation, sharpness
-from asdkit.scores.fields import CFG
+from asdkit.scores.fields import CFG, ddim
 from asdkit.scores.prior import Prior
 from asdkit.toybox import measures, world
 from asdkit.toybox.captions import parse
@@ -119,8 +118,7 @@ class ToyboxJudge(CLIPJudge):
     """
 
     def measure(self, module: Distillation, cameras: Cameras, views: Views, render: Render) -> dict[str, float]:
-        thing = parse(module.prompt)
-        if thing is None:
+        if (thing := parse(module.prompt)) is None:
             _log.warning("%r is not of the toybox, so there is no truth to measure by.", module.prompt)
             truths = {"psnr": "picture", "iou": "silhouette", "azimuth": "front"}
             self.unmeasured |= {name: f"there is no true {what} to compare with" for name, what in truths.items()}

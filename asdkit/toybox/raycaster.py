@@ -12,10 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from asdkit.toybox.materials import Colour
-
 ELLIPSOID, FRUSTUM, BOX, PYRAMID, PRISM, TORUS = range(6)
 
+Colour = tuple[float, float, float]
 Maps = tuple[np.ndarray, np.ndarray, np.ndarray]
 Hit = tuple[float, float, float, float]  # t along the ray (1e30: none) and a normal that is not unit
 _NEAR, _FAR = 1e-3, 1e30
@@ -30,6 +29,7 @@ _PLANES = np.array(
     ],
     dtype=np.float64,
 )
+_FACES = (0, 6, 11, 16)  # where those of a box, a pyramid and a prism begin and end
 
 
 class Primitive(NamedTuple):
@@ -86,18 +86,10 @@ def place(
 
 def pack(primitives: list[Primitive]) -> Scene:
     """The arrays the kernel reads."""
-    to_world = np.stack([p.matrix for p in primitives])
+    shape, colour, to_world, param, open_top, textured = map(np.array, zip(*primitives, strict=True))
     inverse = np.linalg.inv(to_world[:, :, :3])
-    to_local = np.concatenate([inverse, -inverse @ to_world[:, :, 3:]], axis=2)
-    return Scene(
-        np.array([p.shape for p in primitives], dtype=np.int64),
-        np.array([p.colour for p in primitives], dtype=np.float64),
-        to_world,
-        np.ascontiguousarray(to_local),
-        np.array([p.param for p in primitives], dtype=np.float64),
-        np.array([p.open_top for p in primitives], dtype=np.bool_),
-        np.array([p.textured for p in primitives], dtype=np.bool_),
-    )
+    to_local = np.ascontiguousarray(np.concatenate([inverse, -inverse @ to_world[:, :, 3:]], axis=2))
+    return Scene(shape, colour.astype(float), to_world, to_local, param.astype(float), open_top, textured)
 
 
 @njit(cache=True, nogil=True)
@@ -190,13 +182,9 @@ def intersect(
         return _ellipsoid(ox, oy, oz, dx, dy, dz)
     if shape == FRUSTUM:
         return _frustum(ox, oy, oz, dx, dy, dz, param, open_top)
-    if shape == BOX:
-        return _convex(0, 6, ox, oy, oz, dx, dy, dz)
-    if shape == PYRAMID:
-        return _convex(6, 11, ox, oy, oz, dx, dy, dz)
-    if shape == PRISM:
-        return _convex(11, 16, ox, oy, oz, dx, dy, dz)
-    return _torus(ox, oy, oz, dx, dy, dz, param)
+    if shape == TORUS:
+        return _torus(ox, oy, oz, dx, dy, dz, param)
+    return _convex(_FACES[shape - BOX], _FACES[shape - BOX + 1], ox, oy, oz, dx, dy, dz)
 
 
 @njit(cache=True, nogil=True)
@@ -261,9 +249,8 @@ def _trace_view(
 def trace(scene: Scene, c2w: np.ndarray, K: np.ndarray, height: int, width: int) -> Maps:
     """One ray per sample of one camera, of height x width samples: `c2w` [4,4] in OpenCV axes and `K` [3,3], float64.
 
-    Returns:
-        Camera z [H,W], 1e30 on a miss; the primitive's index [H,W], -1 on a miss; the unit normal in world axes,
-        towards the camera [H,W,3], 0 on a miss.
+    It gives the camera z [H,W], 1e30 on a miss; the primitive's index [H,W], -1 on a miss; the unit normal in world
+    axes, towards the camera [H,W,3], 0 on a miss.
     """
     depth = np.full((height, width), _FAR)
     index = np.full((height, width), -1, dtype=np.int64)

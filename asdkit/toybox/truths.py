@@ -20,9 +20,8 @@ from asdkit.discriminators.gan import Divergence, FDivergence
 from asdkit.lab import FiniteSetPrior, ParticleScore
 from asdkit.priors.pretrained import Pretrained
 from asdkit.rendering.cameras import Views
-from asdkit.scores.conditions import Condition
 from asdkit.scores.fields import CFG, Expression, Field, Prompt, Scale
-from asdkit.scores.prior import Adapter, Noised, Prior
+from asdkit.scores.prior import Adapter, Condition, Noised, Prior
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse, thing_of, view_words
 from asdkit.toybox.things import Thing
@@ -67,8 +66,7 @@ def truths(prompt: str, count: int = TRUTHS) -> Truths | None:
 
     Of a thing with a material each picture shows another instance.
     """
-    thing = parse(prompt)
-    if thing is None:
+    if (thing := parse(prompt)) is None:
         return None
     words = prompt.lower().rstrip(".").rpartition(", ")[2] if "," in prompt else ""
     views = world.sample_views(generator_for(0, 0, "truths"), _TRIES, world.SIZE)
@@ -135,8 +133,7 @@ class ToyboxTruths(Prior):
 
     @torch.no_grad()
     def _latents(self, text: str) -> Float[Tensor, "N C h w"]:
-        bank = truths(text, self.pictures)
-        if bank is None:
+        if (bank := truths(text, self.pictures)) is None:
             raise ValueError(f"ToyboxTruths knows the toybox's prompts alone; {text!r} is none.")
         latents: Tensor = self.embedded.encode(bank.pictures())
         return latents

@@ -16,10 +16,8 @@ from torch import Tensor
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views, orbit
 from asdkit.toybox.captions import choice, uniform, usual_other
-from asdkit.toybox.materials import MATERIALS, Colour
-from asdkit.toybox.objects import COLOURS, KINDS
-from asdkit.toybox.shading import shade
-from asdkit.toybox.things import Thing, is_held_out, things
+from asdkit.toybox.materials import MATERIALS, Colour, shade
+from asdkit.toybox.things import COLOURS, KINDS, Thing, is_held_out, things
 
 SIZE = 128  # pixels of the pictures that the prior was trained on
 BACKGROUND: Colour = (0.85, 0.85, 0.85)

@@ -23,10 +23,10 @@ from asdkit import Distillation, ShapE
 from asdkit.commands.main import main
 from asdkit.core.text import local, shown
 from asdkit.core.trust import refusal, trusting
-from asdkit.generators.from_file import object_of
+from asdkit.generators.gaussians import object_of
 from asdkit.run.checkpoints import AtomicCheckpointIO
 from asdkit.run.export import load
-from asdkit.scores.conditions import Condition
+from asdkit.scores.prior import Condition
 
 ROOT = Path(__file__).parents[2]
 EVIL = """

@@ -11,12 +11,10 @@ from support.tiny import loaded
 from torch import Tensor
 
 from asdkit import ASD, LODS, SDS, Discriminator, Distillation, Field, Gaussians, PeftAdapter, Pretrained
-from asdkit.discriminators.adapters import Attached, Embedding, UNetCopy, adapter_of
-from asdkit.discriminators.peft_adapters import LoRA
+from asdkit.discriminators.adapters import Attached, Embedding, LoRA, UNetCopy, adapter_of
 from asdkit.lab import Affine, FiniteSetPrior, GaussianPrior, gaussian_eps
 from asdkit.rendering.cameras import Views, ring
-from asdkit.scores.conditions import Condition
-from asdkit.scores.prior import Noised
+from asdkit.scores.prior import Condition, Noised
 from asdkit.testing import check_adapter
 
 Y = Condition("a red cube")

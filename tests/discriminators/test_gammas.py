@@ -15,9 +15,8 @@ from asdkit.discriminators.gammas import Alpha2, Gamma, SpreadControl, TargetSca
 from asdkit.lab import Affine, FiniteSetPrior, GaussianPrior
 from asdkit.methods import ASD, LODS, VSD, ASDEdit, ReleasedASD
 from asdkit.rendering.cameras import Batch, ring
-from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import effective_scale
-from asdkit.scores.prior import Noised
+from asdkit.scores.prior import Condition, Noised
 
 Y = Condition("y")
 

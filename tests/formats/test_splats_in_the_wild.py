@@ -243,8 +243,7 @@ def test_packed_files_that_lie(tmp_path: Path) -> None:
     [("a.ksplat", "GaussianSplats3D"), ("a.sog", "PlayCanvas"), ("A.PSHT", "Postshot"), ("a.pt", "another program")],
 )
 def test_formats_that_are_not_read_are_named(tmp_path: Path, name: str, words: str) -> None:
-    from asdkit.generators.from_file import object_of
-    from asdkit.generators.gaussians import Gaussians
+    from asdkit.generators.gaussians import Gaussians, object_of
 
     (tmp_path / name).write_bytes(b"whatever")
     for read in (read_splats, object_of, lambda path: Gaussians(str(path))):

@@ -12,10 +12,9 @@ from torch import Tensor
 from asdkit.core.ramps import Ramp
 from asdkit.core.randomness import generator_for
 from asdkit.distillation import Distillation
-from asdkit.generators import nerf_penalties as penalties
-from asdkit.generators.nerf import NeRF, NeRFRates
+from asdkit.generators import nerf as penalties
+from asdkit.generators.nerf import NeRF, NeRFPenalties, NeRFRates
 from asdkit.generators.nerf_encodings import Encoding, HashGrid, TriPlane, Voxels
-from asdkit.generators.nerf_penalties import NeRFPenalties
 from asdkit.lab import GaussianPrior
 from asdkit.methods import SDS
 from asdkit.rendering.cameras import Views, orbit, ring

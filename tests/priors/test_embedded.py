@@ -7,12 +7,12 @@ from support.tiny import loaded
 from asdkit import CFG, Pretrained
 from asdkit.rendering.cameras import ring
 from asdkit.rendering.view_words import EIGHT_SECTORS
-from asdkit.scores.conditions import Condition
-from asdkit.scores.ddim import ddim
+from asdkit.scores.fields import ddim
+from asdkit.scores.prior import Condition
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
 from asdkit.toybox.clip import TinyCLIP
-from asdkit.toybox.training import evaluation
+from asdkit.toybox.training import model_card
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,11 @@ def test_the_prior_knows_its_words_and_directions(prior: Pretrained) -> None:
 
 
 def test_the_autoencoder_reaches_30_db_on_held_out_renders(prior: Pretrained) -> None:
-    assert evaluation.evaluate_vae(prior, seed=1, count=20)["vae_psnr_plain_db"] > 30
+    assert model_card.evaluate_vae(prior, seed=1, count=20)["vae_psnr_plain_db"] > 30
 
 
 def test_the_clip_finds_held_out_prompts(prior: Pretrained) -> None:
-    assert evaluation.evaluate_clip(TinyCLIP(prior.folder / "clip"), seed=1, count=40) > 0.8
+    assert model_card.evaluate_clip(TinyCLIP(prior.folder / "clip"), seed=1, count=40) > 0.8
 
 
 def test_samples_have_the_colour_asked_for(prior: Pretrained) -> None:

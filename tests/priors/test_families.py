@@ -12,12 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from asdkit import DiscriminatorSteps, Distillation, Field, Gaussians, Generator, Pixels, Pretrained, Rounds
-from asdkit.discriminators.adapters import Embedding
-from asdkit.discriminators.peft_adapters import LoRA
+from asdkit.discriminators.adapters import Embedding, LoRA
 from asdkit.methods import ASD, SDS
 from asdkit.priors.families import family_of
 from asdkit.rendering.cameras import Batch, ring
-from asdkit.scores.conditions import NULL, Condition
+from asdkit.scores.prior import NULL, Condition
 
 PROMPT = "a red duck"
 Y = Condition(PROMPT, view_dependent=False)
@@ -156,7 +155,7 @@ def test_images_become_x0_and_back(name: str, families: dict) -> None:
         assert torch.allclose(x0, (mean - (config.shift_factor or 0)) * config.scaling_factor, atol=1e-6)
         decoded = vae.decode(mean).sample
     assert torch.allclose(prior.decode(x0), pipeline.image_processor.denormalize(decoded), atol=1e-4)
-    assert tuple(x0.shape[1:]) == prior.latent_shape(32, 32) and prior.picture_size(x0) == 32
+    assert tuple(x0.shape[1:]) == prior.latent_shape(32, 32) and prior.decode(x0).shape[-2] == 32
 
 
 def test_an_empty_prompt_of_sdxl_is_zero_as_its_settings_say(families: dict, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from asdkit import Pretrained
 from asdkit.core.errors import PriorUnavailable
 from asdkit.priors.finetune import finetune_file
-from asdkit.scores.conditions import Condition
+from asdkit.scores.prior import Condition
 
 Y = Condition("a red cube")
 LAYERS = [

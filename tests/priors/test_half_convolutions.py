@@ -14,8 +14,7 @@ from torch.nn.functional import conv2d, conv_transpose2d
 import asdkit
 from asdkit.priors import network_runner
 from asdkit.priors.network_runner import fastest_dtype, halve
-from asdkit.scores.conditions import Condition
-from asdkit.scores.prior import Noised
+from asdkit.scores.prior import Condition, Noised
 
 ULP = 2.0**-8  # of bfloat16
 

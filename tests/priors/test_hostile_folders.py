@@ -18,7 +18,7 @@ from support.tiny_families import make
 
 from asdkit.core.errors import PriorUnavailable
 from asdkit.priors.locate import locate
-from asdkit.scores.conditions import Condition
+from asdkit.scores.prior import Condition
 
 Y = Condition("a red cube")
 

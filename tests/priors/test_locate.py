@@ -28,7 +28,7 @@ from asdkit.priors.finetune import finetune_file
 from asdkit.priors.hub import ALIASES, parse
 from asdkit.priors.locate import locate
 from asdkit.run.recipes import recipes
-from asdkit.scores.conditions import Condition
+from asdkit.scores.prior import Condition
 
 Y = Condition("a red cube")
 COMMIT = "0123456789012345678901234567890123456789"

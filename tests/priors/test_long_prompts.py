@@ -9,9 +9,9 @@ from support.tiny import loaded, save_tiny_pipeline
 from support.tiny_families import PIPELINES, make
 
 from asdkit.rendering.cameras import ring
-from asdkit.scores.conditions import Condition
+from asdkit.scores.cfg_options import PerpNeg
 from asdkit.scores.fields import Null, PerpNegPrompt
-from asdkit.scores.perp_neg import PerpNeg
+from asdkit.scores.prior import Condition
 
 LONG = "a red duck with the hat of a blurry ball " * 60 + "of a cube"
 

@@ -14,7 +14,7 @@ from support.tiny import loaded
 from support.tiny_families import make
 
 from asdkit.core.errors import PriorUnavailable
-from asdkit.priors.noise_levels import noise_levels
+from asdkit.priors.families import noise_levels
 
 _REFUSED = """Amused BlockRefinement CMStochasticIterative CosineDPMSolverMultistep DDPMWuerstchen DiscreteDDIM
 EDMDPMSolverMultistep EDMEuler EntropyBound FlowMapEulerDiscrete HeliosDMD Helios IPNDM KarrasVe LTXEulerAncestralRF

@@ -9,8 +9,8 @@ from support.tiny_families import make
 
 from asdkit import ASD, Embedding, LoRA, Pretrained, ReleasedASD, UNetCopy
 from asdkit.rendering.cameras import ring
-from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import discriminator_loss, released_loss
+from asdkit.scores.prior import Condition
 from asdkit.scores.schedules import Schedule, scaled_linear
 
 Y = Condition(TEXT)
@@ -47,7 +47,7 @@ def test_phi_starts_as_the_other_model_and_stays_in_the_priors_space(adapter: ty
 def test_the_other_model_hears_the_runs_words_for_single_views(folders: tuple) -> None:
     prior, other = loaded(folders[0]), loaded(folders[1])
     for model in (prior, other):
-        model.name_views(TEXT, {"front": "a blue ball"})
+        model.take_prompt(TEXT, {"front": "a blue ball"})
     guidance = ready(ASD(adapter=LoRA(prior=Pretrained(str(folders[1])), camera=False)), prior)
     x = prior.draw(torch.randn(3, 4, 8, 8), T, torch.randn(3, 4, 8, 8), ring(3))  # of which the first is the front
     e_phi = guidance.second.field(x).detach()

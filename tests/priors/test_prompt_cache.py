@@ -16,7 +16,7 @@ from asdkit import ASD, CFG, SDS, Discriminator, Distillation, GaussianPrior, La
 from asdkit.commands.main import main
 from asdkit.priors.prompt_embedder import blended, cache_file
 from asdkit.rendering.view_words import DREAMFUSION, EIGHT_SECTORS
-from asdkit.scores.conditions import NULL, Condition
+from asdkit.scores.prior import NULL, Condition
 
 Y = Condition(TEXT)
 
@@ -34,14 +34,14 @@ def test_whole_prompts_take_the_place_of_the_views_words() -> None:
 def test_an_unknown_direction_is_one_sentence(four_folder: Path) -> None:
     prior = loaded(four_folder)
     with pytest.raises(ValueError, match="direction 'top' of view_prompts; it knows front, side, back, overhead.$"):
-        prior.name_views(TEXT, {"front": "a", "top": "b"})
+        prior.take_prompt(TEXT, {"front": "a", "top": "b"})
     with pytest.raises(ValueError, match="direction 'front' of view_prompts; it knows none.$"):
-        GaussianPrior({"y": 1.0}).name_views("y", {"front": "a"})
+        GaussianPrior({"y": 1.0}).take_prompt("y", {"front": "a"})
 
 
 def test_they_are_of_one_prompt_and_reach_prior_and_discriminator(four_folder: Path, tiny_folder: Path) -> None:
     prior, other = loaded(four_folder), Pretrained(str(four_folder))
-    prior.name_views(TEXT, {"side": "a blue ball"})
+    prior.take_prompt(TEXT, {"side": "a blue ball"})
     loop, x = Loop(four_folder, prior), drawn(prior, cameras(0.0, 90.0, 30.0))
     texts = [f"{TEXT}, front view", "a blue ball", f"{TEXT}, front view"]
     expected = torch.stack([loop.eps(x, b, text) for b, text in enumerate(texts)])

@@ -13,8 +13,8 @@ from support.tiny import loaded
 from asdkit import Pretrained
 from asdkit.commands.bench_gpu import parts
 from asdkit.commands.main import main
-from asdkit.priors.random_models import ARCHITECTURES
-from asdkit.scores.conditions import Condition
+from asdkit.priors.locate import ARCHITECTURES
+from asdkit.scores.prior import Condition
 
 # Millions of parameters of the network and of the autoencoder, and TFLOP of a forward pass at 512 pixels where known.
 PUBLISHED = {
@@ -46,12 +46,12 @@ def test_sizes_are_the_published_ones(name: str) -> None:
 def test_the_small_one_is_what_asdkit_ships() -> None:
     weights, architecture = Pretrained().folder, ARCHITECTURES["toybox"]
     for part, file in (("network", "unet/config"), ("vae", "vae/config"), ("scheduler", "scheduler/scheduler_config")):
-        shipped, settings = json.loads((weights / f"{file}.json").read_text()), getattr(architecture, part)
+        shipped, settings = json.loads((weights / f"{file}.json").read_text()), architecture[part]
         assert settings and {key: shipped[key] for key in settings} == settings
     index = json.loads((weights / "model_index.json").read_text())
-    assert index["_class_name"] == architecture.pipeline
+    assert index["_class_name"] == architecture["pipeline"]
     prior = loaded("toybox", Condition("a red cube"))
-    assert architecture.embeds == {"text": list(prior.condition_shape)}
+    assert architecture["embeds"] == {"text": list(prior.condition_shape)}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -12,7 +12,7 @@ from torch import Tensor
 from asdkit import Pretrained
 from asdkit.core.errors import PriorUnavailable
 from asdkit.priors.required_files import Choose, chosen_files
-from asdkit.scores.conditions import Condition
+from asdkit.scores.prior import Condition
 
 Y, UNET = Condition("a red cube"), "unet/diffusion_pytorch_model.safetensors"
 BLOCKS = {  # of the tiny UNet

@@ -10,7 +10,7 @@ from support.tiny import loaded
 from support.tiny_families import make
 
 from asdkit.core.errors import PriorUnavailable
-from asdkit.scores.conditions import Condition
+from asdkit.scores.prior import Condition
 
 TEXT = "a <gadget> with a red hat"
 RANDOM = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))

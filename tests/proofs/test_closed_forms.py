@@ -16,9 +16,8 @@ from torch import Tensor
 
 from asdkit import ASD, CFG, CSD, DDS, ISM, SDI, SDS, Alpha2, AsynchronousSD, Inverted, Noise, Prompt
 from asdkit.lab import Affine, GaussianPrior, GaussianScore, gaussian_eps
-from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import discriminator_loss, inject, real_loss, weight
-from asdkit.scores.prior import Noised
+from asdkit.scores.prior import Condition, Noised
 from asdkit.scores.schedules import scaled_linear
 
 

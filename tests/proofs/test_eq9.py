@@ -22,9 +22,8 @@ from asdkit import (
 )
 from asdkit.lab import Affine
 from asdkit.rendering.cameras import Posed, ring
-from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import real_loss
-from asdkit.scores.prior import Noised
+from asdkit.scores.prior import Condition, Noised
 
 ETAS = (0.0, 0.25, 0.5, 1.0)
 Y = Condition("y")

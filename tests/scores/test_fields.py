@@ -9,7 +9,7 @@ from torch import Tensor
 
 from asdkit import ASD, CFG, SDS, Discriminator, GaussianPrior, Noise, Null, Prompt, Ramp
 from asdkit.lab import Affine
-from asdkit.scores.conditions import NULL, Condition
+from asdkit.scores.prior import NULL, Condition
 
 Y = Condition("y")
 

@@ -11,8 +11,8 @@ from support.tiny import ready as tiny_ready
 from asdkit import ASD, CFG, SDS, Field, GaussianPrior, LoRA, Noise, OtherPrior, Pretrained, Scaled, Sum
 from asdkit.lab import Affine, gaussian_eps
 from asdkit.rendering.cameras import ring
-from asdkit.scores.conditions import Condition
 from asdkit.scores.equations import weight
+from asdkit.scores.prior import Condition
 from asdkit.scores.schedules import rectified_flow, scaled_linear
 from asdkit.testing import check_field
 from asdkit.testing.templates.prior import Template

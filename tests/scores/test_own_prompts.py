@@ -13,9 +13,8 @@ from torch import Tensor
 
 import asdkit
 from asdkit.rendering.cameras import Batch, Views, ring
-from asdkit.scores.conditions import NULL, Condition, Words
 from asdkit.scores.draws import Draws
-from asdkit.scores.prior import Noised
+from asdkit.scores.prior import NULL, Condition, Noised, Words
 
 RUN, OWN = "a red view", ("a red cube", "a cube", "a red cube", "red")
 B = len(OWN)

@@ -17,8 +17,8 @@ from asdkit import CFG, CFGOptions, Embedding, Field, Null, Prompt, Scorer
 from asdkit.core.names import PUBLIC_NAMES
 from asdkit.methods import ASD, CSD, DDS, ISM, LODS, NFSD, SDS, VSD, AsynchronousSD, Bridge, RewardSDS
 from asdkit.rendering.cameras import ring
-from asdkit.scores.conditions import Condition
-from asdkit.scores.perp_neg import PerpNeg, perpendicular
+from asdkit.scores.cfg_options import PerpNeg, perpendicular
+from asdkit.scores.prior import Condition
 
 UGLY = "a blue ball"
 NEUTRAL = PerpNeg(*[(0.0, 0.0, 0.0)] * 4)

@@ -12,9 +12,8 @@ from torch import Tensor
 from asdkit import CFG, Pretrained
 from asdkit.rendering.cameras import Views, orbit, ring
 from asdkit.scores.camera_embedding import camera_features
-from asdkit.scores.conditions import NULL, Condition
-from asdkit.scores.ddim import ddim
-from asdkit.scores.prior import Noised
+from asdkit.scores.fields import ddim
+from asdkit.scores.prior import NULL, Condition, Noised
 
 TEXT = "a red cube"
 Y = Condition(TEXT)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from asdkit import Above, Discriminator, GaussianPrior, Ramp, Reweighted, Scorer, Stages
 from asdkit.rendering.cameras import ring
-from asdkit.scores.conditions import NULL, Condition
 from asdkit.scores.fields import CFG, Identity, Noise, Null, Prompt
+from asdkit.scores.prior import NULL, Condition
 from asdkit.scores.redrawn import Earlier, Inverted, Later, OnSource
 
 Y, Z = Condition("y"), Condition("z")

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asdkit import LoRA, Pretrained
 from asdkit.priors.families import Family
-from asdkit.priors.random_models import ARCHITECTURES
+from asdkit.priors.locate import ARCHITECTURES
 
 RANK = 4
 

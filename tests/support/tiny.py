@@ -11,7 +11,7 @@ from torch import Tensor
 from asdkit import CFGOptions, Field, PerpNeg, Pretrained, Prior
 from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.camera_embedding import CameraEmbedding
-from asdkit.scores.conditions import Condition
+from asdkit.scores.prior import Condition
 
 TEXT = "a red cube"  # of words that the tiny model knows
 
@@ -32,7 +32,7 @@ def ready(field: Field, prior: Prior, perp_neg: PerpNeg | None = None, source: s
 
 
 def clip_tokenizer() -> Any:
-    from asdkit.toybox.tokenizer import build_tokenizer
+    from asdkit.toybox.training.common import build_tokenizer
 
     return build_tokenizer()
 
@@ -56,7 +56,7 @@ def save_clip(
     """Write a random CLIP as transformers does, which knows the toy world's words."""
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-    from asdkit.toybox.tokenizer import save_tokenizer
+    from asdkit.toybox.training.common import save_tokenizer
 
     tokenizer = clip_tokenizer()
     tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
@@ -135,7 +135,7 @@ def save_tiny_pipeline(
     """
     from safetensors.torch import save_file
 
-    from asdkit.toybox.tokenizer import save_text_encoder, save_tokenizer
+    from asdkit.toybox.training.common import save_text_encoder, save_tokenizer
 
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):

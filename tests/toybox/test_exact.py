@@ -7,7 +7,7 @@ import torch
 
 from asdkit import SDS, FiniteSetPrior, ParticleASD, ToyboxTruths
 from asdkit.lab import finite_set_eps
-from asdkit.scores.conditions import Condition
+from asdkit.scores.prior import Condition
 from asdkit.toybox.truths import OTHERS
 
 

@@ -13,7 +13,7 @@ from asdkit.generators.base import Render
 from asdkit.toybox import truths as bank_of
 from asdkit.toybox.clip import TinyCLIP, similarity
 from asdkit.toybox.judge import EMBEDDED, likeness, through
-from asdkit.toybox.objects import COLOURS
+from asdkit.toybox.things import COLOURS
 from asdkit.toybox.truths import Truths, truths
 
 

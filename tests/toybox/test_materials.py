@@ -9,10 +9,8 @@ import torch
 from asdkit.rendering.cameras import ring
 from asdkit.toybox import raycaster as shapes
 from asdkit.toybox.captions import parse
-from asdkit.toybox.materials import MATERIALS, paint
-from asdkit.toybox.objects import COLOURS
-from asdkit.toybox.shading import occluders, shade
-from asdkit.toybox.things import Thing
+from asdkit.toybox.materials import MATERIALS, occluders, paint, shade
+from asdkit.toybox.things import COLOURS, Thing
 from asdkit.toybox.world import render
 
 RED, WHITE = (np.array(COLOURS[word]) for word in ("red", "white"))

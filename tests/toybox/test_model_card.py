@@ -9,12 +9,12 @@ from support.tiny import loaded
 
 from asdkit import CFG, Pretrained
 from asdkit.rendering.cameras import Views, ring
-from asdkit.scores.ddim import ddim
+from asdkit.scores.fields import ddim
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
 from asdkit.toybox.clip import TinyCLIP, prompt_among
 from asdkit.toybox.things import is_held_out
-from asdkit.toybox.training import evaluation, model_card
+from asdkit.toybox.training import model_card
 from asdkit.toybox.truths import pictured
 
 
@@ -51,26 +51,26 @@ def test_a_sample_is_in_the_right_sector_when_it_shows_the_azimuth_asked_for(tur
     """An instance of a material that is none of those looked through counts like a plain thing."""
     for thing in (DUCK, STRIPED):
         shown = world.render(thing, ring(1, offset_deg=90.0 + turn_deg), (0.7, 0.7, 0.7), instance=99).image[0]
-        assert evaluation.sector_is_right(shown, thing, ring(1, offset_deg=90.0)) is right
+        assert model_card.sector_is_right(shown, thing, ring(1, offset_deg=90.0)) is right
 
 
 def test_the_prompts_of_the_evaluation_are_of_the_kind_they_claim() -> None:
-    assert all(is_held_out(thing) for thing in evaluation.drawn_things(True, 50, 0))
-    assert not any(is_held_out(thing) for thing in evaluation.drawn_things(False, 50, 0))
-    assert all(thing.has_front for thing in evaluation.drawn_things(False, 9, 0, lambda thing: thing.has_front))
-    sectors = evaluation.sector_views(10).azimuth.rad2deg().round().tolist()
+    assert all(is_held_out(thing) for thing in model_card.drawn_things(True, 50, 0))
+    assert not any(is_held_out(thing) for thing in model_card.drawn_things(False, 50, 0))
+    assert all(thing.has_front for thing in model_card.drawn_things(False, 9, 0, lambda thing: thing.has_front))
+    sectors = model_card.sector_views(10).azimuth.rad2deg().round().tolist()
     assert sectors == [0, 45, 90, 135, 180, 225, 270, 315, 0, 45]
-    assert all(parse(prompt) is not None and parse(prompt).material for prompt in evaluation.VARIED)
+    assert all(parse(prompt) is not None and parse(prompt).material for prompt in model_card.VARIED)
 
 
 def test_samples_of_several_prompts_in_one_call_are_those_of_one_call_each(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "STEPS", 3)
-    monkeypatch.setattr(evaluation, "_BATCH", 2)
+    monkeypatch.setattr(model_card, "STEPS", 3)
+    monkeypatch.setattr(model_card, "_BATCH", 2)
     prior, views, prompts = loaded(str(tiny_folder)), ring(3, size=32), ["a red car", "a blue cube", "a red car"]
-    images = evaluation.sample(prior, prompts, views, 5)
-    noise = torch.randn(3, *prior.latent_shape(32, 32), generator=evaluation.generator_for(5, 0, "samples"))
+    images = model_card.sample(prior, prompts, views, 5)
+    noise = torch.randn(3, *prior.latent_shape(32, 32), generator=model_card.generator_for(5, 0, "samples"))
     for i, prompt in enumerate(prompts):
         alone = prior.decode(ddim(prior, CFG(prompt, 3.0), noise[i : i + 1], 3, views[i : i + 1]))
         assert torch.allclose(images[i], alone[0], atol=1e-4)
@@ -82,10 +82,10 @@ def test_an_autoencoder_that_blurs_loses_sharpness_and_one_that_keeps_all_none()
 
     prior = Through()
     prior.change = blurred
-    figures = evaluation.evaluate_vae(prior, 0, 3)
+    figures = model_card.evaluate_vae(prior, 0, 3)
     assert figures["vae_sharpness_kept_plain"] < 0.7 and figures["vae_sharpness_kept_textured"] < 0.7
     prior.change = lambda images: images + 0.01
-    same = evaluation.evaluate_vae(prior, 0, 2)
+    same = model_card.evaluate_vae(prior, 0, 2)
     assert [same[f"vae_psnr_{name}_db"] for name in ("plain", "textured")] == pytest.approx([40, 40], abs=1e-3)
     assert same["vae_sharpness_kept_plain"] == pytest.approx(1, abs=1e-3)
 
@@ -97,17 +97,17 @@ def test_a_prior_that_draws_the_truth_has_its_variety_and_its_kid(monkeypatch: p
     def true(prior: Pretrained, prompts: list[str], views: Views, seed: int) -> torch.Tensor:
         return pictured([parse(prompt) for prompt in prompts], views, generator)
 
-    monkeypatch.setattr(evaluation, "sample", true)
-    varied = evaluation.evaluate_variety(Through(), 0, ("a red and white striped ball", "a brick house"))
+    monkeypatch.setattr(model_card, "sample", true)
+    varied = model_card.evaluate_variety(Through(), 0, ("a red and white striped ball", "a brick house"))
     assert varied["pairwise_distance_share"] == pytest.approx(1, abs=0.3) and varied["true_pairwise_distance"] > 0.05
-    monkeypatch.setattr(evaluation, "sample", lambda _, texts, views, seed: torch.zeros(8, 3, 128, 128))
-    assert evaluation.evaluate_variety(Through(), 0, ("a brick house",))["pairwise_distance_share"] == 0
+    monkeypatch.setattr(model_card, "sample", lambda _, texts, views, seed: torch.zeros(8, 3, 128, 128))
+    assert model_card.evaluate_variety(Through(), 0, ("a brick house",))["pairwise_distance_share"] == 0
 
-    views = evaluation.sector_views(40)
-    images = pictured(evaluation.drawn_things(False, 40, 9), views, generator)
-    found = evaluation.evaluate_kid(Pooled(), images, 0)
+    views = model_card.sector_views(40)
+    images = pictured(model_card.drawn_things(False, 40, 9), views, generator)
+    found = model_card.evaluate_kid(Pooled(), images, 0)
     assert abs(found["kid"]) < 4 * found["kid_error"] and abs(found["true_kid"]) < 4 * found["true_kid_error"]
-    assert evaluation.evaluate_kid(Pooled(), images * 0.5, 0)["kid"] > 4 * found["kid_error"]
+    assert model_card.evaluate_kid(Pooled(), images * 0.5, 0)["kid"] > 4 * found["kid_error"]
 
 
 def test_a_picture_is_ranked_among_its_own_prompt_and_others(monkeypatch: pytest.MonkeyPatch) -> None:

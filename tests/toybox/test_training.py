@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -14,13 +13,12 @@ from support.tiny import loaded
 from torch import Tensor
 
 from asdkit import ToyboxData, TrainCLIP, TrainUNet, TrainVAE
-from asdkit.scores.conditions import NULL, Condition
+from asdkit.scores.prior import NULL, Condition
 from asdkit.toybox.captions import parse, vocabulary
 from asdkit.toybox.clip import TinyCLIP, candidate_prompts
 from asdkit.toybox.things import is_held_out
-from asdkit.toybox.tokenizer import build_tokenizer
 from asdkit.toybox.training import renders as renders_module
-from asdkit.toybox.training.common import read_autoencoder
+from asdkit.toybox.training.common import build_tokenizer, read_autoencoder
 from asdkit.toybox.training.renders import Renders, encode, render_cache
 from asdkit.toybox.training.vae import _detail_difference, random_crops
 
@@ -62,7 +60,7 @@ def test_the_cache_is_drawn_statelessly_and_labels_belong_to_pictures(cache: Pat
     assert torch.equal(batch.images, resumed.images)
     assert batch.captions == resumed.captions
     assert renders.batch(6).captions != batch.captions
-    kind = renders.labels["things"][int(batch.which[0])][0]
+    kind = renders.chunks[0]["things"][int(batch.which[0])][0]
     assert parse(batch.prompts[0]).kind == kind
     for prompt in batch.prompts:
         assert not is_held_out(parse(prompt))
@@ -80,24 +78,18 @@ def test_a_cache_of_latents_holds_the_latents_of_the_pictures(cache: Path, weigh
 
 
 def test_a_stopped_cache_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts that are done are not rendered again, and the whole is as if it had never stopped."""
-    monkeypatch.setattr(renders_module, "_PART", 4)
-    monkeypatch.setattr(renders_module, "_CHUNK", 2)
+    """Chunks that are done are not rendered again, and the whole is as if it had never stopped."""
+    monkeypatch.setattr(renders_module, "_CHUNK", 4)
     whole = render_cache(tmp_path / "whole", 10, 0, size=16)
     folder = tmp_path / "stopped" / whole.name
     shutil.copytree(whole, folder)
-    images = np.load(folder / "images.npy", mmap_mode="r+")
-    (folder / "labels.pt").unlink()
-    (folder / "labels-4.pt").unlink()
-    images[0], images[4:8] = 7, 0
-    images.flush()
+    (folder / "00000004.pt").unlink()
+    times = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert render_cache(tmp_path / "stopped", 10, 0, size=16) == folder
-    expected = np.load(whole / "images.npy")
-    assert (np.load(folder / "images.npy")[1:] == expected[1:]).all()
-    assert (np.load(folder / "images.npy")[0] == 7).all()
-    labels, of_whole = (torch.load(f / "labels.pt", weights_only=True) for f in (folder, whole))
-    assert labels["things"] == of_whole["things"]
-    assert torch.equal(labels["cameras"], of_whole["cameras"])
+    assert times.items() <= {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}.items()
+    for mine, expected in zip(Renders(folder, 1).chunks, Renders(whole, 1).chunks, strict=True):
+        assert mine["things"] == expected["things"] and len(mine["images"]) == len(mine["things"])
+        assert all(torch.equal(mine[name], expected[name]) for name in ("images", "cameras"))
 
 
 def test_held_out_renders_are_of_held_out_things(cache: Path) -> None:
@@ -220,35 +212,18 @@ def test_the_text_to_image_model_asks_for_latents(cache: Path, weights: Path, tm
         trainer(tmp_path, 1).fit(module, data(cache))
 
 
-def test_an_autoencoder_starts_from_one_of_factor_4(cache: Path, tmp_path: Path) -> None:
-    """Layers next to the latents are taken over, and the latents are pulled to those of the halved picture."""
-    from diffusers import AutoencoderTiny
-
-    old = AutoencoderTiny(
-        latent_channels=4,
-        encoder_block_out_channels=(8,) * 3,
-        decoder_block_out_channels=(8,) * 3,
-        num_encoder_blocks=(0, 1, 2),
-        num_decoder_blocks=(2, 1, 1),
-        upsample_fn="bilinear",
-    )
-    old.save_pretrained(tmp_path / "old" / "vae")
-    module = TrainVAE(str(tmp_path), width=8, latent_channels=4, start=str(tmp_path / "old"))
-    mine, other = module.vae.state_dict(), old.state_dict()
-    taken = [name for name in other if name.startswith("decoder") and not name.startswith("decoder.layers.10.")]
-    assert len(taken) == 28
-    assert all(torch.equal(mine[name], other[name]) for name in taken)
-    assert torch.equal(mine["encoder.layers.8.weight"], other["encoder.layers.6.weight"])
-    assert torch.equal(module.vae.encoder.layers[3].weight, old.encoder.layers[1].weight)
+def test_an_autoencoder_starts_from_one_of_its_sizes(cache: Path, weights: Path, tmp_path: Path) -> None:
+    """All weights are taken over, and the latents are pulled to those of the start."""
+    module = TrainVAE(str(tmp_path), width=8, latent_channels=4, start=str(weights))
+    old = read_autoencoder(weights / "vae")
+    assert all(torch.equal(value, old.state_dict()[name]) for name, value in module.vae.state_dict().items())
 
     images = torch.rand(2, 3, 64, 64)
-    halved = (images[..., ::2, :] + images[..., 1::2, :]) / 2
-    halved = (halved[..., ::2] + halved[..., 1::2]) / 2
     module.trainer = pl.Trainer(max_steps=30, logger=False, enable_checkpointing=False)
     pull = module._pull_to_start(images * 2 - 1, torch.zeros(2, 4, 8, 8))
-    assert pull.item() == pytest.approx(0.1 * old.encode(halved * 2 - 1).latents.square().mean().item(), rel=1e-4)
-    with pytest.raises(ValueError, match="latent channels"):
-        TrainVAE(str(tmp_path), width=8, latent_channels=8, start=str(tmp_path / "old"))
+    assert pull.item() == pytest.approx(0.1 * old.encode(images * 2 - 1).latents.square().mean().item(), rel=1e-4)
+    with pytest.raises(ValueError, match="can't be started from: "):
+        TrainVAE(str(tmp_path), width=8, latent_channels=8, start=str(weights))
     with pytest.raises(ValueError, match="holds no autoencoder"):
         TrainVAE(str(tmp_path), width=8, start=str(tmp_path / "none"))
 
@@ -262,7 +237,7 @@ def test_a_decoder_is_trained_alone_and_the_latents_stay(cache: Path, weights: P
     assert new.config.scaling_factor == old.config.scaling_factor
     with pytest.raises(ValueError, match="name its folder by start"):
         TrainVAE(str(tmp_path), width=8, latent_channels=4, decoder_only=True)
-    with pytest.raises(ValueError, match="an encoder of this shape: size mismatch"):
+    with pytest.raises(ValueError, match="can't be started from: "):
         TrainVAE(str(tmp_path), **settings | {"width": 16})
 
 

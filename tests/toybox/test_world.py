@@ -11,8 +11,7 @@ from asdkit.rendering.cameras import Views, ring
 from asdkit.toybox import raycaster as shapes
 from asdkit.toybox.captions import OVERHEAD, VIEW_WORDS, caption, parse, view_words, vocabulary
 from asdkit.toybox.materials import MATERIALS
-from asdkit.toybox.objects import COLOURS, KINDS, Kind, build
-from asdkit.toybox.things import Thing, is_held_out, things
+from asdkit.toybox.things import COLOURS, KINDS, Kind, Thing, build, is_held_out, things
 from asdkit.toybox.world import render, sample_background, sample_thing, sample_views
 
 FRONTED = [kind for kind, entry in KINDS.items() if entry.front]

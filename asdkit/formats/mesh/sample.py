@@ -63,8 +63,7 @@ def sample_mesh(path: Path, count: int, radius: float, generator: torch.Generato
     colours, coloured, first = torch.full((count, 3), 0.5), False, 0
     for part, _ in parts:
         chosen = (faces >= first) & (faces < first + len(part.faces))
-        seen = _colours(part, faces[chosen] - first, weights[chosen], path)
-        if seen is not None:
+        if (seen := _colours(part, faces[chosen] - first, weights[chosen], path)) is not None:
             colours[chosen], coloured = seen, True
         first += len(part.faces)
     return points, colours if coloured else None

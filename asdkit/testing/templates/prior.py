@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from asdkit import Adapter, Prior
 from asdkit.core.randomness import generator_for
-from asdkit.scores.conditions import Condition
-from asdkit.scores.prior import Noised
+from asdkit.scores.prior import Condition, Noised
 from asdkit.scores.schedules import scaled_linear
 
 

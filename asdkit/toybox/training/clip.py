@@ -9,8 +9,14 @@ from torch.nn.functional import cross_entropy
 from asdkit.core.bounds import Count, LearningRate, Share, checked
 from asdkit.core.randomness import generator_for, seeded
 from asdkit.toybox.clip import prompt_among
-from asdkit.toybox.tokenizer import build_tokenizer, save_tokenizer
-from asdkit.toybox.training.common import Training, pipeline_folder, save_half, text_settings
+from asdkit.toybox.training.common import (
+    Training,
+    build_tokenizer,
+    save_half,
+    save_tokenizer,
+    starting_from,
+    text_settings,
+)
 from asdkit.toybox.training.renders import Examples
 
 
@@ -30,9 +36,6 @@ class TrainCLIP(Training):
         start: the pipeline folder whose `clip/`, of these sizes and words, training starts from, or `toybox` for the
             embedded one; random weights when empty.
         seed: the seed of the weights and of the choice of captions.
-
-    Raises:
-        ValueError: `start` holds no such CLIP.
     """
 
     adamw = {"betas": (0.9, 0.98), "weight_decay": 0.05}
@@ -62,12 +65,9 @@ class TrainCLIP(Training):
             self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
         self.clip.set_attn_implementation("eager")  # 1.6 times faster to train on a CPU than the fused attention
         if start:
-            try:
-                self.clip.load_state_dict(
-                    CLIPModel.from_pretrained(pipeline_folder(start) / "clip", local_files_only=True).state_dict()
-                )
-            except (OSError, RuntimeError) as error:
-                raise ValueError(f"{start} can't be started from: {str(error).splitlines()[0]}") from error
+            with starting_from(start) as folder:
+                saved = CLIPModel.from_pretrained(folder / "clip", local_files_only=True)
+                self.clip.load_state_dict(saved.state_dict())
 
     def training_step(self, batch: Examples) -> Tensor:
         generator = generator_for(self.hparams.seed, self.global_step, "captions", self.global_rank)
@@ -76,16 +76,14 @@ class TrainCLIP(Training):
         logits = self._logits(batch.images, captions)
         target = torch.arange(len(logits), device=logits.device)
         loss = (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
-        self.log_dict(
-            {"loss": loss, "top1": (logits.argmax(1) == target).float().mean()}, prog_bar=True, batch_size=len(target)
-        )
+        facts = {"loss": loss, "top1": (logits.argmax(1) == target).float().mean()}
+        self.log_dict(facts, prog_bar=True, batch_size=len(target))
         return loss
 
     def validation_step(self, batch: Examples) -> None:
         """Retrieval of a held-out render's prompt among the 200 of `asdkit.toybox.clip`."""
-        hits = []
-        for image, prompt in zip(batch.images, batch.prompts, strict=True):
-            hits.append(float(self._logits(image[None], prompt_among(200, prompt))[0].argmax() == 0))
+        pairs = zip(batch.images, batch.prompts, strict=True)
+        hits = [float(self._logits(one[None], prompt_among(200, own))[0].argmax() == 0) for one, own in pairs]
         self.log("val_retrieval", sum(hits) / len(hits), prog_bar=True, batch_size=len(hits))
 
     def _logits(self, images: Tensor, captions: list[str]) -> Tensor:

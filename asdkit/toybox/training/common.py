@@ -1,7 +1,10 @@
 """What the toybox's training modules share."""
 
 import copy
+import json
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,17 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from safetensors.torch import save_file
 from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
 
+from asdkit.core.text import shown
 from asdkit.priors.locate import EMBEDDED, locate
+from asdkit.toybox import captions
 
 WARMUP = 200  # steps
 NETWORKS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("networks.yaml").read_text("utf-8"))
+MAX_TOKENS = 24
 
 
 class Training(pl.LightningModule):
@@ -56,17 +64,17 @@ def save_half(model: nn.Module, folder: Path) -> None:
     copy.deepcopy(model).half().save_pretrained(folder, safe_serialization=True, max_shard_size="14MB")
 
 
-def pipeline_folder(name: str) -> Path:
-    """The folder of the embedded weights for "toybox", else the folder of this name."""
-    return locate(EMBEDDED).path if name == EMBEDDED else Path(name)
+@contextmanager
+def starting_from(start: str) -> Iterator[Path]:
+    """The pipeline folder of this name, or the embedded "toybox"; what it lacks, or has otherwise, is a ValueError."""
+    try:
+        yield locate(EMBEDDED).path if start == EMBEDDED else Path(start)
+    except (OSError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{start} can't be started from: {shown(str(error))[:300]}") from error
 
 
 def read_autoencoder(folder: Path) -> Any:
-    """A frozen AutoencoderTiny.
-
-    Raises:
-        ValueError: there is none in the folder.
-    """
+    """A frozen AutoencoderTiny; a ValueError if there is none in the folder."""
     from diffusers import AutoencoderTiny
 
     try:
@@ -74,3 +82,54 @@ def read_autoencoder(folder: Path) -> Any:
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} holds no autoencoder; train it first with recipes/toybox/vae.yaml.") from error
     return vae.to(memory_format=torch.channels_last)  # 2.6 times faster on a CPU
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """A byte-pair tokenizer whose merges make each word of the captions a single token; others fall into letters."""
+    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + list(",.'-0123456789")
+    vocabulary = letters + [letter + "</w>" for letter in letters]
+    merges: list[tuple[str, str]] = []
+    for word in captions.vocabulary():
+        pieces = _encode([*word[:-1], word[-1] + "</w>"], merges)
+        while len(pieces) > 1:
+            pair = (pieces[0], pieces[1])
+            merges.append(pair)
+            vocabulary.append("".join(pair))
+            pieces = ["".join(pair), *pieces[2:]]
+    vocabulary = list(dict.fromkeys(vocabulary)) + ["<|startoftext|>", "<|endoftext|>"]
+    numbers = {token: i for i, token in enumerate(vocabulary)}
+    return CLIPTokenizer(vocab=numbers, merges=merges, model_max_length=MAX_TOKENS)
+
+
+def _encode(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
+    """The pieces of a word under byte-pair merges in order of priority."""
+    for first, second in merges:
+        i = 0
+        while i < len(pieces) - 1:
+            if (pieces[i], pieces[i + 1]) == (first, second):
+                pieces[i : i + 2] = [first + second]
+            i += 1
+    return pieces
+
+
+def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write vocab.json and merges.txt, the layout that transformers 4 and 5 both read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], indent=0) + "\n")
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
+    special |= {"pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    config = special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
+
+
+def save_text_encoder(encoder: CLIPTextModel, folder: Path) -> None:
+    """Write fp16 weights under transformers 4's names (prefix `text_model.`), which version 5 reads as well."""
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder.config.dtype = torch.float32  # what the fp16 file is to be loaded as
+    encoder.config.save_pretrained(folder)
+    weights = {f"text_model.{name}": value.half().contiguous() for name, value in encoder.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,21 +1,20 @@
 """Renders of the toybox as training data: made once, kept in a cache folder, drawn statelessly."""
 
 import hashlib
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from asdkit.core.atomic import write_bytes
+from asdkit.core.atomic import atomic
 from asdkit.core.bounds import Within, checked
 from asdkit.core.randomness import generator_for
 from asdkit.rendering.cameras import Views
@@ -23,12 +22,11 @@ from asdkit.toybox import world
 from asdkit.toybox.captions import caption
 from asdkit.toybox.things import Thing
 from asdkit.toybox.training.common import read_autoencoder
+from asdkit.toybox.truths import pictured
 
-_CHUNK, _PART = 250, 10_000
+_CHUNK = 250
 Renderable = Annotated[int, Within(1, 10_000_000)]
 Edge = Annotated[int, Within(8, 1024)]
-Label = tuple[tuple, Tensor]  # the fields of a thing; its camera's azimuth, elevation and distance [3]
-Draw = Callable[[int], tuple[np.ndarray, list[Label]]]
 
 
 class Examples(NamedTuple):
@@ -47,43 +45,29 @@ class Examples(NamedTuple):
 class Renders(IterableDataset[Examples]):
     """Endless batches of cached renders; batch k depends on (seed, rank, k) alone, captions are worded anew each time.
 
-    Args:
-        folder: the cache folder, made by `render_cache`.
-        batch_size: renders per batch.
-        seed: of the draws.
-        first: number of the first batch (the step at which a run resumes).
-        rank: process among several.
+    The folder is made by `render_cache`; `first` is the number of the first batch, the step at which a run resumes.
     """
 
     def __init__(self, folder: Path, batch_size: int, seed: int = 0, first: int = 0, rank: int = 0) -> None:
-        self.images = np.load(folder / "images.npy", mmap_mode="r")
-        self.labels = torch.load(folder / "labels.pt", weights_only=True)
+        self.chunks = [torch.load(file, weights_only=True, mmap=True) for file in sorted(folder.glob("*.pt"))]
         self.batch_size, self.seed, self.first, self.rank = batch_size, seed, first, rank
 
     def __iter__(self) -> Iterator[Examples]:
-        step = self.first
-        while True:
-            yield self.batch(step)
-            step += 1
+        return map(self.batch, count(self.first))
 
     def batch(self, step: int) -> Examples:
         """The batch of one step."""
         generator = generator_for(self.seed, step, "renders", self.rank)
-        index = torch.randint(len(self.images), (self.batch_size,), generator=generator)
-        return self.take(index, generator)
-
-    def take(self, index: Tensor, generator: torch.Generator) -> Examples:
-        """The renders of given numbers [B], with captions worded by `generator`."""
-        images = torch.from_numpy(self.images[index.numpy()])
+        total = sum(len(chunk["things"]) for chunk in self.chunks)
+        index = torch.randint(total, (self.batch_size,), generator=generator)
+        rows = [(self.chunks[i // _CHUNK], i % _CHUNK) for i in index.tolist()]
+        images, cameras = (torch.stack([chunk[name][row] for chunk, row in rows]) for name in ("images", "cameras"))
         images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        azimuth, elevation, distance = self.labels["cameras"][index].unbind(1)
-        things = [Thing(*self.labels["things"][i]) for i in index.tolist()]
-        captions = [
-            caption(thing, float(a), float(e), generator)
-            for thing, a, e in zip(things, azimuth, elevation, strict=True)
-        ]
-        size = self.labels["size"]
-        eye = torch.eye(4).expand(len(index), 4, 4)
+        azimuth, elevation, distance = cameras.unbind(1)
+        things = [Thing(*chunk["things"][row]) for chunk, row in rows]
+        places = zip(things, azimuth.tolist(), elevation.tolist(), strict=True)
+        captions = [caption(*place, generator) for place in places]
+        size, eye = self.chunks[0]["size"], torch.eye(4).expand(len(index), 4, 4)
         views = Views(eye, eye[:, :3, :3], azimuth, elevation, distance, size, size)
         return Examples(index, images, captions, [thing.prompt for thing in things], views)
 
@@ -91,67 +75,35 @@ class Renders(IterableDataset[Examples]):
 def render_cache(
     folder: Path, count: int, seed: int, held_out: bool = False, size: int = 128, vae: nn.Module | None = None
 ) -> Path:
-    """Render `count` random pictures of random things into `images.npy` and `labels.pt` of a folder, once.
+    """Render `count` random pictures of random things into files of a folder, 250 in each, by two threads.
 
-    A finished cache of the same arguments is kept, and one that was stopped goes on; the folder's name tells them
-    apart. Two threads render.
-
-    Args:
-        folder: where the caches are.
-        count: number of pictures.
-        seed: of the draws.
-        held_out: of held-out compositions.
-        size: edge of the pictures in pixels.
-        vae: an AutoencoderTiny; the cache then keeps the pictures' latents alone, fp16 and scaled as the pipeline uses
-            them, which are a twelfth of the size at factor 8 and 8 channels.
-
-    Returns:
-        The folder of this cache.
+    A finished cache of the same arguments is kept, and one that was stopped goes on.
+    The pictures are squares of `size` pixels. With a `vae`, an AutoencoderTiny, the cache keeps their latents alone,
+    fp16 and scaled as the pipeline uses them, which are a twelfth of the size at factor 8 and 8 channels.
     """
     target = folder / f"{'held-out' if held_out else 'trained'}-{count}-seed{seed}-{size}px{_suffix(vae)}"
-    if (target / "labels.pt").exists():
-        return target
-    target.mkdir(parents=True, exist_ok=True)
-    draw = partial(_draw, seed=seed, count=count, held_out=held_out, size=size, vae=vae)
-    first = draw(0, count=1)[0]
-    path = target / "images.npy"
-    images = np.lib.format.open_memmap(path, "r+" if path.exists() else "w+", first.dtype, (count, *first.shape[1:]))
-    labels = []
+    draw = partial(_draw, target, seed=seed, count=count, held_out=held_out, size=size, vae=vae)
     with ThreadPoolExecutor(2) as pool:
-        for start in range(0, count, _PART):
-            labels += _part(target / f"labels-{start}.pt", images, range(start, min(start + _PART, count)), draw, pool)
-    things, cameras = [thing for thing, _ in labels], torch.stack([camera for _, camera in labels])
-    write_bytes(target / "labels.pt", _saved({"things": things, "cameras": cameras, "size": size}))
+        list(pool.map(draw, range(0, count, _CHUNK)))
     return target
 
 
-def _part(path: Path, images: np.ndarray, rows: range, draw: Draw, pool: ThreadPoolExecutor) -> list[Label]:
-    """The labels of some rows, whose images are drawn unless they were before."""
-    if not path.exists():
-        labels = []
-        starts = range(rows.start, rows.stop, _CHUNK)
-        for start, (chunk, of_chunk) in zip(starts, pool.map(draw, starts), strict=True):
-            images[start : start + len(chunk)] = chunk
-            labels += of_chunk
-        images.flush()
-        write_bytes(path, _saved(labels))
-    return torch.load(path, weights_only=True)
-
-
-def _draw(
-    start: int, *, seed: int, count: int, held_out: bool, size: int, vae: nn.Module | None
-) -> tuple[np.ndarray, list[Label]]:
-    """A chunk of renders and their labels; it depends on the seed and on its own number alone."""
+def _draw(folder: Path, start: int, *, seed: int, count: int, held_out: bool, size: int, vae: nn.Module | None) -> None:
+    """Render a chunk, unless that was done before; it depends on the seed and on its own number alone."""
+    file = folder / f"{start:08d}.pt"
+    if file.exists():
+        return
     generator = generator_for(seed, start, "held-out world" if held_out else "world")
-    images, labels = [], []
+    images, things, cameras = [], [], []
     for _ in range(min(_CHUNK, count - start)):
         thing, views = world.sample_thing(generator, held_out), world.sample_views(generator, 1, size)
-        background = world.sample_background(generator)
-        instance = int(torch.randint(1 << 40, (), generator=generator))
-        images.append(world.render(thing, views, background, 2, instance).image)
-        labels.append((astuple(thing), torch.cat([views.azimuth, views.elevation, views.distance])))
+        images.append(pictured([thing], views, generator))
+        things.append(astuple(thing))
+        cameras.append(torch.cat([views.azimuth, views.elevation, views.distance]))
     pictures = torch.cat(images)
-    return (pictures * 255).round().byte().numpy() if vae is None else encode(vae, pictures).numpy(), labels
+    kept = (pictures * 255).round().byte() if vae is None else encode(vae, pictures)
+    with atomic(file) as temporary:
+        torch.save({"images": kept, "things": things, "cameras": torch.stack(cameras), "size": size}, temporary)
 
 
 @torch.no_grad()
@@ -170,12 +122,6 @@ def _suffix(vae: nn.Module | None) -> str:
     for name, tensor in sorted(vae.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().float().numpy().tobytes())
     return f"-latents-{digest.hexdigest()[:12]}"
-
-
-def _saved(content: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
 
 
 @checked

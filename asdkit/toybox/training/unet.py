@@ -16,27 +16,14 @@ from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.camera_embedding import CameraEmbedding
 from asdkit.scores.schedules import scaled_linear
 from asdkit.toybox.captions import vocabulary
-from asdkit.toybox.training.common import (
-    NETWORKS,
-    Training,
-    pipeline_folder,
-    read_autoencoder,
-    save_half,
-    text_settings,
-)
+from asdkit.toybox.training.common import NETWORKS, Training, read_autoencoder, save_half, starting_from, text_settings
 from asdkit.toybox.training.renders import Examples
 
 _SCHEDULER = NETWORKS["scheduler"]
 
 
 class Denoiser(nn.Module):
-    """The networks that are trained together. The UNet attends to the text at its coarsest level.
-
-    Args:
-        channels: of the UNet's levels.
-        latent_channels: of the autoencoder.
-        text_width: of the text encoder.
-    """
+    """The networks that are trained together. The UNet attends to the text at its coarsest level."""
 
     def __init__(self, channels: tuple[int, ...], latent_channels: int, text_width: int) -> None:
         super().__init__()
@@ -44,7 +31,7 @@ class Denoiser(nn.Module):
         from diffusers.models.attention_processor import AttnProcessor
         from transformers import CLIPTextConfig, CLIPTextModel
 
-        from asdkit.toybox.tokenizer import build_tokenizer
+        from asdkit.toybox.training.common import build_tokenizer
 
         self.tokenizer = build_tokenizer()
         attention = (*[False] * (len(channels) - 1), True)
@@ -70,8 +57,7 @@ class Denoiser(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor, views: Views, has_camera: Tensor) -> Tensor:
         """The network's output [B,C,h,w]; `has_camera` [B] tells which rows know their camera."""
         self._camera_offset = self.camera(views) * has_camera[:, None]
-        text = self.text_encoder(tokens).last_hidden_state
-        return self.unet(x_t, t, text).sample
+        return self.unet(x_t, t, self.text_encoder(tokens).last_hidden_state).sample
 
 
 @checked
@@ -79,8 +65,7 @@ class TrainUNet(Training):
     """Trains a UNet2DConditionModel on the toybox's latents, by v-prediction, with text and camera conditions.
 
     Args:
-        weights: the folder that holds `vae/` and receives `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`,
-            `camera/`.
+        weights: the folder with `vae/` that receives `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`, `camera/`.
         channels: the numbers of channels of the UNet's levels, at 16, 8 and 4 pixels.
         text_width: the width of the text encoder.
         learning_rate: AdamW's learning rate, which is held, then brought to zero linearly over the last quarter of the
@@ -92,9 +77,6 @@ class TrainUNet(Training):
             the embedded one; random weights when empty. Their sizes must be those given here, but words and positions
             may have been added since.
         seed: the seed of the weights, the noise and the drops.
-
-    Raises:
-        ValueError: there is no autoencoder in `weights`, or `start` does not hold such networks.
     """
 
     adamw = {"betas": (0.9, 0.99), "weight_decay": 0.01, "foreach": True}
@@ -117,7 +99,8 @@ class TrainUNet(Training):
         with seeded(seed):
             self.net = Denoiser(tuple(channels), latent_channels, text_width)
         if start:
-            load_pipeline(self.net, pipeline_folder(start))
+            with starting_from(start) as folder:
+                load_pipeline(self.net, folder)
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
         self.schedule = scaled_linear(1000, _SCHEDULER["beta_start"], _SCHEDULER["beta_end"], "v_prediction")
 
@@ -137,8 +120,7 @@ class TrainUNet(Training):
         self.log("val_loss", loss, prog_bar=True, batch_size=len(batch.captions))
 
     def _loss(self, net: nn.Module, batch: Examples, generator: torch.Generator) -> Tensor:
-        x0 = batch.images
-        count = len(x0)
+        x0, count = batch.images, len(batch.images)
         strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count
         t = (strata * len(self.schedule)).long().to(self.device)
         eps = torch.randn(x0.shape, generator=generator).to(self.device)
@@ -168,31 +150,19 @@ def load_pipeline(net: Denoiser, folder: Path) -> None:
     """Read the networks that `save_pipeline` wrote.
 
     The folder's tokenizer may know other words and its text encoder other positions: what both have is read, and what
-    is new keeps its values.
-
-    Raises:
-        ValueError: a file is missing, or of other sizes.
+    is new keeps its values. An OSError, KeyError or RuntimeError if a file is missing, or of other sizes.
     """
-    for name, module in {"unet": net.unet, "text_encoder": net.text_encoder, "camera": net.camera}.items():
-        mine = {key.removeprefix("text_model."): key for key in module.state_dict()}
-        try:
-            weights = {mine.get(k, k): v for k, v in _tensors(folder / name, "text_model.").items()}
-            if name == "text_encoder":
-                words = json.loads((folder / "tokenizer" / "vocab.json").read_text())
-                _grow_text(weights, module.state_dict(), words, net.tokenizer.get_vocab())
-            module.load_state_dict(weights)
-        except (OSError, KeyError, RuntimeError) as error:
-            raise ValueError(f"{folder / name} can't be started from: {str(error).splitlines()[0]}") from error
-
-
-def _tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
-    """The tensors of all safetensors files of a folder, their names without a prefix."""
     from safetensors.torch import load_file
 
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError("it holds no safetensors")
-    return {key.removeprefix(prefix): value for file in files for key, value in load_file(file).items()}
+    for name, module in {"unet": net.unet, "text_encoder": net.text_encoder, "camera": net.camera}.items():
+        mine = {key.removeprefix("text_model."): key for key in module.state_dict()}
+        files = sorted((folder / name).glob("*.safetensors"))  # without any, every weight is missing
+        tensors = {key: value for file in files for key, value in load_file(file).items()}
+        weights = {mine.get(k.removeprefix("text_model."), k): value for k, value in tensors.items()}
+        if name == "text_encoder":
+            words = json.loads((folder / "tokenizer" / "vocab.json").read_text())
+            _grow_text(weights, module.state_dict(), words, net.tokenizer.get_vocab())
+        module.load_state_dict(weights)
 
 
 def _grow_text(
@@ -216,7 +186,7 @@ def save_pipeline(net: Denoiser, folder: Path) -> None:
     from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline
     from safetensors.torch import save_file
 
-    from asdkit.toybox.tokenizer import save_text_encoder, save_tokenizer
+    from asdkit.toybox.training.common import save_text_encoder, save_tokenizer
 
     save_half(net.unet, folder / "unet")
     save_text_encoder(net.text_encoder, folder / "text_encoder")
@@ -231,13 +201,8 @@ def save_pipeline(net: Denoiser, folder: Path) -> None:
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_config(folder)  # model_index.json
-    words = vocabulary()
-    related = json.loads((Path(__file__).parents[1] / "related_words.json").read_text())
-    facts = {
-        "view_words": EIGHT_SECTORS.sectors,
-        "overhead_word": EIGHT_SECTORS.overhead,
-        "overhead_above_deg": EIGHT_SECTORS.overhead_above_deg,
-        "words": words,
-        "related": {word: others for word, others in related.items() if word in words},
-    }
+    words, related = vocabulary(), json.loads((Path(__file__).parents[1] / "related_words.json").read_text())
+    facts: dict[str, Any] = {"view_words": EIGHT_SECTORS.sectors, "overhead_word": EIGHT_SECTORS.overhead}
+    facts |= {"overhead_above_deg": EIGHT_SECTORS.overhead_above_deg, "words": words}
+    facts["related"] = {word: others for word, others in related.items() if word in words}
     (folder / "asdkit.json").write_text(json.dumps(facts, indent=2) + "\n")

@@ -12,11 +12,12 @@ from torch.nn.functional import avg_pool2d
 
 from asdkit.core.atomic import write_text
 from asdkit.core.bounds import Count, LearningRate, NonNegative, Weight, checked
+from asdkit.core.parts import require
 from asdkit.core.randomness import generator_for, seeded
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.scores.equations import laplacian
 from asdkit.toybox.measures import psnr
-from asdkit.toybox.training.common import NETWORKS, WARMUP, Training, pipeline_folder, read_autoencoder, save_half
+from asdkit.toybox.training.common import NETWORKS, WARMUP, Training, read_autoencoder, save_half, starting_from
 from asdkit.toybox.training.renders import Examples
 
 _FACTOR = 8  # edge of the pictures over that of the latents
@@ -40,17 +41,12 @@ class TrainVAE(Training):
         latent_noise: the standard deviation of the noise that disturbs the latents.
         latent_weight: the weight of the pull to zero mean and unit variance.
         detail_weight: the weight of the squared difference in local strength of the Laplacian.
-        start: the pipeline folder whose `vae/`, an AutoencoderTiny of factor 8 or less, training starts from, or
-            `toybox` for the embedded one; random weights when empty. Layers of the same shapes are taken over. At
-            first the latents are pulled to that model's latents of the picture, which is reduced to as many of them. A
-            diffusion model that was trained on those can then be trained on.
+        start: the pipeline folder whose `vae/`, of these sizes, training starts from, or `toybox` for the embedded one;
+            random weights when empty. At first the latents are pulled to that model's, so that a diffusion model that
+            was trained on those can then be trained on.
         start_weight: the weight of that pull in the first step; it falls linearly to zero at a third of the steps.
         decoder_only: whether the encoder stays that of `start`, so that a diffusion model of its latents stays right.
         seed: the seed of the weights, the crops and the noise.
-
-    Raises:
-        ValueError: `start` holds no AutoencoderTiny with as many latent channels, or none of the encoder's shape where
-            `decoder_only` keeps it.
     """
 
     adamw = {"betas": (0.9, 0.95), "weight_decay": 0.0, "foreach": True}
@@ -75,32 +71,19 @@ class TrainVAE(Training):
         self.save_hyperparameters()
         from diffusers import AutoencoderTiny
 
-        if crop % _FACTOR:
-            raise ValueError(f"crop is a multiple of {_FACTOR}, not {crop}.")
+        require(crop % _FACTOR == 0, f"crop is a multiple of {_FACTOR}, not {crop}.")
+        blocks = {f"{half}_block_out_channels": (width,) * 4 for half in ("encoder", "decoder")}
         with seeded(seed):
-            self.vae = AutoencoderTiny(
-                latent_channels=latent_channels,
-                encoder_block_out_channels=(width,) * 4,
-                decoder_block_out_channels=(width,) * 4,
-                **NETWORKS["vae"],
-            ).to(memory_format=torch.channels_last)
+            self.vae = AutoencoderTiny(latent_channels=latent_channels, **blocks, **NETWORKS["vae"])
+        self.vae.to(memory_format=torch.channels_last)
         if start:
-            keep_unregistered(self, "_start", _read(pipeline_folder(start) / "vae", latent_channels))
-            _take_over(self.vae, self._start)
+            with starting_from(start) as folder:
+                keep_unregistered(self, "_start", read_autoencoder(folder / "vae"))
+                self.vae.load_state_dict(self._start.state_dict())
         if decoder_only:
-            self._keep_encoder()
-
-    def _keep_encoder(self) -> None:
-        if self._start is None:
-            raise ValueError("decoder_only keeps the encoder of a trained autoencoder; name its folder by start.")
-        try:
-            self.vae.encoder.load_state_dict(self._start.encoder.state_dict())
-        except RuntimeError as error:
-            raise ValueError(
-                f"decoder_only needs an encoder of this shape: {str(error).splitlines()[1].strip()}"
-            ) from error
-        self.vae.encoder.requires_grad_(False)
-        self.vae.register_to_config(scaling_factor=self._start.config.scaling_factor)
+            require(bool(start), "decoder_only keeps the encoder of a trained autoencoder; name its folder by start.")
+            self.vae.encoder.requires_grad_(False)
+            self.vae.register_to_config(scaling_factor=self._start.config.scaling_factor)
 
     def rate(self, step: int) -> float:
         """A cosine to zero."""
@@ -116,7 +99,8 @@ class TrainVAE(Training):
         output = self.vae.decode(latents + settings.latent_noise * noise).sample.float()
         error = (output - images).square().mean()
         self.log_dict({"loss": error, "psnr": 10 * torch.log10(4 / error)}, prog_bar=True, batch_size=len(images))
-        loss: Tensor = error + settings.latent_weight * _distance_from_standard(latents.float())
+        mean, std = latents.float().mean((0, 2, 3)), latents.float().std((0, 2, 3))
+        loss: Tensor = error + settings.latent_weight * (mean.square().mean() + (std - 1).square().mean())
         loss = loss + settings.detail_weight * _detail_difference(output, images)
         return loss + self._pull_to_start(images, latents.float())
 
@@ -127,18 +111,14 @@ class TrainVAE(Training):
             return 0.0
         self._start.to(self.device)
         with torch.no_grad():
-            target = self._start.encode(avg_pool2d(images, _FACTOR // _factor(self._start))).latents
+            target = self._start.encode(images).latents
         pull: Tensor = (latents - target.float()).square().mean()
         return weight * pull
 
     def validation_step(self, batch: Examples) -> None:
         reconstruction = self.vae.decode(self.vae.encode(batch.images * 2 - 1).latents).sample
-        self.log(
-            "val_psnr",
-            psnr((reconstruction + 1) / 2, batch.images).mean(),
-            prog_bar=True,
-            batch_size=len(batch.captions),
-        )
+        decibels = psnr((reconstruction + 1) / 2, batch.images).mean()
+        self.log("val_psnr", decibels, prog_bar=True, batch_size=len(batch.captions))
 
     def save(self) -> None:
         settings: Any = self.hparams
@@ -167,37 +147,7 @@ def random_crops(
     return torch.stack([image[:, y : y + size, x : x + size] for image, y, x in places])
 
 
-def _read(folder: Path, latent_channels: int) -> Any:
-    vae = read_autoencoder(folder)
-    if vae.config.latent_channels != latent_channels or _factor(vae) > _FACTOR:
-        raise ValueError(
-            f"{folder} can't be started from: it has {vae.config.latent_channels} latent channels and factor "
-            f"{_factor(vae)}, where {latent_channels} and at most {_FACTOR} are needed."
-        )
-    return vae
-
-
-def _factor(vae: Any) -> int:
-    stages: int = len(vae.config.encoder_block_out_channels)
-    return 1 << (stages - 1)
-
-
-def _take_over(vae: Any, start: Any) -> None:
-    """Copy the layers of the same shapes, counted from the latents outwards."""
-    encoders = zip(reversed(vae.encoder.layers), reversed(start.encoder.layers), strict=False)
-    decoders = zip(vae.decoder.layers, start.decoder.layers, strict=False)
-    for mine, other in [*encoders, *decoders]:
-        weights, expected = other.state_dict(), mine.state_dict()
-        if {name: w.shape for name, w in weights.items()} == {name: w.shape for name, w in expected.items()}:
-            mine.load_state_dict(weights)
-
-
 def _detail_difference(output: Float[Tensor, "B C H W"], images: Float[Tensor, "B C H W"]) -> Float[Tensor, ""]:
     """Of the mean absolute Laplacian in squares of six pixels, the mean squared difference."""
     own, true = (avg_pool2d(laplacian(x).abs(), 6) for x in (output, images))
     return (own - true).square().mean()
-
-
-def _distance_from_standard(latents: Float[Tensor, "B C h w"]) -> Float[Tensor, ""]:
-    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    return mean.square().mean() + (std - 1).square().mean()
