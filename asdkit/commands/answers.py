@@ -15,7 +15,7 @@ import yaml
 from asdkit.core.errors import UsageError
 from asdkit.core.names import PUBLIC_NAMES
 from asdkit.core.text import existing, nearest
-from asdkit.core.yaml_text import layers
+from asdkit.core.yaml_text import class_path, layers
 
 Entry = dict[str, Any]
 _FILES = {
@@ -78,16 +78,20 @@ class CheckedOptions:
         return entry
 
     def _check(self, option: str, value: Any, entry: Entry) -> None:
-        name = value if isinstance(value, str) else _class_path(value)
+        name = class_path(value)
         if entry.get("parts") and name:
             self._take_class(option, name, entry)
         if entry.get("parts") and value == "" and not entry["takes"]:
             raise UsageError(f"--{option} needs the name of a class; --{option}.help lists what can stand there.")
         if isinstance(value, str):
             self.texts[option] = value
-        if isinstance(value, dict):
-            owner = entry.get("group") or self.classes.get(option, "")
-            self._check_inner(option, value, owner) if owner in table() else self._check_whole(option)
+        if isinstance(value, dict) and (owner := entry.get("group") or self.classes.get(option)) in table():
+            self._check_inner(option, value, owner)
+        elif isinstance(value, dict) and self._file and option in ("model", "data") and option not in self.classes:
+            raise UsageError(
+                f"{Path(self._file).name} has options of the {option} but no class_path: name a whole recipe before, "
+                "--config RECIPE --config OVERLAY."
+            )
 
     def _check_inner(self, option: str, value: dict[str, Any], owner: str) -> None:
         """What a dict sets of the options of a class or a group, `owner`."""
@@ -98,14 +102,6 @@ class CheckedOptions:
                 self._check(path, item, entries[name])
             elif name not in _OTHER_KEYS:
                 self._refuse(path, owner)
-
-    def _check_whole(self, option: str) -> None:
-        """A file that sets options of a model or of data without a class is an overlay, and stands not alone."""
-        if self._file and option in ("model", "data") and option not in self.classes:
-            raise UsageError(
-                f"{Path(self._file).name} has options of the {option} but no class_path: name a whole recipe before, "
-                "--config RECIPE --config OVERLAY."
-            )
 
     def _take_class(self, option: str, name: str, entry: Entry) -> None:
         """Note the class that stands at an option from here on, and forget those of its own parts."""
@@ -151,8 +147,3 @@ def public_name(name: str) -> str:
     short = name.rpartition(".")[2]
     paths = (short, f"asdkit.{short}", f"{PUBLIC_NAMES.get(short)}.{short}")
     return short if short in PUBLIC_NAMES and name in paths else ""
-
-
-def _class_path(value: Any) -> str:
-    path = value.get("class_path", "") if isinstance(value, dict) else ""
-    return path if isinstance(path, str) else ""

@@ -123,18 +123,12 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
         arguments = [*_run_arguments(run, arguments), *arguments]
     else:
         _check_first_recipe(command, arguments)
-    files: list[str] = []
-
-    def take(name: str) -> list[str]:
-        files.extend(("--config", str(check_recipe(find_recipe(name)))))
-        return []
-
-    options = replaced(arguments, {"--config": take, "-c": take})
+    options = replaced(arguments, dict.fromkeys(("--config", "-c"), lambda name: []))
+    files = [check_recipe(find_recipe(name)) for name in recipe_names(arguments)]
     words = filter(_TEXT.fullmatch, _flags(options))
     texts = {flag: partial(overlay, flag.removeprefix("--model.")) for flag in words}
-    views: dict[str, str] = {}
-    for file in files[1::2]:
-        views = at(settings_of(Path(file)), "model.view_prompts") or views
+    said = [at(settings_of(file), "model.view_prompts") for file in files]
+    views: dict[str, str] = next(filter(None, reversed(said)), {})
 
     def take_view(name: str, text: str) -> list[str]:
         views[name] = text
@@ -142,7 +136,8 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
 
     for flag in filter(_VIEW.fullmatch, _flags(options)):
         texts[flag] = partial(take_view, flag.rpartition(".")[2])
-    expanded = [*files, *replaced(_with_port(options), _SHORT_FORMS | texts)]
+    recipes_first = [word for file in files for word in ("--config", str(file))]
+    expanded = [*recipes_first, *replaced(_with_port(options), _SHORT_FORMS | texts)]
     _check_values(expanded)
     check_options(expanded)
     return expanded, run

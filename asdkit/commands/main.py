@@ -90,6 +90,7 @@ def _train(command: str, arguments: list[str]) -> int:
         print("Loading PyTorch, which takes some seconds ...", file=sys.stderr)
     prepare_libraries()
     with trusted(packages):
-        from asdkit.commands.fit import run_trainer_command
+        from asdkit.commands.fit import CLI
+        from asdkit.run.process import exit_code_of
 
-        return run_trainer_command([command, *expanded], run)
+        return exit_code_of(lambda signals: CLI([command, *expanded], run, signals))

@@ -10,7 +10,7 @@ from asdkit.core.errors import UsageError
 from asdkit.core.text import slug
 from asdkit.run.grid import Cell, Grid
 from asdkit.run.reproduction import pictures, results
-from asdkit.run.reproduction.figures import FULL, Figure, Planned, Size, Subject, as_cell, declared
+from asdkit.run.reproduction.figures import FULL, START_SECONDS, Figure, Planned, Size, Subject, as_cell, declared
 from asdkit.run.reproduction.pictures import CONTACT
 from asdkit.run.side_files import read_facts, write_json
 
@@ -160,14 +160,13 @@ def _shows(figure: Figure, run: Planned) -> bool:
 
 def costs(figures: Sequence[Figure], size: Size) -> list[dict[str, Any]]:
     """For each figure the number of its runs, of those that no figure before has, and what these cost."""
-    known: set[tuple[str, ...]] = set()
+    known: dict[tuple[str, ...], Planned] = {}
     rows: list[dict[str, Any]] = []
     for figure in figures:
         runs = declared().runs(figure, size)
-        needed = _by_key(runs)
-        own = [run for key, run in needed.items() if key not in known]
-        known |= needed.keys()
-        hours = sum(map(size.core_seconds, own)) / 3600
+        own = [run for key, run in _by_key(runs).items() if key not in known]
+        known |= {run.key: run for run in own}
+        hours = sum(START_SECONDS + size.steps(r.part) * r.part.seconds * r.method.cost for r in own) / 3600
         rows.append({"figure": figure.name, "runs": len(runs), "of its own": len(own), "core-hours": hours})
     total = sum(row["of its own"] for row in rows), sum(row["core-hours"] for row in rows)
     return [*rows, {"figure": "all", "runs": total[0], "of its own": total[0], "core-hours": total[1]}]
