@@ -28,7 +28,7 @@ from asdkit.core.contexts import replaced
 from asdkit.distillation import Distillation
 from asdkit.priors.network_runner import HalfConv2d
 from asdkit.run.guard import Guard
-from asdkit.run.metrics_csv import MetricsCSV
+from asdkit.run.loggers import MetricsCSV
 from asdkit.run.process import exit_code_of
 from asdkit.run.signals import Signals
 

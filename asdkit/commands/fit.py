@@ -27,14 +27,12 @@ from asdkit.core.yaml_text import check_yaml, to_yaml
 from asdkit.priors.locate import EMBEDDED
 from asdkit.priors.network_runner import fastest_dtype
 from asdkit.ranks import check_optimization, check_precision, check_strategy, watch_joining
-from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints
+from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints, check_generator
 from asdkit.run.guard import Guard, RankAgreement
 from asdkit.run.live_view import Viewer
-from asdkit.run.loggers import Loggers
-from asdkit.run.metrics_csv import MetricsCSV
+from asdkit.run.loggers import Loggers, MetricsCSV
 from asdkit.run.progress import Progress
 from asdkit.run.report import Report
-from asdkit.run.resuming import check_generator
 from asdkit.run.run_folder import RunFolder, new_run_folder
 from asdkit.run.signals import Signals, slurm_job
 from asdkit.run.snapshots import Snapshots

@@ -43,7 +43,7 @@ _MODULES = {
     "priors.pretrained": "Pretrained",
     "lab": "GaussianPrior FiniteSetPrior GaussianScore ParticleScore",
     "run.clip_judge": "CLIPJudge",
-    "run.stability": "StabilityJudge",
+    "run.judge": "StabilityJudge",
     "data": "Cameras Canvas Prompts PromptList PromptFile",
     "formats.references": "PosedPictures ReferenceView PosedFolder Reconstruction",
     "core.ramps": "Ramp",

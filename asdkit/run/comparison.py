@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 from asdkit.core.atomic import atomic, write_text
 from asdkit.core.optional import require_package
 from asdkit.formats.pictures import save_grid, save_webp
-from asdkit.run.metrics_csv import logged
+from asdkit.run.loggers import logged
 from asdkit.run.result import Result
 from asdkit.run.side_files import read_facts, write_json
 from asdkit.run.tables import estimate, markdown

@@ -19,14 +19,13 @@ from asdkit.core.errors import PriorUnavailable
 from asdkit.core.foreign import set_root_folder
 from asdkit.core.text import run_folder, slug
 from asdkit.distillation import Distillation
-from asdkit.run.checkpoints import AtomicCheckpointIO
+from asdkit.run.checkpoints import AtomicCheckpointIO, fit_to
 from asdkit.run.exits import exit_code, sentence, status
 from asdkit.run.judge import Judge, figures
 from asdkit.run.lock import RunLock
+from asdkit.run.loggers import MetricsCSV
 from asdkit.run.machine import versions
-from asdkit.run.metrics_csv import MetricsCSV
 from asdkit.run.report import Report
-from asdkit.run.resuming import fit_to
 from asdkit.run.side_files import read_facts, refuse_links, write_json
 from asdkit.run.signals import slurm_job
 

@@ -20,10 +20,9 @@ from asdkit.core.errors import Interrupted
 from asdkit.data import Cameras
 from asdkit.generators.base import Render
 from asdkit.run import clip_judge
+from asdkit.run.loggers import MetricsCSV
 from asdkit.run.meanings import meaning
-from asdkit.run.metrics_csv import MetricsCSV
-from asdkit.run.report import Report
-from asdkit.run.report_page import measured, page
+from asdkit.run.report import Report, measured, page
 from asdkit.run.snapshots import Snapshots
 
 PROMPT = '<script>alert("1")</script> & a "Duck"'

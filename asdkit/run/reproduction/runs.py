@@ -39,27 +39,23 @@ class Reproduction:
         self.figures = [figure for figure in figures if figure.name in {*names, *before.get("figures", {})}]
         self.size, self.out = size, out
         self.planned = {figure.name: declared().runs(figure, size) for figure in self.figures}
-        self._cells: dict[tuple[str, ...], Cell] = {}
+        self._folders: dict[tuple[str, ...], Path] = {}
         self.grids: list[Grid] = []
         needed = _by_key(run for figure in figures for run in declared().runs(figure, size))
         for title, later in (("runs", False), ("runs after runs", True)):
-            cells = {}
+            cells: dict[tuple[str, ...], Cell] = {}
             for key, run in needed.items():
-                first = declared().before(run)
-                if bool(first) == later:
-                    start = self._folder(first) if first else None
+                if bool(run.method.after) == later:
+                    first = declared().before(run)
+                    start = self._folders[first.key] if first else None
                     cells[key] = as_cell(run, size, further, self._given(run), start, prior)
-            self._cells |= cells
-            self.grids += [Grid([*cells.values()], [], title, self.out)] if cells else []
+            if cells:
+                self.grids.append(grid := Grid([*cells.values()], [], title, self.out))
+                self._folders |= {key: grid.run_folder(cell) for key, cell in cells.items()}
         self._missing = _by_key(run for name in names for run in self.planned[name] if not self.row(run))
+        missing = {self._folders[key] for key in self._missing}
         for grid in self.grids:
-            grid.cells = [self._cells[key] for key, run in self._missing.items() if self._grid(run) is grid]
-
-    def _grid(self, run: Planned) -> Grid:
-        return self.grids[-1 if run.method.after else 0]
-
-    def _folder(self, run: Planned) -> Path:
-        return self._grid(run).run_folder(self._cells[run.key])
+            grid.cells = [cell for cell in grid.cells if grid.run_folder(cell) in missing]
 
     def _given(self, run: Planned) -> Path:
         return self.out / "given" / f"{slug(f'{run.part.name} {run.subject.prompt}')}{run.part.ending}"
@@ -76,7 +72,7 @@ class Reproduction:
 
     def row(self, run: Planned) -> dict[str, Any] | None:
         """What is kept of a run, from now on at least; None where it is not finished, or its pictures are lost."""
-        folder = self._folder(run)
+        folder = self._folders[run.key]
         name = folder.relative_to(self.out).as_posix()
         row: dict[str, Any] | None = self._kept.get(name)
         if row and all(pictures.kept(self.out, name, picture).is_file() for picture in row["pictures"]):
