@@ -1,10 +1,11 @@
-"""What is wrong with an option, from a table of all signatures: it is said without torch.
+"""What is wrong with an option, and the help on classes, from a table of all signatures: it is said without torch.
 
 `signatures.json` has each public class, each group of options and `fit`, which holds them all: what it is, and of each
 of its options what it takes, its default, and the classes or the group that stand there. `make signatures` renews it.
 """
 
 import json
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ import yaml
 
 from asdkit.core.errors import UsageError
 from asdkit.core.names import PUBLIC_NAMES
-from asdkit.core.text import existing, nearest
+from asdkit.core.text import existing, nearest, suggestion
 from asdkit.core.yaml_text import class_path, layers
 
 Entry = dict[str, Any]
@@ -25,7 +26,7 @@ _FILES = {
     "data.references.file": "a picture",
     "data.references.path": "a folder with a transforms.json",
 }
-_FEW = 13
+_FEW, _WIDTH = 13, 110
 _ROOT: Entry = {"group": "fit"}
 _OTHER_KEYS = ("class_path", "init_args", "dict_kwargs", "help")
 
@@ -147,3 +148,30 @@ def public_name(name: str) -> str:
     short = name.rpartition(".")[2]
     paths = (short, f"asdkit.{short}", f"{PUBLIC_NAMES.get(short)}.{short}")
     return short if short in PUBLIC_NAMES and name in paths else ""
+
+
+def of_class(name: str, option: str = "") -> str:
+    """A class, a preset or a group of options, with what it takes; a UsageError if there is none of this name."""
+    known = name if name in table() else public_name(name)
+    if not known:
+        raise UsageError(f"There is no class {name}{suggestion(name, list(PUBLIC_NAMES))}")
+    entry, prefix = table()[known], f"--{option}." if option else ""
+    lines = [textwrap.fill(f"{known}: {entry['about']}", _WIDTH), ""]
+    for key, facts in entry["options"].items():
+        lines.append(f"  {prefix}{key}  {_takes(facts)}")
+        lines += textwrap.wrap(facts["about"], _WIDTH, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _takes(facts: Entry) -> str:
+    group = f"options of its own: --help {facts['group']}" if "group" in facts else ""
+    taken = ", or ".join(filter(None, [facts["takes"], ", ".join(facts.get("parts", [])), group]))
+    unset = facts.get("default") in (None, "")
+    return taken if unset else f"{taken} (default {json.dumps(facts['default'])})"
+
+
+def listed(option: str, classes: list[str]) -> str:
+    """The classes that can stand at an option, a line each."""
+    abouts = [f"  {name}: {table()[name]['about']}" for name in classes]
+    lines = [about if len(about) <= _WIDTH else f"{about[: _WIDTH - 4]} ..." for about in abouts]
+    return "\n".join([f"--{option} is one of these; --{option}.help=NAME tells more.", "", *lines]) + "\n"

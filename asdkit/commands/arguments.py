@@ -1,4 +1,4 @@
-"""What commands do with their arguments: a parser whose errors are sentences, `--trust`, short forms."""
+"""What commands do with their arguments: a parser whose errors are sentences, `--trust`, short forms, `--help`."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from asdkit.commands.answers import check_options
+from asdkit.commands.answers import CheckedOptions, check_options, listed, of_class, public_name
 from asdkit.core.errors import UsageError
 from asdkit.core.text import local, nearest, suggestion
 from asdkit.core.trust import trusting
@@ -50,8 +50,8 @@ class Arguments(argparse.ArgumentParser):
         groups: dict[str, Any] = {"options": self}
         if "one_of" in stated:
             groups = {"one_of": self.add_mutually_exclusive_group(required=True), **groups}
-        for listed, group in groups.items():
-            for name, option in stated.get(listed, {}).items():
+        for key, group in groups.items():
+            for name, option in stated.get(key, {}).items():
                 kind = {"type": _TYPES[option["type"]]} if "type" in option else {}
                 group.add_argument(name, **option | kind)
 
@@ -104,10 +104,7 @@ def trusted_packages(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def overlay(key: str, value: Any) -> list[str]:
-    """Options that give an argument of the model, e.g. `guidance.negative`, a text or a part as it is.
-
-    They are a recipe in a line, for YAML would see more in some texts.
-    """
+    """Options, a recipe in a line, that give an argument of the model, e.g. `guidance.negative`, just this value."""
     for name in reversed(key.split(".")):
         value = value if name == "init_args" else {"init_args": {name: value}}
     return ["--config", to_yaml({"model": value}, in_a_line=True)]
@@ -143,11 +140,26 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
     return expanded, run
 
 
-def check_runs(command: str, given: list[str], own: Iterable[str], runs: Iterable[Sequence[str]]) -> None:
-    """Refuse what is wrong with all options of several `runs` of a command, before the first one starts.
+def help_for(command: str, arguments: list[str]) -> str:
+    """What `--help`, `--help CLASS` or `--OPTION.help[=CLASS]` asks for; empty where the parser itself must answer."""
+    for place, argument in enumerate(arguments):
+        flag, _, name = argument.partition("=")
+        name = name or next((word for word in arguments[place + 1 : place + 2] if not word.startswith("-")), "")
+        if flag in ("--help", "-h") and name != "all":
+            return of_class(name) if name else Path(__file__).with_name("fit.txt").read_text()
+        if flag.startswith("--") and flag.endswith(".help"):
+            option = flag.removeprefix("--").removesuffix(".help")
+            if name:
+                return of_class(name, option) if public_name(name) or "." not in name else ""
+            expanded, _ = expand(command, [*arguments[:place], *arguments[place + 1 :], "--help"])
+            entry = CheckedOptions(expanded).entry(option)
+            classes = listed(option, entry["parts"]) if entry.get("parts") else ""
+            return of_class(entry["group"], option) if "group" in entry else classes
+    return ""
 
-    What is `given` for all of them, or varies, must not have the options that are each run's `own`.
-    """
+
+def check_runs(command: str, given: list[str], own: Iterable[str], runs: Iterable[Sequence[str]]) -> None:
+    """Refuse what is wrong with the options of `runs` before one starts, and what is `given` but each run's `own`."""
     for flag in own:
         if option_values(given, flag):
             raise UsageError(f"{command}: {flag} is different for each run, so it can't be given.")

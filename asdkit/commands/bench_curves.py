@@ -9,7 +9,7 @@ from asdkit.commands.bench_steps import timed
 from asdkit.commands.sweep import axes
 from asdkit.core.atomic import atomic
 from asdkit.core.optional import require_package
-from asdkit.run.process import exit_code_of
+from asdkit.run.exits import exit_code_of
 from asdkit.run.side_files import write_json
 from asdkit.run.signals import Signals
 from asdkit.run.tables import markdown

@@ -9,7 +9,7 @@ from pathlib import Path
 import asdkit
 from asdkit.core.errors import UsageError
 from asdkit.core.text import suggestion
-from asdkit.run.exits import end
+from asdkit.run.exits import end, exit_code_of
 from asdkit.run.recipes import is_recipe
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
@@ -78,8 +78,7 @@ def _run(command: str, arguments: list[str]) -> int:
 
 
 def _train(command: str, arguments: list[str]) -> int:
-    from asdkit.commands.arguments import expand, prepare_libraries, trusted, trusted_packages
-    from asdkit.commands.help import help_for
+    from asdkit.commands.arguments import expand, help_for, prepare_libraries, trusted, trusted_packages
 
     if text := help_for(command, arguments):
         print(text, end="")
@@ -91,6 +90,5 @@ def _train(command: str, arguments: list[str]) -> int:
     prepare_libraries()
     with trusted(packages):
         from asdkit.commands.fit import CLI
-        from asdkit.run.process import exit_code_of
 
         return exit_code_of(lambda signals: CLI([command, *expanded], run, signals))

@@ -14,11 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Part:
-    """Base of everything a recipe names by `class_path`.
-
-    Its constructor's numbers are checked against their types (`core.bounds`), and `spec` records the class path and the
-    arguments.
-    """
+    """Base of what a recipe names by `class_path`: checks its numbers (`core.bounds`), and keeps how it was built."""
 
     spec: Spec
 

@@ -86,10 +86,7 @@ def class_name(part: Any) -> str:
 
 
 def check_recipe(file: Path) -> Path:
-    """The file itself, when it holds a mapping in plain YAML that can be read in bounded time and memory.
-
-    Else a UsageError names the file and the line.
-    """
+    """The file itself, if it holds a mapping in plain YAML within the limits; else a UsageError names file and line."""
     try:
         with file.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)

@@ -1,16 +1,29 @@
-"""How a command ends: one exit code and one sentence for whatever has happened."""
+"""How a command ends: one exit code and one sentence for whatever has happened; and a quiet process for a trainer."""
 
 import errno
+import logging
 import os
 import signal
 import sys
 import traceback
+import warnings
+from collections.abc import Callable
 from contextlib import suppress
 
 from asdkit.core.errors import CannotWrite, Diverged, Interrupted, MissingExtra, PriorUnavailable, unwrapped
-from asdkit.core.foreign import is_lost_rank, is_misconfiguration, is_no_device, is_out_of_memory, raised_in_process
+from asdkit.core.foreign import (
+    ADVERTS,
+    HARMLESS_WARNINGS,
+    is_lost_rank,
+    is_misconfiguration,
+    is_no_device,
+    is_out_of_memory,
+    raised_in_process,
+)
 from asdkit.core.text import shown
+from asdkit.run.signals import Signals, requeue
 
+_LAUNCHER = "ASDKIT_LAUNCHER"  # variable with the id of the process that Lightning starts further ones from
 _NO_HANDLES = os.strerror(errno.EMFILE)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _LESS_MEMORY = (
@@ -21,7 +34,7 @@ _LESS_MEMORY = (
 
 def exit_code(error: BaseException) -> int:
     """The exit code of a command that ended with this: see `asdkit --help`."""
-    error = _original(error)
+    error = raised_in_process(unwrapped(error))
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         return 130
     if isinstance(error, BrokenPipeError):  # who read the output has left
@@ -47,7 +60,7 @@ def status(code: int) -> str:
 
 def sentence(error: BaseException) -> str:
     """What has happened and what to do, in a line."""
-    error = _original(error)
+    error = raised_in_process(unwrapped(error))
     text = shown(str(error))
     code = exit_code(error)
     if isinstance(error, Interrupted):
@@ -86,6 +99,40 @@ def _is_nowhere(error: BaseException) -> bool:
     return isinstance(error, FileNotFoundError) and error.errno == errno.ENOENT and error.filename is None
 
 
-def _original(error: BaseException) -> BaseException:
-    """What a part has raised, in whatever process and however it was wrapped."""
-    return raised_in_process(unwrapped(error))
+def exit_code_of(act: Callable[[Signals], object]) -> int:
+    """Do something with a trainer, given the process's signals; what goes wrong becomes one sentence on stderr."""
+    silence_libraries()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("asdkit: %(message)s"))
+    logging.getLogger("asdkit").addHandler(handler)
+    further = os.environ.get("LOCAL_RANK", "0") != "0" and os.environ.get(_LAUNCHER) == str(os.getppid())
+    os.environ[_LAUNCHER] = str(os.getpid())
+    try:
+        with Signals() as signals:
+            act(signals)
+        return 0
+    except BaseException as error:
+        if isinstance(error, Interrupted) and error.signum == signal.SIGUSR1:
+            from pytorch_lightning.utilities import rank_zero_only
+
+            rank_zero_only(lambda: error.add_note(requeue()))()
+        code = end(error)
+        # Lightning kills its first process as soon as a further one fails, but here all have agreed to end.
+        return 0 if further and isinstance(error, Interrupted | Diverged) else code
+    finally:
+        os.environ.pop(_LAUNCHER, None)
+        logging.getLogger("asdkit").removeHandler(handler)
+
+
+def _is_no_advert(record: logging.LogRecord) -> bool:
+    return not any(words in record.getMessage() for words in ADVERTS)
+
+
+def silence_libraries() -> None:
+    """Leave only what concerns the user: no adverts, no advice that is wrong here."""
+    for message in HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(_is_no_advert)

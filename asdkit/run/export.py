@@ -248,10 +248,9 @@ def _png(exported: Exported, path: Path) -> None:
     return save_grid(torch.cat(rows), path, _COLUMNS)
 
 
-def _diffusers(exported: Exported, path: Path) -> list[Path]:
+def _diffusers(exported: Exported, path: Path) -> None:
     assert isinstance(exported.generator, Network), "see refuse"
     exported.generator.write_model(path)
-    return [path]
 
 
 def _mesh(exported: Exported, path: Path) -> list[Path]:

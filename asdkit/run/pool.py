@@ -22,8 +22,7 @@ from asdkit.run.side_files import write_json
 from asdkit.run.signals import heeded
 
 _POLL_SECONDS = 0.1
-
-
+STOPPED = (130, 143)  # the exit codes of what a signal has ended
 Start = Callable[[Sequence[str], IO[bytes], Mapping[str, str]], Any]
 Ended = Callable[[], object]
 

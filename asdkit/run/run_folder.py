@@ -88,7 +88,13 @@ class RunFolder(pl.Callback):
         self._seconds_before = float(state_dict["seconds"])
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        refusal = self._take(Path(trainer.default_root_dir), stage) if trainer.is_global_zero else None
+        refusal: Exception | None = None
+        try:
+            if trainer.is_global_zero:
+                refuse_links(folder := Path(trainer.default_root_dir))
+                self._lock = RunLock(folder) if stage == "fit" else None
+        except (ValueError, OSError) as error:  # which all ranks hear
+            refusal = error
         name, refusal = trainer.strategy.broadcast((trainer.default_root_dir, refusal))
         set_root_folder(trainer, name)
         if refusal:
@@ -145,16 +151,6 @@ class RunFolder(pl.Callback):
             _log.warning("%s", sentence(error))
         finally:
             self._let_go()
-
-    def _take(self, folder: Path, stage: str) -> Exception | None:
-        """Take the folder for this process; returns why it can't be taken, for all ranks to hear."""
-        try:
-            refuse_links(folder)
-            if stage == "fit":
-                self._lock = RunLock(folder)
-        except (ValueError, OSError) as error:
-            return error
-        return None
 
     def _let_go(self) -> None:
         if self._lock:
