@@ -166,8 +166,7 @@ def of_class(name: str, option: str = "") -> str:
 def _takes(facts: Entry) -> str:
     group = f"options of its own: --help {facts['group']}" if "group" in facts else ""
     taken = ", or ".join(filter(None, [facts["takes"], ", ".join(facts.get("parts", [])), group]))
-    unset = facts.get("default") in (None, "")
-    return taken if unset else f"{taken} (default {json.dumps(facts['default'])})"
+    return taken if facts.get("default") in (None, "") else f"{taken} (default {json.dumps(facts['default'])})"
 
 
 def listed(option: str, classes: list[str]) -> str:

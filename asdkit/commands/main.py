@@ -72,8 +72,7 @@ def _run(command: str, arguments: list[str]) -> int:
     from asdkit.commands.arguments import Arguments, prepare_libraries
 
     prepare_libraries()
-    file = import_module(f"asdkit.commands.{command}")
-    code: int = file.run(Arguments(command).parse(arguments))
+    code: int = import_module(f"asdkit.commands.{command}").run(Arguments(command).parse(arguments))
     return code
 
 

@@ -60,9 +60,8 @@ def _first(pattern: re.Pattern[str], text: str) -> str:
 
 def _option(message: str) -> str:
     keys, nested = _KEY.findall(message), _NESTED_KEY.findall(message)
-    if keys and nested:
-        return f"{keys[0]}.{max(nested, key=len)}"  # shorter ones lack the parts that they lie in
-    return ".".join(keys)
+    # Of nested keys the shorter ones lack the parts that they lie in.
+    return f"{keys[0]}.{max(nested, key=len)}" if keys and nested else ".".join(keys)
 
 
 def refused_import(message: str) -> str:

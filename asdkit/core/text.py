@@ -33,8 +33,7 @@ def shown(text: str) -> str:
 
 def clock(seconds: float) -> str:
     """A time as minutes and seconds, and hours where there are some: 2:05, 1:02:05."""
-    time = str(timedelta(seconds=int(seconds)))
-    return time.removeprefix("0:").removeprefix("0")
+    return str(timedelta(seconds=int(seconds))).removeprefix("0:").removeprefix("0")
 
 
 def first_line(error: BaseException) -> str:

@@ -10,16 +10,8 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 
+from asdkit.core import foreign
 from asdkit.core.errors import CannotWrite, Diverged, Interrupted, MissingExtra, PriorUnavailable, unwrapped
-from asdkit.core.foreign import (
-    ADVERTS,
-    HARMLESS_WARNINGS,
-    is_lost_rank,
-    is_misconfiguration,
-    is_no_device,
-    is_out_of_memory,
-    raised_in_process,
-)
 from asdkit.core.text import shown
 from asdkit.run.signals import Signals, requeue
 
@@ -34,7 +26,7 @@ _LESS_MEMORY = (
 
 def exit_code(error: BaseException) -> int:
     """The exit code of a command that ended with this: see `asdkit --help`."""
-    error = raised_in_process(unwrapped(error))
+    error = foreign.raised_in_process(unwrapped(error))
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         return 130
     if isinstance(error, BrokenPipeError):  # who read the output has left
@@ -42,13 +34,14 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     system = error if isinstance(error, OSError) else OSError()
+    missing = isinstance(error, MissingExtra | ModuleNotFoundError)
     kinds = {
         6: isinstance(error, Diverged),
-        5: is_out_of_memory(error),
+        5: foreign.is_out_of_memory(error),
         7: isinstance(error, CannotWrite) or system.errno in _FULL or _is_nowhere(error),
         4: isinstance(error, PriorUnavailable),
-        3: isinstance(error, MissingExtra | ModuleNotFoundError) or is_no_device(error) or _NO_HANDLES in str(error),
-        2: isinstance(error, ValueError) or is_misconfiguration(error) or system.filename is not None,
+        3: missing or foreign.is_no_device(error) or _NO_HANDLES in str(error),
+        2: isinstance(error, ValueError) or foreign.is_misconfiguration(error) or system.filename is not None,
     }
     return next((code for code, fits in kinds.items() if fits), 1)
 
@@ -60,7 +53,7 @@ def status(code: int) -> str:
 
 def sentence(error: BaseException) -> str:
     """What has happened and what to do, in a line."""
-    error = raised_in_process(unwrapped(error))
+    error = foreign.raised_in_process(unwrapped(error))
     text = shown(str(error))
     code = exit_code(error)
     if isinstance(error, Interrupted):
@@ -69,7 +62,7 @@ def sentence(error: BaseException) -> str:
         text = f"Out of memory ({text[:200] or type(error).__name__}); {_LESS_MEMORY}."
     elif _NO_HANDLES in text:
         text = f"{text[:200]}. Raise the limit of this shell, e.g. by ulimit -n 65536, or ask for fewer --jobs."
-    elif is_lost_rank(error):
+    elif foreign.is_lost_rank(error):
         text = f"Another rank of this run has died, and says why in its own output ({text[:200]})."
     elif _is_nowhere(error):
         text = "The working directory was removed or moved; go to one that is there and start again."
@@ -77,7 +70,7 @@ def sentence(error: BaseException) -> str:
         text = f"Can't write {error.filename or 'the output'}: {error.strerror}; make room or mend its rights."
     elif isinstance(error, OSError) and error.filename and code == 2:
         text = f"{error.filename} can't be opened or made: {error.strerror}; name another file or folder."
-    elif code == 3 and is_no_device(error):
+    elif code == 3 and foreign.is_no_device(error):
         text = f"{text[:300]} There is no such device here; --trainer.accelerator=cpu does without."
     elif (code == 1 and not isinstance(error, OSError)) or not text:
         text = f"{type(error).__name__}: {text[:400]} (ASDKIT_DEBUG=1 shows where.)"
@@ -125,12 +118,12 @@ def exit_code_of(act: Callable[[Signals], object]) -> int:
 
 
 def _is_no_advert(record: logging.LogRecord) -> bool:
-    return not any(words in record.getMessage() for words in ADVERTS)
+    return not any(words in record.getMessage() for words in foreign.ADVERTS)
 
 
 def silence_libraries() -> None:
     """Leave only what concerns the user: no adverts, no advice that is wrong here."""
-    for message in HARMLESS_WARNINGS:
+    for message in foreign.HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)

@@ -92,8 +92,7 @@ class Guard(pl.Callback):
         if broken:
             name, rank = broken[0]
             more = f" and {len(broken) - 1} more after it" if broken[1:] else ""
-            own = rank == trainer.global_rank
-            where = _where(*verdict.where) if own else f" of rank {rank}, which tells where"
+            where = _where(*verdict.where) if rank == trainer.global_rank else f" of rank {rank}, which tells where"
             prompt = f", prompt {module.hparams['prompt']!r}" if "prompt" in module.hparams else ""
             raise Diverged(f"Not finite at step {verdict.step}: {name}{more}{where}{prompt}.")
 
