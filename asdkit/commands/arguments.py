@@ -133,8 +133,10 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
 
     for flag in filter(_VIEW.fullmatch, _flags(options)):
         texts[flag] = partial(take_view, flag.rpartition(".")[2])
+    pairs = pairwise([*options, ""])  # --viewer alone names the usual port
+    options = [f"--viewer={_PORT}" if word == "--viewer" and not after.isdigit() else word for word, after in pairs]
     recipes_first = [word for file in files for word in ("--config", str(file))]
-    expanded = [*recipes_first, *replaced(_with_port(options), _SHORT_FORMS | texts)]
+    expanded = [*recipes_first, *replaced(options, _SHORT_FORMS | texts)]
     _check_values(expanded)
     check_options(expanded)
     return expanded, run
@@ -170,7 +172,8 @@ def check_runs(command: str, given: list[str], own: Iterable[str], runs: Iterabl
 
 def _with_words(command: str, arguments: list[str]) -> tuple[Path | None, list[str]]:
     """The run folder that stands first; or none, and the options with the recipe and the prompt that stand first."""
-    words = list(takewhile(_is_word, arguments))
+    # No option has a blank in its name, which a prompt such as "-10 degrees outside" has.
+    words = list(takewhile(lambda word: not word.startswith("-") or " " in word.partition("=")[0], arguments))
     if not words:
         is_new = command == "fit" and _flags(arguments) & {"--prompt", "--model.prompt"} and not recipe_names(arguments)
         return None, ["--config", "gs3d", *arguments] if is_new else arguments
@@ -185,17 +188,10 @@ def _with_words(command: str, arguments: list[str]) -> tuple[Path | None, list[s
             raise UsageError(f"{first} is taken for a run folder, and {words[1]!r} stands after it; leave one out.")
         return Path(first), options
     if not recipe and len(prompt.split()) == 1:
-        raise UsageError(
-            f"{first!r} is no recipe and no run folder, and for a prompt of one word say --prompt {first}"
-            + suggestion(first, recipes())
-        )
+        near = suggestion(first, recipes())
+        raise UsageError(f"{first!r} is no recipe nor run folder; for a prompt of one word say --prompt {first}{near}")
     named = ["--config", *recipe] if recipe else [] if recipe_names(options) else ["--config", "gs3d"]
     return None, [*named, *(["--model.prompt", prompt] if prompt else []), *options]
-
-
-def _is_word(argument: str) -> bool:
-    """Whether it is no option: none has a blank in its name, which a prompt such as "-10 degrees outside" has."""
-    return not argument.startswith("-") or " " in argument.partition("=")[0]
 
 
 def _check_values(arguments: list[str]) -> None:
@@ -203,9 +199,7 @@ def _check_values(arguments: list[str]) -> None:
     words = iter(arguments)
     for word in words:
         if not word.startswith("-"):
-            raise UsageError(
-                f'{word!r} stands after no option; what to make comes first: asdkit fit "a yellow duck" ...'
-            )
+            raise UsageError(f'{word!r} stands after no option; what to make comes first: asdkit fit "a yellow duck".')
         if "=" not in word and word not in _ALONE:
             next(words, "")
 
@@ -240,12 +234,6 @@ def _run_arguments(run: Path, options: list[str]) -> list[str]:
     if not (named or checkpoint.is_file()):
         raise UsageError(f"{run} has no checkpoints/last.ckpt; give one with --ckpt_path.")
     return ["--config", str(run / "config.yaml"), *([] if named else ["--ckpt_path", str(checkpoint)])]
-
-
-def _with_port(arguments: list[str]) -> list[str]:
-    """`--viewer` alone names the usual port; `--viewer 9000` and `--viewer=9000` name another."""
-    pairs = pairwise([*arguments, ""])
-    return [f"--viewer={_PORT}" if word == "--viewer" and not after.isdigit() else word for word, after in pairs]
 
 
 _TEXT = re.compile(r"--model\.(?:[\w.]+\.)?(?:prompt|source|negative|text)")  # options whose values are words

@@ -48,7 +48,11 @@ def _answer(arguments: list[str]) -> int:
     if command in TRAINER_COMMANDS:
         return _train(command, options)
     if command in FILES:
-        return _run(command, options)
+        from asdkit.commands.arguments import Arguments, prepare_libraries
+
+        prepare_libraries()
+        code: int = import_module(f"asdkit.commands.{command}").run(Arguments(command).parse(options))
+        return code
     from asdkit.commands.answers import called_elsewhere
 
     is_for_fit = " " in command or is_recipe(command)
@@ -65,14 +69,6 @@ def _finished(code: int) -> int:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again, and complains
         return code or end(error)
-    return code
-
-
-def _run(command: str, arguments: list[str]) -> int:
-    from asdkit.commands.arguments import Arguments, prepare_libraries
-
-    prepare_libraries()
-    code: int = import_module(f"asdkit.commands.{command}").run(Arguments(command).parse(arguments))
     return code
 
 

@@ -18,7 +18,7 @@ from asdkit.core.atomic import atomic, write_bytes
 from asdkit.core.bounds import Count, checked
 from asdkit.core.errors import Interrupted
 from asdkit.core.text import local
-from asdkit.core.yaml_text import at, settings_of
+from asdkit.core.yaml_text import at, class_name, class_path, settings_of
 from asdkit.distillation import Distillation
 from asdkit.generators.from_checkpoint import is_whole, started_anyhow
 from asdkit.run.grid import option_values
@@ -159,13 +159,10 @@ def save_weights(module: Distillation, step: int, folder: Path) -> None:
 
 def check_generator(run: Path, options: Iterable[str]) -> None:
     """Refuse, by a ValueError, options that name another generator than a run has; the run's own would not parse."""
-    part = at(settings_of(run / "config.yaml"), "model.generator")
-    generator = part.get("class_path") if isinstance(part, dict) else None
+    own = class_path(at(settings_of(run / "config.yaml"), "model.generator"))
     for given in option_values(options, "--model.generator"):
-        if generator and given.rpartition(".")[2] != str(generator).rpartition(".")[2]:
-            raise ValueError(
-                f"The checkpoint does not fit: --model.generator is {generator} in {run}, and {given} here."
-            )
+        if own and class_name(given) != class_name(own):
+            raise ValueError(f"The checkpoint does not fit: --model.generator is {own} in {run}, and {given} here.")
 
 
 def fit_to(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:

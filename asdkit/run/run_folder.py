@@ -54,9 +54,8 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
             if job and read_facts(folder / "run.json").get("command", sys.argv) == sys.argv:
                 return folder  # where there is no command, another rank has just made it
             if name:
-                raise ValueError(
-                    f"The run {folder} exists; choose another --run.name, or go on with asdkit fit {folder}."
-                ) from None
+                go_on = f"choose another --run.name, or go on with asdkit fit {folder}"
+                raise ValueError(f"The run {folder} exists; {go_on}.") from None
     raise ValueError(f"There are too many runs named {first.name}; choose another --run.name.")
 
 

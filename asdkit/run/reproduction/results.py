@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -60,11 +61,8 @@ def joint(verdicts: Sequence[str]) -> str:
 
 def t_quantile(freedom: int) -> float:
     """The t of which Student's distribution has 95 % between -t and t."""
-    low, high = 0.0, 13.0  # of one degree of freedom it is 12.7
-    while high - low > 1e-9:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _between(middle, freedom) < _LEVEL else (low, middle)
-    return high
+    billionths = range(13 * 10**9)  # of one degree of freedom it is 12.7
+    return bisect_left(billionths, _LEVEL, key=lambda t: _between(t / 1e9, freedom)) / 1e9
 
 
 def _between(t: float, freedom: int) -> float:
