@@ -14,7 +14,6 @@ from asdkit.core.text import rendered
 from asdkit.run.meanings import meaning
 from asdkit.run.reproduction import pictures, results
 from asdkit.run.reproduction.figures import REFERENCES, TRUTH, Figure, declared
-from asdkit.run.reproduction.pictures import CONTACT
 from asdkit.run.reproduction.results import Interval, Run, methods_of
 from asdkit.scores.equations import effective_scale
 
@@ -60,7 +59,7 @@ def sheet(figure: Figure, part: str, runs: Sequence[Run], out: Path) -> tuple[li
             words = f"{part}: {prompt}" + (f", seed {seed}" if figure.seeds else "")
             rows[words] = [_first([pictures.of_truth(out, prompt)])]
             for run in map(by_method.get, methods_of(of_part)):
-                there = [name for name in (figure.picture, CONTACT) if run and name in run["pictures"]]
+                there = [name for name in (figure.picture, pictures.CONTACT) if run and name in run["pictures"]]
                 rows[words].append(_first(pictures.kept(out, run["folder"], name) for name in there if run))
     return [TRUTH, *methods_of(of_part)], rows
 

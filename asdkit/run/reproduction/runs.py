@@ -11,7 +11,6 @@ from asdkit.core.text import slug
 from asdkit.run.grid import Cell, Grid
 from asdkit.run.reproduction import pictures, results
 from asdkit.run.reproduction.figures import FULL, START_SECONDS, Figure, Planned, Size, Subject, as_cell, declared
-from asdkit.run.reproduction.pictures import CONTACT
 from asdkit.run.side_files import read_facts, write_json
 
 _KEPT = ("iterations", "seconds", "versions")
@@ -80,7 +79,7 @@ class Reproduction:
         report = read_facts(folder / "run.json")
         if report.get("status") != "finished":
             return None
-        shown = {CONTACT, *(figure.picture for figure in declared().figures.values() if _shows(figure, run))}
+        shown = {pictures.CONTACT, *(figure.picture for figure in declared().figures.values() if _shows(figure, run))}
         there = [picture for picture in sorted(shown) if (folder / picture).is_file()]
         for picture in there:
             pictures.keep(folder / picture, pictures.kept(self.out, name, picture))
@@ -126,7 +125,7 @@ class Reproduction:
             alike.setdefault((row["part"], row["method"], row["prompt"]), []).append(row)
         over = []
         for (part, method, prompt), members in alike.items():
-            files = tuple(pictures.kept(self.out, row["folder"], CONTACT) for row in members)
+            files = tuple(pictures.kept(self.out, row["folder"], pictures.CONTACT) for row in members)
             if len(files) > 1 and all(file.is_file() for file in files):
                 name = {"part": part, "method": method, "prompt": prompt, "seed": None}
                 facts = {"figures": members[0]["figures"], "pictures": [], "folder": "", "seconds": 0.0}
