@@ -162,7 +162,7 @@ def opened(path: Path, prompt: str = "") -> Exported:
 
 
 def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, choices: Choices) -> Iterator[Path]:
-    """Write the object that `path` names in some of `FORMATS`, into `out` or `export` there; gives each once it is there.
+    """Write the object that `path` names in some of `FORMATS`, into `out` or `export` there, and give each file.
 
     An unknown format, a file that exists or an object that a format can't hold is a ValueError, before anything is
     written; an extra that is not installed is a MissingExtra.
