@@ -1,7 +1,7 @@
 """What a run has logged: its own `metrics.csv`, and beside it TensorBoard, Weights & Biases, or Lightning's CSV."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from csv import DictReader
 from pathlib import Path
@@ -108,19 +108,13 @@ class Loggers(pl.Callback):
         """The run folder is known by now, and Lightning gives the loggers the hyperparameters next."""
         if stage == "fit":
             folder = Path(trainer.default_root_dir)
-            trainer.loggers = [*trainer.loggers, *(_MAKE[name](folder) for name in dict.fromkeys(self.names))]
-
-
-def _wandb(folder: Path) -> Logger:
-    name = f"{folder.parent.name}-{folder.name}"  # which is the same when the run goes on
-    return WandbLogger(name=name, version=name, save_dir=folder, project="asdkit")
-
-
-_MAKE = {
-    "tensorboard": lambda folder: TensorBoardLogger(folder, "", "tensorboard"),
-    "csv": lambda folder: CSVLogger(folder, "", "csv"),
-    "wandb": _wandb,
-}
+            run = f"{folder.parent.name}-{folder.name}"  # which is the same when the run goes on
+            make: dict[str, Callable[[], Logger]] = {
+                "tensorboard": lambda: TensorBoardLogger(folder, "", "tensorboard"),
+                "csv": lambda: CSVLogger(folder, "", "csv"),
+                "wandb": lambda: WandbLogger(name=run, version=run, save_dir=folder, project="asdkit"),
+            }
+            trainer.loggers = [*trainer.loggers, *(make[name]() for name in dict.fromkeys(self.names))]
 
 
 def log_picture(loggers: Iterable[Logger], name: str, path: Path, step: int) -> None:

@@ -30,7 +30,8 @@ from asdkit.run.side_files import read_facts
 from asdkit.run.snapshots import Snapshots
 from asdkit.run.tables import cell_text
 
-_CONTACT_VIEWS, _SHOTS, _WIDTH, _HEIGHT = 8, 8, 300, 90  # of the page, which also has these files and curves
+_CONTACT_VIEWS = 8
+_SHOTS, _WIDTH, _HEIGHT = 8, 300, 90  # of the page: snapshots, and the pixels of a curve
 _OF_RUNS = ("contact.png", "config.yaml", "run.json")
 _CURVES = ("residual_norm", "discriminator_loss", "psnr", "saturation")
 _log = logging.getLogger(__name__)
