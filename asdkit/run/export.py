@@ -40,6 +40,7 @@ from asdkit.run.side_files import refuse_links
 
 _FOV_DEG, _DISTANCE, _ELEVATION_DEG = 40.0, 3.4, 20.0
 _ROOM = 3.75  # distance, in half sides of the cube that holds the object, from which it is seen whole
+_PIXELS, _FILLED = 64, 0.75  # of the look that says how large an object is, and how much of a picture it then fills
 _COLUMNS, _FPS = 8, 20
 _LOOKS = ((-25.0, 8), (10.0, 8), (50.0, 8))  # elevations in degrees and cameras whose silhouettes meshes are held to
 _UPS = {"z": np.eye(3), "y": TO_GLTF, "-y": np.diag([1.0, -1.0, -1.0]) @ TO_GLTF}
@@ -71,10 +72,18 @@ class Exported:
         """Half the side of the cube that holds it; where it says none, of what the cameras of training see."""
         return self.volume.half if self.volume else _DISTANCE / _ROOM
 
-    @property
+    @cached_property
     def distance(self) -> float:
-        """From where the whole object is seen; that of training where this is enough."""
-        return max(_DISTANCE, _ROOM * self.half)
+        """From where the object fills most of a picture: a look from where its whole cube is seen says how large it is.
+
+        The cube also holds what floats around the object and is hardly seen.
+        """
+        far = max(_DISTANCE, _ROOM * self.half)
+        alpha = self.render(ring(_COLUMNS, _ELEVATION_DEG, far, _FOV_DEG, _PIXELS)).alpha
+        edges = torch.linspace(-1, 1, _PIXELS + 1).abs()
+        reach = torch.maximum(edges[1:], edges[:-1])  # of a pixel, from the middle of the picture; its edge has 1
+        seen = torch.maximum(reach[:, None], reach)[(alpha > 0.5).any(0)[0]]
+        return far * min(1.0, float(seen.max()) / _FILLED) if len(seen) else far
 
     def ring(self, count: int, elevation_deg: float, size: int) -> Views:
         """Cameras around the object, which see it whole."""

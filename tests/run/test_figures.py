@@ -22,7 +22,7 @@ from asdkit.run.snapshots import Snapshots
     [
         (100, 50.0, "a red duck: step 500 of 800, 2:30 left, 2.00 steps/s, pull 100%"),
         (2, 40.0, "a red duck: step 402 of 800, 2:12:40 left, 0.05 steps/s, pull 100%"),
-        (400, 100.0, "a red duck: step 800 of 800, 0:00:00 left, 4.00 steps/s, pull 100%"),
+        (400, 100.0, "a red duck: step 800 of 800, 0:00 left, 4.00 steps/s, pull 100%"),
     ],
 )
 def test_speed_and_time_left_are_those_of_this_process(

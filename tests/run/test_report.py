@@ -68,7 +68,7 @@ def test_a_prompt_is_text_in_a_page_that_is_whole(tmp_path: Path) -> None:
     tags = Tags(text)
     assert not tags.open and "script" not in dict(tags.seen)
     assert f"<h1>{PROMPT}</h1>" in unescape(text) and "never &lt;b&gt;seen" in text and "A&lt;SD" in text
-    assert "{{" not in text and " 2:05" in text and "It was stopped" not in text
+    assert "{{" not in text and ">2:05<" in text and "It was stopped" not in text
     assert "metrics.csv" not in text  # which is not there
 
 

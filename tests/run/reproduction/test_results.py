@@ -9,7 +9,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from PIL import Image
-from support.results import BETWEEN, documents, in_readme, in_results
+from support.results import BETWEEN, documents, in_readme, in_results, sheets
 
 from asdkit.formats.pictures import save_grid
 from asdkit.run.reproduction import page, pictures, results
@@ -156,3 +156,19 @@ def test_a_changed_result_changes_the_documents() -> None:
     runs[2]["metrics"]["structure"] += 1
     assert in_results(data | {"figures": {"fig1": judged(FIG1, runs, judging=True)}}) != text
     assert "not judged yet" in in_readme(data | {"mode": "quick"})
+
+
+def test_documents_show_the_kept_pictures_of_the_first_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the columns of the truth and of the methods; a picture that isn't kept leaves its cell empty."""
+    monkeypatch.setattr("support.results.FILE", tmp_path / "paper" / "results.json")
+    runs = [row(name, seed, folder=f"runs/{name[:3]}-{seed}") for name in ("SDS 7.5", "VSD 7.5") for seed in (0, 1)]
+    runs = [run | {"pictures": ["contact.png"]} for run in runs]
+    assert sheets(FIG1, runs) == []
+    (tmp_path / "paper" / "pictures").mkdir(parents=True)
+    for name in ("truth-p", "VSD-0-contact", "VSD-1-contact"):
+        (tmp_path / "paper" / "pictures" / f"{name}.webp").touch()
+    assert sheets(FIG1, runs)[0].splitlines() == [
+        "|  | the truth | SDS 7.5 | VSD 7.5 |",
+        "| --- | --- | --- | --- |",
+        "| 2D: p | ![the truth](paper/pictures/truth-p.webp) |  | ![VSD 7.5](paper/pictures/VSD-0-contact.webp) |",
+    ]
