@@ -1,10 +1,11 @@
-"""What is wrong with an option, from a table of all signatures: it is said without torch.
+"""What is wrong with an option, and the help on classes, from a table of all signatures: it is said without torch.
 
 `signatures.json` has each public class, each group of options and `fit`, which holds them all: what it is, and of each
 of its options what it takes, its default, and the classes or the group that stand there. `make signatures` renews it.
 """
 
 import json
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,8 +15,8 @@ import yaml
 
 from asdkit.core.errors import UsageError
 from asdkit.core.names import PUBLIC_NAMES
-from asdkit.core.text import existing, nearest
-from asdkit.core.yaml_text import layers
+from asdkit.core.text import existing, nearest, suggestion
+from asdkit.core.yaml_text import class_path, layers
 
 Entry = dict[str, Any]
 _FILES = {
@@ -25,7 +26,7 @@ _FILES = {
     "data.references.file": "a picture",
     "data.references.path": "a folder with a transforms.json",
 }
-_FEW = 13
+_FEW, _WIDTH = 13, 110
 _ROOT: Entry = {"group": "fit"}
 _OTHER_KEYS = ("class_path", "init_args", "dict_kwargs", "help")
 
@@ -78,16 +79,20 @@ class CheckedOptions:
         return entry
 
     def _check(self, option: str, value: Any, entry: Entry) -> None:
-        name = value if isinstance(value, str) else _class_path(value)
+        name = class_path(value)
         if entry.get("parts") and name:
             self._take_class(option, name, entry)
         if entry.get("parts") and value == "" and not entry["takes"]:
             raise UsageError(f"--{option} needs the name of a class; --{option}.help lists what can stand there.")
         if isinstance(value, str):
             self.texts[option] = value
-        if isinstance(value, dict):
-            owner = entry.get("group") or self.classes.get(option, "")
-            self._check_inner(option, value, owner) if owner in table() else self._check_whole(option)
+        if isinstance(value, dict) and (owner := entry.get("group") or self.classes.get(option)) in table():
+            self._check_inner(option, value, owner)
+        elif isinstance(value, dict) and self._file and option in ("model", "data") and option not in self.classes:
+            raise UsageError(
+                f"{Path(self._file).name} has options of the {option} but no class_path: name a whole recipe before, "
+                "--config RECIPE --config OVERLAY."
+            )
 
     def _check_inner(self, option: str, value: dict[str, Any], owner: str) -> None:
         """What a dict sets of the options of a class or a group, `owner`."""
@@ -98,14 +103,6 @@ class CheckedOptions:
                 self._check(path, item, entries[name])
             elif name not in _OTHER_KEYS:
                 self._refuse(path, owner)
-
-    def _check_whole(self, option: str) -> None:
-        """A file that sets options of a model or of data without a class is an overlay, and stands not alone."""
-        if self._file and option in ("model", "data") and option not in self.classes:
-            raise UsageError(
-                f"{Path(self._file).name} has options of the {option} but no class_path: name a whole recipe before, "
-                "--config RECIPE --config OVERLAY."
-            )
 
     def _take_class(self, option: str, name: str, entry: Entry) -> None:
         """Note the class that stands at an option from here on, and forget those of its own parts."""
@@ -153,6 +150,27 @@ def public_name(name: str) -> str:
     return short if short in PUBLIC_NAMES and name in paths else ""
 
 
-def _class_path(value: Any) -> str:
-    path = value.get("class_path", "") if isinstance(value, dict) else ""
-    return path if isinstance(path, str) else ""
+def of_class(name: str, option: str = "") -> str:
+    """A class, a preset or a group of options, with what it takes; a UsageError if there is none of this name."""
+    known = name if name in table() else public_name(name)
+    if not known:
+        raise UsageError(f"There is no class {name}{suggestion(name, list(PUBLIC_NAMES))}")
+    entry, prefix = table()[known], f"--{option}." if option else ""
+    lines = [textwrap.fill(f"{known}: {entry['about']}", _WIDTH), ""]
+    for key, facts in entry["options"].items():
+        lines.append(f"  {prefix}{key}  {_takes(facts)}")
+        lines += textwrap.wrap(facts["about"], _WIDTH, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _takes(facts: Entry) -> str:
+    group = f"options of its own: --help {facts['group']}" if "group" in facts else ""
+    taken = ", or ".join(filter(None, [facts["takes"], ", ".join(facts.get("parts", [])), group]))
+    return taken if facts.get("default") in (None, "") else f"{taken} (default {json.dumps(facts['default'])})"
+
+
+def listed(option: str, classes: list[str]) -> str:
+    """The classes that can stand at an option, a line each."""
+    abouts = [f"  {name}: {table()[name]['about']}" for name in classes]
+    lines = [about if len(about) <= _WIDTH else f"{about[: _WIDTH - 4]} ..." for about in abouts]
+    return "\n".join([f"--{option} is one of these; --{option}.help=NAME tells more.", "", *lines]) + "\n"

@@ -1,4 +1,4 @@
-"""What commands do with their arguments: a parser whose errors are sentences, `--trust`, short forms."""
+"""What commands do with their arguments: a parser whose errors are sentences, `--trust`, short forms, `--help`."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from asdkit.commands.answers import check_options
+from asdkit.commands.answers import CheckedOptions, check_options, listed, of_class, public_name
 from asdkit.core.errors import UsageError
 from asdkit.core.text import local, nearest, suggestion
 from asdkit.core.trust import trusting
@@ -50,8 +50,8 @@ class Arguments(argparse.ArgumentParser):
         groups: dict[str, Any] = {"options": self}
         if "one_of" in stated:
             groups = {"one_of": self.add_mutually_exclusive_group(required=True), **groups}
-        for listed, group in groups.items():
-            for name, option in stated.get(listed, {}).items():
+        for key, group in groups.items():
+            for name, option in stated.get(key, {}).items():
                 kind = {"type": _TYPES[option["type"]]} if "type" in option else {}
                 group.add_argument(name, **option | kind)
 
@@ -104,10 +104,7 @@ def trusted_packages(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def overlay(key: str, value: Any) -> list[str]:
-    """Options that give an argument of the model, e.g. `guidance.negative`, a text or a part as it is.
-
-    They are a recipe in a line, for YAML would see more in some texts.
-    """
+    """Options, a recipe in a line, that give an argument of the model, e.g. `guidance.negative`, just this value."""
     for name in reversed(key.split(".")):
         value = value if name == "init_args" else {"init_args": {name: value}}
     return ["--config", to_yaml({"model": value}, in_a_line=True)]
@@ -123,18 +120,12 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
         arguments = [*_run_arguments(run, arguments), *arguments]
     else:
         _check_first_recipe(command, arguments)
-    files: list[str] = []
-
-    def take(name: str) -> list[str]:
-        files.extend(("--config", str(check_recipe(find_recipe(name)))))
-        return []
-
-    options = replaced(arguments, {"--config": take, "-c": take})
+    options = replaced(arguments, dict.fromkeys(("--config", "-c"), lambda name: []))
+    files = [check_recipe(find_recipe(name)) for name in recipe_names(arguments)]
     words = filter(_TEXT.fullmatch, _flags(options))
     texts = {flag: partial(overlay, flag.removeprefix("--model.")) for flag in words}
-    views: dict[str, str] = {}
-    for file in files[1::2]:
-        views = at(settings_of(Path(file)), "model.view_prompts") or views
+    said = [at(settings_of(file), "model.view_prompts") for file in files]
+    views: dict[str, str] = next(filter(None, reversed(said)), {})
 
     def take_view(name: str, text: str) -> list[str]:
         views[name] = text
@@ -142,17 +133,35 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
 
     for flag in filter(_VIEW.fullmatch, _flags(options)):
         texts[flag] = partial(take_view, flag.rpartition(".")[2])
-    expanded = [*files, *replaced(_with_port(options), _SHORT_FORMS | texts)]
+    pairs = pairwise([*options, ""])  # --viewer alone names the usual port
+    options = [f"--viewer={_PORT}" if word == "--viewer" and not after.isdigit() else word for word, after in pairs]
+    recipes_first = [word for file in files for word in ("--config", str(file))]
+    expanded = [*recipes_first, *replaced(options, _SHORT_FORMS | texts)]
     _check_values(expanded)
     check_options(expanded)
     return expanded, run
 
 
-def check_runs(command: str, given: list[str], own: Iterable[str], runs: Iterable[Sequence[str]]) -> None:
-    """Refuse what is wrong with all options of several `runs` of a command, before the first one starts.
+def help_for(command: str, arguments: list[str]) -> str:
+    """What `--help`, `--help CLASS` or `--OPTION.help[=CLASS]` asks for; empty where the parser itself must answer."""
+    for place, argument in enumerate(arguments):
+        flag, _, name = argument.partition("=")
+        name = name or next((word for word in arguments[place + 1 : place + 2] if not word.startswith("-")), "")
+        if flag in ("--help", "-h") and name != "all":
+            return of_class(name) if name else Path(__file__).with_name("fit.txt").read_text()
+        if flag.startswith("--") and flag.endswith(".help"):
+            option = flag.removeprefix("--").removesuffix(".help")
+            if name:
+                return of_class(name, option) if public_name(name) or "." not in name else ""
+            expanded, _ = expand(command, [*arguments[:place], *arguments[place + 1 :], "--help"])
+            entry = CheckedOptions(expanded).entry(option)
+            classes = listed(option, entry["parts"]) if entry.get("parts") else ""
+            return of_class(entry["group"], option) if "group" in entry else classes
+    return ""
 
-    What is `given` for all of them, or varies, must not have the options that are each run's `own`.
-    """
+
+def check_runs(command: str, given: list[str], own: Iterable[str], runs: Iterable[Sequence[str]]) -> None:
+    """Refuse what is wrong with the options of `runs` before one starts, and what is `given` but each run's `own`."""
     for flag in own:
         if option_values(given, flag):
             raise UsageError(f"{command}: {flag} is different for each run, so it can't be given.")
@@ -163,7 +172,8 @@ def check_runs(command: str, given: list[str], own: Iterable[str], runs: Iterabl
 
 def _with_words(command: str, arguments: list[str]) -> tuple[Path | None, list[str]]:
     """The run folder that stands first; or none, and the options with the recipe and the prompt that stand first."""
-    words = list(takewhile(_is_word, arguments))
+    # No option has a blank in its name, which a prompt such as "-10 degrees outside" has.
+    words = list(takewhile(lambda word: not word.startswith("-") or " " in word.partition("=")[0], arguments))
     if not words:
         is_new = command == "fit" and _flags(arguments) & {"--prompt", "--model.prompt"} and not recipe_names(arguments)
         return None, ["--config", "gs3d", *arguments] if is_new else arguments
@@ -178,17 +188,10 @@ def _with_words(command: str, arguments: list[str]) -> tuple[Path | None, list[s
             raise UsageError(f"{first} is taken for a run folder, and {words[1]!r} stands after it; leave one out.")
         return Path(first), options
     if not recipe and len(prompt.split()) == 1:
-        raise UsageError(
-            f"{first!r} is no recipe and no run folder, and for a prompt of one word say --prompt {first}"
-            + suggestion(first, recipes())
-        )
+        near = suggestion(first, recipes())
+        raise UsageError(f"{first!r} is no recipe nor run folder; for a prompt of one word say --prompt {first}{near}")
     named = ["--config", *recipe] if recipe else [] if recipe_names(options) else ["--config", "gs3d"]
     return None, [*named, *(["--model.prompt", prompt] if prompt else []), *options]
-
-
-def _is_word(argument: str) -> bool:
-    """Whether it is no option: none has a blank in its name, which a prompt such as "-10 degrees outside" has."""
-    return not argument.startswith("-") or " " in argument.partition("=")[0]
 
 
 def _check_values(arguments: list[str]) -> None:
@@ -196,9 +199,7 @@ def _check_values(arguments: list[str]) -> None:
     words = iter(arguments)
     for word in words:
         if not word.startswith("-"):
-            raise UsageError(
-                f'{word!r} stands after no option; what to make comes first: asdkit fit "a yellow duck" ...'
-            )
+            raise UsageError(f'{word!r} stands after no option; what to make comes first: asdkit fit "a yellow duck".')
         if "=" not in word and word not in _ALONE:
             next(words, "")
 
@@ -233,12 +234,6 @@ def _run_arguments(run: Path, options: list[str]) -> list[str]:
     if not (named or checkpoint.is_file()):
         raise UsageError(f"{run} has no checkpoints/last.ckpt; give one with --ckpt_path.")
     return ["--config", str(run / "config.yaml"), *([] if named else ["--ckpt_path", str(checkpoint)])]
-
-
-def _with_port(arguments: list[str]) -> list[str]:
-    """`--viewer` alone names the usual port; `--viewer 9000` and `--viewer=9000` name another."""
-    pairs = pairwise([*arguments, ""])
-    return [f"--viewer={_PORT}" if word == "--viewer" and not after.isdigit() else word for word, after in pairs]
 
 
 _TEXT = re.compile(r"--model\.(?:[\w.]+\.)?(?:prompt|source|negative|text)")  # options whose values are words

@@ -27,9 +27,9 @@ from asdkit.commands.fit import CLI
 from asdkit.core.contexts import replaced
 from asdkit.distillation import Distillation
 from asdkit.priors.network_runner import HalfConv2d
+from asdkit.run.exits import exit_code_of
 from asdkit.run.guard import Guard
-from asdkit.run.metrics_csv import MetricsCSV
-from asdkit.run.process import exit_code_of
+from asdkit.run.loggers import MetricsCSV
 from asdkit.run.signals import Signals
 
 Blocks = dict[str, list[float]]  # seconds of a step, by its kind, in each block
@@ -38,10 +38,7 @@ NEVER = 10**12  # steps from one that is logged to the next
 
 
 def time_steps(arguments: list[str], steps: int, as_json: bool, earlier: dict[str, Any]) -> int:
-    """Time so many steps of each kind and print facts, or a table and its ratios to `earlier` facts, if any.
-
-    Arguments are those of `fit`; returns the exit code.
-    """
+    """Time so many steps of each kind; prints facts, or a table and ratios to `earlier` ones. Returns the exit code."""
 
     def act(signals: Signals) -> None:
         facts = timed(arguments, steps, signals)

@@ -14,14 +14,13 @@ from asdkit.core.errors import UsageError
 from asdkit.core.text import local
 from asdkit.formats.prompts import read_prompts
 from asdkit.run.grid import Grid, product, recipe_names
-from asdkit.run.pool import make_runs
+from asdkit.run.pool import STOPPED, make_runs
 from asdkit.run.side_files import read_facts
 
 if TYPE_CHECKING:
     from asdkit.run.comparison import Compared
 
 _OF_EACH_RUN = ("--model.prompt", "--model.guidance", "--model.seed", "--run.name", "--ckpt_path")
-_STOPPED = (130, 143)
 _PIXELS = Within(16, 1024)
 
 
@@ -69,7 +68,7 @@ def _made(options: Namespace) -> int:
         for cell in cells
         if grid.finished(cell)
     ]
-    if compared and code not in _STOPPED:
+    if compared and code not in STOPPED:
         _write(compared, options.out or grid.folder, options)
     return code
 

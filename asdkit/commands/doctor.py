@@ -129,8 +129,7 @@ def hub(root: Path) -> Finding:
         return Finding(f"offline (HF_HUB_OFFLINE is set); {kept}", facts=facts)
     if answers(constants.ENDPOINT):
         return Finding(f"{constants.ENDPOINT} answers; {kept}", facts=facts)
-    remedy = "the embedded prior needs no hub; for others, copy HF_HOME from a machine that has them, and set "
-    remedy += "HF_HUB_OFFLINE=1 to save waiting"
+    remedy = "the embedded prior needs none; for others, copy HF_HOME from a machine with them, set HF_HUB_OFFLINE=1"
     return Finding(f"{constants.ENDPOINT} does not answer; {kept}", NOTE, remedy, facts)
 
 
@@ -294,7 +293,12 @@ def run(options: Namespace) -> int:
         print(f"asdkit {asdkit.__version__}, {where}", flush=True)
     findings: dict[str, Finding] = {}
     for name, check in CHECKS.items():
-        findings[name] = _found(check, local(options.root))
+        try:
+            with redirect_stdout(sys.stderr):  # libraries greet
+                findings[name] = check(local(options.root))
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            findings[name] = Finding(f"the check failed ({reason})", BAD, "install what it names again, or report this")
         if not options.json:
             print("\n".join(findings[name].lines(name)), flush=True)
     broken = [name for name, finding in findings.items() if finding.state == BAD]
@@ -303,13 +307,3 @@ def run(options: Namespace) -> int:
     verdict = f"Broken: {', '.join(broken)}." if broken else "All that is required works."
     print(json.dumps(report, indent=2) if options.json else verdict)
     return 3 if broken else 0
-
-
-def _found(check: Callable[[Path], Finding], root: Path) -> Finding:
-    """What a check finds; one that fails unexpectedly is a broken one."""
-    try:
-        with redirect_stdout(sys.stderr):  # libraries greet
-            return check(root)
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return Finding(f"the check failed ({reason})", BAD, "install what it names again, or report this")

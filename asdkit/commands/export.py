@@ -2,7 +2,6 @@
 
 from argparse import Namespace
 from dataclasses import fields
-from functools import partial
 
 from asdkit.commands.arguments import trusted
 from asdkit.core.text import existing
@@ -18,5 +17,6 @@ def run(options: Namespace) -> int:
         given = {field.name: getattr(options, field.name) for field in fields(Choices)}
         choices = Choices(**{name: value for name, value in given.items() if value is not None})
         formats = [name.strip() for name in options.format.split(",") if name.strip()]
-        export(what, formats, options.out, options.force, choices, tell=partial(print, flush=True))
+        for file in export(what, formats, options.out, options.force, choices):
+            print(file, flush=True)
     return 0

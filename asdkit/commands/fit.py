@@ -27,15 +27,12 @@ from asdkit.core.yaml_text import check_yaml, to_yaml
 from asdkit.priors.locate import EMBEDDED
 from asdkit.priors.network_runner import fastest_dtype
 from asdkit.ranks import check_optimization, check_precision, check_strategy, watch_joining
-from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints
+from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints, check_generator
 from asdkit.run.guard import Guard, RankAgreement
 from asdkit.run.live_view import Viewer
-from asdkit.run.loggers import Loggers
-from asdkit.run.metrics_csv import MetricsCSV
-from asdkit.run.process import exit_code_of
+from asdkit.run.loggers import Loggers, MetricsCSV
 from asdkit.run.progress import Progress
 from asdkit.run.report import Report
-from asdkit.run.resuming import check_generator
 from asdkit.run.run_folder import RunFolder, new_run_folder
 from asdkit.run.signals import Signals, slurm_job
 from asdkit.run.snapshots import Snapshots
@@ -52,11 +49,8 @@ _TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,
 }
 _TRAINER_RANGES = {
-    "max_steps": Within(1, MAX_STEPS_LIMIT),
-    "max_epochs": Within(1, MAX_STEPS_LIMIT),
-    "log_every_n_steps": Within(1, MAX_STEPS_LIMIT),
-    "limit_train_batches": MoreThan(0, at_most=MAX_STEPS_LIMIT),
-    "val_check_interval": MoreThan(0, at_most=MAX_STEPS_LIMIT),
+    **dict.fromkeys(("max_steps", "max_epochs", "log_every_n_steps"), Within(1, MAX_STEPS_LIMIT)),
+    **dict.fromkeys(("limit_train_batches", "val_check_interval"), MoreThan(0, at_most=MAX_STEPS_LIMIT)),
     "devices": Within(-1, 1024),
     "num_nodes": Within(1, 10_000),
 }
@@ -88,15 +82,14 @@ class Parser(LightningArgumentParser):
 
 def _explained(message: str) -> str:
     """What a message of jsonargparse's parser says; asdkit's own options were compared with `answers` before."""
-    problem = read_parser_message(message)
-    option, name = problem.option, problem.unknown or problem.unrecognized
+    option, name, owner, reason = read_parser_message(message)
     if refused := refusal(message, f"--{option}" if option else "The command line"):
         return refused
     if name:
         path = option if option.endswith(name) else f"{option}.{name}".strip(".")
-        advice = f"{problem.owner} has none of this name" if problem.owner else "asdkit fit --help all lists them"
-        return f"There is no option --{path.lstrip('-')}; {advice}."
-    return f"--{option}: {problem.reason}" if option else problem.reason
+        advice = f"{owner} has none of this name" if owner else "asdkit fit --help all lists them"
+        return f"There is no option --{path}; {advice}."
+    return f"--{option}: {reason}" if option else reason
 
 
 class CLI(LightningCLI):
@@ -243,8 +236,3 @@ def _guidance(name: str) -> list[str]:
     arguments = inspect.signature(getattr(asdkit, name)).parameters.values()
     defaults = {p.name: p.default for p in arguments if not p.name.endswith("adapter") and p.default is not p.empty}
     return overlay("guidance", {"class_path": f"asdkit.{name}", "init_args": defaults})
-
-
-def run_trainer_command(arguments: list[str], run: Path | None) -> int:
-    """Run a subcommand of the trainer with its options, short forms expanded; returns the process's exit code."""
-    return exit_code_of(lambda signals: CLI(arguments, run, signals))

@@ -9,7 +9,7 @@ from pathlib import Path
 import asdkit
 from asdkit.core.errors import UsageError
 from asdkit.core.text import suggestion
-from asdkit.run.exits import end
+from asdkit.run.exits import end, exit_code_of
 from asdkit.run.recipes import is_recipe
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
@@ -48,7 +48,11 @@ def _answer(arguments: list[str]) -> int:
     if command in TRAINER_COMMANDS:
         return _train(command, options)
     if command in FILES:
-        return _run(command, options)
+        from asdkit.commands.arguments import Arguments, prepare_libraries
+
+        prepare_libraries()
+        code: int = import_module(f"asdkit.commands.{command}").run(Arguments(command).parse(options))
+        return code
     from asdkit.commands.answers import called_elsewhere
 
     is_for_fit = " " in command or is_recipe(command)
@@ -68,18 +72,8 @@ def _finished(code: int) -> int:
     return code
 
 
-def _run(command: str, arguments: list[str]) -> int:
-    from asdkit.commands.arguments import Arguments, prepare_libraries
-
-    prepare_libraries()
-    file = import_module(f"asdkit.commands.{command}")
-    code: int = file.run(Arguments(command).parse(arguments))
-    return code
-
-
 def _train(command: str, arguments: list[str]) -> int:
-    from asdkit.commands.arguments import expand, prepare_libraries, trusted, trusted_packages
-    from asdkit.commands.help import help_for
+    from asdkit.commands.arguments import expand, help_for, prepare_libraries, trusted, trusted_packages
 
     if text := help_for(command, arguments):
         print(text, end="")
@@ -90,6 +84,6 @@ def _train(command: str, arguments: list[str]) -> int:
         print("Loading PyTorch, which takes some seconds ...", file=sys.stderr)
     prepare_libraries()
     with trusted(packages):
-        from asdkit.commands.fit import run_trainer_command
+        from asdkit.commands.fit import CLI
 
-        return run_trainer_command([command, *expanded], run)
+        return exit_code_of(lambda signals: CLI([command, *expanded], run, signals))

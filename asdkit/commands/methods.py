@@ -2,8 +2,7 @@
 
 from argparse import Namespace
 
-from asdkit.commands.answers import Entry, table
-from asdkit.commands.help import of_class
+from asdkit.commands.answers import Entry, of_class, table
 from asdkit.core.errors import UsageError
 from asdkit.core.text import suggestion
 

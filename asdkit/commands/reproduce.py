@@ -15,13 +15,12 @@ from asdkit.core.optional import require_package
 from asdkit.core.text import local, suggestion
 from asdkit.run import machine
 from asdkit.run.grid import option_values
-from asdkit.run.pool import make_runs
+from asdkit.run.pool import STOPPED, make_runs
 from asdkit.run.reproduction import results, runs
 from asdkit.run.reproduction.figures import FULL, QUICK, Figure, Size, as_cell, declared
 from asdkit.run.tables import markdown
 
 _OF_EACH_RUN = ("--model.prompt", "--prompt", "--model.seed", "--seed", "--run.name", "--run.root", "--config", "-c")
-_STOPPED = (130, 143)
 
 
 def run(options: Namespace) -> int:
@@ -70,10 +69,10 @@ def _made(names: Sequence[str], size: Size, further: Sequence[str], options: Nam
     if jobs is None and not machine.gpus(os.environ):
         jobs = machine.cores()
     for grid in reproduction.grids:
-        if grid.cells and code not in _STOPPED:
+        if grid.cells and code not in STOPPED:
             code = make_runs(grid, jobs, start, write) or code
     data = write()
-    if code not in _STOPPED:
+    if code not in STOPPED:
         page.write(reproduction.out / "index.html", data)
         print(results.verdicts(data))
         print(f"Written: {reproduction.out}/index.html and {reproduction.out}/results.json")

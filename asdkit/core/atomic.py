@@ -62,9 +62,7 @@ def set_aside(path: Path) -> None:
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk; not every system opens folders."""
-    if path.is_dir() and os.name != "posix":
-        return
+    """Wait until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -32,10 +32,9 @@ _AROUND_REASONS = ("Subtypes:", "Errors:", "Given value", "Does not validate", "
 class ParserMessage(NamedTuple):
     """What a message of jsonargparse's parser says; a field is empty where it says nothing of the kind."""
 
-    unrecognized: str  # an option that stands on the command line and that there is not, e.g. `--foo`
     option: str  # the dotted option that the message is about, without hyphens
-    unknown: str  # the name of an argument that there is not; dotted where it is one of a group, e.g. `rates.position`
-    owner: str  # import path of the class that has no such argument
+    unknown: str  # the name of an option that there is not; dotted where it is one of a group, e.g. `rates.position`
+    owner: str  # import path of the class that has no such option
     reason: str  # what else is wrong, in the parser's words, or in ours where a text should have named a class
 
 
@@ -50,15 +49,8 @@ def read_parser_message(message: str) -> ParserMessage:
         reason = f"Expected {number}, or a class such as asdkit.Ramp. Got value: {name}"
         if not number:
             reason = f"there is no class {name}; give its full import path, such as my_module.{name}"
-    option, unrecognized = _option(message), _first(_UNRECOGNIZED, message)
-    in_a_part = unrecognized.lstrip("-") if option else ""
-    return ParserMessage(
-        unrecognized="" if option else unrecognized,
-        option=option,
-        unknown=in_a_part or _first(_UNKNOWN, message),
-        owner=(_OWNER.findall(message) or [""])[-1],
-        reason=reason,
-    )
+    unknown = _first(_UNRECOGNIZED, message).lstrip("-") or _first(_UNKNOWN, message)
+    return ParserMessage(_option(message), unknown, (_OWNER.findall(message) or [""])[-1], reason)
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:
@@ -68,9 +60,8 @@ def _first(pattern: re.Pattern[str], text: str) -> str:
 
 def _option(message: str) -> str:
     keys, nested = _KEY.findall(message), _NESTED_KEY.findall(message)
-    if keys and nested:
-        return f"{keys[0]}.{max(nested, key=len)}"  # shorter ones lack the parts that they lie in
-    return ".".join(keys)
+    # Of nested keys the shorter ones lack the parts that they lie in.
+    return f"{keys[0]}.{max(nested, key=len)}" if keys and nested else ".".join(keys)
 
 
 def refused_import(message: str) -> str:

@@ -14,11 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Part:
-    """Base of everything a recipe names by `class_path`.
-
-    Its constructor's numbers are checked against their types (`core.bounds`), and `spec` records the class path and the
-    arguments.
-    """
+    """Base of what a recipe names by `class_path`: checks its numbers (`core.bounds`), and keeps how it was built."""
 
     spec: Spec
 
@@ -58,11 +54,7 @@ def require(condition: bool, message: str) -> None:
 def _spec(target: Callable[..., Any], call: inspect.BoundArguments, skip: int = 0) -> Spec:
     """Class path and plain arguments of a call, without its first `skip` arguments and without *args, **kwargs."""
     call.apply_defaults()
-    named = [
-        name
-        for name, parameter in call.signature.parameters.items()
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
+    named = [name for name, taken in call.signature.parameters.items() if not taken.kind.name.startswith("VAR_")]
     arguments = {name: _plain(name, call.arguments[name]) for name in named[skip:]}
     return {"class_path": public_path(target), "init_args": arguments}
 

@@ -10,10 +10,7 @@ from typing import Any
 
 
 def local(path: str | Path) -> Path:
-    """A path on this machine; ~ is the home folder, as in shells, which leave it alone in --option=~/folder.
-
-    It is a ValueError if it is an address, for nothing is fetched.
-    """
+    """A path on this machine, where ~ is the home folder; a ValueError if it is an address, for nothing is fetched."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.:-]+:/", str(path)):  # a Path has one slash left of the two
         address = re.sub(":/+", "://", str(path), count=1)
         raise ValueError(
@@ -36,8 +33,7 @@ def shown(text: str) -> str:
 
 def clock(seconds: float) -> str:
     """A time as minutes and seconds, and hours where there are some: 2:05, 1:02:05."""
-    time = str(timedelta(seconds=int(seconds)))
-    return time.removeprefix("0:").removeprefix("0")
+    return str(timedelta(seconds=int(seconds))).removeprefix("0:").removeprefix("0")
 
 
 def first_line(error: BaseException) -> str:

@@ -49,8 +49,6 @@ def refusal(message: str, where: str) -> str:
     path = refused_import(message)
     if not path:
         return ""
-    if path in ("pytorch_lightning.LightningModule", "pytorch_lightning.LightningDataModule"):
-        return f"{where} has options but no class_path: name a whole recipe before, --config RECIPE --config OVERLAY."
     package = path.split(".")[0]
     known = package in sys.stdlib_module_names or package == "asdkit"
     advice = "" if known else f"; if you trust {package}, add --trust {package}"

@@ -38,10 +38,10 @@ def to_yaml(value: Any, in_a_line: bool = False) -> str:
 def settings_in(text: str) -> dict[str, Any]:
     """The settings in YAML; none where there are none, or which can't be read."""
     try:
-        settings = yaml.safe_load(text) if check_yaml(text) else {}
+        settings: dict[str, Any] = yaml.safe_load(text) if check_yaml(text) else {}
     except (ValueError, yaml.YAMLError, RecursionError):
         return {}
-    return settings if isinstance(settings, dict) else {}
+    return settings
 
 
 def settings_of(file: Path) -> dict[str, Any]:
@@ -74,17 +74,19 @@ def layers(arguments: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield "", value
 
 
+def class_path(part: Any) -> str:
+    """The class path of a part, or the text that stands for one; empty for what is no part."""
+    path = part.get("class_path") if isinstance(part, dict) else part
+    return path if isinstance(path, str) else ""
+
+
 def class_name(part: Any) -> str:
     """The name of a part's class; empty for what is no part."""
-    path = part.get("class_path", "") if isinstance(part, dict) else part if isinstance(part, str) else ""
-    return str(path).rpartition(".")[2]
+    return class_path(part).rpartition(".")[2]
 
 
 def check_recipe(file: Path) -> Path:
-    """The file itself, when it holds a mapping in plain YAML that can be read in bounded time and memory.
-
-    Else a UsageError names the file and the line.
-    """
+    """The file itself, if it holds a mapping in plain YAML within the limits; else a UsageError names file and line."""
     try:
         with file.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)

@@ -1,8 +1,10 @@
-"""Checkpoints by iterations, written whole or not at all, and the weights alone as safetensors."""
+"""Checkpoints: written whole or not at all, the weights alone as safetensors, and whether one fits a run."""
 
 import json
+import logging
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,15 @@ from asdkit.core.atomic import atomic, write_bytes
 from asdkit.core.bounds import Count, checked
 from asdkit.core.errors import Interrupted
 from asdkit.core.text import local
+from asdkit.core.yaml_text import at, class_name, class_path, settings_of
 from asdkit.distillation import Distillation
-from asdkit.generators.from_checkpoint import is_whole
+from asdkit.generators.from_checkpoint import is_whole, started_anyhow
+from asdkit.run.grid import option_values
 from asdkit.run.guard import Guard
-from asdkit.run.metrics_csv import MetricsCSV
+from asdkit.run.loggers import MetricsCSV
 from asdkit.run.side_files import numbered_checkpoints
 
+_log = logging.getLogger(__name__)
 _HANDED_OVER = ".temp.ckpt"  # Lightning's own, from a forked process to the one that waits for it: the state alone
 
 
@@ -150,3 +155,66 @@ def save_weights(module: Distillation, step: int, folder: Path) -> None:
             about = {"spec": json.dumps(part.spec), "step": str(step), "prior": module.prior.digest}
             tensors = {key: value.detach().cpu().contiguous().clone() for key, value in learned.items()}
             write_bytes(folder / f"{name}.safetensors", save(tensors, about | {"prompt": module.prompt}))
+
+
+def check_generator(run: Path, options: Iterable[str]) -> None:
+    """Refuse, by a ValueError, options that name another generator than a run has; the run's own would not parse."""
+    own = class_path(at(settings_of(run / "config.yaml"), "model.generator"))
+    for given in option_values(options, "--model.generator"):
+        if own and class_name(given) != class_name(own):
+            raise ValueError(f"The checkpoint does not fit: --model.generator is {own} in {run}, and {given} here.")
+
+
+def fit_to(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose tensors are others than a run's, once that is set up; take out what another method had.
+
+    It is a ValueError if the generator, or the same method's discriminator, is another than the checkpoint's.
+    """
+    saved, own = checkpoint["state_dict"], module.state_dict()
+    shapes = [{name: list(getattr(value, "shape", ())) for name, value in state.items()} for state in (saved, own)]
+    unlike = [name for name in {**saved, **own} if shapes[0].get(name) != shapes[1].get(name)]
+    if not unlike:
+        return
+    arguments = checkpoint.get("hyper_parameters", {})
+    if not (isinstance(module, Distillation) and {"generator", "guidance"} <= arguments.keys()):
+        raise ValueError(f"The checkpoint does not fit: {_reason(unlike[0], shapes, ())}.")
+    before, now = _arguments(arguments), _arguments(module.hparams)
+    methods = [spec["guidance"].get("class_path") for spec in (before, now)]
+    if methods[0] == methods[1] or any(name.startswith("generator.") for name in unlike):
+        raise ValueError(f"The checkpoint does not fit: {_reason(unlike[0], shapes, _differences(before, now))}.")
+    for name in unlike:
+        saved.pop(name, None)
+    checkpoint["optimizer_states"] = checkpoint.get("optimizer_states", [])[:1]  # the generator's
+    parts = ", ".join(dict.fromkeys(re.sub(r"(\.adapter)\..*", r"\1", name) for name in unlike))
+    _log.warning("The checkpoint is of %s, the run is of %s: %s can't be loaded, or starts anew.", *methods, parts)
+
+
+def _reason(name: str, shapes: list[dict[str, list[int]]], differences: Iterable[tuple[str, Any, Any]]) -> str:
+    """The options that make the tensor of this name another one."""
+    parts = ("generator",) if name.startswith("generator.") else ("guidance", "prior")
+    said = [
+        f"--model.{option} is {'left out' if before is None else before} in the checkpoint, and {now} here"
+        for option, before, now in differences
+        if option.startswith(parts)
+    ]
+    before, now = (shape.get(name, "missing") for shape in shapes)
+    return "; ".join(said) or f"{name} is {before} in the checkpoint, and {now} here"
+
+
+def _arguments(arguments: Any) -> dict[str, Any]:
+    """What a module was built with, without the file that its generator started from."""
+    return dict(arguments) | {"generator": started_anyhow(arguments["generator"])}
+
+
+def _differences(before: Any, now: Any, option: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The options in which two specs differ, with both values."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        if before != now:
+            first, second = (value.get("class_path") if isinstance(value, dict) else value for value in (before, now))
+            yield option, first, second
+    elif before.get("class_path") != now.get("class_path"):
+        yield option, before.get("class_path"), now.get("class_path")
+    else:
+        before, now = (spec.get("init_args", spec) for spec in (before, now))
+        for name in {**before, **now}:
+            yield from _differences(before.get(name), now.get(name), f"{option}.{name}".strip("."))

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 from asdkit.core.atomic import atomic, write_text
 from asdkit.core.optional import require_package
 from asdkit.formats.pictures import save_grid, save_webp
-from asdkit.run.metrics_csv import logged
+from asdkit.run.loggers import logged
 from asdkit.run.result import Result
 from asdkit.run.side_files import read_facts, write_json
 from asdkit.run.tables import estimate, markdown
@@ -58,10 +58,7 @@ def write(runs: Sequence[Compared], out: Path) -> str:
 
 
 def save_film(runs: Sequence[Compared], size: int, path: Path) -> None:
-    """An animated WebP in which the objects of all runs turn side by side, five in a row, each `size` pixels wide.
-
-    It is a ValueError if a run has made images.
-    """
+    """An animated WebP in which all objects turn, five in a row, each `size` pixels wide; a ValueError for images."""
     films = [Result(run.run).orbit(size, _FRAMES) for run in runs]
     films += [torch.ones_like(films[0])] * (-len(films) % min(_IN_A_ROW, len(films)))
     rows = [torch.cat(films[i : i + _IN_A_ROW], dim=3) for i in range(0, len(films), _IN_A_ROW)]
@@ -110,10 +107,7 @@ def _tile(result: Result) -> Float[Tensor, "3 H W"]:
 
 
 def draw_curves(runs: Sequence[Compared], path: Path) -> None:
-    """A panel for each thing that is logged: the mean over a label's runs, and a band of one standard deviation.
-
-    It needs matplotlib, the extra `plots`.
-    """
+    """A panel for each thing that is logged: the mean over a label's runs, and a band of one standard deviation."""
     figure_class = require_package("matplotlib.figure", "plots").Figure
     logs = {label: [logged(run.run / "metrics.csv") for run in group] for label, group in _by_label(runs).items()}
     names = list(dict.fromkeys(name for group in logs.values() for log in group for name in log))

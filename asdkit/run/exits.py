@@ -1,16 +1,21 @@
-"""How a command ends: one exit code and one sentence for whatever has happened."""
+"""How a command ends: one exit code and one sentence for whatever has happened; and a quiet process for a trainer."""
 
 import errno
+import logging
 import os
 import signal
 import sys
 import traceback
+import warnings
+from collections.abc import Callable
 from contextlib import suppress
 
+from asdkit.core import foreign
 from asdkit.core.errors import CannotWrite, Diverged, Interrupted, MissingExtra, PriorUnavailable, unwrapped
-from asdkit.core.foreign import is_lost_rank, is_misconfiguration, is_no_device, is_out_of_memory, raised_in_process
 from asdkit.core.text import shown
+from asdkit.run.signals import Signals, requeue
 
+_LAUNCHER = "ASDKIT_LAUNCHER"  # variable with the id of the process that Lightning starts further ones from
 _NO_HANDLES = os.strerror(errno.EMFILE)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _LESS_MEMORY = (
@@ -21,7 +26,7 @@ _LESS_MEMORY = (
 
 def exit_code(error: BaseException) -> int:
     """The exit code of a command that ended with this: see `asdkit --help`."""
-    error = _original(error)
+    error = foreign.raised_in_process(unwrapped(error))
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         return 130
     if isinstance(error, BrokenPipeError):  # who read the output has left
@@ -29,13 +34,14 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     system = error if isinstance(error, OSError) else OSError()
+    missing = isinstance(error, MissingExtra | ModuleNotFoundError)
     kinds = {
         6: isinstance(error, Diverged),
-        5: is_out_of_memory(error),
+        5: foreign.is_out_of_memory(error),
         7: isinstance(error, CannotWrite) or system.errno in _FULL or _is_nowhere(error),
         4: isinstance(error, PriorUnavailable),
-        3: isinstance(error, MissingExtra | ModuleNotFoundError) or is_no_device(error) or _NO_HANDLES in str(error),
-        2: isinstance(error, ValueError) or is_misconfiguration(error) or system.filename is not None,
+        3: missing or foreign.is_no_device(error) or _NO_HANDLES in str(error),
+        2: isinstance(error, ValueError) or foreign.is_misconfiguration(error) or system.filename is not None,
     }
     return next((code for code, fits in kinds.items() if fits), 1)
 
@@ -47,7 +53,7 @@ def status(code: int) -> str:
 
 def sentence(error: BaseException) -> str:
     """What has happened and what to do, in a line."""
-    error = _original(error)
+    error = foreign.raised_in_process(unwrapped(error))
     text = shown(str(error))
     code = exit_code(error)
     if isinstance(error, Interrupted):
@@ -56,7 +62,7 @@ def sentence(error: BaseException) -> str:
         text = f"Out of memory ({text[:200] or type(error).__name__}); {_LESS_MEMORY}."
     elif _NO_HANDLES in text:
         text = f"{text[:200]}. Raise the limit of this shell, e.g. by ulimit -n 65536, or ask for fewer --jobs."
-    elif is_lost_rank(error):
+    elif foreign.is_lost_rank(error):
         text = f"Another rank of this run has died, and says why in its own output ({text[:200]})."
     elif _is_nowhere(error):
         text = "The working directory was removed or moved; go to one that is there and start again."
@@ -64,7 +70,7 @@ def sentence(error: BaseException) -> str:
         text = f"Can't write {error.filename or 'the output'}: {error.strerror}; make room or mend its rights."
     elif isinstance(error, OSError) and error.filename and code == 2:
         text = f"{error.filename} can't be opened or made: {error.strerror}; name another file or folder."
-    elif code == 3 and is_no_device(error):
+    elif code == 3 and foreign.is_no_device(error):
         text = f"{text[:300]} There is no such device here; --trainer.accelerator=cpu does without."
     elif (code == 1 and not isinstance(error, OSError)) or not text:
         text = f"{type(error).__name__}: {text[:400]} (ASDKIT_DEBUG=1 shows where.)"
@@ -86,6 +92,40 @@ def _is_nowhere(error: BaseException) -> bool:
     return isinstance(error, FileNotFoundError) and error.errno == errno.ENOENT and error.filename is None
 
 
-def _original(error: BaseException) -> BaseException:
-    """What a part has raised, in whatever process and however it was wrapped."""
-    return raised_in_process(unwrapped(error))
+def exit_code_of(act: Callable[[Signals], object]) -> int:
+    """Do something with a trainer, given the process's signals; what goes wrong becomes one sentence on stderr."""
+    silence_libraries()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("asdkit: %(message)s"))
+    logging.getLogger("asdkit").addHandler(handler)
+    further = os.environ.get("LOCAL_RANK", "0") != "0" and os.environ.get(_LAUNCHER) == str(os.getppid())
+    os.environ[_LAUNCHER] = str(os.getpid())
+    try:
+        with Signals() as signals:
+            act(signals)
+        return 0
+    except BaseException as error:
+        if isinstance(error, Interrupted) and error.signum == signal.SIGUSR1:
+            from pytorch_lightning.utilities import rank_zero_only
+
+            rank_zero_only(lambda: error.add_note(requeue()))()
+        code = end(error)
+        # Lightning kills its first process as soon as a further one fails, but here all have agreed to end.
+        return 0 if further and isinstance(error, Interrupted | Diverged) else code
+    finally:
+        os.environ.pop(_LAUNCHER, None)
+        logging.getLogger("asdkit").removeHandler(handler)
+
+
+def _is_no_advert(record: logging.LogRecord) -> bool:
+    return not any(words in record.getMessage() for words in foreign.ADVERTS)
+
+
+def silence_libraries() -> None:
+    """Leave only what concerns the user: no adverts, no advice that is wrong here."""
+    for message in foreign.HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(_is_no_advert)

@@ -1,7 +1,7 @@
 """`asdkit export`: an object as files that other tools open; runs and objects, brought back from theirs."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -54,7 +54,6 @@ class Exported:
     generator: Generator
     background: float  # grey level behind it, in [0,1]
     choices: Choices = field(default_factory=Choices)
-    watched: bool = False  # whether a terminal shows how far pictures are
 
     @property
     def splats(self) -> Splats:
@@ -92,14 +91,13 @@ class Exported:
 
     @torch.no_grad()
     def render(self, views: Views | None) -> Render:
-        """What cameras see, one after the other."""
+        """What cameras see, one after the other; a terminal shows how far they are."""
         device = next(self.generator.parameters()).device
         plain = torch.full((3,), self.background, device=device)
         if views is None:
             return self.generator.render(None, plain)
         console = Console(stderr=True)
-        hidden = not (self.watched and console.is_terminal)
-        frames = track(range(len(views)), "pictures", console=console, transient=True, disable=hidden)
+        frames = track(range(len(views)), "pictures", console=console, transient=True, disable=not console.is_terminal)
         parts = [self.generator.render(views[i : i + 1].to(device), plain) for i in frames]
         return Render(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))
 
@@ -172,17 +170,8 @@ def opened(path: Path, prompt: str = "") -> Exported:
     return Exported(module.prompt, module.generator, module.rendering.background)
 
 
-def export(
-    path: Path,
-    formats: Sequence[str],
-    out: Path | None,
-    force: bool,
-    choices: Choices,
-    tell: Callable[[Path], None] | None = None,
-) -> list[Path]:
-    """Write the object that `path` names in some of `FORMATS`, into `out` or `export` there; returns the files.
-
-    `tell` is called with each file once it is there, and a terminal then shows how far pictures are.
+def export(path: Path, formats: Sequence[str], out: Path | None, force: bool, choices: Choices) -> Iterator[Path]:
+    """Write the object that `path` names in some of `FORMATS`, into `out` or `export` there, and give each file.
 
     An unknown format, a file that exists or an object that a format can't hold is a ValueError, before anything is
     written; an extra that is not installed is a MissingExtra.
@@ -192,7 +181,7 @@ def export(
     films = {"mp4", "webp"} & {*formats}
     require(bool(films) or not choices.cameras, "--cameras is of films alone; add mp4 or webp to --format.")
     exported = opened(path, choices.prompt)
-    exported.choices, exported.watched = choices, tell is not None
+    exported.choices = choices
     if out is None and path.is_dir():
         refuse_links(path)
     out = local(out or (path if path.is_dir() else path.parent) / "export")
@@ -205,13 +194,8 @@ def export(
         refuse(name, exported, path)
     if films:
         exported.path  # noqa: B018, it reads the file of cameras
-    files = []
     for name in dict.fromkeys(formats):
-        for file in exported.save(name, out / FORMATS[name]):
-            files.append(file)
-            if tell:
-                tell(file)
-    return files
+        yield from exported.save(name, out / FORMATS[name])
 
 
 def refuse(name: str, exported: Exported, path: Path) -> None:
@@ -257,10 +241,9 @@ def _png(exported: Exported, path: Path) -> None:
     return save_grid(torch.cat(rows), path, _COLUMNS)
 
 
-def _diffusers(exported: Exported, path: Path) -> list[Path]:
+def _diffusers(exported: Exported, path: Path) -> None:
     assert isinstance(exported.generator, Network), "see refuse"
     exported.generator.write_model(path)
-    return [path]
 
 
 def _mesh(exported: Exported, path: Path) -> list[Path]:

@@ -50,11 +50,8 @@ class Grid:
     of their recipes and the prior's digest, if known. So a grid that is made again finds its own runs and no others,
     also where its root is now elsewhere. A cell needs a recipe.
 
-    Args:
-        cells: in the order of tables.
-        options: of `asdkit fit`, which all cells share.
-        title: names the folder of tables, logs and records; and that of the runs, where cells share no recipe.
-        root: folder of all runs; as options and recipes say when None.
+    All cells share the options. The title names the folder of tables, logs and records, and that of the runs where
+    cells share no recipe. Without a root, the folder of all runs is as options and recipes say.
     """
 
     def __init__(self, cells: Sequence[Cell], options: Sequence[str], title: str, root: Path | None = None) -> None:

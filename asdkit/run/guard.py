@@ -53,9 +53,20 @@ class Guard(pl.Callback):
 
     def settle(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Wait for the verdict that is on its way, if there is one; raises Diverged where something was not finite."""
-        due, self._pending = self._pending, None
-        if due:
-            self._heed(trainer, pl_module, due)
+        verdict, self._pending = self._pending, None
+        if verdict is None:
+            return
+        if verdict.ready:
+            verdict.ready.synchronize()
+        signal, *ranks = verdict.flags.tolist()
+        self.stop = int(signal)
+        broken = [(name, int(rank) - 1) for name, rank in zip(verdict.names, ranks, strict=True) if rank]
+        if broken:
+            name, rank = broken[0]
+            more = f" and {len(broken) - 1} more after it" if broken[1:] else ""
+            where = _where(*verdict.where) if rank == trainer.global_rank else f" of rank {rank}, which tells where"
+            prompt = f", prompt {pl_module.hparams['prompt']!r}" if "prompt" in pl_module.hparams else ""
+            raise Diverged(f"Not finite at step {verdict.step}: {name}{more}{where}{prompt}.")
 
     @torch.no_grad()
     def _look(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any) -> _Verdict:
@@ -82,20 +93,6 @@ class Guard(pl.Callback):
             named = module.named_parameters(remove_duplicate=False)
             self._names = {id(p): name for name, p in named if not name.startswith("prior.")}
         return self._names.get(id(parameter), "a parameter")
-
-    def _heed(self, trainer: pl.Trainer, module: pl.LightningModule, verdict: _Verdict) -> None:
-        if verdict.ready:
-            verdict.ready.synchronize()
-        signal, *ranks = verdict.flags.tolist()
-        broken = [(name, int(rank) - 1) for name, rank in zip(verdict.names, ranks, strict=True) if rank]
-        self.stop = int(signal)
-        if broken:
-            name, rank = broken[0]
-            more = f" and {len(broken) - 1} more after it" if broken[1:] else ""
-            own = rank == trainer.global_rank
-            where = _where(*verdict.where) if own else f" of rank {rank}, which tells where"
-            prompt = f", prompt {module.hparams['prompt']!r}" if "prompt" in module.hparams else ""
-            raise Diverged(f"Not finite at step {verdict.step}: {name}{more}{where}{prompt}.")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Every sentence about the end of a run says what is left of it."""

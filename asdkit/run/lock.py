@@ -30,10 +30,7 @@ def locked(file: IO[Any]) -> bool:
 
 
 class RunLock:
-    """`run.lock` in a run folder, which says who goes on with the run; what an earlier process has left is no lock.
-
-    It is a ValueError if another process goes on with the run.
-    """
+    """`run.lock` in a run folder: a ValueError if another process holds it; what an ended one has left is no lock."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "run.lock"

@@ -1,6 +1,5 @@
 """What the numbers of a run mean, in words, which `meanings.yaml` has."""
 
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,19 +14,9 @@ class Meaning(NamedTuple):
     unit: str = ""
 
 
-REFERENCES = {
-    "true_": "the truth has",
-    "decoded_": "through the prior's autoencoder",
-    "teacher_": "the prior's own pictures have",
-    "source_": "the source has",
-}
-
-
-@cache
-def meanings() -> dict[str, Meaning]:
-    """What is known, by name."""
-    known = yaml.safe_load(Path(__file__).with_name("meanings.yaml").read_text("utf-8"))
-    return {name: Meaning(*words) for name, words in known.items()}
+_known, _references = yaml.safe_load_all(Path(__file__).with_name("meanings.yaml").read_text("utf-8"))
+MEANINGS = {name: Meaning(*words) for name, words in _known.items()}
+REFERENCES: dict[str, str] = _references  # what a measure is to be held to, by the beginning of its name
 
 
 def meaning(name: str) -> Meaning:
@@ -35,5 +24,5 @@ def meaning(name: str) -> Meaning:
     if name.endswith("_error"):
         title, _, unit = meaning(name.removesuffix("_error"))
         return Meaning(f"{title}: error", "its distance from the truth's own; 0 is none", unit)
-    known = meanings().get(name) or next((m for key, m in meanings().items() if name.startswith(f"{key}_")), None)
+    known = MEANINGS.get(name) or next((m for key, m in MEANINGS.items() if name.startswith(f"{key}_")), None)
     return known or Meaning(name.replace("_", " ").capitalize(), "")

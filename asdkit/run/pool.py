@@ -22,8 +22,7 @@ from asdkit.run.side_files import write_json
 from asdkit.run.signals import heeded
 
 _POLL_SECONDS = 0.1
-
-
+STOPPED = (130, 143)  # the exit codes of what a signal has ended
 Start = Callable[[Sequence[str], IO[bytes], Mapping[str, str]], Any]
 Ended = Callable[[], object]
 
@@ -130,8 +129,7 @@ class Pool:
             return exit_code(Interrupted(self.signals[0]))
         if self.share.ranks > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
             _leave_together()
-        codes = [self.codes.get(self.grid.run_folder(cell)) for cell in self.grid.cells]
-        return next(filter(None, codes), 0)
+        return next(filter(None, (self.codes.get(self.grid.run_folder(cell)) for cell in self.grid.cells)), 0)
 
     def _start_waiting(self) -> None:
         while self.waiting and self.free and not self.signals:

@@ -62,10 +62,8 @@ class Result:
         file, ending = local(path), Path(path).suffix.removeprefix(".").lower()
         if ending == "glb" and self.generator.splats() is None:
             ending = "mesh-glb"
-        require(
-            ending in FORMATS,
-            f"{path} must end in .{', .'.join(f for f in FORMATS if f not in ('mesh-glb', 'diffusers'))}.",
-        )
+        endings = ", .".join(name for name in FORMATS if name not in ("mesh-glb", "diffusers"))
+        require(ending in FORMATS, f"{path} must end in .{endings}.")
         refuse(ending, self._object, self.run)
         replace(self._object, choices=Choices(size=size)).save(ending, file)  # which keeps no film of another size
         return file

@@ -19,14 +19,13 @@ from asdkit.core.errors import PriorUnavailable
 from asdkit.core.foreign import set_root_folder
 from asdkit.core.text import run_folder, slug
 from asdkit.distillation import Distillation
-from asdkit.run.checkpoints import AtomicCheckpointIO
+from asdkit.run.checkpoints import AtomicCheckpointIO, fit_to
 from asdkit.run.exits import exit_code, sentence, status
 from asdkit.run.judge import Judge, figures
 from asdkit.run.lock import RunLock
+from asdkit.run.loggers import MetricsCSV
 from asdkit.run.machine import versions
-from asdkit.run.metrics_csv import MetricsCSV
 from asdkit.run.report import Report
-from asdkit.run.resuming import fit_to
 from asdkit.run.side_files import read_facts, refuse_links, write_json
 from asdkit.run.signals import slurm_job
 
@@ -55,9 +54,8 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
             if job and read_facts(folder / "run.json").get("command", sys.argv) == sys.argv:
                 return folder  # where there is no command, another rank has just made it
             if name:
-                raise ValueError(
-                    f"The run {folder} exists; choose another --run.name, or go on with asdkit fit {folder}."
-                ) from None
+                go_on = f"choose another --run.name, or go on with asdkit fit {folder}"
+                raise ValueError(f"The run {folder} exists; {go_on}.") from None
     raise ValueError(f"There are too many runs named {first.name}; choose another --run.name.")
 
 
@@ -89,7 +87,13 @@ class RunFolder(pl.Callback):
         self._seconds_before = float(state_dict["seconds"])
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        refusal = self._take(Path(trainer.default_root_dir), stage) if trainer.is_global_zero else None
+        refusal: Exception | None = None
+        try:
+            if trainer.is_global_zero:
+                refuse_links(folder := Path(trainer.default_root_dir))
+                self._lock = RunLock(folder) if stage == "fit" else None
+        except (ValueError, OSError) as error:  # which all ranks hear
+            refusal = error
         name, refusal = trainer.strategy.broadcast((trainer.default_root_dir, refusal))
         set_root_folder(trainer, name)
         if refusal:
@@ -146,16 +150,6 @@ class RunFolder(pl.Callback):
             _log.warning("%s", sentence(error))
         finally:
             self._let_go()
-
-    def _take(self, folder: Path, stage: str) -> Exception | None:
-        """Take the folder for this process; returns why it can't be taken, for all ranks to hear."""
-        try:
-            refuse_links(folder)
-            if stage == "fit":
-                self._lock = RunLock(folder)
-        except (ValueError, OSError) as error:
-            return error
-        return None
 
     def _let_go(self) -> None:
         if self._lock:

@@ -44,10 +44,7 @@ def write_tables(grid: Grid) -> None:
 
 
 def write_contacts(grid: Grid) -> None:
-    """`sweep.png`: the contact sheets of the runs in the order of the tables, white where one is missing.
-
-    They are half as large as they were or, where there are very many, smaller.
-    """
+    """`sweep.png`: the runs' contact sheets, half as large or smaller, in the tables' order; white where one lacks."""
     files = [grid.run_folder(cell) / "contact.png" for cell in grid.cells]
     columns, scale = math.isqrt(len(files) - 1) + 1, min(0.5, 8 / math.sqrt(len(files)))
     pictures = {place: picture for place, file in enumerate(files) if (picture := _picture(file, scale))}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from asdkit import ASD, SDS, Cameras, Canvas, DiscriminatorSteps, Distillation, Gaussians, Initial, Latents, Pretrained
-from asdkit.commands import bench_curves, bench_report, bench_steps
+from asdkit.commands import bench_report, bench_steps
 from asdkit.commands.bench_report import comparison, forget_peak, matmul_peak, resident, spread, table
 from asdkit.commands.bench_steps import (
     NEVER,
@@ -427,7 +427,7 @@ def test_curves(
     """Each value is timed with the others as they are; two keys have the same; the picture has a panel for each."""
     pytest.importorskip("matplotlib")
     calls: list[list[str]] = []
-    monkeypatch.setattr(bench_curves, "timed", lambda arguments, *_: (calls.append(arguments[2:]), facts)[1])
+    monkeypatch.setattr(bench_steps, "timed", lambda arguments, *_: (calls.append(arguments[2:]), facts)[1])
     vary = ["--vary", "data.views_per_step=1,4", "--vary", "model.generator.count+model.generator.capacity=9,90"]
     vary += ["--vary", "model.guidance=SDS,ASD"]
     assert main(["bench", "--config", str(recipe), *vary, "--out", str(tmp_path / "out")]) == 0

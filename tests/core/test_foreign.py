@@ -44,7 +44,7 @@ INNER = f"--outer.inner={__name__}.Inner"
 NO_NUMBER = "Expected a float, or a class such as asdkit.Ramp. Got value: x"
 NO_CLASS = "there is no class Nobody; give its full import path, such as my_module.Nobody"
 SAYS: dict[str, tuple[list[str], dict[str, str]]] = {
-    "an option": (["--foo=3"], {"unrecognized": "--foo"}),
+    "an option": (["--foo=3"], {"option": "", "unknown": "foo"}),
     "an argument": (["--outer.inr=3"], {"option": "outer.inr", "unknown": "inr", "owner": "Outer"}),
     "an inner one": ([INNER, "--outer.inner.siz=3"], {"unknown": "siz", "owner": "Inner"}),
     "a group's": ([INNER, "--outer.inner.pair.sise=3"], {"unknown": "pair.sise", "owner": "Inner"}),

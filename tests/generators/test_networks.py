@@ -207,7 +207,7 @@ def test_an_exported_model_is_diffusers_own(finished: Path, tiny_folder: Path, t
     assert torch.allclose(images, opened(finished).render(None).image, atol=1e-4)
     assert loaded(folder).digest != loaded(tiny_folder).digest
     with pytest.raises(ValueError, match="exists; name another folder"):
-        export(finished, ["diffusers"], tmp_path, False, opened(finished).choices)
+        list(export(finished, ["diffusers"], tmp_path, False, opened(finished).choices))
 
 
 def test_only_a_network_is_a_model(finished: Path, tmp_path: Path) -> None:
@@ -216,4 +216,4 @@ def test_only_a_network_is_a_model(finished: Path, tmp_path: Path) -> None:
         generator.write_model(tmp_path)
     assert (asdkit.load(finished, "a red view").views() - asdkit.load(finished).views()).abs().max() > 0
     with pytest.raises(ValueError, match="ply holds 3D objects"):
-        export(finished, ["ply"], tmp_path, False, opened(finished).choices)
+        list(export(finished, ["ply"], tmp_path, False, opened(finished).choices))

@@ -17,7 +17,7 @@ from asdkit.commands.main import main
 from asdkit.generators.base import Render
 from asdkit.priors.clip import CLIP
 from asdkit.rendering.cameras import Views, ring
-from asdkit.run.clip_judge import at_back, ranks_first
+from asdkit.run.judge import at_back, ranks_first
 from asdkit.scores.equations import hsv_saturation
 
 PROMPT, OTHERS = "a red duck", ["a blue car", "a yellow duck", "a green tree"]

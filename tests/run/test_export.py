@@ -38,7 +38,7 @@ def test_all_formats_of_gaussians(runs: dict[str, Path], tmp_path: Path, monkeyp
     trimesh = pytest.importorskip("trimesh")
     pytest.importorskip("skimage")
     monkeypatch.setattr("asdkit.run.export._LOOKS", ((10.0, 2),))  # fewer silhouettes, for speed
-    files = export(runs["gaussians"], [*OF_OBJECTS, "ply"], tmp_path, False, SMALL)
+    files = list(export(runs["gaussians"], [*OF_OBJECTS, "ply"], tmp_path, False, SMALL))
     made = load(runs["gaussians"]).generator.splats()
     assert {file.name for file in files} >= {FORMATS[name] for name in OF_OBJECTS}
     exact = read_splats(tmp_path / "splats.ply")
@@ -87,7 +87,7 @@ def test_pictures_are_what_the_run_shows(runs: dict[str, Path], tmp_path: Path) 
 
 @pytest.mark.parametrize(("up", "axes"), [("y", (1, 2, 0)), ("-y", (1, 2, 0)), ("z", (0, 1, 2))])
 def test_up_is_where_it_is_asked_for(runs: dict[str, Path], tmp_path: Path, up: str, axes: tuple) -> None:
-    export(runs["gaussians"], ["ply", "glb"], tmp_path, False, replace(SMALL, up=up))
+    list(export(runs["gaussians"], ["ply", "glb"], tmp_path, False, replace(SMALL, up=up)))
     made, got = load(runs["gaussians"]).generator.splats(), read_splats(tmp_path / "splats.ply")
     signs = np.array([1, -1, -1]) if up == "-y" else np.ones(3)
     np.testing.assert_allclose(got.means, made.means[:, axes] * signs, atol=1e-6)
@@ -112,7 +112,7 @@ def test_films_and_meshes_are_as_asked(runs: dict[str, Path], tmp_path: Path, mo
     (file,) = export(runs["nerf"], ["mesh-glb"], tmp_path / "few", False, replace(SMALL, faces=100))
     assert len(trimesh.load(file, force="mesh").faces) <= 100 < counts["fine"]
     pytest.importorskip("xatlas")
-    files = export(runs["nerf"], ["obj"], tmp_path / "painted", False, replace(SMALL, resolution=16, texture=64))
+    files = list(export(runs["nerf"], ["obj"], tmp_path / "painted", False, replace(SMALL, resolution=16, texture=64)))
     (picture,) = (file for file in files if file.suffix == ".png")
     assert len(files) == 3 and Image.open(picture).size == (64, 64)
     (file,) = export(runs["gaussians"], ["html"], None, False, SMALL)
@@ -155,17 +155,13 @@ def test_films_along_a_camera_path(
 def test_what_is_wrong_with_a_camera_path_is_said_first(runs: dict[str, Path], tmp_path: Path) -> None:
     for formats, words in ((["ply"], "--cameras is of films alone"), (["ply", "webp"], "There is no camera path")):
         with pytest.raises(ValueError, match=words):
-            export(runs["gaussians"], formats, tmp_path / "out", False, replace(SMALL, cameras="nowhere.json"))
+            list(export(runs["gaussians"], formats, tmp_path / "out", False, replace(SMALL, cameras="nowhere.json")))
     assert not (tmp_path / "out").exists()
 
 
 def test_files_are_told_one_by_one_and_spz_may_be_older(runs: dict[str, Path], tmp_path: Path) -> None:
-    told = []
-
-    def tell(file: Path) -> None:
-        told.append((file.name, sorted(other.name for other in tmp_path.iterdir())))
-
-    export(runs["gaussians"], ["spz", "ply"], tmp_path, False, replace(SMALL, spz_version=3), tell)
+    files = export(runs["gaussians"], ["spz", "ply"], tmp_path, False, replace(SMALL, spz_version=3))
+    told = [(file.name, sorted(other.name for other in tmp_path.iterdir())) for file in files]
     assert told == [("splats.spz", ["splats.spz"]), ("splats.ply", ["splats.ply", "splats.spz"])]
     assert (tmp_path / "splats.spz").read_bytes()[:2] == b"\x1f\x8b"
 
@@ -203,7 +199,7 @@ def test_a_file_is_turned_into_another(tmp_path: Path) -> None:
 def test_what_can_not_be_written_is_said_before_anything_is(runs: dict[str, Path], tmp_path: Path) -> None:
     def refused(words: str, path: Path, formats: list[str], choices: Choices = SMALL) -> None:
         with pytest.raises(ValueError, match=words) as caught:
-            export(path, formats, tmp_path / "out", False, choices)
+            list(export(path, formats, tmp_path / "out", False, choices))
         assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
     refused("no format 'stl'; there are ply", runs["gaussians"], ["ply", "stl"])
@@ -242,7 +238,7 @@ def test_images_are_exported_as_pictures(tmp_path: Path, tiny_folder: Path, kind
     run = small_run(tmp_path / "small.yaml", *image, *QUICK)
     for word in ("mp4", "ply"):
         with pytest.raises(ValueError, match=f"{word} holds 3D objects and .* is made of {kind}; export png"):
-            export(run, [word], tmp_path / "out", False, SMALL)
+            list(export(run, [word], tmp_path / "out", False, SMALL))
     (file,) = export(run, ["png"], tmp_path / "out", False, SMALL)
     shown = Image.open(run / "contact.png").crop((0, 0, 32, 16))
     np.testing.assert_array_equal(np.asarray(Image.open(file)), np.asarray(shown))
@@ -279,7 +275,7 @@ def test_what_belongs_to_an_obj_is_not_replaced_either(runs: dict[str, Path], tm
     for name in ("mesh.mtl", "mesh.png"):
         (tmp_path / name).write_text("mine")
         with pytest.raises(ValueError, match=f"{name} exists"):
-            export(runs["gaussians"], ["obj"], tmp_path, False, replace(SMALL, texture=64))
+            list(export(runs["gaussians"], ["obj"], tmp_path, False, replace(SMALL, texture=64)))
         assert [file.name for file in tmp_path.iterdir()] == [name]
         (tmp_path / name).unlink()
 

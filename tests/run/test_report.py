@@ -19,11 +19,10 @@ from asdkit.commands.arguments import expand
 from asdkit.core.errors import Interrupted
 from asdkit.data import Cameras
 from asdkit.generators.base import Render
-from asdkit.run import clip_judge
+from asdkit.run import judge as judges
+from asdkit.run.loggers import MetricsCSV
 from asdkit.run.meanings import meaning
-from asdkit.run.metrics_csv import MetricsCSV
-from asdkit.run.report import Report
-from asdkit.run.report_page import measured, page
+from asdkit.run.report import Report, measured, page
 from asdkit.run.snapshots import Snapshots
 
 PROMPT = '<script>alert("1")</script> & a "Duck"'
@@ -181,7 +180,7 @@ def test_a_prompt_that_nobody_can_judge_is_not_measured() -> None:
 def test_the_errors_are_standard_errors_over_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the values 1, 2, 6: deviation sqrt(7), mean 3, error sqrt(7 / 3); a single picture has none."""
 
-    monkeypatch.setattr(clip_judge, "hsv_saturation", lambda images: torch.tensor([1.0, 2.0, 6.0]))
+    monkeypatch.setattr(judges, "hsv_saturation", lambda images: torch.tensor([1.0, 2.0, 6.0]))
     judge, pictures = CLIPJudge(), torch.zeros(1, 3, 8, 8)
     render = Render(pictures, pictures[:, :1], pictures[:, :1])
     results = judge.measure(create_autospec(Distillation, instance=True, prompt="x"), Canvas(), None, render)

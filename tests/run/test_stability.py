@@ -10,7 +10,7 @@ from torch import Tensor
 
 from asdkit import SDS, Canvas, Distillation, FiniteSetPrior, Pixels, StabilityJudge
 from asdkit.generators.base import Render
-from asdkit.run.stability import correlation, structure
+from asdkit.run.judge import correlation, structure
 
 
 def judged(pictures: dict[int, Tensor], steps: int, interrupted_at: int = 0) -> dict[str, float]:

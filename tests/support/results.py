@@ -9,7 +9,7 @@ from typing import Any
 
 from asdkit.run.reproduction import page, results
 from asdkit.run.reproduction.figures import Figure, declared
-from asdkit.run.reproduction.statistics import CONFIRMED, NOT_SHOWN, REFUTED
+from asdkit.run.reproduction.results import CONFIRMED, NOT_SHOWN, REFUTED
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docs" / "paper" / "results.json"

@@ -118,10 +118,6 @@ class Size:
         """The iterations of a run."""
         return part.quick if self == QUICK else part.steps
 
-    def core_seconds(self, run: Planned) -> float:
-        """What a run costs one core, as the figures' file estimates it."""
-        return START_SECONDS + self.steps(run.part) * run.part.seconds * run.method.cost
-
 
 QUICK, FULL = Size("quick", 1, 1), Size("full", 3, 1000)
 
@@ -173,8 +169,8 @@ def declared() -> Figures:
     )
 
 
-def _method(name: str, given: Any, **more: Any) -> Method:
-    return Method(name, **(given if isinstance(given, dict) else {"options": given}), **more)
+def _method(name: str, given: Any) -> Method:
+    return Method(name, **(given if isinstance(given, dict) else {"options": given}))
 
 
 def _swept(sweep: Mapping[str, Any]) -> list[Method]:

@@ -2,20 +2,24 @@
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from asdkit.core.atomic import write_text
+from asdkit.core.optional import require_package
 from asdkit.core.text import rendered
 from asdkit.run.meanings import meaning
-from asdkit.run.reproduction import pictures, plots, results
+from asdkit.run.reproduction import pictures, results
 from asdkit.run.reproduction.figures import REFERENCES, TRUTH, Figure, declared
-from asdkit.run.reproduction.pictures import CONTACT
-from asdkit.run.reproduction.results import Run, methods_of
-from asdkit.run.reproduction.statistics import Interval, interval
+from asdkit.run.reproduction.results import Interval, Run, methods_of
 from asdkit.scores.equations import effective_scale
+
+_PLOT_WIDTH = 4.8  # in inches
+Curves = Mapping[str, Sequence[tuple[float, Interval]]]  # by name the points, each a place and a mean
+Lines = Mapping[str, Sequence[tuple[float, float]]]
 
 
 def write(path: Path, data: Mapping[str, Any]) -> None:
@@ -29,7 +33,7 @@ def _shown(figure: Figure, data: Mapping[str, Any], out: Path) -> dict[str, Any]
     """What the page says of a figure, beside what `results.json` does."""
     runs = results.of_figure(data, figure.name)
     parts = dict.fromkeys(run["part"] for run in runs)
-    columns, rows = results.estimates(runs, figure.show)
+    rows, columns = results.estimates(runs, figure.show)
     known = {measure: meaning(measure) for measure in columns}
     return {
         "name": figure.name,
@@ -55,7 +59,7 @@ def sheet(figure: Figure, part: str, runs: Sequence[Run], out: Path) -> tuple[li
             words = f"{part}: {prompt}" + (f", seed {seed}" if figure.seeds else "")
             rows[words] = [_first([pictures.of_truth(out, prompt)])]
             for run in map(by_method.get, methods_of(of_part)):
-                there = [name for name in (figure.picture, CONTACT) if run and name in run["pictures"]]
+                there = [name for name in (figure.picture, pictures.CONTACT) if run and name in run["pictures"]]
                 rows[words].append(_first(pictures.kept(out, run["folder"], name) for name in there if run))
     return [TRUTH, *methods_of(of_part)], rows
 
@@ -81,8 +85,8 @@ def _plots(figure: Figure, part: str, runs: Sequence[Run]) -> list[tuple[str, st
     sweeps = [name for cell in figure.cells if cell["part"] == part for name in cell.get("sweeps", ())]
     drawn = []
     for measure in results.measures(figure.show, runs):
-        of, title = _points(runs, measure), f"{part}: {measure}"
-        drawn.append((title, _curves(title, declared().sweeps[sweeps[0]], of) if sweeps else plots.points(title, of)))
+        of, title = results.intervals(measure, runs), f"{part}: {measure}"
+        drawn.append((title, _curves(title, declared().sweeps[sweeps[0]], of) if sweeps else plot_points(title, of)))
     return [(title, address) for title, address in drawn if address]
 
 
@@ -95,19 +99,10 @@ def _curves(title: str, sweep: Mapping[str, Any], of: Mapping[str, Interval]) ->
             curves.setdefault(method.series, []).append((method.at, point))
     curves = {series: sorted(curve, key=lambda point: point[0]) for series, curve in curves.items()}
     predictions = _predicted(sweep["law"], curves, of) if "law" in sweep else {}
-    return plots.curves(title, curves, predictions, sweep["label"], sweep.get("log", False)) if curves else ""
+    return plot_curves(title, curves, predictions, sweep["label"], sweep.get("log", False)) if curves else ""
 
 
-def _points(runs: Sequence[Run], measure: str) -> dict[str, Interval]:
-    """The mean of each method, and of what measures refer to, and its interval, over prompts and seeds."""
-    values = {
-        name: results.values_of(measure, [run for run in runs if run["method"] == name]) for name in methods_of(runs)
-    }
-    values |= {name: results.values_of(f"{prefix}{measure}", runs) for name, prefix in REFERENCES.items()}
-    return {name: interval(numbers) for name, numbers in values.items() if numbers}
-
-
-def _predicted(law: Mapping[str, Any], curves: plots.Curves, points: Mapping[str, Interval]) -> plots.Lines:
+def _predicted(law: Mapping[str, Any], curves: Curves, points: Mapping[str, Interval]) -> Lines:
     """What the law of lambda_eff predicts of a curve: another one, read at 1 + (1 + gamma)(lambda - 1)."""
     methods = [declared().methods[name] for name in points if name not in REFERENCES]
     like = sorted((method.at, points[method.name].mean) for method in methods if method.series == law["like"])
@@ -117,3 +112,48 @@ def _predicted(law: Mapping[str, Any], curves: plots.Curves, points: Mapping[str
     places = [x for x, _ in curves.get(law["curve"], ())]
     effective = [effective_scale(law.get("scale", x), law.get("gamma", x)) for x in places]
     return {law["curve"]: [*zip(places, np.interp(np.log(effective), np.log(scales), means).tolist(), strict=True)]}
+
+
+def plot_points(title: str, of: Mapping[str, Interval]) -> str:
+    """An SVG, as the address of a picture, of means with error bars below each other, named at the left."""
+    figure, panel = _panel(0.75 + 0.22 * len(of))
+    for place, (name, known) in enumerate(of.items()):
+        panel.errorbar(known.mean, -place, xerr=_ends([known]), fmt="o", markersize=4, label=name)
+    panel.set_yticks([-place for place in range(len(of))], [*of], fontsize="small")
+    panel.margins(y=0.15)
+    panel.grid(axis="x", alpha=0.3)
+    panel.set_title(title, fontsize="medium")
+    return _svg(figure)
+
+
+def plot_curves(title: str, of: Curves, predictions: Lines, label: str, log: bool = False) -> str:
+    """The same of curves with error bars, and dotted what lambda_eff predicts of them; `label` is of the x axis."""
+    figure, panel = _panel(3.2)
+    for name, curve in of.items():
+        x, means = [place for place, _ in curve], [known.mean for _, known in curve]
+        line = panel.errorbar(x, means, _ends([known for _, known in curve]), fmt="o-", markersize=4, label=name)[0]
+        if name in predictions:
+            predicted = {"color": line.get_color(), "label": f"{name} by lambda_eff"}
+            panel.plot(*np.array(predictions[name]).T, ":", **predicted)
+    panel.set_xscale("log" if log else "linear")
+    panel.set_title(title, fontsize="medium")
+    panel.set_xlabel(label)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small", frameon=False)
+    return _svg(figure)
+
+
+def _panel(height: float) -> tuple[Any, Any]:
+    figure = require_package("matplotlib.figure", "plots").Figure((_PLOT_WIDTH, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _ends(of: Sequence[Interval]) -> Any:
+    """How far error bars reach to both sides; a single value has none."""
+    ends = np.abs([[known.low - known.mean for known in of], [known.high - known.mean for known in of]])
+    ends[~np.isfinite(ends)] = 0
+    return ends
+
+
+def _svg(figure: Any) -> str:
+    figure.savefig(content := BytesIO(), format="svg", metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -1,14 +1,78 @@
 """What the runs of figures have measured, and what that says of the figures' claims: plain data, as `results.json`."""
 
+import math
+import statistics
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
 from asdkit.run.reproduction.figures import QUICK, REFERENCES, Figure, Rule, declared
-from asdkit.run.reproduction.statistics import NOT_JUDGED, interval, joint, verdict
 from asdkit.run.tables import cell_text, markdown
 
 Run = Mapping[str, Any]  # part, method, prompt, seed, metrics, and how it was made
+CONFIRMED, REFUTED, NOT_SHOWN, NOT_JUDGED = "confirmed", "refuted", "not shown", "not judged"
+_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The mean of values, and the interval that holds their expectation in 95 of 100 experiments.
+
+    `low` and `high` are infinite where there is one value alone.
+    """
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        """The mean and, of several values, half the interval."""
+        return cell_text(self.mean) + (f" ± {cell_text(self.high - self.mean)}" if self.count > 1 else "")
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """The interval mean -+ t s / sqrt(n) of n values, whose standard deviation is s."""
+    mean, count = statistics.fmean(values), len(values)
+    spread = math.inf if count < 2 else t_quantile(count - 1) * statistics.stdev(values) / math.sqrt(count)
+    return Interval(mean, mean - spread, mean + spread, count)
+
+
+def verdict(difference: Interval, low: float, high: float) -> str:
+    """Whether a claim that a difference lies between two numbers is confirmed, refuted or not shown.
+
+    It is confirmed when the whole interval lies there, refuted when all of it lies elsewhere.
+    """
+    if difference.count < 2:
+        return NOT_JUDGED
+    if low < difference.low and difference.high < high:
+        return CONFIRMED
+    return REFUTED if difference.high <= low or high <= difference.low else NOT_SHOWN
+
+
+def joint(verdicts: Sequence[str]) -> str:
+    """The verdict of claims together: refuted by one, confirmed by all, else not shown; not judged where none was."""
+    if not {*verdicts} - {NOT_JUDGED}:
+        return NOT_JUDGED
+    return REFUTED if REFUTED in verdicts else CONFIRMED if {*verdicts} == {CONFIRMED} else NOT_SHOWN
+
+
+def t_quantile(freedom: int) -> float:
+    """The t of which Student's distribution has 95 % between -t and t."""
+    billionths = range(13 * 10**9)  # of one degree of freedom it is 12.7
+    return bisect_left(billionths, _LEVEL, key=lambda t: _between(t / 1e9, freedom)) / 1e9
+
+
+def _between(t: float, freedom: int) -> float:
+    """What Student's distribution has between -t and t (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    angle, odd = math.atan(t / math.sqrt(freedom)), freedom % 2
+    term, total = math.cos(angle) if odd else 1.0, 0.0
+    for k in range(1 + odd, freedom, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * k / (k + 1)
+    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
 
 
 def with_derived(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -80,32 +144,32 @@ def verdicts(results: Mapping[str, Any]) -> str:
 
 def table(runs: Sequence[Run], show: Iterable[str]) -> str:
     """The `estimates` as Markdown."""
-    columns, rows = estimates(runs, show)
-    return markdown(rows, columns)
+    return markdown(*estimates(runs, show))
 
 
-def estimates(runs: Sequence[Run], show: Iterable[str]) -> tuple[list[str], list[dict[str, str]]]:
-    """The columns, and a row of means over prompts and seeds for each part and method, and for a part's references."""
+def estimates(runs: Sequence[Run], show: Iterable[str]) -> tuple[list[dict[str, str]], list[str]]:
+    """A row of means over prompts and seeds for each part and method, and for a part's references; and the columns."""
     columns, rows = measures(show, runs), []
     for part in dict.fromkeys(run["part"] for run in runs):
         members = [run for run in runs if run["part"] == part]
-        groups = {method: ("", [run for run in members if run["method"] == method]) for method in methods_of(members)}
-        groups |= {reference: (prefix, members) for reference, prefix in REFERENCES.items()}
-        for method, (prefix, group) in groups.items():
-            values = {name: values_of(f"{prefix}{name}", group) for name in columns}
-            known = {name: str(interval(numbers)) for name, numbers in values.items() if numbers}
-            rows += [{"part": part, "method": method, **known}] if known or not prefix else []
-    return ["part", "method", *columns], rows
+        known = {name: intervals(name, members) for name in columns}
+        for method in (*methods_of(members), *REFERENCES):
+            texts = {name: str(of[method]) for name, of in known.items() if method in of}
+            rows += [{"part": part, "method": method, **texts}] if texts or method not in REFERENCES else []
+    return rows, ["part", "method", *columns]
+
+
+def intervals(measure: str, runs: Sequence[Run]) -> dict[str, Interval]:
+    """The mean of each method, and of what measures refer to, and its interval, over prompts and seeds."""
+    groups = {method: (measure, [run for run in runs if run["method"] == method]) for method in methods_of(runs)}
+    groups |= {reference: (f"{prefix}{measure}", [*runs]) for reference, prefix in REFERENCES.items()}
+    values = {m: [run["metrics"][name] for run in of if name in run["metrics"]] for m, (name, of) in groups.items()}
+    return {method: interval(numbers) for method, numbers in values.items() if numbers}
 
 
 def methods_of(runs: Iterable[Run]) -> list[str]:
     """The methods of runs, each once."""
     return list(dict.fromkeys(run["method"] for run in runs))
-
-
-def values_of(measure: str, runs: Iterable[Run]) -> list[float]:
-    """What the runs have of a measure."""
-    return [run["metrics"][measure] for run in runs if measure in run["metrics"]]
 
 
 def difference(rule: Mapping[str, Any]) -> str:

@@ -10,8 +10,7 @@ from asdkit.core.errors import UsageError
 from asdkit.core.text import slug
 from asdkit.run.grid import Cell, Grid
 from asdkit.run.reproduction import pictures, results
-from asdkit.run.reproduction.figures import FULL, Figure, Planned, Size, Subject, as_cell, declared
-from asdkit.run.reproduction.pictures import CONTACT
+from asdkit.run.reproduction.figures import FULL, START_SECONDS, Figure, Planned, Size, Subject, as_cell, declared
 from asdkit.run.side_files import read_facts, write_json
 
 _KEPT = ("iterations", "seconds", "versions")
@@ -39,27 +38,23 @@ class Reproduction:
         self.figures = [figure for figure in figures if figure.name in {*names, *before.get("figures", {})}]
         self.size, self.out = size, out
         self.planned = {figure.name: declared().runs(figure, size) for figure in self.figures}
-        self._cells: dict[tuple[str, ...], Cell] = {}
+        self._folders: dict[tuple[str, ...], Path] = {}
         self.grids: list[Grid] = []
         needed = _by_key(run for figure in figures for run in declared().runs(figure, size))
         for title, later in (("runs", False), ("runs after runs", True)):
-            cells = {}
+            cells: dict[tuple[str, ...], Cell] = {}
             for key, run in needed.items():
-                first = declared().before(run)
-                if bool(first) == later:
-                    start = self._folder(first) if first else None
+                if bool(run.method.after) == later:
+                    first = declared().before(run)
+                    start = self._folders[first.key] if first else None
                     cells[key] = as_cell(run, size, further, self._given(run), start, prior)
-            self._cells |= cells
-            self.grids += [Grid([*cells.values()], [], title, self.out)] if cells else []
+            if cells:
+                self.grids.append(grid := Grid([*cells.values()], [], title, self.out))
+                self._folders |= {key: grid.run_folder(cell) for key, cell in cells.items()}
         self._missing = _by_key(run for name in names for run in self.planned[name] if not self.row(run))
+        missing = {self._folders[key] for key in self._missing}
         for grid in self.grids:
-            grid.cells = [self._cells[key] for key, run in self._missing.items() if self._grid(run) is grid]
-
-    def _grid(self, run: Planned) -> Grid:
-        return self.grids[-1 if run.method.after else 0]
-
-    def _folder(self, run: Planned) -> Path:
-        return self._grid(run).run_folder(self._cells[run.key])
+            grid.cells = [cell for cell in grid.cells if grid.run_folder(cell) in missing]
 
     def _given(self, run: Planned) -> Path:
         return self.out / "given" / f"{slug(f'{run.part.name} {run.subject.prompt}')}{run.part.ending}"
@@ -76,7 +71,7 @@ class Reproduction:
 
     def row(self, run: Planned) -> dict[str, Any] | None:
         """What is kept of a run, from now on at least; None where it is not finished, or its pictures are lost."""
-        folder = self._folder(run)
+        folder = self._folders[run.key]
         name = folder.relative_to(self.out).as_posix()
         row: dict[str, Any] | None = self._kept.get(name)
         if row and all(pictures.kept(self.out, name, picture).is_file() for picture in row["pictures"]):
@@ -84,7 +79,7 @@ class Reproduction:
         report = read_facts(folder / "run.json")
         if report.get("status") != "finished":
             return None
-        shown = {CONTACT, *(figure.picture for figure in declared().figures.values() if _shows(figure, run))}
+        shown = {pictures.CONTACT, *(figure.picture for figure in declared().figures.values() if _shows(figure, run))}
         there = [picture for picture in sorted(shown) if (folder / picture).is_file()]
         for picture in there:
             pictures.keep(folder / picture, pictures.kept(self.out, name, picture))
@@ -130,7 +125,7 @@ class Reproduction:
             alike.setdefault((row["part"], row["method"], row["prompt"]), []).append(row)
         over = []
         for (part, method, prompt), members in alike.items():
-            files = tuple(pictures.kept(self.out, row["folder"], CONTACT) for row in members)
+            files = tuple(pictures.kept(self.out, row["folder"], pictures.CONTACT) for row in members)
             if len(files) > 1 and all(file.is_file() for file in files):
                 name = {"part": part, "method": method, "prompt": prompt, "seed": None}
                 facts = {"figures": members[0]["figures"], "pictures": [], "folder": "", "seconds": 0.0}
@@ -160,14 +155,13 @@ def _shows(figure: Figure, run: Planned) -> bool:
 
 def costs(figures: Sequence[Figure], size: Size) -> list[dict[str, Any]]:
     """For each figure the number of its runs, of those that no figure before has, and what these cost."""
-    known: set[tuple[str, ...]] = set()
+    known: dict[tuple[str, ...], Planned] = {}
     rows: list[dict[str, Any]] = []
     for figure in figures:
         runs = declared().runs(figure, size)
-        needed = _by_key(runs)
-        own = [run for key, run in needed.items() if key not in known]
-        known |= needed.keys()
-        hours = sum(map(size.core_seconds, own)) / 3600
+        own = [run for key, run in _by_key(runs).items() if key not in known]
+        known |= {run.key: run for run in own}
+        hours = sum(START_SECONDS + size.steps(r.part) * r.part.seconds * r.method.cost for r in own) / 3600
         rows.append({"figure": figure.name, "runs": len(runs), "of its own": len(own), "core-hours": hours})
     total = sum(row["of its own"] for row in rows), sum(row["core-hours"] for row in rows)
     return [*rows, {"figure": "all", "runs": total[0], "of its own": total[0], "core-hours": total[1]}]

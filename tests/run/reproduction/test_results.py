@@ -12,7 +12,7 @@ from PIL import Image
 from support.results import BETWEEN, documents, in_readme, in_results, sheets
 
 from asdkit.formats.pictures import save_grid
-from asdkit.run.reproduction import page, pictures, plots, results
+from asdkit.run.reproduction import page, pictures, results
 from asdkit.run.reproduction.figures import declared
 from asdkit.run.reproduction.results import differences, judged, with_derived
 
@@ -128,7 +128,7 @@ def test_the_law_reads_another_curve_at_lambda_eff() -> None:
     runs = [row(f"VSD {scale:g}", 0, psnr=math.log(scale)) for scale in (1, 3, 7.5, 15, 30, 100)]
     runs += [row(f"ASD {scale:g}", 0, psnr=math.log((1 + scale) / 2)) for scale in (1, 3, 7.5, 15, 30, 100)]
     figure = declared().figures["cfg"]
-    with patch.object(plots, "curves", return_value="x") as drawn:
+    with patch.object(page, "plot_curves", return_value="x") as drawn:
         page._plots(figure, "2D", runs)
     [(_, curves, predictions, label, log)] = [call.args for call in drawn.call_args_list]
     points = [(x, point.mean) for x, point in curves["ASD"]]

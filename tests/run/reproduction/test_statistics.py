@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from asdkit.run.reproduction.statistics import Interval, interval, joint, t_quantile, verdict
+from asdkit.run.reproduction.results import Interval, interval, joint, t_quantile, verdict
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 8, 17, 26, 100, 501])
