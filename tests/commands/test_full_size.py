@@ -99,7 +99,7 @@ def test_a_recipe_of_ones_own_keeps_what_the_overlay_does_not_know(
     recipe = yaml.safe_load((recipe_folder() / "image2d.yaml").read_text())
     model = recipe["model"]["init_args"]
     model["generator"] = {"class_path": "asdkit.Pixels", "init_args": {"size": 128}}
-    model["guidance"]["init_args"] |= {"scale": 30.0, "adapter": {"class_path": "asdkit.Embedding"}}
+    model["guidance"]["init_args"] |= {"gamma": -0.25, "adapter": {"class_path": "asdkit.Embedding"}}
     monitor = {"class_path": "pytorch_lightning.callbacks.LearningRateMonitor"}
     recipe["trainer"]["callbacks"].append(monitor)
     file = tmp_path / "own.yaml"
@@ -108,7 +108,7 @@ def test_a_recipe_of_ones_own_keeps_what_the_overlay_does_not_know(
     model = config["model"]["init_args"]
     assert model["generator"]["class_path"] == "asdkit.Pixels" and model["generator"]["init_args"]["size"] == 128
     assert model["guidance"]["init_args"]["adapter"]["class_path"] == "asdkit.Embedding"
-    assert model["guidance"]["init_args"]["scale"] == 30.0
+    assert model["guidance"]["init_args"]["gamma"] == -0.25
     assert config["data"]["init_args"]["size"] == 512 and model["prior"]["init_args"]["dtype"] == "bfloat16"
     callbacks = [callback["class_path"] for callback in config["trainer"]["callbacks"]]
     assert callbacks == ["asdkit.CLIPJudge", monitor["class_path"]]
