@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from asdkit.run.reproduction import page, results
-from asdkit.run.reproduction.figures import Figure, declared
+from asdkit.run.reproduction.figures import FULL, Figure, declared
 from asdkit.run.reproduction.results import CONFIRMED, NOT_SHOWN, REFUTED
 
 ROOT = Path(__file__).parents[2]
@@ -18,8 +18,10 @@ BETWEEN = re.compile(r"(?<=<!-- from results\.json -->\n).*?(?=<!-- to here -->)
 
 def in_results(data: Mapping[str, Any]) -> str:
     """All verdicts, and below them each figure's rules and measures."""
-    page = " [The page](paper/index.html) shows the pictures." if (FILE.parent / "index.html").is_file() else ""
-    text = [f"{results.how(data)} {results.meaning(data)}{page}", results.verdicts(data).rstrip()]
+    link = " [The page](paper/index.html) shows the plots, too." if (FILE.parent / "index.html").is_file() else ""
+    lacking = [figure.title for name, figure in declared().figures.items() if name not in data["figures"]]
+    later = f" Not made yet: {'; '.join(lacking)}." if lacking and data["mode"] == FULL.name else ""
+    text = [f"{results.how(data)} {results.meaning(data)}{later}{link}", results.verdicts(data).rstrip()]
     for name, figure in data["figures"].items():
         runs = results.of_figure(data, name)
         rules = [
@@ -27,7 +29,10 @@ def in_results(data: Mapping[str, Any]) -> str:
             for rule in figure["rules"]
         ]
         table = results.table(runs, declared().figures[name].show).rstrip()
-        text += [f"### {figure['title']}", "\n".join(rules), *sheets(declared().figures[name], runs), table]
+        planned = len(declared().runs(declared().figures[name], FULL))
+        made = sum(run["seed"] is not None for run in runs)
+        part = f"{made} of its {planned} runs are made so far." if data["mode"] == FULL.name and made < planned else ""
+        text += [f"### {figure['title']}", part, "\n".join(rules), *sheets(declared().figures[name], runs), table]
     return "\n\n".join(["", *filter(None, text), ""]).lstrip("\n") if text else ""
 
 
@@ -54,6 +59,8 @@ def in_readme(data: Mapping[str, Any]) -> str:
         return f"{more} {judged}\n"
     count = Counter(figure["verdict"] for figure in data["figures"].values())
     verdicts = f"{count[CONFIRMED]} confirmed, {count[REFUTED]} refuted, {count[NOT_SHOWN]} not shown"
+    if unjudged := len(declared().figures) - sum(count[verdict] for verdict in (CONFIRMED, REFUTED, NOT_SHOWN)):
+        verdicts += f", {unjudged} not judged yet"
     return f"The claims of the paper on our prior: {verdicts}. {more}\n"
 
 
