@@ -9,7 +9,7 @@ from typing import Any
 
 from asdkit.run.reproduction import page, results
 from asdkit.run.reproduction.figures import FULL, Figure, declared
-from asdkit.run.reproduction.results import CONFIRMED, NOT_SHOWN, REFUTED
+from asdkit.run.reproduction.results import CONFIRMED, NOT_JUDGED, NOT_SHOWN, REFUTED
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docs" / "paper" / "results.json"
@@ -52,16 +52,17 @@ def _picture(file: Path | None, method: str) -> str:
 
 
 def in_readme(data: Mapping[str, Any]) -> str:
-    """How many claims hold, in a sentence."""
+    """How many rules say that claims hold."""
     more = "[docs/results.md](docs/results.md) compares what asdkit makes with the true objects."
     if data["mode"] == "quick":
         judged = "The claims of the paper are not judged yet; `asdkit reproduce --full` judges them."
         return f"{more} {judged}\n"
-    count = Counter(figure["verdict"] for figure in data["figures"].values())
-    verdicts = f"{count[CONFIRMED]} confirmed, {count[REFUTED]} refuted, {count[NOT_SHOWN]} not shown"
-    if unjudged := len(declared().figures) - sum(count[verdict] for verdict in (CONFIRMED, REFUTED, NOT_SHOWN)):
-        verdicts += f", {unjudged} not judged yet"
-    return f"The claims of the paper on our prior: {verdicts}. {more}\n"
+    rules = [rule["verdict"] for figure in data["figures"].values() for rule in figure["rules"]]
+    count = Counter(verdict for verdict in rules if verdict != NOT_JUDGED)
+    said = ", ".join(f"{count[verdict]} {verdict}" for verdict in (CONFIRMED, REFUTED, NOT_SHOWN))
+    made = f"{len(data['figures'])} of {len(declared().figures)} figures and tables are made so far, some in part. "
+    made = "" if len(rules) == count.total() and len(data["figures"]) == len(declared().figures) else made
+    return f"{made}Of {count.total()} rules that judge the paper's claims on our prior: {said}. {more}\n"
 
 
 def documents() -> dict[Path, str]:
