@@ -13,7 +13,8 @@ from asdkit.core.parts import Part, require
 from asdkit.core.randomness import generator_for
 from asdkit.discriminators.steps import DiscriminatorSteps
 from asdkit.generators.base import Generator, Render, computed
-from asdkit.generators.from_checkpoint import INSTANTIATOR, GeneratorModule
+from asdkit.generators.from_checkpoint import INSTANTIATOR
+from asdkit.generators.module import GeneratorModule
 from asdkit.ranks import average_gradients, checked_trainer, shard, without_reducer
 from asdkit.rendering.cameras import Batch
 from asdkit.rendering.settings import Rendering

@@ -263,7 +263,7 @@ def test_files_are_replaced_if_asked(runs: dict[str, Path], tmp_path: Path, caps
 
 def test_options_reach_what_they_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     got = []
-    monkeypatch.setattr("asdkit.run.export.export", lambda *arguments, tell: got.append(arguments) or [])
+    monkeypatch.setattr("asdkit.run.export.export", lambda *arguments: got.append(arguments) or [])
     options = ["--up=y", "--size=17", "--frames=3", "--resolution=18", "--faces=200", "--texture=64", "--force"]
     options += ["--prompt=a duck", "--cameras=c.json", "--spz-version=3"]
     assert main(["export", str(tmp_path), "--format= ply,, obj ", "--out=y", *options]) == 0
