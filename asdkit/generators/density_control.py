@@ -254,6 +254,8 @@ class MCMC(Density):
 
     Faint Gaussians move to opaque ones, and new ones are added there up to the capacity. A Gaussian's position trembles
     the more, the more transparent it is. A move does not change what the Gaussians look like together (Eq. 9 there).
+    The defaults are for one object of a few thousand Gaussians. gsplat's, 0.005 and 5e5, are for large scenes: with them
+    a fifth of the Gaussians drift away from the object and stay there as faint clouds.
 
     Args:
         growth: the share of the Gaussians that a round adds.
@@ -264,7 +266,7 @@ class MCMC(Density):
     follows_gradients = False
 
     def __init__(
-        self, growth: Share = 0.05, min_opacity: Annotated[float, Between(0, 1)] = 0.005, noise: NonNegative = 5e5
+        self, growth: Share = 0.05, min_opacity: Annotated[float, Between(0, 1)] = 0.02, noise: NonNegative = 5e4
     ) -> None:
         self.growth, self.min_opacity, self.noise = growth, min_opacity, noise
 
