@@ -81,7 +81,7 @@ def likeness(
     """What can be compared with several true pictures, which need not show the same instance; alphas show the thing.
 
     Of a plain thing there is one truth for each image, from the same camera. Its surfaces are smooth, so that `mottle`
-    has a meaning. `decoded` are the truths as the prior's autoencoder gives them back.
+    has a meaning. `decoded` are the truths as the prior's autoencoder gives them back; `decoded_mottle` is theirs.
     """
     colours, true = (shown.movedim(1, 3)[a[:, 0] > 0.5] for shown, a in ((images, alphas), (truths, true_alphas)))
     results = {
@@ -96,7 +96,9 @@ def likeness(
         "spectrum_decoded": measures.spectrum_distance(images, decoded),
         "palette_distance": measures.palette_distance(colours, true),
     }
-    results |= {"mottle": measures.mottle(images, truths, true_alphas)} if plain else {}
+    if plain:
+        results["mottle"] = measures.mottle(images, truths, true_alphas)
+        results["decoded_mottle"] = measures.mottle(decoded, truths, true_alphas)
     return {name: value for name, value in results.items() if math.isfinite(value)}
 
 

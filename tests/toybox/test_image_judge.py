@@ -135,3 +135,6 @@ def test_pictures_are_compared_with_the_truth_and_with_what_the_autoencoder_make
     assert both["spectrum"] == of_truths["spectrum"] and both["spectrum_decoded"] == of_decoded["spectrum"]
     assert both["true_sharpness"] == of_truths["true_sharpness"] > both["decoded_sharpness"]
     assert both["decoded_sharpness"] == of_decoded["true_sharpness"] and both["spectrum"] != both["spectrum_decoded"]
+    smooth = truths.mean((2, 3), keepdim=True).expand_as(truths)  # only such truths have a mottle
+    of_images, of_decoded = (likeness(each, alphas, smooth, alphas, True, decoded) for each in (images, decoded))
+    assert of_images["decoded_mottle"] == of_decoded["mottle"] != of_images["mottle"] > 1
