@@ -254,8 +254,8 @@ class MCMC(Density):
 
     Faint Gaussians move to opaque ones, and new ones are added there up to the capacity. A Gaussian's position trembles
     the more, the more transparent it is. A move does not change what the Gaussians look like together (Eq. 9 there).
-    The defaults are for one object of a few thousand Gaussians. gsplat's, 0.005 and 5e5, are for large scenes: with them up
-    to a fifth of the Gaussians drift away from the object and stay there as faint clouds.
+    The defaults are for one object of a few thousand Gaussians. gsplat's, 0.005 and 5e5, are for large scenes: with
+    them up to a fifth of the Gaussians drift away from the object and stay there as faint clouds.
 
     Args:
         growth: the share of the Gaussians that a round adds.
