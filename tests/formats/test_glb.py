@@ -69,18 +69,6 @@ def test_glb_is_valid(tmp_path: Path, degree: int) -> None:
     assert [message["code"] for message in report["messages"]] == ["UNSUPPORTED_EXTENSION"]
 
 
-def test_glb_stands_upright_in_trimesh(tmp_path: Path) -> None:
-    trimesh = pytest.importorskip("trimesh")
-    original = splats()
-    write_splats(tmp_path / "a.glb", original)
-    scene = trimesh.load(tmp_path / "a.glb")
-    (node,) = scene.graph.nodes_geometry
-    matrix, name = scene.graph[node]
-    points = trimesh.transform_points(scene.geometry[name].vertices, matrix)
-    np.testing.assert_allclose(points, original.means[:, [1, 2, 0]], atol=1e-15)
-    np.testing.assert_array_equal(scene.geometry[name].colors, glb_attributes(tmp_path / "a.glb")["COLOR_0"])
-
-
 @pytest.mark.parametrize("degree", range(4))
 def test_glb_comes_back(tmp_path: Path, degree: int) -> None:
     original = splats(degree=degree)

@@ -297,18 +297,14 @@ def test_pixels_inside_of_triangles_are_those_of_a_slow_loop() -> None:
     assert covered == expected and len(texel) == len(expected) > 50
 
 
-def test_a_texture_without_holes(painted: Mesh) -> None:
+def test_a_texture_is_seen_from_outside_like_vertices_without_holes_and_rounded(painted: Mesh) -> None:
     """What is outside of the charts has the colour of what is near: red and blue, but never black."""
     image = bake(painted, half_and_half(), 128).image / 255
     np.testing.assert_allclose(image[..., 0] + image[..., 2], 1, atol=0.01)
 
-
-def test_a_texture_is_seen_from_outside_like_vertices_and_rounded(painted: Mesh) -> None:
     def layered(points: Tensor) -> tuple[Tensor, Tensor]:
         outer = (points.norm(dim=1) > 0.59).float()[:, None]
-        return 100.0 * (points.norm(dim=1) < 0.6), outer * torch.tensor([0, 1, 0]) + (1 - outer) * torch.tensor(
-            [1, 0, 0]
-        )
+        return 100.0 * (points.norm(dim=1) < 0.6), torch.cat([1 - outer, outer, 0 * outer], dim=1)
 
     volume = Volume(HALF, layered)
     texture = bake(painted, volume, 128)

@@ -144,15 +144,6 @@ def test_mip_splattings_filter_is_in_scales_and_opacities(tmp_path: Path) -> Non
     np.testing.assert_allclose(1 / (1 + np.exp(-read.opacity_logits.astype(float))), expected, rtol=1e-4)
 
 
-def test_further_properties_and_comments_change_nothing(tmp_path: Path) -> None:
-    gaussians, more = splats(count=9, degree=0), np.arange(9, dtype="f4")
-    named = {"scale_factor": more, **columns(gaussians), "f_rest_of_it": more, "label": more.astype("u2")}
-    equal(
-        read_splats(table(tmp_path / "a.ply", named, ["comment after this comes no end_header", "obj_info 1"])),
-        gaussians,
-    )
-
-
 @pytest.mark.parametrize("lacking", ["opacity", "rot_0", "scale_0", "f_dc_1"])
 def test_gaussians_that_lack_a_property_are_no_points(tmp_path: Path, lacking: str) -> None:
     named = columns(splats(count=9, degree=0))
