@@ -63,12 +63,10 @@ def test_the_gradient_by_finite_differences(generator: asdkit.Amortized3D, reren
     gradients = torch.autograd.grad(value(), weights)
     direction = [torch.randn_like(p) for p in weights]
     ends = []
-    for h in (1e-6, -1e-6):
+    for step in (1e-6, -2e-6):
         with torch.no_grad():
-            torch._foreach_add_(weights, direction, alpha=h)
+            torch._foreach_add_(weights, direction, alpha=step)
         ends.append(value().detach())
-        with torch.no_grad():
-            torch._foreach_sub_(weights, direction, alpha=h)
     expected = (ends[0] - ends[1]) / 2e-6
     assert torch.isclose(sum((g * d).sum() for g, d in zip(gradients, direction, strict=True)), expected, rtol=1e-5)
 
@@ -105,9 +103,7 @@ def test_a_run_is_an_object_without_its_prior(tiny_folder: Path, tmp_path: Path)
     assert exported.generator.prior is None
     (picture,) = export(run, ["png"], tmp_path, False, Choices(size=16))
     assert picture.is_file()
-    start = asdkit.Gaussians(str(run), count=20, capacity=20)
-    reach = start.means.detach().norm(dim=1)
-    assert 0 < float(reach.max()) < 2
+    assert 0 < asdkit.Gaussians(str(run), count=20, capacity=20).means.norm(dim=1).max() < 2
     with pytest.raises(ValueError, match="the run's own prompt alone"):
         exported.generator.made("a red view")
     other = opened(run, "a red view")

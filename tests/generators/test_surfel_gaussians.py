@@ -11,6 +11,7 @@ from support.scenes import FACING_X
 from asdkit import MCMC, Fraction, GaussianPenalties, GaussianRates, Gaussians, Initial, NeRF, Rounds, Voxels
 from asdkit.core.randomness import generator_for
 from asdkit.formats.splat_files import read_splats, write_splats
+from asdkit.formats.splats import activate
 from asdkit.generators.from_checkpoint import generator_of
 from asdkit.rendering.cameras import ring
 from asdkit.rendering.projection import rotation_matrices
@@ -74,11 +75,12 @@ def test_surfels_become_a_sphere_that_other_viewers_show_alike(tmp_path: Path) -
     log_scales = ball.log_scales[ball.alive].detach()
     assert (log_scales[:, :2].min(1).values - log_scales[:, 2]).min() > math.log(20)
     write_splats(tmp_path / "splats.ply", ball.splats())
-    means, quats, log_scales, logits, sh = (torch.from_numpy(values) for values in read_splats(tmp_path / "splats.ply"))
-    large = ring(2, distance=2.5, size=96, offset_deg=20.0)
-    shape = means, quats, log_scales.exp(), logits.sigmoid(), sh
+    large, thin = (
+        ring(2, distance=2.5, size=96, offset_deg=20.0),
+        activate(read_splats(tmp_path / "splats.ply").tensors()),
+    )
     with torch.no_grad():
-        thin = rasterize(*shape, large, torch.ones(3), sh_degree=0).image.permute(0, 3, 1, 2)
+        thin = rasterize(*thin, large, torch.ones(3), sh_degree=0).image.permute(0, 3, 1, 2)
         assert psnr(thin, ball.render(large).image) > 36
         ball.opacity_logits += 2
         assert psnr(thin, ball.render(large).image) < 30  # what would be no likeness
