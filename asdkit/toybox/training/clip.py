@@ -5,23 +5,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from transformers import CLIPConfig, CLIPModel
 
 from asdkit.core.bounds import Count, LearningRate, Share, checked
 from asdkit.core.randomness import generator_for, seeded
 from asdkit.toybox.clip import prompt_among
-from asdkit.toybox.training.common import (
-    Training,
-    build_tokenizer,
-    save_half,
-    save_tokenizer,
-    starting_from,
-    text_settings,
-)
+from asdkit.toybox.training import common
 from asdkit.toybox.training.renders import Examples
 
 
 @checked
-class TrainCLIP(Training):
+class TrainCLIP(common.Training):
     """Trains a CLIPModel on pictures and the toybox's captions, by the symmetric contrastive loss.
 
     Args:
@@ -54,10 +48,8 @@ class TrainCLIP(Training):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        from transformers import CLIPConfig, CLIPModel
-
-        self.tokenizer = build_tokenizer()
-        text = text_settings(self.tokenizer, width)
+        self.tokenizer = common.build_tokenizer()
+        text = common.text_settings(self.tokenizer, width)
         shared = ("hidden_size", "intermediate_size", "projection_dim", "num_attention_heads")
         vision = {name: text[name] for name in shared}
         vision |= {"image_size": size, "patch_size": patch, "num_hidden_layers": layers}
@@ -65,7 +57,7 @@ class TrainCLIP(Training):
             self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
         self.clip.set_attn_implementation("eager")  # 1.6 times faster to train on a CPU than the fused attention
         if start:
-            with starting_from(start) as folder:
+            with common.starting_from(start) as folder:
                 saved = CLIPModel.from_pretrained(folder / "clip", local_files_only=True)
                 self.clip.load_state_dict(saved.state_dict())
 
@@ -92,5 +84,5 @@ class TrainCLIP(Training):
 
     def save(self) -> None:
         folder = Path(self.hparams.output) / "clip"
-        save_half(self.clip, folder)
-        save_tokenizer(self.tokenizer, folder)
+        common.save_half(self.clip, folder)
+        common.save_tokenizer(self.tokenizer, folder)
