@@ -13,10 +13,7 @@ _NORM_ERROR = 0.1  # far more than rounding to bytes can do
 
 
 def encode_splat(path: Path, splats: Splats) -> bytes:
-    """The Gaussians, the largest and most opaque first, without the higher bands of their colours.
-
-    Colours are clipped to [0,1]; colours, opacities and rotations are rounded to bytes.
-    """
+    """The largest and most opaque first; colours in [0,1] (no higher bands), opacities and rotations become bytes."""
     gaussians = to_be_written(path, splats)
     table = np.empty(len(gaussians.means), _RECORD)
     table["means"], table["scales"] = gaussians.means, gaussians.scales

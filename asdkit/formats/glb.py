@@ -20,13 +20,10 @@ from asdkit.rendering.spherical_harmonics import SH_0
 
 EXTENSION = "KHR_gaussian_splatting"
 TO_GLTF = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])  # from z up, front +x to y up, front +z
-_TO_GLTF_XYZW = [-0.5, -0.5, -0.5, 0.5]
 _COLOR_SPACE = "srgb_rec709_display"
 _JSON, _BIN = b"JSON", b"BIN\0"
 _JSON_LIMIT = 1 << 22  # bytes
-_VECTOR_LIMIT = 1e9  # of nodes
 _SHAPES = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
-_WIDTHS = {"ROTATION": 4, "OPACITY": 1}  # the others have 3 numbers
 _TYPES = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5126: "<f4"}
 
 
@@ -60,7 +57,7 @@ def encode_glb(path: Path, splats: Splats) -> bytes:
         "extensionsUsed": [EXTENSION],
         "scene": 0,
         "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0, "rotation": _TO_GLTF_XYZW}],
+        "nodes": [{"mesh": 0, "rotation": [-0.5, -0.5, -0.5, 0.5]}],
         "meshes": [{"primitives": [primitive]}],
         "buffers": [{"byteLength": offset}],
         "bufferViews": views,
@@ -160,9 +157,9 @@ def _gaussians(path: Path, scene: Any, primitive: Any, blob: bytes) -> Activated
     names = ["POSITION", *_names(degree)]
     if missing := [name for name in names if name not in attributes]:
         raise ValueError(f"{path} lacks the attribute {missing[0]!r}.")
+    widths = {names[1]: 4, names[3]: 1}  # rotation and opacity; the others have 3 numbers
     means, xyzw, scales, opacities, *sh = (
-        _values(path, scene, attributes[name], _WIDTHS.get(name.removeprefix(f"{EXTENSION}:"), 3), blob)
-        for name in names
+        _values(path, scene, attributes[name], widths.get(name, 3), blob) for name in names
     )
     if {len(array) for array in (xyzw, scales, opacities, *sh)} != {len(means)}:
         raise ValueError(f"{path} has attributes of different lengths.")
@@ -210,7 +207,7 @@ def _matrix(node: Any) -> Float[np.ndarray, "4 4"]:
 
 def _vector(values: Any, length: int) -> Float[np.ndarray, " D"]:
     is_list = type(values) is list and len(values) == length
-    if not is_list or not all(type(value) in (int, float) and abs(value) < _VECTOR_LIMIT for value in values):
+    if not is_list or not all(type(value) in (int, float) and abs(value) < 1e9 for value in values):
         raise TypeError(values)
     return np.array(values, np.float64)
 

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -16,6 +16,8 @@ from asdkit.core.randomness import to_device
 from asdkit.formats.pictures import read_cutout
 from asdkit.formats.poses import Frame, read_transforms, undistorted
 from asdkit.rendering.cameras import OPAQUE, Posed, Views, orbit, posed
+
+Colour = Float[Tensor, " 3"]
 
 
 @settings
@@ -39,12 +41,10 @@ class References:
     views: Views
     reconstruction: Reconstruction = Reconstruction()
 
-    def near(
-        self, views: Views, backdrop: Float[Tensor, " 3"] | None, plain: Float[Tensor, " 3"], step: int = 0
-    ) -> Posed:
-        """The picture nearest to each camera of a step, before the backdrop where it has a mask, at the step's size.
+    def near(self, views: Views, backdrop: Colour | None, plain: Colour, step: int = 0) -> Posed:
+        """The picture nearest to each camera of a step, at the step's size and on the device of the backdrops.
 
-        The backdrop is on the device that the pictures are for; None, and what has no mask, means the `plain` one.
+        It stands before `backdrop` where it has a mask, and else, or if that is None, before the `plain` one.
         """
         cosines = _outward(views) @ _outward(self.views).mT
         distinct, nearest = cosines.argmax(1).unique(return_inverse=True)
@@ -205,7 +205,7 @@ def _outward(views: Views) -> Float[Tensor, "B 3"]:
 
 def _scaled(views: Views, size: int) -> Views:
     K = views.K * torch.tensor([size / views.width, size / views.height, 1.0])[:, None]
-    return Views(views.c2w, K, views.azimuth, views.elevation, views.distance, size, size)
+    return replace(views, K=K, height=size, width=size)
 
 
 def _resized(pictures: Float[Tensor, "N C S S"], size: int) -> Float[Tensor, "N C size size"]:

@@ -37,9 +37,8 @@ def is_splats(path: Path) -> bool:
 
 
 def read_splats(path: str | Path) -> Splats:
-    """Reads Gaussians from a file of any of the formats, which its suffix tells.
-
-    Rows that are no Gaussians are left out, one in a hundred at most. Another suffix or a broken file is a ValueError.
+    """Reads Gaussians from a file of any of the formats, which its suffix tells. Another suffix or a broken file is a
+    ValueError; one row in a hundred may be no Gaussian, and is left out.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -50,10 +49,8 @@ def read_splats(path: str | Path) -> Splats:
 
 
 def write_splats(path: str | Path, splats: Splats) -> None:
-    """Writes Gaussians in the format that the suffix tells, the whole file or none; its folder is made if missing.
-
-    Only `.ply` and `.glb` keep everything: `.spz` and `.sog` round, `.splat` rounds and drops colours' higher bands.
-    Another suffix, or values that the format cannot hold, are a ValueError.
+    """Writes Gaussians in the format that the suffix tells (only `.ply` and `.glb` keep everything), the whole file or
+    none. Its folder is made. Another suffix, or values that the format cannot hold, are a ValueError.
     """
     path = Path(path)
     if (encode := _ENCODERS.get(path.suffix.lower())) is None:

@@ -17,10 +17,7 @@ _CHUNK = 256  # Gaussians that share their bounds in a packed file
 
 
 def read_ply(path: Path) -> Splats:
-    """Gaussians of 3DGS, 2DGS (two scales), Mip-Splatting, balls (one), with `red green blue` for f_dc, or packed.
-
-    Of degree 4 the highest band is left out.
-    """
+    """Gaussians of 3DGS, 2DGS (two scales), Mip-Splatting, balls (one), with `red green blue` for f_dc, or packed."""
     header = read_header(path)
     return _packed(header) if set(PACKED) <= header.vertex.keys() else _plain(header)
 
@@ -39,22 +36,16 @@ def _plain(header: Header) -> Splats:
         log_scales = log_scales.repeat(3, axis=1)
     if scales == 2:
         log_scales = np.column_stack([log_scales, log_scales.min(axis=1) - np.float32(math.log(THINNER))])
-    if "filter_3D" in header.vertex:
-        log_scales, logits = _smoothed(log_scales, logits, columns(header, ["filter_3D"]))
+    if "filter_3D" in header.vertex:  # Mip-Splatting's (arXiv 2311.16493)
+        with np.errstate(all="ignore"):  # scales and filters of 0, opacities of 0 and 1
+            sharp, log_scales = log_scales, np.logaddexp(2 * log_scales, 2 * np.log(columns(header, ["filter_3D"]))) / 2
+            fall = np.exp((sharp - log_scales).sum(axis=1, keepdims=True))  # the square root of the determinants' ratio
+            opacities = fall / (1 + np.exp(-logits.astype(np.float64)))
+            logits = (np.log(opacities) - np.log1p(-opacities)).astype(np.float32)
     if rgb is not None:
         dc = ((rgb - 0.5) / SH_0).astype(np.float32)
     sh = np.concatenate([dc[:, None], _higher(header, "vertex")], axis=1)
     return Splats(means, quats, log_scales, logits[:, 0], sh)
-
-
-def _smoothed(
-    log_scales: Float[np.ndarray, "N 3"], logits: Float[np.ndarray, "N 1"], widths: Float[np.ndarray, "N 1"]
-) -> tuple[Float[np.ndarray, "N 3"], Float[np.ndarray, "N 1"]]:
-    """Mip-Splatting's 3D filter (arXiv 2311.16493): variances grow by its own, opacities fall by sqrt(det / det')."""
-    with np.errstate(all="ignore"):  # scales and filters of 0, opacities of 0 and 1
-        wider = np.logaddexp(2 * log_scales, 2 * np.log(widths)) / 2
-        opacities = np.exp((log_scales - wider).sum(axis=1, keepdims=True)) / (1 + np.exp(-logits.astype(np.float64)))
-        return wider, (np.log(opacities) - np.log1p(-opacities)).astype(np.float32)
 
 
 def _numbered(name: str, count: int) -> list[str]:

@@ -15,8 +15,6 @@ from asdkit.formats.glb import TO_GLTF
 from asdkit.formats.mesh.extract import Mesh, skin
 from asdkit.rendering.rays import Volume
 
-_PADDING = 4  # pixels between charts, about
-
 
 class Texture(NamedTuple):
     """An image around a mesh."""
@@ -28,13 +26,13 @@ class Texture(NamedTuple):
 
 
 def bake(mesh: Mesh, volume: Volume, size: int = 1024) -> Texture:
-    """A texture with the volume's colours, which carry on beyond the charts' borders.
+    """A texture of `size` pixels with the volume's colours, which carry on beyond the charts' borders.
 
-    It is `size` pixels high and wide. Unwrapping takes 2 s for 20,000 faces, 17 s for 80,000: let `extract` make few.
+    Unwrapping takes 2 s for 20,000 faces, 17 s for 80,000: let `extract` make few.
     """
     xatlas, spread = require_package("xatlas", "mesh"), require_package("scipy.ndimage", "mesh").distance_transform_edt
     atlas, packing = xatlas.Atlas(), xatlas.PackOptions()
-    packing.resolution, packing.padding = size, _PADDING
+    packing.resolution, packing.padding = size, 4  # pixels between charts, about
     atlas.add_mesh(mesh.vertices, mesh.faces.astype(np.uint32))
     atlas.generate(pack_options=packing)
     parents, faces, uvs = atlas[0]
@@ -65,10 +63,10 @@ def _inside(
 
 
 def write_mesh(path: Path, mesh: Mesh, texture: Texture | None = None) -> list[Path]:
-    """Write a mesh as `.glb` or `.obj`, with a colour at each vertex or with a texture; returns the files.
+    """Write a mesh as `.glb` or `.obj`, y-up with the front towards +z, with a colour at each vertex or with a texture.
 
-    They are y-up with the front towards +z. A GLB is one file; an OBJ's texture lies beside it (.mtl and .png), and all
-    three files are written or none. A GLB's vertex colours are linear light, as glTF wants them, an OBJ's are sRGB.
+    An OBJ's texture lies beside it (.mtl and .png); all files are written or none, and are returned. A GLB's vertex
+    colours are linear light, as glTF wants them, an OBJ's are sRGB.
     """
     files = (_glb if path.suffix == ".glb" else _obj)(path, mesh, texture)
     with ExitStack() as stack:  # renames the last file first: when the mesh is there, so is what belongs to it
