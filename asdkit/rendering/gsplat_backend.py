@@ -15,9 +15,8 @@ from asdkit.rendering.projection import BLUR, NEAR, Scene, camera_depths
 def render(
     scene: Scene, colors: Float[Tensor, "B N D"], background: Float[Tensor, "B D"], mode: str
 ) -> tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"], Float[Tensor, "B N 2"], Int32[Tensor, "B N 2"]]:
-    """Colours and depth blended on the background, alpha, screen positions and radii; depth is the last feature.
-
-    Of surfels the positions are zeros, which get what gsplat has for their gradient.
+    """Colours and depth (the last feature) blended on the background, alpha, screen positions and radii. Of surfels the
+    positions are zeros, which get what gsplat has for their gradient.
     """
     if scene.means.is_cuda:
         load_kernels()

@@ -1,8 +1,8 @@
 """The CPU backend: alpha compositing compiled by numba, with a hand-written gradient.
 
-Gaussians are walked front to back, each over the rows and columns of its ellipse; the gradient walks back to front
-and replays the transmittance by division. Every view is computed by one thread in a fixed order, so results do not
-depend on the number of threads. The compiled code is cached on disk (`NUMBA_CACHE_DIR` moves the cache).
+Gaussians are walked front to back, each over its ellipse; the gradient walks back to front and replays the
+transmittance by division. One thread computes a view in a fixed order, so results do not depend on their number.
+The compiled code is cached on disk (`NUMBA_CACHE_DIR` moves the cache).
 """
 
 import math

@@ -14,9 +14,10 @@ ALPHA_MAX = 0.999  # alpha is clamped here; gsplat from 1.6 on clamps at 0.99
 TRANSMITTANCE_MIN = 1e-4  # a pixel is finished before the Gaussian that would let less light than this through
 BLUR = 0.3  # squared pixels added to each variance on the screen (gsplat's eps2d)
 NEAR = 0.01  # world units; Gaussians nearer to the camera plane are not drawn
-EXTENT_MAX = 3.33  # standard deviations that a footprint covers at most
-TANGENT_MARGIN = 0.3  # the projection is linearised within 1 + this times the field of view
 RADIUS_LIMIT = 2.0**30  # pixels; keeps the integer radii in range
+
+
+Pairs = Float[Tensor, " M"]  # of a Gaussian and a pixel
 
 
 class Scene(NamedTuple):
@@ -62,9 +63,8 @@ def camera_depths(means: Float[Tensor, "N 3"], w2c: Float[Tensor, "B 4 4"]) -> F
 
 
 def project(scene: Scene, antialiased: bool = False) -> Projection:
-    """Projects Gaussians to the screens, differentiably but for the radii.
-
-    Antialiased ones are dimmed by what the blur added to their area (Mip-Splatting).
+    """Projects Gaussians, differentiably but for radii; antialiased ones are dimmed by what the blur added
+    (Mip-Splatting).
     """
     means, quats, scales, opacities, w2c, K, width, height = scene
     batch, count = len(w2c), len(means)
@@ -97,7 +97,7 @@ def project(scene: Scene, antialiased: bool = False) -> Projection:
         opacities = opacities.expand(batch, count)
     with torch.no_grad():
         deviations = torch.stack([cov_xx, cov_yy], dim=-1).sqrt()
-        reach = visible_extent(opacities).clamp(max=EXTENT_MAX)[..., None] * deviations
+        reach = visible_extent(opacities).clamp(max=3.33)[..., None] * deviations
         radii = boxes(means2d, reach, drawable, means2d.new_tensor([width, height]))
     return Projection(means2d, conics, z, opacities, radii)
 
@@ -106,7 +106,7 @@ def _clamp_slope(
     slope: Float[Tensor, "B N"], focal: Float[Tensor, "B 1"], centre: Float[Tensor, "B 1"], size: int
 ) -> Float[Tensor, "B N"]:
     """Keeps x/z (or y/z) near the field of view, where linearising the projection makes sense."""
-    margin = TANGENT_MARGIN * 0.5 * size / focal
+    margin = 0.3 * 0.5 * size / focal  # as 1.3 times the field of view
     return torch.minimum(torch.maximum(slope, -centre / focal - margin), (size - centre) / focal + margin)
 
 
@@ -124,9 +124,7 @@ def boxes(
     return radii.where((drawable & on_screen)[..., None], 0).to(torch.int32)
 
 
-def footprints(
-    means2d: Float[Tensor, "M 2"], shapes: Float[Tensor, "M 3"], x: Float[Tensor, " M"], y: Float[Tensor, " M"]
-) -> Float[Tensor, " M"]:
+def footprints(means2d: Float[Tensor, "M 2"], shapes: Float[Tensor, "M 3"], x: Pairs, y: Pairs) -> Pairs:
     """The exponent sigma of each pair of a Gaussian and a pixel, whose centre is at x, y; alpha is opacity e^-sigma."""
     dx, dy = (means2d - torch.stack([x, y], dim=1)).unbind(1)
     xx, xy, yy = shapes.unbind(1)
@@ -138,8 +136,8 @@ def spherical_harmonics(
 ) -> Float[Tensor, "*out 3"]:
     """Colours seen along directions: clamp_min(sum of coefficient * basis + 0.5, 0), for degree 0 to 3.
 
-    `dirs` lead from the camera to the Gaussian in world axes, with any norm; degree 0 doesn't look at them. The first
-    (degree+1)^2 coefficients are used, whose batch dimensions broadcast with those of `dirs`.
+    `dirs` lead from the camera to the Gaussian in world axes, with any norm; degree 0 doesn't look at them. Their batch
+    dimensions broadcast with those of the coefficients, whose first (degree+1)^2 are used.
     """
     if degree == 0:
         return (SH_0 * coeffs[..., 0, :] + 0.5).clamp(min=0)

@@ -1,7 +1,7 @@
 """Rasterisers of 3D Gaussians: one function, three backends with the same conventions (those of gsplat).
 
-On a CUDA device gsplat draws; on the CPU a kernel compiled by numba does; the plain PyTorch backend is the readable
-reference of both, and draws surfels (2D Gaussians) on the CPU. gsplat and numba are imported when they are first used.
+gsplat draws on CUDA, a kernel compiled by numba on the CPU; plain PyTorch is the readable reference of both, and draws
+surfels (2D Gaussians) on the CPU. gsplat and numba are imported when they are first used.
 """
 
 from collections.abc import Callable
