@@ -1,8 +1,4 @@
-"""The checks, each of which raises an AssertionError with a sentence that says what is wrong.
-
-`make` is a class or a function that makes a part; `prior` makes the prior that it is for, which knows the prompts y and
-z, and is a small random one when left out.
-"""
+"""Checks of what `make` makes, for the prior that `prior` makes, a small random one that knows the prompts y and z."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress

@@ -53,10 +53,7 @@ def view_words(azimuth: float, elevation: float, ways: int = 8) -> str:
 
 
 def caption(thing: Thing, azimuth: float, elevation: float, generator: torch.Generator) -> str:
-    """A caption in free words: 75 % with eight-way view words, 10 % with four-way ones, 15 % with none.
-
-    Azimuth and elevation of the camera are in radians; every draw comes from the generator.
-    """
+    """A caption in free words: 75 % with eight view words, 10 % with four, 15 % with none; angles are in radians."""
     words = _free_words(thing, generator)
     wording = "a {}" if uniform(generator) < 0.5 else choice(generator, _WORDINGS)
     if wording.endswith("a {}"):
