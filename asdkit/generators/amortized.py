@@ -104,7 +104,6 @@ class Amortized3D(Generator):
     def seen(self, batch: Batch, background: Tensor | None, rerender: bool) -> Render:
         views = needs_cameras(self, batch.views)
         prompts = batch.prompts or [self.prompt] * len(views)
-        render: Render
         render, self._penalty = computed(rerender, self._rendered, views, prompts, background)
         return render
 

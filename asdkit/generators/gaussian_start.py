@@ -23,7 +23,6 @@ from asdkit.generators.gaussian_settings import Initial
 from asdkit.rendering.cameras import ring, unproject
 from asdkit.rendering.spherical_harmonics import SH_0
 
-NEIGHBOURS = 3
 _ELEVATIONS_DEG, _AROUND, _PIXELS = (-35.0, 10.0, 55.0), 8, 96  # from where another run's object is looked at
 REFERENCE_LIMIT = 10_000  # points that distances are measured to
 _PARTS = ("model_index.json", "prior", "text_encoder", "tokenizer", "scheduler", "shap_e_renderer")
@@ -34,9 +33,8 @@ class Start(Part, ABC):
 
     @abstractmethod
     def points(self, count: int, generator: torch.Generator) -> Points:
-        """`count` points in the world's axes and their sRGB colours in [0,1], None for grey; all draws by `generator`.
-
-        Their size and place do not matter, for they are fitted into the ball of `initial`, as those of files are.
+        """`count` points in the world's axes, of any size, which are fitted into the ball of `initial`, and their sRGB
+        colours in [0,1], None for grey; all draws by `generator`.
         """
 
 
@@ -136,12 +134,12 @@ def _round(placed: Points, opacity: float, generator: torch.Generator, rotated: 
 
 
 def _spacing(points: Float[Tensor, "N 3"], generator: torch.Generator) -> Float[Tensor, " N"]:
-    """Mean distance to the nearest neighbours, in chunks; estimated from a random subset when there are many points."""
+    """Mean distance to the three nearest neighbours, in chunks; from a random subset when there are many points."""
     count = len(points)
     if count == 1:
         return torch.full((1,), 0.1)
     known = points[torch.randperm(count, generator=generator)[:REFERENCE_LIMIT]] if count > REFERENCE_LIMIT else points
-    nearest = min(NEIGHBOURS + 1, len(known))
+    nearest = min(1 + 3, len(known))  # itself, and three
     distances = torch.cat([torch.cdist(part, known).topk(nearest, largest=False).values for part in points.split(1024)])
     thinning = (len(known) / count) ** (1 / 3)
     return (distances[:, 1:].mean(1) * thinning).clamp(min=1e-3 * float(points.std(0).max()) + 1e-7)
