@@ -158,9 +158,8 @@ def _gaussians(path: Path, scene: Any, primitive: Any, blob: bytes) -> Activated
     if missing := [name for name in names if name not in attributes]:
         raise ValueError(f"{path} lacks the attribute {missing[0]!r}.")
     widths = {names[1]: 4, names[3]: 1}  # rotation and opacity; the others have 3 numbers
-    means, xyzw, scales, opacities, *sh = (
-        _values(path, scene, attributes[name], widths.get(name, 3), blob) for name in names
-    )
+    read = [_values(path, scene, attributes[name], widths.get(name, 3), blob) for name in names]
+    means, xyzw, scales, opacities, *sh = read
     if {len(array) for array in (xyzw, scales, opacities, *sh)} != {len(means)}:
         raise ValueError(f"{path} has attributes of different lengths.")
     return Activated(means, np.roll(xyzw, 1, axis=1), scales, opacities[:, 0], np.stack(sh, axis=1))

@@ -76,9 +76,8 @@ def _packed(header: Header) -> Splats:
         raise ValueError(f"{header.path} has fewer bounds than its {count} packed Gaussians need.")
 
     def between(shares: Float[np.ndarray, "N 3"], name: str, axes: str = "xyz") -> Float[np.ndarray, "N 3"]:
-        low, high = (
-            columns(header, [f"{end}_{name}{axis}" for axis in axes], "chunk")[chunk] for end in ("min", "max")
-        )
+        ends = ([f"{end}_{name}{axis}" for axis in axes] for end in ("min", "max"))
+        low, high = (columns(header, names, "chunk")[chunk] for names in ends)
         return np.asarray(low + (high - low) * shares)
 
     rgb, opacities = np.split(_shares(colours, 8, 8, 8, 8), [3], axis=1)

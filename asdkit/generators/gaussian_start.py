@@ -213,9 +213,8 @@ class ShapE(Start):
 
     def _pipeline(self) -> Any:
         if missing := [part for part in _PARTS if not (self._folder / part).exists()]:
-            raise ValueError(
-                f"{self._folder} has no {missing[0]}; give the whole folder of openai/shap-e in diffusers' format."
-            )
+            whole = "the whole folder of openai/shap-e in diffusers' format"
+            raise ValueError(f"{self._folder} has no {missing[0]}; give {whole}.")
         from diffusers import ShapEPipeline
         from diffusers.utils.logging import disable_progress_bar
 

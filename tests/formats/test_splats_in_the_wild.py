@@ -80,9 +80,8 @@ def test_odd_points_and_odd_rotations(tmp_path: Path, caplog: pytest.LogCaptureF
     content[28:32] = bytes([128] * 4)  # the first record's rotation is none
     (tmp_path / "b.splat").write_bytes(content)
     assert len(read_splats(tmp_path / "b.splat").means) == 99
-    assert (
-        "1 of 300 points" in caplog.text and "1 of 100 Gaussians are left out, for they have a rotation" in caplog.text
-    )
+    assert "1 of 300 points" in caplog.text
+    assert "1 of 100 Gaussians are left out, for they have a rotation" in caplog.text
 
 
 def test_what_trainers_mean_by_infinity(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

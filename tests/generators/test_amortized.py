@@ -110,6 +110,5 @@ def test_a_run_is_an_object_without_its_prior(tiny_folder: Path, tmp_path: Path)
     assert other.name == "a red view"
     assert torch.equal(other.generator.planes(["a red cube"]), exported.generator.planes(["a red cube"]))
     assert not torch.equal(other.generator.planes(["a red view"]), exported.generator.planes(["a red cube"]))
-    assert (
-        main(["export", str(run), "--format=png", "--prompt=a red view", "--size=16", f"--out={tmp_path / 'b'}"]) == 0
-    )
+    out = f"--out={tmp_path / 'b'}"
+    assert main(["export", str(run), "--format=png", "--prompt=a red view", "--size=16", out]) == 0

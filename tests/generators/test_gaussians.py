@@ -279,7 +279,6 @@ def test_start_from_a_box() -> None:
 def test_start_from_a_radiance_field_at_its_surface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asdkit.generators.gaussian_start._PIXELS", 48)  # for speed
     nerf = NeRF(Voxels((8, 16)), bound=0.8, blob=200.0, blob_radius=0.4, hidden=8)
-    views = ring(4, 20.0, distance=2.5, size=48)
     path = save_run(tmp_path / "nerf.ckpt", nerf)
     gaussians = Gaussians(init=str(path), count=3000, capacity=3000, initial=Initial(opacity=0.95))
     assert gaussians.num_alive == 3000
@@ -290,9 +289,6 @@ def test_start_from_a_radiance_field_at_its_surface(tmp_path: Path, monkeypatch:
     with torch.no_grad():
         colours = 0.28209479 * gaussians.sh[:, 0] + 0.5
         torch.testing.assert_close(colours, nerf.radiance(gaussians.means.detach())[1])
-        one, two = nerf.render(views, torch.zeros(3)), gaussians.render(views, torch.zeros(3))
-    both, either = ((one.alpha > 0.5) & (two.alpha > 0.5)).sum(), ((one.alpha > 0.5) | (two.alpha > 0.5)).sum()
-    assert both / either > 0.65  # Gaussians as wide as their spacing reach over the edge
     full = NeRF(Voxels((4,)), bound=3.0, blob=500.0, blob_radius=9.0, hidden=8)  # fills its box to the corners
     again, means = (Gaussians(init=str(save_run(tmp_path / "full.ckpt", full)), count=3000).means for _ in range(2))
     assert torch.equal(means, again), "the points are drawn by init_seed"

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from scipy.ndimage import map_coordinates
-from support.gaussians import psnr, sphere_images
+from support.gaussians import sphere_images
 from torch import Tensor
 
 from asdkit.core.ramps import Ramp
@@ -226,20 +226,6 @@ def train(nerf: NeRF, optimizer: torch.optim.Adam, steps: range) -> None:
         loss.backward()
         optimizer.step()
         nerf.after_step(optimizer, step, generator_for(0, step, "density"))
-
-
-@pytest.mark.parametrize(
-    "encoding", [Voxels((8, 16)), TriPlane((16, 32)), HashGrid(4, 8, 32)], ids=lambda e: type(e).__name__
-)
-@pytest.mark.slow
-def test_a_sphere_is_learned_from_its_pictures(encoding: Encoding) -> None:
-    nerf, held_out = NeRF(encoding, importance=8, penalties=NeRFPenalties(opacity=0.0)), ring(5, 40.0, size=16)
-    train(nerf, torch.optim.Adam(nerf.parameter_groups()), range(30))
-    with torch.no_grad():
-        render = nerf.render(held_out)
-    assert psnr(render.image, sphere_images(held_out)) > 17
-    middle = render.depth[:, 0, 8, 8]
-    assert (middle - (3.4 - 0.55)).abs().max() < 0.45
 
 
 def test_going_on_from_a_checkpoint_changes_nothing() -> None:

@@ -176,13 +176,9 @@ def test_the_averaged_network_sees_its_own_camera(cache: Path, weights: Path) ->
 def test_training_goes_on_from_a_pipeline_folder(cache: Path, weights: Path, tmp_path: Path) -> None:
     """Every network starts from the folder's weights, its average too; other sizes or a missing file are refused."""
     module = unet_of(weights, start=str(weights), seed=7)
-    files = {
-        "unet": "unet/diffusion_pytorch_model.safetensors",
-        "text_encoder": "text_encoder/model.safetensors",
-        "camera": "camera/model.safetensors",
-    }
-    for name, file in files.items():
-        saved = {key.removeprefix("text_model."): value for key, value in load_file(weights / file).items()}
+    for name in ("unet", "text_encoder", "camera"):
+        (file,) = (weights / name).glob("*.safetensors")
+        saved = {key.removeprefix("text_model."): value for key, value in load_file(file).items()}
         for net in (module.net, module.average.module):
             mine = {k.removeprefix("text_model."): v for k, v in getattr(net, name).state_dict().items()}
             assert mine.keys() == saved.keys()
@@ -245,9 +241,8 @@ def test_words_that_are_new_start_at_random_and_the_others_keep_their_embedding(
     tensors[embeddings + "position_embedding.weight"] = positions[:20].contiguous()
     save_file(tensors, earlier / "text_encoder" / "model.safetensors")
 
-    fresh, grown = (
-        dict(unet_of(weights, start=start, seed=7).net.text_encoder.named_parameters()) for start in ("", str(earlier))
-    )
+    nets = (unet_of(weights, start=start, seed=7).net for start in ("", str(earlier)))
+    fresh, grown = (dict(net.text_encoder.named_parameters()) for net in nets)
     (tokens,) = (name for name in grown if name.endswith("token_embedding.weight"))
     (places,) = (name for name in grown if name.endswith("position_embedding.weight"))
     red = words["red</w>"]

@@ -96,9 +96,8 @@ def _check_parts(path: Path) -> None:
     else:
         parts = len(re.findall(_PART[suffix], path.read_bytes(), re.MULTILINE)) if suffix in _PART else 1
     if parts > _PARTS or corners > max(_CORNERS, path.stat().st_size):
-        raise ValueError(
-            f"{path} shows {parts} parts with {corners} corners; join some, for {_PARTS} and {_CORNERS} are the most."
-        )
+        most = f"{_PARTS} and {_CORNERS} are the most"
+        raise ValueError(f"{path} shows {parts} parts with {corners} corners; join some, for {most}.")
 
 
 def _shown(path: Path, scene: Any) -> tuple[int, int]:
