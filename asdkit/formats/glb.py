@@ -13,10 +13,9 @@ import numpy as np
 from jaxtyping import Float
 
 from asdkit.core.parts import require
-from asdkit.formats.colour import linear_light
+from asdkit.formats.pictures import linear_light
 from asdkit.formats.splats import Activated, Splats, deactivate, rotated, to_be_written, to_bytes
-from asdkit.rendering.projection import rotation_entries
-from asdkit.rendering.spherical_harmonics import SH_0
+from asdkit.rendering.projection import SH_0, rotation_entries
 
 EXTENSION = "KHR_gaussian_splatting"
 TO_GLTF = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])  # from z up, front +x to y up, front +z

@@ -1,4 +1,4 @@
-"""Picture files to tensors, and back: grids, animated WebP and MP4."""
+"""Picture files to tensors, and back: grids, animated WebP and MP4; and between sRGB, which they hold, and light."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,21 @@ from asdkit.core.errors import MissingExtra
 from asdkit.core.optional import require_package
 from asdkit.core.parts import require
 from asdkit.core.text import first_line, local
-from asdkit.formats.colour import from_linear_light
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # that are read, whatever a file's name says
 _GAMMA_ERROR = 0.05  # of gammas that are taken for sRGB's
 Images = Float[Tensor, "N C H W"]
 _MOST_PIXELS = 2**26  # a picture of one colour has a thousandth of that in bytes
+
+
+def linear_light(colours: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Linear light in [0,1] of sRGB colours in [0,1]."""
+    return np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+
+
+def from_linear_light(light: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """The inverse of `linear_light`."""
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 def to_bytes(images: Images) -> UInt8[np.ndarray, "N H W 3"]:

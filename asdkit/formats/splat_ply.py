@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from asdkit.formats.ply import PACKED, Header, colours, columns, read_header
 from asdkit.formats.splats import THINNER, Splats, check, completed
-from asdkit.rendering.spherical_harmonics import SH_0
+from asdkit.rendering.projection import SH_0
 
 _log = logging.getLogger(__name__)
 _CHUNK = 256  # Gaussians that share their bounds in a packed file

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Integer, UInt8
 
 from asdkit.core.parts import require
-from asdkit.rendering.spherical_harmonics import sh_polynomials
+from asdkit.rendering.projection import sh_polynomials
 
 _log = logging.getLogger(__name__)
 FLOAT_LIMIT = 1e30  # what files hold must be smaller

@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 
 from asdkit.core.parts import require
 from asdkit.formats.splats import Activated, Splats, completed, deactivate, reduced, to_be_written, to_bytes
-from asdkit.rendering.spherical_harmonics import sh_polynomials
+from asdkit.rendering.projection import sh_polynomials
 
 _log = logging.getLogger(__name__)
 COUNT_LIMIT = 10_000_000

@@ -13,15 +13,15 @@ from asdkit.core.bounds import Count, NonNegative
 from asdkit.core.parts import Part, require
 from asdkit.core.text import first_line, local
 from asdkit.formats import ply
-from asdkit.formats.colour import from_linear_light
 from asdkit.formats.glb import holds_gaussians
 from asdkit.formats.mesh.sample import Points, blend, fit, sample_mesh, scatter
+from asdkit.formats.pictures import from_linear_light
 from asdkit.formats.splat_files import is_splats, read_splats
 from asdkit.formats.splats import THINNER, Splats
 from asdkit.generators.from_checkpoint import generator_of
 from asdkit.generators.gaussian_settings import Initial
 from asdkit.rendering.cameras import ring, unproject
-from asdkit.rendering.spherical_harmonics import SH_0
+from asdkit.rendering.projection import SH_0
 
 _ELEVATIONS_DEG, _AROUND, _PIXELS = (-35.0, 10.0, 55.0), 8, 96  # from where another run's object is looked at
 REFERENCE_LIMIT = 10_000  # points that distances are measured to

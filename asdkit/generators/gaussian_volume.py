@@ -8,9 +8,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from asdkit.formats.splats import Splats, activate
-from asdkit.rendering.projection import ALPHA_MAX, rotation_matrices, visible_extent
+from asdkit.rendering.projection import ALPHA_MAX, SH_0, rotation_matrices, visible_extent
 from asdkit.rendering.rays import Volume
-from asdkit.rendering.spherical_harmonics import SH_0
 from asdkit.rendering.torch_backend import repeated
 
 _CELLS = 32  # along each axis of the cube, in which Gaussians are looked up

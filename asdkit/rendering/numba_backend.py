@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from numba import njit
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
@@ -21,9 +20,7 @@ from asdkit.rendering.projection import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN,
 _jit = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "nsz", "arcp", "contract"})
 
 
-def composite(
-    projection: Projection, features: Float[Tensor, "B N F"], width: int, height: int
-) -> tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"]]:
+def composite(projection: Projection, features: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
     """Blends features front to back; the arguments and results are those of `torch_backend.composite`."""
     means2d, conics, depths, opacities, radii = projection
     culled = (radii == 0).any(-1)

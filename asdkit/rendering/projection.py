@@ -7,8 +7,7 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 from torch.nn import functional as F
 
-from asdkit.rendering.spherical_harmonics import SH_0, sh_polynomials
-
+SH_0 = 0.28209479177387814  # the spherical harmonic of degree 0: colour = 0.5 + SH_0 * coefficient
 ALPHA_MIN = 1 / 255  # a Gaussian is not drawn on a pixel where its alpha is lower
 ALPHA_MAX = 0.999  # alpha is clamped here; gsplat from 1.6 on clamps at 0.99
 TRANSMITTANCE_MIN = 1e-4  # a pixel is finished before the Gaussian that would let less light than this through
@@ -18,6 +17,9 @@ RADIUS_LIMIT = 2.0**30  # pixels; keeps the integer radii in range
 
 
 Pairs = Float[Tensor, " M"]  # of a Gaussian and a pixel
+Numbers = Float[Any, "*batch"]  # of torch or numpy
+# Features and depth blended on the background, alpha, screen positions and radii.
+Drawn = tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"], Float[Tensor, "B N 2"], Int32[Tensor, "B N 2"]]
 
 
 class Scene(NamedTuple):
@@ -129,6 +131,36 @@ def footprints(means2d: Float[Tensor, "M 2"], shapes: Float[Tensor, "M 3"], x: P
     dx, dy = (means2d - torch.stack([x, y], dim=1)).unbind(1)
     xx, xy, yy = shapes.unbind(1)
     return 0.5 * (xx * dx * dx + yy * dy * dy) + xy * dx * dy
+
+
+def sh_polynomials(degree: int, x: Numbers, y: Numbers, z: Numbers) -> list[Numbers]:
+    """The (degree+1)^2 real harmonics at directions of unit length, of numpy or torch; degree 0 to 3.
+
+    Order and signs are those of 3DGS (Condon-Shortley phase).
+    """
+    basis = [SH_0 + 0 * x]
+    if degree >= 1:
+        basis += [-0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
+    if degree >= 2:
+        xx, yy, zz = x * x, y * y, z * z
+        basis += [
+            1.0925484305920792 * x * y,
+            -1.0925484305920792 * y * z,
+            0.31539156525252005 * (2 * zz - xx - yy),
+            -1.0925484305920792 * x * z,
+            0.5462742152960396 * (xx - yy),
+        ]
+    if degree >= 3:
+        basis += [
+            -0.5900435899266435 * y * (3 * xx - yy),
+            2.890611442640554 * x * y * z,
+            -0.4570457994644658 * y * (4 * zz - xx - yy),
+            0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
+            -0.4570457994644658 * x * (4 * zz - xx - yy),
+            1.445305721320277 * z * (xx - yy),
+            -0.5900435899266435 * x * (xx - 3 * yy),
+        ]
+    return basis
 
 
 def spherical_harmonics(

@@ -6,10 +6,13 @@ from torch import Tensor
 
 from asdkit.rendering.projection import NEAR, Pairs, Projection, Scene, boxes, rotation_matrices, visible_extent
 
+Matrices = Float[Tensor, "B N 3 3"]
+Numbers = Float[Tensor, "B N"]
+Pixels = Float[Tensor, "B N 2"]
 FILTER = 2.0  # 1/pixel^2; no footprint is narrower than a Gaussian of this inverse variance
 
 
-def project(scene: Scene) -> tuple[Projection, Float[Tensor, "B N 2"]]:
+def project(scene: Scene) -> tuple[Projection, Pixels]:
     """Projects discs to the screens, differentiably but for the radii. The first two axes of a rotation lie in the
     disc.
 
@@ -30,9 +33,7 @@ def project(scene: Scene) -> tuple[Projection, Float[Tensor, "B N 2"]]:
     return Projection(centres, matrices.flatten(2), depths, opacities, radii), shift
 
 
-def _box(
-    matrices: Float[Tensor, "B N 3 3"], sigmas: Float[Tensor, "B N"]
-) -> tuple[Float[Tensor, "B N 2"], Float[Tensor, "B N 2"]]:
+def _box(matrices: Matrices, sigmas: Numbers) -> tuple[Pixels, Pixels]:
     """Middle and half size in pixels of the box around the outline, if it is an ellipse, at standard deviations."""
     depth, slope = matrices[:, :, 2, 2], matrices[:, :, 2, :2]  # depth = camera z, and how it changes along u and v
     depth = depth.where(depth > NEAR, torch.ones_like(depth))
@@ -47,10 +48,7 @@ def _box(
 
 @torch.no_grad()
 def _radii(
-    matrices: Float[Tensor, "B N 3 3"],
-    centres: Float[Tensor, "B N 2"],
-    opacities: Float[Tensor, "B N"],
-    size: Float[Tensor, " 2"],
+    matrices: Matrices, centres: Pixels, opacities: Numbers, size: Float[Tensor, " 2"]
 ) -> Int32[Tensor, "B N 2"]:
     """Half sizes in pixels of a box around the centre outside of which alpha is below ALPHA_MIN; 0 where nothing is."""
     extent = visible_extent(opacities)

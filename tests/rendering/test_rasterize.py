@@ -14,9 +14,8 @@ from support.scenes import by_torch_and_gsplat, cameras, composited, gradients, 
 from torch import Tensor
 
 from asdkit.rendering.cameras import Views, ring
-from asdkit.rendering.projection import Projection, Scene, project, spherical_harmonics
+from asdkit.rendering.projection import Projection, Scene, project, sh_polynomials, spherical_harmonics
 from asdkit.rendering.rasterize import rasterize
-from asdkit.rendering.spherical_harmonics import sh_polynomials
 
 CPU_BACKENDS = ["torch", "numba"]
 EACH = pytest.mark.parametrize(("backend", "mode"), [("torch", "classic"), ("numba", "classic"), ("torch", "surfels")])

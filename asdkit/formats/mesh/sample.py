@@ -12,9 +12,8 @@ from torch import Tensor
 
 from asdkit.core.optional import require_package
 from asdkit.core.parts import require
-from asdkit.formats.colour import from_linear_light, linear_light
 from asdkit.formats.glb import TO_GLTF, read_scene
-from asdkit.formats.pictures import FORMATS, of_bounded_size
+from asdkit.formats.pictures import FORMATS, from_linear_light, linear_light, of_bounded_size
 
 Places = tuple[Int64[Tensor, " N"], Float[Tensor, "N 3"]]  # triangles, and weights of their corners, which sum to 1
 Points = tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]  # and their sRGB colours, if they have any

@@ -10,9 +10,9 @@ from PIL import Image
 
 from asdkit.core.atomic import atomic
 from asdkit.core.optional import require_package
-from asdkit.formats.colour import linear_light
 from asdkit.formats.glb import TO_GLTF
 from asdkit.formats.mesh.extract import Mesh, skin
+from asdkit.formats.pictures import linear_light
 from asdkit.rendering.rays import Volume
 
 
@@ -47,10 +47,8 @@ def bake(mesh: Mesh, volume: Volume, size: int = 1024) -> Texture:
     return Texture(parents, faces, uvs.astype(np.float32), (image * 255).round().astype(np.uint8))
 
 
-def _inside(
-    corners: Float64[np.ndarray, "F 3 2"], size: int
-) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"], Float64[np.ndarray, "N 3"]]:
-    """Pixels (row * size + column, bottom row first) whose centres are in triangles, these, and the corners' shares."""
+def _inside(corners: Float64[np.ndarray, "F 3 2"], size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """N pixels (row * size + column, bottom first) with centres in triangles, these, and the corners' shares [N,3]."""
     polygon = require_package("skimage.draw", "mesh").polygon
     pixels = [polygon(*(corner.T[::-1] - 0.5), (size, size)) for corner in corners]
     face = np.repeat(np.arange(len(corners)), [len(rows) for rows, _ in pixels])
