@@ -167,8 +167,8 @@ class PosedFolder(PosedPictures):
         require(bool(reach > 0), f"The cameras of {self.path} stand where they look; set centre to false.")
         eyes = eyes * (self.scale or distance * math.tan(math.radians(fov_deg) / 2) / reach)
         turn = torch.tensor(-self.front_deg, dtype=c2w.dtype).deg2rad()
-        turned = torch.eye(3, dtype=c2w.dtype)
-        turned[0, 0], turned[0, 1], turned[1, 0], turned[1, 1] = turn.cos(), -turn.sin(), turn.sin(), turn.cos()
+        cos, sin = turn.cos(), turn.sin()
+        turned = torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], dtype=c2w.dtype)
         c2w[:, :3, :3], c2w[:, :3, 3] = turned @ c2w[:, :3, :3], eyes @ turned.T
         return posed(c2w, K, size, size)
 

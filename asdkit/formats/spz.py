@@ -103,8 +103,7 @@ def _packed(quats: Float[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N 4"]:
     largest, smaller = reduced(np.roll(quats, -1, axis=1))
     codes = np.rint(np.abs(smaller) * _COMPONENT).astype(np.int64) | (smaller < 0) << 9
     words = largest << 30 | (codes << _PLACES).sum(axis=1)
-    bytes_of_words: UInt8[np.ndarray, "N 4"] = words.astype("<u4").view(np.uint8).reshape(-1, 4)
-    return bytes_of_words
+    return np.asarray(words.astype("<u4").view(np.uint8).reshape(-1, 4))
 
 
 def _unpacked(data: UInt8[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:

@@ -3,7 +3,6 @@
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from typing import Annotated
 
 import torch
@@ -95,7 +94,7 @@ class GaussianStore(Generator, ABC):
         """Mean norm of the gradients on the screen over the views that saw a Gaussian; -1 where there was none."""
         return (self.grad_sum / self.grad_count.clamp(min=1)).where(self.alive & (self.grad_sum > 0), -1)
 
-    def prune(self, optimizer: torch.optim.Optimizer, min_opacity: float, max_size: float) -> None:
+    def prune(self, optimizer: Optimizer, min_opacity: float, max_size: float) -> None:
         """Empty the slots of Gaussians that are too faint or too large, but never that of the most opaque."""
         faint, large = self.alive & (self.opacities < min_opacity), self.alive & (self.sizes > max_size)
         doomed = faint | large
@@ -130,22 +129,21 @@ class GaussianStore(Generator, ABC):
             self.means.data[slots] += offset
             self.log_scales.data[slots] -= torch.tensor(1.6).log().to(self.log_scales)
 
-    def forget(self, optimizer: torch.optim.Optimizer, slots: Int64[Tensor, " M"]) -> None:
+    def forget(self, optimizer: Optimizer, slots: Int64[Tensor, " M"]) -> None:
         """Zeroes what the optimiser remembers about slots."""
         for parameter in self.all_slots():
             for value in self._moments(optimizer, parameter):
                 value[slots] = 0
 
-    def reset_opacities(self, optimizer: torch.optim.Optimizer, opacity: float) -> None:
+    def reset_opacities(self, optimizer: Optimizer, opacity: float) -> None:
         """Makes every Gaussian at most this opaque, and forgets where opacities were going."""
         self.opacity_logits.data.clamp_(max=float(torch.tensor(opacity).logit()))
         for value in self._moments(optimizer, self.opacity_logits):
             value.zero_()
 
-    def _moments(self, optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Iterator[Tensor]:
-        for value in optimizer.state.get(parameter, {}).values():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                yield value
+    def _moments(self, optimizer: Optimizer, parameter: nn.Parameter) -> list[Tensor]:
+        values = optimizer.state.get(parameter, {}).values()
+        return [value for value in values if isinstance(value, Tensor) and value.shape == parameter.shape]
 
 
 class Density(Part, ABC):

@@ -196,14 +196,9 @@ class ShapE(Start):
         """Vertices, their colours in linear light, and faces; the pipeline lives in here only."""
         pipeline = self._pipeline()
         pipeline.set_progress_bar_config(desc="Shap-E", disable=None)  # None: shown on a terminal only
+        asked = {"num_inference_steps": self._steps, "guidance_scale": self._scale, "output_type": "mesh"}
         try:
-            (mesh,) = pipeline(
-                self._prompt,
-                num_inference_steps=self._steps,
-                generator=torch.Generator().manual_seed(self._seed),
-                guidance_scale=self._scale,
-                output_type="mesh",
-            ).images
+            (mesh,) = pipeline(self._prompt, generator=torch.Generator().manual_seed(self._seed), **asked).images
         except (RuntimeError, ValueError) as error:
             if "non-empty list" not in str(error):  # what torch.cat says of the colours of no vertex
                 raise

@@ -47,14 +47,14 @@ class NeRFPenalties:
 
     def total(self, iteration: int, marched: Marched, rays: Rays, density: Density, step: float) -> Tensor | int:
         """The weighted sum of the terms over all rays at an iteration; the others are `orientation`'s arguments."""
-        terms: dict[str, Callable[[], Float[Tensor, " R"]]] = {
-            "opacity": lambda: opacity(marched),
-            "entropy": lambda: entropy(marched),
-            "z_variance": lambda: z_variance(marched),
-            "orientation": lambda: orientation(marched, rays, density, step),
-        }
-        weights = {name: value_at(getattr(self, name), iteration) for name in terms}
-        return sum(weight * terms[name]().sum() for name, weight in weights.items() if weight)
+        terms: list[tuple[float | Ramp, Callable[[], Tensor]]] = [
+            (self.opacity, lambda: opacity(marched)),
+            (self.entropy, lambda: entropy(marched)),
+            (self.z_variance, lambda: z_variance(marched)),
+            (self.orientation, lambda: orientation(marched, rays, density, step)),
+        ]
+        weighed = ((value_at(weight, iteration), term) for weight, term in terms)
+        return sum(weight * term().sum() for weight, term in weighed if weight)
 
 
 def opacity(marched: Marched) -> Float[Tensor, " R"]:

@@ -22,11 +22,9 @@ _NOUNS = {  # the kinds by their names and synonyms without filling words
     for name in (kind, entry.synonym)
     if name
 }
+_M, _C, _N = ("|".join(words) for words in (MATERIALS, COLOURS, _NOUNS))
 _CAPTION = re.compile(  # what `parse` understands, without filling words
-    "(?:({material}) )?(?:({colour})(?: and ({colour}))? )?(?:({material}) )?({noun})"
-    "(?: (with|on|on top) ({colour}) (.+))?".format(
-        material="|".join(MATERIALS), colour="|".join(COLOURS), noun="|".join(_NOUNS)
-    )
+    f"(?:({_M}) )?(?:({_C})(?: and ({_C}))? )?(?:({_M}) )?({_N})(?: (with|on|on top) ({_C}) (.+))?"
 )
 
 

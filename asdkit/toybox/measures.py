@@ -84,8 +84,7 @@ def mottle(images: Pictures, truths: Pictures, alphas: Float[Tensor, "B 1 H W"])
     level = (highest(truths) + highest(-truths)).amax(1) < _SMOOTH
     smooth = (level & (highest(-alphas)[:, 0] < -0.999))[:, 1:-1, 1:-1]
     own, true = (laplacian(each).abs().mean(1)[smooth].mean().item() for each in (images, truths))
-    ratio: float = (own + _ROUNDING) / (true + _ROUNDING)
-    return ratio
+    return float((own + _ROUNDING) / (true + _ROUNDING))
 
 
 def diversity(images: Float[Tensor, "N C H W"]) -> float:

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 
 import numpy as np
@@ -95,26 +95,25 @@ def glb(path: Path, material: dict, attributes: dict[str, np.ndarray], picture: 
     """A GLB with one triangle at z = 0, x from 0 to 1 and y from 0 to 1, written by hand."""
     attributes = {"POSITION": np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], "<f4"), **attributes}
     kinds = {"f4": 5126, "u1": 5121, "u2": 5123}
-    accessors, views, data = [], [], b""
-    for values in attributes.values():
-        accessors.append(
-            {
-                "bufferView": len(views), "componentType": kinds[values.dtype.str[1:]], "count": 3,
-                "type": f"VEC{values.shape[1]}", "normalized": values.dtype.kind == "u",
-            }
-        )  # fmt: skip
-        views.append({"buffer": 0, "byteOffset": len(data), "byteLength": values.nbytes})
-        data += values.tobytes() + b"\0" * (-values.nbytes % 4)
-    if picture:
-        views.append({"buffer": 0, "byteOffset": len(data), "byteLength": len(picture)})
-        data += picture + b"\0" * (-len(picture) % 4)
-        material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
+    parts = [values.tobytes() for values in attributes.values()] + ([picture] if picture else [])
+    padded = [part + b"\0" * (-len(part) % 4) for part in parts]
+    starts, data = accumulate(map(len, padded), initial=0), b"".join(padded)
+    lengths = [{"buffer": 0, "byteLength": len(part)} for part in parts]
+    views = [view | {"byteOffset": start} for view, start in zip(lengths, starts, strict=False)]
+    accessors = [
+        {
+            "bufferView": i, "componentType": kinds[values.dtype.str[1:]], "count": 3,
+            "type": f"VEC{values.shape[1]}", "normalized": values.dtype.kind == "u",
+        }
+        for i, values in enumerate(attributes.values())
+    ]  # fmt: skip
     scene = {
         "asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}],
         "meshes": [{"primitives": [{"attributes": {n: i for i, n in enumerate(attributes)}, "material": 0}]}],
         "materials": [material], "accessors": accessors, "bufferViews": views, "buffers": [{"byteLength": len(data)}],
     }  # fmt: skip
     if picture:
+        material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
         scene |= {"textures": [{"source": 0}], "images": [{"bufferView": len(views) - 1, "mimeType": "image/png"}]}
     glb_file(path, scene, data)
 
