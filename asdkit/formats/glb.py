@@ -211,7 +211,6 @@ def _vector(values: Any, length: int) -> Float[np.ndarray, " D"]:
 
 
 def _placed(path: Path, splats: Splats, placement: Float[np.ndarray, "4 4"]) -> Splats:
-    """The Gaussians where a node of glTF's world puts them, in the world's axes."""
     linear, offset = TO_GLTF.T @ placement[:3, :3], TO_GLTF.T @ placement[:3, 3]
     if np.array_equal(linear, np.eye(3)) and not offset.any():
         return splats

@@ -120,7 +120,6 @@ def _frame(file: Path, picture: Path, facts: dict[str, Any]) -> Frame:
 
 
 def _focal(facts: dict[str, Any], axis: str, pixels: int) -> float:
-    """The focal length along an axis, in pixels, which may be told by the angle that the picture spans."""
     known = facts.get(f"fl_{axis}")
     return float(0.5 * pixels / math.tan(0.5 * facts[f"camera_angle_{axis}"]) if known is None else known)
 

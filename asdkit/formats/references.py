@@ -174,7 +174,6 @@ class PosedFolder(PosedPictures):
 
 
 def _square(frame: Frame, size: int) -> tuple[UInt8[Tensor, "1 4 S S"], Float[Tensor, "3 3"]]:
-    """The middle square of a photograph at this size, and its intrinsics."""
     cutout = read_cutout(frame.picture, frame.mask or "")
     height, width = cutout.shape[1:]
     K = torch.diag(torch.tensor([width / frame.width, height / frame.height, 1.0]).to(frame.K)) @ frame.K

@@ -50,8 +50,7 @@ class _Header:
 
     @property
     def sizes(self) -> list[int]:
-        """The bytes of each section."""
-        return [self.count * math.prod(shape) for shape in self.shapes]
+        return [self.count * math.prod(shape) for shape in self.shapes]  # in bytes
 
 
 def encode_spz(path: Path, splats: Splats, version: int = 4) -> bytes:
@@ -131,7 +130,6 @@ def read_spz(path: Path) -> Splats:
 
 
 def _from_gzip(path: Path, data: bytes) -> tuple[_Header, list[bytes]]:
-    """What versions 2 and 3 hold, in one gzip stream."""
     inflater = zlib.decompressobj(wbits=_GZIP)
     try:
         head = _header(path, inflater.decompress(data, _HEADER.size), (2, 3))

@@ -109,7 +109,6 @@ class Amortized3D(Generator):
         return render
 
     def _rendered(self, views: Views, prompts: Sequence[str], background: Tensor | None) -> Seen:
-        """What each camera sees of its own prompt, and the penalties per view."""
         own = list(dict.fromkeys(prompts))
         planes, renders, rows, penalty = self.planes(own), [], [], 0.0
         for prompt, of_prompt in zip(own, planes, strict=True):

@@ -131,7 +131,6 @@ def check_field(make: Callable[[], Field], prior: Callable[[], Prior] = SmallPri
 
 
 def _check_needs(field: Field, x: Noised) -> None:
-    """`needs` says all that the frozen prior is asked at x, so that it is asked once; `conditions` has them all."""
     needs, predict = field.needs(x), x.prior.predict
     asked: list[Condition] = []
 
@@ -237,7 +236,6 @@ def _check_images(model: Prior) -> None:
 
 
 def _check_predictions(model: Prior, conditions: list[Condition]) -> None:
-    """Predictions are of the draw and the conditions alone, in one call of the network."""
     x, kept = draw(model), draw(model)
     calls: list[Any] = []
     handle = model.network.register_forward_hook(lambda *_: calls.append(1))
