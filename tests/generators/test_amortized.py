@@ -34,16 +34,17 @@ def generator() -> asdkit.Amortized3D:
     return ready(exact_prior()).double()
 
 
-@torch.no_grad()
 def test_each_row_is_its_own_prompts_field(generator: asdkit.Amortized3D) -> None:
-    """A plain NeRF with the planes of the prompt, seen by its own camera before its own background."""
-    views, colours = cameras(), torch.rand(4, 3).double()
+    """A plain NeRF with the planes of the prompt, seen by its own camera before its own background, and its penalty."""
+    views, colours, penalty = cameras(), torch.rand(4, 3).double(), 0.0
     x0, render = generator.encoded(generator.prior, Batch(views, prompts=PROMPTS), colours)
     for row, prompt in enumerate(PROMPTS):
         field = generator.made(prompt)
         assert type(field) is asdkit.NeRF
         alone = field.render(views[row : row + 1], colours[row])
         assert all(torch.allclose(own[row], one[0], rtol=0, atol=1e-12) for own, one in zip(render, alone, strict=True))
+        penalty += field.regularizer().detach() / 4
+    assert torch.isclose(generator.regularizer(), penalty, rtol=1e-9)
     assert torch.equal(x0, render.image) and (x0[0] - x0[1]).abs().max() > 1e-4
     points = torch.rand(5, 3).double()
     assert torch.equal(generator.volume().radiance(points)[1], generator.made("y").radiance(points)[1])
@@ -69,17 +70,6 @@ def test_the_gradient_by_finite_differences(generator: asdkit.Amortized3D, reren
         ends.append(value().detach())
     expected = (ends[0] - ends[1]) / 2e-6
     assert torch.isclose(sum((g * d).sum() for g, d in zip(gradients, direction, strict=True)), expected, rtol=1e-5)
-
-
-def test_the_penalty_is_that_of_the_fields(generator: asdkit.Amortized3D) -> None:
-    views = cameras()
-    generator.encoded(generator.prior, Batch(views, prompts=PROMPTS), torch.ones(3).double())
-    expected = torch.zeros((), dtype=torch.float64)
-    for row, prompt in enumerate(PROMPTS):
-        field = generator.made(prompt)
-        field.render(views[row : row + 1], torch.ones(3).double())
-        expected = expected + field.regularizer().detach() / 4
-    assert torch.isclose(generator.regularizer(), expected, rtol=1e-9)
 
 
 def test_starts_depend_on_their_seed_alone() -> None:

@@ -62,9 +62,6 @@ def test_what_is_right_passes(name: str) -> None:
     check(*makers)
 
 
-# ------------------------------------------------------------------------------------------------ broken generators
-
-
 def refused(check: Callable, make: Callable, sentence: str, *arguments: Any) -> None:
     with pytest.raises(AssertionError) as error:
         check(make, *arguments)
@@ -145,9 +142,6 @@ def test_a_broken_generator_is_refused(make: Callable, sentence: str) -> None:
     refused(check_generator, make, sentence)
 
 
-# ------------------------------------------------------------------------------------------------ broken fields
-
-
 class Weighted(Field):
     """A learned multiple of e_y; what is wrong with it is an argument."""
 
@@ -208,9 +202,6 @@ def test_a_broken_field_is_refused(wrong: dict[str, Any], sentence: str) -> None
     refused(check_field, lambda: Weighted(**wrong), sentence)
 
 
-# ------------------------------------------------------------------------------------------------ broken adapters
-
-
 class Shift(Adapter):
     """What is added to the network's output while it is on; what is wrong with it is an argument."""
 
@@ -263,9 +254,6 @@ ADAPTERS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("wrong", "sentence"), ADAPTERS, ids=[sentence for _, sentence in ADAPTERS])
 def test_a_broken_adapter_is_refused(wrong: dict[str, Any], sentence: str) -> None:
     refused(check_adapter, lambda: Shift(**wrong), sentence, *([] if "random" not in wrong else [Small, 1e-6]))
-
-
-# ------------------------------------------------------------------------------------------------ broken priors
 
 
 def one_by_one(small: Small, x: Any, conditions: Any, *adapter: Any) -> list[Tensor]:
