@@ -125,10 +125,7 @@ def _binary(path: Path, rest: bytes) -> bytes:
 
 def _find(path: Path, scene: Any) -> tuple[Any, int]:
     """The primitive with Gaussians and the index of the node that shows it. Every node and primitive is seen once."""
-    gaussians = [
-        [primitive for primitive in mesh["primitives"] if EXTENSION in primitive.get("extensions", {})]
-        for mesh in scene["meshes"]
-    ]
+    gaussians = [[p for p in mesh["primitives"] if EXTENSION in p.get("extensions", {})] for mesh in scene["meshes"]]
     shown = [(_item(gaussians, node["mesh"]), index) for index, node in enumerate(scene["nodes"]) if "mesh" in node]
     count = sum(len(primitives) for primitives, _ in shown)
     require(count == 1, f"{path} must hold one set of Gaussians ({EXTENSION}), but holds {count}.")

@@ -119,9 +119,8 @@ def read_spz(path: Path) -> Splats:
     if head.degree > 3:
         _log.warning("%s has colours of degree 4; those up to degree 3 are read.", path)
     parts = zip(sections, head.shapes, strict=True)
-    fixed, alphas, colors, log_scales, rotations, higher = (
-        np.frombuffer(section, np.uint8).reshape(head.count, *shape) for section, shape in parts
-    )
+    arrays = (np.frombuffer(section, np.uint8).reshape(head.count, *shape) for section, shape in parts)
+    fixed, alphas, colors, log_scales, rotations, higher = arrays
     means = (np.pad(fixed, ((0, 0), (0, 0), (1, 0))).view("<i4")[..., 0] >> 8) * 2.0**-head.bits
     w_is_missing = np.zeros(len(means), np.int64)
     quats = completed(w_is_missing, rotations / 127.5 - 1) if head.version == 2 else _unpacked(rotations)

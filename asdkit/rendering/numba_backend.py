@@ -60,13 +60,12 @@ class _Composite(torch.autograd.Function):
 def _each_view(kernel: Callable[..., None], orders: Sequence[Tensor], *groups: Sequence[Tensor]) -> None:
     """Calls a kernel for each view, on as many threads as torch uses; a kernel writes into its own view only."""
     arrays = [[tensor.numpy() for tensor in group] for group in groups]
-    calls = [
-        (order.numpy(), *(tuple(array[view] for array in group) for group in arrays))
-        for view, order in enumerate(orders)
-    ]
-    with ThreadPoolExecutor(min(len(calls), torch.get_num_threads())) as pool:
-        for future in [pool.submit(kernel, *call) for call in calls]:
-            future.result()
+
+    def call(view: int) -> None:
+        kernel(orders[view].numpy(), *(tuple(array[view] for array in group) for group in arrays))
+
+    with ThreadPoolExecutor(min(len(orders), torch.get_num_threads())) as pool:
+        list(pool.map(call, range(len(orders))))
 
 
 @_jit

@@ -95,9 +95,8 @@ def _obj(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
         picture = Image.fromarray(texture.image)
         material = visual.material.SimpleMaterial(picture, white, white, black, 0.0, name)
         look = visual.TextureVisuals(uv=texture.uvs, material=material)
-    text, beside = require_package("trimesh.exchange.obj", "mesh").export_obj(
-        _model(mesh, texture, look), True, return_texture=True, mtl_name=f"{name}.mtl", header=None
-    )
+    export, model = require_package("trimesh.exchange.obj", "mesh").export_obj, _model(mesh, texture, look)
+    text, beside = export(model, True, return_texture=True, mtl_name=f"{name}.mtl", header=None)
     return {path: text.encode()} | {path.with_name(file): content for file, content in beside.items()}
 
 

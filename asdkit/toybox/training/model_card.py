@@ -140,11 +140,11 @@ def evaluate_kid(clip: TinyCLIP, images: Float[Tensor, "N 3 H W"], seed: int) ->
     beside that of others of these true pictures to the same ones; by the features of the CLIP.
     """
     views = sector_views(len(images))
-    others, true = (
-        pictured(drawn_things(False, len(views), number), views, generator_for(number, 0, "true pictures"))
-        for number in (seed + 1, seed + 2)
-    )
-    own, others, true = (clip.features(some) for some in (images, others, true))
+    sets = [images]
+    for number in (seed + 1, seed + 2):
+        things = drawn_things(False, len(views), number)
+        sets.append(pictured(things, views, generator_for(number, 0, "true pictures")))
+    own, others, true = map(clip.features, sets)
     figures = {"kid": kid(own, true), "kid_error": kid_error(own, true)}
     return figures | {"true_kid": kid(others, true), "true_kid_error": kid_error(others, true)}
 
