@@ -182,8 +182,7 @@ class NeRF(Generator):
 
     def render(self, views: Views | None, background: Float[Tensor, "*B 3"] | None = None) -> Render:
         """What the cameras see, behind it the given background, the learned one or the grey level, in this order. With
-        gradient the samples are jittered, by the iteration's and the camera's own draw, whatever part of the step is
-        seen at a time.
+        gradient the samples are jittered, by the iteration's and the camera's own draw, however a step is split.
         """
         views = needs_cameras(self, views).to(self.occupancy.device)
         rays, skip = rays_of(views, self.bound), self._occupied if self.occupancy_every else None

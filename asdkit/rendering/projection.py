@@ -65,9 +65,7 @@ def camera_depths(means: Float[Tensor, "N 3"], w2c: Float[Tensor, "B 4 4"]) -> F
 
 
 def project(scene: Scene, antialiased: bool = False) -> Projection:
-    """Projects Gaussians, differentiably but for radii; antialiased ones are dimmed by what the blur added
-    (Mip-Splatting).
-    """
+    """Projects Gaussians, differentiably but for radii; `antialiased` dims what the blur enlarges (Mip-Splatting)."""
     means, quats, scales, opacities, w2c, K, width, height = scene
     batch, count = len(w2c), len(means)
     x, y = (torch.addmm(w2c[:, i, 3:], w2c[:, i, :3], means.T) for i in range(2))

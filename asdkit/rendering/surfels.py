@@ -13,8 +13,7 @@ FILTER = 2.0  # 1/pixel^2; no footprint is narrower than a Gaussian of this inve
 
 
 def project(scene: Scene) -> tuple[Projection, Pixels]:
-    """Projects discs to the screens, differentiably but for the radii. The first two axes of a rotation lie in the
-    disc.
+    """Projects discs, in which the first two axes of a rotation lie, to the screens, differentiably but for the radii.
 
     The second result are zeros that were added to the screen positions, and get their gradient. `means2d` is the middle
     of the box around one standard deviation, for the filter; `shapes` holds, row by row, the matrix from (u, v, 1) to

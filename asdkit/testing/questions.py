@@ -112,8 +112,7 @@ def check_part(
     learn: Callable[[Any, Prior], None],
 ) -> None:
     """Ask what all parts that learn are asked. `ready` gives the part and a prior of its own, set up, with a state that
-    came before (or none), on a device; `value` says what it shows or predicts, of both and the device; `learn` takes a
-    step.
+    came before (or none), on a device; `value` what it shows or predicts, of both and the device; `learn` takes a step.
     """
     called = what[0].lower() + what[1:]
 

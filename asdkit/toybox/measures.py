@@ -74,8 +74,7 @@ def mottle(images: Pictures, truths: Pictures, alphas: Float[Tensor, "B 1 H W"])
     """Sharpness where the true object is smooth, over the truth's own there: 1 is perfect, more is mottled.
 
     A pixel is smooth where its neighbourhood of 5x5 pixels lies inside the object (`alphas`, of the truth) and differs
-    by less than 0.1. To both is added what rounding to 8 bits makes of a flat surface, 0.001. NaN where nothing is
-    smooth.
+    by less than 0.1. To both is added what rounding to 8 bits makes of a flat surface, 0.001. NaN if none is smooth.
     """
 
     def highest(values: Tensor) -> Tensor:

@@ -54,9 +54,7 @@ class Truths(NamedTuple):
 
 @lru_cache(maxsize=8)
 def truths(prompt: str, count: int = TRUTHS) -> Truths | None:
-    """Pictures of a prompt from the training cameras, of the view it names if any, each of another instance; None if it
-    isn't of the toybox.
-    """
+    """A prompt's pictures from training cameras, of the view it names, each another instance; None of another world."""
     if (thing := parse(prompt)) is None:
         return None
     words = prompt.lower().rstrip(".").rpartition(", ")[2] if "," in prompt else ""
