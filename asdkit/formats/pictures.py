@@ -134,7 +134,7 @@ def save_grid(images: Images, path: Path, columns: int, scale: int = 1, labels: 
 
 
 def grid(images: Images, columns: int, scale: int = 1, labels: Sequence[str] = ()) -> Image.Image:
-    """One picture of many, row by row; a pixel becomes a square of `scale`, and `labels` stand in lower left corners."""
+    """One picture of many, row by row; a pixel becomes a square of `scale`, and `labels` stand at the lower left."""
     tiles = to_bytes(images)
     missing = -len(tiles) % columns
     tiles = np.concatenate([tiles, np.zeros_like(tiles, shape=(missing, *tiles.shape[1:]))])
