@@ -13,20 +13,16 @@ import numpy as np
 from jaxtyping import Float
 
 from asdkit.core.parts import require
-from asdkit.formats.colour import linear_light
+from asdkit.formats.pictures import linear_light
 from asdkit.formats.splats import Activated, Splats, deactivate, rotated, to_be_written, to_bytes
-from asdkit.rendering.projection import rotation_entries
-from asdkit.rendering.spherical_harmonics import SH_0
+from asdkit.rendering.projection import SH_0, rotation_entries
 
 EXTENSION = "KHR_gaussian_splatting"
 TO_GLTF = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])  # from z up, front +x to y up, front +z
-_TO_GLTF_XYZW = [-0.5, -0.5, -0.5, 0.5]
 _COLOR_SPACE = "srgb_rec709_display"
 _JSON, _BIN = b"JSON", b"BIN\0"
 _JSON_LIMIT = 1 << 22  # bytes
-_VECTOR_LIMIT = 1e9  # of nodes
 _SHAPES = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}
-_WIDTHS = {"ROTATION": 4, "OPACITY": 1}  # the others have 3 numbers
 _TYPES = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5126: "<f4"}
 
 
@@ -60,7 +56,7 @@ def encode_glb(path: Path, splats: Splats) -> bytes:
         "extensionsUsed": [EXTENSION],
         "scene": 0,
         "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0, "rotation": _TO_GLTF_XYZW}],
+        "nodes": [{"mesh": 0, "rotation": [-0.5, -0.5, -0.5, 0.5]}],
         "meshes": [{"primitives": [primitive]}],
         "buffers": [{"byteLength": offset}],
         "bufferViews": views,
@@ -129,10 +125,7 @@ def _binary(path: Path, rest: bytes) -> bytes:
 
 def _find(path: Path, scene: Any) -> tuple[Any, int]:
     """The primitive with Gaussians and the index of the node that shows it. Every node and primitive is seen once."""
-    gaussians = [
-        [primitive for primitive in mesh["primitives"] if EXTENSION in primitive.get("extensions", {})]
-        for mesh in scene["meshes"]
-    ]
+    gaussians = [[p for p in mesh["primitives"] if EXTENSION in p.get("extensions", {})] for mesh in scene["meshes"]]
     shown = [(_item(gaussians, node["mesh"]), index) for index, node in enumerate(scene["nodes"]) if "mesh" in node]
     count = sum(len(primitives) for primitives, _ in shown)
     require(count == 1, f"{path} must hold one set of Gaussians ({EXTENSION}), but holds {count}.")
@@ -160,10 +153,9 @@ def _gaussians(path: Path, scene: Any, primitive: Any, blob: bytes) -> Activated
     names = ["POSITION", *_names(degree)]
     if missing := [name for name in names if name not in attributes]:
         raise ValueError(f"{path} lacks the attribute {missing[0]!r}.")
-    means, xyzw, scales, opacities, *sh = (
-        _values(path, scene, attributes[name], _WIDTHS.get(name.removeprefix(f"{EXTENSION}:"), 3), blob)
-        for name in names
-    )
+    widths = {names[1]: 4, names[3]: 1}  # rotation and opacity; the others have 3 numbers
+    read = [_values(path, scene, attributes[name], widths.get(name, 3), blob) for name in names]
+    means, xyzw, scales, opacities, *sh = read
     if {len(array) for array in (xyzw, scales, opacities, *sh)} != {len(means)}:
         raise ValueError(f"{path} has attributes of different lengths.")
     return Activated(means, np.roll(xyzw, 1, axis=1), scales, opacities[:, 0], np.stack(sh, axis=1))
@@ -210,13 +202,12 @@ def _matrix(node: Any) -> Float[np.ndarray, "4 4"]:
 
 def _vector(values: Any, length: int) -> Float[np.ndarray, " D"]:
     is_list = type(values) is list and len(values) == length
-    if not is_list or not all(type(value) in (int, float) and abs(value) < _VECTOR_LIMIT for value in values):
+    if not is_list or not all(type(value) in (int, float) and abs(value) < 1e9 for value in values):
         raise TypeError(values)
     return np.array(values, np.float64)
 
 
 def _placed(path: Path, splats: Splats, placement: Float[np.ndarray, "4 4"]) -> Splats:
-    """The Gaussians where a node of glTF's world puts them, in the world's axes."""
     linear, offset = TO_GLTF.T @ placement[:3, :3], TO_GLTF.T @ placement[:3, 3]
     if np.array_equal(linear, np.eye(3)) and not offset.any():
         return splats

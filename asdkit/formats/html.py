@@ -2,11 +2,9 @@
 
 The page, `viewer.html` beside this module, is WebGL2 and JavaScript without any library. It draws by the rules of
 `asdkit.rendering.rasterize`, in 16-bit floats where the browser has them, and sorts at every movement of the camera.
-
-The Gaussians lie in the page as base64 of one record each, little endian: the centre in three float32; float16 numbers
-for three logarithms of standard deviations, the rotation, the opacity in [0,1] and all coefficients of the spherical
-harmonics, coefficient by coefficient (red, green, blue); zeros up to a multiple of 16 bytes. With quaternion (w,v) of
-norm 1 and w >= 0, the rotation is v/(1+w). Degrees 0 to 3 take 32, 64, 80 and 128 bytes.
+The Gaussians lie in it as base64 of one record each, little endian: the centre in three float32; float16 numbers for
+three logarithms of standard deviations, the rotation v/(1+w) of the quaternion (w,v) of norm 1 with w >= 0, the opacity
+in [0,1] and all coefficients of the spherical harmonics (red, green, blue); zeros up to a multiple of 16 bytes.
 """
 
 import base64
@@ -37,9 +35,9 @@ def write_html(
 ) -> None:
     """Writes a page, whole or not at all, that shows Gaussians and lets one turn, move and enlarge them.
 
-    The title is any text, which is shown and never interpreted. The first camera is that of the arguments, its field of
-    view over the window's shorter side; `#azimuth=90&elevation=20&distance=3.4` after the file's address names another.
-    It is a ValueError if there are no Gaussians, or values that float16 (of centres: float32) can't hold.
+    The title is shown and never interpreted. The first camera is that of the arguments, its field of view over the
+    window's shorter side, or that of `#azimuth=90&elevation=20&distance=3.4` after the file's address. It is a
+    ValueError if there are no Gaussians, or values that float16 (of centres: float32) can't hold.
     """
     path = Path(path)
     data = base64.b64encode(_records(path, splats)).decode()

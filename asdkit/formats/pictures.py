@@ -1,4 +1,4 @@
-"""Picture files to tensors, and back: grids, animated WebP and MP4."""
+"""Picture files to tensors, and back: grids, animated WebP and MP4; and between sRGB, which they hold, and light."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,24 @@ from asdkit.core.errors import MissingExtra
 from asdkit.core.optional import require_package
 from asdkit.core.parts import require
 from asdkit.core.text import first_line, local
-from asdkit.formats.colour import from_linear_light
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # that are read, whatever a file's name says
 _GAMMA_ERROR = 0.05  # of gammas that are taken for sRGB's
+Images = Float[Tensor, "N C H W"]
 _MOST_PIXELS = 2**26  # a picture of one colour has a thousandth of that in bytes
 
 
-def to_bytes(images: Float[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B H W 3"]:
+def linear_light(colours: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Linear light in [0,1] of sRGB colours in [0,1]."""
+    return np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+
+
+def from_linear_light(light: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """The inverse of `linear_light`."""
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def to_bytes(images: Images) -> UInt8[np.ndarray, "N H W 3"]:
     """Images in [0,1], colour or grey, as bytes."""
     colours = images.detach().float().cpu().clamp(0, 1).expand(-1, 3, -1, -1)
     return (colours * 255).round().byte().permute(0, 2, 3, 1).numpy()
@@ -33,9 +43,8 @@ def to_bytes(images: Float[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B H W 3"]:
 def read_picture(path: str | Path, size: int = 0) -> Float[Tensor, "3 H W"]:
     """A picture file in sRGB in [0,1], as a viewer shows it; its middle square at `size` pixels, or as it is for 0.
 
-    It is turned as its EXIF says and brought to sRGB from its colour profile. Grey becomes RGB, what is transparent
-    becomes white, and of several frames the first is read. It is a ValueError if the file is missing or no picture, or
-    its numbers have no known white.
+    EXIF's turn and the colour profile are followed, what is transparent becomes white, and of several frames the first
+    is read. A ValueError if the file is missing or no picture, or its numbers have no known white.
     """
     picture = _opened(path)
     picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
@@ -100,9 +109,8 @@ def _of_bytes(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
 
 
 def _in_srgb(picture: Image.Image) -> Image.Image:
-    """The same colours in sRGB, where the file says in what space they are; a profile that is broken says nothing.
-
-    A PNG without a profile may say its gamma; that of sRGB, or nearly that, is taken for sRGB, as browsers do.
+    """The same colours in sRGB, where the file says in what space they are (of a PNG, also by its gamma; nearly sRGB's
+    is taken for that, as browsers do); a profile that is broken says nothing.
     """
     profile, srgb = picture.info.get("icc_profile"), ImageCms.createProfile("sRGB")
     gamma = 0 if "srgb" in picture.info else picture.info.get("gamma", 0)
@@ -119,19 +127,14 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
         return picture
 
 
-def save_grid(
-    images: Float[Tensor, "N C H W"], path: Path, columns: int, scale: int = 1, labels: Sequence[str] = ()
-) -> None:
+def save_grid(images: Images, path: Path, columns: int, scale: int = 1, labels: Sequence[str] = ()) -> None:
     """The `grid` of pictures as a PNG."""
     with atomic(path) as temporary:
         grid(images, columns, scale, labels).save(temporary)
 
 
-def grid(images: Float[Tensor, "N C H W"], columns: int, scale: int = 1, labels: Sequence[str] = ()) -> Image.Image:
-    """One picture of many, row by row; a last row that is not full ends in black.
-
-    Each pixel becomes a square of `scale` pixels, and `labels` stand in the pictures' lower left corners.
-    """
+def grid(images: Images, columns: int, scale: int = 1, labels: Sequence[str] = ()) -> Image.Image:
+    """One picture of many, row by row; a pixel becomes a square of `scale`, and `labels` stand at the lower left."""
     tiles = to_bytes(images)
     missing = -len(tiles) % columns
     tiles = np.concatenate([tiles, np.zeros_like(tiles, shape=(missing, *tiles.shape[1:]))])

@@ -48,13 +48,13 @@ class _Element(NamedTuple):
 
 @dataclass(frozen=True)
 class Header:
-    """What a PLY file says about itself: its elements by name, in the file's order."""
+    """What a PLY file says about itself."""
 
     path: Path
     encoding: str
     offset: int  # the bytes of the head
     lines: int  # those of the head
-    elements: dict[str, _Element]
+    elements: dict[str, _Element]  # by name, in the file's order
 
     @property
     def vertex(self) -> Mapping[str, tuple[str, ...]]:
@@ -184,10 +184,7 @@ def colours(header: Header) -> Float32[np.ndarray, "N 3"] | None:
 
 
 def read_points(path: str | Path) -> PointCloud:
-    """Reads the vertices of a PLY file, ascii or binary, with their colours (red, green, blue) if it has any.
-
-    Points that are not finite are left out, of which there may be one in a hundred.
-    """
+    """The vertices of a PLY file and their colours, if any; one in a hundred may not be finite, and is left out."""
     header, names = read_header(path), ["x", "y", "z", "colour"]
     values, colors = columns(header, names[:3]), colours(header)
     if colors is not None:

@@ -26,14 +26,13 @@ TO_OPENCV = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)  # times t
 _MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE")  # with what perspective cameras have; others bend straight lines
 _MOST = 2000  # frames
 _KIND = "transforms.json as nerfstudio writes it"
-_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 
 class CameraPath(NamedTuple):
-    """The cameras of a film, and its frames per second."""
+    """The cameras of a film."""
 
     views: Views
-    fps: int
+    fps: int  # frames per second
 
 
 def read_camera_path(path: str | Path) -> CameraPath:
@@ -115,13 +114,12 @@ def _frame(file: Path, picture: Path, facts: dict[str, Any]) -> Frame:
     K[1, 1] = _focal(facts, "y", height) if {"fl_y", "camera_angle_y"} & facts.keys() else K[0, 0]
     K[0, 2], K[1, 2] = float(facts.get("cx", width / 2)), float(facts.get("cy", height / 2))
     mask = file.parent / facts["mask_path"] if facts.get("mask_path") else None
-    distortion = tuple(float(facts.get(name, 0.0)) for name in _DISTORTION)
+    distortion = tuple(float(facts.get(name, 0.0)) for name in ("k1", "k2", "k3", "k4", "p1", "p2"))
     turned = c2w * TO_OPENCV if c2w.shape == (4, 4) else c2w
     return Frame(picture, mask, turned, K, width, height, distortion)
 
 
 def _focal(facts: dict[str, Any], axis: str, pixels: int) -> float:
-    """The focal length along an axis, in pixels, which may be told by the angle that the picture spans."""
     known = facts.get(f"fl_{axis}")
     return float(0.5 * pixels / math.tan(0.5 * facts[f"camera_angle_{axis}"]) if known is None else known)
 

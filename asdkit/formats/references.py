@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -16,6 +16,8 @@ from asdkit.core.randomness import to_device
 from asdkit.formats.pictures import read_cutout
 from asdkit.formats.poses import Frame, read_transforms, undistorted
 from asdkit.rendering.cameras import OPAQUE, Posed, Views, orbit, posed
+
+Colour = Float[Tensor, " 3"]
 
 
 @settings
@@ -39,12 +41,10 @@ class References:
     views: Views
     reconstruction: Reconstruction = Reconstruction()
 
-    def near(
-        self, views: Views, backdrop: Float[Tensor, " 3"] | None, plain: Float[Tensor, " 3"], step: int = 0
-    ) -> Posed:
-        """The picture nearest to each camera of a step, before the backdrop where it has a mask, at the step's size.
+    def near(self, views: Views, backdrop: Colour | None, plain: Colour, step: int = 0) -> Posed:
+        """The picture nearest to each camera of a step, at the step's size and on the device of the backdrops.
 
-        The backdrop is on the device that the pictures are for; None, and what has no mask, means the `plain` one.
+        It stands before `backdrop` where it has a mask, and else, or if that is None, before the `plain` one.
         """
         cosines = _outward(views) @ _outward(self.views).mT
         distinct, nearest = cosines.argmax(1).unique(return_inverse=True)
@@ -167,14 +167,13 @@ class PosedFolder(PosedPictures):
         require(bool(reach > 0), f"The cameras of {self.path} stand where they look; set centre to false.")
         eyes = eyes * (self.scale or distance * math.tan(math.radians(fov_deg) / 2) / reach)
         turn = torch.tensor(-self.front_deg, dtype=c2w.dtype).deg2rad()
-        turned = torch.eye(3, dtype=c2w.dtype)
-        turned[0, 0], turned[0, 1], turned[1, 0], turned[1, 1] = turn.cos(), -turn.sin(), turn.sin(), turn.cos()
+        cos, sin = turn.cos(), turn.sin()
+        turned = torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], dtype=c2w.dtype)
         c2w[:, :3, :3], c2w[:, :3, 3] = turned @ c2w[:, :3, :3], eyes @ turned.T
         return posed(c2w, K, size, size)
 
 
 def _square(frame: Frame, size: int) -> tuple[UInt8[Tensor, "1 4 S S"], Float[Tensor, "3 3"]]:
-    """The middle square of a photograph at this size, and its intrinsics."""
     cutout = read_cutout(frame.picture, frame.mask or "")
     height, width = cutout.shape[1:]
     K = torch.diag(torch.tensor([width / frame.width, height / frame.height, 1.0]).to(frame.K)) @ frame.K
@@ -205,7 +204,7 @@ def _outward(views: Views) -> Float[Tensor, "B 3"]:
 
 def _scaled(views: Views, size: int) -> Views:
     K = views.K * torch.tensor([size / views.width, size / views.height, 1.0])[:, None]
-    return Views(views.c2w, K, views.azimuth, views.elevation, views.distance, size, size)
+    return replace(views, K=K, height=size, width=size)
 
 
 def _resized(pictures: Float[Tensor, "N C S S"], size: int) -> Float[Tensor, "N C size size"]:

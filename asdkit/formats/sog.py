@@ -18,18 +18,15 @@ from asdkit.core.version import __version__
 from asdkit.formats.splats import Splats, reduced, to_be_written, to_bytes
 
 _CODES = 256  # numbers in a codebook
-_ROUNDS = 20  # in which a codebook is moved to its numbers
 _PALETTE = 1 << 16  # sets of higher coefficients, at most
 _SETS_IN_A_ROW = 64  # of their picture
-_LARGEST = 252  # what the fourth byte of a rotation is where w is the largest component; x, y and z follow
 _BLOCK = 4  # pictures' sides are multiples of it
 Part = tuple[dict[str, Any], dict[str, UInt8[np.ndarray, "H W C"]]]  # what `meta.json` says of a property; its pictures
 
 
 def encode_sog(path: Path, splats: Splats) -> bytes:
-    """The Gaussians along Morton's curve. Positions have 16 bits; scales and colours are the nearest of 256 each.
-
-    Of more than 65,536 Gaussians, those whose colours depend on the direction alike share a set of coefficients.
+    """The Gaussians along Morton's curve. Positions have 16 bits; scales and colours are the nearest of 256 each, and
+    there are 65,536 sets of coefficients for what depends on the direction.
     """
     gaussians = to_be_written(path, splats)
     order = _along_curve(gaussians.means)
@@ -91,9 +88,9 @@ def _picture(values: Integer[np.ndarray, "N C"]) -> UInt8[np.ndarray, "H W C"]:
 
 
 def _rotations(quats: Float[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N 4"]:
-    """The three smaller components, which are within +-sqrt(1/2) where the largest is positive, and which that is."""
+    """The three smaller components, within +-sqrt(1/2) where the largest is positive; 252 to 255 says which that is."""
     largest, smaller = reduced(quats)
-    return np.column_stack([to_bytes(255 * (0.5 + smaller * math.sqrt(0.5))), (_LARGEST + largest).astype(np.uint8)])
+    return np.column_stack([to_bytes(255 * (0.5 + smaller * math.sqrt(0.5))), (252 + largest).astype(np.uint8)])
 
 
 def _along_curve(means: Float[np.ndarray, "N 3"]) -> Integer[np.ndarray, " N"]:
@@ -110,7 +107,7 @@ def _quantised(values: Float[np.ndarray, "*shape"]) -> tuple[list[float], UInt8[
     ranks = np.linspace(0, len(ordered) - 1, _CODES // 2).astype(np.int64)
     codebook = np.sort([*ordered[ranks], *np.linspace(ordered[0], ordered[-1], _CODES // 2)])  # common and rare ones
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
-    for _ in range(_ROUNDS):
+    for _ in range(20):  # in which the codebook is moved to its numbers
         ends = np.searchsorted(ordered, (codebook[1:] + codebook[:-1]) / 2)
         starts, stops = np.concatenate([[0], ends]), np.concatenate([ends, [len(ordered)]])
         means = (sums[stops] - sums[starts]) / np.maximum(stops - starts, 1)
@@ -120,9 +117,8 @@ def _quantised(values: Float[np.ndarray, "*shape"]) -> tuple[list[float], UInt8[
 
 
 def _palette(sh: Float[np.ndarray, "N K 3"]) -> tuple[Float[np.ndarray, "P K 3"], Integer[np.ndarray, " N"]]:
-    """At most 65,536 sets of coefficients, and which of them each Gaussian has: its own where there are enough.
-
-    Else they are the means of groups that were halved again and again, at the middle of their widest coefficient.
+    """At most 65,536 sets of coefficients, and which of them each Gaussian has: its own where there are enough. Else
+    they are means of groups, halved again and again at the middle of their widest coefficient.
     """
     count, flat = len(sh), sh.reshape(len(sh), -1)
     if count <= _PALETTE:

@@ -6,14 +6,48 @@ wrong is told in one sentence (a ValueError that names the file).
 
 from pathlib import Path
 
+import numpy as np
+
 from asdkit.core.atomic import write_bytes
 from asdkit.core.parts import require
-from asdkit.formats.dot_splat import encode_splat, read_splat
 from asdkit.formats.glb import encode_glb, read_glb
 from asdkit.formats.sog import encode_sog
 from asdkit.formats.splat_ply import encode_ply, read_ply
-from asdkit.formats.splats import Splats, sound
+from asdkit.formats.splats import ODD_SHARE, Activated, Splats, deactivate, sound, to_be_written, to_bytes
 from asdkit.formats.spz import encode_spz, read_spz
+from asdkit.rendering.projection import SH_0
+
+# Of .splat files, the format of antimatter15's viewer: 32 bytes for each Gaussian, and no higher bands of colours.
+_RECORD = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("colors", "u1", 4), ("quats", "u1", 4)])
+
+
+def encode_splat(path: Path, splats: Splats) -> bytes:
+    """The largest and most opaque first; colours in [0,1] (no higher bands), opacities and rotations become bytes."""
+    gaussians = to_be_written(path, splats)
+    table = np.empty(len(gaussians.means), _RECORD)
+    table["means"], table["scales"] = gaussians.means, gaussians.scales
+    table["colors"][:, :3] = to_bytes(255 * (0.5 + SH_0 * gaussians.sh[:, 0]))
+    table["colors"][:, 3] = to_bytes(255 * gaussians.opacities)
+    table["quats"] = to_bytes(128 + 128 * gaussians.quats)
+    log_weight = splats.log_scales.sum(axis=1, dtype=np.float64) + np.log(gaussians.opacities)
+    return table[np.argsort(-log_weight, kind="stable")].tobytes()
+
+
+def read_splat(path: Path) -> Splats:
+    """Gaussians of degree 0, in the file's order."""
+    data = path.read_bytes()
+    if not data or len(data) % _RECORD.itemsize:
+        raise ValueError(f"{path} is truncated or no .splat file: it has {len(data)} bytes, not 32 for each Gaussian.")
+    require(not data.isascii(), f"{path} is not a .splat file: all its bytes are ASCII.")
+    table = np.frombuffer(data, _RECORD)
+    quats = table["quats"] / 128 - 1
+    odd = np.abs(np.linalg.norm(quats, axis=1) - 1) >= 0.1  # far more than rounding to bytes can do
+    require(odd.mean() <= ODD_SHARE, f"{path} is not a .splat file: many of its rotations are far from unit length.")
+    quats[odd] = 0  # no rotation at all
+    colors = table["colors"] / 255
+    sh = (colors[:, None, :3] - 0.5) / SH_0
+    return deactivate(Activated(table["means"], quats, table["scales"], colors[:, 3], sh))
+
 
 _FORMATS = {
     ".ply": (read_ply, encode_ply),
@@ -37,9 +71,8 @@ def is_splats(path: Path) -> bool:
 
 
 def read_splats(path: str | Path) -> Splats:
-    """Reads Gaussians from a file of any of the formats, which its suffix tells.
-
-    Rows that are no Gaussians are left out, one in a hundred at most. Another suffix or a broken file is a ValueError.
+    """Reads Gaussians from a file of any of the formats, which its suffix tells. Another suffix or a broken file is a
+    ValueError; one row in a hundred may be no Gaussian, and is left out.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -50,10 +83,8 @@ def read_splats(path: str | Path) -> Splats:
 
 
 def write_splats(path: str | Path, splats: Splats) -> None:
-    """Writes Gaussians in the format that the suffix tells, the whole file or none; its folder is made if missing.
-
-    Only `.ply` and `.glb` keep everything: `.spz` and `.sog` round, `.splat` rounds and drops colours' higher bands.
-    Another suffix, or values that the format cannot hold, are a ValueError.
+    """Writes Gaussians in the format that the suffix tells (only `.ply` and `.glb` keep everything), the whole file or
+    none. Its folder is made. Another suffix, or values that the format cannot hold, are a ValueError.
     """
     path = Path(path)
     if (encode := _ENCODERS.get(path.suffix.lower())) is None:

@@ -10,17 +10,14 @@ from jaxtyping import Float
 
 from asdkit.formats.ply import PACKED, Header, colours, columns, read_header
 from asdkit.formats.splats import THINNER, Splats, check, completed
-from asdkit.rendering.spherical_harmonics import SH_0
+from asdkit.rendering.projection import SH_0
 
 _log = logging.getLogger(__name__)
 _CHUNK = 256  # Gaussians that share their bounds in a packed file
 
 
 def read_ply(path: Path) -> Splats:
-    """Gaussians of 3DGS, 2DGS (two scales), Mip-Splatting, balls (one), with `red green blue` for f_dc, or packed.
-
-    Of degree 4 the highest band is left out.
-    """
+    """Gaussians of 3DGS, 2DGS (two scales), Mip-Splatting, balls (one), with `red green blue` for f_dc, or packed."""
     header = read_header(path)
     return _packed(header) if set(PACKED) <= header.vertex.keys() else _plain(header)
 
@@ -39,22 +36,16 @@ def _plain(header: Header) -> Splats:
         log_scales = log_scales.repeat(3, axis=1)
     if scales == 2:
         log_scales = np.column_stack([log_scales, log_scales.min(axis=1) - np.float32(math.log(THINNER))])
-    if "filter_3D" in header.vertex:
-        log_scales, logits = _smoothed(log_scales, logits, columns(header, ["filter_3D"]))
+    if "filter_3D" in header.vertex:  # Mip-Splatting's (arXiv 2311.16493)
+        with np.errstate(all="ignore"):  # scales and filters of 0, opacities of 0 and 1
+            sharp, log_scales = log_scales, np.logaddexp(2 * log_scales, 2 * np.log(columns(header, ["filter_3D"]))) / 2
+            fall = np.exp((sharp - log_scales).sum(axis=1, keepdims=True))  # the square root of the determinants' ratio
+            opacities = fall / (1 + np.exp(-logits.astype(np.float64)))
+            logits = (np.log(opacities) - np.log1p(-opacities)).astype(np.float32)
     if rgb is not None:
         dc = ((rgb - 0.5) / SH_0).astype(np.float32)
     sh = np.concatenate([dc[:, None], _higher(header, "vertex")], axis=1)
     return Splats(means, quats, log_scales, logits[:, 0], sh)
-
-
-def _smoothed(
-    log_scales: Float[np.ndarray, "N 3"], logits: Float[np.ndarray, "N 1"], widths: Float[np.ndarray, "N 1"]
-) -> tuple[Float[np.ndarray, "N 3"], Float[np.ndarray, "N 1"]]:
-    """Mip-Splatting's 3D filter (arXiv 2311.16493): variances grow by its own, opacities fall by sqrt(det / det')."""
-    with np.errstate(all="ignore"):  # scales and filters of 0, opacities of 0 and 1
-        wider = np.logaddexp(2 * log_scales, 2 * np.log(widths)) / 2
-        opacities = np.exp((log_scales - wider).sum(axis=1, keepdims=True)) / (1 + np.exp(-logits.astype(np.float64)))
-        return wider, (np.log(opacities) - np.log1p(-opacities)).astype(np.float32)
 
 
 def _numbered(name: str, count: int) -> list[str]:
@@ -85,9 +76,8 @@ def _packed(header: Header) -> Splats:
         raise ValueError(f"{header.path} has fewer bounds than its {count} packed Gaussians need.")
 
     def between(shares: Float[np.ndarray, "N 3"], name: str, axes: str = "xyz") -> Float[np.ndarray, "N 3"]:
-        low, high = (
-            columns(header, [f"{end}_{name}{axis}" for axis in axes], "chunk")[chunk] for end in ("min", "max")
-        )
+        ends = ([f"{end}_{name}{axis}" for axis in axes] for end in ("min", "max"))
+        low, high = (columns(header, names, "chunk")[chunk] for names in ends)
         return np.asarray(low + (high - low) * shares)
 
     rgb, opacities = np.split(_shares(colours, 8, 8, 8, 8), [3], axis=1)

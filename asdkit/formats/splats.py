@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Integer, UInt8
 
 from asdkit.core.parts import require
-from asdkit.rendering.spherical_harmonics import sh_polynomials
+from asdkit.rendering.projection import sh_polynomials
 
 _log = logging.getLogger(__name__)
 FLOAT_LIMIT = 1e30  # what files hold must be smaller
@@ -83,10 +83,9 @@ def _quaternion(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 4"]:
 
 
 def _sh_rotation(degree: int, rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "K K"]:
-    """What a rotation does to coefficients: the new function at R d is the old one at d.
+    """What a rotation does to coefficients: the new function at R d is the old one at d, solved at many directions d.
 
-    Both sides are evaluated at more directions than there are coefficients and solved for the new ones. That is
-    exact, as rotations mix the harmonics of one degree among themselves.
+    That is exact, as rotations mix the harmonics of one degree among themselves.
     """
     directions = np.random.default_rng(0).normal(size=(64, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -124,10 +123,7 @@ def to_be_written(path: Path, splats: Splats) -> Activated:
 
 
 def sound(path: Path, splats: Splats) -> Splats:
-    """The Gaussians of a file, without its invalid rows; infinite logits and logarithms of 0 are valid.
-
-    It is a ValueError if there are no Gaussians, or more than one in a hundred is invalid.
-    """
+    """The Gaussians of a file without its invalid rows, one in a hundred at most; infinite logits, and 0, are valid."""
     logits, limit = splats.opacity_logits, math.log(1 / OPACITY_MARGIN - 1)
     logits = np.where(np.isinf(logits), np.copysign(limit, logits), logits).astype(np.float32)
     log_scales = np.where(np.isneginf(splats.log_scales), math.log(SCALE_MIN), splats.log_scales).astype(np.float32)

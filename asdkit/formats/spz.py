@@ -19,16 +19,13 @@ from jaxtyping import Float, UInt8
 
 from asdkit.core.parts import require
 from asdkit.formats.splats import Activated, Splats, completed, deactivate, reduced, to_be_written, to_bytes
-from asdkit.rendering.spherical_harmonics import sh_polynomials
+from asdkit.rendering.projection import sh_polynomials
 
 _log = logging.getLogger(__name__)
 COUNT_LIMIT = 10_000_000
 _HEADER = struct.Struct("<4sIIBBBB")  # magic, version, count, degree, fractional bits, flags, number of streams
 _TABLE = struct.Struct("<I12x")  # what follows in version 4: where the sizes of its streams stand
-_LEVEL = 12  # of zstd, as Niantic's own library has it
-_RATIO = 1024  # Niantic's limit for what a byte may become
 _GZIP = 31  # zlib's name for gzip's container
-_FIXED_LIMIT = 1 << 23  # positions have 24 bits
 _BITS_LIMIT = 24  # fractional bits at most
 _EXTENDED = 2  # the flag of files with vendors' extensions
 _COLOR_SCALE = 0.15
@@ -53,8 +50,7 @@ class _Header:
 
     @property
     def sizes(self) -> list[int]:
-        """The bytes of each section."""
-        return [self.count * math.prod(shape) for shape in self.shapes]
+        return [self.count * math.prod(shape) for shape in self.shapes]  # in bytes
 
 
 def encode_spz(path: Path, splats: Splats, version: int = 4) -> bytes:
@@ -78,7 +74,7 @@ def encode_spz(path: Path, splats: Splats, version: int = 4) -> bytes:
         head, squeeze = _HEADER.pack(b"NGSP", 3, count, degree, bits, 0, 0), zlib.compressobj(wbits=_GZIP)
         return squeeze.compress(b"".join([head, *streams])) + squeeze.flush()
     head = _HEADER.pack(b"NGSP", 4, count, degree, bits, 0, len(streams)) + _TABLE.pack(_HEADER.size + _TABLE.size)
-    compressor = zstandard.ZstdCompressor(level=_LEVEL)
+    compressor = zstandard.ZstdCompressor(level=12)  # as Niantic's own library has it
     packed = [compressor.compress(stream) for stream in streams]
     table = chain.from_iterable(zip(map(len, packed), map(len, streams), strict=True))
     return b"".join([head, struct.pack(f"<{2 * len(streams)}Q", *table), *packed])
@@ -88,7 +84,7 @@ def _grid(path: Path, means: Float[np.ndarray, "N 3"]) -> int:
     """The bits after the point of the finest grid that holds the positions."""
     largest = np.abs(means).max()
     for bits in range(_BITS_LIMIT, 0, -1):
-        if np.rint(largest * 2**bits) < _FIXED_LIMIT:
+        if np.rint(largest * 2**bits) < 1 << 23:  # they have 24 bits
             return bits
     raise ValueError(f"{path} was not written: an SPZ file holds positions up to 4 million, not {largest:.3g}.")
 
@@ -106,8 +102,7 @@ def _packed(quats: Float[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N 4"]:
     largest, smaller = reduced(np.roll(quats, -1, axis=1))
     codes = np.rint(np.abs(smaller) * _COMPONENT).astype(np.int64) | (smaller < 0) << 9
     words = largest << 30 | (codes << _PLACES).sum(axis=1)
-    bytes_of_words: UInt8[np.ndarray, "N 4"] = words.astype("<u4").view(np.uint8).reshape(-1, 4)
-    return bytes_of_words
+    return np.asarray(words.astype("<u4").view(np.uint8).reshape(-1, 4))
 
 
 def _unpacked(data: UInt8[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
@@ -124,9 +119,8 @@ def read_spz(path: Path) -> Splats:
     if head.degree > 3:
         _log.warning("%s has colours of degree 4; those up to degree 3 are read.", path)
     parts = zip(sections, head.shapes, strict=True)
-    fixed, alphas, colors, log_scales, rotations, higher = (
-        np.frombuffer(section, np.uint8).reshape(head.count, *shape) for section, shape in parts
-    )
+    arrays = (np.frombuffer(section, np.uint8).reshape(head.count, *shape) for section, shape in parts)
+    fixed, alphas, colors, log_scales, rotations, higher = arrays
     means = (np.pad(fixed, ((0, 0), (0, 0), (1, 0))).view("<i4")[..., 0] >> 8) * 2.0**-head.bits
     w_is_missing = np.zeros(len(means), np.int64)
     quats = completed(w_is_missing, rotations / 127.5 - 1) if head.version == 2 else _unpacked(rotations)
@@ -135,7 +129,6 @@ def read_spz(path: Path) -> Splats:
 
 
 def _from_gzip(path: Path, data: bytes) -> tuple[_Header, list[bytes]]:
-    """What versions 2 and 3 hold, in one gzip stream."""
     inflater = zlib.decompressobj(wbits=_GZIP)
     try:
         head = _header(path, inflater.decompress(data, _HEADER.size), (2, 3))
@@ -148,29 +141,25 @@ def _from_gzip(path: Path, data: bytes) -> tuple[_Header, list[bytes]]:
 
 
 def _from_streams(path: Path, data: bytes) -> tuple[_Header, list[bytes]]:
-    """What version 4 holds, each attribute in a zstd frame of its own; vendors' extensions stand before the table."""
+    """What version 4 holds, each attribute in a zstd frame of its own; before the table stand vendors' extensions."""
     head = _header(path, data[: _HEADER.size], (4,))
     stored = [size for size in head.sizes if size]
     (place,) = _TABLE.unpack_from(data.ljust(_HEADER.size + _TABLE.size, b"\0"), _HEADER.size)
     table = data[place : place + 16 * len(stored)]
-    if head.streams != len(stored) or len(table) < 16 * len(stored) or max(stored) > _RATIO * len(data):
+    if head.streams != len(stored) or len(table) < 16 * len(stored) or max(stored) > 1024 * len(data):
+        # a byte becomes 1024 at most, for Niantic too
         _whole(path, head, [], False)
     if head.flags & _EXTENDED:
         _log.warning("%s has extensions of its vendor, which are left out.", path)
     ends = accumulate(struct.unpack(f"<{2 * len(stored)}Q", table)[::2], initial=place + len(table))
     try:
         frames = zip(pairwise(ends), stored, strict=True)
-        streams = [_unpressed(data[start:end], size) for (start, end), size in frames]
+        readers = ((zstandard.ZstdDecompressor().stream_reader(data[start:end]), size) for (start, end), size in frames)
+        streams = [reader.read(size + 1) for reader, size in readers]
     except zstandard.ZstdError as error:
         raise ValueError(f"{path} is a damaged SPZ file ({error}).") from error
     streams += [b""] * (len(head.sizes) - len(stored))  # of degree 0 the last one has no bytes
     return head, _whole(path, head, streams, True)
-
-
-def _unpressed(frame: bytes, size: int) -> bytes:
-    """The bytes of a frame, one more than `size` at most."""
-    with zstandard.ZstdDecompressor().stream_reader(frame) as reader:
-        return reader.read(size + 1)
 
 
 def _header(path: Path, data: bytes, versions: tuple[int, ...]) -> _Header:

@@ -23,6 +23,7 @@ from asdkit.rendering.rays import Volume
 from asdkit.scores.prior import Prior
 
 _PLANES, _COARSEST = "encoding.grids.0", 4  # the parameter that prompts change; grid points of the first layer
+Seen = tuple[Render, Tensor | float]  # and the penalties per view
 
 
 class Amortized3D(Generator):
@@ -104,14 +105,10 @@ class Amortized3D(Generator):
     def seen(self, batch: Batch, background: Tensor | None, rerender: bool) -> Render:
         views = needs_cameras(self, batch.views)
         prompts = batch.prompts or [self.prompt] * len(views)
-        render: Render
         render, self._penalty = computed(rerender, self._rendered, views, prompts, background)
         return render
 
-    def _rendered(
-        self, views: Views, prompts: Sequence[str], background: Tensor | None
-    ) -> tuple[Render, Tensor | float]:
-        """What each camera sees of its own prompt, and the penalties per view."""
+    def _rendered(self, views: Views, prompts: Sequence[str], background: Tensor | None) -> Seen:
         own = list(dict.fromkeys(prompts))
         planes, renders, rows, penalty = self.planes(own), [], [], 0.0
         for prompt, of_prompt in zip(own, planes, strict=True):
@@ -156,7 +153,7 @@ class _Seen(nn.Module):
         super().__init__()
         self.field = field
 
-    def forward(self, views: Views, background: Tensor | None) -> tuple[Render, Tensor | float]:
+    def forward(self, views: Views, background: Tensor | None) -> Seen:
         render = self.field.render(views, background)
         return render, self.field.regularizer() if torch.is_grad_enabled() else 0
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,8 @@ from asdkit.formats.splats import Splats
 from asdkit.rendering.cameras import Batch, Views
 from asdkit.rendering.rays import Volume
 from asdkit.scores.prior import Prior
+
+T = TypeVar("T")
 
 
 class Render(NamedTuple):
@@ -44,9 +46,8 @@ class Saturate(torch.autograd.Function):
 class Generator(Part, nn.Module, ABC):
     """The part that renders images and that a run optimises, with one Adam.
 
-    `flat` says that it makes images, which have no cameras. `owns_background` says that it has its own background,
-    which it shows when it is given none. `shown_prompts` are the prompts of the images that it renders, where they may
-    differ from the run's.
+    `flat`: it makes images, which have no cameras. `owns_background`: it shows its own where it is given none.
+    `shown_prompts`: those of the images that it renders, where they may differ from the run's.
     """
 
     flat = False
@@ -69,8 +70,8 @@ class Generator(Part, nn.Module, ABC):
     ) -> tuple[Float[Tensor, "B C h w"], Render | None]:
         """x0 with gradient of what a step looks at, and the render it came from, if there is one.
 
-        With `rerender` the backward pass renders again, instead of keeping what the first time computed. `random` is
-        where the generator's own noise comes from, torch's global generator when None.
+        With `rerender` the backward pass renders again, instead of keeping what the first time computed. `random` draws
+        the generator's own noise, torch's global generator when None.
         """
         with record_function("asdkit.render"):
             render = self.seen(batch, background, rerender)
@@ -79,14 +80,12 @@ class Generator(Part, nn.Module, ABC):
 
     def seen(self, batch: Batch, background: Tensor | None, rerender: bool) -> Render:
         """What a step looks at, before it is encoded."""
-        render: Render = computed(rerender, self.render, batch.views, background)
-        return render
+        return computed(rerender, self.render, batch.views, background)
 
     @abstractmethod
     def render(self, views: Views | None, background: Tensor | None = None) -> Render:
-        """What the cameras see, differentiably; images have no cameras.
-
-        The background is a colour in [0,1], [3] for all cameras or [B,3]; None is the generator's own.
+        """What the cameras see, differentiably; images have no cameras. The background is a colour in [0,1], [3] for
+        all or [B,3]; None is the generator's own.
         """
 
     @abstractmethod
@@ -119,11 +118,11 @@ class Generator(Part, nn.Module, ABC):
         return []
 
 
-def computed(again: bool, function: Callable[..., Any], *arguments: Any) -> Any:
+def computed(again: bool, function: Callable[..., T], *arguments: Any) -> T:
     """What a function gives; with `again` the backward pass computes it again, and nothing is kept for it."""
     if not again:
         return function(*arguments)
-    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
 
 
 def needs_cameras(generator: Generator, views: Views | None) -> Views:

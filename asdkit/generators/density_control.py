@@ -3,7 +3,6 @@
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from typing import Annotated
 
 import torch
@@ -20,17 +19,14 @@ from asdkit.generators.gaussian_start import whereabouts
 from asdkit.rendering.projection import rotation_matrices
 
 _log = logging.getLogger(__name__)
+Numbers = Float[Tensor, " M"]
 OpacityLimit = Annotated[float, AtLeast(0, below=1)]
 RATIO_LIMIT = 51  # Gaussians that one relocated Gaussian is counted as, at most; as in gsplat
-DECIMATED = 0.9  # of the Gaussians, which no round should remove without a word
-SPLIT_SHRINK = 1.6  # the halves of a split Gaussian are this much smaller
 
 
 class GaussianStore(Generator, ABC):
-    """Slots for Gaussians, and a mask of those that are alive.
-
-    Growing writes into dead slots and dying clears the mask, so that parameters, the optimiser's state and checkpoints
-    never change their shape. `grad_sum` and `grad_count` hold what the screen positions' gradients have added up to.
+    """Slots for Gaussians, and a mask of those that are alive. Growing fills dead slots and dying clears the mask, so
+    that parameters, the optimiser's state and checkpoints keep their shape.
     """
 
     means: nn.Parameter
@@ -39,7 +35,7 @@ class GaussianStore(Generator, ABC):
     opacity_logits: nn.Parameter
     sh: nn.Parameter
     alive: Bool[Tensor, " C"]
-    grad_sum: Float[Tensor, " C"]
+    grad_sum: Float[Tensor, " C"]  # of the gradients' norms at screen positions, and below of the views
     grad_count: Float[Tensor, " C"]
     _slots: tuple[Tensor, int, Tensor] | None = None
 
@@ -98,12 +94,12 @@ class GaussianStore(Generator, ABC):
         """Mean norm of the gradients on the screen over the views that saw a Gaussian; -1 where there was none."""
         return (self.grad_sum / self.grad_count.clamp(min=1)).where(self.alive & (self.grad_sum > 0), -1)
 
-    def prune(self, optimizer: torch.optim.Optimizer, min_opacity: float, max_size: float) -> None:
+    def prune(self, optimizer: Optimizer, min_opacity: float, max_size: float) -> None:
         """Empty the slots of Gaussians that are too faint or too large, but never that of the most opaque."""
         faint, large = self.alive & (self.opacities < min_opacity), self.alive & (self.sizes > max_size)
         doomed = faint | large
         doomed[self.opacities.where(self.alive, -1).argmax()] = False
-        if int(doomed.sum()) > DECIMATED * self.num_alive:
+        if int(doomed.sum()) > 0.9 * self.num_alive:  # which no round should remove without a word
             _log.warning(
                 "Density control leaves %d of %d Gaussians: %d are less opaque than its prune_opacity, %g, %d wider "
                 "than its prune_scale, %g; %s. Change these numbers, or take --model.generator.initial.fit=true.",
@@ -126,29 +122,28 @@ class GaussianStore(Generator, ABC):
         self.alive[slots] = True
 
     def split(self, parents: Int64[Tensor, " M"], children: Int64[Tensor, " M"], draws: Float[Tensor, "2 M 3"]) -> None:
-        """Moves parent and child to two draws from the parent's Gaussian and makes both smaller."""
+        """Moves parent and child to two draws from the parent's Gaussian and makes both 1.6 times smaller."""
         rotation = rotation_matrices(self.quats.data[parents])
         offsets = (rotation @ (draws * self.log_scales.data[parents].exp())[..., None]).squeeze(-1)
         for slots, offset in zip((parents, children), offsets, strict=True):
             self.means.data[slots] += offset
-            self.log_scales.data[slots] -= torch.tensor(SPLIT_SHRINK).log().to(self.log_scales)
+            self.log_scales.data[slots] -= torch.tensor(1.6).log().to(self.log_scales)
 
-    def forget(self, optimizer: torch.optim.Optimizer, slots: Int64[Tensor, " M"]) -> None:
+    def forget(self, optimizer: Optimizer, slots: Int64[Tensor, " M"]) -> None:
         """Zeroes what the optimiser remembers about slots."""
         for parameter in self.all_slots():
             for value in self._moments(optimizer, parameter):
                 value[slots] = 0
 
-    def reset_opacities(self, optimizer: torch.optim.Optimizer, opacity: float) -> None:
+    def reset_opacities(self, optimizer: Optimizer, opacity: float) -> None:
         """Makes every Gaussian at most this opaque, and forgets where opacities were going."""
         self.opacity_logits.data.clamp_(max=float(torch.tensor(opacity).logit()))
         for value in self._moments(optimizer, self.opacity_logits):
             value.zero_()
 
-    def _moments(self, optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Iterator[Tensor]:
-        for value in optimizer.state.get(parameter, {}).values():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                yield value
+    def _moments(self, optimizer: Optimizer, parameter: nn.Parameter) -> list[Tensor]:
+        values = optimizer.state.get(parameter, {}).values()
+        return [value for value in values if isinstance(value, Tensor) and value.shape == parameter.shape]
 
 
 class Density(Part, ABC):
@@ -158,9 +153,8 @@ class Density(Part, ABC):
 
     @abstractmethod
     def round(self, store: GaussianStore, optimizer: Optimizer, number: int, generator: torch.Generator) -> None:
-        """Grow, prune or move Gaussians; the optimiser forgets about what has changed.
-
-        `number` counts the rounds that there could have been so far, and `generator` makes all random draws.
+        """Grow, prune or move Gaussians in the round of this `number`; the optimiser forgets about what has changed.
+        `generator` makes all random draws.
         """
 
     def every_step(self, store: GaussianStore, lr: float, generator: torch.Generator) -> None:
@@ -298,12 +292,9 @@ class MCMC(Density):
         return torch.cat([targets, parents])
 
 
-def relocation(
-    opacity: Float[Tensor, " M"], ratio: Int64[Tensor, " M"]
-) -> tuple[Float[Tensor, " M"], Float[Tensor, " M"]]:
-    """What `ratio` equal Gaussians in one place, 51 at most, must be to look like one: Eq. 9 of arXiv 2404.09591.
-
-    That is the opacity of each, 1 - (1 - opacity)^(1/ratio), and the factor of its standard deviations.
+def relocation(opacity: Numbers, ratio: Int64[Tensor, " M"]) -> tuple[Numbers, Numbers]:
+    """What `ratio` equal Gaussians in one place, 51 at most, must be to look like one (Eq. 9 of arXiv 2404.09591): the
+    opacity of each, 1 - (1 - opacity)^(1/ratio), and the factor of its standard deviations.
     """
     n = ratio.clamp(1, RATIO_LIMIT).double()
     old = opacity.double()

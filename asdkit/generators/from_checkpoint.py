@@ -1,7 +1,4 @@
-"""What checkpoints hold of generators, and the base of the module that writes them.
-
-A checkpoint comes from anywhere: nothing in it is executed.
-"""
+"""What checkpoints hold of generators; they come from anywhere, and nothing in them is executed."""
 
 import zipfile
 from pathlib import Path

@@ -13,17 +13,16 @@ from asdkit.core.bounds import Count, NonNegative
 from asdkit.core.parts import Part, require
 from asdkit.core.text import first_line, local
 from asdkit.formats import ply
-from asdkit.formats.colour import from_linear_light
 from asdkit.formats.glb import holds_gaussians
 from asdkit.formats.mesh.sample import Points, blend, fit, sample_mesh, scatter
+from asdkit.formats.pictures import from_linear_light
 from asdkit.formats.splat_files import is_splats, read_splats
 from asdkit.formats.splats import THINNER, Splats
 from asdkit.generators.from_checkpoint import generator_of
 from asdkit.generators.gaussian_settings import Initial
 from asdkit.rendering.cameras import ring, unproject
-from asdkit.rendering.spherical_harmonics import SH_0
+from asdkit.rendering.projection import SH_0
 
-NEIGHBOURS = 3
 _ELEVATIONS_DEG, _AROUND, _PIXELS = (-35.0, 10.0, 55.0), 8, 96  # from where another run's object is looked at
 REFERENCE_LIMIT = 10_000  # points that distances are measured to
 _PARTS = ("model_index.json", "prior", "text_encoder", "tokenizer", "scheduler", "shap_e_renderer")
@@ -34,9 +33,8 @@ class Start(Part, ABC):
 
     @abstractmethod
     def points(self, count: int, generator: torch.Generator) -> Points:
-        """`count` points in the world's axes and their sRGB colours in [0,1], None for grey; all draws by `generator`.
-
-        Their size and place do not matter, for they are fitted into the ball of `initial`, as those of files are.
+        """`count` points in the world's axes, of any size, which are fitted into the ball of `initial`, and their sRGB
+        colours in [0,1], None for grey; all draws by `generator`.
         """
 
 
@@ -136,12 +134,12 @@ def _round(placed: Points, opacity: float, generator: torch.Generator, rotated: 
 
 
 def _spacing(points: Float[Tensor, "N 3"], generator: torch.Generator) -> Float[Tensor, " N"]:
-    """Mean distance to the nearest neighbours, in chunks; estimated from a random subset when there are many points."""
+    """Mean distance to the three nearest neighbours, in chunks; from a random subset when there are many points."""
     count = len(points)
     if count == 1:
         return torch.full((1,), 0.1)
     known = points[torch.randperm(count, generator=generator)[:REFERENCE_LIMIT]] if count > REFERENCE_LIMIT else points
-    nearest = min(NEIGHBOURS + 1, len(known))
+    nearest = min(1 + 3, len(known))  # itself, and three
     distances = torch.cat([torch.cdist(part, known).topk(nearest, largest=False).values for part in points.split(1024)])
     thinning = (len(known) / count) ** (1 / 3)
     return (distances[:, 1:].mean(1) * thinning).clamp(min=1e-3 * float(points.std(0).max()) + 1e-7)
@@ -198,14 +196,9 @@ class ShapE(Start):
         """Vertices, their colours in linear light, and faces; the pipeline lives in here only."""
         pipeline = self._pipeline()
         pipeline.set_progress_bar_config(desc="Shap-E", disable=None)  # None: shown on a terminal only
+        asked = {"num_inference_steps": self._steps, "guidance_scale": self._scale, "output_type": "mesh"}
         try:
-            (mesh,) = pipeline(
-                self._prompt,
-                num_inference_steps=self._steps,
-                generator=torch.Generator().manual_seed(self._seed),
-                guidance_scale=self._scale,
-                output_type="mesh",
-            ).images
+            (mesh,) = pipeline(self._prompt, generator=torch.Generator().manual_seed(self._seed), **asked).images
         except (RuntimeError, ValueError) as error:
             if "non-empty list" not in str(error):  # what torch.cat says of the colours of no vertex
                 raise
@@ -215,9 +208,8 @@ class ShapE(Start):
 
     def _pipeline(self) -> Any:
         if missing := [part for part in _PARTS if not (self._folder / part).exists()]:
-            raise ValueError(
-                f"{self._folder} has no {missing[0]}; give the whole folder of openai/shap-e in diffusers' format."
-            )
+            whole = "the whole folder of openai/shap-e in diffusers' format"
+            raise ValueError(f"{self._folder} has no {missing[0]}; give {whole}.")
         from diffusers import ShapEPipeline
         from diffusers.utils.logging import disable_progress_bar
 

@@ -8,14 +8,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from asdkit.formats.splats import Splats, activate
-from asdkit.rendering.projection import ALPHA_MAX, rotation_matrices, visible_extent
+from asdkit.rendering.projection import ALPHA_MAX, SH_0, rotation_matrices, visible_extent
 from asdkit.rendering.rays import Volume
-from asdkit.rendering.spherical_harmonics import SH_0
 from asdkit.rendering.torch_backend import repeated
 
 _CELLS = 32  # along each axis of the cube, in which Gaussians are looked up
-_MOST = 0.9  # of the mass, by which it is told what is far away
-_FAR = 2.0  # times the cube that holds most of the mass: what reaches further is left out
 
 
 class _Blobs(NamedTuple):
@@ -35,11 +32,10 @@ class _Blobs(NamedTuple):
 def volume_of(splats: Splats) -> Volume:
     """The density whose optical depth along a ray through the centre of a Gaussian of opacity o is -log(1 - o).
 
-    This is exact for round Gaussians. Others have one opacity for all directions, which no density has; they get the
-    peak of the round one that has the same volume. Colours are the means of the Gaussians' colours at a point, weighted
-    by density, those that don't depend on the direction of view, and black where there is nothing. Like on a screen,
-    a Gaussian ends where its opacity falls to 1/255. Beyond the cube, which leaves out what is far from most of the
-    mass, the density is 0.
+    This is exact for round Gaussians; others get the peak of the round one of the same volume. Colours are means
+    weighted by density, those that don't depend on the direction of view, and black where there is nothing. Like on a
+    screen, a Gaussian ends where its opacity falls to 1/255. Beyond the cube, which leaves out what is far from most of
+    the mass, the density is 0.
     """
     means, quats, scales, opacities, sh = activate(splats)
     opacities = opacities.clamp(max=ALPHA_MAX)
@@ -63,8 +59,8 @@ def _half(furthest: Float[Tensor, " N"], mass: Float[Tensor, " N"]) -> float:
         return 1.0
     ordered, order = furthest.sort()
     share = mass[order].cumsum(0) / mass.sum()
-    most = ordered[int((share < _MOST).sum())]
-    return float(ordered[ordered <= _FAR * most][-1])
+    most = ordered[int((share < 0.9).sum())]
+    return float(ordered[ordered <= 2 * most][-1])
 
 
 def _cells(blobs: _Blobs, half: float) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " S"]]:

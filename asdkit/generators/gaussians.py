@@ -131,23 +131,18 @@ class Gaussians(GaussianStore):
         set_rates(optimizer, self.rates.at(done))
         if not self.rounds.every:
             return
-        self._share_statistics()
+        if self.density.follows_gradients:  # those of all ranks, so that all decide alike, and checkpoints are the same
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(self._step_statistics)
+            self.grad_sum += self._step_statistics[0].to(self.grad_sum)
+            self.grad_count += self._step_statistics[1].to(self.grad_count)
+            self._step_statistics = torch.zeros_like(self._step_statistics)
         if done % self.rounds.every == 0:
             if self.rounds.first <= done <= self.rounds.last:
                 self.density.round(self, optimizer, done // self.rounds.every, generator)
             self.grad_sum.zero_()
             self.grad_count.zero_()
         self.density.every_step(self, self.rates.at(step)["means"], generator)
-
-    def _share_statistics(self) -> None:
-        """Adds up this step's gradients of all ranks, so that all decide alike and one checkpoint is everybody's."""
-        if not self.density.follows_gradients:
-            return
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(self._step_statistics)
-        self.grad_sum += self._step_statistics[0].to(self.grad_sum)
-        self.grad_count += self._step_statistics[1].to(self.grad_count)
-        self._step_statistics = torch.zeros_like(self._step_statistics)
 
     def splats(self) -> Splats:
         return Splats(*(parameter.detach().float().cpu().numpy() for parameter in self.living()))

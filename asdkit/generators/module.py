@@ -17,10 +17,7 @@ from asdkit.rendering.settings import Rendering
 
 
 class GeneratorModule(pl.LightningModule):
-    """Base of a module that has a generator, a frozen prior, settings of its rendering and a seed.
-
-    Its checkpoints hold all that learns, and what it takes to build it again.
-    """
+    """Base of a module with a generator, a frozen prior and settings; checkpoints hold what builds it and learns."""
 
     generator: Generator
     rendering: Rendering
@@ -52,9 +49,8 @@ class GeneratorModule(pl.LightningModule):
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: str | Path, **options: Any
     ) -> "GeneratorModule":
-        """Lightning's, for files of this machine: nothing in them is executed, see `core.trust`.
-
-        A file that is missing, broken, of something else, or names a class that is not trusted, is a ValueError.
+        """Lightning's, which executes nothing in a file, see `core.trust`; one that is missing, broken, of something
+        else, or names a class that is not trusted, is a ValueError.
         """
         file = read(Path(checkpoint_path)).file
         try:

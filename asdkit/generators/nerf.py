@@ -19,9 +19,7 @@ from asdkit.rendering.projection import spherical_harmonics
 from asdkit.rendering.rays import Marched, Rays, RaySamples, Volume, march, rays_of, refined, stratified
 
 _CELLS = 32  # of the occupancy grid, along each axis
-_KEPT = 0.8  # share of a cell's density that is remembered from one look to the next
 _SKY_DEGREE = 2  # of the spherical harmonics of a learned background
-_EMPTY = 0.01  # density below which a cell is skipped
 Density = Callable[[Float[Tensor, "N 3"]], Float[Tensor, " N"]]
 _VISIBLE = 1e-3  # weight below which a sample's slope is not looked at
 _EPSILON = 1e-4
@@ -49,14 +47,14 @@ class NeRFPenalties:
 
     def total(self, iteration: int, marched: Marched, rays: Rays, density: Density, step: float) -> Tensor | int:
         """The weighted sum of the terms over all rays at an iteration; the others are `orientation`'s arguments."""
-        terms: dict[str, Callable[[], Float[Tensor, " R"]]] = {
-            "opacity": lambda: opacity(marched),
-            "entropy": lambda: entropy(marched),
-            "z_variance": lambda: z_variance(marched),
-            "orientation": lambda: orientation(marched, rays, density, step),
-        }
-        weights = {name: value_at(getattr(self, name), iteration) for name in terms}
-        return sum(weight * terms[name]().sum() for name, weight in weights.items() if weight)
+        terms: list[tuple[float | Ramp, Callable[[], Tensor]]] = [
+            (self.opacity, lambda: opacity(marched)),
+            (self.entropy, lambda: entropy(marched)),
+            (self.z_variance, lambda: z_variance(marched)),
+            (self.orientation, lambda: orientation(marched, rays, density, step)),
+        ]
+        weighed = ((value_at(weight, iteration), term) for weight, term in terms)
+        return sum(weight * term().sum() for weight, term in weighed if weight)
 
 
 def opacity(marched: Marched) -> Float[Tensor, " R"]:
@@ -78,9 +76,8 @@ def z_variance(marched: Marched) -> Float[Tensor, " R"]:
 
 
 def orientation(marched: Marched, rays: Rays, density: Density, step: float) -> Float[Tensor, " R"]:
-    """Weight of what faces away: sum of w max(0, n d)^2 (Ref-NeRF, arXiv 2112.03907, Eq. 11; d leads into the scene).
-
-    The slope of the density is taken over twice the `step`, in world units.
+    """Weight of what faces away: sum of w max(0, n d)^2 (Ref-NeRF, arXiv 2112.03907, Eq. 11; d leads into the scene),
+    by the slope of the density over twice the `step` in world units.
     """
     visible = marched.weights > _VISIBLE
     points = (rays.origins[:, None] + marched.z[..., None] * rays.directions[:, None])[visible]
@@ -184,10 +181,8 @@ class NeRF(Generator):
         return Volume(self.bound, self.radiance)
 
     def render(self, views: Views | None, background: Float[Tensor, "*B 3"] | None = None) -> Render:
-        """What the cameras see, behind it the given background, the learned one or the grey level, in this order.
-
-        With gradient the samples are jittered, by the iteration's and the camera's own draw, whatever part of the
-        step's cameras is seen at a time and by which process.
+        """What the cameras see, behind it the given background, the learned one or the grey level, in this order. With
+        gradient the samples are jittered, by the iteration's and the camera's own draw, however a step is split.
         """
         views = needs_cameras(self, views).to(self.occupancy.device)
         rays, skip = rays_of(views, self.bound), self._occupied if self.occupancy_every else None
@@ -219,8 +214,9 @@ class NeRF(Generator):
         return to_device(torch.cat(draws), self.occupancy.device).to(self.occupancy)
 
     def _occupied(self, points: Float[Tensor, "N 3"]) -> Bool[Tensor, " N"]:
+        """Whether their cells have a density above 0.01; others are skipped."""
         cell = ((points / self.bound * 0.5 + 0.5) * _CELLS).long().clamp(0, _CELLS - 1)
-        return self.occupancy[cell[:, 0], cell[:, 1], cell[:, 2]] > _EMPTY
+        return self.occupancy[cell[:, 0], cell[:, 1], cell[:, 2]] > 0.01
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         parameters = {"encoding": list(self.encoding.parameters()), "network": list(self.network.parameters())}
@@ -251,12 +247,12 @@ class NeRF(Generator):
 
     @torch.no_grad()
     def _update_occupancy(self, generator: torch.Generator) -> None:
-        """Remember the density at a random place of each cell."""
+        """Remember the density at a random place of each cell, and 0.8 of what was remembered."""
         axes = [torch.arange(_CELLS, device=self.occupancy.device)] * 3
         cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
         inside = torch.rand(cells.shape, generator=generator).to(self.occupancy)
         density, _ = self.radiance(((cells + inside) / _CELLS * 2 - 1) * self.bound)
-        torch.maximum(self.occupancy * _KEPT, density.view_as(self.occupancy), out=self.occupancy)
+        torch.maximum(self.occupancy * 0.8, density.view_as(self.occupancy), out=self.occupancy)
 
 
 def _network(width: int, hidden: int, generator: torch.Generator) -> nn.Module:

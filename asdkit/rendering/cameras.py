@@ -1,8 +1,7 @@
 """Cameras. OpenCV axes (x right, y down, z forward), camera-to-world; the world is z-up, its front faces +x.
 
-Azimuth 0 looks at the front of the object from +x and grows counter-clockwise seen from above: at azimuth +90
-degrees the camera stands at +y and sees the object's left side. Elevation is positive above the ground plane.
-Angles are radians inside the library and degrees (names ending in `_deg`) at the command line.
+Azimuth 0 looks at the front from +x and grows counter-clockwise seen from above: at +90 degrees the camera stands at +y
+and sees the object's left side. Elevation is positive above the ground plane. Angles are radians, degrees in `_deg`.
 """
 
 import math

@@ -4,21 +4,16 @@ from typing import Any
 
 import torch
 from gsplat import rasterization, rasterization_2dgs
-from jaxtyping import Float, Int32
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from asdkit.rendering.gsplat_kernels import load_kernels
-from asdkit.rendering.projection import BLUR, NEAR, Scene, camera_depths
+from asdkit.rendering.projection import BLUR, NEAR, Drawn, Scene, camera_depths
 
 
-def render(
-    scene: Scene, colors: Float[Tensor, "B N D"], background: Float[Tensor, "B D"], mode: str
-) -> tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"], Float[Tensor, "B N 2"], Int32[Tensor, "B N 2"]]:
-    """Colours and depth blended on the background, alpha, screen positions and radii; depth is the last feature.
-
-    Of surfels the positions are zeros, which get what gsplat has for their gradient.
-    """
+def render(scene: Scene, colors: Float[Tensor, "B N D"], background: Float[Tensor, "B D"], mode: str) -> Drawn:
+    """What gsplat draws; of surfels the positions are zeros, which get what gsplat has for their gradient."""
     if scene.means.is_cuda:
         load_kernels()
     features = torch.cat([colors, camera_depths(scene.means, scene.w2c)[..., None]], dim=-1)

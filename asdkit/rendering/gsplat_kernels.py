@@ -30,11 +30,8 @@ def load_kernels() -> None:
     except (ImportError, RuntimeError, OSError, SubprocessError) as error:
         reason = first_line(error)[:200]
     if reason:
-        needs = NEEDS.format(cuda=torch.version.cuda)
-        raise MissingExtra(
-            f"Gaussians on CUDA are drawn by gsplat, which needs {needs} ({reason}): install them and set CUDA_HOME; "
-            f"{WITHOUT}."
-        )
+        needs = f"which needs {NEEDS.format(cuda=torch.version.cuda)} ({reason}): install them and set CUDA_HOME"
+        raise MissingExtra(f"Gaussians on CUDA are drawn by gsplat, {needs}; {WITHOUT}.")
 
 
 def compiled_kernels() -> list[Path]:

@@ -1,8 +1,8 @@
 """The CPU backend: alpha compositing compiled by numba, with a hand-written gradient.
 
-Gaussians are walked front to back, each over the rows and columns of its ellipse; the gradient walks back to front
-and replays the transmittance by division. Every view is computed by one thread in a fixed order, so results do not
-depend on the number of threads. The compiled code is cached on disk (`NUMBA_CACHE_DIR` moves the cache).
+Gaussians are walked front to back, each over its ellipse; the gradient walks back to front and replays the
+transmittance by division. One thread computes a view in a fixed order, so results do not depend on their number.
+The compiled code is cached on disk (`NUMBA_CACHE_DIR` moves the cache).
 """
 
 import math
@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from numba import njit
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
@@ -21,9 +20,7 @@ from asdkit.rendering.projection import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN,
 _jit = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "nsz", "arcp", "contract"})
 
 
-def composite(
-    projection: Projection, features: Float[Tensor, "B N F"], width: int, height: int
-) -> tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"]]:
+def composite(projection: Projection, features: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
     """Blends features front to back; the arguments and results are those of `torch_backend.composite`."""
     means2d, conics, depths, opacities, radii = projection
     culled = (radii == 0).any(-1)
@@ -63,13 +60,12 @@ class _Composite(torch.autograd.Function):
 def _each_view(kernel: Callable[..., None], orders: Sequence[Tensor], *groups: Sequence[Tensor]) -> None:
     """Calls a kernel for each view, on as many threads as torch uses; a kernel writes into its own view only."""
     arrays = [[tensor.numpy() for tensor in group] for group in groups]
-    calls = [
-        (order.numpy(), *(tuple(array[view] for array in group) for group in arrays))
-        for view, order in enumerate(orders)
-    ]
-    with ThreadPoolExecutor(min(len(calls), torch.get_num_threads())) as pool:
-        for future in [pool.submit(kernel, *call) for call in calls]:
-            future.result()
+
+    def call(view: int) -> None:
+        kernel(orders[view].numpy(), *(tuple(array[view] for array in group) for group in arrays))
+
+    with ThreadPoolExecutor(min(len(orders), torch.get_num_threads())) as pool:
+        list(pool.map(call, range(len(orders))))
 
 
 @_jit

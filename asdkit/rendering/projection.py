@@ -7,16 +7,19 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 from torch.nn import functional as F
 
-from asdkit.rendering.spherical_harmonics import SH_0, sh_polynomials
-
+SH_0 = 0.28209479177387814  # the spherical harmonic of degree 0: colour = 0.5 + SH_0 * coefficient
 ALPHA_MIN = 1 / 255  # a Gaussian is not drawn on a pixel where its alpha is lower
 ALPHA_MAX = 0.999  # alpha is clamped here; gsplat from 1.6 on clamps at 0.99
 TRANSMITTANCE_MIN = 1e-4  # a pixel is finished before the Gaussian that would let less light than this through
 BLUR = 0.3  # squared pixels added to each variance on the screen (gsplat's eps2d)
 NEAR = 0.01  # world units; Gaussians nearer to the camera plane are not drawn
-EXTENT_MAX = 3.33  # standard deviations that a footprint covers at most
-TANGENT_MARGIN = 0.3  # the projection is linearised within 1 + this times the field of view
 RADIUS_LIMIT = 2.0**30  # pixels; keeps the integer radii in range
+
+
+Pairs = Float[Tensor, " M"]  # of a Gaussian and a pixel
+Numbers = Float[Any, "*batch"]  # of torch or numpy
+# Features and depth blended on the background, alpha, screen positions and radii.
+Drawn = tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"], Float[Tensor, "B N 2"], Int32[Tensor, "B N 2"]]
 
 
 class Scene(NamedTuple):
@@ -62,10 +65,7 @@ def camera_depths(means: Float[Tensor, "N 3"], w2c: Float[Tensor, "B 4 4"]) -> F
 
 
 def project(scene: Scene, antialiased: bool = False) -> Projection:
-    """Projects Gaussians to the screens, differentiably but for the radii.
-
-    Antialiased ones are dimmed by what the blur added to their area (Mip-Splatting).
-    """
+    """Projects Gaussians, differentiably but for radii; `antialiased` dims what the blur enlarges (Mip-Splatting)."""
     means, quats, scales, opacities, w2c, K, width, height = scene
     batch, count = len(w2c), len(means)
     x, y = (torch.addmm(w2c[:, i, 3:], w2c[:, i, :3], means.T) for i in range(2))
@@ -97,7 +97,7 @@ def project(scene: Scene, antialiased: bool = False) -> Projection:
         opacities = opacities.expand(batch, count)
     with torch.no_grad():
         deviations = torch.stack([cov_xx, cov_yy], dim=-1).sqrt()
-        reach = visible_extent(opacities).clamp(max=EXTENT_MAX)[..., None] * deviations
+        reach = visible_extent(opacities).clamp(max=3.33)[..., None] * deviations
         radii = boxes(means2d, reach, drawable, means2d.new_tensor([width, height]))
     return Projection(means2d, conics, z, opacities, radii)
 
@@ -106,7 +106,7 @@ def _clamp_slope(
     slope: Float[Tensor, "B N"], focal: Float[Tensor, "B 1"], centre: Float[Tensor, "B 1"], size: int
 ) -> Float[Tensor, "B N"]:
     """Keeps x/z (or y/z) near the field of view, where linearising the projection makes sense."""
-    margin = TANGENT_MARGIN * 0.5 * size / focal
+    margin = 0.3 * 0.5 * size / focal  # as 1.3 times the field of view
     return torch.minimum(torch.maximum(slope, -centre / focal - margin), (size - centre) / focal + margin)
 
 
@@ -124,13 +124,41 @@ def boxes(
     return radii.where((drawable & on_screen)[..., None], 0).to(torch.int32)
 
 
-def footprints(
-    means2d: Float[Tensor, "M 2"], shapes: Float[Tensor, "M 3"], x: Float[Tensor, " M"], y: Float[Tensor, " M"]
-) -> Float[Tensor, " M"]:
+def footprints(means2d: Float[Tensor, "M 2"], shapes: Float[Tensor, "M 3"], x: Pairs, y: Pairs) -> Pairs:
     """The exponent sigma of each pair of a Gaussian and a pixel, whose centre is at x, y; alpha is opacity e^-sigma."""
     dx, dy = (means2d - torch.stack([x, y], dim=1)).unbind(1)
     xx, xy, yy = shapes.unbind(1)
     return 0.5 * (xx * dx * dx + yy * dy * dy) + xy * dx * dy
+
+
+def sh_polynomials(degree: int, x: Numbers, y: Numbers, z: Numbers) -> list[Numbers]:
+    """The (degree+1)^2 real harmonics at directions of unit length, of numpy or torch; degree 0 to 3.
+
+    Order and signs are those of 3DGS (Condon-Shortley phase).
+    """
+    basis = [SH_0 + 0 * x]
+    if degree >= 1:
+        basis += [-0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
+    if degree >= 2:
+        xx, yy, zz = x * x, y * y, z * z
+        basis += [
+            1.0925484305920792 * x * y,
+            -1.0925484305920792 * y * z,
+            0.31539156525252005 * (2 * zz - xx - yy),
+            -1.0925484305920792 * x * z,
+            0.5462742152960396 * (xx - yy),
+        ]
+    if degree >= 3:
+        basis += [
+            -0.5900435899266435 * y * (3 * xx - yy),
+            2.890611442640554 * x * y * z,
+            -0.4570457994644658 * y * (4 * zz - xx - yy),
+            0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
+            -0.4570457994644658 * x * (4 * zz - xx - yy),
+            1.445305721320277 * z * (xx - yy),
+            -0.5900435899266435 * x * (xx - 3 * yy),
+        ]
+    return basis
 
 
 def spherical_harmonics(
@@ -138,8 +166,8 @@ def spherical_harmonics(
 ) -> Float[Tensor, "*out 3"]:
     """Colours seen along directions: clamp_min(sum of coefficient * basis + 0.5, 0), for degree 0 to 3.
 
-    `dirs` lead from the camera to the Gaussian in world axes, with any norm; degree 0 doesn't look at them. The first
-    (degree+1)^2 coefficients are used, whose batch dimensions broadcast with those of `dirs`.
+    `dirs` lead from the camera to the Gaussian in world axes, with any norm; degree 0 doesn't look at them. Their batch
+    dimensions broadcast with those of the coefficients, whose first (degree+1)^2 are used.
     """
     if degree == 0:
         return (SH_0 * coeffs[..., 0, :] + 0.5).clamp(min=0)

@@ -1,13 +1,13 @@
 """Rasterisers of 3D Gaussians: one function, three backends with the same conventions (those of gsplat).
 
-On a CUDA device gsplat draws; on the CPU a kernel compiled by numba does; the plain PyTorch backend is the readable
-reference of both, and draws surfels (2D Gaussians) on the CPU. gsplat and numba are imported when they are first used.
+gsplat draws on CUDA, a kernel compiled by numba on the CPU; plain PyTorch is the readable reference of both, and draws
+surfels (2D Gaussians) on the CPU. gsplat and numba are imported when they are first used.
 """
 
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int32
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asdkit.rendering import surfels as discs
 from asdkit.rendering.cameras import Views
-from asdkit.rendering.projection import Scene, project, spherical_harmonics
+from asdkit.rendering.projection import Drawn, Scene, project, spherical_harmonics
 
 Backend = Literal["auto", "torch", "numba", "gsplat"]
 Mode = Literal["classic", "antialiased", "surfels"]
@@ -85,13 +85,9 @@ def _chosen(backend: Backend, mode: Mode, device: torch.device) -> Backend:
 
 
 def _render(
-    composite: Callable[..., tuple[Tensor, Tensor]],
-    scene: Scene,
-    colors: Float[Tensor, "B N D"],
-    background: Float[Tensor, "B D"],
-    mode: Mode,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `gsplat_backend.render` returns, by the projection of this room and a backend's compositing."""
+    composite: Callable[..., Any], scene: Scene, colors: Float[Tensor, "B N D"], background: Tensor, mode: Mode
+) -> Drawn:
+    """The same as `gsplat_backend.render`, by the projection of this room and a backend's compositing."""
     if mode == "surfels":
         projection, means2d = discs.project(scene)
         composite = partial(composite, footprints=discs.footprints)

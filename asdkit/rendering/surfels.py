@@ -4,19 +4,20 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
-from asdkit.rendering.projection import NEAR, Projection, Scene, boxes, rotation_matrices, visible_extent
+from asdkit.rendering.projection import NEAR, Pairs, Projection, Scene, boxes, rotation_matrices, visible_extent
 
+Matrices = Float[Tensor, "B N 3 3"]
+Numbers = Float[Tensor, "B N"]
+Pixels = Float[Tensor, "B N 2"]
 FILTER = 2.0  # 1/pixel^2; no footprint is narrower than a Gaussian of this inverse variance
 
 
-def project(scene: Scene) -> tuple[Projection, Float[Tensor, "B N 2"]]:
-    """Projects discs to the screens, differentiably but for the radii.
+def project(scene: Scene) -> tuple[Projection, Pixels]:
+    """Projects discs, in which the first two axes of a rotation lie, to the screens, differentiably but for the radii.
 
-    The first two axes of a rotation lie in the disc; the third scale is not looked at. The second result are zeros that
-    were added to the screen positions: the gradient of these zeros is that of the positions. `means2d` is the middle of
-    the box around one standard deviation, for the filter; `shapes` holds, row by row, the matrix from (u, v, 1) to
-    homogeneous pixels, where u and v are standard deviations from the disc's centre [B,N,9]. The box of `radii` holds
-    all pixels with alpha at least ALPHA_MIN.
+    The second result are zeros that were added to the screen positions, and get their gradient. `means2d` is the middle
+    of the box around one standard deviation, for the filter; `shapes` holds, row by row, the matrix from (u, v, 1) to
+    homogeneous pixels, u and v in standard deviations [B,N,9]. The box of `radii` holds all visible pixels.
     """
     means, quats, scales, opacities, w2c, K, width, height = scene
     bottom = means.new_tensor([0.0, 0.0, 1.0]).expand(len(means), 1, 3)
@@ -31,13 +32,8 @@ def project(scene: Scene) -> tuple[Projection, Float[Tensor, "B N 2"]]:
     return Projection(centres, matrices.flatten(2), depths, opacities, radii), shift
 
 
-def _box(
-    matrices: Float[Tensor, "B N 3 3"], sigmas: Float[Tensor, "B N"]
-) -> tuple[Float[Tensor, "B N 2"], Float[Tensor, "B N 2"]]:
-    """Middle and half size in pixels of the box around the outline at a number of standard deviations.
-
-    Where the outline reaches behind the camera it is no ellipse; the middle is what the same formula gives then.
-    """
+def _box(matrices: Matrices, sigmas: Numbers) -> tuple[Pixels, Pixels]:
+    """Middle and half size in pixels of the box around the outline, if it is an ellipse, at standard deviations."""
     depth, slope = matrices[:, :, 2, 2], matrices[:, :, 2, :2]  # depth = camera z, and how it changes along u and v
     depth = depth.where(depth > NEAR, torch.ones_like(depth))
     mean = matrices[:, :, :2, 2] / depth[..., None]
@@ -51,10 +47,7 @@ def _box(
 
 @torch.no_grad()
 def _radii(
-    matrices: Float[Tensor, "B N 3 3"],
-    centres: Float[Tensor, "B N 2"],
-    opacities: Float[Tensor, "B N"],
-    size: Float[Tensor, " 2"],
+    matrices: Matrices, centres: Pixels, opacities: Numbers, size: Float[Tensor, " 2"]
 ) -> Int32[Tensor, "B N 2"]:
     """Half sizes in pixels of a box around the centre outside of which alpha is below ALPHA_MIN; 0 where nothing is."""
     extent = visible_extent(opacities)
@@ -67,13 +60,11 @@ def _radii(
     return boxes(centres, reach.where(in_front[..., None], everywhere), (extent > 0) & (depth > NEAR), size)
 
 
-def footprints(
-    means2d: Float[Tensor, "M 2"], shapes: Float[Tensor, "M 9"], x: Float[Tensor, " M"], y: Float[Tensor, " M"]
-) -> Float[Tensor, " M"]:
+def footprints(means2d: Float[Tensor, "M 2"], shapes: Float[Tensor, "M 9"], x: Pairs, y: Pairs) -> Pairs:
     """The exponent of each pair of a disc and a pixel, whose centre is at x, y.
 
-    The ray through the pixel's centre is the line in which two planes meet; it meets the disc at (u, v) standard
-    deviations from the centre. A disc that looks too thin, or none at all, is a blot of the filter's size.
+    The ray through the pixel's centre, in which two planes meet, hits the disc at (u, v) standard deviations. A disc
+    that looks too thin, or none at all, is a blot of the filter's size.
     """
     x_row, y_row, w_row = shapes.unflatten(1, (3, 3)).unbind(1)
     meeting = torch.linalg.cross(x[:, None] * w_row - x_row, y[:, None] * w_row - y_row)

@@ -20,8 +20,7 @@ def composite(
 ) -> tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"]]:
     """Features blended front to back over nothing, and the transmittance that is left for a background.
 
-    One view at a time is faster than all at once, and takes half the memory. `footprints` is what the Gaussians look
-    like on a screen: `projection.footprints`, or `surfels.footprints` of discs.
+    One view at a time is faster and takes half the memory. `footprints` are those of `projection` or of `surfels`.
     """
     scenes = [Projection(*fields) for fields in zip(*projection, strict=True)]
     views = [_composite_view(*scene, width, height, footprints) for scene in zip(scenes, features, strict=True)]

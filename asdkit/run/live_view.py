@@ -23,8 +23,7 @@ from asdkit.distillation import Distillation
 from asdkit.formats.splat_files import read_splats
 from asdkit.formats.splats import Splats, activate
 from asdkit.rendering.cameras import Views, posed, ring
-from asdkit.rendering.projection import rotation_matrices
-from asdkit.rendering.spherical_harmonics import SH_0
+from asdkit.rendering.projection import SH_0, rotation_matrices
 from asdkit.run.export import load
 
 HOST = "127.0.0.1"

@@ -1,8 +1,4 @@
-"""The checks, each of which raises an AssertionError with a sentence that says what is wrong.
-
-`make` is a class or a function that makes a part; `prior` makes the prior that it is for, which knows the prompts y and
-z, and is a small random one when left out.
-"""
+"""Checks of what `make` makes, for the prior that `prior` makes, a small random one that knows the prompts y and z."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -135,7 +131,6 @@ def check_field(make: Callable[[], Field], prior: Callable[[], Prior] = SmallPri
 
 
 def _check_needs(field: Field, x: Noised) -> None:
-    """`needs` says all that the frozen prior is asked at x, so that it is asked once; `conditions` has them all."""
     needs, predict = field.needs(x), x.prior.predict
     asked: list[Condition] = []
 
@@ -241,7 +236,6 @@ def _check_images(model: Prior) -> None:
 
 
 def _check_predictions(model: Prior, conditions: list[Condition]) -> None:
-    """Predictions are of the draw and the conditions alone, in one call of the network."""
     x, kept = draw(model), draw(model)
     calls: list[Any] = []
     handle = model.network.register_forward_hook(lambda *_: calls.append(1))

@@ -81,8 +81,8 @@ def check_gradients(what: str, part: nn.Module, prior: Prior) -> None:
 
 
 def check_devices(what: str, ready: Callable[[str], T], value: Callable[[T, str], Iterable[Tensor]]) -> None:
-    """Whether something stays on its device: on torch's `meta`, whose tensors have no values; on the CPU where `meta`
-    is where tensors are made unless they say where; and on CUDA where there is one. What can't be asked is left out.
+    """Whether something stays on its device: on torch's `meta`, on the CPU where `meta` is the default, and on CUDA
+    where there is one. What can't be asked is left out.
     """
     places = [("meta", "cpu"), ("cpu", "meta"), *([("cuda", "cpu")] if torch.cuda.is_available() else [])]
     for device, default in places:
@@ -111,13 +111,8 @@ def check_part(
     value: Callable[..., Iterable[Tensor]],
     learn: Callable[[Any, Prior], None],
 ) -> None:
-    """Ask what all parts that learn are asked.
-
-    Args:
-        what: it is called in sentences.
-        ready: gives the part and a prior of its own, set up, with a state that came before (or none), on a device.
-        value: what it shows or predicts, of both and the device.
-        learn: takes a step.
+    """Ask what all parts that learn are asked. `ready` gives the part and a prior of its own, set up, with a state that
+    came before (or none), on a device; `value` what it shows or predicts, of both and the device; `learn` takes a step.
     """
     called = what[0].lower() + what[1:]
 

@@ -22,11 +22,9 @@ _NOUNS = {  # the kinds by their names and synonyms without filling words
     for name in (kind, entry.synonym)
     if name
 }
+_M, _C, _N = ("|".join(words) for words in (MATERIALS, COLOURS, _NOUNS))
 _CAPTION = re.compile(  # what `parse` understands, without filling words
-    "(?:({material}) )?(?:({colour})(?: and ({colour}))? )?(?:({material}) )?({noun})"
-    "(?: (with|on|on top) ({colour}) (.+))?".format(
-        material="|".join(MATERIALS), colour="|".join(COLOURS), noun="|".join(_NOUNS)
-    )
+    f"(?:({_M}) )?(?:({_C})(?: and ({_C}))? )?(?:({_M}) )?({_N})(?: (with|on|on top) ({_C}) (.+))?"
 )
 
 
@@ -53,10 +51,7 @@ def view_words(azimuth: float, elevation: float, ways: int = 8) -> str:
 
 
 def caption(thing: Thing, azimuth: float, elevation: float, generator: torch.Generator) -> str:
-    """A caption in free words: 75 % with eight-way view words, 10 % with four-way ones, 15 % with none.
-
-    Azimuth and elevation of the camera are in radians; every draw comes from the generator.
-    """
+    """A caption in free words: 75 % with eight view words, 10 % with four, 15 % with none; angles are in radians."""
     words = _free_words(thing, generator)
     wording = "a {}" if uniform(generator) < 0.5 else choice(generator, _WORDINGS)
     if wording.endswith("a {}"):

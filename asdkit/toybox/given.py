@@ -33,6 +33,7 @@ _EDGE = 2  # pixels
 _AROUND, _FITTED, _BLUR = 12, 300, 1.7  # views at each height, steps of fitting, and how much wider Gaussians become
 _BATCHES, _SETTLED = 24, 10**9  # of a run's cameras for a ceiling, and a step at which no ramp moves any more
 _AWAY_DEG, _SHOWN = 45.0, 4
+Picture = Float[Tensor, "1 3 H W"]
 Azimuth = Annotated[float, Within(-360, 360)]
 
 
@@ -220,9 +221,7 @@ def _truth(prompt: str, views: Views, background: float) -> Float[Tensor, "B 3 H
     return world.render(thing_of(prompt), views, (background,) * 3).image
 
 
-def change_outside(
-    image: Float[Tensor, "1 3 H W"], source: Float[Tensor, "1 3 H W"], alphas: Float[Tensor, "N 1 H W"]
-) -> float:
+def change_outside(image: Picture, source: Picture, alphas: Float[Tensor, "N 1 H W"]) -> float:
     """Mean absolute change of the pixels that lie more than 2 pixels outside of every silhouette."""
     edited = nn.functional.max_pool2d((alphas > 0).float().amax(0), 2 * _EDGE + 1, 1, _EDGE) > 0
     return (image - source).abs()[(~edited).expand(image.shape)].mean().item()

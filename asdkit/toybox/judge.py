@@ -24,13 +24,16 @@ from asdkit.scores.prior import Prior
 from asdkit.toybox import measures, world
 from asdkit.toybox.captions import parse
 from asdkit.toybox.clip import EMBEDDED, TinyCLIP, prompt_among, resized, similarity
+from asdkit.toybox.materials import Colour
 from asdkit.toybox.things import Thing
 from asdkit.toybox.truths import true_pictures, truths
 
 PROMPTS, DRIFT_FROM, SMALL = 200, 0.8, 64
 _AZIMUTHS, _CANDIDATES, _INSTANCES = 8, 24, 8
-_WITHIN_DEG = 45.0
 _log = logging.getLogger(__name__)
+Pictures = Float[Tensor, "_ 3 H W"]
+Alphas = Float[Tensor, "_ 1 H W"]
+Figures = dict[str, float]
 
 
 class CLIPJudge(Judge):
@@ -41,7 +44,7 @@ class CLIPJudge(Judge):
         """The CLIP of the package."""
         return TinyCLIP(EMBEDDED)
 
-    def precision(self, prompt: str, images: Float[Tensor, "B 3 H W"]) -> dict[str, float]:
+    def precision(self, prompt: str, images: Pictures) -> Figures:
         """R-precision at 1 among 200 prompts and the mean cosine to the prompt; nothing of prompts of another world."""
         if parse(prompt) is None:
             self.unmeasured["r_precision"] = "the toybox's CLIP has only ever seen the toybox's own captions"
@@ -51,7 +54,7 @@ class CLIPJudge(Judge):
         first = logits.argmax(1) == 0
         return {"r_precision": first.float().mean().item(), "clip_score": cosines.mean().item()}
 
-    def distance(self, images: Float[Tensor, "B 3 H W"], truths: Float[Tensor, "M 3 H W"]) -> dict[str, float]:
+    def distance(self, images: Pictures, truths: Pictures) -> Figures:
         """KID of several pictures to true ones, in the CLIP's features."""
         if len(images) < 2:
             return {}
@@ -59,9 +62,7 @@ class CLIPJudge(Judge):
         self.errors = {"kid_to_truth": measures.kid_error(own, true)} if len(images) > 3 else {}  # it takes halves
         return {"kid_to_truth": measures.kid(own, true)}
 
-    def nearness(
-        self, thing: Thing, images: Float[Tensor, "B 3 H W"], truths: Float[Tensor, "M 3 H W"]
-    ) -> dict[str, float]:
+    def nearness(self, thing: Thing, images: Pictures, truths: Pictures) -> Figures:
         """PSNR of pictures to as many truths, as they are and at 64 pixels; a material has many truths, and none."""
         if thing.material:
             self.unmeasured["psnr"] = f"{thing.prompt} has many right answers, so there is no single true picture"
@@ -71,17 +72,12 @@ class CLIPJudge(Judge):
 
 
 def likeness(
-    images: Float[Tensor, "B 3 H W"],
-    alphas: Float[Tensor, "B 1 H W"],
-    truths: Float[Tensor, "M 3 H W"],
-    true_alphas: Float[Tensor, "M 1 H W"],
-    plain: bool,
-    decoded: Float[Tensor, "M 3 H W"],
-) -> dict[str, float]:
+    images: Pictures, alphas: Alphas, truths: Pictures, true_alphas: Alphas, plain: bool, decoded: Pictures
+) -> Figures:
     """What can be compared with several true pictures, which need not show the same instance; alphas show the thing.
 
-    Of a plain thing there is one truth for each image, from the same camera. Its surfaces are smooth, so that `mottle`
-    has a meaning. `decoded` are the truths as the prior's autoencoder gives them back; `decoded_mottle` is theirs.
+    A plain thing has one truth for each image, from the same camera, and smooth surfaces, as `mottle` needs. `decoded`
+    are the truths as the prior's autoencoder gives them back; `decoded_mottle` is theirs.
     """
     colours, true = (shown.movedim(1, 3)[a[:, 0] > 0.5] for shown, a in ((images, alphas), (truths, true_alphas)))
     results = {
@@ -119,7 +115,7 @@ class ToyboxJudge(CLIPJudge):
     there is no truth and the CLIP can't judge it.
     """
 
-    def measure(self, module: Distillation, cameras: Cameras, views: Views, render: Render) -> dict[str, float]:
+    def measure(self, module: Distillation, cameras: Cameras, views: Views, render: Render) -> Figures:
         if (thing := parse(module.prompt)) is None:
             _log.warning("%r is not of the toybox, so there is no truth to measure by.", module.prompt)
             truths = {"psnr": "picture", "iou": "silhouette", "azimuth": "front"}
@@ -140,9 +136,7 @@ class ToyboxJudge(CLIPJudge):
         return results | self.precision(thing.prompt, render.image) | self.distance(images, truth)
 
 
-def instances(
-    thing: Thing, views: Views, background: tuple[float, float, float]
-) -> tuple[Float[Tensor, "M 3 H W"], Float[Tensor, "M 1 H W"]]:
+def instances(thing: Thing, views: Views, background: Colour) -> tuple[Pictures, Alphas]:
     """True pictures from all views and their alphas, of one instance after another: eight of a material, else one."""
     numbers = range(_INSTANCES if thing.material else 1)
     shown = [world.render(thing, views, background, instance=number) for number in numbers]
@@ -155,7 +149,7 @@ def azimuths_right(around: Float[Tensor, "N 3 H W"], candidates: Float[Tensor, "
     best = errors.argmin(1) * (360 / len(candidates))
     expected = torch.arange(len(around)) * (360 / len(around))
     difference = (best - expected + 180) % 360 - 180
-    return (difference.abs() <= _WITHIN_DEG + 1e-3).float()
+    return (difference.abs() <= 45 + 1e-3).float()
 
 
 class ToyboxImageJudge(CLIPJudge):
@@ -178,7 +172,7 @@ class ToyboxImageJudge(CLIPJudge):
             with torch.no_grad():
                 self._before = pl_module.show(None).image.cpu()
 
-    def measure(self, module: Distillation, data: Canvas, views: None, render: Render) -> dict[str, float]:
+    def measure(self, module: Distillation, data: Canvas, views: None, render: Render) -> Figures:
         images = render.image.cpu()
         thing, results = parse(module.prompt), self.figures(images, module.prompt, module.prior)
         results |= self.precision(thing.prompt if thing else module.prompt, images)
@@ -193,7 +187,7 @@ class ToyboxImageJudge(CLIPJudge):
                 results["similarity"], results["source_similarity"] = (value.mean().item() for value in alike)
         return results
 
-    def figures(self, images: Float[Tensor, "B 3 N N"], prompt: str, prior: Prior) -> dict[str, float]:
+    def figures(self, images: Float[Tensor, "B 3 N N"], prompt: str, prior: Prior) -> Figures:
         """Saturation and sharpness; of a prompt of the toybox also what the nearest truths say, and their own."""
         size, images = images.shape[-1], resized(images, world.SIZE)
         results = {"saturation": hsv_saturation(images).mean().item(), "sharpness": sharpness(images).mean().item()}
@@ -230,7 +224,7 @@ class ToyboxSamplesJudge(CLIPJudge):
         super().__init__()
         self.prompts, self.samples, self.steps, self.scale = prompts, samples, steps, scale
 
-    def measure(self, module: Distillation, data: Canvas, views: None, render: Render) -> dict[str, float]:
+    def measure(self, module: Distillation, data: Canvas, views: None, render: Render) -> Figures:
         generator, prior = module.generator, module.prior
         if not isinstance(generator, Network):
             raise ValueError("ToyboxSamplesJudge judges a Network; take another judge.")
@@ -245,7 +239,7 @@ class ToyboxSamplesJudge(CLIPJudge):
             pictures[""].append(prior.decode(generator.samples(noise, [text] * self.samples)))
             pictures["teacher_"].append(prior.decode(taught))
             pictures["true_"].append(true_pictures(text, self.samples, random))
-        results: dict[str, float] = {}
+        results: Figures = {}
         for name in ("", "teacher_"):
             ranked = [self.precision(text, images) for text, images in zip(chosen, pictures[name], strict=True)]
             results |= {f"{name}{key}": sum(each[key] for each in ranked) / len(ranked) for key in ranked[0]}

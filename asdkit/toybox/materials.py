@@ -1,9 +1,8 @@
 """Materials of the toybox and their light: solid textures, so that "a striped ball" has many right answers.
 
 A texture colours a point of an object by its place (and, for brick, by the direction of the surface). Phase, scale and
-direction belong to the instance and are drawn from its number, so an instance looks alike from every camera.
-There is a light fixed to the world, and soft occlusion. A colour depends on the surface point and its normal in the
-WORLD alone (no highlights, no cast shadows), so view-independent representations can match it exactly.
+direction are drawn from the instance's number. A colour, which a light fixed to the world and soft occlusion change,
+depends on the surface point and its normal in the WORLD alone, so view-independent representations can match it.
 """
 
 import math
@@ -231,11 +230,10 @@ def _resolve(
 def shade(
     scene: Scene, texture: Texture, c2w: np.ndarray, K: np.ndarray, height: int, width: int, supersample: int
 ) -> Maps:
-    """Anti-aliased pictures on black, of `supersample` samples per pixel along each axis.
+    """Anti-aliased pictures on black by cameras `c2w` [B,4,4], in OpenCV axes, and `K` [B,3,3] in pixels, float64.
 
-    The cameras are `c2w` [B,4,4] in OpenCV axes and `K` [B,3,3] in pixels, float64.
-    They are colour times alpha [B,3,H,W]; alpha, the share of a pixel's samples that hit [B,H,W]; the mean camera z of
-    the samples that hit, 0 where none did [B,H,W]. All are float32.
+    There are `supersample` samples per pixel along each axis. The results, all float32, are colour times alpha
+    [B,3,H,W]; alpha, the share of samples that hit [B,H,W]; the mean camera z of these, 0 without any [B,H,W].
     """
     image = np.zeros((len(c2w), 3, height, width), dtype=np.float32)
     alpha = np.zeros((len(c2w), height, width), dtype=np.float32)

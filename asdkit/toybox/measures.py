@@ -12,6 +12,7 @@ _COARSE, _FINE, _FINEST = 1, 6, 32  # cycles per picture: below 6 is the outline
 _SMOOTH, _NEIGHBOURHOOD = 0.1, 5  # what may lie between brightest and darkest, and pixels a side
 _ROUNDING = (2.5 / math.pi / 12) ** 0.5 / 255  # mean |laplacian| of what rounding to 8 bits adds to a flat surface
 _QUANTILES, _DIRECTIONS = 512, 64
+Pictures = Float[Tensor, "B 3 H W"]
 
 
 def psnr(image: Float[Tensor, "B C H W"], truth: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
@@ -29,8 +30,8 @@ def silhouette_iou(alpha: Float[Tensor, "B 1 H W"], truth: Float[Tensor, "B 1 H 
 def spectrum(images: Float[Tensor, "B C N N"]) -> Float[Tensor, "B K"]:
     """The power of square pictures in the N / 2 bands of k to k + 1 cycles per picture, in any direction.
 
-    The power is the squared magnitude of the Fourier transform divided by the squared number of pixels, the mean over
-    the channels. By Parseval's theorem its sum over all frequencies is the mean square of a picture.
+    It is the squared magnitude of the Fourier transform over the squared number of pixels, the mean over the channels:
+    by Parseval's theorem its sum over all frequencies is the mean square of a picture.
     """
     size = images.shape[-1]
     power = (torch.fft.fft2(images.double()).abs().square() / size**4).mean(1).flatten(1)
@@ -69,14 +70,11 @@ def palette_distance(first: Float[Tensor, "N 3"], second: Float[Tensor, "M 3"]) 
     return 2 * (a - b).abs().mean().item()
 
 
-def mottle(
-    images: Float[Tensor, "B 3 H W"], truths: Float[Tensor, "B 3 H W"], alphas: Float[Tensor, "B 1 H W"]
-) -> float:
+def mottle(images: Pictures, truths: Pictures, alphas: Float[Tensor, "B 1 H W"]) -> float:
     """Sharpness where the true object is smooth, over the truth's own there: 1 is perfect, more is mottled.
 
     A pixel is smooth where its neighbourhood of 5x5 pixels lies inside the object (`alphas`, of the truth) and differs
-    by less than 0.1 within. To both is added what rounding to 8 bits makes of a flat surface, 0.001. It is NaN where
-    nothing is smooth.
+    by less than 0.1. To both is added what rounding to 8 bits makes of a flat surface, 0.001. NaN if none is smooth.
     """
 
     def highest(values: Tensor) -> Tensor:
@@ -85,8 +83,7 @@ def mottle(
     level = (highest(truths) + highest(-truths)).amax(1) < _SMOOTH
     smooth = (level & (highest(-alphas)[:, 0] < -0.999))[:, 1:-1, 1:-1]
     own, true = (laplacian(each).abs().mean(1)[smooth].mean().item() for each in (images, truths))
-    ratio: float = (own + _ROUNDING) / (true + _ROUNDING)
-    return ratio
+    return float((own + _ROUNDING) / (true + _ROUNDING))
 
 
 def diversity(images: Float[Tensor, "N C H W"]) -> float:
@@ -106,14 +103,11 @@ def kid(first: Float[Tensor, "N D"], second: Float[Tensor, "M D"]) -> float:
     return (within[0] + within[1] - 2 * kernel(first, second).mean()).item()
 
 
-def kid_error(first: Float[Tensor, "N D"], second: Float[Tensor, "M D"], subsets: int = 100) -> float:
-    """The standard error of `kid`: the deviation of the distances of random halves of both sets, always the same ones.
-
-    A half that is drawn without putting back varies about the whole as the whole varies about the truth.
-    """
+def kid_error(first: Float[Tensor, "N D"], second: Float[Tensor, "M D"]) -> float:
+    """The standard error of `kid`, the deviation between random halves of both sets, which vary as the whole does."""
     generator = torch.Generator().manual_seed(0)
 
     def half(x: Tensor) -> Tensor:
         return x[torch.randperm(len(x), generator=generator)[: len(x) // 2]]
 
-    return torch.tensor([kid(half(first), half(second)) for _ in range(subsets)]).std().item()
+    return torch.tensor([kid(half(first), half(second)) for _ in range(100)]).std().item()

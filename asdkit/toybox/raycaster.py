@@ -1,9 +1,8 @@
 """Exact analytic ray casting of small scenes made of solid primitives, in numba.
 
-Every primitive lives in a canonical local frame and is placed by an affine map (non-uniform scale, rotation,
-translation). Rays are mapped into the local frame without normalising their direction, so the ray parameter t is the
-same in both frames; camera rays have unit camera z, so t is the depth. Primitives are drawn one by one into a depth
-buffer, each inside the screen rectangle of its bounding box: a miss costs nothing.
+Every primitive lives in a canonical local frame and is placed by an affine map. Rays are mapped into that frame without
+normalising their direction, so the ray parameter t is the same in both; camera rays have unit camera z, so t is the
+depth. Primitives are drawn one by one into a depth buffer, each inside the screen rectangle of its bounding box.
 """
 
 import math
@@ -69,9 +68,8 @@ def place(
     param: float = 1.0,
     open_top: bool = False,
 ) -> Primitive:
-    """A primitive whose local axes are scaled by `half` (a box: half its sides), turned and moved to `centre`.
-
-    It is turned by degrees about the world's x, then y, then z axis, counter-clockwise. The centre is in world units.
+    """A primitive scaled by `half` along its own axes, turned by degrees about the world's x, then y, then z axis
+    (counter-clockwise), and moved to `centre`.
     """
     cx, cy, cz = (math.cos(math.radians(angle)) for angle in turn)
     sx, sy, sz = (math.sin(math.radians(angle)) for angle in turn)
@@ -247,10 +245,8 @@ def _trace_view(
 
 
 def trace(scene: Scene, c2w: np.ndarray, K: np.ndarray, height: int, width: int) -> Maps:
-    """One ray per sample of one camera, of height x width samples: `c2w` [4,4] in OpenCV axes and `K` [3,3], float64.
-
-    It gives the camera z [H,W], 1e30 on a miss; the primitive's index [H,W], -1 on a miss; the unit normal in world
-    axes, towards the camera [H,W,3], 0 on a miss.
+    """The camera z [H,W], 1e30 on a miss; the primitive's index [H,W], -1 on a miss; and the unit normal in world axes,
+    towards the camera [H,W,3], 0 on a miss, of one ray per sample. The camera is `c2w` [4,4] (OpenCV) and `K` [3,3].
     """
     depth = np.full((height, width), _FAR)
     index = np.full((height, width), -1, dtype=np.int64)

@@ -155,10 +155,7 @@ def article(words: str) -> str:
 
 
 def describe(thing: Thing, noun: str = "", on: str = "on", colour: bool = True, other: bool = True) -> str:
-    """The words for a thing without an article, with another `noun` for its kind, or other words for `on` in a stack.
-
-    The main `colour` and a material's `other` one are named or not.
-    """
+    """The words for a thing without an article; its `colour` and a material's `other` one are named or not."""
     colours = [thing.main if colour else "", f"and {thing.other}" if thing.other and other and colour else ""]
     words = " ".join(word for word in (*colours, thing.material, noun or thing.kind) if word)
     if thing.base:
@@ -171,10 +168,8 @@ def describe(thing: Thing, noun: str = "", on: str = "on", colour: bool = True, 
 
 
 def is_held_out(thing: Thing) -> bool:
-    """Whether training never sees this composition.
-
-    Of a kind, one or two main colours; of every other kind, a material; of the stacks, one in eight. A kind's natural
-    colour is never held out.
+    """Whether training never sees this composition: of a kind, one or two main colours, never its natural one; of every
+    other kind, a material; of the stacks, one in eight.
     """
     colours = list(COLOURS)
     if thing.base:
@@ -195,9 +190,8 @@ def _held_out_colours(row: int, natural: str) -> tuple[str, ...]:
 
 @cache
 def things(held_out: bool | None = None) -> tuple[Thing, ...]:
-    """Every thing of the world in a fixed order; only the held-out ones (True) or only the others (False).
-
-    Things of a material have no part in a colour of its own here, though captions know them.
+    """Every thing of the world in a fixed order; only the held-out ones (True) or only the others (False). Of a
+    material none has a part in a colour of its own here, though captions know them.
     """
     everything = []
     for kind, entry in KINDS.items():

@@ -1,7 +1,4 @@
-"""True pictures of prompts: a bank for finding the nearest, what the prior was trained on, and exact scores of them.
-
-The scores and a discriminator at its optimum show what a method itself does.
-"""
+"""True pictures of prompts: a bank for finding the nearest, what the prior was trained on, and exact scores of them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -32,7 +29,7 @@ _TRIES, _SUPERSAMPLE = 8192, 2  # as the pictures that the prior was trained on
 
 
 class Truths(NamedTuple):
-    """True pictures of a prompt on black [N,3,H,W] in [0,1], and their alphas [N,1,H,W]."""
+    """True pictures of a prompt on black, in [0,1], and their alphas."""
 
     on_black: Float[Tensor, "N 3 H W"]
     alpha: Float[Tensor, "N 1 H W"]
@@ -43,13 +40,8 @@ class Truths(NamedTuple):
         behind = torch.tensor([world.sample_background(random) for _ in self.alpha])[:, :, None, None]
         return self.on_black + (1 - self.alpha) * behind
 
-    def nearest(
-        self, images: Float[Tensor, "B 3 H W"], count: int = 1
-    ) -> tuple[Float[Tensor, "K 3 H W"], Float[Tensor, "K 1 H W"]]:
-        """For each image the `count` truths that are nearest in mean square, the best first, and their alphas.
-
-        Each is on the plain background that fits the image best.
-        """
+    def nearest(self, images: Float[Tensor, "B 3 H W"], count: int = 1) -> tuple[Tensor, Tensor]:
+        """The `count` truths nearest to each image, on the background that fits it, best first, and their alphas."""
         clear, nearest, alphas = 1 - self.alpha, [], []
         for image in images:
             behind = (clear * (image - self.on_black)).flatten(2).sum(2) / clear.square().flatten(2).sum(2)
@@ -62,10 +54,7 @@ class Truths(NamedTuple):
 
 @lru_cache(maxsize=8)
 def truths(prompt: str, count: int = TRUTHS) -> Truths | None:
-    """Pictures of a prompt from the training cameras, of the view it names if any; None if it isn't of the toybox.
-
-    Of a thing with a material each picture shows another instance.
-    """
+    """A prompt's pictures from training cameras, of the view it names, each another instance; None of another world."""
     if (thing := parse(prompt)) is None:
         return None
     words = prompt.lower().rstrip(".").rpartition(", ")[2] if "," in prompt else ""

@@ -1,8 +1,7 @@
 """The toybox: a procedural world of captioned 3D objects with ground truth from any camera.
 
-`things` says what there is, `captions` how it is spoken of. Here are the pictures: exact images, silhouettes and depths
-of a thing (`render`), and the draws of things, cameras and backgrounds that the embedded prior was trained on. The
-training sampler never draws a held-out composition.
+`things` says what there is, `captions` how it is spoken of. Here are exact pictures (`render`), and the draws of
+things, cameras and backgrounds that the embedded prior was trained on, which never saw a held-out composition.
 """
 
 import math
@@ -39,7 +38,6 @@ def sample_thing(generator: torch.Generator, held_out: bool = False) -> Thing:
 
     Of the plain ones, 40 % have two colours where the kind can; of the wooden, brick and marble ones half have their
     own colour; half of the striped, spotted and checkered ones have white as their second colour.
-    Held-out ones are of the compositions that training never sees.
     """
     pools = _pools(held_out)
     if uniform(generator) < _STACKS:
@@ -69,10 +67,7 @@ def _sample_textured(kind: str, generator: torch.Generator, held_out: bool) -> T
 
 
 def sample_views(generator: torch.Generator, count: int, size: int = SIZE) -> Views:
-    """Training cameras: any azimuth, elevation -10 to 60 degrees (10 %: 60 to 85), distance 3.2 to 3.6, fov 40 degrees.
-
-    Their pictures are squares of `size` pixels.
-    """
+    """Training cameras: all azimuths, elevation -10 to 60 degrees (10 %: 60 to 85), distance 3.2 to 3.6, fov 40."""
     draws = torch.rand(4, count, generator=generator)
     elevation_deg = torch.where(draws[0] < 0.1, 60 + 25 * draws[1], -10 + 70 * draws[1])
     azimuth, distance = 2 * math.pi * draws[2], 3.2 + 0.4 * draws[3]
@@ -103,7 +98,7 @@ def render(
     """Ground truth of a thing from B cameras, in float32 on the CPU, before one background or one for each camera.
 
     There are `supersample` samples per pixel along each axis. Where nothing is hit, the depth is 0. `instance` tells
-    apart the things of a material that a caption may mean; plain things are all alike.
+    apart the things of a material that a caption may mean.
     """
     c2w, K = views.c2w.detach().cpu().double().numpy(), views.K.detach().cpu().double().numpy()
     texture, size = thing.texture(instance), (views.height, views.width)

@@ -77,10 +77,10 @@ def test_what_is_no_camera_path_is_one_sentence(tmp_path: Path, changes: dict, w
     assert "a.json" in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"{" * 100_000, b"7"])
-def test_other_files_are_one_sentence(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.json is no camera path"):
-        read_camera_path(tmp_path / "a.json")
+def test_other_files_are_one_sentence(tmp_path: Path) -> None:
+    for content in (b"", b"[]", b"\xff", b"{" * 100_000, b"7"):
+        (tmp_path / "a.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.json is no camera path"):
+            read_camera_path(tmp_path / "a.json")
     with pytest.raises(ValueError, match=r"There is no camera path .*b\.json"):
         read_camera_path(tmp_path / "b.json")

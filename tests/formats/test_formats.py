@@ -63,9 +63,8 @@ def test_splat_keeps_the_order_of_equals(tmp_path: Path) -> None:
     original = splats(count=99, degree=0)
     original.log_scales[:], original.opacity_logits[:] = -3, np.arange(99) % 3
     write_splats(tmp_path / "a.splat", original)
-    np.testing.assert_array_equal(
-        read_splats(tmp_path / "a.splat").means, np.concatenate([original.means[first::3] for first in (2, 1, 0)])
-    )
+    expected = np.concatenate([original.means[first::3] for first in (2, 1, 0)])
+    np.testing.assert_array_equal(read_splats(tmp_path / "a.splat").means, expected)
 
 
 def test_splat_is_read_by_us_and_by_splat_transform(tmp_path: Path) -> None:
@@ -155,10 +154,8 @@ def test_spz_of_degree_4_and_with_extensions_is_read(tmp_path: Path, caplog: pyt
     """A vendor's records stand between header and table. What is of degree 4 is left out."""
     original = splats()
     head, streams = spz_parts(encode_spz(tmp_path / "a.spz", original))
-    highest = np.concatenate(
-        [np.frombuffer(streams[5], np.uint8).reshape(40, 45), np.full((40, 27), 9, np.uint8)], axis=1
-    )
-    streams[5] = highest.tobytes()
+    higher = np.frombuffer(streams[5], np.uint8).reshape(40, 45)
+    streams[5] = np.pad(higher, ((0, 0), (0, 27)), constant_values=9).tobytes()
     packed = [zstandard.ZstdCompressor().compress(stream) for stream in streams]
     table = b"".join(struct.pack("<QQ", len(small), len(stream)) for small, stream in zip(packed, streams, strict=True))
     records = struct.pack("<IIf", 7, 4, 1.5)
@@ -172,9 +169,7 @@ def test_spz_of_degree_4_and_with_extensions_is_read(tmp_path: Path, caplog: pyt
 def test_spz_of_version_2_is_read(tmp_path: Path) -> None:
     """One Gaussian by hand: the first three components of the quaternion are bytes around 127.5, and w follows."""
     position = b"".join(number.to_bytes(3, "little", signed=True) for number in (1 << 8, -(3 << 7), 5))
-    body = (
-        position + bytes([51, 204, 0, 255, 16, 160, 200, 127, 64, 191]) + bytes([128, 192, 0, 64, 128, 128, 0, 1, 255])
-    )
+    body = position + bytes([51, 204, 0, 255, 16, 160, 200, 127, 64, 191, 128, 192, 0, 64, 128, 128, 0, 1, 255])
     path = tmp_path / "a.spz"
     path.write_bytes(gzip.compress(struct.pack("<4sIIBBBB", b"NGSP", 2, 1, 1, 8, 1, 0) + body))
     read = read_splats(path)

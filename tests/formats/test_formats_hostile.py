@@ -8,6 +8,7 @@ import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -37,16 +38,8 @@ DIARY = b"Dear diary, today I saw a duck. "
 NUMBERS = b"1.0 2.0 3.0 0.1 0.2 0.3 1 2 ck. "  # as the floats of a .splat they are Gaussians
 
 
-OTHERS = [
-    b"",
-    b"\0",
-    DIARY,
-    DIARY * 64,
-    NUMBERS * 9,
-    b"\xff" * 320,
-    bytes(640),
-    b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4,
-]
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4
+OTHERS = [b"", b"\0", DIARY, DIARY * 64, NUMBERS * 9, b"\xff" * 320, bytes(640), PNG]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -69,36 +62,25 @@ def test_files_cut_anywhere(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e31])
-@pytest.mark.parametrize("field", range(5))
-def test_values_that_are_not_finite_are_not_written(tmp_path: Path, suffix: str, value: float, field: int) -> None:
-    path = tmp_path / f"a{suffix}"
+def test_what_is_no_object_is_not_written(tmp_path: Path, suffix: str) -> None:
+    path, nobody, still = tmp_path / f"a{suffix}", splats(count=0), splats()
     write_splats(path, splats(degree=1))
     before = path.read_bytes()
-    broken = splats(degree=1)
-    broken[field].reshape(-1)[4] = value
-    name = Splats._fields[field]
-    with pytest.raises(ValueError, match=rf"a\{suffix} was not written, as it would have a value of '{name}'"):
-        write_splats(path, broken)
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_what_is_no_object_is_not_written(tmp_path: Path, suffix: str) -> None:
-    nobody, still = splats(count=0), splats()
     still.quats[7] = 0
-    for broken, message in [(nobody, "no Gaussians"), (still, "a rotation that is zero")]:
-        with pytest.raises(ValueError, match=message):
-            write_splats(tmp_path / f"a{suffix}", broken)
-    assert not any(tmp_path.iterdir())
+    wrong = [(nobody, "no Gaussians"), (still, "a rotation that is zero")]
+    for name, value in product(Splats._fields, [np.nan, np.inf, -np.inf, 1e31]):
+        broken = splats(degree=1)
+        getattr(broken, name).reshape(-1)[4] = value
+        wrong.append((broken, f"a value of '{name}'"))
+    for broken, words in wrong:
+        with pytest.raises(ValueError, match=rf"a\{suffix} was not written, as it would have {words}"):
+            write_splats(path, broken)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b"vertex 5\n", b"vertex -5\n", "cannot be understood"),
-        (b"vertex 5\n", b"vertex 30000000\n", "truncated"),  # 2 GB
-        (b"vertex 5\n", b"vertex 0\n", "no vertices"),
         (b"scale_2", b"scale_3", "lacks the vertex property 'scale_2'"),
         (b"float opacity", b"float opaqueness", "lacks the vertex property 'opacity'"),
         (b"float f_rest_8", b"float f_last_8", "8 'f_rest'"),

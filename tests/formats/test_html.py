@@ -18,7 +18,7 @@ from support.browser import CHROMIUM, needs_browser
 from support.splat_tools import splats
 
 from asdkit.formats.html import write_html
-from asdkit.formats.splats import Splats
+from asdkit.formats.splats import Splats, activate
 from asdkit.rendering.cameras import Views, orbit
 from asdkit.rendering.rasterize import rasterize
 
@@ -68,16 +68,10 @@ def test_the_page_asks_for_nothing_and_its_policy_allows_nothing_else(tmp_path: 
     data, script = page.all("script")
     (style,) = page.all("style")
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)]
-    assert dict(directive.split(" ", 1) for directive in policy.split("; ")) == {
-        "default-src": "'none'",
-        "script-src": f"'sha256-{hashes[0]}'",
-        "style-src": f"'sha256-{hashes[1]}'",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-    }
-    rest = (
-        (tmp_path / "a.html").read_text(encoding="utf-8").replace(data, "").replace(policy, "")
-    )  # base64 may hold slashes
+    allowed = {"script-src": f"'sha256-{hashes[0]}'", "style-src": f"'sha256-{hashes[1]}'"}
+    allowed |= dict.fromkeys(("default-src", "base-uri", "form-action"), "'none'")
+    assert dict(directive.split(" ", 1) for directive in policy.split("; ")) == allowed
+    rest = (tmp_path / "a.html").read_text("utf-8").replace(data, "").replace(policy, "")  # base64 may hold slashes
     assert not re.search(r"\w+:/|//\S|url\(|@import|import\(|fetch|XMLHttp|WebSocket|Worker", rest)
     assert "a red duck" in page.all("title") and "300 Gaussians" in "".join(page.all("b") + page.all("p"))
 
@@ -128,9 +122,8 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
 
 def chromium(folder: Path, address: str, *arguments: str, gl: bool = True) -> str:
     """Opens a page in a fresh profile, with WebGL by software or without it; returns what is printed."""
-    webgl = (
-        ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"] if gl else ["--disable-3d-apis"]
-    )
+    software = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    webgl = software if gl else ["--disable-3d-apis"]
     quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
     command = [CHROMIUM, "--headless", "--no-sandbox", f"--user-data-dir={folder / 'profile'}", *webgl, *quiet]
     command += ["--virtual-time-budget=4000", *arguments, address]
@@ -167,11 +160,7 @@ def hard(shown: Splats, views: Views) -> Splats:
 @needs_browser
 @pytest.mark.parametrize(
     ("degree", "azimuth", "elevation", "distance", "fov", "width", "height", "scale"),
-    [
-        (1, 130, -30, 1.9, 60, 420, 600, 1),
-        (2, 250, 65, 2.0, 50, 600, 400, 1),
-        (3, -60, 5, 1.7, 60, 320, 300, 2),
-    ],
+    [(1, 130, -30, 1.9, 60, 420, 600, 1), (2, 250, 65, 2.0, 50, 600, 400, 1), (3, -60, 5, 1.7, 60, 320, 300, 2)],
 )
 @pytest.mark.slow
 def test_a_browser_shows_what_the_rasterizer_draws(
@@ -190,10 +179,7 @@ def test_a_browser_shows_what_the_rasterizer_draws(
         write_html(tmp_path / "a.html", shown, "", background, fov_deg=fov)
         address += f"#azimuth={azimuth}&elevation={elevation}&distance={distance}"
     seen = screenshot(tmp_path, address, width // scale, height // scale, f"--force-device-scale-factor={scale}")
-    means, quats, log_scales, logits, sh = map(torch.from_numpy, shown)
-    raster = rasterize(
-        means, quats, log_scales.exp(), logits.sigmoid(), sh, views, torch.tensor(background), sh_degree=degree
-    )  # fmt: skip
+    raster = rasterize(*activate(shown.tensors()), views, torch.tensor(background), sh_degree=degree)
     drawn = raster.image[0].clamp(0, 1).numpy()
     rows = height * 3 // 4  # below is the caption
     psnr = -10 * math.log10(((seen - drawn)[:rows] ** 2).mean())
@@ -279,11 +265,8 @@ def played(folder: Path) -> dict:
 @pytest.mark.slow
 def test_the_camera_follows_hands_and_addresses(tmp_path: Path) -> None:
     states = played(tmp_path)
-    seen = {
-        name: (state["azimuth"], state["elevation"], state["distance"])
-        for name, state in states.items()
-        if isinstance(state, dict)
-    }
+    cameras = {name: state for name, state in states.items() if isinstance(state, dict)}
+    seen = {name: (each["azimuth"], each["elevation"], each["distance"]) for name, each in cameras.items()}
     assert seen["turned"] == pytest.approx((30 - 0.4 * 50, 15 + 0.4 * 25, 3.4))
     assert (seen["over the top"], seen["below"], seen["reset"]) == ((30, 90, 3.4), (30, -90, 3.4), (30, 15, 3.4))
     assert states["waits"] and states["restored"]  # a lost context comes back

@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from itertools import accumulate, product
 from pathlib import Path
 
 import numpy as np
@@ -33,21 +34,15 @@ def colour_at(points: np.ndarray) -> np.ndarray:
     return 0.5 + points / np.array([2.5, 1.5, 1.0])
 
 
-def boxlike(steps: int = 12) -> Mesh:
+def boxlike() -> Mesh:
     """A box of half sizes 1, 0.6 and 0.4 without its right side, in small triangles that share no vertices."""
-    axis = np.linspace(-1, 1, steps + 1)
-    cells = np.array([(a, b) for a in range(steps) for b in range(steps)])
+    cells = np.array(list(product(range(12), repeat=2)))
     triangles = []
-    for normal in range(3):
-        for side in (-1.0, 1.0):
-            if (normal, side) == (1, -1.0):
-                continue
-            for order in ([(0, 0), (1, 0), (1, 1)], [(0, 0), (1, 1), (0, 1)]):
-                corner = np.full((len(cells), 3, 3), side)
-                for i, shift in enumerate(order):
-                    corner[:, i, (normal + 1) % 3] = axis[cells[:, 0] + shift[0]]
-                    corner[:, i, (normal + 2) % 3] = axis[cells[:, 1] + shift[1]]
-                triangles.append(corner)
+    for normal, side in [(0, -1), (0, 1), (1, 1), (2, -1), (2, 1)]:
+        for order in ([(0, 0), (1, 0), (1, 1)], [(0, 0), (1, 1), (0, 1)]):
+            corner = np.full((len(cells), 3, 3), float(side))
+            corner[..., [(normal + 1) % 3, (normal + 2) % 3]] = (cells[:, None] + np.array(order)) / 6 - 1
+            triangles.append(corner)
     vertices = np.concatenate(triangles).reshape(-1, 3) * np.array([1.0, 0.6, 0.4])
     faces = np.arange(len(vertices)).reshape(-1, 3)
     return Mesh(vertices.astype(np.float32), faces, vertices.astype(np.float32), colour_at(vertices).astype(np.float32))
@@ -55,16 +50,10 @@ def boxlike(steps: int = 12) -> Mesh:
 
 def at_the_solid(points: np.ndarray) -> None:
     """On all sides of the box but its right one, by their areas."""
-    sides = {}
-    for normal, half in enumerate((1.0, 0.6, 0.4)):
-        for side in (-1, 1):
-            sides[normal, side] = np.abs(points[:, normal] - side * half) < 1e-4
-    assert np.abs(points).max(0) == pytest.approx([1, 0.6, 0.4], abs=1e-4)
-    assert np.any(list(sides.values()), axis=0).all()
-    areas = {0: 0.6 * 0.4, 1: 1 * 0.4, 2: 1 * 0.6}
-    total = 2 * areas[0] + areas[1] + 2 * areas[2]
-    for (normal, side), near in sides.items():
-        assert near.mean() == pytest.approx(0 if (normal, side) == (1, -1) else areas[normal] / total, abs=0.03)
+    half, areas = np.array([1, 0.6, 0.4]), np.array([[0.24, 0, 0.6], [0.24, 0.4, 0.6]])
+    near = np.abs(points - half * np.array([[[-1]], [[1]]])) < 1e-4
+    assert np.abs(points).max(0) == pytest.approx(half, abs=1e-4) and near.any((0, 2)).all()
+    np.testing.assert_allclose(near.mean(1), areas / areas.sum(), atol=0.03)
 
 
 @pytest.mark.parametrize("suffix", ["glb", "obj"])
@@ -89,59 +78,42 @@ def test_what_others_write_is_where_its_format_says(tmp_path: Path, suffix: str)
 
 @pytest.mark.parametrize("suffix", ["glb", "obj"])
 def test_what_is_written_with_a_texture_comes_back_where_it_was(tmp_path: Path, suffix: str) -> None:
-    """The texture alone has the colours: each side of the box is a strip of it, in which two coordinates grow."""
-    mesh = boxlike(steps=3)
-    vertices = mesh.vertices.astype(np.float64)
-    size, strips = 64, [(0, -1), (0, 1), (1, 1), (2, -1), (2, 1)]
-    image, uvs = np.zeros((size, size * len(strips), 3)), np.zeros((len(vertices), 2))
-    per_strip, half = len(vertices) // len(strips), np.array([1.0, 0.6, 0.4])
-    grow = (np.arange(size) + 0.5) / size * 2 - 1
-    for k, (normal, side) in enumerate(strips):
-        axes = [(normal + 1) % 3, (normal + 2) % 3]
-        place = np.zeros((size, size, 3))
-        place[..., normal] = side * half[normal]
-        place[..., axes[0]], place[..., axes[1]] = half[axes[0]] * grow, half[axes[1]] * -grow[:, None]
-        image[:, k * size : (k + 1) * size] = colour_at(place)
-        strip = slice(k * per_strip, (k + 1) * per_strip)
-        assert (vertices[strip, normal] == np.float32(side * half[normal])).all()
-        across = (vertices[strip][:, axes] / half[axes] + 1) / 2 * (1 - 2 / size) + 1 / size
-        uvs[strip] = np.stack([(k + across[:, 0]) / len(strips), across[:, 1]], axis=1)
-    texture = Texture(
-        parents=np.arange(len(vertices)),
-        faces=mesh.faces,
-        uvs=uvs.astype(np.float32),
-        image=np.rint(255 * image).astype(np.uint8),
-    )
-    write_mesh(tmp_path / f"a.{suffix}", mesh._replace(colours=np.zeros_like(mesh.colours)), texture)
+    """A square that looks to the front, whose texture alone has colours: red grows to the left, green upwards."""
+    corners = np.array([[0, -1, -1], [0, 1, -1], [0, 1, 1], [0, -1, 1]], np.float32)
+    mesh = Mesh(corners, np.array([[0, 1, 2], [0, 2, 3]]), np.tile(np.float32([1, 0, 0]), (4, 1)), 0 * corners)
+    shares = (np.arange(64) + 0.5) / 64
+    red, green = np.meshgrid(shares, shares[::-1])
+    image = np.rint(255 * np.stack([red, green, 0 * red], axis=2)).astype(np.uint8)
+    write_mesh(tmp_path / f"a.{suffix}", mesh, Texture(np.arange(4), mesh.faces, (corners[:, 1:] + 1) / 2, image))
     points, colours = start(tmp_path / f"a.{suffix}")
-    at_the_solid(points)
-    np.testing.assert_allclose(colours, colour_at(points), atol=0.02)
+    places = points * (math.sqrt(2) / RADIUS)
+    assert places.max(0) == pytest.approx([0, 1, 1], abs=0.1)
+    np.testing.assert_allclose(colours, np.column_stack([(places[:, 1:] + 1) / 2, places[:, 0]]), atol=0.02)
 
 
 def glb(path: Path, material: dict, attributes: dict[str, np.ndarray], picture: bytes = b"") -> None:
     """A GLB with one triangle at z = 0, x from 0 to 1 and y from 0 to 1, written by hand."""
     attributes = {"POSITION": np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], "<f4"), **attributes}
     kinds = {"f4": 5126, "u1": 5121, "u2": 5123}
-    accessors, views, data = [], [], b""
-    for values in attributes.values():
-        accessors.append(
-            {
-                "bufferView": len(views), "componentType": kinds[values.dtype.str[1:]], "count": 3,
-                "type": f"VEC{values.shape[1]}", "normalized": values.dtype.kind == "u",
-            }
-        )  # fmt: skip
-        views.append({"buffer": 0, "byteOffset": len(data), "byteLength": values.nbytes})
-        data += values.tobytes() + b"\0" * (-values.nbytes % 4)
-    if picture:
-        views.append({"buffer": 0, "byteOffset": len(data), "byteLength": len(picture)})
-        data += picture + b"\0" * (-len(picture) % 4)
-        material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
+    parts = [values.tobytes() for values in attributes.values()] + ([picture] if picture else [])
+    padded = [part + b"\0" * (-len(part) % 4) for part in parts]
+    starts, data = accumulate(map(len, padded), initial=0), b"".join(padded)
+    lengths = [{"buffer": 0, "byteLength": len(part)} for part in parts]
+    views = [view | {"byteOffset": start} for view, start in zip(lengths, starts, strict=False)]
+    accessors = [
+        {
+            "bufferView": i, "componentType": kinds[values.dtype.str[1:]], "count": 3,
+            "type": f"VEC{values.shape[1]}", "normalized": values.dtype.kind == "u",
+        }
+        for i, values in enumerate(attributes.values())
+    ]  # fmt: skip
     scene = {
         "asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}],
         "meshes": [{"primitives": [{"attributes": {n: i for i, n in enumerate(attributes)}, "material": 0}]}],
         "materials": [material], "accessors": accessors, "bufferViews": views, "buffers": [{"byteLength": len(data)}],
     }  # fmt: skip
     if picture:
+        material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
         scene |= {"textures": [{"source": 0}], "images": [{"bufferView": len(views) - 1, "mimeType": "image/png"}]}
     glb_file(path, scene, data)
 

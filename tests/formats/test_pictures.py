@@ -49,12 +49,9 @@ def test_numbers_of_more_than_eight_bits(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("values", "kind", "words"),
-    [
-        ([0.0, 200.0], "f4", "within 0 and 1"),
-        ([0.5, np.nan], "f4", "within 0 and 1"),
-        ([0, 255], "i4", "the white of signed whole numbers of 32 bits is not known"),
-    ],
-)
+    [([0.0, 200.0], "f4", "within 0 and 1"), ([0.5, np.nan], "f4", "within 0 and 1"),
+     ([0, 255], "i4", "the white of signed whole numbers of 32 bits is not known")],
+)  # fmt: skip
 def test_numbers_without_a_known_white(tmp_path: Path, values: list[float], kind: str, words: str) -> None:
     Image.fromarray(np.array([values], kind)).save(tmp_path / "a.tiff")
     with pytest.raises(ValueError, match=words):
@@ -72,8 +69,8 @@ def test_grey_of_a_scanner(tmp_path: Path, bits: int, photometric: int) -> None:
     np.testing.assert_allclose(read_picture(tmp_path / "a.tiff")[1, 0], expected, atol=0.5 / 255 + 1e-3)
 
 
-def test_sixteen_bits_keep_transparency_and_profile(tmp_path: Path) -> None:
-    """The grey that a PNG calls transparent is white; that of a profile without a curve is brighter in sRGB."""
+def test_sixteen_bits_keep_transparency(tmp_path: Path) -> None:
+    """The grey that a PNG calls transparent is white."""
     grey = Image.fromarray(np.array([[1000, 1100]], np.uint16))
     grey.save(tmp_path / "a.png", transparency=1000)
     np.testing.assert_allclose(read_picture(tmp_path / "a.png")[0, 0], [1.0, 1100 / 65535], atol=0.5 / 255 + 1e-6)
@@ -161,9 +158,7 @@ def test_of_several_frames_the_first_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA", "ICO", "PPM", "PDF"])
 def test_other_formats_are_not_opened_whatever_they_are_called(tmp_path: Path, kind: str) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png", format=kind)
-    with pytest.raises(
-        ValueError, match=r"a\.png can't be read as a picture.*PNG, JPEG, WEBP, TIFF, BMP, GIF are read"
-    ):
+    with pytest.raises(ValueError, match=r"a\.png can't be read .*PNG, JPEG, WEBP, TIFF, BMP, GIF are read"):
         read_picture(tmp_path / "a.png")
     Image.new("RGB", (16, 16)).save(tmp_path / "b.png", format="JPEG")
     assert read_picture(tmp_path / "b.png").shape == (3, 16, 16)

@@ -35,24 +35,24 @@ def test_splats_are_laid_out_as_inria_does(tmp_path: Path) -> None:
         "x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", *rest,
         "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3",
     ]  # fmt: skip
-    row = dict(zip(names, np.frombuffer(body, "<f4").reshape(2, -1)[1], strict=True))
-    assert [row["x"], row["y"], row["z"]] == original.means[1].tolist()
-    assert [row[f"f_dc_{i}"] for i in range(3)] == original.sh[1, 0].tolist()
-    assert [row[f"f_rest_{i}"] for i in range(9)] == original.sh[1, 1:].T.reshape(-1).tolist()  # all of red first
-    assert [row[f"rot_{i}"] for i in range(4)] == original.quats[1].tolist()
-    assert [row[f"scale_{i}"] for i in range(3)] == original.log_scales[1].tolist()
-    assert (row["opacity"], row["nx"], row["nz"]) == (original.opacity_logits[1], 0, 0)
+    means, quats, log_scales, logit, sh = (values[1].ravel().tolist() for values in original)
+    higher = original.sh[1, 1:].T.ravel().tolist()  # all of red first
+    row = np.frombuffer(body, "<f4").reshape(2, -1)[1].tolist()
+    assert row == [*means, 0, 0, 0, *sh[:3], *higher, *logit, *log_scales, *quats]
 
 
-def test_properties_are_found_by_name(tmp_path: Path) -> None:
+def test_properties_are_found_by_name_among_others_and_comments(tmp_path: Path) -> None:
     original = splats(count=3, degree=0)
     write_splats(tmp_path / "a.ply", original)
     head, body = (tmp_path / "a.ply").read_bytes().split(b"end_header\n")
     names = [line.split()[2] for line in head.decode().splitlines() if line.startswith("property")]
     table = np.frombuffer(body, "<f4").reshape(3, -1)
+    names, table = [*names, "scale_factor", "f_rest_of_it"], np.column_stack([table, table[:, :2]])
     order = np.random.default_rng(1).permutation(len(names))
     shuffled = table[:, order].astype(">f8")
     properties = [f"double {names[i]}" for i in order]
+    properties[3:3] = ["double label\ncomment after this comes no end_header\nobj_info 1"]
+    shuffled = np.insert(shuffled, 3, 7, axis=1).astype(">f8")
     path = write(tmp_path / "b.ply", properties, shuffled.tobytes(), 3, "binary_big_endian")
     equal(read_splats(path), original)
 

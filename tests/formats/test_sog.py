@@ -100,9 +100,3 @@ def test_a_palette_of_groups(monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(palette[label], sh[labels == label].mean(axis=0), atol=1e-12)
     enough, own = sog._palette(sh[:4])
     np.testing.assert_array_equal(enough[own], sh[:4])
-
-
-def test_sog_is_written_alone(tmp_path: Path) -> None:
-    write_splats(tmp_path / "a.sog", splats())
-    with pytest.raises(ValueError, match=r"a\.sog is a bundle of PlayCanvas, which is not read; export"):
-        read_splats(tmp_path / "a.sog")

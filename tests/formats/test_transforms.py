@@ -81,15 +81,13 @@ def test_a_cutout_is_colour_times_opacity(tmp_path: Path) -> None:
 
 
 def test_pictures_without_an_ending_and_angles(tmp_path: Path) -> None:
-    write(tmp_path)
-    (tmp_path / "images" / "a.png").rename(tmp_path / "images" / "a.05.png")
-    first = {"file_path": "images/a.05", "transform_matrix": OPENGL}
-    whole = {"camera_angle_x": math.radians(90), "camera_angle_y": 2 * math.atan(0.5), "frames": [first]}
-    (tmp_path / "transforms.json").write_text(json.dumps(whole))
+    angles = {"camera_angle_x": math.radians(90), "camera_angle_y": 2 * math.atan(0.5)}
+    write(tmp_path, {"file_path": "images/a.05"}, **angles)
+    path = (tmp_path / "images" / "a.png").rename(tmp_path / "images" / "a.05.png")
     (frame,) = read_transforms(tmp_path)
-    assert frame.picture.name == "a.05.png" and (frame.width, frame.height) == (60, 40)
+    assert frame.picture == path and (frame.width, frame.height) == (60, 40)
     assert (frame.K[0, 0].item(), frame.K[1, 1].item()) == pytest.approx((30, 40))
-    (tmp_path / "images" / "a.05.png").write_bytes(b"no picture")
+    path.write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"^[^(]*a.05.png can't be read as a picture"):
         read_transforms(tmp_path)
 

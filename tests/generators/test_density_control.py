@@ -174,9 +174,8 @@ def test_mcmc_moves_the_faint_to_the_opaque_or_adds_up_to_the_capacity(growth: f
 
 @pytest.mark.slow
 def test_mcmc_trembles_along_the_covariance_and_less_the_more_opaque() -> None:
-    gaussians = cloud(
-        MCMC(noise=2.0, min_opacity=0.01), count=20_000, capacity=20_001, rounds=Rounds(every=10, first=10, last=0)
-    )
+    never, density = Rounds(every=10, first=10, last=0), MCMC(noise=2.0, min_opacity=0.01)
+    gaussians = cloud(density, count=20_000, capacity=20_001, rounds=never)
     gaussians.rates = GaussianRates(means=Ramp(0.5, 0.1, steps=0, begin=1))  # the rate of the step that has ended
     gaussians.log_scales.data[:] = torch.tensor([0.3, 0.1, 0.02]).log()
     gaussians.quats.data[:] = torch.tensor([math.cos(0.25), 0.0, 0.0, math.sin(0.25)])

@@ -54,26 +54,18 @@ def test_render_is_rasterize_of_the_activated_values(mode: str) -> None:
         gaussians.opacity_logits[alive].sigmoid(), gaussians.sh[alive], views, torch.ones(3),
         sh_degree=1, mode=mode,
     )  # fmt: skip
-    render = gaussians.render(views)
-    assert torch.equal(render.image, raster.image.clamp(0, 1).permute(0, 3, 1, 2))
-    assert torch.equal(render.alpha, raster.alpha.permute(0, 3, 1, 2))
-    assert torch.equal(render.depth, raster.depth.permute(0, 3, 1, 2))
-
-
-def test_too_bright_pixels_are_clamped_but_not_stuck() -> None:
-    gaussians, views = small(initial=Initial(radius=0.6, opacity=0.9)), ring(1, distance=2.5, size=16)
-    gaussians.sh.data += 5
-    image = gaussians.render(views).image
-    assert image.max() == 1 and image.min() >= 0
+    expected = raster.image.clamp(0, 1), raster.alpha, raster.depth
+    for value, reference in zip(gaussians.render(views), expected, strict=True):
+        assert torch.equal(value, reference.permute(0, 3, 1, 2))
+    gaussians.sh.data += 9  # too bright, which is clamped but not stuck
     losses = [sign * gaussians.render(views).image.sum() for sign in (1, -1)]
     darker, brighter = (torch.autograd.grad(loss, gaussians.sh)[0] for loss in losses)
-    assert (darker[:60].sum((1, 2)) > 0).any()
-    assert brighter.abs().sum() < 0.5 * darker.abs().sum()
+    assert (darker > 0).any() and brighter.abs().sum() < 0.5 * darker.abs().sum()
 
 
 def test_the_ball_is_deterministic_and_as_asked() -> None:
     one, two, other = (Gaussians(initial=Initial(seed=seed)) for seed in (3, 3, 4))
-    assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
+    assert all(torch.equal(*pair) for pair in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
     assert not torch.equal(one.means, other.means)
     means = one.means[one.alive].detach()
     assert one.num_alive == 2000 and len(one.alive) == 4000
@@ -133,11 +125,8 @@ def test_dead_slots_have_no_influence_and_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("mode", ["classic", "surfels"])
 def test_the_statistics_are_screen_gradients_of_visible_gaussians(mode: str) -> None:
-    around = ring(3, distance=2.5)
-    gaussians, views = (
-        small(mode=mode, density=Fraction()),
-        orbit(around.azimuth, around.elevation, around.distance, math.radians(40), 24, 32),
-    )
+    around, gaussians = ring(3, distance=2.5), small(mode=mode, density=Fraction())
+    views = orbit(around.azimuth, around.elevation, around.distance, math.radians(40), 24, 32)
     gaussians.alive[5] = False
     gaussians.means.data[7] = torch.tensor([50.0, 0.0, 0.0])  # behind one camera and off the other screens
     slots = gaussians.alive.nonzero().squeeze(1)
@@ -223,17 +212,15 @@ def test_doubling_keeps_the_faintest_and_the_most_opaque_finite() -> None:
 
 
 def test_capacity_is_never_exceeded_and_rounds_keep_to_their_time() -> None:
-    gaussians = small(rounds=Rounds(every=2, first=4, last=10), density=Fraction(0.3, prune_opacity=0.0))
-    optimizer, views = optimizer_of(gaussians), ring(2, distance=2.5, size=16)
-    counts = []
-    for step in range(16):
+    views, counts = ring(2, distance=2.5, size=16), []
+    gaussians = small(rounds=Rounds(every=2, first=4, last=8), density=Fraction(0.3, prune_opacity=0.0))
+    optimizer = optimizer_of(gaussians)
+    for step in range(12):
         train(gaussians, optimizer, torch.zeros(()), views, range(step, step + 1))
         counts.append(gaussians.num_alive)
+        gaussians.alive[70:] &= step != 8  # room again, once the rounds are over
         assert (gaussians.grad_count.sum() > 0) == (step % 2 == 0)
-    assert counts[:5] == [60, 60, 60, 78, 78] and counts[5:] == [90] * 11
-    late = small(rounds=Rounds(every=2, first=4, last=4), density=Fraction(0.01, prune_opacity=0.0))
-    train(late, optimizer_of(late), torch.zeros(()), views, range(12))
-    assert late.num_alive == 61
+    assert counts == [60, 60, 60, 78, 78, 90, 90, 90, 90, 70, 70, 70]
 
 
 def test_several_ranks_decide_by_the_sum_of_their_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,10 +278,7 @@ def test_start_from_a_box() -> None:
 @pytest.mark.slow
 def test_start_from_a_radiance_field_at_its_surface(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asdkit.generators.gaussian_start._PIXELS", 48)  # for speed
-    nerf, views = (
-        NeRF(Voxels((8, 16)), bound=0.8, blob=200.0, blob_radius=0.4, hidden=8),
-        ring(4, 20.0, distance=2.5, size=48),
-    )
+    nerf = NeRF(Voxels((8, 16)), bound=0.8, blob=200.0, blob_radius=0.4, hidden=8)
     path = save_run(tmp_path / "nerf.ckpt", nerf)
     gaussians = Gaussians(init=str(path), count=3000, capacity=3000, initial=Initial(opacity=0.95))
     assert gaussians.num_alive == 3000
@@ -305,9 +289,6 @@ def test_start_from_a_radiance_field_at_its_surface(tmp_path: Path, monkeypatch:
     with torch.no_grad():
         colours = 0.28209479 * gaussians.sh[:, 0] + 0.5
         torch.testing.assert_close(colours, nerf.radiance(gaussians.means.detach())[1])
-        one, two = nerf.render(views, torch.zeros(3)), gaussians.render(views, torch.zeros(3))
-    both, either = ((one.alpha > 0.5) & (two.alpha > 0.5)).sum(), ((one.alpha > 0.5) | (two.alpha > 0.5)).sum()
-    assert both / either > 0.65  # Gaussians as wide as their spacing reach over the edge
     full = NeRF(Voxels((4,)), bound=3.0, blob=500.0, blob_radius=9.0, hidden=8)  # fills its box to the corners
     again, means = (Gaussians(init=str(save_run(tmp_path / "full.ckpt", full)), count=3000).means for _ in range(2))
     assert torch.equal(means, again), "the points are drawn by init_seed"
@@ -378,13 +359,8 @@ def test_a_round_that_leaves_almost_nothing_is_told(caplog: pytest.LogCaptureFix
     gaussians.opacity_logits.data[:3] = -9
     Fraction(prune_scale=1e-4).round(gaussians, optimizer, 1, draws)
     assert gaussians.num_alive == 1
-    for words in (
-        "leaves 1 of 60",
-        "3 are less opaque",
-        "60 wider than its prune_scale, 0.0001; their middle is (",
-        "initial.fit=true",
-    ):
-        assert words in caplog.text
+    wide = "60 wider than its prune_scale, 0.0001; their middle is ("
+    assert all(words in caplog.text for words in ("leaves 1 of 60", "3 are less opaque", wide, "initial.fit=true"))
 
 
 @pytest.mark.parametrize(("kept", "told"), [(0, True), (1, True), (2, False)])

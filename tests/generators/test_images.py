@@ -72,8 +72,7 @@ def test_latents_are_x0_itself(tiny_folder: Path) -> None:
     latents = Latents(count=3, size=16)
     latents.setup(prior)
     x0, render = latents.encoded(prior, Batch())
-    assert x0 is latents.latents and render is None
-    assert x0.shape == (3, *prior.latent_shape(16, 16))
+    assert x0 is latents.latents and render is None and x0.shape == (3, *prior.latent_shape(16, 16))
     assert abs(x0.std().item() - 1) < 0.2
     assert torch.equal(latents.render(None).image, prior.decode(x0))
     grey = Latents("grey", count=1, size=16)
@@ -83,17 +82,12 @@ def test_latents_are_x0_itself(tiny_folder: Path) -> None:
 
 def test_a_checkpoint_wins_over_the_start(tiny_folder: Path) -> None:
     prior = loaded(tiny_folder)
-    saved = Latents(count=2, size=16, init_seed=4)
-    saved.setup(prior)
-    restored = Latents(count=2, size=16)
-    restored.load_state_dict(saved.state_dict())
-    restored.setup(prior)
-    assert torch.equal(restored.latents, saved.latents)
-    pixels, other = Pixels("noise", count=1, size=8), Pixels("noise", count=1, size=8, init_seed=1)
-    pixels.setup(prior)
-    other.load_state_dict(pixels.state_dict())
-    other.setup(prior)
-    assert torch.equal(other.pixels, pixels.pixels)
+    for kind, init in ((Latents, "normal"), (Pixels, "noise")):
+        saved, restored = (kind(init, count=2, size=16, init_seed=seed) for seed in (4, 0))
+        saved.setup(prior)
+        restored.load_state_dict(saved.state_dict())
+        restored.setup(prior)
+        assert all(torch.equal(value, saved.state_dict()[name]) for name, value in restored.state_dict().items())
 
 
 def test_of_a_picture_the_middle_square_is_taken(tmp_path: Path) -> None:

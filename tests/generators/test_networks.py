@@ -1,5 +1,6 @@
 """The general generator: its x0, noise and gradient, the average of its weights, and what others read of it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,10 @@ def ready(prior: asdkit.Prior, *prompts: str, **settings: Any) -> asdkit.Network
     generator.take_prompts(prompts or [TEXT])
     generator.setup(prior)
     return generator
+
+
+def small(*prompts: str) -> asdkit.Network:
+    return ready(exact_prior(), *prompts, backbone=asdkit.SmallUNet(8), size=8)
 
 
 def pipeline_of(folder: Path) -> Any:
@@ -147,7 +152,7 @@ def test_the_average_by_a_slow_loop() -> None:
 
 def test_the_average_waits_for_no_device() -> None:
     """Nobody can ask for values of tensors on torch's `meta`."""
-    generator = ready(exact_prior(), backbone=asdkit.SmallUNet(8), size=8).to("meta")
+    generator = small("y").to("meta")
     optimizer = torch.optim.Adam(generator.parameter_groups())
     for step in (0, 1):
         generator.after_step(optimizer, step, torch.Generator())
@@ -155,19 +160,21 @@ def test_the_average_waits_for_no_device() -> None:
 
 
 def test_what_can_not_be(tiny_folder: Path) -> None:
-    with pytest.raises(ValueError, match="GaussianPrior has no weights; take --model.generator.backbone=SmallUNet"):
-        ready(exact_prior())
-    with pytest.raises(ValueError, match="no embedding of prompts"):
-        ready(asdkit.FiniteSetPrior(), backbone=asdkit.SmallUNet())
-    with pytest.raises(ValueError, match=r"can't be halved 2 times"):
-        ready(exact_prior(), backbone=asdkit.SmallUNet(levels=3), size=10)
-    with pytest.raises(ValueError, match="multiple of 4; got 9"):
-        asdkit.SmallUNet(9)
-    generator = ready(loaded(tiny_folder))
-    assert ready(exact_prior(), *"abcdefg", backbone=asdkit.SmallUNet(8)).shown_prompts == ["a", "c", "e"]
-    assert ready(exact_prior(), *"ab", backbone=asdkit.SmallUNet(8)).shown_prompts == ["a", "b", "a"]
-    with pytest.raises(ValueError, match="take --data=Canvas"):
-        generator.render(asdkit.Cameras(size=16).ring(1))
+    cases: dict[str, Callable[[], Any]] = {
+        "GaussianPrior has no weights; take --model.generator.backbone=SmallUNet": lambda: ready(exact_prior()),
+        "no embedding of prompts": lambda: ready(asdkit.FiniteSetPrior(), backbone=asdkit.SmallUNet()),
+        "can't be halved 2 times": lambda: ready(exact_prior(), backbone=asdkit.SmallUNet(levels=3), size=10),
+        "multiple of 4; got 9": lambda: asdkit.SmallUNet(9),
+        "take --data=Canvas": lambda: ready(loaded(tiny_folder)).render(asdkit.Cameras(size=16).ring(1)),
+        "only a PriorNetwork can be exported": lambda: small("y").write_model(Path("nowhere")),
+    }
+    for words, make in cases.items():
+        with pytest.raises(ValueError, match=words):
+            make()
+
+
+def test_the_prompts_of_a_picture_are_all_or_some_from_all_over() -> None:
+    assert [small(*"abcdefg").shown_prompts, small(*"ab").shown_prompts] == [["a", "c", "e"], ["a", "b", "a"]]
 
 
 @pytest.fixture(scope="module")
@@ -210,10 +217,7 @@ def test_an_exported_model_is_diffusers_own(finished: Path, tiny_folder: Path, t
         list(export(finished, ["diffusers"], tmp_path, False, opened(finished).choices))
 
 
-def test_only_a_network_is_a_model(finished: Path, tmp_path: Path) -> None:
-    generator = ready(exact_prior(), "y", backbone=asdkit.SmallUNet(8), size=8)
-    with pytest.raises(ValueError, match="only a PriorNetwork can be exported"):
-        generator.write_model(tmp_path)
+def test_another_prompt_is_another_image_and_no_3d_object(finished: Path, tmp_path: Path) -> None:
     assert (asdkit.load(finished, "a red view").views() - asdkit.load(finished).views()).abs().max() > 0
     with pytest.raises(ValueError, match="ply holds 3D objects"):
         list(export(finished, ["ply"], tmp_path, False, opened(finished).choices))

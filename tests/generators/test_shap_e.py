@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 from support.gaussians import save_run
 from support.tiny import save_tiny_shap_e
@@ -90,9 +89,8 @@ def test_diffusers_is_called_as_asked_and_is_gone_afterwards(folder: Path, monke
     call, seen = ShapEPipeline.__call__, []
 
     def spy(self: ShapEPipeline, *arguments: object, **named: object) -> object:
-        seen.append(
-            (arguments, named, named["generator"].initial_seed(), weakref.ref(self), next(self.prior.parameters()))
-        )
+        seed, parameter = named["generator"].initial_seed(), next(self.prior.parameters())
+        seen.append((arguments, named, seed, weakref.ref(self), parameter))
         return call(self, *arguments, **named)
 
     monkeypatch.setattr(ShapEPipeline, "__call__", spy)
@@ -100,9 +98,7 @@ def test_diffusers_is_called_as_asked_and_is_gone_afterwards(folder: Path, monke
     first, _ = ShapE("a red cube", str(folder), steps=3, scale=2.5, seed=7).points(10, draws())
     ((arguments, named, seed, pipeline, parameter),) = seen
     assert arguments == ("a red cube",) and seed == 7 and parameter.dtype == torch.float32
-    assert {name: named[name] for name in ("num_inference_steps", "guidance_scale", "output_type")} == {
-        "num_inference_steps": 3, "guidance_scale": 2.5, "output_type": "mesh"
-    }  # fmt: skip
+    assert named.items() >= {"num_inference_steps": 3, "guidance_scale": 2.5, "output_type": "mesh"}.items()
     gc.collect()
     assert pipeline() is None
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -124,24 +120,13 @@ def test_gaussians_start_there_fitted_into_the_ball(monkeypatch: pytest.MonkeyPa
     half = torch.tensor([2.0, 4.0, 1.0]) / torch.tensor([2.0, 2.0, 2.0]) * 0.7 / radius  # Shap-E's x is the world's y
     torch.testing.assert_close(means.amax(0), half, rtol=0.02, atol=0)
     torch.testing.assert_close(means.amin(0), -half, rtol=0.02, atol=0)
-    torch.testing.assert_close(
-        0.5 + 0.28209479 * gaussians.sh[:4000, 0], torch.full((4000, 3), 0.502), atol=1e-4, rtol=0
-    )
-    assert gaussians.spec["init_args"]["start"] == {
-        "class_path": "asdkit.ShapE",
-        "init_args": {
-            "prompt": "a box", "path": "nowhere", "steps": 64, "scale": 15.0, "rotation_deg": 0.0, "seed": 0
-        },
-    }  # fmt: skip
+    colours = 0.5 + 0.28209479 * gaussians.sh[:4000, 0]
+    torch.testing.assert_close(colours, torch.full((4000, 3), 0.502), atol=1e-4, rtol=0)
+    arguments = {"prompt": "a box", "path": "nowhere", "steps": 64, "scale": 15.0, "rotation_deg": 0.0, "seed": 0}
+    assert gaussians.spec["init_args"]["start"] == {"class_path": "asdkit.ShapE", "init_args": arguments}
     path = save_run(tmp_path / "a.ckpt", gaussians)
     monkeypatch.undo()  # Shap-E is nowhere again, and the run does not need it
     assert torch.equal(generator_of(path).means, gaussians.means)
-
-
-def test_a_prompt_must_say_something_and_nothing_is_read_yet() -> None:
-    ShapE(prompt="x", path="nowhere", steps=1, scale=0.0)
-    with pytest.raises(ValueError, match="prompt is empty"):
-        ShapE(prompt=" ", path="nowhere")
 
 
 def _without(name: str, key: str) -> Callable[[Path], None]:
@@ -178,26 +163,15 @@ def test_broken_folders_are_told(folder: Path, tmp_path: Path, spoil: Callable[[
     assert "\n" not in str(caught.value)
 
 
-def test_a_mesh_without_area_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_prompt_or_a_mesh_without_area_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     start = made(monkeypatch, torch.zeros(3, 3), torch.tensor([[0, 1, 2]]), torch.zeros(3, 3))
     with pytest.raises(ValueError, match="What Shap-E made of 'a box' has no surface"):
         Gaussians(start=start)
     start = made(monkeypatch, BOX * math.nan, BOX_FACES, torch.zeros(8, 3))
     with pytest.raises(ValueError, match="no surface"):
         Gaussians(start=start)
-
-
-def test_at_the_command_line_shap_e_has_its_arguments(capsys: pytest.CaptureFixture) -> None:
-    own = ["--model.generator.start.path=some/folder", "--model.generator.start.prompt", "a duck"]
-    options = ["--model.generator.start=ShapE", *own, "--model.generator.start.rotation_deg=45"]
-    assert main(["fit", "--config", "gs3d", *options, "--print_config"]) == 0
-    generator = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["generator"]
-    assert generator["init_args"]["start"] == {
-        "class_path": "asdkit.ShapE",
-        "init_args": {
-            "prompt": "a duck", "path": "some/folder", "steps": 64, "scale": 15.0, "rotation_deg": 45.0, "seed": 0
-        },
-    }  # fmt: skip
+    with pytest.raises(ValueError, match="prompt is empty"):
+        ShapE(prompt=" ", path="nowhere")
 
 
 def test_the_command_line_starts_it(recipe: Path, capsys: pytest.CaptureFixture) -> None:

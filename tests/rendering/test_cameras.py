@@ -70,35 +70,30 @@ def test_w2c_is_the_inverse() -> None:
 
 
 def test_ring() -> None:
+    """Azimuth, elevation and distance are those of where the cameras stand."""
     views = ring(4, elevation_deg=20, distance=3.4, offset_deg=30, size=48)
     assert len(views) == 4 and (views.height, views.width) == (48, 48)
     assert torch.rad2deg(views.azimuth).tolist() == pytest.approx([30, 120, 210, 300])
-    assert torch.rad2deg(views.elevation).tolist() == pytest.approx([20] * 4)
     assert views.K[0, 0, 0].item() == pytest.approx(24 / math.tan(math.radians(20)))
-    position: Tensor = views.c2w[:, :3, 3]
-    assert torch.allclose(torch.atan2(position[:, 1], position[:, 0]) % (2 * math.pi), views.azimuth, atol=1e-5)
-    assert torch.allclose(torch.asin(position[:, 2] / 3.4), views.elevation, atol=1e-5)
-    assert torch.allclose(position.norm(dim=1), views.distance)
+    x, y, z = views.c2w[:, :3, 3].T
+    assert torch.allclose(torch.atan2(y, x) % (2 * math.pi), views.azimuth, atol=1e-5)
+    for elevation, distance in (
+        ((z / 3.4).asin(), torch.stack([x, y, z]).norm(dim=0)),
+        (views.elevation, views.distance),
+    ):
+        assert elevation.rad2deg().tolist() == pytest.approx([20] * 4)
+        assert distance.tolist() == pytest.approx([3.4] * 4)
 
 
-def test_parts_of_a_batch() -> None:
-    views = ring(5)
-    for index in (slice(1, 3), torch.tensor([4, 0])):
-        part = views[index]
-        assert len(part) == 2
-        assert torch.equal(part.c2w, views.c2w[index])
-        assert torch.equal(part.azimuth, views.azimuth[index])
-        assert (part.height, part.width) == (64, 64)
-    moved = views.to("meta")
-    assert moved.K.device.type == moved.distance.device.type == "meta"
-
-
-def test_batches_are_joined_in_order() -> None:
+def test_parts_of_a_batch_and_batches_joined_in_order() -> None:
     whole = orbit(*(torch.rand(5) + k for k in (0, -0.5, 2)), 0.7, 24, 32)
-    again = joined([whole[:2], whole[2:4], whole[4:]])
-    assert len(again) == 5 and (again.height, again.width) == (24, 32)
-    for name in ("c2w", "K", "azimuth", "elevation", "distance"):
-        assert torch.equal(getattr(again, name), getattr(whole, name))
+    again = joined([whole[:2], whole[2:4], whole[torch.tensor([4])]])
+    part = whole[torch.tensor([4, 0])]
+    for name, values in whole.tensors.items():
+        assert torch.equal(getattr(again, name), values) and torch.equal(getattr(part, name), values[[4, 0]])
+    assert len(again) == 5 and len(part) == 2 and {(24, 32)} == {(v.height, v.width) for v in (again, part)}
+    moved = whole.to("meta")
+    assert moved.K.device.type == moved.distance.device.type == "meta"
 
 
 def _ball_depth(views: Views, radius: float) -> Tensor:

@@ -10,13 +10,12 @@ import torch
 from jaxtyping import TypeCheckError
 from scipy.spatial.transform import Rotation
 from scipy.special import sph_harm_y
-from support.scenes import FACING_X, by_torch_and_gsplat, cameras, composited, gradients, hard_scene, leaves, scene
+from support.scenes import by_torch_and_gsplat, cameras, composited, gradients, hard_scene, leaves, scene
 from torch import Tensor
 
 from asdkit.rendering.cameras import Views, ring
-from asdkit.rendering.projection import Projection, Scene, project, spherical_harmonics
+from asdkit.rendering.projection import Projection, Scene, project, sh_polynomials, spherical_harmonics
 from asdkit.rendering.rasterize import rasterize
-from asdkit.rendering.spherical_harmonics import sh_polynomials
 
 CPU_BACKENDS = ["torch", "numba"]
 EACH = pytest.mark.parametrize(("backend", "mode"), [("torch", "classic"), ("numba", "classic"), ("torch", "surfels")])
@@ -108,12 +107,9 @@ def test_numba_is_torch(dtype: torch.dtype, tolerance: float, mode: str) -> None
         inputs = leaves([means, quats, scales, opacities, sh, background])
         raster = rasterize(*inputs[:5], views, inputs[5], 3, mode, backend)
         assert raster.image.dtype == dtype
-        results.append([*raster, *gradients(raster, inputs)])
+        results.append([value.detach().double() for value in (*raster, *gradients(raster, inputs))])
     for reference, ours in zip(*results, strict=True):
-        reference, ours = reference.detach().double(), ours.detach().double()
-        assert reference.abs().max() > 0
-        error = (ours - reference).norm() / reference.norm()
-        assert error < tolerance
+        assert (ours - reference).norm() < tolerance * reference.norm()
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
@@ -135,31 +131,6 @@ def test_a_round_gaussian_in_closed_form(backend: str) -> None:
     torch.testing.assert_close(raster.depth[0], distance * (alpha > 0).float(), atol=1e-4, rtol=0)
     torch.testing.assert_close(raster.means2d[0, 0], torch.tensor([4.5, 4.5]))
     assert raster.radii[0, 0].tolist() == [math.ceil(math.sqrt(2 * math.log(255 * opacity) * variance))] * 2
-
-
-@EACH
-def test_right_is_right_and_up_is_up(backend: str, mode: str) -> None:
-    # From +x, +y is on the right and +z is up: row 0 is the top of the image.
-    views = ring(1, elevation_deg=0.0, distance=2.0, size=16)
-    means = torch.tensor([[0.0, 0.3, 0.0], [0.0, 0.0, 0.3]])
-    shape = torch.tensor([FACING_X]).expand(2, 4), torch.full((2, 3), 0.05), torch.full((2,), 0.9)
-    raster = rasterize(means, *shape, torch.eye(2), views, torch.zeros(2), backend=backend, mode=mode)
-    right, up = raster.image[0].unbind(-1)
-    assert right[:, 8:].sum() > 10 * right[:, :8].sum() > 0 or right[:, :8].sum() == 0 < right[:, 8:].sum()
-    assert up[:8].sum() > 10 * up[8:].sum() > 0 or up[8:].sum() == 0 < up[:8].sum()
-
-
-@EACH
-def test_the_nearer_gaussian_hides_the_farther(backend: str, mode: str) -> None:
-    views = ring(2, elevation_deg=0.0, distance=2.0, size=9)  # from +x and from -x: both sides of a disc are alike
-    means = torch.tensor([[0.3, 0.0, 0.0], [-0.3, 0.0, 0.0]])
-    shape = torch.tensor([FACING_X]).expand(2, 4), torch.full((2, 3), 0.3), torch.full((2,), 0.95)
-    raster = rasterize(means, *shape, torch.eye(2), views, torch.zeros(2), backend=backend, mode=mode)
-    front, back = raster.image[:, 4, 4]
-    torch.testing.assert_close(front, torch.tensor([0.95, 0.05 * 0.95]))
-    torch.testing.assert_close(back, torch.tensor([0.05 * 0.95, 0.95]))
-    swapped = rasterize(means.flip(0), *shape, torch.eye(2), views, torch.zeros(2), backend=backend, mode=mode)
-    torch.testing.assert_close(swapped.image, raster.image.flip(0))
 
 
 @EACH
@@ -230,27 +201,13 @@ def test_spherical_harmonics_are_those_of_scipy() -> None:
         for order in range(-degree, degree + 1):
             value = sph_harm_y(degree, abs(order), theta, phi)
             expected.append(value.real if order == 0 else math.sqrt(2) * (value.imag if order < 0 else value.real))
-    for degree in range(4):
-        ours = np.stack(sh_polynomials(degree, x, y, z))
-        np.testing.assert_allclose(ours, np.stack(expected[: (degree + 1) ** 2]), atol=1e-12)
     coeffs = torch.randn(50, 16, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for degree in range(4):
         needed = (degree + 1) ** 2
+        np.testing.assert_allclose(np.stack(sh_polynomials(degree, x, y, z)), expected[:needed], atol=1e-12)
         colors = np.maximum(np.einsum("kn,nkc->nc", np.stack(expected[:needed]), coeffs[:, :needed].numpy()) + 0.5, 0)
         np.testing.assert_allclose(spherical_harmonics(degree, dirs, coeffs).numpy(), colors, atol=1e-12)
         assert (colors == 0).any() and (colors > 1).any()
-
-
-@pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_colour_depends_on_the_direction_from_the_camera(backend: str) -> None:
-    views = ring(2, elevation_deg=0.0, distance=2.0, size=5)  # looking along -x and along +x
-    coeffs = torch.zeros(1, 4, 3)
-    coeffs[0, 3] = torch.tensor([0.5, 0.0, -0.5])  # the basis function is -0.4886 x
-    shape = torch.zeros(1, 3), torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 3), 0.5), torch.tensor([0.9])
-    raster = rasterize(*shape, coeffs, views, torch.zeros(3), sh_degree=1, backend=backend)
-    slope = 0.5 * 0.4886025
-    expected = 0.9 * torch.tensor([[0.5 + slope, 0.5, 0.5 - slope], [0.5 - slope, 0.5, 0.5 + slope]])
-    torch.testing.assert_close(raster.image[:, 2, 2], expected)
 
 
 def test_unknown_modes_and_backends_are_told_in_a_sentence() -> None:

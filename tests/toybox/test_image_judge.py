@@ -30,13 +30,6 @@ def test_the_truths_are_of_the_view_that_the_prompt_names() -> None:
     assert truths("a corgi") is None
 
 
-@pytest.mark.parametrize("colour", [(0.6, 0.7, 0.8), (1.0, 1.0, 1.0), (0.0, 0.2, 0.0)])
-def test_the_nearest_truth_of_a_truth_is_itself_on_its_background(colour: tuple[float, float, float]) -> None:
-    bank = truths("a red car, front left view")
-    image = on(bank, 37, colour)
-    assert torch.allclose(bank.nearest(image[None])[0][0], image, atol=1e-6)
-
-
 def test_the_nearest_truth_is_what_a_search_over_all_of_them_finds() -> None:
     torch.manual_seed(0)
     bank = Truths(torch.rand(5, 3, 6, 6) * 0.5, torch.rand(5, 1, 6, 6))
@@ -57,9 +50,8 @@ def test_the_figures_of_a_true_picture_are_the_truth_s() -> None:
     for name in ("saturation", "sharpness", "texture_power"):
         assert found[name] == pytest.approx(found[f"true_{name}"], rel=1e-3)
     assert found["decoded_sharpness"] == found["true_sharpness"]  # of an autoencoder that loses nothing
-    assert (
-        set(judge.figures(picture, "a corgi", FiniteSetPrior())) == {"saturation", "sharpness"} and not judge.unmeasured
-    )
+    of_another_world = judge.figures(picture, "a corgi", FiniteSetPrior())
+    assert of_another_world.keys() == {"saturation", "sharpness"} and not judge.unmeasured
 
 
 def test_the_truths_of_a_material_are_instances_and_stand_together_for_it() -> None:
@@ -98,16 +90,12 @@ def test_true_pictures_are_no_distance_from_the_truth() -> None:
     assert judge.distance(own[:1], bank.pictures()) == {}
 
 
-def red_duck() -> Distillation:
-    return Distillation("a red duck", FiniteSetPrior(), Pixels(count=1), DDS())
-
-
 def test_what_the_image_judge_says_of_movement_and_of_the_source() -> None:
     """Drift from four fifths of the iterations on; change and similarities to the source image."""
     duck = on(truths("a yellow duck"), 0, (0.85, 0.85, 0.85))[None]
     judge, data = ToyboxImageJudge(), Canvas()
     data.source = duck
-    module, shown = red_duck(), {}
+    module, shown = Distillation("a red duck", FiniteSetPrior(), Pixels(count=1), DDS()), {}
     module.show = lambda views: Render(shown["image"], torch.ones(1, 1, 64, 64), torch.zeros(1, 1, 64, 64))
     for step in range(1, 11):
         shown["image"] = (duck - 0.01 * step).clamp(0, 1)

@@ -9,22 +9,24 @@ import torch
 from asdkit.rendering.cameras import ring
 from asdkit.toybox import raycaster as shapes
 from asdkit.toybox.captions import parse
-from asdkit.toybox.materials import MATERIALS, occluders, paint, shade
+from asdkit.toybox.materials import MATERIALS, Texture, occluders, paint, shade
 from asdkit.toybox.things import COLOURS, Thing
 from asdkit.toybox.world import render
 
 RED, WHITE = (np.array(COLOURS[word]) for word in ("red", "white"))
 
 
-def _painted(word: str, points: np.ndarray, normal: tuple[float, float, float] = (1.0, 0.0, 0.0)) -> np.ndarray:
-    other = "white" if MATERIALS[word].natural is None else None
-    texture = Thing("ball", "red", material=word, other=other).texture(5)
-    return np.array([paint(texture, *point, *normal) for point in points])
+def _texture(word: str) -> Texture:
+    return parse(f"a red {word} ball").texture(5)
+
+
+def _painted(word: str, points: np.ndarray) -> np.ndarray:
+    """On a surface that faces +x."""
+    return np.array([paint(_texture(word), *point, 1.0, 0.0, 0.0) for point in points])
 
 
 def _in_periods(word: str, points: np.ndarray) -> np.ndarray:
-    other = "white" if MATERIALS[word].natural is None else None
-    texture = Thing("ball", "red", material=word, other=other).texture(5)
+    texture = _texture(word)
     assert np.allclose(texture.turn @ texture.turn.T, np.eye(3)) and np.linalg.det(texture.turn) > 0.99
     low, high = MATERIALS[word].scale
     assert low <= texture.scale <= high
@@ -34,14 +36,10 @@ def _in_periods(word: str, points: np.ndarray) -> np.ndarray:
 POINTS = np.random.default_rng(0).uniform(-0.95, 0.95, (400, 3))
 
 
-def test_stripes_are_half_periods_of_a_plane_wave() -> None:
-    share = (_in_periods("striped", POINTS)[:, 2] % 1 > 0.5)[:, None]
-    assert np.allclose(_painted("striped", POINTS), np.where(share, WHITE, RED)) and 0.3 < share.mean() < 0.7
-
-
-def test_squares_alternate_along_each_axis() -> None:
-    share = (np.floor(_in_periods("checkered", POINTS)).sum(1) % 2)[:, None]
-    assert np.allclose(_painted("checkered", POINTS), np.where(share, WHITE, RED)) and 0.3 < share.mean() < 0.7
+def test_stripes_are_half_periods_of_a_plane_wave_and_squares_alternate_along_each_axis() -> None:
+    striped, checkered = (_in_periods(word, POINTS) for word in ("striped", "checkered"))
+    for word, share in {"striped": striped[:, 2] % 1 > 0.5, "checkered": np.floor(checkered).sum(1) % 2}.items():
+        assert np.allclose(_painted(word, POINTS), np.where(share[:, None], WHITE, RED)) and 0.3 < share.mean() < 0.7
 
 
 def test_spots_are_balls_on_a_body_centred_lattice() -> None:
@@ -86,18 +84,16 @@ def _waves(points: np.ndarray, phases: np.ndarray) -> np.ndarray:
 def test_wood_has_rings_around_an_axis_and_marble_has_veins_along_disturbed_planes() -> None:
     """Rings of one period by the distance from the axis; veins where a disturbed plane wave is near 0."""
     points = _in_periods("wooden", POINTS)
-    phases = Thing("ball", "red", material="wooden").texture(5).phases
+    phases = _texture("wooden").phases
     rings = np.hypot(points[:, 0], points[:, 1]) + 0.35 * _waves(points * [0.3, 0.3, 0.15], phases)
     dark = (0.5 + 0.5 * np.sin(2 * np.pi * rings)) ** 2
     assert np.allclose(_painted("wooden", POINTS), RED * (1 - 0.45 * dark)[:, None])
     points = _in_periods("marble", POINTS)
-    phases = Thing("ball", "red", material="marble").texture(5).phases
+    phases = _texture("marble").phases
     vein = np.abs(np.sin(np.pi * (points[:, 2] + 0.6 * _waves(0.8 * points, phases))))
     share = 0.9 * np.maximum(0, 1 - 2.2 * vein)[:, None]
-    light = RED @ [0.3, 0.6, 0.1]
-    assert np.allclose(
-        _painted("marble", POINTS), (1 - share) * RED + share * (0.35 * RED if light > 0.3 else 0.5 + RED / 2)
-    )
+    vein_colour = 0.35 * RED if RED @ [0.3, 0.6, 0.1] > 0.3 else 0.5 + RED / 2
+    assert np.allclose(_painted("marble", POINTS), (1 - share) * RED + share * vein_colour)
 
 
 @pytest.mark.parametrize("word", MATERIALS)

@@ -6,21 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from asdkit.toybox import world
-from asdkit.toybox.captions import parse
-from asdkit.toybox.measures import (
-    diversity,
-    kid,
-    kid_error,
-    mottle,
-    palette_distance,
-    psnr,
-    silhouette_iou,
-    spectrum,
-    spectrum_distance,
-    texture_power,
-)
-from asdkit.toybox.truths import pictured
+from asdkit.toybox import measures
 
 
 def wave(cycles: float, amplitude: float, size: int = 128) -> torch.Tensor:
@@ -29,19 +15,20 @@ def wave(cycles: float, amplitude: float, size: int = 128) -> torch.Tensor:
 
 
 def test_psnr_of_a_constant_error() -> None:
-    assert psnr(torch.full((1, 3, 4, 4), 0.6), torch.full((1, 3, 4, 4), 0.5)).item() == pytest.approx(20, abs=1e-4)
+    first, second = torch.full((1, 3, 4, 4), 0.6), torch.full((1, 3, 4, 4), 0.5)
+    assert measures.psnr(first, second).item() == pytest.approx(20, abs=1e-4)
 
 
 def test_silhouettes() -> None:
     left, all_of_it = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
     left[..., :2] = 0.6
-    assert silhouette_iou(left, all_of_it).item() == 0.5
-    assert silhouette_iou(left * 0.5, left * 0.5).item() == 1, "two empty silhouettes agree"
-    assert silhouette_iou(left * 0.5, left).item() == 0
+    assert measures.silhouette_iou(left, all_of_it).item() == 0.5
+    assert measures.silhouette_iou(left * 0.5, left * 0.5).item() == 1, "two empty silhouettes agree"
+    assert measures.silhouette_iou(left * 0.5, left).item() == 0
 
 
 def test_the_spectrum_of_a_wave_is_half_its_squared_amplitude_in_its_band() -> None:
-    bands = spectrum(wave(9, 0.2))[0]
+    bands = measures.spectrum(wave(9, 0.2))[0]
     expected = torch.zeros(64)
     expected[0], expected[9] = 0.5**2, 0.2**2 / 2
     assert torch.allclose(bands, expected, atol=1e-6)
@@ -52,33 +39,24 @@ def test_the_spectrum_adds_up_to_the_mean_square() -> None:
     coefficients = torch.zeros(2, 3, 32, 32, dtype=torch.complex128)
     coefficients[..., :8, :8] = torch.randn(2, 3, 8, 8, dtype=torch.complex128)
     images = torch.fft.ifft2(coefficients).real
-    assert torch.allclose(spectrum(images).sum(1), images.square().mean((1, 2, 3)).float())
+    assert torch.allclose(measures.spectrum(images).sum(1), images.square().mean((1, 2, 3)).float())
 
 
 def test_texture_power_and_the_distance_of_spectra_by_hand() -> None:
     coarse, both = wave(3, 0.2), wave(3, 0.2) + wave(20, 0.1) - 0.5
-    assert texture_power(both).item() == pytest.approx(0.25, rel=1e-4)
-    ends = [round(x, 4) for x in (texture_power(coarse).item(), texture_power(torch.rand(1, 3, 128, 128)).item())]
-    assert ends[0] == 0 and ends[1] > 10
+    assert measures.texture_power(both).item() == pytest.approx(0.25, rel=1e-4)
+    noise = torch.rand(1, 3, 128, 128)
+    assert measures.texture_power(coarse).item() < 1e-4 and measures.texture_power(noise).item() > 10
     weaker = 0.5 + (torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) - 0.5) * 0.5
     noise = 0.5 + (weaker - 0.5) * 2
-    assert spectrum_distance(weaker, noise) == pytest.approx(20 * math.log10(2), abs=1e-3)
-
-
-def test_textures_have_texture_power_and_their_mean_has_little() -> None:
-    generator = torch.Generator().manual_seed(0)
-    views = world.sample_views(generator, 1)[torch.zeros(6).long()]
-    ball = parse("a red and white striped ball")
-    shown = torch.cat([world.render(ball, views[:1], supersample=1, instance=i).image for i in range(6)])
-    assert texture_power(shown).mean() > 2 * texture_power(shown.mean(0, keepdim=True)).item()
-    assert diversity(shown) > 0.02 and pictured([ball] * 2, views[:2], generator).shape == (2, 3, 128, 128)
+    assert measures.spectrum_distance(weaker, noise) == pytest.approx(20 * math.log10(2), abs=1e-3)
 
 
 def test_the_palette_distance_of_moved_colours_is_how_far_they_are_moved() -> None:
     colours, move = torch.rand(512, 3), torch.tensor([0.1, -0.2, 0.05])
-    assert palette_distance(colours, colours[torch.randperm(512)]) == 0
-    assert palette_distance(colours, colours + move) == pytest.approx(move.norm().item(), rel=0.03)
-    assert math.isnan(palette_distance(colours, colours[:0]))
+    assert measures.palette_distance(colours, colours[torch.randperm(512)]) == 0
+    assert measures.palette_distance(colours, colours + move) == pytest.approx(move.norm().item(), rel=0.03)
+    assert math.isnan(measures.palette_distance(colours, colours[:0]))
 
 
 def test_the_palette_distance_sees_which_values_of_the_channels_belong_together() -> None:
@@ -87,8 +65,8 @@ def test_the_palette_distance_sees_which_values_of_the_channels_belong_together(
     first, second = (pair.repeat(300, 1) for pair in pairs)
     on_a_sphere = torch.nn.functional.normalize(torch.randn(4000, 3))
     slow = 2 * torch.stack([(a @ on_a_sphere.T).sort(0).values for a in pairs]).diff(dim=0).abs().mean().item()
-    assert palette_distance(first, second) == pytest.approx(slow, rel=0.05) and slow > 0.2
-    assert palette_distance(first, second[:100]) == pytest.approx(palette_distance(first, second), rel=0.02)
+    assert measures.palette_distance(first, second) == pytest.approx(slow, rel=0.05) and slow > 0.2
+    assert measures.palette_distance(first, second[:100]) == pytest.approx(slow, rel=0.07)
 
 
 def test_mottle_is_what_is_rough_where_the_truth_is_smooth() -> None:
@@ -96,17 +74,17 @@ def test_mottle_is_what_is_rough_where_the_truth_is_smooth() -> None:
     truth, alpha = torch.full((1, 3, 64, 64), 0.5), torch.zeros(1, 1, 64, 64)
     alpha[..., 8:56, 8:56] = 1
     truth[..., 30:34] = 0.9  # an edge, near which nothing counts
-    assert mottle(truth, truth, alpha) == 1
+    assert measures.mottle(truth, truth, alpha) == 1
     rounded = (truth + (torch.rand_like(truth) - 0.5) / 255).expand(1, 3, 64, 64)
-    assert mottle(rounded, truth, alpha) == pytest.approx(2, abs=0.05)
+    assert measures.mottle(rounded, truth, alpha) == pytest.approx(2, abs=0.05)
     noisy = truth + 0.05 * torch.randn_like(truth)
     rounding = 0.2575 / 255
     expected = (0.05 * math.sqrt(2.5 / math.pi) + rounding) / rounding
-    assert mottle(noisy, truth, alpha) == pytest.approx(expected, rel=0.05)
+    assert measures.mottle(noisy, truth, alpha) == pytest.approx(expected, rel=0.05)
     elsewhere = torch.where(alpha > 0, truth, torch.rand_like(truth))
     elsewhere[..., 29:35] = 0.2
-    assert mottle(elsewhere, truth, alpha) == pytest.approx(1, abs=1e-4), "neither outside nor at edges"
-    assert math.isnan(mottle(truth, truth, alpha * 0))
+    assert measures.mottle(elsewhere, truth, alpha) == pytest.approx(1, abs=1e-4), "neither outside nor at edges"
+    assert math.isnan(measures.mottle(truth, truth, alpha * 0))
 
 
 def test_kid_by_slow_loops() -> None:
@@ -117,20 +95,20 @@ def test_kid_by_slow_loops() -> None:
         return sum((float(first[a] @ second[b]) / 4 + 1) ** 3 for a, b in pairs) / len(pairs)
 
     expected = mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False)
-    assert kid(x, y) == pytest.approx(expected, rel=1e-5)
+    assert measures.kid(x, y) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_error_of_kid_is_the_deviation_over_new_draws() -> None:
     def draw() -> tuple[torch.Tensor, torch.Tensor]:
         return torch.randn(60, 4), torch.randn(60, 4) + 0.7
 
-    spread = torch.tensor([kid(*draw()) for _ in range(200)]).std().item()
-    errors = torch.tensor([kid_error(*draw()) for _ in range(8)]).mean().item()
+    spread = torch.tensor([measures.kid(*draw()) for _ in range(200)]).std().item()
+    errors = torch.tensor([measures.kid_error(*draw()) for _ in range(8)]).mean().item()
     assert errors == pytest.approx(spread, rel=0.25)
 
 
 def test_pairwise_distances() -> None:
     black, white = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
-    assert diversity(black) == 0
-    assert [diversity(torch.cat([black, white * level])) for level in (1, 0.5)] == pytest.approx([1, 0.5])
-    assert diversity(torch.cat([black, white, white])) == pytest.approx(2 / 3)
+    assert measures.diversity(black) == 0
+    assert [measures.diversity(torch.cat([black, white * level])) for level in (1, 0.5)] == pytest.approx([1, 0.5])
+    assert measures.diversity(torch.cat([black, white, white])) == pytest.approx(2 / 3)

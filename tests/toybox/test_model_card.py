@@ -12,7 +12,7 @@ from asdkit.rendering.cameras import Views, ring
 from asdkit.scores.fields import ddim
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
-from asdkit.toybox.clip import TinyCLIP, prompt_among
+from asdkit.toybox.clip import TinyCLIP, candidate_prompts, prompt_among
 from asdkit.toybox.things import is_held_out
 from asdkit.toybox.training import model_card
 from asdkit.toybox.truths import pictured
@@ -122,6 +122,7 @@ def test_a_picture_is_ranked_among_its_own_prompt_and_others(monkeypatch: pytest
     images, own = torch.rand(30, 3, 4, 4), ["a yellow duck", prompt_among(5, "a yellow duck")[3]] * 15
     alone = [int(logits(images[i : i + 1], prompt_among(5, own[i])).argmax()) == 0 for i in range(30)]
     assert clip.are_first(images, own, 5).tolist() == alone and 0 < sum(alone) < 30
+    assert len(set(candidate_prompts(200))) == 200
 
 
 def test_the_table_says_what_is_wanted_and_whether_it_is_reached() -> None:

@@ -13,10 +13,10 @@ from asdkit.rendering.cameras import Views
 from asdkit.rendering.rays import Rays, Volume, march, rays_of, stratified
 
 _POINTS = 1 << 18  # that a volume is asked for at a time
-_RAYS = 1 << 13
 _SKIN = 1 / 32  # of the cube's half: how far from the surface, on both sides, its colour comes from
 _LAYERS = 6  # of the skin
-_EMPTY = 1e-3  # opacity of a skin that has no colour
+Alpha = Float[Tensor, "B 1 H W"]
+Places = Float32[np.ndarray, "N 3"]
 
 
 class Mesh(NamedTuple):
@@ -28,15 +28,12 @@ class Mesh(NamedTuple):
     colours: Float32[np.ndarray, "V 3"]  # in [0,1], as displays take them (sRGB)
 
 
-def extract(
-    volume: Volume, views: Views, alpha: Float[Tensor, "B 1 H W"], resolution: int = 128, faces: int = 0
-) -> Mesh:
+def extract(volume: Volume, views: Views, alpha: Alpha, resolution: int = 128, faces: int = 0) -> Mesh:
     """The surface of a volume, at the density that gives it the silhouettes of its renders; its largest connected part.
 
     Densities have no surface, and span such a range that straight lines between grid points miss it. So the density d
-    is squeezed to d / (d + t), t the `threshold`, smoothed over a grid step, and cut at the threshold of that.
-    The views see the volume from all sides, `resolution` points lie along each axis of its cube, and `faces` are the
-    most that are made, 0 for no limit.
+    is squeezed to d / (d + t), t the `threshold`, smoothed over a grid step, and cut at the threshold of that. There
+    are `resolution` points along each axis, and `faces` are the most that are made, 0 for no limit.
     """
     smooth = require_package("scipy.ndimage", "mesh").gaussian_filter
     density = density_grid(volume, resolution)
@@ -65,11 +62,11 @@ def density_grid(volume: Volume, resolution: int) -> Float[Tensor, "R R R"]:
     return density.view(resolution, resolution, resolution)
 
 
-def threshold(grid: Float[Tensor, "R R R"], half: float, views: Views, alpha: Float[Tensor, "B 1 H W"]) -> float:
+def threshold(grid: Float[Tensor, "R R R"], half: float, views: Views, alpha: Alpha) -> float:
     """The value of a cube's grid whose silhouettes agree best with the pixels of opacity above 1/2.
 
-    A pixel belongs to a surface's silhouette if the largest value along its ray reaches the threshold. All thresholds
-    are tried; the best one has the largest intersection over union, which must not be zero.
+    A pixel belongs to a silhouette if the largest value along its ray reaches the threshold. All are tried; the best
+    one has the largest intersection over union, which must not be zero.
     """
     covered = alpha.detach().cpu().flatten() > 0.5
     peaks, order = _peaks(grid, half, views.to("cpu")).sort(descending=True)
@@ -88,7 +85,7 @@ def _peaks(grid: Float[Tensor, "R R R"], half: float, views: Views) -> Float[Ten
     rays = rays_of(views, half)
     peaks, hits = torch.zeros_like(rays.near), (rays.far > rays.near).nonzero().squeeze(1)
     values = grid.permute(2, 1, 0)[None, None]  # grid_sample's last axis is x
-    for part in hits.split(_RAYS):
+    for part in hits.split(1 << 13):
         chosen = Rays(*(values[part] for values in rays))
         points = chosen.origins[:, None] + stratified(chosen, 2 * len(grid))[..., None] * chosen.directions[:, None]
         read = grid_sample(values, (points / half)[None, None], align_corners=True)
@@ -97,25 +94,17 @@ def _peaks(grid: Float[Tensor, "R R R"], half: float, views: Views) -> Float[Ten
 
 
 def surface(grid: Float[Tensor, "R R R"], level: float, half: float) -> Any:
-    """The closed surface where a cube's grid has the value `level`, as trimesh's mesh.
-
-    Of several parts it is the one that encloses the largest volume; a cavity's volume is negative.
-    """
+    """The closed surface where a cube's grid has the value `level`, as trimesh's mesh: the part of largest volume."""
     closed = torch.nn.functional.pad(grid, (1,) * 6).numpy()
     cut = require_package("skimage.measure", "mesh").marching_cubes
     vertices, faces, _, _ = cut(closed, level, gradient_direction="ascent")
     whole = _model((vertices - 1) * (2 * half / (len(grid) - 1)) - half, faces)
-    return max(whole.split(only_watertight=False), key=lambda part: part.volume)
+    return max(whole.split(only_watertight=False), key=lambda part: part.volume)  # a cavity's is negative
 
 
 @torch.no_grad()
-def skin(
-    volume: Volume, points: Float32[np.ndarray, "N 3"], normals: Float32[np.ndarray, "N 3"]
-) -> Float32[np.ndarray, "N 3"]:
-    """The colours of points of a volume's surface, seen by cameras that look straight at them, through a thin layer.
-
-    Where that is empty, the colour is that of the nearest point where it isn't.
-    """
+def skin(volume: Volume, points: Places, normals: Places) -> Places:
+    """The colours of a volume's surface, seen straight on through a thin layer; where it is empty, the nearest's."""
     depth, colours, alphas = _SKIN * volume.half, [], []
     places, directions = (torch.from_numpy(array).split(_POINTS // _LAYERS) for array in (points, normals))
     for place, outwards in zip(places, directions, strict=True):
@@ -124,7 +113,7 @@ def skin(
         seen = march(volume.radiance, rays, stratified(rays, _LAYERS), lambda at: at.abs().amax(1) <= volume.half)
         colours.append((seen.colour / seen.alpha.clamp(min=1e-10)[:, None]).clamp(0, 1))
         alphas.append(seen.alpha)
-    result, full = torch.cat(colours).numpy(), (torch.cat(alphas) > _EMPTY).numpy()
+    result, full = torch.cat(colours).numpy(), (torch.cat(alphas) > 1e-3).numpy()
     if full.any() and not full.all():
         nearest = require_package("scipy.spatial", "mesh").cKDTree(points[full]).query(points[~full])[1]
         result[~full] = result[full][nearest]

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from asdkit.core.optional import require_package
 from asdkit.core.parts import require
-from asdkit.formats.colour import from_linear_light, linear_light
 from asdkit.formats.glb import TO_GLTF, read_scene
-from asdkit.formats.pictures import FORMATS, of_bounded_size
+from asdkit.formats.pictures import FORMATS, from_linear_light, linear_light, of_bounded_size
 
+Places = tuple[Int64[Tensor, " N"], Float[Tensor, "N 3"]]  # triangles, and weights of their corners, which sum to 1
 Points = tuple[Float[Tensor, "N 3"], Float[Tensor, "N 3"] | None]  # and their sRGB colours, if they have any
 _GLTF = (".glb", ".gltf")
 _Y_UP = (*_GLTF, ".obj")  # with the front towards +z; others have the world's axes
@@ -32,10 +32,8 @@ def fit(points: Float[Tensor, "N 3"], radius: float, name: str | Path) -> Float[
     return points * (radius / size)
 
 
-def scatter(
-    corners: Float[Tensor, "F 3 3"], count: int, generator: torch.Generator, name: str | Path
-) -> tuple[Int64[Tensor, " N"], Float[Tensor, "N 3"]]:
-    """Places spread evenly over a surface: their triangles, and weights of the three corners, which sum to 1."""
+def scatter(corners: Float[Tensor, "F 3 3"], count: int, generator: torch.Generator, name: str | Path) -> Places:
+    """Places spread evenly over a surface."""
     edges = corners[:, 1:] - corners[:, :1]
     areas = torch.linalg.cross(edges[:, 0], edges[:, 1]).norm(dim=1).double()
     require(bool(areas.sum() > 0), f"{name} has no surface: all its faces are degenerate.")
@@ -63,7 +61,7 @@ def sample_mesh(path: Path, count: int, radius: float, generator: torch.Generato
     colours, coloured, first = torch.full((count, 3), 0.5), False, 0
     for part, _ in parts:
         chosen = (faces >= first) & (faces < first + len(part.faces))
-        if (seen := _colours(part, faces[chosen] - first, weights[chosen], path)) is not None:
+        if (seen := _colours(part, (faces[chosen] - first, weights[chosen]), path)) is not None:
             colours[chosen], coloured = seen, True
         first += len(part.faces)
     return points, colours if coloured else None
@@ -97,9 +95,8 @@ def _check_parts(path: Path) -> None:
     else:
         parts = len(re.findall(_PART[suffix], path.read_bytes(), re.MULTILINE)) if suffix in _PART else 1
     if parts > _PARTS or corners > max(_CORNERS, path.stat().st_size):
-        raise ValueError(
-            f"{path} shows {parts} parts with {corners} corners; join some, for {_PARTS} and {_CORNERS} are the most."
-        )
+        most = f"{_PARTS} and {_CORNERS} are the most"
+        raise ValueError(f"{path} shows {parts} parts with {corners} corners; join some, for {most}.")
 
 
 def _shown(path: Path, scene: Any) -> tuple[int, int]:
@@ -122,14 +119,11 @@ def _placements(graph: Any) -> dict[str, Float[np.ndarray, "4 4"]]:
     return placements
 
 
-def _colours(
-    part: Any, faces: Int64[Tensor, " N"], weights: Float[Tensor, "N 3"], path: Path
-) -> Float[Tensor, "N 3"] | None:
-    """sRGB at places of a mesh: what material, texture and vertices say, multiplied in linear light as in glTF.
-
-    glTF's plain colours, of materials and vertices, are linear light; its textures, and all of other files, are sRGB.
+def _colours(part: Any, places: Places, path: Path) -> Float[Tensor, "N 3"] | None:
+    """sRGB at places of a mesh: what material, texture and vertices say, multiplied in linear light as in glTF, whose
+    plain colours are linear light; its textures, and all of other files, are sRGB.
     """
-    look, gltf = part.visual, path.suffix.lower() in _GLTF
+    (faces, weights), look, gltf = places, part.visual, path.suffix.lower() in _GLTF
     material = getattr(look, "material", None)
     picture, plain = getattr(material, "baseColorTexture", None), getattr(material, "baseColorFactor", None)
     if not gltf:

@@ -10,12 +10,10 @@ from PIL import Image
 
 from asdkit.core.atomic import atomic
 from asdkit.core.optional import require_package
-from asdkit.formats.colour import linear_light
 from asdkit.formats.glb import TO_GLTF
 from asdkit.formats.mesh.extract import Mesh, skin
+from asdkit.formats.pictures import linear_light
 from asdkit.rendering.rays import Volume
-
-_PADDING = 4  # pixels between charts, about
 
 
 class Texture(NamedTuple):
@@ -28,13 +26,13 @@ class Texture(NamedTuple):
 
 
 def bake(mesh: Mesh, volume: Volume, size: int = 1024) -> Texture:
-    """A texture with the volume's colours, which carry on beyond the charts' borders.
+    """A texture of `size` pixels with the volume's colours, which carry on beyond the charts' borders.
 
-    It is `size` pixels high and wide. Unwrapping takes 2 s for 20,000 faces, 17 s for 80,000: let `extract` make few.
+    Unwrapping takes 2 s for 20,000 faces, 17 s for 80,000: let `extract` make few.
     """
     xatlas, spread = require_package("xatlas", "mesh"), require_package("scipy.ndimage", "mesh").distance_transform_edt
     atlas, packing = xatlas.Atlas(), xatlas.PackOptions()
-    packing.resolution, packing.padding = size, _PADDING
+    packing.resolution, packing.padding = size, 4  # pixels between charts, about
     atlas.add_mesh(mesh.vertices, mesh.faces.astype(np.uint32))
     atlas.generate(pack_options=packing)
     parents, faces, uvs = atlas[0]
@@ -49,10 +47,8 @@ def bake(mesh: Mesh, volume: Volume, size: int = 1024) -> Texture:
     return Texture(parents, faces, uvs.astype(np.float32), (image * 255).round().astype(np.uint8))
 
 
-def _inside(
-    corners: Float64[np.ndarray, "F 3 2"], size: int
-) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"], Float64[np.ndarray, "N 3"]]:
-    """Pixels (row * size + column, bottom row first) whose centres are in triangles, these, and the corners' shares."""
+def _inside(corners: Float64[np.ndarray, "F 3 2"], size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """N pixels (row * size + column, bottom first) with centres in triangles, these, and the corners' shares [N,3]."""
     polygon = require_package("skimage.draw", "mesh").polygon
     pixels = [polygon(*(corner.T[::-1] - 0.5), (size, size)) for corner in corners]
     face = np.repeat(np.arange(len(corners)), [len(rows) for rows, _ in pixels])
@@ -65,10 +61,10 @@ def _inside(
 
 
 def write_mesh(path: Path, mesh: Mesh, texture: Texture | None = None) -> list[Path]:
-    """Write a mesh as `.glb` or `.obj`, with a colour at each vertex or with a texture; returns the files.
+    """Write a mesh as `.glb` or `.obj`, y-up with the front towards +z, with a colour at each vertex or with a texture.
 
-    They are y-up with the front towards +z. A GLB is one file; an OBJ's texture lies beside it (.mtl and .png), and all
-    three files are written or none. A GLB's vertex colours are linear light, as glTF wants them, an OBJ's are sRGB.
+    An OBJ's texture lies beside it (.mtl and .png); all files are written or none, and are returned. A GLB's vertex
+    colours are linear light, as glTF wants them, an OBJ's are sRGB.
     """
     files = (_glb if path.suffix == ".glb" else _obj)(path, mesh, texture)
     with ExitStack() as stack:  # renames the last file first: when the mesh is there, so is what belongs to it
@@ -99,9 +95,8 @@ def _obj(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
         picture = Image.fromarray(texture.image)
         material = visual.material.SimpleMaterial(picture, white, white, black, 0.0, name)
         look = visual.TextureVisuals(uv=texture.uvs, material=material)
-    text, beside = require_package("trimesh.exchange.obj", "mesh").export_obj(
-        _model(mesh, texture, look), True, return_texture=True, mtl_name=f"{name}.mtl", header=None
-    )
+    export, model = require_package("trimesh.exchange.obj", "mesh").export_obj, _model(mesh, texture, look)
+    text, beside = export(model, True, return_texture=True, mtl_name=f"{name}.mtl", header=None)
     return {path: text.encode()} | {path.with_name(file): content for file, content in beside.items()}
 
 

@@ -5,37 +5,26 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from transformers import CLIPConfig, CLIPModel
 
 from asdkit.core.bounds import Count, LearningRate, Share, checked
 from asdkit.core.randomness import generator_for, seeded
 from asdkit.toybox.clip import prompt_among
-from asdkit.toybox.training.common import (
-    Training,
-    build_tokenizer,
-    save_half,
-    save_tokenizer,
-    starting_from,
-    text_settings,
-)
+from asdkit.toybox.training import common
 from asdkit.toybox.training.renders import Examples
 
 
 @checked
-class TrainCLIP(Training):
+class TrainCLIP(common.Training):
     """Trains a CLIPModel on pictures and the toybox's captions, by the symmetric contrastive loss.
 
-    Args:
-        output: the folder that receives `clip/` when training ends.
-        width: the width of both towers.
-        layers: the number of layers of the image tower; the text tower has two.
-        size: the edge of the pictures in pixels.
-        patch: the edge of an image patch in pixels.
-        learning_rate: AdamW's learning rate, which is held, then brought to zero linearly over the last quarter of the
-            steps.
-        plain_captions: the share of examples captioned by the bare prompt, without free wording and view words.
-        start: the pipeline folder whose `clip/`, of these sizes and words, training starts from, or `toybox` for the
-            embedded one; random weights when empty.
-        seed: the seed of the weights and of the choice of captions.
+    Args: output: the folder that receives `clip/` when training ends. width: the width of both towers. layers: the
+    number of layers of the image tower; the text tower has two. size: the edge of the pictures in pixels. patch: the
+    edge of an image patch in pixels. learning_rate: AdamW's learning rate, which is held, and falls to zero linearly in
+    the last quarter of the steps. plain_captions: the share of examples captioned by the bare prompt, without free
+    wording and view words. start: the pipeline folder whose `clip/`, of these sizes and words, training starts from, or
+    `toybox` for the embedded one; random weights when empty. seed: the seed of the weights and of the choice of
+    captions.
     """
 
     adamw = {"betas": (0.9, 0.98), "weight_decay": 0.05}
@@ -54,10 +43,8 @@ class TrainCLIP(Training):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        from transformers import CLIPConfig, CLIPModel
-
-        self.tokenizer = build_tokenizer()
-        text = text_settings(self.tokenizer, width)
+        self.tokenizer = common.build_tokenizer()
+        text = common.text_settings(self.tokenizer, width)
         shared = ("hidden_size", "intermediate_size", "projection_dim", "num_attention_heads")
         vision = {name: text[name] for name in shared}
         vision |= {"image_size": size, "patch_size": patch, "num_hidden_layers": layers}
@@ -65,7 +52,7 @@ class TrainCLIP(Training):
             self.clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=width))
         self.clip.set_attn_implementation("eager")  # 1.6 times faster to train on a CPU than the fused attention
         if start:
-            with starting_from(start) as folder:
+            with common.starting_from(start) as folder:
                 saved = CLIPModel.from_pretrained(folder / "clip", local_files_only=True)
                 self.clip.load_state_dict(saved.state_dict())
 
@@ -92,5 +79,5 @@ class TrainCLIP(Training):
 
     def save(self) -> None:
         folder = Path(self.hparams.output) / "clip"
-        save_half(self.clip, folder)
-        save_tokenizer(self.tokenizer, folder)
+        common.save_half(self.clip, folder)
+        common.save_tokenizer(self.tokenizer, folder)

@@ -119,8 +119,8 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
     (folder / "vocab.json").write_text(json.dumps(model["vocab"], indent=0) + "\n")
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
-    special |= {"pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
+    ends = dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")
+    special = {"bos_token": "<|startoftext|>"} | ends
     config = special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")

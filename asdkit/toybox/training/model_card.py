@@ -68,8 +68,7 @@ def drawn_things(held_out: bool, count: int, seed: int, fits: Callable[[Thing], 
 def sector_is_right(image: Float[Tensor, "3 H W"], thing: Thing, view: Views) -> bool:
     """Whether the nearest true render over the azimuths lies in the sector that was asked for.
 
-    Of a thing with a material they are means over eight instances: with a single one, or the nearest of several, the
-    texture decides instead of the shape (of true pictures of a striped duck every third would be wrong).
+    Of a material they are means over eight instances, lest the texture decides instead of the shape.
     """
     elevation, distance = view.elevation.rad2deg().item(), view.distance.item()
     candidates = ring(_AZIMUTHS, elevation, distance, size=image.shape[-1])
@@ -124,9 +123,8 @@ def evaluate_samples(prior: Pretrained, clip: TinyCLIP, seed: int, count: int = 
 
 
 def evaluate_variety(prior: Pretrained, seed: int, prompts: tuple[str, ...] = VARIED) -> Figures:
-    """The mean pairwise distance of 8 samples of a textured prompt from one camera, and it as a share of the truth's.
-
-    The truths are 8 instances from the same camera, before backgrounds of the world.
+    """The mean pairwise distance of 8 samples of a textured prompt from one camera, and it as a share of that of 8 true
+    instances before backgrounds of the world.
     """
     views, own, true = ring(1, size=world.SIZE)[torch.zeros(_ALIKE).long()], 0.0, 0.0
     generator = generator_for(seed, 0, "instances")
@@ -138,16 +136,15 @@ def evaluate_variety(prior: Pretrained, seed: int, prompts: tuple[str, ...] = VA
 
 
 def evaluate_kid(clip: TinyCLIP, images: Float[Tensor, "N 3 H W"], seed: int) -> Figures:
-    """KID of samples of trained prompts from `sector_views` to as many true pictures of this kind, with its error.
-
-    Beside it is the KID of others of these true pictures to the same ones. The features are those of the CLIP.
+    """KID of samples of trained prompts from `sector_views` to as many true pictures of this kind, with its error,
+    beside that of others of these true pictures to the same ones; by the features of the CLIP.
     """
     views = sector_views(len(images))
-    others, true = (
-        pictured(drawn_things(False, len(views), number), views, generator_for(number, 0, "true pictures"))
-        for number in (seed + 1, seed + 2)
-    )
-    own, others, true = (clip.features(some) for some in (images, others, true))
+    sets = [images]
+    for number in (seed + 1, seed + 2):
+        things = drawn_things(False, len(views), number)
+        sets.append(pictured(things, views, generator_for(number, 0, "true pictures")))
+    own, others, true = map(clip.features, sets)
     figures = {"kid": kid(own, true), "kid_error": kid_error(own, true)}
     return figures | {"true_kid": kid(others, true), "true_kid_error": kid_error(others, true)}
 

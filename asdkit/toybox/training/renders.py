@@ -30,12 +30,9 @@ Edge = Annotated[int, Within(8, 1024)]
 
 
 class Examples(NamedTuple):
-    """Training examples: which renders they are, their images, captions, prompts and cameras.
+    """Training examples: images are pictures [B,3,H,W] in [0,1], or latents [B,C,h,w] where the cache keeps these."""
 
-    The images are pictures [B,3,H,W] in [0,1], or latents [B,C,h,w] where the cache keeps these.
-    """
-
-    which: Tensor
+    which: Tensor  # of all renders
     images: Tensor
     captions: list[str]
     prompts: list[str]
@@ -43,9 +40,8 @@ class Examples(NamedTuple):
 
 
 class Renders(IterableDataset[Examples]):
-    """Endless batches of cached renders; batch k depends on (seed, rank, k) alone, captions are worded anew each time.
-
-    The folder is made by `render_cache`; `first` is the number of the first batch, the step at which a run resumes.
+    """Endless batches of a folder of `render_cache`; batch k depends on (seed, rank, k) alone, its captions too.
+    `first` is the number of the first batch, the step at which a run resumes.
     """
 
     def __init__(self, folder: Path, batch_size: int, seed: int = 0, first: int = 0, rank: int = 0) -> None:
@@ -77,9 +73,8 @@ def render_cache(
 ) -> Path:
     """Render `count` random pictures of random things into files of a folder, 250 in each, by two threads.
 
-    A finished cache of the same arguments is kept, and one that was stopped goes on.
-    The pictures are squares of `size` pixels. With a `vae`, an AutoencoderTiny, the cache keeps their latents alone,
-    fp16 and scaled as the pipeline uses them, which are a twelfth of the size at factor 8 and 8 channels.
+    A finished cache of the same arguments is kept, and one that was stopped goes on. With a `vae`, an AutoencoderTiny,
+    it keeps the pictures' latents alone, fp16 and scaled as the pipeline uses them: a twelfth of the size.
     """
     target = folder / f"{'held-out' if held_out else 'trained'}-{count}-seed{seed}-{size}px{_suffix(vae)}"
     draw = partial(_draw, target, seed=seed, count=count, held_out=held_out, size=size, vae=vae)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from asdkit.core.bounds import Count, LearningRate, Share, checked
 from asdkit.core.randomness import generator_for, seeded
@@ -16,10 +18,11 @@ from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.camera_embedding import CameraEmbedding
 from asdkit.scores.schedules import scaled_linear
 from asdkit.toybox.captions import vocabulary
-from asdkit.toybox.training.common import NETWORKS, Training, read_autoencoder, save_half, starting_from, text_settings
+from asdkit.toybox.training import common
 from asdkit.toybox.training.renders import Examples
 
-_SCHEDULER = NETWORKS["scheduler"]
+_SCHEDULER = common.NETWORKS["scheduler"]
+Weights = dict[str, Tensor]
 
 
 class Denoiser(nn.Module):
@@ -29,11 +32,8 @@ class Denoiser(nn.Module):
         super().__init__()
         from diffusers import UNet2DConditionModel
         from diffusers.models.attention_processor import AttnProcessor
-        from transformers import CLIPTextConfig, CLIPTextModel
 
-        from asdkit.toybox.training.common import build_tokenizer
-
-        self.tokenizer = build_tokenizer()
+        self.tokenizer = common.build_tokenizer()
         attention = (*[False] * (len(channels) - 1), True)
         self.unet = UNet2DConditionModel(
             in_channels=latent_channels,
@@ -42,11 +42,11 @@ class Denoiser(nn.Module):
             down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
             up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in attention[::-1]),
             cross_attention_dim=text_width,
-            **NETWORKS["unet"],
+            **common.NETWORKS["unet"],
         )
         # On a CPU and sequences this short, plain products are 14 % faster to train than the fused attention.
         self.unet.set_attn_processor(AttnProcessor())
-        self.text_encoder = CLIPTextModel(CLIPTextConfig(**text_settings(self.tokenizer, text_width)))
+        self.text_encoder = CLIPTextModel(CLIPTextConfig(**common.text_settings(self.tokenizer, text_width)))
         self.camera = CameraEmbedding(self.unet.time_embedding.linear_2.out_features)
         self._camera_offset: Tensor | None = None
         self.unet.time_embedding.register_forward_hook(self._add_camera)
@@ -61,22 +61,17 @@ class Denoiser(nn.Module):
 
 
 @checked
-class TrainUNet(Training):
+class TrainUNet(common.Training):
     """Trains a UNet2DConditionModel on the toybox's latents, by v-prediction, with text and camera conditions.
 
-    Args:
-        weights: the folder with `vae/` that receives `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`, `camera/`.
-        channels: the numbers of channels of the UNet's levels, at 16, 8 and 4 pixels.
-        text_width: the width of the text encoder.
-        learning_rate: AdamW's learning rate, which is held, then brought to zero linearly over the last quarter of the
-            steps.
-        ema_decay: the decay of the average of the weights, which is saved.
-        drop_text: the share of examples without text and camera, for classifier-free guidance.
-        drop_camera: the share of the other examples that get no camera, so that text alone suffices.
-        start: the pipeline folder whose `unet/`, `text_encoder/` and `camera/` training starts from, or `toybox` for
-            the embedded one; random weights when empty. Their sizes must be those given here, but words and positions
-            may have been added since.
-        seed: the seed of the weights, the noise and the drops.
+    Args: weights: the folder with `vae/` that receives `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`, `camera/`.
+    channels: the numbers of channels of the UNet's levels, at 16, 8 and 4 pixels. text_width: the width of the text
+    encoder. learning_rate: AdamW's learning rate, which is held, and falls to zero linearly in the last quarter of the
+    steps. ema_decay: the decay of the average of the weights, which is saved. drop_text: the share of examples without
+    text and camera, for classifier-free guidance. drop_camera: the share of the other examples that get no camera, so
+    that text alone suffices. start: the pipeline folder whose `unet/`, `text_encoder/` and `camera/` training starts
+    from, or `toybox` for the embedded one; random weights when empty. Their sizes must be those given here, but words
+    and positions may have been added since. seed: the seed of the weights, the noise and the drops.
     """
 
     adamw = {"betas": (0.9, 0.99), "weight_decay": 0.01, "foreach": True}
@@ -95,11 +90,11 @@ class TrainUNet(Training):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        latent_channels = read_autoencoder(Path(weights) / "vae").config.latent_channels
+        latent_channels = common.read_autoencoder(Path(weights) / "vae").config.latent_channels
         with seeded(seed):
             self.net = Denoiser(tuple(channels), latent_channels, text_width)
         if start:
-            with starting_from(start) as folder:
+            with common.starting_from(start) as folder:
                 load_pipeline(self.net, folder)
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(ema_decay)).requires_grad_(False)
         self.schedule = scaled_linear(1000, _SCHEDULER["beta_start"], _SCHEDULER["beta_end"], "v_prediction")
@@ -147,13 +142,10 @@ class TrainUNet(Training):
 
 
 def load_pipeline(net: Denoiser, folder: Path) -> None:
-    """Read the networks that `save_pipeline` wrote.
+    """Read what `save_pipeline` wrote; words and positions that the folder's text encoder lacks keep their values here.
 
-    The folder's tokenizer may know other words and its text encoder other positions: what both have is read, and what
-    is new keeps its values. An OSError, KeyError or RuntimeError if a file is missing, or of other sizes.
+    An OSError, KeyError or RuntimeError if a file is missing, or of other sizes.
     """
-    from safetensors.torch import load_file
-
     for name, module in {"unet": net.unet, "text_encoder": net.text_encoder, "camera": net.camera}.items():
         mine = {key.removeprefix("text_model."): key for key in module.state_dict()}
         files = sorted((folder / name).glob("*.safetensors"))  # without any, every weight is missing
@@ -165,9 +157,7 @@ def load_pipeline(net: Denoiser, folder: Path) -> None:
         module.load_state_dict(weights)
 
 
-def _grow_text(
-    weights: dict[str, Tensor], mine: dict[str, Tensor], words: dict[str, int], my_words: dict[str, int]
-) -> None:
+def _grow_text(weights: Weights, mine: Weights, words: dict[str, int], my_words: dict[str, int]) -> None:
     """Give the embeddings in `weights`, whose rows are `words`, the rows of `mine`: those of new words stay mine."""
     (tokens,) = (key for key in mine if key.endswith("token_embedding.weight"))
     (positions,) = (key for key in mine if key.endswith("position_embedding.weight"))
@@ -184,13 +174,10 @@ def _grow_text(
 def save_pipeline(net: Denoiser, folder: Path) -> None:
     """Write the networks beside `vae/` as a Stable Diffusion pipeline folder that transformers 4 and 5 both read."""
     from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline
-    from safetensors.torch import save_file
 
-    from asdkit.toybox.training.common import save_text_encoder, save_tokenizer
-
-    save_half(net.unet, folder / "unet")
-    save_text_encoder(net.text_encoder, folder / "text_encoder")
-    save_tokenizer(net.tokenizer, folder / "tokenizer")
+    common.save_half(net.unet, folder / "unet")
+    common.save_text_encoder(net.text_encoder, folder / "text_encoder")
+    common.save_tokenizer(net.tokenizer, folder / "tokenizer")
     scheduler = DDIMScheduler(**_SCHEDULER)
     scheduler.save_pretrained(folder / "scheduler")
     (folder / "camera").mkdir(exist_ok=True)
