@@ -27,10 +27,9 @@ from asdkit.commands.fit import CLI
 from asdkit.core.contexts import replaced
 from asdkit.distillation import Distillation
 from asdkit.priors.network_runner import HalfConv2d
-from asdkit.run.exits import exit_code_of
+from asdkit.run.exits import Signals, exit_code_of
 from asdkit.run.guard import Guard
 from asdkit.run.loggers import MetricsCSV
-from asdkit.run.signals import Signals
 
 Blocks = dict[str, list[float]]  # seconds of a step, by its kind, in each block
 OTHER, _PREFIX = "other", "asdkit."  # of spans

@@ -28,13 +28,13 @@ from asdkit.priors.locate import EMBEDDED
 from asdkit.priors.network_runner import fastest_dtype
 from asdkit.ranks import check_optimization, check_precision, check_strategy, watch_joining
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints, check_generator
+from asdkit.run.exits import Signals, slurm_job
 from asdkit.run.guard import Guard, RankAgreement
 from asdkit.run.live_view import Viewer
 from asdkit.run.loggers import Loggers, MetricsCSV
 from asdkit.run.progress import Progress
 from asdkit.run.report import Report
 from asdkit.run.run_folder import RunFolder, new_run_folder
-from asdkit.run.signals import Signals, slurm_job
 from asdkit.run.snapshots import Snapshots
 
 MAX_STEPS_LIMIT = 100_000_000

@@ -13,8 +13,8 @@ import torch
 import asdkit.commands.fit  # noqa: F401, what all forks have
 from asdkit.commands.main import main
 from asdkit.run import machine
+from asdkit.run.exits import heeded
 from asdkit.run.pool import spawned
-from asdkit.run.signals import heeded
 
 _OF_ASDKIT = "asdkit"  # after it in a command stand the arguments of `asdkit`
 

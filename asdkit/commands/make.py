@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from asdkit.commands.arguments import expand, prepare_libraries, trusted
 from asdkit.core.errors import UsageError
-from asdkit.run.exits import exit_code, sentence, silence_libraries
+from asdkit.run.exits import Signals, exit_code, sentence, silence_libraries
 
 if TYPE_CHECKING:
     from asdkit.run.result import Result
@@ -55,7 +55,6 @@ def make(
     with trusted(list(trust)), _interruptible():
         prepare_libraries()
         from asdkit.commands.fit import CLI
-        from asdkit.run.signals import Signals
 
         silence_libraries()
         try:

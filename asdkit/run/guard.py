@@ -14,8 +14,8 @@ from asdkit.core.bounds import Whole, checked
 from asdkit.core.errors import Diverged, Interrupted
 from asdkit.ranks import checksums
 from asdkit.rendering.cameras import Batch
+from asdkit.run.exits import Signals
 from asdkit.run.side_files import numbered_checkpoints
-from asdkit.run.signals import Signals
 
 
 class _Verdict(NamedTuple):

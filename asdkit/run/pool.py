@@ -15,11 +15,10 @@ from typing import IO, Any
 from asdkit.core.atomic import set_aside
 from asdkit.core.errors import Interrupted, UsageError
 from asdkit.run import machine, tables
-from asdkit.run.exits import exit_code, status
+from asdkit.run.exits import exit_code, heeded, status
 from asdkit.run.grid import Cell, Grid
 from asdkit.run.lock import locked
 from asdkit.run.side_files import write_json
-from asdkit.run.signals import heeded
 
 _POLL_SECONDS = 0.1
 STOPPED = (130, 143)  # the exit codes of what a signal has ended

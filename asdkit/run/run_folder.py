@@ -20,14 +20,13 @@ from asdkit.core.foreign import set_root_folder
 from asdkit.core.text import run_folder, slug
 from asdkit.distillation import Distillation
 from asdkit.run.checkpoints import AtomicCheckpointIO, fit_to
-from asdkit.run.exits import exit_code, sentence, status
+from asdkit.run.exits import exit_code, sentence, slurm_job, status
 from asdkit.run.judge import Judge, figures
 from asdkit.run.lock import RunLock
 from asdkit.run.loggers import MetricsCSV
 from asdkit.run.machine import versions
 from asdkit.run.report import Report
 from asdkit.run.side_files import read_facts, refuse_links, write_json
-from asdkit.run.signals import slurm_job
 
 _log = logging.getLogger(__name__)
 _FIRST_FILES = {"config.yaml", "run.json", "run.lock"}  # that a run has before its first iteration

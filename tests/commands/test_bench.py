@@ -33,7 +33,7 @@ from asdkit.commands.bench_steps import (
 from asdkit.commands.main import main
 from asdkit.priors.families import StableDiffusion
 from asdkit.priors.network_runner import halve
-from asdkit.run.signals import Signals
+from asdkit.run.exits import Signals
 
 VIEWS, SIZE, CPU = 2, 16, torch.device("cpu")
 

@@ -28,9 +28,9 @@ from asdkit.commands.main import main
 from asdkit.core.atomic import atomic, remove_leftovers, write_text
 from asdkit.core.errors import CannotWrite
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints, is_whole
+from asdkit.run.exits import Signals
 from asdkit.run.guard import Guard
 from asdkit.run.run_folder import RunFolder
-from asdkit.run.signals import Signals
 
 KILLS = 6
 QUICK = ("--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]")

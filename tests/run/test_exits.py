@@ -29,9 +29,8 @@ from asdkit.core.errors import CannotWrite, Diverged, Interrupted
 from asdkit.core.foreign import raised_in_process
 from asdkit.core.optional import require_package
 from asdkit.run.checkpoints import is_whole
-from asdkit.run.exits import exit_code, sentence
+from asdkit.run.exits import Signals, exit_code, sentence
 from asdkit.run.guard import Guard, _Verdict
-from asdkit.run.signals import Signals
 
 OPTIONS = ("--data.views_per_step=1", "--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]")
 OPTIONS += ("--checkpoints.every=2",)
