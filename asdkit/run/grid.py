@@ -100,6 +100,22 @@ class Grid:
         return run_folder(self.root, self.recipe, f"{slug(words, _NAME_CHARACTERS)}-{digest[:8]}")
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A run in a comparison."""
+
+    label: str  # the method, or what else is compared
+    pair: str  # what it has in common with a run of each other label: prompt and seed
+    run: Path
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Its seconds, and what its judges have measured, at its end or in a later test."""
+        made, tested = (read_facts(self.run / name) for name in ("run.json", "test.json"))
+        seconds = {"seconds": made["seconds"]} if "seconds" in made else {}
+        return {**seconds, **made.get("metrics", {}), **tested.get("metrics", {})}
+
+
 def option_values(options: Iterable[str], flag: str) -> list[str]:
     """All values that an option is given, by `flag=value` or `flag value`."""
     return [

@@ -25,10 +25,9 @@ from asdkit.run.exits import sentence
 from asdkit.run.export import Exported
 from asdkit.run.judge import figures, judges_of
 from asdkit.run.loggers import log_picture, logged
-from asdkit.run.meanings import REFERENCES, meaning
 from asdkit.run.side_files import read_facts
 from asdkit.run.snapshots import Snapshots
-from asdkit.run.tables import cell_text
+from asdkit.run.tables import REFERENCES, cell_text, meaning
 
 _CONTACT_VIEWS = 8
 _SHOTS, _WIDTH, _HEIGHT = 8, 300, 90  # of the page: snapshots, and the pixels of a curve

@@ -1,17 +1,35 @@
-"""Small files beside a run, JSON and CSV: what is lost or torn of them is made again, and never ends a command."""
+"""Small files beside a run, and locks: what is lost or torn of JSON and CSV is made again, and never ends a command."""
 
 import csv
+import fcntl
 import io
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from asdkit.core.atomic import write_text
 
+_log = logging.getLogger(__name__)
 _KINDS = {"status": str, "reason": str, "prompt": str, "prior": str, "command": list, "metrics": dict}
 _NUMBERS = ("exit_code", "iterations", "seconds")
+
+
+def locked(file: IO[Any]) -> bool:
+    """Lock an open file, unless another process has; a file system that knows no locks refuses nobody, and it is said.
+
+    The lock ends with the last process that has inherited the file, on whatever node, and however it ends.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        sentence = "%s can't be locked (%s): start no second command on this run, for nothing would refuse it."
+        _log.warning(sentence, file.name, error.strerror)
+    return True
 
 
 def refuse_links(folder: Path) -> None:

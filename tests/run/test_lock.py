@@ -13,7 +13,7 @@ import pytest
 from support.forked import Forked, wait_for
 
 from asdkit.core.errors import CannotWrite
-from asdkit.run.lock import RunLock
+from asdkit.run.run_folder import RunLock
 
 
 def hold(folder: Path) -> int:

@@ -14,7 +14,7 @@ from support.quick_fit import until, use_quick_fit
 
 from asdkit.commands.main import main
 from asdkit.core.errors import UsageError
-from asdkit.run import machine, tables
+from asdkit.run import machine, pool
 from asdkit.run.grid import Cell, Grid
 from asdkit.run.pool import Pool, Share, child_environment, make_runs, plan
 
@@ -161,7 +161,7 @@ def test_a_full_disk_ends_the_runs_with_the_pool(
         raise OSError(28, "No space left on device", str(path))
 
     one = grid(tmp_path, "waits", "ok")
-    monkeypatch.setattr(tables, "write_text", full)
+    monkeypatch.setattr(pool, "write_text", full)
     (tmp_path / "list.txt").write_text("waits\nok\n")
     assert main(["sweep", str(tmp_path / "list.txt"), *one.options, "--jobs=2"]) == 7
     assert "No space left on device; make room" in capsys.readouterr().err

@@ -21,9 +21,9 @@ from asdkit.data import Cameras
 from asdkit.generators.base import Render
 from asdkit.run import judge as judges
 from asdkit.run.loggers import MetricsCSV
-from asdkit.run.meanings import meaning
 from asdkit.run.report import Report, measured, page
 from asdkit.run.snapshots import Snapshots
+from asdkit.run.tables import meaning
 
 PROMPT = '<script>alert("1")</script> & a "Duck"'
 

@@ -17,9 +17,9 @@ from asdkit.core.text import slug
 from asdkit.formats.splat_files import read_splats
 from asdkit.run.checkpoints import AtomicCheckpointIO
 from asdkit.run.grid import Cell, Grid
+from asdkit.run.pool import record_path, row, write_contacts, write_tables
 from asdkit.run.run_folder import new_run_folder, peak_memory
 from asdkit.run.side_files import read_facts
-from asdkit.run.tables import record_path, row, write_contacts, write_tables
 
 QUICK = ("--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]", "--data.views_per_step=1")
 

@@ -11,10 +11,11 @@ import numpy as np
 from asdkit.core.atomic import write_text
 from asdkit.core.optional import require_package
 from asdkit.core.text import rendered
-from asdkit.run.meanings import meaning
-from asdkit.run.reproduction import pictures, results
+from asdkit.run.reproduction import results
 from asdkit.run.reproduction.figures import REFERENCES, TRUTH, Figure, declared
 from asdkit.run.reproduction.results import Interval, Run, methods_of
+from asdkit.run.reproduction.runs import CONTACT, kept, of_truth
+from asdkit.run.tables import meaning
 from asdkit.scores.equations import effective_scale
 
 _PLOT_WIDTH = 4.8  # in inches
@@ -57,10 +58,10 @@ def sheet(figure: Figure, part: str, runs: Sequence[Run], out: Path) -> tuple[li
         by_method = {run["method"]: run for run in of_part if (run["prompt"], run["seed"]) == (prompt, seed)}
         if figure.seeds or seed == 0:
             words = f"{part}: {prompt}" + (f", seed {seed}" if figure.seeds else "")
-            rows[words] = [_first([pictures.of_truth(out, prompt)])]
+            rows[words] = [_first([of_truth(out, prompt)])]
             for run in map(by_method.get, methods_of(of_part)):
-                there = [name for name in (figure.picture, pictures.CONTACT) if run and name in run["pictures"]]
-                rows[words].append(_first(pictures.kept(out, run["folder"], name) for name in there if run))
+                there = [name for name in (figure.picture, CONTACT) if run and name in run["pictures"]]
+                rows[words].append(_first(kept(out, run["folder"], name) for name in there if run))
     return [TRUTH, *methods_of(of_part)], rows
 
 

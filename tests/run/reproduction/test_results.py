@@ -12,7 +12,8 @@ from PIL import Image
 from support.results import BETWEEN, documents, in_readme, in_results, sheets
 
 from asdkit.formats.pictures import save_grid
-from asdkit.run.reproduction import page, pictures, results
+from asdkit.run.reproduction import page, results
+from asdkit.run.reproduction import runs as pictures
 from asdkit.run.reproduction.figures import declared
 from asdkit.run.reproduction.results import differences, judged, with_derived
 
