@@ -33,9 +33,8 @@ from asdkit.run.guard import Guard, RankAgreement
 from asdkit.run.live_view import Viewer
 from asdkit.run.loggers import Loggers, MetricsCSV
 from asdkit.run.progress import Progress
-from asdkit.run.report import Report
+from asdkit.run.report import Report, Snapshots
 from asdkit.run.run_folder import RunFolder, new_run_folder
-from asdkit.run.snapshots import Snapshots
 
 MAX_STEPS_LIMIT = 100_000_000
 _DISTILLATION = "asdkit.Distillation"

@@ -12,7 +12,7 @@ from asdkit.core.errors import UsageError
 from asdkit.run.exits import Signals, exit_code, sentence, silence_libraries
 
 if TYPE_CHECKING:
-    from asdkit.run.result import Result
+    from asdkit.run.export import Result
 
 _JSON = (bool, list, tuple, dict)
 
@@ -74,7 +74,7 @@ def load(run: str | Path, prompt: str = "") -> "Result":
         prompt: what to show in place of the run's own prompt, for a generator that knows many.
     """
     prepare_libraries()
-    from asdkit.run.result import Result
+    from asdkit.run.export import Result
 
     return Result(run, prompt)
 

@@ -15,9 +15,9 @@ from torch.nn.functional import interpolate
 from asdkit.core.atomic import atomic, write_text
 from asdkit.core.optional import require_package
 from asdkit.formats.pictures import save_grid, save_webp
+from asdkit.run.export import Result
 from asdkit.run.grid import Compared
 from asdkit.run.loggers import logged
-from asdkit.run.result import Result
 from asdkit.run.side_files import read_facts, write_json
 from asdkit.run.tables import estimate, markdown
 

@@ -13,8 +13,7 @@ from asdkit import ASD, Cameras, Distillation, Pixels
 from asdkit.core.randomness import generator_for
 from asdkit.generators.base import Render
 from asdkit.run.progress import Progress
-from asdkit.run.report import Report
-from asdkit.run.snapshots import Snapshots
+from asdkit.run.report import Report, Snapshots
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,7 @@ from asdkit.data import Cameras
 from asdkit.generators.base import Render
 from asdkit.run import judge as judges
 from asdkit.run.loggers import MetricsCSV
-from asdkit.run.report import Report, measured, page
-from asdkit.run.snapshots import Snapshots
+from asdkit.run.report import Report, Snapshots, measured, page
 from asdkit.run.tables import meaning
 
 PROMPT = '<script>alert("1")</script> & a "Duck"'
@@ -136,7 +135,7 @@ def test_pictures_come_early_and_say_what_they_show(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     sheets: dict[int, Any] = {}
-    monkeypatch.setattr("asdkit.run.snapshots.save_grid", lambda images, path, *rest: sheets.update({trainer.at: rest}))
+    monkeypatch.setattr("asdkit.run.report.save_grid", lambda images, path, *rest: sheets.update({trainer.at: rest}))
     module = create_autospec(Distillation, instance=True, guidance=SDS(), prior=SimpleNamespace(sharded=False))
     module.device = torch.device("cpu")
     trainer = SimpleNamespace(datamodule=Cameras(), is_global_zero=True, default_root_dir=tmp_path, max_steps=23)
