@@ -45,10 +45,7 @@ def called_elsewhere(kind: str, word: str) -> str:
 
 
 def check_options(arguments: list[str]) -> None:
-    """Refuse options and classes that there are not, of recipes and of the command line, and files that are missing.
-
-    Short forms are expanded by now. What only a class of the user's can know is left alone.
-    """
+    """Refuse options, classes and files that there are not; what only a class of the user's can know is left alone."""
     options = CheckedOptions(arguments)
     texts = {option: text for option, text in options.texts.items() if text and options.entry(option)}
     if options.classes.get("model.prior") == "Pretrained" and "model.prior.path" in texts:

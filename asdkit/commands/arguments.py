@@ -111,10 +111,7 @@ def overlay(key: str, value: Any) -> list[str]:
 
 
 def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
-    """Replace short forms by what LightningCLI understands: run folders, recipe names and prompts.
-
-    Returns the arguments, recipes before the options, which count above them; and the run folder that was named.
-    """
+    """The arguments as LightningCLI understands them, recipes before the options; and the run folder that was named."""
     run, arguments = _with_words(command, arguments)
     if run:
         arguments = [*_run_arguments(run, arguments), *arguments]

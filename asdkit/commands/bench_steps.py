@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
 from itertools import pairwise
+from operator import sub
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -124,8 +125,8 @@ class Bench(pl.Callback):
         }
         flop: dict[str, dict[str, float]] = {}
         for kind in ("fast", "faithful"):
-            with network_calls(module, kind == "faithful") as calls:
-                flop[kind] = operations_by_span(bare_loop(module, NEVER))
+            with network_calls(module, kind == "faithful") as calls, operations() as counter:
+                flop[kind] = _by_span(_readings(bare_loop(module, NEVER), counter.get_total_flops))
             kinds[kind] |= {"memory": self.memory[kind], "calls": calls, "flop": sum(flop[kind].values())}
         dtype = computes_in(module)
         peak = bench_report.matmul_peak(module.device, dtype)
@@ -229,12 +230,9 @@ def network_calls(module: Distillation, faithful: bool) -> Iterator[list[dict[st
 
 
 def seconds_by_span(step: Callable[[], None], count: int, device: torch.device) -> list[dict[str, float]]:
-    """Seconds of `count` steps by their spans.
-
-    On a GPU they pass on the device, from where the host opens a span to where it closes it; it waits at the end alone.
-    """
+    """Seconds of `count` steps by their spans; a GPU's pass on the device, which is waited for at the end alone."""
     if device.type != "cuda":
-        return [_by_span(_readings(step, time.perf_counter), lambda start, end: end - start) for _ in range(count)]
+        return [_by_span(_readings(step, time.perf_counter)) for _ in range(count)]
 
     def event() -> torch.cuda.Event:
         reading = torch.cuda.Event(enable_timing=True)
@@ -243,13 +241,7 @@ def seconds_by_span(step: Callable[[], None], count: int, device: torch.device) 
 
     steps = [_readings(step, event) for _ in range(count)]
     torch.cuda.synchronize(device)
-    return [_by_span(readings, lambda start, end: start.elapsed_time(end) / 1000) for readings in steps]
-
-
-def operations_by_span(step: Callable[[], None]) -> dict[str, float]:
-    """Floating-point operations of a step by its spans."""
-    with operations() as counter:
-        return _by_span(_readings(step, counter.get_total_flops), lambda start, end: end - start)
+    return [_by_span(readings, lambda end, start: start.elapsed_time(end) / 1000) for readings in steps]
 
 
 def operations() -> FlopCounterMode:
@@ -281,9 +273,9 @@ def _readings(step: Callable[[], None], read: Callable[[], Any]) -> list[tuple[s
     return [*readings, (OTHER, read())]
 
 
-def _by_span(readings: list[tuple[str, Any]], difference: Callable[[Any, Any], float]) -> dict[str, float]:
+def _by_span(readings: list[tuple[str, Any]], minus: Callable[[Any, Any], float] = sub) -> dict[str, float]:
     """What passes between two readings, for the innermost span that was open."""
     passed: dict[str, float] = defaultdict(float)
     for (_, start), (span, end) in pairwise(readings):
-        passed[span] += difference(start, end)
+        passed[span] += minus(end, start)
     return passed

@@ -20,10 +20,7 @@ _OF_ASDKIT = "asdkit"  # after it in a command stand the arguments of `asdkit`
 
 
 def start(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> Any:
-    """A process that carries out `python -P -m asdkit ...`: a fork on Linux without a GPU, else a new one.
-
-    CUDA does not work in a fork of a process that has looked for it, nor do macOS's libraries.
-    """
+    """What carries out `python -P -m asdkit ...`: a fork on Linux without a GPU; CUDA wants a new process."""
     if sys.platform != "linux" or machine.gpus(environment):
         return spawned(command, log, environment)
     return Fork(command[command.index(_OF_ASDKIT) + 1 :], log, environment)

@@ -27,10 +27,7 @@ _FRAMES, _FPS, _IN_A_ROW = 48, 16, 5  # of the film, and objects in a row of it
 
 
 def write(runs: Sequence[Compared], out: Path) -> str:
-    """Write `compare.json`, `compare.md` and `compare.png` of finished runs, in which a label's stand together.
-
-    Returns the tables of means and differences; the file has one of each run, too.
-    """
+    """Write `compare.json`, `.md` and `.png` of finished runs, a label's together; returns means and differences."""
     write_json(out / "compare.json", [_facts(run) for run in runs])
     text = f"{means(runs)}\n{differences(runs)}"
     of_each = markdown([{"label": run.label, "run": run.pair, **run.metrics} for run in runs])

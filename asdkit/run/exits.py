@@ -52,10 +52,7 @@ class Signals:
             signal.signal(signum, handler)
 
     def arm(self) -> None:
-        """From now on signals are remembered. Called after Lightning has put its own handlers in place.
-
-        Outside of `with`, as in somebody's notebook, their handlers are left alone.
-        """
+        """From now on signals are remembered; Lightning has its handlers by now, which stay outside of `with`."""
         if self._before:
             self._install()
         self.armed = True

@@ -80,10 +80,7 @@ class Exported:
 
     @cached_property
     def distance(self) -> float:
-        """From where the object fills most of a picture: a look from where its whole cube is seen says how large it is.
-
-        The cube also holds what floats around the object and is hardly seen.
-        """
+        """From where the object fills most of a picture; its cube also holds what floats around it, hardly seen."""
         far = max(_DISTANCE, _ROOM * self.half)
         alpha = self.render(ring(_COLUMNS, _ELEVATION_DEG, far, _FOV_DEG, _PIXELS)).alpha
         edges = torch.linspace(-1, 1, _PIXELS + 1).abs()
@@ -137,10 +134,9 @@ class Exported:
 
 
 def load(path: Path, prompt: str = "") -> Distillation:
-    """Loads a run with its generator's weights on the CPU, from a checkpoint or from the last one of a run folder.
+    """A run with its generator's weights alone, on the CPU, from a checkpoint or a run folder's last; it runs no code.
 
-    The prior and the discriminator are not loaded, and nothing in a checkpoint is executed. A prompt, where given,
-    replaces the run's. It is a ValueError if there is no checkpoint, or it is broken or of something else.
+    A prompt takes the place of the run's. A ValueError if there is no checkpoint, or it is broken or of something else.
     """
     saved = from_checkpoint.read(path)
     if not saved.arguments.keys() <= inspect.signature(Distillation).parameters.keys():
@@ -157,10 +153,7 @@ def load(path: Path, prompt: str = "") -> Distillation:
 
 
 def opened(path: Path, prompt: str = "") -> Exported:
-    """The object of a run folder, of a checkpoint, or of a file of Gaussians; a ValueError if it is broken.
-
-    Of a generator that makes something else of each prompt it is the object of this one, or the run's own.
-    """
+    """The object of a run folder, a checkpoint or a file of Gaussians, or that of a prompt; a ValueError if broken."""
     if is_splats(path) or not path.exists():
         require(not prompt, f"{path} is a file of Gaussians, of no prompt; leave the prompt out.")
         return Exported(path.stem, object_of(path), 1.0)

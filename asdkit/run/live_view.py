@@ -47,9 +47,7 @@ def drawn(splats: Splats) -> dict[str, Float32[np.ndarray, "N ..."]]:
 def views_at(
     wxyz: Float[np.ndarray, " 4"], position: Float[np.ndarray, " 3"], fov: float, height: int, width: int
 ) -> Views:
-    """One camera of viser's, whose axes are OpenCV's as ours are: rotation to the world, position in world units,
-    vertical field of view in radians, height and width in pixels.
-    """
+    """One camera of viser's, whose axes are OpenCV's as ours are; `fov` is vertical, in radians, sizes in pixels."""
     c2w = torch.eye(4)[None].clone()
     c2w[0, :3, :3] = rotation_matrices(torch.as_tensor(wxyz)[None])[0]
     c2w[0, :3, 3] = torch.as_tensor(position)
@@ -67,11 +65,8 @@ def check_port(port: int) -> None:
 class LiveView:
     """A page at http://127.0.0.1:port that shows one object, z up, at first from the front and a little above.
 
-    Gaussians are drawn by the browser. Other objects are rendered here, from where each browser's camera is.
-
-    Args:
-        port: where to listen; the next free one above it when it is taken, and any free one for 0.
-        background: grey level behind the object, in [0,1].
+    Gaussians are drawn by the browser, others rendered here from where each browser's camera is, before a grey level in
+    [0,1]. The port is the next free one where it is taken, and any free one for 0.
     """
 
     def __init__(self, port: int, background: float = 0.85) -> None:
@@ -160,10 +155,7 @@ def _serve(port: int) -> Any:
 
 @contextmanager
 def local_pages_only() -> Iterator[None]:
-    """Inside, every server that this process starts with `websockets.asyncio.server.serve` refuses other pages.
-
-    It is a RuntimeError if none was started that way: one that was started otherwise may be open to all pages.
-    """
+    """Inside, `websockets.asyncio.server.serve` refuses other pages; a RuntimeError if it started no server."""
     # A page from anywhere that is open in the same browser can connect to a server on 127.0.0.1 and read what it sends,
     # for browsers' same-origin rule does not cover websockets (CWE-1385). They do say where a page is from, and the
     # package websockets refuses origins that are not on a list; viser 1.1 gives it none and has no argument for one.

@@ -39,10 +39,7 @@ class MetricsCSV(Logger):
         self._digest = ""
 
     def follow(self, trainer: pl.Trainer, digest: str) -> None:
-        """Count by the trainer's iterations (Lightning's own count of batches starts at 0) and name the prior.
-
-        Rows of an earlier process are kept, but for those of iterations that are done again.
-        """
+        """Count the trainer's iterations, name the prior, and drop an earlier process's rows that are made again."""
         self._trainer, self._digest = trainer, digest
         rows = [row for row in _rows(self._path) if int(row["step"]) <= trainer.global_step]
         if trainer.is_global_zero and self._path.is_file():

@@ -32,15 +32,11 @@ Start = Callable[[Sequence[str], IO[bytes], Mapping[str, str]], Any]
 Ended = Callable[[], object]
 
 
-def spawned(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def spawned(command: Sequence[str], log: IO[bytes], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """A new process that carries out a command."""
+    # In a session of its own: a terminal's Ctrl-C reaches the pool alone, which passes it on once.
     return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,  # a terminal's Ctrl-C reaches the pool alone, which passes it on once
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True
     )
 
 
@@ -73,9 +69,8 @@ def child_environment(environment: Mapping[str, str], device: str | None, thread
 def make_runs(grid: Grid, jobs: int | None, start: Start = spawned, ended: Ended = lambda: None) -> int:
     """Make this process's share of a grid's runs, `jobs` at a time; None is one on each GPU, or one.
 
-    A run is what `start` starts of a command, a file for its output and its environment; like `subprocess.Popen`, it
-    has `poll`, `send_signal` and `wait`. `ended` is called whenever some have ended. If a table can't be written, the
-    runs are ended. Returns the exit code: 0, that of the first cell that failed, 130 or 143.
+    What `start` starts has `poll`, `send_signal` and `wait` as a Popen has. `ended` is called whenever runs have ended.
+    If a table can't be written, all end. The exit code is 0, that of the first cell that failed, 130 or 143.
     """
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs must be at least 1; got {jobs}.")
@@ -116,7 +111,10 @@ class Pool:
         try:
             while self.jobs or (self.waiting and not self.signals):
                 self._start_waiting()
-                self._pass_signals_on()
+                for job in self.jobs:
+                    for number in self.signals[job.signals :]:
+                        job.process.send_signal(number)
+                        job.signals += 1
                 self._collect_ended()
                 if in_tables < len(self.codes):
                     write_tables(self.grid)
@@ -146,12 +144,6 @@ class Pool:
                 self.free.pop(0)
             else:
                 self._record(cell, 1, 0.0, "another process is at work on it")
-
-    def _pass_signals_on(self) -> None:
-        for job in self.jobs:
-            for number in self.signals[job.signals :]:
-                job.process.send_signal(number)
-                job.signals += 1
 
     def _collect_ended(self) -> None:
         for job in [job for job in self.jobs if job.process.poll() is not None]:

@@ -33,10 +33,7 @@ def locked(file: IO[Any]) -> bool:
 
 
 def refuse_links(folder: Path) -> None:
-    """Raise a ValueError if something in a run folder is a link: through it, files elsewhere would be written.
-
-    A run folder may come from anywhere. The folder itself, or one above it, may be a link.
-    """
+    """A ValueError if something in a run folder, not the folder itself, is a link: files elsewhere would be written."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.is_symlink():
             raise ValueError(f"{path} is a link, and nothing in a run folder is written through links; remove it.")

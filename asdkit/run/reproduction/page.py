@@ -48,10 +48,7 @@ def _shown(figure: Figure, data: Mapping[str, Any], out: Path) -> dict[str, Any]
 
 
 def sheet(figure: Figure, part: str, runs: Sequence[Run], out: Path) -> tuple[list[str], dict[str, list[Path | None]]]:
-    """The methods, after the truth, and for each prompt (and seed, where the figure is about seeds) the kept pictures.
-
-    A picture that isn't there is None.
-    """
+    """The truth and the methods, and for each prompt (and seed, if the figure is about seeds) the pictures, or None."""
     of_part = [run for run in runs if run["part"] == part and run["folder"]]
     rows = {}
     for prompt, seed in dict.fromkeys((run["prompt"], run["seed"]) for run in of_part):

@@ -18,10 +18,7 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """The mean of values, and the interval that holds their expectation in 95 of 100 experiments.
-
-    `low` and `high` are infinite where there is one value alone.
-    """
+    """The mean of values, and its 95 % confidence interval, whose ends are infinite for one value alone."""
 
     mean: float
     low: float
@@ -41,10 +38,7 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def verdict(difference: Interval, low: float, high: float) -> str:
-    """Whether a claim that a difference lies between two numbers is confirmed, refuted or not shown.
-
-    It is confirmed when the whole interval lies there, refuted when all of it lies elsewhere.
-    """
+    """Of a claim that a difference lies between two numbers: confirmed if all of its interval does, refuted if none."""
     if difference.count < 2:
         return NOT_JUDGED
     if low < difference.low and difference.high < high:
