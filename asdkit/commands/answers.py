@@ -19,13 +19,6 @@ from asdkit.core.text import existing, nearest, suggestion
 from asdkit.core.yaml_text import class_path, layers
 
 Entry = dict[str, Any]
-_FILES = {
-    "ckpt_path": "a file of a run's folder checkpoints",
-    "data.asset": "a run folder, a checkpoint or a file of splats",
-    "data.image": "a picture",
-    "data.references.file": "a picture",
-    "data.references.path": "a folder with a transforms.json",
-}
 _FEW, _WIDTH = 13, 110
 _ROOT: Entry = {"group": "fit"}
 _OTHER_KEYS = ("class_path", "init_args", "dict_kwargs", "help")
@@ -52,9 +45,10 @@ def check_options(arguments: list[str]) -> None:
         from asdkit.priors.hub import check_name  # which takes its time
 
         check_name(texts["model.prior.path"])
-    for option in ("ckpt_path",) if "ckpt_path" in texts else _FILES:  # a checkpoint has what its run started from
+    files: dict[str, str] = yaml.safe_load(Path(__file__).with_name("files.yaml").read_text("utf-8"))
+    for option in ("ckpt_path",) if "ckpt_path" in texts else files:  # a checkpoint has what its run started from
         if option in texts:
-            existing(texts[option], _FILES[option])
+            existing(texts[option], files[option])
 
 
 class CheckedOptions:
@@ -86,10 +80,8 @@ class CheckedOptions:
         if isinstance(value, dict) and (owner := entry.get("group") or self.classes.get(option)) in table():
             self._check_inner(option, value, owner)
         elif isinstance(value, dict) and self._file and option in ("model", "data") and option not in self.classes:
-            raise UsageError(
-                f"{Path(self._file).name} has options of the {option} but no class_path: name a whole recipe before, "
-                "--config RECIPE --config OVERLAY."
-            )
+            lacking = f"{Path(self._file).name} has options of the {option} but no class_path"
+            raise UsageError(f"{lacking}: name a whole recipe before, --config RECIPE --config OVERLAY.")
 
     def _check_inner(self, option: str, value: dict[str, Any], owner: str) -> None:
         """What a dict sets of the options of a class or a group, `owner`."""

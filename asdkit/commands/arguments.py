@@ -25,18 +25,11 @@ from asdkit.run.recipes import base_of, find_recipe, is_recipe, recipes
 
 _TYPES = {"int": int, "path": Path}
 _PORT = 8080
-_ENVIRONMENT = {  # libraries read it when they are imported
-    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait take the cores of others, and each other's
-    "JSONARGPARSE_DEPRECATION_WARNINGS": "off",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DIFFUSERS_VERBOSITY": "error",
-    "TRANSFORMERS_VERBOSITY": "error",
-}
 
 
 def prepare_libraries() -> None:
     """Let libraries that are imported from now on say only what concerns the user, and their threads wait quietly."""
-    for name, value in _ENVIRONMENT.items():
+    for name, value in yaml.safe_load(Path(__file__).with_name("environment.yaml").read_text("utf-8")).items():
         os.environ.setdefault(name, value)
 
 

@@ -75,12 +75,11 @@ class Bench(pl.Callback):
 
     The three kinds of a round stand side by side in time, so that what else the machine does falls on all of them, and
     ratios are taken within rounds. The first round is a warm-up. Spans are those of the steps without Lightning.
-
-    A block is as long as the trainer's logging interval `every`, so that each logs once.
     """
 
     def __init__(self, recipe: str, steps: int, every: int) -> None:
-        self.recipe, self.steps, self.block = recipe, steps, min(steps, every)
+        self.recipe, self.steps = recipe, steps
+        self.block = min(steps, every)  # as long as the trainer's logging interval, so that each logs once
         self.total = 2 * self.block * (math.ceil(steps / self.block) + 1)
         self.times: Blocks = defaultdict(list)
         self.processor: Blocks = defaultdict(list)  # seconds of all its threads, of the same blocks

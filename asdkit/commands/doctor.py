@@ -73,13 +73,13 @@ def packages(root: Path) -> Finding:
     """Versions against the floors, which are those of pyproject.toml."""
     needed = requirements()
     versions = {requirement.name: _installed(requirement.name) for requirement in needed}
-    facts = {"versions": versions}
     unmet = [requirement for requirement in needed if not _is_met(requirement)]
     if not unmet:
         text = ", ".join(f"{name} {versions.get(name)}" for name in _SHOWN)
-        return Finding(f"all {len(needed)} are what asdkit needs: {text}", facts=facts)
+        return Finding(f"all {len(needed)} are what asdkit needs: {text}", facts={"versions": versions})
     text = "; ".join(f"{r.name} {versions[r.name] or 'is missing'}, needed: {r.specifier}" for r in unmet)
-    return Finding(text, BAD, "pip install -U " + " ".join(f'"{requirement}"' for requirement in unmet), facts)
+    remedy = "pip install -U " + " ".join(f'"{requirement}"' for requirement in unmet)
+    return Finding(text, BAD, remedy, {"versions": versions})
 
 
 def releases(root: Path) -> Finding:

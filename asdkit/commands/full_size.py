@@ -23,11 +23,9 @@ Settings = dict[str, Any]
 
 
 def with_family(arguments: list[str]) -> list[str]:
-    """The options of a run, with the settings of its prior's family right after the recipe; a line says which.
-
-    They are those of `recipes/priors/full_size`, for the recipe's kind, and above them those of `recipes/priors`, for
-    the model. The recipe is the first --config, before any option; further ones and all options count above them.
-    """
+    """The options of a run, with the settings of its prior's family right after the recipe; a line says which."""
+    # They are those of `recipes/priors/full_size`, for the recipe's kind, and above them those of `recipes/priors`, for
+    # the model. The recipe is the first --config, before any option; further ones and all options count above them.
     place = arguments.index("--config") + 2 if "--config" in arguments else len(arguments)
     recipe, above = settings_of(Path(arguments[place - 1])), [layer for _, layer in layers(arguments[place:])]
     if class_name(recipe.get("model")) != "Distillation":

@@ -50,7 +50,7 @@ class Grid:
     of their recipes and the prior's digest, if known. So a grid that is made again finds its own runs and no others,
     also where its root is now elsewhere. A cell needs a recipe.
 
-    All cells share the options. The title names the folder of tables, logs and records, and that of the runs where
+    The title names the folder of tables, logs and records, and that of the runs where
     cells share no recipe. Without a root, the folder of all runs is as options and recipes say.
     """
 
@@ -61,9 +61,8 @@ class Grid:
         recipes = {name: find_recipe(name) for name in names}
         if not names or not shared and not all(recipe_names(cell.options) for cell in self.cells):
             raise UsageError("There is no recipe among the options; name one with --config RECIPE.")
-        self._settings = {
-            name: json.dumps(settings_of(path), sort_keys=True, default=str) for name, path in recipes.items()
-        }
+        said = {name: settings_of(path) for name, path in recipes.items()}
+        self._settings = {name: json.dumps(settings, sort_keys=True, default=str) for name, settings in said.items()}
         own = [recipes[name] for name in shared]
         self.root = local(root or _run_setting("root", own, options) or "runs")
         self.recipe = slug(_run_setting("recipe", own, options) or (recipe_slug(own[0]) if own else title))

@@ -243,9 +243,7 @@ def _shots(folder: Path, done: int) -> dict[int, str]:
 
 def _curve(name: str, points: Mapping[int, float]) -> dict[str, Any]:
     low, high, first, last = min(points.values()), max(points.values()), min(points), max(points)
-    places = [
-        f"{_WIDTH * (step - first) / (last - first):.1f},{_HEIGHT * (high - value) / ((high - low) or 1):.1f}"
-        for step, value in points.items()
-    ]
+    wide, tall = last - first, (high - low) or 1
+    places = (f"{_WIDTH * (x - first) / wide:.1f},{_HEIGHT * (high - y) / tall:.1f}" for x, y in points.items())
     ends = {"low": f"{low:.3g}", "high": f"{high:.3g}", "first": first, "last": last}
     return {"about": meaning(name), "points": " ".join(places), **ends}

@@ -18,10 +18,8 @@ _NUMBERS = ("exit_code", "iterations", "seconds")
 
 
 def locked(file: IO[Any]) -> bool:
-    """Lock an open file, unless another process has; a file system that knows no locks refuses nobody, and it is said.
-
-    The lock ends with the last process that has inherited the file, on whatever node, and however it ends.
-    """
+    """Lock an open file, unless another process has; a disk that knows no locks refuses nobody, and it is said."""
+    # The lock ends with the last process that has inherited the file, on whatever node, and however it ends.
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

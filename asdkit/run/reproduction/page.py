@@ -27,7 +27,7 @@ def write(path: Path, data: Mapping[str, Any]) -> None:
     """Write the page of what `results.json` holds, with the pictures that are kept beside it."""
     figures = [_shown(declared().figures[name], data, path.parent) for name in data["figures"]]
     values = {"data": data, "how": results.how(data), "meaning": results.meaning(data), "figures": figures}
-    write_text(path, rendered(Path(__file__).with_name("page.html"), values))
+    write_text(path, rendered(Path(__file__).with_name("page.html"), values | {"address": _address}))
 
 
 def _shown(figure: Figure, data: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def _shown(figure: Figure, data: Mapping[str, Any], out: Path) -> dict[str, Any]
     return {
         "name": figure.name,
         "differences": [*map(results.difference, data["figures"][figure.name]["rules"])],
-        "pictures": [_pictures(figure, part, runs, out) for part in parts],
+        "sheets": [sheet(figure, part, runs, out) for part in parts],
         "plots": [plot for part in parts for plot in _plots(figure, part, runs)],
         "columns": columns,
         "rows": rows,
@@ -66,15 +66,9 @@ def _first(files: Iterable[Path]) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _pictures(figure: Figure, part: str, runs: Sequence[Run], out: Path) -> dict[str, Any]:
-    """The `sheet` with each picture in its address."""
-    columns, rows = sheet(figure, part, runs, out)
-    return {"columns": columns, "rows": {words: [*map(_address, files)] for words, files in rows.items()}}
-
-
-def _address(file: Path | None) -> str:
-    """The address of a picture, which is the picture itself; nothing where there is none."""
-    return f"data:image/webp;base64,{base64.b64encode(file.read_bytes()).decode()}" if file else ""
+def _address(kind: str, picture: bytes) -> str:
+    """The address of a picture, which is the picture itself."""
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def _plots(figure: Figure, part: str, runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -154,4 +148,4 @@ def _ends(of: Sequence[Interval]) -> Any:
 
 def _svg(figure: Any) -> str:
     figure.savefig(content := BytesIO(), format="svg", metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return _address("svg+xml", content.getvalue())

@@ -71,10 +71,8 @@ def _between(t: float, freedom: int) -> float:
 
 def with_derived(metrics: Mapping[str, float]) -> dict[str, float]:
     """Measures, and of each that the truth has, too, the distance to the truth's own."""
-    errors = {
-        f"{name}_error": abs(x - metrics[f"true_{name}"]) for name, x in metrics.items() if f"true_{name}" in metrics
-    }
-    return {**metrics, **errors}
+    both = [name for name in metrics if f"true_{name}" in metrics]
+    return {**metrics, **{f"{name}_error": abs(metrics[name] - metrics[f"true_{name}"]) for name in both}}
 
 
 def judged(figure: Figure, runs: Sequence[Run], judging: bool) -> dict[str, Any]:
