@@ -219,9 +219,7 @@ def test_the_bare_loop_takes_the_trainers_steps(tiny_folder: Path) -> None:
     assert all(torch.equal(bare.weights[name], value) for name, value in lightning.items())
 
 
-def test_a_guidance_that_does_not_learn_and_images_without_cameras(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_guidance_that_does_not_learn_and_images_without_cameras(tiny_folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(bench_report, "matmul_peak", lambda *_: 1e12)
     module = Distillation("a red duck", Pretrained(str(tiny_folder)), Latents(count=VIEWS, size=SIZE), SDS())
     bench = Bench("latents", 1, 1)
@@ -421,9 +419,7 @@ def test_an_earlier_file_is_compared_with(
     assert "--compare needs a file of what asdkit bench --json has printed" in capsys.readouterr().err
 
 
-def test_curves(
-    recipe: Path, tmp_path: Path, facts: dict[str, Any], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_curves(recipe: Path, tmp_path: Path, facts: dict[str, Any], capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each value is timed with the others as they are; two keys have the same; the picture has a panel for each."""
     pytest.importorskip("matplotlib")
     calls: list[list[str]] = []

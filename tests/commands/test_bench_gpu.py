@@ -110,9 +110,7 @@ def test_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [1, 2, 3])
-def test_every_part_in_small(
-    part: int, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_part_in_small(part: int, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     """The third's commands are started anew; the dozen of the others are forks, which have imported everything."""
     if part != 3:
         fork_runs(monkeypatch, "asdkit.commands.bench_gpu")

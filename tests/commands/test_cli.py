@@ -84,9 +84,7 @@ def test_the_main_recipe_is_the_papers(capsys: pytest.CaptureFixture) -> None:
         ),
     ],
 )
-def test_another_guidance_has_its_own_defaults(
-    capsys: pytest.CaptureFixture, method: str, options: list[str], expected: dict
-) -> None:
+def test_another_guidance_has_its_own_defaults(capsys, method: str, options: list[str], expected: dict) -> None:
     """Whatever the recipe says; but phi stays where the recipe has it, whose adapter is tuned to its prior."""
     guidance = resolved(capsys, "--config", "gs3d", *options)["model"]["init_args"]["guidance"]
     assert guidance["class_path"] == f"asdkit.{method}"
@@ -122,9 +120,7 @@ WORDS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [WORDS[start : start + 5] for start in range(0, len(WORDS), 5)], ids=repr)
-def test_prompts_are_texts_whatever_yaml_thinks(
-    capsys: pytest.CaptureFixture, tmp_path: Path, words: list[str]
-) -> None:
+def test_prompts_are_texts_whatever_yaml_thinks(capsys, tmp_path: Path, words: list[str]) -> None:
     """On the command line, in a recipe, and in the recipe of a run, which is read again."""
     prompt, source, negative, front, side = words
     (tmp_path / "x.png").touch()
@@ -203,9 +199,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_leaves_nothing(
-    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
+def test_bad_input_leaves_nothing(capsys, recipe: Path, tmp_path: Path, monkeypatch, case: str) -> None:
     """And is said before a prior is loaded, which takes its time."""
     monkeypatch.setattr("asdkit.Pretrained.setup", lambda self: pytest.fail("the prior is loaded"))
     arguments, expected = BAD[case]
@@ -253,9 +247,7 @@ def test_a_recipe_that_is_none_is_named_with_its_line(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_logger_whose_package_is_missing_is_the_environments(
-    capsys: pytest.CaptureFixture, recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_logger_whose_package_is_missing_is_the_environments(capsys, recipe: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_lightning.loggers.wandb", None)
     code, _, err = run(capsys, "fit", "--config", recipe, "--trainer.logger=pytorch_lightning.loggers.CometLogger")
     assert code == 3 and "comet" in err and len(err.splitlines()) == 1, err
@@ -290,9 +282,7 @@ def test_output_that_nobody_takes_is_no_traceback(command: str, place: str, code
     )
 
 
-def test_a_recipe_that_nobody_takes_is_one_sentence(
-    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_that_nobody_takes_is_one_sentence(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process: what jsonargparse prints, and ends with SystemExit(0) after."""
     with open("/dev/full", "w") as full:
         monkeypatch.setattr("sys.stdout", full)
@@ -300,9 +290,7 @@ def test_a_recipe_that_nobody_takes_is_one_sentence(
     assert "Can't write the output: No space left on device" in capsys.readouterr().err
 
 
-def test_a_broken_file_to_start_from_is_named(
-    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_file_to_start_from_is_named(capsys, recipe: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = ("t.ply", "t.spz", "t.splat", "t.ckpt", "t.glb", "t.obj", "t.txt")
     for name, option in zip(names, itertools.cycle(["--asset", "--model.generator.init"]), strict=False):
@@ -321,9 +309,7 @@ def test_editing_in_3d_without_an_object_names_the_option(capsys: pytest.Capture
 @pytest.mark.parametrize(
     "tear", ["unet/diffusion_pytorch_model.safetensors", "model_index.json", "vae/config.json", ""]
 )
-def test_a_torn_prior_fails_in_one_sentence(
-    capsys: pytest.CaptureFixture, recipe: Path, tiny_folder: Path, tmp_path: Path, tear: str
-) -> None:
+def test_a_torn_prior_fails_in_one_sentence(capsys, recipe: Path, tiny_folder: Path, tmp_path: Path, tear: str) -> None:
     folder = tmp_path / "torn"
     if tear:
         shutil.copytree(tiny_folder, folder)

@@ -3,7 +3,6 @@
 import json
 import signal
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,9 +42,7 @@ def test_means_and_differences(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_methods_on_prompts_and_seeds(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_methods_on_prompts_and_seeds(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     """Two methods, a prompt, two seeds, killed in between; called again, no run is made anew; then runs as such."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.txt").write_text("a red duck\n")
@@ -92,9 +89,7 @@ def test_methods_on_prompts_and_seeds(
         (["--methods=ASD", "--prompts=p.txt", "--config", "gs3d", "--model.seed=2"], "--model.seed is different"),
     ],
 )
-def test_bad_input_is_one_sentence(
-    words: list[str], expected: str, refused: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_input_is_one_sentence(words: list[str], expected: str, refused, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "p.txt").write_text("a red duck\n")
     assert expected in refused("compare", *words)

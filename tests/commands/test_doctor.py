@@ -73,9 +73,7 @@ def test_a_real_machine_in_one_screen(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_json_is_all_that_is_printed(
-    installed: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
-) -> None:
+def test_json_is_all_that_is_printed(installed: dict, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path) -> None:
     def chatty(root: Path) -> Finding:
         print("hello")
         return Finding("fine", facts={"root": str(root)})
@@ -108,9 +106,7 @@ BAD_VERSIONS = {
 
 
 @pytest.mark.parametrize("case", BAD_VERSIONS, ids=str)
-def test_bad_versions(
-    installed: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, case: tuple[str, str | None]
-) -> None:
+def test_bad_versions(installed: dict, monkeypatch: pytest.MonkeyPatch, capsys, case: tuple[str, str | None]) -> None:
     (package, version), (check, *says) = case, BAD_VERSIONS[case]
     only(monkeypatch, check)
     assert main(["doctor"]) == 0

@@ -43,9 +43,7 @@ SPANS = {
 
 @pytest.mark.parametrize(("page", "code"), PYTHON)
 @pytest.mark.slow
-def test_python_blocks_run(
-    page: str, code: str, kl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_python_blocks_run(page: str, code: str, kl_folder: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     small = {"data.size": 16, "data.orbit.views": 2, "trainer.callbacks": "[]", "trainer.accelerator": "cpu"}
     small |= {"report.size": 16, "snapshots.every": 0}
@@ -281,9 +279,7 @@ def workplace(tiny_folder: Path, kl_folder: Path, tmp_path_factory: pytest.TempP
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_run(
-    command: str, workplace: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_commands_run(command: str, workplace: Path, tiny_folder: Path, monkeypatch, capsys) -> None:
     """One step each, in this process; of sweeps and their like, whose runs are processes, the recipe of each run."""
     monkeypatch.chdir(workplace)
     monkeypatch.setattr("asdkit.run.live_view.serve", lambda *_: None)

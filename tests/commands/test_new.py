@@ -35,9 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_written_passes_its_check_and_runs(
-    kind: str, folder: Path, tiny_folder: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_what_is_written_passes_its_check_and_runs(kind: str, folder: Path, tiny_folder: Path, capsys) -> None:
     name, module = KINDS[kind]
     assert main(["new", kind, name]) == 0
     *files, command, check = capsys.readouterr().out.splitlines()
@@ -51,9 +49,7 @@ def test_what_is_written_passes_its_check_and_runs(
 
 
 @pytest.mark.slow
-def test_what_gives_no_density_is_exported_as_pictures_and_films(
-    folder: Path, tiny_folder: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_what_gives_no_density_is_exported_as_pictures_and_films(folder: Path, tiny_folder: Path, capsys) -> None:
     assert main(["new", "generator", "Balls"]) == 0
     Path("hollow.py").write_text("from balls import Balls\n\n\nclass Hollow(Balls):\n    def volume(self): ...\n")
     own = ["--model.generator=hollow.Hollow", f"--model.prior.path={tiny_folder}", "--trust", "hollow"]

@@ -5,7 +5,6 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -161,9 +160,7 @@ def test_a_kill_loses_nothing(small: list[str], monkeypatch: pytest.MonkeyPatch,
         (["fig1", "--quick", "--jobs=0"], "--jobs must be at least 1; got 0"),
     ],
 )
-def test_bad_input_is_one_sentence(
-    words: list[str], expected: str, refused: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_input_is_one_sentence(words: list[str], expected: str, refused, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert expected in refused("reproduce", *words) and not list(tmp_path.rglob("run.json"))
 

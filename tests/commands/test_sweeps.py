@@ -116,9 +116,7 @@ def test_options_and_seeds_vary(calls: list) -> None:
     assert "--trust=json" in grid.options
 
 
-def test_real_runs_finish_fail_are_stopped_and_go_on(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_real_runs_finish_fail_are_stopped_and_go_on(recipe: Path, tmp_path: Path, monkeypatch) -> None:
     """One run ends, one fails, for a file is in its folder's place; one is stopped by SIGTERM and ends later.
 
     They are forks, whose commands tests/run/test_grid.py holds; those of tests/run/test_pool.py are started anew.

@@ -131,9 +131,7 @@ def camera_path(tmp_path: Path) -> Path:
     return tmp_path / "path.json"
 
 
-def test_films_along_a_camera_path(
-    runs: dict[str, Path], tmp_path: Path, camera_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_films_along_a_camera_path(runs: dict[str, Path], tmp_path: Path, camera_path: Path, capsys) -> None:
     """In export and in predict; the middle of each picture is what the ring's square picture shows."""
     small = replace(SMALL, cameras=str(camera_path))
     (film,) = export(runs["gaussians"], ["webp"], tmp_path, False, small)
@@ -280,9 +278,7 @@ def test_what_belongs_to_an_obj_is_not_replaced_either(runs: dict[str, Path], tm
         (tmp_path / name).unlink()
 
 
-def test_films_without_the_extra_are_one_sentence(
-    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_films_without_the_extra_are_one_sentence(runs: dict[str, Path], tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     assert main(["export", str(runs["gaussians"]), "--format=mp4", "--out", str(tmp_path), "--size=16"]) == 3
     assert 'pip install "imageio' in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -42,9 +42,7 @@ def test_the_second_is_refused_while_the_first_lives_and_a_kill_lets_go(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log"]
 
 
-def test_who_has_opened_the_file_just_before_it_is_removed_takes_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_has_opened_the_file_just_before_it_is_removed_takes_the_new_one(tmp_path: Path, monkeypatch) -> None:
     first, open_file = RunLock(tmp_path), Path.open
 
     def opened(self: Path, *how: object, **rest: object) -> object:
@@ -79,9 +77,7 @@ def test_who_has_lost_its_folder_says_so_and_removes_nothing(tmp_path: Path, mea
     assert (folder / "run.lock").exists() == (meanwhile == "replaced")
 
 
-def test_a_file_system_without_locks_is_told_and_refuses_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_file_system_without_locks_is_told_and_refuses_nobody(tmp_path: Path, monkeypatch, caplog) -> None:
     def without_locks(*args: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 

@@ -153,9 +153,7 @@ def test_a_run_that_outlives_its_killed_pool_is_left_alone(tmp_path: Path, calle
     until(run(one, "waits") / "checkpoints" / "last.ckpt")
 
 
-def test_a_full_disk_ends_the_runs_with_the_pool(
-    tmp_path: Path, called: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_full_disk_ends_the_runs_with_the_pool(tmp_path: Path, called: list, monkeypatch, capsys) -> None:
     def full(path: Path, text: str) -> None:
         until(run(one, "waits") / "ready")
         raise OSError(28, "No space left on device", str(path))

@@ -131,9 +131,7 @@ class Shown(Snapshots):
         return [torch.zeros(4, 3, 2, 2)] * 3
 
 
-def test_pictures_come_early_and_say_what_they_show(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_pictures_come_early_and_say_what_they_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     sheets: dict[int, Any] = {}
     monkeypatch.setattr("asdkit.run.report.save_grid", lambda images, path, *rest: sheets.update({trainer.at: rest}))
     module = create_autospec(Distillation, instance=True, guidance=SDS(), prior=SimpleNamespace(sharded=False))

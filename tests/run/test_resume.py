@@ -116,9 +116,7 @@ def content(folder: Path) -> dict[Path, bytes]:
         ("", "has come to its end, after 2 iterations; --trainer.max_steps=N goes on to N"),
     ],
 )
-def test_nothing_changes_before_a_checkpoint_fits(
-    finished: Path, capsys: pytest.CaptureFixture, option: str, said: str
-) -> None:
+def test_nothing_changes_before_a_checkpoint_fits(finished: Path, capsys, option: str, said: str) -> None:
     before = content(finished)
     assert main(["fit", str(finished), *([option, "--trainer.max_steps=3"] if option else [])]) == (2 if option else 0)
     assert said in capsys.readouterr().err
@@ -142,9 +140,7 @@ def test_a_run_that_was_killed_before_its_report_gets_it(finished: Path, tmp_pat
     assert {path.name for path in run.iterdir()} == {path.name for path in finished.iterdir()}
 
 
-def test_another_method_says_what_it_leaves_out(
-    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_another_method_says_what_it_leaves_out(finished: Path, tmp_path: Path, caplog) -> None:
     """A copied run, which keeps no old checkpoint; the generator and its optimiser go on."""
     run = shutil.copytree(finished, tmp_path / "copied")
     fit(run, "--model.guidance=SDS", "--trainer.max_steps=3")

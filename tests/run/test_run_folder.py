@@ -118,9 +118,7 @@ def test_side_files_never_end_a_command(recipe: Path) -> None:
     assert len(list(run.rglob("*-before-*"))) == len(names) + 2
 
 
-def test_a_run_whose_folder_is_removed_fails_and_makes_none(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_run_whose_folder_is_removed_fails_and_makes_none(recipe: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     (tmp_path / "removing.py").write_text(
         "import shutil\nimport pytorch_lightning as pl\n"
         "class Removing(pl.Callback):\n"
