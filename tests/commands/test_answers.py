@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from support.signatures import FILE, methods, written
@@ -97,7 +96,6 @@ SAID = {
 }
 SCRIPT = """
 import contextlib, io, json, shlex, sys
-from asdkit.commands.main import main
 for line in json.load(sys.stdin):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         code = main(shlex.split(line))
@@ -242,7 +240,3 @@ def test_an_alias_of_itself_ends() -> None:
 def test_fit_with_all_options_is_the_parsers(capsys: pytest.CaptureFixture) -> None:
     assert main(["fit", "--help", "all"]) == 0
     assert "--trainer.gradient_clip_val" in capsys.readouterr().out
-
-
-def test_the_table_and_the_help_are_part_of_the_package() -> None:
-    assert {FILE.name, "fit.txt"} <= {path.name for path in Path(asdkit.__file__).parent.joinpath("commands").iterdir()}

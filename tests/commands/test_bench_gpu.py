@@ -48,9 +48,7 @@ def test_what_fails_is_named_and_what_is_finished_is_not_done_again(
     assert states(tmp_path) == {"good": 0, "bad": 5, "after": 0}
     assert "| good says | " in out and "| fine |" in out and "| after says | " in out and "| 0 |" in out
     assert "exit code 5; " in out and "bad.log |" in out and "never" not in out
-    assert (tmp_path / "dry-run" / "bad.log").read_text() == "oh" and (
-        tmp_path / "dry-run" / "gpu.md"
-    ).read_text() == out
+    assert [(tmp_path / "dry-run" / name).read_text() for name in ("bad.log", "gpu.md")] == ["oh", out]
     checks[1] = Check("bad", python("pass"), 60, {"now": "good"})
     assert run_parts([1], tmp_path, tiny=True) == 0
     assert counted.read_text() == "x" and states(tmp_path) == {"good": 0, "bad": 0, "after": 0}

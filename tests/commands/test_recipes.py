@@ -99,12 +99,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path
 
 @pytest.mark.parametrize("name", [name for name in recipes() if not name.startswith("priors/")])
 def test_every_recipe_runs_and_resumes_exactly(
-    name: str,
-    made: Path,
-    tiny_folder: Path,
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, made: Path, tiny_folder: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch
 ) -> None:
     """But for other methods on images, whose parts of a checkpoint are those of their recipe."""
     monkeypatch.chdir(tmp_path)

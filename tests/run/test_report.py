@@ -83,9 +83,8 @@ def test_its_commands_are_what_the_command_line_understands(tmp_path: Path, iter
     (run / "config.yaml").write_text("{}")
     text = page(run, told())
     commands = [shlex.split(unescape(command)) for command in re.findall("<pre>(.*?)</pre>", text)]
-    assert {(command, words[0]) for _, command, *words in commands if command in ("view", "export", "test")} == {
-        (command, str(run)) for command in ("view", "export", "test")
-    }
+    looks = ("view", "export", "test")
+    assert {(word, words[0]) for _, word, *words in commands if word in looks} == {(word, str(run)) for word in looks}
     (go_on, *_), (again,) = ([words for _, command, *words in commands if command == "fit"][i::2] for i in (0, 1))
     further = [] if iterations < 600 else ["--trainer.max_steps=1200"]
     checkpoint = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
@@ -147,11 +146,8 @@ def test_pictures_come_early_and_say_what_they_show(tmp_path: Path, monkeypatch:
     assert list(sheets) == [1, 2, 4, 8, 10, 20, 23]
     columns, scale, labels = sheets[8]
     assert (columns, scale) == (3, 96) and len(labels) == 12
-    assert labels[:3] == ["0°, step 8, render", "alpha", "the prior's guess"] and labels[3::3] == [
-        "90°",
-        "180°",
-        "270°",
-    ]
+    assert labels[:3] == ["0°, step 8, render", "alpha", "the prior's guess"]
+    assert labels[3::3] == ["90°", "180°", "270°"]
     err = capsys.readouterr().err
     assert err == f"The first picture is {tmp_path / 'snapshots' / 'step-000001.png'}; more follow there.\n"
 

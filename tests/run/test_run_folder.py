@@ -46,9 +46,7 @@ def test_a_finished_run_is_complete(recipe: Path, capsys: pytest.CaptureFixture)
     assert [row["step"] for row in rows if row["discriminator_loss"]] == [str(step) for step in range(1, 11)]
     assert rows[-1]["step"] == "10" and float(rows[-1]["psnr"]) == pytest.approx(report["metrics"]["psnr"])
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt", "step-000010.ckpt"]
-    assert sorted(path.name for path in (run / "snapshots").iterdir()) == [
-        f"step-{step:06d}.png" for step in (1, 2, 4, 5, 10)
-    ]
+    assert sorted(int(path.stem.removeprefix("step-")) for path in (run / "snapshots").iterdir()) == [1, 2, 4, 5, 10]
     assert Image.open(run / "snapshots" / "step-000010.png").size == (4 * 16 * 12, 4 * 16 * 12)
     assert Image.open(run / "contact.png").size == (4 * 16, 2 * 16)
     assert len(read_splats(run / "splats.ply").means) > 60
