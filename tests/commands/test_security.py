@@ -171,16 +171,10 @@ def test_inner_blocks_keep_what_outer_ones_trust_and_give_it_back() -> None:
     from jsonargparse._common import check_import_path, parsing_settings
 
     before = dict(parsing_settings)
+    trusted = ("evil", "more.of", "asdkit.ASD", "asdkit.methods", "torch.optim", "pytorch_lightning.callbacks")
     with trusting(["evil"]):
         with trusting(["more.of"]):
-            for path in [
-                "evil",
-                "more.of",
-                "asdkit.ASD",
-                "asdkit.methods",
-                "torch.optim",
-                "pytorch_lightning.callbacks",
-            ]:
+            for path in trusted:
                 check_import_path(f"{path}.x")
             for path in ("more.x", "evilest.x", "os.x", "asdkit.x", "torch.x", "pytorch_lightning.x", "jsonargparse.x"):
                 with pytest.raises(ImportError, match="not allowed"):

@@ -8,12 +8,14 @@ from unittest.mock import create_autospec
 import pytest
 import pytorch_lightning as pl
 import torch
+from support.recipe import small_run
 from torch import Tensor
 
 from asdkit import SDS, Cameras, Canvas, Distillation, FiniteSetPrior, Pixels, Rendering, StabilityJudge, ToyboxJudge
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Batch, Views, ring
 from asdkit.run.judge import Judge, correlation, structure
+from asdkit.run.side_files import read_facts
 from asdkit.toybox import judge as judging
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
@@ -97,9 +99,8 @@ def test_every_validation_is_judged_by_its_own_pictures() -> None:
     trainer.state = SimpleNamespace(fn="fit")
     module, judge = create_autospec(Distillation, instance=True), Brightness()
     for level in (0.25, 0.75):
-        judge.on_validation_batch_end(
-            trainer, module, Render(*(torch.full((1, k, 2, 2), level) for k in (3, 1, 1))), Batch(None)
-        )
+        render = Render(*(torch.full((1, k, 2, 2), level) for k in (3, 1, 1)))
+        judge.on_validation_batch_end(trainer, module, render, Batch(None))
         judge.on_validation_epoch_end(trainer, module)
         assert judge.results == {"brightness": level}
 
@@ -164,18 +165,23 @@ def test_colours_move_and_structure_stays() -> None:
         assert figures["structure"] == pytest.approx(0, abs=1e-6)
 
 
-def test_a_run_that_goes_on_beyond_its_end_looks_anew() -> None:
-    """Fifths of the steps that there were first are none of those that there are now."""
-    judge, trainer = StabilityJudge(), create_autospec(pl.Trainer, instance=True, max_steps=5, datamodule=Canvas())
-    module = Distillation("y", FiniteSetPrior(), Pixels(count=1), SDS())
-    module.show = lambda views: Render(*torch.zeros(3, 1, 3, 64, 64))
-    for trainer.global_step in range(1, 6):
+def looks(judge: StabilityJudge, iterations: range) -> list[int]:
+    """The iterations at which a judge looks, of a run that ends with the last of these."""
+    module, seen = Distillation("y", FiniteSetPrior(), Pixels(count=1), SDS()), []
+    trainer = create_autospec(pl.Trainer, instance=True, max_steps=iterations[-1], datamodule=Canvas())
+    module.show = lambda views: seen.append(trainer.global_step) or Render(*torch.zeros(3, 1, 3, 64, 64))
+    for trainer.global_step in iterations:
         judge.on_train_batch_end(trainer, module)
-    assert sorted(judge._pictures) == [1, 2, 3, 4, 5]
-    trainer.max_steps = 10
-    for trainer.global_step in range(6, 11):
-        judge.on_train_batch_end(trainer, module)
-    assert sorted(judge._pictures) == [3, 4, 5]
+    return seen
+
+
+def test_each_fifth_is_looked_at_once() -> None:
+    """At its first iteration; a run that goes on beyond its end looks anew, for its fifths are others now."""
+    assert looks(StabilityJudge(), range(1, 8)) == [2, 3, 5, 6, 7]
+    judge = StabilityJudge()
+    for iterations, kept in ((range(1, 6), [1, 2, 3, 4, 5]), (range(6, 11), [3, 4, 5])):
+        looks(judge, iterations)
+        assert sorted(judge._pictures) == kept
 
 
 def test_another_object_is_another_structure() -> None:
@@ -184,17 +190,6 @@ def test_another_object_is_another_structure() -> None:
     figures = judged({1: picture, 9: 1 - picture}, 10)
     assert figures["structure"] == pytest.approx(2 / 3, abs=1e-5)
     assert figures["movement"] == pytest.approx((1 - 2 * picture).abs().mean().item() / 3, abs=1e-5)
-
-
-def test_iterations_that_fifths_do_not_divide() -> None:
-    """Of 7 iterations the first one of each fifth is 2, 3, 5, 6 and 7."""
-    judge, module = StabilityJudge(), Distillation("y", FiniteSetPrior(), Pixels(count=1), SDS())
-    trainer, seen = create_autospec(pl.Trainer, instance=True, max_steps=7, datamodule=Canvas()), []
-    image = torch.zeros(1, 3, 64, 64)
-    module.show = lambda views: seen.append(trainer.global_step) or Render(image, image[:, :1], image[:, :1])
-    for trainer.global_step in range(1, 8):
-        judge.on_train_batch_end(trainer, module)
-    assert seen == [2, 3, 5, 6, 7]
 
 
 def test_correlation_is_pearsons() -> None:
@@ -206,10 +201,6 @@ def test_correlation_is_pearsons() -> None:
 
 
 def test_a_finished_run_has_figures_and_a_strip(tmp_path: Path, recipe: Path) -> None:
-    from support.recipe import small_run
-
-    from asdkit.run.side_files import read_facts
-
     options = ["--trainer.max_steps=5", "--trainer.callbacks=asdkit.StabilityJudge", "--snapshots.every=0"]
     run = small_run(recipe, *options)
     assert {"movement", "structure"} <= read_facts(run / "run.json")["metrics"].keys()

@@ -5,7 +5,6 @@ import json
 import re
 import shlex
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from support import exact
+from support.pages import Tags
 
 from asdkit import ASD, SDS, Cameras, Canvas, CLIPJudge, Distillation, Pixels, ToyboxJudge
 from asdkit.commands.arguments import expand
@@ -28,27 +28,6 @@ from asdkit.run.report import Report, Snapshots, measured, page
 from asdkit.run.tables import meaning
 
 PROMPT = '<script>alert("1")</script> & a "Duck"'
-
-
-class Tags(HTMLParser):
-    """The tags that are open, and those that were seen with their attributes."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attributes)))
-        if tag not in ("meta", "img", "line", "polyline"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def told(**changes: Any) -> dict[str, Any]:

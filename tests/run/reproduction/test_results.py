@@ -1,7 +1,6 @@
 """What is made of measured runs: differences by pairs, intervals, verdicts, tables, the page, the law of lambda_eff."""
 
 import math
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -10,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy import stats
+from support.pages import Tags
 from support.results import BETWEEN, documents, in_readme, in_results, sheets
 
 from asdkit.formats.pictures import save_grid
@@ -95,28 +95,9 @@ def test_diversity_is_the_distance_of_pairs(tmp_path: Path) -> None:
 def test_a_table_has_means_and_half_intervals() -> None:
     lines = results.table(measured(), ["structure", "sharpness"]).splitlines()
     assert lines[0] == "| part | method | structure | sharpness |"
-    assert (
-        lines[2] == f"| 2D | SDS 7.5 | 0.1 ± {4.302653 * 0.01 / 3**0.5:.3g} | 0.02 ± {4.302653 * 0.001 / 3**0.5:.3g} |"
-    )
+    half = 4.302653 / 3**0.5
+    assert lines[2] == f"| 2D | SDS 7.5 | 0.1 ± {half * 0.01:.3g} | 0.02 ± {half * 0.001:.3g} |"
     assert lines[4].startswith("| 2D | VSD 7.5 | 0.1 ±") and lines[4].endswith("|  |")
-
-
-class Page(HTMLParser):
-    """What a page asks for, and whether its elements close in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.asked, self.open = list[str](), list[str]()
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.asked += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data")]
-        if tag not in ("meta", "img", "html"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag != "html":
-            assert self.open.pop() == tag
 
 
 def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
@@ -127,9 +108,10 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     data = {"mode": "full", "command": "asdkit reproduce fig1 --full", "minutes": 4.5, "priors": ["abc"], "runs": runs}
     page.write(tmp_path / "index.html", data | {"figures": {"fig1": judged(FIG1, runs, judging=True)}})
     text = (tmp_path / "index.html").read_text()
-    read = Page(text)
-    assert not read.open and all(asked.startswith(("data:image/", "#")) for asked in read.asked)
-    assert sum(asked.startswith("data:image/webp;base64,") for asked in read.asked) == 3 and "<script" not in text
+    tags, links = Tags(text), {"src", "href", "srcset", "data"}
+    asked = [attributes[name] or "" for _, attributes in tags.seen for name in links & attributes.keys()]
+    assert not tags.open and all(address.startswith(("data:image/", "#")) for address in asked)
+    assert sum(address.startswith("data:image/webp;base64,") for address in asked) == 3 and "<script" not in text
     assert FIG1.claim in text and text.count("confirmed</span>") == 5 and "4.5 minutes" in text
     assert "asdkit reproduce fig1 --full" in text and "{{" not in text
 
