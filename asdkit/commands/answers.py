@@ -21,7 +21,6 @@ from asdkit.core.yaml_text import class_path, layers
 Entry = dict[str, Any]
 _FEW, _WIDTH = 13, 110
 _ROOT: Entry = {"group": "fit"}
-_OTHER_KEYS = ("class_path", "init_args", "dict_kwargs", "help")
 
 
 @cache
@@ -90,7 +89,7 @@ class CheckedOptions:
             path = f"{option}.{name}".lstrip(".")
             if name in entries:
                 self._check(path, item, entries[name])
-            elif name not in _OTHER_KEYS:
+            elif name not in ("class_path", "init_args", "dict_kwargs", "help"):
                 self._refuse(path, owner)
 
     def _take_class(self, option: str, name: str, entry: Entry) -> None:

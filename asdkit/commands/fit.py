@@ -37,7 +37,6 @@ from asdkit.run.report import Report, Snapshots
 from asdkit.run.run_folder import RunFolder, new_run_folder
 
 MAX_STEPS_LIMIT = 100_000_000
-_DISTILLATION = "asdkit.Distillation"
 _SETTINGS: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 _TRAINER_RANGES = {
     **dict.fromkeys(("max_steps", "max_epochs", "log_every_n_steps"), Within(1, MAX_STEPS_LIMIT)),
@@ -172,7 +171,7 @@ def _check(config: Namespace) -> None:
         raise ValueError("trainer.default_root_dir can't be used; --run.root names the folder of all runs.")
     if strategy := _class(options.strategy):
         check_strategy(strategy)
-    if config.model.class_path == _DISTILLATION:  # others train networks alone
+    if config.model.class_path == "asdkit.Distillation":  # others train networks alone
         check_precision(options.precision)
         callbacks = filter(None, map(_class, _listed(options.callbacks)))
         check_optimization(options.accumulate_grad_batches, options.gradient_clip_val, callbacks)

@@ -17,7 +17,6 @@ from asdkit.priors.locate import overlay_of
 from asdkit.run.recipes import recipe_folder
 
 _PRIOR = "model.prior"
-_JUDGE = {"class_path": "asdkit.CLIPJudge"}  # in the place of those that know the toybox's truth
 _KINDS = ("gs3d", "nerf3d", "image2d", "onestep2d", "edit2d", "edit3d", "refine3d")
 Settings = dict[str, Any]
 
@@ -44,7 +43,8 @@ def with_family(arguments: list[str]) -> list[str]:
     overlays = [_fitting(settings_of(file), recipe) for file in files]
     callbacks = at(recipe, "trainer.callbacks") or []
     listed = callbacks if isinstance(callbacks, list) else [callbacks]
-    judges = [_JUDGE if class_name(part).startswith("Toybox") else part for part in listed]
+    judge = {"class_path": "asdkit.CLIPJudge"}  # in the place of those that know the toybox's truth
+    judges = [judge if class_name(part).startswith("Toybox") else part for part in listed]
     overlays.append({"trainer": {"callbacks": judges}})
     _say(overlays, f"priors/full_size/{kind} and priors/{family}", above)
     configs = chain.from_iterable(("--config", json.dumps(overlay)) for overlay in overlays)

@@ -14,7 +14,7 @@ from asdkit.run.exits import Signals, exit_code, sentence, silence_libraries
 if TYPE_CHECKING:
     from asdkit.run.export import Result
 
-_JSON = (bool, list, tuple, dict)
+_JSON = bool | list | tuple | dict | None
 
 
 def make(
@@ -49,7 +49,7 @@ def make(
     """
     short = {"prior": prior, "method": method, "steps": steps}
     given = {name: value for name, value in short.items() if value is not None} | dict(options or {})
-    plain = {name: json.dumps(value) for name, value in given.items() if value is None or isinstance(value, _JSON)}
+    plain = {name: json.dumps(value) for name, value in given.items() if isinstance(value, _JSON)}
     words = [f"--{name}={value}" for name, value in {**given, **plain}.items()]
     arguments, _ = expand("fit", ["--config", recipe, f"--model.prompt={prompt}", *words])
     with trusted(list(trust)), _interruptible():

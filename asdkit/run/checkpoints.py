@@ -26,9 +26,6 @@ from asdkit.run.guard import Guard
 from asdkit.run.loggers import MetricsCSV
 from asdkit.run.side_files import numbered_checkpoints
 
-_log = logging.getLogger(__name__)
-_HANDED_OVER = ".temp.ckpt"  # Lightning's own, from a forked process to the one that waits for it: the state alone
-
 
 @checked
 class Checkpoints(Checkpoint):
@@ -120,7 +117,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             if is_whole(path):
                 checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
-                state = checkpoint if path.name == _HANDED_OVER else checkpoint["state_dict"]
+                # Lightning's own, from a forked process to the one that waits for it, holds the state alone.
+                state = checkpoint if path.name == ".temp.ckpt" else checkpoint["state_dict"]
         except Exception as error:  # torch's reader raises whatever a broken file makes it stumble over
             if isinstance(error, OSError):
                 raise
@@ -181,7 +179,8 @@ def fit_to(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         saved.pop(name, None)
     checkpoint["optimizer_states"] = checkpoint.get("optimizer_states", [])[:1]  # the generator's
     parts = ", ".join(dict.fromkeys(re.sub(r"(\.adapter)\..*", r"\1", name) for name in unlike))
-    _log.warning("The checkpoint is of %s, the run is of %s: %s can't be loaded, or starts anew.", *methods, parts)
+    sentence = "The checkpoint is of %s, the run is of %s: %s can't be loaded, or starts anew."
+    logging.getLogger(__name__).warning(sentence, *methods, parts)
 
 
 def _reason(name: str, shapes: list[dict[str, list[int]]], differences: Iterable[tuple[str, Any, Any]]) -> str:

@@ -60,8 +60,7 @@ class Signals:
     def _install(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for signum in heeded():
-                before = signal.signal(signum, self._handle)
-                self._before.setdefault(signum, before)
+                self._before.setdefault(signum, signal.signal(signum, self._handle))
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT and self.received and "TORCHELASTIC_RUN_ID" not in os.environ:

@@ -32,7 +32,6 @@ _LAST_PORT = 65535 - 999  # viser tries this port and the 999 above it
 _PICTURE_HEIGHT = 128  # pixels
 _SCALE_MAX = math.exp(5)  # the browser's variances are half floats, which end at 65504
 _LOCAL = re.compile(r"http://(127\.0\.0\.1|localhost)(:\d+)?")  # pages of this machine
-_LOOK_EVERY = 0.05  # seconds between two looks at where the browsers' cameras are
 
 
 def drawn(splats: Splats) -> dict[str, Float32[np.ndarray, "N ..."]]:
@@ -52,8 +51,7 @@ def views_at(
     c2w[0, :3, :3] = rotation_matrices(torch.as_tensor(wxyz)[None])[0]
     c2w[0, :3, 3] = torch.as_tensor(position)
     focal = 0.5 * height / math.tan(0.5 * fov)
-    K = torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]])
-    return posed(c2w, K, height, width)
+    return posed(c2w, torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]]), height, width)
 
 
 def check_port(port: int) -> None:
@@ -136,7 +134,7 @@ def serve(path: Path, port: int) -> None:
         while True:
             if module:
                 live.follow(module, moved=True)
-            time.sleep(_LOOK_EVERY)
+            time.sleep(0.05)  # until the next look at where the browsers' cameras are
     finally:
         live.stop()
 

@@ -19,8 +19,6 @@ from asdkit.core.foreign import step_metrics
 from asdkit.core.optional import require_package
 from asdkit.run.side_files import csv_text
 
-_NO_NUMBERS = ("step", "epoch", "prior")
-
 
 class MetricsCSV(Logger):
     """`metrics.csv` in a run folder, each row with the prior's digest, in one piece over all resumptions of a run.
@@ -81,7 +79,7 @@ def logged(path: Path) -> dict[str, dict[int, float]]:
     numbers: dict[str, dict[int, float]] = {}
     for row in _rows(path):
         for name, text in row.items():
-            if text and name not in _NO_NUMBERS:
+            if text and name not in ("step", "epoch", "prior"):
                 with suppress(ValueError):  # somebody has written there
                     numbers.setdefault(name, {})[int(row["step"])] = float(text)
     return numbers

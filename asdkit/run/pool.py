@@ -24,7 +24,6 @@ from asdkit.run.grid import Cell, Grid
 from asdkit.run.side_files import csv_text, locked, read_facts, write_json
 from asdkit.run.tables import markdown
 
-_POLL_SECONDS = 0.1
 _COLUMNS = ("status", "exit_code", "seconds", "iterations", "folder", "reason", "prior")
 _NOT_IN_MARKDOWN = {"exit_code", "iterations", "folder", "reason", "prior"}
 STOPPED = (130, 143)  # the exit codes of what a signal has ended
@@ -120,7 +119,7 @@ class Pool:
                     write_tables(self.grid)
                     self.ended()
                     in_tables = len(self.codes)
-                time.sleep(_POLL_SECONDS if self.jobs else 0)
+                time.sleep(0.1 if self.jobs else 0)
             write_contacts(self.grid)
         finally:
             for job in self.jobs:  # none is left when all went well

@@ -39,9 +39,7 @@ from asdkit.scores.fields import CFG, Field
 _ROWS, _TILE = 4, 192  # of a snapshot: how many rows there are, and the least height of a picture in pixels
 _CONTACT_VIEWS = 8
 _SHOTS, _WIDTH, _HEIGHT = 8, 300, 90  # of the page: snapshots, and the pixels of a curve
-_OF_RUNS = ("contact.png", "config.yaml", "run.json")
 _CURVES = ("residual_norm", "discriminator_loss", "psnr", "saturation")
-_log = logging.getLogger(__name__)
 
 
 @checked
@@ -144,7 +142,7 @@ class Report(pl.Callback):
             try:
                 self.on_train_end(trainer, pl_module)
             except OSError as error:  # the run has ended, and says how
-                _log.warning("There is no report: %s", sentence(error))
+                logging.getLogger(__name__).warning("There is no report: %s", sentence(error))
 
     def _leave(self, trainer: Any, module: Distillation, folder: Path) -> None:
         cameras = trainer.datamodule
@@ -216,7 +214,7 @@ def page(folder: Path, told: Mapping[str, Any]) -> str:
         "meaning": meaning,
         "curves": [_curve(name, numbers[name]) for name in _CURVES if len(numbers.get(name, ())) > 1],
         "run": shlex.quote(str(folder)),
-        "files": [*told["files"], *_OF_RUNS, *metrics],
+        "files": [*told["files"], "contact.png", "config.yaml", "run.json", *metrics],
     }
     return rendered(Path(__file__).with_name("report.html"), values)
 

@@ -29,7 +29,6 @@ from asdkit.run.machine import versions
 from asdkit.run.report import Report
 from asdkit.run.side_files import locked, read_facts, refuse_links, write_json
 
-_log = logging.getLogger(__name__)
 _FIRST_FILES = {"config.yaml", "run.json", "run.lock"}  # that a run has before its first iteration
 
 
@@ -190,7 +189,7 @@ class RunFolder(pl.Callback):
                 else:
                     self._write(trainer, pl_module, status(code), sentence(exception)[:2000], code)
         except OSError as error:  # the end of the run may be that nothing can be written
-            _log.warning("%s", sentence(error))
+            logging.getLogger(__name__).warning("%s", sentence(error))
         finally:
             self._let_go()
 

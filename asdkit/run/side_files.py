@@ -12,7 +12,6 @@ from typing import IO, Any
 
 from asdkit.core.atomic import write_text
 
-_log = logging.getLogger(__name__)
 _KINDS = {"status": str, "reason": str, "prompt": str, "prior": str, "command": list, "metrics": dict}
 _NUMBERS = ("exit_code", "iterations", "seconds")
 
@@ -26,7 +25,7 @@ def locked(file: IO[Any]) -> bool:
         return False
     except OSError as error:
         sentence = "%s can't be locked (%s): start no second command on this run, for nothing would refuse it."
-        _log.warning(sentence, file.name, error.strerror)
+        logging.getLogger(__name__).warning(sentence, file.name, error.strerror)
     return True
 
 

@@ -160,8 +160,7 @@ def test_nothing_is_wrong_with_the_recipes(name: str) -> None:
 
 def test_the_options_of_the_help_are_there() -> None:
     """Each of two dozen, short forms and others."""
-    text = (FILE.parent / "fit.txt").read_text()
-    flags = re.findall(r"^  (--[\w.]+)", text, re.MULTILINE)
+    flags = re.findall(r"^  (--[\w.]+)", (FILE.parent / "fit.txt").read_text(), re.MULTILINE)
     values = {"--config": "gs3d", "--prior": "toybox", "--method": "ASD", "--asset": str(FILE), "--viewer": "8080"}
     expanded, _ = expand("fit", [f"{flag}={values.get(flag, 1)}" for flag in flags])
     options = CheckedOptions(expanded)

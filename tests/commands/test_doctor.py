@@ -241,8 +241,7 @@ def test_a_launcher_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert doctor.launcher(tmp_path).text == "none: this is a process of its own"
     for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "SLURM_JOB_ID": "42"}.items():
         monkeypatch.setenv(name, value)
-    finding = doctor.launcher(tmp_path)
-    assert finding.text == "rank 1 of 4, LOCAL_RANK=1, RANK=1, SLURM_JOB_ID=42, WORLD_SIZE=4"
+    assert doctor.launcher(tmp_path).text == "rank 1 of 4, LOCAL_RANK=1, RANK=1, SLURM_JOB_ID=42, WORLD_SIZE=4"
 
 
 def test_a_run_root_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

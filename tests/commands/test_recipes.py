@@ -105,8 +105,7 @@ def test_every_recipe_runs_and_resumes_exactly(
     monkeypatch.chdir(tmp_path)
     options = options_of(name, made, tiny_folder, tmp_path)
     if name == "toybox/unet":
-        weights = request.getfixturevalue("trained")
-        options += reads(weights)
+        options += reads(request.getfixturevalue("trained"))
     options.append("--trainer.max_steps=2")
     one, two = (f"checkpoints/step-00000{step}.ckpt" for step in (1, 2))
     unjudged = () if name.startswith("toybox") else ("--trainer.callbacks=[]",)

@@ -390,8 +390,7 @@ def rewritten(path: Path, **settings: Any) -> None:
 
 
 def used(folder: Path) -> None:
-    prior = loaded(folder)
-    prior.prepare([Condition("a red duck")])
+    loaded(folder).prepare([Condition("a red duck")])
 
 
 @pytest.mark.parametrize("part", WEIGHTS)

@@ -135,8 +135,7 @@ def test_loading_brings_the_generator_and_no_prior(finished: Path) -> None:
     assert mine and all(torch.equal(value, saved[name]) for name, value in mine.items())
     assert (module.prompt, module.rendering.background) == ("a red duck", 0.85)
     assert not list(module.prior.parameters())
-    other = load(finished / "checkpoints" / "last.ckpt")
-    assert torch.equal(other.generator.means, module.generator.means)
+    assert torch.equal(load(finished / "checkpoints" / "last.ckpt").generator.means, module.generator.means)
 
 
 HARMS: list[tuple[str, Callable[[dict, dict], object]]] = [

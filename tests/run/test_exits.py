@@ -248,8 +248,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(recipe: Path, small_disk: Path) -
     for share in (0.02, 0.6):
         room = os.statvfs(small_disk)
         ballast.write_bytes(b"0" * max(0, int(room.f_bavail * room.f_frsize - share * used)))
-        code = main(["fit", str(run), "--trainer.max_steps=4"])
-        assert code == 7, share
+        assert main(["fit", str(run), "--trainer.max_steps=4"]) == 7, share
         assert not list(run.rglob("*.tmp*"))
         for file in (run / "checkpoints").iterdir():
             assert is_whole(file) and torch.load(file, weights_only=True)["global_step"] >= 2
@@ -448,8 +447,7 @@ def test_a_traceback_of_unknown_classes_stays_what_it_is() -> None:
 
 
 def test_the_advice_on_memory_is_of_options_that_exist(recipe: Path, capsys: pytest.CaptureFixture) -> None:
-    advice = sentence(MemoryError())
-    options = re.findall(r"--([a-z_.]+[a-z])", advice)
+    options = re.findall(r"--([a-z_.]+[a-z])", sentence(MemoryError()))
     assert options[:4] == ["data.views_per_step", "model.rendering.chunk", "data.size", "model.generator.capacity"]
     assert main(["fit", "--config", str(recipe), "--print_config"]) == 0
     config = yaml.safe_load(capsys.readouterr().out)

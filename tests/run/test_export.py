@@ -56,8 +56,7 @@ def test_all_formats_of_gaussians(runs: dict[str, Path], tmp_path: Path, monkeyp
         assert len(mesh.faces) > 50 and np.abs(mesh.vertices).max() <= 1.1 * half
     assert Image.open(tmp_path / "orbit.webp").n_frames == 3
     assert Image.open(tmp_path / "views.png").size == (8 * 32, 4 * 32)
-    reader = pytest.importorskip("imageio").get_reader(tmp_path / "orbit.mp4")
-    assert reader.get_data(2).shape == (32, 32, 3)
+    assert pytest.importorskip("imageio").get_reader(tmp_path / "orbit.mp4").get_data(2).shape == (32, 32, 3)
 
 
 def test_pictures_are_what_the_run_shows(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -148,8 +148,7 @@ def test_a_run_that_outlives_its_killed_pool_is_left_alone(tmp_path: Path, calle
     os.waitpid(killed, 0)
     assert make(one) == 1 and "another process" in rows(one)["waits"]["reason"]
     assert rows(one)["ok"]["status"] == "finished"
-    holder = int((run(one, "waits") / "ready").read_text())
-    os.kill(holder, signal.SIGTERM)
+    os.kill(int((run(one, "waits") / "ready").read_text()), signal.SIGTERM)
     until(run(one, "waits") / "checkpoints" / "last.ckpt")
 
 

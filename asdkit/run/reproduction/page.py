@@ -18,7 +18,6 @@ from asdkit.run.reproduction.runs import CONTACT, kept, of_truth
 from asdkit.run.tables import meaning
 from asdkit.scores.equations import effective_scale
 
-_PLOT_WIDTH = 4.8  # in inches
 Curves = Mapping[str, Sequence[tuple[float, Interval]]]  # by name the points, each a place and a mean
 Lines = Mapping[str, Sequence[tuple[float, float]]]
 
@@ -134,8 +133,8 @@ def plot_curves(title: str, of: Curves, predictions: Lines, label: str, log: boo
     return _svg(figure)
 
 
-def _panel(height: float) -> tuple[Any, Any]:
-    figure = require_package("matplotlib.figure", "plots").Figure((_PLOT_WIDTH, height), layout="constrained")
+def _panel(height: float) -> tuple[Any, Any]:  # in inches
+    figure = require_package("matplotlib.figure", "plots").Figure((4.8, height), layout="constrained")
     return figure, figure.subplots()
 
 

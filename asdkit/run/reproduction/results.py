@@ -13,7 +13,6 @@ from asdkit.run.tables import cell_text, markdown
 
 Run = Mapping[str, Any]  # part, method, prompt, seed, metrics, and how it was made
 CONFIRMED, REFUTED, NOT_SHOWN, NOT_JUDGED = "confirmed", "refuted", "not shown", "not judged"
-_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def joint(verdicts: Sequence[str]) -> str:
 def t_quantile(freedom: int) -> float:
     """The t of which Student's distribution has 95 % between -t and t."""
     billionths = range(13 * 10**9)  # of one degree of freedom it is 12.7
-    return bisect_left(billionths, _LEVEL, key=lambda t: _between(t / 1e9, freedom)) / 1e9
+    return bisect_left(billionths, 0.95, key=lambda t: _between(t / 1e9, freedom)) / 1e9
 
 
 def _between(t: float, freedom: int) -> float:

@@ -21,7 +21,6 @@ from asdkit.run.side_files import read_facts, write_json
 
 CONTACT = "contact.png"
 _PIXELS, _QUALITY = 512, 80  # about how wide a picture is kept, and how well
-_KEPT = ("iterations", "seconds", "versions")
 
 
 class Reproduction:
@@ -93,7 +92,8 @@ class Reproduction:
             keep(folder / picture, kept(self.out, name, picture))
         of = {"part": run.part.name, "method": run.method.name, "prompt": run.subject.prompt, "seed": run.seed}
         metrics = {**results.with_derived(report.get("metrics", {})), "seconds": report["seconds"]}
-        facts = {"digest": report["prior"], "folder": name} | {fact: report[fact] for fact in _KEPT}
+        facts = {"digest": report["prior"], "folder": name}
+        facts |= {fact: report[fact] for fact in ("iterations", "seconds", "versions")}
         row = self._kept[name] = {**of, "metrics": metrics, "pictures": there, **facts}
         return row
 

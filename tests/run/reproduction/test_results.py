@@ -127,8 +127,7 @@ def test_the_law_reads_another_curve_at_lambda_eff() -> None:
     points = [(x, point.mean) for x, point in curves["ASD"]]
     assert [*map(tuple, predictions["ASD"])] == [pytest.approx(point) for point in points] and len(points) == 6
     assert (label, log) == ("CFG scale", True) and len(page._plots(figure, "2D", runs)) == 1
-    lone = [row("VSD 7.5, rate x2", 0, psnr=1.0)]  # of no curve
-    assert page._plots(figure, "2D", lone) == []
+    assert page._plots(figure, "2D", [row("VSD 7.5, rate x2", 0, psnr=1.0)]) == []  # of no curve
 
 
 def test_the_documents_say_what_the_results_are() -> None:
