@@ -226,10 +226,8 @@ def test_a_guidance_that_does_not_learn_and_images_without_cameras(tiny_folder: 
     trained(module, Canvas(size=SIZE), bench.total, bench)
     names = bench.facts["sections"].keys()
     assert {"prior", "backward"} <= names and not {"e_phi", "discriminator"} & names
-    calls = {
-        name: [call["predictions"] for call in bench.facts["kinds"][name]["calls"]] for name in ("fast", "faithful")
-    }
-    assert calls == {"fast": [2], "faithful": [1, 1]}
+    for kind, predictions in {"fast": [2], "faithful": [1, 1]}.items():
+        assert [call["predictions"] for call in bench.facts["kinds"][kind]["calls"]] == predictions
 
 
 def test_every_kind_has_its_rounds_and_the_first_is_a_warm_up(finished: BenchCLI) -> None:
@@ -238,9 +236,7 @@ def test_every_kind_has_its_rounds_and_the_first_is_a_warm_up(finished: BenchCLI
     assert {kind: len(blocks) for kind, blocks in times.items()} == {"fast": 4, "bare": 4, "faithful": 4}
     assert finished.trainer.global_step == 16
     fast, bare, faithful = (times[kind][1:] for kind in ("fast", "bare", "faithful"))
-    assert facts["kinds"]["fast"]["seconds"] == spread(fast)
-    assert facts["kinds"]["faithful"]["seconds"] == spread(faithful)
-    assert facts["kinds"]["bare"]["seconds"] == spread(bare)
+    assert [facts["kinds"][kind]["seconds"] for kind in times] == [spread(blocks[1:]) for blocks in times.values()]
     assert facts["fast_to_faithful"]["wall"] == spread([a / b for a, b in zip(fast, faithful, strict=True)])
     assert facts["lightning_to_bare"]["wall"] == spread([a / b for a, b in zip(fast, bare, strict=True)])
     assert facts["lightning_seconds"] == spread([a - b for a, b in zip(fast, bare, strict=True)])

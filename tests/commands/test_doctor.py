@@ -91,11 +91,7 @@ BAD_VERSIONS = {
     ("pytorch-lightning", "3.0"): ("packages", "pytorch-lightning 3.0, needed: <3,>=2.6.6"),
     ("pytorch-lightning", "2.6.2"): ("releases", "pytorch-lightning 2.6.2 is malware", "change every password"),
     ("lightning", "2.6.3"): ("releases", "lightning 2.6.3 is malware", "pip uninstall lightning"),
-    ("diffusers", "0.37.1"): (
-        "releases",
-        "CVE-2026-44513",
-        '-> pip uninstall diffusers; then pip install "diffusers>=0.42"',
-    ),
+    ("diffusers", "0.37.1"): ("releases", "CVE-2026-44513", 'uninstall diffusers; then pip install "diffusers>=0.42"'),
     ("transformers", "5.2.0"): ("releases", "CVE-2026-4372"),
 }
 

@@ -13,6 +13,7 @@ import torch
 import yaml
 from support.forked import Forked, wait_for
 from support.recipe import small_run
+from support.resuming import last
 from support.splat_tools import splats
 from support.viewing import client, listening
 
@@ -42,24 +43,14 @@ def interrupted_at(count: int) -> Callable[[float], None]:
     return sleep
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-
 def test_looking_changes_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    updates = []
-    follow = viewing.LiveView.follow
-    monkeypatch.setattr(
-        viewing.LiveView,
-        "follow",
-        lambda self, module, moved=False: updates.append(moved) or follow(self, module, moved),
-    )
-    before = listening()
+    seen, live, follow, before = [], viewing.LiveView, viewing.LiveView.follow, listening()
+    monkeypatch.setattr(live, "follow", lambda self, run, moved=False: seen.append(moved) or follow(self, run, moved))
     options = ("--viewer=8180", "--viewer.every=3", "--trainer.max_steps=4")
     watched = fit(finished.parents[2] / "small.yaml", "watched", *options)
     assert listening() == before
-    assert [i for i, moved in enumerate(updates) if not moved] == [0, 3, 4] and len(updates) == 5
-    expected, got = weights(finished), weights(watched)
+    assert [i for i, moved in enumerate(seen) if not moved] == [0, 3, 4] and len(seen) == 5
+    expected, got = last(finished)["state_dict"], last(watched)["state_dict"]
     assert expected.keys() == got.keys() and all(torch.equal(expected[name], got[name]) for name in expected)
 
 
@@ -72,7 +63,7 @@ def test_looking_at_a_radiance_field_changes_nothing(finished: Path, monkeypatch
     watched = fit(recipe, "nerf", *options, "--viewer", "8280", "--viewer.every=2")
     assert len(browser.pictures) == 3  # at the start, after two steps, and at the end
     assert (browser.pictures[0] != browser.pictures[2]).any()
-    expected, got = weights(alone), weights(watched)
+    expected, got = last(alone)["state_dict"], last(watched)["state_dict"]
     assert all(torch.equal(expected[name], got[name]) for name in expected)
     monkeypatch.setattr(viewing.time, "sleep", interrupted_at(3))
     assert main(["view", str(alone), "--port=0"]) == 130
@@ -130,7 +121,7 @@ def test_the_short_form(finished: Path, capsys: pytest.CaptureFixture, refused: 
 
 def test_loading_brings_the_generator_and_no_prior(finished: Path) -> None:
     module = load(finished)
-    saved = weights(finished)
+    saved = last(finished)["state_dict"]
     mine = {f"generator.{name}": value for name, value in module.generator.state_dict().items()}
     assert mine and all(torch.equal(value, saved[name]) for name, value in mine.items())
     assert (module.prompt, module.rendering.background) == ("a red duck", 0.85)
