@@ -403,16 +403,14 @@ def test_ratios_to_an_earlier_measurement(facts: dict[str, Any]) -> None:
     }
 
 
-def test_an_earlier_file_is_compared_with(
-    recipe: Path, tmp_path: Path, facts: dict[str, Any], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_earlier_file_is_compared_with(recipe: Path, tmp_path: Path, facts, capsys, refused, monkeypatch) -> None:
     monkeypatch.setattr(bench_steps, "timed", lambda *_: facts)
     (tmp_path / "before.json").write_text(json.dumps(facts))
     assert main(["bench", "--config", str(recipe), "--compare", str(tmp_path / "before.json")]) == 0
     assert "Ratios to gs3d of 2026-11-24:\na fast step " in capsys.readouterr().out
     (tmp_path / "before.json").write_text("{}")
-    assert main(["bench", "--config", str(recipe), "--compare", str(tmp_path / "before.json")]) == 2
-    assert "--compare needs a file of what asdkit bench --json has printed" in capsys.readouterr().err
+    said = refused("bench", "--config", recipe, "--compare", tmp_path / "before.json")
+    assert "--compare needs a file of what asdkit bench --json has printed" in said
 
 
 def test_curves(recipe: Path, tmp_path: Path, facts: dict[str, Any], capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,10 @@ def test_parts_fit_into_their_time(part: int, tmp_path: Path) -> None:
     assert sum(check.seconds for check in checks) / 2 < bench_gpu.PART_SECONDS
 
 
-def test_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu(tmp_path: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "gpus", lambda environment: [])
-    assert main(["bench", "--gpu", "--out", str(tmp_path / "out")]) == 3
-    assert "bench --gpu needs a CUDA device; --dry-run carries out" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    said = refused("bench", "--gpu", "--out", tmp_path / "out", code=3)
+    assert "bench --gpu needs a CUDA device; --dry-run carries out" in said and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -93,14 +93,12 @@ def test_a_run_that_fails_closes_its_viewer(finished: Path) -> None:
     viewer.teardown(trainer, module, "fit")
 
 
-def test_without_viser_fit_ends(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_without_viser_fit_ends(finished: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable) -> None:
     monkeypatch.setitem(sys.modules, "viser", None)
-    recipe = finished.parents[2] / "small.yaml"
-    assert main(["fit", "--config", str(recipe), "--run.name=none", "--viewer"]) == 3
-    assert 'asdkit: This needs viser: pip install "viser>=1.1" "websockets>=15".\n' in capsys.readouterr().err
+    recipe, said = finished.parents[2] / "small.yaml", 'This needs viser: pip install "viser>=1.1" "websockets>=15".'
+    assert refused("fit", "--config", recipe, "--run.name=none", "--viewer", code=3) == said
     assert sorted(path.name for path in (finished.parent / "none").iterdir()) == ["config.yaml", "run.json"]
-    assert main(["view", str(finished)]) == 3
-    assert capsys.readouterr().err == 'asdkit: This needs viser: pip install "viser>=1.1" "websockets>=15".\n'
+    assert refused("view", finished, code=3) == said
 
 
 def test_the_short_form(finished: Path, capsys: pytest.CaptureFixture, refused: Callable) -> None:
