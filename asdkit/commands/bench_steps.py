@@ -161,10 +161,7 @@ def computes_in(module: Distillation) -> torch.dtype:
 
 
 def sections(steps: list[dict[str, float]], flop: dict[str, float], peak: float) -> dict[str, dict[str, Any]]:
-    """Of each span: its seconds in steps, its operations in one, and its shares of the step and of `peak`.
-
-    `peak` is in operations per second; the floor is the seconds that the operations take at that rate.
-    """
+    """Of each span its seconds, operations, their seconds at `peak` (per second), and its shares of step and peak."""
     known, whole = {}, spread([sum(step.values()) for step in steps])["median"]
     for name in sorted(dict.fromkeys(name for step in steps for name in step), key=lambda name: name == OTHER):
         seconds, work = spread([step.get(name, 0.0) for step in steps]), flop.get(name) or None
@@ -203,8 +200,7 @@ def bare_loop(module: Distillation, every: int | None = None) -> Callable[[], No
 def network_calls(module: Distillation, faithful: bool) -> Iterator[list[dict[str, Any]]]:
     """A list of the network's calls within this context: how many predictions each makes, whose, and of what shape.
 
-    When `faithful`, steps in it are those of the paper: the discriminator learns on draws of its own, and each
-    prediction is a call of the network of its own.
+    When `faithful`, steps in it are the paper's: the discriminator has draws of its own, and each prediction a call.
     """
     calls: list[dict[str, Any]] = []
 

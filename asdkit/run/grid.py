@@ -31,10 +31,7 @@ class Cell:
 
 
 def product(prompts: Sequence[str], axes: Mapping[str, Mapping[Any, Sequence[str]]]) -> list[Cell]:
-    """A cell for each prompt and each combination of the axes' values; prompts change fastest.
-
-    An axis has by value its options, e.g. {"seed": {0: ["--model.seed=0"], 1: ["--model.seed=1"]}}.
-    """
+    """A cell for each combination of axes such as {"seed": {0: ["--seed=0"]}} and, changing fastest, each prompt."""
     cells = []
     for values in itertools.product(*axes.values()):
         labels = dict(zip(axes, values, strict=True))
