@@ -14,7 +14,7 @@ from asdkit.run.exits import Signals, exit_code, sentence, silence_libraries
 if TYPE_CHECKING:
     from asdkit.run.export import Result
 
-_JSON = bool | list | tuple | dict | None
+_JSON = (bool, list, tuple, dict, type(None))
 
 
 def make(

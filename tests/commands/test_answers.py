@@ -96,6 +96,7 @@ SAID = {
 }
 SCRIPT = """
 import contextlib, io, json, shlex, sys
+from asdkit.commands.main import main
 for line in json.load(sys.stdin):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         code = main(shlex.split(line))
