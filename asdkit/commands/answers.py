@@ -19,16 +19,8 @@ from asdkit.core.text import existing, nearest, suggestion
 from asdkit.core.yaml_text import class_path, layers
 
 Entry = dict[str, Any]
-_FILES = {
-    "ckpt_path": "a file of a run's folder checkpoints",
-    "data.asset": "a run folder, a checkpoint or a file of splats",
-    "data.image": "a picture",
-    "data.references.file": "a picture",
-    "data.references.path": "a folder with a transforms.json",
-}
 _FEW, _WIDTH = 13, 110
 _ROOT: Entry = {"group": "fit"}
-_OTHER_KEYS = ("class_path", "init_args", "dict_kwargs", "help")
 
 
 @cache
@@ -45,19 +37,17 @@ def called_elsewhere(kind: str, word: str) -> str:
 
 
 def check_options(arguments: list[str]) -> None:
-    """Refuse options and classes that there are not, of recipes and of the command line, and files that are missing.
-
-    Short forms are expanded by now. What only a class of the user's can know is left alone.
-    """
+    """Refuse options, classes and files that there are not; what only a class of the user's can know is left alone."""
     options = CheckedOptions(arguments)
     texts = {option: text for option, text in options.texts.items() if text and options.entry(option)}
     if options.classes.get("model.prior") == "Pretrained" and "model.prior.path" in texts:
         from asdkit.priors.hub import check_name  # which takes its time
 
         check_name(texts["model.prior.path"])
-    for option in ("ckpt_path",) if "ckpt_path" in texts else _FILES:  # a checkpoint has what its run started from
+    files: dict[str, str] = yaml.safe_load(Path(__file__).with_name("files.yaml").read_text("utf-8"))
+    for option in ("ckpt_path",) if "ckpt_path" in texts else files:  # a checkpoint has what its run started from
         if option in texts:
-            existing(texts[option], _FILES[option])
+            existing(texts[option], files[option])
 
 
 class CheckedOptions:
@@ -89,10 +79,8 @@ class CheckedOptions:
         if isinstance(value, dict) and (owner := entry.get("group") or self.classes.get(option)) in table():
             self._check_inner(option, value, owner)
         elif isinstance(value, dict) and self._file and option in ("model", "data") and option not in self.classes:
-            raise UsageError(
-                f"{Path(self._file).name} has options of the {option} but no class_path: name a whole recipe before, "
-                "--config RECIPE --config OVERLAY."
-            )
+            lacking = f"{Path(self._file).name} has options of the {option} but no class_path"
+            raise UsageError(f"{lacking}: name a whole recipe before, --config RECIPE --config OVERLAY.")
 
     def _check_inner(self, option: str, value: dict[str, Any], owner: str) -> None:
         """What a dict sets of the options of a class or a group, `owner`."""
@@ -101,7 +89,7 @@ class CheckedOptions:
             path = f"{option}.{name}".lstrip(".")
             if name in entries:
                 self._check(path, item, entries[name])
-            elif name not in _OTHER_KEYS:
+            elif name not in ("class_path", "init_args", "dict_kwargs", "help"):
                 self._refuse(path, owner)
 
     def _take_class(self, option: str, name: str, entry: Entry) -> None:

@@ -23,20 +23,10 @@ from asdkit.core.yaml_text import at, check_recipe, settings_of, to_yaml
 from asdkit.run.grid import option_values, recipe_names
 from asdkit.run.recipes import base_of, find_recipe, is_recipe, recipes
 
-_TYPES = {"int": int, "path": Path}
-_PORT = 8080
-_ENVIRONMENT = {  # libraries read it when they are imported
-    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait take the cores of others, and each other's
-    "JSONARGPARSE_DEPRECATION_WARNINGS": "off",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DIFFUSERS_VERBOSITY": "error",
-    "TRANSFORMERS_VERBOSITY": "error",
-}
-
 
 def prepare_libraries() -> None:
     """Let libraries that are imported from now on say only what concerns the user, and their threads wait quietly."""
-    for name, value in _ENVIRONMENT.items():
+    for name, value in yaml.safe_load(Path(__file__).with_name("environment.yaml").read_text("utf-8")).items():
         os.environ.setdefault(name, value)
 
 
@@ -52,7 +42,7 @@ class Arguments(argparse.ArgumentParser):
             groups = {"one_of": self.add_mutually_exclusive_group(required=True), **groups}
         for key, group in groups.items():
             for name, option in stated.get(key, {}).items():
-                kind = {"type": _TYPES[option["type"]]} if "type" in option else {}
+                kind = {"type": {"int": int, "path": Path}[option["type"]]} if "type" in option else {}
                 group.add_argument(name, **option | kind)
 
     def parse(self, arguments: list[str]) -> argparse.Namespace:
@@ -111,10 +101,7 @@ def overlay(key: str, value: Any) -> list[str]:
 
 
 def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
-    """Replace short forms by what LightningCLI understands: run folders, recipe names and prompts.
-
-    Returns the arguments, recipes before the options, which count above them; and the run folder that was named.
-    """
+    """The arguments as LightningCLI understands them, recipes before the options; and the run folder that was named."""
     run, arguments = _with_words(command, arguments)
     if run:
         arguments = [*_run_arguments(run, arguments), *arguments]
@@ -134,7 +121,7 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
     for flag in filter(_VIEW.fullmatch, _flags(options)):
         texts[flag] = partial(take_view, flag.rpartition(".")[2])
     pairs = pairwise([*options, ""])  # --viewer alone names the usual port
-    options = [f"--viewer={_PORT}" if word == "--viewer" and not after.isdigit() else word for word, after in pairs]
+    options = ["--viewer=8080" if word == "--viewer" and not after.isdigit() else word for word, after in pairs]
     recipes_first = [word for file in files for word in ("--config", str(file))]
     expanded = [*recipes_first, *replaced(options, _SHORT_FORMS | texts)]
     _check_values(expanded)
@@ -200,13 +187,13 @@ def _check_values(arguments: list[str]) -> None:
     for word in words:
         if not word.startswith("-"):
             raise UsageError(f'{word!r} stands after no option; what to make comes first: asdkit fit "a yellow duck".')
-        if "=" not in word and word not in _ALONE:
+        if "=" not in word and word not in ("-h", "--help", "--print_config"):
             next(words, "")
 
 
 def _check_first_recipe(command: str, arguments: list[str]) -> None:
     """There is a recipe, and the first one is laid over no other."""
-    if not _NEEDS_ONE_OF & _flags(arguments):
+    if not {"--config", "-c", "-h", "--help", "--print_config"} & _flags(arguments):
         if misspelt := nearest("--config", _flags(arguments)):
             raise UsageError(f"There is no option {misspelt}; did you mean --config?")
         whole = ", ".join(name for name in recipes() if "/" not in name)
@@ -238,8 +225,6 @@ def _run_arguments(run: Path, options: list[str]) -> list[str]:
 
 _TEXT = re.compile(r"--model\.(?:[\w.]+\.)?(?:prompt|source|negative|text)")  # options whose values are words
 _VIEW = re.compile(r"--model\.(?:init_args\.)?view_prompts\.\w+")  # of which an overlay takes the place of all
-_ALONE = ("-h", "--help", "--print_config")
-_NEEDS_ONE_OF = {"--config", "-c", "-h", "--help", "--print_config"}
 _SHORT_FORMS: dict[str, Callable[[str], list[str]]] = {
     "--asset": lambda path: ["--data.asset", path, "--model.generator.init", path],  # an edit starts from what it edits
     "--model.target": lambda text: overlay("prompt", text),  # in editing, the prompt says what the target is

@@ -13,9 +13,8 @@ from asdkit.core.atomic import atomic
 from asdkit.core.errors import UsageError
 from asdkit.core.optional import require_package
 from asdkit.core.text import local
-from asdkit.run.exits import exit_code_of
+from asdkit.run.exits import Signals, exit_code_of
 from asdkit.run.side_files import write_json
-from asdkit.run.signals import Signals
 from asdkit.run.tables import markdown
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)

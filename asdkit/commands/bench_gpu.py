@@ -22,11 +22,13 @@ import asdkit
 from asdkit.core.atomic import write_text
 from asdkit.core.errors import MissingExtra
 from asdkit.core.text import local
+from asdkit.priors.locate import EMBEDDED, locate
 from asdkit.run import machine
 from asdkit.run.side_files import read_facts, write_json
 from asdkit.run.tables import estimate, markdown
 
 PART_SECONDS = 480.0
+_GIVEN: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 _TO_SAVE = 20.0  # what a command may take after a signal, before it is killed
 
 
@@ -43,34 +45,26 @@ class Check:
 
 def parts(out: Path, tiny: bool) -> dict[int, list[Check]]:
     """The commands of each part; `tiny` ones take seconds on a CPU. A training that has begun goes on."""
-    given = _given()
-    words = {name: choice[tiny] for name, choice in given["words"].items()}
+    words = {name: choice[tiny] for name, choice in _GIVEN["words"].items()}
     places = {"out": shlex.quote(str(out)), "tests": shlex.quote(str(Path(asdkit.__file__).parents[1] / "tests"))}
-    if (out / "runs" / "train" / "unet" / "checkpoints" / "last.ckpt").is_file():
-        given["parts"][3]["training"]["command"] = "-m asdkit fit {out}/runs/train/unet"
+    begun = (out / "runs" / "train" / "unet" / "checkpoints" / "last.ckpt").is_file()
 
     def check(name: str, command: str, **more: Any) -> Check:
+        command = "-m asdkit fit {out}/runs/train/unet" if begun and name == "training" else command
         return Check(name, tuple(shlex.split(command.format(**words, **places))), **more)
 
-    return {
-        number: [check(name, **more) for name, more in commands.items()] for number, commands in given["parts"].items()
-    }
-
-
-def _given() -> dict[str, Any]:
-    given: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
-    return given
+    listed = _GIVEN["parts"].items()
+    return {number: [check(name, **more) for name, more in commands.items()] for number, commands in listed}
 
 
 def run_parts(numbers: Iterable[int], folder: Path | None, tiny: bool) -> int:
-    """Carry out what is not finished of the parts, and print their rows as a table.
-
-    `gpu.json` has each command, its exit code and seconds; `gpu.md` the table. Without a GPU all must be `tiny`.
-    """
+    """Carry out what is not finished of the parts: `gpu.json` has each command's end, `gpu.md` a table of results."""
     if not (tiny or machine.gpus(os.environ)):
         raise MissingExtra("bench --gpu needs a CUDA device; --dry-run carries out everything in small on the CPU.")
     out = (local(folder or "bench-gpu") / ("dry-run" if tiny else "gpu")).absolute()
-    _prepare(out, tiny)
+    # What the commands read: the prompts, and the autoencoder that the embedded prior is trained with.
+    write_text(out / "prompts.txt", "\n".join(_GIVEN["prompts"][: 1 if tiny else None]) + "\n")
+    shutil.copytree(locate(EMBEDDED).path / "vae", out / "toybox-weights" / "vae", dirs_exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the command under way is ended, too
     records, numbers = read_facts(out / "gpu.json"), tuple(numbers)
     for number in numbers:
@@ -88,14 +82,6 @@ def run_parts(numbers: Iterable[int], folder: Path | None, tiny: bool) -> int:
     write_text(out / "gpu.md", text)
     print(text, end="")
     return next((1 for check in done if records[check.name]["code"] != 0), 0)
-
-
-def _prepare(out: Path, tiny: bool) -> None:
-    """What the commands read: the prompts, and the autoencoder that the embedded prior is trained with."""
-    from asdkit.priors.locate import EMBEDDED, locate
-
-    write_text(out / "prompts.txt", "\n".join(_given()["prompts"][: 1 if tiny else None]) + "\n")
-    shutil.copytree(locate(EMBEDDED).path / "vae", out / "toybox-weights" / "vae", dirs_exist_ok=True)
 
 
 def carry_out(check: Check, out: Path, seconds: float) -> dict[str, Any]:

@@ -26,10 +26,8 @@ def now(device: torch.device) -> float:
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of the fastest of several products of two square matrices.
-
-    A single thread of the CPU is timed by its own seconds, which other work on the machine does not lengthen.
-    """
+    """Operations per second of the fastest of several products of two square matrices."""
+    # A single thread of the CPU is timed by its own seconds, which other work on the machine does not lengthen.
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

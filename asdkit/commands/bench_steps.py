@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
 from itertools import pairwise
+from operator import sub
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -27,10 +28,9 @@ from asdkit.commands.fit import CLI
 from asdkit.core.contexts import replaced
 from asdkit.distillation import Distillation
 from asdkit.priors.network_runner import HalfConv2d
-from asdkit.run.exits import exit_code_of
+from asdkit.run.exits import Signals, exit_code_of
 from asdkit.run.guard import Guard
 from asdkit.run.loggers import MetricsCSV
-from asdkit.run.signals import Signals
 
 Blocks = dict[str, list[float]]  # seconds of a step, by its kind, in each block
 OTHER, _PREFIX = "other", "asdkit."  # of spans
@@ -75,12 +75,11 @@ class Bench(pl.Callback):
 
     The three kinds of a round stand side by side in time, so that what else the machine does falls on all of them, and
     ratios are taken within rounds. The first round is a warm-up. Spans are those of the steps without Lightning.
-
-    A block is as long as the trainer's logging interval `every`, so that each logs once.
     """
 
     def __init__(self, recipe: str, steps: int, every: int) -> None:
-        self.recipe, self.steps, self.block = recipe, steps, min(steps, every)
+        self.recipe, self.steps = recipe, steps
+        self.block = min(steps, every)  # as long as the trainer's logging interval, so that each logs once
         self.total = 2 * self.block * (math.ceil(steps / self.block) + 1)
         self.times: Blocks = defaultdict(list)
         self.processor: Blocks = defaultdict(list)  # seconds of all its threads, of the same blocks
@@ -125,8 +124,8 @@ class Bench(pl.Callback):
         }
         flop: dict[str, dict[str, float]] = {}
         for kind in ("fast", "faithful"):
-            with network_calls(module, kind == "faithful") as calls:
-                flop[kind] = operations_by_span(bare_loop(module, NEVER))
+            with network_calls(module, kind == "faithful") as calls, operations() as counter:
+                flop[kind] = _by_span(_readings(bare_loop(module, NEVER), counter.get_total_flops))
             kinds[kind] |= {"memory": self.memory[kind], "calls": calls, "flop": sum(flop[kind].values())}
         dtype = computes_in(module)
         peak = bench_report.matmul_peak(module.device, dtype)
@@ -162,10 +161,7 @@ def computes_in(module: Distillation) -> torch.dtype:
 
 
 def sections(steps: list[dict[str, float]], flop: dict[str, float], peak: float) -> dict[str, dict[str, Any]]:
-    """Of each span: its seconds in steps, its operations in one, and its shares of the step and of `peak`.
-
-    `peak` is in operations per second; the floor is the seconds that the operations take at that rate.
-    """
+    """Of each span its seconds, operations, their seconds at `peak` (per second), and its shares of step and peak."""
     known, whole = {}, spread([sum(step.values()) for step in steps])["median"]
     for name in sorted(dict.fromkeys(name for step in steps for name in step), key=lambda name: name == OTHER):
         seconds, work = spread([step.get(name, 0.0) for step in steps]), flop.get(name) or None
@@ -204,8 +200,7 @@ def bare_loop(module: Distillation, every: int | None = None) -> Callable[[], No
 def network_calls(module: Distillation, faithful: bool) -> Iterator[list[dict[str, Any]]]:
     """A list of the network's calls within this context: how many predictions each makes, whose, and of what shape.
 
-    When `faithful`, steps in it are those of the paper: the discriminator learns on draws of its own, and each
-    prediction is a call of the network of its own.
+    When `faithful`, steps in it are the paper's: the discriminator has draws of its own, and each prediction a call.
     """
     calls: list[dict[str, Any]] = []
 
@@ -230,12 +225,9 @@ def network_calls(module: Distillation, faithful: bool) -> Iterator[list[dict[st
 
 
 def seconds_by_span(step: Callable[[], None], count: int, device: torch.device) -> list[dict[str, float]]:
-    """Seconds of `count` steps by their spans.
-
-    On a GPU they pass on the device, from where the host opens a span to where it closes it; it waits at the end alone.
-    """
+    """Seconds of `count` steps by their spans; a GPU's pass on the device, which is waited for at the end alone."""
     if device.type != "cuda":
-        return [_by_span(_readings(step, time.perf_counter), lambda start, end: end - start) for _ in range(count)]
+        return [_by_span(_readings(step, time.perf_counter)) for _ in range(count)]
 
     def event() -> torch.cuda.Event:
         reading = torch.cuda.Event(enable_timing=True)
@@ -244,13 +236,7 @@ def seconds_by_span(step: Callable[[], None], count: int, device: torch.device) 
 
     steps = [_readings(step, event) for _ in range(count)]
     torch.cuda.synchronize(device)
-    return [_by_span(readings, lambda start, end: start.elapsed_time(end) / 1000) for readings in steps]
-
-
-def operations_by_span(step: Callable[[], None]) -> dict[str, float]:
-    """Floating-point operations of a step by its spans."""
-    with operations() as counter:
-        return _by_span(_readings(step, counter.get_total_flops), lambda start, end: end - start)
+    return [_by_span(readings, lambda end, start: start.elapsed_time(end) / 1000) for readings in steps]
 
 
 def operations() -> FlopCounterMode:
@@ -282,9 +268,9 @@ def _readings(step: Callable[[], None], read: Callable[[], Any]) -> list[tuple[s
     return [*readings, (OTHER, read())]
 
 
-def _by_span(readings: list[tuple[str, Any]], difference: Callable[[Any, Any], float]) -> dict[str, float]:
+def _by_span(readings: list[tuple[str, Any]], minus: Callable[[Any, Any], float] = sub) -> dict[str, float]:
     """What passes between two readings, for the innermost span that was open."""
     passed: dict[str, float] = defaultdict(float)
     for (_, start), (span, end) in pairwise(readings):
-        passed[span] += difference(start, end)
+        passed[span] += minus(end, start)
     return passed

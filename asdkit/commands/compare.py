@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from asdkit.commands.arguments import check_runs, trusted
 from asdkit.commands.sweep import axes
@@ -13,12 +12,9 @@ from asdkit.core.bounds import Within
 from asdkit.core.errors import UsageError
 from asdkit.core.text import local
 from asdkit.formats.prompts import read_prompts
-from asdkit.run.grid import Grid, product, recipe_names
+from asdkit.run.grid import Compared, Grid, product, recipe_names
 from asdkit.run.pool import STOPPED, make_runs
 from asdkit.run.side_files import read_facts
-
-if TYPE_CHECKING:
-    from asdkit.run.comparison import Compared
 
 _OF_EACH_RUN = ("--model.prompt", "--model.guidance", "--model.seed", "--run.name", "--ckpt_path")
 _PIXELS = Within(16, 1024)
@@ -37,8 +33,6 @@ def run(options: Namespace) -> int:
 
 
 def _existing(runs: Sequence[Path], options: Namespace) -> int:
-    from asdkit.run.comparison import Compared
-
     for path in runs:
         if read_facts(path / "run.json").get("status") != "finished":
             raise UsageError(f"compare: {path} is no folder of a finished run.")
@@ -51,7 +45,6 @@ def _existing(runs: Sequence[Path], options: Namespace) -> int:
 
 def _made(options: Namespace) -> int:
     from asdkit.commands.forked import start
-    from asdkit.run.comparison import Compared
 
     methods = [name.strip() for name in options.methods.split(",") if name.strip()]
     if not methods or options.prompts is None or not recipe_names(options.of_fit):
@@ -73,7 +66,7 @@ def _made(options: Namespace) -> int:
     return code
 
 
-def _write(compared: Sequence["Compared"], out: Path, options: Namespace) -> None:
+def _write(compared: Sequence[Compared], out: Path, options: Namespace) -> None:
     with trusted(options.trust):
         from asdkit.run import comparison
 

@@ -19,6 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import yaml
 from packaging.requirements import Requirement
 
 import asdkit
@@ -56,13 +57,6 @@ def short(path: str | Path) -> str:
 
 # -------------------------------------------------- versions, and what is known to be bad
 
-_MALWARE = "is malware (GHSA-w37p-236h-pfx3)"
-KNOWN_BAD = {
-    "pytorch-lightning>=2.6.2,<=2.6.3": _MALWARE,
-    "lightning>=2.6.2,<=2.6.3": _MALWARE,
-    "diffusers<0.38": "runs a model's code unasked (CVE-2026-44513)",
-    "transformers<5.3": "runs code that a model's config.json names (CVE-2026-4372)",
-}
 _SHOWN = ("torch", "pytorch-lightning", "diffusers", "transformers", "peft")
 
 
@@ -79,24 +73,25 @@ def packages(root: Path) -> Finding:
     """Versions against the floors, which are those of pyproject.toml."""
     needed = requirements()
     versions = {requirement.name: _installed(requirement.name) for requirement in needed}
-    facts = {"versions": versions}
     unmet = [requirement for requirement in needed if not _is_met(requirement)]
     if not unmet:
         text = ", ".join(f"{name} {versions.get(name)}" for name in _SHOWN)
-        return Finding(f"all {len(needed)} are what asdkit needs: {text}", facts=facts)
+        return Finding(f"all {len(needed)} are what asdkit needs: {text}", facts={"versions": versions})
     text = "; ".join(f"{r.name} {versions[r.name] or 'is missing'}, needed: {r.specifier}" for r in unmet)
-    return Finding(text, BAD, "pip install -U " + " ".join(f'"{requirement}"' for requirement in unmet), facts)
+    remedy = "pip install -U " + " ".join(f'"{requirement}"' for requirement in unmet)
+    return Finding(text, BAD, remedy, {"versions": versions})
 
 
 def releases(root: Path) -> Finding:
     """Releases known to be malicious or unsafe."""
-    bad = {requirement: what for text, what in KNOWN_BAD.items() if _is_met(requirement := Requirement(text))}
+    known: dict[str, str] = yaml.safe_load(Path(__file__).with_name("known_bad.yaml").read_text("utf-8"))
+    bad = {requirement: what for text, what in known.items() if _is_met(requirement := Requirement(text))}
     if not bad:
         return Finding("none that is known to be malicious or unsafe")
     remedy = f"pip uninstall {' '.join(r.name for r in bad)}"
     if needed := [r for r in requirements() if r.name in {one.name for one in bad}]:
         remedy += f"; then {pip_install(needed)}"
-    if _MALWARE in bad.values():
+    if any("malware" in what for what in bad.values()):
         remedy = f"change every password and token that this machine has seen; {remedy}"
     return Finding("; ".join(f"{r.name} {_installed(r.name)} {what}" for r, what in bad.items()), BAD, remedy)
 

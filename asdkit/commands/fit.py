@@ -9,10 +9,10 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
+import yaml
 from jsonargparse import Namespace, get_loader, set_dumper, set_loader
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import StrategyRegistry
-from yaml import YAMLError
 
 import asdkit
 from asdkit.commands.arguments import overlay, replaced
@@ -28,26 +28,16 @@ from asdkit.priors.locate import EMBEDDED
 from asdkit.priors.network_runner import fastest_dtype
 from asdkit.ranks import check_optimization, check_precision, check_strategy, watch_joining
 from asdkit.run.checkpoints import AtomicCheckpointIO, Checkpoints, check_generator
+from asdkit.run.exits import Signals, slurm_job
 from asdkit.run.guard import Guard, RankAgreement
 from asdkit.run.live_view import Viewer
 from asdkit.run.loggers import Loggers, MetricsCSV
 from asdkit.run.progress import Progress
-from asdkit.run.report import Report
+from asdkit.run.report import Report, Snapshots
 from asdkit.run.run_folder import RunFolder, new_run_folder
-from asdkit.run.signals import Signals, slurm_job
-from asdkit.run.snapshots import Snapshots
 
 MAX_STEPS_LIMIT = 100_000_000
-_DISTILLATION = "asdkit.Distillation"
-_TRAINER_DEFAULTS = {
-    "max_steps": 1000,
-    "log_every_n_steps": 10,
-    "num_sanity_val_steps": 0,
-    "enable_model_summary": False,
-    "check_val_every_n_epoch": None,
-    "val_check_interval": MAX_STEPS_LIMIT,
-    "use_distributed_sampler": False,
-}
+_SETTINGS: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 _TRAINER_RANGES = {
     **dict.fromkeys(("max_steps", "max_epochs", "log_every_n_steps"), Within(1, MAX_STEPS_LIMIT)),
     **dict.fromkeys(("limit_train_batches", "val_check_interval"), MoreThan(0, at_most=MAX_STEPS_LIMIT)),
@@ -67,7 +57,7 @@ def _load_checked(text: str) -> Any:
     return _load_yaml(text)
 
 
-set_loader("yaml", _load_checked, (YAMLError,))
+set_loader("yaml", _load_checked, (yaml.YAMLError,))
 
 
 class Parser(LightningArgumentParser):
@@ -100,21 +90,8 @@ class CLI(LightningCLI):
         self.command, *options = arguments
         if run:
             check_generator(run, options)
-        super().__init__(
-            pl.LightningModule,
-            pl.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            parser_class=Parser,
-            parser_kwargs={"allow_abbrev": False, "usage": "asdkit <command> --config RECIPE [--key value ...]"},
-            auto_configure_optimizers=False,
-            seed_everything_default=False,
-            load_from_checkpoint_support=False,
-            save_config_callback=None,
-            trainer_defaults=_TRAINER_DEFAULTS,
-            run=False,
-            args=replaced(options if run else with_family(options), {"--model.guidance": _guidance}),
-        )
+        words = replaced(options if run else with_family(options), {"--model.guidance": _guidance})
+        super().__init__(pl.LightningModule, pl.LightningDataModule, parser_class=Parser, args=words, **_SETTINGS)
         start = {"ckpt_path": self.config.ckpt_path, "weights_only": True}
         getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **start)
 
@@ -143,10 +120,8 @@ class CLI(LightningCLI):
             _leave_to_checkpoint(self.config)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """The recipe's trainer; what it writes is in the run folder.
-
-        Guard and Progress act before the groups of `_GROUPS`, so that no checkpoint holds what is not finite.
-        """
+        """The recipe's trainer; what it writes is in the run folder."""
+        # Guard and Progress act before the groups of `_GROUPS`, so that no checkpoint holds what is not finite.
         config = self.config
         root = str(self.run_folder or local(config.run.root))
         callbacks = [*_listed(self.config_init.trainer.callbacks), Guard(self._signals), Progress()]
@@ -196,7 +171,7 @@ def _check(config: Namespace) -> None:
         raise ValueError("trainer.default_root_dir can't be used; --run.root names the folder of all runs.")
     if strategy := _class(options.strategy):
         check_strategy(strategy)
-    if config.model.class_path == _DISTILLATION:  # others train networks alone
+    if config.model.class_path == "asdkit.Distillation":  # others train networks alone
         check_precision(options.precision)
         callbacks = filter(None, map(_class, _listed(options.callbacks)))
         check_optimization(options.accumulate_grad_batches, options.gradient_clip_val, callbacks)

@@ -13,17 +13,14 @@ import torch
 import asdkit.commands.fit  # noqa: F401, what all forks have
 from asdkit.commands.main import main
 from asdkit.run import machine
+from asdkit.run.exits import heeded
 from asdkit.run.pool import spawned
-from asdkit.run.signals import heeded
 
 _OF_ASDKIT = "asdkit"  # after it in a command stand the arguments of `asdkit`
 
 
 def start(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> Any:
-    """A process that carries out `python -P -m asdkit ...`: a fork on Linux without a GPU, else a new one.
-
-    CUDA does not work in a fork of a process that has looked for it, nor do macOS's libraries.
-    """
+    """What carries out `python -P -m asdkit ...`: a fork on Linux without a GPU; CUDA wants a new process."""
     if sys.platform != "linux" or machine.gpus(environment):
         return spawned(command, log, environment)
     return Fork(command[command.index(_OF_ASDKIT) + 1 :], log, environment)

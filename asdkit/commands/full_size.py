@@ -17,17 +17,14 @@ from asdkit.priors.locate import overlay_of
 from asdkit.run.recipes import recipe_folder
 
 _PRIOR = "model.prior"
-_JUDGE = {"class_path": "asdkit.CLIPJudge"}  # in the place of those that know the toybox's truth
 _KINDS = ("gs3d", "nerf3d", "image2d", "onestep2d", "edit2d", "edit3d", "refine3d")
 Settings = dict[str, Any]
 
 
 def with_family(arguments: list[str]) -> list[str]:
-    """The options of a run, with the settings of its prior's family right after the recipe; a line says which.
-
-    They are those of `recipes/priors/full_size`, for the recipe's kind, and above them those of `recipes/priors`, for
-    the model. The recipe is the first --config, before any option; further ones and all options count above them.
-    """
+    """The options of a run, with the settings of its prior's family right after the recipe; a line says which."""
+    # They are those of `recipes/priors/full_size`, for the recipe's kind, and above them those of `recipes/priors`, for
+    # the model. The recipe is the first --config, before any option; further ones and all options count above them.
     place = arguments.index("--config") + 2 if "--config" in arguments else len(arguments)
     recipe, above = settings_of(Path(arguments[place - 1])), [layer for _, layer in layers(arguments[place:])]
     if class_name(recipe.get("model")) != "Distillation":
@@ -46,7 +43,8 @@ def with_family(arguments: list[str]) -> list[str]:
     overlays = [_fitting(settings_of(file), recipe) for file in files]
     callbacks = at(recipe, "trainer.callbacks") or []
     listed = callbacks if isinstance(callbacks, list) else [callbacks]
-    judges = [_JUDGE if class_name(part).startswith("Toybox") else part for part in listed]
+    judge = {"class_path": "asdkit.CLIPJudge"}  # in the place of those that know the toybox's truth
+    judges = [judge if class_name(part).startswith("Toybox") else part for part in listed]
     overlays.append({"trainer": {"callbacks": judges}})
     _say(overlays, f"priors/full_size/{kind} and priors/{family}", above)
     configs = chain.from_iterable(("--config", json.dumps(overlay)) for overlay in overlays)

@@ -30,11 +30,6 @@ def main(arguments: list[str] | None = None) -> int:
         return _finished(end(error))
 
 
-def usage() -> str:
-    """What `asdkit --help` prints."""
-    return Path(__file__).with_name("usage.txt").read_text("utf-8")
-
-
 def _answer(arguments: list[str]) -> int:
     command, *options = arguments or ["--help"]
     for argument in arguments:
@@ -43,7 +38,8 @@ def _answer(arguments: list[str]) -> int:
     if command in ("-h", "--help", "help") and options[:1] and options[0] in (*TRAINER_COMMANDS, *FILES):
         return _answer([options[0], "--help"])
     if command in ("-h", "--help", "help", "--version", "version"):
-        print(f"asdkit {asdkit.__version__}\n" if "version" in command else usage(), end="")
+        usage = Path(__file__).with_name("usage.txt").read_text("utf-8")
+        print(f"asdkit {asdkit.__version__}\n" if "version" in command else usage, end="")
         return 0
     if command in TRAINER_COMMANDS:
         return _train(command, options)

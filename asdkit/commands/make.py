@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from asdkit.commands.arguments import expand, prepare_libraries, trusted
 from asdkit.core.errors import UsageError
-from asdkit.run.exits import exit_code, sentence, silence_libraries
+from asdkit.run.exits import Signals, exit_code, sentence, silence_libraries
 
 if TYPE_CHECKING:
-    from asdkit.run.result import Result
+    from asdkit.run.export import Result
 
-_JSON = (bool, list, tuple, dict)
+_JSON = (bool, list, tuple, dict, type(None))
 
 
 def make(
@@ -49,13 +49,12 @@ def make(
     """
     short = {"prior": prior, "method": method, "steps": steps}
     given = {name: value for name, value in short.items() if value is not None} | dict(options or {})
-    plain = {name: json.dumps(value) for name, value in given.items() if value is None or isinstance(value, _JSON)}
+    plain = {name: json.dumps(value) for name, value in given.items() if isinstance(value, _JSON)}
     words = [f"--{name}={value}" for name, value in {**given, **plain}.items()]
     arguments, _ = expand("fit", ["--config", recipe, f"--model.prompt={prompt}", *words])
     with trusted(list(trust)), _interruptible():
         prepare_libraries()
         from asdkit.commands.fit import CLI
-        from asdkit.run.signals import Signals
 
         silence_libraries()
         try:
@@ -75,7 +74,7 @@ def load(run: str | Path, prompt: str = "") -> "Result":
         prompt: what to show in place of the run's own prompt, for a generator that knows many.
     """
     prepare_libraries()
-    from asdkit.run.result import Result
+    from asdkit.run.export import Result
 
     return Result(run, prompt)
 

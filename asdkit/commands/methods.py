@@ -1,15 +1,11 @@
 """`asdkit methods`: the methods of score distillation, each with its formula, its paper, its options and its cost."""
 
 from argparse import Namespace
+from pathlib import Path
 
 from asdkit.commands.answers import Entry, of_class, table
 from asdkit.core.errors import UsageError
 from asdkit.core.text import suggestion
-
-_NOTES = """\
-Samples go through the prior's network in a step, so many for each view. The prior predicts e_y for the prompt and
-e_null without one; e_lambda = e_null + lambda (e_y - e_null). The discriminator predicts e_phi, and eps is the noise
-that was drawn. asdkit methods NAME tells more about a method; asdkit fit --method NAME uses it."""
 
 
 def run(options: Namespace) -> int:
@@ -19,7 +15,7 @@ def run(options: Namespace) -> int:
         raise UsageError(f"There is no method {options.name}{suggestion(options.name, list(methods))}")
     if not options.name:
         rows = [f"{name:15}{entry['cost']['rows']:3} samples  {entry['about']}" for name, entry in methods.items()]
-        print("\n".join([*rows, "", _NOTES]))
+        print("\n".join([*rows, "", Path(__file__).with_suffix(".txt").read_text("utf-8")]), end="")
         return 0
     print(of_class(options.name, "model.guidance"))
     print(cost(methods[options.name]))

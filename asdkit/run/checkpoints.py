@@ -26,9 +26,6 @@ from asdkit.run.guard import Guard
 from asdkit.run.loggers import MetricsCSV
 from asdkit.run.side_files import numbered_checkpoints
 
-_log = logging.getLogger(__name__)
-_HANDED_OVER = ".temp.ckpt"  # Lightning's own, from a forked process to the one that waits for it: the state alone
-
 
 @checked
 class Checkpoints(Checkpoint):
@@ -55,8 +52,7 @@ class Checkpoints(Checkpoint):
         self._own = [int(step) for step in state_dict["own"]]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """The checkpoint that a run goes on from is there already."""
-        self._newest = _path(trainer)
+        self._newest = _path(trainer)  # the one that a run goes on from is there already
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
         """The last iteration is kept too, before anything is made of it, and so is one that a signal makes the last."""
@@ -72,8 +68,7 @@ class Checkpoints(Checkpoint):
             raise Interrupted(stop)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """For runs that end otherwise, by time for instance."""
-        self._save(trainer)
+        self._save(trainer)  # of runs that end otherwise, by time for instance
 
     def _save(self, trainer: Any) -> None:
         path = _path(trainer)
@@ -122,11 +117,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             if is_whole(path):
                 checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
-                state = checkpoint if path.name == _HANDED_OVER else checkpoint["state_dict"]
-        except OSError:
-            raise
-        except Exception:  # torch's reader raises whatever a broken file makes it stumble over
-            state = None
+                # Lightning's own, from a forked process to the one that waits for it, holds the state alone.
+                state = checkpoint if path.name == ".temp.ckpt" else checkpoint["state_dict"]
+        except Exception as error:  # torch's reader raises whatever a broken file makes it stumble over
+            if isinstance(error, OSError):
+                raise
         if not isinstance(state, dict):
             whole = [file for file in numbered_checkpoints(path.parent).values() if file != path and is_whole(file)]
             advice = f" The newest whole one beside it is --ckpt_path {whole[-1]}." if whole else ""
@@ -166,10 +161,7 @@ def check_generator(run: Path, options: Iterable[str]) -> None:
 
 
 def fit_to(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Refuse a checkpoint whose tensors are others than a run's, once that is set up; take out what another method had.
-
-    It is a ValueError if the generator, or the same method's discriminator, is another than the checkpoint's.
-    """
+    """Refuse, by a ValueError, a checkpoint of another generator or phi, once all is set up; drop another method's."""
     saved, own = checkpoint["state_dict"], module.state_dict()
     shapes = [{name: list(getattr(value, "shape", ())) for name, value in state.items()} for state in (saved, own)]
     unlike = [name for name in {**saved, **own} if shapes[0].get(name) != shapes[1].get(name)]
@@ -178,7 +170,8 @@ def fit_to(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
     arguments = checkpoint.get("hyper_parameters", {})
     if not (isinstance(module, Distillation) and {"generator", "guidance"} <= arguments.keys()):
         raise ValueError(f"The checkpoint does not fit: {_reason(unlike[0], shapes, ())}.")
-    before, now = _arguments(arguments), _arguments(module.hparams)
+    # Without the file that the generator started from.
+    before, now = ({**of, "generator": started_anyhow(of["generator"])} for of in (arguments, module.hparams))
     methods = [spec["guidance"].get("class_path") for spec in (before, now)]
     if methods[0] == methods[1] or any(name.startswith("generator.") for name in unlike):
         raise ValueError(f"The checkpoint does not fit: {_reason(unlike[0], shapes, _differences(before, now))}.")
@@ -186,7 +179,8 @@ def fit_to(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         saved.pop(name, None)
     checkpoint["optimizer_states"] = checkpoint.get("optimizer_states", [])[:1]  # the generator's
     parts = ", ".join(dict.fromkeys(re.sub(r"(\.adapter)\..*", r"\1", name) for name in unlike))
-    _log.warning("The checkpoint is of %s, the run is of %s: %s can't be loaded, or starts anew.", *methods, parts)
+    sentence = "The checkpoint is of %s, the run is of %s: %s can't be loaded, or starts anew."
+    logging.getLogger(__name__).warning(sentence, *methods, parts)
 
 
 def _reason(name: str, shapes: list[dict[str, list[int]]], differences: Iterable[tuple[str, Any, Any]]) -> str:
@@ -199,11 +193,6 @@ def _reason(name: str, shapes: list[dict[str, list[int]]], differences: Iterable
     ]
     before, now = (shape.get(name, "missing") for shape in shapes)
     return "; ".join(said) or f"{name} is {before} in the checkpoint, and {now} here"
-
-
-def _arguments(arguments: Any) -> dict[str, Any]:
-    """What a module was built with, without the file that its generator started from."""
-    return dict(arguments) | {"generator": started_anyhow(arguments["generator"])}
 
 
 def _differences(before: Any, now: Any, option: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -1,7 +1,6 @@
 """Runs side by side: a table with errors, a sheet from the same cameras, and the curves of what they have logged."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -16,8 +15,9 @@ from torch.nn.functional import interpolate
 from asdkit.core.atomic import atomic, write_text
 from asdkit.core.optional import require_package
 from asdkit.formats.pictures import save_grid, save_webp
+from asdkit.run.export import Result
+from asdkit.run.grid import Compared
 from asdkit.run.loggers import logged
-from asdkit.run.result import Result
 from asdkit.run.side_files import read_facts, write_json
 from asdkit.run.tables import estimate, markdown
 
@@ -26,27 +26,8 @@ _PANELS_IN_A_ROW = 4
 _FRAMES, _FPS, _IN_A_ROW = 48, 16, 5  # of the film, and objects in a row of it
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A run in a comparison."""
-
-    label: str  # the method, or what else is compared
-    pair: str  # what it has in common with a run of each other label: prompt and seed
-    run: Path
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Its seconds, and what its judges have measured, at its end or in a later test."""
-        made, tested = (read_facts(self.run / name) for name in ("run.json", "test.json"))
-        seconds = {"seconds": made["seconds"]} if "seconds" in made else {}
-        return {**seconds, **made.get("metrics", {}), **tested.get("metrics", {})}
-
-
 def write(runs: Sequence[Compared], out: Path) -> str:
-    """Write `compare.json`, `compare.md` and `compare.png` of finished runs, in which a label's stand together.
-
-    Returns the tables of means and differences; the file has one of each run, too.
-    """
+    """Write `compare.json`, `.md` and `.png` of finished runs, a label's together; returns means and differences."""
     write_json(out / "compare.json", [_facts(run) for run in runs])
     text = f"{means(runs)}\n{differences(runs)}"
     of_each = markdown([{"label": run.label, "run": run.pair, **run.metrics} for run in runs])

@@ -1,20 +1,25 @@
-"""How a command ends: one exit code and one sentence for whatever has happened; and a quiet process for a trainer."""
+"""How a command ends: signals, one exit code and one sentence for whatever has happened; and a quiet process."""
 
 import errno
 import logging
 import os
+import re
 import signal
+import subprocess
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
+from typing import Any
 
 from asdkit.core import foreign
 from asdkit.core.errors import CannotWrite, Diverged, Interrupted, MissingExtra, PriorUnavailable, unwrapped
 from asdkit.core.text import shown
-from asdkit.run.signals import Signals, requeue
 
+_SAVING = b"asdkit: Finishing this step and saving; Ctrl-C again quits at once.\n"
 _LAUNCHER = "ASDKIT_LAUNCHER"  # variable with the id of the process that Lightning starts further ones from
 _NO_HANDLES = os.strerror(errno.EMFILE)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -22,6 +27,71 @@ _LESS_MEMORY = (
     "lower --data.views_per_step, --model.rendering.chunk, --data.size and --model.generator.capacity, in this order, "
     "or set --model.rendering.rerender=true, --model.prior.checkpointing=true and --model.prior.dtype=bfloat16"
 )
+
+
+def heeded() -> tuple[signal.Signals, ...]:
+    """The signals that end a command; a closed terminal's does not where it is ignored from the start (nohup)."""
+    closed = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, *closed)
+
+
+class Signals:
+    """Inside, signals end the command: at once, or, once it is `armed`, when training asks what was `received`."""
+
+    def __init__(self) -> None:
+        self.received = 0  # the first signal that has come since it was armed; 0 for none
+        self.armed = False  # whether training is under way, whose state is whole only between two steps
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        self._install()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def arm(self) -> None:
+        """From now on signals are remembered; Lightning has its handlers by now, which stay outside of `with`."""
+        if self._before:
+            self._install()
+        self.armed = True
+
+    def _install(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for signum in heeded():
+                self._before.setdefault(signum, signal.signal(signum, self._handle))
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and self.received and "TORCHELASTIC_RUN_ID" not in os.environ:
+            os._exit(130)  # torchrun sends its processes a second one of its own
+        if not self.armed:
+            raise Interrupted(signum)
+        if not self.received:
+            self.received = signum
+            with suppress(OSError):  # the terminal may be gone
+                os.write(2, _SAVING)
+
+
+def slurm_job() -> str:
+    """The SLURM job that this is part of, an array's as `ARRAY_TASK`; empty outside, and in interactive jobs."""
+    job, array = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_ARRAY_JOB_ID", "")
+    job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID', '0')}" if array else job
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return job if re.fullmatch("[0-9]+(_[0-9]+)?", job) and not interactive else ""
+
+
+def requeue() -> str:
+    """Ask SLURM to start this job again; returns a sentence about it, empty outside SLURM."""
+    job = slurm_job()
+    if not job:
+        return ""
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
+        failed = done.returncode and (" ".join(done.stderr.split())[:200] or f"exit code {done.returncode}")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        failed = str(error)
+    return f"Job {job} can't be requeued ({failed})." if failed else f"Job {job} is requeued and will go on from there."
 
 
 def exit_code(error: BaseException) -> int:

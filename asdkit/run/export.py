@@ -1,14 +1,19 @@
-"""`asdkit export`: an object as files that other tools open; runs and objects, brought back from theirs."""
+"""What runs have made, brought back from their files: `asdkit export` for other tools, and `Result` for Python."""
 
+import base64
+import html
 import inspect
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from pytorch_lightning.cli import instantiate_module
 from rich.console import Console
 from rich.progress import track
@@ -24,7 +29,7 @@ from asdkit.formats.html import write_html
 from asdkit.formats.mesh.extract import Mesh, extract
 from asdkit.formats.mesh.write import Texture, bake, write_mesh
 from asdkit.formats.names import FORMATS, Choices
-from asdkit.formats.pictures import save_grid, save_mp4, save_webp
+from asdkit.formats.pictures import grid, save_grid, save_mp4, save_webp
 from asdkit.formats.poses import MOST_PIXELS, CameraPath, read_camera_path
 from asdkit.formats.splat_files import is_splats, write_splats
 from asdkit.formats.splats import Splats, rotated
@@ -42,6 +47,7 @@ _FOV_DEG, _DISTANCE, _ELEVATION_DEG = 40.0, 3.4, 20.0
 _ROOM = 3.75  # distance, in half sides of the cube that holds the object, from which it is seen whole
 _PIXELS, _FILLED = 64, 0.75  # of the look that says how large an object is, and how much of a picture it then fills
 _COLUMNS, _FPS = 8, 20
+_NOTEBOOK_SIZE, _NOTEBOOK_FRAMES = 256, 24
 _LOOKS = ((-25.0, 8), (10.0, 8), (50.0, 8))  # elevations in degrees and cameras whose silhouettes meshes are held to
 _UPS = {"z": np.eye(3), "y": TO_GLTF, "-y": np.diag([1.0, -1.0, -1.0]) @ TO_GLTF}
 
@@ -74,10 +80,7 @@ class Exported:
 
     @cached_property
     def distance(self) -> float:
-        """From where the object fills most of a picture: a look from where its whole cube is seen says how large it is.
-
-        The cube also holds what floats around the object and is hardly seen.
-        """
+        """From where the object fills most of a picture; its cube also holds what floats around it, hardly seen."""
         far = max(_DISTANCE, _ROOM * self.half)
         alpha = self.render(ring(_COLUMNS, _ELEVATION_DEG, far, _FOV_DEG, _PIXELS)).alpha
         edges = torch.linspace(-1, 1, _PIXELS + 1).abs()
@@ -131,10 +134,9 @@ class Exported:
 
 
 def load(path: Path, prompt: str = "") -> Distillation:
-    """Loads a run with its generator's weights on the CPU, from a checkpoint or from the last one of a run folder.
+    """A run with its generator's weights alone, on the CPU, from a checkpoint or a run folder's last; it runs no code.
 
-    The prior and the discriminator are not loaded, and nothing in a checkpoint is executed. A prompt, where given,
-    replaces the run's. It is a ValueError if there is no checkpoint, or it is broken or of something else.
+    A prompt takes the place of the run's. A ValueError if there is no checkpoint, or it is broken or of something else.
     """
     saved = from_checkpoint.read(path)
     if not saved.arguments.keys() <= inspect.signature(Distillation).parameters.keys():
@@ -151,10 +153,7 @@ def load(path: Path, prompt: str = "") -> Distillation:
 
 
 def opened(path: Path, prompt: str = "") -> Exported:
-    """The object of a run folder, of a checkpoint, or of a file of Gaussians; a ValueError if it is broken.
-
-    Of a generator that makes something else of each prompt it is the object of this one, or the run's own.
-    """
+    """The object of a run folder, a checkpoint or a file of Gaussians, or that of a prompt; a ValueError if broken."""
     if is_splats(path) or not path.exists():
         require(not prompt, f"{path} is a file of Gaussians, of no prompt; leave the prompt out.")
         return Exported(path.stem, object_of(path), 1.0)
@@ -257,3 +256,81 @@ _WRITERS: dict[str, Callable[[Exported, Path], list[Path] | None]] = {  # the fi
     "webp": lambda exported, path: save_webp(exported.film, path, exported.path.fps),
     "png": _png, "diffusers": _diffusers,
 }  # fmt: skip
+
+
+class Result:
+    """An object or pictures that a run has made. A notebook shows it by itself.
+
+    Args:
+        run: a run folder or a checkpoint, or a file of Gaussians.
+        prompt: what to show in place of the run's own prompt, for a generator that knows many; a ValueError for others.
+    """
+
+    def __init__(self, run: str | Path, prompt: str = "") -> None:
+        self.run = local(run)
+        self._object = opened(self.run, prompt)
+        self.prompt = self._object.name  # what it was made of; the file's name where nobody knows
+        self.generator = self._object.generator  # the object itself, e.g. `asdkit.Gaussians`
+
+    def views(self, size: int = 256, count: int = 8, elevation_deg: float = 20.0) -> Float[Tensor, "count 3 size size"]:
+        """Pictures in [0,1] from `count` azimuths, the first from the front; images are given as they are."""
+        if self.generator.flat:
+            return self._object.render(None).image.cpu()
+        return self._object.render(self._object.ring(count, elevation_deg, size)).image
+
+    def orbit(self, size: int = 256, frames: int = 60) -> Float[Tensor, "frames 3 size size"]:
+        """The frames of a film around the object; `save("orbit.webp")` writes one."""
+        require(not self.generator.flat, f"{self.run} holds images, which have no orbit.")
+        return self.views(size, frames)
+
+    def save(self, path: str | Path, size: int = 512) -> Path:
+        """Write it in the format that the file's name ends in, as `asdkit export` does; returns the file.
+
+        Args:
+            path: ends in .ply, .splat, .spz, .sog, .glb (Gaussians where it has some, else a mesh), .obj, .html, .mp4,
+                .webp or .png; a file that exists is replaced.
+            size: height and width of pictures in pixels.
+
+        Raises:
+            ValueError: another ending, or a format that can't hold it.
+            MissingExtra: the format needs an extra that is not installed.
+        """
+        file, ending = local(path), Path(path).suffix.removeprefix(".").lower()
+        if ending == "glb" and self.generator.splats() is None:
+            ending = "mesh-glb"
+        endings = ", .".join(name for name in FORMATS if name not in ("mesh-glb", "diffusers"))
+        require(ending in FORMATS, f"{path} must end in .{endings}.")
+        refuse(ending, self._object, self.run)
+        replace(self._object, choices=Choices(size=size)).save(ending, file)  # which keeps no film of another size
+        return file
+
+    def show(self, size: int = 256) -> None:
+        """Open the pictures from all around in the system's picture viewer, or show them in the notebook."""
+        if "ipykernel" in sys.modules:
+            from IPython.display import display
+
+            display(self)
+        else:
+            self._sheet(size).show(self.prompt)
+
+    def __repr__(self) -> str:
+        return f"<{self.prompt!r}, {type(self.generator).__name__}, {self.run}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: an orbit, or the images, above the prompt and the run."""
+        words = f"{html.escape(self.prompt)}<br><small>{html.escape(str(self.run))}</small>"
+        return f'<figure><img src="{self._picture}" alt=""><figcaption>{words}</figcaption></figure>'
+
+    @cached_property
+    def _picture(self) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "orbit.webp")
+            if self.generator.flat:
+                self._sheet(_NOTEBOOK_SIZE).save(file, lossless=True)
+            else:
+                save_webp(self.orbit(_NOTEBOOK_SIZE, _NOTEBOOK_FRAMES), file)
+            return f"data:image/webp;base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+    def _sheet(self, size: int) -> Image.Image:
+        images = self.views(size)
+        return grid(images, _COLUMNS // 2, max(1, size // images.shape[-1]))

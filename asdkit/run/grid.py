@@ -31,10 +31,7 @@ class Cell:
 
 
 def product(prompts: Sequence[str], axes: Mapping[str, Mapping[Any, Sequence[str]]]) -> list[Cell]:
-    """A cell for each prompt and each combination of the axes' values; prompts change fastest.
-
-    An axis has by value its options, e.g. {"seed": {0: ["--model.seed=0"], 1: ["--model.seed=1"]}}.
-    """
+    """A cell for each combination of axes such as {"seed": {0: ["--seed=0"]}} and, changing fastest, each prompt."""
     cells = []
     for values in itertools.product(*axes.values()):
         labels = dict(zip(axes, values, strict=True))
@@ -50,7 +47,7 @@ class Grid:
     of their recipes and the prior's digest, if known. So a grid that is made again finds its own runs and no others,
     also where its root is now elsewhere. A cell needs a recipe.
 
-    All cells share the options. The title names the folder of tables, logs and records, and that of the runs where
+    The title names the folder of tables, logs and records, and that of the runs where
     cells share no recipe. Without a root, the folder of all runs is as options and recipes say.
     """
 
@@ -61,9 +58,8 @@ class Grid:
         recipes = {name: find_recipe(name) for name in names}
         if not names or not shared and not all(recipe_names(cell.options) for cell in self.cells):
             raise UsageError("There is no recipe among the options; name one with --config RECIPE.")
-        self._settings = {
-            name: json.dumps(settings_of(path), sort_keys=True, default=str) for name, path in recipes.items()
-        }
+        said = {name: settings_of(path) for name, path in recipes.items()}
+        self._settings = {name: json.dumps(settings, sort_keys=True, default=str) for name, settings in said.items()}
         own = [recipes[name] for name in shared]
         self.root = local(root or _run_setting("root", own, options) or "runs")
         self.recipe = slug(_run_setting("recipe", own, options) or (recipe_slug(own[0]) if own else title))
@@ -98,6 +94,22 @@ class Grid:
         settings = [self._settings[name] for name in recipe_names(options)]
         digest = hashlib.sha256(b"\0".join(map(os.fsencode, [*within, *further, *settings]))).hexdigest()
         return run_folder(self.root, self.recipe, f"{slug(words, _NAME_CHARACTERS)}-{digest[:8]}")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run in a comparison."""
+
+    label: str  # the method, or what else is compared
+    pair: str  # what it has in common with a run of each other label: prompt and seed
+    run: Path
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Its seconds, and what its judges have measured, at its end or in a later test."""
+        made, tested = (read_facts(self.run / name) for name in ("run.json", "test.json"))
+        seconds = {"seconds": made["seconds"]} if "seconds" in made else {}
+        return {**seconds, **made.get("metrics", {}), **tested.get("metrics", {})}
 
 
 def option_values(options: Iterable[str], flag: str) -> list[str]:

@@ -14,12 +14,12 @@ from asdkit.core.bounds import Whole, checked
 from asdkit.core.errors import Diverged, Interrupted
 from asdkit.ranks import checksums
 from asdkit.rendering.cameras import Batch
+from asdkit.run.exits import Signals
 from asdkit.run.side_files import numbered_checkpoints
-from asdkit.run.signals import Signals
 
 
 class _Verdict(NamedTuple):
-    """One step's verdict, on its way to the host."""
+    """One step's verdict, a small tensor; a GPU's is read a step later, so that it never waits for the host."""
 
     flags: Tensor  # the signal, then for every name 1 + the rank where it is not finite, or 0
     ready: torch.cuda.Event | None  # what to wait for on a GPU
@@ -32,7 +32,6 @@ class Guard(pl.Callback):
     """Stops at the first step with a value that is not finite, before a checkpoint holds it; passes signals on.
 
     Looked at are what `training_step` returns, in its order, then the gradients and the parameters of each optimiser.
-    The verdict is one small tensor, which on a GPU is read a step later, so that the device never waits for the host.
     """
 
     def __init__(self, signals: Signals) -> None:
@@ -159,7 +158,6 @@ class RankAgreement(pl.Callback):
         torch.distributed.all_reduce(extremes, torch.distributed.ReduceOp.MAX)
         differing = [name for name, same in zip(names, (extremes[0] == ~extremes[1]).tolist(), strict=True) if not same]
         if differing:
-            raise RanksDiffer(
-                f"After {trainer.global_step} iterations the ranks no longer agree on {differing[0]} and "
-                f"{len(differing) - 1} other tensors; a callback or part changes them on one rank alone."
-            )
+            where = f"After {trainer.global_step} iterations the ranks no longer agree on {differing[0]}"
+            more = f"{len(differing) - 1} other tensors; a callback or part changes them on one rank alone"
+            raise RanksDiffer(f"{where} and {more}.")

@@ -52,14 +52,7 @@ class Judge(pl.Callback, ABC):
 
     @abstractmethod
     def measure(self, module: Distillation, data: Any, views: Any, render: Render) -> dict[str, float]:
-        """The figures of merit.
-
-        Args:
-            module: the run.
-            data: of a type that this judge `judges`: where other views can be taken from, or a source image.
-            views: the novel views; None without cameras.
-            render: what they show.
-        """
+        """The figures of merit of what the novel views (None without cameras) show; `data` is of a type of `judges`."""
 
     def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *rest: Any) -> None:
         self._seen.append((batch, outputs))

@@ -31,7 +31,6 @@ _LAST_PORT = 65535 - 999  # viser tries this port and the 999 above it
 _PICTURE_HEIGHT = 128  # pixels
 _SCALE_MAX = math.exp(5)  # the browser's variances are half floats, which end at 65504
 _LOCAL = re.compile(r"http://(127\.0\.0\.1|localhost)(:\d+)?")  # pages of this machine
-_LOOK_EVERY = 0.05  # seconds between two looks at where the browsers' cameras are
 
 
 def drawn(splats: Splats) -> dict[str, Float32[np.ndarray, "N ..."]]:
@@ -46,15 +45,12 @@ def drawn(splats: Splats) -> dict[str, Float32[np.ndarray, "N ..."]]:
 def views_at(
     wxyz: Float[np.ndarray, " 4"], position: Float[np.ndarray, " 3"], fov: float, height: int, width: int
 ) -> Views:
-    """One camera of viser's, whose axes are OpenCV's as ours are: rotation to the world, position in world units,
-    vertical field of view in radians, height and width in pixels.
-    """
+    """One camera of viser's, whose axes are OpenCV's as ours are; `fov` is vertical, in radians, sizes in pixels."""
     c2w = torch.eye(4)[None].clone()
     c2w[0, :3, :3] = rotation_matrices(torch.as_tensor(wxyz)[None])[0]
     c2w[0, :3, 3] = torch.as_tensor(position)
     focal = 0.5 * height / math.tan(0.5 * fov)
-    K = torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]])
-    return posed(c2w, K, height, width)
+    return posed(c2w, torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]]), height, width)
 
 
 def check_port(port: int) -> None:
@@ -66,11 +62,8 @@ def check_port(port: int) -> None:
 class LiveView:
     """A page at http://127.0.0.1:port that shows one object, z up, at first from the front and a little above.
 
-    Gaussians are drawn by the browser. Other objects are rendered here, from where each browser's camera is.
-
-    Args:
-        port: where to listen; the next free one above it when it is taken, and any free one for 0.
-        background: grey level behind the object, in [0,1].
+    Gaussians are drawn by the browser, others rendered here from where each browser's camera is, before a grey level in
+    [0,1]. The port is the next free one where it is taken, and any free one for 0.
     """
 
     def __init__(self, port: int, background: float = 0.85) -> None:
@@ -140,7 +133,7 @@ def serve(path: Path, port: int) -> None:
         while True:
             if module:
                 live.follow(module, moved=True)
-            time.sleep(_LOOK_EVERY)
+            time.sleep(0.05)  # until the next look at where the browsers' cameras are
     finally:
         live.stop()
 
@@ -159,10 +152,7 @@ def _serve(port: int) -> Any:
 
 @contextmanager
 def local_pages_only() -> Iterator[None]:
-    """Inside, every server that this process starts with `websockets.asyncio.server.serve` refuses other pages.
-
-    It is a RuntimeError if none was started that way: one that was started otherwise may be open to all pages.
-    """
+    """Inside, `websockets.asyncio.server.serve` refuses other pages; a RuntimeError if it started no server."""
     # A page from anywhere that is open in the same browser can connect to a server on 127.0.0.1 and read what it sends,
     # for browsers' same-origin rule does not cover websockets (CWE-1385). They do say where a page is from, and the
     # package websockets refuses origins that are not on a list; viser 1.1 gives it none and has no argument for one.

@@ -19,8 +19,6 @@ from asdkit.core.foreign import step_metrics
 from asdkit.core.optional import require_package
 from asdkit.run.side_files import csv_text
 
-_NO_NUMBERS = ("step", "epoch", "prior")
-
 
 class MetricsCSV(Logger):
     """`metrics.csv` in a run folder, each row with the prior's digest, in one piece over all resumptions of a run.
@@ -39,10 +37,7 @@ class MetricsCSV(Logger):
         self._digest = ""
 
     def follow(self, trainer: pl.Trainer, digest: str) -> None:
-        """Count by the trainer's iterations (Lightning's own count of batches starts at 0) and name the prior.
-
-        Rows of an earlier process are kept, but for those of iterations that are done again.
-        """
+        """Count the trainer's iterations, name the prior, and drop an earlier process's rows that are made again."""
         self._trainer, self._digest = trainer, digest
         rows = [row for row in _rows(self._path) if int(row["step"]) <= trainer.global_step]
         if trainer.is_global_zero and self._path.is_file():
@@ -84,7 +79,7 @@ def logged(path: Path) -> dict[str, dict[int, float]]:
     numbers: dict[str, dict[int, float]] = {}
     for row in _rows(path):
         for name, text in row.items():
-            if text and name not in _NO_NUMBERS:
+            if text and name not in ("step", "epoch", "prior"):
                 with suppress(ValueError):  # somebody has written there
                     numbers.setdefault(name, {})[int(row["step"])] = float(text)
     return numbers

@@ -1,5 +1,7 @@
-"""The runs of a grid, side by side: a process for each, on the devices of this process and among the ranks."""
+"""The runs of a grid, side by side: a process for each, on this process's devices and among the ranks; their tables."""
 
+import json
+import math
 import os
 import shlex
 import signal
@@ -12,30 +14,28 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import IO, Any
 
-from asdkit.core.atomic import set_aside
-from asdkit.core.errors import Interrupted, UsageError
-from asdkit.run import machine, tables
-from asdkit.run.exits import exit_code, status
-from asdkit.run.grid import Cell, Grid
-from asdkit.run.lock import locked
-from asdkit.run.side_files import write_json
-from asdkit.run.signals import heeded
+from PIL import Image, ImageOps
 
-_POLL_SECONDS = 0.1
+from asdkit.core.atomic import atomic, set_aside, write_text
+from asdkit.core.errors import Interrupted, UsageError
+from asdkit.run import machine
+from asdkit.run.exits import exit_code, heeded, status
+from asdkit.run.grid import Cell, Grid
+from asdkit.run.side_files import csv_text, locked, read_facts, write_json
+from asdkit.run.tables import markdown
+
+_COLUMNS = ("status", "exit_code", "seconds", "iterations", "folder", "reason", "prior")
+_NOT_IN_MARKDOWN = {"exit_code", "iterations", "folder", "reason", "prior"}
 STOPPED = (130, 143)  # the exit codes of what a signal has ended
 Start = Callable[[Sequence[str], IO[bytes], Mapping[str, str]], Any]
 Ended = Callable[[], object]
 
 
-def spawned(command: Sequence[str], log: IO[bytes], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def spawned(command: Sequence[str], log: IO[bytes], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """A new process that carries out a command."""
+    # In a session of its own: a terminal's Ctrl-C reaches the pool alone, which passes it on once.
     return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,  # a terminal's Ctrl-C reaches the pool alone, which passes it on once
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env, start_new_session=True
     )
 
 
@@ -68,9 +68,8 @@ def child_environment(environment: Mapping[str, str], device: str | None, thread
 def make_runs(grid: Grid, jobs: int | None, start: Start = spawned, ended: Ended = lambda: None) -> int:
     """Make this process's share of a grid's runs, `jobs` at a time; None is one on each GPU, or one.
 
-    A run is what `start` starts of a command, a file for its output and its environment; like `subprocess.Popen`, it
-    has `poll`, `send_signal` and `wait`. `ended` is called whenever some have ended. If a table can't be written, the
-    runs are ended. Returns the exit code: 0, that of the first cell that failed, 130 or 143.
+    What `start` starts has `poll`, `send_signal` and `wait` as a Popen has. `ended` is called whenever runs have ended.
+    If a table can't be written, all end. The exit code is 0, that of the first cell that failed, 130 or 143.
     """
     if jobs is not None and jobs < 1:
         raise UsageError(f"--jobs must be at least 1; got {jobs}.")
@@ -111,14 +110,17 @@ class Pool:
         try:
             while self.jobs or (self.waiting and not self.signals):
                 self._start_waiting()
-                self._pass_signals_on()
+                for job in self.jobs:
+                    for number in self.signals[job.signals :]:
+                        job.process.send_signal(number)
+                        job.signals += 1
                 self._collect_ended()
                 if in_tables < len(self.codes):
-                    tables.write_tables(self.grid)
+                    write_tables(self.grid)
                     self.ended()
                     in_tables = len(self.codes)
-                time.sleep(_POLL_SECONDS if self.jobs else 0)
-            tables.write_contacts(self.grid)
+                time.sleep(0.1 if self.jobs else 0)
+            write_contacts(self.grid)
         finally:
             for job in self.jobs:  # none is left when all went well
                 job.process.send_signal(signal.SIGTERM)
@@ -142,12 +144,6 @@ class Pool:
             else:
                 self._record(cell, 1, 0.0, "another process is at work on it")
 
-    def _pass_signals_on(self) -> None:
-        for job in self.jobs:
-            for number in self.signals[job.signals :]:
-                job.process.send_signal(number)
-                job.signals += 1
-
     def _collect_ended(self) -> None:
         for job in [job for job in self.jobs if job.process.poll() is not None]:
             self.jobs.remove(job)
@@ -162,7 +158,7 @@ class Pool:
 
     def _start(self, cell: Cell, device: str | None) -> Job | None:
         run = self.grid.run_folder(cell)
-        log = tables.record_path(self.grid, cell).with_suffix(".log").open("ab")
+        log = record_path(self.grid, cell).with_suffix(".log").open("ab")
         if not locked(log):  # the run inherits the lock with the file, so that it ends with the run, not with the pool
             log.close()
             return None
@@ -175,11 +171,11 @@ class Pool:
         return Job(cell, process, log, time.monotonic(), device)
 
     def _record(self, cell: Cell, code: int, seconds: float, reason: str) -> None:
-        run, record = self.grid.run_folder(cell), tables.record_path(self.grid, cell)
+        run, record = self.grid.run_folder(cell), record_path(self.grid, cell)
         self.codes[run], state = code, status(code)
         write_json(record, {"status": state, "exit_code": code, "seconds": round(seconds, 1), "reason": reason})
         metrics = {} if code else self.grid.report(cell).get("metrics", {})
-        words = [f"{state:<11} {tables.row(self.grid, cell)['seconds']:7.1f} s ", *map(str, cell.labels.values())]
+        words = [f"{state:<11} {row(self.grid, cell)['seconds']:7.1f} s ", *map(str, cell.labels.values())]
         words += [repr(cell.prompt), f" {run} ", *(f"{name} {value:.3g}" for name, value in metrics.items())]
         print(" ".join(words).rstrip(), flush=True)
         if code:
@@ -193,3 +189,50 @@ def _leave_together() -> None:
     distributed.init_process_group("gloo", timeout=timedelta(days=14))
     distributed.barrier()
     distributed.destroy_process_group()
+
+
+def record_path(grid: Grid, cell: Cell) -> Path:
+    """Where status, exit code, seconds and reason are written down when the run of a cell has ended."""
+    return grid.folder / f"{grid.run_folder(cell).name}.json"
+
+
+def row(grid: Grid, cell: Cell) -> dict[str, Any]:
+    """What is known of a cell: prompt, labels, its record, facts of its run and, when it is finished, metrics."""
+    report = grid.report(cell)
+    known = {"prompt": cell.prompt, **cell.labels, **dict.fromkeys(_COLUMNS)}
+    known |= {"status": "waiting", "folder": str(grid.run_folder(cell))}
+    known |= read_facts(record_path(grid, cell))
+    known |= {name: report[name] for name in ("seconds", "iterations", "prior") if name in report}
+    return known | (report.get("metrics", {}) if report.get("status") == "finished" else {})
+
+
+def write_tables(grid: Grid) -> None:
+    """`sweep.json`, `sweep.csv` and `sweep.md`: whichever process writes last has seen the records of all."""
+    written = ""
+    while written != (now := json.dumps(rows := [row(grid, cell) for cell in grid.cells])):  # NaN is like no number
+        names = list(dict.fromkeys(name for known in rows for name in known))
+        write_json(grid.folder / "sweep.json", rows)
+        write_text(grid.folder / "sweep.csv", csv_text(rows, names))
+        write_text(grid.folder / "sweep.md", markdown(rows, [n for n in names if n not in _NOT_IN_MARKDOWN]))
+        written = now
+
+
+def write_contacts(grid: Grid) -> None:
+    """`sweep.png`: the runs' contact sheets, half as large or smaller, in the tables' order; white where one lacks."""
+    files = [grid.run_folder(cell) / "contact.png" for cell in grid.cells]
+    columns, scale = math.isqrt(len(files) - 1) + 1, min(0.5, 8 / math.sqrt(len(files)))
+    pictures = {place: picture for place, file in enumerate(files) if (picture := _picture(file, scale))}
+    width = max((picture.width for picture in pictures.values()), default=1)
+    height = max((picture.height for picture in pictures.values()), default=1)
+    sheet = Image.new("RGB", (width * columns, height * -(-len(files) // columns)), "white")
+    for place, picture in pictures.items():
+        sheet.paste(picture, (place % columns * width, place // columns * height))
+    with atomic(grid.folder / "sweep.png") as temporary:
+        sheet.save(temporary)
+
+
+def _picture(file: Path, scale: float) -> Image.Image | None:
+    try:
+        return ImageOps.scale(Image.open(file, formats=["PNG"]).convert("RGB"), scale, Image.Resampling.NEAREST)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # torn, or no picture of ours
+        return None

@@ -4,8 +4,10 @@ import logging
 import os
 import resource
 import shutil
+import socket
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,22 +16,19 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from asdkit.core.atomic import remove_leftovers, write_text, writing
-from asdkit.core.errors import PriorUnavailable
+from asdkit.core.atomic import remove_leftovers, set_aside, write_text, writing
+from asdkit.core.errors import CannotWrite, PriorUnavailable
 from asdkit.core.foreign import set_root_folder
 from asdkit.core.text import run_folder, slug
 from asdkit.distillation import Distillation
 from asdkit.run.checkpoints import AtomicCheckpointIO, fit_to
-from asdkit.run.exits import exit_code, sentence, status
+from asdkit.run.exits import exit_code, sentence, slurm_job, status
 from asdkit.run.judge import Judge, figures
-from asdkit.run.lock import RunLock
 from asdkit.run.loggers import MetricsCSV
 from asdkit.run.machine import versions
 from asdkit.run.report import Report
-from asdkit.run.side_files import read_facts, refuse_links, write_json
-from asdkit.run.signals import slurm_job
+from asdkit.run.side_files import locked, read_facts, refuse_links, write_json
 
-_log = logging.getLogger(__name__)
 _FIRST_FILES = {"config.yaml", "run.json", "run.lock"}  # that a run has before its first iteration
 
 
@@ -57,6 +56,49 @@ def new_run_folder(root: Path, recipe: str, prompt: str, name: str = "") -> Path
                 go_on = f"choose another --run.name, or go on with asdkit fit {folder}"
                 raise ValueError(f"The run {folder} exists; {go_on}.") from None
     raise ValueError(f"There are too many runs named {first.name}; choose another --run.name.")
+
+
+class RunLock:
+    """`run.lock` in a run folder: a ValueError if another process holds it; what an ended one has left is no lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "run.lock"
+        if self.path.is_dir():
+            set_aside(self.path)
+        self._take()
+        while not self.is_held():  # who held it has removed the file before it was locked here
+            self._file.close()
+            self._take()
+        with suppress(OSError):  # the disk is full, as the first file of the run will say
+            self._file.truncate(0)
+            self._file.write(f"Process {os.getpid()} on {socket.gethostname()}".encode())
+
+    def _take(self) -> None:
+        with writing(self.path):
+            self._file = self.path.open("ab+", buffering=0)
+        if not locked(self._file):
+            self._file.seek(0)
+            with self._file:
+                whose = self._file.read().decode(errors="replace") or "Another process"
+            raise ValueError(f"{whose} is at work on {self.path.parent}; wait for its end, or start another run.")
+
+    def is_held(self) -> bool:
+        """Whether the lock is where it was taken: the folder was not removed, moved or replaced meanwhile."""
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(self._file.fileno()))
+        except OSError:
+            return False
+
+    def check(self) -> None:
+        """Raise a CannotWrite unless the folder is there, and still this process's."""
+        if not self.is_held():
+            raise CannotWrite(f"The run's folder {self.path.parent} was removed, moved or taken over meanwhile.")
+
+    def release(self) -> None:
+        """Let go of the lock, and remove it if it is still this process's."""
+        if self.is_held():
+            self.path.unlink(missing_ok=True)
+        self._file.close()
 
 
 class RunFolder(pl.Callback):
@@ -147,7 +189,7 @@ class RunFolder(pl.Callback):
                 else:
                     self._write(trainer, pl_module, status(code), sentence(exception)[:2000], code)
         except OSError as error:  # the end of the run may be that nothing can be written
-            _log.warning("%s", sentence(error))
+            logging.getLogger(__name__).warning("%s", sentence(error))
         finally:
             self._let_go()
 

@@ -1,12 +1,14 @@
-"""Small files beside a run, JSON and CSV: what is lost or torn of them is made again, and never ends a command."""
+"""Small files beside a run, and locks: what is lost or torn of JSON and CSV is made again, and never ends a command."""
 
 import csv
+import fcntl
 import io
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from asdkit.core.atomic import write_text
 
@@ -14,11 +16,21 @@ _KINDS = {"status": str, "reason": str, "prompt": str, "prior": str, "command": 
 _NUMBERS = ("exit_code", "iterations", "seconds")
 
 
-def refuse_links(folder: Path) -> None:
-    """Raise a ValueError if something in a run folder is a link: through it, files elsewhere would be written.
+def locked(file: IO[Any]) -> bool:
+    """Lock an open file, unless another process has; a disk that knows no locks refuses nobody, and it is said."""
+    # The lock ends with the last process that has inherited the file, on whatever node, and however it ends.
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        sentence = "%s can't be locked (%s): start no second command on this run, for nothing would refuse it."
+        logging.getLogger(__name__).warning(sentence, file.name, error.strerror)
+    return True
 
-    A run folder may come from anywhere. The folder itself, or one above it, may be a link.
-    """
+
+def refuse_links(folder: Path) -> None:
+    """A ValueError if something in a run folder, not the folder itself, is a link: files elsewhere would be written."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.is_symlink():
             raise ValueError(f"{path} is a link, and nothing in a run folder is written through links; remove it.")

@@ -1,60 +1,34 @@
-"""What the runs of a grid have come to: tables, and a sheet of their pictures."""
+"""How numbers look in tables, and what they mean in words, which `meanings.yaml` has."""
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from PIL import Image, ImageOps
-
-from asdkit.core.atomic import atomic, write_text
-from asdkit.run.grid import Cell, Grid
-from asdkit.run.side_files import csv_text, read_facts, write_json
-
-_COLUMNS = ("status", "exit_code", "seconds", "iterations", "folder", "reason", "prior")
-_NOT_IN_MARKDOWN = {"exit_code", "iterations", "folder", "reason", "prior"}
+import yaml
 
 
-def record_path(grid: Grid, cell: Cell) -> Path:
-    """Where status, exit code, seconds and reason are written down when the run of a cell has ended."""
-    return grid.folder / f"{grid.run_folder(cell).name}.json"
+class Meaning(NamedTuple):
+    """A title, what the number says, and its unit."""
+
+    title: str
+    text: str
+    unit: str = ""
 
 
-def row(grid: Grid, cell: Cell) -> dict[str, Any]:
-    """What is known of a cell: prompt, labels, its record, facts of its run and, when it is finished, metrics."""
-    report = grid.report(cell)
-    known = {"prompt": cell.prompt, **cell.labels, **dict.fromkeys(_COLUMNS)}
-    known |= {"status": "waiting", "folder": str(grid.run_folder(cell))}
-    known |= read_facts(record_path(grid, cell))
-    known |= {name: report[name] for name in ("seconds", "iterations", "prior") if name in report}
-    return known | (report.get("metrics", {}) if report.get("status") == "finished" else {})
+_known, _references = yaml.safe_load_all(Path(__file__).with_name("meanings.yaml").read_text("utf-8"))
+MEANINGS = {name: Meaning(*words) for name, words in _known.items()}
+REFERENCES: dict[str, str] = _references  # what a measure is to be held to, by the beginning of its name
 
 
-def write_tables(grid: Grid) -> None:
-    """`sweep.json`, `sweep.csv` and `sweep.md`: whichever process writes last has seen the records of all."""
-    written = ""
-    while written != (now := json.dumps(rows := [row(grid, cell) for cell in grid.cells])):  # NaN is like no number
-        names = list(dict.fromkeys(name for known in rows for name in known))
-        write_json(grid.folder / "sweep.json", rows)
-        write_text(grid.folder / "sweep.csv", csv_text(rows, names))
-        write_text(grid.folder / "sweep.md", markdown(rows, [n for n in names if n not in _NOT_IN_MARKDOWN]))
-        written = now
-
-
-def write_contacts(grid: Grid) -> None:
-    """`sweep.png`: the runs' contact sheets, half as large or smaller, in the tables' order; white where one lacks."""
-    files = [grid.run_folder(cell) / "contact.png" for cell in grid.cells]
-    columns, scale = math.isqrt(len(files) - 1) + 1, min(0.5, 8 / math.sqrt(len(files)))
-    pictures = {place: picture for place, file in enumerate(files) if (picture := _picture(file, scale))}
-    width = max((picture.width for picture in pictures.values()), default=1)
-    height = max((picture.height for picture in pictures.values()), default=1)
-    sheet = Image.new("RGB", (width * columns, height * -(-len(files) // columns)), "white")
-    for place, picture in pictures.items():
-        sheet.paste(picture, (place % columns * width, place // columns * height))
-    with atomic(grid.folder / "sweep.png") as temporary:
-        sheet.save(temporary)
+def meaning(name: str) -> Meaning:
+    """What a number of this name means; a figure of a CLIP's ends in the CLIP's name."""
+    if name.endswith("_error"):
+        title, _, unit = meaning(name.removesuffix("_error"))
+        return Meaning(f"{title}: error", "its distance from the truth's own; 0 is none", unit)
+    known = MEANINGS.get(name) or next((m for key, m in MEANINGS.items() if name.startswith(f"{key}_")), None)
+    return known or Meaning(name.replace("_", " ").capitalize(), "")
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
@@ -76,10 +50,3 @@ def estimate(values: Sequence[float]) -> str:
     """A mean and its standard error, which one value does not have."""
     mean = cell_text(statistics.fmean(values))
     return f"{mean} ± {cell_text(statistics.stdev(values) / math.sqrt(len(values)))}" if len(values) > 1 else mean
-
-
-def _picture(file: Path, scale: float) -> Image.Image | None:
-    try:
-        return ImageOps.scale(Image.open(file, formats=["PNG"]).convert("RGB"), scale, Image.Resampling.NEAREST)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # torn, or no picture of ours
-        return None

@@ -1,12 +1,15 @@
-"""The examples of two pages, each one file outside the package, run by the commands that the pages give."""
+"""Parts of one's own: what `asdkit new` writes, and the examples of two pages, run by the commands that these give."""
 
+import importlib
 import json
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from asdkit.commands.main import main
 
@@ -65,3 +68,72 @@ def test_there_is_an_example_of_each_kind() -> None:
     assert len(FILES) == len(COMMANDS) == 8
     for name in FILES:
         assert any(name.removesuffix(".py") + "." in argument for command in COMMANDS for argument in command)
+
+
+QUICK = ["--trainer.max_steps=2", "--trainer.accelerator=cpu", "--trainer.callbacks=[]", "--snapshots.every=0"]
+QUICK += ["--data.size=16", "--report.size=16", "--run.recipe=own", "--run.name=one"]
+IN_3D = ["--data.views_per_step=2", "--data.orbit.views=2"]
+IN_2D = ["--model.generator.size=16", "--model.generator.count=1"]
+RUN = Path("runs") / "own" / "one"
+KINDS = {
+    "generator": ("Balls", "balls"),
+    "discriminator": ("my_critic", "my_critic"),
+    "prior": ("SmallWorld", "small_world"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that asdkit and pytest are started in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for module in (module for _, name in KINDS.values() for module in (name, f"test_{name}")):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written_passes_its_check_and_runs(kind: str, folder: Path, tiny_folder: Path, capsys) -> None:
+    name, module = KINDS[kind]
+    assert main(["new", kind, name]) == 0
+    *files, command, check = capsys.readouterr().out.splitlines()
+    assert files == [f"{module}.py", f"test_{module}.py"] and check == f"pytest test_{module}.py"
+    getattr(importlib.import_module(f"test_{module}"), f"test_{module}")()
+    small = IN_3D if kind == "generator" else IN_2D
+    prior = [] if kind == "prior" else [f"--model.prior.path={tiny_folder}"]
+    assert main([*shlex.split(command)[1:], *QUICK, *small, *prior]) == 0
+    report = json.loads((RUN / "run.json").read_text())
+    assert report["status"] == "finished" and report["iterations"] == 2
+
+
+@pytest.mark.slow
+def test_what_gives_no_density_is_exported_as_pictures_and_films(folder: Path, tiny_folder: Path, capsys) -> None:
+    assert main(["new", "generator", "Balls"]) == 0
+    Path("hollow.py").write_text("from balls import Balls\n\n\nclass Hollow(Balls):\n    def volume(self): ...\n")
+    own = ["--model.generator=hollow.Hollow", f"--model.prior.path={tiny_folder}", "--trust", "hollow"]
+    assert main(["fit", "gs3d", "--model.prompt", "a red cube", *QUICK, *IN_3D, *own]) == 0
+    assert {"contact.png", "report.html"} <= {path.name for path in RUN.iterdir()} and list(RUN.glob("orbit.*"))
+    export = ["export", str(RUN), "--size=16", "--frames=2", "--trust", "hollow"]
+    assert main([*export, "--format=png,webp"]) == 0
+    assert Image.open(RUN / "export" / "views.png").size == (8 * 16, 4 * 16)
+    assert Image.open(RUN / "export" / "orbit.webp").n_frames == 2
+    for kind, said in {
+        "mesh-glb": "cut from a density in space, and Hollow has no volume()",
+        "ply": "made of Hollow",
+    }.items():
+        capsys.readouterr()
+        assert main([*export, f"--format={kind}"]) == 2
+        assert said in (err := capsys.readouterr().err) and err.endswith("export png, mp4 or webp.\n")
+
+
+@pytest.mark.parametrize("name", ["2balls", "a-ball", "Tensor", "class", "None", "torch", "Views"])
+def test_names_that_can_not_be(name: str, folder: Path, refused: Callable) -> None:
+    said = "There is a torch already" if name == "torch" else "can't be the name of the class"
+    assert said in refused("new", "generator", name) and not list(folder.iterdir())
+
+
+def test_nothing_is_replaced(folder: Path, refused: Callable) -> None:
+    Path("test_balls.py").write_text("mine\n")
+    assert "There is a test_balls already" in refused("new", "generator", "Balls")
+    assert [path.name for path in folder.iterdir()] == ["test_balls.py"]

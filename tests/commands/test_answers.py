@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from support.signatures import FILE, methods, written
@@ -162,8 +161,7 @@ def test_nothing_is_wrong_with_the_recipes(name: str) -> None:
 
 def test_the_options_of_the_help_are_there() -> None:
     """Each of two dozen, short forms and others."""
-    text = (FILE.parent / "fit.txt").read_text()
-    flags = re.findall(r"^  (--[\w.]+)", text, re.MULTILINE)
+    flags = re.findall(r"^  (--[\w.]+)", (FILE.parent / "fit.txt").read_text(), re.MULTILINE)
     values = {"--config": "gs3d", "--prior": "toybox", "--method": "ASD", "--asset": str(FILE), "--viewer": "8080"}
     expanded, _ = expand("fit", [f"{flag}={values.get(flag, 1)}" for flag in flags])
     options = CheckedOptions(expanded)
@@ -242,7 +240,3 @@ def test_an_alias_of_itself_ends() -> None:
 def test_fit_with_all_options_is_the_parsers(capsys: pytest.CaptureFixture) -> None:
     assert main(["fit", "--help", "all"]) == 0
     assert "--trainer.gradient_clip_val" in capsys.readouterr().out
-
-
-def test_the_table_and_the_help_are_part_of_the_package() -> None:
-    assert {FILE.name, "fit.txt"} <= {path.name for path in Path(asdkit.__file__).parent.joinpath("commands").iterdir()}

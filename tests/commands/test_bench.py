@@ -33,7 +33,7 @@ from asdkit.commands.bench_steps import (
 from asdkit.commands.main import main
 from asdkit.priors.families import StableDiffusion
 from asdkit.priors.network_runner import halve
-from asdkit.run.signals import Signals
+from asdkit.run.exits import Signals
 
 VIEWS, SIZE, CPU = 2, 16, torch.device("cpu")
 
@@ -219,19 +219,15 @@ def test_the_bare_loop_takes_the_trainers_steps(tiny_folder: Path) -> None:
     assert all(torch.equal(bare.weights[name], value) for name, value in lightning.items())
 
 
-def test_a_guidance_that_does_not_learn_and_images_without_cameras(
-    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_guidance_that_does_not_learn_and_images_without_cameras(tiny_folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(bench_report, "matmul_peak", lambda *_: 1e12)
     module = Distillation("a red duck", Pretrained(str(tiny_folder)), Latents(count=VIEWS, size=SIZE), SDS())
     bench = Bench("latents", 1, 1)
     trained(module, Canvas(size=SIZE), bench.total, bench)
     names = bench.facts["sections"].keys()
     assert {"prior", "backward"} <= names and not {"e_phi", "discriminator"} & names
-    calls = {
-        name: [call["predictions"] for call in bench.facts["kinds"][name]["calls"]] for name in ("fast", "faithful")
-    }
-    assert calls == {"fast": [2], "faithful": [1, 1]}
+    for kind, predictions in {"fast": [2], "faithful": [1, 1]}.items():
+        assert [call["predictions"] for call in bench.facts["kinds"][kind]["calls"]] == predictions
 
 
 def test_every_kind_has_its_rounds_and_the_first_is_a_warm_up(finished: BenchCLI) -> None:
@@ -240,9 +236,7 @@ def test_every_kind_has_its_rounds_and_the_first_is_a_warm_up(finished: BenchCLI
     assert {kind: len(blocks) for kind, blocks in times.items()} == {"fast": 4, "bare": 4, "faithful": 4}
     assert finished.trainer.global_step == 16
     fast, bare, faithful = (times[kind][1:] for kind in ("fast", "bare", "faithful"))
-    assert facts["kinds"]["fast"]["seconds"] == spread(fast)
-    assert facts["kinds"]["faithful"]["seconds"] == spread(faithful)
-    assert facts["kinds"]["bare"]["seconds"] == spread(bare)
+    assert [facts["kinds"][kind]["seconds"] for kind in times] == [spread(blocks[1:]) for blocks in times.values()]
     assert facts["fast_to_faithful"]["wall"] == spread([a / b for a, b in zip(fast, faithful, strict=True)])
     assert facts["lightning_to_bare"]["wall"] == spread([a / b for a, b in zip(fast, bare, strict=True)])
     assert facts["lightning_seconds"] == spread([a - b for a, b in zip(fast, bare, strict=True)])
@@ -409,21 +403,17 @@ def test_ratios_to_an_earlier_measurement(facts: dict[str, Any]) -> None:
     }
 
 
-def test_an_earlier_file_is_compared_with(
-    recipe: Path, tmp_path: Path, facts: dict[str, Any], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_earlier_file_is_compared_with(recipe: Path, tmp_path: Path, facts, capsys, refused, monkeypatch) -> None:
     monkeypatch.setattr(bench_steps, "timed", lambda *_: facts)
     (tmp_path / "before.json").write_text(json.dumps(facts))
     assert main(["bench", "--config", str(recipe), "--compare", str(tmp_path / "before.json")]) == 0
     assert "Ratios to gs3d of 2026-11-24:\na fast step " in capsys.readouterr().out
     (tmp_path / "before.json").write_text("{}")
-    assert main(["bench", "--config", str(recipe), "--compare", str(tmp_path / "before.json")]) == 2
-    assert "--compare needs a file of what asdkit bench --json has printed" in capsys.readouterr().err
+    said = refused("bench", "--config", recipe, "--compare", tmp_path / "before.json")
+    assert "--compare needs a file of what asdkit bench --json has printed" in said
 
 
-def test_curves(
-    recipe: Path, tmp_path: Path, facts: dict[str, Any], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_curves(recipe: Path, tmp_path: Path, facts: dict[str, Any], capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each value is timed with the others as they are; two keys have the same; the picture has a panel for each."""
     pytest.importorskip("matplotlib")
     calls: list[list[str]] = []

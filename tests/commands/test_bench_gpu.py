@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,7 @@ def test_what_fails_is_named_and_what_is_finished_is_not_done_again(
     assert states(tmp_path) == {"good": 0, "bad": 5, "after": 0}
     assert "| good says | " in out and "| fine |" in out and "| after says | " in out and "| 0 |" in out
     assert "exit code 5; " in out and "bad.log |" in out and "never" not in out
-    assert (tmp_path / "dry-run" / "bad.log").read_text() == "oh" and (
-        tmp_path / "dry-run" / "gpu.md"
-    ).read_text() == out
+    assert [(tmp_path / "dry-run" / name).read_text() for name in ("bad.log", "gpu.md")] == ["oh", out]
     checks[1] = Check("bad", python("pass"), 60, {"now": "good"})
     assert run_parts([1], tmp_path, tiny=True) == 0
     assert counted.read_text() == "x" and states(tmp_path) == {"good": 0, "bad": 0, "after": 0}
@@ -101,18 +100,15 @@ def test_parts_fit_into_their_time(part: int, tmp_path: Path) -> None:
     assert sum(check.seconds for check in checks) / 2 < bench_gpu.PART_SECONDS
 
 
-def test_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu(tmp_path: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "gpus", lambda environment: [])
-    assert main(["bench", "--gpu", "--out", str(tmp_path / "out")]) == 3
-    assert "bench --gpu needs a CUDA device; --dry-run carries out" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+    said = refused("bench", "--gpu", "--out", tmp_path / "out", code=3)
+    assert "bench --gpu needs a CUDA device; --dry-run carries out" in said and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [1, 2, 3])
-def test_every_part_in_small(
-    part: int, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_part_in_small(part: int, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     """The third's commands are started anew; the dozen of the others are forks, which have imported everything."""
     if part != 3:
         fork_runs(monkeypatch, "asdkit.commands.bench_gpu")

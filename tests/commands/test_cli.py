@@ -33,11 +33,19 @@ def resolved(capsys: pytest.CaptureFixture, *arguments: object) -> dict:
     return yaml.safe_load(out)
 
 
-@pytest.mark.parametrize("options", [["edit3d", "--asset", ""], ["edit3d"], ["gs3d", "--config", "gs3d/from_nerf"]])
-def test_a_second_stage_needs_its_first(tmp_path: Path, refused: Callable, options: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["edit3d", "--asset", ""], "init is empty; say what to start from"),
+        (["edit3d"], "init is empty; say what to start from"),
+        (["gs3d", "--config", "gs3d/from_nerf"], "init is empty; say what to start from"),
+        (["gs3d", "--model.guidance=ASDEdit"], "--asset RUN|FILE"),
+    ],
+)
+def test_a_second_stage_needs_its_first(tmp_path: Path, refused: Callable, options: list[str], said: str) -> None:
     words = ["--model.source", "a yellow duck", "--model.target", "a red duck"]
-    sentence = refused("fit", "--config", *options, *words, "--run.root", tmp_path / "runs")
-    assert "init is empty; say what to start from" in sentence and not (tmp_path / "runs").exists()
+    assert said in refused("fit", "--config", *options, *words, "--run.root", tmp_path / "runs")
+    assert (tmp_path / "runs").exists() == ("--asset" in said)  # which only the method's setup sees
 
 
 def test_the_options_of_export_are_all_formats_and_choices() -> None:
@@ -84,9 +92,7 @@ def test_the_main_recipe_is_the_papers(capsys: pytest.CaptureFixture) -> None:
         ),
     ],
 )
-def test_another_guidance_has_its_own_defaults(
-    capsys: pytest.CaptureFixture, method: str, options: list[str], expected: dict
-) -> None:
+def test_another_guidance_has_its_own_defaults(capsys, method: str, options: list[str], expected: dict) -> None:
     """Whatever the recipe says; but phi stays where the recipe has it, whose adapter is tuned to its prior."""
     guidance = resolved(capsys, "--config", "gs3d", *options)["model"]["init_args"]["guidance"]
     assert guidance["class_path"] == f"asdkit.{method}"
@@ -122,9 +128,7 @@ WORDS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [WORDS[start : start + 5] for start in range(0, len(WORDS), 5)], ids=repr)
-def test_prompts_are_texts_whatever_yaml_thinks(
-    capsys: pytest.CaptureFixture, tmp_path: Path, words: list[str]
-) -> None:
+def test_prompts_are_texts_whatever_yaml_thinks(capsys, tmp_path: Path, words: list[str]) -> None:
     """On the command line, in a recipe, and in the recipe of a run, which is read again."""
     prompt, source, negative, front, side = words
     (tmp_path / "x.png").touch()
@@ -153,25 +157,13 @@ def test_words_of_other_parts_are_texts_too(capsys: pytest.CaptureFixture, words
 
 RAMP = ["--model.guidance.scale=asdkit.Ramp", "--model.guidance.scale.end=2", "--model.guidance.scale.steps=3"]
 BAD = {
-    "unknown option of the model": (["--model.promt=x"], "did you mean --model.prompt?"),
-    "unknown option of the guidance": (["--model.guidance.gama=1"], "did you mean --model.guidance.gamma?"),
     "unknown option of a group": (["--model.discriminator.lrr=1"], "did you mean --model.discriminator.lr?"),
     "unknown option of a part's group": (["--model.generator.initial.opacty=1"], "--model.generator.initial.opacity?"),
-    "unknown option of the data": (["--data.siz=3"], "did you mean --data.size?"),
-    "an abbreviation": (["--trainer.max_step=4"], "did you mean --trainer.max_steps?"),
-    "unknown argument of a number": (
-        ["--model.guidance.scale.x=1"],
-        "no option --model.guidance.scale.x; ",
-    ),
+    "unknown argument of a number": (["--model.guidance.scale.x=1"], "no option --model.guidance.scale.x; "),
     "unknown group of a part": (["--model.generator.initail.opacity=1"], "mean --model.generator.initial?"),
     "unknown group of the data": (["--data.siz.start=3"], "no option --data.siz; did you mean --data.size?"),
-    "unknown option": (["--foo"], "no option --foo"),
-    "no number": (
-        ["--model.guidance.scale=abc"],
-        "--model.guidance.scale: Expected a float, or a class such as asdkit.Ramp. Got value: abc",
-    ),
+    "no number": (["--model.guidance.scale=abc"], "scale: Expected a float, or a class such as asdkit.Ramp. Got value"),
     "unknown guidance": (["--model.guidance=FOO"], "there is no class FOO"),
-    "unknown class": (["--model.generator=Gausians"], "no class Gausians"),
     "empty prompt": (["--model.prompt="], "prompt is empty"),
     "no steps": (["--trainer.max_steps=0"], "max_steps must be within [1, 1e8]"),
     "no rows": (["--trainer.log_every_n_steps=0"], "log_every_n_steps must be within [1, 1e8]; got 0."),
@@ -189,12 +181,7 @@ BAD = {
     "an endless number of devices": ([f"--trainer.devices={10**20}"], "The trainer's options can't be carried out"),
     "no checkpoints": (["--checkpoints.every=0"], "Checkpoints's every must be at least 1"),
     "gamma without a minimum": (["--model.guidance.gamma=-1"], "gamma must be above -1"),
-    "a text without a place": (
-        ["--model.guidance=SJC", "--model.guidance.negative=x"],
-        "no option --model.guidance.neg",
-    ),
     "no value": (["--asset"], "--asset needs a value."),
-    "missing checkpoint": (["--ckpt_path=nope.ckpt"], "no nope.ckpt; name a file"),
     "another root folder": (["--trainer.default_root_dir=x"], "--run.root names the folder of all runs"),
     "no UTF-8": (["--run.root=x\udcff"], "'--run.root=x\\udcff' is no text in UTF-8"),
     "no devices": (["--trainer.devices=0"], "devices"),
@@ -203,15 +190,11 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_leaves_nothing(
-    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
+def test_bad_input_leaves_nothing(refused: Callable, recipe: Path, tmp_path: Path, monkeypatch, case: str) -> None:
     """And is said before a prior is loaded, which takes its time."""
     monkeypatch.setattr("asdkit.Pretrained.setup", lambda self: pytest.fail("the prior is loaded"))
     arguments, expected = BAD[case]
-    code, _, err = run(capsys, "fit", "--config", recipe, *arguments)
-    lines = [line for line in err.splitlines() if not line.startswith("Run folder:")]
-    assert code == 2 and expected in err and len(lines) == 1 and "Traceback" not in err
+    assert expected in refused("fit", "--config", recipe, *arguments)
     assert not [path for path in tmp_path.joinpath("runs").rglob("*") if path.is_file()]
 
 
@@ -237,7 +220,7 @@ FILES = {  # recipes that are none, and what is said of them
 
 @pytest.mark.parametrize("case", FILES)
 def test_a_recipe_that_is_none_is_named_with_its_line(
-    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
+    refused: Callable, recipe: Path, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where it is a part's; in less time than a recipe takes."""
     content, words = FILES[case]
@@ -246,19 +229,16 @@ def test_a_recipe_that_is_none_is_named_with_its_line(
     path = tmp_path / "bad.yaml"
     path.write_bytes(content)
     for options in (["--config", path], ["--config", recipe, "--config", path]):
-        code, _, err = run(capsys, "fit", *options)
-        assert code == 2 and words in err and len(err.splitlines()) == 1, err
-        assert path.name in err
-    assert run(capsys, "fit", "--config", recipe, "--model.generator", path)[0] == 2
+        sentence = refused("fit", *options)
+        assert words in sentence and path.name in sentence
+    refused("fit", "--config", recipe, "--model.generator", path)
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_logger_whose_package_is_missing_is_the_environments(
-    capsys: pytest.CaptureFixture, recipe: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_logger_whose_package_is_missing_is_the_environments(refused: Callable, recipe: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_lightning.loggers.wandb", None)
-    code, _, err = run(capsys, "fit", "--config", recipe, "--trainer.logger=pytorch_lightning.loggers.CometLogger")
-    assert code == 3 and "comet" in err and len(err.splitlines()) == 1, err
+    logger = "--trainer.logger=pytorch_lightning.loggers.CometLogger"
+    assert "comet" in refused("fit", "--config", recipe, logger, code=3)
 
 
 def test_letters_that_the_output_does_not_know_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,9 +270,7 @@ def test_output_that_nobody_takes_is_no_traceback(command: str, place: str, code
     )
 
 
-def test_a_recipe_that_nobody_takes_is_one_sentence(
-    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_that_nobody_takes_is_one_sentence(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process: what jsonargparse prints, and ends with SystemExit(0) after."""
     with open("/dev/full", "w") as full:
         monkeypatch.setattr("sys.stdout", full)
@@ -300,43 +278,28 @@ def test_a_recipe_that_nobody_takes_is_one_sentence(
     assert "Can't write the output: No space left on device" in capsys.readouterr().err
 
 
-def test_a_broken_file_to_start_from_is_named(
-    capsys: pytest.CaptureFixture, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_file_to_start_from_is_named(refused: Callable, recipe: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = ("t.ply", "t.spz", "t.splat", "t.ckpt", "t.glb", "t.obj", "t.txt")
     for name, option in zip(names, itertools.cycle(["--asset", "--model.generator.init"]), strict=False):
         (tmp_path / name).write_text("Dear diary,\n")
-        code, _, err = run(capsys, "fit", "--config", recipe, option, name)
-        assert code == 2 and len(err.splitlines()) == 1 and err.startswith("asdkit: ") and name in err, err
+        assert name in refused("fit", "--config", recipe, option, name)
     assert not (tmp_path / "runs").exists()
 
 
-def test_editing_in_3d_without_an_object_names_the_option(capsys: pytest.CaptureFixture, recipe: Path) -> None:
-    words = ["--model.source=a red duck", "--model.target=a red cube"]
-    code, _, err = run(capsys, "fit", "--config", recipe, "--model.guidance=ASDEdit", *words)
-    assert code == 2 and "--asset RUN|FILE" in err
-
-
-@pytest.mark.parametrize(
-    "tear", ["unet/diffusion_pytorch_model.safetensors", "model_index.json", "vae/config.json", ""]
-)
+@pytest.mark.parametrize("cut", ["unet/diffusion_pytorch_model.safetensors", "model_index.json", "vae/config.json", ""])
 def test_a_torn_prior_fails_in_one_sentence(
-    capsys: pytest.CaptureFixture, recipe: Path, tiny_folder: Path, tmp_path: Path, tear: str
+    refused: Callable, recipe: Path, tiny_folder: Path, tmp_path: Path, cut: str
 ) -> None:
     folder = tmp_path / "torn"
-    if tear:
+    if cut:
         shutil.copytree(tiny_folder, folder)
-        (folder / tear).write_bytes((folder / tear).read_bytes()[:40])
-    code, _, err = run(capsys, "fit", "--config", recipe, "--prior", folder)
-    assert code == 4
-    assert str(folder) in err and "Traceback" not in err
+        (folder / cut).write_bytes((folder / cut).read_bytes()[:40])
+    assert str(folder) in refused("fit", "--config", recipe, "--prior", folder, code=4)
     assert not list(recipe.parent.joinpath("runs").glob("*/*"))
 
 
-def test_a_folder_that_is_no_run_is_refused(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    code, _, err = run(capsys, "test", tmp_path)
-    assert code == 2 and "is no run folder" in err
+def test_a_folder_that_is_no_run_is_refused(refused: Callable, tmp_path: Path) -> None:
+    assert "is no run folder" in refused("test", tmp_path)
     (tmp_path / "config.yaml").touch()
-    code, _, err = run(capsys, "test", tmp_path)
-    assert code == 2 and "no checkpoints/last.ckpt" in err
+    assert "no checkpoints/last.ckpt" in refused("test", tmp_path)

@@ -5,13 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-from contextlib import nullcontext
 from email import message_from_string
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.error import HTTPError
-from urllib.request import Request
 
 import pytest
 import torch
@@ -20,7 +16,6 @@ from huggingface_hub import constants
 from asdkit.commands import doctor
 from asdkit.commands.doctor import BAD, NOTE, OK, Finding
 from asdkit.commands.main import main
-from asdkit.priors import hub
 
 REQUIRED = """torch>=2.6 | pytorch-lightning<3,>=2.6.6 | diffusers>=0.42 | old-thing>=1; python_version < "3"
 | viser>=1.1; extra == "viewer" | imageio>=2.34; extra == "video" | asdkit[viewer]; extra == "dev" """
@@ -73,9 +68,7 @@ def test_a_real_machine_in_one_screen(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_json_is_all_that_is_printed(
-    installed: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
-) -> None:
+def test_json_is_all_that_is_printed(installed: dict, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path) -> None:
     def chatty(root: Path) -> Finding:
         print("hello")
         return Finding("fine", facts={"root": str(root)})
@@ -98,19 +91,13 @@ BAD_VERSIONS = {
     ("pytorch-lightning", "3.0"): ("packages", "pytorch-lightning 3.0, needed: <3,>=2.6.6"),
     ("pytorch-lightning", "2.6.2"): ("releases", "pytorch-lightning 2.6.2 is malware", "change every password"),
     ("lightning", "2.6.3"): ("releases", "lightning 2.6.3 is malware", "pip uninstall lightning"),
-    ("diffusers", "0.37.1"): (
-        "releases",
-        "CVE-2026-44513",
-        '-> pip uninstall diffusers; then pip install "diffusers>=0.42"',
-    ),
+    ("diffusers", "0.37.1"): ("releases", "CVE-2026-44513", 'uninstall diffusers; then pip install "diffusers>=0.42"'),
     ("transformers", "5.2.0"): ("releases", "CVE-2026-4372"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_VERSIONS, ids=str)
-def test_bad_versions(
-    installed: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, case: tuple[str, str | None]
-) -> None:
+def test_bad_versions(installed: dict, monkeypatch: pytest.MonkeyPatch, capsys, case: tuple[str, str | None]) -> None:
     (package, version), (check, *says) = case, BAD_VERSIONS[case]
     only(monkeypatch, check)
     assert main(["doctor"]) == 0
@@ -250,8 +237,7 @@ def test_a_launcher_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert doctor.launcher(tmp_path).text == "none: this is a process of its own"
     for name, value in {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "SLURM_JOB_ID": "42"}.items():
         monkeypatch.setenv(name, value)
-    finding = doctor.launcher(tmp_path)
-    assert finding.text == "rank 1 of 4, LOCAL_RANK=1, RANK=1, SLURM_JOB_ID=42, WORLD_SIZE=4"
+    assert doctor.launcher(tmp_path).text == "rank 1 of 4, LOCAL_RANK=1, RANK=1, SLURM_JOB_ID=42, WORLD_SIZE=4"
 
 
 def test_a_run_root_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,45 +265,22 @@ def test_little_room_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_hub_is_asked_unless_told_to_be_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests refuse the network, which is what a machine without it does."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     for name in ("models--org--some-model", "datasets--org--data"):
         (tmp_path / name).mkdir()
-    finding = doctor.hub(tmp_path)
-    assert finding.state == NOTE and f"{constants.ENDPOINT} does not answer" in finding.text
+    for answers, state, said in ((True, OK, "answers"), (False, NOTE, "does not answer")):
+        monkeypatch.setattr(doctor, "answers", lambda endpoint, answers=answers: answers)
+        finding = doctor.hub(tmp_path)
+        assert finding.state == state and finding.text.startswith(f"{constants.ENDPOINT} {said}")
     assert f"1 models are in {tmp_path}: org/some-model" in finding.text and "HF_HUB_OFFLINE=1" in finding.remedy
-    monkeypatch.setattr(hub, "urlopen", None)  # to ask would fail
+    monkeypatch.setattr(doctor, "answers", None)  # to ask would fail
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     finding = doctor.hub(tmp_path)
     assert finding.state == OK and "offline" in finding.text and finding.facts["models"] == ["org/some-model"]
     for name in "abc":
         (tmp_path / f"models--{name}").mkdir()
     assert f"4 models are in {tmp_path}: a, b, c, ..." in doctor.hub(tmp_path).text
-
-
-def test_an_answer_of_any_kind_is_one_and_waiting_is_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = []
-
-    def answer(request: Request, timeout: float) -> object:
-        asked.append((request.full_url, request.get_method(), timeout))
-        return nullcontext()
-
-    def refused(request: Request, timeout: float) -> object:
-        raise HTTPError("https://hub", 403, "no", None, None)
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", "https://hub")
-    for behaviour in (answer, refused):
-        monkeypatch.setattr(hub, "urlopen", behaviour)
-        finding = doctor.hub(tmp_path)
-        assert finding.state == OK and finding.text.startswith("https://hub answers")
-    assert asked == [("https://hub", "HEAD", 3.0)]
-    ended = threading.Event()
-    monkeypatch.setattr(hub, "urlopen", lambda request, timeout: ended.wait(200) and nullcontext())
-    monkeypatch.setattr(hub, "PROBE_SECONDS", 0.1)
-    assert doctor.hub(tmp_path).state == NOTE
-    ended.set()
 
 
 def test_the_embedded_prior_is_looked_into(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

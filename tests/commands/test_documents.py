@@ -43,9 +43,7 @@ SPANS = {
 
 @pytest.mark.parametrize(("page", "code"), PYTHON)
 @pytest.mark.slow
-def test_python_blocks_run(
-    page: str, code: str, kl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_python_blocks_run(page: str, code: str, kl_folder: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     small = {"data.size": 16, "data.orbit.views": 2, "trainer.callbacks": "[]", "trainer.accelerator": "cpu"}
     small |= {"report.size": 16, "snapshots.every": 0}
@@ -76,48 +74,33 @@ def test_installing_needs_no_test_tools_and_names_what_is_there() -> None:
     """The user's commands take extras that there are, but not `dev`; the container copies files that exist."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     dockerfile = (ROOT / "docs" / "Dockerfile").read_text()
-    user = [
-        TEXTS["README.md"].partition("## Two commands")[2].partition("[Installing]")[0],
-        TEXTS["docs/installing.md"],
-    ]
-    texts = [*user, dockerfile, *(cells[0] for cells in NOTEBOOKS.values())]
+    user = TEXTS["README.md"].partition("## Two commands")[2].partition("[Installing]")[0]
+    texts = [user, TEXTS["docs/installing.md"], dockerfile, *(cells[0] for cells in NOTEBOOKS.values())]
     for text in texts:
         extras = {name for found in re.findall(r"install [^\n]*\[([\w,]+)\]", text) for name in found.split(",")}
         assert extras and extras <= {*project["optional-dependencies"]} - {"dev"}
     copied = [word for line in re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE) for word in line.split()]
     assert copied and all((ROOT / name).exists() for name in copied)
-    assert not re.search(
-        r"pip install[^\n]* \"?asdkit(\[|\"|\s|$)", "".join(texts + list(TEXTS.values())), re.MULTILINE
-    )
+    of_the_index = re.compile(r"pip install[^\n]* \"?asdkit(\[|\"|\s|$)", re.MULTILINE)
+    assert not of_the_index.search("".join([*texts, *TEXTS.values()]))
 
 
 def test_the_readmes_first_line_gets_a_copy_with_what_the_next_one_names(tmp_path: Path) -> None:
     """Where ADDRESS is that of the repository; what git doesn't know is in no copy."""
     first, second = re.findall(r"```bash\n(.*?)```", TEXTS["README.md"], re.DOTALL)[0].splitlines()
-    assert (
-        first.startswith("git clone ADDRESS asdkit && cd asdkit") and "install -c constraints.txt -e '.[all]'" in second
-    )
+    assert first.startswith("git clone ADDRESS asdkit && cd asdkit")
+    assert "install -c constraints.txt -e '.[all]'" in second
     if not (ROOT / ".git").exists():
         return  # nothing to copy
-    there = subprocess.run(
-        f"{first.replace('ADDRESS', f'{ROOT}', 1)} && pwd", shell=True, cwd=tmp_path, capture_output=True, text=True
-    )
+    clone = f"{first.replace('ADDRESS', f'{ROOT}', 1)} && pwd"
+    there = subprocess.run(clone, shell=True, cwd=tmp_path, capture_output=True, text=True)
     assert there.returncode == 0, there.stderr
     copy = Path(there.stdout.strip())
-    assert (
-        copy.name == "asdkit"
-        and "all" in tomllib.loads((copy / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    )
-    code = (
-        "import asdkit, sys; from asdkit.commands.main import main; print(asdkit.__file__); sys.exit(main(['recipes']))"
-    )
+    assert copy.name == "asdkit" and (copy / "constraints.txt").is_file()
+    assert "all" in tomllib.loads((copy / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    code = "import asdkit, asdkit.commands.main as m; print(asdkit.__file__); raise SystemExit(m.main(['recipes']))"
     said = subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, text=True)
-    assert (
-        said.returncode == 0
-        and said.stdout.startswith(str(copy))
-        and "gs3d" in said.stdout
-        and (copy / "constraints.txt").is_file()
-    )
+    assert said.returncode == 0 and said.stdout.startswith(str(copy)) and "gs3d" in said.stdout
 
 
 def resolved(name: str) -> object:
@@ -281,9 +264,7 @@ def workplace(tiny_folder: Path, kl_folder: Path, tmp_path_factory: pytest.TempP
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_run(
-    command: str, workplace: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_commands_run(command: str, workplace: Path, tiny_folder: Path, monkeypatch, capsys) -> None:
     """One step each, in this process; of sweeps and their like, whose runs are processes, the recipe of each run."""
     monkeypatch.chdir(workplace)
     monkeypatch.setattr("asdkit.run.live_view.serve", lambda *_: None)

@@ -73,9 +73,7 @@ def test_the_order_of_recipes_and_options_does_not_matter(capsys: pytest.Capture
     assert (flat["size"], flat["dtype"], flat["path"]) == (96, "bfloat16", "sd15")
 
 
-def test_a_recipe_that_names_its_prior_itself_keeps_its_settings_and_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_recipe_that_names_its_prior_itself_keeps_its_settings_and_says_so(tmp_path: Path, capsys) -> None:
     recipe = yaml.safe_load((recipe_folder() / "gs3d.yaml").read_text())
     recipe["model"]["init_args"]["prior"] = {"class_path": "asdkit.Pretrained", "init_args": {"path": "sd21-base"}}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(recipe))
@@ -92,9 +90,7 @@ def test_asdkits_own_priors_keep_the_recipe(prior: str, tiny_folder: Path, capsy
     assert config == plain and "From priors" not in err
 
 
-def test_a_recipe_of_ones_own_keeps_what_the_overlay_does_not_know(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_recipe_of_ones_own_keeps_what_the_overlay_does_not_know(tmp_path: Path, capsys) -> None:
     """Its generator, its embedding as phi and its callbacks are no toybox's; its judge is, and is replaced."""
     recipe = yaml.safe_load((recipe_folder() / "image2d.yaml").read_text())
     model = recipe["model"]["init_args"]

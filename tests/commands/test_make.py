@@ -11,8 +11,7 @@ from PIL import Image
 
 import asdkit
 from asdkit.formats.splat_files import read_splats
-from asdkit.run.export import load
-from asdkit.run.result import Result
+from asdkit.run.export import Result, load
 
 
 def made(recipe: Path, **options: object) -> Result:
@@ -45,10 +44,9 @@ def test_make_is_fit_and_load_finds_it_again(recipe: Path, tmp_path: Path) -> No
 
 
 def test_a_notebook_shows_an_orbit_and_images_as_they_are(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asdkit.run.result._NOTEBOOK_SIZE", 32)
-    monkeypatch.setattr("asdkit.run.result._NOTEBOOK_FRAMES", 3)
-    result = made(recipe)
-    page = result._repr_html_()
+    monkeypatch.setattr("asdkit.run.export._NOTEBOOK_SIZE", 32)
+    monkeypatch.setattr("asdkit.run.export._NOTEBOOK_FRAMES", 3)
+    page = made(recipe)._repr_html_()
     picture = Image.open(io.BytesIO(base64.b64decode(page.partition("base64,")[2].partition('"')[0])))
     assert picture.n_frames == 3 and picture.size == (32, 32) and "a red duck" in page
     flat = made(recipe, **{"data": "Canvas", "model.generator": "Pixels", "model.generator.size": 16})

@@ -99,19 +99,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path
 
 @pytest.mark.parametrize("name", [name for name in recipes() if not name.startswith("priors/")])
 def test_every_recipe_runs_and_resumes_exactly(
-    name: str,
-    made: Path,
-    tiny_folder: Path,
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, made: Path, tiny_folder: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch
 ) -> None:
     """But for other methods on images, whose parts of a checkpoint are those of their recipe."""
     monkeypatch.chdir(tmp_path)
     options = options_of(name, made, tiny_folder, tmp_path)
     if name == "toybox/unet":
-        weights = request.getfixturevalue("trained")
-        options += reads(weights)
+        options += reads(request.getfixturevalue("trained"))
     options.append("--trainer.max_steps=2")
     one, two = (f"checkpoints/step-00000{step}.ckpt" for step in (1, 2))
     unjudged = () if name.startswith("toybox") else ("--trainer.callbacks=[]",)

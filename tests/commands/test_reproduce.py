@@ -62,9 +62,7 @@ def test_a_run_of_each_figure(small: list[str], tmp_path: Path, capsys: pytest.C
         assert {run["part"] for run in runs} == {cell["part"] for cell in figure.cells}, name
         named = {metric for run in runs for metric in run["metrics"]}
         assert {"seconds"} <= named and named & set(figure.show), name
-        for rule, cell in product(
-            figure.rules, figure.cells
-        ):  # which would judge nothing by a measure that isn't there
+        for rule, cell in product(figure.rules, figure.cells):  # a measure that isn't there would judge nothing
             measured = {metric for run in runs if run["part"] == cell["part"] for metric in run["metrics"]}
             prefix = REFERENCES.get(rule.than, "")
             if rule.part in ("", cell["part"]) and rule.measure != "diversity":  # which is of several seeds
@@ -106,32 +104,8 @@ def show(monkeypatch: pytest.MonkeyPatch, *methods: str) -> None:
 def measured() -> list[dict]:
     """The rows of out/results.json without what differs by time and place."""
     rows = json.loads(Path("out/results.json").read_text())["runs"]
-    times = {"seconds", "folder"}
-    return [
-        {**{name: row[name] for name in row.keys() - times}, "metrics": {**row["metrics"], "seconds": 0}}
-        for row in rows
-    ]
-
-
-@pytest.mark.slow
-def test_what_is_kept_is_not_made_again(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A method's runs are gone; with another method only that one's are made, and the page shows all of both."""
-    words = ["reproduce", "fig8", "--full", "--out=out", *small]
-    show(monkeypatch, "SDS 7.5")
-    assert main(words) == 0
-    before = measured()
-    assert [row["seed"] for row in before] == [0, 1, 2, None]
-    for folder in Path("out").glob("run*"):
-        shutil.rmtree(folder)
-    shutil.move("out", "kept")
-    show(monkeypatch, "SDS 7.5", "ASD 7.5")
-    assert main([word.replace("=out", "=kept") for word in words]) == 0
-    shutil.move("kept", "out")
-    assert len(list(Path("out/runs").rglob("run.json"))) == 3 and len(list(Path("out/pictures").iterdir())) == 10
-    after = measured()
-    assert [row for row in after if row["method"] == "SDS 7.5"] == before and len(after) == 8
-    page = Path("out/index.html").read_text()
-    assert page.count("data:image/webp;base64,") == 3 * 3 and "diversity" in page  # beside the truth
+    facts = [{name: row[name] for name in row.keys() - {"seconds", "folder"}} for row in rows]
+    return [row | {"metrics": row["metrics"] | {"seconds": 0}} for row in facts]
 
 
 @pytest.mark.slow
@@ -161,20 +135,16 @@ def test_a_kill_loses_nothing(small: list[str], monkeypatch: pytest.MonkeyPatch,
         (["fig1", "--quick", "--jobs=0"], "--jobs must be at least 1; got 0"),
     ],
 )
-def test_bad_input_is_one_sentence(
-    words: list[str], expected: str, refused: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_input_is_one_sentence(words: list[str], expected: str, refused, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert expected in refused("reproduce", *words) and not list(tmp_path.rglob("run.json"))
 
 
-def test_plots_need_an_extra(capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plots_need_an_extra(refused: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which is said before a run starts."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert main(["reproduce", "fig1", "--quick"]) == 3
-    err = capsys.readouterr().err
-    assert "This needs matplotlib" in err and len(err.splitlines()) == 1 and not list(tmp_path.iterdir())
+    assert "This needs matplotlib" in refused("reproduce", "fig1", "--quick", code=3) and not list(tmp_path.iterdir())
 
 
 def test_the_plan_says_what_runs_cost(capsys: pytest.CaptureFixture) -> None:

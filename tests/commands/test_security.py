@@ -154,9 +154,7 @@ def test_what_an_error_quotes_is_not_imported(refused: Callable, recipe: Path, e
     assert not evil.exists()
 
 
-def test_trust_lasts_for_one_command(
-    capsys: pytest.CaptureFixture, refused: Callable, recipe: Path, evil: Path
-) -> None:
+def test_trust_lasts_for_one_command(capsys, refused: Callable, recipe: Path, evil: Path) -> None:
     options = ["fit", "--config", str(recipe), "--model.generator=evil.Evil", "--print_config"]
     assert main([*options, "--trust", "evil"]) == 0
     assert "class_path: evil.Evil" in capsys.readouterr().out and evil.exists()
@@ -173,16 +171,10 @@ def test_inner_blocks_keep_what_outer_ones_trust_and_give_it_back() -> None:
     from jsonargparse._common import check_import_path, parsing_settings
 
     before = dict(parsing_settings)
+    trusted = ("evil", "more.of", "asdkit.ASD", "asdkit.methods", "torch.optim", "pytorch_lightning.callbacks")
     with trusting(["evil"]):
         with trusting(["more.of"]):
-            for path in [
-                "evil",
-                "more.of",
-                "asdkit.ASD",
-                "asdkit.methods",
-                "torch.optim",
-                "pytorch_lightning.callbacks",
-            ]:
+            for path in trusted:
                 check_import_path(f"{path}.x")
             for path in ("more.x", "evilest.x", "os.x", "asdkit.x", "torch.x", "pytorch_lightning.x", "jsonargparse.x"):
                 with pytest.raises(ImportError, match="not allowed"):
@@ -196,9 +188,7 @@ def test_inner_blocks_keep_what_outer_ones_trust_and_give_it_back() -> None:
     assert parsing_settings == before and refusal("Something else.", "x") == ""
 
 
-def test_a_file_in_the_working_directory_is_no_library(
-    refused: Callable, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_in_the_working_directory_is_no_library(refused, recipe: Path, tmp_path: Path, monkeypatch) -> None:
     for name in ("torch", "json", "argparse", "os", "own"):
         (tmp_path / f"{name}.py").write_text(f"open('executed-{name}', 'w')\n")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
@@ -309,9 +299,7 @@ def test_a_checkpoint_can_have_nothing_deleted(tampered: Callable, tmp_path: Pat
     assert (victim / "sub.ckpt" / "kept.ckpt").is_file()
 
 
-def test_a_checkpoint_that_unpacks_to_more_than_its_size_is_refused(
-    refused: Callable, finished: Path, tmp_path: Path
-) -> None:
+def test_a_checkpoint_that_unpacks_to_more_than_its_size_is_refused(refused, finished: Path, tmp_path: Path) -> None:
     """Packed zeros, or one part under many names, that the machine would hold in memory although nobody reads them."""
     whole = finished / "checkpoints" / "last.ckpt"
     for way in ("packed", "repeated"):
@@ -402,8 +390,7 @@ def rewritten(path: Path, **settings: Any) -> None:
 
 
 def used(folder: Path) -> None:
-    prior = loaded(folder)
-    prior.prepare([Condition("a red duck")])
+    loaded(folder).prepare([Condition("a red duck")])
 
 
 @pytest.mark.parametrize("part", WEIGHTS)
@@ -504,9 +491,7 @@ OPENS: dict[str, Callable[[str], dict]] = {  # what a recipe says, given an addr
 
 
 @pytest.mark.parametrize("where", OPENS)
-def test_nothing_in_a_recipe_opens_an_address(
-    refused: Callable, recipe: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_in_a_recipe_opens_an_address(refused, recipe: Path, tmp_path: Path, where: str, monkeypatch) -> None:
     """Nor in an overlay or an option; jsonargparse and fsspec ask nobody."""
     asked = []
     monkeypatch.setattr("socket.socket.connect", lambda *call: asked.append(call))

@@ -13,6 +13,7 @@ import torch
 import yaml
 from support.forked import Forked, wait_for
 from support.recipe import small_run
+from support.resuming import last
 from support.splat_tools import splats
 from support.viewing import client, listening
 
@@ -42,24 +43,14 @@ def interrupted_at(count: int) -> Callable[[float], None]:
     return sleep
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-
 def test_looking_changes_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    updates = []
-    follow = viewing.LiveView.follow
-    monkeypatch.setattr(
-        viewing.LiveView,
-        "follow",
-        lambda self, module, moved=False: updates.append(moved) or follow(self, module, moved),
-    )
-    before = listening()
+    seen, live, follow, before = [], viewing.LiveView, viewing.LiveView.follow, listening()
+    monkeypatch.setattr(live, "follow", lambda self, run, moved=False: seen.append(moved) or follow(self, run, moved))
     options = ("--viewer=8180", "--viewer.every=3", "--trainer.max_steps=4")
     watched = fit(finished.parents[2] / "small.yaml", "watched", *options)
     assert listening() == before
-    assert [i for i, moved in enumerate(updates) if not moved] == [0, 3, 4] and len(updates) == 5
-    expected, got = weights(finished), weights(watched)
+    assert [i for i, moved in enumerate(seen) if not moved] == [0, 3, 4] and len(seen) == 5
+    expected, got = last(finished)["state_dict"], last(watched)["state_dict"]
     assert expected.keys() == got.keys() and all(torch.equal(expected[name], got[name]) for name in expected)
 
 
@@ -72,7 +63,7 @@ def test_looking_at_a_radiance_field_changes_nothing(finished: Path, monkeypatch
     watched = fit(recipe, "nerf", *options, "--viewer", "8280", "--viewer.every=2")
     assert len(browser.pictures) == 3  # at the start, after two steps, and at the end
     assert (browser.pictures[0] != browser.pictures[2]).any()
-    expected, got = weights(alone), weights(watched)
+    expected, got = last(alone)["state_dict"], last(watched)["state_dict"]
     assert all(torch.equal(expected[name], got[name]) for name in expected)
     monkeypatch.setattr(viewing.time, "sleep", interrupted_at(3))
     assert main(["view", str(alone), "--port=0"]) == 130
@@ -102,14 +93,12 @@ def test_a_run_that_fails_closes_its_viewer(finished: Path) -> None:
     viewer.teardown(trainer, module, "fit")
 
 
-def test_without_viser_fit_ends(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_without_viser_fit_ends(finished: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable) -> None:
     monkeypatch.setitem(sys.modules, "viser", None)
-    recipe = finished.parents[2] / "small.yaml"
-    assert main(["fit", "--config", str(recipe), "--run.name=none", "--viewer"]) == 3
-    assert 'asdkit: This needs viser: pip install "viser>=1.1" "websockets>=15".\n' in capsys.readouterr().err
+    recipe, said = finished.parents[2] / "small.yaml", 'This needs viser: pip install "viser>=1.1" "websockets>=15".'
+    assert refused("fit", "--config", recipe, "--run.name=none", "--viewer", code=3) == said
     assert sorted(path.name for path in (finished.parent / "none").iterdir()) == ["config.yaml", "run.json"]
-    assert main(["view", str(finished)]) == 3
-    assert capsys.readouterr().err == 'asdkit: This needs viser: pip install "viser>=1.1" "websockets>=15".\n'
+    assert refused("view", finished, code=3) == said
 
 
 def test_the_short_form(finished: Path, capsys: pytest.CaptureFixture, refused: Callable) -> None:
@@ -130,13 +119,12 @@ def test_the_short_form(finished: Path, capsys: pytest.CaptureFixture, refused: 
 
 def test_loading_brings_the_generator_and_no_prior(finished: Path) -> None:
     module = load(finished)
-    saved = weights(finished)
+    saved = last(finished)["state_dict"]
     mine = {f"generator.{name}": value for name, value in module.generator.state_dict().items()}
     assert mine and all(torch.equal(value, saved[name]) for name, value in mine.items())
     assert (module.prompt, module.rendering.background) == ("a red duck", 0.85)
     assert not list(module.prior.parameters())
-    other = load(finished / "checkpoints" / "last.ckpt")
-    assert torch.equal(other.generator.means, module.generator.means)
+    assert torch.equal(load(finished / "checkpoints" / "last.ckpt").generator.means, module.generator.means)
 
 
 HARMS: list[tuple[str, Callable[[dict, dict], object]]] = [

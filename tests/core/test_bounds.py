@@ -30,8 +30,7 @@ from asdkit.methods import PDS
 from asdkit.run.checkpoints import Checkpoints
 from asdkit.run.guard import RankAgreement
 from asdkit.run.live_view import Viewer
-from asdkit.run.report import Report
-from asdkit.run.snapshots import Snapshots
+from asdkit.run.report import Report, Snapshots
 
 NAN, INFINITY = math.nan, math.inf
 

@@ -64,11 +64,9 @@ def test_what_defines_a_run_names_it(base: Path) -> None:
 
 def test_a_root_that_moves_moves_no_run(base: Path) -> None:
     """Also where an option names a file in it."""
-    names = [
-        grid(base, root=base / root).run_folder(Cell("x", {}, [f"--data.asset={base / root}/a.ply"])).name
-        for root in ("here", "there")
-    ]
-    assert names[0] == names[1] != grid(base).run_folder(Cell("x", {}, ["--data.asset=b.ply"])).name
+    own = {root: Cell("x", {}, [f"--data.asset={base / root}/a.ply"]) for root in ("here", "there")}
+    (name,) = {grid(base, root=base / root).run_folder(cell).name for root, cell in own.items()}
+    assert name != grid(base).run_folder(Cell("x", {}, ["--data.asset=b.ply"])).name
 
 
 def test_a_recipe_that_changes_meanwhile_moves_no_run(base: Path) -> None:

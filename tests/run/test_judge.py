@@ -1,4 +1,4 @@
-"""The toybox's judge gives the truth full marks, and everything else the marks it deserves."""
+"""The toybox's judge gives the truth full marks, and all else the marks it deserves; and how much a run moves."""
 
 import math
 from pathlib import Path
@@ -8,11 +8,14 @@ from unittest.mock import create_autospec
 import pytest
 import pytorch_lightning as pl
 import torch
+from support.recipe import small_run
+from torch import Tensor
 
-from asdkit import Cameras, Canvas, Distillation, FiniteSetPrior, Rendering, ToyboxJudge
+from asdkit import SDS, Cameras, Canvas, Distillation, FiniteSetPrior, Pixels, Rendering, StabilityJudge, ToyboxJudge
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Batch, Views, ring
-from asdkit.run.judge import Judge
+from asdkit.run.judge import Judge, correlation, structure
+from asdkit.run.side_files import read_facts
 from asdkit.toybox import judge as judging
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
@@ -96,9 +99,8 @@ def test_every_validation_is_judged_by_its_own_pictures() -> None:
     trainer.state = SimpleNamespace(fn="fit")
     module, judge = create_autospec(Distillation, instance=True), Brightness()
     for level in (0.25, 0.75):
-        judge.on_validation_batch_end(
-            trainer, module, Render(*(torch.full((1, k, 2, 2), level) for k in (3, 1, 1))), Batch(None)
-        )
+        render = Render(*(torch.full((1, k, 2, 2), level) for k in (3, 1, 1)))
+        judge.on_validation_batch_end(trainer, module, render, Batch(None))
         judge.on_validation_epoch_end(trainer, module)
         assert judge.results == {"brightness": level}
 
@@ -134,3 +136,72 @@ def test_azimuths_count_within_45_degrees_round_the_circle() -> None:
     seen = [0, 6, 6, 12, 12, 12, 21, 0]  # 0, 45, 0, 45, 0, 45, 45 and 45 degrees off
     assert azimuths_right(candidates[seen], candidates).tolist() == [1] * 8
     assert azimuths_right(candidates[[4, 23, 12]], candidates).tolist() == [0, 0, 0]
+
+
+def judged(pictures: dict[int, Tensor], steps: int, interrupted_at: int = 0) -> dict[str, float]:
+    """The figures of a run that shows these pictures, each from an iteration on."""
+    judge, module = StabilityJudge(), Distillation("y", FiniteSetPrior(), Pixels(count=1), SDS())
+    trainer = create_autospec(pl.Trainer, instance=True, max_steps=steps, datamodule=Canvas())
+    render = Render(torch.zeros(1, 3, 64, 64), torch.ones(1, 1, 64, 64), torch.zeros(1, 1, 64, 64))
+    for step in range(1, steps + 1):
+        render = render._replace(image=pictures.get(step, render.image))
+        module.show = lambda views, render=render: render
+        trainer.global_step = step
+        judge.on_train_batch_end(trainer, module)
+        if step == interrupted_at:
+            state, judge = judge.state_dict(), StabilityJudge()
+            judge.load_state_dict(state)
+    return judge.measure(module, trainer.datamodule, None, render)
+
+
+def test_colours_move_and_structure_stays() -> None:
+    """From 40 % of the iterations on, the picture is tinted redder by a tenth, three times."""
+    picture = torch.rand(1, 1, 64, 64).expand(1, 3, 64, 64) * 0.5
+    red = torch.tensor([1.0, 0, 0])[:, None, None]
+    tinted = {step: picture + 0.1 * (step - 4) / 2 * red for step in (4, 6, 8, 10)}
+    for interrupted_at in (0, 5, 8):
+        figures = judged({1: 1 - picture, **tinted}, 10, interrupted_at)
+        assert figures["movement"] == pytest.approx(0.1 / 3, abs=1e-6)
+        assert figures["structure"] == pytest.approx(0, abs=1e-6)
+
+
+def looks(judge: StabilityJudge, iterations: range) -> list[int]:
+    """The iterations at which a judge looks, of a run that ends with the last of these."""
+    module, seen = Distillation("y", FiniteSetPrior(), Pixels(count=1), SDS()), []
+    trainer = create_autospec(pl.Trainer, instance=True, max_steps=iterations[-1], datamodule=Canvas())
+    module.show = lambda views: seen.append(trainer.global_step) or Render(*torch.zeros(3, 1, 3, 64, 64))
+    for trainer.global_step in iterations:
+        judge.on_train_batch_end(trainer, module)
+    return seen
+
+
+def test_each_fifth_is_looked_at_once() -> None:
+    """At its first iteration; a run that goes on beyond its end looks anew, for its fifths are others now."""
+    assert looks(StabilityJudge(), range(1, 8)) == [2, 3, 5, 6, 7]
+    judge = StabilityJudge()
+    for iterations, kept in ((range(1, 6), [1, 2, 3, 4, 5]), (range(6, 11), [3, 4, 5])):
+        looks(judge, iterations)
+        assert sorted(judge._pictures) == kept
+
+
+def test_another_object_is_another_structure() -> None:
+    """Negative pictures: the correlation is -1, once in three steps of a fifth."""
+    picture = torch.rand(1, 3, 64, 64)
+    figures = judged({1: picture, 9: 1 - picture}, 10)
+    assert figures["structure"] == pytest.approx(2 / 3, abs=1e-5)
+    assert figures["movement"] == pytest.approx((1 - 2 * picture).abs().mean().item() / 3, abs=1e-5)
+
+
+def test_correlation_is_pearsons() -> None:
+    a, b = torch.rand(3, 20), torch.rand(3, 20)
+    expected = [torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(a, b, strict=True)]
+    assert torch.allclose(correlation(a, b).float(), torch.stack(expected), atol=1e-6)
+    assert correlation(torch.ones(1, 4), torch.rand(1, 4)).item() == 0
+    assert torch.allclose(structure(torch.ones(2, 3, 40, 40)), torch.ones(2, 256))
+
+
+def test_a_finished_run_has_figures_and_a_strip(tmp_path: Path, recipe: Path) -> None:
+    options = ["--trainer.max_steps=5", "--trainer.callbacks=asdkit.StabilityJudge", "--snapshots.every=0"]
+    run = small_run(recipe, *options)
+    assert {"movement", "structure"} <= read_facts(run / "run.json")["metrics"].keys()
+    assert (run / "progress.png").is_file()

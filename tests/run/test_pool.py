@@ -1,4 +1,4 @@
-"""Runs side by side: who makes which and on what, going on after failures, stops and kills, and exit codes."""
+"""Runs side by side: who makes which and on what, going on after failures, stops and kills, exit codes, and tables."""
 
 import csv
 import fcntl
@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from support.quick_fit import until, use_quick_fit
 
 from asdkit.commands.main import main
 from asdkit.core.errors import UsageError
-from asdkit.run import machine, tables
+from asdkit.run import machine, pool, tables
 from asdkit.run.grid import Cell, Grid
 from asdkit.run.pool import Pool, Share, child_environment, make_runs, plan
 
@@ -82,10 +84,8 @@ def test_runs_of_a_rank_do_not_join_its_group() -> None:
     joined = own | TORCHRUN | SRUN | MPIRUN | {"MASTER_ADDR": "n1", "PMI_RANK": "0"}
     joined |= {"MASTER_PORT": "1", "NODE_RANK": "0", "GROUP_RANK": "0", "ROLE_RANK": "5", "PMIX_RANK": "1"}
     assert child_environment(joined, None, 3) == own | {"OMP_NUM_THREADS": "3"}
-    assert child_environment(own | {"OMP_NUM_THREADS": "5"}, "2", 3) == own | {
-        "OMP_NUM_THREADS": "5",
-        "CUDA_VISIBLE_DEVICES": "2",
-    }
+    own |= {"OMP_NUM_THREADS": "5"}
+    assert child_environment(own, "2", 3) == own | {"CUDA_VISIBLE_DEVICES": "2"}
 
 
 def test_others_go_on_after_failures(tmp_path: Path, called: list, capsys: pytest.CaptureFixture) -> None:
@@ -148,20 +148,17 @@ def test_a_run_that_outlives_its_killed_pool_is_left_alone(tmp_path: Path, calle
     os.waitpid(killed, 0)
     assert make(one) == 1 and "another process" in rows(one)["waits"]["reason"]
     assert rows(one)["ok"]["status"] == "finished"
-    holder = int((run(one, "waits") / "ready").read_text())
-    os.kill(holder, signal.SIGTERM)
+    os.kill(int((run(one, "waits") / "ready").read_text()), signal.SIGTERM)
     until(run(one, "waits") / "checkpoints" / "last.ckpt")
 
 
-def test_a_full_disk_ends_the_runs_with_the_pool(
-    tmp_path: Path, called: list, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_full_disk_ends_the_runs_with_the_pool(tmp_path: Path, called: list, monkeypatch, capsys) -> None:
     def full(path: Path, text: str) -> None:
         until(run(one, "waits") / "ready")
         raise OSError(28, "No space left on device", str(path))
 
     one = grid(tmp_path, "waits", "ok")
-    monkeypatch.setattr(tables, "write_text", full)
+    monkeypatch.setattr(pool, "write_text", full)
     (tmp_path / "list.txt").write_text("waits\nok\n")
     assert main(["sweep", str(tmp_path / "list.txt"), *one.options, "--jobs=2"]) == 7
     assert "No space left on device; make room" in capsys.readouterr().err
@@ -211,14 +208,124 @@ def test_a_failure_on_one_rank_does_not_stop_the_others(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'tests'}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*torchrun, "sweep", "list.txt", *one.options],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    place = {"env": environment, "cwd": tmp_path, "timeout": 200}
+    done = subprocess.run([*torchrun, "sweep", "list.txt", *one.options], capture_output=True, text=True, **place)
     assert done.returncode == 1 and "exitcode  : 3" in done.stderr, done.stderr
     assert done.stdout.count(" of 3 runs, 1 at a time") == 2
     assert [row["status"] for row in rows(one).values()] == ["failed", "finished", "finished"]
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Grid:
+    cells = [Cell("a", {"seed": 0}), Cell("a", {"seed": 1}), Cell("b", {"seed": 0})]
+    one = Grid(cells, ["--config", "gs3d"], "list", tmp_path)
+    one.folder.mkdir(parents=True)
+    return one
+
+
+def finish(filled: Grid, cell: Cell) -> dict:
+    report = {"seconds": 12.5, "iterations": 7, "prior": "abc", "metrics": {"psnr": 25.61}}
+    filled.run_folder(cell).mkdir()
+    (filled.run_folder(cell) / "run.json").write_text(json.dumps({"status": "finished", **report}))
+    return report
+
+
+def test_a_row_has_labels_what_was_recorded_and_metrics(filled: Grid) -> None:
+    cell, failed, waiting = filled.cells
+    report = finish(filled, cell)
+    outcome = {"status": "finished", "exit_code": 0, "seconds": 3.0, "reason": ""}
+    pool.record_path(filled, cell).write_text(json.dumps(outcome))
+    metrics = report.pop("metrics")
+    assert pool.row(filled, cell) == {
+        "prompt": "a", "seed": 0, "folder": str(filled.run_folder(cell)), **outcome, **report, **metrics,
+    }  # fmt: skip
+    pool.record_path(filled, failed).write_text(json.dumps(outcome | {"status": "failed", "reason": "no good"}))
+    pool.write_tables(filled)
+    assert (filled.folder / "sweep.csv").read_text() == (
+        "prompt,seed,status,exit_code,seconds,iterations,folder,reason,prior,psnr\n"
+        f"a,0,finished,0,12.5,7,{filled.run_folder(cell)},,abc,25.61\n"
+        f"a,1,failed,0,3.0,,{filled.run_folder(failed)},no good,,\n"
+        f"b,0,waiting,,,,{filled.run_folder(waiting)},,,\n"
+    )
+    assert json.loads((filled.folder / "sweep.json").read_text()) == [pool.row(filled, cell) for cell in filled.cells]
+    assert (filled.folder / "sweep.md").read_text().splitlines()[2:] == [
+        "| a | 0 | finished | 12.5 | 25.6 |",
+        "| a | 1 | failed | 3 |  |",
+        "| b | 0 | waiting |  |  |",
+    ]
+
+
+def test_whoever_writes_last_has_seen_all_records(filled: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another rank's record comes while this one writes the table: it is written again."""
+    real = pool.write_text
+
+    def late(path: Path, text: str) -> None:
+        real(path, text)
+        real(pool.record_path(filled, filled.cells[1]), json.dumps({"status": "failed"}))
+
+    monkeypatch.setattr(pool, "write_text", late)
+    pool.write_tables(filled)
+    statuses = [row["status"] for row in json.loads((filled.folder / "sweep.json").read_text())]
+    assert statuses == ["waiting", "failed", "waiting"]
+
+
+def test_a_measure_may_be_no_number(filled: Grid) -> None:
+    """NaN is never equal to itself, and the tables are done all the same."""
+    finish(filled, filled.cells[0])
+    report = {"status": "finished", "metrics": {"psnr": float("nan")}}
+    (filled.run_folder(filled.cells[0]) / "run.json").write_text(json.dumps(report))
+    pool.write_tables(filled)
+    assert "| a | 0 | waiting |  | nan |" in (filled.folder / "sweep.md").read_text()
+
+
+def test_numbers_have_three_figures() -> None:
+    rows = [
+        {"method": "ASD", "prompt": "a|b", "psnr": 20.0, "seconds": 118.4, "azimuth": 1, "never": None},
+        {"method": "SDS", "prompt": "c", "psnr": -0.3, "seconds": 1200.0},
+    ]
+    names = ("method", "prompt", "psnr", "azimuth", "seconds", "never")
+    assert tables.markdown(rows, names).splitlines() == [
+        "| method | prompt | psnr | azimuth | seconds | never |",
+        "|---|---|---|---|---|---|",
+        "| ASD | a\\|b | 20 | 1 | 118 |  |",
+        "| SDS | c | -0.3 |  | 1200 |  |",
+    ]
+
+
+def test_a_sheet_has_a_place_for_each_picture(filled: Grid, tmp_path: Path) -> None:
+    for cell, size in zip(filled.cells[::2], ((32, 16), (32, 8)), strict=True):
+        finish(filled, cell)
+        Image.new("RGB", size, (255, 0, 0)).save(filled.run_folder(cell) / "contact.png")
+    pool.write_contacts(filled)
+    red = np.array(Image.open(filled.folder / "sweep.png"))[..., 1] == 0  # the rest is white
+    assert red.shape == (16, 32) and red[:8, :16].all() and not red[:8, 16:].any()
+    assert red[8:12, :16].all() and not red[12:].any() and not red[:, 16:].any()
+
+
+def test_a_sheet_of_very_many_pictures_is_small(filled: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Grid, "run_folder", lambda self, cell: tmp_path)
+    filled.cells = [Cell(str(number)) for number in range(32 * 32)]
+    pool.write_contacts(filled)
+    assert Image.open(filled.folder / "sweep.png").size == (32, 32)  # of no pictures
+    Image.new("RGB", (64, 32), (255, 0, 0)).save(tmp_path / "contact.png")
+    pool.write_contacts(filled)
+    assert Image.open(filled.folder / "sweep.png").size == (32 * 16, 32 * 8)  # a quarter
+
+
+def test_gpus_are_those_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "nvidia_smi", lambda *fields: [["0"], ["1"]])
+    assert machine.gpus({}) == ["0", "1"]
+    assert machine.gpus({"CUDA_VISIBLE_DEVICES": "2, GPU-ab"}) == ["2", "GPU-ab"]
+    assert machine.gpus({"CUDA_VISIBLE_DEVICES": ""}) == machine.gpus({"CUDA_VISIBLE_DEVICES": "-1"}) == []
+
+
+def test_the_driver_is_asked_in_its_own_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.nvidia_smi("index") == []
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        '#!/bin/sh\n[ "$*" = "--query-gpu=index,name --format=csv,noheader" ] && echo "0, A B" && echo "1, C"'
+    )
+    tool.chmod(0o755)
+    assert machine.nvidia_smi("index", "name") == [["0", "A B"], ["1", "C"]]
+    assert machine.nvidia_smi("other") == []  # it fails

@@ -1,52 +1,33 @@
-"""The page that a run leaves: its words, numbers, curves and commands; and what a signal leaves of it."""
+"""What people read of a run: speed and time left, snapshots, films, its page, and what a signal leaves of it."""
 
 import csv
 import json
 import re
 import shlex
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from support import exact
+from support.pages import Tags
 
-from asdkit import SDS, Canvas, CLIPJudge, Distillation, ToyboxJudge
+from asdkit import ASD, SDS, Cameras, Canvas, CLIPJudge, Distillation, Pixels, ToyboxJudge
 from asdkit.commands.arguments import expand
 from asdkit.core.errors import Interrupted
-from asdkit.data import Cameras
+from asdkit.core.randomness import generator_for
 from asdkit.generators.base import Render
 from asdkit.run import judge as judges
 from asdkit.run.loggers import MetricsCSV
-from asdkit.run.meanings import meaning
-from asdkit.run.report import Report, measured, page
-from asdkit.run.snapshots import Snapshots
+from asdkit.run.progress import Progress
+from asdkit.run.report import Report, Snapshots, measured, page
+from asdkit.run.tables import meaning
 
 PROMPT = '<script>alert("1")</script> & a "Duck"'
-
-
-class Tags(HTMLParser):
-    """The tags that are open, and those that were seen with their attributes."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attributes)))
-        if tag not in ("meta", "img", "line", "polyline"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def told(**changes: Any) -> dict[str, Any]:
@@ -81,9 +62,8 @@ def test_its_commands_are_what_the_command_line_understands(tmp_path: Path, iter
     (run / "config.yaml").write_text("{}")
     text = page(run, told())
     commands = [shlex.split(unescape(command)) for command in re.findall("<pre>(.*?)</pre>", text)]
-    assert {(command, words[0]) for _, command, *words in commands if command in ("view", "export", "test")} == {
-        (command, str(run)) for command in ("view", "export", "test")
-    }
+    looks = ("view", "export", "test")
+    assert {(word, words[0]) for _, word, *words in commands if word in looks} == {(word, str(run)) for word in looks}
     (go_on, *_), (again,) = ([words for _, command, *words in commands if command == "fit"][i::2] for i in (0, 1))
     further = [] if iterations < 600 else ["--trainer.max_steps=1200"]
     checkpoint = ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
@@ -132,11 +112,9 @@ class Shown(Snapshots):
         return [torch.zeros(4, 3, 2, 2)] * 3
 
 
-def test_pictures_come_early_and_say_what_they_show(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_pictures_come_early_and_say_what_they_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     sheets: dict[int, Any] = {}
-    monkeypatch.setattr("asdkit.run.snapshots.save_grid", lambda images, path, *rest: sheets.update({trainer.at: rest}))
+    monkeypatch.setattr("asdkit.run.report.save_grid", lambda images, path, *rest: sheets.update({trainer.at: rest}))
     module = create_autospec(Distillation, instance=True, guidance=SDS(), prior=SimpleNamespace(sharded=False))
     module.device = torch.device("cpu")
     trainer = SimpleNamespace(datamodule=Cameras(), is_global_zero=True, default_root_dir=tmp_path, max_steps=23)
@@ -147,11 +125,8 @@ def test_pictures_come_early_and_say_what_they_show(
     assert list(sheets) == [1, 2, 4, 8, 10, 20, 23]
     columns, scale, labels = sheets[8]
     assert (columns, scale) == (3, 96) and len(labels) == 12
-    assert labels[:3] == ["0°, step 8, render", "alpha", "the prior's guess"] and labels[3::3] == [
-        "90°",
-        "180°",
-        "270°",
-    ]
+    assert labels[:3] == ["0°, step 8, render", "alpha", "the prior's guess"]
+    assert labels[3::3] == ["90°", "180°", "270°"]
     err = capsys.readouterr().err
     assert err == f"The first picture is {tmp_path / 'snapshots' / 'step-000001.png'}; more follow there.\n"
 
@@ -206,3 +181,60 @@ def test_the_rows_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> No
         ("1", "10.0", ""), ("2", "20.0", ""), ("3", "31.0", "1.0"), ("4", "41.0", "1.0"), ("5", "51.0", "1.0"),
     ]  # fmt: skip
     assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv"]
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "line"),
+    [
+        (100, 50.0, "a red duck: step 500 of 800, 2:30 left, 2.00 steps/s, pull 100%"),
+        (2, 40.0, "a red duck: step 402 of 800, 2:12:40 left, 0.05 steps/s, pull 100%"),
+        (400, 100.0, "a red duck: step 800 of 800, 0:00 left, 4.00 steps/s, pull 100%"),
+    ],
+)
+def test_speed_and_time_left_are_those_of_this_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, done: int, seconds: float, line: str
+) -> None:
+    """The run goes on from its 400th iteration."""
+    clock = SimpleNamespace(now=1e6)
+    monkeypatch.setattr("asdkit.run.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
+    trainer = create_autospec(pl.Trainer, instance=True, global_step=400, max_steps=800, log_every_n_steps=2)
+    trainer.progress_bar_metrics = {"residual_norm": torch.tensor(0.12345)}
+    progress, module = Progress(), pl.LightningModule()
+    module.save_hyperparameters({"prompt": "a red duck"})
+    progress.on_train_start(trainer, module)
+    clock.now, trainer.global_step = clock.now + seconds, trainer.global_step + done
+    progress.on_train_batch_end(trainer, module)
+    assert capsys.readouterr().err == f"{line}\n"
+    trainer.progress_bar_metrics = {"residual_norm": torch.tensor(0.0617), "discriminator_loss": torch.tensor(1.0)}
+    progress.on_train_batch_end(trainer, module)
+    progress.on_train_end(trainer, module)
+    assert capsys.readouterr().err.endswith("pull 50%\n")
+
+
+def test_a_film_has_the_frames_of_its_own_orbit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also the second of a trainer."""
+    films: list[torch.Tensor] = []
+    monkeypatch.setattr("asdkit.run.report.save_film", lambda frames, *place: films.append(frames))
+    report, trainer = Report(), SimpleNamespace(default_root_dir=tmp_path, datamodule=Cameras())
+    for level in (0.25, 0.75):
+        frames = [torch.full((1, 3, 2, 2), level + k / 8) for k in range(2)]
+        for frame in frames:
+            report.on_predict_batch_end(trainer, None, Render(frame, frame, frame))
+        report.on_predict_end(trainer, None)
+        assert torch.equal(films[-1], torch.cat(frames))
+
+
+def test_a_snapshot_is_what_the_formulas_give() -> None:
+    """Image, opacity, x0 by the prior at the scale, and x0 by the discriminator; from the same noise at every step."""
+    adapter = exact.bent()
+    model = Distillation("y", exact.exact_prior(), Pixels("noise", count=2, size=8), ASD(adapter=adapter), seed=5)
+    model.setup()
+    model.double()
+    image, alpha, by_prior, by_discriminator = Snapshots(noise=0.25, scale=3.0).columns(model, None)
+    render = model.show(None)
+    assert torch.equal(image, render.image) and torch.equal(alpha, render.alpha.expand_as(image))
+    t = torch.full((2,), round(0.25 * 999))
+    eps = torch.randn(image.shape, generator=generator_for(5, 0, "snapshots")).double()
+    x = exact.state(SimpleNamespace(prior=model.prior), image, t, eps)
+    for guess, noise in ((by_prior, exact.cfg(x, 3.0)), (by_discriminator, exact.e_phi(x, adapter))):
+        assert exact.close(guess, ((x.x_t - x.sigma * noise) / x.alpha).clamp(0, 1), 1e-6)

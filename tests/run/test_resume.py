@@ -15,7 +15,7 @@ from support.recipe import small_run, write_recipe
 from support.resuming import assert_resuming_is_exact, fit, last
 from support.two import fit as train
 
-from asdkit import ASD, Canvas, DiscriminatorSteps, Distillation, GaussianPrior, Gaussians, Initial, Pixels
+from asdkit import ASD, Canvas, DiscriminatorSteps, Distillation, GaussianPrior, Gaussians, Pixels
 from asdkit.commands.main import main
 from asdkit.formats.splat_files import write_splats
 from asdkit.lab import Affine
@@ -36,19 +36,6 @@ def test_resuming_is_exact_with_other_densities(recipe: Path, density: str, opti
     rounds = ("--model.generator.rounds.every=2", "--model.generator.rounds.first=2")
     straight = assert_resuming_is_exact(recipe, *own, *rounds, *SHORT, half=2, steps=4)
     assert int(straight["state_dict"]["generator.alive"].sum()) > 60, "nothing has grown"
-
-
-def test_resuming_is_exact_when_an_object_is_edited(recipe: Path) -> None:
-    asset = Gaussians(count=50, capacity=50, initial=Initial(opacity=0.8))
-    asset.sh.data.normal_(generator=torch.Generator().manual_seed(0))
-    write_splats(recipe.parent / "asset.ply", asset.splats())
-    words = ("--model.guidance=ASDEdit", "--model.source=a red duck", "--model.target=a red cube")
-    moving = "--data.size={class_path: Ramp, init_args: {start: 8, end: 16, steps: 2}}"
-    options = ("--asset", recipe.parent / "asset.ply", *words, moving, "--model.prior.image_size=16", *SHORT)
-    options += ("--model.generator.rounds.every=0",)
-    straight = assert_resuming_is_exact(recipe, *options, half=1, steps=2)
-    moved = straight["state_dict"]["generator.means"][:50]
-    assert 0 < (moved - asset.means).abs().max() < 0.1  # it started from the asset
 
 
 def test_resuming_is_exact_when_epochs_end(recipe: Path) -> None:
@@ -116,9 +103,7 @@ def content(folder: Path) -> dict[Path, bytes]:
         ("", "has come to its end, after 2 iterations; --trainer.max_steps=N goes on to N"),
     ],
 )
-def test_nothing_changes_before_a_checkpoint_fits(
-    finished: Path, capsys: pytest.CaptureFixture, option: str, said: str
-) -> None:
+def test_nothing_changes_before_a_checkpoint_fits(finished: Path, capsys, option: str, said: str) -> None:
     before = content(finished)
     assert main(["fit", str(finished), *([option, "--trainer.max_steps=3"] if option else [])]) == (2 if option else 0)
     assert said in capsys.readouterr().err
@@ -142,9 +127,7 @@ def test_a_run_that_was_killed_before_its_report_gets_it(finished: Path, tmp_pat
     assert {path.name for path in run.iterdir()} == {path.name for path in finished.iterdir()}
 
 
-def test_another_method_says_what_it_leaves_out(
-    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_another_method_says_what_it_leaves_out(finished: Path, tmp_path: Path, caplog) -> None:
     """A copied run, which keeps no old checkpoint; the generator and its optimiser go on."""
     run = shutil.copytree(finished, tmp_path / "copied")
     fit(run, "--model.guidance=SDS", "--trainer.max_steps=3")

@@ -1,25 +1,33 @@
-"""What a run leaves behind, what test, validate and predict make of it, and how a run stops that has diverged."""
+"""What a run leaves behind, what test, validate and predict make of it, its loggers, and whose folder it is."""
 
 import csv
+import errno
+import fcntl
 import json
+import os
 import shutil
+import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from PIL import Image
+from support.forked import Forked, wait_for
 from support.recipe import small_run
 
 from asdkit.commands.main import main
+from asdkit.core.errors import CannotWrite
 from asdkit.core.text import slug
 from asdkit.formats.splat_files import read_splats
 from asdkit.run.checkpoints import AtomicCheckpointIO
 from asdkit.run.grid import Cell, Grid
-from asdkit.run.run_folder import new_run_folder, peak_memory
+from asdkit.run.pool import record_path, row, write_contacts, write_tables
+from asdkit.run.run_folder import RunLock, new_run_folder, peak_memory
 from asdkit.run.side_files import read_facts
-from asdkit.run.tables import record_path, row, write_contacts, write_tables
 
 QUICK = ("--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]", "--data.views_per_step=1")
 
@@ -37,9 +45,7 @@ def test_a_finished_run_is_complete(recipe: Path, capsys: pytest.CaptureFixture)
     assert [row["step"] for row in rows if row["discriminator_loss"]] == [str(step) for step in range(1, 11)]
     assert rows[-1]["step"] == "10" and float(rows[-1]["psnr"]) == pytest.approx(report["metrics"]["psnr"])
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt", "step-000010.ckpt"]
-    assert sorted(path.name for path in (run / "snapshots").iterdir()) == [
-        f"step-{step:06d}.png" for step in (1, 2, 4, 5, 10)
-    ]
+    assert sorted(int(path.stem.removeprefix("step-")) for path in (run / "snapshots").iterdir()) == [1, 2, 4, 5, 10]
     assert Image.open(run / "snapshots" / "step-000010.png").size == (4 * 16 * 12, 4 * 16 * 12)
     assert Image.open(run / "contact.png").size == (4 * 16, 2 * 16)
     assert len(read_splats(run / "splats.ply").means) > 60
@@ -118,9 +124,7 @@ def test_side_files_never_end_a_command(recipe: Path) -> None:
     assert len(list(run.rglob("*-before-*"))) == len(names) + 2
 
 
-def test_a_run_whose_folder_is_removed_fails_and_makes_none(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_run_whose_folder_is_removed_fails_and_makes_none(recipe: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     (tmp_path / "removing.py").write_text(
         "import shutil\nimport pytorch_lightning as pl\n"
         "class Removing(pl.Callback):\n"
@@ -160,3 +164,128 @@ def test_folders_of_runs_are_unique_and_stay_below_their_root(tmp_path: Path) ->
         new_run_folder(tmp_path, "r", "", "named")
     assert slug("A  Yellow/duck!") == "a-yellow-duck"
     assert slug("...") == "run"
+
+
+def hold(folder: Path) -> int:
+    lock = RunLock(folder)
+    time.sleep(600)
+    lock.release()
+    return 0
+
+
+def test_the_second_is_refused_while_the_first_lives_and_a_kill_lets_go(tmp_path: Path) -> None:
+    """Also while the first is stopped."""
+    (tmp_path / "run.lock").write_text("what an earlier process has left")
+    first = Forked(lambda: hold(tmp_path), tmp_path / "log")
+    wait_for(lambda: str(first.pid) in (tmp_path / "run.lock").read_text())
+    for signum in (signal.SIGSTOP, signal.SIGCONT):
+        first.send(signum)
+        with pytest.raises(ValueError, match=f"Process {first.pid} on .* is at work on {tmp_path}; wait for its end"):
+            RunLock(tmp_path)
+    first.send(signal.SIGKILL)
+    wait_for(first.has_ended)  # nobody has asked for its exit code yet, so the system still knows it
+    second = RunLock(tmp_path)
+    assert (tmp_path / "run.lock").read_text().startswith(f"Process {os.getpid()} on ")
+    first.wait()
+    second.check()
+    second.release()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log"]
+
+
+def test_who_has_opened_the_file_just_before_it_is_removed_takes_the_new_one(tmp_path: Path, monkeypatch) -> None:
+    first, open_file = RunLock(tmp_path), Path.open
+
+    def opened(self: Path, *how: object, **rest: object) -> object:
+        file = open_file(self, *how, **rest)
+        monkeypatch.setattr(Path, "open", open_file)
+        first.release()
+        return file
+
+    monkeypatch.setattr(Path, "open", opened)
+    second = RunLock(tmp_path)
+    assert second.is_held()
+    with pytest.raises(ValueError, match=f"Process {os.getpid()} on .* is at work"):
+        RunLock(tmp_path)
+
+
+MEANWHILE: dict[str, Callable[[Path], object]] = {
+    "removed": shutil.rmtree,
+    "moved": lambda folder: folder.rename(folder.with_name("elsewhere")),
+    "replaced": lambda folder: (shutil.rmtree(folder), folder.mkdir(), (folder / "run.lock").write_text("x")),
+}
+
+
+@pytest.mark.parametrize("meanwhile", MEANWHILE)
+def test_who_has_lost_its_folder_says_so_and_removes_nothing(tmp_path: Path, meanwhile: str) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lock = RunLock(folder)
+    MEANWHILE[meanwhile](folder)
+    with pytest.raises(CannotWrite, match="was removed, moved or taken over meanwhile"):
+        lock.check()
+    lock.release()
+    assert (folder / "run.lock").exists() == (meanwhile == "replaced")
+
+
+def test_a_file_system_without_locks_is_told_and_refuses_nobody(tmp_path: Path, monkeypatch, caplog) -> None:
+    def without_locks(*args: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    for lock in (RunLock(tmp_path), RunLock(tmp_path)):
+        lock.check()
+    (sentence, _) = caplog.messages
+    assert sentence.startswith(f"{tmp_path / 'run.lock'} can't be locked (Function not implemented): start no second")
+
+
+LOGGED = (*QUICK[1:], "--trainer.max_steps=2")
+
+
+@pytest.fixture(scope="module")
+def logged(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two loggers; with one where tensorboard is not installed."""
+    from support.recipe import write_recipe
+
+    names = "csv,tensorboard" if has_tensorboard() else "csv"
+    return small_run(write_recipe(tmp_path_factory.mktemp("logged"), tiny_folder), *LOGGED, f"--logger={names}")
+
+
+def has_tensorboard() -> bool:
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def test_a_csv_has_the_runs_numbers_and_hyperparameters(logged: Path) -> None:
+    """Lightning counts batches from 0."""
+    own, further = (list(csv.DictReader(path.open())) for path in (logged / "metrics.csv", logged / "csv/metrics.csv"))
+    assert [float(row["residual_norm"]) for row in further] == [float(row["residual_norm"]) for row in own]
+    assert [int(row["step"]) for row in further] == [0, 1] and [int(row["step"]) for row in own] == [1, 2]
+    assert "a red duck" in (logged / "csv" / "hparams.yaml").read_text()
+    assert yaml.safe_load((logged / "config.yaml").read_text())["logger"]["names"][0] == "csv"
+
+
+@pytest.mark.skipif(not has_tensorboard(), reason="needs tensorboard")
+def test_tensorboard_has_the_pictures_too(logged: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(logged / "tensorboard"), {"images": 0})
+    events.Reload()
+    assert [event.step for event in events.Images("snapshot")] == [1, 2]
+    assert [event.step for event in events.Images("views")] == [2]
+    own = [float(row["residual_norm"]) for row in csv.DictReader((logged / "metrics.csv").open())]
+    assert [event.value for event in events.Scalars("residual_norm")] == pytest.approx(own)
+    assert "a red duck" in str(events.PluginTagToContent("hparams"))
+
+
+@pytest.mark.parametrize(("name", "code"), [("tensorboard", 3), ("wandb", 3), ("tensorbord", 2)])
+def test_a_logger_that_is_not_there_is_said_before_anything_is_made(
+    recipe: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch, name: str, code: int
+) -> None:
+    """Its package is missing, or nobody knows it."""
+    monkeypatch.setitem(sys.modules, name, None)
+    sentence = refused("fit", "--config", recipe, *LOGGED, "--logger", name, code=code)
+    assert (f"This needs {name}: " if code == 3 else "tensorboard") in sentence
+    assert not (recipe.parent / "runs").exists()

@@ -26,7 +26,7 @@ from asdkit.commands.bench_steps import BenchCLI
 from asdkit.priors.locate import EMBEDDED, locate
 from asdkit.rendering.cameras import ring
 from asdkit.rendering.rasterize import rasterize
-from asdkit.run.signals import Signals
+from asdkit.run.exits import Signals
 
 VIEWS, SIZE, SCALE, GAMMA = 4, 64, 7.5, -0.5
 DIRECTIONS = ("front view", "right side view", "back view", "left side view")

@@ -187,10 +187,7 @@ def _swept(sweep: Mapping[str, Any]) -> list[Method]:
 def as_cell(
     run: Planned, size: Size, further: Sequence[str], given: Path, start: Path | None = None, prior: str = ""
 ) -> Cell:
-    """The cell of a grid that makes a run, with `further` options of `asdkit fit` after all others.
-
-    It may be `given` a file, and `start` from the folder of another run; `prior` is the digest of the weights.
-    """
+    """The cell that makes a run, `further` options last; it may be `given` a file, and `start` from a run's folder."""
     part, method, subject = run.part, run.method, run.subject
     options = ["--config", part.recipe, f"--trainer.max_steps={size.steps(part)}"]
     facts = {"given": given, "azimuth": f"{subject.azimuth_deg:g}", "run": start}

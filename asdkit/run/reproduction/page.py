@@ -11,13 +11,13 @@ import numpy as np
 from asdkit.core.atomic import write_text
 from asdkit.core.optional import require_package
 from asdkit.core.text import rendered
-from asdkit.run.meanings import meaning
-from asdkit.run.reproduction import pictures, results
+from asdkit.run.reproduction import results
 from asdkit.run.reproduction.figures import REFERENCES, TRUTH, Figure, declared
 from asdkit.run.reproduction.results import Interval, Run, methods_of
+from asdkit.run.reproduction.runs import CONTACT, kept, of_truth
+from asdkit.run.tables import meaning
 from asdkit.scores.equations import effective_scale
 
-_PLOT_WIDTH = 4.8  # in inches
 Curves = Mapping[str, Sequence[tuple[float, Interval]]]  # by name the points, each a place and a mean
 Lines = Mapping[str, Sequence[tuple[float, float]]]
 
@@ -26,7 +26,7 @@ def write(path: Path, data: Mapping[str, Any]) -> None:
     """Write the page of what `results.json` holds, with the pictures that are kept beside it."""
     figures = [_shown(declared().figures[name], data, path.parent) for name in data["figures"]]
     values = {"data": data, "how": results.how(data), "meaning": results.meaning(data), "figures": figures}
-    write_text(path, rendered(Path(__file__).with_name("page.html"), values))
+    write_text(path, rendered(Path(__file__).with_name("page.html"), values | {"address": _address}))
 
 
 def _shown(figure: Figure, data: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def _shown(figure: Figure, data: Mapping[str, Any], out: Path) -> dict[str, Any]
     return {
         "name": figure.name,
         "differences": [*map(results.difference, data["figures"][figure.name]["rules"])],
-        "pictures": [_pictures(figure, part, runs, out) for part in parts],
+        "sheets": [sheet(figure, part, runs, out) for part in parts],
         "plots": [plot for part in parts for plot in _plots(figure, part, runs)],
         "columns": columns,
         "rows": rows,
@@ -47,20 +47,17 @@ def _shown(figure: Figure, data: Mapping[str, Any], out: Path) -> dict[str, Any]
 
 
 def sheet(figure: Figure, part: str, runs: Sequence[Run], out: Path) -> tuple[list[str], dict[str, list[Path | None]]]:
-    """The methods, after the truth, and for each prompt (and seed, where the figure is about seeds) the kept pictures.
-
-    A picture that isn't there is None.
-    """
+    """The truth and the methods, and for each prompt (and seed, if the figure is about seeds) the pictures, or None."""
     of_part = [run for run in runs if run["part"] == part and run["folder"]]
     rows = {}
     for prompt, seed in dict.fromkeys((run["prompt"], run["seed"]) for run in of_part):
         by_method = {run["method"]: run for run in of_part if (run["prompt"], run["seed"]) == (prompt, seed)}
         if figure.seeds or seed == 0:
             words = f"{part}: {prompt}" + (f", seed {seed}" if figure.seeds else "")
-            rows[words] = [_first([pictures.of_truth(out, prompt)])]
+            rows[words] = [_first([of_truth(out, prompt)])]
             for run in map(by_method.get, methods_of(of_part)):
-                there = [name for name in (figure.picture, pictures.CONTACT) if run and name in run["pictures"]]
-                rows[words].append(_first(pictures.kept(out, run["folder"], name) for name in there if run))
+                there = [name for name in (figure.picture, CONTACT) if run and name in run["pictures"]]
+                rows[words].append(_first(kept(out, run["folder"], name) for name in there if run))
     return [TRUTH, *methods_of(of_part)], rows
 
 
@@ -68,15 +65,9 @@ def _first(files: Iterable[Path]) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _pictures(figure: Figure, part: str, runs: Sequence[Run], out: Path) -> dict[str, Any]:
-    """The `sheet` with each picture in its address."""
-    columns, rows = sheet(figure, part, runs, out)
-    return {"columns": columns, "rows": {words: [*map(_address, files)] for words, files in rows.items()}}
-
-
-def _address(file: Path | None) -> str:
-    """The address of a picture, which is the picture itself; nothing where there is none."""
-    return f"data:image/webp;base64,{base64.b64encode(file.read_bytes()).decode()}" if file else ""
+def _address(kind: str, picture: bytes) -> str:
+    """The address of a picture, which is the picture itself."""
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def _plots(figure: Figure, part: str, runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -142,8 +133,8 @@ def plot_curves(title: str, of: Curves, predictions: Lines, label: str, log: boo
     return _svg(figure)
 
 
-def _panel(height: float) -> tuple[Any, Any]:
-    figure = require_package("matplotlib.figure", "plots").Figure((_PLOT_WIDTH, height), layout="constrained")
+def _panel(height: float) -> tuple[Any, Any]:  # in inches
+    figure = require_package("matplotlib.figure", "plots").Figure((4.8, height), layout="constrained")
     return figure, figure.subplots()
 
 
@@ -156,4 +147,4 @@ def _ends(of: Sequence[Interval]) -> Any:
 
 def _svg(figure: Any) -> str:
     figure.savefig(content := BytesIO(), format="svg", metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return _address("svg+xml", content.getvalue())

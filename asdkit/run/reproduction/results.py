@@ -13,15 +13,11 @@ from asdkit.run.tables import cell_text, markdown
 
 Run = Mapping[str, Any]  # part, method, prompt, seed, metrics, and how it was made
 CONFIRMED, REFUTED, NOT_SHOWN, NOT_JUDGED = "confirmed", "refuted", "not shown", "not judged"
-_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The mean of values, and the interval that holds their expectation in 95 of 100 experiments.
-
-    `low` and `high` are infinite where there is one value alone.
-    """
+    """The mean of values, and its 95 % confidence interval, whose ends are infinite for one value alone."""
 
     mean: float
     low: float
@@ -41,10 +37,7 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def verdict(difference: Interval, low: float, high: float) -> str:
-    """Whether a claim that a difference lies between two numbers is confirmed, refuted or not shown.
-
-    It is confirmed when the whole interval lies there, refuted when all of it lies elsewhere.
-    """
+    """Of a claim that a difference lies between two numbers: confirmed if all of its interval does, refuted if none."""
     if difference.count < 2:
         return NOT_JUDGED
     if low < difference.low and difference.high < high:
@@ -62,7 +55,7 @@ def joint(verdicts: Sequence[str]) -> str:
 def t_quantile(freedom: int) -> float:
     """The t of which Student's distribution has 95 % between -t and t."""
     billionths = range(13 * 10**9)  # of one degree of freedom it is 12.7
-    return bisect_left(billionths, _LEVEL, key=lambda t: _between(t / 1e9, freedom)) / 1e9
+    return bisect_left(billionths, 0.95, key=lambda t: _between(t / 1e9, freedom)) / 1e9
 
 
 def _between(t: float, freedom: int) -> float:
@@ -77,10 +70,8 @@ def _between(t: float, freedom: int) -> float:
 
 def with_derived(metrics: Mapping[str, float]) -> dict[str, float]:
     """Measures, and of each that the truth has, too, the distance to the truth's own."""
-    errors = {
-        f"{name}_error": abs(x - metrics[f"true_{name}"]) for name, x in metrics.items() if f"true_{name}" in metrics
-    }
-    return {**metrics, **errors}
+    both = [name for name in metrics if f"true_{name}" in metrics]
+    return {**metrics, **{f"{name}_error": abs(metrics[name] - metrics[f"true_{name}"]) for name in both}}
 
 
 def judged(figure: Figure, runs: Sequence[Run], judging: bool) -> dict[str, Any]:

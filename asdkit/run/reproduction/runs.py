@@ -1,19 +1,26 @@
 """The runs of figures: those that are kept as rows of `results.json` with their pictures, and a grid of the others."""
 
+import itertools
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from asdkit.core.atomic import write_text
+import numpy as np
+from PIL import Image
+
+from asdkit.core.atomic import atomic, write_text
 from asdkit.core.errors import UsageError
 from asdkit.core.text import slug
 from asdkit.run.grid import Cell, Grid
-from asdkit.run.reproduction import pictures, results
+from asdkit.run.reproduction import results
 from asdkit.run.reproduction.figures import FULL, START_SECONDS, Figure, Planned, Size, Subject, as_cell, declared
 from asdkit.run.side_files import read_facts, write_json
 
-_KEPT = ("iterations", "seconds", "versions")
+CONTACT = "contact.png"
+_PIXELS, _QUALITY = 512, 80  # about how wide a picture is kept, and how well
 
 
 class Reproduction:
@@ -65,27 +72,28 @@ class Reproduction:
             if not (file := self._given(run)).is_file():
                 _make(run.part.given, run.subject, file)
         for subject in {run.subject.prompt: run.subject for runs in self.planned.values() for run in runs}.values():
-            if not (file := pictures.of_truth(self.out, subject.prompt)).is_file():
+            if not (file := of_truth(self.out, subject.prompt)).is_file():
                 _make(declared().truth, subject, png := self.out / "given" / f"{file.stem}.png")
-                pictures.keep(png, file)
+                keep(png, file)
 
     def row(self, run: Planned) -> dict[str, Any] | None:
         """What is kept of a run, from now on at least; None where it is not finished, or its pictures are lost."""
         folder = self._folders[run.key]
         name = folder.relative_to(self.out).as_posix()
         row: dict[str, Any] | None = self._kept.get(name)
-        if row and all(pictures.kept(self.out, name, picture).is_file() for picture in row["pictures"]):
+        if row and all(kept(self.out, name, picture).is_file() for picture in row["pictures"]):
             return row
         report = read_facts(folder / "run.json")
         if report.get("status") != "finished":
             return None
-        shown = {pictures.CONTACT, *(figure.picture for figure in declared().figures.values() if _shows(figure, run))}
+        shown = {CONTACT, *(figure.picture for figure in declared().figures.values() if _shows(figure, run))}
         there = [picture for picture in sorted(shown) if (folder / picture).is_file()]
         for picture in there:
-            pictures.keep(folder / picture, pictures.kept(self.out, name, picture))
+            keep(folder / picture, kept(self.out, name, picture))
         of = {"part": run.part.name, "method": run.method.name, "prompt": run.subject.prompt, "seed": run.seed}
         metrics = {**results.with_derived(report.get("metrics", {})), "seconds": report["seconds"]}
-        facts = {"digest": report["prior"], "folder": name} | {fact: report[fact] for fact in _KEPT}
+        facts = {"digest": report["prior"], "folder": name}
+        facts |= {fact: report[fact] for fact in ("iterations", "seconds", "versions")}
         row = self._kept[name] = {**of, "metrics": metrics, "pictures": there, **facts}
         return row
 
@@ -125,11 +133,11 @@ class Reproduction:
             alike.setdefault((row["part"], row["method"], row["prompt"]), []).append(row)
         over = []
         for (part, method, prompt), members in alike.items():
-            files = tuple(pictures.kept(self.out, row["folder"], pictures.CONTACT) for row in members)
+            files = tuple(kept(self.out, row["folder"], CONTACT) for row in members)
             if len(files) > 1 and all(file.is_file() for file in files):
                 name = {"part": part, "method": method, "prompt": prompt, "seed": None}
                 facts = {"figures": members[0]["figures"], "pictures": [], "folder": "", "seconds": 0.0}
-                over.append({**name, "metrics": {"diversity": pictures.diversity(files)}, **facts})
+                over.append({**name, "metrics": {"diversity": diversity(files)}, **facts})
         return over
 
 
@@ -165,3 +173,28 @@ def costs(figures: Sequence[Figure], size: Size) -> list[dict[str, Any]]:
         rows.append({"figure": figure.name, "runs": len(runs), "of its own": len(own), "core-hours": hours})
     total = sum(row["of its own"] for row in rows), sum(row["core-hours"] for row in rows)
     return [*rows, {"figure": "all", "runs": total[0], "of its own": total[0], "core-hours": total[1]}]
+
+
+def kept(out: Path, folder: str, picture: str) -> Path:
+    """The file that is kept of a picture, e.g. `contact.png`, of the run in a folder."""
+    return out / "pictures" / f"{Path(folder).name}-{Path(picture).stem}.webp"
+
+
+def of_truth(out: Path, prompt: str) -> Path:
+    """The file of true pictures of a prompt."""
+    return out / "pictures" / f"truth-{slug(prompt)}.webp"
+
+
+def keep(picture: Path, file: Path) -> None:
+    """Keep a picture as a file, each of whose pixels is the mean of a square of the picture's."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    small = Image.open(picture, formats=["PNG"]).convert("RGB")
+    with atomic(file) as temporary:
+        small.reduce(max(1, small.width // _PIXELS)).save(temporary, "WEBP", quality=_QUALITY)
+
+
+@cache
+def diversity(files: tuple[Path, ...]) -> float:
+    """The root mean square difference of two kept pictures in [0,1] of the same size, on average over all pairs."""
+    arrays = [np.asarray(Image.open(file).convert("RGB"), dtype=float) / 255 for file in files]
+    return statistics.fmean(float(np.sqrt(np.square(a - b).mean())) for a, b in itertools.combinations(arrays, 2))

@@ -72,9 +72,8 @@ def test_prompts_are_of_the_world() -> None:
     assert all(parse(subject.prompt) for subject in subjects)
     assert {subject.of for subject in subjects} >= {"simplification", "refinement", "replacement"}
     for subject in subjects:
-        named = [
-            option.partition("=")[2] for option in subject.options if option.startswith(("--model.so", "--data.th"))
-        ]
+        words = [option.split("=", 1) for option in subject.options]
+        named = [word for option, word in words if option.startswith(("--model.so", "--data.th"))]
         assert all(map(parse, named)) and len(set(named)) <= 1
 
 

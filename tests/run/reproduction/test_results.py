@@ -1,7 +1,6 @@
-"""What is made of measured runs: differences by pairs, verdicts, tables, the page and the law of lambda_eff."""
+"""What is made of measured runs: differences by pairs, intervals, verdicts, tables, the page, the law of lambda_eff."""
 
 import math
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -9,12 +8,24 @@ from unittest.mock import patch
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
+from support.pages import Tags
 from support.results import BETWEEN, documents, in_readme, in_results, sheets
 
 from asdkit.formats.pictures import save_grid
-from asdkit.run.reproduction import page, pictures, results
+from asdkit.run.reproduction import page, results
+from asdkit.run.reproduction import runs as pictures
 from asdkit.run.reproduction.figures import declared
-from asdkit.run.reproduction.results import differences, judged, with_derived
+from asdkit.run.reproduction.results import (
+    Interval,
+    differences,
+    interval,
+    joint,
+    judged,
+    t_quantile,
+    verdict,
+    with_derived,
+)
 
 FIG1 = declared().figures["fig1"]
 
@@ -84,28 +95,9 @@ def test_diversity_is_the_distance_of_pairs(tmp_path: Path) -> None:
 def test_a_table_has_means_and_half_intervals() -> None:
     lines = results.table(measured(), ["structure", "sharpness"]).splitlines()
     assert lines[0] == "| part | method | structure | sharpness |"
-    assert (
-        lines[2] == f"| 2D | SDS 7.5 | 0.1 ± {4.302653 * 0.01 / 3**0.5:.3g} | 0.02 ± {4.302653 * 0.001 / 3**0.5:.3g} |"
-    )
+    half = 4.302653 / 3**0.5
+    assert lines[2] == f"| 2D | SDS 7.5 | 0.1 ± {half * 0.01:.3g} | 0.02 ± {half * 0.001:.3g} |"
     assert lines[4].startswith("| 2D | VSD 7.5 | 0.1 ±") and lines[4].endswith("|  |")
-
-
-class Page(HTMLParser):
-    """What a page asks for, and whether its elements close in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.asked, self.open = list[str](), list[str]()
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.asked += [value or "" for name, value in attributes if name in ("src", "href", "srcset", "data")]
-        if tag not in ("meta", "img", "html"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag != "html":
-            assert self.open.pop() == tag
 
 
 def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
@@ -116,9 +108,10 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     data = {"mode": "full", "command": "asdkit reproduce fig1 --full", "minutes": 4.5, "priors": ["abc"], "runs": runs}
     page.write(tmp_path / "index.html", data | {"figures": {"fig1": judged(FIG1, runs, judging=True)}})
     text = (tmp_path / "index.html").read_text()
-    read = Page(text)
-    assert not read.open and all(asked.startswith(("data:image/", "#")) for asked in read.asked)
-    assert sum(asked.startswith("data:image/webp;base64,") for asked in read.asked) == 3 and "<script" not in text
+    tags, links = Tags(text), {"src", "href", "srcset", "data"}
+    asked = [attributes[name] or "" for _, attributes in tags.seen for name in links & attributes.keys()]
+    assert not tags.open and all(address.startswith(("data:image/", "#")) for address in asked)
+    assert sum(address.startswith("data:image/webp;base64,") for address in asked) == 3 and "<script" not in text
     assert FIG1.claim in text and text.count("confirmed</span>") == 5 and "4.5 minutes" in text
     assert "asdkit reproduce fig1 --full" in text and "{{" not in text
 
@@ -134,8 +127,7 @@ def test_the_law_reads_another_curve_at_lambda_eff() -> None:
     points = [(x, point.mean) for x, point in curves["ASD"]]
     assert [*map(tuple, predictions["ASD"])] == [pytest.approx(point) for point in points] and len(points) == 6
     assert (label, log) == ("CFG scale", True) and len(page._plots(figure, "2D", runs)) == 1
-    lone = [row("VSD 7.5, rate x2", 0, psnr=1.0)]  # of no curve
-    assert page._plots(figure, "2D", lone) == []
+    assert page._plots(figure, "2D", [row("VSD 7.5, rate x2", 0, psnr=1.0)]) == []  # of no curve
 
 
 def test_the_documents_say_what_the_results_are() -> None:
@@ -173,3 +165,50 @@ def test_documents_show_the_kept_pictures_of_the_first_seed(tmp_path: Path, monk
         "| --- | --- | --- | --- |",
         "| 2D: p | ![the truth](paper/pictures/truth-p.webp) |  | ![VSD 7.5](paper/pictures/VSD-0-contact.webp) |",
     ]
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 8, 17, 26, 100, 501])
+def test_the_quantile_is_students(freedom: int) -> None:
+    assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 3, 9, 20])
+def test_the_interval_is_that_of_scipys_paired_test(count: int) -> None:
+    a, b = torch.randn(count).double(), torch.randn(count).double() + 0.3
+    expected = stats.ttest_rel(a, b).confidence_interval(0.95)
+    found = interval((a - b).tolist())
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-6)
+    assert found.mean == pytest.approx((a - b).mean().item()) and found.count == count
+
+
+def test_one_value_has_no_interval_and_no_verdict() -> None:
+    alone = interval([0.25])
+    assert (alone.mean, alone.low, alone.high) == (0.25, -math.inf, math.inf)
+    assert verdict(alone, 0, math.inf) == "not judged"
+
+
+@pytest.mark.parametrize(
+    ("ends", "low", "high", "expected"),
+    [
+        ((0.1, 0.5), 0, math.inf, "confirmed"),
+        ((-0.1, 0.5), 0, math.inf, "not shown"),
+        ((-0.5, -0.1), 0, math.inf, "refuted"),
+        ((-0.5, -0.1), -math.inf, 0, "confirmed"),
+        ((-0.5, 0.0), -math.inf, 0, "not shown"),
+        ((-0.2, 0.3), -0.5, 0.5, "confirmed"),
+        ((-0.6, 0.3), -0.5, 0.5, "not shown"),
+        ((0.5, 0.9), -0.5, 0.5, "refuted"),
+        ((-9.0, 9.0), -0.5, 0.5, "not shown"),
+        ((-0.05, 0.3), -0.1, math.inf, "confirmed"),
+    ],
+)
+def test_the_whole_interval_decides(ends: tuple[float, float], low: float, high: float, expected: str) -> None:
+    assert verdict(Interval(sum(ends) / 2, *ends, 9), low, high) == expected
+
+
+def test_a_figure_is_as_good_as_the_worst_of_its_rules() -> None:
+    assert joint([]) == joint(["not judged"]) == "not judged"
+    assert joint(["confirmed", "confirmed"]) == "confirmed"
+    assert joint(["confirmed", "not judged"]) == "not shown"
+    assert joint(["confirmed", "not shown"]) == "not shown"
+    assert joint(["not shown", "refuted", "confirmed"]) == "refuted"
