@@ -28,7 +28,7 @@ from asdkit.rendering.cameras import ring
 from asdkit.rendering.rasterize import rasterize
 from asdkit.run.exits import Signals
 
-VIEWS, SIZE, SCALE, GAMMA = 4, 64, 7.5, -0.5
+VIEWS, SIZE, SCALE, GAMMA = 4, 128, 7.5, -0.5
 DIRECTIONS = ("front view", "right side view", "back view", "left side view")
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2"]
 
