@@ -5,7 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -209,6 +209,7 @@ class Prior(Part, nn.Module, ABC):
         return Noised(self, x0.detach(), t, eps, views, **facts)
 
 
+@dataclass(eq=False, repr=False)
 class Noised:
     """One draw: (x0, t, eps) and x_t = alpha_t x0 + sigma_t eps, the latter in double precision (see `schedules`).
 
@@ -229,39 +230,35 @@ class Noised:
         references: posed pictures of what the generator makes, or None.
     """
 
-    def __init__(
-        self,
-        prior: Prior,
-        x0: Latent,
-        t: Times,
-        eps: Latent,
-        views: Views | None = None,
-        step: int = 0,
-        source: Latent | None = None,
-        random: torch.Generator | None = None,
-        prompts: Mapping[str, Sequence[str]] | None = None,
-        references: Posed | None = None,
-    ) -> None:
-        self.prior, self.x0, self.eps, self.views, self.prompts = prior, x0, eps, views, prompts or {}
+    prior: Prior
+    x0: Latent
+    t: Times
+    eps: Latent
+    views: Views | None = None
+    step: int = 0
+    source: Latent | None = None
+    random: torch.Generator | None = None
+    prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    references: Posed | None = None
+
+    def __post_init__(self) -> None:
         for texts in self.prompts.values():
-            require(len(texts) == len(t), f"There are {len(t)} samples, and {len(texts)} prompts for them.")
-        self.drawn_t, self.t = t, to_device(t, x0.device)  # where it was drawn, and where it is used
-        self.step, self.source, self.random, self.references = step, source, random, references
-        self.alpha, self.sigma = prior.schedule.alpha(self.t), prior.schedule.sigma(self.t)
-        self.x_t = prior.schedule.add_noise(x0, self.t, eps)
+            require(len(texts) == len(self.t), f"There are {len(self.t)} samples, and {len(texts)} prompts for them.")
+        self.drawn_t, self.t = self.t, to_device(self.t, self.x0.device)  # where it was drawn, and where it is used
+        self.alpha, self.sigma = self.prior.schedule.alpha(self.t), self.prior.schedule.sigma(self.t)
+        self.x_t = self.prior.schedule.add_noise(self.x0, self.t, self.eps)
         self._memo: dict[tuple[Condition, Adapter | None], Tensor] = {}
         self._derived: dict[Hashable, Noised] = {}
 
     def like(self, x0: Tensor, t: Tensor, eps: Tensor, views: Views | None = None) -> "Noised":
         """Another draw of the same prior, step and source; of the same views where none are given."""
-        kept = self.step, self.source, self.random, self.prompts, self.references
-        return Noised(self.prior, x0, t, eps, self.views if views is None else views, *kept)
+        return replace(self, x0=x0, t=t, eps=eps, views=self.views if views is None else views)
 
     def some(self, rows: Int[Tensor, " R"], x0: Float[Tensor, "R C h w"], views: Views | None) -> "Noised":
         """Other clean samples and views at the t, eps and prompts of some samples; the numbers are on the CPU."""
         prompts = {text: [own[i] for i in rows.tolist()] for text, own in self.prompts.items()}
         t, eps = self.drawn_t[rows], self.eps[to_device(rows, self.eps.device)]
-        return Noised(self.prior, x0.detach(), t, eps, views, self.step, None, self.random, prompts)
+        return replace(self, x0=x0.detach(), t=t, eps=eps, views=views, source=None, prompts=prompts, references=None)
 
     def on(self, x0: Latent) -> "Noised":
         """The same t, eps and views on another clean sample."""

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -157,8 +158,7 @@ class OtherPrior(Redrawn):
     def _ask(self, x: Noised) -> Noised:
         """The same clean sample, eps and views for the other prior, at its level of the nearest alpha / sigma."""
         t = x.t if self.prior is x.prior else self.prior.schedule.nearest(x.alpha / x.sigma)
-        facts = x.step, x.source, x.random, x.prompts, x.references
-        return Noised(self.prior, x.x0, t, x.eps, x.views, *facts)
+        return replace(x, prior=self.prior, t=t)
 
     def loss(self, x: Noised) -> Float[Tensor, ""] | None:
         return self.field.loss(self.redraw(x))
@@ -248,7 +248,8 @@ class Reweighted(Expression):
         views = None if x.views is None else x.views[torch.arange(len(x.t), device=x.t.device).repeat(n)]
         source = None if x.source is None else x.source.repeat(n, 1, 1, 1)
         x0, prompts = x.x0.repeat(n, 1, 1, 1), {text: list(own) * n for text, own in x.prompts.items()}
-        return Noised(x.prior, x0, x.t.repeat(n), eps, views, x.step, source, x.random, prompts)
+        t = x.t.repeat(n)
+        return replace(x, x0=x0, t=t, eps=eps, views=views, source=source, prompts=prompts, references=None)
 
 
 class Stages(Expression):
