@@ -222,9 +222,12 @@ class Distillation(Part, GeneratorModule):
 
     def _log(self, means: dict[str, Tensor], facts: dict[str, float]) -> None:
         """Logs where this iteration is one of those that are logged, for a GPU waits for it."""
+        # As tensors of the CPU: Lightning looks at those of the progress bar after every further step.
         if self._reports:
-            self.log_dict({name: float(mean) for name, mean in means.items()}, prog_bar=True)
-            self.log_dict(facts)
+            self.log_dict(
+                {name: torch.tensor(float(mean), device="cpu") for name, mean in means.items()}, prog_bar=True
+            )
+            self.log_dict({name: torch.tensor(fact, device="cpu") for name, fact in facts.items()})
 
     @torch.no_grad()
     def _diagnostics(self, x: Noised, part: Batch, render: Render | None) -> dict[str, float]:

@@ -188,19 +188,6 @@ def test_control_stays_within_its_limits(prior: GaussianPrior) -> None:
         assert value(gamma, prior) == pytest.approx(limit, abs=1e-6)
 
 
-def test_control_moves_once_for_each_step(prior: GaussianPrior) -> None:
-    gamma = control(rate=0.1)
-    field, x = ready(ASD(7.5, gamma, bent()), prior), sample(prior, 0.8)
-    field(x)
-    field.diagnostics(x)
-    assert gamma.log1p.item() == pytest.approx(math.log(0.5), abs=1e-6)
-    field.loss(x)
-    field.observe([x, x])
-    assert gamma.log1p.item() == pytest.approx(math.log(0.5) - 0.1 * math.log(2), abs=1e-6)
-    field.diagnostics(x)
-    assert field.diagnostics(x)["gamma"] == pytest.approx(0.5 * 0.5**0.1 - 1, abs=1e-6)
-
-
 @pytest.mark.parametrize(("steps", "shared"), [(1, True), (2, False)])
 def test_control_sees_each_step_once_however_it_is_split(steps: int, shared: bool) -> None:
     """With a spread that stays where it is, log(1 + gamma) moves by rate log(target / spread) for each step."""

@@ -129,15 +129,6 @@ def test_a_flow_that_shifts_by_the_size_of_the_image_is_the_pipelines(families: 
     assert torch.allclose(sigmas.float(), scheduler.sigmas[:4], atol=1e-6)
 
 
-def test_a_flow_of_fewer_steps_is_told_its_own_times(families: dict) -> None:
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=500, shift=3.0)
-    settings = dict(scheduler.config) | {"_class_name": "FlowMatchEulerDiscreteScheduler"}
-    times = loaded(families["sd3"][0]).family.schedule(settings, 64).times
-    assert torch.allclose(times.flip(0), scheduler.timesteps, atol=1e-3) and len(times) == 500
-
-
 @pytest.mark.parametrize("name", PIPELINES)
 def test_images_become_x0_and_back(name: str, families: dict) -> None:
     folder, pipeline = families[name]

@@ -1,9 +1,7 @@
 """What makes real priors fit and run: half precision, checkpointing, compilation, tiny autoencoders, no waiting."""
 
 import inspect
-import traceback
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ from support.quiet import quiet_trainer
 from support.tiny import loaded, ready, save_tiny_pipeline, tiny_vae, unet
 from support.tiny_families import make
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import asdkit
 from asdkit.priors import pretrained
@@ -357,94 +354,6 @@ def test_a_tiny_autoencoder_that_does_not_fit_is_one_sentence(tiny_folder: Path,
         loaded(tiny_folder, tiny_vae=str(_tiny_vae(tmp_path, 16)))
     with pytest.raises(ValueError, match="There is no"):
         loaded(tiny_folder, tiny_vae=str(tmp_path / "none"))
-
-
-WAITS = {
-    torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.is_nonzero, torch.ops.aten.equal,
-    torch.ops.aten.masked_select, torch.ops.aten.unique_dim, torch.ops.aten._unique2, torch.ops.aten.bincount,
-    torch.ops.aten._linalg_check_errors,
-}  # fmt: skip
-
-
-class Waits(TorchDispatchMode):
-    """Notes operations whose result a GPU would have to be waited for: numbers, and tensors whose size is a result."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations: list[str] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        packet = function.overloadpacket
-        masks = packet in (torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_) and any(
-            mask is not None and mask.dtype == torch.bool for mask in args[1]
-        )
-        if (packet in WAITS or masks) and not _in_optimizer():
-            self.operations.append(str(packet))
-        return function(*args, **(kwargs or {}))
-
-
-def _in_optimizer() -> bool:
-    """Adam's count of steps is a number on the CPU, wherever its parameters are."""
-    return any("/torch/optim/" in frame.f_code.co_filename for frame, _ in traceback.walk_stack(None))
-
-
-class Guard(pl.Callback):
-    """Notes, for each iteration, what would be waited for in the training step."""
-
-    def __init__(self) -> None:
-        self.steps: list[list[str]] = []
-
-    def on_train_batch_start(self, *rest: Any) -> None:
-        self.mode = Waits()
-        self.mode.__enter__()
-
-    def on_train_batch_end(self, *rest: Any) -> None:
-        self.mode.__exit__(None, None, None)
-        self.steps.append(self.mode.operations)
-
-
-def test_what_counts_as_waiting() -> None:
-    mask, values = torch.tensor([True, False]), torch.rand(2)
-    inverse = partial(torch.linalg.inv, torch.eye(2))
-    for wait in (values.sum().item, mask.any().__bool__, mask.nonzero, lambda: values[mask], inverse):
-        with Waits() as mode:
-            wait()
-        assert mode.operations
-    with Waits() as mode:
-        values.masked_fill(mask, 0.0)[torch.tensor([1])]
-    assert not mode.operations
-
-
-TWICE = {"discriminator": asdkit.DiscriminatorSteps(2, clip=1.0, share_noise=False)}
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings"), [("pixels", {}), ("latents", TWICE), ("gaussians", {}), ("gaussians", TWICE), ("nerf", {})]
-)
-def test_a_step_waits_for_nothing_unless_it_is_logged(tiny_folder: Path, kind: str, settings: dict[str, Any]) -> None:
-    """On the CPU the rasteriser and the loader are the CPU's own; Gaussians are looked up after a round of density."""
-    growing = {"rounds": asdkit.Rounds(every=4, first=4), "density": asdkit.MCMC(growth=0.5)}
-    generator: asdkit.Generator = {
-        "pixels": lambda: asdkit.Pixels(count=2, size=16),
-        "latents": lambda: asdkit.Latents(count=2, size=16),
-        "gaussians": lambda: asdkit.Gaussians(
-            count=20, capacity=40, penalties=asdkit.GaussianPenalties(opacity=0.1, scale=0.1), **growing
-        ),
-        "nerf": lambda: asdkit.NeRF(
-            asdkit.Voxels((4,)), samples=4, penalties=asdkit.NeRFPenalties(opacity=0.1), occupancy_every=3
-        ),
-    }[kind]()
-    watch, guidance = Guard(), asdkit.ASD(adapter=asdkit.LoRA())
-    _fit(asdkit.Pretrained(str(tiny_folder)), generator, guidance, 5, log_every=3, callbacks=(watch,), **settings)
-    rounds = {"gaussians": {0, 3, 4}}.get(kind, set())  # the first look, a round of density, the look after it
-    march = ["aten.nonzero"] if kind == "nerf" else []  # which samples are not in empty space
-    for step, operations in enumerate(watch.steps):
-        if step == 2:  # which is logged
-            assert "aten._local_scalar_dense" in operations
-        elif step not in rounds:
-            assert operations == march, step
-    if kind == "gaussians":
-        assert watch.steps[4] == ["aten.nonzero"]
 
 
 @pytest.mark.gpu

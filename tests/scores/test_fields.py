@@ -61,24 +61,6 @@ def test_algebra(prior: GaussianPrior) -> None:
     assert (y - y)(x).abs().max() == 0
 
 
-@pytest.mark.parametrize("scale", [0.0, 1.0, 7.5, -2.0])
-def test_cfg_convention(prior: GaussianPrior, scale: float) -> None:
-    x = draw(prior)
-    null, y, z = e(x), e(x, "y"), e(x, "z")
-    assert close(CFG("y", scale, allow_negative=True)(x), null + scale * (y - null))
-    assert close(CFG("y", scale, negative="z", allow_negative=True)(x), z + scale * (y - z))
-    if scale in (0.0, 1.0):
-        assert close(CFG("y", scale, allow_negative=True)(x), (null, y)[int(scale)])
-
-
-@pytest.mark.parametrize("gamma", [-0.5, 0.0, 2.0])
-def test_the_loss_is_eq10(prior: GaussianPrior, gamma: float) -> None:
-    x, adapter = draw(prior), bent()
-    fake, y = e_phi(x, adapter), e(x, "y")
-    expected = ((fake - x.eps) ** 2 + gamma * (y - fake) ** 2).sum() / B
-    assert ready(ASD(gamma=gamma, adapter=adapter), prior).loss(x).item() == pytest.approx(expected.item(), rel=1e-5)
-
-
 def test_asd_starts_as_the_classifier_term(prior: GaussianPrior) -> None:
     """With e_phi = e_y bitwise the residual is (lambda - 1)(e_y - e_null)."""
     x = draw(prior)
