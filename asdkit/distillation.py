@@ -1,5 +1,6 @@
 """The one LightningModule: Figure 3 of the paper as a training step."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -8,7 +9,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.profiler import record_function
 
-from asdkit.core.contexts import together
 from asdkit.core.parts import Part, require
 from asdkit.core.randomness import generator_for
 from asdkit.discriminators.steps import DiscriminatorSteps
@@ -95,8 +95,7 @@ class Distillation(Part, GeneratorModule):
         for other in self.prior.models[1:] if texts else []:
             other.prepare([Condition(text) for text in texts])
 
-    def configure_model(self) -> None:
-        """Called after `setup`."""
+    def configure_model(self) -> None:  # called after `setup`
         shard(self, self.prior.models, self.guidance)
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -122,7 +121,9 @@ class Distillation(Part, GeneratorModule):
         draws, norms, losses, differences = [], [], [], []
         theta, *learning = self._optimizers(step)
         shared = bool(learning) and self.discriminator.share_noise
-        with together(prior.in_step() for prior in self.prior.models):
+        with ExitStack() as in_steps:
+            for prior in self.prior.models:
+                in_steps.enter_context(prior.in_step())
             for part in parts:  # whose gradients add up
                 # The generator, Eq. 7: w(t) (e_null + lambda (e_y - e_null) - e_phi) reaches theta through x0.
                 x, norm, render = self._generator_backward(part, step, keep_graph=shared)
