@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.exact import LEVELS, B, bent, close, draw, e, e_phi, randn, ready
+from support.exact import LEVELS, B, bent, close, draw, e, randn, ready
 from torch import Tensor
 
 from asdkit import ASD, CFG, SDS, Discriminator, GaussianPrior, Noise, Null, Prompt, Ramp
@@ -123,16 +123,6 @@ def test_who_learns(prior: GaussianPrior) -> None:
     same = Discriminator(bent(), text="y")
     same.setup(prior)
     assert torch.equal((same + 2 * same).loss(x), same.loss(x))
-
-
-def test_diagnostics(prior: GaussianPrior) -> None:
-    adapter = bent()
-    field, x = ready(ASD(adapter=adapter), prior), draw(prior)
-    fake, y = e_phi(x, adapter), e(x, "y")
-    found = field.diagnostics(x)
-    assert found["gap"] == pytest.approx(((fake - x.eps) ** 2 - (y - x.eps) ** 2).mean().item(), rel=1e-4)
-    assert found["distance"] == pytest.approx(((fake - y) ** 2).mean().item(), rel=1e-4)
-    assert ready(SDS(), prior).diagnostics(x) == {}
 
 
 def test_prompts_are_bound_once(prior: GaussianPrior) -> None:
