@@ -102,11 +102,7 @@ def check_recipe(file: Path) -> Path:
 
 
 def check_yaml(text: str) -> bool:
-    """Whether a text is a mapping; it may be nested, and its aliases may repeat what they name, within limits.
-
-    Raises:
-        yaml.YAMLError: it is no YAML, has a tag, or goes beyond the limits; the sentence names the line.
-    """
+    """Whether a text is a mapping; a YAMLError that names the line if it is no YAML, has a tag, or exceeds a limit."""
     try:
         return not _WORD.fullmatch(text) and _is_mapping(text)
     except ReaderError as error:

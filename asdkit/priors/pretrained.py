@@ -159,7 +159,6 @@ class Pretrained(Prior):
         return self
 
     def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """Images in [0,1] to x0: what the autoencoder makes of them, or the images within [-1,1]."""
         size = (self.image_size,) * 2 if self.image_size else () if self.vae else tuple(self._native_size())
         if size and images.shape[-2:] != size:
             images = nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
@@ -246,7 +245,6 @@ class Pretrained(Prior):
         return self.runner.time_offset(offset)
 
     def copy_network(self) -> Model:
-        """A copy of the network in single precision."""
         return self.runner.copy(self.network)
 
     def in_step(self) -> AbstractContextManager[None]:

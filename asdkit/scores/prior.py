@@ -33,9 +33,8 @@ class Condition:
     Args:
         text: the prompt without view words; empty for the null condition.
         view_dependent: whether the view's words (and its camera, where the prior takes one) are added.
-        words: the words that a view-dependent prompt gets. `nearest` takes the nearest direction's. `blended` takes the
-            embedding between the prompts of the two directions on either side of the camera. `front`, and `side` for
-            the camera's own side, take these wherever the camera stands, and leave the camera itself out.
+        words: `nearest` is the nearest direction's, `blended` the embedding between those of the two directions on
+            either side of the camera. `front`, and `side` for the camera's own side, leave the camera itself out.
     """
 
     text: str
@@ -117,10 +116,7 @@ class Prior(Part, nn.Module, ABC):
         """x0 to images in [0,1], for looking at."""
 
     def take_prompt(self, prompt: str, views: Mapping[str, str] | None = None) -> None:
-        """The run's prompt, and whole prompts in its place in some directions, of `view_words.names`.
-
-        It warns of words that this prior has never seen; a direction that it doesn't know is a ValueError.
-        """
+        """The run's prompt, and prompts in its place in some directions; a ValueError of one that it doesn't know."""
         if warning := self.doubt(prompt):
             _log.warning(warning)
         known, views = self.view_words.names if self.view_words else (), views or {}
@@ -135,10 +131,7 @@ class Prior(Part, nn.Module, ABC):
 
     @abstractmethod
     def predict(self, x: "Noised", conditions: Sequence[Condition], adapter: Adapter | None = None) -> list[Latent]:
-        """Noise predictions for each condition, in ONE batched network call.
-
-        What a condition is may differ from sample to sample: `x.by_own` says.
-        """
+        """Noise predictions for each condition, which `x.by_own` tells for each sample, in ONE batched network call."""
 
     def predict_all(self, asked: Mapping["Noised", Sequence[Condition]]) -> list[Latent]:
         """Frozen predictions at several draws, one draw after the other; in one network call if the prior can do so."""
@@ -213,33 +206,21 @@ class Prior(Part, nn.Module, ABC):
 class Noised:
     """One draw: (x0, t, eps) and x_t = alpha_t x0 + sigma_t eps, the latter in double precision (see `schedules`).
 
-    Predictions are memoised per (condition, adapter), so that a generator step and a discriminator step that share
-    the draw share its network calls.
-
-    Args:
-        prior: whose schedule and network are meant.
-        x0: the clean sample, without gradient.
-        t: noise level of each sample, on any device.
-        eps: standard normal noise.
-        views: a camera for each sample, or None.
-        step: the iteration, for numbers that move with it.
-        source: the clean sample of the source image, for methods that compare with one.
-        random: where fields take further random numbers from; torch's global generator when None.
-        prompts: of a condition's text, the text that each sample has in its place; a text that isn't there is the same
-            for all. So fields, memo and adapters know one condition, whatever its samples' own are.
-        references: posed pictures of what the generator makes, or None.
+    Predictions are memoised per (condition, adapter), so that steps that share the draw share its network calls.
+    `prompts` say of a condition's text what each sample has in its place; so fields, memo and adapters know one
+    condition, whatever its samples' own are.
     """
 
     prior: Prior
-    x0: Latent
-    t: Times
+    x0: Latent  # the clean sample, without gradient
+    t: Times  # on any device
     eps: Latent
     views: Views | None = None
-    step: int = 0
-    source: Latent | None = None
-    random: torch.Generator | None = None
+    step: int = 0  # the iteration, for numbers that move with it
+    source: Latent | None = None  # the clean sample of the source image
+    random: torch.Generator | None = None  # what fields take further random numbers from; torch's global one when None
     prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    references: Posed | None = None
+    references: Posed | None = None  # posed pictures of what the generator makes
 
     def __post_init__(self) -> None:
         for texts in self.prompts.values():

@@ -118,15 +118,12 @@ class Inverted(Redrawn):
 class OtherPrior(Redrawn):
     """Asks another prior with the same x0, e.g. a fine-tune or a multi-view model, so that two guidances can be summed.
 
-    The other prior gets the same x0 and eps, and its own t of the same noise level. So the two may differ in schedule
-    and in what their networks predict. A prior that is named twice is loaded once; checkpoints hold only its name.
+    It gets the same x0 and eps, and its own t of the same noise level. So the two may differ in schedule and in what
+    their networks predict, but not in x0. A prior that is named twice is loaded once; checkpoints hold only its name.
 
     Args:
         field: an expression that the other prior answers, e.g. `SDS()`. Adapters in it are attached to that prior.
         prior: the other prior.
-
-    Raises:
-        ValueError: the two have different x0 (in `setup`).
     """
 
     prior: Prior
