@@ -223,11 +223,8 @@ class Distillation(Part, GeneratorModule):
 
     def _log(self, means: dict[str, Tensor], facts: dict[str, float]) -> None:
         """Logs where this iteration is one of those that are logged, for a GPU waits for it."""
-        # As tensors of the CPU: Lightning looks at those of the progress bar after every further step.
-        if self._reports:
-            self.log_dict(
-                {name: torch.tensor(float(mean), device="cpu") for name, mean in means.items()}, prog_bar=True
-            )
+        if self._reports:  # tensors of the CPU, for Lightning looks at the progress bar's after every further step
+            self.log_dict({name: mean.float().cpu() for name, mean in means.items()}, prog_bar=True)
             self.log_dict({name: torch.tensor(fact, device="cpu") for name, fact in facts.items()})
 
     @torch.no_grad()

@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +46,7 @@ def finetune_file(name: str) -> Path:
     return file
 
 
-def add_lora(
-    file: Path, pipeline: str, part: str, model: Model, network: Any, scale: float, parts: Collection[str]
-) -> None:
+def add_lora(file: Path, pipeline: str, part: str, model: Model, network: Any, scale: float, parts: list[str]) -> None:
     """W becomes W + scale (W' - W) in every layer of a component that a fine-tune names; nothing else changes.
 
     Diffusers' own fusing takes the alphas of kohya's files for the same in all layers, which they need not be.

@@ -76,30 +76,19 @@ class Adapter(Part, nn.Module, ABC):
 
 
 class Prior(Part, nn.Module, ABC):
-    """A frozen score model. `setup` loads its weights, never the constructor.
+    """A frozen score model. `setup` loads its weights, never the constructor."""
 
-    Attributes:
-        schedule: its noise schedule, after `setup`.
-        view_words: the words for the directions that it knows; None if it knows none.
-        view_prompts: for a prompt, the whole prompts that replace it in some directions.
-        network: the denoising network, to which adapters attach.
-        time_width: the size of the network's time embedding, which cameras offset; 0 if it has none.
-        condition_shape: the shape of one embedded prompt, which textual inversion moves; empty if there is none.
-        channels: the number of channels of x0; 0 for any number.
-        adapter_targets: endings of the names of the layers that a LoRA adapts.
-        sharded: whether the network is spread over several ranks, which must all call it equally often.
-        agreed: makes all ranks follow the first, in decisions that each would take by its own machine; a run sets it.
-    """
-
-    schedule: Schedule
-    network: nn.Module
-    view_words: ViewWords | None = None
-    view_prompts: Mapping[str, Mapping[str, str]] = {}
-    time_width: int = 0
-    condition_shape: tuple[int, ...] = ()
-    channels: int = 0
+    schedule: Schedule  # after `setup`
+    network: nn.Module  # the denoising network, to which adapters attach; after `setup`
+    view_words: ViewWords | None = None  # the words for the directions that it knows
+    view_prompts: Mapping[str, Mapping[str, str]] = {}  # for a prompt, those that replace it in some directions
+    time_width: int = 0  # the size of the network's time embedding, which cameras offset; 0 if it has none
+    condition_shape: tuple[int, ...] = ()  # of one embedded prompt, which textual inversion moves; empty for none
+    channels: int = 0  # of x0; 0 for any number
+    # endings of the names of the layers that a LoRA adapts
     adapter_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    sharded: bool = False
+    sharded: bool = False  # whether the network is spread over ranks, which must all call it equally often
+    # makes all ranks follow the first, in decisions that each would take by its own machine; a run sets it
     agreed: Callable[[bool], bool] = bool
     _condition_offset: Tensor | None = None
 

@@ -68,12 +68,12 @@ class Later(Known):
         self.ratio, self.t_min = ratio, t_min
 
     def redraw(self, x: Noised) -> Noised:
-        return x.derived((type(self), self.ratio, self.t_min), lambda: x.at(self._later(x)))
+        def later() -> Noised:
+            last = len(x.prior.schedule) - 1
+            room = (x.t - self.t_min * last).clamp(min=0)
+            return x.at((x.t + x.rand(len(x.t)) * self.ratio * room).round().long().clamp(max=last))
 
-    def _later(self, x: Noised) -> Int[Tensor, " B"]:
-        last = len(x.prior.schedule) - 1
-        room = (x.t - self.t_min * last).clamp(min=0)
-        return (x.t + x.rand(len(x.t)) * self.ratio * room).round().long().clamp(max=last)
+        return x.derived((type(self), self.ratio, self.t_min), later)
 
 
 class Inverted(Redrawn):
@@ -150,12 +150,11 @@ class OtherPrior(Redrawn):
         return self
 
     def redraw(self, x: Noised) -> Noised:
-        return x.derived(self.prior, lambda: self._ask(x))
+        def there() -> Noised:
+            t = x.t if self.prior is x.prior else self.prior.schedule.nearest(x.alpha / x.sigma)
+            return replace(x, prior=self.prior, t=t)
 
-    def _ask(self, x: Noised) -> Noised:
-        """The same clean sample, eps and views for the other prior, at its level of the nearest alpha / sigma."""
-        t = x.t if self.prior is x.prior else self.prior.schedule.nearest(x.alpha / x.sigma)
-        return replace(x, prior=self.prior, t=t)
+        return x.derived(self.prior, there)
 
     def loss(self, x: Noised) -> Float[Tensor, ""] | None:
         return self.field.loss(self.redraw(x))
