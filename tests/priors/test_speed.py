@@ -235,55 +235,34 @@ class Glances(pl.Callback):
         self.counts.append(self.graphs.count)
 
 
-COMPILED: dict[str, tuple[Callable[[], asdkit.Field], dict[str, Any], bool, int]] = {
-    # name: guidance, settings, whether there are cameras, graphs
+COMPILED: dict[str, tuple[Callable[[], asdkit.Field], dict[str, Any], bool | str, int | None]] = {
+    # name: guidance, settings, what is compiled, graphs if they are counted
     # of shared draws: the frozen network on two conditions; the adapted one
     "shared": (lambda: asdkit.ASD(), {"discriminator": asdkit.DiscriminatorSteps(2)}, True, 2),
-    "embedding": (lambda: asdkit.ASD(adapter=asdkit.Embedding()), {}, False, 2),
+    "embedding": (lambda: asdkit.ASD(adapter=asdkit.Embedding()), {}, True, 2),
     # further: e_phi without gradient, e_y of one condition
-    "own draws": (lambda: asdkit.ASD(), {"discriminator": asdkit.DiscriminatorSteps(share_noise=False)}, False, 4),
+    "own draws": (lambda: asdkit.ASD(), {"discriminator": asdkit.DiscriminatorSteps(share_noise=False)}, True, 4),
+    "blocks that repeat": (lambda: asdkit.ASD(), {}, "blocks", None),
+    "blocks of a copy": (lambda: asdkit.ASD(adapter=asdkit.UNetCopy()), {}, "blocks", None),
 }
 
 
 @pytest.mark.parametrize("name", COMPILED)
 def test_training_has_two_graphs_and_no_more(one_block: Path, graphs: Graphs, name: str) -> None:
-    guidance, settings, cameras, expected = COMPILED[name]
-
-    def fit(compile: bool) -> asdkit.Distillation:
+    guidance, settings, what, expected = COMPILED[name]
+    runs = []
+    for compile in (False, what):
         torch.manual_seed(0)
-        generator = (
-            asdkit.Gaussians(count=20, capacity=20, rounds=asdkit.Rounds(every=0))
-            if cameras
-            else asdkit.Latents(count=3, size=16)
-        )
-        prior = asdkit.Pretrained(str(one_block), compile=compile)
-        return _fit(prior, generator, guidance(), 4, log_every=2, callbacks=(glances,), **settings)
-
-    glances = Glances(graphs)
-    eager = fit(False)
-    assert graphs.count == 0
-    glances = Glances(graphs)
-    compiled = fit(True)
-    assert glances.counts == [expected] * 4
-    for plain, graphed in zip(eager.parameters(), compiled.parameters(), strict=True):
-        assert torch.allclose(plain, graphed, atol=1e-5)
-    learned = [p for p in compiled.guidance.parameters() if p.requires_grad]
-    assert not learned or any(p.abs().max() > 0.01 for p in learned)
-
-
-@pytest.mark.parametrize("make", [asdkit.LoRA, asdkit.UNetCopy])
-def test_blocks_that_repeat_can_be_compiled_alone(one_block: Path, graphs: Graphs, make: Callable) -> None:
-    learned = []
-    for compile in (False, "blocks"):
-        torch.manual_seed(0)
+        few = asdkit.Gaussians(count=20, capacity=20, rounds=asdkit.Rounds(every=0))
+        generator = few if name == "shared" else asdkit.Latents(count=3, size=16)
         glances, prior = Glances(graphs), asdkit.Pretrained(str(one_block), compile=compile)
-        module = _fit(
-            prior, asdkit.Latents(count=3, size=16), asdkit.ASD(adapter=make()), 4, log_every=2, callbacks=(glances,)
-        )
-        learned.append([p.detach() for part in (module.generator, module.guidance) for p in part.parameters()])
-    assert glances.counts[0] == glances.counts[-1] > 0
-    assert all(torch.allclose(plain, graphed, atol=1e-5) for plain, graphed in zip(*learned, strict=True))
-    assert any(p.abs().max() > 0.01 for p in module.guidance.parameters() if p.requires_grad)
+        runs.append(_fit(prior, generator, guidance(), 4, log_every=2, callbacks=(glances,), **settings))
+        assert compile or graphs.count == 0
+    assert glances.counts == [expected or glances.counts[-1]] * 4 and glances.counts[0] > 0
+    for part in ("generator", "guidance"):
+        eager, compiled = (list(getattr(run, part).parameters()) for run in runs)
+        assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(eager, compiled, strict=True))
+    assert any(p.abs().max() > 0.01 for p in compiled if p.requires_grad)
 
 
 def test_another_model_that_phi_adapts_is_compiled_in_a_step_too(one_block: Path, graphs: Graphs) -> None:

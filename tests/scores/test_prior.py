@@ -80,20 +80,6 @@ def test_predict_is_the_unet(which: str, request: pytest.FixtureRequest) -> None
             assert torch.allclose(x.predict(condition), expected, atol=1e-5)
 
 
-def test_a_batch_is_one_call_and_equals_one_by_one(tiny_folder: Path) -> None:
-    prior = loaded(tiny_folder)
-    conditions = [NULL, Y, Condition("a blue ball"), Condition(TEXT, view_dependent=False)]
-    alone = [_draw(prior, ring(B)).predict(condition) for condition in conditions]
-    rows: list[int] = []
-    prior.network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    together = prior.predict(_draw(prior, ring(B)), conditions)
-    assert rows == [4 * B]
-    for one, expected in zip(together, alone, strict=True):
-        assert torch.allclose(one, expected, atol=1e-5)
-    assert not torch.allclose(together[1], together[2], atol=1e-4)
-    assert not torch.allclose(together[1], together[3], atol=1e-4)
-
-
 def test_the_camera_reaches_view_dependent_conditions_alone(tiny_folder: Path) -> None:
     prior, blind = loaded(tiny_folder), loaded(tiny_folder, use_camera=False)
     assert prior.camera is not None and blind.camera is None
@@ -176,11 +162,3 @@ def test_ddim_is_diffusers(which: str, request: pytest.FixtureRequest) -> None:
     found = ddim(prior, CFG(TEXT, 3.0), noise, steps=9)
     assert torch.allclose(found, step.pred_original_sample, atol=1e-3)
     assert not found.requires_grad
-
-
-def test_embeddings_move_with_the_prior(tiny_folder: Path) -> None:
-    prior = loaded(tiny_folder, Y)
-    prior.double()
-    x = _draw(prior)
-    x = prior.draw(x.x0.double(), x.t, x.eps.double())
-    assert x.predict(Y).dtype == torch.float64
