@@ -169,9 +169,8 @@ class UNetCopy(Attached):
         keep_unregistered(self, "_network", network)
 
     def _apply(self, function: Any, recurse: bool = True) -> "Attached":
-        """The copy's buffers move with its parameters."""
         super()._apply(function, recurse)
-        self._network._apply(function, recurse)
+        self._network._apply(function, recurse)  # its buffers, too
         return self
 
     def network(self, prior: Prior) -> nn.Module:

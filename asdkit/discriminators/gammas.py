@@ -74,9 +74,8 @@ class TargetScale(Gamma):
 class SpreadControl(Gamma):
     """Controls gamma by feedback, so that the generator's x0 spread as widely as the prior's own samples.
 
-    gamma falls while the spread of x0 is larger than theirs, and rises while it is smaller. The spread is the standard
-    deviation of x0 over a sample. Too large a lambda_eff drives it up, which exaggerates contrast and colours. log(1 +
-    gamma) integrates the logarithm of the ratio of the target to the spread.
+    The spread is the standard deviation of x0 over a sample. Too large a lambda_eff drives it up, which exaggerates
+    contrast and colours. log(1 + gamma) integrates the logarithm of the ratio of the target to the spread.
 
     Args:
         start: gamma at step 0, from `lowest` to `highest`.
