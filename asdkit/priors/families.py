@@ -49,12 +49,13 @@ def _of_class(kind: Any, scheduler: dict[str, Any], tokens: int) -> Schedule | s
     """The noise levels of a class with these settings, or why asdkit can't take them."""
     from diffusers import SchedulerMixin
 
-    if not isinstance(kind, type) or not issubclass(kind, SchedulerMixin):
+    known = isinstance(kind, type) and issubclass(kind, SchedulerMixin)
+    if not known:
         return "which diffusers doesn't have"
     prediction = scheduler.get("prediction_type", "epsilon")
     if kind.__name__.startswith("FlowMatch"):
         return "with inverted sigmas" if scheduler.get("invert_sigmas") else _flow(scheduler, tokens)
-    made: Any = kind.from_config(scheduler)
+    made = kind.from_config(scheduler)
     if "flow_shift" in inspect.signature(kind).parameters and made.config.use_flow_sigmas:
         if prediction != "flow_prediction":
             return f"with flow sigmas and the prediction {prediction!r}"

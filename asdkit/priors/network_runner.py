@@ -71,7 +71,7 @@ class NetworkRunner:
         if torch.compiler.is_compiling():  # the graph holds the adapter
             return checkpoint(block, *args, use_reentrant=False)
         again = self._recompute_context
-        contexts = {"context_fn": lambda: (nullcontext(), again())}  # of the first and of the second computation
+        contexts: dict[str, Any] = {"context_fn": lambda: (nullcontext(), again())}  # of the first and the second time
         return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False, **contexts)
 
     def _speed_up(self, network: Model) -> None:
