@@ -184,13 +184,11 @@ class Cameras(pl.LightningDataModule):
         return DataLoader(_Endless(self._steps), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """The novel views, in one batch."""
         return DataLoader([Batch(self.novel_views())], batch_size=None)
 
     test_dataloader = val_dataloader
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """An orbit or a camera path, one frame at a time."""
         frames = read_camera_path(self.orbit.cameras).views if self.orbit.cameras else self.ring(self.orbit.views)
         return DataLoader([Batch(frames[i : i + 1]) for i in range(len(frames))], batch_size=None)
 
@@ -267,7 +265,6 @@ class Canvas(pl.LightningDataModule):
         return DataLoader(_Endless(self._steps), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """The batch, once."""
         return DataLoader([Batch(None, self.source)], batch_size=None)
 
     test_dataloader = predict_dataloader = val_dataloader

@@ -1,5 +1,6 @@
 """The one LightningModule: Figure 3 of the paper as a training step."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -8,7 +9,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.profiler import record_function
 
-from asdkit.core.contexts import together
 from asdkit.core.parts import Part, require
 from asdkit.core.randomness import generator_for
 from asdkit.discriminators.steps import DiscriminatorSteps
@@ -95,8 +95,7 @@ class Distillation(Part, GeneratorModule):
         for other in self.prior.models[1:] if texts else []:
             other.prepare([Condition(text) for text in texts])
 
-    def configure_model(self) -> None:
-        """Called after `setup`."""
+    def configure_model(self) -> None:  # called after `setup`
         shard(self, self.prior.models, self.guidance)
 
     def configure_optimizers(self) -> list[Optimizer]:
@@ -122,7 +121,9 @@ class Distillation(Part, GeneratorModule):
         draws, norms, losses, differences = [], [], [], []
         theta, *learning = self._optimizers(step)
         shared = bool(learning) and self.discriminator.share_noise
-        with together(prior.in_step() for prior in self.prior.models):
+        with ExitStack() as in_steps:
+            for prior in self.prior.models:
+                in_steps.enter_context(prior.in_step())
             for part in parts:  # whose gradients add up
                 # The generator, Eq. 7: w(t) (e_null + lambda (e_y - e_null) - e_phi) reaches theta through x0.
                 x, norm, render = self._generator_backward(part, step, keep_graph=shared)
@@ -222,9 +223,9 @@ class Distillation(Part, GeneratorModule):
 
     def _log(self, means: dict[str, Tensor], facts: dict[str, float]) -> None:
         """Logs where this iteration is one of those that are logged, for a GPU waits for it."""
-        if self._reports:
-            self.log_dict({name: float(mean) for name, mean in means.items()}, prog_bar=True)
-            self.log_dict(facts)
+        if self._reports:  # tensors of the CPU, for Lightning looks at the progress bar's after every further step
+            self.log_dict({name: mean.float().cpu() for name, mean in means.items()}, prog_bar=True)
+            self.log_dict({name: torch.tensor(fact, device="cpu") for name, fact in facts.items()})
 
     @torch.no_grad()
     def _diagnostics(self, x: Noised, part: Batch, render: Render | None) -> dict[str, float]:

@@ -135,7 +135,6 @@ class GaussianPrior(LabPrior):
         return [text for text in self._means if text]
 
     def embed(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
-        """The mean itself."""
         means = [torch.as_tensor(self._means[text]).expand(self.channels or 1) for text in texts]
         return to_device(torch.stack(means), self.schedule.alphas.device)
 

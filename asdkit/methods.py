@@ -6,7 +6,10 @@ convention, e_y + s (e_y - e_null), are lambda - 1: docstrings say what was conv
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
+
+import yaml
 
 from asdkit.core.bounds import Count, Positive, Share, Whole
 from asdkit.core.parts import preset
@@ -22,18 +25,7 @@ from asdkit.scores.redrawn import Above, Earlier, Interval, Inverted, Later, OnS
 
 _UGLY = "oversaturated color, ugly, tiling, low quality, noisy"
 _UNREAL = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
-_SHARED = {  # arguments that mean the same in all methods
-    "scale": "the CFG scale lambda; a larger one follows the prompt more. Published methods default to the paper's.",
-    "gamma": "the weight of the discriminator's penalty, above -1; 0 gives VSD.",
-    "adapter": "the part that holds the discriminator's parameters phi; a LoRA of rank 4 when left out.",
-    "source_adapter": "the part that holds psi, the source's discriminator; a LoRA of rank 4 when left out.",
-    "negative": "a negative prompt, which says what to avoid; it replaces the null condition.",
-    "allow_unbounded": "accept gamma <= -1, where Eq. 10 has no minimum.",
-    "pull": "the weight of x0 - x0_source, a pull back to the source image; 0 for none.",
-    "loss": "the GAN's loss: NonSaturating when left out, Hinge or LeastSquares.",
-    "gan_weight": "the weight of the gradient that the GAN head gives the generator.",
-    "real_samples": "the samples that the GAN takes for real; the prior's own samples when left out.",
-}
+_SHARED: dict[str, str] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 Method = TypeVar("Method", bound=Callable[..., Field])
 
 

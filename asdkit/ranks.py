@@ -44,10 +44,7 @@ pl.strategies.StrategyRegistry.register("model_parallel", Sharded, "FSDP2: the p
 
 
 def check_strategy(strategy: type) -> None:
-    """Refuse, by a ValueError, the class of a strategy that is none of SingleDevice, DDP in its forms, and `Sharded`.
-
-    Others can't work with two optimisers and parameters that density control writes into.
-    """
+    """Refuse, by a ValueError, a strategy that can't work with two optimisers and with what density control writes."""
     for base in strategy.__mro__:  # the strategies of DeepSpeed and XLA are subclasses of DDP's
         if base in (SingleDeviceStrategy, DDPStrategy, Sharded):
             return

@@ -29,12 +29,9 @@ def writing(path: Path) -> Iterator[None]:
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder that takes the place of `path` when the block succeeds.
 
-    It has the suffix of `path`, unless it might be taken for whole weights then. A missing folder is made; a folder in
-    the file's place, or a file in its folder's, is set aside. The file and its name are on the disk when this returns,
-    whatever happens to the machine next.
-
-    Raises:
-        CannotWrite: the system refuses it; what was at `path` is still there.
+    It has the suffix of `path`, unless it might be taken for whole weights then. A missing folder is made; what stands
+    in the place of the file or its folder is set aside. When this returns, the file and its name are on the disk. If
+    the system refuses, it is a CannotWrite, and what was at `path` is still there.
     """
     suffix = "" if path.suffix in _WEIGHTS else path.suffix  # which writers of pictures go by
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{suffix}")

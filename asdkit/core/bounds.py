@@ -1,8 +1,7 @@
 """Ranges of numbers as types: `Annotated[float, Within(0, 1)]` is shown by --help and checked when a part is built.
 
-The annotation of an argument is all there is to write; `Part` and `preset` check it, and `checked` does so for what is
-no part. None, strings and other parts pass; both ends of a number that moves are checked. An argument that takes
-numbers without a range takes finite ones.
+`Part` and `preset` check it, and `checked` does so for what is no part. None, strings and other parts pass; both ends
+of a number that moves are checked. An argument that takes numbers without a range takes finite ones.
 """
 
 import functools
@@ -80,12 +79,7 @@ def ranges(target: Callable[..., Any]) -> Mapping[str, Within]:
 
 
 def checked_call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> inspect.BoundArguments:
-    """The arguments of a call of a function or constructor, by name.
-
-    Raises:
-        ValueError: a number outside its range.
-        TypeError: arguments that the function doesn't take.
-    """
+    """The arguments of a call, by name; a ValueError of a number outside its range."""
     call = inspect.signature(function).bind(*args, **kwargs)
     owner = type(args[0]).__name__ if function.__name__ == "__init__" else function.__name__
     for name, allowed in ranges(function).items():

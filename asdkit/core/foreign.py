@@ -77,10 +77,8 @@ def parsing_settings() -> dict[str, Any]:
 
 
 def no_addresses() -> ExitStack:
-    """Inside, jsonargparse and fsspec, through which Lightning reads and writes, open files of this machine alone.
-
-    jsonargparse tries a text as a path wherever a part is expected, and Lightning has it open addresses, too.
-    """
+    """Inside, jsonargparse and fsspec, through which Lightning reads and writes, open files of this machine alone."""
+    # jsonargparse tries a text as a path wherever a part is expected, and Lightning has it open addresses, too.
     from unittest.mock import patch
 
     from jsonargparse._paths import Path

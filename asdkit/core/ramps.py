@@ -16,9 +16,6 @@ class Ramp(Part):
         steps: the number of iterations in between, at least 0; 0 makes the value jump.
         begin: the step at which the value starts to move, at least 0.
         shape: `linear`, `cosine` (smooth at both ends), or `exponential` (a constant factor per step; both ends > 0).
-
-    Raises:
-        ValueError: an exponential ramp between ends that are not both positive.
     """
 
     def __init__(

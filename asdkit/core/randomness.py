@@ -22,10 +22,9 @@ class Rows(NamedTuple):
 
 
 def generator_for(seed: int, step: int, purpose: str, rank: int = 0) -> torch.Generator:
-    """A CPU random generator that depends on its arguments alone.
+    """A CPU random generator that depends on its arguments alone; purposes ("views", "noise", ...) are independent.
 
-    The iterations count from 0, purposes ("views", "noise", ...) are independent of each other, and what every rank
-    must draw alike (densification) leaves the rank at 0.
+    What every rank must draw alike (densification) leaves the rank at 0.
     """
     digest = hashlib.blake2b(f"{seed}/{rank}/{step}/{purpose}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -23,10 +23,7 @@ ALLOWED = (
 
 @contextmanager
 def trusting(packages: Iterable[str] = ()) -> Iterator[None]:
-    """Inside, recipes and checkpoints can name classes of `ALLOWED`, of what is under `packages`, and of nothing else.
-
-    Blocks add up: what an outer one trusts, an inner one trusts as well.
-    """
+    """Inside, recipes and checkpoints can name classes of `ALLOWED`, of `packages`, and of what outer blocks trust."""
     from jsonargparse import set_parsing_settings
 
     settings = parsing_settings()

@@ -4,9 +4,5 @@ from typing import Any
 
 
 def keep_unregistered(owner: object, name: str, module: Any) -> None:
-    """Set an attribute to a module that is no submodule of its owner.
-
-    `owner.name = module` would register it: a frozen prior would be saved in every checkpoint, and its weights given to
-    the optimiser of whoever uses it. What is kept like this does not follow its owner to another device either.
-    """
+    """Set an attribute to a module that is no submodule: it is in no checkpoint or optimiser, and never moved."""
     object.__setattr__(owner, name, module)

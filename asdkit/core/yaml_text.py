@@ -102,11 +102,7 @@ def check_recipe(file: Path) -> Path:
 
 
 def check_yaml(text: str) -> bool:
-    """Whether a text is a mapping; it may be nested, and its aliases may repeat what they name, within limits.
-
-    Raises:
-        yaml.YAMLError: it is no YAML, has a tag, or goes beyond the limits; the sentence names the line.
-    """
+    """Whether a text is a mapping; a YAMLError that names the line if it is no YAML, has a tag, or exceeds a limit."""
     try:
         return not _WORD.fullmatch(text) and _is_mapping(text)
     except ReaderError as error:
@@ -121,6 +117,7 @@ def _is_mapping(text: str) -> bool:
     is_mapping, sizes, names = False, [0], [""]  # of what is open: nodes so far, and anchors
     anchors: dict[str, int] = {}
     for event in yaml.parse(text, Loader=yaml.SafeLoader):  # a stream: what is nested costs no stack
+        is_alias = isinstance(event, yaml.AliasEvent)
         if isinstance(event, yaml.CollectionStartEvent):
             is_mapping |= len(sizes) == 1 and isinstance(event, yaml.MappingStartEvent)
             sizes.append(1)
@@ -129,14 +126,12 @@ def _is_mapping(text: str) -> bool:
             anchors[names.pop()] = size = sizes.pop()
             sizes[-1] += size
         elif isinstance(event, yaml.NodeEvent):
-            sizes[-1] += anchors.get(event.anchor, 1) if isinstance(event, yaml.AliasEvent) else 1
+            sizes[-1] += anchors.get(event.anchor, 1) if is_alias else 1
         tag = getattr(event, "tag", None) or "!"
         problem = f"the tag {tag.removeprefix('tag:yaml.org,2002:')}" if tag != "!" else ""
         problem = f"brackets or lists nested more than {MAX_DEPTH} deep" if len(sizes) > MAX_DEPTH else problem
         problem = f"more than {MAX_NODES} values before it, aliases counted" if sizes[-1] > MAX_NODES else problem
-        problem = (
-            "an alias within what it names" if isinstance(event, yaml.AliasEvent) and event.anchor in names else problem
-        )
+        problem = "an alias within what it names" if is_alias and event.anchor in names else problem
         if problem:
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
     return is_mapping

@@ -29,9 +29,7 @@ PeftOption = bool | int | float | str | list[str]
 
 
 class Attached(Adapter):
-    """What adapters share: the camera's network, weights that may arrive before there is a prior to attach to, and
-    whether they adapt the prior itself or another model, whose frozen weights are in no checkpoint.
-    """
+    """What adapters share: the camera's network, weights that may arrive before `setup`, and the model they adapt."""
 
     _prior: Prior | None
     _other_prior: Prior | None
@@ -127,9 +125,6 @@ class Embedding(Attached):
         tokens: the number of tokens that the offset moves, counted from the first word; 0 for the whole sequence.
         camera: whether e_phi also knows the camera, by a zero-initialised offset of the time embedding.
         prior: another model that is adapted in place of the prior; the prior itself when left out.
-
-    Raises:
-        ValueError: a prior without an embedding to move (in `setup`).
     """
 
     def __init__(self, tokens: Whole = 0, camera: bool = True, prior: Prior | None = None) -> None:
@@ -157,9 +152,6 @@ class UNetCopy(Attached):
 
     Args:
         camera: whether e_phi also knows the camera, by a zero-initialised offset of the time embedding.
-
-    Raises:
-        ValueError: the prior's network has no parameters (in `setup`).
     """
 
     _network: nn.Module
@@ -177,13 +169,11 @@ class UNetCopy(Attached):
         keep_unregistered(self, "_network", network)
 
     def _apply(self, function: Any, recurse: bool = True) -> "Attached":
-        """The copy's buffers move with its parameters."""
         super()._apply(function, recurse)
-        self._network._apply(function, recurse)
+        self._network._apply(function, recurse)  # its buffers, too
         return self
 
     def network(self, prior: Prior) -> nn.Module:
-        """The copy."""
         return self._network
 
     def within(self, prior: Prior) -> AbstractContextManager[None]:
@@ -210,9 +200,6 @@ class PeftAdapter(Attached):
         camera: whether e_phi also knows the camera, by a zero-initialised offset of the time embedding.
         init_seed: the seed of random initial weights.
         prior: another model that is adapted in place of the prior; the prior itself when left out.
-
-    Raises:
-        ValueError: a kind that can't be phi, or options that peft refuses (in `setup`).
     """
 
     def __init__(
@@ -288,11 +275,10 @@ class PeftAdapter(Attached):
             self._switch(on=False)
 
     def _switch(self, on: bool) -> None:
-        """Let the layers add this adapter's updates, or none.
+        """Let the layers add this adapter's updates, or none: by the attributes behind peft's read-only ones.
 
-        These are the attributes behind peft's read-only `disable_adapters` and `active_adapters`. Its public switches,
-        `enable_adapters` and `set_adapter`, change `requires_grad` as well, and autograd drops the gradient of a weight
-        that is frozen when the backward pass comes.
+        Its public switches change `requires_grad` as well, and autograd drops the gradient of a weight that is frozen
+        when the backward pass comes.
         """
         for layer in self._layers:
             vars(layer).update(_disable_adapters=not on, _active_adapter=[self._name])
@@ -313,7 +299,7 @@ class PeftAdapter(Attached):
 class LoRA(PeftAdapter):
     """Low-rank adapters on layers of the prior's network, through peft: the default place of phi.
 
-    They start at exactly zero, so that e_phi = e_y at step 0.
+    They start at exactly zero, so that e_phi = e_y at step 0. `setup` refuses a network without such layers.
 
     Args:
         rank: the rank of the updates. A higher one can learn more and costs more; the paper's code uses 4.
@@ -323,9 +309,6 @@ class LoRA(PeftAdapter):
         init_seed: the seed of the random half of each update.
         prior: another model that is adapted; the prior itself when left out. The paper's code adapts Stable Diffusion
             2.1, which predicts v, beside 2.1-base as prior. e_phi then starts as the prediction of that other model.
-
-    Raises:
-        ValueError: no layer of the network has such a name (in `setup`).
     """
 
     def __init__(

@@ -134,9 +134,7 @@ class Discriminator(Field):
         x.forget(self.adapter)
 
     def diagnostics(self, x: Noised, ask: bool = True) -> dict[str, float]:
-        """What to log.
-
-        `gap` is ||e_phi - eps||^2 - ||e_y - eps||^2 per value (the discriminator's estimate of a log-density ratio),
+        """`gap` is ||e_phi - eps||^2 - ||e_y - eps||^2 per value (the discriminator's estimate of a log-density ratio),
         `distance` is ||e_phi - e_y||^2 per value, `rho` the ratio ||e_phi - e_y|| / ||e_phi - eps||, and `lambda_eff`
         the CFG scale that VSD would have at this gamma's optimum. Of Eq. 9, `real_clipped` is the share of the real
         samples that no longer count.

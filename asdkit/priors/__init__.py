@@ -1,4 +1,1 @@
-"""Frozen diffusion models: their families, their files and their calls.
-
-What can't be had, or is torn, hostile or of an unknown kind, is a PriorUnavailable of one sentence.
-"""
+"""Frozen diffusion models; one that can't be had, is torn, hostile or unknown, is a PriorUnavailable of a sentence."""

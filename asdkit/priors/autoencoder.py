@@ -14,11 +14,7 @@ from asdkit.priors.network_runner import to_float32
 
 
 def load_autoencoder(files: ModelFolder, dtype: torch.dtype, tiny_vae: str = "") -> Model:
-    """A model's own autoencoder, or in its place an `AutoencoderTiny` in a folder or under an id of the hub.
-
-    One that overflows in float16 (`force_upcast`) is kept in single precision; a tiny one whose latents have another
-    number of channels is a ValueError.
-    """
+    """A model's own autoencoder, in single precision if it overflows (`force_upcast`), or an `AutoencoderTiny`."""
     from diffusers import AutoencoderKL, AutoencoderTiny
 
     settings = files.json("vae/config.json")

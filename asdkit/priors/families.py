@@ -34,41 +34,39 @@ def noise_levels(scheduler: dict[str, Any], tokens: int, model: str = "the model
         raise PriorUnavailable(f"{model}'s scheduler has {steps!r} steps of noise; asdkit takes 1 to {MOST_STEPS}.")
     kind = getattr(diffusers, name if name != "DPMSolverSDEScheduler" else "DDPMScheduler", None)  # that needs torchsde
     try:
-        if not isinstance(kind, type) or not issubclass(kind, diffusers.SchedulerMixin):
-            raise _Unfit("which diffusers doesn't have")
-        return _of_class(kind, scheduler, tokens)
-    except _Unfit as error:
-        reason = str(error)
+        found = _of_class(kind, scheduler, tokens)
     except Exception as error:  # of settings that a class doesn't take, or that make no levels
-        reason = f"which can't be made of its settings ({first_line(error)})"
+        found = f"which can't be made of its settings ({first_line(error)})"
+    if isinstance(found, Schedule):
+        return found
     raise PriorUnavailable(
-        f"{model}'s scheduler is {name}, {reason}; asdkit takes variance-preserving schedules of discrete steps, "
+        f"{model}'s scheduler is {name}, {found}; asdkit takes variance-preserving schedules of discrete steps, "
         "such as DDPMScheduler, and flows, such as FlowMatchEulerDiscreteScheduler."
     )
 
 
-class _Unfit(Exception):
-    """Why a scheduler has no noise levels for asdkit."""
+def _of_class(kind: Any, scheduler: dict[str, Any], tokens: int) -> Schedule | str:
+    """The noise levels of a class with these settings, or why asdkit can't take them."""
+    from diffusers import SchedulerMixin
 
-
-def _of_class(kind: Any, scheduler: dict[str, Any], tokens: int) -> Schedule:
+    known = isinstance(kind, type) and issubclass(kind, SchedulerMixin)
+    if not known:
+        return "which diffusers doesn't have"
     prediction = scheduler.get("prediction_type", "epsilon")
     if kind.__name__.startswith("FlowMatch"):
-        if scheduler.get("invert_sigmas"):
-            raise _Unfit("with inverted sigmas")
-        return _flow(scheduler, tokens)
+        return "with inverted sigmas" if scheduler.get("invert_sigmas") else _flow(scheduler, tokens)
     made = kind.from_config(scheduler)
     if "flow_shift" in inspect.signature(kind).parameters and made.config.use_flow_sigmas:
         if prediction != "flow_prediction":
-            raise _Unfit(f"with flow sigmas and the prediction {prediction!r}")
+            return f"with flow sigmas and the prediction {prediction!r}"
         return _flow(scheduler | {"shift": made.config.flow_shift}, tokens)
     levels, steps = getattr(made, "alphas_cumprod", None), made.config.num_train_timesteps
     if levels is None or scheduler.get("timestep_type", "discrete") != "discrete":
-        raise _Unfit("whose noise levels are continuous or not variance-preserving")
+        return "whose noise levels are continuous or not variance-preserving"
     if levels.shape != (steps,) or not levels.isfinite().all():
-        raise _Unfit(f"whose noise levels are not {steps} numbers")
+        return f"whose noise levels are not {steps} numbers"
     if prediction not in ("epsilon", "v_prediction", "sample"):
-        raise _Unfit(f"with the prediction {prediction!r}")
+        return f"with the prediction {prediction!r}"
     return variance_preserving(levels, prediction)
 
 

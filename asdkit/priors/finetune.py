@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +46,12 @@ def finetune_file(name: str) -> Path:
     return file
 
 
-def add_lora(
-    file: Path, pipeline: str, part: str, model: Model, network: Any, scale: float, parts: Collection[str]
-) -> None:
+def add_lora(file: Path, pipeline: str, part: str, model: Model, network: Any, scale: float, parts: list[str]) -> None:
     """W becomes W + scale (W' - W) in every layer of a component that a fine-tune names; nothing else changes.
 
     Diffusers' own fusing takes the alphas of kohya's files for the same in all layers, which they need not be.
-    `pipeline` is diffusers' name of the model's pipeline, which reads such files; `part` is the component's name, such
-    as `unet`, and `parts` are those of all that the model has; `network` are the settings of the network, which
-    kohya's names of layers depend on.
+    `pipeline` is diffusers' name of the model's pipeline, `part` that of the component, `parts` are all that the model
+    has, and `network` are the settings of the network, which kohya's names of layers depend on.
     """
     import diffusers
 
@@ -110,10 +106,7 @@ def _read(kind: Any, file: Path, network: Any, network_part: str) -> tuple[Facto
 
 
 def _renamed(kind: Any, tensors: Factors, network: Any) -> Factors:
-    """Factors that diffusers' readers know nothing of, under the names that they give to the layers of a LoRA.
-
-    Each layer is given a LoRA of one number, by which it is known again.
-    """
+    """Factors under the names that diffusers gives to the layers of a LoRA, which tells them by LoRAs of one number."""
     layers: dict[str, list[str]] = {}
     for name in tensors:
         layers.setdefault(_LAYER.sub("", name), []).append(name)
@@ -199,10 +192,7 @@ def word_of(file: Path) -> str:
 
 
 def add_words(file: Path, pipeline: Any, texts: list[str]) -> None:
-    """Teach a pipeline the word of a textual inversion.
-
-    The file is in diffusers' or in A1111's layout, of one or of two text encoders. One of the prompts should say it.
-    """
+    """Teach a pipeline the word of a textual inversion, in diffusers' or A1111's layout; a prompt should say it."""
     word, words = word_of(file), learned_words(file)
     with one_sentence(f"The textual inversion {file}", "can't be added", _OF_THIS_KIND):
         if len(words) > 1 and not words.keys() <= {"clip_l", "clip_g"}:

@@ -36,10 +36,7 @@ TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel
 
 
 class ModelFolder:
-    """Reads components; whatever is missing or torn is a PriorUnavailable of one sentence.
-
-    Libraries see only links to the files `names` that are read, and checked copies of the settings.
-    """
+    """Reads components. Libraries see only links to the files `names` that are read, and checked copies of settings."""
 
     def __init__(self, path: Path, names: list[str], variant: str = "") -> None:
         self.path, self.names, self.variant = path, names, variant
@@ -200,9 +197,8 @@ def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
 def digest_of(used: dict[str, Path], also: str = "", beside: dict[str, Path] | None = None) -> str:
     """12 hex digits that stand for a model's weights, wherever they lie, and for the text `also`.
 
-    Of a small model every byte of every file counts, also of those `beside` the used ones. Of a large one those files
-    do that are used: their sizes, headers and 256 pieces of 4 KiB each, which any training changes and which cost no
-    minutes.
+    Of a small model every byte of every file counts, also of those `beside` the used ones. Of a large one the used
+    files' sizes, headers and 256 pieces of 4 KiB do, which any training changes.
     """
     files = beside or used
     small = sum(file.stat().st_size for file in files.values()) <= _EXACT

@@ -93,10 +93,7 @@ def component(path: str) -> ModelFolder:
 
 
 class SingleFile(ModelFolder):
-    """A .safetensors file in the layout that a model was trained in.
-
-    Its settings, its vocabularies and the parts that it lacks are those of another model, `config`.
-    """
+    """A .safetensors file in the layout that a model was trained in; the model `config` has all that it lacks."""
 
     def __init__(self, file: Path, config: str) -> None:
         shapes = _shapes(file)
@@ -105,7 +102,6 @@ class SingleFile(ModelFolder):
         self.file = file
 
     def digest(self) -> str:
-        """A digest of the weights in the file and in the folder."""
         return digest_of(self.weights | {"": self.file})
 
     def model(self, model_class: Any, part: str, dtype: torch.dtype = torch.float32) -> Model:
@@ -158,10 +154,7 @@ def base_of_file(file: Path) -> str:
 
 
 def overlay_of(path: str, config: str = "") -> str:
-    """The name of a model's overlay, such as `sdxl`; empty for asdkit's own models, which the recipes are made for.
-
-    `path` and `config` are those of `Pretrained`; of an id, the small files are fetched and no weights.
-    """
+    """The name of a model's overlay, such as `sdxl`; empty for asdkit's own models. No weights are fetched for it."""
     name = path.removeprefix(RANDOM).partition("@")[0]
     if name in ALIASES:
         return ALIASES[name].overlay
@@ -180,10 +173,7 @@ def overlay_of(path: str, config: str = "") -> str:
 
 @dataclass
 class ModelSource:
-    """Files that are found, and fetched from the hub where its cache lacks them, when they are first needed.
-
-    Args are those of `Pretrained`.
-    """
+    """Files of a `Pretrained`, which are found, and fetched where the hub's cache lacks them, when first needed."""
 
     path: str
     variant: str

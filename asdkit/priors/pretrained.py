@@ -98,7 +98,6 @@ class Pretrained(Prior):
 
     @property
     def digest(self) -> str:
-        """12 hex digits that stand for the weights and the LoRA on them; those of a tiny autoencoder after them."""
         return self.source.digest
 
     def setup(self) -> None:
@@ -160,7 +159,6 @@ class Pretrained(Prior):
         return self
 
     def encode(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """Images in [0,1] to x0: what the autoencoder makes of them, or the images within [-1,1]."""
         size = (self.image_size,) * 2 if self.image_size else () if self.vae else tuple(self._native_size())
         if size and images.shape[-2:] != size:
             images = nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
@@ -220,13 +218,11 @@ class Pretrained(Prior):
         return self.words.doubt(prompt)
 
     def predict(self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None) -> list[Tensor]:
-        return self._predict({x: conditions}, adapter)
+        return self.predict_all({x: conditions}, adapter)
 
-    def predict_all(self, asked: Mapping[Noised, Sequence[Condition]]) -> list[Tensor]:
-        return self._predict(asked)
-
-    def _predict(self, asked: Mapping[Noised, Sequence[Condition]], adapter: Adapter | None = None) -> list[Tensor]:
-        """With an adapter, of a single draw."""
+    def predict_all(
+        self, asked: Mapping[Noised, Sequence[Condition]], adapter: Adapter | None = None
+    ) -> list[Tensor]:  # with an adapter, at a single draw
         pairs = [(x, condition) for x, conditions in asked.items() for condition in conditions]
         self.prepare([own for x, condition in pairs for own in x.own(condition)])
         rows = [self.prompts.rows(x, condition) for x, condition in pairs]
@@ -249,7 +245,6 @@ class Pretrained(Prior):
         return self.runner.time_offset(offset)
 
     def copy_network(self) -> Model:
-        """A copy of the network in single precision."""
         return self.runner.copy(self.network)
 
     def in_step(self) -> AbstractContextManager[None]:

@@ -33,10 +33,7 @@ _MOST_TOKENS = 4096
 
 
 class PromptEmbedder:
-    """Embeds the prompts of a prior's conditions once, and gives each sample of a draw its embedding.
-
-    The prior's `view_words` and `view_prompts` say which prompts a condition needs.
-    """
+    """Embeds the prompts of a prior's conditions once, and gives each sample of a draw its embedding."""
 
     def __init__(self, prior: Prior, embed: Callable[[list[str]], dict[str, Embedded]]) -> None:
         self._prior, self._embed = prior, embed

@@ -23,10 +23,7 @@ _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
 def files_of_model(variant: str = "", without: Collection[str] = ()) -> Choose:
-    """Chooses the files of a model in diffusers' layout, of a variant such as `fp16` where there are any.
-
-    The weights of the components in `without` come from elsewhere.
-    """
+    """Chooses the files of a model in diffusers' layout, of a variant where there are any; no weights of `without`."""
 
     def choose(model: str, names: Collection[str], read: Callable[[str], Settings]) -> list[str]:
         from asdkit.priors.families import family_of  # which needs torch

@@ -79,7 +79,6 @@ def _shape(product: tuple[Tensor, ...]) -> tuple[int, int]:
 
 
 def _multiplied(product: tuple[Tensor, ...]) -> Tensor:
-    """A product as a matrix [rows, columns]."""
     left, *core = product
     if len(core) == 2:
         return torch.einsum("oi,ij...,jr->or...", left, *core).flatten(1)

@@ -42,20 +42,14 @@ class Timesteps(Part):
 
 
 class Draws:
-    """Draws that depend on (seed, rank, step, purpose) alone, however a step is split into parts.
-
-    A batch may have a prompt for each sample, in the place of the run's `prompt`.
-    """
+    """Draws that depend on (seed, rank, step, purpose) alone, however a step is split into parts."""
 
     def __init__(self, prior: Prior, timesteps: Timesteps, seed: int, prompt: str = "") -> None:
         self.prior, self.timesteps, self.seed, self.prompt = prior, timesteps, seed, prompt
         self._encoded_source: Tensor | None = None
 
     def draw(self, x0: Float[Tensor, "B C h w"], batch: Batch, step: int, purpose: str, rank: int = 0) -> Noised:
-        """One noisy draw of x0 in an iteration, counted from 0; draws for two purposes are independent.
-
-        The batch says their cameras and source, and which samples of the step they are.
-        """
+        """One noisy draw of x0 in an iteration, counted from 0; draws for two purposes are independent."""
         rows = batch.rows or Rows(0, len(x0), len(x0))
         random = generator_for(self.seed, step, purpose, rank)
         t = rows.of(self.timesteps.draw(rows.total, step, len(self.prior.schedule), random))
@@ -64,8 +58,8 @@ class Draws:
             random = generator_for(self.seed, step, f"{purpose}, from {rows.start} on", rank)
         source = None if batch.source is None else self._source(batch.source, batch.views is None).expand_as(x0)
         prompts = {self.prompt: batch.prompts} if batch.prompts else None
-        facts = {"step": step, "source": source, "random": random, "prompts": prompts, "references": batch.references}
-        return self.prior.draw(x0, t, eps, batch.views, **facts)
+        facts = {"source": source, "random": random, "prompts": prompts, "references": batch.references}
+        return self.prior.draw(x0, t, eps, batch.views, step=step, **facts)
 
     @torch.no_grad()
     def _source(self, image: Float[Tensor, "B 3 H W"], fixed: bool) -> Float[Tensor, "B C h w"]:

@@ -21,10 +21,8 @@ _WEIGHTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def weight(weighting: Weighting, alpha: Levels, sigma: Levels) -> Levels:
-    """w(t) of Eq. 7; a ValueError of any other word than those below.
-
-    `sigma2` is DreamFusion's, `sigma_over_alpha` gives the residual in x0 units (the paper's released code),
-    `alpha_over_sigma` is Eq. 7 taken literally; and there is `uniform`.
+    """w(t) of Eq. 7: `uniform`, DreamFusion's `sigma2`, `sigma_over_alpha` (the residual in x0 units, as in the paper's
+    released code) or `alpha_over_sigma` (Eq. 7 taken literally); a ValueError of any other word.
     """
     if weighting not in _WEIGHTS:
         raise ValueError(f"The weighting must be one of {', '.join(_WEIGHTS)}; got {weighting!r}.")

@@ -310,10 +310,9 @@ def ddim(
     views: Views | None = None,
     prompts: Mapping[str, Sequence[str]] | None = None,
 ) -> Float[Tensor, "B C h w"]:
-    """x0 by deterministic DDIM (eta = 0) along any score field, e.g. `CFG("a duck", 3.0)`.
+    """x0 by deterministic DDIM (eta = 0) along any score field, e.g. `CFG("a duck", 3.0)`, from x_T = `noise`.
 
-    It starts at x_T = `noise` and takes as many network calls as steps; `views` are a camera for each sample, and
-    `prompts` of a text of the field what each sample has in its place.
+    It takes as many network calls as steps; `prompts` say of a text of the field what each sample has in its place.
     """
     times = torch.linspace(len(prior.schedule) - 1, 0, steps + 1, device=noise.device).long()
     x_t = noise

@@ -5,7 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -33,9 +33,8 @@ class Condition:
     Args:
         text: the prompt without view words; empty for the null condition.
         view_dependent: whether the view's words (and its camera, where the prior takes one) are added.
-        words: the words that a view-dependent prompt gets. `nearest` takes the nearest direction's. `blended` takes the
-            embedding between the prompts of the two directions on either side of the camera. `front`, and `side` for
-            the camera's own side, take these wherever the camera stands, and leave the camera itself out.
+        words: `nearest` is the nearest direction's, `blended` the embedding between those of the two directions on
+            either side of the camera. `front`, and `side` for the camera's own side, leave the camera itself out.
     """
 
     text: str
@@ -77,30 +76,19 @@ class Adapter(Part, nn.Module, ABC):
 
 
 class Prior(Part, nn.Module, ABC):
-    """A frozen score model. `setup` loads its weights, never the constructor.
+    """A frozen score model. `setup` loads its weights, never the constructor."""
 
-    Attributes:
-        schedule: its noise schedule, after `setup`.
-        view_words: the words for the directions that it knows; None if it knows none.
-        view_prompts: for a prompt, the whole prompts that replace it in some directions.
-        network: the denoising network, to which adapters attach.
-        time_width: the size of the network's time embedding, which cameras offset; 0 if it has none.
-        condition_shape: the shape of one embedded prompt, which textual inversion moves; empty if there is none.
-        channels: the number of channels of x0; 0 for any number.
-        adapter_targets: endings of the names of the layers that a LoRA adapts.
-        sharded: whether the network is spread over several ranks, which must all call it equally often.
-        agreed: makes all ranks follow the first, in decisions that each would take by its own machine; a run sets it.
-    """
-
-    schedule: Schedule
-    network: nn.Module
-    view_words: ViewWords | None = None
-    view_prompts: Mapping[str, Mapping[str, str]] = {}
-    time_width: int = 0
-    condition_shape: tuple[int, ...] = ()
-    channels: int = 0
+    schedule: Schedule  # after `setup`
+    network: nn.Module  # the denoising network, to which adapters attach; after `setup`
+    view_words: ViewWords | None = None  # the words for the directions that it knows
+    view_prompts: Mapping[str, Mapping[str, str]] = {}  # for a prompt, those that replace it in some directions
+    time_width: int = 0  # the size of the network's time embedding, which cameras offset; 0 if it has none
+    condition_shape: tuple[int, ...] = ()  # of one embedded prompt, which textual inversion moves; empty for none
+    channels: int = 0  # of x0; 0 for any number
+    # endings of the names of the layers that a LoRA adapts
     adapter_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    sharded: bool = False
+    sharded: bool = False  # whether the network is spread over ranks, which must all call it equally often
+    # makes all ranks follow the first, in decisions that each would take by its own machine; a run sets it
     agreed: Callable[[bool], bool] = bool
     _condition_offset: Tensor | None = None
 
@@ -117,10 +105,7 @@ class Prior(Part, nn.Module, ABC):
         """x0 to images in [0,1], for looking at."""
 
     def take_prompt(self, prompt: str, views: Mapping[str, str] | None = None) -> None:
-        """The run's prompt, and whole prompts in its place in some directions, of `view_words.names`.
-
-        It warns of words that this prior has never seen; a direction that it doesn't know is a ValueError.
-        """
+        """The run's prompt, and prompts in its place in some directions; a ValueError of one that it doesn't know."""
         if warning := self.doubt(prompt):
             _log.warning(warning)
         known, views = self.view_words.names if self.view_words else (), views or {}
@@ -135,10 +120,7 @@ class Prior(Part, nn.Module, ABC):
 
     @abstractmethod
     def predict(self, x: "Noised", conditions: Sequence[Condition], adapter: Adapter | None = None) -> list[Latent]:
-        """Noise predictions for each condition, in ONE batched network call.
-
-        What a condition is may differ from sample to sample: `x.by_own` says.
-        """
+        """Noise predictions for each condition, which `x.by_own` tells for each sample, in ONE batched network call."""
 
     def predict_all(self, asked: Mapping["Noised", Sequence[Condition]]) -> list[Latent]:
         """Frozen predictions at several draws, one draw after the other; in one network call if the prior can do so."""
@@ -206,62 +188,47 @@ class Prior(Part, nn.Module, ABC):
 
     def draw(self, x0: Latent, t: Times, eps: Latent, views: Views | None = None, **facts: Any) -> "Noised":
         """One noisy draw of x0; gradients do not flow into x0. `facts` are Noised's further arguments."""
-        return Noised(self, x0.detach(), t, eps, views, **facts)
+        return Noised(self, x0.detach(), t, eps, views, **facts | {"prompts": facts.get("prompts") or {}})
 
 
+@dataclass(eq=False, repr=False)
 class Noised:
     """One draw: (x0, t, eps) and x_t = alpha_t x0 + sigma_t eps, the latter in double precision (see `schedules`).
 
-    Predictions are memoised per (condition, adapter), so that a generator step and a discriminator step that share
-    the draw share its network calls.
-
-    Args:
-        prior: whose schedule and network are meant.
-        x0: the clean sample, without gradient.
-        t: noise level of each sample, on any device.
-        eps: standard normal noise.
-        views: a camera for each sample, or None.
-        step: the iteration, for numbers that move with it.
-        source: the clean sample of the source image, for methods that compare with one.
-        random: where fields take further random numbers from; torch's global generator when None.
-        prompts: of a condition's text, the text that each sample has in its place; a text that isn't there is the same
-            for all. So fields, memo and adapters know one condition, whatever its samples' own are.
-        references: posed pictures of what the generator makes, or None.
+    Predictions are memoised per (condition, adapter), so that steps that share the draw share its network calls.
+    `prompts` say of a condition's text what each sample has in its place; so fields, memo and adapters know one
+    condition, whatever its samples' own are.
     """
 
-    def __init__(
-        self,
-        prior: Prior,
-        x0: Latent,
-        t: Times,
-        eps: Latent,
-        views: Views | None = None,
-        step: int = 0,
-        source: Latent | None = None,
-        random: torch.Generator | None = None,
-        prompts: Mapping[str, Sequence[str]] | None = None,
-        references: Posed | None = None,
-    ) -> None:
-        self.prior, self.x0, self.eps, self.views, self.prompts = prior, x0, eps, views, prompts or {}
+    prior: Prior
+    x0: Latent  # the clean sample, without gradient
+    t: Times  # on any device
+    eps: Latent
+    views: Views | None = None
+    step: int = 0  # the iteration, for numbers that move with it
+    source: Latent | None = None  # the clean sample of the source image
+    random: torch.Generator | None = None  # what fields take further random numbers from; torch's global one when None
+    prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    references: Posed | None = None  # posed pictures of what the generator makes
+
+    def __post_init__(self) -> None:
         for texts in self.prompts.values():
-            require(len(texts) == len(t), f"There are {len(t)} samples, and {len(texts)} prompts for them.")
-        self.drawn_t, self.t = t, to_device(t, x0.device)  # where it was drawn, and where it is used
-        self.step, self.source, self.random, self.references = step, source, random, references
-        self.alpha, self.sigma = prior.schedule.alpha(self.t), prior.schedule.sigma(self.t)
-        self.x_t = prior.schedule.add_noise(x0, self.t, eps)
+            require(len(texts) == len(self.t), f"There are {len(self.t)} samples, and {len(texts)} prompts for them.")
+        self.drawn_t, self.t = self.t, to_device(self.t, self.x0.device)  # where it was drawn, and where it is used
+        self.alpha, self.sigma = self.prior.schedule.alpha(self.t), self.prior.schedule.sigma(self.t)
+        self.x_t = self.prior.schedule.add_noise(self.x0, self.t, self.eps)
         self._memo: dict[tuple[Condition, Adapter | None], Tensor] = {}
         self._derived: dict[Hashable, Noised] = {}
 
     def like(self, x0: Tensor, t: Tensor, eps: Tensor, views: Views | None = None) -> "Noised":
         """Another draw of the same prior, step and source; of the same views where none are given."""
-        kept = self.step, self.source, self.random, self.prompts, self.references
-        return Noised(self.prior, x0, t, eps, self.views if views is None else views, *kept)
+        return replace(self, x0=x0, t=t, eps=eps, views=self.views if views is None else views)
 
     def some(self, rows: Int[Tensor, " R"], x0: Float[Tensor, "R C h w"], views: Views | None) -> "Noised":
         """Other clean samples and views at the t, eps and prompts of some samples; the numbers are on the CPU."""
         prompts = {text: [own[i] for i in rows.tolist()] for text, own in self.prompts.items()}
         t, eps = self.drawn_t[rows], self.eps[to_device(rows, self.eps.device)]
-        return Noised(self.prior, x0.detach(), t, eps, views, self.step, None, self.random, prompts)
+        return replace(self, x0=x0.detach(), t=t, eps=eps, views=views, source=None, prompts=prompts, references=None)
 
     def on(self, x0: Latent) -> "Noised":
         """The same t, eps and views on another clean sample."""

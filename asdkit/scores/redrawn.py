@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -67,12 +68,12 @@ class Later(Known):
         self.ratio, self.t_min = ratio, t_min
 
     def redraw(self, x: Noised) -> Noised:
-        return x.derived((type(self), self.ratio, self.t_min), lambda: x.at(self._later(x)))
+        def later() -> Noised:
+            last = len(x.prior.schedule) - 1
+            room = (x.t - self.t_min * last).clamp(min=0)
+            return x.at((x.t + x.rand(len(x.t)) * self.ratio * room).round().long().clamp(max=last))
 
-    def _later(self, x: Noised) -> Int[Tensor, " B"]:
-        last = len(x.prior.schedule) - 1
-        room = (x.t - self.t_min * last).clamp(min=0)
-        return (x.t + x.rand(len(x.t)) * self.ratio * room).round().long().clamp(max=last)
+        return x.derived((type(self), self.ratio, self.t_min), later)
 
 
 class Inverted(Redrawn):
@@ -117,15 +118,12 @@ class Inverted(Redrawn):
 class OtherPrior(Redrawn):
     """Asks another prior with the same x0, e.g. a fine-tune or a multi-view model, so that two guidances can be summed.
 
-    The other prior gets the same x0 and eps, and its own t of the same noise level. So the two may differ in schedule
-    and in what their networks predict. A prior that is named twice is loaded once; checkpoints hold only its name.
+    It gets the same x0 and eps, and its own t of the same noise level. So the two may differ in schedule and in what
+    their networks predict, but not in x0. A prior that is named twice is loaded once; checkpoints hold only its name.
 
     Args:
         field: an expression that the other prior answers, e.g. `SDS()`. Adapters in it are attached to that prior.
         prior: the other prior.
-
-    Raises:
-        ValueError: the two have different x0 (in `setup`).
     """
 
     prior: Prior
@@ -152,13 +150,11 @@ class OtherPrior(Redrawn):
         return self
 
     def redraw(self, x: Noised) -> Noised:
-        return x.derived(self.prior, lambda: self._ask(x))
+        def there() -> Noised:
+            t = x.t if self.prior is x.prior else self.prior.schedule.nearest(x.alpha / x.sigma)
+            return replace(x, prior=self.prior, t=t)
 
-    def _ask(self, x: Noised) -> Noised:
-        """The same clean sample, eps and views for the other prior, at its level of the nearest alpha / sigma."""
-        t = x.t if self.prior is x.prior else self.prior.schedule.nearest(x.alpha / x.sigma)
-        facts = x.step, x.source, x.random, x.prompts, x.references
-        return Noised(self.prior, x.x0, t, x.eps, x.views, *facts)
+        return x.derived(self.prior, there)
 
     def loss(self, x: Noised) -> Float[Tensor, ""] | None:
         return self.field.loss(self.redraw(x))
@@ -248,7 +244,8 @@ class Reweighted(Expression):
         views = None if x.views is None else x.views[torch.arange(len(x.t), device=x.t.device).repeat(n)]
         source = None if x.source is None else x.source.repeat(n, 1, 1, 1)
         x0, prompts = x.x0.repeat(n, 1, 1, 1), {text: list(own) * n for text, own in x.prompts.items()}
-        return Noised(x.prior, x0, x.t.repeat(n), eps, views, x.step, source, x.random, prompts)
+        t = x.t.repeat(n)
+        return replace(x, x0=x0, t=t, eps=eps, views=views, source=source, prompts=prompts, references=None)
 
 
 class Stages(Expression):

@@ -4,10 +4,9 @@ Every network output is o = p x0 + q eps; with D = alpha q - sigma p,
     eps = (alpha o - p x_t) / D        x0 = (q x_t - sigma o) / D
 (epsilon: p, q = 0, 1; v: -sigma, alpha; flow, eps - x0: -1, 1; sample: 1, 0).
 
-Levels and conversions are in double precision, whatever the network computes in. A difference of two converted
-predictions is then as exact as the converted difference, (alpha / D) times that of the outputs, at every t; and where
-alpha is 0 (zero terminal SNR, the end of a flow) it is held at 2^-24, which no x_t in single precision shows, so that
-weights that divide by alpha give the finite limit.
+Levels and conversions are in double precision, so that a difference of two converted predictions is as exact as the
+converted difference at every t. Where alpha is 0 (zero terminal SNR, the end of a flow) it is held at 2^-24, which no
+x_t in single precision shows, so that weights that divide by alpha give the finite limit.
 """
 
 from collections.abc import Callable

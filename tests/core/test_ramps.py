@@ -17,12 +17,6 @@ def test_constant_outside(shape: str, begin: int) -> None:
     assert [ramp(begin + step) for step in (10, 11, 100000)] == [0.5, 0.5, 0.5]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_moves_one_way_only(shape: str) -> None:
-    up, down = Ramp(1.0, 3.0, 20, 3, shape), Ramp(3.0, 1.0, 20, 3, shape)
-    assert all(up(step) < up(step + 1) and down(step) > down(step + 1) for step in range(3, 23))
-
-
 def test_shapes_are_equal_differences_equal_factors_and_half_a_wave() -> None:
     linear, factors = Ramp(-1.0, 3.0, 8, begin=2), Ramp(8.0, 0.5, 4, shape="exponential")
     assert [linear(step) for step in range(2, 11)] == pytest.approx([-1.0 + 0.5 * k for k in range(9)], abs=1e-12)

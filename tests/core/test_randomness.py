@@ -3,8 +3,6 @@
 import hashlib
 import itertools
 
-import torch
-
 from asdkit.core.randomness import generator_for
 
 
@@ -19,15 +17,3 @@ def test_values_are_kept_between_versions_and_machines() -> None:
     for text, place in ((b"5/2/9/noise", (5, 9, "noise", 2)), (b"1/0/2/a", (1, 2, "a"))):
         digest = hashlib.blake2b(text, digest_size=8).digest()
         assert generator_for(*place).initial_seed() == int.from_bytes(digest, "little") >> 1
-
-
-def test_the_global_generator_is_left_alone() -> None:
-    before = torch.random.get_rng_state()
-    torch.rand(3, generator=generator_for(0, 0, "x"))
-    assert torch.equal(before, torch.random.get_rng_state())
-
-
-def test_neighbouring_steps_are_uncorrelated() -> None:
-    rows = torch.stack([torch.randn(2000, generator=generator_for(0, step, "noise")) for step in range(6)])
-    correlation = torch.corrcoef(rows) - torch.eye(6)
-    assert correlation.abs().max() < 0.1

@@ -1,6 +1,7 @@
 """Cameras: stratified, stateless, within their ranges; and views to judge by that training does not take."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,28 +26,31 @@ from asdkit import (
 )
 from asdkit.core.randomness import generator_for
 from asdkit.formats.splat_files import write_splats
-from asdkit.rendering.cameras import Views
+from asdkit.rendering.cameras import Batch, Views
 
 
 def draws(cameras: Cameras, count: int) -> Views:
     return [cameras.sample(generator_for(0, step, "views")) for step in range(count)]
 
 
-def first_views(cameras: Cameras, step: int, rank: int = 0, seed: int = 3) -> Views:
+def stream_from(cameras: Cameras, step: int, rank: int = 0, seed: int = 3) -> Iterator[Batch]:
     module = SimpleNamespace(seed=seed)
     cameras.trainer = SimpleNamespace(lightning_module=module, global_step=step, global_rank=rank)
-    return next(iter(cameras.train_dataloader())).views
+    return iter(cameras.train_dataloader())
+
+
+def first_views(cameras: Cameras, step: int, rank: int = 0, seed: int = 3) -> Views:
+    return next(stream_from(cameras, step, rank, seed)).views
 
 
 def test_prompts_share_the_views_of_a_step() -> None:
     texts = ["a", "b", "c"]
     cameras = Cameras(views_per_step=4, prompts=PromptList(texts, per_step=2))
-    views = first_views(cameras, 5, rank=1)
-    batch = next(iter(cameras.train_dataloader()))
+    batch = next(stream_from(cameras, 5, rank=1))
     first, second = (texts[i] for i in torch.randint(3, (2,), generator=generator_for(3, 5, "prompts", 1)))
     assert batch.prompts == [first, second, first, second]
     plain = first_views(Cameras(views_per_step=4), 5, rank=1)
-    assert all(torch.equal(value, plain.tensors[name]) for name, value in views.tensors.items())
+    assert all(torch.equal(value, plain.tensors[name]) for name, value in batch.views.tensors.items())
 
 
 def test_each_view_has_its_own_sector() -> None:
@@ -73,16 +77,11 @@ def test_azimuths_are_uniform_and_elevations_as_asked() -> None:
 
 def test_the_views_of_a_step_depend_on_seed_step_and_rank_alone() -> None:
     cameras = Cameras(size=16)
-    endless = iter(cameras_from(cameras, 0))
+    endless = stream_from(cameras, 0)
     stream = [next(endless).views for _ in range(5)]
     assert torch.equal(first_views(cameras, 3).azimuth, stream[3].azimuth)
     for other in (first_views(cameras, 4), first_views(cameras, 3, rank=1), first_views(cameras, 3, seed=4)):
         assert not torch.equal(other.azimuth, stream[3].azimuth)
-
-
-def cameras_from(cameras: Cameras, step: int) -> torch.utils.data.DataLoader:
-    cameras.trainer = SimpleNamespace(lightning_module=SimpleNamespace(seed=3), global_step=step, global_rank=0)
-    return cameras.train_dataloader()
 
 
 def test_novel_views_see_all_sides_and_heights() -> None:
@@ -130,8 +129,7 @@ def test_numbers_move_with_the_iterations_and_pictures_are_of_their_end() -> Non
     assert novel.height == around_it.width == 64 and float(novel.distance[0]) == pytest.approx(3.4)
     assert torch.equal(novel.K[0], cameras.sample(generator_for(0, 10, "views"), 10).K[0])
     assert float(around_it.distance[0]) == pytest.approx(3.4)
-    cameras.trainer = SimpleNamespace(lightning_module=SimpleNamespace(seed=0), global_step=5, global_rank=0)
-    stream = iter(cameras.train_dataloader())
+    stream = stream_from(cameras, 5, seed=0)
     assert torch.equal(next(stream).views.c2w, facts[5].c2w)
     assert torch.equal(next(stream).views.c2w, cameras.sample(generator_for(0, 6, "views"), 6).c2w)
 
@@ -160,12 +158,8 @@ def test_an_asset_is_seen_from_the_steps_cameras_before_the_steps_backdrop(tmp_p
         Cameras(asset=str(save_run(tmp_path / "b.ckpt", Pixels())))
 
 
-CROSSED = [
-    {"distance": Distance(3.2, Ramp(3.0, 3.6, 10))},
-    {"distance": Distance(min=4.0)},
-    {"min_elevation_deg": 70.0},
-]
-CROSSED += [{"overhead": Overhead(min_elevation_deg=86.0)}]
+CROSSED = [{"distance": Distance(3.2, Ramp(3.0, 3.6, 10))}, {"distance": Distance(min=4.0)}]
+CROSSED += [{"min_elevation_deg": 70.0}, {"overhead": Overhead(min_elevation_deg=86.0)}]
 
 
 @pytest.mark.parametrize("arguments", CROSSED)

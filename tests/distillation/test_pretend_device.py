@@ -34,6 +34,7 @@ nerf = partial(asdkit.NeRF, hidden=4, samples=4)
 GENERATORS: dict[str, Callable[[], asdkit.Generator]] = {
     "Gaussians": lambda: gaussians(penalties=asdkit.GaussianPenalties(0.1, 0.1), sh_degree=1),
     "MCMC": lambda: gaussians(mode="antialiased", density=asdkit.MCMC()),
+    "growing": lambda: gaussians(rounds=asdkit.Rounds(every=4, first=4), density=asdkit.MCMC(growth=0.5)),
     "surfels": lambda: gaussians(mode="surfels"),
     "Voxels": lambda: nerf(asdkit.Voxels((4,), 2), rates=asdkit.NeRFRates(sky=0.1)),
     "TriPlane": lambda: nerf(asdkit.TriPlane((4,), 2), importance=2),
@@ -54,8 +55,10 @@ METHODS: dict[str, Callable[[type[asdkit.Adapter]], dict[str, Any]]] = {
     "RewardSDS": lambda _: {"guidance": asdkit.RewardSDS(Brightness(), 7.5, draws=2, temperature=1.0)},
     "Perp-Neg": lambda _: {"guidance": asdkit.SDS(), "cfg": asdkit.CFGOptions(asdkit.PerpNeg())},
 }
-IN_3D = {
-    "posed": lambda adapter: {"guidance": asdkit.ASD(adapter=adapter(), real_samples=asdkit.NearestReference(180.0))}
+TWICE = {"discriminator": asdkit.DiscriminatorSteps(2, clip=1.0, share_noise=False)}
+FURTHER = {
+    "posed": lambda adapter: {"guidance": asdkit.ASD(adapter=adapter(), real_samples=asdkit.NearestReference(180.0))},
+    "twice": lambda adapter: {"guidance": asdkit.ASD(adapter=adapter()), **TWICE},
 }
 IMAGES, SPLATS, NERFS = (
     ("Pixels", "Latents", "Network"),
@@ -68,6 +71,8 @@ CASES = [  # all methods of each of the four, whose kinds take turns
     ("Network", "ASD"),
     ("Amortized3D", "ASD"),
     ("Gaussians", "posed"),
+    ("Gaussians", "twice"),
+    ("Latents", "twice"),
     *(
         (kind, method) for kind in ("Pixels", "Latents") for method in METHODS if method != "Perp-Neg"
     ),  # which needs cameras
@@ -117,7 +122,7 @@ def learned(prior: Path, kind: str, method: str, folder: Path, **trainer: Any) -
     model, adapter = asdkit.GaussianPrior({PROMPT: 0.7, SOURCE: 0.4}), asdkit.Embedding
     if method == "Perp-Neg" or (kind, method) == ("Gaussians", "ASD"):
         model, adapter = asdkit.Pretrained(str(prior)), asdkit.LoRA
-    settings, sources = (METHODS | IN_3D)[method](adapter), {}
+    settings, sources = (METHODS | FURTHER)[method](adapter), {}
     if method == "edit" and kind in IMAGES:
         sources["image"] = str(folder / "source.png")
         save_grid(torch.rand(1, 3, 16, 16), folder / "source.png", 1)
@@ -158,6 +163,24 @@ def test_three_steps_are_the_cpus_and_wait_as_the_docs_say(
             assert watch.steps[1:] == [waits_of(kind, method)] * (STEPS - 1)
 
     in_a_fork(compare, tmp_path)
+
+
+@pytest.mark.slow
+def test_logs_and_rounds_alone_wait_for_more(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third step is logged; the fourth has a round of density control, after which Gaussians are looked up anew."""
+    monkeypatch.setattr(rasterize, "_chosen", lambda *_: "torch")
+
+    def check() -> None:
+        with pretend_device() as waits:
+            watch, often = Steps(waits), {"max_steps": 5, "log_every_n_steps": 3}
+            learned(tiny_folder, "growing", "ASD", tmp_path, callbacks=[watch], **often, **pretend_strategy())
+        _, plain, logged, _, after = watch.steps
+        assert plain == waits_of("Gaussians", "ASD") and logged["numbers"] > 0
+        assert after == plain + Counter(sizes=1)
+
+    in_a_fork(check, tmp_path)
 
 
 def test_the_device_does_what_a_gpu_does(tmp_path: Path) -> None:

@@ -93,29 +93,6 @@ def test_a_distilled_network_is_told_the_guidance_that_is_asked_for(name: str, f
     assert not torch.allclose(*told, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_levels_and_times_are_the_schedulers(name: str, families: dict) -> None:
-    folder, pipeline = families[name]
-    prior, scheduler = loaded(folder), pipeline.scheduler
-    schedule, t = prior.schedule, torch.tensor([0, 400, 999])
-    assert len(schedule) == 1000 and bool((schedule.alphas.diff() < 0).all())
-    x0, eps = torch.randn(2, 3, 1, 2, 2)
-    if name in ("sd3", "flux"):
-        assert schedule.prediction == "flow_prediction"
-        expected = (1 - schedule.sigma(t)) * x0 + schedule.sigma(t) * eps
-        assert torch.allclose(schedule.times, (schedule.sigmas * 1000).float())
-    else:
-        kept = scheduler.alphas_cumprod[t][:, None, None, None]
-        expected = (kept.sqrt() * x0 + (1 - kept).sqrt() * eps).double()
-        assert torch.equal(schedule.times, torch.arange(1000))
-        assert schedule.prediction == ("v_prediction" if name == "sd_v" else "epsilon")
-    assert torch.allclose(schedule.add_noise(x0, t, eps), expected, atol=1e-5)
-    if name == "sd3":
-        fresh = type(scheduler).from_config(scheduler.config)
-        assert torch.allclose(schedule.sigmas.flip(0).float(), fresh.sigmas, atol=1e-6)
-        assert torch.allclose(schedule.times.flip(0), fresh.timesteps, atol=1e-3)
-
-
 def test_a_flow_that_shifts_by_the_size_of_the_image_is_the_pipelines(families: dict) -> None:
     """FLUX at 512 px: 1024 tokens; its pipeline's sigmas for 4 steps, from 1 down by quarters, are ours at these t."""
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
@@ -129,15 +106,6 @@ def test_a_flow_that_shifts_by_the_size_of_the_image_is_the_pipelines(families: 
     assert torch.allclose(sigmas.float(), scheduler.sigmas[:4], atol=1e-6)
 
 
-def test_a_flow_of_fewer_steps_is_told_its_own_times(families: dict) -> None:
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=500, shift=3.0)
-    settings = dict(scheduler.config) | {"_class_name": "FlowMatchEulerDiscreteScheduler"}
-    times = loaded(families["sd3"][0]).family.schedule(settings, 64).times
-    assert torch.allclose(times.flip(0), scheduler.timesteps, atol=1e-3) and len(times) == 500
-
-
 @pytest.mark.parametrize("name", PIPELINES)
 def test_images_become_x0_and_back(name: str, families: dict) -> None:
     folder, pipeline = families[name]
@@ -148,6 +116,7 @@ def test_images_become_x0_and_back(name: str, families: dict) -> None:
         small = torch.nn.functional.interpolate(images, (16, 16), mode="bilinear", antialias=True)
         assert torch.allclose(x0, small * 2 - 1) and torch.allclose(prior.decode(x0), small, atol=1e-6)
         assert prior.latent_shape(16, 16) == (3, 16, 16)
+        assert prior.decode(9 * x0).aminmax() == (0, 1), "what lies beyond is cut off"
         return
     vae, config = pipeline.vae, pipeline.vae.config
     with torch.no_grad():

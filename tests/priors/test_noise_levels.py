@@ -74,6 +74,12 @@ def test_every_scheduler_has_its_own_levels_or_is_refused(name: str) -> None:
     assert torch.allclose(schedule.add_noise(x0, nearest, eps).float(), expected.float(), atol=tolerance)
 
 
+def test_a_flow_of_fewer_steps_is_told_its_own_times() -> None:
+    settings = _settings("FlowMatchEulerDiscreteScheduler", num_train_timesteps=500, shift=3.0)
+    expected = diffusers.FlowMatchEulerDiscreteScheduler.from_config(settings).timesteps
+    assert torch.allclose(noise_levels(settings, 64).times.flip(0), expected, atol=1e-3) and len(expected) == 500
+
+
 @pytest.mark.parametrize("settings", [FLOW, FLOW | {"use_dynamic_shifting": True}], ids=["shifted", "by tokens"])
 @pytest.mark.parametrize("name", ["DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep"])
 def test_flow_sigmas_of_other_classes(name: str, settings: dict[str, Any]) -> None:

@@ -329,32 +329,3 @@ def test_calls(
     """Conditions in each network call of one residual."""
     ready(method(), prior)(draw(prior, step=3))
     assert calls == expected
-
-
-@pytest.mark.parametrize(
-    ("method", "expected"),
-    [
-        (lambda: asdkit.ASD(adapter=bent()), []),
-        (lambda: asdkit.VSD(adapter=bent()), []),
-        (lambda: asdkit.LODS(adapter=bent()), []),
-        (lambda: asdkit.ASDEdit(adapter=bent(), source_adapter=bent(8)), [1, 1]),
-        (lambda: asdkit.DeltaASD(adapter=bent(), source_adapter=bent(8)), []),
-    ],
-    ids=["ASD", "VSD", "LODS", "ASDEdit", "DeltaASD"],
-)
-def test_calls_of_a_loss_on_the_shared_draw(
-    prior: asdkit.GaussianPrior, calls: list[float], method: Callable[[], asdkit.Field], expected: list[float]
-) -> None:
-    """What the residual has asked is not asked again; only ASDEdit's psi has not been at the image before.
-
-    On a fresh draw e_phi is asked for, and e_y but at gamma 0.
-    """
-    for make, fresh in ((asdkit.VSD, [1]), (asdkit.ASD, [1, 1]), (asdkit.LODS, [1])):
-        calls.clear()
-        ready(make(adapter=bent()), prior).loss(draw(prior))
-        assert calls == fresh
-    field, x = ready(method(), prior), draw(prior)
-    field(x)
-    calls.clear()
-    field.loss(x)
-    assert calls == expected

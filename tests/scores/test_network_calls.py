@@ -16,7 +16,7 @@ from torch import nn
 
 from asdkit import Alpha2, DiscriminatorSteps, Distillation, Gaussians, Latents, Pretrained, Rendering, Rounds, UNetCopy
 from asdkit.data import Cameras, Canvas
-from asdkit.methods import ASD, DDS, VSD, ASDEdit, AsynchronousSD, DeltaASD
+from asdkit.methods import ASD, DDS, LODS, VSD, ASDEdit, AsynchronousSD, DeltaASD
 from asdkit.rendering.cameras import ring
 from asdkit.scores.fields import Field
 from asdkit.scores.prior import Prior
@@ -91,6 +91,7 @@ CASES: dict[str, tuple[Callable[[], Field], dict[str, Any], list[int], list[int]
     "DDS without guidance": (lambda: DDS(1.0), ONCE, [6], []),
     "ASDEdit": (lambda: ASDEdit(), ONCE, [12, 3], [3, 3, 3]),  # phi here, psi there; psi and e_z here, its fake
     "DeltaASD": (lambda: DeltaASD(), ONCE, [12], [3, 3]),
+    "LODS": (lambda: LODS(), {}, [3], [3]),
     "a later draw": (lambda: AsynchronousSD(), {}, [9], []),
 }
 

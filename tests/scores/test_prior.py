@@ -3,8 +3,10 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.four_views import Loop
 from support.tiny import loaded
 from torch import Tensor
@@ -26,13 +28,6 @@ def _draw(prior: Pretrained, views: Views | None = None) -> Noised:
     return prior.draw(x0, torch.tensor([20, 300, 700, 970]), eps, views)
 
 
-def _vae(tiny_folder: Path):
-    from diffusers import AutoencoderKL, AutoencoderTiny
-
-    kind = AutoencoderKL if "AutoencoderKL" in (tiny_folder / "model_index.json").read_text() else AutoencoderTiny
-    return kind.from_pretrained(tiny_folder / "vae").eval()
-
-
 def test_loaded_frozen_and_in_eval_mode(tiny_folder: Path) -> None:
     assert not list(Pretrained("/nowhere").parameters())  # nothing is loaded yet
     prior = loaded(tiny_folder)
@@ -43,42 +38,18 @@ def test_loaded_frozen_and_in_eval_mode(tiny_folder: Path) -> None:
     assert not any(module.training for module in prior.modules())
 
 
-def test_encode_and_decode_are_the_pipelines(tiny_folder: Path, kl_folder: Path) -> None:
-    images = torch.rand(2, 3, 16, 16)
-    vae, kl = _vae(tiny_folder), _vae(kl_folder)
-    with torch.no_grad():
-        latents = vae.encode(2 * images - 1).latents
-        assert torch.allclose(loaded(tiny_folder).encode(images), latents, atol=1e-6)
-        expected = (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
-        assert torch.allclose(loaded(tiny_folder).decode(latents), expected, atol=1e-6)
-        mean = kl.encode(2 * images - 1).latent_dist.mean
-        assert torch.allclose(loaded(kl_folder).encode(images), mean * 0.18215, atol=1e-6)
-        expected = (kl.decode(mean).sample / 2 + 0.5).clamp(0, 1)
-        assert torch.allclose(loaded(kl_folder).decode(mean * 0.18215), expected, atol=1e-5)
-        wild = kl.decode(100 * mean).sample / 2 + 0.5
-        assert ((wild < 0) | (wild > 1)).any()
-        assert torch.allclose(loaded(kl_folder).decode(100 * mean * 0.18215), wild.clamp(0, 1), atol=1e-4)
-
-
 def test_images_of_another_size_are_resized_before_they_are_encoded(tiny_folder: Path) -> None:
     plain, fixed = loaded(tiny_folder), loaded(tiny_folder, image_size=16)
     small = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    rows = (torch.arange(16) + 0.5) / 2 - 0.5  # where the new pixels' centres lie among the old ones
-    low, share = rows.clamp(0, 7).floor().long(), rows.clamp(0, 7) % 1
-    high = (low + 1).clamp(max=7)
-    tall = small[:, :, low] * (1 - share)[:, None] + small[:, :, high] * share[:, None]
-    large = tall[..., low] * (1 - share) + tall[..., high] * share
-    torch.testing.assert_close(fixed.encode(small), plain.encode(large), atol=1e-5, rtol=1e-5)
-    assert torch.equal(fixed.encode(large), plain.encode(large))
-    assert fixed.encode(small).shape != plain.encode(small).shape
     big = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    tents = torch.zeros(16, 32)  # half the size: each new pixel is a tent over four old ones
-    for i in range(16):
-        for j, share in zip(range(2 * i - 1, 2 * i + 3), (1, 3, 3, 1), strict=True):
-            if 0 <= j < 32:
-                tents[i, j] = share
-    tents /= tents.sum(1, keepdim=True)
-    torch.testing.assert_close(fixed.encode(big), plain.encode(tents @ big @ tents.T), atol=1e-5, rtol=1e-5)
+    for images in (small, big):
+        channels = [
+            Image.fromarray(channel.numpy()).resize((16, 16), Image.BILINEAR) for channel in images.flatten(0, 1)
+        ]
+        resized = torch.from_numpy(np.stack(channels)).unflatten(0, images.shape[:2])
+        torch.testing.assert_close(fixed.encode(images), plain.encode(resized), atol=1e-5, rtol=1e-5)
+        assert torch.equal(fixed.encode(resized), plain.encode(resized))
+    assert fixed.encode(small).shape != plain.encode(small).shape
     with pytest.raises(ValueError, match="image_size"):
         Pretrained(image_size=-1)
 
@@ -107,20 +78,6 @@ def test_predict_is_the_unet(which: str, request: pytest.FixtureRequest) -> None
             output = loop.unet(x.x_t.float(), x.t, loop.embedding(text).expand(B, -1, -1)).sample
             expected = x.alpha * output + x.sigma * x.x_t if which == "tiny_folder" else output.double()
             assert torch.allclose(x.predict(condition), expected, atol=1e-5)
-
-
-def test_a_batch_is_one_call_and_equals_one_by_one(tiny_folder: Path) -> None:
-    prior = loaded(tiny_folder)
-    conditions = [NULL, Y, Condition("a blue ball"), Condition(TEXT, view_dependent=False)]
-    alone = [_draw(prior, ring(B)).predict(condition) for condition in conditions]
-    rows: list[int] = []
-    prior.network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    together = prior.predict(_draw(prior, ring(B)), conditions)
-    assert rows == [4 * B]
-    for one, expected in zip(together, alone, strict=True):
-        assert torch.allclose(one, expected, atol=1e-5)
-    assert not torch.allclose(together[1], together[2], atol=1e-4)
-    assert not torch.allclose(together[1], together[3], atol=1e-4)
 
 
 def test_the_camera_reaches_view_dependent_conditions_alone(tiny_folder: Path) -> None:
@@ -205,11 +162,3 @@ def test_ddim_is_diffusers(which: str, request: pytest.FixtureRequest) -> None:
     found = ddim(prior, CFG(TEXT, 3.0), noise, steps=9)
     assert torch.allclose(found, step.pred_original_sample, atol=1e-3)
     assert not found.requires_grad
-
-
-def test_embeddings_move_with_the_prior(tiny_folder: Path) -> None:
-    prior = loaded(tiny_folder, Y)
-    prior.double()
-    x = _draw(prior)
-    x = prior.draw(x.x0.double(), x.t, x.eps.double())
-    assert x.predict(Y).dtype == torch.float64

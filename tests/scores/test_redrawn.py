@@ -94,18 +94,12 @@ def test_above_is_per_sample_and_asks_nothing_below(prior: GaussianPrior, calls:
     assert torch.equal(ready(Above(Prompt(), 0.0), prior)(low), ready(Prompt(), prior)(low))
 
 
-def test_later_is_never_earlier_nor_beyond_the_schedule(prior: GaussianPrior) -> None:
-    levels = (0, 19, 998, 999)
-    for seed in range(20):
-        there = Later(Null(), 0.9).redraw(draw(prior, seed, levels=levels))
-        assert there.t.tolist()[:2] == [0, 19] and there.t.min(0).values + 998 >= 998 and there.t[3] == 999
-        assert 998 <= there.t[2] <= 999
-
-
 def test_later_is_uniform_up_to_its_ratio(prior: GaussianPrior) -> None:
     """t+ - t over many draws has the mean and the largest value of u ratio (t - t_min)."""
-    shifts = torch.stack([Later(Null(), 0.2).redraw(draw(prior, seed)).t[2] - 700 for seed in range(300)]).double()
-    most = 0.2 * (700 - 0.02 * 999)
+    levels = (0, 19, 700, 999)
+    found = torch.stack([Later(Null(), 0.2).redraw(draw(prior, seed, levels=levels)).t for seed in range(300)])
+    assert (found[:, [0, 1, 3]] == torch.tensor([0, 19, 999])).all(), "never earlier, nor beyond the schedule"
+    shifts, most = (found[:, 2] - 700).double(), 0.2 * (700 - 0.02 * 999)
     assert shifts.mean().item() == pytest.approx(most / 2, rel=0.1)
     assert 0 <= shifts.min() < 0.05 * most and 0.95 * most < shifts.max() <= most + 0.5
 
@@ -181,17 +175,14 @@ def test_forgetting_reaches_kin(prior: GaussianPrior) -> None:
 
 def test_random_numbers_of_a_draw(prior: GaussianPrior) -> None:
     """They follow its own generator, in its precision; without one, torch's."""
-    one, two, other = draw(prior, 0), draw(prior, 0), draw(prior, 1)
-    assert torch.equal(one.rand(5), two.rand(5)) and torch.equal(one.randn(2, 3), two.randn(2, 3))
-    assert not torch.equal(one.rand(5), other.rand(5)) and one.randn(1).dtype == torch.float64
-    uniform, normal = one.rand(4000), one.randn(4000)
-    assert uniform.min() >= 0 and uniform.max() < 1 and uniform.mean().item() == pytest.approx(0.5, abs=0.02)
-    assert normal.mean().abs() < 0.05 and normal.std().item() == pytest.approx(1, abs=0.05)
-    bare = prior.draw(one.x0, one.t, one.eps)
+    x, same = draw(prior, 0), torch.Generator().manual_seed(1)
+    assert torch.equal(x.rand(5), torch.rand(5, generator=same).double())
+    assert torch.equal(x.randn(2, 3), torch.randn(2, 3, generator=same).double())
+    bare = prior.draw(x.x0, x.t, x.eps)
     torch.manual_seed(5)
     first = bare.rand(3)
     torch.manual_seed(5)
-    assert torch.equal(first, bare.rand(3))
+    assert torch.equal(first, torch.rand(3).double())
 
 
 def test_an_offset_condition_moves_the_mean_of_a_lab_prior(prior: GaussianPrior) -> None:

@@ -62,16 +62,6 @@ def test_independent_draws_fill_strata_unevenly() -> None:
     assert (t.float().mean() - 500).abs() < 40
 
 
-def test_draw_is_a_function_of_step_and_generator() -> None:
-    timesteps = Timesteps(t_max=Ramp(0.98, 0.5, 10))
-    first = [timesteps.draw(8, step, 1000, generator_for(0, step, "t")) for step in (0, 3)]
-    again = [timesteps.draw(8, step, 1000, generator_for(0, step, "t")) for step in (3, 0)][::-1]
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    before = torch.random.get_rng_state()
-    timesteps.draw(8, 0, 1000, generator_for(0, 0, "t"))
-    assert torch.equal(before, torch.random.get_rng_state())
-
-
 @pytest.mark.parametrize("ends", [(0.6, 0.5), (0.5, Ramp(0.9, 0.4, 9)), (Ramp(0.1, 0.9, 9), 0.5)])
 def test_impossible_ranges_are_refused(ends: tuple[float | Ramp, ...]) -> None:
     with pytest.raises(ValueError, match="must satisfy t_min <= t_max"):
