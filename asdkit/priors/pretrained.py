@@ -218,11 +218,13 @@ class Pretrained(Prior):
         return self.words.doubt(prompt)
 
     def predict(self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None) -> list[Tensor]:
-        return self.predict_all({x: conditions}, adapter)
+        return self._predict({x: conditions}, adapter)
 
-    def predict_all(
-        self, asked: Mapping[Noised, Sequence[Condition]], adapter: Adapter | None = None
-    ) -> list[Tensor]:  # with an adapter, at a single draw
+    def predict_all(self, asked: Mapping[Noised, Sequence[Condition]]) -> list[Tensor]:
+        return self._predict(asked)
+
+    def _predict(self, asked: Mapping[Noised, Sequence[Condition]], adapter: Adapter | None = None) -> list[Tensor]:
+        """With an adapter, of a single draw."""
         pairs = [(x, condition) for x, conditions in asked.items() for condition in conditions]
         self.prepare([own for x, condition in pairs for own in x.own(condition)])
         rows = [self.prompts.rows(x, condition) for x, condition in pairs]
