@@ -125,6 +125,9 @@ class Embedding(Attached):
         tokens: the number of tokens that the offset moves, counted from the first word; 0 for the whole sequence.
         camera: whether e_phi also knows the camera, by a zero-initialised offset of the time embedding.
         prior: another model that is adapted in place of the prior; the prior itself when left out.
+
+    Raises:
+        ValueError: a prior without an embedding to move (in `setup`).
     """
 
     def __init__(self, tokens: Whole = 0, camera: bool = True, prior: Prior | None = None) -> None:
@@ -152,6 +155,9 @@ class UNetCopy(Attached):
 
     Args:
         camera: whether e_phi also knows the camera, by a zero-initialised offset of the time embedding.
+
+    Raises:
+        ValueError: the prior's network has no parameters (in `setup`).
     """
 
     _network: nn.Module
@@ -200,6 +206,9 @@ class PeftAdapter(Attached):
         camera: whether e_phi also knows the camera, by a zero-initialised offset of the time embedding.
         init_seed: the seed of random initial weights.
         prior: another model that is adapted in place of the prior; the prior itself when left out.
+
+    Raises:
+        ValueError: a kind that can't be phi, or options that peft refuses (in `setup`).
     """
 
     def __init__(
@@ -299,7 +308,7 @@ class PeftAdapter(Attached):
 class LoRA(PeftAdapter):
     """Low-rank adapters on layers of the prior's network, through peft: the default place of phi.
 
-    They start at exactly zero, so that e_phi = e_y at step 0. `setup` refuses a network without such layers.
+    They start at exactly zero, so that e_phi = e_y at step 0.
 
     Args:
         rank: the rank of the updates. A higher one can learn more and costs more; the paper's code uses 4.
@@ -309,6 +318,9 @@ class LoRA(PeftAdapter):
         init_seed: the seed of the random half of each update.
         prior: another model that is adapted; the prior itself when left out. The paper's code adapts Stable Diffusion
             2.1, which predicts v, beside 2.1-base as prior. e_phi then starts as the prediction of that other model.
+
+    Raises:
+        ValueError: no layer of the network has such a name (in `setup`).
     """
 
     def __init__(

@@ -58,8 +58,10 @@ class TargetScale(Gamma):
     """Chooses gamma so that ASD acts like VSD at a CFG scale of your choice, lambda_eff = 1 + (1 + gamma)(lambda - 1).
 
     Args:
-        target: the scale lambda_eff, above 1. It may move with the iterations, e.g. from 7.5 to 2. Lambda must be above
-            1, too.
+        target: the scale lambda_eff, above 1. It may move with the iterations, e.g. from 7.5 to 2.
+
+    Raises:
+        ValueError: lambda = 1, where every gamma gives lambda_eff = 1 (at the first step).
     """
 
     def __init__(self, target: Annotated[float | Ramp, MoreThan(1, at_most=1e6)] = 4.25) -> None:
@@ -74,8 +76,9 @@ class TargetScale(Gamma):
 class SpreadControl(Gamma):
     """Controls gamma by feedback, so that the generator's x0 spread as widely as the prior's own samples.
 
-    The spread is the standard deviation of x0 over a sample. Too large a lambda_eff drives it up, which exaggerates
-    contrast and colours. log(1 + gamma) integrates the logarithm of the ratio of the target to the spread.
+    gamma falls while the spread of x0 is larger than theirs, and rises while it is smaller. The spread is the standard
+    deviation of x0 over a sample. Too large a lambda_eff drives it up, which exaggerates contrast and colours. log(1 +
+    gamma) integrates the logarithm of the ratio of the target to the spread.
 
     Args:
         start: gamma at step 0, from `lowest` to `highest`.

@@ -17,6 +17,9 @@ class CLIP:
 
     Args:
         path: a folder that transformers' save_pretrained has written, or an id of the hub, with `@revision` or without.
+
+    Raises:
+        PriorUnavailable: it is missing, torn, no CLIP or gated, or the hub is out of reach.
     """
 
     def __init__(self, path: str) -> None:

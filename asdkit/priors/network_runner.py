@@ -70,9 +70,12 @@ class NetworkRunner:
         """A block's output, which is computed again in the backward pass, with the adapter that is on now."""
         if torch.compiler.is_compiling():  # the graph holds the adapter
             return checkpoint(block, *args, use_reentrant=False)
-        again = self._recompute_context
-        contexts: dict[str, Any] = {"context_fn": lambda: (nullcontext(), again())}  # of the first and the second time
-        return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False, **contexts)
+        recompute = self._recompute_context
+
+        def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+            return nullcontext(), recompute()  # of the first and of the second computation
+
+        return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
     def _speed_up(self, network: Model) -> None:
         if self.checkpointing:

@@ -13,6 +13,8 @@ ALPHA_MAX = 0.999  # alpha is clamped here; gsplat from 1.6 on clamps at 0.99
 TRANSMITTANCE_MIN = 1e-4  # a pixel is finished before the Gaussian that would let less light than this through
 BLUR = 0.3  # squared pixels added to each variance on the screen (gsplat's eps2d)
 NEAR = 0.01  # world units; Gaussians nearer to the camera plane are not drawn
+EXTENT_MAX = 3.33  # standard deviations that a footprint covers at most
+TANGENT_MARGIN = 0.3  # the projection is linearised within 1 + this times the field of view
 RADIUS_LIMIT = 2.0**30  # pixels; keeps the integer radii in range
 
 
@@ -97,7 +99,7 @@ def project(scene: Scene, antialiased: bool = False) -> Projection:
         opacities = opacities.expand(batch, count)
     with torch.no_grad():
         deviations = torch.stack([cov_xx, cov_yy], dim=-1).sqrt()
-        reach = visible_extent(opacities).clamp(max=3.33)[..., None] * deviations
+        reach = visible_extent(opacities).clamp(max=EXTENT_MAX)[..., None] * deviations
         radii = boxes(means2d, reach, drawable, means2d.new_tensor([width, height]))
     return Projection(means2d, conics, z, opacities, radii)
 
@@ -106,7 +108,7 @@ def _clamp_slope(
     slope: Float[Tensor, "B N"], focal: Float[Tensor, "B 1"], centre: Float[Tensor, "B 1"], size: int
 ) -> Float[Tensor, "B N"]:
     """Keeps x/z (or y/z) near the field of view, where linearising the projection makes sense."""
-    margin = 0.3 * 0.5 * size / focal  # as 1.3 times the field of view
+    margin = TANGENT_MARGIN * 0.5 * size / focal
     return torch.minimum(torch.maximum(slope, -centre / focal - margin), (size - centre) / focal + margin)
 
 

@@ -93,7 +93,7 @@ class Snapshots(pl.Callback):
         t = torch.full((len(x0),), round(self.noise * (len(module.prior.schedule) - 1)), device=x0.device)
         eps = torch.randn(x0.shape, generator=generator_for(module.seed, 0, "snapshots")).to(x0.device)
         own = module.generator.shown_prompts
-        x = module.prior.draw(x0, t, eps, views, prompts={module.prompt: own} if own else None)
+        x = module.prior.draw(x0, t, eps, views, prompts={module.prompt: own} if own else {})
         fields: list[Field] = [CFG(module.prompt, self.scale)]
         fields += [leaf for leaf in module.guidance.leaves() if isinstance(leaf, Discriminator)]
         guesses = [module.prior.decode(x.to_x0(field(x))) for field in fields]

@@ -57,7 +57,7 @@ class Draws:
         if rows.start:
             random = generator_for(self.seed, step, f"{purpose}, from {rows.start} on", rank)
         source = None if batch.source is None else self._source(batch.source, batch.views is None).expand_as(x0)
-        prompts = {self.prompt: batch.prompts} if batch.prompts else None
+        prompts = {self.prompt: batch.prompts} if batch.prompts else {}
         facts = {"source": source, "random": random, "prompts": prompts, "references": batch.references}
         return self.prior.draw(x0, t, eps, batch.views, step=step, **facts)
 

@@ -312,14 +312,15 @@ def ddim(
 ) -> Float[Tensor, "B C h w"]:
     """x0 by deterministic DDIM (eta = 0) along any score field, e.g. `CFG("a duck", 3.0)`, from x_T = `noise`.
 
-    It takes as many network calls as steps; `prompts` say of a text of the field what each sample has in its place.
+    It takes as many network calls as steps; `views` are a camera for each sample, and `prompts` say of a text of the
+    field what each sample has in its place.
     """
     times = torch.linspace(len(prior.schedule) - 1, 0, steps + 1, device=noise.device).long()
     x_t = noise
     for t_now, t_next in zip(times[:-1], times[1:], strict=True):
         t = t_now.expand(len(noise))
         alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
-        x = prior.draw(torch.zeros_like(x_t), t, x_t / sigma, views, prompts=prompts)
+        x = prior.draw(torch.zeros_like(x_t), t, x_t / sigma, views, prompts=prompts or {})
         eps = field(x)
         x0 = (x_t - sigma * eps) / alpha
         x_t = prior.schedule.add_noise(x0, t_next.expand(len(noise)), eps)

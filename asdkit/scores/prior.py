@@ -188,7 +188,7 @@ class Prior(Part, nn.Module, ABC):
 
     def draw(self, x0: Latent, t: Times, eps: Latent, views: Views | None = None, **facts: Any) -> "Noised":
         """One noisy draw of x0; gradients do not flow into x0. `facts` are Noised's further arguments."""
-        return Noised(self, x0.detach(), t, eps, views, **facts | {"prompts": facts.get("prompts") or {}})
+        return Noised(self, x0.detach(), t, eps, views, **facts)
 
 
 @dataclass(eq=False, repr=False)

@@ -124,6 +124,9 @@ class OtherPrior(Redrawn):
     Args:
         field: an expression that the other prior answers, e.g. `SDS()`. Adapters in it are attached to that prior.
         prior: the other prior.
+
+    Raises:
+        ValueError: the two have different x0 (in `setup`).
     """
 
     prior: Prior

@@ -34,7 +34,7 @@ def cameras() -> Views:
 def drawn(prior: asdkit.Pretrained, prompts: Any = OWN, rows: slice = slice(None), seen: bool = True) -> Noised:
     """The same draw, or some samples of it."""
     x0, eps = randn(2, B, 4, 8, 8)
-    views, own = cameras()[rows] if seen else None, {RUN: prompts} if prompts else None
+    views, own = cameras()[rows] if seen else None, {RUN: prompts} if prompts else {}
     return prior.draw(x0[rows], SOME[rows], eps[rows], views, prompts=own)
 
 
