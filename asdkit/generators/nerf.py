@@ -19,6 +19,8 @@ from asdkit.rendering.projection import spherical_harmonics
 from asdkit.rendering.rays import Marched, Rays, RaySamples, Volume, march, rays_of, refined, stratified
 
 _CELLS = 32  # of the occupancy grid, along each axis
+_KEPT = 0.8  # share of a cell's density that is remembered from one look to the next
+_EMPTY = 0.01  # density below which a cell is skipped
 _SKY_DEGREE = 2  # of the spherical harmonics of a learned background
 Density = Callable[[Float[Tensor, "N 3"]], Float[Tensor, " N"]]
 _VISIBLE = 1e-3  # weight below which a sample's slope is not looked at
@@ -216,7 +218,7 @@ class NeRF(Generator):
     def _occupied(self, points: Float[Tensor, "N 3"]) -> Bool[Tensor, " N"]:
         """Whether their cells have a density above 0.01; others are skipped."""
         cell = ((points / self.bound * 0.5 + 0.5) * _CELLS).long().clamp(0, _CELLS - 1)
-        return self.occupancy[cell[:, 0], cell[:, 1], cell[:, 2]] > 0.01
+        return self.occupancy[cell[:, 0], cell[:, 1], cell[:, 2]] > _EMPTY
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         parameters = {"encoding": list(self.encoding.parameters()), "network": list(self.network.parameters())}
@@ -252,7 +254,7 @@ class NeRF(Generator):
         cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
         inside = torch.rand(cells.shape, generator=generator).to(self.occupancy)
         density, _ = self.radiance(((cells + inside) / _CELLS * 2 - 1) * self.bound)
-        torch.maximum(self.occupancy * 0.8, density.view_as(self.occupancy), out=self.occupancy)
+        torch.maximum(self.occupancy * _KEPT, density.view_as(self.occupancy), out=self.occupancy)
 
 
 def _network(width: int, hidden: int, generator: torch.Generator) -> nn.Module:

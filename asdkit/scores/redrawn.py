@@ -46,7 +46,11 @@ class Known(Redrawn):
 
 
 class OnSource(Known):
-    """Evaluates a field at the same t and eps on the source image. Its value is subtracted; it passes no gradient."""
+    """Evaluates a field at the same t and eps on the source image. Its value is subtracted; it passes no gradient.
+
+    Args:
+        field: the field that is evaluated on the source image.
+    """
 
     def redraw(self, x: Noised) -> Noised:
         return x.on_source()
@@ -185,7 +189,11 @@ def _require_same_x0(prior: Prior, other: Prior) -> None:
 
 
 class Earlier(Redrawn):
-    """Evaluates a field at the draw before the inversion's last step; it only works inside `Inverted`."""
+    """Evaluates a field at the draw before the inversion's last step; it only works inside `Inverted`.
+
+    Args:
+        field: the field that is evaluated at that draw.
+    """
 
     def redraw(self, x: Noised) -> Noised:
         return x.derived(Earlier, _no_inversion)

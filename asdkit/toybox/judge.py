@@ -30,6 +30,7 @@ from asdkit.toybox.truths import true_pictures, truths
 
 PROMPTS, DRIFT_FROM, SMALL = 200, 0.8, 64
 _AZIMUTHS, _CANDIDATES, _INSTANCES = 8, 24, 8
+_WITHIN_DEG = 45.0
 _log = logging.getLogger(__name__)
 Pictures = Float[Tensor, "_ 3 H W"]
 Alphas = Float[Tensor, "_ 1 H W"]
@@ -149,7 +150,7 @@ def azimuths_right(around: Float[Tensor, "N 3 H W"], candidates: Float[Tensor, "
     best = errors.argmin(1) * (360 / len(candidates))
     expected = torch.arange(len(around)) * (360 / len(around))
     difference = (best - expected + 180) % 360 - 180
-    return (difference.abs() <= 45 + 1e-3).float()
+    return (difference.abs() <= _WITHIN_DEG + 1e-3).float()
 
 
 class ToyboxImageJudge(CLIPJudge):

@@ -18,13 +18,18 @@ from asdkit.toybox.training.renders import Examples
 class TrainCLIP(common.Training):
     """Trains a CLIPModel on pictures and the toybox's captions, by the symmetric contrastive loss.
 
-    Args: output: the folder that receives `clip/` when training ends. width: the width of both towers. layers: the
-    number of layers of the image tower; the text tower has two. size: the edge of the pictures in pixels. patch: the
-    edge of an image patch in pixels. learning_rate: AdamW's learning rate, which is held, and falls to zero linearly in
-    the last quarter of the steps. plain_captions: the share of examples captioned by the bare prompt, without free
-    wording and view words. start: the pipeline folder whose `clip/`, of these sizes and words, training starts from, or
-    `toybox` for the embedded one; random weights when empty. seed: the seed of the weights and of the choice of
-    captions.
+    Args:
+        output: the folder that receives `clip/` when training ends.
+        width: the width of both towers.
+        layers: the number of layers of the image tower; the text tower has two.
+        size: the edge of the pictures in pixels.
+        patch: the edge of an image patch in pixels.
+        learning_rate: AdamW's learning rate, which is held, then brought to zero linearly over the last quarter of the
+            steps.
+        plain_captions: the share of examples captioned by the bare prompt, without free wording and view words.
+        start: the pipeline folder whose `clip/`, of these sizes and words, training starts from, or `toybox` for the
+            embedded one; random weights when empty.
+        seed: the seed of the weights and of the choice of captions.
     """
 
     adamw = {"betas": (0.9, 0.98), "weight_decay": 0.05}

@@ -64,14 +64,19 @@ class Denoiser(nn.Module):
 class TrainUNet(common.Training):
     """Trains a UNet2DConditionModel on the toybox's latents, by v-prediction, with text and camera conditions.
 
-    Args: weights: the folder with `vae/` that receives `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`, `camera/`.
-    channels: the numbers of channels of the UNet's levels, at 16, 8 and 4 pixels. text_width: the width of the text
-    encoder. learning_rate: AdamW's learning rate, which is held, and falls to zero linearly in the last quarter of the
-    steps. ema_decay: the decay of the average of the weights, which is saved. drop_text: the share of examples without
-    text and camera, for classifier-free guidance. drop_camera: the share of the other examples that get no camera, so
-    that text alone suffices. start: the pipeline folder whose `unet/`, `text_encoder/` and `camera/` training starts
-    from, or `toybox` for the embedded one; random weights when empty. Their sizes must be those given here, but words
-    and positions may have been added since. seed: the seed of the weights, the noise and the drops.
+    Args:
+        weights: the folder with `vae/` that receives `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`, `camera/`.
+        channels: the numbers of channels of the UNet's levels, at 16, 8 and 4 pixels.
+        text_width: the width of the text encoder.
+        learning_rate: AdamW's learning rate, which is held, then brought to zero linearly over the last quarter of the
+            steps.
+        ema_decay: the decay of the average of the weights, which is saved.
+        drop_text: the share of examples without text and camera, for classifier-free guidance.
+        drop_camera: the share of the other examples that get no camera, so that text alone suffices.
+        start: the pipeline folder whose `unet/`, `text_encoder/` and `camera/` training starts from, or `toybox` for
+            the embedded one; random weights when empty. Their sizes must be those given here, but words and positions
+            may have been added since.
+        seed: the seed of the weights, the noise and the drops.
     """
 
     adamw = {"betas": (0.9, 0.99), "weight_decay": 0.01, "foreach": True}
