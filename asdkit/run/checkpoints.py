@@ -77,7 +77,7 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero and isinstance(trainer.lightning_module, Distillation):
             save_weights(trainer.lightning_module, trainer.global_step, path.parents[1] / "weights")
         self._own = [] if self.keep_all else [*self._own, trainer.global_step]
-        trainer.save_checkpoint(path, False)  # not the weights alone: optimisers and loops, too
+        trainer.save_checkpoint(path, weights_only=False)  # with optimisers; unset, Lightning logs a line each time
         if trainer.is_global_zero:
             with atomic(path.with_name("last.ckpt")) as temporary:
                 shutil.copyfile(path, temporary)

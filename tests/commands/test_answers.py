@@ -136,7 +136,9 @@ def test_the_table_is_that_of_the_signatures() -> None:
     assert FILE.read_text() == written(), "options have changed: run `make signatures`, which writes their table"
     others = ("fit", "Trainer")  # whose options Lightning and jsonargparse explain
     ours = {name: part["options"] for name, part in json.loads(FILE.read_text()).items() if name not in others}
-    unexplained = [f"{name}.{option}" for name, own in ours.items() for option, facts in own.items() if not facts["about"]]
+    unexplained = [
+        f"{name}.{option}" for name, own in ours.items() for option, facts in own.items() if not facts["about"]
+    ]
     assert not unexplained, "an option without a help"
 
 
