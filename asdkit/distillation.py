@@ -73,8 +73,7 @@ class Distillation(Part, GeneratorModule):
         generator.take_prompts([prompt])
         self.discriminator, self.rendering = discriminator, rendering
         self._reports = False  # whether this iteration is one of those that are logged
-        self.automatic_optimization = False
-        self.strict_loading = False
+        self.automatic_optimization = self.strict_loading = False
 
     def setup(self, stage: str | None = None) -> None:
         """Load the prior, give the prompt to the guidance and attach its adapters."""
@@ -84,8 +83,7 @@ class Distillation(Part, GeneratorModule):
             self.prior.agreed = trainer.strategy.broadcast
         self.prior.setup()
         self.prior.take_prompt(self.prompt, self.view_prompts)
-        prompts = getattr(data, "prompts", None)
-        texts = prompts.texts if prompts else ()
+        texts = prompts.texts if (prompts := getattr(data, "prompts", None)) else ()
         if texts:
             self.prior.prepare([Condition(text) for text in texts])
             self.generator.take_prompts(texts)
@@ -139,8 +137,7 @@ class Distillation(Part, GeneratorModule):
                 learned = draws
                 if k or not shared:  # Eq. 10 or Eq. 9 once more, with phi as it is now or on draws of its own.
                     phi.zero_grad(set_to_none=True)
-                    pairs = zip(draws, parts, strict=True)
-                    learned = [self._discriminator_draw(x, part, step, k) for x, part in pairs]
+                    learned = [self._discriminator_draw(*pair, step, k) for pair in zip(draws, parts, strict=True)]
                     losses = [self._discriminator_backward(x) for x in learned]
                 facts["discriminator_grad_norm"] = self._optimizer_step(phi, len(parts), self.discriminator.clip)
                 self.guidance.observe(learned)
@@ -164,8 +161,7 @@ class Distillation(Part, GeneratorModule):
 
     def _generator_backward(self, part: Batch, step: int, keep_graph: bool) -> tuple[Noised, Tensor, Render | None]:
         """Backward pass of Eq. 7; returns the draw, the mean norm of the residual, and the render if there is one."""
-        # The gradient goes from x0 to the image first, so that the prior's part of the graph is gone when the
-        # generator's own begins.
+        # From x0 to the image first, so that the prior's part of the graph is gone when the generator's own begins.
         own = generator_for(self.seed, step, "generator", self.global_rank)
         x0, render = self.generator.encoded(self.prior, part, self.backdrop(step), self.rendering.rerender, own)
         x = self.draws.draw(x0, part, step, "noise", self.global_rank)
@@ -217,9 +213,8 @@ class Distillation(Part, GeneratorModule):
     def _discriminator_draw(self, x: Noised, part: Batch, step: int, k: int) -> Noised:
         """What the discriminator's k-th step learns on, with nothing that it predicted before."""
         self.guidance.forget(x)
-        if self.discriminator.share_noise:
-            return x
-        return self.draws.draw(x.x0, part, step, f"critic noise {k}", self.global_rank)  # what it was first called
+        purpose = f"critic noise {k}"  # what it was first called
+        return x if self.discriminator.share_noise else self.draws.draw(x.x0, part, step, purpose, self.global_rank)
 
     def _log(self, means: dict[str, Tensor], facts: dict[str, float]) -> None:
         """Logs where this iteration is one of those that are logged, for a GPU waits for it."""
