@@ -22,6 +22,7 @@ _CELLS = 32  # of the occupancy grid, along each axis
 _KEPT = 0.8  # share of a cell's density that is remembered from one look to the next
 _EMPTY = 0.01  # density below which a cell is skipped
 _SKY_DEGREE = 2  # of the spherical harmonics of a learned background
+_FINER = 4  # as many samples have the rays of a picture that is only looked at, which would show rings otherwise
 Density = Callable[[Float[Tensor, "N 3"]], Float[Tensor, " N"]]
 _VISIBLE = 1e-3  # weight below which a sample's slope is not looked at
 _EPSILON = 1e-4
@@ -130,7 +131,8 @@ class NeRF(Generator):
         encoding: where the features are kept: Voxels when left out, TriPlane or HashGrid.
         bound: half the side of the box in world units.
         hidden: the width of the network that turns features into density and colour; 0 for a linear map.
-        samples: the number of samples along each ray; more are slower and show finer detail.
+        samples: the number of samples along each ray; more are slower and show finer detail. Pictures that are only
+            looked at, of which nothing is learned, have four times as many.
         importance: the number of further samples, which are placed where the first ones have met something.
         blob: a density bias at the centre, which gives the run something to start from. It falls to 0 at `blob_radius`.
         blob_radius: the radius of that bias in world units.
@@ -189,14 +191,16 @@ class NeRF(Generator):
         views = needs_cameras(self, views).to(self.occupancy.device)
         rays, skip = rays_of(views, self.bound), self._occupied if self.occupancy_every else None
         places = torch.stack([views.azimuth, views.elevation, views.distance], dim=1)
-        cameras = places.tolist() if torch.is_grad_enabled() else []  # for which a GPU is waited for
-        z = stratified(rays, self.samples, self._jitter(cameras, views, self.samples, "samples"))
+        learns = torch.is_grad_enabled()
+        cameras = places.tolist() if learns else []  # for which a GPU is waited for
+        samples = self.samples if learns else _FINER * self.samples
+        z = stratified(rays, samples, self._jitter(cameras, views, samples, "samples"))
         if self.importance:
             with torch.no_grad():
                 weights = march(self.radiance, rays, z, skip).weights
             z = refined(rays, z, weights, self.importance, self._jitter(cameras, views, self.importance, "importance"))
         marched = march(self.radiance, rays, z, skip)
-        self._marched = (marched, rays, len(views)) if torch.is_grad_enabled() else self._marched
+        self._marched = (marched, rays, len(views)) if learns else self._marched
         shape = (len(views), views.height, views.width, -1)
         colour, alpha, depth = (values.view(shape).permute(0, 3, 1, 2) for values in marched[:3])
         if background is None and self.owns_background:

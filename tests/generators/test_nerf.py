@@ -272,6 +272,17 @@ def test_iterations_jitter_differently_and_looking_does_not() -> None:
         assert torch.equal(nerf.render(views).image, nerf.render(views).image)
 
 
+def test_what_is_only_looked_at_is_nearer_to_the_exact_picture() -> None:
+    """A step's few samples show rings, in truth there are none: the error falls with the distance of the samples."""
+    nerf, views = NeRF(Voxels((4,)), samples=8, blob=40.0, occupancy_every=0), ring(1, size=16)
+    rays, black = rays_of(views, nerf.bound), torch.zeros(3)
+    with torch.no_grad():
+        exact = march(nerf.radiance, rays, stratified(rays, 1024)).colour.T.view(1, 3, 16, 16)
+        coarse = march(nerf.radiance, rays, stratified(rays, 8)).colour.T.view(1, 3, 16, 16)
+        error = (nerf.render(views, black).image - exact).square().mean().sqrt()
+    assert error < 0.3 * (coarse - exact).square().mean().sqrt()
+
+
 def test_the_regularizers_are_their_formulas() -> None:
     nerf = NeRF(Voxels((4,)), penalties=NeRFPenalties(opacity=2.0, entropy=0.5, z_variance=3.0), occupancy_every=0)
     assert nerf.regularizer() == 0
