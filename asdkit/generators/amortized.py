@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from asdkit.core.bounds import Count, LearningRate, Positive, Within
 from asdkit.core.contexts import replaced
 from asdkit.core.parts import require
+from asdkit.core.ramps import Ramp, value_at
 from asdkit.core.randomness import seeded, to_device
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.generators.base import Generator, Render, computed, needs_cameras, set_rates
@@ -41,7 +42,7 @@ class Amortized3D(Generator):
         samples: the number of samples along each ray.
         bound: half the side of the box in world units.
         blob: a density bias at the centre to start from, as in a NeRF.
-        lr: Adam's learning rate of the network that makes the planes.
+        lr: Adam's learning rate of the network that makes the planes; it may move with the iterations.
         rates: the learning rates of the planes beneath (`encoding`) and of the network that reads them.
         penalties: the terms that are added to the loss; `orientation` is not available.
         init_seed: the seed of the network that makes the planes.
@@ -58,7 +59,7 @@ class Amortized3D(Generator):
         samples: Annotated[int, Within(2, 1024)] = 32,
         bound: Positive = 1.0,
         blob: float = 5.0,
-        lr: LearningRate = 1e-3,
+        lr: LearningRate | Ramp = 1e-3,
         rates: NeRFRates = NeRFRates(),
         penalties: NeRFPenalties = NeRFPenalties(),
         init_seed: int = 0,
@@ -67,9 +68,8 @@ class Amortized3D(Generator):
         self.lr, self.init_seed, self.prompt = lr, init_seed, ""
         keep_unregistered(self, "prior", None)
         self.field = NeRF(
-            TriPlane((resolution,), features), bound, samples=samples, blob=blob, rates=rates, penalties=penalties,
-            occupancy_every=0,  # which cells are empty, each prompt says
-        )  # fmt: skip
+            TriPlane((resolution,), features), bound, samples=samples, blob=blob, rates=rates, penalties=penalties
+        )
         self.owns_background = self.field.owns_background
         with seeded(init_seed):
             self.hyper = _planes(resolution, features, width)
@@ -100,6 +100,7 @@ class Amortized3D(Generator):
         with replaced(self.field, "_marched", None):  # the graph of a step
             field = copy.deepcopy(self.field)
         field.get_parameter(_PLANES).copy_(self.planes([prompt])[0])
+        field.occupancy.copy_(_Occupancy(field)())
         return field
 
     def seen(self, batch: Batch, background: Tensor | None, rerender: bool) -> Render:
@@ -115,7 +116,9 @@ class Amortized3D(Generator):
             chosen = torch.tensor([row for row, text in enumerate(prompts) if text == prompt])
             chosen = to_device(chosen, views.azimuth.device)
             colours = background[chosen] if background is not None and background.ndim > 1 else background
-            seen = functional_call(_Seen(self.field), {f"field.{_PLANES}": of_prompt}, (views[chosen], colours))
+            state = {f"field.{_PLANES}": of_prompt}
+            state["field.occupancy"] = functional_call(_Occupancy(self.field), state)
+            seen = functional_call(_Seen(self.field), state, (views[chosen], colours))
             renders.append(seen[0])
             rows.append(chosen)
             penalty = penalty + seen[1] * len(chosen) / len(views)
@@ -132,18 +135,29 @@ class Amortized3D(Generator):
         return self._penalty
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        own = {"name": "hyper", "params": list(self.hyper.parameters()), "lr": self.lr}
+        own = {"name": "hyper", "params": list(self.hyper.parameters()), "lr": value_at(self.lr, 0)}
         return [*self.field.parameter_groups(), own]
 
     def after_step(self, optimizer: Optimizer, step: int, generator: torch.Generator) -> None:
         self._penalty = 0
-        self.field.after_step(optimizer, step, generator)
-        set_rates(optimizer, {"hyper": self.lr})  # where a checkpoint has another
+        self.field.advance(optimizer, step)  # which cells are empty, each prompt says
+        set_rates(optimizer, {"hyper": value_at(self.lr, step + 1)})
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """A checkpoint may be loaded before there is a prior to say how long embeddings are."""
         self.told = torch.empty_like(state_dict.get(f"{prefix}told", self.told))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class _Occupancy(nn.Module):
+    """The densest of a field's cells and their neighbours, as a function of its parameters."""
+
+    def __init__(self, field: NeRF) -> None:
+        super().__init__()
+        self.field = field
+
+    def forward(self) -> Float[Tensor, "G G G"]:
+        return nn.functional.max_pool3d(self.field.cell_densities()[None], 3, stride=1, padding=1)[0]
 
 
 class _Seen(nn.Module):

@@ -242,23 +242,31 @@ class NeRF(Generator):
         super()._load_from_state_dict(*args)
         self._step = int(self.iteration)
 
-    @torch.no_grad()
     def after_step(self, optimizer: Optimizer, step: int, generator: torch.Generator) -> None:
+        self.advance(optimizer, step)
+        if self.occupancy_every and (step + 1) % self.occupancy_every == 0:
+            self._update_occupancy(generator)
+
+    def advance(self, optimizer: Optimizer, step: int) -> None:
+        """Go to the iteration after a step: its learning rates, and nothing that was seen before."""
         self._step = step + 1
         self.iteration.fill_(self._step)
         self._marched = None
         set_rates(optimizer, self.rates.at(step + 1))
-        if self.occupancy_every and (step + 1) % self.occupancy_every == 0:
-            self._update_occupancy(generator)
 
     @torch.no_grad()
     def _update_occupancy(self, generator: torch.Generator) -> None:
         """Remember the density at a random place of each cell, and 0.8 of what was remembered."""
+        inside = torch.rand(_CELLS**3, 3, generator=generator).to(self.occupancy)
+        torch.maximum(self.occupancy * _KEPT, self.cell_densities(inside), out=self.occupancy)
+
+    @torch.no_grad()
+    def cell_densities(self, inside: Float[Tensor, "N 3"] | float = 0.5) -> Float[Tensor, "G G G"]:
+        """The density in each cell of the occupancy grid, at these shares of the cell; in its middle by default."""
         axes = [torch.arange(_CELLS, device=self.occupancy.device)] * 3
         cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
-        inside = torch.rand(cells.shape, generator=generator).to(self.occupancy)
-        density, _ = self.radiance(((cells + inside) / _CELLS * 2 - 1) * self.bound)
-        torch.maximum(self.occupancy * _KEPT, density.view_as(self.occupancy), out=self.occupancy)
+        points = ((cells + inside) / _CELLS * 2 - 1) * self.bound
+        return self.radiance(points.to(self.occupancy))[0].view_as(self.occupancy)
 
 
 def _network(width: int, hidden: int, generator: torch.Generator) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -68,12 +69,25 @@ class ToyboxPrompts(Prompts):
         two_colours: whether to include things of two colours and stacks.
         held_out: whether to take the compositions that training has never seen, instead of the others.
         textured: whether to include things of a material.
+        kinds: the kinds of things, such as duck; all when left out.
+
+    Raises:
+        UsageError: the toybox has no such kind.
     """
 
     def __init__(
-        self, per_step: Number = 8, two_colours: bool = False, held_out: bool = False, textured: bool = False
+        self,
+        per_step: Number = 8,
+        two_colours: bool = False,
+        held_out: bool = False,
+        textured: bool = False,
+        kinds: Sequence[str] | None = None,
     ) -> None:
         drawn = [thing for thing in things(held_out) if textured or not thing.material]
+        for kind in kinds or ():
+            known = sorted({thing.kind for thing in drawn})
+            require(kind in known, f"The toybox has no {kind!r}; kinds are one of {', '.join(known)}.")
+        drawn = [thing for thing in drawn if kinds is None or thing.kind in kinds]
         super().__init__([thing.prompt for thing in drawn if two_colours or thing.second is None], per_step)
 
 

@@ -50,6 +50,15 @@ def test_each_row_is_its_own_prompts_field(generator: asdkit.Amortized3D) -> Non
     assert torch.equal(generator.volume().radiance(points)[1], generator.made("y").radiance(points)[1])
 
 
+def test_empty_cells_of_a_prompt_are_skipped_and_would_show_nothing(generator: asdkit.Amortized3D) -> None:
+    field, asked = generator.made("z"), []
+    field.encoding.register_forward_pre_hook(lambda _, points: asked.append(len(points[0])))
+    seen = field.render(cameras()).image
+    field.occupancy.fill_(1)
+    assert torch.allclose(seen, field.render(cameras()).image, rtol=0, atol=4e-3)
+    assert 0 < asked[0] < 0.8 * asked[1]
+
+
 @pytest.mark.parametrize("rerender", [False, True])
 def test_the_gradient_by_finite_differences(generator: asdkit.Amortized3D, rerender: bool) -> None:
     """Of a weighted sum of x0 and the penalty, in a random direction of all weights."""
