@@ -41,6 +41,7 @@ _MODULES = {
     "core.ramps": "Ramp",
     "toybox.clip": "CLIPScorer",
     "toybox.judge": "ToyboxJudge ToyboxImageJudge ToyboxSamplesJudge",
+    "toybox.objects_judge": "ToyboxObjectsJudge",
     "toybox.given": "ToyboxPrompts ToyboxCanvas ToyboxEditJudge ToyboxAwayJudge ToyboxGainJudge ToyboxCeilingJudge",
     "toybox.truths": "ToyboxTruths ParticleASD",
     "toybox.training.renders": "ToyboxData",

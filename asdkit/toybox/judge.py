@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -137,6 +138,11 @@ class ToyboxJudge(CLIPJudge):
         return results | self.precision(thing.prompt, render.image) | self.distance(images, truth)
 
 
+def some_of(texts: Sequence[str], count: int) -> list[str]:
+    """At most so many of some texts, picked evenly."""
+    return [texts[i] for i in torch.linspace(0, len(texts) - 1, min(count, len(texts))).long()]
+
+
 def instances(thing: Thing, views: Views, background: Colour) -> tuple[Pictures, Alphas]:
     """True pictures from all views and their alphas, of one instance after another: eight of a material, else one."""
     numbers = range(_INSTANCES if thing.material else 1)
@@ -230,7 +236,7 @@ class ToyboxSamplesJudge(CLIPJudge):
         if not isinstance(generator, Network):
             raise ValueError("ToyboxSamplesJudge judges a Network; take another judge.")
         texts = data.prompts.texts if data.prompts else (module.prompt,)
-        chosen = [texts[i] for i in torch.linspace(0, len(texts) - 1, min(self.prompts, len(texts))).long()]
+        chosen = some_of(texts, self.prompts)
         shape = (self.samples, *prior.encode(render.image[:1]).shape[1:])
         pictures: dict[str, list[Tensor]] = {"": [], "teacher_": [], "true_": []}
         for number, text in enumerate(chosen):

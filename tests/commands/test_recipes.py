@@ -17,6 +17,7 @@ SPLATS = ("--model.generator.count=60", "--model.generator.capacity=90")
 CAMERAS = ("--data.views_per_step=2", "--data.orbit.views=2")
 PLANES = ("--model.generator.resolution=8", "--model.generator.samples=8")
 FEW_PROMPTS = ("--data.prompts.per_step=2", "--data.prompts.held_out=true")  # a sixth, of which each is embedded
+SIXTEEN = ("--data.size=16", "--model.prior.image_size=16")
 FEW = ("--data.count=8", "--data.held_out=4", "--data.batch_size=4")
 REAL = [f"--model.guidance.real_samples{value}" for value in ("=PriorSamples", ".count=2", ".steps=2")]
 FAMILIES = {
@@ -24,8 +25,8 @@ FAMILIES = {
     "onestep2d": ("--model.generator.size=16", "--model.generator.count=2"),
     "edit2d": ("--model.generator.size=16", "--data.size=16", *WORDS),
     "gs3d": (*SPLATS, *CAMERAS, "--data.size=16"),
-    "nerf3d": (*CAMERAS, "--data.size=16", "--model.generator.samples=8"),
-    "amortized3d": (*CAMERAS, "--data.size=16", *FEW_PROMPTS, *PLANES),
+    "nerf3d": (*CAMERAS, *SIXTEEN, "--model.generator.samples=8"),
+    "amortized3d": (*CAMERAS, *SIXTEEN, *FEW_PROMPTS, *PLANES),
     "edit3d": (*SPLATS, *CAMERAS, "--data.size=16", *WORDS),
     "image3d": (*SPLATS, *CAMERAS, "--data.size=16", "--model.guidance.real_samples.within_deg=180"),
     "asset3d": (*SPLATS, *CAMERAS, "--data.size=16"),
@@ -37,10 +38,10 @@ FAMILIES = {
 OWN = {
     "image2d/dmd2": ("--model.discriminator.steps=2", *REAL),
     "onestep2d/dmd2": ("--model.discriminator.steps=2", *REAL),
-    "onestep2d/prompts": ("--data.prompts.per_step=2",),
+    "onestep2d/prompts": ("--data.prompts.per_step=2", "--data.prompts.kinds=[duck]"),
     "image2d/gan": ("--model.guidance.adapter=PeftAdapter", "--model.guidance.adapter.options.r=2", *REAL),
     "image2d/vsd50": ("--model.discriminator.steps=3",),
-    "gs3d/coarse_to_fine": ("--data.size={class_path: Ramp, init_args: {start: 8, end: 16, steps: 2}}",),
+    "gs3d/coarse_to_fine": ("--data.size={class_path: Ramp, init_args: {start: 8, end: 16, steps: 2}}", SIXTEEN[1]),
 }
 
 
@@ -78,7 +79,6 @@ def options_of(name: str, made: Path, tiny: Path, folder: Path) -> list[object]:
     }
     overlay = ["--config", name] if name != base else []
     own = (*needs.get(base, ()), *needs.get(name, ()), *FAMILIES[base], *OWN.get(name, ()))
-    own += ("--model.prior.image_size=16",) if name == "gs3d/coarse_to_fine" else ()
     return ["--config", base, *overlay, f"--model.prior.path={tiny}", *own]
 
 

@@ -1,4 +1,4 @@
-"""What is measured of a generator for many prompts."""
+"""What is measured of generators for many prompts."""
 
 from pathlib import Path
 
@@ -7,7 +7,8 @@ import torch
 from support.quiet import quiet_trainer
 
 import asdkit
-from asdkit.toybox.captions import parse
+from asdkit.toybox import world
+from asdkit.toybox.captions import parse, thing_of
 from asdkit.toybox.measures import diversity
 from asdkit.toybox.truths import true_pictures
 
@@ -29,3 +30,32 @@ def test_samples_are_measured_beside_the_teachers(tiny_folder: Path) -> None:
     assert parse("a red cube") and pictures.shape == (2, 3, 128, 128) and diversity(pictures) > 0
     with pytest.raises(ValueError, match="'a unicorn' is no thing"):
         true_pictures("a unicorn", 1, torch.Generator())
+
+
+@pytest.mark.slow
+def test_objects_of_many_prompts_are_measured_one_by_one(tiny_folder: Path) -> None:
+    """The field of each prompt, seen by itself, against the world's own renders."""
+    held_out = asdkit.PromptList(["a red duck"])
+    judge = asdkit.ToyboxObjectsJudge(prompts=2, held_out=held_out)
+    prompts = asdkit.PromptList(["a red cube", "a wooden chair", "a red ball"], per_step=2)
+    data = asdkit.Cameras(views_per_step=2, size=16, prompts=prompts)
+    generator = asdkit.Amortized3D(8, 2, 4, samples=8, blob=30.0)
+    module = asdkit.Distillation("a red cube", asdkit.Pretrained(str(tiny_folder)), generator, asdkit.SDS())
+    quiet_trainer(1, callbacks=[judge]).fit(module, data)
+    views, grey = data.novel_views(), (module.rendering.background,) * 3
+    with torch.no_grad():
+        made = {text: generator.made(text).render(views, torch.tensor(grey)) for text in (*prompts.texts, "a red duck")}
+    truths = {prompt: world.render(thing_of(prompt), views, grey) for prompt in made}
+    overlap = {}
+    for prompt, seen in made.items():
+        pairs = zip(seen.alpha.gt(0.5), truths[prompt].alpha.gt(0.5), strict=True)
+        overlap[prompt] = sum(int((a & b).sum()) / int((a | b).sum()) for a, b in pairs) / len(views)
+    figures = judge.results
+    assert figures["objects_iou"] == pytest.approx((overlap["a red cube"] + overlap["a red ball"]) / 2, abs=1e-5)
+    assert figures["held_out_objects_iou"] == pytest.approx(overlap["a red duck"], abs=1e-5)
+    squares = (made["a red duck"].image - truths["a red duck"].image).square().flatten(1).mean(1)
+    assert figures["held_out_objects_psnr"] == pytest.approx((-10 * squares.log10()).mean().item(), abs=1e-3)
+    assert figures["object_ms"] > 0 and {"objects_r_precision", "held_out_objects_clip_score"} <= figures.keys()
+    module.generator = asdkit.Gaussians(count=5)
+    with pytest.raises(ValueError, match="judges an Amortized3D"):
+        judge.measure(module, data, views, made["a red cube"])
