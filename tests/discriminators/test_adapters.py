@@ -292,3 +292,22 @@ def test_an_affine_adapter_beside_an_embedding() -> None:
     with torch.no_grad():
         fields[0].adapter.offset.fill_(0.5)
     assert torch.allclose(fields[0](x), plain + 0.5) and torch.equal(fields[1](x), plain)
+
+
+def test_the_table_of_numbers_that_learn() -> None:
+    """docs/discriminators.md counts what the figure about phi compares, on the small prior."""
+    layers = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2"]
+    kinds = {
+        "LoRA, rank 16": LoRA(rank=16, targets=layers),
+        "DoRA, `{r: 16, lora_alpha: 16}`": PeftAdapter("DoRA", {"r": 16, "lora_alpha": 16}, layers),
+        **{kind: PeftAdapter(kind, {}, layers) for kind in ("LoKr", "LoHa", "IA3")},
+        "OFT, on the attention alone": PeftAdapter("OFT", {}, layers[:4]),
+        "`Embedding`": Embedding(),
+        "`UNetCopy`": UNetCopy(),
+    }
+    text = (Path(__file__).parents[2] / "docs" / "discriminators.md").read_text("utf-8")
+    for kind, adapter in kinds.items():
+        phi = attached(adapter, loaded("toybox"))
+        assert f"| {kind} | {sum(p.numel() for p in phi.parameters() if p.requires_grad):,} |" in text
+    with pytest.raises(ValueError, match="OFT does not start at e_y"):
+        attached(PeftAdapter("OFT", {}, layers), loaded("toybox"))

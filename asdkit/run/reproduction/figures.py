@@ -141,7 +141,8 @@ class Figures:
             methods = [method for sweep in cell.get("sweeps", ()) for method in _swept(self.sweeps[sweep])]
             methods += [self.methods[name] for name in cell.get("methods", ())]
             for method, subject in product(methods, subjects):
-                runs += [Planned(part, method, subject, seed) for seed in range(size.seeds)]
+                seeds = min(size.seeds, cell.get("seeds", size.seeds))
+                runs += [Planned(part, method, subject, seed) for seed in range(seeds)]
         return runs
 
     def before(self, run: Planned) -> Planned | None:

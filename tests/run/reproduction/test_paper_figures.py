@@ -48,6 +48,16 @@ def test_the_textured_prompts() -> None:
     assert all(parse(prompt).material for _, prompt in counts)
 
 
+def test_kinds_of_phi_and_pictures_are_compared_over_prompts() -> None:
+    """Eight kinds on three prompts, and with and without the real sample on six, each with one seed."""
+    for name, methods, prompts in (("phi", 8, 3), ("picture", 2, 6)):
+        runs = FIGURES.runs(FIGURES.figures[name], FULL)
+        assert len(runs) == methods * prompts and {run.seed for run in runs} == {0}
+        assert (
+            len({run.method.name for run in runs}) == methods and len({run.subject.prompt for run in runs}) == prompts
+        )
+
+
 def planned() -> list[Planned]:
     """A run of each kind that any figure needs, of each of its prompts' kinds."""
     runs = [run for figure in FIGURES.figures.values() for run in FIGURES.runs(figure, FULL)]
