@@ -162,7 +162,7 @@ STANDS_FOR = {
     "COMMON": "--config gs3d --config priors/sd21 --prior random:sd21 --trainer.log_every_n_steps 10",
     "runs/gs3d/a-yellow-duck@<time>": "RUN",
     "runs/onestep2d/a-yellow-duck@<time>": "ONESTEP",
-    "runs/amortized3d/a-yellow-duck@<time>": "MANY",
+    "runs/amortized3d/a-red-car@<time>": "MANY",
     "runs/.../": "RUN/",
     "RUN_OR_FILE": "RUN",
     "/models/clip-b32,/models/clip-b16,openai/clip-vit-large-patch14": "clip",
@@ -175,7 +175,12 @@ SMALL = ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--snapshots.ever
 IN_3D = ["--data.size=16", "--data.views_per_step=1", "--data.orbit.views=2", "--report.size=16"]
 OF_SPLATS = ["--model.generator.count=50", "--model.generator.capacity=60"]
 OF_IMAGES = ["--model.generator.size=16", "--model.generator.count=2"]
-OF_PLANES = ["--model.generator.resolution=8", "--data.prompts=PromptList", "--data.prompts.texts=[a red duck]"]
+OF_PLANES = [
+    "--model.generator.resolution=8",
+    "--model.prior.image_size=16",
+    "--data.prompts=PromptList",
+    "--data.prompts.texts=[a red duck]",
+]
 OF_EDITS = ["--data.image=docs/images/duck.png", "--model.source=a yellow duck", "--model.target=a red duck"]
 OF_EXPORTS = ["--size=16", "--frames=2", "--resolution=16", "--texture=64", "--force"]
 RANDOM_SD = "--prior=SD"  # what the page of Stable Diffusion says takes the place of sd21-base
