@@ -21,6 +21,8 @@ from asdkit.rendering.projection import rotation_matrices
 _log = logging.getLogger(__name__)
 Numbers = Float[Tensor, " M"]
 OpacityLimit = Annotated[float, AtLeast(0, below=1)]
+_NEARLY_ALL = 0.9  # as large a share of the Gaussians no round should remove without a word
+_SMALLER = 1.6  # how many times both halves of a split Gaussian are, as in 3D Gaussian Splatting
 RATIO_LIMIT = 51  # Gaussians that one relocated Gaussian is counted as, at most; as in gsplat
 
 
@@ -99,7 +101,7 @@ class GaussianStore(Generator, ABC):
         faint, large = self.alive & (self.opacities < min_opacity), self.alive & (self.sizes > max_size)
         doomed = faint | large
         doomed[self.opacities.where(self.alive, -1).argmax()] = False
-        if int(doomed.sum()) > 0.9 * self.num_alive:  # which no round should remove without a word
+        if int(doomed.sum()) > _NEARLY_ALL * self.num_alive:
             _log.warning(
                 "Density control leaves %d of %d Gaussians: %d are less opaque than its prune_opacity, %g, %d wider "
                 "than its prune_scale, %g; %s. Change these numbers, or take --model.generator.initial.fit=true.",
@@ -127,7 +129,7 @@ class GaussianStore(Generator, ABC):
         offsets = (rotation @ (draws * self.log_scales.data[parents].exp())[..., None]).squeeze(-1)
         for slots, offset in zip((parents, children), offsets, strict=True):
             self.means.data[slots] += offset
-            self.log_scales.data[slots] -= torch.tensor(1.6).log().to(self.log_scales)
+            self.log_scales.data[slots] -= torch.tensor(_SMALLER).log().to(self.log_scales)
 
     def forget(self, optimizer: Optimizer, slots: Int64[Tensor, " M"]) -> None:
         """Zeroes what the optimiser remembers about slots."""
