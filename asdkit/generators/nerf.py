@@ -22,7 +22,7 @@ _CELLS = 32  # of the occupancy grid, along each axis
 _KEPT = 0.8  # share of a cell's density that is remembered from one look to the next
 _EMPTY = 0.01  # density below which a cell is skipped
 _SKY_DEGREE = 2  # of the spherical harmonics of a learned background
-_FINER = 4  # as many samples have the rays of a picture that is only looked at, which would show rings otherwise
+_FINER = 2  # times as many samples have the rays of a picture that is only looked at, which would show rings otherwise
 Density = Callable[[Float[Tensor, "N 3"]], Float[Tensor, " N"]]
 _VISIBLE = 1e-3  # weight below which a sample's slope is not looked at
 _EPSILON = 1e-4
@@ -132,7 +132,7 @@ class NeRF(Generator):
         bound: half the side of the box in world units.
         hidden: the width of the network that turns features into density and colour; 0 for a linear map.
         samples: the number of samples along each ray; more are slower and show finer detail. Pictures that are only
-            looked at, of which nothing is learned, have four times as many.
+            looked at, of which nothing is learned, have twice as many.
         importance: the number of further samples, which are placed where the first ones have met something.
         blob: a density bias at the centre, which gives the run something to start from. It falls to 0 at `blob_radius`.
         blob_radius: the radius of that bias in world units.
