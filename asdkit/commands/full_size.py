@@ -17,7 +17,7 @@ from asdkit.priors.locate import overlay_of
 from asdkit.run.recipes import recipe_folder
 
 _PRIOR = "model.prior"
-_KINDS = ("gs3d", "nerf3d", "image2d", "onestep2d", "edit2d", "edit3d", "refine3d")
+_KINDS = ("gs3d", "nerf3d", "amortized3d", "image2d", "onestep2d", "edit2d", "edit3d", "refine3d")
 Settings = dict[str, Any]
 
 
@@ -45,7 +45,8 @@ def with_family(arguments: list[str]) -> list[str]:
     listed = callbacks if isinstance(callbacks, list) else [callbacks]
     judge = {"class_path": "asdkit.CLIPJudge"}  # in the place of those that know the toybox's truth
     judges = [judge if class_name(part).startswith("Toybox") else part for part in listed]
-    overlays.append({"trainer": {"callbacks": judges}})
+    each = [part for number, part in enumerate(judges) if part not in judges[:number]]
+    overlays.append({"trainer": {"callbacks": each}})
     _say(overlays, f"priors/full_size/{kind} and priors/{family}", above)
     configs = chain.from_iterable(("--config", json.dumps(overlay)) for overlay in overlays)
     return [*arguments[:place], *configs, *arguments[place:]]

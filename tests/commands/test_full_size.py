@@ -26,6 +26,7 @@ CASES = {  # recipe and options: what follows from them, and what the line names
     },
     'gs3d --model.generator={"class_path":"NeRF"} --prior sd15': {"size": 64, "image_size": 512, "samples": 64},
     "nerf3d --prior if": {"size": 64, "image_size": 0, "samples": 64, "steps": 10000},
+    "amortized3d --prior sd15": {"size": 64, "image_size": 512, "samples": 64, "steps": 50000, "scale": 7.5},
     "image2d --prior flux": {"size": 512, "scale": 1.0, "distilled_guidance": 3.5, "steps": 1000},
     "image2d --prior pixart --config image2d/vsd": {"size": 512, "scale": 7.5},
     "onestep2d --prior sd15": {"size": 512, "count": 2, "average": 0.999, "checkpointing": True, "steps": 5000},
