@@ -111,3 +111,15 @@ def test_a_run_is_an_object_without_its_prior(tiny_folder: Path, tmp_path: Path)
     assert not torch.equal(other.generator.planes(["a red view"]), exported.generator.planes(["a red cube"]))
     out = f"--out={tmp_path / 'b'}"
     assert main(["export", str(run), "--format=png", "--prompt=a red view", "--size=16", out]) == 0
+
+
+def test_all_its_rates_move_with_the_iterations() -> None:
+    rates = asdkit.NeRFRates(encoding=0.02, factor=asdkit.Ramp(1.0, 0.5, 4))
+    generator = ready(exact_prior(), lr=asdkit.Ramp(1e-3, 1e-4, 4), rates=rates)
+    optimizer = torch.optim.Adam(generator.parameter_groups())
+    lr = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert (lr["hyper"], lr["encoding"]) == (1e-3, 0.02)
+    generator.after_step(optimizer, 1, torch.Generator())
+    lr = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert lr["hyper"] == pytest.approx(5.5e-4) and lr["encoding"] == pytest.approx(0.015)
+    assert generator.field.iteration == 2
