@@ -60,7 +60,7 @@ def in_readme(data: Mapping[str, Any]) -> str:
     rules = [rule["verdict"] for figure in data["figures"].values() for rule in figure["rules"]]
     count = Counter(verdict for verdict in rules if verdict != NOT_JUDGED)
     said = ", ".join(f"{count[verdict]} {verdict}" for verdict in (CONFIRMED, REFUTED, NOT_SHOWN))
-    made = f"{len(data['figures'])} of {len(declared().figures)} figures and tables are made so far, some in part. "
+    made = f"{len(data['figures'])} of {len(declared().figures)} figures and tables are made so far. "
     made = "" if len(rules) == count.total() and len(data["figures"]) == len(declared().figures) else made
     return f"{made}Of {count.total()} rules that judge the paper's claims on our prior: {said}. {more}\n"
 
