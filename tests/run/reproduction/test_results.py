@@ -141,7 +141,7 @@ def test_a_changed_result_changes_the_documents() -> None:
     runs = measured(0.3)
     data = {"mode": "full", "command": "", "minutes": 1.0, "priors": ["abc"], "runs": runs}
     data |= {"figures": {"fig1": judged(FIG1, runs, judging=True)}}
-    assert in_readme(data).startswith("1 of 19 figures and tables are made so far, some in part. Of 3 rules that judge")
+    assert in_readme(data).startswith("1 of 19 figures and tables are made so far. Of 3 rules that judge")
     assert "on our prior: 3 confirmed, 0 refuted, 0 not shown." in in_readme(data)
     text = in_results(data)
     assert "structure of VSD 7.5 larger than that of SDS 7.5: 0.3 [0.275, 0.325], 3 pairs; confirmed" in text
