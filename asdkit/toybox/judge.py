@@ -30,6 +30,7 @@ from asdkit.toybox.things import Thing
 from asdkit.toybox.truths import true_pictures, truths
 
 PROMPTS, DRIFT_FROM, SMALL = 200, 0.8, 64
+NONE_KNOWN = "none of the prompts is of the toybox, whose truth is the only one that is known"
 _AZIMUTHS, _CANDIDATES, _INSTANCES = 8, 24, 8
 _WITHIN_DEG = 45.0
 _log = logging.getLogger(__name__)
@@ -139,8 +140,9 @@ class ToyboxJudge(CLIPJudge):
 
 
 def some_of(texts: Sequence[str], count: int) -> list[str]:
-    """At most so many of some texts, picked evenly."""
-    return [texts[i] for i in torch.linspace(0, len(texts) - 1, min(count, len(texts))).long()]
+    """At most so many of those texts that are of the toybox, picked evenly."""
+    known = [text for text in texts if parse(text)]
+    return [known[i] for i in torch.linspace(0, len(known) - 1, min(count, len(known))).long()]
 
 
 def instances(thing: Thing, views: Views, background: Colour) -> tuple[Pictures, Alphas]:
@@ -210,7 +212,7 @@ class ToyboxImageJudge(CLIPJudge):
 
 @checked
 class ToyboxSamplesJudge(CLIPJudge):
-    """Judges a Network by samples, from the same noise, for some of the data's prompts, which must be of the toybox.
+    """Judges a Network by samples, from the same noise, for some of the data's prompts that are of the toybox.
 
     `r_precision` is the R-precision at 1 among 200 prompts by the toybox's CLIP, and `clip_score` its mean cosine.
     `diversity` is the root mean square difference of two samples of a prompt; a low one shows a collapse. A figure with
@@ -237,6 +239,9 @@ class ToyboxSamplesJudge(CLIPJudge):
             raise ValueError("ToyboxSamplesJudge judges a Network; take another judge.")
         texts = data.prompts.texts if data.prompts else (module.prompt,)
         chosen = some_of(texts, self.prompts)
+        if not chosen:
+            self.unmeasured["kid"] = NONE_KNOWN
+            return {}
         shape = (self.samples, *prior.encode(render.image[:1]).shape[1:])
         pictures: dict[str, list[Tensor]] = {"": [], "teacher_": [], "true_": []}
         for number, text in enumerate(chosen):

@@ -11,12 +11,12 @@ from asdkit.generators.base import Generator, Render
 from asdkit.rendering.cameras import Views
 from asdkit.toybox import measures
 from asdkit.toybox.captions import thing_of
-from asdkit.toybox.judge import CLIPJudge, Figures, instances, some_of
+from asdkit.toybox.judge import NONE_KNOWN, CLIPJudge, Figures, instances, some_of
 
 
 @checked
 class ToyboxObjectsJudge(CLIPJudge):
-    """Judges the objects that an Amortized3D makes of the data's prompts, which must be of the toybox.
+    """Judges the objects that an Amortized3D makes of those of the data's prompts that are of the toybox.
 
     `objects_iou`, `objects_psnr` (plain things alone), `objects_r_precision` and `objects_clip_score` are means over
     the objects, each seen by the novel cameras; R-precision is among 200 prompts, by the toybox's CLIP. The same
@@ -36,9 +36,12 @@ class ToyboxObjectsJudge(CLIPJudge):
         generator, texts = module.generator, data.prompts.texts if data.prompts else (module.prompt,)
         if not isinstance(generator, Amortized3D):
             raise ValueError("ToyboxObjectsJudge judges an Amortized3D; take another judge.")
-        lists = {"objects": some_of(texts, self.prompts), "held_out_objects": self.held_out and self.held_out.texts}
+        held_out = self.held_out.texts if self.held_out else ()
+        lists = {"objects": some_of(texts, self.prompts), "held_out_objects": some_of(held_out, len(held_out))}
+        if not lists["objects"]:
+            self.unmeasured["objects_iou"] = NONE_KNOWN
         figures: dict[str, list[float]] = {}
-        for name, prompt in ((name, prompt) for name, prompts in lists.items() for prompt in prompts or ()):
+        for name, prompt in ((name, prompt) for name, prompts in lists.items() for prompt in prompts):
             module.prior.embed([prompt])  # whose text encoders take their time only once
             began = time.perf_counter()
             field = generator.made(prompt)

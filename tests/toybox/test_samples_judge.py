@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.exact import exact_prior
 from support.quiet import quiet_trainer
 
 import asdkit
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse, thing_of
+from asdkit.toybox.judge import some_of
 from asdkit.toybox.measures import diversity
 from asdkit.toybox.truths import true_pictures
 
@@ -59,3 +61,26 @@ def test_objects_of_many_prompts_are_measured_one_by_one(tiny_folder: Path) -> N
     module.generator = asdkit.Gaussians(count=5)
     with pytest.raises(ValueError, match="judges an Amortized3D"):
         judge.measure(module, data, views, made["a red cube"])
+
+
+def test_prompts_of_another_world_are_not_judged() -> None:
+    assert some_of(["a red car", "my dog Rex", "a blue chair", "a red ball"], 2) == ["a red car", "a red ball"]
+    others = asdkit.PromptList(["my dog Rex"], per_step=1)
+    objects, samples = asdkit.ToyboxObjectsJudge(), asdkit.ToyboxSamplesJudge()
+    module = asdkit.Distillation("my dog Rex", exact_prior(), asdkit.Amortized3D(8, 2, 4), asdkit.SDS())
+    views = asdkit.Cameras(size=8).novel_views()
+    assert objects.measure(module, asdkit.Cameras(size=8, prompts=others), views, None) == {}
+    module.generator = asdkit.Network(size=8, count=1)
+    assert samples.measure(module, asdkit.Canvas(size=8, prompts=others), None, None) == {}
+    assert "none of the prompts" in objects.unmeasured["objects_iou"] and samples.unmeasured.keys() == {"kid"}
+
+
+def test_prompts_of_some_kinds() -> None:
+    """All colours of them but those that are held out; and a kind must be one of the toybox's."""
+    learned, others = (
+        asdkit.ToyboxPrompts(kinds=["car", "owl"], held_out=held_out).texts for held_out in (False, True)
+    )
+    assert len(learned) == 18 and len(others) == 4 and not {*learned} & {*others}
+    assert all(text.endswith((" car", " owl")) for text in (*learned, *others))
+    with pytest.raises(ValueError, match="The toybox has no 'dragon'; kinds are one of airplane, ball, bear"):
+        asdkit.ToyboxPrompts(kinds=["car", "dragon"])
