@@ -32,7 +32,7 @@ CASES = {  # recipe and options: what follows from them, and what the line names
     "onestep2d --prior sd15": {"size": 512, "count": 2, "average": 0.999, "checkpointing": True, "steps": 5000},
     "edit2d --prior sd35-large": {"size": 512, "scale": 7.5, "pull": 0.0, "steps": 500},
     "image3d --prior sd21-base --data.references.file=docs/images/duck.png": {"size": 512, "steps": 5000, "eta": 0.5},
-    "refine3d --prior sd21-base": {"size": 512, "steps": 1500, "lr": 1e-4, "capacity": 4000},
+    "refine3d --prior sd21-base": {"size": 512, "steps": 1500, "scale": 7.5, "lr": 1e-4, "capacity": 4000},
     "edit3d --prior random:sd21": {"size": 512, "scale": 7.5, "pull": 0.0, "path": "random:sd21"},
 }
 
