@@ -1,6 +1,7 @@
 """A prompt becomes a radiance field in one evaluation, by a network that is trained over many prompts."""
 
 import copy
+import logging
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,7 @@ from asdkit.rendering.cameras import Batch, Views
 from asdkit.rendering.rays import Volume
 from asdkit.scores.prior import Prior
 
+_log = logging.getLogger(__name__)
 _PLANES, _COARSEST = "encoding.grids.0", 4  # the parameter that prompts change; grid points of the first layer
 Seen = tuple[Render, Tensor | float]  # and the penalties per view
 
@@ -78,6 +80,8 @@ class Amortized3D(Generator):
 
     def take_prompts(self, prompts: Sequence[str]) -> None:
         self.prompt = self.prompt or prompts[0]  # the run's own comes first
+        if self.prompt not in prompts:
+            _log.warning("%r is none of the %d prompts of data.prompts, so none learns it.", self.prompt, len(prompts))
 
     def setup(self, prior: Prior, source: Float[Tensor, "1 3 H W"] | None = None) -> None:
         keep_unregistered(self, "prior", prior)

@@ -113,6 +113,15 @@ def test_a_run_is_an_object_without_its_prior(tiny_folder: Path, tmp_path: Path)
     assert main(["export", str(run), "--format=png", "--prompt=a red view", "--size=16", out]) == 0
 
 
+def test_a_prompt_that_is_not_learned_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    generator = asdkit.Amortized3D(8, 2, 4)
+    generator.take_prompts(["a yellow duck"])
+    generator.take_prompts(["a red car", "a yellow duck"])
+    assert not caplog.messages
+    generator.take_prompts(["a red car", "a blue car"])
+    assert "'a yellow duck' is none of the 2 prompts of data.prompts" in caplog.text
+
+
 def test_all_its_rates_move_with_the_iterations() -> None:
     rates = asdkit.NeRFRates(encoding=0.02, factor=asdkit.Ramp(1.0, 0.5, 4))
     generator = ready(exact_prior(), lr=asdkit.Ramp(1e-3, 1e-4, 4), rates=rates)

@@ -1,6 +1,8 @@
 """What is measured of generators for many prompts."""
 
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -35,7 +37,7 @@ def test_samples_are_measured_beside_the_teachers(tiny_folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_objects_of_many_prompts_are_measured_one_by_one(tiny_folder: Path) -> None:
+def test_objects_of_many_prompts_are_measured_one_by_one(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The field of each prompt, seen by itself, against the world's own renders."""
     held_out = asdkit.PromptList(["a red duck"])
     judge = asdkit.ToyboxObjectsJudge(prompts=2, held_out=held_out)
@@ -58,6 +60,9 @@ def test_objects_of_many_prompts_are_measured_one_by_one(tiny_folder: Path) -> N
     squares = (made["a red duck"].image - truths["a red duck"].image).square().flatten(1).mean(1)
     assert figures["held_out_objects_psnr"] == pytest.approx((-10 * squares.log10()).mean().item(), abs=1e-3)
     assert figures["object_ms"] > 0 and {"objects_r_precision", "held_out_objects_clip_score"} <= figures.keys()
+    clock = SimpleNamespace(perf_counter=count(step=2).__next__)  # two seconds from one look to the next
+    monkeypatch.setattr("asdkit.toybox.objects_judge.time", clock)
+    assert judge.measure(module, data, views, made["a red cube"])["object_ms"] == 2000
     module.generator = asdkit.Gaussians(count=5)
     with pytest.raises(ValueError, match="judges an Amortized3D"):
         judge.measure(module, data, views, made["a red cube"])
