@@ -4,12 +4,15 @@ import os
 import platform
 import time
 import timeit
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from asdkit.core.text import rendered
 from asdkit.distillation import Distillation
@@ -25,14 +28,24 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of the fastest of several products of two square matrices."""
+def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of the fastest of several products of square matrices, and of several convolutions."""
     # A single thread of the CPU is timed by its own seconds, which other work on the machine does not lengthen.
     alone = device.type == "cpu" and torch.get_num_threads() == 1
-    size = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     clock = time.process_time if alone else partial(now, device)
-    return 2 * size**3 / min(timeit.repeat(lambda: a @ b, timer=clock, repeat=20, number=1))
+    size = 8192 if device.type == "cuda" else 1024
+    a, b, x, weight = (
+        torch.randn(shape, device=device).to(dtype)
+        for shape in ((size, size), (size, size), (4, 128, size // 32, size // 32), (256, 128, 3, 3))
+    )
+    x, weight = (values.contiguous(memory_format=torch.channels_last) for values in (x, weight))
+
+    def rate(multiply: Callable[[], Tensor]) -> float:
+        with FlopCounterMode(display=False) as counter:
+            multiply()
+        return float(counter.get_total_flops()) / min(timeit.repeat(multiply, timer=clock, repeat=20, number=1))
+
+    return max(rate(lambda: a @ b), rate(lambda: nn.functional.conv2d(x, weight)))
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -27,7 +27,7 @@ from asdkit.commands.bench_report import spread
 from asdkit.commands.fit import CLI
 from asdkit.core.contexts import replaced
 from asdkit.distillation import Distillation
-from asdkit.priors.network_runner import HalfConv2d
+from asdkit.priors.network_runner import HalfLayer
 from asdkit.run.exits import Signals, exit_code_of
 from asdkit.run.guard import Guard
 from asdkit.run.loggers import MetricsCSV
@@ -128,7 +128,7 @@ class Bench(pl.Callback):
                 flop[kind] = _by_span(_readings(bare_loop(module, NEVER), counter.get_total_flops))
             kinds[kind] |= {"memory": self.memory[kind], "calls": calls, "flop": sum(flop[kind].values())}
         dtype = computes_in(module)
-        peak = bench_report.matmul_peak(module.device, dtype)
+        peak = bench_report.measured_peak(module.device, dtype)
         by_operations = kinds["fast"]["flop"] / max(1.0, kinds["faithful"]["flop"])
         self.facts = {
             "recipe": self.recipe,
@@ -155,7 +155,7 @@ def ratios(seconds: Blocks, processor: Blocks, kind: str) -> dict[str, Any]:
 
 def computes_in(module: Distillation) -> torch.dtype:
     """The fastest precision that the frozen network multiplies in."""
-    if module.device.type == "cpu" and any(isinstance(part, HalfConv2d) for part in module.prior.modules()):
+    if module.device.type == "cpu" and any(isinstance(part, HalfLayer) for part in module.prior.modules()):
         return torch.bfloat16
     return next((p.dtype for p in module.prior.parameters()), torch.float32)
 

@@ -96,33 +96,59 @@ def to_float32(values: Tensor) -> Tensor:
 
 
 def fastest_dtype() -> Literal["mixed", "float32"]:
-    """What frozen networks compute in fastest on this CPU: `mixed` where it has matrix units for bfloat16 (AMX).
+    """What frozen networks compute in fastest on this CPU: `mixed` where it multiplies bfloat16 faster.
 
-    Elsewhere convolutions are slower in bfloat16 than in single precision (docs/benchmarks.md has the table).
+    That is where it has matrix units for it (AMX), or AMD's vectors of bfloat16. Intel's are slower than single
+    precision (docs/benchmarks.md has the table).
     """
-    return "mixed" if torch.cpu.get_capabilities().get("amx_bf16") else "float32"
+    cpu = torch.cpu.get_capabilities()
+    has_fast_vectors = cpu.get("avx512_bf16") and str(cpu.get("cpu_name")).startswith("AMD")
+    return "mixed" if cpu.get("amx_bf16") or has_fast_vectors else "float32"
 
 
-class HalfConv2d(nn.Conv2d):
-    """A frozen convolution: input, weights and result are rounded to bfloat16, and come and go in single precision.
+class HalfLayer(nn.Module):
+    """A frozen layer: input, weights and result are rounded to bfloat16, and come and go in single precision.
 
     On other devices than the CPU, and where its weights learn (in a copy of the network), it is the plain one.
     """
 
+    weight: Tensor
+    bias: Any  # a tensor, or None
     _half: tuple[Tensor, Tensor | None] | None = None  # weights and bias, rounded once
 
-    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
+    def rounded(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None] | None:
+        """The input, the weights and the bias in bfloat16, if that is what is multiplied here."""
         if self.weight.requires_grad or x.device.type != "cpu":
-            return super().forward(x)
+            return None
+        order = torch.channels_last if x.dim() == 4 else torch.contiguous_format  # which oneDNN takes as it is
         if self._half is None:
-            weight = self.weight.detach().to(torch.bfloat16, memory_format=torch.channels_last)
+            weight = self.weight.detach().to(torch.bfloat16, memory_format=order)
             self._half = weight, None if self.bias is None else self.bias.detach().bfloat16()
-        x = x.to(torch.bfloat16, memory_format=torch.channels_last)  # which the matrix units take as it is
-        return nn.functional.conv2d(x, *self._half, self.stride, self.padding, self.dilation, self.groups).float()
+        return x.to(torch.bfloat16, memory_format=order), *self._half
+
+
+class HalfConv2d(HalfLayer, nn.Conv2d):
+    """A frozen convolution."""
+
+    def forward(self, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
+        half = self.rounded(x)
+        if half is None:
+            return nn.Conv2d.forward(self, x)
+        return nn.functional.conv2d(*half, self.stride, self.padding, self.dilation, self.groups).float()
+
+
+class HalfLinear(HalfLayer, nn.Linear):
+    """A frozen linear layer."""
+
+    def forward(self, x: Float[Tensor, "*N C"]) -> Float[Tensor, "*N D"]:
+        half = self.rounded(x)
+        return nn.Linear.forward(self, x) if half is None else nn.functional.linear(*half).float()
 
 
 def halve(model: Model) -> None:
-    """Let the convolutions of a model, whose weights are there and frozen, multiply in bfloat16."""
+    """Let convolutions and linear layers of a model, whose weights are there and frozen, multiply in bfloat16."""
     for module in model.modules():
         if type(module) is nn.Conv2d and module.padding_mode == "zeros":
             module.__class__ = HalfConv2d
+        elif type(module) is nn.Linear:
+            module.__class__ = HalfLinear

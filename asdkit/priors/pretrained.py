@@ -41,9 +41,9 @@ class Pretrained(Prior):
         image_size: images of another height and width, in pixels, are resized to this before they are encoded, so that
             early iterations can render small ones (`data.size`). 0 encodes all as they are.
         dtype: the precision in which the frozen networks compute; schedule, phi and generator stay in single precision
-            or better. `mixed` is float32, except for convolutions, which multiply in bfloat16 on a CPU. `auto` is
-            `mixed` where this CPU has matrix units for bfloat16, and float32 elsewhere. Checkpoints and `spec` record
-            which of the two it was.
+            or better. `mixed` is float32, except for convolutions and linear layers, which multiply in bfloat16 on a
+            CPU. `auto` is `mixed` where this CPU multiplies bfloat16 faster, and float32 elsewhere. Checkpoints and
+            `spec` record which of the two it was.
         distilled_guidance: the guidance scale that is given to a guidance-distilled network (FLUX.1 dev, LCM).
         checkpointing: whether to compute intermediate results of the networks' blocks again in the backward pass,
             instead of keeping them. It saves memory for about one more forward pass of what learns, and of the

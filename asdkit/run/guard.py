@@ -76,8 +76,10 @@ class Guard(pl.Callback):
             values |= {f"the gradient of {self._name(module, p)}": p.grad for p in learning if p.grad is not None}
             values |= {self._name(module, p): p for p in learning}
         values = {name: getattr(v, "to_local", lambda v=v: v)() for name, v in values.items() if v.numel()}
-        largest = torch.stack([size.float() for size in torch._foreach_norm(list(values.values()), math.inf)])
-        broken = (~largest.isfinite()).float() * (1 + trainer.global_rank)
+        # The largest value would do everywhere, but CPUs look for it one by one; squares of floats fit into doubles.
+        norm = (2, torch.float64) if module.device.type == "cpu" else (math.inf, None)
+        sizes = torch.stack(torch._foreach_norm(list(values.values()), *norm))
+        broken = (~sizes.isfinite()).float() * (1 + trainer.global_rank)
         flags = torch.cat([torch.full_like(broken[:1], float(self._signals.received)), broken])
         if trainer.world_size > 1:
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)

@@ -19,7 +19,7 @@ from torch.profiler import record_function
 
 from asdkit import ASD, SDS, Cameras, Canvas, DiscriminatorSteps, Distillation, Gaussians, Initial, Latents, Pretrained
 from asdkit.commands import bench_report, bench_steps
-from asdkit.commands.bench_report import comparison, forget_peak, matmul_peak, resident, spread, table
+from asdkit.commands.bench_report import comparison, forget_peak, measured_peak, resident, spread, table
 from asdkit.commands.bench_steps import (
     NEVER,
     Bench,
@@ -220,7 +220,7 @@ def test_the_bare_loop_takes_the_trainers_steps(tiny_folder: Path) -> None:
 
 
 def test_a_guidance_that_does_not_learn_and_images_without_cameras(tiny_folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr(bench_report, "matmul_peak", lambda *_: 1e12)
+    monkeypatch.setattr(bench_report, "measured_peak", lambda *_: 1e12)
     module = Distillation("a red duck", Pretrained(str(tiny_folder)), Latents(count=VIEWS, size=SIZE), SDS())
     bench = Bench("latents", 1, 1)
     trained(module, Canvas(size=SIZE), bench.total, bench)
@@ -248,15 +248,19 @@ def test_spread_is_median_and_quartiles() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_peak_is_the_fastest_product(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the thread's own seconds where there is one, else by the wall's."""
-    readings = iter([0, 2.0, 2.0, 2.5, *(x for i in range(18) for x in (10.0 * i + 10, 10.0 * i + 11))])
+@pytest.mark.parametrize(("fast", "operations"), [(0, 2 * 1024**3), (20, 2 * 4 * 30 * 30 * 256 * 128 * 9)])
+def test_the_peak_is_the_fastest_product(
+    threads: int, fast: int, operations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of matrices, or in a convolution; by the thread's own seconds where there is one, else by the wall's."""
+    seconds = [0.001 if i == fast + 1 else 10.0 for i in range(40)]
+    readings = iter([reading for taken in seconds for reading in (0.0, taken)])
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     if threads == 1:
         monkeypatch.setattr(bench_report.time, "process_time", lambda: next(readings))
     else:
         monkeypatch.setattr(bench_report, "now", lambda device: next(readings))
-    assert matmul_peak(CPU, torch.float32) == 2 * 1024**3 / 0.5
+    assert measured_peak(CPU, torch.float32) == operations / 0.001
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's own account of the process")
@@ -273,7 +277,7 @@ def test_json_has_all_facts_and_stands_alone(
     recipe: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bench_report, "matmul_peak", lambda *_: 1e12)
+    monkeypatch.setattr(bench_report, "measured_peak", lambda *_: 1e12)
     before = sorted(tmp_path.rglob("*"))
     code = main(["bench", "--config", str(recipe), "--steps", "1", "--json"])
     out, err = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Frozen convolutions that multiply in bfloat16 beside a network in single precision, and which CPUs they are for."""
+"""Frozen layers that multiply in bfloat16 beside a network in single precision, and which CPUs they are for."""
 
 import copy
 from pathlib import Path
@@ -23,9 +23,12 @@ def _rounded(values: Tensor) -> Tensor:
     return values.bfloat16().double()
 
 
-@pytest.mark.skipif(
+multiplies_bfloat16 = pytest.mark.skipif(
     not torch.cpu.get_capabilities().get("avx512_bf16"), reason="this CPU does not multiply bfloat16: it rounds more"
 )
+
+
+@multiplies_bfloat16
 @pytest.mark.parametrize(("kernel", "stride", "bias"), [(3, 1, True), (3, 2, False), (1, 1, True)])
 def test_convolutions_round_what_they_multiply_and_no_more(kernel: int, stride: int, bias: bool) -> None:
     """Against exact products of what bfloat16 makes of x, W and of the gradient; sums err by less than an ulp."""
@@ -44,9 +47,25 @@ def test_convolutions_round_what_they_multiply_and_no_more(kernel: int, stride: 
     torch.testing.assert_close(got.double(), expected, rtol=ULP, atol=ULP)
 
 
-def test_convolutions_that_learn_are_plain() -> None:
-    plain = nn.Conv2d(3, 4, 3)
-    half, x = copy.deepcopy(plain).requires_grad_(False), torch.randn(1, 3, 5, 5)
+@multiplies_bfloat16
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_layers_round_what_they_multiply_and_no_more(bias: bool) -> None:
+    plain = nn.Linear(6, 5, bias=bias).requires_grad_(False)
+    half = copy.deepcopy(plain)
+    halve(half)
+    x = torch.randn(2, 7, 6, requires_grad=True)
+    weight, constant = _rounded(plain.weight), _rounded(plain.bias) if bias else 0
+    result = half(x)
+    assert result.dtype == torch.float32 and not torch.equal(result, plain(x))
+    torch.testing.assert_close(result.double(), _rounded(x.detach()) @ weight.T + constant, rtol=ULP, atol=ULP)
+    gradient = torch.randn_like(result)
+    (got,) = torch.autograd.grad(result, x, gradient)
+    torch.testing.assert_close(got.double(), _rounded(gradient) @ weight, rtol=ULP, atol=ULP)
+
+
+@pytest.mark.parametrize(("plain", "shape"), [(nn.Conv2d(3, 4, 3), (1, 3, 5, 5)), (nn.Linear(3, 4), (5, 3))])
+def test_layers_that_learn_are_plain(plain: nn.Module, shape: tuple[int, ...]) -> None:
+    half, x = copy.deepcopy(plain).requires_grad_(False), torch.randn(shape)
     halve(half)
     half(x)
     assert torch.equal(copy.deepcopy(half).requires_grad_(True)(x), plain(x))
@@ -71,9 +90,18 @@ def test_a_mixed_prior_is_the_whole_one_to_the_third_digit(tiny_folder: Path) ->
     assert torch.equal(copied, whole.predict(_draw(whole), [condition])[0])
 
 
-@pytest.mark.parametrize(("has_amx", "dtype"), [(True, "mixed"), (False, "float32")])
-def test_auto_is_decided_once(has_amx: bool, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": has_amx, "avx512_bf16": True})
+@pytest.mark.parametrize(
+    ("cpu", "dtype"),
+    [
+        ({"cpu_name": "Intel(R) Xeon(R)", "avx512_bf16": True, "amx_bf16": True}, "mixed"),
+        ({"cpu_name": "Intel(R) Xeon(R)", "avx512_bf16": True, "amx_bf16": False}, "float32"),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, "mixed"),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": False}, "float32"),
+        ({}, "float32"),  # another architecture
+    ],
+)
+def test_auto_is_decided_once(cpu: dict[str, object], dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
     assert fastest_dtype() == dtype
     assert asdkit.Pretrained("toybox", dtype="auto").spec["init_args"]["dtype"] == dtype
 
