@@ -49,6 +49,8 @@ def read_parser_message(message: str) -> ParserMessage:
         reason = f"Expected {number}, or a class such as asdkit.Ramp. Got value: {name}"
         if not number:
             reason = f"there is no class {name}; give its full import path, such as my_module.{name}"
+        if name == "None":  # jsonargparse hands null on to a part's own parser as a text
+            reason = "null can only stand in a file; write it in one and give that by a further --config"
     unknown = _first(_UNRECOGNIZED, message).lstrip("-") or _first(_UNKNOWN, message)
     return ParserMessage(_option(message), unknown, (_OWNER.findall(message) or [""])[-1], reason)
 

@@ -40,9 +40,16 @@ class Outer:
         pass
 
 
+class Outermost:
+    def __init__(self, outer: Outer | None = None) -> None:
+        pass
+
+
 INNER = f"--outer.inner={__name__}.Inner"
+DEEP = [f"--outermost.outer={__name__}.Outer", "--outermost.outer.inner=null"]
 NO_NUMBER = "Expected a float, or a class such as asdkit.Ramp. Got value: x"
 NO_CLASS = "there is no class Nobody; give its full import path, such as my_module.Nobody"
+NO_NULL = "null can only stand in a file; write it in one and give that by a further --config"
 SAYS: dict[str, tuple[list[str], dict[str, str]]] = {
     "an option": (["--foo=3"], {"option": "", "unknown": "foo"}),
     "an argument": (["--outer.inr=3"], {"option": "outer.inr", "unknown": "inr", "owner": "Outer"}),
@@ -52,6 +59,7 @@ SAYS: dict[str, tuple[list[str], dict[str, str]]] = {
     "an inner integer": ([INNER, "--outer.inner.size=x"], {"reason": "Expected a int. Got value: x"}),
     "a number": ([INNER, "--outer.inner.scale=x"], {"option": "outer.inner.scale", "reason": NO_NUMBER}),
     "a class": (["--outer.inner=Nobody"], {"option": "outer.inner", "reason": NO_CLASS}),
+    "nothing": (DEEP, {"option": "outermost.outer.inner", "reason": NO_NULL}),
     "a key": (["--config=key.yaml"], {"option": "", "unknown": "stps", "owner": ""}),
 }
 
@@ -62,6 +70,7 @@ def said(arguments: list[str]) -> str:
     parser.add_argument("--config", action="config")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--outer", type=Outer | None, default={"class_path": f"{__name__}.Outer"})
+    parser.add_argument("--outermost", type=Outermost | None, default={"class_path": f"{__name__}.Outermost"})
     with pytest.raises(ArgumentError) as refused:
         parser.parse_args(arguments)
     return str(refused.value)
