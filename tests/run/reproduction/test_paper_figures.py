@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from asdkit.commands.arguments import expand
-from asdkit.core.errors import UsageError
+from asdkit.commands.main import main
 from asdkit.run.reproduction.figures import FULL, QUICK, REFERENCES, START_SECONDS, Figure, Planned, as_cell, declared
 from asdkit.run.reproduction.runs import costs
 from asdkit.toybox.captions import parse
@@ -64,16 +63,14 @@ def planned() -> list[Planned]:
     return list({(run.part.name, run.method.name, bool(run.subject.options)): run for run in runs}.values())
 
 
-def test_fit_takes_all_options(tmp_path: Path) -> None:
-    """By the table of signatures; and it refuses what there is not."""
+def test_fit_takes_all_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As its parser reads them; and it refuses what there is not."""
     given = tmp_path / "duck.png"
     given.touch()
     for run in planned():
         cell = as_cell(run, FULL, [], given)
-        options = [option for option in cell.options if "init=None" not in option]
-        expand("fit", [*options, "--model.prompt", cell.prompt])
-    with pytest.raises(UsageError, match="nothing_such"):
-        expand("fit", [*as_cell(planned()[0], FULL, ["--model.nothing_such=1"], given).options, "--model.prompt=x"])
+        assert main(["fit", *cell.options, "--model.prompt", cell.prompt, "--print_config"]) == 0, capsys.readouterr()
+    assert main(["fit", *cell.options, "--model.nothing_such=1", "--model.prompt=x"]) == 2
 
 
 def test_prompts_are_of_the_world() -> None:
