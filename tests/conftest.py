@@ -37,7 +37,7 @@ def pytest_runtest_setup() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread_and_no_network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def one_thread_no_network_and_single_precision(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     torch.set_num_threads(1)
     connect: Callable = socket.socket.connect
 
@@ -48,6 +48,8 @@ def one_thread_and_no_network(tmp_path_factory: pytest.TempPathFactory) -> Itera
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", refuse)
+        capabilities = {**torch.cpu.get_capabilities(), "amx_bf16": False, "avx512_bf16": False}
+        patch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)  # proofs are in single precision
         patch.setenv("ASDKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from ctypes import CDLL
 from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise, takewhile
@@ -23,11 +24,20 @@ from asdkit.core.yaml_text import at, check_recipe, settings_of, to_yaml
 from asdkit.run.grid import option_values, recipe_names
 from asdkit.run.recipes import base_of, find_recipe, is_recipe, recipes
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
 
 def prepare_libraries() -> None:
-    """Let libraries that are imported from now on say only what concerns the user, and their threads wait quietly."""
+    """Let libraries that are imported from now on say only what concerns the user, and their threads wait quietly.
+
+    The C library keeps the memory of large tensors that are gone for the next ones; where it is not glibc, nothing
+    changes.
+    """
     for name, value in yaml.safe_load(Path(__file__).with_name("environment.yaml").read_text("utf-8")).items():
         os.environ.setdefault(name, value)
+    if sys.platform == "linux" and hasattr(c_library := CDLL(None), "mallopt"):
+        for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+            c_library.mallopt(option, 2**28)
 
 
 class Arguments(argparse.ArgumentParser):

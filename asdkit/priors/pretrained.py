@@ -68,7 +68,7 @@ class Pretrained(Prior):
         finetune_scale: Annotated[float, Within(-1e6, 1e6)] = 1.0,
         use_camera: bool = True,
         image_size: Whole = 0,
-        dtype: Literal["auto", "mixed", "float32", "bfloat16", "float16"] = "float32",
+        dtype: Literal["auto", "mixed", "float32", "bfloat16", "float16"] = "auto",
         distilled_guidance: Annotated[float, AtLeast(0)] = 3.5,
         checkpointing: bool = False,
         compile: Compile = False,
