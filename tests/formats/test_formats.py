@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
-from support.splat_tools import FLIP, SH_0, equal, near, near_quats, opacities, splat_transform, splats
+from support.splat_tools import FLIP, SH_0, equal, gsply, near, near_quats, opacities, splat_transform, splats
 
 from asdkit.formats.splat_files import SUFFIXES, read_splats, write_splats
 from asdkit.formats.splats import Splats
@@ -16,14 +16,10 @@ from asdkit.formats.spz import encode_spz
 
 # y and z change sign from SPZ's axes to PLY's; odd harmonics do: y z x | xy yz zz xz xx-yy | y xyz y z x z x
 PARITY = np.array([1, -1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1])
-# Half a step of each format, for values inside its range:
-BYTE = 0.5 / 255
+# Half a step of each format, for values inside its range. Of the components that SPZ stores of a quaternion, the
+# largest moves with the others by at most sum(|q_i| / |q_L| * step) < 3 steps.
+BYTE, SPZ_SCALE, SPZ_QUAT = 0.5 / 255, 0.5 / 16, 3.1 * 0.5 / (511 * math.sqrt(2))
 SPLAT_QUAT = 1 / 128  # half a step, or a whole one at +1, which has no byte of its own
-SPZ_COLOR = BYTE / 0.15
-SPZ_SCALE = 0.5 / 16
-SPZ_SH = 0.5 / 128
-# of the components that SPZ stores; the largest moves with them by at most sum(|q_i| / |q_L| * step) < 3 steps
-SPZ_QUAT = 3.1 * 0.5 / (511 * math.sqrt(2))
 
 
 def spz_bits(gaussians: Splats) -> int:
@@ -33,19 +29,19 @@ def spz_bits(gaussians: Splats) -> int:
 
 @pytest.mark.parametrize("degree", range(4))
 def test_ply_is_exact_in_gsply(tmp_path: Path, degree: int) -> None:
-    gsply = pytest.importorskip("gsply")
     original = splats(degree=degree)
     write_splats(tmp_path / "a.ply", original)
     equal(read_splats(tmp_path / "a.ply"), original)
-    read = gsply.plyread(tmp_path / "a.ply")
-    higher = read.shN if degree else np.zeros((40, 0, 3), np.float32)
-    sh = np.concatenate([read.sh0[:, None], higher], axis=1)
+    read = gsply().plyread(tmp_path / "a.ply")
+    sh = np.concatenate([read.sh0[:, None], *([read.shN] if degree else [])], axis=1)
     equal(Splats(read.means, read.quats, read.scales, read.opacities, sh), original)
 
 
 def test_splat_bytes_by_a_slow_loop(tmp_path: Path) -> None:
+    """The largest and most opaque come first; the order of equals stays."""
     original = splats(degree=2)
     original.sh[:, 0] *= 8  # so that colours are clipped at both ends
+    original.log_scales[:30], original.opacity_logits[:30] = -3, np.arange(30) % 3
     records = []
     for mean, quat, log_scales, logit, sh in zip(*original, strict=True):
         scales, opacity = [math.exp(value) for value in log_scales], 1 / (1 + math.exp(-logit))
@@ -57,14 +53,6 @@ def test_splat_bytes_by_a_slow_loop(tmp_path: Path) -> None:
     records.sort(key=lambda pair: -pair[0])
     write_splats(tmp_path / "a.splat", original)
     assert (tmp_path / "a.splat").read_bytes() == b"".join(record for _, record in records)
-
-
-def test_splat_keeps_the_order_of_equals(tmp_path: Path) -> None:
-    original = splats(count=99, degree=0)
-    original.log_scales[:], original.opacity_logits[:] = -3, np.arange(99) % 3
-    write_splats(tmp_path / "a.splat", original)
-    expected = np.concatenate([original.means[first::3] for first in (2, 1, 0)])
-    np.testing.assert_array_equal(read_splats(tmp_path / "a.splat").means, expected)
 
 
 def test_splat_is_read_by_us_and_by_splat_transform(tmp_path: Path) -> None:
@@ -103,15 +91,14 @@ def spz_parts(data: bytes) -> tuple[bytes, list[bytes]]:
 @pytest.mark.parametrize("version", [3, 4])
 @pytest.mark.parametrize("degree", [1, 2, 3])
 def test_spz_has_the_bytes_of_gsply(tmp_path: Path, degree: int, version: int) -> None:
-    gsply = pytest.importorskip("gsply")
     original = splats(degree=degree)
     sh = original.sh * PARITY[: (degree + 1) ** 2, None].astype(np.float32)
-    data = gsply.GSData.from_arrays(
+    data = gsply().GSData.from_arrays(
         means=original.means * FLIP.astype(np.float32), scales=original.log_scales,
         quats=original.quats * np.float32([1, *FLIP]), opacities=original.opacity_logits,
         sh0=sh[:, 0], shN=sh[:, 1:], format="ply",
     )  # fmt: skip
-    gsply.write_spz(tmp_path / "b.spz", data, version=version, fractional_bits=spz_bits(original))
+    gsply().write_spz(tmp_path / "b.spz", data, version=version, fractional_bits=spz_bits(original))
     ours, theirs = encode_spz(tmp_path / "a.spz", original, version), (tmp_path / "b.spz").read_bytes()
     unpack = gzip.decompress if version == 3 else spz_parts
     assert unpack(ours) == unpack(theirs)
@@ -145,7 +132,7 @@ def test_spz_of_others_is_read(tmp_path: Path, version: int) -> None:
     near_quats(read.quats, original.quats, SPZ_QUAT)
     near(read.log_scales, original.log_scales, SPZ_SCALE)
     near(opacities(read), opacities(original), BYTE)
-    near(read.sh[:, 0], original.sh[:, 0], SPZ_COLOR)
+    near(read.sh[:, 0], original.sh[:, 0], BYTE / 0.15)
     near(read.sh[:, 1:4], original.sh[:, 1:4], (8 / 2 + 0.5) / 128)  # it keeps 5 bits of degree 1, 4 of the others
     near(read.sh[:, 4:], original.sh[:, 4:], (16 / 2 + 0.5) / 128)
 
@@ -169,20 +156,22 @@ def test_spz_of_degree_4_and_with_extensions_is_read(tmp_path: Path, caplog: pyt
 def test_spz_of_version_2_is_read(tmp_path: Path) -> None:
     """One Gaussian by hand: the first three components of the quaternion are bytes around 127.5, and w follows."""
     position = b"".join(number.to_bytes(3, "little", signed=True) for number in (1 << 8, -(3 << 7), 5))
-    body = position + bytes([51, 204, 0, 255, 16, 160, 200, 127, 64, 191, 128, 192, 0, 64, 128, 128, 0, 1, 255])
-    path = tmp_path / "a.spz"
-    path.write_bytes(gzip.compress(struct.pack("<4sIIBBBB", b"NGSP", 2, 1, 1, 8, 1, 0) + body))
-    read = read_splats(path)
-    near(read.means, [[1, 1.5, -5 / 256]], 0)
+    rest = bytes([128, 192, 0, 64, 128, 128, 0, 1, 255])
+
+    def read(rotation: list[int]) -> Splats:
+        body = position + bytes([51, 204, 0, 255, 16, 160, 200, *rotation]) + rest
+        (tmp_path / "a.spz").write_bytes(gzip.compress(struct.pack("<4sIIBBBB", b"NGSP", 2, 1, 1, 8, 1, 0) + body))
+        return read_splats(tmp_path / "a.spz")
+
+    one = read([127, 64, 191])
+    near(one.means, [[1, 1.5, -5 / 256]], 0)
     x, y, z = 127 / 127.5 - 1, 64 / 127.5 - 1, 191 / 127.5 - 1
-    near(read.quats, [[math.sqrt(1 - x * x - y * y - z * z), x, -y, -z]], 0)
-    near(read.log_scales, [[-9, 0, 2.5]], 0)
-    half_turn = body[:-12] + bytes([255, 0, 127]) + body[-9:]
-    path.write_bytes(gzip.compress(struct.pack("<4sIIBBBB", b"NGSP", 2, 1, 1, 8, 1, 0) + half_turn))
-    near(read_splats(path).quats, [[0, 1, 1, 0.5 / 127.5]], 0)
-    near(opacities(read), [0.2], 0)
-    near(read.sh[0, 0], [0.3 / 0.15, -0.5 / 0.15, 0.5 / 0.15], 0)
-    near(read.sh[0, 1:], [[0, -0.5, 1], [0.5, 0, 0], [-1, -127 / 128, 127 / 128]], 0)
+    near(one.quats, [[math.sqrt(1 - x * x - y * y - z * z), x, -y, -z]], 0)
+    near(read([255, 0, 127]).quats, [[0, 1, 1, 0.5 / 127.5]], 0)
+    near(one.log_scales, [[-9, 0, 2.5]], 0)
+    near(opacities(one), [0.2], 0)
+    near(one.sh[0, 0], [0.3 / 0.15, -0.5 / 0.15, 0.5 / 0.15], 0)
+    near(one.sh[0, 1:], [[0, -0.5, 1], [0.5, 0, 0], [-1, -127 / 128, 127 / 128]], 0)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +195,7 @@ def test_spz_clips_what_it_cannot_hold(tmp_path: Path) -> None:
     write_splats(tmp_path / "a.spz", original)
     read = read_splats(tmp_path / "a.spz")
     near(read.log_scales[0], [-10, 255 / 16 - 10, 0], 0)
-    near(read.sh[0, 0], [0.5 / 0.15, -0.5 / 0.15, 0], SPZ_COLOR)
+    near(read.sh[0, 0], [0.5 / 0.15, -0.5 / 0.15, 0], BYTE / 0.15)
     near(read.sh[0, 2], [1, -127 / 128, 1], 0)
     near(opacities(read), [1, 0], 1e-6)
 

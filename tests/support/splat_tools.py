@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,6 +64,13 @@ def drawn(gaussians: Splats, views: Views) -> torch.Tensor:
     background = torch.tensor([0.2, 0.5, 0.9])
     shown = (means, quats, log_scales.exp(), logits.sigmoid(), sh, views, background)
     return rasterize(*shown, sh_degree=degree).image
+
+
+def gsply() -> Any:
+    """The library of that name, which is not compiled: its code runs once on few numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("numba.config.DISABLE_JIT", True)
+        return pytest.importorskip("gsply")
 
 
 def node_modules(package: str) -> Path:
