@@ -76,16 +76,13 @@ def test_points_with_and_without_colours(tmp_path: Path, encoding: str) -> None:
     assert cloud.colors is None
 
 
-def test_float_colours_windows_lines_and_no_last_line_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])
+def test_float_colours_in_text_with_any_line_ends(tmp_path: Path, line_end: bytes) -> None:
     properties = [*XYZ, "float red", "float green", "float blue"]
-    path = write(tmp_path / "a.ply", properties, b"1 2 3 0.5 1.5 -1\n", 1)
-    assert ply.read_points(path).colors.tolist() == [[0.5, 1.0, 0.0]]
-    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    assert ply.read_points(path).points.tolist() == [[1.0, 2.0, 3.0]]
-    path.write_bytes(path.read_bytes().replace(b"\r\n", b"\r"))
-    assert ply.read_points(path).points.tolist() == [[1.0, 2.0, 3.0]]
-    path = write(tmp_path / "b.ply", XYZ, b"1 2 3\n4 5 6", 2)
-    assert ply.read_points(path).points.tolist() == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+    path = write(tmp_path / "a.ply", properties, b"1 2 3 0.5 1.5 -1\n4 5 6 1 1 1", 2)
+    path.write_bytes(path.read_bytes().replace(b"\n", line_end))
+    cloud = ply.read_points(path)
+    assert cloud.points.tolist() == [[1, 2, 3], [4, 5, 6]] and cloud.colors.tolist() == [[0.5, 1, 0], [1, 1, 1]]
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])
@@ -98,32 +95,30 @@ def test_binary_numbers_begin_right_after_the_header(tmp_path: Path, line_end: b
 
 
 def test_faces_are_told_from_points(tmp_path: Path) -> None:
-    path = tmp_path / "a.ply"
-    head = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
-    faces = "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
-    path.write_text(head + faces + "0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
+    faces = b"element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    path = write(tmp_path / "a.ply", XYZ, b"0 0 0\n1 0 0\n0 1 0\n", 3)
+    assert not ply.read_header(path).is_mesh
+    path.write_bytes(path.read_bytes().replace(b"end_header\n", faces) + b"3 0 1 2\n")
     assert ply.read_header(path).is_mesh and not ply.read_header(path).is_splats
     assert len(ply.read_points(path).points) == 3
-    path.write_text(head + "end_header\n0 0 0\n1 0 0\n0 1 0\n")
-    assert not ply.read_header(path).is_mesh
 
 
-TWELVE = np.arange(3, dtype="<f4").tobytes()
+TWELVE, BINARY = np.arange(3, dtype="<f4").tobytes(), "binary_little_endian"
 HOSTILE = {
-    "huge count": (XYZ, TWELVE, 10**17, "binary_little_endian", "truncated"),
-    "absurd count": (XYZ, TWELVE, "9" * 400, "binary_little_endian", "cannot be understood"),
+    "huge count": (XYZ, TWELVE, 10**17, BINARY, "truncated"),
+    "absurd count": (XYZ, TWELVE, "9" * 400, BINARY, "cannot be understood"),
     "huge count in text": (XYZ, b"1 2 3\n", 10**15, "ascii", "truncated"),
-    "negative count": (XYZ, TWELVE, -1, "binary_little_endian", "cannot be understood"),
+    "negative count": (XYZ, TWELVE, -1, BINARY, "cannot be understood"),
     "no count": (XYZ, TWELVE, "many", "ascii", "cannot be understood"),
     "zero count": (XYZ, b"", 0, "ascii", "no vertices"),
-    "truncated": (XYZ, TWELVE[:-1], 1, "binary_little_endian", "truncated"),
+    "truncated": (XYZ, TWELVE[:-1], 1, BINARY, "truncated"),
     "truncated text": (XYZ, b"1 2 3\n4 5 6", 3, "ascii", "truncated"),
     "short line": (XYZ, b"1 2 3\n4 5\n666666", 2, "ascii", "vertex line"),
     "missing lines": (XYZ, b"1.000 2.000 3.000\n", 2, "ascii", "2 vertex lines"),
     "words": (XYZ, b"one two three\n", 1, "ascii", "vertex line"),
     "binary text": (XYZ, b"\xff\xfe\x00\x01\x02\x03\n", 1, "ascii", "vertex line"),
-    "nan": (XYZ, np.array([0, np.nan, 0], "<f4").tobytes(), 1, "binary_little_endian", "'y'"),
-    "infinity": (XYZ, np.array([np.inf, 0, 0], "<f4").tobytes(), 1, "binary_little_endian", "'x'"),
+    "nan": (XYZ, np.array([0, np.nan, 0], "<f4").tobytes(), 1, BINARY, "'y'"),
+    "infinity": (XYZ, np.array([np.inf, 0, 0], "<f4").tobytes(), 1, BINARY, "'x'"),
     "too large": ([XYZ[0], XYZ[1], "double z"], b"0 0 1e300\n", 1, "ascii", "'z'"),
     "nan in text": (XYZ, b"0 0 nan\n", 1, "ascii", "'z'"),
     "no z": (XYZ[:2], b"0 0\n", 1, "ascii", "lacks the vertex property 'z'"),
