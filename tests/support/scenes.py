@@ -1,5 +1,7 @@
 """Scenes that are hard to draw, and what is compared of their pictures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ def cameras(count: int = 2, size: int = 20, distance: float = 2.0, dtype: torch.
     K = views.K.clone()
     K[:, 0, 2] += 1.3
     K[:, 1, 2] -= 0.8
-    return Views(views.c2w, K, azimuth, elevation, views.distance, size, size + 4)
+    return replace(views, K=K)
 
 
 def scene(count: int, seed: int = 0, size: float = 0.08, dtype: torch.dtype = torch.float64) -> list[Tensor]:
