@@ -91,31 +91,32 @@ def test_what_is_written_with_a_texture_comes_back_where_it_was(tmp_path: Path, 
     np.testing.assert_allclose(colours, np.column_stack([(places[:, 1:] + 1) / 2, places[:, 0]]), atol=0.02)
 
 
-def glb(path: Path, material: dict, attributes: dict[str, np.ndarray], picture: bytes = b"") -> None:
+def glb(path: Path, material: dict, attributes: dict[str, np.ndarray], picture: bytes = b"", **changes: list) -> Path:
     """A GLB with one triangle at z = 0, x from 0 to 1 and y from 0 to 1, written by hand."""
     attributes = {"POSITION": np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], "<f4"), **attributes}
-    kinds = {"f4": 5126, "u1": 5121, "u2": 5123}
-    parts = [values.tobytes() for values in attributes.values()] + ([picture] if picture else [])
-    padded = [part + b"\0" * (-len(part) % 4) for part in parts]
-    starts, data = accumulate(map(len, padded), initial=0), b"".join(padded)
-    lengths = [{"buffer": 0, "byteLength": len(part)} for part in parts]
-    views = [view | {"byteOffset": start} for view, start in zip(lengths, starts, strict=False)]
+    parts = [values.tobytes() for values in attributes.values()] + [picture] * bool(picture)
+    starts, data = accumulate(map(len, parts), initial=0), b"".join(parts) + bytes(-len(picture) % 4)
+    places = zip(parts, starts, strict=False)
+    views = [{"buffer": 0, "byteLength": len(part), "byteOffset": start} for part, start in places]
     accessors = [
         {
-            "bufferView": i, "componentType": kinds[values.dtype.str[1:]], "count": 3,
+            "bufferView": i, "componentType": {"f4": 5126, "u1": 5121, "u2": 5123}[values.dtype.str[1:]], "count": 3,
             "type": f"VEC{values.shape[1]}", "normalized": values.dtype.kind == "u",
+            "min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist(),
         }
         for i, values in enumerate(attributes.values())
     ]  # fmt: skip
     scene = {
         "asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}],
         "meshes": [{"primitives": [{"attributes": {n: i for i, n in enumerate(attributes)}, "material": 0}]}],
-        "materials": [material], "accessors": accessors, "bufferViews": views, "buffers": [{"byteLength": len(data)}],
+        "materials": [material], "accessors": accessors, "buffers": [{"byteLength": len(data)}],
+        "bufferViews": views,
     }  # fmt: skip
     if picture:
         material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
-        scene |= {"textures": [{"source": 0}], "images": [{"bufferView": len(views) - 1, "mimeType": "image/png"}]}
-    glb_file(path, scene, data)
+        view = len(parts) - 1
+        scene |= {"textures": [{"source": 0}], "images": [{"bufferView": view, "mimeType": "image/png"}]}
+    return glb_file(path, scene | changes, data)
 
 
 def png(tmp_path: Path, *colours: list[int]) -> bytes:
@@ -144,17 +145,16 @@ def test_a_glbs_vertex_colours_are_linear_light(tmp_path: Path, material: dict, 
 
 def test_a_glbs_material_texture_and_vertex_colours_are_multiplied(tmp_path: Path) -> None:
     """In linear light: 0.5020 (material) is sRGB 0.7366, times 0.2159 (texel) 0.3629, times 0.4 (vertices) 0.2303."""
-    material = {"pbrMetallicRoughness": {"baseColorFactor": [128 / 255, 1.0, 1.0, 1.0]}}
-    glb(tmp_path / "a.glb", material, {})
-    np.testing.assert_allclose(start(tmp_path / "a.glb", 5)[1], [[0.7366, 1, 1]] * 5, atol=1e-3)
-    glb(tmp_path / "a.glb", material, {}, png(tmp_path, [128, 255, 51]))  # no place in the picture is said
-    np.testing.assert_allclose(start(tmp_path / "a.glb", 5)[1], [[0.7366, 1, 1]] * 5, atol=1e-3)
-    uvs = {"TEXCOORD_0": np.full((3, 2), 0.5, "<f4")}
-    glb(tmp_path / "a.glb", material, uvs, png(tmp_path, [128, 255, 51]))
-    np.testing.assert_allclose(start(tmp_path / "a.glb", 5)[1], [[0.3629, 1, 0.2]] * 5, atol=1e-3)
-    shade = {"COLOR_0": np.array([[0.4, 1, 1, 1]] * 3, "<f4")}
-    glb(tmp_path / "a.glb", material, uvs | shade, png(tmp_path, [128, 255, 51]))
-    np.testing.assert_allclose(start(tmp_path / "a.glb", 5)[1], [[0.2303, 1, 0.2]] * 5, atol=1e-3)
+    material, picture = {"baseColorFactor": [128 / 255, 1.0, 1.0, 1.0]}, png(tmp_path, [128, 255, 51])
+    uvs, shade = {"TEXCOORD_0": np.full((3, 2), 0.5, "<f4")}, {"COLOR_0": np.array([[0.4, 1, 1, 1]] * 3, "<f4")}
+    for attributes, texture, colour in (
+        ({}, b"", [0.7366, 1, 1]),
+        ({}, picture, [0.7366, 1, 1]),  # no place in the picture is said
+        (uvs, picture, [0.3629, 1, 0.2]),
+        (uvs | shade, picture, [0.2303, 1, 0.2]),
+    ):
+        glb(tmp_path / "a.glb", {"pbrMetallicRoughness": {**material}}, attributes, texture)
+        np.testing.assert_allclose(start(tmp_path / "a.glb", 5)[1], [colour] * 5, atol=1e-3)
 
 
 @pytest.mark.parametrize("period", [-3, 0, 1])
@@ -219,48 +219,50 @@ def test_faces_colours_are_srgb_and_meshes_without_any_are_grey(tmp_path: Path) 
     assert np.abs(grey - 0.5).max() < 0.06 and grey.std() > 0.02
 
 
-def test_meshes_that_give_no_points_are_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nan = {"COLOR_0": np.array([[math.nan, 1, 1, 1]] * 3, "<f4")}
-    glb(tmp_path / "a.glb", {"pbrMetallicRoughness": {}}, nan)
-    with pytest.raises(ValueError, match=r"a\.glb has colours that are not finite"):
-        start(tmp_path / "a.glb")
+def test_textures_and_colours_that_are_broken_or_of_other_formats_are_told_in_a_sentence(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", "EPS")
     picture = png(tmp_path, *np.random.default_rng(0).integers(0, 255, (999, 3)).tolist())
-    uvs = {"TEXCOORD_0": np.full((3, 2), 0.5, "<f4")}
-    glb(tmp_path / "b.glb", {"pbrMetallicRoughness": {}}, uvs, picture[:500])
-    with pytest.raises(ValueError, match=r"b\.glb has a texture that can't be read"):
-        start(tmp_path / "b.glb")
-    for name, text, words in (
+    uvs, nan = {"TEXCOORD_0": np.full((3, 2), 0.5, "<f4")}, {"COLOR_0": np.array([[math.nan, 1, 1, 1]] * 3, "<f4")}
+    for attributes, content, words in (
+        (nan, b"", "colours that are not finite"),
+        (uvs, picture[:500], "a texture that can't be read"),
+        (uvs, (tmp_path / "a.png").read_bytes(), "a texture of the format EPS; PNG, JPEG"),
+    ):
+        glb(tmp_path / "a.glb", {"pbrMetallicRoughness": {}}, attributes, content)
+        with pytest.raises(ValueError, match=rf"a\.glb has {words}"):
+            start(tmp_path / "a.glb", 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
         ("c.obj", "v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n", "has no surface"),
         ("d.obj", "v 0 0 0\nv 1 0 0\nv 2 0 0\n", "holds no faces"),
         ("d.off", "OFF\n3 0 0\n0 0 0\n1 0 0\n2 0 0\n", "holds no faces"),
         ("e.obj", "v 0 0 0\nv 0 0 0\nv 0 0 0\nf 1 2 3\n", "has no extent"),
-    ):
-        (tmp_path / name).write_text(text)
-        with pytest.raises(ValueError, match=f"{name} {words}"):
-            start(tmp_path / name)
+        ("f.obj", "v 0 0 0\nv 1 0 0\nv 0 1 0\n" + "o p\nusemtl m\nf 1 2 3\n" * 10_001, r"shows \d+ parts .*join some"),
+        ("f.stl", "solid p\nendsolid p\n" * 10_001, r"shows \d+ parts .*join some"),
+        ("g.dae", "<COLLADA/>", r"must end in \.glb, \.gltf, \.obj, \.stl, \.ply, \.off to be"),
+    ],
+    ids=lambda text: text[:5],
+)
+def test_meshes_that_give_no_points_are_told_in_a_sentence(tmp_path: Path, name: str, text: str, words: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name} {words}"):
+        sample_mesh(tmp_path / name, 10, 0.5, torch.Generator())
+
+
+def test_what_reads_meshes_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trimesh.creation.box().export(tmp_path / "a.obj")
     monkeypatch.setitem(sys.modules, "trimesh", None)
     with pytest.raises(RuntimeError, match=r'^This needs trimesh: pip install .*"trimesh>=4"'):
-        start(tmp_path / "c.obj")
-
-
-TRIANGLE = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], "<f4").tobytes()
-
-
-def repeated(path: Path, nodes: list[dict], primitives: int = 1) -> Path:
-    """A scene of one triangle, which every node that has a mesh shows as often as there are primitives."""
-    accessor = {"bufferView": 0, "count": 3, "componentType": 5126, "type": "VEC3", "min": [0, 0, 0], "max": [1, 1, 0]}
-    scene = {
-        "asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": nodes, "accessors": [accessor],
-        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}] * primitives}],
-        "buffers": [{"byteLength": 36}], "bufferViews": [{"buffer": 0, "byteLength": 36}],
-    }  # fmt: skip
-    return glb_file(path, scene, TRIANGLE)
+        start(tmp_path / "a.obj")
 
 
 def test_a_chain_of_nodes_is_walked_once(tmp_path: Path) -> None:
     """Three thousand nodes, each a step further than its parent: looking each up from the root takes minutes."""
     nodes = [{"mesh": 0, "translation": [1, 0, 0], "children": [i + 1]} for i in range(2999)]
-    path = repeated(tmp_path / "a.glb", [*nodes, {"mesh": 0, "translation": [1, 0, 0]}])
+    path = glb(tmp_path / "a.glb", {}, {}, nodes=[*nodes, {"mesh": 0, "translation": [1, 0, 0]}])
     began = time.perf_counter()
     points, _ = sample_mesh(path, 2000, 1500.0, torch.Generator().manual_seed(0))
     assert time.perf_counter() - began < 100
@@ -270,30 +272,9 @@ def test_a_chain_of_nodes_is_walked_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("nodes", "primitives"), [(3000, 3000), (1, 10_001), (10_001, 1), (2, 6000)])
 def test_scenes_that_repeat_without_end_are_refused(tmp_path: Path, nodes: int, primitives: int) -> None:
-    path = repeated(tmp_path / "a.glb", [{"mesh": 0}] * nodes, primitives)
+    meshes = [{"primitives": [{"attributes": {"POSITION": 0}}] * primitives}]
+    path = glb(tmp_path / "a.glb", {}, {}, nodes=[{"mesh": 0}] * nodes, meshes=meshes)
     began = time.perf_counter()
     with pytest.raises(ValueError, match=rf"a\.glb shows {nodes * primitives} parts"):
         sample_mesh(path, 10, 0.5, torch.Generator())
     assert time.perf_counter() - began < 100
-
-
-@pytest.mark.parametrize(("suffix", "part"), [("obj", "o p\nusemtl m\nf 1 2 3\n"), ("stl", "solid p\nendsolid p\n")])
-def test_texts_of_parts_without_end_are_refused(tmp_path: Path, suffix: str, part: str) -> None:
-    path = tmp_path / f"a.{suffix}"
-    path.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\n" * (suffix == "obj") + part * 10_001)
-    with pytest.raises(ValueError, match=r"shows \d+ parts .*join some"):
-        sample_mesh(path, 10, 0.5, torch.Generator())
-
-
-def test_textures_of_other_formats_are_not_opened(tmp_path: Path) -> None:
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", "EPS")
-    uvs = {"TEXCOORD_0": np.full((3, 2), 0.5, "<f4")}
-    glb(tmp_path / "b.glb", {"pbrMetallicRoughness": {}}, uvs, (tmp_path / "a.png").read_bytes())
-    with pytest.raises(ValueError, match=r"b\.glb has a texture of the format EPS; PNG, JPEG"):
-        start(tmp_path / "b.glb", 10)
-
-
-def test_only_meshes_of_known_formats_are_opened(tmp_path: Path) -> None:
-    (tmp_path / "a.dae").write_text("<COLLADA/>")
-    with pytest.raises(ValueError, match=r"a\.dae must end in \.glb, \.gltf, \.obj, \.stl, \.ply, \.off to be"):
-        sample_mesh(tmp_path / "a.dae", 10, 0.5, torch.Generator())
