@@ -83,7 +83,7 @@ def test_the_gradient_by_finite_differences(generator: asdkit.Amortized3D, reren
 
 def test_starts_depend_on_their_seed_alone() -> None:
     first, again, other = (ready(exact_prior(), init_seed=seed).state_dict() for seed in (0, 0, 1))
-    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
     assert not torch.equal(first["hyper.0.weight"], other["hyper.0.weight"])
 
 
@@ -126,9 +126,8 @@ def test_all_its_rates_move_with_the_iterations() -> None:
     rates = asdkit.NeRFRates(encoding=0.02, factor=asdkit.Ramp(1.0, 0.5, 4))
     generator = ready(exact_prior(), lr=asdkit.Ramp(1e-3, 1e-4, 4), rates=rates)
     optimizer = torch.optim.Adam(generator.parameter_groups())
-    lr = {group["name"]: group["lr"] for group in optimizer.param_groups}
-    assert (lr["hyper"], lr["encoding"]) == (1e-3, 0.02)
+    groups = {group["name"]: group for group in optimizer.param_groups}
+    assert (groups["hyper"]["lr"], groups["encoding"]["lr"]) == (1e-3, 0.02)
     generator.after_step(optimizer, 1, torch.Generator())
-    lr = {group["name"]: group["lr"] for group in optimizer.param_groups}
-    assert lr["hyper"] == pytest.approx(5.5e-4) and lr["encoding"] == pytest.approx(0.015)
+    assert (groups["hyper"]["lr"], groups["encoding"]["lr"]) == pytest.approx((5.5e-4, 0.015))
     assert generator.field.iteration == 2
