@@ -46,15 +46,15 @@ def test_numbers_of_more_than_eight_bits(tmp_path: Path, kind: str, white: int) 
     np.testing.assert_allclose(read_picture(tmp_path / "a.tiff"), expected, atol=0.5 / 255 + 1e-6)
 
 
-@pytest.mark.parametrize(
-    ("values", "kind", "words"),
-    [([0.0, 200.0], "f4", "within 0 and 1"), ([0.5, np.nan], "f4", "within 0 and 1"),
-     ([0, 255], "i4", "the white of signed whole numbers of 32 bits is not known")],
-)  # fmt: skip
-def test_numbers_without_a_known_white(tmp_path: Path, values: list[float], kind: str, words: str) -> None:
-    Image.fromarray(np.array([values], kind)).save(tmp_path / "a.tiff")
-    with pytest.raises(ValueError, match=words):
-        read_picture(tmp_path / "a.tiff")
+def test_numbers_without_a_known_white(tmp_path: Path) -> None:
+    for values, kind, words in (
+        ([0.0, 200.0], "f4", "within 0 and 1"),
+        ([0.5, np.nan], "f4", "within 0 and 1"),
+        ([0, 255], "i4", "the white of signed whole numbers of 32 bits is not known"),
+    ):
+        Image.fromarray(np.array([values], kind)).save(tmp_path / "a.tiff")
+        with pytest.raises(ValueError, match=words):
+            read_picture(tmp_path / "a.tiff")
 
 
 @pytest.mark.parametrize(("bits", "photometric"), [(12, 1), (16, 1), (16, 0)])

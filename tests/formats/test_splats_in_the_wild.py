@@ -6,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support.splat_tools import SH_0, equal, glb_file, glb_parts, gsply, near, near_quats, splats
 
 import asdkit
 from asdkit.formats import ply
-from asdkit.formats.mesh.sample import _SUFFIXES
+from asdkit.formats.mesh.sample import _SUFFIXES, sample_mesh
 from asdkit.formats.pictures import FORMATS
 from asdkit.formats.splat_files import _UNREAD, SUFFIXES, read_splats, write_splats
 from asdkit.formats.splats import Splats
 from asdkit.generators.gaussian_settings import Initial
+from asdkit.generators.gaussians import object_of
 
 NAN, MARK = np.float32(np.nan).tobytes(), np.float32(0.123).tobytes()
 
@@ -143,12 +145,12 @@ def test_mip_splattings_filter_is_in_scales_and_opacities(tmp_path: Path) -> Non
     np.testing.assert_allclose(1 / (1 + np.exp(-read.opacity_logits.astype(float))), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("lacking", ["opacity", "rot_0", "scale_0", "f_dc_1"])
-def test_gaussians_that_lack_a_property_are_no_points(tmp_path: Path, lacking: str) -> None:
-    named = columns(splats(count=9, degree=0))
-    del named[lacking]
-    with pytest.raises(ValueError, match="lacks the vertex property"):
-        asdkit.Gaussians(str(table(tmp_path / "a.ply", named)))
+def test_gaussians_that_lack_a_property_are_no_points(tmp_path: Path) -> None:
+    for lacking in ("opacity", "rot_0", "scale_0", "f_dc_1"):
+        named = columns(splats(count=9, degree=0))
+        del named[lacking]
+        with pytest.raises(ValueError, match=f"lacks the vertex property '{lacking}'"):
+            asdkit.Gaussians(str(table(tmp_path / "a.ply", named)))
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -225,33 +227,29 @@ def test_packed_files_that_lie(tmp_path: Path) -> None:
             read_splats(path)
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [("a.ksplat", "GaussianSplats3D"), ("a.sog", "PlayCanvas"), ("A.PSHT", "Postshot"), ("a.pt", "another program")],
-)
-def test_formats_that_are_not_read_are_named(tmp_path: Path, name: str, words: str) -> None:
-    from asdkit.generators.gaussians import Gaussians, object_of
-
-    (tmp_path / name).write_bytes(b"whatever")
-    for read in (read_splats, object_of, lambda path: Gaussians(str(path))):
-        with pytest.raises(ValueError, match=f"{words}.*, which is not read; export its Gaussians as .ply"):
-            read(tmp_path / name)
+def test_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
+    for name, words in (
+        ("a.ksplat", "GaussianSplats3D"),
+        ("a.sog", "PlayCanvas"),
+        ("A.PSHT", "Postshot"),
+        ("a.pt", "another program"),
+    ):
+        (tmp_path / name).write_bytes(b"whatever")
+        for read in (read_splats, object_of, lambda path: asdkit.Gaussians(str(path))):
+            with pytest.raises(ValueError, match=f"{words}.*, which is not read; export its Gaussians as .ply"):
+                read(tmp_path / name)
 
 
 @pytest.mark.parametrize(
     "extension", ["KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_gaussian_splatting_compression_spz_2"]
 )
 def test_compressed_gltf_is_named(tmp_path: Path, extension: str) -> None:
-    import torch
-
-    from asdkit.formats.mesh.sample import sample_mesh
-
-    write_splats(tmp_path / "a.glb", splats(count=5))
-    scene, blob = glb_parts(tmp_path / "a.glb")
-    scene["extensionsRequired"] = [extension]
-    path = glb_file(tmp_path / "b.glb", scene, blob)
+    path = tmp_path / "a.glb"
+    write_splats(path, splats(count=5))
+    scene, blob = glb_parts(path)
+    glb_file(path, scene | {"extensionsRequired": [extension]}, blob)
     for read in (read_splats, lambda path: sample_mesh(path, 10, 0.5, torch.Generator())):
-        with pytest.raises(ValueError, match=f"b.glb is compressed by {extension}"):
+        with pytest.raises(ValueError, match=f"a.glb is compressed by {extension}"):
             read(path)
 
 

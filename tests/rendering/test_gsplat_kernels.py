@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -29,13 +29,14 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gsplat_kernels.load_kernels.cache_clear()
 
 
-@pytest.mark.parametrize(("broken", "reason"), [(False, "there is no nvcc"), (True, "Error building extension")])
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [(SimpleNamespace(_C=None), "there is no nvcc"), (Broken("gsplat"), "Error building extension")],
+)
 def test_kernels_that_can_not_be_compiled_are_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, broken: bool, reason: str
+    monkeypatch: pytest.MonkeyPatch, module: object, reason: str
 ) -> None:
-    module = Broken("gsplat.cuda._backend") if broken else ModuleType("gsplat.cuda._backend")
-    if not broken:
-        module._C = None  # as gsplat leaves it where it finds no toolkit
+    """gsplat leaves None where it finds no toolkit."""
     monkeypatch.setitem(sys.modules, "gsplat.cuda._backend", module)
     with pytest.raises(MissingExtra, match=f"toolkit 13.0 .nvcc. and a C.. compiler.*{reason}.*CUDA_HOME") as caught:
         gsplat_kernels.load_kernels()
@@ -44,9 +45,7 @@ def test_kernels_that_can_not_be_compiled_are_one_sentence(
 
 
 def test_that_it_takes_minutes_is_said_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    module = ModuleType("gsplat.cuda._backend")
-    module._C = object()
-    monkeypatch.setitem(sys.modules, "gsplat.cuda._backend", module)
-    gsplat_kernels.load_kernels()
-    gsplat_kernels.load_kernels()
+    monkeypatch.setitem(sys.modules, "gsplat.cuda._backend", SimpleNamespace(_C=object()))
+    for _ in range(2):
+        gsplat_kernels.load_kernels()
     assert caplog.text.count("that takes minutes, once") == 1

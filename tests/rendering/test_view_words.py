@@ -18,10 +18,8 @@ def test_eight_sectors_counter_clockwise_from_the_front(turns: int) -> None:
     for k, expected in enumerate(EIGHT_SECTORS.sectors):
         for off in (-22.4, 0.0, 22.4):
             assert _words(EIGHT_SECTORS, 45 * k + off + 360 * turns) == expected
-    assert _words(EIGHT_SECTORS, 90) == "left side view"
-    assert _words(EIGHT_SECTORS, 270) == "right side view"
-    assert _words(EIGHT_SECTORS, 22.6) == "front left view"
-    assert _words(EIGHT_SECTORS, -22.6) == "front right view"
+    for azimuth, expected in ((90, "left side"), (270, "right side"), (22.6, "front left"), (-22.6, "front right")):
+        assert _words(EIGHT_SECTORS, azimuth) == f"{expected} view"
     assert _words(EIGHT_SECTORS, 180) == "back view"
 
 
