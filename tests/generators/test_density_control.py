@@ -120,6 +120,20 @@ def test_relocation_keeps_opacity_and_what_a_line_through_it_absorbs(ratio: int,
     assert (ratio == 1) == (float(shrink) == pytest.approx(1.0, abs=1e-12))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_relocation_is_gsplats() -> None:
+    from gsplat.relocation import compute_relocation
+
+    opacity = torch.linspace(0.01, 0.98, 60, device="cuda")
+    ratio = 1 + torch.arange(60, device="cuda") % 12
+    binoms = torch.tensor([[float(math.comb(n, k)) for k in range(51)] for n in range(51)], device="cuda")
+    new, scales = compute_relocation(opacity, torch.ones(60, 3, device="cuda"), ratio.clone(), binoms)
+    expected, shrink = relocation(opacity, ratio)
+    torch.testing.assert_close(expected, new, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(shrink[:, None].expand(-1, 3), scales, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("growth", [0.0, 0.25])
 def test_mcmc_moves_the_faint_to_the_opaque_or_adds_up_to_the_capacity(growth: float) -> None:
     gaussians = cloud(MCMC(growth=growth, min_opacity=0.05, noise=0.0), capacity=110)
