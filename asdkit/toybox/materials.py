@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 
 from asdkit.core.randomness import generator_for
 from asdkit.rendering.projection import rotation_entries
@@ -88,83 +87,49 @@ def _rotation(draws: np.ndarray) -> np.ndarray:
     return np.reshape(rotation_entries(w, x, y, z), (3, 3))
 
 
-@njit(cache=True, nogil=True)
-def _waves(x: float, y: float, z: float, phases: np.ndarray) -> float:
+def _waves(points: np.ndarray, phases: np.ndarray) -> np.ndarray:
     """A smooth disturbance in about [-1, 1]: three sine waves, each of twice the frequency and half the height."""
-    total, frequency, height = 0.0, 2.0, 0.5
-    for i in range(_WAVES):
-        bent = math.sin(frequency * y + phases[i, 1]) + math.cos(frequency * z + phases[i, 2])
-        total += height * math.sin(frequency * x + phases[i, 0] + 1.3 * bent)
+    x, y, z = points.T
+    total, frequency, height = np.zeros_like(x), 2.0, 0.5
+    for of_x, of_y, of_z, _ in phases:
+        bent = np.sin(frequency * y + of_y) + np.cos(frequency * z + of_z)
+        total += height * np.sin(frequency * x + of_x + 1.3 * bent)
         frequency, height = 2.0 * frequency, 0.5 * height
     return total
 
 
-@njit(cache=True, nogil=True)
-def _spotted(x: float, y: float, z: float) -> float:
-    """1 inside balls at the points of a body-centred lattice of spacing 1, else 0."""
-    best = 9.0
-    for half in (0.0, 0.5):
-        dx, dy, dz = x - half, y - half, z - half
-        dx, dy, dz = dx - math.floor(dx + 0.5), dy - math.floor(dy + 0.5), dz - math.floor(dz + 0.5)
-        best = min(best, dx * dx + dy * dy + dz * dz)
-    return 1.0 if best < _SPOT * _SPOT else 0.0
+def _mortar(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """Whether points are in the joints between bricks; a wall runs along the horizontal axis that it faces least."""
+    (x, y, z), (nx, ny, nz) = points.T, np.abs(normals).T
+    flat = nz > 0.8
+    along, up = np.where(flat | (nx <= ny), x, y), np.where(flat, y, z)
+    across = 0.5 * (along + np.floor(up) % 2)
+    return (np.abs(up - np.round(up)) < _JOINT) | (np.abs(across - np.round(across)) < 0.5 * _JOINT)
 
 
-@njit(cache=True, nogil=True)
-def _mortar(x: float, y: float, z: float, nx: float, ny: float, nz: float) -> float:
-    """1 in the joints between bricks, else 0; a wall runs along the horizontal axis that it faces least."""
-    along = y if abs(nx) > abs(ny) else x
-    up = z
-    if abs(nz) > 0.8:
-        along, up = x, y
-    row = math.floor(up)
-    within = up - row
-    across = 0.5 * along + 0.5 * (row % 2)
-    across -= math.floor(across)
-    level = within < _JOINT or within > 1.0 - _JOINT
-    return 1.0 if level or across < 0.5 * _JOINT or across > 1.0 - 0.5 * _JOINT else 0.0
-
-
-@njit(cache=True, nogil=True)
-def paint(texture: Texture, px: float, py: float, pz: float, nx: float, ny: float, nz: float) -> Colour:
-    """The colour of a surface point p with unit normal n, both in object space."""
-    R, s = texture.turn, texture.shift
-    x = (R[0, 0] * px + R[0, 1] * py + R[0, 2] * pz) / texture.scale + s[0]
-    y = (R[1, 0] * px + R[1, 1] * py + R[1, 2] * pz) / texture.scale + s[1]
-    z = (R[2, 0] * px + R[2, 1] * py + R[2, 2] * pz) / texture.scale + s[2]
-    main, other, share, number = texture.main, texture.other, 0.0, texture.number
+def paint(texture: Texture, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """The colours [N,3] of surface points with unit normals, both [N,3] and in object space."""
+    main, other, number = texture.main, texture.other, texture.number
+    places = points @ texture.turn.T / texture.scale + texture.shift
+    x, y, z = places.T
+    share = np.zeros(len(points))  # of the other colour
     if number == STRIPED:
-        share = 1.0 if z - math.floor(z) > 0.5 else 0.0
-    elif number == SPOTTED:
-        share = _spotted(x, y, z)
+        share = z % 1 > 0.5
+    elif number == SPOTTED:  # balls at the points of a body-centred lattice of spacing 1
+        apart = [places - half - np.round(places - half) for half in (0.0, 0.5)]
+        share = np.square(apart).sum(2).min(0) < _SPOT**2
     elif number == CHECKERED:
-        share = (math.floor(x) + math.floor(y) + math.floor(z)) % 2
+        share = np.floor(places).sum(1) % 2
     elif number == WOODEN:
-        rings = math.sqrt(x * x + y * y) + 0.35 * _waves(0.3 * x, 0.3 * y, 0.15 * z, texture.phases)
-        share = 0.5 + 0.5 * math.sin(2 * math.pi * rings)
-        return _darker(main, 1.0 - 0.45 * share * share)
+        rings = np.hypot(x, y) + 0.35 * _waves(places * [0.3, 0.3, 0.15], texture.phases)
+        other, share = 0.55 * main, np.square(0.5 + 0.5 * np.sin(2 * math.pi * rings))
     elif number == BRICK:
-        mx, my = R[0, 0] * nx + R[0, 1] * ny, R[1, 0] * nx + R[1, 1] * ny
-        if _mortar(x, y, z, mx, my, nz) > 0.5:
-            return _MORTAR, _MORTAR, _MORTAR
-        return _darker(main, 1.0)
+        other, share = np.full(3, _MORTAR), _mortar(places, normals @ texture.turn.T)
     elif number == MARBLE:
-        vein = abs(math.sin(math.pi * (z + 0.6 * _waves(0.8 * x, 0.8 * y, 0.8 * z, texture.phases))))
-        share = max(0.0, 1.0 - 2.2 * vein)
-        light = 0.3 * main[0] + 0.6 * main[1] + 0.1 * main[2]
-        return _blend(main, 0.35 * main if light > 0.3 else 0.5 + 0.5 * main, 0.9 * share)
-    return _blend(main, other, share)
-
-
-@njit(cache=True, nogil=True)
-def _blend(main: np.ndarray, other: np.ndarray, share: float) -> Colour:
-    rest = 1.0 - share
-    return rest * main[0] + share * other[0], rest * main[1] + share * other[1], rest * main[2] + share * other[2]
-
-
-@njit(cache=True, nogil=True)
-def _darker(colour: np.ndarray, factor: float) -> Colour:
-    return factor * colour[0], factor * colour[1], factor * colour[2]
+        vein = np.abs(np.sin(math.pi * (z + 0.6 * _waves(0.8 * places, texture.phases))))
+        light = main @ [0.3, 0.6, 0.1]
+        other, share = 0.35 * main if light > 0.3 else 0.5 + 0.5 * main, 0.9 * np.maximum(0.0, 1.0 - 2.2 * vein)
+    return main + share[:, None] * (other - main)
 
 
 def occluders(scene: Scene) -> np.ndarray:
@@ -173,58 +138,20 @@ def occluders(scene: Scene) -> np.ndarray:
     return np.concatenate([scene.to_world[:, :, 3], np.cbrt(sizes.prod(1))[:, None]], axis=1)
 
 
-@njit(cache=True, nogil=True)
-def _openness(balls: np.ndarray, own: int, px: float, py: float, pz: float, nx: float, ny: float, nz: float) -> float:
-    """The share of the sky's light that reaches a point: a ball hides cos(angle) r^2 / d^2 of it."""
-    share = 1.0
-    for i in range(len(balls)):
-        radius = balls[i, 3]
-        if i == own or radius < _SMALLEST:
-            continue
-        dx, dy, dz = balls[i, 0] - px, balls[i, 1] - py, balls[i, 2] - pz
-        squared = max(dx * dx + dy * dy + dz * dz, 1e-9)
-        facing = (nx * dx + ny * dy + nz * dz) / math.sqrt(squared)
-        if facing > 0.0:
-            share *= 1.0 - _OCCLUSION * facing * min(1.0, radius * radius / squared)
-    return share
+def _light(scene: Scene, index: np.ndarray, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """The light [N] at points of these primitives: of the sun, and of the sky where no other primitive hides it.
 
-
-@njit(cache=True, nogil=True)
-def _light(nx: float, ny: float, nz: float) -> float:
-    sun = 0.5 + 0.5 * (nx * _LIGHT[0] + ny * _LIGHT[1] + nz * _LIGHT[2])
-    return _AMBIENT + _SKY * (0.5 + 0.5 * nz) + _SUN * sun * sun
-
-
-@njit(cache=True, nogil=True)
-def _resolve(
-    samples: Maps, scene: Scene, texture: Texture, balls: np.ndarray,
-    c2w: np.ndarray, K: np.ndarray, factor: int, image: np.ndarray, alpha: np.ndarray, mean_depth: np.ndarray,
-) -> None:  # fmt: skip
-    depth, index, normal = samples
-    share = 1.0 / (factor * factor)
-    for row in range(depth.shape[0]):
-        for col in range(depth.shape[1]):
-            i = index[row, col]
-            if i < 0:
-                continue
-            t, y, x = depth[row, col], row // factor, col // factor
-            u, v = t * (col + 0.5 - K[0, 2]) / K[0, 0], t * (row + 0.5 - K[1, 2]) / K[1, 1]
-            px = c2w[0, 0] * u + c2w[0, 1] * v + c2w[0, 2] * t + c2w[0, 3]
-            py = c2w[1, 0] * u + c2w[1, 1] * v + c2w[1, 2] * t + c2w[1, 3]
-            pz = c2w[2, 0] * u + c2w[2, 1] * v + c2w[2, 2] * t + c2w[2, 3]
-            nx, ny, nz = normal[row, col, 0], normal[row, col, 1], normal[row, col, 2]
-            colour = (scene.colour[i, 0], scene.colour[i, 1], scene.colour[i, 2])
-            if scene.textured[i]:
-                colour = paint(texture, px, py, pz, nx, ny, nz)
-            light = _light(nx, ny, nz) * _openness(balls, i, px, py, pz, nx, ny, nz)
-            alpha[y, x] += share
-            mean_depth[y, x] += share * t
-            for c in range(3):
-                image[c, y, x] += share * min(1.0, colour[c] * light)
-    for y in range(alpha.shape[0]):
-        for x in range(alpha.shape[1]):
-            if alpha[y, x] > 0.0:
-                mean_depth[y, x] /= alpha[y, x]
+    A ball hides cos(angle) r^2 / d^2 of the light.
+    """
+    share = np.ones(len(points))
+    for number, (*centre, radius) in enumerate(occluders(scene)):
+        if radius >= _SMALLEST:
+            towards = centre - points
+            squared = np.maximum(np.einsum("ni,ni->n", towards, towards), 1e-9)
+            facing = np.einsum("ni,ni->n", normals, towards) / np.sqrt(squared)
+            hidden = _OCCLUSION * np.maximum(0.0, facing) * np.minimum(1.0, radius**2 / squared)
+            share *= np.where(index == number, 1.0, 1.0 - hidden)
+    return share * (_AMBIENT + _SKY * (0.5 + 0.5 * normals[:, 2]) + _SUN * np.square(0.5 + 0.5 * normals @ _LIGHT))
 
 
 def shade(
@@ -235,11 +162,18 @@ def shade(
     There are `supersample` samples per pixel along each axis. The results, all float32, are colour times alpha
     [B,3,H,W]; alpha, the share of samples that hit [B,H,W]; the mean camera z of these, 0 without any [B,H,W].
     """
-    image = np.zeros((len(c2w), 3, height, width), dtype=np.float32)
-    alpha = np.zeros((len(c2w), height, width), dtype=np.float32)
-    depth = np.zeros((len(c2w), height, width), dtype=np.float32)
-    fine, balls = K * np.array([[supersample], [supersample], [1.0]]), occluders(scene)
-    for b in range(len(c2w)):
-        samples = trace(scene, c2w[b], fine[b], height * supersample, width * supersample)
-        _resolve(samples, scene, texture, balls, c2w[b], fine[b], supersample, image[b], alpha[b], depth[b])
-    return image, alpha, depth
+    sums = np.zeros((len(c2w), 5, height * width))  # over the samples: of colours, of hits and of their depths
+    for own, pose, intrinsics in zip(sums, c2w, K * np.array([[supersample], [supersample], [1.0]]), strict=True):
+        depth, index, normal = trace(scene, pose, intrinsics, height * supersample, width * supersample)
+        rows, columns = np.nonzero(index >= 0)
+        t, part, normals = depth[rows, columns], index[rows, columns], normal[rows, columns]
+        u, v = (columns + 0.5 - intrinsics[0, 2]) / intrinsics[0, 0], (rows + 0.5 - intrinsics[1, 2]) / intrinsics[1, 1]
+        points = np.stack([t * u, t * v, t], axis=1) @ pose[:3, :3].T + pose[:3, 3]
+        colours, textured = scene.colour[part], scene.textured[part]
+        colours[textured] = paint(texture, points[textured], normals[textured])
+        lit = np.minimum(1.0, colours * _light(scene, part, points, normals)[:, None])
+        pixels = rows // supersample * width + columns // supersample
+        own[:] = [np.bincount(pixels, values, height * width) for values in (*lit.T, np.ones_like(t), t)]
+    sums = sums.reshape(-1, 5, height, width).astype(np.float32)
+    hits = sums[:, 3]
+    return sums[:, :3] / supersample**2, hits / supersample**2, sums[:, 4] / np.maximum(hits, 1)

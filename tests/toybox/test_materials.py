@@ -22,7 +22,7 @@ def _texture(word: str) -> Texture:
 
 def _painted(word: str, points: np.ndarray) -> np.ndarray:
     """On a surface that faces +x."""
-    return np.array([paint(_texture(word), *point, 1.0, 0.0, 0.0) for point in points])
+    return paint(_texture(word), points, np.tile([1.0, 0.0, 0.0], (len(points), 1)))
 
 
 def _in_periods(word: str, points: np.ndarray) -> np.ndarray:
