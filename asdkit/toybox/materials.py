@@ -90,7 +90,7 @@ def _rotation(draws: np.ndarray) -> np.ndarray:
 def _waves(points: np.ndarray, phases: np.ndarray) -> np.ndarray:
     """A smooth disturbance in about [-1, 1]: three sine waves, each of twice the frequency and half the height."""
     x, y, z = points.T
-    total, frequency, height = np.zeros_like(x), 2.0, 0.5
+    total, frequency, height = np.zeros(len(points)), 2.0, 0.5
     for of_x, of_y, of_z, _ in phases:
         bent = np.sin(frequency * y + of_y) + np.cos(frequency * z + of_z)
         total += height * np.sin(frequency * x + of_x + 1.3 * bent)
@@ -104,7 +104,8 @@ def _mortar(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
     flat = nz > 0.8
     along, up = np.where(flat | (nx <= ny), x, y), np.where(flat, y, z)
     across = 0.5 * (along + np.floor(up) % 2)
-    return (np.abs(up - np.round(up)) < _JOINT) | (np.abs(across - np.round(across)) < 0.5 * _JOINT)
+    joints: np.ndarray = (np.abs(up - np.round(up)) < _JOINT) | (np.abs(across - np.round(across)) < 0.5 * _JOINT)
+    return joints
 
 
 def paint(texture: Texture, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
@@ -112,7 +113,7 @@ def paint(texture: Texture, points: np.ndarray, normals: np.ndarray) -> np.ndarr
     main, other, number = texture.main, texture.other, texture.number
     places = points @ texture.turn.T / texture.scale + texture.shift
     x, y, z = places.T
-    share = np.zeros(len(points))  # of the other colour
+    share: np.ndarray = np.zeros(len(points))  # of the other colour
     if number == STRIPED:
         share = z % 1 > 0.5
     elif number == SPOTTED:  # balls at the points of a body-centred lattice of spacing 1
@@ -129,7 +130,8 @@ def paint(texture: Texture, points: np.ndarray, normals: np.ndarray) -> np.ndarr
         vein = np.abs(np.sin(math.pi * (z + 0.6 * _waves(0.8 * places, texture.phases))))
         light = main @ [0.3, 0.6, 0.1]
         other, share = 0.35 * main if light > 0.3 else 0.5 + 0.5 * main, 0.9 * np.maximum(0.0, 1.0 - 2.2 * vein)
-    return main + share[:, None] * (other - main)
+    colours: np.ndarray = main + share[:, None] * (other - main)
+    return colours
 
 
 def occluders(scene: Scene) -> np.ndarray:
@@ -174,6 +176,6 @@ def shade(
         lit = np.minimum(1.0, colours * _light(scene, part, points, normals)[:, None])
         pixels = rows // supersample * width + columns // supersample
         own[:] = [np.bincount(pixels, values, height * width) for values in (*lit.T, np.ones_like(t), t)]
-    sums = sums.reshape(-1, 5, height, width).astype(np.float32)
-    hits = sums[:, 3]
-    return sums[:, :3] / supersample**2, hits / supersample**2, sums[:, 4] / np.maximum(hits, 1)
+    of_pixels = sums.reshape(-1, 5, height, width).astype(np.float32)
+    hits = of_pixels[:, 3]
+    return of_pixels[:, :3] / supersample**2, hits / supersample**2, of_pixels[:, 4] / np.maximum(hits, 1)

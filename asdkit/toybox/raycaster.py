@@ -1,4 +1,4 @@
-"""Exact analytic ray casting of small scenes made of solid primitives, in numba.
+"""Exact analytic ray casting of small scenes made of solid primitives.
 
 Every primitive lives in a canonical local frame and is placed by an affine map. Rays are mapped into that frame without
 normalising their direction, so the ray parameter t is the same in both; camera rays have unit camera z, so t is the
@@ -6,29 +6,26 @@ depth. Primitives are drawn one by one into a depth buffer, each inside the scre
 """
 
 import math
-from typing import NamedTuple
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 ELLIPSOID, FRUSTUM, BOX, PYRAMID, PRISM, TORUS = range(6)
 
 Colour = tuple[float, float, float]
 Maps = tuple[np.ndarray, np.ndarray, np.ndarray]
-Hit = tuple[float, float, float, float]  # t along the ray (1e30: none) and a normal that is not unit
+Hits = tuple[np.ndarray, np.ndarray]  # t [N] along the rays (1e30: none) and normals [3,N] that are not unit
 _NEAR, _FAR = 1e-3, 1e30
 _TORUS_STEPS, _TORUS_TOLERANCE = 96, 1e-5
 
-# Half-spaces (nx, ny, nz, h): n . p <= h. Rows 0-5 box, 6-10 pyramid, 11-15 prism (its ridge runs along x).
-_PLANES = np.array(
-    [
-        *[(1, 0, 0, 1), (-1, 0, 0, 1), (0, 1, 0, 1), (0, -1, 0, 1), (0, 0, 1, 1), (0, 0, -1, 1)],
-        *[(2, 0, 1, 1), (-2, 0, 1, 1), (0, 2, 1, 1), (0, -2, 1, 1), (0, 0, -1, 1)],
-        *[(1, 0, 0, 1), (-1, 0, 0, 1), (0, 2, 1, 1), (0, -2, 1, 1), (0, 0, -1, 1)],
-    ],
-    dtype=np.float64,
-)
-_FACES = (0, 6, 11, 16)  # where those of a box, a pyramid and a prism begin and end
+# Half-spaces (nx, ny, nz, h): n . p <= h. The ridge of a prism runs along x.
+_PLANES = {
+    BOX: np.array([(1, 0, 0, 1), (-1, 0, 0, 1), (0, 1, 0, 1), (0, -1, 0, 1), (0, 0, 1, 1), (0, 0, -1, 1.0)]),
+    PYRAMID: np.array([(2, 0, 1, 1), (-2, 0, 1, 1), (0, 2, 1, 1), (0, -2, 1, 1), (0, 0, -1, 1.0)]),
+    PRISM: np.array([(1, 0, 0, 1), (-1, 0, 0, 1), (0, 2, 1, 1), (0, -2, 1, 1), (0, 0, -1, 1.0)]),
+}
+_CORNERS = np.array([*product((-1.0, 1.0), repeat=3)])  # of a box
 
 
 class Primitive(NamedTuple):
@@ -90,160 +87,87 @@ def pack(primitives: list[Primitive]) -> Scene:
     return Scene(shape, colour.astype(float), to_world, to_local, param.astype(float), open_top, textured)
 
 
-@njit(cache=True, nogil=True)
-def _ellipsoid(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
-    a = dx * dx + dy * dy + dz * dz
-    b = ox * dx + oy * dy + oz * dz
-    disc = b * b - a * (ox * ox + oy * oy + oz * oz - 1.0)
-    if disc <= 0.0:
-        return _FAR, 0.0, 0.0, 1.0
-    t = (-b - math.sqrt(disc)) / a
-    return t, ox + t * dx, oy + t * dy, oz + t * dz
+def _ellipsoid(o: np.ndarray, d: np.ndarray) -> Hits:
+    a, b = (d * d).sum(0), o @ d
+    disc = b * b - a * (o @ o - 1.0)
+    t = np.where(disc > 0.0, (-b - np.sqrt(np.abs(disc))) / a, _FAR)
+    return t, o[:, None] + t * d
 
 
-@njit(cache=True, nogil=True)
-def _frustum(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, top: float, open_top: bool) -> Hit:
+def _frustum(o: np.ndarray, d: np.ndarray, top: float, open_top: bool) -> Hits:
+    (ox, oy, oz), (dx, dy, dz) = o, d
     mid, slope = 0.5 * (1.0 + top), 0.5 * (top - 1.0)
-    best, nx, ny, nz = _FAR, 0.0, 0.0, 1.0
     r0, dr = mid + slope * oz, slope * dz
-    a = dx * dx + dy * dy - dr * dr
-    b = ox * dx + oy * dy - r0 * dr
-    disc = b * b - a * (ox * ox + oy * oy - r0 * r0)
-    if disc > 0.0 and abs(a) > 1e-12:
-        root = math.sqrt(disc)
-        for sign in (-1.0, 1.0):
-            t = (-b + sign * root) / a
-            z = oz + t * dz
-            if _NEAR < t < best and -1.0 <= z <= 1.0:
-                best, nx, ny, nz = t, ox + t * dx, oy + t * dy, -slope * (mid + slope * z)
-    if abs(dz) > 1e-12:
-        for end in (-1.0, 1.0):
-            t = (end - oz) / dz
-            x, y = ox + t * dx, oy + t * dy
-            radius = 1.0 if end < 0.0 else top
-            if _NEAR < t < best and x * x + y * y <= radius * radius and not (open_top and end > 0.0):
-                best, nx, ny, nz = t, 0.0, 0.0, end
-    return best, nx, ny, nz
+    a, b = dx * dx + dy * dy - dr * dr, ox * dx + oy * dy - r0 * dr
+    root = np.sqrt(b * b - a * (ox * ox + oy * oy - r0 * r0))  # NaN beside the endless cone, which is no hit
+    best, normals = np.full(len(a), _FAR), np.zeros_like(d)
+    for t in ((-b - root) / a, (-b + root) / a):
+        x, y, z = o[:, None] + t * d
+        nearer = (t > _NEAR) & (t < best) & (np.abs(z) <= 1.0)
+        best, normals = np.where(nearer, t, best), np.where(nearer, [x, y, -slope * (mid + slope * z)], normals)
+    for end, radius in ((-1.0, 1.0),) if open_top else ((-1.0, 1.0), (1.0, top)):
+        t = (end - oz) / dz
+        nearer = (t > _NEAR) & (t < best) & (np.hypot(ox + t * dx, oy + t * dy) <= radius)
+        best, normals = np.where(nearer, t, best), np.where(nearer, [[0.0], [0.0], [end]], normals)
+    return best, normals
 
 
-@njit(cache=True, nogil=True)
-def _convex(first: int, last: int, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float) -> Hit:
-    enter, leave, face = -_FAR, _FAR, -1
-    for i in range(first, last):
-        speed = _PLANES[i, 0] * dx + _PLANES[i, 1] * dy + _PLANES[i, 2] * dz
-        gap = _PLANES[i, 3] - (_PLANES[i, 0] * ox + _PLANES[i, 1] * oy + _PLANES[i, 2] * oz)
-        if abs(speed) < 1e-12:
-            if gap < 0.0:
-                return _FAR, 0.0, 0.0, 1.0
-        elif speed < 0.0:
-            if gap / speed > enter:
-                enter, face = gap / speed, i
-        else:
-            leave = min(leave, gap / speed)
-    if face < 0 or enter >= leave:
-        return _FAR, 0.0, 0.0, 1.0
-    return enter, _PLANES[face, 0], _PLANES[face, 1], _PLANES[face, 2]
+def _convex(planes: np.ndarray, o: np.ndarray, d: np.ndarray) -> Hits:
+    speed, gap = planes[:, :3] @ d, (planes[:, 3] - planes[:, :3] @ o)[:, None]
+    t = gap / speed
+    enter, leave = np.where(speed < 0.0, t, -_FAR), np.where(speed > 0.0, t, _FAR)
+    beside = ((speed == 0.0) & (gap < 0.0)).any(0)
+    hit = (enter.max(0) < leave.min(0)) & ~beside
+    return np.where(hit, enter.max(0), _FAR), planes[enter.argmax(0), :3].T
 
 
-@njit(cache=True, nogil=True)
-def _torus(ox: float, oy: float, oz: float, dx: float, dy: float, dz: float, tube: float) -> Hit:
-    enter, leave = _NEAR, _FAR
-    reach = 1.0 + tube
-    for o, d, half in ((ox, dx, reach), (oy, dy, reach), (oz, dz, tube)):
-        if abs(d) < 1e-12:
-            if abs(o) > half:
-                return _FAR, 0.0, 0.0, 1.0
-        else:
-            t0, t1 = (-half - o) / d, (half - o) / d
-            enter, leave = max(enter, min(t0, t1)), min(leave, max(t0, t1))
-    per_unit = 1.0 / math.sqrt(dx * dx + dy * dy + dz * dz)
-    t = enter
+def _torus(o: np.ndarray, d: np.ndarray, tube: float) -> Hits:
+    """By sphere tracing within the box around it."""
+    half = np.array([[1.0 + tube], [1.0 + tube], [tube]])
+    ends = np.stack([-half - o[:, None], half - o[:, None]]) / d
+    t, leave = np.maximum(ends.min(0).max(0), _NEAR), ends.max(0).min(0)
+    per_unit = 1.0 / np.linalg.norm(d, axis=0)
+
+    def seen(rays: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """How far the points of rays are from the surface, from the axis, and the points."""
+        points = o[:, None] + t[rays] * d[:, rays]
+        rho = np.maximum(np.hypot(points[0], points[1]), 1e-9)
+        return np.hypot(rho - 1.0, points[2]) - tube, rho, points
+
+    rays = np.flatnonzero(t <= leave)
     for _ in range(_TORUS_STEPS):
-        if t > leave:
-            break
-        x, y, z = ox + t * dx, oy + t * dy, oz + t * dz
-        rho = max(math.sqrt(x * x + y * y), 1e-9)
-        gap = math.sqrt((rho - 1.0) ** 2 + z * z) - tube
-        if gap < _TORUS_TOLERANCE:
-            pull = 1.0 - 1.0 / rho
-            return t, x * pull, y * pull, z
-        t += gap * per_unit
-    return _FAR, 0.0, 0.0, 1.0
+        gap, _, _ = seen(rays)
+        rays, gap = rays[gap >= _TORUS_TOLERANCE], gap[gap >= _TORUS_TOLERANCE]
+        t[rays] += gap * per_unit[rays]
+        rays = rays[t[rays] <= leave[rays]]
+    gap, rho, points = seen(slice(None))
+    points[:2] *= 1.0 - 1.0 / rho
+    return np.where((gap < _TORUS_TOLERANCE) & (t <= leave), t, _FAR), points
 
 
-@njit(cache=True, nogil=True)
-def intersect(
-    shape: int, param: float, open_top: bool, ox: float, oy: float, oz: float, dx: float, dy: float, dz: float
-) -> Hit:
-    """First hit of a local ray with a canonical primitive: (t, nx, ny, nz), t = 1e30 on a miss; n is not unit."""
+def _rectangles(scene: Scene, c2w: np.ndarray, K: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Sample bounds (left, top, right, bottom; ends excluded) [P,4] of the primitives' bounding boxes on the screen."""
+    tube, is_torus = scene.param, scene.shape == TORUS
+    round_ = np.where(is_torus, 1.0 + tube, np.where(scene.shape == FRUSTUM, np.maximum(1.0, tube), 1.0))
+    corners = _CORNERS * np.stack([round_, round_, np.where(is_torus, tube, 1.0)], axis=1)[:, None]
+    points = corners @ scene.to_world[:, :, :3].swapaxes(1, 2) + scene.to_world[:, None, :, 3]
+    places = (points - c2w[:3, 3]) @ c2w[:3, :3] @ K.T
+    pixels = np.floor(places[..., :2] / places[..., 2:])
+    size = np.array([width, height])
+    bounds = np.concatenate([pixels.min(1).clip(0, size), (pixels.max(1) + 1).clip(0, size)], axis=1)
+    behind = places[..., 2].min(1, keepdims=True) < 0.01
+    return np.where(behind, [0, 0, width, height], bounds).astype(int)
+
+
+def _intersect(shape: int, param: float, open_top: bool, o: np.ndarray, d: np.ndarray) -> Hits:
     if shape == ELLIPSOID:
-        return _ellipsoid(ox, oy, oz, dx, dy, dz)
+        return _ellipsoid(o, d)
     if shape == FRUSTUM:
-        return _frustum(ox, oy, oz, dx, dy, dz, param, open_top)
-    if shape == TORUS:
-        return _torus(ox, oy, oz, dx, dy, dz, param)
-    return _convex(_FACES[shape - BOX], _FACES[shape - BOX + 1], ox, oy, oz, dx, dy, dz)
+        return _frustum(o, d, param, open_top)
+    return _torus(o, d, param) if shape == TORUS else _convex(_PLANES[shape], o, d)
 
 
-@njit(cache=True, nogil=True)
-def _rectangle(
-    matrix: np.ndarray, shape: int, param: float, c2w: np.ndarray, K: np.ndarray, height: int, width: int
-) -> tuple[int, int, int, int]:
-    """Sample bounds (x0, x1, y0, y1; ends excluded) of a primitive's bounding box on a screen of height x width."""
-    half_xy = 1.0 + param if shape == TORUS else (max(1.0, param) if shape == FRUSTUM else 1.0)
-    half_z = param if shape == TORUS else 1.0
-    x0, x1, y0, y1 = _FAR, -_FAR, _FAR, -_FAR
-    for corner in range(8):
-        lx = half_xy if corner & 1 else -half_xy
-        ly = half_xy if corner & 2 else -half_xy
-        lz = half_z if corner & 4 else -half_z
-        cam = np.zeros(3)
-        for i in range(3):
-            p = matrix[i, 0] * lx + matrix[i, 1] * ly + matrix[i, 2] * lz + matrix[i, 3] - c2w[i, 3]
-            for j in range(3):
-                cam[j] += c2w[i, j] * p
-        if cam[2] < 0.01:
-            return 0, width, 0, height
-        u, v = K[0, 0] * cam[0] / cam[2] + K[0, 2], K[1, 1] * cam[1] / cam[2] + K[1, 2]
-        x0, x1, y0, y1 = min(x0, u), max(x1, u), min(y0, v), max(y1, v)
-    left, right = max(0, int(math.floor(x0))), min(width, int(math.floor(x1)) + 1)
-    return left, right, max(0, int(math.floor(y0))), min(height, int(math.floor(y1)) + 1)
-
-
-@njit(cache=True, nogil=True)
-def _trace_view(
-    scene: Scene, c2w: np.ndarray, K: np.ndarray, depth: np.ndarray, index: np.ndarray, normal: np.ndarray
-) -> None:
-    height, width = depth.shape
-    for p in range(len(scene.shape)):
-        shape, param, open_top = scene.shape[p], scene.param[p], scene.open_top[p]
-        left, right, top, bottom = _rectangle(scene.to_world[p], shape, param, c2w, K, height, width)
-        W = scene.to_local[p]
-        M = np.zeros((3, 4))
-        for i in range(3):
-            M[i, 3] = W[i, 3]
-            for j in range(3):
-                for k in range(4):
-                    M[i, k] += W[i, j] * c2w[j, k]
-        for row in range(top, bottom):
-            v = (row + 0.5 - K[1, 2]) / K[1, 1]
-            for col in range(left, right):
-                u = (col + 0.5 - K[0, 2]) / K[0, 0]
-                dx = M[0, 0] * u + M[0, 1] * v + M[0, 2]
-                dy = M[1, 0] * u + M[1, 1] * v + M[1, 2]
-                dz = M[2, 0] * u + M[2, 1] * v + M[2, 2]
-                t, nx, ny, nz = intersect(shape, param, open_top, M[0, 3], M[1, 3], M[2, 3], dx, dy, dz)
-                if t <= _NEAR or t >= depth[row, col]:
-                    continue
-                side = -1.0 if nx * dx + ny * dy + nz * dz > 0.0 else 1.0
-                wx = W[0, 0] * nx + W[1, 0] * ny + W[2, 0] * nz
-                wy = W[0, 1] * nx + W[1, 1] * ny + W[2, 1] * nz
-                wz = W[0, 2] * nx + W[1, 2] * ny + W[2, 2] * nz
-                scale = side / max(math.sqrt(wx * wx + wy * wy + wz * wz), 1e-12)
-                depth[row, col], index[row, col] = t, p
-                normal[row, col, 0], normal[row, col, 1], normal[row, col, 2] = wx * scale, wy * scale, wz * scale
-
-
+@np.errstate(divide="ignore", invalid="ignore", over="ignore")
 def trace(scene: Scene, c2w: np.ndarray, K: np.ndarray, height: int, width: int) -> Maps:
     """The camera z [H,W], 1e30 on a miss; the primitive's index [H,W], -1 on a miss; and the unit normal in world axes,
     towards the camera [H,W,3], 0 on a miss, of one ray per sample. The camera is `c2w` [4,4] (OpenCV) and `K` [3,3].
@@ -251,5 +175,16 @@ def trace(scene: Scene, c2w: np.ndarray, K: np.ndarray, height: int, width: int)
     depth = np.full((height, width), _FAR)
     index = np.full((height, width), -1, dtype=np.int64)
     normal = np.zeros((height, width, 3))
-    _trace_view(scene, c2w, K, depth, index, normal)
+    for p, (left, top, right, bottom) in enumerate(_rectangles(scene, c2w, K, height, width)):
+        u, v = (np.arange(left, right) + 0.5 - K[0, 2]) / K[0, 0], (np.arange(top, bottom) + 0.5 - K[1, 2]) / K[1, 1]
+        x, y = (each.ravel() for each in np.meshgrid(u, v))
+        matrix, shift = scene.to_local[p, :, :3], scene.to_local[p, :, 3]
+        o, d = matrix @ c2w[:3, 3] + shift, matrix @ c2w[:3, :3] @ np.stack([x, y, np.ones_like(x)])
+        t, normals = _intersect(scene.shape[p], scene.param[p], scene.open_top[p], o, d)
+        window = np.s_[top:bottom, left:right]
+        nearer = (t > _NEAR) & (t < depth[window].ravel())
+        outward = matrix.T @ np.where((normals * d).sum(0) > 0.0, -normals, normals)[:, nearer]
+        hit = nearer.reshape(depth[window].shape)
+        depth[window][hit], index[window][hit] = t[nearer], p
+        normal[window][hit] = (outward / np.maximum(np.linalg.norm(outward, axis=0), 1e-12)).T
     return depth, index, normal

@@ -6,7 +6,7 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
 PACKAGE = Path(__file__).parents[2] / "asdkit"
-COMPILED = {"asdkit.rendering.numba_backend", "asdkit.toybox.raycaster"}  # numba can't take wrapped functions
+COMPILED = {"asdkit.rendering.numba_backend"}  # numba can't take wrapped functions
 STOOD_IN = {"asdkit.toybox.judge"}  # whose tests judge stand-ins instead of whole runs
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
