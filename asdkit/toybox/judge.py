@@ -52,10 +52,9 @@ class CLIPJudge(Judge):
         if parse(prompt) is None:
             self.unmeasured["r_precision"] = "the toybox's CLIP has only ever seen the toybox's own captions"
             return {}
-        logits = self.clip.logits(images, prompt_among(PROMPTS, prompt)).detach()
-        cosines = logits[:, 0] / self.clip.model.logit_scale.exp().detach()
-        first = logits.argmax(1) == 0
-        return {"r_precision": first.float().mean().item(), "clip_score": cosines.mean().item()}
+        logits = self.clip.logits(images, prompt_among(PROMPTS, prompt))
+        cosines = logits[:, 0] / self.clip.model.logit_scale.exp()
+        return {"r_precision": (logits.argmax(1) == 0).float().mean().item(), "clip_score": cosines.mean().item()}
 
     def distance(self, images: Pictures, truths: Pictures) -> Figures:
         """KID of several pictures to true ones, in the CLIP's features."""
@@ -83,14 +82,11 @@ def likeness(
     are the truths as the prior's autoencoder gives them back; `decoded_mottle` is theirs.
     """
     colours, true = (shown.movedim(1, 3)[a[:, 0] > 0.5] for shown, a in ((images, alphas), (truths, true_alphas)))
-    results = {
-        "saturation": hsv_saturation(images).mean().item(),
-        "true_saturation": hsv_saturation(truths).mean().item(),
-        "sharpness": sharpness(images).mean().item(),
-        "true_sharpness": sharpness(truths).mean().item(),
+    of_each = {"saturation": hsv_saturation, "sharpness": sharpness, "texture_power": measures.texture_power}
+    both = {"": images, "true_": truths}
+    results = {f"{of}{name}": measure(both[of]).mean().item() for name, measure in of_each.items() for of in both}
+    results |= {
         "decoded_sharpness": sharpness(decoded).mean().item(),
-        "texture_power": measures.texture_power(images).mean().item(),
-        "true_texture_power": measures.texture_power(truths).mean().item(),
         "spectrum": measures.spectrum_distance(images, truths),
         "spectrum_decoded": measures.spectrum_distance(images, decoded),
         "palette_distance": measures.palette_distance(colours, true),

@@ -73,17 +73,14 @@ def place(
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    matrix = np.empty((3, 4))
-    matrix[:, :3] = about_z @ about_y @ about_x * np.asarray(half)
-    matrix[:, 3] = centre
-    return Primitive(shape, colour, matrix, param, open_top)
+    return Primitive(shape, colour, np.column_stack([about_z @ about_y @ about_x * half, centre]), param, open_top)
 
 
 def pack(primitives: list[Primitive]) -> Scene:
     """The arrays the kernel reads."""
     shape, colour, to_world, param, open_top, textured = map(np.array, zip(*primitives, strict=True))
     inverse = np.linalg.inv(to_world[:, :, :3])
-    to_local = np.ascontiguousarray(np.concatenate([inverse, -inverse @ to_world[:, :, 3:]], axis=2))
+    to_local = np.concatenate([inverse, -inverse @ to_world[:, :, 3:]], axis=2)
     return Scene(shape, colour.astype(float), to_world, to_local, param.astype(float), open_top, textured)
 
 

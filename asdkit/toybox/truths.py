@@ -105,13 +105,16 @@ class ToyboxTruths(Prior):
     def decode(self, x0: Float[Tensor, "B C h w"]) -> Float[Tensor, "B 3 H W"]:
         return self.embedded.decode(x0)
 
+    @torch.no_grad()
     def prepare(self, conditions: Sequence[Condition]) -> None:
         """Encode the pictures of new prompts, before random backgrounds."""
         for text in dict.fromkeys(condition.text for condition in conditions):
             if text and text not in self.exact.texts():
                 others = () if self.exact.texts() else (other for other in OTHERS if not text.startswith(other))
                 for thing in (text, *others):
-                    self.exact.add(thing, self._latents(thing))
+                    if (bank := truths(thing, self.pictures)) is None:
+                        raise ValueError(f"ToyboxTruths knows the toybox's prompts alone; {thing!r} is none.")
+                    self.exact.add(thing, self.embedded.encode(bank.pictures()))
 
     def predict(self, x: Noised, conditions: Sequence[Condition], adapter: Adapter | None = None) -> list[Tensor]:
         return self.exact.predict(x, conditions, adapter)
@@ -119,13 +122,6 @@ class ToyboxTruths(Prior):
     @property
     def digest(self) -> str:
         return hashlib.sha256(f"{self.embedded.digest} {self.spec}".encode()).hexdigest()[:12]
-
-    @torch.no_grad()
-    def _latents(self, text: str) -> Float[Tensor, "N C h w"]:
-        if (bank := truths(text, self.pictures)) is None:
-            raise ValueError(f"ToyboxTruths knows the toybox's prompts alone; {text!r} is none.")
-        latents: Tensor = self.embedded.encode(bank.pictures())
-        return latents
 
 
 class ParticleOpinion(Expression):

@@ -2,11 +2,13 @@
 
 import math
 import statistics
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cache
 from typing import Any
+
+import numpy as np
 
 from asdkit.run.reproduction.figures import QUICK, REFERENCES, Figure, Rule, declared
 from asdkit.run.tables import cell_text, markdown
@@ -52,20 +54,13 @@ def joint(verdicts: Sequence[str]) -> str:
     return REFUTED if REFUTED in verdicts else CONFIRMED if {*verdicts} == {CONFIRMED} else NOT_SHOWN
 
 
+@cache
 def t_quantile(freedom: int) -> float:
     """The t of which Student's distribution has 95 % between -t and t."""
-    billionths = range(13 * 10**9)  # of one degree of freedom it is 12.7
-    return bisect_left(billionths, 0.95, key=lambda t: _between(t / 1e9, freedom)) / 1e9
-
-
-def _between(t: float, freedom: int) -> float:
-    """What Student's distribution has between -t and t (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
-    angle, odd = math.atan(t / math.sqrt(freedom)), freedom % 2
-    term, total = math.cos(angle) if odd else 1.0, 0.0
-    for k in range(1 + odd, freedom, 2):
-        total += term
-        term *= math.cos(angle) ** 2 * k / (k + 1)
-    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+    t, width = np.linspace(0.0, 13.0, 200_001, retstep=True)  # of one degree of freedom it is 12.7
+    height = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi * freedom)
+    density = height * (1 + t * t / freedom) ** (-(freedom + 1) / 2)
+    return float(np.interp(0.95, np.cumsum(density[1:] + density[:-1]) * width, t[1:]))
 
 
 def with_derived(metrics: Mapping[str, float]) -> dict[str, float]:

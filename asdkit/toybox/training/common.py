@@ -13,6 +13,7 @@ import torch
 import yaml
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from safetensors.torch import save_file
+from tokenizers.models import BPE
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -90,35 +91,21 @@ def build_tokenizer() -> CLIPTokenizer:
     vocabulary = letters + [letter + "</w>" for letter in letters]
     merges: list[tuple[str, str]] = []
     for word in captions.vocabulary():
-        pieces = _encode([*word[:-1], word[-1] + "</w>"], merges)
-        while len(pieces) > 1:
-            pair = (pieces[0], pieces[1])
-            merges.append(pair)
-            vocabulary.append("".join(pair))
-            pieces = ["".join(pair), *pieces[2:]]
+        numbers = {token: i for i, token in enumerate(dict.fromkeys(vocabulary))}
+        known = BPE(vocab=numbers, merges=merges, end_of_word_suffix="</w>")
+        first, *others = (token.value for token in known.tokenize(word))
+        for piece in others:
+            merges.append((first, piece))
+            vocabulary.append(first := first + piece)
     vocabulary = list(dict.fromkeys(vocabulary)) + ["<|startoftext|>", "<|endoftext|>"]
     numbers = {token: i for i, token in enumerate(vocabulary)}
     return CLIPTokenizer(vocab=numbers, merges=merges, model_max_length=MAX_TOKENS)
 
 
-def _encode(pieces: list[str], merges: list[tuple[str, str]]) -> list[str]:
-    """The pieces of a word under byte-pair merges in order of priority."""
-    for first, second in merges:
-        i = 0
-        while i < len(pieces) - 1:
-            if (pieces[i], pieces[i + 1]) == (first, second):
-                pieces[i : i + 2] = [first + second]
-            i += 1
-    return pieces
-
-
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Write vocab.json and merges.txt, the layout that transformers 4 and 5 both read."""
     folder.mkdir(parents=True, exist_ok=True)
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"], indent=0) + "\n")
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    tokenizer.backend_tokenizer.model.save(str(folder))
     ends = dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")
     special = {"bos_token": "<|startoftext|>"} | ends
     config = special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS}
