@@ -14,7 +14,7 @@ import torch
 from asdkit.core.randomness import generator_for
 from asdkit.rendering.projection import rotation_entries
 from asdkit.toybox.raycaster import Colour as Colour
-from asdkit.toybox.raycaster import Maps, Scene, trace
+from asdkit.toybox.raycaster import Maps, Primitive, trace
 
 PLAIN, STRIPED, SPOTTED, CHECKERED, WOODEN, BRICK, MARBLE = range(7)
 _MORTAR, _JOINT = 0.80, 0.07  # grey of the mortar; half its width as a share of a brick's height
@@ -65,25 +65,23 @@ def texture(word: str, main: Colour, other: Colour | None, instance: int) -> Tex
         material.number,
         np.asarray(main, dtype=np.float64),
         np.asarray(other or main, dtype=np.float64),
-        _yaw(draws[0]) if upright else _rotation(draws[:3]),
+        _rotation(draws[:3], upright),
         draws[3:6],
         low + (high - low) * draws[6],
         2 * math.pi * draws[8:20].reshape(_WAVES, 4),
     )
 
 
-def _yaw(draw: float) -> np.ndarray:
-    """A rotation about z by up to 30 degrees either way: bricks and squares stay level and near the walls."""
-    angle = math.radians(60 * draw - 30)
-    c, s = math.cos(angle), math.sin(angle)
-    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
-
-
-def _rotation(draws: np.ndarray) -> np.ndarray:
-    """A rotation drawn evenly from three even numbers in [0,1) (Shoemake's quaternion)."""
+def _rotation(draws: np.ndarray, upright: bool) -> np.ndarray:
+    """A rotation drawn evenly from three even numbers in [0,1) (Shoemake's quaternion); if it stays `upright`, about z
+    by up to 30 degrees either way: bricks and squares stay level and near the walls.
+    """
     a, b, c = draws
     w, x = math.sqrt(1 - a) * math.sin(2 * math.pi * b), math.sqrt(1 - a) * math.cos(2 * math.pi * b)
     y, z = math.sqrt(a) * math.sin(2 * math.pi * c), math.sqrt(a) * math.cos(2 * math.pi * c)
+    if upright:
+        half = math.radians(30 * a - 15)
+        w, x, y, z = math.cos(half), 0.0, 0.0, math.sin(half)
     return np.reshape(rotation_entries(w, x, y, z), (3, 3))
 
 
@@ -134,21 +132,15 @@ def paint(texture: Texture, points: np.ndarray, normals: np.ndarray) -> np.ndarr
     return colours
 
 
-def occluders(scene: Scene) -> np.ndarray:
-    """A ball for each primitive [P,4]: its centre, and the radius of the ball of the same volume as its box."""
-    sizes = np.linalg.norm(scene.to_world[:, :, :3], axis=1)
-    return np.concatenate([scene.to_world[:, :, 3], np.cbrt(sizes.prod(1))[:, None]], axis=1)
-
-
-def _light(scene: Scene, index: np.ndarray, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """The light [N] at points of these primitives: of the sun, and of the sky where no other primitive hides it.
-
-    A ball hides cos(angle) r^2 / d^2 of the light.
+def _light(primitives: list[Primitive], index: np.ndarray, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """The light [N] at points of the primitives of this index. Of it every other primitive hides cos(angle) r^2 / d^2,
+    as the ball at its centre does that has the same volume as its box.
     """
     share = np.ones(len(points))
-    for number, (*centre, radius) in enumerate(occluders(scene)):
+    for number, primitive in enumerate(primitives):
+        radius = np.cbrt(np.linalg.norm(primitive.matrix[:, :3], axis=0).prod())
         if radius >= _SMALLEST:
-            towards = centre - points
+            towards = primitive.matrix[:, 3] - points
             squared = np.maximum(np.einsum("ni,ni->n", towards, towards), 1e-9)
             facing = np.einsum("ni,ni->n", normals, towards) / np.sqrt(squared)
             hidden = _OCCLUSION * np.maximum(0.0, facing) * np.minimum(1.0, radius**2 / squared)
@@ -157,25 +149,26 @@ def _light(scene: Scene, index: np.ndarray, points: np.ndarray, normals: np.ndar
 
 
 def shade(
-    scene: Scene, texture: Texture, c2w: np.ndarray, K: np.ndarray, height: int, width: int, supersample: int
+    primitives: list[Primitive], texture: Texture, c2w: np.ndarray, K: np.ndarray, height: int, width: int, fine: int
 ) -> Maps:
     """Anti-aliased pictures on black by cameras `c2w` [B,4,4], in OpenCV axes, and `K` [B,3,3] in pixels, float64.
 
-    There are `supersample` samples per pixel along each axis. The results, all float32, are colour times alpha
+    There are `fine` samples per pixel along each axis. The results, all float32, are colour times alpha
     [B,3,H,W]; alpha, the share of samples that hit [B,H,W]; the mean camera z of these, 0 without any [B,H,W].
     """
     sums = np.zeros((len(c2w), 5, height * width))  # over the samples: of colours, of hits and of their depths
-    for own, pose, intrinsics in zip(sums, c2w, K * np.array([[supersample], [supersample], [1.0]]), strict=True):
-        depth, index, normal = trace(scene, pose, intrinsics, height * supersample, width * supersample)
+    for own, pose, intrinsics in zip(sums, c2w, K * np.array([[fine], [fine], [1.0]]), strict=True):
+        depth, index, normal = trace(primitives, pose, intrinsics, height * fine, width * fine)
         rows, columns = np.nonzero(index >= 0)
         t, part, normals = depth[rows, columns], index[rows, columns], normal[rows, columns]
         u, v = (columns + 0.5 - intrinsics[0, 2]) / intrinsics[0, 0], (rows + 0.5 - intrinsics[1, 2]) / intrinsics[1, 1]
         points = np.stack([t * u, t * v, t], axis=1) @ pose[:3, :3].T + pose[:3, 3]
-        colours, textured = scene.colour[part], scene.textured[part]
+        colours = np.array([primitive.colour for primitive in primitives], dtype=float)[part]
+        textured = np.array([primitive.textured for primitive in primitives])[part]
         colours[textured] = paint(texture, points[textured], normals[textured])
-        lit = np.minimum(1.0, colours * _light(scene, part, points, normals)[:, None])
-        pixels = rows // supersample * width + columns // supersample
+        lit = np.minimum(1.0, colours * _light(primitives, part, points, normals)[:, None])
+        pixels = rows // fine * width + columns // fine
         own[:] = [np.bincount(pixels, values, height * width) for values in (*lit.T, np.ones_like(t), t)]
     of_pixels = sums.reshape(-1, 5, height, width).astype(np.float32)
     hits = of_pixels[:, 3]
-    return of_pixels[:, :3] / supersample**2, hits / supersample**2, of_pixels[:, 4] / np.maximum(hits, 1)
+    return of_pixels[:, :3] / fine**2, hits / fine**2, of_pixels[:, 4] / np.maximum(hits, 1)

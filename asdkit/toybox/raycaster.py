@@ -44,18 +44,6 @@ class Primitive(NamedTuple):
     textured: bool = False  # whether the object's material paints it
 
 
-class Scene(NamedTuple):
-    """P primitives packed for the kernel: shape [P], colour [P,3], both maps [P,3,4]; the rest [P]."""
-
-    shape: np.ndarray
-    colour: np.ndarray
-    to_world: np.ndarray
-    to_local: np.ndarray
-    param: np.ndarray
-    open_top: np.ndarray
-    textured: np.ndarray
-
-
 def place(
     shape: int,
     colour: Colour,
@@ -74,14 +62,6 @@ def place(
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
     return Primitive(shape, colour, np.column_stack([about_z @ about_y @ about_x * half, centre]), param, open_top)
-
-
-def pack(primitives: list[Primitive]) -> Scene:
-    """The arrays the kernel reads."""
-    shape, colour, to_world, param, open_top, textured = map(np.array, zip(*primitives, strict=True))
-    inverse = np.linalg.inv(to_world[:, :, :3])
-    to_local = np.concatenate([inverse, -inverse @ to_world[:, :, 3:]], axis=2)
-    return Scene(shape, colour.astype(float), to_world, to_local, param.astype(float), open_top, textured)
 
 
 def _ellipsoid(o: np.ndarray, d: np.ndarray) -> Hits:
@@ -142,46 +122,47 @@ def _torus(o: np.ndarray, d: np.ndarray, tube: float) -> Hits:
     return np.where((gap < _TORUS_TOLERANCE) & (t <= leave), t, _FAR), points
 
 
-def _rectangles(scene: Scene, c2w: np.ndarray, K: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Sample bounds (left, top, right, bottom; ends excluded) [P,4] of the primitives' bounding boxes on the screen."""
-    tube, is_torus = scene.param, scene.shape == TORUS
-    round_ = np.where(is_torus, 1.0 + tube, np.where(scene.shape == FRUSTUM, np.maximum(1.0, tube), 1.0))
-    corners = _CORNERS * np.stack([round_, round_, np.where(is_torus, tube, 1.0)], axis=1)[:, None]
-    points = corners @ scene.to_world[:, :, :3].swapaxes(1, 2) + scene.to_world[:, None, :, 3]
-    places = (points - c2w[:3, 3]) @ c2w[:3, :3] @ K.T
-    pixels = np.floor(places[..., :2] / places[..., 2:])
-    size = np.array([width, height])
-    bounds = np.concatenate([pixels.min(1).clip(0, size), (pixels.max(1) + 1).clip(0, size)], axis=1)
-    behind = places[..., 2].min(1, keepdims=True) < 0.01
-    return np.where(behind, [0, 0, width, height], bounds).astype(int)
+def _rectangle(primitive: Primitive, c2w: np.ndarray, K: np.ndarray, height: int, width: int) -> list[int]:
+    """Sample bounds (left, top, right, bottom; ends excluded) of a primitive's bounding box on the screen."""
+    shape, matrix, param = primitive.shape, primitive.matrix, primitive.param
+    reach = {TORUS: 1.0 + param, FRUSTUM: max(1.0, param)}.get(shape, 1.0)
+    corners = _CORNERS * [reach, reach, param if shape == TORUS else 1.0] @ matrix[:, :3].T + matrix[:, 3]
+    places = (corners - c2w[:3, 3]) @ c2w[:3, :3] @ K.T
+    if places[:, 2].min() < 0.01:
+        return [0, 0, width, height]
+    pixels = np.floor(places[:, :2] / places[:, 2:])
+    bounds = np.concatenate([pixels.min(0), pixels.max(0) + 1]).clip(0, [width, height] * 2)
+    return [int(bound) for bound in bounds]
 
 
-def _intersect(shape: int, param: float, open_top: bool, o: np.ndarray, d: np.ndarray) -> Hits:
-    if shape == ELLIPSOID:
+def _intersect(primitive: Primitive, o: np.ndarray, d: np.ndarray) -> Hits:
+    if primitive.shape == ELLIPSOID:
         return _ellipsoid(o, d)
-    if shape == FRUSTUM:
-        return _frustum(o, d, param, open_top)
-    return _torus(o, d, param) if shape == TORUS else _convex(_PLANES[shape], o, d)
+    if primitive.shape == FRUSTUM:
+        return _frustum(o, d, primitive.param, primitive.open_top)
+    return _torus(o, d, primitive.param) if primitive.shape == TORUS else _convex(_PLANES[primitive.shape], o, d)
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")
-def trace(scene: Scene, c2w: np.ndarray, K: np.ndarray, height: int, width: int) -> Maps:
+def trace(primitives: list[Primitive], c2w: np.ndarray, K: np.ndarray, height: int, width: int) -> Maps:
     """The camera z [H,W], 1e30 on a miss; the primitive's index [H,W], -1 on a miss; and the unit normal in world axes,
     towards the camera [H,W,3], 0 on a miss, of one ray per sample. The camera is `c2w` [4,4] (OpenCV) and `K` [3,3].
     """
     depth = np.full((height, width), _FAR)
     index = np.full((height, width), -1, dtype=np.int64)
     normal = np.zeros((height, width, 3))
-    for p, (left, top, right, bottom) in enumerate(_rectangles(scene, c2w, K, height, width)):
+    for number, primitive in enumerate(primitives):
+        left, top, right, bottom = _rectangle(primitive, c2w, K, height, width)
         u, v = (np.arange(left, right) + 0.5 - K[0, 2]) / K[0, 0], (np.arange(top, bottom) + 0.5 - K[1, 2]) / K[1, 1]
         x, y = (each.ravel() for each in np.meshgrid(u, v))
-        matrix, shift = scene.to_local[p, :, :3], scene.to_local[p, :, 3]
-        o, d = matrix @ c2w[:3, 3] + shift, matrix @ c2w[:3, :3] @ np.stack([x, y, np.ones_like(x)])
-        t, normals = _intersect(scene.shape[p], scene.param[p], scene.open_top[p], o, d)
+        to_local = np.linalg.inv(primitive.matrix[:, :3])
+        o = to_local @ (c2w[:3, 3] - primitive.matrix[:, 3])
+        d = to_local @ c2w[:3, :3] @ np.stack([x, y, np.ones_like(x)])
+        t, normals = _intersect(primitive, o, d)
         window = np.s_[top:bottom, left:right]
         nearer = (t > _NEAR) & (t < depth[window].ravel())
-        outward = matrix.T @ np.where((normals * d).sum(0) > 0.0, -normals, normals)[:, nearer]
+        outward = to_local.T @ np.where((normals * d).sum(0) > 0.0, -normals, normals)[:, nearer]
         hit = nearer.reshape(depth[window].shape)
-        depth[window][hit], index[window][hit] = t[nearer], p
+        depth[window][hit], index[window][hit] = t[nearer], number
         normal[window][hit] = (outward / np.maximum(np.linalg.norm(outward, axis=0), 1e-12)).T
     return depth, index, normal

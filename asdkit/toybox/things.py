@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 
 from asdkit.toybox.materials import MATERIALS, Colour, Texture, texture
-from asdkit.toybox.raycaster import BOX, ELLIPSOID, FRUSTUM, PRISM, PYRAMID, TORUS, Primitive, Scene, pack, place
+from asdkit.toybox.raycaster import BOX, ELLIPSOID, FRUSTUM, PRISM, PYRAMID, TORUS, Primitive, place
 
 _SHAPES = {"ball": ELLIPSOID, "rod": FRUSTUM, "box": BOX, "pyramid": PYRAMID, "prism": PRISM, "torus": TORUS}
 _MATH = {"__builtins__": {}} | vars(math)  # what an expression in the place of a number may use
@@ -125,9 +125,9 @@ class Thing:
         return f"{article(words)} {words}"
 
     @property
-    def primitives(self) -> Scene:
-        """Its geometry and colours, packed for the ray caster."""
-        return _scene(self)
+    def primitives(self) -> list[Primitive]:
+        """Its geometry and colours."""
+        return _primitives_of(self)
 
     @property
     def colour(self) -> Colour:
@@ -142,11 +142,11 @@ class Thing:
 
 
 @lru_cache(maxsize=4096)
-def _scene(thing: Thing) -> Scene:
+def _primitives_of(thing: Thing) -> list[Primitive]:
     if thing.base:
-        return pack(stack(thing.kind, thing.colour, thing.base, COLOURS[thing.second or ""]))
+        return stack(thing.kind, thing.colour, thing.base, COLOURS[thing.second or ""])
     parts = build(thing.kind, thing.colour, COLOURS.get(thing.second or ""))
-    return pack([part._replace(textured=bool(thing.material) and part.colour is thing.colour) for part in parts])
+    return [part._replace(textured=bool(thing.material) and part.colour is thing.colour) for part in parts]
 
 
 def article(words: str) -> str:
@@ -178,14 +178,9 @@ def is_held_out(thing: Thing) -> bool:
         return (top + 3 * main + 3 * bottom + 5 * second) % 8 == 0
     row = list(KINDS).index(thing.kind)
     material = None if row % 2 else list(MATERIALS)[row // 2 % len(MATERIALS)]
-    return thing.main in _held_out_colours(row, KINDS[thing.kind].natural) or thing.material == material
-
-
-@cache
-def _held_out_colours(row: int, natural: str) -> tuple[str, ...]:
-    free = [colour for colour in COLOURS if colour != natural]
-    first, second = free[(row + 8) % len(free)], free[(row + 10) % len(free)]
-    return (first, second) if row % 2 else (first,)
+    free = [colour for colour in colours if colour != KINDS[thing.kind].natural]
+    places = (row + 8, row + 10) if row % 2 else (row + 8,)
+    return thing.main in [free[place % len(free)] for place in places] or thing.material == material
 
 
 @cache
