@@ -21,7 +21,7 @@ def in_results(data: Mapping[str, Any]) -> str:
     link = " [The page](paper/index.html) shows the plots, too." if (FILE.parent / "index.html").is_file() else ""
     lacking = [figure.title for name, figure in declared().figures.items() if name not in data["figures"]]
     later = f" Not made yet: {'; '.join(lacking)}." if lacking and data["mode"] == FULL.name else ""
-    text = [f"{results.how(data)} {results.meaning(data)}{later}{link}", results.verdicts(data).rstrip()]
+    text = [f"{results.how(data)} {declared().meanings[data['mode']]}{later}{link}", results.verdicts(data).rstrip()]
     for name, figure in data["figures"].items():
         runs = results.of_figure(data, name)
         rules = [

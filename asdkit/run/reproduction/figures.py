@@ -127,6 +127,7 @@ class Figures:
     """All that `figures.yaml` declares, by name; `truth` is the function that makes true pictures of a prompt."""
 
     truth: str
+    meanings: Mapping[str, str]
     parts: Mapping[str, Part]
     methods: Mapping[str, Method]
     figures: Mapping[str, Figure]
@@ -161,13 +162,10 @@ def declared() -> Figures:
         given["rules"] = [Rule(**rule) for rule in given["rules"]]
     methods = [_method(name, given) for name, given in said["methods"].items()]
     methods += [method for sweep in said["sweeps"].values() for method in _swept(sweep)]
-    return Figures(
-        said["truth"],
-        {name: Part(name, **given) for name, given in said["parts"].items()},
-        {method.name: method for method in methods},
-        {name: Figure(name, **given) for name, given in said["figures"].items()},
-        said["sweeps"],
-    )
+    parts = {name: Part(name, **given) for name, given in said["parts"].items()}
+    figures = {name: Figure(name, **given) for name, given in said["figures"].items()}
+    by_name = {method.name: method for method in methods}
+    return Figures(said["truth"], said["meanings"], parts, by_name, figures, said["sweeps"])
 
 
 def _method(name: str, given: Any) -> Method:

@@ -25,7 +25,7 @@ Lines = Mapping[str, Sequence[tuple[float, float]]]
 def write(path: Path, data: Mapping[str, Any]) -> None:
     """Write the page of what `results.json` holds, with the pictures that are kept beside it."""
     figures = [_shown(declared().figures[name], data, path.parent) for name in data["figures"]]
-    values = {"data": data, "how": results.how(data), "meaning": results.meaning(data), "figures": figures}
+    values = {"data": data, "how": results.how(data), "meaning": declared().meanings[data["mode"]], "figures": figures}
     write_text(path, rendered(Path(__file__).with_name("page.html"), values | {"address": _address}))
 
 
@@ -138,11 +138,9 @@ def _panel(height: float) -> tuple[Any, Any]:  # in inches
     return figure, figure.subplots()
 
 
-def _ends(of: Sequence[Interval]) -> Any:
+def _ends(of: Sequence[Interval]) -> list[float]:
     """How far error bars reach to both sides; a single value has none."""
-    ends = np.abs([[known.low - known.mean for known in of], [known.high - known.mean for known in of]])
-    ends[~np.isfinite(ends)] = 0
-    return ends
+    return [known.high - known.mean if known.count > 1 else 0.0 for known in of]
 
 
 def _svg(figure: Any) -> str:

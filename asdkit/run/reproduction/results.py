@@ -171,14 +171,3 @@ def how(results: Mapping[str, Any]) -> str:
     """What was made, when and by what, in a sentence."""
     priors = ", ".join(results["priors"])
     return f"{len(results['runs'])} runs (--{results['mode']}), {results['minutes']:g} minutes of runs, prior {priors}."
-
-
-def meaning(results: Mapping[str, Any]) -> str:
-    """How the verdicts are to be read."""
-    if results["mode"] == "quick":
-        made = "This was a quick run of one seed and few iterations"
-        return f"{made}: it shows that everything works, and judges nothing."
-    return (
-        "Confirmed: the 95 % interval of the mean difference, paired by prompt and seed, lies where the rule says, for "
-        "all rules; refuted: one lies wholly elsewhere; not shown: neither. The rules were committed before the runs."
-    )
