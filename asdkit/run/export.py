@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -60,13 +61,6 @@ class Exported:
     generator: Generator
     background: float  # grey level behind it, in [0,1]
     choices: Choices = field(default_factory=Choices)
-
-    @property
-    def splats(self) -> Splats:
-        """Its Gaussians; asked for only where there are some."""
-        splats = self.generator.splats()
-        assert splats is not None, "see refuse"
-        return splats
 
     @cached_property
     def volume(self) -> Volume | None:
@@ -213,7 +207,7 @@ def refuse(name: str, exported: Exported, path: Path) -> None:
 
 
 def _splats(exported: Exported, path: Path) -> None:
-    up, splats = exported.choices.up, exported.splats
+    up, splats = exported.choices.up, cast(Splats, exported.generator.splats())  # see refuse
     turned = splats if up == "z" or path.suffix == ".glb" else rotated(splats, _UPS[up])
     if path.suffix == ".spz":
         write_bytes(path, encode_spz(path, turned, exported.choices.spz_version))
@@ -222,8 +216,8 @@ def _splats(exported: Exported, path: Path) -> None:
 
 
 def _html(exported: Exported, path: Path) -> None:
-    grey = (exported.background,) * 3
-    write_html(path, exported.splats, exported.name, grey, distance=exported.distance, fov_deg=_FOV_DEG)
+    grey, splats = (exported.background,) * 3, cast(Splats, exported.generator.splats())
+    write_html(path, splats, exported.name, grey, distance=exported.distance, fov_deg=_FOV_DEG)
 
 
 def _png(exported: Exported, path: Path) -> None:
@@ -240,11 +234,6 @@ def _png(exported: Exported, path: Path) -> None:
     return save_grid(torch.cat(rows), path, _COLUMNS)
 
 
-def _diffusers(exported: Exported, path: Path) -> None:
-    assert isinstance(exported.generator, Network), "see refuse"
-    exported.generator.write_model(path)
-
-
 def _mesh(exported: Exported, path: Path) -> list[Path]:
     return write_mesh(path, *exported.mesh)
 
@@ -254,7 +243,8 @@ _WRITERS: dict[str, Callable[[Exported, Path], list[Path] | None]] = {  # the fi
     "mesh-glb": _mesh, "obj": _mesh,
     "mp4": lambda exported, path: save_mp4(exported.film, path, exported.path.fps),
     "webp": lambda exported, path: save_webp(exported.film, path, exported.path.fps),
-    "png": _png, "diffusers": _diffusers,
+    "png": _png,
+    "diffusers": lambda exported, path: cast(Network, exported.generator).write_model(path),
 }  # fmt: skip
 
 

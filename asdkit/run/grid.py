@@ -45,10 +45,8 @@ class Grid:
 
     A run's folder is named by its cell's words and by a hash of what defines it: the prompt, all options, the settings
     of their recipes and the prior's digest, if known. So a grid that is made again finds its own runs and no others,
-    also where its root is now elsewhere. A cell needs a recipe.
-
-    The title names the folder of tables, logs and records, and that of the runs where
-    cells share no recipe. Without a root, the folder of all runs is as options and recipes say.
+    also where its root is now elsewhere. A cell needs a recipe. The title names the folder of tables, logs and records,
+    and that of the runs where cells share no recipe. Without a root, all runs' folder is as options and recipes say.
     """
 
     def __init__(self, cells: Sequence[Cell], options: Sequence[str], title: str, root: Path | None = None) -> None:

@@ -97,8 +97,14 @@ class Guard(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Every sentence about the end of a run says what is left of it."""
-        if isinstance(exception, Interrupted) and not self._signals.armed and trainer.strategy.launcher:
-            _told(trainer.strategy.launcher)  # no step will tell the processes that it has started
+        launcher: Any = trainer.strategy.launcher
+        if isinstance(exception, Interrupted) and not self._signals.armed and launcher:
+            # No step will tell the processes that it has started. By the signal whose repetition changes nothing, for a
+            # terminal's Ctrl-C has reached them already; those that it has forked save first, and are waited for.
+            launcher.kill(signal.SIGTERM)
+            for process in launcher.procs:
+                if isinstance(process, BaseProcess):
+                    process.join()
         if trainer.state.fn == "fit":
             kept = list(numbered_checkpoints(Path(trainer.default_root_dir, "checkpoints")).values())
             if kept:
@@ -106,15 +112,6 @@ class Guard(pl.Callback):
                 exception.add_note(f"The last good checkpoint is {kept[-1]}; {go_on}")
             elif self._signals.armed:
                 exception.add_note("There is no checkpoint yet.")
-
-
-def _told(launcher: Any) -> None:
-    """End the processes that a launcher has started; those that it has forked save first, and are waited for."""
-    # By the signal whose repetition changes nothing, for a terminal's Ctrl-C has reached them already.
-    launcher.kill(signal.SIGTERM)
-    for process in launcher.procs:
-        if isinstance(process, BaseProcess):
-            process.join()
 
 
 def _where(t: Tensor | None, batch: Any) -> str:
