@@ -14,8 +14,6 @@ from asdkit.run.exits import Signals, exit_code, sentence, silence_libraries
 if TYPE_CHECKING:
     from asdkit.run.export import Result
 
-_JSON = (bool, list, tuple, dict, type(None))
-
 
 def make(
     prompt: str,
@@ -49,8 +47,8 @@ def make(
     """
     short = {"prior": prior, "method": method, "steps": steps}
     given = {name: value for name, value in short.items() if value is not None} | dict(options or {})
-    plain = {name: json.dumps(value) for name, value in given.items() if isinstance(value, _JSON)}
-    words = [f"--{name}={value}" for name, value in {**given, **plain}.items()]
+    texts = {name: value if isinstance(value, str | Path) else json.dumps(value) for name, value in given.items()}
+    words = [f"--{name}={text}" for name, text in texts.items()]
     arguments, _ = expand("fit", ["--config", recipe, f"--model.prompt={prompt}", *words])
     with trusted(list(trust)), _interruptible():
         prepare_libraries()
