@@ -83,29 +83,19 @@ def environment(device: torch.device) -> dict[str, Any]:
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     processor = next(iter(names), platform.processor() or platform.machine())
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": versions(),
-        "machine": {
-            "device": device.type,
-            "name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
-            "processor": processor,
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "load": round(os.getloadavg()[0], 1),
-        },
-    }
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor
+    machine: dict[str, Any] = {"device": device.type, "name": name, "processor": processor, "cores": os.cpu_count()}
+    machine |= {"threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 1)}
+    return {"date": time.strftime("%Y-%m-%d"), "versions": versions(), "machine": machine}
 
 
 def prior_facts(module: Distillation) -> dict[str, Any]:
     """The prior, and how much learns beside it."""
     prior = module.prior
-    return {
-        "name": str(prior.spec["init_args"].get("path", type(prior).__name__)),
-        "digest": prior.digest,
-        "parameters": sum(p.numel() for p in prior.parameters() if not p.requires_grad),
-        "phi": sum(p.numel() for p in module.guidance.parameters() if p.requires_grad),
-    }
+    name = str(prior.spec["init_args"].get("path", type(prior).__name__))
+    frozen = sum(p.numel() for p in prior.parameters() if not p.requires_grad)
+    learned = sum(p.numel() for p in module.guidance.parameters() if p.requires_grad)
+    return {"name": name, "digest": prior.digest, "parameters": frozen, "phi": learned}
 
 
 def machine_line(facts: dict[str, Any]) -> str:
