@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from jaxtyping import Float
@@ -28,7 +28,7 @@ from asdkit.toybox import world
 from asdkit.toybox.captions import parse, thing_of
 from asdkit.toybox.measures import psnr
 from asdkit.toybox.things import things
-from asdkit.toybox.truths import truths
+from asdkit.toybox.truths import Truths, truths
 
 _EDGE = 2  # pixels
 _AROUND, _FITTED, _BLUR = 12, 300, 1.7  # views at each height, steps of fitting, and how much wider Gaussians become
@@ -102,9 +102,7 @@ def cutout(prompt: str, azimuth_deg: float, file: Path) -> None:
 
 def truth(prompt: str, azimuth_deg: float, file: Path) -> None:
     """Write four true pictures of the thing, of the view that the prompt names if any, side by side."""
-    bank = truths(prompt, _SHOWN)
-    assert bank is not None
-    save_grid(bank.pictures(), file, _SHOWN)
+    save_grid(cast(Truths, truths(prompt, _SHOWN)).pictures(), file, _SHOWN)
 
 
 def spoilt(prompt: str, azimuth_deg: float, file: Path) -> None:
@@ -140,11 +138,9 @@ class ToyboxEditJudge(Judge):
             raise ValueError("ToyboxEditJudge measures edits of a source image; there is none.")
         texts = module.source or "", module.prompt
         before, after = (seen(text, self.azimuth_deg, source.shape[-1]) for text in texts)
-        return {
-            "outside": change_outside(image, source, torch.cat([before.alpha, after.alpha])),
-            "psnr_before": psnr(source, after.image).item(),
-            "psnr_after": psnr(image, after.image).item(),
-        }
+        outside = change_outside(image, source, torch.cat([before.alpha, after.alpha]))
+        unedited, edited = (psnr(shown, after.image).item() for shown in (source, image))
+        return {"outside": outside, "psnr_before": unedited, "psnr_after": edited}
 
 
 @checked

@@ -14,7 +14,7 @@ import torch
 from asdkit.core.randomness import generator_for
 from asdkit.rendering.projection import rotation_entries
 from asdkit.toybox.raycaster import Colour as Colour
-from asdkit.toybox.raycaster import Maps, Primitive, trace
+from asdkit.toybox.raycaster import Primitive, trace
 
 PLAIN, STRIPED, SPOTTED, CHECKERED, WOODEN, BRICK, MARBLE = range(7)
 _MORTAR, _JOINT = 0.80, 0.07  # grey of the mortar; half its width as a share of a brick's height
@@ -60,16 +60,10 @@ def texture(word: str, main: Colour, other: Colour | None, instance: int) -> Tex
     material = MATERIALS[word] if word else Material(PLAIN, (1.0, 1.0))
     draws = torch.rand(32, generator=generator_for(instance, 0, "texture"), dtype=torch.float64).numpy()
     low, high = material.scale
-    upright = material.number in (CHECKERED, BRICK)
-    return Texture(
-        material.number,
-        np.asarray(main, dtype=np.float64),
-        np.asarray(other or main, dtype=np.float64),
-        _rotation(draws[:3], upright),
-        draws[3:6],
-        low + (high - low) * draws[6],
-        2 * math.pi * draws[8:20].reshape(_WAVES, 4),
-    )
+    first, second = (np.asarray(colour, dtype=np.float64) for colour in (main, other or main))
+    turn = _rotation(draws[:3], upright=material.number in (CHECKERED, BRICK))
+    phases = 2 * math.pi * draws[8:20].reshape(_WAVES, 4)
+    return Texture(material.number, first, second, turn, draws[3:6], low + (high - low) * draws[6], phases)
 
 
 def _rotation(draws: np.ndarray, upright: bool) -> np.ndarray:
@@ -150,25 +144,20 @@ def _light(primitives: list[Primitive], index: np.ndarray, points: np.ndarray, n
 
 def shade(
     primitives: list[Primitive], texture: Texture, c2w: np.ndarray, K: np.ndarray, height: int, width: int, fine: int
-) -> Maps:
-    """Anti-aliased pictures on black by cameras `c2w` [B,4,4], in OpenCV axes, and `K` [B,3,3] in pixels, float64.
-
-    There are `fine` samples per pixel along each axis. The results, all float32, are colour times alpha
-    [B,3,H,W]; alpha, the share of samples that hit [B,H,W]; the mean camera z of these, 0 without any [B,H,W].
+) -> np.ndarray:
+    """What a camera `c2w` [4,4], in OpenCV axes, and `K` [3,3] in pixels sees on black, of `fine` samples per pixel
+    along each axis [5,H,W]: colour times alpha; alpha, the share that hits; the mean camera z of these, 0 without any.
     """
-    sums = np.zeros((len(c2w), 5, height * width))  # over the samples: of colours, of hits and of their depths
-    for own, pose, intrinsics in zip(sums, c2w, K * np.array([[fine], [fine], [1.0]]), strict=True):
-        depth, index, normal = trace(primitives, pose, intrinsics, height * fine, width * fine)
-        rows, columns = np.nonzero(index >= 0)
-        t, part, normals = depth[rows, columns], index[rows, columns], normal[rows, columns]
-        u, v = (columns + 0.5 - intrinsics[0, 2]) / intrinsics[0, 0], (rows + 0.5 - intrinsics[1, 2]) / intrinsics[1, 1]
-        points = np.stack([t * u, t * v, t], axis=1) @ pose[:3, :3].T + pose[:3, 3]
-        colours = np.array([primitive.colour for primitive in primitives], dtype=float)[part]
-        textured = np.array([primitive.textured for primitive in primitives])[part]
-        colours[textured] = paint(texture, points[textured], normals[textured])
-        lit = np.minimum(1.0, colours * _light(primitives, part, points, normals)[:, None])
-        pixels = rows // fine * width + columns // fine
-        own[:] = [np.bincount(pixels, values, height * width) for values in (*lit.T, np.ones_like(t), t)]
-    of_pixels = sums.reshape(-1, 5, height, width).astype(np.float32)
-    hits = of_pixels[:, 3]
-    return of_pixels[:, :3] / fine**2, hits / fine**2, of_pixels[:, 4] / np.maximum(hits, 1)
+    K = K * np.array([[fine], [fine], [1.0]])
+    depth, index, normal = trace(primitives, c2w, K, height * fine, width * fine)
+    rows, columns = np.nonzero(index >= 0)
+    t, part, normals = depth[rows, columns], index[rows, columns], normal[rows, columns]
+    u, v = (columns + 0.5 - K[0, 2]) / K[0, 0], (rows + 0.5 - K[1, 2]) / K[1, 1]
+    points = np.stack([t * u, t * v, t], axis=1) @ c2w[:3, :3].T + c2w[:3, 3]
+    colours = np.array([primitive.colour for primitive in primitives], dtype=float)[part]
+    textured = np.array([primitive.textured for primitive in primitives])[part]
+    colours[textured] = paint(texture, points[textured], normals[textured])
+    lit = np.minimum(1.0, colours * _light(primitives, part, points, normals)[:, None])
+    pixels = rows // fine * width + columns // fine
+    sums = [np.bincount(pixels, values, height * width) for values in (*lit.T, np.ones_like(t), t)]
+    return np.stack([*np.divide(sums[:4], fine**2), sums[4] / np.maximum(sums[3], 1)]).reshape(5, height, width)

@@ -14,7 +14,6 @@ import numpy as np
 ELLIPSOID, FRUSTUM, BOX, PYRAMID, PRISM, TORUS = range(6)
 
 Colour = tuple[float, float, float]
-Maps = tuple[np.ndarray, np.ndarray, np.ndarray]
 Hits = tuple[np.ndarray, np.ndarray]  # t [N] along the rays (1e30: none) and normals [3,N] that are not unit
 _NEAR, _FAR = 1e-3, 1e30
 _TORUS_STEPS, _TORUS_TOLERANCE = 96, 1e-5
@@ -144,7 +143,9 @@ def _intersect(primitive: Primitive, o: np.ndarray, d: np.ndarray) -> Hits:
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")
-def trace(primitives: list[Primitive], c2w: np.ndarray, K: np.ndarray, height: int, width: int) -> Maps:
+def trace(
+    primitives: list[Primitive], c2w: np.ndarray, K: np.ndarray, height: int, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The camera z [H,W], 1e30 on a miss; the primitive's index [H,W], -1 on a miss; and the unit normal in world axes,
     towards the camera [H,W,3], 0 on a miss, of one ray per sample. The camera is `c2w` [4,4] (OpenCV) and `K` [3,3].
     """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import yaml
@@ -132,9 +132,7 @@ class Thing:
     @property
     def colour(self) -> Colour:
         """Its main colour: the one that is named, or its material's own."""
-        colour = COLOURS[self.main] if self.main else MATERIALS[self.material].natural
-        assert colour is not None
-        return colour
+        return COLOURS[self.main] if self.main else cast(Colour, MATERIALS[self.material].natural)
 
     def texture(self, instance: int = 0) -> Texture:
         """How one of its instances is painted; plain things have one look."""

@@ -8,6 +8,7 @@ import math
 from collections import defaultdict
 from functools import cache
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -100,10 +101,9 @@ def render(
     There are `supersample` samples per pixel along each axis. Where nothing is hit, the depth is 0. `instance` tells
     apart the things of a material that a caption may mean.
     """
-    c2w, K = views.c2w.detach().cpu().double().numpy(), views.K.detach().cpu().double().numpy()
+    cameras = zip(views.c2w.detach().cpu().double().numpy(), views.K.detach().cpu().double().numpy(), strict=True)
     texture, size = thing.texture(instance), (views.height, views.width)
-    shaded = shade(thing.primitives, texture, c2w, K, *size, supersample)
-    on_black, alpha, depth = (torch.from_numpy(array) for array in shaded)
+    shaded = [shade(thing.primitives, texture, *camera, *size, supersample) for camera in cameras]
+    on_black, alpha, depth = torch.from_numpy(np.stack(shaded)).float().split([3, 1, 1], dim=1)
     behind = torch.as_tensor(background, dtype=torch.float32, device="cpu").reshape(-1, 3, 1, 1)
-    alpha = alpha[:, None]
-    return Render((on_black + (1 - alpha) * behind).clamp(0, 1), alpha, depth[:, None])
+    return Render((on_black + (1 - alpha) * behind).clamp(0, 1), alpha, depth)

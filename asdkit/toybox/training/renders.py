@@ -77,28 +77,27 @@ def render_cache(
     it keeps the pictures' latents alone, fp16 and scaled as the pipeline uses them: a twelfth of the size.
     """
     target = folder / f"{'held-out' if held_out else 'trained'}-{count}-seed{seed}-{size}px{_suffix(vae)}"
-    draw = partial(_draw, target, seed=seed, count=count, held_out=held_out, size=size, vae=vae)
+
+    def draw(start: int) -> None:
+        """A chunk, unless that was done before; it depends on the seed and on its own number alone."""
+        file = target / f"{start:08d}.pt"
+        if file.exists():
+            return
+        generator = generator_for(seed, start, "held-out world" if held_out else "world")
+        images, things, cameras = [], [], []
+        for _ in range(min(_CHUNK, count - start)):
+            thing, views = world.sample_thing(generator, held_out), world.sample_views(generator, 1, size)
+            images.append(pictured([thing], views, generator))
+            things.append(astuple(thing))
+            cameras.append(torch.cat([views.azimuth, views.elevation, views.distance]))
+        pictures = torch.cat(images)
+        kept = (pictures * 255).round().byte() if vae is None else encode(vae, pictures)
+        with atomic(file) as temporary:
+            torch.save({"images": kept, "things": things, "cameras": torch.stack(cameras), "size": size}, temporary)
+
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(draw, range(0, count, _CHUNK)))
     return target
-
-
-def _draw(folder: Path, start: int, *, seed: int, count: int, held_out: bool, size: int, vae: nn.Module | None) -> None:
-    """Render a chunk, unless that was done before; it depends on the seed and on its own number alone."""
-    file = folder / f"{start:08d}.pt"
-    if file.exists():
-        return
-    generator = generator_for(seed, start, "held-out world" if held_out else "world")
-    images, things, cameras = [], [], []
-    for _ in range(min(_CHUNK, count - start)):
-        thing, views = world.sample_thing(generator, held_out), world.sample_views(generator, 1, size)
-        images.append(pictured([thing], views, generator))
-        things.append(astuple(thing))
-        cameras.append(torch.cat([views.azimuth, views.elevation, views.distance]))
-    pictures = torch.cat(images)
-    kept = (pictures * 255).round().byte() if vae is None else encode(vae, pictures)
-    with atomic(file) as temporary:
-        torch.save({"images": kept, "things": things, "cameras": torch.stack(cameras), "size": size}, temporary)
 
 
 @torch.no_grad()
@@ -154,10 +153,8 @@ class ToyboxData(pl.LightningDataModule):
     def folders(self) -> dict[str, Path]:
         """The cache folders of the trained and of the held-out renders, made if they are missing."""
         vae = read_autoencoder(Path(self.vae)) if self.vae else None
-        return {
-            "trained": render_cache(self.cache, self.count, self.seed, size=self.size, vae=vae),
-            "held-out": render_cache(self.cache, self.held_out, self.seed, held_out=True, size=self.size, vae=vae),
-        }
+        made = partial(render_cache, self.cache, seed=self.seed, size=self.size, vae=vae)
+        return {"trained": made(self.count), "held-out": made(self.held_out, held_out=True)}
 
     def train_dataloader(self) -> DataLoader[Examples]:
         folder = self.folders()["trained"]

@@ -120,21 +120,18 @@ class TrainVAE(Training):
         decibels = psnr((reconstruction + 1) / 2, batch.images).mean()
         self.log("val_psnr", decibels, prog_bar=True, batch_size=len(batch.captions))
 
+    @torch.no_grad()
     def save(self) -> None:
         settings: Any = self.hparams
         if not settings.decoder_only:
-            self.vae.register_to_config(scaling_factor=self._scaling_factor())
+            batches = self.trainer.datamodule.val_dataloader()
+            latents = torch.cat([self.vae.encode(b.images.to(self.device) * 2 - 1).latents for b in batches])
+            self.vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
         folder = Path(settings.output) / "vae"
         save_half(self.vae, folder)
         config = json.loads((folder / "config.json").read_text())
         config.pop("block_out_channels")  # diffusers writes it and warns of it when reading
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-
-    @torch.no_grad()
-    def _scaling_factor(self) -> float:
-        batches = self.trainer.datamodule.val_dataloader()
-        latents = torch.cat([self.vae.encode(b.images.to(self.device) * 2 - 1).latents for b in batches])
-        return round(1 / latents.std().item(), 4)
 
 
 def random_crops(
