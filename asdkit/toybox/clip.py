@@ -49,10 +49,10 @@ class TinyCLIP:
         self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
     @torch.no_grad()
-    def logits(self, images: Float[Tensor, "B 3 H W"], prompts: list[str]) -> Float[Tensor, "B N"]:
-        """Scaled cosine similarities of square pictures in [0,1], of any size, and prompts."""
+    def cosines(self, images: Float[Tensor, "B 3 H W"], prompts: list[str]) -> Float[Tensor, "B N"]:
+        """Of square pictures in [0,1], of any size, and prompts: how well each fits each, within [-1,1]."""
         tokens = self.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
-        return self.model(pixel_values=self._pixels(images), **tokens).logits_per_image
+        return self.model(pixel_values=self._pixels(images), **tokens).logits_per_image / self.model.logit_scale.exp()
 
     @torch.no_grad()
     def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
@@ -66,17 +66,11 @@ class TinyCLIP:
         among = [prompt_among(count, prompt) for prompt in prompts]
         columns = {text: i for i, text in enumerate(dict.fromkeys(text for texts in among for text in texts))}
         ranked = torch.tensor([[columns[text] for text in texts] for texts in among])
-        return self.logits(images, list(columns)).gather(1, ranked).argmax(1) == 0
+        return self.cosines(images, list(columns)).gather(1, ranked).argmax(1) == 0
 
     def _pixels(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 S S"]:
         """As the network takes them: of its own size, within [-1,1], on the CPU."""
         return resized(images.cpu(), self.model.config.vision_config.image_size) * 2 - 1
-
-
-@torch.no_grad()
-def similarity(clip: TinyCLIP, images: Float[Tensor, "B 3 H W"], prompt: str) -> Float[Tensor, " B"]:
-    """Cosine of each picture and the prompt, in [-1, 1]."""
-    return clip.logits(images, [prompt])[:, 0] / clip.model.logit_scale.exp()
 
 
 class CLIPScorer(Scorer):
@@ -92,4 +86,4 @@ class CLIPScorer(Scorer):
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompt: str) -> Float[Tensor, " B"]:
         self._clip = self._clip or TinyCLIP(self.folder)
-        return similarity(self._clip, images, prompt).to(images)
+        return self._clip.cosines(images, [prompt])[:, 0].to(images)

@@ -24,7 +24,7 @@ from asdkit.scores.fields import CFG, ddim
 from asdkit.scores.prior import Prior
 from asdkit.toybox import measures, world
 from asdkit.toybox.captions import parse
-from asdkit.toybox.clip import EMBEDDED, TinyCLIP, prompt_among, resized, similarity
+from asdkit.toybox.clip import EMBEDDED, TinyCLIP, prompt_among, resized
 from asdkit.toybox.materials import Colour
 from asdkit.toybox.things import Thing
 from asdkit.toybox.truths import true_pictures, truths
@@ -52,9 +52,9 @@ class CLIPJudge(Judge):
         if parse(prompt) is None:
             self.unmeasured["r_precision"] = "the toybox's CLIP has only ever seen the toybox's own captions"
             return {}
-        logits = self.clip.logits(images, prompt_among(PROMPTS, prompt))
-        cosines = logits[:, 0] / self.clip.model.logit_scale.exp()
-        return {"r_precision": (logits.argmax(1) == 0).float().mean().item(), "clip_score": cosines.mean().item()}
+        cosines = self.clip.cosines(images, prompt_among(PROMPTS, prompt))
+        first = (cosines.argmax(1) == 0).float()
+        return {"r_precision": first.mean().item(), "clip_score": cosines[:, 0].mean().item()}
 
     def distance(self, images: Pictures, truths: Pictures) -> Figures:
         """KID of several pictures to true ones, in the CLIP's features."""
@@ -188,7 +188,7 @@ class ToyboxImageJudge(CLIPJudge):
         if data.source is not None:
             results["change"] = (images - data.source).abs().mean().item()
             if thing is not None:
-                alike = [similarity(self.clip, of, module.prompt) for of in (images, data.source)]
+                alike = [self.clip.cosines(of, [module.prompt]) for of in (images, data.source)]
                 results["similarity"], results["source_similarity"] = (value.mean().item() for value in alike)
         return results
 

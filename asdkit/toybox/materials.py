@@ -16,7 +16,6 @@ from asdkit.rendering.projection import rotation_entries
 from asdkit.toybox.raycaster import Colour as Colour
 from asdkit.toybox.raycaster import Primitive, trace
 
-PLAIN, STRIPED, SPOTTED, CHECKERED, WOODEN, BRICK, MARBLE = range(7)
 _MORTAR, _JOINT = 0.80, 0.07  # grey of the mortar; half its width as a share of a brick's height
 _SPOT, _WAVES = 0.36, 3
 # The light comes from the front (+x), the left (+y) and above.
@@ -28,25 +27,24 @@ _OCCLUSION, _SMALLEST = 0.55, 0.12  # strength; radius below which a primitive d
 class Material(NamedTuple):
     """A material."""
 
-    number: int  # which texture the ray caster evaluates
     scale: tuple[float, float]  # smallest and largest length of a period, in world units (an object's radius is 0.95)
     natural: Colour | None = None  # the colour where a prompt names none; None: of two colours, both named
 
 
 MATERIALS: dict[str, Material] = {
-    "striped": Material(STRIPED, (0.30, 0.50)),
-    "spotted": Material(SPOTTED, (0.36, 0.54)),
-    "checkered": Material(CHECKERED, (0.24, 0.38)),
-    "wooden": Material(WOODEN, (0.14, 0.22), (0.72, 0.47, 0.26)),
-    "brick": Material(BRICK, (0.20, 0.28), (0.66, 0.27, 0.18)),
-    "marble": Material(MARBLE, (0.38, 0.60), (0.93, 0.92, 0.90)),
+    "striped": Material((0.30, 0.50)),
+    "spotted": Material((0.36, 0.54)),
+    "checkered": Material((0.24, 0.38)),
+    "wooden": Material((0.14, 0.22), (0.72, 0.47, 0.26)),
+    "brick": Material((0.20, 0.28), (0.66, 0.27, 0.18)),
+    "marble": Material((0.38, 0.60), (0.93, 0.92, 0.90)),
 }
 
 
 class Texture(NamedTuple):
     """How one instance is painted."""
 
-    number: int  # which texture; PLAIN paints `main` everywhere
+    material: str  # a key of MATERIALS; without one `main` is everywhere
     main: np.ndarray  # the colour of the material
     other: np.ndarray  # the second colour of a striped, spotted or checkered thing
     turn: np.ndarray  # rotation from object space to the texture's axes [3,3]
@@ -57,13 +55,12 @@ class Texture(NamedTuple):
 
 def texture(word: str, main: Colour, other: Colour | None, instance: int) -> Texture:
     """The texture of an instance, any number, of a material (a key of MATERIALS, or "" for a plain thing)."""
-    material = MATERIALS[word] if word else Material(PLAIN, (1.0, 1.0))
     draws = torch.rand(32, generator=generator_for(instance, 0, "texture"), dtype=torch.float64).numpy()
-    low, high = material.scale
+    low, high = MATERIALS[word].scale if word else (1.0, 1.0)
     first, second = (np.asarray(colour, dtype=np.float64) for colour in (main, other or main))
-    turn = _rotation(draws[:3], upright=material.number in (CHECKERED, BRICK))
+    turn = _rotation(draws[:3], upright=word in ("checkered", "brick"))
     phases = 2 * math.pi * draws[8:20].reshape(_WAVES, 4)
-    return Texture(material.number, first, second, turn, draws[3:6], low + (high - low) * draws[6], phases)
+    return Texture(word, first, second, turn, draws[3:6], low + (high - low) * draws[6], phases)
 
 
 def _rotation(draws: np.ndarray, upright: bool) -> np.ndarray:
@@ -102,23 +99,23 @@ def _mortar(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
 
 def paint(texture: Texture, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
     """The colours [N,3] of surface points with unit normals, both [N,3] and in object space."""
-    main, other, number = texture.main, texture.other, texture.number
+    main, other, material = texture.main, texture.other, texture.material
     places = points @ texture.turn.T / texture.scale + texture.shift
     x, y, z = places.T
     share: np.ndarray = np.zeros(len(points))  # of the other colour
-    if number == STRIPED:
+    if material == "striped":
         share = z % 1 > 0.5
-    elif number == SPOTTED:  # balls at the points of a body-centred lattice of spacing 1
+    elif material == "spotted":  # balls at the points of a body-centred lattice of spacing 1
         apart = [places - half - np.round(places - half) for half in (0.0, 0.5)]
         share = np.square(apart).sum(2).min(0) < _SPOT**2
-    elif number == CHECKERED:
+    elif material == "checkered":
         share = np.floor(places).sum(1) % 2
-    elif number == WOODEN:
+    elif material == "wooden":
         rings = np.hypot(x, y) + 0.35 * _waves(places * [0.3, 0.3, 0.15], texture.phases)
         other, share = 0.55 * main, np.square(0.5 + 0.5 * np.sin(2 * math.pi * rings))
-    elif number == BRICK:
+    elif material == "brick":
         other, share = np.full(3, _MORTAR), _mortar(places, normals @ texture.turn.T)
-    elif number == MARBLE:
+    elif material == "marble":
         vein = np.abs(np.sin(math.pi * (z + 0.6 * _waves(0.8 * places, texture.phases))))
         light = main @ [0.3, 0.6, 0.1]
         other, share = 0.35 * main if light > 0.3 else 0.5 + 0.5 * main, 0.9 * np.maximum(0.0, 1.0 - 2.2 * vein)

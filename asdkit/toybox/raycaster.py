@@ -7,7 +7,7 @@ depth. Primitives are drawn one by one into a depth buffer, each inside the scre
 
 import math
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -52,9 +52,7 @@ def place(
     param: float = 1.0,
     open_top: bool = False,
 ) -> Primitive:
-    """A primitive scaled by `half` along its own axes, turned by degrees about the world's x, then y, then z axis
-    (counter-clockwise), and moved to `centre`.
-    """
+    """A primitive scaled by `half`, turned by degrees about the world's x, then y, then z axis, and put at `centre`."""
     cx, cy, cz = (math.cos(math.radians(angle)) for angle in turn)
     sx, sy, sz = (math.sin(math.radians(angle)) for angle in turn)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
@@ -63,15 +61,15 @@ def place(
     return Primitive(shape, colour, np.column_stack([about_z @ about_y @ about_x * half, centre]), param, open_top)
 
 
-def _ellipsoid(o: np.ndarray, d: np.ndarray) -> Hits:
+def _ellipsoid(_: Primitive, o: np.ndarray, d: np.ndarray) -> Hits:
     a, b = (d * d).sum(0), o @ d
     disc = b * b - a * (o @ o - 1.0)
     t = np.where(disc > 0.0, (-b - np.sqrt(np.abs(disc))) / a, _FAR)
     return t, o[:, None] + t * d
 
 
-def _frustum(o: np.ndarray, d: np.ndarray, top: float, open_top: bool) -> Hits:
-    (ox, oy, oz), (dx, dy, dz) = o, d
+def _frustum(primitive: Primitive, o: np.ndarray, d: np.ndarray) -> Hits:
+    (ox, oy, oz), (dx, dy, dz), top = o, d, primitive.param
     mid, slope = 0.5 * (1.0 + top), 0.5 * (top - 1.0)
     r0, dr = mid + slope * oz, slope * dz
     a, b = dx * dx + dy * dy - dr * dr, ox * dx + oy * dy - r0 * dr
@@ -81,14 +79,15 @@ def _frustum(o: np.ndarray, d: np.ndarray, top: float, open_top: bool) -> Hits:
         x, y, z = o[:, None] + t * d
         nearer = (t > _NEAR) & (t < best) & (np.abs(z) <= 1.0)
         best, normals = np.where(nearer, t, best), np.where(nearer, [x, y, -slope * (mid + slope * z)], normals)
-    for end, radius in ((-1.0, 1.0),) if open_top else ((-1.0, 1.0), (1.0, top)):
+    for end, radius in ((-1.0, 1.0),) if primitive.open_top else ((-1.0, 1.0), (1.0, top)):
         t = (end - oz) / dz
         nearer = (t > _NEAR) & (t < best) & (np.hypot(ox + t * dx, oy + t * dy) <= radius)
         best, normals = np.where(nearer, t, best), np.where(nearer, [[0.0], [0.0], [end]], normals)
     return best, normals
 
 
-def _convex(planes: np.ndarray, o: np.ndarray, d: np.ndarray) -> Hits:
+def _convex(primitive: Primitive, o: np.ndarray, d: np.ndarray) -> Hits:
+    planes = _PLANES[primitive.shape]
     speed, gap = planes[:, :3] @ d, (planes[:, 3] - planes[:, :3] @ o)[:, None]
     t = gap / speed
     enter, leave = np.where(speed < 0.0, t, -_FAR), np.where(speed > 0.0, t, _FAR)
@@ -97,28 +96,27 @@ def _convex(planes: np.ndarray, o: np.ndarray, d: np.ndarray) -> Hits:
     return np.where(hit, enter.max(0), _FAR), planes[enter.argmax(0), :3].T
 
 
-def _torus(o: np.ndarray, d: np.ndarray, tube: float) -> Hits:
+def _torus(primitive: Primitive, o: np.ndarray, d: np.ndarray) -> Hits:
     """By sphere tracing within the box around it."""
+    tube = primitive.param
     half = np.array([[1.0 + tube], [1.0 + tube], [tube]])
     ends = np.stack([-half - o[:, None], half - o[:, None]]) / d
     t, leave = np.maximum(ends.min(0).max(0), _NEAR), ends.max(0).min(0)
     per_unit = 1.0 / np.linalg.norm(d, axis=0)
-
-    def seen(rays: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """How far the points of rays are from the surface, from the axis, and the points."""
-        points = o[:, None] + t[rays] * d[:, rays]
-        rho = np.maximum(np.hypot(points[0], points[1]), 1e-9)
-        return np.hypot(rho - 1.0, points[2]) - tube, rho, points
-
-    rays = np.flatnonzero(t <= leave)
+    rays = np.flatnonzero(t <= leave)  # those that are on their way
     for _ in range(_TORUS_STEPS):
-        gap, _, _ = seen(rays)
+        x, y, z = o[:, None] + t[rays] * d[:, rays]
+        gap = np.hypot(np.hypot(x, y) - 1.0, z) - tube
         rays, gap = rays[gap >= _TORUS_TOLERANCE], gap[gap >= _TORUS_TOLERANCE]
         t[rays] += gap * per_unit[rays]
         rays = rays[t[rays] <= leave[rays]]
-    gap, rho, points = seen(slice(None))
-    points[:2] *= 1.0 - 1.0 / rho
-    return np.where((gap < _TORUS_TOLERANCE) & (t <= leave), t, _FAR), points
+    t[rays] = _FAR
+    points = o[:, None] + t * d
+    points[:2] *= 1.0 - 1.0 / np.maximum(np.hypot(points[0], points[1]), 1e-9)
+    return np.where(t <= leave, t, _FAR), points
+
+
+_HITS = {ELLIPSOID: _ellipsoid, FRUSTUM: _frustum, TORUS: _torus}  # the others are convex, with flat faces
 
 
 def _rectangle(primitive: Primitive, c2w: np.ndarray, K: np.ndarray, height: int, width: int) -> list[int]:
@@ -132,14 +130,6 @@ def _rectangle(primitive: Primitive, c2w: np.ndarray, K: np.ndarray, height: int
     pixels = np.floor(places[:, :2] / places[:, 2:])
     bounds = np.concatenate([pixels.min(0), pixels.max(0) + 1]).clip(0, [width, height] * 2)
     return [int(bound) for bound in bounds]
-
-
-def _intersect(primitive: Primitive, o: np.ndarray, d: np.ndarray) -> Hits:
-    if primitive.shape == ELLIPSOID:
-        return _ellipsoid(o, d)
-    if primitive.shape == FRUSTUM:
-        return _frustum(o, d, primitive.param, primitive.open_top)
-    return _torus(o, d, primitive.param) if primitive.shape == TORUS else _convex(_PLANES[primitive.shape], o, d)
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")
@@ -159,7 +149,7 @@ def trace(
         to_local = np.linalg.inv(primitive.matrix[:, :3])
         o = to_local @ (c2w[:3, 3] - primitive.matrix[:, 3])
         d = to_local @ c2w[:3, :3] @ np.stack([x, y, np.ones_like(x)])
-        t, normals = _intersect(primitive, o, d)
+        t, normals = _HITS.get(primitive.shape, _convex)(primitive, o, d)
         window = np.s_[top:bottom, left:right]
         nearer = (t > _NEAR) & (t < depth[window].ravel())
         outward = to_local.T @ np.where((normals * d).sum(0) > 0.0, -normals, normals)[:, nearer]

@@ -166,9 +166,7 @@ def describe(thing: Thing, noun: str = "", on: str = "on", colour: bool = True, 
 
 
 def is_held_out(thing: Thing) -> bool:
-    """Whether training never sees this composition: of a kind, one or two main colours, never its natural one; of every
-    other kind, a material; of the stacks, one in eight.
-    """
+    """Whether training never sees this: a stack in eight, one or two colours of a kind, a material of every other."""
     colours = list(COLOURS)
     if thing.base:
         top, bottom = STACK_TOPS.index(thing.kind), STACK_BOTTOMS.index(thing.base)

@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d
 from asdkit import DDS, Canvas, Distillation, FiniteSetPrior, Pixels, ToyboxImageJudge
 from asdkit.generators.base import Render
 from asdkit.toybox import truths as bank_of
-from asdkit.toybox.clip import TinyCLIP, similarity
+from asdkit.toybox.clip import TinyCLIP
 from asdkit.toybox.judge import EMBEDDED, likeness, through
 from asdkit.toybox.things import COLOURS
 from asdkit.toybox.truths import Truths, truths
@@ -106,12 +106,12 @@ def test_what_the_image_judge_says_of_movement_and_of_the_source() -> None:
     assert result["drift"] == pytest.approx((last - eighth).abs().mean().item())
     assert result["change"] == pytest.approx((last - duck).abs().mean().item())
     clip = TinyCLIP(EMBEDDED)
-    assert result["similarity"] == pytest.approx(similarity(clip, last, "a red duck").item(), abs=1e-5)
-    assert result["source_similarity"] == pytest.approx(similarity(clip, duck, "a red duck").item(), abs=1e-5)
+    assert result["similarity"] == pytest.approx(clip.cosines(last, ["a red duck"]).item(), abs=1e-5)
+    assert result["source_similarity"] == pytest.approx(clip.cosines(duck, ["a red duck"]).item(), abs=1e-5)
     assert -1 <= result["source_similarity"] <= 1
     with torch.no_grad():
         clip.model.logit_scale.fill_(0.5)  # which is no part of a cosine
-    assert result["similarity"] == pytest.approx(similarity(clip, last, "a red duck").item(), abs=1e-5)
+    assert result["similarity"] == pytest.approx(clip.cosines(last, ["a red duck"]).item(), abs=1e-5)
 
 
 def test_pictures_are_compared_with_the_truth_and_with_what_the_autoencoder_makes_of_it() -> None:

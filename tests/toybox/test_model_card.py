@@ -114,13 +114,13 @@ def test_a_picture_is_ranked_among_its_own_prompt_and_others(monkeypatch: pytest
     """By the ranks that each picture has alone; a stand-in gives every pair of a picture and a prompt some number."""
     clip = Pooled()
 
-    def logits(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+    def cosines(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         assert len(set(prompts)) == len(prompts)
         return torch.stack([(images[:, 0, 0, :1] * sum(map(ord, text))).sin()[:, 0] for text in prompts], 1)
 
-    monkeypatch.setattr(clip, "logits", logits, raising=False)
+    monkeypatch.setattr(clip, "cosines", cosines, raising=False)
     images, own = torch.rand(30, 3, 4, 4), ["a yellow duck", prompt_among(5, "a yellow duck")[3]] * 15
-    alone = [int(logits(images[i : i + 1], prompt_among(5, own[i])).argmax()) == 0 for i in range(30)]
+    alone = [int(cosines(images[i : i + 1], prompt_among(5, own[i])).argmax()) == 0 for i in range(30)]
     assert clip.are_first(images, own, 5).tolist() == alone and 0 < sum(alone) < 30
     assert len(set(candidate_prompts(200))) == 200
 

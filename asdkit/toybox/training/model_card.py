@@ -66,10 +66,7 @@ def drawn_things(held_out: bool, count: int, seed: int, fits: Callable[[Thing], 
 
 
 def sector_is_right(image: Float[Tensor, "3 H W"], thing: Thing, view: Views) -> bool:
-    """Whether the nearest true render over the azimuths lies in the sector that was asked for.
-
-    Of a material they are means over eight instances, lest the texture decides instead of the shape.
-    """
+    """Whether the nearest true render over the azimuths, a material's mean instance, is in the sector asked for."""
     elevation, distance = view.elevation.rad2deg().item(), view.distance.item()
     candidates = ring(_AZIMUTHS, elevation, distance, size=image.shape[-1])
     grey = image[:, :3, :].mean((1, 2))
@@ -123,9 +120,7 @@ def evaluate_samples(prior: Pretrained, clip: TinyCLIP, seed: int, count: int = 
 
 
 def evaluate_variety(prior: Pretrained, seed: int, prompts: tuple[str, ...] = VARIED) -> Figures:
-    """The mean pairwise distance of 8 samples of a textured prompt from one camera, and it as a share of that of 8 true
-    instances before backgrounds of the world.
-    """
+    """The mean pairwise distance of 8 samples of a textured prompt from one camera, and that of 8 true instances."""
     views, own, true = ring(1, size=world.SIZE)[torch.zeros(_ALIKE).long()], 0.0, 0.0
     generator = generator_for(seed, 0, "instances")
     for number, prompt in enumerate(prompts):

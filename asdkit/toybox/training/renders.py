@@ -40,9 +40,7 @@ class Examples(NamedTuple):
 
 
 class Renders(IterableDataset[Examples]):
-    """Endless batches of a folder of `render_cache`; batch k depends on (seed, rank, k) alone, its captions too.
-    `first` is the number of the first batch, the step at which a run resumes.
-    """
+    """Endless batches of a `render_cache` from `first` on; batch k and its captions depend on (seed, rank, k) alone."""
 
     def __init__(self, folder: Path, batch_size: int, seed: int = 0, first: int = 0, rank: int = 0) -> None:
         self.chunks = [torch.load(file, weights_only=True, mmap=True) for file in sorted(folder.glob("*.pt"))]
