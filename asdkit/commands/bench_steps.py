@@ -85,7 +85,6 @@ class Bench(pl.Callback):
         self.processor: Blocks = defaultdict(list)  # seconds of all its threads, of the same blocks
         self.memory: dict[str, int | None] = {}
         self.spans: list[dict[str, float]] = []  # seconds of each step
-        self.facts: dict[str, Any] = {}
         self._faithful = ExitStack()
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
@@ -130,7 +129,7 @@ class Bench(pl.Callback):
         dtype = computes_in(module)
         peak = bench_report.measured_peak(module.device, dtype)
         by_operations = kinds["fast"]["flop"] / max(1.0, kinds["faithful"]["flop"])
-        self.facts = {
+        self.facts: dict[str, Any] = {
             "recipe": self.recipe,
             **bench_report.environment(module.device),
             "prior": bench_report.prior_facts(module),

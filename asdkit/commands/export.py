@@ -14,9 +14,8 @@ def run(options: Namespace) -> int:
         what = existing(options.what)
         from asdkit.run.export import export
 
-        given = {field.name: getattr(options, field.name) for field in fields(Choices)}
-        choices = Choices(**{name: value for name, value in given.items() if value is not None})
+        given = {own.name: value for own in fields(Choices) if (value := getattr(options, own.name)) is not None}
         formats = [name.strip() for name in options.format.split(",") if name.strip()]
-        for file in export(what, formats, options.out, options.force, choices):
+        for file in export(what, formats, options.out, options.force, Choices(**given)):
             print(file, flush=True)
     return 0

@@ -47,8 +47,7 @@ def _answer(arguments: list[str]) -> int:
         from asdkit.commands.arguments import Arguments, prepare_libraries
 
         prepare_libraries()
-        code: int = import_module(f"asdkit.commands.{command}").run(Arguments(command).parse(options))
-        return code
+        return int(import_module(f"asdkit.commands.{command}").run(Arguments(command).parse(options)))
     from asdkit.commands.answers import called_elsewhere
 
     is_for_fit = " " in command or is_recipe(command)

@@ -87,7 +87,6 @@ class Job:
     log: IO[bytes]
     start: float
     device: str | None
-    signals: int = 0
 
 
 class Pool:
@@ -106,14 +105,14 @@ class Pool:
         print(f"{count}; {self.grid.folder}/sweep.csv", flush=True)
         # Signals are passed on between two polls, so that a run which is just being started gets them, too.
         handlers = {n: signal.signal(n, lambda n, _: self.signals.append(n)) for n in heeded() if n != signal.SIGUSR1}
-        in_tables = 0
+        in_tables = passed_on = 0
         try:
             while self.jobs or (self.waiting and not self.signals):
                 self._start_waiting()
-                for job in self.jobs:
-                    for number in self.signals[job.signals :]:
+                for number in self.signals[passed_on:]:
+                    passed_on += 1
+                    for job in self.jobs:
                         job.process.send_signal(number)
-                        job.signals += 1
                 self._collect_ended()
                 if in_tables < len(self.codes):
                     write_tables(self.grid)
