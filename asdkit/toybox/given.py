@@ -159,13 +159,13 @@ class ToyboxAwayJudge(Judge):
         self.azimuth_deg = azimuth_deg
 
     def measure(self, module: Distillation, data: Cameras, views: Views, render: Render) -> dict[str, float]:
-        given, background = camera(self.azimuth_deg).to(views.c2w.device), module.rendering.background
+        given = camera(self.azimuth_deg).to(views.c2w.device)
         outward, own = (nn.functional.normalize(looking.c2w[:, :3, 3], dim=1) for looking in (views, given))
         far = (outward @ own.T)[:, 0] <= math.cos(math.radians(_AWAY_DEG))
-        decibels = psnr(render.image.cpu(), _truth(module.prompt, views, background))
+        decibels = psnr(render.image.cpu(), _truth(module, views))
         shown = module.show(given).image.cpu()
         away = {"psnr_away": decibels[far.cpu()].mean().item()} if far.any() else {}
-        return away | {"psnr_given": psnr(shown, _truth(module.prompt, given, background)).mean().item()}
+        return away | {"psnr_given": psnr(shown, _truth(module, given)).mean().item()}
 
 
 @checked
@@ -184,11 +184,10 @@ class ToyboxGainJudge(Judge):
         self.start = start
 
     def measure(self, module: Distillation, data: Cameras, views: Views, render: Render) -> dict[str, float]:
-        background = module.rendering.background
-        truth, given = _truth(module.prompt, views, background), object_of(Path(self.start)).to(views.c2w.device)
+        given, grey = object_of(Path(self.start)).to(views.c2w.device), module.rendering.background
         with torch.no_grad():
-            before = given.render(views, torch.full((3,), background, device=views.c2w.device)).image
-        decibels = [psnr(image.cpu(), truth).mean().item() for image in (before, render.image)]
+            before = given.render(views, views.c2w.new_full((3,), grey)).image
+        decibels = [psnr(image.cpu(), _truth(module, views)).mean().item() for image in (before, render.image)]
         return {"psnr_before": decibels[0], "gain": decibels[1] - decibels[0]}
 
 
@@ -209,10 +208,9 @@ class ToyboxCeilingJudge(Judge):
             generator = copy.deepcopy(module.generator).cpu()
             batches = [data.sample(generator_for(0, step, "ceiling"), _SETTLED) for step in range(_BATCHES)]
             _fit(generator, module.prompt, joined(batches))
-        background, views = module.rendering.background, views.to("cpu")
         with torch.no_grad():
-            image = generator.render(views, torch.full((3,), background)).image
-        return {"ceiling": psnr(image, _truth(module.prompt, views, background)).mean().item()}
+            image = generator.render(views.to("cpu"), torch.full((3,), module.rendering.background)).image
+        return {"ceiling": psnr(image, _truth(module, views)).mean().item()}
 
 
 def _fit(generator: Generator, prompt: str, views: Views) -> None:
@@ -227,8 +225,8 @@ def _fit(generator: Generator, prompt: str, views: Views) -> None:
         optimizer.step()
 
 
-def _truth(prompt: str, views: Views, background: float) -> Float[Tensor, "B 3 H W"]:
-    return world.render(thing_of(prompt), views, (background,) * 3).image
+def _truth(module: Distillation, views: Views) -> Float[Tensor, "B 3 H W"]:
+    return world.render(thing_of(module.prompt), views, (module.rendering.background,) * 3).image
 
 
 def change_outside(image: Picture, source: Picture, alphas: Float[Tensor, "N 1 H W"]) -> float:

@@ -124,9 +124,7 @@ def paint(texture: Texture, points: np.ndarray, normals: np.ndarray) -> np.ndarr
 
 
 def _light(primitives: list[Primitive], index: np.ndarray, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """The light [N] at points of the primitives of this index. Of it every other primitive hides cos(angle) r^2 / d^2,
-    as the ball at its centre does that has the same volume as its box.
-    """
+    """The light [N] at points of primitives; of it a ball as large as each other one hides cos(angle) r^2 / d^2."""
     share = np.ones(len(points))
     for number, primitive in enumerate(primitives):
         radius = np.cbrt(np.linalg.norm(primitive.matrix[:, :3], axis=0).prod())

@@ -6,14 +6,16 @@ depth. Primitives are drawn one by one into a depth buffer, each inside the scre
 """
 
 import math
+from collections.abc import Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 ELLIPSOID, FRUSTUM, BOX, PYRAMID, PRISM, TORUS = range(6)
 
 Colour = tuple[float, float, float]
+Vector = Sequence[float] | np.ndarray
 Hits = tuple[np.ndarray, np.ndarray]  # t [N] along the rays (1e30: none) and normals [3,N] that are not unit
 _NEAR, _FAR = 1e-3, 1e30
 _TORUS_STEPS, _TORUS_TOLERANCE = 96, 1e-5
@@ -44,13 +46,7 @@ class Primitive(NamedTuple):
 
 
 def place(
-    shape: int,
-    colour: Colour,
-    centre: tuple[float, float, float],
-    half: tuple[float, float, float],
-    turn: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    param: float = 1.0,
-    open_top: bool = False,
+    shape: int, colour: Colour, centre: Vector, half: Vector, turn: Vector = (0.0, 0.0, 0.0), **more: Any
 ) -> Primitive:
     """A primitive scaled by `half`, turned by degrees about the world's x, then y, then z axis, and put at `centre`."""
     cx, cy, cz = (math.cos(math.radians(angle)) for angle in turn)
@@ -58,7 +54,7 @@ def place(
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return Primitive(shape, colour, np.column_stack([about_z @ about_y @ about_x * half, centre]), param, open_top)
+    return Primitive(shape, colour, np.column_stack([about_z @ about_y @ about_x * half, centre]), **more)
 
 
 def _ellipsoid(_: Primitive, o: np.ndarray, d: np.ndarray) -> Hits:

@@ -45,15 +45,8 @@ def build(kind: str, main: Colour, second: Colour | None) -> list[Primitive]:
     """The primitives of one object, at its size."""
     entry, colours = KINDS[kind], _TINTS | {"main": main}
     colours |= {"second": second} if second else {word: colours[other] for word, other in entry.default.items()}
-    primitives = [primitive for solid in entry.solids for primitive in _primitives(solid, colours)]
-    return [p._replace(matrix=p.matrix * entry.scale) for p in primitives]
-
-
-def stack(top: str, top_colour: Colour, bottom: str, bottom_colour: Colour) -> list[Primitive]:
-    """One shape of STACK_TOPS standing on another of STACK_BOTTOMS."""
-    below, above = _DATA["stack_bottoms"][bottom], _DATA["stack_tops"][top]
-    bottoms = _primitives(below, {"main": bottom_colour})
-    return [*bottoms, *_primitives(above, {"main": top_colour}, level=below["level"])]
+    placed = [primitive for solid in entry.solids for primitive in _primitives(solid, colours)]
+    return [p._replace(matrix=p.matrix * entry.scale) for p in placed]
 
 
 def _primitives(solid: Solid, colours: dict[str, Colour], **names: float) -> Iterator[Primitive]:
@@ -70,29 +63,28 @@ def _primitive(solid: Solid, colours: dict[str, Colour], names: dict[str, float]
     def number(stated: float | str) -> float:
         return eval(stated.translate(str.maketrans("±∓", signs)), _MATH, names) if isinstance(stated, str) else stated
 
-    def vector(stated: Any) -> tuple[float, float, float]:
-        x, y, z = map(number, stated if isinstance(stated, list) else (stated,) * 3)
-        return x, y, z
+    def vector(stated: Any) -> np.ndarray:
+        return np.array([number(each) for each in (stated if isinstance(stated, list) else (stated,) * 3)])
 
     shape, word = next(iter(solid.items()))
     colour, top = colours[word], solid.get("top", 1.0)
     if shape == "bar":
         return _bar(colour, vector(solid["from"]), vector(solid["to"]), solid["radius"], top)
     half, turn, param = vector(solid["size"]), vector(solid.get("turn", 0)), solid.get("tube", top)
-    primitive = place(_SHAPES[shape], colour, vector(solid["at"]), half, turn, param, solid.get("open", False))
+    further = {"param": param, "open_top": solid.get("open", False)}
+    primitive = place(_SHAPES[shape], colour, vector(solid["at"]), half, turn, **further)
     if outer := solid.get("within"):
         frame = place(ELLIPSOID, colour, vector(outer["at"]), vector(outer["size"])).matrix
         return primitive._replace(matrix=frame[:, :3] @ primitive.matrix + frame * np.array([0, 0, 0, 1]))
     return primitive
 
 
-def _bar(colour: Colour, start: tuple[float, ...], end: tuple[float, ...], radius: float, top: float) -> Primitive:
+def _bar(colour: Colour, start: np.ndarray, end: np.ndarray, radius: float, top: float) -> Primitive:
     """A rod from `start` to `end`; at the end its radius is `top` times that at the start."""
-    dx, dy, dz = (e - s for s, e in zip(start, end, strict=True))
+    dx, dy, dz = end - start
     length = math.hypot(dx, dy, dz)
     turn = (0.0, math.degrees(math.acos(dz / length)), math.degrees(math.atan2(dy, dx)))
-    middle = (start[0] + dx / 2, start[1] + dy / 2, start[2] + dz / 2)
-    return place(FRUSTUM, colour, middle, (radius, radius, length / 2), turn, top)
+    return place(FRUSTUM, colour, (start + end) / 2, (radius, radius, length / 2), turn, param=top)
 
 
 @dataclass(frozen=True)
@@ -125,11 +117,6 @@ class Thing:
         return f"{article(words)} {words}"
 
     @property
-    def primitives(self) -> list[Primitive]:
-        """Its geometry and colours."""
-        return _primitives_of(self)
-
-    @property
     def colour(self) -> Colour:
         """Its main colour: the one that is named, or its material's own."""
         return COLOURS[self.main] if self.main else cast(Colour, MATERIALS[self.material].natural)
@@ -140,9 +127,12 @@ class Thing:
 
 
 @lru_cache(maxsize=4096)
-def _primitives_of(thing: Thing) -> list[Primitive]:
+def primitives(thing: Thing) -> list[Primitive]:
+    """Its geometry and colours."""
     if thing.base:
-        return stack(thing.kind, thing.colour, thing.base, COLOURS[thing.second or ""])
+        below, above = _DATA["stack_bottoms"][thing.base], _DATA["stack_tops"][thing.kind]
+        bottoms = _primitives(below, {"main": COLOURS[thing.second or ""]})
+        return [*bottoms, *_primitives(above, {"main": thing.colour}, level=below["level"])]
     parts = build(thing.kind, thing.colour, COLOURS.get(thing.second or ""))
     return [part._replace(textured=bool(thing.material) and part.colour is thing.colour) for part in parts]
 

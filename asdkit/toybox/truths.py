@@ -125,9 +125,7 @@ class ToyboxTruths(Prior):
 
 
 class ParticleOpinion(Expression):
-    """The exact fake score m of the batch's images, and what `asdkit.JSD` takes for log r by it: D(x_t; y) = ||m -
-    eps||^2 - ||e_y - eps||^2 (per value).
-    """
+    """The exact fake score m of the batch's images, and by it what `asdkit.JSD` takes for log r."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +135,7 @@ class ParticleOpinion(Expression):
         return self.fake(x)
 
     def log_ratio(self, x: Noised) -> Float[Tensor, " B"]:
-        """An estimate of log r, r the ratio of the prior's density at x_t to the images', up to a factor."""
+        """||m - eps||^2 - ||e_y - eps||^2 per value, where r is the prior's density at x_t over the images', about."""
         return ((self.fake(x) - x.eps).square() - (self.text(x) - x.eps).square()).flatten(1).mean(1)
 
 

@@ -17,9 +17,10 @@ from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Views, orbit
 from asdkit.toybox.captions import choice, uniform, usual_other
 from asdkit.toybox.materials import MATERIALS, Colour, shade
-from asdkit.toybox.things import COLOURS, KINDS, Thing, is_held_out, things
+from asdkit.toybox.things import COLOURS, KINDS, Thing, is_held_out, primitives, things
 
 SIZE = 128  # pixels of the pictures that the prior was trained on
+Background = Colour | Float[Tensor, "B 3"]  # one for all cameras, or one for each
 BACKGROUND: Colour = (0.85, 0.85, 0.85)
 _STACKS, _TEXTURED, _TWO_COLOURS, _FRONTED = 0.07, 0.45, 0.4, 1.5  # shares of the draws, and a weight
 
@@ -90,11 +91,7 @@ def sample_background(generator: torch.Generator) -> Colour:
 
 
 def render(
-    thing: Thing,
-    views: Views,
-    background: Colour | Float[Tensor, "B 3"] = BACKGROUND,
-    supersample: int = 3,
-    instance: int = 0,
+    thing: Thing, views: Views, background: Background = BACKGROUND, supersample: int = 3, instance: int = 0
 ) -> Render:
     """Ground truth of a thing from B cameras, in float32 on the CPU, before one background or one for each camera.
 
@@ -103,7 +100,7 @@ def render(
     """
     cameras = zip(views.c2w.detach().cpu().double().numpy(), views.K.detach().cpu().double().numpy(), strict=True)
     texture, size = thing.texture(instance), (views.height, views.width)
-    shaded = [shade(thing.primitives, texture, *camera, *size, supersample) for camera in cameras]
+    shaded = [shade(primitives(thing), texture, *camera, *size, supersample) for camera in cameras]
     on_black, alpha, depth = torch.from_numpy(np.stack(shaded)).float().split([3, 1, 1], dim=1)
     behind = torch.as_tensor(background, dtype=torch.float32, device="cpu").reshape(-1, 3, 1, 1)
     return Render((on_black + (1 - alpha) * behind).clamp(0, 1), alpha, depth)

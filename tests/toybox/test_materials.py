@@ -10,7 +10,7 @@ from asdkit.rendering.cameras import ring
 from asdkit.toybox import raycaster as shapes
 from asdkit.toybox.captions import parse
 from asdkit.toybox.materials import MATERIALS, Texture, paint, shade
-from asdkit.toybox.things import COLOURS, Thing
+from asdkit.toybox.things import COLOURS, Thing, primitives
 from asdkit.toybox.world import render
 
 RED, WHITE = (np.array(COLOURS[word]) for word in ("red", "white"))
@@ -135,9 +135,9 @@ def test_the_light_is_the_formula_and_a_thing_does_not_darken_itself() -> None:
     ring_of_red = Thing("ring", "red")
     view = ring(1, elevation_deg=50.0, size=96)
     c2w, K = view.c2w.double().numpy(), view.K.double().numpy()
-    _, index, normal = shapes.trace(ring_of_red.primitives, c2w[0], K[0], 96, 96)
+    _, index, normal = shapes.trace(primitives(ring_of_red), c2w[0], K[0], 96, 96)
     facing = 0.5 + 0.5 * normal @ np.array([0.72, 0.35, 0.60])
     light = 0.48 + 0.20 * (0.5 + 0.5 * normal[..., 2]) + 0.45 * facing**2
     expected = np.minimum(1, RED * light[..., None]) * (index >= 0)[..., None]
-    image = shade(ring_of_red.primitives, ring_of_red.texture(), c2w[0], K[0], 96, 96, 1)[:3].transpose(1, 2, 0)
+    image = shade(primitives(ring_of_red), ring_of_red.texture(), c2w[0], K[0], 96, 96, 1)[:3].transpose(1, 2, 0)
     assert (index >= 0).sum() > 800 and np.abs(image - expected).max() < 1e-5

@@ -106,8 +106,7 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Write vocab.json and merges.txt, the layout that transformers 4 and 5 both read."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.backend_tokenizer.model.save(str(folder))
-    ends = dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")
-    special = {"bos_token": "<|startoftext|>"} | ends
+    special = {"bos_token": "<|startoftext|>"} | dict.fromkeys(("eos_token", "pad_token", "unk_token"), "<|endoftext|>")
     config = special | {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")

@@ -131,9 +131,7 @@ def evaluate_variety(prior: Pretrained, seed: int, prompts: tuple[str, ...] = VA
 
 
 def evaluate_kid(clip: TinyCLIP, images: Float[Tensor, "N 3 H W"], seed: int) -> Figures:
-    """KID of samples of trained prompts from `sector_views` to as many true pictures of this kind, with its error,
-    beside that of others of these true pictures to the same ones; by the features of the CLIP.
-    """
+    """KID of samples of trained prompts to as many true pictures, and of other true pictures to these, with errors."""
     views = sector_views(len(images))
     sets = [images]
     for number in (seed + 1, seed + 2):

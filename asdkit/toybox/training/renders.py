@@ -110,10 +110,9 @@ def encode(vae: nn.Module, pictures: Tensor) -> Tensor:
 def _suffix(vae: nn.Module | None) -> str:
     if vae is None:
         return ""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(vae.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().float().numpy().tobytes())
-    return f"-latents-{digest.hexdigest()[:12]}"
+    named = sorted(vae.state_dict().items())
+    weights = b"".join(name.encode() + tensor.cpu().float().numpy().tobytes() for name, tensor in named)
+    return f"-latents-{hashlib.sha256(weights).hexdigest()[:12]}"
 
 
 @checked

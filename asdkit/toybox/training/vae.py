@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, mse_loss
 
 from asdkit.core.atomic import write_text
 from asdkit.core.bounds import Count, LearningRate, NonNegative, Weight, checked
@@ -112,8 +112,7 @@ class TrainVAE(Training):
         self._start.to(self.device)
         with torch.no_grad():
             target = self._start.encode(images).latents
-        pull: Tensor = (latents - target.float()).square().mean()
-        return weight * pull
+        return weight * mse_loss(latents, target.float())
 
     def validation_step(self, batch: Examples) -> None:
         reconstruction = self.vae.decode(self.vae.encode(batch.images * 2 - 1).latents).sample
