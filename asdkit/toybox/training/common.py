@@ -88,17 +88,15 @@ def read_autoencoder(folder: Path) -> Any:
 def build_tokenizer() -> CLIPTokenizer:
     """A byte-pair tokenizer whose merges make each word of the captions a single token; others fall into letters."""
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + list(",.'-0123456789")
-    vocabulary = letters + [letter + "</w>" for letter in letters]
+    numbers = {token: i for i, token in enumerate([*letters, *(letter + "</w>" for letter in letters)])}
     merges: list[tuple[str, str]] = []
     for word in captions.vocabulary():
-        numbers = {token: i for i, token in enumerate(dict.fromkeys(vocabulary))}
         known = BPE(vocab=numbers, merges=merges, end_of_word_suffix="</w>")
         first, *others = (token.value for token in known.tokenize(word))
         for piece in others:
             merges.append((first, piece))
-            vocabulary.append(first := first + piece)
-    vocabulary = list(dict.fromkeys(vocabulary)) + ["<|startoftext|>", "<|endoftext|>"]
-    numbers = {token: i for i, token in enumerate(vocabulary)}
+            numbers.setdefault(first := first + piece, len(numbers))
+    numbers |= {"<|startoftext|>": len(numbers), "<|endoftext|>": len(numbers) + 1}
     return CLIPTokenizer(vocab=numbers, merges=merges, model_max_length=MAX_TOKENS)
 
 
