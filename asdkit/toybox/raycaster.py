@@ -16,6 +16,7 @@ ELLIPSOID, FRUSTUM, BOX, PYRAMID, PRISM, TORUS = range(6)
 
 Colour = tuple[float, float, float]
 Vector = Sequence[float] | np.ndarray
+# What rays from o [3] in the directions d [3,N], of a primitive's local frame, hit of it.
 Hits = tuple[np.ndarray, np.ndarray]  # t [N] along the rays (1e30: none) and normals [3,N] that are not unit
 _NEAR, _FAR = 1e-3, 1e30
 _TORUS_STEPS, _TORUS_TOLERANCE = 96, 1e-5
