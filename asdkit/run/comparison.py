@@ -59,8 +59,7 @@ def differences(runs: Sequence[Compared]) -> str:
     rows = []
     for label, group in others:
         pairs = [(metrics, reference[pair]) for pair, metrics in group.items() if pair in reference]
-        changed = [{name: a[name] - b[name] for name in a if name in b} for a, b in pairs]
-        if changed:
+        if changed := [{name: a[name] - b[name] for name in a if name in b} for a, b in pairs]:
             rows.append({"label": f"{label} - {first}", "pairs": len(changed), **_estimates(changed)})
     return markdown(rows) if rows else ""
 

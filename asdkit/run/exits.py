@@ -83,8 +83,7 @@ def slurm_job() -> str:
 
 def requeue() -> str:
     """Ask SLURM to start this job again; returns a sentence about it, empty outside SLURM."""
-    job = slurm_job()
-    if not job:
+    if not (job := slurm_job()):
         return ""
     try:
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)

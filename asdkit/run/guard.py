@@ -106,8 +106,7 @@ class Guard(pl.Callback):
                 if isinstance(process, BaseProcess):
                     process.join()
         if trainer.state.fn == "fit":
-            kept = list(numbered_checkpoints(Path(trainer.default_root_dir, "checkpoints")).values())
-            if kept:
+            if kept := list(numbered_checkpoints(Path(trainer.default_root_dir, "checkpoints")).values()):
                 go_on = f"go on with asdkit fit {trainer.default_root_dir}."
                 exception.add_note(f"The last good checkpoint is {kept[-1]}; {go_on}")
             elif self._signals.armed:

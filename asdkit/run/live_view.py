@@ -101,8 +101,7 @@ class LiveView:
         """Show a run's object as it is now, or only `moved` cameras what they see of it."""
         if moved and self._browser_draws:
             return
-        splats = module.generator.splats()
-        if splats is not None:
+        if (splats := module.generator.splats()) is not None:
             self.show(splats)
         else:
             self.show_pictures(lambda views: module.show(views.to(module.device)).image, moved)

@@ -35,8 +35,7 @@ def nvidia_smi(*fields: str) -> list[list[str]]:
 
 def gpus(environment: Mapping[str, str]) -> list[str]:
     """Names of the GPUs that a process of this environment sees, as CUDA_VISIBLE_DEVICES takes them."""
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
+    if (visible := environment.get("CUDA_VISIBLE_DEVICES")) is None:
         return [index for (index,) in nvidia_smi("index")]
     return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
 

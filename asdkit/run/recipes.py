@@ -36,8 +36,7 @@ def find_recipe(name: str) -> Path:
     """The file of a recipe given by a path, by a name, or by its path in the repository from anywhere else."""
     if (file := local(name)).is_file():
         return file
-    short = _short(name)
-    if short in recipes():
+    if (short := _short(name)) in recipes():
         return recipe_folder() / f"{short}.yaml"
     raise UsageError(f"There is no recipe {name!r}{suggestion(short, recipes())} `asdkit recipes` lists them.")
 

@@ -137,8 +137,7 @@ class Report(pl.Callback):
     @rank_zero_only
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """After a signal that came between two steps; not after SLURM's, whose job is to be requeued in time."""
-        stopped = isinstance(exception, Interrupted) and exception.signum != signal.SIGUSR1
-        if self._training and stopped:
+        if self._training and isinstance(exception, Interrupted) and exception.signum != signal.SIGUSR1:
             try:
                 self.on_train_end(trainer, pl_module)
             except OSError as error:  # the run has ended, and says how

@@ -200,8 +200,7 @@ class ToyboxCeilingJudge(Judge):
     """
 
     def measure(self, module: Distillation, data: Cameras, views: Views, render: Render) -> dict[str, float]:
-        thing = parse(module.prompt)
-        if thing is None or thing.material:
+        if (thing := parse(module.prompt)) is None or thing.material:
             self.unmeasured["ceiling"] = f"{module.prompt} has no single true picture"
             return {}
         with torch.inference_mode(False), torch.enable_grad():

@@ -234,8 +234,7 @@ class ToyboxSamplesJudge(CLIPJudge):
         if not isinstance(generator, Network):
             raise ValueError("ToyboxSamplesJudge judges a Network; take another judge.")
         texts = data.prompts.texts if data.prompts else (module.prompt,)
-        chosen = some_of(texts, self.prompts)
-        if not chosen:
+        if not (chosen := some_of(texts, self.prompts)):
             self.unmeasured["kid"] = NONE_KNOWN
             return {}
         shape = (self.samples, *prior.encode(render.image[:1]).shape[1:])

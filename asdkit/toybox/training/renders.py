@@ -78,8 +78,7 @@ def render_cache(
 
     def draw(start: int) -> None:
         """A chunk, unless that was done before; it depends on the seed and on its own number alone."""
-        file = target / f"{start:08d}.pt"
-        if file.exists():
+        if (file := target / f"{start:08d}.pt").exists():
             return
         generator = generator_for(seed, start, "held-out world" if held_out else "world")
         images, things, cameras = [], [], []

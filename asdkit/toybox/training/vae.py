@@ -110,9 +110,7 @@ class TrainVAE(Training):
         if not settings.start or settings.decoder_only or not weight:
             return 0.0
         self._start.to(self.device)
-        with torch.no_grad():
-            target = self._start.encode(images).latents
-        return weight * mse_loss(latents, target.float())
+        return weight * mse_loss(latents, self._start.encode(images).latents.float())  # which is frozen
 
     def validation_step(self, batch: Examples) -> None:
         reconstruction = self.vae.decode(self.vae.encode(batch.images * 2 - 1).latents).sample
