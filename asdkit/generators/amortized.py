@@ -104,7 +104,7 @@ class Amortized3D(Generator):
         with replaced(self.field, "_marched", None):  # the graph of a step
             field = copy.deepcopy(self.field)
         field.get_parameter(_PLANES).copy_(self.planes([prompt])[0])
-        field.occupancy.copy_(_Occupancy(field)())
+        field.occupancy.copy_(_occupancy(field))
         return field
 
     def seen(self, batch: Batch, background: Tensor | None, rerender: bool) -> Render:
@@ -120,9 +120,7 @@ class Amortized3D(Generator):
             chosen = torch.tensor([row for row, text in enumerate(prompts) if text == prompt])
             chosen = to_device(chosen, views.azimuth.device)
             colours = background[chosen] if background is not None and background.ndim > 1 else background
-            state = {f"field.{_PLANES}": of_prompt}
-            state["field.occupancy"] = functional_call(_Occupancy(self.field), state)
-            seen = functional_call(_Seen(self.field), state, (views[chosen], colours))
+            seen = functional_call(_Seen(self.field), {f"field.{_PLANES}": of_prompt}, (views[chosen], colours))
             renders.append(seen[0])
             rows.append(chosen)
             penalty = penalty + seen[1] * len(chosen) / len(views)
@@ -153,15 +151,9 @@ class Amortized3D(Generator):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-class _Occupancy(nn.Module):
-    """The densest of a field's cells and their neighbours, as a function of its parameters."""
-
-    def __init__(self, field: NeRF) -> None:
-        super().__init__()
-        self.field = field
-
-    def forward(self) -> Float[Tensor, "G G G"]:
-        return nn.functional.max_pool3d(self.field.cell_densities()[None], 3, stride=1, padding=1)[0]
+def _occupancy(field: NeRF) -> Float[Tensor, "G G G"]:
+    """The densest of a field's cells and their neighbours."""
+    return nn.functional.max_pool3d(field.cell_densities()[None], 3, stride=1, padding=1)[0]
 
 
 class _Seen(nn.Module):
@@ -172,7 +164,8 @@ class _Seen(nn.Module):
         self.field = field
 
     def forward(self, views: Views, background: Tensor | None) -> Seen:
-        render = self.field.render(views, background)
+        with replaced(self.field, "occupancy", _occupancy(self.field)):
+            render = self.field.render(views, background)
         return render, self.field.regularizer() if torch.is_grad_enabled() else 0
 
 
