@@ -51,19 +51,15 @@ def check_strategy(strategy: type) -> None:
         if base.__name__ in _REFUSED["strategies"]:
             break
     reason = _REFUSED["strategies"].get(base.__name__, "it is not known to average the gradients of two optimisers")
-    raise ValueError(
-        f"trainer.strategy {strategy.__name__} can't be used, for {reason}; take --trainer.strategy=ddp, "
-        "or model_parallel for a prior that is too large for one device."
-    )
+    advice = "take --trainer.strategy=ddp, or model_parallel for a prior that is too large for one device"
+    raise ValueError(f"trainer.strategy {strategy.__name__} can't be used, for {reason}; {advice}.")
 
 
 def check_precision(precision: str | int | None) -> None:
     """Refuse, by a ValueError, a trainer's precision that would round the generator and its rendering to 16 bits."""
     if str(precision) not in ("None", "32", "32-true"):
-        raise ValueError(
-            f"trainer.precision must stay 32-true for the sake of the generator, but is {precision}; give the prior "
-            "alone another type, e.g. --model.prior.dtype=bfloat16."
-        )
+        fault = f"trainer.precision must stay 32-true for the sake of the generator, but is {precision}"
+        raise ValueError(f"{fault}; give the prior alone another type, e.g. --model.prior.dtype=bfloat16.")
 
 
 def check_optimization(accumulate: Any, clip: Any, callbacks: Iterable[type]) -> None:

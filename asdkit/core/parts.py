@@ -70,7 +70,5 @@ def _plain(name: str, value: Any) -> Any:
         return [_plain(name, item) for item in value]
     if isinstance(value, dict):
         return {str(key): _plain(name, item) for key, item in value.items()}
-    raise TypeError(
-        f"{name} must be a number, a string, a list, a dict, a dataclass or another part, to be kept in checkpoints; "
-        f"got {type(value).__name__}."
-    )
+    kinds = "a number, a string, a list, a dict, a dataclass or another part"
+    raise TypeError(f"{name} must be {kinds}, to be kept in checkpoints; got {type(value).__name__}.")

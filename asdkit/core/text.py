@@ -12,10 +12,8 @@ from typing import Any
 def local(path: str | Path) -> Path:
     """A path on this machine, where ~ is the home folder; a ValueError if it is an address, for nothing is fetched."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.:-]+:/", str(path)):  # a Path has one slash left of the two
-        address = re.sub(":/+", "://", str(path), count=1)
-        raise ValueError(
-            f"{address} is an address, and asdkit opens only files of this machine; fetch it and name the file."
-        )
+        address, opened = re.sub(":/+", "://", str(path), count=1), "only files of this machine"
+        raise ValueError(f"{address} is an address, and asdkit opens {opened}; fetch it and name the file.")
     return Path(os.path.expanduser(path))
 
 
@@ -43,16 +41,11 @@ def first_line(error: BaseException) -> str:
 
 def rendered(template: Path, values: Mapping[str, Any]) -> str:
     """A template of jinja2 with values, which stay texts in a page, a file whose name ends in .html."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(
-        loader=FileSystemLoader(template.parent),
-        autoescape=template.suffix == ".html",
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(template.name).render(values)
+    rules: dict[str, Any] = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(autoescape=template.suffix == ".html", **rules)
+    return environment.from_string(template.read_text("utf-8")).render(values)
 
 
 def slug(text: str, limit: int = 48) -> str:

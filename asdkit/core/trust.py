@@ -30,10 +30,9 @@ def trusting(packages: Iterable[str] = ()) -> Iterator[None]:
     before = dict(settings)
     inside = before["import_path_verdicts"].get("*") is False
     try:
+        allowed = [*(() if inside else ALLOWED), *packages]
         set_parsing_settings(
-            import_path_denylist=["*"],
-            import_path_allowlist=[*(() if inside else ALLOWED), *packages],
-            instantiate_subclass_spec_in_any=False,
+            import_path_denylist=["*"], import_path_allowlist=allowed, instantiate_subclass_spec_in_any=False
         )
         with no_addresses(), texts_stay_texts():
             yield

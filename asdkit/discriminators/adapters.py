@@ -78,12 +78,10 @@ class Attached(Adapter):
             network = dict(self._prior.network.named_parameters())
         for name, weight in self.weights.items():
             computes_with = network.get(name.replace("/", "."), weight)  # an embedding's offset is in no network
-            require(
-                computes_with is weight,
-                f"On {weight.device} the network no longer computes with the {type(self).__name__}'s weights, so that "
-                "phi would never learn: moving the module has replaced its parameters; call "
-                "torch.__future__.set_swap_module_params_on_conversion(True) before.",
-            )
+            fault = f"the network no longer computes with the {type(self).__name__}'s weights"
+            reason = "so that phi would never learn: moving the module has replaced its parameters"
+            advice = "call torch.__future__.set_swap_module_params_on_conversion(True) before"
+            require(computes_with is weight, f"On {weight.device} {fault}, {reason}; {advice}.")
 
     def _apply(self, function: Any, recurse: bool = True) -> "Attached":
         super()._apply(function, recurse)  # type: ignore[no-untyped-call]
@@ -111,11 +109,9 @@ def _require_alike(prior: Prior, other: Prior) -> None:
     """Another model answers for the same x_t only if x0 and noise levels are the same."""
     alphas, other_alphas = prior.schedule.alphas, other.schedule.alphas
     same_levels = alphas.shape == other_alphas.shape and torch.allclose(alphas, other_alphas, atol=1e-4)
-    require(
-        same_levels and prior.channels == other.channels,
-        "The model that the discriminator adapts must have the prior's own latents and noise levels; choose one of the "
-        "same family, such as Stable Diffusion 2.1 beside 2.1-base.",
-    )
+    rule = "The model that the discriminator adapts must have the prior's own latents and noise levels"
+    advice = "choose one of the same family, such as Stable Diffusion 2.1 beside 2.1-base"
+    require(same_levels and prior.channels == other.channels, f"{rule}; {advice}.")
 
 
 class Embedding(Attached):

@@ -58,11 +58,9 @@ class Discriminator(Field):
         released: bool = False,
     ) -> None:
         super().__init__()
-        if not isinstance(gamma, Gamma) and min(bounds(gamma)) <= -1 and not allow_unbounded:
-            raise ValueError(
-                f"gamma must be above -1, where Eq. 10 has a minimum; got {min(bounds(gamma))}. "
-                "Set allow_unbounded to true if you mean it."
-            )
+        if not isinstance(gamma, Gamma) and (lowest := min(bounds(gamma))) <= -1 and not allow_unbounded:
+            fault = f"gamma must be above -1, where Eq. 10 has a minimum; got {lowest}."
+            raise ValueError(f"{fault} Set allow_unbounded to true if you mean it.")
         self.adapter, self.gamma, self.scale, self.text = adapter or LoRA(), gamma, scale, text
         self.real_samples, self.eta, self.real_clip, self.of_source = real_samples, eta, real_clip, of_source
         self.learns_source, self.released = learns_source, released

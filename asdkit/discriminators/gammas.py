@@ -106,10 +106,8 @@ class SpreadControl(Gamma):
         steps: Count = 25,
     ) -> None:
         super().__init__()
-        require(
-            lowest <= start <= highest,
-            f"SpreadControl needs lowest <= start <= highest; got {lowest}, {start} and {highest}.",
-        )
+        given = f"{lowest}, {start} and {highest}"
+        require(lowest <= start <= highest, f"SpreadControl needs lowest <= start <= highest; got {given}.")
         self.rate, self.samples, self.size, self.steps = rate, samples, size, steps
         self.limits = math.log1p(lowest), math.log1p(highest)
         self.register_buffer("log1p", torch.tensor(math.log1p(start)))

@@ -123,10 +123,8 @@ class PriorSamples(RealSamples):
 
 def _posed(x: Noised) -> Posed:
     if x.references is None:
-        raise ValueError(
-            "NearestReference needs a picture whose camera is known; give one by --data.references=ReferenceView "
-            "--data.references.file FILE."
-        )
+        option = "--data.references=ReferenceView --data.references.file FILE"
+        raise ValueError(f"NearestReference needs a picture whose camera is known; give one by {option}.")
     return x.references
 
 

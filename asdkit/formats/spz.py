@@ -167,10 +167,8 @@ def _header(path: Path, data: bytes, versions: tuple[int, ...]) -> _Header:
     head = _Header(*_HEADER.unpack(data)[1:])
     known = head.version in versions and head.degree <= 4 and head.bits <= _BITS_LIMIT
     if not known or (head.version < 4 and head.flags & _EXTENDED):
-        raise ValueError(
-            f"{path} is an SPZ file of a kind that asdkit does not read: version {head.version}, degree {head.degree}, "
-            f"{head.bits} fractional bits, flags {head.flags}."
-        )
+        kind = f"version {head.version}, degree {head.degree}, {head.bits} fractional bits, flags {head.flags}"
+        raise ValueError(f"{path} is an SPZ file of a kind that asdkit does not read: {kind}.")
     require(head.count > 0, f"{path} has no Gaussians.")
     require(head.count <= COUNT_LIMIT, f"{path} promises {head.count} Gaussians; at most {COUNT_LIMIT} are read.")
     return head

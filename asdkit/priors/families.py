@@ -39,10 +39,9 @@ def noise_levels(scheduler: dict[str, Any], tokens: int, model: str = "the model
         found = f"which can't be made of its settings ({first_line(error)})"
     if isinstance(found, Schedule):
         return found
-    raise PriorUnavailable(
-        f"{model}'s scheduler is {name}, {found}; asdkit takes variance-preserving schedules of discrete steps, "
-        "such as DDPMScheduler, and flows, such as FlowMatchEulerDiscreteScheduler."
-    )
+    discrete = "variance-preserving schedules of discrete steps, such as DDPMScheduler"
+    taken = f"{discrete}, and flows, such as FlowMatchEulerDiscreteScheduler"
+    raise PriorUnavailable(f"{model}'s scheduler is {name}, {found}; asdkit takes {taken}.")
 
 
 def _of_class(kind: Any, scheduler: dict[str, Any], tokens: int) -> Schedule | str:
@@ -117,9 +116,7 @@ class Family(ABC):
         taken, given = config["in_channels"], config.get("out_channels") or config["in_channels"]
         of_x0, odd = channels * self.patch, ""
         if taken != of_x0 or given not in (taken, 2 * taken):
-            odd = (
-                f"takes {taken} channels and gives {given}, where x0 has {of_x0}: it is made for inpainting or the like"
-            )
+            odd = f"takes {taken} channels and gives {given}, where x0 has {of_x0}: it is for inpainting or the like"
         for name, known in self.settings.items():
             if config.get(name) not in known:
                 odd = f"has {name} {config[name]!r}, an input that no {type(self).__name__} has"
@@ -151,10 +148,9 @@ class Family(ABC):
         """The noise schedule of a scheduler's settings; `tokens` of an image, for flows that are shifted by them."""
         schedule = noise_levels(scheduler, tokens, model)
         if self.is_flow and schedule.prediction != "flow_prediction":
-            raise PriorUnavailable(
-                f"{model} is a flow, and its scheduler, {scheduler.get('_class_name')}, is set up for none; save it "
-                "with diffusers' FlowMatchEulerDiscreteScheduler, or with use_flow_sigmas."
-            )
+            fault = f"{model} is a flow, and its scheduler, {scheduler.get('_class_name')}, is set up for none"
+            advice = "save it with diffusers' FlowMatchEulerDiscreteScheduler, or with use_flow_sigmas"
+            raise PriorUnavailable(f"{fault}; {advice}.")
         return schedule
 
 

@@ -120,11 +120,9 @@ def _renamed(kind: Any, tensors: Factors, network: Any) -> Factors:
     for name, value in _in_pefts_words(state[0] if isinstance(state, tuple) else state).items():
         if ".lora_B" in name:
             places[others[int(value.item())]] = _LAYER.sub("", name)
-    return {
-        name.replace(layer, places[layer], 1).replace("lora_down", "lora_A").replace("lora_up", "lora_B"): tensors[name]
-        for layer, names in layers.items()
-        for name in names
-    }
+    renamed = {name: name.replace(layer, places[layer], 1) for layer, names in layers.items() for name in names}
+    in_pefts = {old: new.replace("lora_down", "lora_A").replace("lora_up", "lora_B") for old, new in renamed.items()}
+    return {new: tensors[old] for old, new in in_pefts.items()}
 
 
 def _in_pefts_words(tensors: Factors) -> Factors:
@@ -155,10 +153,8 @@ def _check_settings(settings: dict[str, Any]) -> None:
     kind, start = settings.get("peft_type", "LORA"), settings.get("init_lora_weights", True)
     require(kind in ("LORA", "LOHA", "LOKR"), f"it is peft's {kind}, and LoRA, LoHa and LoKr are read")
     if start not in _BASE_KEPT:
-        raise ValueError(
-            f"it started from {start}, which changes the model's own weights as well; let peft's save_pretrained "
-            "convert it, by path_initial_model_for_weight_conversion"
-        )
+        advice = "let peft's save_pretrained convert it, by path_initial_model_for_weight_conversion"
+        raise ValueError(f"it started from {start}, which changes the model's own weights as well; {advice}")
     if other := [name for name in _OTHER_MODELS if settings.get(name)]:
         raise ValueError(f"its {other[0]} changes more of the model than its weights")
 

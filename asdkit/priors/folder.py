@@ -74,9 +74,8 @@ class ModelFolder:
             most = math.inf if not numbers else tensors if "layer" in key else numbers
             for number in numbers_in(value):
                 if not abs(number) <= (_LARGEST if isinstance(number, float) else most):  # nor is NaN
-                    raise PriorUnavailable(
-                        f"{self.path / name} has {key} {number}, more than its weights hold; copy the prior again."
-                    )
+                    fault = f"{key} {number}, more than its weights hold"
+                    raise PriorUnavailable(f"{self.path / name} has {fault}; copy the prior again.")
         return {key: value for key, value in settings.items() if not key.endswith(_UNWANTED)}
 
     def _check_index(self, name: str, settings: Settings) -> None:
@@ -85,10 +84,8 @@ class ModelFolder:
         files: Any = settings.get("weight_map")
         named = set(map(str, files.values())) if isinstance(files, dict) else {"nothing"}
         if strangers := {file for file in named if "/" in file or not file.endswith(".safetensors")}:
-            raise PriorUnavailable(
-                f"{self.path / name} names {min(strangers)}, which is no safetensors file of its component; "
-                "copy the prior again."
-            )
+            fault = f"{min(strangers)}, which is no safetensors file of its component"
+            raise PriorUnavailable(f"{self.path / name} names {fault}; copy the prior again.")
         lacking = [key for key, file in files.items() if key not in self._shapes.get(f"{folder}/{file}", files)]
         if lacking:  # which diffusers would leave as it draws it
             raise PriorUnavailable(f"{self.path / name} names {lacking[0]}, which its files lack; copy it again.")

@@ -5,6 +5,7 @@ import errno
 import re
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import HTTPError
@@ -85,9 +86,8 @@ def snapshot(repository: str, revision: str, choose: Choose) -> Path:
     _check_reachable(repository, lack)
     try:
         names = client.list_repo_files(repository, revision=at)
-        chosen = choose(
-            repository, names, lambda name: read_json(Path(client.hf_hub_download(repository, name, revision=at)))
-        )
+        download = partial(client.hf_hub_download, repository, revision=at)
+        chosen = choose(repository, names, lambda name: read_json(Path(download(name))))
         return Path(client.snapshot_download(repository, revision=at, allow_patterns=chosen))
     except PriorUnavailable:
         raise
@@ -102,17 +102,14 @@ def _check_reachable(repository: str, lack: str) -> None:
     place = f"{repository} is not in the cache {constants.HF_HUB_CACHE}, or not whole{lack}"
     for start, copies in WITHDRAWN.items():
         if repository.startswith(start):
-            raise PriorUnavailable(
-                f"{repository} was withdrawn from the hub; copies that its community keeps are {copies}, so look at "
-                "one and its licence and name it with --prior, or name a folder that you have."
-            )
+            fate = f"{repository} was withdrawn from the hub; copies that its community keeps are {copies}"
+            advice = "look at one and its licence and name it with --prior, or name a folder that you have"
+            raise PriorUnavailable(f"{fate}, so {advice}.")
     if constants.HF_HUB_OFFLINE:
         raise PriorUnavailable(f"{place}, and HF_HUB_OFFLINE forbids fetching: unset it or name a folder.")
     if not answers(constants.ENDPOINT):
-        raise PriorUnavailable(
-            f"{place}, and {constants.ENDPOINT} does not answer; run `hf download {repository}` where there is a "
-            f"network and copy HF_HOME from there, or name a folder."
-        )
+        advice = f"run `hf download {repository}` where there is a network and copy HF_HOME from there"
+        raise PriorUnavailable(f"{place}, and {constants.ENDPOINT} does not answer; {advice}, or name a folder.")
 
 
 def answers(endpoint: str) -> bool:

@@ -122,9 +122,8 @@ class SingleFile(ModelFolder):
 
 def _shapes(file: Path) -> dict[str, torch.Tensor]:
     if file.suffix != ".safetensors":
-        raise PriorUnavailable(
-            f"{file} is no .safetensors file, and asdkit opens no pickles; look for a safetensors copy, or convert it."
-        )
+        advice = "look for a safetensors copy, or convert it"
+        raise PriorUnavailable(f"{file} is no .safetensors file, and asdkit opens no pickles; {advice}.")
     shapes = {name: torch.empty(shape, device="meta") for name, shape in shapes_of(file).items()}
     if any("lora" in name for name in shapes):
         raise PriorUnavailable(f"{file} is a LoRA; name it with prior.finetune, and its model with prior.path.")
@@ -138,18 +137,16 @@ def base_of_file(file: Path) -> str:
     shapes = _shapes(file)
     kind = infer_diffusers_model_type(shapes)
     if kind == "v2":
-        raise PriorUnavailable(
-            f"{file} is a Stable Diffusion 2, and the file doesn't say whether it predicts noise or velocity; "
-            "say prior.config=sd21-base (noise, 512 pixels) or prior.config=sd21 (velocity, 768 pixels)."
-        )
+        unsaid = f"{file} is a Stable Diffusion 2, and the file doesn't say whether it predicts noise or velocity"
+        choices = "prior.config=sd21-base (noise, 512 pixels) or prior.config=sd21 (velocity, 768 pixels)"
+        raise PriorUnavailable(f"{unsaid}; say {choices}.")
     if kind == "v1" and not any(name.startswith("model.diffusion_model.") for name in shapes):
         kind = "unknown"  # what diffusers says of everything that it doesn't know is v1
     base = next((alias for alias, known in ALIASES.items() if known.single_file == kind), "")
     if not base:
-        raise PriorUnavailable(
-            f"{file} is not known as a whole model; name in prior.config the model whose settings, vocabularies and "
-            "missing parts it shares, or name a folder in diffusers' layout."
-        )
+        other = "in prior.config the model whose settings, vocabularies and missing parts it shares"
+        advice = f"name {other}, or name a folder in diffusers' layout"
+        raise PriorUnavailable(f"{file} is not known as a whole model; {advice}.")
     return base
 
 

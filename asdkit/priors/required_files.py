@@ -29,10 +29,10 @@ def files_of_model(variant: str = "", without: Collection[str] = ()) -> Choose:
         from asdkit.priors.families import family_of  # which needs torch
 
         if "model_index.json" not in names:
-            raise PriorUnavailable(
-                f"{model} has no model_index.json; prior.path takes a whole model, in diffusers' layout or in one "
-                ".safetensors file (no pickles, no network or ControlNet alone), and prior.finetune a LoRA."
-            )
+            taken = "a whole model, in diffusers' layout or in one .safetensors file"
+            not_taken = "no pickles, no network or ControlNet alone"
+            said = f"prior.path takes {taken} ({not_taken}), and prior.finetune a LoRA"
+            raise PriorUnavailable(f"{model} has no model_index.json; {said}.")
         index = read("model_index.json")
         family, parts = family_of(str(index.get("_class_name"))), named_parts(index, *_PARTS)
         encoders = [part for part in parts if part.startswith("text_encoder")] or ["text_encoder"]
@@ -49,9 +49,8 @@ def files_of_model(variant: str = "", without: Collection[str] = ()) -> Choose:
                 if not in_one_file and not {"vocab.json", "merges.txt"} <= set(inside):
                     raise PriorUnavailable(f"{model} has no vocabulary in its {part}; copy the whole folder again.")
             elif "adapter_config.json" in inside:
-                raise PriorUnavailable(
-                    f"{model} has an adapter beside its {part}; take its files away, and name it with prior.finetune."
-                )
+                advice = "take its files away, and name it with prior.finetune"
+                raise PriorUnavailable(f"{model} has an adapter beside its {part}; {advice}.")
             elif part not in without:
                 weights += [f"{part}/{name}" for name in _weights(f"{model}'s {part}", inside, variant)]
         if variant and weights and not any(f".{variant}" in name for name in weights):
@@ -81,10 +80,9 @@ def files_of_clip(clip: str, names: Collection[str], read: Callable[[str], Setti
     is_clip = "config.json" in own and read("config.json").get("model_type") == "clip"
     says_how = {"preprocessor_config.json", "processor_config.json"} & set(own)
     if not (is_clip and says_how and ("tokenizer.json" in own or {"vocab.json", "merges.txt"} <= set(own))):
-        raise PriorUnavailable(
-            f"{clip} is no whole CLIP with config.json, preprocessor_config.json, a vocabulary and weights, as "
-            "transformers writes it; name another folder or id, e.g. openai/clip-vit-large-patch14."
-        )
+        whole = "no whole CLIP with config.json, preprocessor_config.json, a vocabulary and weights"
+        advice = "name another folder or id, e.g. openai/clip-vit-large-patch14"
+        raise PriorUnavailable(f"{clip} is {whole}, as transformers writes it; {advice}.")
     return [name for name in own if name.endswith((".json", ".txt"))] + _weights(clip, own, "")
 
 
@@ -108,10 +106,8 @@ def _weights(component: str, names: Collection[str], variant: str) -> list[str]:
         lack = f"only the variant {' or '.join(sorted(variants))} (prior.variant)" if variants else "no weights"
         if not variants and any(name.endswith(_PICKLES) for name in names):
             lack = "pickled weights only"
-        raise PriorUnavailable(
-            f"{component} has {lack}, and asdkit reads safetensors; write it again with diffusers' save_pretrained "
-            "where you trust it, or copy the whole folder."
-        )
+        advice = "write it again with diffusers' save_pretrained where you trust it, or copy the whole folder"
+        raise PriorUnavailable(f"{component} has {lack}, and asdkit reads safetensors; {advice}.")
     pieces = [match for match in chosen if match[2]]
     if pieces and len(pieces) != int(pieces[0][2]):
         count = f"{len(pieces)} of {int(pieces[0][2])}"

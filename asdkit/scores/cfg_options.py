@@ -106,10 +106,8 @@ class CFGOptions:
 
     def __post_init__(self) -> None:
         ends = [0.0, 1.0] if self.interval is None else list(self.interval)
-        require(
-            len(ends) == 2 and ends[0] < ends[1],
-            f"cfg.interval takes two noise levels sigma / alpha, the lower one first; got {ends}.",
-        )
+        fits = len(ends) == 2 and ends[0] < ends[1]
+        require(fits, f"cfg.interval takes two noise levels sigma / alpha, the lower one first; got {ends}.")
 
     def combined(self, x: Noised, null: Latent, prompt: Latent, scale: float) -> Latent:
         """e_lambda of e_null and e_y."""

@@ -228,9 +228,8 @@ class PerpNegPrompt(Expression):
     def forward(self, x: Noised) -> Float[Tensor, "B C h w"]:
         words, views = x.prior.view_words, x.views
         if words is None or views is None:
-            raise ValueError(
-                "Perp-Neg needs cameras and a prior that knows words for directions; leave cfg.perp_neg out."
-            )
+            needed = "cameras and a prior that knows words for directions"
+            raise ValueError(f"Perp-Neg needs {needed}; leave cfg.perp_neg out.")
         null = self.null(x)
         wanted = self.prompt(x) - null
         value = null + wanted

@@ -242,10 +242,8 @@ class Noised:
         """The same t and eps on the source image; a ValueError where there is none."""
         source = self.source
         if source is None:
-            raise ValueError(
-                "This method compares with a source, and there is none; give an image with --data.image FILE, "
-                "or in 3D an object with --asset RUN|FILE."
-            )
+            advice = "give an image with --data.image FILE, or in 3D an object with --asset RUN|FILE"
+            raise ValueError(f"This method compares with a source, and there is none; {advice}.")
         return self.derived("source", lambda: self.on(source))
 
     def derived(self, key: Hashable, make: Callable[[], "Noised"]) -> "Noised":

@@ -181,11 +181,10 @@ def _require_same_x0(prior: Prior, other: Prior) -> None:
     """Two priors' predictions can be added only if a picture is the same x0 for both, but for what rounding does."""
     picture = torch.linspace(0, 1, 3 * 64 * 64).view(1, 3, 64, 64)
     first, second = (model.encode(picture.to(model.schedule.alphas.device)).cpu() for model in (prior, other))
-    require(
-        first.shape == second.shape and bool((first - second).norm() < 0.25 * first.norm()),
-        "The other prior makes another x0 of the same picture, so that their scores can't be added; name one with the "
-        "same autoencoder and image_size, such as a fine-tune of the first.",
-    )
+    alike = first.shape == second.shape and bool((first - second).norm() < 0.25 * first.norm())
+    fault = "The other prior makes another x0 of the same picture, so that their scores can't be added"
+    advice = "name one with the same autoencoder and image_size, such as a fine-tune of the first"
+    require(alike, f"{fault}; {advice}.")
 
 
 class Earlier(Redrawn):

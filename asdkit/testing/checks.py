@@ -111,11 +111,9 @@ def check_field(make: Callable[[], Field], prior: Callable[[], Prior] = SmallPri
         field.load_state_dict(state or {}, strict=False)
         field.bind(Y.text, Z.text)
         field.setup(model)
-        demand(
-            not weights & {id(parameter) for parameter in field.parameters()},
-            "The field has the prior's weights among its own, which checkpoints would hold and optimisers move; keep "
-            "the prior by asdkit.core.unregistered.keep_unregistered.",
-        )
+        apart = not weights & {id(parameter) for parameter in field.parameters()}
+        fault = "The field has the prior's weights among its own, which checkpoints would hold and optimisers move"
+        demand(apart, f"{fault}; keep the prior by asdkit.core.unregistered.keep_unregistered.")
         return field.to(device), model.to(device)
 
     def value(field: Field, model: Prior, device: str = "cpu") -> list[Tensor]:

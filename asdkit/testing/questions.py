@@ -49,11 +49,9 @@ def repeatable(what: str, function: Callable[[], T], values: Callable[[T], Any] 
         for seed in (1, 2):
             torch.manual_seed(seed)
             results.append(function())
-    demand(
-        same(*map(values, results)),
-        f"{what} gives something else when it is asked again for the same, as what a global random generator draws; "
-        "draw from the generator that is given, or from asdkit.core.randomness.generator_for.",
-    )
+    fault = f"{what} gives something else when it is asked again for the same, as what a global random generator draws"
+    advice = "draw from the generator that is given, or from asdkit.core.randomness.generator_for"
+    demand(same(*map(values, results)), f"{fault}; {advice}.")
     return results[0]
 
 
@@ -94,11 +92,8 @@ def check_devices(what: str, ready: Callable[[str], T], value: Callable[[T, str]
             if device != "cuda" and "not on the expected device" not in str(error):
                 continue
             devices = {"several"}
-        demand(
-            devices == {device},
-            f"{what} mixes devices when all is moved to another: make tensors with device=..., and keep those that "
-            "stay as parameters or by register_buffer.",
-        )
+        advice = "make tensors with device=..., and keep those that stay as parameters or by register_buffer"
+        demand(devices == {device}, f"{what} mixes devices when all is moved to another: {advice}.")
 
 
 def _state(made: tuple[nn.Module, Prior]) -> list[Tensor]:
@@ -127,9 +122,7 @@ def check_part(
     state, expected, restored = part.state_dict(), value(part, prior), ready()
     restored[0].load_state_dict(state)
     for when, again in {"before": ready(state), "after": restored}.items():
-        demand(
-            same(expected, value(*again)),
-            f"{what} that gets a checkpoint's state {when} setup is not what was saved; keep all that it depends on "
-            "as parameters or by register_buffer.",
-        )
+        fault = f"{what} that gets a checkpoint's state {when} setup is not what was saved"
+        advice = "keep all that it depends on as parameters or by register_buffer"
+        demand(same(expected, value(*again)), f"{fault}; {advice}.")
     check_devices(what, lambda device: ready(None, device), lambda made, device: value(*made, device))
