@@ -193,11 +193,17 @@ class Cameras(pl.LightningDataModule):
         return DataLoader([Batch(frames[i : i + 1]) for i in range(len(frames))], batch_size=None)
 
     def _steps(self) -> Iterator[Batch]:
-        for step, random in _drawn_steps(self.trainer):
+        trainer: Any = self.trainer
+        module = trainer.lightning_module
+        for step, random in _drawn_steps(trainer):
             views = self.sample(random("views"), step)
-            batch = Batch(views) if self.asset is None else self._with_asset(views, step)
+            batch = Batch(views)
+            if self.asset is not None:  # what the cameras see of it is before the step's backdrop, too
+                batch = batch.to(module.device)
+                with torch.no_grad():
+                    seen = self.asset.to(module.device).render(batch.views, module.backdrop(step))
+                batch = batch._replace(source=seen.image)
             if self.references:
-                module = self._module
                 near = self.references.near(views, module.backdrop(step), module.plain_background, step)
                 batch = batch._replace(references=near)
             if self.prompts:
@@ -215,18 +221,6 @@ class Cameras(pl.LightningDataModule):
             self.references = References.of_state(state_dict["references"])
         if self.asset is None and "spec" in state_dict:
             self.asset = built(Saved(Path("data.asset"), {"generator": state_dict["spec"]}, state_dict["weights"]))
-
-    @property
-    def _module(self) -> Any:
-        trainer: Any = self.trainer
-        return trainer.lightning_module
-
-    @torch.no_grad()
-    def _with_asset(self, views: Views, step: int) -> Batch:
-        """The cameras, and what they see of the asset before the step's backdrop."""
-        module = self._module
-        views = views.to(module.device)
-        return Batch(views, self.asset.to(module.device).render(views, module.backdrop(step)).image)
 
 
 @checked

@@ -11,7 +11,7 @@ from torch.profiler import record_function
 
 from asdkit.core.parts import Part, require
 from asdkit.core.randomness import generator_for
-from asdkit.discriminators.steps import DiscriminatorSteps
+from asdkit.discriminators.discriminator import DiscriminatorSteps
 from asdkit.generators.base import Generator, Render, computed
 from asdkit.generators.from_checkpoint import INSTANTIATOR
 from asdkit.generators.module import GeneratorModule

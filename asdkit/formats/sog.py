@@ -34,10 +34,12 @@ def encode_sog(path: Path, splats: Splats) -> bytes:
     scale_book, scale_codes = _quantised(np.log(scales))
     colour_book, colour_codes = _quantised(sh[:, 0])
     colour_codes = np.concatenate([colour_codes, to_bytes(255 * opacities)[:, None]], axis=1)
+    largest, smaller = reduced(quats)  # the smaller within +-sqrt(1/2), and 252 to 255 for which is the largest
+    quat_codes = np.column_stack([to_bytes(255 * (0.5 + smaller * math.sqrt(0.5))), 252 + largest])
     parts = {
         "means": _means(means),
         "scales": ({"codebook": scale_book}, {"scales": _picture(scale_codes)}),
-        "quats": ({}, {"quats": _picture(_rotations(quats))}),
+        "quats": ({}, {"quats": _picture(quat_codes)}),
         "sh0": ({"codebook": colour_book}, {"sh0": _picture(colour_codes)}),
     }
     if sh.shape[1] > 1:
@@ -85,12 +87,6 @@ def _picture(values: Integer[np.ndarray, "N C"]) -> UInt8[np.ndarray, "H W C"]:
     height = _BLOCK * math.ceil(len(values) / width / _BLOCK)
     padded = np.pad(values, ((0, width * height - len(values)), (0, 0)))
     return padded.astype(np.uint8).reshape(height, width, -1)
-
-
-def _rotations(quats: Float[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N 4"]:
-    """The three smaller components, within +-sqrt(1/2) where the largest is positive; 252 to 255 says which that is."""
-    largest, smaller = reduced(quats)
-    return np.column_stack([to_bytes(255 * (0.5 + smaller * math.sqrt(0.5))), (252 + largest).astype(np.uint8)])
 
 
 def _along_curve(means: Float[np.ndarray, "N 3"]) -> Integer[np.ndarray, " N"]:

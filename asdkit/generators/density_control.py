@@ -22,7 +22,6 @@ _log = logging.getLogger(__name__)
 Numbers = Float[Tensor, " M"]
 OpacityLimit = Annotated[float, AtLeast(0, below=1)]
 _NEARLY_ALL = 0.9  # as large a share of the Gaussians no round should remove without a word
-_SMALLER = 1.6  # how many times both halves of a split Gaussian are, as in 3D Gaussian Splatting
 RATIO_LIMIT = 51  # Gaussians that one relocated Gaussian is counted as, at most; as in gsplat
 
 
@@ -47,10 +46,8 @@ class GaussianStore(Generator, ABC):
         require(count <= capacity, f"capacity must be at least {count}, the file's number of Gaussians.")
         if splats.sh[:, kept:].any():
             degree = math.isqrt(coefficients) - 1
-            _log.warning(
-                "The Gaussians have colours of degree %d, of which those above %d are dropped; "
-                "--model.generator.sh_degree=%d keeps them.", degree, sh_degree, degree,
-            )  # fmt: skip
+            dropped = f"of which those above {sh_degree} are dropped; --model.generator.sh_degree={degree} keeps them"
+            _log.warning("The Gaussians have colours of degree %d, %s.", degree, dropped)
         sh = nn.functional.pad(splats.sh, (0, 0, 0, kept - coefficients))  # or cut, where it is negative
         for name, values in splats._replace(sh=sh)._asdict().items():
             slots = torch.zeros(capacity, *values.shape[1:])
@@ -101,13 +98,12 @@ class GaussianStore(Generator, ABC):
         faint, large = self.alive & (self.opacities < min_opacity), self.alive & (self.sizes > max_size)
         doomed = faint | large
         doomed[self.opacities.where(self.alive, -1).argmax()] = False
-        if int(doomed.sum()) > _NEARLY_ALL * self.num_alive:
-            _log.warning(
-                "Density control leaves %d of %d Gaussians: %d are less opaque than its prune_opacity, %g, %d wider "
-                "than its prune_scale, %g; %s. Change these numbers, or take --model.generator.initial.fit=true.",
-                self.num_alive - int(doomed.sum()), self.num_alive, faint.sum(), min_opacity, large.sum(), max_size,
-                whereabouts(self.means.data[self.alive]),
-            )  # fmt: skip
+        if (removed := int(doomed.sum())) > _NEARLY_ALL * self.num_alive:
+            left, where = f"{self.num_alive - removed} of {self.num_alive}", whereabouts(self.means.data[self.alive])
+            faints = f"{faint.sum()} are less opaque than its prune_opacity, {min_opacity:g}"
+            others = f"{large.sum()} wider than its prune_scale, {max_size:g}"
+            advice = "Change these numbers, or take --model.generator.initial.fit=true."
+            _log.warning("Density control leaves %s Gaussians: %s, %s; %s. %s", left, faints, others, where, advice)
         self.alive &= ~doomed
         self.forget(optimizer, doomed.nonzero().squeeze(1))
 
@@ -124,12 +120,12 @@ class GaussianStore(Generator, ABC):
         self.alive[slots] = True
 
     def split(self, parents: Int64[Tensor, " M"], children: Int64[Tensor, " M"], draws: Float[Tensor, "2 M 3"]) -> None:
-        """Moves parent and child to two draws from the parent's Gaussian and makes both 1.6 times smaller."""
+        """Moves parent and child to two draws from the parent's Gaussian; both get 1.6 times smaller, as in 3DGS."""
         rotation = rotation_matrices(self.quats.data[parents])
         offsets = (rotation @ (draws * self.log_scales.data[parents].exp())[..., None]).squeeze(-1)
         for slots, offset in zip((parents, children), offsets, strict=True):
             self.means.data[slots] += offset
-            self.log_scales.data[slots] -= torch.tensor(_SMALLER).log().to(self.log_scales)
+            self.log_scales.data[slots] -= torch.tensor(1.6).log().to(self.log_scales)
 
     def forget(self, optimizer: Optimizer, slots: Int64[Tensor, " M"]) -> None:
         """Zeroes what the optimiser remembers about slots."""

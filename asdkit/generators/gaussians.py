@@ -124,10 +124,9 @@ class Gaussians(GaussianStore):
         done = step + 1
         if not self._seen:
             self._seen = True
-            _log.warning(
-                "No camera sees any of the %d Gaussians: %s; --model.generator.initial.fit=true moves them to where "
-                "cameras look.", self.num_alive, whereabouts(self.living().means),
-            )  # fmt: skip
+            advice = "--model.generator.initial.fit=true moves them to where cameras look"
+            where = whereabouts(self.living().means)
+            _log.warning("No camera sees any of the %d Gaussians: %s; %s.", self.num_alive, where, advice)
         set_rates(optimizer, self.rates.at(done))
         if not self.rounds.every:
             return

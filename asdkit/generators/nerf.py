@@ -19,8 +19,6 @@ from asdkit.rendering.projection import spherical_harmonics
 from asdkit.rendering.rays import Marched, Rays, RaySamples, Volume, march, rays_of, refined, stratified
 
 _CELLS = 32  # of the occupancy grid, along each axis
-_KEPT = 0.8  # share of a cell's density that is remembered from one look to the next
-_EMPTY = 0.01  # density below which a cell is skipped
 _SKY_DEGREE = 2  # of the spherical harmonics of a learned background
 _FINER = 2  # times as many samples have the rays of a picture that is only looked at, which would show rings otherwise
 Density = Callable[[Float[Tensor, "N 3"]], Float[Tensor, " N"]]
@@ -222,7 +220,7 @@ class NeRF(Generator):
     def _occupied(self, points: Float[Tensor, "N 3"]) -> Bool[Tensor, " N"]:
         """Whether their cells have a density above 0.01; others are skipped."""
         cell = ((points / self.bound * 0.5 + 0.5) * _CELLS).long().clamp(0, _CELLS - 1)
-        return self.occupancy[cell[:, 0], cell[:, 1], cell[:, 2]] > _EMPTY
+        return self.occupancy[cell[:, 0], cell[:, 1], cell[:, 2]] > 0.01
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         parameters = {"encoding": list(self.encoding.parameters()), "network": list(self.network.parameters())}
@@ -258,7 +256,7 @@ class NeRF(Generator):
     def _update_occupancy(self, generator: torch.Generator) -> None:
         """Remember the density at a random place of each cell, and 0.8 of what was remembered."""
         inside = torch.rand(_CELLS**3, 3, generator=generator).to(self.occupancy)
-        torch.maximum(self.occupancy * _KEPT, self.cell_densities(inside), out=self.occupancy)
+        torch.maximum(self.occupancy * 0.8, self.cell_densities(inside), out=self.occupancy)
 
     @torch.no_grad()
     def cell_densities(self, inside: Float[Tensor, "N 3"] | float = 0.5) -> Float[Tensor, "G G G"]:

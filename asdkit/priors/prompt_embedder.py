@@ -28,6 +28,7 @@ from asdkit.scores.prior import Condition, Noised, Prior, Words
 
 _log = logging.getLogger(__name__)
 Rows = Shaped[Tensor, "B ..."]  # of embedded prompts
+Embed = Callable[[list[str]], dict[str, Embedded]]
 _NEAREST = 3  # known words that are named in the place of an unknown one
 _MOST_TOKENS = 4096
 
@@ -35,7 +36,7 @@ _MOST_TOKENS = 4096
 class PromptEmbedder:
     """Embeds the prompts of a prior's conditions once, and gives each sample of a draw its embedding."""
 
-    def __init__(self, prior: Prior, embed: Callable[[list[str]], dict[str, Embedded]]) -> None:
+    def __init__(self, prior: Prior, embed: Embed) -> None:
         self._prior, self._embed = prior, embed
         self.embedded: dict[str, Embedded] = {}  # by prompt, in single precision or better
 
@@ -100,9 +101,7 @@ def encode_texts(family: Family, pipeline: Any, texts: list[str]) -> dict[str, E
     return {text: {name: value[row] for name, value in embedded.items()} for row, text in enumerate(texts)}
 
 
-def recall(
-    model: str, texts: list[str], embed: Callable[[list[str]], dict[str, Embedded]], passing: Collection[str] = ()
-) -> dict[str, Embedded]:
+def recall(model: str, texts: list[str], embed: Embed, passing: Collection[str] = ()) -> dict[str, Embedded]:
     """Each prompt's embedding from its file; prompts without one are embedded, together, and kept, but for `passing`.
 
     `model` says all that an embedding depends on beside the prompt and the versions of the libraries.

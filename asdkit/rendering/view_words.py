@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+PerView = Float[Tensor, " B"]
+Sectors = Int[Tensor, " B"]  # numbers of entries of `all`
+
 
 @dataclass(frozen=True)
 class ViewWords:
@@ -28,19 +31,17 @@ class ViewWords:
         """What prompts for single views may be called: each entry of `all` without its "view", and `side` for both."""
         return tuple(dict.fromkeys([*(words.removesuffix(" view") for words in self.all), "side"]))
 
-    def overhead_from(self, elevation: Float[Tensor, " B"]) -> Bool[Tensor, " B"]:
+    def overhead_from(self, elevation: PerView) -> Bool[Tensor, " B"]:
         """Which cameras look from overhead; elevation in radians."""
         return elevation > math.radians(self.overhead_above_deg)
 
-    def index(self, azimuth: Float[Tensor, " B"], elevation: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
+    def index(self, azimuth: PerView, elevation: PerView) -> Sectors:
         """Which entry of `all` a camera takes; angles in radians."""
         count = len(self.sectors)
         sector = torch.round(azimuth * (count / (2 * math.pi))).long() % count
         return torch.where(self.overhead_from(elevation), count, sector)
 
-    def neighbours(
-        self, azimuth: Float[Tensor, " B"], elevation: Float[Tensor, " B"]
-    ) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"], Float[Tensor, " B"]]:
+    def neighbours(self, azimuth: PerView, elevation: PerView) -> tuple[Sectors, Sectors, PerView]:
         """The two entries of `all` whose sectors' centres a camera stands between, and how far it is from the first to
         the second, 0 to 1; overhead cameras have that entry twice. Angles in radians.
         """
@@ -50,7 +51,7 @@ class ViewWords:
         nearer, further = (torch.where(overhead, count, sector) for sector in (first, (first + 1) % count))
         return nearer, further, place - place.floor()
 
-    def opposed(self, azimuth: Float[Tensor, " B"], words: Literal["front", "side"]) -> Int[Tensor, " B"]:
+    def opposed(self, azimuth: PerView, words: Literal["front", "side"]) -> Sectors:
         """The entry of `all` for the front, or for the side that a camera is on, whichever way it looks."""
         count = len(self.sectors)
         if words == "front":

@@ -6,8 +6,6 @@ from torch import Tensor, nn
 
 from asdkit.rendering.cameras import Views
 
-_FEATURES = 7
-
 
 def camera_features(views: Views) -> Float[Tensor, "B 7"]:
     """Two harmonics of the azimuth, one of the elevation, and the logarithm of the distance."""
@@ -21,7 +19,7 @@ class CameraEmbedding(nn.Module):
 
     def __init__(self, width: int, hidden: int = 128) -> None:
         super().__init__()
-        self.hidden = nn.Linear(_FEATURES, hidden)
+        self.hidden = nn.Linear(7, hidden)  # the features of a camera
         self.out = nn.Linear(hidden, width)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
