@@ -170,8 +170,7 @@ class Cameras(pl.LightningDataModule):
 
     def ring(self, count: int, size: int = 0) -> Views:
         """`count` cameras evenly around the object from the front on, at the orbit's height; 0 is the usual size."""
-        fov_deg = self._settled["fov_deg"]
-        return ring(count, self.orbit.elevation_deg, self._middle_distance, fov_deg, size or self.size)
+        return ring(count, self.orbit.elevation_deg, self._middle_distance, self._settled["fov_deg"], size or self.size)
 
     @property
     def _middle_distance(self) -> float:

@@ -62,8 +62,7 @@ class LabPrior(Prior):
         super().__init__()
         if 1000 % steps:
             raise ValueError(f"steps must divide 1000; got {steps}.")
-        full = scaled_linear().alphas.square()
-        self.schedule = variance_preserving(full[1000 // steps - 1 :: 1000 // steps])
+        self.schedule = variance_preserving(scaled_linear().alphas.square()[1000 // steps - 1 :: 1000 // steps])
         self.network = _Exact(self.schedule, eps)
 
     def setup(self) -> None:

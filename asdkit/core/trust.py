@@ -48,5 +48,4 @@ def refusal(message: str, where: str) -> str:
     package = path.split(".")[0]
     known = package in sys.stdlib_module_names or package == "asdkit"
     advice = "" if known else f"; if you trust {package}, add --trust {package}"
-    allowed = "public parts of asdkit, Lightning and torch.optim"
-    return f"{where} names {path}, but only {allowed} are imported{advice}."
+    return f"{where} names {path}, but only public parts of asdkit, Lightning and torch.optim are imported{advice}."

@@ -117,8 +117,7 @@ class SpreadControl(Gamma):
         if self.target == 0:
             shape = (self.samples, prior.channels or 3, self.size, self.size)
             noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(prior.schedule.alphas.device)
-            x0 = ddim(prior, CFG(condition.text, 1.0), noise, self.steps)
-            self.target.fill_(_spread(x0))
+            self.target.fill_(_spread(ddim(prior, CFG(condition.text, 1.0), noise, self.steps)))
 
     def observe(self, draws: Sequence[Noised]) -> None:
         error = (self.target / _spread(torch.cat([x.x0 for x in draws]))).log()

@@ -113,8 +113,7 @@ class PriorSamples(RealSamples):
         views = x.views and ring(self.count, self.elevation_deg, size=x.views.height).to(x.x0.device)
         for own in x.own(condition):
             if own not in self._samples:
-                shape = (self.count, *x.x0.shape[1:])
-                noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(x.x0)
+                noise = torch.randn((self.count, *x.x0.shape[1:]), generator=torch.Generator().manual_seed(0)).to(x.x0)
                 self._samples[own] = ddim(x.prior, CFG(own.text, self.scale), noise, self.steps, views)
         chosen = to_device(_chosen(x, self.count), x.x0.device)
         x0 = x.by_own(condition, lambda own, rows: {"x0": self._samples[own][chosen[rows]]})["x0"]

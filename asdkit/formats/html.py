@@ -53,8 +53,7 @@ def write_html(
 def _records(path: Path, splats: Splats) -> bytes:
     means, quats, _, opacities, sh = to_be_written(path, splats)
     quats = quats * np.copysign(1, quats[:, :1])
-    rotations = quats[:, 1:] / (1 + quats[:, :1])
-    columns = splats.log_scales, rotations, opacities[:, None], sh.reshape(len(sh), -1)
+    columns = splats.log_scales, quats[:, 1:] / (1 + quats[:, :1]), opacities[:, None], sh.reshape(len(sh), -1)
     with np.errstate(over="ignore"):
         halves = np.concatenate(columns, axis=1).astype("<f2")
     if not np.isfinite(halves).all():

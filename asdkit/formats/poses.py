@@ -115,8 +115,7 @@ def _frame(file: Path, picture: Path, facts: dict[str, Any]) -> Frame:
     K[0, 2], K[1, 2] = float(facts.get("cx", width / 2)), float(facts.get("cy", height / 2))
     mask = file.parent / facts["mask_path"] if facts.get("mask_path") else None
     distortion = tuple(float(facts.get(name, 0.0)) for name in ("k1", "k2", "k3", "k4", "p1", "p2"))
-    turned = c2w * TO_OPENCV if c2w.shape == (4, 4) else c2w
-    return Frame(picture, mask, turned, K, width, height, distortion)
+    return Frame(picture, mask, c2w * TO_OPENCV if c2w.shape == (4, 4) else c2w, K, width, height, distortion)
 
 
 def _focal(facts: dict[str, Any], axis: str, pixels: int) -> float:

@@ -187,8 +187,7 @@ def _cut(picture: Float[Tensor, "4 H W"], size: int) -> UInt8[Tensor, "1 4 size 
     height, width = picture.shape[1:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = _resized(picture[None, :, top : top + side, left : left + side], size)
-    return (square * 255).round().byte()
+    return (_resized(picture[None, :, top : top + side, left : left + side], size) * 255).round().byte()
 
 
 def _meeting_point(eyes: Float[Tensor, "N 3"], forward: Float[Tensor, "N 3"]) -> Float[Tensor, " 3"]:

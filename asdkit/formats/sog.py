@@ -85,8 +85,7 @@ def _picture(values: Integer[np.ndarray, "N C"]) -> UInt8[np.ndarray, "H W C"]:
     """Bytes row by row in a picture that is about square; the last pixels are empty."""
     width = _BLOCK * math.ceil(math.sqrt(len(values)) / _BLOCK)
     height = _BLOCK * math.ceil(len(values) / width / _BLOCK)
-    padded = np.pad(values, ((0, width * height - len(values)), (0, 0)))
-    return padded.astype(np.uint8).reshape(height, width, -1)
+    return np.pad(values, ((0, width * height - len(values)), (0, 0))).astype(np.uint8).reshape(height, width, -1)
 
 
 def _along_curve(means: Float[np.ndarray, "N 3"]) -> Integer[np.ndarray, " N"]:

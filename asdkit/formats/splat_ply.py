@@ -30,8 +30,7 @@ def _plain(header: Header) -> Splats:
         _numbered("f_dc", 3 if rgb is None else 0),
     ]  # fmt: skip
     values = columns(header, [name for group in groups for name in group])
-    ends = np.cumsum([len(group) for group in groups])[:-1]
-    means, quats, log_scales, logits, dc = np.split(values, ends, axis=1)
+    means, quats, log_scales, logits, dc = np.split(values, np.cumsum([len(group) for group in groups])[:-1], axis=1)
     if scales == 1:
         log_scales = log_scales.repeat(3, axis=1)
     if scales == 2:

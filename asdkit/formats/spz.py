@@ -135,8 +135,7 @@ def _from_gzip(path: Path, data: bytes) -> tuple[_Header, list[bytes]]:
         body = inflater.decompress(inflater.unconsumed_tail, sum(head.sizes) + 1)
     except zlib.error as error:
         raise ValueError(f"{path} is not an SPZ file, or is damaged ({error}).") from error
-    ends = accumulate(head.sizes, initial=0)
-    sections = [body[start:end] for start, end in pairwise(ends)]
+    sections = [body[start:end] for start, end in pairwise(accumulate(head.sizes, initial=0))]
     return head, _whole(path, head, sections, inflater.eof and len(body) == sum(head.sizes))
 
 

@@ -58,8 +58,7 @@ def _half(furthest: Float[Tensor, " N"], mass: Float[Tensor, " N"]) -> float:
     if not len(furthest):
         return 1.0
     ordered, order = furthest.sort()
-    share = mass[order].cumsum(0) / mass.sum()
-    most = ordered[int((share < 0.9).sum())]
+    most = ordered[int((mass[order].cumsum(0) / mass.sum() < 0.9).sum())]
     return float(ordered[ordered <= 2 * most][-1])
 
 

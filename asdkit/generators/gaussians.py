@@ -85,8 +85,7 @@ class Gaussians(GaussianStore):
         device = self.means.device
         views = needs_cameras(self, views).to(device)
         behind = self.means.new_full((3,), self.background) if background is None else background
-        gaussians = activate(self.living())
-        raster = rasterize(*gaussians, views, behind.to(device), sh_degree=self.sh_degree, mode=self.mode)
+        raster = rasterize(*activate(self.living()), views, behind.to(device), sh_degree=self.sh_degree, mode=self.mode)
         self._seen = self._seen or bool(raster.radii.any())
         if self.rounds.every and self.density.follows_gradients and raster.means2d.requires_grad:
             raster.means2d.register_hook(self._statistics(self.living_indices(), raster.radii, views))

@@ -25,8 +25,7 @@ class GeneratorModule(pl.LightningModule):
 
     def backdrop(self, step: int) -> Float[Tensor, " 3"] | None:
         """The colour behind the object in this step; None for the generator's own background."""
-        random = generator_for(self.seed, step, "background", self.global_rank)
-        share, grey = torch.rand(2, generator=random).tolist()
+        share, grey = torch.rand(2, generator=generator_for(self.seed, step, "background", self.global_rank)).tolist()
         if share < self.rendering.random_background:
             return torch.full((3,), 0.5 + 0.5 * grey, device=self.device)
         return None if self.generator.owns_background else self.plain_background

@@ -72,8 +72,7 @@ def entropy(marched: Marched) -> Float[Tensor, " R"]:
 def z_variance(marched: Marched) -> Float[Tensor, " R"]:
     """The variance of depth along the ray (HiFA, arXiv 2305.18766, Eq. 13), for thin surfaces."""
     alpha = _inside(marched.alpha)
-    mean = (marched.depth / alpha)[:, None]
-    return (marched.weights * (marched.z - mean).square()).sum(1) / alpha
+    return (marched.weights * (marched.z - (marched.depth / alpha)[:, None]).square()).sum(1) / alpha
 
 
 def orientation(marched: Marched, rays: Rays, density: Density, step: float) -> Float[Tensor, " R"]:
@@ -202,8 +201,7 @@ class NeRF(Generator):
         shape = (len(views), views.height, views.width, -1)
         colour, alpha, depth = (values.view(shape).permute(0, 3, 1, 2) for values in marched[:3])
         if background is None and self.owns_background:
-            sky = spherical_harmonics(_SKY_DEGREE, rays.directions, self.sky)
-            behind = sky.view(shape).permute(0, 3, 1, 2)
+            behind = spherical_harmonics(_SKY_DEGREE, rays.directions, self.sky).view(shape).permute(0, 3, 1, 2)
         else:
             plain = colour.new_full((3,), self.background) if background is None else background.to(colour)
             behind = plain.reshape(-1, 3, 1, 1)

@@ -250,8 +250,7 @@ class Flux(Family):
         from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
         rows, columns = (side // 2 for side in x_t.shape[-2:])
-        axes = (torch.arange(size, device=x_t.device) for size in (1, rows, columns))
-        grid = torch.cartesian_prod(*axes).to(x_t)
+        grid = torch.cartesian_prod(*(torch.arange(size, device=x_t.device) for size in (1, rows, columns))).to(x_t)
         places = {"img_ids": grid, "txt_ids": grid.new_zeros(prompts["text"].shape[1], 3)}
         distilled = torch.full_like(time, self.distilled_guidance).to(x_t.dtype)
         guidance = distilled if network.config.guidance_embeds else None

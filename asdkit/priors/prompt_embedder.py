@@ -119,8 +119,7 @@ def cache_file(model: str, text: str) -> Path:
     """In `$ASDKIT_CACHE/prompts` or `~/.cache/asdkit/prompts`, named by a hash of all that the embedding depends on."""
     programs = f"asdkit {__version__}, diffusers {version_of('diffusers')}, transformers {version_of('transformers')}"
     name = hashlib.sha256(f"{model}, {programs}: {text}".encode()).hexdigest()
-    root = Path(os.environ.get("ASDKIT_CACHE") or "~/.cache/asdkit").expanduser()
-    return root / "prompts" / f"{name}.safetensors"
+    return Path(os.environ.get("ASDKIT_CACHE") or "~/.cache/asdkit").expanduser() / "prompts" / f"{name}.safetensors"
 
 
 def _read(file: Path) -> Embedded:

@@ -174,8 +174,7 @@ def posed(c2w: Float[Tensor, "B 4 4"], K: Float[Tensor, "B 3 3"], height: int, w
 
 def unproject(depth: Float[Tensor, "B 1 H W"], views: Views) -> Float[Tensor, "B 3 H W"]:
     """The points in world units that pixels' centres see at a depth (camera z in world units)."""
-    points = views.c2w[:, :3, 3:] + views.directions().mT * depth.flatten(2)
-    return points.unflatten(2, depth.shape[2:])
+    return (views.c2w[:, :3, 3:] + views.directions().mT * depth.flatten(2)).unflatten(2, depth.shape[2:])
 
 
 def surface_normals(depth: Float[Tensor, "B 1 H W"], views: Views) -> Float[Tensor, "B 3 H W"]:

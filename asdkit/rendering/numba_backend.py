@@ -25,8 +25,7 @@ def composite(projection: Projection, features: Tensor, width: int, height: int)
     means2d, conics, depths, opacities, radii = projection
     culled = (radii == 0).any(-1)
     order = depths.detach().masked_fill(culled, torch.inf).argsort(dim=1, stable=True)
-    counts = (~culled).sum(1)
-    orders = [order[view, :count] for view, count in enumerate(counts.tolist())]
+    orders = [order[view, :count] for view, count in enumerate((~culled).sum(1).tolist())]
     return _Composite.apply(means2d, conics, opacities, features, radii, orders, width, height)
 
 

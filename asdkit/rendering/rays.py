@@ -80,8 +80,7 @@ def march(radiance: Radiance, rays: Rays, z: RaySamples, occupied: Callable[[Ten
         some_sigma, some_colour = radiance(points.flatten(0, 1).index_select(0, places))
         sigma, colour = sigma.index_copy(0, places, some_sigma), colour.index_copy(0, places, some_colour)
     sigma, colour = sigma.view(z.shape), colour.view(*z.shape, 3)
-    middles = (z[:, 1:] + z[:, :-1]) / 2
-    edges = torch.cat([rays.near[:, None], middles, rays.far[:, None]], dim=1)
+    edges = torch.cat([rays.near[:, None], (z[:, 1:] + z[:, :-1]) / 2, rays.far[:, None]], dim=1)
     optical = sigma * (edges[:, 1:] - edges[:, :-1]).clamp(min=0) * rays.directions.norm(dim=1, keepdim=True)
     before = torch.cumsum(optical, dim=1) - optical
     weights = torch.exp(-before) * -torch.expm1(-optical)

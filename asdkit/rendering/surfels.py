@@ -52,8 +52,7 @@ def _radii(
     """Half sizes in pixels of a box around the centre outside of which alpha is below ALPHA_MIN; 0 where nothing is."""
     extent = visible_extent(opacities)
     middle, half = _box(matrices, extent)
-    outline = (middle - centres).abs() + half
-    reach = torch.maximum(outline, (extent / FILTER**0.5)[..., None])
+    reach = torch.maximum((middle - centres).abs() + half, (extent / FILTER**0.5)[..., None])
     depth, slope = matrices[:, :, 2, 2], matrices[:, :, 2, :2]
     everywhere = (centres - size / 2).abs() + size  # a disc that reaches behind the camera has no outline
     in_front = depth > extent * slope.norm(dim=-1)

@@ -10,8 +10,7 @@ from asdkit.rendering.cameras import Views
 def camera_features(views: Views) -> Float[Tensor, "B 7"]:
     """Two harmonics of the azimuth, one of the elevation, and the logarithm of the distance."""
     a, e = views.azimuth, views.elevation
-    waves = [a.sin(), a.cos(), (2 * a).sin(), (2 * a).cos(), e.sin(), e.cos(), views.distance.log()]
-    return torch.stack(waves, dim=1)
+    return torch.stack([a.sin(), a.cos(), (2 * a).sin(), (2 * a).cos(), e.sin(), e.cos(), views.distance.log()], dim=1)
 
 
 class CameraEmbedding(nn.Module):

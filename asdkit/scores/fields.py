@@ -319,8 +319,7 @@ def ddim(
     for t_now, t_next in zip(times[:-1], times[1:], strict=True):
         t = t_now.expand(len(noise))
         alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
-        x = prior.draw(torch.zeros_like(x_t), t, x_t / sigma, views, prompts=prompts or {})
-        eps = field(x)
+        eps = field(prior.draw(torch.zeros_like(x_t), t, x_t / sigma, views, prompts=prompts or {}))
         x0 = (x_t - sigma * eps) / alpha
         x_t = prior.schedule.add_noise(x0, t_next.expand(len(noise)), eps)
     return x0.to(noise.dtype)

@@ -254,8 +254,7 @@ class Reweighted(Expression):
         views = None if x.views is None else x.views[torch.arange(len(x.t), device=x.t.device).repeat(n)]
         source = None if x.source is None else x.source.repeat(n, 1, 1, 1)
         x0, prompts = x.x0.repeat(n, 1, 1, 1), {text: list(own) * n for text, own in x.prompts.items()}
-        t = x.t.repeat(n)
-        return replace(x, x0=x0, t=t, eps=eps, views=views, source=source, prompts=prompts, references=None)
+        return replace(x, x0=x0, t=x.t.repeat(n), eps=eps, views=views, source=source, prompts=prompts, references=None)
 
 
 class Stages(Expression):

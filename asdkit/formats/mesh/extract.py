@@ -55,8 +55,7 @@ def _model(vertices: np.ndarray, faces: np.ndarray) -> Any:
 def density_grid(volume: Volume, resolution: int) -> Float[Tensor, "R R R"]:
     """The density, which must be finite, at resolution^3 points of the cube, x first, from face to face."""
     axis = torch.linspace(-volume.half, volume.half, resolution)
-    points = torch.cartesian_prod(axis, axis, axis)
-    density = torch.cat([volume.radiance(part)[0] for part in points.split(_POINTS)])
+    density = torch.cat([volume.radiance(part)[0] for part in torch.cartesian_prod(axis, axis, axis).split(_POINTS)])
     if not bool(density.isfinite().all()):
         raise ValueError("there is nothing to make a mesh of: the density is not finite everywhere.")
     return density.view(resolution, resolution, resolution)
@@ -88,8 +87,7 @@ def _peaks(grid: Float[Tensor, "R R R"], half: float, views: Views) -> Float[Ten
     for part in hits.split(1 << 13):
         chosen = Rays(*(values[part] for values in rays))
         points = chosen.origins[:, None] + stratified(chosen, 2 * len(grid))[..., None] * chosen.directions[:, None]
-        read = grid_sample(values, (points / half)[None, None], align_corners=True)
-        peaks[part] = read[0, 0, 0].amax(1)
+        peaks[part] = grid_sample(values, (points / half)[None, None], align_corners=True)[0, 0, 0].amax(1)
     return peaks
 
 

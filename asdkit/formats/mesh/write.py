@@ -92,8 +92,7 @@ def _obj(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
         look = visual.ColorVisuals(vertex_colors=_bytes(mesh.colours))
     else:
         white, black = [255, 255, 255], [0, 0, 0]
-        picture = Image.fromarray(texture.image)
-        material = visual.material.SimpleMaterial(picture, white, white, black, 0.0, name)
+        material = visual.material.SimpleMaterial(Image.fromarray(texture.image), white, white, black, 0.0, name)
         look = visual.TextureVisuals(uv=texture.uvs, material=material)
     export, model = require_package("trimesh.exchange.obj", "mesh").export_obj, _model(mesh, texture, look)
     text, beside = export(model, True, return_texture=True, mtl_name=f"{name}.mtl", header=None)
