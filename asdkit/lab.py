@@ -152,9 +152,7 @@ class FiniteSetPrior(LabPrior):
     """
 
     def __init__(self, nearest: Whole = 1, steps: Count = 1000) -> None:
-        super().__init__(
-            lambda x, alpha, sigma, among: finite_set_eps(x, alpha, sigma, self.points.to(x), among), steps
-        )
+        super().__init__(lambda x, alpha, sigma, some: finite_set_eps(x, alpha, sigma, self.points.to(x), some), steps)
         self._nearest = nearest
         self._owners: list[str] = []
         self.points, self._directions = torch.empty(0), torch.empty(0, 3)

@@ -6,6 +6,8 @@ from typing import Literal
 from asdkit.core.bounds import Whole
 from asdkit.core.parts import Part
 
+Shape = Literal["linear", "cosine", "exponential"]
+
 
 class Ramp(Part):
     """A number that moves from `start` to `end` over `steps` iterations and then stays there.
@@ -18,14 +20,7 @@ class Ramp(Part):
         shape: `linear`, `cosine` (smooth at both ends), or `exponential` (a constant factor per step; both ends > 0).
     """
 
-    def __init__(
-        self,
-        start: float,
-        end: float,
-        steps: Whole,
-        begin: Whole = 0,
-        shape: Literal["linear", "cosine", "exponential"] = "linear",
-    ) -> None:
+    def __init__(self, start: float, end: float, steps: Whole, begin: Whole = 0, shape: Shape = "linear") -> None:
         if shape == "exponential" and not (start > 0 and end > 0):
             raise ValueError(f"An exponential ramp needs positive ends; got {start} and {end}.")
         self.start, self.end, self.steps, self.begin, self.shape = start, end, steps, begin, shape

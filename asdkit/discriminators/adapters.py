@@ -280,11 +280,9 @@ class PeftAdapter(Attached):
             self._switch(on=False)
 
     def _switch(self, on: bool) -> None:
-        """Let the layers add this adapter's updates, or none: by the attributes behind peft's read-only ones.
-
-        Its public switches change `requires_grad` as well, and autograd drops the gradient of a weight that is frozen
-        when the backward pass comes.
-        """
+        """Let the layers add this adapter's updates, or none: by the attributes behind peft's read-only ones."""
+        # Its public switches change `requires_grad` as well, and autograd drops the gradient of a weight that is
+        # frozen when the backward pass comes.
         for layer in self._layers:
             vars(layer).update(_disable_adapters=not on, _active_adapter=[self._name])
 

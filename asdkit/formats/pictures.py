@@ -109,9 +109,8 @@ def _of_bytes(picture: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
 
 
 def _in_srgb(picture: Image.Image) -> Image.Image:
-    """The same colours in sRGB, where the file says in what space they are (of a PNG, also by its gamma; nearly sRGB's
-    is taken for that, as browsers do); a profile that is broken says nothing.
-    """
+    """The same colours in sRGB, where the file says in what space they are; a profile that is broken says nothing."""
+    # A PNG may say it by its gamma, too; one that is nearly sRGB's is taken for that, as browsers do.
     profile, srgb = picture.info.get("icc_profile"), ImageCms.createProfile("sRGB")
     gamma = 0 if "srgb" in picture.info else picture.info.get("gamma", 0)
     if not profile and gamma > 0 and abs(2.2 * gamma - 1) > _GAMMA_ERROR:  # numbers are light^gamma

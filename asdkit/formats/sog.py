@@ -112,12 +112,11 @@ def _quantised(values: Float[np.ndarray, "*shape"]) -> tuple[list[float], UInt8[
 
 
 def _palette(sh: Float[np.ndarray, "N K 3"]) -> tuple[Float[np.ndarray, "P K 3"], Integer[np.ndarray, " N"]]:
-    """At most 65,536 sets of coefficients, and which of them each Gaussian has: its own where there are enough. Else
-    they are means of groups, halved again and again at the middle of their widest coefficient.
-    """
+    """At most 65,536 sets of coefficients, and which of them each Gaussian has: its own where there are enough."""
     count, flat = len(sh), sh.reshape(len(sh), -1)
     if count <= _PALETTE:
         return sh, np.arange(count)
+    # Else they are means of groups, halved again and again at the middle of their widest coefficient.
     order = np.arange(count)
     for halvings in range(_PALETTE.bit_length()):
         ends = np.arange(2**halvings + 1) * count // 2**halvings

@@ -49,14 +49,9 @@ def read_splat(path: Path) -> Splats:
     return deactivate(Activated(table["means"], quats, table["scales"], colors[:, 3], sh))
 
 
-_FORMATS = {
-    ".ply": (read_ply, encode_ply),
-    ".splat": (read_splat, encode_splat),
-    ".spz": (read_spz, encode_spz),
-    ".glb": (read_glb, encode_glb),
-}
-_ENCODERS = {suffix: encode for suffix, (_, encode) in _FORMATS.items()} | {".sog": encode_sog}
-SUFFIXES = tuple(_FORMATS)  # of what is read and written
+_READERS = {".ply": read_ply, ".splat": read_splat, ".spz": read_spz, ".glb": read_glb}
+_ENCODERS = {".ply": encode_ply, ".splat": encode_splat, ".spz": encode_spz, ".glb": encode_glb, ".sog": encode_sog}
+SUFFIXES = tuple(_READERS)  # of what is read and written
 _UNREAD = {
     ".sog": "a bundle of PlayCanvas", ".ssproj": "a project of SuperSplat", ".psht": "a project of Postshot",
     ".ksplat": "a file of GaussianSplats3D", ".splatv": "a film of antimatter15's viewer", ".rad": "a file of Spark",
@@ -78,8 +73,8 @@ def read_splats(path: str | Path) -> Splats:
     suffix = path.suffix.lower()
     if suffix in _UNREAD:
         raise ValueError(f"{path} is {_UNREAD[suffix]}, which is not read; export its Gaussians as .ply.")
-    require(suffix in _FORMATS, f"{path} must end in {', '.join(SUFFIXES)}: Gaussians are kept in these formats.")
-    return sound(path, _FORMATS[suffix][0](path))
+    require(suffix in _READERS, f"{path} must end in {', '.join(SUFFIXES)}: Gaussians are kept in these formats.")
+    return sound(path, _READERS[suffix](path))
 
 
 def write_splats(path: str | Path, splats: Splats) -> None:

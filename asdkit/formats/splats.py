@@ -83,10 +83,8 @@ def _quaternion(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 4"]:
 
 
 def _sh_rotation(degree: int, rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "K K"]:
-    """What a rotation does to coefficients: the new function at R d is the old one at d, solved at many directions d.
-
-    That is exact, as rotations mix the harmonics of one degree among themselves.
-    """
+    """What a rotation does to coefficients: the new function at R d is the old one at d, solved for many directions."""
+    # That is exact, as rotations mix the harmonics of one degree among themselves.
     directions = np.random.default_rng(0).normal(size=(64, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     old = np.stack(sh_polynomials(degree, *directions.T), axis=1)

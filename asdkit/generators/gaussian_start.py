@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from asdkit.core.bounds import Count, NonNegative
+from asdkit.core.bounds import Count, Weight
 from asdkit.core.parts import Part, require
 from asdkit.core.text import first_line, local
 from asdkit.formats import ply
@@ -166,13 +166,7 @@ class ShapE(Start):
     """
 
     def __init__(
-        self,
-        prompt: str,
-        path: str,
-        steps: Count = 64,
-        scale: NonNegative = 15.0,
-        rotation_deg: float = 0.0,
-        seed: int = 0,
+        self, prompt: str, path: str, steps: Count = 64, scale: Weight = 15.0, rotation_deg: float = 0.0, seed: int = 0
     ) -> None:
         require(bool(prompt.strip()), "Shap-E's prompt is empty; say what to make.")
         self._prompt, self._folder = prompt, local(path)

@@ -25,9 +25,8 @@ _LAYERS_ALONE = re.compile(  # of diffusers' networks, in files without the comp
 )
 _OF_PEFT = re.compile(r"^base_model\.model\.")
 _LYCORIS = re.compile(r"\.(?:hada_|lokr_|lora_mid|dora_scale)")
-_LAYER = re.compile(  # what follows the name of a layer
-    r"\.(?:lora_\w+|lora\.\w+|hada_\w+|lokr_\w+|alpha|dora_scale|processor\.\w+)(?:\.\w+)*$"
-)
+# What follows the name of a layer.
+_LAYER = re.compile(r"\.(?:lora_\w+|lora\.\w+|hada_\w+|lokr_\w+|alpha|dora_scale|processor\.\w+)(?:\.\w+)*$")
 _ENCODERS = {"clip_g": "_2"}  # the end of a text encoder's name, by the name that a textual inversion for several has
 _BASE_KEPT = (True, False, "gaussian", "eva", "orthogonal", "mica")  # starts that leave the model's own weights alone
 _OTHER_MODELS = ("kasa_config", "layer_replication", "arrow_config", "alora_invocation_tokens", "use_qalora")

@@ -69,10 +69,5 @@ class ViewWords:
 
 
 DREAMFUSION = ViewWords(("front view", "side view", "back view", "side view"), "overhead view")
-EIGHT_SECTORS = ViewWords(
-    (
-        "front view", "front left view", "left side view", "back left view",
-        "back view", "back right view", "right side view", "front right view",
-    ),
-    "overhead view",
-)  # fmt: skip
+_EIGHT = ("front", "front left", "left side", "back left", "back", "back right", "right side", "front right")
+EIGHT_SECTORS = ViewWords(tuple(f"{name} view" for name in _EIGHT), "overhead view")

@@ -120,9 +120,8 @@ def _placements(graph: Any) -> dict[str, Float[np.ndarray, "4 4"]]:
 
 
 def _colours(part: Any, places: Places, path: Path) -> Float[Tensor, "N 3"] | None:
-    """sRGB at places of a mesh: what material, texture and vertices say, multiplied in linear light as in glTF, whose
-    plain colours are linear light; its textures, and all of other files, are sRGB.
-    """
+    """sRGB at places of a mesh: what material, texture and vertices say, multiplied in linear light as in glTF."""
+    # Plain colours of glTF are linear light; its textures, and all of other files, are sRGB.
     (faces, weights), look, gltf = places, part.visual, path.suffix.lower() in _GLTF
     material = getattr(look, "material", None)
     picture, plain = getattr(material, "baseColorTexture", None), getattr(material, "baseColorFactor", None)
