@@ -1,4 +1,4 @@
-"""What asdkit knows of other libraries that they do not promise: the words of their messages, and private names.
+"""What asdkit knows of other libraries that they do not promise: words of messages (`foreign.yaml`), private names.
 
 Each section names the library, the version that it was written for, and why no public way will do.
 tests/core/test_foreign.py provokes every message from its library, so that an upgrade that changes one fails there.
@@ -10,9 +10,14 @@ import re
 import sys
 from contextlib import AbstractContextManager, ExitStack
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from asdkit.core.text import local
+
+_WORDS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 
 # ------------------------------------------------------------------------------------------------ jsonargparse 4.53
 # A parser tells what is wrong in a text of many lines, nested as the parts of a recipe are; no exception has fields
@@ -26,7 +31,7 @@ _UNKNOWN = re.compile(r"Option '([\w.]+)' is not accepted|does not accept option
 _OWNER = re.compile(r"Problem with given class_path '([\w.]+)'")
 _NO_CLASS = re.compile(r"^Expected a dot import path string: (.*)")
 _CLASS = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>")
-_AROUND_REASONS = ("Subtypes:", "Errors:", "Given value", "Does not validate", "Problem with", "Parser key")
+_AROUND_REASONS = tuple(_WORDS["around_reasons"])
 
 
 class ParserMessage(NamedTuple):
@@ -130,9 +135,6 @@ def texts_stay_texts() -> AbstractContextManager[Any]:
 
 _TRACEBACK = re.compile(r".*\n +[^\n]*\n([\w.]+)(?:: (.*))?", re.DOTALL)  # at its end the class and the text
 _SYSTEM_ERROR = re.compile(r"\[Errno (\d+)\] (.*?)(?:: '(.*)')?")
-_NO_MEMORY = ("can't allocate memory", "out of memory")
-_LOST_RANK = ("tcp/pair.cc", "unbound_buffer.cc", "connectFullMesh", "remote process exited")  # of gloo, and NCCL's
-_NO_DEVICE = ("no NVIDIA driver", "can not run on your system", "No supported gpu backend", "You requested gpu")
 
 
 def raised_in_process(error: BaseException) -> BaseException:
@@ -154,19 +156,19 @@ def raised_in_process(error: BaseException) -> BaseException:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory has run out, the CPU's or a device's."""
-    says = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    says = isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS["no_memory"])
     return says or isinstance(error, MemoryError) or _is_a(error, "OutOfMemoryError")
 
 
 def is_lost_rank(error: BaseException) -> bool:
     """Whether a process of torch.distributed's group is gone; gloo, NCCL or the store says so."""
-    says = isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST_RANK)
+    says = isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS["lost_rank"])
     return says or _is_a(error, "DistNetworkError")
 
 
 def is_no_device(error: BaseException) -> bool:
     """Whether a device was asked for that is not there; torch or Lightning says so."""
-    says = any(words in str(error) for words in _NO_DEVICE)
+    says = any(words in str(error) for words in _WORDS["no_device"])
     return says and (is_misconfiguration(error) or isinstance(error, RuntimeError))
 
 
@@ -179,16 +181,7 @@ def _is_a(error: BaseException, name: str) -> bool:
 # Its warnings and what it logs have no categories. The root folder is an argument of the trainer, but which rank may
 # make one is known only once there is a trainer.
 
-HARMLESS_WARNINGS = (
-    ".*does not have many workers.*",
-    ".*no pre-optimization state was saved.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*The dirpath has changed.*",
-    ".*ended before the epoch ended.*",  # cameras depend on the step alone
-    ".*Experiment logs directory .* exists.*",
-    ".*Found .* module.s. in eval mode.*",
-)
-ADVERTS = ("Tip:", "GPU available", "TPU available", "stopped: `max_steps", "Restor", "Loaded model weights")
+HARMLESS_WARNINGS, ADVERTS = _WORDS["harmless_warnings"], _WORDS["adverts"]
 
 
 def is_misconfiguration(error: BaseException) -> bool:
