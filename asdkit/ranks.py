@@ -84,11 +84,9 @@ def checked_trainer(module: pl.LightningModule) -> pl.Trainer | None:
 
 
 def watch_joining(trainer: pl.Trainer) -> None:
-    """End this process unless all ranks have found each other within a minute, or in ASDKIT_JOIN_SECONDS.
-
-    One may have been killed, and torch would wait for half an hour; Lightning's own launcher knows its processes, but
-    only this node's. Once they have found each other, torch says at once that one is gone.
-    """
+    """End this process unless all ranks have found each other within a minute, or in ASDKIT_JOIN_SECONDS."""
+    # One may have been killed, and torch would wait for half an hour; Lightning's own launcher knows its processes, but
+    # only this node's. Once they have found each other, torch says at once that one is gone.
     seconds = os.environ.get(_JOIN_SECONDS, "60")
     if not seconds.isdecimal():
         raise ValueError(f"{_JOIN_SECONDS} must be a whole number of seconds; got {seconds!r}.")

@@ -11,11 +11,9 @@ class PriorUnavailable(ValueError):
 
 
 def unwrapped(error: BaseException) -> BaseException:
-    """The error that a part has raised, which jsonargparse wraps in errors of many lines.
-
-    Where a number or a part may stand, the innermost one only says that the part is no number; the reason is among
-    the lines of the next.
-    """
+    """The error that a part has raised, which jsonargparse wraps in errors of many lines."""
+    # Where a number or a part may stand, the innermost one only says that the part is no number; the reason is among
+    # the lines of the next.
     reasons: list[str] = []
     while error.__cause__ is not None and "\n" in str(error):
         reasons = _REASON.findall(str(error)) or reasons

@@ -61,14 +61,8 @@ def encode_spz(path: Path, splats: Splats, version: int = 4) -> bytes:
     means, quats, _, opacities, sh = _flipped(to_be_written(path, splats))
     count, degree, bits = len(means), math.isqrt(sh.shape[1]) - 1, _grid(path, means)
     fixed = np.rint(means * 2**bits).astype("<i4").view(np.uint8).reshape(count, 3, 4)[..., :3]
-    sections = [
-        fixed,
-        to_bytes(255 * opacities),
-        to_bytes(255 * (0.5 + _COLOR_SCALE * sh[:, 0])),
-        to_bytes(16 * (splats.log_scales + np.float64(10))),
-        _packed(quats),
-        to_bytes(128 + 128 * sh[:, 1:]),
-    ]
+    sections = [fixed, to_bytes(255 * opacities), to_bytes(255 * (0.5 + _COLOR_SCALE * sh[:, 0]))]
+    sections += [to_bytes(16 * (splats.log_scales + np.float64(10))), _packed(quats), to_bytes(128 + 128 * sh[:, 1:])]
     streams = [section.tobytes() for section in sections if section.size]
     if version == 3:
         head, squeeze = _HEADER.pack(b"NGSP", 3, count, degree, bits, 0, 0), zlib.compressobj(wbits=_GZIP)

@@ -1,7 +1,6 @@
 """A neural radiance field as a generator."""
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Annotated, Any
 
 import torch
@@ -48,14 +47,11 @@ class NeRFPenalties:
 
     def total(self, iteration: int, marched: Marched, rays: Rays, density: Density, step: float) -> Tensor | int:
         """The weighted sum of the terms over all rays at an iteration; the others are `orientation`'s arguments."""
-        terms: list[tuple[float | Ramp, Callable[[], Tensor]]] = [
-            (self.opacity, lambda: opacity(marched)),
-            (self.entropy, lambda: entropy(marched)),
-            (self.z_variance, lambda: z_variance(marched)),
-            (self.orientation, lambda: orientation(marched, rays, density, step)),
-        ]
-        weighed = ((value_at(weight, iteration), term) for weight, term in terms)
-        return sum(weight * term().sum() for weight, term in weighed if weight)
+        weights = (value_at(weight, iteration) for weight in (self.opacity, self.entropy, self.z_variance))
+        terms = zip(weights, (opacity, entropy, z_variance), strict=True)
+        total = sum(weight * term(marched).sum() for weight, term in terms if weight)
+        weight = value_at(self.orientation, iteration)
+        return total + weight * orientation(marched, rays, density, step).sum() if weight else total
 
 
 def opacity(marched: Marched) -> Float[Tensor, " R"]:
@@ -116,9 +112,9 @@ class NeRFRates:
 
     def at(self, step: int) -> dict[str, float]:
         """The rates at a step."""
-        rates = {field.name: value_at(getattr(self, field.name), step) for field in fields(self)}
-        factor = rates.pop("factor")
-        return {name: factor * rate for name, rate in rates.items()}
+        rates = {"encoding": self.encoding, "network": self.network, "sky": self.sky}
+        factor = value_at(self.factor, step)
+        return {name: factor * value_at(rate, step) for name, rate in rates.items()}
 
 
 class NeRF(Generator):

@@ -33,13 +33,11 @@ def load_autoencoder(files: ModelFolder, dtype: torch.dtype, tiny_vae: str = "")
 
 
 def checkpoint(vae: Model, checkpointed: Callable[..., Any]) -> None:
-    """Compute what lies within its blocks again in the backward pass, instead of keeping it.
-
-    Diffusers' tiny autoencoder does not scale the image when it does so itself (as of 0.42), and so gives another x0.
-    """
+    """Compute what lies within its blocks again in the backward pass, instead of keeping it."""
     if type(vae).__name__ != "AutoencoderTiny":
         vae.enable_gradient_checkpointing(checkpointed)
         return
+    # This one does not scale the image when it does so itself (as of diffusers 0.42), and so gives another x0.
     layers = vae.encoder.layers
     plain = layers.forward
     layers.forward = lambda x: checkpointed(plain, x) if torch.is_grad_enabled() else plain(x)

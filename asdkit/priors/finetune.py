@@ -48,10 +48,10 @@ def finetune_file(name: str) -> Path:
 def add_lora(file: Path, pipeline: str, part: str, model: Model, network: Any, scale: float, parts: list[str]) -> None:
     """W becomes W + scale (W' - W) in every layer of a component that a fine-tune names; nothing else changes.
 
-    Diffusers' own fusing takes the alphas of kohya's files for the same in all layers, which they need not be.
     `pipeline` is diffusers' name of the model's pipeline, `part` that of the component, `parts` are all that the model
     has, and `network` are the settings of the network, which kohya's names of layers depend on.
     """
+    # Diffusers' own fusing takes the alphas of kohya's files for the same in all layers, which they need not be.
     import diffusers
 
     kind = getattr(diffusers, pipeline)

@@ -60,16 +60,14 @@ def _radii(
 
 
 def footprints(means2d: Float[Tensor, "M 2"], shapes: Float[Tensor, "M 9"], x: Pairs, y: Pairs) -> Pairs:
-    """The exponent of each pair of a disc and a pixel, whose centre is at x, y.
-
-    The ray through the pixel's centre, in which two planes meet, hits the disc at (u, v) standard deviations. A disc
-    that looks too thin, or none at all, is a blot of the filter's size.
-    """
+    """The exponent of each pair of a disc and a pixel, whose centre is at x, y."""
+    # The ray through the pixel's centre, in which two planes meet, hits the disc at (u, v) standard deviations.
     x_row, y_row, w_row = shapes.unflatten(1, (3, 3)).unbind(1)
     meeting = torch.linalg.cross(x[:, None] * w_row - x_row, y[:, None] * w_row - y_row)
     meets = meeting[:, 2] != 0
     u, v = (meeting[:, :2] / meeting[:, 2:].where(meets[:, None], 1)).unbind(1)
     on_disc = (u.square() + v.square()).where(meets, torch.inf)
+    # A disc that looks too thin, or none at all, is a blot of the filter's size.
     centre_x, centre_y = means2d.unbind(1)
     on_screen = FILTER * ((centre_x - x).square() + (centre_y - y).square())
     return 0.5 * torch.minimum(on_disc, on_screen)

@@ -8,16 +8,14 @@ from torch import Tensor
 
 from asdkit.rendering.projection import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN, Projection, footprints
 
-Footprints = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Footprints = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # those of `projection` or of `surfels`
 
 
 def composite(
     screens: Projection, features: Float[Tensor, "B N F"], width: int, height: int, footprints: Footprints = footprints
 ) -> tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"]]:
-    """Features blended front to back over nothing, and the transmittance that is left for a background.
-
-    One view at a time is faster and takes half the memory. `footprints` are those of `projection` or of `surfels`.
-    """
+    """Features blended front to back over nothing, and the transmittance that is left for a background."""
+    # One view at a time is faster and takes half the memory.
     scenes = [Projection(*fields) for fields in zip(*screens, strict=True)]
     views = [_composite_view(*scene, width, height, footprints) for scene in zip(scenes, features, strict=True)]
     blended, transmittance = (torch.stack(parts) for parts in zip(*views, strict=True))

@@ -211,13 +211,7 @@ def Null() -> Field:
 
 
 class PerpNegPrompt(Expression):
-    """e_y with Perp-Neg: it subtracts a part of the other directions' prompts; see `PerpNeg`.
-
-    Args:
-        perp_neg: the weights of the negative prompts.
-        null: the field from which differences are taken.
-        of_source: take the words for the source image instead of the run's prompt.
-    """
+    """e_y with Perp-Neg: it subtracts a part of the other directions' prompts; see `PerpNeg`. A CFG makes it."""
 
     def __init__(self, perp_neg: PerpNeg, null: Field, of_source: bool = False) -> None:
         super().__init__()

@@ -31,12 +31,12 @@ class Mesh(NamedTuple):
 def extract(volume: Volume, views: Views, alpha: Alpha, resolution: int = 128, faces: int = 0) -> Mesh:
     """The surface of a volume, at the density that gives it the silhouettes of its renders; its largest connected part.
 
-    Densities have no surface, and span such a range that straight lines between grid points miss it. So the density d
-    is squeezed to d / (d + t), t the `threshold`, smoothed over a grid step, and cut at the threshold of that. There
-    are `resolution` points along each axis, and `faces` are the most that are made, 0 for no limit.
+    There are `resolution` points along each axis, and `faces` are the most that are made, 0 for no limit.
     """
     smooth = require_package("scipy.ndimage", "mesh").gaussian_filter
     density = density_grid(volume, resolution)
+    # Densities have no surface, and span such a range that straight lines between grid points miss it. So the density d
+    # is squeezed to d / (d + t), t the `threshold`, smoothed over a grid step, and cut at the threshold of that.
     squeezed = density / (density + threshold(density, volume.half, views, alpha))
     filled = torch.from_numpy(smooth(squeezed.numpy(), 1))
     model = surface(filled, threshold(filled, volume.half, views, alpha), volume.half)
@@ -62,11 +62,9 @@ def density_grid(volume: Volume, resolution: int) -> Float[Tensor, "R R R"]:
 
 
 def threshold(grid: Float[Tensor, "R R R"], half: float, views: Views, alpha: Alpha) -> float:
-    """The value of a cube's grid whose silhouettes agree best with the pixels of opacity above 1/2.
-
-    A pixel belongs to a silhouette if the largest value along its ray reaches the threshold. All are tried; the best
-    one has the largest intersection over union, which must not be zero.
-    """
+    """The value of a cube's grid whose silhouettes agree best with the pixels of opacity above 1/2."""
+    # A pixel belongs to a silhouette if the largest value along its ray reaches the threshold. All are tried; the best
+    # one has the largest intersection over union, which must not be zero.
     covered = alpha.detach().cpu().flatten() > 0.5
     peaks, order = _peaks(grid, half, views.to("cpu")).sort(descending=True)
     both = covered[order].double().cumsum(0)
