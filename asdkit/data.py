@@ -161,10 +161,9 @@ class Cameras(pl.LightningDataModule):
     def novel_views(self) -> Views:
         """The fixed cameras that metrics are measured from: a spiral through the elevations, at the middle distance."""
         turns = torch.arange(NOVEL_VIEWS) * (5 / NOVEL_VIEWS)  # 5 and 16 share no factor: every sector is seen
-        heights = (torch.arange(NOVEL_VIEWS) + 0.5) / NOVEL_VIEWS
         azimuth = 2 * math.pi * ((turns + 0.37 / NOVEL_VIEWS) % 1)
         distance = _between(self._settled, "distance", torch.full((NOVEL_VIEWS,), 0.5))
-        elevation_deg = _between(self._settled, "elevation_deg", heights)
+        elevation_deg = _between(self._settled, "elevation_deg", (torch.arange(NOVEL_VIEWS) + 0.5) / NOVEL_VIEWS)
         fov = math.radians(self._settled["fov_deg"])
         return orbit(azimuth, elevation_deg.deg2rad(), distance, fov, self.size, self.size)
 

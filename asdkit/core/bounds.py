@@ -113,9 +113,8 @@ def settings(kind: type[T]) -> type[T]:
 def _range(hint: Any) -> Within | None:
     """The range that stands in an annotation, at whatever depth; any number of a kind that stands there alone."""
     pieces = list(_pieces(hint))
-    stated = [piece for piece in pieces if isinstance(piece, Within)]
     alone = None if bool in pieces else FINITE if float in pieces else INTEGER if int in pieces else None
-    return next(iter(stated), alone)
+    return next((piece for piece in pieces if isinstance(piece, Within)), alone)
 
 
 def _pieces(hint: Any) -> Iterator[Any]:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+Rng = torch.Generator | None  # what draws come from; torch's global generator when None
+
 
 class Rows(NamedTuple):
     """Which of a step's samples a part of it holds, so that its draws are those of the whole step."""
@@ -38,7 +40,7 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def normal(rows: Rows, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+def normal(rows: Rows, shape: Sequence[int], generator: Rng) -> Tensor:
     """Standard normal numbers [rows, *shape] for some samples of a step, the same however it is split into parts."""
     return rows.of(torch.randn((rows.total, *shape), generator=generator))
 

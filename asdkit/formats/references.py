@@ -119,11 +119,10 @@ class ReferenceView(PosedPictures):
         self.azimuth_deg, self.elevation_deg = azimuth_deg, elevation_deg
 
     def read(self, size: int, distance: float, fov_deg: float) -> References:
-        cutouts = _cut(read_cutout(self.file, self.mask), size)
         azimuth, elevation = (torch.tensor([degrees]).deg2rad() for degrees in (self.azimuth_deg, self.elevation_deg))
         place = torch.tensor([self.distance or distance])
         views = orbit(azimuth, elevation, place, math.radians(self.fov_deg or fov_deg), size, size)
-        return References(cutouts, views, self.reconstruction)
+        return References(_cut(read_cutout(self.file, self.mask), size), views, self.reconstruction)
 
 
 class PosedFolder(PosedPictures):

@@ -13,6 +13,7 @@ from torch.profiler import record_function
 from torch.utils.checkpoint import checkpoint
 
 from asdkit.core.parts import Part
+from asdkit.core.randomness import Rng
 from asdkit.formats.splats import Splats
 from asdkit.rendering.cameras import Batch, Views
 from asdkit.rendering.rays import Volume
@@ -61,12 +62,7 @@ class Generator(Part, nn.Module, ABC):
         """Called once, before optimisers and adapters exist: for what depends on the prior or the source image."""
 
     def encoded(
-        self,
-        prior: Prior,
-        batch: Batch,
-        background: Tensor | None = None,
-        rerender: bool = False,
-        random: torch.Generator | None = None,
+        self, prior: Prior, batch: Batch, background: Tensor | None = None, rerender: bool = False, random: Rng = None
     ) -> tuple[Float[Tensor, "B C h w"], Render | None]:
         """x0 with gradient of what a step looks at, and the render it came from, if there is one.
 

@@ -20,6 +20,7 @@ from asdkit.rendering.projection import rotation_matrices
 
 _log = logging.getLogger(__name__)
 Numbers = Float[Tensor, " M"]
+Opacity = Annotated[float, Between(0, 1)]
 OpacityLimit = Annotated[float, AtLeast(0, below=1)]
 _NEARLY_ALL = 0.9  # as large a share of the Gaussians no round should remove without a word
 RATIO_LIMIT = 51  # Gaussians that one relocated Gaussian is counted as, at most; as in gsplat
@@ -257,9 +258,7 @@ class MCMC(Density):
 
     follows_gradients = False
 
-    def __init__(
-        self, growth: Share = 0.05, min_opacity: Annotated[float, Between(0, 1)] = 0.02, noise: NonNegative = 5e4
-    ) -> None:
+    def __init__(self, growth: Share = 0.05, min_opacity: Opacity = 0.02, noise: NonNegative = 5e4) -> None:
         self.growth, self.min_opacity, self.noise = growth, min_opacity, noise
 
     def round(self, store: GaussianStore, optimizer: Optimizer, number: int, generator: torch.Generator) -> None:

@@ -176,9 +176,8 @@ class ShapE(Start):
         vertices, light, faces = self._mesh()
         chosen, weights = scatter(vertices[faces], count, generator, f"What Shap-E made of {self._prompt!r}")
         weights = weights.float()
-        points = blend(vertices[faces[chosen]], weights)
         colours = from_linear_light(blend(light[faces[chosen]], weights).clamp(0, 1).numpy())
-        return self._rotated(points), torch.from_numpy(colours).float()
+        return self._rotated(blend(vertices[faces[chosen]], weights)), torch.from_numpy(colours).float()
 
     def _rotated(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """From Shap-E's axes to the world's: a quarter turn takes its -y to +x, then comes `rotation_deg`."""

@@ -13,6 +13,7 @@ from torch.nn.functional import grid_sample
 from asdkit.core.bounds import Count, Within
 from asdkit.core.parts import Part, require
 
+Bits = Annotated[int, Within(4, 24)]
 _PRIMES = (1, 2654435761, 805459861)
 
 
@@ -92,12 +93,7 @@ class HashGrid(Encoding):
     corners: Tensor
 
     def __init__(
-        self,
-        levels: Count = 8,
-        coarsest: Count = 16,
-        finest: Count = 256,
-        features: Count = 2,
-        log2_size: Annotated[int, Within(4, 24)] = 15,
+        self, levels: Count = 8, coarsest: Count = 16, finest: Count = 256, features: Count = 2, log2_size: Bits = 15
     ) -> None:
         super().__init__()
         require(finest >= coarsest, f"HashGrid's finest must be at least its coarsest, {coarsest}; got {finest}.")

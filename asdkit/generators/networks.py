@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from asdkit.core.bounds import LearningRate, Share, Within
 from asdkit.core.parts import Part, require
-from asdkit.core.randomness import Rows, generator_for, normal, seeded, to_device
+from asdkit.core.randomness import Rng, Rows, generator_for, normal, seeded, to_device
 from asdkit.core.unregistered import keep_unregistered
 from asdkit.generators.base import Render, set_rates
 from asdkit.generators.images import Images, Number, Size, opaque
@@ -183,12 +183,7 @@ class Network(Images):
         return [self.prompts[i * every // count if every > count else i % every] for i in range(count)]
 
     def encoded(
-        self,
-        prior: Prior,
-        batch: Batch,
-        background: Tensor | None = None,
-        rerender: bool = False,
-        random: torch.Generator | None = None,
+        self, prior: Prior, batch: Batch, background: Tensor | None = None, rerender: bool = False, random: Rng = None
     ) -> tuple[Latent, None]:
         prompts = batch.prompts or self.prompts[:1] * self.count
         rows = batch.rows or Rows(0, len(prompts), len(prompts))

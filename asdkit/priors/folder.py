@@ -192,11 +192,9 @@ def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def digest_of(used: dict[str, Path], also: str = "", beside: dict[str, Path] | None = None) -> str:
-    """12 hex digits that stand for a model's weights, wherever they lie, and for the text `also`.
-
-    Of a small model every byte of every file counts, also of those `beside` the used ones. Of a large one the used
-    files' sizes, headers and 256 pieces of 4 KiB do, which any training changes.
-    """
+    """12 hex digits that stand for a model's weights, wherever they lie, and for the text `also`."""
+    # Of a small model every byte of every file counts, also of those `beside` the used ones. Of a large one the used
+    # files' sizes, headers and 256 pieces of 4 KiB do, which any training changes.
     files = beside or used
     small = sum(file.stat().st_size for file in files.values()) <= _EXACT
     sha = hashlib.sha256()

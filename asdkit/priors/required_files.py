@@ -15,9 +15,8 @@ Choose = Callable[[str, Collection[str], Callable[[str], Settings]], list[str]]
 LORA = "pytorch_lora_weights.safetensors"
 _BESIDE = ("model_index.json", "scheduler/scheduler_config.json", "asdkit.json", "camera/model.safetensors")
 _PARTS = ("unet", "transformer", "vae", "text_encoder", "tokenizer")
-_WEIGHTS = re.compile(  # with the variant before the number of the piece or, as diffusers once wrote it, after it
-    r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(?:-\d{5}-of-(\d{5}))?(?:\.(\w+))?\.safetensors"
-)
+# Of weights, with the variant before the number of the piece or, as diffusers once wrote it, after it.
+_FILE = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(\w+))?(?:-\d{5}-of-(\d{5}))?(?:\.(\w+))?\.safetensors")
 _LARGEST = 64 * 2**20  # bytes of a file of settings
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
@@ -99,7 +98,7 @@ def file_of_lora(lora: str, names: Collection[str], read: Callable[[str], Settin
 
 def _weights(component: str, names: Collection[str], variant: str) -> list[str]:
     """The files of one component's weights: of the variant where it has them, else of none."""
-    matches = [match for match in map(_WEIGHTS.fullmatch, sorted(names)) if match]
+    matches = [match for match in map(_FILE.fullmatch, sorted(names)) if match]
     variants = {match[1] or match[3] or "" for match in matches}
     of_variant = variant if variant in variants else ""
     if not (chosen := [match for match in matches if (match[1] or match[3] or "") == of_variant]):

@@ -51,9 +51,8 @@ def stratified(rays: Rays, count: int, jitter: RaySamples | float = 0.5) -> RayS
 
 
 def refined(rays: Rays, z: RaySamples, weights: RaySamples, count: int, jitter: Tensor | float = 0.5) -> Tensor:
-    """Importance samples: `count` more where the weights are, all S + `count` of them in order. Each of the S equal
-    parts of the ray is drawn from in proportion to its weight, plus a small share for all alike.
-    """
+    """Importance samples: `count` more where the weights are, all S + `count` of them in order."""
+    # Each of the S equal parts of the ray is drawn from in proportion to its weight, plus a small share for all alike.
     share = weights.detach() + 1e-3
     cdf = torch.cumsum(share / share.sum(1, keepdim=True), dim=1)
     u = ((torch.arange(count, device=z.device) + jitter) / count).expand(len(z), count).contiguous()

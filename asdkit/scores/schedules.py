@@ -19,6 +19,7 @@ from torch import Tensor, nn
 Latent = Float[Tensor, "B C h w"]  # x0, eps, x_t, or what is predicted for one
 Levels = Float[Tensor, "B 1 1 1"]  # one for each sample
 Times = Int[Tensor, " B"]
+PerTime = Float[Tensor, " T"]  # one for each t of a schedule
 Prediction = Literal["epsilon", "v_prediction", "flow_prediction", "sample"]
 ALPHA_FLOOR = 2.0**-24
 
@@ -38,11 +39,7 @@ class Schedule(nn.Module):
     times: Tensor
 
     def __init__(
-        self,
-        alphas: Float[Tensor, " T"],
-        sigmas: Float[Tensor, " T"],
-        prediction: Prediction = "epsilon",
-        times: Float[Tensor, " T"] | Int[Tensor, " T"] | None = None,
+        self, alphas: PerTime, sigmas: PerTime, prediction: Prediction = "epsilon", times: Tensor | None = None
     ) -> None:
         super().__init__()
         if prediction not in ("epsilon", "v_prediction", "flow_prediction", "sample"):
@@ -104,7 +101,7 @@ class Schedule(nn.Module):
         return (x_t - self.sigma(t) * eps) / self.alpha(t)
 
 
-def variance_preserving(alphas_cumprod: Float[Tensor, " T"], prediction: Prediction = "epsilon") -> Schedule:
+def variance_preserving(alphas_cumprod: PerTime, prediction: Prediction = "epsilon") -> Schedule:
     """alpha_t^2 = alphas_cumprod, sigma_t^2 = 1 - alpha_t^2: what diffusers' DDPM and DDIM schedulers hold."""
     squares = alphas_cumprod.double()
     return Schedule(squares.sqrt(), (1 - squares).sqrt(), prediction)
@@ -118,7 +115,7 @@ def scaled_linear(
     return variance_preserving((1 - betas).cumprod(0), prediction)
 
 
-def rectified_flow(sigmas: Float[Tensor, " T"], steps: int = 1000) -> Schedule:
+def rectified_flow(sigmas: PerTime, steps: int = 1000) -> Schedule:
     """x_t = (1 - s) x0 + s eps, and the network, which is told s times `steps`, predicts eps - x0 (SD 3, FLUX).
 
     `sigmas` are s at t = 0 .. T-1, increasing, as diffusers' FlowMatchEulerDiscreteScheduler holds them in reverse.
