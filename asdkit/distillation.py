@@ -255,9 +255,7 @@ class Distillation(Part, pl.LightningModule):
     test_step = predict_step = validation_step  # type: ignore[assignment]
 
     @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: str | Path, **options: Any
-    ) -> "Distillation":
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, **options: Any) -> "Distillation":  # type: ignore[override]
         """Lightning's, which executes nothing in a file, see `core.trust`; one that is missing, broken, of something
         else, or names a class that is not trusted, is a ValueError.
         """

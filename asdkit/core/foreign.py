@@ -100,11 +100,10 @@ def no_addresses() -> ExitStack:
             raise ValueError(f"{path} is a pipe or a device, which a recipe can't be read from.")
         make(self, path, *args, **rest)
 
-    def on_disk(protocol: str | None) -> type:
+    def on_disk(protocol: str | None) -> Any:
         if protocol not in (None, "", "file", "local"):
             raise ValueError(f"{protocol}:// leads elsewhere, and asdkit opens only files of this machine.")
-        kind: type = get_class(protocol)
-        return kind
+        return get_class(protocol)
 
     stack = ExitStack()
     stack.enter_context(patch.object(Path, "__init__", checked))

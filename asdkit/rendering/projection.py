@@ -20,8 +20,9 @@ RADIUS_LIMIT = 2.0**30  # pixels; keeps the integer radii in range
 
 Pairs = Float[Tensor, " M"]  # of a Gaussian and a pixel
 Numbers = Float[Any, "*batch"]  # of torch or numpy
+Pixels = Float[Tensor, "B N 2"]  # of Gaussians on screens
 # Features and depth blended on the background, alpha, screen positions and radii.
-Drawn = tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"], Float[Tensor, "B N 2"], Int32[Tensor, "B N 2"]]
+Drawn = tuple[Float[Tensor, "B H W F"], Float[Tensor, "B H W 1"], Pixels, Int32[Tensor, "B N 2"]]
 
 
 class Scene(NamedTuple):
@@ -117,9 +118,7 @@ def visible_extent(opacities: Float[Tensor, "*B N"]) -> Float[Tensor, "*B N"]:
     return (2 * (opacities / ALPHA_MIN).clamp(min=1).log()).sqrt()
 
 
-def boxes(
-    centres: Float[Tensor, "B N 2"], reach: Float[Tensor, "B N 2"], drawable: Tensor, size: Float[Tensor, " 2"]
-) -> Int32[Tensor, "B N 2"]:
+def boxes(centres: Pixels, reach: Pixels, drawable: Tensor, size: Float[Tensor, " 2"]) -> Int32[Tensor, "B N 2"]:
     """Whole half sizes in pixels of boxes that reach so far from their centres; 0 for those off the screen."""
     radii = reach.ceil().clamp(max=RADIUS_LIMIT)
     on_screen = ((centres + radii > 0) & (centres - radii < size) & (radii > 0)).all(-1)

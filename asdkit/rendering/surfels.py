@@ -4,11 +4,10 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
-from asdkit.rendering.projection import NEAR, Pairs, Projection, Scene, boxes, rotation_matrices, visible_extent
+from asdkit.rendering.projection import NEAR, Pairs, Pixels, Projection, Scene, boxes, rotation_matrices, visible_extent
 
 Matrices = Float[Tensor, "B N 3 3"]
 Numbers = Float[Tensor, "B N"]
-Pixels = Float[Tensor, "B N 2"]
 FILTER = 2.0  # 1/pixel^2; no footprint is narrower than a Gaussian of this inverse variance
 
 

@@ -4,7 +4,7 @@ A method's residual is one expression: SDS is `CFG(scale=100) - Noise()`. The gr
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -16,7 +16,8 @@ from asdkit.core.parts import Part, preset, require
 from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.rendering.cameras import Views
 from asdkit.scores.cfg_options import PLAIN_CFG, CFGOptions, PerpNeg, perpendicular
-from asdkit.scores.prior import Condition, Need, Noised, Prior, Words
+from asdkit.scores.prior import Condition, Need, Noised, Own, Prior, Words
+from asdkit.scores.schedules import Latent
 
 Scale = Weight | Ramp  # the CFG scale lambda
 Factor = Annotated[float, Within(-1e6, 1e6)] | Ramp  # what a field is multiplied by
@@ -296,13 +297,8 @@ class Identity(Field):
 
 @torch.no_grad()
 def ddim(
-    prior: Prior,
-    field: Field,
-    noise: Float[Tensor, "B C h w"],
-    steps: int = 50,
-    views: Views | None = None,
-    prompts: Mapping[str, Sequence[str]] | None = None,
-) -> Float[Tensor, "B C h w"]:
+    prior: Prior, field: Field, noise: Latent, steps: int = 50, views: Views | None = None, prompts: Own | None = None
+) -> Latent:
     """x0 by deterministic DDIM (eta = 0) along any score field, e.g. `CFG("a duck", 3.0)`, from x_T = `noise`.
 
     It takes as many network calls as steps; `views` are a camera for each sample, and `prompts` say of a text of the

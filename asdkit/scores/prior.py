@@ -50,6 +50,7 @@ class Condition:
 NULL = Condition("", view_dependent=False)
 Need = Condition | tuple["Noised", Condition]  # what is predicted for, at the draw at hand or at another of its prior
 Samples = slice | Tensor  # some samples of a draw: all of them, or their numbers
+Own = Mapping[str, Sequence[str]]  # of a text, what each sample of a draw has in its place
 
 
 class Adapter(Part, nn.Module, ABC):
@@ -208,7 +209,7 @@ class Noised:
     step: int = 0  # the iteration, for numbers that move with it
     source: Latent | None = None  # the clean sample of the source image
     random: torch.Generator | None = None  # what fields take further random numbers from; torch's global one when None
-    prompts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    prompts: Own = field(default_factory=dict)
     references: Posed | None = None  # posed pictures of what the generator makes
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from asdkit.testing.templates.prior import Template
 
 SmallPrior = Template
 Y, Z = Condition("y"), Condition("z")  # the run's prompt, and the words for its source
+Ready = Callable[..., tuple[nn.Module, Prior]]
 T = TypeVar("T")
 
 
@@ -101,10 +102,7 @@ def _state(made: tuple[nn.Module, Prior]) -> list[Tensor]:
 
 
 def check_part(
-    what: str,
-    ready: Callable[..., tuple[nn.Module, Prior]],
-    value: Callable[..., Iterable[Tensor]],
-    learn: Callable[[Any, Prior], None],
+    what: str, ready: Ready, value: Callable[..., Iterable[Tensor]], learn: Callable[[Any, Prior], None]
 ) -> None:
     """Ask what all parts that learn are asked. `ready` gives the part and a prior of its own, set up, with a state that
     came before (or none), on a device; `value` what it shows or predicts, of both and the device; `learn` takes a step.
