@@ -25,7 +25,6 @@ _KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # what peft calls otherwise, 
     "KRONA": ("LOKR", {}),
     "IA3": ("IA3", {"feedforward_modules": []}),
 }
-PeftOption = bool | int | float | str | list[str]
 
 
 class Attached(Adapter):
@@ -210,7 +209,7 @@ class PeftAdapter(Attached):
     def __init__(
         self,
         kind: str = "LoHa",
-        options: dict[str, PeftOption] | None = None,
+        options: dict[str, bool | int | float | str | list[str]] | None = None,
         targets: Sequence[str] = (),
         camera: bool = True,
         init_seed: int = 0,

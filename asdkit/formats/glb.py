@@ -51,17 +51,10 @@ def encode_glb(path: Path, splats: Splats) -> bytes:
     accessors[0] |= {"min": low, "max": high}
     primitive = {"mode": 0, "attributes": {name: index for index, name in enumerate(arrays)}}
     primitive["extensions"] = {EXTENSION: {"kernel": "ellipse", "colorSpace": _COLOR_SPACE}}
-    scene = {
-        "asset": {"version": "2.0", "generator": "asdkit"},
-        "extensionsUsed": [EXTENSION],
-        "scene": 0,
-        "scenes": [{"nodes": [0]}],
-        "nodes": [{"mesh": 0, "rotation": [-0.5, -0.5, -0.5, 0.5]}],
-        "meshes": [{"primitives": [primitive]}],
-        "buffers": [{"byteLength": offset}],
-        "bufferViews": views,
-        "accessors": accessors,
-    }
+    scene: dict[str, Any] = {"asset": {"version": "2.0", "generator": "asdkit"}, "extensionsUsed": [EXTENSION]}
+    scene |= {"scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0, "rotation": [-0.5, -0.5, -0.5, 0.5]}]}
+    scene |= {"meshes": [{"primitives": [primitive]}], "buffers": [{"byteLength": offset}]}
+    scene |= {"bufferViews": views, "accessors": accessors}
     text = json.dumps(scene).encode()
     text += b" " * (-len(text) % 4)
     head = struct.pack("<4sII", b"glTF", 2, 28 + len(text) + offset) + struct.pack("<I4s", len(text), _JSON) + text
@@ -82,9 +75,9 @@ def read_glb(path: Path) -> Splats:
     return _placed(path, deactivate(gaussians), placement)
 
 
-def holds_gaussians(path: str | Path) -> bool:
+def holds_gaussians(path: Path) -> bool:
     """Whether a GLB file speaks of Gaussians; meshes do not."""
-    with Path(path).open("rb") as file:
+    with path.open("rb") as file:
         head = file.read(20)
         return f'"{EXTENSION}"'.encode() in file.read(min(int.from_bytes(head[12:16], "little"), _JSON_LIMIT))
 

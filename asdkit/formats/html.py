@@ -24,7 +24,7 @@ _TEMPLATE = Path(__file__).with_name("viewer.html")
 
 
 def write_html(
-    path: str | Path,
+    path: Path,
     splats: Splats,
     title: str,
     background: tuple[float, float, float] = (1.0, 1.0, 1.0),
@@ -39,7 +39,6 @@ def write_html(
     window's shorter side, or that of `#azimuth=90&elevation=20&distance=3.4` after the file's address. It is a
     ValueError if there are no Gaussians, or values that float16 (of centres: float32) can't hold.
     """
-    path = Path(path)
     data = base64.b64encode(_records(path, splats)).decode()
     count, coefficients = splats.sh.shape[:2]
     camera = {"azimuth": azimuth_deg, "elevation": elevation_deg, "distance": distance, "fov": fov_deg}

@@ -19,7 +19,6 @@ from asdkit.core.parts import require
 from asdkit.core.text import first_line, local
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")  # that are read, whatever a file's name says
-_GAMMA_ERROR = 0.05  # of gammas that are taken for sRGB's
 Images = Float[Tensor, "N C H W"]
 _MOST_PIXELS = 2**26  # a picture of one colour has a thousandth of that in bytes
 
@@ -113,7 +112,7 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
     # A PNG may say it by its gamma, too; one that is nearly sRGB's is taken for that, as browsers do.
     profile, srgb = picture.info.get("icc_profile"), ImageCms.createProfile("sRGB")
     gamma = 0 if "srgb" in picture.info else picture.info.get("gamma", 0)
-    if not profile and gamma > 0 and abs(2.2 * gamma - 1) > _GAMMA_ERROR:  # numbers are light^gamma
+    if not profile and gamma > 0 and abs(2.2 * gamma - 1) > 0.05:  # numbers are light^gamma
         curve = (255 * from_linear_light(np.linspace(0, 1, 256) ** (1 / gamma))).round().astype(int).tolist()
         return picture.convert("RGBA").point([*curve * 3, *range(256)])
     if not profile:

@@ -112,9 +112,8 @@ class Header:
                     file.seek(int.from_bytes(number, "big" if big else "little") * int(item[1]), 1)
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: Path) -> Header:
     """Reads the head of a PLY file, which must have vertices and not be larger on paper than on disk."""
-    path = Path(path)
     with path.open("rb") as file:
         start = file.read(_HEADER_LIMIT)
     if not (line_end := re.match(rb"ply(\r\n|\r|\n)", start)):
@@ -151,14 +150,13 @@ def _parse_header(path: Path, lines: list[str]) -> tuple[str, dict[str, _Element
 
 def _check_size(header: Header) -> None:
     """Compares what the header promises with the bytes that are there: at least one per number or list."""
-    available = header.path.stat().st_size - header.offset
+    held = header.path.stat().st_size - header.offset
     text = header.encoding == "ascii"
     needed = -1 if text else 0  # the last line may lack its end
     for count, properties in header.elements.values():
         row = 2 * len(properties) or 1 if text else sum(int(kinds[0][1]) for kinds in properties.values())
         needed += count * row
-    if needed > available:
-        raise ValueError(f"{header.path} is truncated: its header promises more than {available} bytes of data.")
+    require(needed <= held, f"{header.path} is truncated: its header promises more than {held} bytes of data.")
 
 
 def columns(header: Header, names: Sequence[str], element: str = "vertex") -> Float32[np.ndarray, "N P"]:
@@ -183,7 +181,7 @@ def colours(header: Header) -> Float32[np.ndarray, "N 3"] | None:
     return values / np.float32(white)
 
 
-def read_points(path: str | Path) -> PointCloud:
+def read_points(path: Path) -> PointCloud:
     """The vertices of a PLY file and their colours, if any; one in a hundred may not be finite, and is left out."""
     header, names = read_header(path), ["x", "y", "z", "colour"]
     values, colors = columns(header, names[:3]), colours(header)

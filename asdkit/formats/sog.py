@@ -107,8 +107,7 @@ def _quantised(values: Float[np.ndarray, "*shape"]) -> tuple[list[float], UInt8[
         starts, stops = np.concatenate([[0], ends]), np.concatenate([ends, [len(ordered)]])
         means = (sums[stops] - sums[starts]) / np.maximum(stops - starts, 1)
         codebook = np.where(stops > starts, means, codebook)
-    codes = np.searchsorted((codebook[1:] + codebook[:-1]) / 2, values)
-    return codebook.round(7).tolist(), codes.astype(np.uint8)
+    return codebook.round(7).tolist(), np.searchsorted((codebook[1:] + codebook[:-1]) / 2, values).astype(np.uint8)
 
 
 def _palette(sh: Float[np.ndarray, "N K 3"]) -> tuple[Float[np.ndarray, "P K 3"], Integer[np.ndarray, " N"]]:

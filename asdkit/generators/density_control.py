@@ -22,7 +22,6 @@ _log = logging.getLogger(__name__)
 Numbers = Float[Tensor, " M"]
 Opacity = Annotated[float, Between(0, 1)]
 OpacityLimit = Annotated[float, AtLeast(0, below=1)]
-_NEARLY_ALL = 0.9  # as large a share of the Gaussians no round should remove without a word
 RATIO_LIMIT = 51  # Gaussians that one relocated Gaussian is counted as, at most; as in gsplat
 
 
@@ -99,7 +98,7 @@ class GaussianStore(Generator, ABC):
         faint, large = self.alive & (self.opacities < min_opacity), self.alive & (self.sizes > max_size)
         doomed = faint | large
         doomed[self.opacities.where(self.alive, -1).argmax()] = False
-        if (removed := int(doomed.sum())) > _NEARLY_ALL * self.num_alive:
+        if (removed := int(doomed.sum())) > 0.9 * self.num_alive:  # which no round should do without a word
             left, where = f"{self.num_alive - removed} of {self.num_alive}", whereabouts(self.means.data[self.alive])
             faints = f"{faint.sum()} are less opaque than its prune_opacity, {min_opacity:g}"
             others = f"{large.sum()} wider than its prune_scale, {max_size:g}"

@@ -21,8 +21,6 @@ _CELLS = 32  # of the occupancy grid, along each axis
 _SKY_DEGREE = 2  # of the spherical harmonics of a learned background
 _FINER = 2  # times as many samples have the rays of a picture that is only looked at, which would show rings otherwise
 Density = Callable[[Float[Tensor, "N 3"]], Float[Tensor, " N"]]
-_VISIBLE = 1e-3  # weight below which a sample's slope is not looked at
-_EPSILON = 1e-4
 
 
 @settings
@@ -75,7 +73,7 @@ def orientation(marched: Marched, rays: Rays, density: Density, step: float) -> 
     """Weight of what faces away: sum of w max(0, n d)^2 (Ref-NeRF, arXiv 2112.03907, Eq. 11; d leads into the scene),
     by the slope of the density over twice the `step` in world units.
     """
-    visible = marched.weights > _VISIBLE
+    visible = marched.weights > 1e-3  # the slope of other samples is not looked at
     points = (rays.origins[:, None] + marched.z[..., None] * rays.directions[:, None])[visible]
     directions = torch.nn.functional.normalize(rays.directions, dim=1)[:, None].expand(*visible.shape, 3)[visible]
     facing = (normals(density, points, step) * directions).sum(1).clamp(min=0).square()
@@ -90,7 +88,7 @@ def normals(density: Density, points: Float[Tensor, "N 3"], step: float) -> Floa
 
 
 def _inside(alpha: Float[Tensor, " R"]) -> Float[Tensor, " R"]:
-    return alpha.clamp(_EPSILON, 1 - _EPSILON)
+    return alpha.clamp(1e-4, 1 - 1e-4)
 
 
 @settings

@@ -13,7 +13,6 @@ from asdkit.rendering.cameras import Views
 from asdkit.rendering.rays import Rays, Volume, march, rays_of, stratified
 
 _POINTS = 1 << 18  # that a volume is asked for at a time
-_SKIN = 1 / 32  # of the cube's half: how far from the surface, on both sides, its colour comes from
 _LAYERS = 6  # of the skin
 Alpha = Float[Tensor, "B 1 H W"]
 Places = Float32[np.ndarray, "N 3"]
@@ -101,7 +100,7 @@ def surface(grid: Float[Tensor, "R R R"], level: float, half: float) -> Any:
 @torch.no_grad()
 def skin(volume: Volume, points: Places, normals: Places) -> Places:
     """The colours of a volume's surface, seen straight on through a thin layer; where it is empty, the nearest's."""
-    depth, colours, alphas = _SKIN * volume.half, [], []
+    depth, colours, alphas = volume.half / 32, [], []  # the depth on both sides of the surface
     places, directions = (torch.from_numpy(array).split(_POINTS // _LAYERS) for array in (points, normals))
     for place, outwards in zip(places, directions, strict=True):
         near = torch.zeros(len(place))
