@@ -57,18 +57,15 @@ def read_parser_message(message: str) -> ParserMessage:
         if name == "None":  # jsonargparse hands null on to a part's own parser as a text
             reason = "null can only stand in a file; write it in one and give that by a further --config"
     unknown = _first(_UNRECOGNIZED, message).lstrip("-") or _first(_UNKNOWN, message)
-    return ParserMessage(_option(message), unknown, (_OWNER.findall(message) or [""])[-1], reason)
+    keys, nested = _KEY.findall(message), _NESTED_KEY.findall(message)
+    # Of nested keys the shorter ones lack the parts that they lie in.
+    option = f"{keys[0]}.{max(nested, key=len)}" if keys and nested else ".".join(keys)
+    return ParserMessage(option, unknown, (_OWNER.findall(message) or [""])[-1], reason)
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:
     match = pattern.search(text)
     return next(filter(None, match.groups()), "") if match else ""
-
-
-def _option(message: str) -> str:
-    keys, nested = _KEY.findall(message), _NESTED_KEY.findall(message)
-    # Of nested keys the shorter ones lack the parts that they lie in.
-    return f"{keys[0]}.{max(nested, key=len)}" if keys and nested else ".".join(keys)
 
 
 def refused_import(message: str) -> str:

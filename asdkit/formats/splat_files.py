@@ -65,10 +65,11 @@ def is_splats(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in (*SUFFIXES, *_UNREAD)
 
 
-def read_splats(path: Path) -> Splats:
+def read_splats(path: str | Path) -> Splats:
     """Reads Gaussians from a file of any of the formats, which its suffix tells. Another suffix or a broken file is a
     ValueError; one row in a hundred may be no Gaussian, and is left out.
     """
+    path = Path(path)
     suffix = path.suffix.lower()
     if suffix in _UNREAD:
         raise ValueError(f"{path} is {_UNREAD[suffix]}, which is not read; export its Gaussians as .ply.")
@@ -76,10 +77,11 @@ def read_splats(path: Path) -> Splats:
     return sound(path, _READERS[suffix](path))
 
 
-def write_splats(path: Path, splats: Splats) -> None:
+def write_splats(path: str | Path, splats: Splats) -> None:
     """Writes Gaussians in the format that the suffix tells (only `.ply` and `.glb` keep everything), the whole file or
     none. Its folder is made. Another suffix, or values that the format cannot hold, are a ValueError.
     """
+    path = Path(path)
     if (encode := _ENCODERS.get(path.suffix.lower())) is None:
         raise ValueError(f"{path} must end in {', '.join(_ENCODERS)}: Gaussians are written in these formats.")
     write_bytes(path, encode(path, splats))

@@ -61,8 +61,7 @@ def _higher(header: Header, element: str) -> Float[np.ndarray, "N K 3"]:
         return np.zeros((count, 0, 3), np.float32)
     if rest == 72:
         _log.warning("%s has colours of degree 4; those up to degree 3 are read.", header.path)
-    values = columns(header, _numbered("f_rest", rest), element)
-    return values.reshape(count, 3, rest // 3).transpose(0, 2, 1)[:, :15]
+    return columns(header, _numbered("f_rest", rest), element).reshape(count, 3, rest // 3).transpose(0, 2, 1)[:, :15]
 
 
 def _packed(header: Header) -> Splats:
