@@ -114,7 +114,8 @@ class Family(ABC):
         taken, given = config["in_channels"], config.get("out_channels") or config["in_channels"]
         of_x0, odd = channels * self.patch, ""
         if taken != of_x0 or given not in (taken, 2 * taken):
-            odd = f"takes {taken} channels and gives {given}, where x0 has {of_x0}: it is for inpainting or the like"
+            made = "it is made for inpainting or the like"
+            odd = f"takes {taken} channels and gives {given}, where x0 has {of_x0}: {made}"
         for name, known in self.settings.items():
             if config.get(name) not in known:
                 odd = f"has {name} {config[name]!r}, an input that no {type(self).__name__} has"
