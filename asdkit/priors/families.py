@@ -107,7 +107,8 @@ class Family(ABC):
     def time_width(self, network: Model) -> int:
         """Size of the embedding of t."""
         module = self.time_module(network)
-        return getattr(module, "timestep_embedder", module).linear_2.out_features
+        embedder: Any = getattr(module, "timestep_embedder", module)
+        return embedder.linear_2.out_features
 
     def check(self, config: Mapping[str, Any], channels: int, model: str) -> None:
         """A network takes x0 of these channels and what this family gives it, and answers with as many, or twice."""

@@ -167,9 +167,8 @@ def ring(
 def posed(c2w: Float[Tensor, "B 4 4"], K: Float[Tensor, "B 3 3"], height: int, width: int) -> Views:
     """Cameras of these matrices and intrinsics; azimuth, elevation and distance are those of where they stand."""
     x, y, z = c2w[:, :3, 3].unbind(1)
-    distance = c2w[:, :3, 3].norm(dim=1)
     azimuth, elevation = torch.atan2(y, x).float(), torch.atan2(z, torch.hypot(x, y)).float()
-    return Views(c2w.float(), K.float(), azimuth, elevation, distance.float(), height, width)
+    return Views(c2w.float(), K.float(), azimuth, elevation, c2w[:, :3, 3].norm(dim=1).float(), height, width)
 
 
 def unproject(depth: Float[Tensor, "B 1 H W"], views: Views) -> Float[Tensor, "B 3 H W"]:
