@@ -119,8 +119,7 @@ def texts_stay_texts() -> AbstractContextManager[Any]:
 
     @functools.wraps(check)  # jsonargparse reads its signature
     def check_type(self: Any, value: Any, **rest: Any) -> Any:
-        is_text = isinstance(value, str) and self._typehint == (str | None)
-        return value if is_text else check(self, value, **rest)
+        return value if isinstance(value, str) and self._typehint == (str | None) else check(self, value, **rest)
 
     return patch.object(ActionTypeHint, "_check_type", check_type)
 

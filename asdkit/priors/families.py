@@ -48,7 +48,8 @@ def _of_class(kind: Any, scheduler: dict[str, Any], tokens: int) -> Schedule | s
     """The noise levels of a class with these settings, or why asdkit can't take them."""
     from diffusers import SchedulerMixin
 
-    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+    known = isinstance(kind, type) and issubclass(kind, SchedulerMixin)
+    if not known:
         return "which diffusers doesn't have"
     prediction = scheduler.get("prediction_type", "epsilon")
     if kind.__name__.startswith("FlowMatch"):
