@@ -14,7 +14,7 @@ from torch.profiler import record_function
 from asdkit.core.parts import Part, require
 from asdkit.core.randomness import generator_for
 from asdkit.core.trust import refusal, trusting
-from asdkit.discriminators.discriminator import DiscriminatorSteps
+from asdkit.discriminators.steps import DiscriminatorSteps
 from asdkit.generators.base import Generator, Render, computed
 from asdkit.generators.from_checkpoint import INSTANTIATOR, read, started_anyhow
 from asdkit.ranks import average_gradients, checked_trainer, shard, without_reducer

@@ -178,8 +178,7 @@ class FiniteSetPrior(LabPrior):
             return (to_device(of_prompt.expand(len(x.t), -1), x.x_t.device),)
         nearness = (_direction(x.views.to("cpu")) @ self._directions.T).masked_fill(~of_prompt, -torch.inf)
         farthest = nearness.topk(min(self._nearest, len(of_prompt)), dim=1).values[:, -1:]
-        among = of_prompt & ((nearness >= farthest) | (self._directions == 0).all(1))
-        return (to_device(among, x.x_t.device),)
+        return (to_device(of_prompt & ((nearness >= farthest) | (self._directions == 0).all(1)), x.x_t.device),)
 
 
 def _direction(views: Views) -> Float[Tensor, "B 3"]:

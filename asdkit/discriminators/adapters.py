@@ -261,8 +261,7 @@ class PeftAdapter(Attached):
     def _shift(self, layer: Any) -> float:
         """How far the weights, as they are, move the output of one of the layers, as a share of it."""
         weight, groups = layer.get_base_layer().weight, getattr(layer.get_base_layer(), "groups", 1)
-        patches = [side + 2 for side in weight.shape[2:]]  # of a convolution several, which overlap
-        shape = 1, weight.shape[1] * groups, *patches
+        shape = 1, weight.shape[1] * groups, *(side + 2 for side in weight.shape[2:])  # several patches, which overlap
         x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(weight)
         off = layer(x)
         self._switch(on=True)

@@ -1,13 +1,13 @@
 """The discriminator: the score field that learns. It supplies e_phi and trains phi by Eq. 10 or Eq. 9."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from asdkit.core.bounds import Count, LearningRate, MoreThan, NonNegative, Share, Whole, settings
+from asdkit.core.bounds import MoreThan, Share
 from asdkit.core.ramps import Ramp, bounds, value_at
 from asdkit.discriminators.adapters import LoRA
 from asdkit.discriminators.gammas import Gamma
@@ -167,30 +167,3 @@ class Discriminator(Field):
         if self.text is None:
             raise ValueError("The discriminator has no text; give it one, or bind the prompt with field.bind(prompt).")
         return Condition(self.text, view_dependent=bool(self.text))
-
-
-@settings
-class DiscriminatorSteps:
-    """How often and how fast the discriminator learns within the iterations of a run.
-
-    Args:
-        steps: the number of discriminator steps per iteration; 0 leaves the discriminator as it starts.
-        every: the number of iterations from one turn of the discriminator to the next.
-        lr: the learning rate of the discriminator's AdamW.
-        clip: the largest norm of the discriminator's gradient; 0 for no limit.
-        share_noise: whether the discriminator learns on the generator's own draw (t, eps), which saves network calls.
-    """
-
-    steps: Whole = 1
-    every: Count = 1
-    lr: LearningRate = 1e-3
-    clip: NonNegative = 0.0
-    share_noise: bool = True
-
-    def at(self, iteration: int) -> int:
-        """How many steps the discriminator takes in an iteration, counted from 0."""
-        return self.steps if iteration % self.every == 0 else 0
-
-    def optimizer(self, phi: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser of the discriminator's parameters."""
-        return torch.optim.AdamW(phi, lr=self.lr, betas=(0.9, 0.99), weight_decay=0.01, foreach=True)

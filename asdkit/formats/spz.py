@@ -102,8 +102,7 @@ def _packed(quats: Float[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N 4"]:
 def _unpacked(data: UInt8[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
     words = data.view("<u4").astype(np.int64)
     codes = words >> _PLACES
-    smaller = (codes & 511) / _COMPONENT * np.where(codes & 512, -1, 1)
-    return np.roll(completed(words[:, 0] >> 30, smaller), 1, axis=1)
+    return np.roll(completed(words[:, 0] >> 30, (codes & 511) / _COMPONENT * np.where(codes & 512, -1, 1)), 1, axis=1)
 
 
 def read_spz(path: Path) -> Splats:

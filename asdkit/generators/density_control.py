@@ -298,5 +298,4 @@ def relocation(opacity: Numbers, ratio: Int64[Tensor, " M"]) -> tuple[Numbers, N
     k = torch.arange(1, RATIO_LIMIT + 1, device=opacity.device, dtype=torch.float64)
     log_choose = torch.lgamma(n + 1)[:, None] - torch.lgamma(k + 1) - torch.lgamma((n[:, None] - k).clamp(min=0) + 1)
     terms = (-1) ** (k + 1) * log_choose.exp() * new[:, None] ** k / k.sqrt()
-    total = terms.where(k <= n[:, None], torch.zeros_like(terms)).sum(1)
-    return new.to(opacity), (old / total).to(opacity)
+    return new.to(opacity), (old / terms.where(k <= n[:, None], torch.zeros_like(terms)).sum(1)).to(opacity)

@@ -36,8 +36,7 @@ def extract(volume: Volume, views: Views, alpha: Alpha, resolution: int = 128, f
     density = density_grid(volume, resolution)
     # Densities have no surface, and span such a range that straight lines between grid points miss it. So the density d
     # is squeezed to d / (d + t), t the `threshold`, smoothed over a grid step, and cut at the threshold of that.
-    squeezed = density / (density + threshold(density, volume.half, views, alpha))
-    filled = torch.from_numpy(smooth(squeezed.numpy(), 1))
+    filled = torch.from_numpy(smooth((density / (density + threshold(density, volume.half, views, alpha))).numpy(), 1))
     model = surface(filled, threshold(filled, volume.half, views, alpha), volume.half)
     if 0 < faces < len(model.faces):
         simplify = require_package("fast_simplification", "mesh").simplify
