@@ -51,10 +51,17 @@ def encode_glb(path: Path, splats: Splats) -> bytes:
     accessors[0] |= {"min": low, "max": high}
     primitive = {"mode": 0, "attributes": {name: index for index, name in enumerate(arrays)}}
     primitive["extensions"] = {EXTENSION: {"kernel": "ellipse", "colorSpace": _COLOR_SPACE}}
-    scene: dict[str, Any] = {"asset": {"version": "2.0", "generator": "asdkit"}, "extensionsUsed": [EXTENSION]}
-    scene |= {"scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0, "rotation": [-0.5, -0.5, -0.5, 0.5]}]}
-    scene |= {"meshes": [{"primitives": [primitive]}], "buffers": [{"byteLength": offset}]}
-    scene |= {"bufferViews": views, "accessors": accessors}
+    scene = {
+        "asset": {"version": "2.0", "generator": "asdkit"},
+        "extensionsUsed": [EXTENSION],
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0, "rotation": [-0.5, -0.5, -0.5, 0.5]}],
+        "meshes": [{"primitives": [primitive]}],
+        "buffers": [{"byteLength": offset}],
+        "bufferViews": views,
+        "accessors": accessors,
+    }
     text = json.dumps(scene).encode()
     text += b" " * (-len(text) % 4)
     head = struct.pack("<4sII", b"glTF", 2, 28 + len(text) + offset) + struct.pack("<I4s", len(text), _JSON) + text
