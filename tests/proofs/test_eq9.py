@@ -9,17 +9,7 @@ from support.exact import B, bent, close, draw, e, e_phi, exact_prior, randn, re
 from support.renders import prior_of_renders
 from torch import Tensor
 
-from asdkit import (
-    ASD,
-    GAN,
-    GaussianPrior,
-    ImageFolder,
-    NearestReference,
-    PriorSamples,
-    Ramp,
-    RealSamples,
-    SourceImage,
-)
+from asdkit import ASD, GAN, GaussianPrior, ImageFolder, NearestReference, PriorSamples, Ramp, RealSamples, SourceImage
 from asdkit.lab import Affine
 from asdkit.rendering.cameras import Posed, ring
 from asdkit.scores.equations import real_loss
