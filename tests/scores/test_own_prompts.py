@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.exact import close, e, exact_prior, randn, state
+from support.exact import Brightness, close, e, exact_prior, randn, state
 from support.exact import ready as lab_ready
 from support.tiny import loaded
 from torch import Tensor
@@ -112,17 +112,8 @@ def test_exact_scores_of_a_lab_prior() -> None:
     assert close(value, expected - torch.stack([e(whole, text)[b] for b, text in enumerate(texts)]))
 
 
-class Listening(asdkit.Scorer):
-    def __init__(self) -> None:
-        self.heard: dict[str, int] = {}
-
-    def __call__(self, images: Tensor, prompt: str) -> Tensor:
-        self.heard[prompt] = len(images)
-        return images.flatten(1).mean(1)
-
-
 def test_a_scorer_hears_each_pictures_own_prompt() -> None:
-    prior, scorer = exact_prior(), Listening()
+    prior, scorer = exact_prior(), Brightness()
     x0, eps = randn(2, B, 3, 2, 2)
     x = prior.draw(x0, SOME, eps, prompts={"y": ("z", "y", "z", "z")}, random=torch.Generator().manual_seed(0))
     lab_ready(asdkit.RewardSDS(scorer, draws=2), prior)(x)

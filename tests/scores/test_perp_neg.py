@@ -7,22 +7,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.exact import exact_prior, randn
+from support.exact import Brightness, exact_prior, randn
 from support.four_views import B, Loop, cameras, drawn
 from support.tiny import TEXT, loaded, ready
 from torch import Tensor
 
 import asdkit
-from asdkit import CFG, CFGOptions, Embedding, Field, Null, Prompt, Scorer
+from asdkit import CFG, CFGOptions, Embedding, Field, Null, Pretrained, Prompt
 from asdkit.core.names import PUBLIC_NAMES
 from asdkit.methods import ASD, CSD, DDS, ISM, LODS, NFSD, SDS, VSD, AsynchronousSD, Bridge, RewardSDS
 from asdkit.rendering.cameras import ring
 from asdkit.scores.cfg_options import PerpNeg, perpendicular
 from asdkit.scores.prior import Condition
 
-UGLY = "a blue ball"
+UGLY, ASKEW = "a blue ball", cameras(5.0, 95.0, 185.0)
 NEUTRAL = PerpNeg(*[(0.0, 0.0, 0.0)] * 4)
 DEFAULTS = {"f_fs": (4, 0.5, -2.426), "f_sf": (4, 0.5, -2.426), "f_sb": (1, 0.5, -0.606), "f_fsb": (1, 0.5, 0.967)}
+
+
+@pytest.fixture
+def prior(four_folder: Path) -> Pretrained:
+    return loaded(four_folder)
 
 
 def perp(a: Tensor, b: Tensor) -> Tensor:
@@ -47,9 +52,8 @@ def threestudio(azimuth_deg: float) -> tuple[float, list[tuple[str, float]], lis
 @pytest.mark.parametrize("negative", [None, UGLY])
 @pytest.mark.parametrize("azimuths", [(30.0, -120.0, 160.0), (200.0, 89.0, 350.0)])
 def test_perp_neg_is_threestudios_sample_by_sample(
-    four_folder: Path, azimuths: tuple[float, ...], negative: str | None, scale: float
+    prior: Pretrained, four_folder: Path, azimuths: tuple[float, ...], negative: str | None, scale: float
 ) -> None:
-    prior = loaded(four_folder)
     loop, x = Loop(four_folder, prior), drawn(prior, cameras(*azimuths))
     value = ready(CFG(scale=scale, negative=negative), prior, PerpNeg())(x)
     for b, azimuth in enumerate(azimuths):
@@ -82,27 +86,18 @@ def test_eight_sectors_blend_neighbours_and_oppose_the_front_and_the_cameras_sid
 
 
 @pytest.mark.parametrize("which", ["four_folder", "tiny_folder"])
-def test_from_overhead_there_are_no_negatives(which: str, request: pytest.FixtureRequest) -> None:
-    folder = request.getfixturevalue(which)
-    prior = loaded(folder)
-    loop, x = Loop(folder, prior), drawn(prior, cameras(10.0, 130.0, -70.0, elevation_deg=75.0))
-    value = ready(CFG(scale=5.0), prior, PerpNeg())(x)
-    for b in range(B):
-        null = loop.eps(x, b, "")
-        d = loop.eps(x, b, f"{TEXT}, overhead view", camera=prior.camera is not None) - null
-        torch.testing.assert_close(value[b], null + 5 * d, atol=2e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("which", ["four_folder", "tiny_folder"])
-@pytest.mark.parametrize("negative", [None, UGLY])
-def test_cfg_is_a_loop_and_a_negative_prompt_has_no_words_for_the_view(
-    which: str, negative: str | None, request: pytest.FixtureRequest
+@pytest.mark.parametrize(("negative", "overhead"), [(None, False), (UGLY, False), (None, True)])
+def test_cfg_is_a_loop_without_words_for_the_view_in_negative_prompts(
+    which: str, negative: str | None, overhead: bool, request: pytest.FixtureRequest
 ) -> None:
+    """And from overhead Perp-Neg has no negatives."""
     folder = request.getfixturevalue(which)
     prior = loaded(folder)
-    loop, x = Loop(folder, prior), drawn(prior, cameras(0.0, 100.0, 180.0))
-    value = ready(CFG(scale=7.5, negative=negative), prior)(x)
-    for b, words in enumerate(("front", "side" if which == "four_folder" else "left side", "back")):
+    loop = Loop(folder, prior)
+    x = drawn(prior, cameras(0.0, 100.0, 180.0, elevation_deg=75.0 if overhead else 10.0))
+    value = ready(CFG(scale=7.5, negative=negative), prior, PerpNeg() if overhead else None)(x)
+    around = ("front", "side" if which == "four_folder" else "left side", "back")
+    for b, words in enumerate(["overhead"] * 3 if overhead else around):
         null = loop.eps(x, b, negative or "")
         d = loop.eps(x, b, f"{TEXT}, {words} view", camera=prior.camera is not None) - null
         torch.testing.assert_close(value[b], null + 7.5 * d, atol=2e-5, rtol=1e-5)
@@ -134,62 +129,51 @@ def test_perpendicular_of_each_sample() -> None:
     assert found[1].abs().max() < 1e-12 and torch.equal(found[2], a[2])
 
 
-def test_one_call_for_all(four_folder: Path) -> None:
-    prior = loaded(four_folder)
+def test_one_call_for_all(prior: Pretrained) -> None:
     rows: list[int] = []
     prior.network.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    ready(SDS(), prior, PerpNeg())(drawn(prior, cameras(5.0, 95.0, 185.0)))
-    assert rows == [4 * B]  # null, wanted, front, side
-    ready(NFSD(), prior, PerpNeg())(drawn(prior, cameras(5.0, 95.0, 185.0)))
-    assert rows[1:] == [5 * B]
-    field = ready(CFG(scale=0.0), prior, PerpNeg())
-    field(drawn(prior, cameras(5.0, 95.0, 185.0)))
-    assert rows[2:] == [B]
+    for field in (SDS(), NFSD(), CFG(scale=0.0)):
+        ready(field, prior, PerpNeg())(drawn(prior, ASKEW))
+    assert rows == [4 * B, 5 * B, B]  # of the first: null, wanted, front, side
 
 
-def test_perp_neg_needs_directions(four_folder: Path) -> None:
-    prior, lab = loaded(four_folder), exact_prior()
-    with pytest.raises(
-        ValueError, match="needs cameras and a prior that knows words for directions; leave cfg.perp_neg"
-    ):
+def test_perp_neg_needs_directions(prior: Pretrained) -> None:
+    lab, field, x0 = exact_prior(), CFG(), randn(B, 3, 2, 2)
+    needs = "needs cameras and a prior that knows words for directions; leave cfg.perp_neg out"
+    with pytest.raises(ValueError, match=needs):
         ready(SDS(), prior, PerpNeg())(drawn(prior, None))
-    field = CFG()
     field.bind("y", cfg=CFGOptions(PerpNeg()))
     field.setup(lab)
-    with pytest.raises(ValueError, match="leave cfg.perp_neg out"):
-        field(lab.draw(randn(B, 3, 2, 2), torch.tensor([1, 2, 3]), randn(B, 3, 2, 2), ring(B)))
-
-
-class Any(Scorer):
-    def __call__(self, images: Tensor, prompt: str) -> Tensor:
-        return images.flatten(1).mean(1)
+    with pytest.raises(ValueError, match=needs):
+        field(lab.draw(x0, torch.tensor([1, 2, 3]), x0, ring(B)))
 
 
 METHODS = [getattr(asdkit, name) for name, module in PUBLIC_NAMES.items() if module == "asdkit.methods"]
-ARGUMENTS = {"scorer": Any, "adapter": Embedding, "source_adapter": Embedding}
+ARGUMENTS = {"scorer": Brightness, "adapter": Embedding, "source_adapter": Embedding}
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
-def test_every_method_honours_it(four_folder: Path, method: Callable[..., Field]) -> None:
+def test_every_method_honours_it(prior: Pretrained, method: Callable[..., Field]) -> None:
     """Without weight it changes nothing where cameras stand at a direction; with weight it does."""
-    prior = loaded(four_folder)
     given = {name: make() for name, make in ARGUMENTS.items() if name in inspect.signature(method).parameters}
     values = []
     for perp_neg in (None, NEUTRAL, PerpNeg()):
-        x0, eps, source = randn(3, B, 4, 8, 8).float()
-        random = torch.Generator().manual_seed(0)
-        views, t = cameras(0.0, 90.0, 180.0), torch.tensor([40, 400, 900])
-        x = prior.draw(x0, t, eps, views, source=source, random=random)
+        x = drawn(prior, cameras(0.0, 90.0, 180.0))
+        x.source, x.random = randn(B, 4, 8, 8, seed=1).float(), torch.Generator().manual_seed(0)
         field = method(**given, **({"source": UGLY} if method is Bridge else {}))
         values.append(ready(field, prior, perp_neg)(x).detach())
     torch.testing.assert_close(values[1], values[0], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(values[2], values[0], atol=1e-2, rtol=1e-2)
 
 
-def test_a_text_of_ones_own_and_the_path_of_an_inversion_stay_plain() -> None:
-    for field in (CFG(UGLY) - CFG(), ISM(), RewardSDS(Any()), AsynchronousSD()):
+def test_whose_words_it_takes() -> None:
+    """Not those of a text of one's own, nor along the path of an inversion; of the source the source's."""
+    for field in (CFG(UGLY) - CFG(), ISM(), RewardSDS(Brightness()), AsynchronousSD()):
         field.bind(TEXT, cfg=CFGOptions(PerpNeg()))
         assert len([c for c in field.conditions() if c.text and c.words == "nearest"]) == 1
+    field = CFG(of_source=True)
+    field.bind(TEXT, UGLY, CFGOptions(PerpNeg()))
+    assert {condition.text for condition in field.conditions()} == {"", UGLY}
 
 
 @pytest.mark.parametrize("field", [CFG(UGLY), Prompt() - Null()])
@@ -200,23 +184,17 @@ def test_without_a_cfg_of_the_prompt_it_is_refused(field: Field) -> None:
         field.bind(TEXT, cfg=CFGOptions(PerpNeg()))
 
 
-def test_edits_of_the_same_words_and_image_stay_zero(four_folder: Path) -> None:
-    """For both sides of the difference honour it."""
-    x = drawn(prior := loaded(four_folder), cameras(5.0, 95.0, 185.0))
+def test_an_edit_to_the_same_is_zero_and_csd_is_the_perpendicular_pull_alone(prior: Pretrained) -> None:
+    """Zero, for both sides of the difference honour it."""
+    x = drawn(prior, ASKEW)
     x.source = x.x0
     assert torch.equal(ready(DDS(), prior, PerpNeg())(x), torch.zeros_like(x.eps))
-
-
-def test_csd_is_the_perpendicular_pull_alone(four_folder: Path) -> None:
-    prior = loaded(four_folder)
-    x = drawn(prior, cameras(5.0, 95.0, 185.0))
     pull = ready(CFG(scale=1.0), prior, PerpNeg())(x) - Null()(x)
     torch.testing.assert_close(ready(CSD(3.0), prior, PerpNeg())(x), 3 * pull)
 
 
-def test_a_learned_null_is_what_differences_are_taken_from(four_folder: Path) -> None:
-    prior = loaded(four_folder)
-    field, x = ready(LODS(2.0), prior, PerpNeg()), drawn(prior, cameras(5.0, 95.0, 185.0))
+def test_a_learned_null_is_what_differences_are_taken_from(prior: Pretrained) -> None:
+    field, x = ready(LODS(2.0), prior, PerpNeg()), drawn(prior, ASKEW)
     cfg = field.first
     with torch.no_grad():
         cfg.null.adapter.weights["offset"].normal_(generator=torch.Generator().manual_seed(0))
@@ -229,8 +207,7 @@ def test_a_learned_null_is_what_differences_are_taken_from(four_folder: Path) ->
     assert (null - x.predict(Condition("", False))).abs().max() > 1e-3
 
 
-def test_the_discriminators_penalty_has_the_plain_prompt_of_the_nearest_direction(four_folder: Path) -> None:
-    prior = loaded(four_folder)
+def test_the_discriminators_penalty_has_the_plain_prompt_of_the_nearest_direction(prior: Pretrained) -> None:
     field = ready(ASD(gamma=-0.5, adapter=Embedding()), prior, PerpNeg())
     x = drawn(prior, cameras(50.0, 95.0, 185.0))
     phi, e_y = field.second.field, x.predict(Condition(TEXT))
@@ -241,9 +218,3 @@ def test_the_discriminators_penalty_has_the_plain_prompt_of_the_nearest_directio
         e_phi = phi(x)
         expected = (e_phi - x.eps).square().sum() / B - 0.5 * (e_y - e_phi).square().sum() / B
     torch.testing.assert_close(field.loss(x).detach(), expected)
-
-
-def test_perp_neg_of_the_source_takes_the_sources_words() -> None:
-    field = CFG(of_source=True)
-    field.bind(TEXT, "a blue ball", CFGOptions(PerpNeg()))
-    assert {condition.text for condition in field.conditions()} == {"", "a blue ball"}

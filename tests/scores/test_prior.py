@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from support.four_views import Loop
-from support.tiny import loaded
-from torch import Tensor
+from support.tiny import TEXT, loaded
 
 from asdkit import CFG, Pretrained
 from asdkit.rendering.cameras import Views, orbit, ring
@@ -17,9 +16,7 @@ from asdkit.scores.camera_embedding import camera_features
 from asdkit.scores.fields import ddim
 from asdkit.scores.prior import NULL, Condition, Noised
 
-TEXT = "a red cube"
-Y = Condition(TEXT)
-B = 4
+Y, B = Condition(TEXT), 4
 
 
 def _draw(prior: Pretrained, views: Views | None = None) -> Noised:
@@ -28,7 +25,7 @@ def _draw(prior: Pretrained, views: Views | None = None) -> Noised:
     return prior.draw(x0, torch.tensor([20, 300, 700, 970]), eps, views)
 
 
-def test_loaded_frozen_and_in_eval_mode(tiny_folder: Path) -> None:
+def test_loaded_frozen_in_eval_mode_and_knowing_its_words(tiny_folder: Path, kl_folder: Path) -> None:
     assert not list(Pretrained("/nowhere").parameters())  # nothing is loaded yet
     prior = loaded(tiny_folder)
     network = prior.network
@@ -36,6 +33,8 @@ def test_loaded_frozen_and_in_eval_mode(tiny_folder: Path) -> None:
     assert prior.network is network
     assert not any(p.requires_grad for p in prior.parameters()) and list(prior.parameters())
     assert not any(module.training for module in prior.modules())
+    assert prior.words.unknown("A red, red dragon; front view") == {"dragon": []}
+    assert loaded(kl_folder).words.unknown("a dragon") == {}
 
 
 def test_images_of_another_size_are_resized_before_they_are_encoded(tiny_folder: Path) -> None:
@@ -43,10 +42,9 @@ def test_images_of_another_size_are_resized_before_they_are_encoded(tiny_folder:
     small = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     big = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     for images in (small, big):
-        channels = [
-            Image.fromarray(channel.numpy()).resize((16, 16), Image.BILINEAR) for channel in images.flatten(0, 1)
-        ]
-        resized = torch.from_numpy(np.stack(channels)).unflatten(0, images.shape[:2])
+        channels = [Image.fromarray(channel.numpy()) for channel in images.flatten(0, 1)]
+        resized = [torch.from_numpy(np.array(channel.resize((16, 16), Image.BILINEAR))) for channel in channels]
+        resized = torch.stack(resized).unflatten(0, images.shape[:2])
         torch.testing.assert_close(fixed.encode(images), plain.encode(resized), atol=1e-5, rtol=1e-5)
         assert torch.equal(fixed.encode(resized), plain.encode(resized))
     assert fixed.encode(small).shape != plain.encode(small).shape
@@ -54,9 +52,13 @@ def test_images_of_another_size_are_resized_before_they_are_encoded(tiny_folder:
         Pretrained(image_size=-1)
 
 
-@pytest.mark.parametrize("which", ["tiny_folder", "kl_folder"])
-def test_encode_carries_the_gradient(which: str, request: pytest.FixtureRequest) -> None:
-    prior = loaded(request.getfixturevalue(which)).double()
+@pytest.fixture(params=["tiny_folder", "kl_folder"])
+def path(request: pytest.FixtureRequest) -> Path:
+    return request.getfixturevalue(request.param)
+
+
+def test_encode_carries_the_gradient(path: Path) -> None:
+    prior = loaded(path).double()
     random = torch.Generator().manual_seed(0)
     images = torch.rand(1, 3, 8, 8, generator=random, dtype=torch.float64).requires_grad_()
     direction = torch.randn(1, 3, 8, 8, generator=random, dtype=torch.float64)
@@ -67,16 +69,14 @@ def test_encode_carries_the_gradient(which: str, request: pytest.FixtureRequest)
     assert gradient.abs().max() > 0
 
 
-@pytest.mark.parametrize("which", ["tiny_folder", "kl_folder"])
-def test_predict_is_the_unet(which: str, request: pytest.FixtureRequest) -> None:
+def test_predict_is_the_unet(path: Path, tiny_folder: Path) -> None:
     """Without views: the prompt's plain embedding, no camera, and the output converted to noise."""
-    path = request.getfixturevalue(which)
     prior = loaded(path)
     loop, x = Loop(path, prior), _draw(prior)
     with torch.no_grad():
         for text, condition in ((TEXT, Y), ("", NULL)):
             output = loop.unet(x.x_t.float(), x.t, loop.embedding(text).expand(B, -1, -1)).sample
-            expected = x.alpha * output + x.sigma * x.x_t if which == "tiny_folder" else output.double()
+            expected = x.alpha * output + x.sigma * x.x_t if path == tiny_folder else output.double()
             assert torch.allclose(x.predict(condition), expected, atol=1e-5)
 
 
@@ -105,19 +105,18 @@ def test_a_camera_is_seven_numbers() -> None:
 
 def test_offsets_add_up_and_end_with_their_context(tiny_folder: Path) -> None:
     prior = loaded(tiny_folder)
-    seen: list[Tensor] = []
-    prior.network.time_embedding.register_forward_hook(lambda module, args, out: seen.append(out))
-    embed = torch.nn.Module.__call__
-    probe = torch.randn(2, prior.network.time_embedding.linear_1.in_features)
+    embed, seen = prior.network.time_embedding, []
+    embed.register_forward_hook(lambda module, args, out: seen.append(out))
+    probe = torch.randn(2, embed.linear_1.in_features)
     one, two = torch.randn(2, 2, prior.time_width)
-    embed(prior.network.time_embedding, probe)
+    embed(probe)
     with prior.offset_time(one):
-        embed(prior.network.time_embedding, probe)
+        embed(probe)
         with prior.offset_time(two), prior.offset_time(None):
-            embed(prior.network.time_embedding, probe)
+            embed(probe)
     with pytest.raises(RuntimeError), prior.offset_time(one):
         raise RuntimeError
-    embed(prior.network.time_embedding, probe)
+    embed(probe)
     assert torch.allclose(seen[1], seen[0] + one) and torch.allclose(seen[2], seen[0] + one + two, atol=1e-6)
     assert torch.equal(seen[3], seen[0])
 
@@ -137,16 +136,9 @@ def test_the_text_encoder_is_freed(tiny_folder: Path, tmp_path: Path, monkeypatc
     assert not any("text" in key for key in prior.state_dict())
 
 
-def test_unknown_words(tiny_folder: Path, kl_folder: Path) -> None:
-    assert loaded(tiny_folder).words.unknown("A red, red dragon; front view") == {"dragon": []}
-    assert loaded(kl_folder).words.unknown("a dragon") == {}
-
-
-@pytest.mark.parametrize("which", ["tiny_folder", "kl_folder"])
-def test_ddim_is_diffusers(which: str, request: pytest.FixtureRequest) -> None:
+def test_ddim_is_diffusers(path: Path) -> None:
     from diffusers import DDIMScheduler
 
-    path = request.getfixturevalue(which)
     prior = loaded(path)
     loop = Loop(path, prior)
     scheduler = DDIMScheduler.from_pretrained(path / "scheduler")

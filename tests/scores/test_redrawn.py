@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from support.exact import B, bent, cfg, close, draw, e, e_phi, randn, ready, state
-from torch import Tensor
+from support.exact import B, Brightness, bent, cfg, close, draw, e, e_phi, randn, ready, state
 
-from asdkit import Above, Discriminator, GaussianPrior, Ramp, Reweighted, Scorer, Stages
+from asdkit import Above, Discriminator, GaussianPrior, Ramp, Reweighted, Stages
 from asdkit.rendering.cameras import ring
 from asdkit.scores.fields import CFG, Identity, Noise, Null, Prompt
 from asdkit.scores.prior import NULL, Condition
@@ -15,9 +14,9 @@ Y, Z = Condition("y"), Condition("z")
 
 
 def test_cfg_with_a_field_for_the_null_condition(prior: GaussianPrior) -> None:
-    x, phi = draw(prior), bent()
-    field = ready(CFG(scale=3.0, null=Discriminator(phi, text="z")), prior)
-    assert close(field(x), e_phi(x, phi, "z") + 3 * (e(x, "y") - e_phi(x, phi, "z")))
+    x, null = draw(prior), e_phi(draw(prior), bent(), "z")
+    field = ready(CFG(scale=3.0, null=Discriminator(bent(), text="z")), prior)
+    assert close(field(x), null + 3 * (e(x, "y") - null))
     assert field.conditions() == [Z, Y] and field.needs(x) == [Y]
     assert close(ready(CFG(scale=2.0, null=Noise()), prior)(x), 2 * e(x, "y") - x.eps)
 
@@ -34,13 +33,13 @@ def test_words_of_the_source_are_needed_only_where_they_are_meant() -> None:
         assert Y in field.conditions()
 
 
-@pytest.mark.parametrize(("scale", "asked"), [(0.0, [NULL]), (1.0, [Y]), (3.0, [NULL, Y])])
-def test_cfg_asks_for_what_its_scale_needs(prior: GaussianPrior, scale: float, asked: list[Condition]) -> None:
+def test_cfg_asks_for_what_its_scale_needs(prior: GaussianPrior) -> None:
     x = draw(prior, step=4)
-    for number in (scale, Ramp(9.0, scale, 4), Ramp(scale, 9.0, 4, begin=4)):
-        field = ready(CFG(scale=number), prior)
-        assert field.needs(x) == asked and close(field(x), cfg(x, scale))
-        assert field.conditions() == [NULL, Y]
+    for scale, asked in ((0.0, [NULL]), (1.0, [Y]), (3.0, [NULL, Y])):
+        for number in (scale, Ramp(9.0, scale, 4), Ramp(scale, 9.0, 4, begin=4)):
+            field = ready(CFG(scale=number), prior)
+            assert field.needs(x) == asked and close(field(x), cfg(x, scale))
+            assert field.conditions() == [NULL, Y]
 
 
 def test_a_scale_that_moves(prior: GaussianPrior, calls: list[float]) -> None:
@@ -54,20 +53,18 @@ def test_a_scale_that_moves(prior: GaussianPrior, calls: list[float]) -> None:
 
 def test_on_source_is_the_same_noise_on_the_source(prior: GaussianPrior, calls: list[float]) -> None:
     x = draw(prior)
-    ready(OnSource(Prompt()) + 2 * OnSource(Prompt()), prior)(x)
+    value = ready(OnSource(Prompt()) + 2 * OnSource(Prompt()), prior)(x)
     assert x.on_source() is x.on_source() and calls == [1]  # one draw for all
+    assert close(value, 3 * e(state(x, x0=x.source), "y")) and torch.equal(OnSource(Noise())(x), x.eps)
     bright = x.source.clone().requires_grad_()
     assert not prior.draw(x.x0, x.t, x.eps, source=bright).on_source().x_t.requires_grad
-    other = state(x, x0=x.source)
-    assert close(ready(OnSource(Prompt()), prior)(x), e(other, "y"))
-    assert torch.equal(OnSource(Noise())(x), x.eps)
     assert OnSource(Prompt("y")).needs(x) == [(x.on_source(), Y)] and OnSource(Prompt("y")).conditions() == [Y]
 
 
 def test_what_cannot_be_is_said(prior: GaussianPrior) -> None:
+    x = draw(prior)
     with pytest.raises(ValueError, match="a negative prompt or a null field, not both"):
         CFG(negative="z", null=Null())
-    x = draw(prior)
     with pytest.raises(ValueError, match="only makes sense inside Inverted"):
         Earlier(Noise())(x)
     bare = prior.draw(x.x0, x.t, x.eps)
@@ -113,16 +110,13 @@ def test_later_keeps_x0_and_noise_and_is_drawn_once(prior: GaussianPrior) -> Non
     assert later.needs(x) == [(there, Y)] and later.conditions() == [Y]
 
 
-def test_an_inversion_is_made_once_and_shared(prior: GaussianPrior, calls: list[float]) -> None:
+def test_an_inversion_is_made_once_and_its_noise_leads_back(prior: GaussianPrior, calls: list[float]) -> None:
+    """The draw that is reached has x's x0 and t, and the noise that adds up to its x_t, whatever noise was drawn."""
     field, x = ready(Inverted(Prompt() - Earlier(Prompt()), steps=3, last=0.1), prior), draw(prior)
     field(x)
     assert field.redraw(x) is field.redraw(x) and calls == [1] * 5
     assert field.needs(x) == [] and Y in field.conditions()
-
-
-def test_inverted_noise_is_what_leads_back(prior: GaussianPrior) -> None:
-    """The draw that is reached has x's x0 and t, and the noise that adds up to its x_t, whatever noise was drawn."""
-    x, field = draw(prior), ready(Inverted(Noise(), 1.0, 7), prior)
+    field = ready(Inverted(Noise(), 1.0, 7), prior)
     there = field.redraw(x)
     assert torch.equal(field(x), field(prior.draw(x.x0, x.t, randn(*x.eps.shape, seed=9))))
     assert torch.equal(there.x0, x.x0) and torch.equal(there.t, x.t)
@@ -130,27 +124,17 @@ def test_inverted_noise_is_what_leads_back(prior: GaussianPrior) -> None:
     assert not torch.allclose(there.eps, x.eps, atol=0.1)
 
 
-class Even(Scorer):
-    """Likes all pictures alike."""
-
-    def __call__(self, images: Tensor, prompt: str) -> Tensor:
-        return torch.zeros(len(images))
-
-
-def test_reweighted_draws_carry_their_cameras_and_sources(prior: GaussianPrior) -> None:
+def test_reweighted_draws_carry_their_cameras_and_sources_and_are_made_once(prior: GaussianPrior, calls: list) -> None:
     x = draw(prior, step=6)
+    field = ready(Reweighted(Prompt(), Brightness(), 4, scale=1.0), prior)
+    assert torch.equal(field(x), field(x)) and calls == [4]
     x.views = ring(B)
-    copies = Reweighted(Noise(), Even(), draws=3)._copies(x)
+    copies = Reweighted(Noise(), Brightness(), draws=3)._copies(x)
     assert len(copies.views) == 3 * B and torch.equal(copies.views.azimuth, x.views.azimuth.repeat(3))
     for own, wide in ((x.x0, copies.x0), (x.source, copies.source), (x.t, copies.t)):
         assert all(torch.equal(part, own) for part in wide.chunk(3))
     first, second, third = copies.eps.chunk(3)
     assert torch.equal(first, x.eps) and not torch.equal(second, third) and copies.step == 6
-
-
-def test_reweighted_draws_are_made_once(prior: GaussianPrior, calls: list[float]) -> None:
-    field, x = ready(Reweighted(Prompt(), Even(), 4, scale=1.0), prior), draw(prior)
-    assert torch.equal(field(x), field(x)) and calls == [4]
 
 
 def test_draws_made_from_a_draw_keep_its_facts(prior: GaussianPrior) -> None:

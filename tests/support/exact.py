@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from asdkit import Field, GaussianPrior
+from asdkit import Field, GaussianPrior, Scorer
 from asdkit.lab import Affine
 from asdkit.scores.prior import Noised
 
@@ -13,6 +13,17 @@ B = 4
 LEVELS = (20, 300, 700, 979)
 MEANS = {"y": [1.0, -1.0, 0.5], "z": [0.25, 0.625, 0.0], "ugly": [-0.5, 0.75, 1.5]}
 NULL_MEAN, SPREAD, NULL_SPREAD = -0.25, 0.5, 0.875
+
+
+class Brightness(Scorer):
+    """Likes bright pictures, and remembers of how many it was asked with each prompt."""
+
+    def __init__(self) -> None:
+        self.heard: dict[str, int] = {}
+
+    def __call__(self, images: Tensor, prompt: str) -> Tensor:
+        self.heard[prompt] = self.heard.get(prompt, 0) + len(images)
+        return images.flatten(1).mean(1)
 
 
 def exact_prior() -> GaussianPrior:

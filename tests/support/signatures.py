@@ -13,8 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import pytorch_lightning as pl
-import torch
-from support.exact import B, bent, draw, exact_prior, ready
+from support.exact import B, Brightness, bent, draw, exact_prior, ready
 
 import asdkit
 from asdkit.commands.fit import _GROUPS
@@ -130,18 +129,11 @@ def methods() -> list[str]:
     return [name for name, module in PUBLIC_NAMES.items() if module == "asdkit.methods"]
 
 
-class Grey(asdkit.Scorer):
-    """A scorer that likes all pictures alike."""
-
-    def __call__(self, images: torch.Tensor, prompt: str) -> torch.Tensor:
-        return images.flatten(1).mean(1)
-
-
 def cost(method: Any) -> dict[str, Any]:
     """Of a step and a view: what goes through the network, in how many calls, and whether phi learns from it."""
     asked = inspect.signature(method).parameters
     real = {"real_samples": asdkit.SourceImage()} if "loss" in asked else {}  # the prior's are drawn once, before
-    small = {"source": "ugly", "scorer": Grey()} | real
+    small = {"source": "ugly", "scorer": Brightness()} | real
     own = {name: value for name, value in small.items() if name in asked}
     own |= {"negative": "ugly"} if method in (asdkit.CSD, asdkit.NFSD) else {}  # whose own the closed form lacks
     own |= {name: bent() for name in asked if name.endswith("adapter")}
