@@ -21,19 +21,14 @@ def _three() -> list[Tensor]:
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-def test_eq10_is_the_slow_loop(gamma: float) -> None:
+def test_eq10_is_the_slow_loop_and_pulls_to_the_extrapolated_target(gamma: float) -> None:
+    """Its gradient is (1+gamma) 2 (e_phi - target) / B, target = (eps + gamma e_y) / (1+gamma); zero at the target."""
     e_phi, eps, e_y = _three()
     total = 0.0
     for row in range(B):
         for phi, noise, real in zip(e_phi[row].flatten(), eps[row].flatten(), e_y[row].flatten(), strict=True):
             total += (phi - noise).item() ** 2 + gamma * (real - phi).item() ** 2
     assert discriminator_loss(e_phi, eps, e_y, gamma).item() == pytest.approx(total / B, rel=1e-12)
-
-
-@pytest.mark.parametrize("gamma", GAMMAS)
-def test_eq10_pulls_to_the_extrapolated_target(gamma: float) -> None:
-    """Its gradient is (1+gamma) 2 (e_phi - target) / B, target = (eps + gamma e_y) / (1+gamma); zero at the target."""
-    e_phi, eps, e_y = _three()
     target = (eps + gamma * e_y) / (1 + gamma)
     e_phi.requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator_loss(e_phi, eps, e_y, gamma), e_phi)
@@ -86,7 +81,7 @@ def test_unbounded_gamma_is_refused_unless_meant(gamma: float | Ramp) -> None:
     Discriminator(Affine(), -0.999)
 
 
-def test_saturation_is_hsvs() -> None:
+def test_saturation_is_hsvs_and_sharpness_is_of_the_four_neighbours() -> None:
     random = torch.Generator().manual_seed(0)
     images = torch.rand(B, 3, 4, 5, generator=random)
     images[0, :, :2] = 0
@@ -94,9 +89,6 @@ def test_saturation_is_hsvs() -> None:
     assert hsv_saturation(images).tolist() == pytest.approx(expected, abs=1e-6)
     grey, red, black = (torch.tensor(colour).reshape(1, 3, 1, 1) for colour in ([0.4] * 3, [1.0, 0, 0], [0.0] * 3))
     assert [hsv_saturation(picture).item() for picture in (grey, red, black)] == [0.0, 1.0, 0.0]
-
-
-def test_sharpness_is_of_the_four_neighbours() -> None:
     image = torch.rand(1, 3, 5, 6)
     total = 0.0
     for c in range(3):

@@ -14,14 +14,11 @@ from asdkit.scores.prior import NULL, Condition
 Y = Condition("y")
 
 
-def test_noised_is_the_forward_process(prior: GaussianPrior) -> None:
+def test_a_draw_is_the_forward_process_on_another_x0_and_at_another_t_too(prior: GaussianPrior) -> None:
     x = draw(prior)
     assert torch.equal(x.x_t, prior.schedule.alpha(x.t) * x.x0 + prior.schedule.sigma(x.t) * x.eps)
     assert torch.allclose(x.to_x0(x.eps), x.x0, atol=1e-12)
-
-
-def test_on_and_at(prior: GaussianPrior) -> None:
-    x, other = draw(prior), randn(B, 3, 2, 2, seed=5).requires_grad_()
+    other = randn(B, 3, 2, 2, seed=5).requires_grad_()
     on, at = x.on(other), x.at(torch.tensor([5, 6, 7, 8]))
     assert torch.equal(on.x0, other) and not on.x0.requires_grad
     assert on.t is x.t and on.eps is x.eps
@@ -51,14 +48,11 @@ def test_the_frozen_prior_never_records_a_graph(prior: GaussianPrior, monkeypatc
 
 def test_algebra(prior: GaussianPrior) -> None:
     x, y, z, n = draw(prior), Prompt("y"), Prompt("z"), Noise()
-    assert torch.equal((y + z)(x), y(x) + z(x))
-    assert torch.equal((y - z)(x), y(x) - z(x))
-    assert torch.equal((2.5 * y)(x), 2.5 * y(x))
-    assert torch.equal((y * 2.5)(x), 2.5 * y(x))
-    assert torch.equal((-y)(x), -y(x))
+    assert torch.equal((y + z)(x), y(x) + z(x)) and torch.equal((y - z)(x), y(x) - z(x))
+    assert torch.equal((2.5 * y)(x), 2.5 * y(x)) and torch.equal((y * 2.5)(x), 2.5 * y(x))
+    assert torch.equal((-y)(x), -y(x)) and (y - y)(x).abs().max() == 0
     assert torch.equal((y - (z - n))(x), y(x) - (z(x) - n(x)))
     assert close((3 * (y - z) + n - 0.5 * (y + n))(x), 2.5 * y(x) - 3 * z(x) + 0.5 * n(x))
-    assert (y - y)(x).abs().max() == 0
 
 
 def test_asd_starts_as_the_classifier_term(prior: GaussianPrior) -> None:
@@ -138,15 +132,12 @@ def test_prompts_are_bound_once(prior: GaussianPrior) -> None:
     assert [leaf.text for leaf in ASD(adapter=Affine()).leaves() if isinstance(leaf, Discriminator)] == [None]
 
 
-def test_setup_refuses_what_the_prior_does_not_know(prior: GaussianPrior) -> None:
+def test_what_cannot_be_is_said(prior: GaussianPrior) -> None:
     field = SDS()
     field.bind("a unicorn")
     with pytest.raises(ValueError, match="doesn't know 'a unicorn'; it knows y, z, ugly"):
         field.setup(prior)
-
-
-@pytest.mark.parametrize("scale", [-0.5, Ramp(7.5, -1.0, 10)])
-def test_cfg_leads_to_the_prompt(scale: float | Ramp) -> None:
-    with pytest.raises(ValueError, match="The CFG scale lambda can't be negative; got"):
-        CFG(scale=scale)
-    CFG(scale=scale, allow_negative=True)
+    for scale in (-0.5, Ramp(7.5, -1.0, 10)):
+        with pytest.raises(ValueError, match="The CFG scale lambda can't be negative; got"):
+            CFG(scale=scale)
+        CFG(scale=scale, allow_negative=True)

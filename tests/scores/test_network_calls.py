@@ -1,7 +1,7 @@
 """How often the network is asked, and about how many samples: counted, against numbers counted by hand."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,20 @@ from asdkit.rendering.cameras import ring
 from asdkit.scores.fields import Field
 from asdkit.scores.prior import Prior
 
-B = 3
-STEPS = 2
+B, STEPS = 3, 2
 
 
-@dataclass
-class Counter:
+class Counter(pl.Callback):
     """Rows of every call without a gradient, of every call with one, and of every backward pass."""
 
-    frozen: list[int] = field(default_factory=list)
-    learning: list[int] = field(default_factory=list)
-    back: list[int] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.frozen, self.learning, self.back = [], [], []
 
-    def watch(self, network: nn.Module) -> None:
-        network.register_forward_hook(self._called)
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Distillation) -> None:
+        adapters = [getattr(leaf, "adapter", None) for leaf in pl_module.guidance.leaves()]
+        for network in (pl_module.prior.network, *(getattr(adapter, "_network", None) for adapter in adapters)):
+            if network is not None:
+                network.register_forward_hook(self._called)
 
     def _called(self, network: nn.Module, args: tuple, output: Any) -> None:
         rows = len(args[0])
@@ -45,8 +45,8 @@ class Counter:
         output.sample.register_hook(lambda gradient: self.back.append(len(gradient)))
 
 
-def _counted(tiny_folder: Path, guidance: Field, log_every: int = 100, **settings: Any) -> Counter:
-    """Of STEPS iterations of B images' latents, none of which is logged unless `log_every` says so."""
+def _counted(tiny_folder: Path, guidance: Field, log_every: int, **settings: Any) -> Counter:
+    """Of STEPS iterations of B images' latents."""
     cameras = settings.pop("cameras", False)
     data = Cameras(views_per_step=4, size=16) if cameras else Canvas(size=16)
     if settings.pop("with_source", False):
@@ -55,20 +55,9 @@ def _counted(tiny_folder: Path, guidance: Field, log_every: int = 100, **setting
     generator = Gaussians(count=20, capacity=20, rounds=Rounds(every=0)) if cameras else Latents(count=B, size=16)
     module = Distillation("a yellow duck", Pretrained(str(tiny_folder)), generator, guidance, **settings)
     counter = Counter()
-    trainer = quiet_trainer(STEPS, log_every_n_steps=log_every, callbacks=[_Watcher(counter)])
+    trainer = quiet_trainer(STEPS, log_every_n_steps=log_every, callbacks=[counter])
     trainer.fit(module, datamodule=data)
     return counter
-
-
-class _Watcher(pl.Callback):
-    def __init__(self, counter: Counter) -> None:
-        self.counter = counter
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.counter.watch(pl_module.prior.network)
-        for leaf in pl_module.guidance.leaves():
-            if network := getattr(getattr(leaf, "adapter", None), "_network", None):
-                self.counter.watch(network)
 
 
 ONCE = {"with_source": True}
@@ -96,22 +85,17 @@ CASES: dict[str, tuple[Callable[[], Field], dict[str, Any], list[int], list[int]
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+LOGGED = ("ASD", "ASD, two discriminator steps", "VSD, own draws", "ASDEdit")
+
+
+@pytest.mark.parametrize(("name", "log_every"), [*((name, 100) for name in CASES), *((name, 1) for name in LOGGED)])
 @pytest.mark.slow
-def test_an_iteration_asks_for_this_much(tiny_folder: Path, name: str) -> None:
+def test_an_iteration_asks_for_this_much_and_logging_for_no_more(tiny_folder: Path, name: str, log_every: int) -> None:
     guidance, settings, frozen, learning = CASES[name]
-    found = _counted(tiny_folder, guidance(), **settings)
+    found = _counted(tiny_folder, guidance(), log_every, **settings)
     assert sorted(found.frozen) == sorted(frozen * STEPS)
     assert sorted(found.learning) == sorted(learning * STEPS)
     assert sorted(found.back) == sorted(found.learning), "every call with a graph is needed once for a gradient"
-
-
-@pytest.mark.parametrize("name", ["ASD", "ASD, two discriminator steps", "VSD, own draws", "ASDEdit"])
-@pytest.mark.slow
-def test_logging_asks_for_no_more(tiny_folder: Path, name: str) -> None:
-    guidance, settings, frozen, learning = CASES[name]
-    found = _counted(tiny_folder, guidance(), log_every=1, **settings)
-    assert (sorted(found.frozen), sorted(found.learning)) == (sorted(frozen * STEPS), sorted(learning * STEPS))
 
 
 def _value(prior: Prior, guidance: Field, seen: bool, monkeypatch: pytest.MonkeyPatch, together: bool) -> torch.Tensor:

@@ -81,16 +81,8 @@ def test_the_sum_passes_the_checks() -> None:
     check_field(lambda: SDS(7.5) + 0.5 * OtherPrior(ASD(), Template(seed=1)))
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A prior that predicts eps, and another of the same latents that predicts v."""
-    root = tmp_path_factory.mktemp("two")
-    prior = save_tiny_pipeline(root / "eps", "epsilon", camera=False)
-    return prior, save_tiny_pipeline(root / "v", "v_prediction", camera=False)
-
-
-def test_networks_of_two_kinds_are_each_loaded_once_and_in_no_checkpoint(folders: tuple[Path, Path]) -> None:
-    prior, (own, other) = loaded(folders[0]), map(str, folders)
+def test_networks_of_two_kinds_are_each_loaded_once_and_in_no_checkpoint(four_folder: Path, tiny_folder: Path) -> None:
+    prior, (own, other) = loaded(four_folder), map(str, (four_folder, tiny_folder))
     of_other, of_own = (OtherPrior(CFG(scale=1), Pretrained(path)) for path in (other, own))
     adapter = LoRA(prior=Pretrained(other), camera=False)
     guidance = tiny_ready(ASD(adapter=adapter) + 2 * of_other + of_own, prior)
@@ -98,16 +90,16 @@ def test_networks_of_two_kinds_are_each_loaded_once_and_in_no_checkpoint(folders
     assert [model.path for model in prior.models] == [own, other] and of_other.prior.models is prior.models
     assert all("/lora_" in key for key in guidance.state_dict())
     x, y = prior.draw(torch.randn(3, 4, 8, 8), T, torch.randn(3, 4, 8, 8), ring(3)), Condition(TEXT)
-    e_y = loaded(folders[1], y).predict(x, [y])[0]
+    e_y = loaded(tiny_folder, y).predict(x, [y])[0]
     assert torch.allclose(of_other(x), e_y, atol=1e-6) and torch.equal(of_own(x), x.predict(y))
     guidance.to("meta")
     assert {p.device.type for model in prior.models for p in model.parameters()} == {"meta"}
 
 
-def test_a_prior_of_another_x0_is_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_prior_of_another_x0_is_refused(four_folder: Path, tmp_path: Path) -> None:
     other = save_tiny_pipeline(tmp_path / "other", scaling_factor=3.0)
     with pytest.raises(ValueError, match="The other prior makes another x0 of the same picture, .* autoencoder"):
-        tiny_ready(OtherPrior(CFG(), Pretrained(str(other))), loaded(folders[0]))
+        tiny_ready(OtherPrior(CFG(), Pretrained(str(other))), loaded(four_folder))
 
 
 def test_a_sum_is_rebuilt_from_its_spec() -> None:

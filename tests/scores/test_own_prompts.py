@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.exact import Brightness, close, e, exact_prior, randn, state
+from support.exact import Brightness, close, e, exact_prior, randn
 from support.exact import ready as lab_ready
 from support.tiny import loaded
-from torch import Tensor
 
 import asdkit
 from asdkit.rendering.cameras import Batch, Views, ring
@@ -87,35 +86,25 @@ def test_a_discriminator_learns_each_samples_own(prior: asdkit.Pretrained) -> No
     """Eq. 9; its real samples are the prior's for each prompt, and derived draws keep their samples' prompts."""
     real = asdkit.PriorSamples(1, steps=2)
     phi = asdkit.Discriminator(learned(asdkit.LoRA(2), prior), -0.5, RUN, real_samples=real)
-    loss, losses, x = phi.loss(drawn(prior, seen=False)), [], drawn(prior, seen=False)
+    loss, losses, reals = phi.loss(drawn(prior, seen=False)), [], []
     for b, single in enumerate(alone(prior, seen=False)):
         phi.text = OWN[b]
         losses.append(phi.loss(single))
-        assert torch.allclose(phi.real_draw(single).x0[0], _real(phi, x)[b], rtol=0, atol=1e-6)
+        reals.append(phi.real_draw(single).x0[0])
+    phi.text = RUN
+    assert torch.allclose(phi.real_draw(drawn(prior, seen=False)).x0, torch.stack(reals), rtol=0, atol=1e-6)
     assert torch.allclose(loss, torch.stack(losses).mean(), rtol=1e-5)
 
 
-def _real(phi: asdkit.Discriminator, x: Noised) -> Tensor:
-    own, phi.text = phi.text, RUN
-    x0 = phi.real_draw(x).x0
-    phi.text = own
-    return x0
-
-
-def test_exact_scores_of_a_lab_prior() -> None:
+def test_a_lab_priors_exact_scores_and_a_scorer_hear_each_samples_own() -> None:
     prior, texts = exact_prior(), ("z", "y", "ugly", "z")
     x0, eps = randn(2, B, 3, 2, 2)
     x = prior.draw(x0, SOME, eps, prompts={"y": texts})
     value = lab_ready(asdkit.CFG(scale=3.0) - asdkit.Later(asdkit.Prompt("y"), 1e-9), prior)(x)
-    whole = state(x)
-    expected = e(whole) + 3 * (torch.stack([e(whole, text)[b] for b, text in enumerate(texts)]) - e(whole))
-    assert close(value, expected - torch.stack([e(whole, text)[b] for b, text in enumerate(texts)]))
-
-
-def test_a_scorer_hears_each_pictures_own_prompt() -> None:
-    prior, scorer = exact_prior(), Brightness()
-    x0, eps = randn(2, B, 3, 2, 2)
-    x = prior.draw(x0, SOME, eps, prompts={"y": ("z", "y", "z", "z")}, random=torch.Generator().manual_seed(0))
+    own = torch.stack([e(x, text)[b] for b, text in enumerate(texts)])
+    assert close(value, e(x) + 3 * (own - e(x)) - own)
+    scorer, random = Brightness(), torch.Generator().manual_seed(0)
+    x = prior.draw(x0, SOME, eps, prompts={"y": ("z", "y", "z", "z")}, random=random)
     lab_ready(asdkit.RewardSDS(scorer, draws=2), prior)(x)
     assert scorer.heard == {"z": 6, "y": 2}
 
