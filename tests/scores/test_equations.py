@@ -54,7 +54,7 @@ def test_injected_gradient_is_exact() -> None:
     assert gradient.grad is None
 
 
-def test_weights() -> None:
+def test_weights_and_the_effective_scale() -> None:
     alpha = torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64).reshape(-1, 1, 1, 1)
     sigma = (1 - alpha**2).sqrt()
     expected = {"uniform": torch.ones_like(alpha), "sigma2": 1 - alpha**2}
@@ -63,9 +63,6 @@ def test_weights() -> None:
         assert torch.allclose(weight(name, alpha, sigma), value, rtol=1e-14), name
     with pytest.raises((ValueError, TypeCheckError), match="sigma"):
         weight("sigma", alpha, sigma)
-
-
-def test_effective_scale() -> None:
     for gamma, expected in ((0.0, 7.5), (-0.5, 4.25), (-0.75, 2.625), (-1.0, 1.0), (1.0, 14.0)):
         assert effective_scale(7.5, gamma) == pytest.approx(expected)
     assert effective_scale(1.0, 3.0) == 1.0

@@ -55,14 +55,6 @@ def test_algebra(prior: GaussianPrior) -> None:
     assert close((3 * (y - z) + n - 0.5 * (y + n))(x), 2.5 * y(x) - 3 * z(x) + 0.5 * n(x))
 
 
-def test_asd_starts_as_the_classifier_term(prior: GaussianPrior) -> None:
-    """With e_phi = e_y bitwise the residual is (lambda - 1)(e_y - e_null)."""
-    x = draw(prior)
-    asd = ready(ASD(scale=7.5, adapter=Affine()), prior)
-    assert torch.equal(x.predict(Y, asd.second.field.adapter), x.predict(Y))
-    assert close(asd(x), 6.5 * (x.predict(Y) - x.predict(NULL)))
-
-
 def test_one_call_for_a_whole_expression(prior: GaussianPrior, calls: list[float]) -> None:
     x = draw(prior)
     (CFG("y", 3.0) - Prompt("z") + 2 * (CFG("z", 2.0) - Noise()))(x)

@@ -12,6 +12,7 @@ from support.exact import B, Brightness, bent, cfg, close, draw, e, e_phi, ready
 from torch import Tensor
 
 import asdkit
+from asdkit import GaussianPrior
 from asdkit import methods as guidance
 from asdkit.core.names import PUBLIC_NAMES
 from asdkit.scores.prior import Noised
@@ -93,7 +94,7 @@ METHODS: list[tuple[str, Make, Callable[[Noised], Tensor], list[float]]] = [
 
 @pytest.mark.parametrize(("method", "formula", "asked"), [row[1:] for row in METHODS], ids=[row[0] for row in METHODS])
 def test_a_method_is_its_formula(
-    prior: asdkit.GaussianPrior, calls: list[float], method: Make, formula: Callable, asked: list[float]
+    prior: GaussianPrior, calls: list, method: Make, formula: Callable, asked: list
 ) -> None:
     x = draw(prior, step=3)
     assert close(ready(method(), prior)(x), formula(x)) and calls == asked
@@ -105,7 +106,7 @@ def test_all_methods_are_tested() -> None:
 
 
 @pytest.mark.parametrize(("step", "now"), [(0, 1.0), (5, 2.0), (10, 3.0)])
-def test_ramps_move_the_coefficients(prior: asdkit.GaussianPrior, step: int, now: float) -> None:
+def test_ramps_move_the_coefficients(prior: GaussianPrior, step: int, now: float) -> None:
     x, ramp = draw(prior, step=step), asdkit.Ramp(1.0, 3.0, 10)
     csd = ready(asdkit.CSD(asdkit.Ramp(0.0, 4.0, 10), ramp, "ugly"), prior)
     assert close(csd(x), (2 * now - 2) * (e(x, "y") - e(x)) + now * (e(x) - e(x, "ugly")))
@@ -115,14 +116,14 @@ def test_ramps_move_the_coefficients(prior: asdkit.GaussianPrior, step: int, now
     assert close(pds(x), dds(x, now) + (4 - now) * pull(x))
 
 
-def test_nfsd_on_either_side_of_its_threshold(prior: asdkit.GaussianPrior) -> None:
+def test_nfsd_on_either_side_of_its_threshold(prior: GaussianPrior) -> None:
     for levels, subtracted in (((0, 50, 100, 199), 0.0), ((200, 201, 500, 999), 1.0)):
         x = draw(prior, levels=levels)
         assert close(ready(asdkit.NFSD(negative="ugly"), prior)(x), cfg(x, 7.5) - subtracted * e(x, "ugly"))
 
 
 def test_the_negative_prompts_of_the_papers() -> None:
-    prior = asdkit.GaussianPrior({"y": 1.0, "z": 0.0, guidance._UGLY: -1.0, guidance._UNREAL: -2.0}).double()
+    prior = GaussianPrior({"y": 1.0, "z": 0.0, guidance._UGLY: -1.0, guidance._UNREAL: -2.0}).double()
     x = draw(prior)
     gain = x.sigma / (0.25 * x.alpha**2 + x.sigma**2)
     null, y, ugly, unreal = (gain * (x.x_t - x.alpha * mean) for mean in (0.0, 1.0, -1.0, -2.0))
@@ -145,9 +146,7 @@ def invert(x: Noised, times: list[list[float]], scale: float) -> list[SimpleName
 
 
 @pytest.mark.parametrize(("method", "scale", "steps"), [(asdkit.ISM(), 7.5, 5), (asdkit.ISM(3.0, 0.05, 2), 3.0, 2)])
-def test_ism_is_its_formula(
-    prior: asdkit.GaussianPrior, calls: list[float], method: asdkit.Field, scale: float, steps: int
-) -> None:
+def test_ism_is_its_formula(prior: GaussianPrior, calls: list, method: asdkit.Field, scale: float, steps: int) -> None:
     """e_lambda(x_t) - e_null(x_s): five even steps to s = t - delta, one to t, all of them along e_null."""
     x = draw(prior)
     times = [[max(0.0, t - 0.05 * 999) * k / steps for k in range(steps + 1)] + [t] for t in x.t.tolist()]
@@ -159,7 +158,7 @@ def test_ism_is_its_formula(
 @pytest.mark.parametrize(
     ("arguments", "asked"), [((7.5, -7.5, 10), [2] * 10), ((2.0, 0.5, 3), [2] * 3), ((7.5, 1.0, 4), [1] * 4)]
 )
-def test_sdi_is_its_formula(prior: asdkit.GaussianPrior, calls: list[float], arguments: tuple, asked: list) -> None:
+def test_sdi_is_its_formula(prior: GaussianPrior, calls: list, arguments: tuple, asked: list) -> None:
     """e_lambda(x_t) - eps of the inversion: ten even steps along e at lambda -7.5, where nothing else is said."""
     x, (scale, inversion_scale, steps) = draw(prior), arguments
     method = asdkit.SDI() if steps == 10 else asdkit.SDI(*arguments)
@@ -168,9 +167,7 @@ def test_sdi_is_its_formula(prior: asdkit.GaussianPrior, calls: list[float], arg
 
 
 @pytest.mark.parametrize(("ratio", "t_min"), [(0.1, 0.02), (0.5, 0.25)])
-def test_asynchronous_sd_is_its_formula(
-    prior: asdkit.GaussianPrior, calls: list[float], ratio: float, t_min: float
-) -> None:
+def test_asynchronous_sd_is_its_formula(prior: GaussianPrior, calls: list, ratio: float, t_min: float) -> None:
     """e_lambda(x_t, t) - e_y(x_t+, t+) with t+ = t + u ratio (t - t_min), the same x0 and eps."""
     x = draw(prior)
     u = torch.rand(B, generator=torch.Generator().manual_seed(1)).tolist()
@@ -183,7 +180,7 @@ def test_asynchronous_sd_is_its_formula(
 
 
 @pytest.mark.parametrize("scale", [30.0, 1.0])
-def test_reward_sds_is_a_loop_over_draws(prior: asdkit.GaussianPrior, calls: list[float], scale: float) -> None:
+def test_reward_sds_is_a_loop_over_draws(prior: GaussianPrior, calls: list, scale: float) -> None:
     x, draws, temperature, scorer = draw(prior), 3, 0.05, Brightness()
     fresh = torch.randn((draws - 1) * B, 3, 2, 2, generator=torch.Generator().manual_seed(1)).double()
     expected = torch.zeros_like(x.eps)
@@ -209,13 +206,13 @@ def test_reward_sds_is_a_loop_over_draws(prior: asdkit.GaussianPrior, calls: lis
         (lambda: asdkit.CSD(2.0, asdkit.Ramp(0.0, 1.0, 9, begin=4), "ugly"), lambda: asdkit.CSD(2.0)),
     ],
 )
-def test_special_cases_are_and_learn_the_same_bits(prior: asdkit.GaussianPrior, one: Make, other: Make) -> None:
+def test_special_cases_are_and_learn_the_same_bits(prior: GaussianPrior, one: Make, other: Make) -> None:
     first, second = ready(one(), prior), ready(other(), prior)
     assert torch.equal(first(draw(prior, step=3)), second(draw(prior, step=3)))
     assert first.loss(draw(prior)) == second.loss(draw(prior))
 
 
-def test_nothing_to_edit_is_exactly_zero(prior: asdkit.GaussianPrior) -> None:
+def test_nothing_to_edit_is_exactly_zero(prior: GaussianPrior) -> None:
     """DDS and PDS of the source image with the source's words."""
     x = draw(prior)
     same = prior.draw(x.source, x.t, x.eps, source=x.source)
@@ -225,7 +222,7 @@ def test_nothing_to_edit_is_exactly_zero(prior: asdkit.GaussianPrior) -> None:
         assert torch.equal(field(same), torch.zeros_like(x.eps))
 
 
-def test_what_asdedit_deltaasd_and_lods_minimise(prior: asdkit.GaussianPrior) -> None:
+def test_what_asdedit_deltaasd_and_lods_minimise(prior: GaussianPrior) -> None:
     """ASDEdit: phi by Eq. 10 at gamma -1, psi by Eq. 9 at gamma 1, eta 0 with the image as fake and the source as real.
     DeltaASD: Eq. 10 twice, phi of the image and its words, psi of the source image and its own. LODS: the denoising
     loss of the null condition.
@@ -244,7 +241,7 @@ def test_what_asdedit_deltaasd_and_lods_minimise(prior: asdkit.GaussianPrior) ->
     assert close(lods.loss(x), ((e_phi(x, phi, "") - x.eps) ** 2).sum() / B)
 
 
-def test_deltaasd_at_its_optima_is_dds_at_lambda_eff(prior: asdkit.GaussianPrior) -> None:
+def test_deltaasd_at_its_optima_is_dds_at_lambda_eff(prior: GaussianPrior) -> None:
     """Of a single image e_phi* = (eps + gamma e_y) / (1 + gamma): the residual is DDS(lambda_eff) / (1 + gamma)."""
     x, gamma = draw(prior), -0.5
     other = on_source(x)
@@ -253,7 +250,7 @@ def test_deltaasd_at_its_optima_is_dds_at_lambda_eff(prior: asdkit.GaussianPrior
     assert close(residual, ready(asdkit.DDS(1 + (1 + gamma) * 6.5), prior)(x) / (1 + gamma), 1e-6)
 
 
-def test_deltaasd_forgets_what_both_discriminators_said(prior: asdkit.GaussianPrior) -> None:
+def test_deltaasd_forgets_what_both_discriminators_said(prior: GaussianPrior) -> None:
     """After a step of phi and psi, the same draw gives what a new one would."""
     x, phi, psi = draw(prior), bent(), bent(8)
     field = ready(asdkit.DeltaASD(adapter=phi, source_adapter=psi), prior)

@@ -98,18 +98,6 @@ def test_an_iteration_asks_for_this_much_and_logging_for_no_more(tiny_folder: Pa
     assert sorted(found.back) == sorted(found.learning), "every call with a graph is needed once for a gradient"
 
 
-def _value(prior: Prior, guidance: Field, seen: bool, monkeypatch: pytest.MonkeyPatch, together: bool) -> torch.Tensor:
-    """Of a field at a draw in double precision, with as many calls as the expression needs, or one for each draw."""
-    cameras = ring(B, offset_deg=20.0)
-    cameras = replace(cameras, **{name: tensor.double() for name, tensor in cameras.tensors.items()})
-    with monkeypatch.context() as patch:
-        if not together:
-            patch.setattr(prior, "predict_all", partial(Prior.predict_all, prior))
-        x0, eps, source = randn(3, B, 4, 8, 8)
-        t = torch.tensor([20, 500, 970])
-        return guidance(prior.draw(x0, t, eps, cameras if seen else None, source=source)).detach()
-
-
 @pytest.mark.parametrize("seen", [False, True])
 @pytest.mark.parametrize("method", [DDS, ASDEdit, AsynchronousSD])
 def test_one_call_for_several_draws_predicts_what_a_call_for_each_does(
@@ -118,12 +106,17 @@ def test_one_call_for_several_draws_predicts_what_a_call_for_each_does(
     prior = loaded(tiny_folder)
     guidance = ready(method(), prior).double()
     prior.double()
-    rows: list[int] = []
+    cameras = ring(B, offset_deg=20.0)
+    cameras = replace(cameras, **{name: tensor.double() for name, tensor in cameras.tensors.items()})
+    (x0, eps, source), t = randn(3, B, 4, 8, 8), torch.tensor([20, 500, 970])
+    values, rows = [], []
     prior.network.register_forward_hook(lambda network, args, output: rows.append(len(args[0])))
-    torch.manual_seed(0)
-    value = _value(prior, guidance, seen, monkeypatch, together=True)
-    together, rows[:] = [n for n in rows if n != B], []
-    torch.manual_seed(0)
-    apart = _value(prior, guidance, seen, monkeypatch, together=False)
-    assert len(together) == 1 < len(rows) and value.dtype == torch.float64
-    assert torch.allclose(value, apart, rtol=0, atol=1e-6) and value.abs().max() > 0.01
+    for apart in (False, True):
+        if apart:
+            together = [n for n in rows if n != B]
+            rows.clear()
+            monkeypatch.setattr(prior, "predict_all", partial(Prior.predict_all, prior))
+        torch.manual_seed(0)
+        values.append(guidance(prior.draw(x0, t, eps, cameras if seen else None, source=source)).detach())
+    assert len(together) == 1 < len(rows) and values[0].dtype == torch.float64
+    assert torch.allclose(*values, rtol=0, atol=1e-6) and values[0].abs().max() > 0.01

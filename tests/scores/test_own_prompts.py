@@ -65,12 +65,10 @@ def test_each_row_has_its_own_prompt_in_one_call(prior: asdkit.Pretrained, make:
     assert torch.equal(x.predict(other), drawn(prior, ()).predict(other)), "other texts are the same for all"
 
 
-def test_the_same_prompt_for_all_is_that_prompt_bitwise(prior: asdkit.Pretrained) -> None:
+def test_one_prompt_for_all_is_that_prompt_and_perp_neg_is_each_samples_own(prior: asdkit.Pretrained) -> None:
     x, plain = drawn(prior, (OWN[0],) * B), drawn(prior, ())
     assert torch.equal(x.predict(Condition(RUN)), plain.predict(Condition(OWN[0])))
 
-
-def test_an_expression_with_perp_neg(tiny_folder: Path, prior: asdkit.Pretrained) -> None:
     def bound(prompt: str) -> asdkit.Field:
         field = asdkit.SDS(7.5)
         field.bind(prompt, cfg=asdkit.CFGOptions(perp_neg=asdkit.PerpNeg()))

@@ -113,14 +113,11 @@ def test_no_method_adds_words_for_the_view_to_its_negative_prompt(field: Field) 
     assert Condition(TEXT) in asked and Condition(TEXT, view_dependent=False) not in asked
 
 
-def test_each_decay_has_its_place() -> None:
+def test_each_decay_has_its_place_and_perpendicular_is_of_each_sample() -> None:
     azimuth = torch.tensor([30.0, 150.0]).deg2rad()
     front, side = PerpNeg((1, 1, 0), (2, 2, 1), (3, 3, 2), (4, 4, 3)).weights(azimuth)
     assert front.tolist() == pytest.approx([-math.exp(-2 / 3), -4 * math.exp(-4 / 3) - 3], rel=1e-5)
     assert side.tolist() == pytest.approx([-2 * math.exp(-2 / 3) - 1, -3 * math.exp(-1) - 2], rel=1e-5)
-
-
-def test_perpendicular_of_each_sample() -> None:
     a, b = randn(2, B, 4, 5, 6)
     a[1], b[2] = -2.5 * b[1], 0
     found = perpendicular(a, b)
@@ -137,7 +134,12 @@ def test_one_call_for_all(prior: Pretrained) -> None:
     assert rows == [4 * B, 5 * B, B]  # of the first: null, wanted, front, side
 
 
-def test_perp_neg_needs_directions(prior: Pretrained) -> None:
+def test_perp_neg_needs_directions_and_a_cfg_of_the_prompt(prior: Pretrained) -> None:
+    with pytest.raises(ValueError, match=r"three numbers a, b, c; got \[1.0, 2.0\]"):
+        PerpNeg(f_fsb=(1.0, 2.0))
+    for bare in (CFG(UGLY), Prompt() - Null()):
+        with pytest.raises(ValueError, match="model.cfg is for the CFG of a prompt, which this guidance doesn't have"):
+            bare.bind(TEXT, cfg=CFGOptions(PerpNeg()))
     lab, field, x0 = exact_prior(), CFG(), randn(B, 3, 2, 2)
     needs = "needs cameras and a prior that knows words for directions; leave cfg.perp_neg out"
     with pytest.raises(ValueError, match=needs):
@@ -174,14 +176,6 @@ def test_whose_words_it_takes() -> None:
     field = CFG(of_source=True)
     field.bind(TEXT, UGLY, CFGOptions(PerpNeg()))
     assert {condition.text for condition in field.conditions()} == {"", UGLY}
-
-
-@pytest.mark.parametrize("field", [CFG(UGLY), Prompt() - Null()])
-def test_without_a_cfg_of_the_prompt_it_is_refused(field: Field) -> None:
-    with pytest.raises(ValueError, match=r"three numbers a, b, c; got \[1.0, 2.0\]"):
-        PerpNeg(f_fsb=(1.0, 2.0))
-    with pytest.raises(ValueError, match="model.cfg is for the CFG of a prompt, which this guidance doesn't have"):
-        field.bind(TEXT, cfg=CFGOptions(PerpNeg()))
 
 
 def test_an_edit_to_the_same_is_zero_and_csd_is_the_perpendicular_pull_alone(prior: Pretrained) -> None:

@@ -13,12 +13,18 @@ from asdkit.scores.redrawn import Earlier, Inverted, Later, OnSource
 Y, Z = Condition("y"), Condition("z")
 
 
-def test_cfg_with_a_field_for_the_null_condition(prior: GaussianPrior) -> None:
+def test_cfg_with_a_field_for_the_null_condition_and_what_its_scale_needs(prior: GaussianPrior) -> None:
     x, null = draw(prior), e_phi(draw(prior), bent(), "z")
     field = ready(CFG(scale=3.0, null=Discriminator(bent(), text="z")), prior)
     assert close(field(x), null + 3 * (e(x, "y") - null))
     assert field.conditions() == [Z, Y] and field.needs(x) == [Y]
     assert close(ready(CFG(scale=2.0, null=Noise()), prior)(x), 2 * e(x, "y") - x.eps)
+    x = draw(prior, step=4)
+    for scale, asked in ((0.0, [NULL]), (1.0, [Y]), (3.0, [NULL, Y])):
+        for number in (scale, Ramp(9.0, scale, 4), Ramp(scale, 9.0, 4, begin=4)):
+            field = ready(CFG(scale=number), prior)
+            assert field.needs(x) == asked and close(field(x), cfg(x, scale))
+            assert field.conditions() == [NULL, Y]
 
 
 def test_words_of_the_source_are_needed_only_where_they_are_meant() -> None:
@@ -33,22 +39,18 @@ def test_words_of_the_source_are_needed_only_where_they_are_meant() -> None:
         assert Y in field.conditions()
 
 
-def test_cfg_asks_for_what_its_scale_needs(prior: GaussianPrior) -> None:
-    x = draw(prior, step=4)
-    for scale, asked in ((0.0, [NULL]), (1.0, [Y]), (3.0, [NULL, Y])):
-        for number in (scale, Ramp(9.0, scale, 4), Ramp(scale, 9.0, 4, begin=4)):
-            field = ready(CFG(scale=number), prior)
-            assert field.needs(x) == asked and close(field(x), cfg(x, scale))
-            assert field.conditions() == [NULL, Y]
-
-
-def test_a_scale_that_moves(prior: GaussianPrior, calls: list[float]) -> None:
+def test_a_scale_that_moves_and_stages(prior: GaussianPrior, calls: list[float]) -> None:
     field = ready(Ramp(0.0, 4.0, 4) * Prompt(), prior)
     assert torch.equal(field(draw(prior)), torch.zeros_like(draw(prior).eps)) and not calls
     for step, factor in enumerate((0, 1, 2, 3, 4, 4)):
         assert close(field(draw(prior, step=step)), factor * e(draw(prior), "y"))
     assert field.needs(draw(prior)) == [] and field.needs(draw(prior, step=1)) == [Y]
     assert field.conditions() == [Y]
+    field = ready(Stages(Prompt(), Null(), 3), prior)
+    for step, text in ((0, "y"), (2, "y"), (3, ""), (9, "")):
+        x = draw(prior, step=step)
+        assert close(field(x), e(x, text)) and field.needs(x) == ([Y] if text else [NULL])
+    assert field.conditions() == [Y, NULL]
 
 
 def test_on_source_is_the_same_noise_on_the_source(prior: GaussianPrior, calls: list[float]) -> None:
@@ -73,14 +75,6 @@ def test_what_cannot_be_is_said(prior: GaussianPrior) -> None:
             field(bare)
 
 
-def test_stages(prior: GaussianPrior) -> None:
-    field = ready(Stages(Prompt(), Null(), 3), prior)
-    for step, text in ((0, "y"), (2, "y"), (3, ""), (9, "")):
-        x = draw(prior, step=step)
-        assert close(field(x), e(x, text)) and field.needs(x) == ([Y] if text else [NULL])
-    assert field.conditions() == [Y, NULL]
-
-
 def test_above_is_per_sample_and_asks_nothing_below(prior: GaussianPrior, calls: list[float]) -> None:
     field, low, high = ready(Above(Prompt(), 0.98), prior), draw(prior), draw(prior, levels=(20, 30, 40, 980))
     assert field.needs(low) == [] and field.needs(high) == [Y] and field.conditions() == [Y]
@@ -91,7 +85,7 @@ def test_above_is_per_sample_and_asks_nothing_below(prior: GaussianPrior, calls:
     assert torch.equal(ready(Above(Prompt(), 0.0), prior)(low), ready(Prompt(), prior)(low))
 
 
-def test_later_is_uniform_up_to_its_ratio(prior: GaussianPrior) -> None:
+def test_later_is_uniform_up_to_its_ratio_and_drawn_once(prior: GaussianPrior) -> None:
     """t+ - t over many draws has the mean and the largest value of u ratio (t - t_min)."""
     levels = (0, 19, 700, 999)
     found = torch.stack([Later(Null(), 0.2).redraw(draw(prior, seed, levels=levels)).t for seed in range(300)])
@@ -99,9 +93,6 @@ def test_later_is_uniform_up_to_its_ratio(prior: GaussianPrior) -> None:
     shifts, most = (found[:, 2] - 700).double(), 0.2 * (700 - 0.02 * 999)
     assert shifts.mean().item() == pytest.approx(most / 2, rel=0.1)
     assert 0 <= shifts.min() < 0.05 * most and 0.95 * most < shifts.max() <= most + 0.5
-
-
-def test_later_keeps_x0_and_noise_and_is_drawn_once(prior: GaussianPrior) -> None:
     x, later = draw(prior), Later(Prompt("y"))
     there = later.redraw(x)
     assert torch.equal(there.x0, x.x0) and torch.equal(there.eps, x.eps) and (there.t > x.t)[1:3].all()
@@ -137,12 +128,21 @@ def test_reweighted_draws_carry_their_cameras_and_sources_and_are_made_once(prio
     assert torch.equal(first, x.eps) and not torch.equal(second, third) and copies.step == 6
 
 
-def test_draws_made_from_a_draw_keep_its_facts(prior: GaussianPrior) -> None:
+def test_facts_and_random_numbers_of_a_draw(prior: GaussianPrior) -> None:
+    """Draws made from it keep the facts; numbers follow its own generator, in its precision; without one, torch's."""
     x = draw(prior, step=8)
     x.views = ring(B)
     for other in (x.on(x.x0 + 1), x.at(x.t - 1), x.on_source(), x.like(x.x0, x.t, x.eps)):
         assert other.step == 8 and other.source is x.source and other.random is x.random and other.views is x.views
     assert x.like(x.x0, x.t, x.eps, ring(B, distance=9.0)).views is not x.views
+    x, same = draw(prior, 0), torch.Generator().manual_seed(1)
+    assert torch.equal(x.rand(5), torch.rand(5, generator=same).double())
+    assert torch.equal(x.randn(2, 3), torch.randn(2, 3, generator=same).double())
+    bare = prior.draw(x.x0, x.t, x.eps)
+    torch.manual_seed(5)
+    first = bare.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(first, torch.rand(3).double())
 
 
 def test_forgetting_reaches_kin(prior: GaussianPrior) -> None:
@@ -155,18 +155,6 @@ def test_forgetting_reaches_kin(prior: GaussianPrior) -> None:
     assert torch.equal(field(x), before)
     field.forget(x)
     assert close(field(x), before + 2)
-
-
-def test_random_numbers_of_a_draw(prior: GaussianPrior) -> None:
-    """They follow its own generator, in its precision; without one, torch's."""
-    x, same = draw(prior, 0), torch.Generator().manual_seed(1)
-    assert torch.equal(x.rand(5), torch.rand(5, generator=same).double())
-    assert torch.equal(x.randn(2, 3), torch.randn(2, 3, generator=same).double())
-    bare = prior.draw(x.x0, x.t, x.eps)
-    torch.manual_seed(5)
-    first = bare.rand(3)
-    torch.manual_seed(5)
-    assert torch.equal(first, torch.rand(3).double())
 
 
 def test_an_offset_condition_moves_the_mean_of_a_lab_prior(prior: GaussianPrior) -> None:

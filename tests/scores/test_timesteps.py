@@ -11,7 +11,10 @@ def _draws(timesteps: Timesteps, step: int = 0, count: int = 64, total: int = 10
     return torch.stack([timesteps.draw(count, step, total, generator_for(k, step, "t")) for k in range(rounds)])
 
 
-def test_range_is_inclusive_and_filled() -> None:
+def test_range_is_inclusive_and_filled_and_impossible_ones_are_refused() -> None:
+    for ends in ((0.6, 0.5), (0.5, Ramp(0.9, 0.4, 9)), (Ramp(0.1, 0.9, 9), 0.5)):
+        with pytest.raises(ValueError, match="must satisfy t_min <= t_max"):
+            Timesteps(*ends)
     for low, high, expected in ((0.0, 1.0, range(11)), (0.2, 0.4, [2, 3, 4]), (0.5, 1.0, range(5, 11))):
         assert _draws(Timesteps(low, high), total=11).unique().tolist() == list(expected)
     t = _draws(Timesteps(), total=1000)
@@ -46,9 +49,3 @@ def test_strata_hold_one_each_in_random_order() -> None:
     t = _draws(Timesteps(0.0, 1.0, stratified=False), count=8, rounds=50).float()
     assert any((torch.histc(row, 8, 0, 999) != 1).any() for row in t), "independent draws fill strata unevenly"
     assert (t.mean() - 500).abs() < 40
-
-
-@pytest.mark.parametrize("ends", [(0.6, 0.5), (0.5, Ramp(0.9, 0.4, 9)), (Ramp(0.1, 0.9, 9), 0.5)])
-def test_impossible_ranges_are_refused(ends: tuple[float | Ramp, ...]) -> None:
-    with pytest.raises(ValueError, match="must satisfy t_min <= t_max"):
-        Timesteps(*ends)
