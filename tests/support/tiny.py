@@ -24,6 +24,16 @@ def loaded(folder: Path | str, *conditions: Condition, **settings: Any) -> Pretr
     return prior
 
 
+def assert_same(one: Pretrained, other: Pretrained) -> None:
+    """Both have the same weights to the bit, and embed what they have been prepared for alike."""
+    for own, its in ((one.state_dict(), other.state_dict()), (embedded(one), embedded(other))):
+        assert own.keys() == its.keys() and all(torch.equal(value, its[name]) for name, value in own.items())
+
+
+def embedded(prior: Pretrained) -> dict[str, Tensor]:
+    return {text: rows["text"] for text, rows in prior.prompts.embedded.items()}
+
+
 def ready(field: Field, prior: Prior, perp_neg: PerpNeg | None = None, source: str = TEXT) -> Field:
     """The field bound to the prompt, and to words for a source."""
     field.bind(TEXT, source, CFGOptions(perp_neg))
