@@ -33,15 +33,10 @@ def rebuild(spec: dict[str, Any]) -> Any:
     return parser.instantiate_classes(parser.parse_object({"part": spec})).part
 
 
-def test_arguments_with_defaults() -> None:
+def test_arguments_with_defaults_of_the_outermost_class_are_recorded() -> None:
     assert Base(3).spec["init_args"] == {"a": 3, "b": [1.0, 2.0], "c": "x"}
-    assert Base(3, (5.0,), c="y", extra=1).spec == {
-        "class_path": f"{__name__}.Base",
-        "init_args": {"a": 3, "b": [5.0], "c": "y"},
-    }
-
-
-def test_the_outermost_class_is_recorded() -> None:
+    base = Base(3, (5.0,), c="y", extra=1).spec
+    assert base == {"class_path": f"{__name__}.Base", "init_args": {"a": 3, "b": [5.0], "c": "y"}}
     assert Child(0.5).spec == {"class_path": f"{__name__}.Child", "init_args": {"d": 0.5}}
     assert Silent(4).spec["class_path"].endswith(".Silent") and Silent(4).spec["init_args"]["a"] == 4
 

@@ -211,8 +211,13 @@ def test_lods_starts_as_sds(prior: Pretrained) -> None:
     assert torch.allclose(lods(draw(prior)), sds(draw(prior)), atol=1e-3)
 
 
-def test_a_copy_is_as_large_as_the_network_shares_nothing_and_moves_whole(prior: Pretrained) -> None:
+def test_a_copy_hears_the_priors_camera_is_as_large_shares_nothing_and_moves_whole(prior: Pretrained) -> None:
+    """The prior's own camera network offsets the copy's time embedding, as it does the original's."""
     phi = attached(UNetCopy(camera=False), prior)
+    one, two = draw(prior, ring(B)), draw(prior, ring(B, distance=9.0))
+    assert not torch.allclose(one.predict(Y), two.predict(Y), atol=1e-4)
+    assert torch.equal(two.predict(Y, phi.adapter), two.predict(Y))
+    assert len(prior.network.time_embedding._forward_hooks) == 1
     theirs = {parameter.data_ptr() for parameter in prior.parameters()}
     assert sum(p.numel() for p in phi.parameters()) == sum(p.numel() for p in prior.network.parameters())
     assert not theirs & {parameter.data_ptr() for parameter in phi.parameters()}
@@ -222,19 +227,6 @@ def test_a_copy_is_as_large_as_the_network_shares_nothing_and_moves_whole(prior:
     assert all(p.dtype == torch.float64 for p in phi.adapter._network.parameters())
     assert {id(p) for p in phi.parameters()} == {id(p) for p in phi.adapter._network.parameters()}
     assert all(p.dtype == torch.float32 for p in prior.network.parameters())
-
-
-def test_a_copy_hears_the_camera_of_the_prior(prior: Pretrained) -> None:
-    """The prior's own camera network offsets the copy's time embedding, as it does the original's."""
-    phi = attached(UNetCopy(camera=False), prior)
-    one, two = draw(prior, ring(B)), draw(prior, ring(B, distance=9.0))
-    assert not torch.allclose(one.predict(Y), two.predict(Y), atol=1e-4)
-    assert torch.equal(two.predict(Y, phi.adapter), two.predict(Y))
-    assert len(prior.network.time_embedding._forward_hooks) == 1
-
-
-def _predictions(prior: Pretrained, fields: list[Discriminator]) -> list[Tensor]:
-    return [draw(prior).predict(Y, phi.adapter).detach() for phi in fields]
 
 
 PAIRS: list[Callable[[], list]] = [
@@ -247,16 +239,18 @@ PAIRS: list[Callable[[], list]] = [
 @pytest.mark.parametrize("make", PAIRS)
 @pytest.mark.slow
 def test_adapters_on_one_prior_do_not_disturb_each_other(prior: Pretrained, make: Callable[[], list]) -> None:
+    def predictions() -> list[Tensor]:
+        return [draw(prior).predict(Y, phi.adapter).detach() for phi in fields]
+
     plain = draw(prior).predict(Y)
     fields = [attached(adapter, prior) for adapter in make()]
     parameters = [parameter for phi in fields for parameter in phi.parameters()]
     assert all(p.requires_grad for p in parameters) and len({id(p) for p in parameters}) == len(parameters)
-    assert all(torch.allclose(value, plain, atol=1e-6) for value in _predictions(prior, fields))
+    assert all(torch.allclose(value, plain, atol=1e-6) for value in predictions())
     for trained in range(len(fields)):
-        before = _predictions(prior, fields)
+        before = predictions()
         learn(fields[trained], prior, steps=1 + trained)
-        after = _predictions(prior, fields)
-        same = [torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+        same = [torch.equal(a, b) for a, b in zip(before, predictions(), strict=True)]
         assert same == [k != trained for k in range(len(fields))]
     assert torch.equal(draw(prior).predict(Y), plain)
 

@@ -42,13 +42,19 @@ class Fixed(Gamma):
         return torch.tensor([-0.5, 0.0, 1.0, 4.0]).to(x.alpha).reshape(-1, 1, 1, 1)
 
 
-def test_each_sample_has_its_own_gamma(prior: GaussianPrior) -> None:
+def test_each_sample_has_its_own_gamma_and_diagnostics_have_their_mean(prior: GaussianPrior) -> None:
     x, phi = draw(prior), bent()
-    expected = sum(
-        ((e_phi(x, phi) - x.eps)[b] ** 2 + gamma * (e(x, "y") - e_phi(x, phi))[b] ** 2).sum()
-        for b, gamma in enumerate((-0.5, 0.0, 1.0, 4.0))
-    )
-    assert close(ready(ASD(7.5, Fixed(), phi), prior).loss(x), expected / B)
+    fake, text, distance = e_phi(x, phi) - x.eps, e(x, "y") - x.eps, e_phi(x, phi) - e(x, "y")
+    rows = enumerate((-0.5, 0.0, 1.0, 4.0))
+    expected = sum((fake[b] ** 2 + gamma * distance[b] ** 2).sum() for b, gamma in rows)
+    field = ready(ASD(9.0, Fixed(), phi), prior)
+    assert close(field.loss(x), expected / B)
+    found = field.diagnostics(x)
+    assert found["gamma"] == pytest.approx(1.125) and found["lambda_eff"] == pytest.approx(1 + 2.125 * 8)
+    assert found["rho"] == pytest.approx((distance.norm() / fake.norm()).item(), rel=1e-9)
+    assert found["gap"] == pytest.approx((fake.square() - text.square()).mean().item(), rel=1e-9)
+    assert found["distance"] == pytest.approx(distance.square().mean().item(), rel=1e-9)
+    assert ready(SDS(), prior).diagnostics(x) == {}
 
 
 def test_it_observes_what_was_learned_on_alone(prior: GaussianPrior) -> None:
@@ -64,28 +70,13 @@ def test_it_observes_what_was_learned_on_alone(prior: GaussianPrior) -> None:
     assert gamma.observed == [x, other] and gamma.scales == [3.0, 3.0, 7.0]
 
 
-def test_diagnostics_have_the_mean_gamma_its_scale_and_a_ratio_of_norms(prior: GaussianPrior) -> None:
-    x, phi = draw(prior), bent()
-    found = ready(ASD(9.0, Fixed(), phi), prior).diagnostics(x)
-    assert found["gamma"] == pytest.approx(1.125) and found["lambda_eff"] == pytest.approx(1 + 2.125 * 8)
-    fake, text, distance = e_phi(x, phi) - x.eps, e(x, "y") - x.eps, e_phi(x, phi) - e(x, "y")
-    assert found["rho"] == pytest.approx((distance.norm() / fake.norm()).item(), rel=1e-9)
-    assert found["gap"] == pytest.approx((fake.square() - text.square()).mean().item(), rel=1e-9)
-    assert found["distance"] == pytest.approx(distance.square().mean().item(), rel=1e-9)
-    assert ready(SDS(), prior).diagnostics(x) == {}
-
-
-def test_two_that_learn_are_told_apart(prior: GaussianPrior) -> None:
+def test_two_that_learn_are_told_apart_and_each_is_told_its_scale(prior: GaussianPrior) -> None:
     """Of ASDEdit phi is logged as the first, psi as the second."""
     field, x = ready(ASDEdit(adapter=bent(), source_adapter=bent(8)), prior), draw(prior)
     found, phi = field.diagnostics(x), ready(ASD(gamma=-1.0, adapter=bent(), allow_unbounded=True), prior)
     assert {key: found[f"{key}_1"] for key in phi.diagnostics(x)} == pytest.approx(phi.diagnostics(x))
     assert (found["gamma_1"], found["lambda_eff_1"]) == (-1.0, 1.0)
     assert (found["gamma_2"], found["lambda_eff_2"]) == (1.0, 14.0) and "real_clipped_2" in found
-
-
-def test_every_method_tells_its_discriminators_the_scale(prior: GaussianPrior) -> None:
-    x = draw(prior)
     edit = ASDEdit(3.0, 0.0, adapter=bent(), source_adapter=bent(8))
     cases = [(VSD(3.0, bent()), "", 3.0), (LODS(3.0, bent()), "", 3.0), (edit, "_1", 3.0), (edit, "_2", 5.0)]
     for field, end, expected in cases:
@@ -93,9 +84,7 @@ def test_every_method_tells_its_discriminators_the_scale(prior: GaussianPrior) -
 
 
 @pytest.mark.parametrize(("step", "gamma", "scale"), [(0, 1.0, 5.0), (5, 0.25, 7.0), (10, -0.5, 9.0)])
-def test_ramps_are_eq10_and_diagnostics_at_their_value(
-    prior: GaussianPrior, step: int, gamma: float, scale: float
-) -> None:
+def test_ramps_are_eq10_at_their_value(prior: GaussianPrior, step: int, gamma: float, scale: float) -> None:
     x, moving = draw(prior, step=step), ready(ASD(Ramp(5.0, 9.0, 10), Ramp(1.0, -0.5, 10), bent()), prior)
     found = moving.diagnostics(x)
     assert found["gamma"] == pytest.approx(gamma)
@@ -103,35 +92,30 @@ def test_ramps_are_eq10_and_diagnostics_at_their_value(
     assert close(moving.loss(x), ready(ASD(7.5, gamma, bent()), prior).loss(draw(prior)))
 
 
-@pytest.mark.parametrize(("t", "expected"), [(50, 2.69), (250, 3.15), (500, 4.55), (750, 6.56), (950, 7.34)])
-def test_alpha2_on_stable_diffusions_schedule(prior: GaussianPrior, t: int, expected: float) -> None:
-    """lambda_eff at lambda 7.5 of the released code's gamma -0.75, as measured there."""
-    gamma = Alpha2()(draw(prior, levels=(t,) * B), 7.5)
-    assert gamma.shape == (B, 1, 1, 1)
-    assert effective_scale(7.5, gamma[0].item()) == pytest.approx(expected, abs=0.006)
-
-
 @pytest.mark.parametrize("gamma", [-0.75, -0.5, 0.0, 3.0])
-def test_alpha2_is_k_times_alpha_squared(prior: GaussianPrior, gamma: float) -> None:
-    """gamma_t / (1 + gamma_t) = alpha_t^2 gamma / (1 + gamma): the extrapolation shrinks with the signal."""
+def test_alpha2_is_k_times_alpha_squared_and_as_measured(prior: GaussianPrior, gamma: float) -> None:
+    """gamma_t / (1 + gamma_t) = alpha_t^2 gamma / (1 + gamma): the extrapolation shrinks with the signal.
+
+    And lambda_eff at lambda 7.5 of the released code's gamma -0.75, as measured there.
+    """
     x = draw(prior)
     found = Alpha2(gamma)(x, 7.5)
     assert close(found / (1 + found), x.alpha**2 * gamma / (1 + gamma), 1e-12)
-    assert (found > -1).all()
+    assert (found > -1).all() and found.shape == (B, 1, 1, 1)
+    for t, expected in ((50, 2.69), (250, 3.15), (500, 4.55), (750, 6.56), (950, 7.34)):
+        found = Alpha2()(draw(prior, levels=(t,) * B), 7.5)
+        assert effective_scale(7.5, found[0].item()) == pytest.approx(expected, abs=0.006)
 
 
 @pytest.mark.parametrize("target", [1.5, 4.25, 7.5, 12.0])
 @pytest.mark.parametrize("scale", [3.0, 7.5])
-def test_target_scale_is_what_comes_out(prior: GaussianPrior, target: float, scale: float) -> None:
+def test_target_scale_is_what_comes_out_and_follows_ramps(prior: GaussianPrior, target: float, scale: float) -> None:
     found = ready(ASD(scale, TargetScale(target), bent()), prior).diagnostics(draw(prior))
     assert found["lambda_eff"] == pytest.approx(target) and found["gamma"] > -1
     with pytest.raises(ValueError, match="needs a CFG scale above 1; got 1.0"):
         ready(ASD(1.0, TargetScale(target), bent()), prior).loss(draw(prior))
     gamma = TargetScale(target)(draw(prior), scale)
     assert gamma.flatten().tolist() == pytest.approx([(target - scale) / (scale - 1)] * B)
-
-
-def test_target_scale_follows_its_ramp_and_the_expressions(prior: GaussianPrior) -> None:
     field = ready(ASD(Ramp(3.0, 7.0, 4), TargetScale(Ramp(6.0, 2.0, 4)), bent()), prior)
     found = [field.diagnostics(draw(prior, step=step))["lambda_eff"] for step in range(6)]
     assert found == pytest.approx([6.0, 5.0, 4.0, 3.0, 2.0, 2.0])
@@ -159,32 +143,30 @@ def test_control_starts_where_it_is_told_and_does_not_learn_by_gradient(prior: G
     assert len(list(field.parameters())) == 2 and not field.second.field.gamma.log1p.requires_grad
     for start in (-0.9, -0.5, 0.0, 3.0):
         assert value(control(start), prior) == pytest.approx(start, abs=1e-6)
+    for start in (-0.95, 4.0):
+        with pytest.raises(ValueError, match=f"needs lowest <= start <= highest; got -0.9, {start} and 3.0"):
+            SpreadControl(start)
 
 
-@pytest.mark.parametrize("std", [0.1, 0.4, 2.0])
-def test_control_integrates_the_logarithm_of_the_ratio(prior: GaussianPrior, std: float) -> None:
-    gamma = control(rate=0.1)
-    for steps in range(1, 4):
-        gamma.observe([sample(prior, std)])
-        expected = 0.5 * (0.4 / std) ** (0.1 * steps) - 1
-        assert value(gamma, prior) == pytest.approx(expected, abs=1e-6)
-
-
-def test_control_sees_the_mean_spread_of_all_ranks(prior: GaussianPrior, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_integrates_the_ratios_logarithm(prior: GaussianPrior, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within its limits, and of the mean spread of all ranks."""
+    for std in (0.1, 0.4, 2.0):
+        gamma = control(rate=0.1)
+        for steps in range(1, 4):
+            gamma.observe([sample(prior, std)])
+            expected = 0.5 * (0.4 / std) ** (0.1 * steps) - 1
+            assert value(gamma, prior) == pytest.approx(expected, abs=1e-6)
+    gamma = control(rate=1.0, lowest=-0.8, highest=0.5)
+    for std, limit in ((40.0, -0.8), (0.001, 0.5)):
+        for _ in range(10):
+            gamma.observe([sample(prior, std)])
+        assert value(gamma, prior) == pytest.approx(limit, abs=1e-6)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda spread: spread.add_(0.6))  # of the other rank
     gamma = control(rate=0.1, target=0.8)
     gamma.observe([sample(prior, 0.2)])
     assert value(gamma, prior) == pytest.approx(0.5 * (0.8 / 0.4) ** 0.1 - 1, abs=1e-6)
-
-
-def test_control_stays_within_its_limits(prior: GaussianPrior) -> None:
-    gamma = control(rate=1.0, lowest=-0.8, highest=0.5)
-    for std, limit in ((40.0, -0.8), (0.001, 0.5)):
-        for _ in range(10):
-            gamma.observe([sample(prior, std)])
-        assert value(gamma, prior) == pytest.approx(limit, abs=1e-6)
 
 
 @pytest.mark.parametrize(("steps", "shared"), [(1, True), (2, False)])
@@ -252,9 +234,3 @@ def test_control_is_part_of_a_checkpoint(prior: GaussianPrior) -> None:
     early.load_state_dict({key.split("gamma.")[1]: v for key, v in state.items() if "gamma." in key})
     early.setup(FiniteSetPrior(), Y)  # which has no samples to measure
     assert early.target.item() == pytest.approx(0.4)
-
-
-@pytest.mark.parametrize("start", [-0.95, 4.0])
-def test_a_start_outside_the_limits_is_refused(start: float) -> None:
-    with pytest.raises(ValueError, match=f"needs lowest <= start <= highest; got -0.9, {start} and 3.0"):
-        SpreadControl(start)

@@ -96,13 +96,20 @@ def test_a_gan_on_the_discriminators_own_opinion(loss: type[asdkit.GANLoss]) -> 
     assert field.diagnostics(x)["gap"] == pytest.approx(opinion(x).mean().item())
 
 
-def test_the_bounded_weight_of_jsd() -> None:
+def test_the_bounded_weight_of_jsd_and_the_limit_of_log_r() -> None:
     prior = exact_prior()
     x = draw(prior)
     weight = 2 / (1 + torch.exp(-4 * opinion(x)))
     value = ready(asdkit.JSD(3.0, 4.0, bent()), prior)(x)
     assert close(value, weight[:, None, None, None] * (cfg(x, 3.0) - e_phi(x, bent())))
     assert weight.max() < 2 and weight.std() > 0
+
+    class Sure(asdkit.Noise):
+        def log_ratio(self, x: Noised) -> Tensor:
+            return torch.full((len(x.t),), 100.0)
+
+    field = ready(asdkit.FDivergence(asdkit.Noise(), Sure(), "forward_kl", sharpness=2.0, limit=3.0), prior)
+    assert torch.allclose(field(x), torch.tensor(3.0).double().exp() * x.eps)
 
 
 MEASURES: dict[Divergence, tuple[Callable[[Tensor], Tensor], float]] = {  # f of p/q, and f''(1)
@@ -138,17 +145,6 @@ def test_a_weighted_residual_descends_its_divergence(divergence: Divergence) -> 
     x = prior.draw(x0, level.expand(len(span)), span[:, None, None, None] / sigma)
     mean = torch.trapezoid(q * field(x).flatten(), span)
     assert (curvature * alpha / sigma * mean).item() == pytest.approx(((up - down) / 2e-4).item(), rel=1e-5)
-
-
-def test_log_r_is_limited() -> None:
-    class Sure(asdkit.Noise):
-        def log_ratio(self, x: Noised) -> Tensor:
-            return torch.full((len(x.t),), 100.0)
-
-    prior = exact_prior()
-    x = draw(prior)
-    field = ready(asdkit.FDivergence(asdkit.Noise(), Sure(), "forward_kl", sharpness=2.0, limit=3.0), prior)
-    assert torch.allclose(field(x), torch.tensor(3.0).double().exp() * x.eps)
 
 
 @pytest.mark.parametrize("kind", ["unet", "copy", "flux"])

@@ -107,15 +107,11 @@ def test_13_the_released_v_loss_is_alpha2(prior: GaussianPrior, gamma: float) ->
     assert torch.autograd.grad(loss, e_phi)[0].abs().max() < 1e-6  # the schedule's alpha^2 + sigma^2 is 1 in float32
 
 
-def _edit(prior: GaussianPrior, x: Noised, source: Tensor) -> Noised:
-    return prior.draw(x.x0, x.t, x.eps, source=source)
-
-
 @pytest.mark.parametrize("scale", [1.0, 7.5])
 def test_14_the_residual_of_dds(prior: GaussianPrior, scale: float) -> None:
     """c(t) [(x - x_source) - lambda (mu_y - mu_z)], without a trace of the noise."""
     x = draw(prior, 0.4, 0.9)
-    x = _edit(prior, x, randn(*x.x0.shape))
+    x.source = randn(*x.x0.shape)
     field = DDS(scale)
     field.bind("y", "z")
     assert close(field(x), c(x) * ((x.x0 - x.source) - scale * 1.5))
@@ -128,7 +124,8 @@ def test_14_where_dds_ends(prior: GaussianPrior, weighting: str) -> None:
     field.bind("y", "z")
 
     def edited(x: Noised) -> Tensor:
-        return field(_edit(prior, x, torch.full_like(x.x0, 0.3)))
+        x.source = torch.full_like(x.x0, 0.3)
+        return field(x)
 
     a, b = descend(prior, edited, weighting=weighting, lr=0.5, steps=200)
     assert a == pytest.approx(0.3 + 3.0 * 1.5, abs=1e-6) and abs(b) < 1e-6

@@ -132,6 +132,11 @@ class ByHand:
         p = p * (1 - lr * decay)
         return p - lr * (self.moments[index] / (1 - b1**k)) / ((self.squares[index] / (1 - b2**k)).sqrt() + eps)
 
+    def after(self, steps: int) -> "ByHand":
+        for step in range(steps):
+            self.step(step)
+        return self
+
     def step(self, step: int) -> None:
         theta = [p.clone().requires_grad_() for p in self.theta]
         x0 = _image(*theta, _views(step))
@@ -167,13 +172,9 @@ class ByHand:
 @pytest.mark.parametrize("discriminator_steps", [1, 2])
 @pytest.mark.parametrize("share_noise", [True, False])
 @pytest.mark.parametrize("weighting", ["sigma2", "sigma_over_alpha"])
-def test_training_steps_are_the_equations(
-    weighting: str, share_noise: bool, discriminator_steps: int, steps: int
-) -> None:
+def test_steps_are_the_equations(weighting: str, share_noise: bool, discriminator_steps: int, steps: int) -> None:
     model, trainer = _train(steps, weighting=weighting, share_noise=share_noise, steps=discriminator_steps)
-    hand = ByHand(weighting, share_noise, discriminator_steps)
-    for step in range(steps):
-        hand.step(step)
+    hand = ByHand(weighting, share_noise, discriminator_steps).after(steps)
     _compare(model, hand)
     assert trainer.global_step == steps
     assert model.generator.calls == [c for step in range(steps) for c in ("render", "before", f"after {step}")]
@@ -185,15 +186,15 @@ def test_training_steps_are_the_equations(
 def test_views_in_parts_and_rendered_twice_are_the_same_step(share_noise: bool, discriminator_steps: int) -> None:
     in_parts = Rendering(chunk=1, rerender=True)
     model, _ = _train(2, rendering=in_parts, share_noise=share_noise, steps=discriminator_steps)
-    hand = ByHand("sigma2", share_noise, discriminator_steps)
-    for step in range(2):
-        hand.step(step)
+    hand = ByHand("sigma2", share_noise, discriminator_steps).after(2)
     _compare(model, hand)
     once = ["render"] * 6 + ["before", "after 0"]  # three parts, each rendered again for its gradient
     assert model.generator.calls[:8] == once
 
 
-def test_parts_are_equal_and_know_their_rows() -> None:
+def test_a_prompt_is_asked_for_and_parts_are_equal_and_know_their_rows() -> None:
+    with pytest.raises(ValueError, match="prompt is empty"):
+        Distillation("  ", GaussianPrior({"y": MEAN}), Blob(), SDS())
     with pytest.raises(ValueError, match="chunk must divide the number of views per step, 3; got 2"):
         _train(1, rendering=Rendering(chunk=2))
     views, source = _views(0), torch.rand(3, 3, 2, 2)
@@ -232,10 +233,8 @@ def test_a_source_is_the_steps_own_with_cameras_and_encoded_once_without() -> No
 
 
 def test_the_discriminators_gradient_is_clipped_and_only_that() -> None:
-    hand = ByHand("uniform", True, 1, clip=0.05)
+    hand = ByHand("uniform", True, 1, clip=0.05).after(2)
     model, _ = _train(2, weighting="uniform", clip=0.05)
-    for step in range(2):
-        hand.step(step)
     _compare(model, hand)
     assert torch.cat([g.flatten() for g in hand.phi_gradients]).norm().item() == pytest.approx(0.05, rel=1e-3)
 
@@ -252,13 +251,12 @@ def test_the_discriminator_learns_every_so_many_iterations_from_the_first_on() -
 def _compare(model: Distillation, hand: ByHand) -> None:
     """Gradients of the last step, which Adam's scale-free steps would hide, and parameters."""
     adapter = model.guidance.second.field.adapter
+    learned = [model.generator.colour, model.generator.contrast, adapter.slope, adapter.offset]
     for found, expected in zip(model.generator.gradients, hand.theta_gradients, strict=True):
         assert torch.allclose(found, expected, rtol=1e-4, atol=ATOL)
     for found, expected in zip([adapter.slope.grad, adapter.offset.grad], hand.phi_gradients, strict=True):
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
-    for found, expected in zip([model.generator.colour, model.generator.contrast], hand.theta, strict=True):
-        assert torch.allclose(found, expected, rtol=0, atol=ATOL)
-    for found, expected in zip([adapter.slope, adapter.offset], hand.phi, strict=True):
+    for found, expected in zip(learned, hand.theta + hand.phi, strict=True):
         assert torch.allclose(found, expected, rtol=0, atol=ATOL)
 
 
@@ -271,19 +269,15 @@ def test_a_tiny_gradient_moves_the_generator_by_the_whole_rate() -> None:
     assert torch.allclose(before - colour, torch.full((3,), LR[0]), rtol=1e-3)
 
 
-def test_without_parameters_there_is_one_optimizer_and_the_hand_agrees() -> None:
+def test_without_parameters_or_discriminator_steps_there_is_one_optimizer() -> None:
     model, trainer = _train(2, guidance=SDS(SCALE))
     assert len(trainer.optimizers) == 1 and trainer.global_step == 2
     hand = ByHand("sigma2", True, 0)
     plain = hand.fields
     hand.fields = lambda x0, t, eps, phi: (*plain(x0, t, eps, phi)[:2], eps)
-    for step in range(2):
-        hand.step(step)
+    hand.after(2)
     for found, expected in zip([model.generator.colour, model.generator.contrast], hand.theta, strict=True):
         assert torch.allclose(found, expected, rtol=0, atol=ATOL)
-
-
-def test_no_discriminator_steps_leave_phi_alone() -> None:
     model, trainer = _train(2, steps=0)
     assert len(trainer.optimizers) == 1
     adapter, fresh = model.guidance.second.field.adapter, _phi()
@@ -291,26 +285,17 @@ def test_no_discriminator_steps_leave_phi_alone() -> None:
 
 
 def test_backgrounds() -> None:
-    model, _ = _train(1)
-    assert torch.allclose(model.generator.background, torch.full((3,), 0.85))
-    model, _ = _train(1, rendering=Rendering(random_background=1.0))
-    grey = torch.rand(2, generator=generator_for(SEED, 0, "background", 0))
-    assert torch.allclose(model.generator.background, (0.5 + 0.5 * grey[1]).expand(3))
-    model, _ = _train(1, rendering=Rendering(background=0.2))
-    assert torch.allclose(model.generator.background, torch.full((3,), 0.2))
-
-
-def test_without_a_prompt_there_is_nothing_to_make() -> None:
-    with pytest.raises(ValueError, match="prompt is empty"):
-        Distillation("  ", GaussianPrior({"y": MEAN}), Blob(), SDS())
+    random = 0.5 + 0.5 * torch.rand(2, generator=generator_for(SEED, 0, "background", 0))[1].item()
+    for settings, expected in (({}, 0.85), ({"random_background": 1.0}, random), ({"background": 0.2}, 0.2)):
+        model, _ = _train(1, rendering=Rendering(**settings))
+        assert torch.allclose(model.generator.background, torch.full((3,), expected))
 
 
 @pytest.mark.parametrize(("chunk", "clip"), [(0, 0.0), (0, 0.01), (1, 0.0)])
 def test_what_is_logged_of_a_step_is_the_hands(chunk: int, clip: float) -> None:
     """Of whole steps and of parts; the gradient of the discriminator is that before it is clipped."""
     _, trainer = _train(1, rendering=Rendering(chunk=chunk), clip=clip)
-    hand = ByHand("sigma2", True, 1)
-    hand.step(0)
+    hand = ByHand("sigma2", True, 1).after(1)
     expected = {"residual_norm": hand.residual.flatten(1).norm(dim=1).mean(), "discriminator_loss": hand.loss}
     for name, gradients in {"grad_norm": hand.theta_gradients, "discriminator_grad_norm": hand.phi_gradients}.items():
         expected[name] = torch.cat([gradient.flatten() for gradient in gradients]).norm()
