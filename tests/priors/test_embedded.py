@@ -20,27 +20,18 @@ def prior() -> Pretrained:
     return loaded("toybox")
 
 
-def test_the_weights_are_half_precision_and_small(prior: Pretrained) -> None:
+def test_the_weights_are_small_know_their_words_and_are_as_good_as_their_card_says(prior: Pretrained) -> None:
     sizes = [file.stat().st_size for file in prior.folder.rglob("*") if file.is_file()]
     assert sum(sizes) < 30e6
     assert prior.digest in (prior.folder / "README.md").read_text()
-
-
-def test_the_prior_knows_its_words_and_directions(prior: Pretrained) -> None:
+    assert model_card.evaluate_vae(prior, seed=1, count=20)["vae_psnr_plain_db"] > 30
+    assert model_card.evaluate_clip(TinyCLIP(prior.folder / "clip"), seed=1, count=40) > 0.8
     assert prior.view_words == EIGHT_SECTORS
     assert prior.camera is not None
     assert prior.words.unknown("Kittens, bots on a xyzzy") == {"kittens": ["cat"], "bots": ["boat"], "xyzzy": []}
     doubt = prior.doubt("a red unicorn xyzzy")
     assert "'unicorn' (the nearest that it knows: 'dog', 'elephant'), 'xyzzy'; expect" in doubt
     assert prior.doubt("a yellow duck") == ""
-
-
-def test_the_autoencoder_reaches_30_db_on_held_out_renders(prior: Pretrained) -> None:
-    assert model_card.evaluate_vae(prior, seed=1, count=20)["vae_psnr_plain_db"] > 30
-
-
-def test_the_clip_finds_held_out_prompts(prior: Pretrained) -> None:
-    assert model_card.evaluate_clip(TinyCLIP(prior.folder / "clip"), seed=1, count=40) > 0.8
 
 
 def test_samples_have_the_colour_asked_for(prior: Pretrained) -> None:

@@ -16,6 +16,7 @@ from asdkit.commands.main import main
 from asdkit.priors.locate import ARCHITECTURES
 from asdkit.scores.prior import Condition
 
+PAGE = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
 # Millions of parameters of the network and of the autoencoder, and TFLOP of a forward pass at 512 pixels where known.
 PUBLISHED = {
     "sd15": (859.520964, 83.653863, 0.803),
@@ -72,7 +73,7 @@ def test_random_weights_are_finite_and_always_the_same(dtype: str) -> None:
     assert not torch.allclose(*predictions[0][:2])
 
 
-def test_no_two_layers_and_no_two_rows_are_alike() -> None:
+def test_no_two_layers_or_rows_are_alike_and_the_shipped_priors_camera_and_words_are_its_own() -> None:
     prior = loaded("random:toybox")
     attention = next(m for name, m in prior.network.named_modules() if name.endswith("attn1"))
     q, k = attention.to_q.weight, attention.to_k.weight
@@ -81,24 +82,13 @@ def test_no_two_layers_and_no_two_rows_are_alike() -> None:
     assert q.std() == pytest.approx(q.shape[1] ** -0.5, rel=0.05)
     norm = next(m for m in prior.network.modules() if isinstance(m, torch.nn.GroupNorm))
     assert norm.weight.eq(1).all() and norm.bias.eq(0).all()
-
-
-def test_the_camera_and_the_words_of_the_shipped_prior_are_its_own() -> None:
-    prior = loaded("random:toybox")
     assert prior.camera is None and prior.words.unknown("dragon") == {} and prior.digest == "random:toybox"
-
-
-def test_the_table_in_the_documentation() -> None:
-    """docs/benchmarks.md says for Stable Diffusion 2.1 what is computed here."""
-    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
-    assert documented_row("sd21") in text and documented_row("sd21", 256, tiny=True) in text
 
 
 @pytest.mark.parametrize("views", [1, 4])
 def test_the_commands_in_the_documentation_resolve(views: int, capsys: pytest.CaptureFixture) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
-    common = re.search(r"`COMMON` stands for `([^`]*)`", text)[1].split()
-    options = re.search(r"`asdkit bench COMMON --steps 100 (--data.views_per_step 4 --model[^`]*)`", text)[1].split()
+    common = re.search(r"`COMMON` stands for `([^`]*)`", PAGE)[1].split()
+    options = re.search(r"`asdkit bench COMMON --steps 100 (--data.views_per_step 4 --model[^`]*)`", PAGE)[1].split()
     assert main(["fit", *common, *options, f"--data.views_per_step={views}", "--print_config"]) == 0
     config = yaml.safe_load(capsys.readouterr().out)
     model = config["model"]["init_args"]
@@ -107,12 +97,12 @@ def test_the_commands_in_the_documentation_resolve(views: int, capsys: pytest.Ca
     assert (config["data"]["init_args"]["size"], config["data"]["init_args"]["views_per_step"]) == (512, views)
 
 
-def test_the_commands_in_the_documentation_are_those_of_the_benchmark(tmp_path: Path) -> None:
-    """`asdkit bench --gpu --part 2` carries out what the table of targets names."""
-    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
-    common = re.search(r"`COMMON` stands for `([^`]*)`", text)[1]
-    documented = re.findall(r"`asdkit (\w+ COMMON[^`]*)`", text)
+def test_the_documented_commands_are_those_of_the_benchmark_and_the_table_is_computed(tmp_path: Path) -> None:
+    """`asdkit bench --gpu --part 2` carries out what the table of targets names; of the numbers two rows."""
+    common = re.search(r"`COMMON` stands for `([^`]*)`", PAGE)[1]
+    documented = re.findall(r"`asdkit (\w+ COMMON[^`]*)`", PAGE)
     for check in parts(tmp_path, tiny=False)[2]:
         own = [word for word in check.command[2:] if not word.startswith(("--run.", "--report.", "--json"))]
         words = " ".join(own).replace("=", " ").replace(common, "COMMON")
         assert words.replace("views_per_step 4", "views_per_step 1") in documented or words in documented
+    assert documented_row("sd21") in PAGE and documented_row("sd21", 256, tiny=True) in PAGE
