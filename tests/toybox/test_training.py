@@ -23,21 +23,24 @@ from asdkit.toybox.training.renders import Renders, encode, render_cache
 from asdkit.toybox.training.vae import _detail_difference, random_crops
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-def data(cache: Path, vae: str = "") -> ToyboxData:
+def data(cache: Path, weights: Path | None = None) -> ToyboxData:
+    """Pictures, or latents by these weights."""
+    vae = str(weights / "vae") if weights else ""
     return ToyboxData(cache=str(cache), count=24, held_out=8, batch_size=8, size=64, vae=vae)
 
 
-def unet_data(cache: Path, weights: Path) -> ToyboxData:
-    return data(cache, str(weights / "vae"))
+def unet_of(output: Path, **settings: object) -> TrainUNet:
+    return TrainUNet(str(output), **{"channels": (16, 32), "text_width": 32, **settings})
 
 
-def unet_of(weights: Path, **settings: object) -> TrainUNet:
-    return TrainUNet(str(weights), **{"channels": (16, 32), "text_width": 32, **settings})
+def vae_of(output: Path, **settings: object) -> TrainVAE:
+    module = TrainVAE(str(output), **{"width": 8, "latent_channels": 4, **settings})
+    module.trainer = pl.Trainer(max_steps=30, logger=False, enable_checkpointing=False)
+    return module
+
+
+def clip_of(output: Path, **settings: object) -> TrainCLIP:
+    return TrainCLIP(str(output), **{"width": 32, "layers": 1, "size": 64, **settings})
 
 
 def trainer(folder: Path, steps: int, every: int = 100) -> pl.Trainer:
@@ -47,32 +50,37 @@ def trainer(folder: Path, steps: int, every: int = 100) -> pl.Trainer:
 
 
 @pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def renders(cache: Path) -> Renders:
+    return Renders(render_cache(cache, 24, 0, size=64), 8, seed=3)
+
+
+@pytest.fixture(scope="module")
 def weights(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder and a CLIP, trained for a few steps by the very modules that made the shipped ones."""
     folder = tmp_path_factory.mktemp("weights")
-    trainer(folder / "a", 2).fit(TrainVAE(output=str(folder), width=8, latent_channels=4), data(cache))
-    trainer(folder / "b", 2).fit(unet_of(folder), unet_data(cache, folder))
-    trainer(folder / "c", 2).fit(TrainCLIP(output=str(folder), width=32, layers=1, size=64), data(cache))
+    trainer(folder / "a", 2).fit(vae_of(folder), data(cache))
+    trainer(folder / "b", 2).fit(unet_of(folder), data(cache, folder))
+    trainer(folder / "c", 2).fit(clip_of(folder), data(cache))
     return folder
 
 
-def test_the_cache_is_drawn_statelessly_and_labels_belong_to_pictures(cache: Path) -> None:
-    folder = render_cache(cache, 24, 0, size=64)
-    renders = Renders(folder, 8, seed=3)
-    again = Renders(folder, 8, seed=3, first=5)
-    batch, resumed = renders.batch(5), next(iter(again))
+def test_the_cache_is_drawn_statelessly_and_labels_belong_to_pictures(cache: Path, renders: Renders) -> None:
+    batch, resumed = renders.batch(5), next(iter(Renders(render_cache(cache, 24, 0, size=64), 8, seed=3, first=5)))
     assert torch.equal(batch.images, resumed.images)
-    assert batch.captions == resumed.captions
-    assert renders.batch(6).captions != batch.captions
+    assert batch.captions == resumed.captions != renders.batch(6).captions
     assert parse(batch.prompts[0]).kind == renders.chunks[0]["things"][int(batch.which[0])][0]
     held_out = Renders(render_cache(cache, 8, 0, held_out=True, size=64), 8).batch(0)
     for prompts, expected in ((batch.prompts, False), (held_out.prompts, True)):
         assert all(is_held_out(parse(prompt)) == expected for prompt in prompts)
 
 
-def test_a_cache_of_latents_holds_the_latents_of_the_pictures(cache: Path, weights: Path) -> None:
-    vae = read_autoencoder(weights / "vae")
-    pictures = Renders(render_cache(cache, 24, 0, size=64), 8, seed=3).batch(5)
+def test_a_cache_of_latents_holds_the_latents_of_the_pictures(cache: Path, renders: Renders, weights: Path) -> None:
+    vae, pictures = read_autoencoder(weights / "vae"), renders.batch(5)
     latents = Renders(render_cache(cache, 24, 0, size=64, vae=vae), 8, seed=3).batch(5)
     assert latents.images.shape == (8, 4, 8, 8)
     assert latents.captions == pictures.captions
@@ -96,19 +104,16 @@ def test_a_stopped_cache_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: p
         assert all(torch.equal(mine[name], expected[name]) for name in ("images", "cameras"))
 
 
-def test_every_word_of_the_world_is_one_token() -> None:
-    tokenizer = build_tokenizer()
-    assert [word for word in vocabulary() if len(tokenizer.tokenize(word)) != 1] == []
-    assert len(tokenizer.tokenize("zebra")) > 1
-
-
-def test_the_folder_has_the_layout_of_transformers_4(weights: Path) -> None:
+def test_the_folder_has_the_layout_of_transformers_4_and_a_token_for_each_word(weights: Path) -> None:
     names = load_file(weights / "text_encoder" / "model.safetensors")
     assert all(name.startswith("text_model.") for name in names)
     assert all(tensor.dtype == torch.float16 for tensor in names.values() if tensor.is_floating_point())
     assert {"vocab.json", "merges.txt", "tokenizer_config.json"} <= {p.name for p in (weights / "tokenizer").iterdir()}
     scheduler = json.loads((weights / "scheduler" / "scheduler_config.json").read_text())
     assert scheduler["prediction_type"] == "v_prediction"
+    tokenizer = build_tokenizer()
+    assert [word for word in vocabulary() if len(tokenizer.tokenize(word)) != 1] == []
+    assert len(tokenizer.tokenize("zebra")) > 1
 
 
 def test_a_plain_stable_diffusion_pipeline_loads_it_and_agrees(weights: Path) -> None:
@@ -116,8 +121,7 @@ def test_a_plain_stable_diffusion_pipeline_loads_it_and_agrees(weights: Path) ->
 
     pipeline = StableDiffusionPipeline.from_pretrained(weights, local_files_only=True, safety_checker=None)
     prior = loaded(weights)
-    x_t = torch.randn(2, *prior.latent_shape(128, 128))
-    t = torch.tensor([400, 400])
+    x_t, t = torch.randn(2, *prior.latent_shape(128, 128)), torch.tensor([400, 400])
     x = prior.draw(torch.zeros_like(x_t), t, x_t / prior.schedule.sigma(t))
     ours = x.predict(Condition("a red car", view_dependent=False))
     tokens = pipeline.tokenizer("a red car", padding="max_length", return_tensors="pt").input_ids
@@ -130,18 +134,17 @@ def test_a_plain_stable_diffusion_pipeline_loads_it_and_agrees(weights: Path) ->
 
 def test_resuming_the_unet_is_exact(cache: Path, weights: Path, tmp_path: Path) -> None:
     whole, half = unet_of(weights), unet_of(weights)
-    trainer(tmp_path / "whole", 4, every=2).fit(whole, unet_data(cache, weights))
+    trainer(tmp_path / "whole", 4, every=2).fit(whole, data(cache, weights))
     checkpoint = next((tmp_path / "whole").glob("step=2*.ckpt"))
-    trainer(tmp_path / "half", 4).fit(half, unet_data(cache, weights), ckpt_path=checkpoint)
+    trainer(tmp_path / "half", 4).fit(half, data(cache, weights), ckpt_path=checkpoint)
     for (name, a), b in zip(whole.state_dict().items(), half.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
 
 def test_the_unets_loss_is_the_squared_error_in_v(cache: Path, weights: Path) -> None:
     module = unet_of(weights)
-    batch = Renders(unet_data(cache, weights).folders()["trained"], 8).batch(0)
+    batch, seen = Renders(data(cache, weights).folders()["trained"], 8).batch(0), {}
     x0 = batch.images
-    seen = {}
 
     class Oracle(torch.nn.Module):
         tokenizer = module.net.tokenizer
@@ -160,61 +163,70 @@ def test_the_unets_loss_is_the_squared_error_in_v(cache: Path, weights: Path) ->
     assert (seen["has_camera"] * without_text).sum() == 0
 
 
-def test_the_averaged_network_sees_its_own_camera(cache: Path, weights: Path) -> None:
-    module = unet_of(weights)
-    batch = Renders(render_cache(cache, 24, 0, size=64), 2).batch(0)
+def test_the_averaged_network_sees_its_own_camera(renders: Renders, weights: Path) -> None:
+    module, batch = unet_of(weights), renders.batch(0)
     for net in (module.net, module.average.module):
         torch.nn.init.normal_(net.camera.out.weight, generator=torch.Generator().manual_seed(1))
-    x_t, t = torch.randn(2, 4, 16, 16), torch.tensor([100, 700])
+    x_t, t = torch.randn(8, 4, 16, 16), torch.tensor([100, 700]).repeat(4)
     tokens = module.net.tokenizer(batch.captions, padding="max_length", return_tensors="pt").input_ids
-    module.net(x_t, t, tokens, batch.views, torch.zeros(2))
-    with_camera = module.average.module(x_t, t, tokens, batch.views, torch.ones(2))
-    assert torch.equal(with_camera, module.net(x_t, t, tokens, batch.views, torch.ones(2)))
-    assert not torch.equal(with_camera, module.net(x_t, t, tokens, batch.views, torch.zeros(2)))
+    module.net(x_t, t, tokens, batch.views, torch.zeros(8))
+    with_camera = module.average.module(x_t, t, tokens, batch.views, torch.ones(8))
+    assert torch.equal(with_camera, module.net(x_t, t, tokens, batch.views, torch.ones(8)))
+    assert not torch.equal(with_camera, module.net(x_t, t, tokens, batch.views, torch.zeros(8)))
 
 
-def test_training_goes_on_from_a_pipeline_folder(cache: Path, weights: Path, tmp_path: Path) -> None:
-    """Every network starts from the folder's weights, its average too; other sizes or a missing file are refused."""
-    module = unet_of(weights, start=str(weights), seed=7)
-    for name in ("unet", "text_encoder", "camera"):
+def test_training_goes_on_from_a_folder(weights: Path, tmp_path: Path) -> None:
+    """Every network has the folder's weights, also those in several files; latents are pulled to the autoencoder's."""
+    from diffusers import UNet2DConditionModel
+
+    split = shutil.copytree(weights, tmp_path / "split")
+    shutil.rmtree(split / "unet")
+    UNet2DConditionModel.from_pretrained(weights / "unet").half().save_pretrained(
+        split / "unet", max_shard_size="200KB"
+    )
+    assert len(list((split / "unet").glob("*.safetensors"))) > 1
+    modules = [unet_of(weights, start=str(folder), seed=7) for folder in (weights, split)]
+    vae, clip = (made(tmp_path, start=str(weights), seed=7) for made in (vae_of, clip_of))
+    networks = [(vae.vae, "vae"), (clip.clip, "clip")]
+    for net in (each for module in modules for each in (module.net, module.average.module)):
+        networks += [(getattr(net, name), name) for name in ("unet", "text_encoder", "camera")]
+    for network, name in networks:
         (file,) = (weights / name).glob("*.safetensors")
-        saved = {key.removeprefix("text_model."): value for key, value in load_file(file).items()}
-        for net in (module.net, module.average.module):
-            mine = {k.removeprefix("text_model."): v for k, v in getattr(net, name).state_dict().items()}
-            assert mine.keys() == saved.keys()
-            assert all(torch.equal(mine[key], saved[key].to(mine[key].dtype)) for key in saved), name
-    for wrong in ({"channels": (16, 48), "start": str(weights)}, {"start": str(tmp_path)}):
-        with pytest.raises(ValueError, match="can't be started from"):
-            unet_of(weights, **wrong)
+        saved, mine = (
+            {key.removeprefix("text_model."): value for key, value in tensors.items()}
+            for tensors in (load_file(file), network.state_dict())
+        )
+        assert mine.keys() == saved.keys()
+        assert all(torch.equal(mine[key], saved[key].to(mine[key].dtype)) for key in saved), name
+
+    images, old = torch.rand(2, 3, 64, 64) * 2 - 1, read_autoencoder(weights / "vae")
+    pull = vae._pull_to_start(images, torch.zeros(2, 4, 8, 8))
+    assert pull.item() == pytest.approx(0.1 * old.encode(images).latents.square().mean().item(), rel=1e-4)
+
+
+def test_starts_of_other_sizes_and_missing_files_are_refused(cache: Path, weights: Path, tmp_path: Path) -> None:
+    start, nowhere = {"start": str(weights)}, {"start": str(tmp_path / "none")}
+    for made, wrong, said in (
+        (unet_of, {"channels": (16, 48)} | start, "can't be started from: "),
+        (unet_of, nowhere, "can't be started from: "),
+        (vae_of, {"latent_channels": 8} | start, "can't be started from: "),
+        (vae_of, nowhere, "holds no autoencoder"),
+        (vae_of, {"decoder_only": True}, "name its folder by start"),
+        (clip_of, {"width": 64} | start, "can't be started from: "),
+        (clip_of, nowhere, "can't be started from: "),
+    ):
+        with pytest.raises(ValueError, match=said):
+            made(weights, **wrong)
     with pytest.raises(ValueError, match="learns from latents"):
         trainer(tmp_path, 1).fit(unet_of(weights), data(cache))
 
 
-def test_an_autoencoder_starts_from_one_of_its_sizes(cache: Path, weights: Path, tmp_path: Path) -> None:
-    """All weights are taken over, and the latents are pulled to those of the start."""
-    module = TrainVAE(str(tmp_path), width=8, latent_channels=4, start=str(weights))
-    old = read_autoencoder(weights / "vae")
-    assert all(torch.equal(value, old.state_dict()[name]) for name, value in module.vae.state_dict().items())
-
-    images = torch.rand(2, 3, 64, 64)
-    module.trainer = pl.Trainer(max_steps=30, logger=False, enable_checkpointing=False)
-    pull = module._pull_to_start(images * 2 - 1, torch.zeros(2, 4, 8, 8))
-    assert pull.item() == pytest.approx(0.1 * old.encode(images * 2 - 1).latents.square().mean().item(), rel=1e-4)
-    with pytest.raises(ValueError, match="can't be started from: "):
-        TrainVAE(str(tmp_path), width=8, latent_channels=8, start=str(weights))
-    with pytest.raises(ValueError, match="holds no autoencoder"):
-        TrainVAE(str(tmp_path), width=8, start=str(tmp_path / "none"))
-
-
 def test_a_decoder_is_trained_alone_and_the_latents_stay(cache: Path, weights: Path, tmp_path: Path) -> None:
-    settings = {"width": 8, "latent_channels": 4, "start": str(weights), "decoder_only": True}
-    trainer(tmp_path / "run", 2).fit(TrainVAE(str(tmp_path), **settings), data(cache))
+    trainer(tmp_path / "run", 2).fit(vae_of(tmp_path, start=str(weights), decoder_only=True), data(cache))
     old, new = read_autoencoder(weights / "vae"), read_autoencoder(tmp_path / "vae")
     assert all(torch.equal(p, q) for p, q in zip(old.encoder.parameters(), new.encoder.parameters(), strict=True))
     assert not torch.equal(old.decoder.layers[0].weight, new.decoder.layers[0].weight)
     assert new.config.scaling_factor == old.config.scaling_factor
-    with pytest.raises(ValueError, match="name its folder by start"):
-        TrainVAE(str(tmp_path), width=8, latent_channels=4, decoder_only=True)
 
 
 def test_crops_are_squares_of_the_pictures_on_multiples_of_8() -> None:
@@ -252,32 +264,6 @@ def test_words_that_are_new_start_at_random_and_the_others_keep_their_embedding(
     assert torch.equal(grown[places], torch.cat([positions[:20].float(), fresh[places][20:]]))
 
 
-def test_weights_in_several_files_are_read_as_one(weights: Path, tmp_path: Path) -> None:
-    """By the prior and as a start of training; a file of the shipped weights is 14 MB at most."""
-    from diffusers import UNet2DConditionModel
-
-    split = shutil.copytree(weights, tmp_path / "split")
-    shutil.rmtree(split / "unet")
-    unet = UNet2DConditionModel.from_pretrained(weights / "unet").half()
-    unet.save_pretrained(split / "unet", max_shard_size="200KB")
-    assert len(list((split / "unet").glob("*.safetensors"))) > 1
-    noise, t = torch.randn(1, *loaded(split).latent_shape(128, 128)), torch.tensor([400])
-    drawn = [loaded(folder).draw(torch.zeros_like(noise), t, noise) for folder in (weights, split)]
-    one, several = (x.predict(Condition("a red car", view_dependent=False)) for x in drawn)
-    assert torch.equal(one, several)
-    plain, sharded = (unet_of(weights, start=str(folder)).net.unet.state_dict() for folder in (weights, split))
-    assert all(torch.equal(tensor, sharded[name]) for name, tensor in plain.items())
-
-
-def test_a_clip_starts_from_one_of_its_sizes(weights: Path) -> None:
-    started = TrainCLIP(width=32, layers=1, size=64, start=str(weights), seed=7).clip.state_dict()
-    saved = load_file(weights / "clip" / "model.safetensors")
-    assert all(torch.equal(started[name], value.float()) for name, value in saved.items())
-    for wrong in ({"width": 64, "layers": 1, "size": 64, "start": str(weights)}, {"start": str(weights / "nothing")}):
-        with pytest.raises(ValueError, match="can't be started from: "):
-            TrainCLIP(**wrong)
-
-
 def test_the_detail_loss_compares_how_strong_details_are_in_squares_of_six_pixels() -> None:
     """By a slow loop; where the details lie within a square does not matter."""
     a, b = torch.rand(2, 1, 1, 14, 20, generator=torch.Generator().manual_seed(0)).double()
@@ -294,11 +280,10 @@ def test_the_detail_loss_compares_how_strong_details_are_in_squares_of_six_pixel
     assert _detail_difference(a, b).item() == pytest.approx(expected)
 
 
-def test_the_autoencoder_is_trained_for_details_by_their_weight(cache: Path, tmp_path: Path) -> None:
-    batch, losses = Renders(render_cache(cache, 24, 0, size=64), 8).batch(0), []
+def test_the_autoencoder_is_trained_for_details_by_their_weight(renders: Renders, tmp_path: Path) -> None:
+    losses = []
     for weight in (0.0, 1.0, 3.0):
-        module = TrainVAE(str(tmp_path), width=8, latent_channels=4, detail_weight=weight)
-        module.trainer = pl.Trainer(max_steps=30, logger=False, enable_checkpointing=False)
+        module = vae_of(tmp_path, detail_weight=weight)
         module.log_dict = lambda *_, **__: None
-        losses.append(module.training_step(batch).item())
+        losses.append(module.training_step(renders.batch(0)).item())
     assert losses[1] > losses[0] and losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-2)
