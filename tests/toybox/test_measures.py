@@ -14,12 +14,12 @@ def wave(cycles: float, amplitude: float, size: int = 128) -> torch.Tensor:
     return row.expand(1, 3, size, size)
 
 
-def test_psnr_of_a_constant_error() -> None:
-    first, second = torch.full((1, 3, 4, 4), 0.6), torch.full((1, 3, 4, 4), 0.5)
-    assert measures.psnr(first, second).item() == pytest.approx(20, abs=1e-4)
-
-
-def test_silhouettes() -> None:
+def test_differences_of_pictures_and_silhouettes_by_hand() -> None:
+    black, white = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
+    assert measures.psnr(0.6 * white, 0.5 * white).item() == pytest.approx(20, abs=1e-4)
+    assert measures.diversity(black) == 0
+    assert [measures.diversity(torch.cat([black, white * level])) for level in (1, 0.5)] == pytest.approx([1, 0.5])
+    assert measures.diversity(torch.cat([black, white, white])) == pytest.approx(2 / 3)
     left, all_of_it = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
     left[..., :2] = 0.6
     assert measures.silhouette_iou(left, all_of_it).item() == 0.5
@@ -27,15 +27,11 @@ def test_silhouettes() -> None:
     assert measures.silhouette_iou(left * 0.5, left).item() == 0
 
 
-def test_the_spectrum_of_a_wave_is_half_its_squared_amplitude_in_its_band() -> None:
-    bands = measures.spectrum(wave(9, 0.2))[0]
+def test_the_spectrum_has_half_a_waves_squared_amplitude_in_its_band_and_adds_up_to_the_mean_square() -> None:
+    """What lies beyond half the width is left out, so the picture is band limited: enlarged by zeros in frequency."""
     expected = torch.zeros(64)
     expected[0], expected[9] = 0.5**2, 0.2**2 / 2
-    assert torch.allclose(bands, expected, atol=1e-6)
-
-
-def test_the_spectrum_adds_up_to_the_mean_square() -> None:
-    """What lies beyond half the width is left out, so the picture is band limited: enlarged by zeros in frequency."""
+    assert torch.allclose(measures.spectrum(wave(9, 0.2))[0], expected, atol=1e-6)
     coefficients = torch.zeros(2, 3, 32, 32, dtype=torch.complex128)
     coefficients[..., :8, :8] = torch.randn(2, 3, 8, 8, dtype=torch.complex128)
     images = torch.fft.ifft2(coefficients).real
@@ -52,15 +48,12 @@ def test_texture_power_and_the_distance_of_spectra_by_hand() -> None:
     assert measures.spectrum_distance(weaker, noise) == pytest.approx(20 * math.log10(2), abs=1e-3)
 
 
-def test_the_palette_distance_of_moved_colours_is_how_far_they_are_moved() -> None:
+def test_the_palette_distance_is_how_far_colours_are_moved_and_sees_how_channels_go_together() -> None:
+    """Red and turquoise, or white and black: each channel is half 0 and half 1 in both."""
     colours, move = torch.rand(512, 3), torch.tensor([0.1, -0.2, 0.05])
     assert measures.palette_distance(colours, colours[torch.randperm(512)]) == 0
     assert measures.palette_distance(colours, colours + move) == pytest.approx(move.norm().item(), rel=0.03)
     assert math.isnan(measures.palette_distance(colours, colours[:0]))
-
-
-def test_the_palette_distance_sees_which_values_of_the_channels_belong_together() -> None:
-    """Red and turquoise, or white and black: each channel is half 0 and half 1 in both."""
     pairs = (torch.tensor([[1.0, 0, 0], [0, 1, 1]]), torch.tensor([[1.0, 1, 1], [0, 0, 0]]))
     first, second = (pair.repeat(300, 1) for pair in pairs)
     on_a_sphere = torch.nn.functional.normalize(torch.randn(4000, 3))
@@ -87,7 +80,7 @@ def test_mottle_is_what_is_rough_where_the_truth_is_smooth() -> None:
     assert math.isnan(measures.mottle(truth, truth, alpha * 0))
 
 
-def test_kid_by_slow_loops() -> None:
+def test_kid_by_slow_loops_and_its_error_by_the_deviation_over_new_draws() -> None:
     x, y = torch.randn(5, 4), torch.randn(3, 4) + 1
 
     def mean(first: torch.Tensor, second: torch.Tensor, same: bool) -> float:
@@ -97,18 +90,9 @@ def test_kid_by_slow_loops() -> None:
     expected = mean(x, x, True) + mean(y, y, True) - 2 * mean(x, y, False)
     assert measures.kid(x, y) == pytest.approx(expected, rel=1e-5)
 
-
-def test_the_error_of_kid_is_the_deviation_over_new_draws() -> None:
     def draw() -> tuple[torch.Tensor, torch.Tensor]:
         return torch.randn(60, 4), torch.randn(60, 4) + 0.7
 
     spread = torch.tensor([measures.kid(*draw()) for _ in range(200)]).std().item()
     errors = torch.tensor([measures.kid_error(*draw()) for _ in range(8)]).mean().item()
     assert errors == pytest.approx(spread, rel=0.25)
-
-
-def test_pairwise_distances() -> None:
-    black, white = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
-    assert measures.diversity(black) == 0
-    assert [measures.diversity(torch.cat([black, white * level])) for level in (1, 0.5)] == pytest.approx([1, 0.5])
-    assert measures.diversity(torch.cat([black, white, white])) == pytest.approx(2 / 3)
