@@ -1,47 +1,40 @@
 """Exact scores of true pictures, and discriminators at their optimum."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from asdkit import SDS, FiniteSetPrior, ParticleASD, ToyboxTruths
 from asdkit.lab import finite_set_eps
-from asdkit.scores.prior import Condition, Noised
+from asdkit.scores.prior import Condition
 from asdkit.toybox.truths import OTHERS
 
 
-def a_draw() -> tuple[Noised, Tensor, Tensor, Tensor]:
-    """Of two images, by points of two prompts: the exact eps of y, of both, and of the images themselves."""
+@pytest.mark.parametrize("method", ["SDS", "VSD", "ASD", "jensen_shannon", "forward_kl"])
+def test_the_exact_methods_are_their_formulas(method: str) -> None:
+    """Of two images, by points of two prompts: e_lambda by the points, m by the particles, the images themselves.
+
+    ASD at Eq. 10's optimum is VSD at lambda_eff. The other two have weights, h(r) (e_lambda - m) with log r =
+    |m - eps|^2 - |e_y - eps|^2 per value: 2r / (1 + r), or r.
+    """
     prior = FiniteSetPrior()
     own, others, x0 = (torch.rand(n, 3, 4, 4) for n in (3, 5, 2))
     prior.add("y", own), prior.add("z", others)
     x = prior.draw(x0, torch.tensor([600, 800]), torch.randn(x0.shape), None)
-    at = (x.x_t, x.alpha, x.sigma)
-    return x, *(finite_set_eps(*at, points) for points in (own, torch.cat([own, others]), x0))
-
-
-@pytest.mark.parametrize("method", ["SDS", "VSD", "ASD"])
-def test_the_exact_methods_are_their_formulas(method: str) -> None:
-    """e_lambda by the points, m by the particles; ASD at Eq. 10's optimum is VSD at lambda_eff."""
-    x, y, null, m = a_draw()
-    guided = null + 7.5 * (y - null)
-    effective = null + 4.25 * (y - null)
-    expected = {"SDS": guided - x.eps, "VSD": guided - m, "ASD": 2 * (effective - m)}[method]
-    field = {"SDS": lambda: SDS(7.5), "VSD": lambda: ParticleASD(gamma=0.0), "ASD": ParticleASD}[method]()
-    field.bind("y")
-    assert torch.allclose(field(x), expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("divergence", ["jensen_shannon", "forward_kl"])
-def test_the_exact_weights_are_their_formulas(divergence: str) -> None:
-    """h(r) (e_lambda - m) with log r = |m - eps|^2 - |e_y - eps|^2 per value: 2r / (1 + r), or r."""
-    x, y, _, m = a_draw()
+    sets = (own, torch.cat([own, others]), x0)
+    y, null, m = (finite_set_eps(x.x_t, x.alpha, x.sigma, points) for points in sets)
     r = ((m - x.eps).square() - (y - x.eps).square()).mean((1, 2, 3), keepdim=True).exp()
-    field = ParticleASD(1.0, gamma=0.0, divergence=divergence)
+    weighted = partial(ParticleASD, 1.0, gamma=0.0)
+    field, expected = {
+        "SDS": (SDS(7.5), null + 7.5 * (y - null) - x.eps),
+        "VSD": (ParticleASD(gamma=0.0), null + 7.5 * (y - null) - m),
+        "ASD": (ParticleASD(), 2 * (null + 4.25 * (y - null) - m)),
+        "jensen_shannon": (weighted(divergence="jensen_shannon"), 2 * r / (1 + r) * (y - m)),
+        "forward_kl": (weighted(divergence="forward_kl"), r * (y - m)),
+    }[method]
     field.bind("y")
-    expected = {"jensen_shannon": 2 * r / (1 + r), "forward_kl": r}[divergence] * (y - m)
     assert torch.allclose(field(x), expected, atol=1e-4) and (r - 1).abs().min() > 1e-3
 
 
