@@ -15,45 +15,34 @@ from asdkit.generators import gaussians as gaussians_module
 from asdkit.lab import Affine, GaussianPrior
 from asdkit.rendering.cameras import Batch, ring
 from asdkit.rendering.rasterize import rasterize
-from asdkit.scores.prior import Prior
 
+PROMPT = "a red cube"
 MODES = ("classic", "antialiased", "surfels")
 nerf = partial(asdkit.NeRF, bound=0.8, hidden=4, samples=6, importance=4, rates=asdkit.NeRFRates(sky=0.1))
-penalties = asdkit.GaussianPenalties(0.1, 0.1)
-gaussians = partial(
-    asdkit.Gaussians, count=60, capacity=80, sh_degree=1, density=asdkit.Fraction(), penalties=penalties
-)
+sizes, penalties = {"count": 60, "capacity": 80, "sh_degree": 1}, asdkit.GaussianPenalties(0.1, 0.1)
+gaussians = partial(asdkit.Gaussians, **sizes, density=asdkit.Fraction(), penalties=penalties)
 GENERATORS: dict[str, Callable[[], asdkit.Generator]] = {
-    mode: partial(gaussians, mode=mode)
-    for mode in MODES
-} | {
+    **{mode: partial(gaussians, mode=mode) for mode in MODES},
     "voxels": lambda: nerf(asdkit.Voxels((4, 8), 2), penalties=asdkit.NeRFPenalties(0.1, 0.1, 0.1, 0.1)),
     "planes": lambda: nerf(asdkit.TriPlane((8,), 2)),
     "hashes": lambda: nerf(asdkit.HashGrid(2, 2, 4, 2, 6)),
     "pixels": lambda: asdkit.Pixels("noise", count=2, size=16),
     "latents": lambda: asdkit.Latents(count=2, size=16),
-}  # fmt: skip
+}
 BACKENDS = [("auto", name) for name in GENERATORS]
 BACKENDS += [("torch", mode) for mode in MODES[:2]] + [("gsplat", mode) for mode in MODES]
 
 
-def exact() -> tuple[Prior, asdkit.Adapter, str]:
-    return GaussianPrior({"y": [0.9, 0.1, 0.2]}, 0.5, 0.2), Affine(), "y"
-
-
-def network(folder: Path, checkpointing: bool) -> tuple[Prior, asdkit.Adapter, str]:
-    prior = asdkit.Pretrained(str(folder), checkpointing=checkpointing)
-    return prior, asdkit.LoRA(rank=2, targets=("to_q", "to_v")), "a red cube"
-
-
-def one_step(name: str, parts: tuple[Prior, asdkit.Adapter, str], **rendering: object) -> dict[str, Tensor]:
+def one_step(name: str, network: asdkit.Pretrained | None = None, **rendering: object) -> dict[str, Tensor]:
     """Adam's means of an iteration's gradients, and the statistics of density control."""
     torch.manual_seed(0)
-    generator, (prior, adapter, prompt) = GENERATORS[name](), parts
+    prior = network or GaussianPrior({PROMPT: [0.9, 0.1, 0.2]}, 0.5, 0.2)
+    adapter = asdkit.LoRA(rank=2, targets=("to_q", "to_v")) if network else Affine()
+    generator = GENERATORS[name]()
     if isinstance(generator, asdkit.Gaussians):  # round ones have no gradient of their rotations
         generator.log_scales.data[:, 0] += 0.5
     guidance, rendering = asdkit.ASD(3.0, -0.5, adapter), asdkit.Rendering(**rendering)
-    model = asdkit.Distillation(prompt, prior, generator, guidance, rendering=rendering)
+    model = asdkit.Distillation(PROMPT, prior, generator, guidance, rendering=rendering)
     batch = Batch(None if name in ("pixels", "latents") else ring(4, size=16))
     quiet_trainer(1, accelerator="auto").fit(model, DataLoader([batch], batch_size=None))
     moments = model.trainer.optimizers[0].state
@@ -75,13 +64,13 @@ def test_memory_is_all_that_they_change(monkeypatch: pytest.MonkeyPatch, backend
     if backend == "gsplat" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     monkeypatch.setattr(gaussians_module, "rasterize", partial(rasterize, backend=backend))
-    whole = one_step(name, exact())
+    whole = one_step(name)
     for chunk, rerender in ((0, True), (1, False), (1, True), (2, False), (2, True)):
-        same(one_step(name, exact(), chunk=chunk, rerender=rerender), whole, f"{chunk}, {rerender}")
+        same(one_step(name, chunk=chunk, rerender=rerender), whole, f"{chunk}, {rerender}")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GENERATORS)
 def test_with_a_network_that_is_checkpointed(tiny_folder: Path, name: str) -> None:
-    whole = one_step(name, network(tiny_folder, False))
-    same(one_step(name, network(tiny_folder, True), chunk=2, rerender=True), whole, "chunk 2")
+    network, checkpointed = (asdkit.Pretrained(str(tiny_folder), checkpointing=saves) for saves in (False, True))
+    same(one_step(name, checkpointed, chunk=2, rerender=True), one_step(name, network), "chunk 2")

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,7 @@ FURTHER = {
     "posed": lambda adapter: {"guidance": asdkit.ASD(adapter=adapter(), real_samples=asdkit.NearestReference(180.0))},
     "twice": lambda adapter: {"guidance": asdkit.ASD(adapter=adapter()), **TWICE},
 }
-IMAGES, SPLATS, NERFS = (
-    ("Pixels", "Latents", "Network"),
-    ("Gaussians", "MCMC", "surfels"),
-    ("Voxels", "TriPlane", "HashGrid", "Amortized3D"),
-)
+IMAGES, SPLATS = ("Pixels", "Latents", "Network"), ("Gaussians", "MCMC", "surfels")
 CASES = [  # all methods of each of the four, whose kinds take turns
     *zip(("Gaussians", "MCMC", "Gaussians", "surfels", "MCMC", "surfels"), METHODS, strict=True),
     *zip(("Voxels", "TriPlane", "HashGrid", "HashGrid", "Voxels", "TriPlane"), METHODS, strict=True),
@@ -73,9 +70,7 @@ CASES = [  # all methods of each of the four, whose kinds take turns
     ("Gaussians", "posed"),
     ("Gaussians", "twice"),
     ("Latents", "twice"),
-    *(
-        (kind, method) for kind in ("Pixels", "Latents") for method in METHODS if method != "Perp-Neg"
-    ),  # which needs cameras
+    *product(("Pixels", "Latents"), [method for method in METHODS if method != "Perp-Neg"]),  # which needs cameras
 ]
 
 
@@ -83,7 +78,7 @@ def waits_of(kind: str, method: str) -> Counter[str]:
     """What docs/priors.md says of a step."""
     plain_rasteriser = Counter({"sizes": 4 * VIEWS, "copies from the host": VIEWS + 1})
     waits = Counter(plain_rasteriser if kind in SPLATS else {})
-    if kind in NERFS:
+    if kind not in (*IMAGES, *SPLATS):
         waits.update({"copies to the host": 1, "sizes": 2 if kind == "TriPlane" else 1})
     if kind == "surfels":
         waits["copies from the host"] += 1
@@ -138,6 +133,11 @@ def learned(prior: Path, kind: str, method: str, folder: Path, **trainer: Any) -
     return {name: values.cpu() for name, values in module.state_dict().items()}
 
 
+@pytest.fixture(autouse=True)
+def plain_rasteriser(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rasterize, "_chosen", lambda *_: "torch")
+
+
 def in_a_fork(function: Callable[[], None], folder: Path) -> None:
     """A process has the device for ever, so that another one must get it."""
     child = Forked(lambda: function() or 0, folder / "log")
@@ -147,10 +147,8 @@ def in_a_fork(function: Callable[[], None], folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "method"), CASES)
 def test_three_steps_are_the_cpus_and_wait_as_the_docs_say(
-    tiny_folder: Path, tmp_path: Path, kind: str, method: str, monkeypatch: pytest.MonkeyPatch
+    tiny_folder: Path, tmp_path: Path, kind: str, method: str
 ) -> None:
-    """The rasteriser is the plain one on both."""
-    monkeypatch.setattr(rasterize, "_chosen", lambda *_: "torch")
     expected = learned(tiny_folder, kind, method, tmp_path, callbacks=[Steps()])
 
     def compare() -> None:
@@ -166,11 +164,8 @@ def test_three_steps_are_the_cpus_and_wait_as_the_docs_say(
 
 
 @pytest.mark.slow
-def test_logs_and_rounds_alone_wait_for_more(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logs_and_rounds_alone_wait_for_more(tiny_folder: Path, tmp_path: Path) -> None:
     """The third step is logged; the fourth has a round of density control, after which Gaussians are looked up anew."""
-    monkeypatch.setattr(rasterize, "_chosen", lambda *_: "torch")
 
     def check() -> None:
         with pretend_device() as waits:

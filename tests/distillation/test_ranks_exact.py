@@ -89,29 +89,30 @@ def gaussians(together: bool, density: asdkit.Density | None = None) -> asdkit.G
     return made
 
 
-def nerf(together: bool) -> asdkit.Generator:
-    how = {"penalties": asdkit.NeRFPenalties(z_variance=0.1), "occupancy_every": 2}
-    return asdkit.NeRF(asdkit.Voxels(resolutions=(4, 8)), samples=8, importance=4, hidden=8, **how)
-
-
 KINDS: dict[str, Callable[[bool], asdkit.Generator]] = {
     "amortized": lambda together: asdkit.Amortized3D(resolution=8, features=2, width=4, samples=8),
     "gaussians": gaussians,
     "mcmc": lambda together: gaussians(together, asdkit.MCMC(growth=0.2)),
-    "nerf": nerf,
+    "nerf": lambda together: asdkit.NeRF(
+        asdkit.Voxels(resolutions=(4, 8)), samples=8, importance=4, hidden=8, occupancy_every=2,
+        penalties=asdkit.NeRFPenalties(z_variance=0.1),
+    ),
     "pixels": lambda together: (BothPixels if together else asdkit.Pixels)(init="noise", count=2, size=16),
     "network": lambda together: (BothNoises if together else asdkit.Network)(count=2, size=16, average=0.8),
-}
+}  # fmt: skip
+
+
+def small_lora(prior: Path) -> asdkit.Adapter:
+    return asdkit.LoRA(rank=2, targets=("to_q", "to_v", "conv1"))
 
 
 def run(
     prior: Path, kind: str, strategy: str = "", fits: dict | None = None, save: Path | None = None,
-    adapter: asdkit.Adapter | None = None, chunk: int = 0, **settings: Any,
+    adapter: Callable[[Path], asdkit.Adapter] = small_lora, chunk: int = 0, **settings: Any,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Four iterations, as one of two ranks or, without a strategy, as both in one process; `fits` are fit's options."""
-    adapter = adapter or asdkit.LoRA(rank=2, targets=("to_q", "to_v", "conv1"))
     settings |= {"rendering": asdkit.Rendering(random_background=0.5, chunk=chunk), "seed": SEED}
-    guidance, model = asdkit.ASD(adapter=adapter, scale=3.0, gamma=-0.5), Exact if strategy else Together
+    guidance, model = asdkit.ASD(adapter=adapter(prior), scale=3.0, gamma=-0.5), Exact if strategy else Together
     module = model("a red cube", asdkit.Pretrained(str(prior)), KINDS[kind](not strategy), guidance, **settings)
     data = asdkit.Canvas() if kind in ("pixels", "network") else asdkit.Cameras(views_per_step=2, size=16)
     trainer = fit(module, data, strategy, **fits or {})
@@ -132,26 +133,6 @@ def assert_same(first: dict[str, Tensor] | str, other: dict[str, Tensor], most: 
     assert difference <= most, where
 
 
-CASES: list[tuple[str, dict[str, Any]]] = [
-    ("gaussians", {}),
-    ("mcmc", {"chunk": 1}),
-    ("nerf", {"chunk": 1}),
-    ("network", {}),
-    ("amortized", {"chunk": 1}),
-]
-LEARNING = ({}, {"every": 2}, {"steps": 2, "clip": 1e-3}, {"share_noise": False})
-CASES += [("pixels", {"discriminator": asdkit.DiscriminatorSteps(**steps)}) for steps in LEARNING]
-
-
-@pytest.mark.parametrize(("kind", "options"), CASES)
-def test_two_ranks_are_one_with_both_batches(tiny_folder: Path, tmp_path: Path, kind: str, options: dict) -> None:
-    first, second = both(tiny_folder, tmp_path, kind, **options)
-    assert_same(first, run(tiny_folder, kind, **options | {"chunk": 0}))
-    assert_same(first, second, 0)
-    if "generator.alive" in first:
-        assert int(first["generator.alive"].sum()) > 40, "nothing has grown"
-
-
 class Weigh(pl.Callback):
     """Looks what of the prior's network a rank holds between two steps: half, and phi whole."""
 
@@ -167,28 +148,39 @@ class Weigh(pl.Callback):
             assert sum(p.to_local().numel() for p in spread) < 0.55 * sum(p.numel() for p in spread)
 
 
-@pytest.mark.parametrize(
-    ("kind", "discriminator"),
-    [("gaussians", asdkit.DiscriminatorSteps()), ("pixels", asdkit.DiscriminatorSteps(2, clip=1e-3))],
-)
-def test_a_spread_prior_is_the_whole_one(
-    tiny_folder: Path, tmp_path: Path, kind: str, discriminator: asdkit.DiscriminatorSteps
+def beside(prior: Path) -> asdkit.PeftAdapter:
+    """Adapts a model of its own."""
+    other = asdkit.Pretrained(str(prior), checkpointing=True)
+    return asdkit.PeftAdapter("LoKr", {"r": 2}, ("to_q", "to_v"), prior=other)
+
+
+STEPS = asdkit.DiscriminatorSteps
+CASES: list[tuple[str, str, dict[str, Any]]] = [
+    ("ddp", "gaussians", {}),
+    ("ddp", "mcmc", {"chunk": 1}),
+    ("ddp", "nerf", {"chunk": 1}),
+    ("ddp", "network", {}),
+    ("ddp", "amortized", {"chunk": 1}),
+    ("ddp", "pixels", {"discriminator": STEPS(every=2)}),
+    ("ddp", "pixels", {"discriminator": STEPS(steps=2, clip=1e-3)}),
+    ("ddp", "pixels", {"discriminator": STEPS(share_noise=False)}),
+    ("model_parallel", "gaussians", {}),
+    ("model_parallel", "pixels", {"discriminator": STEPS(2, clip=1e-3)}),
+    ("model_parallel", "pixels", {"adapter": beside}),
+]
+
+
+@pytest.mark.parametrize(("strategy", "kind", "options"), CASES)
+def test_two_ranks_are_one_with_both_batches(
+    tiny_folder: Path, tmp_path: Path, strategy: str, kind: str, options: dict[str, Any]
 ) -> None:
-    options = {"fits": {"callbacks": [Weigh()]}, "discriminator": discriminator}
-    first, second = both(tiny_folder, tmp_path, kind, "model_parallel", **options)
-    assert_same(first, run(tiny_folder, kind, discriminator=discriminator))
+    """Also where the prior, or the model that phi adapts, is spread."""
+    fits = {"callbacks": [Weigh()] if strategy == "model_parallel" else []}
+    first, second = both(tiny_folder, tmp_path, kind, strategy, fits=fits, **options)
+    assert_same(first, run(tiny_folder, kind, **options | {"chunk": 0}))
     assert_same(first, second, 0)
-
-
-def test_a_spread_model_that_phi_adapts_beside_the_prior(tiny_folder: Path, tmp_path: Path) -> None:
-    def adapter() -> asdkit.PeftAdapter:
-        other = asdkit.Pretrained(str(tiny_folder), checkpointing=True)
-        return asdkit.PeftAdapter("LoKr", {"r": 2}, ("to_q", "to_v"), prior=other)
-
-    options = {"fits": {"callbacks": [Weigh()]}, "adapter": adapter()}
-    first, second = both(tiny_folder, tmp_path, "pixels", "model_parallel", **options)
-    assert_same(first, run(tiny_folder, "pixels", adapter=adapter()))
-    assert_same(first, second, 0)
+    if "generator.alive" in first:
+        assert int(first["generator.alive"].sum()) > 40, "nothing has grown"
 
 
 @pytest.mark.parametrize("halves", [("", "model_parallel"), ("model_parallel", "ddp")])
@@ -207,7 +199,7 @@ def test_a_checkpoint_fits_every_strategy(tiny_folder: Path, tmp_path: Path, hal
 
 
 def test_a_whole_copy_of_a_spread_network_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    for report in both(tiny_folder, tmp_path, "pixels", "model_parallel", adapter=asdkit.UNetCopy()):
+    for report in both(tiny_folder, tmp_path, "pixels", "model_parallel", adapter=lambda _: asdkit.UNetCopy()):
         assert "ValueError: UNetCopy can't be used with model_parallel" in report
 
 
@@ -241,40 +233,41 @@ def test_a_blind_rank_adds_zeros(tiny_folder: Path, tmp_path: Path, monkeypatch:
         assert torch.allclose(seen_by_0[name] + seen_by_1[name], value, atol=1e-12)
 
 
-class Nudge(pl.Callback):
-    """Changes one bit of one value on rank 1."""
+class OnRank1(pl.Callback):
+    """Does something to the module there after so many iterations."""
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
-        if trainer.global_step == 3 and trainer.global_rank == 1:
-            means = pl_module.generator.means.data
-            means[3, 1] = means[3, 1].nextafter(torch.tensor(9.0).to(means))
+    def __init__(self, step: int, act: Callable[[asdkit.Distillation], object]) -> None:
+        self.step, self.act = step, act
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: asdkit.Distillation, *rest: Any) -> None:
+        if (trainer.global_step, trainer.global_rank) == (self.step, 1):
+            self.act(pl_module)
 
-class Stop(pl.Callback):
-    """Fails on rank 1."""
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
-        if trainer.global_step == 2 and trainer.global_rank == 1:
-            raise RuntimeError("rank 1 has stopped")
+    on_train_batch_end = on_train_start
 
 
-def test_one_bit_on_one_rank_is_seen_by_all(tiny_folder: Path, tmp_path: Path) -> None:
-    fits = {"callbacks": [Nudge(), RankAgreement(check_every=1)]}
-    for report in both(tiny_folder, tmp_path, "gaussians", fits=fits):
-        assert "RanksDiffer: After 3 iterations the ranks no longer agree on generator.means and 0 other" in report
+def test_what_differs_on_one_rank_is_seen_by_all(tiny_folder: Path, tmp_path: Path) -> None:
+    """One bit of one value; and a mask, before the first step."""
 
+    def nudge(module: asdkit.Distillation) -> None:
+        means = module.generator.means.data
+        means[3, 1] = means[3, 1].nextafter(torch.tensor(9.0).to(means))
 
-def test_a_mask_is_compared_too(tiny_folder: Path, tmp_path: Path) -> None:
-    class Kill(Nudge):
-        def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            pl_module.generator.alive[trainer.global_rank] = False
+    def kill(module: asdkit.Distillation) -> None:
+        module.generator.alive[1] = False
 
-    for report in both(tiny_folder, tmp_path, "gaussians", fits={"callbacks": [Kill(), RankAgreement(check_every=4)]}):
-        assert "RanksDiffer: After 0 iterations the ranks no longer agree on generator.alive" in report
+    for step, act, name in ((3, nudge, "means and 0 other"), (0, kill, "alive")):
+        fits = {"callbacks": [OnRank1(step, act), RankAgreement(check_every=1)]}
+        for report in both(tiny_folder, tmp_path, "gaussians", fits=fits):
+            assert f"RanksDiffer: After {step} iterations the ranks no longer agree on generator.{name}" in report
 
 
 def test_nobody_waits_for_a_rank_that_has_stopped(tiny_folder: Path, tmp_path: Path) -> None:
-    first, second = both(tiny_folder, tmp_path, "pixels", fits={"callbacks": [Stop(), RankAgreement(check_every=1)]})
+    def stop(module: asdkit.Distillation) -> None:
+        raise RuntimeError("rank 1 has stopped")
+
+    fits = {"callbacks": [OnRank1(2, stop), RankAgreement(check_every=1)]}
+    first, second = both(tiny_folder, tmp_path, "pixels", fits=fits)
     assert "rank 1 has stopped" in second
     assert "Traceback" in first and "RanksDiffer" not in first
 
