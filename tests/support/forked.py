@@ -56,15 +56,13 @@ class Forked:
 
     def wait(self, seconds: float = 200) -> int:
         """Its exit code, or minus the signal that has killed it; one that hangs is killed and is an error."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            pid, code = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._running.remove(self)
-                return os.waitstatus_to_exitcode(code)
-            time.sleep(0.02)
-        self.end_all()
-        raise AssertionError(f"The process hangs; it has said:\n{self.text()}")
+        try:
+            wait_for(self.has_ended, seconds)
+        except AssertionError as error:
+            self.end_all()
+            raise AssertionError(f"The process hangs; it has said:\n{self.text()}") from error
+        self._running.remove(self)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     @classmethod
     def end_all(cls) -> None:
@@ -113,9 +111,7 @@ class ForkedRun(subprocess.Popen):
         return 0
 
     def poll(self) -> int | None:
-        if self.returncode is None and self._child.has_ended():
-            self.returncode = self._child.wait()
-        return self.returncode
+        return self.wait() if self.returncode is None and self._child.has_ended() else self.returncode
 
     def send_signal(self, signum: int) -> None:
         if self.poll() is None:
@@ -136,36 +132,36 @@ def fork_runs(monkeypatch: pytest.MonkeyPatch, *starters: str) -> None:
         monkeypatch.setattr(f"{module}.subprocess", like)
 
 
-def stop_at_the_first_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs tell the process that has started them to stop, as SIGTERM does, and go on when they are told so, too."""
+def _after_checkpoints(monkeypatch: pytest.MonkeyPatch, act: Callable[[Any], None]) -> None:
+    """Runs do something with their trainer after each checkpoint."""
     from asdkit.run.checkpoints import Checkpoints
-    from asdkit.run.guard import Guard
 
     save = Checkpoints._save
+    monkeypatch.setattr(Checkpoints, "_save", lambda self, trainer: (save(self, trainer), act(trainer)))
 
-    def stop(self: Checkpoints, trainer: Any) -> None:
-        save(self, trainer)
+
+def stop_at_the_first_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs tell the process that has started them to stop, as SIGTERM does, and go on when they are told so, too."""
+    from asdkit.run.guard import Guard
+
+    def stop(trainer: Any) -> None:
         [signals] = (callback._signals for callback in trainer.callbacks if isinstance(callback, Guard))
         if not signals.received:
             os.kill(os.getppid(), signal.SIGTERM)
             wait_for(lambda: signals.received)
 
-    monkeypatch.setattr(Checkpoints, "_save", stop)
+    _after_checkpoints(monkeypatch, stop)
 
 
 def kill_at_a_checkpoint(monkeypatch: pytest.MonkeyPatch, condition: Callable[[], bool]) -> None:
     """When it holds, runs kill the process that has started them and themselves, as a machine that is lost does."""
-    from asdkit.run.checkpoints import Checkpoints
 
-    save = Checkpoints._save
-
-    def kill(self: Checkpoints, trainer: Any) -> None:
-        save(self, trainer)
+    def kill(trainer: Any) -> None:
         if condition():
             os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(Checkpoints, "_save", kill)
+    _after_checkpoints(monkeypatch, kill)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 200) -> None:

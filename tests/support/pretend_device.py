@@ -152,34 +152,11 @@ def pretend_device(keeps_parameters: bool = True) -> Iterator[Waits]:
         yield waits
 
 
-class _Accelerator(pl.accelerators.Accelerator):
-    """What Lightning asks about the device."""
+class _Accelerator(pl.accelerators.CPUAccelerator):
+    """What Lightning asks about the device, of which there is one."""
 
     def setup_device(self, device: torch.device) -> None:
         pass
-
-    def teardown(self) -> None:
-        pass
-
-    @staticmethod
-    def parse_devices(devices: Any) -> Any:
-        return devices
-
-    @staticmethod
-    def get_parallel_devices(devices: Any) -> list[torch.device]:
-        return [torch.device(NAME, 0)]
-
-    @staticmethod
-    def auto_device_count() -> int:
-        return 1
-
-    @staticmethod
-    def is_available() -> bool:
-        return True
-
-    @staticmethod
-    def name() -> str:
-        return NAME
 
 
 def pretend_strategy() -> dict[str, Any]:
