@@ -80,14 +80,9 @@ class ForkedRun(subprocess.Popen):
     """Stands for `subprocess.Popen(["python", "-P", "-m", MODULE, ...])`, or a file's, which a fork carries out."""
 
     def __init__(
-        self,
-        command: list[str],
-        *,
-        stdout: IO[bytes],
-        stderr: IO[bytes] | int,
-        env: dict[str, str] | None = None,
+        self, command: list[str], *, stdout: IO[bytes], stderr: IO[bytes] | int, env: dict[str, str] | None = None,
         **others: Any,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.returncode: int | None = None
         self._child = Forked(lambda: self._main(command[2:], stdout, stderr, env), Path(stdout.name))
 

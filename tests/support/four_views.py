@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from support.exact import randn
 from torch import Tensor
 
@@ -17,12 +19,9 @@ class Loop:
     """The tiny model's parts, one sample at a time, in single precision."""
 
     def __init__(self, folder: Path, prior: Pretrained) -> None:
-        from diffusers import UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
-
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        self.encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
-        self.unet = UNet2DConditionModel.from_pretrained(folder / "unet").eval()
+        self.tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        self.encoder = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
+        self.unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet").eval()
         self.prior, self.offset = prior, None
         self.unet.time_embedding.register_forward_hook(
             lambda m, a, out: out if self.offset is None else out + self.offset

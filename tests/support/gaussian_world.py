@@ -23,15 +23,7 @@ def ready(field: Field, prior: Prior) -> Field:
     return field
 
 
-def descend(
-    prior: Prior,
-    field: Field,
-    before=None,
-    weighting: str = "sigma2",
-    steps: int = 300,
-    lr: float = 1.0,
-    start=(0.2, 0.3),
-):
+def descend(prior: Prior, field: Field, before=None, weighting="sigma2", steps=300, lr=1.0, start=(0.2, 0.3)):
     """Gradient descent of (a, b) along the field; `before(a, b, x)` is called ahead of each step."""
     a, b = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in start)
     optimizer = torch.optim.SGD([a, b], lr=lr)

@@ -119,14 +119,9 @@ def _draw_discs(
 
 
 def _blended(
-    alphas: Callable[[Tensor, Tensor], Tensor],
-    colors: Tensor,
-    backgrounds: Tensor,
-    width: int,
-    height: int,
-    offsets: Tensor,
-    flat_ids: Tensor,
-) -> tuple[Tensor, Tensor]:
+    alphas: Callable[[Tensor, Tensor], Tensor], colors: Tensor, backgrounds: Tensor, width: int, height: int,
+    offsets: Tensor, flat_ids: Tensor,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Colours on the backgrounds, and alpha, of the alphas that a function says of some Gaussians on all pixels."""
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     pixels = torch.stack([x, y], dim=-1).reshape(-1, 2).to(colors)

@@ -168,12 +168,8 @@ def main() -> None:
     options, others = parser.parse_known_args()
     rows = [row(recipe, options.steps, ["--trainer.log_every_n_steps=3", *others]) for recipe in ("gs3d", "image2d")]
     print(bench_report.machine_line(bench_report.environment(torch.device("cpu"))), "", sep="\n")
-    print(
-        "| recipe | asdkit: ms of the processor | plain loop | ratio | ratio of the wall |",
-        "|---|---|---|---|---|",
-        sep="\n",
-    )
-    print(*rows, sep="\n")
+    print("| recipe | asdkit: ms of the processor | plain loop | ratio | ratio of the wall |")
+    print("|---|---|---|---|---|", *rows, sep="\n")
 
 
 if __name__ == "__main__":

@@ -24,10 +24,7 @@ def in_results(data: Mapping[str, Any]) -> str:
     text = [f"{results.how(data)} {declared().meanings[data['mode']]}{later}{link}", results.verdicts(data).rstrip()]
     for name, figure in data["figures"].items():
         runs = results.of_figure(data, name)
-        rules = [
-            f"* {rule['part']}: {rule['rule']}: {results.difference(rule)}; {rule['verdict']}"
-            for rule in figure["rules"]
-        ]
+        rules = [f"* {of['part']}: {of['rule']}: {results.difference(of)}; {of['verdict']}" for of in figure["rules"]]
         table = results.table(runs, declared().figures[name].show).rstrip()
         planned = len(declared().runs(declared().figures[name], FULL))
         made = sum(run["seed"] is not None for run in runs)

@@ -22,14 +22,7 @@ from asdkit.core.names import PUBLIC_NAMES
 
 FILE = Path(asdkit.__file__).parent / "commands" / "signatures.json"
 PUBLIC = {name: getattr(asdkit, name) for name in PUBLIC_NAMES}
-KINDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    dict: "a table",
-    list: "a list",
-}
+KIND = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a table", list: "a list"}
 
 
 def table() -> dict[str, Any]:
@@ -39,7 +32,8 @@ def table() -> dict[str, Any]:
     modules = {"model": pl.LightningModule, "data": pl.LightningDataModule}
     top = {name: {"about": "", "takes": "", "parts": parts_of(kind)} for name, kind in modules.items()}
     for name, group in {"trainer": pl.Trainer, **_GROUPS}.items():
-        top[name] = {"about": first_line(group), "takes": "", "group": group.__name__}
+        about = (inspect.getdoc(group) or "").partition("\n")[0]
+        top[name] = {"about": about, "takes": "", "group": group.__name__}
     for name in ("config", "ckpt_path", "seed_everything", "print_config", "help"):
         top[name] = {"about": "", "takes": "a text"}
     for name in methods():
@@ -52,12 +46,10 @@ def entry(target: Any) -> dict[str, Any]:
     function = target.__init__ if isinstance(target, type) else target
     function = inspect.unwrap(function)
     parsed = docstring_parser.parse(inspect.getdoc(target) or "")
-    abouts = {
-        parameter.arg_name: " ".join((parameter.description or "").split())
-        for parameter in parsed.params
-        if target is not pl.Trainer
-    }
-    hints = {} if target is pl.Trainer else get_type_hints(function, include_extras=True)
+    abouts, hints = {}, {}
+    if target is not pl.Trainer:
+        abouts = {piece.arg_name: " ".join((piece.description or "").split()) for piece in parsed.params}
+        hints = get_type_hints(function, include_extras=True)
     options = {
         name: option(parameter, hints.get(name), abouts.get(name, ""))
         for name, parameter in inspect.signature(function).parameters.items()
@@ -100,8 +92,8 @@ def kinds(hint: Any) -> Iterator[str]:
     elif origin is not None:
         for piece in get_args(hint):
             yield from kinds(piece)
-    elif hint in KINDS:
-        yield KINDS[hint]
+    elif hint in KIND:
+        yield KIND[hint]
 
 
 def parts_of(kind: Any) -> list[str]:
@@ -109,20 +101,13 @@ def parts_of(kind: Any) -> list[str]:
     if kind.__module__.split(".")[0] not in ("asdkit", "pytorch_lightning"):
         return []
     made = {name: target for name, target in PUBLIC.items() if not inspect.isabstract(target)}
-    made = {
-        name: get_type_hints(target)["return"] if inspect.isfunction(target) else target
-        for name, target in made.items()
-    }
+    made |= {name: get_type_hints(target)["return"] for name, target in made.items() if inspect.isfunction(target)}
     return [name for name, result in made.items() if issubclass(result, kind)]
 
 
 def paragraph(target: Any) -> str:
     """The first paragraph of a docstring, in a line."""
     return " ".join((inspect.getdoc(target) or "").partition("\n\n")[0].split())
-
-
-def first_line(target: Any) -> str:
-    return (inspect.getdoc(target) or "").partition("\n")[0]
 
 
 def methods() -> list[str]:

@@ -5,15 +5,21 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
+from diffusers.pipelines.shap_e import ShapERenderer
+from safetensors.torch import save_file
 from torch import Tensor
 
 from asdkit import CFGOptions, Field, PerpNeg, Pretrained, Prior
 from asdkit.rendering.view_words import EIGHT_SECTORS
 from asdkit.scores.camera_embedding import CameraEmbedding
 from asdkit.scores.prior import Condition
+from asdkit.toybox.training.common import build_tokenizer, save_text_encoder, save_tokenizer
 
 TEXT = "a red cube"  # of words that the tiny model knows
+UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
 
 def loaded(folder: Path | str, *conditions: Condition, **settings: Any) -> Pretrained:
@@ -41,111 +47,90 @@ def ready(field: Field, prior: Prior, perp_neg: PerpNeg | None = None, source: s
     return field
 
 
-def clip_tokenizer() -> Any:
-    from asdkit.toybox.training.common import build_tokenizer
+clip_tokenizer = build_tokenizer
 
-    return build_tokenizer()
+
+def _words(tokenizer: transformers.CLIPTokenizer) -> dict[str, int]:
+    tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    return {"vocab_size": len(tokenizer), **tokens}
 
 
 def clip(width: int, projected: bool = False, layers: int = 2, inner: int | None = None) -> Any:
     """A text encoder."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
     tokenizer = clip_tokenizer()
-    tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=inner or 2 * width, num_hidden_layers=layers,
-        num_attention_heads=2, max_position_embeddings=tokenizer.model_max_length, projection_dim=width, **tokens,
+    config = transformers.CLIPTextConfig(
+        hidden_size=width, intermediate_size=inner or 2 * width, num_hidden_layers=layers, projection_dim=width,
+        num_attention_heads=2, max_position_embeddings=tokenizer.model_max_length, **_words(tokenizer),
     )  # fmt: skip
-    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
+    return (transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel)(config).eval()
 
 
 def save_clip(
     folder: Path, size: int = 32, patch: int = 16, vision: int = 16, text: int = 16, layers: int = 1, heads: int = 2
 ) -> Path:
     """Write a random CLIP as transformers does, which knows the toy world's words."""
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
-
-    from asdkit.toybox.training.common import save_tokenizer
-
     tokenizer = clip_tokenizer()
-    tokens = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    towers = [
-        {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
-        for width in (text, vision)
-    ]  # fmt: skip
-    towers[0] |= {"vocab_size": len(tokenizer), "num_attention_heads": heads, **tokens}
-    towers[1] |= {"image_size": size, "patch_size": patch, "num_attention_heads": heads * vision // text}
+    of_text, of_vision = (
+        {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers, "num_attention_heads": many}
+        for width, many in ((text, heads), (vision, heads * vision // text))
+    )
+    of_text |= _words(tokenizer)
+    of_vision |= {"image_size": size, "patch_size": patch}
+    config = transformers.CLIPConfig(text_config=of_text, vision_config=of_vision, projection_dim=text)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = CLIPModel(CLIPConfig(text_config=towers[0], vision_config=towers[1], projection_dim=text))
+        model = transformers.CLIPModel(config)
     with torch.no_grad():  # what the class token is without the picture would outweigh it
         model.vision_model.embeddings.class_embedding.zero_()
         model.vision_model.embeddings.position_embedding.weight[0].zero_()
     model.save_pretrained(folder)
     shape = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
-    CLIPImageProcessorPil(**shape).save_pretrained(folder)
+    transformers.CLIPImageProcessorPil(**shape).save_pretrained(folder)
     save_tokenizer(tokenizer, folder)
     return folder
 
 
 def kl_vae(channels: int = 4, scale: float = 0.18215, shift: float | None = None, blocks: int = 4) -> Any:
-    from diffusers import AutoencoderKL
-
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * blocks, "up_block_types": ("UpDecoderBlock2D",) * blocks}
-    return AutoencoderKL(
+    return diffusers.AutoencoderKL(
         **kinds, block_out_channels=(4,) * blocks, latent_channels=channels, norm_num_groups=2, layers_per_block=1,
         scaling_factor=scale, shift_factor=shift,
     )  # fmt: skip
 
 
 def tiny_vae(channels: int = 4, scale: float = 1.0) -> Any:
-    from diffusers import AutoencoderTiny
-
-    return AutoencoderTiny(
+    return diffusers.AutoencoderTiny(
         encoder_block_out_channels=(4, 4), decoder_block_out_channels=(4, 4), num_encoder_blocks=(1, 1),
         num_decoder_blocks=(1, 1), latent_channels=channels, scaling_factor=scale,
     )  # fmt: skip
 
 
 def unet(text_width: int, channels: int = 4, **further: Any) -> Any:
-    from diffusers import UNet2DConditionModel
-
     settings: dict[str, Any] = {
         "sample_size": 8, "in_channels": channels, "out_channels": channels, "layers_per_block": 1,
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"), "block_out_channels": (8, 16),
         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "cross_attention_dim": text_width,
         "attention_head_dim": 8, "norm_num_groups": 4,
     }  # fmt: skip
-    return UNet2DConditionModel(**(settings | further))
+    return diffusers.UNet2DConditionModel(**(settings | further))
 
 
 def ddim_scheduler(prediction: str = "epsilon", **further: Any) -> Any:
-    from diffusers import DDIMScheduler
-
-    return DDIMScheduler(
+    return diffusers.DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction,
         clip_sample=False, set_alpha_to_one=False, steps_offset=1, **further,
     )  # fmt: skip
 
 
 def save_tiny_pipeline(
-    folder: Path,
-    prediction: str = "v_prediction",
-    kl: bool = False,
-    scaling_factor: float = 1.0,
-    camera: bool = True,
-    facts: bool = True,
-    seed: int = 0,
-) -> Path:
+    folder: Path, prediction: str = "v_prediction", kl: bool = False, scaling_factor: float = 1.0, camera: bool = True,
+    facts: bool = True, seed: int = 0,
+) -> Path:  # fmt: skip
     """Write the folder; its camera network is random, not zero, so that cameras matter.
 
     `kl` gives it an `AutoencoderKL` in the place of an `AutoencoderTiny`; `camera` and `facts` write `camera/` and
     `asdkit.json`.
     """
-    from safetensors.torch import save_file
-
-    from asdkit.toybox.training.common import save_text_encoder, save_tokenizer
 
     folder = Path(folder)
     with torch.random.fork_rng(devices=[]):
@@ -155,11 +140,13 @@ def save_tiny_pipeline(
         encoder = clip(16, layers=1)
         embedding = CameraEmbedding(network.time_embedding.linear_2.out_features, hidden=128)
         torch.nn.init.normal_(embedding.out.weight, std=0.3)
-    network.save_pretrained(folder / "unet")
-    vae.save_pretrained(folder / "vae")
+    parts = {"unet": network, "vae": vae, "scheduler": ddim_scheduler(prediction)}
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
     save_text_encoder(encoder, folder / "text_encoder")
     save_tokenizer(clip_tokenizer(), folder / "tokenizer")
-    ddim_scheduler(prediction).save_pretrained(folder / "scheduler")
+    words = {"text_encoder": encoder, "tokenizer": clip_tokenizer()}
+    diffusers.StableDiffusionPipeline(**parts, **words, **UNCHECKED).save_config(folder)
     if camera:
         (folder / "camera").mkdir()
         save_file(embedding.state_dict(), folder / "camera" / "model.safetensors")
@@ -167,27 +154,14 @@ def save_tiny_pipeline(
         words = {"view_words": EIGHT_SECTORS.sectors, "overhead_word": EIGHT_SECTORS.overhead}
         known = {"overhead_above_deg": EIGHT_SECTORS.overhead_above_deg, "words": ["a", "red", "cube", "front", "view"]}
         (folder / "asdkit.json").write_text(json.dumps(words | known))
-    index = {
-        "_class_name": "StableDiffusionPipeline",
-        "_diffusers_version": "0.42.0",
-        "scheduler": ["diffusers", "DDIMScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL" if kl else "AutoencoderTiny"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 
 
 def save_tiny_shap_e(folder: Path) -> Path:
     """Write a Shap-E whose every object is the part z < 0.3 of its cube; its sRGB is sigmoid(2 x, 2 y, 2 z)."""
-    from diffusers import HeunDiscreteScheduler, PriorTransformer, ShapEPipeline
-    from diffusers.pipelines.shap_e import ShapERenderer
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        prior = PriorTransformer(
+        prior = diffusers.PriorTransformer(
             num_attention_heads=2, attention_head_dim=4, num_layers=1, embedding_dim=8, num_embeddings=4,
             additional_embeddings=0, embedding_proj_dim=8, time_embed_dim=16, clip_embed_dim=16,
             time_embed_act_fn="gelu", norm_in_type="layer", encoder_hid_proj_type=None, added_emb_type=None,
@@ -204,8 +178,8 @@ def save_tiny_shap_e(folder: Path) -> Path:
         out.weight[0, 2], out.bias[0] = -8.0, 242.4  # signed distance: tanh(8 (0.3 - z))
         out.weight[3:6], out.bias[3:6] = 2 * torch.eye(3), -60.0  # colours
     renderer.mesh_decoder.cases[:], renderer.mesh_decoder.masks[:] = _marching_cubes()
-    scheduler = HeunDiscreteScheduler(beta_schedule="exp", prediction_type="sample", use_karras_sigmas=True)
-    pipeline = ShapEPipeline(prior, text_encoder, clip_tokenizer(), scheduler, renderer)
+    scheduler = diffusers.HeunDiscreteScheduler(beta_schedule="exp", prediction_type="sample", use_karras_sigmas=True)
+    pipeline = diffusers.ShapEPipeline(prior, text_encoder, clip_tokenizer(), scheduler, renderer)
     pipeline.save_pretrained(folder)
     return folder
 

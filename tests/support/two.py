@@ -58,22 +58,15 @@ class Exact(Distillation):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         if views := batch.views:
-            views = replace(views, **{name: doubled(tensor) for name, tensor in views.tensors.items()})
+            floats = {name: tensor for name, tensor in views.tensors.items() if tensor.is_floating_point()}
+            views = replace(views, **{name: tensor.double() for name, tensor in floats.items()})
         return super().training_step(batch._replace(views=views), batch_idx)
 
 
-def doubled(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
-
-
 def fit(
-    module: Distillation,
-    data: Cameras | Canvas,
-    strategy: str = "",
-    steps: int = 4,
-    start: Path | None = None,
+    module: Distillation, data: Cameras | Canvas, strategy: str = "", steps: int = 4, start: Path | None = None,
     **options: Any,
-) -> pl.Trainer:
+) -> pl.Trainer:  # fmt: skip
     """`steps` iterations in this process, or as one of two ranks where a strategy is given; on from a checkpoint."""
     among = {"devices": 2, "strategy": strategy} if strategy else {}
     trainer = quiet_trainer(steps, log_every_n_steps=4, limit_val_batches=0, **among, **{"callbacks": []} | options)
