@@ -46,30 +46,31 @@ GENERATORS: dict[str, Callable[[], asdkit.Generator]] = {
     "Amortized3D": lambda: asdkit.Amortized3D(resolution=8, features=2, width=4, samples=4),
 }
 PROMPT, SOURCE = "a red cube", "a red cone"
-METHODS: dict[str, Callable[[type[asdkit.Adapter]], dict[str, Any]]] = {
-    "ASD": lambda adapter: {"guidance": asdkit.ASD(adapter=adapter())},
-    "Eq. 9": lambda adapter: {
-        "guidance": asdkit.ASD(adapter=adapter(), real_samples=asdkit.PriorSamples(count=2, steps=2))
-    },
-    "edit": lambda adapter: {"guidance": asdkit.ASDEdit(adapter=adapter(), source_adapter=adapter()), "source": SOURCE},
-    "ISM": lambda _: {"guidance": asdkit.ISM(steps=2)},
-    "RewardSDS": lambda _: {"guidance": asdkit.RewardSDS(Brightness(), 7.5, draws=2, temperature=1.0)},
-    "Perp-Neg": lambda _: {"guidance": asdkit.SDS(), "cfg": asdkit.CFGOptions(asdkit.PerpNeg())},
-}
-TWICE = {"discriminator": asdkit.DiscriminatorSteps(2, clip=1.0, share_noise=False)}
-FURTHER = {
-    "posed": lambda adapter: {"guidance": asdkit.ASD(adapter=adapter(), real_samples=asdkit.NearestReference(180.0))},
-    "twice": lambda adapter: {"guidance": asdkit.ASD(adapter=adapter()), **TWICE},
-}
+METHODS = ("ASD", "Eq. 9", "edit", "ISM", "RewardSDS", "Perp-Neg")
+
+
+def settings(method: str, adapter: type[asdkit.Adapter]) -> dict[str, Any]:
+    real, near = asdkit.PriorSamples(count=2, steps=2), asdkit.NearestReference(180.0)
+    twice = asdkit.DiscriminatorSteps(2, clip=1.0, share_noise=False)
+    return {
+        "ASD": {"guidance": asdkit.ASD(adapter=adapter())},
+        "Eq. 9": {"guidance": asdkit.ASD(adapter=adapter(), real_samples=real)},
+        "edit": {"guidance": asdkit.ASDEdit(adapter=adapter(), source_adapter=adapter()), "source": SOURCE},
+        "ISM": {"guidance": asdkit.ISM(steps=2)},
+        "RewardSDS": {"guidance": asdkit.RewardSDS(Brightness(), 7.5, draws=2, temperature=1.0)},
+        "Perp-Neg": {"guidance": asdkit.SDS(), "cfg": asdkit.CFGOptions(asdkit.PerpNeg())},
+        "posed": {"guidance": asdkit.ASD(adapter=adapter(), real_samples=near)},
+        "twice": {"guidance": asdkit.ASD(adapter=adapter()), "discriminator": twice},
+    }[method]
+
+
 IMAGES, SPLATS = ("Pixels", "Latents", "Network"), ("Gaussians", "MCMC", "surfels")
 CASES = [  # all methods of each of the four, whose kinds take turns
     *zip(("Gaussians", "MCMC", "Gaussians", "surfels", "MCMC", "surfels"), METHODS, strict=True),
     *zip(("Voxels", "TriPlane", "HashGrid", "HashGrid", "Voxels", "TriPlane"), METHODS, strict=True),
-    ("Network", "ASD"),
-    ("Amortized3D", "ASD"),
+    *product(("Network", "Amortized3D"), ["ASD"]),
+    *product(("Gaussians", "Latents"), ["twice"]),
     ("Gaussians", "posed"),
-    ("Gaussians", "twice"),
-    ("Latents", "twice"),
     *product(("Pixels", "Latents"), [method for method in METHODS if method != "Perp-Neg"]),  # which needs cameras
 ]
 
@@ -117,7 +118,7 @@ def learned(prior: Path, kind: str, method: str, folder: Path, **trainer: Any) -
     model, adapter = asdkit.GaussianPrior({PROMPT: 0.7, SOURCE: 0.4}), asdkit.Embedding
     if method == "Perp-Neg" or (kind, method) == ("Gaussians", "ASD"):
         model, adapter = asdkit.Pretrained(str(prior)), asdkit.LoRA
-    settings, sources = (METHODS | FURTHER)[method](adapter), {}
+    sources = {}
     if method == "edit" and kind in IMAGES:
         sources["image"] = str(folder / "source.png")
         save_grid(torch.rand(1, 3, 16, 16), folder / "source.png", 1)
@@ -128,7 +129,7 @@ def learned(prior: Path, kind: str, method: str, folder: Path, **trainer: Any) -
         save_grid(torch.rand(1, 3, 16, 16), folder / "source.png", 1)
         sources["references"] = asdkit.ReferenceView(str(folder / "source.png"))
     views = asdkit.Canvas if kind in IMAGES else partial(asdkit.Cameras, views_per_step=VIEWS)
-    module = asdkit.Distillation(PROMPT, model, GENERATORS[kind](), **settings)
+    module = asdkit.Distillation(PROMPT, model, GENERATORS[kind](), **settings(method, adapter))
     quiet_trainer(STEPS, **trainer).fit(module, datamodule=views(size=16, **sources))
     return {name: values.cpu() for name, values in module.state_dict().items()}
 

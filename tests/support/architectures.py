@@ -1,6 +1,8 @@
-"""Operations of the named architectures, counted on torch's meta device: `python tests/architectures.py`, from the
-repository, prints the table of docs/benchmarks.md.
+"""Operations of the named architectures, counted on torch's meta device: `python tests/support/architectures.py` prints
+the table of docs/benchmarks.md, from the repository.
 """
+
+from unittest import mock
 
 import torch
 from diffusers import AutoencoderTiny
@@ -24,12 +26,8 @@ def on_meta(name: str) -> Pretrained:
             return schedule(self, *args)
 
     prior = Pretrained(f"random:{name}")
-    Family.schedule = real
-    try:
-        with torch.device("meta"):
-            prior.setup()
-    finally:
-        Family.schedule = schedule
+    with mock.patch.object(Family, "schedule", real), torch.device("meta"):
+        prior.setup()
     return prior
 
 

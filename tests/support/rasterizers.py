@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import torch
@@ -29,11 +30,9 @@ def measure(repeats: int, counts: tuple[int, ...] = COUNTS, sizes: tuple[int, ..
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fast: Backend = "gsplat" if device.type == "cuda" else "numba"
     rows: list[dict[str, Any]] = []
-    for size in sizes:
-        for count in counts:
-            for backend in (fast, "torch"):
-                cost = _cost(_picture(backend, count, size, device), repeats, device)
-                rows.append({"backend": backend, "count": count, "size": size, **cost})
+    for size, count, backend in product(sizes, counts, (fast, "torch")):
+        cost = _cost(_picture(backend, count, size, device), repeats, device)
+        rows.append({"backend": backend, "count": count, "size": size, **cost})
     return {**bench_report.environment(device), "repeats": repeats, "rows": rows}
 
 
@@ -86,9 +85,8 @@ def table(facts: dict[str, Any]) -> str:
         fewer = known.get((backend, count // 10, size))
         shown = {"seconds": 1e3 * row["seconds"], "processor": 1e3 * row["processor_seconds"]}
         shown |= {"to_reference": row[clock] / known["torch", count, size], "growth": fewer and row[clock] / fewer}
-        shown["memory"] = row["memory"] and row["memory"] / 2**20
-        known_of = row | shown
-        lines.append({heading: known_of[name] for name, heading in _COLUMNS.items()})
+        shown = row | shown | {"memory": row["memory"] and row["memory"] / 2**20}
+        lines.append({heading: shown[name] for name, heading in _COLUMNS.items()})
     return f"{bench_report.machine_line(facts)}\n\n{markdown(lines)}".rstrip()
 
 

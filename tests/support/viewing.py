@@ -1,6 +1,7 @@
 """Helpers of several tests."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,10 +17,8 @@ def listening() -> set[tuple[str, int]]:
         pytest.skip("needs Linux's list of sockets")
     inodes = set()
     for descriptor in Path("/proc/self/fd").iterdir():
-        try:
+        with suppress(FileNotFoundError):
             inodes.add(os.readlink(descriptor))
-        except FileNotFoundError:
-            continue
     found = set()
     for table in ("tcp", "tcp6"):
         for line in Path("/proc/self/net", table).read_text().splitlines()[1:]:

@@ -25,10 +25,8 @@ def test_samples_are_measured_beside_the_teachers(tiny_folder: Path) -> None:
     module = asdkit.Distillation("a red cube", asdkit.Pretrained(str(tiny_folder)), network, asdkit.SDS())
     quiet_trainer(1, callbacks=[judge]).fit(module, data)
     names = ("r_precision", "clip_score", "diversity", "kid")
-    assert judge.results.keys() == {*names, *(f"teacher_{name}" for name in names)} and judge.errors.keys() == {
-        "kid",
-        "teacher_kid",
-    }
+    assert judge.results.keys() == {*names, *(f"teacher_{name}" for name in names)}
+    assert judge.errors.keys() == {"kid", "teacher_kid"}
     assert judge.results["diversity"] > 0 and judge.results["teacher_diversity"] > 0
     pictures = true_pictures("a red cube", 2, torch.Generator().manual_seed(0))
     assert parse("a red cube") and pictures.shape == (2, 3, 128, 128) and diversity(pictures) > 0
@@ -81,10 +79,7 @@ def test_prompts_of_another_world_are_not_judged() -> None:
 
 
 def test_prompts_of_some_kinds() -> None:
-    """All colours of them but those that are held out; and a kind must be one of the toybox's."""
-    learned, others = (
-        asdkit.ToyboxPrompts(kinds=["car", "owl"], held_out=held_out).texts for held_out in (False, True)
-    )
+    learned, others = (asdkit.ToyboxPrompts(kinds=["car", "owl"], held_out=held).texts for held in (False, True))
     assert len(learned) == 18 and len(others) == 4 and not {*learned} & {*others}
     assert all(text.endswith((" car", " owl")) for text in (*learned, *others))
     with pytest.raises(ValueError, match="The toybox has no 'dragon'; kinds are one of airplane, ball, bear"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from support.quiet import quiet_trainer
 from support.tiny import loaded
@@ -90,7 +91,7 @@ def test_a_cache_of_latents_holds_the_latents_of_the_pictures(cache: Path, rende
 
 
 def test_a_stopped_cache_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks that are done are not rendered again, and the whole is as if it had never stopped."""
+    """Chunks that are done are not rendered again."""
     monkeypatch.setattr(renders_module, "_CHUNK", 4)
     whole = render_cache(tmp_path / "whole", 10, 0, size=16)
     folder = tmp_path / "stopped" / whole.name
@@ -117,8 +118,6 @@ def test_the_folder_has_the_layout_of_transformers_4_and_a_token_for_each_word(w
 
 
 def test_a_plain_stable_diffusion_pipeline_loads_it_and_agrees(weights: Path) -> None:
-    from diffusers import StableDiffusionPipeline
-
     pipeline = StableDiffusionPipeline.from_pretrained(weights, local_files_only=True, safety_checker=None)
     prior = loaded(weights)
     x_t, t = torch.randn(2, *prior.latent_shape(128, 128)), torch.tensor([400, 400])
@@ -177,8 +176,6 @@ def test_the_averaged_network_sees_its_own_camera(renders: Renders, weights: Pat
 
 def test_training_goes_on_from_a_folder(weights: Path, tmp_path: Path) -> None:
     """Every network has the folder's weights, also those in several files; latents are pulled to the autoencoder's."""
-    from diffusers import UNet2DConditionModel
-
     split = shutil.copytree(weights, tmp_path / "split")
     shutil.rmtree(split / "unet")
     UNet2DConditionModel.from_pretrained(weights / "unet").half().save_pretrained(
@@ -244,24 +241,22 @@ def test_words_that_are_new_start_at_random_and_the_others_keep_their_embedding(
     earlier = shutil.copytree(weights, tmp_path / "earlier")
     words = json.loads((weights / "tokenizer" / "vocab.json").read_text())
     tensors = load_file(weights / "text_encoder" / "model.safetensors")
-    embeddings = "text_model.embeddings."
-    table = tensors[embeddings + "token_embedding.weight"]
+    token, place = (f"text_model.embeddings.{name}_embedding.weight" for name in ("token", "position"))
+    table, positions, red = tensors[token], tensors[place][:20].contiguous(), words["red</w>"]
     known = [word for word in reversed(words) if word != "red</w>"]
     (earlier / "tokenizer" / "vocab.json").write_text(json.dumps({word: row for row, word in enumerate(known)}))
-    positions = tensors[embeddings + "position_embedding.weight"]
-    tensors[embeddings + "token_embedding.weight"] = torch.stack([table[words[word]] for word in known])
-    tensors[embeddings + "position_embedding.weight"] = positions[:20].contiguous()
-    save_file(tensors, earlier / "text_encoder" / "model.safetensors")
+    earlier_ones = {token: torch.stack([table[words[word]] for word in known]), place: positions}
+    save_file(tensors | earlier_ones, earlier / "text_encoder" / "model.safetensors")
 
     nets = (unet_of(weights, start=start, seed=7).net for start in ("", str(earlier)))
-    fresh, grown = (dict(net.text_encoder.named_parameters()) for net in nets)
-    (tokens,) = (name for name in grown if name.endswith("token_embedding.weight"))
-    (places,) = (name for name in grown if name.endswith("position_embedding.weight"))
-    red = words["red</w>"]
-    assert torch.equal(grown[tokens][red], fresh[tokens][red])
+    fresh, grown = (
+        {f"text_model.{name.removeprefix('text_model.')}": value for name, value in net.text_encoder.named_parameters()}
+        for net in nets
+    )
     others = torch.arange(len(table)) != red
-    assert torch.equal(grown[tokens][others], table[others].float())
-    assert torch.equal(grown[places], torch.cat([positions[:20].float(), fresh[places][20:]]))
+    assert torch.equal(grown[token][red], fresh[token][red])
+    assert torch.equal(grown[token][others], table[others].float())
+    assert torch.equal(grown[place], torch.cat([positions.float(), fresh[place][20:]]))
 
 
 def test_the_detail_loss_compares_how_strong_details_are_in_squares_of_six_pixels() -> None:

@@ -96,7 +96,6 @@ def test_azimuth_90_sees_the_left_side() -> None:
 
 @pytest.mark.parametrize("prompt", ["a yellow ring", "a marble ball", "a red spotted snowman with a blue hat"])
 def test_shading_does_not_depend_on_the_view(prompt: str) -> None:
-    """World points seen by one camera have the same colour in another that sees them too."""
     views = ring(12, elevation_deg=40.0, size=128)[:2]
     truth = render(parse(prompt), views, supersample=1)
     origin, rays = _rays(views)
@@ -194,7 +193,6 @@ OF_ANOTHER_WORLD = (
     ],
 )
 def test_parse(prompt: str, thing: Thing | None) -> None:
-    """Wordings of the world, and prompts that are not of it."""
     assert parse(prompt) == thing
 
 
