@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from support.gaussians import save_run
 from torch import Tensor
 
@@ -113,27 +115,36 @@ def test_numbers_move_with_the_iterations_and_pictures_are_of_their_end() -> Non
     assert torch.equal(next(stream).views.c2w, sampled(cameras, 6).c2w)
 
 
-def test_an_asset_is_seen_from_the_steps_cameras_before_the_steps_backdrop(tmp_path: Path) -> None:
+def test_an_asset_and_pictures_stand_before_the_steps_backdrop(tmp_path: Path) -> None:
+    """The asset is seen from the step's cameras; weights may move; a checkpoint has all of it, without the files."""
     gaussians = asdkit.Gaussians(count=40, capacity=40, initial=asdkit.Initial(opacity=0.8))
     gaussians.sh.data.normal_()
     write_splats(tmp_path / "a.ply", gaussians.splats())
-    cameras = Cameras(size=16, asset=str(tmp_path / "a.ply"))
+    Image.new("RGBA", (16, 16), (255, 0, 0, 0)).save(tmp_path / "a.png")
+    picture = partial(asdkit.ReferenceView, str(tmp_path / "a.png"))
+    moving = picture(reconstruction=asdkit.Reconstruction(Ramp(10.0, 20.0, 10), 3.0))
+    cameras, restored = Cameras(size=16, asset=str(tmp_path / "a.ply"), references=moving), Cameras(size=16)
+    restored.load_state_dict(cameras.state_dict())
     how = {"rendering": asdkit.Rendering(random_background=0.5), "seed": 3}
     module = asdkit.Distillation("y", asdkit.GaussianPrior({"y": 1.0}), gaussians, asdkit.SDS(), **how)
-    cameras.trainer = module.trainer = SimpleNamespace(lightning_module=module, global_step=4, global_rank=0)
-    greys = set()
-    for step, batch in zip(range(4, 12), cameras.train_dataloader(), strict=False):
-        assert torch.equal(batch.views.c2w, sampled(cameras, step, seed=3).c2w)
-        with torch.no_grad():
-            assert torch.equal(batch.source, gaussians.render(batch.views, module.backdrop(step)).image)
-        assert not batch.source.requires_grad
-        greys.add(float(batch.source[0, 0, 0, 0]))
-        assert torch.is_grad_enabled()
-    assert len(greys) > 2
+    for data in (cameras, restored):
+        data.trainer = module.trainer = SimpleNamespace(lightning_module=module, global_step=4, global_rank=0)
+        greys = set()
+        for step, batch in zip(range(4, 12), data.train_dataloader(), strict=False):
+            assert torch.equal(batch.views.c2w, sampled(data, step, seed=3).c2w)
+            with torch.no_grad():
+                assert torch.equal(batch.source, gaussians.render(batch.views, module.backdrop(step)).image)
+            assert tuple(batch.references.weights) == (min(10.0 + step, 20.0), 3.0)
+            assert torch.equal(batch.references.image[0, :, 3, 3], module.backdrop(step))
+            greys.add((float(batch.source[0, 0, 0, 0]), float(batch.references.behind[0, 0])))
+            assert torch.is_grad_enabled() and not batch.source.requires_grad
+        assert all(len(set(each)) > 2 for each in zip(*greys, strict=True))
     with pytest.raises(ValueError, match="There is no nowhere.ply"):
         Cameras(asset="nowhere.ply")
     with pytest.raises(ValueError, match=r"data.asset must be a 3D object, but .* is made of Pixels"):
         Cameras(asset=str(save_run(tmp_path / "b.ckpt", asdkit.Pixels())))
+    with pytest.raises(ValueError, match="data.references show one object, and data.prompts name several"):
+        Cameras(references=picture(), prompts=asdkit.PromptList(["a"]))
 
 
 CROSSED = [{"distance": asdkit.Distance(3.2, Ramp(3.0, 3.6, 10))}, {"distance": asdkit.Distance(min=4.0)}]

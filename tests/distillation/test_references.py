@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,11 +37,6 @@ def save_truth(path: Path, views: Views) -> None:
     colours = truth.image[0] / truth.alpha[0].clamp(min=1e-6)
     rgba = torch.cat([colours.clamp(0, 1), truth.alpha[0]]).permute(1, 2, 0)
     Image.fromarray((rgba * 255).round().byte().numpy(), "RGBA").save(path)
-
-
-def save_colour(path: Path, colour: tuple[int, ...], size: tuple[int, int] = (16, 16)) -> str:
-    Image.new("RGBA" if len(colour) == 4 else "RGB", size, colour).save(path)
-    return str(path)
 
 
 def at(azimuth_deg: list[float], elevation_deg: float = 0.0, size: int = 16) -> Views:
@@ -83,8 +77,8 @@ def test_a_reference_is_seen_by_the_recipes_camera(tmp_path: Path) -> None:
 def test_each_camera_has_the_nearest_picture(tmp_path: Path) -> None:
     """Angles at the origin by spherical trigonometry; a picture with a mask stands before the step's backdrop."""
     folder = write_folder(tmp_path / "scene", at([0.0, 90.0], size=20))
-    for i, colour in enumerate([(255, 0, 0), (0, 0, 255, 51)]):
-        save_colour(folder / "shots" / f"{i}.png", colour, (20, 20))
+    Image.new("RGB", (20, 20), (255, 0, 0)).save(folder / "shots" / "0.png")
+    Image.new("RGBA", (20, 20), (0, 0, 255, 51)).save(folder / "shots" / "1.png")
     references = asdkit.Cameras(size=20, references=asdkit.PosedFolder(str(folder), centre=False, scale=1.0)).references
     near = references.near(at([80.0, 350.0, 100.0], 20.0, size=10), torch.zeros(3), PLAIN, step=3)
     assert near.nearest.tolist() == [1, 0, 1]
@@ -101,7 +95,7 @@ def test_each_camera_has_the_nearest_picture(tmp_path: Path) -> None:
 def test_a_camera_of_nerfstudio_by_hand(tmp_path: Path) -> None:
     """At (0, -4, 0), looking along +y: azimuth -90 degrees; with the front there, it is azimuth 0, at (4, 0, 0)."""
     opengl = [[1, 0, 0, 0], [0, 0, -1, -4], [0, 1, 0, 0], [0, 0, 0, 1]]
-    save_colour(tmp_path / "a.png", (9, 9, 9), (40, 20))
+    Image.new("RGB", (40, 20), (9, 9, 9)).save(tmp_path / "a.png")
     frames = [{"file_path": "a.png", "transform_matrix": opengl}]
     facts = {"fl_x": 50, "fl_y": 60, "cx": 22, "cy": 9, "w": 80, "h": 40, "frames": frames}  # twice the picture's size
     (tmp_path / "transforms.json").write_text(json.dumps(facts))
@@ -167,27 +161,6 @@ def test_the_generator_learns_by_the_guidance_and_by_the_pictures() -> None:
         parts, _ = gradients(posed, **how)
         for name, values in whole.items():
             assert torch.allclose(parts[name], values, rtol=1e-3, atol=1e-4 * float(values.abs().max()) + 1e-7), name
-
-
-def test_steps_have_pictures_before_their_own_backdrop(tmp_path: Path) -> None:
-    """Weights may move; those of a checkpoint are the same, without the file."""
-    file = save_colour(tmp_path / "a.png", (255, 0, 0, 0))
-    weights = asdkit.Reconstruction(asdkit.Ramp(10.0, 20.0, 10), 3.0)
-    cameras = asdkit.Cameras(size=16, references=asdkit.ReferenceView(file, reconstruction=weights))
-    prior, how = asdkit.GaussianPrior({"y": 1.0}), {"rendering": asdkit.Rendering(random_background=0.5), "seed": 3}
-    module = asdkit.Distillation("y", prior, asdkit.Gaussians(count=5, capacity=5), asdkit.SDS(), **how)
-    restored = asdkit.Cameras(size=16)
-    restored.load_state_dict(cameras.state_dict())
-    for data in (cameras, restored):
-        data.trainer = module.trainer = SimpleNamespace(lightning_module=module, global_step=4, global_rank=0)
-        greys = set()
-        for step, batch in zip(range(4, 9), data.train_dataloader(), strict=False):
-            assert tuple(batch.references.weights) == (10.0 + step, 3.0)
-            assert torch.equal(batch.references.image[0, :, 3, 3], module.backdrop(step))
-            greys.add(float(batch.references.behind[0, 0]))
-        assert len(greys) > 1
-    with pytest.raises(ValueError, match="data.references show one object, and data.prompts name several"):
-        asdkit.Cameras(references=asdkit.ReferenceView(file), prompts=asdkit.PromptList(["a"]))
 
 
 def test_resuming_is_exact_and_needs_no_picture(recipe: Path) -> None:

@@ -1,15 +1,13 @@
 """Image figures: the nearest truths, saturation, sharpness, movement and similarities."""
 
-from unittest.mock import create_autospec
+from types import SimpleNamespace
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from asdkit import DDS, Canvas, Distillation, FiniteSetPrior, Pixels, ToyboxImageJudge
-from asdkit.generators.base import Render
 from asdkit.toybox import truths as bank_of
 from asdkit.toybox.clip import TinyCLIP
 from asdkit.toybox.judge import EMBEDDED, likeness, through
@@ -92,12 +90,10 @@ def test_what_the_image_judge_says_of_movement_and_of_the_source() -> None:
     duck = on(truths("a yellow duck"), 0, (0.85, 0.85, 0.85))[None]
     judge, data = ToyboxImageJudge(), Canvas()
     data.source = duck
-    module, shown = Distillation("a red duck", FiniteSetPrior(), Pixels(count=1), DDS()), {}
-    module.show = lambda views: Render(shown["image"], torch.ones(1, 1, 64, 64), torch.zeros(1, 1, 64, 64))
+    module = Distillation("a red duck", FiniteSetPrior(), Pixels(count=1), DDS())
     for step in range(1, 11):
-        shown["image"] = (duck - 0.01 * step).clamp(0, 1)
-        trainer = create_autospec(pl.Trainer, instance=True, global_step=step, max_steps=10)
-        judge.on_train_batch_end(trainer, module)
+        module.show = lambda views, step=step: SimpleNamespace(image=(duck - 0.01 * step).clamp(0, 1))
+        judge.on_train_batch_end(SimpleNamespace(global_step=step, max_steps=10), module)
     result = judge.measure(module, data, None, module.show(None))
     eighth, last = (duck - 0.08).clamp(0, 1), (duck - 0.1).clamp(0, 1)
     assert result["drift"] == pytest.approx((last - eighth).abs().mean().item())

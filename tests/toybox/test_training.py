@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from support.quiet import quiet_trainer
+from support.resuming import assert_same
 from support.tiny import loaded
 from torch import Tensor
 
@@ -136,8 +137,7 @@ def test_resuming_the_unet_is_exact(cache: Path, weights: Path, tmp_path: Path) 
     trainer(tmp_path / "whole", 4, every=2).fit(whole, data(cache, weights))
     checkpoint = next((tmp_path / "whole").glob("step=2*.ckpt"))
     trainer(tmp_path / "half", 4).fit(half, data(cache, weights), ckpt_path=checkpoint)
-    for (name, a), b in zip(whole.state_dict().items(), half.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
+    assert_same(whole.state_dict(), half.state_dict())
 
 
 def test_the_unets_loss_is_the_squared_error_in_v(cache: Path, weights: Path) -> None:
