@@ -67,7 +67,7 @@ def test_the_views_of_a_step_depend_on_seed_step_and_rank_alone() -> None:
     assert not any(torch.equal(other, stream[3]) for other in (first(4), first(3, rank=1), first(3, seed=4)))
 
 
-def test_novel_views_see_all_sides_and_heights() -> None:
+def test_novel_views_see_all_sides_and_heights_and_the_orbit_has_one_frame_a_batch() -> None:
     views = Cameras().novel_views()
     assert len(views) == 16
     turns = (views.azimuth / (2 * math.pi)).sort().values
@@ -77,9 +77,6 @@ def test_novel_views_see_all_sides_and_heights() -> None:
     assert -10 < heights.min() < 0 and 50 < heights.max() < 60
     (batch,) = list(Cameras().val_dataloader())
     assert torch.equal(batch.views.c2w, views.c2w)
-
-
-def test_the_orbit_has_one_frame_a_batch() -> None:
     frames = [batch.views for batch in Cameras(orbit=asdkit.Orbit(views=5), size=16).predict_dataloader()]
     assert [len(frame) for frame in frames] == [1] * 5
     assert frames[0].azimuth.item() == 0 and frames[0].width == 16

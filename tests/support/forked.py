@@ -132,7 +132,12 @@ def _after_checkpoints(monkeypatch: pytest.MonkeyPatch, act: Callable[[Any], Non
     from asdkit.run.checkpoints import Checkpoints
 
     save = Checkpoints._save
-    monkeypatch.setattr(Checkpoints, "_save", lambda self, trainer: (save(self, trainer), act(trainer)))
+
+    def also(self: Checkpoints, trainer: Any) -> None:
+        save(self, trainer)
+        act(trainer)
+
+    monkeypatch.setattr(Checkpoints, "_save", also)
 
 
 def stop_at_the_first_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support.exact import exact_prior
 from support.quiet import quiet_trainer
 
 import asdkit
@@ -15,6 +14,8 @@ from asdkit.toybox.captions import parse, thing_of
 from asdkit.toybox.judge import some_of
 from asdkit.toybox.measures import diversity
 from asdkit.toybox.truths import true_pictures
+
+OTHERS = asdkit.PromptList(["my dog Rex"], per_step=1)  # of another world
 
 
 @pytest.mark.slow
@@ -28,6 +29,8 @@ def test_samples_are_measured_beside_the_teachers(tiny_folder: Path) -> None:
     assert judge.results.keys() == {*names, *(f"teacher_{name}" for name in names)}
     assert judge.errors.keys() == {"kid", "teacher_kid"}
     assert judge.results["diversity"] > 0 and judge.results["teacher_diversity"] > 0
+    data.prompts = OTHERS
+    assert judge.measure(module, data, None, None) == {} and judge.unmeasured.keys() == {"kid"}
     pictures = true_pictures("a red cube", 2, torch.Generator().manual_seed(0))
     assert parse("a red cube") and pictures.shape == (2, 3, 128, 128) and diversity(pictures) > 0
     with pytest.raises(ValueError, match="'a unicorn' is no thing"):
@@ -61,24 +64,15 @@ def test_objects_of_many_prompts_are_measured_one_by_one(tiny_folder: Path, monk
     clock = SimpleNamespace(perf_counter=count(step=2).__next__)  # two seconds from one look to the next
     monkeypatch.setattr("asdkit.toybox.objects_judge.time", clock)
     assert judge.measure(module, data, views, made["a red cube"])["object_ms"] == 2000
+    data.prompts, others = OTHERS, asdkit.ToyboxObjectsJudge()
+    assert others.measure(module, data, views, None) == {} and "none of the prompts" in others.unmeasured["objects_iou"]
     module.generator = asdkit.Gaussians(count=5)
     with pytest.raises(ValueError, match="judges an Amortized3D"):
         judge.measure(module, data, views, made["a red cube"])
 
 
-def test_prompts_of_another_world_are_not_judged() -> None:
+def test_prompts_of_some_kinds_and_some_of_those_that_are_known() -> None:
     assert some_of(["a red car", "my dog Rex", "a blue chair", "a red ball"], 2) == ["a red car", "a red ball"]
-    others = asdkit.PromptList(["my dog Rex"], per_step=1)
-    objects, samples = asdkit.ToyboxObjectsJudge(), asdkit.ToyboxSamplesJudge()
-    module = asdkit.Distillation("my dog Rex", exact_prior(), asdkit.Amortized3D(8, 2, 4), asdkit.SDS())
-    views = asdkit.Cameras(size=8).novel_views()
-    assert objects.measure(module, asdkit.Cameras(size=8, prompts=others), views, None) == {}
-    module.generator = asdkit.Network(size=8, count=1)
-    assert samples.measure(module, asdkit.Canvas(size=8, prompts=others), None, None) == {}
-    assert "none of the prompts" in objects.unmeasured["objects_iou"] and samples.unmeasured.keys() == {"kid"}
-
-
-def test_prompts_of_some_kinds() -> None:
     learned, others = (asdkit.ToyboxPrompts(kinds=["car", "owl"], held_out=held).texts for held in (False, True))
     assert len(learned) == 18 and len(others) == 4 and not {*learned} & {*others}
     assert all(text.endswith((" car", " owl")) for text in (*learned, *others))
