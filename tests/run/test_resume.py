@@ -73,6 +73,8 @@ def test_a_run_goes_on_without_what_it_started_from(recipe: Path, files: str) ->
     straight, moved = last(runs / "straight")["state_dict"], recipe.parent / "moved"
     asset.unlink()
     (runs / "straight").rename(moved)
+    alone = Distillation.load_from_checkpoint(moved / "checkpoints" / "last.ckpt", weights_only=True)
+    assert all(torch.equal(value, straight[f"generator.{key}"]) for key, value in alone.generator.state_dict().items())
     fit(moved, "--ckpt_path", moved / "checkpoints" / "step-000001.ckpt")
     again = last(moved)["state_dict"]
     assert straight.keys() == again.keys() and all(torch.equal(value, again[key]) for key, value in straight.items())
