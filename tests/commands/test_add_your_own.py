@@ -1,5 +1,6 @@
 """Parts of one's own: what `asdkit new` writes, and the examples of two pages, run by the commands that these give."""
 
+import csv
 import importlib
 import json
 import re
@@ -20,60 +21,9 @@ BLOCKS = [shlex.split(block.replace("\\\n", " "))[1:] for block in re.findall(r"
 COMMANDS = [block for block in BLOCKS if block[0] == "fit" and "--trust" in " ".join(block)]
 
 
-@pytest.fixture
-def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, text in FILES.items():
-        (tmp_path / name).write_text(text)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
-
-
-def _losses(run: Path) -> list[dict[str, str]]:
-    """The rows of the iterations; the judge's own row, at the end, has no losses."""
-    header, *rows = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
-    found = [dict(zip(header, row, strict=True)) for row in rows]
-    return [row for row in found if row["grad_norm"]]
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[3].split("=")[1])
-def test_an_example_runs_by_its_command(outside: Path, tiny_folder: Path, command: list[str]) -> None:
-    quick = ["--trainer.max_steps=2", "--trainer.log_every_n_steps=1", "--run.name=one", "--run.recipe=own"]
-    quick += ["--trainer.callbacks=[]", "--snapshots.every=0", "--trainer.accelerator=cpu"]
-    quick += ["--data.size=16"] if "stripes" in command else [f"--model.prior.path={tiny_folder}", "--data.size=16"]
-    if "gs3d" in command:
-        quick += ["--data.views_per_step=2", "--data.orbit.views=2", "--report.size=16", "--model.generator.count=20"]
-    else:
-        quick += ["--model.generator.size=16"]
-    assert main([*command, *quick]) == 0
-    report = json.loads((outside / "runs" / "own" / "one" / "run.json").read_text())
-    assert report["status"] == "finished" and report["iterations"] == 2
-    rows = _losses(outside / "runs" / "own" / "one")
-    assert float(rows[-1]["grad_norm"]) > 0
-    if command[3].startswith("--model.guidance="):
-        assert float(rows[-1]["discriminator_grad_norm"]) > 0
-        assert rows[0]["discriminator_loss"] != rows[-1]["discriminator_loss"]
-
-
-def test_without_trust_an_example_is_told_what_to_add(outside: Path, refused: Callable) -> None:
-    for command in COMMANDS:
-        module = command[-1]
-        assert command[-2] == "--trust" and f"{module}.py" in FILES
-        sentence = refused(*command[:-2])
-        assert f"names {module}." in sentence and f"add --trust {module}." in sentence
-    assert not (outside / "runs").exists()
-
-
-def test_there_is_an_example_of_each_kind() -> None:
-    assert len(FILES) == len(COMMANDS) == 8
-    for name in FILES:
-        assert any(name.removesuffix(".py") + "." in argument for command in COMMANDS for argument in command)
-
-
 QUICK = ["--trainer.max_steps=2", "--trainer.accelerator=cpu", "--trainer.callbacks=[]", "--snapshots.every=0"]
 QUICK += ["--data.size=16", "--report.size=16", "--run.recipe=own", "--run.name=one"]
 IN_3D = ["--data.views_per_step=2", "--data.orbit.views=2"]
-IN_2D = ["--model.generator.size=16", "--model.generator.count=1"]
 RUN = Path("runs") / "own" / "one"
 KINDS = {
     "generator": ("Balls", "balls"),
@@ -92,6 +42,45 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def outside(folder: Path) -> Path:
+    """One with the files of the examples."""
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[3].split("=")[1])
+def test_an_example_runs_by_its_command(outside: Path, tiny_folder: Path, command: list[str]) -> None:
+    quick = [*QUICK, "--trainer.log_every_n_steps=1"]
+    quick += [] if "stripes" in command else [f"--model.prior.path={tiny_folder}"]
+    quick += [*IN_3D, "--model.generator.count=20"] if "gs3d" in command else ["--model.generator.size=16"]
+    assert main([*command, *quick]) == 0
+    report = json.loads((RUN / "run.json").read_text())
+    assert report["status"] == "finished" and report["iterations"] == 2
+    rows = list(csv.DictReader((RUN / "metrics.csv").open()))
+    losses = [row for row in rows if row["grad_norm"]]  # the judge's own row, at the end, has none
+    assert float(losses[-1]["grad_norm"]) > 0
+    if command[3].startswith("--model.guidance="):
+        assert float(losses[-1]["discriminator_grad_norm"]) > 0
+        assert losses[0]["discriminator_loss"] != losses[-1]["discriminator_loss"]
+
+
+def test_without_trust_an_example_is_told_what_to_add(outside: Path, refused: Callable) -> None:
+    for command in COMMANDS:
+        module = command[-1]
+        assert command[-2] == "--trust" and f"{module}.py" in FILES
+        sentence = refused(*command[:-2])
+        assert f"names {module}." in sentence and f"add --trust {module}." in sentence
+    assert not (outside / "runs").exists()
+
+
+def test_there_is_an_example_of_each_kind() -> None:
+    assert len(FILES) == len(COMMANDS) == 8
+    for name in FILES:
+        assert any(name.removesuffix(".py") + "." in argument for command in COMMANDS for argument in command)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_passes_its_check_and_runs(kind: str, folder: Path, tiny_folder: Path, capsys) -> None:
@@ -100,7 +89,7 @@ def test_what_is_written_passes_its_check_and_runs(kind: str, folder: Path, tiny
     *files, command, check = capsys.readouterr().out.splitlines()
     assert files == [f"{module}.py", f"test_{module}.py"] and check == f"pytest test_{module}.py"
     getattr(importlib.import_module(f"test_{module}"), f"test_{module}")()
-    small = IN_3D if kind == "generator" else IN_2D
+    small = IN_3D if kind == "generator" else ["--model.generator.size=16", "--model.generator.count=1"]
     prior = [] if kind == "prior" else [f"--model.prior.path={tiny_folder}"]
     assert main([*shlex.split(command)[1:], *QUICK, *small, *prior]) == 0
     report = json.loads((RUN / "run.json").read_text())
@@ -108,7 +97,7 @@ def test_what_is_written_passes_its_check_and_runs(kind: str, folder: Path, tiny
 
 
 @pytest.mark.slow
-def test_what_gives_no_density_is_exported_as_pictures_and_films(folder: Path, tiny_folder: Path, capsys) -> None:
+def test_what_gives_no_density_is_exported_as_pictures_and_films(folder, tiny_folder: Path, refused: Callable) -> None:
     assert main(["new", "generator", "Balls"]) == 0
     Path("hollow.py").write_text("from balls import Balls\n\n\nclass Hollow(Balls):\n    def volume(self): ...\n")
     own = ["--model.generator=hollow.Hollow", f"--model.prior.path={tiny_folder}", "--trust", "hollow"]
@@ -118,13 +107,9 @@ def test_what_gives_no_density_is_exported_as_pictures_and_films(folder: Path, t
     assert main([*export, "--format=png,webp"]) == 0
     assert Image.open(RUN / "export" / "views.png").size == (8 * 16, 4 * 16)
     assert Image.open(RUN / "export" / "orbit.webp").n_frames == 2
-    for kind, said in {
-        "mesh-glb": "cut from a density in space, and Hollow has no volume()",
-        "ply": "made of Hollow",
-    }.items():
-        capsys.readouterr()
-        assert main([*export, f"--format={kind}"]) == 2
-        assert said in (err := capsys.readouterr().err) and err.endswith("export png, mp4 or webp.\n")
+    for kind, said in {"mesh-glb": "a density in space, and Hollow has no volume()", "ply": "made of Hollow"}.items():
+        sentence = refused(*export, f"--format={kind}")
+        assert said in sentence and sentence.endswith("export png, mp4 or webp.")
 
 
 @pytest.mark.parametrize("name", ["2balls", "a-ball", "Tensor", "class", "None", "torch", "Views"])

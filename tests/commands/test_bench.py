@@ -20,16 +20,7 @@ from torch.profiler import record_function
 from asdkit import ASD, SDS, Cameras, Canvas, DiscriminatorSteps, Distillation, Gaussians, Initial, Latents, Pretrained
 from asdkit.commands import bench_report, bench_steps
 from asdkit.commands.bench_report import comparison, forget_peak, measured_peak, resident, spread, table
-from asdkit.commands.bench_steps import (
-    NEVER,
-    Bench,
-    BenchCLI,
-    bare_loop,
-    computes_in,
-    network_calls,
-    operations,
-    seconds_by_span,
-)
+from asdkit.commands.bench_steps import NEVER, Bench, BenchCLI, bare_loop, computes_in, network_calls, operations
 from asdkit.commands.main import main
 from asdkit.priors.families import StableDiffusion
 from asdkit.priors.network_runner import halve
@@ -88,7 +79,7 @@ def test_a_span_has_what_its_inner_ones_have_not(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
     expected = {"other": 33.0, "backward": 26.0, "encode_backward": 4.0}
     for device in (CPU, torch.device("cuda")):
-        assert seconds_by_span(step, 2, device) == [expected, expected]
+        assert bench_steps.seconds_by_span(step, 2, device) == [expected, expected]
 
 
 def test_sections_add_up_to_the_step(finished: BenchCLI) -> None:
@@ -145,29 +136,28 @@ def rows_of(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
     return calls
 
 
-def test_the_fast_mode_shares_calls(module: Distillation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """e_null and e_y together, and e_phi once for both steps."""
-    calls = rows_of(monkeypatch)
+def test_the_fast_mode_shares_calls_and_the_faithful_one_makes_one_for_each_prediction(module, monkeypatch) -> None:
+    """Fast: e_null and e_y together, and e_phi once for both steps.
+
+    Faithful: e_null, e_y and e_phi for the generator; e_phi with its graph and e_y for the discriminator, which draws
+    itself.
+    """
+    calls, draws, predict = rows_of(monkeypatch), [], module.prior.predict
+    fast = [(2 * VIEWS, False), (VIEWS, True)]
     step = bare_loop(module, NEVER)
     step()
     step()
-    assert calls == 2 * [(2 * VIEWS, False), (VIEWS, True)]
-
-
-def test_the_faithful_mode_calls_for_each_prediction(module: Distillation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """e_null, e_y and e_phi for the generator; e_phi with its graph and e_y for the discriminator, on its own draw."""
-    calls, draws, predict = rows_of(monkeypatch), [], module.prior.predict
+    assert calls == 2 * fast
     monkeypatch.setattr(module.prior, "predict", lambda x, *rest: (draws.append(x.eps), predict(x, *rest))[1])
     with network_calls(module, faithful=True) as listed:
         bare_loop(module, NEVER)()
-    assert calls == [(VIEWS, False)] * 3 + [(VIEWS, True), (VIEWS, False)]
+    assert calls[4:] == [(VIEWS, False)] * 3 + [(VIEWS, True), (VIEWS, False)]
     assert [call["predictions"] for call in listed] == [1] * 5
     assert [call["adapted"] for call in listed] == [False, False, True, True, False]
     assert all(torch.equal(draw, draws[0]) for draw in draws[:3])
     assert torch.equal(draws[3], draws[4]) and not torch.equal(draws[0], draws[3])
-    calls.clear()
     bare_loop(module, NEVER)()
-    assert len(calls) == 2  # and afterwards all is as it was
+    assert calls[9:] == fast  # and afterwards all is as it was
 
 
 def test_separate_predictions_are_those_of_one_call(module: Distillation) -> None:
@@ -180,43 +170,34 @@ def test_separate_predictions_are_those_of_one_call(module: Distillation) -> Non
     torch.testing.assert_close(together, separate, rtol=1e-4, atol=1e-5)
 
 
-class StartsBare(pl.Callback):
-    """Takes steps without Lightning before the trainer's first one."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def on_train_start(self, trainer: pl.Trainer, module: Distillation) -> None:
-        step = bare_loop(module)
-        for _ in range(self.steps):
-            step()
-        assert trainer.global_step == 0 and module.trainer is trainer
-        self.weights = weights(module)
-
-
-def weights(module: Distillation) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
-def trained(module: Distillation, data: pl.LightningDataModule, steps: int, *callbacks: pl.Callback) -> Distillation:
-    quiet_trainer(steps, callbacks=list(callbacks), log_every_n_steps=2).fit(module, datamodule=data)
-    return module
+def trained(module: Distillation, data: pl.LightningDataModule, steps: int, callback: pl.Callback) -> None:
+    quiet_trainer(steps, callbacks=[callback], log_every_n_steps=2).fit(module, datamodule=data)
 
 
 def test_the_bare_loop_takes_the_trainers_steps(tiny_folder: Path) -> None:
     """Bit for bit, with two discriminator steps each."""
+    states: list[dict[str, Tensor]] = []
 
-    def fresh() -> Distillation:
+    class Bare(pl.Callback):
+        """Takes the steps before the trainer's first one."""
+
+        def on_train_start(self, trainer: pl.Trainer, module: Distillation) -> None:
+            step = bare_loop(module)
+            for _ in range(4):
+                step()
+            assert trainer.global_step == 0 and module.trainer is trainer
+            states.append(copy.deepcopy(module.state_dict()))
+
+    for steps, callback in ((4, pl.Callback()), (1, Bare())):
         torch.manual_seed(0)
         generator = Gaussians(count=40, capacity=40, initial=Initial(opacity=0.5))
-        steps = DiscriminatorSteps(2)
-        return Distillation("a red duck", Pretrained(str(tiny_folder)), generator, ASD(), discriminator=steps)
-
-    cameras, bare = Cameras(views_per_step=VIEWS, size=SIZE), StartsBare(4)
-    lightning = weights(trained(fresh(), cameras, 4))
-    trained(fresh(), cameras, 1, bare)
-    assert bare.weights.keys() == lightning.keys()
-    assert all(torch.equal(bare.weights[name], value) for name, value in lightning.items())
+        prior, twice = Pretrained(str(tiny_folder)), DiscriminatorSteps(2)
+        module = Distillation("a red duck", prior, generator, ASD(), discriminator=twice)
+        trained(module, Cameras(views_per_step=VIEWS, size=SIZE), steps, callback)
+        states.append(module.state_dict())
+    lightning, bare, _ = states
+    assert bare.keys() == lightning.keys()
+    assert all(torch.equal(bare[name], value) for name, value in lightning.items())
 
 
 def test_a_guidance_that_does_not_learn_and_images_without_cameras(tiny_folder: Path, monkeypatch) -> None:
@@ -232,6 +213,8 @@ def test_a_guidance_that_does_not_learn_and_images_without_cameras(tiny_folder: 
 
 def test_every_kind_has_its_rounds_and_the_first_is_a_warm_up(finished: BenchCLI) -> None:
     """Five steps in blocks of two, as often as is logged, are three rounds."""
+    assert spread([4.0, 1.0, 2.0, 3.0, 10.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}  # the quartiles
+    assert spread([7.0]) == {"median": 7.0, "low": 7.0, "high": 7.0}
     times, facts = finished.bench.times, finished.bench.facts
     assert {kind: len(blocks) for kind, blocks in times.items()} == {"fast": 4, "bare": 4, "faithful": 4}
     assert finished.trainer.global_step == 16
@@ -240,11 +223,6 @@ def test_every_kind_has_its_rounds_and_the_first_is_a_warm_up(finished: BenchCLI
     assert facts["fast_to_faithful"]["wall"] == spread([a / b for a, b in zip(fast, faithful, strict=True)])
     assert facts["lightning_to_bare"]["wall"] == spread([a / b for a, b in zip(fast, bare, strict=True)])
     assert facts["lightning_seconds"] == spread([a - b for a, b in zip(fast, bare, strict=True)])
-
-
-def test_spread_is_median_and_quartiles() -> None:
-    assert spread([4.0, 1.0, 2.0, 3.0, 10.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
-    assert spread([7.0]) == {"median": 7.0, "low": 7.0, "high": 7.0}
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -273,9 +251,7 @@ def test_the_peak_of_memory_is_forgotten() -> None:
     assert resident("VmHWM") < start + 150_000_000
 
 
-def test_json_has_all_facts_and_stands_alone(
-    recipe: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_json_has_all_facts_and_stands_alone(recipe, tiny_folder: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(bench_report, "measured_peak", lambda *_: 1e12)
     before = sorted(tmp_path.rglob("*"))

@@ -21,16 +21,12 @@ from asdkit.formats.names import FORMATS, Choices
 from asdkit.run.recipes import find_recipe, recipes
 
 
-def run(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str, str]:
-    code = main([str(argument) for argument in arguments])
+def resolved(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    """The recipe that fit would carry out."""
+    code = main([*map(str, ["fit", *arguments]), "--print_config"])
     out, err = capsys.readouterr()
-    return code, out, err
-
-
-def resolved(capsys: pytest.CaptureFixture, *arguments: object) -> dict:
-    code, out, err = run(capsys, "fit", *arguments, "--print_config")
     assert code == 0, err
-    return yaml.safe_load(out)
+    return out
 
 
 @pytest.mark.parametrize(
@@ -74,7 +70,7 @@ def test_short_forms_are_expanded_and_all_else_is_left(tmp_path: Path) -> None:
 
 
 def test_the_main_recipe_is_the_papers(capsys: pytest.CaptureFixture) -> None:
-    model = resolved(capsys, "--config", "gs3d")["model"]["init_args"]
+    model = yaml.safe_load(resolved(capsys, "--config", "gs3d"))["model"]["init_args"]
     assert model["guidance"]["class_path"] == "asdkit.ASD"
     scale = model["guidance"]["init_args"]["scale"]["init_args"]  # the paper's, until the object stands
     assert (scale["start"], scale["begin"], model["guidance"]["init_args"]["gamma"]) == (7.5, 100, -0.5)
@@ -94,7 +90,7 @@ def test_the_main_recipe_is_the_papers(capsys: pytest.CaptureFixture) -> None:
 )
 def test_another_guidance_has_its_own_defaults(capsys, method: str, options: list[str], expected: dict) -> None:
     """Whatever the recipe says; but phi stays where the recipe has it, whose adapter is tuned to its prior."""
-    guidance = resolved(capsys, "--config", "gs3d", *options)["model"]["init_args"]["guidance"]
+    guidance = yaml.safe_load(resolved(capsys, "--config", "gs3d", *options))["model"]["init_args"]["guidance"]
     assert guidance["class_path"] == f"asdkit.{method}"
     arguments = guidance["init_args"]
     arguments["rank"] = arguments["adapter"]["init_args"]["rank"] if "adapter" in arguments else None
@@ -105,9 +101,7 @@ def test_another_guidance_has_its_own_defaults(capsys, method: str, options: lis
     ("path", "environment", "threads"),
     [("toybox", {}, 1), ("toybox", {"OMP_NUM_THREADS": "3"}, 3), ("toybox", {"MKL_NUM_THREADS": "3"}, 3), ("x", {}, 3)],
 )
-def test_the_embedded_prior_takes_one_thread(
-    path: str, environment: dict[str, str], threads: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_the_embedded_prior_takes_one_thread(path: str, environment: dict, threads: int, monkeypatch) -> None:
     """Unless the environment says otherwise; other priors take what torch takes. The run itself fails before it."""
     monkeypatch.delenv("OMP_NUM_THREADS")
     for name, value in environment.items():
@@ -137,8 +131,7 @@ def test_prompts_are_texts_whatever_yaml_thinks(capsys, tmp_path: Path, words: l
     options += ["--model.guidance", "SDS", "--model.guidance.negative", negative]
     options += ["--model.view_prompts.front", front, f"--model.view_prompts.side={side}"]
     for _ in range(2):
-        code, text, err = run(capsys, "fit", *options, "--print_config")
-        assert code == 0, err
+        text = resolved(capsys, *options)
         model = yaml.load(text, Loader=get_yaml_default_loader())["model"]["init_args"]
         assert [model["prompt"], model["source"], model["guidance"]["init_args"]["negative"]] == words[:3]
         assert model["view_prompts"] == {"front": front, "side": side}
@@ -150,9 +143,10 @@ def test_prompts_are_texts_whatever_yaml_thinks(capsys, tmp_path: Path, words: l
 def test_words_of_other_parts_are_texts_too(capsys: pytest.CaptureFixture, words: tuple[str, str]) -> None:
     options = ["--config", "gs3d", "--model.guidance=Bridge", f"--model.guidance.source={words[0]}"]
     options += ["--model.generator.start=ShapE", "--model.generator.start.prompt", words[1]]
-    model = resolved(capsys, *options, "--model.generator.start.path=x")["model"]["init_args"]
-    assert model["guidance"]["init_args"]["source"] == words[0]
-    assert model["generator"]["init_args"]["start"]["init_args"]["prompt"] == words[1]
+    text = resolved(capsys, *options, "--model.generator.start.path=x")
+    model = yaml.safe_load(text)["model"]["init_args"]
+    parts = model["guidance"], model["generator"]["init_args"]["start"]
+    assert (parts[0]["init_args"]["source"], parts[1]["init_args"]["prompt"]) == words
 
 
 RAMP = ["--model.guidance.scale=asdkit.Ramp", "--model.guidance.scale.end=2", "--model.guidance.scale.steps=3"]
@@ -198,9 +192,8 @@ def test_bad_input_leaves_nothing(refused: Callable, recipe: Path, tmp_path: Pat
     assert not [path for path in tmp_path.joinpath("runs").rglob("*") if path.is_file()]
 
 
-BOMB = "a: &a [x, x]\n" + "".join(
-    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefgh")
-)
+NINE = [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefgh")]
+BOMB = "".join(["a: &a [x, x]\n", *NINE])
 FILES = {  # recipes that are none, and what is said of them
     "empty": (b"", "is no recipe, for it holds no keys"),
     "a list": (b"- a\n- b\n", "is no recipe, for it holds no keys"),
@@ -219,9 +212,7 @@ FILES = {  # recipes that are none, and what is said of them
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_a_recipe_that_is_none_is_named_with_its_line(
-    refused: Callable, recipe: Path, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recipe_that_is_none_is_named_with_its_line(refused, recipe, tmp_path: Path, case: str, monkeypatch) -> None:
     """Also where it is a part's; in less time than a recipe takes."""
     content, words = FILES[case]
     if case == "too large":
@@ -288,9 +279,7 @@ def test_a_broken_file_to_start_from_is_named(refused: Callable, recipe: Path, t
 
 
 @pytest.mark.parametrize("cut", ["unet/diffusion_pytorch_model.safetensors", "model_index.json", "vae/config.json", ""])
-def test_a_torn_prior_fails_in_one_sentence(
-    refused: Callable, recipe: Path, tiny_folder: Path, tmp_path: Path, cut: str
-) -> None:
+def test_a_torn_prior_fails_in_one_sentence(refused, recipe: Path, tiny_folder, tmp_path: Path, cut: str) -> None:
     folder = tmp_path / "torn"
     if cut:
         shutil.copytree(tiny_folder, folder)

@@ -7,13 +7,12 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Sequence
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
-from support.recipe import RECIPE
+from support.recipe import compare_with_few, small_run, write_recipe
 from support.tiny import save_clip
 
 import asdkit
@@ -36,9 +35,6 @@ PYTHON += [(page, "\n".join(code for code in cells if "%pip" not in code)) for p
 SPANS = {
     page: re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)) for page, text in TEXTS.items()
 }
-
-
-# ------------------------------------------------------------------------------------------------ names
 
 
 @pytest.mark.parametrize(("page", "code"), PYTHON)
@@ -139,21 +135,14 @@ def test_files_tests_and_recipes_exist(page: str) -> None:
             assert span in tests, f"{page} names {span}"
 
 
-def test_each_promise_names_the_test_that_holds_it() -> None:
+def test_what_documents_repeat_is_so() -> None:
+    """Promises name the tests that hold them, CI's test command is the README's, the citation has the version."""
     promises = TEXTS["SECURITY.md"].partition("## What is promised")[2].partition("\n## ")[0].split("\n* ")[1:]
     assert len(promises) == 8 and all("`tests/" in promise for promise in promises)
-
-
-def test_the_readme_gives_ci_its_test_command() -> None:
     assert ".venv/bin/pytest" in TEXTS["README.md"]
     assert re.search(r"^pytest", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
-
-
-def test_the_citation_has_the_packages_version() -> None:
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == asdkit.__version__
 
-
-# ------------------------------------------------------------------------------------------------ commands
 
 WORDS = "|".join((*TRAINER_COMMANDS, *FILES))
 COMMAND = re.compile(rf"(?:asdkit (?:{WORDS})|python -m asdkit[.\w]+)(?= |`|$)[^`\n]*", re.MULTILINE)
@@ -170,17 +159,14 @@ STANDS_FOR = {
     "step-000400": "last",
 }
 NEED_MORE = ("fit", "bench", "sweep", "compare", "test", "new", "reproduce", "view", "export", "predict")
+OWN_TESTS = {"new", "reproduce", "--trust", "--gpu", "--vary", "before.json"}  # these are run by tests of their own
 NAMED_ALONE = [f"asdkit {word}" for word in (*NEED_MORE, "export --cameras", "predict --data.orbit.cameras")]
 SMALL = ["--trainer.max_steps=1", "--trainer.accelerator=cpu", "--snapshots.every=0", "--trainer.callbacks=[]"]
 IN_3D = ["--data.size=16", "--data.views_per_step=1", "--data.orbit.views=2", "--report.size=16"]
 OF_SPLATS = ["--model.generator.count=50", "--model.generator.capacity=60"]
 OF_IMAGES = ["--model.generator.size=16", "--model.generator.count=2"]
-OF_PLANES = [
-    "--model.generator.resolution=8",
-    "--model.prior.image_size=16",
-    "--data.prompts=PromptList",
-    "--data.prompts.texts=[a red duck]",
-]
+OF_PLANES = ["--model.generator.resolution=8", "--model.prior.image_size=16"]
+OF_PLANES += ["--data.prompts=PromptList", "--data.prompts.texts=[a red duck]"]
 OF_EDITS = ["--data.image=docs/images/duck.png", "--model.source=a yellow duck", "--model.target=a red duck"]
 OF_EXPORTS = ["--size=16", "--frames=2", "--resolution=16", "--texture=64", "--force"]
 RANDOM_SD = "--prior=SD"  # what the page of Stable Diffusion says takes the place of sd21-base
@@ -201,7 +187,11 @@ def commands() -> dict[str, str]:
             if page == "docs/first_stable_diffusion.md":
                 command = command.replace("--prior sd21-base", RANDOM_SD)
             standing.setdefault(command, page)
-    return {command: page for command, page in standing.items() if command not in NAMED_ALONE}
+
+    def is_run_here(command: str) -> bool:
+        return command not in NAMED_ALONE and not OWN_TESTS & set(shlex.split(command)) and "model_card" not in command
+
+    return {command: page for command, page in standing.items() if is_run_here(command)}
 
 
 COMMANDS = commands()
@@ -232,9 +222,9 @@ def quick(words: list[str], prior: Path) -> list[str]:
         options += OF_SPLATS if recipe == "gs3d" and "--model.generator=NeRF" not in options else []
         options += OF_EDITS if recipe == "edit2d" and "--data.image" not in options else []
         return [command, *options, *(["--steps=1"] if command == "bench" else [])]
-    if command == "fit":  # pictures of the recipe's own size, but few of them
-        few = ["--data.views_per_step=1", "--data.orbit.views=2"] if " " in options[0] else []
-        return [command, *options, *few, "--trainer.max_steps=2"]
+    if command == "fit":  # a run that goes on, or the recipe of a prompt alone
+        new = [*IN_3D, *OF_SPLATS, f"--model.prior.path={prior}"] if " " in options[0] else []
+        return [command, *options, *new, "--trainer.max_steps=2"]
     return [command, *options, *(OF_EXPORTS if command == "export" else [])]
 
 
@@ -242,11 +232,8 @@ def quick(words: list[str], prior: Path) -> list[str]:
 def workplace(tiny_folder: Path, kl_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all that the commands name: a run, splats, prompts, a random model, and the documents' pictures."""
     folder = tmp_path_factory.mktemp("documents")
-    (folder / "small.yaml").write_text(RECIPE.format(prior=tiny_folder, root=folder / "made"))
     options = ["--trainer.max_steps=1", "--trainer.callbacks=[]", "--snapshots.every=0"]
-    assert main(["fit", "--config", str(folder / "small.yaml"), *options]) == 0
-    (made,) = (folder / "made/small").iterdir()
-    made.rename(folder / "RUN")
+    small_run(write_recipe(folder, tiny_folder), *options).rename(folder / "RUN")
     options += [f"--model.prior.path={tiny_folder}", f"--run.root={folder}"]
     for recipe, name, own in (("onestep2d", "ONESTEP", OF_IMAGES), ("amortized3d", "MANY", [*IN_3D, *OF_PLANES])):
         assert main(["fit", "--config", recipe, *options, *own]) == 0
@@ -272,28 +259,24 @@ def workplace(tiny_folder: Path, kl_folder: Path, tmp_path_factory: pytest.TempP
 def test_commands_run(command: str, workplace: Path, tiny_folder: Path, monkeypatch, capsys) -> None:
     """One step each, in this process; of sweeps and their like, whose runs are processes, the recipe of each run."""
     monkeypatch.chdir(workplace)
+    compare_with_few(monkeypatch)
     monkeypatch.setattr("asdkit.run.live_view.serve", lambda *_: None)
     monkeypatch.setattr("asdkit.run.export._LOOKS", ((10.0, 2),))  # fewer silhouettes, for speed
     program, *words = shlex.split(command)
-    own_tests = {"new", "reproduce", "--trust", "--gpu", "--vary", "before.json"}
-    if own_tests & set(words) or "model_card" in command:  # tests of their own run them
-        return
-    cells: list[tuple[Sequence[str], Cell]] = []
-    made = {"commands.sweep": 0, "commands.compare": 0}
-    for module, code in made.items():
-        monkeypatch.setattr(f"asdkit.{module}.make_runs", partial(_noted, cells, code))
     assert program == "asdkit"
-    code = main(quick(words, tiny_folder))
-    assert code == 0, f"{COMMANDS[command]} says {command}, which says {capsys.readouterr().err}"
+    cells: list[tuple[Sequence[str], Cell]] = []
+
+    def noted(grid: Grid, *how: object) -> int:
+        """In the place of making runs."""
+        cells.extend((grid.options, cell) for cell in grid.cells)
+        return 0
+
+    for module in ("sweep", "compare"):
+        monkeypatch.setattr(f"asdkit.commands.{module}.make_runs", noted)
+    said = main(quick(words, tiny_folder)), capsys.readouterr().err
+    assert said[0] == 0, f"{COMMANDS[command]} says {command}, which says {said[1]}"
     for options, cell in cells:
         kind = re.sub(r"[\d.]+|--data.image .*", "", " ".join((*options, *cell.options)))
         if kind not in RESOLVED:  # other scales, seeds and pictures are of the same kind
             RESOLVED.add(kind)
             assert main(["fit", *options, *cell.options, "--model.prompt", cell.prompt, "--print_config"]) == 0
-
-
-def _noted(cells: list[tuple[Sequence[str], Cell]], code: int, grid: Grid, *how: object) -> int:
-    """In the place of making runs, notes them; of those that reproduce figures, one of each part."""
-    kinds = {cell.labels.get("part", number): cell for number, cell in enumerate(grid.cells)}
-    cells.extend((grid.options, cell) for cell in kinds.values())
-    return code

@@ -12,20 +12,15 @@ from pathlib import Path
 
 import pytest
 from support.forked import Forked, kill_at_a_checkpoint, stop_at_the_first_checkpoint
+from support.recipe import compare_with_few
 
 from asdkit.commands.main import main
 from asdkit.run.reproduction.figures import REFERENCES, declared
 
-SMALL = {
-    "2D": ["--model.generator.size=16", "--model.generator.count=2"],
-    "2D, short": ["--model.generator.size=16"],
-    "2D, exact scores": ["--model.prior.pictures=4"],
-    "3D": ["--data.size=16", "--data.views_per_step=1", "--data.orbit.views=2", "--report.size=16"],
-    "edits": [],
-    "a spoilt object": ["--data.size=16", "--data.views_per_step=1", "--data.orbit.views=2", "--report.size=16"],
-    "a picture": ["--data.size=16", "--data.views_per_step=1", "--data.orbit.views=2", "--report.size=16"],
-    "one step": ["--model.generator.size=16", "--model.generator.count=2"],
-}
+TWO_D = ["--model.generator.size=16", "--model.generator.count=2"]
+THREE_D = ["--data.size=16", "--data.views_per_step=1", "--data.orbit.views=2", "--report.size=16"]
+SMALL = {"2D": TWO_D, "2D, short": TWO_D[:1], "2D, exact scores": ["--model.prior.pictures=4"], "one step": TWO_D}
+SMALL |= {"edits": []} | dict.fromkeys(("3D", "a spoilt object", "a picture"), THREE_D)
 
 
 @pytest.fixture
@@ -33,6 +28,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_folder: Path) ->
     """Runs of two iterations with a tiny prior; one of a figure's methods alone, in each of its parts."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("asdkit.toybox.given._FITTED", 2)
+    compare_with_few(monkeypatch)
     for name, part in declared().parts.items():
         options = [*part.options, *SMALL[name]]
         monkeypatch.setitem(declared().parts, name, replace(part, quick=2, steps=2, options=options))

@@ -3,6 +3,7 @@
 import csv
 import errno
 import fcntl
+import importlib.util
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import pytest
 import yaml
 from PIL import Image
 from support.forked import Forked, wait_for
-from support.recipe import small_run
+from support.recipe import small_run, write_recipe
 
 from asdkit.commands.main import main
 from asdkit.core.errors import CannotWrite
@@ -76,18 +77,15 @@ def test_the_peak_of_memory_is_the_systems() -> None:
     assert peak_memory()["rss"] == pytest.approx(1024 * int(line.split()[1]), rel=0.05)
 
 
-def test_the_orbit_is_webp_without_the_video_extra(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_words_are_named_and_the_orbit_is_webp_without_the_video_extra(recipe, capsys, monkeypatch) -> None:
+    """Of words that the toybox doesn't know there is no truth."""
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    run = small_run(recipe, "--trainer.max_steps=1")
-    assert Image.open(run / "orbit.webp").n_frames == 3
-
-
-def test_other_words_are_named_and_have_no_truth(recipe: Path, capsys: pytest.CaptureFixture) -> None:
     run = small_run(recipe, "--trainer.max_steps=1", "--model.prompt", "a red corgi")
     err = capsys.readouterr().err
     assert "never seen 'corgi'" in err and "seen &#39;corgi&#39;" in (run / "report.html").read_text()
     assert "'a red corgi' is not of the toybox" in err
     assert "psnr" not in json.loads((run / "run.json").read_text())["metrics"]
+    assert Image.open(run / "orbit.webp").n_frames == 3
 
 
 HUGE = f'{{"seconds": 1{"0" * 400}}}'
@@ -162,21 +160,19 @@ def test_folders_of_runs_are_unique_and_stay_below_their_root(tmp_path: Path) ->
     new_run_folder(tmp_path, "r", "", "named")
     with pytest.raises(ValueError, match="exists"):
         new_run_folder(tmp_path, "r", "", "named")
-    assert slug("A  Yellow/duck!") == "a-yellow-duck"
-    assert slug("...") == "run"
-
-
-def hold(folder: Path) -> int:
-    lock = RunLock(folder)
-    time.sleep(600)
-    lock.release()
-    return 0
+    assert slug("A  Yellow/duck!") == "a-yellow-duck" and slug("...") == "run"
 
 
 def test_the_second_is_refused_while_the_first_lives_and_a_kill_lets_go(tmp_path: Path) -> None:
     """Also while the first is stopped."""
+
+    def hold() -> int:
+        lock = RunLock(tmp_path)
+        time.sleep(600)
+        return int(lock.is_held())
+
     (tmp_path / "run.lock").write_text("what an earlier process has left")
-    first = Forked(lambda: hold(tmp_path), tmp_path / "log")
+    first = Forked(hold, tmp_path / "log")
     wait_for(lambda: str(first.pid) in (tmp_path / "run.lock").read_text())
     for signum in (signal.SIGSTOP, signal.SIGCONT):
         first.send(signum)
@@ -238,24 +234,15 @@ def test_a_file_system_without_locks_is_told_and_refuses_nobody(tmp_path: Path, 
     assert sentence.startswith(f"{tmp_path / 'run.lock'} can't be locked (Function not implemented): start no second")
 
 
+HAS_TENSORBOARD = importlib.util.find_spec("tensorboard") is not None
 LOGGED = (*QUICK[1:], "--trainer.max_steps=2")
 
 
 @pytest.fixture(scope="module")
 def logged(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with two loggers; with one where tensorboard is not installed."""
-    from support.recipe import write_recipe
-
-    names = "csv,tensorboard" if has_tensorboard() else "csv"
+    names = "csv,tensorboard" if HAS_TENSORBOARD else "csv"
     return small_run(write_recipe(tmp_path_factory.mktemp("logged"), tiny_folder), *LOGGED, f"--logger={names}")
-
-
-def has_tensorboard() -> bool:
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def test_a_csv_has_the_runs_numbers_and_hyperparameters(logged: Path) -> None:
@@ -267,7 +254,7 @@ def test_a_csv_has_the_runs_numbers_and_hyperparameters(logged: Path) -> None:
     assert yaml.safe_load((logged / "config.yaml").read_text())["logger"]["names"][0] == "csv"
 
 
-@pytest.mark.skipif(not has_tensorboard(), reason="needs tensorboard")
+@pytest.mark.skipif(not HAS_TENSORBOARD, reason="needs tensorboard")
 def test_tensorboard_has_the_pictures_too(logged: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -281,9 +268,7 @@ def test_tensorboard_has_the_pictures_too(logged: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "code"), [("tensorboard", 3), ("wandb", 3), ("tensorbord", 2)])
-def test_a_logger_that_is_not_there_is_said_before_anything_is_made(
-    recipe: Path, refused: Callable, monkeypatch: pytest.MonkeyPatch, name: str, code: int
-) -> None:
+def test_a_logger_that_is_not_there_is_said_before_anything_is_made(recipe, refused, monkeypatch, name, code) -> None:
     """Its package is missing, or nobody knows it."""
     monkeypatch.setitem(sys.modules, name, None)
     sentence = refused("fit", "--config", recipe, *LOGGED, "--logger", name, code=code)
