@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.recipe import compare_with_few, small_run, write_recipe
+from support.recipe import small_run, write_recipe
 from support.tiny import save_clip
 
 import asdkit
@@ -217,7 +217,7 @@ def quick(words: list[str], prior: Path) -> list[str]:
             return ["fit", *own, "--print_config"]
         recipe = options[1].partition("/")[0]
         options += [*SMALL, *(IN_3D if recipe.endswith("3d") else [])]
-        options += OF_IMAGES if RANDOM_SD in options and recipe == "image2d" else []
+        options += OF_IMAGES if recipe == "image2d" else []
         options += [] if RANDOM_SD in options else [f"--model.prior.path={prior}"]
         options += OF_SPLATS if recipe == "gs3d" and "--model.generator=NeRF" not in options else []
         options += OF_EDITS if recipe == "edit2d" and "--data.image" not in options else []
@@ -259,7 +259,6 @@ def workplace(tiny_folder: Path, kl_folder: Path, tmp_path_factory: pytest.TempP
 def test_commands_run(command: str, workplace: Path, tiny_folder: Path, monkeypatch, capsys) -> None:
     """One step each, in this process; of sweeps and their like, whose runs are processes, the recipe of each run."""
     monkeypatch.chdir(workplace)
-    compare_with_few(monkeypatch)
     monkeypatch.setattr("asdkit.run.live_view.serve", lambda *_: None)
     monkeypatch.setattr("asdkit.run.export._LOOKS", ((10.0, 2),))  # fewer silhouettes, for speed
     program, *words = shlex.split(command)

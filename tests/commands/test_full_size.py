@@ -47,7 +47,7 @@ def _resolved(words: str, capsys: pytest.CaptureFixture) -> tuple[dict, str]:
 def _flat(config: dict) -> dict:
     """The settings by the last part of their names; `size` is that of the renders."""
     model = config["model"]["init_args"]
-    flat = {"steps": config["trainer"]["max_steps"], **model["discriminator"], **model["rendering"]}
+    flat = model["discriminator"] | model["rendering"]
     for part in (model["prior"], model["generator"], model["guidance"], config["data"]):
         flat |= part["init_args"]
     return flat | {"steps": config["trainer"]["max_steps"]}

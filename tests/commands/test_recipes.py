@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.recipe import compare_with_few
 from support.resuming import assert_same
 
 from asdkit.commands.main import main
@@ -102,7 +101,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path
 def test_every_recipe_runs_and_resumes_exactly(name, made, tiny_folder, tmp_path: Path, request, monkeypatch) -> None:
     """But for other methods on images, whose parts of a checkpoint are those of their recipe."""
     monkeypatch.chdir(tmp_path)
-    compare_with_few(monkeypatch)
     options = options_of(name, made, tiny_folder, tmp_path)
     if name == "toybox/unet":
         options += reads(request.getfixturevalue("trained"))

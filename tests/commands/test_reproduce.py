@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from support.forked import Forked, kill_at_a_checkpoint, stop_at_the_first_checkpoint
-from support.recipe import compare_with_few
 
 from asdkit.commands.main import main
 from asdkit.run.reproduction.figures import REFERENCES, declared
@@ -28,7 +27,6 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_folder: Path) ->
     """Runs of two iterations with a tiny prior; one of a figure's methods alone, in each of its parts."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("asdkit.toybox.given._FITTED", 2)
-    compare_with_few(monkeypatch)
     for name, part in declared().parts.items():
         options = [*part.options, *SMALL[name]]
         monkeypatch.setitem(declared().parts, name, replace(part, quick=2, steps=2, options=options))

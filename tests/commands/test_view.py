@@ -13,7 +13,7 @@ import torch
 import yaml
 from support.forked import Forked, wait_for
 from support.recipe import small_run
-from support.resuming import last
+from support.resuming import assert_same, last
 from support.splat_tools import splats
 from support.viewing import client, listening
 
@@ -27,8 +27,10 @@ from asdkit.run.live_view import Viewer
 viser = pytest.importorskip("viser")
 
 
-def fit(recipe: Path, name: str, *options: str) -> Path:
-    return small_run(recipe, "--trainer.callbacks=[]", "--snapshots.every=0", *options, name=name)
+def fit(finished: Path, name: str, *options: str) -> Path:
+    """Another run of its recipe."""
+    quick = ("--trainer.callbacks=[]", "--snapshots.every=0")
+    return small_run(finished.parents[2] / "small.yaml", *quick, *options, name=name)
 
 
 def interrupted_at(count: int) -> Callable[[float], None]:
@@ -47,24 +49,21 @@ def test_looking_changes_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch
     seen, live, follow, before = [], viewing.LiveView, viewing.LiveView.follow, listening()
     monkeypatch.setattr(live, "follow", lambda self, run, moved=False: seen.append(moved) or follow(self, run, moved))
     options = ("--viewer=8180", "--viewer.every=3", "--trainer.max_steps=4")
-    watched = fit(finished.parents[2] / "small.yaml", "watched", *options)
+    watched = fit(finished, "watched", *options)
     assert listening() == before
     assert [i for i, moved in enumerate(seen) if not moved] == [0, 3, 4] and len(seen) == 5
-    expected, got = last(finished)["state_dict"], last(watched)["state_dict"]
-    assert expected.keys() == got.keys() and all(torch.equal(expected[name], got[name]) for name in expected)
+    assert_same(last(finished)["state_dict"], last(watched)["state_dict"])
 
 
 def test_looking_at_a_radiance_field_changes_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--model.generator=NeRF", "--model.generator.penalties.entropy=0.1", "--trainer.max_steps=3")
-    recipe = finished.parents[2] / "small.yaml"
-    alone = fit(recipe, "alone", *options)
+    alone = fit(finished, "alone", *options)
     browser = client(0, 1.0, (100, 800))
     monkeypatch.setattr(viser.ViserServer, "get_clients", lambda self: {0: browser})
-    watched = fit(recipe, "nerf", *options, "--viewer", "8280", "--viewer.every=2")
+    watched = fit(finished, "nerf", *options, "--viewer", "8280", "--viewer.every=2")
     assert len(browser.pictures) == 3  # at the start, after two steps, and at the end
     assert (browser.pictures[0] != browser.pictures[2]).any()
-    expected, got = last(alone)["state_dict"], last(watched)["state_dict"]
-    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    assert_same(last(alone)["state_dict"], last(watched)["state_dict"])
     monkeypatch.setattr(viewing.time, "sleep", interrupted_at(3))
     assert main(["view", str(alone), "--port=0"]) == 130
     assert len(browser.pictures) == 4  # it has not moved since the first
@@ -73,24 +72,20 @@ def test_looking_at_a_radiance_field_changes_nothing(finished: Path, monkeypatch
     assert browser.pictures[0][0, 0].tolist() == pytest.approx([grey] * 3, abs=6)
 
 
-def test_other_ranks_and_other_commands_open_no_viewer(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_opens_a_viewer_and_closes_it(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module, trainer = load(finished), pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    before, viewer = listening(), Viewer(8380)
+    viewer.setup(trainer, module, "fit")
+    assert len(listening() - before) == 1
+    viewer.on_exception(trainer, module, KeyboardInterrupt())  # a run that fails closes its viewer
+    assert listening() == before
+    viewer.teardown(trainer, module, "fit")
     monkeypatch.setattr("asdkit.run.live_view.view_of", lambda *arguments: pytest.fail("opened a viewer"))
     Viewer(0).setup(trainer, module, "fit")
     for stage in ("validate", "test", "predict"):
         Viewer(8080).setup(trainer, module, stage)
     monkeypatch.setattr(pl.Trainer, "is_global_zero", False)
     Viewer(8080).setup(trainer, module, "fit")
-
-
-def test_a_run_that_fails_closes_its_viewer(finished: Path) -> None:
-    module, trainer = load(finished), pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    before, viewer = listening(), Viewer(8380)
-    viewer.setup(trainer, module, "fit")
-    assert len(listening() - before) == 1
-    viewer.on_exception(trainer, module, KeyboardInterrupt())
-    assert listening() == before
-    viewer.teardown(trainer, module, "fit")
 
 
 def test_without_viser_fit_ends(finished: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable) -> None:
@@ -165,8 +160,7 @@ def test_what_cannot_be_viewed_is_one_sentence(finished: Path, tmp_path: Path, r
     (tmp_path / "note.ply").write_text("Dear diary,\n")
     (tmp_path / "x.ckpt").write_text("PK")
     pictures = ("--model.generator=Pixels", "--model.generator.size=16", "--data=Canvas", "--data.size=16")
-    recipe = finished.parents[2] / "small.yaml"
-    flat = fit(recipe, "flat", *pictures, "--model.generator.count=2", "--trainer.max_steps=1")
+    flat = fit(finished, "flat", *pictures, "--model.generator.count=2", "--trainer.max_steps=1")
     cases = {
         ("nowhere",): "There is no nowhere",
         (str(tmp_path),): "no checkpoint",
@@ -181,6 +175,7 @@ def test_what_cannot_be_viewed_is_one_sentence(finished: Path, tmp_path: Path, r
     }
     for arguments, words in cases.items():
         assert words in refused("view", *arguments)
+    recipe = finished.parents[2] / "small.yaml"
     assert "this run makes none" in refused("fit", "--config", recipe, "--run.name=flat2", *pictures, "--viewer")
 
 

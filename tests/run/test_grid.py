@@ -23,7 +23,7 @@ def grid(base: Path, *cells: Cell, options: tuple[str, ...] = (), root: Path | N
     return Grid(cells, ["--config", str(base / "my.yaml"), *options], "list", root)
 
 
-def test_cells_are_all_combinations() -> None:
+def test_cells_are_all_combinations_and_an_option_has_all_its_values() -> None:
     axes = {"method": {"ASD": [], "VSD": ["--config", "vsd"]}, "seed": {0: ["--seed=0"], 1: ["--seed=1"]}}
     cells = product(["a", "b"], axes)
     assert [(cell.labels["method"], cell.labels["seed"], cell.prompt) for cell in cells] == [
@@ -31,9 +31,6 @@ def test_cells_are_all_combinations() -> None:
     ]
     assert cells[0].options == ["--seed=0"] and cells[-1].options == ["--config", "vsd", "--seed=1"]
     assert product(["a"], {}) == [Cell("a", {}, [])]
-
-
-def test_values_of_options() -> None:
     assert option_values(["--a", "1", "--b", "--a=2=3", "--ab", "4", "--a"], "--a") == ["1", "2=3", ""]
 
 

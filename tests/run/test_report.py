@@ -145,7 +145,6 @@ def test_a_signal_between_two_steps_leaves_a_report(signum: int, begun: bool, le
 
 
 def test_a_prompt_that_nobody_can_judge_is_not_measured() -> None:
-
     judge, pictures = ToyboxJudge(), torch.zeros(2, 3, 8, 8)
     module = create_autospec(Distillation, instance=True, prompt="a purple unicorn")
     assert judge.measure(module, Cameras(), None, Render(pictures, pictures[:, :1], pictures[:, :1])) == {}
@@ -154,7 +153,6 @@ def test_a_prompt_that_nobody_can_judge_is_not_measured() -> None:
 
 def test_the_errors_are_standard_errors_over_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the values 1, 2, 6: deviation sqrt(7), mean 3, error sqrt(7 / 3); a single picture has none."""
-
     monkeypatch.setattr(judges, "hsv_saturation", lambda images: torch.tensor([1.0, 2.0, 6.0]))
     judge, pictures = CLIPJudge(), torch.zeros(1, 3, 8, 8)
     render = Render(pictures, pictures[:, :1], pictures[:, :1])
@@ -191,9 +189,7 @@ def test_the_rows_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> No
         (400, 100.0, "a red duck: step 800 of 800, 0:00 left, 4.00 steps/s, pull 100%"),
     ],
 )
-def test_speed_and_time_left_are_those_of_this_process(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, done: int, seconds: float, line: str
-) -> None:
+def test_speed_and_time_left_are_those_of_this_process(monkeypatch, capsys, done: int, seconds: float, line) -> None:
     """The run goes on from its 400th iteration."""
     clock = SimpleNamespace(now=1e6)
     monkeypatch.setattr("asdkit.run.progress.time", SimpleNamespace(monotonic=lambda: clock.now))

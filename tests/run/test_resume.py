@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from support.recipe import small_run, write_recipe
-from support.resuming import assert_resuming_is_exact, fit, last
+from support.resuming import assert_resuming_is_exact, assert_same, fit, last
 from support.two import fit as train
 
 from asdkit import ASD, Canvas, DiscriminatorSteps, Distillation, GaussianPrior, Gaussians, Pixels
@@ -40,17 +40,17 @@ def test_resuming_is_exact_with_other_densities(recipe: Path, density: str, opti
 
 def test_resuming_is_exact_when_epochs_end(recipe: Path) -> None:
     """The run goes on after three steps, at the end of an epoch or in its middle; no camera comes again."""
+
+    def learned(name: str, *options: object) -> dict[str, torch.Tensor]:
+        fit("--config", recipe, *SHORT, "--trainer.max_steps=4", *KEPT, f"--run.name={name}", *options)
+        return last(runs / name)["state_dict"]
+
     runs = recipe.parent / "runs" / "small"
-    fit("--config", recipe, *SHORT, "--run.name=endless", "--trainer.max_steps=4", *KEPT)
-    endless = last(runs / "endless")["state_dict"]
+    endless = learned("endless")
     for batches in (3, 2):
-        options = (*SHORT, f"--trainer.limit_train_batches={batches}", "--trainer.max_steps=4", *KEPT)
-        fit("--config", recipe, *options, f"--run.name={batches}")
-        start = runs / str(batches) / "checkpoints" / "step-000003.ckpt"
-        fit("--config", recipe, *options, f"--run.name=halves-{batches}", "--ckpt_path", start)
-        for name in (str(batches), f"halves-{batches}"):
-            state = last(runs / name)["state_dict"]
-            assert all(torch.equal(value, endless[key]) for key, value in state.items())
+        epochs, start = f"--trainer.limit_train_batches={batches}", runs / f"{batches}/checkpoints/step-000003.ckpt"
+        assert_same(learned(str(batches), epochs), endless)
+        assert_same(learned(f"halves-{batches}", epochs, "--ckpt_path", start), endless)
 
 
 @pytest.mark.parametrize("files", ["splats", "picture"])
@@ -76,8 +76,7 @@ def test_a_run_goes_on_without_what_it_started_from(recipe: Path, files: str) ->
     alone = Distillation.load_from_checkpoint(moved / "checkpoints" / "last.ckpt", weights_only=True)
     assert all(torch.equal(value, straight[f"generator.{key}"]) for key, value in alone.generator.state_dict().items())
     fit(moved, "--ckpt_path", moved / "checkpoints" / "step-000001.ckpt")
-    again = last(moved)["state_dict"]
-    assert straight.keys() == again.keys() and all(torch.equal(value, again[key]) for key, value in straight.items())
+    assert_same(straight, last(moved)["state_dict"])
     assert str(asset) in (moved / "config.yaml").read_text()
 
 

@@ -1,9 +1,6 @@
 """A recipe of ten quick iterations, and runs of it."""
 
-from functools import partial
 from pathlib import Path
-
-import pytest
 
 RECIPE = """
 model:
@@ -44,12 +41,3 @@ def small_run(recipe: Path, *options: str, name: str = "one") -> Path:
 
     assert main(["fit", "--config", str(recipe), f"--run.name={name}", *options]) == 0
     return recipe.parent / "runs" / recipe.stem / name
-
-
-def compare_with_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on the toybox's judges take few true pictures and prompts, which else are most of a short run's time."""
-    from asdkit.toybox.truths import truths
-
-    monkeypatch.setattr("asdkit.toybox.truths._TRIES", 256)
-    monkeypatch.setattr("asdkit.toybox.judge.truths", partial(truths, count=16))
-    monkeypatch.setattr("asdkit.toybox.judge.PROMPTS", 3)

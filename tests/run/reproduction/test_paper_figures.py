@@ -39,22 +39,20 @@ def test_the_papers_figures_are_there() -> None:
         assert [len(prompts[part]) for part in prompts] == [3, 3]
 
 
-def test_the_textured_prompts() -> None:
-    """Six in 2D and two of them in 3D as well, or what they show, by four methods with three seeds each."""
+def test_comparisons_have_their_prompts_methods_and_seeds() -> None:
+    """Textures: six prompts in 2D, two of them in 3D as well, or what they show, by four methods with three seeds each.
+
+    Eight kinds of phi on three prompts, and with and without the real sample on six, each with one seed.
+    """
     runs = FIGURES.runs(FIGURES.figures["texture"], FULL)
     counts = Counter((run.part.name, run.subject.prompt) for run in runs)
     assert Counter(part for part, _ in counts) == {"2D": 6, "3D": 2} and {*counts.values()} == {4 * 3}
     assert all(parse(prompt).material for _, prompt in counts)
-
-
-def test_kinds_of_phi_and_pictures_are_compared_over_prompts() -> None:
-    """Eight kinds on three prompts, and with and without the real sample on six, each with one seed."""
     for name, methods, prompts in (("phi", 8, 3), ("picture", 2, 6)):
         runs = FIGURES.runs(FIGURES.figures[name], FULL)
         assert len(runs) == methods * prompts and {run.seed for run in runs} == {0}
-        assert (
-            len({run.method.name for run in runs}) == methods and len({run.subject.prompt for run in runs}) == prompts
-        )
+        assert len({run.method.name for run in runs}) == methods
+        assert len({run.subject.prompt for run in runs}) == prompts
 
 
 def planned() -> list[Planned]:
