@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +81,7 @@ def test_ctrl_c_saves_the_step_and_ends_with_its_code(recipe: Path) -> None:
     written = report(run)
     assert (written["status"], written["exit_code"]) == ("interrupted", 130)
     assert written["iterations"] == last(run)["global_step"] > 1
+    assert not (run / "run.lock").exists()
     assert "Stopped by SIGINT." in child.text() and f"asdkit fit {run}" in written["reason"]
     assert len(list((run / "checkpoints").iterdir())) == 2 and "Traceback" not in child.text()
     assert f"It was stopped at step {written['iterations']} of" in (run / "report.html").read_text()
@@ -124,8 +126,8 @@ def test_two_processes_stop_at_the_same_step(recipe: Path) -> None:
     children = ranks(recipe, LONG)
     runs = recipe.parent / "runs" / "small"
     wait_for(lambda: list(runs.glob("*/checkpoints/last.ckpt")))
-    for child in children:
-        child.send(signal.SIGTERM)
+    for child, signum in zip(children, (signal.SIGTERM, signal.SIGUSR1), strict=True):
+        child.send(signum)
     assert [child.wait() for child in children] == [143, 143]
     (run,) = runs.iterdir()  # both are in the folder that the first has made
     assert report(run)["status"] == "interrupted" and report(run)["iterations"] == last(run)["global_step"]
@@ -155,17 +157,13 @@ def test_a_rank_does_not_wait_for_one_that_is_gone(recipe: Path, rank: str) -> N
 
 
 @pytest.mark.slow
-def test_a_run_is_one_commands_at_a_time(recipe: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_run_is_one_commands_at_a_time(finished: Path, recipe: Path, tmp_path: Path, refused: Callable) -> None:
     """The second, of one rank or of two, is refused and changes nothing; a kill lets go at once."""
-    child, run = process(recipe, LONG, "--checkpoints.every=100000"), folder(recipe)
-    wait_for(lambda: (run / "metrics.csv").exists() or child.has_ended())
-    child.send(signal.SIGUSR1)
-    assert child.wait() == 143 and not (run / "run.lock").exists()
-    child = process(recipe, LONG, name="again", run=run)
-    wait_for((run / "run.lock").exists)
+    run = shutil.copytree(finished, tmp_path / "one")
+    child = process(recipe, *OPTIONS[1:4], LONG, name="again", run=run)
+    wait_for(lambda: "max_steps: 100000" in (run / "config.yaml").read_text())
     before = (run / "config.yaml").read_bytes()
-    assert main(["fit", str(run), "--trainer.max_steps=9", "--seed_everything=3"]) == 2
-    assert f"Process {child.pid} on" in capsys.readouterr().err
+    assert f"Process {child.pid} on" in refused("fit", run, "--trainer.max_steps=9", "--seed_everything=3")
     others = ranks(recipe, run=run)
     assert [other.wait() for other in others] == [2, 2]
     assert all(f"Process {child.pid} on" in other.text() for other in others)
@@ -298,19 +296,30 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sys.modules.pop("ending_parts", None)
 
 
-@pytest.mark.parametrize(
-    ("part", "code", "words"), [("Broken", 1, "RuntimeError: something is broken"), ("Hungry", 5, "Out of memory")]
-)
-def test_an_end_has_its_code_and_names_the_last_checkpoint(
-    recipe: Path, parts: None, part: str, code: int, words: str
-) -> None:
-    child = process(recipe, f"--model.guidance=ending_parts.{part}", "--trainer.max_steps=5")
+ENDS = {
+    "guidance=ending_parts.Broken": (1, "RuntimeError: something is broken"),
+    "guidance=ending_parts.Hungry": (5, "Out of memory"),
+    "generator=ending_parts.BadGradient": (6, "Not finite at step 3: the gradient of generator.opacity_logits and"),
+    "generator=ending_parts.BadWeight": (6, "Not finite at step 3: generator.sh,"),
+}
+
+
+@pytest.mark.parametrize("part", ENDS)
+def test_an_end_has_its_code_and_names_the_last_checkpoint(recipe: Path, parts: None, part: str) -> None:
+    """What is not finite is named, causes first."""
+    (code, words), run = ENDS[part], folder(recipe)
+    child = process(recipe, f"--model.{part}", "--trainer.max_steps=5")
     assert child.wait() == code, child.text()
-    (line,) = [line for line in child.text().splitlines() if words in line]
-    run = folder(recipe)
-    assert f"The last good checkpoint is {run}/checkpoints/step-000002.ckpt; go on with asdkit fit {run}." in line
-    assert (report(run)["status"], report(run)["exit_code"]) == ("failed", code)
-    assert f"asdkit: {report(run)['reason']}" == line and "Traceback" not in child.text()
+    reason = report(run)["reason"]
+    assert words in reason and f"asdkit: {reason}" in child.text().splitlines() and "Traceback" not in child.text()
+    assert f"The last good checkpoint is {run}/checkpoints/step-000002.ckpt; go on with asdkit fit {run}." in reason
+    assert report(run)["exit_code"] == code and last(run)["global_step"] == 2
+    assert report(run)["status"] == ("diverged" if code == 6 else "failed")
+    if code == 6:
+        seen = r", t \d+, azimuth/elevation -?\d+/-?\d+ degrees, prompt 'a red duck'\. The last good"
+        assert reason.startswith(words) and re.search(seen, reason)
+        assert all(bool(value.isfinite().all()) for value in last(run)["state_dict"].values())
+        assert not (run / "splats.ply").exists() and not (run / "report.html").exists()
 
 
 def test_a_closed_terminal_is_heeded_unless_it_was_ignored_from_the_start() -> None:
@@ -374,23 +383,21 @@ def test_other_ends_have_their_codes(error: BaseException, code: int) -> None:
     assert exit_code(error) == code
 
 
-def _saves_slowly(ready: Path, checkpoint: Path) -> None:
-    with Signals() as signals:
-        signals.arm()
-        ready.touch()
-        wait_for(lambda: signals.received)
-        time.sleep(0.3)
-        checkpoint.touch()
-
-
 @pytest.mark.parametrize("reached", [True, False])
 def test_forked_ranks_save_when_their_parent_is_told(tmp_path: Path, reached: bool) -> None:
     checkpoint = tmp_path / "checkpoints" / "step-000003.ckpt"
     checkpoint.parent.mkdir()
+
+    def saves_slowly() -> None:
+        with Signals() as signals:
+            signals.arm()
+            (tmp_path / "ready").touch()
+            wait_for(lambda: signals.received)
+            time.sleep(0.3)
+            checkpoint.touch()
+
     launcher = _MultiProcessingLauncher(None, start_method="fork")
-    process = torch.multiprocessing.get_context("fork").Process(
-        target=_saves_slowly, args=(tmp_path / "ready", checkpoint)
-    )
+    process = torch.multiprocessing.get_context("fork").Process(target=saves_slowly)
     process.start()
     launcher.procs = [process]
     wait_for((tmp_path / "ready").exists)
@@ -466,25 +473,6 @@ def test_a_gpu_that_is_not_there_is_the_environments_fault(recipe: Path, refused
     assert "--trainer.accelerator=cpu does without" in said and not folder(recipe).exists()
 
 
-NOT_FINITE = {
-    "generator=ending_parts.BadGradient": "the gradient of generator.opacity_logits and",
-    "generator=ending_parts.BadWeight": "generator.sh,",
-}
-
-
-@pytest.mark.parametrize("part", NOT_FINITE)
-def test_what_is_not_finite_is_named_causes_first(recipe: Path, parts: None, part: str) -> None:
-    child = process(recipe, f"--model.{part}", "--trainer.max_steps=5")
-    assert child.wait() == 6, child.text()
-    run = folder(recipe)
-    reason = report(run)["reason"]
-    assert reason.startswith(f"Not finite at step 3: {NOT_FINITE[part]}")
-    assert re.search(r", t \d+, azimuth/elevation -?\d+/-?\d+ degrees, prompt 'a red duck'\. The last good", reason)
-    assert last(run)["global_step"] == 2 and report(run)["status"] == "diverged"
-    assert all(bool(value.isfinite().all()) for value in last(run)["state_dict"].values())
-    assert not (run / "splats.ply").exists() and not (run / "report.html").exists()
-
-
 def test_a_rank_that_diverges_stops_all_at_the_same_step(recipe: Path, parts: None) -> None:
     children = ranks(recipe, "--model.guidance=ending_parts.Rank1", LONG)
     assert [child.wait() for child in children] == [6, 6]
@@ -516,14 +504,11 @@ def test_a_verdict_that_comes_later_is_heeded_before_a_checkpoint(monkeypatch: p
         return _Verdict(later, later, ["residual_norm"], 7, (None, None))
 
     monkeypatch.setattr(Guard, "_look", look)
-    watch = Guard(Signals())
-    stops = []
-    for _ in range(2):
+    watch, stops = Guard(Signals()), []
+    for _ in range(3):
         watch.on_train_batch_end(trainer, module, {}, None, 0)
         stops.append(watch.stop)
-    assert stops == [0, 0]
-    watch.on_train_batch_end(trainer, module, {}, None, 0)
-    assert watch.stop == 15
+    assert stops == [0, 0, 15]
     with pytest.raises(Diverged, match="step 7: residual_norm"):
         watch.settle(trainer, module)
     watch.settle(trainer, module)  # there is nothing left to wait for
