@@ -43,15 +43,14 @@ def test_make_is_fit_and_load_finds_it_again(recipe: Path, tmp_path: Path) -> No
         result.save("duck.txt")
 
 
-def test_a_notebook_shows_an_orbit_and_images_as_they_are(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_shows_an_orbit_and_images_as_they_are(finished: Path, recipe: Path, monkeypatch) -> None:
     monkeypatch.setattr("asdkit.run.export._NOTEBOOK_SIZE", 32)
     monkeypatch.setattr("asdkit.run.export._NOTEBOOK_FRAMES", 3)
-    page = made(recipe)._repr_html_()
+    page = asdkit.load(finished)._repr_html_()
     picture = Image.open(io.BytesIO(base64.b64decode(page.partition("base64,")[2].partition('"')[0])))
     assert picture.n_frames == 3 and picture.size == (32, 32) and "a red duck" in page
     flat = made(recipe, **{"data": "Canvas", "model.generator": "Pixels", "model.generator.size": 16})
-    images = flat.views()
-    assert images.shape[1:] == (3, 16, 16)
+    assert flat.views().shape[1:] == (3, 16, 16)
     with pytest.raises(ValueError, match="holds images, which have no orbit"):
         flat.orbit()
     with pytest.raises(ValueError, match="export png"):

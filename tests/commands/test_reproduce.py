@@ -30,6 +30,9 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_folder: Path) ->
     for name, part in declared().parts.items():
         options = [*part.options, *SMALL[name]]
         monkeypatch.setitem(declared().parts, name, replace(part, quick=2, steps=2, options=options))
+    nerf = declared().methods["NeRF"]  # whose pictures grow from 64 pixels to 128
+    smaller = ["--data.size.start=8", "--data.size.end=16", "--model.generator.samples=8"]
+    monkeypatch.setitem(declared().methods, "NeRF", replace(nerf, options=[*nerf.options, *smaller]))
     for name, figure in declared().figures.items():
         first = {cell["part"]: cell for cell in reversed(figure.cells)}
         cells = [cell | {"methods": [one_of(cell)], "sweeps": [], "prompts": 1} for cell in first.values()]

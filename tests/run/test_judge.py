@@ -8,14 +8,12 @@ from unittest.mock import create_autospec
 import pytest
 import pytorch_lightning as pl
 import torch
-from support.recipe import small_run
 from torch import Tensor
 
 from asdkit import SDS, Cameras, Canvas, Distillation, FiniteSetPrior, Pixels, Rendering, StabilityJudge, ToyboxJudge
 from asdkit.generators.base import Render
 from asdkit.rendering.cameras import Batch, Views, ring
 from asdkit.run.judge import Judge, correlation, structure
-from asdkit.run.side_files import read_facts
 from asdkit.toybox import judge as judging
 from asdkit.toybox import world
 from asdkit.toybox.captions import parse
@@ -196,10 +194,3 @@ def test_correlation_is_pearsons() -> None:
     assert torch.allclose(correlation(a, b).float(), torch.stack(expected), atol=1e-6)
     assert correlation(torch.ones(1, 4), torch.rand(1, 4)).item() == 0
     assert torch.allclose(structure(torch.ones(2, 3, 40, 40)), torch.ones(2, 256))
-
-
-def test_a_finished_run_has_figures_and_a_strip(tmp_path: Path, recipe: Path) -> None:
-    options = ["--trainer.max_steps=5", "--trainer.callbacks=asdkit.StabilityJudge", "--snapshots.every=0"]
-    run = small_run(recipe, *options)
-    assert {"movement", "structure"} <= read_facts(run / "run.json")["metrics"].keys()
-    assert (run / "progress.png").is_file()

@@ -73,9 +73,7 @@ def run(one: Grid, prompt: str) -> Path:
         ({"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, [], 4, None, Share(0, 1, (None,), 4)),
     ],
 )
-def test_every_process_knows_its_share(
-    environment: dict, gpus: list[str], cores: int, jobs: int | None, expected: Share
-) -> None:
+def test_every_process_knows_its_share(environment: dict, gpus, cores: int, jobs: int | None, expected: Share) -> None:
     assert plan(environment, gpus, cores, jobs) == expected
 
 
@@ -105,7 +103,7 @@ def test_others_go_on_after_failures(tmp_path: Path, called: list, capsys: pytes
     assert "ok 1.25" in out and not list(tmp_path.rglob("*.tmp*"))
 
 
-def test_started_again_it_does_what_is_left(tmp_path: Path, called: list) -> None:
+def test_started_again_it_does_what_is_left(tmp_path: Path, called: list, capsys: pytest.CaptureFixture) -> None:
     one = grid(tmp_path, "ok", "code4")
     assert make(one) == 4 and len(called) == 2
     assert make(grid(tmp_path, "code4", "ok", "fine")) == 4
@@ -113,7 +111,8 @@ def test_started_again_it_does_what_is_left(tmp_path: Path, called: list) -> Non
     assert rows(one)["ok"]["reason"] == "it was finished before" and rows(one)["ok"]["ok"] == 1.25
     kept = list(run(one, "code4").parent.glob(f"{run(one, 'code4').name}-before-*"))  # no checkpoint to go on from
     assert len(kept) == 1 and json.loads((kept[0] / "run.json").read_text())["status"] == "failed"
-    assert make(grid(tmp_path, "ok", "fine")) == 0
+    assert make_runs(grid(tmp_path, "ok", "fine"), 10**12) == 0
+    assert "2 of 2 runs, 2 at a time" in capsys.readouterr().out  # no more jobs than runs
 
 
 def test_ranks_share_the_cells_and_one_table(tmp_path: Path, called: list) -> None:
@@ -191,11 +190,6 @@ def test_what_can_not_be_started_is_one_sentence(tmp_path: Path, called: list) -
     assert not called
 
 
-def test_there_are_no_more_jobs_than_runs(tmp_path: Path, called: list, capsys: pytest.CaptureFixture) -> None:
-    assert make_runs(grid(tmp_path, "ok"), 10**12) == 0
-    assert "1 of 1 runs, 1 at a time" in capsys.readouterr().out
-
-
 def test_a_failure_on_one_rank_does_not_stop_the_others(tmp_path: Path) -> None:
     """torchrun would; the rank that is done first waits for the other."""
     one = grid(tmp_path, "code3", "late", "ok")
@@ -223,8 +217,8 @@ def filled(tmp_path: Path) -> Grid:
     return one
 
 
-def finish(filled: Grid, cell: Cell) -> dict:
-    report = {"seconds": 12.5, "iterations": 7, "prior": "abc", "metrics": {"psnr": 25.61}}
+def finish(filled: Grid, cell: Cell, psnr: float = 25.61) -> dict:
+    report = {"seconds": 12.5, "iterations": 7, "prior": "abc", "metrics": {"psnr": psnr}}
     filled.run_folder(cell).mkdir()
     (filled.run_folder(cell) / "run.json").write_text(json.dumps({"status": "finished", **report}))
     return report
@@ -256,26 +250,22 @@ def test_a_row_has_labels_what_was_recorded_and_metrics(filled: Grid) -> None:
 
 
 def test_whoever_writes_last_has_seen_all_records(filled: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another rank's record comes while this one writes the table: it is written again."""
+    """Another rank's record comes while this one writes the table: it is written again.
+
+    A measure may be no number: NaN is never equal to itself, and the tables are done all the same.
+    """
     real = pool.write_text
 
     def late(path: Path, text: str) -> None:
         real(path, text)
         real(pool.record_path(filled, filled.cells[1]), json.dumps({"status": "failed"}))
 
+    finish(filled, filled.cells[0], psnr=float("nan"))
     monkeypatch.setattr(pool, "write_text", late)
     pool.write_tables(filled)
     statuses = [row["status"] for row in json.loads((filled.folder / "sweep.json").read_text())]
     assert statuses == ["waiting", "failed", "waiting"]
-
-
-def test_a_measure_may_be_no_number(filled: Grid) -> None:
-    """NaN is never equal to itself, and the tables are done all the same."""
-    finish(filled, filled.cells[0])
-    report = {"status": "finished", "metrics": {"psnr": float("nan")}}
-    (filled.run_folder(filled.cells[0]) / "run.json").write_text(json.dumps(report))
-    pool.write_tables(filled)
-    assert "| a | 0 | waiting |  | nan |" in (filled.folder / "sweep.md").read_text()
+    assert "| a | 0 | waiting | 12.5 | nan |" in (filled.folder / "sweep.md").read_text()
 
 
 def test_numbers_have_three_figures() -> None:

@@ -34,17 +34,18 @@ QUICK = ("--snapshots.every=0", "--report.size=16", "--trainer.callbacks=[]", "-
 
 
 def test_a_finished_run_is_complete(recipe: Path, capsys: pytest.CaptureFixture) -> None:
-    run = small_run(recipe)
+    run = small_run(recipe, "--trainer.callbacks+=asdkit.StabilityJudge")
     report = json.loads((run / "run.json").read_text())
     assert report["status"] == "finished"
     assert (report["iterations"], report["seed"], report["prompt"]) == (10, 0, "a red duck")
     assert len(report["prior"]) == 12 and report["versions"]["torch"] and report["seconds"] > 0
-    assert {"psnr", "iou", "azimuth"} <= set(report["metrics"])
+    assert {"psnr", "iou", "azimuth", "movement", "structure"} <= set(report["metrics"])
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["prompt"] == "a red duck"
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     assert {row["prior"] for row in rows} == {report["prior"]}
     assert [row["step"] for row in rows if row["discriminator_loss"]] == [str(step) for step in range(1, 11)]
-    assert rows[-1]["step"] == "10" and float(rows[-1]["psnr"]) == pytest.approx(report["metrics"]["psnr"])
+    judged = [(row["step"], float(row["psnr"])) for row in rows if row["psnr"]]
+    assert judged == [("10", pytest.approx(report["metrics"]["psnr"]))]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt", "step-000010.ckpt"]
     assert sorted(int(path.stem.removeprefix("step-")) for path in (run / "snapshots").iterdir()) == [1, 2, 4, 5, 10]
     assert Image.open(run / "snapshots" / "step-000010.png").size == (4 * 16 * 12, 4 * 16 * 12)
@@ -55,7 +56,7 @@ def test_a_finished_run_is_complete(recipe: Path, capsys: pytest.CaptureFixture)
     text = (run / "report.html").read_text()
     assert 'href="viewer.html"' in text and "PSNR" in text and "snapshots/step-000005.png" in text
     assert report["peak_mb"]["rss"] == pytest.approx(peak_memory()["rss"] / 1e6, rel=0.2)
-    assert list(run.glob("orbit.*"))
+    assert list(run.glob("orbit.*")) and (run / "progress.png").is_file()
     assert not [path for path in run.rglob("*") if "tmp" in path.name]
 
     for command in ("validate", "test"):
