@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from support.forked import Forked, wait_for
 from support.recipe import small_run
+from support.resuming import assert_same
 from support.resuming import last as checkpoint
 
 from asdkit import Distillation
@@ -93,9 +94,8 @@ def test_no_kill_tears_a_checkpoint(recipe: Path, tmp_path: Path, shared_memory:
     end = f"--trainer.max_steps={step + 2}"
     assert main(["fit", str(run), end]) == 0
     straight = small_run(recipe, *options[2:], end)
-    killed, left_alone = checkpoint(run), checkpoint(straight)
-    assert killed["global_step"] == step + 2
-    assert all(torch.equal(value, left_alone["state_dict"][name]) for name, value in killed["state_dict"].items())
+    assert checkpoint(run)["global_step"] == step + 2
+    assert_same(checkpoint(run)["state_dict"], checkpoint(straight)["state_dict"])
 
 
 def test_a_file_is_on_the_disk_before_the_old_one_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,8 +172,8 @@ def test_the_module_is_rebuilt_from_the_checkpoint_alone(finished: Path, tmp_pat
     module = Distillation.load_from_checkpoint(alone, map_location="cpu", weights_only=True)
     module.setup()
     state, saved = module.state_dict(), torch.load(alone, weights_only=True)["state_dict"]
-    assert state.keys() == saved.keys() and any("lora_A" in name for name in saved)
-    assert all(torch.equal(value, saved[name]) for name, value in state.items())
+    assert_same(dict(state), dict(saved))
+    assert any("lora_A" in name for name in saved)
     assert (type(module.guidance).__name__, module.prompt) == ("Sum", "a red duck")
 
 
@@ -182,9 +182,8 @@ def test_the_weights_alone_are_there_as_safetensors(finished: Path) -> None:
     for name, part in {"generator": "generator", "discriminator": "guidance"}.items():
         file = finished / "weights" / f"{name}.safetensors"
         expected = {k.removeprefix(f"{part}."): v for k, v in saved["state_dict"].items() if k.startswith(f"{part}.")}
-        weights = load_file(file)
-        assert weights.keys() == expected.keys() and expected
-        assert all(torch.equal(value, weights[key]) for key, value in expected.items())
+        assert_same(expected, load_file(file))
+        assert expected
         with safe_open(file, "pt") as opened:
             about = opened.metadata()
         assert json.loads(about["spec"])["class_path"].startswith("asdkit.") and about["step"] == "4"
