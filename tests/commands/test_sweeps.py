@@ -119,13 +119,11 @@ def test_options_and_seeds_vary(calls: list) -> None:
         ["--model.guidance.scale=7.5", "--model.guidance=VSD", "--model.seed=1"],
     )
     assert len({grid.run_folder(cell) for cell in grid.cells}) == 16
-    calls.clear()
     together = ["--vary=model.guidance=ASD,ReleasedASD", "--vary=model.guidance.gamma=-0.5,-0.6"]  # SDS has none
     assert main(["sweep", "p.txt", "--config", "image2d", "--model.guidance=SDS", *together]) == 3
-    calls.clear()
     vary = ["--vary=model.cfg.interval=[0.2, 5],[0,1]", "--vary=model.cfg.interval=null", "--trust=json"]
     main(["sweep", "p.txt", "--config", "my.yaml", *vary])
-    [(grid, _)] = calls
+    grid, _ = calls[-1]
     values = ("[0.2, 5]", "[0,1]", "null")
     assert [cell.options for cell in grid.cells[::2]] == [[f"--model.cfg.interval={value}"] for value in values]
     assert "--trust=json" in grid.options
@@ -144,14 +142,11 @@ def test_real_runs_finish_fail_are_stopped_and_go_on(recipe: Path, tmp_path: Pat
     monkeypatch.setenv("WORLD_SIZE", "1")
     options = ["--config", str(recipe), "--checkpoints.every=2", "--snapshots.every=1000", "--trainer.max_steps=4"]
 
-    def rows(grid: Grid) -> list[dict]:
-        return json.loads((grid.folder / "sweep.json").read_text())
-
     grid = Grid([Cell(prompt) for prompt in prompts], options, "p")
     grid.folder.mkdir(parents=True)
     grid.run_folder(grid.cells[1]).touch()
     assert main(["sweep", "p.txt", *options, "--jobs=2"]) == 2
-    duck, ball = rows(grid)
+    duck, ball = json.loads((grid.folder / "sweep.json").read_text())
     report = grid.report(grid.cells[0])
     assert duck["status"] == "finished" and duck["iterations"] == 4 and report["prompt"] == prompts[0]
     assert duck == duck | report["metrics"] and report["metrics"]
@@ -164,10 +159,11 @@ def test_real_runs_finish_fail_are_stopped_and_go_on(recipe: Path, tmp_path: Pat
     with monkeypatch.context() as first:
         stop_at_the_first_checkpoint(first)
         assert main(["sweep", "p.txt", *options]) == 143
-    assert rows(grid)[0]["status"] == grid.report(cell)["status"] == "interrupted"
-    assert grid.report(cell)["iterations"] == 3
+    [row] = json.loads((grid.folder / "sweep.json").read_text())
+    assert row["status"] == grid.report(cell)["status"] == "interrupted" and grid.report(cell)["iterations"] == 3
     assert main(["sweep", "p.txt", *options]) == 0
-    assert rows(grid)[0]["status"] == "finished" and rows(grid)[0]["iterations"] == 5
+    [row] = json.loads((grid.folder / "sweep.json").read_text())
+    assert (row["status"], row["iterations"]) == ("finished", 5)
     folder = grid.run_folder(cell)
     assert not list(folder.parent.glob(f"{folder.name}-before-*"))  # it went on, and was not made anew
 

@@ -128,13 +128,11 @@ def test_every_figure_is_its_slow_loop(small: Path, tmp_path: Path) -> None:
     assert len(results) == 10
 
 
-def test_ranks() -> None:
+def test_ranks_and_backs() -> None:
+    """The back is 45 degrees to either side."""
     pictures = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.8, 0.6]])
     assert ranks_first(pictures, torch.eye(2)).tolist() == [True, False, False, True]
     assert ranks_first(pictures, torch.eye(2)[:1]).all()
-
-
-def test_the_back_is_45_degrees_to_either_side() -> None:
     azimuths = [k * 30 for k, behind in enumerate(at_back(ring(12, 80.0, 3.0)).tolist()) if behind]
     assert azimuths == [150, 180, 210]
     assert at_back(ring(36, 0.0, 3.0)).sum() == 9  # 140 to 220
@@ -142,12 +140,13 @@ def test_the_back_is_45_degrees_to_either_side() -> None:
 
 def test_images_have_no_views_and_without_clips_two_figures(small: Path) -> None:
     images = pictures(3)
-    module, render = run_that_shows(images), shown(images)
-    plain, judge = CLIPJudge(), CLIPJudge([str(small)])
-    for one in (plain, judge):
-        one.setup(None, None, "test")
-    assert set(plain.measure(module, Canvas(), None, render)) == {"saturation", "sharpness"}
-    assert set(judge.measure(module, Canvas(), None, render)) == {"saturation", "sharpness", "clip_score_clip-small"}
+    for models, further in (([], set()), ([str(small)], {"clip_score_clip-small"})):
+        judge = CLIPJudge(models)
+        judge.setup(None, None, "test")
+        figures = judge.measure(run_that_shows(images), Canvas(), None, shown(images))
+        assert set(figures) == {"saturation", "sharpness"} | further
+    with pytest.raises(ValueError, match="Two CLIPs of the same name"):
+        CLIPJudge(["a/clip", "b/clip@main"])
 
 
 def test_from_the_command_line(small: Path, recipe: Path, tmp_path: Path, refused: Callable) -> None:
@@ -173,8 +172,3 @@ def test_from_the_command_line(small: Path, recipe: Path, tmp_path: Path, refuse
     for place, lack in ((again, "is torn"), (tmp_path / "none", "There is no"), ("openai/clip-vit", "HF_HUB_OFFLINE")):
         assert lack in refused("fit", "--config", recipe, "--run.name=two", "--judge", place, code=4)
     assert not run.with_name("two").exists()
-
-
-def test_clips_need_names_of_their_own() -> None:
-    with pytest.raises(ValueError, match="Two CLIPs of the same name"):
-        CLIPJudge(["a/clip", "b/clip@main"])

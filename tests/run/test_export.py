@@ -230,21 +230,26 @@ def test_images_are_exported_as_pictures(tmp_path: Path, tiny_folder: Path, kind
     np.testing.assert_array_equal(np.asarray(Image.open(file)), np.asarray(shown))
 
 
-def test_files_are_replaced_if_asked(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    command = ["export", str(runs["gaussians"]), "--format", "ply, png", "--out", str(tmp_path), "--size=16"]
-    assert main(command) == 0
-    assert capsys.readouterr().out.split() == [str(tmp_path / "splats.ply"), str(tmp_path / "views.png")]
-    (tmp_path / "splats.ply").write_text("mine")
-    (tmp_path / "views.png").unlink()
-    assert main(command) == 2
-    assert "splats.ply exists" in capsys.readouterr().err
-    assert (tmp_path / "splats.ply").read_text() == "mine" and not (tmp_path / "views.png").exists()
-    assert main(["export", str(runs["gaussians"]), "--format=ply", "--out", str(tmp_path / "splats.ply")]) == 2
-    assert "splats.ply is a file; name a folder with --out" in capsys.readouterr().err
-    assert main([*command[:5], str(tmp_path / "splats.ply" / "below"), "--size=16"]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
-    assert main([*command, "--force"]) == 0
-    assert len(read_splats(tmp_path / "splats.ply").means) > 1
+def test_files_are_replaced_if_asked(runs: dict[str, Path], tmp_path: Path, capsys, refused) -> None:
+    command = ["export", str(runs["gaussians"]), "--format", "ply, png", "--size=16", "--out"]
+    ply, png = tmp_path / "splats.ply", tmp_path / "views.png"
+    assert main([*command, str(tmp_path)]) == 0
+    assert capsys.readouterr().out.split() == [str(ply), str(png)]
+    ply.write_text("mine")
+    png.unlink()
+    assert "splats.ply exists" in refused(*command, tmp_path)
+    assert ply.read_text() == "mine" and not png.exists()
+    assert "splats.ply is a file; name a folder with --out" in refused(*command, ply)
+    assert refused(*command, ply / "below")
+    assert main([*command, str(tmp_path), "--force"]) == 0
+    assert len(read_splats(ply).means) > 1
+    for name in ("mesh.mtl", "mesh.png"):  # what belongs to an OBJ is not replaced either
+        (own := tmp_path / "obj" / name).parent.mkdir(exist_ok=True)
+        own.write_text("mine")
+        with pytest.raises(ValueError, match=f"{name} exists"):
+            list(export(runs["gaussians"], ["obj"], own.parent, False, replace(SMALL, texture=64)))
+        assert [*own.parent.iterdir()] == [own]
+        own.unlink()
 
 
 def test_options_reach_what_they_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -255,15 +260,6 @@ def test_options_reach_what_they_name(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert main(["export", str(tmp_path), "--format= ply,, obj ", "--out=y", *options]) == 0
     choices = Choices("y", 17, 3, 18, 200, 64, "a duck", "c.json", 3)
     assert got == [(tmp_path, ["ply", "obj"], Path("y"), True, choices)]
-
-
-def test_what_belongs_to_an_obj_is_not_replaced_either(runs: dict[str, Path], tmp_path: Path) -> None:
-    for name in ("mesh.mtl", "mesh.png"):
-        (tmp_path / name).write_text("mine")
-        with pytest.raises(ValueError, match=f"{name} exists"):
-            list(export(runs["gaussians"], ["obj"], tmp_path, False, replace(SMALL, texture=64)))
-        assert [file.name for file in tmp_path.iterdir()] == [name]
-        (tmp_path / name).unlink()
 
 
 def test_films_without_the_extra_are_one_sentence(runs: dict[str, Path], tmp_path: Path, monkeypatch, refused) -> None:

@@ -148,14 +148,10 @@ def test_ports_are_checked() -> None:
             Viewer(port)
 
 
-def test_the_first_look_is_from_the_front_and_a_little_above(live: viewing.LiveView) -> None:
-    camera = live.server.initial_camera
-    elevation = math.radians(15)
-    np.testing.assert_allclose(camera.position, [3.4 * math.cos(elevation), 0, 3.4 * math.sin(elevation)], atol=1e-5)
-    assert camera.look_at.tolist() == [0, 0, 0] and camera.fov == pytest.approx(math.radians(40))
-
-
-def test_pictures_are_made_for_cameras_that_move(live: viewing.LiveView, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_made_at_first_and_for_cameras_that_move(live: viewing.LiveView, monkeypatch) -> None:
+    first, elevation = live.server.initial_camera, math.radians(15)  # from the front and a little above
+    np.testing.assert_allclose(first.position, [3.4 * math.cos(elevation), 0, 3.4 * math.sin(elevation)], atol=1e-5)
+    assert first.look_at.tolist() == [0, 0, 0] and first.fov == pytest.approx(math.radians(40))
     wide, odd, narrow = client(0, 1.0, (300, 200)), client(1, 1.0, (9000, 0)), client(2, 1.0, (1, 900))
     monkeypatch.setattr(live.server, "get_clients", lambda: {0: wide, 1: odd, 2: narrow})
     seen = []
