@@ -1,5 +1,7 @@
 """Solid textures and soft occlusion against slow formulas of their own."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
