@@ -89,6 +89,11 @@ class RunLock:
         except OSError:
             return False
 
+    def check(self) -> None:
+        """Raise a CannotWrite unless the folder is there, and still this process's."""
+        if not self.is_held():
+            raise CannotWrite(f"The run's folder {self.path.parent} was removed, moved or taken over meanwhile.")
+
     def release(self) -> None:
         """Let go of the lock, and remove it if it is still this process's."""
         if self.is_held():
@@ -147,9 +152,8 @@ class RunFolder(pl.Callback):
         self._begin(trainer, pl_module)
 
     def on_train_batch_end(self, *step: Any) -> None:
-        if self._lock and not self._lock.is_held():
-            folder = self._lock.path.parent
-            raise CannotWrite(f"The run's folder {folder} was removed, moved or taken over meanwhile.")
+        if self._lock:
+            self._lock.check()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """The report, which is made next, goes by `run.json`."""
