@@ -133,8 +133,8 @@ def save_grid(images: Images, path: Path, columns: int, scale: int = 1, labels: 
 
 def grid(images: Images, columns: int, scale: int = 1, labels: Sequence[str] = ()) -> Image.Image:
     """One picture of many, row by row; a pixel becomes a square of `scale`, and `labels` stand at the lower left."""
-    tiles = to_bytes(images)
-    tiles = np.concatenate([tiles, np.zeros_like(tiles, shape=(-len(tiles) % columns, *tiles.shape[1:]))])
+    tiles, columns = to_bytes(images), min(columns, len(images))
+    tiles = np.concatenate([tiles, np.full_like(tiles, 255, shape=(-len(tiles) % columns, *tiles.shape[1:]))])
     height, width = tiles.shape[1:3]
     rows = tiles.reshape(-1, columns, height, width, 3).transpose(0, 2, 1, 3, 4).reshape(-1, columns * width, 3)
     picture = Image.fromarray(rows)

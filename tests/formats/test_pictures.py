@@ -172,3 +172,12 @@ def test_labels_stand_in_the_lower_left_corners(tmp_path: Path) -> None:
     for places in inked[:2]:
         assert places[:, 0].min() > 44 and places[:, 1].min() < 10 and places[:, 1].max() < 50
     assert sheet[:64].min() < 40 and sheet[:64].max() > 215
+
+
+@pytest.mark.parametrize(("count", "size", "rest"), [(2, [2, 4], 0.0), (5, [4, 8], 1.0)])
+def test_a_sheet_is_no_wider_than_its_pictures_and_its_rest_is_white(
+    tmp_path: Path, count: int, size: list, rest: float
+) -> None:
+    save_grid(torch.zeros(count, 3, 2, 2), tmp_path / "sheet.png", columns=4)
+    sheet = read_picture(tmp_path / "sheet.png")
+    assert list(sheet.shape[1:]) == size and float(sheet[:, -1, -1].mean()) == rest
