@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import math
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -523,3 +525,13 @@ def test_a_working_directory_that_was_removed_is_said(tmp_path: Path, monkeypatc
     monkeypatch.undo()
     assert exit_code(caught.value) == 7
     assert sentence(caught.value).startswith("The working directory was removed or moved; go to one that is there")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_what_is_large_is_finite(dtype: torch.dtype) -> None:
+    """Largest numbers of each precision, whose sum it does not hold, beside the smallest thing that is not finite."""
+    module, trainer = pl.LightningModule(), SimpleNamespace(optimizers=[], world_size=1, global_rank=2, global_step=1)
+    large = torch.full((9,), min(torch.finfo(dtype).max, 1e150), dtype=dtype)
+    broken = large.index_fill(0, torch.tensor([4]), -math.inf)
+    verdict = Guard(Signals())._look(trainer, module, {"large": large, "broken": broken}, None)
+    assert verdict.flags.tolist() == [0, 0, 3] and verdict.names == ["large", "broken"]
