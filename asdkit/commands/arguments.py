@@ -35,9 +35,9 @@ def prepare_libraries() -> None:
     """
     for name, value in yaml.safe_load(Path(__file__).with_name("environment.yaml").read_text("utf-8")).items():
         os.environ.setdefault(name, value)
-    if sys.platform == "linux" and hasattr(c_library := CDLL(None), "mallopt"):
+    if sys.platform == "linux" and (mallopt := getattr(CDLL(None), "mallopt", None)):
         for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-            c_library.mallopt(option, 2**28)
+            mallopt(option, 2**28)
 
 
 class Arguments(argparse.ArgumentParser):

@@ -9,7 +9,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
+from typing import Annotated, Any, Protocol, TypeVar, dataclass_transform, get_args, get_type_hints, runtime_checkable
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -123,11 +123,19 @@ def _pieces(hint: Any) -> Iterator[Any]:
         yield from _pieces(piece)
 
 
+@runtime_checkable
+class Moving(Protocol):
+    """A number that moves with the iterations, such as a `core.ramps.Ramp`."""
+
+    def bounds(self) -> tuple[float, float]:
+        """The values between which it moves."""
+
+
 def numbers_in(value: Any) -> Iterator[float]:
     """The numbers in an argument: itself, the ends of one that moves, or those in a list or a dict."""
     if isinstance(value, int | float):
         yield value
-    elif hasattr(value, "bounds"):  # a `core.ramps.Ramp`
+    elif isinstance(value, Moving):
         yield from value.bounds()
     elif isinstance(value, list | tuple | dict):
         for item in value.values() if isinstance(value, dict) else value:
