@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import platform
 import shutil
 import subprocess
 import sys
@@ -292,3 +293,19 @@ def test_a_folder_that_is_no_run_is_refused(refused: Callable, tmp_path: Path) -
     assert "is no run folder" in refused("test", tmp_path)
     (tmp_path / "config.yaml").touch()
     assert "no checkpoints/last.ckpt" in refused("test", tmp_path)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such threshold")
+@pytest.mark.parametrize(("before", "kept"), [("", False), ("prepare_libraries()", True)])
+def test_the_memory_of_a_large_tensor_is_kept_for_the_next(before: str, kept: bool) -> None:
+    """Resident are more than the 100 MiB that were let go, or less."""
+    code = f"""
+from pathlib import Path
+from asdkit.commands.arguments import prepare_libraries
+{before}
+block = b"x" * (100 << 20)
+del block
+print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in line))
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (int(said.stdout) > 100 << 10) == kept
