@@ -75,7 +75,7 @@ def run_parts(numbers: Iterable[int], folder: Path | None, tiny: bool) -> int:
             seconds = math.inf if tiny else min(check.seconds, end - time.monotonic() - _TO_SAVE)
             records[check.name] = carry_out(check, out, seconds) if seconds > 0 else {"code": None}
             write_json(out / "gpu.json", records)
-            end_of = _reason(records[check.name]["code"]) or "done"
+            end_of = _reason(records[check.name]) or "done"
             print(f"part {number}, {check.name}: {end_of}", file=sys.stderr, flush=True)
     done = [check for number in numbers for check in parts(out, tiny)[number]]
     text = table(done, records, out)
@@ -100,13 +100,16 @@ def carry_out(check: Check, out: Path, seconds: float) -> dict[str, Any]:
                 process.wait(_TO_SAVE)
             process.kill()  # what has ended can't be killed
             process.wait()
+    last = (out / f"{check.name}.log").read_text(errors="replace").strip().rpartition("\n")[2] if code else ""
     asked = shlex.join(("python", *check.command))
-    return {"command": asked, "code": code, "seconds": round(time.monotonic() - start, 1)}
+    return {"command": asked, "code": code, "seconds": round(time.monotonic() - start, 1), "reason": last}
 
 
-def _reason(code: int | None) -> str:
+def _reason(record: Mapping[str, Any]) -> str:
     """Why there are no results; empty when there are."""
-    return "not finished in its time, call the part again" if code is None else f"exit code {code}" if code else ""
+    if record["code"] is None:
+        return "not finished in its time, call the part again"
+    return f"exit code {record['code']}: {record['reason']}" if record["code"] else ""
 
 
 def table(checks: Iterable[Check], records: dict[str, Any], out: Path) -> str:
@@ -114,7 +117,7 @@ def table(checks: Iterable[Check], records: dict[str, Any], out: Path) -> str:
     rows = []
     for check in checks:
         record = records[check.name]
-        reason = _reason(record["code"])
+        reason = _reason(record)
         command = f"`{record.get('command', shlex.join(check.command))}`"
         results = {check.name: f"{reason}; {out}/{check.name}.log"} if reason else _rows(check, record, out)
         rows += [{"target": target, "command": command, "result": result} for target, result in results.items()]

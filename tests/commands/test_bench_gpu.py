@@ -35,15 +35,15 @@ def test_what_fails_is_named_and_what_is_finished_is_not_done_again(checks, tmp_
     sees = f"import json; print(json.load(open({str(tmp_path / 'dry-run' / 'gpu.json')!r}))['good']['code'])"
     checks += [
         Check("good", ("-c", f"print('fine'); {again}"), 60, {"good says": "{{ said }}"}),
-        Check("bad", ("-c", "import sys; sys.stderr.write('oh'); sys.exit(5)"), 60, {"never": ""}),
+        Check("bad", ("-c", "import sys; sys.stderr.write('first\\noh'); sys.exit(5)"), 60, {"never": ""}),
         Check("after", ("-c", sees), 60, {"after says": "{{ said }}"}, repeated=True),
     ]
     assert run_parts([1], tmp_path, tiny=True) == 1
     out = capsys.readouterr().out
     assert states(tmp_path) == {"good": 0, "bad": 5, "after": 0}
     assert "| good says | " in out and "| fine |" in out and "| after says | " in out and "| 0 |" in out
-    assert "exit code 5; " in out and "bad.log |" in out and "never" not in out
-    assert [(tmp_path / "dry-run" / name).read_text() for name in ("bad.log", "gpu.md")] == ["oh", out]
+    assert "exit code 5: oh; " in out and "bad.log |" in out and "never" not in out
+    assert [(tmp_path / "dry-run" / name).read_text() for name in ("bad.log", "gpu.md")] == ["first\noh", out]
     checks[1] = Check("bad", ("-c", "pass"), 60, {"now": "good"})
     assert run_parts([1], tmp_path, tiny=True) == 0
     assert counted.read_text() == "x" and states(tmp_path) == {"good": 0, "bad": 0, "after": 0}
