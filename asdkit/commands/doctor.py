@@ -252,7 +252,8 @@ def numba(root: Path) -> Finding:
     """The rasteriser's module needs a place to keep compiled code, which it looks for when it is imported."""
     from asdkit.rendering import numba_backend
 
-    return Finding(f"{version_of('numba')}, compiled code is kept in {short(numba_backend._forward.stats.cache_path)}")
+    [folder] = {kernel.stats.cache_path for kernel in numba_backend._forward.values()}
+    return Finding(f"{version_of('numba')}, compiled code is kept in {short(folder)}")
 
 
 def cores(root: Path) -> Finding:

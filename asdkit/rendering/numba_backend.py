@@ -2,12 +2,14 @@
 
 Gaussians are walked front to back, each over its ellipse; the gradient walks back to front and replays the
 transmittance by division. One thread computes a view in a fixed order, so results do not depend on their number.
-The compiled code is cached on disk (`NUMBA_CACHE_DIR` moves the cache).
+The compiled code is cached on disk (`NUMBA_CACHE_DIR` moves the cache), in files of its own for each precision: two
+processes that compile one function for different types at the same time would mix up its files for ever.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -17,7 +19,18 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from asdkit.rendering.projection import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN, Projection
 
-_jit = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "nsz", "arcp", "contract"})
+_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "nsz", "arcp", "contract"}}
+_part = njit(**_OPTIONS)  # of a kernel, whose cache holds it
+
+
+def _kernel(function: Any) -> dict[torch.dtype, Any]:
+    """The function compiled for each precision, as functions of different names, by which numba names its files."""
+    compiled = {}
+    for dtype in (torch.float32, torch.float64):
+        own = FunctionType(function.__code__, function.__globals__)
+        own.__qualname__ = f"{function.__name__}_{str(dtype).removeprefix('torch.')}"
+        compiled[dtype] = njit(**_OPTIONS, cache=True)(own)
+    return compiled
 
 
 def composite(projection: Projection, features: Tensor, width: int, height: int) -> tuple[Tensor, Tensor]:
@@ -56,8 +69,9 @@ class _Composite(torch.autograd.Function):
         return *grads, None, None, None, None
 
 
-def _each_view(kernel: Callable[..., None], orders: Sequence[Tensor], *groups: Sequence[Tensor]) -> None:
+def _each_view(kernels: dict[torch.dtype, Any], orders: Sequence[Tensor], *groups: Sequence[Tensor]) -> None:
     """Calls a kernel for each view, on as many threads as torch uses; a kernel writes into its own view only."""
+    kernel = kernels[groups[0][0].dtype]
     arrays = [[tensor.numpy() for tensor in group] for group in groups]
 
     def call(view: int) -> None:
@@ -67,7 +81,7 @@ def _each_view(kernel: Callable[..., None], orders: Sequence[Tensor], *groups: S
         list(pool.map(call, range(len(orders))))
 
 
-@_jit
+@_part
 def _bounds(centre, half, size):
     """First and last pixel whose centre is within `half` of `centre`, on a line of `size` pixels."""
     low, high = centre - half - 0.5, centre + half - 0.5  # written so that NaN and infinity stay on the line
@@ -79,7 +93,7 @@ def _bounds(centre, half, size):
     return first, last
 
 
-@_jit
+@_part
 def _ellipse(gaussians, i, height):
     """Centre, inverse covariance and opacity of a Gaussian; twice the exponent where it ends; its rows."""
     means2d, conics, opacities, _, radii = gaussians
@@ -91,7 +105,7 @@ def _ellipse(gaussians, i, height):
     return x, y, xx, xy, yy, opacities[i], limit, top, bottom
 
 
-@_jit
+@_part
 def _columns(xx, xy, yy, limit, x, dy, width):
     """First and last column of the ellipse sigma <= limit / 2 on the row `dy` above the Gaussian's centre."""
     discriminant = xx * limit - (xx * yy - xy * xy) * dy * dy
@@ -100,8 +114,8 @@ def _columns(xx, xy, yy, limit, x, dy, width):
     return _bounds(x + xy * dy / xx, math.sqrt(discriminant) / xx, width)
 
 
-@_jit
-def _forward(order, gaussians, pixels):
+@_kernel
+def _forward(order: Any, gaussians: Any, pixels: Any) -> None:
     """Walks front to back. A pixel's `last` is the rank of the last Gaussian that was drawn on it."""
     features, (blended, transmittance, last) = gaussians[3], pixels
     height, width, channels = blended.shape
@@ -132,8 +146,8 @@ def _forward(order, gaussians, pixels):
                 last[row, column] = rank
 
 
-@_jit
-def _backward(order, gaussians, pixels, grads):
+@_kernel
+def _backward(order: Any, gaussians: Any, pixels: Any, grads: Any) -> None:
     """Walks back to front. `behind` holds, per pixel, d loss / d (light that arrives behind the current Gaussian)."""
     features, (transmittance, last, grad_blended, behind) = gaussians[3], pixels
     grad_means2d, grad_conics, grad_opacities, grad_features = grads

@@ -13,6 +13,7 @@ from scipy.special import sph_harm_y
 from support.scenes import by_torch_and_gsplat, cameras, composited, gradients, hard_scene, leaves, scene
 from torch import Tensor
 
+from asdkit.rendering import numba_backend
 from asdkit.rendering.cameras import Views, ring
 from asdkit.rendering.projection import Projection, Scene, project, sh_polynomials, spherical_harmonics
 from asdkit.rendering.rasterize import rasterize
@@ -106,6 +107,13 @@ def test_numba_is_torch(dtype: torch.dtype, tolerance: float, mode: str) -> None
         results.append([value.detach().double() for value in (*raster, *gradients(raster, inputs))])
     for reference, ours in zip(*results, strict=True):
         assert (ours - reference).norm() < tolerance * reference.norm()
+
+
+def test_each_precision_has_compiled_files_of_its_own() -> None:
+    """Or else two processes that compile for different types at once name a file for one the other's, for ever."""
+    for kernels in (numba_backend._forward, numba_backend._backward):
+        names = {kernel.py_func.__qualname__ for kernel in kernels.values()}
+        assert len(names) == 2 and all(len(kernel.signatures) <= 1 for kernel in kernels.values())
 
 
 def test_place_and_size_of_a_round_gaussian_in_closed_form() -> None:
