@@ -110,6 +110,16 @@ def test_a_camera_of_nerfstudio_by_hand(tmp_path: Path) -> None:
     assert torch.allclose(turned.c2w, orbit(*torch.tensor([[0.0], [0.0], [2.0]]), 0.7, 10, 10).c2w, atol=1e-6)
 
 
+def test_photographs_from_one_point_are_refused(tmp_path: Path) -> None:
+    """Their axes meet where they stand, whether that is the origin or, but for rounding, another point."""
+    for name, place in (("origin", [0.0, 0.0, 0.0]), ("tripod", [3.1, -20.7, 5.3])):
+        views = ring(5, 25.0, size=8)
+        views.c2w[:, :3, 3] = torch.tensor(place)
+        folder = write_folder(tmp_path / name, views, truth_from=ring(5, 25.0, size=8))
+        with pytest.raises(ValueError, match="stand where they look; set --data.references.centre=false"):
+            asdkit.PosedFolder(str(folder)).read(8, 3.4, 40.0)
+
+
 def test_a_folder_in_other_units_and_at_another_place_is_brought_to_the_origin(tmp_path: Path) -> None:
     """The cameras look at one point, from one distance: centre and scale give back those of the recipe."""
     views = ring(5, 25.0, size=24)

@@ -227,6 +227,8 @@ def test_a_decoder_is_trained_alone_and_the_latents_stay(cache: Path, weights: P
 
 
 def test_crops_are_squares_of_the_pictures_on_multiples_of_8() -> None:
+    with pytest.raises(ValueError, match="crop is a multiple of 8, not 60"):
+        vae_of(Path("nowhere"), crop=60)
     rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     crops = random_crops(torch.stack([rows, columns]).expand(64, 2, 32, 32), 16, torch.Generator().manual_seed(0))
     corners = crops[:, :, 0, 0]
