@@ -55,8 +55,7 @@ class ImageFolder(RealSamples):
 
     def draw(self, x: Noised, condition: Condition) -> Noised:
         size = x.prior.decode(x.x0[:1].detach()).shape[-2]  # of the pictures whose x0 these are
-        chosen = _chosen(x, len(self._files)).tolist()
-        pictures = torch.stack([read_picture(self._files[i], size) for i in chosen])
+        pictures = torch.stack([read_picture(self._files[i], size) for i in _chosen(x, len(self._files)).tolist()])
         with torch.no_grad():
             return x.on(x.prior.encode(to_device(pictures, x.x0.device).to(x.x0)))
 

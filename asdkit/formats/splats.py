@@ -65,8 +65,7 @@ def rotated(splats: Splats, rotation: Float[np.ndarray, "3 3"]) -> Splats:
     old_w, old_xyz = np.split(splats.quats.astype(np.float64), [1], axis=1)
     quats = np.column_stack([w * old_w - old_xyz @ xyz[:, None], w * old_xyz + old_w * xyz + np.cross(xyz, old_xyz)])
     sh = np.einsum("jk,nkc->njc", _sh_rotation(math.isqrt(splats.sh.shape[1]) - 1, rotation), splats.sh)
-    means = splats.means @ rotation.T
-    return splats._replace(means=means.astype("f4"), quats=quats.astype("f4"), sh=sh.astype("f4"))
+    return splats._replace(means=(splats.means @ rotation.T).astype("f4"), quats=quats.astype("f4"), sh=sh.astype("f4"))
 
 
 def _quaternion(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 4"]:

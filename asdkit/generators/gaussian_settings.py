@@ -47,8 +47,7 @@ class GaussianRates:
     def at(self, step: int) -> dict[str, float]:
         """The rate of each parameter at a step."""
         rates = Splats(self.means, self.rotations, self.scales, self.opacities, self.colours)._asdict()
-        factor = value_at(self.factor, step)
-        return {name: factor * value_at(rate, step) for name, rate in rates.items()}
+        return {name: value_at(self.factor, step) * value_at(rate, step) for name, rate in rates.items()}
 
 
 @settings

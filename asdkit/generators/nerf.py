@@ -111,8 +111,7 @@ class NeRFRates:
     def at(self, step: int) -> dict[str, float]:
         """The rates at a step."""
         rates = {"encoding": self.encoding, "network": self.network, "sky": self.sky}
-        factor = value_at(self.factor, step)
-        return {name: factor * value_at(rate, step) for name, rate in rates.items()}
+        return {name: value_at(self.factor, step) * value_at(rate, step) for name, rate in rates.items()}
 
 
 class NeRF(Generator):
@@ -217,8 +216,7 @@ class NeRF(Generator):
     def parameter_groups(self) -> list[dict[str, Any]]:
         parameters = {"encoding": list(self.encoding.parameters()), "network": list(self.network.parameters())}
         parameters |= {"sky": [self.sky]} if self.owns_background else {}
-        rates = self.rates.at(0)
-        return [{"name": name, "params": group, "lr": rates[name]} for name, group in parameters.items()]
+        return [{"name": name, "params": group, "lr": self.rates.at(0)[name]} for name, group in parameters.items()]
 
     def regularizer(self) -> Tensor | float:
         """The penalties, summed over the rays that were seen last and divided by the number of views."""

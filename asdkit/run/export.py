@@ -230,8 +230,7 @@ def _png(exported: Exported, path: Path) -> None:
     hit = (alpha > 0.5).float()
     nearness = (0.5 + 0.5 * (exported.distance - depth) / exported.half).clamp(0, 1) * hit
     normals = (0.5 + 0.5 * surface_normals(depth, views)) * hit
-    rows = [image, alpha.expand_as(image), nearness.expand_as(image), normals]
-    return save_grid(torch.cat(rows), path, _COLUMNS)
+    return save_grid(torch.cat([image, alpha.expand_as(image), nearness.expand_as(image), normals]), path, _COLUMNS)
 
 
 def _mesh(exported: Exported, path: Path) -> list[Path]:

@@ -69,8 +69,7 @@ def _free_words(thing: Thing, generator: torch.Generator) -> str:
     usual = thing.other is None or thing.other == usual_other(thing.main)
     own_colour = bool(thing.material) and thing.other is None  # "a marble fish" is white, not orange
     nameless = thing.main == entry.natural and usual and not (thing.base or own_colour) and uniform(generator) < 0.2
-    other = not usual or uniform(generator) < 0.75
-    return describe(thing, noun, on, colour=not nameless, other=other)
+    return describe(thing, noun, on, colour=not nameless, other=not usual or uniform(generator) < 0.75)
 
 
 def parse(prompt: str) -> Thing | None:

@@ -153,12 +153,10 @@ class ToyboxData(pl.LightningDataModule):
         return {"trained": made(self.count), "held-out": made(self.held_out, held_out=True)}
 
     def train_dataloader(self) -> DataLoader[Examples]:
-        folder = self.folders()["trained"]
         first, rank = self.trainer.global_step, self.trainer.global_rank
-        return DataLoader(Renders(folder, self.batch_size, self.seed, first, rank), batch_size=None)
+        return DataLoader(Renders(self.folders()["trained"], self.batch_size, self.seed, first, rank), batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Examples]:
-        folder = self.folders()["held-out"]
-        renders = Renders(folder, self.batch_size, self.seed)
+        renders = Renders(self.folders()["held-out"], self.batch_size, self.seed)
         batches = [renders.batch(step) for step in range(max(1, self.held_out // self.batch_size))]
         return DataLoader(batches, batch_size=None)
