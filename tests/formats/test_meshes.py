@@ -14,7 +14,8 @@ from torch import Tensor
 
 from asdkit.formats.mesh import extract as extract_module
 from asdkit.formats.mesh.extract import Mesh, density_grid, extract, skin, surface, threshold
-from asdkit.formats.mesh.write import _inside, bake, write_mesh
+from asdkit.formats.mesh.write import Texture, _inside, bake, write_mesh
+from asdkit.formats.pictures import from_linear_light
 from asdkit.rendering.cameras import Views, orbit
 from asdkit.rendering.rays import Volume, rays_of
 
@@ -217,13 +218,37 @@ def test_a_glb_has_its_axes_and_linear_colours(tmp_path: Path) -> None:
     accessors = [document["accessors"][primitive["attributes"][name]] for name in ("COLOR_0", "NORMAL")]
     starts = [document["bufferViews"][accessor["bufferView"]]["byteOffset"] for accessor in accessors]
     assert np.frombuffer(binary, "<f4", 12, starts[1]).reshape(4, 3).tolist() == NORMALS
-    assert [accessors[0][key] for key in ("componentType", "normalized", "type")] == [5121, True, "VEC4"]
-    colours = np.frombuffer(binary, np.uint8, 16, starts[0]).reshape(4, 4)
-    # sRGB 0.5 is 0.2140 in linear light, 0.735 is 0.4994, 0.2 is 0.0331, 0.04 is 0.0031 and 0.0245 is 0.0019
-    assert colours.tolist() == [[1, 55, 255, 255], [255, 0, 0, 255], [0, 127, 0, 255], [0, 0, 8, 255]]
+    assert [accessors[0][key] for key in ("componentType", "normalized", "type")] == [5123, True, "VEC4"]
+    colours = np.frombuffer(binary, "<u2", 16, starts[0]).reshape(4, 4) / 65535
+    # sRGB 0.5 is 0.2140 in linear light, 0.735 is 0.4995, 0.2 is 0.0331, 0.04 is 0.0031 and 0.0245 is 0.0019
+    light = [[0.0031, 0.2140, 1, 1], [1, 0, 0, 1], [0.0019, 0.4995, 0, 1], [0, 0, 0.0331, 1]]
+    np.testing.assert_allclose(colours, light, atol=5e-5)
+    assert "_COLOUR" not in primitive["attributes"]
     material = document["materials"][primitive["material"]]["pbrMetallicRoughness"]
     assert (material["metallicFactor"], material["roughnessFactor"]) == (0, 1)
     assert material.get("baseColorFactor", [1] * 4) == [1] * 4
+
+
+@pytest.mark.parametrize("textured", [False, True])
+def test_a_glb_s_object_and_material_are_called_as_the_file_is(tmp_path: Path, textured: bool) -> None:
+    """The names are what an outliner shows."""
+    texture = Texture(np.arange(4), corner().faces, np.zeros((4, 2), np.float32), np.zeros((2, 2, 3), np.uint8))
+    write_mesh(tmp_path / "two words.glb", corner(), texture if textured else None)
+    document, _ = glb_parts(tmp_path / "two words.glb")
+    assert [each["name"] for each in document["nodes"] if "mesh" in each] == ["two words"]
+    assert [each["name"] for kind in ("meshes", "materials") for each in document[kind]] == ["two words"] * 2
+
+
+def test_no_grey_is_lost_in_a_glb(tmp_path: Path) -> None:
+    """Of 8 bits of linear light, a quarter of all greys would be lost, and dark colours be bands."""
+    greys = np.repeat(np.arange(256, dtype=np.float32)[:, None] / 255, 3, axis=1)
+    faces = np.arange(255)[:, None] + [0, 1, 0]
+    write_mesh(tmp_path / "a.glb", Mesh(greys * [1, 2, 3], faces, greys + 1, greys))
+    document, binary = glb_parts(tmp_path / "a.glb")
+    accessor = document["accessors"][document["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"]]
+    start = document["bufferViews"][accessor["bufferView"]]["byteOffset"]
+    light = np.frombuffer(binary, "<u2", 4 * 256, start).reshape(256, 4)[:, :3] / 65535
+    np.testing.assert_allclose(from_linear_light(light), greys, atol=0.1 / 255)
 
 
 def test_an_obj_has_the_same_axes_and_srgb_colours(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from asdkit.formats.mesh.extract import Mesh, skin
 from asdkit.formats.pictures import linear_light
 from asdkit.rendering.rays import Volume
 
+_COLOUR = "_COLOUR"  # the name of vertex colours on their way through trimesh
+
 
 class Texture(NamedTuple):
     """An image around a mesh."""
@@ -61,7 +63,7 @@ def write_mesh(path: Path, mesh: Mesh, texture: Texture | None = None) -> list[P
     """Write a mesh as `.glb` or `.obj`, y-up with the front towards +z, with a colour at each vertex or with a texture.
 
     An OBJ's texture lies beside it (.mtl and .png); all files are written or none, and are returned. A GLB's vertex
-    colours are linear light, as glTF wants them, an OBJ's are sRGB.
+    colours are linear light, as glTF wants them, in 16 bits: of 8, dark colours would show bands. An OBJ's are sRGB.
     """
     files = (_glb if path.suffix == ".glb" else _obj)(path, mesh, texture)
     with ExitStack() as stack:  # renames the last file first: when the mesh is there, so is what belongs to it
@@ -72,21 +74,30 @@ def write_mesh(path: Path, mesh: Mesh, texture: Texture | None = None) -> list[P
 
 def _glb(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
     visual = require_package("trimesh.visual", "mesh")
-    material = visual.material.PBRMaterial(metallicFactor=0.0, roughnessFactor=1.0)
+    material = visual.material.PBRMaterial(path.stem, metallicFactor=0.0, roughnessFactor=1.0)
     if texture is None:
-        look = visual.TextureVisuals(material=material)
-        look.vertex_attributes["color"] = _bytes(linear_light(mesh.colours))
+        model = _model(mesh, texture, visual.TextureVisuals(material=material))
+        model.vertex_attributes[_COLOUR] = _opaque(linear_light(mesh.colours), np.uint16)
     else:
         material.baseColorTexture = Image.fromarray(texture.image)
-        look = visual.TextureVisuals(uv=texture.uvs, material=material)
-    return {path: _model(mesh, texture, look).export(file_type="glb", include_normals=True)}
+        model = _model(mesh, texture, visual.TextureVisuals(uv=texture.uvs, material=material))
+    scene = require_package("trimesh", "mesh").Scene({path.stem: model})  # programs show this name
+    return {path: scene.export(file_type="glb", include_normals=True, tree_postprocessor=_colours_named)}
+
+
+def _colours_named(tree: Any) -> None:
+    """Makes an attribute that trimesh took for one of our own glTF's colours, which it would write in 8 bits."""
+    for primitive in (each for mesh in tree["meshes"] for each in mesh["primitives"]):
+        if _COLOUR in primitive["attributes"]:
+            primitive["attributes"]["COLOR_0"] = index = primitive["attributes"].pop(_COLOUR)
+            tree["accessors"][index]["normalized"] = True
 
 
 def _obj(path: Path, mesh: Mesh, texture: Texture | None) -> dict[Path, bytes]:
     visual = require_package("trimesh.visual", "mesh")
     name = path.stem.replace(" ", "_")  # in an OBJ a space ends a name
     if texture is None:
-        look = visual.ColorVisuals(vertex_colors=_bytes(mesh.colours))
+        look = visual.ColorVisuals(vertex_colors=_opaque(mesh.colours, np.uint8))
     else:
         white, black = [255, 255, 255], [0, 0, 0]
         material = visual.material.SimpleMaterial(Image.fromarray(texture.image), white, white, black, 0.0, name)
@@ -105,5 +116,7 @@ def _model(mesh: Mesh, texture: Texture | None, look: Any) -> Any:
     return build(vertices, faces, vertex_normals=normals, visual=look, process=False)
 
 
-def _bytes(colours: Float[np.ndarray, "V 3"]) -> np.ndarray:
-    return np.pad((colours * 255).round().astype(np.uint8), ((0, 0), (0, 1)), constant_values=255)
+def _opaque(colours: Float[np.ndarray, "V 3"], kind: type[np.unsignedinteger]) -> np.ndarray:
+    """Colours in [0,1] as whole numbers of a kind, with an alpha of 1."""
+    largest = np.iinfo(kind).max
+    return np.pad((colours * largest).round().astype(kind), ((0, 0), (0, 1)), constant_values=largest)
