@@ -81,6 +81,16 @@ def test_installing_needs_no_test_tools_and_names_what_is_there() -> None:
     assert not of_the_index.search("".join([*texts, *TEXTS.values()]))
 
 
+def test_a_container_s_files_are_the_user_s() -> None:
+    """A folder that docker makes is root's; a user whom the image doesn't know needs a home to write in and a name."""
+    dockerfile, said = (ROOT / "docs" / "Dockerfile").read_text(), TEXTS["docs/installing.md"]
+    commands = re.findall(r"^(?:docker|mkdir) .+$", said, re.MULTILINE)
+    assert len(commands) == 3 and all(f"#   {command}\n" in dockerfile for command in commands)
+    runs = [line for line in dockerfile.splitlines() if "docker run" in line]
+    assert runs and all('--user "$(id -u):$(id -g)" -v "$PWD/runs:/home/user/runs"' in line for line in runs)
+    assert "chmod -R a+rwX /home/user" in dockerfile and "ENV HOME=/home/user USER=user" in dockerfile
+
+
 def test_the_readmes_first_line_gets_a_copy_with_what_the_next_one_names(tmp_path: Path) -> None:
     """Where ADDRESS is that of the repository; what git doesn't know is in no copy."""
     first, second = re.findall(r"```bash\n(.*?)```", TEXTS["README.md"], re.DOTALL)[0].splitlines()
