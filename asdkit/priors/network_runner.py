@@ -120,7 +120,7 @@ class HalfLayer(nn.Module):
         """The input, the weights and the bias in bfloat16, if that is what is multiplied here."""
         if self.weight.requires_grad or x.device.type != "cpu":
             return None
-        order = torch.channels_last if x.dim() == 4 else torch.contiguous_format  # which oneDNN takes as it is
+        order = torch.channels_last if x.dim() == self.weight.dim() == 4 else torch.contiguous_format  # as in oneDNN
         if self._half is None:
             weight = self.weight.detach().to(torch.bfloat16, memory_format=order)
             self._half = weight, None if self.bias is None else self.bias.detach().bfloat16()

@@ -71,6 +71,15 @@ def test_layers_that_learn_are_plain(plain: nn.Module, shape: tuple[int, ...]) -
     assert torch.equal(copy.deepcopy(half).requires_grad_(True)(x), plain(x))
 
 
+@pytest.mark.parametrize("axes", [(), (5,), (2, 5), (2, 5, 6), (2, 5, 6, 7)])
+def test_linear_layers_take_any_number_of_axes(axes: tuple[int, ...]) -> None:
+    """Four are no pictures, as they are for a convolution."""
+    plain, x = nn.Linear(3, 4).requires_grad_(False), torch.randn(*axes, 3)
+    half = copy.deepcopy(plain)
+    halve(half)
+    torch.testing.assert_close(half(x), plain(x), rtol=0.05, atol=0.05)
+
+
 def _draw(prior: asdkit.Pretrained) -> Noised:
     x0, eps = (torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     return prior.draw(x0, torch.tensor([300, 700]), eps)
