@@ -122,8 +122,9 @@ class HalfLayer(nn.Module):
             return None
         order = torch.channels_last if x.dim() == self.weight.dim() == 4 else torch.contiguous_format  # as in oneDNN
         if self._half is None:
-            weight = self.weight.detach().to(torch.bfloat16, memory_format=order)
-            self._half = weight, None if self.bias is None else self.bias.detach().bfloat16()
+            with torch.inference_mode(False):  # whose tensors no later step could learn through
+                weight = self.weight.detach().to(torch.bfloat16, memory_format=order)
+                self._half = weight, None if self.bias is None else self.bias.detach().bfloat16()
         return x.to(torch.bfloat16, memory_format=order), *self._half
 
 

@@ -80,6 +80,17 @@ def test_linear_layers_take_any_number_of_axes(axes: tuple[int, ...]) -> None:
     torch.testing.assert_close(half(x), plain(x), rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize(("plain", "shape"), [(nn.Conv2d(3, 4, 3), (1, 3, 5, 5)), (nn.Linear(3, 4), (5, 3))])
+def test_what_is_first_looked_at_can_be_learned_through(plain: nn.Module, shape: tuple[int, ...]) -> None:
+    """The weights are rounded once, also where that is in inference mode, as Lightning's validation is."""
+    half, x = copy.deepcopy(plain).requires_grad_(False), torch.randn(shape, requires_grad=True)
+    halve(half)
+    with torch.inference_mode():
+        half(x)
+    (gradient,) = torch.autograd.grad(half(x).sum(), x)
+    assert gradient.norm() > 0
+
+
 def _draw(prior: asdkit.Pretrained) -> Noised:
     x0, eps = (torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     return prior.draw(x0, torch.tensor([300, 700]), eps)
