@@ -36,8 +36,8 @@ def prepare_libraries() -> None:
     for name, value in yaml.safe_load(Path(__file__).with_name("environment.yaml").read_text("utf-8")).items():
         os.environ.setdefault(name, value)
     if sys.platform == "linux" and (mallopt := getattr(CDLL(None), "mallopt", None)):
-        for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-            mallopt(option, 2**28)
+        for option, most in (_MMAP_THRESHOLD, 2**25), (_MMAP_THRESHOLD, 2**28), (_TRIM_THRESHOLD, 2**28):
+            mallopt(option, most)  # older versions refuse the second, and any option ends their own adjustment
 
 
 class Arguments(argparse.ArgumentParser):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -295,17 +296,37 @@ def test_a_folder_that_is_no_run_is_refused(refused: Callable, tmp_path: Path) -
     assert "no checkpoints/last.ckpt" in refused("test", tmp_path)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no glibc")
+@pytest.mark.parametrize("largest", [2**25, 2**31 - 1])
+def test_every_glibc_gets_the_largest_threshold_that_it_takes(largest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older ones take no more than 32 MiB, and would stay at 128 KiB; a library without mallopt is left alone."""
+    taken: dict[int, int] = {}
+
+    def mallopt(option: int, value: int) -> int:
+        fits = option != arguments._MMAP_THRESHOLD or value <= largest
+        taken.update({option: value} if fits else {})
+        return int(fits)
+
+    for library in (SimpleNamespace(mallopt=mallopt), SimpleNamespace()):
+        monkeypatch.setattr(arguments, "CDLL", lambda name, library=library: library)
+        arguments.prepare_libraries()
+    assert taken == {arguments._TRIM_THRESHOLD: 2**28, arguments._MMAP_THRESHOLD: min(largest, 2**28)}
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such threshold")
 @pytest.mark.parametrize(("before", "kept"), [("", False), ("prepare_libraries()", True)])
 def test_the_memory_of_a_large_tensor_is_kept_for_the_next(before: str, kept: bool) -> None:
-    """Resident are more than the 100 MiB that were let go, or less."""
+    """Resident are 24 MiB more than before them, or not; every version of glibc keeps as many."""
     code = f"""
 from pathlib import Path
 from asdkit.commands.arguments import prepare_libraries
+def resident():
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in line)
 {before}
-block = b"x" * (100 << 20)
+start = resident()
+block = b"x" * (24 << 20)
 del block
-print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in line))
+print(resident() - start)
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (int(said.stdout) > 100 << 10) == kept
+    assert (int(said.stdout) > 20 << 10) == kept
