@@ -200,11 +200,10 @@ class Pretrained(Prior):
         parts = {self.family.network_part: self.network, "vae": self.vae}
         pipeline = self.source.files.text_pipeline(parts, self.dtype)
         self.source.add_words(pipeline, texts)
-        words = self.view_words
+        words = self.view_words.all if self.view_words else ()
         for name, part in pipeline.components.items():
             if part is not None and name.startswith("tokenizer"):
-                tokenizer = ViewKeepingTokenizer(part, words.all if words else (), self._cut_prompts)
-                setattr(pipeline, name, tokenizer)
+                setattr(pipeline, name, ViewKeepingTokenizer(part, words, self._cut_prompts))
         for name in ("text_encoder", "text_encoder_2"):
             self.source.add_lora(name, pipeline.components.get(name), self.network.config)
         with one_sentence(f"{self.path}'s text"):

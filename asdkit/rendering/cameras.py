@@ -52,8 +52,7 @@ class Views:
     def w2c(self) -> Float[Tensor, "B 4 4"]:
         """World-to-camera matrices, the inverse of `c2w`."""
         rotation = self.c2w[:, :3, :3].mT
-        top = torch.cat([rotation, -rotation @ self.c2w[:, :3, 3:]], dim=2)
-        return torch.cat([top, self.c2w[:, 3:]], dim=1)
+        return torch.cat([torch.cat([rotation, -rotation @ self.c2w[:, :3, 3:]], dim=2), self.c2w[:, 3:]], dim=1)
 
     def directions(self) -> Float[Tensor, "B P 3"]:
         """Through every pixel's centre, row by row, in world axes; their camera z is 1."""

@@ -52,8 +52,7 @@ def _composite_view(
 
     blended = features.new_zeros(width * height, features.shape[1])
     blended = blended.index_add(0, pixel, weight[:, None] * features.index_select(0, gaussian))
-    log_left = absorbed.new_zeros(width * height).index_add(0, pixel, absorbed * reached)
-    return blended, log_left.exp().to(alpha.dtype)
+    return blended, absorbed.new_zeros(width * height).index_add(0, pixel, absorbed * reached).exp().to(alpha.dtype)
 
 
 def _pairs(scene: Projection, width: int, height: int) -> tuple[Int64[Tensor, " M"], Int64[Tensor, " M"]]:

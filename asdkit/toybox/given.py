@@ -219,8 +219,7 @@ def _fit(generator: Generator, prompt: str, views: Views) -> None:
     for step in range(_FITTED):
         some = torch.arange(step, step + 4) * 5 % len(views)
         optimizer.zero_grad()
-        shown = torch.cat(generator.render(views[some], torch.zeros(3))[:2], dim=1)
-        (shown - truth[some]).square().mean().backward()
+        (torch.cat(generator.render(views[some], torch.zeros(3))[:2], dim=1) - truth[some]).square().mean().backward()
         optimizer.step()
 
 

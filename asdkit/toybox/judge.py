@@ -153,8 +153,7 @@ def azimuths_right(around: Float[Tensor, "N 3 H W"], candidates: Float[Tensor, "
     errors = torch.cdist(around.flatten(1), candidates.flatten(1))
     best = errors.argmin(1) * (360 / len(candidates))
     expected = torch.arange(len(around)) * (360 / len(around))
-    difference = (best - expected + 180) % 360 - 180
-    return (difference.abs() <= _WITHIN_DEG + 1e-3).float()
+    return (((best - expected + 180) % 360 - 180).abs() <= _WITHIN_DEG + 1e-3).float()
 
 
 class ToyboxImageJudge(CLIPJudge):

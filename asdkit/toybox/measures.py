@@ -91,8 +91,7 @@ def mottle(images: Pictures, truths: Pictures, alphas: Float[Tensor, "B 1 H W"])
 def diversity(images: Float[Tensor, "N C H W"]) -> float:
     """The mean of the root mean square differences of all pairs of pictures; 0 for a single image."""
     flat = images.flatten(1).double()
-    distances = torch.pdist(flat).div(flat.shape[1] ** 0.5).to(images)
-    return distances.mean().item() if len(images) > 1 else 0.0
+    return torch.pdist(flat).div(flat.shape[1] ** 0.5).to(images).mean().item() if len(images) > 1 else 0.0
 
 
 def kid(first: Float[Tensor, "N D"], second: Float[Tensor, "M D"]) -> float:

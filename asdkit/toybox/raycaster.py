@@ -125,8 +125,7 @@ def _rectangle(primitive: Primitive, c2w: np.ndarray, K: np.ndarray, height: int
     if places[:, 2].min() < 0.01:
         return [0, 0, width, height]
     pixels = np.floor(places[:, :2] / places[:, 2:])
-    bounds = np.concatenate([pixels.min(0), pixels.max(0) + 1]).clip(0, [width, height] * 2)
-    return [int(bound) for bound in bounds]
+    return [int(bound) for bound in np.concatenate([pixels.min(0), pixels.max(0) + 1]).clip(0, [width, height] * 2)]
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")

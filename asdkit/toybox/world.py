@@ -48,8 +48,7 @@ def sample_thing(generator: torch.Generator, held_out: bool = False) -> Thing:
     kind = list(KINDS)[int(torch.multinomial(weights, 1, generator=generator))]
     if uniform(generator) < _TEXTURED:
         return _sample_textured(kind, generator, held_out)
-    two_colours = bool(pools[kind, True]) and uniform(generator) < _TWO_COLOURS
-    return choice(generator, pools[kind, two_colours])
+    return choice(generator, pools[kind, bool(pools[kind, True]) and uniform(generator) < _TWO_COLOURS])
 
 
 def _sample_textured(kind: str, generator: torch.Generator, held_out: bool) -> Thing:

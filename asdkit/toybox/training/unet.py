@@ -110,8 +110,7 @@ class TrainUNet(common.Training):
         return loss
 
     def validation_step(self, batch: Examples, batch_idx: int) -> None:
-        generator = generator_for(self.hparams.seed, batch_idx, "validation")
-        loss = self._loss(self.average.module, batch, generator)
+        loss = self._loss(self.average.module, batch, generator_for(self.hparams.seed, batch_idx, "validation"))
         self.log("val_loss", loss, prog_bar=True, batch_size=len(batch.captions))
 
     def _loss(self, net: nn.Module, batch: Examples, generator: torch.Generator) -> Tensor:
