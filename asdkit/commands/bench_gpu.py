@@ -100,9 +100,9 @@ def carry_out(check: Check, out: Path, seconds: float) -> dict[str, Any]:
                 process.wait(_TO_SAVE)
             process.kill()  # what has ended can't be killed
             process.wait()
-    last = (out / f"{check.name}.log").read_text(errors="replace").strip().rpartition("\n")[2] if code else ""
-    asked = shlex.join(("python", *check.command))
-    return {"command": asked, "code": code, "seconds": round(time.monotonic() - start, 1), "reason": last}
+    said = ((out / f"{check.name}.{end}").read_text(errors="replace").strip() for end in ("log", "out") if code)
+    asked, reason = shlex.join(("python", *check.command)), next(filter(None, said), "").rpartition("\n")[2]
+    return {"command": asked, "code": code, "seconds": round(time.monotonic() - start, 1), "reason": reason}
 
 
 def _reason(record: Mapping[str, Any]) -> str:
@@ -119,7 +119,7 @@ def table(checks: Iterable[Check], records: dict[str, Any], out: Path) -> str:
         record = records[check.name]
         reason = _reason(record)
         command = f"`{record.get('command', shlex.join(check.command))}`"
-        results = {check.name: f"{reason}; {out}/{check.name}.log"} if reason else _rows(check, record, out)
+        results = {check.name: f"{reason}; {out}/{check.name}.log, .out"} if reason else _rows(check, record, out)
         rows += [{"target": target, "command": command, "result": result} for target, result in results.items()]
     return markdown(rows)
 

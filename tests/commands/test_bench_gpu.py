@@ -29,24 +29,28 @@ def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Check]:
 
 
 def test_what_fails_is_named_and_what_is_finished_is_not_done_again(checks, tmp_path: Path, capsys) -> None:
-    """Each call goes on where the last one ended; the record of a command is there before the next one starts."""
+    """Each call goes on where the last one ended; the record of a command is there before the next one starts. Why one
+    has failed is the last line of its log or, as of pytest, of what it has printed.
+    """
     counted = tmp_path / "count"
     again = f"open({str(counted)!r}, 'a').write('x')"
     sees = f"import json; print(json.load(open({str(tmp_path / 'dry-run' / 'gpu.json')!r}))['good']['code'])"
     checks += [
         Check("good", ("-c", f"print('fine'); {again}"), 60, {"good says": "{{ said }}"}),
         Check("bad", ("-c", "import sys; sys.stderr.write('first\\noh'); sys.exit(5)"), 60, {"never": ""}),
+        Check("tests", ("-c", "print('1 failed'); raise SystemExit(1)"), 60, {"never": ""}),
         Check("after", ("-c", sees), 60, {"after says": "{{ said }}"}, repeated=True),
     ]
     assert run_parts([1], tmp_path, tiny=True) == 1
     out = capsys.readouterr().out
-    assert states(tmp_path) == {"good": 0, "bad": 5, "after": 0}
+    assert states(tmp_path) == {"good": 0, "bad": 5, "tests": 1, "after": 0}
     assert "| good says | " in out and "| fine |" in out and "| after says | " in out and "| 0 |" in out
-    assert "exit code 5: oh; " in out and "bad.log |" in out and "never" not in out
+    assert "exit code 5: oh; " in out and "bad.log, .out |" in out and "never" not in out
+    assert "exit code 1: 1 failed; " in out
     assert [(tmp_path / "dry-run" / name).read_text() for name in ("bad.log", "gpu.md")] == ["first\noh", out]
-    checks[1] = Check("bad", ("-c", "pass"), 60, {"now": "good"})
+    checks[1:3] = [Check(name, ("-c", "pass"), 60, {"now": "good"}) for name in ("bad", "tests")]
     assert run_parts([1], tmp_path, tiny=True) == 0
-    assert counted.read_text() == "x" and states(tmp_path) == {"good": 0, "bad": 0, "after": 0}
+    assert counted.read_text() == "x" and states(tmp_path) == {"good": 0, "bad": 0, "tests": 0, "after": 0}
 
 
 class Ready(subprocess.Popen):
