@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +48,8 @@ def make(
     """
     short = {"prior": prior, "method": method, "steps": steps}
     given = {name: value for name, value in short.items() if value is not None} | dict(options or {})
-    texts = {name: value if isinstance(value, str | Path) else json.dumps(value) for name, value in given.items()}
-    words = [f"--{name}={text}" for name, text in texts.items()]
+    text = partial(json.dumps, default=lambda held: getattr(held, "tolist", held.__str__)())  # of numpy and torch, too
+    words = [f"--{name}={value if isinstance(value, str | Path) else text(value)}" for name, value in given.items()]
     arguments, _ = expand("fit", ["--config", recipe, f"--model.prompt={prompt}", *words])
     with trusted(list(trust)), _interruptible():
         prepare_libraries()

@@ -5,6 +5,7 @@ import io
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -58,12 +59,15 @@ def test_a_notebook_shows_an_orbit_and_images_as_they_are(finished: Path, recipe
 
 
 def test_options_are_what_yaml_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None is a value, too."""
+    """None is a value, too, and so are the numbers of numpy and torch, and paths in a list."""
     said: list[list[str]] = []
     monkeypatch.setattr("asdkit.commands.make.expand", lambda command, words: said.append(words) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         asdkit.make("x", options={"a": None, "b": ["c", 1], "d": True, "e": 0.01, "f": "null", "g": Path("h")})
     assert said[0][3:] == ["--a=null", '--b=["c", 1]', "--d=true", "--e=0.01", "--f=null", "--g=h"]
+    with pytest.raises(ZeroDivisionError):
+        asdkit.make("x", steps=np.int64(3), options={"a": torch.tensor([0.5, 2]), "b": np.bool_(1), "c": [Path("h")]})
+    assert said[1][3:] == ["--steps=3", "--a=[0.5, 2.0]", "--b=true", '--c=["h"]']
 
 
 def test_errors_are_sentences(recipe: Path) -> None:
