@@ -120,11 +120,16 @@ def test_photographs_from_one_point_are_refused(tmp_path: Path) -> None:
             asdkit.PosedFolder(str(folder)).read(8, 3.4, 40.0)
 
 
-def test_a_folder_in_other_units_and_at_another_place_is_brought_to_the_origin(tmp_path: Path) -> None:
-    """The cameras look at one point, from one distance: centre and scale give back those of the recipe."""
+@pytest.mark.parametrize(("units", "place"), [(7.0, [3.0, -20.0, 5.0]), (0.3, [5e5, 5.1e6, 300.0])])
+def test_a_folder_in_other_units_and_at_another_place_is_brought_to_the_origin(
+    units: float, place: list[float], tmp_path: Path
+) -> None:
+    """The cameras look at one point, from one distance: centre and scale give back those of the recipe. The place may
+    also be one of a map, in metres, which is millions of times as far away as the object is large.
+    """
     views = ring(5, 25.0, size=24)
-    moved = Views(**{**vars(views), "c2w": views.c2w.clone()})
-    moved.c2w[:, :3, 3] = moved.c2w[:, :3, 3] * 7.0 + torch.tensor([3.0, -20.0, 5.0])
+    moved = Views(**{**vars(views), "c2w": views.c2w.double()})
+    moved.c2w[:, :3, 3] = moved.c2w[:, :3, 3] * units + torch.tensor(place).double()
     read = asdkit.PosedFolder(str(write_folder(tmp_path / "scene", moved, truth_from=views))).read(24, 3.4, 40.0)
     for name, values in views.tensors.items():
         got = getattr(read.views, name)
