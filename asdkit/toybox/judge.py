@@ -150,8 +150,7 @@ def instances(thing: Thing, views: Views, background: Colour) -> tuple[Pictures,
 
 def azimuths_right(around: Float[Tensor, "N 3 H W"], candidates: Float[Tensor, "M 3 H W"]) -> Float[Tensor, " N"]:
     """For each of N azimuths around the object, 1 where the nearest of M true ones is within 45 degrees, else 0."""
-    errors = torch.cdist(around.flatten(1), candidates.flatten(1))
-    best = errors.argmin(1) * (360 / len(candidates))
+    best = torch.cdist(around.flatten(1), candidates.flatten(1)).argmin(1) * (360 / len(candidates))
     expected = torch.arange(len(around)) * (360 / len(around))
     return (((best - expected + 180) % 360 - 180).abs() <= _WITHIN_DEG + 1e-3).float()
 
