@@ -31,8 +31,7 @@ def now(device: torch.device) -> float:
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
     """Operations per second of the fastest of several products of square matrices, and of several convolutions."""
     # A single thread of the CPU is timed by its own seconds, which other work on the machine does not lengthen.
-    alone = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else partial(now, device)
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else partial(now, device)
     size = 8192 if device.type == "cuda" else 1024
     a, b, x, weight = (
         torch.randn(shape, device=device).to(dtype)

@@ -17,6 +17,7 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from asdkit.core.errors import CannotWrite
 from asdkit.rendering.projection import ALPHA_MAX, ALPHA_MIN, TRANSMITTANCE_MIN, Projection
 
 _OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "nsz", "arcp", "contract"}}
@@ -29,7 +30,10 @@ def _kernel(function: Any) -> dict[torch.dtype, Any]:
     for dtype in (torch.float32, torch.float64):
         own = FunctionType(function.__code__, function.__globals__)
         own.__qualname__ = f"{function.__name__}_{str(dtype).removeprefix('torch.')}"
-        compiled[dtype] = njit(**_OPTIONS, cache=True)(own)
+        try:
+            compiled[dtype] = njit(**_OPTIONS, cache=True)(own)
+        except RuntimeError as error:  # neither the folder of this file nor one in the home may be written to
+            raise CannotWrite(f"{error}; set NUMBA_CACHE_DIR to a folder that you may write to.") from error
     return compiled
 
 

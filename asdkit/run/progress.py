@@ -75,8 +75,7 @@ class Progress(ProgressBar):
             print(self._info(trainer), file=sys.stderr, flush=True)
 
     def _info(self, trainer: pl.Trainer) -> str:
-        done = trainer.global_step - self._first_step
-        rate = done / max(time.monotonic() - self._start, 1e-6)
+        rate = (trainer.global_step - self._first_step) / max(time.monotonic() - self._start, 1e-6)
         left = (trainer.max_steps - trainer.global_step) / rate if rate else 0.0
         words = [f"step {trainer.global_step} of {trainer.max_steps}", f"{clock(left)} left", f"{rate:.2f} steps/s"]
         if self._strongest:

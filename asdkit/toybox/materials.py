@@ -106,8 +106,7 @@ def paint(texture: Texture, points: np.ndarray, normals: np.ndarray) -> np.ndarr
     if material == "striped":
         share = z % 1 > 0.5
     elif material == "spotted":  # balls at the points of a body-centred lattice of spacing 1
-        apart = [places - half - np.round(places - half) for half in (0.0, 0.5)]
-        share = np.square(apart).sum(2).min(0) < _SPOT**2
+        share = np.square([places - half - np.round(places - half) for half in (0.0, 0.5)]).sum(2).min(0) < _SPOT**2
     elif material == "checkered":
         share = np.floor(places).sum(1) % 2
     elif material == "wooden":

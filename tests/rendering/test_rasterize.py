@@ -13,6 +13,7 @@ from scipy.special import sph_harm_y
 from support.scenes import by_torch_and_gsplat, cameras, composited, gradients, hard_scene, leaves, scene
 from torch import Tensor
 
+from asdkit.core.errors import CannotWrite
 from asdkit.rendering import numba_backend
 from asdkit.rendering.cameras import Views, ring
 from asdkit.rendering.projection import Projection, Scene, project, sh_polynomials, spherical_harmonics
@@ -114,6 +115,13 @@ def test_each_precision_has_compiled_files_of_its_own() -> None:
     for kernels in (numba_backend._forward, numba_backend._backward):
         names = {kernel.py_func.__qualname__ for kernel in kernels.values()}
         assert len(names) == 2 and all(len(kernel.signatures) <= 1 for kernel in kernels.values())
+
+
+def test_compiled_code_without_a_place_is_a_sentence() -> None:
+    """A function that is in no file has none, as one in a folder that is read-only without a home."""
+    exec("def function():\n    pass", functions := {})
+    with pytest.raises(CannotWrite, match="no locator available .*; set NUMBA_CACHE_DIR to a folder that you may"):
+        numba_backend._kernel(functions["function"])
 
 
 def test_place_and_size_of_a_round_gaussian_in_closed_form() -> None:

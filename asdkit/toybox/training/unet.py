@@ -123,8 +123,7 @@ class TrainUNet(common.Training):
         captions = [c if keep else "" for c, keep in zip(batch.captions, has_text.tolist(), strict=True)]
         tokens = net.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
         has_camera = (has_text & (drop_camera >= self.hparams.drop_camera)).float().to(self.device)
-        x_t = self.schedule.add_noise(x0, t, eps).float()
-        output = net(x_t, t, tokens.to(self.device), batch.views, has_camera)
+        output = net(self.schedule.add_noise(x0, t, eps).float(), t, tokens.to(self.device), batch.views, has_camera)
         return (output.float() - self.schedule.target(x0, t, eps)).square().mean()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
