@@ -27,7 +27,8 @@ NAMES = "<!-- the public names -->"
 def main(folder: Path) -> None:
     """Write mkdocs.yml into the folder, and into its folder pages the pages and what they link to."""
     (folder / "pages").mkdir(parents=True, exist_ok=True)
-    shutil.copy(Path(__file__).with_name("mkdocs.yml"), folder)
+    for name in ("mkdocs.yml", "settings_are_dataclasses.py"):
+        shutil.copy(Path(__file__).with_name(name), folder)
     shutil.copy(Path(__file__).with_name("extra.css"), folder / "pages")
     waiting = [*DOCS.glob("*.md"), *(ROOT / name for name in ALWAYS)]
     done: set[Path] = set()
