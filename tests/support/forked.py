@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import IO, Any, ClassVar
 
 import pytest
+import torch
 
 
 class Forked:
@@ -41,6 +42,7 @@ class Forked:
             for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
                 signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
             os.environ |= environment or {}
+            torch.set_num_threads(torch.get_num_threads())  # a fork's pool is made anew; two threads at once make none
             code = function()
         except BaseException:
             traceback.print_exc()
