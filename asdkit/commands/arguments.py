@@ -178,7 +178,8 @@ def _with_words(command: str, arguments: list[str]) -> tuple[Path | None, list[s
         raise UsageError(f'A prompt is empty; say what to make: asdkit {command} "a yellow duck".')
     options, first = arguments[len(words) :], words[0]
     recipe = words[:1] if is_recipe(first) and not (local(first) / "config.yaml").is_file() else []
-    prompt = " ".join(words[len(recipe) :])
+    texts = words[len(recipe) :]
+    prompt = " ".join(texts)
     is_path = local(first).exists() or first[:1] in ("/", ".", "~") or ("/" in first and len(first.split()) == 1)
     if not recipe and (is_path or command != "fit"):
         if words[1:]:
@@ -187,6 +188,10 @@ def _with_words(command: str, arguments: list[str]) -> tuple[Path | None, list[s
     if not recipe and len(prompt.split()) == 1:
         near = suggestion(first, recipes())
         raise UsageError(f"{first!r} is no recipe nor run folder; for a prompt of one word say --prompt {first}{near}")
+    if any(map(is_recipe, texts)):
+        raise UsageError("The recipe stands first and alone, then the prompt; lay another over it by --config RECIPE.")
+    if texts[1:] and any(" " in text for text in texts):
+        raise UsageError(f"One prompt is expected, and {texts[0]!r} and {texts[1]!r} are two; asdkit sweep makes many.")
     named = ["--config", *recipe] if recipe else [] if recipe_names(options) else ["--config", "gs3d"]
     return None, [*named, *(["--model.prompt", prompt] if prompt else []), *options]
 

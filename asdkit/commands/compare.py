@@ -44,8 +44,6 @@ def _existing(runs: Sequence[Path], options: Namespace) -> int:
 
 
 def _made(options: Namespace) -> int:
-    from asdkit.commands.forked import start
-
     methods = [name.strip() for name in options.methods.split(",") if name.strip()]
     if not methods or options.prompts is None or not recipe_names(options.of_fit):
         raise UsageError("compare: --methods A,B needs --prompts FILE and --config RECIPE.")
@@ -55,6 +53,8 @@ def _made(options: Namespace) -> int:
     cells = product(read_prompts(options.prompts), by_method | axes([], options.seeds))
     trust = [f"--trust={package}" for package in options.trust]
     grid = Grid(cells, [*options.of_fit, *trust], f"compare {Path(options.prompts).stem}")
+    from asdkit.commands.forked import start  # which imports torch
+
     code = make_runs(grid, options.jobs, start)
     compared = [
         Compared(str(cell.labels["method"]), f"{cell.prompt} {cell.labels['seed']}", grid.run_folder(cell))

@@ -130,6 +130,7 @@ class CLI(LightningCLI):
             trainer = super().instantiate_trainer(default_root_dir=root, callbacks=callbacks, **logger)
         except (TypeError, LookupError, ArithmeticError, AttributeError) as error:  # what Lightning does not check
             raise UsageError(f"The trainer's options can't be carried out: {first_line(error)}.") from error
+        trainer.log_every_n_steps = min(trainer.log_every_n_steps, trainer.max_steps)  # so that every run has a row
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         watch_joining(trainer)
         if self.run_folder is None and self.command in ("fit", "predict"):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from asdkit.core.text import local
+from asdkit.core.text import local, suggestion
 
 _WORDS: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 
@@ -31,6 +31,9 @@ _UNKNOWN = re.compile(r"Option '([\w.]+)' is not accepted|does not accept option
 _OWNER = re.compile(r"Problem with given class_path '([\w.]+)'")
 _NO_CLASS = re.compile(r"^Expected a dot import path string: (.*)")
 _CLASS = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>")
+_EXPECTED = re.compile(r"Expected an? (\w+)\. Got value: ")
+_CHOICES = re.compile(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)")
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 _AROUND_REASONS = tuple(_WORDS["around_reasons"])
 
 
@@ -49,13 +52,16 @@ def read_parser_message(message: str) -> ParserMessage:
     reasons = [line for line in lines if line and not line.startswith(_AROUND_REASONS) and "NoneType" not in line]
     reason = _CLASS.sub(r"\1", reasons[-1] if reasons else lines[0])
     if name := _first(_NO_CLASS, reason):
-        kinds = {"a float": "<class 'float'>", "an int": "<class 'int'>"}
-        number = next((kind for kind, words in kinds.items() if any(words in line for line in reasons)), "")
-        reason = f"Expected {number}, or a class such as asdkit.Ramp. Got value: {name}"
+        number = next((kind for kind in ("float", "int") if any(f"<class '{kind}'>" in line for line in reasons)), "")
+        reason = f"expected {_KINDS.get(number)}, or a class such as asdkit.Ramp; got {name}"
         if not number:
             reason = f"there is no class {name}; give its full import path, such as my_module.{name}"
         if name == "None":  # jsonargparse hands null on to a part's own parser as a text
             reason = "null can only stand in a file; write it in one and give that by a further --config"
+    if match := _CHOICES.search(reason):
+        choices = re.findall(r"'(.*?)'", match[1])
+        reason = f"expected one of {', '.join(choices)}; got {match[2]}{suggestion(match[2], choices)}"
+    reason = _EXPECTED.sub(lambda match: f"expected {_KINDS.get(match[1], match[1])}; got ", reason)
     unknown = _first(_UNRECOGNIZED, message).lstrip("-") or _first(_UNKNOWN, message)
     keys, nested = _KEY.findall(message), _NESTED_KEY.findall(message)
     # Of nested keys the shorter ones lack the parts that they lie in.

@@ -160,8 +160,13 @@ def check_generator(run: Path, options: Iterable[str]) -> None:
             raise ValueError(f"The checkpoint does not fit: --model.generator is {own} in {run}, and {given} here.")
 
 
-def fit_to(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Refuse, by a ValueError, a checkpoint of another generator or phi, once all is set up; drop another method's."""
+def fit_to(module: pl.LightningModule, max_steps: int, checkpoint: dict[str, Any]) -> None:
+    """Refuse, by a ValueError, a checkpoint of another generator or phi, once all is set up; drop another method's.
+    One of more than `max_steps` iterations is refused, too, where that is not -1.
+    """
+    if 0 <= max_steps < checkpoint["global_step"]:
+        done = f"The run has made {checkpoint['global_step']} iterations already"
+        raise ValueError(f"{done}; --trainer.max_steps must be more, or left out; got {max_steps}.")
     saved, own = checkpoint["state_dict"], module.state_dict()
     shapes = [{name: list(getattr(value, "shape", ())) for name, value in state.items()} for state in (saved, own)]
     unlike = [name for name in {**saved, **own} if shapes[0].get(name) != shapes[1].get(name)]

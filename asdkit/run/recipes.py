@@ -42,8 +42,8 @@ def find_recipe(name: str) -> Path:
 
 
 def is_recipe(name: str) -> bool:
-    """Whether a word names a recipe: one of asdkit's, or a YAML file."""
-    return _short(name) in recipes() or (name.endswith((".yaml", ".yml")) and local(name).is_file())
+    """Whether a word names a recipe: one of asdkit's, or a YAML file, there or not."""
+    return _short(name) in recipes() or name.endswith((".yaml", ".yml"))
 
 
 def _short(name: str) -> str:

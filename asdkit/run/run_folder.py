@@ -142,7 +142,8 @@ class RunFolder(pl.Callback):
             raise refusal
         folder, files = Path(name), trainer.strategy.checkpoint_io
         if isinstance(files, AtomicCheckpointIO):
-            files.folder, files.accept = folder, partial(fit_to, pl_module)
+            max_steps = trainer.max_steps if stage == "fit" else -1
+            files.folder, files.accept = folder, partial(fit_to, pl_module, max_steps)
         if stage == "fit" and not (folder / "config.yaml").exists():
             self._begin(trainer, pl_module)
 

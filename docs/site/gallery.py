@@ -15,7 +15,7 @@ from asdkit.core.text import slug
 from asdkit.formats.pictures import save_webp
 
 DOCS = Path(__file__).resolve().parents[1]
-COLUMNS = 4
+COLUMNS = 3  # as many as a phone shows
 BETWEEN = re.compile(r"(?<=<!-- the films -->\n).*?(?=<!-- to here -->)", re.DOTALL)
 
 
@@ -50,7 +50,7 @@ def finished(runs: Path) -> dict[str, Path]:
 
 
 def written(text: str, films: Path) -> str:
-    """The page with a table of the films that there are, four in a row above their prompts."""
+    """The page with a table of the films that there are, three in a row above their prompts."""
     shown = [prompt for prompt in prompts() if (films / f"{slug(prompt)}.webp").is_file()]
     cells = [
         line

@@ -5,8 +5,10 @@ import logging
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import pytorch_lightning as pl
@@ -47,7 +49,8 @@ class Outermost:
 
 INNER = f"--outer.inner={__name__}.Inner"
 DEEP = [f"--outermost.outer={__name__}.Outer", "--outermost.outer.inner=null"]
-NO_NUMBER = "Expected a float, or a class such as asdkit.Ramp. Got value: x"
+NO_NUMBER = "expected a number, or a class such as asdkit.Ramp; got x"
+NO_CHOICE = "expected one of csv, tensorboard; got tensorbord; did you mean 'tensorboard'?"
 NO_CLASS = "there is no class Nobody; give its full import path, such as my_module.Nobody"
 NO_NULL = "null can only stand in a file; write it in one and give that by a further --config"
 SAYS: dict[str, tuple[list[str], dict[str, str]]] = {
@@ -55,8 +58,9 @@ SAYS: dict[str, tuple[list[str], dict[str, str]]] = {
     "an argument": (["--outer.inr=3"], {"option": "outer.inr", "unknown": "inr", "owner": "Outer"}),
     "an inner one": ([INNER, "--outer.inner.siz=3"], {"unknown": "siz", "owner": "Inner"}),
     "a group's": ([INNER, "--outer.inner.pair.sise=3"], {"unknown": "pair.sise", "owner": "Inner"}),
-    "an integer": (["--steps=x"], {"option": "steps", "reason": "Expected a int. Got value: x"}),
-    "an inner integer": ([INNER, "--outer.inner.size=x"], {"reason": "Expected a int. Got value: x"}),
+    "an integer": (["--steps=x"], {"option": "steps", "reason": "expected a whole number; got x"}),
+    "an inner integer": ([INNER, "--outer.inner.size=x"], {"reason": "expected a whole number; got x"}),
+    "a choice": (["--kinds=[tensorbord]"], {"option": "kinds", "reason": NO_CHOICE}),
     "a number": ([INNER, "--outer.inner.scale=x"], {"option": "outer.inner.scale", "reason": NO_NUMBER}),
     "a class": (["--outer.inner=Nobody"], {"option": "outer.inner", "reason": NO_CLASS}),
     "nothing": (DEEP, {"option": "outermost.outer.inner", "reason": NO_NULL}),
@@ -69,6 +73,7 @@ def said(arguments: list[str]) -> str:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--kinds", type=Sequence[Literal["csv", "tensorboard"]])
     parser.add_argument("--outer", type=Outer | None, default={"class_path": f"{__name__}.Outer"})
     parser.add_argument("--outermost", type=Outermost | None, default={"class_path": f"{__name__}.Outermost"})
     with pytest.raises(ArgumentError) as refused:

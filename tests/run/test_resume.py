@@ -101,12 +101,13 @@ def content(folder: Path) -> dict[Path, bytes]:
         ("--model.generator=NeRF", "--model.generator is asdkit.Gaussians in "),
         ("--run.name=other", "--run.name names the folder of a new run, and"),
         ("--model=TrainVAE", "The checkpoint does not fit: generator."),
+        ("--steps=1", "The run has made 2 iterations already; --trainer.max_steps must be more, or left out; got 1."),
         ("", "has come to its end, after 2 iterations; --trainer.max_steps=N goes on to N"),
     ],
 )
 def test_nothing_changes_before_a_checkpoint_fits(finished: Path, capsys, option: str, said: str) -> None:
     before = content(finished)
-    assert main(["fit", str(finished), *([option, "--trainer.max_steps=3"] if option else [])]) == (2 if option else 0)
+    assert main(["fit", str(finished), *(["--trainer.max_steps=3", option] if option else [])]) == (2 if option else 0)
     assert said in capsys.readouterr().err
     assert content(finished) == before
 
@@ -161,6 +162,20 @@ def test_a_run_goes_on_in_a_new_folder_when_the_checkpoint_is_named(finished: Pa
     options = ("--trainer.max_steps=3", "--run.name=second")
     fit("--config", finished / "config.yaml", "--ckpt_path", finished / "checkpoints" / "last.ckpt", *options)
     assert last(finished.with_name("second"))["global_step"] == 3 and content(finished) == before
+
+
+def test_a_run_that_is_shorter_than_the_interval_of_logging_has_a_row(recipe: Path) -> None:
+    fit(
+        "--config",
+        recipe,
+        "--run.name=short",
+        "--trainer.max_steps=2",
+        "--trainer.log_every_n_steps=30",
+        "--logger=csv",
+    )
+    run = recipe.parent / "runs" / "small" / "short"
+    for file in run / "metrics.csv", run / "csv" / "metrics.csv":
+        assert [row["step"] for row in csv.DictReader(file.open()) if row["residual_norm"]] in (["2"], ["1"]), file
 
 
 def test_rows_and_names_count_iterations_whatever_is_logged_or_validated_when(recipe: Path) -> None:
