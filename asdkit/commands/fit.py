@@ -125,12 +125,13 @@ class CLI(LightningCLI):
         config = self.config
         root = str(self.run_folder or local(config.run.root))
         callbacks = [*_listed(self.config_init.trainer.callbacks), Guard(self._signals), Progress()]
-        logger = {} if config.trainer.logger else {"logger": False}
+        logging: dict[str, Any] = {} if config.trainer.logger else {"logger": False}
+        if interval := config.trainer.log_every_n_steps:
+            logging["log_every_n_steps"] = min(interval, config.trainer.max_steps)  # so that every run has a row
         try:
-            trainer = super().instantiate_trainer(default_root_dir=root, callbacks=callbacks, **logger)
+            trainer = super().instantiate_trainer(default_root_dir=root, callbacks=callbacks, **logging)
         except (TypeError, LookupError, ArithmeticError, AttributeError) as error:  # what Lightning does not check
             raise UsageError(f"The trainer's options can't be carried out: {first_line(error)}.") from error
-        trainer.log_every_n_steps = min(trainer.log_every_n_steps, trainer.max_steps)  # so that every run has a row
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         watch_joining(trainer)
         if self.run_folder is None and self.command in ("fit", "predict"):

@@ -108,8 +108,8 @@ def test_a_film_of_each_prompt_is_made_of_its_run(finished: Path, tmp_path: Path
     assert Image.open(tmp_path / "images" / "hero.webp").size == (80, 16)
     lines = (tmp_path / "gallery.md").read_text().splitlines()
     assert lines[3].startswith("| ![a yellow duck](images/gallery/a-yellow-duck.webp) |")
-    assert lines[5] == f"| {' | '.join(prompts[:4])} |"
-    assert lines[7] == f"| {prompts[4]} |  |  |  |" and len(lines) == 11
+    assert lines[5] == f"| {' | '.join(prompts[:3])} |"
+    assert lines[7] == f"| {prompts[3]} | {prompts[4]} |  |" and len(lines) == 11
 
 
 @pytest.mark.slow
