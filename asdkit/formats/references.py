@@ -164,7 +164,8 @@ class PosedFolder(PosedPictures):
             eyes = eyes - _meeting_point(eyes, forward)
         reach = (eyes.norm(dim=1) * size / 2 / K[:, 1, 1]).mean()  # half the height that they see at the origin
         far = reach > 1e-9 * c2w[:, :3, 3].norm(dim=1).max()  # photographs from one point meet there, but for rounding
-        require(bool(far), f"The cameras of {self.path} stand where they look; set --data.references.centre=false.")
+        cure = "set --data.references.centre=false" if self.centre else "move them away from the file's origin"
+        require(bool(far), f"The cameras of {self.path} stand where they look; {cure}.")
         eyes = eyes * (self.scale or distance * math.tan(math.radians(fov_deg) / 2) / reach)
         turn = torch.tensor(-self.front_deg, dtype=c2w.dtype).deg2rad()
         cos, sin = turn.cos(), turn.sin()

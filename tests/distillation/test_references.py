@@ -118,6 +118,8 @@ def test_photographs_from_one_point_are_refused(tmp_path: Path) -> None:
         folder = write_folder(tmp_path / name, views, truth_from=ring(5, 25.0, size=8))
         with pytest.raises(ValueError, match="stand where they look; set --data.references.centre=false"):
             asdkit.PosedFolder(str(folder)).read(8, 3.4, 40.0)
+    with pytest.raises(ValueError, match="stand where they look; move them away from the file's origin"):
+        asdkit.PosedFolder(str(tmp_path / "origin"), centre=False).read(8, 3.4, 40.0)
 
 
 @pytest.mark.parametrize(("units", "place"), [(7.0, [3.0, -20.0, 5.0]), (0.3, [5e5, 5.1e6, 300.0])])
