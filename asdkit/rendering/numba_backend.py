@@ -133,11 +133,13 @@ def _forward(order: Any, gaussians: Any, pixels: Any) -> None:
             dy = y - (real(row) + half)
             left, right = _columns(xx, xy, yy, limit, x, dy, width)
             for column in range(left, right + 1):
+                arriving = transmittance[row, column]
+                if arriving < 0:  # half of all, so before the exponential
+                    continue
                 dx = x - (real(column) + half)
                 sigma = half * (xx * dx * dx + yy * dy * dy) + xy * dx * dy
                 alpha = min(alpha_max, opacity * math.exp(-sigma))
-                arriving = transmittance[row, column]
-                if sigma < 0 or alpha < alpha_min or arriving < 0:
+                if sigma < 0 or alpha < alpha_min:
                     continue
                 passing = arriving * (unit - alpha)
                 if passing <= stop:
