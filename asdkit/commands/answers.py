@@ -21,6 +21,18 @@ from asdkit.core.yaml_text import class_path, layers
 Entry = dict[str, Any]
 _FEW, _WIDTH = 13, 110
 _ROOT: Entry = {"group": "fit"}
+SHORT = (
+    "asset",
+    "prompt",
+    "negative",
+    "method",
+    "seed",
+    "steps",
+    "prior",
+    "viewer",
+    "logger",
+    "judge",
+)  # of long options
 
 
 @cache
@@ -46,7 +58,7 @@ def check_options(arguments: list[str]) -> None:
         check_name(texts["model.prior.path"])
     files: dict[str, str] = yaml.safe_load(Path(__file__).with_name("files.yaml").read_text("utf-8"))
     for option in ("ckpt_path",) if "ckpt_path" in texts else files:  # a checkpoint has what its run started from
-        if option in texts:
+        if option in texts and (Path(texts[option]).suffix or option != "model.generator.init"):  # or a way to start
             existing(texts[option], files[option])
 
 
@@ -114,6 +126,7 @@ class CheckedOptions:
         prefix, _, name = option.rpartition(".")
         siblings = [f"{prefix}.{sibling}" for sibling in table()[owner]["options"]]
         known = {path.rpartition(".")[2]: path for path in (siblings if prefix else reversed([*self._reachable()]))}
+        known |= {} if prefix else {short: short for short in SHORT}
         advice = f"{owner} has {', '.join(known)}." if len(known) < _FEW else "asdkit fit --help lists the usual ones."
         if near := nearest(name, known):
             advice = f"did you mean --{known[near]}?"

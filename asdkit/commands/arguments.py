@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from ctypes import CDLL
 from functools import partial
 from importlib.util import find_spec
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,7 +18,7 @@ import yaml
 
 from asdkit.commands.answers import CheckedOptions, check_options, listed, of_class, public_name
 from asdkit.core.errors import UsageError
-from asdkit.core.text import local, nearest, suggestion
+from asdkit.core.text import local, nearest
 from asdkit.core.trust import trusting
 from asdkit.core.yaml_text import at, check_recipe, settings_of, to_yaml
 from asdkit.run.grid import option_values, recipe_names
@@ -134,7 +134,6 @@ def expand(command: str, arguments: list[str]) -> tuple[list[str], Path | None]:
     options = ["--viewer=8080" if word == "--viewer" and not after.isdigit() else word for word, after in pairs]
     recipes_first = [word for file in files for word in ("--config", str(file))]
     expanded = [*recipes_first, *replaced(options, _SHORT_FORMS | texts)]
-    _check_values(expanded)
     check_options(expanded)
     return expanded, run
 
@@ -168,42 +167,52 @@ def check_runs(command: str, given: list[str], own: Iterable[str], runs: Iterabl
 
 
 def _with_words(command: str, arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """The run folder that stands first; or none, and the options with the recipe and the prompt that stand first."""
-    # No option has a blank in its name, which a prompt such as "-10 degrees outside" has.
-    words = list(takewhile(lambda word: not word.startswith("-") or " " in word.partition("=")[0], arguments))
+    """The run folder among the words; or none, and the options with the recipe and the prompt that the words say."""
+    words, options = _split(arguments)
     if not words:
-        is_new = command == "fit" and _flags(arguments) & {"--prompt", "--model.prompt"} and not recipe_names(arguments)
-        return None, ["--config", "gs3d", *arguments] if is_new else arguments
+        is_new = command == "fit" and _flags(options) & {"--prompt", "--model.prompt"} and not recipe_names(options)
+        return None, ["--config", "gs3d", *options] if is_new else options
     if not all(map(str.strip, words)):
         raise UsageError(f'A prompt is empty; say what to make: asdkit {command} "a yellow duck".')
-    options, first = arguments[len(words) :], words[0]
+    first = words[0]
     recipe = words[:1] if is_recipe(first) and not (local(first) / "config.yaml").is_file() else []
-    texts = words[len(recipe) :]
-    prompt = " ".join(texts)
-    is_path = local(first).exists() or first[:1] in ("/", ".", "~") or ("/" in first and len(first.split()) == 1)
+    texts, is_file = words[len(recipe) :], local(first).exists()
+    if len(first.split()) == 1 and not (recipe or is_file) and (near := nearest(first, recipes())):
+        raise UsageError(f"There is no recipe {first!r}; did you mean {near!r}?")
+    is_path = is_file or first[:1] in ("/", ".", "~") or ("/" in first and len(first.split()) == 1)
     if not recipe and (is_path or command != "fit"):
         if words[1:]:
             raise UsageError(f"{first} is taken for a run folder, and {words[1]!r} stands after it; leave one out.")
         return Path(first), options
-    if not recipe and len(prompt.split()) == 1:
-        near = suggestion(first, recipes())
-        raise UsageError(f"{first!r} is no recipe nor run folder; for a prompt of one word say --prompt {first}{near}")
+    _check_prompt(texts, options, named=bool(recipe or recipe_names(options)))
+    named = ["--config", *recipe] if recipe else [] if recipe_names(options) else ["--config", "gs3d"]
+    return None, [*named, *(["--model.prompt", " ".join(texts)] if texts else []), *options]
+
+
+def _check_prompt(texts: Sequence[str], options: list[str], named: bool) -> None:
+    """The words after a recipe are one prompt, and no option says another."""
     if any(map(is_recipe, texts)):
-        raise UsageError("The recipe stands first and alone, then the prompt; lay another over it by --config RECIPE.")
+        raise UsageError("One recipe is expected, before the prompt; lay another over it by --config RECIPE.")
     if texts[1:] and any(" " in text for text in texts):
         raise UsageError(f"One prompt is expected, and {texts[0]!r} and {texts[1]!r} are two; asdkit sweep makes many.")
-    named = ["--config", *recipe] if recipe else [] if recipe_names(options) else ["--config", "gs3d"]
-    return None, [*named, *(["--model.prompt", prompt] if prompt else []), *options]
+    if texts and (twice := sorted(_flags(options) & {"--prompt", "--model.prompt", "--model.target"})):
+        raise UsageError(f"{' '.join(texts)!r} and {twice[0]} both say what to make; leave one out.")
+    if len(texts) == 1 and len(texts[0].split()) == 1 and not named:
+        raise UsageError(f"{texts[0]!r} is no recipe nor run folder; for a prompt of one word say --prompt {texts[0]}.")
 
 
-def _check_values(arguments: list[str]) -> None:
-    """Each word is an option, or the value of the one before it."""
-    words = iter(arguments)
-    for word in words:
-        if not word.startswith("-"):
-            raise UsageError(f'{word!r} stands after no option; what to make comes first: asdkit fit "a yellow duck".')
-        if "=" not in word and word not in ("-h", "--help", "--print_config"):
-            next(words, "")
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The words that are no option's value, and the options with their values."""
+    words: list[str] = []
+    options: list[str] = []
+    is_value = False
+    for word, after in pairwise([*arguments, ""]):
+        # No option has a blank in its name, which a prompt such as "-10 degrees outside" has.
+        is_option = word.startswith("-") and word != "-" and " " not in word.partition("=")[0]
+        (options if is_value or is_option else words).append(word)
+        alone = word in ("-h", "--help", "--print_config") or (word == "--viewer" and not after.isdigit())
+        is_value = is_option and not is_value and "=" not in word and not alone
+    return words, options
 
 
 def _check_first_recipe(command: str, arguments: list[str]) -> None:
@@ -229,6 +238,10 @@ def _run_arguments(run: Path, options: list[str]) -> list[str]:
     """The recipe and the last checkpoint of a run folder, unless the options name another checkpoint."""
     if not (local(run) / "config.yaml").is_file():
         raise UsageError(f"{run} is no run folder, for it has no config.yaml; name a folder that asdkit fit made.")
+    if whole := [name for name in recipe_names(options) if name in recipes() and not base_of(name)]:
+        raise UsageError(
+            f"{run} has a recipe of its own, and --config {whole[0]} would change what it makes; leave it out."
+        )
     if given := sorted(_flags(options) & {"--run.root", "--run.recipe", "--run.name"}):
         raise UsageError(f"{given[0]} names the folder of a new run, and {run} has its own; leave it out.")
     checkpoint = run / "checkpoints" / "last.ckpt"
@@ -240,7 +253,7 @@ def _run_arguments(run: Path, options: list[str]) -> list[str]:
 
 _TEXT = re.compile(r"--model\.(?:[\w.]+\.)?(?:prompt|source|negative|text)")  # options whose values are words
 _VIEW = re.compile(r"--model\.(?:init_args\.)?view_prompts\.\w+")  # of which an overlay takes the place of all
-_SHORT_FORMS: dict[str, Callable[[str], list[str]]] = {
+_SHORT_FORMS: dict[str, Callable[[str], list[str]]] = {  # of which `answers.SHORT` has the names
     "--asset": lambda path: ["--data.asset", path, "--model.generator.init", path],  # an edit starts from what it edits
     "--model.target": lambda text: overlay("prompt", text),  # in editing, the prompt says what the target is
     "--prompt": lambda text: overlay("prompt", text),

@@ -262,7 +262,8 @@ def cores(root: Path) -> Finding:
 
     usable, threads = usable_cores(), torch.get_num_threads()
     settings = "".join(f", {name}={os.environ[name]}" for name in _THREADS if name in os.environ)
-    text = f"{usable} of {os.cpu_count()} cores may be used; torch uses {threads} threads{settings}"
+    running = f"{threads} thread{'s' * (threads != 1)}"
+    text = f"{usable} of {os.cpu_count()} cores may be used; torch uses {running}{settings}"
     if threads > usable:
         return Finding(text, NOTE, f"export OMP_NUM_THREADS={usable}: more threads than cores are slower")
     return Finding(text)

@@ -49,7 +49,10 @@ def make(
     short = {"prior": prior, "method": method, "steps": steps}
     given = {name: value for name, value in short.items() if value is not None} | dict(options or {})
     text = partial(json.dumps, default=lambda held: getattr(held, "tolist", held.__str__)())  # of numpy and torch, too
-    words = [f"--{name}={value if isinstance(value, str | Path) else text(value)}" for name, value in given.items()]
+    words = [
+        f"--{name.removeprefix('--')}={value if isinstance(value, str | Path) else text(value)}"
+        for name, value in given.items()
+    ]
     arguments, _ = expand("fit", ["--config", recipe, f"--model.prompt={prompt}", *words])
     with trusted(list(trust)), _interruptible():
         prepare_libraries()

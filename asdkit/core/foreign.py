@@ -32,7 +32,7 @@ _OWNER = re.compile(r"Problem with given class_path '([\w.]+)'")
 _NO_CLASS = re.compile(r"^Expected a dot import path string: (.*)")
 _CLASS = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>")
 _EXPECTED = re.compile(r"Expected an? (\w+)\. Got value: ")
-_CHOICES = re.compile(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)")
+_CHOICES = re.compile(r"Expected a typing\.Literal\[(.*)\]\. Got value: ?(.*)")
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 _AROUND_REASONS = tuple(_WORDS["around_reasons"])
 

@@ -19,7 +19,7 @@ from asdkit.core import foreign
 from asdkit.core.errors import CannotWrite, Diverged, Interrupted, MissingExtra, PriorUnavailable, unwrapped
 from asdkit.core.text import shown
 
-_SAVING = b"asdkit: Finishing this step and saving; Ctrl-C again quits at once.\n"
+_SAVING = b"asdkit: Finishing this step and saving%s.\n"
 _LAUNCHER = "ASDKIT_LAUNCHER"  # variable with the id of the process that Lightning starts further ones from
 _NO_HANDLES = os.strerror(errno.EMFILE)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -70,7 +70,7 @@ class Signals:
         if not self.received:
             self.received = signum
             with suppress(OSError):  # the terminal may be gone
-                os.write(2, _SAVING)
+                os.write(2, _SAVING % (b"; Ctrl-C again quits at once" if signum == signal.SIGINT else b""))
 
 
 def slurm_job() -> str:

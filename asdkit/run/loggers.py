@@ -40,8 +40,8 @@ class MetricsCSV(Logger):
         """Count the trainer's iterations, name the prior, and drop an earlier process's rows that are made again."""
         self._trainer, self._digest = trainer, digest
         rows = [row for row in _rows(self._path) if int(row["step"]) <= trainer.global_step]
-        if trainer.is_global_zero and self._path.is_file():
-            self._columns = sorted({name for row in rows for name in row})
+        if trainer.is_global_zero:  # a file that is always there, however soon a run ends
+            self._columns = sorted({name for row in rows for name in row}) or ["step"]
             write_text(self._path, csv_text(rows, self._columns))
 
     def log_step(self) -> None:

@@ -9,8 +9,8 @@ import pytest
 from support.signatures import FILE, methods, written
 
 import asdkit
-from asdkit.commands.answers import CheckedOptions, check_options
-from asdkit.commands.arguments import expand
+from asdkit.commands.answers import SHORT, CheckedOptions, check_options
+from asdkit.commands.arguments import _SHORT_FORMS, expand
 from asdkit.commands.main import main
 from asdkit.formats.names import FORMATS
 from asdkit.run.recipes import base_of, find_recipe, recipes
@@ -37,10 +37,19 @@ WRONG = {
     "fit --config overlay.yaml --config gs3d": "overlay.yaml has options of the model but no class_path: name a whole",
     "fit gs3d --config odd.yaml": "no option --model.guidance.gama (in odd.yaml); did you mean --model.guidance.gamma?",
     "fit nope.yaml": "no recipe 'nope.yaml'",
-    "fit gs3d gs3d 'a duck'": "The recipe stands first and alone, then the prompt",
+    "fit gs3d gs3d 'a duck'": "One recipe is expected, before the prompt",
     "fit 'a duck' 'a frog'": "One prompt is expected, and 'a duck' and 'a frog' are two",
-    "fit gs3d --seed 3 duck": "'duck' stands after no option; what to make comes first",
-    "fit gs3d --sed 3": "no option --sed; did you mean --model.seed?",
+    "fit gs3d --sed 3": "no option --sed; did you mean --seed?",
+    "fit gs3d 'a duck' --stpes 3": "no option --stpes; did you mean --steps?",
+    "fit gs3dd 'a duck'": "no recipe 'gs3dd'; did you mean 'gs3d'?",
+    "fit image2d/sdss 'a duck'": "no recipe 'image2d/sdss'; did you mean 'image2d/sds'?",
+    "fit gs3d 'a duck' --prompt 'a frog'": "'a duck' and --prompt both say what to make",
+    "fit run --config gs3d": "run has a recipe of its own, and --config gs3d would change what it makes",
+    "fit --seed 3 gs3d 'a duck' --gama=1": "no option --gama; did you mean --model.guidance.gamma?",
+    "fit --config gs3d 'a duck' --gama=1": "no option --gama; did you mean --model.guidance.gamma?",
+    "fit gs3d - --gama=1": "no option --gama; did you mean --model.guidance.gamma?",
+    "fit refine3d 'a duck' --model.generator.init nope.ply": "no nope.ply; name a run folder",
+    "fit gs3d 'a duck' --data.orbit.cameras=nope.json": "no nope.json; name a file with a camera's path",
     "fit gs3d --gamma=1": "no option --gamma; did you mean --model.guidance.gamma?",
     "fit gs3d --iterations 3": "no option --iterations; did you mean --steps?",
     "fit gs3d --guidance_scale=3": "did you mean --model.guidance.scale?",
@@ -116,6 +125,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     (folder / "overlay.yaml").write_text("model: {init_args: {seed: 3}}\n")
     (folder / "odd.yaml").write_text("model: {init_args: {guidance: {init_args: {gama: -0.25}}}}\n")
     (folder / "prompts.txt").write_text("a yellow duck\n")
+    (folder / "run").mkdir()
+    (folder / "run" / "config.yaml").write_text("model: {class_path: asdkit.Distillation}\n")
     lines = [*WRONG, *SAID]
     command = [sys.executable, "-c", SCRIPT]
     done = subprocess.run(command, input=json.dumps(lines), capture_output=True, text=True, timeout=200, cwd=folder)
@@ -134,6 +145,10 @@ def test_what_is_wrong_is_said_in_a_sentence_without_torch(answers: dict, line: 
 def test_help_is_said_without_torch(answers: dict, line: str) -> None:
     code, out, err, heavy = answers[line]
     assert (code, err, heavy) == (0, "", []) and SAID[line] in out, out
+
+
+def test_short_forms_are_suggested_by_their_names() -> None:
+    assert {f"--{name}" for name in SHORT} == {form for form in _SHORT_FORMS if "." not in form}
 
 
 def test_the_table_is_that_of_the_signatures() -> None:

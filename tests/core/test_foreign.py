@@ -61,6 +61,7 @@ SAYS: dict[str, tuple[list[str], dict[str, str]]] = {
     "an integer": (["--steps=x"], {"option": "steps", "reason": "expected a whole number; got x"}),
     "an inner integer": ([INNER, "--outer.inner.size=x"], {"reason": "expected a whole number; got x"}),
     "a choice": (["--kinds=[tensorbord]"], {"option": "kinds", "reason": NO_CHOICE}),
+    "no choice": (["--kinds=['']"], {"option": "kinds", "reason": "expected one of csv, tensorboard; got ."}),
     "a number": ([INNER, "--outer.inner.scale=x"], {"option": "outer.inner.scale", "reason": NO_NUMBER}),
     "a class": (["--outer.inner=Nobody"], {"option": "outer.inner", "reason": NO_CLASS}),
     "nothing": (DEEP, {"option": "outermost.outer.inner", "reason": NO_NULL}),
