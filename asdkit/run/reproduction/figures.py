@@ -74,7 +74,7 @@ class Rule:
         low, high = self.between
         said = {(-math.inf, 0.0): "smaller than", (0.0, math.inf): "larger than"}
         near = f"at most {-low:g} below" if high == math.inf else f"within {high:g} of"
-        return f"{self.measure} of {self.of} {said.get((low, high), near)} that of {self.than}"
+        return f"{self.measure}: {self.of} {said.get((low, high), near)} {self.than}"
 
 
 @dataclass(frozen=True)

@@ -170,4 +170,5 @@ def difference(rule: Mapping[str, Any]) -> str:
 def how(results: Mapping[str, Any]) -> str:
     """What was made, when and by what, in a sentence."""
     priors = ", ".join(results["priors"])
-    return f"{len(results['runs'])} runs (--{results['mode']}), {results['minutes']:g} minutes of runs, prior {priors}."
+    made = len({row["folder"] for row in results["runs"]} - {""})  # a run may have two names, and a mean has no run
+    return f"{made} runs (--{results['mode']}), {results['minutes']:g} minutes of runs, prior {priors}."

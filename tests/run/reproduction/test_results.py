@@ -139,10 +139,13 @@ def test_a_changed_result_changes_the_documents() -> None:
     runs = measured(0.3)
     data = {"mode": "full", "command": "", "minutes": 1.0, "priors": ["abc"], "runs": runs}
     data |= {"figures": {"fig1": judged(FIG1, runs, judging=True)}}
+    folders = ["", "runs/a", "runs/a"]  # what is measured over seeds, and a run with two names
+    named = [run | {"folder": folder} for run, folder in zip(runs, folders, strict=False)]
+    assert results.how(data | {"runs": named}).startswith("1 runs (--full), 1 minutes of runs")
     assert in_readme(data).startswith("1 of 19 figures and tables are made so far. Of 3 rules that judge")
     assert "on our prior: 3 confirmed, 0 refuted, 0 not shown." in in_readme(data)
     text = in_results(data)
-    assert "structure of VSD 7.5 larger than that of SDS 7.5: 0.3 [0.275, 0.325], 3 pairs; confirmed" in text
+    assert "structure: VSD 7.5 larger than SDS 7.5: 0.3 [0.275, 0.325], 3 pairs; confirmed" in text
     assert f"| 2D | SDS 100 |  | 0.5 ± {4.302653 * 0.01 / 3**0.5:.3g} |" in text
     runs[2]["metrics"]["structure"] += 1
     assert in_results(data | {"figures": {"fig1": judged(FIG1, runs, judging=True)}}) != text
