@@ -52,10 +52,12 @@ def check_options(arguments: list[str]) -> None:
     """Refuse options, classes and files that there are not; what only a class of the user's can know is left alone."""
     options = CheckedOptions(arguments)
     texts = {option: text for option, text in options.texts.items() if text and options.entry(option)}
-    if options.classes.get("model.prior") == "Pretrained" and "model.prior.path" in texts:
+    models = {"model.prior.path", "model.prior.finetune"} & texts.keys()
+    if options.classes.get("model.prior") == "Pretrained" and models:
         from asdkit.priors.hub import check_name  # which takes its time
 
-        check_name(texts["model.prior.path"])
+        for option in models:
+            check_name(texts[option])
     files: dict[str, str] = yaml.safe_load(Path(__file__).with_name("files.yaml").read_text("utf-8"))
     for option in ("ckpt_path",) if "ckpt_path" in texts else files:  # a checkpoint has what its run started from
         if option in texts and (Path(texts[option]).suffix or option != "model.generator.init"):  # or a way to start

@@ -18,7 +18,7 @@ import yaml
 
 from asdkit.commands.answers import CheckedOptions, check_options, listed, of_class, public_name
 from asdkit.core.errors import UsageError
-from asdkit.core.text import local, nearest
+from asdkit.core.text import existing, local, nearest
 from asdkit.core.trust import trusting
 from asdkit.core.yaml_text import at, check_recipe, settings_of, to_yaml
 from asdkit.run.grid import option_values, recipe_names
@@ -230,6 +230,12 @@ def _check_first_recipe(command: str, arguments: list[str]) -> None:
         raise UsageError(f"The recipe {first} is laid over another: --config {base} --config {first}.")
 
 
+def _judges(models: list[str]) -> list[str]:
+    for place in (model for model in models if model[:1] in ("/", ".", "~")):
+        existing(place, "the folder of a CLIP, or an id of the hub")
+    return models
+
+
 def _flags(arguments: list[str]) -> set[str]:
     return {argument.partition("=")[0] for argument in arguments}
 
@@ -266,6 +272,6 @@ _SHORT_FORMS: dict[str, Callable[[str], list[str]]] = {  # of which `answers.SHO
     "--logger": lambda names: [f"--logger.names={json.dumps(names.split(','))}"],
     "--judge": lambda models: [
         "--trainer.callbacks+=asdkit.CLIPJudge",
-        f"--trainer.callbacks.models={json.dumps(models.split(','))}",
+        f"--trainer.callbacks.models={json.dumps(_judges(models.split(',')))}",
     ],
 }

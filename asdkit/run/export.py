@@ -263,6 +263,7 @@ class Result:
 
     def views(self, size: int = 256, count: int = 8, elevation_deg: float = 20.0) -> Float[Tensor, "count 3 size size"]:
         """Pictures in [0,1] from `count` azimuths, the first from the front; images are given as they are."""
+        require(size > 0 and count > 0, f"Pictures need a size and a count of at least 1; got {size} and {count}.")
         if self.generator.flat:
             return self._object.render(None).image.cpu()
         return self._object.render(self._object.ring(count, elevation_deg, size)).image

@@ -47,6 +47,8 @@ WRONG = {
     "fit run --config gs3d": "run has a recipe of its own, and --config gs3d would change what it makes",
     "fit --seed 3 gs3d 'a duck' --gama=1": "no option --gama; did you mean --model.guidance.gamma?",
     "fit --config gs3d 'a duck' --gama=1": "no option --gama; did you mean --model.guidance.gamma?",
+    "fit gs3d 'a duck' --judge ./nope": "no ./nope; name the folder of a CLIP",
+    "fit gs3d 'a duck' --model.prior.finetune nope.safetensors": "no nope.safetensors; name a folder, a .safetensors",
     "fit gs3d - --gama=1": "no option --gama; did you mean --model.guidance.gamma?",
     "fit refine3d 'a duck' --model.generator.init nope.ply": "no nope.ply; name a run folder",
     "fit gs3d 'a duck' --data.orbit.cameras=nope.json": "no nope.json; name a file with a camera's path",
@@ -137,7 +139,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
 @pytest.mark.parametrize("line", WRONG)
 def test_what_is_wrong_is_said_in_a_sentence_without_torch(answers: dict, line: str) -> None:
     code, out, err, heavy = answers[line]
-    assert (code, out, heavy) == (4 if "--prior" in line else 2, "", []), err
+    assert (code, out, heavy) == (4 if "--prior" in line or "finetune" in line else 2, "", []), err
     assert WRONG[line] in err and len(err.splitlines()) == 1 and err.startswith("asdkit: ")
 
 

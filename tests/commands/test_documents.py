@@ -231,7 +231,8 @@ def quick(words: list[str], prior: Path) -> list[str]:
         options += [] if RANDOM_SD in options else [f"--model.prior.path={prior}"]
         options += OF_SPLATS if recipe == "gs3d" and "--model.generator=NeRF" not in options else []
         options += OF_EDITS if recipe == "edit2d" and "--data.image" not in options else []
-        return [command, *options, *(["--steps=1"] if command == "bench" else [])]
+        further = ["--trainer.max_steps=3"] if "--ckpt_path" in options else []  # than RUN has gone
+        return [command, *options, *further, *(["--steps=1"] if command == "bench" else [])]
     if command == "fit":  # a run that goes on, or the recipe of a prompt alone
         new = [*IN_3D, *OF_SPLATS, f"--model.prior.path={prior}"] if " " in options[0] else []
         return [command, *options, *new, "--trainer.max_steps=2"]
@@ -251,6 +252,7 @@ def workplace(tiny_folder: Path, kl_folder: Path, tmp_path_factory: pytest.TempP
     assert main(["export", str(folder / "RUN"), "--format=ply", f"--out={folder}"]) == 0
     (folder / "splats.ply").rename(folder / "duck.ply")
     (folder / "prompts.txt").write_text("a yellow duck\n")
+    (folder / "style.safetensors").touch()  # of which the recipe alone is looked at
     frame = {"camera_to_world": [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 0, 0, 0, 1], "fov": 40}
     film = {"camera_path": [frame, frame], "render_width": 16, "render_height": 16, "fps": 5}
     (folder / "camera_path.json").write_text(json.dumps(film))

@@ -32,6 +32,8 @@ def test_make_is_fit_and_load_finds_it_again(recipe: Path, tmp_path: Path) -> No
     assert result.prompt == "a red duck" and (result.run / "report.html").is_file()
     again = asdkit.load(result.run)
     assert torch.equal(again.views(16, 3), result.views(16, 3)) and result.views(16, 3).shape == (3, 3, 16, 16)
+    with pytest.raises(ValueError, match="a size and a count of at least 1; got 0 and 3"):
+        result.views(0, 3)
     kept = load(result.run).generator.splats()
     assert (read_splats(result.save(tmp_path / "new" / "duck.ply")).means == kept.means).all()
     assert len(read_splats(result.save(tmp_path / "duck.glb")).means) == len(kept.means)

@@ -18,10 +18,9 @@ BETWEEN = re.compile(r"(?<=<!-- from results\.json -->\n).*?(?=<!-- to here -->)
 
 def in_results(data: Mapping[str, Any]) -> str:
     """All verdicts, and below them each figure's rules and measures."""
-    link = " [The page](paper/index.html) shows the plots, too." if (FILE.parent / "index.html").is_file() else ""
     lacking = [figure.title for name, figure in declared().figures.items() if name not in data["figures"]]
     later = f" Not made yet: {'; '.join(lacking)}." if lacking and data["mode"] == FULL.name else ""
-    text = [f"{results.how(data)} {declared().meanings[data['mode']]}{later}{link}", results.verdicts(data).rstrip()]
+    text = [f"{results.how(data)} {declared().meanings[data['mode']]}{later}", results.verdicts(data).rstrip()]
     for name, figure in data["figures"].items():
         runs = results.of_figure(data, name)
         rules = [f"* {of['part']}: {of['rule']}: {results.difference(of)}; {of['verdict']}" for of in figure["rules"]]
