@@ -171,6 +171,7 @@ def test_the_rows_of_steps_that_are_done_again_are_dropped(tmp_path: Path) -> No
             logger.log_metrics({"a": 10.0 * trainer.global_step + len(more), **more})
         return list(csv.DictReader((tmp_path / "metrics.csv").open()))
 
+    assert go_on(range(1, 1)) == [], "the file is there before it has a row"
     go_on(range(1, 5))
     with (tmp_path / "metrics.csv").open("a") as file:
         file.write("50.0,01")
