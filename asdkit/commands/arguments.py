@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 import yaml
 
 from asdkit.commands.answers import CheckedOptions, check_options, listed, of_class, public_name
-from asdkit.core.errors import UsageError
-from asdkit.core.text import existing, local, nearest
+from asdkit.core.errors import PriorUnavailable, UsageError
+from asdkit.core.text import local, nearest
 from asdkit.core.trust import trusting
 from asdkit.core.yaml_text import at, check_recipe, settings_of, to_yaml
 from asdkit.run.grid import option_values, recipe_names
@@ -232,7 +232,8 @@ def _check_first_recipe(command: str, arguments: list[str]) -> None:
 
 def _judges(models: list[str]) -> list[str]:
     for place in (model for model in models if model[:1] in ("/", ".", "~")):
-        existing(place, "the folder of a CLIP, or an id of the hub")
+        if not local(place).exists():
+            raise PriorUnavailable(f"There is no {place}; name the folder of a CLIP, or an id of the hub.")
     return models
 
 
