@@ -21,18 +21,7 @@ from asdkit.core.yaml_text import class_path, layers
 Entry = dict[str, Any]
 _FEW, _WIDTH = 13, 110
 _ROOT: Entry = {"group": "fit"}
-SHORT = (
-    "asset",
-    "prompt",
-    "negative",
-    "method",
-    "seed",
-    "steps",
-    "prior",
-    "viewer",
-    "logger",
-    "judge",
-)  # of long options
+SHORT = ["asset", "prompt", "negative", "method", "seed", "steps", "prior", "viewer", "logger", "judge"]  # of `fit`
 
 
 @cache

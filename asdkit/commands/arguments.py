@@ -20,7 +20,7 @@ from asdkit.commands.answers import CheckedOptions, check_options, listed, of_cl
 from asdkit.core.errors import PriorUnavailable, UsageError
 from asdkit.core.text import local, nearest
 from asdkit.core.trust import trusting
-from asdkit.core.yaml_text import at, check_recipe, settings_of, to_yaml
+from asdkit.core.yaml_text import at, check_recipe, class_path, settings_of, to_yaml
 from asdkit.run.grid import option_values, recipe_names
 from asdkit.run.recipes import base_of, find_recipe, is_recipe, recipes
 
@@ -177,9 +177,10 @@ def _with_words(command: str, arguments: list[str]) -> tuple[Path | None, list[s
     first = words[0]
     recipe = words[:1] if is_recipe(first) and not (local(first) / "config.yaml").is_file() else []
     texts, is_file = words[len(recipe) :], local(first).exists()
-    if len(first.split()) == 1 and not (recipe or is_file) and (near := nearest(first, recipes())):
+    is_path = is_file or first[:1] in ("/", ".", "~") or ("/" in first and local(first).parent.exists())
+    if command == "fit" and len(first.split()) == 1 and not (recipe or is_path) and (near := nearest(first, recipes())):
         raise UsageError(f"There is no recipe {first!r}; did you mean {near!r}?")
-    is_path = is_file or first[:1] in ("/", ".", "~") or ("/" in first and len(first.split()) == 1)
+    is_path = is_path or ("/" in first and len(first.split()) == 1)
     if not recipe and (is_path or command != "fit"):
         if words[1:]:
             raise UsageError(f"{first} is taken for a run folder, and {words[1]!r} stands after it; leave one out.")
@@ -245,10 +246,10 @@ def _run_arguments(run: Path, options: list[str]) -> list[str]:
     """The recipe and the last checkpoint of a run folder, unless the options name another checkpoint."""
     if not (local(run) / "config.yaml").is_file():
         raise UsageError(f"{run} is no run folder, for it has no config.yaml; name a folder that asdkit fit made.")
-    if whole := [name for name in recipe_names(options) if name in recipes() and not base_of(name)]:
-        raise UsageError(
-            f"{run} has a recipe of its own, and --config {whole[0]} would change what it makes; leave it out."
-        )
+    for name in recipe_names(options):
+        if class_path(at(settings_of(find_recipe(name)), "model")):  # an overlay has none
+            own = f"{run} has a recipe of its own, and --config {name} would change what it makes"
+            raise UsageError(f"{own}; leave it out.")
     if given := sorted(_flags(options) & {"--run.root", "--run.recipe", "--run.name"}):
         raise UsageError(f"{given[0]} names the folder of a new run, and {run} has its own; leave it out.")
     checkpoint = run / "checkpoints" / "last.ckpt"

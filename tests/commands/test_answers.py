@@ -44,6 +44,10 @@ WRONG = {
     "fit gs3dd 'a duck'": "no recipe 'gs3dd'; did you mean 'gs3d'?",
     "fit image2d/sdss 'a duck'": "no recipe 'image2d/sdss'; did you mean 'image2d/sds'?",
     "fit gs3d 'a duck' --prompt 'a frog'": "'a duck' and --prompt both say what to make",
+    "fit run --config whole.yaml": "run has a recipe of its own, and --config whole.yaml would change what it makes",
+    "fit run --config overlay.yaml": "run has no checkpoints/last.ckpt",
+    "fit run/gs3d": "run/gs3d is no run folder",
+    "test gs3dd": "gs3dd is no run folder",
     "fit run --config gs3d": "run has a recipe of its own, and --config gs3d would change what it makes",
     "fit --seed 3 gs3d 'a duck' --gama=1": "no option --gama; did you mean --model.guidance.gamma?",
     "fit --config gs3d 'a duck' --gama=1": "no option --gama; did you mean --model.guidance.gamma?",
@@ -127,6 +131,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     (folder / "overlay.yaml").write_text("model: {init_args: {seed: 3}}\n")
     (folder / "odd.yaml").write_text("model: {init_args: {guidance: {init_args: {gama: -0.25}}}}\n")
     (folder / "prompts.txt").write_text("a yellow duck\n")
+    (folder / "whole.yaml").write_text("model: {class_path: asdkit.Distillation}\n")
     (folder / "run").mkdir()
     (folder / "run" / "config.yaml").write_text("model: {class_path: asdkit.Distillation}\n")
     lines = [*WRONG, *SAID]
